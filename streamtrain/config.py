@@ -1,0 +1,242 @@
+"""What a run is told: frozen pydantic models, one for each part of the house. Unknown keys are refused; None means unset.
+
+The tables at the end name every flag once: the command line, `--set`, `STREAMTRAIN_…` variables and the Python API share them.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from streamtrain.errors import ConfigError
+from streamtrain.units import parse_bytes, parse_count, parse_seconds, parse_sizes
+
+
+def _split_names(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _split_counts(value: Any) -> Any:
+    if isinstance(value, int):
+        return [value]
+    parts = _split_names(value)
+    return [parse_count(part) for part in parts] if isinstance(parts, (list, tuple)) else parts
+
+
+def _losses(value: Any) -> Any:
+    return (value,) if isinstance(value, (int, float)) else _split_names(value)
+
+
+def _lr_grid(value: Any) -> Any:
+    """`5` is a number of rates; `0.001,0.01` or a list are the rates themselves."""
+    if isinstance(value, (list, tuple)):
+        return tuple(float(part) for part in value)
+    if isinstance(value, str):
+        return tuple(float(part) for part in value.split(",")) if any(c in value for c in ".,eE") else parse_count(value)
+    return (value,) if isinstance(value, float) else value
+
+
+def _on_off(value: Any) -> Any:
+    return {"on": True, "off": False}.get(value, value) if isinstance(value, str) else value
+
+
+def _holdout(value: Any) -> Any:
+    """Rows (`131072`, `64Ki`) or, below 1 and written with a point, a fraction of the rows (`0.1`)."""
+    if isinstance(value, str):
+        value = float(value) if "." in value else parse_count(value)
+    return int(value) if isinstance(value, float) and (value >= 1 or value == 0) else value
+
+
+# What may be written, for the JSON schema: `10M`, `64..1Mi*4,1M`.
+_Number = int | float | str
+_Numbers = int | float | str | list[int | float | str]
+
+Count = Annotated[int, BeforeValidator(parse_count, json_schema_input_type=_Number)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=_Number), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds, json_schema_input_type=_Number), Field(gt=0)]
+PositiveCount = Annotated[int, BeforeValidator(parse_count, json_schema_input_type=_Number), Field(ge=1)]
+OnOff = Annotated[bool, BeforeValidator(_on_off, json_schema_input_type=bool | Literal["on", "off"])]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_names, json_schema_input_type=str | list[str])]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split_counts, json_schema_input_type=_Numbers)]
+Sizes = Annotated[tuple[int, ...], BeforeValidator(parse_sizes, json_schema_input_type=_Numbers)]
+Losses = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_losses, json_schema_input_type=_Numbers)]
+Holdout = Annotated[int | float | None, BeforeValidator(_holdout, json_schema_input_type=_Number | None)]
+Rates = Annotated[int | tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_lr_grid, json_schema_input_type=_Numbers)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(_Part):
+    """Which rows, which columns, which are held out."""
+
+    path: str | None = Field(None, description="a file, a folder or a glob of Parquet or Zarr shards")
+    target: str | None = Field(None, description="the column to predict; left out: the last column")
+    features: Names | None = Field(None, description="the columns to learn from; left out: all but the target")
+    holdout: Holdout = Field(None, description="rows held out, or a fraction below 1; left out: min(eval.eval_rows, 20 % of the rows)")
+    eval_data: str | None = Field(None, description="evaluate on this other data set instead of held-out rows")
+    standardize: OnOff = Field(True, description="give each column mean 0 and standard deviation 1")
+
+
+class OrderConfig(_Part):
+    """The order of the rows: constants of a run."""
+
+    seed: Annotated[Count, Field(ge=0)] = Field(0, description="sets weights and row order; 0 is a seed")
+    span_rows: PositiveCount = Field(262_144, description="a read takes whole row groups or chunks up to about this many rows")
+    window_rows: PositiveCount | None = Field(None, description="rows shuffled together; left out: 2 Mi x 5 / (features + 1)")
+
+
+class FetchConfig(_Part):
+    """How blocks are prepared; never changes their order."""
+
+    memory: Bytes | None = Field(None, description="bytes for everything in flight; left out: a quarter of the memory available at start")
+    readers: PositiveCount | None = Field(None, description="windows built at once; left out: the number of cores")
+
+
+class ModelConfig(_Part):
+    """The network: features - hidden layers - 1."""
+
+    hidden: Counts = Field((32, 32), description="widths of the hidden layers; empty for a linear model")
+    activation: Literal["relu", "tanh", "silu", "gelu", "identity"] = Field("relu", description="after every hidden layer")
+
+
+class TrainConfig(_Part):
+    """How a learner takes steps, and for how long."""
+
+    batch_size: PositiveCount = Field(1024, description="rows of a minibatch, for `train`")
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="adam, or sgd with momentum")
+    lr: Annotated[float, Field(gt=0)] | None = Field(None, description="learning rate; left out: 0.004 for adam, 0.01 for sgd")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of adam")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="of adam")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="passes over the data; left out: 1")
+    max_rows: PositiveCount | None = Field(None, description="rows each learner trains on, over as many epochs as needed")
+    max_time: Seconds | None = Field(None, description="wall-clock seconds of all training passes together")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        if self.epochs is not None and self.max_rows is not None:
+            raise ValueError("epochs and max_rows say the same thing twice; give one")
+        return self
+
+
+class EvalConfig(_Part):
+    """When and on how many rows the held-out loss is measured."""
+
+    eval_rows: PositiveCount = Field(131_072, description="held-out rows, at most 20 % of the data")
+    first_row: PositiveCount = Field(1024, description="evaluations at row 0, at first_row x 2^(k/2), and at the end")
+
+
+class SweepConfig(_Part):
+    """What is compared."""
+
+    batch_sizes: Sizes = Field((64, 256, 1024, 4096, 16384, 65536, 262144, 1048576), description="minibatch sizes: 64..1Mi*4,1M")
+    lr_grid: Rates = Field(5, description="how many learning rates at each size, or a list of them")
+    trials: PositiveCount = Field(5, description="seeds; each sets weights and row order")
+    target_loss: Losses = Field((), description="held-out losses to reach; left out: chosen so that at least three sizes reach it")
+
+
+class Config(_Part):
+    """The whole of a run."""
+
+    data: DataConfig = DataConfig()
+    order: OrderConfig = OrderConfig()
+    fetch: FetchConfig = FetchConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    sweep: SweepConfig = SweepConfig()
+
+
+#: Flag of `sweep`, `train` and the Python API → key of the config.
+DATA_FLAGS = {
+    "target": "data.target", "features": "data.features", "holdout": "data.holdout", "eval_data": "data.eval_data",
+    "standardize": "data.standardize", "seed": "order.seed", "span_rows": "order.span_rows", "window_rows": "order.window_rows",
+    "memory": "fetch.memory", "readers": "fetch.readers",
+}
+MODEL_FLAGS = {
+    "hidden": "model.hidden", "activation": "model.activation", "optimizer": "train.optimizer", "lr": "train.lr",
+    "device": "train.device", "epochs": "train.epochs", "max_rows": "train.max_rows", "max_time": "train.max_time",
+}
+TRAIN_FLAGS = DATA_FLAGS | MODEL_FLAGS | {"batch_size": "train.batch_size"}
+SWEEP_FLAGS = DATA_FLAGS | MODEL_FLAGS | {
+    "batch_sizes": "sweep.batch_sizes", "lr_grid": "sweep.lr_grid", "trials": "sweep.trials", "target_loss": "sweep.target_loss",
+}
+
+
+def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Config:
+    """Check a nested mapping. `origins` says where a dotted key came from (`sweep.yaml:14`, `--set`), for messages.
+
+    Raises ConfigError that names the key, its origin and the remedy.
+
+    >>> make_config({"train": {"batch_size": "64Ki"}}).train.batch_size
+    65536
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as failure:
+        raise ConfigError("\n".join(_explain(error, origins or {}) for error in failure.errors())) from None
+
+
+def set_key(values: dict[str, Any], key: str, value: Any) -> None:
+    """Put `value` at the dotted `key` of a nested mapping, in place."""
+    *parts, last = key.split(".")
+    for part in parts:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key}: {part} is not a section")
+    values[last] = value
+
+
+def flag_values(flags: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
+    """The nested mapping of the flags that are set (not None). Raises ConfigError with a did-you-mean for unknown ones."""
+    values: dict[str, Any] = {}
+    for flag, value in flags.items():
+        if flag not in table:
+            raise ConfigError(f"{flag}: unknown option.{did_you_mean(flag, table)}")
+        if value is not None:
+            set_key(values, table[flag], value)
+    return values
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings, later ones over earlier ones.
+
+    >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def config_keys() -> dict[str, Any]:
+    """Every dotted key → its pydantic field, in order."""
+    return {
+        f"{part}.{name}": field
+        for part, section in Config.model_fields.items()
+        for name, field in section.annotation.model_fields.items()
+    }
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """` Did you mean batch_size?`, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _explain(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    key = ".".join(str(part) for part in error["loc"][:2])
+    place = f"{origins[key]}: " if key in origins else ""
+    if error["type"] == "extra_forbidden":
+        known = config_keys()
+        suggestion = did_you_mean(key, known) or did_you_mean(key.split(".")[-1], [name.split(".")[-1] for name in known])
+        return f"{place}{key}: unknown key.{suggestion}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{place}{key}: {message}" + ("" if "got" in message else f" (got {error['input']!r})")

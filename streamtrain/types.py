@@ -1,0 +1,140 @@
+"""The nouns, as data. See `streamtrain/DESIGN.md` §1 for one line on each.
+
+Everything here is frozen and holds no open file, thread or device.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Format = Literal["parquet", "zarr"]
+Integrity = Literal["verified", "unverified"]
+Status = Literal["reached", "not_reached", "diverged", "out_of_memory", "failed"]
+
+#: One JSON line of `events.jsonl`: what was measured, with units in the key names.
+Record = dict[str, Any]
+Emit = Callable[[Record], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a shard: its name and the type in which it is decoded (`float32` or `float64`), or why it cannot be."""
+
+    name: str
+    stored_type: str
+    decoded_type: Literal["float32", "float64"] | None
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shard:
+    """One Parquet file or one Zarr array.
+
+    `boundaries` are the natural read boundaries (row groups or chunks): int64, ascending, from 0 to `num_rows`.
+    `source` is a cheap fingerprint of the stored bytes: the footer's hash (Parquet), or metadata and chunk sizes (Zarr).
+    """
+
+    url: str
+    format: Format
+    num_rows: int
+    num_bytes: int
+    boundaries: np.ndarray
+    columns: tuple[Column, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """What is known exactly of generated data. Losses are mean squared errors.
+
+    `noise_variance` is in squared units of the target: no model can have a smaller mean squared error.
+    `target_variance` and `noiseless_variance` are of the population. `best_loss` = noise_variance / target_variance is
+    the smallest possible `loss`, in standardised target units; `best_linear_loss` likewise for linear models, if known.
+    """
+
+    kind: str
+    noise_variance: float
+    noiseless_variance: float
+    target_variance: float
+    best_loss: float
+    best_linear_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Dataset:
+    """The shards of one data set, in order, bound to its columns by name.
+
+    `columns` are the features in order, then the target. `decoded_type` is the type in which every column is decoded.
+    Row ids run through the shards in order: shard `i` starts at `first_ids[i]`.
+    """
+
+    url: str
+    shards: tuple[Shard, ...]
+    columns: tuple[str, ...]
+    decoded_type: Literal["float32", "float64"]
+    first_ids: np.ndarray
+    num_rows: int
+    integrity: Integrity
+    fingerprint: str
+    truth: Truth | None = None
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return self.columns[:-1]
+
+    @property
+    def target(self) -> str:
+        return self.columns[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Rows `[start, stop)` of shard number `shard`; the row at `start` has the id `first_id`."""
+
+    shard: int
+    start: int
+    stop: int
+    first_id: int
+
+    @property
+    def num_rows(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Standard:
+    """How raw columns become model units: `(value - mean) * scale`, per column, target last; float64.
+
+    `scale` is 1/sd; a constant column has scale 1, so it becomes 0.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+    @staticmethod
+    def identity(num_columns: int) -> "Standard":
+        """Raw values: mean 0, scale 1."""
+        return Standard(mean=np.zeros(num_columns), scale=np.ones(num_columns))
+
+    def to_json(self) -> Mapping[str, list[float]]:
+        return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """How many rows were delivered, and the order-free digest Σ hash(id) mod 2⁶⁴ of their ids."""
+
+    count: int = 0
+    digest: int = 0
+
+    def __add__(self, other: "Receipt") -> "Receipt":
+        return Receipt(count=self.count + other.count, digest=(self.digest + other.digest) % 2**64)
+
+    def __sub__(self, other: "Receipt") -> "Receipt":
+        return Receipt(count=self.count - other.count, digest=(self.digest - other.digest) % 2**64)
+
+    def to_json(self) -> dict[str, int | str]:
+        """The digest as sixteen hex digits: JSON numbers lose bits beyond 2⁵³."""
+        return {"count": self.count, "digest": f"{self.digest:016x}"}
