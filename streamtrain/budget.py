@@ -1,0 +1,90 @@
+"""Bytes as a number computed before the run: what is in flight, what `--memory` allows, what is refused."""
+
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from streamtrain.errors import ResourceError
+from streamtrain.units import format_bytes
+
+#: A span being decoded holds the stored pages, the decoder's table and the columns cast from it.
+DECODE_COPIES = 3
+
+#: Windows in flight are never fewer: one is used while one is built.
+MIN_WINDOWS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a run may hold at once, in bytes; `windows` counts the one being used, those ready and those being built."""
+
+    limit_bytes: int
+    window_bytes: int
+    decode_bytes: int
+    fixed_bytes: int
+    readers: int
+    windows: int
+
+    @property
+    def projected_bytes(self) -> int:
+        """Blocks in flight, a decode in every reader, and what stays: hold-out and learners."""
+        return self.windows * self.window_bytes + self.readers * self.decode_bytes + self.fixed_bytes
+
+
+def make_budget(
+    *, limit_bytes: int, window_rows: int, span_rows: int, num_columns: int, decoded_itemsize: int, readers: int, fixed_bytes: int = 0
+) -> Budget:
+    """How many windows may be in flight. The order never depends on it.
+
+    `window_rows` and `span_rows` are the largest of the plan; one more row in each block is the shuffle's bin.
+    Raises ResourceError when two windows do not fit: the message gives both numbers.
+    """
+    window_bytes = (window_rows + 1) * num_columns * 4
+    decode_bytes = DECODE_COPIES * span_rows * num_columns * decoded_itemsize
+    for active in range(readers, 0, -1):
+        windows = min((limit_bytes - fixed_bytes - active * decode_bytes) // window_bytes, readers + 1)
+        if windows >= MIN_WINDOWS:
+            return Budget(
+                limit_bytes=limit_bytes, window_bytes=window_bytes, decode_bytes=decode_bytes,
+                fixed_bytes=fixed_bytes, readers=active, windows=windows,
+            )  # fmt: skip
+    needed = MIN_WINDOWS * window_bytes + decode_bytes + fixed_bytes
+    raise ResourceError(
+        f"two windows of {window_rows:,} rows need {format_bytes(needed)} with their decoding ({format_bytes(decode_bytes)}) and what stays"
+        f" in memory ({format_bytes(fixed_bytes)}); the budget is {format_bytes(limit_bytes)}. Raise --memory, or lower --window-rows or"
+        " --span-rows (which changes the order of the rows)."
+    )
+
+
+def default_limit_bytes() -> int:
+    """A quarter of the memory that is available now; control groups count."""
+    available = psutil.virtual_memory().available
+    for limit_file, used_file in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            limit = Path(limit_file).read_text().strip()
+            if limit != "max":
+                available = min(available, int(limit) - int(Path(used_file).read_text()))
+        except (OSError, ValueError):
+            continue
+    return max(available // 4, 1)
+
+
+def default_readers() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def rss_bytes() -> int:
+    """Resident memory of this process now."""
+    return psutil.Process().memory_info().rss
+
+
+def peak_rss_bytes() -> int:
+    """The most resident memory this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
