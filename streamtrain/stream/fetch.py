@@ -1,0 +1,146 @@
+"""Blocks in plan order, built ahead of use by Dask on threads; bounded in number, so in bytes.
+
+Each window is a graph of 2 x spans + 1 tasks on a one-thread pool of its own; windows are built in parallel:
+
+```
+decode 0 ─▶ deal 0 ─▶ decode 1 ─▶ deal 1 ─▶ … ─▶ permute
+```
+The chain of dependencies makes Dask run the deals in plan order, and keeps one decoded span in memory a window.
+There is no scheduler process and no open port.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any
+
+import dask.threaded
+from dask.callbacks import Callback
+
+from streamtrain.budget import Budget
+from streamtrain.stream.block import Block, BufferPool
+from streamtrain.stream.plan import Window
+from streamtrain.stream.shuffle import WindowBuild
+from streamtrain.stream.source import Source
+
+
+@dataclass(slots=True)
+class FetchStats:
+    """Seconds and counts of the parts of a stream, added up over threads. Thread-safe through `add`.
+
+    `decode` is reading and decoding together: the decoder pulls the bytes it needs. `wait_seconds` is what the consumer
+    waited for a block; `consumer_seconds` is what it spent between blocks.
+    """
+
+    decode_seconds: float = 0.0
+    deal_seconds: float = 0.0
+    permute_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    consumer_seconds: float = 0.0
+    tasks: int = 0
+    blocks: int = 0
+    rows: int = 0
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def add(self, **amounts: float) -> None:
+        with self._lock:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
+    def to_json(self) -> dict[str, float | int]:
+        names = [name for name in self.__dataclass_fields__ if not name.startswith("_")]
+        return {name: getattr(self, name) for name in names}
+
+
+def window_graph(build: WindowBuild) -> tuple[dict[Any, Any], Any]:
+    """The Dask graph of one window and the key of its block; every task's key starts with its kind."""
+    graph: dict[Any, Any] = {}
+    done: Any = None
+    for i in range(len(build.spans)):
+        graph["decode", i] = (_decode, build, i, done)
+        graph["deal", i] = (_deal, build, i, ("decode", i))
+        done = ("deal", i)
+    graph["permute", 0] = (_permute, build, done)
+    return graph, ("permute", 0)
+
+
+def fetch(windows: Iterator[Window], source: Source, budget: Budget, stats: FetchStats, pool: BufferPool | None = None) -> Iterator[Block]:
+    """Blocks of `windows`, in their order. Closing the iterator ends its threads.
+
+    At most `budget.windows` blocks exist at once, the one in the consumer's hands included. Errors of a read are raised
+    where its block would have come. The iterator itself belongs to one thread.
+    """
+    with ExitStack() as stack:
+        lanes: SimpleQueue[ThreadPoolExecutor] = SimpleQueue()
+        for number in range(budget.readers):
+            lanes.put(stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=f"streamtrain-lane-{number}")))
+        builders = stack.enter_context(ThreadPoolExecutor(budget.readers, thread_name_prefix="streamtrain-window"))
+        waiting: deque[Future[Block]] = deque()
+        stack.callback(_cancel, waiting)
+        for window in windows:
+            if pool is None or pool.capacity_rows < window.num_rows + 1:
+                pool = BufferPool(window.num_rows + 1, source.num_columns, keep=budget.windows)
+            waiting.append(builders.submit(_build, window, source, pool, lanes, stats))
+            if len(waiting) >= budget.windows - 1:
+                yield from _take(waiting, stats)
+        while waiting:
+            yield from _take(waiting, stats)
+
+
+def _take(waiting: deque[Future[Block]], stats: FetchStats) -> Iterator[Block]:
+    started = time.perf_counter()
+    block = waiting[0].result()
+    waiting.popleft()
+    ready = time.perf_counter()
+    stats.add(wait_seconds=ready - started, blocks=1, rows=len(block.rows))
+    yield block
+    del block  # before the next window is submitted, or the pool would hold one buffer too many
+    stats.add(consumer_seconds=time.perf_counter() - ready)
+
+
+def _cancel(waiting: deque[Future[Block]]) -> None:
+    for future in waiting:
+        future.cancel()
+    waiting.clear()
+
+
+def _build(window: Window, source: Source, pool: BufferPool, lanes: SimpleQueue, stats: FetchStats) -> Block:
+    lane = lanes.get()
+    try:
+        graph, key = window_graph(WindowBuild(window, source, pool))
+        callbacks = [*Callback.active, _TaskClock(stats)._callback]
+        return dask.threaded.get(graph, key, pool=lane, callbacks=callbacks)
+    finally:
+        lanes.put(lane)
+
+
+class _TaskClock(Callback):
+    """Adds each task's seconds to the statistics. One window runs one task at a time, so start and end are its own."""
+
+    def __init__(self, stats: FetchStats):
+        super().__init__()
+        self.stats = stats
+        self.started = 0.0
+
+    def _pretask(self, key, dsk, state):
+        self.started = time.perf_counter()
+
+    def _posttask(self, key, result, dsk, state, worker_id):
+        self.stats.add(**{f"{key[0]}_seconds": time.perf_counter() - self.started, "tasks": 1})
+
+
+def _decode(build: WindowBuild, i: int, done: None):
+    return build.decode(i)
+
+
+def _deal(build: WindowBuild, i: int, columns) -> None:
+    build.deal(i, columns)
+
+
+def _permute(build: WindowBuild, done: None) -> Block:
+    return build.permute()

@@ -1,0 +1,96 @@
+"""Building one window: count, decode, deal, permute. Each step is a plain function that a Dask task runs."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from streamtrain.kernels import shuffle as kernels
+from streamtrain.order import RECEIPT, make_key
+from streamtrain.stream.block import Block, BufferPool
+from streamtrain.stream.plan import Window
+from streamtrain.stream.source import Source
+from streamtrain.types import Receipt, Standard
+
+#: Receipts of all runs use one key, so that they can be compared.
+RECEIPT_KEY = np.uint64(make_key(RECEIPT))
+
+#: A bucket of about this size is permuted inside a second-level cache.
+BUCKET_BYTES = 192 * 1024
+
+
+class WindowBuild:
+    """The state of one window while it is built; used by one thread at a time.
+
+    `positions[i]` is where span i begins among the window's row positions; each begins at a multiple of 8 (kernels/shuffle.py).
+    """
+
+    def __init__(self, window: Window, source: Source, pool: BufferPool, width: int | None = None):
+        self.window, self.source = window, source
+        self.width = (0,) * (width or source.num_columns)
+        self.spans = [source.spans[int(number)] for number in window.spans]
+        self.skips = [source.holdout.of(int(number)) for number in window.spans]
+        padded = [(span.num_rows + 7) // 8 * 8 for span in self.spans]
+        self.positions = np.concatenate([[0], np.cumsum(padded)]).tolist()
+        num_buckets = bucket_count(window.num_rows, source.num_columns)
+        self.mask = np.uint64(num_buckets - 1)
+        self.key = np.uint64(window.key)
+        counts = np.zeros(num_buckets, dtype=np.int64)
+        for span, skip, position in zip(self.spans, self.skips, self.positions, strict=False):
+            kernels.count_buckets(self.key, position, span.num_rows, skip, self.mask, counts)
+        self.starts = np.cumsum(counts) - counts
+        self.cursors = self.starts.copy()
+        self.buffer = pool.lend(window.num_rows + 1)
+        self.receipt = Receipt()
+
+    def decode(self, i: int) -> tuple[np.ndarray, ...]:
+        """The columns of the window's i-th span."""
+        return self.source.read(self.spans[i])
+
+    def deal(self, i: int, columns: tuple[np.ndarray, ...]) -> None:
+        """Deal the i-th span's rows into buckets; raises DataError when a value is not finite."""
+        span, standard = self.spans[i], self.source.standard
+        dealt, digest, finite = kernels.deal(
+            columns, self.skips[i], self.positions[i], span.first_id, self.key, self.mask, self.cursors, self.buffer,
+            standard.mean, standard.scale, RECEIPT_KEY,
+        )  # fmt: skip
+        if not finite:
+            kept = np.ones(span.num_rows, dtype=bool)
+            kept[self.skips[i]] = False
+            self.source.refuse_nonfinite(span, tuple(np.where(kept, column, 0) for column in columns))
+        self.receipt += Receipt(count=int(dealt), digest=int(digest))
+
+    def permute(self) -> Block:
+        """Shuffle inside the buckets; the block is ready."""
+        rows = kernels.permute(self.buffer, self.starts, self.cursors, self.key, self.width)
+        return Block(epoch=self.window.epoch, index=self.window.index, rows=self.buffer[:rows], receipt=self.receipt)
+
+
+def bucket_count(num_rows: int, num_columns: int) -> int:
+    """A power of two, at most 256: buckets of about BUCKET_BYTES.
+
+    >>> bucket_count(2**21, 5), bucket_count(1000, 5)
+    (256, 1)
+    """
+    wanted = num_rows * num_columns * 4 // BUCKET_BYTES
+    return 1 << min(8, int(wanted).bit_length())
+
+
+def window_ids(window: Window, source: Source) -> np.ndarray:
+    """The ids of a window's rows in the order of its block: int64 (rows,). Reads no data.
+
+    Row positions are dealt in place of values, as two float32 columns of 16 bits each, which float32 holds exactly.
+    """
+    parts = []
+    for number in window.spans:
+        span = source.spans[int(number)]
+        parts.append(np.arange(span.first_id, span.first_id + span.num_rows))
+    ids = np.concatenate(parts)
+    plain = replace(source, standard=Standard.identity(2))
+    build = WindowBuild(window, plain, BufferPool(window.num_rows + 1, 2, keep=0), width=2)
+    first = 0
+    for i, part in enumerate(parts):
+        places = np.arange(first, first + len(part))
+        build.deal(i, ((places >> 16).astype(np.float32), (places & 0xFFFF).astype(np.float32)))
+        first += len(part)
+    dealt = build.permute().rows.astype(np.int64)
+    return ids[(dealt[:, 0] << 16) | dealt[:, 1]]

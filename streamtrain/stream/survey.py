@@ -1,0 +1,105 @@
+"""The survey: one read of at most 64 spread spans gives the held-out rows, the statistics, and the least-squares model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamtrain.stream.source import Source
+from streamtrain.types import Standard
+
+#: A standard deviation below this share of the mean is rounding, not variation.
+CONSTANT_SHARE = 1e-13
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Survey:
+    """What the spread spans say. Held-out rows take no part in `count`, `mean` and `comoment`.
+
+    `mean` (columns,) and `comoment` (columns, columns), Σ (x − mean)(x − mean)ᵀ: float64, raw units. `holdout`: float64
+    (held-out rows, columns), raw units, in the order of their ids.
+    """
+
+    count: int
+    mean: np.ndarray
+    comoment: np.ndarray
+    holdout: np.ndarray
+
+    @property
+    def sd(self) -> np.ndarray:
+        """Standard deviation of each column, of the population: divided by the number of rows."""
+        return np.sqrt(np.diag(self.comoment) / max(self.count, 1))
+
+    def standard(self) -> Standard:
+        """Mean 0 and standard deviation 1; a constant column becomes 0."""
+        sd = self.sd
+        constant = sd <= CONSTANT_SHARE * np.abs(self.mean)
+        return Standard(mean=self.mean, scale=1.0 / np.where(constant, 1.0, sd))
+
+
+def take_survey(source: Source) -> Survey:
+    """Read the spread spans once. Raises DataError when a value is null, NaN or infinite.
+
+    Moments are merged span by span (Chan, Golub and LeVeque 1983, eq. 2.1), so that no sum of squares cancels.
+    """
+    width = source.num_columns
+    count, mean, comoment = 0, np.zeros(width), np.zeros((width, width))
+    held = []
+    for number in source.holdout.spread:
+        span = source.spans[int(number)]
+        columns = source.read(span)
+        source.refuse_nonfinite(span, columns)
+        rows = np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
+        out = source.holdout.of(int(number))
+        held.append(rows[out])
+        rows = np.delete(rows, out, axis=0) if len(out) else rows
+        if not len(rows):
+            continue
+        span_mean = rows.mean(axis=0)
+        rows -= span_mean
+        gap, merged = span_mean - mean, count + len(rows)
+        comoment += rows.T @ rows + np.outer(gap, gap) * (count * len(rows) / merged)
+        mean = mean + gap * (len(rows) / merged)
+        count = merged
+    return Survey(count=count, mean=mean, comoment=comoment, holdout=np.concatenate(held))
+
+
+def standardized(rows: np.ndarray, standard: Standard) -> np.ndarray:
+    """Raw float64 rows in model units, float32: the arithmetic of the deal kernel."""
+    return np.ascontiguousarray(((rows - standard.mean) * standard.scale).astype(np.float32))
+
+
+def linear_model(survey: Survey) -> np.ndarray:
+    """Least squares of the target on the features: float64 coefficients, intercept last, raw units.
+
+    Solved on correlations, so that scales do not matter; directions with less than 1e-12 of the largest share are left out.
+    """
+    sd = np.where(survey.sd > CONSTANT_SHARE * np.abs(survey.mean), survey.sd, 1.0)
+    correlation = survey.comoment / np.outer(sd, sd) / max(survey.count, 1)
+    slopes = np.linalg.pinv(correlation[:-1, :-1], rcond=1e-12, hermitian=True) @ correlation[:-1, -1]
+    slopes = slopes * sd[-1] / sd[:-1]
+    return np.append(slopes, survey.mean[-1] - slopes @ survey.mean[:-1])
+
+
+def baselines(survey: Survey, evaluation: np.ndarray | None) -> dict[str, dict[str, float | str]]:
+    """The best constant and the best linear model: `{value, rmse, scored_on}` each.
+
+    `evaluation`: raw float64 rows to score on; None: the training rows themselves. `value` is the mean squared error in
+    units of the target's variance, `rmse` is in the target's own units.
+    """
+    variance = float(survey.comoment[-1, -1]) / max(survey.count, 1)
+    coefficients = linear_model(survey)
+    if evaluation is None:
+        residual = np.append(-coefficients[:-1], 1.0)
+        errors = {"best_constant_loss": variance, "best_linear_loss": float(residual @ survey.comoment @ residual) / max(survey.count, 1)}
+    else:
+        target = evaluation[:, -1]
+        linear = evaluation[:, :-1] @ coefficients[:-1] + coefficients[-1]
+        errors = {
+            "best_constant_loss": float(np.mean((target - survey.mean[-1]) ** 2)),
+            "best_linear_loss": float(np.mean((target - linear) ** 2)),
+        }
+    unit = variance if survey.sd[-1] > CONSTANT_SHARE * abs(survey.mean[-1]) else 1.0
+    return {
+        name: {"value": max(error, 0.0) / unit, "rmse": max(error, 0.0) ** 0.5, "scored_on": "training" if evaluation is None else "holdout"}
+        for name, error in errors.items()
+    }

@@ -1,0 +1,194 @@
+"""The public Stream: an epoch of shuffled minibatches as torch tensors. Also `torch.utils.data.IterableDataset`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from streamtrain.budget import default_limit_bytes, default_readers, make_budget
+from streamtrain.config import Config, flag_values, make_config
+from streamtrain.errors import ConfigError
+from streamtrain.order import hash_array
+from streamtrain.storage.dataset import open_shards
+from streamtrain.stream.block import BufferPool
+from streamtrain.stream.fetch import FetchStats, fetch
+from streamtrain.stream.open import open_source
+from streamtrain.stream.plan import make_plan
+from streamtrain.stream.shuffle import RECEIPT_KEY, window_ids
+from streamtrain.types import Receipt
+
+_STREAM_FLAGS = {
+    "features": "data.features", "target": "data.target", "holdout": "data.holdout", "seed": "order.seed",
+    "span_rows": "order.span_rows", "window_rows": "order.window_rows", "memory": "fetch.memory", "readers": "fetch.readers",
+    "batch_size": "train.batch_size", "device": "train.device",
+}  # fmt: skip
+
+
+class Stream(IterableDataset):
+    """Shuffled minibatches of a data set, out of core, each row exactly once an epoch.
+
+    Iterating yields `(x, y)`: float32 tensors (batch, features) and (batch, 1) of raw values; the last minibatch of an epoch
+    may be short unless `drop_last`. The tensors belong to the caller: their memory is used again only after they are dropped.
+    An epoch that was iterated to its end moves the stream on to the next one, which has another order.
+    One thread at a time may iterate; reading ahead happens on threads of the stream's own.
+
+    Raises DataError for rows that cannot be used, ResourceError when two windows do not fit `memory`.
+    """
+
+    def __init__(self, path: str, config: Config, *, drop_last: bool = False):
+        super().__init__()
+        data, order = config.data, config.order
+        self.batch_size, self.drop_last = config.train.batch_size, drop_last
+        self.device = torch.device("cpu" if config.train.device == "auto" else config.train.device)
+        self.dataset = open_shards(path, features=data.features, target=data.target)
+        self._source, self._window_rows = open_source(
+            self.dataset, seed=order.seed, span_rows=order.span_rows, window_rows=order.window_rows,
+            holdout=0 if data.holdout is None else data.holdout, eval_rows=config.eval.eval_rows,
+        )  # fmt: skip
+        self._seed = order.seed
+        self._go_to(0)
+        width = self._source.num_columns
+        self.budget = make_budget(
+            limit_bytes=config.fetch.memory or default_limit_bytes(),
+            window_rows=self._plan.max_window_rows,
+            span_rows=int(self._source.spans.num_rows.max()),
+            num_columns=width,
+            decoded_itemsize=np.dtype(self.dataset.decoded_type).itemsize,
+            readers=config.fetch.readers or default_readers(),
+            fixed_bytes=2 * min(self.batch_size, self.dataset.num_rows) * width * 4,
+        )
+        self._pool = BufferPool(self._plan.max_window_rows + 1, width, keep=self.budget.windows)
+        self._stats = FetchStats()
+
+    def __len__(self) -> int:
+        """Minibatches in an epoch: known before it starts, the same in every epoch."""
+        whole, rest = divmod(self._plan.num_rows, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows an epoch delivers: all but the held-out ones."""
+        return self._plan.num_rows
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch; naming the epoch that a loaded state is in keeps the state's position."""
+        if not (self._resumed and epoch == self._epoch):
+            self._go_to(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as plain JSON values: epoch, window, rows of it delivered; and what the order of rows depends on."""
+        epoch, window, row, receipt = self._epoch, self._window, self._row, self.receipt()
+        if self._finished:
+            epoch, window, row, receipt = epoch + 1, 0, 0, Receipt()
+        return {"epoch": epoch, "window": window, "row": row, "receipt": receipt.to_json(), "order": self._order()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a position: the next iteration delivers the rows after it. The batch size may be another one.
+
+        Raises ConfigError when the order of the rows would not be the one the position belongs to.
+        """
+        then = state["order"]
+        changed = [f"{name} was {then.get(name)!r}, is {now!r}" for name, now in self._order().items() if then.get(name) != now]
+        if changed:
+            raise ConfigError(f"this state belongs to another order of rows ({'; '.join(changed)}). Open the stream as it was then.")
+        self._go_to(state["epoch"])
+        self._window, self._row, self._resumed = state["window"], state["row"], True
+        before = Receipt(count=state["receipt"]["count"], digest=int(state["receipt"]["digest"], 16))
+        self._receipts = {self._window: before - self._partial_receipt()}
+
+    def receipt(self) -> Receipt:
+        """Count and order-free digest of the ids of the rows delivered in this epoch: exact at every minibatch, kept to the next epoch."""
+        return self._receipts[self._window] + self._partial_receipt()
+
+    def stats(self) -> dict[str, float | int]:
+        """Seconds worked and waited in each part, over all epochs so far (stream/fetch.py)."""
+        return self._stats.to_json()
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if get_worker_info() is not None:
+            raise ConfigError("a Stream inside a DataLoader with workers would deliver every row once per worker: use num_workers=0.")
+        if not self._resumed:
+            self._go_to(self._epoch + self._finished)
+        self._resumed = False
+        return self._minibatches()
+
+    def _minibatches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        size, skip = self.batch_size, self._row
+        carried: list[torch.Tensor] = []  # rows of a minibatch that crosses a window's edge
+        blocks = fetch(self._plan.windows(self._window), self._source, self.budget, self._stats, self._pool)
+        try:
+            for block in blocks:
+                self._receipts[block.index + 1] = self._receipts[block.index] + block.receipt
+                rows = torch.from_numpy(block.rows).to(self.device)
+                window, place = block.index, skip
+                del block  # only tensors keep the buffer alive from here on
+                skip = 0
+                if carried:
+                    place = size - sum(map(len, carried))
+                    carried.append(rows[:place].clone())
+                    if place > len(rows):
+                        continue
+                    self._window, self._row = window, place
+                    yield _split(torch.cat(carried))
+                    carried = []
+                end = len(rows) - (len(rows) - place) % size
+                for x, y in zip(rows[place:end, :-1].split(size), rows[place:end, -1:].split(size), strict=True):
+                    if end > place:
+                        self._window, self._row = window, self._row + size
+                        yield x, y
+                if end < len(rows):
+                    carried = [rows[end:].clone()]
+                else:
+                    self._window, self._row = window + 1, 0
+            if carried and not self.drop_last:
+                self._window, self._row = len(self._plan), 0
+                yield _split(torch.cat(carried))
+        finally:
+            blocks.close()
+        self._finished = True
+
+    def _go_to(self, epoch: int) -> None:
+        self._epoch, self._window, self._row = epoch, 0, 0
+        self._resumed = self._finished = False
+        self._receipts = {0: Receipt()}
+        self._ids: tuple[int, np.ndarray] | None = None
+        self._plan = make_plan(
+            self._source.spans, self._source.holdout, seed=self._seed, trial=0, epoch=epoch, window_rows=self._window_rows
+        )
+
+    def _order(self) -> dict[str, Any]:
+        return {
+            "seed": self._seed, "window_rows": self._window_rows, "num_spans": len(self._source.spans),
+            "holdout_rows": self._source.holdout.num_rows, "data": self.dataset.fingerprint,
+        }  # fmt: skip
+
+    def _partial_receipt(self) -> Receipt:
+        """Of the rows delivered from the current window: their ids follow from the plan alone."""
+        if self._row == 0:
+            return Receipt()
+        if self._ids is None or self._ids[0] != self._window:
+            self._ids = (self._window, window_ids(self._plan.window(self._window), self._source))
+        hashes = hash_array(self._ids[1][: self._row], int(RECEIPT_KEY))
+        return Receipt(count=self._row, digest=int(hashes.sum(dtype=np.uint64)))
+
+
+def _split(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return rows[:, :-1], rows[:, -1:]
+
+
+def open_stream(path: str, *, drop_last: bool = False, **flags: Any) -> Stream:
+    """Open a data set as a `Stream` of minibatches.
+
+    Flags: features, target, batch_size (1024), seed (0), holdout (0), memory, readers, device ("cpu"), span_rows,
+    window_rows; each as on the command line. `features` and `target` may be left out: the last column is the target.
+
+    Raises ConfigError for a flag, DataError for the data, ResourceError for the memory.
+    """
+    config = make_config(flag_values(flags, _STREAM_FLAGS))
+    return Stream(path, config, drop_last=drop_last)

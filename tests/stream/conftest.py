@@ -1,0 +1,53 @@
+"""Data sets whose rows carry their own ids, in every layout and format."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zarr
+
+
+def id_rows(num_rows: int, num_columns: int = 5) -> np.ndarray:
+    """Row `i`: two columns of 16 bits each hold the id, the others are functions of it; float32 (rows, columns)."""
+    ids = np.arange(num_rows)
+    columns = [ids >> 16, ids & 0xFFFF, *((ids * (k + 3)) % 97 - 48 for k in range(num_columns - 2))]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def row_ids(rows) -> np.ndarray:
+    """The ids that delivered rows carry."""
+    rows = np.asarray(rows)
+    return rows[:, 0].astype(np.int64) << 16 | rows[:, 1].astype(np.int64)
+
+
+@pytest.fixture
+def write_data(tmp_path):
+    """`write_data([[100, 50], [70]])`: one shard for each list, one row group or chunk for each number; returns the folder."""
+    counter = iter(range(1000))
+
+    def write(layout: list[list[int]], *, format: str = "parquet", num_columns: int = 5, stored: str = "float32"):
+        folder = tmp_path / f"data-{next(counter)}"
+        folder.mkdir()
+        rows = id_rows(sum(map(sum, layout)), num_columns)
+        names = [f"c{k}" for k in range(num_columns)]
+        start = 0
+        for number, groups in enumerate(layout):
+            part = rows[start : start + sum(groups)].astype(stored)
+            start += sum(groups)
+            if format == "parquet":
+                table = pa.table({name: part[:, k] for k, name in enumerate(names)})
+                with pq.ParquetWriter(folder / f"part-{number:04d}.parquet", table.schema) as writer:
+                    done = 0
+                    for group in groups:
+                        writer.write_table(table.slice(done, group), row_group_size=group)
+                        done += group
+            else:
+                assert len(set(groups[:-1])) <= 1, "a Zarr array has chunks of one size"
+                array = zarr.create_array(
+                    folder / f"part-{number:04d}.zarr", shape=part.shape, chunks=(groups[0], num_columns), dtype=part.dtype,
+                    attributes={"columns": names},
+                )  # fmt: skip
+                array[:] = part
+        return folder
+
+    return write
