@@ -1,0 +1,88 @@
+"""The model: a multi-layer perceptron (linear when there is no hidden layer), and its parameters as one flat vector.
+
+A replica's parameters lie in one row of a float32 array (replicas, P): for each layer the weight (inputs, outputs), then the
+bias (outputs).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from streamtrain.order import WEIGHTS, make_key
+from streamtrain.types import Standard
+
+ACTIVATIONS = {
+    "relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "silu": torch.nn.SiLU, "gelu": torch.nn.GELU, "identity": torch.nn.Identity,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Layer widths, from the features to the one output, and the activation after every hidden layer."""
+
+    widths: tuple[int, ...]
+    activation: str
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of each layer."""
+        return list(zip(self.widths[:-1], self.widths[1:], strict=True))
+
+    @property
+    def num_parameters(self) -> int:
+        return sum((inputs + 1) * outputs for inputs, outputs in self.layers)
+
+
+def initial_parameters(shape: Shape, seed: int, trial: int) -> np.ndarray:
+    """The weights of a trial, float32 (P,): uniform in ±1/√inputs, as `torch.nn.Linear` draws them.
+
+    The same for every batch size and learning rate of the trial.
+    """
+    random = np.random.Generator(np.random.Philox(key=make_key(seed, trial, WEIGHTS)))
+    parts = []
+    for inputs, outputs in shape.layers:
+        bound = inputs**-0.5
+        parts += [random.uniform(-bound, bound, inputs * outputs), random.uniform(-bound, bound, outputs)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def views(flat_RP: torch.Tensor, shape: Shape) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(weight (replicas, inputs, outputs), bias (replicas, 1, outputs)) of each layer, as views of the flat parameters."""
+    result, begin, replicas = [], 0, flat_RP.shape[0]
+    for inputs, outputs in shape.layers:
+        middle, end = begin + inputs * outputs, begin + (inputs + 1) * outputs
+        result.append((flat_RP[:, begin:middle].view(replicas, inputs, outputs), flat_RP[:, middle:end].view(replicas, 1, outputs)))
+        begin = end
+    return result
+
+
+class Network(torch.nn.Module):
+    """A trained model on raw features, float32 (rows, features) → (rows, 1), in the target's own units.
+
+    `features` and `target` name the columns. Normalisation is folded in as buffers, in float64, before and after the layers.
+    """
+
+    def __init__(self, shape: Shape, standard: Standard, features: tuple[str, ...], target: str):
+        super().__init__()
+        self.shape, self.features, self.target = shape, features, target
+        for name, values in (("mean", standard.mean), ("scale", standard.scale)):
+            self.register_buffer(name, torch.from_numpy(np.array(values, dtype=np.float64)))
+        modules: list[torch.nn.Module] = []
+        for inputs, outputs in shape.layers:
+            modules += [torch.nn.Linear(inputs, outputs), ACTIVATIONS[shape.activation]()]
+        self.layers = torch.nn.Sequential(*modules[:-1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Predictions for raw features (rows, features): (rows, 1) float32."""
+        standard = ((x.to(torch.float64) - self.mean[:-1]) * self.scale[:-1]).to(torch.float32)
+        return (self.layers(standard).to(torch.float64) / self.scale[-1] + self.mean[-1]).to(torch.float32)
+
+    def load_flat(self, flat_P: np.ndarray) -> None:
+        """Take over the parameters of one replica."""
+        linear = [module for module in self.layers if isinstance(module, torch.nn.Linear)]
+        pairs = views(torch.from_numpy(np.array(flat_P, dtype=np.float32))[None], self.shape)
+        with torch.no_grad():
+            for module, (weight, bias) in zip(linear, pairs, strict=True):
+                module.weight.copy_(weight[0].T)
+                module.bias.copy_(bias[0, 0])

@@ -1,0 +1,181 @@
+"""One pass over the data feeds every learner of a trial. `sweep` and `train` are made of passes; nothing here exists twice."""
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from streamtrain.budget import Budget, default_limit_bytes, default_readers, make_budget
+from streamtrain.config import Config, TrainConfig
+from streamtrain.errors import ConfigError
+from streamtrain.learners.learner import Learner
+from streamtrain.learners.model import Shape, initial_parameters
+from streamtrain.learners.torch_engine import PART_ROWS, TorchEngine
+from streamtrain.storage.dataset import open_shards
+from streamtrain.stream.block import Block, BufferPool
+from streamtrain.stream.fetch import FetchStats, fetch
+from streamtrain.stream.open import open_source, read_evaluation_rows, with_standard
+from streamtrain.stream.plan import Plan, make_plan
+from streamtrain.stream.source import Source
+from streamtrain.stream.survey import baselines, standardized, take_survey
+from streamtrain.types import Emit, Receipt, Record, Standard
+
+DEFAULT_LR = {"adam": 0.004, "sgd": 0.01}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """All that the passes of a run share: the source in model units, the evaluation rows, the budget, and how far to go.
+
+    `evaluation`: float32 (rows, features + 1) in model units, or None. `loss_scale`: r² in model units → `loss`.
+    """
+
+    config: Config
+    source: Source
+    standard: Standard
+    window_rows: int
+    evaluation: np.ndarray | None
+    baselines: Record
+    shape: Shape
+    target_sd: float
+    loss_scale: float
+    epoch_rows: int
+    last_row: int
+    budget: Budget
+
+    def plan(self, trial: int, epoch: int) -> Plan:
+        seed = self.config.order.seed
+        return make_plan(self.source.spans, self.source.holdout, seed=seed, trial=trial, epoch=epoch, window_rows=self.window_rows)
+
+    def blocks(self, trial: int, stats: FetchStats) -> Iterator[tuple[Block, bool]]:
+        """The blocks of epoch after epoch, without end, and whether each is the last of its epoch."""
+        first = self.plan(trial, 0)
+        plans = itertools.chain([first], (self.plan(trial, epoch) for epoch in itertools.count(1)))
+        windows = (window for plan in plans for window in plan.windows())
+        pool = BufferPool(max(first.max_window_rows, 1) + 1, self.source.num_columns, keep=self.budget.windows)
+        epoch_rows = 0
+        for block in fetch(windows, self.source, self.budget, stats, pool):
+            epoch_rows += len(block.rows)
+            ends_epoch = epoch_rows == self.epoch_rows
+            epoch_rows = 0 if ends_epoch else epoch_rows
+            yield block, ends_epoch
+
+    def learner(self, batch_size: int, learning_rates: tuple[float, ...], trial: int) -> Learner:
+        """A new learner: the trial's weights, one replica a learning rate."""
+        seed = self.config.order.seed
+        engine = TorchEngine(self.shape, initial_parameters(self.shape, seed, trial), batch_size, learning_rates, self.config.train)
+        return Learner(
+            engine, trial=trial, first_row=self.config.eval.first_row, last_row=self.last_row, holdout=self.evaluation,
+            loss_scale=self.loss_scale, target_sd=self.target_sd,
+        )  # fmt: skip
+
+
+def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
+    """Open the data, read the survey, and refuse what will not fit, before the first step.
+
+    `learners` share a pass, with `rates` replicas each; they count in the budget.
+
+    Raises ConfigError, DataError or ResourceError.
+    """
+    data = config.data
+    if data.path is None:
+        raise ConfigError("no data: name a file, a folder or a glob, or set data.path.")
+    _check_device(config.train)
+    dataset = open_shards(data.path, features=data.features, target=data.target)
+    other = data.eval_data is not None
+    source, window_rows = open_source(
+        dataset, seed=config.order.seed, span_rows=config.order.span_rows, window_rows=config.order.window_rows,
+        holdout=data.holdout if data.holdout is not None or not other else 0, eval_rows=config.eval.eval_rows,
+    )  # fmt: skip
+    shape = Shape(widths=(len(dataset.features), *config.model.hidden, 1), activation=config.model.activation)
+    width = len(dataset.columns)
+    epoch_rows = dataset.num_rows - source.holdout.num_rows
+    fixed = 8 * width * max(source.holdout.num_rows, config.eval.eval_rows if other else 0)
+    fixed += learners * rates * shape.num_parameters * 4 * 6  # parameters, gradient, two moments, two temporaries
+    fixed += rates * PART_ROWS * sum(shape.widths) * 4 * 3  # activations, their gradients, a temporary: one learner at a time
+    limit = config.fetch.memory or default_limit_bytes()
+    budget = make_budget(
+        limit_bytes=limit, window_rows=min(window_rows, dataset.num_rows), span_rows=int(source.spans.num_rows.max()), num_columns=width,
+        decoded_itemsize=np.dtype(dataset.decoded_type).itemsize, readers=config.fetch.readers or default_readers(), fixed_bytes=fixed,
+    )  # fmt: skip
+    survey = take_survey(source)
+    standard = survey.standard() if data.standardize else Standard.identity(width)
+    rows = survey.holdout
+    if data.eval_data is not None:
+        rows = read_evaluation_rows(data.eval_data, dataset, rows=config.eval.eval_rows, span_rows=config.order.span_rows)
+    target_scale = float(survey.standard().scale[-1])
+    return Prepared(
+        config=config, source=with_standard(source, standard), standard=standard, window_rows=window_rows,
+        evaluation=standardized(rows, standard) if len(rows) else None,
+        baselines=baselines(survey, rows if len(rows) else None), shape=shape,
+        target_sd=1.0 / target_scale, loss_scale=(target_scale / float(standard.scale[-1])) ** 2,
+        epoch_rows=epoch_rows, last_row=_last_row(config.train, epoch_rows), budget=budget,
+    )  # fmt: skip
+
+
+def run_pass(prepared: Prepared, learners: list[Learner], trial: int, emit: Emit, *, max_seconds: float | None = None) -> Record:
+    """Read the rows once, feed every block to every learner, emit their records; returns and emits the pass's own record.
+
+    A learner that runs out of memory or fails ends alone: its outcome says so.
+    """
+    started, stats, receipt, rows_read = time.perf_counter(), FetchStats(), Receipt(), 0
+    active = list(learners)
+    blocks = prepared.blocks(trial, stats)
+    try:
+        for block, ends_epoch in blocks:
+            rows_read += len(block.rows)
+            receipt += block.receipt
+            for learner in list(active):
+                if not _guarded(learner, learner.consume(block.rows, ends_epoch=ends_epoch), emit):
+                    active.remove(learner)
+            late = max_seconds is not None and time.perf_counter() - started >= max_seconds
+            if late or not active or all(learner.done for learner in active):
+                break
+    finally:
+        blocks.close()
+    for learner in active:
+        _guarded(learner, learner.finish(), emit)
+    record = {
+        "event": "pass", "trial": trial, "rows_read": rows_read, "learners": len(learners),
+        "replicas": sum(len(learner.engine.learning_rates) for learner in learners), "seconds": time.perf_counter() - started,
+        "receipt": receipt.to_json(), "stats": stats.to_json(),
+    }  # fmt: skip
+    emit(record)
+    return record
+
+
+def _guarded(learner: Learner, records: Iterable[Record], emit: Emit) -> bool:
+    """Emit the records; when the learner fails, emit that as its outcome and return False."""
+    try:
+        for record in records:
+            emit(record)
+        return True
+    except (MemoryError, RuntimeError) as error:
+        memory = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)
+        engine = learner.engine
+        for lr in engine.learning_rates:
+            emit({
+                "event": "outcome", "trial": learner.trial, "batch_size": engine.batch_size, "lr": lr, "rows": learner.rows,
+                "steps": engine.steps, "outcome": "out_of_memory" if memory else "failed", "reason": str(error).splitlines()[0],
+            })  # fmt: skip
+        return False
+
+
+def _last_row(train: TrainConfig, epoch_rows: int) -> int:
+    if train.max_rows is not None:
+        return train.max_rows
+    if train.epochs is None and train.max_time is not None:
+        return 2**62  # the clock ends it
+    return round(epoch_rows * (train.epochs or 1.0))
+
+
+def _check_device(train: TrainConfig) -> None:
+    if train.device == "auto":
+        return
+    try:
+        torch.empty(0, device=train.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"train.device {train.device!r} cannot be used here: {str(error).splitlines()[0]} Use --device cpu.") from None

@@ -1,0 +1,59 @@
+"""Throughput, measured apart from convergence: the step alone at each batch size, and the stream alone, in interleaved repeats."""
+
+import time
+
+import numpy as np
+
+from streamtrain.learners.engine import Engine
+from streamtrain.passes import Prepared
+from streamtrain.stream.fetch import FetchStats
+from streamtrain.types import Emit
+
+REPEATS = 5
+
+#: A timed region takes at least this long, or one step.
+REGION_SECONDS = 0.12
+
+
+def measure_throughput(prepared: Prepared, batch_sizes: tuple[int, ...], emit: Emit) -> None:
+    """Emit `timing` records (one replica's step at each size, on a block in memory) and `delivery` records (blocks, no training).
+
+    The sizes take turns within a repeat, so that a drift of the machine's speed meets all of them alike. Warm-up is outside.
+    """
+    blocks = prepared.blocks(0, FetchStats())
+    try:
+        block = next(blocks)[0].rows.copy()
+        next(blocks)
+        engines = {size: prepared.learner(size, (1e-6,), 0).engine for size in batch_sizes}
+        rows = {size: _rows_a_region(engine, block) for size, engine in engines.items()}
+        for repeat in range(REPEATS):
+            started, delivered = time.perf_counter(), 0
+            while delivered == 0 or time.perf_counter() - started < REGION_SECONDS:
+                delivered += len(next(blocks)[0].rows)
+            emit({"event": "delivery", "repeat": repeat, "rows": delivered, "seconds": time.perf_counter() - started})
+            for size, engine in engines.items():
+                seconds = _train(engine, block, rows[size])
+                emit({"event": "timing", "batch_size": size, "repeat": repeat, "rows": rows[size], "seconds": seconds})
+    finally:
+        blocks.close()
+
+
+def _rows_a_region(engine: Engine, block: np.ndarray) -> int:
+    """Whole minibatches that fill a timed region: from a second try, since the first one warms up."""
+    size = engine.batch_size
+    _train(engine, block, size)
+    steps, seconds = 1, _train(engine, block, size)
+    while seconds < REGION_SECONDS / 4:
+        steps *= 4
+        seconds = _train(engine, block, steps * size)
+    return size * max(1, round(steps * REGION_SECONDS / seconds))
+
+
+def _train(engine: Engine, block: np.ndarray, rows: int) -> float:
+    """Seconds to train on `rows` rows, going through the block as often as needed."""
+    started, done = time.perf_counter(), 0
+    while done < rows:
+        stop = min(len(block), rows - done)
+        engine.advance(block, 0, stop)
+        done += stop
+    return time.perf_counter() - started

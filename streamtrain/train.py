@@ -1,0 +1,29 @@
+"""Training: a sweep of one learner, whose model is kept."""
+
+import time
+
+from streamtrain.budget import rss_bytes
+from streamtrain.config import Config
+from streamtrain.learners.model import Network
+from streamtrain.passes import DEFAULT_LR, prepare, run_pass
+from streamtrain.sweep import end_record, run_record
+from streamtrain.timing import measure_throughput
+from streamtrain.types import Emit, Record
+
+
+def train(config: Config, emit: Emit, describe: Record) -> Network:
+    """Train one model and emit its Records; returns it with normalisation folded in."""
+    started, before = time.perf_counter(), rss_bytes()
+    sizes = (config.train.batch_size,)
+    rates = (config.train.lr or DEFAULT_LR[config.train.optimizer],)
+    prepared = prepare(config, learners=1, rates=1)
+    emit(run_record(prepared, describe, verb="train", sizes=sizes, rates=[rates], trials=1))
+    emit({"event": "baseline", **prepared.baselines})
+    learner = prepared.learner(sizes[0], rates, 0)
+    done = run_pass(prepared, [learner], 0, emit, max_seconds=config.train.max_time)
+    measure_throughput(prepared, sizes, emit)
+    emit(end_record(prepared, seconds=time.perf_counter() - started, rows_read=done["rows_read"], passes=1, saved=0, before=before))
+    dataset = prepared.source.dataset
+    network = Network(prepared.shape, prepared.standard, dataset.features, dataset.target)
+    network.load_flat(learner.engine.parameters()[0])
+    return network

@@ -1,0 +1,120 @@
+"""The contract of engines, run over every implementation: the same numbers as a plain torch loop on the same rows."""
+
+import numpy as np
+import pytest
+import torch
+
+from streamtrain.config import TrainConfig
+from streamtrain.learners.learner import Learner, evaluation_rows
+from streamtrain.learners.model import ACTIVATIONS, Network, Shape, initial_parameters
+from streamtrain.learners.torch_engine import TorchEngine
+from streamtrain.types import Standard
+
+ENGINES = {"torch": TorchEngine}
+RATES = (0.003, 0.01)
+
+
+def make_rows(count: int) -> np.ndarray:
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((count, 5)).astype(np.float32)
+    rows[:, -1] = np.sin(rows[:, 0]) + rows[:, 1] * rows[:, 2] * 0.3
+    return rows
+
+
+def plain_torch(shape: Shape, train: TrainConfig, lr: float, minibatches: list[np.ndarray]) -> np.ndarray:
+    """The tutorial's loop: nn.Linear, torch.optim, autograd. Returns flat parameters in our layout."""
+    network = Network(shape, Standard.identity(shape.widths[0] + 1), ("a",), "y")
+    network.load_flat(initial_parameters(shape, 0, 0))
+    model = network.layers
+    if train.optimizer == "adam":
+        optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(train.beta1, train.beta2))
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=train.momentum)
+    for rows in minibatches:
+        batch = torch.from_numpy(rows)
+        optimizer.zero_grad()
+        (0.5 * (model(batch[:, :-1]) - batch[:, -1:]) ** 2).mean().backward()
+        optimizer.step()
+    parts = []
+    for module in model:
+        if isinstance(module, torch.nn.Linear):
+            parts += [module.weight.detach().T.reshape(-1), module.bias.detach()]
+    return torch.cat(parts).numpy()
+
+
+@pytest.fixture(params=ENGINES.values(), ids=ENGINES.keys())
+def make_engine(request):
+    def make(shape=None, batch_size=32, **train):
+        shape = shape or Shape(widths=(4, 8, 8, 1), activation="tanh")
+        return request.param(shape, initial_parameters(shape, 0, 0), batch_size, RATES, TrainConfig(device="cpu", **train))
+
+    return make
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("hidden", [(), (8,), (8, 8)], ids=["linear", "one-layer", "two-layers"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_equals_a_plain_torch_loop(make_engine, activation, hidden, optimizer):
+    shape = Shape(widths=(4, *hidden, 1), activation=activation)
+    rows = make_rows(32 * 100 + 7)
+    engine = make_engine(shape, optimizer=optimizer)
+    engine.advance(rows, 0, len(rows))
+    engine.finish_epoch()
+    assert engine.steps == 101, "the short minibatch at the end is a step of its own"
+    for replica, lr in enumerate(RATES):
+        expected = plain_torch(shape, TrainConfig(optimizer=optimizer), lr, np.split(rows, range(32, len(rows), 32)))
+        np.testing.assert_allclose(engine.parameters()[replica], expected, rtol=2e-3, atol=2e-4)
+
+
+def test_cuts_do_not_matter(make_engine):
+    """A minibatch may cross calls and be larger than a block: partial gradients add up."""
+    rows = make_rows(1000)
+    whole, cut = make_engine(batch_size=300), make_engine(batch_size=300)
+    whole.advance(rows, 0, 1000)
+    for start, stop in [(0, 1), (1, 250), (250, 251), (251, 900), (900, 900), (900, 1000)]:
+        cut.advance(rows[start:stop].copy(), 0, stop - start)
+    assert whole.steps == cut.steps == 3
+    np.testing.assert_allclose(whole.parameters(), cut.parameters(), rtol=1e-4, atol=1e-6)
+
+
+def test_loss_sums_and_evaluation(make_engine):
+    rows = make_rows(64)
+    engine = make_engine(batch_size=64)
+    before = engine.evaluate(rows)
+    sums = engine.advance(rows, 0, 64)
+    np.testing.assert_allclose(sums, before * 64 / 2, rtol=1e-5)
+    assert (engine.evaluate(rows) < before).all()
+    assert before[0] == before[1], "replicas start from the same weights"
+
+
+def test_evaluation_points():
+    assert list(evaluation_rows(1024, 5000)) == [0, 1024, 1448, 2048, 2896, 4096, 5000]
+    assert list(evaluation_rows(1024, 10)) == [0, 10]
+
+
+def test_learner_cuts_at_points_and_at_the_end_of_an_epoch(make_engine):
+    rows = make_rows(100)
+    engine = make_engine(batch_size=32)
+    learner = Learner(engine, trial=0, first_row=16, last_row=150, holdout=rows, loss_scale=1.0, target_sd=2.0)
+    records = [*learner.consume(rows[:60], ends_epoch=False), *learner.consume(rows[60:], ends_epoch=True)]
+    assert not learner.done
+    records += [*learner.consume(rows, ends_epoch=True), *learner.finish()]
+    assert learner.done
+    evaluations = [record for record in records if record["event"] == "evaluation" and record["lr"] == RATES[0]]
+    points = [(record["rows"], record["steps"]) for record in evaluations]
+    # 100 rows are three steps and a short one; the second epoch ends at row 150, where a minibatch of 18 rows stays open.
+    assert points == [(0, 0), (16, 0), (23, 0), (32, 1), (45, 1), (64, 2), (91, 2), (128, 4), (150, 5)]
+    assert [record["outcome"] for record in records if record["event"] == "outcome"] == ["finished", "finished"]
+    assert evaluations[-1]["holdout_rmse"] == pytest.approx(evaluations[-1]["holdout_loss"] ** 0.5 * 2.0)
+
+
+def test_divergence_is_an_outcome(make_engine):
+    rows = make_rows(3200)
+    shape = Shape(widths=(4, 1), activation="relu")
+    engine = make_engine(shape, optimizer="sgd", batch_size=32)
+    engine = type(engine)(shape, initial_parameters(shape, 0, 0), 32, (0.01, 50.0), TrainConfig(optimizer="sgd", device="cpu"))
+    learner = Learner(engine, trial=0, first_row=16, last_row=3200, holdout=rows, loss_scale=1.0, target_sd=1.0)
+    records = [*learner.consume(rows, ends_epoch=True), *learner.finish()]
+    outcomes = [record["outcome"] for record in records if record["event"] == "outcome"]
+    assert outcomes == ["finished", "diverged"]
+    assert all(record["holdout_loss"] is None or np.isfinite(record["holdout_loss"]) for record in records if record["event"] == "evaluation")
