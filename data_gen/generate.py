@@ -1,0 +1,50 @@
+"""`generate`: rows of a kind, in parallel, the same for any number of workers."""
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from data_gen.kind import Kind
+from data_gen.kinds import KINDS
+from streamtrain.config import did_you_mean
+from streamtrain.errors import ConfigError
+from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.writer import Layout, write_dataset
+from streamtrain.types import Dataset, Format
+
+COLUMNS = ("x0", "x1", "x2", "x3", "y")
+
+
+def generate(
+    out: str | os.PathLike[str], *, kind: str = "friedman2", rows: int, format: Format = "parquet", noise: float = 0.1, seed: int = 0,
+    span_rows: int = 262_144, workers: int | None = None,
+) -> Dataset:
+    """Write `rows` rows of a kind as shards with a manifest that carries the truth; returns the data set.
+
+    `noise` is its sd in sd of the noiseless target. Span `i` draws from a counter-based generator keyed by (seed, i), so
+    the rows depend on kind, noise, seed and span_rows only. Raises ConfigError for what cannot be made or a folder in use.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"kind {kind!r} is unknown; choose among {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
+    if rows < 1 or not 0 <= noise < float("inf") or not 0 <= seed < 2**64:
+        raise ConfigError(f"rows={rows}, noise={noise}, seed={seed}: rows are at least 1, noise and seed at least 0, seed below 2^64.")
+    layout = Layout(columns=COLUMNS, decoded_type="float32", format=format, span_rows=span_rows)
+    made = KINDS[kind](seed)
+    spans = _spans(made, rows, noise * made.variance**0.5, seed, span_rows)
+    return open_shards(write_dataset(out, layout, spans, workers=workers or os.cpu_count() or 1, truth=made.truth(noise)))
+
+
+def _spans(kind: Kind, rows: int, noise_sd: float, seed: int, span_rows: int) -> Iterator[Callable[[], tuple[np.ndarray, ...]]]:
+    for number, start in enumerate(range(0, rows, span_rows)):
+        yield partial(_make_span, kind, noise_sd, seed, number, min(span_rows, rows - start))
+
+
+def _make_span(kind: Kind, noise_sd: float, seed: int, number: int, rows: int) -> tuple[np.ndarray, ...]:
+    """The features and the noisy target of one span, float32. Philox: Salmon et al. 2011."""
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
+    x = kind.draw(generator, rows)
+    y = kind.function(x).astype(np.float32, copy=False)
+    y += np.float32(noise_sd) * generator.standard_normal(rows, dtype=np.float32)
+    return (*x, y)

@@ -1,0 +1,168 @@
+"""Opening a data set: find its shards, read their footers, bind their columns by name."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from streamtrain.config import did_you_mean
+from streamtrain.errors import ConfigError, DataError
+from streamtrain.storage.locate import locate
+from streamtrain.storage.manifest import MANIFEST_NAME, Manifest, read_manifest, shard_from_entry
+from streamtrain.storage.parquet import describe_parquet
+from streamtrain.storage.zarr import describe_zarr
+from streamtrain.types import Column, Dataset, Integrity, Shard, Truth
+
+_FOOTER_THREADS = 16
+_MANY = 8
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Found:
+    """The shards that a path means, before columns are chosen; shards without rows are left out."""
+
+    url: str
+    shards: tuple[Shard, ...]
+    integrity: Integrity
+    truth: Truth | None
+
+
+def open_shards(path: str, *, features: Sequence[str] | None = None, target: str | None = None) -> Dataset:
+    """Open a Parquet file, a Zarr v3 array or group, a folder of them, or a glob. Reads footers only, several at once.
+
+    The target defaults to the last column of the first shard, the features to all its other columns. A folder with a
+    manifest is taken from it where sizes and footer hashes still match. Raises DataError naming *every* bad shard, and
+    ConfigError when a column is chosen twice.
+    """
+    return bind_columns(find_shards(path), features=features, target=target)
+
+
+def find_shards(path: str) -> Found:
+    """The shards of a path, described. Raises DataError naming every shard that cannot be read, or when there are no rows."""
+    path = os.path.abspath(os.fspath(path))
+    manifest = read_manifest(path) if os.path.isdir(path) else None
+    if manifest is None:
+        shards = _describe_all(locate(path), describe_shard)
+    else:
+        _refuse_strangers(path, manifest)
+        shards = _describe_all(manifest.shards, lambda entry: shard_from_entry(path, manifest, entry))
+    shards = [shard for shard in shards if shard.num_rows]
+    if not shards:
+        raise DataError(f"{path}: no rows. Name a data set that has some.")
+    return Found(
+        url=path, shards=tuple(shards), integrity="verified" if manifest else "unverified", truth=manifest.truth if manifest else None
+    )
+
+
+def describe_shard(url: str) -> Shard:
+    """One file or folder as a shard."""
+    return describe_zarr(url) if os.path.isdir(url) else describe_parquet(url)
+
+
+def bind_columns(found: Found, *, features: Sequence[str] | None, target: str | None) -> Dataset:
+    """Choose columns by name. Raises as `open_shards` does."""
+    columns = choose_columns([column.name for column in found.shards[0].columns], features, target, found.url)
+    _bind_all(found.shards, columns)
+    chosen = set(columns)
+    types = {column.decoded_type for shard in found.shards for column in shard.columns if column.name in chosen}
+    ends = np.cumsum([shard.num_rows for shard in found.shards], dtype=np.int64)
+    return Dataset(
+        url=found.url, shards=found.shards, columns=columns, decoded_type="float32" if types == {"float32"} else "float64",
+        first_ids=np.concatenate([[0], ends[:-1]]).astype(np.int64), num_rows=int(ends[-1]), integrity=found.integrity,
+        fingerprint=_fingerprint(found), truth=found.truth,
+    )
+
+
+def choose_columns(names: Sequence[str], features: Sequence[str] | None, target: str | None, url: str) -> tuple[str, ...]:
+    """The features in order, then the target: by default the last of `names`, and all the others."""
+    if not names:
+        raise DataError(f"{url}: no columns of numbers. A data set needs a target and at least one feature.")
+    target = names[-1] if target is None else target
+    features = [name for name in names if name != target] if features is None else list(features)
+    if target in features:
+        raise ConfigError(f"{target!r} is the target and also a feature. Leave it out of --features, or choose another --target.")
+    twice = sorted({name for name in features if features.count(name) > 1})
+    if twice:
+        raise ConfigError(f"--features names {', '.join(map(repr, twice))} twice. Name every feature once.")
+    if not features and target in names:
+        raise DataError(f"{url}: {target!r} is its only column. A data set needs a target and at least one feature.")
+    return (*features, target)
+
+
+def _bind_all(shards: Sequence[Shard], columns: Sequence[str]) -> None:
+    """Raise DataError listing every shard in which a column is missing or cannot be decoded."""
+    problems = []
+    known: dict[tuple[Column, ...], list[str]] = {}
+    for shard in shards:
+        if shard.columns not in known:
+            known[shard.columns] = _column_problems(shard.columns, columns)
+        problems += [f"{shard.url}: {problem}" for problem in known[shard.columns]]
+    _refuse(problems)
+
+
+def _column_problems(held: Sequence[Column], columns: Sequence[str]) -> list[str]:
+    by_name = {column.name: column for column in held}
+    problems = []
+    for name in columns:
+        column = by_name.get(name)
+        if column is None:
+            problems.append(f"no column {name!r}.{did_you_mean(name, by_name)} It has {', '.join(by_name)}.")
+        elif column.decoded_type is None:
+            numeric = [other.name for other in held if other.decoded_type is not None]
+            choice = f"Choose among {', '.join(numeric)} with --features and --target" if numeric else "Convert it to numbers"
+            kind = f"column {name!r} has type {column.stored_type}: {column.refusal}."
+            problems.append(f"{kind} {choice}, or run streamtrain ingest.")
+    return problems
+
+
+def _refuse_strangers(path: str, manifest: Manifest) -> None:
+    """A file that the manifest does not list is an extra or a duplicate; a name listed twice likewise."""
+    names = [entry.name for entry in manifest.shards]
+    listed = {os.path.abspath(os.path.join(path, name)) for name in names}
+    if len(listed) != len(names):
+        raise DataError(f"{os.path.join(path, MANIFEST_NAME)}: lists a shard twice. Restore it, or delete it to read them unverified.")
+    try:
+        present = locate(path)
+    except DataError:
+        return  # nothing there: each listed shard is reported as missing
+    _refuse([
+        f"{url}: not listed in {MANIFEST_NAME}. Move it out of the folder, or delete {MANIFEST_NAME} to read all shards unverified."
+        for url in present if os.path.abspath(url) not in listed
+    ])
+
+
+def _describe_all(items: Sequence[Item], describe: Callable[[Item], Shard]) -> list[Shard]:
+    def attempt(item: Item) -> Shard | DataError:
+        try:
+            return describe(item)
+        except DataError as error:
+            return error
+
+    if len(items) < _MANY:
+        results = [attempt(item) for item in items]
+    else:
+        with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="footers") as pool:
+            results = list(pool.map(attempt, items))
+    _refuse([str(result) for result in results if isinstance(result, DataError)])
+    return [result for result in results if isinstance(result, Shard)]
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if len(problems) == 1:
+        raise DataError(problems[0])
+    if problems:
+        raise DataError("\n".join([f"{len(problems):,} problems in the shards:", *(f"  {problem}" for problem in problems)]))
+
+
+def _fingerprint(found: Found) -> str:
+    """The same for the same shards, wherever the folder lies."""
+    root = os.path.dirname(found.shards[0].url) if len(found.shards) == 1 else os.path.commonpath([shard.url for shard in found.shards])
+    rows = [(os.path.relpath(shard.url, root), shard.num_rows, shard.num_bytes, shard.source) for shard in found.shards]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]

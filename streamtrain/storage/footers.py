@@ -1,0 +1,53 @@
+"""What Parquet footers know beyond the layout: codecs, encodings, nulls, extremes."""
+
+from dataclasses import dataclass, field
+
+import pyarrow.parquet as pq
+
+from streamtrain.storage.parquet import read_metadata
+from streamtrain.types import Dataset
+
+
+@dataclass(slots=True, kw_only=True)
+class ParquetFacts:
+    """Of the bound columns of all shards; a count or an extreme is None where a row group has no statistics."""
+
+    codecs: set[str] = field(default_factory=set)
+    dictionary: bool = False
+    nulls: dict[str, int | None] = field(default_factory=dict)
+    low: dict[str, float | None] = field(default_factory=dict)
+    high: dict[str, float | None] = field(default_factory=dict)
+
+
+def read_facts(dataset: Dataset) -> ParquetFacts:
+    """Read every footer of a Parquet data set again, one after the other."""
+    facts = ParquetFacts(nulls=dict.fromkeys(dataset.columns, 0))
+    unknown: set[str] = set()
+    for shard in dataset.shards:
+        metadata = read_metadata(shard)
+        places = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
+        for group in range(metadata.num_row_groups):
+            row_group = metadata.row_group(group)
+            if row_group.num_rows:
+                for name in dataset.columns:
+                    _add(facts, unknown, name, row_group.column(places[name]))
+    for name in dataset.columns:
+        facts.low[name] = None if name in unknown else facts.low.get(name)
+        facts.high[name] = None if name in unknown else facts.high.get(name)
+    return facts
+
+
+def _add(facts: ParquetFacts, unknown: set[str], name: str, chunk: pq.ColumnChunkMetaData) -> None:
+    facts.codecs.add(chunk.compression)
+    facts.dictionary |= chunk.has_dictionary_page
+    statistics = chunk.statistics
+    nulls = facts.nulls[name]
+    known = statistics is not None and statistics.has_null_count and nulls is not None
+    facts.nulls[name] = nulls + statistics.null_count if known else None
+    # Extremes of types that Parquet knows only as bytes (float16) are not numbers here.
+    if statistics is not None and statistics.has_min_max and not isinstance(statistics.min, bytes):
+        low, high = float(statistics.min), float(statistics.max)
+        facts.low[name] = min(low, facts.low.get(name, low))
+        facts.high[name] = max(high, facts.high.get(name, high))
+    elif statistics is None or statistics.null_count != chunk.num_values:
+        unknown.add(name)

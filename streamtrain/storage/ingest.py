@@ -1,0 +1,81 @@
+"""`ingest`: foreign data → verified shards with even spans, in one streaming pass."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+
+from streamtrain.config import did_you_mean
+from streamtrain.errors import DataError
+from streamtrain.storage.dataset import choose_columns, open_shards
+from streamtrain.storage.tables import Piece, Table, open_tables
+from streamtrain.storage.writer import Layout, refuse_output, write_dataset
+from streamtrain.types import Dataset, Format
+
+
+def ingest(
+    source: str | os.PathLike[str], out: str | os.PathLike[str], *, format: Format = "parquet",
+    features: Sequence[str] | None = None, target: str | None = None, span_rows: int = 262_144,
+) -> Dataset:
+    """Rewrite CSV (also gzipped), Arrow / Feather, Parquet or Zarr as shards of 16 spans, with checksums and a manifest.
+
+    The target is moved last; columns that are not numbers are left out unless they are named, then refused. Both formats
+    get the same spans. Memory is bounded by a few spans. Raises DataError, and ConfigError when `out` is not empty;
+    either leaves nothing behind.
+    """
+    source, out = os.path.abspath(os.fspath(source)), os.path.abspath(os.fspath(out))
+    refuse_output(out, Layout(columns=(), decoded_type="float32", format=format, span_rows=span_rows))
+    tables = open_tables(source)
+    numeric = [column.name for column in tables[0].columns if column.decoded_type]
+    columns = choose_columns(numeric, features, target, source)
+    decoded_type = _decoded_type(tables, columns)
+    layout = Layout(columns=columns, decoded_type=decoded_type, format=format, span_rows=span_rows)
+    pieces = (piece for table in tables for piece in table.pieces(columns, decoded_type))
+    return open_shards(write_dataset(out, layout, _spans(source, pieces, span_rows)))
+
+
+def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> str:
+    """float32 when that holds every column of every table. Raises DataError naming columns that are missing or no numbers."""
+    problems, types = [], set()
+    for table in tables:
+        by_name = {column.name: column for column in table.columns}
+        for name in columns:
+            column = by_name.get(name)
+            if column is None:
+                problems.append(f"{table.url}: no column {name!r}.{did_you_mean(name, by_name)} It has {', '.join(by_name)}.")
+            elif column.decoded_type is None:
+                kind = f"column {name!r} has type {column.stored_type}: {column.refusal}."
+                problems.append(f"{table.url}: {kind} Leave it out, or convert it.")
+            else:
+                types.add(column.decoded_type)
+    if problems:
+        raise DataError("\n".join(problems))
+    return "float32" if types == {"float32"} else "float64"
+
+
+def _spans(source: str, pieces: Iterator[Piece], span_rows: int) -> Iterator[Callable[[], Piece]]:
+    """Pieces of any length, cut and joined to `span_rows`; the last may be shorter. Raises DataError when there are no rows."""
+    held: list[Piece] = []
+    rows, total = 0, 0
+    for piece in pieces:
+        held.append(piece)
+        rows += len(piece[0])
+        total += len(piece[0])
+        while rows >= span_rows:
+            joined = _join(held)
+            yield partial(_identity, tuple(column[:span_rows] for column in joined))
+            held = [tuple(column[span_rows:] for column in joined)]
+            rows -= span_rows
+    if not total:
+        raise DataError(f"{source}: no rows. Name a file that has some.")
+    if rows:
+        yield partial(_identity, _join(held))
+
+
+def _join(pieces: Sequence[Piece]) -> Piece:
+    return pieces[0] if len(pieces) == 1 else tuple(np.concatenate(column) for column in zip(*pieces, strict=True))
+
+
+def _identity(columns: Piece) -> Piece:
+    return columns

@@ -1,0 +1,97 @@
+"""`inspect`: what the footers of a data set say, and advice. No row is read."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from streamtrain.storage.footers import ParquetFacts, read_facts
+from streamtrain.storage.manifest import Manifest, read_manifest
+from streamtrain.storage.zarr import zarr_codec
+from streamtrain.types import Dataset
+from streamtrain.units import format_bytes
+
+_SMALL_SPAN_ROWS = 16_384
+_SLOW_CODECS = ("GZIP", "BROTLI", "ZSTD", "zstd", "gzip", "blosc")
+
+
+def inspect(dataset: Dataset, *, window_rows: int = 2_097_152) -> dict[str, Any]:
+    """A JSON-ready description of the bound columns and of the layout, with `advice`: sentences, most important first.
+
+    Nulls and extremes come from the manifest or from footers, and are null where neither knows.
+    """
+    sizes = np.concatenate([np.diff(shard.boundaries) for shard in dataset.shards])
+    sizes = sizes[sizes > 0]
+    shard_rows = np.array([shard.num_rows for shard in dataset.shards])
+    manifest = read_manifest(dataset.url) if dataset.integrity == "verified" else None
+    facts = read_facts(dataset) if dataset.shards[0].format == "parquet" else None
+    width = np.dtype(dataset.decoded_type).itemsize
+    document = {
+        "url": dataset.url,
+        "format": dataset.shards[0].format,
+        "num_rows": dataset.num_rows,
+        "num_shards": len(dataset.shards),
+        "num_spans": len(sizes),
+        "span_rows": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
+        "shard_rows": {"min": int(shard_rows.min()), "median": float(np.median(shard_rows)), "max": int(shard_rows.max())},
+        "shard_skew": float(shard_rows.max() / shard_rows.mean()),
+        "stored_bytes": sum(shard.num_bytes for shard in dataset.shards),
+        "decoded_bytes": dataset.num_rows * len(dataset.columns) * width,
+        "decoded_type": dataset.decoded_type,
+        "codec": sorted(facts.codecs) if facts else [zarr_codec(dataset.shards[0].url)],
+        "dictionary": facts.dictionary if facts else False,
+        "columns": _columns(dataset, manifest, facts),
+        "integrity": dataset.integrity,
+        "fingerprint": dataset.fingerprint,
+        "truth": asdict(dataset.truth) if dataset.truth else None,
+    }
+    return document | {"advice": _advice(document, window_rows)}
+
+
+def _columns(dataset: Dataset, manifest: Manifest | None, facts: ParquetFacts | None) -> list[dict[str, Any]]:
+    stored = {name: sorted({column.stored_type for shard in dataset.shards for column in shard.columns if column.name == name})
+              for name in dataset.columns}
+    rows = []
+    for name in dataset.columns:
+        nulls, low, high = None, None, None
+        if manifest:
+            statistics = manifest.statistics[name]
+            nulls, low, high = statistics.nulls, statistics.min, statistics.max
+        elif facts:
+            nulls, low, high = facts.nulls[name], facts.low[name], facts.high[name]
+        rows.append({
+            "name": name, "role": "target" if name == dataset.target else "feature", "stored_type": ", ".join(stored[name]),
+            "decoded_type": dataset.decoded_type, "nulls": nulls, "min": low, "max": high,
+        })
+    return rows
+
+
+def _advice(document: dict[str, Any], window_rows: int) -> list[str]:
+    """Sentences that name a figure and the command that cures it."""
+    spans, cure = document["span_rows"], "streamtrain ingest writes row groups of 262,144 rows"
+    nulls = [f"{column['name']} ({column['nulls']:,})" for column in document["columns"] if column["nulls"]]
+    constant = [column["name"] for column in document["columns"] if column["min"] is not None and column["min"] == column["max"]]
+    checks: Sequence[tuple[bool, str]] = (
+        (bool(nulls), f"Null or NaN values in {', '.join(nulls)}: training refuses them; clean these columns or leave them out."),
+        (spans["max"] > window_rows,
+         f"A row group has {spans['max']:,} rows, more than the window of {window_rows:,}: it is read in slices, and the shuffle is less"
+         f" thorough; {cure}."),
+        (spans["median"] < _SMALL_SPAN_ROWS and document["num_spans"] > document["num_shards"],
+         f"Row groups have {spans['median']:,.0f} rows (median): decoding them will be the bottleneck; {cure}."),
+        (spans["median"] < _SMALL_SPAN_ROWS and document["num_shards"] > 100 and document["num_spans"] == document["num_shards"],
+         f"{document['num_shards']:,} shards of {spans['median']:,.0f} rows (median): opening them will be the bottleneck; {cure}."),
+        (document["shard_skew"] > 4,
+         f"The largest shard has {document['shard_skew']:.1f} times the mean rows: parallel work will be uneven; streamtrain ingest evens"
+         " it."),
+        (any(slow in codec for codec in document["codec"] for slow in _SLOW_CODECS),
+         f"The codec is {', '.join(document['codec'])}: it decodes several times slower than snappy; streamtrain ingest writes snappy."),
+        (bool(document["dictionary"]),
+         "Columns are dictionary-encoded, which decodes slower than plain numbers; streamtrain ingest writes plain."),
+        (document["decoded_type"] == "float64",
+         f"Columns are decoded as float64 ({format_bytes(document['decoded_bytes'])} in all): twice the bytes of float32."),
+        (bool(constant), f"Constant: {', '.join(constant)}; a constant feature teaches nothing."),
+        (document["integrity"] == "unverified",
+         "Integrity is unverified: without checksums a flipped bit is a wrong number; streamtrain ingest adds checksums and a manifest."),
+    )
+    return [sentence for holds, sentence in checks if holds]

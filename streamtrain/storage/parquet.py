@@ -1,0 +1,192 @@
+"""Parquet shards: described from the footer, read by row range, written with page checksums."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from streamtrain.errors import DataError
+from streamtrain.storage.decode import arrow_column, decode_arrow
+from streamtrain.types import Column, Shard
+
+_BATCH_ROWS = 65_536
+_BUFFER_BYTES = 1 << 20
+
+
+def describe_parquet(url: str) -> Shard:
+    """The shard of one Parquet file, from its footer alone.
+
+    Raises DataError when the file is cut short, encrypted, or not Parquet.
+    """
+    footer, num_bytes = _read_footer(url)
+    metadata = _parse_footer(url, footer)
+    boundaries = np.cumsum([0, *(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))], dtype=np.int64)
+    if boundaries[-1] != metadata.num_rows or (np.diff(boundaries) < 0).any():
+        raise DataError(
+            f"{url}: the footer says {metadata.num_rows:,} rows and its row groups {boundaries[-1]:,}. Write the file again."
+        )
+    return Shard(
+        url=url, format="parquet", num_rows=metadata.num_rows, num_bytes=num_bytes, boundaries=boundaries,
+        columns=_columns(url, metadata), source=_hash(footer),
+    )
+
+
+def parquet_source(url: str) -> str:
+    """The footer's hash: what `Shard.source` must equal for the file to be the one that was described."""
+    return _hash(_read_footer(url)[0])
+
+
+def read_metadata(shard: Shard) -> pq.FileMetaData:
+    """The parsed footer. Raises DataError when the file is no longer the one that was described."""
+    footer, _ = _read_footer(shard.url)
+    if _hash(footer) != shard.source:
+        raise DataError(f"{shard.url}: the file has changed since it was opened. Open the data set again.")
+    return _parse_footer(shard.url, footer)
+
+
+class ParquetReader:
+    """Row ranges of one Parquet file. Holds the parsed footer, no open file; any number of threads may read at once."""
+
+    def __init__(self, shard: Shard):
+        self._shard = shard
+        self._metadata = read_metadata(shard)
+
+    def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
+        """Rows `[start, stop)` of `columns`, decoded; page checksums are verified where the file has them.
+
+        A range much smaller than its row groups is decoded in small batches, so that the memory taken is the range's.
+        """
+        edges = self._shard.boundaries
+        first = int(np.searchsorted(edges, start, side="right")) - 1
+        last = int(np.searchsorted(edges, stop, side="left"))
+        num_rows = int(edges[last] - edges[first])
+        skip = start - int(edges[first])
+        if os.path.getsize(self._shard.url) != self._shard.num_bytes:
+            raise DataError(f"{self._shard.url}: the file has changed since it was opened. Open the data set again.")
+        sliced = num_rows > max(2 * (stop - start), _BATCH_ROWS)
+        with _open_file(self._shard.url, self._metadata, _BUFFER_BYTES if sliced else 0) as file:
+            groups = list(range(first, last))
+            if sliced:
+                batches = file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(columns), use_threads=False)
+                table = pa.Table.from_batches(_cut(batches, skip, skip + stop - start), schema=_schema(file, columns))
+            else:
+                table = file.read_row_groups(groups, columns=list(columns), use_threads=False)
+                _refuse_count(self._shard.url, table.num_rows, num_rows)
+                table = table.slice(skip, stop - start)
+        _refuse_count(self._shard.url, table.num_rows, stop - start)
+        return tuple(decode_arrow(name, table.column(name), decoded_type) for name in columns)
+
+
+def stream_parquet(shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """All rows of a shard in order, in small batches: memory stays bounded whatever the size of the row groups."""
+    with _open_file(shard.url, read_metadata(shard), _BUFFER_BYTES) as file:
+        num_rows = 0
+        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
+            num_rows += batch.num_rows
+            yield batch
+        _refuse_count(shard.url, num_rows, shard.num_rows)
+
+
+class ParquetWriter:
+    """Writes one shard, a row group a span: snappy, no dictionary, statistics, page checksums."""
+
+    def __init__(self, path: str, columns: Sequence[str], decoded_type: str, span_rows: int, max_rows: int):
+        kind = pa.float32() if decoded_type == "float32" else pa.float64()
+        self._schema = pa.schema([pa.field(name, kind) for name in columns])
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="snappy", use_dictionary=False, write_statistics=True,
+            write_page_checksum=True, store_schema=False,
+        )
+
+    def write(self, columns: Sequence[np.ndarray]) -> None:
+        """One span: 1-D arrays of one length."""
+        self._writer.write_batch(pa.record_batch([pa.array(column) for column in columns], schema=self._schema), len(columns[0]))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _open_file(url: str, metadata: pq.FileMetaData, buffer_bytes: int) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        url, metadata=metadata, pre_buffer=False, buffer_size=buffer_bytes, page_checksum_verification=True, memory_map=False
+    )
+
+
+def _read_footer(url: str) -> tuple[bytes, int]:
+    """The footer with its length and closing magic, and the size of the file."""
+    try:
+        num_bytes = os.path.getsize(url)
+        with open(url, "rb") as file:
+            file.seek(max(0, num_bytes - 8))
+            tail = file.read(8)
+            if tail[4:] == b"PARE":
+                raise DataError(f"{url}: the Parquet file is encrypted. Decrypt it first.")
+            if tail[4:] != b"PAR1":
+                raise DataError(
+                    f"{url}: not a Parquet file, or cut short ({num_bytes:,} bytes). If it is CSV or Arrow, run streamtrain ingest."
+                )
+            length = int.from_bytes(tail[:4], "little")
+            if length + 12 > num_bytes:
+                raise DataError(f"{url}: the footer claims {length:,} of {num_bytes:,} bytes; the file is damaged. Write it again.")
+            file.seek(num_bytes - 8 - length)
+            return file.read(length + 8), num_bytes
+    except OSError as error:
+        raise DataError(f"{url}: cannot be read: {error.strerror or error}. Check the path and its permissions.") from error
+
+
+def _parse_footer(url: str, footer: bytes) -> pq.FileMetaData:
+    try:
+        # The footer is parsed from the very bytes that were hashed; nothing else of the file is needed for that.
+        return pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{url}: the footer cannot be parsed ({first_line(error)}); the file is damaged. Write it again.") from error
+
+
+def _columns(url: str, metadata: pq.FileMetaData) -> tuple[Column, ...]:
+    try:
+        schema = metadata.schema.to_arrow_schema()
+        seen = Counter(schema.names)
+        columns = [arrow_column(field.name, field.type) for field in schema]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{url}: the schema cannot be parsed ({first_line(error)}); the file is damaged. Write it again.") from error
+    return tuple(
+        column if seen[column.name] == 1
+        else Column(name=column.name, stored_type=column.stored_type, decoded_type=None, refusal=f"it occurs {seen[column.name]} times")
+        for column in columns
+    )
+
+
+def _schema(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Schema:
+    schema = file.schema_arrow
+    return pa.schema([field for field in schema if field.name in set(columns)])
+
+
+def _cut(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    """Rows `[start, stop)` of a stream of batches."""
+    position = 0
+    for batch in batches:
+        low, high = max(start - position, 0), min(stop - position, batch.num_rows)
+        position += batch.num_rows
+        if low < high:
+            yield batch.slice(low, high - low)
+        if position >= stop:
+            return
+
+
+def _refuse_count(url: str, got: int, asked: int) -> None:
+    if got != asked:
+        raise DataError(f"{url}: the footer promises {asked:,} rows where the file holds {got:,}. Write the file again.")
+
+
+def _hash(footer: bytes) -> str:
+    return hashlib.sha256(footer).hexdigest()[:32]
+
+
+def first_line(error: BaseException) -> str:
+    """What a library said, on one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

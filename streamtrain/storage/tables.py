@@ -1,0 +1,149 @@
+"""What `ingest` reads: CSV, Arrow, Parquet and Zarr as streams of pieces (decoded columns of any length)."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from streamtrain.errors import DataError
+from streamtrain.storage.dataset import Found, bind_columns, find_shards
+from streamtrain.storage.decode import arrow_column, decode_arrow
+from streamtrain.storage.locate import locate
+from streamtrain.storage.parquet import first_line, stream_parquet
+from streamtrain.storage.readers import Readers
+from streamtrain.types import Column, Dataset
+
+CSV_SUFFIXES = (".csv", ".csv.gz")
+ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
+SUFFIXES = (".parquet", *CSV_SUFFIXES, *ARROW_SUFFIXES)
+
+# Types are inferred from the first block, so it is large: a column that turns to text later is refused by name.
+_BLOCK_BYTES = 16 << 20
+_ZARR_ROWS = 262_144
+
+Piece = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Table:
+    """Columns, and `pieces(chosen, decoded_type)`: their values in order, in pieces of bounded size."""
+
+    url: str
+    columns: tuple[Column, ...]
+    pieces: Callable[[Sequence[str], str], Iterator[Piece]]
+
+
+def open_tables(source: str) -> list[Table]:
+    """The tables that a path means: one per CSV or Arrow file, one for Parquet or Zarr shards together.
+
+    Raises DataError when nothing can be read, or when kinds of file are mixed.
+    """
+    paths = locate(source, SUFFIXES)
+    kinds = {_kind(path) for path in paths}
+    if len(kinds) > 1:
+        raise DataError(f"{source}: holds {' and '.join(sorted(kinds))} files. Choose one kind with a glob.")
+    if kinds == {"csv"}:
+        return [_csv_table(path) for path in paths]
+    if kinds == {"arrow"}:
+        return [_arrow_table(path) for path in paths]
+    return [_shard_table(find_shards(source))]
+
+
+def _kind(path: str) -> str:
+    name = path.lower()
+    return "csv" if name.endswith(CSV_SUFFIXES) else "arrow" if name.endswith(ARROW_SUFFIXES) else "Parquet or Zarr"
+
+
+def _csv_table(path: str) -> Table:
+    """Numbers in CSV are float64: whether a column is whole numbers cannot be known from its first rows."""
+    with _one_error(path), csv.open_csv(path, read_options=csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)) as reader:
+        schema = reader.schema
+    types = {
+        field.name: pa.float64() if pa.types.is_integer(field.type) or pa.types.is_null(field.type) else field.type for field in schema
+    }
+
+    def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
+        read = csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)
+        convert = csv.ConvertOptions(column_types={name: types[name] for name in chosen}, include_columns=list(chosen))
+        with _one_error(path), csv.open_csv(path, read_options=read, convert_options=convert) as reader:
+            for batch in reader:
+                yield _decode(batch, chosen, decoded_type)
+
+    return Table(url=path, columns=_unique(schema.names, [types[name] for name in schema.names]), pieces=pieces)
+
+
+def _arrow_table(path: str) -> Table:
+    with _one_error(path), pa.OSFile(path) as file, pa.ipc.open_file(file) as reader:
+        schema = reader.schema
+
+    def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
+        with _one_error(path), pa.OSFile(path) as file, pa.ipc.open_file(file) as reader:
+            for i in range(reader.num_record_batches):
+                yield _decode(reader.get_batch(i), chosen, decoded_type)
+
+    return Table(url=path, columns=_unique(schema.names, schema.types), pieces=pieces)
+
+
+def _shard_table(found: Found) -> Table:
+    def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
+        dataset = bind_columns(found, features=chosen[:-1], target=chosen[-1])
+        for number, shard in enumerate(dataset.shards):
+            if shard.format == "zarr":
+                yield from _zarr_pieces(dataset, number, decoded_type)
+                continue
+            with _one_error(shard.url), closing(stream_parquet(shard, chosen)) as batches:
+                for batch in batches:
+                    yield _decode(batch, chosen, decoded_type)
+
+    return Table(url=found.url, columns=_common_columns(found), pieces=pieces)
+
+
+def _zarr_pieces(dataset: Dataset, number: int, decoded_type: str) -> Iterator[Piece]:
+    readers, rows = Readers(dataset), dataset.shards[number].num_rows
+    for start in range(0, rows, _ZARR_ROWS):
+        columns = readers.read(number, start, min(start + _ZARR_ROWS, rows))
+        yield tuple(column.astype(decoded_type, copy=False) for column in columns)
+
+
+def _common_columns(found: Found) -> tuple[Column, ...]:
+    """The first shard's columns, each in the widest type that any shard needs."""
+    wide = {column.name for shard in found.shards for column in shard.columns if column.decoded_type == "float64"}
+    return tuple(
+        Column(name=column.name, stored_type=column.stored_type, decoded_type="float64")
+        if column.decoded_type and column.name in wide else column
+        for column in found.shards[0].columns
+    )
+
+
+def _unique(names: Sequence[str], types: Sequence[pa.DataType]) -> tuple[Column, ...]:
+    return tuple(
+        arrow_column(name, kind) if names.count(name) == 1
+        else Column(name=name, stored_type=str(kind), decoded_type=None, refusal=f"it occurs {names.count(name)} times")
+        for name, kind in zip(names, types, strict=True)
+    )
+
+
+def _decode(batch: pa.RecordBatch, chosen: Sequence[str], decoded_type: str) -> Piece:
+    return tuple(decode_arrow(name, pa.chunked_array([batch.column(name)]), decoded_type) for name in chosen)
+
+
+class _one_error:
+    """Whatever reading `path` raises becomes one DataError with its name."""
+
+    def __init__(self, path: str):
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, DataError) and self._path not in str(error):
+            raise DataError(f"{self._path}: {error}") from error
+        if isinstance(error, (pa.ArrowException, OSError, ValueError)) and not isinstance(error, (DataError, MemoryError)):
+            size = os.path.getsize(self._path) if os.path.isfile(self._path) else 0
+            what = f"cannot be read ({size:,} bytes): {first_line(error)}"
+            raise DataError(f"{self._path}: {what}. Mend the file, or leave the column out.") from error

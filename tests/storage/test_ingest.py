@@ -1,0 +1,166 @@
+"""Ingest: every source gives the same rows in both formats, with even spans; a failure leaves nothing behind."""
+
+import errno
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import csv, feather
+
+from streamtrain.errors import ConfigError, DataError, ResourceError
+from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.ingest import ingest
+from streamtrain.storage.readers import Readers
+from streamtrain.types import Dataset
+
+from .layouts import write_zarr
+
+ROWS = 1000
+TABLE = pa.table({
+    "y": np.random.default_rng(0).normal(size=ROWS).astype("float32"), "name": ["text"] * ROWS,
+    "a": np.random.default_rng(1).normal(size=ROWS).astype("float32"), "b": np.arange(ROWS).astype("int16"),
+})
+EXPECTED = np.stack([TABLE[name].to_numpy() for name in ("a", "b", "y")], axis=1)
+
+
+def _csv(tmp: Path) -> Path:
+    csv.write_csv(TABLE, tmp / "t.csv")
+    return tmp / "t.csv"
+
+
+def _csv_gz(tmp: Path) -> Path:
+    with gzip.open(tmp / "t.csv.gz", "wb") as file:
+        csv.write_csv(TABLE, file)
+    return tmp / "t.csv.gz"
+
+
+def _csv_folder(tmp: Path) -> Path:
+    (tmp / "csv").mkdir()
+    csv.write_csv(TABLE.slice(0, 333), tmp / "csv" / "1.csv")
+    csv.write_csv(TABLE.slice(333).select(["b", "a", "name", "y"]), tmp / "csv" / "2.csv")
+    return tmp / "csv"
+
+
+def _feather(tmp: Path) -> Path:
+    feather.write_feather(TABLE, str(tmp / "t.feather"), chunksize=77)
+    return tmp / "t.feather"
+
+
+def _arrow(tmp: Path) -> Path:
+    with pa.OSFile(str(tmp / "t.arrow"), "wb") as file, pa.ipc.new_file(file, TABLE.schema) as writer:
+        writer.write_table(TABLE, max_chunksize=300)
+    return tmp / "t.arrow"
+
+
+def _parquet(tmp: Path) -> Path:
+    pq.write_table(TABLE, tmp / "t.parquet", row_group_size=450)
+    return tmp / "t.parquet"
+
+
+def _zarr(tmp: Path) -> Path:
+    return write_zarr(tmp / "t.zarr", EXPECTED.astype("float32"))
+
+
+SOURCES = [_csv, _csv_gz, _csv_folder, _feather, _arrow, _parquet, _zarr]
+
+
+def _rows(dataset: Dataset) -> np.ndarray:
+    readers = Readers(dataset)
+    return np.concatenate([np.stack(readers.read(i, 0, shard.num_rows), axis=1) for i, shard in enumerate(dataset.shards)])
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.__name__[1:])
+def test_every_source_becomes_the_same_rows_and_spans_in_both_formats(source, tmp_path: Path) -> None:
+    path, target = source(tmp_path), None if source is _zarr else "y"
+    one = ingest(path, tmp_path / "one", target=target, span_rows=30)
+    two = ingest(path, tmp_path / "two", target=target, span_rows=30, format="zarr")
+    assert one.columns == two.columns == (("a", "b", "y")) and one.integrity == two.integrity == "verified"
+    assert one.decoded_type == two.decoded_type == ("float64" if "csv" in source.__name__ else "float32")
+    assert [shard.boundaries.tolist() for shard in one.shards] == [shard.boundaries.tolist() for shard in two.shards]
+    assert one.shards[0].boundaries.tolist() == list(range(0, 481, 30)) and one.shards[-1].num_rows == ROWS - 960
+    assert _rows(one).tobytes() == _rows(two).tobytes()
+    np.testing.assert_array_equal(_rows(one).astype("float32"), EXPECTED.astype("float32"))
+
+
+@pytest.mark.parametrize("span_rows", [1, 7, 999, 1000, 1001], ids=str)
+def test_spans_of_any_size_keep_the_rows(span_rows: int, tmp_path: Path) -> None:
+    dataset = ingest(_parquet(tmp_path), tmp_path / "out", target="y", span_rows=span_rows)
+    sizes = np.concatenate([np.diff(shard.boundaries) for shard in dataset.shards])
+    assert (sizes[:-1] == span_rows).all() and sizes.sum() == ROWS
+    np.testing.assert_array_equal(_rows(dataset), EXPECTED)
+
+
+def test_null_becomes_nan_and_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,y\n1,,3\n,2,4\nNA,1,2.5\n")
+    for format in ("parquet", "zarr"):
+        dataset = ingest(tmp_path / "t.csv", tmp_path / format, format=format)
+        nan = np.nan
+        np.testing.assert_array_equal(_rows(dataset), [[1, nan, 3], [nan, 2, 4], [nan, 1, 2.5]])
+
+
+def test_whole_numbers_that_turn_to_fractions_later_in_a_csv_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,y\n" + "1,2\n" * 100 + "1.5,2\n")
+    assert _rows(ingest(tmp_path / "t.csv", tmp_path / "out"))[-1].tolist() == [1.5, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "choice", "words"),
+    [
+        pytest.param("a,y\n1,2\n1\n", {}, "t.csv", id="ragged row"),
+        pytest.param("a,n,y\n1,x,2\n", {"features": ["a", "n"]}, "column 'n' has type string", id="text column named"),
+        pytest.param("a,y\n1,2\n", {"target": "z"}, "no column 'z'", id="missing target"),
+        pytest.param("a,y\n", {}, "no rows|no columns of numbers", id="header only"),
+        pytest.param("", {}, "t.csv", id="empty file"),
+        pytest.param("n,m\nx,z\n", {}, "no columns of numbers", id="only text"),
+        pytest.param("a,a,y\n1,1,2\n", {"features": ["a"]}, "occurs 2 times", id="column twice"),
+    ],
+)
+def test_a_bad_csv_is_one_error_and_leaves_nothing(text: str, choice: dict, words: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        ingest(tmp_path / "t.csv", tmp_path / "out", **choice)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"a": [1] * 5000 + [2**60], "y": [1.0] * 5001}), path, row_group_size=1000)
+    with pytest.raises(DataError, match=r"t.parquet: column 'a': the integer .* beyond"):
+        ingest(path, tmp_path / "out", span_rows=10)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+
+
+@pytest.mark.parametrize("calls", [0, 1, 5], ids=str)
+def test_a_full_disk_is_a_resource_error_and_leaves_nothing(calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, whole, left = _parquet(tmp_path), pq.ParquetWriter.write_batch, [calls]
+
+    def write(*args: object) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        whole(*args)
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_batch", write)
+    with pytest.raises(ResourceError, match="out: cannot be written: No space left"):
+        ingest(source, tmp_path / "out", target="y", span_rows=100)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_nothing_is_overwritten_and_an_empty_folder_will_do(tmp_path: Path) -> None:
+    source = _parquet(tmp_path)
+    (tmp_path / "empty").mkdir()
+    ingest(source, tmp_path / "empty", target="y")
+    with pytest.raises(ConfigError, match="nothing is ever overwritten"):
+        ingest(source, tmp_path / "empty", target="y")
+    with pytest.raises(ConfigError, match="choose parquet or zarr"):
+        ingest(source, tmp_path / "other", target="y", format="parket")  # type: ignore[arg-type]
+    assert open_shards(str(tmp_path / "empty")).num_rows == ROWS
+
+
+def test_parquet_is_written_for_fast_verified_reading(tmp_path: Path) -> None:
+    dataset = ingest(_parquet(tmp_path), tmp_path / "out", target="y", span_rows=100)
+    chunk = pq.read_metadata(dataset.shards[0].url).row_group(0).column(0)
+    assert (chunk.compression, chunk.has_dictionary_page, chunk.is_stats_set) == ("SNAPPY", False, True)

@@ -1,0 +1,48 @@
+"""Inspect: footers only, JSON-ready, and advice that names the cure."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_gen import generate
+from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.inspect import inspect
+
+from .layouts import LAYOUTS, numbers, write_parquet
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_is_described_as_strict_json(layout: str, tmp_path: Path) -> None:
+    case = LAYOUTS[layout](tmp_path)
+    document = inspect(open_shards(str(case.path)))
+    json.dumps(document, allow_nan=False)
+    assert document["num_rows"] == len(case.expected)
+    assert document["decoded_bytes"] == case.expected.size * np.dtype(case.decoded_type).itemsize
+    for i, column in enumerate(document["columns"]):
+        values = case.expected[:, i].astype("float64")
+        assert column["nulls"] in (None, np.isnan(values).sum())
+        assert column["min"] is None or column["min"] == np.nanmin(values)
+        assert column["max"] is None or column["max"] == np.nanmax(values)
+
+
+def test_advice_names_what_slows_or_endangers_a_run(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data" / "a.parquet", numbers(1000, "float64"), row_group_size=64, compression="zstd")
+    for i in range(5):
+        write_parquet(tmp_path / "data" / f"b{i}.parquet", numbers(10, "float64"))
+    advice = " ".join(inspect(open_shards(str(tmp_path / "data")), window_rows=50)["advice"])
+    expected = ["decoding them will be the bottleneck", "more than the window of 50", "ZSTD", "dictionary", "float64", "unverified"]
+    assert [words for words in [*expected, "largest shard"] if words not in advice] == []
+    pq.write_table(pa.table({"a": pa.array([1.0, None]), "c": [1.0, 1.0], "y": [1.0, 2.0]}), tmp_path / "n.parquet")
+    advice = " ".join(inspect(open_shards(str(tmp_path / "n.parquet")))["advice"])
+    assert "Null or NaN values in a (1)" in advice and "Constant: a, c" in advice
+
+
+def test_our_own_data_needs_no_advice(tmp_path: Path) -> None:
+    dataset = generate(tmp_path / "data", rows=20_000)
+    document = inspect(dataset)
+    assert document["advice"] == [] and document["integrity"] == "verified"
+    assert document["truth"]["best_loss"] == pytest.approx(0.01 / 1.01)

@@ -1,0 +1,48 @@
+"""One contract over every layout: any range of any shard, from any thread, equals the values that were written."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.readers import Readers
+from streamtrain.types import Dataset
+
+from .layouts import LAYOUTS, Case
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_keeps_the_reader_contract(layout: str, tmp_path: Path) -> None:
+    case = LAYOUTS[layout](tmp_path)
+    check_reader(open_shards(str(case.path)), case)
+
+
+def check_reader(dataset: Dataset, case: Case) -> None:
+    """The Reader contract, over natural ranges, odd ranges and empty ones, all at once from four threads."""
+    assert dataset.decoded_type == case.decoded_type
+    assert dataset.num_rows == len(case.expected)
+    assert dataset.first_ids.tolist() == np.cumsum([0, *(shard.num_rows for shard in dataset.shards[:-1])]).tolist()
+    readers, ranges = Readers(dataset), _ranges(dataset)
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda where: readers.read(*where), ranges))
+    for (shard, start, stop), columns in zip(ranges, parts, strict=True):
+        assert len(columns) == len(dataset.columns)
+        first = int(dataset.first_ids[shard])
+        for i, column in enumerate(columns):
+            assert column.dtype == dataset.decoded_type and column.ndim == 1
+            np.testing.assert_array_equal(column, case.expected[first + start : first + stop, i])
+
+
+def _ranges(dataset: Dataset) -> list[tuple[int, int, int]]:
+    generator = np.random.default_rng(0)
+    ranges = []
+    for number, shard in enumerate(dataset.shards):
+        edges = shard.boundaries.tolist()
+        assert edges[0] == 0 and edges[-1] == shard.num_rows and edges == sorted(edges)
+        odd = np.sort(generator.integers(0, shard.num_rows + 1, size=(8, 2)), axis=1).tolist()
+        natural = list(zip(edges[:-1], edges[1:], strict=True))[:40]
+        ends = [(0, shard.num_rows), (0, 1), (shard.num_rows - 1, shard.num_rows), (0, 0), (shard.num_rows, shard.num_rows)]
+        ranges += [(number, start, stop) for start, stop in [*natural, *odd, *ends]]
+    return ranges
