@@ -1,0 +1,6 @@
+"""From records to answers: a pure function of `events.jsonl`; it opens no data set and trains nothing.
+
+```
+records ──run──▶ Run ──cells──▶ figures per batch size ──rule, verdict──▶ summary ──▶ table · charts · html · write
+```
+"""

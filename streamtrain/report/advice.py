@@ -1,0 +1,96 @@
+"""Warnings: what a reader must know before believing a figure, each with the flag that mends it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from streamtrain.report.cells import Cell
+from streamtrain.report.figures import loss_text, rate_text, size_text
+from streamtrain.report.run import Run
+from streamtrain.units import format_bytes
+
+#: Waiting for rows more than this share of the time is called input-bound; a choice of this project, as is the next one.
+INPUT_BOUND = 0.2
+_FEW_STEPS = 30
+
+
+def warn(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> list[dict[str, str | None]]:
+    """The warnings of a run as `{text, flag}`, most serious first; `flag` is None where none helps."""
+    found = [
+        *_of_run(run, summary), *_of_outcomes(cells), *_of_losses(run, cells, summary), *_of_rates(run, cells), *_of_speed(summary)
+    ]
+    return [{"text": text, "flag": flag} for text, flag in found]
+
+
+Warnings = Iterator[tuple[str, str | None]]
+
+
+def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
+    if not run.end:
+        yield "The run did not end: these figures are of what had been read when it stopped.", None
+    if not run.has_holdout:
+        yield "No rows were held out: there is no held-out loss and no recommendation.", "--holdout"
+    if run.header["data"].get("integrity") == "unverified":
+        yield "Integrity unverified: the data carry no checksums, so a flipped bit would go unnoticed.", "streamtrain ingest"
+    projected, peak = summary["projected_bytes"], summary["peak_rss_bytes"]
+    if projected and peak and peak > projected:
+        yield f"Peak memory was {format_bytes(peak)}, above the projected {format_bytes(projected)}.", "--memory"
+
+
+def _of_outcomes(cells: Sequence[Cell]) -> Warnings:
+    for status, text, flag in (
+        ("diverged", "diverged in every trial at every learning rate", "--lr-grid"),
+        ("out_of_memory", "ran out of memory", "--memory"),
+        ("failed", "failed", None),
+    ):
+        if sizes := _sizes(cell for cell in cells if cell.status == status):
+            yield f"{sizes} {text}.", flag
+
+
+def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> Warnings:
+    if run.has_holdout and (sizes := _sizes(cell for cell in cells if cell.status == "not_reached")):
+        yield f"{sizes} did not reach the target in every trial with this many rows.", "--max-rows"
+    losses = [cell["holdout_loss"]["value"] for cell in summary["cells"] if cell["holdout_loss"]["value"] is not None]
+    linear = summary["best_linear_loss"]
+    if losses and linear and linear["value"] is not None and min(losses) > linear["value"]:
+        yield f"No size is better than the best linear model (loss {loss_text(linear['value'])}).", "--max-rows"
+    few = _sizes(cell for cell in cells if 0 < _steps(cell) < _FEW_STEPS)
+    if few:
+        text = f"{few} took fewer than {_FEW_STEPS} steps: a budget of rows favours small minibatches; look at the loss by steps too."
+        yield text, "--max-rows"
+
+
+def _of_rates(run: Run, cells: Sequence[Cell]) -> Warnings:
+    if any(len(run.rates(cell.batch_size)) > 1 for cell in cells):
+        text = "Learning rates were chosen on the same trials that judge them (the winner's curse): the figures are a little too good."
+        yield text, "--seed"
+    learned = [cell for cell in cells if cell.status in ("reached", "not_reached") and len(run.rates(cell.batch_size)) > 1]
+    for name, pick in (("smallest", min), ("largest", max)):
+        edge = [cell for cell in learned if cell.lr == pick(run.rates(cell.batch_size))]
+        if edge:
+            tried = ", ".join(sorted({rate_text(cell.lr) for cell in edge}, key=float))
+            yield f"The best learning rate of {_sizes(edge)} is the {name} that was tried ({tried}): the best may lie beyond.", "--lr-grid"
+    if len(cells) > 1 and run.header["trials"] == 1:
+        yield "One run per size: no interval, and no conclusion.", "--trials"
+
+
+def _of_speed(summary: Mapping[str, Any]) -> Warnings:
+    bound = [cell["batch_size"] for cell in summary["cells"] if (cell["wait_fraction"]["value"] or 0) > INPUT_BOUND]
+    if bound:
+        yield f"{_list(bound)} waited for rows more than {INPUT_BOUND:.0%} of the time: input-bound.", "--readers"
+    recommendation = summary["recommendation"]
+    if recommendation["batch_size"] is not None and not recommendation["conclusive"] and recommendation["more_trials"]:
+        yield "The sizes cannot be told apart with certainty.", f"--trials {summary['trials'] + recommendation['more_trials']}"
+
+
+def _steps(cell: Cell) -> int:
+    return max((curve.steps[-1] for curve in cell.curves.values() if curve.finished and curve.steps), default=0)
+
+
+def _sizes(cells: Any) -> str:
+    return _list([cell.batch_size for cell in cells])
+
+
+def _list(sizes: Sequence[int]) -> str:
+    """The sizes, or the first and last of many."""
+    names = [size_text(size) for size in sizes]
+    return ", ".join(names) if len(names) <= 6 else f"{len(names)} sizes ({names[0]} … {names[-1]})"

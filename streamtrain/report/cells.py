@@ -1,0 +1,145 @@
+"""One batch size at its best learning rate: its status and its figures."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamtrain.report.run import Curve, Run
+from streamtrain.science.crossing import automatic_target, first_crossing
+from streamtrain.science.interval import measure
+from streamtrain.types import Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A batch size at its best rate. `steps_to_target` has the trials that reached the target."""
+
+    batch_size: int
+    lr: float
+    status: Status
+    curves: Mapping[int, Curve]
+    steps_to_target: Mapping[int, float]
+
+    @property
+    def rows_to_target(self) -> dict[int, float]:
+        return {trial: steps * self.batch_size for trial, steps in self.steps_to_target.items()}
+
+    @property
+    def reason(self) -> str:
+        """Why a learner did not finish, in its own words."""
+        return next((curve.reason for curve in self.curves.values() if not curve.finished and curve.reason), "")
+
+
+def choose_target(run: Run) -> float | None:
+    """The target under which sizes are judged when none was given (`automatic_target` over the rates that finished)."""
+    if not run.has_holdout:
+        return None
+    curves: dict[int, list] = {}
+    for (size, _), trials in run.curves.items():
+        if all(curve.finished for curve in trials.values()):
+            curves.setdefault(size, []).append([(curve.steps, curve.holdout_loss) for curve in trials.values()])
+    return automatic_target(curves)
+
+
+def make_cells(run: Run, target: float | None) -> list[Cell]:
+    """One cell a batch size, in the order of the run, each at its best rate for `target`.
+
+    Best: the fewest median rows to the target among the rates that reach it in every trial; where none does, the smallest
+    median final loss (the training loss when nothing was held out). A learner that did not finish reaches nothing.
+    """
+    return [min((_cell(run, size, lr, target) for lr in run.rates(size)), key=lambda cell: _rank(run, cell)) for size in run.batch_sizes]
+
+
+def rows_in_common(cells: list[Cell]) -> int | None:
+    """The largest evaluation row reached by every cell that finished, in every trial; None if there is none."""
+    seen = [
+        {rows for rows, loss in zip(curve.rows, curve.holdout_loss, strict=True) if math.isfinite(loss)}
+        for cell in cells for curve in cell.curves.values() if curve.finished
+    ]
+    seen = [rows for rows in seen if rows]
+    return max(set.intersection(*seen), default=None) if seen else None
+
+
+def losses_at(cell: Cell, rows: int | None, name: str = "holdout_loss") -> list[float]:
+    """One value a trial, of those evaluated at exactly `rows`; nothing from learners that did not finish."""
+    return [
+        getattr(curve, name)[curve.rows.index(rows)] for curve in cell.curves.values() if curve.finished and rows in curve.rows
+    ]
+
+
+def throughput(run: Run, batch_size: int) -> tuple[list[float], list[float]]:
+    """Rows per second and the share of time spent waiting for rows, one of each a timing repeat.
+
+    A repeat's time is the longer of the step alone and the stream alone, scaled to the same rows: they overlap in training.
+    """
+    speeds, waits = [], []
+    for repeat, (rows, step) in sorted(run.step_seconds.get(batch_size, {}).items()):
+        streamed, delivery = run.delivery_seconds.get(repeat, (1, 0.0))
+        delivery *= rows / streamed
+        slower = max(step, delivery)
+        if slower > 0:
+            speeds.append(rows / slower)
+            waits.append((slower - step) / slower)
+    return speeds, waits
+
+
+def cell_figures(run: Run, cell: Cell, rows: int | None) -> dict[str, Any]:
+    """The cell as `summary.json` has it; every measured figure is `{value, n, lo, hi}`. Units: see `schema.json`."""
+    speeds, waits = throughput(run, cell.batch_size)
+    return {
+        "batch_size": cell.batch_size,
+        "lr": cell.lr,
+        "status": cell.status,
+        "rows_per_second": measure(speeds, log=True),
+        "wait_fraction": measure(waits),
+        "holdout_loss": measure(losses_at(cell, rows), log=True),
+        "holdout_rmse": measure(losses_at(cell, rows, "holdout_rmse"), log=True),
+        **target_figures(run, cell),
+    }
+
+
+def target_figures(run: Run, cell: Cell) -> dict[str, Any]:
+    """Steps, rows and seconds to the target; null where a trial did not reach it (`n` counts those that did)."""
+    figures = {
+        "steps_to_target": measure(cell.steps_to_target.values(), log=True),
+        "rows_to_target": measure(cell.rows_to_target.values(), log=True),
+        "seconds_to_target": measure(seconds_to_target(run, cell).values(), log=True),
+    }
+    if cell.status != "reached":
+        figures = {name: {"value": None, "n": figure["n"], "lo": None, "hi": None} for name, figure in figures.items()}
+    return figures
+
+
+def seconds_to_target(run: Run, cell: Cell) -> dict[int, float]:
+    """Rows to the target over the median rows per second, by trial; empty without timings."""
+    speed = measure(throughput(run, cell.batch_size)[0])["value"]
+    return {trial: rows / speed for trial, rows in cell.rows_to_target.items()} if speed else {}
+
+
+def _cell(run: Run, size: int, lr: float, target: float | None) -> Cell:
+    curves = run.curves.get((size, lr), {})
+    reached = {trial: first_crossing(c.steps, c.holdout_loss, target) for trial, c in curves.items() if target is not None and c.finished}
+    steps = {trial: value for trial, value in reached.items() if value is not None}
+    return Cell(batch_size=size, lr=lr, status=_status(curves, steps), curves=curves, steps_to_target=steps)
+
+
+def _status(curves: Mapping[int, Curve], reached: Mapping[int, float]) -> Status:
+    outcomes = [curve.outcome for curve in curves.values()]
+    if "out_of_memory" in outcomes:
+        return "out_of_memory"
+    if "failed" in outcomes or not outcomes:
+        return "failed"
+    if all(outcome == "diverged" for outcome in outcomes):
+        return "diverged"
+    return "reached" if len(reached) == len(curves) else "not_reached"
+
+
+def _rank(run: Run, cell: Cell) -> tuple[bool, float, float, int, float]:
+    reached = cell.status == "reached"
+    rows = float(np.median(list(cell.rows_to_target.values()))) if reached else math.inf
+    finals = [curve.final(curve.holdout_loss if run.has_holdout else curve.train_loss) for curve in cell.curves.values()]
+    final = sorted(finals)[len(finals) // 2] if finals else math.inf  # the upper median: defined with infinities
+    return not reached, rows, final, sum(not curve.finished for curve in cell.curves.values()), cell.lr

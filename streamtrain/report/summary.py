@@ -1,0 +1,120 @@
+"""`summary.json`: everything a run found, as one document. `schema.json` gives every key's meaning and unit."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from streamtrain.report.advice import warn
+from streamtrain.report.cells import Cell, cell_figures, choose_target, make_cells, rows_in_common, seconds_to_target, target_figures
+from streamtrain.report.run import Run, collect
+from streamtrain.report.verdict import describe, sentence
+from streamtrain.science.rule import Candidate, recommend
+from streamtrain.types import Record
+
+SCHEMA_VERSION = 1
+
+
+def summarize(records: Iterable[Record]) -> dict[str, Any]:
+    """The summary of a run, ready for strict JSON (no NaN); a pure function of its records.
+
+    Raises DataError when the records hold no run.
+    """
+    return summarize_run(collect(records))
+
+
+def summarize_run(run: Run) -> dict[str, Any]:
+    """`summarize` for records that are already collected."""
+    target, chosen = _target(run)
+    cells = judged_cells(run, target)
+    rows = rows_in_common(cells)
+    figures = [cell_figures(run, cell, rows) for cell in cells]
+    choice = recommend([_candidate(run, cell) for cell in cells])
+    recommendation = describe(run, cells, figures, choice, target)
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        **{key: run.header.get(key) for key in ("verb", "version", "command", "trials", "epoch_rows")},
+        "train_rows": run.train_rows,
+        "target_loss": target,
+        "target_loss_chosen": chosen,
+        "holdout_loss_at_rows": rows,
+        "cells": figures,
+        "recommendation": recommendation,
+        "sentence": sentence(run, figures, recommendation, target),
+        **_references(run),
+        "other_targets": [_other_target(run, other) for other in run.header.get("target_loss", [])[1:]],
+        **_costs(run),
+        **{key: run.header.get(key) for key in ("data", "standard", "target_sd", "env", "config")},
+    }
+    summary["warnings"] = warn(run, cells, summary)
+    return strict(summary)
+
+
+def judged_cells(run: Run, target: float | None) -> list[Cell]:
+    """The cells of a run at `target`; without a hold-out no target can be reached."""
+    return make_cells(run, target if run.has_holdout else None)
+
+
+def strict(value: Any) -> Any:
+    """The same document with None for every NaN and infinity, lists for tuples, and plain numbers for NumPy's."""
+    if isinstance(value, dict):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _target(run: Run) -> tuple[float | None, str]:
+    """The loss by which sizes are judged: the first one given, else the automatic one."""
+    if not run.has_holdout:
+        return None, "none"
+    if given := run.header.get("target_loss"):
+        return float(given[0]), "given"
+    target = choose_target(run)
+    return target, "none" if target is None else "automatic"
+
+
+def _candidate(run: Run, cell: Cell) -> Candidate:
+    return Candidate(batch_size=cell.batch_size, status=cell.status, trials=len(cell.curves), seconds=seconds_to_target(run, cell))
+
+
+def _other_target(run: Run, target: float) -> dict[str, Any]:
+    """A further target: each size at its best rate for it. It is shown, and never enters the recommendation."""
+    cells = judged_cells(run, target)
+    return {
+        "target_loss": target,
+        "cells": [{"batch_size": cell.batch_size, "lr": cell.lr, "status": cell.status, **target_figures(run, cell)} for cell in cells],
+    }
+
+
+def _references(run: Run) -> dict[str, Any]:
+    """The losses to compare with: of the best constant, the best linear model, and the best of all where it is known."""
+    truth = run.header["data"].get("truth")
+    possible = truth and {"value": truth["best_loss"], "rmse": math.sqrt(truth["noise_variance"]), "scored_on": "population"}
+    return {
+        "best_constant_loss": run.baseline.get("best_constant_loss"),
+        "best_linear_loss": run.baseline.get("best_linear_loss"),
+        "best_possible_loss": possible or None,
+    }
+
+
+def _costs(run: Run) -> dict[str, Any]:
+    """What the run read and used."""
+    stats: dict[str, float] = {}
+    for one in run.passes:
+        for name, seconds in (one.get("stats") or {}).items():
+            if isinstance(seconds, (int, float)):
+                stats[name] = stats.get(name, 0.0) + seconds
+    memory = run.header.get("memory") or {}
+    return {
+        "rows_read": run.end.get("rows_read", sum(one["rows_read"] for one in run.passes)),
+        "passes": run.end.get("passes", len(run.passes)),
+        "rows_saved": run.end.get("rows_saved"),
+        "seconds": run.end.get("seconds"),
+        "projected_bytes": run.end.get("projected_bytes", memory.get("projected_bytes")),
+        "budget_bytes": memory.get("budget_bytes"),
+        "peak_rss_bytes": run.end.get("peak_rss_bytes"),
+        "receipts": [{"trial": one["trial"], **one["receipt"]} for one in run.passes if one.get("receipt")],
+        "stream_seconds": stats,
+    }

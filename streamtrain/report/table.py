@@ -1,0 +1,133 @@
+"""The result as text: an aligned table with its sentence, the same as Markdown, and flat rows for CSV."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from streamtrain.report.advice import INPUT_BOUND
+from streamtrain.report.figures import (
+    NOTHING,
+    loss_figure_text,
+    loss_text,
+    rate_text,
+    seconds_text,
+    share_text,
+    size_text,
+    speed_text,
+    target_word,
+)
+from streamtrain.units import format_count
+
+Summary = Mapping[str, Any]
+_FIGURES = ("rows_per_second", "holdout_loss", "holdout_rmse", "steps_to_target", "rows_to_target", "seconds_to_target", "wait_fraction")
+_REFERENCES = (("best constant", "best_constant_loss"), ("best linear", "best_linear_loss"), ("best possible", "best_possible_loss"))
+
+
+def render_table(summary: Summary) -> str:
+    """The table of cells, the losses to compare with, and the one-sentence answer, as plain text without colour.
+
+    Batch sizes and rates are exact; other figures are rounded for reading (`summary.json` has every digit).
+    """
+    table = [headings(summary), *(row_texts(summary, cell) for cell in summary["cells"])]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    right = {0, 5}  # batch sizes and waits
+    lines = [
+        "  ".join(text.rjust(widths[at]) if at in right else text.ljust(widths[at]) for at, text in enumerate(row)).rstrip()
+        for row in table
+    ]
+    return "\n".join([*lines, "", *references(summary), "", summary["sentence"]])
+
+
+def headings(summary: Summary) -> list[str]:
+    """The headings of the table's columns."""
+    rows, target = summary["holdout_loss_at_rows"], summary["target_loss"]
+    return [
+        "batch",
+        "lr",
+        "rows/s [95 %]",
+        "held-out loss" if rows is None else f"loss at {_rows_text(rows)} rows",
+        "to target" if target is None else f"to loss ≤ {target_word(target)}",
+        "waits",
+        "verdict",
+    ]
+
+
+def row_texts(summary: Summary, cell: Mapping[str, Any]) -> list[str]:
+    """One cell as the texts of the table's columns."""
+    return [
+        size_text(cell["batch_size"]),
+        rate_text(cell["lr"]),
+        speed_text(cell["rows_per_second"]),
+        loss_figure_text(cell["holdout_loss"]),
+        target_text(summary, cell),
+        share_text(cell["wait_fraction"]),
+        verdict_text(summary, cell),
+    ]
+
+
+def target_text(summary: Summary, cell: Mapping[str, Any]) -> str:
+    """Seconds to the target, or the status: an unreached target stays in the table."""
+    if cell["status"] == "reached":
+        return seconds_text(cell["seconds_to_target"]) if cell["seconds_to_target"]["value"] is not None else "reached, not timed"
+    return NOTHING if summary["target_loss"] is None and cell["status"] == "not_reached" else cell["status"].replace("_", " ")
+
+
+def verdict_text(summary: Summary, cell: Mapping[str, Any]) -> str:
+    """`recommended`, `as good`, `undecided`, `slower`, `input-bound`, or why the size is out."""
+    recommendation = summary["recommendation"]
+    if cell["batch_size"] == recommendation["batch_size"]:
+        if len(summary["cells"]) == 1:
+            return "the only size"
+        return "recommended" if recommendation["conclusive"] else "recommended (inconclusive)"
+    if cell["batch_size"] in recommendation["equivalent"]:
+        return "as good"
+    if cell["status"] in ("reached", "not_reached") and (cell["wait_fraction"]["value"] or 0) > INPUT_BOUND:
+        return "input-bound"
+    if recommendation["batch_size"] is None or cell["status"] != "reached":
+        return cell["status"].replace("_", " ")
+    return "undecided" if cell["batch_size"] in recommendation["undecided"] else "slower"
+
+
+def references(summary: Summary) -> list[str]:
+    """One line each for the best constant, the best linear and the best possible model, where known."""
+    known = [(name, summary[key]) for name, key in _REFERENCES if summary[key] and summary[key]["value"] is not None]
+    return [f"{name:<13}  loss {loss_text(one['value'])}  rmse {one['rmse']:.6g}  ({one['scored_on']})" for name, one in known]
+
+
+def render_markdown(summary: Summary) -> str:
+    """`report.md`: the answer, the table, the warnings and what was run."""
+    parts = ["# streamtrain report", summary["sentence"], f"Why: {summary['recommendation']['reason']}", markdown_table(summary)]
+    if lines := references(summary):
+        parts.append("\n".join(f"- {line}" for line in lines))
+    if summary["warnings"]:
+        parts.append("\n".join(["## Warnings", "", *(_warning_line(warning) for warning in summary["warnings"])]))
+    data = summary["data"]
+    facts = [*(f"{name}: {data.get(name)}" for name in ("url", "fingerprint", "integrity")), f"command: {summary['command']}"]
+    return "\n\n".join([*parts, "## This run", "\n".join(f"    {fact}" for fact in facts)]) + "\n"
+
+
+def markdown_table(summary: Summary) -> str:
+    """The table as Markdown."""
+    rows = [headings(summary), *(row_texts(summary, cell) for cell in summary["cells"])]
+    lines = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---:|---|---|---|---|---:|---|", *lines[1:]])
+
+
+def _warning_line(warning: Mapping[str, Any]) -> str:
+    return f"- {warning['text']}" + (f" `{warning['flag']}`" if warning["flag"] else "")
+
+
+def flat_rows(summary: Summary) -> list[dict[str, Any]]:
+    """One flat dict a cell for `summary.csv`: `name`, `name_lo`, `name_hi`, `name_n` for every figure, full digits."""
+    return [_flat(cell) for cell in summary["cells"]]
+
+
+def _flat(cell: Mapping[str, Any]) -> dict[str, Any]:
+    row = {name: cell[name] for name in ("batch_size", "lr", "status")}
+    for name in _FIGURES:
+        row |= {name: cell[name]["value"]} | {f"{name}_{part}": cell[name][part] for part in ("lo", "hi", "n")}
+    return row
+
+
+def _rows_text(rows: int) -> str:
+    """Exact where short, else three digits: `100M`, `2.1M`, `1,024`."""
+    return f"{rows:,}" if rows < 1_000_000 else format_count(rows).replace(" ", "")

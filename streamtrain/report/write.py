@@ -1,0 +1,79 @@
+"""Write a run's report: every file by a temporary name and a rename, so that no reader sees half of one."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from streamtrain.errors import DataError
+from streamtrain.files import write_atomically
+from streamtrain.report.charts import chart_specs, draw
+from streamtrain.report.html import render_html
+from streamtrain.report.run import collect
+from streamtrain.report.summary import judged_cells, summarize_run
+from streamtrain.report.table import flat_rows, render_markdown
+from streamtrain.report.tables import make_tables
+from streamtrain.types import Record
+
+
+def write_report(records: Iterable[Record], out_dir: Path) -> dict[str, Any]:
+    """Write `summary.json`, `summary.csv`, `report.md`, `report.html` and `charts/*.svg, *.png`; returns the summary.
+
+    `summary.json` is written last: a run's directory that has it has the whole report. Raises DataError when the records
+    hold no run.
+    """
+    run = collect(records)
+    summary = summarize_run(run)
+    tables = make_tables(run, judged_cells(run, summary["target_loss"]), summary)
+    specs = chart_specs(summary, tables)
+    csv_text = _csv_text(summary)
+    charts = out_dir / "charts"
+    charts.mkdir(parents=True, exist_ok=True)
+    for name, spec in specs.items():
+        svg, png = draw(spec, tables)
+        write_atomically(charts / f"{name}.svg", svg.encode())
+        write_atomically(charts / f"{name}.png", png)
+    write_atomically(out_dir / "summary.csv", csv_text.encode())
+    write_atomically(out_dir / "report.md", render_markdown(summary).encode())
+    write_atomically(out_dir / "report.html", render_html(summary, specs, tables, csv_text).encode())
+    write_atomically(out_dir / "summary.json", (json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    return summary
+
+
+def read_records(path: Path | str) -> list[Record]:
+    """The records of an `events.jsonl`; a last line that a crash cut short is ignored.
+
+    Raises DataError for a file that cannot be read, and for any other line that is not a record, naming it.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as failure:
+        raise DataError(f"{path}: cannot be read ({failure.strerror}). Give a run's directory or its events.jsonl.") from None
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        record = _parse(line)
+        if record is not None:
+            records.append(record)
+        elif number < len(lines):  # a whole line ends with a newline, so the last piece is empty or torn
+            raise DataError(f"{path}: line {number} is not a record. The file was damaged; run again, or remove the line.")
+    return records
+
+
+def _parse(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "event" in record else None
+
+
+def _csv_text(summary: dict[str, Any]) -> str:
+    rows, buffer = flat_rows(summary), io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

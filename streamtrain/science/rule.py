@@ -1,0 +1,111 @@
+"""The recommendation rule: which minibatch size, and why not the others (SCIENCE.md §7, rules 1, 2, 3 and 7)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import stdtrit
+
+from streamtrain.science.interval import BOOTSTRAP_FROM, paired_ratio
+from streamtrain.types import Status
+
+#: A size is as good as the best if its 95 % upper bound for T(B)/T(best) is below this: a choice of this project.
+EQUIVALENT_BELOW = 1.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One cell as the rule sees it: the seconds to the target of each trial that reached it, of `trials` in all."""
+
+    batch_size: int
+    status: Status
+    trials: int
+    seconds: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def eligible(self) -> bool:
+        """Neither out of memory nor diverged, and no trial is censored."""
+        return self.status == "reached" and self.trials > 0 and len(self.seconds) == self.trials
+
+    @property
+    def median(self) -> float:
+        return float(np.median(list(self.seconds.values())))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """T(B)/T(best) over the trials that both ran: the ratio and its 95 % interval, None for a single run."""
+
+    value: float
+    lo: float | None
+    hi: float | None
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """The smallest size that is as good as the best; `batch_size` is None when no size is eligible.
+
+    `ratios` has one entry an eligible size. `more_trials` estimates how many further trials would settle what is open:
+    0 when conclusive, None when that cannot be told.
+    """
+
+    batch_size: int | None
+    best: int | None
+    conclusive: bool
+    equivalent: tuple[int, ...]
+    ratios: Mapping[int, Ratio]
+    more_trials: int | None
+
+
+def recommend(cells: Sequence[Candidate]) -> Recommendation:
+    """Apply the rule to the cells of a sweep; their order does not matter.
+
+    Only eligible sizes are compared. The best has the smallest median time; the equivalence set holds the sizes whose
+    95 % upper bound for T(B)/T(best) is below 1.05; its smallest member is recommended. Conclusive means that every
+    eligible size outside the set has a lower bound above 1; a single run is never conclusive.
+    """
+    eligible = sorted((cell for cell in cells if cell.eligible), key=lambda cell: cell.batch_size)
+    if not eligible:
+        return Recommendation(batch_size=None, best=None, conclusive=False, equivalent=(), ratios={}, more_trials=None)
+    best = min(eligible, key=lambda cell: cell.median)
+    ratios = {cell.batch_size: _ratio(cell, best) for cell in eligible}
+    equivalent = tuple(size for size, ratio in ratios.items() if size == best.batch_size or _below(ratio.hi, EQUIVALENT_BELOW))
+    outside = [ratio for size, ratio in ratios.items() if size not in equivalent]
+    conclusive = best.trials > 1 and all(ratio.lo is not None and ratio.lo > 1 for ratio in outside)
+    return Recommendation(
+        batch_size=min(equivalent),
+        best=best.batch_size,
+        conclusive=conclusive,
+        equivalent=equivalent,
+        ratios=ratios,
+        more_trials=0 if conclusive else _more_trials(best, outside),
+    )
+
+
+def _ratio(cell: Candidate, best: Candidate) -> Ratio:
+    shared = sorted(set(cell.seconds) & set(best.seconds))  # an interrupted run can leave trials that not all sizes ran
+    if not shared:
+        return Ratio(value=cell.median / best.median if best.median else 1.0, lo=None, hi=None, pairs=0)
+    value, lo, hi = paired_ratio([cell.seconds[trial] for trial in shared], [best.seconds[trial] for trial in shared])
+    return Ratio(value=value, lo=lo, hi=hi, pairs=len(shared))
+
+
+def _below(bound: float | None, limit: float) -> bool:
+    return bound is not None and bound < limit
+
+
+def _more_trials(best: Candidate, outside: Sequence[Ratio]) -> int | None:
+    """Trials beyond those run at which an interval as noisy as the present one would exclude 1; None: cannot tell."""
+    needed = 0
+    for ratio in outside:
+        if ratio.lo is None or ratio.hi is None or ratio.value <= 1:
+            return None
+        if ratio.lo > 1:
+            continue
+        half_width = math.log(ratio.hi / ratio.lo) / 2
+        if ratio.pairs < BOOTSTRAP_FROM:  # that many trials will have a normal quantile, not this few's t quantile
+            half_width *= 1.96 / float(stdtrit(ratio.pairs - 1, 0.975))
+        needed = max(needed, math.ceil(ratio.pairs * (half_width / math.log(ratio.value)) ** 2))
+    return max(1, needed - best.trials) if 0 < needed < 1000 else None

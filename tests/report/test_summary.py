@@ -1,0 +1,159 @@
+"""summary.json: its schema, its figures against the records, and every way a run can go."""
+
+import json
+import math
+from importlib.resources import files
+
+import jsonschema
+import numpy as np
+import pytest
+
+from streamtrain.errors import DataError
+from streamtrain.report.summary import summarize
+from streamtrain.report.table import render_markdown, render_table
+from tests.report.synthetic import make_records
+
+SCHEMA = json.loads(files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8"))
+MANY = sorted({round(64 * 1.05**k) for k in range(200)})
+RUNS = [
+    pytest.param({}, id="plain"),
+    pytest.param({"trials": 5}, id="five-trials"),
+    pytest.param({"trials": 1}, id="one-trial"),
+    pytest.param({"sizes": [1024]}, id="one-size"),
+    pytest.param({"sizes": [1024], "trials": 1, "lrs": [0.004], "verb": "train"}, id="train"),
+    pytest.param({"target_loss": [0.0101]}, id="nothing-reached"),
+    pytest.param({"target_loss": [0.005]}, id="below-the-best-possible"),
+    pytest.param({"target_loss": [0.1, 0.05]}, id="two-targets"),
+    pytest.param({"target_loss": [2.0]}, id="reached-at-the-start"),
+    pytest.param({"outcomes": {256: "failed", 4096: "out_of_memory", 65536: "diverged"}}, id="failed-cells"),
+    pytest.param({"outcomes": dict.fromkeys([256, 1024, 4096, 65536, 1_000_000], "diverged")}, id="all-diverged"),
+    pytest.param({"nan_sizes": [1024]}, id="nan-loss"),
+    pytest.param({"nan_sizes": [256, 1024, 4096, 65536, 1_000_000]}, id="all-nan"),
+    pytest.param({"holdout": "none"}, id="holdout-0"),
+    pytest.param({"timing": False}, id="not-timed"),
+    pytest.param({"truth": False, "holdout": "eval_data"}, id="eval-data"),
+    pytest.param({"sizes": MANY, "lrs": [0.004]}, id="200-sizes"),
+    pytest.param({"features": ["<script>alert(1)</script>", "b|c", "\x1b[31m", "</script>"]}, id="hostile-names"),
+]
+
+
+@pytest.mark.parametrize("options", RUNS)
+def test_every_run_has_a_summary_that_keeps_to_the_schema(options):
+    records = make_records(**options)
+    summary = summarize(records)
+    text = json.dumps(summary, allow_nan=False)
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(text))
+    assert [cell["batch_size"] for cell in summary["cells"]] == records[0]["batch_sizes"]
+    recommendation = summary["recommendation"]
+    assert {*recommendation["not_chosen"], str(recommendation["batch_size"])} >= {str(size) for size in records[0]["batch_sizes"]}
+    assert summary["sentence"] in render_table(summary) and summary["sentence"] in render_markdown(summary)
+    assert all(line == line.rstrip() for line in render_table(summary).splitlines())
+
+
+def test_schema_itself_is_valid():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_holdout_loss_is_the_median_over_trials_at_the_common_row():
+    records = make_records(trials=3)
+    summary = summarize(records)
+    assert summary["holdout_loss_at_rows"] == 4_000_000
+    for cell in summary["cells"]:
+        key = {"event": "evaluation", "batch_size": cell["batch_size"], "lr": cell["lr"], "rows": 4_000_000}
+        losses = [r["holdout_loss"] for r in records if key.items() <= r.items()]
+        assert cell["holdout_loss"]["value"] == np.median(losses) and cell["holdout_loss"]["n"] == 3
+
+
+def test_a_pass_that_ended_early_moves_the_common_row():
+    records = [r for r in make_records() if not (r["event"] == "evaluation" and r["trial"] == 1 and r["rows"] > 1_000_000)]
+    assert summarize(records)["holdout_loss_at_rows"] == round(1024 * 2**9.5)
+
+
+def test_under_a_time_budget_the_rows_are_those_reached():
+    records = make_records(target_loss=[0.0101])
+    records[0]["train_rows"] = None
+    summary = summarize(records)
+    assert summary["train_rows"] == 4_000_000 and "within 4M rows" in summary["sentence"]
+
+
+def test_a_diverged_cell_neither_has_a_loss_nor_moves_the_common_row():
+    summary = summarize(make_records(outcomes={65536: "diverged"}))
+    cell = summary["cells"][3]
+    assert cell["status"] == "diverged" and cell["holdout_loss"] == {"value": None, "n": 0, "lo": None, "hi": None}
+    assert summary["holdout_loss_at_rows"] == 4_000_000
+
+
+def test_throughput_is_the_slower_of_step_and_stream():
+    records = [r for r in make_records() if r["event"] not in ("timing", "delivery")]
+    records += [{"event": "timing", "batch_size": 256, "repeat": k, "rows": 1000, "seconds": 1.0} for k in range(3)]
+    records += [{"event": "timing", "batch_size": 1024, "repeat": k, "rows": 1000, "seconds": 0.1} for k in range(3)]
+    records += [{"event": "delivery", "repeat": k, "rows": 5000, "seconds": 2.0} for k in range(3)]
+    first, second = summarize(records)["cells"][:2]
+    assert (first["rows_per_second"]["value"], first["wait_fraction"]["value"]) == (1000.0, 0.0)
+    assert second["rows_per_second"]["value"] == pytest.approx(2500) and second["wait_fraction"]["value"] == pytest.approx(0.75)
+
+
+def test_units_join_steps_rows_and_seconds():
+    for cell in summarize(make_records(trials=3))["cells"]:
+        if cell["status"] == "reached":
+            assert cell["rows_to_target"]["value"] == pytest.approx(cell["steps_to_target"]["value"] * cell["batch_size"])
+            seconds = cell["rows_to_target"]["value"] / cell["rows_per_second"]["value"]
+            assert cell["seconds_to_target"]["value"] == pytest.approx(seconds)
+        else:
+            assert cell["seconds_to_target"]["value"] is None
+
+
+def test_without_a_holdout_losses_are_null_and_the_best_rate_is_of_the_training_loss():
+    with_holdout, without = summarize(make_records()), summarize(make_records(holdout="none"))
+    assert without["recommendation"]["batch_size"] is None and "held out" in without["recommendation"]["reason"]
+    assert without["target_loss"] is None and without["holdout_loss_at_rows"] is None
+    assert without["best_linear_loss"]["scored_on"] == "training"
+    for cell in without["cells"]:
+        assert cell["holdout_loss"]["value"] is None and cell["steps_to_target"]["value"] is None
+        assert math.isfinite(cell["lr"]) and cell["status"] == "not_reached"
+    assert len(with_holdout["cells"]) == len(without["cells"])
+
+
+def test_one_trial_has_no_interval_and_no_conclusion():
+    summary = summarize(make_records(trials=1))
+    assert not summary["recommendation"]["conclusive"]
+    assert all(cell["holdout_loss"]["lo"] is None and cell["holdout_loss"]["n"] == 1 for cell in summary["cells"])
+    assert any("One run" in warning["text"] for warning in summary["warnings"])
+
+
+def test_no_budget_is_promised_below_the_best_possible_loss():
+    assert "No budget" in summarize(make_records(target_loss=[0.005]))["recommendation"]["reason"]
+    assert "--max-rows" in summarize(make_records(target_loss=[0.0150]))["recommendation"]["reason"]
+
+
+def test_the_winners_curse_is_named_only_where_rates_were_chosen():
+    curse = [any("curse" in w["text"] for w in summarize(make_records(lrs=lrs))["warnings"]) for lrs in ([0.004], [0.004, 0.01])]
+    assert curse == [False, True]
+
+
+def test_an_interrupted_run_still_has_a_summary():
+    records = make_records()
+    summary = summarize(records[: len(records) // 2])
+    jsonschema.validate(summary, SCHEMA)
+    assert any("did not end" in warning["text"] for warning in summary["warnings"])
+    jsonschema.validate(summarize(records[:1]), SCHEMA)
+
+
+def test_no_run_record_is_refused():
+    with pytest.raises(DataError, match="no `run` record"):
+        summarize([])
+
+
+def test_table_labels_sizes_exactly_and_aligns():
+    lines = render_table(summarize(make_records(sizes=[1000, 1024, 65536]))).splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["1,000", "1,024", "65,536"]
+    column = lines[0].index("verdict")
+    assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines[1:4])
+    assert any(line.startswith("best linear") for line in lines)
+
+
+def test_a_conclusion_leaves_no_size_undecided():
+    for trials in (1, 2, 5):
+        recommendation = summarize(make_records(trials=trials))["recommendation"]
+        assert recommendation["conclusive"] == (trials > 1 and not recommendation["undecided"])
+        assert not set(recommendation["undecided"]) & set(recommendation["equivalent"])

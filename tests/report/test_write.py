@@ -1,0 +1,114 @@
+"""The report's files: whole or absent, equal to each other, safe against hostile names, drawn in a real browser."""
+
+import base64
+import csv
+import hashlib
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from streamtrain.errors import DataError
+from streamtrain.report.tables import compact, spread
+from streamtrain.report.write import read_records, write_report
+from tests.report.synthetic import make_records
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = [f"--disable-{name}" for name in ("gpu", "quic", "background-networking", "component-update", "sync")] + ["--no-first-run"]
+SCRIPTED = "<script>alert(1)</script>"
+NAMES = ("tradeoff", "seconds_to_target", "loss_by_rows", "loss_by_steps", "loss_by_seconds")
+CHARTS = {f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A report with a diverged cell and hostile names: its directory and its summary."""
+    out = tmp_path_factory.mktemp("report")
+    records = make_records(outcomes={65536: "diverged"}, features=[SCRIPTED, "</script>", "b", "c"])
+    return out, write_report(records, out)
+
+
+def test_files_and_nothing_else(report):
+    out, _ = report
+    assert {path.name for path in out.iterdir()} == {"summary.json", "summary.csv", "report.md", "report.html", "charts"}
+    assert {path.name for path in (out / "charts").iterdir()} == CHARTS
+    assert (out / "report.html").stat().st_size < 3e6
+
+
+def test_json_csv_and_html_agree_to_the_digit(report):
+    out, summary = report
+    assert json.loads((out / "summary.json").read_text()) == summary
+    page = (out / "report.html").read_text()
+    with (out / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for cell, row in zip(summary["cells"], rows, strict=True):
+        line = re.search(rf'<tr data-batch-size="{cell["batch_size"]}".*?</tr>', page, re.DOTALL)[0]
+        shown = dict(re.findall(r'data-key="(\w+)" data-value="([^"]*)"', line))
+        assert len(shown) == 7
+        for name, text in shown.items():
+            value = cell[name]["value"]
+            assert text == row[name] == ("" if value is None else repr(value))
+
+
+def test_page_escapes_names_and_allows_scripts_by_hash_only(report):
+    page = (report[0] / "report.html").read_text()
+    assert SCRIPTED not in page and html.escape(SCRIPTED) in page
+    policy = html.unescape(re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1])
+    assert "default-src 'none'" in policy and "unsafe-eval" not in policy and "script-src 'unsafe" not in policy
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert len(scripts) == 2
+    for script in scripts:
+        assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+    assert not re.search(r'(?:src|href)="(?!data:)', re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(None, id="diverged-and-hostile"),
+        pytest.param({"sizes": [1024], "trials": 1, "holdout": "none", "verb": "train"}, id="one-size-no-holdout"),
+    ],
+)
+def test_a_browser_draws_every_chart_without_a_complaint(report, tmp_path, options):
+    out = report[0] if options is None else tmp_path / "out"
+    if options:
+        write_report(make_records(**options), out)
+    command = [CHROMIUM, "--headless", "--no-sandbox", *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    page = ["--virtual-time-budget=8000", "--dump-dom", f"file://{out / 'report.html'}"]
+    done = subprocess.run([*command, *page], capture_output=True, text=True, timeout=60, check=True)
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert 'data-ready="true"' in done.stdout
+    assert done.stdout.count("<svg") >= done.stdout.count('class="chart')
+
+
+def test_nothing_to_draw_still_makes_a_report(tmp_path):
+    sizes = [256, 1024]
+    summary = write_report(make_records(sizes=sizes, outcomes=dict.fromkeys(sizes, "out_of_memory"), timing=False), tmp_path)
+    assert summary["recommendation"]["batch_size"] is None
+    assert not list((tmp_path / "charts").iterdir()) and (tmp_path / "report.html").exists()
+
+
+def test_read_records_forgives_a_torn_last_line_only(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"event": "run"}\n{"event": "end"}\n{"event": "tor')
+    assert [record["event"] for record in read_records(path)] == ["run", "end"]
+    path.write_text('{"event": "run"}\n{"event": "to\n{"event": "end"}\n')
+    with pytest.raises(DataError, match="line 2"):
+        read_records(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_records(tmp_path / "absent.jsonl")
+
+
+def test_labels_are_spread_in_order():
+    heights = spread([0.0, 0.1, 0.2, 5.0, 5.0], 1.0)
+    assert all(b - a >= 1 - 1e-9 for a, b in zip(heights, heights[1:], strict=False))
+    assert heights[:3] == pytest.approx([-0.9, 0.1, 1.1])
+
+
+def test_compact_tables_keep_every_row():
+    assert compact([{"a": 1, "b": 0.123456789}, {"a": 2, "b": None}]) == {"a": [1, 2], "b": [0.123457, None]}
+    assert compact([]) == {}
