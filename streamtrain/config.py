@@ -111,6 +111,7 @@ class TrainConfig(_Part):
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd")
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of adam")
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="of adam")
+    engine: Literal["auto", "fused", "torch"] = Field("auto", description="fused (Numba, CPU), torch (any device), or auto: fused on the CPU")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="passes over the data; left out: 1")
     max_rows: PositiveCount | None = Field(None, description="rows each learner trains on, over as many epochs as needed")
@@ -159,7 +160,7 @@ DATA_FLAGS = {
 }
 MODEL_FLAGS = {
     "hidden": "model.hidden", "activation": "model.activation", "optimizer": "train.optimizer", "lr": "train.lr",
-    "device": "train.device", "epochs": "train.epochs", "max_rows": "train.max_rows", "max_time": "train.max_time",
+    "engine": "train.engine", "device": "train.device", "epochs": "train.epochs", "max_rows": "train.max_rows", "max_time": "train.max_time",
 }
 TRAIN_FLAGS = DATA_FLAGS | MODEL_FLAGS | {"batch_size": "train.batch_size"}
 SWEEP_FLAGS = DATA_FLAGS | MODEL_FLAGS | {

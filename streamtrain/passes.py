@@ -2,18 +2,21 @@
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import torch
 
 from streamtrain.budget import Budget, default_limit_bytes, default_readers, make_budget
 from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError
+from streamtrain.learners.engines import ENGINES, choose_engine, is_out_of_memory
+from streamtrain.learners.fused_engine import one_blas_thread
 from streamtrain.learners.learner import Learner
 from streamtrain.learners.model import Shape, initial_parameters
-from streamtrain.learners.torch_engine import PART_ROWS, TorchEngine
+from streamtrain.learners.torch_engine import PART_ROWS
 from streamtrain.storage.dataset import open_shards
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
@@ -40,6 +43,7 @@ class Prepared:
     evaluation: np.ndarray | None
     baselines: Record
     shape: Shape
+    engine: str
     target_sd: float
     loss_scale: float
     epoch_rows: int
@@ -66,7 +70,7 @@ class Prepared:
     def learner(self, batch_size: int, learning_rates: tuple[float, ...], trial: int) -> Learner:
         """A new learner: the trial's weights, one replica a learning rate."""
         seed = self.config.order.seed
-        engine = TorchEngine(self.shape, initial_parameters(self.shape, seed, trial), batch_size, learning_rates, self.config.train)
+        engine = ENGINES[self.engine](self.shape, initial_parameters(self.shape, seed, trial), batch_size, learning_rates, self.config.train)
         return Learner(
             engine, trial=trial, first_row=self.config.eval.first_row, last_row=self.last_row, holdout=self.evaluation,
             loss_scale=self.loss_scale, target_sd=self.target_sd,
@@ -83,7 +87,6 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     data = config.data
     if data.path is None:
         raise ConfigError("no data: name a file, a folder or a glob, or set data.path.")
-    _check_device(config.train)
     dataset = open_shards(data.path, features=data.features, target=data.target)
     other = data.eval_data is not None
     source, window_rows = open_source(
@@ -110,7 +113,7 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     return Prepared(
         config=config, source=with_standard(source, standard), standard=standard, window_rows=window_rows,
         evaluation=standardized(rows, standard) if len(rows) else None,
-        baselines=baselines(survey, rows if len(rows) else None), shape=shape,
+        baselines=baselines(survey, rows if len(rows) else None), shape=shape, engine=choose_engine(config.train),
         target_sd=1.0 / target_scale, loss_scale=(target_scale / float(standard.scale[-1])) ** 2,
         epoch_rows=epoch_rows, last_row=_last_row(config.train, epoch_rows), budget=budget,
     )  # fmt: skip
@@ -124,20 +127,27 @@ def run_pass(prepared: Prepared, learners: list[Learner], trial: int, emit: Emit
     started, stats, receipt, rows_read = time.perf_counter(), FetchStats(), Receipt(), 0
     active = list(learners)
     blocks = prepared.blocks(trial, stats)
-    try:
-        for block, ends_epoch in blocks:
-            rows_read += len(block.rows)
-            receipt += block.receipt
-            for learner in list(active):
-                if not _guarded(learner, learner.consume(block.rows, ends_epoch=ends_epoch), emit):
-                    active.remove(learner)
-            late = max_seconds is not None and time.perf_counter() - started >= max_seconds
-            if late or not active or all(learner.done for learner in active):
-                break
-    finally:
-        blocks.close()
-    for learner in active:
-        _guarded(learner, learner.finish(), emit)
+    # Fused engines release the interpreter: learners run side by side, each on one core. Torch brings its own threads.
+    workers = prepared.budget.readers if prepared.engine == "fused" else 1
+    with ThreadPoolExecutor(workers, thread_name_prefix="streamtrain-learner") as pool, one_blas_thread(prepared.engine == "fused"):
+        try:
+            for block, ends_epoch in blocks:
+                rows_read += len(block.rows)
+                receipt += block.receipt
+                consume = partial(_consume, rows=block.rows, ends_epoch=ends_epoch)
+                for learner, (records, survives) in zip(list(active), pool.map(consume, active), strict=True):
+                    for record in records:
+                        emit(record)
+                    if not survives:
+                        active.remove(learner)
+                late = max_seconds is not None and time.perf_counter() - started >= max_seconds
+                if late or not active or all(learner.done for learner in active):
+                    break
+        finally:
+            blocks.close()
+        for learner in active:
+            for record in learner.finish():
+                emit(record)
     record = {
         "event": "pass", "trial": trial, "rows_read": rows_read, "learners": len(learners),
         "replicas": sum(len(learner.engine.learning_rates) for learner in learners), "seconds": time.perf_counter() - started,
@@ -147,21 +157,15 @@ def run_pass(prepared: Prepared, learners: list[Learner], trial: int, emit: Emit
     return record
 
 
-def _guarded(learner: Learner, records: Iterable[Record], emit: Emit) -> bool:
-    """Emit the records; when the learner fails, emit that as its outcome and return False."""
+def _consume(learner: Learner, rows: np.ndarray, ends_epoch: bool) -> tuple[list[Record], bool]:
+    """The learner's records for a block, and whether it goes on; a failure is an outcome, never an error of the sweep."""
+    records: list[Record] = []
     try:
-        for record in records:
-            emit(record)
-        return True
+        records.extend(learner.consume(rows, ends_epoch=ends_epoch))
+        return records, True
     except (MemoryError, RuntimeError) as error:
-        memory = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)
-        engine = learner.engine
-        for lr in engine.learning_rates:
-            emit({
-                "event": "outcome", "trial": learner.trial, "batch_size": engine.batch_size, "lr": lr, "rows": learner.rows,
-                "steps": engine.steps, "outcome": "out_of_memory" if memory else "failed", "reason": str(error).splitlines()[0],
-            })  # fmt: skip
-        return False
+        records += learner.failed("out_of_memory" if is_out_of_memory(error) else "failed", str(error).partition("\n")[0])
+        return records, False
 
 
 def _last_row(train: TrainConfig, epoch_rows: int) -> int:
@@ -170,12 +174,3 @@ def _last_row(train: TrainConfig, epoch_rows: int) -> int:
     if train.epochs is None and train.max_time is not None:
         return 2**62  # the clock ends it
     return round(epoch_rows * (train.epochs or 1.0))
-
-
-def _check_device(train: TrainConfig) -> None:
-    if train.device == "auto":
-        return
-    try:
-        torch.empty(0, device=train.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"train.device {train.device!r} cannot be used here: {str(error).splitlines()[0]} Use --device cpu.") from None

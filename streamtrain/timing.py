@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from streamtrain.learners.engine import Engine
+from streamtrain.learners.fused_engine import one_blas_thread
 from streamtrain.passes import Prepared
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.types import Emit
@@ -15,6 +16,7 @@ REPEATS = 5
 REGION_SECONDS = 0.12
 
 
+@one_blas_thread()
 def measure_throughput(prepared: Prepared, batch_sizes: tuple[int, ...], emit: Emit) -> None:
     """Emit `timing` records (one replica's step at each size, on a block in memory) and `delivery` records (blocks, no training).
 

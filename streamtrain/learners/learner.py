@@ -84,6 +84,11 @@ class Learner:
                 "reason": f"loss {loss:.3g} after {self.rows:,} rows" if diverged else "",
             }  # fmt: skip
 
+    def failed(self, outcome: str, reason: str) -> Iterator[Record]:
+        """The outcome of each replica of a learner that cannot go on: `out_of_memory` or `failed`."""
+        for lr in self.engine.learning_rates:
+            yield {"event": "outcome", **self._place(lr), "outcome": outcome, "reason": reason}
+
     def _evaluate_if_due(self) -> Iterator[Record]:
         if self._next_point == self.rows:
             yield from self._evaluate()

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from streamtrain.config import TrainConfig
+from streamtrain.learners.fused_engine import FusedEngine
 from streamtrain.learners.learner import Learner, evaluation_rows
 from streamtrain.learners.model import ACTIVATIONS, Network, Shape, initial_parameters
 from streamtrain.learners.torch_engine import TorchEngine
 from streamtrain.types import Standard
 
-ENGINES = {"torch": TorchEngine}
+ENGINES = {"torch": TorchEngine, "fused": FusedEngine}
 RATES = (0.003, 0.01)
 
 
@@ -111,8 +112,7 @@ def test_learner_cuts_at_points_and_at_the_end_of_an_epoch(make_engine):
 def test_divergence_is_an_outcome(make_engine):
     rows = make_rows(3200)
     shape = Shape(widths=(4, 1), activation="relu")
-    engine = make_engine(shape, optimizer="sgd", batch_size=32)
-    engine = type(engine)(shape, initial_parameters(shape, 0, 0), 32, (0.01, 50.0), TrainConfig(optimizer="sgd", device="cpu"))
+    engine = type(make_engine())(shape, initial_parameters(shape, 0, 0), 32, (0.01, 50.0), TrainConfig(optimizer="sgd", device="cpu"))
     learner = Learner(engine, trial=0, first_row=16, last_row=3200, holdout=rows, loss_scale=1.0, target_sd=1.0)
     records = [*learner.consume(rows, ends_epoch=True), *learner.finish()]
     outcomes = [record["outcome"] for record in records if record["event"] == "outcome"]

@@ -1,0 +1,302 @@
+"""The fused step of a multi-layer perceptron: forward, backward and update of minibatch after minibatch in one call.
+
+Rows are taken in tiles, so that a tile's activations stay in the second-level cache; products are BLAS calls on arrays that
+exist already, everything between them is one loop over a tile. Nothing is allocated inside the loop over minibatches.
+
+A replica's parameters are one flat float32 line: for each layer the weight (inputs, outputs), then the bias (outputs).
+The workspace holds, for each layer, `TILE_ROWS` rows of: pre-activations z, activations a, deltas d (see `workspace_size`).
+"""
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import float32, float64, int32, njit
+from numba.core import types
+from numba.extending import intrinsic
+
+#: Rows of a tile: 128 x 32 float32 of activations are 16 KB a layer.
+TILE_ROWS = 128
+
+RELU, TANH, SILU, GELU, IDENTITY = range(5)
+SGD, ADAM, ADAMW = range(3)
+
+_FAST = {"reassoc", "contract", "nsz", "arcp"}  # never nnan or ninf: a diverged replica must say so
+
+_SQRT_HALF = np.float32(math.sqrt(0.5))
+_NORMAL_PEAK = np.float32(1 / math.sqrt(2 * math.pi))
+
+
+def workspace_size(widths: np.ndarray) -> int:
+    """float32 values that `advance` needs beside the parameters: three tiles a layer, and one weight's gradient."""
+    outputs = np.asarray(widths[1:], dtype=np.int64)
+    return int(3 * TILE_ROWS * outputs.sum() + TILE_ROWS * widths[0] + (np.asarray(widths[:-1]) * outputs).max())
+
+
+@intrinsic
+def _bits_to_float32(typingctx, value):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), codegen
+
+
+@njit(inline="always")
+def _exp(x):
+    """e^x in float32, to about 1 ulp, in instructions that vectorise (Cephes `expf`: 2^k times a polynomial)."""
+    x = min(max(x, float32(-87.0)), float32(88.0))
+    k = np.floor(x * float32(1.44269504) + float32(0.5))
+    r = x - k * float32(0.693359375) + k * float32(2.12194440e-4)
+    p = float32(1.9875691500e-4)
+    p = p * r + float32(1.3981999507e-3)
+    p = p * r + float32(8.3334519073e-3)
+    p = p * r + float32(4.1665795894e-2)
+    p = p * r + float32(1.6666665459e-1)
+    p = p * r + float32(5.0000001201e-1)
+    return (p * r * r + r + float32(1.0)) * _bits_to_float32((int32(k) + int32(127)) << int32(23))
+
+
+@njit(inline="always")
+def _erf(x):
+    """The error function to 1.5e-7 (Abramowitz and Stegun 7.1.26)."""
+    a = abs(x)
+    t = float32(1.0) / (float32(1.0) + float32(0.3275911) * a)
+    p = float32(1.061405429)
+    p = p * t + float32(-1.453152027)
+    p = p * t + float32(1.421413741)
+    p = p * t + float32(-0.284496736)
+    p = p * t + float32(0.254829592)
+    value = float32(1.0) - p * t * _exp(-a * a)
+    return value if x >= 0 else -value
+
+
+@njit(fastmath=_FAST)
+def _activate(z, a, bias, activation):
+    """z += bias; a = activation(z), over a tile (rows, outputs)."""
+    rows, width = z.shape
+    for row in range(rows):
+        for j in range(width):
+            z[row, j] += bias[j]
+        if activation == RELU:
+            for j in range(width):
+                a[row, j] = max(z[row, j], float32(0.0)) if z[row, j] == z[row, j] else z[row, j]
+        elif activation == TANH:
+            for j in range(width):
+                a[row, j] = float32(1.0) - float32(2.0) / (_exp(float32(2.0) * z[row, j]) + float32(1.0))
+        elif activation == SILU:
+            for j in range(width):
+                a[row, j] = z[row, j] / (float32(1.0) + _exp(-z[row, j]))
+        elif activation == GELU:
+            for j in range(width):
+                a[row, j] = float32(0.5) * z[row, j] * (float32(1.0) + _erf(z[row, j] * _SQRT_HALF))
+        else:
+            for j in range(width):
+                a[row, j] = z[row, j]
+
+
+@njit(fastmath=_FAST)
+def _through_activation(d, z, a, bias_gradient, activation):
+    """d *= activation'(z); bias_gradient += sum of d's rows."""
+    rows, width = d.shape
+    for row in range(rows):
+        if activation == RELU:
+            for j in range(width):
+                d[row, j] = d[row, j] if z[row, j] > float32(0.0) else float32(0.0)
+        elif activation == TANH:
+            for j in range(width):
+                d[row, j] *= float32(1.0) - a[row, j] * a[row, j]
+        elif activation == SILU:
+            for j in range(width):
+                gate = float32(1.0) / (float32(1.0) + _exp(-z[row, j]))
+                d[row, j] *= gate * (float32(1.0) + z[row, j] * (float32(1.0) - gate))
+        elif activation == GELU:
+            for j in range(width):
+                x = z[row, j]
+                normal = _NORMAL_PEAK * _exp(float32(-0.5) * x * x)
+                d[row, j] *= float32(0.5) * (float32(1.0) + _erf(x * _SQRT_HALF)) + x * normal
+        for j in range(width):
+            bias_gradient[j] += d[row, j]
+
+
+@njit
+def _end_of_layers(widths):
+    """Where the hidden layers' z, a and d end in the workspace."""
+    place = TILE_ROWS * widths[0]
+    for layer in range(widths.shape[0] - 2):
+        place += 3 * TILE_ROWS * widths[layer + 1]
+    return place
+
+
+@njit
+def _forward(x, m, widths, parameters, work, activation):
+    """Through the hidden layers: z = a_below W + bias, a = activation(z). Returns the last a and where its weights begin.
+
+    Each layer's z, a, d follow one another in the workspace, after the tile of features.
+    """
+    place, at, below = TILE_ROWS * widths[0], 0, x
+    for layer in range(widths.shape[0] - 2):
+        inputs, outputs = widths[layer], widths[layer + 1]
+        z = work[place : place + m * outputs].reshape(m, outputs)
+        a = work[place + TILE_ROWS * outputs : place + TILE_ROWS * outputs + m * outputs].reshape(m, outputs)
+        np.dot(below, parameters[at : at + inputs * outputs].reshape(inputs, outputs), z)
+        at += inputs * outputs
+        _activate(z, a, parameters[at : at + outputs], activation)
+        at += outputs
+        place += 3 * TILE_ROWS * outputs
+        below = a
+    return below, at
+
+
+@njit(fastmath=_FAST)
+def _add_tile(rows, widths, parameters, gradient, work, activation, huber_delta):
+    """Add the sum of a tile's gradients to `gradient`; returns the sum of the rows' losses.
+
+    `rows` (m, features + 1), m <= TILE_ROWS. The loss is ½r², or Huber's with `huber_delta` > 0 (½r² within, linear beyond).
+    """
+    m = rows.shape[0]
+    layers = widths.shape[0] - 1
+    features = widths[0]
+    x = work[: m * features].reshape(m, features)
+    for row in range(m):
+        for j in range(features):
+            x[row, j] = rows[row, j]
+    below, at = _forward(x, m, widths, parameters, work, activation)
+    place = _end_of_layers(widths)
+    # The output layer has one output: its products are sums, and its backward pass begins in the same loop.
+    inputs = widths[layers - 1]
+    weight, bias = parameters[at : at + inputs], parameters[at + inputs]
+    loss = float64(0.0)
+    bias_gradient = float32(0.0)
+    d_below = work[place - TILE_ROWS * inputs : place - TILE_ROWS * inputs + m * inputs].reshape(m, inputs)
+    weight_gradient = gradient[at : at + inputs]
+    for row in range(m):
+        residual = bias
+        for j in range(inputs):
+            residual += below[row, j] * weight[j]
+        residual -= rows[row, features]
+        if huber_delta > 0 and abs(residual) > huber_delta:
+            loss += float64(huber_delta) * (abs(float64(residual)) - 0.5 * float64(huber_delta))
+            residual = huber_delta if residual > 0 else -huber_delta
+        else:
+            loss += 0.5 * float64(residual) * float64(residual)
+        bias_gradient += residual
+        for j in range(inputs):
+            weight_gradient[j] += residual * below[row, j]
+        if layers > 1:
+            for j in range(inputs):
+                d_below[row, j] = residual * weight[j]
+    gradient[at + inputs] += bias_gradient
+    # Backward through the hidden layers.
+    scratch = work[work.shape[0] - _largest_weight(widths) :]
+    for layer in range(layers - 2, -1, -1):
+        inputs, outputs = widths[layer], widths[layer + 1]
+        place -= 3 * TILE_ROWS * outputs
+        at -= (inputs + 1) * outputs
+        z = work[place : place + m * outputs].reshape(m, outputs)
+        a = work[place + TILE_ROWS * outputs : place + TILE_ROWS * outputs + m * outputs].reshape(m, outputs)
+        d = work[place + 2 * TILE_ROWS * outputs : place + 2 * TILE_ROWS * outputs + m * outputs].reshape(m, outputs)
+        size = inputs * outputs
+        _through_activation(d, z, a, gradient[at + size : at + size + outputs], activation)
+        if layer:
+            below = work[place - 2 * TILE_ROWS * inputs : place - 2 * TILE_ROWS * inputs + m * inputs].reshape(m, inputs)
+            d_below = work[place - TILE_ROWS * inputs : place - TILE_ROWS * inputs + m * inputs].reshape(m, inputs)
+            np.dot(d, parameters[at : at + size].reshape(inputs, outputs).T, d_below)
+        else:
+            below = x
+        product = scratch[:size].reshape(inputs, outputs)
+        np.dot(below.T, d, product)
+        for k in range(size):
+            gradient[at + k] += scratch[k]
+    return loss
+
+
+@njit
+def _largest_weight(widths):
+    largest = 0
+    for layer in range(widths.shape[0] - 1):
+        largest = max(largest, widths[layer] * widths[layer + 1])
+    return largest
+
+
+@njit(fastmath=_FAST)
+def _step(parameters, gradient, moments, count, steps, optimizer, lr, hyper):
+    """Update with the mean gradient, then clear it. `hyper`: momentum, nesterov, beta1, beta2, epsilon, decay, clip."""
+    momentum, nesterov, beta1, beta2 = float32(hyper[0]), hyper[1], float32(hyper[2]), float32(hyper[3])
+    epsilon, decay, clip = float32(hyper[4]), float32(hyper[5]), hyper[6]
+    share = float32(1.0 / count)
+    if clip > 0:
+        squares = float64(0.0)
+        for i in range(parameters.shape[0]):
+            squares += float64(gradient[i]) * float64(gradient[i])
+        norm = math.sqrt(squares) / count
+        if norm > clip:
+            share *= float32(clip / norm)
+    rate = float32(lr)
+    if optimizer == SGD:
+        for i in range(parameters.shape[0]):
+            g = gradient[i] * share + decay * parameters[i]
+            moments[0, i] = momentum * moments[0, i] + g
+            parameters[i] -= rate * (g + momentum * moments[0, i] if nesterov else moments[0, i])
+            gradient[i] = float32(0.0)
+        return
+    keep = float32(1.0 - lr * hyper[5]) if optimizer == ADAMW else float32(1.0)
+    added = float32(0.0) if optimizer == ADAMW else decay
+    rate = float32(lr / (1.0 - hyper[2] ** steps))
+    root = float32(1.0 / math.sqrt(1.0 - hyper[3] ** steps))
+    for i in range(parameters.shape[0]):
+        g = gradient[i] * share + added * parameters[i]
+        m = beta1 * moments[0, i] + (float32(1.0) - beta1) * g
+        v = beta2 * moments[1, i] + (float32(1.0) - beta2) * g * g
+        moments[0, i], moments[1, i] = m, v
+        parameters[i] = keep * parameters[i] - rate * m / (np.sqrt(v) * root + epsilon)
+        gradient[i] = float32(0.0)
+
+
+@njit(nogil=True, cache=True)
+def advance(rows, start, stop, batch_size, widths, parameters, gradient, moments, work, state, activation, huber_delta, optimizer, lr, hyper):
+    """Take every minibatch that ends in `[start, stop)` of a block; the rest stays in `gradient` as a sum.
+
+    `state` (int64): rows carried, steps taken; both are moved on. Returns the sum of the rows' losses.
+    """
+    loss = float64(0.0)
+    while start < stop:
+        end = min(stop, start + batch_size - state[0])
+        state[0] += end - start
+        while start < end:
+            tile = min(TILE_ROWS, end - start)
+            loss += _add_tile(rows[start : start + tile], widths, parameters, gradient, work, activation, huber_delta)
+            start += tile
+        if state[0] == batch_size:
+            state[1] += 1
+            _step(parameters, gradient, moments, state[0], state[1], optimizer, lr, hyper)
+            state[0] = 0
+    return loss
+
+
+@njit(nogil=True, cache=True)
+def finish(parameters, gradient, moments, state, optimizer, lr, hyper):
+    """Take the carried rows, if any, as a minibatch of their own."""
+    if state[0]:
+        state[1] += 1
+        _step(parameters, gradient, moments, state[0], state[1], optimizer, lr, hyper)
+        state[0] = 0
+
+
+@njit(nogil=True, cache=True, fastmath=_FAST)
+def squared_error(rows, widths, parameters, work, activation):
+    """The sum of r² over rows (any number, features + 1): forward only."""
+    layers, features = widths.shape[0] - 1, widths[0]
+    total = float64(0.0)
+    for start in range(0, rows.shape[0], TILE_ROWS):
+        m = min(TILE_ROWS, rows.shape[0] - start)
+        x = work[: m * features].reshape(m, features)
+        for row in range(m):
+            for j in range(features):
+                x[row, j] = rows[start + row, j]
+        below, at = _forward(x, m, widths, parameters, work, activation)
+        for row in range(m):
+            residual = parameters[at + widths[layers - 1]] - rows[start + row, features]
+            for j in range(widths[layers - 1]):
+                residual += below[row, j] * parameters[at + j]
+            total += float64(residual) * float64(residual)
+    return total
