@@ -2,6 +2,7 @@
 
 import os
 import resource
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from streamtrain.units import format_bytes
 #: A span being decoded holds the stored pages, the decoder's table and the columns cast from it.
 DECODE_COPIES = 3
 
+#: Thread stacks, allocator arenas and decoder tables of a stream, beside what is counted row by row (24 to 36 MiB were measured).
+RUNTIME_BYTES = 40 * 2**20
+
 #: Windows in flight are never fewer: one is used while one is built.
 MIN_WINDOWS = 2
 
@@ -22,6 +26,7 @@ class Budget:
     """What a run may hold at once, in bytes; `windows` counts the one being used, those ready and those being built."""
 
     limit_bytes: int
+    window_rows: int
     window_bytes: int
     decode_bytes: int
     fixed_bytes: int
@@ -30,7 +35,7 @@ class Budget:
 
     @property
     def projected_bytes(self) -> int:
-        """Blocks in flight, a decode in every reader, and what stays: hold-out and learners."""
+        """Blocks in flight, a decode in every reader, and what stays: hold-out, learners, the runtime's own."""
         return self.windows * self.window_bytes + self.readers * self.decode_bytes + self.fixed_bytes
 
 
@@ -42,13 +47,14 @@ def make_budget(
     `window_rows` and `span_rows` are the largest of the plan; one more row in each block is the shuffle's bin.
     Raises ResourceError when two windows do not fit: the message gives both numbers.
     """
+    fixed_bytes += RUNTIME_BYTES
     window_bytes = (window_rows + 1) * num_columns * 4
     decode_bytes = DECODE_COPIES * span_rows * num_columns * decoded_itemsize
     for active in range(readers, 0, -1):
         windows = min((limit_bytes - fixed_bytes - active * decode_bytes) // window_bytes, readers + 1)
         if windows >= MIN_WINDOWS:
             return Budget(
-                limit_bytes=limit_bytes, window_bytes=window_bytes, decode_bytes=decode_bytes,
+                limit_bytes=limit_bytes, window_rows=window_rows, window_bytes=window_bytes, decode_bytes=decode_bytes,
                 fixed_bytes=fixed_bytes, readers=active, windows=windows,
             )  # fmt: skip
     needed = MIN_WINDOWS * window_bytes + decode_bytes + fixed_bytes
@@ -85,6 +91,16 @@ def rss_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
+def reset_peak_rss() -> None:
+    """Forget the peak so far, where the system can (Linux); elsewhere the peak is of the whole process."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_rss_bytes() -> int:
-    """The most resident memory this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most resident memory this process has had since `reset_peak_rss`."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -8,6 +8,7 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 import yaml
 
@@ -28,16 +29,17 @@ class RunDirectory:
     def __init__(self, out: Path):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(f"{out} is not empty, and nothing is overwritten. Choose another --out, or remove it.")
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            self._events = open(out / "events.jsonl", "x", encoding="utf-8")
-        except OSError as error:
-            raise ResourceError(f"{out}: cannot be written ({error.strerror}). Choose another --out.") from None
         self.out = out
         self.records: list[Record] = []
+        self._events: TextIO | None = None
 
     def log(self, record: Record) -> None:
-        """Append one line to `events.jsonl`. The first one, `run`, is also written as config, env and data files."""
+        """Append one line to `events.jsonl`. The first one, `run`, makes the folder and its config, env and data files.
+
+        So a run that is refused before its first record leaves nothing behind.
+        """
+        if self._events is None:
+            self._events = self._create()
         self.records.append(record)
         self._events.write(json.dumps(record, allow_nan=False) + "\n")
         if record["event"] == "run":
@@ -47,11 +49,19 @@ class RunDirectory:
             for name in ("env", "data"):
                 write_atomically(self.out / f"{name}.json", json.dumps(record[name], indent=2).encode() + b"\n")
 
+    def _create(self) -> TextIO:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            return open(self.out / "events.jsonl", "x", encoding="utf-8")
+        except OSError as error:
+            raise ResourceError(f"{self.out}: cannot be written ({error.strerror}). Choose another --out.") from None
+
     def __enter__(self) -> "RunDirectory":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def default_out(verb: str) -> Path:

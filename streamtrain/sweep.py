@@ -3,9 +3,9 @@
 import time
 from dataclasses import asdict
 
-from streamtrain.budget import peak_rss_bytes, rss_bytes
+from streamtrain.budget import peak_rss_bytes
 from streamtrain.config import Config
-from streamtrain.passes import DEFAULT_LR, Prepared, prepare, run_pass
+from streamtrain.passes import DEFAULT_LR, Prepared, prepare, run_pass, warm_up
 from streamtrain.timing import measure_throughput
 from streamtrain.types import Emit, Record
 
@@ -21,10 +21,11 @@ def learning_rates(config: Config) -> tuple[float, ...]:
 
 def sweep(config: Config, emit: Emit, describe: Record) -> None:
     """Run a sweep and emit its Records. `describe`: what the `run` record says beside what the sweep itself knows."""
-    started, before = time.perf_counter(), rss_bytes()
+    started = time.perf_counter()
     sizes, rates, trials = config.sweep.batch_sizes, learning_rates(config), config.sweep.trials
     prepared = prepare(config, learners=len(sizes), rates=len(rates))
-    emit(run_record(prepared, describe, verb="sweep", sizes=sizes, rates=[rates] * len(sizes), trials=trials))
+    compile_seconds, before = warm_up(prepared)
+    emit(run_record(prepared, describe, verb="sweep", compile_seconds=compile_seconds, sizes=sizes, rates=[rates] * len(sizes), trials=trials))
     emit({"event": "baseline", **prepared.baselines})
     share = None if config.train.max_time is None else config.train.max_time / trials
     passes = []
@@ -38,7 +39,7 @@ def sweep(config: Config, emit: Emit, describe: Record) -> None:
 
 
 def run_record(
-    prepared: Prepared, describe: Record, *, verb: str, sizes: tuple[int, ...], rates: list[tuple[float, ...]], trials: int
+    prepared: Prepared, describe: Record, *, verb: str, compile_seconds: float, sizes: tuple[int, ...], rates: list[tuple[float, ...]], trials: int
 ) -> Record:
     """The first record: everything needed to read the others."""
     source, config = prepared.source, prepared.config
@@ -56,13 +57,14 @@ def run_record(
             "integrity": dataset.integrity, "truth": None if dataset.truth is None else asdict(dataset.truth),
         },
         "standard": prepared.standard.to_json(), "target_sd": prepared.target_sd,
+        "engine": prepared.engine, "compile_seconds": compile_seconds,
         "memory": {"budget_bytes": prepared.budget.limit_bytes, "projected_bytes": prepared.budget.projected_bytes},
         **describe,
     }  # fmt: skip
 
 
 def end_record(prepared: Prepared, *, seconds: float, rows_read: int, passes: int, saved: int, before: int) -> Record:
-    """The last record. `before`: resident bytes after the imports, `saved`: rows not read because learners shared a pass."""
+    """The last record. `before`: resident bytes after imports and warm-up, `saved`: rows not read because learners shared a pass."""
     return {
         "event": "end", "seconds": seconds, "rows_read": rows_read, "passes": passes, "rows_saved": saved,
         "projected_bytes": prepared.budget.projected_bytes, "peak_rss_bytes": max(0, peak_rss_bytes() - before),

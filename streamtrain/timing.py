@@ -6,11 +6,12 @@ import numpy as np
 
 from streamtrain.learners.engine import Engine
 from streamtrain.learners.fused_engine import one_blas_thread
-from streamtrain.passes import Prepared
+from streamtrain.passes import TIMED_ROWS, Prepared
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.types import Emit
 
 REPEATS = 5
+
 
 #: A timed region takes at least this long, or one step.
 REGION_SECONDS = 0.12
@@ -24,7 +25,7 @@ def measure_throughput(prepared: Prepared, batch_sizes: tuple[int, ...], emit: E
     """
     blocks = prepared.blocks(0, FetchStats())
     try:
-        block = next(blocks)[0].rows.copy()
+        block = next(blocks)[0].rows[:TIMED_ROWS].copy()
         next(blocks)
         engines = {size: prepared.learner(size, (1e-6,), 0).engine for size in batch_sizes}
         rows = {size: _rows_a_region(engine, block) for size, engine in engines.items()}

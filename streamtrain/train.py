@@ -2,10 +2,9 @@
 
 import time
 
-from streamtrain.budget import rss_bytes
 from streamtrain.config import Config
 from streamtrain.learners.model import Network
-from streamtrain.passes import DEFAULT_LR, prepare, run_pass
+from streamtrain.passes import DEFAULT_LR, prepare, run_pass, warm_up
 from streamtrain.sweep import end_record, run_record
 from streamtrain.timing import measure_throughput
 from streamtrain.types import Emit, Record
@@ -13,11 +12,12 @@ from streamtrain.types import Emit, Record
 
 def train(config: Config, emit: Emit, describe: Record) -> Network:
     """Train one model and emit its Records; returns it with normalisation folded in."""
-    started, before = time.perf_counter(), rss_bytes()
+    started = time.perf_counter()
     sizes = (config.train.batch_size,)
     rates = (config.train.lr or DEFAULT_LR[config.train.optimizer],)
     prepared = prepare(config, learners=1, rates=1)
-    emit(run_record(prepared, describe, verb="train", sizes=sizes, rates=[rates], trials=1))
+    compile_seconds, before = warm_up(prepared)
+    emit(run_record(prepared, describe, verb="train", compile_seconds=compile_seconds, sizes=sizes, rates=[rates], trials=1))
     emit({"event": "baseline", **prepared.baselines})
     learner = prepared.learner(sizes[0], rates, 0)
     done = run_pass(prepared, [learner], 0, emit, max_seconds=config.train.max_time)

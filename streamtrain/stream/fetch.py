@@ -69,7 +69,7 @@ def window_graph(build: WindowBuild) -> tuple[dict[Any, Any], Any]:
     return graph, ("permute", 0)
 
 
-def fetch(windows: Iterator[Window], source: Source, budget: Budget, stats: FetchStats, pool: BufferPool | None = None) -> Iterator[Block]:
+def fetch(windows: Iterator[Window], source: Source, budget: Budget, stats: FetchStats, pool: BufferPool) -> Iterator[Block]:
     """Blocks of `windows`, in their order. Closing the iterator ends its threads.
 
     At most `budget.windows` blocks exist at once, the one in the consumer's hands included. Errors of a read are raised
@@ -83,8 +83,6 @@ def fetch(windows: Iterator[Window], source: Source, budget: Budget, stats: Fetc
         waiting: deque[Future[Block]] = deque()
         stack.callback(_cancel, waiting)
         for window in windows:
-            if pool is None or pool.capacity_rows < window.num_rows + 1:
-                pool = BufferPool(window.num_rows + 1, source.num_columns, keep=budget.windows)
             waiting.append(builders.submit(_build, window, source, pool, lanes, stats))
             if len(waiting) >= budget.windows - 1:
                 yield from _take(waiting, stats)

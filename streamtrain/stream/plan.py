@@ -54,10 +54,6 @@ class Plan:
         """Rows delivered in the epoch: all but the held-out ones."""
         return int(self.window_starts[-1])
 
-    @property
-    def max_window_rows(self) -> int:
-        return int(np.diff(self.window_starts).max(initial=0))
-
     def window(self, index: int) -> Window:
         return Window(
             epoch=self.epoch,

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from streamtrain.holdout import Holdout
 from streamtrain.kernels import shuffle as kernels
 from streamtrain.order import RECEIPT, make_key
+from streamtrain.spans import Spans
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.plan import Window
 from streamtrain.stream.source import Source
-from streamtrain.types import Receipt, Standard
+from streamtrain.types import Receipt, Span, Standard
 
 #: Receipts of all runs use one key, so that they can be compared.
 RECEIPT_KEY = np.uint64(make_key(RECEIPT))
@@ -24,14 +26,14 @@ class WindowBuild:
     `positions[i]` is where span i begins among the window's row positions; each begins at a multiple of 8 (kernels/shuffle.py).
     """
 
-    def __init__(self, window: Window, source: Source, pool: BufferPool, width: int | None = None):
+    def __init__(self, window: Window, source: Source, pool: BufferPool):
         self.window, self.source = window, source
-        self.width = (0,) * (width or source.num_columns)
+        self.width = (0,) * pool.width
         self.spans = [source.spans[int(number)] for number in window.spans]
         self.skips = [source.holdout.of(int(number)) for number in window.spans]
         padded = [(span.num_rows + 7) // 8 * 8 for span in self.spans]
         self.positions = np.concatenate([[0], np.cumsum(padded)]).tolist()
-        num_buckets = bucket_count(window.num_rows, source.num_columns)
+        num_buckets = bucket_count(window.num_rows, source.num_columns)  # of the data's width: ids alone must fall alike
         self.mask = np.uint64(num_buckets - 1)
         self.key = np.uint64(window.key)
         counts = np.zeros(num_buckets, dtype=np.int64)
@@ -86,7 +88,7 @@ def window_ids(window: Window, source: Source) -> np.ndarray:
         parts.append(np.arange(span.first_id, span.first_id + span.num_rows))
     ids = np.concatenate(parts)
     plain = replace(source, standard=Standard.identity(2))
-    build = WindowBuild(window, plain, BufferPool(window.num_rows + 1, 2, keep=0), width=2)
+    build = WindowBuild(window, plain, BufferPool(window.num_rows + 1, 2, keep=0))
     first = 0
     for i, part in enumerate(parts):
         places = np.arange(first, first + len(part))
@@ -94,3 +96,16 @@ def window_ids(window: Window, source: Source) -> np.ndarray:
         first += len(part)
     dealt = build.permute().rows.astype(np.int64)
     return ids[(dealt[:, 0] << 16) | dealt[:, 1]]
+
+
+def shuffle_once(source: Source, span: Span) -> np.ndarray:
+    """One span read, dealt and permuted as a window of its own, with nothing held out: for warming up."""
+    alone = Spans(
+        shard=np.array([span.shard]), start=np.array([span.start]), stop=np.array([span.stop]), first_id=np.array([span.first_id]),
+        unit_starts=np.array([0, 1]),
+    )  # fmt: skip
+    window = Window(epoch=0, index=0, key=0, spans=np.array([0]), num_rows=span.num_rows)
+    source = replace(source, spans=alone, holdout=Holdout(spread=np.array([0])))
+    build = WindowBuild(window, source, BufferPool(span.num_rows + 1, source.num_columns, keep=0))
+    build.deal(0, build.decode(0))
+    return build.permute().rows

@@ -52,14 +52,14 @@ class Stream(IterableDataset):
         width = self._source.num_columns
         self.budget = make_budget(
             limit_bytes=config.fetch.memory or default_limit_bytes(),
-            window_rows=self._plan.max_window_rows,
+            window_rows=min(self._window_rows, self.dataset.num_rows),
             span_rows=int(self._source.spans.num_rows.max()),
             num_columns=width,
             decoded_itemsize=np.dtype(self.dataset.decoded_type).itemsize,
             readers=config.fetch.readers or default_readers(),
             fixed_bytes=2 * min(self.batch_size, self.dataset.num_rows) * width * 4,
         )
-        self._pool = BufferPool(self._plan.max_window_rows + 1, width, keep=self.budget.windows)
+        self._pool = BufferPool(self.budget.window_rows + 1, width, keep=self.budget.windows)
         self._stats = FetchStats()
 
     def __len__(self) -> int:

@@ -1,0 +1,32 @@
+# make demo   generate 4M rows, compare minibatch sizes on them, leave the table and runs/demo/report.html
+# make test   run every test
+# make clean  remove the environment, the runs and the caches
+#
+# Each makes .venv first, when it is missing or pyproject.toml or constraints.txt changed. Needs python3 >= 3.11.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	@test -f runs/demo-data/_manifest.json || $(BIN)/streamtrain generate runs/demo-data --kind friedman2 --rows 4M
+	@rm -rf runs/demo
+	@$(BIN)/streamtrain sweep -c configs/demo.yaml --out runs/demo
+
+test: $(READY)
+	@$(BIN)/python -m pytest -q
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	    || { echo "streamtrain needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "installing into .venv (a few minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]' -c constraints.txt
+	@touch $(READY)
+
+clean:
+	rm -rf .venv runs dist .pytest_cache .hypothesis
+	find streamtrain data_gen tests -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,6 @@
+"""`python -m streamtrain`."""
+
+from streamtrain.cli.main import main
+
+if __name__ == "__main__":
+    main()

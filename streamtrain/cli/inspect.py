@@ -1,0 +1,73 @@
+"""`streamtrain inspect`."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from streamtrain.cli.flags import Features, Output, Target
+from streamtrain.cli.terminal import plain_warnings, show, table
+from streamtrain.units import format_bytes
+
+_SPANS = {"parquet": "row groups", "zarr": "chunks"}
+
+
+def inspect(
+    data: Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")], /, *,
+    target: Target = None, features: Features = None, output: Output = Output(),
+) -> None:  # fmt: skip
+    """Say what a data set holds and how well it is laid out; reads footers only."""
+    from streamtrain.storage.dataset import open_shards
+    from streamtrain.storage.inspect import inspect as describe
+
+    names = [name.strip() for name in features.split(",")] if features else None
+    with plain_warnings(quiet=output.quiet):
+        document = describe(open_shards(data, features=names, target=target))
+    show(page(document), document, as_json=output.json)
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """The facts, the table of columns and the advice."""
+    parts = table(_facts(document)), table(_columns(document), right=frozenset({3, 4, 5})), _advice(document)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _facts(document: Mapping[str, Any]) -> list[list[str]]:
+    dictionary = ", dictionary" if document["dictionary"] else ""
+    truth = document["truth"]
+    facts = {
+        "data": document["url"],
+        "rows": f"{document['num_rows']:,}",
+        "shards": f"{document['num_shards']:,} ({document['format']}), of {_range(document['shard_rows'])} rows",
+        "spans": f"{document['num_spans']:,} ({_SPANS[document['format']]}), of {_range(document['span_rows'])} rows",
+        "stored": f"{format_bytes(document['stored_bytes'])} ({', '.join(document['codec'])}{dictionary})",
+        "decoded": f"{format_bytes(document['decoded_bytes'])} ({document['decoded_type']})",
+        "integrity": document["integrity"],
+        "fingerprint": document["fingerprint"],
+    }
+    if truth:
+        facts["truth"] = f"{truth['kind']}: the best possible loss is {truth['best_loss']:.6g}"
+    return [[name, value] for name, value in facts.items()]
+
+
+def _range(sizes: Mapping[str, float]) -> str:
+    """One size, or `min … median … max`."""
+    if sizes["min"] == sizes["max"]:
+        return f"{sizes['max']:,}"
+    return f"{sizes['min']:,} … {sizes['median']:,.0f} … {sizes['max']:,}"
+
+
+def _columns(document: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["column", "role", "type", "nulls", "min", "max"]]
+    for column in document["columns"]:
+        nulls = "?" if column["nulls"] is None else f"{column['nulls']:,}"
+        rows.append([column["name"], column["role"], column["stored_type"], nulls, _number(column["min"]), _number(column["max"])])
+    return rows
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.6g}"
+
+
+def _advice(document: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in document["advice"])

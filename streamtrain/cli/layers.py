@@ -1,0 +1,108 @@
+"""One config from five layers: defaults < file < `STREAMTRAIN_…` < `--set` < flag; each value knows where it came from."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streamtrain.config import Config, config_keys, did_you_mean, make_config, set_key
+from streamtrain.errors import ConfigError
+from streamtrain.yamlfile import parse_scalar, read_yaml
+
+PREFIX = "STREAMTRAIN_"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value and its origin: `sweep.yaml:14`, `STREAMTRAIN_TRAIN__LR`, `--set train.lr`, `--lr`."""
+
+    value: Any
+    origin: str
+
+
+#: Dotted key → setting.
+Layer = dict[str, Setting]
+
+
+def file_layer(path: str | None) -> Layer:
+    """The keys of a YAML file; an empty section counts as absent. Raises ConfigError that names the line."""
+    if path is None:
+        return {}
+    values, origins = read_yaml(path)
+    layer: Layer = {}
+    for section, value in values.items():
+        if isinstance(value, dict):
+            layer |= {f"{section}.{key}": Setting(item, origins[f"{section}.{key}"]) for key, item in value.items()}
+        elif value is not None or section not in Config.model_fields:
+            layer[section] = Setting(value, origins[section])
+    return layer
+
+
+def environment_layer(environment: Mapping[str, str]) -> Layer:
+    """`STREAMTRAIN_TRAIN__BATCH_SIZE` sets train.batch_size; names without `__` are not ours."""
+    return {
+        name.removeprefix(PREFIX).replace("__", ".").lower(): Setting(_from_text(text), name)
+        for name, text in environment.items() if name.startswith(PREFIX) and "__" in name
+    }
+
+
+def set_layer(assignments: Iterable[str]) -> Layer:
+    """`a.b=c`, as often as wanted; the value is written as on a flag, or as a YAML list, or `null` for unset."""
+    layer: Layer = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: write it like --set train.batch_size=4096")
+        layer[key.strip()] = Setting(_from_text(text), f"--set {key.strip()}")
+    return layer
+
+
+def flag_layer(flags: Mapping[str, Any], table: Mapping[str, str]) -> Layer:
+    """The flags that were given, by the tables of `streamtrain.config`; a repeated flag is a list."""
+    return {
+        table[name]: Setting(",".join(value) if isinstance(value, list) else value, f"--{name.replace('_', '-')}")
+        for name, value in flags.items() if value is not None
+    }
+
+
+def path_layer(path: str | None) -> Layer:
+    """The positional DATA of a verb."""
+    return {} if path is None else {"data.path": Setting(path, "DATA")}
+
+
+def resolve(*layers: Layer) -> tuple[Config, dict[str, str]]:
+    """The checked config, later layers over earlier ones, and the origin of every key that was set.
+
+    Raises ConfigError that names key, origin and remedy; every wrong key is listed.
+    """
+    settings: Layer = {}
+    for layer in layers:
+        settings |= layer
+    origins = {key: setting.origin for key, setting in settings.items()}
+    _refuse_non_sections(settings)
+    values: dict[str, Any] = {}
+    for key, setting in settings.items():
+        set_key(values, key, setting.value)
+    return make_config(values, origins), origins
+
+
+def _refuse_non_sections(settings: Layer) -> None:
+    """A key without its section, or a section without a key: said before pydantic would say it in its own words."""
+    known = config_keys()
+    for key, setting in settings.items():
+        section, dot, _ = key.partition(".")
+        if section in Config.model_fields and not dot:
+            raise ConfigError(f"{setting.origin}: {key} is a section; give one of its keys, like {_first_key(key, known)}")
+        if section not in Config.model_fields:
+            close = [name for name in known if name.split(".")[1] == key.split(".")[-1]][:1]
+            hint = f" Did you mean {close[0]}?" if close else did_you_mean(section, Config.model_fields)
+            raise ConfigError(f"{setting.origin}: {key}: unknown key.{hint}")
+
+
+def _first_key(section: str, known: Iterable[str]) -> str:
+    return next(key for key in known if key.startswith(f"{section}."))
+
+
+def _from_text(text: str) -> Any:
+    """Text as on a flag, so that `2024` can name a column; but YAML's null, and lists in brackets."""
+    value = parse_scalar(text)
+    return value if isinstance(value, list) or (value is None and text.strip()) else text

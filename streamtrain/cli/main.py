@@ -1,0 +1,135 @@
+"""`streamtrain`: the verbs by name, global flags before or after the verb, errors as one line, exit codes.
+
+Exit codes: those of `streamtrain.errors` (1 to 5), 130 after Ctrl-C, 143 after SIGTERM, 141 when the reader of stdout left.
+"""
+
+import errno
+import io
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError, Group
+
+from streamtrain import __version__
+from streamtrain.cli.terminal import note
+from streamtrain.errors import StreamTrainError
+
+#: Verb → group, import string, help. An import string keeps a verb's libraries out of every other verb.
+VERBS = {
+    "generate": ("Start", "streamtrain.cli.generate:generate", "Make shards with a known noise floor."),
+    "ingest": ("Start", "streamtrain.cli.ingest:ingest", "Turn CSV, Parquet, Arrow or Zarr into verified shards."),
+    "inspect": ("Start", "streamtrain.cli.inspect:inspect", "Say what a data set holds, from its footers only."),
+    "sweep": ("Run", "streamtrain.cli.sweep:sweep", "Compare minibatch sizes on the same rows and recommend one."),
+    "train": ("Run", "streamtrain.cli.train:train", "Train one model and save it."),
+    "predict": ("Results", "streamtrain.cli.predict:predict", "Write a trained model's predictions for a data set."),
+    "report": ("Results", "streamtrain.cli.report:report", "Make the report of a run again, from its records."),
+}
+CONFIG_VERBS = {
+    "show": ("streamtrain.cli.config:show", "Print every value and where it comes from."),
+    "schema": ("streamtrain.cli.config:schema", "Print the JSON schema of the config, for editors."),
+    "validate": ("streamtrain.cli.config:validate", "Check a config file."),
+}
+#: Global flags that take a value: with one of them before the verb, the next word is not the verb.
+VALUE_FLAGS = frozenset({"-c", "--config", "--set", "-o", "--out", "--seed", "--memory", "--device", "--progress"})
+
+_GROUPS = ("Start", "Run", "Results", "Config")
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception: everything that is open is closed on the way out."""
+
+
+def build_app() -> App:
+    """The command, without the verbs' own modules."""
+    app = App(
+        name="streamtrain", version=__version__, help_flags=["--help", "-h"], help_format="plaintext", suppress_keyboard_interrupt=False,
+        help="Train regressors on data that does not fit in memory, and find the minibatch size that suits it.",
+        help_epilogue="Global flags stand before or after the verb. `streamtrain VERB --help` lists a verb's flags.",
+    )
+    groups = {name: Group(name, sort_key=place) for place, name in enumerate(_GROUPS, 1)}
+    app["--help"].group = app["--version"].group = Group("Options", sort_key=9)
+    for place, (verb, (group, target, text)) in enumerate(VERBS.items()):
+        app.command(target, name=verb, help=text, group=groups[group], sort_key=place)
+    config = App(name="config", help="Show, describe or check a config.", help_format="plaintext", group=groups["Config"])
+    for verb, (target, text) in CONFIG_VERBS.items():
+        config.command(target, name=verb, help=text)
+    app.command(config)
+    return app
+
+
+def verb_first(tokens: Sequence[str]) -> list[str]:
+    """Move flags that stand before the verb behind it.
+
+    >>> verb_first(["-c", "a.yaml", "--json", "sweep", "data/"])
+    ['sweep', '-c', 'a.yaml', '--json', 'data/']
+    """
+    place = 0
+    while place < len(tokens) and tokens[place].startswith("-"):
+        place += 2 if tokens[place] in VALUE_FLAGS else 1
+    length = 2 if tokens[place:place + 1] == ["config"] else 1
+    return [*tokens[place:place + length], *tokens[:place], *tokens[place + length:]]
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Do what the words say and return the exit code; errors are one line on stderr, with the traceback under --debug."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks `≤` gets \u2264, not a crash
+    try:
+        with _sigterm_raises():
+            code = build_app()(verb_first(tokens), exit_on_error=False, print_error=False, result_action="return_value")
+            return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes stdout at exit
+        return 128 + signal.SIGPIPE
+    except (Exception, KeyboardInterrupt, Terminated) as failure:
+        if "--debug" in tokens:
+            traceback.print_exc()
+        code, message = explain(failure)
+        note(message)
+        return code
+
+
+def explain(failure: BaseException) -> tuple[int, str]:
+    """The exit code of a failure, and the line (one for each thing refused) that says it."""
+    if isinstance(failure, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(failure, Terminated):
+        return 143, "terminated"
+    if isinstance(failure, StreamTrainError):
+        return failure.exit_code, "\n".join(f"error: {line}" for line in str(failure).splitlines() or [type(failure).__name__])
+    if isinstance(failure, CycloptsError):
+        return 2, f"error: {' '.join(str(failure).split())} See --help."
+    if isinstance(failure, MemoryError):
+        return 4, "error: out of memory. Lower --memory, or close other programs."
+    if isinstance(failure, OSError):
+        return 4 if failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE) else 1, f"error: {failure}"
+    first = (str(failure).splitlines() or [""])[0]
+    return 1, f"error: unexpected {type(failure).__name__}: {first}. Run again with --debug and report what it prints."
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))

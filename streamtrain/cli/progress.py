@@ -1,0 +1,79 @@
+"""Progress of a run on stderr: a line at every doubling of rows, and on a terminal a live bar below them."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from streamtrain.cli.follow import Follow, Line
+from streamtrain.cli.terminal import note
+from streamtrain.types import Emit, Record
+from streamtrain.units import format_bytes, format_count, format_seconds
+
+Mode = Literal["auto", "live", "lines", "none"]
+_HEADER = ("trial", "rows", "loss", "loss since", "held-out", "at batch", "rows/s", "rss", "left")
+_WIDTHS = (5, 13, 9, 10, 9, 9, 8, 10, 7)
+_ONLY_SWEEP = {"trial", "at batch"}
+
+
+@contextmanager
+def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
+    """Yields `on_record`. `auto` is live on a terminal and plain lines (never a carriage return) elsewhere."""
+    if mode == "auto":
+        mode = "live" if sys.stderr.isatty() else "lines"
+    follow = Follow(every=verbose)
+    if mode == "none":
+        yield lambda record: None
+    elif mode == "lines":
+        yield lambda record: _print_lines(follow, record, note)
+    else:
+        console = Console(stderr=True)
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[facts]}", markup=False)
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("opening", total=None, facts="")
+            yield lambda record: _move(bar, task, follow, record, lambda text: console.print(Text(text), soft_wrap=True))
+
+
+def _print_lines(follow: Follow, record: Record, write: Callable[[str], None]) -> Line | None:
+    lines = follow.feed(record)
+    if record["event"] == "run":
+        write(_row(follow, _HEADER))
+    for line in lines:
+        write(_row(follow, _cells(line)))
+    return lines[-1] if lines else None
+
+
+def _move(bar: Progress, task: TaskID, follow: Follow, record: Record, write: Callable[[str], None]) -> None:
+    line = _print_lines(follow, record, write)
+    match record["event"]:
+        case "run":
+            bar.update(task, total=follow.trials * follow.train_rows, description="training")
+        case "evaluation":
+            done = record["trial"] * follow.train_rows + follow.mean_rows
+            bar.update(task, completed=done, description=f"trial {record['trial'] + 1} of {follow.trials}")
+        case "timing" | "delivery":
+            bar.update(task, total=None, description="timing the step alone", facts="")
+    if line is not None and line.left_seconds is not None:
+        bar.update(task, facts=f"{format_seconds(line.left_seconds)} left")
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    rate = "" if line.rows_per_second is None else format_count(line.rows_per_second)
+    left = "" if line.left_seconds is None else "0 s" if line.left_seconds < 1 else format_seconds(line.left_seconds)
+    rss = format_bytes(psutil.Process().memory_info().rss)
+    losses = (_loss(line.loss), _loss(line.loss_since), _loss(line.holdout_loss))
+    return str(line.trial + 1), f"{line.rows:,}", *losses, f"{line.batch_size:,}", rate, rss, left
+
+
+def _loss(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}" if loss < 1000 else f"{loss:.3g}"
+
+
+def _row(follow: Follow, cells: tuple[str, ...]) -> str:
+    columns = zip(cells, _WIDTHS, _HEADER, strict=True)
+    return " ".join(cell.rjust(width) for cell, width, name in columns if follow.verb == "sweep" or name not in _ONLY_SWEEP)

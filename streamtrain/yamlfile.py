@@ -1,0 +1,105 @@
+"""YAML as nested plain values, with the line of every key.
+
+Numbers and words follow YAML 1.2, unlike PyYAML's own resolver: `1e-3` is a float; `on`, `off`, `yes`, `no`, `10:30` and
+`2026-11-22` stay text; `010` is ten. Nothing is executed; anchors, tags and repeated keys are refused.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from streamtrain.errors import ConfigError
+
+_SCALARS = (  # tag, pattern, first characters
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.0123456789")),
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the resolver mended and anchors refused."""
+
+    yaml_implicit_resolvers: dict[str, list] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent) or self.peek_event().anchor:
+            raise yaml.MarkedYAMLError(problem="anchors and aliases are not used here", problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
+for _tag, _pattern, _first in _SCALARS:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(re.sub(r"^([-+]?)\.(?=[a-zA-Z])", r"\1", node.value)))
+
+
+def parse_scalar(text: str) -> Any:
+    """The value that `text` has in a YAML file: a number, a list, null, text.
+
+    >>> parse_scalar("1e-3"), parse_scalar("off"), parse_scalar("[8, 8]"), parse_scalar("64..1Mi*4")
+    (0.001, 'off', [8, 8], '64..1Mi*4')
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
+    except (yaml.YAMLError, RecursionError):
+        return text
+
+
+def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read a file: the nested mapping, and `{dotted key: "file:line"}` for every key in it.
+
+    Raises ConfigError that names file and line when the file cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as failure:
+        reason = failure.strerror if isinstance(failure, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """`read_yaml` of text; `name` stands for the file in origins and messages.
+
+    >>> parse_yaml("train:\\n  lr: 1e-3\\n", "a.yaml")
+    ({'train': {'lr': 0.001}}, {'train': 'a.yaml:1', 'train.lr': 'a.yaml:2'})
+    """
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return {}, {}
+        if not isinstance(root, yaml.MappingNode):
+            raise ConfigError(f"{name}:{_line(root)}: a config is sections of keys, like `train:` and under it `  lr: 0.004`")
+        origins: dict[str, str] = {}
+        return _mapping(loader, root, name, "", origins), origins
+    except yaml.MarkedYAMLError as failure:
+        line = f":{failure.problem_mark.line + 1}" if failure.problem_mark else ""
+        raise ConfigError(f"{name}{line}: not YAML: {failure.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as failure:
+        if isinstance(failure, ConfigError):
+            raise
+        raise ConfigError(f"{name}: not YAML: {str(failure).splitlines()[0]}") from None
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode, name: str, prefix: str, origins: dict[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
+        dotted, place = f"{prefix}{key}", f"{name}:{_line(key_node)}"
+        if key in values:
+            raise ConfigError(f"{place}: {dotted}: given twice; the first is at {origins[dotted]}")
+        origins[dotted] = place
+        if isinstance(value_node, yaml.MappingNode):
+            values[key] = _mapping(loader, value_node, name, f"{dotted}.", origins)
+        else:
+            values[key] = loader.construct_object(value_node, deep=True)
+    return values
+
+
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1

@@ -1,0 +1,28 @@
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from streamtrain.cli.main import run
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def command(capsys, monkeypatch, tmp_path) -> Command:
+    """`command("sweep", "data", "--json")`: the verb in this process, in an empty folder, without the user's variables."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*tokens: str) -> Said:
+        code = run([str(token) for token in tokens])
+        return Said(code, *capsys.readouterr())
+
+    return call

@@ -1,0 +1,81 @@
+"""Every verb on real shards, through the same words that a person types."""
+
+import json
+import math
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+import data_gen
+
+ROWS = 20_000
+QUICK = ("--max-rows", "4096", "--hidden", "4", "--memory", "1GiB", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "linear"
+    data_gen.generate(folder, kind="linear", rows=ROWS, span_rows=4096, seed=1)
+    return folder
+
+
+def test_generate_prints_the_noise_floor_and_inspect_reads_it_back(command):
+    said = command("--json", "generate", "made", "--kind", "linear", "--rows", "10k", "--noise", "0.5", "--span-rows", "2Ki", "--seed", "3")
+    document = json.loads(said.out)
+    assert (said.code, document["rows"], document["columns"]) == (0, 10_000, ["x0", "x1", "x2", "x3", "y"])
+    assert document["truth"]["best_loss"] == pytest.approx(0.2)
+    assert "best possible loss is 0.2" in command("generate", "again", "--kind", "linear", "--rows", "10k", "--noise", "0.5").out
+    page = command("inspect", "made").out
+    assert "10,000" in page and "verified" in page and "the best possible loss is 0.2" in page
+    assert [line.split()[:2] for line in page.splitlines() if line.split()[1:2] in (["feature"], ["target"])][-1] == ["y", "target"]
+    assert json.loads(command("inspect", "made", "--json").out)["num_rows"] == 10_000
+
+
+def test_ingest_moves_the_target_last(command, tmp_path):
+    pa.csv.write_csv(pa.table({"y": [1.0, 2.0, 3.0], "a": [1.0, 0.5, 2.0], "b": [3, 1, 2]}), tmp_path / "in.csv")
+    for format in ("parquet", "zarr"):
+        said = command("ingest", "in.csv", format, "--target", "y", "--format", format, "--features", "b,a")
+        assert said.code == 0 and "3 rows in 1 shard" in said.out and "b, a → y" in said.out
+        assert [column["name"] for column in json.loads(command("inspect", format, "--json").out)["columns"]] == ["b", "a", "y"]
+
+
+def test_sweep_then_report_again(command, data, tmp_path):
+    said = command("-o", "a", "sweep", data, "--batch-sizes", "64..1024*4", "--lr-grid", "0.01,0.02", "--trials", "2", *QUICK)
+    assert said.code == 0, said.err
+    assert said.out.rstrip().endswith("report: a/report.html") and "best linear" in said.out and "\r" not in said.err
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert [cell["batch_size"] for cell in summary["cells"]] == [64, 256, 1024]
+    assert summary["best_linear_loss"]["value"] < summary["best_constant_loss"]["value"]
+    assert json.loads(command("report", "a", "-o", "b", "--json").out) == summary
+    assert json.loads((tmp_path / "b" / "summary.json").read_text()) == summary
+    refused = command("sweep", data, "-o", "a", *QUICK)
+    assert refused.code == 2 and "nothing is overwritten" in refused.err
+
+
+def test_train_then_predict(command, data, tmp_path):
+    said = command("train", data, "-o", "m", "--batch-size", "64", "--lr", "0.01", "-q", *QUICK)
+    assert (said.code, said.err) == (0, "") and (tmp_path / "m" / "model.safetensors").exists()
+    assert command("predict", "m", data, "-o", "p.parquet").out == "20,000 predictions: p.parquet\n"
+    table, truth = pq.read_table(tmp_path / "p.parquet"), pq.read_table(sorted(data.glob("*.parquet")))
+    assert sorted(table["row_id"].to_pylist()) == list(range(ROWS))
+    errors = [(p - y) ** 2 for p, y in zip(table["prediction"].to_pylist(), truth["y"].to_pylist(), strict=True)]
+    mean = math.fsum(truth["y"].to_pylist()) / ROWS
+    assert math.fsum(errors) < 0.5 * math.fsum((y - mean) ** 2 for y in truth["y"].to_pylist())
+    assert command("predict", "m", data, "-o", "p.parquet").code == 2
+
+
+def test_dry_run_and_json_write_no_file(command, data, tmp_path):
+    for verb in ("sweep", "train"):
+        said = command(verb, data, "--dry-run", *QUICK)
+        assert said.code == 0 and f"{ROWS:,}" in said.out
+        assert json.loads(command(verb, data, "--dry-run", "--json", *QUICK).out)["verb"] == verb
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_run_keeps_its_config(command, data, tmp_path):
+    assert command("train", data, "-o", "m", "--batch-size", "64", "--set", "eval.first_row=512", "--seed", "7", "-q", *QUICK).code == 0
+    said = json.loads(command("config", "show", "-c", "m/config.resolved.yaml", "--json").out)
+    expected = {"data.path": str(data), "train.batch_size": 64, "eval.first_row": 512, "order.seed": 7, "fetch.memory": 2**30}
+    assert {key: said[key]["value"] for key in expected} == expected

@@ -1,0 +1,117 @@
+"""A lower floor never imports a higher one, and a heavy library is imported behind its doors only (DESIGN.md §1 and §3)."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+#: Name of a file or folder of streamtrain → its floor, and that of everything in it.
+FLOORS = {
+    "types": 0, "errors": 0, "config": 0, "units": 0, "yamlfile": 0, "files": 0,
+    "order": 1, "budget": 1, "spans": 1, "holdout": 1, "storage": 1, "kernels": 1,
+    "stream": 2,
+    "learners": 3, "science": 3,
+    "passes": 4, "timing": 4, "sweep": 4, "train": 4,
+    "report": 5, "cluster": 5, "bench": 5,
+    "rundir": 6, "dryrun": 6, "api": 6, "cli": 6, "__main__": 6, "__init__": 6,
+}  # fmt: skip
+#: Heavy library → the only modules of streamtrain that import it.
+DOORS = {
+    "pyarrow": ("storage", "bench.baselines"),
+    "zarr": ("storage.zarr",), "zarrs": ("storage.zarr",),
+    "dask": ("stream.fetch", "cluster"), "distributed": ("cluster",),
+    "numba": ("kernels",),
+    "torch": ("stream.tensors", "learners", "cluster.collective", "bench.baselines"),
+    "altair": ("report.charts",), "vl_convert": ("report.charts",),
+}  # fmt: skip
+NOT_EVEN_IN = {"pyarrow": "storage.zarr"}
+
+
+def within(module: str, place: str) -> bool:
+    return module == place or module.startswith(f"{place}.")
+
+
+def floor(module: str) -> int | None:
+    """The floor of `streamtrain.…` or `data_gen.…`; None for what the table does not know."""
+    if within(module, "data_gen"):
+        return 2
+    name = module.removeprefix("streamtrain").removeprefix(".").split(".")[0] or "__init__"
+    return FLOORS.get(name)
+
+
+def imports(tree: ast.AST, module: str, *, is_package: bool) -> Iterator[tuple[str, bool]]:
+    """Every imported module, with whether the import stands inside a function; `from a import b` gives `a.b`."""
+    lazy = {id(node) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) for node in ast.walk(f)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: len(module.split(".")) - node.level + is_package] if node.level else []
+            source = ".".join([*above, *filter(None, [node.module])])
+            yield from ((f"{source}.{alias.name}", id(node) in lazy) for alias in node.names)
+
+
+def violations(module: str, source: str, *, is_package: bool = False) -> list[str]:
+    """What is wrong with a module's imports, one sentence each."""
+    own, found = floor(module), []
+    if own is None:
+        return [f"{module} is on no floor: add it to FLOORS and to DESIGN.md §3"]
+    for name, lazy in imports(ast.parse(source), module, is_package=is_package):
+        top, inner = name.split(".")[0], module.removeprefix("streamtrain.")
+        if top in ("streamtrain", "data_gen"):
+            other = floor(name)
+            if name == "streamtrain.__version__":  # a word, whatever the file it stands in
+                continue
+            if other is None or other > own or (within(module, "data_gen") and other > 1 and top != "data_gen"):
+                found.append(f"{module} (floor {own}) imports {name} (floor {other})")
+            if top == "data_gen" and not (within(module, "data_gen") or within(inner, "cli")):
+                found.append(f"{module} imports {name}: only cli/ and tests do")
+            if lazy and not within(inner, "cli") and module != "streamtrain":
+                found.append(f"{module} imports {name} inside a function")
+        doors = DOORS.get(top, (inner,))
+        if not any(within(inner, door) for door in doors) or NOT_EVEN_IN.get(top) == inner:
+            found.append(f"{module} imports {name} outside its doors: {', '.join(doors)}")
+    return found
+
+
+def modules() -> list[tuple[str, Path]]:
+    paths = sorted(path for package in ("streamtrain", "data_gen") for path in (ROOT / package).rglob("*.py"))
+    return [(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path) for path in paths]
+
+
+@pytest.mark.parametrize(("module", "path"), [pytest.param(*pair, id=pair[0]) for pair in modules()])
+def test_module_keeps_to_its_floor_and_doors(module, path):
+    assert violations(module, path.read_text(encoding="utf-8"), is_package=path.name == "__init__.py") == []
+
+
+PLANTED = {
+    "upward": ("streamtrain.storage.ingest", "from streamtrain.sweep import sweep", "floor 4"),
+    "upward by package name": ("streamtrain.kernels.shuffle", "from streamtrain import api", "floor 6"),
+    "upward and relative": ("streamtrain.storage.ingest", "from ..report import table", "floor 5"),
+    "upward for types only": ("streamtrain.order", "if TYPE_CHECKING:\n    import streamtrain.stream", "floor 2"),
+    "generator above floor 1": ("data_gen.linear", "from streamtrain.stream.plan import Plan", "floor 2"),
+    "generator in the library": ("streamtrain.sweep", "import data_gen", "only cli/ and tests do"),
+    "lazy": ("streamtrain.sweep", "def f():\n    from streamtrain.order import key", "inside a function"),
+    "heavy at its neighbour's": ("streamtrain.stream.plan", "import dask.threaded", "outside its doors"),
+    "heavy inside a function": ("streamtrain.report.html", "def f():\n    import torch", "outside its doors"),
+    "pyarrow in the zarr door": ("streamtrain.storage.zarr", "import pyarrow as pa", "outside its doors"),
+    "on no floor": ("streamtrain.helpers", "import math", "on no floor"),
+}
+
+
+@pytest.mark.parametrize(("module", "source", "message"), [pytest.param(*case, id=name) for name, case in PLANTED.items()])
+def test_a_planted_violation_is_caught(module, source, message):
+    assert any(message in sentence for sentence in violations(module, source))
+
+
+@pytest.mark.parametrize(("module", "source"), [
+    pytest.param("streamtrain.cli.sweep", "def f():\n    from streamtrain import api", id="lazy in cli"),
+    pytest.param("streamtrain.storage.zarr", "import zarr", id="door"),
+    pytest.param("data_gen.linear", "from data_gen.truth import gauss\nfrom streamtrain.storage.writer import write", id="generator"),
+    pytest.param("streamtrain.order", "def f():\n    import math", id="lazy of another's"),
+])  # fmt: skip
+def test_what_is_allowed_passes(module, source):
+    assert violations(module, source) == []

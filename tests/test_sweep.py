@@ -1,0 +1,134 @@
+"""Whole runs in Python, on real files: the laws that hold between runs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import streamtrain
+from data_gen import generate
+from streamtrain.errors import ConfigError
+from streamtrain.storage.ingest import ingest
+
+ROWS = 6_000
+SWEEP = {"batch_sizes": [32, 256, 5000], "lr_grid": 2, "trials": 2, "holdout": 1000, "window_rows": 2048, "hidden": "8,8", "memory": "64MiB"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generated") / "data"
+    generate(folder, kind="friedman2", rows=ROWS, span_rows=512)
+    return folder
+
+
+def convergence(out) -> list[dict]:
+    """All that a run measured, less its times."""
+    records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    kept = [record for record in records if record["event"] in ("baseline", "evaluation", "outcome", "pass")]
+    return [{key: value for key, value in record.items() if key not in ("seconds", "stats")} for record in kept]
+
+
+def test_parquet_zarr_readers_and_memory_give_the_same_losses_bit_for_bit(data, tmp_path):
+    ingest(data, tmp_path / "zarr", format="zarr", span_rows=512)
+    runs = {"a": (data, {}), "b": (tmp_path / "zarr", {}), "c": (data, {"readers": 1, "memory": "1GiB"})}
+    measured = [convergence(streamtrain.sweep(path, out=tmp_path / name, **{**SWEEP, **change}).out) for name, (path, change) in runs.items()]
+    assert measured[0] == measured[1] == measured[2]
+    assert len([record for record in measured[0] if record["event"] == "outcome"]) == 3 * 2 * 2
+
+
+def test_engines_agree(data, tmp_path):
+    runs = [convergence(streamtrain.sweep(data, out=tmp_path / engine, engine=engine, **SWEEP).out) for engine in ("fused", "torch")]
+    for one, other in zip(*runs, strict=True):
+        assert {**one, "holdout_loss": 0, "holdout_rmse": 0, "train_loss": 0} == {**other, "holdout_loss": 0, "holdout_rmse": 0, "train_loss": 0}
+        if one["event"] == "evaluation":
+            assert one["holdout_loss"] == pytest.approx(other["holdout_loss"], rel=1e-3)
+
+
+def test_a_sweep_and_train_share_rows_and_weights(data, tmp_path):
+    """`train` is a sweep of one learner: the same losses as that cell of a sweep's first trial."""
+    common = {name: value for name, value in SWEEP.items() if name not in ("batch_sizes", "lr_grid", "trials")}
+    swept = convergence(streamtrain.sweep(data, out=tmp_path / "s", batch_sizes=[32, 64], lr_grid=[0.003], trials=1, **common).out)
+    streamtrain.train(data, out=tmp_path / "t", batch_size=64, lr=0.003, **common)
+    trained = convergence(tmp_path / "t")
+    assert [r for r in swept if r["event"] == "evaluation" and r["batch_size"] == 64] == [r for r in trained if r["event"] == "evaluation"]
+
+
+def test_epochs_and_budgets(data, tmp_path):
+    records = convergence(streamtrain.sweep(data, out=tmp_path / "a", **{**SWEEP, "trials": 1, "max_rows": 12_000}).out)
+    last = {record["batch_size"]: record for record in records if record["event"] == "outcome"}
+    # 5,000 rows an epoch: 156 steps of 32 and a short one; then the same, then 2,000 rows more.
+    assert last[32]["rows"] == 12_000
+    assert last[32]["steps"] == 2 * 157 + 62
+    assert last[5000]["steps"] == 2
+    (one_pass,) = [record for record in records if record["event"] == "pass"]
+    assert one_pass["receipt"]["count"] == one_pass["rows_read"]
+
+
+def test_the_model_predicts_in_raw_units(data, tmp_path):
+    model = streamtrain.train(data, out=tmp_path / "t", batch_size=64, epochs=8, holdout=1000, hidden="16,16")
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(data)
+    x = torch.from_numpy(np.stack([table[name].to_numpy() for name in ("x0", "x1", "x2", "x3")], axis=1))
+    y = table["y"].to_numpy()
+    again = streamtrain.load_model(tmp_path / "t")
+    with torch.no_grad():
+        assert torch.equal(model(x), again(x))
+        error = float(np.mean((model(x)[:, 0].numpy() - y) ** 2) / np.var(y))
+    summary = json.loads((tmp_path / "t" / "summary.json").read_text())
+    assert error == pytest.approx(summary["cells"][0]["holdout_loss"]["value"], rel=0.2)
+    assert error < 0.1
+
+
+def test_no_holdout_scores_baselines_on_training_rows(data, tmp_path):
+    import pyarrow.parquet as pq
+
+    summary = streamtrain.sweep(data, out=tmp_path / "a", **{**SWEEP, "holdout": 0, "trials": 1}).summary
+    table = pq.read_table(data)
+    x = np.stack([table[name].to_numpy().astype(np.float64) for name in ("x0", "x1", "x2", "x3")] + [np.ones(ROWS)], axis=1)
+    y = table["y"].to_numpy().astype(np.float64)
+    residual = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    assert summary["best_linear_loss"]["scored_on"] == "training"
+    assert summary["best_linear_loss"]["rmse"] == pytest.approx(np.sqrt(np.mean(residual**2)), rel=1e-9)
+    assert summary["best_constant_loss"]["value"] == pytest.approx(1.0)
+    assert summary["recommendation"]["batch_size"] is None
+    assert all(cell["holdout_loss"]["value"] is None for cell in summary["cells"])
+
+
+def test_evaluation_on_other_data(data, tmp_path):
+    generate(tmp_path / "other", kind="friedman2", rows=2000, seed=9, span_rows=512)
+    summary = streamtrain.sweep(data, out=tmp_path / "a", **{**SWEEP, "holdout": None, "eval_data": str(tmp_path / "other"), "trials": 1}).summary
+    assert summary["data"]["holdout_source"] == "eval_data"
+    assert summary["data"]["holdout_rows"] == 2000
+    assert 0 < summary["cells"][0]["holdout_loss"]["value"] < 1
+
+
+def test_one_bad_cell_never_ends_a_sweep(data, tmp_path):
+    summary = streamtrain.sweep(data, out=tmp_path / "a", optimizer="sgd", **{**SWEEP, "lr_grid": [100.0], "trials": 1}).summary
+    assert {cell["status"] for cell in summary["cells"]} <= {"diverged", "not_reached"}
+    assert summary["cells"][0]["status"] == "diverged"
+    json.dumps(summary, allow_nan=False)
+
+
+def test_nothing_is_overwritten_and_a_refused_run_leaves_nothing(data, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="is not empty"):
+        streamtrain.train(data, out=tmp_path / "full")
+    with pytest.raises(ConfigError, match="cannot be used here"):
+        streamtrain.train(data, out=tmp_path / "new", device="cuda:7")
+    assert not (tmp_path / "new").exists()
+
+
+def test_peak_memory_is_within_the_projection(data, tmp_path):
+    """In a process of its own: the peak of this one belongs to other tests."""
+    import subprocess
+    import sys
+
+    subprocess.run(
+        [sys.executable, "-m", "streamtrain", "train", data, "--out", tmp_path / "t", "--epochs", "20", "--progress", "none"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    end = json.loads((tmp_path / "t" / "events.jsonl").read_text().splitlines()[-1])
+    assert 0 <= end["peak_rss_bytes"] <= end["projected_bytes"]
