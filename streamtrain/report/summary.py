@@ -104,7 +104,7 @@ def _costs(run: Run) -> dict[str, Any]:
     stats: dict[str, float] = {}
     for one in run.passes:
         for name, seconds in (one.get("stats") or {}).items():
-            if isinstance(seconds, (int, float)):
+            if name.endswith("_seconds"):
                 stats[name] = stats.get(name, 0.0) + seconds
     memory = run.header.get("memory") or {}
     return {

@@ -13,6 +13,9 @@ from streamtrain.types import Status
 #: A size is as good as the best if its 95 % upper bound for T(B)/T(best) is below this: a choice of this project.
 EQUIVALENT_BELOW = 1.05
 
+#: More trials than this are not advice that anyone can follow.
+MOST_TRIALS = 30
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -108,4 +111,4 @@ def _more_trials(best: Candidate, outside: Sequence[Ratio]) -> int | None:
         if ratio.pairs < BOOTSTRAP_FROM:  # that many trials will have a normal quantile, not this few's t quantile
             half_width *= 1.96 / float(stdtrit(ratio.pairs - 1, 0.975))
         needed = max(needed, math.ceil(ratio.pairs * (half_width / math.log(ratio.value)) ** 2))
-    return max(1, needed - best.trials) if 0 < needed < 1000 else None
+    return max(1, needed - best.trials) if 0 < needed <= MOST_TRIALS else None
