@@ -19,6 +19,7 @@ from streamtrain.learners.model import Shape, initial_parameters
 from streamtrain.learners.torch_engine import PART_ROWS
 from streamtrain.storage.dataset import open_shards
 from streamtrain.stream.block import Block, BufferPool
+from streamtrain.stream.chains import chain_bytes
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.open import open_source, read_evaluation_rows, with_standard
 from streamtrain.stream.plan import Plan, make_plan
@@ -97,6 +98,7 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     )  # fmt: skip
     shape = Shape(widths=(len(dataset.features), *config.model.hidden, 1), activation=config.model.activation)
     width = len(dataset.columns)
+    itemsize = np.dtype(dataset.decoded_type).itemsize
     epoch_rows = dataset.num_rows - source.holdout.num_rows
     fixed = 8 * width * max(source.holdout.num_rows, config.eval.eval_rows if other else 0)
     fixed += learners * rates * shape.num_parameters * 4 * 6  # parameters, gradient, two moments, two temporaries
@@ -105,7 +107,7 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     limit = config.fetch.memory or default_limit_bytes()
     budget = make_budget(
         limit_bytes=limit, window_rows=min(window_rows, dataset.num_rows), span_rows=int(source.spans.num_rows.max()), num_columns=width,
-        decoded_itemsize=np.dtype(dataset.decoded_type).itemsize, readers=config.fetch.readers or default_readers(), fixed_bytes=fixed,
+        decoded_itemsize=itemsize, readers=config.fetch.readers or default_readers(), fixed_bytes=fixed,
     )  # fmt: skip
     survey = take_survey(source)
     standard = survey.standard() if data.standardize else Standard.identity(width)

@@ -36,6 +36,17 @@ class Spans:
     def num_units(self) -> int:
         return len(self.unit_starts) - 1
 
+    def unit_of(self, span: int) -> int:
+        """The unit that a span belongs to."""
+        return int(np.searchsorted(self.unit_starts, span, side="right")) - 1
+
+    def is_slice(self, spans: np.ndarray) -> np.ndarray:
+        """Which of these span numbers are slices of a chain: bool, the shape of `spans`."""
+        if self.num_units == len(self):
+            return np.zeros(len(spans), dtype=bool)
+        units = np.searchsorted(self.unit_starts, spans, side="right") - 1
+        return self.unit_starts[units + 1] - self.unit_starts[units] > 1
+
     def unit_range(self, unit: int) -> tuple[int, int]:
         """The spans `[first, last)` of a unit."""
         return int(self.unit_starts[unit]), int(self.unit_starts[unit + 1])

@@ -13,8 +13,8 @@ from streamtrain.errors import DataError
 from streamtrain.storage.decode import arrow_column, decode_arrow
 from streamtrain.types import Column, Shard
 
-_BATCH_ROWS = 65_536
-_BUFFER_BYTES = 1 << 20
+BATCH_ROWS = 65_536
+BUFFER_BYTES = 1 << 20
 
 
 def describe_parquet(url: str) -> Shard:
@@ -67,11 +67,11 @@ class ParquetReader:
         skip = start - int(edges[first])
         if os.path.getsize(self._shard.url) != self._shard.num_bytes:
             raise DataError(f"{self._shard.url}: the file has changed since it was opened. Open the data set again.")
-        sliced = num_rows > max(2 * (stop - start), _BATCH_ROWS)
-        with _open_file(self._shard.url, self._metadata, _BUFFER_BYTES if sliced else 0) as file:
+        sliced = num_rows > max(2 * (stop - start), BATCH_ROWS)
+        with _open_file(self._shard.url, self._metadata, BUFFER_BYTES if sliced else 0) as file:
             groups = list(range(first, last))
             if sliced:
-                batches = file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(columns), use_threads=False)
+                batches = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(columns), use_threads=False)
                 table = pa.Table.from_batches(_cut(batches, skip, skip + stop - start), schema=_schema(file, columns))
             else:
                 table = file.read_row_groups(groups, columns=list(columns), use_threads=False)
@@ -81,11 +81,59 @@ class ParquetReader:
         return tuple(decode_arrow(name, table.column(name), decoded_type) for name in columns)
 
 
+class ParquetForward:
+    """Reads one shard forward, range after range, with about a batch of it in memory; for one thread at a time.
+
+    The file stays open from the first read to `close`.
+    """
+
+    def __init__(self, shard: Shard, columns: Sequence[str], decoded_type: str):
+        self._shard, self._columns, self._type = shard, list(columns), decoded_type
+        self._metadata = read_metadata(shard)
+        self._file: pq.ParquetFile | None = None
+        self._position = 0
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, ...]:
+        """Rows `[start, stop)`: cheap from where the last read ended, by decoding what lies between when further on; from
+        the start of their row group when further back."""
+        if self._file is None or start < self._position:
+            self._open(start)
+        pieces: list[list[np.ndarray]] = [[] for _ in self._columns]
+        while self._position < stop:
+            if not self._rest.num_rows:
+                self._rest = next(self._batches, None)
+                if self._rest is None:
+                    _refuse_count(self._shard.url, self._position, stop)
+            take = min(self._rest.num_rows, (stop if self._position >= start else start) - self._position)
+            if self._position >= start:
+                for name, piece in zip(self._columns, pieces, strict=True):
+                    column = self._rest.column(name).slice(0, take)
+                    piece.append(decode_arrow(name, pa.chunked_array([column]), self._type))
+            self._rest = self._rest.slice(take)
+            self._position += take
+        return tuple(np.concatenate(piece) for piece in pieces)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self, start: int) -> None:
+        self.close()
+        edges = self._shard.boundaries
+        group = int(np.searchsorted(edges, start, side="right")) - 1
+        self._file = _open_file(self._shard.url, self._metadata, BUFFER_BYTES)
+        groups = list(range(group, len(edges) - 1))
+        self._batches = self._file.iter_batches(BATCH_ROWS, row_groups=groups, columns=self._columns, use_threads=False)
+        self._rest = pa.RecordBatch.from_pylist([])
+        self._position = int(edges[group])
+
+
 def stream_parquet(shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """All rows of a shard in order, in small batches: memory stays bounded whatever the size of the row groups."""
-    with _open_file(shard.url, read_metadata(shard), _BUFFER_BYTES) as file:
+    with _open_file(shard.url, read_metadata(shard), BUFFER_BYTES) as file:
         num_rows = 0
-        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
+        for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
             num_rows += batch.num_rows
             yield batch
         _refuse_count(shard.url, num_rows, shard.num_rows)

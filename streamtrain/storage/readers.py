@@ -1,13 +1,15 @@
 """Row ranges of a data set, decoded: one contract over every format."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 
 from streamtrain.errors import DataError
-from streamtrain.storage.parquet import ParquetReader, first_line
-from streamtrain.storage.zarr import ZarrReader
+from streamtrain.storage.parquet import ParquetForward, ParquetReader, first_line
+from streamtrain.storage.zarr import ZarrForward, ZarrReader
 from streamtrain.types import Dataset, Shard
 
 _CACHED_SHARDS = 256
@@ -20,6 +22,7 @@ class Reader(Protocol):
 
 
 _READERS = {"parquet": ParquetReader, "zarr": ZarrReader}
+_FORWARD = {"parquet": ParquetForward, "zarr": ZarrForward}
 
 
 class Readers:
@@ -42,23 +45,51 @@ class Readers:
         assert 0 <= start <= stop <= described.num_rows, (shard, start, stop)
         if start == stop:
             return tuple(np.empty(0, dtype=self._dataset.decoded_type) for _ in self._dataset.columns)
-        try:
+        with _typed_errors(described, start, stop):
             columns = self._reader(shard).read(self._dataset.columns, self._dataset.decoded_type, start, stop)
-        except MemoryError:
-            raise
-        except DataError as error:
-            raise error if described.url in str(error) else DataError(f"{_place(described, start, stop)}: {error}") from error
-        except Exception as error:  # hostile bytes raise OSError, ArrowInvalid, UnicodeDecodeError, RuntimeError …: one typed error
-            raise DataError(
-                f"{_place(described, start, stop)} cannot be decoded: {first_line(error)}. Restore the shard, or leave it out of the"
-                f" data set."
-            ) from error
         assert all(len(column) == stop - start for column in columns)
         return columns
+
+    def forward(self, shard: int) -> "Forward":
+        """A reader of the same rows for ranges that follow one another, where a row group or chunk is too large to read at
+        once: it keeps its place in it. For one thread at a time; holds a file open until `close`."""
+        return Forward(self._dataset.shards[shard], self._dataset)
 
     def _open(self, shard: int) -> Reader:
         described = self._dataset.shards[shard]
         return _READERS[described.format](described)
+
+
+class Forward:
+    """See `Readers.forward`."""
+
+    def __init__(self, shard: Shard, dataset: Dataset):
+        self._shard = shard
+        with _typed_errors(shard, 0, shard.num_rows):
+            self._reader = _FORWARD[shard.format](shard, dataset.columns, dataset.decoded_type)
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, ...]:
+        """As `Readers.read`."""
+        with _typed_errors(self._shard, start, stop):
+            return self._reader.read(start, stop)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+@contextmanager
+def _typed_errors(shard: Shard, start: int, stop: int) -> Iterator[None]:
+    """Hostile bytes raise OSError, ArrowInvalid, UnicodeDecodeError, RuntimeError …: all become one DataError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except DataError as error:
+        raise error if shard.url in str(error) else DataError(f"{_place(shard, start, stop)}: {error}") from error
+    except Exception as error:
+        raise DataError(
+            f"{_place(shard, start, stop)} cannot be decoded: {first_line(error)}. Restore the file, or leave it out of the data set."
+        ) from error
 
 
 def _place(shard: Shard, start: int, stop: int) -> str:

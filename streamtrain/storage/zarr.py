@@ -83,6 +83,31 @@ class ZarrReader:
         return np.asarray(array[start:stop])
 
 
+class ZarrForward:
+    """Reads one shard forward with one chunk of it decoded in memory; for one thread at a time."""
+
+    def __init__(self, shard: Shard, columns: Sequence[str], decoded_type: str):
+        self._edges, self._columns, self._type = shard.boundaries, columns, decoded_type
+        self._reader = ZarrReader(shard)
+        self._held, self._chunk = (0, 0), ()
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, ...]:
+        """Rows `[start, stop)`: each chunk is decoded once as long as reads go forward."""
+        pieces = []
+        while start < stop:
+            if not self._held[0] <= start < self._held[1]:
+                at = int(np.searchsorted(self._edges, start, side="right")) - 1
+                self._held = int(self._edges[at]), int(self._edges[at + 1])
+                self._chunk = self._reader.read(self._columns, self._type, *self._held)
+            low, end = self._held[0], min(stop, self._held[1])
+            pieces.append([column[start - low : end - low] for column in self._chunk])
+            start = end
+        return tuple(np.concatenate(column) for column in zip(*pieces, strict=True))
+
+    def close(self) -> None:
+        self._held, self._chunk = (0, 0), ()
+
+
 class ZarrWriter:
     """Writes one shard: an array (rows, columns), a chunk a span: raw bytes, crc32c, fill value NaN, empty chunks too."""
 

@@ -24,6 +24,7 @@ from dask.callbacks import Callback
 
 from streamtrain.budget import Budget
 from streamtrain.stream.block import Block, BufferPool
+from streamtrain.stream.chains import Chains
 from streamtrain.stream.plan import Window
 from streamtrain.stream.shuffle import WindowBuild
 from streamtrain.stream.source import Source
@@ -76,14 +77,18 @@ def fetch(windows: Iterator[Window], source: Source, budget: Budget, stats: Fetc
     where its block would have come. The iterator itself belongs to one thread.
     """
     with ExitStack() as stack:
+        chains = Chains(source.spans, source.readers)
+        stack.callback(chains.close)  # what is entered first is left last: no thread reads any more by then
         lanes: SimpleQueue[ThreadPoolExecutor] = SimpleQueue()
         for number in range(budget.readers):
             lanes.put(stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=f"streamtrain-lane-{number}")))
         builders = stack.enter_context(ThreadPoolExecutor(budget.readers, thread_name_prefix="streamtrain-window"))
         waiting: deque[Future[Block]] = deque()
         stack.callback(_cancel, waiting)
+        stack.callback(chains.stop)
         for window in windows:
-            waiting.append(builders.submit(_build, window, source, pool, lanes, stats))
+            chains.expect(window)
+            waiting.append(builders.submit(_build, window, source, chains, pool, lanes, stats))
             if len(waiting) >= budget.windows - 1:
                 yield from _take(waiting, stats)
         while waiting:
@@ -107,10 +112,10 @@ def _cancel(waiting: deque[Future[Block]]) -> None:
     waiting.clear()
 
 
-def _build(window: Window, source: Source, pool: BufferPool, lanes: SimpleQueue, stats: FetchStats) -> Block:
+def _build(window: Window, source: Source, chains: Chains, pool: BufferPool, lanes: SimpleQueue, stats: FetchStats) -> Block:
     lane = lanes.get()
     try:
-        graph, key = window_graph(WindowBuild(window, source, pool))
+        graph, key = window_graph(WindowBuild(window, source, pool, chains))
         callbacks = [*Callback.active, _TaskClock(stats)._callback]
         return dask.threaded.get(graph, key, pool=lane, callbacks=callbacks)
     finally:

@@ -9,6 +9,7 @@ from streamtrain.kernels import shuffle as kernels
 from streamtrain.order import RECEIPT, make_key
 from streamtrain.spans import Spans
 from streamtrain.stream.block import Block, BufferPool
+from streamtrain.stream.chains import Chains
 from streamtrain.stream.plan import Window
 from streamtrain.stream.source import Source
 from streamtrain.types import Receipt, Span, Standard
@@ -26,8 +27,9 @@ class WindowBuild:
     `positions[i]` is where span i begins among the window's row positions; each begins at a multiple of 8 (kernels/shuffle.py).
     """
 
-    def __init__(self, window: Window, source: Source, pool: BufferPool):
-        self.window, self.source = window, source
+    def __init__(self, window: Window, source: Source, pool: BufferPool, chains: Chains | None = None):
+        self.window, self.source, self.chains = window, source, chains
+        self.sliced = source.spans.is_slice(window.spans)
         self.width = (0,) * pool.width
         self.spans = [source.spans[int(number)] for number in window.spans]
         self.skips = [source.holdout.of(int(number)) for number in window.spans]
@@ -45,7 +47,9 @@ class WindowBuild:
         self.receipt = Receipt()
 
     def decode(self, i: int) -> tuple[np.ndarray, ...]:
-        """The columns of the window's i-th span."""
+        """The columns of the window's i-th span; a slice of a chain comes in its turn."""
+        if self.sliced[i]:
+            return self.chains.read(self.window.epoch, int(self.window.spans[i]))
         return self.source.read(self.spans[i])
 
     def deal(self, i: int, columns: tuple[np.ndarray, ...]) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from streamtrain.stream.chains import read_ascending
 from streamtrain.stream.source import Source
 from streamtrain.types import Standard
 
@@ -44,12 +45,11 @@ def take_survey(source: Source) -> Survey:
     width = source.num_columns
     count, mean, comoment = 0, np.zeros(width), np.zeros((width, width))
     held = []
-    for number in source.holdout.spread:
-        span = source.spans[int(number)]
-        columns = source.read(span)
+    for number, columns in read_ascending(source.spans, source.readers, source.holdout.spread):
+        span = source.spans[number]
         source.refuse_nonfinite(span, columns)
         rows = np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
-        out = source.holdout.of(int(number))
+        out = source.holdout.of(number)
         held.append(rows[out])
         rows = np.delete(rows, out, axis=0) if len(out) else rows
         if not len(rows):

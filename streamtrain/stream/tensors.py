@@ -13,6 +13,7 @@ from streamtrain.errors import ConfigError
 from streamtrain.order import hash_array
 from streamtrain.storage.dataset import open_shards
 from streamtrain.stream.block import BufferPool
+from streamtrain.stream.chains import chain_bytes
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.open import open_source
 from streamtrain.stream.plan import make_plan
@@ -50,14 +51,16 @@ class Stream(IterableDataset):
         self._seed = order.seed
         self._go_to(0)
         width = self._source.num_columns
+        itemsize = np.dtype(self.dataset.decoded_type).itemsize
         self.budget = make_budget(
             limit_bytes=config.fetch.memory or default_limit_bytes(),
             window_rows=min(self._window_rows, self.dataset.num_rows),
             span_rows=int(self._source.spans.num_rows.max()),
             num_columns=width,
-            decoded_itemsize=np.dtype(self.dataset.decoded_type).itemsize,
+            decoded_itemsize=itemsize,
             readers=config.fetch.readers or default_readers(),
-            fixed_bytes=2 * min(self.batch_size, self.dataset.num_rows) * width * 4,
+            fixed_bytes=2 * min(self.batch_size, self.dataset.num_rows) * width * 4
+            + chain_bytes(self._source.spans, self.dataset.shards, width, itemsize),
         )
         self._pool = BufferPool(self.budget.window_rows + 1, width, keep=self.budget.windows)
         self._stats = FetchStats()

@@ -20,6 +20,7 @@ LAYOUTS = {
     "uneven": [[7, 93, 1], [1], [200, 3], [64]],
     "one-row": [[1]],
     "large-group": [[500], [30, 30]],
+    "many-large-groups": [[300, 200], [400], [250], [30]],
 }
 SMALL = {"window_rows": 90, "span_rows": 40, "memory": "64MiB"}
 
@@ -82,6 +83,21 @@ def test_the_row_sequence_does_not_change(write_data, change):
     assert np.array_equal(deliver(streamtrain.open_stream(folder, **usual)), deliver(streamtrain.open_stream(folder, **{**usual, **change})))
 
 
+@pytest.mark.parametrize("format", ["parquet", "zarr"])
+def test_a_chain_is_decoded_once(write_data, format, monkeypatch):
+    """Slices of a row group larger than a window go forward through it: each row is decoded once an epoch, not once a slice."""
+    from streamtrain.storage import parquet, zarr
+
+    decoded = []
+    for module, name in ((parquet, "decode_arrow"), (zarr, "decode_numpy")):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda column, values, kind, f=original: decoded.append(len(values)) or f(column, values, kind))
+    folder = write_data([[3000], [3000]], format=format)
+    stream = streamtrain.open_stream(folder, window_rows=800, span_rows=100)
+    assert len(deliver(stream)) == 6000
+    assert sum(decoded) == 6000 * 5
+
+
 @pytest.mark.parametrize("stored", ["float32", "float64"])
 def test_parquet_and_zarr_give_the_same_sequence(write_data, stored):
     layout = [[64, 64, 10], [64, 64]]
@@ -100,7 +116,7 @@ def test_orders_of_seeds_and_epochs_differ(write_data):
     assert np.array_equal(orders[0], deliver(streamtrain.open_stream(folder, seed=0, **SMALL)))
 
 
-@pytest.mark.parametrize("layout", [LAYOUTS["uneven"], LAYOUTS["large-group"]], ids=["uneven", "large-group"])
+@pytest.mark.parametrize("layout", [LAYOUTS["uneven"], LAYOUTS["many-large-groups"]], ids=["uneven", "chains"])
 @pytest.mark.parametrize("resumed_size", [32, 5, 100], ids=str)
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 7, 10], ids=str)
 def test_resume_anywhere(write_data, layout, resumed_size, stop_after):

@@ -1,0 +1,104 @@
+"""Chains: row groups larger than a window, read slice by slice in order, a few of them open at a time.
+
+A slice is asked for by whichever thread builds its window; it waits until the slice before it was read. Windows are
+submitted in plan order and started in that order, so the one waited for is always running or done.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from threading import Condition
+
+import numpy as np
+
+from streamtrain.errors import StreamTrainError
+from streamtrain.order import OPEN_CHAINS
+from streamtrain.spans import Spans
+from streamtrain.storage.parquet import BATCH_ROWS as PARQUET_BATCH_ROWS
+from streamtrain.storage.parquet import BUFFER_BYTES as PARQUET_BUFFER_BYTES
+from streamtrain.storage.readers import Forward, Readers
+from streamtrain.stream.plan import Window
+from streamtrain.types import Shard
+
+
+class Chains:
+    """The open chains of one fetch. Thread-safe; `close` ends every wait."""
+
+    def __init__(self, spans: Spans, readers: Readers):
+        self._spans, self._readers = spans, readers
+        self._changed = Condition()
+        self._turns: dict[tuple[int, int], deque[int]] = {}
+        self._open: dict[tuple[int, int], Forward] = {}
+        self._closed = False
+
+    def expect(self, window: Window) -> None:
+        """Say that a window will be built; call it in plan order, before it is."""
+        with self._changed:
+            for number in window.spans[self._spans.is_slice(window.spans)]:
+                self._turns.setdefault((window.epoch, self._spans.unit_of(int(number))), deque()).append(int(number))
+
+    def read(self, epoch: int, number: int) -> tuple[np.ndarray, ...]:
+        """The decoded columns of slice `number`, in its turn. Raises what the reader raises, to every slice that follows too."""
+        span, unit = self._spans[number], self._spans.unit_of(number)
+        chain = (epoch, unit)
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._turns[chain][0] == number)
+            if self._closed:
+                raise StreamTrainError("reading was stopped")
+        try:
+            if chain not in self._open:
+                self._open[chain] = self._readers.forward(span.shard)
+            columns = self._open[chain].read(span.start, span.stop)
+        except BaseException:
+            self.stop()
+            raise
+        with self._changed:
+            self._turns[chain].popleft()
+            if number + 1 == self._spans.unit_range(unit)[1]:
+                self._open.pop(chain).close()
+                del self._turns[chain]
+            self._changed.notify_all()
+        return columns
+
+    def stop(self) -> None:
+        """End every wait with an error, now and from now on."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Close the files; no thread may be reading any more."""
+        for reader in self._open.values():
+            reader.close()
+        self._open.clear()
+
+
+def read_ascending(spans: Spans, readers: Readers, numbers: Iterable[int]) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+    """(number, decoded columns) of spans with ascending numbers: slices of one chain are read in one go through it."""
+    unit, reader = -1, None
+    try:
+        for number in map(int, numbers):
+            span = spans[number]
+            if not spans.is_slice(np.array([number]))[0]:
+                yield number, readers.read(span.shard, span.start, span.stop)
+                continue
+            if spans.unit_of(number) != unit:
+                if reader is not None:
+                    reader.close()
+                unit, reader = spans.unit_of(number), readers.forward(span.shard)
+            yield number, reader.read(span.start, span.stop)
+    finally:
+        if reader is not None:
+            reader.close()
+
+
+def chain_bytes(spans: Spans, shards: Sequence[Shard], num_columns: int, itemsize: int) -> int:
+    """Bytes that open chains hold: for Parquet a decoded batch and the file's buffers, for Zarr the decoded chunk."""
+    sliced = spans.is_slice(np.arange(len(spans)))
+    if not sliced.any():
+        return 0
+    rows = max(int(np.diff(shards[number].boundaries).max()) for number in np.unique(spans.shard[sliced]))
+    in_zarr = any(shards[number].format == "zarr" for number in np.unique(spans.shard[sliced]))
+    batch_rows = rows if in_zarr else min(rows, PARQUET_BATCH_ROWS)
+    each = num_columns * (2 * batch_rows * itemsize + min(rows * itemsize, PARQUET_BUFFER_BYTES))
+    num_chains = int((np.diff(spans.unit_starts) > 1).sum())
+    return min(2 * OPEN_CHAINS, 2 * num_chains) * each  # twice: an epoch's last windows meet the next one's first
