@@ -17,6 +17,9 @@ DECODE_COPIES = 3
 #: Thread stacks, allocator arenas and decoder tables of a stream, beside what is counted row by row (24 to 36 MiB were measured).
 RUNTIME_BYTES = 40 * 2**20
 
+#: Windows beyond those being built: one is used, one is ready, so that no reader waits for the consumer.
+SPARE_WINDOWS = 2
+
 #: Windows in flight are never fewer: one is used while one is built.
 MIN_WINDOWS = 2
 
@@ -40,18 +43,20 @@ class Budget:
 
 
 def make_budget(
-    *, limit_bytes: int, window_rows: int, span_rows: int, num_columns: int, decoded_itemsize: int, readers: int, fixed_bytes: int = 0
+    *, limit_bytes: int, window_rows: int, span_rows: int, num_columns: int, decoded_itemsize: int, readers: int, fixed_bytes: int = 0,
+    decoded_columns: int | None = None,
 ) -> Budget:
     """How many windows may be in flight. The order never depends on it.
 
-    `window_rows` and `span_rows` are the largest of the plan; one more row in each block is the shuffle's bin.
+    `window_rows` and `span_rows` are the largest of the plan; one more row in each block is the shuffle's bin. `decoded_columns`:
+    columns in memory while a span is decoded, where a transform makes that another number.
     Raises ResourceError when two windows do not fit: the message gives both numbers.
     """
     fixed_bytes += RUNTIME_BYTES
     window_bytes = (window_rows + 1) * num_columns * 4
-    decode_bytes = DECODE_COPIES * span_rows * num_columns * decoded_itemsize
+    decode_bytes = DECODE_COPIES * span_rows * (decoded_columns or num_columns) * decoded_itemsize
     for active in range(readers, 0, -1):
-        windows = min((limit_bytes - fixed_bytes - active * decode_bytes) // window_bytes, readers + 1)
+        windows = min((limit_bytes - fixed_bytes - active * decode_bytes) // window_bytes, active + SPARE_WINDOWS)
         if windows >= MIN_WINDOWS:
             return Budget(
                 limit_bytes=limit_bytes, window_rows=window_rows, window_bytes=window_bytes, decode_bytes=decode_bytes,

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 #: Name of a file or folder of streamtrain → its floor, and that of everything in it.
 FLOORS = {
     "types": 0, "errors": 0, "config": 0, "units": 0, "yamlfile": 0, "files": 0,
-    "order": 1, "budget": 1, "spans": 1, "holdout": 1, "storage": 1, "kernels": 1,
+    "order": 1, "budget": 1, "buffers": 1, "spans": 1, "holdout": 1, "storage": 1, "kernels": 1,
     "stream": 2,
     "learners": 3, "science": 3,
     "passes": 4, "timing": 4, "sweep": 4, "train": 4,

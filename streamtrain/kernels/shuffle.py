@@ -101,14 +101,30 @@ def deal(columns, skip, first_position, first_id, key, mask, cursors, block, mea
             for row in range(rows):
                 digest += _mix(uint64(first_id + tile + row) * GOLDEN + receipt_key) * uint64(keep[row])
                 dealt += keep[row]
-        for group in range((rows + 7) // 8):
-            bits = _mix(key + (base + uint64(group)) * GOLDEN)
-            for k in range(min(8, rows - 8 * group)):
-                bucket = (bits >> uint64(8 * k)) & mask
-                place = cursors[bucket]
-                kept = keep[group * 8 + k]
-                cursors[bucket] = place + kept
-                target[group * 8 + k] = place * width if kept else unused
+        whole = rows // 8
+        if every:
+            for group in range(whole):
+                bits = _mix(key + (base + uint64(group)) * GOLDEN)
+                for k in range(8):
+                    bucket = (bits >> uint64(8 * k)) & mask
+                    place = cursors[bucket]
+                    cursors[bucket] = place + 1
+                    target[group * 8 + k] = place * width
+        else:
+            for group in range(whole):
+                bits = _mix(key + (base + uint64(group)) * GOLDEN)
+                for k in range(8):
+                    bucket = (bits >> uint64(8 * k)) & mask
+                    place = cursors[bucket]
+                    kept = keep[group * 8 + k]
+                    cursors[bucket] = place + kept
+                    target[group * 8 + k] = place * width if kept else unused
+        for row in range(whole * 8, rows):
+            bits = _mix(key + (base + uint64(whole)) * GOLDEN)
+            bucket = (bits >> uint64(8 * (row % 8))) & mask
+            place = cursors[bucket]
+            cursors[bucket] = place + keep[row]
+            target[row] = place * width if keep[row] else unused
         if every:
             for row in range(rows):
                 begin = target[row]
@@ -154,8 +170,8 @@ def permute(block, starts, ends, key, width):
             other = (first + np.int64(product >> uint64(32))) * w
             if w == 5:  # four features: all loads before all stores; the loop below waits for each store
                 a, b, c, d, e = flat[one], flat[one + 1], flat[one + 2], flat[one + 3], flat[one + 4]
-                for k in range(5):
-                    flat[one + k] = flat[other + k]
+                v, x, y, z, t = flat[other], flat[other + 1], flat[other + 2], flat[other + 3], flat[other + 4]
+                flat[one], flat[one + 1], flat[one + 2], flat[one + 3], flat[one + 4] = v, x, y, z, t
                 flat[other], flat[other + 1], flat[other + 2], flat[other + 3], flat[other + 4] = a, b, c, d, e
             else:
                 for k in range(w):

@@ -7,12 +7,15 @@ from typing import Protocol
 
 import numpy as np
 
+from streamtrain.buffers import Buffers
 from streamtrain.errors import DataError
 from streamtrain.storage.parquet import ParquetForward, ParquetReader, first_line
 from streamtrain.storage.zarr import ZarrForward, ZarrReader
 from streamtrain.types import Dataset, Shard
 
 _CACHED_SHARDS = 256
+_KEPT_BUFFERS = 8
+_MOST_BUFFER_BYTES = 2**26
 
 
 class Reader(Protocol):
@@ -21,7 +24,6 @@ class Reader(Protocol):
     def read(self, columns: tuple[str, ...], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]: ...
 
 
-_READERS = {"parquet": ParquetReader, "zarr": ZarrReader}
 _FORWARD = {"parquet": ParquetForward, "zarr": ZarrForward}
 
 
@@ -34,6 +36,8 @@ class Readers:
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
         self._reader = lru_cache(_CACHED_SHARDS)(self._open)
+        # Parquet's decoder has a memory pool of its own; Zarr chunks are decoded into these.
+        self._buffers = Buffers(_largest_chunk_bytes(dataset), keep=_KEPT_BUFFERS)
 
     def read(self, shard: int, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """Rows `[start, stop)` of shard number `shard`: one 1-D array per column of the data set, target last.
@@ -57,7 +61,7 @@ class Readers:
 
     def _open(self, shard: int) -> Reader:
         described = self._dataset.shards[shard]
-        return _READERS[described.format](described)
+        return ParquetReader(described) if described.format == "parquet" else ZarrReader(described, self._buffers)
 
 
 class Forward:
@@ -94,3 +98,9 @@ def _typed_errors(shard: Shard, start: int, stop: int) -> Iterator[None]:
 
 def _place(shard: Shard, start: int, stop: int) -> str:
     return f"{shard.url}: rows {start:,} to {stop:,}"
+
+
+def _largest_chunk_bytes(dataset: Dataset) -> int:
+    """Of the Zarr shards: float32 or float64, all columns; at most 64 MiB, since larger reads are rare and few."""
+    rows = max((int(np.diff(shard.boundaries).max()) for shard in dataset.shards if shard.format == "zarr"), default=0)
+    return min(rows * max(len(shard.columns) for shard in dataset.shards) * 8, _MOST_BUFFER_BYTES)

@@ -11,8 +11,10 @@ from threading import Lock
 
 import numpy as np
 import zarr
+from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
+from streamtrain.buffers import Buffers
 from streamtrain.errors import DataError
 from streamtrain.storage.decode import decode_numpy, numpy_column
 from streamtrain.types import Column, Shard
@@ -61,7 +63,8 @@ class ZarrReader:
     Decoded by the `zarrs` pipeline where it knows the codecs, else by zarr's own.
     """
 
-    def __init__(self, shard: Shard):
+    def __init__(self, shard: Shard, buffers: Buffers | None = None):
+        self._buffers = buffers or Buffers(0, keep=0)
         if zarr_source(shard.url) != shard.source:
             raise DataError(f"{shard.url}: the array has changed since it was opened. Open the data set again.")
         self._url = shard.url
@@ -80,7 +83,9 @@ class ZarrReader:
         for key in _chunk_keys(array, start, stop):
             if not os.path.exists(os.path.join(self._url, name, key)):
                 raise DataError(f"{self._url}: chunk {_join_key(name, key)} is missing. Restore it, or write the array again.")
-        return np.asarray(array[start:stop])
+        out = self._buffers.lend((stop - start, *array.shape[1:]), array.dtype)
+        array.get_basic_selection(slice(start, stop), out=NDBuffer.from_ndarray_like(out))
+        return out
 
 
 class ZarrForward:

@@ -1,0 +1,34 @@
+"""Memory that is used again: fresh pages cost more than what is done with them."""
+
+import math
+import weakref
+from collections import deque
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+
+class Buffers:
+    """Lends arrays of up to `capacity_bytes` and takes each back when nothing refers to it. Thread-safe.
+
+    At most `keep` wait unused. A larger array than `capacity_bytes` is made for the occasion.
+    """
+
+    def __init__(self, capacity_bytes: int, keep: int):
+        self._capacity_bytes = capacity_bytes
+        self._free: deque[np.ndarray] = deque(maxlen=keep)
+
+    def lend(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
+        """A C-contiguous array with any contents; it is the caller's until no view of it is left."""
+        count = math.prod(shape)
+        if count * np.dtype(dtype).itemsize > self._capacity_bytes:
+            return np.empty(shape, dtype=dtype)
+        try:
+            owner = self._free.pop()
+        except IndexError:
+            owner = np.empty(self._capacity_bytes, dtype=np.uint8)
+        # NumPy lets a view of a view point at the first array that is not a view. A memoryview in between makes that array
+        # the one lent here, so its death means that no view and no tensor is left.
+        lent = np.frombuffer(memoryview(owner), dtype=dtype, count=count)
+        weakref.finalize(lent, self._free.append, owner).atexit = False
+        return lent.reshape(shape)

@@ -1,0 +1,41 @@
+"""Data larger than memory, in processes of their own: the limit holds, and every row is used."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from data_gen import generate
+
+
+def train(data, out, *flags: str, prefix: tuple[str, ...] = ()) -> dict[str, dict]:
+    """Run `streamtrain train` and return its records by event."""
+    command = [*prefix, sys.executable, "-m", "streamtrain", "train", data, "--out", out, "--progress", "none", *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {record["event"]: record for record in map(json.loads, (out / "events.jsonl").read_text().splitlines())}
+
+
+def test_ten_times_the_memory(tmp_path):
+    """34 M rows are 680 MB; the run may hold 64 MiB."""
+    generate(tmp_path / "data", kind="linear", rows=34_000_000, span_rows=65_536)
+    records = train(
+        tmp_path / "data", tmp_path / "run", "--memory", "64MiB", "--window-rows", "262144", "--span-rows", "65536",
+        "--batch-size", "65536", "--hidden", "", "--holdout", "65536",
+    )  # fmt: skip
+    end, one_pass = records["end"], records["pass"]
+    assert end["projected_bytes"] <= 64 * 2**20
+    assert end["peak_rss_bytes"] <= end["projected_bytes"]
+    assert one_pass["receipt"]["count"] == 34_000_000 - 65_536
+
+
+@pytest.mark.slow
+def test_200_million_rows_under_prlimit(tmp_path):
+    """4 GB of rows with a data segment of at most 2 GB: `pytest -m slow tests/test_out_of_core.py`, about two minutes, 4 GB of disk."""
+    generate(tmp_path / "data", kind="friedman2", rows=200_000_000)
+    records = train(
+        tmp_path / "data", tmp_path / "run", "--memory", "512MiB", "--batch-size", "4096", prefix=("prlimit", "--data=2147483648")
+    )
+    assert records["end"]["peak_rss_bytes"] <= records["end"]["projected_bytes"] <= 512 * 2**20
+    assert records["pass"]["receipt"]["count"] == 200_000_000 - 131_072
