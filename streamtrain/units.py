@@ -108,11 +108,11 @@ def format_bytes(count: float) -> str:
 def format_count(count: float) -> str:
     """Large counts for people: three digits and a unit. Exact figures use `f"{n:,}"` instead.
 
-    >>> format_count(4_012_345), format_count(950)
-    ('4.01 M', '950')
+    >>> format_count(4_012_345), format_count(950), format_count(999_868_928)
+    ('4.01 M', '950', '1 G')
     """
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(count) >= size:
+        if abs(count) >= 0.9995 * size:  # rounds to a whole unit
             return f"{count / size:.3g} {unit}"
     return f"{count:.3g}"
 
