@@ -41,7 +41,7 @@ def _bits_to_float32(typingctx, value):
     return types.float32(types.int32), codegen
 
 
-@njit(inline="always")
+@njit(inline="always", error_model="numpy")
 def _exp(x):
     """e^x in float32, to about 1 ulp, in instructions that vectorise (Cephes `expf`: 2^k times a polynomial)."""
     x = min(max(x, float32(-87.0)), float32(88.0))
@@ -56,7 +56,7 @@ def _exp(x):
     return (p * r * r + r + float32(1.0)) * _bits_to_float32((int32(k) + int32(127)) << int32(23))
 
 
-@njit(inline="always")
+@njit(inline="always", error_model="numpy")
 def _erf(x):
     """The error function to 1.5e-7 (Abramowitz and Stegun 7.1.26)."""
     a = abs(x)
@@ -70,50 +70,50 @@ def _erf(x):
     return value if x >= 0 else -value
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=_FAST, error_model="numpy")
 def _activate(z, a, bias, activation):
-    """z += bias; a = activation(z), over a tile (rows, outputs)."""
+    """z += bias; a = activation(z), over a tile (rows, outputs). Long flat loops: the compiler vectorises them."""
     rows, width = z.shape
     for row in range(rows):
         for j in range(width):
             z[row, j] += bias[j]
-        if activation == RELU:
-            for j in range(width):
-                a[row, j] = max(z[row, j], float32(0.0)) if z[row, j] == z[row, j] else z[row, j]
-        elif activation == TANH:
-            for j in range(width):
-                a[row, j] = float32(1.0) - float32(2.0) / (_exp(float32(2.0) * z[row, j]) + float32(1.0))
-        elif activation == SILU:
-            for j in range(width):
-                a[row, j] = z[row, j] / (float32(1.0) + _exp(-z[row, j]))
-        elif activation == GELU:
-            for j in range(width):
-                a[row, j] = float32(0.5) * z[row, j] * (float32(1.0) + _erf(z[row, j] * _SQRT_HALF))
-        else:
-            for j in range(width):
-                a[row, j] = z[row, j]
+    flat_z, flat_a = z.reshape(-1), a.reshape(-1)
+    if activation == RELU:
+        for k in range(flat_z.shape[0]):
+            flat_a[k] = float32(0.0) if flat_z[k] < float32(0.0) else flat_z[k]
+    elif activation == TANH:
+        for k in range(flat_z.shape[0]):
+            flat_a[k] = float32(1.0) - float32(2.0) / (_exp(float32(2.0) * flat_z[k]) + float32(1.0))
+    elif activation == SILU:
+        for k in range(flat_z.shape[0]):
+            flat_a[k] = flat_z[k] / (float32(1.0) + _exp(-flat_z[k]))
+    elif activation == GELU:
+        for k in range(flat_z.shape[0]):
+            flat_a[k] = float32(0.5) * flat_z[k] * (float32(1.0) + _erf(flat_z[k] * _SQRT_HALF))
+    else:
+        flat_a[:] = flat_z
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=_FAST, error_model="numpy")
 def _through_activation(d, z, a, bias_gradient, activation):
     """d *= activation'(z); bias_gradient += sum of d's rows."""
+    flat_d, flat_z, flat_a = d.reshape(-1), z.reshape(-1), a.reshape(-1)
+    if activation == RELU:
+        for k in range(flat_d.shape[0]):
+            flat_d[k] = flat_d[k] if flat_z[k] > float32(0.0) else float32(0.0)
+    elif activation == TANH:
+        for k in range(flat_d.shape[0]):
+            flat_d[k] *= float32(1.0) - flat_a[k] * flat_a[k]
+    elif activation == SILU:
+        for k in range(flat_d.shape[0]):
+            gate = float32(1.0) / (float32(1.0) + _exp(-flat_z[k]))
+            flat_d[k] *= gate * (float32(1.0) + flat_z[k] * (float32(1.0) - gate))
+    elif activation == GELU:
+        for k in range(flat_d.shape[0]):
+            x = flat_z[k]
+            flat_d[k] *= float32(0.5) * (float32(1.0) + _erf(x * _SQRT_HALF)) + x * _NORMAL_PEAK * _exp(float32(-0.5) * x * x)
     rows, width = d.shape
     for row in range(rows):
-        if activation == RELU:
-            for j in range(width):
-                d[row, j] = d[row, j] if z[row, j] > float32(0.0) else float32(0.0)
-        elif activation == TANH:
-            for j in range(width):
-                d[row, j] *= float32(1.0) - a[row, j] * a[row, j]
-        elif activation == SILU:
-            for j in range(width):
-                gate = float32(1.0) / (float32(1.0) + _exp(-z[row, j]))
-                d[row, j] *= gate * (float32(1.0) + z[row, j] * (float32(1.0) - gate))
-        elif activation == GELU:
-            for j in range(width):
-                x = z[row, j]
-                normal = _NORMAL_PEAK * _exp(float32(-0.5) * x * x)
-                d[row, j] *= float32(0.5) * (float32(1.0) + _erf(x * _SQRT_HALF)) + x * normal
         for j in range(width):
             bias_gradient[j] += d[row, j]
 
@@ -147,7 +147,7 @@ def _forward(x, m, widths, parameters, work, activation):
     return below, at
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=_FAST, error_model="numpy")
 def _add_tile(rows, widths, parameters, gradient, work, activation, huber_delta):
     """Add the sum of a tile's gradients to `gradient`; returns the sum of the rows' losses.
 
@@ -218,7 +218,7 @@ def _largest_weight(widths):
     return largest
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=_FAST, error_model="numpy")
 def _step(parameters, gradient, moments, count, steps, optimizer, lr, hyper):
     """Update with the mean gradient, then clear it. `hyper`: momentum, nesterov, beta1, beta2, epsilon, decay, clip."""
     momentum, nesterov, beta1, beta2 = float32(hyper[0]), hyper[1], float32(hyper[2]), float32(hyper[3])
@@ -252,7 +252,7 @@ def _step(parameters, gradient, moments, count, steps, optimizer, lr, hyper):
         gradient[i] = float32(0.0)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def advance(rows, start, stop, batch_size, widths, parameters, gradient, moments, work, state, activation, huber_delta, optimizer, lr, hyper):
     """Take every minibatch that ends in `[start, stop)` of a block; the rest stays in `gradient` as a sum.
 
@@ -273,7 +273,7 @@ def advance(rows, start, stop, batch_size, widths, parameters, gradient, moments
     return loss
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def finish(parameters, gradient, moments, state, optimizer, lr, hyper):
     """Take the carried rows, if any, as a minibatch of their own."""
     if state[0]:
@@ -282,7 +282,7 @@ def finish(parameters, gradient, moments, state, optimizer, lr, hyper):
         state[0] = 0
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
+@njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
 def squared_error(rows, widths, parameters, work, activation):
     """The sum of r² over rows (any number, features + 1): forward only."""
     layers, features = widths.shape[0] - 1, widths[0]
