@@ -77,6 +77,10 @@ class DataConfig(_Part):
     features: Names | None = Field(None, description="the columns to learn from; left out: all but the target")
     holdout: Holdout = Field(None, description="rows held out, or a fraction below 1; left out: min(eval.eval_rows, 20 % of the rows)")
     eval_data: str | None = Field(None, description="evaluate on this other data set instead of held-out rows")
+    on_null: Literal["error", "drop", "impute"] = Field(
+        "error", description="null, NaN or infinite values: refuse them, drop their rows, or put the feature's mean in (never in the target)"
+    )
+    transform: str | None = Field(None, description="module:function that makes the features from the feature columns, row by row")
     standardize: OnOff = Field(True, description="give each column mean 0 and standard deviation 1")
 
 
@@ -155,7 +159,8 @@ class Config(_Part):
 #: Flag of `sweep`, `train` and the Python API → key of the config.
 DATA_FLAGS = {
     "target": "data.target", "features": "data.features", "holdout": "data.holdout", "eval_data": "data.eval_data",
-    "standardize": "data.standardize", "seed": "order.seed", "span_rows": "order.span_rows", "window_rows": "order.window_rows",
+    "on_null": "data.on_null", "transform": "data.transform", "standardize": "data.standardize",
+    "seed": "order.seed", "span_rows": "order.span_rows", "window_rows": "order.window_rows",
     "memory": "fetch.memory", "readers": "fetch.readers",
 }
 MODEL_FLAGS = {

@@ -1,7 +1,9 @@
 """One pass over the data feeds every learner of a trial. `sweep` and `train` are made of passes; nothing here exists twice."""
 
 import itertools
+import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ import numpy as np
 
 from streamtrain.budget import Budget, default_limit_bytes, default_readers, make_budget, reset_peak_rss, rss_bytes
 from streamtrain.config import Config, TrainConfig
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, DataError
 from streamtrain.learners.engines import ENGINES, choose_engine, is_out_of_memory
 from streamtrain.learners.fused_engine import one_blas_thread
 from streamtrain.learners.learner import Learner
@@ -21,7 +23,8 @@ from streamtrain.storage.dataset import open_shards
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.chains import chain_bytes
 from streamtrain.stream.fetch import FetchStats, fetch
-from streamtrain.stream.open import open_source, read_evaluation_rows, with_standard
+from streamtrain.stream.nulls import NullCounts, mend_evaluation, null_record
+from streamtrain.stream.open import open_source, read_evaluation_rows, with_fill, with_standard
 from streamtrain.stream.plan import Plan, make_plan
 from streamtrain.stream.shuffle import shuffle_once
 from streamtrain.stream.source import Source
@@ -39,6 +42,7 @@ class Prepared:
     """All that the passes of a run share: the source in model units, the evaluation rows, the budget, and how far to go.
 
     `evaluation`: float32 (rows, features + 1) in model units, or None. `loss_scale`: r² in model units → `loss`.
+    `epoch_rows` and `last_row` count rows that may yet be dropped, so a pass also ends with its `last_epoch`, if it has one.
     """
 
     config: Config
@@ -53,22 +57,18 @@ class Prepared:
     loss_scale: float
     epoch_rows: int
     last_row: int
+    last_epoch: int | None
     budget: Budget
 
     def plan(self, trial: int, epoch: int) -> Plan:
         seed = self.config.order.seed
         return make_plan(self.source.spans, self.source.holdout, seed=seed, trial=trial, epoch=epoch, window_rows=self.window_rows)
 
-    def blocks(self, trial: int, stats: FetchStats) -> Iterator[tuple[Block, bool]]:
-        """The blocks of epoch after epoch, without end, and whether each is the last of its epoch."""
+    def blocks(self, trial: int, stats: FetchStats) -> Iterator[Block]:
+        """The blocks of epoch after epoch, without end."""
         windows = (window for epoch in itertools.count() for window in self.plan(trial, epoch).windows())
         pool = BufferPool(self.budget.window_rows + 1, self.source.num_columns, keep=self.budget.windows)
-        epoch_rows = 0
-        for block in fetch(windows, self.source, self.budget, stats, pool):
-            epoch_rows += len(block.rows)
-            ends_epoch = epoch_rows == self.epoch_rows
-            epoch_rows = 0 if ends_epoch else epoch_rows
-            yield block, ends_epoch
+        return fetch(windows, self.source, self.budget, stats, pool)
 
     def learner(self, batch_size: int, learning_rates: tuple[float, ...], trial: int) -> Learner:
         """A new learner: the trial's weights, one replica a learning rate."""
@@ -95,7 +95,9 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     source, window_rows = open_source(
         dataset, seed=config.order.seed, span_rows=config.order.span_rows, window_rows=config.order.window_rows,
         holdout=data.holdout if data.holdout is not None or not other else 0, eval_rows=config.eval.eval_rows,
+        on_null=data.on_null, transform=data.transform,
     )  # fmt: skip
+    dataset = source.dataset
     shape = Shape(widths=(len(dataset.features), *config.model.hidden, 1), activation=config.model.activation)
     width = len(dataset.columns)
     itemsize = np.dtype(dataset.decoded_type).itemsize
@@ -108,19 +110,28 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     budget = make_budget(
         limit_bytes=limit, window_rows=min(window_rows, dataset.num_rows), span_rows=int(source.spans.num_rows.max()), num_columns=width,
         decoded_itemsize=itemsize, readers=config.fetch.readers or default_readers(), fixed_bytes=fixed,
+        decoded_columns=source.decoded_columns,
     )  # fmt: skip
+    source = with_fill(source)
     survey = take_survey(source)
+    if not survey.count:
+        raise DataError(f"{dataset.url}: every row that was looked at has a bad value, and was dropped. Leave columns out with --features.")
     standard = survey.standard() if data.standardize else Standard.identity(width)
+    source = with_standard(source, standard)
     rows = survey.holdout
     if data.eval_data is not None:
-        rows = read_evaluation_rows(data.eval_data, dataset, rows=config.eval.eval_rows, span_rows=config.order.span_rows)
+        rows = read_evaluation_rows(data.eval_data, source, rows=config.eval.eval_rows, span_rows=config.order.span_rows)
+    rows = mend_evaluation(source, rows)
+    if not len(rows) and (other or source.holdout.num_rows):
+        raise DataError(f"{data.eval_data or dataset.url}: every evaluation row has a bad value, and was dropped. Evaluate on more rows.")
     target_scale = float(survey.standard().scale[-1])
     return Prepared(
-        config=config, source=with_standard(source, standard), standard=standard, window_rows=window_rows,
+        config=config, source=source, standard=standard, window_rows=window_rows,
         evaluation=standardized(rows, standard) if len(rows) else None,
         baselines=baselines(survey, rows if len(rows) else None), shape=shape, engine=choose_engine(config.train),
         target_sd=1.0 / target_scale, loss_scale=(target_scale / float(standard.scale[-1])) ** 2,
-        epoch_rows=epoch_rows, last_row=_last_row(config.train, epoch_rows), budget=budget,
+        epoch_rows=epoch_rows, last_row=_last_row(config.train, epoch_rows), last_epoch=_last_epoch(config.train),
+        budget=budget,
     )  # fmt: skip
 
 
@@ -132,7 +143,8 @@ def warm_up(prepared: Prepared) -> tuple[float, int]:
     started = time.perf_counter()
     source, span = prepared.source, prepared.source.spans[0]
     few = Span(shard=span.shard, start=span.start, stop=span.start + min(span.num_rows, 16), first_id=span.first_id)
-    rows = shuffle_once(source, few)
+    shuffle_once(source, few)
+    rows = np.zeros((few.num_rows, source.num_columns), dtype=np.float32)  # the policy may have dropped all that was read
     with one_blas_thread():
         engine = prepared.learner(len(rows), (1e-9,), 0).engine
         engine.advance(rows, 0, len(rows))
@@ -148,23 +160,26 @@ def run_pass(prepared: Prepared, learners: list[Learner], trial: int, emit: Emit
     A learner that runs out of memory or fails ends alone: its outcome says so.
     """
     started, stats, receipt, rows_read = time.perf_counter(), FetchStats(), Receipt(), 0
+    nulls: NullCounts = Counter()
     active = list(learners)
     blocks = prepared.blocks(trial, stats)
     # Fused engines release the interpreter: learners run side by side, each on one core. Torch brings its own threads.
     workers = prepared.budget.readers if prepared.engine == "fused" else 1
     with ThreadPoolExecutor(workers, thread_name_prefix="streamtrain-learner") as pool, one_blas_thread(prepared.engine == "fused"):
         try:
-            for block, ends_epoch in blocks:
+            for block in blocks:
                 rows_read += len(block.rows)
                 receipt += block.receipt
-                consume = partial(_consume, rows=block.rows, ends_epoch=ends_epoch)
+                nulls += block.nulls
+                consume = partial(_consume, rows=block.rows, ends_epoch=block.ends_epoch)
                 for learner, (records, survives) in zip(list(active), pool.map(consume, active), strict=True):
                     for record in records:
                         emit(record)
                     if not survives:
                         active.remove(learner)
                 late = max_seconds is not None and time.perf_counter() - started >= max_seconds
-                if late or not active or all(learner.done for learner in active):
+                over = block.ends_epoch and block.epoch + 1 == prepared.last_epoch
+                if late or over or not active or all(learner.done for learner in active):
                     break
         finally:
             blocks.close()
@@ -175,6 +190,7 @@ def run_pass(prepared: Prepared, learners: list[Learner], trial: int, emit: Emit
         "event": "pass", "trial": trial, "rows_read": rows_read, "learners": len(learners),
         "replicas": sum(len(learner.engine.learning_rates) for learner in learners), "seconds": time.perf_counter() - started,
         "receipt": receipt.to_json(), "stats": stats.to_json(),
+        "imputed" if prepared.source.on_null == "impute" else "dropped": null_record(nulls, prepared.source.dataset),
     }  # fmt: skip
     emit(record)
     return record
@@ -189,6 +205,11 @@ def _consume(learner: Learner, rows: np.ndarray, ends_epoch: bool) -> tuple[list
     except (MemoryError, RuntimeError) as error:
         records += learner.failed("out_of_memory" if is_out_of_memory(error) else "failed", str(error).partition("\n")[0])
         return records, False
+
+
+def _last_epoch(train: TrainConfig) -> int | None:
+    """Epochs of a pass that is told its length in epochs; None where rows or a clock end it."""
+    return None if train.max_rows is not None or (train.epochs is None and train.max_time is not None) else math.ceil(train.epochs or 1.0)
 
 
 def _last_row(train: TrainConfig, epoch_rows: int) -> int:

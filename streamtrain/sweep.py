@@ -55,6 +55,8 @@ def run_record(
             "holdout_rows": 0 if prepared.evaluation is None else len(prepared.evaluation),
             "holdout_source": "none" if prepared.evaluation is None else "eval_data" if other else "rows",
             "integrity": dataset.integrity, "truth": None if dataset.truth is None else asdict(dataset.truth),
+            "on_null": source.on_null, "transform": None if source.transform is None else source.transform.record(),
+            "imputed": None if source.fill is None else dict(zip(dataset.features, source.fill.tolist(), strict=True)),
         },
         "standard": prepared.standard.to_json(), "target_sd": prepared.target_sd,
         "engine": prepared.engine, "compile_seconds": compile_seconds,

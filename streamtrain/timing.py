@@ -25,14 +25,14 @@ def measure_throughput(prepared: Prepared, batch_sizes: tuple[int, ...], emit: E
     """
     blocks = prepared.blocks(0, FetchStats())
     try:
-        block = next(blocks)[0].rows[:TIMED_ROWS].copy()
+        block = next(block.rows for block in blocks if len(block.rows))[:TIMED_ROWS].copy()
         next(blocks)
         engines = {size: prepared.learner(size, (1e-6,), 0).engine for size in batch_sizes}
         rows = {size: _rows_a_region(engine, block) for size, engine in engines.items()}
         for repeat in range(REPEATS):
             started, delivered = time.perf_counter(), 0
             while delivered == 0 or time.perf_counter() - started < REGION_SECONDS:
-                delivered += len(next(blocks)[0].rows)
+                delivered += len(next(blocks).rows)
             emit({"event": "delivery", "repeat": repeat, "rows": delivered, "seconds": time.perf_counter() - started})
             for size, engine in engines.items():
                 seconds = _train(engine, block, rows[size])

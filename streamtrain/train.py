@@ -23,7 +23,10 @@ def train(config: Config, emit: Emit, describe: Record) -> Network:
     done = run_pass(prepared, [learner], 0, emit, max_seconds=config.train.max_time)
     measure_throughput(prepared, sizes, emit)
     emit(end_record(prepared, seconds=time.perf_counter() - started, rows_read=done["rows_read"], passes=1, saved=0, before=before))
-    dataset = prepared.source.dataset
-    network = Network(prepared.shape, prepared.standard, dataset.features, dataset.target)
+    source = prepared.source
+    network = Network(
+        prepared.shape, prepared.standard, source.dataset.features, source.dataset.target, fill=source.fill,
+        transform=None if source.transform is None else source.transform.record(),
+    )  # fmt: skip
     network.load_flat(learner.engine.parameters()[0])
     return network

@@ -11,6 +11,7 @@ import numpy as np
 
 Format = Literal["parquet", "zarr"]
 Integrity = Literal["verified", "unverified"]
+OnNull = Literal["error", "drop", "impute"]
 Status = Literal["reached", "not_reached", "diverged", "out_of_memory", "failed"]
 
 #: One JSON line of `events.jsonl`: what was measured, with units in the key names.
@@ -124,17 +125,25 @@ class Standard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """How many rows were delivered, and the order-free digest Σ hash(id) mod 2⁶⁴ of their ids."""
+    """How many rows were delivered, and the order-free digest Σ hash(id) mod 2⁶⁴ of their ids.
+
+    `dropped`: rows that the null policy stepped over, in the windows that were delivered to their end.
+    """
 
     count: int = 0
     digest: int = 0
+    dropped: int = 0
 
     def __add__(self, other: "Receipt") -> "Receipt":
-        return Receipt(count=self.count + other.count, digest=(self.digest + other.digest) % 2**64)
-
-    def __sub__(self, other: "Receipt") -> "Receipt":
-        return Receipt(count=self.count - other.count, digest=(self.digest - other.digest) % 2**64)
+        return Receipt(
+            count=self.count + other.count, digest=(self.digest + other.digest) % 2**64, dropped=self.dropped + other.dropped
+        )
 
     def to_json(self) -> dict[str, int | str]:
         """The digest as sixteen hex digits: JSON numbers lose bits beyond 2⁵³."""
-        return {"count": self.count, "digest": f"{self.digest:016x}"}
+        return {"count": self.count, "digest": f"{self.digest:016x}", "dropped": self.dropped}
+
+    @staticmethod
+    def from_json(state: Mapping[str, Any]) -> "Receipt":
+        """What `to_json` gave."""
+        return Receipt(count=state["count"], digest=int(state["digest"], 16), dropped=state["dropped"])

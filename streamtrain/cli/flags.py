@@ -108,6 +108,9 @@ def _flags_class(name: str, table: Mapping[str, str]) -> type:
 
 SweepFlags = _flags_class("SweepFlags", SWEEP_FLAGS)
 TrainFlags = _flags_class("TrainFlags", TRAIN_FLAGS)
+#: What delivery depends on, and what the other sides of a benchmark can do too.
+_STREAM_FLAGS = ("target", "features", "span_rows", "window_rows", "readers", "batch_size", "seed", "memory")
+StreamFlags = _flags_class("StreamFlags", {flag: TRAIN_FLAGS[flag] for flag in _STREAM_FLAGS})
 AllFlags = _flags_class("AllFlags", TRAIN_FLAGS | SWEEP_FLAGS)
 
 

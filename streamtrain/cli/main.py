@@ -36,6 +36,9 @@ CONFIG_VERBS = {
     "schema": ("streamtrain.cli.config:schema", "Print the JSON schema of the config, for editors."),
     "validate": ("streamtrain.cli.config:validate", "Check a config file."),
 }
+BENCH_VERBS = {
+    "stream": ("streamtrain.cli.bench:stream", "Measure shuffled delivery beside raw decode, an expert's loop and a gather in memory."),
+}
 #: Global flags that take a value: with one of them before the verb, the next word is not the verb.
 VALUE_FLAGS = frozenset({"-c", "--config", "--set", "-o", "--out", "--seed", "--memory", "--device", "--progress"})
 
@@ -57,10 +60,14 @@ def build_app() -> App:
     app["--help"].group = app["--version"].group = Group("Options", sort_key=9)
     for place, (verb, (group, target, text)) in enumerate(VERBS.items()):
         app.command(target, name=verb, help=text, group=groups[group], sort_key=place)
-    config = App(name="config", help="Show, describe or check a config.", help_format="plaintext", group=groups["Config"])
-    for verb, (target, text) in CONFIG_VERBS.items():
-        config.command(target, name=verb, help=text)
-    app.command(config)
+    for name, group, text, verbs in (
+        ("bench", "Run", "Measure this machine and this program.", BENCH_VERBS),
+        ("config", "Config", "Show, describe or check a config.", CONFIG_VERBS),
+    ):
+        parent = App(name=name, help=text, help_format="plaintext", group=groups[group], sort_key=len(VERBS))
+        for verb, (target, help_text) in verbs.items():
+            parent.command(target, name=verb, help=help_text)
+        app.command(parent)
     return app
 
 
@@ -73,7 +80,7 @@ def verb_first(tokens: Sequence[str]) -> list[str]:
     place = 0
     while place < len(tokens) and tokens[place].startswith("-"):
         place += 2 if tokens[place] in VALUE_FLAGS else 1
-    length = 2 if tokens[place:place + 1] == ["config"] else 1
+    length = 2 if tokens[place:place + 1] in (["bench"], ["config"]) else 1
     return [*tokens[place:place + length], *tokens[:place], *tokens[place + length:]]
 
 

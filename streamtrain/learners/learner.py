@@ -47,7 +47,7 @@ class Learner:
         self._points = evaluation_rows(first_row, last_row)
         self._next_point = next(self._points, None)
         self._train_loss = np.zeros(len(engine.learning_rates))
-        self._train_rows, self._evaluated_row = 0, -1
+        self._train_rows, self._evaluated_at = 0, (-1, -1)
         self._started = time.perf_counter()
         self._last_losses = np.zeros(len(engine.learning_rates))
 
@@ -72,10 +72,12 @@ class Learner:
             if ends_epoch and start == len(rows):
                 self.engine.finish_epoch()
             yield from self._evaluate_if_due()
+        if ends_epoch and not len(rows):  # the epoch's last window lost all its rows to the null policy
+            self.engine.finish_epoch()
 
     def finish(self) -> Iterator[Record]:
         """An evaluation at the row reached, unless there was one, and the outcome of each replica."""
-        if self._evaluated_row != self.rows:
+        if self._evaluated_at != (self.rows, self.engine.steps):
             yield from self._evaluate()
         for lr, loss in zip(self.engine.learning_rates, self._last_losses, strict=True):
             diverged = not np.isfinite(loss) or loss > DIVERGED_LOSS
@@ -95,7 +97,7 @@ class Learner:
             self._next_point = next(self._points, None)
 
     def _evaluate(self) -> Iterator[Record]:
-        self._evaluated_row = self.rows
+        self._evaluated_at = (self.rows, self.engine.steps)
         train_losses = self._train_loss / self._train_rows * self._loss_scale if self._train_rows else np.full_like(self._train_loss, np.nan)
         with np.errstate(over="ignore", invalid="ignore"):
             losses = self.engine.evaluate(self._holdout) * self._loss_scale if self._holdout is not None else None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from streamtrain.order import WEIGHTS, make_key
-from streamtrain.types import Standard
+from streamtrain.types import Record, Standard
 
 ACTIVATIONS = {
     "relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "silu": torch.nn.SiLU, "gelu": torch.nn.GELU, "identity": torch.nn.Identity,
@@ -60,12 +60,18 @@ def views(flat_RP: torch.Tensor, shape: Shape) -> list[tuple[torch.Tensor, torch
 class Network(torch.nn.Module):
     """A trained model on raw features, float32 (rows, features) → (rows, 1), in the target's own units.
 
-    `features` and `target` name the columns. Normalisation is folded in as buffers, in float64, before and after the layers.
+    `features` and `target` name the columns. Normalisation is folded in as buffers, in float64, before and after the layers;
+    so is imputation, when `fill`, float64 (features,), says what stands for a value that is not finite. `transform` says which
+    function made the features (stream/transform.py); the model takes what it returns.
     """
 
-    def __init__(self, shape: Shape, standard: Standard, features: tuple[str, ...], target: str):
+    def __init__(
+        self, shape: Shape, standard: Standard, features: tuple[str, ...], target: str, *, fill: np.ndarray | None = None,
+        transform: Record | None = None,
+    ):  # fmt: skip
         super().__init__()
-        self.shape, self.features, self.target = shape, features, target
+        self.shape, self.features, self.target, self.transform = shape, features, target, transform
+        self.register_buffer("fill", None if fill is None else torch.from_numpy(np.array(fill, dtype=np.float64)))
         for name, values in (("mean", standard.mean), ("scale", standard.scale)):
             self.register_buffer(name, torch.from_numpy(np.array(values, dtype=np.float64)))
         modules: list[torch.nn.Module] = []
@@ -75,8 +81,13 @@ class Network(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Predictions for raw features (rows, features): (rows, 1) float32."""
-        standard = ((x.to(torch.float64) - self.mean[:-1]) * self.scale[:-1]).to(torch.float32)
+        standard = self._standardize(x)
+        if self.fill is not None:
+            standard = torch.where(standard.isfinite(), standard, self._standardize(self.fill))
         return (self.layers(standard).to(torch.float64) / self.scale[-1] + self.mean[-1]).to(torch.float32)
+
+    def _standardize(self, x: torch.Tensor) -> torch.Tensor:
+        return ((x.to(torch.float64) - self.mean[:-1]) * self.scale[:-1]).to(torch.float32)
 
     def load_flat(self, flat_P: np.ndarray) -> None:
         """Take over the parameters of one replica."""

@@ -1,5 +1,6 @@
 """Warnings: what a reader must know before believing a figure, each with the flag that mends it."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,11 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
         yield "No rows were held out: there is no held-out loss and no recommendation.", "--holdout"
     if run.header["data"].get("integrity") == "unverified":
         yield "Integrity unverified: the data carry no checksums, so a flipped bit would go unnoticed.", "streamtrain ingest"
+    for what, of in (("dropped", "rows"), ("imputed", "values")):
+        if total := sum((one.get(what) or {"total": 0})["total"] for one in run.passes):
+            columns: Counter[str] = sum((Counter(one[what]["columns"]) for one in run.passes), Counter())
+            where = ", ".join(f"{name}: {count:,}" for name, count in columns.most_common(8))
+            yield f"{total:,} {of} were {what} for being null, NaN or infinite, over all passes ({where}).", "--on-null"
     projected, peak = summary["projected_bytes"], summary["peak_rss_bytes"]
     if projected and peak and peak > projected:
         yield f"Peak memory was {format_bytes(peak)}, above the projected {format_bytes(projected)}.", "--memory"

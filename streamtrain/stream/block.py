@@ -1,11 +1,11 @@
 """Blocks, and the pool that their memory comes from."""
 
-import weakref
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 
+from streamtrain.buffers import Buffers
+from streamtrain.stream.nulls import NullCounts
 from streamtrain.types import Receipt
 
 
@@ -13,6 +13,8 @@ from streamtrain.types import Receipt
 class Block:
     """The shuffled rows of one window: `rows` is C-contiguous float32 (rows, features + 1), target last.
 
+    `ends_epoch`: the window is the epoch's last. `dropped`: for each of its spans, in the order of their deal, the positions
+    of the rows that the null policy dropped; `nulls` counts them, or the imputed values, by shard and column.
     The memory belongs to a pool: it is used again once no array or tensor made from `rows` is alive.
     """
 
@@ -20,28 +22,18 @@ class Block:
     index: int
     rows: np.ndarray
     receipt: Receipt
+    ends_epoch: bool
+    dropped: tuple[np.ndarray, ...]
+    nulls: NullCounts
 
 
 class BufferPool:
-    """Lends float32 arrays of one capacity and takes each back when nothing refers to it. Thread-safe.
-
-    Fresh pages cost more than the second pass of the shuffle, so buffers are used again; at most `keep` wait unused.
-    """
+    """Lends float32 arrays (rows, width) for blocks; see `Buffers`. Thread-safe."""
 
     def __init__(self, capacity_rows: int, width: int, keep: int):
-        self.capacity_rows, self.width = capacity_rows, width
-        self._free: deque[np.ndarray] = deque(maxlen=keep)
+        self.width = width
+        self._buffers = Buffers(capacity_rows * width * 4, keep)
 
     def lend(self, num_rows: int) -> np.ndarray:
         """An array (num_rows, width) with any contents."""
-        try:
-            owner = self._free.pop()
-        except IndexError:
-            owner = np.empty(self.capacity_rows * self.width, dtype=np.float32)
-        # NumPy lets a view of a view point at the first array that is not a view. A memoryview in between makes that array
-        # the one lent here, so its death means that no view and no tensor is left.
-        lent = np.frombuffer(memoryview(owner), dtype=np.float32, count=num_rows * self.width).reshape(num_rows, self.width)
-        base = lent.base
-        finalizer = weakref.finalize(base, self._free.append, owner)
-        finalizer.atexit = False
-        return lent
+        return self._buffers.lend((num_rows, self.width))

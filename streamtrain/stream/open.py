@@ -12,17 +12,25 @@ from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.readers import Readers
 from streamtrain.stream.plan import default_window_rows
 from streamtrain.stream.source import Source
-from streamtrain.stream.survey import take_survey
-from streamtrain.types import Dataset, Standard
+from streamtrain.stream.survey import impute_values, take_survey
+from streamtrain.stream.transform import TransformedReaders, load_transform
+from streamtrain.types import Dataset, OnNull, Standard
 
 
 def open_source(
-    dataset: Dataset, *, seed: int, span_rows: int, window_rows: int | None, holdout: int | float | None, eval_rows: int
+    dataset: Dataset, *, seed: int, span_rows: int, window_rows: int | None, holdout: int | float | None, eval_rows: int,
+    on_null: OnNull = "error", transform: str | None = None,
 ) -> tuple[Source, int]:
-    """A source of raw values, and the window's size in rows. Reads no data.
+    """A source of raw values, and the window's size in rows. Reads no data; `impute` needs `with_fill` as well.
 
-    Raises ConfigError when the hold-out asks for more rows than there are.
+    Raises ConfigError when the hold-out asks for more rows than there are, or when the transform cannot be used.
     """
+    readers: Readers | TransformedReaders = Readers(dataset)
+    loaded = None
+    if transform is not None:
+        loaded = load_transform(transform, dataset.features)
+        readers = TransformedReaders(dataset, loaded)
+        dataset = readers.dataset
     window_rows = window_rows or default_window_rows(len(dataset.columns))
     if window_rows < OPEN_CHAINS:
         raise ConfigError(f"order.window_rows is {window_rows}; a window takes at least {OPEN_CHAINS} rows.")
@@ -35,7 +43,15 @@ def open_source(
     except ValueError as error:
         raise ConfigError(f"data.holdout: {error}. Ask for fewer, or use --eval-data.") from None
     standard = Standard.identity(len(dataset.columns))
-    return Source(dataset=dataset, readers=Readers(dataset), spans=spans, holdout=drawn, standard=standard), window_rows
+    source = Source(
+        dataset=dataset, readers=readers, spans=spans, holdout=drawn, standard=standard, on_null=on_null, transform=loaded
+    )  # fmt: skip
+    return source, window_rows
+
+
+def with_fill(source: Source) -> Source:
+    """The same source, with the values that its policy imputes, if it does: one more read of the survey's spans."""
+    return replace(source, fill=impute_values(source)) if source.on_null == "impute" else source
 
 
 def with_standard(source: Source, standard: Standard) -> Source:
@@ -43,10 +59,19 @@ def with_standard(source: Source, standard: Standard) -> Source:
     return replace(source, standard=standard)
 
 
-def read_evaluation_rows(path: str, dataset: Dataset, *, rows: int, span_rows: int) -> np.ndarray:
-    """Rows of another data set with the same columns, drawn like a hold-out: float64 (at most `rows`, columns), raw units."""
-    other = open_shards(path, features=dataset.features, target=dataset.target)
-    source, _ = open_source(other, seed=0, span_rows=span_rows, window_rows=None, holdout=0, eval_rows=rows)
+def read_evaluation_rows(path: str, source: Source, *, rows: int, span_rows: int) -> np.ndarray:
+    """Rows of another data set, drawn like a hold-out: float64 (at most `rows`, columns), raw units.
+
+    The columns, the transform, the null policy and what it imputes are those of `source`.
+    """
+    inputs, target, transform = source.dataset.features, source.dataset.target, None
+    if source.transform is not None:
+        inputs, transform = source.transform.inputs, source.transform.name
+    other = open_shards(path, features=inputs, target=target)
+    fill = source.fill
+    source, _ = open_source(
+        other, seed=0, span_rows=span_rows, window_rows=None, holdout=0, eval_rows=rows, on_null=source.on_null, transform=transform
+    )  # fmt: skip
     spread = spread_spans(len(source.spans), min(rows / other.num_rows, 1.0))
     drawn = draw_holdout(source.spans, min(rows, int(source.spans.num_rows[spread].sum())), seed=0)
-    return take_survey(replace(source, holdout=drawn)).holdout
+    return take_survey(replace(source, holdout=drawn, fill=fill)).holdout

@@ -24,13 +24,17 @@ def default_window_rows(num_columns: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Window:
-    """What one block is made of: span numbers in the order of their deal, and the key of the shuffle."""
+    """What one block is made of: span numbers in the order of their deal, and the key of the shuffle.
+
+    `num_rows`: all but the held-out ones; the null policy may drop some of them.
+    """
 
     epoch: int
     index: int
     key: int
     spans: np.ndarray
     num_rows: int
+    ends_epoch: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,7 +55,7 @@ class Plan:
 
     @property
     def num_rows(self) -> int:
-        """Rows delivered in the epoch: all but the held-out ones."""
+        """Rows of the epoch that are not held out: what is delivered, unless the null policy drops some."""
         return int(self.window_starts[-1])
 
     def window(self, index: int) -> Window:
@@ -61,6 +65,7 @@ class Plan:
             key=make_key(self.seed, self.trial, self.epoch, WINDOW, index),
             spans=self.sequence[self.offsets[index] : self.offsets[index + 1]],
             num_rows=int(self.window_starts[index + 1] - self.window_starts[index]),
+            ends_epoch=index + 1 == len(self),
         )
 
     def windows(self, first: int = 0) -> Iterator[Window]:

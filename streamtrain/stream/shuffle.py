@@ -1,5 +1,7 @@
 """Building one window: count, decode, deal, permute. Each step is a plain function that a Dask task runs."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from streamtrain.order import RECEIPT, make_key
 from streamtrain.spans import Spans
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.chains import Chains
+from streamtrain.stream.nulls import NOTHING, NullCounts, alike, first_bad, mend
 from streamtrain.stream.plan import Window
 from streamtrain.stream.source import Source
 from streamtrain.types import Receipt, Span, Standard
@@ -45,6 +48,8 @@ class WindowBuild:
         self.cursors = self.starts.copy()
         self.buffer = pool.lend(window.num_rows + 1)
         self.receipt = Receipt()
+        self.dropped = [NOTHING] * len(self.spans)
+        self.nulls: NullCounts = Counter()
 
     def decode(self, i: int) -> tuple[np.ndarray, ...]:
         """The columns of the window's i-th span; a slice of a chain comes in its turn."""
@@ -53,22 +58,45 @@ class WindowBuild:
         return self.source.read(self.spans[i])
 
     def deal(self, i: int, columns: tuple[np.ndarray, ...]) -> None:
-        """Deal the i-th span's rows into buckets; raises DataError when a value is not finite."""
+        """Deal the i-th span's rows into buckets, under the null policy; raises DataError for a value that it refuses.
+
+        The kernel says whether all it dealt was finite, so a good span is not searched. A bad one is dealt once more, over
+        the places it took: what is dropped joins the rows to skip, and `permute` closes the gaps that are left.
+        """
+        columns, cursors = alike(columns), self.cursors.copy()
+        receipt, finite = self._deal(i, columns)
+        if not finite or self._drops_held_out(i, columns):
+            mended = mend(self.source, self.spans[i], columns, self.skips[i])
+            self.dropped[i] = mended.dropped
+            self.skips[i] = np.union1d(self.skips[i], mended.dropped)
+            self.nulls.update(mended.counts)
+            self.cursors[:] = cursors
+            receipt, finite = self._deal(i, alike(mended.columns))
+            assert finite
+        self.receipt += replace(receipt, dropped=len(self.dropped[i]))
+
+    def _deal(self, i: int, columns: tuple[np.ndarray, ...]) -> tuple[Receipt, bool]:
         span, standard = self.spans[i], self.source.standard
-        dealt, digest, finite = kernels.deal(
+        count, digest, finite = kernels.deal(
             columns, self.skips[i], self.positions[i], span.first_id, self.key, self.mask, self.cursors, self.buffer,
             standard.mean, standard.scale, RECEIPT_KEY,
         )  # fmt: skip
-        if not finite:
-            kept = np.ones(span.num_rows, dtype=bool)
-            kept[self.skips[i]] = False
-            self.source.refuse_nonfinite(span, tuple(np.where(kept, column, 0) for column in columns))
-        self.receipt += Receipt(count=int(dealt), digest=int(digest))
+        return Receipt(count=int(count), digest=int(digest)), bool(finite)
+
+    def _drops_held_out(self, i: int, columns: tuple[np.ndarray, ...]) -> bool:
+        """Held-out rows are not dealt, so the kernel does not judge them; a bad one counts as dropped."""
+        held = self.skips[i]
+        if self.source.on_null != "drop" or not len(held):
+            return False
+        return bool((first_bad(tuple(column[held] for column in columns), self.source.standard) >= 0).any())
 
     def permute(self) -> Block:
         """Shuffle inside the buckets; the block is ready."""
         rows = kernels.permute(self.buffer, self.starts, self.cursors, self.key, self.width)
-        return Block(epoch=self.window.epoch, index=self.window.index, rows=self.buffer[:rows], receipt=self.receipt)
+        return Block(
+            epoch=self.window.epoch, index=self.window.index, rows=self.buffer[:rows], receipt=self.receipt,
+            ends_epoch=self.window.ends_epoch, dropped=tuple(self.dropped), nulls=self.nulls,
+        )  # fmt: skip
 
 
 def bucket_count(num_rows: int, num_columns: int) -> int:
@@ -81,8 +109,8 @@ def bucket_count(num_rows: int, num_columns: int) -> int:
     return 1 << min(8, int(wanted).bit_length())
 
 
-def window_ids(window: Window, source: Source) -> np.ndarray:
-    """The ids of a window's rows in the order of its block: int64 (rows,). Reads no data.
+def window_ids(window: Window, source: Source, dropped: Sequence[np.ndarray]) -> np.ndarray:
+    """The ids of a window's rows in the order of its block, given what its block says was dropped: int64 (rows,). Reads no data.
 
     Row positions are dealt in place of values, as two float32 columns of 16 bits each, which float32 holds exactly.
     """
@@ -91,11 +119,12 @@ def window_ids(window: Window, source: Source) -> np.ndarray:
         span = source.spans[int(number)]
         parts.append(np.arange(span.first_id, span.first_id + span.num_rows))
     ids = np.concatenate(parts)
-    plain = replace(source, standard=Standard.identity(2))
+    plain = replace(source, standard=Standard.identity(2), on_null="error", fill=None)
     build = WindowBuild(window, plain, BufferPool(window.num_rows + 1, 2, keep=0))
     first = 0
     for i, part in enumerate(parts):
         places = np.arange(first, first + len(part))
+        build.skips[i] = np.union1d(build.skips[i], dropped[i])
         build.deal(i, ((places >> 16).astype(np.float32), (places & 0xFFFF).astype(np.float32)))
         first += len(part)
     dealt = build.permute().rows.astype(np.int64)
@@ -108,7 +137,7 @@ def shuffle_once(source: Source, span: Span) -> np.ndarray:
         shard=np.array([span.shard]), start=np.array([span.start]), stop=np.array([span.stop]), first_id=np.array([span.first_id]),
         unit_starts=np.array([0, 1]),
     )  # fmt: skip
-    window = Window(epoch=0, index=0, key=0, spans=np.array([0]), num_rows=span.num_rows)
+    window = Window(epoch=0, index=0, key=0, spans=np.array([0]), num_rows=span.num_rows, ends_epoch=False)
     source = replace(source, spans=alone, holdout=Holdout(spread=np.array([0])))
     build = WindowBuild(window, source, BufferPool(span.num_rows + 1, source.num_columns, keep=0))
     build.deal(0, build.decode(0))

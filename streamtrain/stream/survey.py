@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from streamtrain.errors import DataError
+from streamtrain.storage.moments import Moments
 from streamtrain.stream.chains import read_ascending
+from streamtrain.stream.nulls import bad_values, mend
 from streamtrain.stream.source import Source
 from streamtrain.types import Standard
 
@@ -14,7 +17,7 @@ CONSTANT_SHARE = 1e-13
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Survey:
-    """What the spread spans say. Held-out rows take no part in `count`, `mean` and `comoment`.
+    """What the spread spans say. Held-out and dropped rows take no part in `count`, `mean` and `comoment`; imputed values do.
 
     `mean` (columns,) and `comoment` (columns, columns), Σ (x − mean)(x − mean)ᵀ: float64, raw units. `holdout`: float64
     (held-out rows, columns), raw units, in the order of their ids.
@@ -37,8 +40,27 @@ class Survey:
         return Standard(mean=self.mean, scale=1.0 / np.where(constant, 1.0, sd))
 
 
+def impute_values(source: Source) -> np.ndarray:
+    """The mean of each feature's usable values in the training rows of the spread spans, which are read: float64 (features,).
+
+    Raises DataError for a feature that has none.
+    """
+    moments = [Moments()] * len(source.dataset.features)
+    for number, columns in read_ascending(source.spans, source.readers, source.holdout.spread):
+        kept = np.ones(source.spans[number].num_rows, dtype=bool)
+        kept[source.holdout.of(number)] = False
+        moments = [each + Moments.of(column[kept & ~bad_values(column, 0.0, 1.0)]) for each, column in zip(moments, columns, strict=False)]
+    for name, each in zip(source.dataset.features, moments, strict=True):
+        if not each.count:
+            raise DataError(
+                f"{source.dataset.url}: column {name!r} has no value to impute from: all are null, NaN or infinite in the"
+                f" {len(source.holdout.spread):,} spans that were looked at. Leave it out with --features, or use --on-null drop."
+            )
+    return np.array([each.mean for each in moments])
+
+
 def take_survey(source: Source) -> Survey:
-    """Read the spread spans once. Raises DataError when a value is null, NaN or infinite.
+    """Read the spread spans once, under the source's null policy. Raises DataError for a value that it refuses.
 
     Moments are merged span by span (Chan, Golub and LeVeque 1983, eq. 2.1), so that no sum of squares cancels.
     """
@@ -47,11 +69,11 @@ def take_survey(source: Source) -> Survey:
     held = []
     for number, columns in read_ascending(source.spans, source.readers, source.holdout.spread):
         span = source.spans[number]
-        source.refuse_nonfinite(span, columns)
+        columns, dropped, _ = mend(source, span, columns)
         rows = np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
         out = source.holdout.of(number)
-        held.append(rows[out])
-        rows = np.delete(rows, out, axis=0) if len(out) else rows
+        held.append(rows[out])  # bad ones too: what is dropped of them is known when the standardisation is
+        rows = np.delete(rows, np.union1d(out, dropped), axis=0) if len(out) or len(dropped) else rows
         if not len(rows):
             continue
         span_mean = rows.mean(axis=0)

@@ -1,6 +1,8 @@
 """The public Stream: an epoch of shuffled minibatches as torch tensors. Also `torch.utils.data.IterableDataset`."""
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,21 +11,23 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from streamtrain.budget import default_limit_bytes, default_readers, make_budget
 from streamtrain.config import Config, flag_values, make_config
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, DataError
 from streamtrain.order import hash_array
 from streamtrain.storage.dataset import open_shards
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.chains import chain_bytes
 from streamtrain.stream.fetch import FetchStats, fetch
-from streamtrain.stream.open import open_source
+from streamtrain.stream.nulls import NullCounts, null_record
+from streamtrain.stream.open import open_source, with_fill
 from streamtrain.stream.plan import make_plan
 from streamtrain.stream.shuffle import RECEIPT_KEY, window_ids
-from streamtrain.types import Receipt
+from streamtrain.types import Receipt, Record
 
 _STREAM_FLAGS = {
     "features": "data.features", "target": "data.target", "holdout": "data.holdout", "seed": "order.seed",
     "span_rows": "order.span_rows", "window_rows": "order.window_rows", "memory": "fetch.memory", "readers": "fetch.readers",
-    "batch_size": "train.batch_size", "device": "train.device",
+    "batch_size": "train.batch_size", "device": "train.device", "on_null": "data.on_null",
+    "transform": "data.transform",
 }  # fmt: skip
 
 
@@ -43,11 +47,14 @@ class Stream(IterableDataset):
         data, order = config.data, config.order
         self.batch_size, self.drop_last = config.train.batch_size, drop_last
         self.device = torch.device("cpu" if config.train.device == "auto" else config.train.device)
-        self.dataset = open_shards(path, features=data.features, target=data.target)
-        self._source, self._window_rows = open_source(
-            self.dataset, seed=order.seed, span_rows=order.span_rows, window_rows=order.window_rows,
+        dataset = open_shards(path, features=data.features, target=data.target)
+        source, self._window_rows = open_source(
+            dataset, seed=order.seed, span_rows=order.span_rows, window_rows=order.window_rows,
             holdout=0 if data.holdout is None else data.holdout, eval_rows=config.eval.eval_rows,
+            on_null=data.on_null, transform=data.transform,
         )  # fmt: skip
+        self._source = with_fill(source)
+        self.dataset = source.dataset
         self._seed = order.seed
         self._go_to(0)
         width = self._source.num_columns
@@ -59,20 +66,22 @@ class Stream(IterableDataset):
             num_columns=width,
             decoded_itemsize=itemsize,
             readers=config.fetch.readers or default_readers(),
+            decoded_columns=source.decoded_columns,
             fixed_bytes=2 * min(self.batch_size, self.dataset.num_rows) * width * 4
-            + chain_bytes(self._source.spans, self.dataset.shards, width, itemsize),
+            + chain_bytes(source.spans, self.dataset.shards, source.decoded_columns, itemsize),
         )
         self._pool = BufferPool(self.budget.window_rows + 1, width, keep=self.budget.windows)
         self._stats = FetchStats()
+        self._nulls: NullCounts = Counter()
 
     def __len__(self) -> int:
-        """Minibatches in an epoch: known before it starts, the same in every epoch."""
+        """Minibatches in an epoch: known before it starts, the same in every epoch. With `on_null="drop"` an upper bound."""
         whole, rest = divmod(self._plan.num_rows, self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
     @property
     def num_rows(self) -> int:
-        """Rows an epoch delivers: all but the held-out ones."""
+        """Rows an epoch delivers: all but the held-out ones. With `on_null="drop"` an upper bound; `receipt` has the count."""
         return self._plan.num_rows
 
     @property
@@ -86,10 +95,13 @@ class Stream(IterableDataset):
 
     def state_dict(self) -> dict[str, Any]:
         """The position, as plain JSON values: epoch, window, rows of it delivered; and what the order of rows depends on."""
-        epoch, window, row, receipt = self._epoch, self._window, self._row, self.receipt()
+        epoch, window, row, receipt, before = self._epoch, self._window, self._row, self.receipt(), self._receipts[self._window]
         if self._finished:
-            epoch, window, row, receipt = epoch + 1, 0, 0, Receipt()
-        return {"epoch": epoch, "window": window, "row": row, "receipt": receipt.to_json(), "order": self._order()}
+            epoch, window, row, receipt, before = epoch + 1, 0, 0, Receipt(), Receipt()
+        return {
+            "epoch": epoch, "window": window, "row": row, "receipt": receipt.to_json(), "receipt_before_window": before.to_json(),
+            "imputed": None if self._source.fill is None else self._source.fill.tolist(), "order": self._order(),
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a position: the next iteration delivers the rows after it. The batch size may be another one.
@@ -100,14 +112,27 @@ class Stream(IterableDataset):
         changed = [f"{name} was {then.get(name)!r}, is {now!r}" for name, now in self._order().items() if then.get(name) != now]
         if changed:
             raise ConfigError(f"this state belongs to another order of rows ({'; '.join(changed)}). Open the stream as it was then.")
+        if state["imputed"] is not None:
+            self._source = replace(self._source, fill=np.array(state["imputed"]))
         self._go_to(state["epoch"])
         self._window, self._row, self._resumed = state["window"], state["row"], True
-        before = Receipt(count=state["receipt"]["count"], digest=int(state["receipt"]["digest"], 16))
-        self._receipts = {self._window: before - self._partial_receipt()}
+        self._receipts = {self._window: Receipt.from_json(state["receipt_before_window"])}
+        self._known = self._window, self._row, Receipt.from_json(state["receipt"])
 
     def receipt(self) -> Receipt:
         """Count and order-free digest of the ids of the rows delivered in this epoch: exact at every minibatch, kept to the next epoch."""
-        return self._receipts[self._window] + self._partial_receipt()
+        window, row, receipt = self._known
+        if (window, row) != (self._window, self._row):
+            receipt = self._receipts[self._window] + self._partial_receipt()
+            self._known = self._window, self._row, receipt
+        return receipt
+
+    def nulls(self) -> Record:
+        """Rows dropped or values imputed since the stream was opened: `{total, columns: {name: n}, shards: {url: n}}`.
+
+        A dropped row counts at its first bad column. The 16 shards with the most are named.
+        """
+        return null_record(self._nulls, self.dataset)
 
     def stats(self) -> dict[str, float | int]:
         """Seconds worked and waited in each part, over all epochs so far (stream/fetch.py)."""
@@ -128,6 +153,8 @@ class Stream(IterableDataset):
         try:
             for block in blocks:
                 self._receipts[block.index + 1] = self._receipts[block.index] + block.receipt
+                self._nulls += block.nulls
+                self._dropped = {w: dropped for w, dropped in self._dropped.items() if w >= self._window} | {block.index: block.dropped}
                 rows = torch.from_numpy(block.rows).to(self.device)
                 window, place = block.index, skip
                 del block  # only tensors keep the buffer alive from here on
@@ -154,12 +181,16 @@ class Stream(IterableDataset):
                 yield _split(torch.cat(carried))
         finally:
             blocks.close()
+        if not self._receipts[len(self._plan)].count and self._plan.num_rows:
+            raise DataError(f"{self.dataset.url}: every row has a bad value, so all were dropped. Leave columns out with --features.")
         self._finished = True
 
     def _go_to(self, epoch: int) -> None:
         self._epoch, self._window, self._row = epoch, 0, 0
         self._resumed = self._finished = False
         self._receipts = {0: Receipt()}
+        self._known = 0, 0, Receipt()
+        self._dropped: dict[int, tuple[np.ndarray, ...]] = {}
         self._ids: tuple[int, np.ndarray] | None = None
         self._plan = make_plan(
             self._source.spans, self._source.holdout, seed=self._seed, trial=0, epoch=epoch, window_rows=self._window_rows
@@ -169,14 +200,17 @@ class Stream(IterableDataset):
         return {
             "seed": self._seed, "window_rows": self._window_rows, "num_spans": len(self._source.spans),
             "holdout_rows": self._source.holdout.num_rows, "data": self.dataset.fingerprint,
+            "columns": list(self.dataset.columns), "on_null": self._source.on_null,
+            "transform": None if self._source.transform is None else self._source.transform.record(),
         }  # fmt: skip
 
     def _partial_receipt(self) -> Receipt:
-        """Of the rows delivered from the current window: their ids follow from the plan alone."""
+        """Of the rows delivered from the current window: their ids follow from the plan and from what was dropped."""
         if self._row == 0:
             return Receipt()
         if self._ids is None or self._ids[0] != self._window:
-            self._ids = (self._window, window_ids(self._plan.window(self._window), self._source))
+            window = self._plan.window(self._window)
+            self._ids = (self._window, window_ids(window, self._source, self._dropped[self._window]))
         hashes = hash_array(self._ids[1][: self._row], int(RECEIPT_KEY))
         return Receipt(count=self._row, digest=int(hashes.sum(dtype=np.uint64)))
 
@@ -189,7 +223,8 @@ def open_stream(path: str, *, drop_last: bool = False, **flags: Any) -> Stream:
     """Open a data set as a `Stream` of minibatches.
 
     Flags: features, target, batch_size (1024), seed (0), holdout (0), memory, readers, device ("cpu"), span_rows,
-    window_rows; each as on the command line. `features` and `target` may be left out: the last column is the target.
+    window_rows, on_null ("error"), transform; each as on the command line. `features` and `target` may be left out: the last
+    column is the target. With `on_null="impute"` the survey's spans are read here, at most 64 of them or so.
 
     Raises ConfigError for a flag, DataError for the data, ResourceError for the memory.
     """

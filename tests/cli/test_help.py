@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from streamtrain.cli.flags import _GLOBAL_FLAGS, Out, Output, Sources
-from streamtrain.cli.main import CONFIG_VERBS, VALUE_FLAGS, VERBS, verb_first
+from streamtrain.cli.main import BENCH_VERBS, CONFIG_VERBS, VALUE_FLAGS, VERBS, verb_first
 
 HEAVY = ("pyarrow", "zarr", "zarrs", "dask", "numba", "torch", "scipy", "altair", "vl_convert", "pandas")
 BLOCKED = """
@@ -25,7 +25,7 @@ for tokens in {calls}:
 
 
 def test_no_help_imports_a_heavy_library():
-    verbs = [*([verb] for verb in VERBS), *(["config", verb] for verb in CONFIG_VERBS)]
+    verbs = [*([verb] for verb in VERBS), *(["config", verb] for verb in CONFIG_VERBS), *(["bench", verb] for verb in BENCH_VERBS)]
     calls = [["--help"], ["--version"], [], ["config", "show"], *([*words, "--help"] for words in verbs)]
     done = subprocess.run([sys.executable, "-c", BLOCKED.format(heavy=set(HEAVY), calls=calls)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -45,7 +45,7 @@ def test_the_first_help_is_quick():
 def test_help_names_every_verb_under_its_group(command):
     said = command("--help")
     assert said.code == 0 and not said.err
-    words = "Start", "generate", "ingest", "inspect", "Run", "sweep", "train", "Results", "predict", "report", "Config", "config"
+    words = "Start", "generate", "ingest", "inspect", "Run", "sweep", "train", "bench", "Results", "predict", "report", "Config", "config"
     places = [re.search(rf"^(╭─|│) {word} ", said.out, re.M).start() for word in words]
     assert places == sorted(places)
 
@@ -75,6 +75,7 @@ def test_every_flag_that_takes_a_value_is_known_to_the_shuffling_of_words():
     pytest.param("sweep d --json", "sweep d --json", id="after"), pytest.param("--json sweep d", "sweep --json d", id="before"),
     pytest.param("-c a.yaml -o sweep sweep d", "sweep -c a.yaml -o sweep d", id="value that looks like a verb"),
     pytest.param("--set a.b=c --set d.e=f config show", "config show --set a.b=c --set d.e=f", id="two words"),
+    pytest.param("--json bench stream d", "bench stream --json d", id="a group of verbs"),
     pytest.param("--out=x sweep", "sweep --out=x", id="equals sign"), pytest.param("--help", "--help", id="no verb"),
     pytest.param("", "", id="nothing"),
 ])  # fmt: skip

@@ -20,22 +20,29 @@ def row_ids(rows) -> np.ndarray:
     return rows[:, 0].astype(np.int64) << 16 | rows[:, 1].astype(np.int64)
 
 
+def _with_nulls(column: np.ndarray) -> pa.Array:
+    return pa.array(column, mask=np.isnan(column) & (np.arange(len(column)) % 2 == 0))
+
+
 @pytest.fixture
 def write_data(tmp_path):
-    """`write_data([[100, 50], [70]])`: one shard for each list, one row group or chunk for each number; returns the folder."""
+    """`write_data([[100, 50], [70]])`: one shard for each list, one row group or chunk for each number; returns the folder.
+
+    `rows` stand in place of `id_rows`; in Parquet every other NaN of theirs is stored as null.
+    """
     counter = iter(range(1000))
 
-    def write(layout: list[list[int]], *, format: str = "parquet", num_columns: int = 5, stored: str = "float32"):
+    def write(layout: list[list[int]], *, format: str = "parquet", num_columns: int = 5, stored: str = "float32", rows: np.ndarray | None = None):
         folder = tmp_path / f"data-{next(counter)}"
         folder.mkdir()
-        rows = id_rows(sum(map(sum, layout)), num_columns)
+        rows = id_rows(sum(map(sum, layout)), num_columns) if rows is None else rows
         names = [f"c{k}" for k in range(num_columns)]
         start = 0
         for number, groups in enumerate(layout):
             part = rows[start : start + sum(groups)].astype(stored)
             start += sum(groups)
             if format == "parquet":
-                table = pa.table({name: part[:, k] for k, name in enumerate(names)})
+                table = pa.table({name: _with_nulls(part[:, k]) for k, name in enumerate(names)})
                 with pq.ParquetWriter(folder / f"part-{number:04d}.parquet", table.schema) as writer:
                     done = 0
                     for group in groups:
