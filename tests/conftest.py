@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("house", deadline=None)  # a busy machine is not a wrong result
 settings.load_profile("house")
+
+torch.set_num_threads(1)  # on a shared machine its threads spin for one another; no test is about their number
 
 #: Zarr keeps one event loop, with its thread pool, for the life of the process.
 _LIFELONG_THREADS = ("zarr_io", "asyncio_")
