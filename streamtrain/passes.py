@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from streamtrain.budget import Budget, default_limit_bytes, default_readers, make_budget, reset_peak_rss, rss_bytes
+from streamtrain.budget import Budget, reset_peak_rss, rss_bytes
 from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.learners.engines import ENGINES, choose_engine, is_out_of_memory
@@ -21,10 +21,9 @@ from streamtrain.learners.model import Shape, initial_parameters
 from streamtrain.learners.torch_engine import PART_ROWS
 from streamtrain.storage.dataset import open_shards
 from streamtrain.stream.block import Block, BufferPool
-from streamtrain.stream.chains import chain_bytes
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts, mend_evaluation, null_record
-from streamtrain.stream.open import open_source, read_evaluation_rows, with_fill, with_standard
+from streamtrain.stream.open import open_source, read_evaluation_rows, stream_budget, with_fill, with_standard
 from streamtrain.stream.plan import Plan, make_plan
 from streamtrain.stream.shuffle import shuffle_once
 from streamtrain.stream.source import Source
@@ -100,18 +99,12 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     dataset = source.dataset
     shape = Shape(widths=(len(dataset.features), *config.model.hidden, 1), activation=config.model.activation)
     width = len(dataset.columns)
-    itemsize = np.dtype(dataset.decoded_type).itemsize
     epoch_rows = dataset.num_rows - source.holdout.num_rows
     fixed = 8 * width * max(source.holdout.num_rows, config.eval.eval_rows if other else 0)
     fixed += learners * rates * shape.num_parameters * 4 * 6  # parameters, gradient, two moments, two temporaries
     fixed += rates * PART_ROWS * sum(shape.widths) * 4 * 3  # activations, their gradients, a temporary: one learner at a time
     fixed += 4 * width * TIMED_ROWS  # the block that steps are timed on
-    limit = config.fetch.memory or default_limit_bytes()
-    budget = make_budget(
-        limit_bytes=limit, window_rows=min(window_rows, dataset.num_rows), span_rows=int(source.spans.num_rows.max()), num_columns=width,
-        decoded_itemsize=itemsize, readers=config.fetch.readers or default_readers(), fixed_bytes=fixed,
-        decoded_columns=source.decoded_columns,
-    )  # fmt: skip
+    budget = stream_budget(source, window_rows, config.fetch, fixed_bytes=fixed)
     source = with_fill(source)
     survey = take_survey(source)
     if not survey.count:

@@ -39,3 +39,15 @@ def test_200_million_rows_under_prlimit(tmp_path):
     )
     assert records["end"]["peak_rss_bytes"] <= records["end"]["projected_bytes"] <= 512 * 2**20
     assert records["pass"]["receipt"]["count"] == 200_000_000 - 131_072
+
+
+@pytest.mark.parametrize("format", ["parquet", "zarr"])
+def test_open_chains_are_in_the_projection(tmp_path, format):
+    """Row groups and chunks of 1 M rows with windows of 64 Ki: eight stay open, and that is counted."""
+    generate(tmp_path / "data", kind="linear", rows=8_000_000, span_rows=1_000_000, format=format)
+    records = train(
+        tmp_path / "data", tmp_path / "run", "--memory", "1GiB", "--window-rows", "65536", "--batch-size", "65536", "--hidden", "",
+        "--holdout", "4096", "--epochs", "2",
+    )  # fmt: skip
+    assert records["end"]["peak_rss_bytes"] <= records["end"]["projected_bytes"]
+    assert records["pass"]["receipt"]["count"] == 2 * (8_000_000 - 4096)

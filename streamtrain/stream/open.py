@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from streamtrain.budget import Budget, default_limit_bytes, default_readers, make_budget
+from streamtrain.config import FetchConfig
 from streamtrain.errors import ConfigError
 from streamtrain.holdout import draw_holdout, holdout_rows, spread_spans
 from streamtrain.order import OPEN_CHAINS
 from streamtrain.spans import cut_spans
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.readers import Readers
+from streamtrain.stream.chains import chain_bytes
 from streamtrain.stream.plan import default_window_rows
 from streamtrain.stream.source import Source
 from streamtrain.stream.survey import impute_values, take_survey
@@ -47,6 +50,17 @@ def open_source(
         dataset=dataset, readers=readers, spans=spans, holdout=drawn, standard=standard, on_null=on_null, transform=loaded
     )  # fmt: skip
     return source, window_rows
+
+
+def stream_budget(source: Source, window_rows: int, fetch: FetchConfig, *, fixed_bytes: int) -> Budget:
+    """What a stream of this source may hold at once; `fixed_bytes`: what else stays in memory. Raises ResourceError."""
+    itemsize = np.dtype(source.dataset.decoded_type).itemsize
+    return make_budget(
+        limit_bytes=fetch.memory or default_limit_bytes(), window_rows=min(window_rows, source.dataset.num_rows),
+        span_rows=int(source.spans.num_rows.max()), num_columns=source.num_columns, decoded_columns=source.decoded_columns,
+        decoded_itemsize=itemsize, readers=fetch.readers or default_readers(),
+        fixed_bytes=fixed_bytes + chain_bytes(source.spans, source.dataset.shards, source.decoded_columns, itemsize),
+    )  # fmt: skip
 
 
 def with_fill(source: Source) -> Source:

@@ -9,16 +9,14 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from streamtrain.budget import default_limit_bytes, default_readers, make_budget
 from streamtrain.config import Config, flag_values, make_config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.order import hash_array
 from streamtrain.storage.dataset import open_shards
 from streamtrain.stream.block import BufferPool
-from streamtrain.stream.chains import chain_bytes
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts, null_record
-from streamtrain.stream.open import open_source, with_fill
+from streamtrain.stream.open import open_source, stream_budget, with_fill
 from streamtrain.stream.plan import make_plan
 from streamtrain.stream.shuffle import RECEIPT_KEY, window_ids
 from streamtrain.types import Receipt, Record
@@ -58,18 +56,8 @@ class Stream(IterableDataset):
         self._seed = order.seed
         self._go_to(0)
         width = self._source.num_columns
-        itemsize = np.dtype(self.dataset.decoded_type).itemsize
-        self.budget = make_budget(
-            limit_bytes=config.fetch.memory or default_limit_bytes(),
-            window_rows=min(self._window_rows, self.dataset.num_rows),
-            span_rows=int(self._source.spans.num_rows.max()),
-            num_columns=width,
-            decoded_itemsize=itemsize,
-            readers=config.fetch.readers or default_readers(),
-            decoded_columns=source.decoded_columns,
-            fixed_bytes=2 * min(self.batch_size, self.dataset.num_rows) * width * 4
-            + chain_bytes(source.spans, self.dataset.shards, source.decoded_columns, itemsize),
-        )
+        carried_bytes = 2 * min(self.batch_size, self.dataset.num_rows) * width * 4
+        self.budget = stream_budget(self._source, self._window_rows, config.fetch, fixed_bytes=carried_bytes)
         self._pool = BufferPool(self.budget.window_rows + 1, width, keep=self.budget.windows)
         self._stats = FetchStats()
         self._nulls: NullCounts = Counter()
