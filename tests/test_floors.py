@@ -25,7 +25,7 @@ DOORS = {
     "dask": ("stream.fetch", "cluster"), "distributed": ("cluster",),
     "numba": ("kernels",),
     "torch": ("stream.tensors", "learners", "cluster.collective", "bench.baselines"),
-    "altair": ("report.charts",), "vl_convert": ("report.charts",),
+    "altair": ("report.charts",), "vl_convert": ("report.drawing",),
 }  # fmt: skip
 NOT_EVEN_IN = {"pyarrow": "storage.zarr"}
 

@@ -38,4 +38,5 @@ def result_text(summary: Mapping[str, Any], out: Path) -> str:
     from streamtrain.report.table import render_table
 
     warnings = [f"warning: {warning['text']}" + (f" [{warning['flag']}]" if warning["flag"] else "") for warning in summary["warnings"]]
-    return "\n\n".join(part for part in (render_table(summary), "\n".join(warnings), f"report: {out / 'report.html'}") if part)
+    page = out / "report.html"
+    return "\n\n".join(part for part in (render_table(summary), "\n".join(warnings), f"report: {page if page.exists() else out / 'report.md'}") if part)

@@ -7,11 +7,9 @@ Batch sizes are ordered by one hue and labelled exactly; what did not reach its 
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import altair as alt
-import vl_convert
 
 from streamtrain.report.figures import target_word
 from streamtrain.report.tables import Row
@@ -48,20 +46,12 @@ def theme(name: str) -> Spec:
     }
 
 
-def draw(spec: Spec, tables: Tables) -> tuple[str, bytes]:
-    """The chart as SVG text and PNG bytes, on white, without a browser or network."""
+def whole_spec(spec: Spec, tables: Tables) -> Spec:
+    """The spec with its data, a size and a white background: a chart that stands alone."""
     whole = copy.deepcopy(spec)
     whole |= {"width": 640, "height": 360, "datasets": {name: list(rows) for name, rows in tables.items()}}
     whole["config"] = theme("light") | {"background": "white", "padding": 16}
-    svg = vl_convert.vegalite_to_svg(whole, allowed_base_urls=[])
-    return svg, vl_convert.svg_to_png(svg, scale=2)
-
-
-@lru_cache(maxsize=1)
-def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed (with its expression interpreter) as one script that sets `window.vegaEmbed`."""
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return bundle.replace("</script", "<\\/script")
+    return whole
 
 
 def _tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:

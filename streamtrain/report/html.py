@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from streamtrain.report.charts import Spec, theme, vega_bundle
+from streamtrain.report.charts import Spec, theme
+from streamtrain.report.drawing import vega_bundle
 from streamtrain.report.figures import count_text, loss_figure_text, rate_text, rmse_text, seconds_text, share_text, size_text, speed_text
 from streamtrain.report.table import headings, markdown_table, references, row_texts, verdict_text
 from streamtrain.report.tables import Row, compact

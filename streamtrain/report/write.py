@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from streamtrain.errors import DataError
+from streamtrain.errors import DataError, ResourceError
 from streamtrain.files import write_atomically
-from streamtrain.report.charts import chart_specs, draw
+from streamtrain.report.charts import chart_specs, whole_spec
+from streamtrain.report.drawing import draw
 from streamtrain.report.html import render_html
 from streamtrain.report.run import collect
 from streamtrain.report.summary import judged_cells, summarize_run
@@ -21,23 +22,29 @@ from streamtrain.types import Record
 def write_report(records: Iterable[Record], out_dir: Path) -> dict[str, Any]:
     """Write `summary.json`, `summary.csv`, `report.md`, `report.html` and `charts/*.svg, *.png`; returns the summary.
 
-    `summary.json` is written last: a run's directory that has it has the whole report. Raises DataError when the records
+    `summary.json` is written last: a run's directory that has it has the whole report. Where drawing fails, the rest is written and a
+    warning says so. Raises DataError when the records
     hold no run.
     """
     run = collect(records)
     summary = summarize_run(run)
     tables = make_tables(run, judged_cells(run, summary["target_loss"]), summary)
     specs = chart_specs(summary, tables)
-    csv_text = _csv_text(summary)
+    try:
+        pictures = draw({name: whole_spec(spec, tables) for name, spec in specs.items()})
+        page = render_html(summary, specs, tables, _csv_text(summary))
+    except ResourceError as failure:  # the figures are worth more than their pictures
+        summary["warnings"].append({"text": f"No report.html and no charts: {failure}", "flag": "streamtrain report"})
+        pictures, page = {}, None
     charts = out_dir / "charts"
     charts.mkdir(parents=True, exist_ok=True)
-    for name, spec in specs.items():
-        svg, png = draw(spec, tables)
+    for name, (svg, png) in pictures.items():
         write_atomically(charts / f"{name}.svg", svg.encode())
         write_atomically(charts / f"{name}.png", png)
-    write_atomically(out_dir / "summary.csv", csv_text.encode())
+    write_atomically(out_dir / "summary.csv", _csv_text(summary).encode())
     write_atomically(out_dir / "report.md", render_markdown(summary).encode())
-    write_atomically(out_dir / "report.html", render_html(summary, specs, tables, csv_text).encode())
+    if page is not None:
+        write_atomically(out_dir / "report.html", page.encode())
     write_atomically(out_dir / "summary.json", (json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return summary
 

@@ -112,3 +112,12 @@ def test_labels_are_spread_in_order():
 def test_compact_tables_keep_every_row():
     assert compact([{"a": 1, "b": 0.123456789}, {"a": 2, "b": None}]) == {"a": [1, 2], "b": [0.123457, None]}
     assert compact([]) == {}
+
+
+def test_a_run_keeps_its_figures_when_drawing_fails(tmp_path, monkeypatch):
+    """Under a memory limit the drawing process dies; the summary says so, and the table is there."""
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    summary = write_report(make_records(), tmp_path)
+    assert "charts could not be drawn" in summary["warnings"][-1]["text"]
+    assert (tmp_path / "summary.json").exists()
+    assert not (tmp_path / "report.html").exists()
