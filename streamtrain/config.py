@@ -43,9 +43,13 @@ def _on_off(value: Any) -> Any:
 
 def _holdout(value: Any) -> Any:
     """Rows (`131072`, `64Ki`) or, below 1 and written with a point, a fraction of the rows (`0.1`)."""
+    written = value
     if isinstance(value, str):
         value = float(value) if "." in value else parse_count(value)
-    return int(value) if isinstance(value, float) and (value >= 1 or value == 0) else value
+    fraction = isinstance(value, float) and (isinstance(written, str) or value != round(value))
+    if isinstance(value, bool) or (fraction and not 0 <= value < 1) or (value is not None and value < 0):
+        raise ValueError("write rows as a whole number, or a fraction below 1 with a point (0.1)")
+    return int(value) if isinstance(value, float) and value == round(value) else value
 
 
 # What may be written, for the JSON schema: `10M`, `64..1Mi*4,1M`.
@@ -62,7 +66,7 @@ Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_spl
 Sizes = Annotated[tuple[int, ...], BeforeValidator(parse_sizes, json_schema_input_type=_Numbers)]
 Losses = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_losses, json_schema_input_type=_Numbers)]
 Holdout = Annotated[int | float | None, BeforeValidator(_holdout, json_schema_input_type=_Number | None)]
-Rates = Annotated[int | tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_lr_grid, json_schema_input_type=_Numbers)]
+Rates = Annotated[Annotated[int, Field(ge=1)] | tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_lr_grid, json_schema_input_type=_Numbers)]
 
 
 class _Part(BaseModel):

@@ -1,5 +1,6 @@
 """Spans: the addresses of reads. Cut by data layout and `span_rows` only, never by memory."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,14 @@ class Spans:
     @property
     def num_units(self) -> int:
         return len(self.unit_starts) - 1
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same cuts: a position in a stream means something only among them."""
+        digest = hashlib.sha256()
+        for column in (self.shard, self.start, self.stop, self.unit_starts):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()[:16]
 
     def unit_of(self, span: int) -> int:
         """The unit that a span belongs to."""

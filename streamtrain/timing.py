@@ -12,6 +12,8 @@ from streamtrain.types import Emit
 
 REPEATS = 5
 
+#: Of a minibatch larger than this only so many rows are timed: the step at its end no longer counts.
+MOST_TIMED_ROWS = 2**20
 
 #: A timed region takes at least this long, or one step.
 REGION_SECONDS = 0.12
@@ -43,7 +45,7 @@ def measure_throughput(prepared: Prepared, batch_sizes: tuple[int, ...], emit: E
 
 def _rows_a_region(engine: Engine, block: np.ndarray) -> int:
     """Whole minibatches that fill a timed region: from a second try, since the first one warms up."""
-    size = engine.batch_size
+    size = min(engine.batch_size, MOST_TIMED_ROWS)
     _train(engine, block, size)
     steps, seconds = 1, _train(engine, block, size)
     while seconds < REGION_SECONDS / 4:

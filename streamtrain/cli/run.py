@@ -30,7 +30,8 @@ def run(
         call = {"sweep": api.run_sweep, "train": api.run_train}[verb]
         with progress("none" if output.quiet else output.progress, verbose=output.verbose) as on_record:
             result = call(config, folder, command=shlex.join(["streamtrain", *sys.argv[1:]]), on_record=on_record)
-    show(result_text(result.summary, result.out), result.summary, as_json=output.json)
+    summary = {**result.summary, "warnings": []} if output.quiet else result.summary
+    show(result_text(summary, result.out), result.summary, as_json=output.json)
 
 
 def result_text(summary: Mapping[str, Any], out: Path) -> str:

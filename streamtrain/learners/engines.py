@@ -6,6 +6,7 @@ from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
 from streamtrain.learners.fused_engine import FusedEngine
 from streamtrain.learners.torch_engine import TorchEngine
+from streamtrain.stream.tensors import open_device
 
 ENGINES = {"fused": FusedEngine, "torch": TorchEngine}
 
@@ -16,11 +17,7 @@ def choose_engine(train: TrainConfig) -> str:
     if train.engine == "fused" and not on_cpu:
         raise ConfigError(f"train.engine fused runs on the CPU only; train.device is {train.device!r}. Use --engine torch or --device cpu.")
     if not on_cpu:
-        try:
-            torch.empty(0, device=train.device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ConfigError(f"train.device {train.device!r} cannot be used here: {reason} Use --device cpu.") from None
+        open_device(train.device)
     return ("fused" if on_cpu else "torch") if train.engine == "auto" else train.engine
 
 

@@ -55,8 +55,13 @@ def _of_outcomes(cells: Sequence[Cell]) -> Warnings:
 def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> Warnings:
     if run.has_holdout and (sizes := _sizes(cell for cell in cells if cell.status == "not_reached")):
         yield f"{sizes} did not reach the target in every trial with this many rows.", "--max-rows"
+    if sizes := _sizes(cell for cell in cells if cell.curves and _steps(cell) == 0 and cell.status in ("reached", "not_reached")):
+        yield f"{sizes} took no step: there were fewer rows than one minibatch, so its weights are those it began with.", "--batch-size"
+    constant = summary["best_constant_loss"]
     losses = [cell["holdout_loss"]["value"] for cell in summary["cells"] if cell["holdout_loss"]["value"] is not None]
     linear = summary["best_linear_loss"]
+    if losses and constant and constant["value"] is not None and min(losses) >= constant["value"]:
+        yield "No size is better than the best constant: nothing was learned from these features.", "--features"
     if losses and linear and linear["value"] is not None and min(losses) > linear["value"]:
         yield f"No size is better than the best linear model (loss {loss_text(linear['value'])}).", "--max-rows"
     few = _sizes(cell for cell in cells if 0 < _steps(cell) < _FEW_STEPS)

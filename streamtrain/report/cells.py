@@ -15,22 +15,39 @@ from streamtrain.types import Status
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A batch size at its best rate. `steps_to_target` has the trials that reached the target."""
+    """A batch size at its best rate. `steps_to_target` has the trials that reached the target.
+
+    `epoch_rows`: an epoch's last minibatch may be short, so steps x batch size would overstate the rows.
+    """
 
     batch_size: int
     lr: float
     status: Status
     curves: Mapping[int, Curve]
     steps_to_target: Mapping[int, float]
+    epoch_rows: int | None = None
 
     @property
     def rows_to_target(self) -> dict[int, float]:
-        return {trial: steps * self.batch_size for trial, steps in self.steps_to_target.items()}
+        return {trial: rows_of_steps(steps, self.batch_size, self.epoch_rows) for trial, steps in self.steps_to_target.items()}
 
     @property
     def reason(self) -> str:
         """Why a learner did not finish, in its own words."""
         return next((curve.reason for curve in self.curves.values() if not curve.finished and curve.reason), "")
+
+
+def rows_of_steps(steps: float, batch_size: int, epoch_rows: int | None) -> float:
+    """Rows that so many steps took, when each epoch ends with a short minibatch.
+
+    >>> rows_of_steps(3, 100, 150), rows_of_steps(2.5, 100, 150), rows_of_steps(1.5, 100, 150), rows_of_steps(3, 100, None)
+    (250.0, 200.0, 125.0, 300.0)
+    """
+    if not epoch_rows:
+        return float(steps * batch_size)
+    whole, short = divmod(epoch_rows, batch_size)
+    epochs, rest = divmod(steps, whole + (short > 0))
+    return float(epochs * epoch_rows + min(rest, whole) * batch_size + max(rest - whole, 0) * short)
 
 
 def choose_target(run: Run) -> float | None:
@@ -41,7 +58,12 @@ def choose_target(run: Run) -> float | None:
     for (size, _), trials in run.curves.items():
         if all(curve.finished for curve in trials.values()):
             curves.setdefault(size, []).append([(curve.steps, curve.holdout_loss) for curve in trials.values()])
-    return automatic_target(curves)
+    target = automatic_target(curves)
+    # A loss that the weights had before the first step, or that a constant has, was not learned.
+    constant = (run.baseline.get("best_constant_loss") or {}).get("value")
+    untrained = [c.holdout_loss[0] for trials in run.curves.values() for c in trials.values() if c.finished and c.holdout_loss]
+    ceiling = min((loss for loss in [constant, *untrained] if loss is not None and math.isfinite(loss)), default=math.inf)
+    return target if target is not None and target < ceiling else None
 
 
 def make_cells(run: Run, target: float | None) -> list[Cell]:
@@ -123,7 +145,10 @@ def _cell(run: Run, size: int, lr: float, target: float | None) -> Cell:
     curves = run.curves.get((size, lr), {})
     reached = {trial: first_crossing(c.steps, c.holdout_loss, target) for trial, c in curves.items() if target is not None and c.finished}
     steps = {trial: value for trial, value in reached.items() if value is not None}
-    return Cell(batch_size=size, lr=lr, status=_status(curves, steps), curves=curves, steps_to_target=steps)
+    return Cell(
+        batch_size=size, lr=lr, status=_status(curves, steps), curves=curves, steps_to_target=steps,
+        epoch_rows=run.header.get("epoch_rows"),
+    )  # fmt: skip
 
 
 def _status(curves: Mapping[int, Curve], reached: Mapping[int, float]) -> Status:

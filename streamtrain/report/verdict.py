@@ -116,7 +116,7 @@ def _budget(run: Run, cell: Cell, target: float) -> str:
 def _contrast(run: Run, cell: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     seconds, best = cell["seconds_to_target"]["value"], chosen["seconds_to_target"]["value"]
     match cell["status"]:
-        case "reached" if seconds and best:
+        case "reached" if seconds is not None and best:
             return f"takes {times_text(seconds / best)} times as long"
         case "diverged":
             return "diverged"
@@ -124,6 +124,8 @@ def _contrast(run: Run, cell: Mapping[str, Any], chosen: Mapping[str, Any]) -> s
             return "ran out of memory"
         case "failed":
             return "failed"
+        case "reached":
+            return "reaches it too"
     return f"did not reach it within {budget_text(run)} rows"
 
 

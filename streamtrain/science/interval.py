@@ -27,6 +27,8 @@ def measure(values: Iterable[float | None], *, log: bool = False) -> dict[str, f
     value = float(np.median(sample))
     lo, hi = _interval(sample, log=log and bool((sample > 0).all()))
     if lo is not None and hi is not None:
+        if log:
+            lo = max(lo, 0.0)  # of a sample with a zero no logarithm is taken; it is not negative all the same
         lo, hi = min(lo, value), max(hi, value)  # a t interval is about the mean, which the median can leave
     return {"value": value, "n": int(sample.size), "lo": lo, "hi": hi}
 

@@ -1,6 +1,7 @@
 """`ingest`: foreign data → verified shards with even spans, in one streaming pass."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
@@ -27,8 +28,14 @@ def ingest(
     source, out = os.path.abspath(os.fspath(source)), os.path.abspath(os.fspath(out))
     refuse_output(out, Layout(columns=(), decoded_type="float32", format=format, span_rows=span_rows))
     tables = open_tables(source)
+    last = tables[0].columns[-1]
+    if target is None and last.decoded_type is None:
+        raise DataError(f"{source}: the last column, {last.name!r}, has type {last.stored_type}: it cannot be the target. Name one with --target.")
     numeric = [column.name for column in tables[0].columns if column.decoded_type]
     columns = choose_columns(numeric, features, target, source)
+    left = [f"{column.name} ({column.stored_type})" for column in tables[0].columns if column.decoded_type is None]
+    if left and features is None:
+        warnings.warn(f"left out, since they are not numbers: {', '.join(left)}. Name a column with --features to have it checked.", stacklevel=2)
     decoded_type = _decoded_type(tables, columns)
     layout = Layout(columns=columns, decoded_type=decoded_type, format=format, span_rows=span_rows)
     pieces = (piece for table in tables for piece in table.pieces(columns, decoded_type))

@@ -44,7 +44,7 @@ class Stream(IterableDataset):
         super().__init__()
         data, order = config.data, config.order
         self.batch_size, self.drop_last = config.train.batch_size, drop_last
-        self.device = torch.device("cpu" if config.train.device == "auto" else config.train.device)
+        self.device = open_device(config.train.device)
         dataset = open_shards(path, features=data.features, target=data.target)
         source, self._window_rows = open_source(
             dataset, seed=order.seed, span_rows=order.span_rows, window_rows=order.window_rows,
@@ -78,6 +78,7 @@ class Stream(IterableDataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; naming the epoch that a loaded state is in keeps the state's position."""
+        self._refuse_position(epoch)
         if not (self._resumed and epoch == self._epoch):
             self._go_to(epoch)
 
@@ -96,10 +97,13 @@ class Stream(IterableDataset):
 
         Raises ConfigError when the order of the rows would not be the one the position belongs to.
         """
+        if not isinstance(state, dict) or not {"epoch", "window", "row", "order"} <= state.keys():
+            raise ConfigError("this is not a Stream's state: epoch, window, row and order are missing. Use what state_dict() gave.")
         then = state["order"]
         changed = [f"{name} was {then.get(name)!r}, is {now!r}" for name, now in self._order().items() if then.get(name) != now]
         if changed:
             raise ConfigError(f"this state belongs to another order of rows ({'; '.join(changed)}). Open the stream as it was then.")
+        self._refuse_position(state["epoch"], state["window"], state["row"])
         if state["imputed"] is not None:
             self._source = replace(self._source, fill=np.array(state["imputed"]))
         self._go_to(state["epoch"])
@@ -184,9 +188,16 @@ class Stream(IterableDataset):
             self._source.spans, self._source.holdout, seed=self._seed, trial=0, epoch=epoch, window_rows=self._window_rows
         )
 
+    def _refuse_position(self, *numbers: int) -> None:
+        """Epoch, and perhaps window and row of it: whole numbers, the window within the plan, the row within the largest window."""
+        limits = (None, len(self._plan), self.budget.window_rows)
+        for name, number, limit in zip(("epoch", "window", "row"), numbers, limits, strict=False):
+            if not isinstance(number, int) or isinstance(number, bool) or number < 0 or (limit is not None and number > limit):
+                raise ConfigError(f"{name} {number!r} is no position of this stream: a whole number from 0" + (f" to {limit:,}." if limit else "."))
+
     def _order(self) -> dict[str, Any]:
         return {
-            "seed": self._seed, "window_rows": self._window_rows, "num_spans": len(self._source.spans),
+            "seed": self._seed, "window_rows": self._window_rows, "spans": self._source.spans.fingerprint,
             "holdout_rows": self._source.holdout.num_rows, "data": self.dataset.fingerprint,
             "columns": list(self.dataset.columns), "on_null": self._source.on_null,
             "transform": None if self._source.transform is None else self._source.transform.record(),
@@ -201,6 +212,17 @@ class Stream(IterableDataset):
             self._ids = (self._window, window_ids(window, self._source, self._dropped[self._window]))
         hashes = hash_array(self._ids[1][: self._row], int(RECEIPT_KEY))
         return Receipt(count=self._row, digest=int(hashes.sum(dtype=np.uint64)))
+
+
+def open_device(name: str) -> torch.device:
+    """The device of a stream's tensors; `auto` is the CPU. Raises ConfigError when it cannot be used here."""
+    try:
+        device = torch.device("cpu" if name == "auto" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"train.device {name!r} cannot be used here: {reason} Use --device cpu.") from None
+    return device
 
 
 def _split(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

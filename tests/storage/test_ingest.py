@@ -18,6 +18,8 @@ from streamtrain.types import Dataset
 
 from .layouts import write_zarr
 
+pytestmark = pytest.mark.filterwarnings("ignore:left out, since they are not numbers")
+
 ROWS = 1000
 TABLE = pa.table({
     "y": np.random.default_rng(0).normal(size=ROWS).astype("float32"), "name": ["text"] * ROWS,
@@ -112,9 +114,9 @@ def test_whole_numbers_that_turn_to_fractions_later_in_a_csv_are_kept(tmp_path: 
         pytest.param("a,y\n1,2\n1\n", {}, "t.csv", id="ragged row"),
         pytest.param("a,n,y\n1,x,2\n", {"features": ["a", "n"]}, "column 'n' has type string", id="text column named"),
         pytest.param("a,y\n1,2\n", {"target": "z"}, "no column 'z'", id="missing target"),
-        pytest.param("a,y\n", {}, "no rows|no columns of numbers", id="header only"),
+        pytest.param("a,y\n", {}, "no rows|cannot be the target", id="header only"),
         pytest.param("", {}, "t.csv", id="empty file"),
-        pytest.param("n,m\nx,z\n", {}, "no columns of numbers", id="only text"),
+        pytest.param("n,m\nx,z\n", {}, "cannot be the target", id="only text"),
         pytest.param("a,a,y\n1,1,2\n", {"features": ["a"]}, "occurs 2 times", id="column twice"),
     ],
 )
@@ -123,6 +125,16 @@ def test_a_bad_csv_is_one_error_and_leaves_nothing(text: str, choice: dict, word
     with pytest.raises(DataError, match=words):
         ingest(tmp_path / "t.csv", tmp_path / "out", **choice)
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_columns_that_are_left_out_are_named(tmp_path: Path) -> None:
+    """One bad cell makes a CSV column text: it must not vanish without a word, nor must the target move."""
+    (tmp_path / "t.csv").write_text("a,b,y\n1,-,3\n2,5,4\n")
+    with pytest.warns(UserWarning, match=r"left out, since they are not numbers: b \(string\)"):
+        assert ingest(tmp_path / "t.csv", tmp_path / "out").columns == ("a", "y")
+    (tmp_path / "u.csv").write_text("a,y,label\n1,3,x\n")
+    with pytest.raises(DataError, match="the last column, 'label', has type string"):
+        ingest(tmp_path / "u.csv", tmp_path / "out2")
 
 
 def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:

@@ -151,6 +151,29 @@ def test_state_of_another_order_is_refused(write_data):
         streamtrain.open_stream(folder, seed=1, **SMALL).load_state_dict(state)
 
 
+def test_state_of_other_cuts_is_refused(write_data):
+    """The same number of spans, cut elsewhere: the position would mean other rows."""
+    folder = write_data([[7] * 60])
+    state = streamtrain.open_stream(folder, span_rows=105, window_rows=200).state_dict()
+    with pytest.raises(ConfigError, match="another order of rows"):
+        streamtrain.open_stream(folder, span_rows=112, window_rows=200).load_state_dict(state)
+
+
+@pytest.mark.parametrize("change", [{"row": 10**9}, {"window": 99}, {"epoch": -1}, {"epoch": "a"}], ids=str)
+def test_a_position_that_is_none_is_refused(write_data, change):
+    stream = streamtrain.open_stream(write_data(LAYOUTS["even"]), **SMALL)
+    with pytest.raises(ConfigError, match="no position"):
+        stream.load_state_dict({**stream.state_dict(), **change})
+    with pytest.raises(ConfigError, match="not a Stream's state"):
+        stream.load_state_dict({})
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "bogus"])
+def test_a_device_that_is_not_there(write_data, device):
+    with pytest.raises(ConfigError, match="cannot be used here"):
+        streamtrain.open_stream(write_data(LAYOUTS["even"]), device=device, **SMALL)
+
+
 def test_set_epoch(write_data):
     folder = write_data(LAYOUTS["even"])
     stream = streamtrain.open_stream(folder, **SMALL)
