@@ -69,6 +69,9 @@ def path_layer(path: str | None) -> Layer:
     return {} if path is None else {"data.path": Setting(path, "DATA")}
 
 
+_LENGTHS = ("train.epochs", "train.max_rows")
+
+
 def resolve(*layers: Layer) -> tuple[Config, dict[str, str]]:
     """The checked config, later layers over earlier ones, and the origin of every key that was set.
 
@@ -76,6 +79,9 @@ def resolve(*layers: Layer) -> tuple[Config, dict[str, str]]:
     """
     settings: Layer = {}
     for layer in layers:
+        for one, other in (_LENGTHS, _LENGTHS[::-1]):
+            if one in layer and other not in layer:
+                settings.pop(other, None)  # they say the same thing: the later layer's word counts
         settings |= layer
     origins = {key: setting.origin for key, setting in settings.items()}
     _refuse_non_sections(settings)

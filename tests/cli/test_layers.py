@@ -98,3 +98,10 @@ def test_the_demo_config_is_valid_and_fits_the_schema(command):
     jsonschema.validate(yaml.safe_load(demo.read_text()), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"train": {"batchsize": 1}}, schema)
+
+
+def test_a_flag_for_rows_replaces_a_files_epochs(tmp_path):
+    """They say the same thing; only both in one place is a contradiction."""
+    (tmp_path / "a.yaml").write_text("train: {epochs: 3}\n")
+    config, _ = resolve(file_layer(str(tmp_path / "a.yaml")), set_layer(["train.max_rows=50k"]))
+    assert (config.train.epochs, config.train.max_rows) == (None, 50_000)
