@@ -4,6 +4,7 @@ Rows are taken in tiles, so that a tile's activations stay in the second-level c
 exist already, everything between them is one loop over a tile. Nothing is allocated inside the loop over minibatches.
 
 A replica's parameters are one flat float32 line: for each layer the weight (inputs, outputs), then the bias (outputs).
+All of it is one file of over 300 lines, since Numba's disk cache does not notice an edited callee in another one.
 The workspace holds, for each layer, `TILE_ROWS` rows of: pre-activations z, activations a, deltas d (see `workspace_size`).
 """
 
