@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from streamtrain.config import Config
-from streamtrain.passes import prepare
+from streamtrain.passes import NO_LAST_ROW, prepare
 from streamtrain.sweep import learning_rates
 from streamtrain.units import format_bytes, format_count, format_seconds
 
@@ -22,7 +22,7 @@ def plan_text(config: Config, verb: str) -> str:
     read_rate = span.num_rows / max(time.perf_counter() - started, 1e-9)
     dataset, plan = source.dataset, prepared.plan(0, 0)
     decoded = dataset.num_rows * len(dataset.columns) * np.dtype(dataset.decoded_type).itemsize
-    bounded = prepared.last_row < 2**62
+    bounded = prepared.last_row < NO_LAST_ROW
     lines = [
         f"data       {dataset.num_rows:,} rows in {len(dataset.shards):,} {dataset.shards[0].format} shards; {format_bytes(decoded)} decoded;"
         f" integrity {dataset.integrity}",

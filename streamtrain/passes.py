@@ -32,6 +32,9 @@ from streamtrain.types import Emit, Receipt, Record, Span, Standard
 
 DEFAULT_LR = {"adam": 0.004, "sgd": 0.01}
 
+#: The last row of a run that only the clock ends.
+NO_LAST_ROW = 2**62
+
 #: Steps are timed (timing.py) on a block of this many rows, gone through as often as needed; it counts in the budget.
 TIMED_ROWS = 2**18
 
@@ -209,5 +212,5 @@ def _last_row(train: TrainConfig, epoch_rows: int) -> int:
     if train.max_rows is not None:
         return train.max_rows
     if train.epochs is None and train.max_time is not None:
-        return 2**62  # the clock ends it
+        return NO_LAST_ROW  # the clock ends it
     return round(epoch_rows * (train.epochs or 1.0))

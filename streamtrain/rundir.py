@@ -12,7 +12,6 @@ from typing import TextIO
 
 import yaml
 
-from streamtrain.config import Config
 from streamtrain.errors import ConfigError, ResourceError
 from streamtrain.files import write_atomically
 from streamtrain.types import Record

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from streamtrain.budget import peak_rss_bytes
 from streamtrain.config import Config
-from streamtrain.passes import DEFAULT_LR, Prepared, prepare, run_pass, warm_up
+from streamtrain.passes import DEFAULT_LR, NO_LAST_ROW, Prepared, prepare, run_pass, warm_up
 from streamtrain.timing import measure_throughput
 from streamtrain.types import Emit, Record
 
@@ -47,7 +47,7 @@ def run_record(
     other = config.data.eval_data is not None
     return {
         "event": "run", "schema_version": 1, "verb": verb, "batch_sizes": list(sizes), "lrs": [list(r) for r in rates], "trials": trials,
-        "train_rows": prepared.last_row if prepared.last_row < 2**62 else None, "epoch_rows": prepared.epoch_rows,
+        "train_rows": prepared.last_row if prepared.last_row < NO_LAST_ROW else None, "epoch_rows": prepared.epoch_rows,
         "target_loss": list(config.sweep.target_loss), "config": config.model_dump(mode="json"),
         "data": {
             "url": dataset.url, "fingerprint": dataset.fingerprint, "num_rows": dataset.num_rows, "num_shards": len(dataset.shards),
