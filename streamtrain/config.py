@@ -108,17 +108,28 @@ class ModelConfig(_Part):
 
     hidden: Counts = Field((32, 32), description="widths of the hidden layers; empty for a linear model")
     activation: Literal["relu", "tanh", "silu", "gelu", "identity"] = Field("relu", description="after every hidden layer")
+    factory: str | None = Field(None, description="module:function that makes another network from the number of features; torch engine")
 
 
 class TrainConfig(_Part):
     """How a learner takes steps, and for how long."""
 
     batch_size: PositiveCount = Field(1024, description="rows of a minibatch, for `train`")
-    optimizer: Literal["adam", "sgd"] = Field("adam", description="adam, or sgd with momentum")
-    lr: Annotated[float, Field(gt=0)] | None = Field(None, description="learning rate; left out: 0.004 for adam, 0.01 for sgd")
+    loss: Literal["mse", "huber"] = Field("mse", description="what is minimised: ½r², or Huber's loss: linear beyond huber_delta")
+    huber_delta: Annotated[float, Field(gt=0)] = Field(1.0, description="residual beyond which Huber's loss is linear, in model units")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam, adamw (decay apart from the gradient), or sgd with momentum")
+    lr: Annotated[float, Field(gt=0)] | None = Field(None, description="learning rate; left out: 0.004 for adam and adamw, 0.01 for sgd")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of adam")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="of adam")
+    nesterov: OnOff = Field(False, description="look ahead along sgd's momentum")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of adam and adamw")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="of adam and adamw")
+    weight_decay: Annotated[float, Field(ge=0)] | None = Field(None, description="left out: 0.01 for adamw, none for the others")
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(None, description="longest minibatch gradient; longer ones are scaled down to it")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate over the run's rows; cosine ends at 0")
+    warmup_rows: Annotated[Count, Field(ge=0)] = Field(0, description="rows over which the learning rate rises from 0 in a straight line")
+    precision: Literal["float32", "tf32", "bf16"] = Field("float32", description="of products on a GPU; parameters stay float32")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch engine: compile the whole step; auto: where it pays")
+    threads: PositiveCount | None = Field(None, description="threads that learners compute on; left out: the number of cores")
     engine: Literal["auto", "fused", "torch"] = Field("auto", description="fused (Numba, CPU), torch (any device), or auto: fused on the CPU")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="passes over the data; left out: 1")
@@ -130,6 +141,16 @@ class TrainConfig(_Part):
         if self.epochs is not None and self.max_rows is not None:
             raise ValueError("epochs and max_rows say the same thing twice; give one")
         return self
+
+    @property
+    def rate(self) -> float:
+        """The learning rate: as given, or the optimizer's default."""
+        return self.lr or (0.01 if self.optimizer == "sgd" else 0.004)
+
+    @property
+    def decay(self) -> float:
+        """The weight decay: as given, or the optimizer's default."""
+        return self.weight_decay if self.weight_decay is not None else 0.01 if self.optimizer == "adamw" else 0.0
 
 
 class EvalConfig(_Part):
@@ -168,7 +189,8 @@ DATA_FLAGS = {
     "memory": "fetch.memory", "readers": "fetch.readers",
 }
 MODEL_FLAGS = {
-    "hidden": "model.hidden", "activation": "model.activation", "optimizer": "train.optimizer", "lr": "train.lr",
+    "hidden": "model.hidden", "activation": "model.activation", "model": "model.factory",
+    "loss": "train.loss", "optimizer": "train.optimizer", "lr": "train.lr",
     "engine": "train.engine", "device": "train.device", "epochs": "train.epochs", "max_rows": "train.max_rows", "max_time": "train.max_time",
 }
 TRAIN_FLAGS = DATA_FLAGS | MODEL_FLAGS | {"batch_size": "train.batch_size"}

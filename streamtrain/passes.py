@@ -30,8 +30,6 @@ from streamtrain.stream.source import Source
 from streamtrain.stream.survey import baselines, standardized, take_survey
 from streamtrain.types import Emit, Receipt, Record, Span, Standard
 
-DEFAULT_LR = {"adam": 0.004, "sgd": 0.01}
-
 #: The last row of a run that only the clock ends.
 NO_LAST_ROW = 2**62
 
@@ -75,7 +73,9 @@ class Prepared:
     def learner(self, batch_size: int, learning_rates: tuple[float, ...], trial: int) -> Learner:
         """A new learner: the trial's weights, one replica a learning rate."""
         seed = self.config.order.seed
-        engine = ENGINES[self.engine](self.shape, initial_parameters(self.shape, seed, trial), batch_size, learning_rates, self.config.train)
+        last_row = self.last_row if self.last_row < NO_LAST_ROW else None
+        parameters_P = initial_parameters(self.shape, seed, trial)
+        engine = ENGINES[self.engine](self.shape, parameters_P, batch_size, learning_rates, self.config.train, last_row)
         return Learner(
             engine, trial=trial, first_row=self.config.eval.first_row, last_row=self.last_row, holdout=self.evaluation,
             loss_scale=self.loss_scale, target_sd=self.target_sd,

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from streamtrain.budget import peak_rss_bytes
 from streamtrain.config import Config
-from streamtrain.passes import DEFAULT_LR, NO_LAST_ROW, Prepared, prepare, run_pass, warm_up
+from streamtrain.passes import NO_LAST_ROW, Prepared, prepare, run_pass, warm_up
 from streamtrain.timing import measure_throughput
 from streamtrain.types import Emit, Record
 
@@ -15,7 +15,7 @@ def learning_rates(config: Config) -> tuple[float, ...]:
     grid = config.sweep.lr_grid
     if not isinstance(grid, int):
         return tuple(sorted(set(grid)))
-    center = config.train.lr or DEFAULT_LR[config.train.optimizer]
+    center = config.train.rate
     return tuple(float(f"{center * 10 ** ((k - (grid - 1) / 2) / 2):.3g}") for k in range(grid))
 
 

@@ -4,7 +4,7 @@ import time
 
 from streamtrain.config import Config
 from streamtrain.learners.model import Network
-from streamtrain.passes import DEFAULT_LR, prepare, run_pass, warm_up
+from streamtrain.passes import prepare, run_pass, warm_up
 from streamtrain.sweep import end_record, run_record
 from streamtrain.timing import measure_throughput
 from streamtrain.types import Emit, Record
@@ -14,7 +14,7 @@ def train(config: Config, emit: Emit, describe: Record) -> Network:
     """Train one model and emit its Records; returns it with normalisation folded in."""
     started = time.perf_counter()
     sizes = (config.train.batch_size,)
-    rates = (config.train.lr or DEFAULT_LR[config.train.optimizer],)
+    rates = (config.train.rate,)
     prepared = prepare(config, learners=1, rates=1)
     compile_seconds, before = warm_up(prepared)
     emit(run_record(prepared, describe, verb="train", compile_seconds=compile_seconds, sizes=sizes, rates=[rates], trials=1))

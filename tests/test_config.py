@@ -23,7 +23,7 @@ def test_the_defaults_are_a_config_and_its_dump_makes_the_same_one():
     pytest.param({"train": {"batch_size": "1x"}}, "f:3: train.batch_size: '1x': unknown unit 'x'", id="unit"),
     pytest.param({"train": {"lr": -1}}, "f:3: train.lr: Input should be greater than 0 (got -1)", id="range"),
     pytest.param({"train": {"lr": float("nan")}}, "f:3: train.lr: ", id="nan"),
-    pytest.param({"train": {"optimizer": "adan"}}, "f:3: train.optimizer: Input should be 'adam' or 'sgd'", id="choice"),
+    pytest.param({"train": {"optimizer": "adan"}}, "f:3: train.optimizer: Input should be 'adam', 'adamw' or 'sgd'", id="choice"),
     pytest.param({"train": {"epochs": 1, "max_rows": 5}}, "train: epochs and max_rows say the same thing twice", id="twice"),
     pytest.param({"sweep": {"batch_sizes": "8..4"}}, "f:3: sweep.batch_sizes: '8..4' is not a range", id="sizes"),
 ])  # fmt: skip

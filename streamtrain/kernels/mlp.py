@@ -81,7 +81,7 @@ def _activate(z, a, bias, activation):
     flat_z, flat_a = z.reshape(-1), a.reshape(-1)
     if activation == RELU:
         for k in range(flat_z.shape[0]):
-            flat_a[k] = float32(0.0) if flat_z[k] < float32(0.0) else flat_z[k]
+            flat_a[k] = float32(0.0) if flat_z[k] < float32(0.0) else flat_z[k]  # noqa: FURB136 - a NaN passes, as in torch
     elif activation == TANH:
         for k in range(flat_z.shape[0]):
             flat_a[k] = float32(1.0) - float32(2.0) / (_exp(float32(2.0) * flat_z[k]) + float32(1.0))
@@ -219,9 +219,23 @@ def _largest_weight(widths):
     return largest
 
 
+@njit(error_model="numpy")
+def rate_factor(begin, end, warmup_rows, cosine_rows):
+    """The learning rate's factor for the minibatch `[begin, end)` of the run: see learners/schedule.py, which it equals."""
+    warmth = 1.0 if end >= warmup_rows else end / warmup_rows
+    return warmth if cosine_rows == 0 else warmth * 0.5 * (1.0 + math.cos(math.pi * min(1.0, begin / cosine_rows)))
+
+
 @njit(fastmath=_FAST, error_model="numpy")
-def _step(parameters, gradient, moments, count, steps, optimizer, lr, hyper):
-    """Update with the mean gradient, then clear it. `hyper`: momentum, nesterov, beta1, beta2, epsilon, decay, clip."""
+def _step(parameters, gradient, moments, state, optimizer, lr, hyper):
+    """Update with the mean gradient of the rows carried, then clear both and count the step.
+
+    `hyper`: momentum, nesterov, beta1, beta2, epsilon, decay, clip, warm-up rows, cosine rows.
+    """
+    count = state[0]
+    lr = lr * rate_factor(state[2], state[2] + count, hyper[7], hyper[8])
+    state[0], state[1], state[2] = 0, state[1] + 1, state[2] + count
+    steps = state[1]
     momentum, nesterov, beta1, beta2 = float32(hyper[0]), hyper[1], float32(hyper[2]), float32(hyper[3])
     epsilon, decay, clip = float32(hyper[4]), float32(hyper[5]), hyper[6]
     share = float32(1.0 / count)
@@ -257,7 +271,7 @@ def _step(parameters, gradient, moments, count, steps, optimizer, lr, hyper):
 def advance(rows, start, stop, batch_size, widths, parameters, gradient, moments, work, state, activation, huber_delta, optimizer, lr, hyper):
     """Take every minibatch that ends in `[start, stop)` of a block; the rest stays in `gradient` as a sum.
 
-    `state` (int64): rows carried, steps taken; both are moved on. Returns the sum of the rows' losses.
+    `state` (int64): rows carried, steps taken, rows of those steps; all are moved on. Returns the sum of the rows' losses.
     """
     loss = float64(0.0)
     while start < stop:
@@ -268,9 +282,7 @@ def advance(rows, start, stop, batch_size, widths, parameters, gradient, moments
             loss += _add_tile(rows[start : start + tile], widths, parameters, gradient, work, activation, huber_delta)
             start += tile
         if state[0] == batch_size:
-            state[1] += 1
-            _step(parameters, gradient, moments, state[0], state[1], optimizer, lr, hyper)
-            state[0] = 0
+            _step(parameters, gradient, moments, state, optimizer, lr, hyper)
     return loss
 
 
@@ -278,9 +290,7 @@ def advance(rows, start, stop, batch_size, widths, parameters, gradient, moments
 def finish(parameters, gradient, moments, state, optimizer, lr, hyper):
     """Take the carried rows, if any, as a minibatch of their own."""
     if state[0]:
-        state[1] += 1
-        _step(parameters, gradient, moments, state[0], state[1], optimizer, lr, hyper)
-        state[0] = 0
+        _step(parameters, gradient, moments, state, optimizer, lr, hyper)
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 
 from streamtrain.config import TrainConfig
+from streamtrain.learners.engine import check_state
 from streamtrain.learners.model import Shape, views
+from streamtrain.learners.schedule import schedule_rows
 
 #: Rows of one forward pass: a larger minibatch is taken in parts whose gradients add up, so that activations stay in the cache.
 PART_ROWS = 4_096
@@ -20,7 +22,11 @@ _FUNCTIONS = {
 class TorchEngine:
     """See `Engine`. The gradient is of the mean of ½r² over a minibatch; sums are divided once, at the step."""
 
-    def __init__(self, shape: Shape, parameters_P: np.ndarray, batch_size: int, learning_rates: tuple[float, ...], train: TrainConfig):
+    def __init__(
+        self, shape: Shape, parameters_P: np.ndarray, batch_size: int, learning_rates: tuple[float, ...], train: TrainConfig,
+        last_row: int | None = None,
+    ):  # fmt: skip
+        schedule_rows(train, last_row)
         self.batch_size, self.learning_rates, self.steps = batch_size, learning_rates, 0
         self.device = torch.device("cpu" if train.device == "auto" else train.device)
         self._train, self._shape, self._activation, replicas = train, shape, _FUNCTIONS[shape.activation], len(learning_rates)
@@ -60,6 +66,22 @@ class TorchEngine:
         for part in torch.from_numpy(rows).to(self.device).split(PART_ROWS):
             squares_R += (self._forward(part[:, :-1]) - part[:, -1:]).square().sum(dim=(1, 2), dtype=torch.float64)
         return (squares_R / max(len(rows), 1)).cpu().numpy()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """See `Engine.state`."""
+        tensors = {"parameters": self._flat_RP, "gradient": self._flat_RP.grad, "moments": torch.stack(self._moments, 1)}
+        arrays = {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
+        return {**arrays, "counters": np.array([self._carried, self.steps])}
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """See `Engine.load_state`."""
+        check_state(state, self.state())
+        self._flat_RP.copy_(torch.from_numpy(state["parameters"]))
+        self._flat_RP.grad.copy_(torch.from_numpy(state["gradient"]))
+        for moment, saved in zip(self._moments, torch.from_numpy(state["moments"]).unbind(1), strict=True):
+            moment.copy_(saved)
+        self._carried, self.steps = state["counters"].tolist()
 
     def _forward(self, x_BD: torch.Tensor) -> torch.Tensor:
         """Outputs (R, B, 1)."""

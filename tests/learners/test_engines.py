@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from streamtrain.config import TrainConfig
+from streamtrain.errors import ConfigError, DataError
 from streamtrain.learners.fused_engine import FusedEngine
 from streamtrain.learners.learner import Learner, evaluation_rows
 from streamtrain.learners.model import ACTIVATIONS, Network, Shape, initial_parameters
@@ -76,6 +77,26 @@ def test_cuts_do_not_matter(make_engine):
         cut.advance(rows[start:stop].copy(), 0, stop - start)
     assert whole.steps == cut.steps == 3
     np.testing.assert_allclose(whole.parameters(), cut.parameters(), rtol=1e-4, atol=1e-6)
+
+
+def test_state_goes_on_bit_for_bit(make_engine):
+    rows = make_rows(1000)
+    engine, resumed = make_engine(batch_size=300), make_engine(batch_size=300)
+    engine.advance(rows, 0, 500)
+    state = engine.state()
+    resumed.load_state(state)
+    for each in (engine, resumed):
+        each.advance(rows, 500, 1000)
+        each.finish_epoch()
+    assert resumed.steps == engine.steps == 4
+    assert resumed.parameters().tobytes() == engine.parameters().tobytes()
+    with pytest.raises(DataError, match="does not fit: parameters"):
+        make_engine(Shape(widths=(4, 1), activation="tanh")).load_state(state)
+
+
+def test_cosine_needs_an_end(make_engine):
+    with pytest.raises(ConfigError, match="needs to know the run's last row"):
+        make_engine(schedule="cosine")
 
 
 def test_loss_sums_and_evaluation(make_engine):
