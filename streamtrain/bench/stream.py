@@ -5,8 +5,8 @@ side reads the same rows every time, so they come from the page cache as far as 
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,8 @@ from streamtrain.budget import peak_rss_bytes, reset_peak_rss, rss_bytes
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError
 from streamtrain.science.interval import measure
-from streamtrain.stream.shuffle import shuffle_once
 from streamtrain.stream.tensors import Stream
-from streamtrain.types import Record, Span
+from streamtrain.types import Record
 from streamtrain.units import format_bytes
 
 #: Rows a side reads a repeat, when nothing is said and the data set has them.
@@ -29,42 +28,49 @@ ROWS = 20_000_000
 REPEATS = 5
 
 
-@dataclass(slots=True)
 class Delivery:
-    """Our side: every pass opens the stream anew, so that opening and the first minibatch are measured as often as the rest."""
+    """Our side, twice: epoch after epoch of one open stream, and the first epoch of a stream that was just opened.
 
-    config: Config
-    path: str
-    max_rows: int
-    first_minibatch_seconds: list[float] = field(default_factory=list)
-    peak_rss_bytes: list[int] = field(default_factory=list)
-    stats: dict[str, float] = field(default_factory=dict)
+    A new stream pays for pages of memory that were never touched, once: a day's training does not feel it, a short run does.
+    """
 
-    def __call__(self) -> float:
-        """Rows a second of one pass, from the first `next` to the last minibatch; filling the pipeline counts, opening does not."""
+    def __init__(self, config: Config, path: str, max_rows: int):
+        self.config, self.path, self.max_rows = config, path, max_rows
+        self.stream = Stream(path, config)
+        self.first_minibatch_seconds: list[float] = []
+        self.peak_rss_bytes: list[int] = []
+        self.parts: Counter[str] = Counter()
+
+    def next_epoch(self) -> float:
+        """Rows a second of the next epoch, from the first `next` to the last minibatch; filling the pipeline counts."""
+        self.parts.subtract(self.stream.stats())
+        rows, first_seconds, seconds = self._pass(self.stream)
+        self.parts.update(self.stream.stats() | {"fill_seconds": first_seconds})
+        self.stream.set_epoch(self.stream.epoch + 1)
+        return rows / seconds
+
+    def first_epoch(self) -> float:
+        """Rows a second of a new stream's first epoch; opening it does not count here, but in `first_minibatch_seconds`."""
         reset_peak_rss()
-        before = rss_bytes()
-        began = time.perf_counter()
+        before, began = rss_bytes(), time.perf_counter()
         stream = Stream(self.path, self.config)
-        opened = time.perf_counter()
+        opening = time.perf_counter() - began
+        rows, first_seconds, seconds = self._pass(stream)
+        self.first_minibatch_seconds.append(opening + first_seconds)
+        self.peak_rss_bytes.append(max(0, peak_rss_bytes() - before))
+        return rows / seconds
+
+    def _pass(self, stream: Stream) -> tuple[int, float, float]:
+        """Rows that came, seconds to the first minibatch, seconds in all."""
         minibatches: Generator[Any, None, None] = iter(stream)
+        started = time.perf_counter()
         try:
             rows = len(next(minibatches)[0])
             first = time.perf_counter()
             rows += drain(minibatches, self.max_rows - rows)
-            ended = time.perf_counter()
+            return rows, first - started, time.perf_counter() - started
         finally:
             minibatches.close()
-        self.first_minibatch_seconds.append(first - began)
-        self.peak_rss_bytes.append(max(0, peak_rss_bytes() - before))
-        for name, amount in (stream.stats() | {"fill_seconds": first - opened}).items():
-            self.stats[name] = self.stats.get(name, 0) + amount
-        return rows / (ended - opened)
-
-    def forget(self) -> None:
-        """Drop what the warm-up measured; its peak stays, since no other side had grown the process by then."""
-        self.first_minibatch_seconds.clear()
-        self.stats.clear()
 
 
 def measure_stream(config: Config, *, rows: int | None = None, repeats: int = REPEATS) -> Record:
@@ -77,17 +83,19 @@ def measure_stream(config: Config, *, rows: int | None = None, repeats: int = RE
         flag, value = ("--repeats", repeats) if repeats < 1 else ("--rows", rows)
         raise ConfigError(f"{flag} is {value}; it takes at least 1.")
     assert config.data.path is not None
-    stream = Stream(config.data.path, config)
-    budget, dataset = stream.budget, stream.dataset
-    max_rows = min(rows or ROWS, stream.num_rows)
+    ours = Delivery(config, config.data.path, rows or ROWS)
+    budget, dataset = ours.stream.budget, ours.stream.dataset
+    max_rows = ours.max_rows = min(ours.max_rows, ours.stream.num_rows)
     groups = Groups(dataset)
-    ours = Delivery(config, config.data.path, max_rows)
     reasons = memory_reasons(groups, max_rows, budget.readers)
-    warm_up(stream)
-    ours()  # before any other side has used memory: this pass's peak is ours alone
-    ours.forget()
-    sides = {"streamtrain": ours} | other_sides(groups, config, max_rows, budget.readers, skip=reasons)
-    samples = take_turns(sides, repeats, warm=[name for name in sides if name != "streamtrain"])
+    ours.stream.warm_up()  # the compiler's memory and seconds are not the stream's
+    ours.first_epoch()  # before any other side has used memory: this pass's peak is ours alone
+    ours.first_minibatch_seconds.clear()
+    ours.next_epoch()
+    ours.parts.clear()
+    sides = {"streamtrain": ours.next_epoch, "first_epoch": ours.first_epoch}
+    sides |= other_sides(groups, config, max_rows, budget.readers, skip=reasons)
+    samples = take_turns(sides, repeats, warm=[name for name in sides if name not in ("streamtrain", "first_epoch")])
     document: Record = {
         "data": dataset.url, "format": dataset.shards[0].format, "data_rows": dataset.num_rows, "rows": max_rows,
         "batch_size": config.train.batch_size, "readers": budget.readers, "repeats": repeats, "decode_through": groups.read_through,
@@ -96,16 +104,9 @@ def measure_stream(config: Config, *, rows: int | None = None, repeats: int = RE
     document |= {
         "first_minibatch_seconds": measure(ours.first_minibatch_seconds)["value"],
         "peak_rss_bytes": max(ours.peak_rss_bytes), "projected_bytes": budget.projected_bytes, "memory_budget_bytes": budget.limit_bytes,
-        "bottleneck": bottleneck(ours.stats), "parts": {name: value / repeats for name, value in ours.stats.items()},
+        "bottleneck": bottleneck(ours.parts), "parts": {name: value / repeats for name, value in ours.parts.items()},
     }
     return document
-
-
-def warm_up(stream: Stream) -> None:
-    """Compile the kernels on a few rows, so that the compiler's memory and seconds are not counted as the stream's."""
-    span = stream._source.spans[0]
-    few = min(span.num_rows, 16)
-    shuffle_once(stream._source, Span(shard=span.shard, start=span.start, stop=span.start + few, first_id=span.first_id))
 
 
 def other_sides(

@@ -26,6 +26,9 @@ def summarize(samples: Mapping[str, Sequence[float]], reasons: Mapping[str, str]
     reasons, reference = dict(reasons), medians.get("decode_2_threads") or medians.get("decode")
     document: Record = {"rows_per_second": medians["streamtrain"]["value"]}
     intervals: Record = {"rows_per_second": medians["streamtrain"]}
+    if "first_epoch" in medians:
+        document["first_epoch_rows_per_second"] = medians["first_epoch"]["value"]
+        intervals["first_epoch_rows_per_second"] = medians["first_epoch"]
     for name, ratio in RATIOS.items():
         document[f"{name}_rows_per_second"] = medians[name]["value"] if name in medians else None
         document[ratio] = None

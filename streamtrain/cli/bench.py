@@ -18,7 +18,7 @@ Repeats = Annotated[int, Parameter(group=BENCH, metavar="N", converter=count, n_
 
 #: Side, as in the names of keys → its words; the names of our own keys have no side in front.
 _SIDES = {
-    "": "streamtrain", "decode": "raw decode, {readers}, {through}", "expert_loop": "expert's loop",
+    "": "streamtrain", "first_epoch": "its first epoch", "decode": "raw decode, {readers}, {through}", "expert_loop": "expert's loop",
     "tuned_loop": "expert's loop, tuned", "in_ram_gather": "gather in memory, torch",
 }  # fmt: skip
 

@@ -18,8 +18,8 @@ from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts, null_record
 from streamtrain.stream.open import open_source, stream_budget, with_fill
 from streamtrain.stream.plan import make_plan
-from streamtrain.stream.shuffle import RECEIPT_KEY, window_ids
-from streamtrain.types import Receipt, Record
+from streamtrain.stream.shuffle import RECEIPT_KEY, shuffle_once, window_ids
+from streamtrain.types import Receipt, Record, Span
 
 _STREAM_FLAGS = {
     "features": "data.features", "target": "data.target", "holdout": "data.holdout", "seed": "order.seed",
@@ -118,6 +118,12 @@ class Stream(IterableDataset):
             receipt = self._receipts[self._window] + self._partial_receipt()
             self._known = self._window, self._row, receipt
         return receipt
+
+    def warm_up(self) -> None:
+        """Compile the shuffle's kernels, or load them from the disk's cache, on a few rows; iterating would do it otherwise."""
+        span = self._source.spans[0]
+        few = min(span.num_rows, 16)
+        shuffle_once(self._source, Span(shard=span.shard, start=span.start, stop=span.start + few, first_id=span.first_id))
 
     def nulls(self) -> Record:
         """Rows dropped or values imputed since the stream was opened: `{total, columns: {name: n}, shards: {url: n}}`.
