@@ -30,6 +30,7 @@ VERBS = {
     "train": ("Run", "streamtrain.cli.train:train", "Train one model and save it."),
     "predict": ("Results", "streamtrain.cli.predict:predict", "Write a trained model's predictions for a data set."),
     "report": ("Results", "streamtrain.cli.report:report", "Make the report of a run again, from its records."),
+    "compare": ("Results", "streamtrain.cli.compare:compare", "Say what changed from one run to another, with intervals; --fail-on for CI."),
 }
 CONFIG_VERBS = {
     "show": ("streamtrain.cli.config:show", "Print every value and where it comes from."),
