@@ -1,0 +1,34 @@
+"""Stability of training: the curvature above which a step of a given learning rate no longer shrinks an error.
+
+Lines of curvature for full batches; for SGD on the Gaussian linear model the exact mean-square boundary stands in `oracle.py`.
+"""
+
+import math
+
+from streamtrain.errors import ConfigError
+
+
+def stable_curvature(optimizer: str, lr: float, *, momentum: float = 0.0, beta1: float = 0.9) -> float:
+    """The largest stable λ of full-batch training on a quadratic; Adam's is of the preconditioned Hessian.
+
+    Gradient descent 2/η; heavy ball (2 + 2β)/η (Polyak 1964; Cohen et al. 2021, arXiv 2103.00065, appendix B); Adam
+    (2 + 2β₁)/((1 - β₁)η), which is 38/η at β₁ = 0.9 (Cohen et al. 2022, arXiv 2207.14484, §3).
+
+    >>> stable_curvature("sgd", 0.5), stable_curvature("sgd", 0.5, momentum=0.5), round(stable_curvature("adam", 1.0), 9)
+    (4.0, 6.0, 38.0)
+    """
+    if optimizer == "sgd":
+        return (2 + 2 * momentum) / lr
+    if optimizer in ("adam", "adamw"):
+        return (2 + 2 * beta1) / ((1 - beta1) * lr)
+    raise ConfigError(f"optimizer {optimizer!r} has no known stability line; sgd, adam and adamw have.")
+
+
+def is_stable(curvature: float, optimizer: str, lr: float, *, momentum: float = 0.0, beta1: float = 0.9) -> bool:
+    """True below the line; a curvature that is not positive is stable."""
+    return curvature < stable_curvature(optimizer, lr, momentum=momentum, beta1=beta1)
+
+
+def largest_stable_lr(curvature: float, optimizer: str, *, momentum: float = 0.0, beta1: float = 0.9) -> float:
+    """The line read the other way: the learning rate at which `curvature` becomes unstable; infinite if it is not positive."""
+    return stable_curvature(optimizer, 1.0, momentum=momentum, beta1=beta1) / curvature if curvature > 0 else math.inf
