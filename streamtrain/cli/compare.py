@@ -10,7 +10,7 @@ from streamtrain.cli.terminal import note, show
 from streamtrain.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
-    from streamtrain.report.run import Run
+    from streamtrain.science.run import Run
 
 COMPARE = Group("Compare", sort_key=1)
 _FAIL_ON = 'limits on the change from A to B, like "rows_per_second<-5%,holdout_loss>+1%"; exit 5 where one is crossed beyond doubt'
@@ -42,8 +42,8 @@ def compare(
 
 def read_run(folder: str) -> "Run":
     """The records of a run's directory, sorted."""
-    from streamtrain.report.run import collect
     from streamtrain.report.write import read_records
+    from streamtrain.science.run import collect
 
     records = Path(folder) / "events.jsonl"
     if not records.is_file():

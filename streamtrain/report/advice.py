@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from streamtrain.report.cells import Cell
 from streamtrain.report.figures import loss_text, rate_text, size_text
-from streamtrain.report.run import Run
+from streamtrain.science.cells import Cell
+from streamtrain.science.run import Run
 from streamtrain.units import format_bytes
 
 #: Waiting for rows more than this share of the time is called input-bound; a choice of this project, as is the next one.

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from streamtrain.errors import DataError
-from streamtrain.report.cells import Cell, losses_at, make_cells, rows_in_common, seconds_to_target, throughput
 from streamtrain.report.figures import NOTHING, size_text, target_word
-from streamtrain.report.run import Run
 from streamtrain.report.summary import summarize_run
+from streamtrain.science.cells import Cell, losses_at, make_cells, rows_in_common, seconds_to_target, throughput
 from streamtrain.science.interval import paired_ratio
 from streamtrain.science.ratio import independent_ratio
+from streamtrain.science.run import Run
 from streamtrain.units import format_count
 
 Document = dict[str, Any]

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from streamtrain.report.advice import warn
-from streamtrain.report.cells import Cell, cell_figures, choose_target, make_cells, rows_in_common, seconds_to_target, target_figures
-from streamtrain.report.run import Run, collect
+from streamtrain.report.cells import cell_figures, target_figures
 from streamtrain.report.verdict import describe, sentence
+from streamtrain.science.cells import Cell, choose_target, make_cells, rows_in_common, seconds_to_target
 from streamtrain.science.rule import Candidate, recommend
+from streamtrain.science.run import Run, collect
 from streamtrain.types import Record
 
 SCHEMA_VERSION = 1

@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamtrain.report.cells import Cell
 from streamtrain.report.figures import loss_text, size_text
-from streamtrain.report.run import Curve, Run
+from streamtrain.science.cells import Cell
+from streamtrain.science.run import Curve, Run
 
 Row = dict[str, Any]
 #: More points than this are thinned, so that a sweep of 200 sizes stays a page that opens at once.

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamtrain.report.cells import Cell
 from streamtrain.report.figures import loss_text, seconds_text, size_text, target_word, times_text
-from streamtrain.report.run import Run
+from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up, rows_to_reach
 from streamtrain.science.rule import EQUIVALENT_BELOW, Ratio, Recommendation
+from streamtrain.science.run import Run
 from streamtrain.units import format_count
 
 

@@ -12,10 +12,10 @@ from streamtrain.files import write_atomically
 from streamtrain.report.charts import chart_specs, whole_spec
 from streamtrain.report.drawing import draw
 from streamtrain.report.html import render_html
-from streamtrain.report.run import collect
 from streamtrain.report.summary import judged_cells, summarize_run
 from streamtrain.report.table import flat_rows, render_markdown
 from streamtrain.report.tables import make_tables
+from streamtrain.science.run import collect
 from streamtrain.types import Record
 
 

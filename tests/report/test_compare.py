@@ -12,8 +12,8 @@ from scipy import stats
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.report.compare import FIGURES, changed_keys, compare, paired, render_comparison
 from streamtrain.report.limits import check_limits, parse_limits
-from streamtrain.report.run import collect
 from streamtrain.science.ratio import independent_ratio
+from streamtrain.science.run import collect
 from tests.report.synthetic import make_records
 
 SIZES = (256, 1024, 65536)

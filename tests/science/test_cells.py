@@ -2,8 +2,8 @@
 
 import pytest
 
-from streamtrain.report.cells import rows_of_steps
 from streamtrain.report.summary import summarize
+from streamtrain.science.cells import rows_of_steps
 from streamtrain.science.interval import measure
 from tests.report.synthetic import make_records
 
