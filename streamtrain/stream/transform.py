@@ -8,23 +8,16 @@ It must be pure and work row by row: it is called from several threads, with any
 NaN; what it returns is subject to the null policy.
 """
 
-import hashlib
-import importlib
-import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from streamtrain.config import did_you_mean
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.storage.decode import decode_numpy, numpy_column
 from streamtrain.storage.parquet import first_line
 from streamtrain.storage.readers import Forward, Readers
+from streamtrain.stream.imported import file_hash, import_function
 from streamtrain.types import Dataset, Record
 
 Columns = Mapping[str, np.ndarray]
@@ -125,47 +118,9 @@ class TransformedForward:
 
 
 def load_transform(name: str, inputs: tuple[str, ...]) -> Transform:
-    """Import `module:function`; modules of the current folder are found. Raises ConfigError with a did-you-mean."""
-    module_name, colon, function_name = name.partition(":")
-    if not (colon and module_name and function_name):
-        raise ConfigError(f"--transform {name}: write module:function, for a file my_features.py my_features:function.")
-    try:
-        with _current_folder_importable():
-            module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            here = [path.stem for path in Path.cwd().glob("*.py")]
-            raise ConfigError(
-                f"--transform {name}: there is no module {error.name!r}.{did_you_mean(error.name, here)} Modules are looked for in the"
-                " current folder and where Python finds its own."
-            ) from None
-        raise ConfigError(f"--transform {name}: importing {module_name} failed: {error}. Install what it needs.") from error
-    except Exception as error:
-        what = f"{type(error).__name__}: {first_line(error)}"
-        raise ConfigError(f"--transform {name}: importing {module_name} failed: {what}. Mend the module.") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value)]
-        raise ConfigError(f"--transform {name}: {module_name} has no function {function_name!r}.{did_you_mean(function_name, known)}")
-    return Transform(name=name, function=function, inputs=inputs, sha256=_file_hash(function))
-
-
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    importlib.invalidate_caches()  # a file written a moment ago may be missing in them
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
-def _file_hash(function: Callable) -> str | None:
-    try:
-        return hashlib.sha256(Path(inspect.getsourcefile(inspect.unwrap(function)) or "").read_bytes()).hexdigest()
-    except (TypeError, OSError):
-        return None
+    """Import `module:function` (stream/imported.py). Raises ConfigError."""
+    function = import_function("--transform", name)
+    return Transform(name=name, function=function, inputs=inputs, sha256=file_hash(function))
 
 
 def _what(value: object) -> str:
