@@ -40,3 +40,12 @@ class CheckFailed(StreamTrainError):
     """A check that the user asked for did not hold."""
 
     exit_code = 5
+
+
+def shown(name: str) -> str:
+    r"""A name from a file as one printable line: it can neither end a message's line nor drive a terminal.
+
+    >>> shown("a\nerror: b\x1b[2J"), shown("größe")
+    ('a\\nerror: b\\x1b[2J', 'größe')
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)

@@ -12,6 +12,9 @@ import numpy as np
 Format = Literal["parquet", "zarr"]
 Integrity = Literal["verified", "unverified"]
 OnNull = Literal["error", "drop", "impute"]
+#: More rows than any shard or data set has; what claims more is damaged. Sums of row counts stay far from the end of int64.
+MAX_ROWS = 2**53
+
 Status = Literal["reached", "not_reached", "diverged", "out_of_memory", "failed"]
 
 #: One JSON line of `events.jsonl`: what was measured, with units in the key names.
@@ -35,6 +38,7 @@ class Shard:
 
     `boundaries` are the natural read boundaries (row groups or chunks): int64, ascending, from 0 to `num_rows`.
     `source` is a cheap fingerprint of the stored bytes: the footer's hash (Parquet), or metadata and chunk sizes (Zarr).
+    `read_rows`: rows of the largest piece that can only be decoded whole (a Zarr chunk, with its part beyond the shape); 0: none.
     """
 
     url: str
@@ -44,6 +48,7 @@ class Shard:
     boundaries: np.ndarray
     columns: tuple[Column, ...]
     source: str
+    read_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from streamtrain.config import did_you_mean
-from streamtrain.errors import ConfigError, DataError
+from streamtrain.errors import ConfigError, DataError, shown
 from streamtrain.storage.locate import locate
 from streamtrain.storage.manifest import MANIFEST_NAME, Manifest, read_manifest, shard_from_entry
 from streamtrain.storage.parquet import describe_parquet
@@ -45,7 +46,7 @@ def open_shards(path: str, *, features: Sequence[str] | None = None, target: str
 
 
 def find_shards(path: str) -> Found:
-    """The shards of a path, described. Raises DataError naming every shard that cannot be read, or when there are no rows."""
+    """The shards of a path, described. Warns of Hive partitions, which are not read. Raises DataError naming every shard that cannot be read, or when there are no rows."""
     path = os.path.abspath(os.fspath(path))
     manifest = read_manifest(path) if os.path.isdir(path) else None
     if manifest is None:
@@ -53,6 +54,8 @@ def find_shards(path: str) -> Found:
     else:
         _refuse_strangers(path, manifest)
         shards = _describe_all(manifest.shards, lambda entry: shard_from_entry(path, manifest, entry))
+    if os.path.isdir(path):
+        _warn_of_partitions(path, shards)
     shards = [shard for shard in shards if shard.num_rows]
     if not shards:
         raise DataError(f"{path}: no rows. Name a data set that has some.")
@@ -84,6 +87,10 @@ def choose_columns(names: Sequence[str], features: Sequence[str] | None, target:
     """The features in order, then the target: by default the last of `names`, and all the others."""
     if not names:
         raise DataError(f"{url}: no columns of numbers. A data set needs a target and at least one feature.")
+    twice = sorted({name for name in names if names.count(name) > 1 and name != target})
+    if twice and (features is None or target is None and names[-1] in twice):
+        again = ", ".join(map(repr, twice))
+        raise DataError(f"{url}: it has columns of one name twice: {again}. Rename them, or choose others with --features and --target.")
     target = names[-1] if target is None else target
     features = [name for name in names if name != target] if features is None else list(features)
     if target in features:
@@ -102,24 +109,38 @@ def _bind_all(shards: Sequence[Shard], columns: Sequence[str]) -> None:
     known: dict[tuple[Column, ...], list[str]] = {}
     for shard in shards:
         if shard.columns not in known:
-            known[shard.columns] = _column_problems(shard.columns, columns)
+            known[shard.columns] = _column_problems(shard.columns, columns, shard.url)
         problems += [f"{shard.url}: {problem}" for problem in known[shard.columns]]
     _refuse(problems)
 
 
-def _column_problems(held: Sequence[Column], columns: Sequence[str]) -> list[str]:
+def _column_problems(held: Sequence[Column], columns: Sequence[str], url: str) -> list[str]:
     by_name = {column.name: column for column in held}
     problems = []
     for name in columns:
         column = by_name.get(name)
         if column is None:
-            problems.append(f"no column {name!r}.{did_you_mean(name, by_name)} It has {', '.join(by_name)}.")
+            problems.append(f"no column {name!r}.{did_you_mean(name, map(shown, by_name))} It has {', '.join(map(shown, by_name))}.{_partition(url, name)}")
         elif column.decoded_type is None:
             numeric = [other.name for other in held if other.decoded_type is not None]
-            choice = f"Choose among {', '.join(numeric)} with --features and --target" if numeric else "Convert it to numbers"
+            choice = f"Choose among {', '.join(map(shown, numeric))} with --features and --target" if numeric else "Convert it to numbers"
             kind = f"column {name!r} has type {column.stored_type}: {column.refusal}."
             problems.append(f"{kind} {choice}, or run streamtrain ingest.")
     return problems
+
+
+def _partition(url: str, name: str) -> str:
+    """What to say of a missing column that is a Hive partition: a value in the names of folders, not in the files."""
+    found = f"/{name}=" in url
+    return " It is a Hive partition, which is not read: write it into the files as a column." if found else ""
+
+
+def _warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
+    parts = {part.partition("=")[0] for shard in shards for part in os.path.relpath(shard.url, root).split(os.sep)[:-1] if "=" in part}
+    unread = sorted(parts - {column.name for shard in shards for column in shard.columns})
+    if unread:
+        names = ", ".join(map(shown, unread))
+        warnings.warn(f"{root}: Hive partitions are not read ({names}): write them into the files as columns to learn from them.", stacklevel=4)
 
 
 def _refuse_strangers(path: str, manifest: Manifest) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streamtrain.errors import DataError
+from streamtrain.errors import DataError, shown
 from streamtrain.types import Column
 
 #: Beyond this, float64 skips whole numbers.
@@ -19,17 +19,21 @@ def arrow_column(name: str, kind: pa.DataType) -> Column:
     Integers of up to 16 bits fit float32; longer ones, and decimals, take float64. Everything else is refused.
     """
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not name.isprintable():
+        return Column(name=name, stored_type=shown(str(kind)), decoded_type=None, refusal="its name holds control characters")
     if pa.types.is_float16(value) or pa.types.is_float32(value) or pa.types.is_boolean(value):
-        return Column(name=name, stored_type=str(kind), decoded_type="float32")
+        return Column(name=name, stored_type=shown(str(kind)), decoded_type="float32")
     if pa.types.is_integer(value):
-        return Column(name=name, stored_type=str(kind), decoded_type="float32" if value.bit_width <= 16 else "float64")
+        return Column(name=name, stored_type=shown(str(kind)), decoded_type="float32" if value.bit_width <= 16 else "float64")
     if pa.types.is_float64(value) or pa.types.is_decimal(value):
-        return Column(name=name, stored_type=str(kind), decoded_type="float64")
-    return Column(name=name, stored_type=str(kind), decoded_type=None, refusal="only numbers can be decoded")
+        return Column(name=name, stored_type=shown(str(kind)), decoded_type="float64")
+    return Column(name=name, stored_type=shown(str(kind)), decoded_type=None, refusal="only numbers can be decoded")
 
 
 def numpy_column(name: str, dtype: np.dtype) -> Column:
     """How an array of `dtype` is decoded; the same rule as `arrow_column`."""
+    if not name.isprintable():
+        return Column(name=name, stored_type=str(dtype), decoded_type=None, refusal="its name holds control characters")
     exact = dtype.kind == "b" or (dtype.kind in "iu" and dtype.itemsize <= 2) or (dtype.kind == "f" and dtype.itemsize <= 4)
     if exact or (dtype.kind in "iuf" and dtype.itemsize <= 8):
         return Column(name=name, stored_type=str(dtype), decoded_type="float32" if exact else "float64")

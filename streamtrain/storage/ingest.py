@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from streamtrain.config import did_you_mean
-from streamtrain.errors import DataError
+from streamtrain.errors import DataError, shown
 from streamtrain.storage.dataset import choose_columns, open_shards
 from streamtrain.storage.tables import Piece, Table, open_tables
 from streamtrain.storage.writer import Layout, refuse_output, write_dataset
@@ -33,7 +33,7 @@ def ingest(
         raise DataError(f"{source}: the last column, {last.name!r}, has type {last.stored_type}: it cannot be the target. Name one with --target.")
     numeric = [column.name for column in tables[0].columns if column.decoded_type]
     columns = choose_columns(numeric, features, target, source)
-    left = [f"{column.name} ({column.stored_type})" for column in tables[0].columns if column.decoded_type is None]
+    left = [f"{shown(column.name)} ({column.stored_type})" for column in tables[0].columns if column.decoded_type is None]
     if left and features is None:
         warnings.warn(f"left out, since they are not numbers: {', '.join(left)}. Name a column with --features to have it checked.", stacklevel=2)
     decoded_type = _decoded_type(tables, columns)
@@ -50,7 +50,7 @@ def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> str:
         for name in columns:
             column = by_name.get(name)
             if column is None:
-                problems.append(f"{table.url}: no column {name!r}.{did_you_mean(name, by_name)} It has {', '.join(by_name)}.")
+                problems.append(f"{table.url}: no column {name!r}.{did_you_mean(name, map(shown, by_name))} It has {', '.join(map(shown, by_name))}.")
             elif column.decoded_type is None:
                 kind = f"column {name!r} has type {column.stored_type}: {column.refusal}."
                 problems.append(f"{table.url}: {kind} Leave it out, or convert it.")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from streamtrain.errors import DataError
+from streamtrain.errors import DataError, shown
 from streamtrain.storage.zarr import is_zarr
 
 
@@ -13,14 +13,26 @@ def locate(path: str, suffixes: Sequence[str] = (".parquet",)) -> list[str]:
     """The files with one of `suffixes` (folders: recursive) and the Zarr nodes that `path` means.
 
     A file that is named, or matched by a glob, is taken whatever its suffix. Hidden files and folders, and those that begin
-    with `_`, are left out. Raises DataError when there is nothing.
+    with `_`, are left out. Raises DataError when there is nothing, and for a name with control characters, a pipe or a device.
     """
+    found = _locate(path, suffixes)
+    for url in found:
+        if not url.isprintable():
+            raise DataError(f"{shown(url)}: the name holds control characters. Rename it.")
+        if not (os.path.isfile(url) or os.path.isdir(url)):
+            raise DataError(f"{url}: not a regular file. Name a Parquet file or a Zarr array.")
+    return found
+
+
+def _locate(path: str, suffixes: Sequence[str]) -> list[str]:
     if not os.path.exists(path):
         found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
         if not found:
-            raise DataError(f"{path}: no such file or folder. Give a Parquet file, a Zarr array, a folder of them, or a quoted glob.")
-        return [url for match in found for url in (locate(match, suffixes) if os.path.isdir(match) else [match])]
+            raise DataError(f"{shown(path)}: no such file or folder. Give a Parquet file, a Zarr array, a folder of them, or a quoted glob.")
+        return [url for match in found for url in (_locate(match, suffixes) if os.path.isdir(match) else [match])]
     if os.path.isfile(path) or is_zarr(path):
+        return [path]
+    if not os.path.isdir(path):
         return [path]
     root = Path(path)
     files = [

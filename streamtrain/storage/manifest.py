@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from streamtrain.errors import DataError
 from streamtrain.storage.parquet import parquet_source
 from streamtrain.storage.zarr import zarr_source
-from streamtrain.types import Column, Format, Shard, Truth
+from streamtrain.types import MAX_ROWS, Column, Format, Shard, Truth
 
 MANIFEST_NAME = "_manifest.json"
 _MAX_BYTES = 1 << 30
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=MAX_ROWS)]
 
 
 class _Part(BaseModel):
@@ -114,6 +114,7 @@ def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry) -> Shar
     return Shard(
         url=url, format=manifest.format, num_rows=entry.rows, num_bytes=entry.bytes,
         boundaries=expand_boundaries(entry.boundaries), columns=columns, source=source,
+        read_rows=manifest.span_rows if manifest.format == "zarr" else 0,
     )
 
 
@@ -157,6 +158,6 @@ def _safe_path(folder: str, name: str) -> str:
     path = os.path.join(folder, name)
     root = os.path.realpath(folder)
     inside = os.path.realpath(path).startswith(root + os.sep)
-    if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name or not inside:
+    if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name or not name.isprintable() or not inside:
         raise DataError(f"{os.path.join(folder, MANIFEST_NAME)}: the shard name {name!r} leaves the folder. Shards must lie below it.")
     return path

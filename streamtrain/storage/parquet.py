@@ -9,12 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streamtrain.errors import DataError
+from streamtrain.errors import DataError, shown
 from streamtrain.storage.decode import arrow_column, decode_arrow
-from streamtrain.types import Column, Shard
+from streamtrain.types import MAX_ROWS, Column, Shard
 
 BATCH_ROWS = 65_536
 BUFFER_BYTES = 1 << 20
+
+#: A column of numbers takes 16 bytes a row at most, and its pages' headers and dictionary; a footer that says more is a bomb or a lie.
+_MOST_ROW_BYTES = 256
+_MOST_EXTRA_BYTES = 4 << 20
 
 
 def describe_parquet(url: str) -> Shard:
@@ -24,11 +28,7 @@ def describe_parquet(url: str) -> Shard:
     """
     footer, num_bytes = _read_footer(url)
     metadata = _parse_footer(url, footer)
-    boundaries = np.cumsum([0, *(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))], dtype=np.int64)
-    if boundaries[-1] != metadata.num_rows or (np.diff(boundaries) < 0).any():
-        raise DataError(
-            f"{url}: the footer says {metadata.num_rows:,} rows and its row groups {boundaries[-1]:,}. Write the file again."
-        )
+    boundaries = _boundaries(url, metadata)
     return Shard(
         url=url, format="parquet", num_rows=metadata.num_rows, num_bytes=num_bytes, boundaries=boundaries,
         columns=_columns(url, metadata), source=_hash(footer),
@@ -51,9 +51,10 @@ def read_metadata(shard: Shard) -> pq.FileMetaData:
 class ParquetReader:
     """Row ranges of one Parquet file. Holds the parsed footer, no open file; any number of threads may read at once."""
 
-    def __init__(self, shard: Shard):
+    def __init__(self, shard: Shard, columns: Sequence[str]):
         self._shard = shard
         self._metadata = read_metadata(shard)
+        refuse_other(shard, self._metadata, columns)
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """Rows `[start, stop)` of `columns`, decoded; page checksums are verified where the file has them.
@@ -90,6 +91,7 @@ class ParquetForward:
     def __init__(self, shard: Shard, columns: Sequence[str], decoded_type: str):
         self._shard, self._columns, self._type = shard, list(columns), decoded_type
         self._metadata = read_metadata(shard)
+        refuse_other(shard, self._metadata, columns)
         self._file: pq.ParquetFile | None = None
         self._position = 0
 
@@ -158,6 +160,48 @@ class ParquetWriter:
         self._writer.close()
 
 
+def refuse_other(shard: Shard, metadata: pq.FileMetaData, columns: Sequence[str]) -> None:
+    """Raise DataError when `columns` cannot be read as the shard promises: other row groups than a manifest says, a column that
+    is missing, is no number or is wider, or one whose stored size says that it is a decompression bomb."""
+    if not np.array_equal(_boundaries(shard.url, metadata), shard.boundaries):
+        raise DataError(f"{shard.url}: its row groups are not those that were described. Restore the file, or write the data set again.")
+    held = {column.name: (place, column) for place, column in enumerate(_columns(shard.url, metadata))}
+    promised = {column.name: column.decoded_type for column in shard.columns}
+    for name in columns:
+        if name not in held:
+            raise DataError(f"{shard.url}: no column {name!r}. It has {', '.join(map(shown, held))}.")
+        place, column = held[name]
+        if column.decoded_type is None:
+            raise DataError(f"{shard.url}: column {name!r} has type {column.stored_type}: {column.refusal}. Leave it out with --features.")
+        if column.decoded_type == "float64" and promised.get(name) == "float32":
+            raise DataError(f"{shard.url}: column {name!r} has type {column.stored_type}, not the float32 that was described. Write it again.")
+        if column.decoded_type is not None and metadata.num_columns == len(held):  # flat: leaves are columns
+            _refuse_bomb(shard.url, metadata, place, name)
+
+
+def _refuse_bomb(url: str, metadata: pq.FileMetaData, place: int, name: str) -> None:
+    for group in range(metadata.num_row_groups):
+        chunk, rows = metadata.row_group(group).column(place), metadata.row_group(group).num_rows
+        if not 0 <= chunk.total_uncompressed_size <= rows * _MOST_ROW_BYTES + _MOST_EXTRA_BYTES or chunk.num_values != rows:
+            raise DataError(
+                f"{url}: row group {group}, column {name!r}: the footer claims {chunk.num_values:,} values that decode to"
+                f" {chunk.total_uncompressed_size:,} bytes, for {rows:,} rows. Write the file again."
+            )
+
+
+def _boundaries(url: str, metadata: pq.FileMetaData) -> np.ndarray:
+    """Row groups as edges. Summed as Python integers: a damaged footer may claim any count."""
+    edges = [0]
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
+        if not 0 <= rows <= MAX_ROWS - edges[-1]:
+            raise DataError(f"{url}: row group {group}: the footer claims {rows:,} rows; the file is damaged. Write it again.")
+        edges.append(edges[-1] + rows)
+    if edges[-1] != metadata.num_rows:
+        raise DataError(f"{url}: the footer says {metadata.num_rows:,} rows and its row groups {edges[-1]:,}. Write the file again.")
+    return np.array(edges, dtype=np.int64)
+
+
 def _open_file(url: str, metadata: pq.FileMetaData, buffer_bytes: int) -> pq.ParquetFile:
     return pq.ParquetFile(
         url, metadata=metadata, pre_buffer=False, buffer_size=buffer_bytes, page_checksum_verification=True, memory_map=False
@@ -190,7 +234,9 @@ def _parse_footer(url: str, footer: bytes) -> pq.FileMetaData:
     try:
         # The footer is parsed from the very bytes that were hashed; nothing else of the file is needed for that.
         return pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # OSError, ArrowInvalid, UnicodeDecodeError, IndexError …
         raise DataError(f"{url}: the footer cannot be parsed ({first_line(error)}); the file is damaged. Write it again.") from error
 
 
@@ -199,7 +245,9 @@ def _columns(url: str, metadata: pq.FileMetaData) -> tuple[Column, ...]:
         schema = metadata.schema.to_arrow_schema()
         seen = Counter(schema.names)
         columns = [arrow_column(field.name, field.type) for field in schema]
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise DataError(f"{url}: the schema cannot be parsed ({first_line(error)}); the file is damaged. Write it again.") from error
     return tuple(
         column if seen[column.name] == 1

@@ -61,7 +61,7 @@ class Readers:
 
     def _open(self, shard: int) -> Reader:
         described = self._dataset.shards[shard]
-        return ParquetReader(described) if described.format == "parquet" else ZarrReader(described, self._buffers)
+        return ParquetReader(described, self._dataset.columns) if described.format == "parquet" else ZarrReader(described, self._buffers)
 
 
 class Forward:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -15,27 +16,38 @@ from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from streamtrain.buffers import Buffers
-from streamtrain.errors import DataError
+from streamtrain.errors import DataError, shown
 from streamtrain.storage.decode import decode_numpy, numpy_column
-from streamtrain.types import Column, Shard
+from streamtrain.types import MAX_ROWS, Column, Shard
+
+#: Codecs that are decoded; any other is refused before zarr may look for a plugin of that name. None of them runs code.
+_CODECS = frozenset({
+    "bytes", "transpose", "gzip", "zstd", "blosc", "crc32c", "sharding_indexed",
+    *(f"numcodecs.{name}" for name in (
+        "blosc", "lz4", "zstd", "zlib", "gzip", "bz2", "lzma", "shuffle", "delta", "fixedscaleoffset", "bitround", "quantize", "packbits",
+        "astype", "crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3", "pcodec", "zfpy",
+    )),
+})  # fmt: skip
+_MAX_METADATA_BYTES = 1 << 26
+_MISSING = np.uint64(2**64 - 1)
 
 # zarr's config is one object for the process: a `with` around open must not overlap another thread's.
 _CONFIG = Lock()
 
 
 def is_zarr(url: str) -> bool:
-    """Whether a folder says that it is a Zarr v3 node, or an older one that deserves a refusal by name."""
-    return any(os.path.isfile(os.path.join(url, name)) for name in ("zarr.json", ".zarray", ".zgroup"))
+    """Whether a folder says that it is a Zarr v3 node, or an older one or N5, which deserve a refusal by name."""
+    return any(os.path.isfile(os.path.join(url, name)) for name in ("zarr.json", ".zarray", ".zgroup")) or _is_n5(url)
 
 
 def describe_zarr(url: str) -> Shard:
     """The shard of one Zarr array or group, from metadata and the list of chunks; no chunk is read.
 
-    Raises DataError for Zarr v2 and N5, for unknown codecs, and for chunks that are missing (they would read as the fill
-    value, silently) or cut short.
+    Raises DataError for Zarr v2 and N5, for unknown codecs, and for chunks, also those inside shards of chunks, that are
+    missing (they would read as the fill value, silently) or cut short.
     """
-    files = _list_files(url)
     node = _open_node(url)
+    files = _list_files(url)
     arrays = _arrays(node)
     for name, array in arrays.items():
         _refuse_bad_chunks(url, name, array, files)
@@ -44,11 +56,13 @@ def describe_zarr(url: str) -> Shard:
     if len(lengths) != 1:
         raise DataError(f"{url}: its arrays have different lengths: {sorted(lengths)}. Every column needs the same rows.")
     (num_rows,) = lengths
+    if num_rows < 0 or num_rows > MAX_ROWS:
+        raise DataError(f"{url}: the shape claims {num_rows:,} rows; the metadata is damaged. Write the array again.")
     step = max(array.chunks[0] for array in arrays.values() if array.ndim)
     return Shard(
         url=url, format="zarr", num_rows=num_rows, num_bytes=sum(files.values()),
         boundaries=np.append(np.arange(0, num_rows, max(step, 1), dtype=np.int64), num_rows),
-        columns=columns, source=_hash_source(url, files),
+        columns=columns, source=_hash_source(url, files), read_rows=_read_rows(arrays),
     )
 
 
@@ -70,6 +84,7 @@ class ZarrReader:
         self._url = shard.url
         self._places = {column.name: i for i, column in enumerate(shard.columns)}
         self._arrays = _open_fast(shard.url)
+        self._refuse_other(shard)
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """Rows `[start, stop)` of `columns`: strided views of one decoded block, or one array a column."""
@@ -78,9 +93,20 @@ class ZarrReader:
             return tuple(decode_numpy(name, block[:, self._places[name]], decoded_type) for name in columns)
         return tuple(decode_numpy(name, self._decode(name, start, stop), decoded_type) for name in columns)
 
+    def _refuse_other(self, shard: Shard) -> None:
+        """What a manifest says of a shard must be what its metadata say: reads go by the first, decoding by the second."""
+        lengths = {array.shape[0] for array in self._arrays.values() if array.ndim}
+        width = self._arrays[""].shape[1] if "" in self._arrays else len(self._arrays)
+        if lengths != {shard.num_rows} or width != len(shard.columns) or _read_rows(self._arrays) > shard.read_rows:
+            raise DataError(f"{shard.url}: rows, columns or chunks are not those that were described. Write the array again.")
+        for column in shard.columns:
+            array = self._arrays.get("" if "" in self._arrays else column.name)
+            if array is None or numpy_column(column.name, array.dtype).decoded_type not in (column.decoded_type, "float32"):
+                raise DataError(f"{shard.url}: column {column.name!r} is not of the type that was described. Write the array again.")
+
     def _decode(self, name: str, start: int, stop: int) -> np.ndarray:
         array = self._arrays[name]
-        for key in _chunk_keys(array, start, stop):
+        for _, key in _chunk_keys(array, start, stop):
             if not os.path.exists(os.path.join(self._url, name, key)):
                 raise DataError(f"{self._url}: chunk {_join_key(name, key)} is missing. Restore it, or write the array again.")
         out = self._buffers.lend((stop - start, *array.shape[1:]), array.dtype)
@@ -158,13 +184,51 @@ def _open_node(url: str) -> zarr.Array | zarr.Group:
     if not os.path.isfile(os.path.join(url, "zarr.json")):
         raise DataError(f"{url}: not Zarr v3 (no zarr.json). Convert Zarr v2 or N5 to Zarr v3 first.")
     try:
-        with open(os.path.join(url, "zarr.json"), encoding="utf-8") as file:
-            kind = json.load(file)["node_type"]
+        kind = _read_metadata(url)["node_type"]
         if kind == "array":
             return zarr.open_array(url, mode="r", zarr_format=3)
+        for name in sorted(os.listdir(url)):
+            if os.path.isfile(os.path.join(url, name, "zarr.json")):
+                _read_metadata(os.path.join(url, name))
         return zarr.open_group(url, mode="r", zarr_format=3, use_consolidated=False)
-    except Exception as error:  # hostile metadata raises KeyError, TypeError, zarr's own errors …
+    except (DataError, MemoryError):
+        raise
+    except (Exception, RecursionError) as error:  # hostile metadata raises KeyError, TypeError, zarr's own errors …
         raise DataError(f"{url}: the Zarr metadata is refused: {_one_line(error)}. Write the array with codecs that zarr knows.") from error
+
+
+def _read_metadata(url: str) -> Mapping[str, object]:
+    """`zarr.json` of one node, its codecs known by name. Raises DataError for others, and whatever damaged JSON raises."""
+    path = os.path.join(url, "zarr.json")
+    if os.path.getsize(path) > _MAX_METADATA_BYTES:
+        raise DataError(f"{path}: {os.path.getsize(path):,} bytes of metadata; the limit is {_MAX_METADATA_BYTES:,}. Write the array again.")
+    with open(path, encoding="utf-8") as file:
+        metadata = json.load(file)
+    for name in _all_codecs(metadata.get("codecs", ())):
+        if name not in _CODECS:
+            raise DataError(f"{url}: the Zarr metadata is refused: the codec {name!r} is not known. Write the array with zstd, blosc or gzip.")
+    return metadata
+
+
+def _all_codecs(codecs: Sequence[Mapping]) -> Iterator[str]:
+    """The names of codecs, those inside shards of chunks too."""
+    for codec in codecs:
+        yield str(codec if isinstance(codec, str) else codec["name"])
+        inside = {} if isinstance(codec, str) else codec.get("configuration") or {}
+        for part in ("codecs", "index_codecs"):
+            yield from _all_codecs(inside.get(part, ()))
+
+
+def _is_n5(url: str) -> bool:
+    try:
+        return any(f'"{word}"' in Path(url, "attributes.json").read_text(encoding="utf-8") for word in ("n5", "blockSize"))
+    except (OSError, ValueError):
+        return False
+
+
+def _read_rows(arrays: Mapping[str, zarr.Array]) -> int:
+    """The most rows that are decoded at once: a chunk is decoded whole, whatever part of it lies within the shape."""
+    return max(array.chunks[0] for array in arrays.values() if array.ndim)
 
 
 def _arrays(node: zarr.Array | zarr.Group) -> dict[str, zarr.Array]:
@@ -208,12 +272,18 @@ def _group_columns(url: str, group: zarr.Group, arrays: dict[str, zarr.Array]) -
 
 
 def _list_files(url: str) -> dict[str, int]:
-    """Relative path → size of every file below `url`."""
+    """Relative path → size of every file below `url`. Raises DataError for a pipe or device: reading it might never end."""
     files = {}
     for folder, _, names in os.walk(url):
         for name in names:
             path = os.path.join(folder, name)
-            files[Path(os.path.relpath(path, url)).as_posix()] = os.path.getsize(path)
+            try:
+                about = os.stat(path)
+            except OSError as error:
+                raise DataError(f"{shown(path)}: cannot be read: {error.strerror or error}. Restore it, or write the array again.") from error
+            if not stat.S_ISREG(about.st_mode):
+                raise DataError(f"{shown(path)}: not a regular file. Move it out of the array.")
+            files[Path(os.path.relpath(path, url)).as_posix()] = about.st_size
     return files
 
 
@@ -237,14 +307,14 @@ def _ends_in_checksum(metadata: bytes) -> bool:
         return False
 
 
-def _chunk_keys(array: zarr.Array, start: int, stop: int) -> Iterator[str]:
-    """The stored objects (chunks, or shards of chunks) that hold rows `[start, stop)`."""
+def _chunk_keys(array: zarr.Array, start: int, stop: int) -> Iterator[tuple[tuple[int, ...], str]]:
+    """Place in the grid and key of the stored objects (chunks, or shards of chunks) that hold rows `[start, stop)`."""
     shape = array.shards or array.chunks
     counts = [-(-length // size) for length, size in zip(array.shape[1:], shape[1:], strict=True)]
     rows = range(start // shape[0], -(-stop // shape[0])) if array.ndim else ()
     for row in rows:
         for rest in product(*map(range, counts)):
-            yield array.metadata.encode_chunk_key((row, *rest))
+            yield (row, *rest), array.metadata.encode_chunk_key((row, *rest))
 
 
 def _refuse_bad_chunks(url: str, name: str, array: zarr.Array, files: dict[str, int]) -> None:
@@ -252,7 +322,7 @@ def _refuse_bad_chunks(url: str, name: str, array: zarr.Array, files: dict[str, 
         return
     stored = _stored_bytes(array)
     # Lazily: metadata may claim any number of chunks, and the first that is missing ends the walk.
-    for key in (_join_key(name, key) for key in _chunk_keys(array, 0, array.shape[0])):
+    for place, key in ((place, _join_key(name, key)) for place, key in _chunk_keys(array, 0, array.shape[0])):
         if key not in files:
             raise DataError(
                 f"{url}: the shape is {array.shape}, but chunk {key} is missing and would read as the fill value. Restore it, or write"
@@ -260,6 +330,39 @@ def _refuse_bad_chunks(url: str, name: str, array: zarr.Array, files: dict[str, 
             )
         if stored is not None and files[key] != stored:
             raise DataError(f"{url}: chunk {key} has {files[key]:,} bytes instead of {stored:,}. Restore it, or write the array again.")
+        if array.shards:
+            _refuse_bad_inner_chunks(url, place, key, array, files[key])
+
+
+def _refuse_bad_inner_chunks(url: str, place: tuple[int, ...], key: str, array: zarr.Array, num_bytes: int) -> None:
+    """The index of a shard of chunks: (offset, size) of each, all ones where one is missing; Zarr's sharding codec, v1.0."""
+    codec = array.metadata.codecs[0]
+    if len(array.metadata.codecs) > 1 or any(isinstance(inner, ShardingCodec) for inner in codec.codecs):
+        raise DataError(f"{url}: codecs around or shards inside the sharding codec are not read. Write the array with one level of shards.")
+    if [type(each) for each in codec.index_codecs] not in ([BytesCodec], [BytesCodec, Crc32cCodec]):
+        raise DataError(f"{url}: the index codecs of its shards are not read. Write the array with bytes and crc32c.")
+    counts = [outer // inner for outer, inner in zip(array.shards, array.chunks, strict=True)]
+    size = 16 * prod(counts)
+    stored = size + 4 * (len(codec.index_codecs) - 1)
+    if num_bytes < stored:
+        raise DataError(f"{url}: chunk {key} has {num_bytes:,} bytes, and its index alone {stored:,}. Restore it, or write the array again.")
+    order = "<" if codec.index_codecs[0].endian.value == "little" else ">"
+    with open(Path(url, key), "rb") as file:
+        file.seek(0 if codec.index_location.value == "start" else num_bytes - stored)
+        index = np.frombuffer(file.read(size), dtype=f"{order}u8").reshape(*counts, 2)
+    # An inner chunk beyond the array's edge may be left out; its rows do not exist.
+    for axis, count in enumerate(counts):
+        kept = min(count, -(-(array.shape[axis] - place[axis] * array.shards[axis]) // array.chunks[axis]))
+        index = index[(slice(None),) * axis + (slice(0, kept),)]
+    offsets, sizes = index[..., 0], index[..., 1]
+    if (offsets == _MISSING).any():
+        inner = tuple(int(axis[0]) for axis in np.nonzero(offsets == _MISSING))
+        raise DataError(
+            f"{url}: inner chunk {inner} of chunk {key} is missing and would read as the fill value. Restore it, or write the array again"
+            f" (with write_empty_chunks=True if it was left out as empty)."
+        )
+    if ((offsets > num_bytes) | (sizes > num_bytes)).any() or (offsets + sizes > num_bytes).any():
+        raise DataError(f"{url}: the index of chunk {key} points beyond its {num_bytes:,} bytes. Restore it, or write the array again.")
 
 
 def _stored_bytes(array: zarr.Array) -> int | None:

@@ -50,8 +50,8 @@ def parquet_large_group(tmp: Path) -> Case:
 
 def parquet_folder(tmp: Path) -> Case:
     values = numbers()
-    write_parquet(tmp / "data" / "p=1" / "a.parquet", values[:10])
-    write_parquet(tmp / "data" / "p=1" / "b.parquet", values[10:700])
+    write_parquet(tmp / "data" / "p1" / "a.parquet", values[:10])
+    write_parquet(tmp / "data" / "p1" / "b.parquet", values[10:700])
     write_parquet(tmp / "data" / "z.parquet", values[700:])
     write_parquet(tmp / "data" / "_temporary" / "part.parquet", values)
     return Case(tmp / "data", values)
