@@ -11,11 +11,12 @@ from functools import partial
 
 import numpy as np
 
-from streamtrain.budget import Budget, reset_peak_rss, rss_bytes
+from streamtrain.budget import Budget, default_readers, reset_peak_rss, rss_bytes
 from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
+from streamtrain.learners.cores import Cores
 from streamtrain.learners.engines import ENGINES, choose_engine, is_out_of_memory
-from streamtrain.learners.fused_engine import one_blas_thread
+from streamtrain.learners.fused_engine import gradient_slots, one_blas_thread
 from streamtrain.learners.learner import Learner
 from streamtrain.learners.model import Shape, initial_parameters
 from streamtrain.learners.torch_engine import PART_ROWS
@@ -105,6 +106,7 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     epoch_rows = dataset.num_rows - source.holdout.num_rows
     fixed = 8 * width * max(source.holdout.num_rows, config.eval.eval_rows if other else 0)
     fixed += learners * rates * shape.num_parameters * 4 * 6  # parameters, gradient, two moments, two temporaries
+    fixed += learners * rates * shape.num_parameters * 4 * gradient_slots(NO_LAST_ROW, shape.num_parameters)  # of the largest minibatch
     fixed += rates * PART_ROWS * sum(shape.widths) * 4 * 3  # activations, their gradients, a temporary: one learner at a time
     fixed += 4 * width * TIMED_ROWS  # the block that steps are timed on
     budget = stream_budget(source, window_rows, config.fetch, fixed_bytes=fixed)
@@ -159,9 +161,14 @@ def run_pass(prepared: Prepared, learners: list[Learner], trial: int, emit: Emit
     nulls: NullCounts = Counter()
     active = list(learners)
     blocks = prepared.blocks(trial, stats)
-    # Fused engines release the interpreter: learners run side by side, each on one core. Torch brings its own threads.
-    workers = prepared.budget.readers if prepared.engine == "fused" else 1
-    with ThreadPoolExecutor(workers, thread_name_prefix="streamtrain-learner") as pool, one_blas_thread(prepared.engine == "fused"):
+    # Fused learners go side by side, and their replicas share the cores. Torch brings its own threads.
+    fused = prepared.engine == "fused"
+    with (
+        ThreadPoolExecutor(len(learners) if fused else 1, thread_name_prefix="streamtrain-learner") as pool, one_blas_thread(fused),
+        Cores(prepared.config.train.threads or default_readers()) as cores,
+    ):  # fmt: skip
+        for learner in learners if fused else ():
+            learner.engine.cores = cores
         try:
             for block in blocks:
                 rows_read += len(block.rows)

@@ -16,8 +16,13 @@ from numba import float32, float64, int32, njit
 from numba.core import types
 from numba.extending import intrinsic
 
+from streamtrain.kernels.atomics import fetch_add, store, wait_beyond
+
 #: Rows of a tile: 128 x 32 float32 of activations are 16 KB a layer.
 TILE_ROWS = 128
+
+#: Rows of a part: what one thread adds into one slot at a time, of a minibatch that several threads share.
+PART_ROWS = 256
 
 RELU, TANH, SILU, GELU, IDENTITY = range(5)
 SGD, ADAM, ADAMW = range(3)
@@ -149,10 +154,11 @@ def _forward(x, m, widths, parameters, work, activation):
 
 
 @njit(fastmath=_FAST, error_model="numpy")
-def _add_tile(rows, widths, parameters, gradient, work, activation, huber_delta):
+def _add_tile(rows, widths, parameters, gradient, work, activation, huber_delta, squares):
     """Add the sum of a tile's gradients to `gradient`; returns the sum of the rows' losses.
 
     `rows` (m, features + 1), m <= TILE_ROWS. The loss is ½r², or Huber's with `huber_delta` > 0 (½r² within, linear beyond).
+    `squares`: empty, or (m,) to be filled with the rows' squared gradient norms (see `add_squared_norms`).
     """
     m = rows.shape[0]
     layers = widths.shape[0] - 1
@@ -186,6 +192,8 @@ def _add_tile(rows, widths, parameters, gradient, work, activation, huber_delta)
         if layers > 1:
             for j in range(inputs):
                 d_below[row, j] = residual * weight[j]
+        if squares.shape[0]:
+            squares[row] = residual * residual * (_squared_length(below[row]) + float32(1.0))
     gradient[at + inputs] += bias_gradient
     # Backward through the hidden layers.
     scratch = work[work.shape[0] - _largest_weight(widths) :]
@@ -204,11 +212,22 @@ def _add_tile(rows, widths, parameters, gradient, work, activation, huber_delta)
             np.dot(d, parameters[at : at + size].reshape(inputs, outputs).T, d_below)
         else:
             below = x
+        if squares.shape[0]:
+            for row in range(m):
+                squares[row] += _squared_length(d[row]) * (_squared_length(below[row]) + float32(1.0))
         product = scratch[:size].reshape(inputs, outputs)
         np.dot(below.T, d, product)
         for k in range(size):
             gradient[at + k] += scratch[k]
     return loss
+
+
+@njit(fastmath=_FAST, error_model="numpy")
+def _squared_length(values):
+    total = float32(0.0)
+    for value in values:
+        total += value * value
+    return total
 
 
 @njit
@@ -227,8 +246,8 @@ def rate_factor(begin, end, warmup_rows, cosine_rows):
 
 
 @njit(fastmath=_FAST, error_model="numpy")
-def _step(parameters, gradient, moments, state, optimizer, lr, hyper):
-    """Update with the mean gradient of the rows carried, then clear both and count the step.
+def _step(parameters, gradients, moments, state, optimizer, lr, hyper):
+    """Update with the mean gradient of the rows carried, summed over `gradients` (slots, P), then clear both and count the step.
 
     `hyper`: momentum, nesterov, beta1, beta2, epsilon, decay, clip, warm-up rows, cosine rows.
     """
@@ -236,6 +255,11 @@ def _step(parameters, gradient, moments, state, optimizer, lr, hyper):
     lr = lr * rate_factor(state[2], state[2] + count, hyper[7], hyper[8])
     state[0], state[1], state[2] = 0, state[1] + 1, state[2] + count
     steps = state[1]
+    gradient = gradients[0]
+    for slot in range(1, gradients.shape[0]):
+        for i in range(gradient.shape[0]):
+            gradient[i] += gradients[slot, i]
+            gradients[slot, i] = float32(0.0)
     momentum, nesterov, beta1, beta2 = float32(hyper[0]), hyper[1], float32(hyper[2]), float32(hyper[3])
     epsilon, decay, clip = float32(hyper[4]), float32(hyper[5]), hyper[6]
     share = float32(1.0 / count)
@@ -267,30 +291,89 @@ def _step(parameters, gradient, moments, state, optimizer, lr, hyper):
         gradient[i] = float32(0.0)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def advance(rows, start, stop, batch_size, widths, parameters, gradient, moments, work, state, activation, huber_delta, optimizer, lr, hyper):
-    """Take every minibatch that ends in `[start, stop)` of a block; the rest stays in `gradient` as a sum.
-
-    `state` (int64): rows carried, steps taken, rows of those steps; all are moved on. Returns the sum of the rows' losses.
-    """
+@njit(error_model="numpy")
+def _add_rows(rows, start, end, widths, parameters, gradient, work, activation, huber_delta, squares):
+    """Add the gradients of rows `[start, end)` tile by tile; returns the sum of their losses."""
     loss = float64(0.0)
-    while start < stop:
-        end = min(stop, start + batch_size - state[0])
-        state[0] += end - start
-        while start < end:
-            tile = min(TILE_ROWS, end - start)
-            loss += _add_tile(rows[start : start + tile], widths, parameters, gradient, work, activation, huber_delta)
-            start += tile
-        if state[0] == batch_size:
-            _step(parameters, gradient, moments, state, optimizer, lr, hyper)
+    while start < end:
+        tile = min(TILE_ROWS, end - start)
+        loss += _add_tile(rows[start : start + tile], widths, parameters, gradient, work, activation, huber_delta, squares[:tile])
+        squares = squares[tile:]
+        start += tile
     return loss
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def finish(parameters, gradient, moments, state, optimizer, lr, hyper):
+def advance(
+    rows, start, stop, batch_size, widths, parameters, gradients, moments, work, state, losses, turn, carried, activation, huber_delta,
+    optimizer, lr, hyper,
+):  # fmt: skip
+    """Take every minibatch that ends in `[start, stop)` of a block; the rest stays in `gradients` as a sum.
+
+    `gradients` (slots, P): with one slot, minibatches are taken one after another on this thread. With more, any number of
+    threads may call this at once with the same arguments but `work`: each minibatch is cut into parts of `PART_ROWS` rows, part p
+    is added into slot p mod slots, a thread takes a slot at a time, and the one that finishes a minibatch's last slot sums
+    the slots in their order and steps. So the numbers do not depend on how many threads came.
+
+    `state` (int64): rows carried, steps taken, rows of those steps; all are moved on. `carried`: the rows carried before the call.
+    `losses` (float64, slots): the sums of the rows' losses are added. `turn` (int64, 16): zeros before the call, then the threads'
+    ticket (minibatch and next slot) and, a cache line further, how many slots are done.
+    """
+    nothing = work[:0]
+    if gradients.shape[0] == 1:
+        while start < stop:
+            end = min(stop, start + batch_size - state[0])
+            state[0] += end - start
+            losses[0] += _add_rows(rows, start, end, widths, parameters, gradients[0], work, activation, huber_delta, nothing)
+            start = end
+            if state[0] == batch_size:
+                _step(parameters, gradients, moments, state, optimizer, lr, hyper)
+        return
+    while True:
+        ticket = fetch_add(turn, 0, 1)
+        minibatch, slot = ticket >> 16, ticket & 0xFFFF
+        # Rows [begin, end) of the block are rows [offset, …) of this minibatch.
+        begin, offset = (start, carried) if minibatch == 0 else (start + minibatch * batch_size - carried, 0)
+        if begin >= stop:
+            return
+        end = min(stop, begin + batch_size - offset)
+        first, last = offset // PART_ROWS, (offset + end - begin - 1) // PART_ROWS
+        slots = min(gradients.shape[0], last - first + 1)
+        if slot >= slots:
+            wait_beyond(turn, 0, ((minibatch + 1) << 16) - 1)
+            continue
+        slot = (first + slot) % gradients.shape[0]
+        part = first + (slot - first) % gradients.shape[0]
+        loss = float64(0.0)
+        while part <= last:
+            low = max(begin, begin + part * PART_ROWS - offset)
+            high = min(end, begin + (part + 1) * PART_ROWS - offset)
+            loss += _add_rows(rows, low, high, widths, parameters, gradients[slot], work, activation, huber_delta, nothing)
+            part += gradients.shape[0]
+        losses[slot] += loss
+        if fetch_add(turn, 8, 1) == slots - 1:
+            state[0] += end - begin
+            if state[0] == batch_size:
+                _step(parameters, gradients, moments, state, optimizer, lr, hyper)
+            store(turn, 8, 0)
+            store(turn, 0, (minibatch + 1) << 16)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def finish(parameters, gradients, moments, state, optimizer, lr, hyper):
     """Take the carried rows, if any, as a minibatch of their own."""
     if state[0]:
-        _step(parameters, gradient, moments, state, optimizer, lr, hyper)
+        _step(parameters, gradients, moments, state, optimizer, lr, hyper)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def add_squared_norms(rows, widths, parameters, gradient, work, activation, huber_delta, squares):
+    """Each row's squared gradient norm into `squares` (float32, rows); the sum of the gradients is added to `gradient`.
+
+    |g|² = Σ over layers of (|a|² + 1)|δ|², a the layer's input and δ its output's gradient (Goodfellow 2015, arXiv:1510.01799):
+    no row's gradient is ever formed. Returns the sum of the rows' losses.
+    """
+    return _add_rows(rows, 0, rows.shape[0], widths, parameters, gradient, work, activation, huber_delta, squares)
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")

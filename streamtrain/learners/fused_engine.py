@@ -1,13 +1,15 @@
 """The fused engine: forward, backward and update of every minibatch of a block in one Numba call a replica, on the CPU."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from streamtrain.config import TrainConfig
 from streamtrain.kernels import mlp
+from streamtrain.learners.cores import Cores, OneThread, Task, Workspace
 from streamtrain.learners.engine import check_state
 from streamtrain.learners.model import Shape
 from streamtrain.learners.schedule import schedule_rows
@@ -18,22 +20,40 @@ _OPTIMIZERS = {"sgd": mlp.SGD, "adam": mlp.ADAM, "adamw": mlp.ADAMW}
 #: Adam's epsilon, as torch has it.
 EPSILON = 1e-8
 
+#: Rows of the smallest minibatch whose rows several threads share.
+SHARED_ROWS = 1024
+
+#: Slots of a shared minibatch's gradient: as many threads can work on it. Fewer where all of them would be more than this many floats.
+MOST_SLOTS, MOST_SLOT_FLOATS = 16, 2**18
+
+
+def gradient_slots(batch_size: int, num_parameters: int) -> int:
+    """Sums that the gradient of a minibatch is gathered in: a constant of the run, so threads never change a result."""
+    if batch_size < SHARED_ROWS:
+        return 1
+    return min(MOST_SLOTS, -(-batch_size // mlp.PART_ROWS), max(2, MOST_SLOT_FLOATS // num_parameters))
+
 
 class FusedEngine:
-    """See `Engine`. Run it inside `one_blas_thread`: its products are small, and learners are what runs in parallel."""
+    """See `Engine`. Run it inside `one_blas_thread`: its products are small, and replicas and parts are what runs in parallel.
+
+    Set `cores` to share threads with other engines; without, all is done on the caller's thread, to the same numbers.
+    """
 
     def __init__(
         self, shape: Shape, parameters_P: np.ndarray, batch_size: int, learning_rates: tuple[float, ...], train: TrainConfig,
         last_row: int | None = None,
     ):  # fmt: skip
         self.batch_size, self.learning_rates = batch_size, learning_rates
-        replicas = len(learning_rates)
+        self.cores: Cores | OneThread = OneThread()
+        replicas, slots = len(learning_rates), gradient_slots(batch_size, shape.num_parameters)
         self._widths = np.array(shape.widths, dtype=np.int64)
         self._parameters_RP = np.tile(parameters_P.astype(np.float32), (replicas, 1))
-        self._gradient_RP = np.zeros_like(self._parameters_RP)
-        self._moments_R2P = np.zeros((replicas, 2, len(parameters_P)), dtype=np.float32)
-        self._work = np.zeros(mlp.workspace_size(self._widths), dtype=np.float32)
+        self._gradients_RSP = np.zeros((replicas, slots, shape.num_parameters), dtype=np.float32)
+        self._moments_R2P = np.zeros((replicas, 2, shape.num_parameters), dtype=np.float32)
         self._counters_R3 = np.zeros((replicas, 3), dtype=np.int64)  # rows carried, steps, rows of those steps
+        self._losses_RS, self._turns_R = np.zeros((replicas, slots)), np.zeros((replicas, 16), dtype=np.int64)
+        self._work_floats = mlp.workspace_size(self._widths)
         self._activation, self._optimizer = _ACTIVATIONS[shape.activation], _OPTIMIZERS[train.optimizer]
         self._huber_delta = np.float32(train.huber_delta if train.loss == "huber" else 0)  # 0: ½r² everywhere
         self._hyper = np.array([
@@ -47,17 +67,21 @@ class FusedEngine:
 
     def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
         """See `Engine.advance`."""
-        return np.array([
-            mlp.advance(block, start, stop, self.batch_size, self._widths, self._parameters_RP[replica], self._gradient_RP[replica],
-                        self._moments_R2P[replica], self._work, self._counters_R3[replica], self._activation, self._huber_delta, self._optimizer,
-                        lr, self._hyper)
-            for replica, lr in enumerate(self.learning_rates)
-        ])  # fmt: skip
+        carried = int(self._counters_R3[0, 0])
+        self._turns_R[:] = 0
+        self._losses_RS[:] = 0
+        works = [partial(self._advance, replica, block, start, stop, carried) for replica in range(len(self.learning_rates))]
+        steps = (carried + stop - start) // self.batch_size
+        tasks = [Task(cost=self._cost(stop - start, steps), work=work) for work in works]
+        if self._gradients_RSP.shape[1] > 1:
+            tasks += [Task(cost=0, work=work) for work in works for _ in range(self.cores.threads - 1)]
+        self.cores.run(tasks)
+        return self._losses_RS.sum(axis=1)
 
     def finish_epoch(self) -> None:
         """See `Engine.finish_epoch`."""
         for replica in range(len(self.learning_rates)):
-            mlp.finish(self._parameters_RP[replica], self._gradient_RP[replica], self._moments_R2P[replica], self._counters_R3[replica],
+            mlp.finish(self._parameters_RP[replica], self._gradients_RSP[replica], self._moments_R2P[replica], self._counters_R3[replica],
                        self._optimizer, self.learning_rates[replica], self._hyper)  # fmt: skip
 
     def parameters(self) -> np.ndarray:
@@ -66,10 +90,26 @@ class FusedEngine:
 
     def evaluate(self, rows: np.ndarray) -> np.ndarray:
         """See `Engine.evaluate`."""
-        return np.array([
-            mlp.squared_error(rows, self._widths, parameters, self._work, self._activation) / max(len(rows), 1)
-            for parameters in self._parameters_RP
-        ])  # fmt: skip
+        squares_R = np.zeros(len(self.learning_rates))
+
+        def evaluate(replica: int, workspace: Workspace) -> None:
+            squares_R[replica] = mlp.squared_error(
+                rows, self._widths, self._parameters_RP[replica], workspace.floats(self._work_floats), self._activation
+            )
+
+        self._for_replicas(len(rows), evaluate)
+        return squares_R / max(len(rows), 1)
+
+    def gradient_norms(self, rows: np.ndarray) -> np.ndarray:
+        """Each row's squared gradient norm |g|² of the training loss, decay apart, at the present parameters: float32 (replicas, rows).
+
+        It costs a forward and a backward pass and changes nothing. For |G|² of the same rows see `gradient`.
+        """
+        return self._probe(rows)[0]
+
+    def gradient(self, rows: np.ndarray) -> np.ndarray:
+        """The mean gradient of the training loss over rows, decay apart, at the present parameters: float32 (replicas, P)."""
+        return self._probe(rows)[1] / np.float32(max(len(rows), 1))
 
     def state(self) -> dict[str, np.ndarray]:
         """See `Engine.state`."""
@@ -82,9 +122,36 @@ class FusedEngine:
         for name, array in own.items():
             array[:] = state[name]
 
+    def _advance(self, replica: int, block: np.ndarray, start: int, stop: int, carried: int, workspace: Workspace) -> None:
+        mlp.advance(
+            block, start, stop, self.batch_size, self._widths, self._parameters_RP[replica], self._gradients_RSP[replica],
+            self._moments_R2P[replica], workspace.floats(self._work_floats), self._counters_R3[replica], self._losses_RS[replica],
+            self._turns_R[replica], carried, self._activation, self._huber_delta, self._optimizer, self.learning_rates[replica], self._hyper,
+        )  # fmt: skip
+
+    def _probe(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        squares_RB = np.zeros((len(self.learning_rates), len(rows)), dtype=np.float32)
+        gradient_RP = np.zeros_like(self._parameters_RP)
+
+        def probe(replica: int, workspace: Workspace) -> None:
+            mlp.add_squared_norms(
+                rows, self._widths, self._parameters_RP[replica], gradient_RP[replica], workspace.floats(self._work_floats),
+                self._activation, self._huber_delta, squares_RB[replica],
+            )  # fmt: skip
+
+        self._for_replicas(len(rows), probe)
+        return squares_RB, gradient_RP
+
+    def _for_replicas(self, num_rows: int, work: Callable[[int, Workspace], None]) -> None:
+        self.cores.run([Task(cost=self._cost(num_rows, 0), work=partial(work, replica)) for replica in range(len(self.learning_rates))])
+
+    def _cost(self, num_rows: int, steps: int) -> float:
+        """Of one replica, in operations: six a weight and row, and an update's, which are slower, as thirty a weight."""
+        return 1.0 + self._parameters_RP.shape[1] * (6.0 * num_rows + 30.0 * steps)
+
     def _changing(self) -> dict[str, np.ndarray]:
         return {
-            "parameters": self._parameters_RP, "gradient": self._gradient_RP, "moments": self._moments_R2P, "counters": self._counters_R3,
+            "parameters": self._parameters_RP, "gradient": self._gradients_RSP, "moments": self._moments_R2P, "counters": self._counters_R3,
         }  # fmt: skip
 
 
