@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from streamtrain.errors import DataError
 from streamtrain.types import Shard, Span
+
+#: A plan holds about 100 bytes a span: at the default of 262,144 rows, 4 Mi spans are 10^12 rows.
+MAX_SPANS = 2**22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,8 +73,16 @@ def cut_spans(shards: Sequence[Shard], *, span_rows: int, window_rows: int) -> S
     spans        |  200  |100|50|50|50|...|50|50 |100|       slices of window_rows / 8
     ```
     Small neighbours join up to `span_rows`; a row group of at most `window_rows` is one span; a larger one becomes a
-    chain of slices of `window_rows / 8` rows, so that eight open chains fill a window.
+    chain of slices of `window_rows / 8` rows, so that eight open chains fill a window. Raises DataError, before any memory
+    is taken, when there would be more than MAX_SPANS.
     """
+    pieces = sum(shard.num_rows // max(1, min(span_rows, window_rows // 8)) for shard in shards)
+    fewest = sum(-(-shard.num_rows // max(span_rows, window_rows)) for shard in shards)
+    if fewest > MAX_SPANS or (pieces > MAX_SPANS and _count_spans(shards, span_rows, window_rows) > MAX_SPANS):
+        raise DataError(
+            f"{shards[0].url}: {sum(shard.num_rows for shard in shards):,} rows in {len(shards):,} shards make more than {MAX_SPANS:,} spans."
+            " Raise --span-rows and --window-rows; if there are not that many rows, the shards are damaged."
+        )
     shard_of, starts, stops, unit_sizes = [], [], [], []
     for number, shard in enumerate(shards):
         edges = _join(np.asarray(shard.boundaries, dtype=np.int64), span_rows)
@@ -91,6 +103,12 @@ def cut_spans(shards: Sequence[Shard], *, span_rows: int, window_rows: int) -> S
     ids = np.concatenate([[0], np.cumsum(columns[2] - columns[1])[:-1]])
     units = np.concatenate([[0], np.cumsum(np.concatenate(unit_sizes))])
     return Spans(shard=columns[0], start=columns[1], stop=columns[2], first_id=ids, unit_starts=units)
+
+
+def _count_spans(shards: Sequence[Shard], span_rows: int, window_rows: int) -> int:
+    step = max(1, window_rows // 8)
+    lengths = (np.diff(_join(np.asarray(shard.boundaries, dtype=np.int64), span_rows)) for shard in shards)
+    return sum(int(np.where(each > window_rows, -(-each // step), 1).sum()) for each in lengths)
 
 
 def _join(edges: np.ndarray, span_rows: int) -> np.ndarray:

@@ -1,14 +1,14 @@
 """Row ranges of a data set, decoded: one contract over every format."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 
 from streamtrain.buffers import Buffers
-from streamtrain.errors import DataError
+from streamtrain.errors import DataError, ResourceError
 from streamtrain.storage.parquet import ParquetForward, ParquetReader, first_line
 from streamtrain.storage.zarr import ZarrForward, ZarrReader
 from streamtrain.types import Dataset, Shard
@@ -43,14 +43,17 @@ class Readers:
         """Rows `[start, stop)` of shard number `shard`: one 1-D array per column of the data set, target last.
 
         Arrays have the data set's `decoded_type`; null is NaN; they may be strided or read-only, and belong to the caller.
-        Any range is right; ranges along the shard's boundaries are fast. Raises DataError naming file, rows and cause.
+        Any range is right; ranges along the shard's boundaries are fast. A read that fails is tried once more, since networks
+        and disks fail for a moment too. Raises DataError naming file, rows and cause, ResourceError when memory does not suffice.
         """
         described = self._dataset.shards[shard]
         assert 0 <= start <= stop <= described.num_rows, (shard, start, stop)
         if start == stop:
             return tuple(np.empty(0, dtype=self._dataset.decoded_type) for _ in self._dataset.columns)
-        with _typed_errors(described, start, stop):
-            columns = self._reader(shard).read(self._dataset.columns, self._dataset.decoded_type, start, stop)
+        for last in (False, True):
+            with suppress(_Again), _typed_errors(described, start, stop, last=last):
+                columns = self._reader(shard).read(self._dataset.columns, self._dataset.decoded_type, start, stop)
+                break
         assert all(len(column) == stop - start for column in columns)
         return columns
 
@@ -68,29 +71,45 @@ class Forward:
     """See `Readers.forward`."""
 
     def __init__(self, shard: Shard, dataset: Dataset):
-        self._shard = shard
-        with _typed_errors(shard, 0, shard.num_rows):
-            self._reader = _FORWARD[shard.format](shard, dataset.columns, dataset.decoded_type)
+        self._shard, self._dataset = shard, dataset
+        self._reader: ParquetForward | ZarrForward | None = None
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """As `Readers.read`."""
-        with _typed_errors(self._shard, start, stop):
-            return self._reader.read(start, stop)
+        for last in (False, True):
+            with suppress(_Again), _typed_errors(self._shard, start, stop, last=last):
+                if self._reader is None:
+                    self._reader = _FORWARD[self._shard.format](self._shard, self._dataset.columns, self._dataset.decoded_type)
+                return self._reader.read(start, stop)
+            self.close()  # a reader that failed has lost its place
+        raise AssertionError
 
     def close(self) -> None:
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+class _Again(Exception):
+    """A read failed for the first time."""
 
 
 @contextmanager
-def _typed_errors(shard: Shard, start: int, stop: int) -> Iterator[None]:
-    """Hostile bytes raise OSError, ArrowInvalid, UnicodeDecodeError, RuntimeError …: all become one DataError."""
+def _typed_errors(shard: Shard, start: int, stop: int, *, last: bool) -> Iterator[None]:
+    """Hostile bytes raise OSError, ArrowInvalid, UnicodeDecodeError, RuntimeError …: all become one DataError; before the
+    `last` attempt, `_Again`. What we refused ourselves stays refused."""
     try:
         yield
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise ResourceError(
+            f"{_place(shard, start, stop)} do not fit in memory: {first_line(error)}. Close other programs, or run streamtrain ingest, which"
+            f" writes small row groups."
+        ) from error
     except DataError as error:
         raise error if shard.url in str(error) else DataError(f"{_place(shard, start, stop)}: {error}") from error
     except Exception as error:
+        if not last:
+            raise _Again from error
         raise DataError(
             f"{_place(shard, start, stop)} cannot be decoded: {first_line(error)}. Restore the file, or leave it out of the data set."
         ) from error

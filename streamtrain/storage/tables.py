@@ -1,17 +1,18 @@
 """What `ingest` reads: CSV, Arrow, Parquet and Zarr as streams of pieces (decoded columns of any length)."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from streamtrain.errors import DataError
+from streamtrain.errors import DataError, shown
 from streamtrain.storage.dataset import Found, bind_columns, find_shards
-from streamtrain.storage.decode import arrow_column, decode_arrow
+from streamtrain.storage.decode import MAX_EXACT_INTEGER, arrow_column, decode_arrow
 from streamtrain.storage.locate import locate
 from streamtrain.storage.parquet import first_line, stream_parquet
 from streamtrain.storage.readers import Readers
@@ -67,13 +68,43 @@ def _csv_table(path: str) -> Table:
     }
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
-        read = csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)
-        convert = csv.ConvertOptions(column_types={name: types[name] for name in chosen}, include_columns=list(chosen))
-        with _one_error(path), csv.open_csv(path, read_options=read, convert_options=convert) as reader:
-            for batch in reader:
-                yield _decode(batch, chosen, decoded_type)
+        with _one_error(path), ExitStack() as stack:
+            texts: Iterator[pa.RecordBatch] = iter(())
+            read_texts = 0
+            for number, batch in enumerate(_csv_batches(stack, path, {name: types[name] for name in chosen})):
+                columns = _decode(batch, chosen, decoded_type)
+                # Only a piece with a number from ±2^53 on is looked at as text: was it whole, or too large for float64?
+                large = [np.flatnonzero(np.abs(column) >= MAX_EXACT_INTEGER) for column in columns]
+                if any(map(len, large)):
+                    if not read_texts:
+                        texts = _csv_batches(stack, path, dict.fromkeys(chosen, pa.string()))
+                    text = next(itertools.islice(texts, number - read_texts, None))
+                    read_texts = number + 1
+                    for name, rows in zip(chosen, large, strict=True):
+                        _refuse_rounded(name, text.column(name).take(rows).to_pylist())
+                yield columns
 
     return Table(url=path, columns=_unique(schema.names, [types[name] for name in schema.names]), pieces=pieces)
+
+
+def _csv_batches(stack: ExitStack, path: str, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    """Batches are cut by bytes of the file, so the same rows come together whatever the types."""
+    read = csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)
+    convert = csv.ConvertOptions(column_types=types, include_columns=list(types))
+    return iter(stack.enter_context(csv.open_csv(path, read_options=read, convert_options=convert)))
+
+
+def _refuse_rounded(name: str, texts: Sequence[str]) -> None:
+    """Raise DataError for a whole number that float64 would round, and for one that is beyond float64's largest."""
+    for text in map(str.strip, texts):
+        digits = text.lstrip("+-")
+        if digits.isdecimal() and (len(digits) > 4000 or int(digits) > MAX_EXACT_INTEGER):
+            raise DataError(
+                f"column {name!r}: the integer {shown(text[:40])} is beyond ±2^53 and would be rounded. Write it with a point if it is a"
+                " measurement, or leave it out with --features."
+            )
+        if not digits.lower().startswith("inf") and not np.isfinite(float(text)):
+            raise DataError(f"column {name!r}: {shown(text[:40])} is beyond float64. Mend the value, or leave the column out with --features.")
 
 
 def _arrow_table(path: str) -> Table:

@@ -96,8 +96,9 @@ def chain_bytes(spans: Spans, shards: Sequence[Shard], num_columns: int, itemsiz
     sliced = spans.is_slice(np.arange(len(spans)))
     if not sliced.any():
         return 0
-    rows = max(int(np.diff(shards[number].boundaries).max()) for number in np.unique(spans.shard[sliced]))
-    in_zarr = any(shards[number].format == "zarr" for number in np.unique(spans.shard[sliced]))
+    held = [shards[number] for number in np.unique(spans.shard[sliced])]
+    rows = max(max(int(np.diff(shard.boundaries).max()), shard.read_rows) for shard in held)
+    in_zarr = any(shard.format == "zarr" for shard in held)
     batch_rows = rows if in_zarr else min(rows, PARQUET_BATCH_ROWS)
     each = num_columns * (2 * batch_rows * itemsize + min(rows * itemsize, PARQUET_BUFFER_BYTES))
     num_chains = int((np.diff(spans.unit_starts) > 1).sum())

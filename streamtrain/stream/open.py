@@ -57,10 +57,19 @@ def stream_budget(source: Source, window_rows: int, fetch: FetchConfig, *, fixed
     itemsize = np.dtype(source.dataset.decoded_type).itemsize
     return make_budget(
         limit_bytes=fetch.memory or default_limit_bytes(), window_rows=min(window_rows, source.dataset.num_rows),
-        span_rows=int(source.spans.num_rows.max()), num_columns=source.num_columns, decoded_columns=source.decoded_columns,
+        span_rows=_most_read_rows(source), num_columns=source.num_columns, decoded_columns=source.decoded_columns,
         decoded_itemsize=itemsize, readers=fetch.readers or default_readers(),
         fixed_bytes=fixed_bytes + chain_bytes(source.spans, source.dataset.shards, source.decoded_columns, itemsize),
     )  # fmt: skip
+
+
+def _most_read_rows(source: Source) -> int:
+    """Rows that one decode may take: a span's, or those of a Zarr chunk that is larger than its array."""
+    spans = source.spans
+    sliced = np.zeros(len(source.dataset.shards), dtype=bool)
+    sliced[spans.shard[spans.is_slice(np.arange(len(spans)))]] = True  # chain_bytes counts these
+    padded = (shard.read_rows for shard, is_sliced in zip(source.dataset.shards, sliced, strict=True) if not is_sliced)
+    return max(int(spans.num_rows.max()), max(padded, default=0))
 
 
 def with_fill(source: Source) -> Source:

@@ -34,7 +34,7 @@ def test_advice_names_what_slows_or_endangers_a_run(tmp_path: Path) -> None:
     for i in range(5):
         write_parquet(tmp_path / "data" / f"b{i}.parquet", numbers(10, "float64"))
     advice = " ".join(inspect(open_shards(str(tmp_path / "data")), window_rows=50)["advice"])
-    expected = ["decoding them will be the bottleneck", "more than the window of 50", "ZSTD", "dictionary", "float64", "unverified"]
+    expected = ["decoding will be the bottleneck; `streamtrain ingest` would make it about", "more than the window of 50", "ZSTD", "dictionary", "float64", "unverified"]
     assert [words for words in [*expected, "largest shard"] if words not in advice] == []
     pq.write_table(pa.table({"a": pa.array([1.0, None]), "c": [1.0, 1.0], "y": [1.0, 2.0]}), tmp_path / "n.parquet")
     advice = " ".join(inspect(open_shards(str(tmp_path / "n.parquet")))["advice"])
