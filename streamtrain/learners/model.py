@@ -1,19 +1,25 @@
-"""The model: a multi-layer perceptron (linear when there is no hidden layer), and its parameters as one flat vector.
+"""The model: a multi-layer perceptron (linear when there is no hidden layer), or a module of the user's own (learners/factory.py).
 
-A replica's parameters lie in one row of a float32 array (replicas, P): for each layer the weight (inputs, outputs), then the
-bias (outputs).
+Its parameters are one flat vector. A perceptron's lie in one row of a float32 array (replicas, P): for each layer the weight (inputs, outputs), then the bias (outputs).
+
+Legend of shape suffixes: R replicas, B rows, D features, P parameters.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from streamtrain.learners.factory import Factory
 from streamtrain.order import WEIGHTS, make_key
 from streamtrain.types import Record, Standard
 
 ACTIVATIONS = {
     "relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "silu": torch.nn.SiLU, "gelu": torch.nn.GELU, "identity": torch.nn.Identity,
+}  # fmt: skip
+_FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": torch.relu, "tanh": torch.tanh, "silu": torch.nn.functional.silu, "gelu": torch.nn.functional.gelu, "identity": lambda x: x,
 }  # fmt: skip
 
 
@@ -33,18 +39,69 @@ class Shape:
     def num_parameters(self) -> int:
         return sum((inputs + 1) * outputs for inputs, outputs in self.layers)
 
+    @property
+    def num_features(self) -> int:
+        return self.widths[0]
 
-def initial_parameters(shape: Shape, seed: int, trial: int) -> np.ndarray:
-    """The weights of a trial, float32 (P,): uniform in ±1/√inputs, as `torch.nn.Linear` draws them.
+    @property
+    def values_a_row(self) -> int:
+        """Numbers that a forward pass keeps for each row."""
+        return sum(self.widths)
 
-    The same for every batch size and learning rate of the trial.
-    """
-    random = np.random.Generator(np.random.Philox(key=make_key(seed, trial, WEIGHTS)))
-    parts = []
-    for inputs, outputs in shape.layers:
-        bound = inputs**-0.5
-        parts += [random.uniform(-bound, bound, inputs * outputs), random.uniform(-bound, bound, outputs)]
-    return np.concatenate(parts).astype(np.float32)
+    def of_trial(self, seed: int, trial: int) -> "Shape":
+        """Itself: a perceptron holds nothing but its parameters."""
+        return self
+
+    def module(self) -> torch.nn.Module:
+        """The layers as a plain module; its weights are for `load_flat` to set."""
+        modules: list[torch.nn.Module] = []
+        for inputs, outputs in self.layers:
+            modules += [torch.nn.Linear(inputs, outputs), ACTIVATIONS[self.activation]()]
+        return torch.nn.Sequential(*modules[:-1])
+
+    def initial_parameters(self, seed: int, trial: int) -> np.ndarray:
+        """Uniform in ±1/√inputs, as `torch.nn.Linear` draws them: float32 (P,)."""
+        random = np.random.Generator(np.random.Philox(key=make_key(seed, trial, WEIGHTS)))
+        parts = []
+        for inputs, outputs in self.layers:
+            bound = inputs**-0.5
+            parts += [random.uniform(-bound, bound, inputs * outputs), random.uniform(-bound, bound, outputs)]
+        return np.concatenate(parts).astype(np.float32)
+
+    def load_flat(self, module: torch.nn.Module, flat_P: np.ndarray) -> None:
+        """Give a module of this shape the parameters of one replica."""
+        linear = [part for part in module.modules() if isinstance(part, torch.nn.Linear)]
+        pairs = views(torch.from_numpy(np.array(flat_P, dtype=np.float32))[None], self)
+        with torch.no_grad():
+            for part, (weight, bias) in zip(linear, pairs, strict=True):
+                part.weight.copy_(weight[0].T)
+                part.bias.copy_(bias[0, 0])
+
+    def stacked_forward(self, device: torch.device) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """A function of (flat parameters (R, P), x (B, D)) that gives (R, B, 1): every replica on the same rows."""
+        activation = _FUNCTIONS[self.activation]
+
+        def forward(flat_RP: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
+            *hidden_layers, (weight, bias) = views(flat_RP, self)
+            values = x_BD.expand(len(flat_RP), *x_BD.shape)
+            for hidden_weight, hidden_bias in hidden_layers:
+                values = activation(torch.baddbmm(hidden_bias, values, hidden_weight))
+            return torch.baddbmm(bias, values, weight)
+
+        return forward
+
+    def to_json(self) -> Record:
+        """What a model's file says of it."""
+        return {"widths": list(self.widths), "activation": self.activation}
+
+
+#: What a learner trains: the parts they share are one contract.
+Model = Shape | Factory
+
+
+def initial_parameters(model: Model, seed: int, trial: int) -> np.ndarray:
+    """The weights of a trial, float32 (P,): the same for every batch size and learning rate of the trial."""
+    return model.initial_parameters(seed, trial)
 
 
 def views(flat_RP: torch.Tensor, shape: Shape) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -66,7 +123,7 @@ class Network(torch.nn.Module):
     """
 
     def __init__(
-        self, shape: Shape, standard: Standard, features: tuple[str, ...], target: str, *, fill: np.ndarray | None = None,
+        self, shape: Model, standard: Standard, features: tuple[str, ...], target: str, *, fill: np.ndarray | None = None,
         transform: Record | None = None,
     ):  # fmt: skip
         super().__init__()
@@ -74,10 +131,7 @@ class Network(torch.nn.Module):
         self.register_buffer("fill", None if fill is None else torch.from_numpy(np.array(fill, dtype=np.float64)))
         for name, values in (("mean", standard.mean), ("scale", standard.scale)):
             self.register_buffer(name, torch.from_numpy(np.array(values, dtype=np.float64)))
-        modules: list[torch.nn.Module] = []
-        for inputs, outputs in shape.layers:
-            modules += [torch.nn.Linear(inputs, outputs), ACTIVATIONS[shape.activation]()]
-        self.layers = torch.nn.Sequential(*modules[:-1])
+        self.layers = shape.module()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Predictions for raw features (rows, features): (rows, 1) float32."""
@@ -91,9 +145,4 @@ class Network(torch.nn.Module):
 
     def load_flat(self, flat_P: np.ndarray) -> None:
         """Take over the parameters of one replica."""
-        linear = [module for module in self.layers if isinstance(module, torch.nn.Linear)]
-        pairs = views(torch.from_numpy(np.array(flat_P, dtype=np.float32))[None], self.shape)
-        with torch.no_grad():
-            for module, (weight, bias) in zip(linear, pairs, strict=True):
-                module.weight.copy_(weight[0].T)
-                module.bias.copy_(bias[0, 0])
+        self.shape.load_flat(self.layers, flat_P)
