@@ -22,17 +22,19 @@ def fit_steps(batch_sizes_M: Sequence[float] | np.ndarray, steps_M: Sequence[flo
     if sizes.size < 3:
         raise ValueError(f"two parameters need at least 3 batch sizes to be fitted and judged; got {sizes.size}")
 
-    def residuals(log_critical: float) -> np.ndarray:
-        rest = log_steps - np.log1p(np.exp(log_critical) / sizes)
-        return rest - rest.mean()
+    def residuals(log_critical: np.ndarray) -> np.ndarray:
+        rest = log_steps - np.log1p(np.exp(np.atleast_1d(log_critical))[:, None] / sizes)
+        return rest - rest.mean(axis=1, keepdims=True)
 
-    low, high = np.log(sizes.min() / 1e3), np.log(sizes.max() * 1e3)
-    grid = np.linspace(low, high, 200)
-    near = grid[np.argmin([residuals(point) @ residuals(point) for point in grid])]
-    bounds = (max(low, near - (grid[1] - grid[0])), min(high, near + (grid[1] - grid[0])))
-    found = minimize_scalar(lambda point: residuals(point) @ residuals(point), bounds=bounds, method="bounded", options={"xatol": 1e-9}).x
+    def squares(log_critical: np.ndarray) -> np.ndarray:
+        return (residuals(log_critical) ** 2).sum(axis=1)
+
+    grid, apart = np.linspace(np.log(sizes.min() / 1e3), np.log(sizes.max() * 1e3), 200, retstep=True)
+    near = grid[np.argmin(squares(grid))]
+    bounds = (max(grid[0], near - apart), min(grid[-1], near + apart))
+    found = minimize_scalar(lambda point: float(squares(point)[0]), bounds=bounds, method="bounded", options={"xatol": 1e-9}).x
     critical = float(np.exp(found))
-    return float(np.exp((log_steps - np.log1p(critical / sizes)).mean())), critical, float(np.sqrt(np.mean(residuals(found) ** 2)))
+    return float(np.exp((log_steps - np.log1p(critical / sizes)).mean())), critical, float(np.sqrt(squares(found)[0] / sizes.size))
 
 
 def critical_batch_size(batch_sizes_M: Sequence[float], steps_TM: Sequence[Sequence[float]] | np.ndarray) -> Mapping[str, Record | float]:
