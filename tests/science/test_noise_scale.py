@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 from streamtrain.science.fieller import fieller
 from streamtrain.science.noise_scale import (
-    adam_scale, block_bootstrap, noise_scale, variance_and_signal, variance_and_signal_from_norms, weighted_variance_and_signal,
+    adam_scale,
+    block_bootstrap,
+    noise_scale,
+    variance_and_signal,
+    variance_and_signal_from_norms,
+    weighted_variance_and_signal,
 )  # fmt: skip
 from streamtrain.science.oracle import gaussian_noise_scales
 from streamtrain.science.sqrt_law import group_variances, sqrt_m_slope

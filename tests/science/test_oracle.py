@@ -1,5 +1,6 @@
 """The exact oracle: its own identities, and the real trainer against it (SCIENCE.md §8, acceptance tests 2 to 5)."""
 
+import itertools
 import math
 
 import numpy as np
@@ -97,7 +98,7 @@ def test_fitted_critical_batch_size_agrees_with_the_oracles_own_fit():
         fitted.append(found["value"])
     assert 5 < fitted[2] / fitted[0] < 20  # tenfold for tenfold lower excess
     exact = [PAGE.critical_batch_size(target, 10.0 ** np.arange(1, 7)) for target in (1e-2, 1e-3, 1e-4)]
-    assert all(6 < after / before < 14 for before, after in zip(exact[:-1], exact[1:], strict=True))
+    assert all(6 < after / before < 14 for before, after in itertools.pairwise(exact))
 
 
 @given(st.floats(0, 6), st.lists(st.floats(0.01, 10), min_size=1, max_size=6), st.booleans())

@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamtrain.science.steps_law import (
-    adaptive_batch_bound, adaptive_saving, critical_batch_size, efficient_batch_size, fit_steps, goodput,
+    adaptive_batch_bound,
+    adaptive_saving,
+    critical_batch_size,
+    efficient_batch_size,
+    fit_steps,
+    goodput,
 )  # fmt: skip
 from streamtrain.science.throughput import StepTime, fit_overlap, fit_step_time, throughput_law
 
