@@ -10,6 +10,7 @@ from streamtrain.cli.terminal import plain_warnings, plural, show
 from streamtrain.types import Dataset
 
 _KIND, _NOISE = "the function of the features", "standard deviation of the noise, in those of the noiseless target"
+_SHIFT = "standard deviation of a shift of the target that all rows of a span share, in the same unit: to test shuffling"
 
 
 def generate(
@@ -18,6 +19,7 @@ def generate(
     rows: Annotated[int, Parameter(group=DATA, metavar="N", converter=count, n_tokens=1, help="how many: 10M, 64Ki, 1e9")] = 1_000_000,
     format: Annotated[Literal["parquet", "zarr"], Parameter(group=DATA, help="of the shards")] = "parquet",
     noise: Annotated[float, Parameter(group=DATA, metavar="X", help=_NOISE)] = 0.1,
+    cluster_shift: Annotated[float, Parameter(group=DATA, metavar="S", help=_SHIFT)] = 0.0,
     span_rows: SpanRows = 262_144,
     seed: Annotated[int, Parameter(group=GLOBAL, metavar="N", converter=count, n_tokens=1, help="the same seed gives the same rows")] = 0,
     output: Output = Output(),
@@ -26,7 +28,9 @@ def generate(
     import data_gen
 
     with plain_warnings(quiet=output.quiet):
-        dataset = data_gen.generate(Path(out), kind=kind, rows=rows, format=format, noise=noise, seed=seed, span_rows=span_rows)
+        dataset = data_gen.generate(
+            Path(out), kind=kind, rows=rows, format=format, noise=noise, cluster_shift=cluster_shift, seed=seed, span_rows=span_rows
+        )
     show(_text(dataset), _document(dataset), as_json=output.json)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from data_gen import KINDS, generate
 from streamtrain.errors import ConfigError
+from streamtrain.science.shuffle_quality import design_effect, intraclass_correlation
 from streamtrain.storage.readers import Readers
 from streamtrain.types import Dataset
 
@@ -37,12 +38,29 @@ def test_seeds_spans_and_noise_are_kept_apart(tmp_path: Path) -> None:
     np.testing.assert_allclose(quiet[:, 4], np.hypot(quiet[:, 0], u), rtol=1e-5)
 
 
+def test_rows_of_a_span_share_a_shift_of_known_variance(tmp_path: Path) -> None:
+    plain, shifted = (generate(tmp_path / str(s), kind="linear", rows=40_000, span_rows=100, noise=0.5, cluster_shift=s) for s in (0.0, 0.4))
+    before, after = _rows(plain).astype(float), _rows(shifted).astype(float)
+    np.testing.assert_array_equal(after[:, :4], before[:, :4])
+    moved = (after - before)[:, 4].reshape(400, 100)
+    np.testing.assert_allclose(moved, moved[:, :1] + np.zeros((1, 100)), atol=1e-5)
+    sd = 7.5**0.5
+    assert moved[:, 0].std() / sd == pytest.approx(0.4, rel=0.12) and abs(moved[:, 0].mean() / sd) < 0.07
+    noise = (after[:, 4] - 3 - after[:, :4] @ [1, -2, 0.5, 1.5]) / sd
+    assert shifted.truth is not None
+    assert noise.var() == pytest.approx(0.25 + 0.16, rel=0.06) and shifted.truth.noise_variance == pytest.approx(7.5 * 0.41)
+    assert shifted.truth.best_loss == pytest.approx(0.41 / 1.41) == shifted.truth.best_linear_loss
+    rho = intraclass_correlation(noise.reshape(400, 100).mean(axis=1)[:, None], (noise.reshape(400, 100) ** 2).mean(axis=1), 100)
+    assert rho["lo"] <= 0.16 / 0.41 <= rho["hi"] and design_effect(rho, 100)["lo"] > 1.1
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         pytest.param({"kind": "friedman"}, "Did you mean friedman", id="unknown kind"),
         pytest.param({"rows": 0}, "rows=0", id="no rows"),
         pytest.param({"noise": -1.0}, "noise", id="negative noise"),
+        pytest.param({"cluster_shift": -1.0}, "cluster_shift", id="negative shift"),
         pytest.param({"seed": 2**64}, "seed", id="seed too large"),
         pytest.param({"format": "csv"}, "parquet or zarr", id="unknown format"),
         pytest.param({"span_rows": 0}, "at least 1 row", id="empty spans"),
