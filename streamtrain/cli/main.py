@@ -26,6 +26,7 @@ VERBS = {
     "generate": ("Start", "streamtrain.cli.generate:generate", "Make shards with a known noise floor."),
     "ingest": ("Start", "streamtrain.cli.ingest:ingest", "Turn CSV, Parquet, Arrow or Zarr into verified shards."),
     "inspect": ("Start", "streamtrain.cli.inspect:inspect", "Say what a data set holds, from its footers only."),
+    "verify": ("Start", "streamtrain.cli.verify:verify", "Check every page, chunk and hash, and list every bad shard."),
     "sweep": ("Run", "streamtrain.cli.sweep:sweep", "Compare minibatch sizes on the same rows and recommend one."),
     "train": ("Run", "streamtrain.cli.train:train", "Train one model and save it."),
     "predict": ("Results", "streamtrain.cli.predict:predict", "Write a trained model's predictions for a data set."),

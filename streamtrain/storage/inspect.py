@@ -88,6 +88,7 @@ def _advice(document: dict[str, Any], window_rows: int) -> list[str]:
     spans, cure = document["span_rows"], f"streamtrain ingest writes row groups of {_GOOD_SPAN_ROWS:,} rows"
     gain = ingest_gain(document["format"], document["num_rows"] / document["num_spans"], len(document["columns"]))
     faster = f"`streamtrain ingest` would make it about {gain:.0f} times faster" if gain >= 1.5 else cure
+    unit = {"parquet": "Row groups", "zarr": "Chunks"}[document["format"]]
     nulls = [f"{column['name']} ({column['nulls']:,})" for column in document["columns"] if column["nulls"]]
     constant = [column["name"] for column in document["columns"] if column["min"] is not None and column["min"] == column["max"]]
     checks: Sequence[tuple[bool, str]] = (
@@ -97,7 +98,7 @@ def _advice(document: dict[str, Any], window_rows: int) -> list[str]:
          f"A row group has {spans['max']:,} rows, more than the window of {window_rows:,}: it is read in slices, and the shuffle is less"
          f" thorough; {cure}."),
         (spans["median"] < _SMALL_SPAN_ROWS and document["num_spans"] > document["num_shards"],
-         f"Row groups have {spans['median']:,.0f} rows (median): decoding will be the bottleneck; {faster}."),
+         f"{unit} have {spans['median']:,.0f} rows (median): decoding will be the bottleneck; {faster}."),
         (spans["median"] < _SMALL_SPAN_ROWS and document["num_shards"] > 100 and document["num_spans"] == document["num_shards"],
          f"{document['num_shards']:,} shards of {spans['median']:,.0f} rows (median): opening them will be the bottleneck; {faster}."),
         (document["shard_skew"] > 4,

@@ -96,7 +96,7 @@ def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry) -> Shar
 
     Raises DataError when they do not, and when the name leaves the folder.
     """
-    url = _safe_path(folder, entry.name)
+    url = safe_path(folder, entry.name)
     if not os.path.exists(url):
         raise DataError(f"{url}: listed in {MANIFEST_NAME}, but not there. Restore it, or write the data set again.")
     source = parquet_source(url) if manifest.format == "parquet" else zarr_source(url)
@@ -152,8 +152,8 @@ def hash_shard(url: str) -> str:
     return digest.hexdigest()
 
 
-def _safe_path(folder: str, name: str) -> str:
-    """The path of a shard, which must lie below the folder, links resolved."""
+def safe_path(folder: str, name: str) -> str:
+    """The path of a shard, which must lie below the folder, links resolved. Raises DataError when it does not."""
     parts = PurePosixPath(name).parts
     path = os.path.join(folder, name)
     root = os.path.realpath(folder)

@@ -83,35 +83,63 @@ class ZarrReader:
             raise DataError(f"{shard.url}: the array has changed since it was opened. Open the data set again.")
         self._url = shard.url
         self._places = {column.name: i for i, column in enumerate(shard.columns)}
-        self._arrays = _open_fast(shard.url)
+        self.arrays = _open_fast(shard.url)
         self._refuse_other(shard)
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """Rows `[start, stop)` of `columns`: strided views of one decoded block, or one array a column."""
-        if "" in self._arrays:
-            block = self._decode("", start, stop)
+        if "" in self.arrays:
+            block = self.decode("", start, stop)
             return tuple(decode_numpy(name, block[:, self._places[name]], decoded_type) for name in columns)
-        return tuple(decode_numpy(name, self._decode(name, start, stop), decoded_type) for name in columns)
+        return tuple(decode_numpy(name, self.decode(name, start, stop), decoded_type) for name in columns)
 
     def _refuse_other(self, shard: Shard) -> None:
         """What a manifest says of a shard must be what its metadata say: reads go by the first, decoding by the second."""
-        lengths = {array.shape[0] for array in self._arrays.values() if array.ndim}
-        width = self._arrays[""].shape[1] if "" in self._arrays else len(self._arrays)
-        if lengths != {shard.num_rows} or width != len(shard.columns) or _read_rows(self._arrays) > shard.read_rows:
+        lengths = {array.shape[0] for array in self.arrays.values() if array.ndim}
+        width = self.arrays[""].shape[1] if "" in self.arrays else len(self.arrays)
+        if lengths != {shard.num_rows} or width != len(shard.columns) or _read_rows(self.arrays) > shard.read_rows:
             raise DataError(f"{shard.url}: rows, columns or chunks are not those that were described. Write the array again.")
         for column in shard.columns:
-            array = self._arrays.get("" if "" in self._arrays else column.name)
+            array = self.arrays.get("" if "" in self.arrays else column.name)
             if array is None or numpy_column(column.name, array.dtype).decoded_type not in (column.decoded_type, "float32"):
                 raise DataError(f"{shard.url}: column {column.name!r} is not of the type that was described. Write the array again.")
 
-    def _decode(self, name: str, start: int, stop: int) -> np.ndarray:
-        array = self._arrays[name]
+    def decode(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows of one array as stored; see `read`."""
+        array = self.arrays[name]
         for _, key in _chunk_keys(array, start, stop):
             if not os.path.exists(os.path.join(self._url, name, key)):
                 raise DataError(f"{self._url}: chunk {_join_key(name, key)} is missing. Restore it, or write the array again.")
         out = self._buffers.lend((stop - start, *array.shape[1:]), array.dtype)
         array.get_basic_selection(slice(start, stop), out=NDBuffer.from_ndarray_like(out))
         return out
+
+
+def check_chunks(shard: Shard, limit_bytes: int) -> tuple[list[tuple[str, str]], bool]:
+    """Decode every chunk: (place, cause) of each bad one, and whether all chunks carry a crc32c, which decoding verifies.
+
+    Chunks that decode to more than `limit_bytes` are not decoded, and are bad.
+    """
+    reader, bad = ZarrReader(shard), []
+    for name, array in reader.arrays.items():
+        step = array.chunks[0]
+        num_bytes = step * prod(array.shape[1:]) * array.dtype.itemsize
+        if num_bytes > limit_bytes:
+            bad.append((f"array {name!r}", f"a row of chunks decodes to {num_bytes:,} bytes, more than the {limit_bytes:,} that memory allows"))
+            continue
+        for start in range(0, array.shape[0], step):
+            stop = min(start + step, array.shape[0])
+            try:
+                reader.decode(name, start, stop)
+            except Exception as error:  # whatever a decoder throws
+                keys = ", ".join(_join_key(name, key) for _, key in _chunk_keys(array, start, stop))
+                bad.append((f"chunk {keys}", f"rows {start:,} to {stop:,} cannot be decoded: {_one_line(error)}"))
+    return bad, all(_has_crc32c(array.metadata.codecs) for array in reader.arrays.values())
+
+
+def _has_crc32c(codecs: Sequence[object]) -> bool:
+    inner = [codec.codecs for codec in codecs if isinstance(codec, ShardingCodec)]
+    return any(isinstance(codec, Crc32cCodec) for codec in codecs) or any(map(_has_crc32c, inner))
 
 
 class ZarrForward:
