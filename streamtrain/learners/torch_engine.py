@@ -65,7 +65,7 @@ class TorchEngine:
         self._half_squares = loss_sums(shape, train.model_copy(update={"loss": "mse"}), self.device)
         self._gradient: Gradient = eager_gradient(shape, train, self.device)
         self._part_gradient = self._gradient
-        self._feed: DeviceFeed | None = None
+        self._feed = DeviceFeed(self.device, shape.num_features + 1, batch_size) if self.device.type == "cuda" else None
         self._replayed: ReplayedSteps | None = None
         self._compiled: CompiledSteps | None = None
         self._steps_at_once, self._ready = 0, False
@@ -136,8 +136,8 @@ class TorchEngine:
         started, self._ready = time.perf_counter(), True
         try:
             with self._settings(), torch.no_grad():
-                if self.device.type == "cuda":
-                    self._prepare_device()
+                if self._feed is not None:
+                    self._capture(self._feed)
                 elif self._train.compile == "on" or (self._train.compile == "auto" and self._compiling_pays()):
                     self._compile()
         except (MemoryError, torch.cuda.OutOfMemoryError):
@@ -167,16 +167,14 @@ class TorchEngine:
         steps(parameters_RP, moments, torch.zeros((at_once * self.batch_size, width), device=self.device), table)
         self._compiled, self._steps_at_once = steps, at_once
 
-    def _prepare_device(self) -> None:
-        if self._feed is None:
-            self._feed = DeviceFeed(self.device, self._model.num_features + 1, self.batch_size)
-        if self._train.compile == "off" or self.batch_size > self._feed.slot_rows:
+    def _capture(self, feed: DeviceFeed) -> None:
+        if self._train.compile == "off" or self.batch_size > feed.slot_rows:
             return
         gradient = self._gradient
         if self._train.compile == "on":
             gradient = torch.compile(pure_gradient(self._model, self._train, self.device), fullgraph=True, dynamic=False)
         self._replayed = ReplayedSteps(
-            gradient, self._train, self._parameters_RP, self._moments, self._feed.ring, self.batch_size, TABLE_STEPS
+            gradient, self._train, self._parameters_RP, self._moments, feed.ring, self.batch_size, TABLE_STEPS
         )  # fmt: skip
 
     def _compiling_pays(self) -> bool:
@@ -188,12 +186,9 @@ class TorchEngine:
         return saved > 2 * COMPILE_SECONDS
 
     def _rows_on_device(self, block: np.ndarray, start: int, stop: int) -> Iterator[torch.Tensor]:
-        if self.device.type == "cpu":
-            yield torch.from_numpy(block[start:stop])
-            return
         if self._feed is None:
-            self._feed = DeviceFeed(self.device, self._model.num_features + 1, self.batch_size)
-        yield from self._feed(block, start, stop, self._carried)
+            return iter([torch.from_numpy(block[start:stop])])
+        return self._feed(block, start, stop, self._carried)
 
     def _whole_rows(self, left: int) -> int:
         """Rows that whole steps take at once, of those left; 0 without whole steps."""
