@@ -37,6 +37,10 @@ def _lr_grid(value: Any) -> Any:
     return (value,) if isinstance(value, float) else value
 
 
+def _measures(value: Any) -> Any:
+    return {"all": ("noise", "curvature", "sharpness", "shuffle"), "none": ()}.get(value) if value in ("all", "none") else _split_names(value)
+
+
 def _on_off(value: Any) -> Any:
     return {"on": True, "off": False}.get(value, value) if isinstance(value, str) else value
 
@@ -67,6 +71,10 @@ Sizes = Annotated[tuple[int, ...], BeforeValidator(parse_sizes, json_schema_inpu
 Losses = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_losses, json_schema_input_type=_Numbers)]
 Holdout = Annotated[int | float | None, BeforeValidator(_holdout, json_schema_input_type=_Number | None)]
 Rates = Annotated[Annotated[int, Field(ge=1)] | tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_lr_grid, json_schema_input_type=_Numbers)]
+
+
+Rules = Annotated[tuple[Literal["tuned", "fixed", "linear", "sqrt"], ...], BeforeValidator(_split_names), Field(min_length=1)]
+Measures = Annotated[tuple[Literal["noise", "curvature", "sharpness", "shuffle"], ...], BeforeValidator(_measures)]
 
 
 class _Part(BaseModel):
@@ -122,7 +130,10 @@ class TrainConfig(_Part):
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd")
     nesterov: OnOff = Field(False, description="look ahead along sgd's momentum")
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of adam and adamw")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="of adam and adamw")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="of adam and adamw, for 1024 rows (beta2_per)")
+    beta2_per: Literal["1024 rows", "step"] = Field(
+        "1024 rows", description="what beta2 is the decay of: 1024 rows, so that its half-life is the same at every size, or one step"
+    )
     weight_decay: Annotated[float, Field(ge=0)] | None = Field(None, description="left out: 0.01 for adamw, none for the others")
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(None, description="longest minibatch gradient; longer ones are scaled down to it")
     schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate over the run's rows; cosine ends at 0")
@@ -135,6 +146,7 @@ class TrainConfig(_Part):
     epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="passes over the data; left out: 1")
     max_rows: PositiveCount | None = Field(None, description="rows each learner trains on, over as many epochs as needed")
     max_time: Seconds | None = Field(None, description="wall-clock seconds of all training passes together")
+    patience: PositiveCount | None = Field(None, description="`train` stops after so many evaluations without a smaller held-out loss")
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
@@ -146,6 +158,12 @@ class TrainConfig(_Part):
     def rate(self) -> float:
         """The learning rate: as given, or the optimizer's default."""
         return self.lr or (0.01 if self.optimizer == "sgd" else 0.004)
+
+    def at(self, batch_size: int) -> "TrainConfig":
+        """The same for one minibatch size: Adam's second moment forgets by rows, not by steps (Marek et al. 2025, arXiv 2507.07101)."""
+        if self.beta2_per == "step":
+            return self
+        return self.model_copy(update={"beta2": self.beta2 ** (batch_size / 1024)})
 
     @property
     def decay(self) -> float:
@@ -160,12 +178,25 @@ class EvalConfig(_Part):
     first_row: PositiveCount = Field(1024, description="evaluations at row 0, at first_row x 2^(k/2), and at the end")
 
 
+class CheckpointConfig(_Part):
+    """When a run is saved, so that it can go on after an interruption."""
+
+    every_seconds: Seconds = Field(30.0, description="at most so long apart, and after every 2 % of a pass where that comes first")
+    keep: PositiveCount = Field(3, description="checkpoints kept: the last ones")
+
+
 class SweepConfig(_Part):
     """What is compared."""
 
     batch_sizes: Sizes = Field((64, 256, 1024, 4096, 16384, 65536, 262144, 1048576), description="minibatch sizes: 64..1Mi*4,1M")
     lr_grid: Rates = Field(5, description="how many learning rates at each size, or a list of them")
     trials: PositiveCount = Field(5, description="seeds; each sets weights and row order")
+    halving: OnOff = Field(True, description="after each trial of the tuning, drop the worse half of a size's learning rates")
+    extend_grid: OnOff = Field(True, description="try rates beyond the grid at sizes whose best rate lies at its edge, up to three times")
+    lr_rule: Rules = Field(("tuned",), description="tuned, fixed, linear, sqrt: rates by size, lr at 1024 rows; the first is judged")
+    rerun: OnOff = Field(True, description="run each size's best rate again on as many fresh seeds, and judge by those alone")
+    confirm: OnOff = Field(True, description="train the recommended size and its neighbours from end to end, against the clock")
+    measure: Measures = Field(("noise", "shuffle"), description="noise, curvature, sharpness, shuffle; or all, or none")
     target_loss: Losses = Field((), description="held-out losses to reach; left out: chosen so that at least three sizes reach it")
 
 
@@ -178,6 +209,7 @@ class Config(_Part):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     sweep: SweepConfig = SweepConfig()
 
 
@@ -193,9 +225,11 @@ MODEL_FLAGS = {
     "loss": "train.loss", "optimizer": "train.optimizer", "lr": "train.lr",
     "engine": "train.engine", "device": "train.device", "epochs": "train.epochs", "max_rows": "train.max_rows", "max_time": "train.max_time",
 }
-TRAIN_FLAGS = DATA_FLAGS | MODEL_FLAGS | {"batch_size": "train.batch_size"}
+TRAIN_FLAGS = DATA_FLAGS | MODEL_FLAGS | {"batch_size": "train.batch_size", "patience": "train.patience"}
 SWEEP_FLAGS = DATA_FLAGS | MODEL_FLAGS | {
     "batch_sizes": "sweep.batch_sizes", "lr_grid": "sweep.lr_grid", "trials": "sweep.trials", "target_loss": "sweep.target_loss",
+    "halving": "sweep.halving", "lr_rule": "sweep.lr_rule", "measure": "sweep.measure", "confirm": "sweep.confirm",
+    "rerun": "sweep.rerun", "extend_grid": "sweep.extend_grid",
 }
 
 

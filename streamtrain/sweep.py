@@ -1,11 +1,18 @@
-"""The sweep: trials x batch sizes x learning rates. One pass over the data per trial feeds every one of them, on the same rows."""
+"""The sweep: trials x batch sizes x learning rates. One pass over the data feeds every learner of a trial, on the same rows.
+
+Passes follow one another as `science/tuning.py` reads it from the records: tuning, extensions of the grid, fresh seeds. Then the
+step and the stream are timed apart, and the recommended size is trained once more, from end to end.
+"""
 
 import time
 from dataclasses import asdict
 
 from streamtrain.budget import peak_rss_bytes
 from streamtrain.config import Config
+from streamtrain.confirm import confirm
 from streamtrain.passes import NO_LAST_ROW, Prepared, prepare, run_pass, warm_up
+from streamtrain.science.run import Run
+from streamtrain.science.tuning import EXTENDED_BY, PassPlan, choose_winners, is_tuned, next_fresh_pass, next_tuning_pass
 from streamtrain.timing import measure_throughput
 from streamtrain.types import Emit, Record
 
@@ -22,20 +29,60 @@ def learning_rates(config: Config) -> tuple[float, ...]:
 def sweep(config: Config, emit: Emit, describe: Record) -> None:
     """Run a sweep and emit its Records. `describe`: what the `run` record says beside what the sweep itself knows."""
     started = time.perf_counter()
-    sizes, rates, trials = config.sweep.batch_sizes, learning_rates(config), config.sweep.trials
-    prepared = prepare(config, learners=len(sizes), rates=len(rates))
+    sizes, rates = config.sweep.batch_sizes, learning_rates(config)
+    prepared = prepare(config, learners=len(sizes), rates=most_rates(config))
     compile_seconds, before = warm_up(prepared)
-    emit(run_record(prepared, describe, verb="sweep", compile_seconds=compile_seconds, sizes=sizes, rates=[rates] * len(sizes), trials=trials))
-    emit({"event": "baseline", **prepared.baselines})
-    share = None if config.train.max_time is None else config.train.max_time / trials
-    passes = []
-    for trial in range(trials):
-        learners = [prepared.learner(size, rates, trial) for size in sizes]
-        passes.append(run_pass(prepared, learners, trial, emit, max_seconds=share))
-    measure_throughput(prepared, sizes, emit)
-    rows_read = sum(record["rows_read"] for record in passes)
-    apart = sum(record["rows_read"] * record["replicas"] for record in passes)
-    emit(end_record(prepared, seconds=time.perf_counter() - started, rows_read=rows_read, passes=trials, saved=apart - rows_read, before=before))
+    header = run_record(
+        prepared, describe, verb="sweep", compile_seconds=compile_seconds, sizes=sizes, rates=[rates] * len(sizes), trials=config.sweep.trials
+    )
+    run = Run(header=header | sweep_rules(config))
+
+    def tell(record: Record) -> None:
+        run.add(record)
+        emit(record)
+
+    emit(run.header)
+    tell({"event": "baseline", **prepared.baselines})
+    while plan := next_tuning_pass(run):
+        _make_pass(prepared, run, plan, tell)
+    if "tuned" in run.rules:
+        tell(choose_winners(run))
+    while plan := next_fresh_pass(run):
+        _make_pass(prepared, run, plan, tell)
+    measure_throughput(prepared, sizes, tell)
+    if config.sweep.confirm:
+        confirm(prepared, run, tell)
+    rows_read = sum(record["rows_read"] for record in run.passes)
+    apart = sum(record["rows_read"] * record["replicas"] for record in run.passes)
+    emit(end_record(
+        prepared, seconds=time.perf_counter() - started, rows_read=rows_read, passes=len(run.passes), saved=apart - rows_read, before=before
+    ))  # fmt: skip
+
+
+def sweep_rules(config: Config) -> Record:
+    """What `science/tuning.py` reads of the config."""
+    sweep = config.sweep
+    return {
+        "lr": config.train.rate, "lr_rules": list(sweep.lr_rule), "halving": sweep.halving, "extend": sweep.extend_grid, "rerun": sweep.rerun,
+    }  # fmt: skip
+
+
+def most_rates(config: Config) -> int:
+    """Replicas of a batch size that one pass may have."""
+    tuned = max(len(learning_rates(config)), EXTENDED_BY) if "tuned" in config.sweep.lr_rule else 0
+    return tuned + (EXTENDED_BY if config.sweep.extend_grid and tuned > 1 else 0) + len(config.sweep.lr_rule)
+
+
+def _make_pass(prepared: Prepared, run: Run, plan: PassPlan, emit: Emit) -> None:
+    """Run one pass; under `--max-time` it has an equal share of what is left among the passes that are still foreseen."""
+    max_time, share = prepared.config.train.max_time, None
+    if max_time is not None:
+        used = sum(record["seconds"] for record in run.passes)
+        fresh = run.trials if run.header["rerun"] and is_tuned(run) else 0
+        foreseen = run.trials + fresh - sum(record["kind"] != "extension" for record in run.passes)
+        share = max(0.0, max_time - used) / max(1, foreseen)
+    learners = [prepared.learner(size, lrs, plan.trial) for size, lrs in plan.lrs.items()]
+    run_pass(prepared, learners, plan.trial, emit, kind=plan.kind, max_seconds=share)
 
 
 def run_record(

@@ -12,7 +12,8 @@ from streamtrain.errors import ConfigError
 from streamtrain.storage.ingest import ingest
 
 ROWS = 6_000
-SWEEP = {"batch_sizes": [32, 256, 5000], "lr_grid": 2, "trials": 2, "holdout": 1000, "window_rows": 2048, "hidden": "8,8", "memory": "64MiB"}
+SWEEP = {"batch_sizes": [32, 256, 5000], "lr_grid": 2, "trials": 2, "holdout": 1000, "window_rows": 2048, "hidden": "8,8", "memory": "64MiB",
+         "rerun": False, "extend_grid": False, "halving": False, "confirm": False, "measure": "none"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def convergence(out) -> list[dict]:
     """All that a run measured, less its times."""
     records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     kept = [record for record in records if record["event"] in ("baseline", "evaluation", "outcome", "pass")]
-    return [{key: value for key, value in record.items() if key not in ("seconds", "stats")} for record in kept]
+    return [{key: value for key, value in record.items() if not key.endswith("seconds") and key != "stats"} for record in kept]
 
 
 def test_parquet_zarr_readers_and_memory_give_the_same_losses_bit_for_bit(data, tmp_path):
@@ -47,8 +48,8 @@ def test_engines_agree(data, tmp_path):
 
 def test_a_sweep_and_train_share_rows_and_weights(data, tmp_path):
     """`train` is a sweep of one learner: the same losses as that cell of a sweep's first trial."""
-    common = {name: value for name, value in SWEEP.items() if name not in ("batch_sizes", "lr_grid", "trials")}
-    swept = convergence(streamtrain.sweep(data, out=tmp_path / "s", batch_sizes=[32, 64], lr_grid=[0.003], trials=1, **common).out)
+    common = {name: value for name, value in SWEEP.items() if name in ("holdout", "window_rows", "hidden", "memory")}
+    swept = convergence(streamtrain.sweep(data, out=tmp_path / "s", batch_sizes=[32, 64], lr_grid=[0.003], trials=1, confirm=False, measure="none", **common).out)
     streamtrain.train(data, out=tmp_path / "t", batch_size=64, lr=0.003, **common)
     trained = convergence(tmp_path / "t")
     assert [r for r in swept if r["event"] == "evaluation" and r["batch_size"] == 64] == [r for r in trained if r["event"] == "evaluation"]
@@ -102,6 +103,28 @@ def test_evaluation_on_other_data(data, tmp_path):
     assert summary["data"]["holdout_source"] == "eval_data"
     assert summary["data"]["holdout_rows"] == 2000
     assert 0 < summary["cells"][0]["holdout_loss"]["value"] < 1
+
+
+def test_the_whole_protocol_tunes_reruns_on_fresh_seeds_and_confirms(data, tmp_path):
+    flags = {"batch_sizes": [32, 128, 512], "lr_grid": [0.003, 0.03], "trials": 2, "holdout": 1000, "hidden": "8,8", "max_rows": 20_000}
+    result = streamtrain.sweep(data, out=tmp_path / "a", target_loss=0.2, lr_rule="tuned,linear", measure="none", **flags)
+    records = [json.loads(line) for line in (result.out / "events.jsonl").read_text().splitlines()]
+    passes = [(record["kind"], record["trial"]) for record in records if record["event"] == "pass"]
+    kinds = [kind for kind, _ in passes]
+    assert [one for one in passes if one[0] != "extension"] == [("tuning", 0), ("tuning", 1), ("fresh", 2), ("fresh", 3)]
+    assert kinds[0] == "tuning" and set(kinds[1:kinds.index("fresh")]) <= {"tuning", "extension"}
+    summary = result.summary
+    assert summary["fresh_seeds"] and summary["lr_rules"] == ["tuned", "linear"]
+    assert all(cell["steps_to_target"]["n"] == 2 for cell in summary["cells"] if cell["status"] == "reached")
+    assert [cell["lr"] for cell in summary["arms"]["linear"]] == [0.000125, 0.0005, 0.002]
+    recommended = summary["recommendation"]["batch_size"]
+    assert recommended in [one["batch_size"] for one in summary["confirmation"]]
+    for record in (record for record in records if record["event"] == "confirmation"):
+        assert record["trial"] in (2, 3) and 0 < record["seconds"] < 60 and record["fill_seconds"] > 0
+        cell = next(cell for cell in summary["cells"] if cell["batch_size"] == record["batch_size"])
+        reached = cell["rows_to_target"]
+        assert reached["lo"] is None or record["rows"] <= flags["max_rows"]
+        assert record["holdout_loss"] < 0.25  # between two evaluations the crossing is interpolated
 
 
 def test_one_bad_cell_never_ends_a_sweep(data, tmp_path):

@@ -13,11 +13,14 @@ from streamtrain.units import format_bytes
 INPUT_BOUND = 0.2
 _FEW_STEPS = 30
 
+#: A training that takes this much longer or shorter than predicted, for sure, is said.
+MOST_OFF = 1.25
+
 
 def warn(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> list[dict[str, str | None]]:
     """The warnings of a run as `{text, flag}`, most serious first; `flag` is None where none helps."""
     found = [
-        *_of_run(run, summary), *_of_outcomes(cells), *_of_losses(run, cells, summary), *_of_rates(run, cells), *_of_speed(summary)
+        *_of_run(run, summary), *_of_outcomes(cells), *_of_losses(run, cells, summary), *_of_rates(run, cells, summary), *_of_speed(summary)
     ]
     return [{"text": text, "flag": flag} for text, flag in found]
 
@@ -70,11 +73,11 @@ def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> W
         yield text, "--max-rows"
 
 
-def _of_rates(run: Run, cells: Sequence[Cell]) -> Warnings:
-    if any(len(run.rates(cell.batch_size)) > 1 for cell in cells):
+def _of_rates(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> Warnings:
+    if not summary["fresh_seeds"] and run.rules[0] == "tuned" and any(len(run.rates(cell.batch_size)) > 1 for cell in cells):
         text = "Learning rates were chosen on the same trials that judge them (the winner's curse): the figures are a little too good."
-        yield text, "--seed"
-    learned = [cell for cell in cells if cell.status in ("reached", "not_reached") and len(run.rates(cell.batch_size)) > 1]
+        yield text, "--set sweep.rerun=on"
+    learned = [cell for cell in cells if run.rules[0] == "tuned" and cell.status in ("reached", "not_reached") and len(run.rates(cell.batch_size)) > 1]
     for name, pick in (("smallest", min), ("largest", max)):
         edge = [cell for cell in learned if cell.lr == pick(run.rates(cell.batch_size))]
         if edge:
@@ -86,6 +89,11 @@ def _of_rates(run: Run, cells: Sequence[Cell]) -> Warnings:
 
 def _of_speed(summary: Mapping[str, Any]) -> Warnings:
     bound = [cell["batch_size"] for cell in summary["cells"] if (cell["wait_fraction"]["value"] or 0) > INPUT_BOUND]
+    for one in summary["confirmation"]:
+        lo, hi = one["ratio"]["lo"], one["ratio"]["hi"]
+        if lo is not None and (lo > MOST_OFF or hi < 1 / MOST_OFF):
+            ratio = one["ratio"]["value"]
+            yield f"{size_text(one['batch_size'])} took {ratio:.2g} times the seconds predicted: trust the ranking less than usual.", None
     if bound:
         yield f"{_list(bound)} waited for rows more than {INPUT_BOUND:.0%} of the time: input-bound.", "--readers"
     recommendation = summary["recommendation"]

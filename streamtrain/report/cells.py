@@ -1,9 +1,10 @@
 """A cell's figures, as `summary.json` has them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from streamtrain.science.cells import Cell, losses_at, seconds_to_target, throughput
-from streamtrain.science.interval import measure
+from streamtrain.science.interval import measure, paired_ratio
 from streamtrain.science.run import Run
 
 
@@ -32,3 +33,24 @@ def target_figures(run: Run, cell: Cell) -> dict[str, Any]:
     if cell.status != "reached":
         figures = {name: {"value": None, "n": figure["n"], "lo": None, "hi": None} for name, figure in figures.items()}
     return figures
+
+
+def confirmation(run: Run, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Sizes that were trained to the target from end to end: seconds predicted and measured, over the same trials.
+
+    `fill_seconds` came before the first block and is in neither; `ratio` is measured over predicted.
+    """
+    found = []
+    for cell in cells:
+        records = {one["trial"]: one for one in run.confirmations if one["batch_size"] == cell.batch_size}
+        predicted = seconds_to_target(run, cell)
+        both = sorted(records.keys() & predicted.keys())
+        if both:
+            measured = [records[trial]["seconds"] for trial in both]
+            ratio, lo, hi = paired_ratio(measured, [predicted[trial] for trial in both])
+            found.append({
+                "batch_size": cell.batch_size, "predicted_seconds": measure((predicted[trial] for trial in both), log=True),
+                "measured_seconds": measure(measured, log=True), "ratio": {"value": ratio, "n": len(both), "lo": lo, "hi": hi},
+                "fill_seconds": measure((records[trial]["fill_seconds"] for trial in both), log=True),
+            })  # fmt: skip
+    return found

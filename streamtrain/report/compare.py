@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from streamtrain.errors import DataError
 from streamtrain.report.figures import NOTHING, size_text, target_word
 from streamtrain.report.summary import summarize_run
-from streamtrain.science.cells import Cell, losses_at, make_cells, rows_in_common, seconds_to_target, throughput
+from streamtrain.science.cells import Cell, losses_at, rows_in_common, seconds_to_target, throughput
 from streamtrain.science.interval import paired_ratio
+from streamtrain.science.judge import arm_cells
 from streamtrain.science.ratio import independent_ratio
 from streamtrain.science.run import Run
 from streamtrain.units import format_count
@@ -51,7 +52,7 @@ def compare(a: Run, b: Run) -> Document:
         raise DataError(f"no batch size is in both runs: {_sizes(a)} and {_sizes(b)}. Compare runs that have a size in common.")
     summaries = summarize_run(a), summarize_run(b)
     target = summaries[0]["target_loss"]
-    cells = [{cell.batch_size: cell for cell in make_cells(run, target if run.has_holdout else None)} for run in (a, b)]
+    cells = [{cell.batch_size: cell for cell in arm_cells(run, run.rules[0], target)} for run in (a, b)]
     rows = rows_in_common([cells[side][size] for side in (0, 1) for size in shared if cells[side][size].status in ("reached", "not_reached")])
     pairs = paired(a, b)
     return {

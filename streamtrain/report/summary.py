@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from streamtrain.report.advice import warn
-from streamtrain.report.cells import cell_figures, target_figures
+from streamtrain.report.cells import cell_figures, confirmation, target_figures
 from streamtrain.report.verdict import describe, sentence
-from streamtrain.science.cells import Cell, choose_target, make_cells, rows_in_common, seconds_to_target
-from streamtrain.science.rule import Candidate, recommend
+from streamtrain.science.cells import rows_in_common
+from streamtrain.science.judge import arm_cells, judge
+from streamtrain.science.landmarks import landmarks
 from streamtrain.science.run import Run, collect
 from streamtrain.types import Record
 
@@ -25,34 +26,34 @@ def summarize(records: Iterable[Record]) -> dict[str, Any]:
 
 def summarize_run(run: Run) -> dict[str, Any]:
     """`summarize` for records that are already collected."""
-    target, chosen = _target(run)
-    cells = judged_cells(run, target)
+    judgement = judge(run)
+    target, cells, choice = judgement.target, judgement.cells, judgement.choice
     rows = rows_in_common(cells)
     figures = [cell_figures(run, cell, rows) for cell in cells]
-    choice = recommend([_candidate(run, cell) for cell in cells])
     recommendation = describe(run, cells, figures, choice, target)
     summary = {
         "schema_version": SCHEMA_VERSION,
         **{key: run.header.get(key) for key in ("verb", "version", "command", "trials", "epoch_rows")},
         "train_rows": run.train_rows,
         "target_loss": target,
-        "target_loss_chosen": chosen,
+        "target_loss_chosen": judgement.chosen,
+        "lr_rules": run.rules,
+        "fresh_seeds": judgement.fresh,
         "holdout_loss_at_rows": rows,
         "cells": figures,
         "recommendation": recommendation,
         "sentence": sentence(run, figures, recommendation, target),
         **_references(run),
-        "other_targets": [_other_target(run, other) for other in run.header.get("target_loss", [])[1:]],
+        "landmarks": landmarks(run, judgement),
+        "confirmation": confirmation(run, cells),
+        "measures": run.measures,
+        "arms": {rule: _arm(run, rule, target, rows) for rule in run.rules[1:]},
+        "other_targets": [_other_target(run, other, i) for i, other in enumerate(run.header.get("target_loss", [])[1:], 1)],
         **_costs(run),
         **{key: run.header.get(key) for key in ("data", "standard", "target_sd", "env", "config")},
     }
     summary["warnings"] = warn(run, cells, summary)
     return strict(summary)
-
-
-def judged_cells(run: Run, target: float | None) -> list[Cell]:
-    """The cells of a run at `target`; without a hold-out no target can be reached."""
-    return make_cells(run, target if run.has_holdout else None)
 
 
 def strict(value: Any) -> Any:
@@ -66,23 +67,14 @@ def strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _target(run: Run) -> tuple[float | None, str]:
-    """The loss by which sizes are judged: the first one given, else the automatic one."""
-    if not run.has_holdout:
-        return None, "none"
-    if given := run.header.get("target_loss"):
-        return float(given[0]), "given"
-    target = choose_target(run)
-    return target, "none" if target is None else "automatic"
+def _arm(run: Run, rule: str, target: float | None, rows: int | None) -> list[dict[str, Any]]:
+    """The cells of a rule that is shown beside the first and never judged, at the same target and rows."""
+    return [cell_figures(run, cell, rows) for cell in arm_cells(run, rule, target)]
 
 
-def _candidate(run: Run, cell: Cell) -> Candidate:
-    return Candidate(batch_size=cell.batch_size, status=cell.status, trials=len(cell.curves), seconds=seconds_to_target(run, cell))
-
-
-def _other_target(run: Run, target: float) -> dict[str, Any]:
+def _other_target(run: Run, target: float, place: int) -> dict[str, Any]:
     """A further target: each size at its best rate for it. It is shown, and never enters the recommendation."""
-    cells = judged_cells(run, target)
+    cells = arm_cells(run, run.rules[0], target, place)
     return {
         "target_loss": target,
         "cells": [{"batch_size": cell.batch_size, "lr": cell.lr, "status": cell.status, **target_figures(run, cell)} for cell in cells],

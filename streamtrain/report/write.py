@@ -12,9 +12,10 @@ from streamtrain.files import write_atomically
 from streamtrain.report.charts import chart_specs, whole_spec
 from streamtrain.report.drawing import draw
 from streamtrain.report.html import render_html
-from streamtrain.report.summary import judged_cells, summarize_run
+from streamtrain.report.summary import summarize_run
 from streamtrain.report.table import flat_rows, render_markdown
 from streamtrain.report.tables import make_tables
+from streamtrain.science.judge import arm_cells
 from streamtrain.science.run import collect
 from streamtrain.types import Record
 
@@ -28,7 +29,7 @@ def write_report(records: Iterable[Record], out_dir: Path) -> dict[str, Any]:
     """
     run = collect(records)
     summary = summarize_run(run)
-    tables = make_tables(run, judged_cells(run, summary["target_loss"]), summary)
+    tables = make_tables(run, arm_cells(run, run.rules[0], summary["target_loss"]), summary)
     specs = chart_specs(summary, tables)
     try:
         pictures = draw({name: whole_spec(spec, tables) for name, spec in specs.items()})

@@ -1,7 +1,7 @@
-"""One batch size at its best learning rate: its status and its figures."""
+"""One batch size at its learning rate: its status and its figures, from the trials that may judge it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,13 @@ from streamtrain.science.interval import measure
 from streamtrain.science.run import Curve, Run
 from streamtrain.types import Status
 
+#: The size at which `train.lr` is the rate of the rules that do not tune.
+REFERENCE_BATCH_SIZE = 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A batch size at its best rate. `steps_to_target` has the trials that reached the target.
+    """A batch size at one rate. `steps_to_target` has the trials that reached the target.
 
     `epoch_rows`: an epoch's last minibatch may be short, so steps x batch size would overstate the rows.
     """
@@ -49,32 +52,71 @@ def rows_of_steps(steps: float, batch_size: int, epoch_rows: int | None) -> floa
     return float(epochs * epoch_rows + min(rest, whole) * batch_size + max(rest - whole, 0) * short)
 
 
-def choose_target(run: Run) -> float | None:
-    """The target under which sizes are judged when none was given (`automatic_target` over the rates that finished)."""
+def rate_of_rule(rule: str, lr: float, batch_size: int) -> float:
+    """The learning rate of a rule that does not tune; `lr` is that of 1,024 rows.
+
+    `linear`: Goyal et al. 2017 (arXiv 1706.02677, §2.1); `sqrt`: Krizhevsky 2014 (arXiv 1404.5997, §5).
+
+    >>> rate_of_rule("fixed", 0.01, 4096), rate_of_rule("linear", 0.01, 4096), rate_of_rule("sqrt", 0.01, 4096)
+    (0.01, 0.04, 0.02)
+    """
+    ratio = batch_size / REFERENCE_BATCH_SIZE
+    return float(f"{lr * {'fixed': 1.0, 'linear': ratio, 'sqrt': ratio**0.5}[rule]:.6g}")
+
+
+def make_cell(run: Run, batch_size: int, lr: float, target: float | None, trials: Collection[int] | None = None) -> Cell:
+    """The cell of one size and rate over `trials` (all when None). A learner that did not finish reaches nothing."""
+    curves = run.curves.get((batch_size, lr), {})
+    curves = {trial: curve for trial, curve in sorted(curves.items()) if trials is None or trial in trials}
+    reached = {trial: first_crossing(c.steps, c.holdout_loss, target) for trial, c in curves.items() if target is not None and c.finished}
+    steps = {trial: value for trial, value in reached.items() if value is not None}
+    return Cell(
+        batch_size=batch_size, lr=lr, status=_status(curves, steps), curves=curves, steps_to_target=steps,
+        epoch_rows=run.header.get("epoch_rows"),
+    )  # fmt: skip
+
+
+def best_cell(run: Run, batch_size: int, rates: Sequence[float], target: float | None, trials: Collection[int] | None = None) -> Cell:
+    """The cell of the best rate: the fewest median rows to the target among the rates that reach it in every trial.
+
+    Where none does: the smallest median final loss (the training loss when nothing was held out).
+    """
+    return min((make_cell(run, batch_size, lr, target, trials) for lr in rates), key=lambda cell: rank(run, cell))
+
+
+def rank(run: Run, cell: Cell) -> tuple[bool, float, float, int, float]:
+    """What `best_cell` compares: smaller is better."""
+    reached = cell.status == "reached"
+    rows = float(np.median(list(cell.rows_to_target.values()))) if reached else math.inf
+    finals = [curve.final(curve.holdout_loss if run.has_holdout else curve.train_loss) for curve in cell.curves.values()]
+    final = sorted(finals)[len(finals) // 2] if finals else math.inf  # the upper median: defined with infinities
+    return not reached, rows, final, sum(not curve.finished for curve in cell.curves.values()), cell.lr
+
+
+def find_target(run: Run, rates: Mapping[int, Sequence[float]], trials: Collection[int] | None = None) -> float | None:
+    """The target under which sizes are judged when none was given: `automatic_target` over the rates that finished.
+
+    A rate counts when it finished all of `trials` (all that it ran, when None). A loss that the weights had before the first
+    step, or that a constant has, was not learned: None then.
+    """
     if not run.has_holdout:
         return None
+    used: list[Curve] = []
     curves: dict[int, list] = {}
-    for (size, _), trials in run.curves.items():
-        if all(curve.finished for curve in trials.values()):
-            curves.setdefault(size, []).append([(curve.steps, curve.holdout_loss) for curve in trials.values()])
+    for size, lrs in rates.items():
+        for lr in lrs:
+            ran = {trial: curve for trial, curve in run.curves.get((size, lr), {}).items() if trials is None or trial in trials}
+            used += ran.values()
+            if ran and all(c.finished for c in ran.values()) and (trials is None or len(ran) == len(trials)):
+                curves.setdefault(size, []).append([(curve.steps, curve.holdout_loss) for curve in ran.values()])
     target = automatic_target(curves)
-    # A loss that the weights had before the first step, or that a constant has, was not learned.
     constant = (run.baseline.get("best_constant_loss") or {}).get("value")
-    untrained = [c.holdout_loss[0] for trials in run.curves.values() for c in trials.values() if c.finished and c.holdout_loss]
+    untrained = [curve.holdout_loss[0] for curve in used if curve.finished and curve.holdout_loss]
     ceiling = min((loss for loss in [constant, *untrained] if loss is not None and math.isfinite(loss)), default=math.inf)
     return target if target is not None and target < ceiling else None
 
 
-def make_cells(run: Run, target: float | None) -> list[Cell]:
-    """One cell a batch size, in the order of the run, each at its best rate for `target`.
-
-    Best: the fewest median rows to the target among the rates that reach it in every trial; where none does, the smallest
-    median final loss (the training loss when nothing was held out). A learner that did not finish reaches nothing.
-    """
-    return [min((_cell(run, size, lr, target) for lr in run.rates(size)), key=lambda cell: _rank(run, cell)) for size in run.batch_sizes]
-
-
-def rows_in_common(cells: list[Cell]) -> int | None:
+def rows_in_common(cells: Sequence[Cell]) -> int | None:
     """The largest evaluation row reached by every cell that finished, in every trial; None if there is none."""
     seen = [
         {rows for rows, loss in zip(curve.rows, curve.holdout_loss, strict=True) if math.isfinite(loss)}
@@ -113,16 +155,6 @@ def seconds_to_target(run: Run, cell: Cell) -> dict[int, float]:
     return {trial: rows / speed for trial, rows in cell.rows_to_target.items()} if speed else {}
 
 
-def _cell(run: Run, size: int, lr: float, target: float | None) -> Cell:
-    curves = run.curves.get((size, lr), {})
-    reached = {trial: first_crossing(c.steps, c.holdout_loss, target) for trial, c in curves.items() if target is not None and c.finished}
-    steps = {trial: value for trial, value in reached.items() if value is not None}
-    return Cell(
-        batch_size=size, lr=lr, status=_status(curves, steps), curves=curves, steps_to_target=steps,
-        epoch_rows=run.header.get("epoch_rows"),
-    )  # fmt: skip
-
-
 def _status(curves: Mapping[int, Curve], reached: Mapping[int, float]) -> Status:
     outcomes = [curve.outcome for curve in curves.values()]
     if "out_of_memory" in outcomes:
@@ -132,11 +164,3 @@ def _status(curves: Mapping[int, Curve], reached: Mapping[int, float]) -> Status
     if all(outcome == "diverged" for outcome in outcomes):
         return "diverged"
     return "reached" if len(reached) == len(curves) else "not_reached"
-
-
-def _rank(run: Run, cell: Cell) -> tuple[bool, float, float, int, float]:
-    reached = cell.status == "reached"
-    rows = float(np.median(list(cell.rows_to_target.values()))) if reached else math.inf
-    finals = [curve.final(curve.holdout_loss if run.has_holdout else curve.train_loss) for curve in cell.curves.values()]
-    final = sorted(finals)[len(finals) // 2] if finals else math.inf  # the upper median: defined with infinities
-    return not reached, rows, final, sum(not curve.finished for curve in cell.curves.values()), cell.lr

@@ -44,17 +44,18 @@ def smallest_target(steps: Sequence[int], losses: Sequence[float | None]) -> flo
 
 
 def automatic_target(cells: Mapping[int, Sequence[Sequence[Curve]]]) -> float | None:
-    """The smallest loss that at least three sizes reach in every trial, rounded up to three digits; None if there is none.
+    """The smallest loss that half of the sizes, three at least, reach in every trial, rounded up to three digits; None if there is none.
 
     `cells`: batch size → for each learning rate → one curve a trial; leave out rates that did not finish. A size reaches
     a loss with one rate in all its trials. When fewer than three sizes learn anything, all of those must reach it.
+    Half rather than three: what only the luckiest three reach lies in the noise of the floor, where nothing can be ranked.
     """
     reached = sorted(
         min((max(smallest_target(*curve) for curve in trials) for trials in rates if trials), default=np.inf)
         for rates in cells.values()
     )
     reached = [loss for loss in reached if np.isfinite(loss) and loss > 0]
-    return round_up(reached[min(3, len(reached)) - 1]) if reached else None
+    return round_up(reached[min(max(3, (len(reached) + 1) // 2), len(reached)) - 1]) if reached else None
 
 
 def rows_to_reach(rows: Sequence[int], losses: Sequence[float | None], target: float, floor: float = 0.0) -> float | None:

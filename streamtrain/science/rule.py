@@ -19,17 +19,21 @@ MOST_TRIALS = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One cell as the rule sees it: the seconds to the target of each trial that reached it, of `trials` in all."""
+    """One cell as the rule sees it: the seconds to the target of each trial that reached it, of `trials` in all.
+
+    `correlated`: the design effect of its minibatches is above 1.1 for sure: it measured the shuffle.
+    """
 
     batch_size: int
     status: Status
     trials: int
     seconds: Mapping[int, float] = field(default_factory=dict)
+    correlated: bool = False
 
     @property
     def eligible(self) -> bool:
-        """Neither out of memory nor diverged, and no trial is censored."""
-        return self.status == "reached" and self.trials > 0 and len(self.seconds) == self.trials
+        """Neither out of memory nor diverged, no trial is censored, and its rows do not resemble one another."""
+        return not self.correlated and self.status == "reached" and self.trials > 0 and len(self.seconds) == self.trials
 
     @property
     def median(self) -> float:

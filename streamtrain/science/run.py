@@ -44,6 +44,9 @@ class Run:
     passes: list[Record] = field(default_factory=list)
     step_seconds: dict[int, dict[int, tuple[int, float]]] = field(default_factory=dict)
     delivery_seconds: dict[int, tuple[int, float]] = field(default_factory=dict)
+    winners: list[Record] = field(default_factory=list)
+    confirmations: list[Record] = field(default_factory=list)
+    measures: Record = field(default_factory=dict)
     end: Record = field(default_factory=dict)
 
     @property
@@ -60,13 +63,28 @@ class Run:
         reached = (curve.rows[-1] for trials in self.curves.values() for curve in trials.values() if curve.rows)
         return self.header.get("train_rows") or max(reached, default=0)
 
+    @property
+    def trials(self) -> int:
+        """Trials of a learning rate; tuned winners run on as many fresh ones, numbered from here."""
+        return int(self.header.get("trials", 1))
+
+    @property
+    def rules(self) -> list[str]:
+        """How learning rates follow from batch sizes; sizes are judged by the first."""
+        return list(self.header.get("lr_rules", ["tuned"]))
+
     def rates(self, batch_size: int) -> list[float]:
-        """The learning rates tried at a size, those that left no record included."""
-        return list(self.header["lrs"][self.batch_sizes.index(batch_size)])
+        """The learning rates of the grid at a size, with what extended it; those that left no record included."""
+        extended = (rate for one in self.passes if one.get("kind") == "extension" for rate in one["lrs"].get(str(batch_size), ()))
+        return sorted({*self.header["lrs"][self.batch_sizes.index(batch_size)], *extended})
+
+    def add(self, record: Record) -> None:
+        """Sort one more record in; unknown events are skipped, so that older reports read newer files."""
+        _add(self, record)
 
 
 def collect(records: Iterable[Record]) -> Run:
-    """Sort records into a Run; unknown events are skipped, so that older reports read newer files.
+    """Sort records into a Run.
 
     Raises DataError when there is no `run` record.
     """
@@ -104,6 +122,12 @@ def _add(run: Run, record: Record) -> None:
             run.step_seconds.setdefault(record["batch_size"], {})[record["repeat"]] = (record["rows"], record["seconds"])
         case "delivery":
             run.delivery_seconds[record["repeat"]] = (record["rows"], record["seconds"])
+        case "winners":
+            run.winners = record["targets"]
+        case "confirmation":
+            run.confirmations.append(record)
+        case "measures":
+            run.measures = record["measures"]
         case "end":
             run.end = record
 
