@@ -158,7 +158,8 @@ def _add_tile(rows, widths, parameters, gradient, work, activation, huber_delta,
     """Add the sum of a tile's gradients to `gradient`; returns the sum of the rows' losses.
 
     `rows` (m, features + 1), m <= TILE_ROWS. The loss is ½r², or Huber's with `huber_delta` > 0 (½r² within, linear beyond).
-    `squares`: empty, or (m,) to be filled with the rows' squared gradient norms (see `add_squared_norms`).
+    `squares`: empty, or (m,) for the rows' |g|² = Σ over layers of (|a|² + 1)|δ|², a the layer's input and δ its output's gradient
+    (Goodfellow 2015, arXiv:1510.01799): no row's gradient is ever formed.
     """
     m = rows.shape[0]
     layers = widths.shape[0] - 1
@@ -282,10 +283,12 @@ def _step(parameters, gradients, moments, state, optimizer, lr, hyper):
     added = float32(0.0) if optimizer == ADAMW else decay
     rate = float32(lr / (1.0 - hyper[2] ** steps))
     root = float32(1.0 / math.sqrt(1.0 - hyper[3] ** steps))
+    # From float64: a beta2 held over rows is so near 1 at a small minibatch that its float32 is off by much of 1 - beta2.
+    new1, new2 = float32(1.0 - hyper[2]), float32(1.0 - hyper[3])
     for i in range(parameters.shape[0]):
         g = gradient[i] * share + added * parameters[i]
-        m = beta1 * moments[0, i] + (float32(1.0) - beta1) * g
-        v = beta2 * moments[1, i] + (float32(1.0) - beta2) * g * g
+        m = beta1 * moments[0, i] + new1 * g
+        v = beta2 * moments[1, i] + new2 * g * g
         moments[0, i], moments[1, i] = m, v
         parameters[i] = keep * parameters[i] - rate * m / (np.sqrt(v) * root + epsilon)
         gradient[i] = float32(0.0)
@@ -306,7 +309,7 @@ def _add_rows(rows, start, end, widths, parameters, gradient, work, activation, 
 @njit(nogil=True, cache=True, error_model="numpy")
 def advance(
     rows, start, stop, batch_size, widths, parameters, gradients, moments, work, state, losses, turn, carried, activation, huber_delta,
-    optimizer, lr, hyper,
+    optimizer, lr, hyper, squares,
 ):  # fmt: skip
     """Take every minibatch that ends in `[start, stop)` of a block; the rest stays in `gradients` as a sum.
 
@@ -317,14 +320,15 @@ def advance(
 
     `state` (int64): rows carried, steps taken, rows of those steps; all are moved on. `carried`: the rows carried before the call.
     `losses` (float64, slots): the sums of the rows' losses are added. `turn` (int64, 16): zeros before the call, then the threads'
-    ticket (minibatch and next slot) and, a cache line further, how many slots are done.
+    ticket (minibatch and next slot) and, a cache line further, how many slots are done. `squares` (float32): empty, or a place for
+    each row of `[start, stop)`, which gets the squared norm of the row's gradient.
     """
-    nothing = work[:0]
     if gradients.shape[0] == 1:
         while start < stop:
             end = min(stop, start + batch_size - state[0])
             state[0] += end - start
-            losses[0] += _add_rows(rows, start, end, widths, parameters, gradients[0], work, activation, huber_delta, nothing)
+            losses[0] += _add_rows(rows, start, end, widths, parameters, gradients[0], work, activation, huber_delta, squares)
+            squares = squares[end - start :]
             start = end
             if state[0] == batch_size:
                 _step(parameters, gradients, moments, state, optimizer, lr, hyper)
@@ -348,7 +352,7 @@ def advance(
         while part <= last:
             low = max(begin, begin + part * PART_ROWS - offset)
             high = min(end, begin + (part + 1) * PART_ROWS - offset)
-            loss += _add_rows(rows, low, high, widths, parameters, gradients[slot], work, activation, huber_delta, nothing)
+            loss += _add_rows(rows, low, high, widths, parameters, gradients[slot], work, activation, huber_delta, squares[low - start :])
             part += gradients.shape[0]
         losses[slot] += loss
         if fetch_add(turn, 8, 1) == slots - 1:
@@ -364,16 +368,6 @@ def finish(parameters, gradients, moments, state, optimizer, lr, hyper):
     """Take the carried rows, if any, as a minibatch of their own."""
     if state[0]:
         _step(parameters, gradients, moments, state, optimizer, lr, hyper)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def add_squared_norms(rows, widths, parameters, gradient, work, activation, huber_delta, squares):
-    """Each row's squared gradient norm into `squares` (float32, rows); the sum of the gradients is added to `gradient`.
-
-    |g|² = Σ over layers of (|a|² + 1)|δ|², a the layer's input and δ its output's gradient (Goodfellow 2015, arXiv:1510.01799):
-    no row's gradient is ever formed. Returns the sum of the rows' losses.
-    """
-    return _add_rows(rows, 0, rows.shape[0], widths, parameters, gradient, work, activation, huber_delta, squares)
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")

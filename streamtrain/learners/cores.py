@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
@@ -71,7 +72,7 @@ class Cores(AbstractContextManager):
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._work, name=f"streamtrain-core-{i}", daemon=True) for i in range(threads)]
 
-    def __enter__(self) -> "Cores":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

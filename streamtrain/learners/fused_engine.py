@@ -20,6 +20,9 @@ _OPTIMIZERS = {"sgd": mlp.SGD, "adam": mlp.ADAM, "adamw": mlp.ADAMW}
 #: Adam's epsilon, as torch has it.
 EPSILON = 1e-8
 
+#: Rows of a minibatch that is never full.
+NO_END = 2**62
+
 #: Rows of the smallest minibatch whose rows several threads share.
 SHARED_ROWS = 1024
 
@@ -53,6 +56,7 @@ class FusedEngine:
         self._moments_R2P = np.zeros((replicas, 2, shape.num_parameters), dtype=np.float32)
         self._counters_R3 = np.zeros((replicas, 3), dtype=np.int64)  # rows carried, steps, rows of those steps
         self._losses_RS, self._turns_R = np.zeros((replicas, slots)), np.zeros((replicas, 16), dtype=np.int64)
+        self._no_squares = np.empty(0, dtype=np.float32)
         self._work_floats = mlp.workspace_size(self._widths)
         self._activation, self._optimizer = _ACTIVATIONS[shape.activation], _OPTIMIZERS[train.optimizer]
         self._huber_delta = np.float32(train.huber_delta if train.loss == "huber" else 0)  # 0: ½r² everywhere
@@ -127,20 +131,23 @@ class FusedEngine:
             block, start, stop, self.batch_size, self._widths, self._parameters_RP[replica], self._gradients_RSP[replica],
             self._moments_R2P[replica], workspace.floats(self._work_floats), self._counters_R3[replica], self._losses_RS[replica],
             self._turns_R[replica], carried, self._activation, self._huber_delta, self._optimizer, self.learning_rates[replica], self._hyper,
+            self._no_squares,
         )  # fmt: skip
 
     def _probe(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(each row's |g|², the sum of gradients): a minibatch without end, whose step never comes."""
         squares_RB = np.zeros((len(self.learning_rates), len(rows)), dtype=np.float32)
-        gradient_RP = np.zeros_like(self._parameters_RP)
+        gradients_R1P = np.zeros_like(self._parameters_RP)[:, None]
 
         def probe(replica: int, workspace: Workspace) -> None:
-            mlp.add_squared_norms(
-                rows, self._widths, self._parameters_RP[replica], gradient_RP[replica], workspace.floats(self._work_floats),
-                self._activation, self._huber_delta, squares_RB[replica],
+            mlp.advance(
+                rows, 0, len(rows), NO_END, self._widths, self._parameters_RP[replica], gradients_R1P[replica], self._moments_R2P[replica],
+                workspace.floats(self._work_floats), np.zeros(3, dtype=np.int64), np.zeros(1), self._turns_R[replica], 0, self._activation,
+                self._huber_delta, self._optimizer, 0.0, self._hyper, squares_RB[replica],
             )  # fmt: skip
 
         self._for_replicas(len(rows), probe)
-        return squares_RB, gradient_RP
+        return squares_RB, gradients_R1P[:, 0]
 
     def _for_replicas(self, num_rows: int, work: Callable[[int, Workspace], None]) -> None:
         self.cores.run([Task(cost=self._cost(num_rows, 0), work=partial(work, replica)) for replica in range(len(self.learning_rates))])
