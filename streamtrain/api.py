@@ -4,30 +4,25 @@
 """
 
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
-from streamtrain.dryrun import plan_text
-from streamtrain.errors import ConfigError, DataError
+from streamtrain.dryrun import plan_run, plan_text
 from streamtrain.learners.model import Network
-from streamtrain.learners.saved import load_model, predict_rows, save_model
+from streamtrain.learners.saved import load_model, save_model
 from streamtrain.report.write import write_report
 from streamtrain.rundir import RunDirectory, default_out, environment
-from streamtrain.spans import cut_spans
-from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.predictions import PredictionWriter
-from streamtrain.storage.readers import Readers
-from streamtrain.stream.transform import Transform, load_transform
+from streamtrain.scoring import evaluate, predict
 from streamtrain.sweep import sweep as sweep_records
 from streamtrain.train import train as train_records
 from streamtrain.types import Emit, Record
 
-__all__ = ["SweepResult", "TrainResult", "default_out", "load_model", "plan_text", "predict", "run_sweep", "run_train", "sweep", "train"]
+__all__ = [
+    "SweepResult", "TrainResult", "default_out", "evaluate", "load_model", "plan_run", "plan_text", "predict", "run_sweep", "run_train", "sweep",
+    "train",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,47 +76,6 @@ def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, **fl
     Flags are those of `streamtrain train`, with underscores. Raises ConfigError, DataError, ResourceError.
     """
     return run_train(_config(path, flags, TRAIN_FLAGS), Path(out) if out else default_out("train"), command=f"streamtrain.train({str(path)!r})").model
-
-
-def predict(model_dir: Path, data: str, out: Path) -> int:
-    """Predict every row of a data set, streaming; writes Parquet with `row_id` and `prediction`. Returns the number of rows.
-
-    The model's transform is imported and applied. Raises ConfigError when it cannot be, DataError for the data.
-    """
-    network = load_model(model_dir)
-    if out.exists():
-        raise ConfigError(f"{out} exists, and nothing is overwritten. Choose another --out.")
-    transform = _model_transform(network)
-    features = network.features if transform is None else transform.inputs
-    # The model's features alone are read, in the model's order: the target need not be there.
-    dataset = open_shards(data, features=features[:-1] or None, target=features[-1])
-    readers = Readers(dataset)
-    with PredictionWriter(out) as writer:
-        for span in cut_spans(dataset.shards, span_rows=262_144, window_rows=2**21):
-            columns = readers.read(span.shard, span.start, span.stop)
-            if transform is not None:
-                made = transform(dict(zip(features, columns, strict=True)), span.num_rows)
-                if set(made) != set(network.features):
-                    raise DataError(f"{transform.name} makes {', '.join(made)}; the model was trained on {', '.join(network.features)}.")
-                columns = tuple(made[name] for name in network.features)
-            rows = np.stack(columns, axis=1)
-            if network.fill is None and not np.isfinite(rows).all():
-                name = network.features[int(np.flatnonzero(~np.isfinite(rows).all(axis=0))[0])]
-                raise DataError(f"{dataset.shards[span.shard].url}: column {name!r} has a null, NaN or infinite value in rows"
-                                f" {span.start:,} to {span.stop:,}; no prediction can be made for it. Clean the column.")
-            writer.write(np.arange(span.first_id, span.first_id + span.num_rows), predict_rows(network, rows))
-    return dataset.num_rows
-
-
-def _model_transform(network: Network) -> Transform | None:
-    about = network.transform
-    if about is None:
-        return None
-    transform = load_transform(about["function"], tuple(about["columns"]))
-    if transform.sha256 != about["sha256"]:
-        text = f"{transform.name} stands in a file that was changed since the model was trained; its features may differ."
-        warnings.warn(text, stacklevel=3)
-    return transform
 
 
 def _config(path: str | os.PathLike, flags: dict[str, Any], table: dict[str, str]) -> Config:

@@ -30,8 +30,8 @@ def show(
 
 
 def schema(*, output: Output = Output()) -> None:
-    """Print the JSON schema of the config, for editors."""
-    document = Config.model_json_schema()
+    """Print the JSON schema of the config, for editors. It lies in the package too: streamtrain/cli/config.schema.json."""
+    document = config_schema()
     show_result(json.dumps(document, indent=2), document, as_json=output.json)
 
 
@@ -41,6 +41,16 @@ def validate(file: Annotated[str, Parameter(help="a YAML config")], /, *, output
     resolve(layer)
     document = {"file": file, "valid": True, "keys": sorted(layer)}
     show_result(f"{file}: valid, {plural(len(layer), 'key')} set", document, as_json=output.json)
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of a config file. An empty section counts as absent, so null is one too."""
+    document = Config.model_json_schema()
+    for section in document["properties"].values():
+        reference = section.pop("$ref", None)
+        if reference is not None:
+            section["anyOf"] = [{"$ref": reference}, {"type": "null"}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
 
 
 def _yaml(value: Any) -> str:

@@ -23,15 +23,19 @@ from streamtrain.errors import StreamTrainError
 
 #: Verb → group, import string, help. An import string keeps a verb's libraries out of every other verb.
 VERBS = {
+    "init": ("Start", "streamtrain.cli.init:init", "Write a commented config from the data's own columns."),
     "generate": ("Start", "streamtrain.cli.generate:generate", "Make shards with a known noise floor."),
     "ingest": ("Start", "streamtrain.cli.ingest:ingest", "Turn CSV, Parquet, Arrow or Zarr into verified shards."),
     "inspect": ("Start", "streamtrain.cli.inspect:inspect", "Say what a data set holds, from its footers only."),
     "verify": ("Start", "streamtrain.cli.verify:verify", "Check every page, chunk and hash, and list every bad shard."),
+    "doctor": ("Start", "streamtrain.cli.doctor:doctor", "Describe this machine and see that everything works on it."),
     "sweep": ("Run", "streamtrain.cli.sweep:sweep", "Compare minibatch sizes on the same rows and recommend one."),
     "train": ("Run", "streamtrain.cli.train:train", "Train one model and save it."),
     "predict": ("Results", "streamtrain.cli.predict:predict", "Write a trained model's predictions for a data set."),
+    "evaluate": ("Results", "streamtrain.cli.predict:evaluate", "Say how well a trained model does on a data set."),
     "report": ("Results", "streamtrain.cli.report:report", "Make the report of a run again, from its records."),
     "compare": ("Results", "streamtrain.cli.compare:compare", "Say what changed from one run to another, with intervals; --fail-on for CI."),
+    "completion": ("Config", "streamtrain.cli.completion:completion", "Print a completion script for bash, zsh or fish."),
 }
 CONFIG_VERBS = {
     "show": ("streamtrain.cli.config:show", "Print every value and where it comes from."),
@@ -88,6 +92,7 @@ def verb_first(tokens: Sequence[str]) -> list[str]:
 
 def run(tokens: Sequence[str]) -> int:
     """Do what the words say and return the exit code; errors are one line on stderr, with the traceback under --debug."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for the life of the process: its stdout was closed
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks `≤` gets \u2264, not a crash

@@ -23,8 +23,8 @@ def run(
 
     with plain_warnings(quiet=output.quiet):
         if dry_run:
-            text = api.plan_text(config, verb)
-            show(text, {"verb": verb, "plan": text}, as_json=output.json)
+            plan = api.plan_run(config, verb)
+            show(api.plan_text(plan), plan, as_json=output.json)
             return
         folder = Path(out) if out else api.default_out(verb)
         call = {"sweep": api.run_sweep, "train": api.run_train}[verb]

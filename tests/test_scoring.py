@@ -1,0 +1,115 @@
+"""A trained model over a data set: against NumPy, over spans and shards, with nulls, with one column."""
+
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamtrain import scoring
+from streamtrain.errors import ConfigError, DataError
+from streamtrain.learners.model import Network, Shape
+from streamtrain.learners.saved import save_model
+from streamtrain.types import Standard
+
+ROWS = 5000
+
+
+def model(folder, features=("a", "b"), *, fill=None):
+    """A linear model of made-up weights, saved: its predictions are known by NumPy."""
+    draw = np.random.default_rng(0)
+    shape = Shape(widths=(len(features), 1), activation="identity")
+    network = Network(shape, Standard.identity(len(features) + 1), tuple(features), "y", fill=fill)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.from_numpy(draw.normal(size=parameter.shape)).float())
+    folder.mkdir()
+    save_model(network, folder)
+    return network
+
+
+def table(draw, rows=ROWS):
+    a, b = draw.normal(size=(2, rows)).astype(np.float32)
+    return pa.table({"y": (a - 2 * b + draw.normal(size=rows)).astype(np.float32), "b": b, "a": a, "note": ["x"] * rows})
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two shards with small row groups and the columns in another order than the model's."""
+    draw, folder = np.random.default_rng(1), tmp_path / "data"
+    folder.mkdir()
+    tables = [table(draw), table(draw, 1234)]
+    for number, one in enumerate(tables):
+        pq.write_table(one, folder / f"{number}.parquet", row_group_size=777)
+    return folder, pa.concat_tables(tables)
+
+
+def test_predictions_are_the_models_with_every_row_id_once(tmp_path, shards):
+    folder, whole = shards
+    network = model(tmp_path / "m")
+    assert scoring.predict(tmp_path / "m", str(folder), tmp_path / "p.parquet") == {"rows": ROWS + 1234, "dropped": 0}
+    written = pq.read_table(tmp_path / "p.parquet")
+    assert written["row_id"].to_pylist() == list(range(ROWS + 1234))
+    x = np.stack([whole["a"].to_numpy(), whole["b"].to_numpy()], axis=1)
+    with torch.inference_mode():
+        np.testing.assert_allclose(written["prediction"].to_numpy(), network(torch.from_numpy(x))[:, 0].numpy(), rtol=1e-6)
+
+
+def test_an_evaluation_is_numpys(tmp_path, shards):
+    folder, whole = shards
+    model(tmp_path / "m")
+    scoring.predict(tmp_path / "m", str(folder), tmp_path / "p.parquet")
+    prediction, y = pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy().astype(float), whole["y"].to_numpy().astype(float)
+    found = scoring.evaluate(tmp_path / "m", str(folder))
+    json.dumps(found, allow_nan=False)
+    assert found["rmse"] == pytest.approx(math.sqrt(((prediction - y) ** 2).mean()))
+    assert found["mae"] == pytest.approx(np.abs(prediction - y).mean())
+    assert found["loss"] == pytest.approx(((prediction - y) ** 2).mean() / y.var()) and found["r2"] == 1 - found["loss"]
+    assert found["target_sd"] == pytest.approx(y.std()) and found["rows"] == len(y)
+
+
+def test_rows_with_bad_values_are_refused_or_left_out(tmp_path, shards):
+    folder, _ = shards
+    a, y = np.arange(9, dtype=np.float32), np.ones(9, dtype=np.float32)
+    a[3], y[5] = np.nan, np.inf
+    pq.write_table(pa.table({"a": a, "b": np.zeros_like(y), "y": y}), folder.parent / "bad.parquet")
+    bad = str(folder.parent / "bad.parquet")
+    model(tmp_path / "m")
+    with pytest.raises(DataError, match=r"bad\.parquet: column 'a' .* in row 3"):
+        scoring.predict(tmp_path / "m", bad, tmp_path / "p.parquet")
+    assert not (tmp_path / "p.parquet").exists()
+    assert scoring.predict(tmp_path / "m", bad, tmp_path / "p.parquet", on_null="drop") == {"rows": 8, "dropped": 1}  # the target is not read
+    assert pq.read_table(tmp_path / "p.parquet")["row_id"].to_pylist() == [0, 1, 2, 4, 5, 6, 7, 8]
+    found = scoring.evaluate(tmp_path / "m", bad, on_null="drop")
+    assert (found["rows"], found["dropped"], found["loss"]) == (7, 2, None)  # the target is constant: no variance to compare with
+    model(tmp_path / "filled", fill=np.zeros(2))
+    assert scoring.evaluate(tmp_path / "filled", bad, on_null="drop")["dropped"] == 1
+    with pytest.raises(ConfigError, match="nothing is overwritten"):
+        scoring.predict(tmp_path / "m", bad, tmp_path / "p.parquet")
+
+
+def test_a_model_of_one_feature_reads_its_own_column(tmp_path):
+    model(tmp_path / "m", features=("b",))
+    draw = np.random.default_rng(3)
+    pq.write_table(pa.table({"b": draw.normal(size=50), "a": draw.normal(size=50), "text": ["x"] * 50}), tmp_path / "d.parquet")
+    scoring.predict(tmp_path / "m", str(tmp_path / "d.parquet"), tmp_path / "p.parquet")
+    network = scoring.load_model(tmp_path / "m")
+    b = torch.from_numpy(pq.read_table(tmp_path / "d.parquet")["b"].to_numpy().copy())[:, None]
+    with torch.inference_mode():
+        np.testing.assert_allclose(pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy(), network(b)[:, 0].numpy(), rtol=1e-6)
+
+
+@given(st.lists(st.lists(st.floats(-1e3, 1e3), max_size=9), min_size=1, max_size=9))
+def test_moments_in_parts_are_those_of_the_whole(parts):
+    moments, whole = scoring.Moments(), np.array([value for part in parts for value in part])
+    for part in parts:
+        moments.add(np.array(part))
+    assert moments.count == whole.size
+    if whole.size:
+        assert moments.mean == pytest.approx(whole.mean(), abs=1e-9)
+        assert moments.variance == pytest.approx(whole.var(), abs=1e-6)
