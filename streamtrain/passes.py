@@ -15,10 +15,10 @@ from streamtrain.budget import Budget, default_readers, reset_peak_rss, rss_byte
 from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.learners.cores import Cores
-from streamtrain.learners.engines import ENGINES, choose_engine, is_out_of_memory
+from streamtrain.learners.engines import ENGINES, choose_engine, is_out_of_memory, make_model
 from streamtrain.learners.fused_engine import gradient_slots, one_blas_thread
 from streamtrain.learners.learner import Learner
-from streamtrain.learners.model import Shape, initial_parameters
+from streamtrain.learners.model import Model, initial_parameters
 from streamtrain.learners.torch_engine import PART_ROWS
 from streamtrain.storage.dataset import open_shards
 from streamtrain.stream.block import Block, BufferPool
@@ -52,8 +52,9 @@ class Prepared:
     window_rows: int
     evaluation: np.ndarray | None
     baselines: Record
-    shape: Shape
+    shape: Model
     engine: str
+    engine_reason: str
     target_sd: float
     loss_scale: float
     epoch_rows: int
@@ -76,7 +77,7 @@ class Prepared:
         seed = self.config.order.seed
         last_row = self.last_row if self.last_row < NO_LAST_ROW else None
         parameters_P = initial_parameters(self.shape, seed, trial)
-        engine = ENGINES[self.engine](self.shape, parameters_P, batch_size, learning_rates, self.config.train, last_row)
+        engine = ENGINES[self.engine](self.shape.of_trial(seed, trial), parameters_P, batch_size, learning_rates, self.config.train, last_row)
         return Learner(
             engine, trial=trial, first_row=self.config.eval.first_row, last_row=self.last_row, holdout=self.evaluation,
             loss_scale=self.loss_scale, target_sd=self.target_sd,
@@ -101,13 +102,14 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
         on_null=data.on_null, transform=data.transform,
     )  # fmt: skip
     dataset = source.dataset
-    shape = Shape(widths=(len(dataset.features), *config.model.hidden, 1), activation=config.model.activation)
+    shape = make_model(config.model, len(dataset.features))
+    engine, engine_reason = choose_engine(config.train, shape)
     width = len(dataset.columns)
     epoch_rows = dataset.num_rows - source.holdout.num_rows
     fixed = 8 * width * max(source.holdout.num_rows, config.eval.eval_rows if other else 0)
     fixed += learners * rates * shape.num_parameters * 4 * 6  # parameters, gradient, two moments, two temporaries
     fixed += learners * rates * shape.num_parameters * 4 * gradient_slots(NO_LAST_ROW, shape.num_parameters)  # of the largest minibatch
-    fixed += rates * PART_ROWS * sum(shape.widths) * 4 * 3  # activations, their gradients, a temporary: one learner at a time
+    fixed += rates * PART_ROWS * shape.values_a_row * 4 * 3  # activations, their gradients, a temporary: one learner at a time
     fixed += 4 * width * TIMED_ROWS  # the block that steps are timed on
     budget = stream_budget(source, window_rows, config.fetch, fixed_bytes=fixed)
     source = with_fill(source)
@@ -126,16 +128,17 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     return Prepared(
         config=config, source=source, standard=standard, window_rows=window_rows,
         evaluation=standardized(rows, standard) if len(rows) else None,
-        baselines=baselines(survey, rows if len(rows) else None), shape=shape, engine=choose_engine(config.train),
+        baselines=baselines(survey, rows if len(rows) else None), shape=shape, engine=engine, engine_reason=engine_reason,
         target_sd=1.0 / target_scale, loss_scale=(target_scale / float(standard.scale[-1])) ** 2,
         epoch_rows=epoch_rows, last_row=_last_row(config.train, epoch_rows), last_epoch=_last_epoch(config.train),
         budget=budget,
     )  # fmt: skip
 
 
-def warm_up(prepared: Prepared) -> tuple[float, int]:
+def warm_up(prepared: Prepared, sizes: tuple[int, ...] = (), rates: tuple[float, ...] = (1e-9,)) -> tuple[float, int]:
     """Compile or load every kernel that the run will use, on a few rows; returns (seconds it took, resident bytes after it).
 
+    `sizes` and `rates` are those of the run's learners: the torch engine compiles a step for each size, where that pays.
     What the compiler needs is then in memory before the run's own bytes are counted, and no timed region meets it.
     """
     started = time.perf_counter()
@@ -144,10 +147,11 @@ def warm_up(prepared: Prepared) -> tuple[float, int]:
     shuffle_once(source, few)
     rows = np.zeros((few.num_rows, source.num_columns), dtype=np.float32)  # the policy may have dropped all that was read
     with one_blas_thread():
-        engine = prepared.learner(len(rows), (1e-9,), 0).engine
-        engine.advance(rows, 0, len(rows))
-        engine.finish_epoch()
-        engine.evaluate(rows)
+        for size in sizes or (len(rows),):
+            engine = prepared.learner(size, rates, 0).engine
+            engine.advance(rows, 0, len(rows))
+            engine.finish_epoch()
+            engine.evaluate(rows)
     reset_peak_rss()
     return time.perf_counter() - started, rss_bytes()
 

@@ -31,7 +31,7 @@ def sweep(config: Config, emit: Emit, describe: Record) -> None:
     started = time.perf_counter()
     sizes, rates = config.sweep.batch_sizes, learning_rates(config)
     prepared = prepare(config, learners=len(sizes), rates=most_rates(config))
-    compile_seconds, before = warm_up(prepared)
+    compile_seconds, before = warm_up(prepared, sizes, rates)
     header = run_record(
         prepared, describe, verb="sweep", compile_seconds=compile_seconds, sizes=sizes, rates=[rates] * len(sizes), trials=config.sweep.trials
     )
@@ -106,7 +106,7 @@ def run_record(
             "imputed": None if source.fill is None else dict(zip(dataset.features, source.fill.tolist(), strict=True)),
         },
         "standard": prepared.standard.to_json(), "target_sd": prepared.target_sd,
-        "engine": prepared.engine, "compile_seconds": compile_seconds,
+        "engine": prepared.engine, "engine_reason": prepared.engine_reason, "compile_seconds": compile_seconds,
         "memory": {"budget_bytes": prepared.budget.limit_bytes, "projected_bytes": prepared.budget.projected_bytes},
         **describe,
     }  # fmt: skip

@@ -16,7 +16,7 @@ def train(config: Config, emit: Emit, describe: Record) -> Network:
     sizes = (config.train.batch_size,)
     rates = (config.train.rate,)
     prepared = prepare(config, learners=1, rates=1)
-    compile_seconds, before = warm_up(prepared)
+    compile_seconds, before = warm_up(prepared, sizes, rates)
     emit(run_record(prepared, describe, verb="train", compile_seconds=compile_seconds, sizes=sizes, rates=[rates], trials=1))
     emit({"event": "baseline", **prepared.baselines})
     learner = prepared.learner(sizes[0], rates, 0)
@@ -25,7 +25,7 @@ def train(config: Config, emit: Emit, describe: Record) -> Network:
     emit(end_record(prepared, seconds=time.perf_counter() - started, rows_read=done["rows_read"], passes=1, saved=0, before=before))
     source = prepared.source
     network = Network(
-        prepared.shape, prepared.standard, source.dataset.features, source.dataset.target, fill=source.fill,
+        prepared.shape.of_trial(config.order.seed, 0), prepared.standard, source.dataset.features, source.dataset.target, fill=source.fill,
         transform=None if source.transform is None else source.transform.record(),
     )  # fmt: skip
     network.load_flat(learner.engine.parameters()[0])

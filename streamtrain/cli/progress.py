@@ -42,6 +42,8 @@ def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
 def _print_lines(follow: Follow, record: Record, write: Callable[[str], None]) -> Line | None:
     lines = follow.feed(record)
     if record["event"] == "run":
+        if "engine_reason" in record:
+            write(f"engine: {record['engine']}, {record['engine_reason']}")
         if record.get("compile_seconds", 0.0) > 1:
             write(f"kernels compiled in {format_seconds(record['compile_seconds'])}; they are kept for next time, and this is not counted")
         write(_row(follow, _HEADER))

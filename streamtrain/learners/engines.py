@@ -1,24 +1,49 @@
-"""Which engine a run uses, and what its failures mean."""
+"""Which engine a run uses and why, which model it trains, and what failures mean."""
 
 import torch
 
-from streamtrain.config import TrainConfig
+from streamtrain.config import ModelConfig, TrainConfig
 from streamtrain.errors import ConfigError
+from streamtrain.learners.factory import Factory, load_factory
 from streamtrain.learners.fused_engine import FusedEngine
+from streamtrain.learners.model import Model, Shape
 from streamtrain.learners.torch_engine import TorchEngine
 from streamtrain.stream.tensors import open_device
 
 ENGINES = {"fused": FusedEngine, "torch": TorchEngine}
 
 
-def choose_engine(train: TrainConfig) -> str:
-    """The engine of a run: `auto` is fused on the CPU, torch on any other device. Raises ConfigError."""
-    on_cpu = train.device in ("auto", "cpu")
-    if train.engine == "fused" and not on_cpu:
-        raise ConfigError(f"train.engine fused runs on the CPU only; train.device is {train.device!r}. Use --engine torch or --device cpu.")
-    if not on_cpu:
-        open_device(train.device)
-    return ("fused" if on_cpu else "torch") if train.engine == "auto" else train.engine
+def make_model(config: ModelConfig, num_features: int) -> Model:
+    """The model of a run: the perceptron of --hidden, or what --model makes. Raises ConfigError."""
+    if config.factory is not None:
+        return load_factory(config.factory, num_features)
+    return Shape(widths=(num_features, *config.hidden, 1), activation=config.activation)
+
+
+def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
+    """(engine, why): `auto` is fused where that can do it, and torch elsewhere. Raises ConfigError, naming what is supported."""
+    device = torch.device("cpu") if train.device in ("auto", "cpu") else open_device(train.device)
+    if train.precision == "tf32" and device.type != "cuda":
+        raise ConfigError("train.precision tf32 is a GPU's; this run is on the CPU. Use float32, or --device cuda.")
+    beyond = []  # what the fused engine cannot do
+    if device.type != "cpu":
+        beyond.append(f"--device {train.device}")
+    if isinstance(model, Factory):
+        beyond.append(f"--model {model.name}")
+    if train.precision != "float32":
+        beyond.append(f"train.precision {train.precision}")
+    if train.compile == "on":
+        beyond.append("train.compile on")
+    if train.engine == "fused" and beyond:
+        raise ConfigError(
+            f"--engine fused trains perceptrons (--hidden, --activation) in float32 on the CPU, and needs no compiling; {' and '.join(beyond)}"
+            " is for --engine torch. Use --engine torch or auto."
+        )
+    if train.engine != "auto":
+        return train.engine, "asked for"
+    if beyond:
+        return "torch", f"{' and '.join(beyond)} is for the torch engine"
+    return "fused", "the faster one for perceptrons on the CPU"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
