@@ -10,19 +10,25 @@ from typing import Any
 
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
 from streamtrain.dryrun import plan_run, plan_text
+from streamtrain.interrupt import Interrupt
+from streamtrain.learners.checkpoint import list_checkpoints
 from streamtrain.learners.model import Network
 from streamtrain.learners.saved import load_model, save_model
 from streamtrain.report.write import write_report
-from streamtrain.rundir import RunDirectory, default_out, environment
+from streamtrain.rundir import CHECKPOINTS, RunDirectory, choose_out, default_out, environment
 from streamtrain.scoring import evaluate, predict
 from streamtrain.sweep import sweep as sweep_records
 from streamtrain.train import train as train_records
 from streamtrain.types import Emit, Record
 
 __all__ = [
-    "SweepResult", "TrainResult", "default_out", "evaluate", "load_model", "plan_run", "plan_text", "predict", "run_sweep", "run_train", "sweep",
-    "train",
+    "CHECKPOINTS", "SweepResult", "TrainResult", "choose_out", "default_out", "evaluate", "list_checkpoints", "load_model", "plan_run",
+    "plan_text", "predict", "run_sweep", "run_train", "sweep", "train",
 ]  # fmt: skip
+
+
+#: A sweep that is asked to stop finishes its block when that takes less; `train` finishes its step, however long it takes.
+SWEEP_GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,47 +53,62 @@ class TrainResult:
     model: Network
 
 
-def run_sweep(config: Config, out: Path, *, command: str = "", on_record: Emit | None = None) -> SweepResult:
-    """Run a sweep into `out` (new or empty): records, summary, report. `on_record` sees every Record as it is logged."""
-    with RunDirectory(out) as run:
-        sweep_records(config, _both(run.log, on_record), {"command": command, "env": environment()})
+def run_sweep(config: Config, out: Path, *, resume: bool = False, command: str = "", on_record: Emit | None = None) -> SweepResult:
+    """Run a sweep into `out` (new or empty): records, summary, report. `on_record` sees every Record as it is logged.
+
+    `resume`: an interrupted run that lies in `out` goes on, and a finished one is only read.
+    """
+    with RunDirectory(out, resume=resume, on_record=on_record) as run:
+        run.check_config("sweep", config)
+        if run.finished:
+            return SweepResult(out=out, summary=run.summary())
+        saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS))
+        sweep_records(config, run.log, {"command": command, "env": environment()}, saving)
     return SweepResult(out=out, summary=write_report(run.records, out))
 
 
-def run_train(config: Config, out: Path, *, command: str = "", on_record: Emit | None = None) -> TrainResult:
-    """Train one model into `out` (new or empty): records, model, summary, report."""
-    with RunDirectory(out) as run:
-        model = train_records(config, _both(run.log, on_record), {"command": command, "env": environment()})
-    save_model(model, out)
-    return TrainResult(out=out, summary=write_report(run.records, out), model=model.eval())
+def run_train(config: Config, out: Path, *, resume: bool = False, command: str = "", on_record: Emit | None = None) -> TrainResult:
+    """Train one model into `out` (new or empty): records, model, summary, report. `best/` has the model at its smallest held-out loss.
+
+    `resume`: an interrupted run that lies in `out` goes on, and a finished one is only read.
+    """
+    with RunDirectory(out, resume=resume, on_record=on_record) as run:
+        run.check_config("train", config)
+        if run.finished:
+            return TrainResult(out=out, summary=run.summary(), model=load_model(out))
+        trained = train_records(config, run.log, {"command": command, "env": environment()}, run.saving(config, Interrupt()))
+    if trained.best is not None:
+        (out / "best").mkdir(exist_ok=True)
+        save_model(trained.best, out / "best")
+    save_model(trained.last, out)
+    return TrainResult(out=out, summary=write_report(run.records, out), model=trained.last.eval())
 
 
-def sweep(path: str | os.PathLike, *, out: str | os.PathLike | None = None, **flags: Any) -> SweepResult:
+def sweep(
+    path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: str | os.PathLike = "never", **flags: Any
+) -> SweepResult:
     """Compare minibatch sizes on a data set: `sweep("data/", batch_sizes=[64, 1024], trials=3, out="runs/a")`.
 
-    Flags are those of `streamtrain sweep`, with underscores. Raises ConfigError, DataError, ResourceError.
+    Flags are those of `streamtrain sweep`, with underscores; `resume="auto"` goes on with an interrupted run, or begins it.
+    Raises ConfigError, DataError, ResourceError.
     """
-    return run_sweep(_config(path, flags, SWEEP_FLAGS), Path(out) if out else default_out("sweep"), command=f"streamtrain.sweep({str(path)!r})")
+    config = _config(path, flags, SWEEP_FLAGS)
+    folder, goes_on = choose_out("sweep", config, out, resume)
+    return run_sweep(config, folder, resume=goes_on, command=f"streamtrain.sweep({str(path)!r})")
 
 
-def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, **flags: Any) -> Network:
+def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: str | os.PathLike = "never", **flags: Any) -> Network:
     """Train a model on a data set: a torch module from raw features (rows, features) to predictions (rows, 1).
 
-    Flags are those of `streamtrain train`, with underscores. Raises ConfigError, DataError, ResourceError.
+    Flags are those of `streamtrain train`, with underscores; `resume="auto"` goes on with an interrupted run, or begins it.
+    Raises ConfigError, DataError, ResourceError.
     """
-    return run_train(_config(path, flags, TRAIN_FLAGS), Path(out) if out else default_out("train"), command=f"streamtrain.train({str(path)!r})").model
+    config = _config(path, flags, TRAIN_FLAGS)
+    folder, goes_on = choose_out("train", config, out, resume)
+    return run_train(config, folder, resume=goes_on, command=f"streamtrain.train({str(path)!r})").model
 
 
 def _config(path: str | os.PathLike, flags: dict[str, Any], table: dict[str, str]) -> Config:
     values = flag_values(flags, table)
     set_key(values, "data.path", os.fspath(path))
     return make_config(values)
-
-
-def _both(log: Emit, on_record: Emit | None) -> Emit:
-    def emit(record: Record) -> None:
-        log(record)
-        if on_record is not None:
-            on_record(record)
-
-    return emit

@@ -109,6 +109,7 @@ class FetchConfig(_Part):
 
     memory: Bytes | None = Field(None, description="bytes for everything in flight; left out: a quarter of the memory available at start")
     readers: PositiveCount | None = Field(None, description="windows built at once; left out: the number of cores")
+    timeout_seconds: Seconds = Field(300.0, description="a read that takes longer ends the run with an error")
 
 
 class ModelConfig(_Part):

@@ -1,13 +1,15 @@
 """One pass over the data feeds every learner of a trial. `sweep` and `train` are made of passes; nothing here exists twice."""
 
-import itertools
+import json
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count, takewhile
+from threading import Event
 
 import numpy as np
 
@@ -16,20 +18,23 @@ from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.learners.cores import Cores
 from streamtrain.learners.engines import ENGINES, choose_engine, is_out_of_memory, make_model
+from streamtrain.learners.fingerprint import array_hash, config_fingerprint
 from streamtrain.learners.fused_engine import gradient_slots, one_blas_thread
 from streamtrain.learners.learner import Learner
 from streamtrain.learners.model import Model, initial_parameters
+from streamtrain.learners.position import Position
+from streamtrain.learners.saving import Saving
 from streamtrain.learners.torch_engine import PART_ROWS
 from streamtrain.storage.dataset import open_shards
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
-from streamtrain.stream.nulls import NullCounts, mend_evaluation, null_record
+from streamtrain.stream.nulls import mend_evaluation, null_record
 from streamtrain.stream.open import open_source, read_evaluation_rows, stream_budget, with_fill, with_standard
 from streamtrain.stream.plan import Plan, make_plan
 from streamtrain.stream.shuffle import shuffle_once
 from streamtrain.stream.source import Source
 from streamtrain.stream.survey import baselines, standardized, take_survey
-from streamtrain.types import Emit, Receipt, Record, Span, Standard
+from streamtrain.types import Emit, Record, Span, Standard
 
 #: The last row of a run that only the clock ends.
 NO_LAST_ROW = 2**62
@@ -66,21 +71,39 @@ class Prepared:
         seed = self.config.order.seed
         return make_plan(self.source.spans, self.source.holdout, seed=seed, trial=trial, epoch=epoch, window_rows=self.window_rows)
 
-    def blocks(self, trial: int, stats: FetchStats) -> Iterator[Block]:
-        """The blocks of epoch after epoch, without end."""
-        windows = (window for epoch in itertools.count() for window in self.plan(trial, epoch).windows())
+    def blocks(self, trial: int, stats: FetchStats, *, epoch: int = 0, window: int = 0) -> Iterator[Block]:
+        """The blocks of epoch after epoch, without end, from a window of an epoch on."""
+        later = (window for number in count(epoch + 1) for window in self.plan(trial, number).windows())
+        windows = chain(self.plan(trial, epoch).windows(window), later)
         pool = BufferPool(self.budget.window_rows + 1, self.source.num_columns, keep=self.budget.windows)
         return fetch(windows, self.source, self.budget, stats, pool)
 
-    def learner(self, batch_size: int, learning_rates: tuple[float, ...], trial: int) -> Learner:
-        """A new learner: the trial's weights, one replica a learning rate."""
+    def fingerprint(self, **more: object) -> Record:
+        """All that the numbers of a run depend on, as JSON values by name; `more` of them. The survey's results stand for the data's values."""
+        source = self.source
+        return {
+            **more, **config_fingerprint(self.config), "engine": self.engine, "model": self.shape.to_json(), "the data": source.dataset.fingerprint,
+            "columns": list(source.dataset.columns), "spans": source.spans.fingerprint, "window_rows": self.window_rows,
+            "transform": None if source.transform is None else source.transform.record(), "imputed values": array_hash(source.fill),
+            "standardisation": array_hash(np.stack([self.standard.mean, self.standard.scale])), "evaluation rows": array_hash(self.evaluation),
+        }  # fmt: skip
+
+    def learner(
+        self, batch_size: int, learning_rates: tuple[float, ...], trial: int, *, stop_row: int | None = None, watched: bool = True,
+        patience: int | None = None, keeps_best: bool = False,
+    ) -> Learner:  # fmt: skip
+        """A new learner: the trial's weights, one replica a learning rate. `stop_row`: it ends there; not `watched`: no evaluation.
+
+        `patience` and `keeps_best` are those of `Learner`.
+        """
         seed = self.config.order.seed
         last_row = self.last_row if self.last_row < NO_LAST_ROW else None
         parameters_P = initial_parameters(self.shape, seed, trial)
-        engine = ENGINES[self.engine](self.shape.of_trial(seed, trial), parameters_P, batch_size, learning_rates, self.config.train, last_row)
+        engine = ENGINES[self.engine](self.shape.of_trial(seed, trial), parameters_P, batch_size, learning_rates, self.config.train.at(batch_size), last_row)
         return Learner(
-            engine, trial=trial, first_row=self.config.eval.first_row, last_row=self.last_row, holdout=self.evaluation,
-            loss_scale=self.loss_scale, target_sd=self.target_sd,
+            engine, trial=trial, first_row=self.config.eval.first_row, last_row=stop_row or self.last_row,
+            holdout=self.evaluation if watched else None,
+            loss_scale=self.loss_scale, target_sd=self.target_sd, patience=patience, keeps_best=keeps_best,
         )  # fmt: skip
 
 
@@ -108,6 +131,7 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     epoch_rows = dataset.num_rows - source.holdout.num_rows
     fixed = 8 * width * max(source.holdout.num_rows, config.eval.eval_rows if other else 0)
     fixed += learners * rates * shape.num_parameters * 4 * 6  # parameters, gradient, two moments, two temporaries
+    fixed += learners * rates * shape.num_parameters * 4 * 8  # the first four, copied and written out while they are saved
     fixed += learners * rates * shape.num_parameters * 4 * gradient_slots(NO_LAST_ROW, shape.num_parameters)  # of the largest minibatch
     fixed += rates * PART_ROWS * shape.values_a_row * 4 * 3  # activations, their gradients, a temporary: one learner at a time
     fixed += 4 * width * TIMED_ROWS  # the block that steps are timed on
@@ -156,62 +180,100 @@ def warm_up(prepared: Prepared, sizes: tuple[int, ...] = (), rates: tuple[float,
     return time.perf_counter() - started, rss_bytes()
 
 
-def run_pass(prepared: Prepared, learners: list[Learner], trial: int, emit: Emit, *, max_seconds: float | None = None) -> Record:
+def run_pass(
+    prepared: Prepared, learners: list[Learner], trial: int, emit: Emit, *, kind: str = "tuning", max_seconds: float | None = None,
+    saving: Saving | None = None,
+) -> Record:  # fmt: skip
     """Read the rows once, feed every block to every learner, emit their records; returns and emits the pass's own record.
 
-    A learner that runs out of memory or fails ends alone: its outcome says so.
+    A learner that runs out of memory or fails ends alone: its outcome says so. With `saving`, all learners are saved at an edge of
+    blocks (a lone one also where `consume` stops), Ctrl-C and SIGTERM wait for such an edge, and a pass in which the run was
+    interrupted goes on from there; one that had ended gives the learners and the record it ended with.
     """
-    started, stats, receipt, rows_read = time.perf_counter(), FetchStats(), Receipt(), 0
-    nulls: NullCounts = Counter()
-    active = list(learners)
-    blocks = prepared.blocks(trial, stats)
+    lrs = {str(learner.engine.batch_size): list(learner.engine.learning_rates) for learner in learners}
+    position = Position(json.dumps([kind, trial, lrs]), learners)
+    begun = saving.take(position.name) if saving is not None else None
+    if begun is not None:
+        position.load_state(begun)
+        if position.record is not None:
+            return position.record
+    with nullcontext() if saving is None else saving.listening():
+        _train(prepared, position, trial, emit, max_seconds, saving)
+        for learner in position.active:
+            for record in learner.finish():
+                emit(record)
+        position.record = {
+            "event": "pass", "kind": kind, "trial": trial, "rows_read": position.rows_read, "learners": len(learners), "lrs": lrs,
+            "replicas": sum(map(len, lrs.values())), "seconds": position.seconds,
+            "fill_seconds": position.first_block - position.started, "training_seconds": position.trained - position.first_block,
+            "receipt": position.receipt.to_json(), "stats": position.stats.to_json(),
+            "imputed" if prepared.source.on_null == "impute" else "dropped": null_record(position.nulls, prepared.source.dataset),
+        }  # fmt: skip
+        emit(position.record)
+        if saving is not None:
+            saving.save(position.state())
+    return position.record
+
+
+def _train(prepared: Prepared, position: Position, trial: int, emit: Emit, max_seconds: float | None, saving: Saving | None) -> None:
+    """Feed blocks from the position on, until it is the pass's end."""
+
+    def edge() -> None:
+        if saving is not None:
+            rows, last_row = position.rows, max(learner.last_row for learner in position.learners)
+            saving.edge(max(rows / last_row, position.seconds / max_seconds if max_seconds else 0.0), position.state)
+
+    leaving = Event()
     # Fused learners go side by side, and their replicas share the cores. Torch brings its own threads.
     fused = prepared.engine == "fused"
     with (
-        ThreadPoolExecutor(len(learners) if fused else 1, thread_name_prefix="streamtrain-learner") as pool, one_blas_thread(fused),
+        ThreadPoolExecutor(len(position.learners) if fused else 1, thread_name_prefix="streamtrain-learner") as pool, one_blas_thread(fused),
         Cores(prepared.config.train.threads or default_readers()) as cores,
     ):  # fmt: skip
-        for learner in learners if fused else ():
+        for learner in position.learners if fused else ():
             learner.engine.cores = cores
+        blocks = prepared.blocks(trial, position.stats, epoch=position.epoch, window=position.window)
         try:
-            for block in blocks:
-                rows_read += len(block.rows)
-                receipt += block.receipt
-                nulls += block.nulls
-                consume = partial(_consume, rows=block.rows, ends_epoch=block.ends_epoch)
-                for learner, (records, survives) in zip(list(active), pool.map(consume, active), strict=True):
-                    for record in records:
-                        emit(record)
-                    if not survives:
-                        active.remove(learner)
-                late = max_seconds is not None and time.perf_counter() - started >= max_seconds
-                over = block.ends_epoch and block.epoch + 1 == prepared.last_epoch
-                if late or over or not active or all(learner.done for learner in active):
-                    break
+            while not _has_ended(prepared, position, max_seconds):
+                edge()
+                block = next(blocks)
+                if position.first_block == position.started:
+                    position.first_block = time.perf_counter()
+                fed = [_consume(learner, block, position.row) for learner in position.active]
+                # Several take the block side by side, then tell. A lone one tells as it goes, so that it can be saved within a block.
+                told = fed if len(fed) == 1 else pool.map(partial(_take, leaving), fed)
+                for learner, items in zip(list(position.active), told, strict=True):
+                    for item in items:
+                        if isinstance(item, int):
+                            if len(fed) == 1:
+                                position.row = item
+                                edge()
+                            continue
+                        emit(item)
+                        if item["event"] == "outcome" and learner in position.active:
+                            position.active.remove(learner)
+                position.move_past(block)
         finally:
+            leaving.set()
             blocks.close()
-        for learner in active:
-            for record in learner.finish():
-                emit(record)
-    record = {
-        "event": "pass", "trial": trial, "rows_read": rows_read, "learners": len(learners),
-        "replicas": sum(len(learner.engine.learning_rates) for learner in learners), "seconds": time.perf_counter() - started,
-        "receipt": receipt.to_json(), "stats": stats.to_json(),
-        "imputed" if prepared.source.on_null == "impute" else "dropped": null_record(nulls, prepared.source.dataset),
-    }  # fmt: skip
-    emit(record)
-    return record
 
 
-def _consume(learner: Learner, rows: np.ndarray, ends_epoch: bool) -> tuple[list[Record], bool]:
-    """The learner's records for a block, and whether it goes on; a failure is an outcome, never an error of the sweep."""
-    records: list[Record] = []
+def _has_ended(prepared: Prepared, position: Position, max_seconds: float | None) -> bool:
+    late = max_seconds is not None and position.trained > position.first_block and position.seconds >= max_seconds
+    return late or position.epoch == prepared.last_epoch or all(learner.done for learner in position.active)
+
+
+def _consume(learner: Learner, block: Block, first: int) -> Iterator[Record | int]:
+    """What the learner tells of a block; a failure is an outcome, never an error of the sweep."""
     try:
-        records.extend(learner.consume(rows, ends_epoch=ends_epoch))
-        return records, True
+        yield from learner.consume(block.rows, ends_epoch=block.ends_epoch, first=first)
     except (MemoryError, RuntimeError) as error:
-        records += learner.failed("out_of_memory" if is_out_of_memory(error) else "failed", str(error).partition("\n")[0])
-        return records, False
+        yield from learner.failed("out_of_memory" if is_out_of_memory(error) else "failed", str(error).partition("\n")[0])
+
+
+def _take(leaving: Event, told: Iterator[Record | int]) -> list[Record | int]:
+    """All that a learner tells, or what it told before the pass was ended in the middle of its block."""
+    return list(takewhile(lambda _: not leaving.is_set(), told))
 
 
 def _last_epoch(train: TrainConfig) -> int | None:

@@ -10,11 +10,15 @@ from dataclasses import asdict
 from streamtrain.budget import peak_rss_bytes
 from streamtrain.config import Config
 from streamtrain.confirm import confirm
+from streamtrain.learners.saving import Saving
 from streamtrain.passes import NO_LAST_ROW, Prepared, prepare, run_pass, warm_up
 from streamtrain.science.run import Run
 from streamtrain.science.tuning import EXTENDED_BY, PassPlan, choose_winners, is_tuned, next_fresh_pass, next_tuning_pass
 from streamtrain.timing import measure_throughput
 from streamtrain.types import Emit, Record
+
+#: Records that are told between passes, or end one.
+_BETWEEN_PASSES = ("baseline", "pass", "winners")
 
 
 def learning_rates(config: Config) -> tuple[float, ...]:
@@ -26,8 +30,11 @@ def learning_rates(config: Config) -> tuple[float, ...]:
     return tuple(float(f"{center * 10 ** ((k - (grid - 1) / 2) / 2):.3g}") for k in range(grid))
 
 
-def sweep(config: Config, emit: Emit, describe: Record) -> None:
-    """Run a sweep and emit its Records. `describe`: what the `run` record says beside what the sweep itself knows."""
+def sweep(config: Config, emit: Emit, describe: Record, saving: Saving | None = None) -> None:
+    """Run a sweep and emit its Records. `describe`: what the `run` record says beside what the sweep itself knows.
+
+    With `saving` it can be interrupted, and an interrupted sweep goes on: which pass comes next follows from the records told.
+    """
     started = time.perf_counter()
     sizes, rates = config.sweep.batch_sizes, learning_rates(config)
     prepared = prepare(config, learners=len(sizes), rates=most_rates(config))
@@ -35,27 +42,40 @@ def sweep(config: Config, emit: Emit, describe: Record) -> None:
     header = run_record(
         prepared, describe, verb="sweep", compile_seconds=compile_seconds, sizes=sizes, rates=[rates] * len(sizes), trials=config.sweep.trials
     )
-    run = Run(header=header | sweep_rules(config))
+    told = saving.begin(prepared.fingerprint(verb="sweep")) if saving is not None else []
+    run = Run(header=told[0] if told else header | sweep_rules(config))
+    # The passes that have ended say which one was interrupted; what that one told is known again only when it goes on.
+    ended = 1 + max((at for at, record in enumerate(told) if record["event"] in _BETWEEN_PASSES), default=0)
+    for record in told[1:ended]:
+        run.add(record)
+    interrupted = told[ended:]
+
+    def go_on(plan: PassPlan) -> None:
+        while interrupted:
+            run.add(interrupted.pop(0))
+        _make_pass(prepared, run, plan, tell, saving)
 
     def tell(record: Record) -> None:
         run.add(record)
         emit(record)
 
-    emit(run.header)
-    tell({"event": "baseline", **prepared.baselines})
+    if not told:
+        emit(run.header)
+        tell({"event": "baseline", **prepared.baselines})
     while plan := next_tuning_pass(run):
-        _make_pass(prepared, run, plan, tell)
-    if "tuned" in run.rules:
+        go_on(plan)
+    if "tuned" in run.rules and not run.winners:
         tell(choose_winners(run))
     while plan := next_fresh_pass(run):
-        _make_pass(prepared, run, plan, tell)
+        go_on(plan)
     measure_throughput(prepared, sizes, tell)
     if config.sweep.confirm:
         confirm(prepared, run, tell)
     rows_read = sum(record["rows_read"] for record in run.passes)
     apart = sum(record["rows_read"] * record["replicas"] for record in run.passes)
     emit(end_record(
-        prepared, seconds=time.perf_counter() - started, rows_read=rows_read, passes=len(run.passes), saved=apart - rows_read, before=before
+        prepared, seconds=time.perf_counter() - started + (saving.seconds if saving is not None else 0),
+        rows_read=rows_read, passes=len(run.passes), saved=apart - rows_read, before=before,
     ))  # fmt: skip
 
 
@@ -73,7 +93,7 @@ def most_rates(config: Config) -> int:
     return tuned + (EXTENDED_BY if config.sweep.extend_grid and tuned > 1 else 0) + len(config.sweep.lr_rule)
 
 
-def _make_pass(prepared: Prepared, run: Run, plan: PassPlan, emit: Emit) -> None:
+def _make_pass(prepared: Prepared, run: Run, plan: PassPlan, emit: Emit, saving: Saving | None) -> None:
     """Run one pass; under `--max-time` it has an equal share of what is left among the passes that are still foreseen."""
     max_time, share = prepared.config.train.max_time, None
     if max_time is not None:
@@ -82,7 +102,7 @@ def _make_pass(prepared: Prepared, run: Run, plan: PassPlan, emit: Emit) -> None
         foreseen = run.trials + fresh - sum(record["kind"] != "extension" for record in run.passes)
         share = max(0.0, max_time - used) / max(1, foreseen)
     learners = [prepared.learner(size, lrs, plan.trial) for size, lrs in plan.lrs.items()]
-    run_pass(prepared, learners, plan.trial, emit, kind=plan.kind, max_seconds=share)
+    run_pass(prepared, learners, plan.trial, emit, kind=plan.kind, max_seconds=share, saving=saving)
 
 
 def run_record(
@@ -95,6 +115,7 @@ def run_record(
     return {
         "event": "run", "schema_version": 1, "verb": verb, "batch_sizes": list(sizes), "lrs": [list(r) for r in rates], "trials": trials,
         "train_rows": prepared.last_row if prepared.last_row < NO_LAST_ROW else None, "epoch_rows": prepared.epoch_rows,
+        "integrity": dataset.integrity,
         "target_loss": list(config.sweep.target_loss), "config": config.model_dump(mode="json"),
         "data": {
             "url": dataset.url, "fingerprint": dataset.fingerprint, "num_rows": dataset.num_rows, "num_shards": len(dataset.shards),

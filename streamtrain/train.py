@@ -1,32 +1,55 @@
 """Training: a sweep of one learner, whose model is kept."""
 
 import time
+from dataclasses import dataclass
+
+import numpy as np
 
 from streamtrain.config import Config
+from streamtrain.errors import ConfigError
 from streamtrain.learners.model import Network
-from streamtrain.passes import prepare, run_pass, warm_up
+from streamtrain.learners.saving import Saving
+from streamtrain.passes import Prepared, prepare, run_pass, warm_up
 from streamtrain.sweep import end_record, run_record
 from streamtrain.timing import measure_throughput
 from streamtrain.types import Emit, Record
 
 
-def train(config: Config, emit: Emit, describe: Record) -> Network:
-    """Train one model and emit its Records; returns it with normalisation folded in."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trained:
+    """Models with normalisation folded in: after the last row, and at the smallest held-out loss (None when nothing is held out)."""
+
+    last: Network
+    best: Network | None
+
+
+def train(config: Config, emit: Emit, describe: Record, saving: Saving | None = None) -> Trained:
+    """Train one model and emit its Records. With `saving` it can be interrupted, and an interrupted run goes on."""
     started = time.perf_counter()
     sizes = (config.train.batch_size,)
     rates = (config.train.rate,)
     prepared = prepare(config, learners=1, rates=1)
+    if config.train.patience is not None and prepared.evaluation is None:
+        raise ConfigError("train.patience needs a held-out loss, and nothing is held out. Set --holdout or --eval-data.")
     compile_seconds, before = warm_up(prepared, sizes, rates)
-    emit(run_record(prepared, describe, verb="train", compile_seconds=compile_seconds, sizes=sizes, rates=[rates], trials=1))
-    emit({"event": "baseline", **prepared.baselines})
-    learner = prepared.learner(sizes[0], rates, 0)
-    done = run_pass(prepared, [learner], 0, emit, max_seconds=config.train.max_time)
+    told = saving.begin(prepared.fingerprint(verb="train")) if saving is not None else []
+    if not told:
+        emit(run_record(prepared, describe, verb="train", compile_seconds=compile_seconds, sizes=sizes, rates=[rates], trials=1))
+        emit({"event": "baseline", **prepared.baselines})
+    learner = prepared.learner(sizes[0], rates, 0, patience=config.train.patience, keeps_best=True)
+    done = run_pass(prepared, [learner], 0, emit, max_seconds=config.train.max_time, saving=saving)
     measure_throughput(prepared, sizes, emit)
-    emit(end_record(prepared, seconds=time.perf_counter() - started, rows_read=done["rows_read"], passes=1, saved=0, before=before))
+    seconds = time.perf_counter() - started + (saving.seconds if saving is not None else 0)
+    emit(end_record(prepared, seconds=seconds, rows_read=done["rows_read"], passes=1, saved=0, before=before))
+    best_RP = learner.best_parameters
+    return Trained(last=_network(prepared, learner.engine.parameters()[0]), best=None if best_RP is None else _network(prepared, best_RP[0]))
+
+
+def _network(prepared: Prepared, parameters_P: np.ndarray) -> Network:
     source = prepared.source
     network = Network(
-        prepared.shape.of_trial(config.order.seed, 0), prepared.standard, source.dataset.features, source.dataset.target, fill=source.fill,
+        prepared.shape.of_trial(prepared.config.order.seed, 0), prepared.standard, source.dataset.features, source.dataset.target, fill=source.fill,
         transform=None if source.transform is None else source.transform.record(),
     )  # fmt: skip
-    network.load_flat(learner.engine.parameters()[0])
+    network.load_flat(parameters_P)
     return network

@@ -46,6 +46,9 @@ class Sources:
 
 #: Shared parameters of single verbs.
 Out = Annotated[str | None, _option("where the results go; left out: runs/<verb>-<date>-<n>", "--out", "-o", metavar="DIR")]
+Resume = Annotated[str, _option(
+    "auto: go on with an interrupted run in --out, or in runs/, or begin one; never; or a run's folder", metavar="auto|never|DIR", show_default=True
+)]  # fmt: skip
 DryRun = Annotated[bool, _option("say what would be read and how much memory it takes, and stop")]
 Features = Annotated[str | None, Parameter(group=DATA, metavar="A,B,…", help="the columns to learn from; left out: all but the target")]
 Target = Annotated[str | None, Parameter(group=DATA, metavar="TEXT", help="the column to predict; left out: the last column")]

@@ -3,19 +3,26 @@
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from streamtrain.cli.flags import Output, Sources, load_config
 from streamtrain.cli.progress import progress
-from streamtrain.cli.terminal import plain_warnings, show
-from streamtrain.errors import ConfigError
+from streamtrain.cli.terminal import note, plain_warnings, show
+from streamtrain.errors import ConfigError, DataError
 
 
 def run(
-    verb: Literal["sweep", "train"], data: str | None, flags: Any, sources: Sources, output: Output, *, out: str | None, dry_run: bool,
+    verb: Literal["sweep", "train"], data: str | None, flags: Any, sources: Sources, output: Output, *, out: str | None, resume: str, dry_run: bool,
 ) -> None:  # fmt: skip
-    """Do what the verb says with the config of all layers; raises the errors of `streamtrain.errors`."""
+    """Do what the verb says with the config of all layers; raises the errors of `streamtrain.errors`.
+
+    `--resume DIR` alone is enough: the config is then the one that the run keeps in DIR.
+    """
+    kept = Path(resume) / "config.resolved.yaml"
+    if resume not in ("auto", "never") and sources.config is None and kept.is_file():
+        sources = replace(sources, config=str(kept))
     config, _ = load_config(data, flags, sources)
     if config.data.path is None:
         raise ConfigError(f"{verb} needs DATA: a file, a folder or a glob of Parquet or Zarr shards, or data.path in the config")
@@ -26,10 +33,15 @@ def run(
             plan = api.plan_run(config, verb)
             show(api.plan_text(plan), plan, as_json=output.json)
             return
-        folder = Path(out) if out else api.default_out(verb)
+        folder, goes_on = api.choose_out(verb, config, out, resume)
         call = {"sweep": api.run_sweep, "train": api.run_train}[verb]
         with progress("none" if output.quiet else output.progress, verbose=output.verbose) as on_record:
-            result = call(config, folder, command=shlex.join(["streamtrain", *sys.argv[1:]]), on_record=on_record)
+            try:
+                result = call(config, folder, resume=goes_on, command=shlex.join(["streamtrain", *sys.argv[1:]]), on_record=on_record)
+            except BaseException as failure:
+                if not isinstance(failure, ConfigError | DataError) and api.list_checkpoints(folder / api.CHECKPOINTS):
+                    note(f"{folder} was saved; go on with --resume {shlex.quote(str(folder))}")
+                raise
     summary = {**result.summary, "warnings": []} if output.quiet else result.summary
     show(result_text(summary, result.out), result.summary, as_json=output.json)
 

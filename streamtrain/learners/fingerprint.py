@@ -1,0 +1,48 @@
+"""What the numbers of a run depend on, as flat JSON values by name: a run goes on only when all of them are what they were."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from streamtrain.config import Config
+from streamtrain.types import Record
+
+#: Keys of the config that change no number of a run: where the data lie (their contents are compared), how many readers, threads
+#: and bytes there are, when the run is saved.
+FREE_KEYS = frozenset({
+    "data.path", "data.eval_data", "fetch.memory", "fetch.readers", "train.threads", "checkpoint.every_seconds", "checkpoint.keep",
+})  # fmt: skip
+
+
+def config_fingerprint(config: Config | Mapping[str, Any]) -> Record:
+    """Every other key of a config, or of one that a `run` record tells, by its dotted name."""
+    parts = config.model_dump(mode="json") if isinstance(config, Config) else config
+    flat = {f"{part}.{name}": value for part, section in parts.items() for name, value in section.items()}
+    return {key: value for key, value in flat.items() if key not in FREE_KEYS}
+
+
+def array_hash(array: np.ndarray | None) -> str | None:
+    """Sixteen hex digits for the bytes, type and shape of an array."""
+    if array is None:
+        return None
+    head = f"{array.dtype.str} {array.shape}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any], *, names: Iterable[str] | None = None) -> list[str]:
+    """One phrase for each value that is another one; `names`: of these only.
+
+    >>> differences({"a.b": 1, "c": [1]}, {"a.b": 2, "c": (1,), "d": None})
+    ['a.b was 1, is 2']
+    """
+    names = [*was, *(name for name in now if name not in was)] if names is None else names
+    pairs = ((name, was.get(name), now.get(name)) for name in names)
+    return [f"{name} was {_text(a)}, is {_text(b)}" for name, a, b in pairs if json.dumps(a) != json.dumps(b)]
+
+
+def _text(value: Any) -> str:
+    text = "not set" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
