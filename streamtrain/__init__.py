@@ -1,6 +1,7 @@
 """Train regressors on rows that do not fit in memory, and judge every minibatch size on the same rows.
 
-`open_stream` gives minibatches from shards, `sweep` compares minibatch sizes, `train` and `load_model` give a torch module.
+`open_stream` gives minibatches from shards, `sweep` compares minibatch sizes, `train` and `load_model` give a torch module, `Regressor` is
+the same for scikit-learn.
 Names are imported when they are first used, so `import streamtrain` costs nothing.
 """
 
@@ -17,6 +18,7 @@ _EXPORTS = {
     "sweep": "streamtrain.api",
     "train": "streamtrain.api",
     "load_model": "streamtrain.api",
+    "Regressor": "streamtrain.regressor",
 }
 __all__ = ["__version__", *_EXPORTS]
 

@@ -101,6 +101,12 @@ def evaluate(model_dir: Path, data: str, *, on_null: OnBad = "error") -> Record:
     }  # fmt: skip
 
 
+def predicted(network: Network, data: str, *, on_null: OnBad = "error") -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`(row ids, float32 predictions)` of a data set, span by span, in order of the row ids. Raises as `predict` does."""
+    for ids, features, _, _ in _scored(network, data, on_null=on_null, with_target=False):
+        yield ids, predict_rows(network, features)
+
+
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, int]
 
 

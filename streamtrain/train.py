@@ -42,10 +42,11 @@ def train(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
     seconds = time.perf_counter() - started + (saving.seconds if saving is not None else 0)
     emit(end_record(prepared, seconds=seconds, rows_read=done["rows_read"], passes=1, saved=0, before=before))
     best_RP = learner.best_parameters
-    return Trained(last=_network(prepared, learner.engine.parameters()[0]), best=None if best_RP is None else _network(prepared, best_RP[0]))
+    return Trained(last=network_of(prepared, learner.engine.parameters()[0]), best=None if best_RP is None else network_of(prepared, best_RP[0]))
 
 
-def _network(prepared: Prepared, parameters_P: np.ndarray) -> Network:
+def network_of(prepared: Prepared, parameters_P: np.ndarray) -> Network:
+    """The model of a replica's flat parameters (P,), with normalisation folded in: from raw features to the target's units."""
     source = prepared.source
     network = Network(
         prepared.shape.of_trial(prepared.config.order.seed, 0), prepared.standard, source.dataset.features, source.dataset.target, fill=source.fill,

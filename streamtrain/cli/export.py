@@ -1,0 +1,40 @@
+"""`streamtrain export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from streamtrain.cli.flags import GLOBAL, Output
+from streamtrain.cli.terminal import plain_warnings, show
+from streamtrain.errors import ConfigError
+from streamtrain.units import format_bytes
+
+_OUT = "the ONNX file; left out: model.onnx beside the model"
+
+
+def export(
+    model: Annotated[str, Parameter(help="the directory that `train` wrote")], /, *,
+    out: Annotated[str | None, Parameter(name=("--out", "-o"), group=GLOBAL, metavar="FILE", show_default=False, help=_OUT)] = None,
+    output: Output = Output(),
+) -> None:  # fmt: skip
+    """Write a trained model as ONNX, normalisation and imputation folded in: raw features in, predictions out."""
+    from streamtrain.files import write_atomically
+    from streamtrain.learners.onnx_file import onnx_bytes
+    from streamtrain.learners.saved import load_model
+
+    file = Path(out) if out else Path(model) / "model.onnx"
+    if file.exists():
+        raise ConfigError(f"{file} exists, and nothing is overwritten. Choose another --out.")
+    with plain_warnings(quiet=output.quiet):
+        network = load_model(model)
+        content = onnx_bytes(network)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, content)
+    inputs = ", ".join(network.features)
+    made = "" if network.transform is None else f", made by {network.transform['function']}"
+    show(
+        f"{inputs} → {network.target}{made}: {file}, {format_bytes(len(content))}",
+        {"out": str(file), "bytes": len(content), "features": list(network.features), "target": network.target, "transform": network.transform},
+        as_json=output.json,
+    )  # fmt: skip

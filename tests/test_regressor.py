@@ -1,0 +1,80 @@
+"""`st.Regressor`: scikit-learn's own checks, and a path beside an array."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'streamtrain[sklearn]'")
+
+from sklearn.model_selection import cross_val_score  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import PolynomialFeatures  # noqa: E402
+from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
+
+import streamtrain as st  # noqa: E402
+
+ROWS = 4000
+
+
+@pytest.fixture
+def no_leaks():
+    """Instead of the house's: scikit-learn's checks keep their memory maps open."""
+
+
+@parametrize_with_checks([st.Regressor(max_rows=3072, lr=0.02)])
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def linear():
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(ROWS, 3))
+    return x, x @ [3.0, -2.0, 0.5] + 7 + 0.1 * draw.normal(size=ROWS)
+
+
+def test_an_array_is_learned_and_scored(linear):
+    x, y = linear
+    model = st.Regressor(hidden=(), random_state=0).fit(x[:3000], y[:3000])
+    assert model.score(x[3000:], y[3000:]) > 0.99
+    assert not hasattr(model, "feature_names_in_")
+
+
+def test_a_path_gives_what_its_array_gives(linear, tmp_path):
+    x, y = linear
+    table = pa.table({"b": x[:, 1], "y": y, "a": x[:, 0], "c": x[:, 2]})
+    pq.write_table(table, tmp_path / "d.parquet")
+    one = st.Regressor(target="y", features=["a", "b", "c"], max_rows=20_000, random_state=5).fit(tmp_path / "d.parquet")
+    other = st.Regressor(max_rows=20_000, random_state=5).fit(x, y)
+    assert list(one.feature_names_in_) == ["a", "b", "c"] and one.n_features_in_ == 3
+    np.testing.assert_allclose(one.predict(tmp_path / "d.parquet"), other.predict(x), rtol=1e-5)
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(one)).predict(tmp_path / "d.parquet")[:5], one.predict(tmp_path / "d.parquet")[:5])
+    with pytest.raises(ValueError, match="without y"):
+        st.Regressor().fit(str(tmp_path / "d.parquet"), y)
+
+
+def test_it_works_in_a_pipeline_and_under_cross_validation(linear):
+    x, y = linear
+    scores = cross_val_score(make_pipeline(PolynomialFeatures(1), st.Regressor(max_rows=20_000, random_state=1)), x[:900], y[:900], cv=2)
+    assert min(scores) > 0.95
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    ({"optimizer": "adan"}, "train.optimizer"), ({"hidden": (0,)}, "model.hidden"), ({"epochs": 1, "max_rows": 5}, "twice"),
+    ({"lr": 1e30, "optimizer": "sgd"}, "diverged"),
+])  # fmt: skip
+def test_a_wrong_parameter_is_a_value_error_that_names_it(linear, flags, message):
+    with pytest.raises(ValueError, match=message):
+        st.Regressor(**flags).fit(*linear)
+
+
+def test_streamtrain_itself_needs_no_scikit_learn():
+    """Only the estimator does: everything else imports with scikit-learn blocked."""
+    code = "import sys; sys.modules['sklearn'] = None; import streamtrain as st, streamtrain.api; st.sweep; st.load_model; print(st.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == st.__version__
