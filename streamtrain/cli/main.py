@@ -33,6 +33,7 @@ VERBS = {
     "train": ("Run", "streamtrain.cli.train:train", "Train one model and save it."),
     "predict": ("Results", "streamtrain.cli.predict:predict", "Write a trained model's predictions for a data set."),
     "evaluate": ("Results", "streamtrain.cli.predict:evaluate", "Say how well a trained model does on a data set."),
+    "export": ("Results", "streamtrain.cli.export:export", "Write a trained model as ONNX, normalisation folded in."),
     "report": ("Results", "streamtrain.cli.report:report", "Make the report of a run again, from its records."),
     "compare": ("Results", "streamtrain.cli.compare:compare", "Say what changed from one run to another, with intervals; --fail-on for CI."),
     "completion": ("Config", "streamtrain.cli.completion:completion", "Print a completion script for bash, zsh or fish."),
