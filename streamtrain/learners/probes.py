@@ -7,7 +7,8 @@ Legend: N rows, G groups, D features, P parameters, V vectors.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,17 +16,13 @@ import numpy as np
 import torch
 from torch.func import functional_call, grad, jvp, vmap
 
-from streamtrain.learners.model import Shape, views
+from streamtrain.learners.model import ACTIVATIONS, Model, Shape, views
 
 #: Rows of one evaluation: more are taken in parts, so that activations stay small.
 PART_ROWS = 16_384
 
 #: float64 values of per-group gradients held at once by torch.
 _GRADIENT_VALUES = 2**23
-
-_FUNCTIONS = {
-    "relu": torch.relu, "tanh": torch.tanh, "silu": torch.nn.functional.silu, "gelu": torch.nn.functional.gelu, "identity": lambda x: x,
-}  # fmt: skip
 
 #: Parameters (P,) and features (B, D) → predictions (B,); of torch operations that `torch.func` differentiates twice.
 Outputs = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -112,12 +109,12 @@ class Probe:
 
     def _inputs_and_deltas(self, weights: torch.Tensor, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Of a perceptron's layers: inputs a (N, in) and δ = ∂loss/∂pre-activation (N, out); a row's weight gradient is a ⊗ δ."""
-        inputs, shifts, values = [], [], rows[:, :-1]
+        inputs, shifts, values, activation = [], [], rows[:, :-1], ACTIVATIONS[self.shape.activation]()
         for weight, bias in views(weights[None], self.shape):
             inputs.append(values.detach())
             shifts.append(torch.zeros(len(rows), weight.shape[2], dtype=torch.float64, requires_grad=True))
             before = values @ weight[0] + bias[0] + shifts[-1]
-            values = _FUNCTIONS[self.shape.activation](before)
+            values = activation(before)
         loss = self._of_residuals(before[:, 0] - rows[:, -1]).sum()
         return list(zip(inputs, torch.autograd.grad(loss, shifts), strict=True))  # δ is the gradient at a shift of 0
 
@@ -131,34 +128,37 @@ class Probe:
         return near * (residuals - 0.5 * near)
 
 
+def probe_model(model: Model, huber_delta: float = 0.0) -> Probe:
+    """The probe of what a learner trains, with its flat parameters as `model.py` or `factory.py` lay them out."""
+    if isinstance(model, Shape):
+        return probe_shape(model, huber_delta)
+    return probe_module(model.module(), huber_delta)[0]
+
+
 def probe_shape(shape: Shape, huber_delta: float = 0.0) -> Probe:
-    """The probe of a perceptron whose parameters are one flat line, as `model.py` lays them out."""
-    activation = _FUNCTIONS[shape.activation]
-
-    def outputs(weights_P: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
-        *hidden, (weight, bias) = views(weights_P[None], shape)
-        values = x_BD
-        for hidden_weight, hidden_bias in hidden:
-            values = activation(values @ hidden_weight[0] + hidden_bias[0])
-        return (values @ weight[0] + bias[0])[:, 0]
-
-    return Probe(outputs=outputs, num_parameters=shape.num_parameters, shape=shape, huber_delta=huber_delta)
+    """The probe of a perceptron."""
+    forward = shape.stacked_forward(torch.device("cpu"))
+    return Probe(
+        outputs=lambda weights_P, x_BD: forward(weights_P[None], x_BD)[0, :, 0], num_parameters=shape.num_parameters, shape=shape,
+        huber_delta=huber_delta,
+    )  # fmt: skip
 
 
 def probe_module(module: torch.nn.Module, huber_delta: float = 0.0) -> tuple[Probe, np.ndarray]:
-    """The probe of any module from (B, D) to (B, 1) or (B,), and its present parameters, flat in the order of `parameters()`.
+    """The probe of any module from (B, D) to (B, 1) or (B,), and its trainable parameters, flat in the order of `parameters()`.
 
-    The module is called in float64 and in `eval` mode, with its buffers as they are; it is not changed.
+    The module is called in float64, with its buffers and frozen parameters as they are; it is not changed.
     """
-    names, values = zip(*module.named_parameters(), strict=True)
-    buffers = {name: buffer.detach().double() if buffer.is_floating_point() else buffer for name, buffer in module.named_buffers()}
-    sizes = [value.numel() for value in values]
+    trainable = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    others = [(name, value) for name, value in (*module.named_parameters(), *module.named_buffers()) if name not in trainable]
+    constants = {name: value.detach().double() if value.is_floating_point() else value for name, value in others}
+    sizes = [value.numel() for value in trainable.values()]
 
     def outputs(weights_P: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
-        parts = {name: part.view(value.shape) for name, part, value in zip(names, weights_P.split(sizes), values, strict=True)}
-        return functional_call(module, {**parts, **buffers}, (x_BD,)).reshape(len(x_BD))
+        own = {name: part.view(value.shape) for part, (name, value) in zip(weights_P.split(sizes), trainable.items(), strict=True)}
+        return functional_call(module, {**constants, **own}, (x_BD,)).reshape(len(x_BD))
 
-    flat = torch.cat([value.detach().reshape(-1) for value in values]).double().cpu().numpy()
+    flat = torch.cat([value.detach().reshape(-1) for value in trainable.values()]).double().cpu().numpy()
     return Probe(outputs=outputs, num_parameters=len(flat), huber_delta=huber_delta), flat
 
 
@@ -172,6 +172,17 @@ def rescale(shape: Shape, parameters_P: np.ndarray, factor: float, layer: int = 
     result[begins[layer] : begins[layer + 1]] *= factor
     result[begins[layer + 1] : begins[layer + 1] + inputs * outputs] /= factor
     return result
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """torch on one thread while inside, for the whole process: a probe's products are small, and threads would wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache

@@ -22,11 +22,17 @@ def intraclass_correlation(means_KP: np.ndarray, mean_squares_K: np.ndarray, row
     """
     means, squares = np.asarray(means_KP, dtype=float), np.asarray(mean_squares_K, dtype=float)
     within_K = (squares - (means**2).sum(axis=1)) * rows / (rows - 1)
-    clusters = np.arange(len(means)) if clusters_K is None else np.asarray(clusters_K)
-    whole = _rho(means, within_K, rows)
-    names = np.unique(clusters)
-    kept = [clusters != name for name in names] if len(names) > 2 else []
-    return jackknife(whole, [_rho(means[keep], within_K[keep], rows) for keep in kept])
+    centred = means - means.mean(axis=0)
+    names, cluster_K = np.unique(np.arange(len(means)) if clusters_K is None else np.asarray(clusters_K), return_inverse=True)
+    sums_CP, squares_C, within_C = (np.zeros((len(names), *values.shape[1:])) for values in (centred, within_K, within_K))
+    for sums, values in ((sums_CP, centred), (squares_C, (centred**2).sum(axis=1)), (within_C, within_K)):
+        np.add.at(sums, cluster_K, values)
+    count_C = np.bincount(cluster_K)
+    whole = _rho(np.array([len(means)]), centred.sum(axis=0)[None], squares_C.sum()[None], within_C.sum()[None], rows)
+    if len(names) < 3:
+        return jackknife(float(whole[0]), [])
+    without = _rho(len(means) - count_C, centred.sum(axis=0) - sums_CP, squares_C.sum() - squares_C, within_C.sum() - within_C, rows)
+    return jackknife(float(whole[0]), without)
 
 
 def design_effect(rho: Record, batch_size: int) -> Record:
@@ -40,10 +46,10 @@ def is_bad_shuffle(deff: Record) -> bool:
     return deff["lo"] is not None and deff["lo"] > BAD_SHUFFLE_ABOVE
 
 
-def _rho(means: np.ndarray, within_K: np.ndarray, rows: int) -> float:
-    between = rows / (len(means) - 1) * ((means - means.mean(axis=0)) ** 2).sum()
-    within = within_K.mean()
-    if within <= 0:
-        return 1.0 if between > 0 else 0.0
-    excess = between / within - 1
-    return float(excess / (excess + rows))
+def _rho(count_C: np.ndarray, sums_CP: np.ndarray, squares_C: np.ndarray, within_C: np.ndarray, rows: int) -> np.ndarray:
+    """ρ (C,) of C choices of minibatches, from how many they are, the sums of their means and of the means' squares, and of `within`."""
+    between = rows / np.maximum(count_C - 1, 1) * (squares_C - (sums_CP**2).sum(axis=1) / count_C)
+    within = within_C / count_C
+    excess = between - np.maximum(within, 0.0)
+    scale = np.maximum(excess + rows * np.maximum(within, 0.0), 0.0)
+    return np.where(scale > 0, excess / np.where(scale > 0, scale, 1.0), 0.0)

@@ -55,6 +55,16 @@ def test_any_module_has_the_same_probe(shape):
     assert all(parameter.dtype == torch.float32 and parameter.grad is None for parameter in network.parameters())
 
 
+def test_frozen_parameters_and_buffers_are_constants():
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3), torch.nn.Linear(3, 1))
+    module[0].requires_grad_(False)
+    probe, flat = probe_module(module)
+    assert probe.num_parameters == len(flat) == 3 + 3 + 3 + 1
+    predicted = module(torch.from_numpy(ROWS[:, :4]))[:, 0].detach().numpy()
+    np.testing.assert_allclose(probe.row_losses(flat, ROWS), 0.5 * (predicted - ROWS[:, 4]) ** 2, rtol=1e-4, atol=1e-6)
+    assert np.abs(probe.hvp(flat, ROWS, flat)).max() > 0
+
+
 def test_parts_add_up(monkeypatch):
     probe, weights = probe_shape(SHAPES[1]), initial_parameters(SHAPES[1], 0, 0)
     whole = probe.value_and_grad(weights, ROWS), probe.hvp(weights, ROWS, weights), probe.squared_norms(weights, ROWS)

@@ -1,0 +1,113 @@
+"""Measurements of trained models on real rows: `--measure noise,curvature,sharpness,shuffle` (SCIENCE.md §2, §4, §5, §6).
+
+`measure_costs` says what each will take, before it runs; `measure` gives the `measures` of summary.json. All read one pool of rows,
+the first of up to 16 windows as the stream delivers them, and leave training alone: models are measured at frozen weights.
+"""
+
+import time
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from streamtrain.learners import measurements as of
+from streamtrain.learners.measurements import TrainedModel
+from streamtrain.learners.probes import Probe, one_torch_thread, probe_model
+from streamtrain.passes import Prepared
+from streamtrain.science.sharpness import EPSILONS, FACTORS
+from streamtrain.stream.fetch import FetchStats
+from streamtrain.types import Record
+
+__all__ = ["TrainedModel", "measure", "measure_costs"]
+
+#: Of each of so many windows at most, an equal part of the pool is taken.
+MOST_WINDOWS, POOL_ROWS = 16, 65_536
+
+#: Evaluations of one sharpness search: restarts of about this many each.
+_EVALUATIONS = 8 * 14
+
+_HVP = 2.5  # gradients of the same rows
+
+
+@one_torch_thread()
+def measure_costs(prepared: Prepared, models: Sequence[TrainedModel], what: Collection[str]) -> list[Record]:
+    """For each measurement asked for: `{measure, rows, row_gradients, seconds}`: rows it looks at, gradients of a row it takes, and how
+    long that will be, from one gradient timed here. `models` as for `measure`."""
+    if not models or not what:
+        return []
+    probe, rows, timed = _probe(prepared, 0), np.zeros((of.SHARPNESS_ROWS, prepared.source.num_columns), dtype=np.float32), []
+    for _ in range(5):  # the first ones warm up
+        started = time.perf_counter()
+        probe.grad(models[0].parameters, rows)
+        timed.append((time.perf_counter() - started) / len(rows))
+    seconds, adam = float(np.median(timed)), of.is_adam(prepared.config.train)
+    many, noise_rows = len(models), of.REPLICATES * of.REPLICATE_ROWS
+    searches = many * (3 * len(EPSILONS)) + 2 * (1 + len(FACTORS)) * of.can_rescale(prepared.shape)
+    gradients = {
+        "noise": noise_rows * 3 + of.REPLICATES * of.MICRO_BATCHES * of.HESSIAN_ROWS * _HVP + 2 * POOL_ROWS,
+        "curvature": many * (2 if adam else 1) * _HVP * (of.LANCZOS_STEPS * of.CURVATURE_ROWS + of.RAYLEIGH_BLOCKS * of.RAYLEIGH_ROWS),
+        "sharpness": searches * _EVALUATIONS * of.SHARPNESS_ROWS + many * of.GAP_ROWS,
+        "shuffle": 2 * POOL_ROWS,
+    }
+    looked_at = {
+        "noise": POOL_ROWS, "curvature": of.CURVATURE_ROWS + of.RAYLEIGH_BLOCKS * of.RAYLEIGH_ROWS, "sharpness": of.SHARPNESS_ROWS + of.GAP_ROWS,
+        "shuffle": POOL_ROWS,
+    }  # fmt: skip
+    return [
+        {"measure": name, "rows": looked_at[name], "row_gradients": int(gradients[name]), "seconds": gradients[name] * seconds}
+        for name in gradients if name in what
+    ]  # fmt: skip
+
+
+@one_torch_thread()
+def measure(
+    prepared: Prepared, models: Sequence[TrainedModel], what: Collection[str], *, reference: int | None = None, trial: int = 0
+) -> Record:
+    """`{noise_scale, sqrt_m_slope, curvature, sharpness, shuffle: {deff, …}}`, as far as asked for by `what`.
+
+    Each is `{value, lo, hi, n, kind, …}` of the model of batch size `reference` (the smallest when None); curvature and
+    sharpness have every model under `by_batch_size`. Reads the first windows of `trial`. Models that are not finite are left out.
+    """
+    models = sorted((model for model in models if np.isfinite(model.parameters).all()), key=lambda model: model.batch_size)
+    if not models or not what:
+        return {}
+    chosen = next((model for model in models if model.batch_size == reference), models[0])
+    pool, windows, all_read = _read_pool(prepared, trial)
+    probe, train, result = _probe(prepared, trial), prepared.config.train, {}
+    if "noise" in what:
+        result["noise_scale"] = of.measure_noise(probe, chosen, pool, adam=of.is_adam(train))
+        result["sqrt_m_slope"] = of.measure_sqrt_m(probe, chosen, pool)
+    if "curvature" in what:
+        each = {str(model.batch_size): of.measure_curvature(probe, model, pool, train) for model in models}
+        result["curvature"] = {**each[str(chosen.batch_size)], "by_batch_size": each}
+    if "sharpness" in what:
+        each = {str(model.batch_size): of.measure_sharpness(probe, model, pool, prepared.evaluation) for model in models}
+        result["sharpness"] = {
+            **each[str(chosen.batch_size)], "by_batch_size": each, "target_sd": prepared.target_sd,
+            "invariance_audit": of.audit_invariance(probe, chosen, pool, prepared.shape),
+            "parametric_line": of.measure_line(probe, models, pool),
+        }  # fmt: skip
+    if "shuffle" in what:
+        result["shuffle"] = of.measure_shuffle(probe, models, chosen, pool, None if all_read else windows, prepared.window_rows)
+    return result
+
+
+def _read_pool(prepared: Prepared, trial: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Rows as the stream delivers them, equally many of each window; their windows; whether these are all windows of the epoch."""
+    total = len(prepared.plan(trial, 0))
+    windows, parts, blocks = min(MOST_WINDOWS, total), [], prepared.blocks(trial, FetchStats())
+    share = -(-POOL_ROWS // (windows * of.SHUFFLE_ROWS)) * of.SHUFFLE_ROWS  # so that no minibatch of the pool lies in two windows
+    try:
+        for block in blocks:
+            if block.epoch or block.index >= windows:
+                break
+            parts.append(block.rows[:share].copy())
+            if block.index == windows - 1:
+                break
+    finally:
+        blocks.close()
+    return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts]), windows == total
+
+
+def _probe(prepared: Prepared, trial: int) -> Probe:
+    train = prepared.config.train
+    return probe_model(prepared.shape.of_trial(prepared.config.order.seed, trial), train.huber_delta if train.loss == "huber" else 0.0)
