@@ -92,6 +92,9 @@ class DataConfig(_Part):
     on_null: Literal["error", "drop", "impute"] = Field(
         "error", description="null, NaN or infinite values: refuse them, drop their rows, or put the feature's mean in (never in the target)"
     )
+    on_bad_shard: Literal["error", "quarantine"] = Field(
+        "error", description="shards, row groups or chunks that cannot be read: end the run, or step over their rows and list them"
+    )
     transform: str | None = Field(None, description="module:function that makes the features from the feature columns, row by row")
     standardize: OnOff = Field(True, description="give each column mean 0 and standard deviation 1")
 
@@ -217,7 +220,7 @@ class Config(_Part):
 #: Flag of `sweep`, `train` and the Python API → key of the config.
 DATA_FLAGS = {
     "target": "data.target", "features": "data.features", "holdout": "data.holdout", "eval_data": "data.eval_data",
-    "on_null": "data.on_null", "transform": "data.transform", "standardize": "data.standardize",
+    "on_null": "data.on_null", "on_bad_shard": "data.on_bad_shard", "transform": "data.transform", "standardize": "data.standardize",
     "seed": "order.seed", "span_rows": "order.span_rows", "window_rows": "order.window_rows",
     "memory": "fetch.memory", "readers": "fetch.readers",
 }

@@ -117,12 +117,13 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     data = config.data
     if data.path is None:
         raise ConfigError("no data: name a file, a folder or a glob, or set data.path.")
-    dataset = open_shards(data.path, features=data.features, target=data.target)
+    dataset = open_shards(data.path, features=data.features, target=data.target, on_bad_shard=data.on_bad_shard)
     other = data.eval_data is not None
     source, window_rows = open_source(
         dataset, seed=config.order.seed, span_rows=config.order.span_rows, window_rows=config.order.window_rows,
         holdout=data.holdout if data.holdout is not None or not other else 0, eval_rows=config.eval.eval_rows,
-        on_null=data.on_null, transform=data.transform,
+        on_null=data.on_null, transform=data.transform, on_bad_shard=data.on_bad_shard,
+        timeout_seconds=config.fetch.timeout_seconds,
     )  # fmt: skip
     dataset = source.dataset
     shape = make_model(config.model, len(dataset.features))
@@ -191,7 +192,7 @@ def run_pass(
     interrupted goes on from there; one that had ended gives the learners and the record it ended with.
     """
     lrs = {str(learner.engine.batch_size): list(learner.engine.learning_rates) for learner in learners}
-    position = Position(json.dumps([kind, trial, lrs]), learners)
+    position = Position(json.dumps([kind, trial, lrs]), learners, prepared.source.quarantine)
     begun = saving.take(position.name) if saving is not None else None
     if begun is not None:
         position.load_state(begun)
@@ -208,8 +209,11 @@ def run_pass(
             "fill_seconds": position.first_block - position.started, "training_seconds": position.trained - position.first_block,
             "receipt": position.receipt.to_json(), "stats": position.stats.to_json(),
             "imputed" if prepared.source.on_null == "impute" else "dropped": null_record(position.nulls, prepared.source.dataset),
+            "quarantined": None if prepared.source.quarantine is None else prepared.source.quarantine.record(),
         }  # fmt: skip
         emit(position.record)
+        if prepared.source.quarantine is not None:
+            emit({"event": "quarantine", **prepared.source.quarantine.to_json()})
         if saving is not None:
             saving.save(position.state())
     return position.record

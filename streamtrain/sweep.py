@@ -115,7 +115,7 @@ def run_record(
     return {
         "event": "run", "schema_version": 1, "verb": verb, "batch_sizes": list(sizes), "lrs": [list(r) for r in rates], "trials": trials,
         "train_rows": prepared.last_row if prepared.last_row < NO_LAST_ROW else None, "epoch_rows": prepared.epoch_rows,
-        "integrity": dataset.integrity,
+        "integrity": dataset.integrity_text,
         "target_loss": list(config.sweep.target_loss), "config": config.model_dump(mode="json"),
         "data": {
             "url": dataset.url, "fingerprint": dataset.fingerprint, "num_rows": dataset.num_rows, "num_shards": len(dataset.shards),

@@ -12,6 +12,7 @@ import numpy as np
 Format = Literal["parquet", "zarr"]
 Integrity = Literal["verified", "unverified"]
 OnNull = Literal["error", "drop", "impute"]
+OnBadShard = Literal["error", "quarantine"]
 #: More rows than any shard or data set has; what claims more is damaged. Sums of row counts stay far from the end of int64.
 MAX_ROWS = 2**53
 
@@ -74,6 +75,7 @@ class Dataset:
 
     `columns` are the features in order, then the target. `decoded_type` is the type in which every column is decoded.
     Row ids run through the shards in order: shard `i` starts at `first_ids[i]`.
+    `left_out`: (file, cause) of shards that could not be opened and that no manifest describes, where those are quarantined.
     """
 
     url: str
@@ -85,6 +87,12 @@ class Dataset:
     integrity: Integrity
     fingerprint: str
     truth: Truth | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def integrity_text(self) -> str:
+        """`verified`, or `unverified: why`."""
+        return self.integrity if self.integrity == "verified" else "unverified: no manifest, so nothing vouches for these shards"
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -132,23 +140,28 @@ class Standard:
 class Receipt:
     """How many rows were delivered, and the order-free digest Σ hash(id) mod 2⁶⁴ of their ids.
 
-    `dropped`: rows that the null policy stepped over, in the windows that were delivered to their end.
+    `dropped`: rows that the null policy stepped over, `quarantined`: rows that could not be read, both in the windows that were
+    delivered to their end.
     """
 
     count: int = 0
     digest: int = 0
     dropped: int = 0
+    quarantined: int = 0
 
     def __add__(self, other: "Receipt") -> "Receipt":
         return Receipt(
-            count=self.count + other.count, digest=(self.digest + other.digest) % 2**64, dropped=self.dropped + other.dropped
-        )
+            count=self.count + other.count, digest=(self.digest + other.digest) % 2**64, dropped=self.dropped + other.dropped,
+            quarantined=self.quarantined + other.quarantined,
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, int | str]:
         """The digest as sixteen hex digits: JSON numbers lose bits beyond 2⁵³."""
-        return {"count": self.count, "digest": f"{self.digest:016x}", "dropped": self.dropped}
+        return {"count": self.count, "digest": f"{self.digest:016x}", "dropped": self.dropped, "quarantined": self.quarantined}
 
     @staticmethod
     def from_json(state: Mapping[str, Any]) -> "Receipt":
         """What `to_json` gave."""
-        return Receipt(count=state["count"], digest=int(state["digest"], 16), dropped=state["dropped"])
+        return Receipt(
+            count=state["count"], digest=int(state["digest"], 16), dropped=state["dropped"], quarantined=state.get("quarantined", 0)
+        )

@@ -9,6 +9,7 @@ from streamtrain.learners.saving import PassState
 from streamtrain.stream.block import Block
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.nulls import NullCounts
+from streamtrain.stream.quarantine import Quarantine
 from streamtrain.types import Receipt, Record
 
 
@@ -18,7 +19,8 @@ class Position:
     `record`: the pass's own, once it has ended. Owned by the thread that runs the pass.
     """
 
-    def __init__(self, name: str, learners: list[Learner]):
+    def __init__(self, name: str, learners: list[Learner], quarantine: Quarantine | None = None):
+        self._quarantine = quarantine
         self.name, self.learners, self.active = name, learners, list(learners)
         self.epoch = self.window = self.row = self.rows_read = 0
         self.receipt, self.stats = Receipt(), FetchStats()
@@ -56,6 +58,7 @@ class Position:
             "receipt": self.receipt.to_json(), "nulls": [[*key, count] for key, count in sorted(self.nulls.items())],
             "stats": self.stats.to_json(), "seconds": now - self.started, "fill_seconds": self.first_block - self.started,
             "training_seconds": self.trained - self.first_block, "learners": learners, "record": self.record,
+            "quarantine": None if self._quarantine is None else self._quarantine.to_json(),
         }  # fmt: skip
         return document, arrays
 
@@ -77,3 +80,5 @@ class Position:
         self.first_block = self.started + document["fill_seconds"]
         self.trained = self.first_block + document["training_seconds"]
         self.record = document["record"]
+        if self._quarantine is not None and document.get("quarantine") is not None:
+            self._quarantine.restore(document["quarantine"])

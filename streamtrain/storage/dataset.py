@@ -17,7 +17,7 @@ from streamtrain.storage.locate import locate
 from streamtrain.storage.manifest import MANIFEST_NAME, Manifest, read_manifest, shard_from_entry
 from streamtrain.storage.parquet import describe_parquet
 from streamtrain.storage.zarr import describe_zarr
-from streamtrain.types import Column, Dataset, Integrity, Shard, Truth
+from streamtrain.types import Column, Dataset, Integrity, OnBadShard, Shard, Truth
 
 _FOOTER_THREADS = 16
 _MANY = 8
@@ -33,34 +33,54 @@ class Found:
     shards: tuple[Shard, ...]
     integrity: Integrity
     truth: Truth | None
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
-def open_shards(path: str, *, features: Sequence[str] | None = None, target: str | None = None) -> Dataset:
+def open_shards(
+    path: str, *, features: Sequence[str] | None = None, target: str | None = None, on_bad_shard: OnBadShard = "error"
+) -> Dataset:
     """Open a Parquet file, a Zarr v3 array or group, a folder of them, or a glob. Reads footers only, several at once.
 
     The target defaults to the last column of the first shard, the features to all its other columns. A folder with a
     manifest is taken from it where sizes and footer hashes still match. Raises DataError naming *every* bad shard, and
     ConfigError when a column is chosen twice.
+
+    With `quarantine`, a bad shard whose rows are known, from a manifest or from its own footer, keeps its place, and reading it
+    will fail; any other is left out, and listed in `left_out`.
     """
-    return bind_columns(find_shards(path), features=features, target=target)
+    return bind_columns(find_shards(path, on_bad_shard), features=features, target=target, on_bad_shard=on_bad_shard)
 
 
-def find_shards(path: str) -> Found:
-    """The shards of a path, described. Warns of Hive partitions, which are not read. Raises DataError naming every shard that cannot be read, or when there are no rows."""
+def find_shards(path: str, on_bad_shard: OnBadShard = "error") -> Found:
+    """The shards of a path, described. Warns of Hive partitions, which are not read.
+
+    Raises DataError naming every shard that cannot be read, and when there are no rows.
+    """
     path = os.path.abspath(os.fspath(path))
     manifest = read_manifest(path) if os.path.isdir(path) else None
     if manifest is None:
-        shards = _describe_all(locate(path), describe_shard)
+        described = _describe_all(locate(path), describe_shard)
     else:
-        _refuse_strangers(path, manifest)
-        shards = _describe_all(manifest.shards, lambda entry: shard_from_entry(path, manifest, entry))
+        strangers = _strangers(path, manifest)
+        check = on_bad_shard == "error"
+        if check:
+            _refuse([f"{url}: {cause}" for url, cause in strangers])
+        described = [
+            *((url, DataError(cause)) for url, cause in strangers),
+            *_describe_all(manifest.shards, lambda entry: shard_from_entry(path, manifest, entry, check=check)),
+        ]
+    bad = [(url, str(result)) for url, result in described if isinstance(result, DataError)]
+    if on_bad_shard == "error" or len(bad) == len(described) or (manifest is not None and len(bad) > len(strangers)):
+        _refuse([cause for _, cause in bad])  # of a manifest's shards only the manifest's own faults come here: they are never passed over
+    shards = [result for _, result in described if isinstance(result, Shard)]
     if os.path.isdir(path):
         _warn_of_partitions(path, shards)
     shards = [shard for shard in shards if shard.num_rows]
     if not shards:
         raise DataError(f"{path}: no rows. Name a data set that has some.")
     return Found(
-        url=path, shards=tuple(shards), integrity="verified" if manifest else "unverified", truth=manifest.truth if manifest else None
+        url=path, shards=tuple(shards), integrity="verified" if manifest else "unverified", truth=manifest.truth if manifest else None,
+        left_out=tuple(bad),
     )
 
 
@@ -69,17 +89,21 @@ def describe_shard(url: str) -> Shard:
     return describe_zarr(url) if os.path.isdir(url) else describe_parquet(url)
 
 
-def bind_columns(found: Found, *, features: Sequence[str] | None, target: str | None) -> Dataset:
+def bind_columns(
+    found: Found, *, features: Sequence[str] | None, target: str | None, on_bad_shard: OnBadShard = "error"
+) -> Dataset:
     """Choose columns by name. Raises as `open_shards` does."""
     columns = choose_columns([column.name for column in found.shards[0].columns], features, target, found.url)
-    _bind_all(found.shards, columns)
+    problems, odd = _bind_all(found.shards, columns)
+    if on_bad_shard == "error" or len(odd) == len(found.shards):
+        _refuse(problems)
     chosen = set(columns)
-    types = {column.decoded_type for shard in found.shards for column in shard.columns if column.name in chosen}
+    types = {column.decoded_type for shard in found.shards if shard.url not in odd for column in shard.columns if column.name in chosen}
     ends = np.cumsum([shard.num_rows for shard in found.shards], dtype=np.int64)
     return Dataset(
         url=found.url, shards=found.shards, columns=columns, decoded_type="float32" if types == {"float32"} else "float64",
         first_ids=np.concatenate([[0], ends[:-1]]).astype(np.int64), num_rows=int(ends[-1]), integrity=found.integrity,
-        fingerprint=_fingerprint(found), truth=found.truth,
+        fingerprint=_fingerprint(found), truth=found.truth, left_out=found.left_out,
     )
 
 
@@ -103,15 +127,16 @@ def choose_columns(names: Sequence[str], features: Sequence[str] | None, target:
     return (*features, target)
 
 
-def _bind_all(shards: Sequence[Shard], columns: Sequence[str]) -> None:
-    """Raise DataError listing every shard in which a column is missing or cannot be decoded."""
-    problems = []
+def _bind_all(shards: Sequence[Shard], columns: Sequence[str]) -> tuple[list[str], set[str]]:
+    """Every shard in which a column is missing or cannot be decoded: what to say of it, and which they are."""
+    problems, odd = [], set()
     known: dict[tuple[Column, ...], list[str]] = {}
     for shard in shards:
         if shard.columns not in known:
             known[shard.columns] = _column_problems(shard.columns, columns, shard.url)
         problems += [f"{shard.url}: {problem}" for problem in known[shard.columns]]
-    _refuse(problems)
+        odd |= {shard.url} if known[shard.columns] else set()
+    return problems, odd
 
 
 def _column_problems(held: Sequence[Column], columns: Sequence[str], url: str) -> list[str]:
@@ -143,8 +168,8 @@ def _warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
         warnings.warn(f"{root}: Hive partitions are not read ({names}): write them into the files as columns to learn from them.", stacklevel=4)
 
 
-def _refuse_strangers(path: str, manifest: Manifest) -> None:
-    """A file that the manifest does not list is an extra or a duplicate; a name listed twice likewise."""
+def _strangers(path: str, manifest: Manifest) -> list[tuple[str, str]]:
+    """Files that the manifest does not list, extras or duplicates, with the cause. Raises DataError when it lists one twice."""
     names = [entry.name for entry in manifest.shards]
     listed = {os.path.abspath(os.path.join(path, name)) for name in names}
     if len(listed) != len(names):
@@ -152,14 +177,14 @@ def _refuse_strangers(path: str, manifest: Manifest) -> None:
     try:
         present = locate(path)
     except DataError:
-        return  # nothing there: each listed shard is reported as missing
-    _refuse([
-        f"{url}: not listed in {MANIFEST_NAME}. Move it out of the folder, or delete {MANIFEST_NAME} to read all shards unverified."
-        for url in present if os.path.abspath(url) not in listed
-    ])
+        return []  # nothing there: each listed shard is reported as missing
+    cause = f"not listed in {MANIFEST_NAME}. Move it out of the folder, or delete {MANIFEST_NAME} to read all shards unverified."
+    return [(url, cause) for url in present if os.path.abspath(url) not in listed]
 
 
-def _describe_all(items: Sequence[Item], describe: Callable[[Item], Shard]) -> list[Shard]:
+def _describe_all(items: Sequence[Item], describe: Callable[[Item], Shard]) -> list[tuple[str, Shard | DataError]]:
+    """(path or name, shard or why there is none), several at once."""
+
     def attempt(item: Item) -> Shard | DataError:
         try:
             return describe(item)
@@ -171,8 +196,7 @@ def _describe_all(items: Sequence[Item], describe: Callable[[Item], Shard]) -> l
     else:
         with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="footers") as pool:
             results = list(pool.map(attempt, items))
-    _refuse([str(result) for result in results if isinstance(result, DataError)])
-    return [result for result in results if isinstance(result, Shard)]
+    return [(getattr(item, "name", str(item)), result) for item, result in zip(items, results, strict=True)]
 
 
 def _refuse(problems: Sequence[str]) -> None:

@@ -91,20 +91,15 @@ def write_manifest(folder: str, manifest: Manifest) -> None:
     os.replace(temporary, path)
 
 
-def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry) -> Shard:
+def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry, *, check: bool = True) -> Shard:
     """The shard of an entry, without parsing its footer: its size and footer hash (Zarr: chunk keys and sizes) must match.
 
-    Raises DataError when they do not, and when the name leaves the folder.
+    Raises DataError when they do not, and when the name leaves the folder. Without `check` the shard is as the manifest promises
+    it, and reading it will fail where it is not.
     """
     url = safe_path(folder, entry.name)
-    if not os.path.exists(url):
-        raise DataError(f"{url}: listed in {MANIFEST_NAME}, but not there. Restore it, or write the data set again.")
-    source = parquet_source(url) if manifest.format == "parquet" else zarr_source(url)
-    if source != entry.source or (manifest.format == "parquet" and os.path.getsize(url) != entry.bytes):
-        raise DataError(
-            f"{url}: not the shard that {MANIFEST_NAME} describes (size or {'footer' if manifest.format == 'parquet' else 'chunks'} differ)."
-            f" Restore it, or delete {MANIFEST_NAME} to read it unverified."
-        )
+    if check:
+        _refuse_changed(url, manifest, entry)
     last = sum(length * repeats for length, repeats in entry.boundaries)
     # A boundary costs more than a byte of any shard: what claims more would only fill memory here.
     if last != entry.rows or sum(repeats for _, repeats in entry.boundaries) > entry.bytes:
@@ -113,9 +108,20 @@ def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry) -> Shar
     columns = tuple(Column(name=name, stored_type=kind, decoded_type=manifest.decoded_type) for name in manifest.columns)
     return Shard(
         url=url, format=manifest.format, num_rows=entry.rows, num_bytes=entry.bytes,
-        boundaries=expand_boundaries(entry.boundaries), columns=columns, source=source,
+        boundaries=expand_boundaries(entry.boundaries), columns=columns, source=entry.source,
         read_rows=manifest.span_rows if manifest.format == "zarr" else 0,
     )
+
+
+def _refuse_changed(url: str, manifest: Manifest, entry: ShardEntry) -> None:
+    if not os.path.exists(url):
+        raise DataError(f"{url}: listed in {MANIFEST_NAME}, but not there. Restore it, or write the data set again.")
+    source = parquet_source(url) if manifest.format == "parquet" else zarr_source(url)
+    if source != entry.source or (manifest.format == "parquet" and os.path.getsize(url) != entry.bytes):
+        raise DataError(
+            f"{url}: not the shard that {MANIFEST_NAME} describes (size or {'footer' if manifest.format == 'parquet' else 'chunks'} differ)."
+            f" Restore it, or delete {MANIFEST_NAME} to read it unverified."
+        )
 
 
 def compact_boundaries(boundaries: np.ndarray) -> list[tuple[int, int]]:

@@ -6,25 +6,29 @@ submitted in plan order and started in that order, so the one waited for is alwa
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from threading import Condition
 
 import numpy as np
 
-from streamtrain.errors import StreamTrainError
+from streamtrain.errors import DataError, StreamTrainError
 from streamtrain.order import OPEN_CHAINS
 from streamtrain.spans import Spans
 from streamtrain.storage.parquet import BATCH_ROWS as PARQUET_BATCH_ROWS
 from streamtrain.storage.parquet import BUFFER_BYTES as PARQUET_BUFFER_BYTES
-from streamtrain.storage.readers import Forward, Readers
+from streamtrain.storage.readers import Forward
 from streamtrain.stream.plan import Window
-from streamtrain.types import Shard
+from streamtrain.stream.source import Source
+from streamtrain.stream.watch import ReadTimeout, read_within
+from streamtrain.types import Shard, Span
 
 
 class Chains:
     """The open chains of one fetch. Thread-safe; `close` ends every wait."""
 
-    def __init__(self, spans: Spans, readers: Readers):
-        self._spans, self._readers = spans, readers
+    def __init__(self, source: Source):
+        self._spans, self._readers, self._quarantine = source.spans, source.readers, source.quarantine
+        self._source = source
         self._changed = Condition()
         self._turns: dict[tuple[int, int], deque[int]] = {}
         self._open: dict[tuple[int, int], Forward] = {}
@@ -36,8 +40,11 @@ class Chains:
             for number in window.spans[self._spans.is_slice(window.spans)]:
                 self._turns.setdefault((window.epoch, self._spans.unit_of(int(number))), deque()).append(int(number))
 
-    def read(self, epoch: int, number: int) -> tuple[np.ndarray, ...]:
-        """The decoded columns of slice `number`, in its turn. Raises what the reader raises, to every slice that follows too."""
+    def read(self, epoch: int, number: int) -> tuple[np.ndarray, ...] | None:
+        """The decoded columns of slice `number`, in its turn; None when it is quarantined, with all slices after it.
+
+        Raises what the reader raises, to every slice that follows too.
+        """
         span, unit = self._spans[number], self._spans.unit_of(number)
         chain = (epoch, unit)
         with self._changed:
@@ -45,19 +52,34 @@ class Chains:
             if self._closed:
                 raise StreamTrainError("reading was stopped")
         try:
-            if chain not in self._open:
-                self._open[chain] = self._readers.forward(span.shard)
-            columns = self._open[chain].read(span.start, span.stop)
+            columns = self._read(chain, number, span)
         except BaseException:
             self.stop()
             raise
         with self._changed:
             self._turns[chain].popleft()
+            if columns is None or number + 1 == self._spans.unit_range(unit)[1]:
+                reader = self._open.pop(chain, None)
+                if reader is not None:
+                    reader.close()
             if number + 1 == self._spans.unit_range(unit)[1]:
-                self._open.pop(chain).close()
                 del self._turns[chain]
             self._changed.notify_all()
         return columns
+
+    def _read(self, chain: tuple[int, int], number: int, span: Span) -> tuple[np.ndarray, ...] | None:
+        if self._quarantine is not None and number in self._quarantine:
+            return None
+        if chain not in self._open:
+            self._open[chain] = self._readers.forward(span.shard)
+        try:
+            with self._source.watch.reading(self._source.dataset.shards[span.shard], span):
+                return self._open[chain].read(span.start, span.stop)
+        except DataError as error:
+            if self._quarantine is None:
+                raise
+            self._quarantine.add(number, error)
+            return None
 
     def stop(self) -> None:
         """End every wait with an error, now and from now on."""
@@ -72,20 +94,36 @@ class Chains:
         self._open.clear()
 
 
-def read_ascending(spans: Spans, readers: Readers, numbers: Iterable[int]) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
-    """(number, decoded columns) of spans with ascending numbers: slices of one chain are read in one go through it."""
+def read_ascending(source: Source, numbers: Iterable[int]) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+    """(number, decoded columns) of spans with ascending numbers: slices of one chain are read in one go through it.
+
+    Spans that are in quarantine, or have to go there, do not come. Raises ReadTimeout when a read takes longer than it may.
+    """
+    spans, quarantine = source.spans, source.quarantine
     unit, reader = -1, None
     try:
         for number in map(int, numbers):
             span = spans[number]
-            if not spans.is_slice(np.array([number]))[0]:
-                yield number, readers.read(span.shard, span.start, span.stop)
+            if quarantine is not None and number in quarantine:
                 continue
-            if spans.unit_of(number) != unit:
-                if reader is not None:
-                    reader.close()
-                unit, reader = spans.unit_of(number), readers.forward(span.shard)
-            yield number, reader.read(span.start, span.stop)
+            read = partial(source.readers.read, span.shard, span.start, span.stop)
+            if spans.is_slice(np.array([number]))[0]:
+                if spans.unit_of(number) != unit:
+                    if reader is not None:
+                        reader.close()
+                    unit, reader = spans.unit_of(number), source.readers.forward(span.shard)
+                read = partial(reader.read, span.start, span.stop)
+            try:
+                columns = read_within(source.watch, source.dataset.shards[span.shard], span, read)
+            except ReadTimeout:
+                reader = None  # still at work on another thread
+                raise
+            except DataError as error:
+                if quarantine is None:
+                    raise
+                quarantine.add(number, error)
+                continue
+            yield number, columns
     finally:
         if reader is not None:
             reader.close()

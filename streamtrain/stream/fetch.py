@@ -12,9 +12,10 @@ There is no scheduler process and no open port.
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any
@@ -28,6 +29,7 @@ from streamtrain.stream.chains import Chains
 from streamtrain.stream.plan import Window
 from streamtrain.stream.shuffle import WindowBuild
 from streamtrain.stream.source import Source
+from streamtrain.stream.watch import DaemonExecutor, Watch, wait_for
 
 
 @dataclass(slots=True)
@@ -74,30 +76,33 @@ def fetch(windows: Iterator[Window], source: Source, budget: Budget, stats: Fetc
     """Blocks of `windows`, in their order. Closing the iterator ends its threads.
 
     At most `budget.windows` blocks exist at once, the one in the consumer's hands included. Errors of a read are raised
-    where its block would have come. The iterator itself belongs to one thread.
+    where its block would have come; so is DataError when a read takes longer than `source.watch` allows. The iterator itself belongs to one thread.
     """
     with ExitStack() as stack:
-        chains = Chains(source.spans, source.readers)
-        stack.callback(chains.close)  # what is entered first is left last: no thread reads any more by then
-        lanes: SimpleQueue[ThreadPoolExecutor] = SimpleQueue()
-        for number in range(budget.readers):
-            lanes.put(stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=f"streamtrain-lane-{number}")))
-        builders = stack.enter_context(ThreadPoolExecutor(budget.readers, thread_name_prefix="streamtrain-window"))
+        chains = Chains(source)
+        builders = DaemonExecutor(budget.readers, "streamtrain-window")
+        stack.callback(lambda: None if builders.abandoned else chains.close())  # entered first, left last: no thread reads by then
+        pools = [DaemonExecutor(1, f"streamtrain-lane-{number}") for number in range(budget.readers)]
+        lanes: SimpleQueue[DaemonExecutor] = SimpleQueue()
+        for lane in pools:
+            lanes.put(stack.enter_context(lane))
+        stack.enter_context(builders)
         waiting: deque[Future[Block]] = deque()
+        take = partial(_take, waiting, stats, source.watch, builders, *pools)
         stack.callback(_cancel, waiting)
         stack.callback(chains.stop)
         for window in windows:
             chains.expect(window)
             waiting.append(builders.submit(_build, window, source, chains, pool, lanes, stats))
             if len(waiting) >= budget.windows - 1:
-                yield from _take(waiting, stats)
+                yield from take()
         while waiting:
-            yield from _take(waiting, stats)
+            yield from take()
 
 
-def _take(waiting: deque[Future[Block]], stats: FetchStats) -> Iterator[Block]:
+def _take(waiting: deque[Future[Block]], stats: FetchStats, watch: Watch, *pools: DaemonExecutor) -> Iterator[Block]:
     started = time.perf_counter()
-    block = waiting[0].result()
+    block = wait_for(waiting[0], watch, *pools)
     waiting.popleft()
     ready = time.perf_counter()
     stats.add(wait_seconds=ready - started, blocks=1, rows=len(block.rows))

@@ -14,15 +14,18 @@ from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.readers import Readers
 from streamtrain.stream.chains import chain_bytes
 from streamtrain.stream.plan import default_window_rows
-from streamtrain.stream.source import Source
+from streamtrain.stream.quarantine import Quarantine
+from streamtrain.stream.source import TIMEOUT_SECONDS, Source
 from streamtrain.stream.survey import impute_values, take_survey
 from streamtrain.stream.transform import TransformedReaders, load_transform
-from streamtrain.types import Dataset, OnNull, Standard
+from streamtrain.stream.watch import Watch
+from streamtrain.types import Dataset, OnBadShard, OnNull, Standard
 
 
 def open_source(
     dataset: Dataset, *, seed: int, span_rows: int, window_rows: int | None, holdout: int | float | None, eval_rows: int,
-    on_null: OnNull = "error", transform: str | None = None,
+    on_null: OnNull = "error", transform: str | None = None, on_bad_shard: OnBadShard = "error",
+    timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> tuple[Source, int]:
     """A source of raw values, and the window's size in rows. Reads no data; `impute` needs `with_fill` as well.
 
@@ -47,7 +50,8 @@ def open_source(
         raise ConfigError(f"data.holdout: {error}. Ask for fewer, or use --eval-data.") from None
     standard = Standard.identity(len(dataset.columns))
     source = Source(
-        dataset=dataset, readers=readers, spans=spans, holdout=drawn, standard=standard, on_null=on_null, transform=loaded
+        dataset=dataset, readers=readers, spans=spans, holdout=drawn, standard=standard, on_null=on_null, transform=loaded,
+        quarantine=Quarantine(dataset, spans) if on_bad_shard == "quarantine" else None, watch=Watch(timeout_seconds),
     )  # fmt: skip
     return source, window_rows
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from streamtrain.errors import DataError
 from streamtrain.holdout import Holdout
 from streamtrain.kernels import shuffle as kernels
 from streamtrain.order import RECEIPT, make_key
@@ -51,18 +52,34 @@ class WindowBuild:
         self.dropped = [NOTHING] * len(self.spans)
         self.nulls: NullCounts = Counter()
 
-    def decode(self, i: int) -> tuple[np.ndarray, ...]:
-        """The columns of the window's i-th span; a slice of a chain comes in its turn."""
+    def decode(self, i: int) -> tuple[np.ndarray, ...] | None:
+        """The columns of the window's i-th span; a slice of a chain comes in its turn. None when it is quarantined."""
+        number, quarantine = int(self.window.spans[i]), self.source.quarantine
         if self.sliced[i]:
-            return self.chains.read(self.window.epoch, int(self.window.spans[i]))
-        return self.source.read(self.spans[i])
+            return self.chains.read(self.window.epoch, number)
+        if quarantine is not None and number in quarantine:
+            return None
+        try:
+            return self.source.read(self.spans[i])
+        except DataError as error:
+            if quarantine is None:
+                raise
+            quarantine.add(number, error)
+            return None
 
-    def deal(self, i: int, columns: tuple[np.ndarray, ...]) -> None:
+    def deal(self, i: int, columns: tuple[np.ndarray, ...] | None) -> None:
         """Deal the i-th span's rows into buckets, under the null policy; raises DataError for a value that it refuses.
+
+        Of a quarantined span (None) all rows are stepped over.
 
         The kernel says whether all it dealt was finite, so a good span is not searched. A bad one is dealt once more, over
         the places it took: what is dropped joins the rows to skip, and `permute` closes the gaps that are left.
         """
+        if columns is None:
+            lost = self.source.quarantine.lost_rows(int(self.window.spans[i]), len(self.skips[i]))
+            self.dropped[i] = self.skips[i] = np.arange(self.spans[i].num_rows)
+            self.receipt += Receipt(quarantined=lost)
+            return
         columns, cursors = alike(columns), self.cursors.copy()
         receipt, finite = self._deal(i, columns)
         if not finite or self._drops_held_out(i, columns):
@@ -119,7 +136,7 @@ def window_ids(window: Window, source: Source, dropped: Sequence[np.ndarray]) ->
         span = source.spans[int(number)]
         parts.append(np.arange(span.first_id, span.first_id + span.num_rows))
     ids = np.concatenate(parts)
-    plain = replace(source, standard=Standard.identity(2), on_null="error", fill=None)
+    plain = replace(source, standard=Standard.identity(2), on_null="error", fill=None, quarantine=None)
     build = WindowBuild(window, plain, BufferPool(window.num_rows + 1, 2, keep=0))
     first = 0
     for i, part in enumerate(parts):

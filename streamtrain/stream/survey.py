@@ -46,7 +46,7 @@ def impute_values(source: Source) -> np.ndarray:
     Raises DataError for a feature that has none.
     """
     moments = [Moments()] * len(source.dataset.features)
-    for number, columns in read_ascending(source.spans, source.readers, source.holdout.spread):
+    for number, columns in read_ascending(source, source.holdout.spread):
         kept = np.ones(source.spans[number].num_rows, dtype=bool)
         kept[source.holdout.of(number)] = False
         moments = [each + Moments.of(column[kept & ~bad_values(column, 0.0, 1.0)]) for each, column in zip(moments, columns, strict=False)]
@@ -66,8 +66,8 @@ def take_survey(source: Source) -> Survey:
     """
     width = source.num_columns
     count, mean, comoment = 0, np.zeros(width), np.zeros((width, width))
-    held = []
-    for number, columns in read_ascending(source.spans, source.readers, source.holdout.spread):
+    held = [np.empty((0, width))]
+    for number, columns in read_ascending(source, source.holdout.spread):
         span = source.spans[number]
         columns, dropped, _ = mend(source, span, columns)
         rows = np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
@@ -82,6 +82,10 @@ def take_survey(source: Source) -> Survey:
         comoment += rows.T @ rows + np.outer(gap, gap) * (count * len(rows) / merged)
         mean = mean + gap * (len(rows) / merged)
         count = merged
+    if source.quarantine is not None:
+        for number in map(int, source.holdout.spread):
+            if number in source.quarantine:
+                source.quarantine.lose_holdout(number)
     return Survey(count=count, mean=mean, comoment=comoment, holdout=np.concatenate(held))
 
 

@@ -25,7 +25,8 @@ _STREAM_FLAGS = {
     "features": "data.features", "target": "data.target", "holdout": "data.holdout", "seed": "order.seed",
     "span_rows": "order.span_rows", "window_rows": "order.window_rows", "memory": "fetch.memory", "readers": "fetch.readers",
     "batch_size": "train.batch_size", "device": "train.device", "on_null": "data.on_null",
-    "transform": "data.transform",
+    "transform": "data.transform", "on_bad_shard": "data.on_bad_shard",
+    "timeout_seconds": "fetch.timeout_seconds",
 }  # fmt: skip
 
 
@@ -45,11 +46,12 @@ class Stream(IterableDataset):
         data, order = config.data, config.order
         self.batch_size, self.drop_last = config.train.batch_size, drop_last
         self.device = open_device(config.train.device)
-        dataset = open_shards(path, features=data.features, target=data.target)
+        dataset = open_shards(path, features=data.features, target=data.target, on_bad_shard=data.on_bad_shard)
         source, self._window_rows = open_source(
             dataset, seed=order.seed, span_rows=order.span_rows, window_rows=order.window_rows,
             holdout=0 if data.holdout is None else data.holdout, eval_rows=config.eval.eval_rows,
-            on_null=data.on_null, transform=data.transform,
+            on_null=data.on_null, transform=data.transform, on_bad_shard=data.on_bad_shard,
+            timeout_seconds=config.fetch.timeout_seconds,
         )  # fmt: skip
         self._source = with_fill(source)
         self.dataset = source.dataset
@@ -63,13 +65,15 @@ class Stream(IterableDataset):
         self._nulls: NullCounts = Counter()
 
     def __len__(self) -> int:
-        """Minibatches in an epoch: known before it starts, the same in every epoch. With `on_null="drop"` an upper bound."""
+        """Minibatches in an epoch: known before it starts, the same in every epoch. With `on_null="drop"`, or spans in
+        quarantine, an upper bound."""
         whole, rest = divmod(self._plan.num_rows, self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
     @property
     def num_rows(self) -> int:
-        """Rows an epoch delivers: all but the held-out ones. With `on_null="drop"` an upper bound; `receipt` has the count."""
+        """Rows an epoch delivers: all but the held-out ones. With `on_null="drop"`, or spans in quarantine, an upper
+        bound; `receipt` has the count."""
         return self._plan.num_rows
 
     @property
@@ -89,7 +93,8 @@ class Stream(IterableDataset):
             epoch, window, row, receipt, before = epoch + 1, 0, 0, Receipt(), Receipt()
         return {
             "epoch": epoch, "window": window, "row": row, "receipt": receipt.to_json(), "receipt_before_window": before.to_json(),
-            "imputed": None if self._source.fill is None else self._source.fill.tolist(), "order": self._order(),
+            "imputed": None if self._source.fill is None else self._source.fill.tolist(), "quarantine": self.quarantine(),
+            "order": self._order(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -107,6 +112,10 @@ class Stream(IterableDataset):
         if state["imputed"] is not None:
             self._source = replace(self._source, fill=np.array(state["imputed"]))
         self._go_to(state["epoch"])
+        if state.get("quarantine") is not None:
+            self._source.quarantine.restore(state["quarantine"])
+            if state["row"]:
+                self._source.quarantine.seal(self._plan.window(state["window"]).spans)
         self._window, self._row, self._resumed = state["window"], state["row"], True
         self._receipts = {self._window: Receipt.from_json(state["receipt_before_window"])}
         self._known = self._window, self._row, Receipt.from_json(state["receipt"])
@@ -131,6 +140,10 @@ class Stream(IterableDataset):
         A dropped row counts at its first bad column. The 16 shards with the most are named.
         """
         return null_record(self._nulls, self.dataset)
+
+    def quarantine(self) -> Record | None:
+        """The spans that could not be read, with files, rows and causes; None when `on_bad_shard` is "error"."""
+        return None if self._source.quarantine is None else self._source.quarantine.to_json()
 
     def stats(self) -> dict[str, float | int]:
         """Seconds worked and waited in each part, over all epochs so far (stream/fetch.py)."""
@@ -179,7 +192,8 @@ class Stream(IterableDataset):
                 yield _split(torch.cat(carried))
         finally:
             blocks.close()
-        if not self._receipts[len(self._plan)].count and self._plan.num_rows:
+        done = self._receipts[len(self._plan)]
+        if not done.count and done.dropped and self._plan.num_rows:
             raise DataError(f"{self.dataset.url}: every row has a bad value, so all were dropped. Leave columns out with --features.")
         self._finished = True
 
@@ -206,6 +220,7 @@ class Stream(IterableDataset):
             "seed": self._seed, "window_rows": self._window_rows, "spans": self._source.spans.fingerprint,
             "holdout_rows": self._source.holdout.num_rows, "data": self.dataset.fingerprint,
             "columns": list(self.dataset.columns), "on_null": self._source.on_null,
+            "on_bad_shard": "error" if self._source.quarantine is None else "quarantine",
             "transform": None if self._source.transform is None else self._source.transform.record(),
         }  # fmt: skip
 
@@ -239,7 +254,8 @@ def open_stream(path: str, *, drop_last: bool = False, **flags: Any) -> Stream:
     """Open a data set as a `Stream` of minibatches.
 
     Flags: features, target, batch_size (1024), seed (0), holdout (0), memory, readers, device ("cpu"), span_rows,
-    window_rows, on_null ("error"), transform; each as on the command line. `features` and `target` may be left out: the last
+    window_rows, on_null ("error"), transform, on_bad_shard ("error"),
+    timeout_seconds (300); each as on the command line. `features` and `target` may be left out: the last
     column is the target. With `on_null="impute"` the survey's spans are read here, at most 64 of them or so.
 
     Raises ConfigError for a flag, DataError for the data, ResourceError for the memory.
