@@ -33,10 +33,11 @@ SWEEP_GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepResult:
-    """Where the run is, and its `summary.json` as a dict."""
+    """Where the run is, and its `summary.json` as a dict. `was_finished`: the run had come to its end before, and was only read."""
 
     out: Path
     summary: Record
+    was_finished: bool = False
 
     @property
     def batch_size(self) -> int | None:
@@ -46,11 +47,12 @@ class SweepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """Where the run is, its summary, and the trained model with normalisation folded in."""
+    """Where the run is, its summary, and the trained model with normalisation folded in. `was_finished` as of a sweep."""
 
     out: Path
     summary: Record
     model: Network
+    was_finished: bool = False
 
 
 def run_sweep(config: Config, out: Path, *, resume: bool = False, command: str = "", on_record: Emit | None = None) -> SweepResult:
@@ -61,7 +63,7 @@ def run_sweep(config: Config, out: Path, *, resume: bool = False, command: str =
     with RunDirectory(out, resume=resume, on_record=on_record) as run:
         run.check_config("sweep", config)
         if run.finished:
-            return SweepResult(out=out, summary=run.summary())
+            return SweepResult(out=out, summary=run.summary(), was_finished=True)
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS))
         sweep_records(config, run.log, {"command": command, "env": environment()}, saving)
     return SweepResult(out=out, summary=write_report(run.records, out))
@@ -75,7 +77,7 @@ def run_train(config: Config, out: Path, *, resume: bool = False, command: str =
     with RunDirectory(out, resume=resume, on_record=on_record) as run:
         run.check_config("train", config)
         if run.finished:
-            return TrainResult(out=out, summary=run.summary(), model=load_model(out))
+            return TrainResult(out=out, summary=run.summary(), model=load_model(out), was_finished=True)
         trained = train_records(config, run.log, {"command": command, "env": environment()}, run.saving(config, Interrupt()))
     if trained.best is not None:
         (out / "best").mkdir(exist_ok=True)

@@ -42,6 +42,8 @@ def run(
                 if not isinstance(failure, ConfigError | DataError) and api.list_checkpoints(folder / api.CHECKPOINTS):
                     note(f"{folder} was saved; go on with --resume {shlex.quote(str(folder))}")
                 raise
+    if result.was_finished:
+        note(f"{folder} is finished: nothing was left to do")
     summary = {**result.summary, "warnings": []} if output.quiet else result.summary
     show(result_text(summary, result.out), result.summary, as_json=output.json)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from streamtrain.errors import DataError, shown
@@ -69,7 +70,10 @@ def read_checkpoint(folder: Path, number: int) -> Checkpoint:
         raise DataError(f"{shown(str(tensors))}: it has {len(content):,} bytes instead of {stated['bytes']:,}")
     if hashlib.sha256(content).hexdigest() != stated["sha256"]:
         raise DataError(f"{shown(str(tensors))}: its hash does not match")
-    return Checkpoint(number=number, document=document, arrays=load(content))
+    try:
+        return Checkpoint(number=number, document=document, arrays=load(content))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{shown(str(tensors))}: it is no safetensors file ({error})") from None
 
 
 def list_checkpoints(folder: Path) -> list[int]:

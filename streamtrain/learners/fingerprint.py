@@ -40,9 +40,9 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any], *, names: Iterab
     """
     names = [*was, *(name for name in now if name not in was)] if names is None else names
     pairs = ((name, was.get(name), now.get(name)) for name in names)
-    return [f"{name} was {_text(a)}, is {_text(b)}" for name, a, b in pairs if json.dumps(a) != json.dumps(b)]
+    return [f"{name} was {_text(a)}, is {_text(b)}" for name, a, b in pairs if json.dumps(a, sort_keys=True) != json.dumps(b, sort_keys=True)]
 
 
 def _text(value: Any) -> str:
-    text = "not set" if value is None else json.dumps(value)
+    text = "not set" if value is None else json.dumps(value, sort_keys=True)
     return text if len(text) <= 60 else f"{text[:57]}…"

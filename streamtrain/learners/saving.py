@@ -1,22 +1,23 @@
 """When a run is saved, and how it goes on: the last few checkpoints of its folder, and the records that belong to each."""
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from streamtrain.errors import ConfigError, DataError, ResourceError
+from streamtrain.files import sync_folder
 from streamtrain.interrupt import Interrupt
 from streamtrain.learners.checkpoint import Checkpoint, list_checkpoints, read_checkpoint, remove_checkpoint, write_checkpoint
 from streamtrain.learners.fingerprint import differences
 from streamtrain.types import Record
 
-#: A run is saved after this many seconds, or this part of a pass, whichever comes first …
-EVERY_SECONDS = 30.0
+#: A run is saved after `every_seconds`, or this part of a pass, whichever comes first …
 EVERY_PART = 0.02
 #: … but parts so short that saving would take more than a twentieth of the time are put together.
 LEAST_SAVES_APART = 20
@@ -49,14 +50,13 @@ class Saving:
     """
 
     def __init__(
-        self, folder: Path, events: Events, *, versions: Record, keep: int = 3, every_seconds: float = EVERY_SECONDS,
-        every_part: float = EVERY_PART, least_saves_apart: float = LEAST_SAVES_APART, interrupt: Interrupt | None = None,
+        self, folder: Path, events: Events, *, versions: Record, keep: int = 3, every_seconds: float = 30.0, interrupt: Interrupt | None = None
     ):  # fmt: skip
-        self.folder, self.events, self.versions, self.keep = folder, events, versions, keep
+        self.folder, self.events, self.versions, self.keep, self.every_seconds = folder, events, versions, keep, every_seconds
         self.interrupt = interrupt or Interrupt()
-        self._every_seconds, self._every_part, self._least_saves_apart = every_seconds, every_part, least_saves_apart
         self._fingerprint: Record = {}
-        self._next, self._state = 0, None
+        self._next = 0
+        self._state: PassState | None = None
         self._saved_at, self._saved_part, self._cost = -float("inf"), 0.0, 0.0
         self.seconds, self._started = 0.0, time.perf_counter()
 
@@ -108,8 +108,8 @@ class Saving:
         `part`: how much of the pass is done, from 0 to 1. Raises ResourceError when the disk takes no more.
         """
         now, asked = time.perf_counter(), self.interrupt.asked is not None
-        late = now - self._saved_at >= self._every_seconds
-        far = abs(part - self._saved_part) >= self._every_part and now - self._saved_at >= self._least_saves_apart * self._cost
+        late = now - self._saved_at >= self.every_seconds
+        far = abs(part - self._saved_part) >= EVERY_PART and now - self._saved_at >= LEAST_SAVES_APART * self._cost
         if late or far or asked:
             self.save(state())
             self._saved_at, self._saved_part = time.perf_counter(), part
@@ -121,7 +121,9 @@ class Saving:
         """Write a checkpoint now, and drop all but the last few. Raises ResourceError; those before stay as they are."""
         document, arrays = state
         try:
-            self.folder.mkdir(exist_ok=True)
+            if not self.folder.is_dir():
+                os.mkdir(self.folder)
+                sync_folder(self.folder.parent)
             about = {
                 "fingerprint": self._fingerprint, "versions": self.versions, "events": self.events.mark(),
                 "seconds": time.perf_counter() - self._started, "state": document,
@@ -137,11 +139,9 @@ class Saving:
 
     def _prune(self) -> None:
         """One that cannot be removed does no harm; it is tried again next time."""
-        for number in list_checkpoints(self.folder)[: -self.keep]:
-            try:
+        with suppress(OSError):
+            for number in list_checkpoints(self.folder)[: -self.keep]:
                 remove_checkpoint(self.folder, number)
-            except OSError:
-                return
 
     def _newest(self, numbers: list[int]) -> Checkpoint | None:
         """The last checkpoint that is whole, with a warning for each that is not; None when there are none at all."""

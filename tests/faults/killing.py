@@ -1,0 +1,114 @@
+"""A process of its own: forks runs, kills them at random moments, resumes them until they are done. See test_kill.py.
+
+Importing torch takes seconds, so children are forked from this process before it has any thread. They call what `streamtrain train`
+and `sweep` call; only the report, which is drawn after the last record, is left out, and clocks are read for a shorter time.
+
+    python -m tests.faults.killing '{"verb": "train", "config": {…}, "whole": "a", "out": "b", "kills": 12, "renames": 4, "seed": 0}'
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+import torch
+
+from streamtrain import api, files, timing
+from streamtrain.config import make_config
+from streamtrain.learners import saving
+from streamtrain.passes import prepare, warm_up
+from tests.faults.told import left_over, told, weights
+
+torch.set_num_threads(1)
+api.write_report = lambda records, out: {}
+timing.REGION_SECONDS = 1e-4
+saving.LEAST_SAVES_APART = 0  # these runs are so short that they would hardly be saved
+
+
+class KillAtCall:
+    """`os`, where one call (the n-th `replace` or `fsync`) is the last thing that this process does, or does not do."""
+
+    def __init__(self, name: str, number: int, *, after: bool):
+        self._name, self._left, self._after = name, number, after
+
+    def __getattr__(self, name):
+        return self._call if name == self._name else getattr(os, name)
+
+    def _call(self, *arguments):
+        self._left -= 1
+        if self._after:
+            getattr(os, self._name)(*arguments)
+        if self._left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if not self._after:
+            getattr(os, self._name)(*arguments)
+
+
+def start(task: dict, out: Path, kill: KillAtCall | None = None) -> int:
+    """Fork a child that does the run, resumed if it can be; returns its process id. It exits with 0 when the run is done."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        if kill is not None:
+            files.os = kill
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore" if task.get("may_start_again", True) else "error")
+            {"train": api.run_train, "sweep": api.run_sweep}[task["verb"]](make_config(task["config"]), out, resume=True)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def wait(child: int) -> int:
+    """Its exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(task: dict) -> dict:
+    chance, whole, out = random.Random(task["seed"]), Path(task["whole"]), Path(task["out"])
+    warm_up(prepare(make_config(task["config"]), learners=1, rates=1))
+    threads = len(os.listdir("/proc/self/task"))
+    began = time.monotonic()
+    if wait(start(task, whole)) != 0:
+        raise SystemExit("the unbroken run failed")
+    lasts = time.monotonic() - began
+    told_whole, weights_whole = told(whole), weights(whole)
+    killed, broken, finished, saved = 0, 0, 0, set()
+    moments = [*["time"] * task["kills"], *["replace", "after", "fsync"] * task["renames"]]
+    chance.shuffle(moments)
+    while moments or finished == 0:
+        moment = moments[-1] if moments else None
+        kill = None
+        if moment in ("replace", "after", "fsync"):
+            kill = KillAtCall("fsync" if moment == "fsync" else "replace", chance.randint(4, 40), after=moment == "after")
+        child = start(task, out, kill)
+        if moment == "time":
+            time.sleep(chance.uniform(0, lasts))
+            os.kill(child, signal.SIGKILL)
+        code = wait(child)
+        saved |= {path.name for path in out.glob("checkpoints/*.json")}
+        if code == -signal.SIGKILL:
+            killed += 1
+            moments.pop()
+        elif code != 0:
+            raise SystemExit(f"a run ended with {code} after {killed} kills")
+        else:
+            finished += 1
+            broken += told(out) != told_whole or weights(out) != weights_whole or bool(left_over(out))
+            if moments:
+                shutil.rmtree(out)
+    return {"killed": killed, "finished": finished, "broken": broken, "lasts": lasts, "threads": threads, "saved": len(saved)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.loads(sys.argv[1]))))

@@ -1,0 +1,77 @@
+"""FAULTS.md, row 1: a run that is killed with SIGKILL anywhere, and resumed until it is done, is the run that was never killed.
+
+Weights, records (losses, rows, steps, outcomes) and receipts are compared bit for bit; each row was visited exactly once an epoch.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.told import left_over, told, weights
+
+ROOT = Path(__file__).parents[2]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+#: verb, format, config, kills at random times, kills at a rename or fsync (three kinds of each).
+CASES = {
+    "train, Parquet, fused engine": ("train", "parquet", {"train": {"batch_size": 16, "epochs": 6, "engine": "fused"}}, 8, 1),
+    "train, Zarr, torch engine": ("train", "zarr", {"train": {"batch_size": 128, "epochs": 4, "engine": "torch", "compile": "off"}}, 5, 1),
+    "sweep, Parquet": ("sweep", "parquet", {"train": {"optimizer": "sgd"}, "sweep": {"batch_sizes": [32, 256, 700], "lr_grid": 2, "trials": 2, "confirm": False}}, 5, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
+def test_a_run_that_is_killed_and_resumed_is_the_unbroken_run(shards, tmp_path, case):
+    verb, format, parts, kills, renames = case
+    config = {
+        "data": {"path": str(shards[format]), "holdout": 1000}, "order": {"window_rows": 2048}, "model": {"hidden": [8, 8]},
+        "fetch": {"memory": "64MiB", "readers": 2}, **parts,
+    }  # fmt: skip
+    task = {
+        "verb": verb, "config": config, "whole": str(tmp_path / "whole"), "out": str(tmp_path / "out"), "kills": kills, "renames": renames,
+        "seed": random.SystemRandom().randrange(2**32),  # other moments every time; shown when it fails
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.killing", json.dumps(task)], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{task}\n{done.stderr}"
+    result = json.loads(done.stdout)
+    assert result["broken"] == 0 and result["finished"] >= 1, f"{task}\n{result}"
+    assert result["killed"] == kills + 3 * renames, f"{task}\n{result}"
+    (receipt,) = {json.dumps(record["receipt"]) for record in told(tmp_path / "whole") if record["event"] == "pass" and record["trial"] == 0}
+    if verb == "train":
+        assert json.loads(receipt)["count"] == config["train"]["epochs"] * (12_000 - 1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", [pytest.param("parquet", id="Parquet"), pytest.param("zarr", id="Zarr")])
+def test_the_command_itself_killed_twenty_times(shards, tmp_path, format):
+    """The same with whole processes, from the first import to the report."""
+    words = (
+        "train", str(shards[format]), "--batch-size", "4", "--epochs", "200", "--holdout", "1000", "--window-rows", "2048", "--hidden", "8,8",
+        "--memory", "64MiB", "--progress", "none", "--resume", "auto",
+    )  # fmt: skip
+
+    def begin(out: Path) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-m", "streamtrain", *words, "-o", str(out)], cwd=ROOT, env=ONE_THREAD, stdout=subprocess.DEVNULL)
+
+    started = time.monotonic()
+    assert begin(tmp_path / "whole").wait() == 0
+    lasts, kills, chance = time.monotonic() - started, 0, random.Random(format)
+    while kills < 20:
+        process = begin(tmp_path / "out")
+        time.sleep(chance.uniform(0.1, 1) * min(lasts, 8))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        if (tmp_path / "out" / "summary.json").exists():
+            (tmp_path / "out").rename(tmp_path / f"done-{kills}")
+    assert begin(tmp_path / "out").wait() == 0
+    for out in (tmp_path / "out", *tmp_path.glob("done-*")):
+        assert told(out) == told(tmp_path / "whole") and weights(out) == weights(tmp_path / "whole") and left_over(out) == []

@@ -1,0 +1,199 @@
+"""FAULTS.md, rows 3 and 4: whatever goes wrong while a run is saved, and whatever happens to what was saved, an older checkpoint serves."""
+
+import errno
+import json
+import os
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+
+from streamtrain import files, rundir
+from streamtrain.errors import DataError, ResourceError
+from streamtrain.learners import checkpoint
+from streamtrain.learners.checkpoint import list_checkpoints
+from streamtrain.learners.saving import Saving
+from streamtrain.rundir import RunDirectory
+from tests.faults.told import left_over
+
+RUN = {"event": "run", "verb": "train", "config": {"order": {"seed": 0}}, "env": {}, "data": {}}
+FINGERPRINT, VERSIONS = {"order.seed": 0}, {"numpy": "2"}
+#: Calls of the system that saving makes; reading back makes others.
+WRITING = ("open", "write", "fsync", "close", "replace", "unlink", "listdir")
+
+
+class FailingCalls:
+    """`os`, where the n-th writing call fails; `calls` counts them. A failing `write` takes half of what it is given first."""
+
+    def __init__(self, number: int, code: int):
+        self.number, self.code, self.calls = number, code, []
+
+    def __getattr__(self, name):
+        return getattr(os, name) if name not in WRITING else lambda *arguments: self._call(name, *arguments)
+
+    def _call(self, name, *arguments):
+        self.calls.append(name)
+        if len(self.calls) != self.number:
+            return getattr(os, name)(*arguments)
+        if name == "write":
+            os.write(arguments[0], arguments[1][: len(arguments[1]) // 2])
+        if name == "close":
+            os.close(*arguments)
+        raise OSError(self.code, os.strerror(self.code))
+
+
+def state(number: int) -> tuple[dict, dict[str, np.ndarray]]:
+    return {"name": "pass", "number": number, "record": None}, {"0/weights": np.full((3, 5), number, dtype=np.float32)}
+
+
+def save_thrice(out):
+    """A run with checkpoints 0, 1 and 2, each with one more record."""
+    with RunDirectory(out) as run:
+        saving = Saving(out / "checkpoints", run, versions=VERSIONS)
+        assert saving.begin(FINGERPRINT) == []
+        run.log(RUN)
+        for number in range(3):
+            run.log({"event": "evaluation", "rows": number, "number": number})
+            saving.save(state(number))
+
+
+def resumed(out) -> tuple[int, list[dict]]:
+    """Which state a run goes on from, and the records it has then; warnings are ignored."""
+    with warnings.catch_warnings(), RunDirectory(out, resume=True) as run:
+        warnings.simplefilter("ignore")
+        saving = Saving(out / "checkpoints", run, versions=VERSIONS)
+        records = saving.begin(FINGERPRINT)
+        document, arrays = saving.take("pass")
+        assert (arrays["0/weights"] == document["number"]).all()
+        assert [record["number"] for record in records[1:]] == list(range(document["number"] + 1))
+        assert (out / "events.jsonl").read_text().splitlines() == [json.dumps(record) for record in records]
+        return document["number"], records
+
+
+def count_calls(tmp_path, monkeypatch) -> list[str]:
+    return fail_at(0, errno.EIO, tmp_path / "counted", monkeypatch)[1]
+
+
+def fail_at(number: int, code: int, out, monkeypatch) -> tuple[OSError | None, list[str]]:
+    """Save a fourth time, the n-th call failing; returns the error and the calls."""
+    save_thrice(out)
+    failing = FailingCalls(number, code)
+    with RunDirectory(out, resume=True) as run:
+        saving = Saving(out / "checkpoints", run, versions=VERSIONS)
+        saving.begin(FINGERPRINT)
+        run.log({"event": "evaluation", "rows": 3, "number": 3})
+        with monkeypatch.context() as patch:
+            for module in (files, rundir, checkpoint):
+                patch.setattr(module, "os", failing)
+            try:
+                saving.save(state(3))
+            except ResourceError as error:
+                return error, failing.calls
+    return None, failing.calls
+
+
+@pytest.mark.parametrize("code", [pytest.param(errno.ENOSPC, id="disk full"), pytest.param(errno.EIO, id="input/output error")])
+def test_each_call_of_a_save_fails_in_turn_and_an_older_checkpoint_serves(tmp_path, monkeypatch, code):
+    calls = count_calls(tmp_path, monkeypatch)
+    assert {"open", "write", "fsync", "close", "replace", "unlink"} <= set(calls) and len(calls) >= 17, calls
+    for number in range(1, len(calls) + 1):
+        out = tmp_path / str(number)
+        error, made = fail_at(number, code, out, monkeypatch)
+        assert made[:number] == calls[:number]
+        first_unneeded = len(calls) - calls[::-1].index("close")  # what comes after the save itself removes old checkpoints
+        assert (error is not None) == (number <= first_unneeded), (number, calls[number - 1])
+        assert error is None or (os.strerror(code) in str(error) and error.exit_code == 4)
+        after_the_last_rename = number > len(calls) - calls[::-1].index("replace")
+        assert resumed(out)[0] == (3 if after_the_last_rename else 2), (number, calls[number - 1])
+        assert left_over(out) == []
+
+
+def test_the_last_few_are_kept_and_the_bytes_hold_no_time(tmp_path):
+    for name in ("a", "b"):
+        with RunDirectory(tmp_path / name) as run:
+            saving = Saving(tmp_path / name / "checkpoints", run, versions=VERSIONS, keep=2)
+            saving.begin(FINGERPRINT)
+            run.log(RUN)
+            for number in range(5):
+                saving.save(state(number))
+    assert list_checkpoints(tmp_path / "a" / "checkpoints") == [3, 4]
+    assert sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir()) == [
+        "000003.json", "000003.safetensors", "000004.json", "000004.safetensors"
+    ]  # fmt: skip
+    a, b = ((tmp_path / name / "checkpoints" / "000004.safetensors").read_bytes() for name in "ab")
+    assert a == b
+
+
+def damage(path, kind: str, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    if kind == "cut":
+        del content[at:]
+    elif kind == "bit":
+        content[at] ^= 1 << at % 8
+    elif kind == "zeros":
+        content[at:] = bytes(len(content) - at)
+    else:
+        content += bytes(at)
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("kind", ["cut", "bit", "zeros", "longer"])
+@pytest.mark.parametrize("file", ["000002.json", "000002.safetensors"])
+def test_a_damaged_checkpoint_is_refused_at_every_byte_and_the_one_before_serves(tmp_path, kind, file):
+    """Every cut, every byte flipped in one bit, every tail of zeros; read through the one door that resuming uses."""
+    save_thrice(tmp_path / "a")
+    folder = tmp_path / "a" / "checkpoints"
+    whole = (folder / file).read_bytes()
+    for at in range(len(whole)):
+        if kind == "zeros" and not any(whole[at:]):
+            break
+        damage(folder / file, kind, at + (kind == "longer"))
+        with pytest.raises(DataError, match=r"00000\d\.(json|safetensors): "):
+            checkpoint.read_checkpoint(folder, 2)
+        (folder / file).write_bytes(whole)
+    damage(folder / file, kind, len(whole) // 2)
+    with RunDirectory(tmp_path / "a", resume=True) as run:
+        saving = Saving(folder, run, versions=VERSIONS)
+        with pytest.warns(UserWarning, match=rf"{file}: .*; going on from checkpoint 1, the one before"):
+            records = saving.begin(FINGERPRINT)
+        assert saving.take("pass")[0]["number"] == 1 and records[-1]["number"] == 1
+    assert list_checkpoints(folder) == [0, 1]
+
+
+def test_a_missing_half_and_a_damaged_log_are_damage_too(tmp_path):
+    save_thrice(tmp_path / "a")
+    (tmp_path / "a" / "checkpoints" / "000002.safetensors").unlink()
+    assert resumed(shutil.copytree(tmp_path / "a", tmp_path / "b"))[0] == 1
+    log = (tmp_path / "a" / "events.jsonl").read_bytes()
+    (tmp_path / "a" / "events.jsonl").write_bytes(log.replace(b'"number": 1', b'"number": 7'))
+    assert resumed(shutil.copytree(tmp_path / "a", tmp_path / "c"))[0] == 0
+    (tmp_path / "a" / "events.jsonl").write_bytes(log[: len(log) // 4])
+    with RunDirectory(tmp_path / "a", resume=True) as run, pytest.raises(DataError, match=r"first \d+ bytes are not those"):
+        Saving(tmp_path / "a" / "checkpoints", run, versions=VERSIONS).begin(FINGERPRINT)
+
+
+def test_when_all_are_damaged_nothing_is_begun_and_nothing_changed(tmp_path):
+    save_thrice(tmp_path / "a")
+    for path in (tmp_path / "a" / "checkpoints").glob("*.json"):
+        damage(path, "bit", 40)
+    before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    with RunDirectory(tmp_path / "a", resume=True) as run, pytest.raises(DataError, match="no checkpoint can be used: .*000002.*000001.*000000"):
+        Saving(tmp_path / "a" / "checkpoints", run, versions=VERSIONS).begin(FINGERPRINT)
+    assert {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()} == before
+    shutil.rmtree(tmp_path / "a" / "checkpoints")
+    with pytest.raises(DataError, match="checkpoints are gone"):
+        RunDirectory(tmp_path / "a", resume=True)
+
+
+def test_a_pickle_is_never_loaded(tmp_path):
+    """FAULTS.md, row 19: a checkpoint made by hand, hashes and all, with a pickle in place of the arrays."""
+    save_thrice(tmp_path / "a")
+    folder, marker = tmp_path / "a" / "checkpoints", tmp_path / "executed"
+    evil = b"cposix\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR."
+    document = json.loads((folder / "000002.json").read_text())["checkpoint"]
+    document["tensors"] = {"bytes": len(evil), "sha256": checkpoint.hashlib.sha256(evil).hexdigest()}
+    (folder / "000002.safetensors").write_bytes(evil)
+    (folder / "000002.json").write_bytes(checkpoint._encode(document))
+    assert resumed(tmp_path / "a")[0] == 1
+    assert not marker.exists()
