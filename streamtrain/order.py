@@ -111,8 +111,8 @@ def cut_windows(num_rows: np.ndarray, window_rows: int) -> np.ndarray:
     A window takes the next spans as long as they fit; never fewer than one.
     """
     ends = np.cumsum(num_rows)
+    beyond = np.searchsorted(ends, ends - num_rows + window_rows, side="right")  # of a window that began at each span
     offsets = [0]
     while offsets[-1] < len(num_rows):
-        done = ends[offsets[-1] - 1] if offsets[-1] else 0
-        offsets.append(max(int(np.searchsorted(ends, done + window_rows, side="right")), offsets[-1] + 1))
+        offsets.append(max(int(beyond[offsets[-1]]), offsets[-1] + 1))
     return np.array(offsets, dtype=np.int64)

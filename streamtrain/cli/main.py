@@ -45,6 +45,7 @@ CONFIG_VERBS = {
 }
 BENCH_VERBS = {
     "stream": ("streamtrain.cli.bench:stream", "Measure shuffled delivery beside raw decode, an expert's loop and a gather in memory."),
+    "cluster": ("streamtrain.cli.bench_cluster:cluster", "Run a cluster's driver against simulated workers: what planning and failures cost."),
 }
 #: Global flags that take a value: with one of them before the verb, the next word is not the verb.
 VALUE_FLAGS = frozenset({"-c", "--config", "--set", "-o", "--out", "--seed", "--memory", "--device", "--progress"})

@@ -1,0 +1,158 @@
+"""Leases: which item is in whose hands until when. Every item comes back until a result is accepted, and only one ever is.
+
+Pure bookkeeping: it knows no cluster and no clock but the one it is told. O(log n) for each call.
+"""
+
+import heapq
+from dataclasses import dataclass
+
+from streamtrain.errors import ResourceError
+
+#: An item that is out for so many times what such items take is leased a second time when a worker stands idle, and the first
+#: result counts: backup tasks (Dean and Ghemawat, OSDI 2004, §3.6). Never before so many seconds.
+SLOW_FACTOR, SLOW_SECONDS = 4.0, 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Item `item` is in the hands of `worker`. `number` is never used again: it tells late results from those that are waited for."""
+
+    number: int
+    item: int
+    worker: str
+    issued: float
+    deadline: float
+    cost: float
+
+
+class Leases:
+    """Items to be done, each by one worker at a time, the costliest first (Graham 1969: at most 4/3 of the best makespan).
+
+    `timeout_seconds`: a lease that is out for longer has failed. `max_failures`: of all leases together; None: any number.
+    `max_attempts`: an item whose lease failed so often is given up. Not thread-safe.
+    """
+
+    def __init__(self, *, timeout_seconds: float, max_failures: int | None = None, max_attempts: int = 3):
+        self._timeout_seconds, self._max_failures, self._max_attempts = timeout_seconds, max_failures, max_attempts
+        self._pending: list[tuple[float, int]] = []
+        self._costs: dict[int, float] = {}  # of the items that are neither done nor given up
+        self._attempts: dict[int, int] = {}
+        self._live: dict[int, Lease] = {}
+        self._holders: dict[int, set[int]] = {}  # item → numbers of its live leases
+        self._deadlines: list[tuple[float, int]] = []
+        self._slow: list[tuple[float, int]] = []
+        self._pace: float | None = None
+        self.issued = self.failures = self.discarded = 0
+
+    def __len__(self) -> int:
+        """Items that are neither done nor given up."""
+        return len(self._costs)
+
+    @property
+    def leased(self) -> int:
+        return len(self._live)
+
+    def add(self, item: int, cost: float) -> None:
+        """One more item to be done; one that was done may come again."""
+        assert item not in self._costs, item
+        self._costs[item] = cost
+        heapq.heappush(self._pending, (-cost, item))
+
+    def lease(self, worker: str, now: float) -> Lease | None:
+        """The next item for an idle worker: the costliest that waits, else one that is slow elsewhere; None when there is nothing to do."""
+        item = self._next_pending()
+        if item is None:
+            item = self._next_slow(now)
+        if item is None:
+            return None
+        cost = self._costs[item]
+        lease = Lease(number=self.issued, item=item, worker=worker, issued=now, deadline=now + self._timeout_seconds, cost=cost)
+        self.issued += 1
+        self._live[lease.number] = lease
+        self._holders.setdefault(item, set()).add(lease.number)
+        heapq.heappush(self._deadlines, (lease.deadline, lease.number))
+        if self._pace is not None:
+            heapq.heappush(self._slow, (now + max(SLOW_SECONDS, SLOW_FACTOR * self._pace * cost), lease.number))
+        return lease
+
+    def accept(self, number: int, now: float) -> Lease | None:
+        """A result has come: the lease when it is the first of its item, which is then done; None for a late or second one."""
+        lease = self._drop(number)
+        if lease is None:
+            self.discarded += 1
+            return None
+        pace = (now - lease.issued) / max(lease.cost, 1e-12)
+        self._pace = pace if self._pace is None else 0.8 * self._pace + 0.2 * pace
+        self._forget(lease.item)
+        return lease
+
+    def fail(self, number: int, why: str) -> Lease | None:
+        """A lease has come to nothing. Its item waits again, or is given up: then the lease is returned, else None.
+
+        Raises ResourceError when that was one failure too many.
+        """
+        lease = self._drop(number)
+        if lease is None:
+            return None
+        self.failures += 1
+        if self._max_failures is not None and self.failures > self._max_failures:
+            raise ResourceError(
+                f"{self.failures:,} tasks of the cluster failed, the last one on {lease.worker} ({why}); --max-failures is {self._max_failures:,}."
+                " Mend the workers, then go on with --resume auto."
+            )
+        self._attempts[lease.item] = self._attempts.get(lease.item, 0) + 1
+        if self._attempts[lease.item] >= self._max_attempts and not self._holders.get(lease.item):
+            self._forget(lease.item)
+            return lease
+        if not self._holders.get(lease.item):
+            heapq.heappush(self._pending, (-lease.cost, lease.item))
+        return None
+
+    def worker(self, number: int) -> str | None:
+        """Who holds a lease; None when it no longer counts."""
+        return self._live[number].worker if number in self._live else None
+
+    def overdue(self, now: float) -> list[Lease]:
+        """Leases beyond their deadline, which the caller lets fail."""
+        found = []
+        while self._deadlines and (self._deadlines[0][1] not in self._live or self._deadlines[0][0] <= now):
+            _, number = heapq.heappop(self._deadlines)
+            if number in self._live:
+                found.append(self._live[number])
+        return found
+
+    def next_look(self, now: float) -> float | None:
+        """When something may be overdue, or slow enough for a second try; None while nothing is leased."""
+        for heap in (self._deadlines, self._slow):
+            while heap and heap[0][1] not in self._live:
+                heapq.heappop(heap)
+        times = [heap[0][0] for heap in (self._deadlines, self._slow) if heap and heap[0][0] > now]
+        return min(times, default=None)
+
+    def _next_pending(self) -> int | None:
+        while self._pending:
+            negative_cost, item = heapq.heappop(self._pending)
+            if self._costs.get(item) == -negative_cost and not self._holders.get(item):
+                return item
+        return None
+
+    def _next_slow(self, now: float) -> int | None:
+        while self._slow and (self._slow[0][0] <= now or self._slow[0][1] not in self._live):
+            _, number = heapq.heappop(self._slow)
+            lease = self._live.get(number)
+            if lease is not None and len(self._holders[lease.item]) == 1:
+                return lease.item
+        return None
+
+    def _drop(self, number: int) -> Lease | None:
+        lease = self._live.pop(number, None)
+        if lease is not None:
+            self._holders[lease.item].discard(number)
+        return lease
+
+    def _forget(self, item: int) -> None:
+        """It is done or given up: no lease of it counts any more."""
+        for number in list(self._holders.pop(item, ())):
+            del self._live[number]
+        del self._costs[item]
+        self._attempts.pop(item, None)

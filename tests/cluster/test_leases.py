@@ -1,0 +1,143 @@
+"""Laws of placement, leases and the dispatcher: every item once, whoever dies, hangs or answers late."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamtrain.cluster.dispatch import Dispatcher
+from streamtrain.cluster.leases import Leases
+from streamtrain.cluster.placement import Unit, cut_units, expected_cost
+from streamtrain.cluster.simulate import Habits, SimulatedFabric
+from streamtrain.errors import DataError, ResourceError
+
+
+def run_all(costs: list[float], workers: int, habits: Habits, seed: int, **limits):
+    """Items done by simulated workers: (results in the order of their coming, leases, dispatcher, fabric)."""
+    leases = Leases(timeout_seconds=limits.pop("timeout_seconds", 100.0), max_attempts=limits.pop("max_attempts", 10**9), **limits)
+    for item, cost in enumerate(costs):
+        leases.add(item, cost)
+    fabric = SimulatedFabric(workers, habits, lambda payload: payload, seed=seed)
+    dispatcher, done = Dispatcher(fabric), []
+    dispatcher.run(leases, lambda lease: (costs[lease.item], lease.item), lambda lease, result: done.append((lease.item, result)))
+    return done, leases, dispatcher, fabric
+
+
+@given(
+    costs=st.lists(st.floats(0.1, 30), min_size=1, max_size=40), workers=st.integers(1, 9), seed=st.integers(0, 2**32),
+    failure_seconds=st.sampled_from([0.0, 60.0, 300.0]), hang_share=st.sampled_from([0.0, 0.1]), error_share=st.sampled_from([0.0, 0.1]),
+)  # fmt: skip
+@settings(max_examples=150)
+def test_every_item_is_done_exactly_once(costs, workers, seed, failure_seconds, hang_share, error_share):
+    habits = Habits(
+        rows_per_second=1.0, failure_seconds=failure_seconds, return_seconds=5.0, hang_share=hang_share, hang_seconds=500.0, error_share=error_share
+    )  # fmt: skip
+    done, leases, _, _ = run_all(costs, workers, habits, seed)
+    assert sorted(item for item, _ in done) == list(range(len(costs)))
+    assert all(item == result for item, result in done)
+    assert len(leases) == leases.leased == 0
+
+
+@given(costs=st.lists(st.floats(0.1, 30), min_size=1, max_size=40), workers=st.integers(1, 9))
+def test_no_worker_stands_idle_while_something_waits(costs, workers):
+    """Graham 1966: then the makespan is at most mean load + (1 - 1/m) of the longest item. Costliest first: the shorter ones fill the end."""
+    _, _, _, fabric = run_all(costs, workers, Habits(rows_per_second=1.0, spread=0.0, latency_seconds=0.0), 0)
+    assert max(sum(costs) / workers, max(costs)) * (1 - 1e-9) <= fabric.now() <= sum(costs) / workers + (1 - 1 / workers) * max(costs) + 1e-6
+
+
+def test_the_costliest_item_starts_first():
+    leases = Leases(timeout_seconds=10)
+    for item, cost in enumerate([1.0, 5.0, 3.0, 5.0]):
+        leases.add(item, cost)
+    assert [leases.lease(worker, 0.0).item for worker in "abcd"] == [1, 3, 2, 0]
+
+
+def test_the_same_seed_gives_the_same_run():
+    habits = Habits(rows_per_second=1.0, failure_seconds=50.0, hang_share=0.1)
+    costs = [float(k % 7 + 1) for k in range(50)]
+    assert run_all(costs, 5, habits, 3)[0] == run_all(costs, 5, habits, 3)[0] != run_all(costs, 5, habits, 4)[0]
+
+
+def test_a_late_or_second_result_is_discarded():
+    leases = Leases(timeout_seconds=10, max_attempts=5)
+    leases.add(0, 1.0)
+    first = leases.lease("a", now=0.0)
+    assert leases.lease("b", now=0.0) is None
+    assert leases.fail(first.number, "no answer in time") is None
+    second = leases.lease("b", now=11.0)
+    assert leases.accept(second.number, 12.0) == second
+    assert leases.accept(first.number, 13.0) is None
+    assert leases.accept(second.number, 13.0) is None
+    assert len(leases) == 0 and leases.discarded == 2 and leases.failures == 1
+
+
+def test_a_slow_item_is_leased_a_second_time_and_the_first_answer_counts():
+    leases = Leases(timeout_seconds=1000)
+    for item in range(3):
+        leases.add(item, 1.0)
+    leases.accept(leases.lease("a", 0.0).number, 10.0)  # such an item takes 10 s
+    slow = leases.lease("a", 10.0)
+    assert leases.accept(leases.lease("b", 10.0).number, 20.0)
+    assert leases.lease("b", 20.0) is None
+    assert leases.next_look(20.0) == pytest.approx(50.0)
+    backup = leases.lease("b", 51.0)
+    assert backup.item == slow.item
+    assert leases.lease("c", 52.0) is None  # never a third time
+    assert leases.accept(backup.number, 60.0) == backup
+    assert leases.accept(slow.number, 61.0) is None
+
+
+def test_too_many_failures_end_the_run_and_an_item_that_kills_its_workers_is_given_up():
+    leases = Leases(timeout_seconds=10, max_failures=2, max_attempts=2)
+    leases.add(0, 1.0)
+    leases.add(1, 1.0)
+    assert leases.fail(leases.lease("a", 0).number, "gone") is None
+    given_up = leases.fail(leases.lease("a", 0).number, "gone")
+    assert given_up.item == 0 and len(leases) == 1
+    with pytest.raises(ResourceError, match="--max-failures is 2"):
+        leases.fail(leases.lease("a", 0).number, "gone")
+
+
+def test_the_clusters_end_is_an_error_that_says_what_to_do():
+    leases = Leases(timeout_seconds=1e9, max_attempts=10**9)
+    leases.add(0, 1e9)
+    fabric = SimulatedFabric(1, Habits(rows_per_second=1.0, failure_seconds=5.0, return_seconds=1e7), lambda payload: payload)
+    with pytest.raises(ResourceError, match=r"the cluster is lost: 0 of at least 1 workers.*--resume auto"):
+        Dispatcher(fabric).run(leases, lambda lease: (1e9, None), lambda lease, result: None)
+    assert fabric.now() < 1e3
+
+
+def test_what_would_be_refused_anywhere_is_raised_at_once():
+    class Refusing(SimulatedFabric):
+        def wait(self, seconds):
+            from streamtrain.cluster.fabric import Failed, Finished
+
+            return [Failed(number=event.number, worker=event.worker, error=DataError("x.parquet: cut short")) if isinstance(event, Finished) else event
+                    for event in super().wait(seconds)]  # fmt: skip
+
+    leases = Leases(timeout_seconds=10)
+    leases.add(0, 1.0)
+    with pytest.raises(DataError, match="cut short"):
+        Dispatcher(Refusing(2, Habits(), lambda payload: (1.0, None))).run(leases, lambda lease: None, lambda lease, result: None)
+
+
+def test_min_workers_are_waited_for():
+    fabric = SimulatedFabric(3, Habits(), lambda payload: payload)
+    dispatcher = Dispatcher(fabric, min_workers=3)
+    dispatcher.wait_for_workers(3)
+    assert len(dispatcher.workers) == 3
+    with pytest.raises(ResourceError, match="3 of at least 4"):
+        dispatcher.wait_for_workers(4)
+
+
+@given(lrs=st.dictionaries(st.integers(1, 10**6), st.lists(st.floats(1e-5, 1), min_size=1, max_size=5).map(tuple), min_size=1, max_size=8))
+def test_units_keep_the_order_of_the_pass_and_all_its_rates(lrs):
+    units = cut_units(lrs, trial=3)
+    assert {unit.batch_size: unit.lrs for unit in units} == lrs
+    assert [unit.number for unit in units] == list(range(len(lrs)))
+
+
+def test_cost_grows_with_rows_and_rates_and_falls_with_the_size():
+    def cost(size, rates, rows=10**6):
+        return expected_cost(Unit(number=0, batch_size=size, lrs=(0.1,) * rates, trial=0), rows=rows, num_parameters=1249)
+
+    assert cost(64, 5) > cost(1024, 5) > cost(1024, 1) > cost(1024, 1, rows=10**5) > 0
