@@ -10,10 +10,13 @@ from dataclasses import asdict
 from streamtrain.budget import peak_rss_bytes
 from streamtrain.config import Config
 from streamtrain.confirm import confirm
+from streamtrain.learners.learner import Learner
 from streamtrain.learners.saving import Saving
+from streamtrain.measure import TrainedModel, measure, measure_costs
 from streamtrain.passes import NO_LAST_ROW, Prepared, prepare, run_pass, warm_up
+from streamtrain.science.judge import judge
 from streamtrain.science.run import Run
-from streamtrain.science.tuning import EXTENDED_BY, PassPlan, choose_winners, is_tuned, next_fresh_pass, next_tuning_pass
+from streamtrain.science.tuning import EXTENDED_BY, PassPlan, choose_winners, is_tuned, last_pass, next_fresh_pass, next_tuning_pass
 from streamtrain.timing import measure_throughput
 from streamtrain.types import Emit, Record
 
@@ -50,10 +53,10 @@ def sweep(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
         run.add(record)
     interrupted = told[ended:]
 
-    def go_on(plan: PassPlan) -> None:
+    def go_on(plan: PassPlan) -> list[Learner]:
         while interrupted:
             run.add(interrupted.pop(0))
-        _make_pass(prepared, run, plan, tell, saving)
+        return _make_pass(prepared, run, plan, tell, saving)
 
     def tell(record: Record) -> None:
         run.add(record)
@@ -62,13 +65,18 @@ def sweep(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
     if not told:
         emit(run.header)
         tell({"event": "baseline", **prepared.baselines})
+    learners: list[Learner] = []
     while plan := next_tuning_pass(run):
-        go_on(plan)
+        learners = go_on(plan)
     if "tuned" in run.rules and not run.winners:
         tell(choose_winners(run))
     while plan := next_fresh_pass(run):
-        go_on(plan)
+        learners = go_on(plan)
+    if not learners:  # interrupted after the last pass: its learners come from its checkpoint
+        learners = go_on(last_pass(run))
     measure_throughput(prepared, sizes, tell)
+    if config.sweep.measure:
+        _measure(prepared, run, learners, tell)
     if config.sweep.confirm:
         confirm(prepared, run, tell)
     rows_read = sum(record["rows_read"] for record in run.passes)
@@ -93,8 +101,21 @@ def most_rates(config: Config) -> int:
     return tuned + (EXTENDED_BY if config.sweep.extend_grid and tuned > 1 else 0) + len(config.sweep.lr_rule)
 
 
-def _make_pass(prepared: Prepared, run: Run, plan: PassPlan, emit: Emit, saving: Saving | None) -> None:
-    """Run one pass; under `--max-time` it has an equal share of what is left among the passes that are still foreseen."""
+def _measure(prepared: Prepared, run: Run, learners: list[Learner], emit: Emit) -> None:
+    """Measure the judged sizes as the last pass left them; what it will cost is told first."""
+    judgement, what = judge(run), prepared.config.sweep.measure
+    engines = {learner.engine.batch_size: learner.engine for learner in learners}
+    models = [
+        TrainedModel(batch_size=cell.batch_size, lr=cell.lr, parameters=engine.parameters()[engine.learning_rates.index(cell.lr)])
+        for cell in judgement.cells if cell.lr in (engine := engines[cell.batch_size]).learning_rates
+    ]
+    emit({"event": "measuring", "costs": measure_costs(prepared, models, what)})
+    trial = run.passes[-1]["trial"]
+    emit({"event": "measures", "measures": measure(prepared, models, what, reference=judgement.choice.batch_size, trial=trial)})
+
+
+def _make_pass(prepared: Prepared, run: Run, plan: PassPlan, emit: Emit, saving: Saving | None) -> list[Learner]:
+    """Run one pass and return its learners; under `--max-time` it has an equal share of what is left among the passes that are still foreseen."""
     max_time, share = prepared.config.train.max_time, None
     if max_time is not None:
         used = sum(record["seconds"] for record in run.passes)
@@ -103,6 +124,7 @@ def _make_pass(prepared: Prepared, run: Run, plan: PassPlan, emit: Emit, saving:
         share = max(0.0, max_time - used) / max(1, foreseen)
     learners = [prepared.learner(size, lrs, plan.trial) for size, lrs in plan.lrs.items()]
     run_pass(prepared, learners, plan.trial, emit, kind=plan.kind, max_seconds=share, saving=saving)
+    return learners
 
 
 def run_record(

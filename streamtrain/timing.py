@@ -4,6 +4,8 @@ import time
 
 import numpy as np
 
+from streamtrain.budget import default_readers
+from streamtrain.learners.cores import Cores
 from streamtrain.learners.engine import Engine
 from streamtrain.learners.fused_engine import one_blas_thread
 from streamtrain.passes import TIMED_ROWS, Prepared
@@ -19,28 +21,53 @@ MOST_TIMED_ROWS = 2**20
 REGION_SECONDS = 0.12
 
 
+#: The stream is at rest when no task of it ended for so long; what never rests is timed all the same.
+REST_SECONDS, LONGEST_WAIT_SECONDS = 0.06, 5.0
+
+
 @one_blas_thread()
 def measure_throughput(prepared: Prepared, batch_sizes: tuple[int, ...], emit: Emit) -> None:
     """Emit `timing` records (one replica's step at each size, on a block in memory) and `delivery` records (blocks, no training).
 
-    The sizes take turns within a repeat, so that a drift of the machine's speed meets all of them alike. Warm-up is outside.
+    `core_seconds` is the processor time of all threads: in training, steps and delivery share the cores (`science/cells.py`). The
+    sizes take turns within a repeat, so that a drift of the machine's speed meets all of them alike. Warm-up is outside, and no
+    step is timed while the stream still reads ahead.
     """
-    blocks = prepared.blocks(0, FetchStats())
-    try:
-        block = next(block.rows for block in blocks if len(block.rows))[:TIMED_ROWS].copy()
-        next(blocks)
-        engines = {size: prepared.learner(size, (1e-6,), 0).engine for size in batch_sizes}
-        rows = {size: _rows_a_region(engine, block) for size, engine in engines.items()}
-        for repeat in range(REPEATS):
-            started, delivered = time.perf_counter(), 0
-            while delivered == 0 or time.perf_counter() - started < REGION_SECONDS:
-                delivered += len(next(blocks).rows)
-            emit({"event": "delivery", "repeat": repeat, "rows": delivered, "seconds": time.perf_counter() - started})
-            for size, engine in engines.items():
-                seconds = _train(engine, block, rows[size])
-                emit({"event": "timing", "batch_size": size, "repeat": repeat, "rows": rows[size], "seconds": seconds})
-    finally:
-        blocks.close()
+    stats = FetchStats()
+    blocks = prepared.blocks(0, stats)
+    with Cores(prepared.config.train.threads or default_readers()) as cores:
+        try:
+            block = next(block.rows for block in blocks if len(block.rows))[:TIMED_ROWS].copy()
+            next(blocks)
+            engines = {size: prepared.learner(size, (1e-6,), 0).engine for size in batch_sizes}
+            for engine in engines.values() if prepared.engine == "fused" else ():
+                engine.cores = cores
+            rows = {size: _rows_a_region(engine, block) for size, engine in engines.items()}
+            for repeat in range(REPEATS):
+                _rest(stats)
+                wall, core = time.perf_counter(), time.process_time()
+                delivered = 0
+                while delivered == 0 or time.perf_counter() - wall < REGION_SECONDS:
+                    delivered += len(next(blocks).rows)
+                _rest(stats)  # what was read ahead before is read ahead again: as many rows were built as were taken
+                core_seconds = time.process_time() - core
+                emit({"event": "delivery", "repeat": repeat, "rows": delivered, "seconds": time.perf_counter() - wall - REST_SECONDS,
+                      "core_seconds": core_seconds, "cores": default_readers()})  # fmt: skip
+                for size, engine in engines.items():
+                    core, seconds = time.process_time(), _train(engine, block, rows[size])
+                    emit({"event": "timing", "batch_size": size, "repeat": repeat, "rows": rows[size], "seconds": seconds,
+                          "core_seconds": time.process_time() - core})  # fmt: skip
+        finally:
+            blocks.close()
+
+
+def _rest(stats: FetchStats) -> None:
+    """Wait until the stream has filled its buffers."""
+    ended, since, began = stats.tasks, time.perf_counter(), time.perf_counter()
+    while time.perf_counter() - since < REST_SECONDS and time.perf_counter() - began < LONGEST_WAIT_SECONDS:
+        time.sleep(REST_SECONDS / 20)
+        if stats.tasks != ended:
+            ended, since = stats.tasks, time.perf_counter()
 
 
 def _rows_a_region(engine: Engine, block: np.ndarray) -> int:

@@ -136,13 +136,15 @@ def losses_at(cell: Cell, rows: int | None, name: str = "holdout_loss") -> list[
 def throughput(run: Run, batch_size: int) -> tuple[list[float], list[float]]:
     """Rows per second and the share of time spent waiting for rows, one of each a timing repeat.
 
-    A repeat's time is the longer of the step alone and the stream alone, scaled to the same rows: they overlap in training.
+    In training, steps and delivery overlap: a repeat's time is the longest of the step alone, the stream alone, and the processor
+    time of both over the cores that they share, each scaled to the same rows.
     """
     speeds, waits = [], []
     for repeat, (rows, step) in sorted(run.step_seconds.get(batch_size, {}).items()):
         streamed, delivery = run.delivery_seconds.get(repeat, (1, 0.0))
-        delivery *= rows / streamed
-        slower = max(step, delivery)
+        delivering = run.core_seconds.get(None, {}).get(repeat, 0.0)
+        cores = run.core_seconds.get(batch_size, {}).get(repeat, 0.0) + delivering * rows / streamed
+        slower = max(step, delivery * rows / streamed, cores / run.cores if delivering else 0.0)
         if slower > 0:
             speeds.append(rows / slower)
             waits.append((slower - step) / slower)

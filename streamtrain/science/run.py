@@ -36,7 +36,11 @@ class Curve:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A run as its records tell it; `curves` holds every learner that left a record."""
+    """A run as its records tell it; `curves` holds every learner that left a record.
+
+    By batch size and timing repeat: `step_seconds`, `delivery_seconds` (rows, seconds) and `core_seconds`, processor time of all
+    threads, where None stands for delivery; `cores` is how many there are.
+    """
 
     header: Record
     curves: dict[tuple[int, float], dict[int, Curve]] = field(default_factory=dict)
@@ -44,6 +48,8 @@ class Run:
     passes: list[Record] = field(default_factory=list)
     step_seconds: dict[int, dict[int, tuple[int, float]]] = field(default_factory=dict)
     delivery_seconds: dict[int, tuple[int, float]] = field(default_factory=dict)
+    core_seconds: dict[int | None, dict[int, float]] = field(default_factory=dict)
+    cores: int = 1
     winners: list[Record] = field(default_factory=list)
     confirmations: list[Record] = field(default_factory=list)
     measures: Record = field(default_factory=dict)
@@ -120,8 +126,11 @@ def _add(run: Run, record: Record) -> None:
             run.passes.append(record)
         case "timing":
             run.step_seconds.setdefault(record["batch_size"], {})[record["repeat"]] = (record["rows"], record["seconds"])
+            run.core_seconds.setdefault(record["batch_size"], {})[record["repeat"]] = record.get("core_seconds", 0.0)
         case "delivery":
             run.delivery_seconds[record["repeat"]] = (record["rows"], record["seconds"])
+            run.core_seconds.setdefault(None, {})[record["repeat"]] = record.get("core_seconds", 0.0)
+            run.cores = record.get("cores", 1)
         case "winners":
             run.winners = record["targets"]
         case "confirmation":

@@ -53,6 +53,13 @@ def next_fresh_pass(run: Run) -> PassPlan | None:
     return PassPlan(kind="fresh", trial=run.trials + done, lrs=lrs)
 
 
+def last_pass(run: Run) -> PassPlan:
+    """The pass that ended last."""
+    record = run.passes[-1]
+    lrs = {int(size): tuple(lrs) for size, lrs in record["lrs"].items()}
+    return PassPlan(kind=record["kind"], trial=record["trial"], lrs=lrs)
+
+
 def is_tuned(run: Run) -> bool:
     """True when some size chose among several rates: its figures on the seeds that chose would flatter it."""
     return "tuned" in run.rules and any(len(run.rates(size)) > 1 for size in run.batch_sizes)
