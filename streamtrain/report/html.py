@@ -14,6 +14,7 @@ from streamtrain.report.charts import Spec, theme
 from streamtrain.report.drawing import vega_bundle
 from streamtrain.report.figures import count_text, loss_figure_text, rate_text, rmse_text, seconds_text, share_text, size_text, speed_text
 from streamtrain.report.table import headings, markdown_table, references, row_texts, verdict_text
+from streamtrain.report.measure_tables import used_tables
 from streamtrain.report.tables import Row, compact
 from streamtrain.units import format_bytes, format_count, format_seconds
 
@@ -33,7 +34,7 @@ def render_html(summary: Mapping[str, Any], specs: Mapping[str, Spec], tables: M
     bundle, script = vega_bundle(), _asset("report.js")
     page = {
         "specs": {name: {key: value for key, value in spec.items() if key != "title"} for name, spec in specs.items()},
-        "tables": {name: compact(rows) for name, rows in tables.items()},
+        "tables": {name: compact(rows) for name, rows in used_tables(tables).items()},
         "themes": {name: theme(name) for name in ("light", "dark")},
         "texts": {"markdown": markdown_table(summary), "csv": csv_text},
         "points": len(tables["curves"]),

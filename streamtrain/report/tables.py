@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamtrain.report.figures import loss_text, size_text
+from streamtrain.report.measure_tables import measure_tables
 from streamtrain.science.cells import Cell
 from streamtrain.science.run import Curve, Run
 
@@ -16,7 +17,7 @@ _ALL_LABELLED = 12
 
 
 def make_tables(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> dict[str, list[Row]]:
-    """`{"cells": [...], "curves": [...], "references": [...]}` for the charts; every value is finite or None.
+    """`{"cells": [...], "curves": [...], "references": [...], …}` for the charts; every value is finite or None.
 
     Without a hold-out `loss` of a curve is the training loss, as a mean of r² like the held-out one (twice ½r²).
     """
@@ -29,7 +30,8 @@ def make_tables(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> 
     labelled = _labelled(summary)
     rows = [_cell_row(cell, cell["batch_size"] in labelled, summary) for cell in summary["cells"]]
     _add_ends(rows, curves)
-    return {"cells": rows, "curves": curves, "references": _references(summary)}
+    _add_picture_labels(rows)
+    return {"cells": rows, "curves": curves, "references": _references(summary)} | measure_tables(run, summary)
 
 
 def compact(rows: Sequence[Row]) -> dict[str, list[Any]]:
@@ -91,6 +93,17 @@ def _add_ends(cells: list[Row], curves: Sequence[Row]) -> None:
         heights = spread([math.log(cell["end_loss"]) for cell in shown], gap)
         for cell, height in zip(shown, heights, strict=True):
             cell["label_loss"] = math.exp(height)
+
+
+def _add_picture_labels(cells: list[Row]) -> None:
+    """Heights for the labels beside the points of the picture, at which labels of like speed do not cover each other."""
+    for cell in cells:
+        cell["label_holdout_loss"] = cell["holdout_loss"]
+    shown = sorted((cell for cell in cells if cell["label"] and cell["holdout_loss"]), key=lambda cell: cell["holdout_loss"])
+    if shown:
+        gap = max(math.log(shown[-1]["holdout_loss"] / shown[0]["holdout_loss"]), 0.5) / 16
+        for cell, height in zip(shown, spread([math.log(cell["holdout_loss"]) for cell in shown], gap), strict=True):
+            cell["label_holdout_loss"] = math.exp(height)
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:

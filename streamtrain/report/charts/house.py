@@ -1,0 +1,128 @@
+"""What every chart is made of: the theme, scales and ticks, colours, marks, and a spec that stands alone."""
+
+import copy
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+from streamtrain.report.tables import Row
+
+Spec = dict[str, Any]
+Tables = Mapping[str, Sequence[Row]]
+_FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
+_RAMPS = {"light": ["#6fb1ea", "#2f7fd0", "#14508f", "#081f40"], "dark": ["#e2f0ff", "#93c8fb", "#4795e6", "#2a66b8"]}
+_INKS = {"light": ("#22262b", "#d9dde2", "#b4530a"), "dark": ("#e4e7eb", "#3a4048", "#f2a65a")}
+
+
+def theme(name: str) -> Spec:
+    """The Vega config `light` or `dark`: colours and type only."""
+    ink, grid, accent = _INKS[name]
+    axis = {"labelColor": ink, "titleColor": ink, "gridColor": grid, "domainColor": grid, "tickColor": grid, "titleFontWeight": 500}
+    return {
+        "background": "transparent", "font": _FONT, "view": {"stroke": None}, "range": {"ramp": _RAMPS[name]},
+        "axis": {**axis, "labelFontSize": 11, "titleFontSize": 12, "gridDash": [2, 3], "titlePadding": 10},
+        "text": {"color": ink, "fontSize": 11},
+        "title": {"color": ink, "subtitleColor": ink, "anchor": "start", "fontSize": 14, "offset": 16},
+        "legend": {"labelColor": ink, "titleColor": ink}, "style": {"reference": {"color": accent}},
+    }
+
+
+def whole_spec(spec: Spec, tables: Tables) -> Spec:
+    """The spec with its data, a size and a white background: a chart that stands alone."""
+    whole = copy.deepcopy(spec)
+    used = _data_names(spec)
+    whole |= {"width": 640, "height": 1.06 * spec["height"], "datasets": {name: list(rows) for name, rows in tables.items() if name in used}}
+    whole["config"] = theme("light") | {"background": "white", "padding": 16}
+    return whole
+
+
+def _data_names(spec: Any) -> set[str]:
+    """The tables that a spec names, at whatever depth."""
+    if isinstance(spec, dict):
+        own = {spec["data"]["name"]} if isinstance(spec.get("data"), dict) and "name" in spec["data"] else set()
+        return own.union(*map(_data_names, spec.values()))
+    return set().union(*map(_data_names, spec)) if isinstance(spec, list) else set()
+
+
+def chart_title(text: str, subtitle: str = "") -> alt.Title:
+    """A title, with a line below it where there is something to say."""
+    return alt.Title(text, subtitle=subtitle) if subtitle else alt.Title(text)
+
+
+def interval_bars(base: alt.Chart) -> alt.Chart:
+    """95 % intervals; one wider than the picture is cut at its edge."""
+    return base.mark_rule(clip=True, strokeWidth=1.5)
+
+
+def edge_marks(base: alt.Chart, x: alt.X, color: alt.Color) -> alt.Chart:
+    """Hollow triangles at the top edge for what has no value, with its status on hover."""
+    tooltip = [alt.Tooltip("size:N", title="minibatch"), alt.Tooltip("status:N")]
+    mark = base.mark_point(shape="triangle-up", size=90, strokeWidth=1.8, opacity=1)
+    return mark.encode(x=x, y=alt.value(0), color=color, tooltip=tooltip)
+
+
+def reference_layers(y: alt.Y) -> list[alt.Chart]:
+    """The best linear and the best possible loss as labelled lines."""
+    base = alt.Chart(alt.NamedData("references"))
+    return [
+        base.mark_rule(strokeDash=[5, 4], style="reference").encode(y=y),
+        base.mark_text(align="left", dx=4, dy=-7, fontSize=10, style="reference").encode(x=alt.value(0), y=y, text="name:N"),
+    ]
+
+
+def sizes_where(condition: str) -> alt.Chart:
+    """The batch sizes for which a Vega expression holds."""
+    return alt.Chart(alt.NamedData("cells")).transform_filter(condition)
+
+
+def size_color(tables: Tables) -> alt.Color:
+    """One hue, deeper with larger sizes; the ramp of the theme."""
+    sizes = [cell["batch_size"] for cell in tables["cells"]]
+    scale = alt.Scale(type="log", domain=[min(sizes), max(max(sizes), 2 * min(sizes))])
+    return alt.Color("batch_size:Q", scale=scale, legend=None)  # lines and points carry their sizes
+
+
+def log_axis(ends: tuple[float, float], format: str = "~g") -> dict[str, Any]:
+    """A log scale between `ends` with round ticks: 1, 2, 5 over a short reach, else powers of ten."""
+    return {"scale": log_scale(ends), "axis": alt.Axis(format=format, values=round_ticks(*ends))}
+
+
+def log_scale(ends: tuple[float, float]) -> alt.Scale:
+    """Exactly from end to end."""
+    return alt.Scale(type="log", domain=list(ends), nice=False)
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Round numbers between the ends: more digits over fewer decades.
+
+    >>> round_ticks(0.3, 20)
+    [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
+    """
+    decades = math.log10(high / low)
+    digits = (1, 2, 3, 5, 7) if decades < 0.8 else (1, 2, 5) if decades < 2.5 else (1,)
+    ticks = [float(f"{digit}e{power}") for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for digit in digits]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def ends_of(values: Iterable[float], pad: float) -> tuple[float, float]:
+    """A log axis' ends around positive values; never empty."""
+    known = [value for value in values if value and value > 0 and math.isfinite(value)] or [1.0]
+    low, high = min(known) / pad, max(known) * pad
+    return (low, high) if high > 1.01 * low else (low / 1.5, high * 1.5)
+
+
+def size_axis(tables: Tables, *, title: str = "minibatch size") -> alt.X:
+    """Batch sizes along x, labelled exactly, or in Ki and Mi where many would crowd."""
+    cells = tables["cells"]
+    shown = [cell["batch_size"] for cell in cells if cell["label"]]
+    axis = alt.Axis(format=",d", values=shown, labelOverlap="greedy", grid=False)
+    return alt.X("batch_size:Q", title=title, scale=log_scale(ends_of([cell["batch_size"] for cell in cells], 1.4)), axis=axis)
+
+
+def finish(chart: alt.LayerChart, height: int = 340) -> Spec:
+    """The spec without data, as wide as its place."""
+    spec = chart.to_dict()
+    spec.pop("config", None)  # a theme belongs to the page or to `draw`
+    return spec | {"width": "container", "height": height, "autosize": {"type": "fit", "contains": "padding"}}
