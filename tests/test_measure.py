@@ -79,7 +79,8 @@ def test_deff_of_a_sorted_file(tmp_path):
 
 
 def test_everything_of_two_networks_is_json_and_says_its_cost_first(tmp_path, monkeypatch):
-    monkeypatch.setattr("streamtrain.learners.measurements.SHARPNESS_ROWS", 128)
+    for name, rows in {"SHARPNESS_ROWS": 128, "CURVATURE_ROWS": 512, "RAYLEIGH_ROWS": 256, "HESSIAN_ROWS": 256}.items():
+        monkeypatch.setattr(f"streamtrain.learners.measurements.{name}", rows)
     generate(tmp_path / "d", rows=12_000, span_rows=512)
     prepared = prepared_on(tmp_path / "d", hidden=(6,), holdout=2000, optimizer="adam", loss="huber")
     learner = prepared.learner(32, (0.01,), 0)

@@ -74,7 +74,7 @@ def test_adam_settles_at_its_own_edge(digits):
 def test_small_and_large_batches_end_at_other_sharpness_by_a_sign_that_is_reported(digits):
     """Keskar et al. 2017: B = 32 against 10 % of the data, by Adam; once at one η, once with η tuned for each. Informative, never a gate."""
     train, held, probe = digits[:1400], digits[1400:], probe_shape(SHAPE)
-    sizes, rates, epochs, trials = (32, 140), (3e-4, 1e-3, 3e-3, 1e-2), 60, 5
+    sizes, rates, epochs, trials = (32, 140), (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), 60, 5
     phi = {(size, lr): [] for size in sizes for lr in rates}
     losses = {key: [] for key in phi}
     for trial in range(trials):

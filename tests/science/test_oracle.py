@@ -67,7 +67,7 @@ def test_the_figures_of_the_page():
 
 @pytest.mark.parametrize("batch_size", [1, 8, 64, 1024])
 def test_the_trainers_mean_loss_curve_is_the_oracles(batch_size):
-    seeds, last = {1: (1500, 400), 8: (800, 200), 64: (300, 60), 1024: (150, 20)}[batch_size]
+    seeds, last = {1: (700, 400), 8: (500, 200), 64: (300, 60), 1024: (120, 20)}[batch_size]
     lr = 0.4 * TRAINED.largest_stable_lr(batch_size)
     points = np.round(np.linspace(1, last**0.5, 15) ** 2).astype(int)
     points = np.maximum(points, np.arange(1, 16))
@@ -86,8 +86,8 @@ def test_fitted_critical_batch_size_agrees_with_the_oracles_own_fit():
         steps = np.zeros((groups, len(sizes)))
         for at, size in enumerate(sizes):
             lr, needed = TRAINED.best(target, size)
-            seeds = 24 if size < 256 else 6
-            points = np.unique(np.concatenate([[0], np.round(np.append(np.linspace(0.4, 1.6, 11), 2) * needed + 0.5)]).astype(int))
+            seeds = 16 if size < 256 else 4
+            points = np.unique(np.concatenate([[0], np.round(np.append(np.linspace(0.4, 1.6, 9), 2) * needed + 0.5)]).astype(int))
             curves = np.array([trained_excess(1000 * at + seed, size, (lr,), points)[0] for seed in range(groups * seeds)])
             means = curves.reshape(groups, seeds, -1).mean(axis=1)
             steps[:, at] = [first_crossing(points, mean, target) or np.nan for mean in means]
