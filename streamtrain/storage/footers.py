@@ -24,7 +24,7 @@ def read_facts(dataset: Dataset) -> ParquetFacts:
     facts = ParquetFacts(nulls=dict.fromkeys(dataset.columns, 0))
     unknown: set[str] = set()
     for shard in dataset.shards:
-        metadata = read_metadata(shard)
+        metadata, _ = read_metadata(shard)
         places = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
         for group in range(metadata.num_row_groups):
             row_group = metadata.row_group(group)

@@ -1,7 +1,7 @@
-"""The pages of a Parquet file, walked header by header: sizes, value counts and checksums, without decompressing anything.
+"""What a Parquet file says of its column chunks and pages: sizes, counts, checksums; nothing is decompressed.
 
-A page is a Thrift struct (compact protocol) and its stored bytes. `crc` is the CRC-32 of those bytes as they are stored
-(parquet-format, `parquet.thrift`, struct PageHeader); Thrift: `doc/specs/thrift-compact-protocol.md`.
+Field numbers are those of parquet-format's `parquet.thrift`: structs FileMetaData, SchemaElement, ColumnMetaData, PageHeader. A
+page is such a struct and its stored bytes; `crc` is the CRC-32 of those bytes as they are stored.
 """
 
 import zlib
@@ -9,14 +9,66 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import pyarrow.parquet as pq
-
 from streamtrain.errors import DataError
+from streamtrain.storage.thrift import read_struct
 
 #: A header with its statistics; longer ones are not headers.
 _MOST_HEADER_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 20
 _DICTIONARY, _DATA, _DATA_V2 = 2, 0, 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A column chunk as the footer describes it: bytes of the file from `start`, its values and what they decode to."""
+
+    start: int
+    stored_bytes: int
+    decoded_bytes: int
+    num_values: int
+
+
+def read_chunks(footer: bytes) -> list[list[Chunk]]:
+    """The column chunks of each row group. Raises DataError for a footer on which Arrow's accessors would end the process."""
+    metadata, _ = read_struct(footer)
+    try:
+        levels = _levels(metadata[2])
+        return [[_chunk(column, *level) for column, level in zip(group[1], levels, strict=True)] for group in metadata.get(4, ())]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError("the footer does not describe its column chunks") from error
+
+
+def _chunk(column: dict[int, Any], repetition: int, definition: int) -> Chunk:
+    about = column[3]
+    if column.get(1) or 8 in column:
+        raise DataError("a column chunk lies in another file, or is encrypted")
+    sizes = about.get(16, {})
+    for histogram, most in ((sizes.get(2), repetition), (sizes.get(3), definition)):
+        if histogram and len(histogram) != most + 1:
+            raise DataError("the statistics of a column chunk are not those of its column")
+    data, dictionary = about[9], about.get(11)
+    start = data if not isinstance(dictionary, int) or dictionary <= 0 else min(dictionary, data)
+    numbers = start, about[7], about[6], about[5]
+    if not all(isinstance(number, int) and 0 <= number < 2**62 for number in numbers):
+        raise DataError("the sizes of a column chunk are negative, or no sizes")
+    return Chunk(start=start, stored_bytes=about[7], decoded_bytes=about[6], num_values=about[5])
+
+
+def _levels(schema: list[dict[int, Any]]) -> list[tuple[int, int]]:
+    """The highest repetition and definition level of each leaf, in order."""
+    leaves: list[tuple[int, int]] = []
+    open_groups = [[schema[0].get(5, 0), 0, 0]]  # children to come, levels
+    for element in schema[1:]:
+        while not open_groups[-1][0]:
+            open_groups.pop()
+        open_groups[-1][0] -= 1
+        kind = element.get(3, 0)  # 0 required, 1 optional, 2 repeated
+        repetition, definition = open_groups[-1][1] + (kind == 2), open_groups[-1][2] + (kind != 0)
+        if element.get(5):
+            open_groups.append([element[5], repetition, definition])
+        else:
+            leaves.append((repetition, definition))
+    return leaves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +82,12 @@ class Page:
     checked: bool
 
 
-def walk_pages(file: BinaryIO, chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
+def walk_pages(file: BinaryIO, chunk: Chunk) -> Iterator[Page]:
     """The pages of a column chunk, in order; their bytes are read in blocks of 1 MiB. Raises DataError for the first fault."""
-    dictionary = chunk.dictionary_page_offset
-    start = chunk.data_page_offset if dictionary is None or dictionary <= 0 else min(dictionary, chunk.data_page_offset)
-    end, num_values = start + chunk.total_compressed_size, 0
+    start, end, num_values = chunk.start, chunk.start + chunk.stored_bytes, 0
     while num_values < chunk.num_values:
         file.seek(start)
-        header, length = read_header(file.read(min(_MOST_HEADER_BYTES, max(end - start, 0))))
+        header, length = read_struct(file.read(min(_MOST_HEADER_BYTES, max(end - start, 0))))
         stored, decoded, crc = header.get(3), header.get(2), header.get(4)
         if not isinstance(stored, int) or not isinstance(decoded, int) or stored < 0 or decoded < 0 or start + length + stored > end:
             raise DataError(f"the page at byte {start:,} does not end within its column chunk")
@@ -54,79 +104,6 @@ def walk_pages(file: BinaryIO, chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
         start += length + stored
     if num_values != chunk.num_values:
         raise DataError(f"its pages hold {num_values:,} values where the footer promises {chunk.num_values:,}")
-
-
-def read_header(data: bytes) -> tuple[dict[int, Any], int]:
-    """One Thrift struct as {field: value}, nested structs likewise, and its length in bytes. Raises DataError when it is not one.
-
-    >>> read_header(bytes([0x15, 0x04, 0x15, 0x06, 0x00]))
-    ({1: 2, 2: 3}, 5)
-    """
-    reader = _Compact(data)
-    try:
-        return reader.struct(0), reader.place
-    except (IndexError, ValueError) as error:
-        raise DataError("a page header cannot be parsed") from error
-
-
-class _Compact:
-    """The part of Thrift's compact protocol that page headers use."""
-
-    def __init__(self, data: bytes):
-        self.data, self.place = data, 0
-
-    def struct(self, depth: int) -> dict[int, Any]:
-        if depth > 8:
-            raise ValueError("nested too deeply")
-        fields: dict[int, Any] = {}
-        number = 0
-        while (head := self.byte()) != 0:
-            number = number + (head >> 4) if head >> 4 else self.zigzag()
-            fields[number] = self.value(head & 15, depth)
-        return fields
-
-    def value(self, kind: int, depth: int) -> Any:
-        if kind in (1, 2):
-            return kind == 1
-        if kind == 3:
-            return self.byte()
-        if kind in (4, 5, 6):
-            return self.zigzag()
-        if kind == 8:
-            return self.skip(self.varint())
-        if kind == 7:
-            return self.skip(8)
-        if kind in (9, 10):
-            head = self.byte()
-            size = head >> 4 if head >> 4 < 15 else self.varint()
-            return [self.byte() if head & 15 in (1, 2) else self.value(head & 15, depth + 1) for _ in range(min(size, len(self.data)))]
-        if kind == 12:
-            return self.struct(depth + 1)
-        raise ValueError(f"unknown type {kind}")
-
-    def byte(self) -> int:
-        self.place += 1
-        return self.data[self.place - 1]
-
-    def skip(self, count: int) -> None:
-        self.place += count
-        if self.place > len(self.data):
-            raise IndexError
-
-    def varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self.byte()
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-            if shift > 63:
-                raise ValueError("a number too long")
-
-    def zigzag(self) -> int:
-        value = self.varint()
-        return value >> 1 ^ -(value & 1)
 
 
 def _crc32(file: BinaryIO, start: int, length: int) -> int:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from streamtrain.errors import DataError, shown
 from streamtrain.storage.decode import arrow_column, decode_arrow
+from streamtrain.storage.pages import Chunk, read_chunks
 from streamtrain.types import MAX_ROWS, Column, Shard
 
 BATCH_ROWS = 65_536
@@ -40,12 +41,19 @@ def parquet_source(url: str) -> str:
     return _hash(_read_footer(url)[0])
 
 
-def read_metadata(shard: Shard) -> pq.FileMetaData:
-    """The parsed footer. Raises DataError when the file is no longer the one that was described."""
+def read_metadata(shard: Shard) -> tuple[pq.FileMetaData, list[list[Chunk]]]:
+    """The parsed footer, and the column chunks of each row group, which Arrow's accessors can then be asked for too.
+
+    Raises DataError when the file is no longer the one that was described.
+    """
     footer, _ = _read_footer(shard.url)
     if _hash(footer) != shard.source:
         raise DataError(f"{shard.url}: the file has changed since it was opened. Open the data set again.")
-    return _parse_footer(shard.url, footer)
+    metadata = _parse_footer(shard.url, footer)
+    try:
+        return metadata, read_chunks(footer)
+    except DataError as error:
+        raise DataError(f"{shard.url}: {error}; the file is damaged. Write it again.") from error
 
 
 class ParquetReader:
@@ -53,8 +61,8 @@ class ParquetReader:
 
     def __init__(self, shard: Shard, columns: Sequence[str]):
         self._shard = shard
-        self._metadata = read_metadata(shard)
-        refuse_other(shard, self._metadata, columns)
+        self._metadata, chunks = read_metadata(shard)
+        refuse_other(shard, self._metadata, chunks, columns)
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """Rows `[start, stop)` of `columns`, decoded; page checksums are verified where the file has them.
@@ -90,8 +98,8 @@ class ParquetForward:
 
     def __init__(self, shard: Shard, columns: Sequence[str], decoded_type: str):
         self._shard, self._columns, self._type = shard, list(columns), decoded_type
-        self._metadata = read_metadata(shard)
-        refuse_other(shard, self._metadata, columns)
+        self._metadata, chunks = read_metadata(shard)
+        refuse_other(shard, self._metadata, chunks, columns)
         self._file: pq.ParquetFile | None = None
         self._position = 0
 
@@ -133,7 +141,7 @@ class ParquetForward:
 
 def stream_parquet(shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """All rows of a shard in order, in small batches: memory stays bounded whatever the size of the row groups."""
-    with _open_file(shard.url, read_metadata(shard), BUFFER_BYTES) as file:
+    with _open_file(shard.url, read_metadata(shard)[0], BUFFER_BYTES) as file:
         num_rows = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
             num_rows += batch.num_rows
@@ -160,12 +168,15 @@ class ParquetWriter:
         self._writer.close()
 
 
-def refuse_other(shard: Shard, metadata: pq.FileMetaData, columns: Sequence[str]) -> None:
+def refuse_other(shard: Shard, metadata: pq.FileMetaData, chunks: Sequence[Sequence[Chunk]], columns: Sequence[str]) -> None:
     """Raise DataError when `columns` cannot be read as the shard promises: other row groups than a manifest says, a column that
     is missing, is no number or is wider, or one whose stored size says that it is a decompression bomb."""
     if not np.array_equal(_boundaries(shard.url, metadata), shard.boundaries):
         raise DataError(f"{shard.url}: its row groups are not those that were described. Restore the file, or write the data set again.")
-    held = {column.name: (place, column) for place, column in enumerate(_columns(shard.url, metadata))}
+    present = _columns(shard.url, metadata)
+    if [column.name for column in present] != [column.name for column in shard.columns]:
+        raise DataError(f"{shard.url}: its columns are not those that were described. Restore the file, or write the data set again.")
+    held = {column.name: (place, column) for place, column in enumerate(present)}
     promised = {column.name: column.decoded_type for column in shard.columns}
     for name in columns:
         if name not in held:
@@ -175,17 +186,16 @@ def refuse_other(shard: Shard, metadata: pq.FileMetaData, columns: Sequence[str]
             raise DataError(f"{shard.url}: column {name!r} has type {column.stored_type}: {column.refusal}. Leave it out with --features.")
         if column.decoded_type == "float64" and promised.get(name) == "float32":
             raise DataError(f"{shard.url}: column {name!r} has type {column.stored_type}, not the float32 that was described. Write it again.")
-        if column.decoded_type is not None and metadata.num_columns == len(held):  # flat: leaves are columns
-            _refuse_bomb(shard.url, metadata, place, name)
+        if metadata.num_columns == len(held):  # flat: leaves are columns
+            _refuse_bomb(shard, [group[place] for group in chunks], name)
 
 
-def _refuse_bomb(url: str, metadata: pq.FileMetaData, place: int, name: str) -> None:
-    for group in range(metadata.num_row_groups):
-        chunk, rows = metadata.row_group(group).column(place), metadata.row_group(group).num_rows
-        if not 0 <= chunk.total_uncompressed_size <= rows * _MOST_ROW_BYTES + _MOST_EXTRA_BYTES or chunk.num_values != rows:
+def _refuse_bomb(shard: Shard, chunks: Sequence[Chunk], name: str) -> None:
+    for group, (chunk, rows) in enumerate(zip(chunks, np.diff(shard.boundaries).tolist(), strict=True)):
+        if chunk.decoded_bytes > rows * _MOST_ROW_BYTES + _MOST_EXTRA_BYTES or chunk.num_values != rows:
             raise DataError(
-                f"{url}: row group {group}, column {name!r}: the footer claims {chunk.num_values:,} values that decode to"
-                f" {chunk.total_uncompressed_size:,} bytes, for {rows:,} rows. Write the file again."
+                f"{shard.url}: row group {group}, column {name!r}: the footer claims {chunk.num_values:,} values that decode to"
+                f" {chunk.decoded_bytes:,} bytes, for {rows:,} rows. Write the file again."
             )
 
 
@@ -283,6 +293,6 @@ def _hash(footer: bytes) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library said, on one line."""
+    """What a library said, on one printable line: it may quote the file."""
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return shown(lines[0].rstrip(".")) if lines else type(error).__name__

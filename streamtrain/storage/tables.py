@@ -62,10 +62,11 @@ def _kind(path: str) -> str:
 def _csv_table(path: str) -> Table:
     """Numbers in CSV are float64: whether a column is whole numbers cannot be known from its first rows."""
     with _one_error(path), csv.open_csv(path, read_options=csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)) as reader:
-        schema = reader.schema
-    types = {
-        field.name: pa.float64() if pa.types.is_integer(field.type) or pa.types.is_null(field.type) else field.type for field in schema
-    }
+        types = {  # a name that is not UTF-8 raises here
+            field.name: pa.float64() if pa.types.is_integer(field.type) or pa.types.is_null(field.type) else field.type
+            for field in reader.schema
+        }
+        names = reader.schema.names
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
         with _one_error(path), ExitStack() as stack:
@@ -84,7 +85,7 @@ def _csv_table(path: str) -> Table:
                         _refuse_rounded(name, text.column(name).take(rows).to_pylist())
                 yield columns
 
-    return Table(url=path, columns=_unique(schema.names, [types[name] for name in schema.names]), pieces=pieces)
+    return Table(url=path, columns=_unique(names, [types[name] for name in names]), pieces=pieces)
 
 
 def _csv_batches(stack: ExitStack, path: str, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
@@ -109,14 +110,14 @@ def _refuse_rounded(name: str, texts: Sequence[str]) -> None:
 
 def _arrow_table(path: str) -> Table:
     with _one_error(path), pa.OSFile(path) as file, pa.ipc.open_file(file) as reader:
-        schema = reader.schema
+        names, types = reader.schema.names, reader.schema.types
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
         with _one_error(path), pa.OSFile(path) as file, pa.ipc.open_file(file) as reader:
             for i in range(reader.num_record_batches):
                 yield _decode(reader.get_batch(i), chosen, decoded_type)
 
-    return Table(url=path, columns=_unique(schema.names, schema.types), pieces=pieces)
+    return Table(url=path, columns=_unique(names, types), pieces=pieces)
 
 
 def _shard_table(found: Found) -> Table:

@@ -160,20 +160,20 @@ def _check(url: str, entry: ShardEntry | None, limit: int) -> _Checked:
 
 def _check_parquet(shard: Shard, limit: int) -> tuple[list[tuple[str, str]], bool]:
     """(place, cause) of every bad column chunk, and whether every page has a checksum. What has none is decoded."""
-    metadata = read_metadata(shard)
+    metadata, chunks = read_metadata(shard)
     bad, unchecked = [], []
     with open(shard.url, "rb") as file:
         for group in range(metadata.num_row_groups):
             for number in range(metadata.num_columns):
-                chunk = metadata.row_group(group).column(number)
-                place = f"row group {group}, column {chunk.path_in_schema!r}"
+                chunk = chunks[group][number]
+                place = f"row group {group}, column {metadata.schema.column(number).path!r}"
                 try:
                     pages = [(page.decoded_bytes, page.checked) for page in walk_pages(file, chunk)]
                 except DataError as error:
                     bad.append((place, str(error)))
                     continue
                 largest = max((size for size, _ in pages), default=0)
-                if sum(size for size, _ in pages) > chunk.total_uncompressed_size or largest > limit:
+                if sum(size for size, _ in pages) > chunk.decoded_bytes or largest > limit:
                     bad.append((place, f"a page of it decodes to {largest:,} bytes, more than the footer says or memory allows"))
                 elif not all(checked for _, checked in pages):
                     unchecked.append((group, number, place))

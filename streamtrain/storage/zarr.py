@@ -46,6 +46,15 @@ def describe_zarr(url: str) -> Shard:
     Raises DataError for Zarr v2 and N5, for unknown codecs, and for chunks, also those inside shards of chunks, that are
     missing (they would read as the fill value, silently) or cut short.
     """
+    try:
+        return _describe(url)
+    except (DataError, MemoryError):
+        raise
+    except (Exception, RecursionError) as error:  # hostile metadata raises TypeError, OverflowError, zarr's own errors …
+        raise DataError(f"{url}: the Zarr metadata is refused: {_one_line(error)}. Write the array again.") from error
+
+
+def _describe(url: str) -> Shard:
     node = _open_node(url)
     files = _list_files(url)
     arrays = _arrays(node)
@@ -97,6 +106,9 @@ class ZarrReader:
         """What a manifest says of a shard must be what its metadata say: reads go by the first, decoding by the second."""
         lengths = {array.shape[0] for array in self.arrays.values() if array.ndim}
         width = self.arrays[""].shape[1] if "" in self.arrays else len(self.arrays)
+        names = self.arrays[""].attrs.get("columns") if "" in self.arrays else None
+        if names is not None and names != [column.name for column in shard.columns]:
+            raise DataError(f"{shard.url}: its columns are not those that were described. Write the array again.")
         if lengths != {shard.num_rows} or width != len(shard.columns) or _read_rows(self.arrays) > shard.read_rows:
             raise DataError(f"{shard.url}: rows, columns or chunks are not those that were described. Write the array again.")
         for column in shard.columns:
@@ -406,4 +418,4 @@ def _join_key(name: str, key: str) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return shown(" ".join(str(error).split()).rstrip(".")) or type(error).__name__

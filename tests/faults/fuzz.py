@@ -1,0 +1,297 @@
+"""What a child of `test_fuzz.py` runs: one corpus of damaged data, each case opened and read to its end under a memory limit.
+
+`python -m tests.faults.fuzz CORPUS,… SEED CASES FOLDER` prints {corpus: {outcome: count}}. Outcomes: `refused` (one of our typed errors),
+`equal` (the values that were written), `other` (other values), `untyped …` (any other exception). A case that hangs ends the
+process by faulthandler; a crash ends it by signal.
+"""
+
+import faulthandler
+import itertools
+import json
+import random
+import resource
+import shutil
+import struct
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zarr
+
+from data_gen import generate
+from streamtrain.errors import ConfigError, DataError, ResourceError
+from streamtrain.spans import cut_spans
+from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.ingest import ingest
+from streamtrain.storage.manifest import MANIFEST_NAME
+from streamtrain.storage.readers import Readers
+
+SPARE_BYTES = 4 << 30
+HANG_SECONDS = 60
+ROWS = 120
+
+#: Writes data below a folder; its first yield leaves it whole, each one after that is a case of damage.
+Corpus = Callable[[Path, random.Random], Iterator[None]]
+
+
+def values_of(path: Path) -> np.ndarray:
+    """All rows, read span by span as a run would, (rows, columns)."""
+    dataset = open_shards(str(path))
+    readers, parts = Readers(dataset), []
+    for span in cut_spans(dataset.shards, span_rows=50, window_rows=1000):
+        parts.append(np.stack(readers.read(span.shard, span.start, span.stop), axis=1))
+    return np.concatenate(parts)
+
+
+def flips(files: list[Path], chance: random.Random) -> Iterator[None]:
+    """One to four flipped bits, a run of zeros, or a cut."""
+    yield
+    while True:
+        file = chance.choice(files)
+        whole = file.read_bytes()
+        damaged = bytearray(whole)
+        kind = chance.random()
+        if kind < 0.8:
+            for _ in range(chance.choice((1, 1, 1, 4))):
+                damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        elif kind < 0.9:
+            start = chance.randrange(len(damaged))
+            damaged[start : start + 64] = bytes(len(damaged[start : start + 64]))
+        else:
+            del damaged[chance.randrange(len(damaged)) :]
+        file.write_bytes(damaged)
+        yield
+        file.write_bytes(whole)
+
+
+def ours_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
+    generate(folder, rows=ROWS, span_rows=40)
+    yield from flips([folder / "shard-00000.parquet"], chance)
+
+
+def ours_zarr(folder: Path, chance: random.Random) -> Iterator[None]:
+    generate(folder, rows=ROWS, span_rows=40, format="zarr")
+    yield from flips([path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME], chance)
+
+
+def checked_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
+    """No manifest, but page checksums; the damage is in the pages."""
+    path = foreign(folder, write_page_checksum=True, use_dictionary=chance.random() < 0.5)
+    whole = path.read_bytes()
+    pages = len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0]
+    yield
+    while True:
+        damaged = bytearray(whole)
+        damaged[chance.randrange(4, pages)] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        yield
+
+
+def foreign(folder: Path, **options) -> Path:
+    folder.mkdir(parents=True)
+    values = np.random.default_rng(1).normal(size=(ROWS, 3)).astype(np.float32)
+    table = pa.table({name: values[:, i] for i, name in enumerate("aby")})
+    pq.write_table(table, folder / "a.parquet", row_group_size=40, **options)
+    return folder / "a.parquet"
+
+
+def foreign_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
+    """No checksum of any kind: other values may come, a crash may not."""
+    compression = chance.choice(["snappy", "zstd", "gzip", "none", "brotli", "lz4"])
+    yield from flips([foreign(folder, compression=compression, data_page_version=chance.choice(["1.0", "2.0"]))], chance)
+
+
+def foreign_footer(folder: Path, chance: random.Random) -> Iterator[None]:
+    """Damage in the footer alone: lengths, counts, offsets, types, codecs."""
+    path = foreign(folder)
+    whole = path.read_bytes()
+    start = len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0]
+    yield
+    while True:
+        damaged = bytearray(whole)
+        for _ in range(chance.choice((1, 1, 2, 5))):
+            damaged[chance.randrange(start, len(whole) - 8)] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
+        path.write_bytes(damaged)
+        yield
+
+
+def footer_cuts(folder: Path, chance: random.Random) -> Iterator[None]:
+    """The file ends at each offset of its footer in turn."""
+    path = foreign(folder)
+    whole = path.read_bytes()
+    yield
+    for end in range(len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0], len(whole)):
+        path.write_bytes(whole[:end])
+        yield
+
+
+def row_counts(folder: Path, chance: random.Random) -> Iterator[None]:
+    """Every place in the footer that could be a count of rows says another number."""
+    path = foreign(folder, write_page_checksum=True)
+    whole = path.read_bytes()
+    start = len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0]
+    yield
+    for number in (40, ROWS):
+        written = zigzag(number)
+        place = whole.find(written, start)
+        while place >= 0:
+            for claim in (0, 1, 39, 41, 63, number + 1, 8000 if len(written) == 2 else 50):
+                claimed = zigzag(claim)
+                if len(claimed) == len(written) and claim != number:
+                    path.write_bytes(whole[:place] + claimed + whole[place + len(written) :])
+                    yield
+            place = whole.find(written, place + 1)
+
+
+def zigzag(number: int) -> bytes:
+    number, out = number << 1, bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def foreign_zarr(folder: Path, chance: random.Random) -> Iterator[None]:
+    """A sharded array without a manifest."""
+    folder.mkdir(parents=True)
+    values = np.random.default_rng(1).normal(size=(ROWS, 3)).astype(np.float32)
+    array = zarr.create_array(folder / "a.zarr", shape=values.shape, dtype="float32", chunks=(20, 3), shards=(60, 3))
+    array[:] = values
+    yield from flips([path for path in folder.rglob("*") if path.is_file()], chance)
+
+
+def zarr_metadata(folder: Path, chance: random.Random) -> Iterator[None]:
+    """Valid JSON that means nothing, or means too much."""
+    folder.mkdir(parents=True)
+    array = zarr.create_array(folder / "a.zarr", shape=(ROWS, 3), dtype="float32", chunks=(40, 3), shards=(80, 3) if chance.random() < 0.5 else None)
+    array[:] = np.random.default_rng(1).normal(size=(ROWS, 3))
+    yield from json_lies(folder / "a.zarr" / "zarr.json", chance)
+
+
+def manifest(folder: Path, chance: random.Random) -> Iterator[None]:
+    """The same of a manifest, with names that leave the folder."""
+    generate(folder, rows=ROWS, span_rows=40)
+    shutil.copy(folder / "shard-00000.parquet", folder.parent / "outside.parquet")
+    (folder / ".link.parquet").symlink_to(folder.parent / "outside.parquet")
+    yield from json_lies(folder / MANIFEST_NAME, chance)
+
+
+LIES = (
+    None, True, -1, 0, 1, 39, 41, 2**31, 2**53 + 1, 2**63, 10**40, 1e308, "", "a\nb", "../outside.parquet", "/etc/passwd", ".link.parquet",
+    "float64", "object", "pickle", "c/0/0", [], [[]], [0], [-1, 3], [2**40, 3], {}, {"name": "pickle"}, {"configuration": {}},
+)  # fmt: skip
+
+
+def json_lies(path: Path, chance: random.Random) -> Iterator[None]:
+    whole = path.read_bytes()
+    yield
+    while True:
+        document = json.loads(whole)
+        for _ in range(chance.choice((1, 1, 2))):
+            node = document
+            while True:
+                keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+                if not keys:
+                    break
+                key = chance.choice(keys)
+                if isinstance(node[key], dict | list) and node[key] and chance.random() < 0.8:
+                    node = node[key]
+                    continue
+                if chance.random() < 0.15:
+                    del node[key]
+                else:
+                    node[key] = chance.choice(LIES)
+                break
+        text = json.dumps(document)
+        path.write_text("[" * 100_000 + text if chance.random() < 0.01 else text)
+        yield
+
+
+def schemas(folder: Path, chance: random.Random) -> Iterator[None]:
+    """Two shards of columns that have nothing to do with one another."""
+    folder.mkdir(parents=True)
+    yield
+    makers = (
+        lambda: pa.array(np.arange(9.0)), lambda: pa.array(np.arange(9)), lambda: pa.array([2**60] * 9), lambda: pa.array(["x\n\x1b[2J"] * 9),
+        lambda: pa.array([[1.0]] * 9), lambda: pa.array([{"p": 1.0}] * 9), lambda: pa.nulls(9), lambda: pa.array([True] * 9),
+        lambda: pa.array([0] * 9, pa.timestamp("s")), lambda: pa.array([1] * 9, pa.decimal128(30, 2)), lambda: pa.array([b"\xff\xfe"] * 9),
+        lambda: pa.array([1.5] * 9, pa.float16()), lambda: pa.array(["1", "2", "3"] * 3).dictionary_encode(),
+    )  # fmt: skip
+    while True:
+        for name in ("a", "b"):
+            names = [chance.choice(["a", "b", "y", "y", "n\nerror: ok", "\x1b]0;t\x07", "", "a.b"]) for _ in range(chance.randint(1, 4))]
+            pq.write_table(pa.table([chance.choice(makers)() for _ in names], names=names), folder / f"{name}.parquet")
+        yield
+
+
+def csv(folder: Path, chance: random.Random) -> Iterator[None]:
+    """Bytes that call themselves CSV."""
+    folder.mkdir(parents=True)
+    yield
+    words = [b"1", b",", b"\n", b'"', b"1e400", b"9007199254740993", b"a", b"\xff", b"\0", b"-", b"NaN", b"\r", b"0x1p3", b"1_0", b""]
+    while True:
+        body = b"a,y\n1,2\n" * (chance.random() < 0.7) + b"".join(chance.choices(words, k=chance.randrange(60)))
+        (folder / "a.csv").write_bytes(body)
+        yield
+
+
+CORPORA: dict[str, Corpus] = {
+    each.__name__: each
+    for each in (
+        ours_parquet, ours_zarr, checked_parquet, foreign_parquet, foreign_footer, footer_cuts, row_counts, foreign_zarr, zarr_metadata,
+        manifest, schemas, csv,
+    )
+}  # fmt: skip
+
+
+def run(corpus: str, seed: int, cases: int, folder: Path) -> Counter[str]:
+    """Read every case; count what came of it."""
+    outcomes: Counter[str] = Counter()
+    folder.mkdir(parents=True)
+    damage = CORPORA[corpus](folder / "data", random.Random(f"{corpus} {seed}"))
+    next(damage)
+    expected = None if corpus in ("schemas", "csv") else values_of(folder / "data")
+    limit_memory()  # a second corpus has what the first one left
+    for _ in itertools.islice(damage, cases):
+        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+        if "--keep" in sys.argv:
+            shutil.rmtree(folder / "last", ignore_errors=True)
+            shutil.copytree(folder / "data", folder / "last", symlinks=True)
+        try:
+            got = ingested(folder) if corpus == "csv" else values_of(folder / "data")
+            equal = expected is None or (got.shape == expected.shape and np.array_equal(got, expected, equal_nan=True))
+            outcomes["equal" if equal else "other"] += 1
+            if not equal and "--keep" in sys.argv:
+                shutil.copytree(folder / "last", folder / f"other-{outcomes['other']}", symlinks=True)
+        except (DataError, ResourceError, ConfigError) as error:
+            printable = all(line.isprintable() for line in str(error).splitlines())
+            outcomes["refused" if printable else f"unprintable {error!s:.300}"] += 1
+        except Exception as error:  # what this test is about
+            outcomes[f"untyped {type(error).__name__}: {error!s:.300}"] += 1
+        faulthandler.cancel_dump_traceback_later()
+    return outcomes
+
+
+def ingested(folder: Path) -> np.ndarray:
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    ingest(folder / "data", folder / "out")
+    return values_of(folder / "out")
+
+
+def limit_memory() -> None:
+    """What this process has now, and SPARE_BYTES more."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if hard == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES, used + SPARE_BYTES))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    seed, cases, folder = int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    print(json.dumps({corpus: run(corpus, seed, cases, folder / corpus) for corpus in sys.argv[1].split(",")}))
