@@ -1,22 +1,22 @@
 """The fused step of a multi-layer perceptron: forward, backward and update of minibatch after minibatch in one call.
 
-Rows are taken in tiles, so that a tile's activations stay in the second-level cache; products are BLAS calls on arrays that
-exist already, everything between them is one loop over a tile. Nothing is allocated inside the loop over minibatches.
+Rows are taken in tiles, so that a tile's activations stay in the first two caches. Products are gathered in registers (products.py;
+BLAS for large layers), bias and ReLU in the same breath; other activations are one flat loop. Nothing is allocated anywhere.
 
 A replica's parameters are one flat float32 line: for each layer the weight (inputs, outputs), then the bias (outputs).
 All of it is one file of over 300 lines, since Numba's disk cache does not notice an edited callee in another one.
-The workspace holds, for each layer, `TILE_ROWS` rows of: pre-activations z, activations a, deltas d (see `workspace_size`).
 """
 
 import math
 
 import numpy as np
 from llvmlite import ir
-from numba import float32, float64, int32, njit
+from numba import float32, float64, int32, int64, njit
 from numba.core import types
 from numba.extending import intrinsic
 
 from streamtrain.kernels.atomics import fetch_add, store, wait_beyond
+from streamtrain.kernels.products import ADD, MASK, MOST_WEIGHTS, SET, SHIFT, SHIFT_RELU, multiply, transpose
 
 #: Rows of a tile: 128 x 32 float32 of activations are 16 KB a layer.
 TILE_ROWS = 128
@@ -34,9 +34,9 @@ _NORMAL_PEAK = np.float32(1 / math.sqrt(2 * math.pi))
 
 
 def workspace_size(widths: np.ndarray) -> int:
-    """float32 values that `advance` needs beside the parameters: three tiles a layer, and one weight's gradient."""
+    """float32 values that `advance` needs beside the parameters: see `_forward`."""
     outputs = np.asarray(widths[1:], dtype=np.int64)
-    return int(3 * TILE_ROWS * outputs.sum() + TILE_ROWS * widths[0] + (np.asarray(widths[:-1]) * outputs).max())
+    return int(TILE_ROWS * (widths[0] + 3 * outputs[:-1].sum() + 1) + (np.asarray(widths[:-1]) * outputs).max() + 1)
 
 
 @intrinsic
@@ -77,158 +77,194 @@ def _erf(x):
 
 
 @njit(fastmath=_FAST, error_model="numpy")
-def _activate(z, a, bias, activation):
-    """z += bias; a = activation(z), over a tile (rows, outputs). Long flat loops: the compiler vectorises them."""
-    rows, width = z.shape
-    for row in range(rows):
-        for j in range(width):
-            z[row, j] += bias[j]
-    flat_z, flat_a = z.reshape(-1), a.reshape(-1)
+def _activate(z, a, activation):
+    """a = activation(z), one axis each, apart in memory: long flat loops, which the compiler vectorises."""
     if activation == RELU:
-        for k in range(flat_z.shape[0]):
-            flat_a[k] = float32(0.0) if flat_z[k] < float32(0.0) else flat_z[k]  # noqa: FURB136 - a NaN passes, as in torch
+        for k in range(z.shape[0]):
+            a[k] = float32(0.0) if z[k] < float32(0.0) else z[k]  # noqa: FURB136 - a NaN passes, as in torch
     elif activation == TANH:
-        for k in range(flat_z.shape[0]):
-            flat_a[k] = float32(1.0) - float32(2.0) / (_exp(float32(2.0) * flat_z[k]) + float32(1.0))
+        for k in range(z.shape[0]):
+            a[k] = float32(1.0) - float32(2.0) / (_exp(float32(2.0) * z[k]) + float32(1.0))
     elif activation == SILU:
-        for k in range(flat_z.shape[0]):
-            flat_a[k] = flat_z[k] / (float32(1.0) + _exp(-flat_z[k]))
+        for k in range(z.shape[0]):
+            a[k] = z[k] / (float32(1.0) + _exp(-z[k]))
     elif activation == GELU:
-        for k in range(flat_z.shape[0]):
-            flat_a[k] = float32(0.5) * flat_z[k] * (float32(1.0) + _erf(flat_z[k] * _SQRT_HALF))
-    else:
-        flat_a[:] = flat_z
+        for k in range(z.shape[0]):
+            a[k] = float32(0.5) * z[k] * (float32(1.0) + _erf(z[k] * _SQRT_HALF))
 
 
 @njit(fastmath=_FAST, error_model="numpy")
-def _through_activation(d, z, a, bias_gradient, activation):
-    """d *= activation'(z); bias_gradient += sum of d's rows."""
-    flat_d, flat_z, flat_a = d.reshape(-1), z.reshape(-1), a.reshape(-1)
+def _through_activation(d, z, a, activation):
+    """d *= activation'(z), one axis each."""
     if activation == RELU:
-        for k in range(flat_d.shape[0]):
-            flat_d[k] = flat_d[k] if flat_z[k] > float32(0.0) else float32(0.0)
+        for k in range(d.shape[0]):
+            d[k] = d[k] if a[k] > float32(0.0) else float32(0.0)
     elif activation == TANH:
-        for k in range(flat_d.shape[0]):
-            flat_d[k] *= float32(1.0) - flat_a[k] * flat_a[k]
+        for k in range(d.shape[0]):
+            d[k] *= float32(1.0) - a[k] * a[k]
     elif activation == SILU:
-        for k in range(flat_d.shape[0]):
-            gate = float32(1.0) / (float32(1.0) + _exp(-flat_z[k]))
-            flat_d[k] *= gate * (float32(1.0) + flat_z[k] * (float32(1.0) - gate))
+        for k in range(d.shape[0]):
+            gate = float32(1.0) / (float32(1.0) + _exp(-z[k]))
+            d[k] *= gate * (float32(1.0) + z[k] * (float32(1.0) - gate))
     elif activation == GELU:
-        for k in range(flat_d.shape[0]):
-            x = flat_z[k]
-            flat_d[k] *= float32(0.5) * (float32(1.0) + _erf(x * _SQRT_HALF)) + x * _NORMAL_PEAK * _exp(float32(-0.5) * x * x)
-    rows, width = d.shape
-    for row in range(rows):
-        for j in range(width):
-            bias_gradient[j] += d[row, j]
+        for k in range(d.shape[0]):
+            x = z[k]
+            d[k] *= float32(0.5) * (float32(1.0) + _erf(x * _SQRT_HALF)) + x * _NORMAL_PEAK * _exp(float32(-0.5) * x * x)
+
+
+@njit(inline="always")
+def _hidden_layer(below, m, inputs, outputs, weight, bias, z, a, activation):
+    """a = activation(below · weight + bias) for m rows, one axis each; ReLU and identity need no z."""
+    target = a if activation == RELU or activation == IDENTITY else z
+    if inputs * outputs <= MOST_WEIGHTS:
+        multiply(below, inputs, 1, weight, target, m, outputs, inputs, bias, SHIFT_RELU if activation == RELU else SHIFT)
+        if activation == RELU:
+            return
+    else:
+        product = target.reshape(m, outputs)
+        np.dot(below.reshape(m, inputs), weight.reshape(inputs, outputs), product)
+        for row in range(m):
+            for j in range(outputs):
+                product[row, j] += bias[j]
+    _activate(target, a, activation)
+
+
+@njit(inline="always")
+def _below_layer(d, m, inputs, outputs, weight, scratch, d_below, z_below, a_below, activation):
+    """d_below = d · weightᵀ times the derivative of the activation below, for m rows, one axis each."""
+    if inputs * outputs <= MOST_WEIGHTS:
+        transpose(weight, inputs, outputs, scratch)
+        multiply(d, outputs, 1, scratch, d_below, m, inputs, outputs, a_below, MASK if activation == RELU else SET)
+        if activation == RELU:
+            return
+    else:
+        np.dot(d.reshape(m, outputs), weight.reshape(inputs, outputs).T, d_below.reshape(m, inputs))
+    _through_activation(d_below, z_below, a_below, activation)
+
+
+@njit(inline="always")
+def _add_layer_gradient(below, d, m, inputs, outputs, gradient, scratch, one):
+    """gradient += belowᵀ · d (the weight), then the sum of d's rows (the bias), one axis each."""
+    size = inputs * outputs
+    if size <= MOST_WEIGHTS:
+        multiply(below, 1, inputs, d, gradient, inputs, outputs, m, one, ADD)
+    else:
+        np.dot(below.reshape(m, inputs).T, d.reshape(m, outputs), scratch[:size].reshape(inputs, outputs))
+        for k in range(size):
+            gradient[k] += scratch[k]
+    multiply(one, 0, 0, d, gradient[size:], 1, outputs, m, one, ADD)
 
 
 @njit
-def _end_of_layers(widths):
-    """Where the hidden layers' z, a and d end in the workspace."""
-    place = TILE_ROWS * widths[0]
-    for layer in range(widths.shape[0] - 2):
-        place += 3 * TILE_ROWS * widths[layer + 1]
-    return place
+def _tiles(work, place, m, width):
+    """(z, a, d) of a hidden layer whose tiles begin at `place` of the workspace, each of m rows, one axis."""
+    size, full = m * width, TILE_ROWS * width
+    return work[place : place + size], work[place + full : place + full + size], work[place + 2 * full : place + 2 * full + size]
 
 
 @njit
-def _forward(x, m, widths, parameters, work, activation):
-    """Through the hidden layers: z = a_below W + bias, a = activation(z). Returns the last a and where its weights begin.
+def _forward(rows, widths, parameters, work, activation):
+    """Through the hidden layers. Returns the last activations, one axis, and where the output layer's weights begin.
 
-    Each layer's z, a, d follow one another in the workspace, after the tile of features.
+    The workspace: a tile of features, each hidden layer's z, a and d, a tile of residuals, one weight, the number 1.
     """
-    place, at, below = TILE_ROWS * widths[0], 0, x
+    m, features = rows.shape[0], widths[0]
+    for row in range(m):
+        for j in range(features):
+            work[row * features + j] = rows[row, j]
+    place, at, below = TILE_ROWS * features, 0, work[: m * features]
     for layer in range(widths.shape[0] - 2):
         inputs, outputs = widths[layer], widths[layer + 1]
-        z = work[place : place + m * outputs].reshape(m, outputs)
-        a = work[place + TILE_ROWS * outputs : place + TILE_ROWS * outputs + m * outputs].reshape(m, outputs)
-        np.dot(below, parameters[at : at + inputs * outputs].reshape(inputs, outputs), z)
-        at += inputs * outputs
-        _activate(z, a, parameters[at : at + outputs], activation)
-        at += outputs
+        size = inputs * outputs
+        z, a, _ = _tiles(work, place, m, outputs)
+        weight, bias = parameters[at : at + size], parameters[at + size : at + size + outputs]
+        _hidden_layer(below, m, inputs, outputs, weight, bias, z, a, activation)
+        at += size + outputs
         place += 3 * TILE_ROWS * outputs
         below = a
     return below, at
 
 
 @njit(fastmath=_FAST, error_model="numpy")
+def _residuals(below, rows, weight, bias, out):
+    """out (m,) = the output layer minus the target."""
+    width, target = weight.shape[0], rows.shape[1] - 1
+    for row in range(rows.shape[0]):
+        total = bias - rows[row, target]
+        values = below[row * width : (row + 1) * width]
+        for j in range(width):
+            total += values[j] * weight[j]
+        out[row] = total
+
+
+@njit(fastmath=_FAST, error_model="numpy")
+def _losses(residuals, huber_delta):
+    """The sum of the losses; residuals become the losses' derivatives. ½r², or Huber's with `huber_delta` > 0: linear beyond it."""
+    loss = float64(0.0)
+    if huber_delta > 0:
+        for row in range(residuals.shape[0]):
+            residual = residuals[row]
+            cut = min(max(residual, -huber_delta), huber_delta) if residual == residual else residual  # noqa: PLR0124 - NaN
+            loss += float64(cut) * (float64(residual) - 0.5 * float64(cut))
+            residuals[row] = cut
+    else:
+        for row in range(residuals.shape[0]):
+            loss += 0.5 * float64(residuals[row]) * float64(residuals[row])
+    return loss
+
+
+@njit(error_model="numpy")
 def _add_tile(rows, widths, parameters, gradient, work, activation, huber_delta, squares):
     """Add the sum of a tile's gradients to `gradient`; returns the sum of the rows' losses.
 
-    `rows` (m, features + 1), m <= TILE_ROWS. The loss is ½r², or Huber's with `huber_delta` > 0 (½r² within, linear beyond).
-    `squares`: empty, or (m,) for the rows' |g|² = Σ over layers of (|a|² + 1)|δ|², a the layer's input and δ its output's gradient
-    (Goodfellow 2015, arXiv:1510.01799): no row's gradient is ever formed.
+    `rows` (m, features + 1), m <= TILE_ROWS. `squares`: empty, or (m,) for the rows' |g|² = Σ over layers of (|a|² + 1)|δ|², a the
+    layer's input and δ its output's gradient (Goodfellow 2015, arXiv:1510.01799): no row's gradient is ever formed.
     """
-    m = rows.shape[0]
-    layers = widths.shape[0] - 1
-    features = widths[0]
-    x = work[: m * features].reshape(m, features)
-    for row in range(m):
-        for j in range(features):
-            x[row, j] = rows[row, j]
-    below, at = _forward(x, m, widths, parameters, work, activation)
-    place = _end_of_layers(widths)
-    # The output layer has one output: its products are sums, and its backward pass begins in the same loop.
+    m, layers = rows.shape[0], widths.shape[0] - 1
+    end = work.shape[0] - 1
+    work[end] = float32(1.0)
+    one, scratch = work[end:], work[end - _largest_weight(widths) : end]
+    place = end - scratch.shape[0] - TILE_ROWS
+    residuals = work[place : place + m]
+    below, at = _forward(rows, widths, parameters, work, activation)
     inputs = widths[layers - 1]
-    weight, bias = parameters[at : at + inputs], parameters[at + inputs]
-    loss = float64(0.0)
-    bias_gradient = float32(0.0)
-    d_below = work[place - TILE_ROWS * inputs : place - TILE_ROWS * inputs + m * inputs].reshape(m, inputs)
-    weight_gradient = gradient[at : at + inputs]
-    for row in range(m):
-        residual = bias
-        for j in range(inputs):
-            residual += below[row, j] * weight[j]
-        residual -= rows[row, features]
-        if huber_delta > 0 and abs(residual) > huber_delta:
-            loss += float64(huber_delta) * (abs(float64(residual)) - 0.5 * float64(huber_delta))
-            residual = huber_delta if residual > 0 else -huber_delta
-        else:
-            loss += 0.5 * float64(residual) * float64(residual)
-        bias_gradient += residual
-        for j in range(inputs):
-            weight_gradient[j] += residual * below[row, j]
-        if layers > 1:
-            for j in range(inputs):
-                d_below[row, j] = residual * weight[j]
-        if squares.shape[0]:
-            squares[row] = residual * residual * (_squared_length(below[row]) + float32(1.0))
-    gradient[at + inputs] += bias_gradient
-    # Backward through the hidden layers.
-    scratch = work[work.shape[0] - _largest_weight(widths) :]
+    weight = parameters[at : at + inputs]
+    _residuals(below, rows, weight, parameters[at + inputs], residuals)
+    loss = _losses(residuals, huber_delta)
+    # The output layer's gradient, then down: a layer's d comes from the one above it.
+    multiply(residuals, 0, 1, below, gradient[at:], 1, inputs, m, one, ADD)
+    multiply(one, 0, 0, residuals, gradient[at + inputs :], 1, 1, m, one, ADD)
+    _add_squares(squares, below, residuals, inputs, int64(1), layers - 1, layers)
     for layer in range(layers - 2, -1, -1):
         inputs, outputs = widths[layer], widths[layer + 1]
         place -= 3 * TILE_ROWS * outputs
+        z, a, d = _tiles(work, place, m, outputs)
+        if layer == layers - 2:
+            multiply(residuals, 1, 0, weight, d, m, outputs, 1, a, MASK if activation == RELU else SET)
+            if activation != RELU:
+                _through_activation(d, z, a, activation)
         at -= (inputs + 1) * outputs
-        z = work[place : place + m * outputs].reshape(m, outputs)
-        a = work[place + TILE_ROWS * outputs : place + TILE_ROWS * outputs + m * outputs].reshape(m, outputs)
-        d = work[place + 2 * TILE_ROWS * outputs : place + 2 * TILE_ROWS * outputs + m * outputs].reshape(m, outputs)
-        size = inputs * outputs
-        _through_activation(d, z, a, gradient[at + size : at + size + outputs], activation)
+        below = work[: m * inputs]
         if layer:
-            below = work[place - 2 * TILE_ROWS * inputs : place - 2 * TILE_ROWS * inputs + m * inputs].reshape(m, inputs)
-            d_below = work[place - TILE_ROWS * inputs : place - TILE_ROWS * inputs + m * inputs].reshape(m, inputs)
-            np.dot(d, parameters[at : at + size].reshape(inputs, outputs).T, d_below)
-        else:
-            below = x
-        if squares.shape[0]:
-            for row in range(m):
-                squares[row] += _squared_length(d[row]) * (_squared_length(below[row]) + float32(1.0))
-        product = scratch[:size].reshape(inputs, outputs)
-        np.dot(below.T, d, product)
-        for k in range(size):
-            gradient[at + k] += scratch[k]
+            z, below, d_below = _tiles(work, place - 3 * TILE_ROWS * inputs, m, inputs)
+            weight_here = parameters[at : at + inputs * outputs]
+            _below_layer(d, m, inputs, outputs, weight_here, scratch, d_below, z, below, activation)
+        _add_layer_gradient(below, d, m, inputs, outputs, gradient[at:], scratch, one)
+        _add_squares(squares, below, d, inputs, outputs, layer, layers)
     return loss
 
 
 @njit(fastmath=_FAST, error_model="numpy")
-def _squared_length(values):
-    total = float32(0.0)
-    for value in values:
-        total += value * value
-    return total
+def _add_squares(squares, below, d, inputs, outputs, layer, layers):
+    """squares += (|below|² + 1)|d|² for each row, from 0 in the last layer; does nothing when there is no place for them."""
+    for row in range(squares.shape[0]):
+        square = float32(0.0)
+        for value in d[row * outputs : (row + 1) * outputs]:
+            square += value * value
+        length = float32(1.0)
+        for value in below[row * inputs : (row + 1) * inputs]:
+            length += value * value
+        squares[row] = square * length + (squares[row] if layer < layers - 1 else float32(0.0))
 
 
 @njit
@@ -294,7 +330,7 @@ def _step(parameters, gradients, moments, state, optimizer, lr, hyper):
         gradient[i] = float32(0.0)
 
 
-@njit(error_model="numpy")
+@njit(inline="always")
 def _add_rows(rows, start, end, widths, parameters, gradient, work, activation, huber_delta, squares):
     """Add the gradients of rows `[start, end)` tile by tile; returns the sum of their losses."""
     loss = float64(0.0)
@@ -370,21 +406,16 @@ def finish(parameters, gradients, moments, state, optimizer, lr, hyper):
         _step(parameters, gradients, moments, state, optimizer, lr, hyper)
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy")
 def squared_error(rows, widths, parameters, work, activation):
     """The sum of r² over rows (any number, features + 1): forward only."""
-    layers, features = widths.shape[0] - 1, widths[0]
+    place = work.shape[0] - 1 - _largest_weight(widths) - TILE_ROWS
+    inputs = widths[widths.shape[0] - 2]
     total = float64(0.0)
     for start in range(0, rows.shape[0], TILE_ROWS):
-        m = min(TILE_ROWS, rows.shape[0] - start)
-        x = work[: m * features].reshape(m, features)
-        for row in range(m):
-            for j in range(features):
-                x[row, j] = rows[start + row, j]
-        below, at = _forward(x, m, widths, parameters, work, activation)
-        for row in range(m):
-            residual = parameters[at + widths[layers - 1]] - rows[start + row, features]
-            for j in range(widths[layers - 1]):
-                residual += below[row, j] * parameters[at + j]
-            total += float64(residual) * float64(residual)
+        tile = rows[start : start + TILE_ROWS]
+        residuals = work[place : place + tile.shape[0]]
+        below, at = _forward(tile, widths, parameters, work, activation)
+        _residuals(below, tile, parameters[at : at + inputs], parameters[at + inputs], residuals)
+        total += 2.0 * _losses(residuals, float32(0.0))
     return total
