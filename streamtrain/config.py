@@ -204,6 +204,35 @@ class SweepConfig(_Part):
     target_loss: Losses = Field((), description="held-out losses to reach; left out: chosen so that at least three sizes reach it")
 
 
+class ClusterConfig(_Part):
+    """Which Dask cluster does the work; left out, this machine does, and no port is opened."""
+
+    scheduler: str | None = Field(None, description="address of a Dask scheduler: tcp://host:8786 or tls://…; also DASK_SCHEDULER_ADDRESS")
+    scheduler_file: str | None = Field(None, description="file that a Dask scheduler wrote its address into")
+    workers: PositiveCount | None = Field(None, description="start so many Dask workers on this machine, on loopback")
+    factory: str | None = Field(None, description="module:factory that returns a Dask cluster: dask-jobqueue, dask-kubernetes, dask-cuda, …")
+    tls_ca_file: str | None = Field(None, description="certificate authority, for tls:// schedulers")
+    tls_cert: str | None = Field(None, description="certificate of this client, for tls:// schedulers")
+    tls_key: str | None = Field(None, description="key of that certificate")
+    min_workers: PositiveCount = Field(1, description="workers that must be there: waited for at the start, and two minutes later on")
+    max_failures: Annotated[Count, Field(ge=0)] | None = Field(None, description="tasks that may fail before the run ends; left out: any number")
+    timeout_seconds: Seconds = Field(300.0, description="a task that is out for longer goes to another worker")
+    slice_seconds: Seconds = Field(20.0, description="a worker sends a learner back after so long: most that its death can cost")
+    sync: Literal["auto", "rounds", "allreduce"] = Field(
+        "auto", description="`train` on workers: average now and then (rounds), gradients of every step (allreduce), or what pays here"
+    )
+    shares: PositiveCount | None = Field(None, description="parts that rounds cut a minibatch into; left out: a divisor of it, one a worker at most")
+    round_rows: PositiveCount | None = Field(None, description="rows of a share in a round, to whole windows; left out: two seconds' worth")
+    lanes: PositiveCount = Field(8, description="parts that allreduce cuts a minibatch into; must divide it, and is the most workers used")
+
+    @model_validator(mode="after")
+    def _one_cluster(self) -> "ClusterConfig":
+        given = [name for name in ("scheduler", "scheduler_file", "workers", "factory") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} each name a cluster; give one")
+        return self
+
+
 class Config(_Part):
     """The whole of a run."""
 
@@ -215,6 +244,7 @@ class Config(_Part):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     sweep: SweepConfig = SweepConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
 
 #: Flag of `sweep`, `train` and the Python API → key of the config.
@@ -229,8 +259,14 @@ MODEL_FLAGS = {
     "loss": "train.loss", "optimizer": "train.optimizer", "lr": "train.lr",
     "engine": "train.engine", "device": "train.device", "epochs": "train.epochs", "max_rows": "train.max_rows", "max_time": "train.max_time",
 }
-TRAIN_FLAGS = DATA_FLAGS | MODEL_FLAGS | {"batch_size": "train.batch_size", "patience": "train.patience"}
-SWEEP_FLAGS = DATA_FLAGS | MODEL_FLAGS | {
+CLUSTER_FLAGS = {
+    "scheduler": "cluster.scheduler", "scheduler_file": "cluster.scheduler_file", "workers": "cluster.workers", "cluster": "cluster.factory",
+    "max_failures": "cluster.max_failures", "min_workers": "cluster.min_workers",
+}
+TRAIN_FLAGS = DATA_FLAGS | MODEL_FLAGS | CLUSTER_FLAGS | {
+    "batch_size": "train.batch_size", "patience": "train.patience", "sync": "cluster.sync",
+}
+SWEEP_FLAGS = DATA_FLAGS | MODEL_FLAGS | CLUSTER_FLAGS | {
     "batch_sizes": "sweep.batch_sizes", "lr_grid": "sweep.lr_grid", "trials": "sweep.trials", "target_loss": "sweep.target_loss",
     "halving": "sweep.halving", "lr_rule": "sweep.lr_rule", "measure": "sweep.measure", "confirm": "sweep.confirm",
     "rerun": "sweep.rerun", "extend_grid": "sweep.extend_grid",

@@ -12,7 +12,9 @@ from streamtrain.cli.layers import environment_layer, file_layer, flag_layer, pa
 from streamtrain.config import DATA_FLAGS, SWEEP_FLAGS, TRAIN_FLAGS, Config, config_keys
 from streamtrain.units import parse_count
 
-DATA, TRAINING, SWEEP, GLOBAL = (Group(name, sort_key=place) for place, name in enumerate(("Data", "Training", "Sweep", "Global"), 1))
+DATA, TRAINING, SWEEP, CLUSTER, GLOBAL = (
+    Group(name, sort_key=place) for place, name in enumerate(("Data", "Training", "Sweep", "Cluster", "Global"), 1)
+)
 _GLOBAL_FLAGS = {"seed", "memory", "device"}
 _REPEATABLE = {"target_loss"}
 _PROGRESS = "on stderr; auto: live on a terminal, lines elsewhere"
@@ -65,6 +67,8 @@ SpanRows = Annotated[int, Parameter(group=DATA, metavar="N", converter=count, n_
 def _group(flag: str, key: str) -> Group:
     if flag in _GLOBAL_FLAGS:
         return GLOBAL
+    if key.startswith("cluster."):
+        return CLUSTER
     return DATA if flag in DATA_FLAGS else SWEEP if key.startswith("sweep.") else TRAINING
 
 
