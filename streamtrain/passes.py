@@ -196,6 +196,8 @@ def run_pass(
     begun = saving.take(position.name) if saving is not None else None
     if begun is not None:
         position.load_state(begun)
+        if position.row and prepared.source.quarantine is not None:
+            prepared.source.quarantine.seal(prepared.plan(trial, position.epoch).window(position.window).spans)
         if position.record is not None:
             return position.record
     with nullcontext() if saving is None else saving.listening():

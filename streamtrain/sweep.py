@@ -74,7 +74,7 @@ def sweep(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
         learners = go_on(plan)
     if not learners:  # interrupted after the last pass: its learners come from its checkpoint
         learners = go_on(last_pass(run))
-    measure_throughput(prepared, sizes, tell)
+    measure_throughput(prepared, tuple(size for size in sizes if _can_step(run, size)), tell)
     if config.sweep.measure:
         _measure(prepared, run, learners, tell)
     if config.sweep.confirm:
@@ -112,6 +112,12 @@ def _measure(prepared: Prepared, run: Run, learners: list[Learner], emit: Emit) 
     emit({"event": "measuring", "costs": measure_costs(prepared, models, what)})
     trial = run.passes[-1]["trial"]
     emit({"event": "measures", "measures": measure(prepared, models, what, reference=judgement.choice.batch_size, trial=trial)})
+
+
+def _can_step(run: Run, batch_size: int) -> bool:
+    """False for a size at which every learner ran out of memory or failed: timing it would end the sweep the same way."""
+    curves = [curve for (size, _), trials in run.curves.items() if size == batch_size for curve in trials.values()]
+    return any(curve.outcome not in ("out_of_memory", "failed") for curve in curves)
 
 
 def _make_pass(prepared: Prepared, run: Run, plan: PassPlan, emit: Emit, saving: Saving | None) -> list[Learner]:

@@ -1,4 +1,4 @@
-"""What a run leaves behind, less what a clock says: two runs that are the same give the same."""
+"""What a run leaves behind, less what a clock says: two runs that are alike give the same."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ _TIMES = frozenset({
 def told(out: Path) -> list[dict]:
     """The records of `events.jsonl`, but those that only measure time."""
     records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    kept = [record for record in records if record["event"] not in ("timing", "delivery", "confirmation")]
+    kept = [record for record in records if record["event"] not in ("timing", "delivery", "confirmation", "measuring")]
     return [{name: value for name, value in record.items() if name not in _TIMES} for record in kept]
 
 

@@ -1,0 +1,328 @@
+"""FAULTS.md, rows 2, 5, 6 and 20: a run that is interrupted at any edge goes on as if nothing had happened, or says why it does not."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import streamtrain
+from streamtrain import api
+from streamtrain.cli.main import Terminated, _sigterm_raises
+from streamtrain.errors import ConfigError, DataError
+from streamtrain.interrupt import Interrupt
+from streamtrain.learners import learner as learner_module
+from streamtrain.learners import saving as saving_module
+from streamtrain.learners.checkpoint import list_checkpoints
+from streamtrain.learners.fused_engine import FusedEngine
+from streamtrain.learners.saving import Saving
+from streamtrain.rundir import RunDirectory
+from tests.faults.told import left_over, told, weights
+
+TRAIN = {"batch_size": 16, "epochs": 2, "holdout": 1000, "window_rows": 2048, "hidden": "8,8", "memory": "64MiB"}
+SWEEP = {"batch_sizes": [32, 256, 5000], "lr_grid": 2, "trials": 2, "holdout": 1000, "window_rows": 2048, "hidden": "8,8", "memory": "64MiB",
+         "confirm": False, "measure": "none"}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Saved at every edge; nothing is timed, and nothing is drawn. What was written need not reach the disk: no power fails here."""
+    for verb in ("train", "sweep"):
+        monkeypatch.setattr(sys.modules[f"streamtrain.{verb}"], "measure_throughput", lambda *_: None)
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    monkeypatch.setattr(saving_module, "LEAST_SAVES_APART", 0)
+    monkeypatch.setattr(saving_module, "EVERY_PART", 0)
+    monkeypatch.setattr(api, "write_report", lambda records, out: {})
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """`interrupted(verb, data, out, flags, edges)`: the run is stopped at those edges, counted from 0, and resumed until it is done."""
+    genuine = Saving.edge
+
+    def call(verb, data, out, flags, edges, between=lambda: None, **resumed_with):
+        left, passed, stops = sorted(edges), 0, 0
+
+        def edge(self, part, state):
+            nonlocal passed
+            passed += 1
+            genuine(self, part, state)
+            if left and passed > left[0]:
+                left.pop(0)
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Saving, "edge", edge)
+        while True:
+            try:
+                result = getattr(streamtrain, verb)(data, out=out, resume="auto", **flags, **(resumed_with if stops else {}))
+                break
+            except KeyboardInterrupt:
+                stops += 1
+                between()
+        assert stops == len(edges), f"there were {passed} edges only"
+        return result
+
+    return call
+
+
+def with_bad_values(shards, folder) -> str:
+    """The data set with a NaN in every 97th row of one feature."""
+    table = pq.read_table(shards["parquet"])
+    x1 = table["x1"].to_numpy().copy()
+    x1[::97] = np.nan
+    folder.mkdir()
+    pq.write_table(table.set_column(1, "x1", pa.array(x1)), folder / "bad.parquet", row_group_size=512)
+    return str(folder)
+
+
+@pytest.mark.parametrize("flags", [
+    pytest.param({}, id="adam"),
+    pytest.param({"optimizer": "sgd", "loss": "huber"}, id="sgd with momentum, Huber's loss"),
+    pytest.param({"batch_size": 5000}, id="minibatches over several windows"),
+    pytest.param({"batch_size": 100, "max_rows": 30_001, "epochs": None}, id="rows over epochs"),
+    pytest.param({"on_null": "drop", "batch_size": 7}, id="dropped rows"),
+    pytest.param({"on_null": "impute"}, id="imputed values"),
+    pytest.param({"holdout": 0}, id="nothing held out"),
+    pytest.param({"engine": "torch", "batch_size": 64}, id="torch engine"),
+    pytest.param({"patience": 3, "lr": 0.05, "epochs": 4}, id="patience"),
+])  # fmt: skip
+def test_train_interrupted_at_edges_is_the_unbroken_run(shards, tmp_path, interrupted, monkeypatch, flags):
+    monkeypatch.setattr(learner_module, "STEPS_BETWEEN_EDGES", 37)  # so that blocks are cut too
+    flags, data = {**TRAIN, **flags}, str(shards["parquet"])
+    if "on_null" in flags:
+        data = with_bad_values(shards, tmp_path / "data")
+    if flags.get("engine") == "torch":
+        monkeypatch.setattr("streamtrain.learners.torch_engine.TorchEngine.prepare_steps", lambda self: 0.0, raising=False)
+    streamtrain.train(data, out=tmp_path / "whole", **flags)
+    edges = (0, 3, 4, 9) if flags["batch_size"] > 1000 else (0, 2, 9, 13)
+    interrupted("train", data, tmp_path / "out", flags, edges)
+    assert told(tmp_path / "out") == told(tmp_path / "whole")
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole") and left_over(tmp_path / "out") == []
+    assert len(list_checkpoints(tmp_path / "out" / "checkpoints")) == 3
+
+
+def test_a_sweep_interrupted_at_edges_is_the_unbroken_sweep(shards, tmp_path, interrupted):
+    streamtrain.sweep(shards["zarr"], out=tmp_path / "whole", **SWEEP)
+    interrupted("sweep", shards["zarr"], tmp_path / "out", SWEEP, (0, 3, 6, 7, 12, 20))
+    assert told(tmp_path / "out") == told(tmp_path / "whole")
+
+
+def test_other_readers_memory_and_threads_change_nothing(shards, tmp_path, interrupted):
+    streamtrain.train(shards["parquet"], out=tmp_path / "whole", readers=1, **TRAIN)
+    flags = {name: value for name, value in TRAIN.items() if name != "memory"}
+    moved = tmp_path / "moved"
+    shutil.copytree(shards["parquet"], moved)
+    interrupted("train", moved, tmp_path / "out", flags, (3, 8), memory="1GiB", readers=3)
+    assert [{**record, "data": None} for record in told(tmp_path / "out")] == [{**record, "data": None} for record in told(tmp_path / "whole")]
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    pytest.param({"batch_size": 32}, "train.batch_size was 16, is 32", id="batch size"),
+    pytest.param({"seed": 1}, "order.seed was 0, is 1", id="seed"),
+    pytest.param({"hidden": "8,4"}, "model.hidden was [8, 8], is [8, 4]", id="model shape"),
+    pytest.param({"lr": 0.1, "epochs": 3}, "train.lr was not set, is 0.1; train.epochs was 2.0, is 3.0", id="two things"),
+    pytest.param({"features": "x0,x1"}, 'data.features was not set, is ["x0", "x1"]', id="features"),
+    pytest.param({"data": "other rows"}, "standardisation was", id="data of the same shape"),
+    pytest.param({"data": "fewer rows"}, "the data was", id="other data"),
+])  # fmt: skip
+def test_another_run_is_refused_with_each_difference_and_nothing_is_changed(shards, tmp_path, change, says):
+    data = tmp_path / "data"
+    shutil.copytree(shards["parquet"], data)
+    (data / "_manifest.json").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        api.run_train(make(data, TRAIN), tmp_path / "out", on_record=stop_at("evaluation", signal.SIGINT))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    kind = change.get("data")
+    if kind is not None:
+        for path in data.glob("*.parquet"):
+            table = pq.read_table(path)
+            table = table.slice(0, len(table) // 2) if kind == "fewer rows" else table.set_column(0, "x0", pa.array(table["x0"].to_numpy() * 2))
+            pq.write_table(table, path, row_group_size=512)
+    with pytest.raises(ConfigError) as refused:
+        streamtrain.train(data, out=tmp_path / "out", resume="auto", **{**TRAIN, **({} if kind else change)})
+    assert says in str(refused.value) and "cannot go on" in str(refused.value)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def make(data, flags):
+    return api._config(data, flags, api.TRAIN_FLAGS | api.SWEEP_FLAGS)
+
+
+def stop_at(event: str, *numbers: int, skip: int = 4):
+    """An `on_record` that sends these signals to its own process at the fifth record of this kind."""
+    seen = 0
+
+    def on_record(record):
+        nonlocal seen
+        seen += record["event"] == event
+        if record["event"] == event and seen == skip + 1:
+            for number in numbers:
+                signal.raise_signal(number)
+
+    return on_record
+
+
+def test_sigterm_and_ctrl_c_wait_for_an_edge_and_the_run_goes_on(shards, tmp_path):
+    config = make(shards["parquet"], {**TRAIN, "epochs": 4})
+    api.run_train(config, tmp_path / "whole")
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with _sigterm_raises(), pytest.raises(Terminated):
+        api.run_train(config, tmp_path / "out", on_record=stop_at("evaluation", signal.SIGTERM))
+    made = list_checkpoints(tmp_path / "out" / "checkpoints")
+    with pytest.raises(KeyboardInterrupt):
+        api.run_train(config, tmp_path / "out", resume=True, on_record=stop_at("evaluation", signal.SIGINT, skip=9))
+    assert list_checkpoints(tmp_path / "out" / "checkpoints")[-1] > made[-1]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    api.run_train(config, tmp_path / "out", resume=True)
+    assert told(tmp_path / "out") == told(tmp_path / "whole") and left_over(tmp_path / "out") == []
+
+
+def test_a_second_ctrl_c_ends_it_at_once(shards, tmp_path):
+    saved = []
+    config = make(shards["parquet"], TRAIN)
+
+    def on_record(record):
+        saved[:] = list_checkpoints(tmp_path / "out" / "checkpoints")
+        stop(record)
+
+    stop = stop_at("evaluation", signal.SIGINT, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        api.run_train(config, tmp_path / "out", on_record=on_record)
+    assert saved and list_checkpoints(tmp_path / "out" / "checkpoints") == saved
+
+
+@pytest.mark.parametrize(("grace", "saves"), [pytest.param(60.0, True, id="a quick block"), pytest.param(0.05, False, id="a slow block")])
+def test_a_sweep_finishes_its_block_only_if_that_is_quick(shards, tmp_path, monkeypatch, grace, saves):
+    """The signal comes while learners train; a step of theirs takes a while then."""
+    genuine, sent = FusedEngine.advance, []
+
+    def advance(self, block, start, stop):
+        if self.batch_size == 256 and self.steps > 30:
+            if not sent:
+                sent.append(list_checkpoints(tmp_path / "out" / "checkpoints"))
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.02 if saves else 0.5)
+        return genuine(self, block, start, stop)
+
+    monkeypatch.setattr(FusedEngine, "advance", advance)
+    monkeypatch.setattr(api, "SWEEP_GRACE_SECONDS", grace)
+    with pytest.raises(KeyboardInterrupt):
+        api.run_sweep(make(shards["parquet"], SWEEP), tmp_path / "out")
+    made = list_checkpoints(tmp_path / "out" / "checkpoints")
+    assert (made[-1] > sent[0][-1]) == saves
+    monkeypatch.setattr(FusedEngine, "advance", genuine)
+    api.run_sweep(make(shards["parquet"], SWEEP), tmp_path / "out", resume=True)
+    api.run_sweep(make(shards["parquet"], SWEEP), tmp_path / "whole")
+    assert told(tmp_path / "out") == told(tmp_path / "whole")
+
+
+def test_cells_that_diverge_or_run_out_of_memory_stay_so_after_resuming(shards, tmp_path, interrupted, monkeypatch):
+    """Row 20: they are marked, the sweep goes on, and JSON stays strict."""
+    genuine = FusedEngine.advance
+
+    def advance(self, block, start, stop):
+        if self.batch_size == 256 and self.steps > 10:
+            raise MemoryError("no room")
+        return genuine(self, block, start, stop)
+
+    monkeypatch.setattr(FusedEngine, "advance", advance)
+    flags = {**SWEEP, "optimizer": "sgd", "lr_grid": [0.01, 1e4], "trials": 1}
+    streamtrain.sweep(shards["parquet"], out=tmp_path / "whole", **flags)
+    interrupted("sweep", shards["parquet"], tmp_path / "out", flags, (2, 5))
+    assert told(tmp_path / "out") == told(tmp_path / "whole")
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} in JSON")
+
+    records = [json.loads(line, parse_constant=refuse) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+    outcomes = {(record["batch_size"], record["lr"]): record["outcome"] for record in records if record["event"] == "outcome"}
+    assert outcomes[32, 1e4] == "diverged" and outcomes[256, 0.01] == "out_of_memory" and outcomes[32, 0.01] == "finished"
+
+
+def test_a_run_without_a_checkpoint_starts_again_and_says_so(shards, tmp_path):
+    with RunDirectory(tmp_path / "out") as run:
+        run.log({"event": "run", "verb": "train", "config": make(shards["parquet"], TRAIN).model_dump(mode="json"), "env": {}, "data": {}})
+    with pytest.raises(ConfigError, match="is not empty.*go on with it by --resume auto"):
+        streamtrain.train(shards["parquet"], out=tmp_path / "out", **TRAIN)
+    with pytest.warns(UserWarning, match="interrupted before its first checkpoint; it starts again"):
+        streamtrain.train(shards["parquet"], out=tmp_path / "out", resume="auto", **TRAIN)
+    streamtrain.train(shards["parquet"], out=tmp_path / "whole", **TRAIN)
+    assert told(tmp_path / "out") == told(tmp_path / "whole")
+
+
+def test_where_resuming_looks(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        api.run_train(make(shards["parquet"], TRAIN), Path("runs/train-2026-01-01-1"), on_record=stop_at("evaluation", signal.SIGINT))
+    assert api.choose_out("train", make(shards["parquet"], TRAIN), None, "auto") == (Path("runs/train-2026-01-01-1"), True)
+    assert not api.choose_out("train", make(shards["parquet"], {**TRAIN, "seed": 5}), None, "auto")[0].exists()
+    assert not api.choose_out("train", make(shards["parquet"], TRAIN), None, "never")[0].exists()
+    with pytest.raises(ConfigError, match="there is no run"):
+        streamtrain.train(shards["parquet"], resume="runs", **TRAIN)
+    with pytest.raises(ConfigError, match="Give one of them"):
+        streamtrain.train(shards["parquet"], resume="runs/train-2026-01-01-1", out="elsewhere", **TRAIN)
+    with pytest.raises(ConfigError, match='verb was "train", is "sweep"'):
+        streamtrain.sweep(shards["parquet"], resume="runs/train-2026-01-01-1", **SWEEP)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds no run"):
+        streamtrain.train(shards["parquet"], out="notes", resume="auto", **TRAIN)
+
+
+def test_two_processes_are_not_let_into_one_run(shards, tmp_path):
+    with RunDirectory(tmp_path / "out") as run:
+        run.log({"event": "run", "verb": "train", "config": {}, "env": {}, "data": {}})
+        with pytest.raises(ConfigError, match="another process is at work"):
+            RunDirectory(tmp_path / "out", resume=True)
+    RunDirectory(tmp_path / "out", resume=True).__exit__(None, None, None)
+
+
+def test_other_versions_are_said(tmp_path):
+    def begin(versions):
+        with RunDirectory(tmp_path / "out", resume=True) as run:
+            saving = Saving(tmp_path / "out" / "checkpoints", run, versions=versions, interrupt=Interrupt())
+            if not saving.begin({"a": 1}):
+                run.log({"event": "run", "config": {}, "env": {}, "data": {}})
+                saving.save(({"name": "p", "record": None}, {}))
+            return saving
+
+    begin({"torch": "1"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert begin({"torch": "1"}).take("p")[0]["name"] == "p"
+    with pytest.warns(UserWarning, match='other versions.*torch was "1", is "2"'):
+        begin({"torch": "2"})
+    with pytest.raises(DataError, match="it was saved in the pass p, not in q"):
+        begin({"torch": "1"}).take("q")
+
+
+def test_the_command_is_terminated_and_goes_on(shards, tmp_path):
+    """Whole processes: exit codes, what they say, and that nothing of them is left."""
+    words = [sys.executable, "-m", "streamtrain", "train"]
+    flags = ["--batch-size", "1", "--epochs", "60", "--holdout", "1000", "--hidden", "8,8", "--memory", "64MiB", "--progress", "none"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*words, str(shards["parquet"]), *flags, "-o", "out", "--resume", "auto"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    while not list((tmp_path).glob("out/checkpoints/*.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said) == (143, "out was saved; go on with --resume out\nterminated\n")
+    assert not any(child.is_running() for child in children) and left_over(tmp_path / "out") == []
+    refused = subprocess.run([*words, "--resume", "out", "--batch-size", "2"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("error: out cannot go on: train.batch_size was 1, is 2.") and refused.stderr.count("\n") == 1
