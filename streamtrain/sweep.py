@@ -53,10 +53,11 @@ def sweep(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
         run.add(record)
     interrupted = told[ended:]
 
-    def go_on(plan: PassPlan) -> list[Learner]:
+    def go_on(plan: PassPlan, *, again: bool = False) -> list[Learner]:
+        again = again or bool(interrupted)
         while interrupted:
             run.add(interrupted.pop(0))
-        return _make_pass(prepared, run, plan, tell, saving)
+        return _make_pass(prepared, run, plan, tell, saving, again=again)
 
     def tell(record: Record) -> None:
         run.add(record)
@@ -73,7 +74,7 @@ def sweep(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
     while plan := next_fresh_pass(run):
         learners = go_on(plan)
     if not learners:  # interrupted after the last pass: its learners come from its checkpoint
-        learners = go_on(last_pass(run))
+        learners = go_on(last_pass(run), again=True)
     measure_throughput(prepared, tuple(size for size in sizes if _can_step(run, size)), tell)
     if config.sweep.measure:
         _measure(prepared, run, learners, tell)
@@ -120,14 +121,22 @@ def _can_step(run: Run, batch_size: int) -> bool:
     return any(curve.outcome not in ("out_of_memory", "failed") for curve in curves)
 
 
-def _make_pass(prepared: Prepared, run: Run, plan: PassPlan, emit: Emit, saving: Saving | None) -> list[Learner]:
-    """Run one pass and return its learners; under `--max-time` it has an equal share of what is left among the passes that are still foreseen."""
+def _make_pass(prepared: Prepared, run: Run, plan: PassPlan, emit: Emit, saving: Saving | None, *, again: bool) -> list[Learner]:
+    """Run one pass and return its learners; under `--max-time` it has an equal share of what is left among the passes that are still foreseen.
+
+    `again`: it was announced before the run was interrupted.
+    """
     max_time, share = prepared.config.train.max_time, None
+    fresh = run.trials if run.header["rerun"] and is_tuned(run) else 0
+    foreseen = max(1, run.trials + fresh - sum(record["kind"] != "extension" for record in run.passes)) + (plan.kind == "extension")
     if max_time is not None:
-        used = sum(record["seconds"] for record in run.passes)
-        fresh = run.trials if run.header["rerun"] and is_tuned(run) else 0
-        foreseen = run.trials + fresh - sum(record["kind"] != "extension" for record in run.passes)
-        share = max(0.0, max_time - used) / max(1, foreseen)
+        share = max(0.0, max_time - sum(record["seconds"] for record in run.passes)) / foreseen
+    if not again:
+        replicas = sum(map(len, plan.lrs.values()))
+        emit({
+            "event": "next_pass", "kind": plan.kind, "trial": plan.trial, "batch_sizes": len(plan.lrs), "replicas": replicas,
+            "passes_left": foreseen,
+        })  # fmt: skip
     learners = [prepared.learner(size, lrs, plan.trial) for size, lrs in plan.lrs.items()]
     run_pass(prepared, learners, plan.trial, emit, kind=plan.kind, max_seconds=share, saving=saving)
     return learners

@@ -12,7 +12,7 @@ class Line:
     """Where a pass stood at `rows`: the losses are those of the learner with the smallest held-out loss there.
 
     `loss` is the mean training loss from row 0 on, `loss_since` since the evaluation before; `rows_per_second` is of the
-    pass, however many learners take the rows; `left_seconds` reaches to the end of the last trial.
+    pass, however many learners take the rows; `left_seconds` reaches to the end of the last pass that is foreseen.
     """
 
     trial: int
@@ -34,6 +34,7 @@ class Follow:
     def __init__(self, *, every: bool = False) -> None:
         self._every = every
         self.verb, self.trials, self.train_rows, self._learners = "", 1, 0, 0
+        self.passes_done, self.passes_left = 0, 1
         self._start_trial()
 
     def _start_trial(self) -> None:
@@ -52,6 +53,10 @@ class Follow:
             case "run":
                 self.verb, self.trials, self.train_rows = record["verb"], record["trials"], record["train_rows"]
                 self._learners = sum(len(rates) for rates in record["lrs"])
+                self.passes_left = self.trials
+                self._start_trial()
+            case "next_pass":
+                self._learners, self.passes_left = record["replicas"], record["passes_left"]
                 self._start_trial()
             case "evaluation":
                 self._add(record)
@@ -61,6 +66,7 @@ class Follow:
                 return self._complete()
             case "pass":
                 lines = self._complete(all_points=True)
+                self.passes_done, self.passes_left = self.passes_done + 1, self.passes_left - 1
                 self._start_trial()
                 return lines
         return []
@@ -90,7 +96,7 @@ class Follow:
         # Learners take turns on a block: when the last one reports this point, the others are ahead, by `mean_rows`.
         rows, seconds = self.mean_rows, max(record["seconds"] for record in records)
         rate = rows / seconds if rows and seconds > 0 else None
-        ahead = (self.trials - best["trial"]) * self.train_rows - rows
+        ahead = self.passes_left * self.train_rows - rows
         return Line(
             trial=best["trial"], rows=best["rows"], loss=None if math.isnan(best["mean_loss"]) else best["mean_loss"],
             loss_since=best["train_loss"], holdout_loss=best["holdout_loss"], batch_size=best["batch_size"],

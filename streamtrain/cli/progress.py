@@ -11,13 +11,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from streamtrain.cli.follow import Follow, Line
-from streamtrain.cli.terminal import note
+from streamtrain.cli.terminal import note, plural
 from streamtrain.types import Emit, Record
 from streamtrain.units import format_bytes, format_count, format_seconds
 
 Mode = Literal["auto", "live", "lines", "none"]
 _HEADER = ("trial", "rows", "loss", "loss since", "held-out", "at batch", "rows/s", "rss", "left")
 _WIDTHS = (5, 13, 9, 10, 9, 9, 8, 10, 7)
+_PASSES = {"tuning": "tuning", "extension": "rates beyond the grid", "fresh": "fresh seeds"}
 _ONLY_SWEEP = {"trial", "at batch"}
 
 
@@ -47,6 +48,8 @@ def _print_lines(follow: Follow, record: Record, write: Callable[[str], None]) -
         if record.get("compile_seconds", 0.0) > 1:
             write(f"kernels compiled in {format_seconds(record['compile_seconds'])}; they are kept for next time, and this is not counted")
         write(_row(follow, _HEADER))
+    elif said := _said(record):
+        write(said)
     for line in lines:
         write(_row(follow, _cells(line)))
     return lines[-1] if lines else None
@@ -56,14 +59,29 @@ def _move(bar: Progress, task: TaskID, follow: Follow, record: Record, write: Ca
     line = _print_lines(follow, record, write)
     match record["event"]:
         case "run":
-            bar.update(task, total=follow.trials * follow.train_rows, description="training")
+            bar.update(task, total=follow.passes_left * follow.train_rows, description="training")
         case "evaluation":
-            done = record["trial"] * follow.train_rows + follow.mean_rows
-            bar.update(task, completed=done, description=f"trial {record['trial'] + 1} of {follow.trials}")
+            passes = follow.passes_done + follow.passes_left
+            done = follow.passes_done * follow.train_rows + follow.mean_rows
+            bar.update(task, total=passes * follow.train_rows, completed=done, description=f"pass {follow.passes_done + 1} of {passes}")
         case "timing" | "delivery":
             bar.update(task, total=None, description="timing the step alone", facts="")
+        case "measuring":
+            bar.update(task, total=None, description="measuring", facts="")
+        case "confirmation":
+            bar.update(task, total=None, description="confirming", facts="")
     if line is not None and line.left_seconds is not None:
         bar.update(task, facts=f"{format_seconds(line.left_seconds)} left")
+
+
+def _said(record: Record) -> str | None:
+    """What a sweep does next, in a line."""
+    if record["event"] == "next_pass":
+        models = plural(record["replicas"], "model")
+        return f"{_PASSES[record['kind']]}: trial {record['trial'] + 1}, {models} of {plural(record['batch_sizes'], 'batch size')}"
+    if record["event"] == "measuring" and record["costs"]:
+        return "measuring: " + ", ".join(f"{cost['measure']} about {format_seconds(cost['seconds'])}" for cost in record["costs"])
+    return None
 
 
 def _cells(line: Line) -> tuple[str, ...]:
