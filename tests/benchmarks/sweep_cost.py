@@ -1,0 +1,105 @@
+"""What a sweep costs against the same runs as a plain PyTorch script. Run by hand.
+
+    streamtrain generate runs/cost-data --kind friedman2 --rows 2M
+    python tests/benchmarks/sweep_cost.py runs/cost-data
+
+8 minibatch sizes x 5 learning rates x 3 trials, all 120 models over all rows (no halving, tuning passes only), one epoch. The
+script has its rows in memory and a DataLoader with a batch-index sampler (torch.utils.data, "Disable automatic batching"), Adam(fused=True),
+the same network, and evaluates at the same rows on the same number of held-out rows. It takes too long to be run whole: one
+model of every size is timed over at most `--sample-seconds`, and its seconds are scaled to all rows and to the 15 models of that
+size. Both use two threads at most; the script is timed at one and at two, and the faster counts. Sides take turns.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+import streamtrain as st
+from streamtrain.learners.learner import evaluation_rows
+
+SIZES = (16, 64, 256, 1024, 4096, 16384, 65536, 262144)
+RATES = (0.001, 0.002, 0.004, 0.008, 0.016)
+TRIALS = 3
+EVALUATION_ROWS = 131_072
+
+
+def sweep_seconds(data: str) -> float:
+    """Seconds of the tuning passes: reading, training and evaluating all 120 models."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = st.sweep(
+            data, out=f"{folder}/run", batch_sizes=list(SIZES), lr_grid=list(RATES), trials=TRIALS, halving=False, extend_grid=False,
+            rerun=False, confirm=False, measure="none", holdout=EVALUATION_ROWS,
+        )  # fmt: skip
+        import json
+
+        records = [json.loads(line) for line in (result.out / "events.jsonl").read_text().splitlines()]
+    return sum(record["seconds"] for record in records if record["event"] == "pass")
+
+
+class Script:
+    """The plain script's data in memory."""
+
+    def __init__(self, data: str):
+        table = pq.read_table(data)
+        rows = np.stack([table[name].to_numpy() for name in table.column_names], axis=1)
+        rows = ((rows - rows.mean(axis=0)) / rows.std(axis=0)).astype(np.float32)
+        self.held_out, self.train = torch.from_numpy(rows[:EVALUATION_ROWS]), torch.from_numpy(rows[EVALUATION_ROWS:])
+
+    def seconds(self, batch_size: int, threads: int, sample_seconds: float) -> float:
+        """Seconds of one model over all rows, from a sample of its minibatches and of its evaluations."""
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1)
+        )
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.004, fused=True)
+        dataset = TensorDataset(self.train[:, :-1], self.train[:, -1:])
+        sampler = BatchSampler(RandomSampler(dataset), batch_size=batch_size, drop_last=False)
+        started, rows = time.perf_counter(), 0
+        warm_up, counted = 3, 0.0
+        for i, (x, y) in enumerate(DataLoader(dataset, sampler=sampler, batch_size=None)):
+            if i == warm_up:
+                started, rows = time.perf_counter(), 0
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+            rows += len(x)
+            counted = time.perf_counter() - started
+            if i > warm_up and counted > sample_seconds:
+                break
+        started = time.perf_counter()
+        with torch.no_grad():
+            torch.nn.functional.mse_loss(model(self.held_out[:, :-1]), self.held_out[:, -1:])
+        points = len(list(evaluation_rows(1024, len(self.train))))
+        return counted / rows * len(self.train) + points * (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sample-seconds", type=float, default=2.0)
+    options = parser.parse_args()
+    script = Script(options.data)
+    ours, theirs = [], []
+    for _ in range(options.repeats):
+        ours.append(sweep_seconds(options.data))
+        each = {size: min(script.seconds(size, threads, options.sample_seconds) for threads in (1, 2)) for size in SIZES}
+        theirs.append(len(RATES) * TRIALS * sum(each.values()))
+        print({size: round(seconds, 2) for size, seconds in each.items()}, flush=True)
+    ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
+    models = len(SIZES) * len(RATES) * TRIALS
+    print(f"| {models} models over {len(script.train):,} rows | seconds |\n|---|---|")
+    print(f"| streamtrain sweep, {TRIALS} passes | {statistics.median(ours):.1f} |")
+    print(f"| plain PyTorch script, extrapolated | {statistics.median(theirs):,.0f} |")
+    print(f"| ratio | {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}) |")
+
+
+if __name__ == "__main__":
+    main()
