@@ -105,13 +105,13 @@ def initial_parameters(model: Model, seed: int, trial: int) -> np.ndarray:
 
 
 def views(flat_RP: torch.Tensor, shape: Shape) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(weight (replicas, inputs, outputs), bias (replicas, 1, outputs)) of each layer, as views of the flat parameters."""
-    result, begin, replicas = [], 0, flat_RP.shape[0]
-    for inputs, outputs in shape.layers:
-        middle, end = begin + inputs * outputs, begin + (inputs + 1) * outputs
-        result.append((flat_RP[:, begin:middle].view(replicas, inputs, outputs), flat_RP[:, middle:end].view(replicas, 1, outputs)))
-        begin = end
-    return result
+    """(weight (replicas, inputs, outputs), bias (replicas, 1, outputs)) of each layer, as views of the flat parameters.
+
+    By one `split`, whose gradient is one concatenation; that of a slice is as long as all parameters.
+    """
+    replicas = flat_RP.shape[0]
+    parts = iter(flat_RP.split([size for inputs, outputs in shape.layers for size in (inputs * outputs, outputs)], dim=1))
+    return [(next(parts).view(replicas, inputs, outputs), next(parts).view(replicas, 1, outputs)) for inputs, outputs in shape.layers]
 
 
 class Network(torch.nn.Module):

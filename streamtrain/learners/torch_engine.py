@@ -24,11 +24,12 @@ from streamtrain.learners.schedule import schedule_rows
 from streamtrain.learners.whole_steps import (
     SMALL_ROWS,
     STEPS_AT_ONCE,
-    CompiledSteps,
     Gradient,
+    Steps,
     compiled_gradient,
     compiled_steps,
     eager_gradient,
+    eager_steps,
     loss_sums,
     pure_gradient,
 )  # fmt: skip
@@ -67,8 +68,8 @@ class TorchEngine:
         self._part_gradient = self._gradient
         self._feed = DeviceFeed(self.device, shape.num_features + 1, batch_size) if self.device.type == "cuda" else None
         self._replayed: ReplayedSteps | None = None
-        self._compiled: CompiledSteps | None = None
-        self._steps_at_once, self._ready = 0, False
+        self._compiled: Steps | None = None
+        self._steps_at_once, self._compiled_rows, self._ready = 0, 0, False
 
     def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
         """See `Engine.advance`."""
@@ -135,7 +136,8 @@ class TorchEngine:
             return 0.0
         started, self._ready = time.perf_counter(), True
         try:
-            with self._settings(), torch.no_grad():
+            with self._settings(), torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the compiler's own: what it deprecates inside itself
                 if self._feed is not None:
                     self._capture(self._feed)
                 elif self._train.compile == "on" or (self._train.compile == "auto" and self._compiling_pays()):
@@ -143,7 +145,7 @@ class TorchEngine:
         except (MemoryError, torch.cuda.OutOfMemoryError):
             raise
         except (RuntimeError, OSError, ImportError) as error:  # what compilers raise; the numbers do not need them
-            self._part_gradient, self._steps_at_once, self._replayed = self._gradient, 0, None
+            self._compiled_rows, self._steps_at_once, self._replayed = 0, 0, None
             first = (str(error).splitlines() or [""])[0]
             warnings.warn(
                 f"minibatches of {self.batch_size:,}: the step could not be compiled ({type(error).__name__}: {first}), so it is taken"
@@ -153,18 +155,27 @@ class TorchEngine:
         return time.perf_counter() - started
 
     def _compile(self) -> None:
-        """Run what is compiled once, on copies, so that it is compiled now."""
-        width, parameters_RP = self._model.num_features + 1, self._parameters_RP.clone()
-        if self.batch_size > self._part_rows:
-            gradient, zeros = compiled_gradient(self._model, self._train, self.device), torch.zeros((self._part_rows, width), device=self.device)
-            gradient(parameters_RP, zeros[:, :-1], zeros[:, -1:])
-            self._part_gradient = gradient
+        """Compile the step, or the gradient of a part, by using it once on copies; raises RuntimeError where it is not the eager one.
+
+        With clipping it is the gradient alone: torch's C++ backend cannot yet fuse a norm over all parameters (pytorch#196570).
+        """
+        generator = torch.Generator().manual_seed(0)
+        size, width, clips = self.batch_size, self._model.num_features + 1, self._train.clip_norm is not None
+        whole = size <= self._part_rows and not clips
+        at_once = STEPS_AT_ONCE if size <= SMALL_ROWS else 1
+        rows = torch.randn((at_once * size if whole else min(size, self._part_rows), width), generator=generator).to(self.device)
+        if not whole:
+            gradient = compiled_gradient(self._model, self._train, self.device)
+            _check_same(self._gradient(self._parameters_RP, rows[:, :-1], rows[:, -1:]), gradient(self._parameters_RP, rows[:, :-1], rows[:, -1:]))
+            self._part_gradient, self._compiled_rows = gradient, len(rows)
             return
-        at_once = STEPS_AT_ONCE if self.batch_size <= SMALL_ROWS else 1
-        steps = compiled_steps(self._model, self._train, self.device, self.batch_size, at_once)
-        table = torch.zeros((at_once, len(self.learning_rates), 4), device=self.device)
-        moments = tuple(moment.clone() for moment in self._moments)
-        steps(parameters_RP, moments, torch.zeros((at_once * self.batch_size, width), device=self.device), table)
+        steps = compiled_steps(self._model, self._train, self.device, size, at_once)
+        table = self._table(np.full(at_once, size))
+        results = []
+        for take in (eager_steps(self._gradient, self._train), steps):
+            parameters_RP, moments = self._parameters_RP.clone(), tuple(moment.clone() for moment in self._moments)
+            results.append((take(parameters_RP, moments, rows, table), *moments, parameters_RP - self._parameters_RP))
+        _check_same(*results)
         self._compiled, self._steps_at_once = steps, at_once
 
     def _capture(self, feed: DeviceFeed) -> None:
@@ -213,7 +224,7 @@ class TorchEngine:
 
     def _add_gradient(self, rows: torch.Tensor) -> torch.Tensor:
         """Add the gradient of the sum of the rows' losses; returns the sums of losses, float64 (R,)."""
-        gradient = self._part_gradient if len(rows) == self._part_rows else self._gradient
+        gradient = self._part_gradient if len(rows) == self._compiled_rows else self._gradient
         gradient_RP, losses_R = gradient(self._parameters_RP, rows[:, :-1], rows[:, -1:])
         self._gradient_RP += gradient_RP
         return losses_R
@@ -242,3 +253,10 @@ class TorchEngine:
                 torch.set_num_threads(self._train.threads)
                 stack.callback(torch.set_num_threads, threads)
             yield
+
+
+def _check_same(eager: tuple[torch.Tensor, ...], compiled: tuple[torch.Tensor, ...]) -> None:
+    """A compiler that is wrong must not train: mean differences stay below a hundredth of mean values, or RuntimeError."""
+    for one, other in zip(eager, compiled, strict=True):
+        if not (one - other).abs().mean() <= 0.01 * one.abs().mean():  # also where one of them is NaN
+            raise RuntimeError("what was compiled gives other numbers")

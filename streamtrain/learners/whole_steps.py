@@ -17,10 +17,11 @@ from streamtrain.learners.optimizers import update_
 Gradient = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 #: (parameters (R, P), moments, rows (S * B, D + 1), table (S, R, 4)) → sums of losses, float64 (R,); moves the first two on in place.
-CompiledSteps = Callable[[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor], torch.Tensor]
+Steps = Callable[[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor], torch.Tensor]
 
-#: Steps in one compiled call, for minibatches of at most `SMALL_ROWS`: there the call itself is what takes the time.
-STEPS_AT_ONCE, SMALL_ROWS = 8, 128
+#: Steps in one compiled call, for minibatches of at most `SMALL_ROWS`: there the call itself is what takes the time. Compiling takes as
+#: many times longer.
+STEPS_AT_ONCE, SMALL_ROWS = 4, 128
 
 
 def loss_sums(model: Model, train: TrainConfig, device: torch.device) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -81,23 +82,26 @@ def compiled_gradient(model: Model, train: TrainConfig, device: torch.device) ->
 
 
 @lru_cache(maxsize=64)
-def compiled_steps(model: Model, train: TrainConfig, device: torch.device, batch_size: int, steps: int) -> CompiledSteps:
-    """`steps` whole minibatches in one compiled call; one for the process."""
-    gradient = pure_gradient(model, train, device)
+def compiled_steps(model: Model, train: TrainConfig, device: torch.device, batch_size: int, steps: int) -> Steps:
+    """`steps` whole minibatches in one compiled call; one for the process, and one for each size, whose shapes are compiled in."""
+    return _compile(eager_steps(pure_gradient(model, train, device), train))
 
-    def whole(parameters_RP: torch.Tensor, moments: tuple[torch.Tensor, ...], rows: torch.Tensor, table_SR4: torch.Tensor) -> torch.Tensor:
-        losses_R = torch.zeros(len(parameters_RP), dtype=torch.float64, device=device)
-        for step in range(steps):
-            batch = rows[step * batch_size : (step + 1) * batch_size]
+
+def eager_steps(gradient: Gradient, train: TrainConfig) -> Steps:
+    """The same, operation by operation, of as many steps as the table has rows."""
+
+    def steps(parameters_RP: torch.Tensor, moments: tuple[torch.Tensor, ...], rows: torch.Tensor, table_SR4: torch.Tensor) -> torch.Tensor:
+        losses_R = torch.zeros(len(parameters_RP), dtype=torch.float64, device=rows.device)
+        for row_R4, batch in zip(table_SR4.unbind(), rows.chunk(len(table_SR4)), strict=True):
             gradient_RP, sums_R = gradient(parameters_RP, batch[:, :-1], batch[:, -1:])
-            update_(train, parameters_RP, moments, gradient_RP, table_SR4[step])
+            update_(train, parameters_RP, moments, gradient_RP, row_R4)
             losses_R = losses_R + sums_R
         return losses_R
 
-    return _compile(whole)
+    return steps
 
 
 def _compile(function: types.FunctionType) -> Callable:
     """Compile for the shapes it is called with. Each function gets a code object of its own: the compiler counts recompilations by it."""
     own = types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__)
-    return torch.compile(own, fullgraph=True, dynamic=False)
+    return torch.compile(own, fullgraph=True, dynamic=False, options={"compile_threads": 1})

@@ -19,7 +19,8 @@ from streamtrain.learners.factory import Factory, load_factory
 from streamtrain.learners.fused_engine import FusedEngine
 from streamtrain.learners.graphs import ReplayedSteps
 from streamtrain.learners.model import ACTIVATIONS, Network, Shape, initial_parameters
-from streamtrain.learners.torch_engine import TorchEngine
+from streamtrain.learners.torch_engine import PART_ROWS, TorchEngine
+from streamtrain.learners.whole_steps import STEPS_AT_ONCE
 from streamtrain.types import Standard
 
 RATES = (0.003, 0.01)
@@ -99,21 +100,37 @@ def traced(monkeypatch):
 
 @pytest.mark.parametrize(("batch_size", "optimizer", "calls"), [
     pytest.param(32, "nesterov", "several", id="several-steps-a-call"), pytest.param(200, "adamw", "one", id="one-step-a-call"),
-    pytest.param(300, "adam", "parts", id="parts"),
+    pytest.param(300, "adam", "parts", id="parts"), pytest.param(50, "adam", "clipped", id="clipped"),
 ])  # fmt: skip
 def test_compiled_steps_are_the_eager_ones(traced, monkeypatch, batch_size, optimizer, calls):
     monkeypatch.setattr(torch_engine, "STEPS_AT_ONCE", 2)
     if calls == "parts":
         monkeypatch.setattr(torch_engine, "PART_ROWS", 128)
     rows = make_rows(batch_size * 20 + 11)
-    options = {"batch_size": batch_size, **OPTIMIZERS[optimizer], "loss": "huber", "clip_norm": 0.1, "warmup_rows": 500}
+    options = {"batch_size": batch_size, **OPTIMIZERS[optimizer], "loss": "huber", "warmup_rows": 500}
+    options |= {"clip_norm": 0.1} if calls == "clipped" else {}
     compiled = make_engine(**options, compile="on")
     seconds = compiled.prepare_steps()
     assert seconds > 0 == compiled.prepare_steps()
-    assert (compiled._steps_at_once, compiled._part_gradient is not compiled._gradient) == {"several": (2, False), "one": (1, False), "parts": (0, True)}[calls]
+    expected = {"several": (2, 0), "one": (1, 0), "parts": (0, 128), "clipped": (0, 50)}[calls]
+    assert (compiled._steps_at_once, compiled._compiled_rows) == expected
     assert (compiled.parameters() == make_engine(**options).parameters()).all(), "compiling takes no step"
     assert_same(trained(compiled, rows, [batch_size // 2, 5 * batch_size]), trained(make_engine(**options), rows))
     assert compiled.steps == 21
+
+
+def test_a_compiler_that_is_wrong_does_not_train(traced, monkeypatch):
+    right = torch_engine.compiled_steps
+
+    def wrong(*args):
+        steps = right(*args)
+        return lambda parameters_RP, moments, rows, table: steps(parameters_RP, moments, rows * 1.1, table)
+
+    monkeypatch.setattr(torch_engine, "compiled_steps", wrong)
+    engine = make_engine(compile="on", batch_size=200)
+    with pytest.warns(UserWarning, match="gives other numbers"):
+        engine.prepare_steps()
+    assert_same(trained(engine, make_rows(900)), trained(make_engine(batch_size=200), make_rows(900)), rtol=0, atol=0)
 
 
 def test_without_a_compiler_steps_stay_eager_and_a_sentence_says_so(monkeypatch):
@@ -141,21 +158,23 @@ def test_auto_compiles_what_a_long_run_wins_back(monkeypatch, batch_size, last_r
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_machine_code_equals_eager(activation, loss, optimizer):
+def test_machine_code_equals_eager(monkeypatch, activation, loss, optimizer):
+    monkeypatch.setattr(torch_engine, "STEPS_AT_ONCE", 1)  # several take as many times longer to compile: see the next test
     shape = Shape(widths=(4, 8, 8, 1), activation=activation)
     rows = make_rows(32 * 100 + 7)
-    options = {"model": shape, **loss, **optimizer, "clip_norm": 0.3, "warmup_rows": 900}
+    options = {"model": shape, **loss, **optimizer, "warmup_rows": 900}
     compiled = make_engine(**options, compile="on")
     compiled.prepare_steps()
-    assert compiled._steps_at_once == 8
+    assert compiled._steps_at_once == 1
     assert_same(trained(compiled, rows), trained(make_engine(**options), rows), rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.slow
 def test_machine_code_of_a_factory_s_module_and_of_parts():
-    for options in ({"model": factory("normed")}, {"batch_size": 5000}):
-        rows = make_rows(30_000)
-        assert_same(trained(make_engine(**options, compile="on"), rows), trained(make_engine(**options), rows), rtol=2e-3, atol=2e-4)
+    for options, at_once in (({"model": factory("normed")}, STEPS_AT_ONCE), ({"batch_size": 5000}, 0), ({"clip_norm": 0.1}, 0)):
+        rows, compiled = make_rows(30_000), make_engine(**options, compile="on")
+        assert_same(trained(compiled, rows), trained(make_engine(**options), rows), rtol=2e-3, atol=2e-4)
+        assert compiled._steps_at_once == at_once and (at_once or compiled._compiled_rows == min(compiled.batch_size, PART_ROWS))
 
 
 # --- modules of the user's own ---
