@@ -16,12 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import streamtrain
-from streamtrain.cli.main import run
+from streamtrain.config import TRAIN_FLAGS, flag_values, make_config, merge
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.order import hash_array
+from streamtrain.rundir import RunDirectory
 from streamtrain.storage.ingest import ingest
 from streamtrain.storage.readers import Forward, Readers
 from streamtrain.stream.shuffle import RECEIPT_KEY
+from streamtrain.train import train
 from tests.stream.conftest import id_rows, row_ids
 
 SMALL = {"window_rows": 90, "span_rows": 40, "memory": "64MiB"}
@@ -231,22 +233,25 @@ def test_a_shard_that_nobody_describes_is_left_out_and_said(tmp_path: Path) -> N
     assert len(rows) + said["rows"] == stream.dataset.num_rows == TOTAL - 1 + 9
 
 
-def test_a_whole_command_counts_and_lists_what_it_stepped_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_counts_and_lists_what_it_stepped_over(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(12_000, 4)).astype(np.float32)
     folder = write(tmp_path / "data", [[1000] * 6, [1000] * 6], rows)
     spoil(folder, 1, 3)
-    common = ["train", str(folder), "--batch-size", "64", "--span-rows", "500", "--window-rows", "3000", "--hidden", "4", "-q", "--json"]
-    assert run([*common, "--on-bad-shard", "quarantine", "--out", str(tmp_path / "run")]) == 0, capsys.readouterr().err
-    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    flags = {"batch_size": 64, "span_rows": 500, "window_rows": 3000, "hidden": (4,), "holdout": 0.2, "on_bad_shard": "quarantine"}
+    config = make_config(merge(flag_values(flags, TRAIN_FLAGS), {"data": {"path": str(folder)}}))
+    with RunDirectory(tmp_path / "run") as directory:
+        train(config, directory.log, {"command": "", "env": {}})
+    events = directory.records
     header = events[0]
     assert header["integrity"].startswith("unverified: no manifest")
     listed = json.loads((tmp_path / "run" / "quarantine.json").read_text())
     assert listed["rows"] == 1000 and [(each["start"], each["stop"]) for each in listed["spans"]] == [(3000, 4000)]
-    assert "CRC checksum" in listed["spans"][0]["cause"]
+    assert "CRC checksum" in listed["spans"][0]["cause"] and listed["spans"][0]["holdout_lost"]
     (done,) = [event for event in events if event["event"] == "pass"]
     receipt = done["receipt"]
     visited = receipt["count"] + header["data"]["holdout_rows"] + receipt["dropped"] + receipt["quarantined"]
     assert visited == header["data"]["num_rows"] == 12_000 and done["rows_read"] == receipt["count"]
+    assert done["quarantined"]["rows"] == 1000 and done["quarantined"]["spans"] == 1
 
 
 # --- reads that hang ---
