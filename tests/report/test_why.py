@@ -1,0 +1,51 @@
+"""The reasons in words are the summary's own figures, and nothing is said that was not measured."""
+
+import pytest
+
+from streamtrain.report.why import explain
+
+
+def cell(size, status="reached", lr=0.01, steps=100.0):
+    figures = {"steps_to_target": {"value": steps}, "rows_to_target": {"value": steps * size}} if status == "reached" else {}
+    return {"batch_size": size, "status": status, "lr": lr, "holdout_loss": {"value": 0.1}} | figures
+
+
+def summary(**changes):
+    return {
+        "cells": [cell(1000, steps=480), cell(1_000_000, steps=481)], "lr_rules": ["fixed"], "arms": {}, "measures": {}, "target_loss": 0.15,
+        "train_rows": 10**9,
+    } | changes  # fmt: skip
+
+
+def test_the_same_rate_takes_the_same_steps_and_a_thousand_times_the_rows():
+    (said,) = explain(summary())
+    assert "same learning rate (0.01)" in said and "1,000 took 480 steps" in said and "1,000,000 took 481 steps" in said and "1,002 times" in said
+
+
+def test_a_size_that_did_not_arrive_had_too_few_updates():
+    (said,) = explain(summary(cells=[cell(1000, steps=480), cell(1_000_000, "not_reached")], train_rows=20_000_000))
+    assert "got 20 steps out of 20 M rows" in said and "too few updates" in said
+
+
+def test_tuned_rates_are_told_beside_the_fixed_one():
+    arms = {"tuned": [cell(1000, steps=5, lr=0.8), cell(1_000_000, steps=5, lr=0.9)]}
+    said = explain(summary(lr_rules=["fixed", "tuned"], arms=arms))
+    assert len(said) == 2 and "With the rate tuned" in said[1] and "1,000 times the rows" in said[1]
+
+
+@pytest.mark.parametrize(("slope", "word"), [((-0.55, -0.5, -0.45), "as Goodfellow"), ((-0.4, -0.35, -0.3), "less steeply"), ((-0.8, -0.7, -0.6), "more")])
+def test_the_root_law(slope, word):
+    lo, value, hi = slope
+    said = explain(summary(measures={"sqrt_m_slope": {"value": value, "lo": lo, "hi": hi}}))[-1]
+    assert f"m^{value:.2f} [{lo:.2f}, {hi:.2f}]" in said and word in said
+
+
+@pytest.mark.parametrize(("large", "says"), [(10.0, "as Keskar"), (0.1, "opposite"), (1.2, "no difference")])
+def test_sharpness_is_told_and_never_judged(large, says):
+    said = explain(summary(measures={"sharpness": {"by_batch_size": {"1000": {"value": 1.0}, "1000000": {"value": large}}}}))[-1]
+    assert says in said and "never enters the recommendation" in said
+
+
+def test_nothing_measured_nothing_said():
+    assert explain(summary(lr_rules=["tuned"])) == []
+    assert explain(summary(cells=[cell(64)])) == []

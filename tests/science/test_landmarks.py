@@ -1,0 +1,90 @@
+"""A run made from the laws themselves gives the laws back, and says which premise failed where it does not keep to them."""
+
+import math
+
+import pytest
+
+from streamtrain.science.judge import judge
+from streamtrain.science.landmarks import landmarks
+from streamtrain.science.run import Run
+
+STEPS_MIN, CRITICAL, ALPHA, BETA = 400.0, 1000.0, 40e-6, 0.1e-6
+SIZES = [16, 64, 256, 1024, 4096, 16384]
+
+
+def run_of_laws(*, trials=3, roof=1e9, noise=0.02, rules=("tuned",), law=lambda size: STEPS_MIN * (1 + CRITICAL / size)):
+    """Every size reaches 0.5 in `law(size)` steps, a step takes α + βB, and the stream delivers `roof` rows a second."""
+    run = Run(header={
+        "event": "run", "batch_sizes": SIZES, "lrs": [[0.01]] * len(SIZES), "trials": trials, "target_loss": [0.5], "lr": 0.01,
+        "lr_rules": list(rules), "data": {"holdout_source": "rows"},
+    })  # fmt: skip
+    for trial in range(trials):
+        for size in SIZES:
+            steps = law(size) * math.exp(noise * (trial - (trials - 1) / 2))
+            for k in range(60):
+                done = round(steps * k / 40)
+                loss = 1 / (1 + done / steps)
+                run.add({"event": "evaluation", "trial": trial, "batch_size": size, "lr": 0.01, "rows": done * size, "steps": done,
+                         "holdout_loss": loss, "holdout_rmse": loss, "train_loss": loss})  # fmt: skip
+            run.add({"event": "outcome", "trial": trial, "batch_size": size, "lr": 0.01, "outcome": "finished"})
+        run.add({"event": "pass", "kind": "tuning", "trial": trial, "rows_read": 1})
+    for repeat in range(5):
+        run.add({"event": "delivery", "repeat": repeat, "rows": 10**6, "seconds": 10**6 / roof * (1 + 0.01 * repeat)})
+        for size in SIZES:
+            run.add({"event": "timing", "batch_size": size, "repeat": repeat, "rows": size,
+                     "seconds": (ALPHA + BETA * size) * (1 + 0.01 * ((repeat * 7 + size) % 3))})  # fmt: skip
+    return run
+
+
+def test_the_laws_come_back():
+    run = run_of_laws()
+    found = landmarks(run, judge(run))
+    laws = found["laws"]
+    assert laws["critical_batch_size"]["value"] == pytest.approx(CRITICAL, rel=0.1)
+    assert laws["steps_min"]["value"] == pytest.approx(STEPS_MIN, rel=0.1) and laws["misfit"] < 0.05
+    assert laws["alpha_seconds"]["value"] == pytest.approx(ALPHA, rel=0.1) and laws["beta_seconds_a_row"]["value"] == pytest.approx(BETA, rel=0.1)
+    assert laws["best_batch_size"]["value"] == pytest.approx(math.sqrt(CRITICAL * ALPHA / BETA), rel=0.15)
+    for name in ("critical_batch_size", "alpha_seconds", "best_batch_size"):
+        assert laws[name]["lo"] < laws[name]["value"] < laws[name]["hi"], name
+    assert found["fewest_rows"] == 16 and found["fewest_steps"] == 16384 and found["overhead_20"] == pytest.approx(0.2 * CRITICAL, rel=0.1)
+    assert judge(run).choice.batch_size == 1024 and found["premise"] is None  # (1 + 1000/B)(40 + B/10) is least there among the sizes
+
+
+def test_a_slow_reader_moves_the_optimum_to_the_kink_and_is_named():
+    run = run_of_laws(roof=1e6)  # a row is delivered in 1 µs, and computed in 0.1
+    found = landmarks(run, judge(run))
+    kink = ALPHA / (1e-6 - BETA)
+    assert found["laws"]["kink"]["value"] == pytest.approx(kink, rel=0.1) and found["laws"]["best_batch_size"]["value"] == pytest.approx(kink, rel=0.1)
+    assert judge(run).choice.batch_size in (16, 64)
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    pytest.param({"law": lambda size: 40 * (16384 / size) ** 0.2 if size > 64 else 4000 * (64 / size) ** 3}, "do not follow", id="lack of fit"),
+    pytest.param({"rules": ("fixed",), "law": lambda size: STEPS_MIN}, "same at every size", id="no scaling of the rate"),
+])  # fmt: skip
+def test_the_premise_that_failed_is_named(changes, says):
+    run = run_of_laws(**changes)
+    judgement = judge(run)
+    found = landmarks(run, judgement)
+    best, size = found["laws"]["best_batch_size"]["value"], judgement.choice.batch_size
+    far = best is not None and max(best / size, size / best) > 4
+    assert (found["premise"] is not None) == far
+    if far:
+        assert says in found["premise"]
+
+
+def test_one_size_has_no_laws():
+    run = run_of_laws()
+    run.header["batch_sizes"], run.header["lrs"] = [64], [[0.01]]
+    found = landmarks(run, judge(run))
+    assert all(found["laws"][name] is None for name in ("alpha_seconds", "critical_batch_size", "best_batch_size"))
+    assert found["fewest_rows"] == 64 and found["premise"] is None
+
+
+def test_a_correlated_size_is_not_eligible():
+    run = run_of_laws()
+    run.add({"event": "measures", "measures": {"shuffle": {"deff": {"value": 3.0, "lo": 2.0, "hi": 4.0}, "by_batch_size": {
+        "256": {"value": 1.5, "lo": 1.3, "hi": 1.7}, "16": {"value": 1.0, "lo": 0.9, "hi": 1.05}}}}})  # fmt: skip
+    judgement = judge(run)
+    assert judgement.choice.batch_size == 16
+    assert set(judgement.choice.ratios) == {16}
