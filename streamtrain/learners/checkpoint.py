@@ -36,7 +36,7 @@ class Checkpoint:
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write both files. Raises OSError; checkpoints of other numbers are not touched."""
-    content = save({name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()})
+    content = save({name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()})
     tensors, about = _paths(folder, checkpoint.number)
     document = {
         "schema_version": SCHEMA_VERSION, **checkpoint.document, "number": checkpoint.number,

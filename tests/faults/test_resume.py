@@ -18,7 +18,7 @@ import pytest
 
 import streamtrain
 from streamtrain import api
-from streamtrain.cli.main import Terminated, _sigterm_raises
+from streamtrain.cli.main import Terminated, _sigterm_raises, run
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.interrupt import Interrupt
 from streamtrain.learners import learner as learner_module
@@ -326,3 +326,26 @@ def test_the_command_is_terminated_and_goes_on(shards, tmp_path):
     refused = subprocess.run([*words, "--resume", "out", "--batch-size", "2"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("error: out cannot go on: train.batch_size was 1, is 2.") and refused.stderr.count("\n") == 1
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(shards, tmp_path, monkeypatch, capsys):
+    monkeypatch.undo()  # with its report
+    monkeypatch.chdir(tmp_path)
+    words = ["train", str(shards["parquet"]), "--batch-size", "64", "--holdout", "1000", "--hidden", "4", "--memory", "64MiB", "-o", "out", "-q"]
+    assert run([*words, "--resume", "auto"]) == 0
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    first = capsys.readouterr()
+    for again in ([*words, "--resume", "auto"], ["train", "--resume", "out", "-q"]):
+        assert run(again) == 0
+        said = capsys.readouterr()
+        assert said.out == first.out and said.err == "out is finished: nothing was left to do\n"
+    assert run([*words, "--resume", "auto", "--seed", "3"]) == 2 and "order.seed was 0, is 3" in capsys.readouterr().err
+    assert run(words) == 2 and "nothing is overwritten" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+    best, last = (streamtrain.load_model(folder) for folder in ("out/best", "out"))
+    assert best.features == last.features
+    # Killed between the last record and the report: it goes on from the last pass's end.
+    Path("out/summary.json").unlink()
+    monkeypatch.setattr(api, "write_report", lambda records, out: json.loads(before[out / "summary.json"]))
+    assert run([*words, "--resume", "auto"]) == 0
+    assert weights(Path("out")) == {str(path.relative_to("out")): content for path, content in before.items() if path.name.startswith("model.")}
