@@ -12,12 +12,18 @@ from markupsafe import Markup
 
 from streamtrain.report.charts import Spec, theme
 from streamtrain.report.drawing import vega_bundle
+from streamtrain.report.facts import confirmation_rows, cost_facts, integrity_facts, landmark_facts, measure_facts, speed_facts
 from streamtrain.report.figures import count_text, loss_figure_text, rate_text, rmse_text, seconds_text, share_text, size_text, speed_text
-from streamtrain.report.table import headings, markdown_table, references, row_texts, verdict_text
 from streamtrain.report.measure_tables import used_tables
+from streamtrain.report.table import markdown_table, references, verdict_text
 from streamtrain.report.tables import Row, compact
 from streamtrain.units import format_bytes, format_count, format_seconds
 
+#: Section → its word in the contents.
+_CONTENTS = {
+    "picture": "the picture", "curves": "loss curves", "throughput": "throughput", "table": "all figures", "measures": "why",
+    "warnings": "before you rely on it", "understanding": "understanding this report", "run": "this run",
+}  # fmt: skip
 _FIGURES = (
     ("seconds to target", "seconds_to_target", seconds_text),
     ("held-out loss", "holdout_loss", loss_figure_text),
@@ -32,6 +38,7 @@ _FIGURES = (
 def render_html(summary: Mapping[str, Any], specs: Mapping[str, Spec], tables: Mapping[str, Sequence[Row]], csv_text: str) -> str:
     """The page as text. Scripts are allowed by their hash only, and none needs `eval`; all names are escaped."""
     bundle, script = vega_bundle(), _asset("report.js")
+    sections = _sections(summary, specs)
     page = {
         "specs": {name: {key: value for key, value in spec.items() if key != "title"} for name, spec in specs.items()},
         "tables": {name: compact(rows) for name, rows in used_tables(tables).items()},
@@ -47,8 +54,15 @@ def render_html(summary: Mapping[str, Any], specs: Mapping[str, Spec], tables: M
         bundle=Markup(bundle),
         script=Markup(script),
         page=page,
-        headings=headings(summary),
-        rows=[(cell, row_texts(summary, cell)) for cell in summary["cells"]],
+        sections=sections,
+        title_of=lambda name: _title(specs[name]),
+        contents=[(name, word) for name, word in _CONTENTS.items() if name in sections],
+        speed_facts=speed_facts(summary),
+        confirmed=confirmation_rows(summary),
+        landmark_facts=landmark_facts(summary),
+        measure_facts=measure_facts(summary),
+        has_law=any(row["seconds"] for row in tables.get("law", ())),
+        has_stability=bool(tables.get("stability")),
         figures=_FIGURES,
         references=references(summary),
         unscored=_unscored(summary),
@@ -67,6 +81,23 @@ _DETAILS = (
 )
 
 
+def _title(spec: Spec) -> str:
+    """A chart's title, which the page sets in its own type."""
+    title = spec.get("title", "")
+    return title["text"] if isinstance(title, dict) else title
+
+
+def _sections(summary: Mapping[str, Any], specs: Mapping[str, Spec]) -> set[str]:
+    """Those with something in them."""
+    of_charts = {
+        "picture": {"tradeoff", "seconds_to_target"}, "curves": {"loss_by_rows", "loss_by_steps"}, "throughput": {"throughput", "parts"},
+        "measures": {"noise_scale", "sqrt_m", "learning_rates", "rules", "curvature", "sharpness", "line"},
+    }  # fmt: skip
+    found = {"table", "understanding", "run"} | {name for name, charts in of_charts.items() if charts & set(specs)}
+    more = {"throughput": speed_facts(summary), "measures": measure_facts(summary) + landmark_facts(summary), "warnings": summary["warnings"]}
+    return found | {name for name, content in more.items() if content}
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -77,18 +108,15 @@ def _environment() -> jinja2.Environment:
 
 
 def _run_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    data, peak, projected = summary["data"], summary["peak_rss_bytes"], summary["projected_bytes"]
+    data = summary["data"]
     known = (
         ("data", data.get("url")),
-        ("rows", f"{data['num_rows']:,} in {data['num_shards']:,} shards" if "num_rows" in data else None),
+        ("rows", f"{data['num_rows']:,} in {data['num_shards']:,} {'shard' if data['num_shards'] == 1 else 'shards'}" if "num_rows" in data else None),
         ("features → target", ", ".join(data.get("features", [])) + " → " + str(data.get("target"))),
         ("held out", f"{data['holdout_rows']:,} rows ({data['holdout_source']})" if "holdout_rows" in data else None),
         ("fingerprint", data.get("fingerprint")),
-        ("integrity", data.get("integrity")),
-        ("rows read", f"{summary['rows_read']:,} in {summary['passes']} passes" if summary["rows_read"] is not None else None),
-        ("rows not read, thanks to sharing", f"{summary['rows_saved']:,}" if summary["rows_saved"] is not None else None),
-        ("duration", format_seconds(summary["seconds"]) if summary["seconds"] else None),
-        ("memory: peak / projected", f"{format_bytes(peak)} / {format_bytes(projected)}" if peak and projected else None),
+        *integrity_facts(summary),
+        *cost_facts(summary),
         ("streamtrain", summary["version"]),
         ("command", summary["command"]),
     )

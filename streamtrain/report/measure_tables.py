@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from streamtrain.report.figures import size_text
+from streamtrain.report.spread import spread
 from streamtrain.science.run import Curve, Run
 from streamtrain.types import Record
 from streamtrain.units import format_count, format_seconds
@@ -107,14 +108,33 @@ def _arms(summary: Summary) -> Iterator[Row]:
     arms = {rule: summary["cells"] for rule in summary["lr_rules"][:1]} | summary["arms"]
     if len(arms) < 2:
         return
+    heights = _label_heights(arms)
     for rule, cells in arms.items():
         scored = [cell["batch_size"] for cell in cells if cell["holdout_loss"]["value"] is not None]
         for cell in cells:
             yield {
                 "rule": rule, "batch_size": cell["batch_size"], "size": size_text(cell["batch_size"]), "lr": cell["lr"],
                 "holdout_loss": cell["holdout_loss"]["value"], "status": cell["status"].replace("_", " "),
-                "last": bool(scored) and cell["batch_size"] == max(scored),
+                "last": bool(scored) and cell["batch_size"] == max(scored), "label_loss": heights.get(rule),
             }  # fmt: skip
+
+
+def _label_heights(arms: Mapping[str, Any]) -> dict[str, float]:
+    """Rule → the loss at which its name stands, at the end of its line; names at one size stand apart."""
+    ends: dict[int, list[tuple[float, str]]] = {}
+    losses = []
+    for rule, cells in arms.items():
+        scored = [(cell["batch_size"], cell["holdout_loss"]["value"]) for cell in cells if (cell["holdout_loss"]["value"] or 0) > 0]
+        losses += [loss for _, loss in scored]
+        if scored:
+            size, loss = max(scored)
+            ends.setdefault(size, []).append((math.log(loss), rule))
+    gap = max(math.log(max(losses) / min(losses)), 0.5) / 16 if losses else 0.0
+    placed = {}
+    for found in ends.values():
+        for (_, rule), height in zip(sorted(found), spread([height for height, _ in sorted(found)], gap), strict=True):
+            placed[rule] = math.exp(height)
+    return placed
 
 
 def _noise(summary: Summary, measures: Summary) -> Iterator[Row]:

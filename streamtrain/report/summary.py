@@ -33,7 +33,8 @@ def summarize_run(run: Run) -> dict[str, Any]:
     recommendation = describe(run, cells, figures, choice, target)
     summary = {
         "schema_version": SCHEMA_VERSION,
-        **{key: run.header.get(key) for key in ("verb", "version", "command", "trials", "epoch_rows")},
+        **{key: run.header.get(key) for key in ("verb", "command", "trials", "epoch_rows")},
+        "version": run.header.get("version") or (run.header.get("env") or {}).get("streamtrain"),
         "train_rows": run.train_rows,
         "target_loss": target,
         "target_loss_chosen": judgement.chosen,
@@ -50,6 +51,8 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "arms": {rule: _arm(run, rule, target, rows) for rule in run.rules[1:]},
         "other_targets": [_other_target(run, other, i) for i, other in enumerate(run.header.get("target_loss", [])[1:], 1)],
         **_costs(run),
+        "integrity": run.header.get("integrity") or run.header["data"].get("integrity"),
+        "quarantined": next((one["quarantined"] for one in reversed(run.passes) if one.get("quarantined")), None),
         **{key: run.header.get(key) for key in ("data", "standard", "target_sd", "env", "config")},
     }
     summary["warnings"] = warn(run, cells, summary)

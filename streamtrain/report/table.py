@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamtrain.report.advice import INPUT_BOUND
+from streamtrain.report.facts import confirmation_rows, cost_facts, integrity_facts, landmark_facts, measure_facts, speed_facts
 from streamtrain.report.figures import (
     NOTHING,
     loss_figure_text,
@@ -98,10 +99,16 @@ def render_markdown(summary: Summary) -> str:
     parts = ["# streamtrain report", summary["sentence"], f"Why: {summary['recommendation']['reason']}", markdown_table(summary)]
     if lines := references(summary):
         parts.append("\n".join(f"- {line}" for line in lines))
+    for heading, pairs in (("Throughput", speed_facts(summary)), ("Sizes to know", landmark_facts(summary)), ("Measured", measure_facts(summary))):
+        if pairs:
+            parts.append("\n".join([f"## {heading}", "", *(f"- {name}: {text}" for name, text in pairs)]))
+    if confirmed := confirmation_rows(summary):
+        parts.append(_confirmed_table(confirmed))
     if summary["warnings"]:
         parts.append("\n".join(["## Warnings", "", *(_warning_line(warning) for warning in summary["warnings"])]))
     data = summary["data"]
-    facts = [*(f"{name}: {data.get(name)}" for name in ("url", "fingerprint", "integrity")), f"command: {summary['command']}"]
+    facts = [f"{name}: {data.get(name)}" for name in ("url", "fingerprint")]
+    facts += [f"{name}: {text}" for name, text in [*integrity_facts(summary), *cost_facts(summary)]] + [f"command: {summary['command']}"]
     return "\n\n".join([*parts, "## This run", "\n".join(f"    {fact}" for fact in facts)]) + "\n"
 
 
@@ -110,6 +117,11 @@ def markdown_table(summary: Summary) -> str:
     rows = [headings(summary), *(row_texts(summary, cell) for cell in summary["cells"])]
     lines = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
     return "\n".join([lines[0], "|---:|---|---|---|---|---:|---|", *lines[1:]])
+
+
+def _confirmed_table(rows: list[tuple[str, str, str, str]]) -> str:
+    lines = ["| batch | predicted | measured from end to end | measured / predicted |", "|---:|---|---|---|"]
+    return "\n".join(["## Confirmation", "", *lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _warning_line(warning: Mapping[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """Records of made-up runs: power-law loss curves with seeds, sizes and outcomes as asked."""
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -113,3 +115,13 @@ def _timings(rng, sizes) -> list[dict]:
             seconds = 1e6 * (9e-5 / size + 6e-8) * math.exp(rng.normal(0, 0.02))
             records.append({"event": "timing", "batch_size": size, "repeat": repeat, "rows": 1_000_000, "seconds": seconds})
     return records
+
+
+def with_measures(records: list[dict], sizes: Sequence[int] = (256, 1024, 4096, 65536)) -> list[dict]:
+    """The records of a run that also has arms, a confirmation and every measurement; those are real ones of 4 M rows of friedman2."""
+    measures = json.loads((Path(__file__).parent / "measures.json").read_text())
+    records[0]["lr_rules"], records[0]["lr"] = ["tuned", "fixed", "linear"], 0.004
+    more = [{"event": "measures", "measures": measures}]
+    for size in sizes[:2]:
+        more += [{"event": "confirmation", "batch_size": size, "trial": trial, "seconds": 0.5 + 0.01 * trial, "fill_seconds": 0.1} for trial in range(2)]
+    return [*records[:-1], *more, records[-1]]

@@ -6,18 +6,15 @@ import hashlib
 import html
 import json
 import re
-import shutil
-import subprocess
 
 import pytest
 
 from streamtrain.errors import DataError
-from streamtrain.report.tables import compact, spread
+from streamtrain.report.spread import spread
+from streamtrain.report.tables import compact
 from streamtrain.report.write import read_records, write_report
 from tests.report.synthetic import make_records
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = [f"--disable-{name}" for name in ("gpu", "quic", "background-networking", "component-update", "sync")] + ["--no-first-run"]
 SCRIPTED = "<script>alert(1)</script>"
 NAMES = ("tradeoff", "seconds_to_target", "loss_by_rows", "loss_by_steps", "loss_by_seconds", "throughput", "parts", "learning_rates", "noise_scale")
 CHARTS = {f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")}
@@ -62,27 +59,7 @@ def test_page_escapes_names_and_allows_scripts_by_hash_only(report):
     assert len(scripts) == 2
     for script in scripts:
         assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
-    assert not re.search(r'(?:src|href)="(?!data:)', re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL))
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(None, id="diverged-and-hostile"),
-        pytest.param({"sizes": [1024], "trials": 1, "holdout": "none", "verb": "train"}, id="one-size-no-holdout"),
-    ],
-)
-def test_a_browser_draws_every_chart_without_a_complaint(report, tmp_path, options):
-    out = report[0] if options is None else tmp_path / "out"
-    if options:
-        write_report(make_records(**options), out)
-    command = [CHROMIUM, "--headless", "--no-sandbox", *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
-    page = ["--virtual-time-budget=8000", "--dump-dom", f"file://{out / 'report.html'}"]
-    done = subprocess.run([*command, *page], capture_output=True, text=True, timeout=60, check=True)
-    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert 'data-ready="true"' in done.stdout
-    assert done.stdout.count("<svg") >= done.stdout.count('class="chart')
+    assert not re.search(r'(?:src|href)="(?!data:|#)', re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL))
 
 
 def test_nothing_to_draw_still_makes_a_report(tmp_path):

@@ -52,7 +52,7 @@ def curvature(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | No
     title = "largest curvature"
     x, color = size_axis(tables), size_color(tables)
     values = [row[name] for row in rows for name in ("value", "line")]
-    y = alt.Y("value:Q", title=title, **log_axis(ends_of(values, 1.6)))
+    y = alt.Y("value:Q", title=title, **log_axis(ends_of(values, 1.6), "~s"))
     base = alt.Chart(alt.NamedData("curvature")).transform_filter("datum.value > 0")
     tooltip = [alt.Tooltip("size:N", title="minibatch"), alt.Tooltip("value:Q", format=".4~g"), alt.Tooltip("line:Q", title="stable below", format=".4~g")]
     layers = [

@@ -30,7 +30,7 @@ def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart
     ]  # fmt: skip
     layers = [
         base.transform_filter("datum.loss > 0").mark_square(size=420, opacity=1).encode(x=x, y=y, color=color, tooltip=tooltip),
-        base.transform_filter("!(datum.loss > 0)").mark_point(shape="cross", size=120, angle=45, opacity=1, style="reference").encode(
+        base.transform_filter("!(datum.loss > 0)").mark_point(shape="cross", filled=True, size=110, angle=45, opacity=1, style="reference").encode(
             x=x, y=y, tooltip=tooltip),
         base.transform_filter("datum.chosen").mark_point(shape="square", size=620, strokeWidth=2, opacity=1, style="reference").encode(x=x, y=y),
     ]  # fmt: skip
@@ -60,6 +60,6 @@ def rules(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
     layers = [
         base.mark_line(strokeWidth=1.4, color="#2f7fd0").encode(x=x, y=y, strokeDash=dash, detail="rule:N"),
         base.mark_point(filled=True, size=60, opacity=1, color="#2f7fd0").encode(x=x, y=y, shape=shape, tooltip=tooltip),
-        base.transform_filter("datum.last").mark_text(align="left", dx=9).encode(x=x, y=y, text="rule:N"),
+        base.transform_filter("datum.last").mark_text(align="left", dx=9).encode(x=x, y=alt.Y("label_loss:Q", title=title), text="rule:N"),
     ]
     return alt.layer(*layers).properties(title="Learning-rate rules (only the first is judged)")
