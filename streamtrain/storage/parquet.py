@@ -46,21 +46,29 @@ def read_metadata(shard: Shard) -> tuple[pq.FileMetaData, list[list[Chunk]]]:
 
     Raises DataError when the file is no longer the one that was described.
     """
-    footer, _ = _read_footer(shard.url)
-    if _hash(footer) != shard.source:
-        raise DataError(f"{shard.url}: the file has changed since it was opened. Open the data set again.")
-    metadata = _parse_footer(shard.url, footer)
+    metadata, footer = _read_again(shard)
     try:
         return metadata, read_chunks(footer)
     except DataError as error:
         raise DataError(f"{shard.url}: {error}; the file is damaged. Write it again.") from error
 
 
+def _read_again(shard: Shard) -> tuple[pq.FileMetaData, bytes]:
+    footer, _ = _read_footer(shard.url)
+    if _hash(footer) != shard.source:
+        raise DataError(f"{shard.url}: the file has changed since it was opened. Open the data set again.")
+    return _parse_footer(shard.url, footer), footer
+
+
 class ParquetReader:
     """Row ranges of one Parquet file. Holds the parsed footer, no open file; any number of threads may read at once."""
 
-    def __init__(self, shard: Shard, columns: Sequence[str]):
+    def __init__(self, shard: Shard, columns: Sequence[str], *, checked: bool = False):
+        """`checked`: a reader of this shard was made before; its footer, known by its hash, need not be judged again."""
         self._shard = shard
+        if checked:
+            self._metadata, _ = _read_again(shard)
+            return
         self._metadata, chunks = read_metadata(shard)
         refuse_other(shard, self._metadata, chunks, columns)
 

@@ -36,6 +36,7 @@ class Readers:
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
         self._reader = lru_cache(_CACHED_SHARDS)(self._open)
+        self._checked: set[int] = set()
         # Parquet's decoder has a memory pool of its own; Zarr chunks are decoded into these.
         self._buffers = Buffers(_largest_chunk_bytes(dataset), keep=_KEPT_BUFFERS)
 
@@ -64,7 +65,11 @@ class Readers:
 
     def _open(self, shard: int) -> Reader:
         described = self._dataset.shards[shard]
-        return ParquetReader(described, self._dataset.columns) if described.format == "parquet" else ZarrReader(described, self._buffers)
+        if described.format == "zarr":
+            return ZarrReader(described, self._buffers)
+        reader = ParquetReader(described, self._dataset.columns, checked=shard in self._checked)
+        self._checked.add(shard)
+        return reader
 
 
 class Forward:
