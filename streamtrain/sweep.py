@@ -103,13 +103,14 @@ def most_rates(config: Config) -> int:
 
 
 def _measure(prepared: Prepared, run: Run, learners: list[Learner], emit: Emit) -> None:
-    """Measure the judged sizes as the last pass left them; what it will cost is told first."""
+    """Measure the sizes as the last pass left them, at the judged rate where it had that one; what it will cost is told first."""
     judgement, what = judge(run), prepared.config.sweep.measure
-    engines = {learner.engine.batch_size: learner.engine for learner in learners}
-    models = [
-        TrainedModel(batch_size=cell.batch_size, lr=cell.lr, parameters=engine.parameters()[engine.learning_rates.index(cell.lr)])
-        for cell in judgement.cells if cell.lr in (engine := engines[cell.batch_size]).learning_rates
-    ]
+    judged = {cell.batch_size: cell.lr for cell in judgement.cells}
+    models = []
+    for engine in (learner.engine for learner in learners):
+        place = engine.learning_rates.index(judged[engine.batch_size]) if judged[engine.batch_size] in engine.learning_rates else 0
+        lr, parameters_P = engine.learning_rates[place], engine.parameters()[place]
+        models.append(TrainedModel(batch_size=engine.batch_size, lr=lr, parameters=parameters_P))
     emit({"event": "measuring", "costs": measure_costs(prepared, models, what)})
     trial = run.passes[-1]["trial"]
     emit({"event": "measures", "measures": measure(prepared, models, what, reference=judgement.choice.batch_size, trial=trial)})
