@@ -24,7 +24,7 @@ DOORS = {
     "zarr": ("storage.zarr",), "zarrs": ("storage.zarr",),
     "dask": ("stream.fetch", "cluster"), "distributed": ("cluster",),
     "numba": ("kernels",),
-    "torch": ("stream.tensors", "learners", "cluster.collective", "bench.baselines"),
+    "torch": ("stream.tensors", "learners", "cluster.collective", "bench.baselines", "bench.torch_loop"),
     "sklearn": ("regressor",),
     "altair": ("report.charts",), "vl_convert": ("report.drawing",),
 }  # fmt: skip

@@ -118,6 +118,11 @@ TrainFlags = _flags_class("TrainFlags", TRAIN_FLAGS)
 #: What delivery depends on, and what the other sides of a benchmark can do too.
 _STREAM_FLAGS = ("target", "features", "span_rows", "window_rows", "readers", "batch_size", "seed", "memory")
 StreamFlags = _flags_class("StreamFlags", {flag: TRAIN_FLAGS[flag] for flag in _STREAM_FLAGS})
+#: What a step depends on; and what a learner that is fed from shards does.
+_STEP_FLAGS = ("batch_sizes", "hidden", "activation", "model", "loss", "optimizer", "engine", "device", "seed")
+StepFlags = _flags_class("StepFlags", {flag: SWEEP_FLAGS[flag] for flag in _STEP_FLAGS})
+_FED_FLAGS = (*_STEP_FLAGS, "target", "features", "span_rows", "window_rows", "readers", "memory")
+FedFlags = _flags_class("FedFlags", {flag: SWEEP_FLAGS[flag] for flag in _FED_FLAGS})
 AllFlags = _flags_class("AllFlags", TRAIN_FLAGS | SWEEP_FLAGS)
 
 

@@ -45,6 +45,8 @@ CONFIG_VERBS = {
 }
 BENCH_VERBS = {
     "stream": ("streamtrain.cli.bench:stream", "Measure shuffled delivery beside raw decode, an expert's loop and a gather in memory."),
+    "step": ("streamtrain.cli.bench_step:step", "Measure training steps beside a plain PyTorch loop and single-thread sgemm."),
+    "train": ("streamtrain.cli.bench_step:train", "Measure a learner fed from shards beside the same one fed from memory."),
     "cluster": ("streamtrain.cli.bench_cluster:cluster", "Run a cluster's driver against simulated workers: what planning and failures cost."),
 }
 #: Global flags that take a value: with one of them before the verb, the next word is not the verb.
