@@ -13,8 +13,8 @@ from streamtrain.units import format_bytes
 INPUT_BOUND = 0.2
 _FEW_STEPS = 30
 
-#: A training that takes this much longer or shorter than predicted, for sure, is said.
-MOST_OFF = 1.25
+#: A training that takes this much longer or shorter than predicted, for sure and by more than starting takes, is said.
+MOST_OFF, LEAST_OFF_SECONDS = 1.25, 0.1
 
 
 def warn(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> list[dict[str, str | None]]:
@@ -91,7 +91,8 @@ def _of_speed(summary: Mapping[str, Any]) -> Warnings:
     bound = [cell["batch_size"] for cell in summary["cells"] if (cell["wait_fraction"]["value"] or 0) > INPUT_BOUND]
     for one in summary["confirmation"]:
         lo, hi = one["ratio"]["lo"], one["ratio"]["hi"]
-        if lo is not None and (lo > MOST_OFF or hi < 1 / MOST_OFF):
+        off = abs(one["measured_seconds"]["value"] - one["predicted_seconds"]["value"])
+        if lo is not None and off > LEAST_OFF_SECONDS and (lo > MOST_OFF or hi < 1 / MOST_OFF):
             ratio = one["ratio"]["value"]
             yield f"{size_text(one['batch_size'])} took {ratio:.2g} times the seconds predicted: trust the ranking less than usual.", None
     if bound:

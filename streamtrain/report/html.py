@@ -94,7 +94,7 @@ def _sections(summary: Mapping[str, Any], specs: Mapping[str, Spec]) -> set[str]
         "measures": {"noise_scale", "sqrt_m", "learning_rates", "rules", "curvature", "sharpness", "line"},
     }  # fmt: skip
     found = {"table", "understanding", "run"} | {name for name, charts in of_charts.items() if charts & set(specs)}
-    more = {"throughput": speed_facts(summary), "measures": measure_facts(summary) + landmark_facts(summary), "warnings": summary["warnings"]}
+    more = {"throughput": speed_facts(summary), "measures": measure_facts(summary) + landmark_facts(summary) + summary["why"], "warnings": summary["warnings"]}
     return found | {name for name, content in more.items() if content}
 
 

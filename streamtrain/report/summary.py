@@ -7,6 +7,7 @@ from typing import Any
 from streamtrain.report.advice import warn
 from streamtrain.report.cells import cell_figures, confirmation, target_figures
 from streamtrain.report.verdict import describe, sentence
+from streamtrain.report.why import explain
 from streamtrain.science.cells import rows_in_common
 from streamtrain.science.judge import arm_cells, judge
 from streamtrain.science.landmarks import landmarks
@@ -55,6 +56,7 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "quarantined": next((one["quarantined"] for one in reversed(run.passes) if one.get("quarantined")), None),
         **{key: run.header.get(key) for key in ("data", "standard", "target_sd", "env", "config")},
     }
+    summary["why"] = explain(summary)
     summary["warnings"] = warn(run, cells, summary)
     return strict(summary)
 

@@ -99,6 +99,7 @@ def render_markdown(summary: Summary) -> str:
     parts = ["# streamtrain report", summary["sentence"], f"Why: {summary['recommendation']['reason']}", markdown_table(summary)]
     if lines := references(summary):
         parts.append("\n".join(f"- {line}" for line in lines))
+    parts += summary["why"]
     for heading, pairs in (("Throughput", speed_facts(summary)), ("Sizes to know", landmark_facts(summary)), ("Measured", measure_facts(summary))):
         if pairs:
             parts.append("\n".join([f"## {heading}", "", *(f"- {name}: {text}" for name, text in pairs)]))
