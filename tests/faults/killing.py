@@ -3,7 +3,9 @@
 Importing torch takes seconds, so children are forked from this process before it has any thread. They call what `streamtrain train`
 and `sweep` call; only the report, which is drawn after the last record, is left out, and clocks are read for a shorter time.
 
-    python -m tests.faults.killing '{"verb": "train", "config": {…}, "whole": "a", "out": "b", "kills": 12, "renames": 4, "seed": 0}'
+    python -m tests.faults.killing '[{"verb": "train", "config": {…}, "whole": "a", "out": "b", "kills": 12, "renames": 4, "seed": 0}]'
+
+Tasks go side by side. Prints a list: what became of each, an error for a task that could not be done.
 """
 
 import json
@@ -74,13 +76,30 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(task: dict) -> dict:
+def main(tasks: list[dict]) -> list[dict]:
+    """Each task in a process of its own, which leaves its result beside its `out`."""
+    drivers = []
+    for task in tasks:
+        driver = os.fork()
+        if not driver:
+            try:
+                result = kill_and_resume(task)
+            except BaseException:  # noqa: BLE001 - told to the test
+                result = {"error": traceback.format_exc()}
+            Path(f"{task['out']}.json").write_text(json.dumps(result))
+            os._exit(0)
+        drivers.append(driver)
+    for driver in drivers:
+        wait(driver)
+    return [json.loads(Path(f"{task['out']}.json").read_text()) for task in tasks]
+
+
+def kill_and_resume(task: dict) -> dict:
     chance, whole, out = random.Random(task["seed"]), Path(task["whole"]), Path(task["out"])
     warm_up(prepare(make_config(task["config"]), learners=1, rates=1))
-    threads = len(os.listdir("/proc/self/task"))
     began = time.monotonic()
     if wait(start(task, whole)) != 0:
-        raise SystemExit("the unbroken run failed")
+        raise RuntimeError("the unbroken run failed")
     lasts = time.monotonic() - began
     told_whole, weights_whole = told(whole), weights(whole)
     killed, broken, finished, saved = 0, 0, 0, set()
@@ -101,13 +120,13 @@ def main(task: dict) -> dict:
             killed += 1
             moments.pop()
         elif code != 0:
-            raise SystemExit(f"a run ended with {code} after {killed} kills")
+            raise RuntimeError(f"a run ended with {code} after {killed} kills")
         else:
             finished += 1
             broken += told(out) != told_whole or weights(out) != weights_whole or bool(left_over(out))
             if moments:
                 shutil.rmtree(out)
-    return {"killed": killed, "finished": finished, "broken": broken, "lasts": lasts, "threads": threads, "saved": len(saved)}
+    return {"killed": killed, "finished": finished, "broken": broken, "lasts": lasts, "saved": len(saved)}
 
 
 if __name__ == "__main__":
