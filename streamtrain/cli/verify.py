@@ -10,7 +10,7 @@ from streamtrain.cli.terminal import plural, show, table
 
 def verify(
     data: Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")], /, *,
-    fail_on: Annotated[Literal["unverified"] | None, Parameter(group=DATA, help="exit 5 when nothing vouches for the bytes of a shard")] = None,
+    fail_on: Annotated[Literal["unverified"] | None, Parameter(group=DATA, help="exit 5 when nothing vouches for a shard's bytes")] = None,
     output: Output = Output(),
 ) -> int:  # fmt: skip
     """Check every footer, page, chunk and hash of a data set; exit 3 when a shard is bad."""
@@ -22,7 +22,8 @@ def verify(
     rows = [[each.url, each.place, each.cause] for each in found.findings]
     text = f"{found.url}: {found.integrity}\n{size}"
     if rows:
-        text += "\n\n" + table([["file", "place", "cause"], *rows]) + "\n\nRestore these files, or train without them: --on-bad-shard quarantine."
+        text += "\n\n" + table([["file", "place", "cause"], *rows])
+        text += "\n\nRestore these files, or train without them: --on-bad-shard quarantine."
     elif found.unvouched:
         text += "\nAll of it decodes, and every count agrees; streamtrain ingest writes shards that can be verified."
     show(text, found.to_json(), as_json=output.json)

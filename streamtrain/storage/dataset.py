@@ -145,7 +145,8 @@ def _column_problems(held: Sequence[Column], columns: Sequence[str], url: str) -
     for name in columns:
         column = by_name.get(name)
         if column is None:
-            problems.append(f"no column {name!r}.{did_you_mean(name, map(shown, by_name))} It has {', '.join(map(shown, by_name))}.{_partition(url, name)}")
+            names = list(map(shown, by_name))
+            problems.append(f"no column {name!r}.{did_you_mean(name, names)} It has {', '.join(names)}.{_partition(url, name)}")
         elif column.decoded_type is None:
             numeric = [other.name for other in held if other.decoded_type is not None]
             choice = f"Choose among {', '.join(map(shown, numeric))} with --features and --target" if numeric else "Convert it to numbers"
@@ -165,7 +166,8 @@ def _warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
     unread = sorted(parts - {column.name for shard in shards for column in shard.columns})
     if unread:
         names = ", ".join(map(shown, unread))
-        warnings.warn(f"{root}: Hive partitions are not read ({names}): write them into the files as columns to learn from them.", stacklevel=4)
+        text = f"{root}: Hive partitions are not read ({names}): write them into the files as columns to learn from them."
+        warnings.warn(text, stacklevel=4)
 
 
 def _strangers(path: str, manifest: Manifest) -> list[tuple[str, str]]:

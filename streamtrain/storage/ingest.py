@@ -50,7 +50,8 @@ def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> str:
         for name in columns:
             column = by_name.get(name)
             if column is None:
-                problems.append(f"{table.url}: no column {name!r}.{did_you_mean(name, map(shown, by_name))} It has {', '.join(map(shown, by_name))}.")
+                names = list(map(shown, by_name))
+                problems.append(f"{table.url}: no column {name!r}.{did_you_mean(name, names)} It has {', '.join(names)}.")
             elif column.decoded_type is None:
                 kind = f"column {name!r} has type {column.stored_type}: {column.refusal}."
                 problems.append(f"{table.url}: {kind} Leave it out, or convert it.")

@@ -193,7 +193,8 @@ def refuse_other(shard: Shard, metadata: pq.FileMetaData, chunks: Sequence[Seque
         if column.decoded_type is None:
             raise DataError(f"{shard.url}: column {name!r} has type {column.stored_type}: {column.refusal}. Leave it out with --features.")
         if column.decoded_type == "float64" and promised.get(name) == "float32":
-            raise DataError(f"{shard.url}: column {name!r} has type {column.stored_type}, not the float32 that was described. Write it again.")
+            kind = f"has type {column.stored_type}, not the float32 that was described"
+            raise DataError(f"{shard.url}: column {name!r} {kind}. Write the data set again.")
         if metadata.num_columns == len(held):  # flat: leaves are columns
             _refuse_bomb(shard, [group[place] for group in chunks], name)
 

@@ -107,8 +107,8 @@ def _typed_errors(shard: Shard, start: int, stop: int, *, last: bool) -> Iterato
         yield
     except MemoryError as error:
         raise ResourceError(
-            f"{_place(shard, start, stop)} do not fit in memory: {first_line(error)}. Close other programs, or run streamtrain ingest, which"
-            f" writes small row groups."
+            f"{_place(shard, start, stop)} do not fit in memory: {first_line(error)}. Close other programs, or run streamtrain ingest,"
+            " which writes small row groups."
         ) from error
     except DataError as error:
         raise error if shard.url in str(error) else DataError(f"{_place(shard, start, stop)}: {error}") from error

@@ -105,7 +105,7 @@ def _refuse_rounded(name: str, texts: Sequence[str]) -> None:
                 " measurement, or leave it out with --features."
             )
         if not digits.lower().startswith("inf") and not np.isfinite(float(text)):
-            raise DataError(f"column {name!r}: {shown(text[:40])} is beyond float64. Mend the value, or leave the column out with --features.")
+            raise DataError(f"column {name!r}: {shown(text[:40])} is beyond float64. Mend the value, or leave it out with --features.")
 
 
 def _arrow_table(path: str) -> Table:

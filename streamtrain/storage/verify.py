@@ -104,8 +104,8 @@ def verify(path: str | os.PathLike[str], *, threads: int | None = None, limit_by
     findings += _odd_columns(shards)
     bad = {finding.url for finding in findings}
     return Verification(
-        url=path, num_shards=len(work), num_rows=sum(shard.num_rows for shard in shards), num_bytes=sum(shard.num_bytes for shard in shards),
-        findings=tuple(findings),
+        url=path, num_shards=len(work), num_rows=sum(shard.num_rows for shard in shards),
+        num_bytes=sum(shard.num_bytes for shard in shards), findings=tuple(findings),
         unvouched=tuple(each.shard.url for each in checked if each.shard is not None and not each.vouched and each.shard.url not in bad),
     )  # fmt: skip
 
@@ -131,7 +131,8 @@ def _listed(path: str, manifest: Manifest) -> tuple[list[tuple[str, ShardEntry]]
         present = locate(path)
     except DataError:
         present = []
-    findings += [Finding(url=url, place="file", cause=f"not listed in {MANIFEST_NAME}") for url in present if os.path.abspath(url) not in listed]
+    strangers = [url for url in present if os.path.abspath(url) not in listed]
+    findings += [Finding(url=url, place="file", cause=f"not listed in {MANIFEST_NAME}") for url in strangers]
     return list(listed.items()), findings
 
 
@@ -139,7 +140,8 @@ def _check(url: str, entry: ShardEntry | None, limit: int) -> _Checked:
     findings: list[Finding] = []
     hashed = False
     if not os.path.exists(url):
-        return _Checked(findings=[Finding(url=url, place="file", cause=f"listed in {MANIFEST_NAME}, but not there")], vouched=False, shard=None)
+        findings.append(Finding(url=url, place="file", cause=f"listed in {MANIFEST_NAME}, but not there"))
+        return _Checked(findings=findings, vouched=False, shard=None)
     try:
         if entry is not None:
             hashed = hash_shard(url) == entry.sha256

@@ -137,7 +137,7 @@ def check_chunks(shard: Shard, limit_bytes: int) -> tuple[list[tuple[str, str]],
         step = array.chunks[0]
         num_bytes = step * prod(array.shape[1:]) * array.dtype.itemsize
         if num_bytes > limit_bytes:
-            bad.append((f"array {name!r}", f"a row of chunks decodes to {num_bytes:,} bytes, more than the {limit_bytes:,} that memory allows"))
+            bad.append((f"array {name!r}", f"a row of chunks decodes to {num_bytes:,} bytes; memory allows {limit_bytes:,}"))
             continue
         for start in range(0, array.shape[0], step):
             stop = min(start + step, array.shape[0])
@@ -241,12 +241,13 @@ def _read_metadata(url: str) -> Mapping[str, object]:
     """`zarr.json` of one node, its codecs known by name. Raises DataError for others, and whatever damaged JSON raises."""
     path = os.path.join(url, "zarr.json")
     if os.path.getsize(path) > _MAX_METADATA_BYTES:
-        raise DataError(f"{path}: {os.path.getsize(path):,} bytes of metadata; the limit is {_MAX_METADATA_BYTES:,}. Write the array again.")
+        size = f"{os.path.getsize(path):,} bytes of metadata; the limit is {_MAX_METADATA_BYTES:,}"
+        raise DataError(f"{path}: {size}. Write the array again.")
     with open(path, encoding="utf-8") as file:
         metadata = json.load(file)
     for name in _all_codecs(metadata.get("codecs", ())):
         if name not in _CODECS:
-            raise DataError(f"{url}: the Zarr metadata is refused: the codec {name!r} is not known. Write the array with zstd, blosc or gzip.")
+            raise DataError(f"{url}: the Zarr metadata is refused: the codec {name!r} is not known. Write it with zstd, blosc or gzip.")
     return metadata
 
 
@@ -320,7 +321,8 @@ def _list_files(url: str) -> dict[str, int]:
             try:
                 about = os.stat(path)
             except OSError as error:
-                raise DataError(f"{shown(path)}: cannot be read: {error.strerror or error}. Restore it, or write the array again.") from error
+                cause = error.strerror or error
+                raise DataError(f"{shown(path)}: cannot be read: {cause}. Restore it, or write the array again.") from error
             if not stat.S_ISREG(about.st_mode):
                 raise DataError(f"{shown(path)}: not a regular file. Move it out of the array.")
             files[Path(os.path.relpath(path, url)).as_posix()] = about.st_size
@@ -385,7 +387,7 @@ def _refuse_bad_inner_chunks(url: str, place: tuple[int, ...], key: str, array: 
     size = 16 * prod(counts)
     stored = size + 4 * (len(codec.index_codecs) - 1)
     if num_bytes < stored:
-        raise DataError(f"{url}: chunk {key} has {num_bytes:,} bytes, and its index alone {stored:,}. Restore it, or write the array again.")
+        raise DataError(f"{url}: chunk {key} has {num_bytes:,} bytes, its index alone {stored:,}. Restore it, or write the array again.")
     order = "<" if codec.index_codecs[0].endian.value == "little" else ">"
     with open(Path(url, key), "rb") as file:
         file.seek(0 if codec.index_location.value == "start" else num_bytes - stored)

@@ -76,7 +76,7 @@ def fetch(windows: Iterator[Window], source: Source, budget: Budget, stats: Fetc
     """Blocks of `windows`, in their order. Closing the iterator ends its threads.
 
     At most `budget.windows` blocks exist at once, the one in the consumer's hands included. Errors of a read are raised
-    where its block would have come; so is DataError when a read takes longer than `source.watch` allows. The iterator itself belongs to one thread.
+    where its block would have come, ReadTimeout when one takes longer than `source.watch` allows. The iterator itself belongs to one thread.
     """
     with ExitStack() as stack:
         chains = Chains(source)

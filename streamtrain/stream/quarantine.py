@@ -50,12 +50,13 @@ class Quarantine:
         if self._spans.is_slice(np.array([span]))[0]:
             numbers = range(span, self._spans.unit_range(self._spans.unit_of(span))[1])
         if not self._sealed.isdisjoint(numbers):
-            raise DataError(f"{cause} Rows of its window were delivered before the run was resumed, so it cannot be quarantined now.") from cause
+            late = "Rows of its window were delivered before the run was resumed, so it cannot be quarantined now."
+            raise DataError(f"{cause} {late}") from cause
         with self._lock:
             for number in numbers:
                 self._causes.setdefault(number, str(cause))
             if len(self._causes) == len(self._spans):
-                raise DataError(f"{self._dataset.url}: every span is quarantined, and nothing is left to read. The last one: {cause}") from cause
+                raise DataError(f"{self._dataset.url}: every span is quarantined, nothing is left to read. The last one: {cause}") from cause
 
     def lose_holdout(self, span: int) -> None:
         """Say that a quarantined span's held-out rows could not be read either: they count as quarantined, not as held out."""
@@ -97,7 +98,8 @@ class Quarantine:
             for entry in state["spans"]:
                 span = self._spans[entry["span"]]
                 if (span.start, span.stop) != (entry["start"], entry["stop"]):
-                    raise ConfigError(f"the quarantined span {entry['span']} is rows {span.start:,} to {span.stop:,} now. Open the data as it was.")
+                    now = f"rows {span.start:,} to {span.stop:,} now"
+                    raise ConfigError(f"the quarantined span {entry['span']} is {now}. Open the data as it was.")
                 self._causes[entry["span"]] = str(entry["cause"])
                 if entry["holdout_lost"]:
                     self._lost_holdout.add(entry["span"])

@@ -168,7 +168,8 @@ def foreign_zarr(folder: Path, chance: random.Random) -> Iterator[None]:
 def zarr_metadata(folder: Path, chance: random.Random) -> Iterator[None]:
     """Valid JSON that means nothing, or means too much."""
     folder.mkdir(parents=True)
-    array = zarr.create_array(folder / "a.zarr", shape=(ROWS, 3), dtype="float32", chunks=(40, 3), shards=(80, 3) if chance.random() < 0.5 else None)
+    shards = (80, 3) if chance.random() < 0.5 else None
+    array = zarr.create_array(folder / "a.zarr", shape=(ROWS, 3), dtype="float32", chunks=(40, 3), shards=shards)
     array[:] = np.random.default_rng(1).normal(size=(ROWS, 3))
     yield from json_lies(folder / "a.zarr" / "zarr.json", chance)
 
@@ -217,7 +218,8 @@ def schemas(folder: Path, chance: random.Random) -> Iterator[None]:
     folder.mkdir(parents=True)
     yield
     makers = (
-        lambda: pa.array(np.arange(9.0)), lambda: pa.array(np.arange(9)), lambda: pa.array([2**60] * 9), lambda: pa.array(["x\n\x1b[2J"] * 9),
+        lambda: pa.array(np.arange(9.0)), lambda: pa.array(np.arange(9)), lambda: pa.array([2**60] * 9),
+        lambda: pa.array(["x\n\x1b[2J"] * 9),
         lambda: pa.array([[1.0]] * 9), lambda: pa.array([{"p": 1.0}] * 9), lambda: pa.nulls(9), lambda: pa.array([True] * 9),
         lambda: pa.array([0] * 9, pa.timestamp("s")), lambda: pa.array([1] * 9, pa.decimal128(30, 2)), lambda: pa.array([b"\xff\xfe"] * 9),
         lambda: pa.array([1.5] * 9, pa.float16()), lambda: pa.array(["1", "2", "3"] * 3).dictionary_encode(),

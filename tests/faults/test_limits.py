@@ -59,7 +59,8 @@ def test_bombs(tmp_path: Path) -> None:
     rows = 6_000_000  # 72 MB decoded, in one row group
     values = pa.array(np.full(rows, 1.5, np.float32))
     pq.write_table(pa.table({"a": values, "b": values, "y": values}), tmp_path / "bomb.parquet", row_group_size=rows)
-    chunk = zarr.create_array(tmp_path / "bomb.zarr", shape=(1000, 3), chunks=(5_000_000, 3), dtype="float32", config={"write_empty_chunks": True})
+    options = {"chunks": (5_000_000, 3), "dtype": "float32", "config": {"write_empty_chunks": True}}
+    chunk = zarr.create_array(tmp_path / "bomb.zarr", shape=(1000, 3), **options)
     chunk[:] = 0
     noise = np.random.default_rng(0).normal(size=(3, 2_000_000)).astype(np.float32)
     pq.write_table(pa.table(list(noise), names=["a", "b", "y"]), tmp_path / "large.parquet", row_group_size=2_000_000)

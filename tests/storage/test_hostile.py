@@ -103,7 +103,8 @@ def test_codecs_are_known_by_name_before_zarr_sees_them(place: str, tmp_path: Pa
     path = write_zarr(tmp_path / "a.zarr", numbers(), chunks=(100, 3), shards=(400, 3))
     metadata = json.loads((path / "zarr.json").read_text())
     sharding = metadata["codecs"][0]["configuration"]
-    {"codec": metadata["codecs"], "inner": sharding["codecs"], "index": sharding["index_codecs"]}[place].append({"name": "numcodecs.pickle"})
+    codecs = {"codec": metadata["codecs"], "inner": sharding["codecs"], "index": sharding["index_codecs"]}[place]
+    codecs.append({"name": "numcodecs.pickle"})
     (path / "zarr.json").write_text(json.dumps(metadata))
     assert "the codec 'numcodecs.pickle' is not known" in refusal(path)
 
@@ -273,3 +274,13 @@ def test_memory_that_does_not_suffice_is_said_with_the_file(tmp_path: Path, monk
     with pytest.raises(ResourceError, match=r"a\.parquet: rows 0 to 10 do not fit in memory: malloc") as caught:
         Readers(dataset).read(0, 0, 10)
     assert isinstance(caught.value, StreamTrainError) and caught.value.exit_code == 4
+
+
+def test_swapped_chunks_are_refused(tmp_path: Path) -> None:
+    """Each is whole and carries a right crc32c; only the order is wrong."""
+    made = generate(tmp_path / "data", rows=1000, span_rows=100, format="zarr")
+    chunks = Path(made.shards[0].url) / "c"
+    (chunks / "2").rename(chunks / "kept")
+    (chunks / "5").rename(chunks / "2")
+    (chunks / "kept").rename(chunks / "5")
+    assert "not the shard that _manifest.json describes" in refusal(tmp_path / "data")
