@@ -16,7 +16,7 @@ FLOORS = {
     "learners": 3, "science": 3,
     "passes": 4, "timing": 4, "scoring": 4, "confirm": 4, "measure": 4, "sweep": 4, "train": 4,
     "report": 5, "cluster": 5, "bench": 5,
-    "rundir": 6, "regressor": 6, "dryrun": 6, "api": 6, "cli": 6, "__main__": 6, "__init__": 6,
+    "rundir": 6, "tensorboard": 6, "regressor": 6, "dryrun": 6, "api": 6, "cli": 6, "__main__": 6, "__init__": 6,
 }  # fmt: skip
 #: Heavy library → the only modules of streamtrain that import it.
 DOORS = {

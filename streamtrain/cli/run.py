@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +12,12 @@ from streamtrain.cli.flags import Output, Sources, load_config
 from streamtrain.cli.progress import progress
 from streamtrain.cli.terminal import note, plain_warnings, show
 from streamtrain.errors import ConfigError, DataError
+from streamtrain.types import Record
 
 
 def run(
     verb: Literal["sweep", "train"], data: str | None, flags: Any, sources: Sources, output: Output, *, out: str | None, resume: str, dry_run: bool,
+    tensorboard: bool = False,
 ) -> None:  # fmt: skip
     """Do what the verb says with the config of all layers; raises the errors of `streamtrain.errors`.
 
@@ -35,7 +38,17 @@ def run(
             return
         folder, goes_on = api.choose_out(verb, config, out, resume)
         call = {"sweep": api.run_sweep, "train": api.run_train}[verb]
-        with progress("none" if output.quiet else output.progress, verbose=output.verbose) as on_record:
+        with ExitStack() as open_ones:
+            seen = [open_ones.enter_context(progress("none" if output.quiet else output.progress, verbose=output.verbose))]
+            if tensorboard:
+                from streamtrain.tensorboard import tensorboard as writer
+
+                seen.append(open_ones.enter_context(writer(folder / "tensorboard")))
+
+            def on_record(record: Record) -> None:
+                for see in seen:
+                    see(record)
+
             try:
                 result = call(config, folder, resume=goes_on, command=shlex.join(["streamtrain", *sys.argv[1:]]), on_record=on_record)
             except BaseException as failure:

@@ -79,3 +79,10 @@ def test_the_run_keeps_its_config(command, data, tmp_path):
     said = json.loads(command("config", "show", "-c", "m/config.resolved.yaml", "--json").out)
     expected = {"data.path": str(data), "train.batch_size": 64, "eval.first_row": 512, "order.seed": 7, "fetch.memory": 2**30}
     assert {key: said[key]["value"] for key in expected} == expected
+
+
+def test_train_writes_tensorboard_beside_its_records(command, data, tmp_path):
+    assert command("train", data, "-o", "m", "--batch-size", "64", "-q", "--tensorboard", *QUICK).code == 0
+    evaluations = sum('"event": "evaluation"' in line for line in (tmp_path / "m" / "events.jsonl").read_text().splitlines())
+    [file] = (tmp_path / "m" / "tensorboard").rglob("*tfevents*")
+    assert evaluations > 3 and file.read_bytes().count(b"loss/held out") == evaluations
