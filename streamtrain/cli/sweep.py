@@ -12,7 +12,7 @@ DATA_HELP = "a file, a folder or a glob of Parquet or Zarr shards; left out: dat
 
 def sweep(
     data: Annotated[str | None, Parameter(help=DATA_HELP)] = None, /, *, flags: SweepFlags = SweepFlags(), sources: Sources = Sources(),
-    out: Out = None, resume: Resume = "never", dry_run: DryRun = False, output: Output = Output(),
+    out: Out = None, resume: Resume = "auto", dry_run: DryRun = False, output: Output = Output(),
 ) -> None:  # fmt: skip
     """Compare minibatch sizes on the same rows and recommend one."""
     run("sweep", data, flags, sources, output, out=out, resume=resume, dry_run=dry_run)

@@ -14,7 +14,7 @@ TensorBoard = Annotated[bool, Parameter(group=TRAINING, negative=(), show_defaul
 
 def train(
     data: Annotated[str | None, Parameter(help=DATA_HELP)] = None, /, *, flags: TrainFlags = TrainFlags(), sources: Sources = Sources(),
-    out: Out = None, resume: Resume = "never", dry_run: DryRun = False, tensorboard: TensorBoard = False, output: Output = Output(),
+    out: Out = None, resume: Resume = "auto", dry_run: DryRun = False, tensorboard: TensorBoard = False, output: Output = Output(),
 ) -> None:  # fmt: skip
     """Train one model; its weights, with normalisation folded in, are in DIR/model.safetensors."""
     run("train", data, flags, sources, output, out=out, resume=resume, dry_run=dry_run, tensorboard=tensorboard)

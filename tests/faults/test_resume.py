@@ -252,9 +252,9 @@ def test_a_run_without_a_checkpoint_starts_again_and_says_so(shards, tmp_path):
     with RunDirectory(tmp_path / "out") as run:
         run.log({"event": "run", "verb": "train", "config": make(shards["parquet"], TRAIN).model_dump(mode="json"), "env": {}, "data": {}})
     with pytest.raises(ConfigError, match="is not empty.*go on with it by --resume auto"):
-        streamtrain.train(shards["parquet"], out=tmp_path / "out", **TRAIN)
+        streamtrain.train(shards["parquet"], out=tmp_path / "out", resume="never", **TRAIN)
     with pytest.warns(UserWarning, match="interrupted before its first checkpoint; it starts again"):
-        streamtrain.train(shards["parquet"], out=tmp_path / "out", resume="auto", **TRAIN)
+        streamtrain.train(shards["parquet"], out=tmp_path / "out", **TRAIN)
     streamtrain.train(shards["parquet"], out=tmp_path / "whole", **TRAIN)
     assert told(tmp_path / "out") == told(tmp_path / "whole")
 
