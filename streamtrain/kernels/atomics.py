@@ -31,6 +31,16 @@ def fetch_add(typingctx, array, index, value):
 
 
 @intrinsic
+def fetch_max(typingctx, array, index, value):
+    """array[index] = max(array[index], value), and what was there before: the first to raise it sees a smaller one."""
+
+    def codegen(context, builder, signature, args):
+        return builder.atomic_rmw("max", _pointer(context, builder, signature, args), args[2], "seq_cst")
+
+    return types.int64(array, types.int64, types.int64), codegen
+
+
+@intrinsic
 def load(typingctx, array, index):
     """array[index], with everything that was written before the `store` that put it there."""
 

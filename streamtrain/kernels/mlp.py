@@ -15,7 +15,7 @@ from numba import float32, float64, int32, int64, njit
 from numba.core import types
 from numba.extending import intrinsic
 
-from streamtrain.kernels.atomics import fetch_add, store, wait_beyond
+from streamtrain.kernels.atomics import fetch_add, fetch_max, load, store, wait_beyond
 from streamtrain.kernels.products import ADD, MASK, MOST_WEIGHTS, SET, SHIFT, SHIFT_RELU, multiply, transpose
 
 #: Rows of a tile: 128 x 32 float32 of activations are 16 KB a layer.
@@ -23,6 +23,10 @@ TILE_ROWS = 128
 
 #: Rows of a part: what one thread adds into one slot at a time, of a minibatch that several threads share.
 PART_ROWS = 256
+
+#: The most slots of a minibatch's gradient, and the int64 values that threads take turns by.
+MOST_SLOTS = 16
+TURN = 16 + MOST_SLOTS
 
 RELU, TANH, SILU, GELU, IDENTITY = range(5)
 SGD, ADAM, ADAMW = range(3)
@@ -344,19 +348,21 @@ def _add_rows(rows, start, end, widths, parameters, gradient, work, activation, 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def advance(
-    rows, start, stop, batch_size, widths, parameters, gradients, moments, work, state, losses, turn, carried, activation, huber_delta,
+    rows, start, stop, batch_size, widths, parameters, gradients, moments, work, state, losses, turn, carried, thread, threads, activation, huber_delta,
     optimizer, lr, hyper, squares,
 ):  # fmt: skip
     """Take every minibatch that ends in `[start, stop)` of a block; the rest stays in `gradients` as a sum.
 
     `gradients` (slots, P): with one slot, minibatches are taken one after another on this thread. With more, any number of
-    threads may call this at once with the same arguments but `work`: each minibatch is cut into parts of `PART_ROWS` rows, part p
-    is added into slot p mod slots, a thread takes a slot at a time, and the one that finishes a minibatch's last slot sums
-    the slots in their order and steps. So the numbers do not depend on how many threads came.
+    threads may call this at once with the same arguments but `work` and `thread`: each minibatch is cut into parts of `PART_ROWS`
+    rows, part p is added into slot p mod slots, a thread takes a slot at a time, and the one that finishes a minibatch's last slot
+    sums the slots in their order and steps. So the numbers do not depend on how many threads came. Thread `thread` of `threads`
+    begins with the slots that it had before, which are in its cache.
 
     `state` (int64): rows carried, steps taken, rows of those steps; all are moved on. `carried`: the rows carried before the call.
-    `losses` (float64, slots): the sums of the rows' losses are added. `turn` (int64, 16): zeros before the call, then the threads'
-    ticket (minibatch and next slot) and, a cache line further, how many slots are done. `squares` (float32): empty, or a place for
+    `losses` (float64, slots): the sums of the rows' losses are added. `turn` (int64, `TURN` values): zeros before the call; then the
+    minibatch that the threads are at, a cache line further how many of its slots are done, then the minibatches each slot was taken
+    for. `squares` (float32): empty, or a place for
     each row of `[start, stop)`, which gets the squared norm of the row's gradient.
     """
     if gradients.shape[0] == 1:
@@ -370,8 +376,7 @@ def advance(
                 _step(parameters, gradients, moments, state, optimizer, lr, hyper)
         return
     while True:
-        ticket = fetch_add(turn, 0, 1)
-        minibatch, slot = ticket >> 16, ticket & 0xFFFF
+        minibatch = load(turn, 0)
         # Rows [begin, end) of the block are rows [offset, …) of this minibatch.
         begin, offset = (start, carried) if minibatch == 0 else (start + minibatch * batch_size - carried, 0)
         if begin >= stop:
@@ -379,24 +384,26 @@ def advance(
         end = min(stop, begin + batch_size - offset)
         first, last = offset // PART_ROWS, (offset + end - begin - 1) // PART_ROWS
         slots = min(gradients.shape[0], last - first + 1)
-        if slot >= slots:
-            wait_beyond(turn, 0, ((minibatch + 1) << 16) - 1)
-            continue
-        slot = (first + slot) % gradients.shape[0]
-        part = first + (slot - first) % gradients.shape[0]
-        loss = float64(0.0)
-        while part <= last:
-            low = max(begin, begin + part * PART_ROWS - offset)
-            high = min(end, begin + (part + 1) * PART_ROWS - offset)
-            loss += _add_rows(rows, low, high, widths, parameters, gradients[slot], work, activation, huber_delta, squares[low - start :])
-            part += gradients.shape[0]
-        losses[slot] += loss
-        if fetch_add(turn, 8, 1) == slots - 1:
-            state[0] += end - begin
-            if state[0] == batch_size:
-                _step(parameters, gradients, moments, state, optimizer, lr, hyper)
-            store(turn, 8, 0)
-            store(turn, 0, (minibatch + 1) << 16)
+        for number in range(gradients.shape[0]):
+            slot = (thread * gradients.shape[0] // threads + number) % gradients.shape[0]
+            part = first + (slot - first) % gradients.shape[0]
+            if part > last or fetch_max(turn, 16 + slot, minibatch + 1) > minibatch:
+                continue
+            loss = float64(0.0)
+            while part <= last:
+                low = max(begin, begin + part * PART_ROWS - offset)
+                high = min(end, begin + (part + 1) * PART_ROWS - offset)
+                own = squares[low - start :]
+                loss += _add_rows(rows, low, high, widths, parameters, gradients[slot], work, activation, huber_delta, own)
+                part += gradients.shape[0]
+            losses[slot] += loss
+            if fetch_add(turn, 8, 1) == slots - 1:
+                state[0] += end - begin
+                if state[0] == batch_size:
+                    _step(parameters, gradients, moments, state, optimizer, lr, hyper)
+                store(turn, 8, 0)
+                store(turn, 0, minibatch + 1)
+        wait_beyond(turn, 0, minibatch)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -23,18 +23,16 @@ EPSILON = 1e-8
 #: Rows of a minibatch that is never full.
 NO_END = 2**62
 
-#: Rows of the smallest minibatch whose rows several threads share.
-SHARED_ROWS = 1024
+#: Rows a slot of a shared minibatch's gradient should have: summing slots then costs little. From twice that on, threads share rows.
+SLOT_ROWS = 1024
 
-#: Slots of a shared minibatch's gradient: as many threads can work on it. Fewer where all of them would be more than this many floats.
-MOST_SLOTS, MOST_SLOT_FLOATS = 16, 2**18
+#: Slots are fewer than `mlp.MOST_SLOTS` where they would be more than this many floats together.
+MOST_SLOT_FLOATS = 2**18
 
 
 def gradient_slots(batch_size: int, num_parameters: int) -> int:
-    """Sums that the gradient of a minibatch is gathered in: a constant of the run, so threads never change a result."""
-    if batch_size < SHARED_ROWS:
-        return 1
-    return min(MOST_SLOTS, -(-batch_size // mlp.PART_ROWS), max(2, MOST_SLOT_FLOATS // num_parameters))
+    """Sums that the gradient of a minibatch is gathered in: as many threads can share its rows. A constant of the run."""
+    return max(1, min(mlp.MOST_SLOTS, batch_size // SLOT_ROWS, max(2, MOST_SLOT_FLOATS // num_parameters)))
 
 
 class FusedEngine:
@@ -55,7 +53,7 @@ class FusedEngine:
         self._gradients_RSP = np.zeros((replicas, slots, shape.num_parameters), dtype=np.float32)
         self._moments_R2P = np.zeros((replicas, 2, shape.num_parameters), dtype=np.float32)
         self._counters_R3 = np.zeros((replicas, 3), dtype=np.int64)  # rows carried, steps, rows of those steps
-        self._losses_RS, self._turns_R = np.zeros((replicas, slots)), np.zeros((replicas, 16), dtype=np.int64)
+        self._losses_RS, self._turns_R = np.zeros((replicas, slots)), np.zeros((replicas, mlp.TURN), dtype=np.int64)
         self._no_squares = np.empty(0, dtype=np.float32)
         self._work_floats = mlp.workspace_size(self._widths)
         self._activation, self._optimizer = _ACTIVATIONS[shape.activation], _OPTIMIZERS[train.optimizer]
@@ -74,12 +72,12 @@ class FusedEngine:
         carried = int(self._counters_R3[0, 0])
         self._turns_R[:] = 0
         self._losses_RS[:] = 0
-        works = [partial(self._advance, replica, block, start, stop, carried) for replica in range(len(self.learning_rates))]
-        steps = (carried + stop - start) // self.batch_size
-        tasks = [Task(cost=self._cost(stop - start, steps), work=work) for work in works]
-        if self._gradients_RSP.shape[1] > 1:
-            tasks += [Task(cost=0, work=work) for work in works for _ in range(self.cores.threads - 1)]
-        self.cores.run(tasks)
+        cost = self._cost(stop - start, (carried + stop - start) // self.batch_size)
+        hands = min(self.cores.threads, self._gradients_RSP.shape[1])
+        self.cores.run([
+            Task(cost=0 if hand else cost, work=partial(self._advance, replica, hand, hands, block, start, stop, carried))
+            for hand in range(hands) for replica in range(len(self.learning_rates))
+        ])  # fmt: skip
         return self._losses_RS.sum(axis=1)
 
     def finish_epoch(self) -> None:
@@ -126,12 +124,14 @@ class FusedEngine:
         for name, array in own.items():
             array[:] = state[name]
 
-    def _advance(self, replica: int, block: np.ndarray, start: int, stop: int, carried: int, workspace: Workspace) -> None:
+    def _advance(
+        self, replica: int, hand: int, hands: int, block: np.ndarray, start: int, stop: int, carried: int, workspace: Workspace
+    ) -> None:  # fmt: skip
         mlp.advance(
             block, start, stop, self.batch_size, self._widths, self._parameters_RP[replica], self._gradients_RSP[replica],
             self._moments_R2P[replica], workspace.floats(self._work_floats), self._counters_R3[replica], self._losses_RS[replica],
-            self._turns_R[replica], carried, self._activation, self._huber_delta, self._optimizer, self.learning_rates[replica], self._hyper,
-            self._no_squares,
+            self._turns_R[replica], carried, hand, hands, self._activation, self._huber_delta, self._optimizer, self.learning_rates[replica],
+            self._hyper, self._no_squares,
         )  # fmt: skip
 
     def _probe(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +142,7 @@ class FusedEngine:
         def probe(replica: int, workspace: Workspace) -> None:
             mlp.advance(
                 rows, 0, len(rows), NO_END, self._widths, self._parameters_RP[replica], gradients_R1P[replica], self._moments_R2P[replica],
-                workspace.floats(self._work_floats), np.zeros(3, dtype=np.int64), np.zeros(1), self._turns_R[replica], 0, self._activation,
+                workspace.floats(self._work_floats), np.zeros(3, dtype=np.int64), np.zeros(1), self._turns_R[replica], 0, 0, 1, self._activation,
                 self._huber_delta, self._optimizer, 0.0, self._hyper, squares_RB[replica],
             )  # fmt: skip
 
