@@ -11,12 +11,12 @@ import pytest
 
 sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'streamtrain[sklearn]'")
 
-from sklearn.model_selection import cross_val_score  # noqa: E402
-from sklearn.pipeline import make_pipeline  # noqa: E402
-from sklearn.preprocessing import PolynomialFeatures  # noqa: E402
-from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import streamtrain as st  # noqa: E402
+import streamtrain as st
 
 ROWS = 4000
 
