@@ -4,10 +4,12 @@
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streamtrain.cluster.place import sweep_place
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
 from streamtrain.dryrun import plan_run, plan_text
 from streamtrain.interrupt import Interrupt
@@ -55,17 +57,22 @@ class TrainResult:
     was_finished: bool = False
 
 
-def run_sweep(config: Config, out: Path, *, resume: bool = False, command: str = "", on_record: Emit | None = None) -> SweepResult:
+def run_sweep(
+    config: Config, out: Path, *, resume: bool = False, command: str = "", on_record: Emit | None = None, client: Any = None,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> SweepResult:  # fmt: skip
     """Run a sweep into `out` (new or empty): records, summary, report. `on_record` sees every Record as it is logged.
 
-    `resume`: an interrupted run that lies in `out` goes on, and a finished one is only read.
+    `resume`: an interrupted run that lies in `out` goes on, and a finished one is only read. `client`: a `distributed.Client` whose
+    workers train; `on_note` hears what happens to them.
     """
     with RunDirectory(out, resume=resume, on_record=on_record) as run:
         run.check_config("sweep", config)
         if run.finished:
             return SweepResult(out=out, summary=run.summary(), was_finished=True)
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS))
-        sweep_records(config, run.log, {"command": command, "env": environment()}, saving)
+        with sweep_place(config.cluster, out, client=client, tell=on_note) as place:
+            sweep_records(config, run.log, {"command": command, "env": environment()}, saving, place)
     return SweepResult(out=out, summary=write_report(run.records, out))
 
 
@@ -87,16 +94,17 @@ def run_train(config: Config, out: Path, *, resume: bool = False, command: str =
 
 
 def sweep(
-    path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: str | os.PathLike = "never", **flags: Any
+    path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: str | os.PathLike = "never", client: Any = None, **flags: Any
 ) -> SweepResult:
     """Compare minibatch sizes on a data set: `sweep("data/", batch_sizes=[64, 1024], trials=3, out="runs/a")`.
 
-    Flags are those of `streamtrain sweep`, with underscores; `resume="auto"` goes on with an interrupted run, or begins it.
+    Flags are those of `streamtrain sweep`, with underscores; `resume="auto"` goes on with an interrupted run, or begins it; the workers
+    of `client`, a `distributed.Client`, do the training.
     Raises ConfigError, DataError, ResourceError.
     """
     config = _config(path, flags, SWEEP_FLAGS)
     folder, goes_on = choose_out("sweep", config, out, resume)
-    return run_sweep(config, folder, resume=goes_on, command=f"streamtrain.sweep({str(path)!r})")
+    return run_sweep(config, folder, resume=goes_on, command=f"streamtrain.sweep({str(path)!r})", client=client)
 
 
 def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: str | os.PathLike = "never", **flags: Any) -> Network:

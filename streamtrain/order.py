@@ -85,7 +85,20 @@ def read_sequence(spans: Spans, key: int) -> np.ndarray:
 
     The slices of a chain stay in order; up to OPEN_CHAINS chains are open at once and take turns.
     """
+    return _in_turns(spans, permutation(spans.num_units, key))
+
+
+def deal_lanes(spans: Spans, key: int, lanes: int) -> list[np.ndarray]:
+    """The same permutation dealt to lanes, a unit at a time: for each lane the order in which its spans are read.
+
+    Together they hold every span once; with one lane it is `read_sequence`. A lane is empty when there are fewer units than lanes.
+    """
     units = permutation(spans.num_units, key)
+    return [_in_turns(spans, units[lane::lanes]) for lane in range(lanes)]
+
+
+def _in_turns(spans: Spans, units: np.ndarray) -> np.ndarray:
+    """The spans of these units; slices of a chain in order, up to OPEN_CHAINS chains open and taking turns."""
     if spans.num_units == len(spans):
         return units
     sequence: list[int] = []

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -35,6 +35,9 @@ from streamtrain.stream.shuffle import shuffle_once
 from streamtrain.stream.source import Source
 from streamtrain.stream.survey import baselines, standardized, take_survey
 from streamtrain.types import Emit, Record, Span, Standard
+
+#: What runs a pass: `run_pass` here, or its like on a cluster (cluster/place.py).
+RunPass = Callable[..., Record]
 
 #: The last row of a run that only the clock ends.
 NO_LAST_ROW = 2**62
@@ -107,6 +110,20 @@ class Prepared:
         )  # fmt: skip
 
 
+def open_data(config: Config) -> tuple[Source, int]:
+    """The source of a run in raw units, and the window's size in rows: footers and arithmetic. Raises ConfigError or DataError."""
+    data = config.data
+    if data.path is None:
+        raise ConfigError("no data: name a file, a folder or a glob, or set data.path.")
+    dataset = open_shards(data.path, features=data.features, target=data.target, on_bad_shard=data.on_bad_shard)
+    return open_source(
+        dataset, seed=config.order.seed, span_rows=config.order.span_rows, window_rows=config.order.window_rows,
+        holdout=data.holdout if data.holdout is not None or data.eval_data is None else 0, eval_rows=config.eval.eval_rows,
+        on_null=data.on_null, transform=data.transform, on_bad_shard=data.on_bad_shard,
+        timeout_seconds=config.fetch.timeout_seconds,
+    )  # fmt: skip
+
+
 def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     """Open the data, read the survey, and refuse what will not fit, before the first step.
 
@@ -114,17 +131,8 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
 
     Raises ConfigError, DataError or ResourceError.
     """
-    data = config.data
-    if data.path is None:
-        raise ConfigError("no data: name a file, a folder or a glob, or set data.path.")
-    dataset = open_shards(data.path, features=data.features, target=data.target, on_bad_shard=data.on_bad_shard)
-    other = data.eval_data is not None
-    source, window_rows = open_source(
-        dataset, seed=config.order.seed, span_rows=config.order.span_rows, window_rows=config.order.window_rows,
-        holdout=data.holdout if data.holdout is not None or not other else 0, eval_rows=config.eval.eval_rows,
-        on_null=data.on_null, transform=data.transform, on_bad_shard=data.on_bad_shard,
-        timeout_seconds=config.fetch.timeout_seconds,
-    )  # fmt: skip
+    data, other = config.data, config.data.eval_data is not None
+    source, window_rows = open_data(config)
     dataset = source.dataset
     shape = make_model(config.model, len(dataset.features))
     engine, engine_reason = choose_engine(config.train, shape)
@@ -183,16 +191,17 @@ def warm_up(prepared: Prepared, sizes: tuple[int, ...] = (), rates: tuple[float,
 
 def run_pass(
     prepared: Prepared, learners: list[Learner], trial: int, emit: Emit, *, kind: str = "tuning", max_seconds: float | None = None,
-    saving: Saving | None = None,
+    saving: Saving | None = None, position: Position | None = None,
 ) -> Record:  # fmt: skip
     """Read the rows once, feed every block to every learner, emit their records; returns and emits the pass's own record.
 
     A learner that runs out of memory or fails ends alone: its outcome says so. With `saving`, all learners are saved at an edge of
     blocks (a lone one also where `consume` stops), Ctrl-C and SIGTERM wait for such an edge, and a pass in which the run was
-    interrupted goes on from there; one that had ended gives the learners and the record it ended with.
+    interrupted goes on from there; one that had ended gives the learners and the record it ended with. `position`: that of these
+    learners, for a caller who looks at it when a record is emitted.
     """
     lrs = {str(learner.engine.batch_size): list(learner.engine.learning_rates) for learner in learners}
-    position = Position(json.dumps([kind, trial, lrs]), learners, prepared.source.quarantine)
+    position = position or Position(json.dumps([kind, trial, lrs]), learners, prepared.source.quarantine)
     begun = saving.take(position.name) if saving is not None else None
     if begun is not None:
         position.load_state(begun)

@@ -13,7 +13,7 @@ from streamtrain.confirm import confirm
 from streamtrain.learners.learner import Learner
 from streamtrain.learners.saving import Saving
 from streamtrain.measure import TrainedModel, measure, measure_costs
-from streamtrain.passes import NO_LAST_ROW, Prepared, prepare, run_pass, warm_up
+from streamtrain.passes import NO_LAST_ROW, Prepared, RunPass, prepare, run_pass, warm_up
 from streamtrain.science.judge import judge
 from streamtrain.science.run import Run
 from streamtrain.science.tuning import EXTENDED_BY, PassPlan, choose_winners, is_tuned, last_pass, next_fresh_pass, next_tuning_pass
@@ -33,7 +33,7 @@ def learning_rates(config: Config) -> tuple[float, ...]:
     return tuple(float(f"{center * 10 ** ((k - (grid - 1) / 2) / 2):.3g}") for k in range(grid))
 
 
-def sweep(config: Config, emit: Emit, describe: Record, saving: Saving | None = None) -> None:
+def sweep(config: Config, emit: Emit, describe: Record, saving: Saving | None = None, place: RunPass = run_pass) -> None:
     """Run a sweep and emit its Records. `describe`: what the `run` record says beside what the sweep itself knows.
 
     With `saving` it can be interrupted, and an interrupted sweep goes on: which pass comes next follows from the records told.
@@ -57,7 +57,7 @@ def sweep(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
         again = again or bool(interrupted)
         while interrupted:
             run.add(interrupted.pop(0))
-        return _make_pass(prepared, run, plan, tell, saving, again=again)
+        return _make_pass(prepared, run, plan, tell, saving, place, again=again)
 
     def tell(record: Record) -> None:
         run.add(record)
@@ -122,7 +122,7 @@ def _can_step(run: Run, batch_size: int) -> bool:
     return any(curve.outcome not in ("out_of_memory", "failed") for curve in curves)
 
 
-def _make_pass(prepared: Prepared, run: Run, plan: PassPlan, emit: Emit, saving: Saving | None, *, again: bool) -> list[Learner]:
+def _make_pass(prepared: Prepared, run: Run, plan: PassPlan, emit: Emit, saving: Saving | None, place: RunPass, *, again: bool) -> list[Learner]:
     """Run one pass and return its learners; under `--max-time` it has an equal share of what is left among the passes that are still foreseen.
 
     `again`: it was announced before the run was interrupted.
@@ -139,7 +139,7 @@ def _make_pass(prepared: Prepared, run: Run, plan: PassPlan, emit: Emit, saving:
             "passes_left": foreseen,
         })  # fmt: skip
     learners = [prepared.learner(size, lrs, plan.trial) for size, lrs in plan.lrs.items()]
-    run_pass(prepared, learners, plan.trial, emit, kind=plan.kind, max_seconds=share, saving=saving)
+    place(prepared, learners, plan.trial, emit, kind=plan.kind, max_seconds=share, saving=saving)
     return learners
 
 

@@ -9,7 +9,7 @@ from streamtrain.config import Config
 from streamtrain.errors import ConfigError
 from streamtrain.learners.model import Network
 from streamtrain.learners.saving import Saving
-from streamtrain.passes import Prepared, prepare, run_pass, warm_up
+from streamtrain.passes import Prepared, RunPass, prepare, run_pass, warm_up
 from streamtrain.sweep import end_record, run_record
 from streamtrain.timing import measure_throughput
 from streamtrain.types import Emit, Record
@@ -23,7 +23,7 @@ class Trained:
     best: Network | None
 
 
-def train(config: Config, emit: Emit, describe: Record, saving: Saving | None = None) -> Trained:
+def train(config: Config, emit: Emit, describe: Record, saving: Saving | None = None, place: RunPass = run_pass) -> Trained:
     """Train one model and emit its Records. With `saving` it can be interrupted, and an interrupted run goes on."""
     started = time.perf_counter()
     sizes = (config.train.batch_size,)
@@ -37,7 +37,7 @@ def train(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
         emit(run_record(prepared, describe, verb="train", compile_seconds=compile_seconds, sizes=sizes, rates=[rates], trials=1))
         emit({"event": "baseline", **prepared.baselines})
     learner = prepared.learner(sizes[0], rates, 0, patience=config.train.patience, keeps_best=True)
-    done = run_pass(prepared, [learner], 0, emit, max_seconds=config.train.max_time, saving=saving)
+    done = place(prepared, [learner], 0, emit, max_seconds=config.train.max_time, saving=saving)
     measure_throughput(prepared, sizes, emit)
     seconds = time.perf_counter() - started + (saving.seconds if saving is not None else 0)
     emit(end_record(prepared, seconds=seconds, rows_read=done["rows_read"], passes=1, saved=0, before=before))

@@ -22,17 +22,18 @@ class Dispatcher:
         self, fabric: Fabric, *, min_workers: int = 1, no_workers_seconds: float = NO_WORKERS_SECONDS, tell: Callable[[str], None] = lambda _: None,
         interrupted: Callable[[], None] = lambda: None, look_seconds: float | None = None,
     ):  # fmt: skip
-        self.fabric, self._min_workers, self._no_workers_seconds = fabric, min_workers, no_workers_seconds
-        self._tell, self._interrupted, self._look_seconds = tell, interrupted, look_seconds
+        self.fabric, self.min_workers, self.interrupted = fabric, min_workers, interrupted
+        self._no_workers_seconds, self._tell, self._look_seconds = no_workers_seconds, tell, look_seconds
         self._idle: dict[str, None] = {}  # in the order in which they became idle
         self._busy: dict[str, int] = {}
+        self._hung: set[str] = set()
         self._alone_since: float | None = None
         self.messages = self.lost_workers = 0
 
     @property
     def workers(self) -> list[str]:
-        """Those that are there now."""
-        return [*self._idle, *self._busy]
+        """Those that are there now, and answer."""
+        return [worker for worker in (*self._idle, *self._busy) if worker not in self._hung]
 
     def run(
         self, leases: Leases, payload: Callable[[Lease], Any], take: Callable[[Lease, Any], None], give_up: Callable[[Lease, str], None] | None = None,
@@ -44,26 +45,28 @@ class Dispatcher:
         Raises what a task raised when it would raise that anywhere: a StreamTrainError that is not about memory or disk.
         """
         while len(leases) and not until():
-            self._interrupted()
+            self.interrupted()
             self._lease(leases, payload)
             for event in self.fabric.wait(self._patience(leases)):
                 self.messages += 1
                 self._hear(event, leases, take, give_up)
             for lease in leases.overdue(self.fabric.now()):
-                self._fail(leases, lease.number, "no answer in time", give_up)  # it stays busy until it answers or leaves
+                self._fail(leases, lease.number, "no answer in time", give_up)
+                self._hung.add(lease.worker)  # until it answers or leaves
+                self.fabric.recover(lease.worker)
 
     def wait_for_workers(self, count: int) -> None:
         """Until so many workers are there. Raises ResourceError when that takes too long."""
-        while len(self.workers) < count:
-            self._interrupted()
+        while len(self._idle) + len(self._busy) - len(self._hung) < count:
+            self.interrupted()
             self._check_workers(count)
             for event in self.fabric.wait(self._patience(None)):
                 self._hear(event, None, None, None)
         self._alone_since = None
 
     def _lease(self, leases: Leases, payload: Callable[[Lease], Any]) -> None:
-        self._check_workers(self._min_workers)
-        if len(self._idle) + len(self._busy) < self._min_workers:
+        self._check_workers(self.min_workers)
+        if self._alone_since is not None:
             return
         while self._idle:
             worker = next(iter(self._idle))
@@ -82,6 +85,7 @@ class Dispatcher:
                     self._idle[worker] = None
             case Left(worker=worker):
                 self._idle.pop(worker, None)
+                self._hung.discard(worker)
                 self.lost_workers += 1
                 if (number := self._busy.pop(worker, None)) is not None and leases is not None:
                     self._fail(leases, number, "the worker is gone", give_up)
@@ -99,6 +103,7 @@ class Dispatcher:
     def _free(self, worker: str, number: int) -> None:
         if self._busy.get(worker) == number:
             del self._busy[worker]
+            self._hung.discard(worker)
             self._idle[worker] = None
 
     def _fail(self, leases: Leases, number: int, why: str, give_up: Callable[[Lease, str], None] | None) -> None:
@@ -124,7 +129,7 @@ class Dispatcher:
         return max(0.0, min(looks) - now) if looks else None
 
     def _check_workers(self, wanted: int) -> None:
-        there = len(self._idle) + len(self._busy)
+        there = len(self._idle) + len(self._busy) - len(self._hung)
         if there >= wanted:
             self._alone_since = None
             return

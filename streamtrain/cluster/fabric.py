@@ -56,3 +56,7 @@ class Fabric(Protocol):
     def wait(self, seconds: float | None) -> list[Event]:
         """What has happened since the last call, in its order; blocks until there is something, or for so long at most."""
         ...
+
+    def recover(self, worker: str) -> None:
+        """Start a worker anew that has not answered in time, where that is ours to do; it leaves and another one joins."""
+        ...

@@ -84,6 +84,9 @@ class SimulatedFabric:
         self._clock = until
         return []
 
+    def recover(self, worker: str) -> None:
+        """See `Fabric.recover`: nobody starts it anew; it answers late."""
+
     def _be_born(self, at: float) -> None:
         worker = f"worker-{self._born:05d}"
         self._born += 1

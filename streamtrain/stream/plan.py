@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamtrain.holdout import Holdout
-from streamtrain.order import SPANS, WINDOW, cut_windows, make_key, read_sequence
+from streamtrain.order import SPANS, WINDOW, cut_windows, deal_lanes, make_key, read_sequence
 from streamtrain.spans import Spans
 
 #: Rows shuffled together when nothing is said: 40 MiB of float32, whatever the number of columns.
@@ -39,7 +39,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Plan:
-    """The windows of one epoch of one trial. `window_starts` (windows + 1,): the stream row at which each begins."""
+    """The windows of one epoch of one trial, or of one lane of it. `window_starts` (windows + 1,): the row at which each begins."""
 
     spans: Spans
     holdout: Holdout
@@ -49,6 +49,7 @@ class Plan:
     sequence: np.ndarray
     offsets: np.ndarray
     window_starts: np.ndarray
+    lane: int | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -62,7 +63,7 @@ class Plan:
         return Window(
             epoch=self.epoch,
             index=index,
-            key=make_key(self.seed, self.trial, self.epoch, WINDOW, index),
+            key=make_key(self.seed, self.trial, self.epoch, WINDOW, index, *(() if self.lane is None else (self.lane,))),
             spans=self.sequence[self.offsets[index] : self.offsets[index + 1]],
             num_rows=int(self.window_starts[index + 1] - self.window_starts[index]),
             ends_epoch=index + 1 == len(self),
@@ -79,6 +80,26 @@ class Plan:
 def make_plan(spans: Spans, holdout: Holdout, *, seed: int, trial: int, epoch: int, window_rows: int) -> Plan:
     """Order the spans by a key and cut the sequence into windows of about `window_rows` rows."""
     sequence = read_sequence(spans, make_key(seed, trial, epoch, SPANS))
+    return _plan(spans, holdout, sequence, seed=seed, trial=trial, epoch=epoch, window_rows=window_rows)
+
+
+def make_lanes(
+    spans: Spans, holdout: Holdout, *, seed: int, trial: int, epoch: int, window_rows: int, lanes: int
+) -> list[Plan]:
+    """The plans of an epoch's lanes: the spans of `make_plan`, dealt to lanes, each cut into windows of its own.
+
+    A lane's windows are shorter by as much as there are lanes, so that all lanes together shuffle as many rows as one window does.
+    A lane without spans has a plan without windows.
+    """
+    sequences = deal_lanes(spans, make_key(seed, trial, epoch, SPANS), lanes)
+    window_rows = max(1, window_rows // lanes)
+    return [
+        _plan(spans, holdout, sequence, seed=seed, trial=trial, epoch=epoch, window_rows=window_rows, lane=lane)
+        for lane, sequence in enumerate(sequences)
+    ]
+
+
+def _plan(spans: Spans, holdout: Holdout, sequence: np.ndarray, *, seed: int, trial: int, epoch: int, window_rows: int, lane: int | None = None) -> Plan:
     kept = spans.num_rows.copy()
     for span, rows in holdout.positions.items():
         kept[span] -= len(rows)
@@ -86,5 +107,5 @@ def make_plan(spans: Spans, holdout: Holdout, *, seed: int, trial: int, epoch: i
     rows_before = np.concatenate([[0], np.cumsum(kept[sequence])])
     return Plan(
         spans=spans, holdout=holdout, seed=seed, trial=trial, epoch=epoch,
-        sequence=sequence, offsets=offsets, window_starts=rows_before[offsets],
+        sequence=sequence, offsets=offsets, window_starts=rows_before[offsets], lane=lane,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamtrain.cluster.dispatch import Dispatcher
+from streamtrain.cluster.fabric import Failed, Finished
 from streamtrain.cluster.leases import Leases
 from streamtrain.cluster.placement import Unit, cut_units, expected_cost
 from streamtrain.cluster.simulate import Habits, SimulatedFabric
@@ -17,7 +18,7 @@ def run_all(costs: list[float], workers: int, habits: Habits, seed: int, **limit
     for item, cost in enumerate(costs):
         leases.add(item, cost)
     fabric = SimulatedFabric(workers, habits, lambda payload: payload, seed=seed)
-    dispatcher, done = Dispatcher(fabric), []
+    dispatcher, done = Dispatcher(fabric, no_workers_seconds=1e9), []
     dispatcher.run(leases, lambda lease: (costs[lease.item], lease.item), lambda lease, result: done.append((lease.item, result)))
     return done, leases, dispatcher, fabric
 
@@ -109,8 +110,6 @@ def test_the_clusters_end_is_an_error_that_says_what_to_do():
 def test_what_would_be_refused_anywhere_is_raised_at_once():
     class Refusing(SimulatedFabric):
         def wait(self, seconds):
-            from streamtrain.cluster.fabric import Failed, Finished
-
             return [Failed(number=event.number, worker=event.worker, error=DataError("x.parquet: cut short")) if isinstance(event, Finished) else event
                     for event in super().wait(seconds)]  # fmt: skip
 
@@ -141,3 +140,12 @@ def test_cost_grows_with_rows_and_rates_and_falls_with_the_size():
         return expected_cost(Unit(number=0, batch_size=size, lrs=(0.1,) * rates, trial=0), rows=rows, num_parameters=1249)
 
     assert cost(64, 5) > cost(1024, 5) > cost(1024, 1) > cost(1024, 1, rows=10**5) > 0
+
+
+def test_a_cluster_whose_workers_all_hang_is_lost():
+    leases = Leases(timeout_seconds=10, max_attempts=10**9)
+    leases.add(0, 1.0)
+    fabric = SimulatedFabric(2, Habits(rows_per_second=1.0, hang_share=1.0, hang_seconds=1e6), lambda payload: payload)
+    with pytest.raises(ResourceError, match="the cluster is lost: 0 of at least 1"):
+        Dispatcher(fabric).run(leases, lambda lease: (1.0, None), lambda lease, result: None)
+    assert fabric.now() < 300

@@ -1,0 +1,180 @@
+"""Connecting to a Dask cluster, or starting one on this machine: on loopback, so nobody else can reach it.
+
+Whoever can connect to a Dask scheduler can run code on it and on its workers. So nothing here opens a port to other machines; a
+cluster of several machines is the user's own, with TLS where the network is not trusted.
+"""
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamtrain.budget import default_readers
+from streamtrain.cluster.versions import check_versions, versions
+from streamtrain.config import ClusterConfig
+from streamtrain.errors import ConfigError, ResourceError
+from streamtrain.stream.imported import import_function
+
+LOOPBACK = "127.0.0.1"
+
+#: How long a scheduler may take to answer.
+CONNECT_SECONDS = 30.0
+
+#: Of clusters that we start. Blocks belong to us, so Dask must not move or spill anything; one task at a time is enough.
+OWN_CLUSTER = {
+    "distributed.worker.memory.target": False, "distributed.worker.memory.spill": False, "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95, "distributed.scheduler.work-stealing": False, "distributed.comm.retry.count": 3,
+    "distributed.worker.profile.enabled": False, "distributed.scheduler.no-workers-timeout": "120s",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """A connected client, and whether its workers are ours to start anew."""
+
+    client: Any
+    own: bool
+
+    @property
+    def dashboard(self) -> str | None:
+        """The link to Dask's dashboard, where there is one."""
+        with suppress(Exception):
+            return self.client.dashboard_link or None
+        return None
+
+
+def is_wanted(config: ClusterConfig) -> bool:
+    """True when a flag, the config or `DASK_SCHEDULER_ADDRESS` names a cluster."""
+    named = (config.scheduler, config.scheduler_file, config.workers, config.factory)
+    return any(value is not None for value in named) or bool(os.environ.get("DASK_SCHEDULER_ADDRESS"))
+
+
+@contextmanager
+def connect(config: ClusterConfig, client: Any = None) -> Iterator[Connection]:
+    """A client of the cluster that the config names; what was started here ends with the context. `client`: one that exists already.
+
+    Raises ConfigError for what cannot be used, ResourceError when no scheduler answers or a version of streamtrain differs.
+    """
+    distributed = _import_distributed()
+    with ExitStack() as stack:
+        if client is None:
+            client, own = _open(config, distributed, stack)
+        else:
+            own = False
+        if client.asynchronous:
+            raise ConfigError("client= is asynchronous; give a distributed.Client(asynchronous=False).")
+        connection = Connection(client=client, own=own)
+        check_workers(connection)
+        yield connection
+
+
+def check_workers(connection: Connection) -> None:
+    """Compare versions with the workers that are there now. Raises ConfigError, or warns where only the last bits may differ.
+
+    Workers that join later are checked at their first task.
+    """
+    try:
+        found = connection.client.run(versions, on_error="return")
+    except OSError as error:
+        raise ResourceError(f"the cluster's workers do not answer ({error}). Look at their logs.") from error
+    odd = []
+    for address, about in found.items():
+        if isinstance(about, BaseException):
+            if isinstance(about, ImportError):
+                raise ConfigError(f"streamtrain cannot be imported on {address} ({about}). Install the same version on every worker.")
+            continue  # it left just now
+        odd += check_versions(versions(), about, address)
+    if odd:
+        warnings.warn(f"{odd[0]}{f' (and {len(odd) - 1} more)' if len(odd) > 1 else ''}: losses may differ in their last bits.", stacklevel=3)
+
+
+@contextmanager
+def performance_report(connection: Connection, path: Path) -> Iterator[None]:
+    """Dask's own report of what its workers did, as one HTML file; nothing where Bokeh is not installed, or the cluster is lost."""
+    distributed = _import_distributed()
+    try:
+        import bokeh  # noqa: F401 - of the extra [cluster]: without it Dask's report would be an error page
+    except ImportError:
+        yield
+        return
+    report = distributed.performance_report(filename=str(path))
+    report.__enter__()
+    try:
+        yield
+    finally:
+        with suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            report.__exit__(None, None, None)
+
+
+def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[Any, bool]:
+    if config.workers is not None:
+        cluster = stack.enter_context(_local_cluster(config.workers, distributed))
+        return stack.enter_context(distributed.Client(cluster, timeout=CONNECT_SECONDS)), True
+    if config.factory is not None:
+        made = import_function("--cluster", config.factory)()
+        if isinstance(made, distributed.Client):
+            return stack.enter_context(made), False
+        if not hasattr(made, "scheduler_address"):
+            raise ConfigError(f"--cluster {config.factory} returned {type(made).__name__}. Return a Dask cluster or a distributed.Client.")
+        return stack.enter_context(distributed.Client(stack.enter_context(made), timeout=CONNECT_SECONDS)), False
+    where = config.scheduler_file or config.scheduler or os.environ["DASK_SCHEDULER_ADDRESS"]
+    named = {"scheduler_file": config.scheduler_file} if config.scheduler_file else {"address": where}
+    if config.scheduler_file and not Path(config.scheduler_file).is_file():
+        raise ConfigError(f"--scheduler-file {config.scheduler_file} does not exist. Start the scheduler with the same --scheduler-file.")
+    security = _security(config, distributed)
+    try:
+        return stack.enter_context(distributed.Client(**named, timeout=CONNECT_SECONDS, security=security)), False
+    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ResourceError(f"the Dask scheduler {where} does not answer: {first}. Check the address, the network, and TLS.") from None
+
+
+@contextmanager
+def _local_cluster(workers: int, distributed: Any) -> Iterator[Any]:
+    """So many worker processes on loopback, which share the cores."""
+    import dask
+
+    threads = max(1, default_readers() // workers)
+    before = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    environment = {**before, "MALLOC_ARENA_MAX": "2"}
+    with dask.config.set({**OWN_CLUSTER, "distributed.nanny.pre-spawn-environ": environment}):
+        cluster = distributed.LocalCluster(
+            n_workers=workers, processes=True, threads_per_worker=threads, host=LOOPBACK, dashboard_address=f"{LOOPBACK}:0" if _has_bokeh() else None,
+            worker_dashboard_address=None, silence_logs=logging.ERROR, resources={"trainer": 1},
+        )  # fmt: skip
+    with cluster:
+        yield cluster
+
+
+def _security(config: ClusterConfig, distributed: Any) -> Any:
+    """TLS from the config; None leaves it to Dask's own configuration."""
+    files = {"tls_ca_file": config.tls_ca_file, "tls_client_cert": config.tls_cert, "tls_client_key": config.tls_key}
+    given = {name: value for name, value in files.items() if value is not None}
+    if not given:
+        return None
+    for name, value in given.items():
+        if not Path(value).is_file():
+            raise ConfigError(f"cluster.{re.sub('_client', '', name)} is {value}, which is not a file.")
+    return distributed.Security(require_encryption=True, **given)
+
+
+def _has_bokeh() -> bool:
+    with suppress(ImportError):
+        import bokeh  # noqa: F401 - of the extra [cluster]
+
+        return True
+    return False
+
+
+def _import_distributed() -> Any:
+    try:
+        import distributed
+    except ImportError:
+        raise ConfigError("a cluster needs the extra [cluster]: pip install 'streamtrain[cluster]'.") from None
+    return distributed

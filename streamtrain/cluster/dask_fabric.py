@@ -1,0 +1,172 @@
+"""A Dask cluster as a `Fabric`. Tasks are pinned, tried once, named uniquely and gathered at once; all else is the driver's.
+
+Why so: a pinned task whose worker died waits for ever, loose ones are stolen by other workers, results are computed again when their
+worker leaves, and equal calls are answered from memory (distributed#7346, xgboost#10985, xgboost#11804).
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from streamtrain.cluster.blueprint import Blueprint
+from streamtrain.cluster.fabric import Event, Failed, Finished, Joined, Left
+from streamtrain.cluster.versions import versions
+from streamtrain.cluster.worker import Work, forget, perform
+from streamtrain.errors import ResourceError
+
+#: The scheduler is asked for its workers this often, beside what it tells by itself.
+POLL_SECONDS = 5.0
+
+#: A connection that is cut for longer is not waited for.
+CUT_SECONDS = 20.0
+
+#: A result that does not come within this after its task has ended went down with its worker.
+GATHER_SECONDS = 60.0
+
+#: Payloads beyond this many bytes go to the worker by themselves, not in a task.
+LARGE_BYTES = 2**23
+
+
+class DaskFabric:
+    """See `Fabric`. `work(prepared, payload)` is what a task does; use as a context, and the client belongs to the caller.
+
+    `restarts`: a worker that does not answer is started anew (for clusters of our own; at a user's nothing is changed).
+    """
+
+    def __init__(self, client: Any, run: str, blueprint: Blueprint, work: Work, *, restarts: bool = False):
+        self._client, self._run, self._blueprint, self._work, self._restarts = client, run, blueprint, work, restarts
+        self._versions = versions()
+        self._heard: SimpleQueue[Callable[[], list[Event]]] = SimpleQueue()
+        self._tasks: dict[int, tuple[str, Any]] = {}
+        self._known: set[str] = set()
+        self._opened: set[str] = set()
+        self._polled = self._cut_since = -float("inf")
+        self._topic = "all"
+
+    def __enter__(self) -> "DaskFabric":
+        self._client.subscribe_topic(self._topic, self._hear)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(Exception):  # the cluster may be gone
+            self._client.unsubscribe_topic(self._topic)
+            self._client.cancel([future for _, future in self._tasks.values()])
+            self._tasks.clear()
+            if self._client.status == "running":
+                self._client.run(forget, self._run, workers=list(self._opened & self._known), on_error="ignore")
+
+    def now(self) -> float:
+        """See `Fabric.now`."""
+        return time.monotonic()
+
+    def submit(self, number: int, worker: str, payload: Any) -> None:
+        """See `Fabric.submit`."""
+        first = worker not in self._opened
+        self._opened.add(worker)
+        blueprint, driver = (self._blueprint, self._versions) if first else (None, None)
+        if _nbytes(payload) > LARGE_BYTES:
+            payload = self._client.scatter([payload], workers=[worker], hash=False)[0]
+        future = self._client.submit(
+            perform, self._run, blueprint, driver, self._work, payload, key=f"streamtrain-{self._run}-{number}", workers=[worker],
+            allow_other_workers=False, pure=False, retries=0,
+        )  # fmt: skip
+        self._tasks[number] = (worker, future)
+        future.add_done_callback(lambda _: self._heard.put(lambda: self._collect(number)))
+
+    def wait(self, seconds: float | None) -> list[Event]:
+        """See `Fabric.wait`."""
+        until = None if seconds is None else time.monotonic() + seconds
+        while True:
+            self._check_connection()
+            if time.monotonic() - self._polled > POLL_SECONDS:
+                if events := self._poll():
+                    return events
+            left = POLL_SECONDS if until is None else max(0.0, min(until - time.monotonic(), POLL_SECONDS))
+            events = []
+            with suppress(Empty):
+                events = self._heard.get(timeout=left)()
+                while True:
+                    events += self._heard.get_nowait()()
+            if events or (until is not None and time.monotonic() >= until):
+                return events
+
+    def recover(self, worker: str) -> None:
+        """See `Fabric.recover`."""
+        if self._restarts:
+            with suppress(Exception):
+                self._client.restart_workers([worker], timeout=30, raise_for_error=False)
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        """On the client's own thread: workers that join and leave are told on this topic."""
+        if isinstance(event[1], dict) and event[1].get("action") in ("add-worker", "remove-worker", "retire-workers"):
+            self._heard.put(self._poll)
+
+    def _poll(self) -> list[Event]:
+        if self._client.status != "running":
+            return []
+        self._polled = time.monotonic()
+        try:
+            there = set(self._client.scheduler_info(n_workers=-1)["workers"])
+        except (OSError, TimeoutError):
+            return []
+        left, joined = self._known - there, there - self._known
+        self._known = there
+        for worker in left:
+            self._opened.discard(worker)
+            self._drop([number for number, (owner, _) in self._tasks.items() if owner == worker])
+        return [*(Left(worker=worker) for worker in sorted(left)), *(Joined(worker=worker) for worker in sorted(joined))]
+
+    def _collect(self, number: int) -> list[Event]:
+        """The end of a task: fetched now, and let go, before its worker can leave with it."""
+        if number not in self._tasks:
+            return []
+        worker, future = self._tasks[number]
+        if future.status == "finished":
+            try:
+                result = future.result(timeout=GATHER_SECONDS)
+            except Exception as error:  # whatever the task raised, or the way here: the driver decides
+                return self._failed(number, worker, error)
+            self._drop([number])
+            return [Finished(number=number, worker=worker, result=result)]
+        if future.status == "error":
+            with suppress(Exception):
+                return self._failed(number, worker, future.exception(timeout=GATHER_SECONDS))
+        events = self._poll()  # lost or cancelled: mostly, its worker is gone
+        if number not in self._tasks:
+            return events
+        return [*events, *self._failed(number, worker, OSError(f"the task was {future.status}"))]
+
+    def _failed(self, number: int, worker: str, error: BaseException | None) -> list[Event]:
+        self._drop([number])
+        if type(error).__name__ == "KilledWorker":
+            return self._poll()
+        return [Failed(number=number, worker=worker, error=error or OSError("the task was lost"))]
+
+    def _drop(self, numbers: list[int]) -> None:
+        futures = [self._tasks.pop(number)[1] for number in numbers]
+        for future in futures:
+            future.release()
+
+    def _check_connection(self) -> None:
+        """Raises ResourceError when the scheduler is out of reach."""
+        if self._client.status == "running":
+            self._cut_since = float("inf")
+            return
+        now = time.monotonic()
+        if self._cut_since in (float("inf"), -float("inf")):
+            self._cut_since = now
+        if self._client.status == "closed" or now - self._cut_since > CUT_SECONDS:
+            raise ResourceError(
+                "the cluster is lost: its scheduler cannot be reached any more. Start it again, then go on with --resume auto."
+            )
+
+
+def _nbytes(payload: Any) -> int:
+    """Of the arrays in nested tuples, lists and dicts."""
+    if hasattr(payload, "nbytes"):
+        return int(payload.nbytes)
+    if isinstance(payload, dict):
+        return sum(map(_nbytes, payload.values()))
+    return sum(map(_nbytes, payload)) if isinstance(payload, (list, tuple)) else 0

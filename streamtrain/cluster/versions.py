@@ -1,0 +1,30 @@
+"""Which versions a process runs under, and whether two can work together. It imports next to nothing: a worker answers at once."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from streamtrain.errors import ConfigError
+from streamtrain.types import Record
+
+#: What must be the same everywhere, and what only the last bits depend on.
+_SAME, _EXACT = ("streamtrain",), ("python", "numpy", "numba", "torch")
+
+
+def versions() -> Record:
+    """What this process runs under: versions by name, None for what is not there."""
+    found: Record = {"python": platform.python_version()}
+    for name in (*_SAME, *_EXACT[1:]):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def check_versions(driver: Record, worker: Record, address: str) -> list[str]:
+    """What differs and changes the last bits only, in words. Raises ConfigError for what cannot work together."""
+    for name in _SAME:
+        if worker.get(name) != driver[name]:
+            there = worker.get(name) or "not installed"
+            raise ConfigError(f"{name} is {driver[name]} here and {there} on {address}. Install the same version on every worker.")
+    return [f"{name} is {driver[name]} here and {worker.get(name)} on {address}" for name in _EXACT if worker.get(name) != driver[name]]

@@ -1,0 +1,97 @@
+"""Connecting: whose cluster, which versions, and nothing that others can reach."""
+
+import os
+import socket
+import tomllib
+import warnings
+from pathlib import Path
+
+import click
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from streamtrain.cli.dask import streamtrain as dask_command
+from streamtrain.cluster.connect import connect, is_wanted
+from streamtrain.cluster.versions import check_versions, versions
+from streamtrain.config import ClusterConfig, make_config
+from streamtrain.errors import ConfigError, ResourceError
+
+
+def test_no_port_is_open_to_other_machines(connection):
+    pids = [os.getpid(), *connection.client.run(os.getpid).values(), *connection.client.run(os.getppid).values()]
+    listening = [one for pid in set(pids) for one in psutil.Process(pid).net_connections() if one.status == psutil.CONN_LISTEN]
+    assert listening
+    assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
+
+
+def test_a_local_cluster_shares_cores_and_leaves_memory_to_us(connection):
+    workers = connection.client.scheduler_info(n_workers=-1)["workers"].values()
+    assert len(workers) == 2
+    assert {worker["nthreads"] for worker in workers} == {max(1, len(os.sched_getaffinity(0)) // 2)}
+    assert {worker["resources"]["trainer"] for worker in workers} == {1}
+    assert connection.own and connection.dashboard.startswith("http://127.0.0.1:")
+
+
+def test_an_existing_client_is_used_and_left_open(client):
+    with connect(ClusterConfig(), client) as connection:
+        assert connection.client is client and not connection.own
+    assert client.status == "running"
+
+
+def test_a_scheduler_by_address_file_and_environment(client, tmp_path, monkeypatch):
+    address = client.scheduler.address
+    client.write_scheduler_file(str(tmp_path / "scheduler.json"))
+    assert not is_wanted(ClusterConfig())
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+    assert is_wanted(ClusterConfig())
+    for config in (ClusterConfig(scheduler=address), ClusterConfig(scheduler_file=str(tmp_path / "scheduler.json")), ClusterConfig()):
+        with connect(config) as connection:
+            assert connection.client.scheduler.address == address and not connection.own
+
+
+def test_a_factory_of_the_users(client, tmp_path, monkeypatch):
+    (tmp_path / "site_cluster.py").write_text(
+        f"import distributed\ndef client(): return distributed.Client({client.scheduler.address!r})\ndef nothing(): return 7\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with connect(ClusterConfig(factory="site_cluster:client")) as connection:
+        assert connection.client.scheduler.address == client.scheduler.address
+    with pytest.raises(ConfigError, match="returned int. Return a Dask cluster"), connect(ClusterConfig(factory="site_cluster:nothing")):
+        pass
+
+
+def test_what_cannot_be_reached_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("streamtrain.cluster.connect.CONNECT_SECONDS", 1.0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(ResourceError, match="does not answer") as caught, connect(ClusterConfig(scheduler=address)):
+            pass
+    assert address in str(caught.value) and caught.value.exit_code == 4
+    with pytest.raises(ConfigError, match="--scheduler-file"), connect(ClusterConfig(scheduler_file=str(tmp_path / "none.json"))):
+        pass
+    with pytest.raises(ConfigError, match=r"cluster.tls_cert is .*, which is not a file"):
+        with connect(ClusterConfig(scheduler="tls://127.0.0.1:1", tls_cert=str(tmp_path / "none.pem"))):
+            pass
+    with pytest.raises(ConfigError, match="workers and factory each name a cluster"):
+        make_config({"cluster": {"workers": 2, "factory": "a:b"}})
+
+
+def test_versions_are_compared():
+    here = versions()
+    assert check_versions(here, here, "tcp://a") == []
+    assert check_versions(here, {**here, "numpy": "1.0"}, "tcp://a") == [f"numpy is {here['numpy']} here and 1.0 on tcp://a"]
+    with pytest.raises(ConfigError, match="not installed on tcp://a"):
+        check_versions(here, {**here, "streamtrain": None}, "tcp://a")
+
+
+def test_dask_streamtrain_is_the_same_command(capsys):
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["entry-points"]["dask_cli"]
+    assert declared == {"streamtrain": "streamtrain.cli.dask:streamtrain"}
+    assert isinstance(dask_command, click.Command)
+    with warnings.catch_warnings():
+        done = CliRunner().invoke(dask_command, ["bench", "cluster", "--simulate", "--rows", "20M", "--workers", "2", "--json"])
+    assert done.exit_code == 0 and '"workers": 2' in done.output
+    assert CliRunner().invoke(dask_command, ["bench", "cluster"]).exit_code == 2
+    assert "Usage" in CliRunner().invoke(dask_command, ["sweep", "--help"]).output
