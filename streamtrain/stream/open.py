@@ -97,7 +97,8 @@ def read_evaluation_rows(path: str, source: Source, *, rows: int, span_rows: int
     other = open_shards(path, features=inputs, target=target)
     fill = source.fill
     source, _ = open_source(
-        other, seed=0, span_rows=span_rows, window_rows=None, holdout=0, eval_rows=rows, on_null=source.on_null, transform=transform
+        other, seed=0, span_rows=span_rows, window_rows=None, holdout=0, eval_rows=rows, on_null=source.on_null, transform=transform,
+        timeout_seconds=source.watch.timeout_seconds,
     )  # fmt: skip
     spread = spread_spans(len(source.spans), min(rows / other.num_rows, 1.0))
     drawn = draw_holdout(source.spans, min(rows, int(source.spans.num_rows[spread].sum())), seed=0)
