@@ -9,7 +9,7 @@ from typing import Any
 
 from streamtrain.cluster.blueprint import Blueprint, build
 from streamtrain.cluster.versions import check_versions, versions
-from streamtrain.passes import Prepared
+from streamtrain.passes import Prepared, warm_up
 from streamtrain.types import Record
 
 Work = Callable[[Prepared, Any], Any]
@@ -30,6 +30,7 @@ class Site:
                 self._blueprints.setdefault(run, blueprint)
             if run not in self._prepared:
                 self._prepared[run] = build(self._blueprints[run], threads=threads, memory_limit=memory_limit)
+                warm_up(self._prepared[run])  # kernels are compiled or loaded before anything is measured
             return self._prepared[run]
 
     def forget(self, run: str) -> None:
@@ -47,6 +48,12 @@ def perform(run: str, blueprint: Blueprint | None, driver: Record | None, work: 
     limit = getattr(worker.memory_manager, "memory_limit", None)
     prepared = _site(worker).open(run, blueprint, worker.state.nthreads, limit)
     return work(prepared, payload)
+
+
+def call(prepared: Prepared, payload: tuple[Work, Any]) -> Any:
+    """Work that comes with its payload: `(function, argument)`."""
+    function, argument = payload
+    return function(prepared, argument)
 
 
 def forget(run: str, dask_worker: Any = None) -> None:

@@ -95,6 +95,21 @@ class Learner:
         if ends_epoch and not len(rows):  # the epoch's last window lost all its rows to the null policy
             self._finish_epoch()
 
+    def take_over(self, rows: int, losses: np.ndarray) -> Iterator[Record]:
+        """Count rows that were trained on elsewhere, with the sums of their losses; the engine has the parameters after them already.
+
+        One evaluation of each replica when a point was passed on the way, at the row reached.
+        """
+        self.rows += rows
+        self._train_rows += rows
+        self._train_loss += losses
+        due = False
+        while self._next_point is not None and self._next_point <= self.rows:
+            self._pass_point()
+            due = True
+        if due:
+            yield from self._evaluate()
+
     def finish(self) -> Iterator[Record]:
         """An evaluation at the row reached, unless there was one, and the outcome of each replica."""
         if self._evaluated_at != (self.rows, self.engine.steps):
