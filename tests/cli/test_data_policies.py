@@ -72,7 +72,7 @@ def test_drop_trains_on_what_a_clean_file_would_give_statistics_of(command, spoi
 
 
 def test_a_sweep_with_dropped_rows_reaches_one_row_count(command, spoilt, tmp_path):
-    grid = ("--batch-sizes", "64,512", "--lr-grid", "0.01,0.02", "--trials", "2")
+    grid = ("--batch-sizes", "64,512", "--lr-grid", "0.01,0.02", "--trials", "2", "--extend-grid", "off", "--rerun", "off")
     said = command("sweep", spoilt, "-o", "s", "--on-null", "drop", *grid, *QUICK)
     assert said.code == 0, said.err
     outcomes = events(tmp_path / "s", "outcome")

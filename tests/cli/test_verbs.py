@@ -51,6 +51,8 @@ def test_sweep_then_report_again(command, data, tmp_path):
     assert json.loads(command("report", "a", "-o", "b", "--json").out) == summary
     assert json.loads((tmp_path / "b" / "summary.json").read_text()) == summary
     refused = command("sweep", data, "-o", "a", *QUICK)
+    assert refused.code == 2 and "cannot go on: sweep.batch_sizes was [64, 256, 1024], is " in refused.err
+    refused = command("sweep", data, "-o", "a", "--resume", "never", *QUICK)
     assert refused.code == 2 and "nothing is overwritten" in refused.err
 
 
