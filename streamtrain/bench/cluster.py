@@ -1,6 +1,6 @@
 """The cluster's driver against simulated workers: what planning, leasing and surviving failures cost, without a cluster.
 
-The plan, the rounds, the leases and the dispatcher are those of a real run; only the workers are simulated, and no row is read.
+The plan, the rounds, the leases and their dispatch are those of a real run; only the workers are simulated, and no row is read.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from streamtrain.cluster.dispatch import Dispatcher
+from streamtrain.cluster.crew import Crew
 from streamtrain.cluster.leases import Leases
 from streamtrain.cluster.rounds import Rounds, Share, run_round, windows_a_round
 from streamtrain.cluster.simulate import Habits, SimulatedFabric
@@ -62,13 +62,13 @@ def _one_scale(rows: int, workers: int, habits: Habits, seed: int) -> Record:
     windows_a_share = windows_a_round(habits.rows_per_second, default_window_rows(COLUMNS))
     rounds = Rounds(lambda epoch: plan, shares=workers, windows_a_share=windows_a_share, last_row=None, last_epoch=1)
     fabric = SimulatedFabric(workers, habits, _train, seed=seed)
-    dispatcher = Dispatcher(fabric)
+    crew = Crew(fabric)
     leases = Leases(timeout_seconds=TIMEOUT_SECONDS)
     digest = windows = 0
     started = time.process_time()
-    dispatcher.wait_for_workers(workers)
+    crew.wait_for(workers)
     while not rounds.done:
-        done = run_round(dispatcher, leases, rounds.deal(), lambda share: share)
+        done = run_round(crew, leases, rounds.deal(), lambda share: share)
         for part in done:
             digest, windows = (digest + part["digest"]) % 2**64, windows + part["windows"]
         rounds.commit(sum(part["rows"] for part in done))
@@ -77,10 +77,10 @@ def _one_scale(rows: int, workers: int, habits: Habits, seed: int) -> Record:
         raise CheckFailed(f"{windows:,} windows were trained on; the plan has {len(plan):,}. This is a defect: please report it with the seed, {seed}.")
     return {
         "rows": rows, "spans": len(plan.spans), "windows": len(plan), "plan_seconds": plan_seconds, "plan_peak_bytes": peak_bytes,
-        "rounds": rounds.number, "tasks": leases.issued, "failures": leases.failures, "lost_workers": dispatcher.lost_workers,
-        "discarded_results": leases.discarded, "messages": dispatcher.messages, "simulated_seconds": fabric.now(),
-        "messages_per_simulated_second": dispatcher.messages / fabric.now(), "driver_seconds": driver_seconds,
-        "driver_messages_per_second": dispatcher.messages / driver_seconds,
+        "rounds": rounds.number, "tasks": leases.issued, "failures": leases.failures, "lost_workers": crew.lost_workers,
+        "discarded_results": leases.discarded, "messages": crew.messages, "simulated_seconds": fabric.now(),
+        "messages_per_simulated_second": crew.messages / fabric.now(), "driver_seconds": driver_seconds,
+        "driver_messages_per_second": crew.messages / driver_seconds,
         "efficiency": rows / habits.rows_per_second / workers / fabric.now(),
     }  # fmt: skip
 

@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 
-from streamtrain.cluster.dispatch import Dispatcher
+from streamtrain.cluster.crew import Crew
 from streamtrain.cluster.leases import Leases
 from streamtrain.cluster.rounds import Rounds, Share, run_round, windows_a_round
 from streamtrain.cluster.shares import AVERAGED, OWN, ShareDone, ShareWork, State, average, train_share, whole_state
@@ -55,36 +55,36 @@ class RoundsPass:
         if saving is not None and (begun := saving.take(self._name)) is not None:
             self._load_state(begun)
 
-    def run(self, dispatcher: Dispatcher, leases: Leases) -> Record:
+    def run(self, crew: Crew, leases: Leases) -> Record:
         """Train to the pass's end; returns and emits its record. Raises ResourceError when the cluster is lost: the last round is saved."""
         if self._saving is None:
-            return self._run(dispatcher, leases)
+            return self._run(crew, leases)
         with self._saving.listening():
             try:
-                return self._run(dispatcher, leases)
+                return self._run(crew, leases)
             except ResourceError:
                 self._saving.save(self._state())
                 raise
 
-    def _run(self, dispatcher: Dispatcher, leases: Leases) -> Record:
-        lost_workers, failures = dispatcher.lost_workers, leases.failures
-        dispatcher.interrupted = self._edge
-        dispatcher.wait_for_workers(dispatcher.min_workers)
+    def _run(self, crew: Crew, leases: Leases) -> Record:
+        lost_workers, failures = crew.lost_workers, leases.failures
+        crew.interrupted = self._edge
+        crew.wait_for(crew.min_workers)
         if not self._learner.rows:
             self._tell(self._learner.take_over(0, np.zeros(len(self._learner.engine.learning_rates))))
         while not self._rounds.done and not self._learner.done:
             self._choose_length()
             started, before, shares = time.perf_counter(), leases.failures, self._rounds.deal()
-            done = run_round(dispatcher, leases, shares, self._payload)
+            done = run_round(crew, leases, shares, self._payload)
             self._commit(done)
             self._emit({
                 "event": "round", "round": self._rounds.number, "rows": self._rounds.rows, "windows": sum(len(share.windows) for share in shares),
-                "seconds": time.perf_counter() - started, "workers": len(dispatcher.workers), "failed_tasks": leases.failures - before,
+                "seconds": time.perf_counter() - started, "workers": len(crew), "failed_tasks": leases.failures - before,
             })  # fmt: skip
             self._edge()
         self._tell(self._learner.finish())
         self.record = {
-            **self._pass_record(), "lost_workers": dispatcher.lost_workers - lost_workers, "failed_tasks": leases.failures - failures,
+            **self._pass_record(), "lost_workers": crew.lost_workers - lost_workers, "failed_tasks": leases.failures - failures,
         }  # fmt: skip
         self._emit(self.record)
         if self._saving is not None:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamtrain.cluster.dispatch import Dispatcher
+from streamtrain.cluster.crew import Crew
+from streamtrain.cluster.dispatch import dispatch
 from streamtrain.cluster.leases import Lease, Leases
 from streamtrain.stream.plan import Plan, Window
 
@@ -101,7 +102,7 @@ class Rounds:
         self.epoch, self.window = (self.epoch + 1, 0) if ended else (self.epoch, stop)
 
 
-def run_round(dispatcher: Dispatcher, leases: Leases, shares: Sequence[Share], payload: Callable[[Share], Any]) -> list[Any]:
+def run_round(crew: Crew, leases: Leases, shares: Sequence[Share], payload: Callable[[Share], Any]) -> list[Any]:
     """Have every share done by some worker; their results in the order of the shares."""
     results: list[Any] = [None] * len(shares)
 
@@ -110,5 +111,5 @@ def run_round(dispatcher: Dispatcher, leases: Leases, shares: Sequence[Share], p
 
     for share in shares:
         leases.add(share.number, 1.0 + share.rows)
-    dispatcher.run(leases, lambda lease: payload(shares[lease.item]), take)
+    dispatch(crew, leases, lambda lease: payload(shares[lease.item]), take)
     return results

@@ -16,7 +16,8 @@ import numpy as np
 from streamtrain.cluster.blueprint import draw
 from streamtrain.cluster.connect import Connection
 from streamtrain.cluster.dask_fabric import DaskFabric
-from streamtrain.cluster.dispatch import Dispatcher
+from streamtrain.cluster.crew import Crew
+from streamtrain.cluster.dispatch import dispatch
 from streamtrain.cluster.leases import Lease, Leases
 from streamtrain.cluster.merge import END, Merge
 from streamtrain.cluster.placement import Unit, cut_units, expected_cost
@@ -52,7 +53,7 @@ class SweepPlace:
             timeout_seconds=config.slice_seconds + config.timeout_seconds, max_failures=config.max_failures, max_attempts=UNIT_ATTEMPTS
         )
         self._stack = ExitStack()
-        self._dispatcher: Dispatcher | None = None
+        self._crew: Crew | None = None
 
     def __enter__(self) -> "SweepPlace":
         return self
@@ -68,12 +69,10 @@ class SweepPlace:
         work = SweepPass(prepared, learners, trial, emit, kind=kind, saving=saving, slice_seconds=self._config.slice_seconds)
         if work.record is not None:
             return work.record
-        if self._dispatcher is None:
+        if self._crew is None:
             fabric = DaskFabric(self._connection.client, uuid.uuid4().hex[:12], draw(prepared), perform_slice, restarts=self._connection.own)
-            self._dispatcher = Dispatcher(
-                self._stack.enter_context(fabric), min_workers=self._config.min_workers, tell=self._tell, look_seconds=LOOK_SECONDS
-            )
-        return work.run(self._dispatcher, self._leases)
+            self._crew = Crew(self._stack.enter_context(fabric), min_workers=self._config.min_workers, tell=self._tell, look_seconds=LOOK_SECONDS)
+        return work.run(self._crew, self._leases)
 
 
 class SweepPass:
@@ -97,21 +96,21 @@ class SweepPass:
         if begun is not None:
             self._load_state(begun)
 
-    def run(self, dispatcher: Dispatcher, leases: Leases) -> Record:
+    def run(self, crew: Crew, leases: Leases) -> Record:
         """Train every unit to its end, tell its records, and return the pass's own. Between two passes `leases` has no items."""
         if self._saving is None:
-            return self._run(dispatcher, leases)
+            return self._run(crew, leases)
         with self._saving.listening():
             try:
-                return self._run(dispatcher, leases)
+                return self._run(crew, leases)
             except ResourceError:  # the cluster is lost, but not what came back from it
                 self._saving.save(self._state())
                 raise
 
-    def _run(self, dispatcher: Dispatcher, leases: Leases) -> Record:
-        lost_workers, failures = dispatcher.lost_workers, leases.failures
-        dispatcher.interrupted = self._edge
-        dispatcher.wait_for_workers(dispatcher.min_workers)
+    def _run(self, crew: Crew, leases: Leases) -> Record:
+        lost_workers, failures = crew.lost_workers, leases.failures
+        crew.interrupted = self._edge
+        crew.wait_for(crew.min_workers)
         for unit in self._units:
             if not self._done[unit.number]:
                 leases.add(unit.number, self._cost_left(unit))
@@ -122,12 +121,12 @@ class SweepPass:
             if not result.done:
                 leases.add(lease.item, self._cost_left(self._units[lease.item]))
 
-        dispatcher.run(leases, self._payload, take, self._give_up)
+        dispatch(crew, leases, self._payload, take, self._give_up)
         for learner, state in zip(self._learners, self._states, strict=True):
             if state is not None:
                 _load_learner(learner, state)
         self.record = {
-            **self._pass_record(), "workers": len(self._workers), "lost_workers": dispatcher.lost_workers - lost_workers,
+            **self._pass_record(), "workers": len(self._workers), "lost_workers": crew.lost_workers - lost_workers,
             "failed_tasks": leases.failures - failures,
         }  # fmt: skip
         self._emit(self.record)

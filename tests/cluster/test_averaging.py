@@ -6,7 +6,7 @@ import pytest
 from data_gen import generate
 from streamtrain.cluster.averaging import RoundsPass
 from streamtrain.cluster.blueprint import build, draw
-from streamtrain.cluster.dispatch import Dispatcher
+from streamtrain.cluster.crew import Crew
 from streamtrain.cluster.leases import Leases
 from streamtrain.cluster.shares import average
 from streamtrain.cluster.simulate import Habits, SimulatedFabric
@@ -31,7 +31,7 @@ def in_rounds(prepared, *, shares, windows=1, habits=STEADY, workers=3, seed=0, 
     leases = Leases(timeout_seconds=20.0, max_attempts=10**9)
     fabric = SimulatedFabric(workers, habits, lambda payload: (1.0, payload[0](own, payload[1])), seed=seed)
     if work.record is None:
-        work.run(Dispatcher(fabric, no_workers_seconds=1e9), leases)
+        work.run(Crew(fabric, no_workers_seconds=1e9), leases)
     return told, trained, leases
 
 

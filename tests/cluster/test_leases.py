@@ -1,10 +1,11 @@
-"""Laws of placement, leases and the dispatcher: every item once, whoever dies, hangs or answers late."""
+"""Laws of placement, leases and dispatch: every item once, whoever dies, hangs or answers late."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamtrain.cluster.dispatch import Dispatcher
+from streamtrain.cluster.crew import Crew
+from streamtrain.cluster.dispatch import dispatch
 from streamtrain.cluster.fabric import Failed, Finished
 from streamtrain.cluster.leases import Leases
 from streamtrain.cluster.placement import Unit, cut_units, expected_cost
@@ -13,14 +14,14 @@ from streamtrain.errors import DataError, ResourceError
 
 
 def run_all(costs: list[float], workers: int, habits: Habits, seed: int, **limits):
-    """Items done by simulated workers: (results in the order of their coming, leases, dispatcher, fabric)."""
+    """Items done by simulated workers: (results in the order of their coming, leases, crew, fabric)."""
     leases = Leases(timeout_seconds=limits.pop("timeout_seconds", 100.0), max_attempts=limits.pop("max_attempts", 10**9), **limits)
     for item, cost in enumerate(costs):
         leases.add(item, cost)
     fabric = SimulatedFabric(workers, habits, lambda payload: payload, seed=seed)
-    dispatcher, done = Dispatcher(fabric, no_workers_seconds=1e9), []
-    dispatcher.run(leases, lambda lease: (costs[lease.item], lease.item), lambda lease, result: done.append((lease.item, result)))
-    return done, leases, dispatcher, fabric
+    crew, done = Crew(fabric, no_workers_seconds=1e9), []
+    dispatch(crew, leases, lambda lease: (costs[lease.item], lease.item), lambda lease, result: done.append((lease.item, result)))
+    return done, leases, crew, fabric
 
 
 @given(
@@ -103,7 +104,7 @@ def test_the_clusters_end_is_an_error_that_says_what_to_do():
     leases.add(0, 1e9)
     fabric = SimulatedFabric(1, Habits(rows_per_second=1.0, failure_seconds=5.0, return_seconds=1e7), lambda payload: payload)
     with pytest.raises(ResourceError, match=r"the cluster is lost: 0 of at least 1 workers.*--resume auto"):
-        Dispatcher(fabric).run(leases, lambda lease: (1e9, None), lambda lease, result: None)
+        dispatch(Crew(fabric), leases, lambda lease: (1e9, None), lambda lease, result: None)
     assert fabric.now() < 1e3
 
 
@@ -116,16 +117,16 @@ def test_what_would_be_refused_anywhere_is_raised_at_once():
     leases = Leases(timeout_seconds=10)
     leases.add(0, 1.0)
     with pytest.raises(DataError, match="cut short"):
-        Dispatcher(Refusing(2, Habits(), lambda payload: (1.0, None))).run(leases, lambda lease: None, lambda lease, result: None)
+        dispatch(Crew(Refusing(2, Habits(), lambda payload: (1.0, None))), leases, lambda lease: None, lambda lease, result: None)
 
 
 def test_min_workers_are_waited_for():
     fabric = SimulatedFabric(3, Habits(), lambda payload: payload)
-    dispatcher = Dispatcher(fabric, min_workers=3)
-    dispatcher.wait_for_workers(3)
-    assert len(dispatcher.workers) == 3
+    crew = Crew(fabric, min_workers=3)
+    crew.wait_for(3)
+    assert len(crew) == 3
     with pytest.raises(ResourceError, match="3 of at least 4"):
-        dispatcher.wait_for_workers(4)
+        crew.wait_for(4)
 
 
 @given(lrs=st.dictionaries(st.integers(1, 10**6), st.lists(st.floats(1e-5, 1), min_size=1, max_size=5).map(tuple), min_size=1, max_size=8))
@@ -147,5 +148,5 @@ def test_a_cluster_whose_workers_all_hang_is_lost():
     leases.add(0, 1.0)
     fabric = SimulatedFabric(2, Habits(rows_per_second=1.0, hang_share=1.0, hang_seconds=1e6), lambda payload: payload)
     with pytest.raises(ResourceError, match="the cluster is lost: 0 of at least 1"):
-        Dispatcher(fabric).run(leases, lambda lease: (1.0, None), lambda lease, result: None)
+        dispatch(Crew(fabric), leases, lambda lease: (1.0, None), lambda lease, result: None)
     assert fabric.now() < 300

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from streamtrain.cluster.blueprint import build, draw
-from streamtrain.cluster.dispatch import Dispatcher
+from streamtrain.cluster.crew import Crew
 from streamtrain.cluster.fabric import Failed
 from streamtrain.cluster.leases import Leases
 from streamtrain.cluster.placement import cut_units
@@ -47,9 +47,9 @@ def over_workers(prepared, habits, seed, *, workers=3, saving=None):
     work_pass = SweepPass(prepared, learners, 1, told.append, kind="tuning", saving=saving, slice_seconds=0.0)
     leases = Leases(timeout_seconds=20.0, max_attempts=10**9)
     fabric = SimulatedFabric(workers, habits, lambda payload: (1.0, perform_slice(own, payload)), seed=seed)
-    dispatcher = Dispatcher(fabric, no_workers_seconds=1e9)
+    crew = Crew(fabric, no_workers_seconds=1e9)
     if work_pass.record is None:
-        work_pass.run(dispatcher, leases)
+        work_pass.run(crew, leases)
     return told, learners, leases
 
 
@@ -113,7 +113,7 @@ def test_an_interrupted_driver_goes_on_with_other_workers(prepared, expected, ed
     own = build(draw(prepared), threads=1, memory_limit=None)
     fabric = SimulatedFabric(2, Habits(rows_per_second=1.0), lambda payload: (1.0, perform_slice(own, payload)))
     with pytest.raises(Interrupted):
-        work.run(Dispatcher(fabric), Leases(timeout_seconds=20.0))
+        work.run(Crew(fabric), Leases(timeout_seconds=20.0))
     again = Checkpoints(saving.saved)
     rest, _, _ = over_workers(prepared, Habits(rows_per_second=1.0), 0, saving=again)
     assert plain(first + rest) == expected[0]
@@ -135,7 +135,7 @@ def test_a_unit_that_kills_its_workers_is_a_failed_cell_and_the_others_go_on(pre
     told, learners = [], [prepared.learner(size, lrs, 1) for size, lrs in LRS.items()]
     own = build(draw(prepared), threads=1, memory_limit=None)
     work = SweepPass(prepared, learners, 1, told.append, kind="tuning", saving=None, slice_seconds=0.0)
-    work.run(Dispatcher(Deadly(2, Habits(rows_per_second=1.0), lambda payload: (1.0, perform_slice(own, payload)))), Leases(timeout_seconds=20.0))
+    work.run(Crew(Deadly(2, Habits(rows_per_second=1.0), lambda payload: (1.0, perform_slice(own, payload)))), Leases(timeout_seconds=20.0))
     failed = [record for record in told if record["event"] == "outcome" and record["batch_size"] == 256]
     assert [record["outcome"] for record in failed] == ["failed", "failed"]
     assert "3 workers failed at it" in failed[0]["reason"] and "killed" in failed[0]["reason"]

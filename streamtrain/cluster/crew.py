@@ -1,0 +1,110 @@
+"""The workers of a cluster as the driver knows them: who is idle, who is at work, who does not answer, and when there are too few."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from streamtrain.cluster.fabric import Event, Fabric, Failed, Finished, Joined, Left
+from streamtrain.errors import ResourceError
+
+#: How long a cluster may have fewer workers than it needs, as `distributed.scheduler.no-workers-timeout`.
+NO_WORKERS_SECONDS = 120.0
+
+
+class Crew:
+    """Keeps count of a fabric's workers. Owned by one thread.
+
+    `min_workers`: after `no_workers_seconds` with fewer the cluster counts as lost. `look_seconds`: how often the driver looks up from
+    waiting; `interrupted` is called then, and what it raises ends the run.
+    """
+
+    def __init__(
+        self, fabric: Fabric, *, min_workers: int = 1, no_workers_seconds: float = NO_WORKERS_SECONDS, tell: Callable[[str], None] = lambda _: None,
+        look_seconds: float | None = None,
+    ):  # fmt: skip
+        self.fabric, self.min_workers, self.tell = fabric, min_workers, tell
+        self.interrupted: Callable[[], None] = lambda: None
+        self._no_workers_seconds, self._look_seconds = no_workers_seconds, look_seconds
+        self.idle: dict[str, None] = {}  # in the order in which they became idle
+        self.busy: dict[str, int] = {}
+        self._hung: set[str] = set()
+        self._alone_since: float | None = None
+        self.messages = self.lost_workers = 0
+
+    def __len__(self) -> int:
+        """Workers that are there and answer."""
+        return len(self.idle) + len(self.busy) - len(self._hung)
+
+    def send(self, number: int, worker: str, payload: Any) -> None:
+        """Give an idle worker a task."""
+        del self.idle[worker]
+        self.busy[worker] = number
+        self.messages += 1
+        self.fabric.submit(number, worker, payload)
+
+    def hang_up(self, worker: str) -> None:
+        """A worker does not answer: it does not count until it does, or leaves."""
+        if worker in self.busy:
+            self._hung.add(worker)
+            self.fabric.recover(worker)
+
+    def wait(self, times: Iterable[float | None] = (), *, wanted: int | None = None) -> list[Event]:
+        """What happens next, with idle and busy workers brought up to date; nothing when the first of `times` came before.
+
+        Raises ResourceError when there were too few workers for too long.
+        """
+        self.interrupted()
+        self._check(self.min_workers if wanted is None else wanted)
+        now = self.fabric.now()
+        looks = [time for time in times if time is not None]
+        if self._look_seconds is not None:
+            looks.append(now + self._look_seconds)
+        if self._alone_since is not None:
+            looks.append(self._alone_since + self._no_workers_seconds)
+        return list(map(self._hear, self.fabric.wait(max(0.0, min(looks) - now) if looks else None)))
+
+    def wait_for(self, count: int) -> None:
+        """Until so many workers are there. Raises ResourceError when that takes too long. Whatever is out counts no more."""
+        while len(self) < count:
+            for event in self.wait(wanted=count):
+                if isinstance(event, Left):
+                    self.take_away(event.worker)
+        self._alone_since = None
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are workers enough to go on."""
+        return len(self) >= self.min_workers
+
+    def _hear(self, event: Event) -> Event:
+        self.messages += 1
+        match event:
+            case Joined(worker=worker):
+                if worker not in self.busy:
+                    self.idle[worker] = None
+            case Left(worker=worker):
+                self.idle.pop(worker, None)
+                self._hung.discard(worker)
+                self.lost_workers += 1
+            case Finished(number=number, worker=worker) | Failed(number=number, worker=worker):
+                if self.busy.get(worker) == number:
+                    del self.busy[worker]
+                    self._hung.discard(worker)
+                    self.idle[worker] = None
+        return event
+
+    def take_away(self, worker: str) -> int | None:
+        """The number of the task that a worker which left was at."""
+        return self.busy.pop(worker, None)
+
+    def _check(self, wanted: int) -> None:
+        if len(self) >= wanted:
+            self._alone_since = None
+            return
+        now = self.fabric.now()
+        if self._alone_since is None:
+            self._alone_since = now
+        if now - self._alone_since >= self._no_workers_seconds:
+            raise ResourceError(
+                f"the cluster is lost: {len(self):,} of at least {wanted:,} workers were there for {self._no_workers_seconds:.0f} s."
+                " Start workers, or lower --min-workers, then go on with --resume auto."
+            )
