@@ -38,20 +38,25 @@ class Stream:
     def use_up(self, engine: Engine | None) -> None:
         """Take what is ready, and as much again: what comes then was read while the caller worked."""
         for _ in range(2 * self.windows):
-            self._feed(engine)
+            self.feed(engine)
 
-    def rate(self, engine: Engine | None, rows: int) -> float:
-        """Rows a second of a learner on the next rows; of delivery alone when there is no learner."""
+    def rate(self, engine: Engine, rows: int) -> float:
+        """Rows a second of a learner on the next rows."""
         started, done = time.perf_counter(), 0
         while done < rows:
-            done += self._feed(engine)
+            done += self.feed(engine)
         return done / (time.perf_counter() - started)
 
-    def _feed(self, engine: Engine | None) -> int:
-        block = next(self._blocks)
+    def feed(self, engine: Engine | None) -> int:
+        """Hand the next block to a learner, or to nobody; returns its rows."""
+        rows = self.next_rows()
         if engine is not None:
-            engine.advance(block.rows, 0, len(block.rows))
-        return len(block.rows)
+            engine.advance(rows, 0, len(rows))
+        return len(rows)
+
+    def next_rows(self) -> np.ndarray:
+        """The rows of the next block that has any."""
+        return next(block.rows for block in self._blocks if len(block.rows))
 
     def close(self) -> None:
         self._blocks.close()
@@ -75,7 +80,7 @@ def measure_train(config: Config, *, repeats: int = REPEATS) -> Record:
         stack.enter_context(one_blas_thread(fused))
         stream = Stream(prepared)
         stack.callback(stream.close)
-        block = next(stream._blocks).rows[:TIMED_ROWS].copy()
+        block = stream.next_rows()[:TIMED_ROWS].copy()
         sides, delivery_core_seconds = {}, []
         for count in counts:
             team = stack.enter_context(Cores(count))
@@ -86,11 +91,11 @@ def measure_train(config: Config, *, repeats: int = REPEATS) -> Record:
 
         def deliver() -> float:
             stream.use_up(None)
-            before = time.process_time()
-            rows = stream.windows * prepared.budget.window_rows
-            rate = stream.rate(None, rows)
+            started, before, rows = time.perf_counter(), time.process_time(), 0
+            for _ in range(2 * stream.windows):
+                rows += stream.feed(None)
             delivery_core_seconds.append((time.process_time() - before) / rows)
-            return rate
+            return rows / (time.perf_counter() - started)
 
         samples = take_turns(sides | {("delivery",): deliver}, repeats, warm=[])
     delivery_seconds = float(np.median(delivery_core_seconds))
@@ -149,11 +154,12 @@ def bound(step: float, delivery: float, threads: int, cores: int) -> float:
 
 def limit(cells: list[Record]) -> str:
     """One sentence: what keeps a streaming run from being faster."""
-    worst = min(cells, key=lambda c: c["ratio"] / c["bound"])
+    slower = [c for c in cells if c["ratio"] < 0.95]
+    worst = min(slower or cells, key=lambda c: c["ratio"] / c["bound"])
     where = f"minibatches of {worst['batch_size']:,} on {worst['threads']} thread{'s' if worst['threads'] > 1 else ''}"
     share = worst["ratio"] / worst["bound"]
-    if all(c["ratio"] >= 0.95 for c in cells):
-        return f"The step is the limit everywhere: the loader costs {1 - worst['ratio']:.1%} at most ({where})."
+    if not slower:
+        return f"The step is the limit everywhere: the loader costs {max(0.0, 1 - worst['ratio']):.1%} at most ({where})."
     if share >= 0.95:
         return f"The cores are the limit: step and delivery share them, and reach {share:.0%} of what that leaves at worst ({where})."
     return f"Delivery is the limit at {where}: {worst['ratio']:.2f} of the resident rate, where sharing the cores leaves {worst['bound']:.2f}."
