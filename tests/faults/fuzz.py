@@ -122,7 +122,9 @@ def foreign_footer(folder: Path, chance: random.Random) -> Iterator[None]:
 
 def footer_cuts(folder: Path, chance: random.Random) -> Iterator[None]:
     """The file ends at each offset of its footer in turn."""
-    path = foreign(folder)
+    folder.mkdir(parents=True)
+    path = folder / "a.parquet"
+    pq.write_table(pa.table({"a": np.arange(9.0), "y": np.arange(9.0)}), path, store_schema=False)
     whole = path.read_bytes()
     yield
     for end in range(len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0], len(whole)):

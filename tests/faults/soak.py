@@ -52,7 +52,7 @@ def main(format: str, rows: int, epochs: int, folder: Path) -> None:
     chained = streamtrain.open_stream(folder / "data", window_rows=rows // 12, **flags)  # less than a span: read in slices
     process = psutil.Process()
     for epoch in range(epochs):
-        each = (stream, chained)[epoch % 2]
+        each = chained if epoch % 4 == 1 else stream
         count = sum(len(x) for x, _ in each)
         print(json.dumps({
             "count": count, "receipt": each.receipt().to_json(), "rss_bytes": process.memory_info().rss,

@@ -37,7 +37,7 @@ def test_damaged_data_is_refused_or_read_right(part: int, tmp_path: Path) -> Non
 
 def test_a_footer_cut_at_every_offset_is_refused(tmp_path: Path) -> None:
     (outcomes,) = fuzz(["footer_cuts"], 0, 10**6, tmp_path, timeout=300).values()
-    assert list(outcomes) == ["refused"] and outcomes["refused"] > 1000
+    assert list(outcomes) == ["refused"] and outcomes["refused"] > 250
 
 
 @pytest.mark.slow
