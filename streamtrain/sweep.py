@@ -19,9 +19,14 @@ from streamtrain.science.run import Run
 from streamtrain.science.tuning import EXTENDED_BY, PassPlan, choose_winners, is_tuned, last_pass, next_fresh_pass, next_tuning_pass
 from streamtrain.timing import measure_throughput
 from streamtrain.types import Emit, Record
+from streamtrain.units import format_bytes
 
 #: Records that are told between passes, or end one.
 _BETWEEN_PASSES = ("baseline", "pass", "winners")
+
+
+#: What torch and the pool of rows take while models are measured, when no training goes on (130 to 240 MiB were seen).
+MEASURING_BYTES = 256 * 2**20
 
 
 def learning_rates(config: Config) -> tuple[float, ...]:
@@ -75,6 +80,7 @@ def sweep(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
         learners = go_on(plan)
     if not learners:  # interrupted after the last pass: its learners come from its checkpoint
         learners = go_on(last_pass(run), again=True)
+    peak = max(0, peak_rss_bytes() - before)
     measure_throughput(prepared, tuple(size for size in sizes if _can_step(run, size)), tell)
     if config.sweep.measure:
         _measure(prepared, run, learners, tell)
@@ -84,7 +90,7 @@ def sweep(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
     apart = sum(record["rows_read"] * record["replicas"] for record in run.passes)
     emit(end_record(
         prepared, seconds=time.perf_counter() - started + (saving.seconds if saving is not None else 0),
-        rows_read=rows_read, passes=len(run.passes), saved=apart - rows_read, before=before,
+        rows_read=rows_read, passes=len(run.passes), saved=apart - rows_read, peak=peak,
     ))  # fmt: skip
 
 
@@ -104,7 +110,11 @@ def most_rates(config: Config) -> int:
 
 def _measure(prepared: Prepared, run: Run, learners: list[Learner], emit: Emit) -> None:
     """Measure the sizes as the last pass left them, at the judged rate where it had that one; what it will cost is told first."""
-    judgement, what = judge(run), prepared.config.sweep.measure
+    judgement, what, budget = judge(run), prepared.config.sweep.measure, prepared.budget
+    if budget.projected_bytes + MEASURING_BYTES > budget.limit_bytes:
+        text = f"not measured: --memory {format_bytes(budget.limit_bytes)} leaves no {format_bytes(MEASURING_BYTES)} for it beside the stream"
+        emit({"event": "measuring", "costs": [], "skipped": text})
+        return
     judged = {cell.batch_size: cell.lr for cell in judgement.cells}
     models = []
     for engine in (learner.engine for learner in learners):
@@ -171,9 +181,10 @@ def run_record(
     }  # fmt: skip
 
 
-def end_record(prepared: Prepared, *, seconds: float, rows_read: int, passes: int, saved: int, before: int) -> Record:
-    """The last record. `before`: resident bytes after imports and warm-up, `saved`: rows not read because learners shared a pass."""
+def end_record(prepared: Prepared, *, seconds: float, rows_read: int, passes: int, saved: int, peak: int) -> Record:
+    """The last record. `peak`: most resident bytes beyond imports and warm-up while the passes ran, `saved`: rows not read because
+    learners shared a pass."""
     return {
         "event": "end", "seconds": seconds, "rows_read": rows_read, "passes": passes, "rows_saved": saved,
-        "projected_bytes": prepared.budget.projected_bytes, "peak_rss_bytes": max(0, peak_rss_bytes() - before),
+        "projected_bytes": prepared.budget.projected_bytes, "peak_rss_bytes": peak,
     }  # fmt: skip

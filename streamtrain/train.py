@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from streamtrain.budget import peak_rss_bytes
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError
 from streamtrain.learners.model import Network
@@ -40,7 +41,7 @@ def train(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
     done = place(prepared, [learner], 0, emit, max_seconds=config.train.max_time, saving=saving)
     measure_throughput(prepared, sizes, emit)
     seconds = time.perf_counter() - started + (saving.seconds if saving is not None else 0)
-    emit(end_record(prepared, seconds=seconds, rows_read=done["rows_read"], passes=1, saved=0, before=before))
+    emit(end_record(prepared, seconds=seconds, rows_read=done["rows_read"], passes=1, saved=0, peak=max(0, peak_rss_bytes() - before)))
     best_RP = learner.best_parameters
     return Trained(last=network_of(prepared, learner.engine.parameters()[0]), best=None if best_RP is None else network_of(prepared, best_RP[0]))
 

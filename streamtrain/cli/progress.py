@@ -79,6 +79,8 @@ def _said(record: Record) -> str | None:
     if record["event"] == "next_pass":
         models = plural(record["replicas"], "model")
         return f"{_PASSES[record['kind']]}: trial {record['trial'] + 1}, {models} of {plural(record['batch_sizes'], 'batch size')}"
+    if record.get("skipped"):
+        return record["skipped"]
     if record["event"] == "measuring" and record["costs"]:
         return "measuring: " + ", ".join(f"{cost['measure']} about {format_seconds(cost['seconds'])}" for cost in record["costs"])
     return None
