@@ -40,6 +40,20 @@ def _open_files() -> set[str]:
 
 
 @pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Pictures take seconds a run, and are the report's tests' business; everything else of a report is written elsewhere too."""
+    if "report" not in Path(request.path).parts:
+        monkeypatch.setattr("streamtrain.report.write.draw", lambda charts: {})
+
+
+@pytest.fixture(autouse=True)
+def short_timings(monkeypatch):
+    """Speed is never asserted: regions that are timed need not be long."""
+    monkeypatch.setattr("streamtrain.timing.REGION_SECONDS", 0.01)
+    monkeypatch.setattr("streamtrain.timing.REST_SECONDS", 0.005)
+
+
+@pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
     """Fails the test that leaves a thread or a file open; a second is given to threads that are on their way out."""
     threads, files = _threads(), _open_files()

@@ -15,12 +15,6 @@ class Said(NamedTuple):
 Command = Callable[..., Said]
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Pictures take seconds a run, and are the report's tests' business; everything else of a report is written."""
-    monkeypatch.setattr("streamtrain.report.write.draw", lambda charts: {})
-
-
 @pytest.fixture
 def command(capsys, monkeypatch, tmp_path) -> Command:
     """`command("sweep", "data", "--json")`: the verb in this process, in an empty folder, without the user's variables."""
