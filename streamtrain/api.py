@@ -94,11 +94,11 @@ def run_train(config: Config, out: Path, *, resume: bool = False, command: str =
 
 
 def sweep(
-    path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: str | os.PathLike = "never", client: Any = None, **flags: Any
+    path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: str | os.PathLike = "auto", client: Any = None, **flags: Any
 ) -> SweepResult:
     """Compare minibatch sizes on a data set: `sweep("data/", batch_sizes=[64, 1024], trials=3, out="runs/a")`.
 
-    Flags are those of `streamtrain sweep`, with underscores; `resume="auto"` goes on with an interrupted run, or begins it; the workers
+    Flags are those of `streamtrain sweep`, with underscores; an interrupted run goes on (`resume="never"` refuses it); the workers
     of `client`, a `distributed.Client`, do the training.
     Raises ConfigError, DataError, ResourceError.
     """
@@ -107,10 +107,10 @@ def sweep(
     return run_sweep(config, folder, resume=goes_on, command=f"streamtrain.sweep({str(path)!r})", client=client)
 
 
-def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: str | os.PathLike = "never", **flags: Any) -> Network:
+def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: str | os.PathLike = "auto", **flags: Any) -> Network:
     """Train a model on a data set: a torch module from raw features (rows, features) to predictions (rows, 1).
 
-    Flags are those of `streamtrain train`, with underscores; `resume="auto"` goes on with an interrupted run, or begins it.
+    Flags are those of `streamtrain train`, with underscores; an interrupted run goes on (`resume="never"` refuses it).
     Raises ConfigError, DataError, ResourceError.
     """
     config = _config(path, flags, TRAIN_FLAGS)
