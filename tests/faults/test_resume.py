@@ -339,7 +339,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(shards, tmp_path, monkeypatch
         said = capsys.readouterr()
         assert said.out == first.out and said.err == "out is finished: nothing was left to do\n"
     assert run([*words, "--resume", "auto", "--seed", "3"]) == 2 and "order.seed was 0, is 3" in capsys.readouterr().err
-    assert run(words) == 2 and "nothing is overwritten" in capsys.readouterr().err
+    assert run([*words, "--resume", "never"]) == 2 and "nothing is overwritten" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
     best, last = (streamtrain.load_model(folder) for folder in ("out/best", "out"))
     assert best.features == last.features
