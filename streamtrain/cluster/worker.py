@@ -16,9 +16,10 @@ Work = Callable[[Prepared, Any], Any]
 
 
 class Site:
-    """The runs that a worker process has opened. Thread-safe."""
+    """The runs that a worker process has opened, and what they `kept` between tasks. Runs are thread-safe; a worker does one task at a time."""
 
     def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._blueprints: dict[str, Blueprint] = {}
         self._prepared: dict[str, Prepared] = {}
@@ -59,6 +60,16 @@ def call(prepared: Prepared, payload: tuple[Work, Any]) -> Any:
 def forget(run: str, dask_worker: Any = None) -> None:
     """Let go of a run, through `Client.run`."""
     _site(dask_worker or _worker()).forget(run)
+
+
+def current_site() -> Site:
+    """That of the worker which runs this task."""
+    return _site(_worker())
+
+
+def own_host() -> str:
+    """The address of this worker in Dask's network."""
+    return _worker().address.split("://")[-1].rsplit(":", 1)[0].strip("[]")
 
 
 def _worker() -> Any:

@@ -89,12 +89,12 @@ def make_lanes(
     """The plans of an epoch's lanes: the spans of `make_plan`, dealt to lanes, each cut into windows of its own.
 
     A lane's windows are shorter by as much as there are lanes, so that all lanes together shuffle as many rows as one window does.
-    A lane without spans has a plan without windows.
+    A lane without spans has a plan without windows; one lane alone is `make_plan`.
     """
     sequences = deal_lanes(spans, make_key(seed, trial, epoch, SPANS), lanes)
     window_rows = max(1, window_rows // lanes)
     return [
-        _plan(spans, holdout, sequence, seed=seed, trial=trial, epoch=epoch, window_rows=window_rows, lane=lane)
+        _plan(spans, holdout, sequence, seed=seed, trial=trial, epoch=epoch, window_rows=window_rows, lane=lane if lanes > 1 else None)
         for lane, sequence in enumerate(sequences)
     ]
 
