@@ -22,6 +22,7 @@ FLOORS = {
 DOORS = {
     "pyarrow": ("storage", "bench.baselines"),
     "zarr": ("storage.zarr",), "zarrs": ("storage.zarr",),
+    "cramjam": ("storage.plain",), "isal": ("storage.plain",), "google_crc32c": ("storage.raw_chunks",),
     "dask": ("stream.fetch", "cluster"), "distributed": ("cluster",),
     "numba": ("kernels",),
     "torch": ("stream.tensors", "learners", "cluster.collective", "bench.baselines", "bench.torch_loop"),

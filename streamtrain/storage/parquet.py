@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from streamtrain.errors import DataError, shown
 from streamtrain.storage.decode import arrow_column, decode_arrow
 from streamtrain.storage.pages import Chunk, read_chunks
+from streamtrain.storage.plain import PlainBuffers, PlainColumn, plain_columns, read_plain
 from streamtrain.types import MAX_ROWS, Column, Shard
 
 BATCH_ROWS = 65_536
@@ -63,9 +64,11 @@ def _read_again(shard: Shard) -> tuple[pq.FileMetaData, bytes]:
 class ParquetReader:
     """Row ranges of one Parquet file. Holds the parsed footer, no open file; any number of threads may read at once."""
 
-    def __init__(self, shard: Shard, columns: Sequence[str], *, checked: bool = False):
-        """`checked`: a reader of this shard was made before; its footer, known by its hash, need not be judged again."""
-        self._shard = shard
+    def __init__(self, shard: Shard, columns: Sequence[str], *, buffers: PlainBuffers, checked: bool = False):
+        """`buffers`: what plain pages are decoded into. `checked`: a reader of this shard was made before; its footer, known by its
+        hash, need not be judged again."""
+        self._shard, self._buffers = shard, buffers
+        self._leaves: dict[tuple[str, ...], list[PlainColumn] | None] = {}
         if checked:
             self._metadata, _ = _read_again(shard)
             return
@@ -85,6 +88,8 @@ class ParquetReader:
         if os.path.getsize(self._shard.url) != self._shard.num_bytes:
             raise DataError(f"{self._shard.url}: the file has changed since it was opened. Open the data set again.")
         sliced = num_rows > max(2 * (stop - start), BATCH_ROWS)
+        if not sliced and (plain := self._read_plain(columns, decoded_type, range(first, last))) is not None:
+            return tuple(column[skip : skip + stop - start] for column in plain)
         with _open_file(self._shard.url, self._metadata, BUFFER_BYTES if sliced else 0) as file:
             groups = list(range(first, last))
             if sliced:
@@ -96,6 +101,17 @@ class ParquetReader:
                 table = table.slice(skip, stop - start)
         _refuse_count(self._shard.url, table.num_rows, stop - start)
         return tuple(decode_arrow(name, table.column(name), decoded_type) for name in columns)
+
+    def _read_plain(self, columns: Sequence[str], decoded_type: str, groups: range) -> tuple[np.ndarray, ...] | None:
+        """Whole row groups without Arrow; None where they are not plain, which is then taken to hold for the whole shard."""
+        asked = (*columns, decoded_type)
+        if asked not in self._leaves:
+            self._leaves[asked] = plain_columns(self._metadata, columns, decoded_type)
+        leaves, found = self._leaves[asked], None
+        if leaves is not None:
+            found = read_plain(self._shard, self._metadata, leaves, decoded_type, groups, self._buffers)
+            self._leaves[asked] = leaves if found is not None else None
+        return found
 
 
 class ParquetForward:

@@ -10,12 +10,16 @@ import numpy as np
 from streamtrain.buffers import Buffers
 from streamtrain.errors import DataError, ResourceError
 from streamtrain.storage.parquet import ParquetForward, ParquetReader, first_line
+from streamtrain.storage.plain import PlainBuffers
 from streamtrain.storage.zarr import ZarrForward, ZarrReader
-from streamtrain.types import Dataset, Shard
+from streamtrain.types import Dataset, Format, Shard
 
 _CACHED_SHARDS = 256
 _KEPT_BUFFERS = 8
 _MOST_BUFFER_BYTES = 2**26
+
+#: Small row groups are read together up to about so many rows, as a rule.
+_SPAN_ROWS = 2**18
 
 
 class Reader(Protocol):
@@ -37,8 +41,9 @@ class Readers:
         self._dataset = dataset
         self._reader = lru_cache(_CACHED_SHARDS)(self._open)
         self._checked: set[int] = set()
-        # Parquet's decoder has a memory pool of its own; Zarr chunks are decoded into these.
+        # Arrow's decoder has a memory pool of its own; Zarr chunks and plain Parquet pages are decoded into these.
         self._buffers = Buffers(_largest_chunk_bytes(dataset), keep=_KEPT_BUFFERS)
+        self._plain = PlainBuffers(max(_largest_rows(dataset, "parquet"), min(_SPAN_ROWS, dataset.num_rows)), len(dataset.columns))
 
     def read(self, shard: int, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """Rows `[start, stop)` of shard number `shard`: one 1-D array per column of the data set, target last.
@@ -67,7 +72,7 @@ class Readers:
         described = self._dataset.shards[shard]
         if described.format == "zarr":
             return ZarrReader(described, self._buffers)
-        reader = ParquetReader(described, self._dataset.columns, checked=shard in self._checked)
+        reader = ParquetReader(described, self._dataset.columns, buffers=self._plain, checked=shard in self._checked)
         self._checked.add(shard)
         return reader
 
@@ -126,5 +131,9 @@ def _place(shard: Shard, start: int, stop: int) -> str:
 
 def _largest_chunk_bytes(dataset: Dataset) -> int:
     """Of the Zarr shards: float32 or float64, all columns; at most 64 MiB, since larger reads are rare and few."""
-    rows = max((int(np.diff(shard.boundaries).max()) for shard in dataset.shards if shard.format == "zarr"), default=0)
-    return min(rows * max(len(shard.columns) for shard in dataset.shards) * 8, _MOST_BUFFER_BYTES)
+    return min(_largest_rows(dataset, "zarr") * max(len(shard.columns) for shard in dataset.shards) * 8, _MOST_BUFFER_BYTES)
+
+
+def _largest_rows(dataset: Dataset, format: Format) -> int:
+    """Of its row groups or chunks; 0 when it has none of the format."""
+    return max((int(np.diff(shard.boundaries).max(initial=0)) for shard in dataset.shards if shard.format == format), default=0)

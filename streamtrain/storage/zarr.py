@@ -18,6 +18,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from streamtrain.buffers import Buffers
 from streamtrain.errors import DataError, shown
 from streamtrain.storage.decode import decode_numpy, numpy_column
+from streamtrain.storage.raw_chunks import is_raw, read_raw_chunks
 from streamtrain.types import MAX_ROWS, Column, Shard
 
 #: Codecs that are decoded; any other is refused before zarr may look for a plugin of that name. None of them runs code.
@@ -83,7 +84,7 @@ def zarr_source(url: str) -> str:
 class ZarrReader:
     """Row ranges of one Zarr shard. Holds metadata, no open file; any number of threads may read at once.
 
-    Decoded by the `zarrs` pipeline where it knows the codecs, else by zarr's own.
+    Raw chunks are read as they are; others are decoded by the `zarrs` pipeline where it knows the codecs, else by zarr's own.
     """
 
     def __init__(self, shard: Shard, buffers: Buffers | None = None):
@@ -93,6 +94,7 @@ class ZarrReader:
         self._url = shard.url
         self._places = {column.name: i for i, column in enumerate(shard.columns)}
         self.arrays = _open_fast(shard.url)
+        self._raw = {name for name, array in self.arrays.items() if array.ndim and is_raw(array)}
         self._refuse_other(shard)
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -119,10 +121,15 @@ class ZarrReader:
     def decode(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows of one array as stored; see `read`."""
         array = self.arrays[name]
-        for _, key in _chunk_keys(array, start, stop):
+        keys = [key for _, key in _chunk_keys(array, start, stop)]
+        for key in keys:
             if not os.path.exists(os.path.join(self._url, name, key)):
                 raise DataError(f"{self._url}: chunk {_join_key(name, key)} is missing. Restore it, or write the array again.")
         out = self._buffers.lend((stop - start, *array.shape[1:]), array.dtype)
+        if name in self._raw and start % array.chunks[0] == 0 and stop in (start + len(keys) * array.chunks[0], array.shape[0]):
+            paths = [os.path.join(self._url, name, key) for key in keys]
+            if read_raw_chunks(paths, array.chunks[0], out, checked=_has_crc32c(array.metadata.codecs)):
+                return out
         array.get_basic_selection(slice(start, stop), out=NDBuffer.from_ndarray_like(out))
         return out
 
