@@ -109,7 +109,7 @@ def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry, *, chec
     return Shard(
         url=url, format=manifest.format, num_rows=entry.rows, num_bytes=entry.bytes,
         boundaries=expand_boundaries(entry.boundaries), columns=columns, source=entry.source,
-        read_rows=manifest.span_rows if manifest.format == "zarr" else 0,
+        read_rows=manifest.span_rows if manifest.format == "zarr" else 0, listed=True,
     )
 
 

@@ -5,6 +5,7 @@
 process by faulthandler; a crash ends it by signal.
 """
 
+import copy
 import faulthandler
 import itertools
 import json
@@ -208,7 +209,7 @@ def json_lies(path: Path, chance: random.Random) -> Iterator[None]:
                 if chance.random() < 0.15:
                     del node[key]
                 else:
-                    node[key] = chance.choice(LIES)
+                    node[key] = copy.deepcopy(chance.choice(LIES))  # the next lie may be told inside of it
                 break
         text = json.dumps(document)
         path.write_text("[" * 100_000 + text if chance.random() < 0.01 else text)

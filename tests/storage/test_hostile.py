@@ -196,8 +196,8 @@ def test_huge_counts_in_a_manifest_are_refused(tmp_path: Path) -> None:
 def test_a_row_group_that_claims_more_values_than_rows_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch) -> None:
     path = write_parquet(tmp_path / "a.parquet", numbers())
     dataset = open_shards(str(path))
-    monkeypatch.setattr("streamtrain.storage.parquet._MOST_EXTRA_BYTES", 0)
-    monkeypatch.setattr("streamtrain.storage.parquet._MOST_ROW_BYTES", 1)
+    monkeypatch.setattr("streamtrain.storage.bombs._MOST_EXTRA_BYTES", 0)
+    monkeypatch.setattr("streamtrain.storage.bombs._MOST_ROW_BYTES", 1)
     with pytest.raises(DataError, match=r"row group 0, column 'a': the footer claims 300 values that decode to [\d,]+ bytes, for 300 rows"):
         Readers(dataset).read(0, 0, 10)
 
