@@ -133,7 +133,7 @@ def walk_pages(file: BinaryIO, chunk: Chunk, *, checksums: bool = True) -> Itera
         about = header.get({_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}.get(header.get(1), 0), {})
         count = about.get(1, 0) if isinstance(about, dict) else 0
         if not isinstance(count, int) or count < 0 or (header.get(1) == _DICTIONARY and count > decoded):
-            raise DataError(f"the page at byte {start:,} claims {count:,} values")
+            raise DataError(f"the page at byte {start:,} does not say how many values it has, or claims more than fit into it")
         count = 0 if header.get(1) == _DICTIONARY else count
         yield Page(start=start, stored_bytes=stored, decoded_bytes=decoded, num_values=count, checked=isinstance(crc, int))
         num_values += count

@@ -193,6 +193,8 @@ def _decode_fault(file: pq.ParquetFile, group: int, number: int) -> str | None:
     try:
         for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=[chunk.path_in_schema], use_threads=False):
             rows += batch.num_rows
+            if batch.num_columns > 1:  # names that are not unique: which of them this chunk is, cannot be asked for
+                continue
             column = batch.column(0)
             nulls += column.null_count
             if pa.types.is_float32(column.type) or pa.types.is_float64(column.type) or pa.types.is_integer(column.type):

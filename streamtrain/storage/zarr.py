@@ -37,7 +37,7 @@ _CONFIG = Lock()
 
 def is_zarr(url: str) -> bool:
     """Whether a folder says that it is a Zarr v3 node, or an older one or N5, which deserve a refusal by name."""
-    return any(os.path.isfile(os.path.join(url, name)) for name in ("zarr.json", ".zarray", ".zgroup")) or _is_n5(url)
+    return any(os.path.isfile(os.path.join(url, name)) for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata")) or _is_n5(url)
 
 
 def describe_zarr(url: str) -> Shard:
