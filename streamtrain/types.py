@@ -40,6 +40,7 @@ class Shard:
     `boundaries` are the natural read boundaries (row groups or chunks): int64, ascending, from 0 to `num_rows`.
     `source` is a cheap fingerprint of the stored bytes: the footer's hash (Parquet), or metadata and chunk sizes (Zarr).
     `read_rows`: rows of the largest piece that can only be decoded whole (a Zarr chunk, with its part beyond the shape); 0: none.
+    `listed`: a manifest vouches for it, so that its pages are what our writer made of them.
     """
 
     url: str
@@ -50,6 +51,7 @@ class Shard:
     columns: tuple[Column, ...]
     source: str
     read_rows: int = 0
+    listed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from streamtrain.errors import DataError
 from streamtrain.storage.parquet import parquet_source
@@ -62,6 +62,12 @@ class Manifest(_Part):
     statistics: dict[str, Statistics]
     truth: Truth | None = None
 
+    @model_validator(mode="after")
+    def _names_agree(self) -> "Manifest":
+        if sorted(self.columns) != sorted(self.statistics):
+            raise ValueError("its columns and its statistics have different names")
+        return self
+
 
 def read_manifest(folder: str) -> Manifest | None:
     """The manifest of a folder, or None where there is none. Raises DataError when it is damaged."""
@@ -74,7 +80,7 @@ def read_manifest(folder: str) -> Manifest | None:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        cause = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        cause = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "))))
     except (OSError, ValueError) as error:
         cause = str(error)
     raise DataError(f"{path}: the manifest cannot be used ({cause}). Restore it, or delete it to read the shards unverified.")
@@ -109,7 +115,7 @@ def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry, *, chec
     return Shard(
         url=url, format=manifest.format, num_rows=entry.rows, num_bytes=entry.bytes,
         boundaries=expand_boundaries(entry.boundaries), columns=columns, source=entry.source,
-        read_rows=manifest.span_rows if manifest.format == "zarr" else 0,
+        read_rows=manifest.span_rows if manifest.format == "zarr" else 0, listed=True,
     )
 
 

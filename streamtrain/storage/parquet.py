@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streamtrain.errors import DataError, shown
+from streamtrain.errors import DataError, ResourceError, shown
+from streamtrain.storage.bombs import refuse_bomb
 from streamtrain.storage.decode import arrow_column, decode_arrow
 from streamtrain.storage.pages import Chunk, read_chunks
 from streamtrain.storage.plain import PlainBuffers, PlainColumn, plain_columns, read_plain
@@ -17,10 +18,6 @@ from streamtrain.types import MAX_ROWS, Column, Shard
 
 BATCH_ROWS = 65_536
 BUFFER_BYTES = 1 << 20
-
-#: A column of numbers takes 16 bytes a row at most, and its pages' headers and dictionary; a footer that says more is a bomb or a lie.
-_MOST_ROW_BYTES = 256
-_MOST_EXTRA_BYTES = 4 << 20
 
 
 def describe_parquet(url: str) -> Shard:
@@ -61,6 +58,15 @@ def _read_again(shard: Shard) -> tuple[pq.FileMetaData, bytes]:
     return _parse_footer(shard.url, footer), footer
 
 
+def _judge(shard: Shard, columns: Sequence[str], *, checked: bool = False) -> pq.FileMetaData:
+    """The footer, after all that it says of `columns` was found fit to be decoded. Raises DataError."""
+    if checked:
+        return _read_again(shard)[0]
+    metadata, chunks = read_metadata(shard)
+    refuse_other(shard, metadata, chunks, columns)
+    return metadata
+
+
 class ParquetReader:
     """Row ranges of one Parquet file. Holds the parsed footer, no open file; any number of threads may read at once."""
 
@@ -69,11 +75,7 @@ class ParquetReader:
         hash, need not be judged again."""
         self._shard, self._buffers = shard, buffers
         self._leaves: dict[tuple[str, ...], list[PlainColumn] | None] = {}
-        if checked:
-            self._metadata, _ = _read_again(shard)
-            return
-        self._metadata, chunks = read_metadata(shard)
-        refuse_other(shard, self._metadata, chunks, columns)
+        self._metadata = _judge(shard, columns, checked=checked)
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """Rows `[start, stop)` of `columns`, decoded; page checksums are verified where the file has them.
@@ -120,10 +122,10 @@ class ParquetForward:
     The file stays open from the first read to `close`.
     """
 
-    def __init__(self, shard: Shard, columns: Sequence[str], decoded_type: str):
+    def __init__(self, shard: Shard, columns: Sequence[str], decoded_type: str, *, checked: bool = False):
+        """`checked`: as for ParquetReader."""
         self._shard, self._columns, self._type = shard, list(columns), decoded_type
-        self._metadata, chunks = read_metadata(shard)
-        refuse_other(shard, self._metadata, chunks, columns)
+        self._metadata = _judge(shard, columns, checked=checked)
         self._file: pq.ParquetFile | None = None
         self._position = 0
 
@@ -165,7 +167,7 @@ class ParquetForward:
 
 def stream_parquet(shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """All rows of a shard in order, in small batches: memory stays bounded whatever the size of the row groups."""
-    with _open_file(shard.url, read_metadata(shard)[0], BUFFER_BYTES) as file:
+    with _open_file(shard.url, _judge(shard, columns), BUFFER_BYTES) as file:
         num_rows = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
             num_rows += batch.num_rows
@@ -212,16 +214,7 @@ def refuse_other(shard: Shard, metadata: pq.FileMetaData, chunks: Sequence[Seque
             kind = f"has type {column.stored_type}, not the float32 that was described"
             raise DataError(f"{shard.url}: column {name!r} {kind}. Write the data set again.")
         if metadata.num_columns == len(held):  # flat: leaves are columns
-            _refuse_bomb(shard, [group[place] for group in chunks], name)
-
-
-def _refuse_bomb(shard: Shard, chunks: Sequence[Chunk], name: str) -> None:
-    for group, (chunk, rows) in enumerate(zip(chunks, np.diff(shard.boundaries).tolist(), strict=True)):
-        if chunk.decoded_bytes > rows * _MOST_ROW_BYTES + _MOST_EXTRA_BYTES or chunk.num_values != rows:
-            raise DataError(
-                f"{shard.url}: row group {group}, column {name!r}: the footer claims {chunk.num_values:,} values that decode to"
-                f" {chunk.decoded_bytes:,} bytes, for {rows:,} rows. Write the file again."
-            )
+            refuse_bomb(shard, [group[place] for group in chunks], name)
 
 
 def _boundaries(url: str, metadata: pq.FileMetaData) -> np.ndarray:
@@ -269,8 +262,8 @@ def _parse_footer(url: str, footer: bytes) -> pq.FileMetaData:
     try:
         # The footer is parsed from the very bytes that were hashed; nothing else of the file is needed for that.
         return pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise ResourceError(f"{url}: its footer does not fit in memory: {first_line(error)}. Close other programs, or write the file again.") from error
     except Exception as error:  # OSError, ArrowInvalid, UnicodeDecodeError, IndexError …
         raise DataError(f"{url}: the footer cannot be parsed ({first_line(error)}); the file is damaged. Write it again.") from error
 

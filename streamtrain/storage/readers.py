@@ -28,9 +28,6 @@ class Reader(Protocol):
     def read(self, columns: tuple[str, ...], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]: ...
 
 
-_FORWARD = {"parquet": ParquetForward, "zarr": ZarrForward}
-
-
 class Readers:
     """Reads any row range of any shard; any number of threads at once.
 
@@ -66,7 +63,7 @@ class Readers:
     def forward(self, shard: int) -> "Forward":
         """A reader of the same rows for ranges that follow one another, where a row group or chunk is too large to read at
         once: it keeps its place in it. For one thread at a time; holds a file open until `close`."""
-        return Forward(self._dataset.shards[shard], self._dataset)
+        return Forward(shard, self._dataset, self._checked)
 
     def _open(self, shard: int) -> Reader:
         described = self._dataset.shards[shard]
@@ -80,8 +77,8 @@ class Readers:
 class Forward:
     """See `Readers.forward`."""
 
-    def __init__(self, shard: Shard, dataset: Dataset):
-        self._shard, self._dataset = shard, dataset
+    def __init__(self, number: int, dataset: Dataset, checked: set[int]):
+        self._number, self._shard, self._dataset, self._checked = number, dataset.shards[number], dataset, checked
         self._reader: ParquetForward | ZarrForward | None = None
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -89,7 +86,7 @@ class Forward:
         for last in (False, True):
             with suppress(_Again), _typed_errors(self._shard, start, stop, last=last):
                 if self._reader is None:
-                    self._reader = _FORWARD[self._shard.format](self._shard, self._dataset.columns, self._dataset.decoded_type)
+                    self._reader = self._open()
                 return self._reader.read(start, stop)
             self.close()  # a reader that failed has lost its place
         raise AssertionError
@@ -98,6 +95,14 @@ class Forward:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+    def _open(self) -> ParquetForward | ZarrForward:
+        shard, columns, kind = self._shard, self._dataset.columns, self._dataset.decoded_type
+        if shard.format == "zarr":
+            return ZarrForward(shard, columns, kind)
+        reader = ParquetForward(shard, columns, kind, checked=self._number in self._checked)
+        self._checked.add(self._number)
+        return reader
 
 
 class _Again(Exception):

@@ -5,7 +5,6 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from math import prod
 from pathlib import Path
 from threading import Lock
@@ -16,7 +15,7 @@ from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from streamtrain.buffers import Buffers
-from streamtrain.errors import DataError, shown
+from streamtrain.errors import DataError, ResourceError, shown
 from streamtrain.storage.decode import decode_numpy, numpy_column
 from streamtrain.storage.raw_chunks import is_raw, read_raw_chunks
 from streamtrain.types import MAX_ROWS, Column, Shard
@@ -30,6 +29,7 @@ _CODECS = frozenset({
     )),
 })  # fmt: skip
 _MAX_METADATA_BYTES = 1 << 26
+_MOST_COLUMNS = 1 << 20
 _MISSING = np.uint64(2**64 - 1)
 
 # zarr's config is one object for the process: a `with` around open must not overlap another thread's.
@@ -38,7 +38,7 @@ _CONFIG = Lock()
 
 def is_zarr(url: str) -> bool:
     """Whether a folder says that it is a Zarr v3 node, or an older one or N5, which deserve a refusal by name."""
-    return any(os.path.isfile(os.path.join(url, name)) for name in ("zarr.json", ".zarray", ".zgroup")) or _is_n5(url)
+    return any(os.path.isfile(os.path.join(url, name)) for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata")) or _is_n5(url)
 
 
 def describe_zarr(url: str) -> Shard:
@@ -49,8 +49,10 @@ def describe_zarr(url: str) -> Shard:
     """
     try:
         return _describe(url)
-    except (DataError, MemoryError):
+    except DataError:
         raise
+    except MemoryError as error:
+        raise ResourceError(f"{url}: its metadata do not fit in memory. Close other programs, or write the array again.") from error
     except (Exception, RecursionError) as error:  # hostile metadata raises TypeError, OverflowError, zarr's own errors …
         raise DataError(f"{url}: the Zarr metadata is refused: {_one_line(error)}. Write the array again.") from error
 
@@ -141,6 +143,8 @@ def check_chunks(shard: Shard, limit_bytes: int) -> tuple[list[tuple[str, str]],
     """
     reader, bad = ZarrReader(shard), []
     for name, array in reader.arrays.items():
+        if not array.ndim:
+            continue
         step = array.chunks[0]
         num_bytes = step * prod(array.shape[1:]) * array.dtype.itemsize
         if num_bytes > limit_bytes:
@@ -299,6 +303,8 @@ def _open_fast(url: str) -> dict[str, zarr.Array]:
 def _array_columns(url: str, array: zarr.Array) -> tuple[Column, ...]:
     if array.ndim != 2:
         raise DataError(f"{url}: the array has {array.ndim} dimensions; a shard is (rows, columns), or a group with one array per column.")
+    if array.shape[1] > _MOST_COLUMNS:
+        raise DataError(f"{url}: the shape claims {array.shape[1]:,} columns; the limit is {_MOST_COLUMNS:,}. Write the array again.")
     names = array.attrs.get("columns", [f"c{i}" for i in range(array.shape[1])])
     if not isinstance(names, list) or len(names) != array.shape[1] or not all(isinstance(name, str) for name in names):
         raise DataError(f"{url}: the attribute `columns` must name its {array.shape[1]} columns; it is {names!r}.")
@@ -362,8 +368,18 @@ def _chunk_keys(array: zarr.Array, start: int, stop: int) -> Iterator[tuple[tupl
     counts = [-(-length // size) for length, size in zip(array.shape[1:], shape[1:], strict=True)]
     rows = range(start // shape[0], -(-stop // shape[0])) if array.ndim else ()
     for row in rows:
-        for rest in product(*map(range, counts)):
+        for rest in _places(counts):
             yield (row, *rest), array.metadata.encode_chunk_key((row, *rest))
+
+
+def _places(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All index tuples below `counts`, one by one: metadata may claim any number of them."""
+    if not counts:
+        yield ()
+        return
+    for first in range(counts[0]):
+        for rest in _places(counts[1:]):
+            yield first, *rest
 
 
 def _refuse_bad_chunks(url: str, name: str, array: zarr.Array, files: dict[str, int]) -> None:
