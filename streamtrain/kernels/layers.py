@@ -9,7 +9,7 @@ activation is given, a what it gives, d the derivatives of the loss by z.
 """
 
 import numpy as np
-from numba import float32, float64, int64, njit
+from numba import float32, float64, int64, njit, uint64
 
 from streamtrain.kernels.activations import FAST, IDENTITY, RELU, TANH, activate, through_activation
 from streamtrain.kernels.products import ADD, MASK, MOST_WEIGHTS, SET, SHIFT, SHIFT_RELU, multiply, transpose
@@ -115,12 +115,11 @@ def _forward(rows, widths, parameters, work, activation):
 @njit(fastmath=FAST, error_model="numpy")
 def _residuals(below, rows, weight, bias, out):
     """out (m,) = the output layer minus the target."""
-    width, target = weight.shape[0], rows.shape[1] - 1
-    for row in range(rows.shape[0]):
+    width, target = uint64(weight.shape[0]), rows.shape[1] - 1
+    for row in range(uint64(rows.shape[0])):
         total = bias - rows[row, target]
-        values = below[row * width : (row + 1) * width]
         for j in range(width):
-            total += values[j] * weight[j]
+            total += below[row * width + j] * weight[j]
         out[row] = total
 
 
@@ -140,17 +139,22 @@ def _losses(residuals, huber_delta):
     return loss
 
 
+@njit(inline="always")
+def _length(values, row, width):
+    """|v|² of a row of `values`, one axis; unsigned, since a number that may be negative stops vectorisation."""
+    total = float32(0.0)
+    for k in range(width):
+        value = values[row * width + k]
+        total += value * value
+    return total
+
+
 @njit(fastmath=FAST, error_model="numpy")
 def _add_squares(squares, below, d, inputs, outputs, is_last):
     """squares += (|below|² + 1)|d|² for each row, from 0 in the last layer; does nothing when there is no place for them."""
-    for row in range(squares.shape[0]):
-        square = float32(0.0)
-        for value in d[row * outputs : (row + 1) * outputs]:
-            square += value * value
-        length = float32(1.0)
-        for value in below[row * inputs : (row + 1) * inputs]:
-            length += value * value
-        squares[row] = square * length + (float32(0.0) if is_last else squares[row])
+    for row in range(uint64(squares.shape[0])):
+        square = _length(d, row, uint64(outputs)) * (_length(below, row, uint64(inputs)) + float32(1.0))
+        squares[row] = square if is_last else squares[row] + square
 
 
 @njit(inline="always")
