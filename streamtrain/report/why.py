@@ -3,13 +3,17 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from streamtrain.report.figures import loss_text, rate_text, size_text, target_word, times_text
+from streamtrain.report.facts import scale_text
+from streamtrain.report.figures import loss_figure_text, loss_text, rate_text, size_text, target_word, times_text
 from streamtrain.units import format_count
 
 Summary = Mapping[str, Any]
 
 #: Sharpness of the largest size this many times the smallest's, or the inverse, is called a difference: a lower bound says no more.
 _SHARPER = 2.0
+
+#: A loss less than this many times smaller is not called better.
+_LITTLE_BETTER = 1.1
 
 
 def explain(summary: Summary) -> list[str]:
@@ -25,18 +29,35 @@ def _steps(summary: Summary) -> Iterator[str]:
     reached = [cell for cell in cells if cell["status"] == "reached"]
     if not reached:
         return
-    fewest = min(reached, key=lambda cell: cell["rows_to_target"]["value"])
-    largest = max(cells, key=lambda cell: cell["batch_size"])
-    begin = f"At the same learning rate ({rate_text(fewest['lr'])}), {_cost(fewest)} to loss {target_word(summary['target_loss'])}; "
-    if largest["status"] == "reached" and largest is not fewest:
-        rows = largest["rows_to_target"]["value"] / fewest["rows_to_target"]["value"]
-        yield f"{begin}{_cost(largest)}, {times_text(rows)} times the rows: a step of more rows is hardly a better step, and costs them all."
-    elif largest is not fewest and summary["train_rows"]:
-        steps = summary["train_rows"] // largest["batch_size"]
+    chosen = [cell for cell in reached if cell["batch_size"] == summary["recommendation"]["batch_size"]]
+    small = (chosen or [min(reached, key=lambda cell: cell["rows_to_target"]["value"])])[0]
+    large = max(cells, key=lambda cell: cell["batch_size"])
+    if large is small:
+        return
+    begin = f"At the same learning rate ({rate_text(small['lr'])}), {_cost(small)} to loss {target_word(summary['target_loss'])}; "
+    if large["status"] == "reached":
+        rows = large["rows_to_target"]["value"] / small["rows_to_target"]["value"]
+        yield f"{begin}{_cost(large)}, {times_text(rows)} times the rows: a step of more rows is hardly a better step, and costs them all."
+    elif summary["train_rows"]:
+        steps = summary["train_rows"] // large["batch_size"]
         yield (
-            f"{begin}{size_text(largest['batch_size'])} got {format_count(steps).strip()} steps out of"
+            f"{begin}{size_text(large['batch_size'])} got {format_count(steps).strip()} steps out of"
             f" {format_count(summary['train_rows']).strip()} rows, and was not there: it had too few updates, however exact each was."
         )
+    yield from _step_for_step(summary, small, large)
+
+
+def _step_for_step(summary: Summary, small: Mapping[str, Any], large: Mapping[str, Any]) -> Iterator[str]:
+    """The losses of both after the same number of steps."""
+    steps, losses = summary.get("holdout_loss_at_steps"), [cell.get("holdout_loss_at_steps") or {"value": None} for cell in (small, large)]
+    if not steps or any(loss["value"] is None for loss in losses):
+        return
+    ratio = losses[1]["value"] / losses[0]["value"]
+    alike = "no better" if ratio > 1 / _LITTLE_BETTER else f"{times_text(1 / ratio)} times better"
+    yield (
+        f"After {steps:,} steps each, {size_text(small['batch_size'])} is at loss {loss_figure_text(losses[0])} and {size_text(large['batch_size'])} at"
+        f" {loss_figure_text(losses[1])}: {times_text(large['batch_size'] / small['batch_size'])} times the rows a step, and {alike}."
+    )
 
 
 def _tuned(summary: Summary) -> Iterator[str]:
@@ -54,23 +75,26 @@ def _tuned(summary: Summary) -> Iterator[str]:
 
 
 def _sqrt_m(summary: Summary) -> Iterator[str]:
+    """Goodfellow's law: what it predicts for the sizes that were averaged, what was measured, and what that buys."""
     slope = (summary["measures"] or {}).get("sqrt_m_slope")
     if not slope or slope.get("value") is None or slope.get("lo") is None:
         return
     lo, hi = slope["lo"], slope["hi"]
     agrees = "as" if lo <= -0.5 <= hi else "less steeply than" if lo > -0.5 else "more steeply than"
-    yield (
-        f"The standard deviation of the gradient fell with the rows m averaged as m^{slope['value']:.2f} [{lo:.2f}, {hi:.2f}], {agrees} Goodfellow's"
-        " √m law says (-0.50): by that law 100 times the rows buy a gradient 10 times as exact."
-    )
+    text = f"The standard deviation of the gradient fell with the rows m averaged as m^{slope['value']:.2f} [{lo:.2f}, {hi:.2f}], {agrees} Goodfellow's"
+    text += " √m law says (-0.50)"
+    sizes, sds = slope.get("sizes") or (), slope.get("sd") or ()
+    if len(sizes) > 1 and sds[-1]:
+        more = sizes[-1] / sizes[0]
+        text += f": {times_text(more)} times the rows made it {times_text(sds[0] / sds[-1])} times as exact, {times_text(more**0.5)} by the law"
+    yield f"{text}. So 100 times the rows buy a gradient 10 times as exact, at 100 times the cost."
 
 
 def _noise(summary: Summary) -> Iterator[str]:
     scale = (summary["measures"] or {}).get("noise_scale")
-    if scale and scale.get("value") is not None:
-        size = size_text(round(scale["value"]))
+    if scale and (text := scale_text(scale)):
         where = f" at the end of the training of {size_text(scale['batch_size'])}" if scale.get("batch_size") else ""
-        yield f"Noise and signal of the gradient balance at {size} rows{where}: beyond that a larger minibatch hardly changes the direction."
+        yield f"Noise and signal of the gradient balance at {text} rows{where}: beyond that a larger minibatch hardly changes the direction."
 
 
 def _sharpness(summary: Summary) -> Iterator[str]:
@@ -87,9 +111,11 @@ def _sharpness(summary: Summary) -> Iterator[str]:
     losses = {cell["batch_size"]: cell["holdout_loss"]["value"] for cell in summary["cells"]}
     unlike = losses.get(small) and losses.get(large) and max(losses[small], losses[large]) > 1.5 * min(losses[small], losses[large])
     caution = " (their losses differ, so these are not minima of one depth)" if unlike else ""
+    adaptive = [next(iter((each[str(size)].get("adaptive") or {}).values()), {}).get("value") for size in (small, large)]
+    honest = f" The adaptive one, which layers rescaled leave alone, is {loss_text(adaptive[0])} % and {loss_text(adaptive[1])} %." if all(adaptive) else ""
     yield (
         f"Keskar's sharpness is {loss_text(values[small])} % at {size_text(small)} and {loss_text(values[large])} % at {size_text(large)}{caution}:"
-        f" {trend}. It never enters the recommendation."
+        f" {trend}.{honest} Sharpness never enters the recommendation."
     )
 
 

@@ -13,13 +13,39 @@ def cell(size, status="reached", lr=0.01, steps=100.0):
 def summary(**changes):
     return {
         "cells": [cell(1000, steps=480), cell(1_000_000, steps=481)], "lr_rules": ["fixed"], "arms": {}, "measures": {}, "target_loss": 0.15,
-        "train_rows": 10**9,
+        "train_rows": 10**9, "recommendation": {"batch_size": None},
     } | changes  # fmt: skip
 
 
 def test_the_same_rate_takes_the_same_steps_and_a_thousand_times_the_rows():
     (said,) = explain(summary())
     assert "same learning rate (0.01)" in said and "1,000 took 480 steps" in said and "1,000,000 took 481 steps" in said and "1,002 times" in said
+
+
+def test_step_for_step_a_larger_minibatch_is_hardly_better():
+    cells = [cell(1000, steps=480), cell(1_000_000, "not_reached")]
+    for one, loss in zip(cells, (0.214, 0.213), strict=True):
+        one["holdout_loss_at_steps"] = {"value": loss, "n": 1, "lo": None, "hi": None}
+    said = explain(summary(cells=cells, holdout_loss_at_steps=19))[1]
+    assert said.startswith("After 19 steps each, 1,000 is at loss 0.2140 and 1,000,000 at 0.2130") and "1,000 times the rows a step, and no better" in said
+    cells[1]["holdout_loss_at_steps"]["value"] = 0.1
+    assert "2.1 times better" in explain(summary(cells=cells, holdout_loss_at_steps=19))[1]
+
+
+def test_the_size_compared_is_the_one_recommended():
+    cells = [cell(100, steps=3000), cell(1000, steps=480), cell(1_000_000, steps=481)]
+    assert "100 took" in explain(summary(cells=cells))[0]
+    assert "1,000 took 480" in explain(summary(cells=cells, recommendation={"batch_size": 1000}))[0]
+
+
+def test_the_root_law_predicts_and_is_measured():
+    slope = {"value": -0.5, "lo": -0.52, "hi": -0.48, "sizes": [16, 32, 1024], "sd": [8.0, 5.7, 1.0]}
+    assert "64 times the rows made it 8.0 times as exact, 8.0 by the law" in explain(summary(measures={"sqrt_m_slope": slope}))[-1]
+
+
+def test_a_noise_scale_without_an_upper_end_says_at_least():
+    scale = {"value": None, "lo": 512.4, "hi": None, "n": 16, "kind": "fieller lower bound"}
+    assert "balance at ≥ 512" in explain(summary(measures={"noise_scale": scale}))[-1]
 
 
 def test_a_size_that_did_not_arrive_had_too_few_updates():
@@ -42,8 +68,10 @@ def test_the_root_law(slope, word):
 
 @pytest.mark.parametrize(("large", "says"), [(10.0, "as Keskar"), (0.1, "opposite"), (1.2, "no difference")])
 def test_sharpness_is_told_and_never_judged(large, says):
-    said = explain(summary(measures={"sharpness": {"by_batch_size": {"1000": {"value": 1.0}, "1000000": {"value": large}}}}))[-1]
-    assert says in said and "never enters the recommendation" in said
+    said = explain(summary(measures={"sharpness": {"by_batch_size": {
+        "1000": {"value": 1.0, "adaptive": {"0.001": {"value": 0.2}}}, "1000000": {"value": large, "adaptive": {"0.001": {"value": 0.3}}},
+    }}}))[-1]
+    assert says in said and "0.2000 % and 0.3000 %" in said and "never enters the recommendation" in said
 
 
 def test_nothing_measured_nothing_said():
