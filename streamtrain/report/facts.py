@@ -202,6 +202,12 @@ def _sharpness_facts(measures: Summary) -> Iterator[tuple[str, str]]:
         if sharpness.get("subspace"):
             yield "φ in a random subspace of 100 dimensions", _each_epsilon(sharpness["subspace"])
         yield "adaptive φ (without the +1)", _each_epsilon(sharpness["adaptive"])
+        for equal in sharpness.get("at_targets") or ():
+            ratios, sizes = equal["largest_over_smallest"], sorted(map(int, equal["by_batch_size"]))
+            yield f"at loss {loss_text(equal['target_loss'])}, {size_text(sizes[-1])} over {size_text(sizes[0])}", (
+                f"φ {_interval(ratios['phi'], times_text)}, adaptive φ {_interval(ratios['adaptive'], times_text)}, largest curvature"
+                f" {_interval(ratios['curvature'], times_text)}"
+            )
         yield "what sharpness is measured on", (
             f"{sharpness['rows']:,} rows, the same ones for every size, target standardised (its sd is {sharpness['target_sd']:.4g});"
             " it follows the learning rate more than generalisation, and never enters the recommendation"

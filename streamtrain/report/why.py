@@ -5,6 +5,7 @@ from typing import Any
 
 from streamtrain.report.facts import scale_text
 from streamtrain.report.figures import loss_figure_text, loss_text, rate_text, size_text, target_word, times_text
+from streamtrain.science.landmarks import FEW_STEPS
 from streamtrain.units import format_count
 
 Summary = Mapping[str, Any]
@@ -24,27 +25,47 @@ def explain(summary: Summary) -> list[str]:
 
 
 def _steps(summary: Summary) -> Iterator[str]:
-    """The observation itself: the same rate, about the same steps, many more rows."""
-    cells = _cells(summary, "fixed")
+    """The observation itself: the same rate, about the same steps, many more rows. At the hardest target that the largest size reached."""
+    target, cells = _told_target(summary)
     reached = [cell for cell in cells if cell["status"] == "reached"]
-    if not reached:
+    largest = max(cells, key=lambda cell: cell["batch_size"], default=None)
+    if not reached or reached == [largest]:
         return
-    chosen = [cell for cell in reached if cell["batch_size"] == summary["recommendation"]["batch_size"]]
-    small = (chosen or [min(reached, key=lambda cell: cell["rows_to_target"]["value"])])[0]
-    large = max(cells, key=lambda cell: cell["batch_size"])
-    if large is small:
-        return
-    begin = f"At the same learning rate ({rate_text(small['lr'])}), {_cost(small)} to loss {target_word(summary['target_loss'])}; "
-    if large["status"] == "reached":
-        rows = large["rows_to_target"]["value"] / small["rows_to_target"]["value"]
-        yield f"{begin}{_cost(large)}, {times_text(rows)} times the rows: a step of more rows is hardly a better step, and costs them all."
-    elif summary["train_rows"]:
-        steps = summary["train_rows"] // large["batch_size"]
+    each = "; ".join(_cost(cell) for cell in reached)
+    yield f"At the same learning rate ({rate_text(reached[0]['lr'])}) loss {target_word(target)} took: {each}."
+    fewest = min(cell["steps_to_target"]["value"] for cell in reached)
+    small = next(cell for cell in reached if cell["steps_to_target"]["value"] <= FEW_STEPS * fewest)
+    if largest["status"] == "reached" and small is not largest:
+        rows = largest["rows_to_target"]["value"] / small["rows_to_target"]["value"]
         yield (
-            f"{begin}{size_text(large['batch_size'])} got {format_count(steps).strip()} steps out of"
-            f" {format_count(summary['train_rows']).strip()} rows, and was not there: it had too few updates, however exact each was."
+            f"From {size_text(small['batch_size'])} to {size_text(largest['batch_size'])} the steps hardly fall and the rows grow {times_text(rows)} times:"
+            " a step of more rows is hardly a better step, and costs them all."
         )
-    yield from _step_for_step(summary, small, large)
+    yield from _too_few(summary)
+    judged = {cell["batch_size"]: cell for cell in _cells(summary, "fixed")}
+    yield from _step_for_step(summary, judged[small["batch_size"]], judged[largest["batch_size"]])
+
+
+def _told_target(summary: Summary) -> tuple[float | None, Sequence[Mapping[str, Any]]]:
+    """(target, cells at the same rate): the smallest that the largest size reached, else the judged one."""
+    cells = _cells(summary, "fixed")
+    known = [(summary["target_loss"], cells)]
+    if summary["lr_rules"][0] == "fixed":
+        known += [(other["target_loss"], other["cells"]) for other in summary.get("other_targets", ())]
+    all_reached = [one for one in known if one[1] and max(one[1], key=lambda cell: cell["batch_size"])["status"] == "reached"]
+    target, cells = min(all_reached or known[:1], key=lambda one: one[0] or 0.0)
+    return target, sorted(cells, key=lambda cell: cell["batch_size"])
+
+
+def _too_few(summary: Summary) -> Iterator[str]:
+    """The sizes that did not arrive at the judged target had too few updates."""
+    missed = [cell["batch_size"] for cell in _cells(summary, "fixed") if cell["status"] == "not_reached"]
+    if missed and summary["train_rows"] and summary["target_loss"] is not None:
+        steps = ", ".join(f"{format_count(summary['train_rows'] // size).strip()} steps of {size_text(size)}" for size in sorted(missed))
+        yield (
+            f"{format_count(summary['train_rows']).strip()} rows are only {steps}: too few updates to reach loss {target_word(summary['target_loss'])},"
+            " however exact each is."
+        )
 
 
 def _step_for_step(summary: Summary, small: Mapping[str, Any], large: Mapping[str, Any]) -> Iterator[str]:
@@ -68,9 +89,8 @@ def _tuned(summary: Summary) -> Iterator[str]:
     small, large = tuned[min(tuned)], tuned[max(tuned)]
     rows = large["rows_to_target"]["value"] / small["rows_to_target"]["value"]
     yield (
-        f"With the rate tuned at every size, {_cost(large)} (rate {rate_text(large['lr'])}) and {_cost(small)} (rate"
-        f" {rate_text(small['lr'])}): tuning helps large minibatches most, and {size_text(large['batch_size'])} still reads"
-        f" {times_text(rows)} times the rows."
+        f"With the rate tuned at every size, loss {target_word(summary['target_loss'])} took: {_cost(small)} (rate {rate_text(small['lr'])});"
+        f" {_cost(large)} (rate {rate_text(large['lr'])}). {size_text(large['batch_size'])} still reads {times_text(rows)} times the rows."
     )
 
 
@@ -98,16 +118,24 @@ def _noise(summary: Summary) -> Iterator[str]:
 
 
 def _sharpness(summary: Summary) -> Iterator[str]:
-    each = ((summary["measures"] or {}).get("sharpness") or {}).get("by_batch_size") or {}
+    """Keskar's claim: at equal loss where sizes were trained to the target, else of the models as training left them."""
+    found = (summary["measures"] or {}).get("sharpness") or {}
+    if at_targets := found.get("at_targets"):  # the one with the largest minibatch, and of those the deepest
+        equal = max(at_targets, key=lambda one: (max(map(int, one["by_batch_size"])), -one["target_loss"]))
+        sizes = sorted(map(int, equal["by_batch_size"]))
+        phi, adaptive, curvature = (equal["largest_over_smallest"][name] for name in ("phi", "adaptive", "curvature"))
+        yield (
+            f"Trained to the same loss ({target_word(equal['target_loss'])}), {size_text(sizes[-1])} is {_ratio(phi)} times as sharp as {size_text(sizes[0])} by"
+            f" Keskar's φ ({_ratio(adaptive)} by the adaptive one, {_ratio(curvature)} by the largest curvature): {_trend(phi)}."
+            " Sharpness never enters the recommendation."
+        )
+        return
+    each = found.get("by_batch_size") or {}
     values = {int(size): one["value"] for size, one in each.items() if one.get("value")}
     if len(values) < 2:
         return
     small, large = min(values), max(values)
-    ratio = values[large] / values[small]
-    trend = (
-        "as Keskar et al. found" if ratio > _SHARPER else "the opposite of what Keskar et al. found" if ratio < 1 / _SHARPER
-        else "no difference that these lower bounds could show"
-    )  # fmt: skip
+    trend = _trend({"value": values[large] / values[small], "lo": None, "hi": None})
     losses = {cell["batch_size"]: cell["holdout_loss"]["value"] for cell in summary["cells"]}
     unlike = losses.get(small) and losses.get(large) and max(losses[small], losses[large]) > 1.5 * min(losses[small], losses[large])
     caution = " (their losses differ, so these are not minima of one depth)" if unlike else ""
@@ -119,10 +147,23 @@ def _sharpness(summary: Summary) -> Iterator[str]:
     )
 
 
+def _trend(ratio: Mapping[str, Any]) -> str:
+    """In words: with an interval by whether it leaves out 1, without one by a factor of two."""
+    lo, hi = (ratio["value"] / _SHARPER, ratio["value"] * _SHARPER) if ratio["lo"] is None else (ratio["lo"], ratio["hi"])
+    if lo > 1:
+        return "as Keskar et al. found"
+    return "the opposite of what Keskar et al. found" if hi < 1 else "no difference that could be shown"
+
+
+def _ratio(found: Mapping[str, Any]) -> str:
+    ends = "" if found["lo"] is None else f" [{found['lo']:.2f}, {found['hi']:.2f}]"
+    return f"{found['value']:.2f}{ends}"
+
+
 def _cells(summary: Summary, rule: str) -> Sequence[Mapping[str, Any]]:
     return summary["cells"] if summary["lr_rules"][0] == rule else summary["arms"].get(rule, ())
 
 
 def _cost(cell: Mapping[str, Any]) -> str:
     steps, rows = (format_count(cell[f"{name}_to_target"]["value"]).strip() for name in ("steps", "rows"))
-    return f"{size_text(cell['batch_size'])} took {steps} steps, {rows} rows,"
+    return f"{size_text(cell['batch_size'])}: {steps} steps, {rows} rows"

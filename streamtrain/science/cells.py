@@ -33,6 +33,10 @@ class Cell:
     def rows_to_target(self) -> dict[int, float]:
         return {trial: rows_of_steps(steps, self.batch_size, self.epoch_rows) for trial, steps in self.steps_to_target.items()}
 
+    def arrival_row(self, trial: int) -> int:
+        """The row at the end of the step at which a trial reached the target: its rows and weights repeat, so it is there again."""
+        return round(rows_of_steps(math.ceil(self.steps_to_target[trial]), self.batch_size, self.epoch_rows))
+
     @property
     def censored_rows(self) -> dict[int, float]:
         """Rows after which the trials that missed the target were last looked at: infinite for one that diverged or failed."""
