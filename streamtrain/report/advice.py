@@ -6,6 +6,7 @@ from typing import Any
 
 from streamtrain.report.figures import loss_text, rate_text, size_text
 from streamtrain.science.cells import Cell
+from streamtrain.science.judge import is_correlated
 from streamtrain.science.run import Run
 from streamtrain.units import format_bytes
 
@@ -35,6 +36,9 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
         yield "No rows were held out: there is no held-out loss and no recommendation.", "--holdout"
     if run.header["data"].get("integrity") == "unverified":
         yield "Integrity unverified: the data carry no checksums, so a flipped bit would go unnoticed.", "streamtrain ingest"
+    if sizes := _list([cell["batch_size"] for cell in summary["cells"] if is_correlated(run, cell["batch_size"])]):
+        text = f"Rows of a minibatch resemble one another at {sizes}: these statistics are of your shuffle, not of the batch size."
+        yield text, "streamtrain ingest"
     for what, of in (("dropped", "rows"), ("imputed", "values")):
         if total := sum((one.get(what) or {"total": 0})["total"] for one in run.passes):
             columns: Counter[str] = sum((Counter(one[what]["columns"]) for one in run.passes), Counter())

@@ -6,8 +6,10 @@ from typing import Any
 from streamtrain.report.figures import loss_text, seconds_text, size_text, target_word, times_text
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up, rows_to_reach
+from streamtrain.science.judge import is_correlated
 from streamtrain.science.rule import EQUIVALENT_BELOW, Ratio, Recommendation
 from streamtrain.science.run import Run
+from streamtrain.science.shuffle_quality import BAD_SHUFFLE_ABOVE
 from streamtrain.units import format_count
 
 
@@ -56,6 +58,8 @@ def why_not(run: Run, cell: Cell, choice: Recommendation, target: float | None) 
         case "not_reached":
             some = f" in {len(cell.curves) - len(cell.steps_to_target)} of {len(cell.curves)} trials" if cell.steps_to_target else ""
             return f"did not reach loss {target_word(target)}{some} within {budget_text(run)} rows"
+    if is_correlated(run, cell.batch_size):
+        return f"rows of its minibatches resemble one another (design effect above {BAD_SHUFFLE_ABOVE:g}): its figures are of the shuffle, not of the size"
     ratio = choice.ratios.get(cell.batch_size)
     if ratio is None or choice.best is None:
         return "reached the target, but its speed was not timed"
@@ -87,7 +91,13 @@ def _no_reason(run: Run, cells: Sequence[Cell], figures: Sequence[Mapping[str, A
     """Why there is no recommendation: names the smallest loss at equal rows and the budget that would reach the target."""
     if not run.has_holdout:
         return "No rows were held out, so no size can be recommended. Give --holdout or --eval-data."
-    if any(cell.status == "reached" for cell in cells):
+    reached = [cell.batch_size for cell in cells if cell.status == "reached"]
+    if reached and all(is_correlated(run, size) for size in reached):
+        return (
+            f"Sizes reached the target, but the design effect of their minibatches is above {BAD_SHUFFLE_ABOVE:g}: these statistics are of your"
+            " shuffle, not of the batch size, so none can be recommended. Mix the rows with streamtrain ingest, or raise --window-rows."
+        )
+    if reached:
         return "Sizes reached the target, but their speed was not timed, so none can be recommended."
     losses = [figure["holdout_loss"]["value"] for figure in figures]
     scored = [(loss, cell) for loss, cell in zip(losses, cells, strict=True) if loss is not None]

@@ -7,6 +7,9 @@ import altair as alt
 
 from streamtrain.report.charts.house import Tables, ends_of, log_axis, size_axis
 
+#: Stability line → its dashes.
+STABILITY = {"curvature": [5, 4], "mean-square stability": [2, 3]}
+
 
 def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
     """B x η: a square a learner, coloured by its loss; crosses diverged. None where no size had two rates."""
@@ -36,9 +39,11 @@ def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart
     ]  # fmt: skip
     if limits:
         line = alt.Chart(alt.NamedData("stability")).transform_filter(f"datum.lr <= {ends[1]} && datum.lr >= {ends[0]}")
+        told = [alt.Tooltip("line:N"), alt.Tooltip("batch_size:Q", title="minibatch", format=",d"), alt.Tooltip("lr:Q", title="stable below", format=".3~g")]
+        dash = alt.StrokeDash("line:N", legend=None, scale=alt.Scale(domain=list(STABILITY), range=list(STABILITY.values())))
         layers += [
-            line.mark_line(strokeDash=[5, 4], strokeWidth=1.5, style="reference").encode(x=x, y=y),
-            line.mark_point(size=30, filled=True, opacity=1, style="reference").encode(x=x, y=y),
+            line.mark_line(strokeWidth=1.5, style="reference").encode(x=x, y=y, strokeDash=dash),
+            line.mark_point(size=30, filled=True, opacity=1, style="reference").encode(x=x, y=y, tooltip=told),
         ]
     return alt.layer(*layers).properties(title="Loss by minibatch size and learning rate (framed: chosen; crosses: diverged)")
 
