@@ -78,7 +78,7 @@ class Prepared:
         """The blocks of epoch after epoch, without end, from a window of an epoch on."""
         later = (window for number in count(epoch + 1) for window in self.plan(trial, number).windows())
         windows = chain(self.plan(trial, epoch).windows(window), later)
-        pool = BufferPool(self.budget.window_rows + 1, self.source.num_columns, keep=self.budget.windows)
+        pool = BufferPool(self.budget.window_rows, self.source.num_columns, keep=self.budget.windows)
         return fetch(windows, self.source, self.budget, stats, pool)
 
     def fingerprint(self, **more: object) -> Record:
