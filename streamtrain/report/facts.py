@@ -120,7 +120,7 @@ def _growth(marks: Summary) -> str:
         f" ({_interval(found['growth'], times_text)} ×): growing the batch could save at most {saving:.0f} % of the rows"
     )
     if not found["doublings"]:
-        return text
+        return text + ("" if (found["growth"]["lo"] or 0) > 1 or found["growth"]["n"] < 2 else "; it is not shown to grow")
     times = "twice" if found["doublings"] == 2 else f"{found['doublings']} times"
     return f"{text}. It grew more than 4 ×: double the minibatch {times} on the way, each time with the rate × 2 (SGD) or × √2 (Adam)"
 
@@ -205,8 +205,8 @@ def _sharpness_facts(measures: Summary) -> Iterator[tuple[str, str]]:
         for equal in sharpness.get("at_targets") or ():
             ratios, sizes = equal["largest_over_smallest"], sorted(map(int, equal["by_batch_size"]))
             yield f"at loss {loss_text(equal['target_loss'])}, {size_text(sizes[-1])} over {size_text(sizes[0])}", (
-                f"φ {_interval(ratios['phi'], times_text)}, adaptive φ {_interval(ratios['adaptive'], times_text)}, largest curvature"
-                f" {_interval(ratios['curvature'], times_text)}"
+                f"φ {_interval(ratios['phi'], _two)}, adaptive φ {_interval(ratios['adaptive'], _two)}, largest curvature"
+                f" {_interval(ratios['curvature'], _two)}"
             )
         yield "what sharpness is measured on", (
             f"{sharpness['rows']:,} rows, the same ones for every size, target standardised (its sd is {sharpness['target_sd']:.4g});"
@@ -250,6 +250,10 @@ def _interval(found: Mapping[str, Any] | None, text: Callable[[float], str]) -> 
 
 def _rows(value: float) -> str:
     return loss_text(value) if value < 10 else f"{value:,.0f}" if value < 1e6 else format_count(value)
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}"
 
 
 def _four(value: float) -> str:

@@ -31,7 +31,7 @@ def local_growth(reached: Sequence[Cell], target: float) -> Record | None:
     `losses`: the ends of the stretches. `local_critical`: b_k of each, between one row and ten times the largest size, beyond
     which it is not known. `growth`: last over first, Student's interval on logarithms over trials. `gamma` ≤ 1: at most
     100(1 - gamma) % of the rows could be saved by a batch that follows b_k. `doublings`: how often it would double, where the
-    growth is more than 4 times; else 0.
+    growth is more than 4 times and its interval, if it has one, leaves out 1; else 0.
     """
     sizes = np.array([cell.batch_size for cell in reached], dtype=float)
     trials = sorted(set.intersection(*(set(cell.steps_to_target) for cell in reached))) if reached else []
@@ -45,13 +45,14 @@ def local_growth(reached: Sequence[Cell], target: float) -> Record | None:
     taken_TKM = np.maximum(np.diff(steps_TLM, axis=1), _FEWEST_STEPS)
     smallest_K, critical_K = _fits(sizes, np.exp(np.log(taken_TKM).mean(axis=0)))
     each = [critical[-1] / critical[0] for critical in (_fits(sizes, taken_KM)[1] for taken_KM in taken_TKM)]
-    growth = float(critical_K[-1] / critical_K[0])
+    growth = log_estimate(float(critical_K[-1] / critical_K[0]), each)
+    much = growth["value"] > MUCH_GROWTH and (growth["lo"] is None or growth["lo"] > 1)
     edges = np.concatenate([[0.0], np.cumsum(smallest_K)])
     return {
-        "losses": losses.tolist(), "local_critical": critical_K.tolist(), "growth": log_estimate(growth, each),
+        "losses": losses.tolist(), "local_critical": critical_K.tolist(), "growth": growth,
         # A staircase, by trapezoids: each height twice, at both ends of its step.
         "gamma": adaptive_batch_bound(np.repeat(edges, 2)[1:-1], np.repeat(critical_K, 2)),
-        "doublings": round(math.log2(growth)) if growth > MUCH_GROWTH else 0,
+        "doublings": round(math.log2(growth["value"])) if much else 0,
     }  # fmt: skip
 
 

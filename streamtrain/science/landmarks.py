@@ -107,7 +107,7 @@ def _joint(run: Run) -> list[tuple[float, list[float]]]:
     for one in run.confirmations:
         if one["seconds"] >= LEAST_JOINT_SECONDS and one.get("rows"):
             each.setdefault(one["batch_size"], []).append(one["seconds"] * one["batch_size"] / one["rows"])
-    return sorted(each.items())
+    return sorted((size, seconds) for size, seconds in each.items() if len(seconds) > 1)
 
 
 def _more_rows(cell: Cell, fewest: Cell) -> bool:
