@@ -32,6 +32,9 @@ ROWS = 2**18
 #: A timed region takes at least this long, or one step.
 REGION_SECONDS = 0.1
 
+#: Rows times parameters that each replica trains on in a region: `ROWS` of 4-32-32-1; fewer rows of a larger model, or it would take minutes.
+REPLICA_WORK = ROWS * 1249
+
 #: Learning rates of the replicas that share the cores.
 RATES = (1e-6, 2e-6, 4e-6)
 
@@ -138,7 +141,7 @@ class Replicas:
 
     def __init__(self, config: Config, model: Model, rows: np.ndarray, cores: Cores):
         parameters = initial_parameters(model, config.order.seed, 0)
-        self.rows = rows
+        self.rows = rows[: max(REPLICA_WORK // model.num_parameters, 1024)]
         self.engines = [FusedEngine(model, parameters, size, RATES, config.train, ROWS) for size in config.sweep.batch_sizes]
         for engine in self.engines:
             engine.cores = cores

@@ -13,14 +13,14 @@ from streamtrain.errors import ConfigError
 from streamtrain.learners import torch_engine
 from streamtrain.learners.cores import Cores
 from streamtrain.learners.device_feed import DeviceFeed
+from streamtrain.learners.engines import ENGINES, choose_engine
 from streamtrain.learners.fused_engine import FusedEngine
 from streamtrain.learners.learner import Learner, evaluation_rows
 from streamtrain.learners.model import ACTIVATIONS, Network, Shape, initial_parameters
 from streamtrain.learners.torch_engine import TorchEngine
 from streamtrain.types import Standard
 from tests.learners.contract import RATES, check_engine, make_rows
-
-ENGINES = {"torch": TorchEngine, "fused": FusedEngine}
+from tests.learners.torch_engines import factory
 
 #: Difference to float64 after 100 steps, as a share of the way that the parameters moved.
 ROUNDING = 1e-4
@@ -154,6 +154,28 @@ def test_the_kernel_equals_torch_in_every_combination(make_engine, activation, l
 @pytest.mark.parametrize("hidden", [(), (1,), (33,), (5, 3, 7), (4, 4, 4, 4)], ids=str)
 def test_equals_torch_at_any_depth(make_engine, hidden):
     check_equals_torch(make_engine, Shape(widths=(4, *hidden, 1), activation="silu"), {})
+
+
+@pytest.mark.parametrize(("train", "model", "engine", "why"), [
+    pytest.param({}, None, "fused", "the faster one for perceptrons on the CPU", id="auto"),
+    pytest.param({"precision": "bf16"}, None, "torch", "train.precision bf16 is for the torch engine", id="auto and bf16"),
+    pytest.param({"compile": "on", "precision": "bf16"}, "mlp", "torch",
+                 "--model tests.learners.modules:mlp and train.precision bf16 and train.compile on is for the torch engine", id="auto and a module"),
+    pytest.param({"engine": "torch"}, None, "torch", "asked for", id="torch"), pytest.param({"engine": "fused"}, None, "fused", "asked for", id="fused"),
+])  # fmt: skip
+def test_auto_picks_an_engine_and_says_why(train, model, engine, why):
+    assert choose_engine(TrainConfig(**train), factory(model) if model else Shape(widths=(4, 8, 1), activation="relu")) == (engine, why)
+
+
+@pytest.mark.parametrize(("train", "says"), [
+    pytest.param({"engine": "fused", "precision": "bf16"}, "perceptrons .* in float32 on the CPU.*bf16 is for --engine torch", id="bf16"),
+    pytest.param({"engine": "fused", "compile": "on"}, "train.compile on is for --engine torch", id="compile"),
+    pytest.param({"precision": "tf32"}, "tf32 is a GPU's.*Use float32, or --device cuda", id="tf32"),
+    pytest.param({"device": "mars"}, "train.device 'mars' cannot be used here.*--device cpu", id="device"),
+])  # fmt: skip
+def test_what_no_engine_can_do_is_refused(train, says):
+    with pytest.raises(ConfigError, match=says):
+        choose_engine(TrainConfig(**train), Shape(widths=(4, 8, 1), activation="relu"))
 
 
 def test_cosine_needs_an_end(make_engine):
