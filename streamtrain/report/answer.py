@@ -17,7 +17,7 @@ def trained_sentence(run: Run, cell: Mapping[str, Any]) -> str:
     reason = next((f": {curve.reason}" for curve in curves if curve.reason), "")
     if cell["status"] in ("diverged", "out_of_memory", "failed"):
         word = {"diverged": "diverged", "out_of_memory": "ran out of memory", "failed": "failed"}[cell["status"]]
-        return f"The training at minibatch size {size} {word} after {rows:,} rows{reason}."
+        return f"The training at minibatch size {size} {word} after {rows:,} rows{reason if cell['status'] != 'diverged' else ''}."
     loss, constant = cell["holdout_loss"]["value"], (run.baseline.get("best_constant_loss") or {}).get("value")
     done = f"{rows:,} rows at minibatch size {size}"
     if loss is None:
