@@ -23,7 +23,7 @@ def stop_at(monkeypatch):
         def pressed(mode, *, verbose=False):
             def see(record):
                 seen.extend([record] if record["event"] == "evaluation" else [])
-                if len(seen) == number:
+                if seen and len(seen) == number:
                     seen.append(None)
                     signal.raise_signal(signal.SIGINT)
 

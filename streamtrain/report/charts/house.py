@@ -148,10 +148,8 @@ def _with_halo(layer: Spec) -> list[Spec]:
 
 
 def _depth(layer: Spec) -> int:
-    """Lines lie below the names of reference lines, these below points, and the names of points above all."""
-    if layer["mark"]["type"] == "text":
-        return 1 if "reference" in layer["mark"].get("style", ()) else 3
-    return 2 if layer["mark"]["type"] == "point" else 0
+    """Lines lie below text, and points above all: what was measured is never covered."""
+    return {"text": 1, "point": 2}.get(layer["mark"]["type"], 0)
 
 
 def finish(chart: alt.LayerChart, height: int = 340) -> Spec:
