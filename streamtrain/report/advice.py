@@ -36,7 +36,7 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
         yield "No rows were held out: there is no held-out loss and no recommendation.", "--holdout"
     if run.header["data"].get("integrity") == "unverified":
         yield "Integrity unverified: the data carry no checksums, so a flipped bit would go unnoticed.", "streamtrain ingest"
-    if sizes := _list([cell["batch_size"] for cell in summary["cells"] if is_correlated(run, cell["batch_size"])]):
+    if sizes := sizes_text([cell["batch_size"] for cell in summary["cells"] if is_correlated(run, cell["batch_size"])]):
         text = f"Rows of a minibatch resemble one another at {sizes}: these statistics are of your shuffle, not of the batch size."
         yield text, "streamtrain ingest"
     for what, of in (("dropped", "rows"), ("imputed", "values")):

@@ -29,8 +29,8 @@ def trained_sentence(run: Run, cell: Mapping[str, Any]) -> str:
 def explained(loss: float, constant: float) -> str:
     """A loss as the share of the target's variance that the model explains.
 
-    >>> explained(0.0106, 1.0), explained(0.99995, 1.0), explained(1e-6, 1.0), explained(1.2, 1.0)
-    ('98.94% of the variance explained', '0.01% of the variance explained', 'over 99.99% of the variance explained', 'no better than the mean')
+    >>> explained(0.0106, 1.0), explained(0.99, 1.0), explained(1e-6, 1.0), explained(1.2, 1.0)
+    ('98.94% of the variance explained', '1.00% of the variance explained', 'over 99.99% of the variance explained', 'no better than the mean')
     """
     share = 1 - loss / constant if constant else 0.0
     if share <= 0:
