@@ -264,7 +264,7 @@ def _train(prepared: Prepared, position: Position, trial: int, emit: Emit, max_s
                                 position.row = item
                                 edge()
                             continue
-                        emit(item)
+                        emit(item | {"wait_seconds": position.stats.wait_seconds} if item["event"] == "evaluation" else item)
                         if item["event"] == "outcome" and learner in position.active:
                             position.active.remove(learner)
                 position.move_past(block)

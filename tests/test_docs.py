@@ -21,7 +21,6 @@ RUN = [page for page in PAGES if page.stem not in ("minibatch_question", "gpu", 
 #: Flags beyond those that the project was asked for, and why.
 BEYOND = {
     "readers": "a benchmark must say on how many threads it decodes, and a shared machine must be able to limit them",
-    "patience": "early stopping, with the name that Keras and Lightning give it",
     "rerun": "off: judge winners on the trials that chose them, for a quick look",
     "extend-grid": "off: keep a list of learning rates exactly as given",
     "dry-run": "asked for in words; listed here because it is a flag",

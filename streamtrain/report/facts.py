@@ -249,7 +249,7 @@ def _interval(found: Mapping[str, Any] | None, text: Callable[[float], str]) -> 
 
 
 def _rows(value: float) -> str:
-    return loss_text(value) if value < 10 else f"{value:,.0f}" if value < 1e6 else format_count(value)
+    return f"{value:.3g}" if value < 10 else f"{value:,.0f}" if value < 1e6 else format_count(value)
 
 
 def _two(value: float) -> str:

@@ -101,10 +101,10 @@ def _stability(summary: Summary, measures: Summary) -> Iterator[Row]:
     for size, one in ((measures.get("curvature") or {}).get("by_batch_size") or {}).items():
         share = one.get("share_of_stability_line")
         if share and share > 0:
-            yield {"line": "curvature", "batch_size": int(size), "lr": one["lr"] / share}
+            yield {"line": "curvature", "batch_size": int(size), "size": size_text(int(size)), "lr": one["lr"] / share}
     found = (summary.get("landmarks") or {}).get("stability")
     for size, lr in zip(found["batch_sizes"], found["lrs"], strict=True) if found else ():
-        yield {"line": "mean-square stability", "batch_size": size, "lr": lr}
+        yield {"line": "mean-square stability", "batch_size": size, "size": size_text(size), "lr": lr}
 
 
 def _arms(summary: Summary) -> Iterator[Row]:

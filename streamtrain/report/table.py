@@ -82,6 +82,8 @@ def target_text(summary: Summary, cell: Mapping[str, Any]) -> str:
 def verdict_text(summary: Summary, cell: Mapping[str, Any]) -> str:
     """`recommended`, `as good`, `undecided`, `slower`, `input-bound`, or why the size is out."""
     recommendation = summary["recommendation"]
+    if summary["verb"] == "train" and cell["status"] in ("reached", "not_reached"):
+        return "input-bound" if (cell["wait_fraction"]["value"] or 0) > INPUT_BOUND else "trained"
     if cell["batch_size"] == recommendation["batch_size"]:
         if len(summary["cells"]) == 1:
             return "the only size"

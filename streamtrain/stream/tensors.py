@@ -242,7 +242,7 @@ def open_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"train.device {name!r} cannot be used here: {reason} Use --device cpu.") from None
+        raise ConfigError(f"train.device {name!r} cannot be used here: {reason.rstrip('.')}. Use --device cpu.") from None
     return device
 
 

@@ -36,10 +36,10 @@ _TOLD = [
 
 
 def tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """Rows per second against held-out loss at equal rows; None without a loss."""
+    """Rows per second against held-out loss at equal rows; None without a loss, or with a single size."""
     cells = [cell for cell in tables["cells"] if cell["rows_per_second"]]
     losses = [cell["holdout_loss"] for cell in cells if cell["holdout_loss"]]
-    if not losses:
+    if not losses or len(tables["cells"]) < 2:
         return None
     reach = ends_of((cell["rows_per_second"] for cell in cells), 1.25)
     x = alt.X("rows_per_second:Q", title="rows per second", **log_axis(reach, "~s"))
@@ -58,8 +58,8 @@ def tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | Non
         edge_marks(edge, x, color),
     ]
     missing = [f"{cell['size']} ({cell['status']})" for cell in cells if not cell["holdout_loss"]]
-    subtitle = f"no loss, at the edge: {', '.join(missing)}" if 0 < len(missing) <= 4 else ""
-    return alt.layer(*layers).properties(title=chart_title("Speed against held-out loss at equal rows (ring: recommended)", subtitle))
+    subtitle = f"no loss, at the edge: {', '.join(missing)}" if 0 < len(missing) <= 4 else "ring: recommended; right is faster, down is better"
+    return alt.layer(*layers).properties(title=chart_title("Speed against loss at equal rows", subtitle))
 
 
 def seconds_to_target(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
@@ -90,7 +90,7 @@ def seconds_to_target(summary: Mapping[str, Any], tables: Tables) -> alt.LayerCh
         square = alt.Chart(alt.NamedData("confirmed")).mark_point(shape="square", size=130, strokeWidth=1.8, opacity=1, style="reference")
         told = [alt.Tooltip("size:N", title="minibatch"), alt.Tooltip("seconds:Q", title="measured, end to end", format=".3~g")]
         layers.append(square.encode(x=x, y=alt.Y("seconds:Q", title=title), tooltip=told))
-    return alt.layer(*layers).properties(title="Seconds to the target (ring: recommended; hollow: not in every trial)")
+    return alt.layer(*layers).properties(title=chart_title("Seconds to the target", "ring: recommended; hollow: not in every trial"))
 
 
 def curves(name: str, summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
