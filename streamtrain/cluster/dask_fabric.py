@@ -4,6 +4,8 @@ Why so: a pinned task whose worker died waits for ever, loose ones are stolen by
 worker leaves, and equal calls are answered from memory (distributed#7346, xgboost#10985, xgboost#11804).
 """
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -94,9 +96,11 @@ class DaskFabric:
 
     def recover(self, worker: str) -> None:
         """See `Fabric.recover`."""
-        if self._restarts:
-            with suppress(Exception):
-                self._client.restart_workers([worker], timeout=30, raise_for_error=False)
+        nannies = getattr(self._client.cluster, "workers", {}).values() if self._restarts else ()
+        for nanny in nannies:  # of our own LocalCluster; one that is stopped would not end by itself
+            if nanny.worker_address == worker and nanny.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(nanny.pid, signal.SIGKILL)
 
     def _hear(self, event: tuple[float, Any]) -> None:
         """On the client's own thread: workers that join and leave are told on this topic."""

@@ -108,6 +108,11 @@ class Leases:
             heapq.heappush(self._pending, (-lease.cost, lease.item))
         return None
 
+    def withdraw(self, item: int) -> None:
+        """An item is not to be done after all; a late result of it will be discarded."""
+        if item in self._costs:
+            self._forget(item)
+
     def worker(self, number: int) -> str | None:
         """Who holds a lease; None when it no longer counts."""
         return self._live[number].worker if number in self._live else None
