@@ -75,7 +75,7 @@ class RoundsPass(DrivenPass):
         engine.load_state(whole_state(engine, averaged, counters))
         rows = sum(one.rows for one in done)
         for one in done:
-            self.count(one.receipt, one.nulls, one.stats.to_json())
+            self.count(one.receipt, one.nulls, one.stats)
         if self._rounds.number < MEASURED_ROUNDS:
             self._speeds.append([one.rows / one.seconds for one in done if one.rows and one.seconds])
         self._rounds.commit(rows)

@@ -64,7 +64,7 @@ class Gang:
             self._hear(self._wait())
 
     def do(self, tasks: Mapping[str, tuple[Work, Any]]) -> dict[str, Any]:
-        """What each worker's task gave. Raises Broken when it was not all of them, and ResourceError when that was once too often."""
+        """What each worker's task gave, in the order of tasks. Raises Broken when it was not all of them, and ResourceError when that was once too often."""
         out = {self._send(worker, task): worker for worker, task in tasks.items()}
         results: dict[str, Any] = {}
         why, until = "", None
@@ -90,7 +90,7 @@ class Gang:
             if self._broken >= GROUP_ATTEMPTS:
                 raise ResourceError(f"{self._broken} groups of workers in a row came to nothing, the last one by {why}. See the workers' logs.")
             raise Broken(why)
-        return results
+        return {worker: results[worker] for worker in tasks}
 
     def succeeded(self) -> None:
         """What the group did was of use: failures in a row are counted anew."""

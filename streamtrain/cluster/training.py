@@ -56,6 +56,8 @@ class TrainPlace:
     ) -> DrivenPass:  # fmt: skip
         if chosen["sync"] == "allreduce":
             return LanesPass(prepared, learner, emit, meeting, lanes=chosen["lanes"], kind=kind, saving=saving, chosen=chosen, begun=begun)
+        if begun is None or begun[0]["record"] is None:
+            meeting.gang.gather(chosen["shares"])  # opening the run is no part of a round
         meeting.gang.disband()
         rows = self._config.round_rows
         windows = None if rows is None else max(1, round(rows / prepared.window_rows))

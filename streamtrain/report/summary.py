@@ -8,6 +8,7 @@ from streamtrain.report.advice import warn
 from streamtrain.report.cells import cell_figures, confirmation, target_figures
 from streamtrain.report.verdict import describe, sentence
 from streamtrain.report.why import explain
+from streamtrain.report.workers import workers_summary
 from streamtrain.science.cells import rows_in_common
 from streamtrain.science.judge import arm_cells, judge
 from streamtrain.science.landmarks import landmarks
@@ -49,6 +50,7 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "landmarks": landmarks(run, judgement),
         "confirmation": confirmation(run, cells),
         "measures": run.measures,
+        "workers": workers_summary(run),
         "arms": {rule: _arm(run, rule, target, rows) for rule in run.rules[1:]},
         "other_targets": [_other_target(run, other, i) for i, other in enumerate(run.header.get("target_loss", [])[1:], 1)],
         **_costs(run),
