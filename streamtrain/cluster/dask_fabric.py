@@ -27,6 +27,9 @@ CUT_SECONDS = 20.0
 #: A result that does not come within this after its task has ended went down with its worker.
 GATHER_SECONDS = 60.0
 
+#: Workers are told of a run's end; one that hangs is not waited for.
+FORGET_SECONDS = 5.0
+
 #: Payloads beyond this many bytes go to the worker by themselves, not in a task.
 LARGE_BYTES = 2**23
 
@@ -57,7 +60,8 @@ class DaskFabric:
             self._client.cancel([future for _, future in self._tasks.values()])
             self._tasks.clear()
             if self._client.status == "running":
-                self._client.run(forget, self._run, workers=list(self._opened & self._known), on_error="ignore")
+                there = list(self._opened & self._known)
+                self._client.sync(self._client.run, forget, self._run, workers=there, on_error="ignore", callback_timeout=FORGET_SECONDS)
 
     def now(self) -> float:
         """See `Fabric.now`."""

@@ -130,8 +130,7 @@ class Gang:
                         self._fail(number, worker, "the worker is gone")
                         ended.append((number, None, "the worker is gone"))
                 case Finished(number=number, worker=worker, result=result) if number in self._items:
-                    self._leases.accept(number, self._crew.fabric.now())
-                    del self._items[number]
+                    self._settle(number)  # not accepted: what it took says nothing of other items' pace
                     if number in self._opening:
                         self._ready.add(worker)
                     ended.append((number, result, ""))
