@@ -39,7 +39,8 @@ def train(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
         emit({"event": "baseline", **prepared.baselines})
     learner = prepared.learner(sizes[0], rates, 0, patience=config.train.early_stop, keeps_best=True)
     done = place(prepared, [learner], 0, emit, max_seconds=config.train.max_time, saving=saving)
-    measure_throughput(prepared, sizes, emit)
+    if "sync" not in done:  # on workers, rounds tell their speed; this machine's is not theirs
+        measure_throughput(prepared, sizes, emit)
     seconds = time.perf_counter() - started + (saving.seconds if saving is not None else 0)
     emit(end_record(prepared, seconds=seconds, rows_read=done["rows_read"], passes=1, saved=0, peak=max(0, peak_rss_bytes() - before)))
     best_RP = learner.best_parameters

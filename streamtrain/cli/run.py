@@ -49,8 +49,14 @@ def run(
                 for see in seen:
                     see(record)
 
+            def on_note(text: str) -> None:
+                if not output.quiet:
+                    note(text)
+
             try:
-                result = call(config, folder, resume=goes_on, command=shlex.join(["streamtrain", *sys.argv[1:]]), on_record=on_record)
+                result = call(
+                    config, folder, resume=goes_on, command=shlex.join(["streamtrain", *sys.argv[1:]]), on_record=on_record, on_note=on_note
+                )
             except BaseException as failure:
                 if not isinstance(failure, ConfigError | DataError) and api.list_checkpoints(folder / api.CHECKPOINTS):
                     note(f"{folder} was saved; go on with --resume {shlex.quote(str(folder))}")

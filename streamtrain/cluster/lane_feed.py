@@ -34,6 +34,7 @@ class LaneFeed:
         self._block: Block | None = None
         self.receipt, self.stats = Receipt(), FetchStats()
         self.nulls: NullCounts = Counter()
+        self._told: dict[str, float] = {}
         epochs = count(epoch + 1) if last_epoch is None else range(epoch + 1, last_epoch)
         later = (one for number in epochs for one in lanes(number)[lane].windows())
         windows = (one for part in (plan.windows(window), later) for one in part)
@@ -59,10 +60,11 @@ class LaneFeed:
         if self._block is not None and self._start:
             self._finish_block()
 
-    def delivered(self) -> tuple[Receipt, NullCounts]:
-        """What was counted since the last call: blocks that were used to their end."""
-        counted = self.receipt, self.nulls
-        self.receipt, self.nulls = Receipt(), Counter()
+    def delivered(self) -> tuple[Receipt, NullCounts, dict[str, float]]:
+        """What was counted since the last call, of blocks that were used to their end; and what the parts of delivery took since."""
+        stats = self.stats.to_json()
+        counted = self.receipt, self.nulls, {name: value - self._told.get(name, 0) for name, value in stats.items()}
+        self.receipt, self.nulls, self._told = Receipt(), Counter(), stats
         return counted
 
     def close(self) -> None:

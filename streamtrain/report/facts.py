@@ -37,7 +37,9 @@ def bottleneck(summary: Summary) -> str:
         return ""
     chosen = [cell for cell in timed if cell["batch_size"] == summary["recommendation"]["batch_size"]]
     cell = (chosen or [max(timed, key=lambda cell: cell["rows_per_second"]["value"])])[0]
-    share = cell["wait_fraction"]["value"] or 0.0
+    share = cell["wait_fraction"]["value"]
+    if share is None:
+        return ""
     size = size_text(cell["batch_size"])
     if share > 0.5:
         return f"reading: at {size} the step waits {share:.0%} of the time for rows"

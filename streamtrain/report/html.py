@@ -18,6 +18,7 @@ from streamtrain.report.figures import count_text, loss_figure_text, loss_text, 
 from streamtrain.report.measure_tables import used_tables
 from streamtrain.report.table import markdown_table, verdict_text
 from streamtrain.report.tables import Row, compact
+from streamtrain.report.workers import worker_facts
 from streamtrain.units import format_seconds
 
 #: Section → its word in the contents.
@@ -61,6 +62,7 @@ def render_html(summary: Mapping[str, Any], specs: Mapping[str, Spec], tables: M
         title_of=lambda name: _title(specs[name]),
         contents=[(name, word) for name, word in _CONTENTS.items() if name in sections],
         speed_facts=speed_facts(summary),
+        worker_facts=worker_facts(summary),
         confirmed=confirmation_rows(summary),
         landmark_facts=landmark_facts(summary),
         measure_facts=measure_facts(summary),
@@ -103,7 +105,9 @@ def _sections(summary: Mapping[str, Any], specs: Mapping[str, Spec]) -> set[str]
         "measures": {"noise_scale", "sqrt_m", "learning_rates", "rules", "curvature", "sharpness", "line"},
     }  # fmt: skip
     found = {"table", "warnings", "understanding", "run"} | {name for name, charts in of_charts.items() if charts & set(specs)}
-    more = {"throughput": speed_facts(summary), "measures": measure_facts(summary) + landmark_facts(summary) + summary["why"]}
+    more = {
+        "throughput": speed_facts(summary) + worker_facts(summary), "measures": measure_facts(summary) + landmark_facts(summary) + summary["why"],
+    }  # fmt: skip
     return found | {name for name, content in more.items() if content}
 
 

@@ -8,6 +8,7 @@ from streamtrain.report.advice import warn
 from streamtrain.report.cells import cell_figures, confirmation, target_figures
 from streamtrain.report.verdict import describe, sentence
 from streamtrain.report.why import explain
+from streamtrain.report.workers import workers_summary
 from streamtrain.science.cells import rows_in_common
 from streamtrain.science.equal import equal_seconds, equal_steps
 from streamtrain.science.judge import arm_cells, judge
@@ -51,6 +52,7 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "confirmation": confirmation(run, cells),
         "measures": run.measures,
         "arms": {rule: _arm(run, rule, target, equal) for rule in run.rules[1:]},
+        "workers": workers_summary(run),
         "other_targets": [_other_target(run, other, i) for i, other in enumerate(run.header.get("target_loss", [])[1:], 1)],
         **_costs(run),
         "integrity": run.header.get("integrity") or run.header["data"].get("integrity"),

@@ -16,6 +16,7 @@ from streamtrain.report.figures import (
     speed_text,
     target_word,
 )
+from streamtrain.report.workers import worker_facts
 from streamtrain.science.interval import BOOTSTRAP_FROM
 from streamtrain.units import format_count
 
@@ -116,7 +117,8 @@ def render_markdown(summary: Summary) -> str:
     parts = ["# streamtrain report", summary["sentence"], f"Why: {summary['recommendation']['reason']}", markdown_table(summary)]
     parts.append("\n".join(f"- {line}" for line in [*references(summary), intervals(summary)]))
     parts += summary["why"]
-    for heading, pairs in (("Throughput", speed_facts(summary)), ("Sizes to know", landmark_facts(summary)), ("Measured", measure_facts(summary))):
+    told = {"Throughput": speed_facts, "Workers": worker_facts, "Sizes to know": landmark_facts, "Measured": measure_facts}
+    for heading, pairs in ((heading, facts(summary)) for heading, facts in told.items()):
         if pairs:
             parts.append("\n".join([f"## {heading}", "", *(f"- {name}: {text}" for name, text in pairs)]))
     if confirmed := confirmation_rows(summary):

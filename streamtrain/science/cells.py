@@ -152,8 +152,11 @@ def throughput(run: Run, batch_size: int) -> tuple[list[float], list[float]]:
     """Rows per second and the share of time spent waiting for rows, one of each a timing repeat.
 
     In training, steps and delivery overlap: a repeat's time is the longest of the step alone, the stream alone, and the processor
-    time of both over the cores that they share, each scaled to the same rows.
+    time of both over the cores that they share, each scaled to the same rows. On workers: of each round, by the clock.
     """
+    if run.rounds:
+        rows = np.diff([one["rows"] for one in run.rounds], prepend=0)
+        return [int(trained) / one["seconds"] for trained, one in zip(rows, run.rounds, strict=True) if one["seconds"]], []
     speeds, waits = [], []
     for repeat, (rows, step) in sorted(run.step_seconds.get(batch_size, {}).items()):
         streamed, delivery = run.delivery_seconds.get(repeat, (1, 0.0))
