@@ -75,7 +75,7 @@ def train_share(prepared: Prepared, work: ShareWork) -> ShareDone:
     before = _rows_in_steps(engine.state())
     losses, receipt, stats, nulls = np.zeros(len(work.lrs)), Receipt(), FetchStats(), Counter()
     rows, left, seconds = 0, work.share.rows, 0.0
-    pool = BufferPool(prepared.budget.window_rows + 1, prepared.source.num_columns, keep=prepared.budget.windows)
+    pool = BufferPool(prepared.budget.window_rows, prepared.source.num_columns, keep=prepared.budget.windows)
     fused = prepared.engine == "fused"
     with (
         one_blas_thread(fused), Cores(prepared.config.train.threads or 1) as cores,
