@@ -17,8 +17,8 @@ settings.load_profile("house")
 
 torch.set_num_threads(1)  # on a shared machine its threads spin for one another; no test is about their number
 
-#: Zarr keeps one event loop, with its thread pool, for the life of the process.
-_LIFELONG_THREADS = ("zarr_io", "asyncio_")
+#: Zarr keeps one event loop, with its thread pool, for the life of the process, and tqdm, where it is installed, a monitor.
+_LIFELONG_THREADS = ("zarr_io", "asyncio_", "tqdm_monitor")
 _FD = Path("/proc/self/fd")
 
 

@@ -130,7 +130,7 @@ def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[An
     security = _security(config, distributed)
     try:
         return stack.enter_context(distributed.Client(**named, timeout=CONNECT_SECONDS, security=security)), False
-    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+    except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:  # a tls:// address without certificates is a TypeError
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ResourceError(f"the Dask scheduler {where} does not answer: {first}. Check the address, the network, and TLS.") from None
 
