@@ -170,7 +170,7 @@ def test_a_cut_connection_ends_the_run_saved_and_it_goes_on(data, client, unbrok
 
 def test_what_allreduce_cannot_do_is_refused_with_the_next_move(data, client, tmp_path):
     for flags, said in (
-        ({"batch_size": 500}, "500 rows cannot be cut into 8 lanes"), ({"patience": 3}, "--patience"), ({"on_null": "drop"}, "--on-null impute"),
+        ({"batch_size": 500}, "500 rows cannot be cut into 8 lanes"), ({"early_stop": 3}, "--early-stop"), ({"on_null": "drop"}, "--on-null impute"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             api.run_train(config(data, "allreduce", **flags), tmp_path / said[:3], client=client)
