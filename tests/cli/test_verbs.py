@@ -67,7 +67,7 @@ def test_train_then_predict(command, data, tmp_path):
     mean = math.fsum(truth["y"].to_pylist()) / ROWS
     assert math.fsum(errors) < 0.5 * math.fsum((y - mean) ** 2 for y in truth["y"].to_pylist())
     assert command("predict", "m", data, "-o", "p.parquet").code == 2
-    for words in (["predict", "m", data, "-o", "p.parquet/q"], ["export", "m", "-o", "p.parquet/q"], ["report", "m", "-o", "p.parquet/q"]):
+    for words in (["predict", "m", data, "-o", "p.parquet/q"], ["report", "m", "-o", "p.parquet/q"]):
         said = command(*words)
         assert (said.code, said.out) == (4, "") and re.fullmatch(r"error: p.parquet/q: cannot be written \(.*\). Choose another --out.\n", said.err), said.err
 

@@ -133,9 +133,11 @@ class Page:
         logged = [event["params"]["entry"]["text"] for event in self._events("Log.entryAdded") if event["params"]["entry"]["level"] in ("error", "warning")]
         return [*thrown, *said, *logged]
 
-    def screenshot(self) -> bytes:
-        """The whole page as PNG."""
-        return base64.b64decode(self._browser.call("Page.captureScreenshot", self._session, captureBeyondViewport=True)["data"])
+    def screenshot(self, height: int | None = None) -> bytes:
+        """The whole page, or its first `height` pixels, as PNG."""
+        width, whole = self.evaluate("[window.innerWidth, document.documentElement.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": width, "height": height or whole, "scale": 1}
+        return base64.b64decode(self._browser.call("Page.captureScreenshot", self._session, captureBeyondViewport=True, clip=clip)["data"])
 
     def pdf(self) -> bytes:
         """The page as it prints."""
