@@ -1,9 +1,13 @@
 """What Parquet footers know beyond the layout: codecs, encodings, nulls, extremes."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow.parquet as pq
 
+from streamtrain.storage.dataset import FOOTERS_AT_ONCE
+from streamtrain.storage.filesystem import is_remote
 from streamtrain.storage.parquet import read_metadata
 from streamtrain.types import Dataset
 
@@ -20,11 +24,10 @@ class ParquetFacts:
 
 
 def read_facts(dataset: Dataset) -> ParquetFacts:
-    """Read every footer of a Parquet data set again, one after the other."""
+    """Read every footer of a Parquet data set again: one after the other, of an object store several at once."""
     facts = ParquetFacts(nulls=dict.fromkeys(dataset.columns, 0))
     unknown: set[str] = set()
-    for shard in dataset.shards:
-        metadata, _ = read_metadata(shard)
+    for metadata in _footers(dataset):
         places = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
         for group in range(metadata.num_row_groups):
             row_group = metadata.row_group(group)
@@ -35,6 +38,14 @@ def read_facts(dataset: Dataset) -> ParquetFacts:
         facts.low[name] = None if name in unknown else facts.low.get(name)
         facts.high[name] = None if name in unknown else facts.high.get(name)
     return facts
+
+
+def _footers(dataset: Dataset) -> Iterator[pq.FileMetaData]:
+    if not is_remote(dataset.shards[0].url):
+        yield from (read_metadata(shard)[0] for shard in dataset.shards)
+        return
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE, thread_name_prefix="footers") as pool:
+        yield from (metadata for metadata, _ in pool.map(read_metadata, dataset.shards))
 
 
 def _add(facts: ParquetFacts, unknown: set[str], name: str, chunk: pq.ColumnChunkMetaData) -> None:

@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from streamtrain.buffers import Buffers
-from streamtrain.errors import DataError, ResourceError
+from streamtrain.errors import DataError, ResourceError, StoreError
 from streamtrain.storage.parquet import ParquetForward, ParquetReader, first_line
+from streamtrain.storage.remote_file import Traffic
 from streamtrain.storage.zarr import ZarrForward, ZarrReader
 from streamtrain.types import Dataset, Shard
 
@@ -30,11 +31,12 @@ _FORWARD = {"parquet": ParquetForward, "zarr": ZarrForward}
 class Readers:
     """Reads any row range of any shard; any number of threads at once.
 
-    Parsed metadata of the last 256 shards is kept; no file stays open between calls.
+    Parsed metadata of the last 256 shards is kept; no file stays open between calls. `traffic`: what came from object stores so far.
     """
 
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
+        self.traffic = Traffic()
         self._reader = lru_cache(_CACHED_SHARDS)(self._open)
         self._checked: set[int] = set()
         # Parquet's decoder has a memory pool of its own; Zarr chunks are decoded into these.
@@ -61,13 +63,13 @@ class Readers:
     def forward(self, shard: int) -> "Forward":
         """A reader of the same rows for ranges that follow one another, where a row group or chunk is too large to read at
         once: it keeps its place in it. For one thread at a time; holds a file open until `close`."""
-        return Forward(self._dataset.shards[shard], self._dataset)
+        return Forward(self._dataset.shards[shard], self._dataset, self.traffic)
 
     def _open(self, shard: int) -> Reader:
         described = self._dataset.shards[shard]
         if described.format == "zarr":
-            return ZarrReader(described, self._buffers)
-        reader = ParquetReader(described, self._dataset.columns, checked=shard in self._checked)
+            return ZarrReader(described, self._buffers, self.traffic)
+        reader = ParquetReader(described, self._dataset.columns, checked=shard in self._checked, traffic=self.traffic)
         self._checked.add(shard)
         return reader
 
@@ -75,8 +77,8 @@ class Readers:
 class Forward:
     """See `Readers.forward`."""
 
-    def __init__(self, shard: Shard, dataset: Dataset):
-        self._shard, self._dataset = shard, dataset
+    def __init__(self, shard: Shard, dataset: Dataset, traffic: Traffic):
+        self._shard, self._dataset, self._traffic = shard, dataset, traffic
         self._reader: ParquetForward | ZarrForward | None = None
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -84,7 +86,7 @@ class Forward:
         for last in (False, True):
             with suppress(_Again), _typed_errors(self._shard, start, stop, last=last):
                 if self._reader is None:
-                    self._reader = _FORWARD[self._shard.format](self._shard, self._dataset.columns, self._dataset.decoded_type)
+                    self._reader = _FORWARD[self._shard.format](self._shard, self._dataset.columns, self._dataset.decoded_type, self._traffic)
                 return self._reader.read(start, stop)
             self.close()  # a reader that failed has lost its place
         raise AssertionError
@@ -111,7 +113,7 @@ def _typed_errors(shard: Shard, start: int, stop: int, *, last: bool) -> Iterato
             " which writes small row groups."
         ) from error
     except DataError as error:
-        raise error if shard.url in str(error) else DataError(f"{_place(shard, start, stop)}: {error}") from error
+        raise error if shard.url in str(error) or isinstance(error, StoreError) else DataError(f"{_place(shard, start, stop)}: {error}") from error
     except Exception as error:
         if not last:
             raise _Again from error
