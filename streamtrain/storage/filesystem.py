@@ -7,6 +7,7 @@ reads `http(s)://` and the chunks of Zarr arrays.
 import io
 import os
 import re
+import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
@@ -24,10 +25,13 @@ from streamtrain.redact import HIDDEN, redact_url
 from streamtrain.storage.remote_file import RemoteFile, Traffic, failure
 from streamtrain.types import LOCAL, Storage
 
-REQUEST_SECONDS, CONNECT_SECONDS = 30.0, 5.0
+CONNECT_SECONDS = 5.0
 
 #: How often a request is made before its failure counts.
 ATTEMPTS = 10
+
+#: Of `fetch.timeout_seconds`, within which a read must end: a request that is silent for a tenth of it is made again.
+_REQUESTS_A_READ = 10
 
 #: fsspec's name of an option → what pyarrow.fs and obstore call it. Schemes that are not here take all of them, as fsspec does.
 NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = {
@@ -58,12 +62,14 @@ def is_web(url: str) -> bool:
 
 
 def normal_url(path: str | os.PathLike[str]) -> str:
-    """A local path made absolute; a URL with its scheme in small letters and without a slash at its end."""
+    """A local path made absolute; a URL with its scheme in small letters and without a slash at its end. Raises ConfigError for no URL."""
     path = os.fspath(path)
     if not is_remote(path):
         return os.path.abspath(path)
     scheme, _, rest = path.partition("://")
-    return f"{scheme.lower()}://{rest.rstrip('/')}"
+    url = f"{scheme.lower()}://{rest.strip('/')}"
+    split(url)
+    return url
 
 
 def relative_url(url: str, root: str) -> str:
@@ -75,10 +81,10 @@ def relative_url(url: str, root: str) -> str:
     return url.removeprefix(root.rstrip("/") + "/") if is_remote(url) else os.path.relpath(url, root)
 
 
-def make_storage(options: Mapping[str, str] | None, *, timeout_seconds: float | None = None) -> Storage:
+def make_storage(options: Mapping[str, str] | None, *, timeout_seconds: float = 300.0) -> Storage:
     """The options of an object store, with names that are known. Raises ConfigError for another name, or a secret that was redacted.
 
-    `timeout_seconds`: `fetch.timeout_seconds`, where it is shorter than a request may take anyhow.
+    `timeout_seconds`: `fetch.timeout_seconds`, of which a request may be silent for a tenth; left out: 300, so 30 a request.
     """
     known = sorted({name for names in NAMES.values() for name in names})
     given = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in (options or {}).items()}
@@ -87,7 +93,7 @@ def make_storage(options: Mapping[str, str] | None, *, timeout_seconds: float | 
             raise ConfigError(f"storage option {shown(name)!r} is unknown; there are {', '.join(known)}.{did_you_mean(name, known)}")
         if value == HIDDEN:
             raise ConfigError(f"storage option {name}: the config of a run keeps no secrets. Give it again: --storage-option {name}=…")
-    return Storage(options=tuple(sorted(given.items())), request_seconds=min(timeout_seconds or REQUEST_SECONDS, REQUEST_SECONDS))
+    return Storage(options=tuple(sorted(given.items())), request_seconds=timeout_seconds / _REQUESTS_A_READ)
 
 
 def take_query(url: str, storage: Storage) -> tuple[str, Storage]:
@@ -148,6 +154,22 @@ def translated(scheme: str, storage: Storage, library: int) -> dict[str, Any]:
     return found
 
 
+def read_range(folder: str, name: str, start: int, length: int, storage: Storage, traffic: Traffic | None = None) -> bytes:
+    """A known range of a file below a remote folder, in one request where obstore knows the scheme. Raises as `open_binary` does."""
+    if split(folder)[0] not in NAMES:
+        with open_binary(f"{folder}/{name}", storage, traffic) as file:
+            file.seek(start)
+            return file.read(length)
+    objects, started = open_objects(folder, storage), time.perf_counter()
+    import obstore  # of the extras; `open_objects` says so where it is missing
+
+    with failure(f"{folder}/{name}", storage):
+        found = obstore.get_range(objects, name, start=start, length=length).to_bytes()
+    if traffic is not None:
+        traffic.add(len(found), time.perf_counter() - started)
+    return found
+
+
 @lru_cache(256)
 def open_objects(url: str, storage: Storage) -> Any:
     """obstore's store whose root is `url`: a folder of a bucket, or one file over http(s). Raises ConfigError when obstore is not there."""
@@ -176,9 +198,9 @@ def open_binary(url: str, storage: Storage = LOCAL, traffic: Traffic | None = No
         return open(url, "rb")
     scheme, path = split(url)
     if scheme in _WEB:
+        objects = open_objects(url, storage)
         import obstore  # of the extras; `open_objects` says so where it is missing
 
-        objects = open_objects(url, storage)
         with failure(url, storage):
             size = obstore.head(objects, "")["size"]
         return RemoteFile(url, storage, size, lambda start, length: pa.py_buffer(obstore.get_range(objects, "", start=start, length=length)), traffic)
@@ -247,7 +269,7 @@ def write_file(path: Path, url: str, storage: Storage) -> None:
     """Copy a local file to a store. Raises StoreError."""
     scheme, to = split(url)
     files = open_filesystem(scheme, storage)
-    with failure(url, storage), open(path, "rb") as source, files.open_output_stream(to) as target:
+    with failure(url, storage), open(path, "rb") as source, files.open_output_stream(to, compression=None) as target:
         while block := source.read(_STREAM_BYTES):
             target.write(block)
 

@@ -72,7 +72,7 @@ class RemoteFile(io.RawIOBase):
 
     def readinto(self, target: bytearray | memoryview) -> int:
         found = self.read_buffer(len(target))
-        target[: len(found)] = memoryview(found)
+        memoryview(target).cast("B")[: len(found)] = memoryview(found).cast("B")
         return len(found)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:

@@ -13,7 +13,7 @@ from pyarrow import csv
 from streamtrain.errors import DataError, shown
 from streamtrain.storage.dataset import Found, bind_columns, find_shards
 from streamtrain.storage.decode import MAX_EXACT_INTEGER, arrow_column, decode_arrow
-from streamtrain.storage.filesystem import is_remote, open_binary, open_stream, take_query
+from streamtrain.storage.filesystem import is_remote, normal_url, open_binary, open_stream, take_query
 from streamtrain.storage.locate import locate, read_list
 from streamtrain.storage.parquet import first_line, stream_parquet
 from streamtrain.storage.readers import Readers
@@ -45,6 +45,7 @@ def open_tables(source: str, storage: Storage = LOCAL) -> list[Table]:
     Raises DataError when nothing can be read, or when kinds of file are mixed, StoreError when a store does not answer.
     """
     path, known = take_query(source, storage)
+    path = normal_url(path)
     paths, known = read_list(path, known) or (locate(path, SUFFIXES, known), known)
     kinds = {_kind(path) for path in paths}
     if len(kinds) > 1:

@@ -95,11 +95,12 @@ class ZarrReader:
 
     def __init__(self, shard: Shard, buffers: Buffers | None = None, traffic: Traffic | None = None):
         self._buffers = buffers or Buffers(0, keep=0)
-        if zarr_source(shard.url, shard.storage) != shard.source:
+        folder = open_folder(shard.url, shard.storage, traffic)
+        if _hash_source(folder, folder.files()) != shard.source:
             raise DataError(f"{shard.url}: the array has changed since it was opened. Open the data set again.")
         self._url = shard.url
         self._places = {column.name: i for i, column in enumerate(shard.columns)}
-        self.arrays = _open_fast(open_folder(shard.url, shard.storage, traffic))
+        self.arrays = _open_fast(folder)
         self._refuse_other(shard)
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:

@@ -13,7 +13,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, ObjectStore, WrapperStore
 
 from streamtrain.errors import DataError, shown
-from streamtrain.storage.filesystem import NAMES, file_size, is_remote, list_files, open_binary, open_objects, split
+from streamtrain.storage.filesystem import NAMES, is_remote, list_files, open_objects, read_range, split
 from streamtrain.storage.remote_file import Traffic, failure
 from streamtrain.types import LOCAL, Storage
 
@@ -95,10 +95,11 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """See `Folder`."""
+    """See `Folder`. Its files are listed once."""
 
     def __init__(self, url: str, storage: Storage, traffic: Traffic | None = None):
         self.url, self._storage, self._traffic = url, storage, traffic or Traffic()
+        self._files: dict[str, int] | None = None
 
     def store(self) -> "CheckedStore":
         if split(self.url)[0] in NAMES:
@@ -108,13 +109,15 @@ class RemoteFolder:
         return CheckedStore(inner, self.url, self._storage, self._traffic)
 
     def files(self) -> dict[str, int]:
-        return list_files(self.url, self._storage)
+        if self._files is None:
+            self._files = list_files(self.url, self._storage)
+        return self._files
 
     def size(self, name: str) -> int | None:
-        return file_size(f"{self.url}/{name}", self._storage)
+        return self.files().get(name)
 
     def read(self, name: str) -> bytes:
-        return self._read_range((name, 0, -1))
+        return self._read_range((name, 0, self.files()[name]))
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         if len(ranges) < 2:
@@ -123,10 +126,7 @@ class RemoteFolder:
             return list(pool.map(self._read_range, ranges))
 
     def _read_range(self, wanted: Range) -> bytes:
-        name, start, length = wanted
-        with open_binary(f"{self.url}/{name}", self._storage, self._traffic) as file:
-            file.seek(start)
-            return file.read(length)
+        return read_range(self.url, *wanted, self._storage, self._traffic)
 
 
 class CheckedStore(WrapperStore):

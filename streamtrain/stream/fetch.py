@@ -82,9 +82,10 @@ def fetch(windows: Iterator[Window], source: Source, budget: Budget, stats: Fetc
     where its block would have come, ReadTimeout when one takes longer than `source.watch` allows. The iterator itself belongs to one thread.
     """
     with ExitStack() as stack:
-        chains = Chains(source)
+        chains, tell_traffic = Chains(source), _traffic_teller(source, stats)
+        stack.callback(tell_traffic)  # entered first, left last
         builders = DaemonExecutor(budget.readers, "streamtrain-window")
-        stack.callback(lambda: None if builders.abandoned else chains.close())  # entered first, left last: no thread reads by then
+        stack.callback(lambda: None if builders.abandoned else chains.close())  # then this: no thread reads by then
         pools = [DaemonExecutor(1, f"streamtrain-lane-{number}") for number in range(budget.readers)]
         lanes: SimpleQueue[DaemonExecutor] = SimpleQueue()
         for lane in pools:
@@ -94,7 +95,6 @@ def fetch(windows: Iterator[Window], source: Source, budget: Budget, stats: Fetc
         take = partial(_take, waiting, stats, source.watch, builders, *pools)
         stack.callback(_cancel, waiting)
         stack.callback(chains.stop)
-        tell_traffic = _traffic_teller(source, stats)
         for window in windows:
             tell_traffic()
             chains.expect(window)
