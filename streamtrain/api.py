@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamtrain.cluster.place import sweep_place
+from streamtrain.cluster.place import place
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
 from streamtrain.dryrun import plan_run, plan_text
 from streamtrain.interrupt import Interrupt
@@ -72,21 +72,25 @@ def run_sweep(
         if run.finished:
             return SweepResult(out=out, summary=run.summary(), was_finished=True)
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS))
-        with sweep_place(config.cluster, out, client=client, tell=on_note) as place:
-            sweep_records(config, run.log, {"command": command, "env": environment()}, saving, place)
+        with place("sweep", config.cluster, out, client=client, tell=on_note) as run_pass:
+            sweep_records(config, run.log, {"command": command, "env": environment()}, saving, run_pass)
     return SweepResult(out=out, summary=write_report(run.records, out))
 
 
-def run_train(config: Config, out: Path, *, resume: bool = False, command: str = "", on_record: Emit | None = None) -> TrainResult:
+def run_train(
+    config: Config, out: Path, *, resume: bool = False, command: str = "", on_record: Emit | None = None, client: Any = None,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> TrainResult:  # fmt: skip
     """Train one model into `out` (new or empty): records, model, summary, report. `best/` has the model at its smallest held-out loss.
 
-    `resume`: an interrupted run that lies in `out` goes on, and a finished one is only read.
+    `resume`, `client` and `on_note` are those of `run_sweep`.
     """
     with RunDirectory(out, resume=resume, on_record=on_record) as run:
         run.check_config("train", config)
         if run.finished:
             return TrainResult(out=out, summary=run.summary(), model=load_model(out), was_finished=True)
-        trained = train_records(config, run.log, {"command": command, "env": environment()}, run.saving(config, Interrupt()))
+        with place("train", config.cluster, out, client=client, tell=on_note) as run_pass:
+            trained = train_records(config, run.log, {"command": command, "env": environment()}, run.saving(config, Interrupt()), run_pass)
     if trained.best is not None:
         (out / "best").mkdir(exist_ok=True)
         save_model(trained.best, out / "best")
@@ -108,15 +112,22 @@ def sweep(
     return run_sweep(config, folder, resume=goes_on, command=f"streamtrain.sweep({redact_url(str(path))!r})", client=client)
 
 
-def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: str | os.PathLike = "auto", **flags: Any) -> Network:
+def train(
+    path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: str | os.PathLike = "auto", client: Any = None, **flags: Any
+) -> Network:
     """Train a model on a data set: a torch module from raw features (rows, features) to predictions (rows, 1).
 
-    Flags are those of `streamtrain train`, with underscores; an interrupted run goes on (`resume="never"` refuses it).
+    Flags are those of `streamtrain train`, with underscores; an interrupted run goes on (`resume="never"` refuses it); the workers
+    of `client`, a `distributed.Client`, do the training.
     Raises ConfigError, DataError, ResourceError.
     """
     config = _config(path, flags, TRAIN_FLAGS)
     folder, goes_on = choose_out("train", config, out, resume)
+<<<<<<< HEAD
     return run_train(config, folder, resume=goes_on, command=f"streamtrain.train({redact_url(str(path))!r})").model
+=======
+    return run_train(config, folder, resume=goes_on, command=f"streamtrain.train({str(path)!r})", client=client).model
+>>>>>>> main
 
 
 def _config(path: str | os.PathLike, flags: dict[str, Any], table: dict[str, str]) -> Config:

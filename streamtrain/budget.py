@@ -48,12 +48,12 @@ def make_budget(
 ) -> Budget:
     """How many windows may be in flight. The order never depends on it.
 
-    `window_rows` and `span_rows` are the largest of the plan; one more row in each block is the shuffle's bin. `decoded_columns`:
-    columns in memory while a span is decoded, where a transform makes that another number.
+    `window_rows` and `span_rows` are the largest of the plan. `decoded_columns`: columns in memory while a span is decoded, where a
+    transform makes that another number.
     Raises ResourceError when two windows do not fit: the message gives both numbers.
     """
     fixed_bytes += RUNTIME_BYTES
-    window_bytes = (window_rows + 1) * num_columns * 4
+    window_bytes = window_rows * num_columns * 4
     decode_bytes = DECODE_COPIES * span_rows * (decoded_columns or num_columns) * decoded_itemsize
     for active in range(readers, 0, -1):
         windows = min((limit_bytes - fixed_bytes - active * decode_bytes) // window_bytes, active + SPARE_WINDOWS)

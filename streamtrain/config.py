@@ -166,7 +166,7 @@ class TrainConfig(_Part):
     epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="passes over the data; left out: 1")
     max_rows: PositiveCount | None = Field(None, description="rows each learner trains on, over as many epochs as needed")
     max_time: Seconds | None = Field(None, description="wall-clock seconds of all training passes together")
-    patience: PositiveCount | None = Field(None, description="`train` stops after so many evaluations without a smaller held-out loss")
+    early_stop: PositiveCount | None = Field(None, description="`train` stops after so many evaluations without a smaller held-out loss")
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
@@ -281,7 +281,7 @@ CLUSTER_FLAGS = {
     "max_failures": "cluster.max_failures", "min_workers": "cluster.min_workers",
 }
 TRAIN_FLAGS = DATA_FLAGS | MODEL_FLAGS | CLUSTER_FLAGS | {
-    "batch_size": "train.batch_size", "patience": "train.patience", "sync": "cluster.sync",
+    "batch_size": "train.batch_size", "early_stop": "train.early_stop", "sync": "cluster.sync",
 }
 SWEEP_FLAGS = DATA_FLAGS | MODEL_FLAGS | CLUSTER_FLAGS | {
     "batch_sizes": "sweep.batch_sizes", "lr_grid": "sweep.lr_grid", "trials": "sweep.trials", "target_loss": "sweep.target_loss",

@@ -3,7 +3,7 @@
 import math
 
 from streamtrain.passes import Prepared, run_pass
-from streamtrain.science.cells import Cell, rows_of_steps
+from streamtrain.science.cells import Cell
 from streamtrain.science.judge import Judgement, judge
 from streamtrain.science.run import Run
 from streamtrain.types import Emit
@@ -22,8 +22,7 @@ def confirm(prepared: Prepared, run: Run, emit: Emit) -> None:
     cells = neighbours(judgement)
     for trial in sorted(set.intersection(*(set(cell.steps_to_target) for cell in cells)))[:MOST_TRIALS] if cells else ():
         for cell in cells:
-            rows = round(rows_of_steps(math.ceil(cell.steps_to_target[trial]), cell.batch_size, cell.epoch_rows))
-            emit({"event": "confirmation", "batch_size": cell.batch_size, "lr": cell.lr, "trial": trial, **_train_to(prepared, cell, trial, rows)})
+            emit({"event": "confirmation", "batch_size": cell.batch_size, "lr": cell.lr, "trial": trial, **_train_to(prepared, cell, trial)})
 
 
 def neighbours(judgement: Judgement) -> list[Cell]:
@@ -36,9 +35,9 @@ def neighbours(judgement: Judgement) -> list[Cell]:
     return reached[max(0, at - 1):at + 2]
 
 
-def _train_to(prepared: Prepared, cell: Cell, trial: int, rows: int) -> dict[str, float | int | None]:
+def _train_to(prepared: Prepared, cell: Cell, trial: int) -> dict[str, float | int | None]:
     """Rows trained on, seconds from the first block to the last step, seconds until the first block, the held-out loss reached."""
-    learner = prepared.learner(cell.batch_size, (cell.lr,), trial, stop_row=rows, watched=False)
+    learner = prepared.learner(cell.batch_size, (cell.lr,), trial, stop_row=cell.arrival_row(trial), watched=False)
     made = run_pass(prepared, [learner], trial, lambda record: None, kind="confirmation")
     loss = float(learner.engine.evaluate(prepared.evaluation)[0] * prepared.loss_scale)
     return {

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from streamtrain.cluster.connect import is_wanted
 from streamtrain.config import Config
 from streamtrain.learners.fused_engine import one_blas_thread
 from streamtrain.passes import NO_LAST_ROW, Prepared, prepare, warm_up
@@ -42,7 +43,7 @@ def plan_run(config: Config, verb: str) -> Record:
         "num_spans": len(source.spans), "num_windows": len(prepared.plan(0, 0)), "window_rows": prepared.window_rows,
         "holdout_rows": 0 if prepared.evaluation is None else len(prepared.evaluation),
         "projected_bytes": budget.projected_bytes, "budget_bytes": budget.limit_bytes, "windows": budget.windows, "readers": budget.readers,
-        "engine": prepared.engine, "trials": trials, "batch_sizes": list(sizes), "learning_rates": list(rates),
+        "engine": prepared.engine, "cluster": is_wanted(config.cluster), "trials": trials, "batch_sizes": list(sizes), "learning_rates": list(rates),
         "models": trials * len(sizes) * len(rates), "train_rows": rows, "max_seconds": config.train.max_time,
         "read_rows_per_second": read_rate, "step_rows_per_second": {str(size): rate for size, rate in step_rates.items()},
         "reading_seconds": None if rows is None else trials * rows / read_rate / budget.readers,
@@ -80,6 +81,8 @@ def plan_text(plan: Record) -> str:
         f"work       {work}" + ("; one pass over the data a trial" if plan["trials"] > 1 else ""),
         f"time       {_time(plan)}",
     ]
+    if plan["cluster"]:
+        lines.append("cluster    not asked: memory is of a worker like this machine, time as if there were only one")
     return "\n".join(lines)
 
 

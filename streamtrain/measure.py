@@ -12,15 +12,20 @@ import numpy as np
 from streamtrain.learners import measurements as of
 from streamtrain.learners.measurements import TrainedModel
 from streamtrain.learners.probes import Probe, one_torch_thread, probe_model
-from streamtrain.passes import Prepared
+from streamtrain.passes import Prepared, run_pass
+from streamtrain.science.cells import Cell
+from streamtrain.science.estimate import log_estimate
 from streamtrain.science.sharpness import EPSILONS, FACTORS
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.types import Record
 
-__all__ = ["TrainedModel", "measure", "measure_costs"]
+__all__ = ["TrainedModel", "equal_cells", "measure", "measure_at_target", "measure_costs"]
 
 #: Of each of so many windows at most, an equal part of the pool is taken.
 MOST_WINDOWS, POOL_ROWS = 16, 65_536
+
+#: Trials in which models are trained to the target for their sharpness.
+MOST_TRIALS = 3
 
 #: Evaluations of one sharpness search: restarts of about this many each.
 _EVALUATIONS = 8 * 14
@@ -29,9 +34,9 @@ _HVP = 2.5  # gradients of the same rows
 
 
 @one_torch_thread()
-def measure_costs(prepared: Prepared, models: Sequence[TrainedModel], what: Collection[str]) -> list[Record]:
+def measure_costs(prepared: Prepared, models: Sequence[TrainedModel], what: Collection[str], *, at_target: int = 0) -> list[Record]:
     """For each measurement asked for: `{measure, rows, row_gradients, seconds}`: rows it looks at, gradients of a row it takes, and how
-    long that will be, from one gradient timed here. `models` as for `measure`."""
+    long that will be, from one gradient timed here. `models` as for `measure`; `at_target`: how many `measure_at_target` will train."""
     if not models or not what:
         return []
     probe, rows, timed = _probe(prepared, 0), np.zeros((of.SHARPNESS_ROWS, prepared.source.num_columns), dtype=np.float32), []
@@ -41,11 +46,11 @@ def measure_costs(prepared: Prepared, models: Sequence[TrainedModel], what: Coll
         timed.append((time.perf_counter() - started) / len(rows))
     seconds, adam = float(np.median(timed)), of.is_adam(prepared.config.train)
     many, noise_rows = len(models), of.REPLICATES * of.REPLICATE_ROWS
-    searches = many * (3 * len(EPSILONS)) + 2 * (1 + len(FACTORS)) * of.can_rescale(prepared.shape)
+    searches = many * (3 * len(EPSILONS)) + 2 * (1 + len(FACTORS)) * of.can_rescale(prepared.shape) + 2 * at_target
     gradients = {
         "noise": noise_rows * 3 + of.REPLICATES * of.MICRO_BATCHES * of.HESSIAN_ROWS * _HVP + 2 * POOL_ROWS,
         "curvature": many * (2 if adam else 1) * _HVP * (of.LANCZOS_STEPS * of.CURVATURE_ROWS + of.RAYLEIGH_BLOCKS * of.RAYLEIGH_ROWS),
-        "sharpness": searches * _EVALUATIONS * of.SHARPNESS_ROWS + many * of.GAP_ROWS,
+        "sharpness": (searches * _EVALUATIONS + at_target * _HVP * of.LANCZOS_STEPS) * of.SHARPNESS_ROWS + many * of.GAP_ROWS,
         "shuffle": 2 * POOL_ROWS,
     }
     looked_at = {
@@ -89,6 +94,44 @@ def measure(
     if "shuffle" in what:
         result["shuffle"] = of.measure_shuffle(probe, models, chosen, pool, None if all_read else windows, prepared.window_rows)
     return result
+
+
+@one_torch_thread()
+def measure_at_target(prepared: Prepared, cells: Sequence[Cell], target: float) -> Record | None:
+    """Sharpness where sizes are equally deep: `{target_loss, trials, by_batch_size: {size: {lr, phi, adaptive, curvature, loss}}, largest_over_smallest}`.
+
+    Minima of unlike loss have unlike sharpness whatever the batch (Keskar et al. 2017 train all to the same accuracy), and a large
+    minibatch ends a budget of rows far above a small one. So each size is trained once more to where it reached the target: all
+    sizes of a trial in one pass. All are measured on the same rows. Intervals are over trials; None with fewer than two sizes.
+    """
+    cells, trials = equal_cells(cells)
+    if len(cells) < 2:
+        return None
+    rows = _read_pool(prepared, trials[0])[0][: of.SHARPNESS_ROWS]
+    found: dict[int, list[dict[str, float]]] = {cell.batch_size: [] for cell in cells}
+    for trial in trials:
+        learners = [prepared.learner(cell.batch_size, (cell.lr,), trial, stop_row=cell.arrival_row(trial), watched=False) for cell in cells]
+        run_pass(prepared, learners, trial, lambda record: None, kind="measuring")
+        for learner in learners:
+            weights = learner.engine.parameters()[0].astype(float)
+            found[learner.engine.batch_size].append(of.measure_at_weights(_probe(prepared, trial), weights, rows))
+
+    def over_trials(values: Sequence[float]) -> Record:
+        return log_estimate(float(np.exp(np.mean(np.log(values)))), values)
+
+    names = list(found[cells[0].batch_size][0])
+    by_size = {
+        str(cell.batch_size): {"lr": cell.lr} | {name: over_trials([one[name] for one in found[cell.batch_size]]) for name in names} for cell in cells
+    }  # fmt: skip
+    small, large = found[cells[0].batch_size], found[cells[-1].batch_size]
+    ratios = {name: over_trials([b[name] / a[name] for a, b in zip(small, large, strict=True)]) for name in names}
+    return {"target_loss": target, "trials": len(trials), "by_batch_size": by_size, "largest_over_smallest": ratios}
+
+
+def equal_cells(cells: Sequence[Cell]) -> tuple[list[Cell], list[int]]:
+    """The sizes that reached the target, ascending, and the trials in which `measure_at_target` trains them."""
+    reached = sorted((cell for cell in cells if cell.status == "reached"), key=lambda cell: cell.batch_size)
+    return reached, sorted(set.intersection(*(set(cell.steps_to_target) for cell in reached)))[:MOST_TRIALS] if reached else []
 
 
 def _read_pool(prepared: Prepared, trial: int) -> tuple[np.ndarray, np.ndarray, bool]:

@@ -80,7 +80,7 @@ class Prepared:
         """The blocks of epoch after epoch, without end, from a window of an epoch on."""
         later = (window for number in count(epoch + 1) for window in self.plan(trial, number).windows())
         windows = chain(self.plan(trial, epoch).windows(window), later)
-        pool = BufferPool(self.budget.window_rows + 1, self.source.num_columns, keep=self.budget.windows)
+        pool = BufferPool(self.budget.window_rows, self.source.num_columns, keep=self.budget.windows)
         return fetch(windows, self.source, self.budget, stats, pool)
 
     def fingerprint(self, **more: object) -> Record:
@@ -267,7 +267,7 @@ def _train(prepared: Prepared, position: Position, trial: int, emit: Emit, max_s
                                 position.row = item
                                 edge()
                             continue
-                        emit(item)
+                        emit(item | {"wait_seconds": position.stats.wait_seconds} if item["event"] == "evaluation" else item)
                         if item["event"] == "outcome" and learner in position.active:
                             position.active.remove(learner)
                 position.move_past(block)

@@ -31,6 +31,8 @@ _LIBRARIES = ("streamtrain", "torch", "numpy", "numba", "dask", "pyarrow", "zarr
 _EXACT = ("python", "cpu", "streamtrain", "torch", "numpy", "numba")
 
 EVENTS = "events.jsonl"
+#: The last record of a run that ended, `end`, is far shorter.
+_LAST_BYTES = 65_536
 CHECKPOINTS = "checkpoints"
 
 
@@ -228,7 +230,14 @@ def find_interrupted(verb: str, config: Config) -> Path | None:
 
 
 def _is_interrupted(out: Path) -> bool:
-    return (out / EVENTS).is_file() and not (out / "summary.json").exists()
+    """Its log has no last record, or its report is missing; an interrupted run may have a partial report."""
+    try:
+        with open(out / EVENTS, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+            ended = b'"event": "end"' in file.read().rstrip(b"\n").rpartition(b"\n")[2]
+    except OSError:
+        return False
+    return not ended or not (out / "summary.json").exists()
 
 
 def environment() -> Record:

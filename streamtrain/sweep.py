@@ -12,9 +12,9 @@ from streamtrain.config import Config
 from streamtrain.confirm import confirm
 from streamtrain.learners.learner import Learner
 from streamtrain.learners.saving import Saving
-from streamtrain.measure import TrainedModel, measure, measure_costs
+from streamtrain.measure import TrainedModel, equal_cells, measure, measure_at_target, measure_costs
 from streamtrain.passes import NO_LAST_ROW, Prepared, RunPass, prepare, run_pass, warm_up
-from streamtrain.science.judge import judge
+from streamtrain.science.judge import arm_cells, judge
 from streamtrain.science.run import Run
 from streamtrain.science.tuning import EXTENDED_BY, PassPlan, choose_winners, is_tuned, last_pass, next_fresh_pass, next_tuning_pass
 from streamtrain.timing import measure_throughput
@@ -121,9 +121,15 @@ def _measure(prepared: Prepared, run: Run, learners: list[Learner], emit: Emit) 
         place = engine.learning_rates.index(judged[engine.batch_size]) if judged[engine.batch_size] in engine.learning_rates else 0
         lr, parameters_P = engine.learning_rates[place], engine.parameters()[place]
         models.append(TrainedModel(batch_size=engine.batch_size, lr=lr, parameters=parameters_P))
-    emit({"event": "measuring", "costs": measure_costs(prepared, models, what)})
-    trial = run.passes[-1]["trial"]
-    emit({"event": "measures", "measures": measure(prepared, models, what, reference=judgement.choice.batch_size, trial=trial)})
+    targets = [judgement.target, *run.header.get("target_loss", [])[1:]]
+    equal = [(target, arm_cells(run, run.rules[0], target, place)) for place, target in enumerate(targets) if target is not None]
+    trained = sum(len(reached) * len(trials) for reached, trials in (equal_cells(cells) for _, cells in equal))
+    emit({"event": "measuring", "costs": measure_costs(prepared, models, what, at_target=trained)})
+    measures = measure(prepared, models, what, reference=judgement.choice.batch_size, trial=run.passes[-1]["trial"])
+    if "sharpness" in measures:
+        found = [measure_at_target(prepared, cells, target) for target, cells in equal]
+        measures["sharpness"]["at_targets"] = [one for one in found if one is not None]
+    emit({"event": "measures", "measures": measures})
 
 
 def _can_step(run: Run, batch_size: int) -> bool:

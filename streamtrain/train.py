@@ -30,16 +30,17 @@ def train(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
     sizes = (config.train.batch_size,)
     rates = (config.train.rate,)
     prepared = prepare(config, learners=1, rates=1)
-    if config.train.patience is not None and prepared.evaluation is None:
-        raise ConfigError("train.patience needs a held-out loss, and nothing is held out. Set --holdout or --eval-data.")
+    if config.train.early_stop is not None and prepared.evaluation is None:
+        raise ConfigError("train.early_stop needs a held-out loss, and nothing is held out. Set --holdout or --eval-data.")
     compile_seconds, before = warm_up(prepared, sizes, rates)
     told = saving.begin(prepared.fingerprint(verb="train")) if saving is not None else []
     if not told:
         emit(run_record(prepared, describe, verb="train", compile_seconds=compile_seconds, sizes=sizes, rates=[rates], trials=1))
         emit({"event": "baseline", **prepared.baselines})
-    learner = prepared.learner(sizes[0], rates, 0, patience=config.train.patience, keeps_best=True)
+    learner = prepared.learner(sizes[0], rates, 0, patience=config.train.early_stop, keeps_best=True)
     done = place(prepared, [learner], 0, emit, max_seconds=config.train.max_time, saving=saving)
-    measure_throughput(prepared, sizes, emit)
+    if "sync" not in done:  # on workers, rounds tell their speed; this machine's is not theirs
+        measure_throughput(prepared, sizes, emit)
     seconds = time.perf_counter() - started + (saving.seconds if saving is not None else 0)
     emit(end_record(prepared, seconds=seconds, rows_read=done["rows_read"], passes=1, saved=0, peak=max(0, peak_rss_bytes() - before)))
     best_RP = learner.best_parameters

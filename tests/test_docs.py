@@ -16,12 +16,12 @@ from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, config_keys, flag_name
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-#: Pages whose blocks are run here; the answer to the question is a benchmark of its own, and the GPU page needs a GPU.
-RUN = [page for page in PAGES if page.stem not in ("minibatch_question", "gpu", "flags", "README")]
+#: Pages whose blocks are run here; the answer to the question is a benchmark of its own, the GPU page needs a GPU, and that of
+#: clusters is run in tests/cluster.
+RUN = [page for page in PAGES if page.stem not in ("minibatch_question", "gpu", "cluster", "flags", "README")]
 #: Flags beyond those that the project was asked for, and why.
 BEYOND = {
     "readers": "a benchmark must say on how many threads it decodes, and a shared machine must be able to limit them",
-    "patience": "early stopping, with the name that Keras and Lightning give it",
     "rerun": "off: judge winners on the trials that chose them, for a quick look",
     "extend-grid": "off: keep a list of learning rates exactly as given",
     "dry-run": "asked for in words; listed here because it is a flag",

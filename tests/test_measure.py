@@ -10,8 +10,11 @@ import pytest
 
 from data_gen import generate
 from streamtrain.config import make_config
-from streamtrain.measure import TrainedModel, measure, measure_costs
+from streamtrain.learners.measurements import measure_at_weights
+from streamtrain.learners.probes import probe_model
+from streamtrain.measure import TrainedModel, measure, measure_at_target, measure_costs
 from streamtrain.passes import Prepared, prepare
+from streamtrain.science.cells import Cell
 from streamtrain.science.oracle import gaussian_noise_scales
 from streamtrain.storage.readers import Readers
 from streamtrain.stream.fetch import FetchStats
@@ -104,6 +107,30 @@ def test_everything_of_two_networks_is_json_and_says_its_cost_first(tmp_path, mo
     assert found["sharpness"]["parametric_line"]["large_batch_size"] == 512
     assert found["sharpness"]["generalization_gap"]["n"] == 2000 and found["sharpness"]["full"]["0.001"]["value"] > 0
     assert measure(prepared, [broken], ALL) == {} == measure(prepared, [trained], ())
+
+
+def test_at_equal_loss_each_size_is_trained_to_where_it_reached_the_target(tmp_path, monkeypatch):
+    monkeypatch.setattr("streamtrain.learners.measurements.SHARPNESS_ROWS", 128)
+    generate(tmp_path / "d", rows=12_000, span_rows=512)
+    prepared = prepared_on(tmp_path / "d", hidden=(6,), holdout=2000, optimizer="sgd")
+    cells = [
+        Cell(batch_size=size, lr=0.1, status=status, curves={}, steps_to_target={0: steps, 1: steps + 0.5}, epoch_rows=10_000)
+        for size, status, steps in ((256, "reached", 20.0), (16, "reached", 30.2), (64, "not_reached", 9.0))
+    ]  # fmt: skip
+    found = measure_at_target(prepared, cells, 0.3)
+    assert list(found["by_batch_size"]) == ["16", "256"] and found["trials"] == 2 and found["target_loss"] == 0.3
+    learner = prepared.learner(16, (0.1,), 0, stop_row=31 * 16)
+    for block in prepared.blocks(0, FetchStats()):
+        list(learner.consume(block.rows, ends_epoch=False))
+        break
+    rows = next(prepared.blocks(0, FetchStats())).rows[:128]
+    alone = measure_at_weights(probe_model(prepared.shape), learner.engine.parameters()[0].astype(float), rows)
+    for name, one in found["by_batch_size"]["16"].items():
+        assert name == "lr" or (one["n"] == 2 and one["lo"] <= alone[name] * (1 + 1e-9) and alone[name] <= one["hi"] * (1 + 1e-9)), name
+    for name, ratio in found["largest_over_smallest"].items():
+        assert ratio["value"] == pytest.approx(found["by_batch_size"]["256"][name]["value"] / found["by_batch_size"]["16"][name]["value"])
+    json.dumps(found, allow_nan=False)
+    assert measure_at_target(prepared, cells[:1], 0.3) is None and measure_at_target(prepared, [], 0.3) is None
 
 
 def test_too_few_rows_are_said_and_not_measured(tmp_path):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -31,6 +31,9 @@ ROWS = 2**18
 
 #: A timed region takes at least this long, or one step.
 REGION_SECONDS = 0.1
+
+#: Rows times parameters that each replica trains on in a region: `ROWS` of 4-32-32-1; fewer rows of a larger model, or it would take minutes.
+REPLICA_WORK = ROWS * 1249
 
 #: Learning rates of the replicas that share the cores.
 RATES = (1e-6, 2e-6, 4e-6)
@@ -62,18 +65,17 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Record:
         for name in engines:
             started = time.perf_counter()
             for size in sizes:
-                engine = make_engine(name, config, model, size)
-                engine.advance(rows, 0, min(len(rows), 2 * size))
-                sides[name, size] = on_one_thread(region(engine_steps(engine, rows), size))
+                sides[name, size] = on_one_thread(engine_side, make_engine(name, config, model, size), rows)
             compile_seconds[name] = time.perf_counter() - started
         for size in sizes:
             for count in sorted({1, threads}):
                 sides["eager", size, count] = region(TorchLoop(model, rows, size, train, count).take, size)
             if "fused" in engines and threads > 1 and gradient_slots(size, model.num_parameters) > 1:
-                sides["shared", size] = on_one_thread(region(engine_steps(make_engine("fused", config, model, size, every), rows), size))
+                sides["shared", size] = on_one_thread(engine_side, make_engine("fused", config, model, size, every), rows)
         if "fused" in engines and threads > 1:
             for key, cores in (("replicas", one), ("replicas, all threads", every)):
-                sides[key,] = on_one_thread(stack.enter_context(Replicas(config, model, rows, cores)).train)
+                replicas = Replicas(config, model, rows, cores)
+                sides[key,] = on_one_thread(lambda replicas: stack.enter_context(replicas).train, replicas)
         samples = take_turns(sides, repeats, warm=[])
     sgemm_gflops = measure(samples["sgemm",], log=True)["value"]
     flops = flops_a_row(model)
@@ -95,8 +97,8 @@ def make_engine(name: str, config: Config, model: Model, batch_size: int, cores:
     return engine
 
 
-def engine_steps(engine: Engine, rows: np.ndarray) -> Callable[[int], object]:
-    """A function that takes so many steps, going through the rows as often as needed."""
+def engine_side(engine: Engine, rows: np.ndarray) -> Side:
+    """The engine's steps, going through the rows as often as needed; compiled before, where they are."""
 
     def take(steps: int) -> None:
         left = steps * engine.batch_size
@@ -105,7 +107,7 @@ def engine_steps(engine: Engine, rows: np.ndarray) -> Callable[[int], object]:
             engine.advance(rows, 0, taken)
             left -= taken
 
-    return take
+    return region(take, engine.batch_size)
 
 
 def region(take: Callable[[int], object], batch_size: int) -> Side:
@@ -119,13 +121,18 @@ def region(take: Callable[[int], object], batch_size: int) -> Side:
     return lambda: steps * batch_size / _seconds(take, steps)
 
 
-def on_one_thread(side: Side) -> Side:
-    """The side with BLAS and torch on one thread a caller."""
+def on_one_thread(make: Callable[..., Side], *arguments: Any) -> Side:
+    """The side that `make` makes, with BLAS and torch on one thread a caller.
+
+    It is made so too: what torch compiles holds the number of threads, and would be compiled anew, inside the clock, for another one.
+    """
 
     def limited() -> float:
         with one_blas_thread(), torch_threads(1):
             return side()
 
+    with one_blas_thread(), torch_threads(1):
+        side = make(*arguments)
     return limited
 
 
@@ -134,7 +141,7 @@ class Replicas:
 
     def __init__(self, config: Config, model: Model, rows: np.ndarray, cores: Cores):
         parameters = initial_parameters(model, config.order.seed, 0)
-        self.rows = rows
+        self.rows = rows[: max(REPLICA_WORK // model.num_parameters, 1024)]
         self.engines = [FusedEngine(model, parameters, size, RATES, config.train, ROWS) for size in config.sweep.batch_sizes]
         for engine in self.engines:
             engine.cores = cores

@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from streamtrain.cli.flags import GLOBAL, Output
 from streamtrain.cli.terminal import note, plain_warnings, show, table
-from streamtrain.errors import CheckFailed, StreamTrainError
+from streamtrain.errors import CheckFailed, ConfigError, StreamTrainError
 from streamtrain.units import format_bytes, format_count, format_seconds, parse_seconds
 
 _ROWS, _SEED = 262_144, 1
@@ -38,6 +38,8 @@ def doctor(
     output: Output = Output(),
 ) -> None:  # fmt: skip
     """Describe this machine, and train on made-up data to see that everything works. Paste it into an issue. Exit 5: a check failed."""
+    if seconds <= 0:
+        raise ConfigError(f"--seconds {seconds:g}: the self check trains for longer than nothing. Write it like 5s.")
     with plain_warnings(quiet=output.quiet):
         facts = machine()
         findings = [_disk(), *_self_checks(seconds, say=(lambda text: None) if output.quiet or output.json else note)]

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from streamtrain.cli.flags import GLOBAL, Output
-from streamtrain.cli.terminal import plain_warnings, show
+from streamtrain.cli.terminal import plain_warnings, show, writing
 from streamtrain.errors import ConfigError
 from streamtrain.units import format_bytes
 
@@ -29,8 +29,9 @@ def export(
     with plain_warnings(quiet=output.quiet):
         network = load_model(model)
         content = onnx_bytes(network)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, content)
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content)
     inputs = ", ".join(network.features)
     made = "" if network.transform is None else f", made by {network.transform['function']}"
     show(

@@ -11,8 +11,9 @@ from streamtrain.types import Record
 class Line:
     """Where a pass stood at `rows`: the losses are those of the learner with the smallest held-out loss there.
 
-    `loss` is the mean training loss from row 0 on, `loss_since` since the evaluation before; `rows_per_second` is of the
-    pass, however many learners take the rows; `left_seconds` reaches to the end of the last pass that is foreseen.
+    `loss` is the mean training loss from row 0 on, `loss_since` since the evaluation before. `rows_per_second` is of the pass
+    since its first row, however many learners take the rows, and `waiting` the share of that time in which they waited for
+    rows; `left_seconds` reaches to the end of the last pass that is foreseen.
     """
 
     trial: int
@@ -22,6 +23,7 @@ class Line:
     holdout_loss: float | None
     batch_size: int
     rows_per_second: float | None
+    waiting: float | None
     left_seconds: float | None
 
 
@@ -41,6 +43,7 @@ class Follow:
         self._live, self._last_line = self._learners, 0
         self._points: dict[int, list[Record]] = defaultdict(list)
         self._totals: dict[tuple[int, float], tuple[int, float]] = {}  # (batch size, rate) → rows, summed training loss
+        self._first_row = (0.0, 0.0)  # seconds and seconds waited when it came: opening and the first window are not the pace
 
     @property
     def mean_rows(self) -> float:
@@ -94,13 +97,18 @@ class Follow:
     def _line(self, records: list[Record]) -> Line:
         best = min(records, key=lambda r: (_or_inf(r["holdout_loss"]), _or_inf(r["train_loss"]), r["batch_size"], r["lr"]))
         # Learners take turns on a block: when the last one reports this point, the others are ahead, by `mean_rows`.
-        rows, seconds = self.mean_rows, max(record["seconds"] for record in records)
+        rows, latest = self.mean_rows, max(records, key=lambda r: r["seconds"])
+        now = latest["seconds"], latest.get("wait_seconds")
+        if best["rows"] == 0:
+            self._first_row = now[0], now[1] or 0.0
+        seconds = now[0] - self._first_row[0]
         rate = rows / seconds if rows and seconds > 0 else None
         ahead = self.passes_left * self.train_rows - rows
         return Line(
             trial=best["trial"], rows=best["rows"], loss=None if math.isnan(best["mean_loss"]) else best["mean_loss"],
             loss_since=best["train_loss"], holdout_loss=best["holdout_loss"], batch_size=best["batch_size"],
-            rows_per_second=rate, left_seconds=max(0, ahead) / rate if rate else None,
+            rows_per_second=rate, waiting=None if rate is None or now[1] is None else max(0.0, now[1] - self._first_row[1]) / seconds,
+            left_seconds=max(0, ahead) / rate if rate else None,
         )  # fmt: skip
 
 

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from cyclopts import Parameter
 
+<<<<<<< HEAD
 from streamtrain.cli.flags import GLOBAL, Features, Output, StorageOption, Target
 from streamtrain.cli.layers import storage_options
 from streamtrain.cli.terminal import escape, plain_warnings, plural, show
+=======
+from streamtrain.cli.flags import GLOBAL, Features, Output, Target
+from streamtrain.cli.terminal import escape, plain_warnings, plural, show, writing
+>>>>>>> main
 from streamtrain.config import config_keys
 from streamtrain.errors import ConfigError
 from streamtrain.files import write_atomically
@@ -51,7 +56,8 @@ def init(
     if out == "-":
         show(text, {"config": text}, as_json=output.json)
         return
-    write_atomically(Path(out), text.encode())
+    with writing(Path(out)):
+        write_atomically(Path(out), text.encode())
     next_move = f"{out}: {plural(len(names), 'feature')}, target {chosen}\nnext: streamtrain sweep -c {out} --dry-run"
     show(next_move, {"out": out, "features": names, "target": chosen}, as_json=output.json)
 

@@ -124,6 +124,7 @@ def _refuse_non_sections(settings: Layer) -> None:
         if section not in Config.model_fields:
             close = [name for name in known if name.split(".")[1] == key.split(".")[-1]][:1]
             hint = f" Did you mean {close[0]}?" if close else did_you_mean(section, Config.model_fields)
+            hint = hint or " A key is section.name; `streamtrain config show` lists all."
             raise ConfigError(f"{setting.origin}: {key}: unknown key.{hint}")
 
 

@@ -27,7 +27,6 @@ VERBS = {
     "generate": ("Start", "streamtrain.cli.generate:generate", "Make shards with a known noise floor."),
     "ingest": ("Start", "streamtrain.cli.ingest:ingest", "Turn CSV, Parquet, Arrow or Zarr into verified shards."),
     "inspect": ("Start", "streamtrain.cli.inspect:inspect", "Say what a data set holds, from its footers only."),
-    "verify": ("Start", "streamtrain.cli.verify:verify", "Check every page, chunk and hash, and list every bad shard."),
     "doctor": ("Start", "streamtrain.cli.doctor:doctor", "Describe this machine and see that everything works on it."),
     "sweep": ("Run", "streamtrain.cli.sweep:sweep", "Compare minibatch sizes on the same rows and recommend one."),
     "train": ("Run", "streamtrain.cli.train:train", "Train one model and save it."),
@@ -36,6 +35,7 @@ VERBS = {
     "export": ("Results", "streamtrain.cli.export:export", "Write a trained model as ONNX, normalisation folded in."),
     "report": ("Results", "streamtrain.cli.report:report", "Make the report of a run again, from its records."),
     "compare": ("Results", "streamtrain.cli.compare:compare", "Say what changed from one run to another, with intervals; --fail-on for CI."),
+    "verify": ("Results", "streamtrain.cli.verify:verify", "Check every page, chunk and hash, and list every bad shard."),
     "completion": ("Config", "streamtrain.cli.completion:completion", "Print a completion script for bash, zsh or fish."),
 }
 CONFIG_VERBS = {

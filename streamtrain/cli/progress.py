@@ -16,8 +16,8 @@ from streamtrain.types import Emit, Record
 from streamtrain.units import format_bytes, format_count, format_seconds
 
 Mode = Literal["auto", "live", "lines", "none"]
-_HEADER = ("trial", "rows", "loss", "loss since", "held-out", "at batch", "rows/s", "rss", "left")
-_WIDTHS = (5, 13, 9, 10, 9, 9, 8, 10, 7)
+_HEADER = ("trial", "rows", "loss", "loss since", "held-out", "at batch", "rows/s", "waiting", "rss", "left")
+_WIDTHS = (5, 13, 9, 10, 9, 9, 8, 7, 9, 7)
 _PASSES = {"tuning": "tuning", "extension": "rates beyond the grid", "fresh": "fresh seeds"}
 _ONLY_SWEEP = {"trial", "at batch"}
 
@@ -90,14 +90,17 @@ def _cells(line: Line) -> tuple[str, ...]:
     rate = "" if line.rows_per_second is None else format_count(line.rows_per_second)
     left = "" if line.left_seconds is None else "0 s" if line.left_seconds < 1 else format_seconds(line.left_seconds)
     rss = format_bytes(psutil.Process().memory_info().rss)
-    losses = (_loss(line.loss), _loss(line.loss_since), _loss(line.holdout_loss))
-    return str(line.trial + 1), f"{line.rows:,}", *losses, f"{line.batch_size:,}", rate, rss, left
+    waiting = "" if line.waiting is None else f"{line.waiting:.0%}".replace("%", " %")
+    losses = (_loss(line.loss, 2), _loss(line.loss_since, 2), _loss(line.holdout_loss))
+    return str(line.trial + 1), f"{line.rows:,}", *losses, f"{line.batch_size:,}", rate, waiting, rss, left
 
 
-def _loss(loss: float | None) -> str:
+def _loss(loss: float | None, times: int = 1) -> str:
+    """Training losses are ½r²: twice that stands beside the held-out r²."""
+    loss = None if loss is None else times * loss
     return "-" if loss is None else f"{loss:.4f}" if loss < 1000 else f"{loss:.3g}"
 
 
 def _row(follow: Follow, cells: tuple[str, ...]) -> str:
     columns = zip(cells, _WIDTHS, _HEADER, strict=True)
-    return " ".join(cell.rjust(width) for cell, width, name in columns if follow.verb == "sweep" or name not in _ONLY_SWEEP)
+    return "  ".join(cell.rjust(width) for cell, width, name in columns if follow.verb == "sweep" or name not in _ONLY_SWEEP)

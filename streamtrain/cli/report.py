@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from streamtrain.cli.flags import Out, Output
 from streamtrain.cli.run import result_text
-from streamtrain.cli.terminal import show
+from streamtrain.cli.terminal import show, writing
 from streamtrain.errors import ConfigError
 
 
@@ -21,5 +21,6 @@ def report(
     if not records.is_file():
         raise ConfigError(f"{run}: no events.jsonl there; name the directory that sweep or train wrote")
     folder = Path(out or run)
-    summary = write_report(read_records(records), folder)
+    with writing(folder):
+        summary = write_report(read_records(records), folder)
     show(result_text(summary, folder), summary, as_json=output.json)

@@ -3,16 +3,21 @@
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from streamtrain.cli.flags import Output, Sources, load_config
 from streamtrain.cli.progress import progress
+<<<<<<< HEAD
 from streamtrain.cli.terminal import note, plain_warnings, show
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.redact import redact_command
+=======
+from streamtrain.cli.terminal import fit, note, plain_warnings, show
+from streamtrain.errors import ConfigError, DataError, StreamTrainError
+>>>>>>> main
 from streamtrain.types import Record
 
 
@@ -50,11 +55,23 @@ def run(
                 for see in seen:
                     see(record)
 
+            def on_note(text: str) -> None:
+                if not output.quiet:
+                    note(text)
+
             try:
+<<<<<<< HEAD
                 result = call(config, folder, resume=goes_on, command=shlex.join(["streamtrain", *redact_command(sys.argv[1:])]), on_record=on_record)
+=======
+                result = call(
+                    config, folder, resume=goes_on, command=shlex.join(["streamtrain", *sys.argv[1:]]), on_record=on_record, on_note=on_note
+                )
+>>>>>>> main
             except BaseException as failure:
                 if not isinstance(failure, ConfigError | DataError) and api.list_checkpoints(folder / api.CHECKPOINTS):
                     note(f"{folder} was saved; go on with --resume {shlex.quote(str(folder))}")
+                    if isinstance(failure, KeyboardInterrupt):
+                        _report_so_far(folder)
                 raise
     if result.was_finished:
         note(f"{folder} is finished: nothing was left to do")
@@ -62,10 +79,25 @@ def run(
     show(result_text(summary, result.out), result.summary, as_json=output.json)
 
 
+def _report_so_far(folder: Path) -> None:
+    """The report of what an interrupted run has seen. A second Ctrl-C leaves it unwritten; whatever goes wrong, the run is saved."""
+    from streamtrain.report.write import read_records, write_report
+
+    with suppress(StreamTrainError, OSError):
+        write_report(read_records(folder / "events.jsonl"), folder)
+        note(f"report so far: {_page(folder)}")
+
+
 def result_text(summary: Mapping[str, Any], out: Path) -> str:
     """The table and its sentence, the warnings with their flags, and where the report lies."""
     from streamtrain.report.table import render_table
 
-    warnings = [f"warning: {warning['text']}" + (f" [{warning['flag']}]" if warning["flag"] else "") for warning in summary["warnings"]]
+    table, _, answer = render_table(summary).rpartition("\n\n")
+    warnings = [fit(f"warning: {warning['text']}" + (f" [{warning['flag']}]" if warning["flag"] else "")) for warning in summary["warnings"]]
+    return "\n\n".join(part for part in (table, fit(answer), "\n".join(warnings), f"report: {_page(out)}") if part)
+
+
+def _page(out: Path) -> Path:
+    """The page, or the text where charts could not be drawn."""
     page = out / "report.html"
-    return "\n\n".join(part for part in (render_table(summary), "\n".join(warnings), f"report: {page if page.exists() else out / 'report.md'}") if part)
+    return page if page.exists() else out / "report.md"

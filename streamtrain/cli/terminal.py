@@ -1,11 +1,20 @@
 """What is written where: stdout is the result, stderr everything else. Names from files are shown escaped."""
 
 import json
+import os
+import re
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from streamtrain.errors import ResourceError
+
+_RED, _YELLOW = "31", "33"
 
 
 def escape(text: str) -> str:
@@ -25,8 +34,34 @@ def show(text: str, document: Mapping[str, Any], *, as_json: bool) -> None:
 
 
 def note(text: str) -> None:
-    """Write one remark to stderr."""
-    print(escape(text), file=sys.stderr, flush=True)
+    """Write one remark to stderr; on a terminal that wants colour, `error:` is red and `warning:` yellow."""
+    text = escape(text)
+    if wants_colour(sys.stderr):
+        text = re.sub("^error:", f"\x1b[{_RED}merror:\x1b[0m", text, flags=re.MULTILINE)
+        text = re.sub("^warning:", f"\x1b[{_YELLOW}mwarning:\x1b[0m", text, flags=re.MULTILINE)
+    print(text, file=sys.stderr, flush=True)
+
+
+def wants_colour(stream: Any) -> bool:
+    """A terminal, unless NO_COLOR is set (no-color.org) or it is a dumb one."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def fit(text: str) -> str:
+    """A sentence in lines of the terminal's width, broken between words; as it is where stdout is no terminal."""
+    if not sys.stdout.isatty():
+        return text
+    return textwrap.fill(text, shutil.get_terminal_size().columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What cannot be written is a ResourceError that names the file, not a temporary beside it."""
+    try:
+        yield
+    except OSError as failure:
+        reason = os.strerror(failure.errno) if failure.errno else str(failure)
+        raise ResourceError(f"{path}: cannot be written ({reason}). Choose another --out.") from None
 
 
 @contextmanager

@@ -40,6 +40,10 @@ class Store:
             listening.close()
             raise
 
+    def close(self) -> None:
+        """Nobody meets here any more."""
+        self.store = None
+
 
 class Collective:
     """`size` workers that call `sum` in the same order. Not thread-safe. With one worker nothing is opened.

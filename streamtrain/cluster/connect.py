@@ -22,7 +22,7 @@ from streamtrain.stream.imported import import_function
 
 LOOPBACK = "127.0.0.1"
 
-#: How long a scheduler may take to answer.
+#: How long a scheduler and its workers may take to answer.
 CONNECT_SECONDS = 30.0
 
 #: Of clusters that we start. Blocks belong to us, so Dask must not move or spill anything; one task at a time is enough.
@@ -79,7 +79,7 @@ def check_workers(connection: Connection) -> None:
     Workers that join later are checked at their first task.
     """
     try:
-        found = connection.client.run(versions, on_error="return")
+        found = connection.client.sync(connection.client.run, versions, on_error="return", callback_timeout=CONNECT_SECONDS)
     except OSError as error:
         raise ResourceError(f"the cluster's workers do not answer ({error}). Look at their logs.") from error
     odd = []
@@ -109,7 +109,7 @@ def performance_report(connection: Connection, path: Path) -> Iterator[None]:
     finally:
         with suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            report.__exit__(None, None, None)
+            connection.client.sync(report.__aexit__, None, None, None, callback_timeout=CONNECT_SECONDS)  # it asks every worker: one may hang
 
 
 def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[Any, bool]:

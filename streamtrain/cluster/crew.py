@@ -9,6 +9,9 @@ from streamtrain.errors import ResourceError
 #: How long a cluster may have fewer workers than it needs, as `distributed.scheduler.no-workers-timeout`.
 NO_WORKERS_SECONDS = 120.0
 
+#: How often the driver looks up from waiting: for Ctrl-C, and whether it is time to save.
+LOOK_SECONDS = 0.5
+
 
 class Crew:
     """Keeps count of a fabric's workers. Owned by one thread.

@@ -4,6 +4,8 @@ Why so: a pinned task whose worker died waits for ever, loose ones are stolen by
 worker leaves, and equal calls are answered from memory (distributed#7346, xgboost#10985, xgboost#11804).
 """
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +26,9 @@ CUT_SECONDS = 20.0
 
 #: A result that does not come within this after its task has ended went down with its worker.
 GATHER_SECONDS = 60.0
+
+#: Workers are told of a run's end; one that hangs is not waited for.
+FORGET_SECONDS = 5.0
 
 #: Payloads beyond this many bytes go to the worker by themselves, not in a task.
 LARGE_BYTES = 2**23
@@ -55,7 +60,8 @@ class DaskFabric:
             self._client.cancel([future for _, future in self._tasks.values()])
             self._tasks.clear()
             if self._client.status == "running":
-                self._client.run(forget, self._run, workers=list(self._opened & self._known), on_error="ignore")
+                there = list(self._opened & self._known)
+                self._client.sync(self._client.run, forget, self._run, workers=there, on_error="ignore", callback_timeout=FORGET_SECONDS)
 
     def now(self) -> float:
         """See `Fabric.now`."""
@@ -94,9 +100,11 @@ class DaskFabric:
 
     def recover(self, worker: str) -> None:
         """See `Fabric.recover`."""
-        if self._restarts:
-            with suppress(Exception):
-                self._client.restart_workers([worker], timeout=30, raise_for_error=False)
+        nannies = getattr(self._client.cluster, "workers", {}).values() if self._restarts else ()
+        for nanny in nannies:  # of our own LocalCluster; one that is stopped would not end by itself
+            if nanny.worker_address == worker and nanny.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(nanny.pid, signal.SIGKILL)
 
     def _hear(self, event: tuple[float, Any]) -> None:
         """On the client's own thread: workers that join and leave are told on this topic."""

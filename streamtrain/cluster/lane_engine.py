@@ -27,11 +27,10 @@ class LaneEngine:
     def __init__(self, gradients: GradientSum, batch_size: int, feeds: Mapping[int, LaneFeed], collective: Collective, left: np.ndarray):
         self._gradients, self.batch_size, self._feeds, self._collective = gradients, batch_size, feeds, collective
         self.learning_rates = gradients.engine.learning_rates
-        self._lanes, replicas = len(left), len(self.learning_rates)
-        parameters = gradients.engine.parameters().shape[1]
-        self._apart = self._lanes * replicas * parameters * 4 <= APART_BYTES
-        self._sums_LRP = np.zeros((self._lanes if self._apart else 1, replicas, parameters), dtype=np.float32)
-        self._losses_LR = np.zeros((self._lanes, replicas))
+        replicas, parameters = gradients.engine.parameters().shape
+        self._sums_LRP = np.zeros(shape_of_sums(len(left), replicas, parameters), dtype=np.float32)
+        self._apart = len(self._sums_LRP) == len(left)
+        self._losses_LR = np.zeros((len(left), replicas))
         self.begin_epoch(left)
 
     @property
@@ -98,6 +97,11 @@ class LaneEngine:
         self._sums_LRP[:] = 0
         self._left, self._done = self._left - self._take, 0
         self._take = take_rows(self._left, self.batch_size)
+
+
+def shape_of_sums(lanes: int, replicas: int, parameters: int) -> tuple[int, int, int]:
+    """Of the tensor that is summed a step: lanes apart, or added up where that would be large."""
+    return lanes if lanes * replicas * parameters * 4 <= APART_BYTES else 1, replicas, parameters
 
 
 class VirtualRows:

@@ -34,10 +34,11 @@ class LaneFeed:
         self._block: Block | None = None
         self.receipt, self.stats = Receipt(), FetchStats()
         self.nulls: NullCounts = Counter()
+        self._told: dict[str, float] = {}
         epochs = count(epoch + 1) if last_epoch is None else range(epoch + 1, last_epoch)
         later = (one for number in epochs for one in lanes(number)[lane].windows())
         windows = (one for part in (plan.windows(window), later) for one in part)
-        pool = BufferPool(budget.window_rows + 1, prepared.source.num_columns, keep=budget.windows)
+        pool = BufferPool(budget.window_rows, prepared.source.num_columns, keep=budget.windows)
         self._blocks = fetch(windows, prepared.source, budget, self.stats, pool)
 
     def take(self, rows: int) -> Iterator[tuple[np.ndarray, int, int]]:
@@ -59,10 +60,11 @@ class LaneFeed:
         if self._block is not None and self._start:
             self._finish_block()
 
-    def delivered(self) -> tuple[Receipt, NullCounts]:
-        """What was counted since the last call: blocks that were used to their end."""
-        counted = self.receipt, self.nulls
-        self.receipt, self.nulls = Receipt(), Counter()
+    def delivered(self) -> tuple[Receipt, NullCounts, dict[str, float]]:
+        """What was counted since the last call, of blocks that were used to their end; and what the parts of delivery took since."""
+        stats = self.stats.to_json()
+        counted = self.receipt, self.nulls, {name: value - self._told.get(name, 0) for name, value in stats.items()}
+        self.receipt, self.nulls, self._told = Receipt(), Counter(), stats
         return counted
 
     def close(self) -> None:
@@ -80,7 +82,7 @@ def lane_budget(prepared: Prepared, lanes: int, owned: int) -> Budget:
     """What each of the `owned` lanes of a worker may hold. Raises ResourceError when they do not fit together."""
     budget, source = prepared.budget, prepared.source
     rows = min(budget.window_rows, max(-(-prepared.window_rows // lanes), int(source.spans.num_rows.max())))
-    one = replace(budget, window_rows=rows, window_bytes=(rows + 1) * source.num_columns * 4, readers=1, windows=LANE_WINDOWS)
+    one = replace(budget, window_rows=rows, window_bytes=rows * source.num_columns * 4, readers=1, windows=LANE_WINDOWS)
     needed = owned * (LANE_WINDOWS * one.window_bytes + one.decode_bytes) + one.fixed_bytes
     if needed > budget.limit_bytes:
         raise ResourceError(

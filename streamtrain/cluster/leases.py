@@ -10,7 +10,7 @@ from streamtrain.errors import ResourceError
 
 #: An item that is out for so many times what such items take is leased a second time when a worker stands idle, and the first
 #: result counts: backup tasks (Dean and Ghemawat, OSDI 2004, §3.6). Never before so many seconds.
-SLOW_FACTOR, SLOW_SECONDS = 4.0, 5.0
+SLOW_FACTOR, SLOW_SECONDS, FADING = 4.0, 5.0, 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Leases:
         self._holders: dict[int, set[int]] = {}  # item → numbers of its live leases
         self._deadlines: list[tuple[float, int]] = []
         self._slow: list[tuple[float, int]] = []
-        self._pace: float | None = None
+        self._lately = (0.0, 0.0)  # seconds and cost of accepted leases, fading: an item of no cost has hardly a say in their ratio
         self.issued = self.failures = self.discarded = 0
 
     def __len__(self) -> int:
@@ -71,8 +71,9 @@ class Leases:
         self._live[lease.number] = lease
         self._holders.setdefault(item, set()).add(lease.number)
         heapq.heappush(self._deadlines, (lease.deadline, lease.number))
-        if self._pace is not None:
-            heapq.heappush(self._slow, (now + max(SLOW_SECONDS, SLOW_FACTOR * self._pace * cost), lease.number))
+        seconds, done = self._lately
+        if done:
+            heapq.heappush(self._slow, (now + max(SLOW_SECONDS, SLOW_FACTOR * seconds / done * cost), lease.number))
         return lease
 
     def accept(self, number: int, now: float) -> Lease | None:
@@ -81,8 +82,7 @@ class Leases:
         if lease is None:
             self.discarded += 1
             return None
-        pace = (now - lease.issued) / max(lease.cost, 1e-12)
-        self._pace = pace if self._pace is None else 0.8 * self._pace + 0.2 * pace
+        self._lately = FADING * self._lately[0] + now - lease.issued, FADING * self._lately[1] + lease.cost
         self._forget(lease.item)
         return lease
 
@@ -107,6 +107,11 @@ class Leases:
         if not self._holders.get(lease.item):
             heapq.heappush(self._pending, (-lease.cost, lease.item))
         return None
+
+    def withdraw(self, item: int) -> None:
+        """An item is not to be done after all; a late result of it will be discarded."""
+        if item in self._costs:
+            self._forget(item)
 
     def worker(self, number: int) -> str | None:
         """Who holds a lease; None when it no longer counts."""

@@ -24,7 +24,7 @@ from streamtrain.passes import NO_LAST_ROW, Prepared
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts
-from streamtrain.types import Receipt
+from streamtrain.types import Receipt, Record
 
 #: What of an engine's state is averaged, and what stays a share's own: the rows of a minibatch that is not full, and counters.
 AVERAGED, OWN = ("parameters", "moments"), ("gradient", "counters")
@@ -54,7 +54,7 @@ class ShareDone:
     losses: np.ndarray
     receipt: Receipt
     nulls: NullCounts = field(default_factory=Counter)
-    stats: FetchStats = field(default_factory=FetchStats)
+    stats: Record = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -75,7 +75,7 @@ def train_share(prepared: Prepared, work: ShareWork) -> ShareDone:
     before = _rows_in_steps(engine.state())
     losses, receipt, stats, nulls = np.zeros(len(work.lrs)), Receipt(), FetchStats(), Counter()
     rows, left, seconds = 0, work.share.rows, 0.0
-    pool = BufferPool(prepared.budget.window_rows + 1, prepared.source.num_columns, keep=prepared.budget.windows)
+    pool = BufferPool(prepared.budget.window_rows, prepared.source.num_columns, keep=prepared.budget.windows)
     fused = prepared.engine == "fused"
     with (
         one_blas_thread(fused), Cores(prepared.config.train.threads or 1) as cores,
@@ -97,7 +97,7 @@ def train_share(prepared: Prepared, work: ShareWork) -> ShareDone:
             engine.finish_epoch()
     state = engine.state()
     return ShareDone(
-        state=state, rows=rows, weight=_rows_in_steps(state) - before, losses=losses, receipt=receipt, nulls=nulls, stats=stats,
+        state=state, rows=rows, weight=_rows_in_steps(state) - before, losses=losses, receipt=receipt, nulls=nulls, stats=stats.to_json(),
         seconds=seconds + stats.wait_seconds,
     )  # fmt: skip
 

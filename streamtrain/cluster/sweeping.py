@@ -16,21 +16,19 @@ import numpy as np
 from streamtrain.cluster.blueprint import draw
 from streamtrain.cluster.connect import Connection
 from streamtrain.cluster.dask_fabric import DaskFabric
-from streamtrain.cluster.crew import Crew
+from streamtrain.cluster.crew import LOOK_SECONDS, Crew
 from streamtrain.cluster.dispatch import dispatch
+from streamtrain.cluster.driven import saved_if_lost
 from streamtrain.cluster.leases import Lease, Leases
 from streamtrain.cluster.merge import END, Merge
 from streamtrain.cluster.placement import Unit, cut_units, expected_cost
 from streamtrain.cluster.slices import Slice, train_slice
 from streamtrain.config import ClusterConfig
-from streamtrain.errors import DataError, ResourceError
+from streamtrain.errors import DataError
 from streamtrain.learners.learner import Learner
 from streamtrain.learners.saving import PassState, Saving
 from streamtrain.passes import Prepared
 from streamtrain.types import Emit, Record
-
-#: How often the driver looks up from waiting: for Ctrl-C, and whether it is time to save.
-LOOK_SECONDS = 0.5
 
 #: A unit whose tasks failed so often, on whatever workers, is a failed cell; the sweep goes on.
 UNIT_ATTEMPTS = 3
@@ -98,14 +96,8 @@ class SweepPass:
 
     def run(self, crew: Crew, leases: Leases) -> Record:
         """Train every unit to its end, tell its records, and return the pass's own. Between two passes `leases` has no items."""
-        if self._saving is None:
+        with saved_if_lost(self._saving, self._state):
             return self._run(crew, leases)
-        with self._saving.listening():
-            try:
-                return self._run(crew, leases)
-            except ResourceError:  # the cluster is lost, but not what came back from it
-                self._saving.save(self._state())
-                raise
 
     def _run(self, crew: Crew, leases: Leases) -> Record:
         lost_workers, failures = crew.lost_workers, leases.failures

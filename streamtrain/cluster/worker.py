@@ -4,7 +4,8 @@ Everything here is imported by name on the worker, so streamtrain must be instal
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from streamtrain.cluster.blueprint import Blueprint, build
@@ -16,11 +17,12 @@ Work = Callable[[Prepared, Any], Any]
 
 
 class Site:
-    """The runs that a worker process has opened, and what they `kept` between tasks. Runs are thread-safe; a worker does one task at a time."""
+    """The runs that a worker process has opened, and what they `kept` between tasks, each with a `close`. A worker does one task at a time."""
 
     def __init__(self) -> None:
         self.kept: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._working, self._forgetting = 0, False
         self._blueprints: dict[str, Blueprint] = {}
         self._prepared: dict[str, Prepared] = {}
 
@@ -34,11 +36,32 @@ class Site:
                 warm_up(self._prepared[run])  # kernels are compiled or loaded before anything is measured
             return self._prepared[run]
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """A task is at work here: what is kept stays until it has ended."""
+        with self._lock:
+            self._working += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._working -= 1
+                if self._forgetting:
+                    self._let_go()
+
     def forget(self, run: str) -> None:
-        """Let go of a run."""
+        """Let go of a run, and of all that is kept; a task that is still at work ends first."""
         with self._lock:
             self._prepared.pop(run, None)
             self._blueprints.pop(run, None)
+            self._forgetting = True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if not self._working:
+            self._forgetting = False
+            while self.kept:
+                self.kept.popitem()[1].close()
 
 
 def perform(run: str, blueprint: Blueprint | None, driver: Record | None, work: Work, payload: Any) -> Any:
@@ -46,15 +69,19 @@ def perform(run: str, blueprint: Blueprint | None, driver: Record | None, work: 
     worker = _worker()
     if driver is not None:
         check_versions(driver, versions(), worker.address)
-    limit = getattr(worker.memory_manager, "memory_limit", None)
-    prepared = _site(worker).open(run, blueprint, worker.state.nthreads, limit)
-    return work(prepared, payload)
+    limit, site = getattr(worker.memory_manager, "memory_limit", None), _site(worker)
+    with site.at_work():
+        return work(site.open(run, blueprint, worker.state.nthreads, limit), payload)
 
 
 def call(prepared: Prepared, payload: tuple[Work, Any]) -> Any:
     """Work that comes with its payload: `(function, argument)`."""
     function, argument = payload
     return function(prepared, argument)
+
+
+def ready(prepared: Prepared, payload: None) -> None:
+    """Work that is nothing: the run was opened on the way to it."""
 
 
 def forget(run: str, dask_worker: Any = None) -> None:

@@ -1,6 +1,6 @@
 """What threads inside one kernel say to one another: atomic sums, reads and writes of int64, and giving up the core.
 
-Instructions that Numba has no Python words for. Its disk cache does not notice an edit here: clear `__pycache__` after one.
+Instructions that Numba has no Python words for.
 """
 
 import sys

@@ -4,8 +4,6 @@ A block of up to 6 rows and two vectors of columns is gathered in registers over
 breath: written, added, shifted by a bias, cut by ReLU or by its derivative. The blocks are written as LLVM instructions, since
 Numba has no word for a vector; which block goes where is ordinary Numba code below. After Goto and van de Geijn 2008 (the block in
 registers), without their packing: a layer of `MOST_WEIGHTS` fits the caches as it lies.
-
-Numba's disk cache does not notice an edit here: clear `__pycache__` after one.
 """
 
 import llvmlite.binding

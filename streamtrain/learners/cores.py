@@ -1,6 +1,7 @@
 """The threads that compute: all learners of a pass share them, and no more than so many tasks run at once."""
 
 import heapq
+import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -8,6 +9,18 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
+
+
+#: Bytes of a cache line, and of the widest vector: one that lies across two lines is read twice.
+LINE = 64
+
+
+def aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """float32 zeros, C-contiguous, whose first value begins a cache line."""
+    count = math.prod(shape)
+    space = np.zeros(count + LINE // 4, dtype=np.float32)
+    begin = -space.ctypes.data % LINE // 4
+    return space[begin : begin + count].reshape(shape)
 
 
 class Workspace:
@@ -19,7 +32,7 @@ class Workspace:
     def floats(self, count: int) -> np.ndarray:
         """float32 (count,) with any content, good until the task ends."""
         if len(self._floats) < count:
-            self._floats = np.zeros(count, dtype=np.float32)
+            self._floats = aligned_zeros((count,))
         return self._floats[:count]
 
 

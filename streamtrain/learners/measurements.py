@@ -138,6 +138,15 @@ def measure_sharpness(probe: Probe, model: TrainedModel, pool: np.ndarray, holdo
     }  # fmt: skip
 
 
+def measure_at_weights(probe: Probe, parameters_P: np.ndarray, rows: np.ndarray) -> dict[str, float]:
+    """What of one model is compared at equal loss, all on the same rows: `{phi, adaptive, curvature, loss}`, both φ at ε = 1e-3, λ_max, mean r²."""
+    search = partial(sharpness.sharpness, partial(_value_and_grad, probe, rows), parameters_P, sharpness.EPSILONS[0])
+    spectrum = lanczos.largest_eigenvalue(partial(probe.hvp, parameters_P, rows), probe.num_parameters, steps=LANCZOS_STEPS)
+    return {
+        "phi": search()["value"], "adaptive": search(adaptive=True)["value"], "curvature": spectrum.ritz, "loss": 2 * probe.loss(parameters_P, rows),
+    }  # fmt: skip
+
+
 def audit_invariance(probe: Probe, model: TrainedModel, pool: np.ndarray, shape: Model) -> Record | None:
     """How far each measure is from being one of the function: None where the activation allows no exact rescaling."""
     if not can_rescale(shape):

@@ -48,7 +48,7 @@ def load_model(folder: str | os.PathLike) -> Network:
         network.load_state_dict(tensors)
     except ConfigError as error:
         raise ConfigError(f"{folder}: the trained model cannot be made again: {error}") from error
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{folder}: no trained model here ({Path(error.filename).name} is missing). Name the --out of a `train` run.") from None
     except Exception as error:  # every decoder has its own errors; all mean that these files cannot be used
         raise DataError(f"{folder}: the trained model cannot be read ({type(error).__name__}: {error}).") from error

@@ -93,7 +93,10 @@ class Saving:
         if state is None or state[0]["name"] == name:
             return state
         if state[0]["record"] is None:
-            raise DataError(f"{self.folder}: it was saved in the pass {state[0]['name']}, not in {name}. Start again with another --out.")
+            raise DataError(
+                f"{self.folder}: it was saved in the pass {state[0]['name']}, not in {name}. Go on as it was begun, on one machine or"
+                " on workers, or start again with another --out."
+            )
         return None
 
     @contextmanager

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from streamtrain.report.figures import loss_text, rate_text, size_text
+from streamtrain.report.figures import loss_text, rate_text, size_text, sizes_text
 from streamtrain.science.cells import Cell
+from streamtrain.science.judge import is_correlated
 from streamtrain.science.run import Run
 from streamtrain.units import format_bytes
 
@@ -35,6 +36,9 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
         yield "No rows were held out: there is no held-out loss and no recommendation.", "--holdout"
     if run.header["data"].get("integrity") == "unverified":
         yield "Integrity unverified: the data carry no checksums, so a flipped bit would go unnoticed.", "streamtrain ingest"
+    if sizes := sizes_text([cell["batch_size"] for cell in summary["cells"] if is_correlated(run, cell["batch_size"])]):
+        text = f"Rows of a minibatch resemble one another at {sizes}: these statistics are of your shuffle, not of the batch size."
+        yield text, "streamtrain ingest"
     for what, of in (("dropped", "rows"), ("imputed", "values")):
         if total := sum((one.get(what) or {"total": 0})["total"] for one in run.passes):
             columns: Counter[str] = sum((Counter(one[what]["columns"]) for one in run.passes), Counter())
@@ -96,7 +100,7 @@ def _of_speed(summary: Mapping[str, Any]) -> Warnings:
             ratio = one["ratio"]["value"]
             yield f"{size_text(one['batch_size'])} took {ratio:.2g} times the seconds predicted: trust the ranking less than usual.", None
     if bound:
-        yield f"{_list(bound)} waited for rows more than {INPUT_BOUND:.0%} of the time: input-bound.", "--readers"
+        yield f"{sizes_text(bound)} waited for rows more than {INPUT_BOUND:.0%} of the time: input-bound.", "--readers"
     recommendation = summary["recommendation"]
     if recommendation["batch_size"] is not None and not recommendation["conclusive"] and recommendation["more_trials"]:
         yield "The sizes cannot be told apart with certainty.", f"--trials {summary['trials'] + recommendation['more_trials']}"
@@ -107,10 +111,4 @@ def _steps(cell: Cell) -> int:
 
 
 def _sizes(cells: Any) -> str:
-    return _list([cell.batch_size for cell in cells])
-
-
-def _list(sizes: Sequence[int]) -> str:
-    """The sizes, or the first and last of many."""
-    names = [size_text(size) for size in sizes]
-    return ", ".join(names) if len(names) <= 6 else f"{len(names)} sizes ({names[0]} … {names[-1]})"
+    return sizes_text([cell.batch_size for cell in cells])

@@ -1,15 +1,20 @@
 """A cell's figures, as `summary.json` has them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamtrain.science.cells import Cell, losses_at, seconds_to_target, throughput
+from streamtrain.science.cells import Cell, losses_at, row_seconds, seconds_to_target, throughput
+from streamtrain.science.censored import kaplan_meier_median
+from streamtrain.science.equal import losses_at_seconds, losses_at_steps
 from streamtrain.science.interval import measure, paired_ratio
 from streamtrain.science.run import Run
 
 
-def cell_figures(run: Run, cell: Cell, rows: int | None) -> dict[str, Any]:
-    """The cell as `summary.json` has it; every measured figure is `{value, n, lo, hi}`. Units: see `schema.json`."""
+def cell_figures(run: Run, cell: Cell, rows: int | None, steps: int | None = None, seconds: float | None = None) -> dict[str, Any]:
+    """The cell as `summary.json` has it; every measured figure is `{value, n, lo, hi}`. Units: see `schema.json`.
+
+    `rows`, `steps`, `seconds`: where losses are compared.
+    """
     speeds, waits = throughput(run, cell.batch_size)
     return {
         "batch_size": cell.batch_size,
@@ -19,20 +24,28 @@ def cell_figures(run: Run, cell: Cell, rows: int | None) -> dict[str, Any]:
         "wait_fraction": measure(waits),
         "holdout_loss": measure(losses_at(cell, rows), log=True),
         "holdout_rmse": measure(losses_at(cell, rows, "holdout_rmse"), log=True),
+        "holdout_loss_at_steps": measure(losses_at_steps(cell, steps), log=True),
+        "holdout_loss_at_seconds": measure(losses_at_seconds(run, cell, seconds), log=True),
         **target_figures(run, cell),
     }
 
 
 def target_figures(run: Run, cell: Cell) -> dict[str, Any]:
-    """Steps, rows and seconds to the target; null where a trial did not reach it (`n` counts those that did)."""
+    """Steps, rows and seconds to the target; `n` counts the trials that reached it.
+
+    Where some did not, the value is the Kaplan-Meier median of all trials: null where fewer than half arrived, and without interval.
+    """
+    each, away = row_seconds(run, cell), cell.censored_rows
     figures = {
-        "steps_to_target": measure(cell.steps_to_target.values(), log=True),
-        "rows_to_target": measure(cell.rows_to_target.values(), log=True),
-        "seconds_to_target": measure(seconds_to_target(run, cell).values(), log=True),
+        "steps_to_target": (cell.steps_to_target, cell.censored_steps),
+        "rows_to_target": (cell.rows_to_target, away),
+        "seconds_to_target": (seconds_to_target(run, cell), {trial: rows * each[trial] for trial, rows in away.items()} if each else {}),
     }
-    if cell.status != "reached":
-        figures = {name: {"value": None, "n": figure["n"], "lo": None, "hi": None} for name, figure in figures.items()}
-    return figures
+    return {name: _censored(there, missed) if missed else measure(there.values(), log=True) for name, (there, missed) in figures.items()}
+
+
+def _censored(there: Mapping[int, float], missed: Mapping[int, float]) -> dict[str, Any]:
+    return {"value": kaplan_meier_median(there.values(), missed.values()), "n": len(there), "lo": None, "hi": None}
 
 
 def confirmation(run: Run, cells: Sequence[Cell]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """How figures are written for people: the table, the Markdown and the page print the same digits."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Figure = Mapping[str, Any]
@@ -27,6 +27,16 @@ def size_text(batch_size: int) -> str:
     '65,536'
     """
     return f"{batch_size:,}"
+
+
+def sizes_text(sizes: Sequence[int]) -> str:
+    """The sizes, or the first and last of many.
+
+    >>> sizes_text([64, 1024]), sizes_text(range(1, 9))
+    ('64, 1,024', '8 sizes (1 … 8)')
+    """
+    names = [size_text(size) for size in sizes]
+    return ", ".join(names) if len(names) <= 6 else f"{len(names)} sizes ({names[0]} … {names[-1]})"
 
 
 def rate_text(lr: float) -> str:

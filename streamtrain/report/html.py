@@ -10,14 +10,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from streamtrain.report.answer import ladder, tiles
 from streamtrain.report.charts import Spec, theme
 from streamtrain.report.drawing import vega_bundle
 from streamtrain.report.facts import confirmation_rows, cost_facts, integrity_facts, landmark_facts, measure_facts, speed_facts
-from streamtrain.report.figures import count_text, loss_figure_text, rate_text, rmse_text, seconds_text, share_text, size_text, speed_text
+from streamtrain.report.figures import count_text, loss_figure_text, loss_text, rate_text, rmse_text, seconds_text, share_text, size_text, speed_text
 from streamtrain.report.measure_tables import used_tables
-from streamtrain.report.table import markdown_table, references, verdict_text
+from streamtrain.report.table import markdown_table, verdict_text
 from streamtrain.report.tables import Row, compact
-from streamtrain.units import format_bytes, format_count, format_seconds
+from streamtrain.report.workers import worker_facts
+from streamtrain.units import format_seconds
 
 #: Section → its word in the contents.
 _CONTENTS = {
@@ -28,6 +30,8 @@ _FIGURES = (
     ("seconds to target", "seconds_to_target", seconds_text),
     ("held-out loss", "holdout_loss", loss_figure_text),
     ("held-out RMSE", "holdout_rmse", rmse_text),
+    ("loss at equal steps", "holdout_loss_at_steps", loss_figure_text),
+    ("loss at equal time", "holdout_loss_at_seconds", loss_figure_text),
     ("rows per second", "rows_per_second", speed_text),
     ("waiting", "wait_fraction", share_text),
     ("rows to target", "rows_to_target", count_text),
@@ -43,7 +47,7 @@ def render_html(summary: Mapping[str, Any], specs: Mapping[str, Spec], tables: M
         "specs": {name: {key: value for key, value in spec.items() if key != "title"} for name, spec in specs.items()},
         "tables": {name: compact(rows) for name, rows in used_tables(tables).items()},
         "themes": {name: theme(name) for name in ("light", "dark")},
-        "texts": {"markdown": markdown_table(summary), "csv": csv_text},
+        "texts": {"markdown": markdown_table(summary), "csv": csv_text, "command": str(summary["command"])},
         "points": len(tables["curves"]),
     }
     return _environment().get_template("template.html.j2").render(
@@ -58,19 +62,26 @@ def render_html(summary: Mapping[str, Any], specs: Mapping[str, Spec], tables: M
         title_of=lambda name: _title(specs[name]),
         contents=[(name, word) for name, word in _CONTENTS.items() if name in sections],
         speed_facts=speed_facts(summary),
+        worker_facts=worker_facts(summary),
         confirmed=confirmation_rows(summary),
         landmark_facts=landmark_facts(summary),
         measure_facts=measure_facts(summary),
         has_law=any(row["seconds"] for row in tables.get("law", ())),
-        has_stability=bool(tables.get("stability")),
+        stability={row["line"] for row in tables.get("stability", ())},
         figures=_FIGURES,
-        references=references(summary),
+        tiles=tiles(summary),
+        ladder=ladder(summary),
+        holdout_name=_HOLDOUTS.get(summary["data"].get("holdout_source", ""), ""),
+        unfinished=summary["seconds"] is None,
         unscored=_unscored(summary),
         verdict=lambda cell: verdict_text(summary, cell),
         run_facts=_run_facts(summary),
         details=[(name, json.dumps(summary[key], indent=2, ensure_ascii=False)) for name, key in _DETAILS if summary.get(key)],
     )
 
+
+#: Where the held-out rows come from, as the records name it → in words.
+_HOLDOUTS = {"rows": "rows of this data set that are never trained on", "eval_data": "rows of another data set (--eval-data)"}
 
 _DETAILS = (
     ("Configuration", "config"),
@@ -93,8 +104,10 @@ def _sections(summary: Mapping[str, Any], specs: Mapping[str, Spec]) -> set[str]
         "picture": {"tradeoff", "seconds_to_target"}, "curves": {"loss_by_rows", "loss_by_steps"}, "throughput": {"throughput", "parts"},
         "measures": {"noise_scale", "sqrt_m", "learning_rates", "rules", "curvature", "sharpness", "line"},
     }  # fmt: skip
-    found = {"table", "understanding", "run"} | {name for name, charts in of_charts.items() if charts & set(specs)}
-    more = {"throughput": speed_facts(summary), "measures": measure_facts(summary) + landmark_facts(summary) + summary["why"], "warnings": summary["warnings"]}
+    found = {"table", "warnings", "understanding", "run"} | {name for name, charts in of_charts.items() if charts & set(specs)}
+    more = {
+        "throughput": speed_facts(summary) + worker_facts(summary), "measures": measure_facts(summary) + landmark_facts(summary) + summary["why"],
+    }  # fmt: skip
     return found | {name for name, content in more.items() if content}
 
 
@@ -103,22 +116,23 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(_asset), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":"), "ensure_ascii": False}
-    environment.filters |= {"size": size_text, "rate": rate_text, "bytes": format_bytes, "duration": format_seconds, "count": format_count}
+    environment.filters |= {"size": size_text, "rate": rate_text, "loss": loss_text, "duration": format_seconds}
     return environment
 
 
 def _run_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    data = summary["data"]
+    data, env = summary["data"], summary["env"] or {}
+    held_out = _HOLDOUTS.get(data.get("holdout_source", ""), "")
     known = (
+        ("machine", ", ".join(filter(None, (env.get("cpu"), f"{env['cores']} cores" if "cores" in env else "", env.get("system"))))),
+        ("versions", ", ".join(f"{name} {env[name]}" for name in ("streamtrain", "python", "torch", "numba", "dask") if env.get(name)) or summary["version"]),
         ("data", data.get("url")),
         ("rows", f"{data['num_rows']:,} in {data['num_shards']:,} {'shard' if data['num_shards'] == 1 else 'shards'}" if "num_rows" in data else None),
         ("features → target", ", ".join(data.get("features", [])) + " → " + str(data.get("target"))),
-        ("held out", f"{data['holdout_rows']:,} rows ({data['holdout_source']})" if "holdout_rows" in data else None),
+        ("held out", f"{data['holdout_rows']:,} rows: {held_out}" if data.get("holdout_rows") else "nothing"),
         ("fingerprint", data.get("fingerprint")),
         *integrity_facts(summary),
         *cost_facts(summary),
-        ("streamtrain", summary["version"]),
-        ("command", summary["command"]),
     )
     return [(name, str(value)) for name, value in known if value]
 

@@ -32,7 +32,7 @@ def measure_tables(run: Run, summary: Summary) -> dict[str, list[Row]]:
             {"batch_size": one["batch_size"], "size": size_text(one["batch_size"]), "seconds": one["measured_seconds"]["value"]}
             for one in summary["confirmation"]
         ],
-        "tried": list(_tried(run, summary)), "stability": list(_stability(measures)), "arms": list(_arms(summary)),
+        "tried": list(_tried(run, summary)), "stability": list(_stability(summary, measures)), "arms": list(_arms(summary)),
         "noise": list(_noise(summary, measures)), "sqrt_m": list(_sqrt_m(measures.get("sqrt_m_slope") or {})),
         "curvature": list(_curvature(measures)), "sharpness": list(_sharpness(measures)), "line": list(_line(measures)),
     }  # fmt: skip
@@ -96,12 +96,15 @@ def _last_loss(run: Run, curve: Curve) -> float | None:
     return losses[-1] if losses and math.isfinite(losses[-1]) and losses[-1] > 0 else None
 
 
-def _stability(measures: Summary) -> Iterator[Row]:
-    """The rate at which the curvature that was measured becomes unstable: the rate trained at, over its share of the line."""
+def _stability(summary: Summary, measures: Summary) -> Iterator[Row]:
+    """Rates at which steps become unstable: by the curvature that was measured, and in the mean square of a linear model (SGD)."""
     for size, one in ((measures.get("curvature") or {}).get("by_batch_size") or {}).items():
         share = one.get("share_of_stability_line")
         if share and share > 0:
-            yield {"batch_size": int(size), "lr": one["lr"] / share}
+            yield {"line": "curvature", "batch_size": int(size), "size": size_text(int(size)), "lr": one["lr"] / share}
+    found = (summary.get("landmarks") or {}).get("stability")
+    for size, lr in zip(found["batch_sizes"], found["lrs"], strict=True) if found else ():
+        yield {"line": "mean-square stability", "batch_size": size, "size": size_text(size), "lr": lr}
 
 
 def _arms(summary: Summary) -> Iterator[Row]:

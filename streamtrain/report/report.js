@@ -41,7 +41,7 @@
   for (const button of document.querySelectorAll("[data-copy]")) {
     button.addEventListener("click", async () => {
       await copy(page.texts[button.dataset.copy]);
-      document.getElementById("copied").textContent = "copied";
+      button.parentElement.querySelector("[role=status]").textContent = "copied";
     });
   }
 

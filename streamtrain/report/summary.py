@@ -8,7 +8,9 @@ from streamtrain.report.advice import warn
 from streamtrain.report.cells import cell_figures, confirmation, target_figures
 from streamtrain.report.verdict import describe, sentence
 from streamtrain.report.why import explain
+from streamtrain.report.workers import workers_summary
 from streamtrain.science.cells import rows_in_common
+from streamtrain.science.equal import equal_seconds, equal_steps
 from streamtrain.science.judge import arm_cells, judge
 from streamtrain.science.landmarks import landmarks
 from streamtrain.science.run import Run, collect
@@ -29,8 +31,8 @@ def summarize_run(run: Run) -> dict[str, Any]:
     """`summarize` for records that are already collected."""
     judgement = judge(run)
     target, cells, choice = judgement.target, judgement.cells, judgement.choice
-    rows = rows_in_common(cells)
-    figures = [cell_figures(run, cell, rows) for cell in cells]
+    equal = rows_in_common(cells), equal_steps(cells) if run.has_holdout else None, equal_seconds(run, cells) if run.has_holdout else None
+    figures = [cell_figures(run, cell, *equal) for cell in cells]
     recommendation = describe(run, cells, figures, choice, target)
     summary = {
         "schema_version": SCHEMA_VERSION,
@@ -41,7 +43,7 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "target_loss_chosen": judgement.chosen,
         "lr_rules": run.rules,
         "fresh_seeds": judgement.fresh,
-        "holdout_loss_at_rows": rows,
+        **dict(zip(("holdout_loss_at_rows", "holdout_loss_at_steps", "holdout_loss_at_seconds"), equal, strict=True)),
         "cells": figures,
         "recommendation": recommendation,
         "sentence": sentence(run, figures, recommendation, target),
@@ -49,7 +51,8 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "landmarks": landmarks(run, judgement),
         "confirmation": confirmation(run, cells),
         "measures": run.measures,
-        "arms": {rule: _arm(run, rule, target, rows) for rule in run.rules[1:]},
+        "arms": {rule: _arm(run, rule, target, equal) for rule in run.rules[1:]},
+        "workers": workers_summary(run),
         "other_targets": [_other_target(run, other, i) for i, other in enumerate(run.header.get("target_loss", [])[1:], 1)],
         **_costs(run),
         "integrity": run.header.get("integrity") or run.header["data"].get("integrity"),
@@ -72,9 +75,9 @@ def strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _arm(run: Run, rule: str, target: float | None, rows: int | None) -> list[dict[str, Any]]:
-    """The cells of a rule that is shown beside the first and never judged, at the same target and rows."""
-    return [cell_figures(run, cell, rows) for cell in arm_cells(run, rule, target)]
+def _arm(run: Run, rule: str, target: float | None, equal: tuple[int | None, int | None, float | None]) -> list[dict[str, Any]]:
+    """The cells of a rule that is shown beside the first and never judged, at the same target, rows, steps and seconds."""
+    return [cell_figures(run, cell, *equal) for cell in arm_cells(run, rule, target)]
 
 
 def _other_target(run: Run, target: float, place: int) -> dict[str, Any]:

@@ -16,10 +16,15 @@ from streamtrain.report.figures import (
     speed_text,
     target_word,
 )
+from streamtrain.report.workers import worker_facts
+from streamtrain.science.interval import BOOTSTRAP_FROM
 from streamtrain.units import format_count
 
 Summary = Mapping[str, Any]
-_FIGURES = ("rows_per_second", "holdout_loss", "holdout_rmse", "steps_to_target", "rows_to_target", "seconds_to_target", "wait_fraction")
+_FIGURES = (
+    "rows_per_second", "holdout_loss", "holdout_rmse", "holdout_loss_at_steps", "holdout_loss_at_seconds", "steps_to_target", "rows_to_target",
+    "seconds_to_target", "wait_fraction",
+)  # fmt: skip
 _REFERENCES = (("best constant", "best_constant_loss"), ("best linear", "best_linear_loss"), ("best possible", "best_possible_loss"))
 
 
@@ -35,7 +40,7 @@ def render_table(summary: Summary) -> str:
         "  ".join(text.rjust(widths[at]) if at in right else text.ljust(widths[at]) for at, text in enumerate(row)).rstrip()
         for row in table
     ]
-    return "\n".join([*lines, "", *references(summary), "", summary["sentence"]])
+    return "\n".join([*lines, "", *references(summary), intervals(summary), "", summary["sentence"]])
 
 
 def headings(summary: Summary) -> list[str]:
@@ -69,12 +74,17 @@ def target_text(summary: Summary, cell: Mapping[str, Any]) -> str:
     """Seconds to the target, or the status: an unreached target stays in the table."""
     if cell["status"] == "reached":
         return seconds_text(cell["seconds_to_target"]) if cell["seconds_to_target"]["value"] is not None else "reached, not timed"
+    if cell["status"] == "not_reached" and (n := cell["steps_to_target"]["n"]):
+        known = f", median {seconds_text(cell['seconds_to_target'])}" if cell["seconds_to_target"]["value"] is not None else ""
+        return f"{n} {'trial' if n == 1 else 'trials'} only{known}"
     return NOTHING if summary["target_loss"] is None and cell["status"] == "not_reached" else cell["status"].replace("_", " ")
 
 
 def verdict_text(summary: Summary, cell: Mapping[str, Any]) -> str:
     """`recommended`, `as good`, `undecided`, `slower`, `input-bound`, or why the size is out."""
     recommendation = summary["recommendation"]
+    if summary["verb"] == "train" and cell["status"] in ("reached", "not_reached"):
+        return "input-bound" if (cell["wait_fraction"]["value"] or 0) > INPUT_BOUND else "trained"
     if cell["batch_size"] == recommendation["batch_size"]:
         if len(summary["cells"]) == 1:
             return "the only size"
@@ -94,13 +104,21 @@ def references(summary: Summary) -> list[str]:
     return [f"{name:<13}  loss {loss_text(one['value'])}  rmse {one['rmse']:.6g}  ({one['scored_on']})" for name, one in known]
 
 
+def intervals(summary: Summary) -> str:
+    """How the table's intervals were had, and from how many repeats."""
+    trials, repeats = summary["trials"] or 1, max((cell["rows_per_second"]["n"] for cell in summary["cells"]), default=0)
+    fresh = " with fresh seeds" if summary["fresh_seeds"] else ""
+    of = f"{'Student' if trials < BOOTSTRAP_FROM else 'bootstrap'} over {trials} trials{fresh}" if trials > 1 else "1 run, none"
+    return f"95 % intervals  {of}" + (f"; rows/s: {repeats} timing repeats" if repeats > 1 else "")
+
+
 def render_markdown(summary: Summary) -> str:
     """`report.md`: the answer, the table, the warnings and what was run."""
     parts = ["# streamtrain report", summary["sentence"], f"Why: {summary['recommendation']['reason']}", markdown_table(summary)]
-    if lines := references(summary):
-        parts.append("\n".join(f"- {line}" for line in lines))
+    parts.append("\n".join(f"- {line}" for line in [*references(summary), intervals(summary)]))
     parts += summary["why"]
-    for heading, pairs in (("Throughput", speed_facts(summary)), ("Sizes to know", landmark_facts(summary)), ("Measured", measure_facts(summary))):
+    told = {"Throughput": speed_facts, "Workers": worker_facts, "Sizes to know": landmark_facts, "Measured": measure_facts}
+    for heading, pairs in ((heading, facts(summary)) for heading, facts in told.items()):
         if pairs:
             parts.append("\n".join([f"## {heading}", "", *(f"- {name}: {text}" for name, text in pairs)]))
     if confirmed := confirmation_rows(summary):

@@ -54,7 +54,7 @@ def _cell_row(cell: Mapping[str, Any], labelled: bool, summary: Mapping[str, Any
 
 def _references(summary: Mapping[str, Any]) -> list[Row]:
     known = (("best linear", summary["best_linear_loss"]), ("best possible", summary["best_possible_loss"]))
-    return [{"name": f"{name} {loss_text(one['value'])}", "loss": one["value"]} for name, one in known if one and (one["value"] or 0) > 0]
+    return [{"name": f"{name} {loss_text(one['value'])}", "loss": one["value"], "lowest": name == "best possible"} for name, one in known if one and (one["value"] or 0) > 0]
 
 
 def _labelled(summary: Mapping[str, Any]) -> set[int]:

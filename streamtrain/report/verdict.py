@@ -1,13 +1,17 @@
 """The answer in words: the sentence, the reason, and why each other size was not chosen."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamtrain.report.figures import loss_text, seconds_text, size_text, target_word, times_text
+from streamtrain.report.answer import trained_sentence
+from streamtrain.report.figures import loss_text, seconds_text, size_text, sizes_text, target_word, times_text
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up, rows_to_reach
+from streamtrain.science.judge import is_correlated
 from streamtrain.science.rule import EQUIVALENT_BELOW, Ratio, Recommendation
 from streamtrain.science.run import Run
+from streamtrain.science.shuffle_quality import BAD_SHUFFLE_ABOVE
 from streamtrain.units import format_count
 
 
@@ -15,13 +19,14 @@ def describe(
     run: Run, cells: Sequence[Cell], figures: Sequence[Mapping[str, Any]], choice: Recommendation, target: float | None
 ) -> dict[str, Any]:
     """`recommendation` of summary.json: the rule's choice with its reasons in words. `figures` are the cells' figures."""
-    reason = _reason(choice, target, len(cells)) if choice.batch_size is not None else _no_reason(run, cells, figures, target)
+    undecided = [size for size, ratio in choice.ratios.items() if size not in choice.equivalent and not _proven(ratio)]
+    reason = _reason(choice, undecided, target, len(cells)) if choice.batch_size is not None else _no_reason(run, cells, figures, target)
     return {
         "batch_size": choice.batch_size,
         "reason": reason,
         "conclusive": choice.conclusive,
         "equivalent": list(choice.equivalent),
-        "undecided": [size for size, ratio in choice.ratios.items() if size not in choice.equivalent and not _proven(ratio)],
+        "undecided": undecided,
         "more_trials": choice.more_trials,
         "not_chosen": {
             str(cell.batch_size): why_not(run, cell, choice, target) for cell in cells if cell.batch_size != choice.batch_size
@@ -32,6 +37,8 @@ def describe(
 def sentence(run: Run, cells: Sequence[Mapping[str, Any]], recommendation: Mapping[str, Any], target: float | None) -> str:
     """The one-sentence answer: what the recommended size does, and how the largest other size compares."""
     chosen = recommendation["batch_size"]
+    if run.header["verb"] == "train":
+        return trained_sentence(run, cells[0])
     if chosen is None:
         return recommendation["reason"]
     by_size = {cell["batch_size"]: cell for cell in cells}
@@ -56,6 +63,8 @@ def why_not(run: Run, cell: Cell, choice: Recommendation, target: float | None) 
         case "not_reached":
             some = f" in {len(cell.curves) - len(cell.steps_to_target)} of {len(cell.curves)} trials" if cell.steps_to_target else ""
             return f"did not reach loss {target_word(target)}{some} within {budget_text(run)} rows"
+    if is_correlated(run, cell.batch_size):
+        return f"rows of its minibatches resemble one another (design effect above {BAD_SHUFFLE_ABOVE:g}): its figures are of the shuffle, not of the size"
     ratio = choice.ratios.get(cell.batch_size)
     if ratio is None or choice.best is None:
         return "reached the target, but its speed was not timed"
@@ -71,14 +80,17 @@ def budget_text(run: Run) -> str:
     return format_count(rows).replace(" ", "") if rows >= 1e6 and rows % 10_000 == 0 else f"{rows:,}"
 
 
-def _reason(choice: Recommendation, target: float | None, num_cells: int) -> str:
+def _reason(choice: Recommendation, undecided: Sequence[int], target: float | None, num_cells: int) -> str:
     fastest = size_text(choice.best)
     if num_cells == 1:
         return "the only size measured: there is nothing to compare it with"
     if len(choice.ratios) == 1:
         return f"the only size that reached loss {target_word(target)} in every trial"
     if len(choice.equivalent) == 1:
-        return f"the fastest to loss {target_word(target)}; no other size is shown to be within {EQUIVALENT_BELOW - 1:.0%} of it"
+        if not undecided:
+            return f"the fastest to loss {target_word(target)}; every other size that reached it is slower"
+        why = "one run of each cannot tell" if choice.ratios[undecided[0]].lo is None else "the intervals overlap"
+        return f"the fastest to loss {target_word(target)} in the median; {sizes_text(undecided)} may be as fast: {why}"
     sizes = ", ".join(size_text(size) for size in choice.equivalent)
     return f"the smallest of the sizes that are as good as the fastest ({fastest}) within {EQUIVALENT_BELOW - 1:.0%}: {sizes}"
 
@@ -87,13 +99,21 @@ def _no_reason(run: Run, cells: Sequence[Cell], figures: Sequence[Mapping[str, A
     """Why there is no recommendation: names the smallest loss at equal rows and the budget that would reach the target."""
     if not run.has_holdout:
         return "No rows were held out, so no size can be recommended. Give --holdout or --eval-data."
-    if any(cell.status == "reached" for cell in cells):
+    reached = [cell.batch_size for cell in cells if cell.status == "reached"]
+    if reached and all(is_correlated(run, size) for size in reached):
+        return (
+            f"Sizes reached the target, but the design effect of their minibatches is above {BAD_SHUFFLE_ABOVE:g}: these statistics are of your"
+            " shuffle, not of the batch size, so none can be recommended. Mix the rows with streamtrain ingest, or raise --window-rows."
+        )
+    if reached:
         return "Sizes reached the target, but their speed was not timed, so none can be recommended."
     losses = [figure["holdout_loss"]["value"] for figure in figures]
     scored = [(loss, cell) for loss, cell in zip(losses, cells, strict=True) if loss is not None]
     if not scored:
         return "No size has a finite held-out loss, so none can be recommended. Try smaller learning rates with --lr-grid."
     loss, cell = min(scored, key=lambda pair: pair[0])
+    if loss >= ((run.baseline.get("best_constant_loss") or {}).get("value") or math.inf):
+        return f"No size did better than always guessing the mean within {budget_text(run)} rows: none can be recommended. Try smaller rates with --lr-grid."
     if target is None:
         return f"No size improved for two evaluations in a row within {budget_text(run)} rows: none can be recommended. Raise --max-rows."
     return (
@@ -134,6 +154,8 @@ def _doubt(recommendation: Mapping[str, Any], num_cells: int) -> str:
         return ""
     more = recommendation["more_trials"]
     doubt = " Inconclusive: no difference detected at this budget"
+    if recommendation["undecided"]:
+        doubt += f" between {size_text(recommendation['batch_size'])} and {sizes_text(recommendation['undecided'])}"
     return f"{doubt}; about {more} more {'trial' if more == 1 else 'trials'} would show one." if more else f"{doubt}."
 
 

@@ -33,6 +33,21 @@ class Cell:
     def rows_to_target(self) -> dict[int, float]:
         return {trial: rows_of_steps(steps, self.batch_size, self.epoch_rows) for trial, steps in self.steps_to_target.items()}
 
+    def arrival_row(self, trial: int) -> int:
+        """The row at the end of the step at which a trial reached the target: its rows and weights repeat, so it is there again."""
+        return round(rows_of_steps(math.ceil(self.steps_to_target[trial]), self.batch_size, self.epoch_rows))
+
+    @property
+    def censored_rows(self) -> dict[int, float]:
+        """Rows after which the trials that missed the target were last looked at: infinite for one that diverged or failed."""
+        missed = {trial: curve for trial, curve in self.curves.items() if trial not in self.steps_to_target}
+        return {trial: float(curve.rows[-1]) if curve.finished and curve.rows else math.inf for trial, curve in missed.items()}
+
+    @property
+    def censored_steps(self) -> dict[int, float]:
+        """The same in steps."""
+        return {trial: self.curves[trial].steps[-1] if math.isfinite(rows) else rows for trial, rows in self.censored_rows.items()}
+
     @property
     def reason(self) -> str:
         """Why a learner did not finish, in its own words."""
@@ -137,8 +152,11 @@ def throughput(run: Run, batch_size: int) -> tuple[list[float], list[float]]:
     """Rows per second and the share of time spent waiting for rows, one of each a timing repeat.
 
     In training, steps and delivery overlap: a repeat's time is the longest of the step alone, the stream alone, and the processor
-    time of both over the cores that they share, each scaled to the same rows.
+    time of both over the cores that they share, each scaled to the same rows. On workers: of each round, by the clock.
     """
+    if run.rounds:
+        rows = np.diff([one["rows"] for one in run.rounds], prepend=0)
+        return [int(trained) / one["seconds"] for trained, one in zip(rows, run.rounds, strict=True) if one["seconds"]], []
     speeds, waits = [], []
     for repeat, (rows, step) in sorted(run.step_seconds.get(batch_size, {}).items()):
         streamed, delivery = run.delivery_seconds.get(repeat, (1, 0.0))
@@ -151,10 +169,24 @@ def throughput(run: Run, batch_size: int) -> tuple[list[float], list[float]]:
     return speeds, waits
 
 
+def row_seconds(run: Run, cell: Cell) -> dict[int, float]:
+    """Seconds of a row, by trial; empty without timings.
+
+    Timing repeats are dealt to the trials in turn, the same ones at every size, so that an interval over trials holds the noise
+    of the clock too, and what slowed a repeat slows all sizes alike.
+
+        trials   0     1     2          a trial's speed is the median of its repeats
+        repeats  0, 3  1, 4  2
+    """
+    speeds, trials = throughput(run, cell.batch_size)[0], sorted(cell.curves)
+    apart = min(len(trials), len(speeds))
+    return {trial: 1 / float(np.median(speeds[at % apart :: apart])) for at, trial in enumerate(trials)} if speeds else {}
+
+
 def seconds_to_target(run: Run, cell: Cell) -> dict[int, float]:
-    """Rows to the target over the median rows per second, by trial; empty without timings."""
-    speed = measure(throughput(run, cell.batch_size)[0])["value"]
-    return {trial: rows / speed for trial, rows in cell.rows_to_target.items()} if speed else {}
+    """Rows to the target times the seconds of a row, by trial; empty without timings."""
+    each = row_seconds(run, cell)
+    return {trial: rows * each[trial] for trial, rows in cell.rows_to_target.items()} if each else {}
 
 
 def _status(curves: Mapping[int, Curve], reached: Mapping[int, float]) -> Status:

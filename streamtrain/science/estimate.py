@@ -26,6 +26,22 @@ def t_estimate(values: Sequence[float] | np.ndarray, *, kind: str = "t") -> Reco
     return estimate(sample.mean(), sample.mean() - reach, sample.mean() + reach, n=sample.size, kind=kind)
 
 
+def log_estimate(value: float, repeats: Sequence[float] | np.ndarray) -> Record:
+    """A positive value had from all repeats (n,) together, and Student's interval over the repeats' own values, on logarithms.
+
+    None below two, and where the value or a repeat is not positive and finite: such an interval would be of the others only.
+    """
+    sample = np.asarray(repeats, dtype=float)
+    usable = sample.size > 1 and bool(np.isfinite(sample).all()) and bool((sample > 0).all()) and 0 < value < np.inf
+    if not usable:
+        return estimate(value, n=sample.size, kind="1 run" if sample.size == 1 else "repeats")
+    logs = np.log(sample)
+    reach = t_quantile(logs.size - 1) * logs.std(ddof=1) / np.sqrt(logs.size)
+    with np.errstate(over="ignore"):
+        lo, hi = np.exp([logs.mean() - reach, logs.mean() + reach])
+    return estimate(value, min(lo, value), max(hi, value), n=logs.size, kind="t on logarithms")
+
+
 def jackknife(whole: float, without: Sequence[float] | np.ndarray, *, kind: str = "jackknife") -> Record:
     """An estimate from all n parts and its interval from the n estimates `without` one part each (Efron and Tibshirani 1993, §11.5).
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from streamtrain.science.cells import Cell, find_target, make_cell, rate_of_rule, seconds_to_target
 from streamtrain.science.rule import Candidate, Recommendation, recommend
 from streamtrain.science.run import Run
+from streamtrain.science.shuffle_quality import is_bad_shuffle
 from streamtrain.science.tuning import choose_winners, is_tuned
 
-#: Shards that lie so close together in a minibatch that it tells this much less than its size: not judged (SCIENCE.md §7).
-MOST_DEFF = 1.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +75,7 @@ def is_correlated(run: Run, batch_size: int) -> bool:
     """True when the lower bound of the design effect says that rows of a minibatch of this size resemble one another."""
     shuffle = run.measures.get("shuffle") or {}
     deff = (shuffle.get("by_batch_size") or {}).get(str(batch_size)) or shuffle.get("deff") or {}
-    return deff.get("lo") is not None and deff["lo"] > MOST_DEFF
+    return bool(deff) and is_bad_shuffle(deff)
 
 
 def _fresh_trials(run: Run, rule: str) -> list[int]:

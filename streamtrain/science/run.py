@@ -39,7 +39,7 @@ class Run:
     """A run as its records tell it; `curves` holds every learner that left a record.
 
     By batch size and timing repeat: `step_seconds`, `delivery_seconds` (rows, seconds) and `core_seconds`, processor time of all
-    threads, where None stands for delivery; `cores` is how many there are.
+    threads, where None stands for delivery; `cores` is how many there are. `sync` and `rounds` are of training over workers.
     """
 
     header: Record
@@ -53,6 +53,8 @@ class Run:
     winners: list[Record] = field(default_factory=list)
     confirmations: list[Record] = field(default_factory=list)
     measures: Record = field(default_factory=dict)
+    sync: Record = field(default_factory=dict)
+    rounds: list[Record] = field(default_factory=list)
     end: Record = field(default_factory=dict)
 
     @property
@@ -137,6 +139,10 @@ def _add(run: Run, record: Record) -> None:
             run.confirmations.append(record)
         case "measures":
             run.measures = record["measures"]
+        case "sync":
+            run.sync = record
+        case "round":
+            run.rounds.append(record)
         case "end":
             run.end = record
 

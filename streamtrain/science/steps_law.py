@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from streamtrain.science.estimate import estimate, t_quantile
+from streamtrain.science.estimate import log_estimate
 from streamtrain.types import Record
 
 
@@ -38,16 +38,17 @@ def fit_steps(batch_sizes_M: Sequence[float] | np.ndarray, steps_M: Sequence[flo
 
 
 def critical_batch_size(batch_sizes_M: Sequence[float], steps_TM: Sequence[Sequence[float]] | np.ndarray) -> Mapping[str, Record | float]:
-    """`{steps_min, critical_batch_size, misfit}` from steps to a target in T independent trials at M sizes.
+    """`{steps_min, critical_batch_size, misfit, steps_T}` from steps to a target in T independent trials at M sizes.
 
     Value: the fit to the mean of log S. Interval: Student's, in log space, over the fits of single trials; none for one trial.
-    `misfit`: root mean square residual of log S; 0.1 is 10 % off the law.
+    `misfit`: root mean square residual of log S; 0.1 is 10 % off the law. `steps_T`: (S_min, B_crit) of each trial.
     """
     steps = np.atleast_2d(np.asarray(steps_TM, dtype=float))
     smallest, critical, misfit = fit_steps(batch_sizes_M, np.exp(np.log(steps).mean(axis=0)))
-    fits = np.log([fit_steps(batch_sizes_M, line)[:2] for line in steps])
+    fits = np.array([fit_steps(batch_sizes_M, line)[:2] for line in steps])
     return {
-        "steps_min": _in_log_space(smallest, fits[:, 0]), "critical_batch_size": _in_log_space(critical, fits[:, 1]), "misfit": misfit,
+        "steps_min": log_estimate(smallest, fits[:, 0]), "critical_batch_size": log_estimate(critical, fits[:, 1]), "misfit": misfit,
+        "steps_T": fits.tolist(),
     }  # fmt: skip
 
 
@@ -76,12 +77,3 @@ def adaptive_batch_bound(steps_S: Sequence[float], critical_S: Sequence[float]) 
 def adaptive_saving(gamma: float, batch_size: float, critical: float) -> float:
     """The share of rows that the best growing batch saves against the fixed `batch_size` at the same number of steps."""
     return (1 - gamma) / (1 + critical / batch_size)
-
-
-def _in_log_space(value: float, logs_T: np.ndarray) -> Record:
-    trials = logs_T.size
-    if trials < 2:
-        return estimate(value, n=trials, kind="1 run")
-    reach = t_quantile(trials - 1) * logs_T.std(ddof=1) / np.sqrt(trials)
-    with np.errstate(over="ignore"):
-        return estimate(value, value * np.exp(-reach), value * np.exp(reach), n=trials, kind="t on logarithms")

@@ -6,17 +6,20 @@ With S = S_min(1 + B_crit/B): T(B) = S_min(1 + B_crit/B)·t_step, least at √(B
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize_scalar, nnls
 
-from streamtrain.science.estimate import estimate, t_quantile
+from streamtrain.science.estimate import log_estimate
 from streamtrain.types import Record
 
 #: Where a batch size is looked for.
 _LARGEST = 1e12
+
+#: A roof that makes a step less than this much slower, however little it overlaps, tells nothing of its overlap.
+_FELT = 1.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +55,11 @@ class StepTime:
                 options={"xatol": 1e-6},
             )  # fmt: skip
             return float(math.exp(found.x))
-        free = math.sqrt(critical * self.seconds / self.seconds_a_row) if self.seconds_a_row > 0 else math.inf
-        return max(1.0, min(free, self.kink))
+        return max(1.0, min(self.free_batch_size(critical), self.kink))
+
+    def free_batch_size(self, critical: float) -> float:
+        """√(B_crit·α/β), as if rows were there for nothing, at least 1. Infinite when a row costs nothing to compute."""
+        return max(1.0, math.sqrt(critical * self.seconds / self.seconds_a_row)) if self.seconds_a_row > 0 else math.inf
 
     def best_seconds(self, steps_min: float, critical: float) -> float:
         """T at B_opt; without a roof that is S_min·β·(√B_crit + √(α/β))²."""
@@ -86,41 +92,53 @@ def fit_overlap(step: StepTime, batch_sizes_M: Sequence[float], joint_seconds_M:
 
 def throughput_law(
     batch_sizes_M: Sequence[float], seconds_RM: Sequence[Sequence[float]] | np.ndarray, rows_per_second_R: Sequence[float] = (), *,
-    steps_min: float | None = None, critical: float | None = None,
+    steps: tuple[float, float] | None = None, steps_T: Sequence[tuple[float, float]] = (), joint: Sequence[tuple[float, Sequence[float]]] = (),
 ) -> Record:  # fmt: skip
-    """`{alpha_seconds, beta_seconds_a_row, rows_per_second, kink, best_batch_size, best_seconds}` from R interleaved repeats.
+    """`{alpha_seconds, beta_seconds_a_row, rows_per_second, overlap, kink, free_batch_size, best_batch_size, best_seconds}`.
 
-    Each repeat is fitted by itself; values come from the medians, Student's intervals over the repeats, on logarithms. The
-    last two need `critical` (B_crit) and `steps_min`; their intervals are of the timing alone. An infinite value is None.
+    From R interleaved repeats: each is fitted by itself; values come from the medians, Student's intervals over the repeats, on
+    logarithms. `joint`: (size, seconds of a step while rows were delivered, in each of some runs), from which the roof's γ is
+    fitted; without them reading overlaps wholly. `free_batch_size` is √(B_crit·α/β), which knows of no roof. The last three need
+    `steps`, (S_min, B_crit); where `steps_T` has those of single trials too, trials are paired with repeats, so that the
+    intervals hold the noise of both, else of the timing alone. An infinite value is None.
     """
     seconds, roofs = np.atleast_2d(np.asarray(seconds_RM, dtype=float)), np.asarray(rows_per_second_R, dtype=float)
     roof = float(np.median(roofs)) if roofs.size else math.inf
     whole = fit_step_time(batch_sizes_M, np.median(seconds, axis=0), roof)
+    overlap = _overlap(whole, joint)
+    whole = _with_overlap(whole, overlap["value"] or math.inf)
     each = roofs if roofs.size == len(seconds) else np.full(len(seconds), roof)
-    repeats = [fit_step_time(batch_sizes_M, line, one) for line, one in zip(seconds, each, strict=True)]
+    repeats = [fit_step_time(batch_sizes_M, line, one, whole.overlap) for line, one in zip(seconds, each, strict=True)]
 
-    def over_repeats(quantity) -> Record:
-        return _log_interval(quantity(whole), [quantity(step) for step in repeats])
+    def over_repeats(quantity: Callable[[StepTime], float]) -> Record:
+        return log_estimate(quantity(whole), [quantity(step) for step in repeats])
 
     law = {
         "alpha_seconds": over_repeats(lambda step: step.seconds), "beta_seconds_a_row": over_repeats(lambda step: step.seconds_a_row),
-        "rows_per_second": _log_interval(roof, roofs.tolist()), "kink": over_repeats(lambda step: step.kink),
-        "best_batch_size": None, "best_seconds": None,
+        "rows_per_second": log_estimate(roof, roofs), "overlap": overlap, "kink": over_repeats(lambda step: step.kink),
+        "free_batch_size": None, "best_batch_size": None, "best_seconds": None,
     }  # fmt: skip
-    if critical is not None:
-        law["best_batch_size"] = over_repeats(lambda step: step.best_batch_size(critical))
-        if steps_min is not None:
-            law["best_seconds"] = over_repeats(lambda step: step.best_seconds(steps_min, critical))
+    if steps is not None:
+        paired = list(zip(repeats, steps_T or [steps] * len(repeats), strict=False))
+        for name, quantity in (
+            ("free_batch_size", lambda step, _, b: step.free_batch_size(b)), ("best_batch_size", lambda step, _, b: step.best_batch_size(b)),
+            ("best_seconds", lambda step, s, b: step.best_seconds(s, b)),
+        ):  # fmt: skip
+            law[name] = log_estimate(quantity(whole, *steps), [quantity(step, *one) for step, one in paired])
     return law
 
 
-def _log_interval(value: float, repeats: Sequence[float]) -> Record:
-    logs = np.log([one for one in repeats if 0 < one < math.inf])
-    if logs.size < max(2, len(repeats)) or not 0 < value < math.inf:
-        return estimate(value, n=len(repeats), kind="repeats")
-    reach = t_quantile(logs.size - 1) * logs.std(ddof=1) / math.sqrt(logs.size)
-    ends = np.exp([logs.mean() - reach, logs.mean() + reach])
-    return estimate(value, min(ends[0], value), max(ends[1], value), n=logs.size, kind="t on logarithms")
+def _overlap(step: StepTime, joint: Sequence[tuple[float, Sequence[float]]]) -> Record:
+    """γ fitted to the medians of the joint timings, its interval over their runs; None (infinite) for whole overlap.
+
+    `n` is 0 where nothing was timed jointly, or where delivery is so fast that γ would make no difference.
+    """
+    runs, sizes = min((len(seconds) for _, seconds in joint), default=0), [size for size, _ in joint]
+    apart = _with_overlap(step, 1.0)
+    if not runs or max(apart.at(size) / step.at(size) for size in sizes) < _FELT:
+        return log_estimate(math.inf, [])
+    value = fit_overlap(step, sizes, [float(np.median(seconds)) for _, seconds in joint]).overlap
+    return log_estimate(value, [fit_overlap(step, sizes, [seconds[run] for _, seconds in joint]).overlap for run in range(runs)])
 
 
 def _with_overlap(step: StepTime, overlap: float) -> StepTime:

@@ -43,7 +43,7 @@ def numpy_column(name: str, dtype: np.dtype) -> Column:
 def decode_arrow(name: str, values: pa.ChunkedArray, decoded_type: str) -> np.ndarray:
     """A column as a 1-D array of `decoded_type`; null becomes NaN. A view of Arrow's memory where no cast is needed.
 
-    Raises DataError when a 64-bit integer is beyond ±2⁵³.
+    Raises DataError when a 64-bit integer, or a decimal without decimals, is beyond ±2⁵³.
     """
     kind = values.type
     if pa.types.is_dictionary(kind):
@@ -54,10 +54,11 @@ def decode_arrow(name: str, values: pa.ChunkedArray, decoded_type: str) -> np.nd
     elif pa.types.is_float16(kind):
         values = values.cast(pa.float32())
     elif pa.types.is_decimal(kind):
+        if kind.scale <= 0:  # whole numbers, as some databases write their keys
+            _refuse_inexact(name, *_extremes(values))
         values = values.cast(pa.float64())
     elif pa.types.is_integer(kind) and kind.bit_width == 64:
-        extremes = pc.min_max(values)
-        _refuse_inexact(name, extremes["min"].as_py(), extremes["max"].as_py())
+        _refuse_inexact(name, *_extremes(values))
     if values.num_chunks == 1:
         return values.chunk(0).to_numpy(zero_copy_only=False).astype(decoded_type, copy=False)
     return _join([chunk.to_numpy(zero_copy_only=False) for chunk in values.chunks], len(values), decoded_type)
@@ -68,6 +69,11 @@ def decode_numpy(name: str, values: np.ndarray, decoded_type: str) -> np.ndarray
     if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and len(values):
         _refuse_inexact(name, int(values.min()), int(values.max()))
     return values.astype(decoded_type, copy=False)
+
+
+def _extremes(values: pa.ChunkedArray) -> tuple[int | None, int | None]:
+    """The smallest and the largest of whole numbers; None where all are null."""
+    return tuple(None if each is None else int(each) for each in pc.min_max(values).as_py().values())
 
 
 def _join(pieces: Sequence[np.ndarray], rows: int, decoded_type: str) -> np.ndarray:

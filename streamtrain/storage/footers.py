@@ -1,20 +1,29 @@
 """What Parquet footers know beyond the layout: codecs, encodings, nulls, extremes."""
 
+<<<<<<< HEAD
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+=======
+import math
+>>>>>>> main
 from dataclasses import dataclass, field
 
 import pyarrow.parquet as pq
 
+<<<<<<< HEAD
 from streamtrain.storage.dataset import FOOTERS_AT_ONCE
 from streamtrain.storage.filesystem import is_remote
+=======
+from streamtrain.errors import DataError
+>>>>>>> main
 from streamtrain.storage.parquet import read_metadata
 from streamtrain.types import Dataset
 
 
 @dataclass(slots=True, kw_only=True)
 class ParquetFacts:
-    """Of the bound columns of all shards; a count or an extreme is None where a row group has no statistics."""
+    """Of the bound columns of all shards; a count or an extreme is None where a row group has no statistics, an extreme also
+    where it is not finite."""
 
     codecs: set[str] = field(default_factory=set)
     dictionary: bool = False
@@ -24,19 +33,26 @@ class ParquetFacts:
 
 
 def read_facts(dataset: Dataset) -> ParquetFacts:
+<<<<<<< HEAD
     """Read every footer of a Parquet data set again: one after the other, of an object store several at once."""
+=======
+    """Read every footer of a Parquet data set again, one after the other. Raises DataError when one is not what was described."""
+>>>>>>> main
     facts = ParquetFacts(nulls=dict.fromkeys(dataset.columns, 0))
     unknown: set[str] = set()
     for metadata in _footers(dataset):
         places = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
+        if missing := [name for name in dataset.columns if name not in places]:
+            raise DataError(f"{shard.url}: no column {missing[0]!r}, which was described. Restore the file, or write the data set again.")
         for group in range(metadata.num_row_groups):
             row_group = metadata.row_group(group)
             if row_group.num_rows:
                 for name in dataset.columns:
                     _add(facts, unknown, name, row_group.column(places[name]))
     for name in dataset.columns:
-        facts.low[name] = None if name in unknown else facts.low.get(name)
-        facts.high[name] = None if name in unknown else facts.high.get(name)
+        for extremes in (facts.low, facts.high):
+            known = extremes.get(name)
+            extremes[name] = known if name not in unknown and known is not None and math.isfinite(known) else None
     return facts
 
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from streamtrain.errors import DataError
 from streamtrain.storage.filesystem import file_size, is_folder, is_remote, is_web, list_files, open_sequential, read_file
@@ -66,6 +66,12 @@ class Manifest(_Part):
     statistics: dict[str, Statistics]
     truth: Truth | None = None
 
+    @model_validator(mode="after")
+    def _names_agree(self) -> "Manifest":
+        if sorted(self.columns) != sorted(self.statistics):
+            raise ValueError("its columns and its statistics have different names")
+        return self
+
 
 def read_manifest(folder: str, storage: Storage = LOCAL) -> Manifest | None:
     """The manifest of a folder, or None where there is none. Raises DataError when it is damaged."""
@@ -81,9 +87,13 @@ def read_manifest(folder: str, storage: Storage = LOCAL) -> Manifest | None:
         return Manifest.model_validate_json(read_file(path, storage))
     except ValidationError as error:
         first = error.errors()[0]
+<<<<<<< HEAD
         cause = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except DataError:
         raise
+=======
+        cause = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "))))
+>>>>>>> main
     except (OSError, ValueError) as error:
         cause = str(error)
     raise DataError(f"{path}: the manifest cannot be used ({cause}). Restore it, or delete it to read the shards unverified.")
@@ -124,7 +134,11 @@ def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry, *, chec
     return Shard(
         url=url, format=manifest.format, num_rows=entry.rows, num_bytes=entry.bytes,
         boundaries=expand_boundaries(entry.boundaries), columns=columns, source=entry.source,
+<<<<<<< HEAD
         read_rows=manifest.span_rows if manifest.format == "zarr" else 0, storage=storage,
+=======
+        read_rows=manifest.span_rows if manifest.format == "zarr" else 0, listed=True,
+>>>>>>> main
     )
 
 

@@ -12,38 +12,68 @@ from typing import Any, BinaryIO
 from streamtrain.errors import DataError
 from streamtrain.storage.thrift import read_struct
 
-#: A header with its statistics; longer ones are not headers.
-_MOST_HEADER_BYTES = 1 << 16
+#: A header without statistics, and with them; longer ones are not headers.
+_HEADER_BYTES, _MOST_HEADER_BYTES = 128, 1 << 16
 _BLOCK_BYTES = 1 << 20
 _DICTIONARY, _DATA, _DATA_V2 = 2, 0, 3
+_FIXED = 7
+#: Codecs of `parquet.thrift`. Arrow's accessor ends the process on any other number.
+_NUM_CODECS = 8
+#: Early versions of parquet-mr left a dictionary page's header out of a chunk's size (PARQUET-816); Arrow allows as much.
+_MOST_BEYOND = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A column chunk as the footer describes it: bytes of the file from `start`, its values and what they decode to."""
+    """A column chunk as the footer describes it: bytes of the file from `start`, its values and what they decode to.
+
+    `value_bytes`: the length of a value of fixed length, 0 for others.
+    """
 
     start: int
     stored_bytes: int
     decoded_bytes: int
     num_values: int
+    value_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A column of the schema: physical type, path, highest repetition and definition level."""
+
+    kind: int
+    value_bytes: int
+    path: list[bytes]
+    repetition: int
+    definition: int
 
 
 def read_chunks(footer: bytes) -> list[list[Chunk]]:
     """The column chunks of each row group. Raises DataError for a footer on which Arrow's accessors would end the process."""
     metadata, _ = read_struct(footer)
     try:
-        levels = _levels(metadata[2])
-        return [[_chunk(column, *level) for column, level in zip(group[1], levels, strict=True)] for group in metadata.get(4, ())]
+        leaves = _leaves(metadata[2])
+        groups = [[_chunk(column, leaf) for column, leaf in zip(group[1], leaves, strict=True)] for group in metadata.get(4, ())]
+        starts = [chunk.start for group in groups for chunk in group if chunk.num_values]
+    except DataError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError("the footer does not describe its column chunks") from error
+    if len(set(starts)) < len(starts):
+        raise DataError("two column chunks begin at the same byte")
+    return groups
 
 
-def _chunk(column: dict[int, Any], repetition: int, definition: int) -> Chunk:
-    about = column[3]
+def _chunk(column: dict[int, Any], leaf: _Leaf) -> Chunk:
     if column.get(1) or 8 in column:
         raise DataError("a column chunk lies in another file, or is encrypted")
+    about = column[3]
+    if about[1] != leaf.kind or about.get(3, leaf.path) != leaf.path:
+        raise DataError("a column chunk has the type or the name of another column")
+    if not 0 <= about[4] < _NUM_CODECS:
+        raise DataError(f"a column chunk has the unknown codec {about[4]}")
     sizes = about.get(16, {})
-    for histogram, most in ((sizes.get(2), repetition), (sizes.get(3), definition)):
+    for histogram, most in ((sizes.get(2), leaf.repetition), (sizes.get(3), leaf.definition)):
         if histogram and len(histogram) != most + 1:
             raise DataError("the statistics of a column chunk are not those of its column")
     data, dictionary = about[9], about.get(11)
@@ -51,29 +81,32 @@ def _chunk(column: dict[int, Any], repetition: int, definition: int) -> Chunk:
     numbers = start, about[7], about[6], about[5]
     if not all(isinstance(number, int) and 0 <= number < 2**62 for number in numbers):
         raise DataError("the sizes of a column chunk are negative, or no sizes")
-    return Chunk(start=start, stored_bytes=about[7], decoded_bytes=about[6], num_values=about[5])
+    return Chunk(start=start, stored_bytes=about[7], decoded_bytes=about[6], num_values=about[5], value_bytes=leaf.value_bytes)
 
 
-def _levels(schema: list[dict[int, Any]]) -> list[tuple[int, int]]:
-    """The highest repetition and definition level of each leaf, in order."""
-    leaves: list[tuple[int, int]] = []
-    open_groups = [[schema[0].get(5, 0), 0, 0]]  # children to come, levels
+def _leaves(schema: list[dict[int, Any]]) -> list[_Leaf]:
+    """The columns of a schema, which lists each group before its children."""
+    leaves: list[_Leaf] = []
+    open_groups: list[list[Any]] = [[schema[0].get(5, 0), [], 0, 0]]  # children to come, path, levels
     for element in schema[1:]:
         while not open_groups[-1][0]:
             open_groups.pop()
         open_groups[-1][0] -= 1
+        _, path, repetition, definition = open_groups[-1]
         kind = element.get(3, 0)  # 0 required, 1 optional, 2 repeated
-        repetition, definition = open_groups[-1][1] + (kind == 2), open_groups[-1][2] + (kind != 0)
+        if kind not in (0, 1, 2):
+            raise DataError(f"a column has the unknown repetition {kind}")
+        path, repetition, definition = [*path, element[4]], repetition + (kind == 2), definition + (kind != 0)
         if element.get(5):
-            open_groups.append([element[5], repetition, definition])
+            open_groups.append([element[5], path, repetition, definition])
         else:
-            leaves.append((repetition, definition))
+            leaves.append(_Leaf(element[1], element.get(2, 0) if element[1] == _FIXED else 0, path, repetition, definition))
     return leaves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """A page as its header describes it; `num_values` is 0 for what holds no data. `checked`: its bytes match its checksum."""
+    """A page as its header describes it; `num_values` is 0 for what holds no data. `checked`: it has a checksum."""
 
     start: int
     stored_bytes: int
@@ -82,28 +115,43 @@ class Page:
     checked: bool
 
 
-def walk_pages(file: BinaryIO, chunk: Chunk) -> Iterator[Page]:
-    """The pages of a column chunk, in order; their bytes are read in blocks of 1 MiB. Raises DataError for the first fault."""
-    start, end, num_values = chunk.start, chunk.start + chunk.stored_bytes, 0
+def walk_pages(file: BinaryIO, chunk: Chunk, *, checksums: bool = True) -> Iterator[Page]:
+    """The pages of a column chunk, in order. Raises DataError for the first fault.
+
+    Their bytes are read, in blocks of 1 MiB, and held against `checksums`; else only their headers are.
+    """
+    start, end, num_values = chunk.start, chunk.start + chunk.stored_bytes + _MOST_BEYOND, 0
     while num_values < chunk.num_values:
-        file.seek(start)
-        header, length = read_struct(file.read(min(_MOST_HEADER_BYTES, max(end - start, 0))))
+        header, length = _read_header(file, start, end)
         stored, decoded, crc = header.get(3), header.get(2), header.get(4)
         if not isinstance(stored, int) or not isinstance(decoded, int) or stored < 0 or decoded < 0 or start + length + stored > end:
             raise DataError(f"the page at byte {start:,} does not end within its column chunk")
-        if isinstance(crc, int):
+        if checksums and isinstance(crc, int):
             found = _crc32(file, start + length, stored)
             if found != crc & 0xFFFFFFFF:
                 raise DataError(f"the page at byte {start:,} has the checksum {found:08x} instead of {crc & 0xFFFFFFFF:08x}")
-        about = header.get({_DATA: 5, _DATA_V2: 8}.get(header.get(1), 0), {})
+        about = header.get({_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}.get(header.get(1), 0), {})
         count = about.get(1, 0) if isinstance(about, dict) else 0
-        if not isinstance(count, int) or count < 0 or (not count and header.get(1) in (_DATA, _DATA_V2)):
-            raise DataError(f"the page at byte {start:,} claims {count} values")
+        if not isinstance(count, int) or count < 0 or (header.get(1) == _DICTIONARY and count > decoded):
+            raise DataError(f"the page at byte {start:,} does not say how many values it has, or claims more than fit into it")
+        count = 0 if header.get(1) == _DICTIONARY else count
         yield Page(start=start, stored_bytes=stored, decoded_bytes=decoded, num_values=count, checked=isinstance(crc, int))
         num_values += count
         start += length + stored
     if num_values != chunk.num_values:
         raise DataError(f"its pages hold {num_values:,} values where the footer promises {chunk.num_values:,}")
+
+
+def _read_header(file: BinaryIO, start: int, end: int) -> tuple[dict[int, Any], int]:
+    for size in (_HEADER_BYTES, _MOST_HEADER_BYTES):
+        file.seek(start)
+        data = file.read(min(size, max(end - start, 0)))
+        try:
+            return read_struct(data)
+        except DataError:
+            if len(data) < size:
+                break
+    raise DataError(f"there is no page at byte {start:,}")
 
 
 def _crc32(file: BinaryIO, start: int, length: int) -> int:

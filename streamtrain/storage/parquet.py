@@ -9,20 +9,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streamtrain.errors import DataError, shown
+from streamtrain.errors import DataError, ResourceError, shown
+from streamtrain.storage.bombs import refuse_bomb
 from streamtrain.storage.decode import arrow_column, decode_arrow
 from streamtrain.storage.filesystem import is_remote, open_binary
 from streamtrain.storage.pages import Chunk, read_chunks
+<<<<<<< HEAD
 from streamtrain.storage.remote_file import Traffic
 from streamtrain.types import LOCAL, MAX_ROWS, Column, Shard, Storage
+=======
+from streamtrain.storage.plain import PlainBuffers, PlainColumn, plain_columns, read_plain
+from streamtrain.types import MAX_ROWS, Column, Shard
+>>>>>>> main
 
 BATCH_ROWS = 65_536
 _FIRST_BYTES = 1 << 16
 BUFFER_BYTES = 1 << 20
-
-#: A column of numbers takes 16 bytes a row at most, and its pages' headers and dictionary; a footer that says more is a bomb or a lie.
-_MOST_ROW_BYTES = 256
-_MOST_EXTRA_BYTES = 4 << 20
 
 
 def describe_parquet(url: str, storage: Storage = LOCAL) -> Shard:
@@ -64,9 +66,19 @@ def _read_again(shard: Shard) -> tuple[pq.FileMetaData, bytes]:
     return _parse_footer(shard.url, footer), footer
 
 
+def _judge(shard: Shard, columns: Sequence[str], *, checked: bool = False) -> pq.FileMetaData:
+    """The footer, after all that it says of `columns` was found fit to be decoded. Raises DataError."""
+    if checked:
+        return _read_again(shard)[0]
+    metadata, chunks = read_metadata(shard)
+    refuse_other(shard, metadata, chunks, columns)
+    return metadata
+
+
 class ParquetReader:
     """Row ranges of one Parquet file. Holds the parsed footer, no open file; any number of threads may read at once."""
 
+<<<<<<< HEAD
     def __init__(self, shard: Shard, columns: Sequence[str], *, checked: bool = False, traffic: Traffic | None = None):
         """`checked`: a reader of this shard was made before; its footer, known by its hash, need not be judged again."""
         self._shard, self._traffic = shard, traffic
@@ -75,6 +87,14 @@ class ParquetReader:
             return
         self._metadata, chunks = read_metadata(shard)
         refuse_other(shard, self._metadata, chunks, columns)
+=======
+    def __init__(self, shard: Shard, columns: Sequence[str], *, buffers: PlainBuffers, checked: bool = False):
+        """`buffers`: what plain pages are decoded into. `checked`: a reader of this shard was made before; its footer, known by its
+        hash, need not be judged again."""
+        self._shard, self._buffers = shard, buffers
+        self._leaves: dict[tuple[str, ...], list[PlainColumn] | None] = {}
+        self._metadata = _judge(shard, columns, checked=checked)
+>>>>>>> main
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """Rows `[start, stop)` of `columns`, decoded; page checksums are verified where the file has them.
@@ -87,7 +107,13 @@ class ParquetReader:
         num_rows = int(edges[last] - edges[first])
         skip = start - int(edges[first])
         sliced = num_rows > max(2 * (stop - start), BATCH_ROWS)
+<<<<<<< HEAD
         with open_file(self._shard, self._metadata, BUFFER_BYTES if sliced else 0, self._traffic) as file:
+=======
+        if not sliced and (plain := self._read_plain(columns, decoded_type, range(first, last))) is not None:
+            return tuple(column[skip : skip + stop - start] for column in plain)
+        with _open_file(self._shard.url, self._metadata, BUFFER_BYTES if sliced else 0) as file:
+>>>>>>> main
             groups = list(range(first, last))
             if sliced:
                 batches = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(columns), use_threads=False)
@@ -99,6 +125,17 @@ class ParquetReader:
         _refuse_count(self._shard.url, table.num_rows, stop - start)
         return tuple(decode_arrow(name, table.column(name), decoded_type) for name in columns)
 
+    def _read_plain(self, columns: Sequence[str], decoded_type: str, groups: range) -> tuple[np.ndarray, ...] | None:
+        """Whole row groups without Arrow; None where they are not plain, which is then taken to hold for the whole shard."""
+        asked = (*columns, decoded_type)
+        if asked not in self._leaves:
+            self._leaves[asked] = plain_columns(self._metadata, columns, decoded_type)
+        leaves, found = self._leaves[asked], None
+        if leaves is not None:
+            found = read_plain(self._shard, self._metadata, leaves, decoded_type, groups, self._buffers)
+            self._leaves[asked] = leaves if found is not None else None
+        return found
+
 
 class ParquetForward:
     """Reads one shard forward, range after range, with about a batch of it in memory; for one thread at a time.
@@ -106,10 +143,17 @@ class ParquetForward:
     The file stays open from the first read to `close`.
     """
 
+<<<<<<< HEAD
     def __init__(self, shard: Shard, columns: Sequence[str], decoded_type: str, traffic: Traffic | None = None):
         self._shard, self._columns, self._type, self._traffic = shard, list(columns), decoded_type, traffic
         self._metadata, chunks = read_metadata(shard)
         refuse_other(shard, self._metadata, chunks, columns)
+=======
+    def __init__(self, shard: Shard, columns: Sequence[str], decoded_type: str, *, checked: bool = False):
+        """`checked`: as for ParquetReader."""
+        self._shard, self._columns, self._type = shard, list(columns), decoded_type
+        self._metadata = _judge(shard, columns, checked=checked)
+>>>>>>> main
         self._file: pq.ParquetFile | None = None
         self._position = 0
 
@@ -151,7 +195,11 @@ class ParquetForward:
 
 def stream_parquet(shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """All rows of a shard in order, in small batches: memory stays bounded whatever the size of the row groups."""
+<<<<<<< HEAD
     with open_file(shard, read_metadata(shard)[0], BUFFER_BYTES) as file:
+=======
+    with _open_file(shard.url, _judge(shard, columns), BUFFER_BYTES) as file:
+>>>>>>> main
         num_rows = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
             num_rows += batch.num_rows
@@ -198,16 +246,7 @@ def refuse_other(shard: Shard, metadata: pq.FileMetaData, chunks: Sequence[Seque
             kind = f"has type {column.stored_type}, not the float32 that was described"
             raise DataError(f"{shard.url}: column {name!r} {kind}. Write the data set again.")
         if metadata.num_columns == len(held):  # flat: leaves are columns
-            _refuse_bomb(shard, [group[place] for group in chunks], name)
-
-
-def _refuse_bomb(shard: Shard, chunks: Sequence[Chunk], name: str) -> None:
-    for group, (chunk, rows) in enumerate(zip(chunks, np.diff(shard.boundaries).tolist(), strict=True)):
-        if chunk.decoded_bytes > rows * _MOST_ROW_BYTES + _MOST_EXTRA_BYTES or chunk.num_values != rows:
-            raise DataError(
-                f"{shard.url}: row group {group}, column {name!r}: the footer claims {chunk.num_values:,} values that decode to"
-                f" {chunk.decoded_bytes:,} bytes, for {rows:,} rows. Write the file again."
-            )
+            refuse_bomb(shard, [group[place] for group in chunks], name)
 
 
 def _boundaries(url: str, metadata: pq.FileMetaData) -> np.ndarray:
@@ -273,8 +312,8 @@ def _parse_footer(url: str, footer: bytes) -> pq.FileMetaData:
     try:
         # The footer is parsed from the very bytes that were hashed; nothing else of the file is needed for that.
         return pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise ResourceError(f"{url}: its footer does not fit in memory: {first_line(error)}. Close other programs, or write the file again.") from error
     except Exception as error:  # OSError, ArrowInvalid, UnicodeDecodeError, IndexError …
         raise DataError(f"{url}: the footer cannot be parsed ({first_line(error)}); the file is damaged. Write it again.") from error
 

@@ -10,22 +10,26 @@ import numpy as np
 from streamtrain.buffers import Buffers
 from streamtrain.errors import DataError, ResourceError, StoreError
 from streamtrain.storage.parquet import ParquetForward, ParquetReader, first_line
+<<<<<<< HEAD
 from streamtrain.storage.remote_file import Traffic
+=======
+from streamtrain.storage.plain import PlainBuffers
+>>>>>>> main
 from streamtrain.storage.zarr import ZarrForward, ZarrReader
-from streamtrain.types import Dataset, Shard
+from streamtrain.types import Dataset, Format, Shard
 
 _CACHED_SHARDS = 256
 _KEPT_BUFFERS = 8
 _MOST_BUFFER_BYTES = 2**26
+
+#: Small row groups are read together up to about so many rows, as a rule.
+_SPAN_ROWS = 2**18
 
 
 class Reader(Protocol):
     """Row ranges of one shard; see `Readers.read`."""
 
     def read(self, columns: tuple[str, ...], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]: ...
-
-
-_FORWARD = {"parquet": ParquetForward, "zarr": ZarrForward}
 
 
 class Readers:
@@ -39,8 +43,9 @@ class Readers:
         self.traffic = Traffic()
         self._reader = lru_cache(_CACHED_SHARDS)(self._open)
         self._checked: set[int] = set()
-        # Parquet's decoder has a memory pool of its own; Zarr chunks are decoded into these.
+        # Arrow's decoder has a memory pool of its own; Zarr chunks and plain Parquet pages are decoded into these.
         self._buffers = Buffers(_largest_chunk_bytes(dataset), keep=_KEPT_BUFFERS)
+        self._plain = PlainBuffers(max(_largest_rows(dataset, "parquet"), min(_SPAN_ROWS, dataset.num_rows)), len(dataset.columns))
 
     def read(self, shard: int, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """Rows `[start, stop)` of shard number `shard`: one 1-D array per column of the data set, target last.
@@ -63,13 +68,22 @@ class Readers:
     def forward(self, shard: int) -> "Forward":
         """A reader of the same rows for ranges that follow one another, where a row group or chunk is too large to read at
         once: it keeps its place in it. For one thread at a time; holds a file open until `close`."""
+<<<<<<< HEAD
         return Forward(self._dataset.shards[shard], self._dataset, self.traffic)
+=======
+        return Forward(shard, self._dataset, self._checked)
+>>>>>>> main
 
     def _open(self, shard: int) -> Reader:
         described = self._dataset.shards[shard]
         if described.format == "zarr":
+<<<<<<< HEAD
             return ZarrReader(described, self._buffers, self.traffic)
         reader = ParquetReader(described, self._dataset.columns, checked=shard in self._checked, traffic=self.traffic)
+=======
+            return ZarrReader(described, self._buffers)
+        reader = ParquetReader(described, self._dataset.columns, buffers=self._plain, checked=shard in self._checked)
+>>>>>>> main
         self._checked.add(shard)
         return reader
 
@@ -77,8 +91,13 @@ class Readers:
 class Forward:
     """See `Readers.forward`."""
 
+<<<<<<< HEAD
     def __init__(self, shard: Shard, dataset: Dataset, traffic: Traffic):
         self._shard, self._dataset, self._traffic = shard, dataset, traffic
+=======
+    def __init__(self, number: int, dataset: Dataset, checked: set[int]):
+        self._number, self._shard, self._dataset, self._checked = number, dataset.shards[number], dataset, checked
+>>>>>>> main
         self._reader: ParquetForward | ZarrForward | None = None
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -86,7 +105,11 @@ class Forward:
         for last in (False, True):
             with suppress(_Again), _typed_errors(self._shard, start, stop, last=last):
                 if self._reader is None:
+<<<<<<< HEAD
                     self._reader = _FORWARD[self._shard.format](self._shard, self._dataset.columns, self._dataset.decoded_type, self._traffic)
+=======
+                    self._reader = self._open()
+>>>>>>> main
                 return self._reader.read(start, stop)
             self.close()  # a reader that failed has lost its place
         raise AssertionError
@@ -95,6 +118,14 @@ class Forward:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+    def _open(self) -> ParquetForward | ZarrForward:
+        shard, columns, kind = self._shard, self._dataset.columns, self._dataset.decoded_type
+        if shard.format == "zarr":
+            return ZarrForward(shard, columns, kind)
+        reader = ParquetForward(shard, columns, kind, checked=self._number in self._checked)
+        self._checked.add(self._number)
+        return reader
 
 
 class _Again(Exception):
@@ -128,5 +159,9 @@ def _place(shard: Shard, start: int, stop: int) -> str:
 
 def _largest_chunk_bytes(dataset: Dataset) -> int:
     """Of the Zarr shards: float32 or float64, all columns; at most 64 MiB, since larger reads are rare and few."""
-    rows = max((int(np.diff(shard.boundaries).max()) for shard in dataset.shards if shard.format == "zarr"), default=0)
-    return min(rows * max(len(shard.columns) for shard in dataset.shards) * 8, _MOST_BUFFER_BYTES)
+    return min(_largest_rows(dataset, "zarr") * max(len(shard.columns) for shard in dataset.shards) * 8, _MOST_BUFFER_BYTES)
+
+
+def _largest_rows(dataset: Dataset, format: Format) -> int:
+    """Of its row groups or chunks; 0 when it has none of the format."""
+    return max((int(np.diff(shard.boundaries).max(initial=0)) for shard in dataset.shards if shard.format == format), default=0)

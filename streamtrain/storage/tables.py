@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from streamtrain.errors import DataError, shown
+from streamtrain.errors import DataError, ResourceError, shown
 from streamtrain.storage.dataset import Found, bind_columns, find_shards
 from streamtrain.storage.decode import MAX_EXACT_INTEGER, arrow_column, decode_arrow
 from streamtrain.storage.filesystem import is_remote, normal_url, open_binary, open_stream, take_query
@@ -171,7 +171,7 @@ def _decode(batch: pa.RecordBatch, chosen: Sequence[str], decoded_type: str) -> 
 
 
 class _one_error:
-    """Whatever reading `path` raises becomes one DataError with its name."""
+    """Whatever reading `path` raises becomes one DataError, or ResourceError, with its name."""
 
     def __init__(self, path: str):
         self._path = path
@@ -182,6 +182,8 @@ class _one_error:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, DataError) and self._path not in str(error):
             raise DataError(f"{self._path}: {error}") from error
+        if isinstance(error, MemoryError) and not isinstance(error, ResourceError):
+            raise ResourceError(f"{self._path}: does not fit in memory: {first_line(error)}. Close other programs.") from error
         if isinstance(error, (pa.ArrowException, OSError, ValueError)) and not isinstance(error, (DataError, MemoryError)):
             size = f" ({os.path.getsize(self._path):,} bytes)" if os.path.isfile(self._path) else ""
             what = f"cannot be read{size}: {first_line(error)}"

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from math import prod
 from pathlib import Path
 from threading import Lock
@@ -15,12 +14,19 @@ from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from streamtrain.buffers import Buffers
+<<<<<<< HEAD
 from streamtrain.errors import DataError, StoreError, shown
 from streamtrain.storage.decode import decode_numpy, numpy_column
 from streamtrain.storage.filesystem import is_remote
 from streamtrain.storage.remote_file import Traffic
 from streamtrain.storage.zarr_folder import Folder, open_folder
 from streamtrain.types import LOCAL, MAX_ROWS, Column, Shard, Storage
+=======
+from streamtrain.errors import DataError, ResourceError, shown
+from streamtrain.storage.decode import decode_numpy, numpy_column
+from streamtrain.storage.raw_chunks import is_raw, read_raw_chunks
+from streamtrain.types import MAX_ROWS, Column, Shard
+>>>>>>> main
 
 #: Codecs that are decoded; any other is refused before zarr may look for a plugin of that name. None of them runs code.
 _CODECS = frozenset({
@@ -31,6 +37,7 @@ _CODECS = frozenset({
     )),
 })  # fmt: skip
 _MAX_METADATA_BYTES = 1 << 26
+_MOST_COLUMNS = 1 << 20
 _MISSING = np.uint64(2**64 - 1)
 
 #: What makes a folder a Zarr node, v3 or older.
@@ -42,7 +49,11 @@ _CONFIG = Lock()
 
 def is_zarr(url: str) -> bool:
     """Whether a folder says that it is a Zarr v3 node, or an older one or N5, which deserve a refusal by name."""
+<<<<<<< HEAD
     return any(os.path.isfile(os.path.join(url, name)) for name in NODE_FILES) or _is_n5(url)
+=======
+    return any(os.path.isfile(os.path.join(url, name)) for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata")) or _is_n5(url)
+>>>>>>> main
 
 
 def describe_zarr(url: str, storage: Storage = LOCAL) -> Shard:
@@ -52,9 +63,16 @@ def describe_zarr(url: str, storage: Storage = LOCAL) -> Shard:
     missing (they would read as the fill value, silently) or cut short.
     """
     try:
+<<<<<<< HEAD
         return _describe(open_folder(url, storage), storage)
     except (DataError, MemoryError):
+=======
+        return _describe(url)
+    except DataError:
+>>>>>>> main
         raise
+    except MemoryError as error:
+        raise ResourceError(f"{url}: its metadata do not fit in memory. Close other programs, or write the array again.") from error
     except (Exception, RecursionError) as error:  # hostile metadata raises TypeError, OverflowError, zarr's own errors …
         raise DataError(f"{url}: the Zarr metadata is refused: {_one_line(error)}. Write the array again.") from error
 
@@ -90,7 +108,11 @@ def zarr_source(url: str, storage: Storage = LOCAL) -> str:
 class ZarrReader:
     """Row ranges of one Zarr shard. Holds metadata, no open file; any number of threads may read at once.
 
+<<<<<<< HEAD
     Decoded by the `zarrs` pipeline where it knows the codecs, else, and in object stores, by zarr's own.
+=======
+    Raw chunks are read as they are; others are decoded by the `zarrs` pipeline where it knows the codecs, else by zarr's own.
+>>>>>>> main
     """
 
     def __init__(self, shard: Shard, buffers: Buffers | None = None, traffic: Traffic | None = None):
@@ -100,7 +122,12 @@ class ZarrReader:
             raise DataError(f"{shard.url}: the array has changed since it was opened. Open the data set again.")
         self._url = shard.url
         self._places = {column.name: i for i, column in enumerate(shard.columns)}
+<<<<<<< HEAD
         self.arrays = _open_fast(folder)
+=======
+        self.arrays = _open_fast(shard.url)
+        self._raw = {name for name, array in self.arrays.items() if array.ndim and is_raw(array)}
+>>>>>>> main
         self._refuse_other(shard)
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -127,10 +154,19 @@ class ZarrReader:
     def decode(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows of one array as stored; see `read`."""
         array = self.arrays[name]
+<<<<<<< HEAD
         for _, key in () if is_remote(self._url) else _chunk_keys(array, start, stop):  # a CheckedStore refuses by itself
+=======
+        keys = [key for _, key in _chunk_keys(array, start, stop)]
+        for key in keys:
+>>>>>>> main
             if not os.path.exists(os.path.join(self._url, name, key)):
                 raise DataError(f"{self._url}: chunk {_join_key(name, key)} is missing. Restore it, or write the array again.")
         out = self._buffers.lend((stop - start, *array.shape[1:]), array.dtype)
+        if name in self._raw and start % array.chunks[0] == 0 and stop in (start + len(keys) * array.chunks[0], array.shape[0]):
+            paths = [os.path.join(self._url, name, key) for key in keys]
+            if read_raw_chunks(paths, array.chunks[0], out, checked=_has_crc32c(array.metadata.codecs)):
+                return out
         array.get_basic_selection(slice(start, stop), out=NDBuffer.from_ndarray_like(out))
         return out
 
@@ -142,6 +178,8 @@ def check_chunks(shard: Shard, limit_bytes: int) -> tuple[list[tuple[str, str]],
     """
     reader, bad = ZarrReader(shard), []
     for name, array in reader.arrays.items():
+        if not array.ndim:
+            continue
         step = array.chunks[0]
         num_bytes = step * prod(array.shape[1:]) * array.dtype.itemsize
         if num_bytes > limit_bytes:
@@ -306,6 +344,8 @@ def _open_fast(folder: Folder) -> dict[str, zarr.Array]:
 def _array_columns(url: str, array: zarr.Array) -> tuple[Column, ...]:
     if array.ndim != 2:
         raise DataError(f"{url}: the array has {array.ndim} dimensions; a shard is (rows, columns), or a group with one array per column.")
+    if array.shape[1] > _MOST_COLUMNS:
+        raise DataError(f"{url}: the shape claims {array.shape[1]:,} columns; the limit is {_MOST_COLUMNS:,}. Write the array again.")
     names = array.attrs.get("columns", [f"c{i}" for i in range(array.shape[1])])
     if not isinstance(names, list) or len(names) != array.shape[1] or not all(isinstance(name, str) for name in names):
         raise DataError(f"{url}: the attribute `columns` must name its {array.shape[1]} columns; it is {names!r}.")
@@ -352,11 +392,25 @@ def _chunk_keys(array: zarr.Array, start: int, stop: int) -> Iterator[tuple[tupl
     counts = [-(-length // size) for length, size in zip(array.shape[1:], shape[1:], strict=True)]
     rows = range(start // shape[0], -(-stop // shape[0])) if array.ndim else ()
     for row in rows:
-        for rest in product(*map(range, counts)):
+        for rest in _places(counts):
             yield (row, *rest), array.metadata.encode_chunk_key((row, *rest))
 
 
+<<<<<<< HEAD
 def _refuse_bad_chunks(folder: Folder, name: str, array: zarr.Array, files: dict[str, int]) -> None:
+=======
+def _places(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All index tuples below `counts`, one by one: metadata may claim any number of them."""
+    if not counts:
+        yield ()
+        return
+    for first in range(counts[0]):
+        for rest in _places(counts[1:]):
+            yield first, *rest
+
+
+def _refuse_bad_chunks(url: str, name: str, array: zarr.Array, files: dict[str, int]) -> None:
+>>>>>>> main
     if array.ndim == 0:
         return
     url = folder.url

@@ -47,7 +47,7 @@ class WindowBuild:
             kernels.count_buckets(self.key, position, span.num_rows, skip, self.mask, counts)
         self.starts = np.cumsum(counts) - counts
         self.cursors = self.starts.copy()
-        self.buffer = pool.lend(window.num_rows + 1)
+        self.buffer = pool.lend(window.num_rows)
         self.receipt = Receipt()
         self.dropped = [NOTHING] * len(self.spans)
         self.nulls: NullCounts = Counter()
@@ -137,7 +137,7 @@ def window_ids(window: Window, source: Source, dropped: Sequence[np.ndarray]) ->
         parts.append(np.arange(span.first_id, span.first_id + span.num_rows))
     ids = np.concatenate(parts)
     plain = replace(source, standard=Standard.identity(2), on_null="error", fill=None, quarantine=None)
-    build = WindowBuild(window, plain, BufferPool(window.num_rows + 1, 2, keep=0))
+    build = WindowBuild(window, plain, BufferPool(window.num_rows, 2, keep=0))
     first = 0
     for i, part in enumerate(parts):
         places = np.arange(first, first + len(part))
@@ -156,6 +156,6 @@ def shuffle_once(source: Source, span: Span) -> np.ndarray:
     )  # fmt: skip
     window = Window(epoch=0, index=0, key=0, spans=np.array([0]), num_rows=span.num_rows, ends_epoch=False)
     source = replace(source, spans=alone, holdout=Holdout(spread=np.array([0])))
-    build = WindowBuild(window, source, BufferPool(span.num_rows + 1, source.num_columns, keep=0))
+    build = WindowBuild(window, source, BufferPool(span.num_rows, source.num_columns, keep=0))
     build.deal(0, build.decode(0))
     return build.permute().rows

@@ -9,7 +9,7 @@ from streamtrain.storage.moments import Moments
 from streamtrain.stream.chains import read_ascending
 from streamtrain.stream.nulls import bad_values, mend
 from streamtrain.stream.source import Source
-from streamtrain.types import Standard
+from streamtrain.types import Record, Standard
 
 #: A standard deviation below this share of the mean is rounding, not variation.
 CONSTANT_SHARE = 1e-13
@@ -99,15 +99,25 @@ def linear_model(survey: Survey) -> np.ndarray:
 
     Solved on correlations, so that scales do not matter; directions with less than 1e-12 of the largest share are left out.
     """
-    sd = np.where(survey.sd > CONSTANT_SHARE * np.abs(survey.mean), survey.sd, 1.0)
-    correlation = survey.comoment / np.outer(sd, sd) / max(survey.count, 1)
+    sd, correlation = _correlation(survey)
     slopes = np.linalg.pinv(correlation[:-1, :-1], rcond=1e-12, hermitian=True) @ correlation[:-1, -1]
     slopes = slopes * sd[-1] / sd[:-1]
     return np.append(slopes, survey.mean[-1] - slopes @ survey.mean[:-1])
 
 
-def baselines(survey: Survey, evaluation: np.ndarray | None) -> dict[str, dict[str, float | str]]:
-    """The best constant and the best linear model: `{value, rmse, scored_on}` each.
+def feature_eigenvalues(survey: Survey) -> list[float]:
+    """Eigenvalues of the features' correlations, ascending: those of the Hessian of a linear model of standardised features."""
+    return np.clip(np.linalg.eigvalsh(_correlation(survey)[1][:-1, :-1]), 0.0, None).tolist()
+
+
+def _correlation(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviations (columns,), 1 where constant, and correlations (columns, columns)."""
+    sd = np.where(survey.sd > CONSTANT_SHARE * np.abs(survey.mean), survey.sd, 1.0)
+    return sd, survey.comoment / np.outer(sd, sd) / max(survey.count, 1)
+
+
+def baselines(survey: Survey, evaluation: np.ndarray | None) -> Record:
+    """The best constant and the best linear model, `{value, rmse, scored_on}` each, and `feature_eigenvalues`.
 
     `evaluation`: raw float64 rows to score on; None: the training rows themselves. `value` is the mean squared error in
     units of the target's variance, `rmse` is in the target's own units.
@@ -128,4 +138,4 @@ def baselines(survey: Survey, evaluation: np.ndarray | None) -> dict[str, dict[s
     return {
         name: {"value": max(error, 0.0) / unit, "rmse": max(error, 0.0) ** 0.5, "scored_on": "training" if evaluation is None else "holdout"}
         for name, error in errors.items()
-    }
+    } | {"feature_eigenvalues": feature_eigenvalues(survey)}

@@ -62,7 +62,7 @@ class Stream(IterableDataset):
         width = self._source.num_columns
         carried_bytes = 2 * min(self.batch_size, self.dataset.num_rows) * width * 4
         self.budget = stream_budget(self._source, self._window_rows, config.fetch, fixed_bytes=carried_bytes)
-        self._pool = BufferPool(self.budget.window_rows + 1, width, keep=self.budget.windows)
+        self._pool = BufferPool(self.budget.window_rows, width, keep=self.budget.windows)
         self._stats = FetchStats()
         self._nulls: NullCounts = Counter()
 
@@ -244,7 +244,7 @@ def open_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"train.device {name!r} cannot be used here: {reason} Use --device cpu.") from None
+        raise ConfigError(f"train.device {name!r} cannot be used here: {reason.rstrip('.')}. Use --device cpu.") from None
     return device
 
 

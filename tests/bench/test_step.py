@@ -1,6 +1,7 @@
 """`streamtrain bench step` on short regions: every figure is there and fits the others. Speed itself is never asserted."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,6 +66,17 @@ def test_the_plain_loop_does_the_same_work(train):
     sums = [engine.advance(rows, start, start + 64)[0] for start in range(0, 640, 64)]
     np.testing.assert_allclose(losses, np.array(sums) / 64 * scale, rtol=1e-3)
     assert loop.take(1) < losses[0] and torch.get_num_threads() == 1, "it goes on from the first row"
+
+
+def test_our_sides_are_made_on_the_thread_that_they_are_timed_on():
+    """What torch compiled for another number of threads would be compiled anew inside the clock: twenty times slower, once."""
+    seen = []
+    engine = SimpleNamespace(batch_size=8, advance=lambda _rows, _start, _stop: seen.append(torch.get_num_threads()))
+    with torch_threads(2):
+        side = bench.on_one_thread(bench.engine_side, engine, np.zeros((64, 5), dtype=np.float32))
+        made = len(seen)
+        assert side() > 0 and torch.get_num_threads() == 2
+    assert made and set(seen) == {1}
 
 
 def test_torch_threads_are_put_back():

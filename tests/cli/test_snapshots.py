@@ -61,7 +61,7 @@ def test_a_log_off_the_terminal(command, files):
     done = command("train", "d.parquet", "-o", "m", *flags)
     assert done.code == 0 and "\r" not in done.err and "\x1b" not in done.err
     log = re.sub(r"^kernels compiled.*\n", "", done.err, flags=re.MULTILINE)
-    figures = re.compile(r"(?<=[ \n])(?:\d[\d,.]*(?: ?(?:k|M|ms|s|MiB|GiB))?|-)(?=\s|$)")
+    figures = re.compile(r"(?<=[ \n])(?:\d[\d,.]*(?: ?(?:k|M|ms|s|%|MiB|GiB))?|-)(?=\s|$)")
     check("log", "\n".join(re.sub(r"(# ?)+", "# ", figures.sub("#", re.sub(" +", " ", line))).rstrip() for line in log.splitlines()) + "\n")
     rows = [int(line.split()[0].replace(",", "")) for line in log.splitlines()[2:]]
     assert rows[0] == 0 and rows[-1] == 1500 and all(b >= 2 * a for a, b in zip(rows[1:-1], rows[2:-1], strict=False))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pyarrow as pa
 import pyarrow.csv
@@ -66,6 +67,9 @@ def test_train_then_predict(command, data, tmp_path):
     mean = math.fsum(truth["y"].to_pylist()) / ROWS
     assert math.fsum(errors) < 0.5 * math.fsum((y - mean) ** 2 for y in truth["y"].to_pylist())
     assert command("predict", "m", data, "-o", "p.parquet").code == 2
+    for words in (["predict", "m", data, "-o", "p.parquet/q"], ["export", "m", "-o", "p.parquet/q"], ["report", "m", "-o", "p.parquet/q"]):
+        said = command(*words)
+        assert (said.code, said.out) == (4, "") and re.fullmatch(r"error: p.parquet/q: cannot be written \(.*\). Choose another --out.\n", said.err), said.err
 
 
 def test_dry_run_and_json_write_no_file(command, data, tmp_path):

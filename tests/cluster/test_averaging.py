@@ -7,6 +7,7 @@ from data_gen import generate
 from streamtrain.cluster.averaging import RoundsPass
 from streamtrain.cluster.blueprint import build, draw
 from streamtrain.cluster.crew import Crew
+from streamtrain.cluster.driven import pass_name
 from streamtrain.cluster.leases import Leases
 from streamtrain.cluster.shares import average
 from streamtrain.cluster.simulate import Habits, SimulatedFabric
@@ -27,7 +28,8 @@ def in_rounds(prepared, *, shares, windows=1, habits=STEADY, workers=3, seed=0, 
     own = build(draw(prepared), threads=1, memory_limit=None)
     told = []
     trained = prepared.learner(prepared.config.train.batch_size, (prepared.config.train.rate,), 0, **learner)
-    work = RoundsPass(prepared, trained, 0, told.append, kind="tuning", saving=saving, shares=shares, windows_a_share=windows, chosen={"sync": "rounds"})
+    begun = saving.take(pass_name(trained, "tuning")) if saving is not None else None
+    work = RoundsPass(prepared, trained, told.append, saving=saving, shares=shares, windows_a_share=windows, chosen={"sync": "rounds"}, begun=begun)
     leases = Leases(timeout_seconds=20.0, max_attempts=10**9)
     fabric = SimulatedFabric(workers, habits, lambda payload: (1.0, payload[0](own, payload[1])), seed=seed)
     if work.record is None:

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import click
+import distributed
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -48,6 +49,23 @@ def test_a_scheduler_by_address_file_and_environment(client, tmp_path, monkeypat
     for config in (ClusterConfig(scheduler=address), ClusterConfig(scheduler_file=str(tmp_path / "scheduler.json")), ClusterConfig()):
         with connect(config) as connection:
             assert connection.client.scheduler.address == address and not connection.own
+
+
+def test_a_tls_scheduler_by_files(tmp_path):
+    pytest.importorskip("cryptography")
+    security = distributed.Security.temporary()
+    names = {"tls_ca_file": security.tls_ca_file, "tls_cert": security.tls_client_cert, "tls_key": security.tls_client_key}
+    for name, text in names.items():
+        (tmp_path / name).write_text(text)
+    files = {name: str(tmp_path / name) for name in names}
+    with distributed.LocalCluster(
+        n_workers=1, processes=False, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, worker_dashboard_address=None, security=security
+    ) as cluster:
+        assert cluster.scheduler_address.startswith("tls://127.0.0.1")
+        with connect(ClusterConfig(scheduler=cluster.scheduler_address, **files)) as connection:
+            assert connection.client.submit(sum, [1, 2], pure=False).result() == 3
+        with pytest.raises(ResourceError, match="TLS"), connect(ClusterConfig(scheduler=cluster.scheduler_address)):
+            pass
 
 
 def test_a_factory_of_the_users(client, tmp_path, monkeypatch):

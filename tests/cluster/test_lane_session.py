@@ -8,7 +8,8 @@ import pytest
 
 from streamtrain.cluster.blueprint import build, draw
 from streamtrain.cluster.collective import Collective, PeerLost, Store
-from streamtrain.cluster.lane_session import Group, LaneSession, LaneWork
+from streamtrain.cluster.lane_session import LaneSession
+from streamtrain.cluster.lane_work import Group, LaneWork
 from streamtrain.passes import prepare
 from streamtrain.types import Receipt
 from tests.cluster.conftest import config_of
@@ -23,7 +24,7 @@ def prepared(data):
 
 
 def work_of(prepared, *, rank, size, lanes, port, generation=0, epoch=0, done=0, state=None, steps=10**6, timeout_seconds=20.0):
-    group = Group(rank=rank, size=size, generation=generation, address=(HOST, port), timeout_seconds=timeout_seconds)
+    group = Group(run="a", rank=rank, size=size, generation=generation, address=(HOST, port), timeout_seconds=timeout_seconds)
     return LaneWork(
         batch_size=512, lrs=(0.01,), trial=0, lanes=lanes, keeps_best=True, group=group, epoch=epoch, done=done, state=state, steps=steps
     )  # fmt: skip
@@ -36,7 +37,15 @@ def together(prepared, size, lanes, **more):
 
     def one(rank):
         work = work_of(prepared, rank=rank, size=size, lanes=lanes, port=store.port if store else 0, **more)
-        session = LaneSession(own[rank], work, own_host=HOST, store=store if rank == 0 else None)
+
+        def join(work):
+            group = work.group
+            return Collective(
+                group.address, rank=rank, size=size, generation=group.generation, own_host=HOST, timeout_seconds=group.timeout_seconds,
+                store=store if rank == 0 else None,
+            )  # fmt: skip
+
+        session = LaneSession(own[rank], work, join)
         try:
             return session.train(work)
         finally:
@@ -62,7 +71,7 @@ def test_losses_and_weights_are_the_same_bits_for_any_number_of_workers(prepared
         assert (done[0].state[1]["engine/parameters"] == alone.state[1]["engine/parameters"]).all()
         receipt = sum((one.receipt for one in done), Receipt())
         assert receipt == alone.receipt
-        assert done[0].ended and all(one.told == [] for one in done[1:])
+        assert all(one.told == [] and one.state is None for one in done[1:])
     assert alone.told[-1]["holdout_loss"] < 0.7 * alone.told[0]["holdout_loss"]
 
 

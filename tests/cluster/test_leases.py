@@ -88,6 +88,19 @@ def test_a_slow_item_is_leased_a_second_time_and_the_first_answer_counts():
     assert leases.accept(slow.number, 61.0) is None
 
 
+def test_an_item_of_next_to_no_cost_has_no_say_in_what_is_slow():
+    leases = Leases(timeout_seconds=1000)
+    for item, cost in enumerate([1000.0, 1e-3, 1e9]):
+        leases.add(item, cost)
+    leases.withdraw(2)
+    assert leases.accept(leases.lease("a", 0.0).number, 2.0).cost == 1000.0
+    assert leases.accept(leases.lease("a", 0.0).number, 3.0).cost == 1e-3
+    leases.add(3, 1000.0)
+    slow = leases.lease("a", 10.0)
+    assert leases.lease("b", 17.0) is None
+    assert leases.lease("b", 35.0).item == slow.item
+
+
 def test_too_many_failures_end_the_run_and_an_item_that_kills_its_workers_is_given_up():
     leases = Leases(timeout_seconds=10, max_failures=2, max_attempts=2)
     leases.add(0, 1.0)

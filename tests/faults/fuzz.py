@@ -5,6 +5,7 @@
 process by faulthandler; a crash ends it by signal.
 """
 
+import copy
 import faulthandler
 import itertools
 import json
@@ -28,8 +29,10 @@ from streamtrain.errors import ConfigError, DataError, ResourceError
 from streamtrain.spans import cut_spans
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.ingest import ingest
+from streamtrain.storage.inspect import inspect
 from streamtrain.storage.manifest import MANIFEST_NAME
 from streamtrain.storage.readers import Readers
+from streamtrain.storage.verify import verify
 
 SPARE_BYTES = 4 << 30
 HANG_SECONDS = 60
@@ -208,7 +211,7 @@ def json_lies(path: Path, chance: random.Random) -> Iterator[None]:
                 if chance.random() < 0.15:
                     del node[key]
                 else:
-                    node[key] = chance.choice(LIES)
+                    node[key] = copy.deepcopy(chance.choice(LIES))  # the next lie may be told inside of it
                 break
         text = json.dumps(document)
         path.write_text("[" * 100_000 + text if chance.random() < 0.01 else text)
@@ -261,12 +264,14 @@ def run(corpus: str, seed: int, cases: int, folder: Path) -> Counter[str]:
     next(damage)
     expected = None if corpus in ("schemas", "csv") else values_of(folder / "data")
     limit_memory()  # a second corpus has what the first one left
-    for _ in itertools.islice(damage, cases):
+    for number, _ in enumerate(itertools.islice(damage, cases)):
         faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
         if "--keep" in sys.argv:
             shutil.rmtree(folder / "last", ignore_errors=True)
             shutil.copytree(folder / "data", folder / "last", symlinks=True)
         try:
+            if number % 5 == 0 and corpus != "csv":
+                other_doors(folder / "data")
             got = ingested(folder) if corpus == "csv" else values_of(folder / "data")
             equal = expected is None or (got.shape == expected.shape and np.array_equal(got, expected, equal_nan=True))
             outcomes["equal" if equal else "other"] += 1
@@ -281,18 +286,24 @@ def run(corpus: str, seed: int, cases: int, folder: Path) -> Counter[str]:
     return outcomes
 
 
+def other_doors(path: Path) -> None:
+    """What else looks into files: `verify` never raises, and `inspect` gives strict JSON."""
+    json.dumps(verify(path, threads=1).to_json(), allow_nan=False)
+    json.dumps(inspect(open_shards(str(path))), allow_nan=False)
+
+
 def ingested(folder: Path) -> np.ndarray:
     shutil.rmtree(folder / "out", ignore_errors=True)
     ingest(folder / "data", folder / "out")
     return values_of(folder / "out")
 
 
-def limit_memory() -> None:
-    """What this process has now, and SPARE_BYTES more."""
+def limit_memory(spare_bytes: int = SPARE_BYTES) -> None:
+    """What this process has now, and `spare_bytes` more."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     if hard == resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES, used + SPARE_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (used + spare_bytes, used + spare_bytes))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def with_bad_values(shards, folder) -> str:
     pytest.param({"on_null": "drop", "batch_size": 7}, id="dropped rows"),
     pytest.param({"on_null": "impute"}, id="imputed values"),
     pytest.param({"engine": "torch", "batch_size": 64}, id="torch engine"),
-    pytest.param({"patience": 3, "lr": 0.05, "epochs": 4}, id="patience"),
+    pytest.param({"early_stop": 3, "lr": 0.05, "epochs": 4}, id="patience"),
 ])  # fmt: skip
 def test_train_interrupted_at_edges_is_the_unbroken_run(shards, tmp_path, interrupted, monkeypatch, flags):
     monkeypatch.setattr(learner_module, "STEPS_BETWEEN_EDGES", 37)  # so that blocks are cut too

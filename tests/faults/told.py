@@ -5,7 +5,7 @@ from pathlib import Path
 
 #: Fields that hold seconds, or what a machine's memory had to say.
 _TIMES = frozenset({
-    "seconds", "fill_seconds", "training_seconds", "compile_seconds", "stats", "peak_rss_bytes", "command", "config", "memory", "projected_bytes",
+    "seconds", "fill_seconds", "training_seconds", "compile_seconds", "wait_seconds", "stats", "peak_rss_bytes", "command", "config", "memory", "projected_bytes",
 })  # fmt: skip
 
 

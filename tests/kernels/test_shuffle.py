@@ -22,7 +22,7 @@ def shuffle(spans, skips, key, num_buckets, mean=None, scale=None):
         count_buckets(key, int(position), len(span[0]), skip, mask, counts)
     starts = np.cumsum(counts) - counts
     cursors = starts.copy()
-    block = np.full((int(counts.sum()) + 1, width), np.nan, dtype=np.float32)
+    block = np.full((int(counts.sum()), width), np.nan, dtype=np.float32)
     dealt, digest, finite, first_id = 0, 0, True, 0
     for span, skip, position in zip(spans, skips, positions, strict=False):
         one = deal(

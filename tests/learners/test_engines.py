@@ -1,6 +1,7 @@
-"""The contract of engines, run over every implementation: the same numbers as a plain torch loop on the same rows."""
+"""Every engine keeps the contract, gives the numbers of a plain torch loop on the same rows, and is cut by the learner where it looks."""
 
 import math
+from contextlib import contextmanager, nullcontext
 from functools import cache
 
 import numpy as np
@@ -8,26 +9,21 @@ import pytest
 import torch
 
 from streamtrain.config import TrainConfig
-from streamtrain.errors import ConfigError, DataError
+from streamtrain.errors import ConfigError
+from streamtrain.learners import torch_engine
+from streamtrain.learners.cores import Cores
+from streamtrain.learners.device_feed import DeviceFeed
+from streamtrain.learners.engines import ENGINES, choose_engine
 from streamtrain.learners.fused_engine import FusedEngine
 from streamtrain.learners.learner import Learner, evaluation_rows
 from streamtrain.learners.model import ACTIVATIONS, Network, Shape, initial_parameters
 from streamtrain.learners.torch_engine import TorchEngine
 from streamtrain.types import Standard
-
-ENGINES = {"torch": TorchEngine, "fused": FusedEngine}
-RATES = (0.003, 0.01)
+from tests.learners.contract import RATES, check_engine, make_rows
+from tests.learners.torch_engines import factory
 
 #: Difference to float64 after 100 steps, as a share of the way that the parameters moved.
 ROUNDING = 1e-4
-
-
-@cache
-def make_rows(count: int) -> np.ndarray:
-    random = np.random.default_rng(0)
-    rows = random.standard_normal((count, 5)).astype(np.float32)
-    rows[:, -1] = np.sin(rows[:, 0]) + rows[:, 1] * rows[:, 2] * 0.3
-    return rows
 
 
 #: What is asked of an optimizer, by name; every one of them is tried with every activation and loss.
@@ -87,6 +83,46 @@ def make_engine(request):
     return make
 
 
+@contextmanager
+def two_threads(_request):
+    with Cores(2) as cores:
+        yield lambda engine: setattr(engine, "cores", cores)
+
+
+@contextmanager
+def replayed(request):
+    """On a GPU that is pretended, from a ring of pinned slots, by a graph."""
+    request.getfixturevalue("pretended")
+    yield lambda engine: setattr(engine, "_feed", DeviceFeed(torch.device("cpu"), 5, engine.batch_size))
+
+
+@contextmanager
+def traced(request):
+    request.getfixturevalue("traced")
+    request.getfixturevalue("monkeypatch").setattr(torch_engine, "STEPS_AT_ONCE", 2)
+    yield lambda engine: None
+
+
+#: An engine in a way that it takes steps → the engine, its options, and how it is brought there.
+WAYS = {
+    "fused": (FusedEngine, {}, None), "fused on two threads": (FusedEngine, {}, two_threads), "torch": (TorchEngine, {"compile": "off"}, None),
+    "torch compiled": (TorchEngine, {"compile": "on"}, traced), "torch replayed": (TorchEngine, {}, replayed),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "options", "way"), WAYS.values(), ids=WAYS)
+def test_every_engine_keeps_the_contract(request, kind, options, way):
+    shape = Shape(widths=(4, 8, 8, 1), activation="tanh")
+    with nullcontext(lambda engine: None) if way is None else way(request) as bring:
+
+        def make(batch_size, learning_rates):
+            engine = kind(shape, initial_parameters(shape, 0, 0), batch_size, learning_rates, TrainConfig(device="cpu", **options))
+            bring(engine)
+            return engine
+
+        check_engine(make)
+
+
 def check_equals_torch(make_engine, shape: Shape, train: dict) -> None:
     rows = make_rows(32 * STEPS + 7)
     engine = make_engine(shape, last_row=len(rows), **train)
@@ -120,45 +156,31 @@ def test_equals_torch_at_any_depth(make_engine, hidden):
     check_equals_torch(make_engine, Shape(widths=(4, *hidden, 1), activation="silu"), {})
 
 
-def test_cuts_do_not_matter(make_engine):
-    """A minibatch may cross calls and be larger than a block: partial gradients add up."""
-    rows = make_rows(1000)
-    whole, cut = make_engine(batch_size=300), make_engine(batch_size=300)
-    whole.advance(rows, 0, 1000)
-    for start, stop in [(0, 1), (1, 250), (250, 251), (251, 900), (900, 900), (900, 1000)]:
-        cut.advance(rows[start:stop].copy(), 0, stop - start)
-    assert whole.steps == cut.steps == 3
-    np.testing.assert_allclose(whole.parameters(), cut.parameters(), rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize(("train", "model", "engine", "why"), [
+    pytest.param({}, None, "fused", "the faster one for perceptrons on the CPU", id="auto"),
+    pytest.param({"precision": "bf16"}, None, "torch", "train.precision bf16 is for the torch engine", id="auto and bf16"),
+    pytest.param({"compile": "on", "precision": "bf16"}, "mlp", "torch",
+                 "--model tests.learners.modules:mlp and train.precision bf16 and train.compile on is for the torch engine", id="auto and a module"),
+    pytest.param({"engine": "torch"}, None, "torch", "asked for", id="torch"), pytest.param({"engine": "fused"}, None, "fused", "asked for", id="fused"),
+])  # fmt: skip
+def test_auto_picks_an_engine_and_says_why(train, model, engine, why):
+    assert choose_engine(TrainConfig(**train), factory(model) if model else Shape(widths=(4, 8, 1), activation="relu")) == (engine, why)
 
 
-def test_state_goes_on_bit_for_bit(make_engine):
-    rows = make_rows(1000)
-    engine, resumed = make_engine(batch_size=300), make_engine(batch_size=300)
-    engine.advance(rows, 0, 500)
-    state = engine.state()
-    resumed.load_state(state)
-    for each in (engine, resumed):
-        each.advance(rows, 500, 1000)
-        each.finish_epoch()
-    assert resumed.steps == engine.steps == 4
-    assert resumed.parameters().tobytes() == engine.parameters().tobytes()
-    with pytest.raises(DataError, match="does not fit: parameters"):
-        make_engine(Shape(widths=(4, 1), activation="tanh")).load_state(state)
+@pytest.mark.parametrize(("train", "says"), [
+    pytest.param({"engine": "fused", "precision": "bf16"}, "perceptrons .* in float32 on the CPU.*bf16 is for --engine torch", id="bf16"),
+    pytest.param({"engine": "fused", "compile": "on"}, "train.compile on is for --engine torch", id="compile"),
+    pytest.param({"precision": "tf32"}, "tf32 is a GPU's.*Use float32, or --device cuda", id="tf32"),
+    pytest.param({"device": "mars"}, "train.device 'mars' cannot be used here.*--device cpu", id="device"),
+])  # fmt: skip
+def test_what_no_engine_can_do_is_refused(train, says):
+    with pytest.raises(ConfigError, match=says):
+        choose_engine(TrainConfig(**train), Shape(widths=(4, 8, 1), activation="relu"))
 
 
 def test_cosine_needs_an_end(make_engine):
     with pytest.raises(ConfigError, match="needs to know the run's last row"):
         make_engine(schedule="cosine")
-
-
-def test_loss_sums_and_evaluation(make_engine):
-    rows = make_rows(64)
-    engine = make_engine(batch_size=64)
-    before = engine.evaluate(rows)
-    sums = engine.advance(rows, 0, 64)
-    np.testing.assert_allclose(sums, before * 64 / 2, rtol=1e-5)
-    assert (engine.evaluate(rows) < before).all()
-    assert before[0] == before[1], "replicas start from the same weights"
 
 
 def test_evaluation_points():

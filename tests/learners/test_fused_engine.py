@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numba.core.runtime import _nrt_python, rtsys
 
 from streamtrain.config import TrainConfig
+from streamtrain.kernels.products import MOST_WEIGHTS
 from streamtrain.learners.cores import Cores
 from streamtrain.learners.fused_engine import FusedEngine, gradient_slots, one_blas_thread
 from streamtrain.learners.model import Shape, initial_parameters, views
@@ -68,6 +69,24 @@ def test_any_shape_size_and_cut_equals_the_torch_engine(hidden, features, batch_
     np.testing.assert_allclose(fused.parameters(), eager.parameters(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("widths", [(4, 160, 120, 1), (200, 90, 3, 1)], ids=str)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "silu", "gelu", "identity"])
+def test_layers_too_large_for_registers_go_through_blas(widths, activation):
+    """Between two layers and at the features; tiles that are full and one that is not."""
+    assert max(inputs * outputs for inputs, outputs in pairwise(widths)) > MOST_WEIGHTS
+    rows = np.random.default_rng(0).standard_normal((700, widths[0] + 1)).astype(np.float32)
+    with one_blas_thread():
+        fused, eager = (make(widths, 300, (0.1,), activation, kind, optimizer="sgd", momentum=0) for kind in (FusedEngine, TorchEngine))
+        start = fused.parameters()
+        for engine in (fused, eager):
+            engine.advance(rows, 0, 700)
+            engine.finish_epoch()
+        moved = np.abs(eager.parameters() - start).max()
+        assert moved > 1e-3
+        np.testing.assert_allclose(fused.parameters(), eager.parameters(), rtol=0, atol=1e-4 * moved)
+        np.testing.assert_allclose(fused.evaluate(rows), eager.evaluate(rows), rtol=1e-5)
+
+
 @pytest.mark.parametrize(("batch_size", "parameters", "slots"), [
     pytest.param(2047, 1249, 1, id="small minibatch"), pytest.param(4100, 1249, 4, id="four slots"),
     pytest.param(10**6, 1249, 16, id="large"), pytest.param(10**6, 2**16, 4, id="large gradient"),
@@ -78,7 +97,7 @@ def test_slots_are_a_function_of_the_run(batch_size, parameters, slots):
 
 
 @pytest.mark.parametrize("loss", ["mse", "huber"])
-@pytest.mark.parametrize("widths", [(4, 1), (4, 7, 1), (4, 8, 5, 1)], ids=str)
+@pytest.mark.parametrize("widths", [(4, 1), (4, 7, 1), (4, 8, 5, 1), (4, 160, 120, 1)], ids=str)
 def test_gradient_norms_are_those_of_autograd(widths, loss):
     engine = make(widths, activation="silu", loss=loss, huber_delta=0.5)
     engine.advance(ROWS, 0, 640)  # replicas differ

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
-from streamtrain.kernels import mlp
+from streamtrain.kernels import updates
 from streamtrain.learners.schedule import rate_factor, schedule_rows
 
 rows = st.integers(0, 10**10)
@@ -15,7 +15,7 @@ rows = st.integers(0, 10**10)
 @given(begin=rows, count=st.integers(1, 10**6), warmup=rows, cosine=rows)
 def test_the_kernel_has_the_same_formula(begin, count, warmup, cosine):
     ours = rate_factor(begin, begin + count, warmup, cosine)
-    assert mlp.rate_factor(begin, begin + count, float(warmup), float(cosine)) == pytest.approx(ours, rel=1e-12, abs=1e-15)
+    assert updates.rate_factor(begin, begin + count, float(warmup), float(cosine)) == pytest.approx(ours, rel=1e-12, abs=1e-15)
     assert 0 <= ours <= 1
     assert (begin + count >= warmup) or ours <= (begin + count) / warmup
     assert not cosine or begin < cosine or ours == 0

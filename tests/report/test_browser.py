@@ -109,7 +109,7 @@ def test_the_axis_can_be_changed_by_keyboard_and_the_table_copied(browser, repor
         assert page.evaluate("JSON.parse(document.getElementById('page').textContent).texts.csv") == (out / "summary.csv").read_text()
         page.evaluate("document.querySelector('[data-copy=csv]').focus()")
         page.press("Enter")
-        page.wait_for("document.getElementById('copied').textContent === 'copied'")
+        page.wait_for("document.querySelector('#table [role=status]').textContent === 'copied'")
         assert page.complaints == []
 
 

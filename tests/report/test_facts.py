@@ -9,7 +9,7 @@ import pytest
 
 from streamtrain.report import facts, write
 from streamtrain.report.summary import summarize
-from streamtrain.report.table import render_markdown
+from streamtrain.report.table import render_markdown, render_table
 from tests.report.synthetic import make_records, with_measures
 
 SIZES = (256, 1024, 4096, 65536)
@@ -45,6 +45,36 @@ def test_alpha_and_beta_are_those_of_the_records(summary):
     assert f"α = {laws['alpha_seconds']['value'] * 1e6:.3g} µs" in said["a step of B rows takes"]
 
 
+def test_intervals_say_their_kind_and_n(summary):
+    said = dict(facts.measure_facts(summary))
+    assert "(fieller, n = 16)" in said["B_simple, tr Σ / |G|²"] and "(jackknife, n = 8)" in said["√m law, slope"]
+    assert "η/B" in said["B_simple, tr Σ / |G|²"]
+    assert "95 % intervals  Student over 3 trials" in render_table(summary)
+    assert "1 run" in render_table(summarize(make_records(SIZES, trials=1)))
+
+
+def test_both_sharpnesses_their_spaces_and_what_they_are_of_are_printed(summary):
+    said = dict(facts.measure_facts(summary))
+    for name in ("Keskar's sharpness φ", "φ in a random subspace of 100 dimensions", "adaptive φ (without the +1)"):
+        assert "(ε = 0.001)" in said[name] and "(ε = 0.0005)" in said[name], name
+    assert "sd is" in said["what sharpness is measured on"] and "audit of Keskar's φ" in said and "generalisation gap" in said
+    assert "at least that" in said["λ along that direction, on other rows"]
+
+
+def test_a_scale_without_an_upper_end_is_at_least_its_lower_bound():
+    assert facts.scale_text({"value": 900.0, "lo": 512.4, "hi": None, "n": 16, "kind": "fieller lower bound"}).startswith("≥ 512")
+    assert facts.scale_text({"value": None, "lo": None, "hi": None, "n": 0, "kind": "too few rows"}) == "" == facts.scale_text(None)
+
+
+def test_a_growing_batch_is_proposed_with_its_bound():
+    marks = {"growth": {"losses": [0.8, 0.05], "local_critical": [20.0, 170.0], "gamma": 0.77, "doublings": 3,
+                        "growth": {"value": 8.5, "lo": 7.0, "hi": 10.0, "n": 3, "kind": "t on logarithms"}}}  # fmt: skip
+    text = dict(facts.landmark_facts({"landmarks": marks}))["a batch that grows"]
+    assert "growing the batch could save at most 23 % of the rows" in text and "double the minibatch 3 times" in text and "√2 (Adam)" in text
+    marks["growth"] |= {"doublings": 0}
+    assert "double" not in dict(facts.landmark_facts({"landmarks": marks}))["a batch that grows"]
+
+
 @pytest.mark.parametrize(("slower", "word"), [(1, "the training step"), (2.0, "both"), (50, "reading")])
 def test_the_bottleneck_is_named(slower, word):
     records = make_records((1024, 4096), target_loss=[0.1])
@@ -71,7 +101,7 @@ def test_a_bad_shuffle_a_slope_that_is_not_and_a_quarantine_are_said():
             record["quarantined"] = lost
     summary = summarize(records)
     said = dict(facts.measure_facts(summary))
-    assert "resemble one another" in said["shuffle, design effect"] and "not 1/√m" in said["√m law, slope"]
+    assert "these statistics are of your shuffle, not of the batch size" in said["shuffle, design effect"] and "not 1/√m" in said["√m law, slope"]
     found = dict(facts.integrity_facts(summary))
     assert found["quarantined"].startswith("5 rows that could not be read") and "a.parquet rows 0 to 5 (cut short)" in found["quarantined"]
     assert found["left out"] == "b (no)" and found["integrity"] == "verified"

@@ -73,7 +73,7 @@ def test_intervals_over_repeats_cover_the_truth():
     random, inside = np.random.default_rng(0), 0
     for _ in range(100):
         seconds = (1e-3 + 1e-6 * np.array(SIZES)) * random.lognormal(0, 0.1, (5, len(SIZES)))
-        law = throughput_law(SIZES, seconds, steps_min=10.0, critical=100.0)
+        law = throughput_law(SIZES, seconds, steps=(10.0, 100.0))
         inside += law["best_batch_size"]["lo"] <= math.sqrt(1e5) <= law["best_batch_size"]["hi"]
         assert law["kink"]["value"] is None and law["rows_per_second"]["value"] is None and law["alpha_seconds"]["n"] == 5
     assert inside >= 88
@@ -109,9 +109,9 @@ def test_a_sleeping_learner_and_a_throttled_reader_are_recognised():
         seconds.append([min(learner.step(size) for _ in range(2)) for size in sizes])
         roofs.append(max(reader.read(1000) for _ in range(2)))
     critical = 50.0
-    law = throughput_law(sizes, seconds, critical=critical)
+    law = throughput_law(sizes, seconds, steps=(1.0, critical))
     assert law["best_batch_size"]["value"] == pytest.approx(math.sqrt(critical * learner.alpha / learner.beta), rel=0.25)
-    behind = throughput_law(sizes, seconds, roofs, critical=1e6, steps_min=1.0)
+    behind = throughput_law(sizes, seconds, roofs, steps=(1.0, 1e6))
     kink = learner.alpha / (1 / reader.rows_per_second - learner.beta)
     assert behind["kink"]["value"] == pytest.approx(kink, rel=0.25)
     assert behind["best_batch_size"]["value"] == behind["kink"]["value"]  # √(B_crit·α/β) would be 22,000

@@ -18,6 +18,7 @@ from streamtrain.errors import DataError, ResourceError, StreamTrainError
 from streamtrain.spans import MAX_SPANS, cut_spans
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.ingest import ingest
+from streamtrain.storage.inspect import inspect
 from streamtrain.storage.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from streamtrain.storage.parquet import ParquetReader
 from streamtrain.storage.readers import Readers
@@ -162,12 +163,19 @@ def test_a_manifest_that_lies_about_a_shard_is_found_out_when_it_is_read(format:
     generate(tmp_path / "data", rows=1000, span_rows=100, format=format)
     made = read_manifest(str(tmp_path / "data"))
     entry = made.shards[0]
+    names = [*made.columns[:-1], "z"] if format == "parquet" else [*made.columns, "z"]
+    statistics = dict.fromkeys(names, made.statistics["y"])
     for change in (
         made.model_copy(update={"shards": [entry.model_copy(update={"rows": 900, "boundaries": [(100, 9)]})], "rows": 900}),
-        made.model_copy(update={"columns": [*made.columns[:-1], "z"] if format == "parquet" else [*made.columns, "z"]}),
+        made.model_copy(update={"columns": names, "statistics": statistics}),
     ):
         write_manifest(str(tmp_path / "data"), change)
         assert entry.name in refusal(tmp_path / "data")
+    if format == "parquet":  # nor does `inspect` trust it, where it reads footers
+        with pytest.raises(DataError, match=entry.name):
+            inspect(open_shards(str(tmp_path / "data")))
+    write_manifest(str(tmp_path / "data"), made.model_copy(update={"columns": names}))
+    assert "columns and its statistics have different names" in refusal(tmp_path / "data")
 
 
 def test_a_manifest_cannot_promise_float32_of_a_wider_column(tmp_path: Path) -> None:
@@ -196,8 +204,8 @@ def test_huge_counts_in_a_manifest_are_refused(tmp_path: Path) -> None:
 def test_a_row_group_that_claims_more_values_than_rows_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch) -> None:
     path = write_parquet(tmp_path / "a.parquet", numbers())
     dataset = open_shards(str(path))
-    monkeypatch.setattr("streamtrain.storage.parquet._MOST_EXTRA_BYTES", 0)
-    monkeypatch.setattr("streamtrain.storage.parquet._MOST_ROW_BYTES", 1)
+    monkeypatch.setattr("streamtrain.storage.bombs._MOST_EXTRA_BYTES", 0)
+    monkeypatch.setattr("streamtrain.storage.bombs._MOST_ROW_BYTES", 1)
     with pytest.raises(DataError, match=r"row group 0, column 'a': the footer claims 300 values that decode to [\d,]+ bytes, for 300 rows"):
         Readers(dataset).read(0, 0, 10)
 

@@ -7,25 +7,28 @@ from typing import Any
 
 import altair as alt
 
+from streamtrain.report.figures import size_text
 from streamtrain.report.tables import Row
 
 Spec = dict[str, Any]
 Tables = Mapping[str, Sequence[Row]]
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
-_RAMPS = {"light": ["#6fb1ea", "#2f7fd0", "#14508f", "#081f40"], "dark": ["#e2f0ff", "#93c8fb", "#4795e6", "#2a66b8"]}
-_INKS = {"light": ("#22262b", "#d9dde2", "#b4530a"), "dark": ("#e4e7eb", "#3a4048", "#f2a65a")}
+_RAMPS = {"light": ["#4f9be0", "#2a76c6", "#14508f", "#081f40"], "dark": ["#e2f0ff", "#93c8fb", "#4795e6", "#2a66b8"]}
+_INKS = {"light": ("#22262b", "#d9dde2", "#b4530a", "#ffffff"), "dark": ("#e4e7eb", "#3a4048", "#f2a65a", "#14171b")}
+#: Sizes nearer to one another than this share of their axis have one label together.
+_LABEL_SHARE = 0.06
 
 
 def theme(name: str) -> Spec:
     """The Vega config `light` or `dark`: colours and type only."""
-    ink, grid, accent = _INKS[name]
+    ink, grid, accent, paper = _INKS[name]
     axis = {"labelColor": ink, "titleColor": ink, "gridColor": grid, "domainColor": grid, "tickColor": grid, "titleFontWeight": 500}
     return {
         "background": "transparent", "font": _FONT, "view": {"stroke": None}, "range": {"ramp": _RAMPS[name]},
         "axis": {**axis, "labelFontSize": 11, "titleFontSize": 12, "gridDash": [2, 3], "titlePadding": 10},
         "text": {"color": ink, "fontSize": 11},
         "title": {"color": ink, "subtitleColor": ink, "anchor": "start", "fontSize": 14, "offset": 16},
-        "legend": {"labelColor": ink, "titleColor": ink}, "style": {"reference": {"color": accent}},
+        "legend": {"labelColor": ink, "titleColor": ink}, "style": {"reference": {"color": accent}, "halo": {"stroke": paper, "strokeWidth": 4, "strokeJoin": "round", "strokeOpacity": 0.9}},
     }
 
 
@@ -64,12 +67,13 @@ def edge_marks(base: alt.Chart, x: alt.X, color: alt.Color) -> alt.Chart:
 
 
 def reference_layers(y: alt.Y) -> list[alt.Chart]:
-    """The best linear and the best possible loss as labelled lines."""
+    """The best linear and the best possible loss as labelled lines; below the latter there is room, since nothing can lie there."""
     base = alt.Chart(alt.NamedData("references"))
-    return [
-        base.mark_rule(strokeDash=[5, 4], style="reference").encode(y=y),
-        base.mark_text(align="left", dx=4, dy=-7, fontSize=10, style="reference").encode(x=alt.value(0), y=y, text="name:N"),
+    names = [
+        base.transform_filter(where).mark_text(align="left", dx=4, dy=dy, fontSize=10, style="reference").encode(x=alt.value(0), y=y, text="name:N")
+        for where, dy in (("!datum.lowest", -7), ("datum.lowest", 9))
     ]
+    return [base.mark_rule(strokeDash=[5, 4], style="reference").encode(y=y), *names]
 
 
 def sizes_where(condition: str) -> alt.Chart:
@@ -114,15 +118,43 @@ def ends_of(values: Iterable[float], pad: float) -> tuple[float, float]:
 
 
 def size_axis(tables: Tables, *, title: str = "minibatch size") -> alt.X:
-    """Batch sizes along x, labelled exactly, or in Ki and Mi where many would crowd."""
+    """Batch sizes along x, labelled exactly; sizes as near as 1,000 and 1,024 share a label that names both."""
     cells = tables["cells"]
-    shown = [cell["batch_size"] for cell in cells if cell["label"]]
-    axis = alt.Axis(format=",d", values=shown, labelOverlap="greedy", grid=False)
-    return alt.X("batch_size:Q", title=title, scale=log_scale(ends_of([cell["batch_size"] for cell in cells], 1.4)), axis=axis)
+    ends = ends_of([cell["batch_size"] for cell in cells], 1.4)
+    groups: list[list[int]] = []
+    for size in (cell["batch_size"] for cell in cells if cell["label"]):
+        near = groups and math.log(size / groups[-1][0]) < _LABEL_SHARE * math.log(ends[1] / ends[0])
+        groups[-1:] = [[*groups[-1], size]] if near else [*groups[-1:], [size]]
+    several = [f"datum.value == {group[0]} ? '{' · '.join(map(size_text, group))}' : " for group in groups if len(group) > 1]
+    words = "".join(several) + "format(datum.value, ',d')"
+    axis = alt.Axis(labelExpr=words, values=[group[0] for group in groups], labelOverlap="greedy", grid=False)
+    return alt.X("batch_size:Q", title=title, scale=log_scale(ends), axis=axis)
+
+
+def size_steps(tables: Tables) -> alt.X:
+    """Batch sizes one beside the other, at equal distances: for what would cover its neighbour on a scale."""
+    sizes = [cell["size"] for cell in tables["cells"]]
+    axis = alt.Axis(values=[cell["size"] for cell in tables["cells"] if cell["label"]], labelAngle=0, labelOverlap="greedy")
+    return alt.X("size:O", title="minibatch size", sort=sizes, scale=alt.Scale(domain=sizes), axis=axis)
+
+
+def _with_halo(layer: Spec) -> list[Spec]:
+    """A text stands on a rim of paper, so that the lines below it do not strike it through."""
+    if layer["mark"]["type"] != "text":
+        return [layer]
+    rim = copy.deepcopy(layer)
+    rim["mark"]["style"] = [*filter(None, [layer["mark"].get("style")]), "halo"]
+    return [rim, layer]
+
+
+def _depth(layer: Spec) -> int:
+    """Lines lie below text, and points above all: what was measured is never covered."""
+    return {"text": 1, "point": 2}.get(layer["mark"]["type"], 0)
 
 
 def finish(chart: alt.LayerChart, height: int = 340) -> Spec:
     """The spec without data, as wide as its place."""
     spec = chart.to_dict()
     spec.pop("config", None)  # a theme belongs to the page or to `draw`
+    spec["layer"] = sorted((one for layer in spec["layer"] for one in _with_halo(layer)), key=_depth)
     return spec | {"width": "container", "height": height, "autosize": {"type": "fit", "contains": "padding"}}

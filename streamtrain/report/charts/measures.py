@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from streamtrain.report.charts.house import Tables, ends_of, interval_bars, log_axis, size_axis, size_color
+from streamtrain.report.charts.house import Tables, chart_title, ends_of, interval_bars, log_axis, size_axis, size_color
 
 
 def noise_scale(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
@@ -41,7 +41,7 @@ def sqrt_m(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
         base.mark_line(strokeDash=[5, 4], strokeWidth=1.2, style="reference").encode(x=x, y=alt.Y("ideal:Q", title=title)),
         base.mark_point(filled=True, size=60, opacity=1, color="#2f7fd0").encode(x=x, y=y, tooltip=tooltip),
     ]
-    return alt.layer(*layers).properties(title="The √m law (dashed: slope −½ through the first point)")
+    return alt.layer(*layers).properties(title=chart_title("The √m law", "dashed: slope −½ through the first point"))
 
 
 def curvature(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
@@ -60,7 +60,7 @@ def curvature(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | No
         base.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, color=color, tooltip=tooltip),
         base.mark_line(strokeDash=[5, 4], strokeWidth=1.2, style="reference").encode(x=x, y=alt.Y("line:Q", title=title)),
     ]
-    return alt.layer(*layers).properties(title="Curvature at the end of training (dashed: stable below)")
+    return alt.layer(*layers).properties(title=chart_title("Curvature at the end of training", "dashed: stable below"))
 
 
 def sharpness(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:

@@ -24,11 +24,22 @@ from streamtrain.report.figures import target_word
 AXES = {"rows": "rows trained on", "steps": "steps", "seconds": "seconds of training alone"}
 
 
+#: What a size's mark tells when it is pointed at.
+_TOLD = [
+    alt.Tooltip("size:N", title="minibatch"),
+    alt.Tooltip("lr:Q", title="learning rate", format="~g"),
+    alt.Tooltip("status:N"),
+    alt.Tooltip("rows_per_second:Q", title="rows/s", format=".3~s"),
+    alt.Tooltip("holdout_loss:Q", title="held-out loss", format=".4~g"),
+    alt.Tooltip("seconds_to_target:Q", title="seconds to target", format=".3~g"),
+]
+
+
 def tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """Rows per second against held-out loss at equal rows; None without a loss."""
+    """Rows per second against held-out loss at equal rows; None without a loss, or with a single size."""
     cells = [cell for cell in tables["cells"] if cell["rows_per_second"]]
     losses = [cell["holdout_loss"] for cell in cells if cell["holdout_loss"]]
-    if not losses:
+    if not losses or len(tables["cells"]) < 2:
         return None
     reach = ends_of((cell["rows_per_second"] for cell in cells), 1.25)
     x = alt.X("rows_per_second:Q", title="rows per second", **log_axis(reach, "~s"))
@@ -47,8 +58,8 @@ def tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | Non
         edge_marks(edge, x, color),
     ]
     missing = [f"{cell['size']} ({cell['status']})" for cell in cells if not cell["holdout_loss"]]
-    subtitle = f"no loss, at the edge: {', '.join(missing)}" if 0 < len(missing) <= 4 else ""
-    return alt.layer(*layers).properties(title=chart_title("Speed against held-out loss at equal rows (ring: recommended)", subtitle))
+    subtitle = f"no loss, at the edge: {', '.join(missing)}" if 0 < len(missing) <= 4 else "ring: recommended; right is faster, down is better"
+    return alt.layer(*layers).properties(title=chart_title("Speed against loss at equal rows", subtitle))
 
 
 def seconds_to_target(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
@@ -63,9 +74,11 @@ def seconds_to_target(summary: Mapping[str, Any], tables: Tables) -> alt.LayerCh
     others = [row["seconds"] for name in ("law", "confirmed") for row in tables.get(name, ()) if reached and row["seconds"]]
     ends = ends_of([*(reached or budgets), *(seconds for seconds in others if seconds < 30 * max(reached))], 2.0)
     y = alt.Y("seconds_to_target:Q", title=title, **log_axis(ends))
-    base, color = sizes_where("datum.seconds_to_target > 0"), size_color(tables)
+    base, color = sizes_where("datum.seconds_to_target > 0 && datum.status == 'reached'"), size_color(tables)
+    censored = sizes_where("datum.seconds_to_target > 0 && datum.status != 'reached'")
     layers = [
-        base.mark_line(strokeWidth=1, strokeOpacity=0.5, color="#8a929c").encode(x=x, y=y),
+        sizes_where("datum.seconds_to_target > 0").mark_line(strokeWidth=1, strokeOpacity=0.5, color="#8a929c").encode(x=x, y=y),
+        censored.mark_point(filled=False, size=80, opacity=1, strokeWidth=1.8).encode(x=x, y=y, color=color, tooltip=_TOLD),
         interval_bars(base).encode(x=x, y=alt.Y("seconds_to_target_lo:Q", title=title), y2="seconds_to_target_hi:Q", color=color),
         *_points(base, x, y, color),
         edge_marks(sizes_where("!(datum.seconds_to_target > 0)"), x, color),
@@ -77,7 +90,7 @@ def seconds_to_target(summary: Mapping[str, Any], tables: Tables) -> alt.LayerCh
         square = alt.Chart(alt.NamedData("confirmed")).mark_point(shape="square", size=130, strokeWidth=1.8, opacity=1, style="reference")
         told = [alt.Tooltip("size:N", title="minibatch"), alt.Tooltip("seconds:Q", title="measured, end to end", format=".3~g")]
         layers.append(square.encode(x=x, y=alt.Y("seconds:Q", title=title), tooltip=told))
-    return alt.layer(*layers).properties(title="Seconds to the target (ring: recommended; hollow at the edge: not reached)")
+    return alt.layer(*layers).properties(title=chart_title("Seconds to the target", "ring: recommended; hollow: not in every trial"))
 
 
 def curves(name: str, summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
@@ -112,17 +125,9 @@ def curves(name: str, summary: Mapping[str, Any], tables: Tables) -> alt.LayerCh
 
 def _points(base: alt.Chart, x: alt.X, y: alt.Y, color: alt.Color) -> list[alt.Chart]:
     """A filled mark a size, and a ring round the recommended one."""
-    tooltip = [
-        alt.Tooltip("size:N", title="minibatch"),
-        alt.Tooltip("lr:Q", title="learning rate", format="~g"),
-        alt.Tooltip("status:N"),
-        alt.Tooltip("rows_per_second:Q", title="rows/s", format=".3~s"),
-        alt.Tooltip("holdout_loss:Q", title="held-out loss", format=".4~g"),
-        alt.Tooltip("seconds_to_target:Q", title="seconds to target", format=".3~g"),
-    ]
     return [
         base.mark_point(size=260, strokeWidth=2, opacity=1, style="reference").transform_filter("datum.recommended").encode(x=x, y=y),
-        base.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, color=color, tooltip=tooltip),
+        base.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, color=color, tooltip=_TOLD),
     ]
 
 

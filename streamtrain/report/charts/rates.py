@@ -5,7 +5,10 @@ from typing import Any
 
 import altair as alt
 
-from streamtrain.report.charts.house import Tables, ends_of, log_axis, size_axis
+from streamtrain.report.charts.house import Tables, chart_title, ends_of, log_axis, size_axis, size_steps
+
+#: Stability line → its dashes.
+STABILITY = {"curvature": [5, 4], "mean-square stability": [2, 3]}
 
 
 def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
@@ -15,7 +18,7 @@ def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart
         return None
     losses = [row["loss"] for row in tried if row["loss"]]
     limits = [row["lr"] for row in tables["stability"]]
-    x = size_axis(tables)
+    x, square = size_steps(tables), min(420, (360 / len(tables["cells"])) ** 2)
     rates = [row["lr"] for row in tried]
     ends = ends_of([*rates, *(limit for limit in limits if limit < 30 * max(rates))], 1.6)
     y = alt.Y("lr:Q", title="learning rate", **log_axis(ends))
@@ -23,24 +26,26 @@ def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart
     # What is worse than twice the best constant has one colour, or a single runaway would leave one colour to all the others.
     worst = 2 * ((summary["best_constant_loss"] or {}).get("value") or 1.0)
     scale = alt.Scale(type="log", domain=list(ends_of([min(loss, worst) for loss in losses], 1.0)), clamp=True, scheme="viridis", reverse=True)
-    color = alt.Color("loss:Q", title="loss", scale=scale, legend=alt.Legend(format="~g", orient="right", gradientLength=200))
+    color = alt.Color("loss:Q", title="loss", scale=scale, legend=alt.Legend(format="~g", orient="right", gradientLength=200, titlePadding=12))
     tooltip = [
         alt.Tooltip("size:N", title="minibatch"), alt.Tooltip("lr:Q", title="learning rate", format="~g"), alt.Tooltip("outcome:N"),
         alt.Tooltip("loss:Q", title="loss (median)", format=".4~g"), alt.Tooltip("rows:Q", title="at rows", format=",d"),
     ]  # fmt: skip
     layers = [
-        base.transform_filter("datum.loss > 0").mark_square(size=420, opacity=1).encode(x=x, y=y, color=color, tooltip=tooltip),
+        base.transform_filter("datum.loss > 0").mark_square(size=square, opacity=1).encode(x=x, y=y, color=color, tooltip=tooltip),
         base.transform_filter("!(datum.loss > 0)").mark_point(shape="cross", filled=True, size=110, angle=45, opacity=1, style="reference").encode(
             x=x, y=y, tooltip=tooltip),
-        base.transform_filter("datum.chosen").mark_point(shape="square", size=620, strokeWidth=2, opacity=1, style="reference").encode(x=x, y=y),
+        base.transform_filter("datum.chosen").mark_point(shape="square", size=1.5 * square, strokeWidth=2, opacity=1, style="reference").encode(x=x, y=y),
     ]  # fmt: skip
     if limits:
         line = alt.Chart(alt.NamedData("stability")).transform_filter(f"datum.lr <= {ends[1]} && datum.lr >= {ends[0]}")
+        told = [alt.Tooltip("line:N"), alt.Tooltip("batch_size:Q", title="minibatch", format=",d"), alt.Tooltip("lr:Q", title="stable below", format=".3~g")]
+        dash = alt.StrokeDash("line:N", legend=None, scale=alt.Scale(domain=list(STABILITY), range=list(STABILITY.values())))
         layers += [
-            line.mark_line(strokeDash=[5, 4], strokeWidth=1.5, style="reference").encode(x=x, y=y),
-            line.mark_point(size=30, filled=True, opacity=1, style="reference").encode(x=x, y=y),
+            line.mark_line(strokeWidth=1.5, style="reference").encode(x=x, y=y, strokeDash=dash),
+            line.mark_point(size=30, filled=True, opacity=1, style="reference").encode(x=x, y=y, tooltip=told),
         ]
-    return alt.layer(*layers).properties(title="Loss by minibatch size and learning rate (framed: chosen; crosses: diverged)")
+    return alt.layer(*layers).properties(title=chart_title("Loss by minibatch size and learning rate", "framed: chosen; crosses: diverged"))
 
 
 def rules(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
@@ -62,4 +67,4 @@ def rules(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
         base.mark_point(filled=True, size=60, opacity=1, color="#2f7fd0").encode(x=x, y=y, shape=shape, tooltip=tooltip),
         base.transform_filter("datum.last").mark_text(align="left", dx=9).encode(x=x, y=alt.Y("label_loss:Q", title=title), text="rule:N"),
     ]
-    return alt.layer(*layers).properties(title="Learning-rate rules (only the first is judged)")
+    return alt.layer(*layers).properties(title=chart_title("Learning-rate rules", "only the first is judged"))

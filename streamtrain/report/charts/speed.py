@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from streamtrain.report.charts.house import Tables, ends_of, log_axis, size_axis, size_color
+from streamtrain.report.charts.house import Tables, chart_title, ends_of, log_axis, size_axis, size_color
 
 
 def throughput(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
@@ -32,7 +32,7 @@ def throughput(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | N
             ceiling.mark_text(align="left", dx=4, dy=-7, fontSize=10, style="reference").encode(
                 x=alt.value(0), y=alt.Y("rows_per_second:Q", title=title), text="name:N"),
         ]  # fmt: skip
-    return alt.layer(*layers).properties(title="Rows per second of the step alone, a mark a repeat (dashed: B / (α + βB))")
+    return alt.layer(*layers).properties(title=chart_title("Rows per second of the step alone", "a mark a repeat; dashed: B / (α + βB)"))
 
 
 def parts(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
@@ -41,7 +41,7 @@ def parts(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
         return None
     base = alt.Chart(alt.NamedData("parts"))
     y = alt.Y("part:N", title=None, sort=[row["part"] for row in tables["parts"]])
-    x = alt.X("seconds:Q", title="seconds of work, all passes together", axis=alt.Axis(format="~s", tickCount=6))
+    x = alt.X("seconds:Q", axis=None)  # every bar has its figure
     bar = base.mark_bar(height=14, color="#2f7fd0")
     text = base.mark_text(align="left", dx=5)
-    return alt.layer(bar.encode(x=x, y=y), text.encode(x=x, y=y, text="label:N")).properties(title="Where the stream's time went")
+    return alt.layer(bar.encode(x=x, y=y), text.encode(x=x, y=y, text="label:N")).properties(title=chart_title("Where the stream's time went", "seconds on all threads, all passes together"))

@@ -1,0 +1,65 @@
+"""The step of an optimizer from a sum of gradients, and the learning rate's schedule."""
+
+import math
+
+import numpy as np
+from numba import float32, float64, njit
+
+from streamtrain.kernels.activations import FAST
+
+SGD, ADAM, ADAMW = range(3)
+
+
+@njit(error_model="numpy")
+def rate_factor(begin, end, warmup_rows, cosine_rows):
+    """The learning rate's factor for the minibatch `[begin, end)` of the run: see learners/schedule.py, which it equals."""
+    warmth = 1.0 if end >= warmup_rows else end / warmup_rows
+    return warmth if cosine_rows == 0 else warmth * 0.5 * (1.0 + math.cos(math.pi * min(1.0, begin / cosine_rows)))
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def step(parameters, gradients, moments, state, optimizer, lr, hyper):
+    """Update with the mean gradient of the rows carried, summed over `gradients` (slots, P or more), then clear both and count the step.
+
+    `hyper`: momentum, nesterov, beta1, beta2, epsilon, decay, clip, warm-up rows, cosine rows.
+    """
+    count = state[0]
+    lr = lr * rate_factor(state[2], state[2] + count, hyper[7], hyper[8])
+    state[0], state[1], state[2] = 0, state[1] + 1, state[2] + count
+    steps = state[1]
+    gradient = gradients[0]
+    for slot in range(1, gradients.shape[0]):
+        for i in range(parameters.shape[0]):
+            gradient[i] += gradients[slot, i]
+            gradients[slot, i] = float32(0.0)
+    momentum, nesterov, beta1, beta2 = float32(hyper[0]), hyper[1], float32(hyper[2]), float32(hyper[3])
+    epsilon, decay, clip = float32(hyper[4]), float32(hyper[5]), hyper[6]
+    share = float32(1.0 / count)
+    if clip > 0:
+        squares = float64(0.0)
+        for i in range(parameters.shape[0]):
+            squares += float64(gradient[i]) * float64(gradient[i])
+        norm = math.sqrt(squares) / count
+        if norm > clip:
+            share *= float32(clip / norm)
+    rate = float32(lr)
+    if optimizer == SGD:
+        for i in range(parameters.shape[0]):
+            g = gradient[i] * share + decay * parameters[i]
+            moments[0, i] = momentum * moments[0, i] + g
+            parameters[i] -= rate * (g + momentum * moments[0, i] if nesterov else moments[0, i])
+            gradient[i] = float32(0.0)
+        return
+    keep = float32(1.0 - lr * hyper[5]) if optimizer == ADAMW else float32(1.0)
+    added = float32(0.0) if optimizer == ADAMW else decay
+    rate = float32(lr / (1.0 - hyper[2] ** steps))
+    root = float32(1.0 / math.sqrt(1.0 - hyper[3] ** steps))
+    # From float64: a beta2 held over rows is so near 1 at a small minibatch that its float32 is off by much of 1 - beta2.
+    new1, new2 = float32(1.0 - hyper[2]), float32(1.0 - hyper[3])
+    for i in range(parameters.shape[0]):
+        g = gradient[i] * share + added * parameters[i]
+        m = beta1 * moments[0, i] + new1 * g
+        v = beta2 * moments[1, i] + new2 * g * g
+        moments[0, i], moments[1, i] = m, v
+        parameters[i] = keep * parameters[i] - rate * m / (np.sqrt(v) * root + epsilon)
+        gradient[i] = float32(0.0)

@@ -1,0 +1,76 @@
+"""The examples in configs/: each names a factory that exists, which asks its library for what that library has."""
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from distributed import LocalCluster
+
+from streamtrain.cli.layers import file_layer, resolve
+from streamtrain.cluster import connect as connecting
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+class Cluster(SimpleNamespace):
+    """Takes what the real one was read to take, and keeps it."""
+
+    scheduler_address = "tcp://127.0.0.1:1"
+
+    def scale(self, jobs):
+        self.jobs = jobs
+
+
+def slurm(**options):
+    known = {"queue", "account", "walltime", "cores", "processes", "memory", "interface", "worker_extra_args", "job_script_prologue"}
+    assert options.keys() <= known
+    return Cluster(**options)
+
+
+def cuda(**options):
+    own = {"device_memory_limit", "threads_per_worker", "dashboard_address"}
+    assert options.keys() <= own | set(inspect.signature(LocalCluster.__init__).parameters)
+    return Cluster(**options)
+
+
+def make_cluster_spec(*, name, image, n_workers, resources, env, worker_command):
+    """As of dask-kubernetes: the parts of the spec that the factory adds to."""
+    container = {"name": "worker", "image": image, "args": worker_command, "env": env, "resources": resources}
+    return {"metadata": {"name": name}, "spec": {"worker": {"replicas": n_workers, "spec": {"containers": [container]}}}}
+
+
+FAKES = {
+    "dask_jobqueue": {"SLURMCluster": slurm}, "dask_cuda": {"LocalCUDACluster": cuda},
+    "dask_kubernetes": {}, "dask_kubernetes.operator": {"KubeCluster": Cluster, "make_cluster_spec": make_cluster_spec},
+}  # fmt: skip
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    """The libraries are not installed here: modules with the names that the factories take from them."""
+    for name, members in FAKES.items():
+        module = ModuleType(name)
+        vars(module).update(members)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.syspath_prepend(str(CONFIGS))
+
+
+@pytest.mark.parametrize(("name", "verb"), [("slurm", "sweep"), ("kubernetes", "train"), ("cuda", "sweep")])
+def test_a_config_names_a_factory_that_makes_a_cluster(name, verb, fakes, monkeypatch):
+    config, origins = resolve(file_layer(str(CONFIGS / f"{name}.yaml")), {}, {}, {})
+    assert config.cluster.factory == f"{name}_cluster:make"
+    assert f"streamtrain {verb} -c {name}.yaml" in (CONFIGS / f"{name}.yaml").read_text()
+    made = importlib.import_module(f"{name}_cluster").make()
+    assert isinstance(made, Cluster) and connecting.is_wanted(config.cluster)
+    sys.modules.pop(f"{name}_cluster")
+
+
+def test_a_pod_has_the_data_of_its_config(fakes):
+    made = importlib.import_module("kubernetes_cluster").make().custom_cluster_spec["spec"]["worker"]["spec"]
+    config, _ = resolve(file_layer(str(CONFIGS / "kubernetes.yaml")), {}, {}, {})
+    assert made["containers"][0]["volumeMounts"][0]["mountPath"] == config.data.path
+    assert made["containers"][0]["volumeMounts"][0]["name"] == made["volumes"][0]["name"]
+    sys.modules.pop("kubernetes_cluster")
