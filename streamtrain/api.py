@@ -123,11 +123,8 @@ def train(
     """
     config = _config(path, flags, TRAIN_FLAGS)
     folder, goes_on = choose_out("train", config, out, resume)
-<<<<<<< HEAD
-    return run_train(config, folder, resume=goes_on, command=f"streamtrain.train({redact_url(str(path))!r})").model
-=======
-    return run_train(config, folder, resume=goes_on, command=f"streamtrain.train({str(path)!r})", client=client).model
->>>>>>> main
+    command = f"streamtrain.train({redact_url(str(path))!r})"
+    return run_train(config, folder, resume=goes_on, command=command, client=client).model
 
 
 def _config(path: str | os.PathLike, flags: dict[str, Any], table: dict[str, str]) -> Config:

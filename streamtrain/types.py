@@ -68,11 +68,8 @@ class Shard:
     `boundaries` are the natural read boundaries (row groups or chunks): int64, ascending, from 0 to `num_rows`.
     `source` is a cheap fingerprint of the stored bytes: the footer's hash (Parquet), or metadata and chunk sizes (Zarr).
     `read_rows`: rows of the largest piece that can only be decoded whole (a Zarr chunk, with its part beyond the shape); 0: none.
-<<<<<<< HEAD
-    `storage`: how the URL is reached where it is remote.
-=======
-    `listed`: a manifest vouches for it, so that its pages are what our writer made of them.
->>>>>>> main
+    `storage`: how the URL is reached where it is remote. `listed`: a manifest vouches for it, so that its pages are what our writer
+    made of them.
     """
 
     url: str
@@ -83,11 +80,8 @@ class Shard:
     columns: tuple[Column, ...]
     source: str
     read_rows: int = 0
-<<<<<<< HEAD
     storage: Storage = LOCAL
-=======
     listed: bool = False
->>>>>>> main
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,12 +21,8 @@ FLOORS = {
 #: Heavy library → the only modules of streamtrain that import it.
 DOORS = {
     "pyarrow": ("storage", "bench.baselines"),
-<<<<<<< HEAD
     "zarr": ("storage.zarr", "storage.zarr_folder"), "zarrs": ("storage.zarr",), "obstore": ("storage",), "fsspec": ("storage",),
-=======
-    "zarr": ("storage.zarr",), "zarrs": ("storage.zarr",),
     "cramjam": ("storage.plain",), "isal": ("storage.plain",), "google_crc32c": ("storage.raw_chunks",),
->>>>>>> main
     "dask": ("stream.fetch", "cluster"), "distributed": ("cluster",),
     "numba": ("kernels",),
     "torch": ("stream.tensors", "learners", "cluster.collective", "bench.baselines", "bench.torch_loop"),

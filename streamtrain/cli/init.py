@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from cyclopts import Parameter
 
-<<<<<<< HEAD
 from streamtrain.cli.flags import GLOBAL, Features, Output, StorageOption, Target
 from streamtrain.cli.layers import storage_options
-from streamtrain.cli.terminal import escape, plain_warnings, plural, show
-=======
-from streamtrain.cli.flags import GLOBAL, Features, Output, Target
 from streamtrain.cli.terminal import escape, plain_warnings, plural, show, writing
->>>>>>> main
 from streamtrain.config import config_keys
 from streamtrain.errors import ConfigError
 from streamtrain.files import write_atomically

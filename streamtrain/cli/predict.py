@@ -6,14 +6,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from cyclopts import Parameter
 
-<<<<<<< HEAD
 from streamtrain.cli.flags import DATA, GLOBAL, Output, StorageOption
 from streamtrain.cli.layers import storage_options
-from streamtrain.cli.terminal import note, plain_warnings, plural, show, table
-=======
-from streamtrain.cli.flags import DATA, GLOBAL, Output
 from streamtrain.cli.terminal import note, plain_warnings, plural, show, table, writing
->>>>>>> main
 
 _OUT = "the Parquet file; left out: predictions.parquet in runs/predict-<date>-<n>"
 _ON_NULL = "null, NaN or infinite values: refuse them, or leave their rows out; left out: as the model was trained"
@@ -31,13 +26,8 @@ def predict(
     from streamtrain import api
 
     file = Path(out) if out else api.default_out("predict") / "predictions.parquet"
-<<<<<<< HEAD
-    with plain_warnings(quiet=output.quiet):
-        done = api.predict(Path(model), data, file, on_null=on_null or trained_on_null(model), storage_options=storage_options(storage_option))
-=======
     with plain_warnings(quiet=output.quiet), writing(file):
-        done = api.predict(Path(model), data, file, on_null=on_null or trained_on_null(model))
->>>>>>> main
+        done = api.predict(Path(model), data, file, on_null=on_null or trained_on_null(model), storage_options=storage_options(storage_option))
     _tell_dropped(done["dropped"], quiet=output.quiet)
     show(f"{plural(done['rows'], 'prediction')}: {file}", {**done, "out": str(file)}, as_json=output.json)
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from streamtrain.config import did_you_mean
-from streamtrain.errors import ConfigError, DataError, StoreError, shown
+from streamtrain.errors import ConfigError, DataError, shown
 from streamtrain.redact import HIDDEN, redact_url
 from streamtrain.storage.remote_file import RemoteFile, Traffic, failure
 from streamtrain.types import LOCAL, Storage

@@ -1,21 +1,15 @@
 """What Parquet footers know beyond the layout: codecs, encodings, nulls, extremes."""
 
-<<<<<<< HEAD
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-=======
-import math
->>>>>>> main
 from dataclasses import dataclass, field
 
 import pyarrow.parquet as pq
 
-<<<<<<< HEAD
+from streamtrain.errors import DataError
 from streamtrain.storage.dataset import FOOTERS_AT_ONCE
 from streamtrain.storage.filesystem import is_remote
-=======
-from streamtrain.errors import DataError
->>>>>>> main
 from streamtrain.storage.parquet import read_metadata
 from streamtrain.types import Dataset
 
@@ -33,14 +27,13 @@ class ParquetFacts:
 
 
 def read_facts(dataset: Dataset) -> ParquetFacts:
-<<<<<<< HEAD
-    """Read every footer of a Parquet data set again: one after the other, of an object store several at once."""
-=======
-    """Read every footer of a Parquet data set again, one after the other. Raises DataError when one is not what was described."""
->>>>>>> main
+    """Read every footer of a Parquet data set again: one after the other, of an object store several at once.
+
+    Raises DataError when one is not what was described.
+    """
     facts = ParquetFacts(nulls=dict.fromkeys(dataset.columns, 0))
     unknown: set[str] = set()
-    for metadata in _footers(dataset):
+    for shard, metadata in zip(dataset.shards, _footers(dataset), strict=True):
         places = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
         if missing := [name for name in dataset.columns if name not in places]:
             raise DataError(f"{shard.url}: no column {missing[0]!r}, which was described. Restore the file, or write the data set again.")

@@ -87,13 +87,9 @@ def read_manifest(folder: str, storage: Storage = LOCAL) -> Manifest | None:
         return Manifest.model_validate_json(read_file(path, storage))
     except ValidationError as error:
         first = error.errors()[0]
-<<<<<<< HEAD
-        cause = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        cause = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "))))
     except DataError:
         raise
-=======
-        cause = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "))))
->>>>>>> main
     except (OSError, ValueError) as error:
         cause = str(error)
     raise DataError(f"{path}: the manifest cannot be used ({cause}). Restore it, or delete it to read the shards unverified.")
@@ -134,11 +130,7 @@ def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry, *, chec
     return Shard(
         url=url, format=manifest.format, num_rows=entry.rows, num_bytes=entry.bytes,
         boundaries=expand_boundaries(entry.boundaries), columns=columns, source=entry.source,
-<<<<<<< HEAD
-        read_rows=manifest.span_rows if manifest.format == "zarr" else 0, storage=storage,
-=======
-        read_rows=manifest.span_rows if manifest.format == "zarr" else 0, listed=True,
->>>>>>> main
+        read_rows=manifest.span_rows if manifest.format == "zarr" else 0, storage=storage, listed=True,
     )
 
 

@@ -14,13 +14,9 @@ from streamtrain.storage.bombs import refuse_bomb
 from streamtrain.storage.decode import arrow_column, decode_arrow
 from streamtrain.storage.filesystem import is_remote, open_binary
 from streamtrain.storage.pages import Chunk, read_chunks
-<<<<<<< HEAD
+from streamtrain.storage.plain import PlainBuffers, PlainColumn, plain_columns, read_plain
 from streamtrain.storage.remote_file import Traffic
 from streamtrain.types import LOCAL, MAX_ROWS, Column, Shard, Storage
-=======
-from streamtrain.storage.plain import PlainBuffers, PlainColumn, plain_columns, read_plain
-from streamtrain.types import MAX_ROWS, Column, Shard
->>>>>>> main
 
 BATCH_ROWS = 65_536
 _FIRST_BYTES = 1 << 16
@@ -78,23 +74,14 @@ def _judge(shard: Shard, columns: Sequence[str], *, checked: bool = False) -> pq
 class ParquetReader:
     """Row ranges of one Parquet file. Holds the parsed footer, no open file; any number of threads may read at once."""
 
-<<<<<<< HEAD
-    def __init__(self, shard: Shard, columns: Sequence[str], *, checked: bool = False, traffic: Traffic | None = None):
-        """`checked`: a reader of this shard was made before; its footer, known by its hash, need not be judged again."""
-        self._shard, self._traffic = shard, traffic
-        if checked:
-            self._metadata, _ = _read_again(shard)
-            return
-        self._metadata, chunks = read_metadata(shard)
-        refuse_other(shard, self._metadata, chunks, columns)
-=======
-    def __init__(self, shard: Shard, columns: Sequence[str], *, buffers: PlainBuffers, checked: bool = False):
+    def __init__(
+        self, shard: Shard, columns: Sequence[str], *, buffers: PlainBuffers, checked: bool = False, traffic: Traffic | None = None
+    ):
         """`buffers`: what plain pages are decoded into. `checked`: a reader of this shard was made before; its footer, known by its
         hash, need not be judged again."""
-        self._shard, self._buffers = shard, buffers
+        self._shard, self._buffers, self._traffic = shard, buffers, traffic
         self._leaves: dict[tuple[str, ...], list[PlainColumn] | None] = {}
         self._metadata = _judge(shard, columns, checked=checked)
->>>>>>> main
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """Rows `[start, stop)` of `columns`, decoded; page checksums are verified where the file has them.
@@ -107,13 +94,9 @@ class ParquetReader:
         num_rows = int(edges[last] - edges[first])
         skip = start - int(edges[first])
         sliced = num_rows > max(2 * (stop - start), BATCH_ROWS)
-<<<<<<< HEAD
-        with open_file(self._shard, self._metadata, BUFFER_BYTES if sliced else 0, self._traffic) as file:
-=======
-        if not sliced and (plain := self._read_plain(columns, decoded_type, range(first, last))) is not None:
+        if not (sliced or is_remote(self._shard.url)) and (plain := self._read_plain(columns, decoded_type, range(first, last))) is not None:
             return tuple(column[skip : skip + stop - start] for column in plain)
-        with _open_file(self._shard.url, self._metadata, BUFFER_BYTES if sliced else 0) as file:
->>>>>>> main
+        with open_file(self._shard, self._metadata, BUFFER_BYTES if sliced else 0, self._traffic) as file:
             groups = list(range(first, last))
             if sliced:
                 batches = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(columns), use_threads=False)
@@ -143,17 +126,12 @@ class ParquetForward:
     The file stays open from the first read to `close`.
     """
 
-<<<<<<< HEAD
-    def __init__(self, shard: Shard, columns: Sequence[str], decoded_type: str, traffic: Traffic | None = None):
-        self._shard, self._columns, self._type, self._traffic = shard, list(columns), decoded_type, traffic
-        self._metadata, chunks = read_metadata(shard)
-        refuse_other(shard, self._metadata, chunks, columns)
-=======
-    def __init__(self, shard: Shard, columns: Sequence[str], decoded_type: str, *, checked: bool = False):
+    def __init__(
+        self, shard: Shard, columns: Sequence[str], decoded_type: str, *, checked: bool = False, traffic: Traffic | None = None
+    ):
         """`checked`: as for ParquetReader."""
-        self._shard, self._columns, self._type = shard, list(columns), decoded_type
+        self._shard, self._columns, self._type, self._traffic = shard, list(columns), decoded_type, traffic
         self._metadata = _judge(shard, columns, checked=checked)
->>>>>>> main
         self._file: pq.ParquetFile | None = None
         self._position = 0
 
@@ -195,11 +173,7 @@ class ParquetForward:
 
 def stream_parquet(shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """All rows of a shard in order, in small batches: memory stays bounded whatever the size of the row groups."""
-<<<<<<< HEAD
-    with open_file(shard, read_metadata(shard)[0], BUFFER_BYTES) as file:
-=======
-    with _open_file(shard.url, _judge(shard, columns), BUFFER_BYTES) as file:
->>>>>>> main
+    with open_file(shard, _judge(shard, columns), BUFFER_BYTES) as file:
         num_rows = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
             num_rows += batch.num_rows

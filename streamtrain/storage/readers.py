@@ -10,11 +10,8 @@ import numpy as np
 from streamtrain.buffers import Buffers
 from streamtrain.errors import DataError, ResourceError, StoreError
 from streamtrain.storage.parquet import ParquetForward, ParquetReader, first_line
-<<<<<<< HEAD
-from streamtrain.storage.remote_file import Traffic
-=======
 from streamtrain.storage.plain import PlainBuffers
->>>>>>> main
+from streamtrain.storage.remote_file import Traffic
 from streamtrain.storage.zarr import ZarrForward, ZarrReader
 from streamtrain.types import Dataset, Format, Shard
 
@@ -68,22 +65,15 @@ class Readers:
     def forward(self, shard: int) -> "Forward":
         """A reader of the same rows for ranges that follow one another, where a row group or chunk is too large to read at
         once: it keeps its place in it. For one thread at a time; holds a file open until `close`."""
-<<<<<<< HEAD
-        return Forward(self._dataset.shards[shard], self._dataset, self.traffic)
-=======
-        return Forward(shard, self._dataset, self._checked)
->>>>>>> main
+        return Forward(shard, self._dataset, self._checked, self.traffic)
 
     def _open(self, shard: int) -> Reader:
         described = self._dataset.shards[shard]
         if described.format == "zarr":
-<<<<<<< HEAD
             return ZarrReader(described, self._buffers, self.traffic)
-        reader = ParquetReader(described, self._dataset.columns, checked=shard in self._checked, traffic=self.traffic)
-=======
-            return ZarrReader(described, self._buffers)
-        reader = ParquetReader(described, self._dataset.columns, buffers=self._plain, checked=shard in self._checked)
->>>>>>> main
+        reader = ParquetReader(
+            described, self._dataset.columns, buffers=self._plain, checked=shard in self._checked, traffic=self.traffic
+        )
         self._checked.add(shard)
         return reader
 
@@ -91,13 +81,9 @@ class Readers:
 class Forward:
     """See `Readers.forward`."""
 
-<<<<<<< HEAD
-    def __init__(self, shard: Shard, dataset: Dataset, traffic: Traffic):
-        self._shard, self._dataset, self._traffic = shard, dataset, traffic
-=======
-    def __init__(self, number: int, dataset: Dataset, checked: set[int]):
+    def __init__(self, number: int, dataset: Dataset, checked: set[int], traffic: Traffic):
         self._number, self._shard, self._dataset, self._checked = number, dataset.shards[number], dataset, checked
->>>>>>> main
+        self._traffic = traffic
         self._reader: ParquetForward | ZarrForward | None = None
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -105,11 +91,7 @@ class Forward:
         for last in (False, True):
             with suppress(_Again), _typed_errors(self._shard, start, stop, last=last):
                 if self._reader is None:
-<<<<<<< HEAD
-                    self._reader = _FORWARD[self._shard.format](self._shard, self._dataset.columns, self._dataset.decoded_type, self._traffic)
-=======
                     self._reader = self._open()
->>>>>>> main
                 return self._reader.read(start, stop)
             self.close()  # a reader that failed has lost its place
         raise AssertionError
@@ -122,8 +104,8 @@ class Forward:
     def _open(self) -> ParquetForward | ZarrForward:
         shard, columns, kind = self._shard, self._dataset.columns, self._dataset.decoded_type
         if shard.format == "zarr":
-            return ZarrForward(shard, columns, kind)
-        reader = ParquetForward(shard, columns, kind, checked=self._number in self._checked)
+            return ZarrForward(shard, columns, kind, self._traffic)
+        reader = ParquetForward(shard, columns, kind, checked=self._number in self._checked, traffic=self._traffic)
         self._checked.add(self._number)
         return reader
 

@@ -177,13 +177,8 @@ def _check(url: str, entry: ShardEntry | None, limit: int, storage: Storage) -> 
 def _check_parquet(shard: Shard, limit: int) -> tuple[list[tuple[str, str]], bool]:
     """(place, cause) of every bad column chunk, and whether every page has a checksum. What has none is decoded."""
     metadata, chunks = read_metadata(shard)
-<<<<<<< HEAD
-    bad, unchecked = [], []
-    with open_sequential(shard.url, shard.storage) as file:
-=======
     bad, unchecked, num_pages = [], [], 0
-    with open(shard.url, "rb") as file:
->>>>>>> main
+    with open_sequential(shard.url, shard.storage) as file:
         for group in range(metadata.num_row_groups):
             for number in range(metadata.num_columns):
                 chunk = chunks[group][number]

@@ -14,19 +14,13 @@ from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from streamtrain.buffers import Buffers
-<<<<<<< HEAD
-from streamtrain.errors import DataError, StoreError, shown
+from streamtrain.errors import DataError, ResourceError, StoreError, shown
 from streamtrain.storage.decode import decode_numpy, numpy_column
 from streamtrain.storage.filesystem import is_remote
+from streamtrain.storage.raw_chunks import is_raw, read_raw_chunks
 from streamtrain.storage.remote_file import Traffic
 from streamtrain.storage.zarr_folder import Folder, open_folder
 from streamtrain.types import LOCAL, MAX_ROWS, Column, Shard, Storage
-=======
-from streamtrain.errors import DataError, ResourceError, shown
-from streamtrain.storage.decode import decode_numpy, numpy_column
-from streamtrain.storage.raw_chunks import is_raw, read_raw_chunks
-from streamtrain.types import MAX_ROWS, Column, Shard
->>>>>>> main
 
 #: Codecs that are decoded; any other is refused before zarr may look for a plugin of that name. None of them runs code.
 _CODECS = frozenset({
@@ -41,7 +35,7 @@ _MOST_COLUMNS = 1 << 20
 _MISSING = np.uint64(2**64 - 1)
 
 #: What makes a folder a Zarr node, v3 or older.
-NODE_FILES = frozenset({"zarr.json", ".zarray", ".zgroup"})
+NODE_FILES = frozenset({"zarr.json", ".zarray", ".zgroup", ".zmetadata"})
 
 # zarr's config is one object for the process: a `with` around open must not overlap another thread's.
 _CONFIG = Lock()
@@ -49,11 +43,7 @@ _CONFIG = Lock()
 
 def is_zarr(url: str) -> bool:
     """Whether a folder says that it is a Zarr v3 node, or an older one or N5, which deserve a refusal by name."""
-<<<<<<< HEAD
     return any(os.path.isfile(os.path.join(url, name)) for name in NODE_FILES) or _is_n5(url)
-=======
-    return any(os.path.isfile(os.path.join(url, name)) for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata")) or _is_n5(url)
->>>>>>> main
 
 
 def describe_zarr(url: str, storage: Storage = LOCAL) -> Shard:
@@ -63,13 +53,8 @@ def describe_zarr(url: str, storage: Storage = LOCAL) -> Shard:
     missing (they would read as the fill value, silently) or cut short.
     """
     try:
-<<<<<<< HEAD
         return _describe(open_folder(url, storage), storage)
-    except (DataError, MemoryError):
-=======
-        return _describe(url)
     except DataError:
->>>>>>> main
         raise
     except MemoryError as error:
         raise ResourceError(f"{url}: its metadata do not fit in memory. Close other programs, or write the array again.") from error
@@ -108,11 +93,8 @@ def zarr_source(url: str, storage: Storage = LOCAL) -> str:
 class ZarrReader:
     """Row ranges of one Zarr shard. Holds metadata, no open file; any number of threads may read at once.
 
-<<<<<<< HEAD
-    Decoded by the `zarrs` pipeline where it knows the codecs, else, and in object stores, by zarr's own.
-=======
-    Raw chunks are read as they are; others are decoded by the `zarrs` pipeline where it knows the codecs, else by zarr's own.
->>>>>>> main
+    Raw chunks of local arrays are read as they are; others are decoded by the `zarrs` pipeline where it knows the codecs, else, and
+    in object stores, by zarr's own.
     """
 
     def __init__(self, shard: Shard, buffers: Buffers | None = None, traffic: Traffic | None = None):
@@ -122,12 +104,9 @@ class ZarrReader:
             raise DataError(f"{shard.url}: the array has changed since it was opened. Open the data set again.")
         self._url = shard.url
         self._places = {column.name: i for i, column in enumerate(shard.columns)}
-<<<<<<< HEAD
         self.arrays = _open_fast(folder)
-=======
-        self.arrays = _open_fast(shard.url)
-        self._raw = {name for name, array in self.arrays.items() if array.ndim and is_raw(array)}
->>>>>>> main
+        local = {} if is_remote(shard.url) else self.arrays
+        self._raw = {name for name, array in local.items() if array.ndim and is_raw(array)}
         self._refuse_other(shard)
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -154,12 +133,8 @@ class ZarrReader:
     def decode(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows of one array as stored; see `read`."""
         array = self.arrays[name]
-<<<<<<< HEAD
-        for _, key in () if is_remote(self._url) else _chunk_keys(array, start, stop):  # a CheckedStore refuses by itself
-=======
-        keys = [key for _, key in _chunk_keys(array, start, stop)]
+        keys = [] if is_remote(self._url) else [key for _, key in _chunk_keys(array, start, stop)]  # a CheckedStore refuses by itself
         for key in keys:
->>>>>>> main
             if not os.path.exists(os.path.join(self._url, name, key)):
                 raise DataError(f"{self._url}: chunk {_join_key(name, key)} is missing. Restore it, or write the array again.")
         out = self._buffers.lend((stop - start, *array.shape[1:]), array.dtype)
@@ -396,9 +371,6 @@ def _chunk_keys(array: zarr.Array, start: int, stop: int) -> Iterator[tuple[tupl
             yield (row, *rest), array.metadata.encode_chunk_key((row, *rest))
 
 
-<<<<<<< HEAD
-def _refuse_bad_chunks(folder: Folder, name: str, array: zarr.Array, files: dict[str, int]) -> None:
-=======
 def _places(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """All index tuples below `counts`, one by one: metadata may claim any number of them."""
     if not counts:
@@ -409,8 +381,7 @@ def _places(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
             yield first, *rest
 
 
-def _refuse_bad_chunks(url: str, name: str, array: zarr.Array, files: dict[str, int]) -> None:
->>>>>>> main
+def _refuse_bad_chunks(folder: Folder, name: str, array: zarr.Array, files: dict[str, int]) -> None:
     if array.ndim == 0:
         return
     url = folder.url

@@ -19,7 +19,6 @@ from streamtrain.passes import prepare
 from streamtrain.redact import HIDDEN
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.filesystem import NAMES, delete_file, list_files, make_storage, open_filesystem, open_objects, read_file, write_file
-from streamtrain.storage.ingest import ingest
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.verify import verify
 from tests.stores.conftest import ROWS, SECRET, SPAN_ROWS
