@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -12,6 +12,7 @@ from data_gen.kinds import KINDS
 from streamtrain.config import did_you_mean
 from streamtrain.errors import ConfigError
 from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.filesystem import make_storage
 from streamtrain.storage.writer import Layout, write_dataset
 from streamtrain.types import Dataset, Format
 
@@ -20,7 +21,7 @@ COLUMNS = ("x0", "x1", "x2", "x3", "y")
 
 def generate(
     out: str | os.PathLike[str], *, kind: str = "friedman2", rows: int, format: Format = "parquet", noise: float = 0.1, seed: int = 0,
-    cluster_shift: float = 0.0, span_rows: int = 262_144, workers: int | None = None,
+    cluster_shift: float = 0.0, span_rows: int = 262_144, workers: int | None = None, storage_options: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Write `rows` rows of a kind as shards with a manifest that carries the truth; returns the data set.
 
@@ -30,6 +31,7 @@ def generate(
 
     `cluster_shift`: sd, in the same unit, of a normal shift of the target that all rows of a span share, so that neighbours are
     correlated as in files written day by day. No feature tells of it: it is noise to every model, and counts as such in the truth.
+    `storage_options`: of an object store, where `out` is a URL of one.
     A residual of the true function has ρ = cluster_shift²/(cluster_shift² + noise²) within a span.
     """
     if kind not in KINDS:
@@ -44,7 +46,8 @@ def generate(
     sd = made.variance**0.5
     spans = _spans(made, rows, noise * sd, cluster_shift * sd, seed, span_rows)
     truth = made.truth(math.hypot(noise, cluster_shift))
-    return open_shards(write_dataset(out, layout, spans, workers=workers or os.cpu_count() or 1, truth=truth))
+    storage = make_storage(storage_options)
+    return open_shards(write_dataset(out, layout, spans, workers=workers or os.cpu_count() or 1, truth=truth, storage=storage), storage=storage)
 
 
 def _spans(

@@ -16,6 +16,7 @@ from streamtrain.interrupt import Interrupt
 from streamtrain.learners.checkpoint import list_checkpoints
 from streamtrain.learners.model import Network
 from streamtrain.learners.saved import load_model, save_model
+from streamtrain.redact import redact_url
 from streamtrain.report.write import write_report
 from streamtrain.rundir import CHECKPOINTS, RunDirectory, choose_out, default_out, environment
 from streamtrain.scoring import evaluate, predict
@@ -108,7 +109,7 @@ def sweep(
     """
     config = _config(path, flags, SWEEP_FLAGS)
     folder, goes_on = choose_out("sweep", config, out, resume)
-    return run_sweep(config, folder, resume=goes_on, command=f"streamtrain.sweep({str(path)!r})", client=client)
+    return run_sweep(config, folder, resume=goes_on, command=f"streamtrain.sweep({redact_url(str(path))!r})", client=client)
 
 
 def train(
@@ -122,7 +123,8 @@ def train(
     """
     config = _config(path, flags, TRAIN_FLAGS)
     folder, goes_on = choose_out("train", config, out, resume)
-    return run_train(config, folder, resume=goes_on, command=f"streamtrain.train({str(path)!r})", client=client).model
+    command = f"streamtrain.train({redact_url(str(path))!r})"
+    return run_train(config, folder, resume=goes_on, command=command, client=client).model
 
 
 def _config(path: str | os.PathLike, flags: dict[str, Any], table: dict[str, str]) -> Config:

@@ -7,9 +7,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from streamtrain.errors import ConfigError
+from streamtrain.redact import redact_options, redact_url
 from streamtrain.units import parse_bytes, parse_count, parse_seconds, parse_sizes
 
 
@@ -56,6 +57,11 @@ def _holdout(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value == round(value) else value
 
 
+def _options(value: Any) -> Any:
+    """Values as text: YAML reads `anon: true` as a truth value."""
+    return {str(name): str(item).lower() if isinstance(item, bool) else str(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
 # What may be written, for the JSON schema: `10M`, `64..1Mi*4,1M`.
 _Number = int | float | str
 _Numbers = int | float | str | list[int | float | str]
@@ -73,6 +79,7 @@ Holdout = Annotated[int | float | None, BeforeValidator(_holdout, json_schema_in
 Rates = Annotated[Annotated[int, Field(ge=1)] | tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_lr_grid, json_schema_input_type=_Numbers)]
 
 
+Options = Annotated[dict[str, str], BeforeValidator(_options, json_schema_input_type=dict[str, str | bool])]
 Rules = Annotated[tuple[Literal["tuned", "fixed", "linear", "sqrt"], ...], BeforeValidator(_split_names), Field(min_length=1)]
 Measures = Annotated[tuple[Literal["noise", "curvature", "sharpness", "shuffle"], ...], BeforeValidator(_measures)]
 
@@ -97,6 +104,15 @@ class DataConfig(_Part):
     )
     transform: str | None = Field(None, description="module:function that makes the features from the feature columns, row by row")
     standardize: OnOff = Field(True, description="give each column mean 0 and standard deviation 1")
+    storage_options: Options = Field({}, repr=False, description="key=value, repeatable: key, secret, token, endpoint_url, region, anon of an object store")
+
+    @field_serializer("storage_options", when_used="json")
+    def _hide_options(self, options: dict[str, str]) -> dict[str, str]:
+        return redact_options(options)
+
+    @field_serializer("path", "eval_data", when_used="json")
+    def _hide_links(self, url: str | None) -> str | None:
+        return url and redact_url(url)
 
 
 class OrderConfig(_Part):
@@ -251,6 +267,7 @@ class Config(_Part):
 DATA_FLAGS = {
     "target": "data.target", "features": "data.features", "holdout": "data.holdout", "eval_data": "data.eval_data",
     "on_null": "data.on_null", "on_bad_shard": "data.on_bad_shard", "transform": "data.transform", "standardize": "data.standardize",
+    "storage_options": "data.storage_options",
     "seed": "order.seed", "span_rows": "order.span_rows", "window_rows": "order.window_rows",
     "memory": "fetch.memory", "readers": "fetch.readers",
 }
@@ -271,6 +288,11 @@ SWEEP_FLAGS = DATA_FLAGS | MODEL_FLAGS | CLUSTER_FLAGS | {
     "halving": "sweep.halving", "lr_rule": "sweep.lr_rule", "measure": "sweep.measure", "confirm": "sweep.confirm",
     "rerun": "sweep.rerun", "extend_grid": "sweep.extend_grid",
 }
+
+
+def flag_name(flag: str) -> str:
+    """What a flag of the tables is called on the command line: an option is given one by one."""
+    return "--" + ("storage-option" if flag == "storage_options" else flag.replace("_", "-"))
 
 
 def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Config:
@@ -345,4 +367,5 @@ def _explain(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
         suggestion = did_you_mean(key, known) or did_you_mean(key.split(".")[-1], [name.split(".")[-1] for name in known])
         return f"{place}{key}: unknown key.{suggestion}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{place}{key}: {message}" + ("" if "got" in message else f" (got {error['input']!r})")
+    tells = "got" in message or key == "data.storage_options"  # a secret may stand there
+    return f"{place}{key}: {message}" + ("" if tells else f" (got {error['input']!r})")

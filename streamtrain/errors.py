@@ -4,6 +4,7 @@
 StreamTrainError                 exit 1   a run failed
 ├── ConfigError (ValueError)     exit 2   a flag, a key, a combination
 ├── DataError (ValueError)       exit 3   a file, a column, a value
+│   └── StoreError               exit 4   an object store that does not answer, or refuses
 ├── ResourceError (MemoryError)  exit 4   memory, disk, device, cluster
 └── CheckFailed                  exit 5   a check the user asked for did not hold
 ```
@@ -28,6 +29,12 @@ class DataError(StreamTrainError, ValueError):
     """A file, a column or a value is refused; the message names each of them."""
 
     exit_code = 3
+
+
+class StoreError(DataError):
+    """An object store failed for as long as it was asked; never quarantined: it says nothing of the data."""
+
+    exit_code = 4
 
 
 class ResourceError(StreamTrainError, MemoryError):

@@ -25,7 +25,9 @@ from streamtrain.learners.model import Model, initial_parameters
 from streamtrain.learners.position import Position
 from streamtrain.learners.saving import Saving
 from streamtrain.learners.torch_engine import PART_ROWS
+from streamtrain.redact import redact_url
 from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.filesystem import make_storage
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import mend_evaluation, null_record
@@ -115,7 +117,8 @@ def open_data(config: Config) -> tuple[Source, int]:
     data = config.data
     if data.path is None:
         raise ConfigError("no data: name a file, a folder or a glob, or set data.path.")
-    dataset = open_shards(data.path, features=data.features, target=data.target, on_bad_shard=data.on_bad_shard)
+    storage = make_storage(data.storage_options, timeout_seconds=config.fetch.timeout_seconds)
+    dataset = open_shards(data.path, features=data.features, target=data.target, on_bad_shard=data.on_bad_shard, storage=storage)
     return open_source(
         dataset, seed=config.order.seed, span_rows=config.order.span_rows, window_rows=config.order.window_rows,
         holdout=data.holdout if data.holdout is not None or data.eval_data is None else 0, eval_rows=config.eval.eval_rows,
@@ -156,7 +159,7 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
         rows = read_evaluation_rows(data.eval_data, source, rows=config.eval.eval_rows, span_rows=config.order.span_rows)
     rows = mend_evaluation(source, rows)
     if not len(rows) and (other or source.holdout.num_rows):
-        raise DataError(f"{data.eval_data or dataset.url}: every evaluation row has a bad value, and was dropped. Evaluate on more rows.")
+        raise DataError(f"{redact_url(data.eval_data or dataset.url)}: every evaluation row has a bad value, and was dropped. Evaluate on more rows.")
     target_scale = float(survey.standard().scale[-1])
     return Prepared(
         config=config, source=source, standard=standard, window_rows=window_rows,

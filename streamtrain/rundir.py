@@ -22,6 +22,7 @@ from streamtrain.interrupt import Interrupt
 from streamtrain.learners.checkpoint import list_checkpoints
 from streamtrain.learners.fingerprint import config_fingerprint, differences
 from streamtrain.learners.saving import Saving
+from streamtrain.redact import redact_url
 from streamtrain.types import Emit, Record
 
 _LIBRARIES = ("streamtrain", "torch", "numpy", "numba", "dask", "pyarrow", "zarr", "zarrs")
@@ -218,7 +219,7 @@ def choose_out(verb: str, config: Config, out: str | os.PathLike | None, resume:
 def find_interrupted(verb: str, config: Config) -> Path | None:
     """The newest `runs/<verb>-…` that was interrupted and had this config, data included; None when there is none."""
     found = [out for out in Path("runs").glob(f"{verb}-*") if _is_interrupted(out)]
-    wanted = {**config_fingerprint(config), "data.path": config.data.path}
+    wanted = {**config_fingerprint(config), "data.path": config.data.path and redact_url(config.data.path)}
     for out in sorted(found, key=lambda out: (out / EVENTS).stat().st_mtime, reverse=True):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             with open(out / EVENTS, "rb") as file:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,12 +12,14 @@ import numpy as np
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.learners.model import Network
 from streamtrain.learners.saved import load_model, predict_rows
+from streamtrain.redact import redact_url
 from streamtrain.spans import cut_spans
 from streamtrain.storage.dataset import bind_columns, find_shards
+from streamtrain.storage.filesystem import make_storage
 from streamtrain.storage.predictions import PredictionWriter
 from streamtrain.storage.readers import Readers
 from streamtrain.stream.transform import Transform, load_transform
-from streamtrain.types import Dataset, Record
+from streamtrain.types import LOCAL, Dataset, Record, Storage
 
 OnBad = Literal["error", "drop"]
 _SPAN_ROWS = 262_144
@@ -60,11 +62,13 @@ class Errors:
         self.absolute += float(np.abs(error).sum())
 
 
-def predict(model_dir: Path, data: str, out: Path, *, on_null: OnBad = "error") -> Record:
+def predict(
+    model_dir: Path, data: str, out: Path, *, on_null: OnBad = "error", storage_options: Mapping[str, str] | None = None
+) -> Record:
     """Predict every row of a data set, streaming; writes Parquet with `row_id` and `prediction`.
 
     Returns `{rows, dropped}`. A row in which a feature is null, NaN or infinite is refused (`error`) or left out (`drop`); a
-    model that was trained under `impute` fills it. The model's transform is imported and applied; the target need not be there.
+    model that was trained under `impute` fills it. `storage_options`: of an object store with the data. The model's transform is imported and applied; the target need not be there.
     Raises ConfigError when it cannot be, or when `out` exists, DataError for the data.
     """
     network = load_model(model_dir)
@@ -72,13 +76,13 @@ def predict(model_dir: Path, data: str, out: Path, *, on_null: OnBad = "error") 
         raise ConfigError(f"{out} exists, and nothing is overwritten. Choose another --out.")
     rows = dropped = 0
     with PredictionWriter(out) as writer:
-        for ids, features, _, bad in _scored(network, data, on_null=on_null, with_target=False):
+        for ids, features, _, bad in _scored(network, data, on_null=on_null, with_target=False, storage=make_storage(storage_options)):
             writer.write(ids, predict_rows(network, features))
             rows, dropped = rows + len(ids), dropped + bad
     return {"rows": rows, "dropped": dropped}
 
 
-def evaluate(model_dir: Path, data: str, *, on_null: OnBad = "error") -> Record:
+def evaluate(model_dir: Path, data: str, *, on_null: OnBad = "error", storage_options: Mapping[str, str] | None = None) -> Record:
     """The model's errors on a data set that has the target, streaming; ready for strict JSON.
 
     `rmse`, `mae`, `best_constant_rmse` are in units of the target; `loss` is the mean of r² over this data set's variance of the
@@ -86,12 +90,12 @@ def evaluate(model_dir: Path, data: str, *, on_null: OnBad = "error") -> Record:
     """
     network = load_model(model_dir)
     errors, dropped = Errors(), 0
-    for _, features, target, bad in _scored(network, data, on_null=on_null, with_target=True):
+    for _, features, target, bad in _scored(network, data, on_null=on_null, with_target=True, storage=make_storage(storage_options)):
         errors.add(predict_rows(network, features), target)
         dropped += bad
     rows, variance = errors.target.count, errors.target.variance
     if not rows:
-        raise DataError(f"{data}: every row has a null, NaN or infinite value, so there is nothing to evaluate on. Clean its columns.")
+        raise DataError(f"{redact_url(data)}: every row has a null, NaN or infinite value, so there is nothing to evaluate on. Clean its columns.")
     mean_square = errors.squared / rows
     loss = mean_square / variance if variance > 0 else None
     return {
@@ -110,12 +114,12 @@ def predicted(network: Network, data: str, *, on_null: OnBad = "error") -> Itera
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, int]
 
 
-def _scored(network: Network, data: str, *, on_null: OnBad, with_target: bool) -> Iterator[Rows]:
+def _scored(network: Network, data: str, *, on_null: OnBad, with_target: bool, storage: Storage = LOCAL) -> Iterator[Rows]:
     """`(row ids, raw features (rows, features), target (rows,), rows dropped)`, span by span, in order of the row ids."""
     transform = _model_transform(network)
     needed = tuple(network.features if transform is None else transform.inputs)
     columns = (*needed, network.target) if with_target else needed
-    dataset = _bound(data, columns)
+    dataset = _bound(data, columns, storage)
     readers = Readers(dataset)
     for span in cut_spans(dataset.shards, span_rows=_SPAN_ROWS, window_rows=8 * _SPAN_ROWS):
         read = readers.read(span.shard, span.start, span.stop)
@@ -138,12 +142,12 @@ def _scored(network: Network, data: str, *, on_null: OnBad, with_target: bool) -
         yield ids[keep], features[keep], target[keep], int(bad.sum())
 
 
-def _bound(data: str, columns: tuple[str, ...]) -> Dataset:
+def _bound(data: str, columns: tuple[str, ...], storage: Storage) -> Dataset:
     """The data set with these columns last, in this order; what it calls its target is the last of them, whatever the model calls it.
 
     A data set has two columns at least, so beside a single one another is read, and not used.
     """
-    found = find_shards(data)
+    found = find_shards(data, storage=storage)
     if len(columns) > 1:
         return bind_columns(found, features=columns[:-1], target=columns[-1])
     spare = [column.name for column in found.shards[0].columns if column.decoded_type is not None and column.name != columns[0]]

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from streamtrain.redact import HIDDEN, SHOWN_OPTIONS
+
 Format = Literal["parquet", "zarr"]
 Integrity = Literal["verified", "unverified"]
 OnNull = Literal["error", "drop", "impute"]
@@ -33,6 +35,32 @@ class Column:
     refusal: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """How remote files are reached: `options` under fsspec's names, secrets among them. Local files need none of it.
+
+    `queries`: what signed links have behind `?`, by the URL without it. `request_seconds`: a request that is silent for longer is
+    made again.
+    """
+
+    options: tuple[tuple[str, str], ...] = ()
+    queries: tuple[tuple[str, str], ...] = ()
+    request_seconds: float = 30.0
+
+    def __repr__(self) -> str:
+        return f"Storage({', '.join(name for name, _ in self.options)})"
+
+    def redact(self, text: str) -> str:
+        """`text` without the secrets in it: a library may quote them."""
+        hidden = [value for name, value in self.options if name not in SHOWN_OPTIONS] + [query for _, query in self.queries]
+        for secret in sorted(filter(None, hidden), key=len, reverse=True):
+            text = text.replace(secret, HIDDEN)
+        return text
+
+
+LOCAL = Storage()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Shard:
     """One Parquet file or one Zarr array.
@@ -40,7 +68,8 @@ class Shard:
     `boundaries` are the natural read boundaries (row groups or chunks): int64, ascending, from 0 to `num_rows`.
     `source` is a cheap fingerprint of the stored bytes: the footer's hash (Parquet), or metadata and chunk sizes (Zarr).
     `read_rows`: rows of the largest piece that can only be decoded whole (a Zarr chunk, with its part beyond the shape); 0: none.
-    `listed`: a manifest vouches for it, so that its pages are what our writer made of them.
+    `storage`: how the URL is reached where it is remote. `listed`: a manifest vouches for it, so that its pages are what our writer
+    made of them.
     """
 
     url: str
@@ -51,6 +80,7 @@ class Shard:
     columns: tuple[Column, ...]
     source: str
     read_rows: int = 0
+    storage: Storage = LOCAL
     listed: bool = False
 
 

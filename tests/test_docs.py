@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from streamtrain.cli.main import BENCH_VERBS, CONFIG_VERBS, VERBS, run
-from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, config_keys
+from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, config_keys, flag_name
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -88,7 +88,7 @@ def flags_page() -> str:
         default = keys[key].get_default(call_default_factory=True)
         shown = {None: "", True: "on", False: "off"}.get(default, default) if default is None or isinstance(default, bool) else default
         shown = ", ".join(map(str, shown)) if isinstance(shown, tuple) else shown
-        lines.append(f"| `--{flag.replace('_', '-')}` | `{key}` | {shown} | {keys[key].description.replace('|', chr(92) + '|')} |")
+        lines.append(f"| `{flag_name(flag)}` | `{key}` | {shown} | {keys[key].description.replace('|', chr(92) + '|')} |")
     flagged = set((TRAIN_FLAGS | SWEEP_FLAGS).values())
     lines += ["", "Keys without a flag, for a file or `--set`:", "", "| key | default | meaning |", "|---|---|---|"]
     for key, field in keys.items():

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 #: Name of a file or folder of streamtrain → its floor, and that of everything in it.
 FLOORS = {
-    "types": 0, "errors": 0, "config": 0, "units": 0, "yamlfile": 0, "files": 0, "interrupt": 0,
+    "types": 0, "errors": 0, "config": 0, "units": 0, "yamlfile": 0, "files": 0, "redact": 0, "interrupt": 0,
     "order": 1, "budget": 1, "buffers": 1, "spans": 1, "holdout": 1, "storage": 1, "kernels": 1,
     "stream": 2,
     "learners": 3, "science": 3,
@@ -21,7 +21,7 @@ FLOORS = {
 #: Heavy library → the only modules of streamtrain that import it.
 DOORS = {
     "pyarrow": ("storage", "bench.baselines"),
-    "zarr": ("storage.zarr",), "zarrs": ("storage.zarr",),
+    "zarr": ("storage.zarr", "storage.zarr_folder"), "zarrs": ("storage.zarr",), "obstore": ("storage",), "fsspec": ("storage",),
     "cramjam": ("storage.plain",), "isal": ("storage.plain",), "google_crc32c": ("storage.raw_chunks",),
     "dask": ("stream.fetch", "cluster"), "distributed": ("cluster",),
     "numba": ("kernels",),

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from streamtrain.storage.filesystem import is_remote
 from streamtrain.storage.readers import Readers
-from streamtrain.types import Dataset
+from streamtrain.types import Dataset, Shard
 
 #: Row groups that the loops hold and shuffle together.
 GROUPS_AT_ONCE = 8
@@ -39,7 +40,7 @@ class Group:
 class Groups:
     """The row groups or chunks of a data set that hold rows, in order, and how a script reads one. Thread-safe.
 
-    Parquet through pyarrow with memory-mapped files (the faster of its two ways here), Zarr through the storage readers.
+    Parquet through pyarrow with memory-mapped files (the faster of its two ways here), Zarr and what lies in object stores through the storage readers.
     """
 
     def __init__(self, dataset: Dataset):
@@ -55,12 +56,12 @@ class Groups:
     @property
     def read_through(self) -> str:
         """The library that reads, for people."""
-        return "pyarrow" if {shard.format for shard in self.dataset.shards} == {"parquet"} else "storage readers"
+        return "pyarrow" if all(map(_is_local_parquet, self.dataset.shards)) else "storage readers"
 
     def read(self, group: Group, *, use_threads: bool = False) -> tuple[np.ndarray, ...]:
         """The columns, decoded, in their stored types, target last; `use_threads`: pyarrow decodes them side by side."""
         shard = self.dataset.shards[group.shard]
-        if shard.format != "parquet":
+        if not _is_local_parquet(shard):
             return self._readers.read(group.shard, group.start, group.stop)
         with pq.ParquetFile(shard.url, metadata=self._footers.get(group.shard), memory_map=True) as file:
             self._footers.setdefault(group.shard, file.metadata)
@@ -85,6 +86,10 @@ class Groups:
         for _ in pool.map(partial(self.read_into, rows), chosen, places):  # the first error is raised here
             pass
         return rows
+
+
+def _is_local_parquet(shard: Shard) -> bool:
+    return shard.format == "parquet" and not is_remote(shard.url)
 
 
 def decode(groups: Groups, num_rows: int, threads: int) -> int:

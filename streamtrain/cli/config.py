@@ -23,7 +23,8 @@ def show(
     for section, values in config.model_dump(mode="json").items():
         lines.append(f"{section}:")
         for name, value in values.items():
-            origin = origins.get(f"{section}.{name}", "default")
+            of_items = dict.fromkeys(origin for key, origin in origins.items() if key.startswith(f"{section}.{name}."))
+            origin = origins.get(f"{section}.{name}") or ", ".join(of_items) or "default"
             lines.append(f"{f'  {name}: {_yaml(value)}':<60}  # {origin}")
             document[f"{section}.{name}"] = {"value": value, "origin": origin}
     show_result("\n".join(lines), document, as_json=output.json)

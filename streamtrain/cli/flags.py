@@ -9,16 +9,16 @@ from cyclopts import Group, Parameter
 from pydantic.fields import FieldInfo
 
 from streamtrain.cli.layers import environment_layer, file_layer, flag_layer, path_layer, resolve, set_layer
-from streamtrain.config import DATA_FLAGS, SWEEP_FLAGS, TRAIN_FLAGS, Config, config_keys
+from streamtrain.config import DATA_FLAGS, SWEEP_FLAGS, TRAIN_FLAGS, Config, config_keys, flag_name
 from streamtrain.units import parse_count
 
 DATA, TRAINING, SWEEP, CLUSTER, GLOBAL = (
     Group(name, sort_key=place) for place, name in enumerate(("Data", "Training", "Sweep", "Cluster", "Global"), 1)
 )
 _GLOBAL_FLAGS = {"seed", "memory", "device"}
-_REPEATABLE = {"target_loss"}
+_REPEATABLE = {"target_loss", "storage_options"}
 _PROGRESS = "on stderr; auto: live on a terminal, lines elsewhere"
-_METAVARS = {tuple: "A,B,…", int: "N", float: "X", str: "TEXT"}
+_METAVARS = {dict: "K=V", tuple: "A,B,…", int: "N", float: "X", str: "TEXT"}
 
 
 def _option(help: str, *names: str, metavar: str | None = None, show_default: bool | None = False) -> Parameter:
@@ -52,6 +52,9 @@ Resume = Annotated[str, _option(
     "auto: go on with an interrupted run in --out, or in runs/, or begin one; never; or a run's folder", metavar="auto|never|DIR", show_default=True
 )]  # fmt: skip
 DryRun = Annotated[bool, _option("say what would be read and how much memory it takes, and stop")]
+StorageOption = Annotated[list[str] | None, Parameter(
+    name="--storage-option", group=DATA, metavar="K=V", negative=(), show_default=False, help=config_keys()["data.storage_options"].description
+)]  # fmt: skip
 Features = Annotated[str | None, Parameter(group=DATA, metavar="A,B,…", help="the columns to learn from; left out: all but the target")]
 Target = Annotated[str | None, Parameter(group=DATA, metavar="TEXT", help="the column to predict; left out: the last column")]
 
@@ -102,9 +105,9 @@ def _flags_class(name: str, table: Mapping[str, str]) -> type:
     known, fields = config_keys(), []
     for flag, key in table.items():
         info = known[key]
-        shown = _default(info.default) if info.default not in (None, ()) else ""
+        shown = _default(info.default) if info.default not in (None, (), {}) else ""
         parameter = Parameter(
-            group=_group(flag, key), help=info.description, metavar=_metavar(info.annotation), negative=(),
+            name=flag_name(flag), group=_group(flag, key), help=info.description, metavar=_metavar(info.annotation), negative=(),
             show_default=(lambda _, shown=shown: shown) if shown else False,
         )
         fields.append((flag, Annotated[_type(flag, info), parameter], field(default=None)))
@@ -116,12 +119,12 @@ def _flags_class(name: str, table: Mapping[str, str]) -> type:
 SweepFlags = _flags_class("SweepFlags", SWEEP_FLAGS)
 TrainFlags = _flags_class("TrainFlags", TRAIN_FLAGS)
 #: What delivery depends on, and what the other sides of a benchmark can do too.
-_STREAM_FLAGS = ("target", "features", "span_rows", "window_rows", "readers", "batch_size", "seed", "memory")
+_STREAM_FLAGS = ("target", "features", "storage_options", "span_rows", "window_rows", "readers", "batch_size", "seed", "memory")
 StreamFlags = _flags_class("StreamFlags", {flag: TRAIN_FLAGS[flag] for flag in _STREAM_FLAGS})
 #: What a step depends on; and what a learner that is fed from shards does.
 _STEP_FLAGS = ("batch_sizes", "hidden", "activation", "model", "loss", "optimizer", "engine", "device", "seed")
 StepFlags = _flags_class("StepFlags", {flag: SWEEP_FLAGS[flag] for flag in _STEP_FLAGS})
-_FED_FLAGS = (*_STEP_FLAGS, "target", "features", "span_rows", "window_rows", "readers", "memory")
+_FED_FLAGS = (*_STEP_FLAGS, "target", "features", "storage_options", "span_rows", "window_rows", "readers", "memory")
 FedFlags = _flags_class("FedFlags", {flag: SWEEP_FLAGS[flag] for flag in _FED_FLAGS})
 AllFlags = _flags_class("AllFlags", TRAIN_FLAGS | SWEEP_FLAGS)
 

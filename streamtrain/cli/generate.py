@@ -1,11 +1,11 @@
 """`streamtrain generate`."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from streamtrain.cli.flags import DATA, GLOBAL, Output, SpanRows, count
+from streamtrain.cli.flags import DATA, GLOBAL, Output, SpanRows, StorageOption, count
+from streamtrain.cli.layers import storage_options
 from streamtrain.cli.terminal import plain_warnings, plural, show
 from streamtrain.types import Dataset
 
@@ -22,14 +22,15 @@ def generate(
     cluster_shift: Annotated[float, Parameter(group=DATA, metavar="S", help=_SHIFT)] = 0.0,
     span_rows: SpanRows = 262_144,
     seed: Annotated[int, Parameter(group=GLOBAL, metavar="N", converter=count, n_tokens=1, help="the same seed gives the same rows")] = 0,
-    output: Output = Output(),
+    storage_option: StorageOption = None, output: Output = Output(),
 ) -> None:  # fmt: skip
     """Make shards of four features and a target, with a known noise floor: the loss that no model can beat."""
     import data_gen
 
     with plain_warnings(quiet=output.quiet):
         dataset = data_gen.generate(
-            Path(out), kind=kind, rows=rows, format=format, noise=noise, cluster_shift=cluster_shift, seed=seed, span_rows=span_rows
+            out, kind=kind, rows=rows, format=format, noise=noise, cluster_shift=cluster_shift, seed=seed, span_rows=span_rows,
+            storage_options=storage_options(storage_option),
         )
     show(_text(dataset), _document(dataset), as_json=output.json)
 

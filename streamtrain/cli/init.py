@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from cyclopts import Parameter
 
-from streamtrain.cli.flags import GLOBAL, Features, Output, Target
+from streamtrain.cli.flags import GLOBAL, Features, Output, StorageOption, Target
+from streamtrain.cli.layers import storage_options
 from streamtrain.cli.terminal import escape, plain_warnings, plural, show, writing
 from streamtrain.config import config_keys
 from streamtrain.errors import ConfigError
 from streamtrain.files import write_atomically
+from streamtrain.redact import HIDDEN, redact_options, redact_url
 
 if TYPE_CHECKING:
     from streamtrain.storage.dataset import Found
@@ -28,21 +30,24 @@ def init(
     data: Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")], /, *,
     target: Target = None, features: Features = None,
     out: File = "streamtrain.yaml",
-    output: Output = Output(),
+    storage_option: StorageOption = None, output: Output = Output(),
 ) -> None:  # fmt: skip
     """Write a config for a data set: its columns filled in, every other key commented out with its default and its meaning."""
     from streamtrain.storage.dataset import bind_columns, find_shards
+    from streamtrain.storage.filesystem import make_storage
     from streamtrain.storage.inspect import inspect
 
     if out != "-" and Path(out).exists():
         raise ConfigError(f"{out} exists, and nothing is overwritten. Choose another --out, or remove it.")
+    options = storage_options(storage_option)
     with plain_warnings(quiet=output.quiet):
-        found = find_shards(data)
+        found = find_shards(data, storage=make_storage(options))
         numeric = [column.name for column in found.shards[0].columns if column.decoded_type is not None]
         chosen = target if target is not None or not numeric else numeric[-1]
         names = [name.strip() for name in features.split(",")] if features else [name for name in numeric if name != chosen]
         document = inspect(bind_columns(found, features=names, target=chosen))
-    text = config_text(data, document, left_out(found, document), name="streamtrain.yaml" if out == "-" else out)
+    shown = {name: value for name, value in redact_options(options).items() if value != HIDDEN}
+    text = config_text(redact_url(data), document, left_out(found, document), shown, name="streamtrain.yaml" if out == "-" else out)
     if out == "-":
         show(text, {"config": text}, as_json=output.json)
         return
@@ -58,8 +63,11 @@ def left_out(found: "Found", document: Mapping[str, Any]) -> list[str]:
     return [f"{column.name} ({column.stored_type})" for column in found.shards[0].columns if column.name not in bound]
 
 
-def config_text(path: str, document: Mapping[str, Any], others: list[str], *, name: str) -> str:
-    """The YAML file. Every value in it stands on its own line, so that a line can be edited, or its # removed."""
+def config_text(path: str, document: Mapping[str, Any], others: list[str], options: Mapping[str, str], *, name: str) -> str:
+    """The YAML file, with storage `options` that are no secrets.
+
+    Every value in it stands on its own line, so that a line can be edited, or its # removed.
+    """
     nulls = any(column["nulls"] for column in document["columns"])
     *features, target = document["columns"]
     given = {
@@ -67,6 +75,7 @@ def config_text(path: str, document: Mapping[str, Any], others: list[str], *, na
         "data.target": [f"target: {_scalar(target['name'])}{_about(target)}"],
         "data.features": ["features:", *(f"  - {_scalar(column['name'])}{_about(column)}" for column in features), *_comments("left out", others)],
         "data.on_null": ["on_null: drop  # there are nulls: error refuses them, drop leaves their rows out, impute puts the mean in"] if nulls else [],
+        "data.storage_options": ["storage_options:", *(f"  {name}: {_scalar(value)}" for name, value in options.items())] if options else [],
     }
     size = f"{plural(document['num_rows'], 'row')} in {plural(document['num_shards'], document['format'].capitalize() + ' shard')}"
     lines = [

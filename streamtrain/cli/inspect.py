@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from streamtrain.cli.flags import Features, Output, Target
+from streamtrain.cli.flags import Features, Output, StorageOption, Target
+from streamtrain.cli.layers import storage_options
 from streamtrain.cli.terminal import plain_warnings, show, table
 from streamtrain.units import format_bytes
 
@@ -14,15 +15,17 @@ _SPANS = {"parquet": "row groups", "zarr": "chunks"}
 
 def inspect(
     data: Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")], /, *,
-    target: Target = None, features: Features = None, output: Output = Output(),
+    target: Target = None, features: Features = None, storage_option: StorageOption = None,
+    output: Output = Output(),
 ) -> None:  # fmt: skip
     """Say what a data set holds and how well it is laid out; reads footers only."""
     from streamtrain.storage.dataset import open_shards
+    from streamtrain.storage.filesystem import make_storage
     from streamtrain.storage.inspect import inspect as describe
 
     names = [name.strip() for name in features.split(",")] if features else None
     with plain_warnings(quiet=output.quiet):
-        document = describe(open_shards(data, features=names, target=target))
+        document = describe(open_shards(data, features=names, target=target, storage=make_storage(storage_options(storage_option))))
     show(page(document), document, as_json=output.json)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from streamtrain.config import Config, config_keys, did_you_mean, make_config, set_key
+from streamtrain.config import Config, config_keys, did_you_mean, flag_name, make_config, set_key
 from streamtrain.errors import ConfigError
 from streamtrain.yamlfile import parse_scalar, read_yaml
 
@@ -31,7 +31,8 @@ def file_layer(path: str | None) -> Layer:
     layer: Layer = {}
     for section, value in values.items():
         if isinstance(value, dict):
-            layer |= {f"{section}.{key}": Setting(item, origins[f"{section}.{key}"]) for key, item in value.items()}
+            for key, item in value.items():
+                layer |= _settings(f"{section}.{key}", item, origins[f"{section}.{key}"])
         elif value is not None or section not in Config.model_fields:
             layer[section] = Setting(value, origins[section])
     return layer
@@ -58,10 +59,31 @@ def set_layer(assignments: Iterable[str]) -> Layer:
 
 def flag_layer(flags: Mapping[str, Any], table: Mapping[str, str]) -> Layer:
     """The flags that were given, by the tables of `streamtrain.config`; a repeated flag is a list."""
-    return {
-        table[name]: Setting(",".join(value) if isinstance(value, list) else value, f"--{name.replace('_', '-')}")
-        for name, value in flags.items() if value is not None
-    }
+    layer: Layer = {}
+    for name, value in flags.items():
+        if table.get(name) == _OPTIONS and value is not None:
+            layer |= _settings(_OPTIONS, storage_options(value), flag_name(name))
+        elif value is not None:
+            layer[table[name]] = Setting(",".join(value) if isinstance(value, list) else value, flag_name(name))
+    return layer
+
+
+def storage_options(assignments: Iterable[str] | None) -> dict[str, str]:
+    """`k=v`, as often as wanted. Raises ConfigError, and shows no value: it may be a secret."""
+    options: dict[str, str] = {}
+    for assignment in assignments or ():
+        name, equals, value = assignment.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError("--storage-option: write it like --storage-option region=eu-west-1")
+        options[name.strip()] = value
+    return options
+
+
+def _settings(key: str, value: Any, origin: str) -> Layer:
+    """One setting; of storage options one each, so that layers are laid over one another option by option."""
+    if key == _OPTIONS and isinstance(value, Mapping) and value:
+        return {f"{key}.{name}": Setting(item, origin) for name, item in value.items()}
+    return {key: Setting(value, origin)}
 
 
 def path_layer(path: str | None) -> Layer:
@@ -69,6 +91,7 @@ def path_layer(path: str | None) -> Layer:
     return {} if path is None else {"data.path": Setting(path, "DATA")}
 
 
+_OPTIONS = "data.storage_options"
 _LENGTHS = ("train.epochs", "train.max_rows")
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from cyclopts import Parameter
 
-from streamtrain.cli.flags import DATA, GLOBAL, Output
+from streamtrain.cli.flags import DATA, GLOBAL, Output, StorageOption
+from streamtrain.cli.layers import storage_options
 from streamtrain.cli.terminal import note, plain_warnings, plural, show, table, writing
 
 _OUT = "the Parquet file; left out: predictions.parquet in runs/predict-<date>-<n>"
@@ -19,27 +20,27 @@ def predict(
     model: Model, data: Annotated[str, Parameter(help="a file, a folder or a glob of shards with the model's feature columns")], /, *,
     on_null: OnNull = None,
     out: Annotated[str | None, Parameter(name=("--out", "-o"), group=GLOBAL, metavar="FILE", show_default=False, help=_OUT)] = None,
-    output: Output = Output(),
+    storage_option: StorageOption = None, output: Output = Output(),
 ) -> None:  # fmt: skip
     """Write a trained model's predictions as Parquet, each with its row id."""
     from streamtrain import api
 
     file = Path(out) if out else api.default_out("predict") / "predictions.parquet"
     with plain_warnings(quiet=output.quiet), writing(file):
-        done = api.predict(Path(model), data, file, on_null=on_null or trained_on_null(model))
+        done = api.predict(Path(model), data, file, on_null=on_null or trained_on_null(model), storage_options=storage_options(storage_option))
     _tell_dropped(done["dropped"], quiet=output.quiet)
     show(f"{plural(done['rows'], 'prediction')}: {file}", {**done, "out": str(file)}, as_json=output.json)
 
 
 def evaluate(
     model: Model, data: Annotated[str, Parameter(help="shards with the model's feature columns and its target")], /, *,
-    on_null: OnNull = None, output: Output = Output(),
+    on_null: OnNull = None, storage_option: StorageOption = None, output: Output = Output(),
 ) -> None:  # fmt: skip
     """Say how well a trained model does on a data set that it was not trained on."""
     from streamtrain import api
 
     with plain_warnings(quiet=output.quiet):
-        document = api.evaluate(Path(model), data, on_null=on_null or trained_on_null(model))
+        document = api.evaluate(Path(model), data, on_null=on_null or trained_on_null(model), storage_options=storage_options(storage_option))
     _tell_dropped(document["dropped"], quiet=output.quiet)
     show(page(document), document, as_json=output.json)
 

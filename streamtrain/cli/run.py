@@ -12,6 +12,7 @@ from streamtrain.cli.flags import Output, Sources, load_config
 from streamtrain.cli.progress import progress
 from streamtrain.cli.terminal import fit, note, plain_warnings, show
 from streamtrain.errors import ConfigError, DataError, StreamTrainError
+from streamtrain.redact import redact_command
 from streamtrain.types import Record
 
 
@@ -54,9 +55,8 @@ def run(
                     note(text)
 
             try:
-                result = call(
-                    config, folder, resume=goes_on, command=shlex.join(["streamtrain", *sys.argv[1:]]), on_record=on_record, on_note=on_note
-                )
+                command = shlex.join(["streamtrain", *redact_command(sys.argv[1:])])
+                result = call(config, folder, resume=goes_on, command=command, on_record=on_record, on_note=on_note)
             except BaseException as failure:
                 if not isinstance(failure, ConfigError | DataError) and api.list_checkpoints(folder / api.CHECKPOINTS):
                     note(f"{folder} was saved; go on with --resume {shlex.quote(str(folder))}")

@@ -4,20 +4,22 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from streamtrain.cli.flags import DATA, Output
+from streamtrain.cli.flags import DATA, Output, StorageOption
+from streamtrain.cli.layers import storage_options
 from streamtrain.cli.terminal import plural, show, table
 
 
 def verify(
     data: Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")], /, *,
     fail_on: Annotated[Literal["unverified"] | None, Parameter(group=DATA, help="exit 5 when nothing vouches for a shard's bytes")] = None,
-    output: Output = Output(),
+    storage_option: StorageOption = None, output: Output = Output(),
 ) -> int:  # fmt: skip
     """Check every footer, page, chunk and hash of a data set; exit 3 when a shard is bad."""
     from streamtrain.errors import CheckFailed, DataError
+    from streamtrain.storage.filesystem import make_storage
     from streamtrain.storage.verify import verify as verify_data
 
-    found = verify_data(data)
+    found = verify_data(data, storage=make_storage(storage_options(storage_option)))
     size = f"{plural(found.num_shards, 'shard')}, {plural(found.num_rows, 'row')}, {found.num_bytes:,} bytes"
     rows = [[each.url, each.place, each.cause] for each in found.findings]
     text = f"{found.url}: {found.integrity}\n{size}"

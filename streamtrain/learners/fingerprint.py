@@ -13,7 +13,7 @@ from streamtrain.types import Record
 #: Keys of the config that change no number of a run: where the data lie (their contents are compared), how many readers, threads
 #: and bytes there are, when the run is saved, which cluster does the work.
 FREE_KEYS = frozenset({
-    "data.path", "data.eval_data", "fetch.memory", "fetch.readers", "fetch.timeout_seconds", "train.threads", "checkpoint.every_seconds",
+    "data.path", "data.eval_data", "data.storage_options", "fetch.memory", "fetch.readers", "fetch.timeout_seconds", "train.threads", "checkpoint.every_seconds",
     "checkpoint.keep",
     *(f"cluster.{name}" for name in ClusterConfig.model_fields if name not in ("sync", "shares", "round_rows", "lanes")),
 })  # fmt: skip

@@ -149,9 +149,11 @@ def integrity_facts(summary: Summary) -> Facts:
 def cost_facts(summary: Summary) -> Facts:
     """What the run read and used."""
     peak, projected = summary["peak_rss_bytes"], summary["projected_bytes"]
+    came, waited = summary.get("read_bytes"), summary["stream_seconds"].get("read_seconds")
     known = (
         ("rows read", summary["rows_read"] is not None and f"{summary['rows_read']:,} in {summary['passes']} passes"),
         ("rows not read, thanks to sharing", summary["rows_saved"] is not None and f"{summary['rows_saved']:,}"),
+        ("from the object store", came and waited and f"{format_bytes(came)}, {format_bytes(round(came / waited))}/s a request"),
         ("duration", summary["seconds"] and format_seconds(summary["seconds"])),
         ("memory: peak / projected", peak and projected and f"{format_bytes(peak)} / {format_bytes(projected)}"),
     )

@@ -118,4 +118,5 @@ def _costs(run: Run) -> dict[str, Any]:
         "peak_rss_bytes": run.end.get("peak_rss_bytes"),
         "receipts": [{"trial": one["trial"], **one["receipt"]} for one in run.passes if one.get("receipt")],
         "stream_seconds": stats,
+        "read_bytes": sum((one.get("stats") or {}).get("read_bytes", 0) for one in run.passes),
     }

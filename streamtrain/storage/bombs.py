@@ -7,6 +7,7 @@ from typing import BinaryIO
 import numpy as np
 
 from streamtrain.errors import DataError
+from streamtrain.storage.filesystem import is_remote
 from streamtrain.storage.pages import Chunk, walk_pages
 from streamtrain.types import Shard
 
@@ -18,10 +19,11 @@ _MOST_EXTRA_BYTES = 4 << 20
 def refuse_bomb(shard: Shard, chunks: Sequence[Chunk], name: str) -> None:
     """What a chunk, and in foreign files each of its pages, says that it decodes to is held against its rows.
 
-    Only the decoder looks into pages' headers, and takes memory as they say: up to 2 GiB each.
+    Only the decoder looks into pages' headers, and takes memory as they say: up to 2 GiB each. Pages in a store are not looked at: it
+    would take a request for each.
     """
     with ExitStack() as stack:
-        file = None if shard.listed else stack.enter_context(open(shard.url, "rb"))
+        file = None if shard.listed or is_remote(shard.url) else stack.enter_context(open(shard.url, "rb"))
         for group, (chunk, rows) in enumerate(zip(chunks, np.diff(shard.boundaries).tolist(), strict=True)):
             most = rows * _MOST_ROW_BYTES + _MOST_EXTRA_BYTES
             place = f"{shard.url}: row group {group}, column {name!r}"

@@ -7,19 +7,21 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 from typing import TypeVar
 
 import numpy as np
 
 from streamtrain.config import did_you_mean
-from streamtrain.errors import ConfigError, DataError, shown
-from streamtrain.storage.locate import locate
-from streamtrain.storage.manifest import MANIFEST_NAME, Manifest, read_manifest, shard_from_entry
+from streamtrain.errors import ConfigError, DataError, StoreError, shown
+from streamtrain.storage.filesystem import is_folder, is_remote, is_web, normal_url, relative_url, take_query
+from streamtrain.storage.locate import locate, read_list
+from streamtrain.storage.manifest import MANIFEST_NAME, Manifest, read_manifest, refuse_unfinished, shard_from_entry
 from streamtrain.storage.parquet import describe_parquet
 from streamtrain.storage.zarr import describe_zarr
-from streamtrain.types import Column, Dataset, Integrity, OnBadShard, Shard, Truth
+from streamtrain.types import LOCAL, Column, Dataset, Integrity, OnBadShard, Shard, Storage, Truth
 
-_FOOTER_THREADS = 16
+FOOTERS_AT_ONCE = 16
 _MANY = 8
 
 Item = TypeVar("Item")
@@ -37,44 +39,52 @@ class Found:
 
 
 def open_shards(
-    path: str, *, features: Sequence[str] | None = None, target: str | None = None, on_bad_shard: OnBadShard = "error"
+    path: str, *, features: Sequence[str] | None = None, target: str | None = None, on_bad_shard: OnBadShard = "error",
+    storage: Storage = LOCAL,
 ) -> Dataset:
-    """Open a Parquet file, a Zarr v3 array or group, a folder of them, or a glob. Reads footers only, several at once.
+    """Open a Parquet file, a Zarr v3 array or group, a folder of them, a glob, or a list of files. Reads footers only, several at once.
 
     The target defaults to the last column of the first shard, the features to all its other columns. A folder with a
     manifest is taken from it where sizes and footer hashes still match. Raises DataError naming *every* bad shard, and
-    ConfigError when a column is chosen twice.
+    ConfigError when a column is chosen twice, StoreError when a store does not answer.
 
     With `quarantine`, a bad shard whose rows are known, from a manifest or from its own footer, keeps its place, and reading it
     will fail; any other is left out, and listed in `left_out`.
     """
-    return bind_columns(find_shards(path, on_bad_shard), features=features, target=target, on_bad_shard=on_bad_shard)
+    return bind_columns(find_shards(path, on_bad_shard, storage), features=features, target=target, on_bad_shard=on_bad_shard)
 
 
-def find_shards(path: str, on_bad_shard: OnBadShard = "error") -> Found:
+def find_shards(path: str | os.PathLike[str], on_bad_shard: OnBadShard = "error", storage: Storage = LOCAL) -> Found:
     """The shards of a path, described. Warns of Hive partitions, which are not read.
 
     Raises DataError naming every shard that cannot be read, and when there are no rows.
     """
-    path = os.path.abspath(os.fspath(path))
-    manifest = read_manifest(path) if os.path.isdir(path) else None
-    if manifest is None:
-        described = _describe_all(locate(path), describe_shard)
+    path, storage = take_query(os.fspath(path), storage)
+    path = normal_url(path)
+    listed = read_list(path, storage)
+    manifest = read_manifest(path, storage) if listed is None else None
+    if listed is not None:
+        urls, storage = listed
+        described = _describe_all(urls, lambda url: describe_shard(url, storage), remote=any(map(is_remote, urls)))
+    elif manifest is None:
+        refuse_unfinished(path, storage)
+        described = _describe_all(locate(path, storage=storage), lambda url: describe_shard(url, storage), remote=is_remote(path))
     else:
-        strangers = _strangers(path, manifest)
+        strangers = _strangers(path, manifest, storage)
         check = on_bad_shard == "error"
         if check:
             _refuse([f"{url}: {cause}" for url, cause in strangers])
         described = [
             *((url, DataError(cause)) for url, cause in strangers),
-            *_describe_all(manifest.shards, lambda entry: shard_from_entry(path, manifest, entry, check=check)),
+            *_describe_all(
+                manifest.shards, lambda entry: shard_from_entry(path, manifest, entry, check=check, storage=storage), remote=is_remote(path)
+            ),
         ]
     bad = [(url, str(result)) for url, result in described if isinstance(result, DataError)]
     if on_bad_shard == "error" or len(bad) == len(described) or (manifest is not None and len(bad) > len(strangers)):
         _refuse([cause for _, cause in bad])  # of a manifest's shards only the manifest's own faults come here: they are never passed over
     shards = [result for _, result in described if isinstance(result, Shard)]
-    if os.path.isdir(path):
-        _warn_of_partitions(path, shards)
+    _warn_of_partitions(path, shards)
     shards = [shard for shard in shards if shard.num_rows]
     if not shards:
         raise DataError(f"{path}: no rows. Name a data set that has some.")
@@ -84,9 +94,10 @@ def find_shards(path: str, on_bad_shard: OnBadShard = "error") -> Found:
     )
 
 
-def describe_shard(url: str) -> Shard:
+def describe_shard(url: str, storage: Storage = LOCAL) -> Shard:
     """One file or folder as a shard."""
-    return describe_zarr(url) if os.path.isdir(url) else describe_parquet(url)
+    is_array = url.endswith(".zarr") or not url.endswith(".parquet") and is_folder(url, storage) if is_remote(url) else os.path.isdir(url)
+    return describe_zarr(url, storage) if is_array else describe_parquet(url, storage)
 
 
 def bind_columns(
@@ -162,7 +173,8 @@ def _partition(url: str, name: str) -> str:
 
 
 def _warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
-    parts = {part.partition("=")[0] for shard in shards for part in os.path.relpath(shard.url, root).split(os.sep)[:-1] if "=" in part}
+    steps = (step for shard in shards if shard.url.startswith(f"{root}/") for step in relative_url(shard.url, root).split("/")[:-1])
+    parts = {step.partition("=")[0] for step in steps if "=" in step}
     unread = sorted(parts - {column.name for shard in shards for column in shard.columns})
     if unread:
         names = ", ".join(map(shown, unread))
@@ -170,34 +182,48 @@ def _warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
         warnings.warn(text, stacklevel=4)
 
 
-def _strangers(path: str, manifest: Manifest) -> list[tuple[str, str]]:
+def _strangers(path: str, manifest: Manifest, storage: Storage) -> list[tuple[str, str]]:
     """Files that the manifest does not list, extras or duplicates, with the cause. Raises DataError when it lists one twice."""
     names = [entry.name for entry in manifest.shards]
-    listed = {os.path.abspath(os.path.join(path, name)) for name in names}
+    listed = {normal_url(os.path.join(path, name)) for name in names}
     if len(listed) != len(names):
         raise DataError(f"{os.path.join(path, MANIFEST_NAME)}: lists a shard twice. Restore it, or delete it to read them unverified.")
+    cause = f"not listed in {MANIFEST_NAME}. Move it out of the folder, or delete {MANIFEST_NAME} to read all shards unverified."
+    return [(url, cause) for url in present_shards(path, storage) if url not in listed]
+
+
+def present_shards(path: str, storage: Storage) -> list[str]:
+    """The shards that lie in a folder with a manifest; none where nobody can say: http(s) has no listing."""
+    if is_web(path):
+        return []
     try:
-        present = locate(path)
+        return [normal_url(url) for url in locate(path, storage=storage)]
+    except StoreError:
+        raise
     except DataError:
         return []  # nothing there: each listed shard is reported as missing
-    cause = f"not listed in {MANIFEST_NAME}. Move it out of the folder, or delete {MANIFEST_NAME} to read all shards unverified."
-    return [(url, cause) for url in present if os.path.abspath(url) not in listed]
 
 
-def _describe_all(items: Sequence[Item], describe: Callable[[Item], Shard]) -> list[tuple[str, Shard | DataError]]:
-    """(path or name, shard or why there is none), several at once."""
+def _describe_all(items: Sequence[Item], describe: Callable[[Item], Shard], *, remote: bool) -> list[tuple[str, Shard | DataError]]:
+    """(path or name, shard or why there is none), several at once. A store that does not answer is asked for no other: StoreError."""
+    lost = Event()
 
     def attempt(item: Item) -> Shard | DataError:
+        if lost.is_set():
+            return StoreError("not asked for")
         try:
             return describe(item)
+        except StoreError:
+            lost.set()
+            raise
         except DataError as error:
             return error
 
-    if len(items) < _MANY:
+    if len(items) < _MANY and not (remote and len(items) > 1):
         results = [attempt(item) for item in items]
     else:
-        with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="footers") as pool:
-            results = list(pool.map(attempt, items))
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE, thread_name_prefix="footers") as pool:
+            results = [future.result() for future in [pool.submit(attempt, item) for item in items]]
     return [(getattr(item, "name", str(item)), result) for item, result in zip(items, results, strict=True)]
 
 
@@ -210,6 +236,8 @@ def _refuse(problems: Sequence[str]) -> None:
 
 def _fingerprint(found: Found) -> str:
     """The same for the same shards, wherever the folder lies."""
-    root = os.path.dirname(found.shards[0].url) if len(found.shards) == 1 else os.path.commonpath([shard.url for shard in found.shards])
-    rows = [(os.path.relpath(shard.url, root), shard.num_rows, shard.num_bytes, shard.source) for shard in found.shards]
+    # A URL's `//` counts as `/` here, on both sides: only what stands below the common folder is kept.
+    urls = [f"/{shard.url}" if is_remote(shard.url) else shard.url for shard in found.shards]
+    root = os.path.dirname(urls[0]) if len(urls) == 1 else os.path.commonpath(urls)
+    rows = [(os.path.relpath(url, root), shard.num_rows, shard.num_bytes, shard.source) for url, shard in zip(urls, found.shards, strict=True)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]

@@ -1,11 +1,15 @@
 """What Parquet footers know beyond the layout: codecs, encodings, nulls, extremes."""
 
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow.parquet as pq
 
 from streamtrain.errors import DataError
+from streamtrain.storage.dataset import FOOTERS_AT_ONCE
+from streamtrain.storage.filesystem import is_remote
 from streamtrain.storage.parquet import read_metadata
 from streamtrain.types import Dataset
 
@@ -23,11 +27,13 @@ class ParquetFacts:
 
 
 def read_facts(dataset: Dataset) -> ParquetFacts:
-    """Read every footer of a Parquet data set again, one after the other. Raises DataError when one is not what was described."""
+    """Read every footer of a Parquet data set again: one after the other, of an object store several at once.
+
+    Raises DataError when one is not what was described.
+    """
     facts = ParquetFacts(nulls=dict.fromkeys(dataset.columns, 0))
     unknown: set[str] = set()
-    for shard in dataset.shards:
-        metadata, _ = read_metadata(shard)
+    for shard, metadata in zip(dataset.shards, _footers(dataset), strict=True):
         places = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
         if missing := [name for name in dataset.columns if name not in places]:
             raise DataError(f"{shard.url}: no column {missing[0]!r}, which was described. Restore the file, or write the data set again.")
@@ -41,6 +47,14 @@ def read_facts(dataset: Dataset) -> ParquetFacts:
             known = extremes.get(name)
             extremes[name] = known if name not in unknown and known is not None and math.isfinite(known) else None
     return facts
+
+
+def _footers(dataset: Dataset) -> Iterator[pq.FileMetaData]:
+    if not is_remote(dataset.shards[0].url):
+        yield from (read_metadata(shard)[0] for shard in dataset.shards)
+        return
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE, thread_name_prefix="footers") as pool:
+        yield from (metadata for metadata, _ in pool.map(read_metadata, dataset.shards))
 
 
 def _add(facts: ParquetFacts, unknown: set[str], name: str, chunk: pq.ColumnChunkMetaData) -> None:

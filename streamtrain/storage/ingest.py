@@ -2,14 +2,16 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
 from streamtrain.config import did_you_mean
 from streamtrain.errors import DataError, shown
+from streamtrain.redact import redact_url
 from streamtrain.storage.dataset import choose_columns, open_shards
+from streamtrain.storage.filesystem import is_remote, make_storage, normal_url
 from streamtrain.storage.tables import Piece, Table, open_tables
 from streamtrain.storage.writer import Layout, refuse_output, write_dataset
 from streamtrain.types import Dataset, Format
@@ -18,16 +20,19 @@ from streamtrain.types import Dataset, Format
 def ingest(
     source: str | os.PathLike[str], out: str | os.PathLike[str], *, format: Format = "parquet",
     features: Sequence[str] | None = None, target: str | None = None, span_rows: int = 262_144,
+    storage_options: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Rewrite CSV (also gzipped), Arrow / Feather, Parquet or Zarr as shards of 16 spans, with checksums and a manifest.
 
     The target is moved last; columns that are not numbers are left out unless they are named, then refused. Both formats
-    get the same spans. Memory is bounded by a few spans. Raises DataError, and ConfigError when `out` is not empty;
+    get the same spans. Memory is bounded by a few spans. `storage_options` are those of `source` and `out` alike. Raises DataError, and ConfigError when `out` is not empty;
     either leaves nothing behind.
     """
-    source, out = os.path.abspath(os.fspath(source)), os.path.abspath(os.fspath(out))
-    refuse_output(out, Layout(columns=(), decoded_type="float32", format=format, span_rows=span_rows))
-    tables = open_tables(source)
+    storage = make_storage(storage_options)
+    source, out = os.fspath(source), normal_url(out)
+    refuse_output(out, Layout(columns=(), decoded_type="float32", format=format, span_rows=span_rows), storage)
+    tables = open_tables(source if is_remote(source) else os.path.abspath(source), storage)
+    source = redact_url(source) if is_remote(source) else os.path.abspath(source)
     last = tables[0].columns[-1]
     if target is None and last.decoded_type is None:
         raise DataError(f"{source}: the last column, {last.name!r}, has type {last.stored_type}: it cannot be the target. Name one with --target.")
@@ -39,7 +44,7 @@ def ingest(
     decoded_type = _decoded_type(tables, columns)
     layout = Layout(columns=columns, decoded_type=decoded_type, format=format, span_rows=span_rows)
     pieces = (piece for table in tables for piece in table.pieces(columns, decoded_type))
-    return open_shards(write_dataset(out, layout, _spans(source, pieces, span_rows)))
+    return open_shards(write_dataset(out, layout, _spans(source, pieces, span_rows), storage=storage), storage=storage)
 
 
 def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> str:

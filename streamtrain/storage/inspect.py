@@ -29,7 +29,7 @@ def inspect(dataset: Dataset, *, window_rows: int = 2_097_152) -> dict[str, Any]
     sizes = np.concatenate([np.diff(shard.boundaries) for shard in dataset.shards])
     sizes = sizes[sizes > 0]
     shard_rows = np.array([shard.num_rows for shard in dataset.shards])
-    manifest = read_manifest(dataset.url) if dataset.integrity == "verified" else None
+    manifest = read_manifest(dataset.url, dataset.shards[0].storage) if dataset.integrity == "verified" else None
     facts = read_facts(dataset) if dataset.shards[0].format == "parquet" else None
     width = np.dtype(dataset.decoded_type).itemsize
     document = {
@@ -44,7 +44,7 @@ def inspect(dataset: Dataset, *, window_rows: int = 2_097_152) -> dict[str, Any]
         "stored_bytes": sum(shard.num_bytes for shard in dataset.shards),
         "decoded_bytes": dataset.num_rows * len(dataset.columns) * width,
         "decoded_type": dataset.decoded_type,
-        "codec": sorted(facts.codecs) if facts else [zarr_codec(dataset.shards[0].url)],
+        "codec": sorted(facts.codecs) if facts else [zarr_codec(dataset.shards[0])],
         "dictionary": facts.dictionary if facts else False,
         "columns": _columns(dataset, manifest, facts),
         "integrity": dataset.integrity,

@@ -1,34 +1,66 @@
-"""Which files a path means: a file, a folder, or a glob → the shards' paths, sorted."""
+"""Which files a path means: a file, a folder, a glob, or a list of files → the shards' URLs, sorted; also in object stores."""
 
 import glob
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 
 from streamtrain.errors import DataError, shown
-from streamtrain.storage.zarr import is_zarr
+from streamtrain.storage.filesystem import file_size, is_remote, list_files, normal_url, take_query
+from streamtrain.storage.zarr import NODE_FILES, is_zarr
+from streamtrain.types import LOCAL, Storage
+
+#: A text file that names the shards, one a line.
+LIST_SUFFIX = ".txt"
+_MOST_LIST_BYTES = 1 << 26
 
 
-def locate(path: str, suffixes: Sequence[str] = (".parquet",)) -> list[str]:
+def locate(path: str, suffixes: Sequence[str] = (".parquet",), storage: Storage = LOCAL) -> list[str]:
     """The files with one of `suffixes` (folders: recursive) and the Zarr nodes that `path` means.
 
     A file that is named, or matched by a glob, is taken whatever its suffix. Hidden files and folders, and those that begin
-    with `_`, are left out. Raises DataError when there is nothing, and for a name with control characters, a pipe or a device.
+    with `_`, are left out. Raises DataError when there is nothing, and for a name with control characters, a pipe or a device;
+    StoreError when a store does not answer.
     """
-    found = _locate(path, suffixes)
+    found = _locate_remote(path, suffixes, storage) if is_remote(path) else _locate(path, suffixes)
     for url in found:
         if not url.isprintable():
             raise DataError(f"{shown(url)}: the name holds control characters. Rename it.")
-        if not (os.path.isfile(url) or os.path.isdir(url)):
+        if not is_remote(url) and not (os.path.isfile(url) or os.path.isdir(url)):
             raise DataError(f"{url}: not a regular file. Name a Parquet file or a Zarr array.")
     return found
+
+
+def read_list(path: str, storage: Storage = LOCAL) -> tuple[list[str], Storage] | None:
+    """The URLs that a local `.txt` file names, in its order, and the storage that knows their signatures; None for any other path.
+
+    Empty lines and those that begin with # are left out; a path is relative to the list's folder. Raises DataError.
+    """
+    if is_remote(path) or not path.lower().endswith(LIST_SUFFIX) or not os.path.isfile(path):
+        return None
+    if os.path.getsize(path) > _MOST_LIST_BYTES:
+        raise DataError(f"{path}: a list of files has at most {_MOST_LIST_BYTES:,} bytes. Cut it in two.")
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a list of files: {error}. Write one URL a line.") from None
+    urls = []
+    for line in lines:
+        if line and not line.startswith("#"):
+            url, storage = take_query(line, storage)
+            urls.append(normal_url(url if is_remote(url) else os.path.join(os.path.dirname(path), url)))
+    twice = sorted({url for url in urls if urls.count(url) > 1}) if len(set(urls)) < len(urls) else []
+    if not urls or twice:
+        raise DataError(f"{path}: " + (f"names {shown(twice[0])} twice. Name every file once." if twice else "names no file. Write one URL a line."))
+    return urls, storage
 
 
 def _locate(path: str, suffixes: Sequence[str]) -> list[str]:
     if not os.path.exists(path):
         found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
         if not found:
-            raise DataError(f"{shown(path)}: no such file or folder. Give a Parquet file, a Zarr array, a folder of them, or a quoted glob.")
+            raise _nothing(path)
         return [url for match in found for url in (_locate(match, suffixes) if os.path.isdir(match) else [match])]
     if os.path.isfile(path) or is_zarr(path):
         return [path]
@@ -40,7 +72,41 @@ def _locate(path: str, suffixes: Sequence[str]) -> list[str]:
         if file.name.lower().endswith(tuple(suffixes)) and file.is_file() and not _is_hidden(file.relative_to(root))
     ]
     arrays = [str(child) for child in root.glob("*.zarr") if child.is_dir() and not _is_hidden(child.relative_to(root))]
-    files = [file for file in files if not any(file.startswith(array + os.sep) for array in arrays)]
+    return _one_kind(path, files, arrays, suffixes)
+
+
+def _locate_remote(url: str, suffixes: Sequence[str], storage: Storage) -> list[str]:
+    if file_size(url, storage) is not None:
+        return [url]
+    steps = url.split("/")
+    magic = next((place for place, step in enumerate(steps) if place > 2 and glob.has_magic(step)), None)
+    if magic is None:
+        return _shards_below(url, list_files(url, storage), suffixes)
+    root, pattern = "/".join(steps[:magic]), steps[magic:]
+    files = list_files(root, storage)
+    folders = {str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."}
+    names = sorted(name for name in (*files, *folders) if _matches(name.split("/"), pattern))
+    if not names:
+        raise _nothing(url)
+    return [found for name in names for found in ([f"{root}/{name}"] if name in files else _shards_below(f"{root}/{name}", _below(files, name), suffixes))]
+
+
+def _shards_below(url: str, files: Mapping[str, int], suffixes: Sequence[str]) -> list[str]:
+    """As `_locate` of a local folder, from its listing."""
+    if not files:
+        raise _nothing(url)
+    if not NODE_FILES.isdisjoint(files):
+        return [url]
+    chosen = [name for name in files if name.lower().endswith(tuple(suffixes)) and not _is_hidden(PurePosixPath(name))]
+    tops = {name.split("/")[0] for name in files if "/" in name}
+    arrays = [top for top in tops if top.endswith(".zarr") and not _is_hidden(PurePosixPath(top))]
+    return _one_kind(url, [f"{url}/{name}" for name in chosen], [f"{url}/{name}" for name in arrays], suffixes)
+
+
+def _one_kind(path: str, files: list[str], arrays: list[str], suffixes: Sequence[str]) -> list[str]:
+    """The files, or the arrays, sorted. Raises DataError when there are both, or neither."""
+    within = {f"{array}/" for array in arrays}
+    files = [file for file in files if not any(file.startswith(array) for array in within)]
     if files and arrays:
         both = f"{Path(files[0]).name}, {Path(arrays[0]).name}"
         raise DataError(f"{path}: holds both files and Zarr arrays ({both}). Choose one kind with a glob.")
@@ -50,5 +116,22 @@ def _locate(path: str, suffixes: Sequence[str]) -> list[str]:
     return sorted(files or arrays)
 
 
-def _is_hidden(path: Path) -> bool:
+def _below(files: Mapping[str, int], folder: str) -> dict[str, int]:
+    return {name.removeprefix(f"{folder}/"): size for name, size in files.items() if name.startswith(f"{folder}/")}
+
+
+def _matches(steps: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a name, cut at its slashes, fits a glob; `**` is any number of folders."""
+    if not pattern:
+        return not steps
+    if pattern[0] == "**":
+        return _matches(steps, pattern[1:]) or (bool(steps) and _matches(steps[1:], pattern))
+    return bool(steps) and fnmatchcase(steps[0], pattern[0]) and _matches(steps[1:], pattern[1:])
+
+
+def _nothing(path: str) -> DataError:
+    return DataError(f"{shown(path)}: no such file or folder. Give a Parquet file, a Zarr array, a folder of them, or a quoted glob.")
+
+
+def _is_hidden(path: Path | PurePosixPath) -> bool:
     return any(part.startswith((".", "_")) for part in path.parts)

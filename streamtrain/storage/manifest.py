@@ -9,11 +9,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from streamtrain.errors import DataError
+from streamtrain.storage.filesystem import file_size, is_folder, is_remote, is_web, list_files, open_sequential, read_file
 from streamtrain.storage.parquet import parquet_source
 from streamtrain.storage.zarr import zarr_source
-from streamtrain.types import MAX_ROWS, Column, Format, Shard, Truth
+from streamtrain.types import LOCAL, MAX_ROWS, Column, Format, Shard, Storage, Truth
 
 MANIFEST_NAME = "_manifest.json"
+
+#: Lies in a remote folder from before its first shard until after its manifest: nothing can be renamed there.
+UNFINISHED_NAME = "_unfinished"
 _MAX_BYTES = 1 << 30
 
 Count = Annotated[int, Field(ge=0, le=MAX_ROWS)]
@@ -69,21 +73,32 @@ class Manifest(_Part):
         return self
 
 
-def read_manifest(folder: str) -> Manifest | None:
+def read_manifest(folder: str, storage: Storage = LOCAL) -> Manifest | None:
     """The manifest of a folder, or None where there is none. Raises DataError when it is damaged."""
-    path = Path(folder) / MANIFEST_NAME
-    if not path.is_file():
+    path = os.path.join(folder, MANIFEST_NAME)
+    if is_remote(folder) and folder.endswith(".parquet"):
+        return None  # a file: nothing lies below it, and a web server might answer anything
+    num_bytes = file_size(path, storage)
+    if num_bytes is None:
         return None
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"{path.stat().st_size:,} bytes; the limit is {_MAX_BYTES:,}")
-        return Manifest.model_validate_json(path.read_bytes())
+        if num_bytes > _MAX_BYTES:
+            raise ValueError(f"{num_bytes:,} bytes; the limit is {_MAX_BYTES:,}")
+        return Manifest.model_validate_json(read_file(path, storage))
     except ValidationError as error:
         first = error.errors()[0]
         cause = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "))))
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         cause = str(error)
     raise DataError(f"{path}: the manifest cannot be used ({cause}). Restore it, or delete it to read the shards unverified.")
+
+
+def refuse_unfinished(folder: str, storage: Storage) -> None:
+    """Raise DataError for a remote folder that was being written when its writer ended: shards are there, but not all."""
+    if is_remote(folder) and not is_web(folder) and file_size(os.path.join(folder, UNFINISHED_NAME), storage) is not None:
+        raise DataError(f"{folder}: its writing was not finished. Delete what lies there and write it again.")
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
@@ -97,7 +112,7 @@ def write_manifest(folder: str, manifest: Manifest) -> None:
     os.replace(temporary, path)
 
 
-def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry, *, check: bool = True) -> Shard:
+def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry, *, check: bool = True, storage: Storage = LOCAL) -> Shard:
     """The shard of an entry, without parsing its footer: its size and footer hash (Zarr: chunk keys and sizes) must match.
 
     Raises DataError when they do not, and when the name leaves the folder. Without `check` the shard is as the manifest promises
@@ -105,7 +120,7 @@ def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry, *, chec
     """
     url = safe_path(folder, entry.name)
     if check:
-        _refuse_changed(url, manifest, entry)
+        _refuse_changed(url, manifest, entry, storage)
     last = sum(length * repeats for length, repeats in entry.boundaries)
     # A boundary costs more than a byte of any shard: what claims more would only fill memory here.
     if last != entry.rows or sum(repeats for _, repeats in entry.boundaries) > entry.bytes:
@@ -115,15 +130,19 @@ def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry, *, chec
     return Shard(
         url=url, format=manifest.format, num_rows=entry.rows, num_bytes=entry.bytes,
         boundaries=expand_boundaries(entry.boundaries), columns=columns, source=entry.source,
-        read_rows=manifest.span_rows if manifest.format == "zarr" else 0, listed=True,
+        read_rows=manifest.span_rows if manifest.format == "zarr" else 0, storage=storage, listed=True,
     )
 
 
-def _refuse_changed(url: str, manifest: Manifest, entry: ShardEntry) -> None:
-    if not os.path.exists(url):
-        raise DataError(f"{url}: listed in {MANIFEST_NAME}, but not there. Restore it, or write the data set again.")
-    source = parquet_source(url) if manifest.format == "parquet" else zarr_source(url)
-    if source != entry.source or (manifest.format == "parquet" and os.path.getsize(url) != entry.bytes):
+def _refuse_changed(url: str, manifest: Manifest, entry: ShardEntry, storage: Storage) -> None:
+    missing = DataError(f"{url}: listed in {MANIFEST_NAME}, but not there. Restore it, or write the data set again.")
+    if not is_remote(url) and not os.path.exists(url):
+        raise missing
+    try:
+        source, num_bytes = parquet_source(url, storage) if manifest.format == "parquet" else (zarr_source(url, storage), entry.bytes)
+    except DataError as error:
+        raise (missing if isinstance(error.__cause__, FileNotFoundError) else error) from error.__cause__
+    if source != entry.source or num_bytes != entry.bytes:
         raise DataError(
             f"{url}: not the shard that {MANIFEST_NAME} describes (size or {'footer' if manifest.format == 'parquet' else 'chunks'} differ)."
             f" Restore it, or delete {MANIFEST_NAME} to read it unverified."
@@ -153,15 +172,29 @@ def expand_boundaries(runs: list[tuple[int, int]]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def hash_shard(url: str) -> str:
+def hash_shard(url: str, storage: Storage = LOCAL) -> str:
     """SHA-256 of a file; of a folder, over its sorted (name, size, SHA-256) lines."""
-    if os.path.isfile(url):
-        with open(url, "rb") as file:
+    if not is_folder(url, storage):
+        with open_sequential(url, storage) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
-    for path in sorted(path for path in Path(url).rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(url).as_posix()}\t{path.stat().st_size}\t{hash_shard(str(path))}\n".encode())
+    for name, num_bytes in _sizes(url, storage):
+        digest.update(f"{name}\t{num_bytes}\t{hash_shard(f'{url}/{name}', storage)}\n".encode())
     return digest.hexdigest()
+
+
+def _sizes(url: str, storage: Storage) -> list[tuple[str, int]]:
+    """(name, size) of the files below a folder, in the order of their paths."""
+    if is_remote(url):
+        files = list_files(url, storage)
+        return [(name, files[name]) for name in sorted(files, key=lambda name: PurePosixPath(name).parts)]
+    paths = sorted(path for path in Path(url).rglob("*") if path.is_file())
+    return [(path.relative_to(url).as_posix(), path.stat().st_size) for path in paths]
+
+
+def exists(url: str, storage: Storage = LOCAL) -> bool:
+    """Whether there is a file or a folder. Raises StoreError."""
+    return (file_size(url, storage) is not None or is_folder(url, storage)) if is_remote(url) else os.path.exists(url)
 
 
 def safe_path(folder: str, name: str) -> str:
@@ -169,7 +202,7 @@ def safe_path(folder: str, name: str) -> str:
     parts = PurePosixPath(name).parts
     path = os.path.join(folder, name)
     root = os.path.realpath(folder)
-    inside = os.path.realpath(path).startswith(root + os.sep)
+    inside = is_remote(folder) or os.path.realpath(path).startswith(root + os.sep)
     if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name or not name.isprintable() or not inside:
         raise DataError(f"{os.path.join(folder, MANIFEST_NAME)}: the shard name {name!r} leaves the folder. Shards must lie below it.")
     return path

@@ -12,31 +12,35 @@ import pyarrow.parquet as pq
 from streamtrain.errors import DataError, ResourceError, shown
 from streamtrain.storage.bombs import refuse_bomb
 from streamtrain.storage.decode import arrow_column, decode_arrow
+from streamtrain.storage.filesystem import is_remote, open_binary
 from streamtrain.storage.pages import Chunk, read_chunks
 from streamtrain.storage.plain import PlainBuffers, PlainColumn, plain_columns, read_plain
-from streamtrain.types import MAX_ROWS, Column, Shard
+from streamtrain.storage.remote_file import Traffic
+from streamtrain.types import LOCAL, MAX_ROWS, Column, Shard, Storage
 
 BATCH_ROWS = 65_536
+_FIRST_BYTES = 1 << 16
 BUFFER_BYTES = 1 << 20
 
 
-def describe_parquet(url: str) -> Shard:
+def describe_parquet(url: str, storage: Storage = LOCAL) -> Shard:
     """The shard of one Parquet file, from its footer alone.
 
-    Raises DataError when the file is cut short, encrypted, or not Parquet.
+    Raises DataError when the file is cut short, encrypted, or not Parquet, StoreError when its store does not answer.
     """
-    footer, num_bytes = _read_footer(url)
+    footer, num_bytes = _read_footer(url, storage)
     metadata = _parse_footer(url, footer)
     boundaries = _boundaries(url, metadata)
     return Shard(
         url=url, format="parquet", num_rows=metadata.num_rows, num_bytes=num_bytes, boundaries=boundaries,
-        columns=_columns(url, metadata), source=_hash(footer),
+        columns=_columns(url, metadata), source=_hash(footer), storage=storage,
     )
 
 
-def parquet_source(url: str) -> str:
-    """The footer's hash: what `Shard.source` must equal for the file to be the one that was described."""
-    return _hash(_read_footer(url)[0])
+def parquet_source(url: str, storage: Storage = LOCAL) -> tuple[str, int]:
+    """The footer's hash and the file's size: what `Shard.source` and `num_bytes` must equal for it to be the one that was described."""
+    footer, num_bytes = _read_footer(url, storage)
+    return _hash(footer), num_bytes
 
 
 def read_metadata(shard: Shard) -> tuple[pq.FileMetaData, list[list[Chunk]]]:
@@ -52,7 +56,7 @@ def read_metadata(shard: Shard) -> tuple[pq.FileMetaData, list[list[Chunk]]]:
 
 
 def _read_again(shard: Shard) -> tuple[pq.FileMetaData, bytes]:
-    footer, _ = _read_footer(shard.url)
+    footer, _ = _read_footer(shard.url, shard.storage)
     if _hash(footer) != shard.source:
         raise DataError(f"{shard.url}: the file has changed since it was opened. Open the data set again.")
     return _parse_footer(shard.url, footer), footer
@@ -70,10 +74,12 @@ def _judge(shard: Shard, columns: Sequence[str], *, checked: bool = False) -> pq
 class ParquetReader:
     """Row ranges of one Parquet file. Holds the parsed footer, no open file; any number of threads may read at once."""
 
-    def __init__(self, shard: Shard, columns: Sequence[str], *, buffers: PlainBuffers, checked: bool = False):
+    def __init__(
+        self, shard: Shard, columns: Sequence[str], *, buffers: PlainBuffers, checked: bool = False, traffic: Traffic | None = None
+    ):
         """`buffers`: what plain pages are decoded into. `checked`: a reader of this shard was made before; its footer, known by its
         hash, need not be judged again."""
-        self._shard, self._buffers = shard, buffers
+        self._shard, self._buffers, self._traffic = shard, buffers, traffic
         self._leaves: dict[tuple[str, ...], list[PlainColumn] | None] = {}
         self._metadata = _judge(shard, columns, checked=checked)
 
@@ -87,12 +93,10 @@ class ParquetReader:
         last = int(np.searchsorted(edges, stop, side="left"))
         num_rows = int(edges[last] - edges[first])
         skip = start - int(edges[first])
-        if os.path.getsize(self._shard.url) != self._shard.num_bytes:
-            raise DataError(f"{self._shard.url}: the file has changed since it was opened. Open the data set again.")
         sliced = num_rows > max(2 * (stop - start), BATCH_ROWS)
-        if not sliced and (plain := self._read_plain(columns, decoded_type, range(first, last))) is not None:
+        if not (sliced or is_remote(self._shard.url)) and (plain := self._read_plain(columns, decoded_type, range(first, last))) is not None:
             return tuple(column[skip : skip + stop - start] for column in plain)
-        with _open_file(self._shard.url, self._metadata, BUFFER_BYTES if sliced else 0) as file:
+        with open_file(self._shard, self._metadata, BUFFER_BYTES if sliced else 0, self._traffic) as file:
             groups = list(range(first, last))
             if sliced:
                 batches = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(columns), use_threads=False)
@@ -122,9 +126,11 @@ class ParquetForward:
     The file stays open from the first read to `close`.
     """
 
-    def __init__(self, shard: Shard, columns: Sequence[str], decoded_type: str, *, checked: bool = False):
+    def __init__(
+        self, shard: Shard, columns: Sequence[str], decoded_type: str, *, checked: bool = False, traffic: Traffic | None = None
+    ):
         """`checked`: as for ParquetReader."""
-        self._shard, self._columns, self._type = shard, list(columns), decoded_type
+        self._shard, self._columns, self._type, self._traffic = shard, list(columns), decoded_type, traffic
         self._metadata = _judge(shard, columns, checked=checked)
         self._file: pq.ParquetFile | None = None
         self._position = 0
@@ -158,7 +164,7 @@ class ParquetForward:
         self.close()
         edges = self._shard.boundaries
         group = int(np.searchsorted(edges, start, side="right")) - 1
-        self._file = _open_file(self._shard.url, self._metadata, BUFFER_BYTES)
+        self._file = open_file(self._shard, self._metadata, BUFFER_BYTES, self._traffic)
         groups = list(range(group, len(edges) - 1))
         self._batches = self._file.iter_batches(BATCH_ROWS, row_groups=groups, columns=self._columns, use_threads=False)
         self._rest = pa.RecordBatch.from_pylist([])
@@ -167,7 +173,7 @@ class ParquetForward:
 
 def stream_parquet(shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """All rows of a shard in order, in small batches: memory stays bounded whatever the size of the row groups."""
-    with _open_file(shard.url, _judge(shard, columns), BUFFER_BYTES) as file:
+    with open_file(shard, _judge(shard, columns), BUFFER_BYTES) as file:
         num_rows = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
             num_rows += batch.num_rows
@@ -230,30 +236,48 @@ def _boundaries(url: str, metadata: pq.FileMetaData) -> np.ndarray:
     return np.array(edges, dtype=np.int64)
 
 
-def _open_file(url: str, metadata: pq.FileMetaData, buffer_bytes: int) -> pq.ParquetFile:
+def open_file(shard: Shard, metadata: pq.FileMetaData, buffer_bytes: int, traffic: Traffic | None = None) -> pq.ParquetFile:
+    """The file of a shard, to be closed by the caller. `buffer_bytes`: columns are read in pieces of so many; 0: a row group at once.
+
+    Raises DataError when its size is no longer what was described.
+    """
+    source: str | pa.PythonFile = shard.url
+    if is_remote(shard.url):
+        remote = open_binary(shard.url, shard.storage, traffic)
+        source, num_bytes = pa.PythonFile(remote, mode="r"), remote.size
+    else:
+        num_bytes = os.path.getsize(shard.url)
+    if num_bytes != shard.num_bytes:
+        raise DataError(f"{shard.url}: the file has changed since it was opened. Open the data set again.")
+    # Over a network the columns of a row group come in as few requests as they lie in pieces of the file.
+    at_once = source is not shard.url and not buffer_bytes
     return pq.ParquetFile(
-        url, metadata=metadata, pre_buffer=False, buffer_size=buffer_bytes, page_checksum_verification=True, memory_map=False
+        source, metadata=metadata, pre_buffer=at_once, buffer_size=buffer_bytes, page_checksum_verification=True, memory_map=False
     )
 
 
-def _read_footer(url: str) -> tuple[bytes, int]:
+def _read_footer(url: str, storage: Storage) -> tuple[bytes, int]:
     """The footer with its length and closing magic, and the size of the file."""
     try:
-        num_bytes = os.path.getsize(url)
-        with open(url, "rb") as file:
-            file.seek(max(0, num_bytes - 8))
-            tail = file.read(8)
-            if tail[4:] == b"PARE":
+        with open_binary(url, storage) as file:
+            num_bytes = file.seek(0, os.SEEK_END)
+            # One request brings most footers; on a disk the length comes first.
+            first = _FIRST_BYTES if is_remote(url) else 8
+            file.seek(max(0, num_bytes - first))
+            tail = file.read(first)
+            if tail[-4:] == b"PARE":
                 raise DataError(f"{url}: the Parquet file is encrypted. Decrypt it first.")
-            if tail[4:] != b"PAR1":
+            if tail[-4:] != b"PAR1" or len(tail) < 8:
                 raise DataError(
                     f"{url}: not a Parquet file, or cut short ({num_bytes:,} bytes). If it is CSV or Arrow, run streamtrain ingest."
                 )
-            length = int.from_bytes(tail[:4], "little")
+            length = int.from_bytes(tail[-8:-4], "little")
             if length + 12 > num_bytes:
                 raise DataError(f"{url}: the footer claims {length:,} of {num_bytes:,} bytes; the file is damaged. Write it again.")
-            file.seek(num_bytes - 8 - length)
-            return file.read(length + 8), num_bytes
+            if length + 8 > len(tail):
+                file.seek(num_bytes - 8 - length)
+                tail = file.read(length + 8)
+            return tail[-length - 8 :], num_bytes
     except OSError as error:
         raise DataError(f"{url}: cannot be read: {error.strerror or error}. Check the path and its permissions.") from error
 

@@ -8,9 +8,10 @@ from typing import Protocol
 import numpy as np
 
 from streamtrain.buffers import Buffers
-from streamtrain.errors import DataError, ResourceError
+from streamtrain.errors import DataError, ResourceError, StoreError
 from streamtrain.storage.parquet import ParquetForward, ParquetReader, first_line
 from streamtrain.storage.plain import PlainBuffers
+from streamtrain.storage.remote_file import Traffic
 from streamtrain.storage.zarr import ZarrForward, ZarrReader
 from streamtrain.types import Dataset, Format, Shard
 
@@ -31,11 +32,12 @@ class Reader(Protocol):
 class Readers:
     """Reads any row range of any shard; any number of threads at once.
 
-    Parsed metadata of the last 256 shards is kept; no file stays open between calls.
+    Parsed metadata of the last 256 shards is kept; no file stays open between calls. `traffic`: what came from object stores so far.
     """
 
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
+        self.traffic = Traffic()
         self._reader = lru_cache(_CACHED_SHARDS)(self._open)
         self._checked: set[int] = set()
         # Arrow's decoder has a memory pool of its own; Zarr chunks and plain Parquet pages are decoded into these.
@@ -63,13 +65,15 @@ class Readers:
     def forward(self, shard: int) -> "Forward":
         """A reader of the same rows for ranges that follow one another, where a row group or chunk is too large to read at
         once: it keeps its place in it. For one thread at a time; holds a file open until `close`."""
-        return Forward(shard, self._dataset, self._checked)
+        return Forward(shard, self._dataset, self._checked, self.traffic)
 
     def _open(self, shard: int) -> Reader:
         described = self._dataset.shards[shard]
         if described.format == "zarr":
-            return ZarrReader(described, self._buffers)
-        reader = ParquetReader(described, self._dataset.columns, buffers=self._plain, checked=shard in self._checked)
+            return ZarrReader(described, self._buffers, self.traffic)
+        reader = ParquetReader(
+            described, self._dataset.columns, buffers=self._plain, checked=shard in self._checked, traffic=self.traffic
+        )
         self._checked.add(shard)
         return reader
 
@@ -77,8 +81,9 @@ class Readers:
 class Forward:
     """See `Readers.forward`."""
 
-    def __init__(self, number: int, dataset: Dataset, checked: set[int]):
+    def __init__(self, number: int, dataset: Dataset, checked: set[int], traffic: Traffic):
         self._number, self._shard, self._dataset, self._checked = number, dataset.shards[number], dataset, checked
+        self._traffic = traffic
         self._reader: ParquetForward | ZarrForward | None = None
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -99,8 +104,8 @@ class Forward:
     def _open(self) -> ParquetForward | ZarrForward:
         shard, columns, kind = self._shard, self._dataset.columns, self._dataset.decoded_type
         if shard.format == "zarr":
-            return ZarrForward(shard, columns, kind)
-        reader = ParquetForward(shard, columns, kind, checked=self._number in self._checked)
+            return ZarrForward(shard, columns, kind, self._traffic)
+        reader = ParquetForward(shard, columns, kind, checked=self._number in self._checked, traffic=self._traffic)
         self._checked.add(self._number)
         return reader
 
@@ -121,7 +126,7 @@ def _typed_errors(shard: Shard, start: int, stop: int, *, last: bool) -> Iterato
             " which writes small row groups."
         ) from error
     except DataError as error:
-        raise error if shard.url in str(error) else DataError(f"{_place(shard, start, stop)}: {error}") from error
+        raise error if shard.url in str(error) or isinstance(error, StoreError) else DataError(f"{_place(shard, start, stop)}: {error}") from error
     except Exception as error:
         if not last:
             raise _Again from error

@@ -13,10 +13,11 @@ from pyarrow import csv
 from streamtrain.errors import DataError, ResourceError, shown
 from streamtrain.storage.dataset import Found, bind_columns, find_shards
 from streamtrain.storage.decode import MAX_EXACT_INTEGER, arrow_column, decode_arrow
-from streamtrain.storage.locate import locate
+from streamtrain.storage.filesystem import is_remote, normal_url, open_binary, open_stream, take_query
+from streamtrain.storage.locate import locate, read_list
 from streamtrain.storage.parquet import first_line, stream_parquet
 from streamtrain.storage.readers import Readers
-from streamtrain.types import Column, Dataset
+from streamtrain.types import LOCAL, Column, Dataset, Storage
 
 CSV_SUFFIXES = (".csv", ".csv.gz")
 ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
@@ -38,20 +39,22 @@ class Table:
     pieces: Callable[[Sequence[str], str], Iterator[Piece]]
 
 
-def open_tables(source: str) -> list[Table]:
+def open_tables(source: str, storage: Storage = LOCAL) -> list[Table]:
     """The tables that a path means: one per CSV or Arrow file, one for Parquet or Zarr shards together.
 
-    Raises DataError when nothing can be read, or when kinds of file are mixed.
+    Raises DataError when nothing can be read, or when kinds of file are mixed, StoreError when a store does not answer.
     """
-    paths = locate(source, SUFFIXES)
+    path, known = take_query(source, storage)
+    path = normal_url(path)
+    paths, known = read_list(path, known) or (locate(path, SUFFIXES, known), known)
     kinds = {_kind(path) for path in paths}
     if len(kinds) > 1:
         raise DataError(f"{source}: holds {' and '.join(sorted(kinds))} files. Choose one kind with a glob.")
     if kinds == {"csv"}:
-        return [_csv_table(path) for path in paths]
+        return [_csv_table(path, known) for path in paths]
     if kinds == {"arrow"}:
-        return [_arrow_table(path) for path in paths]
-    return [_shard_table(find_shards(source))]
+        return [_arrow_table(path, known) for path in paths]
+    return [_shard_table(find_shards(source, storage=storage))]
 
 
 def _kind(path: str) -> str:
@@ -59,9 +62,9 @@ def _kind(path: str) -> str:
     return "csv" if name.endswith(CSV_SUFFIXES) else "arrow" if name.endswith(ARROW_SUFFIXES) else "Parquet or Zarr"
 
 
-def _csv_table(path: str) -> Table:
+def _csv_table(path: str, storage: Storage) -> Table:
     """Numbers in CSV are float64: whether a column is whole numbers cannot be known from its first rows."""
-    with _one_error(path), csv.open_csv(path, read_options=csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)) as reader:
+    with _one_error(path), csv.open_csv(open_stream(path, storage), read_options=csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)) as reader:
         types = {  # a name that is not UTF-8 raises here
             field.name: pa.float64() if pa.types.is_integer(field.type) or pa.types.is_null(field.type) else field.type
             for field in reader.schema
@@ -72,13 +75,13 @@ def _csv_table(path: str) -> Table:
         with _one_error(path), ExitStack() as stack:
             texts: Iterator[pa.RecordBatch] = iter(())
             read_texts = 0
-            for number, batch in enumerate(_csv_batches(stack, path, {name: types[name] for name in chosen})):
+            for number, batch in enumerate(_csv_batches(stack, path, storage, {name: types[name] for name in chosen})):
                 columns = _decode(batch, chosen, decoded_type)
                 # Only a piece with a number from ±2^53 on is looked at as text: was it whole, or too large for float64?
                 large = [np.flatnonzero(np.abs(column) >= MAX_EXACT_INTEGER) for column in columns]
                 if any(map(len, large)):
                     if not read_texts:
-                        texts = _csv_batches(stack, path, dict.fromkeys(chosen, pa.string()))
+                        texts = _csv_batches(stack, path, storage, dict.fromkeys(chosen, pa.string()))
                     text = next(itertools.islice(texts, number - read_texts, None))
                     read_texts = number + 1
                     for name, rows in zip(chosen, large, strict=True):
@@ -88,11 +91,11 @@ def _csv_table(path: str) -> Table:
     return Table(url=path, columns=_unique(names, [types[name] for name in names]), pieces=pieces)
 
 
-def _csv_batches(stack: ExitStack, path: str, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+def _csv_batches(stack: ExitStack, path: str, storage: Storage, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
     """Batches are cut by bytes of the file, so the same rows come together whatever the types."""
     read = csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)
     convert = csv.ConvertOptions(column_types=types, include_columns=list(types))
-    return iter(stack.enter_context(csv.open_csv(path, read_options=read, convert_options=convert)))
+    return iter(stack.enter_context(csv.open_csv(open_stream(path, storage), read_options=read, convert_options=convert)))
 
 
 def _refuse_rounded(name: str, texts: Sequence[str]) -> None:
@@ -108,16 +111,20 @@ def _refuse_rounded(name: str, texts: Sequence[str]) -> None:
             raise DataError(f"column {name!r}: {shown(text[:40])} is beyond float64. Mend the value, or leave it out with --features.")
 
 
-def _arrow_table(path: str) -> Table:
-    with _one_error(path), pa.OSFile(path) as file, pa.ipc.open_file(file) as reader:
+def _arrow_table(path: str, storage: Storage) -> Table:
+    with _one_error(path), _open_arrow(path, storage) as file, pa.ipc.open_file(file) as reader:
         names, types = reader.schema.names, reader.schema.types
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
-        with _one_error(path), pa.OSFile(path) as file, pa.ipc.open_file(file) as reader:
+        with _one_error(path), _open_arrow(path, storage) as file, pa.ipc.open_file(file) as reader:
             for i in range(reader.num_record_batches):
                 yield _decode(reader.get_batch(i), chosen, decoded_type)
 
     return Table(url=path, columns=_unique(names, types), pieces=pieces)
+
+
+def _open_arrow(path: str, storage: Storage) -> pa.NativeFile:
+    return pa.PythonFile(open_binary(path, storage), mode="r") if is_remote(path) else pa.OSFile(path)
 
 
 def _shard_table(found: Found) -> Table:
@@ -178,6 +185,6 @@ class _one_error:
         if isinstance(error, MemoryError) and not isinstance(error, ResourceError):
             raise ResourceError(f"{self._path}: does not fit in memory: {first_line(error)}. Close other programs.") from error
         if isinstance(error, (pa.ArrowException, OSError, ValueError)) and not isinstance(error, (DataError, MemoryError)):
-            size = os.path.getsize(self._path) if os.path.isfile(self._path) else 0
-            what = f"cannot be read ({size:,} bytes): {first_line(error)}"
+            size = f" ({os.path.getsize(self._path):,} bytes)" if os.path.isfile(self._path) else ""
+            what = f"cannot be read{size}: {first_line(error)}"
             raise DataError(f"{self._path}: {what}. Mend the file, or leave the column out.") from error

@@ -14,14 +14,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from streamtrain.budget import default_limit_bytes, default_readers
-from streamtrain.errors import DataError, shown
-from streamtrain.storage.dataset import describe_shard
-from streamtrain.storage.locate import locate
-from streamtrain.storage.manifest import MANIFEST_NAME, Manifest, ShardEntry, compact_boundaries, hash_shard, read_manifest, safe_path
+from streamtrain.errors import DataError, StoreError, shown
+from streamtrain.storage.dataset import describe_shard, present_shards
+from streamtrain.storage.filesystem import is_folder, normal_url, open_sequential, take_query
+from streamtrain.storage.locate import locate, read_list
+from streamtrain.storage.manifest import (
+    MANIFEST_NAME, Manifest, ShardEntry, compact_boundaries, exists, hash_shard, read_manifest, refuse_unfinished, safe_path,
+)  # fmt: skip
 from streamtrain.storage.pages import walk_pages
-from streamtrain.storage.parquet import BATCH_ROWS, BUFFER_BYTES, first_line, read_metadata
+from streamtrain.storage.parquet import BATCH_ROWS, BUFFER_BYTES, first_line, open_file, read_metadata
 from streamtrain.storage.zarr import check_chunks
-from streamtrain.types import Record, Shard
+from streamtrain.types import LOCAL, Record, Shard, Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,28 +79,39 @@ class _Checked:
     shard: Shard | None
 
 
-def verify(path: str | os.PathLike[str], *, threads: int | None = None, limit_bytes: int | None = None) -> Verification:
+def verify(
+    path: str | os.PathLike[str], *, threads: int | None = None, limit_bytes: int | None = None, storage: Storage = LOCAL
+) -> Verification:
     """Check all of a data set. `limit_bytes`: what a decode may take, by default a quarter of the memory that is available.
 
-    Raises DataError only when the path means nothing; whatever is wrong with a shard is a finding.
+    Raises DataError only when the path means nothing, StoreError when a store does not answer; whatever is wrong with a shard is a
+    finding.
     """
-    path, findings = os.path.abspath(os.fspath(path)), []
+    path, storage = take_query(os.fspath(path), storage)
+    path, findings = normal_url(path), []
+    named = read_list(path, storage)
     threads = threads or default_readers()
     limit = (limit_bytes or default_limit_bytes()) // threads
     manifest = None
     try:
-        manifest = read_manifest(path) if os.path.isdir(path) else None
+        manifest = read_manifest(path, storage) if named is None else None
+    except StoreError:
+        raise
     except DataError as error:
         findings.append(_finding(os.path.join(path, MANIFEST_NAME), "manifest", error))
     work: list[tuple[str, ShardEntry | None]] = []
-    if manifest is None:
-        work = [(url, None) for url in locate(path)]
+    if named is not None:
+        urls, storage = named
+        work = [(url, None) for url in urls]
+    elif manifest is None:
+        refuse_unfinished(path, storage)
+        work = [(url, None) for url in locate(path, storage=storage)]
     else:
-        listed, about = _listed(path, manifest)
+        listed, about = _listed(path, manifest, storage)
         findings += about
         work = list(listed)
     with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
-        checked = list(pool.map(lambda item: _check(*item, limit), work))
+        checked = list(pool.map(lambda item: _check(*item, limit, storage), work))
     for each in checked:
         findings += each.findings
     shards = [each.shard for each in checked if each.shard is not None]
@@ -110,14 +124,14 @@ def verify(path: str | os.PathLike[str], *, threads: int | None = None, limit_by
     )  # fmt: skip
 
 
-def _listed(path: str, manifest: Manifest) -> tuple[list[tuple[str, ShardEntry]], list[Finding]]:
+def _listed(path: str, manifest: Manifest, storage: Storage) -> tuple[list[tuple[str, ShardEntry]], list[Finding]]:
     """The manifest's shards, and what is wrong with the list itself: names, strangers, sums."""
     listed: dict[str, ShardEntry] = {}
     findings = []
     home = os.path.join(path, MANIFEST_NAME)
     for entry in manifest.shards:
         try:
-            url = os.path.abspath(safe_path(path, entry.name))
+            url = normal_url(safe_path(path, entry.name))
         except DataError as error:
             findings.append(_finding(home, "manifest", error))
             continue
@@ -127,33 +141,33 @@ def _listed(path: str, manifest: Manifest) -> tuple[list[tuple[str, ShardEntry]]
     rows = sum(entry.rows for entry in manifest.shards)
     if rows != manifest.rows:
         findings.append(Finding(url=home, place="manifest", cause=f"says {manifest.rows:,} rows, and its shards {rows:,}"))
-    try:
-        present = locate(path)
-    except DataError:
-        present = []
-    strangers = [url for url in present if os.path.abspath(url) not in listed]
+    strangers = [url for url in present_shards(path, storage) if url not in listed]
     findings += [Finding(url=url, place="file", cause=f"not listed in {MANIFEST_NAME}") for url in strangers]
     return list(listed.items()), findings
 
 
-def _check(url: str, entry: ShardEntry | None, limit: int) -> _Checked:
+def _check(url: str, entry: ShardEntry | None, limit: int, storage: Storage) -> _Checked:
     findings: list[Finding] = []
     hashed = False
-    if not os.path.exists(url):
+    if not exists(url, storage):
         findings.append(Finding(url=url, place="file", cause=f"listed in {MANIFEST_NAME}, but not there"))
         return _Checked(findings=findings, vouched=False, shard=None)
     try:
         if entry is not None:
-            hashed = hash_shard(url) == entry.sha256
+            hashed = hash_shard(url, storage) == entry.sha256
             if not hashed:
                 findings.append(Finding(url=url, place="file", cause=f"its SHA-256 is not the one in {MANIFEST_NAME}"))
-        shard = describe_shard(url)
+        shard = describe_shard(url, storage)
+    except StoreError:
+        raise
     except (DataError, OSError) as error:
-        return _Checked(findings=[*findings, _finding(url, "chunks" if os.path.isdir(url) else "footer", error)], vouched=False, shard=None)
+        return _Checked(findings=[*findings, _finding(url, "chunks" if is_folder(url, storage) else "footer", error)], vouched=False, shard=None)
     if entry is not None and entry.boundaries != compact_boundaries(shard.boundaries):
         findings.append(Finding(url=url, place="manifest", cause=f"its row groups or chunks are not those in {MANIFEST_NAME}"))
     try:
         found, own = _check_parquet(shard, limit) if shard.format == "parquet" else check_chunks(shard, limit)
+    except StoreError:
+        raise
     except (DataError, OSError) as error:
         found, own = [("file", first_line(error))], False
     findings += [Finding(url=url, place=place, cause=cause.removeprefix(f"{url}: ")) for place, cause in found]
@@ -164,13 +178,15 @@ def _check_parquet(shard: Shard, limit: int) -> tuple[list[tuple[str, str]], boo
     """(place, cause) of every bad column chunk, and whether every page has a checksum. What has none is decoded."""
     metadata, chunks = read_metadata(shard)
     bad, unchecked, num_pages = [], [], 0
-    with open(shard.url, "rb") as file:
+    with open_sequential(shard.url, shard.storage) as file:
         for group in range(metadata.num_row_groups):
             for number in range(metadata.num_columns):
                 chunk = chunks[group][number]
                 place = f"row group {group}, column {metadata.schema.column(number).path!r}"
                 try:
                     pages = [(page.decoded_bytes, page.checked) for page in walk_pages(file, chunk)]
+                except StoreError:
+                    raise
                 except DataError as error:
                     bad.append((place, str(error)))
                     continue
@@ -181,7 +197,7 @@ def _check_parquet(shard: Shard, limit: int) -> tuple[list[tuple[str, str]], boo
                 elif not all(checked for _, checked in pages):
                     unchecked.append((group, number, place))
     if unchecked:
-        with pq.ParquetFile(shard.url, metadata=metadata, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+        with open_file(shard, metadata, BUFFER_BYTES) as file:
             bad += [(place, cause) for group, number, place in unchecked if (cause := _decode_fault(file, group, number))]
     return bad, num_pages > 0 and not unchecked
 
@@ -201,6 +217,8 @@ def _decode_fault(file: pq.ParquetFile, group: int, number: int) -> str | None:
                 extremes = pc.min_max(column)
                 low.append(extremes["min"].as_py())
                 high.append(extremes["max"].as_py())
+    except StoreError:
+        raise
     except Exception as error:  # whatever a decoder throws
         return f"cannot be decoded: {first_line(error)}"
     expected, statistics = file.metadata.row_group(group).num_rows, chunk.statistics

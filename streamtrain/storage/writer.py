@@ -1,7 +1,6 @@
 """Writing a data set: spans in, shards and a manifest out; whole or not at all."""
 
 import os
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,11 +12,13 @@ import numpy as np
 from streamtrain.config import did_you_mean
 from streamtrain.errors import ConfigError, ResourceError
 from streamtrain.storage.dataset import describe_shard
-from streamtrain.storage.manifest import Manifest, ShardEntry, compact_boundaries, hash_shard, write_manifest
+from streamtrain.storage.drafts import Draft, open_draft
+from streamtrain.storage.filesystem import is_remote, normal_url, refuse_read_only
+from streamtrain.storage.manifest import Manifest, ShardEntry, compact_boundaries, exists, hash_shard, write_manifest
 from streamtrain.storage.moments import Moments
 from streamtrain.storage.parquet import ParquetWriter
 from streamtrain.storage.zarr import ZarrWriter
-from streamtrain.types import Format, Truth
+from streamtrain.types import LOCAL, Format, Storage, Truth
 
 SPANS_PER_SHARD = 16
 
@@ -38,41 +39,43 @@ class Layout:
 
 
 def write_dataset(
-    out: str | os.PathLike[str], layout: Layout, spans: Iterable[MakeSpan], *, workers: int = 1, truth: Truth | None = None
-) -> str:
-    """Write spans, each of `span_rows` rows but the last, in order; returns the folder's path.
+    out: str | os.PathLike[str], layout: Layout, spans: Iterable[MakeSpan], *, workers: int = 1, truth: Truth | None = None,
+    storage: Storage = LOCAL,
+) -> str:  # fmt: skip
+    """Write spans, each of `span_rows` rows but the last, in order; returns the folder's path or URL.
 
-    Calls of `spans` run on `workers` threads, at most `workers + 1` ahead of the one being written. The folder is made under
-    a temporary name and renamed when its manifest is written, so a failure leaves nothing.
-    Raises ConfigError when `out` is not empty or the format is unknown, ResourceError when it cannot be written.
+    Calls of `spans` run on `workers` threads, at most `workers + 1` ahead of the one being written. Shards are made under a
+    temporary name, and have their own when the manifest is written (drafts.py), so a failure leaves nothing.
+    Raises ConfigError when `out` is not empty or the format is unknown, ResourceError when it cannot be written, StoreError when
+    its store does not answer.
     """
-    out = os.path.abspath(os.fspath(out))
-    refuse_output(out, layout)
-    temporary = Path(out).parent / f".{Path(out).name}.writing-{os.getpid()}"
+    out = normal_url(out)
+    refuse_output(out, layout, storage)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed and had the same number
-        temporary.mkdir(parents=True)
-        with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
-            measured = _ahead(pool, (lambda make=make: _measure(make()) for make in spans), workers + 1)
-            shards, moments = _write_shards(pool, temporary, layout, measured)
-        write_manifest(str(temporary), _manifest(layout, shards, moments, truth))
-        if os.path.isdir(out):
-            os.rmdir(out)
-        os.rename(temporary, out)
+        with open_draft(out, storage) as draft:
+            with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
+                measured = _ahead(pool, (lambda make=make: _measure(make()) for make in spans), workers + 1)
+                shards, moments = _write_shards(pool, draft, layout, measured, workers)
+            write_manifest(str(draft.folder), _manifest(layout, shards, moments, truth))
+            draft.finish()
     except OSError as error:
         raise ResourceError(f"{out}: cannot be written: {error.strerror or error}. Free space there, or choose another folder.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return out
 
 
-def refuse_output(out: str | os.PathLike[str], layout: Layout) -> None:
+def refuse_output(out: str | os.PathLike[str], layout: Layout, storage: Storage = LOCAL) -> None:
     """Raise ConfigError when `out` holds something already, or the layout cannot be written."""
     if layout.format not in _WRITERS:
         raise ConfigError(f"format {layout.format!r} is unknown; choose parquet or zarr.{did_you_mean(layout.format, _WRITERS)}")
     if layout.span_rows < 1:
         raise ConfigError(f"span_rows is {layout.span_rows}; a span has at least 1 row.")
-    if os.path.lexists(out) and not (os.path.isdir(out) and not os.listdir(out)):
+    out = normal_url(out)
+    if is_remote(out):
+        refuse_read_only(out)
+        used = exists(out, storage)
+    else:
+        used = os.path.lexists(out) and not (os.path.isdir(out) and not os.listdir(out))
+    if used:
         raise ConfigError(f"{out}: not empty, and nothing is ever overwritten. Choose another folder, or remove this one.")
 
 
@@ -92,14 +95,16 @@ def _ahead(pool: ThreadPoolExecutor, calls: Iterable[Callable[[], object]], ahea
 
 
 def _write_shards(
-    pool: ThreadPoolExecutor, folder: Path, layout: Layout, measured: Iterator[tuple[Columns, list[Moments]]]
+    pool: ThreadPoolExecutor, draft: Draft, layout: Layout, measured: Iterator[tuple[Columns, list[Moments]]], workers: int
 ) -> tuple[list[ShardEntry], list[Moments]]:
     entries: list[Future[ShardEntry]] = []
     moments = [Moments() for _ in layout.columns]
     writer, spans, path = None, 0, ""
     for columns, added in measured:
         if writer is None:
-            path = str(folder / f"shard-{len(entries):05d}.{layout.format}")
+            if len(entries) > workers:
+                entries[-workers - 1].result()  # shards that wait to be uploaded take room on this machine
+            path = str(draft.folder / f"shard-{len(entries):05d}.{layout.format}")
             max_rows = SPANS_PER_SHARD * layout.span_rows
             writer = _WRITERS[layout.format](path, layout.columns, layout.decoded_type, layout.span_rows, max_rows)
         writer.write(columns)
@@ -107,20 +112,22 @@ def _write_shards(
         spans += 1
         if spans % SPANS_PER_SHARD == 0:
             writer.close()
-            entries.append(pool.submit(_entry, path))
+            entries.append(pool.submit(_entry, path, draft))
             writer = None
     if writer is not None:
         writer.close()
-        entries.append(pool.submit(_entry, path))
+        entries.append(pool.submit(_entry, path, draft))
     return [entry.result() for entry in entries], moments
 
 
-def _entry(path: str) -> ShardEntry:
+def _entry(path: str, draft: Draft) -> ShardEntry:
     shard = describe_shard(path)
-    return ShardEntry(
+    entry = ShardEntry(
         name=os.path.basename(path), rows=shard.num_rows, boundaries=compact_boundaries(shard.boundaries), bytes=shard.num_bytes,
         sha256=hash_shard(path), source=shard.source,
     )
+    draft.keep(Path(path))
+    return entry
 
 
 def _manifest(layout: Layout, shards: Sequence[ShardEntry], moments: Sequence[Moments], truth: Truth | None) -> Manifest:

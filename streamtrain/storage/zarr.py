@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -15,10 +14,13 @@ from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from streamtrain.buffers import Buffers
-from streamtrain.errors import DataError, ResourceError, shown
+from streamtrain.errors import DataError, ResourceError, StoreError, shown
 from streamtrain.storage.decode import decode_numpy, numpy_column
+from streamtrain.storage.filesystem import is_remote
 from streamtrain.storage.raw_chunks import is_raw, read_raw_chunks
-from streamtrain.types import MAX_ROWS, Column, Shard
+from streamtrain.storage.remote_file import Traffic
+from streamtrain.storage.zarr_folder import Folder, open_folder
+from streamtrain.types import LOCAL, MAX_ROWS, Column, Shard, Storage
 
 #: Codecs that are decoded; any other is refused before zarr may look for a plugin of that name. None of them runs code.
 _CODECS = frozenset({
@@ -32,23 +34,26 @@ _MAX_METADATA_BYTES = 1 << 26
 _MOST_COLUMNS = 1 << 20
 _MISSING = np.uint64(2**64 - 1)
 
+#: What makes a folder a Zarr node, v3 or older.
+NODE_FILES = frozenset({"zarr.json", ".zarray", ".zgroup", ".zmetadata"})
+
 # zarr's config is one object for the process: a `with` around open must not overlap another thread's.
 _CONFIG = Lock()
 
 
 def is_zarr(url: str) -> bool:
     """Whether a folder says that it is a Zarr v3 node, or an older one or N5, which deserve a refusal by name."""
-    return any(os.path.isfile(os.path.join(url, name)) for name in ("zarr.json", ".zarray", ".zgroup", ".zmetadata")) or _is_n5(url)
+    return any(os.path.isfile(os.path.join(url, name)) for name in NODE_FILES) or _is_n5(url)
 
 
-def describe_zarr(url: str) -> Shard:
+def describe_zarr(url: str, storage: Storage = LOCAL) -> Shard:
     """The shard of one Zarr array or group, from metadata and the list of chunks; no chunk is read.
 
     Raises DataError for Zarr v2 and N5, for unknown codecs, and for chunks, also those inside shards of chunks, that are
     missing (they would read as the fill value, silently) or cut short.
     """
     try:
-        return _describe(url)
+        return _describe(open_folder(url, storage), storage)
     except DataError:
         raise
     except MemoryError as error:
@@ -57,12 +62,13 @@ def describe_zarr(url: str) -> Shard:
         raise DataError(f"{url}: the Zarr metadata is refused: {_one_line(error)}. Write the array again.") from error
 
 
-def _describe(url: str) -> Shard:
-    node = _open_node(url)
-    files = _list_files(url)
+def _describe(folder: Folder, storage: Storage) -> Shard:
+    url = folder.url
+    node = _open_node(folder)
+    files = folder.files()
     arrays = _arrays(node)
     for name, array in arrays.items():
-        _refuse_bad_chunks(url, name, array, files)
+        _refuse_bad_chunks(folder, name, array, files)
     columns = _array_columns(url, node) if isinstance(node, zarr.Array) else _group_columns(url, node, arrays)
     lengths = {array.shape[0] for array in arrays.values() if array.ndim}
     if len(lengths) != 1:
@@ -74,29 +80,33 @@ def _describe(url: str) -> Shard:
     return Shard(
         url=url, format="zarr", num_rows=num_rows, num_bytes=sum(files.values()),
         boundaries=np.append(np.arange(0, num_rows, max(step, 1), dtype=np.int64), num_rows),
-        columns=columns, source=_hash_source(url, files), read_rows=_read_rows(arrays),
+        columns=columns, source=_hash_source(folder, files), read_rows=_read_rows(arrays), storage=storage,
     )
 
 
-def zarr_source(url: str) -> str:
+def zarr_source(url: str, storage: Storage = LOCAL) -> str:
     """A hash of metadata, chunk keys, chunk sizes and, where chunks end in a crc32c, of those: what `Shard.source` must equal."""
-    return _hash_source(url, _list_files(url))
+    folder = open_folder(url, storage)
+    return _hash_source(folder, folder.files())
 
 
 class ZarrReader:
     """Row ranges of one Zarr shard. Holds metadata, no open file; any number of threads may read at once.
 
-    Raw chunks are read as they are; others are decoded by the `zarrs` pipeline where it knows the codecs, else by zarr's own.
+    Raw chunks of local arrays are read as they are; others are decoded by the `zarrs` pipeline where it knows the codecs, else, and
+    in object stores, by zarr's own.
     """
 
-    def __init__(self, shard: Shard, buffers: Buffers | None = None):
+    def __init__(self, shard: Shard, buffers: Buffers | None = None, traffic: Traffic | None = None):
         self._buffers = buffers or Buffers(0, keep=0)
-        if zarr_source(shard.url) != shard.source:
+        folder = open_folder(shard.url, shard.storage, traffic)
+        if _hash_source(folder, folder.files()) != shard.source:
             raise DataError(f"{shard.url}: the array has changed since it was opened. Open the data set again.")
         self._url = shard.url
         self._places = {column.name: i for i, column in enumerate(shard.columns)}
-        self.arrays = _open_fast(shard.url)
-        self._raw = {name for name, array in self.arrays.items() if array.ndim and is_raw(array)}
+        self.arrays = _open_fast(folder)
+        local = {} if is_remote(shard.url) else self.arrays
+        self._raw = {name for name, array in local.items() if array.ndim and is_raw(array)}
         self._refuse_other(shard)
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -123,7 +133,7 @@ class ZarrReader:
     def decode(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows of one array as stored; see `read`."""
         array = self.arrays[name]
-        keys = [key for _, key in _chunk_keys(array, start, stop)]
+        keys = [] if is_remote(self._url) else [key for _, key in _chunk_keys(array, start, stop)]  # a CheckedStore refuses by itself
         for key in keys:
             if not os.path.exists(os.path.join(self._url, name, key)):
                 raise DataError(f"{self._url}: chunk {_join_key(name, key)} is missing. Restore it, or write the array again.")
@@ -154,6 +164,8 @@ def check_chunks(shard: Shard, limit_bytes: int) -> tuple[list[tuple[str, str]],
             stop = min(start + step, array.shape[0])
             try:
                 reader.decode(name, start, stop)
+            except StoreError:
+                raise
             except Exception as error:  # whatever a decoder throws
                 keys = ", ".join(_join_key(name, key) for _, key in _chunk_keys(array, start, stop))
                 bad.append((f"chunk {keys}", f"rows {start:,} to {stop:,} cannot be decoded: {_one_line(error)}"))
@@ -168,9 +180,9 @@ def _has_crc32c(codecs: Sequence[object]) -> bool:
 class ZarrForward:
     """Reads one shard forward with one chunk of it decoded in memory; for one thread at a time."""
 
-    def __init__(self, shard: Shard, columns: Sequence[str], decoded_type: str):
+    def __init__(self, shard: Shard, columns: Sequence[str], decoded_type: str, traffic: Traffic | None = None):
         self._edges, self._columns, self._type = shard.boundaries, columns, decoded_type
-        self._reader = ZarrReader(shard)
+        self._reader = ZarrReader(shard, traffic=traffic)
         self._held, self._chunk = (0, 0), ()
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -220,9 +232,10 @@ class ZarrWriter:
         )
 
 
-def zarr_codec(url: str) -> str:
+def zarr_codec(shard: Shard) -> str:
     """The codecs of a shard, for people: `bytes+crc32c`, `sharding(bytes+zstd)`."""
-    return ", ".join(sorted({_codec_names(array.metadata.codecs) for array in _arrays(_open_node(url)).values()}))
+    arrays = _arrays(_open_node(open_folder(shard.url, shard.storage)))
+    return ", ".join(sorted({_codec_names(array.metadata.codecs) for array in arrays.values()}))
 
 
 def _codec_names(codecs: Sequence[object]) -> str:
@@ -231,34 +244,34 @@ def _codec_names(codecs: Sequence[object]) -> str:
     )
 
 
-def _open_node(url: str) -> zarr.Array | zarr.Group:
-    if not os.path.isfile(os.path.join(url, "zarr.json")):
+def _open_node(folder: Folder) -> zarr.Array | zarr.Group:
+    url = folder.url
+    if folder.size("zarr.json") is None:
         raise DataError(f"{url}: not Zarr v3 (no zarr.json). Convert Zarr v2 or N5 to Zarr v3 first.")
     try:
-        kind = _read_metadata(url)["node_type"]
+        kind = _read_metadata(folder, "zarr.json")["node_type"]
         if kind == "array":
-            return zarr.open_array(url, mode="r", zarr_format=3)
-        for name in sorted(os.listdir(url)):
-            if os.path.isfile(os.path.join(url, name, "zarr.json")):
-                _read_metadata(os.path.join(url, name))
-        return zarr.open_group(url, mode="r", zarr_format=3, use_consolidated=False)
+            return zarr.open_array(folder.store(), mode="r", zarr_format=3)
+        for name in sorted(name for name in folder.files() if name.count("/") == 1 and name.endswith("/zarr.json")):
+            _read_metadata(folder, name)
+        return zarr.open_group(folder.store(), mode="r", zarr_format=3, use_consolidated=False)
     except (DataError, MemoryError):
         raise
     except (Exception, RecursionError) as error:  # hostile metadata raises KeyError, TypeError, zarr's own errors …
         raise DataError(f"{url}: the Zarr metadata is refused: {_one_line(error)}. Write the array with codecs that zarr knows.") from error
 
 
-def _read_metadata(url: str) -> Mapping[str, object]:
+def _read_metadata(folder: Folder, name: str) -> Mapping[str, object]:
     """`zarr.json` of one node, its codecs known by name. Raises DataError for others, and whatever damaged JSON raises."""
-    path = os.path.join(url, "zarr.json")
-    if os.path.getsize(path) > _MAX_METADATA_BYTES:
-        size = f"{os.path.getsize(path):,} bytes of metadata; the limit is {_MAX_METADATA_BYTES:,}"
-        raise DataError(f"{path}: {size}. Write the array again.")
-    with open(path, encoding="utf-8") as file:
-        metadata = json.load(file)
-    for name in _all_codecs(metadata.get("codecs", ())):
-        if name not in _CODECS:
-            raise DataError(f"{url}: the Zarr metadata is refused: the codec {name!r} is not known. Write it with zstd, blosc or gzip.")
+    num_bytes = folder.size(name)
+    if num_bytes > _MAX_METADATA_BYTES:
+        size = f"{num_bytes:,} bytes of metadata; the limit is {_MAX_METADATA_BYTES:,}"
+        raise DataError(f"{folder.url}/{name}: {size}. Write the array again.")
+    metadata = json.loads(folder.read(name))
+    for codec in _all_codecs(metadata.get("codecs", ())):
+        if codec not in _CODECS:
+            url = f"{folder.url}/{name}".removesuffix("/zarr.json")
+            raise DataError(f"{url}: the Zarr metadata is refused: the codec {codec!r} is not known. Write it with zstd, blosc or gzip.")
     return metadata
 
 
@@ -288,16 +301,19 @@ def _arrays(node: zarr.Array | zarr.Group) -> dict[str, zarr.Array]:
     return {"": node} if isinstance(node, zarr.Array) else dict(sorted(node.arrays()))
 
 
-def _open_fast(url: str) -> dict[str, zarr.Array]:
-    """The arrays, bound to the `zarrs` pipeline; where it refuses the codecs, to zarr's own.
+def _open_fast(folder: Folder) -> dict[str, zarr.Array]:
+    """The arrays, bound to the `zarrs` pipeline; where it refuses the codecs, and for object stores, to zarr's own.
 
-    They keep their pipeline after the config is back as it was.
+    They keep their pipeline after the config is back as it was. `zarrs` would reach a store by a client of its own, without our
+    timeouts.
     """
+    if is_remote(folder.url):
+        return _arrays(_open_node(folder))
     try:
         with _CONFIG, zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}):
-            return _arrays(_open_node(url))
+            return _arrays(_open_node(folder))
     except Exception:  # an unsupported codec, or no zarrs for this machine: the plain pipeline decides
-        return _arrays(_open_node(url))
+        return _arrays(_open_node(folder))
 
 
 def _array_columns(url: str, array: zarr.Array) -> tuple[Column, ...]:
@@ -325,33 +341,16 @@ def _group_columns(url: str, group: zarr.Group, arrays: dict[str, zarr.Array]) -
     )
 
 
-def _list_files(url: str) -> dict[str, int]:
-    """Relative path → size of every file below `url`. Raises DataError for a pipe or device: reading it might never end."""
-    files = {}
-    for folder, _, names in os.walk(url):
-        for name in names:
-            path = os.path.join(folder, name)
-            try:
-                about = os.stat(path)
-            except OSError as error:
-                cause = error.strerror or error
-                raise DataError(f"{shown(path)}: cannot be read: {cause}. Restore it, or write the array again.") from error
-            if not stat.S_ISREG(about.st_mode):
-                raise DataError(f"{shown(path)}: not a regular file. Move it out of the array.")
-            files[Path(os.path.relpath(path, url)).as_posix()] = about.st_size
-    return files
-
-
-def _hash_source(url: str, files: dict[str, int]) -> str:
+def _hash_source(folder: Folder, files: dict[str, int]) -> str:
     digest = hashlib.sha256(json.dumps(sorted(files.items())).encode())
-    metadata = [name for name in sorted(files) if name.split("/")[-1] == "zarr.json"]
-    for name in metadata:
-        digest.update((Path(url) / name).read_bytes())
-    if metadata == ["zarr.json"] and _ends_in_checksum((Path(url) / "zarr.json").read_bytes()):
-        for name in sorted(files.keys() - {"zarr.json"}):
-            with open(Path(url) / name, "rb") as file:  # chunks of equal size that were swapped differ in their last four bytes
-                file.seek(max(0, files[name] - 4))
-                digest.update(file.read(4))
+    names = [name for name in sorted(files) if name.split("/")[-1] == "zarr.json"]
+    metadata = dict(zip(names, folder.read_ranges([(name, 0, files[name]) for name in names]), strict=True))
+    for content in metadata.values():
+        digest.update(content)
+    if names == ["zarr.json"] and _ends_in_checksum(metadata["zarr.json"]):
+        # Chunks of equal size that were swapped differ in their last four bytes.
+        for last in folder.read_ranges([(name, max(0, files[name] - 4), 4) for name in sorted(files.keys() - {"zarr.json"})]):
+            digest.update(last)
     return digest.hexdigest()[:32]
 
 
@@ -382,9 +381,10 @@ def _places(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
             yield first, *rest
 
 
-def _refuse_bad_chunks(url: str, name: str, array: zarr.Array, files: dict[str, int]) -> None:
+def _refuse_bad_chunks(folder: Folder, name: str, array: zarr.Array, files: dict[str, int]) -> None:
     if array.ndim == 0:
         return
+    url = folder.url
     stored = _stored_bytes(array)
     # Lazily: metadata may claim any number of chunks, and the first that is missing ends the walk.
     for place, key in ((place, _join_key(name, key)) for place, key in _chunk_keys(array, 0, array.shape[0])):
@@ -396,12 +396,12 @@ def _refuse_bad_chunks(url: str, name: str, array: zarr.Array, files: dict[str, 
         if stored is not None and files[key] != stored:
             raise DataError(f"{url}: chunk {key} has {files[key]:,} bytes instead of {stored:,}. Restore it, or write the array again.")
         if array.shards:
-            _refuse_bad_inner_chunks(url, place, key, array, files[key])
+            _refuse_bad_inner_chunks(folder, place, key, array, files[key])
 
 
-def _refuse_bad_inner_chunks(url: str, place: tuple[int, ...], key: str, array: zarr.Array, num_bytes: int) -> None:
+def _refuse_bad_inner_chunks(folder: Folder, place: tuple[int, ...], key: str, array: zarr.Array, num_bytes: int) -> None:
     """The index of a shard of chunks: (offset, size) of each, all ones where one is missing; Zarr's sharding codec, v1.0."""
-    codec = array.metadata.codecs[0]
+    codec, url = array.metadata.codecs[0], folder.url
     if len(array.metadata.codecs) > 1 or any(isinstance(inner, ShardingCodec) for inner in codec.codecs):
         raise DataError(f"{url}: codecs around or shards inside the sharding codec are not read. Write the array with one level of shards.")
     if [type(each) for each in codec.index_codecs] not in ([BytesCodec], [BytesCodec, Crc32cCodec]):
@@ -412,9 +412,8 @@ def _refuse_bad_inner_chunks(url: str, place: tuple[int, ...], key: str, array: 
     if num_bytes < stored:
         raise DataError(f"{url}: chunk {key} has {num_bytes:,} bytes, its index alone {stored:,}. Restore it, or write the array again.")
     order = "<" if codec.index_codecs[0].endian.value == "little" else ">"
-    with open(Path(url, key), "rb") as file:
-        file.seek(0 if codec.index_location.value == "start" else num_bytes - stored)
-        index = np.frombuffer(file.read(size), dtype=f"{order}u8").reshape(*counts, 2)
+    (content,) = folder.read_ranges([(key, 0 if codec.index_location.value == "start" else num_bytes - stored, size)])
+    index = np.frombuffer(content, dtype=f"{order}u8").reshape(*counts, 2)
     # An inner chunk beyond the array's edge may be left out; its rows do not exist.
     for axis, count in enumerate(counts):
         kept = min(count, -(-(array.shape[axis] - place[axis] * array.shards[axis]) // array.chunks[axis]))

@@ -11,7 +11,7 @@ There is no scheduler process and no open port.
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -37,7 +37,8 @@ class FetchStats:
     """Seconds and counts of the parts of a stream, added up over threads. Thread-safe through `add`.
 
     `decode` is reading and decoding together: the decoder pulls the bytes it needs. `wait_seconds` is what the consumer
-    waited for a block; `consumer_seconds` is what it spent between blocks.
+    waited for a block; `consumer_seconds` is what it spent between blocks. `read_bytes` and `read_seconds` are of object stores: what
+    came, and how long the requests took; 0 for local files.
     """
 
     decode_seconds: float = 0.0
@@ -48,6 +49,8 @@ class FetchStats:
     tasks: int = 0
     blocks: int = 0
     rows: int = 0
+    read_bytes: int = 0
+    read_seconds: float = 0.0
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def add(self, **amounts: float) -> None:
@@ -79,9 +82,10 @@ def fetch(windows: Iterator[Window], source: Source, budget: Budget, stats: Fetc
     where its block would have come, ReadTimeout when one takes longer than `source.watch` allows. The iterator itself belongs to one thread.
     """
     with ExitStack() as stack:
-        chains = Chains(source)
+        chains, tell_traffic = Chains(source), _traffic_teller(source, stats)
+        stack.callback(tell_traffic)  # entered first, left last
         builders = DaemonExecutor(budget.readers, "streamtrain-window")
-        stack.callback(lambda: None if builders.abandoned else chains.close())  # entered first, left last: no thread reads by then
+        stack.callback(lambda: None if builders.abandoned else chains.close())  # then this: no thread reads by then
         pools = [DaemonExecutor(1, f"streamtrain-lane-{number}") for number in range(budget.readers)]
         lanes: SimpleQueue[DaemonExecutor] = SimpleQueue()
         for lane in pools:
@@ -92,12 +96,28 @@ def fetch(windows: Iterator[Window], source: Source, budget: Budget, stats: Fetc
         stack.callback(_cancel, waiting)
         stack.callback(chains.stop)
         for window in windows:
+            tell_traffic()
             chains.expect(window)
             waiting.append(builders.submit(_build, window, source, chains, pool, lanes, stats))
             if len(waiting) >= budget.windows - 1:
                 yield from take()
         while waiting:
             yield from take()
+            tell_traffic()
+
+
+def _traffic_teller(source: Source, stats: FetchStats) -> Callable[[], None]:
+    """What adds to `stats` the traffic since it was called last."""
+    traffic = source.readers.traffic
+    told = traffic.read_bytes, traffic.read_seconds
+
+    def tell() -> None:
+        nonlocal told
+        now = traffic.read_bytes, traffic.read_seconds
+        stats.add(read_bytes=now[0] - told[0], read_seconds=now[1] - told[1])
+        told = now
+
+    return tell
 
 
 def _take(waiting: deque[Future[Block]], stats: FetchStats, watch: Watch, *pools: DaemonExecutor) -> Iterator[Block]:

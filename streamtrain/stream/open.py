@@ -94,7 +94,7 @@ def read_evaluation_rows(path: str, source: Source, *, rows: int, span_rows: int
     inputs, target, transform = source.dataset.features, source.dataset.target, None
     if source.transform is not None:
         inputs, transform = source.transform.inputs, source.transform.name
-    other = open_shards(path, features=inputs, target=target)
+    other = open_shards(path, features=inputs, target=target, storage=source.dataset.shards[0].storage)
     fill = source.fill
     source, _ = open_source(
         other, seed=0, span_rows=span_rows, window_rows=None, holdout=0, eval_rows=rows, on_null=source.on_null, transform=transform,

@@ -10,7 +10,7 @@ from threading import Lock
 
 import numpy as np
 
-from streamtrain.errors import ConfigError, DataError
+from streamtrain.errors import ConfigError, DataError, StoreError
 from streamtrain.spans import Spans
 from streamtrain.types import Dataset, Record
 
@@ -44,8 +44,10 @@ class Quarantine:
     def add(self, span: int, cause: DataError) -> None:
         """Quarantine a span; of a chain, also the slices after it, which are read by way of it.
 
-        Raises `cause` where that cannot be: rows of its window were delivered before this run was resumed, or no span is left.
+        Raises `cause` where that cannot be: its store does not answer, rows of its window were delivered before this run was resumed, or no span is left.
         """
+        if isinstance(cause, StoreError):
+            raise cause
         numbers = range(span, span + 1)
         if self._spans.is_slice(np.array([span]))[0]:
             numbers = range(span, self._spans.unit_range(self._spans.unit_of(span))[1])

@@ -13,6 +13,7 @@ from streamtrain.config import Config, flag_values, make_config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.order import hash_array
 from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.filesystem import make_storage
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts, null_record
@@ -26,7 +27,7 @@ _STREAM_FLAGS = {
     "span_rows": "order.span_rows", "window_rows": "order.window_rows", "memory": "fetch.memory", "readers": "fetch.readers",
     "batch_size": "train.batch_size", "device": "train.device", "on_null": "data.on_null",
     "transform": "data.transform", "on_bad_shard": "data.on_bad_shard",
-    "timeout_seconds": "fetch.timeout_seconds",
+    "timeout_seconds": "fetch.timeout_seconds", "storage_options": "data.storage_options",
 }  # fmt: skip
 
 
@@ -46,7 +47,8 @@ class Stream(IterableDataset):
         data, order = config.data, config.order
         self.batch_size, self.drop_last = config.train.batch_size, drop_last
         self.device = open_device(config.train.device)
-        dataset = open_shards(path, features=data.features, target=data.target, on_bad_shard=data.on_bad_shard)
+        storage = make_storage(data.storage_options, timeout_seconds=config.fetch.timeout_seconds)
+        dataset = open_shards(path, features=data.features, target=data.target, on_bad_shard=data.on_bad_shard, storage=storage)
         source, self._window_rows = open_source(
             dataset, seed=order.seed, span_rows=order.span_rows, window_rows=order.window_rows,
             holdout=0 if data.holdout is None else data.holdout, eval_rows=config.eval.eval_rows,
@@ -146,7 +148,7 @@ class Stream(IterableDataset):
         return None if self._source.quarantine is None else self._source.quarantine.to_json()
 
     def stats(self) -> dict[str, float | int]:
-        """Seconds worked and waited in each part, over all epochs so far (stream/fetch.py)."""
+        """Seconds worked and waited in each part, and bytes from object stores, over all epochs so far (stream/fetch.py)."""
         return self._stats.to_json()
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -254,7 +256,7 @@ def open_stream(path: str, *, drop_last: bool = False, **flags: Any) -> Stream:
     """Open a data set as a `Stream` of minibatches.
 
     Flags: features, target, batch_size (1024), seed (0), holdout (0), memory, readers, device ("cpu"), span_rows,
-    window_rows, on_null ("error"), transform, on_bad_shard ("error"),
+    window_rows, on_null ("error"), transform, on_bad_shard ("error"), storage_options (of an object store, under fsspec's names),
     timeout_seconds (300); each as on the command line. `features` and `target` may be left out: the last
     column is the target. With `on_null="impute"` the survey's spans are read here, at most 64 of them or so.
 

@@ -17,6 +17,7 @@ from streamtrain.errors import ConfigError, DataError
 from streamtrain.storage.decode import decode_numpy, numpy_column
 from streamtrain.storage.parquet import first_line
 from streamtrain.storage.readers import Forward, Readers
+from streamtrain.storage.remote_file import Traffic
 from streamtrain.stream.imported import file_hash, import_function
 from streamtrain.types import Dataset, Record
 
@@ -81,6 +82,11 @@ class TransformedReaders:
         decoded_type = "float64" if "float64" in types else "float32"
         self.dataset = replace(dataset, columns=(*made, dataset.target), decoded_type=decoded_type)
         self._readers, self._transform = Readers(dataset), transform
+
+    @property
+    def traffic(self) -> Traffic:
+        """As `Readers.traffic`."""
+        return self._readers.traffic
 
     def read(self, shard: int, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """As `Readers.read`."""

@@ -1,0 +1,109 @@
+"""A network that fails: no row is lost, retries have an end, and the end is clear."""
+
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import data_gen
+import streamtrain as st
+from streamtrain.cli.main import run
+from streamtrain.errors import DataError, StoreError
+from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.filesystem import list_files, make_storage, write_file
+from tests.stores.conftest import ROWS, SECRET, SPAN_ROWS
+from tests.stores.proxy import Fault
+
+FORMATS = pytest.mark.parametrize("format", ["parquet", "zarr"])
+
+
+@pytest.fixture
+def few_attempts(monkeypatch):
+    """So that an end comes soon: pyarrow waits up to a second before its second attempt, two before the third."""
+    monkeypatch.setattr("streamtrain.storage.filesystem.ATTEMPTS", 2)
+
+
+def rows_of(path, **flags):
+    stream = st.open_stream(str(path), batch_size=500, window_rows=2048, holdout=0.1, **flags)
+    return np.concatenate([np.concatenate([x.numpy(), y.numpy()], axis=1) for x, y in stream]).tobytes(), stream.receipt()
+
+
+@FORMATS
+@pytest.mark.parametrize("fault", ["drop", "503", "stall"])
+def test_a_failing_network_costs_no_row_and_changes_no_order(bucket, local, proxy, format, fault):
+    """Of the data's requests a few fail, each once: those that bring rows, and those that open the shards."""
+    url = bucket.put(Path(local[format].url), "d")
+    asked: Counter[str] = Counter()
+
+    def plan(number: int, method: str, path: str) -> Fault:
+        where = re.search(r"shard-0000(\d)", path)
+        if method != "GET" or where is None:
+            return None
+        asked[where[1]] += 1
+        return fault if asked[where[1]] == 1 + int(where[1]) % 2 else None
+
+    proxy.plan = plan
+    read = rows_of(url, storage_options=bucket.through(proxy), timeout_seconds=10)
+    assert read == rows_of(local[format].url)
+    faults = [kind for _, _, kind in proxy.requests if kind]
+    assert faults.count(fault) == len(faults) == len(asked) >= 2, "the faults did come"
+
+
+@pytest.mark.parametrize(("format", "fault"), [
+    pytest.param("parquet", "drop", marks=pytest.mark.slow), ("parquet", "503"), ("parquet", "stall"),
+    ("zarr", "drop"), pytest.param("zarr", "503", marks=pytest.mark.slow), ("zarr", "stall"),
+])  # fmt: skip
+def test_a_store_that_fails_for_good_ends_the_run_with_its_file_and_soon(bucket, local, proxy, few_attempts, capsys, monkeypatch, tmp_path, format, fault):
+    monkeypatch.chdir(tmp_path)
+    url = bucket.put(Path(local[format].url), "d")
+    stream = st.open_stream(url, storage_options=bucket.through(proxy), batch_size=500, on_bad_shard="quarantine", timeout_seconds=10)
+    list(stream)
+    proxy.requests.clear()
+    proxy.plan = lambda number, method, path: fault
+    started = time.monotonic()
+    with pytest.raises(DataError, match=r"shard-0000\d") as caught:
+        list(stream)
+    assert type(caught.value).__name__ in ("StoreError", "ReadTimeout") and caught.value.exit_code in (3, 4)
+    assert stream.quarantine()["rows"] == 0, "rows that the network kept from us are not called bad"
+    flags = [word for name, value in bucket.through(proxy).items() for word in ("--storage-option", f"{name}={value}")]
+    assert run(["train", url, *flags, "--out", "run", "--set", "fetch.timeout_seconds=10"]) == 4
+    said = capsys.readouterr().err
+    assert re.search(r"error: s3://bucket-\d+/d\S*: the store failed for good", said) and SECRET not in said
+    assert not (tmp_path / "run").exists()
+    assert len(proxy.requests) < 60 and time.monotonic() - started < 30
+
+
+def test_many_footers_are_read_at_once(bucket, proxy, tmp_path):
+    """The proxy answers nobody before four have asked: one after the other would fail."""
+    data = data_gen.generate(tmp_path / "d", rows=8 * 4 * 8, span_rows=8)
+    bucket.put(Path(data.url), "d")
+    proxy.meet = 4
+    files = [f"{bucket.url}/d/shard-{i:05d}.parquet" for i in range(8)]
+    (tmp_path / "list.txt").write_text("\n".join(files))
+    found = open_shards(str(tmp_path / "list.txt"), storage=make_storage(bucket.through(proxy)))
+    assert found.num_rows == data.num_rows
+
+
+def test_an_upload_that_fails_leaves_nothing(bucket, proxy, few_attempts):
+    proxy.plan = lambda number, method, path: "503" if method in ("PUT", "POST") and "shard-00001" in path else None
+    with pytest.raises(StoreError, match="shard-00001.parquet: the store failed for good"):
+        data_gen.generate(f"{bucket.url}/d", rows=ROWS, span_rows=SPAN_ROWS, workers=1, storage_options=bucket.through(proxy))
+    assert any(method == "PUT" and "shard-00000" in path for method, path, _ in proxy.requests)
+    assert list_files(bucket.url, bucket.storage) == {}
+
+
+def test_an_upload_over_a_failing_network_is_whole(bucket, proxy, local):
+    proxy.plan = lambda number, method, path: "503" if number in (4, 9) else None
+    made = data_gen.generate(f"{bucket.url}/d", rows=ROWS, span_rows=SPAN_ROWS, storage_options=bucket.through(proxy))
+    assert made.fingerprint == local["parquet"].fingerprint and [fault for _, _, fault in proxy.requests].count("503") == 2
+
+
+def test_secrets_in_what_a_library_says_are_hidden(bucket, tmp_path):
+    (tmp_path / "x").write_bytes(b"x")
+    storage = make_storage({**bucket.options, "secret": "bucket"})  # a secret that the library's own message is sure to quote
+    with pytest.raises(StoreError) as caught:
+        write_file(tmp_path / "x", "s3://no-such-place/x", storage)
+    assert "***" in str(caught.value) and "bucket" not in str(caught.value)
