@@ -10,6 +10,17 @@ from streamtrain.kernels.activations import FAST
 SGD, ADAM, ADAMW = range(3)
 
 
+#: A moment smaller than this is zero: that of a weight which no row moves any more (a dead unit's) decays until it is denormal, stays so
+#: for ever, since rounding holds it there, and every product with it takes the processor a hundred cycles.
+TINY = np.float32(1e-30)
+
+
+@njit(inline="always")
+def _flush(moment):
+    """The moment, or zero where nothing would be seen of it beside epsilon or a parameter; a NaN passes."""
+    return float32(0.0) if abs(moment) < TINY else moment
+
+
 @njit(error_model="numpy")
 def rate_factor(begin, end, warmup_rows, cosine_rows):
     """The learning rate's factor for the minibatch `[begin, end)` of the run: see learners/schedule.py, which it equals."""
@@ -46,7 +57,7 @@ def step(parameters, gradients, moments, state, optimizer, lr, hyper):
     if optimizer == SGD:
         for i in range(parameters.shape[0]):
             g = gradient[i] * share + decay * parameters[i]
-            moments[0, i] = momentum * moments[0, i] + g
+            moments[0, i] = _flush(momentum * moments[0, i] + g)
             parameters[i] -= rate * (g + momentum * moments[0, i] if nesterov else moments[0, i])
             gradient[i] = float32(0.0)
         return
@@ -58,8 +69,8 @@ def step(parameters, gradients, moments, state, optimizer, lr, hyper):
     new1, new2 = float32(1.0 - hyper[2]), float32(1.0 - hyper[3])
     for i in range(parameters.shape[0]):
         g = gradient[i] * share + added * parameters[i]
-        m = beta1 * moments[0, i] + new1 * g
-        v = beta2 * moments[1, i] + new2 * g * g
+        m = _flush(beta1 * moments[0, i] + new1 * g)
+        v = _flush(beta2 * moments[1, i] + new2 * g * g)
         moments[0, i], moments[1, i] = m, v
         parameters[i] = keep * parameters[i] - rate * m / (np.sqrt(v) * root + epsilon)
         gradient[i] = float32(0.0)

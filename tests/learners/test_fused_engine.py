@@ -139,6 +139,21 @@ def test_a_step_allocates_nothing():
         assert allocations[0] == allocations[1] and peaks[1] <= peaks[0] + 1000
 
 
+@pytest.mark.parametrize("train", [{}, {"optimizer": "adamw"}, {"optimizer": "sgd"}], ids=["adam", "adamw", "momentum"])
+def test_moments_of_dead_units_end_at_zero(train):
+    """Denormal numbers, where decay would leave them for ever, make a step several times slower."""
+    engine = make(batch_size=1, rates=(1e-6,), beta2=0.9, beta2_per="step", **train)
+    state = engine.state()
+    state["parameters"][:, 4 * 8 : 5 * 8] = -1e3  # the first layer's biases: no row wakes a unit
+    used = 1 if train.get("optimizer") == "sgd" else 2
+    state["moments"][:, :used] = 1e-3
+    engine.load_state(state)
+    engine.advance(ROWS, 0, 2000)
+    moments = engine.state()["moments"]
+    assert (moments[:, :, : 4 * 8] == 0).all() and (moments[:, 0, -1] != 0).all()
+    assert (np.abs(moments[moments != 0]) >= np.finfo(np.float32).tiny).all()
+
+
 def test_a_diverged_replica_says_so_and_ends(teams):
     """NaN passes through every activation; threads that share the minibatch still end."""
     for activation in ("relu", "tanh", "silu", "gelu", "identity"):
