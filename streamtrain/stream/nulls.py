@@ -36,6 +36,10 @@ class Mended(NamedTuple):
 def bad_values(values: np.ndarray, mean: float, scale: float) -> np.ndarray:
     """Which values of a column cannot be trained on: bool (rows,)."""
     with np.errstate(over="ignore", invalid="ignore"):
+        # The arithmetic is monotone and NaN shows in the extremes: where both are good, all are, and the column is not searched.
+        ends = np.array([values.min(), values.max()], dtype=np.float64) if len(values) else np.empty(0)
+        if np.isfinite(((ends - mean) * scale).astype(np.float32)).all():
+            return np.zeros(len(values), dtype=bool)
         return ~np.isfinite(((values.astype(np.float64) - mean) * scale).astype(np.float32))
 
 

@@ -1,5 +1,6 @@
 """The survey: one read of at most 64 spread spans gives the held-out rows, the statistics, and the least-squares model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ from streamtrain.types import Record, Standard
 
 #: A standard deviation below this share of the mean is rounding, not variation.
 CONSTANT_SHARE = 1e-13
+
+#: Rows of a tile of a span, and rows from whose medians deviations are taken.
+_TILE_ROWS, _TYPICAL_ROWS = 16_384, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,25 +72,43 @@ def take_survey(source: Source) -> Survey:
     count, mean, comoment = 0, np.zeros(width), np.zeros((width, width))
     held = [np.empty((0, width))]
     for number, columns in read_ascending(source, source.holdout.spread):
-        span = source.spans[number]
-        columns, dropped, _ = mend(source, span, columns)
-        rows = np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
+        columns, dropped, _ = mend(source, source.spans[number], columns)
         out = source.holdout.of(number)
-        held.append(rows[out])  # bad ones too: what is dropped of them is known when the standardisation is
-        rows = np.delete(rows, np.union1d(out, dropped), axis=0) if len(out) or len(dropped) else rows
-        if not len(rows):
+        held.append(np.stack([np.asarray(column[out], dtype=np.float64) for column in columns], axis=1))  # which of them are bad is known later
+        rows, span_mean, span_comoment = _moments(columns, np.union1d(out, dropped))
+        if not rows:
             continue
-        span_mean = rows.mean(axis=0)
-        rows -= span_mean
-        gap, merged = span_mean - mean, count + len(rows)
-        comoment += rows.T @ rows + np.outer(gap, gap) * (count * len(rows) / merged)
-        mean = mean + gap * (len(rows) / merged)
+        gap, merged = span_mean - mean, count + rows
+        comoment += span_comoment + np.outer(gap, gap) * (count * rows / merged)
+        mean = mean + gap * (rows / merged)
         count = merged
     if source.quarantine is not None:
         for number in map(int, source.holdout.spread):
             if number in source.quarantine:
                 source.quarantine.lose_holdout(number)
     return Survey(count=count, mean=mean, comoment=comoment, holdout=np.concatenate(held))
+
+
+def _moments(columns: Sequence[np.ndarray], skip: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """Count, mean (columns,) and comoment (columns, columns) of a span without the rows at `skip`: ascending, values there may be anything.
+
+    A tile at a time, so that its float64 copy stays in the cache; deviations are from a typical row, so that no sum of squares cancels.
+    """
+    kept = len(columns[0]) - len(skip)
+    first = np.setdiff1d(np.arange(min(len(columns[0]), _TYPICAL_ROWS + len(skip))), skip)[:_TYPICAL_ROWS]
+    if not kept:
+        return 0, np.zeros(len(columns)), np.zeros((len(columns), len(columns)))
+    typical = np.array([np.median(column[first].astype(np.float64)) for column in columns])  # exactly the value of a constant column
+    sums, products, tile = np.zeros(len(columns)), np.zeros((len(columns), len(columns))), np.empty((len(columns), _TILE_ROWS))
+    for start in range(0, len(columns[0]), _TILE_ROWS):
+        part = tile[:, : min(_TILE_ROWS, len(columns[0]) - start)]
+        for line, column, value in zip(part, columns, typical, strict=True):
+            np.subtract(column[start : start + part.shape[1]], value, out=line, dtype=np.float64)
+        low, high = np.searchsorted(skip, (start, start + part.shape[1]))
+        part[:, skip[low:high] - start] = 0.0
+        sums += part.sum(axis=1)
+        products += part @ part.T
+    return kept, typical + sums / kept, products - np.outer(sums, sums) / kept
 
 
 def standardized(rows: np.ndarray, standard: Standard) -> np.ndarray:
