@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamtrain.report.figures import loss_text, speed_text
+from streamtrain.science.cells import round_speeds
 from streamtrain.science.interval import measure
 from streamtrain.science.run import Run
 from streamtrain.units import format_count
@@ -59,7 +60,7 @@ def _by_workers(run: Run, rows: list[int]) -> list[dict[str, Any]]:
     return [
         {
             "workers": workers, "rounds": len(mine), "rows": sum(trained for trained, _, _ in mine), "seconds": sum(seconds for _, seconds, _ in mine),
-            "rows_per_second": measure([trained / seconds for trained, seconds, _ in mine if seconds], log=True), "end_rows": mine[-1][2],
+            "rows_per_second": measure(round_speeds(run.rounds, workers), log=True), "end_rows": mine[-1][2],
             "holdout_loss": max(((at, loss) for at, loss in losses if at <= mine[-1][2]), default=(0, None))[1],
         }
         for workers, mine in sorted(rounds.items())

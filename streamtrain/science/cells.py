@@ -9,7 +9,7 @@ import numpy as np
 from streamtrain.science.crossing import automatic_target, first_crossing
 from streamtrain.science.interval import measure
 from streamtrain.science.run import Curve, Run
-from streamtrain.types import Status
+from streamtrain.types import Record, Status
 
 #: The size at which `train.lr` is the rate of the rules that do not tune.
 REFERENCE_BATCH_SIZE = 1024
@@ -152,11 +152,10 @@ def throughput(run: Run, batch_size: int) -> tuple[list[float], list[float]]:
     """Rows per second and the share of time spent waiting for rows, one of each a timing repeat.
 
     In training, steps and delivery overlap: a repeat's time is the longest of the step alone, the stream alone, and the processor
-    time of both over the cores that they share, each scaled to the same rows. On workers: of each round, by the clock.
+    time of both over the cores that they share, each scaled to the same rows. On workers: `round_speeds`, and nothing of waiting.
     """
     if run.rounds:
-        rows = np.diff([one["rows"] for one in run.rounds], prepend=0)
-        return [int(trained) / one["seconds"] for trained, one in zip(rows, run.rounds, strict=True) if one["seconds"]], []
+        return round_speeds(run.rounds), []
     speeds, waits = [], []
     for repeat, (rows, step) in sorted(run.step_seconds.get(batch_size, {}).items()):
         streamed, delivery = run.delivery_seconds.get(repeat, (1, 0.0))
@@ -181,6 +180,14 @@ def row_seconds(run: Run, cell: Cell) -> dict[int, float]:
     speeds, trials = throughput(run, cell.batch_size)[0], sorted(cell.curves)
     apart = min(len(trials), len(speeds))
     return {trial: 1 / float(np.median(speeds[at % apart :: apart])) for at, trial in enumerate(trials)} if speeds else {}
+
+
+def round_speeds(rounds: Sequence[Record], workers: int | None = None) -> list[float]:
+    """Rows a second of each whole round, by the clock: one of at least half the rows that the longest had. `workers`: with so many alone."""
+    rows = np.diff([one["rows"] for one in rounds], prepend=0).tolist()
+    mine = [(trained, one["seconds"]) for trained, one in zip(rows, rounds, strict=True) if workers in (None, one["workers"])]
+    longest = max((trained for trained, _ in mine), default=0)
+    return [trained / seconds for trained, seconds in mine if seconds and 2 * trained >= longest]
 
 
 def seconds_to_target(run: Run, cell: Cell) -> dict[int, float]:

@@ -10,6 +10,7 @@ import pytest
 from streamtrain.report import facts, write
 from streamtrain.report.summary import summarize
 from streamtrain.report.table import render_markdown, render_table
+from streamtrain.report.workers import worker_facts
 from tests.report.synthetic import make_records, with_measures
 
 SIZES = (256, 1024, 4096, 65536)
@@ -105,3 +106,36 @@ def test_a_bad_shuffle_a_slope_that_is_not_and_a_quarantine_are_said():
     found = dict(facts.integrity_facts(summary))
     assert found["quarantined"].startswith("5 rows that could not be read") and "a.parquet rows 0 to 5 (cut short)" in found["quarantined"]
     assert found["left out"] == "b (no)" and found["integrity"] == "verified"
+
+
+def on_workers(**last) -> list[dict]:
+    """Training whose second of three workers' rounds lost one; each round has a million rows a worker and takes a second."""
+    records = make_records([1024], trials=1, lrs=[0.004], verb="train", timing=False)
+    sync = {"event": "sync", "sync": "rounds", "reason": "as asked for", "shares": 2, "workers_at_start": 2}
+    rounds = [
+        {"event": "round", "round": number, "rows": rows, "seconds": 1.0, "workers": workers, "failed_tasks": 0}
+        for number, (rows, workers) in enumerate([(1_000, 2), (1_500_000, 2), (2_500_000, 1), (4_000_000, 2)], 1)
+    ]
+    own = {"lost_workers": 1, "failed_tasks": 3, "outer_optimizer": "average", **last}
+    ended = [one | own if one["event"] == "pass" else one for one in records]
+    return [ended[0], sync, *rounds, *ended[1:]]
+
+
+def test_a_run_on_workers_tells_speed_and_loss_by_their_number(tmp_path, monkeypatch):
+    summary = summarize(on_workers())
+    one, two = summary["workers"]["by_workers"]
+    assert (one["workers"], one["rows"], one["rows_per_second"]["value"]) == (1, 1_000_000, 1_000_000)
+    assert (two["rounds"], two["rows"], two["end_rows"]) == (3, 3_000_000, 4_000_000)
+    assert two["rows_per_second"]["value"] == pytest.approx(1.5e6, rel=0.01)  # the first round was too short to tell
+    assert one["holdout_loss"] > two["holdout_loss"]
+    assert summary["cells"][0]["rows_per_second"]["n"] == 3 and summary["cells"][0]["wait_fraction"]["value"] is None
+    said = dict(worker_facts(summary))
+    assert said["workers"] == "2 at most; 1 lost, 3 tasks failed and were done again"
+    assert said["period"].endswith("over 2 shares; outer optimizer: average") and said["with 1 worker"].startswith("1.00 M rows/s")
+    monkeypatch.setattr(write, "draw", lambda charts: {})
+    write.write_report(on_workers(), tmp_path)
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert all(f"<dt>{name}</dt><dd>{text}</dd>" in page for name, text in said.items())
+    schema = json.loads(files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(schema).validate(json.loads(json.dumps(summary, allow_nan=False)))
+    assert worker_facts(summarize(make_records([1024]))) == [] and facts.bottleneck(summary) == ""
