@@ -1,11 +1,11 @@
 """What a Parquet file says of its column chunks and pages: sizes, counts, checksums; nothing is decompressed.
 
-Field numbers are those of parquet-format's `parquet.thrift`: structs FileMetaData, SchemaElement, ColumnMetaData, PageHeader. A
+Field numbers are those of parquet-format's `parquet.thrift`: structs FileMetaData, ColumnMetaData, PageHeader. A
 page is such a struct and its stored bytes; `crc` is the CRC-32 of those bytes as they are stored.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -16,7 +16,7 @@ from streamtrain.storage.thrift import read_struct
 _HEADER_BYTES, _MOST_HEADER_BYTES = 128, 1 << 16
 _BLOCK_BYTES = 1 << 20
 _DICTIONARY, _DATA, _DATA_V2 = 2, 0, 3
-_FIXED = 7
+_KINDS = dict(enumerate(("BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE", "BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")))
 #: Codecs of `parquet.thrift`. Arrow's accessor ends the process on any other number.
 _NUM_CODECS = 8
 #: Early versions of parquet-mr left a dictionary page's header out of a chunk's size (PARQUET-816); Arrow allows as much.
@@ -37,23 +37,14 @@ class Chunk:
     value_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Leaf:
-    """A column of the schema: physical type, path, highest repetition and definition level."""
+def read_chunks(footer: bytes, schema: Sequence[Any]) -> list[list[Chunk]]:
+    """The column chunks of each row group. `schema`: the columns as Arrow read them from the same footer.
 
-    kind: int
-    value_bytes: int
-    path: list[bytes]
-    repetition: int
-    definition: int
-
-
-def read_chunks(footer: bytes) -> list[list[Chunk]]:
-    """The column chunks of each row group. Raises DataError for a footer on which Arrow's accessors would end the process."""
+    Raises DataError for a footer on which Arrow's accessors would end the process.
+    """
     metadata, _ = read_struct(footer)
     try:
-        leaves = _leaves(metadata[2])
-        groups = [[_chunk(column, leaf) for column, leaf in zip(group[1], leaves, strict=True)] for group in metadata.get(4, ())]
+        groups = [[_chunk(column, leaf) for column, leaf in zip(group[1], schema, strict=True)] for group in metadata.get(4, ())]
         starts = [chunk.start for group in groups for chunk in group if chunk.num_values]
     except DataError:
         raise
@@ -64,16 +55,16 @@ def read_chunks(footer: bytes) -> list[list[Chunk]]:
     return groups
 
 
-def _chunk(column: dict[int, Any], leaf: _Leaf) -> Chunk:
+def _chunk(column: dict[int, Any], leaf: Any) -> Chunk:
     if column.get(1) or 8 in column:
         raise DataError("a column chunk lies in another file, or is encrypted")
     about = column[3]
-    if about[1] != leaf.kind or about.get(3, leaf.path) != leaf.path:
+    if _KINDS[about[1]] != leaf.physical_type or b".".join(about[3]) != leaf.path.encode():
         raise DataError("a column chunk has the type or the name of another column")
     if not 0 <= about[4] < _NUM_CODECS:
         raise DataError(f"a column chunk has the unknown codec {about[4]}")
     sizes = about.get(16, {})
-    for histogram, most in ((sizes.get(2), leaf.repetition), (sizes.get(3), leaf.definition)):
+    for histogram, most in ((sizes.get(2), leaf.max_repetition_level), (sizes.get(3), leaf.max_definition_level)):
         if histogram and len(histogram) != most + 1:
             raise DataError("the statistics of a column chunk are not those of its column")
     data, dictionary = about[9], about.get(11)
@@ -81,27 +72,8 @@ def _chunk(column: dict[int, Any], leaf: _Leaf) -> Chunk:
     numbers = start, about[7], about[6], about[5]
     if not all(isinstance(number, int) and 0 <= number < 2**62 for number in numbers):
         raise DataError("the sizes of a column chunk are negative, or no sizes")
-    return Chunk(start=start, stored_bytes=about[7], decoded_bytes=about[6], num_values=about[5], value_bytes=leaf.value_bytes)
-
-
-def _leaves(schema: list[dict[int, Any]]) -> list[_Leaf]:
-    """The columns of a schema, which lists each group before its children."""
-    leaves: list[_Leaf] = []
-    open_groups: list[list[Any]] = [[schema[0].get(5, 0), [], 0, 0]]  # children to come, path, levels
-    for element in schema[1:]:
-        while not open_groups[-1][0]:
-            open_groups.pop()
-        open_groups[-1][0] -= 1
-        _, path, repetition, definition = open_groups[-1]
-        kind = element.get(3, 0)  # 0 required, 1 optional, 2 repeated
-        if kind not in (0, 1, 2):
-            raise DataError(f"a column has the unknown repetition {kind}")
-        path, repetition, definition = [*path, element[4]], repetition + (kind == 2), definition + (kind != 0)
-        if element.get(5):
-            open_groups.append([element[5], path, repetition, definition])
-        else:
-            leaves.append(_Leaf(element[1], element.get(2, 0) if element[1] == _FIXED else 0, path, repetition, definition))
-    return leaves
+    value_bytes = leaf.length if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" else 0
+    return Chunk(start=start, stored_bytes=about[7], decoded_bytes=about[6], num_values=about[5], value_bytes=value_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

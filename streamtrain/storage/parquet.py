@@ -50,8 +50,8 @@ def read_metadata(shard: Shard) -> tuple[pq.FileMetaData, list[list[Chunk]]]:
     """
     metadata, footer = _read_again(shard)
     try:
-        return metadata, read_chunks(footer)
-    except DataError as error:
+        return metadata, read_chunks(footer, [metadata.schema.column(i) for i in range(metadata.num_columns)])
+    except (DataError, UnicodeDecodeError) as error:
         raise DataError(f"{shard.url}: {error}; the file is damaged. Write it again.") from error
 
 

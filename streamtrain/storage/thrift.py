@@ -9,6 +9,7 @@ from typing import Any
 from streamtrain.errors import DataError
 
 _MOST_DEPTH = 32
+_MOST_FIELD = 2**15 - 1
 
 
 def read_struct(data: bytes, start: int = 0) -> tuple[dict[int, Any], int]:
@@ -30,9 +31,10 @@ def _struct(data: bytes, place: int, depth: int) -> tuple[dict[int, Any], int]:
     if depth > _MOST_DEPTH:
         raise ValueError("nested too deeply")
     fields: dict[int, Any] = {}
-    number = 0
+    number = count = 0
     while (head := data[place]) != 0:
         place += 1
+        count += 1
         if head >> 4:
             number += head >> 4
         else:
@@ -49,6 +51,9 @@ def _struct(data: bytes, place: int, depth: int) -> tuple[dict[int, Any], int]:
             fields[number] = kind == 1
         else:
             fields[number], place = _value(data, place, kind, depth)
+    # Arrow keeps sixteen bits of a field's number, and joins structs that come twice: it would see another footer than we do.
+    if count and (len(fields) < count or min(fields) < 1 or max(fields) > _MOST_FIELD):
+        raise ValueError("a field twice, or of an impossible number")
     return fields, place + 1
 
 

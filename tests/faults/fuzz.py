@@ -46,7 +46,7 @@ def values_of(path: Path) -> np.ndarray:
     """All rows, read span by span as a run would, (rows, columns)."""
     dataset = open_shards(str(path))
     readers, parts = Readers(dataset), []
-    for span in cut_spans(dataset.shards, span_rows=50, window_rows=1000):
+    for span in cut_spans(dataset.shards, span_rows=50, window_rows=10_000):
         parts.append(np.stack(readers.read(span.shard, span.start, span.stop), axis=1))
     return np.concatenate(parts)
 
@@ -106,12 +106,33 @@ def foreign(folder: Path, **options) -> Path:
 def foreign_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
     """No checksum of any kind: other values may come, a crash may not."""
     compression = chance.choice(["snappy", "zstd", "gzip", "none", "brotli", "lz4"])
-    yield from flips([foreign(folder, compression=compression, data_page_version=chance.choice(["1.0", "2.0"]))], chance)
+    options = {"data_page_version": chance.choice(["1.0", "2.0"]), "use_dictionary": chance.random() < 0.5}
+    yield from flips([foreign(folder, compression=compression, **options)], chance)
+
+
+def plain_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
+    """What is read without Arrow, where nothing vouches for it: several pages a chunk, raw or snappy."""
+    folder.mkdir(parents=True)
+    values = np.round(np.random.default_rng(1).normal(size=(20_000, 3)), 1).astype(np.float32)
+    schema = pa.schema([pa.field(name, pa.float32(), nullable=chance.random() < 0.5) for name in "aby"])
+    options = {"compression": chance.choice(["none", "snappy"]), "use_dictionary": False, "data_page_size": 16_384}
+    pq.write_table(pa.table(list(values.T), schema=schema), folder / "a.parquet", row_group_size=10_000, **options)
+    path = folder / "a.parquet"
+    whole, metadata = path.read_bytes(), pq.read_metadata(path)
+    chunks = [metadata.row_group(group).column(i) for group in range(2) for i in range(3)]
+    yield
+    while True:  # headers lie where a chunk begins, and nowhere else that is known
+        damaged = bytearray(whole)
+        for _ in range(chance.choice((1, 1, 2, 4))):
+            start, reach = chance.choice(chunks).data_page_offset, 60 if chance.random() < 0.8 else 8_000
+            damaged[start + chance.randrange(reach)] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
+        path.write_bytes(damaged)
+        yield
 
 
 def foreign_footer(folder: Path, chance: random.Random) -> Iterator[None]:
     """Damage in the footer alone: lengths, counts, offsets, types, codecs."""
-    path = foreign(folder)
+    path = foreign(folder, use_dictionary=chance.random() < 0.5)
     whole = path.read_bytes()
     start = len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0]
     yield
@@ -135,9 +156,14 @@ def footer_cuts(folder: Path, chance: random.Random) -> Iterator[None]:
         yield
 
 
-def row_counts(folder: Path, chance: random.Random) -> Iterator[None]:
+def row_counts_plain(folder: Path, chance: random.Random) -> Iterator[None]:
+    """The same of a file that is read without Arrow."""
+    yield from row_counts(folder, chance, use_dictionary=False)
+
+
+def row_counts(folder: Path, chance: random.Random, *, use_dictionary: bool = True) -> Iterator[None]:
     """Every place in the footer that could be a count of rows says another number."""
-    path = foreign(folder, write_page_checksum=True)
+    path = foreign(folder, write_page_checksum=True, use_dictionary=use_dictionary)
     whole = path.read_bytes()
     start = len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0]
     yield
@@ -250,8 +276,8 @@ def csv(folder: Path, chance: random.Random) -> Iterator[None]:
 CORPORA: dict[str, Corpus] = {
     each.__name__: each
     for each in (
-        ours_parquet, ours_zarr, checked_parquet, foreign_parquet, foreign_footer, footer_cuts, row_counts, foreign_zarr, zarr_metadata,
-        manifest, schemas, csv,
+        ours_parquet, ours_zarr, checked_parquet, foreign_parquet, plain_parquet, foreign_footer, footer_cuts, row_counts, row_counts_plain,
+        foreign_zarr, zarr_metadata, manifest, schemas, csv,
     )
 }  # fmt: skip
 

@@ -75,7 +75,7 @@ def attempt(faults: list[str], door: str, path: Path, call: Callable) -> list:
         return [call()]
     except (DataError, ResourceError) as error:
         lines = str(error).splitlines()
-        named = str(path) in str(error) or path.name in str(error)
+        named = str(path.parent) in str(error)
         typed = named and all(line.isprintable() for line in lines)
         faults.append(f"refused by {door}: {error}" if typed else f"{door}: no name, or no line for a terminal: {error!r}")
     except Exception as error:  # what this is about

@@ -181,7 +181,10 @@ hand("zstd_of_more_than_it_says", REFUSED, codec=ZSTD, pages=page(b"", ROWS, sto
 hand("repeated_numbers", REFUSED, repetition=REPEATED, pages=page(levels(run_of(0, ROWS)) + levels(run_of(1, ROWS)) + floats(range(ROWS)), ROWS))
 hand("repetition_begins_within_a_row", REFUSED, repetition=REPEATED, pages=page(levels(run_of(1, ROWS)) + levels(run_of(1, ROWS)) + floats(range(ROWS)), ROWS))  # GH-45185
 hand("no_repetition", TYPED, schema={3: None})
-hand("repetition_7", REFUSED, schema={3: 7})
+hand("repetition_7", TYPED, schema={3: 7})
+hand("repetition_as_an_i64", TYPED, schema={3: I64(1)}, meta={16: {3: [I64(0), I64(ROWS)]}})  # Arrow does not read it: required
+hand("levels_of_another_column", REFUSED, meta={16: {2: [I64(1)] * 3, 3: [I64(1)] * 3}})
+hand("levels_under_a_number_of_16_bits_too_many", REFUSED, meta={16 + 2**16: {3: [I64(1)] * 3}})
 hand("a_chunk_in_another_file", REFUSED, chunk={1: b"../secret"})
 hand("a_chunk_without_metadata", REFUSED, chunk={3: None})
 hand("an_encrypted_chunk", REFUSED, chunk={8: {1: {}}})

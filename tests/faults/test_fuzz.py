@@ -13,7 +13,7 @@ from tests.faults.fuzz import CORPORA
 ROOT = Path(__file__).parents[2]
 
 #: Nothing vouches for these bytes: other values may come out of them, and `verify` and the report call them unverified.
-UNVOUCHED = {"foreign_parquet", "foreign_footer", "foreign_zarr", "zarr_metadata"}
+UNVOUCHED = {"foreign_parquet", "plain_parquet", "foreign_footer", "foreign_zarr", "zarr_metadata"}
 
 
 def fuzz(corpora: list[str], seed: int, cases: int, folder: Path, timeout: float) -> dict[str, dict[str, int]]:
@@ -25,7 +25,7 @@ def fuzz(corpora: list[str], seed: int, cases: int, folder: Path, timeout: float
     for corpus, outcomes in found.items():
         wrong = {outcome for outcome in outcomes if outcome not in {"refused", "equal"} | ({"other"} if corpus in UNVOUCHED else set())}
         assert not wrong, f"{corpus} {seed}: {outcomes}"
-        assert outcomes["refused"] >= sum(outcomes.values()) // 4
+        assert outcomes["refused"] >= sum(outcomes.values()) // 8
     return found
 
 
@@ -42,7 +42,7 @@ def test_a_footer_cut_at_every_offset_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 6))
-@pytest.mark.parametrize("corpus", [corpus for corpus in CORPORA if corpus not in ("footer_cuts", "row_counts")])
+@pytest.mark.parametrize("corpus", [corpus for corpus in CORPORA if corpus not in ("footer_cuts", "row_counts", "row_counts_plain")])
 def test_much_damaged_data_is_refused_or_read_right(corpus: str, seed: int, tmp_path: Path) -> None:
     (outcomes,) = fuzz([corpus], seed, 3000, tmp_path, timeout=3600).values()
     assert sum(outcomes.values()) == 3000

@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import zarr
+
+from data_gen import generate
+from tests.faults.told import left_over, told, weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +57,42 @@ def test_two_thousand_tiny_shards_need_few_descriptors(tmp_path: Path) -> None:
     )
     assert works["rows"] == 6000
     assert named["code"] in (3, 4) and "Too many open files" in named["error"]
+
+
+def train(data: Path, out: Path, *words: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    command = [*prefix, sys.executable, "-m", "streamtrain", "train", str(data), "-o", str(out), "--memory", "256MiB", "-q", *words]
+    return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_a_whole_run_with_64_descriptors_and_no_shared_memory(tmp_path: Path) -> None:
+    generate(tmp_path / "data", rows=8_000, span_rows=1)  # 500 shards
+    prefix = ("prlimit", "--nofile=64", "unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=4k none /dev/shm && exec "$@"', "sh")
+    if subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    done = train(tmp_path / "data", tmp_path / "out", "--holdout", "100", prefix=prefix)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_costs_no_row(tmp_path: Path) -> None:
+    """A real one: room for two checkpoints of 0.8 MB, then none; with more room the run goes on as if nothing had happened."""
+    generate(tmp_path / "data", rows=40_000, span_rows=4000)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)], check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    words = ("--hidden", "256,256", "--holdout", "1000", "--batch-size", "64", "--epochs", "6", "--window-rows", "8000")
+    try:
+        full = train(tmp_path / "data", disk / "out", *words)
+        assert full.returncode == 4 and "No space left on device" in full.stderr and "Traceback" not in full.stderr
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        assert train(tmp_path / "data", disk / "out", *words).returncode == 0
+        assert train(tmp_path / "data", tmp_path / "whole", *words).returncode == 0
+        assert told(disk / "out") == told(tmp_path / "whole") and weights(disk / "out") == weights(tmp_path / "whole")
+        assert left_over(disk / "out") == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)
 
 
 def test_bombs(tmp_path: Path) -> None:

@@ -109,6 +109,28 @@ def test_each_call_of_a_save_fails_in_turn_and_an_older_checkpoint_serves(tmp_pa
         assert left_over(out) == []
 
 
+def test_a_file_holds_the_old_bytes_or_the_new_whichever_call_fails(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+
+    def write(number: int) -> FailingCalls:
+        failing = FailingCalls(number, errno.ENOSPC)
+        path.write_bytes(b"old bytes")
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "os", failing)
+            if number:
+                with pytest.raises(OSError, match="No space left"):
+                    files.write_atomically(path, b"new")
+            else:
+                files.write_atomically(path, b"new")
+        return failing
+
+    assert write(0).calls == ["open", "write", "fsync", "close", "replace", "open", "fsync", "close"]
+    for number in range(1, 9):
+        write(number)
+        assert path.read_bytes() == (b"new" if number > 5 else b"old bytes")
+        assert list(tmp_path.iterdir()) == [path]
+
+
 def test_the_last_few_are_kept_and_the_bytes_hold_no_time(tmp_path):
     for name in ("a", "b"):
         with RunDirectory(tmp_path / name) as run:
