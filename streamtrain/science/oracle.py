@@ -40,7 +40,8 @@ class GaussianLinear:
         mu, modes = np.linalg.eigh(A)
         lam, steps = np.asarray(self.eigenvalues, dtype=float), np.asarray(steps_S, dtype=float)[:, None]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            powers = np.clip(mu, 0.0, None) ** steps  # A is positive semidefinite up to rounding
+            # With a bias A may be indefinite: its own entry is (1 - ηλ)², which may vanish, and it is coupled to the others.
+            powers = mu**steps
             sums = np.where(np.abs(1 - mu) < 1e-13, steps, (1 - powers) / (1 - mu))
             curve = 0.5 * (powers * (modes.T @ self.start) + sums * (modes.T @ b)) @ (modes.T @ lam)
         return np.where(np.isfinite(curve), curve, np.inf)

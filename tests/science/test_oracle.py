@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamtrain.config import TrainConfig
@@ -140,6 +140,7 @@ def test_isotropic_and_noiseless_has_its_known_best_rate(dimensions, doublings, 
 
 
 @given(st.floats(0.001, 0.9), st.sampled_from([1, 3, 100, math.inf]), st.integers(0, 40))
+@example(0.8125, 100, 1)  # an eigenvalue below zero
 def test_the_closed_curve_is_the_recursion(share, size, steps):
     lr = share * TRAINED.largest_stable_lr(size)
     A, b = TRAINED.transition(size, lr)
