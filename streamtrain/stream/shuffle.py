@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from streamtrain.stream.chains import Chains
 from streamtrain.stream.nulls import NOTHING, NullCounts, alike, first_bad, mend
 from streamtrain.stream.plan import Window
 from streamtrain.stream.source import Source
+from streamtrain.stream.watch import read_within
 from streamtrain.types import Receipt, Span, Standard
 
 #: Receipts of all runs use one key, so that they can be compared.
@@ -149,7 +151,7 @@ def window_ids(window: Window, source: Source, dropped: Sequence[np.ndarray]) ->
 
 
 def shuffle_once(source: Source, span: Span) -> np.ndarray:
-    """One span read, dealt and permuted as a window of its own, with nothing held out: for warming up."""
+    """One span read, dealt and permuted as a window of its own, with nothing held out: for warming up. Raises ReadTimeout."""
     alone = Spans(
         shard=np.array([span.shard]), start=np.array([span.start]), stop=np.array([span.stop]), first_id=np.array([span.first_id]),
         unit_starts=np.array([0, 1]),
@@ -157,5 +159,5 @@ def shuffle_once(source: Source, span: Span) -> np.ndarray:
     window = Window(epoch=0, index=0, key=0, spans=np.array([0]), num_rows=span.num_rows, ends_epoch=False)
     source = replace(source, spans=alone, holdout=Holdout(spread=np.array([0])))
     build = WindowBuild(window, source, BufferPool(span.num_rows, source.num_columns, keep=0))
-    build.deal(0, build.decode(0))
+    build.deal(0, read_within(source.watch, source.dataset.shards[span.shard], span, partial(build.decode, 0)))
     return build.permute().rows

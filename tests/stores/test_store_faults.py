@@ -1,8 +1,11 @@
 """A network that fails: no row is lost, retries have an end, and the end is clear."""
 
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +77,18 @@ def test_a_store_that_fails_for_good_ends_the_run_with_its_file_and_soon(bucket,
     assert re.search(r"error: s3://bucket-\d+/d\S*: the store failed for good", said) and SECRET not in said
     assert not (tmp_path / "run").exists()
     assert len(proxy.requests) < 60 and time.monotonic() - started < 30
+
+
+@pytest.mark.slow
+def test_a_process_whose_read_hangs_ends_when_it_has_said_so(bucket, local, proxy, tmp_path):
+    """pyarrow waits at exit for its store, for a minute and more, and then may abort."""
+    url = bucket.put(Path(local["parquet"].url), "d")
+    opened = count()
+    proxy.plan = lambda number, method, path: "stall" if method == "GET" and "shard-" in path and next(opened) > 8 else None
+    flags = [word for name, value in bucket.through(proxy).items() for word in ("--storage-option", f"{name}={value}")]
+    words = "train", url, *flags, "--out", str(tmp_path / "run"), "--window-rows", "2048", "--epochs", "9", "--set", "fetch.timeout_seconds=10", "-q"
+    done = subprocess.run([sys.executable, "-m", "streamtrain", *words], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 3 and re.fullmatch(r"error: s3://\S+parquet: reading rows .* has not ended within 10 s\..*\n", done.stderr), done.stderr
 
 
 def test_many_footers_are_read_at_once(bucket, proxy, tmp_path):
