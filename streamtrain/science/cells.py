@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamtrain.science.crossing import automatic_target, first_crossing
-from streamtrain.science.interval import measure
 from streamtrain.science.run import Curve, Run
 from streamtrain.types import Record, Status
 
