@@ -49,12 +49,10 @@ class Bucket:
         return {**self.options, "endpoint_url": proxy.endpoint}
 
 
-@pytest.fixture(scope="session", autouse=True)
-def four_spans_a_shard():
-    """Small shards: each test makes hundreds of requests as it is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamtrain.storage.writer.SPANS_PER_SHARD", 4)
-        yield
+@pytest.fixture(autouse=True)
+def four_spans_a_shard(monkeypatch):
+    """Small shards: each test makes hundreds of requests as it is. Undone after each test: other folders' tests count on 16."""
+    monkeypatch.setattr("streamtrain.storage.writer.SPANS_PER_SHARD", 4)
 
 
 @pytest.fixture(scope="session")
@@ -94,10 +92,12 @@ def bucket(moto_port) -> Bucket:
 
 
 @pytest.fixture(scope="session")
-def local(tmp_path_factory, four_spans_a_shard):
+def local(tmp_path_factory):
     """Format → a local data set of three shards."""
     folder = tmp_path_factory.mktemp("local")
-    return {format: data_gen.generate(folder / format, rows=ROWS, span_rows=SPAN_ROWS, format=format) for format in ("parquet", "zarr")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamtrain.storage.writer.SPANS_PER_SHARD", 4)
+        return {format: data_gen.generate(folder / format, rows=ROWS, span_rows=SPAN_ROWS, format=format) for format in ("parquet", "zarr")}
 
 
 @pytest.fixture
