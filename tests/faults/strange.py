@@ -65,7 +65,7 @@ def look_again(path: Path, expected: strange_parquet.Expected, folder: Path) -> 
         faults += judge("ingest", got[0], expected)
     command("inspect", str(path), "--json")
     command("verify", str(path))
-    command("train", str(path), "--batch-size", "4", "--hidden", "4", "--holdout", "2", "--memory", "64MiB", "-q", "-o", str(folder / "run"))
+    command("train", str(path), "--batch-size", "4", "--hidden", "4", "--holdout", "0.2", "--memory", "64MiB", "-q", "-o", str(folder / "run"))
     return [fault for fault in faults if not fault.startswith("refused")]
 
 
