@@ -1,6 +1,8 @@
 """The survey: one read of at most 64 spread spans gives the held-out rows, the statistics, and the least-squares model."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +10,7 @@ import numpy as np
 from streamtrain.errors import DataError
 from streamtrain.storage.moments import Moments
 from streamtrain.stream.chains import read_ascending
-from streamtrain.stream.nulls import bad_values, mend
+from streamtrain.stream.nulls import Columns, bad_values, mend
 from streamtrain.stream.source import Source
 from streamtrain.types import Record, Standard
 
@@ -17,6 +19,9 @@ CONSTANT_SHARE = 1e-13
 
 #: Rows of a tile of a span, and rows from whose medians deviations are taken.
 _TILE_ROWS, _TYPICAL_ROWS = 16_384, 64
+
+#: Spans that are summed at a time, each on a thread.
+_SUMMING = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,11 +76,8 @@ def take_survey(source: Source) -> Survey:
     width = source.num_columns
     count, mean, comoment = 0, np.zeros(width), np.zeros((width, width))
     held = [np.empty((0, width))]
-    for number, columns in read_ascending(source, source.holdout.spread):
-        columns, dropped, _ = mend(source, source.spans[number], columns)
-        out = source.holdout.of(number)
-        held.append(np.stack([np.asarray(column[out], dtype=np.float64) for column in columns], axis=1))  # which of them are bad is known later
-        rows, span_mean, span_comoment = _moments(columns, np.union1d(out, dropped))
+    for held_rows, rows, span_mean, span_comoment in _looks(source):
+        held.append(held_rows)  # bad ones too: what is dropped of them is known when the standardisation is
         if not rows:
             continue
         gap, merged = span_mean - mean, count + rows
@@ -87,6 +89,28 @@ def take_survey(source: Source) -> Survey:
             if number in source.quarantine:
                 source.quarantine.lose_holdout(number)
     return Survey(count=count, mean=mean, comoment=comoment, holdout=np.concatenate(held))
+
+
+_Look = tuple[np.ndarray, int, np.ndarray, np.ndarray]
+
+
+def _looks(source: Source) -> Iterator[_Look]:
+    """What each spread span says, in order: its held-out rows (float64), count, mean, comoment. One span is read while others are summed."""
+    pending: deque[Future[_Look]] = deque()
+    with ThreadPoolExecutor(_SUMMING, thread_name_prefix="streamtrain-survey") as pool:
+        for number, columns in read_ascending(source, source.holdout.spread):
+            pending.append(pool.submit(_look, source, number, columns))
+            if len(pending) > _SUMMING:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _look(source: Source, number: int, columns: Columns) -> _Look:
+    columns, dropped, _ = mend(source, source.spans[number], columns)
+    out = source.holdout.of(number)
+    held = np.stack([np.asarray(column[out], dtype=np.float64) for column in columns], axis=1)
+    return held, *_moments(columns, np.union1d(out, dropped))
 
 
 def _moments(columns: Sequence[np.ndarray], skip: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
