@@ -115,7 +115,7 @@ def verify(
     for each in checked:
         findings += each.findings
     shards = [each.shard for each in checked if each.shard is not None]
-    findings += _odd_columns(shards)
+    findings += _odd_columns(shards, None if manifest is None else manifest.columns)
     bad = {finding.url for finding in findings}
     return Verification(
         url=path, num_shards=len(work), num_rows=sum(shard.num_rows for shard in shards),
@@ -236,15 +236,18 @@ def _decode_fault(file: pq.ParquetFile, group: int, number: int) -> str | None:
     return None
 
 
-def _odd_columns(shards: Sequence[Shard]) -> list[Finding]:
-    """Columns are bound by name: a shard that lacks one of the first's cannot be read with the others."""
+def _odd_columns(shards: Sequence[Shard], listed: Sequence[str] | None) -> list[Finding]:
+    """Columns are bound by name: a shard that lacks one of the manifest's, else of the first shard's, cannot be read with the others."""
+    if not shards:
+        return []
+    wanted = [column.name for column in shards[0].columns] if listed is None else listed
+    by = os.path.basename(shards[0].url) if listed is None else MANIFEST_NAME
     findings = []
-    wanted = [column.name for column in shards[0].columns] if shards else []
     for shard in shards:
         missing = set(wanted) - {column.name for column in shard.columns}
         if missing:
             names = ", ".join(shown(name) for name in wanted if name in missing)
-            findings.append(Finding(url=shard.url, place="columns", cause=f"lacks {names}, which {os.path.basename(shards[0].url)} has"))
+            findings.append(Finding(url=shard.url, place="columns", cause=f"lacks {names}, which {by} has"))
     return findings
 
 

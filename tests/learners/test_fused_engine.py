@@ -127,16 +127,16 @@ def test_a_step_allocates_nothing():
     """As much for 2,000 steps in one call as for two, by Python's count and by Numba's."""
     _nrt_python.memsys_enable_stats()
     for batch_size, short, long in [(4, 8, 8000), (2048, 2048, 9000)]:
-        engine, peaks, allocations = make(batch_size=batch_size, rates=(0.01,)), [], []
+        engine, peaks, allocations = make(batch_size=batch_size, rates=(0.01,)), {short: [], long: []}, set()
         engine.advance(ROWS, 0, 8)
-        for rows in (short, long):
+        for rows in (short, long) * 5:  # the least of five: Python counts for all threads of the process, those of other tests too
             before = rtsys.get_allocation_stats().alloc
             tracemalloc.start()
             engine.advance(ROWS, 0, rows)
-            peaks.append(tracemalloc.get_traced_memory()[1])
+            peaks[rows].append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
-            allocations.append(rtsys.get_allocation_stats().alloc - before)
-        assert allocations[0] == allocations[1] and peaks[1] <= peaks[0] + 1000
+            allocations.add(rtsys.get_allocation_stats().alloc - before)
+        assert len(allocations) == 1 and min(peaks[long]) <= min(peaks[short]) + 1000
 
 
 @pytest.mark.parametrize("train", [{}, {"optimizer": "adamw"}, {"optimizer": "sgd"}], ids=["adam", "adamw", "momentum"])
