@@ -10,7 +10,7 @@ from streamtrain.science.judge import is_correlated
 from streamtrain.science.run import Run
 from streamtrain.units import format_bytes
 
-#: Waiting for rows more than this share of the time is called input-bound; a choice of this project, as is the next one.
+#: Bringing rows for more than this share of the time is called input-bound; a choice of this project, as is the next one.
 INPUT_BOUND = 0.2
 _FEW_STEPS = 30
 
@@ -100,7 +100,7 @@ def _of_speed(summary: Mapping[str, Any]) -> Warnings:
             ratio = one["ratio"]["value"]
             yield f"{size_text(one['batch_size'])} took {ratio:.2g} times the seconds predicted: trust the ranking less than usual.", None
     if bound:
-        yield f"{sizes_text(bound)} waited for rows more than {INPUT_BOUND:.0%} of the time: input-bound.", "--readers"
+        yield f"{sizes_text(bound)}: bringing rows takes more than {INPUT_BOUND:.0%} of the time, beside steps on the same cores: input-bound.", "--readers"
     recommendation = summary["recommendation"]
     if recommendation["batch_size"] is not None and not recommendation["conclusive"] and recommendation["more_trials"]:
         yield "The sizes cannot be told apart with certainty.", f"--trials {summary['trials'] + recommendation['more_trials']}"

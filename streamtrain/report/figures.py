@@ -104,6 +104,8 @@ def seconds_text(figure: Figure) -> str:
 
     >>> seconds_text({"value": 6.2, "n": 5, "lo": 6.0, "hi": 6.4}), seconds_text({"value": 0.0123, "n": 1, "lo": None, "hi": None})
     ('6.20 s ± 0.20', '12.3 ms')
+    >>> seconds_text({"value": 0.0348, "n": 2, "lo": 9e-6, "hi": 134.9})
+    '34.8 ms [0.01 ms, 135 s]'
     """
     return _with_interval(figure, _seconds)
 
@@ -124,6 +126,8 @@ def _with_interval(figure: Figure, scale_of: Callable[[float], Scale], *, bracke
         return text
     half = (hi - lo) / 2
     if brackets or half > abs(value) / 4 or abs((hi + lo) / 2 - value) > half / 2:
+        if hi > 100 * abs(value):  # two runs can leave everything open: each end then in its own unit
+            return f"{text} [{', '.join(of.number(end) + of.unit for end, of in ((lo, scale_of(lo)), (hi, scale_of(hi))))}]"
         return f"{text} [{scale.number(lo)}, {scale.number(hi)}]"
     return f"{text} ± {scale.number(half)}"
 
