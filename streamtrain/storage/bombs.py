@@ -1,8 +1,6 @@
 """Bombs: column chunks and pages that say they decode to far more than their rows can take, refused by arithmetic, before they do."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import BinaryIO
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,30 +14,42 @@ _MOST_ROW_BYTES = 256
 _MOST_EXTRA_BYTES = 4 << 20
 
 
-def refuse_bomb(shard: Shard, chunks: Sequence[Chunk], name: str) -> None:
-    """What a chunk, and in foreign files each of its pages, says that it decodes to is held against its rows.
+def refuse_bomb(url: str, boundaries: np.ndarray, chunks: Sequence[Chunk], name: str) -> None:
+    """What each row group's chunk of a column says that it decodes to is held against its rows. Raises DataError."""
+    for group, (chunk, rows) in enumerate(zip(chunks, np.diff(boundaries).tolist(), strict=True)):
+        claimed = max(chunk.decoded_bytes, chunk.value_bytes * rows)
+        if claimed > _most(rows) or chunk.num_values != rows:
+            raise DataError(
+                f"{_place(url, group, name)}: the footer claims {chunk.num_values:,} values that decode to {claimed:,} bytes, for {rows:,} rows."
+                " Write the file again."
+            )
 
-    Only the decoder looks into pages' headers, and takes memory as they say: up to 2 GiB each. Pages in a store are not looked at: it
-    would take a request for each.
+
+def refuse_false_pages(shard: Shard, columns: Mapping[str, Sequence[Chunk]]) -> None:
+    """What the pages of each column's chunks say is held against their rows; for files that no manifest lists. Raises DataError.
+
+    Arrow looks into pages' headers only as it decodes, and takes memory as they say: up to 2 GiB each. So this comes before it.
+    Pages in a store are not looked at: it would take a request for each.
     """
-    with ExitStack() as stack:
-        file = None if shard.listed or is_remote(shard.url) else stack.enter_context(open(shard.url, "rb"))
-        for group, (chunk, rows) in enumerate(zip(chunks, np.diff(shard.boundaries).tolist(), strict=True)):
-            most = rows * _MOST_ROW_BYTES + _MOST_EXTRA_BYTES
-            place = f"{shard.url}: row group {group}, column {name!r}"
-            if max(chunk.decoded_bytes, chunk.value_bytes * rows) > most or chunk.num_values != rows:
-                raise DataError(
-                    f"{place}: the footer claims {chunk.num_values:,} values that decode to"
-                    f" {max(chunk.decoded_bytes, chunk.value_bytes * rows):,} bytes, for {rows:,} rows. Write the file again."
-                )
-            if file is not None:
-                _refuse_false_pages(place, file, chunk, most)
+    if shard.listed or is_remote(shard.url):
+        return
+    with open(shard.url, "rb") as file:
+        for name, chunks in columns.items():
+            for group, chunk in enumerate(chunks):
+                try:
+                    largest = max((page.decoded_bytes for page in walk_pages(file, chunk, checksums=False)), default=0)
+                except DataError as error:
+                    raise DataError(f"{_place(shard.url, group, name)}: {error}; the file is damaged. Write it again.") from error
+                if largest > _most(chunk.num_values):
+                    raise DataError(
+                        f"{_place(shard.url, group, name)}: a page claims to decode to {largest:,} bytes, for {chunk.num_values:,} rows."
+                        " Write the file again."
+                    )
 
 
-def _refuse_false_pages(place: str, file: BinaryIO, chunk: Chunk, most: int) -> None:
-    try:
-        largest = max((page.decoded_bytes for page in walk_pages(file, chunk, checksums=False)), default=0)
-    except DataError as error:
-        raise DataError(f"{place}: {error}; the file is damaged. Write it again.") from error
-    if largest > most:
-        raise DataError(f"{place}: a page claims to decode to {largest:,} bytes, for {chunk.num_values:,} rows. Write the file again.")
+def _most(rows: int) -> int:
+    return rows * _MOST_ROW_BYTES + _MOST_EXTRA_BYTES
+
+
+def _place(url: str, group: int, name: str) -> str:
+    return f"{url}: row group {group}, column {name!r}"

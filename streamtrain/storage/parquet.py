@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streamtrain.errors import DataError, ResourceError, shown
-from streamtrain.storage.bombs import refuse_bomb
+from streamtrain.storage.bombs import refuse_bomb, refuse_false_pages
 from streamtrain.storage.decode import arrow_column, decode_arrow
 from streamtrain.storage.filesystem import is_remote, open_binary
 from streamtrain.storage.pages import Chunk, read_chunks
@@ -71,15 +71,25 @@ def _judge(shard: Shard, columns: Sequence[str], *, checked: bool = False) -> pq
     return metadata
 
 
+def _judge_pages(shard: Shard, columns: Sequence[str]) -> None:
+    """What must be seen of a judged file before Arrow decodes `columns` of it. Raises DataError."""
+    _, chunks = read_metadata(shard)
+    places = [column.name for column in shard.columns]
+    if chunks and len(chunks[0]) == len(places):  # flat: leaves are columns
+        refuse_false_pages(shard, {name: [group[places.index(name)] for group in chunks] for name in columns})
+
+
 class ParquetReader:
     """Row ranges of one Parquet file. Holds the parsed footer, no open file; any number of threads may read at once."""
 
     def __init__(
-        self, shard: Shard, columns: Sequence[str], *, buffers: PlainBuffers, checked: bool = False, traffic: Traffic | None = None
-    ):
+        self, shard: Shard, columns: Sequence[str], *, buffers: PlainBuffers, checked: bool = False, judged_pages: set[str] | None = None,
+        traffic: Traffic | None = None,
+    ):  # fmt: skip
         """`buffers`: what plain pages are decoded into. `checked`: a reader of this shard was made before; its footer, known by its
-        hash, need not be judged again."""
+        hash, need not be judged again. `judged_pages`: the URLs of shards whose pages need not be either, kept up to date."""
         self._shard, self._buffers, self._traffic = shard, buffers, traffic
+        self._judged_pages = set() if judged_pages is None else judged_pages
         self._leaves: dict[tuple[str, ...], list[PlainColumn] | None] = {}
         self._metadata = _judge(shard, columns, checked=checked)
 
@@ -96,6 +106,9 @@ class ParquetReader:
         sliced = num_rows > max(2 * (stop - start), BATCH_ROWS)
         if not (sliced or is_remote(self._shard.url)) and (plain := self._read_plain(columns, decoded_type, range(first, last))) is not None:
             return tuple(column[skip : skip + stop - start] for column in plain)
+        if self._shard.url not in self._judged_pages:
+            _judge_pages(self._shard, columns)
+            self._judged_pages.add(self._shard.url)
         with open_file(self._shard, self._metadata, BUFFER_BYTES if sliced else 0, self._traffic) as file:
             groups = list(range(first, last))
             if sliced:
@@ -129,9 +142,11 @@ class ParquetForward:
     def __init__(
         self, shard: Shard, columns: Sequence[str], decoded_type: str, *, checked: bool = False, traffic: Traffic | None = None
     ):
-        """`checked`: as for ParquetReader."""
+        """`checked`: its footer and its pages need not be judged again."""
         self._shard, self._columns, self._type, self._traffic = shard, list(columns), decoded_type, traffic
         self._metadata = _judge(shard, columns, checked=checked)
+        if not checked:
+            _judge_pages(shard, columns)
         self._file: pq.ParquetFile | None = None
         self._position = 0
 
@@ -173,7 +188,9 @@ class ParquetForward:
 
 def stream_parquet(shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """All rows of a shard in order, in small batches: memory stays bounded whatever the size of the row groups."""
-    with open_file(shard, _judge(shard, columns), BUFFER_BYTES) as file:
+    metadata = _judge(shard, columns)
+    _judge_pages(shard, columns)
+    with open_file(shard, metadata, BUFFER_BYTES) as file:
         num_rows = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
             num_rows += batch.num_rows
@@ -220,7 +237,7 @@ def refuse_other(shard: Shard, metadata: pq.FileMetaData, chunks: Sequence[Seque
             kind = f"has type {column.stored_type}, not the float32 that was described"
             raise DataError(f"{shard.url}: column {name!r} {kind}. Write the data set again.")
         if metadata.num_columns == len(held):  # flat: leaves are columns
-            refuse_bomb(shard, [group[place] for group in chunks], name)
+            refuse_bomb(shard.url, shard.boundaries, [group[place] for group in chunks], name)
 
 
 def _boundaries(url: str, metadata: pq.FileMetaData) -> np.ndarray:

@@ -40,6 +40,7 @@ class Readers:
         self.traffic = Traffic()
         self._reader = lru_cache(_CACHED_SHARDS)(self._open)
         self._checked: set[int] = set()
+        self._judged_pages: set[str] = set()
         # Arrow's decoder has a memory pool of its own; Zarr chunks and plain Parquet pages are decoded into these.
         self._buffers = Buffers(_largest_chunk_bytes(dataset), keep=_KEPT_BUFFERS)
         self._plain = PlainBuffers(max(_largest_rows(dataset, "parquet"), min(_SPAN_ROWS, dataset.num_rows)), len(dataset.columns))
@@ -65,15 +66,16 @@ class Readers:
     def forward(self, shard: int) -> "Forward":
         """A reader of the same rows for ranges that follow one another, where a row group or chunk is too large to read at
         once: it keeps its place in it. For one thread at a time; holds a file open until `close`."""
-        return Forward(shard, self._dataset, self._checked, self.traffic)
+        return Forward(shard, self._dataset, self._judged_pages, self.traffic)
 
     def _open(self, shard: int) -> Reader:
         described = self._dataset.shards[shard]
         if described.format == "zarr":
             return ZarrReader(described, self._buffers, self.traffic)
         reader = ParquetReader(
-            described, self._dataset.columns, buffers=self._plain, checked=shard in self._checked, traffic=self.traffic
-        )
+            described, self._dataset.columns, buffers=self._plain, checked=shard in self._checked, judged_pages=self._judged_pages,
+            traffic=self.traffic,
+        )  # fmt: skip
         self._checked.add(shard)
         return reader
 
@@ -81,9 +83,8 @@ class Readers:
 class Forward:
     """See `Readers.forward`."""
 
-    def __init__(self, number: int, dataset: Dataset, checked: set[int], traffic: Traffic):
-        self._number, self._shard, self._dataset, self._checked = number, dataset.shards[number], dataset, checked
-        self._traffic = traffic
+    def __init__(self, number: int, dataset: Dataset, judged: set[str], traffic: Traffic):
+        self._shard, self._dataset, self._judged, self._traffic = dataset.shards[number], dataset, judged, traffic
         self._reader: ParquetForward | ZarrForward | None = None
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -105,8 +106,8 @@ class Forward:
         shard, columns, kind = self._shard, self._dataset.columns, self._dataset.decoded_type
         if shard.format == "zarr":
             return ZarrForward(shard, columns, kind, self._traffic)
-        reader = ParquetForward(shard, columns, kind, checked=self._number in self._checked, traffic=self._traffic)
-        self._checked.add(self._number)
+        reader = ParquetForward(shard, columns, kind, checked=shard.url in self._judged, traffic=self._traffic)
+        self._judged.add(shard.url)
         return reader
 
 
