@@ -50,7 +50,10 @@ def read_metadata(shard: Shard) -> tuple[pq.FileMetaData, list[list[Chunk]]]:
     """
     metadata, footer = _read_again(shard)
     try:
-        return metadata, read_chunks(footer, [metadata.schema.column(i) for i in range(metadata.num_columns)])
+        chunks = read_chunks(footer, [metadata.schema.column(i) for i in range(metadata.num_columns)])
+        if len(chunks) != metadata.num_row_groups:
+            raise DataError("the footer does not describe its column chunks")
+        return metadata, chunks
     except (DataError, UnicodeDecodeError) as error:
         raise DataError(f"{shard.url}: {error}; the file is damaged. Write it again.") from error
 

@@ -16,12 +16,14 @@ from data_gen import generate
 from streamtrain.config import FetchConfig
 from streamtrain.errors import DataError, ResourceError, StreamTrainError
 from streamtrain.spans import MAX_SPANS, cut_spans
+from streamtrain.storage import parquet
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.ingest import ingest
 from streamtrain.storage.inspect import inspect
 from streamtrain.storage.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from streamtrain.storage.parquet import ParquetReader
 from streamtrain.storage.readers import Readers
+from streamtrain.storage.verify import verify
 from streamtrain.stream.open import open_source, stream_budget
 
 from .layouts import numbers, write_parquet, write_zarr
@@ -292,3 +294,15 @@ def test_swapped_chunks_are_refused(tmp_path: Path) -> None:
     (chunks / "5").rename(chunks / "2")
     (chunks / "kept").rename(chunks / "5")
     assert "not the shard that _manifest.json describes" in refusal(tmp_path / "data")
+
+
+def test_a_footer_of_which_we_read_other_row_groups_than_arrow_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fuzzing found one: a damaged list that Arrow reads on and our reader ends."""
+    path = write_parquet(tmp_path / "a.parquet", numbers())
+    dataset = open_shards(str(path))
+    genuine = parquet.read_chunks
+    monkeypatch.setattr(parquet, "read_chunks", lambda *arguments: genuine(*arguments)[:-1])
+    with pytest.raises(DataError, match="does not describe its column chunks"):
+        Readers(dataset).read(0, 0, 10)
+    (finding,) = verify(str(path)).findings
+    assert "does not describe" in finding.cause
