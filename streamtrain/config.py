@@ -1,6 +1,7 @@
 """What a run is told: frozen pydantic models, one for each part of the house. Unknown keys are refused; None means unset.
 
 The tables at the end name every flag once: the command line, `--set`, `STREAMTRAIN_…` variables and the Python API share them.
+The file is long because it is one list: every key stands here, with its meaning, and nowhere else.
 """
 
 import difflib

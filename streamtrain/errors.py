@@ -56,3 +56,9 @@ def shown(name: str) -> str:
     ('a\\nerror: b\\x1b[2J', 'größe')
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
+def first_line(error: BaseException) -> str:
+    """What a library said, on one printable line: it may quote the file."""
+    lines = str(error).strip().splitlines()
+    return shown(lines[0].rstrip(".")) if lines else type(error).__name__

@@ -21,7 +21,7 @@ FLOORS = {
 #: Heavy library → the only modules of streamtrain that import it.
 DOORS = {
     "pyarrow": ("storage", "bench.baselines"),
-    "zarr": ("storage.zarr", "storage.zarr_folder"), "zarrs": ("storage.zarr",), "obstore": ("storage",), "fsspec": ("storage",),
+    "zarr": ("storage.zarr", "storage.zarr_chunks", "storage.zarr_folder", "storage.zarr_node", "storage.zarr_writer"), "zarrs": ("storage.zarr",), "obstore": ("storage",), "fsspec": ("storage",),
     "cramjam": ("storage.plain",), "isal": ("storage.plain",), "google_crc32c": ("storage.raw_chunks",),
     "dask": ("stream.fetch", "cluster"), "distributed": ("cluster",),
     "numba": ("kernels",),

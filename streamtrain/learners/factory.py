@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, first_line
 from streamtrain.order import WEIGHTS, make_key
-from streamtrain.storage.parquet import first_line
 from streamtrain.stream.imported import file_hash, import_function
 from streamtrain.types import Record
 

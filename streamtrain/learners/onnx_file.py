@@ -9,9 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, first_line
 from streamtrain.learners.model import Network
-from streamtrain.storage.parquet import first_line
 
 #: Rows of the example that the exporter traces with; the number of rows stays free.
 _EXAMPLE_ROWS = 3

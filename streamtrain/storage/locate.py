@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from streamtrain.errors import DataError, shown
 from streamtrain.storage.filesystem import file_size, is_remote, list_files, normal_url, take_query
-from streamtrain.storage.zarr import NODE_FILES, is_zarr
+from streamtrain.storage.zarr_node import NODE_FILES, is_zarr
 from streamtrain.types import LOCAL, Storage
 
 #: A text file that names the shards, one a line.

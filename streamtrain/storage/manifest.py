@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from streamtrain.errors import DataError
 from streamtrain.storage.filesystem import file_size, is_folder, is_remote, is_web, list_files, open_sequential, read_file
-from streamtrain.storage.parquet import parquet_source
+from streamtrain.storage.parquet_footer import parquet_source
 from streamtrain.storage.zarr import zarr_source
 from streamtrain.types import LOCAL, MAX_ROWS, Column, Format, Shard, Storage, Truth
 

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from streamtrain.buffers import Buffers
-from streamtrain.errors import DataError, ResourceError, StoreError
-from streamtrain.storage.parquet import ParquetForward, ParquetReader, first_line
+from streamtrain.errors import DataError, ResourceError, StoreError, first_line
+from streamtrain.storage.parquet import ParquetForward, ParquetReader
 from streamtrain.storage.plain import PlainBuffers
 from streamtrain.storage.remote_file import Traffic
 from streamtrain.storage.zarr import ZarrForward, ZarrReader

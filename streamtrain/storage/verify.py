@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from streamtrain.budget import default_limit_bytes, default_readers
-from streamtrain.errors import DataError, StoreError, shown
+from streamtrain.errors import DataError, StoreError, first_line, shown
 from streamtrain.storage.dataset import describe_shard, present_shards
 from streamtrain.storage.filesystem import is_folder, normal_url, open_sequential, take_query
 from streamtrain.storage.locate import locate, read_list
@@ -22,7 +22,8 @@ from streamtrain.storage.manifest import (
     MANIFEST_NAME, Manifest, ShardEntry, compact_boundaries, exists, hash_shard, read_manifest, refuse_unfinished, safe_path,
 )  # fmt: skip
 from streamtrain.storage.pages import walk_pages
-from streamtrain.storage.parquet import BATCH_ROWS, BUFFER_BYTES, first_line, open_file, read_metadata
+from streamtrain.storage.parquet import BATCH_ROWS, BUFFER_BYTES, open_file
+from streamtrain.storage.parquet_footer import read_metadata
 from streamtrain.storage.zarr import check_chunks
 from streamtrain.types import LOCAL, Record, Shard, Storage
 

@@ -17,7 +17,7 @@ from streamtrain.storage.filesystem import is_remote, normal_url, refuse_read_on
 from streamtrain.storage.manifest import Manifest, ShardEntry, compact_boundaries, exists, hash_shard, write_manifest
 from streamtrain.storage.moments import Moments
 from streamtrain.storage.parquet import ParquetWriter
-from streamtrain.storage.zarr import ZarrWriter
+from streamtrain.storage.zarr_writer import ZarrWriter
 from streamtrain.types import LOCAL, Format, Storage, Truth
 
 SPANS_PER_SHARD = 16

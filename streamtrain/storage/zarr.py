@@ -1,49 +1,32 @@
-"""Zarr v3 shards: an array (rows, columns), or a group with one array per column. The only importer of zarr."""
+"""Zarr v3 shards: an array (rows, columns), or a group with one array per column."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
 import zarr
 from zarr.buffer.cpu import NDBuffer
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.codecs import Crc32cCodec, ShardingCodec
 
 from streamtrain.buffers import Buffers
-from streamtrain.errors import DataError, ResourceError, StoreError, shown
+from streamtrain.errors import DataError, ResourceError, StoreError
 from streamtrain.storage.decode import decode_numpy, numpy_column
 from streamtrain.storage.filesystem import is_remote
 from streamtrain.storage.raw_chunks import is_raw, read_raw_chunks
 from streamtrain.storage.remote_file import Traffic
+from streamtrain.storage.zarr_chunks import chunk_keys, join_key, refuse_bad_chunks
 from streamtrain.storage.zarr_folder import Folder, open_folder
+from streamtrain.storage.zarr_node import one_line, open_node
 from streamtrain.types import LOCAL, MAX_ROWS, Column, Shard, Storage
 
-#: Codecs that are decoded; any other is refused before zarr may look for a plugin of that name. None of them runs code.
-_CODECS = frozenset({
-    "bytes", "transpose", "gzip", "zstd", "blosc", "crc32c", "sharding_indexed",
-    *(f"numcodecs.{name}" for name in (
-        "blosc", "lz4", "zstd", "zlib", "gzip", "bz2", "lzma", "shuffle", "delta", "fixedscaleoffset", "bitround", "quantize", "packbits",
-        "astype", "crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3", "pcodec", "zfpy",
-    )),
-})  # fmt: skip
-_MAX_METADATA_BYTES = 1 << 26
 _MOST_COLUMNS = 1 << 20
-_MISSING = np.uint64(2**64 - 1)
-
-#: What makes a folder a Zarr node, v3 or older.
-NODE_FILES = frozenset({"zarr.json", ".zarray", ".zgroup", ".zmetadata"})
 
 # zarr's config is one object for the process: a `with` around open must not overlap another thread's.
 _CONFIG = Lock()
-
-
-def is_zarr(url: str) -> bool:
-    """Whether a folder says that it is a Zarr v3 node, or an older one or N5, which deserve a refusal by name."""
-    return any(os.path.isfile(os.path.join(url, name)) for name in NODE_FILES) or _is_n5(url)
 
 
 def describe_zarr(url: str, storage: Storage = LOCAL) -> Shard:
@@ -59,16 +42,16 @@ def describe_zarr(url: str, storage: Storage = LOCAL) -> Shard:
     except MemoryError as error:
         raise ResourceError(f"{url}: its metadata do not fit in memory. Close other programs, or write the array again.") from error
     except (Exception, RecursionError) as error:  # hostile metadata raises TypeError, OverflowError, zarr's own errors …
-        raise DataError(f"{url}: the Zarr metadata is refused: {_one_line(error)}. Write the array again.") from error
+        raise DataError(f"{url}: the Zarr metadata is refused: {one_line(error)}. Write the array again.") from error
 
 
 def _describe(folder: Folder, storage: Storage) -> Shard:
     url = folder.url
-    node = _open_node(folder)
+    node = open_node(folder)
     files = folder.files()
     arrays = _arrays(node)
     for name, array in arrays.items():
-        _refuse_bad_chunks(folder, name, array, files)
+        refuse_bad_chunks(folder, name, array, files)
     columns = _array_columns(url, node) if isinstance(node, zarr.Array) else _group_columns(url, node, arrays)
     lengths = {array.shape[0] for array in arrays.values() if array.ndim}
     if len(lengths) != 1:
@@ -133,10 +116,10 @@ class ZarrReader:
     def decode(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows of one array as stored; see `read`."""
         array = self.arrays[name]
-        keys = [] if is_remote(self._url) else [key for _, key in _chunk_keys(array, start, stop)]  # a CheckedStore refuses by itself
+        keys = [] if is_remote(self._url) else [key for _, key in chunk_keys(array, start, stop)]  # a CheckedStore refuses by itself
         for key in keys:
             if not os.path.exists(os.path.join(self._url, name, key)):
-                raise DataError(f"{self._url}: chunk {_join_key(name, key)} is missing. Restore it, or write the array again.")
+                raise DataError(f"{self._url}: chunk {join_key(name, key)} is missing. Restore it, or write the array again.")
         out = self._buffers.lend((stop - start, *array.shape[1:]), array.dtype)
         if name in self._raw and start % array.chunks[0] == 0 and stop in (start + len(keys) * array.chunks[0], array.shape[0]):
             paths = [os.path.join(self._url, name, key) for key in keys]
@@ -167,8 +150,8 @@ def check_chunks(shard: Shard, limit_bytes: int) -> tuple[list[tuple[str, str]],
             except StoreError:
                 raise
             except Exception as error:  # whatever a decoder throws
-                keys = ", ".join(_join_key(name, key) for _, key in _chunk_keys(array, start, stop))
-                bad.append((f"chunk {keys}", f"rows {start:,} to {stop:,} cannot be decoded: {_one_line(error)}"))
+                keys = ", ".join(join_key(name, key) for _, key in chunk_keys(array, start, stop))
+                bad.append((f"chunk {keys}", f"rows {start:,} to {stop:,} cannot be decoded: {one_line(error)}"))
     return bad, all(_has_crc32c(array.metadata.codecs) for array in reader.arrays.values())
 
 
@@ -202,39 +185,9 @@ class ZarrForward:
         self._held, self._chunk = (0, 0), ()
 
 
-class ZarrWriter:
-    """Writes one shard: an array (rows, columns), a chunk a span: raw bytes, crc32c, fill value NaN, empty chunks too."""
-
-    def __init__(self, path: str, columns: Sequence[str], decoded_type: str, span_rows: int, max_rows: int):
-        self._path, self._columns, self._type = path, list(columns), decoded_type
-        self._span_rows, self._max_rows, self._num_rows = span_rows, max_rows, 0
-        self._array: zarr.Array | None = None
-
-    def write(self, columns: Sequence[np.ndarray]) -> None:
-        """One span: 1-D arrays of one length; only the last may be shorter than `span_rows`."""
-        block = np.stack(columns, axis=1)
-        if self._array is None:
-            # A first span that is short is the only one: its chunk need not be padded to `span_rows`.
-            short = len(block) < self._span_rows
-            self._array = self._create(len(block), len(block)) if short else self._create(self._span_rows, self._max_rows)
-        self._array[self._num_rows : self._num_rows + len(block)] = block
-        self._num_rows += len(block)
-
-    def close(self) -> None:
-        if self._array is not None:
-            self._array.resize((self._num_rows, len(self._columns)))
-
-    def _create(self, chunk_rows: int, num_rows: int) -> zarr.Array:
-        width = len(self._columns)
-        return zarr.create_array(
-            self._path, shape=(num_rows, width), chunks=(chunk_rows, width), dtype=self._type, compressors=[Crc32cCodec()],
-            filters=None, fill_value=np.nan, attributes={"columns": self._columns}, config={"write_empty_chunks": True},
-        )
-
-
 def zarr_codec(shard: Shard) -> str:
     """The codecs of a shard, for people: `bytes+crc32c`, `sharding(bytes+zstd)`."""
-    arrays = _arrays(_open_node(open_folder(shard.url, shard.storage)))
+    arrays = _arrays(open_node(open_folder(shard.url, shard.storage)))
     return ", ".join(sorted({_codec_names(array.metadata.codecs) for array in arrays.values()}))
 
 
@@ -242,53 +195,6 @@ def _codec_names(codecs: Sequence[object]) -> str:
     return "+".join(
         f"sharding({_codec_names(codec.codecs)})" if isinstance(codec, ShardingCodec) else str(codec.to_dict()["name"]) for codec in codecs
     )
-
-
-def _open_node(folder: Folder) -> zarr.Array | zarr.Group:
-    url = folder.url
-    if folder.size("zarr.json") is None:
-        raise DataError(f"{url}: not Zarr v3 (no zarr.json). Convert Zarr v2 or N5 to Zarr v3 first.")
-    try:
-        kind = _read_metadata(folder, "zarr.json")["node_type"]
-        if kind == "array":
-            return zarr.open_array(folder.store(), mode="r", zarr_format=3)
-        for name in sorted(name for name in folder.files() if name.count("/") == 1 and name.endswith("/zarr.json")):
-            _read_metadata(folder, name)
-        return zarr.open_group(folder.store(), mode="r", zarr_format=3, use_consolidated=False)
-    except (DataError, MemoryError):
-        raise
-    except (Exception, RecursionError) as error:  # hostile metadata raises KeyError, TypeError, zarr's own errors …
-        raise DataError(f"{url}: the Zarr metadata is refused: {_one_line(error)}. Write the array with codecs that zarr knows.") from error
-
-
-def _read_metadata(folder: Folder, name: str) -> Mapping[str, object]:
-    """`zarr.json` of one node, its codecs known by name. Raises DataError for others, and whatever damaged JSON raises."""
-    num_bytes = folder.size(name)
-    if num_bytes > _MAX_METADATA_BYTES:
-        size = f"{num_bytes:,} bytes of metadata; the limit is {_MAX_METADATA_BYTES:,}"
-        raise DataError(f"{folder.url}/{name}: {size}. Write the array again.")
-    metadata = json.loads(folder.read(name))
-    for codec in _all_codecs(metadata.get("codecs", ())):
-        if codec not in _CODECS:
-            url = f"{folder.url}/{name}".removesuffix("/zarr.json")
-            raise DataError(f"{url}: the Zarr metadata is refused: the codec {codec!r} is not known. Write it with zstd, blosc or gzip.")
-    return metadata
-
-
-def _all_codecs(codecs: Sequence[Mapping]) -> Iterator[str]:
-    """The names of codecs, those inside shards of chunks too."""
-    for codec in codecs:
-        yield str(codec if isinstance(codec, str) else codec["name"])
-        inside = {} if isinstance(codec, str) else codec.get("configuration") or {}
-        for part in ("codecs", "index_codecs"):
-            yield from _all_codecs(inside.get(part, ()))
-
-
-def _is_n5(url: str) -> bool:
-    try:
-        return any(f'"{word}"' in Path(url, "attributes.json").read_text(encoding="utf-8") for word in ("n5", "blockSize"))
-    except (OSError, ValueError):
-        return False
 
 
 def _read_rows(arrays: Mapping[str, zarr.Array]) -> int:
@@ -308,12 +214,12 @@ def _open_fast(folder: Folder) -> dict[str, zarr.Array]:
     timeouts.
     """
     if is_remote(folder.url):
-        return _arrays(_open_node(folder))
+        return _arrays(open_node(folder))
     try:
         with _CONFIG, zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}):
-            return _arrays(_open_node(folder))
+            return _arrays(open_node(folder))
     except Exception:  # an unsupported codec, or no zarrs for this machine: the plain pipeline decides
-        return _arrays(_open_node(folder))
+        return _arrays(open_node(folder))
 
 
 def _array_columns(url: str, array: zarr.Array) -> tuple[Column, ...]:
@@ -359,87 +265,3 @@ def _ends_in_checksum(metadata: bytes) -> bool:
         return json.loads(metadata)["codecs"][-1]["name"] == "crc32c"
     except (ValueError, LookupError, TypeError):
         return False
-
-
-def _chunk_keys(array: zarr.Array, start: int, stop: int) -> Iterator[tuple[tuple[int, ...], str]]:
-    """Place in the grid and key of the stored objects (chunks, or shards of chunks) that hold rows `[start, stop)`."""
-    shape = array.shards or array.chunks
-    counts = [-(-length // size) for length, size in zip(array.shape[1:], shape[1:], strict=True)]
-    rows = range(start // shape[0], -(-stop // shape[0])) if array.ndim else ()
-    for row in rows:
-        for rest in _places(counts):
-            yield (row, *rest), array.metadata.encode_chunk_key((row, *rest))
-
-
-def _places(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """All index tuples below `counts`, one by one: metadata may claim any number of them."""
-    if not counts:
-        yield ()
-        return
-    for first in range(counts[0]):
-        for rest in _places(counts[1:]):
-            yield first, *rest
-
-
-def _refuse_bad_chunks(folder: Folder, name: str, array: zarr.Array, files: dict[str, int]) -> None:
-    if array.ndim == 0:
-        return
-    url = folder.url
-    stored = _stored_bytes(array)
-    # Lazily: metadata may claim any number of chunks, and the first that is missing ends the walk.
-    for place, key in ((place, _join_key(name, key)) for place, key in _chunk_keys(array, 0, array.shape[0])):
-        if key not in files:
-            raise DataError(
-                f"{url}: the shape is {array.shape}, but chunk {key} is missing and would read as the fill value. Restore it, or write"
-                f" the array again (with write_empty_chunks=True if it was left out as empty)."
-            )
-        if stored is not None and files[key] != stored:
-            raise DataError(f"{url}: chunk {key} has {files[key]:,} bytes instead of {stored:,}. Restore it, or write the array again.")
-        if array.shards:
-            _refuse_bad_inner_chunks(folder, place, key, array, files[key])
-
-
-def _refuse_bad_inner_chunks(folder: Folder, place: tuple[int, ...], key: str, array: zarr.Array, num_bytes: int) -> None:
-    """The index of a shard of chunks: (offset, size) of each, all ones where one is missing; Zarr's sharding codec, v1.0."""
-    codec, url = array.metadata.codecs[0], folder.url
-    if len(array.metadata.codecs) > 1 or any(isinstance(inner, ShardingCodec) for inner in codec.codecs):
-        raise DataError(f"{url}: codecs around or shards inside the sharding codec are not read. Write the array with one level of shards.")
-    if [type(each) for each in codec.index_codecs] not in ([BytesCodec], [BytesCodec, Crc32cCodec]):
-        raise DataError(f"{url}: the index codecs of its shards are not read. Write the array with bytes and crc32c.")
-    counts = [outer // inner for outer, inner in zip(array.shards, array.chunks, strict=True)]
-    size = 16 * prod(counts)
-    stored = size + 4 * (len(codec.index_codecs) - 1)
-    if num_bytes < stored:
-        raise DataError(f"{url}: chunk {key} has {num_bytes:,} bytes, its index alone {stored:,}. Restore it, or write the array again.")
-    order = "<" if codec.index_codecs[0].endian.value == "little" else ">"
-    (content,) = folder.read_ranges([(key, 0 if codec.index_location.value == "start" else num_bytes - stored, size)])
-    index = np.frombuffer(content, dtype=f"{order}u8").reshape(*counts, 2)
-    # An inner chunk beyond the array's edge may be left out; its rows do not exist.
-    for axis, count in enumerate(counts):
-        kept = min(count, -(-(array.shape[axis] - place[axis] * array.shards[axis]) // array.chunks[axis]))
-        index = index[(slice(None),) * axis + (slice(0, kept),)]
-    offsets, sizes = index[..., 0], index[..., 1]
-    if (offsets == _MISSING).any():
-        inner = tuple(int(axis[0]) for axis in np.nonzero(offsets == _MISSING))
-        raise DataError(
-            f"{url}: inner chunk {inner} of chunk {key} is missing and would read as the fill value. Restore it, or write the array again"
-            f" (with write_empty_chunks=True if it was left out as empty)."
-        )
-    if ((offsets > num_bytes) | (sizes > num_bytes)).any() or (offsets + sizes > num_bytes).any():
-        raise DataError(f"{url}: the index of chunk {key} points beyond its {num_bytes:,} bytes. Restore it, or write the array again.")
-
-
-def _stored_bytes(array: zarr.Array) -> int | None:
-    """The size of every chunk where the codecs fix it (raw bytes, with or without a checksum)."""
-    codecs = array.metadata.codecs
-    if not all(isinstance(codec, (BytesCodec, Crc32cCodec)) for codec in codecs):
-        return None
-    return prod(array.chunks) * array.dtype.itemsize + 4 * sum(isinstance(codec, Crc32cCodec) for codec in codecs)
-
-
-def _join_key(name: str, key: str) -> str:
-    return f"{name}/{key}" if name else key
-
-
-def _one_line(error: BaseException) -> str:
-    return shown(" ".join(str(error).split()).rstrip(".")) or type(error).__name__

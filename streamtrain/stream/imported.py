@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streamtrain.config import did_you_mean
-from streamtrain.errors import ConfigError
-from streamtrain.storage.parquet import first_line
+from streamtrain.errors import ConfigError, first_line
 
 
 def import_function(flag: str, name: str) -> Callable[..., Any]:

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from streamtrain.errors import ConfigError, DataError
+from streamtrain.errors import ConfigError, DataError, first_line
 from streamtrain.storage.decode import decode_numpy, numpy_column
-from streamtrain.storage.parquet import first_line
 from streamtrain.storage.readers import Forward, Readers
 from streamtrain.storage.remote_file import Traffic
 from streamtrain.stream.imported import file_hash, import_function

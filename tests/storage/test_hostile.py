@@ -16,7 +16,7 @@ from data_gen import generate
 from streamtrain.config import FetchConfig
 from streamtrain.errors import DataError, ResourceError, StreamTrainError
 from streamtrain.spans import MAX_SPANS, cut_spans
-from streamtrain.storage import parquet
+from streamtrain.storage import parquet_footer
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.ingest import ingest
 from streamtrain.storage.inspect import inspect
@@ -300,8 +300,8 @@ def test_a_footer_of_which_we_read_other_row_groups_than_arrow_is_refused(tmp_pa
     """Fuzzing found one: a damaged list that Arrow reads on and our reader ends."""
     path = write_parquet(tmp_path / "a.parquet", numbers())
     dataset = open_shards(str(path))
-    genuine = parquet.read_chunks
-    monkeypatch.setattr(parquet, "read_chunks", lambda *arguments: genuine(*arguments)[:-1])
+    genuine = parquet_footer.read_chunks
+    monkeypatch.setattr(parquet_footer, "read_chunks", lambda *arguments: genuine(*arguments)[:-1])
     with pytest.raises(DataError, match="does not describe its column chunks"):
         Readers(dataset).read(0, 0, 10)
     (finding,) = verify(str(path)).findings

@@ -16,7 +16,7 @@ from streamtrain.kernels.page_headers import BODY, CRC, STORED, VALUES, read_pag
 from streamtrain.storage import zarr as zarr_shards
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.pages import walk_pages
-from streamtrain.storage.parquet import read_metadata
+from streamtrain.storage.parquet_footer import read_metadata
 from streamtrain.storage.plain import PlainBuffers, plain_columns, read_plain
 from streamtrain.storage.raw_chunks import is_raw, read_raw_chunks
 
