@@ -52,8 +52,8 @@ def hash_array(values: np.ndarray, key: int) -> np.ndarray:
 
 
 def permutation(n: int, key: int) -> np.ndarray:
-    """A keyed permutation of `range(n)`: int64 (n,)."""
-    return np.argsort(hash_array(np.arange(n, dtype=np.uint64), key), kind="stable")
+    """A keyed permutation of `range(n)`: int64 (n,). Hashes are a bijection, so none are equal, and any sort gives the same order."""
+    return np.argsort(hash_array(np.arange(n, dtype=np.uint64), key))
 
 
 def sample(n: int, k: int, key: int) -> np.ndarray:
@@ -125,7 +125,10 @@ def cut_windows(num_rows: np.ndarray, window_rows: int) -> np.ndarray:
     """
     ends = np.cumsum(num_rows)
     beyond = np.searchsorted(ends, ends - num_rows + window_rows, side="right")  # of a window that began at each span
-    offsets = [0]
-    while offsets[-1] < len(num_rows):
-        offsets.append(max(int(beyond[offsets[-1]]), offsets[-1] + 1))
+    np.maximum(beyond, np.arange(1, len(beyond) + 1), out=beyond)
+    following = memoryview(beyond)  # whose items are integers, at a fifth of what an array's cost
+    offset, offsets = 0, [0]
+    while offset < len(following):
+        offset = following[offset]
+        offsets.append(offset)
     return np.array(offsets, dtype=np.int64)

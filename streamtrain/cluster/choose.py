@@ -55,8 +55,6 @@ def why_not_allreduce(prepared: Prepared, lanes: int, batch_size: int) -> str | 
         return "rows that --on-null drop steps over are not known before they are read, and lanes count rows. Use --on-null impute or --sync rounds."
     if train.early_stop is not None:
         return "--early-stop would have to be judged alike on every worker. Use --sync rounds."
-    if train.device.startswith("cuda"):
-        return "sums go over gloo, between processors; NCCL, between GPUs, is not built. Use --sync rounds or --device cpu."
     return None
 
 

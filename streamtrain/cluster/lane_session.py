@@ -83,7 +83,7 @@ class LaneSession:
             stats.update(counted[2])
         return LanesDone(
             told=told if first else [], state=self._learner.state() if first else None, epoch=self._epoch, done=self._done, steps=steps,
-            seconds=time.perf_counter() - started, receipt=receipt, nulls=nulls, stats=dict(stats),
+            seconds=time.perf_counter() - started, backend=self._collective.backend, receipt=receipt, nulls=nulls, stats=dict(stats),
         )  # fmt: skip
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def open_store(prepared: Prepared, timeout_seconds: float) -> tuple[str, int]:
 def measure_exchange(prepared: Prepared, work: LaneWork) -> Exchange | Lost:
     """How long this group takes for a sum of its gradients, and this worker for its part of a step."""
     try:
-        collective = _join(work)
+        collective = _join(prepared, work)
         sums = np.zeros(shape_of_sums(work.lanes, len(work.lrs), prepared.shape.num_parameters), dtype=np.float32)
         try:
             sum_seconds = _median_seconds(lambda: collective.sum(sums))
@@ -73,7 +74,7 @@ def train_lanes(prepared: Prepared, work: LaneWork) -> LanesDone | Lost:
     try:
         if session is None or session.group != work.group:
             _drop(_SESSION)
-            session = kept[_SESSION] = LaneSession(prepared, work, _join)
+            session = kept[_SESSION] = LaneSession(prepared, work, partial(_join, prepared))
         return session.train(work)
     except PeerLost as error:
         _drop(_SESSION)
@@ -83,12 +84,12 @@ def train_lanes(prepared: Prepared, work: LaneWork) -> LanesDone | Lost:
         raise
 
 
-def _join(work: LaneWork) -> Collective:
+def _join(prepared: Prepared, work: LaneWork) -> Collective:
     group = work.group
     store = current_site().kept.get(_STORE) if group.rank == 0 and group.size > 1 else None
     return Collective(
         group.address, rank=group.rank, size=group.size, generation=group.generation, own_host=own_host(), timeout_seconds=group.timeout_seconds,
-        store=store,
+        store=store, device=prepared.config.train.device,
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class LaneWork:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LanesDone:
     """Where the group is now. `told` and `state` are the first worker's alone: all have the same. The rest is each one's own:
-    receipts and what was dropped are of blocks used to their end since the last commit, and so are `stats`.
+    receipts and what was dropped are of blocks used to their end since the last commit, and so are `stats`. `backend`: what sums.
     """
 
     told: list[Record]
@@ -48,6 +48,7 @@ class LanesDone:
     done: int
     steps: int
     seconds: float
+    backend: str
     receipt: Receipt = field(default_factory=Receipt)
     nulls: NullCounts = field(default_factory=Counter)
     stats: Record = field(default_factory=dict)

@@ -65,6 +65,7 @@ class LanesPass(DrivenPass):
         super().__init__(prepared, learner, emit, kind=kind, saving=saving, chosen=chosen)
         self._meeting, self._lanes, self._steps = meeting, lanes, FIRST_STEPS
         self._epoch = self._done = self._generations = 0
+        self._backend = "none"
         self._state: PassState | None = None
         if begun is not None:
             self.load_state(begun)
@@ -81,7 +82,7 @@ class LanesPass(DrivenPass):
                     gang.succeeded()
                     self.committed(
                         started=started, workers=len(group), failed_tasks=leases.failures - before, generation=self._generations,
-                        steps=self.learner.engine.steps,
+                        steps=self.learner.engine.steps, collective=self._backend,
                     )  # fmt: skip
             except Broken:  # its commits stay; the next group goes on from the last one
                 continue
@@ -105,7 +106,7 @@ class LanesPass(DrivenPass):
         """All of the group are there: their learner is ours, their rows are counted."""
         first = done[0]
         assert first.state is not None and len({(one.epoch, one.done, one.steps) for one in done}) == 1
-        self._state, self._epoch, self._done = first.state, first.epoch, first.done
+        self._state, self._epoch, self._done, self._backend = first.state, first.epoch, first.done, first.backend
         self._load_learner()
         for one in done:
             self.count(one.receipt, one.nulls, one.stats)
@@ -122,7 +123,7 @@ class LanesPass(DrivenPass):
         self.learner.load_state(document, {**arrays, "engine/gradient": gradient})
 
     def _own_record(self) -> Record:
-        return {"commits": self.commits, "lanes": self._lanes, "generations": self._generations, "collective": "gloo"}
+        return {"commits": self.commits, "lanes": self._lanes, "generations": self._generations, "collective": self._backend}
 
     def _own_state(self) -> PassState:
         document, arrays = self._state or (None, {})

@@ -11,6 +11,7 @@ from streamtrain.science.run import Run
 from streamtrain.units import format_count
 
 _WAYS = {"rounds": "rounds of local SGD", "allreduce": "all-reduce at every step"}
+_BACKENDS = {"gloo": "gloo, between processors", "nccl": "NCCL, between GPUs"}
 
 
 def workers_summary(run: Run) -> dict[str, Any] | None:
@@ -25,7 +26,7 @@ def workers_summary(run: Run) -> dict[str, Any] | None:
         "most_workers": max((one["workers"] for one in [*run.rounds, *on_workers] if "workers" in one), default=None),
         "lost_workers": sum(one["lost_workers"] for one in on_workers), "failed_tasks": sum(one["failed_tasks"] for one in on_workers),
         "rounds": len(run.rounds), "rows_a_round": measure(rows)["value"], "outer_optimizer": last.get("outer_optimizer"),
-        "generations": last.get("generations"), "by_workers": _by_workers(run, rows),
+        "generations": last.get("generations"), "collective": last.get("collective"), "by_workers": _by_workers(run, rows),
     }  # fmt: skip
 
 
@@ -40,6 +41,7 @@ def worker_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("kept together by", found["sync"] and f"{_WAYS[found['sync']]}: {found['reason']}"),
         ("period", found["sync"] == "rounds" and found["rounds"] and _period(found)),
         ("groups formed", found["generations"]),
+        ("gradients summed by", _BACKENDS.get(found["collective"])),
     ]
     for one in found["by_workers"]:
         loss = "" if one["holdout_loss"] is None else f"; held-out loss {loss_text(one['holdout_loss'])} at {format_count(one['end_rows']).strip()} rows"

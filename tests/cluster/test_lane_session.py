@@ -75,6 +75,14 @@ def test_losses_and_weights_are_the_same_bits_for_any_number_of_workers(prepared
     assert alone.told[-1]["holdout_loss"] < 0.7 * alone.told[0]["holdout_loss"]
 
 
+def test_so_it_is_with_the_torch_engine(data):
+    """Which is the one that GPUs train with."""
+    prepared = prepare(config_of(data, {**TRAIN, "epochs": 0.5, "batch_size": 512, "engine": "torch"}), learners=1, rates=1)
+    alone, pair = together(prepared, 1, 8)[0], together(prepared, 2, 8)
+    assert plain(pair[0].told) == plain(alone.told) and alone.backend == "none" and pair[0].backend == "gloo"
+    assert alone.told[-1]["holdout_loss"] < 0.9 * alone.told[0]["holdout_loss"]
+
+
 def test_large_models_agree_to_summation_order(prepared, monkeypatch):
     alone = together(prepared, 1, 8)[0]
     monkeypatch.setattr("streamtrain.cluster.lane_engine.APART_BYTES", 0)
