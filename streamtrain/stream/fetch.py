@@ -1,29 +1,33 @@
 """Blocks in plan order, built ahead of use by Dask on threads; bounded in number, so in bytes.
 
-Each window is a graph of 2 x spans + 1 tasks on a one-thread pool of its own; windows are built in parallel:
+Each window is a graph of two tasks a span and one more, on a one-thread pool of its own; windows are built in parallel:
 
 ```
 decode 0 ─▶ deal 0 ─▶ decode 1 ─▶ deal 1 ─▶ … ─▶ permute
 ```
-The chain of dependencies makes Dask run the deals in plan order, and keeps one decoded span in memory a window.
+The chain of dependencies makes Dask run the deals in plan order, and keeps one decoded span in memory a window. Tiny spans share
+tasks: a task takes 10 kB, which is more than a hundred rows do.
 There is no scheduler process and no open port.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
 import dask.threaded
+import numpy as np
 from dask.callbacks import Callback
 
 from streamtrain.budget import Budget
+from streamtrain.order import cut_windows
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.chains import Chains
 from streamtrain.stream.plan import Window
@@ -63,16 +67,32 @@ class FetchStats:
         return {name: getattr(self, name) for name in names}
 
 
+#: Spans that share a task hold at most so many values, and are at most so many.
+TASK_VALUES, TASK_SPANS = 2**16, 64
+
+
 def window_graph(build: WindowBuild) -> tuple[dict[Any, Any], Any]:
     """The Dask graph of one window and the key of its block; every task's key starts with its kind."""
     graph: dict[Any, Any] = {}
     done: Any = None
-    for i in range(len(build.spans)):
-        graph["decode", i] = (_decode, build, i, done)
-        graph["deal", i] = (_deal, build, i, ("decode", i))
+    for i, spans in enumerate(share_tasks([span.num_rows for span in build.spans], build.source.num_columns)):
+        graph["decode", i] = (_decode, build, spans, done)
+        graph["deal", i] = (_deal, build, spans, ("decode", i))
         done = ("deal", i)
     graph["permute", 0] = (_permute, build, done)
     return graph, ("permute", 0)
+
+
+def share_tasks(num_rows: Sequence[int], num_columns: int) -> Iterator[range]:
+    """Which spans of a window go together through a task, given their rows.
+
+    >>> list(share_tasks([40_000, 5_000, 5_000, 40_000], num_columns=5))
+    [range(0, 1), range(1, 3), range(3, 4)]
+    """
+    edges = cut_windows(np.asarray(num_rows), TASK_VALUES // num_columns).tolist()
+    for first, last in pairwise(edges):
+        for begin in range(first, last, TASK_SPANS):
+            yield range(begin, min(begin + TASK_SPANS, last))
 
 
 def fetch(windows: Iterator[Window], source: Source, budget: Budget, stats: FetchStats, pool: BufferPool) -> Iterator[Block]:
@@ -162,12 +182,13 @@ class _TaskClock(Callback):
         self.stats.add(**{f"{key[0]}_seconds": time.perf_counter() - self.started, "tasks": 1})
 
 
-def _decode(build: WindowBuild, i: int, done: None):
-    return build.decode(i)
+def _decode(build: WindowBuild, spans: range, done: None) -> list:
+    return [build.decode(i) for i in spans]
 
 
-def _deal(build: WindowBuild, i: int, columns) -> None:
-    build.deal(i, columns)
+def _deal(build: WindowBuild, spans: range, decoded: list) -> None:
+    for i, columns in zip(spans, decoded, strict=True):
+        build.deal(i, columns)
 
 
 def _permute(build: WindowBuild, done: None) -> Block:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import streamtrain
 from streamtrain.errors import ConfigError, DataError, ResourceError
 from streamtrain.order import hash_array
+from streamtrain.stream.fetch import TASK_SPANS, TASK_VALUES, share_tasks
 from streamtrain.stream.shuffle import RECEIPT_KEY
 from streamtrain.types import Receipt
 from tests.stream.conftest import id_rows, row_ids
@@ -199,13 +200,24 @@ def test_buffers_are_used_again(write_data):
     assert len(addresses) <= stream.budget.windows + 1
 
 
-def test_tasks_are_two_a_span_and_one_a_window(write_data):
+def test_tasks_are_two_a_span_and_one_a_window(write_data, monkeypatch):
+    monkeypatch.setattr("streamtrain.stream.fetch.TASK_VALUES", 1)
     stream = streamtrain.open_stream(write_data([[40] * 10, [25] * 4]), **SMALL)
     deliver(stream)
     stats = stream.stats()
     assert stats["tasks"] == 2 * len(stream._plan.spans) + len(stream._plan)
     assert stats["rows"] == 500
     assert stats["decode_seconds"] > 0
+
+
+@given(st.lists(st.integers(1, 3 * TASK_VALUES), max_size=300), st.integers(1, 9))
+def test_tiny_spans_share_a_task_and_large_ones_do_not(num_rows, num_columns):
+    tasks = list(share_tasks(num_rows, num_columns))
+    assert [i for spans in tasks for i in spans] == list(range(len(num_rows)))
+    for spans in tasks:
+        values = sum(num_rows[i] for i in spans) * num_columns
+        assert len(spans) == 1 or (values <= TASK_VALUES and len(spans) <= TASK_SPANS)
+    assert len(list(share_tasks([1] * 10_000, num_columns))) <= 10_000 // TASK_SPANS + 1 + 10_000 * num_columns // TASK_VALUES
 
 
 def test_each_row_is_equally_likely_everywhere(write_data):
