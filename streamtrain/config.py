@@ -163,7 +163,7 @@ class TrainConfig(_Part):
     compile: Literal["auto", "on", "off"] = Field("auto", description="torch engine: compile the whole step; auto: where it pays")
     threads: PositiveCount | None = Field(None, description="threads that learners compute on; left out: the number of cores")
     engine: Literal["auto", "fused", "torch"] = Field("auto", description="fused (Numba, CPU), torch (any device), or auto: fused on the CPU")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", description="cpu, cuda, cuda:N, or auto: for the torch engine the GPU, where there is one")
     epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="passes over the data; left out: 1")
     max_rows: PositiveCount | None = Field(None, description="rows each learner trains on, over as many epochs as needed")
     max_time: Seconds | None = Field(None, description="wall-clock seconds of all training passes together")

@@ -71,7 +71,7 @@ class Collective:
             meeting = dist.PrefixStore(f"generation {generation}", met)
             self._group = dist.ProcessGroupGloo(dist.PrefixStore("gloo", meeting), rank, size, options)
         self.sum(np.ones(1, dtype=np.float32))  # connects every pair, so that a peer that cannot be reached is known now
-        self._device = torch.device("cpu" if device == "auto" else device)
+        self._device = torch.device(device)
         if self._have_each_a_gpu(meeting):  # all are here, so NCCL, which would wait for ever to begin, need not wait
             with _peers():
                 self._gpu_group = open_nccl(dist.PrefixStore("nccl", meeting), rank, size, timeout)

@@ -12,6 +12,7 @@ from streamtrain.cluster.lane_session import LaneSession, inner_engine
 from streamtrain.cluster.lane_work import LanesDone, LaneWork, Lost
 from streamtrain.cluster.worker import current_site, own_host
 from streamtrain.learners.cores import Cores
+from streamtrain.learners.devices import train_device
 from streamtrain.learners.fused_engine import one_blas_thread
 from streamtrain.learners.gradient_sum import GradientSum
 from streamtrain.passes import Prepared
@@ -89,7 +90,7 @@ def _join(prepared: Prepared, work: LaneWork) -> Collective:
     store = current_site().kept.get(_STORE) if group.rank == 0 and group.size > 1 else None
     return Collective(
         group.address, rank=group.rank, size=group.size, generation=group.generation, own_host=own_host(), timeout_seconds=group.timeout_seconds,
-        store=store, device=prepared.config.train.device,
+        store=store, device="cpu" if prepared.engine == "fused" else str(train_device(prepared.config.train.device)),
     )  # fmt: skip
 
 

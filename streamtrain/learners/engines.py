@@ -4,11 +4,11 @@ import torch
 
 from streamtrain.config import ModelConfig, TrainConfig
 from streamtrain.errors import ConfigError
+from streamtrain.learners.devices import train_device
 from streamtrain.learners.factory import Factory, load_factory
 from streamtrain.learners.fused_engine import FusedEngine
 from streamtrain.learners.model import Model, Shape
 from streamtrain.learners.torch_engine import TorchEngine
-from streamtrain.stream.tensors import open_device
 
 ENGINES = {"fused": FusedEngine, "torch": TorchEngine}
 
@@ -22,11 +22,11 @@ def make_model(config: ModelConfig, num_features: int) -> Model:
 
 def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
     """(engine, why): `auto` is fused where that can do it, and torch elsewhere. Raises ConfigError, naming what is supported."""
-    device = torch.device("cpu") if train.device in ("auto", "cpu") else open_device(train.device)
+    device = train_device(train.device)
     if train.precision == "tf32" and device.type != "cuda":
         raise ConfigError("train.precision tf32 is a GPU's; this run is on the CPU. Use float32, or --device cuda.")
     beyond = []  # what the fused engine cannot do
-    if device.type != "cpu":
+    if device.type != "cpu" and train.device != "auto":
         beyond.append(f"--device {train.device}")
     if isinstance(model, Factory):
         beyond.append(f"--model {model.name}")
@@ -39,11 +39,12 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
             f"--engine fused trains perceptrons (--hidden, --activation) in float32 on the CPU, and needs no compiling; {' and '.join(beyond)}"
             " is for --engine torch. Use --engine torch or auto."
         )
+    where = f", on {device}" if train.device == "auto" and device.type != "cpu" else ""
     if train.engine != "auto":
-        return train.engine, "asked for"
+        return train.engine, f"asked for{where if train.engine == 'torch' else ''}"
     if beyond:
-        return "torch", f"{' and '.join(beyond)} is for the torch engine"
-    return "fused", "the faster one for perceptrons on the CPU"
+        return "torch", f"{' and '.join(beyond)} is for the torch engine{where}"
+    return "fused", f"the faster one for perceptrons on the CPU{' (--device cuda trains on the GPU)' if where else ''}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

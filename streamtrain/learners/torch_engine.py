@@ -16,6 +16,7 @@ import torch
 
 from streamtrain.config import TrainConfig
 from streamtrain.learners.device_feed import DeviceFeed
+from streamtrain.learners.devices import train_device
 from streamtrain.learners.engine import check_state
 from streamtrain.learners.graphs import ReplayedSteps
 from streamtrain.learners.model import Model
@@ -55,7 +56,7 @@ class TorchEngine:
         last_row: int | None = None,
     ):  # fmt: skip
         self.batch_size, self.learning_rates, self.steps = batch_size, learning_rates, 0
-        self.device = torch.device("cpu" if train.device == "auto" else train.device)
+        self.device = train_device(train.device)
         self._model, self._train, self._schedule, self._last_row = shape, train, schedule_rows(train, last_row), last_row
         with torch.no_grad():
             self._parameters_RP = torch.from_numpy(np.tile(parameters_P.astype(np.float32), (len(learning_rates), 1))).to(self.device)

@@ -167,6 +167,20 @@ def test_auto_picks_an_engine_and_says_why(train, model, engine, why):
     assert choose_engine(TrainConfig(**train), factory(model) if model else Shape(widths=(4, 8, 1), activation="relu")) == (engine, why)
 
 
+@pytest.mark.parametrize(("train", "engine", "why"), [
+    pytest.param({}, "fused", "the faster one for perceptrons on the CPU (--device cuda trains on the GPU)", id="auto"),
+    pytest.param({"precision": "bf16"}, "torch", "train.precision bf16 is for the torch engine, on cuda", id="bf16"),
+    pytest.param({"engine": "torch"}, "torch", "asked for, on cuda", id="torch"),
+    pytest.param({"engine": "fused"}, "fused", "asked for", id="fused"),
+    pytest.param({"engine": "torch", "device": "cpu"}, "torch", "asked for", id="cpu"),
+    pytest.param({"device": "cuda"}, "torch", "--device cuda is for the torch engine", id="cuda"),
+])  # fmt: skip
+def test_where_there_is_a_gpu_auto_takes_it_for_the_torch_engine(monkeypatch, train, engine, why):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("streamtrain.learners.devices.open_device", torch.device)
+    assert choose_engine(TrainConfig(**train), Shape(widths=(4, 8, 1), activation="relu")) == (engine, why)
+
+
 @pytest.mark.parametrize(("train", "says"), [
     pytest.param({"engine": "fused", "precision": "bf16"}, "perceptrons .* in float32 on the CPU.*bf16 is for --engine torch", id="bf16"),
     pytest.param({"engine": "fused", "compile": "on"}, "train.compile on is for --engine torch", id="compile"),
