@@ -144,6 +144,23 @@ def test_state_after_an_epoch_is_the_next_one(write_data):
     assert np.array_equal(deliver(stream), deliver(other))
 
 
+def test_a_state_of_an_epoch_with_more_windows_than_the_first(write_data):
+    """Spans of unlike sizes fill windows otherwise in another order: the position's window is one of its own epoch's."""
+    flags = {"seed": 14, "batch_size": 8, "window_rows": 100, "span_rows": 10}
+    folder = write_data([[7, 93, 1, 1, 66, 3, 64, 40, 40, 80, 12]])
+    stream = streamtrain.open_stream(folder, **flags)
+    stream.set_epoch(1)
+    for _ in itertools.islice(stream, len(stream)):
+        pass
+    other = streamtrain.open_stream(folder, **flags)
+    assert stream.state_dict()["window"] > len(other._plan)
+    other.load_state_dict(stream.state_dict())
+    assert other.receipt() == stream.receipt()
+    assert list(other) == []  # its last minibatch was delivered
+    with pytest.raises(ConfigError, match="no position"):
+        other.load_state_dict({**stream.state_dict(), "window": stream.state_dict()["window"] + 1})
+
+
 def test_state_of_another_order_is_refused(write_data):
     folder = write_data(LAYOUTS["even"])
     state = streamtrain.open_stream(folder, seed=0, **SMALL).state_dict()
