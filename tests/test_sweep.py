@@ -127,6 +127,13 @@ def test_the_whole_protocol_tunes_reruns_on_fresh_seeds_and_confirms(data, tmp_p
         assert record["holdout_loss"] < 0.25  # between two evaluations the crossing is interpolated
 
 
+def test_a_target_that_the_first_weights_reach_takes_no_row_to_confirm(data, tmp_path):
+    flags = {"batch_sizes": [64, 256], "lr_grid": [0.01], "trials": 1, "holdout": 1000, "hidden": "4", "max_rows": 5000, "measure": "none"}
+    out = streamtrain.sweep(data, out=tmp_path / "a", target_loss=50.0, **flags).out
+    records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    assert [record["rows"] for record in records if record["event"] == "confirmation"] == [0, 0]
+
+
 def test_one_bad_cell_never_ends_a_sweep(data, tmp_path):
     summary = streamtrain.sweep(data, out=tmp_path / "a", optimizer="sgd", **{**SWEEP, "lr_grid": [100.0], "trials": 1}).summary
     assert {cell["status"] for cell in summary["cells"]} <= {"diverged", "not_reached"}
