@@ -5,10 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import streamtrain
 from data_gen import generate
+from streamtrain.config import make_config
+from streamtrain.dryrun import plan_run
 from streamtrain.errors import ConfigError
+from streamtrain.learners.fused_engine import FusedEngine
 from streamtrain.storage.ingest import ingest
 
 ROWS = 6_000
@@ -162,3 +166,18 @@ def test_peak_memory_is_within_the_projection(data, tmp_path):
     )  # fmt: skip
     end = json.loads((tmp_path / "t" / "events.jsonl").read_text().splitlines()[-1])
     assert 0 <= end["peak_rss_bytes"] <= end["projected_bytes"]
+
+
+def test_a_dry_run_tries_its_steps_with_blas_on_one_thread_as_the_run_does(data, monkeypatch):
+    threads = []
+    genuine = FusedEngine.advance
+
+    def advance(self, *arguments):
+        threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return genuine(self, *arguments)
+
+    monkeypatch.setattr("streamtrain.dryrun._TRY_SECONDS", 0.0)
+    with threadpool_limits(limits=2, user_api="blas"):
+        monkeypatch.setattr(FusedEngine, "advance", advance)
+        plan = plan_run(make_config({"data": {"path": str(data), "holdout": 1000}, "sweep": {"batch_sizes": [64, 256]}}), "sweep")
+    assert set(plan["step_rows_per_second"]) == {"64", "256"} and threads and set(threads) == {1}
