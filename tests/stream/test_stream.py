@@ -1,6 +1,8 @@
 """The laws of the stream (DESIGN.md §7), on real files: rows are known by the ids in their delivered values."""
 
 import itertools
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 import streamtrain
 from streamtrain.errors import ConfigError, DataError, ResourceError
 from streamtrain.order import hash_array
+from streamtrain.stream.block import BufferPool
 from streamtrain.stream.shuffle import RECEIPT_KEY
 from streamtrain.types import Receipt
 from tests.stream.conftest import id_rows, row_ids
@@ -214,6 +217,25 @@ def test_buffers_are_used_again(write_data):
         addresses.add(x.untyped_storage().data_ptr())
         del x, y
     assert len(addresses) <= stream.budget.windows + 1
+
+
+@pytest.mark.parametrize("readers", [1, 3], ids=str)
+def test_no_more_windows_are_in_memory_than_the_budget_says(write_data, monkeypatch, readers):
+    """Those being built, those ready and the one in a slow consumer's hands, whose variables still hold the one before."""
+    alive, most, genuine = set(), [0], BufferPool.lend
+
+    def lend(self, num_rows):
+        array = genuine(self, num_rows)
+        alive.add(id(array.base))
+        most[0] = max(most[0], len(alive))
+        weakref.finalize(array.base, alive.discard, id(array.base))
+        return array
+
+    monkeypatch.setattr(BufferPool, "lend", lend)
+    stream = streamtrain.open_stream(write_data([[40] * 60]), batch_size=80, window_rows=80, span_rows=40, readers=readers)
+    for number, _minibatch in enumerate(stream):
+        time.sleep(0.02 if number < 8 else 0)
+    assert readers < most[0] <= stream.budget.windows == readers + 2
 
 
 def test_tasks_are_two_a_span_and_one_a_window(write_data):
