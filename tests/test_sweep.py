@@ -13,7 +13,10 @@ from streamtrain.config import make_config
 from streamtrain.dryrun import plan_run
 from streamtrain.errors import ConfigError
 from streamtrain.learners.fused_engine import FusedEngine
+from streamtrain.learners.saved import predict_rows
+from streamtrain.passes import prepare
 from streamtrain.storage.ingest import ingest
+from streamtrain.train import network_of
 
 ROWS = 6_000
 SWEEP = {"batch_sizes": [32, 256, 5000], "lr_grid": 2, "trials": 2, "holdout": 1000, "window_rows": 2048, "hidden": "8,8", "memory": "64MiB",
@@ -99,6 +102,21 @@ def test_no_holdout_scores_baselines_on_training_rows(data, tmp_path):
     assert summary["best_constant_loss"]["value"] == pytest.approx(1.0)
     assert summary["recommendation"]["batch_size"] is None
     assert all(cell["holdout_loss"]["value"] is None for cell in summary["cells"])
+
+
+@pytest.mark.parametrize("standardize", [True, False], ids=["standardised", "raw"])
+def test_a_loss_is_in_units_of_the_targets_variance_whatever_the_model_sees(data, standardize):
+    """r² in model units times the scale; the root of it in the target's own units beside it."""
+    prepared = prepare(make_config({"data": {"path": str(data), "holdout": 1000, "standardize": standardize}, "model": {"hidden": []}}), learners=1, rates=1)
+    learner = prepared.learner(64, (0.01,), 0)
+    (first,) = learner.consume(prepared.evaluation[:0], ends_epoch=False)
+    raw = prepared.evaluation.astype(float) / prepared.standard.scale + prepared.standard.mean
+    network = network_of(prepared, learner.engine.parameters()[0])
+    errors = raw[:, -1] - predict_rows(network, raw[:, :-1])
+    assert first["holdout_rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)
+    variance = prepared.baselines["best_constant_loss"]["rmse"] ** 2 / prepared.baselines["best_constant_loss"]["value"]
+    assert first["holdout_loss"] == pytest.approx(np.mean(errors**2) / variance, rel=1e-3)
+    assert variance == pytest.approx(raw[:, -1].var(), rel=0.2) and prepared.target_sd == pytest.approx(variance**0.5)
 
 
 def test_evaluation_on_other_data(data, tmp_path):
