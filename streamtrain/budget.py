@@ -17,10 +17,11 @@ DECODE_COPIES = 3
 #: Thread stacks, allocator arenas and decoder tables of a stream, beside what is counted row by row (24 to 36 MiB were measured).
 RUNTIME_BYTES = 40 * 2**20
 
-#: Windows beyond those being built: one is used, one is ready, so that no reader waits for the consumer.
+#: Windows beyond those being built while the consumer works: the one in its hands, and, once it asks for the next, the one that its
+#: variables still hold.
 SPARE_WINDOWS = 2
 
-#: Windows in flight are never fewer: one is used while one is built.
+#: Windows in flight are never fewer: one is built while the consumer's variables still hold the one before.
 MIN_WINDOWS = 2
 
 
