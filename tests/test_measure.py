@@ -141,3 +141,17 @@ def test_too_few_rows_are_said_and_not_measured(tmp_path):
     assert found["noise_scale"]["value"] is None and "too few rows" in found["noise_scale"]["kind"]
     assert found["sqrt_m_slope"]["value"] is None and found["curvature"]["value"] > 0 and found["shuffle"]["deff"]["value"] > 0
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("scale", [1e10, 1e37, np.inf, np.nan], ids=str)
+def test_a_model_that_diverged_is_left_out_whether_its_weights_are_finite_or_not(tmp_path, scale):
+    """Gradients of weights of 1e37 overflow float64; no such cell may end a sweep."""
+    generate(tmp_path / "d", kind="linear", rows=20_000, noise=0.5, span_rows=512)
+    prepared = prepared_on(tmp_path / "d", hidden=(8, 8))
+    weights = prepared.learner(64, (0.1,), 0).engine.parameters()[0]
+    good = TrainedModel(batch_size=1024, lr=0.1, parameters=weights)
+    bad = TrainedModel(batch_size=64, lr=0.1, parameters=weights * np.float32(scale))
+    assert measure(prepared, [bad], ALL) == {}
+    found = measure(prepared, [bad, good], ("noise", "curvature"), reference=64)
+    assert found["noise_scale"]["batch_size"] == 1024 and list(found["curvature"]["by_batch_size"]) == ["1024"]
+    json.dumps(found, allow_nan=False)
