@@ -16,6 +16,7 @@ from streamtrain import scoring
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.learners.model import Network, Shape
 from streamtrain.learners.saved import save_model
+from streamtrain.storage.moments import Moments
 from streamtrain.storage.predictions import PredictionWriter
 from streamtrain.types import Standard
 
@@ -108,9 +109,7 @@ def test_a_model_of_one_feature_reads_its_own_column(tmp_path):
 
 @given(st.lists(st.lists(st.floats(-1e3, 1e3), max_size=9), min_size=1, max_size=9))
 def test_moments_in_parts_are_those_of_the_whole(parts):
-    moments, whole = scoring.Moments(), np.array([value for part in parts for value in part])
-    for part in parts:
-        moments.add(np.array(part))
+    moments, whole = sum((Moments.of(np.array(part)) for part in parts), Moments()), np.array([value for part in parts for value in part])
     assert moments.count == whole.size
     if whole.size:
         assert moments.mean == pytest.approx(whole.mean(), abs=1e-9)
