@@ -147,7 +147,8 @@ def _read_pool(prepared: Prepared, trial: int) -> tuple[np.ndarray, np.ndarray, 
         for block in blocks:
             if block.epoch or block.index >= windows:
                 break
-            parts.append(block.rows[:share].copy())
+            rows = min(share, len(block.rows))
+            parts.append(block.rows[: rows // of.SHUFFLE_ROWS * of.SHUFFLE_ROWS or rows].copy())
             if block.index == windows - 1:
                 break
     finally:
