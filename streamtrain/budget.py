@@ -17,10 +17,11 @@ DECODE_COPIES = 3
 #: Thread stacks, allocator arenas and decoder tables of a stream, beside what is counted row by row (24 to 36 MiB were measured).
 RUNTIME_BYTES = 40 * 2**20
 
-#: Windows beyond those being built: one is used, one is ready, so that no reader waits for the consumer.
+#: Windows beyond those being built while the consumer works: the one in its hands, and, once it asks for the next, the one that its
+#: variables still hold.
 SPARE_WINDOWS = 2
 
-#: Windows in flight are never fewer: one is used while one is built.
+#: Windows in flight are never fewer: one is built while the consumer's variables still hold the one before.
 MIN_WINDOWS = 2
 
 
@@ -70,20 +71,37 @@ def make_budget(
     )
 
 
-def default_limit_bytes() -> int:
-    """A quarter of the memory that is available now; control groups count."""
+#: Of each version of control groups: the file of the limit, of what is used, and the line of memory.stat for cached pages that the
+#: kernel gives up when memory is asked for.
+_GROUPS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def default_limit_bytes(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """A quarter of the memory that is available now; control groups count, but not the files that they hold in the page cache.
+
+    A group counts every page of a file that was read as used until something else wants it: whoever streams files would else find
+    its group full.
+    """
     available = psutil.virtual_memory().available
-    for limit_file, used_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
+    for limit_file, used_file, cached in _GROUPS:
         try:
-            limit = Path(limit_file).read_text().strip()
+            limit = (groups / limit_file).read_text().strip()
             if limit != "max":
-                available = min(available, int(limit) - int(Path(used_file).read_text()))
+                used = int((groups / used_file).read_text())
+                available = min(available, int(limit) - max(0, used - _cached_bytes((groups / limit_file).with_name("memory.stat"), cached)))
         except (OSError, ValueError):
             continue
     return max(available // 4, 1)
+
+
+def _cached_bytes(statistics: Path, name: str) -> int:
+    try:
+        return next((int(line.split()[1]) for line in statistics.read_text().splitlines() if line.split()[0] == name), 0)
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def default_readers() -> int:

@@ -1,7 +1,6 @@
 """What a run would do: files, rows, bytes, and about how long it takes. Reads one span and tries a few steps; writes nothing."""
 
 import time
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -34,7 +33,7 @@ def plan_run(config: Config, verb: str) -> Record:
     source.read(span)
     read_rate = span.num_rows / max(time.perf_counter() - started, 1e-9)
     rows = prepared.last_row if prepared.last_row < NO_LAST_ROW else None
-    step_rates = dict(_step_rates(prepared, sizes, rates))
+    step_rates = _step_rates(prepared, sizes, rates)
     workers = min(budget.readers, len(sizes)) if prepared.engine == "fused" else 1
     return {
         "verb": verb, "url": dataset.url, "format": dataset.shards[0].format, "num_rows": dataset.num_rows, "num_shards": len(dataset.shards),
@@ -52,8 +51,9 @@ def plan_run(config: Config, verb: str) -> Record:
 
 
 @one_blas_thread()
-def _step_rates(prepared: Prepared, sizes: tuple[int, ...], rates: tuple[float, ...]) -> Iterator[tuple[int, float]]:
+def _step_rates(prepared: Prepared, sizes: tuple[int, ...], rates: tuple[float, ...]) -> dict[int, float]:
     """Batch size → rows per second of a learner with all its rates, tried on rows of noise."""
+    found = {}
     rows = np.random.default_rng(0).standard_normal((_TRY_ROWS, prepared.source.num_columns)).astype(np.float32)
     for size in sizes:
         engine = prepared.learner(size, tuple(1e-6 for _ in rates), 0).engine
@@ -63,7 +63,8 @@ def _step_rates(prepared: Prepared, sizes: tuple[int, ...], rates: tuple[float, 
         while done == 0 or time.perf_counter() - started < _TRY_SECONDS:
             engine.advance(rows, 0, stop)
             done += stop
-        yield size, done / (time.perf_counter() - started)
+        found[size] = done / (time.perf_counter() - started)
+    return found
 
 
 def plan_text(plan: Record) -> str:

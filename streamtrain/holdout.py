@@ -62,8 +62,9 @@ def draw_holdout(spans: Spans, rows: int, seed: int) -> Holdout:
     total = int(sizes.sum())
     if rows > total:
         raise ValueError(f"cannot hold out {rows:,} rows: they come from {len(chosen)} spans with {total:,} rows")
-    ends = np.cumsum(sizes) * rows // total  # exact shares: differences of rounded cumulative sums
-    shares = np.diff(np.concatenate([[0], ends]))
+    # Exact shares: differences of rounded cumulative sums. In Python's integers, since a product of two counts of rows may not fit int64.
+    ends = [end * rows // total for end in np.cumsum(sizes).tolist()]
+    shares = np.diff([0, *ends])
     positions = {
         int(span): sample(int(size), int(share), make_key(seed, HOLDOUT, int(span)))
         for span, size, share in zip(chosen, sizes, shares, strict=True)

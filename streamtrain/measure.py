@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from streamtrain.learners import measurements as of
+from streamtrain.learners.learner import DIVERGED_LOSS
 from streamtrain.learners.measurements import TrainedModel
 from streamtrain.learners.probes import Probe, one_torch_thread, probe_model
 from streamtrain.passes import Prepared, run_pass
@@ -70,14 +71,17 @@ def measure(
     """`{noise_scale, sqrt_m_slope, curvature, sharpness, shuffle: {deff, …}}`, as far as asked for by `what`.
 
     Each is `{value, lo, hi, n, kind, …}` of the model of batch size `reference` (the smallest when None); curvature and
-    sharpness have every model under `by_batch_size`. Reads the first windows of `trial`. Models that are not finite are left out.
+    sharpness have every model under `by_batch_size`. Reads the first windows of `trial`. Models that have diverged are left out: their
+    gradients overflow, and what is measured of them is of nothing.
     """
-    models = sorted((model for model in models if np.isfinite(model.parameters).all()), key=lambda model: model.batch_size)
     if not models or not what:
         return {}
-    chosen = next((model for model in models if model.batch_size == reference), models[0])
     pool, windows, all_read = _read_pool(prepared, trial)
     probe, train, result = _probe(prepared, trial), prepared.config.train, {}
+    models = sorted((model for model in models if not _has_diverged(prepared, probe, model, pool)), key=lambda model: model.batch_size)
+    if not models:
+        return {}
+    chosen = next((model for model in models if model.batch_size == reference), models[0])
     if "noise" in what:
         result["noise_scale"] = of.measure_noise(probe, chosen, pool, adam=of.is_adam(train))
         result["sqrt_m_slope"] = of.measure_sqrt_m(probe, chosen, pool)
@@ -143,12 +147,20 @@ def _read_pool(prepared: Prepared, trial: int) -> tuple[np.ndarray, np.ndarray, 
         for block in blocks:
             if block.epoch or block.index >= windows:
                 break
-            parts.append(block.rows[:share].copy())
+            rows = min(share, len(block.rows))
+            parts.append(block.rows[: rows // of.SHUFFLE_ROWS * of.SHUFFLE_ROWS or rows].copy())
             if block.index == windows - 1:
                 break
     finally:
         blocks.close()
     return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts]), windows == total
+
+
+def _has_diverged(prepared: Prepared, probe: Probe, model: TrainedModel, pool: np.ndarray) -> bool:
+    """As a learner judges it; weights may be finite, and the loss beyond all bounds."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        loss = float(np.mean(probe.row_losses(model.parameters, pool[: of.SHARPNESS_ROWS]))) * 2 * prepared.loss_scale
+    return not loss <= DIVERGED_LOSS  # also where it is NaN
 
 
 def _probe(prepared: Prepared, trial: int) -> Probe:

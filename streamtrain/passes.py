@@ -106,7 +106,7 @@ class Prepared:
         parameters_P = initial_parameters(self.shape, seed, trial)
         engine = ENGINES[self.engine](self.shape.of_trial(seed, trial), parameters_P, batch_size, learning_rates, self.config.train.at(batch_size), last_row)
         return Learner(
-            engine, trial=trial, first_row=self.config.eval.first_row, last_row=stop_row or self.last_row,
+            engine, trial=trial, first_row=self.config.eval.first_row, last_row=self.last_row if stop_row is None else stop_row,
             holdout=self.evaluation if watched else None,
             loss_scale=self.loss_scale, target_sd=self.target_sd, patience=patience, keeps_best=keeps_best,
         )  # fmt: skip

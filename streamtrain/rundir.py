@@ -31,6 +31,8 @@ _LIBRARIES = ("streamtrain", "torch", "numpy", "numba", "dask", "pyarrow", "zarr
 _EXACT = ("python", "cpu", "streamtrain", "torch", "numpy", "numba")
 
 EVENTS = "events.jsonl"
+#: What the first line of every log begins with.
+_BEGINS = b'{"event": "run"'
 #: The last record of a run that ended, `end`, is far shorter.
 _LAST_BYTES = 65_536
 CHECKPOINTS = "checkpoints"
@@ -150,12 +152,16 @@ class RunDirectory:
         if not (self.out / EVENTS).is_file():
             raise ConfigError(f"{self.out} is not empty and holds no run ({EVENTS} is missing). Choose another --out.")
         self._open(0)
-        for line in self._read(os.fstat(self._file).st_size).splitlines(keepends=True):
-            with suppress(ValueError, TypeError):
+        content = self._read(os.fstat(self._file).st_size)
+        for line in content.splitlines(keepends=True):
+            with suppress(ValueError, TypeError, KeyError):
                 record = json.loads(line)
                 if line.endswith(b"\n") and record["event"] == ("run" if not self.records else record["event"]):
                     self.records.append(record)
-        if not list_checkpoints(self.out / CHECKPOINTS) and any(record["event"] == "evaluation" and record["rows"] for record in self.records):
+        if not self.records and content[: len(_BEGINS)] != _BEGINS[: len(content)]:  # a first line may be cut short, but begins as ours do
+            self._close()
+            raise ConfigError(f"{self.out} is not empty, and its {EVENTS} is not of a run. Choose another --out.")
+        if not self.finished and not list_checkpoints(self.out / CHECKPOINTS) and any(record["event"] == "evaluation" and record["rows"] for record in self.records):
             self._close()
             raise DataError(f"{self.out}: its checkpoints are gone, so it cannot go on. Restore {CHECKPOINTS}/, or start again with another --out.")
 

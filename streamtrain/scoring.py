@@ -16,6 +16,7 @@ from streamtrain.redact import redact_url
 from streamtrain.spans import cut_spans
 from streamtrain.storage.dataset import bind_columns, find_shards
 from streamtrain.storage.filesystem import make_storage
+from streamtrain.storage.moments import Moments
 from streamtrain.storage.predictions import PredictionWriter
 from streamtrain.storage.readers import Readers
 from streamtrain.stream.transform import Transform, load_transform
@@ -23,28 +24,6 @@ from streamtrain.types import LOCAL, Dataset, Record, Storage
 
 OnBad = Literal["error", "drop"]
 _SPAN_ROWS = 262_144
-
-
-@dataclass(slots=True)
-class Moments:
-    """Count, mean and sum of squared deviations of a column, by Chan's update, in float64."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-
-    def add(self, values: np.ndarray) -> None:
-        if not values.size:
-            return
-        mean, count = float(values.mean()), self.count + values.size
-        self.squares += float(((values - mean) ** 2).sum()) + (mean - self.mean) ** 2 * self.count * values.size / count
-        self.mean += (mean - self.mean) * values.size / count
-        self.count = count
-
-    @property
-    def variance(self) -> float:
-        """Of the population; NaN of nothing."""
-        return self.squares / self.count if self.count else math.nan
 
 
 @dataclass(slots=True)
@@ -57,7 +36,7 @@ class Errors:
 
     def add(self, predictions: np.ndarray, target: np.ndarray) -> None:
         error = predictions.astype(np.float64) - target
-        self.target.add(target)
+        self.target += Moments.of(target)
         self.squared += float((error**2).sum())
         self.absolute += float(np.abs(error).sum())
 

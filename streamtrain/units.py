@@ -28,6 +28,8 @@ def parse_count(value: int | float | str) -> int:
         raise ConfigError(f"{value!r} is not a count. Write it like 1000, 10M, 64Ki or 1e9.")
     if isinstance(value, int):
         return value
+    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d[\d_]{0,99}\s*", value):
+        return int(value.replace("_", ""))  # exactly: a float skips whole numbers from 2^53 on, and a seed may lie there
     number, unit = (value, "") if isinstance(value, float) else _split(value, "count", "1000, 10M, 64Ki or 1e9")
     factor = _DECIMAL.get(unit) or _BINARY.get(unit)
     if factor is None:
@@ -123,7 +125,7 @@ def format_seconds(seconds: float) -> str:
     >>> format_seconds(0.0123), format_seconds(6.24), format_seconds(192)
     ('12.3 ms', '6.24 s', '3m12s')
     """
-    if seconds < 1:
+    if seconds < 0.9995:  # beyond, it rounds to a whole second
         return f"{seconds * 1e3:.3g} ms"
     if seconds < 100:
         return f"{seconds:.3g} s"

@@ -10,9 +10,9 @@ import pytest
 
 from data_gen import generate
 from streamtrain.config import make_config
-from streamtrain.learners.measurements import measure_at_weights
+from streamtrain.learners.measurements import SHUFFLE_ROWS, measure_at_weights
 from streamtrain.learners.probes import probe_model
-from streamtrain.measure import TrainedModel, measure, measure_at_target, measure_costs
+from streamtrain.measure import TrainedModel, _read_pool, measure, measure_at_target, measure_costs
 from streamtrain.passes import Prepared, prepare
 from streamtrain.science.cells import Cell
 from streamtrain.science.oracle import gaussian_noise_scales
@@ -141,3 +141,25 @@ def test_too_few_rows_are_said_and_not_measured(tmp_path):
     assert found["noise_scale"]["value"] is None and "too few rows" in found["noise_scale"]["kind"]
     assert found["sqrt_m_slope"]["value"] is None and found["curvature"]["value"] > 0 and found["shuffle"]["deff"]["value"] > 0
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("scale", [1e10, 1e37, np.inf, np.nan], ids=str)
+def test_a_model_that_diverged_is_left_out_whether_its_weights_are_finite_or_not(tmp_path, scale):
+    """Gradients of weights of 1e37 overflow float64; no such cell may end a sweep."""
+    generate(tmp_path / "d", kind="linear", rows=20_000, noise=0.5, span_rows=512)
+    prepared = prepared_on(tmp_path / "d", hidden=(8, 8))
+    weights = prepared.learner(64, (0.1,), 0).engine.parameters()[0]
+    good = TrainedModel(batch_size=1024, lr=0.1, parameters=weights)
+    bad = TrainedModel(batch_size=64, lr=0.1, parameters=weights * np.float32(scale))
+    assert measure(prepared, [bad], ALL) == {}
+    found = measure(prepared, [bad, good], ("noise", "curvature"), reference=64)
+    assert found["noise_scale"]["batch_size"] == 1024 and list(found["curvature"]["by_batch_size"]) == ["1024"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_no_minibatch_of_the_pool_lies_in_two_windows(tmp_path):
+    """Windows of 1,000 rows give three minibatches of 256 each: what is left over would begin one that ends in the next window."""
+    generate(tmp_path / "d", kind="linear", rows=20_000, span_rows=500)
+    pool, windows, all_read = _read_pool(prepared_on(tmp_path / "d", window_rows=1000), 0)
+    assert len(pool) == len(windows) == 16 * 768 and not all_read
+    assert (np.ptp(windows.reshape(-1, SHUFFLE_ROWS), axis=1) == 0).all()

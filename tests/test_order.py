@@ -98,6 +98,16 @@ def test_slices_of_a_chain_stay_in_order_and_eight_are_open(shards, window_rows,
         assert sum(begin <= moment <= end for begin, end in opened) <= OPEN_CHAINS
 
 
+def test_chains_take_turns():
+    """Ten row groups of ten slices: eight are open from the start, and a window of eight slices has one of each."""
+    spans = cut_spans([shard(*range(0, 10_001, 1000))], span_rows=50, window_rows=800)
+    assert (spans.num_units, len(spans)) == (10, 100)
+    units = [spans.unit_of(number) for number in read_sequence(spans, key=3).tolist()]
+    for turn in range(10):
+        assert len(set(units[turn * OPEN_CHAINS : (turn + 1) * OPEN_CHAINS])) == OPEN_CHAINS
+    assert len(set(units[80:82])) == 2
+
+
 @given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=60), window_rows=st.integers(50, 200))
 def test_windows_are_full_but_not_over(sizes, window_rows):
     offsets = cut_windows(np.array(sizes), window_rows)
@@ -123,6 +133,22 @@ def test_holdout_counts_are_exact_and_in_proportion(shards, seed, share):
         assert abs(len(positions) - rows * size / spans.num_rows[chosen].sum()) < 1 + 1e-9
         assert (np.diff(positions) > 0).all()
         assert positions[-1] < size
+
+
+def test_held_out_rows_lie_elsewhere_in_every_span_and_for_every_seed():
+    spans = cut_spans([shard(*range(0, 6401, 100))], span_rows=100, window_rows=1000)
+    drawn = [tuple(positions.tolist()) for seed in range(3) for positions in draw_holdout(spans, 640, seed).positions.values()]
+    assert len(drawn) == len(set(drawn)) == 3 * 64
+    assert np.bincount(np.concatenate(drawn), minlength=100).min() > 0  # no place of a span is left out by all
+
+
+def test_shares_of_the_holdout_are_exact_however_many_rows_there_are(monkeypatch):
+    """Rows times rows of a large data set are beyond int64."""
+    monkeypatch.setattr("streamtrain.holdout.sample", lambda size, share, key: range(share))
+    rows = 2 * 10**9
+    spans = cut_spans([shard(*range(0, 10**10 + 1, 10**8))], span_rows=10**8, window_rows=10**8)
+    shares = [len(positions) for positions in draw_holdout(spans, rows, seed=0).positions.values()]
+    assert sum(shares) == rows and max(shares) - min(shares) <= 1
 
 
 @pytest.mark.parametrize(

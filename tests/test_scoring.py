@@ -1,5 +1,6 @@
 """A trained model over a data set: against NumPy, over spans and shards, with nulls, with one column."""
 
+import errno
 import json
 import math
 
@@ -15,6 +16,8 @@ from streamtrain import scoring
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.learners.model import Network, Shape
 from streamtrain.learners.saved import save_model
+from streamtrain.storage.moments import Moments
+from streamtrain.storage.predictions import PredictionWriter
 from streamtrain.types import Standard
 
 ROWS = 5000
@@ -106,10 +109,21 @@ def test_a_model_of_one_feature_reads_its_own_column(tmp_path):
 
 @given(st.lists(st.lists(st.floats(-1e3, 1e3), max_size=9), min_size=1, max_size=9))
 def test_moments_in_parts_are_those_of_the_whole(parts):
-    moments, whole = scoring.Moments(), np.array([value for part in parts for value in part])
-    for part in parts:
-        moments.add(np.array(part))
+    moments, whole = sum((Moments.of(np.array(part)) for part in parts), Moments()), np.array([value for part in parts for value in part])
     assert moments.count == whole.size
     if whole.size:
         assert moments.mean == pytest.approx(whole.mean(), abs=1e-9)
         assert moments.variance == pytest.approx(whole.var(), abs=1e-6)
+
+
+@pytest.mark.parametrize("fails", ["close", "write"])
+def test_predictions_that_cannot_be_written_leave_nothing(tmp_path, monkeypatch, fails):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"), PredictionWriter(tmp_path / "p.parquet") as writer:
+        genuine = writer._writer.close
+        monkeypatch.setattr(writer._writer, "close" if fails == "close" else "write_table", full)
+        writer.write(np.arange(3), np.zeros(3, dtype=np.float32))
+    genuine()
+    assert list(tmp_path.iterdir()) == []

@@ -5,11 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import streamtrain
 from data_gen import generate
+from streamtrain.config import make_config
+from streamtrain.dryrun import plan_run
 from streamtrain.errors import ConfigError
+from streamtrain.learners.fused_engine import FusedEngine
+from streamtrain.learners.saved import predict_rows
+from streamtrain.passes import prepare
 from streamtrain.storage.ingest import ingest
+from streamtrain.train import network_of
 
 ROWS = 6_000
 SWEEP = {"batch_sizes": [32, 256, 5000], "lr_grid": 2, "trials": 2, "holdout": 1000, "window_rows": 2048, "hidden": "8,8", "memory": "64MiB",
@@ -97,6 +104,21 @@ def test_no_holdout_scores_baselines_on_training_rows(data, tmp_path):
     assert all(cell["holdout_loss"]["value"] is None for cell in summary["cells"])
 
 
+@pytest.mark.parametrize("standardize", [True, False], ids=["standardised", "raw"])
+def test_a_loss_is_in_units_of_the_targets_variance_whatever_the_model_sees(data, standardize):
+    """r² in model units times the scale; the root of it in the target's own units beside it."""
+    prepared = prepare(make_config({"data": {"path": str(data), "holdout": 1000, "standardize": standardize}, "model": {"hidden": []}}), learners=1, rates=1)
+    learner = prepared.learner(64, (0.01,), 0)
+    (first,) = learner.consume(prepared.evaluation[:0], ends_epoch=False)
+    raw = prepared.evaluation.astype(float) / prepared.standard.scale + prepared.standard.mean
+    network = network_of(prepared, learner.engine.parameters()[0])
+    errors = raw[:, -1] - predict_rows(network, raw[:, :-1])
+    assert first["holdout_rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)
+    variance = prepared.baselines["best_constant_loss"]["rmse"] ** 2 / prepared.baselines["best_constant_loss"]["value"]
+    assert first["holdout_loss"] == pytest.approx(np.mean(errors**2) / variance, rel=1e-3)
+    assert variance == pytest.approx(raw[:, -1].var(), rel=0.2) and prepared.target_sd == pytest.approx(variance**0.5)
+
+
 def test_evaluation_on_other_data(data, tmp_path):
     generate(tmp_path / "other", kind="friedman2", rows=2000, seed=9, span_rows=512)
     summary = streamtrain.sweep(data, out=tmp_path / "a", **{**SWEEP, "holdout": None, "eval_data": str(tmp_path / "other"), "trials": 1}).summary
@@ -127,6 +149,13 @@ def test_the_whole_protocol_tunes_reruns_on_fresh_seeds_and_confirms(data, tmp_p
         assert record["holdout_loss"] < 0.25  # between two evaluations the crossing is interpolated
 
 
+def test_a_target_that_the_first_weights_reach_takes_no_row_to_confirm(data, tmp_path):
+    flags = {"batch_sizes": [64, 256], "lr_grid": [0.01], "trials": 1, "holdout": 1000, "hidden": "4", "max_rows": 5000, "measure": "none"}
+    out = streamtrain.sweep(data, out=tmp_path / "a", target_loss=50.0, **flags).out
+    records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    assert [record["rows"] for record in records if record["event"] == "confirmation"] == [0, 0]
+
+
 def test_one_bad_cell_never_ends_a_sweep(data, tmp_path):
     summary = streamtrain.sweep(data, out=tmp_path / "a", optimizer="sgd", **{**SWEEP, "lr_grid": [100.0], "trials": 1}).summary
     assert {cell["status"] for cell in summary["cells"]} <= {"diverged", "not_reached"}
@@ -155,3 +184,18 @@ def test_peak_memory_is_within_the_projection(data, tmp_path):
     )  # fmt: skip
     end = json.loads((tmp_path / "t" / "events.jsonl").read_text().splitlines()[-1])
     assert 0 <= end["peak_rss_bytes"] <= end["projected_bytes"]
+
+
+def test_a_dry_run_tries_its_steps_with_blas_on_one_thread_as_the_run_does(data, monkeypatch):
+    threads = []
+    genuine = FusedEngine.advance
+
+    def advance(self, *arguments):
+        threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return genuine(self, *arguments)
+
+    monkeypatch.setattr("streamtrain.dryrun._TRY_SECONDS", 0.0)
+    with threadpool_limits(limits=2, user_api="blas"):
+        monkeypatch.setattr(FusedEngine, "advance", advance)
+        plan = plan_run(make_config({"data": {"path": str(data), "holdout": 1000}, "sweep": {"batch_sizes": [64, 256]}}), "sweep")
+    assert set(plan["step_rows_per_second"]) == {"64", "256"} and threads and set(threads) == {1}

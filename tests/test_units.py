@@ -16,6 +16,11 @@ def test_counts_are_exact_in_every_unit(number, unit):
         assert parse_count(f"{number}{unit}") == number * factor
 
 
+@given(st.integers(2**53, 2**70))
+def test_plain_whole_numbers_are_exact_beyond_those_of_a_float(number):
+    assert parse_count(str(number)) == parse_count(f" {number:_} ") == number
+
+
 @pytest.mark.parametrize("text", ["", "1.5", "ten", "1x", "1e400", "nan", "5Mb", "--3", "1 2"], ids=repr)
 def test_what_is_not_a_count_is_refused(text):
     with pytest.raises(ConfigError):
@@ -57,4 +62,9 @@ def test_what_is_not_a_range_is_refused(text):
 @given(st.floats(0, 1e12))
 def test_formats_are_short_and_readable(number):
     for text in (format_bytes(number), format_count(number), format_seconds(number)):
-        assert 0 < len(text) <= 14 and math.isfinite(float(text.split()[0].rstrip("ms").split("h")[0].split("m")[0]))
+        assert 0 < len(text) <= 14 and "e+" not in text and math.isfinite(float(text.split()[0].rstrip("ms").split("h")[0].split("m")[0]))
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.9994, "999 ms"), (0.9996, "1 s"), (1.0, "1 s"), (99.96, "100 s"), (100, "1m40s"), (0, "0 ms")], ids=str)
+def test_seconds_never_need_an_exponent(seconds, text):
+    assert format_seconds(seconds) == text

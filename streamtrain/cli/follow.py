@@ -30,12 +30,13 @@ class Line:
 class Follow:
     """Collects the evaluations of all learners at a row into one line: at row 0, at every doubling, and at the end.
 
-    `every`: a line at every evaluation point. Used from one thread.
+    `every`: a line at every evaluation point. `train_rows` of a pass: infinite where only a clock ends it. Used from one thread.
     """
 
     def __init__(self, *, every: bool = False) -> None:
         self._every = every
-        self.verb, self.trials, self.train_rows, self._learners = "", 1, 0, 0
+        self.verb, self.trials, self._learners = "", 1, 0
+        self.train_rows: float = 0
         self.passes_done, self.passes_left = 0, 1
         self._start_trial()
 
@@ -54,7 +55,8 @@ class Follow:
         """The lines that this record completes, in order of rows."""
         match record["event"]:
             case "run":
-                self.verb, self.trials, self.train_rows = record["verb"], record["trials"], record["train_rows"]
+                self.verb, self.trials = record["verb"], record["trials"]
+                self.train_rows = math.inf if record["train_rows"] is None else record["train_rows"]
                 self._learners = sum(len(rates) for rates in record["lrs"])
                 self.passes_left = self.trials
                 self._start_trial()
@@ -108,7 +110,7 @@ class Follow:
             trial=best["trial"], rows=best["rows"], loss=None if math.isnan(best["mean_loss"]) else best["mean_loss"],
             loss_since=best["train_loss"], holdout_loss=best["holdout_loss"], batch_size=best["batch_size"],
             rows_per_second=rate, waiting=None if rate is None or now[1] is None else max(0.0, now[1] - self._first_row[1]) / seconds,
-            left_seconds=max(0, ahead) / rate if rate else None,
+            left_seconds=max(0, ahead) / rate if rate and math.isfinite(ahead) else None,
         )  # fmt: skip
 
 

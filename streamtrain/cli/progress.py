@@ -1,5 +1,6 @@
 """Progress of a run on stderr: a line at every doubling of rows, and on a terminal a live bar below them."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,11 +60,13 @@ def _move(bar: Progress, task: TaskID, follow: Follow, record: Record, write: Ca
     line = _print_lines(follow, record, write)
     match record["event"]:
         case "run":
-            bar.update(task, total=follow.passes_left * follow.train_rows, description="training")
+            bar.update(task, total=_whole(follow.passes_left * follow.train_rows), description="training")
         case "evaluation":
             passes = follow.passes_done + follow.passes_left
-            done = follow.passes_done * follow.train_rows + follow.mean_rows
-            bar.update(task, total=passes * follow.train_rows, completed=done, description=f"pass {follow.passes_done + 1} of {passes}")
+            total, done = _whole(passes * follow.train_rows), follow.mean_rows
+            if total is not None:
+                done += follow.passes_done * follow.train_rows
+            bar.update(task, total=total, completed=done, description=f"pass {follow.passes_done + 1} of {passes}")
         case "timing" | "delivery":
             bar.update(task, total=None, description="timing the step alone", facts="")
         case "measuring":
@@ -72,6 +75,11 @@ def _move(bar: Progress, task: TaskID, follow: Follow, record: Record, write: Ca
             bar.update(task, total=None, description="confirming", facts="")
     if line is not None and line.left_seconds is not None:
         bar.update(task, facts=f"{format_seconds(line.left_seconds)} left")
+
+
+def _whole(rows: float) -> float | None:
+    """What a bar is full at; None where only a clock ends the run."""
+    return rows if math.isfinite(rows) else None
 
 
 def _said(record: Record) -> str | None:

@@ -145,7 +145,7 @@ def _local_cluster(workers: int, distributed: Any) -> Iterator[Any]:
     environment = {**before, "MALLOC_ARENA_MAX": "2"}
     with dask.config.set({**OWN_CLUSTER, "distributed.nanny.pre-spawn-environ": environment}):
         cluster = distributed.LocalCluster(
-            n_workers=workers, processes=True, threads_per_worker=threads, host=LOOPBACK, dashboard_address=f"{LOOPBACK}:0" if _has_bokeh() else None,
+            n_workers=workers, processes=True, threads_per_worker=threads, host=LOOPBACK, dashboard_address=f"{LOOPBACK}:0",
             worker_dashboard_address=None, silence_logs=logging.ERROR, resources={"trainer": 1},
         )  # fmt: skip
     with cluster:
@@ -162,14 +162,6 @@ def _security(config: ClusterConfig, distributed: Any) -> Any:
         if not Path(value).is_file():
             raise ConfigError(f"cluster.{re.sub('_client', '', name)} is {value}, which is not a file.")
     return distributed.Security(require_encryption=True, **given)
-
-
-def _has_bokeh() -> bool:
-    with suppress(ImportError):
-        import bokeh  # noqa: F401 - of the extra [cluster]
-
-        return True
-    return False
 
 
 def _import_distributed() -> Any:

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -172,9 +173,11 @@ class DaskFabric:
 
 
 def _nbytes(payload: Any) -> int:
-    """Of the arrays in nested tuples, lists and dicts."""
+    """Of the arrays in nested tuples, lists, dicts and dataclasses."""
     if hasattr(payload, "nbytes"):
         return int(payload.nbytes)
+    if is_dataclass(payload):
+        return sum(_nbytes(getattr(payload, each.name)) for each in fields(payload))
     if isinstance(payload, dict):
         return sum(map(_nbytes, payload.values()))
     return sum(map(_nbytes, payload)) if isinstance(payload, (list, tuple)) else 0

@@ -56,8 +56,9 @@ class LaneFeed:
                 self._finish_block()
 
     def end_run(self) -> None:
-        """Count the block that the run ended in, as a pass does."""
-        if self._block is not None and self._start:
+        """Count the block that the run ended in, as a pass does; also one that another group began and this one took no row of."""
+        if self._start:
+            self._block = self._block or next(self._blocks)
             self._finish_block()
 
     def delivered(self) -> tuple[Receipt, NullCounts, dict[str, float]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 #: Operations a row and parameter, of a step a parameter, and of any step at all: what one replica costs on one core
-#: (kernels/mlp.py: forward and backward passes, the update, the call).
+#: (kernels/: forward and backward passes in layers.py, the update in updates.py, the call in mlp.py).
 ROW_OPERATIONS, STEP_OPERATIONS, CALL_OPERATIONS = 6.0, 30.0, 2e3
 
 #: Reading and shuffling a row, in the same operations: what every unit does once, however many rates it has.

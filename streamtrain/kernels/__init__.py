@@ -1,5 +1,5 @@
-"""Numba kernels: arrays in, arrays out. Each has a NumPy oracle in `tests/kernels/`.
+"""Numba kernels: arrays in, arrays out. Each has an oracle in tests: NumPy's for rows and pages, torch's for the fused step.
 
-Kernels are compiled on first use, release the GIL, use no threads of their own, and are cached on disk. Kernels that call
-each other live in one file, since Numba's cache does not notice an edited callee in another file.
+Kernels are compiled on first use, release the GIL, use no threads of their own, and are cached on disk. Numba's cache does not notice
+an edited callee in another file: a cached kernel calls only what stands in its own, or holds the hash of all of them (`sources.py`).
 """

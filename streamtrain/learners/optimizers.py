@@ -1,4 +1,4 @@
-"""The optimizers of the torch engine, for all replicas at once; the same numbers as the fused engine (kernels/mlp.py: _step).
+"""The optimizers of the torch engine, for all replicas at once; the same numbers as the fused engine (kernels/updates.py: step).
 
 What changes from step to step is one row of a table (`step_table`), made ahead in float64: so a compiled or captured step has no
 number of its own in it, and the schedule is read from the device's memory.

@@ -10,7 +10,7 @@ def rate_factor(begin: int, end: int, warmup_rows: int, cosine_rows: int) -> flo
     """What a step multiplies the learning rate by, for the minibatch of rows `[begin, end)` of the run.
 
     Warm-up: end / warmup_rows, at most 1; 0 rows: none. Cosine: ½(1 + cos(π · begin / cosine_rows)), 0 beyond; 0 rows: constant.
-    The kernel has the same formula (kernels/mlp.py: rate_factor).
+    The kernel has the same formula (kernels/updates.py: rate_factor).
 
     >>> rate_factor(0, 50, 100, 0), rate_factor(50, 100, 0, 100), rate_factor(100, 150, 100, 100)
     (0.5, 0.5, 0.0)

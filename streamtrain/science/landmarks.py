@@ -141,7 +141,7 @@ def _premise(run: Run, judgement: Judgement, laws: Record) -> str | None:
     kink = (laws["kink"] or {}).get("value")
     if kink is not None and best >= kink * 0.999:
         return "reading, not computing, is the limit (I/O-bound), so larger minibatches cost no less time"
-    if is_correlated(run, size):
+    if any(is_correlated(run, other) for other in run.batch_sizes):  # never the recommended one, which would not be eligible
         return "rows of a minibatch resemble one another: the shuffle, not the size, was measured"
     if run.rules[0] == "fixed":
         return "the learning rate was the same at every size (no scaling of η)"

@@ -5,5 +5,5 @@
 - `ingest.ingest`, `inspect.inspect`: foreign data → verified shards; what the footers say, with advice.
 - `writer.write_dataset`, `manifest.Manifest`: how our own shards are written, and what vouches for them.
 
-pyarrow is imported here (not in `zarr.py`), zarr in `zarr.py` only.
+pyarrow is imported here (not in `zarr*.py`), zarr in `zarr*.py` only.
 """

@@ -1,5 +1,6 @@
 """Moments of a column that add up over spans: count, mean, sum of squared deviations, extremes."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,8 +53,13 @@ class Moments:
             squares=squares, low=min(self.low, other.low), high=max(self.high, other.high),
         )
 
+    @property
+    def variance(self) -> float:
+        """Of the population; NaN of nothing."""
+        return self.squares / self.count if self.count else math.nan
+
     def statistics(self) -> Statistics:
         """As the manifest has them; a figure beyond float64 is null."""
-        figures = (self.mean, (self.squares / self.count) ** 0.5, self.low, self.high) if self.count else (np.nan,) * 4
+        figures = (self.mean, self.variance**0.5, self.low, self.high) if self.count else (np.nan,) * 4
         mean, sd, low, high = (float(figure) if np.isfinite(figure) else None for figure in figures)
         return Statistics(count=self.count, nulls=self.nulls, infinite=self.infinite, mean=mean, sd=sd, min=low, max=high)

@@ -28,8 +28,9 @@ class PredictionWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._writer.close()
-        if error is None:
-            os.replace(self._temporary, self._path)
-        else:
+        try:
+            self._writer.close()
+            if error is None:
+                os.replace(self._temporary, self._path)
+        finally:  # closing writes the footer, for which there may be no room
             self._temporary.unlink(missing_ok=True)

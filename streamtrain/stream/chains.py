@@ -32,6 +32,7 @@ class Chains:
         self._changed = Condition()
         self._turns: dict[tuple[int, int], deque[int]] = {}
         self._open: dict[tuple[int, int], Forward] = {}
+        self._broken: set[tuple[int, int]] = set()
         self._closed = False
 
     def expect(self, window: Window) -> None:
@@ -43,18 +44,21 @@ class Chains:
     def read(self, epoch: int, number: int) -> tuple[np.ndarray, ...] | None:
         """The decoded columns of slice `number`, in its turn; None when it is quarantined, with all slices after it.
 
-        Raises what the reader raises, to every slice that follows too.
+        Raises what the reader raises; the slices that follow it in its chain raise StreamTrainError. Other chains go on, so the windows
+        before are built, and the consumer meets the error where its block would have come.
         """
         span, unit = self._spans[number], self._spans.unit_of(number)
         chain = (epoch, unit)
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._turns[chain][0] == number)
-            if self._closed:
+            self._changed.wait_for(lambda: self._closed or chain in self._broken or self._turns[chain][0] == number)
+            if self._closed or chain in self._broken:
                 raise StreamTrainError("reading was stopped")
         try:
             columns = self._read(chain, number, span)
         except BaseException:
-            self.stop()
+            with self._changed:
+                self._broken.add(chain)
+                self._changed.notify_all()
             raise
         with self._changed:
             self._turns[chain].popleft()

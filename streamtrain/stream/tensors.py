@@ -18,7 +18,7 @@ from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts, null_record
 from streamtrain.stream.open import open_source, stream_budget, with_fill
-from streamtrain.stream.plan import make_plan
+from streamtrain.stream.plan import Plan, make_plan
 from streamtrain.stream.shuffle import RECEIPT_KEY, shuffle_once, window_ids
 from streamtrain.types import Receipt, Record, Span
 
@@ -110,7 +110,9 @@ class Stream(IterableDataset):
         changed = [f"{name} was {then.get(name)!r}, is {now!r}" for name, now in self._order().items() if then.get(name) != now]
         if changed:
             raise ConfigError(f"this state belongs to another order of rows ({'; '.join(changed)}). Open the stream as it was then.")
-        self._refuse_position(state["epoch"], state["window"], state["row"])
+        self._refuse_position(state["epoch"])
+        windows = len(self._plan_of(state["epoch"]))  # spans of unlike sizes make another number of windows in another epoch
+        self._refuse_position(state["epoch"], state["window"], state["row"], windows=windows)
         if state["imputed"] is not None:
             self._source = replace(self._source, fill=np.array(state["imputed"]))
         self._go_to(state["epoch"])
@@ -206,13 +208,14 @@ class Stream(IterableDataset):
         self._known = 0, 0, Receipt()
         self._dropped: dict[int, tuple[np.ndarray, ...]] = {}
         self._ids: tuple[int, np.ndarray] | None = None
-        self._plan = make_plan(
-            self._source.spans, self._source.holdout, seed=self._seed, trial=0, epoch=epoch, window_rows=self._window_rows
-        )
+        self._plan = self._plan_of(epoch)
 
-    def _refuse_position(self, *numbers: int) -> None:
-        """Epoch, and perhaps window and row of it: whole numbers, the window within the plan, the row within the largest window."""
-        limits = (None, len(self._plan), self.budget.window_rows)
+    def _plan_of(self, epoch: int) -> Plan:
+        return make_plan(self._source.spans, self._source.holdout, seed=self._seed, trial=0, epoch=epoch, window_rows=self._window_rows)
+
+    def _refuse_position(self, *numbers: int, windows: int = 0) -> None:
+        """Epoch, and perhaps window and row of it: whole numbers, the window among the epoch's, the row within the largest window."""
+        limits = (None, windows, self.budget.window_rows)
         for name, number, limit in zip(("epoch", "window", "row"), numbers, limits, strict=False):
             if not isinstance(number, int) or isinstance(number, bool) or number < 0 or (limit is not None and number > limit):
                 raise ConfigError(f"{name} {number!r} is no position of this stream: a whole number from 0" + (f" to {limit:,}." if limit else "."))

@@ -126,6 +126,18 @@ def test_train_has_no_columns_of_a_sweep(capsys):
     assert capsys.readouterr().err.split("\n")[0].split() == ["rows", "loss", "loss", "since", "held-out", "rows/s", "waiting", "rss", "left"]
 
 
+@pytest.mark.parametrize("mode", ["lines", "live"])
+def test_a_run_that_only_a_clock_ends_has_lines_and_nothing_left_to_tell(monkeypatch, capsys, mode):
+    """`--max-time` sets no last row."""
+    screen = io.StringIO()
+    monkeypatch.setattr(progress_module, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100))
+    with progress(mode) as on_record:
+        for record in records(trials=2):
+            on_record(record | {"train_rows": None} if record["event"] == "run" else record)
+    text = capsys.readouterr().err if mode == "lines" else re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert re.search(r" +1 +8,192 +0\.\d{4} .*iB *[\r\n]", text)
+
+
 def test_none_says_nothing(capsys):
     with progress("none") as on_record:
         for record in records():

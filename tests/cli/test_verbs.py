@@ -87,6 +87,13 @@ def test_the_run_keeps_its_config(command, data, tmp_path):
     assert {key: said[key]["value"] for key in expected} == expected
 
 
+def test_a_budget_of_time_ends_a_run_and_its_lines(command, data, tmp_path):
+    for verb in (["train", "--batch-size", "64"], ["sweep", "--batch-sizes", "64,512", "--trials", "1", "--confirm", "off", "--measure", "none"]):
+        said = command(verb[0], data, *verb[1:], "-o", verb[0], "--max-time", "0.3s", "--hidden", "4", "--holdout", "1000", "--memory", "1GiB")
+        assert said.code == 0, said.err
+        assert "held-out" in said.err and said.err.count("\n") > 4
+
+
 def test_train_writes_tensorboard_beside_its_records(command, data, tmp_path):
     assert command("train", data, "-o", "m", "--batch-size", "64", "-q", "--tensorboard", *QUICK).code == 0
     evaluations = sum('"event": "evaluation"' in line for line in (tmp_path / "m" / "events.jsonl").read_text().splitlines())

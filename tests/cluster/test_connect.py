@@ -59,7 +59,7 @@ def test_a_tls_scheduler_by_files(tmp_path):
         (tmp_path / name).write_text(text)
     files = {name: str(tmp_path / name) for name in names}
     with distributed.LocalCluster(
-        n_workers=1, processes=False, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, worker_dashboard_address=None, security=security
+        n_workers=1, processes=False, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", security=security
     ) as cluster:
         assert cluster.scheduler_address.startswith("tls://127.0.0.1")
         with connect(ClusterConfig(scheduler=cluster.scheduler_address, **files)) as connection:

@@ -83,7 +83,7 @@ def test_a_slow_item_is_leased_a_second_time_and_the_first_answer_counts():
     assert leases.next_look(20.0) == pytest.approx(50.0)
     backup = leases.lease("b", 51.0)
     assert backup.item == slow.item
-    assert leases.lease("c", 52.0) is None  # never a third time
+    assert leases.lease("c", 52.0) is None and leases.lease("c", 500.0) is None  # never a third time, however slow the second is
     assert leases.accept(backup.number, 60.0) == backup
     assert leases.accept(slow.number, 61.0) is None
 
@@ -110,6 +110,27 @@ def test_too_many_failures_end_the_run_and_an_item_that_kills_its_workers_is_giv
     assert given_up.item == 0 and len(leases) == 1
     with pytest.raises(ResourceError, match="--max-failures is 2"):
         leases.fail(leases.lease("a", 0).number, "gone")
+
+
+def test_an_item_is_not_given_up_while_a_second_try_is_at_work():
+    leases = Leases(timeout_seconds=1000, max_attempts=1)
+    for item in range(2):
+        leases.add(item, 1.0)
+    leases.accept(leases.lease("a", 0.0).number, 1.0)
+    slow = leases.lease("a", 1.0)
+    backup = leases.lease("b", 100.0)
+    assert backup.item == slow.item and leases.fail(slow.number, "gone") is None and len(leases) == 1
+    assert leases.accept(backup.number, 101.0) == backup and len(leases) == 0
+
+
+def test_what_failed_before_it_was_done_does_not_count_when_it_comes_again():
+    """A learner's slices are one item, added again after each."""
+    leases = Leases(timeout_seconds=1000, max_attempts=2)
+    for _ in range(3):
+        leases.add(0, 1.0)
+        assert leases.fail(leases.lease("a", 0.0).number, "gone") is None
+        assert leases.accept(leases.lease("b", 0.0).number, 1.0)
+    assert leases.failures == 3
 
 
 def test_the_clusters_end_is_an_error_that_says_what_to_do():

@@ -51,6 +51,9 @@ def test_a_run_ends_at_its_last_row_and_an_interrupted_one_goes_on(setup, shares
         while not rounds.done:
             dealt = rounds.deal()
             yield [(share.rows, [(w.epoch, w.index) for w in share.windows], share.ends_epoch) for share in dealt]
+            through = sum(plan_of(epoch).num_rows for epoch in range(rounds.epoch + 1))
+            # A short minibatch is stepped with where the epoch ends, and not where only the run does.
+            assert {share.ends_epoch for share in dealt} == {rounds.rows + sum(share.rows for share in dealt) == through}
             rounds.commit(sum(share.rows for share in dealt))
         assert rounds.rows == last_row
 

@@ -147,6 +147,18 @@ def test_a_worker_that_sees_other_data_is_refused(prepared):
         build(replace(draw(prepared), data="0" * 16), threads=1, memory_limit=None)
 
 
+def test_learners_that_were_given_different_rows_are_found_out(prepared):
+    def state(count, digest):
+        return {"record": {"receipt": {"count": count, "digest": digest}, "stats": {}, "rows_read": count}}, {}
+
+    work = SweepPass(prepared, [prepared.learner(size, lrs, 1) for size, lrs in LRS.items()], 1, print, kind="tuning", saving=None, slice_seconds=1.0)
+    work._states = [state(9, "a"), state(5, "b"), None]
+    assert work._pass_record()["receipt"] == {"count": 9, "digest": "a"}  # one that ended earlier read fewer
+    work._states = [state(9, "a"), state(9, "b"), None]
+    with pytest.raises(DataError, match="different rows"):
+        work._pass_record()
+
+
 def test_what_workers_cannot_agree_on_is_refused(data):
     flags = {**SWEEP, "max_time": "1s"}
     with pytest.raises(ConfigError, match="--max-time"):

@@ -259,6 +259,37 @@ def test_a_run_without_a_checkpoint_starts_again_and_says_so(shards, tmp_path):
     assert told(tmp_path / "out") == told(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("content", ['{"event": "click", "at": 3}\n', '{"time": 1}\n[2]\n', "no JSON\n"], ids=["events", "records", "text"])
+def test_a_log_of_another_program_is_refused_and_stays(shards, tmp_path, content):
+    """`events.jsonl` is a name that others use too: nothing is ever overwritten."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "events.jsonl").write_text(content)
+    with pytest.raises(ConfigError, match="is not of a run"):
+        streamtrain.train(shards["parquet"], out=tmp_path / "out", **TRAIN)
+    assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [("events.jsonl", content)]
+
+
+@pytest.mark.parametrize("content", ["", '{"eve', '{"event": "run", "verb'], ids=["empty", "a-few-bytes", "half-a-line"])
+def test_a_log_that_was_cut_in_its_first_line_begins_again(tmp_path, content):
+    (tmp_path / "events.jsonl").write_text(content)
+    with RunDirectory(tmp_path, resume=True) as run:
+        assert run.records == [] and not run.finished
+
+
+def test_a_finished_run_needs_no_checkpoints(tmp_path):
+    """They may be removed to save room; an interrupted run cannot go on without."""
+    with RunDirectory(tmp_path / "out") as run:
+        for record in ({"event": "run", "config": {}, "env": {}, "data": {}}, {"event": "evaluation", "rows": 8}):
+            run.log(record)
+    with pytest.raises(DataError, match="its checkpoints are gone"):
+        RunDirectory(tmp_path / "out", resume=True)
+    with open(tmp_path / "out" / "events.jsonl", "a") as file:
+        file.write('{"event": "end"}\n')
+    (tmp_path / "out" / "summary.json").write_text("{}")
+    with RunDirectory(tmp_path / "out", resume=True) as run:
+        assert run.finished
+
+
 def test_where_resuming_looks(shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KeyboardInterrupt):

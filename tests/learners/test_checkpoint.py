@@ -76,9 +76,10 @@ def less_time(items) -> list:
     return [{**item, "seconds": 0} if isinstance(item, dict) else item for item in items]
 
 
+@pytest.mark.parametrize("patience", [None, 4], ids=["to the end", "patience"])
 @pytest.mark.parametrize("engine", list(ENGINES))
-def test_a_learner_goes_on_from_every_edge(engine, monkeypatch):
-    """Blocks of 77 rows end within minibatches of 8; edges within a block come every 3 steps."""
+def test_a_learner_goes_on_from_every_edge(engine, patience, monkeypatch):
+    """Blocks of 77 rows end within minibatches of 8; edges within a block come every 3 steps. With patience it ends early, at the same row."""
     monkeypatch.setattr(learner_module, "STEPS_BETWEEN_EDGES", 3)
     rows = np.random.default_rng(0).standard_normal((231, 5)).astype(np.float32)
     places = [(epoch, block) for epoch in range(3) for block in range(3)]
@@ -95,11 +96,19 @@ def test_a_learner_goes_on_from_every_edge(engine, monkeypatch):
             first = 0
         return less_time([*told, *learner.finish()]), states
 
-    whole = make_learner(engine, rows)
+    def make():
+        learner = make_learner(engine, rows, patience=patience)
+        learner.engine.learning_rates = (0.01, 0.03) if patience is None else (0.3, 0.5)
+        return learner
+
+    whole = make()
     told, states = go(whole)
-    assert len(states) > 25 and sum(isinstance(item, dict) for item in told) >= 20
-    for place, first, already, (document, arrays) in states[::4]:
-        other = make_learner(engine, rows)
+    if patience is None:
+        assert len(states) > 25 and sum(isinstance(item, dict) for item in told) >= 20
+    else:
+        assert len(states) > 9 and any(arrays["since_best"].any() for *_, (_, arrays) in states) and whole.rows < 600 and told[-1]["reason"].startswith("stopped early")
+    for place, first, already, (document, arrays) in states[:: 4 if patience is None else 1]:
+        other = make()
         other.load_state(json.loads(json.dumps(document)), arrays)
         assert go(other, place, first)[0] == told[already:]
         assert other.engine.parameters().tobytes() == whole.engine.parameters().tobytes()

@@ -218,6 +218,16 @@ def test_learner_cuts_at_points_and_at_the_end_of_an_epoch(make_engine):
     assert evaluations[-1]["holdout_rmse"] == pytest.approx(evaluations[-1]["holdout_loss"] ** 0.5 * 2.0)
 
 
+def test_an_epoch_whose_last_window_is_empty_ends_all_the_same(make_engine):
+    """The null policy may drop all rows of it: the short minibatch that is carried is a step of its own."""
+    rows, engine = make_rows(100), make_engine(batch_size=32)
+    learner = Learner(engine, trial=0, first_row=16, last_row=1000, holdout=rows, loss_scale=1.0, target_sd=1.0)
+    list(learner.consume(rows, ends_epoch=False))
+    assert engine.steps == 3
+    assert list(learner.consume(rows[:0], ends_epoch=True)) == []
+    assert engine.steps == 4 and learner.rows == 100
+
+
 def test_divergence_is_an_outcome(make_engine):
     rows = make_rows(3200)
     shape = Shape(widths=(4, 1), activation="relu")

@@ -3,8 +3,9 @@
 import pytest
 
 from streamtrain.report.summary import summarize
-from streamtrain.science.cells import rows_of_steps
+from streamtrain.science.cells import Cell, row_seconds, rows_of_steps, throughput
 from streamtrain.science.interval import measure
+from streamtrain.science.run import Curve, Run
 from tests.report.synthetic import make_records
 
 
@@ -32,3 +33,31 @@ def test_a_target_no_better_than_the_best_constant_is_no_target():
 def test_an_interval_of_times_is_never_negative():
     figure = measure([0.0, 0.07, 0.14], log=True)
     assert 0 <= figure["lo"] <= figure["value"] <= figure["hi"]
+
+
+def timed(steps: dict[int, float], *, delivery: float, step_cores: float = 0.0, delivery_cores: float = 0.0, cores: int = 2) -> Run:
+    """A run of size 64: seconds of 1,000 rows' steps in each repeat, and of delivering 2,000 rows; processor time of either."""
+    run = Run(header={"batch_sizes": [64]})
+    for repeat, seconds in steps.items():
+        run.add({"event": "timing", "batch_size": 64, "repeat": repeat, "rows": 1000, "seconds": seconds, "core_seconds": step_cores})
+        run.add({
+            "event": "delivery", "repeat": repeat, "rows": 2000, "seconds": delivery, "core_seconds": delivery_cores, "cores": cores,
+        })  # fmt: skip
+    return run
+
+
+@pytest.mark.parametrize(("clock", "speed", "wait"), [
+    ({"delivery": 1.0}, 1000, 0.0), ({"delivery": 4.0}, 500, 0.5), ({"delivery": 1.0, "step_cores": 1.5, "delivery_cores": 2.0}, 800, 0.2),
+    ({"delivery": 1.0, "step_cores": 9.0}, 1000, 0.0),
+], ids=["steps", "delivery", "processors", "delivery not clocked"])  # fmt: skip
+def test_a_repeat_takes_as_long_as_its_scarcest_part(clock, speed, wait):
+    """1,000 rows: a second of steps; half of what 2,000 take to come; the processor time of both over two cores."""
+    assert throughput(timed({0: 1.0}, **clock), 64) == ([speed], [pytest.approx(wait)])
+
+
+def test_repeats_are_dealt_to_trials_in_turn():
+    run = timed({0: 1.0, 1: 2.0, 2: 4.0, 3: 3.0}, delivery=0.1)
+    curves = {trial: Curve(batch_size=64, lr=0.1, trial=trial) for trial in (5, 6, 7)}
+    cell = Cell(batch_size=64, lr=0.1, status="reached", curves=curves, steps_to_target={})
+    speeds = 1000 / 1.0, 1000 / 2.0, 1000 / 4.0, 1000 / 3.0
+    assert row_seconds(run, cell) == pytest.approx({5: 2 / (speeds[0] + speeds[3]), 6: 1 / speeds[1], 7: 1 / speeds[2]})

@@ -26,6 +26,10 @@ def test_watching_longer_never_brings_the_median_forward(reached, away, longer):
     assert later is None or (known is not None and known <= later)
 
 
+def test_who_is_lost_sight_of_at_an_arrival_was_still_at_risk():
+    assert kaplan_meier_median([1.0, 3.0], [1.0]) == 3.0
+
+
 def test_the_worked_example():
     """Times of remission of the 6-MP arm (Freireich et al. 1963; Kaplan-Meier estimate in every textbook): the median is 23."""
     reached = [6, 6, 6, 7, 10, 13, 16, 22, 23]

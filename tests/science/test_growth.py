@@ -49,3 +49,9 @@ def test_what_cannot_be_told_is_not():
     made = cells([100.0] * 4, trials=1)
     assert local_growth(made[:2], 0.05) is None and local_growth([], 0.05) is None
     assert local_growth(made, 0.79) is None  # no stretch between the start and such a target
+
+
+@pytest.mark.parametrize(("value", "lo", "doublings"), [(9.0, 1.5, 3), (9.0, 0.5, 0), (9.0, None, 3), (3.9, 3.0, 0)], ids=str)
+def test_it_doubles_only_where_growth_is_large_and_shown(monkeypatch, value, lo, doublings):
+    monkeypatch.setattr("streamtrain.science.growth.log_estimate", lambda *_: {"value": value, "lo": lo, "hi": None, "n": 3, "kind": ""})
+    assert local_growth(cells([100.0] * 4, trials=1), 0.05)["doublings"] == doublings

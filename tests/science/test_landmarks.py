@@ -138,6 +138,7 @@ def test_a_correlated_size_is_not_eligible():
     judgement = judge(run)
     assert judgement.choice.batch_size == 16
     assert set(judgement.choice.ratios) == {16}
+    assert "the shuffle, not the size, was measured" in landmarks(run, judgement)["premise"]  # why 16 is recommended where 632 would be best
 
 
 def test_what_the_shuffle_did_is_said_where_it_keeps_sizes_from_being_judged():

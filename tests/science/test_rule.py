@@ -33,6 +33,12 @@ def test_one_trial_is_never_conclusive_and_only_the_best_is_in_the_set():
     assert (choice.batch_size, choice.equivalent, choice.conclusive, choice.more_trials) == (256, (256,), False, None)
 
 
+def test_one_trial_of_the_only_size_is_not_conclusive_either():
+    found = recommend([reached(64, [1.0])])
+    assert (found.batch_size, found.conclusive, found.more_trials) == (64, False, None)
+    assert recommend([reached(64, [1.0, 2.0])]).conclusive  # nothing to tell it from
+
+
 @pytest.mark.parametrize("status", ["not_reached", "diverged", "out_of_memory", "failed"])
 def test_ineligible_sizes_are_never_chosen(status):
     out = Candidate(batch_size=1, status=status, trials=2, seconds={0: 1e-9, 1: 1e-9})

@@ -96,6 +96,17 @@ def test_a_lucky_rate_is_found_out_on_fresh_seeds():
     assert cell.lr == 0.01 and min(cell.rows_to_target.values()) > 2 * 9 * 1024
 
 
+def test_an_automatic_target_is_the_harder_to_miss_of_tuning_and_fresh_seeds():
+    """Fresh seeds may do better than those that chose the target, or worse: it is never lowered, and raised to what they reached."""
+    unlucky = {(lr, trial): 1.0 for lr in GRID for trial in range(2)}
+    for luck, raised in ((unlucky, False), ({(lr, trial): 1.0 for lr in GRID for trial in (2, 3)}, True)):
+        run = Run(header=header(target_loss=[], trials=2, extend=False, halving=False))
+        play(run, {64: 0.01, 1024: 0.01}, luck)
+        tuned, judged = run.winners[0]["target_loss"], judge(run)
+        assert judged.chosen == "automatic" and (judged.target > tuned if raised else judged.target == tuned)
+        assert all(cell.status == "reached" for cell in judged.cells)
+
+
 def test_every_given_target_has_its_winner_on_fresh_seeds():
     run = Run(header=header(target_loss=[0.1, 0.5]))
     play(run, {64: 0.00316, 1024: 0.0316})

@@ -17,7 +17,7 @@ from streamtrain.storage import zarr as zarr_shards
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.pages import walk_pages
 from streamtrain.storage.parquet_footer import read_metadata
-from streamtrain.storage.plain import PlainBuffers, plain_columns, read_plain
+from streamtrain.storage.plain import PlainBuffers, _levels, plain_columns, read_plain
 from streamtrain.storage.raw_chunks import is_raw, read_raw_chunks
 
 from .layouts import NAMES, numbers, write_parquet
@@ -82,6 +82,16 @@ def one_chunk(tmp_path_factory) -> tuple[np.ndarray, list]:
         pages = list(walk_pages(file, chunk))
         file.seek(chunk.start)
         return np.frombuffer(file.read(chunk.stored_bytes), dtype=np.uint8), pages
+
+
+def test_levels_of_nulls_are_left_to_arrow(tmp_path):
+    """A page without checksum whose one run of levels says that all its values are null: of the same length, and no value may be used."""
+    path = write_parquet(tmp_path / "a.parquet", numbers(ROWS), row_group_size=ROWS, compression="none", **PLAIN)
+    assert read(path) is not None
+    content = path.read_bytes()
+    place = content.index(_levels(ROWS)) + len(_levels(ROWS)) - 1
+    path.write_bytes(content[:place] + b"\0" + content[place + 1 :])
+    assert read(path) is None
 
 
 def test_headers_are_those_of_the_slow_walk(one_chunk):

@@ -122,6 +122,18 @@ def test_faults_of_the_list_itself(format: str, tmp_path: Path) -> None:
     assert any(name == MANIFEST_NAME and "says 1,001 rows" in cause for name, cause in causes)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_boundaries_that_are_not_the_shards_are_found(format: str, tmp_path: Path) -> None:
+    """Bytes and rows are right, and yet another order of rows would follow from them."""
+    made = generate(tmp_path / "data", rows=640, span_rows=20, format=format)
+    document = json.loads((tmp_path / "data" / MANIFEST_NAME).read_text())
+    assert document["shards"][1]["boundaries"] == [[20, 16]]
+    document["shards"][1]["boundaries"] = [[40, 8]]
+    (tmp_path / "data" / MANIFEST_NAME).write_text(json.dumps(document))
+    (finding,) = verify(tmp_path / "data").findings
+    assert (finding.url, finding.place) == (made.shards[1].url, "manifest") and f"not those in {MANIFEST_NAME}" in finding.cause
+
+
 def test_a_damaged_manifest_is_a_finding_and_the_shards_are_checked_all_the_same(tmp_path: Path) -> None:
     made = generate(tmp_path / "data", rows=100)
     (tmp_path / "data" / MANIFEST_NAME).write_text("{")

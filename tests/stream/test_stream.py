@@ -1,6 +1,8 @@
 """The laws of the stream (DESIGN.md §7), on real files: rows are known by the ids in their delivered values."""
 
 import itertools
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 import streamtrain
 from streamtrain.errors import ConfigError, DataError, ResourceError
 from streamtrain.order import hash_array
+from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import TASK_SPANS, TASK_VALUES, share_tasks
 from streamtrain.stream.shuffle import RECEIPT_KEY
 from streamtrain.types import Receipt
@@ -145,6 +148,23 @@ def test_state_after_an_epoch_is_the_next_one(write_data):
     assert np.array_equal(deliver(stream), deliver(other))
 
 
+def test_a_state_of_an_epoch_with_more_windows_than_the_first(write_data):
+    """Spans of unlike sizes fill windows otherwise in another order: the position's window is one of its own epoch's."""
+    flags = {"seed": 14, "batch_size": 8, "window_rows": 100, "span_rows": 10}
+    folder = write_data([[7, 93, 1, 1, 66, 3, 64, 40, 40, 80, 12]])
+    stream = streamtrain.open_stream(folder, **flags)
+    stream.set_epoch(1)
+    for _ in itertools.islice(stream, len(stream)):
+        pass
+    other = streamtrain.open_stream(folder, **flags)
+    assert stream.state_dict()["window"] > len(other._plan)
+    other.load_state_dict(stream.state_dict())
+    assert other.receipt() == stream.receipt()
+    assert list(other) == []  # its last minibatch was delivered
+    with pytest.raises(ConfigError, match="no position"):
+        other.load_state_dict({**stream.state_dict(), "window": stream.state_dict()["window"] + 1})
+
+
 def test_state_of_another_order_is_refused(write_data):
     folder = write_data(LAYOUTS["even"])
     state = streamtrain.open_stream(folder, seed=0, **SMALL).state_dict()
@@ -198,6 +218,25 @@ def test_buffers_are_used_again(write_data):
         addresses.add(x.untyped_storage().data_ptr())
         del x, y
     assert len(addresses) <= stream.budget.windows + 1
+
+
+@pytest.mark.parametrize("readers", [1, 3], ids=str)
+def test_no_more_windows_are_in_memory_than_the_budget_says(write_data, monkeypatch, readers):
+    """Those being built, those ready and the one in a slow consumer's hands, whose variables still hold the one before."""
+    alive, most, genuine = set(), [0], BufferPool.lend
+
+    def lend(self, num_rows):
+        array = genuine(self, num_rows)
+        alive.add(id(array.base))
+        most[0] = max(most[0], len(alive))
+        weakref.finalize(array.base, alive.discard, id(array.base))
+        return array
+
+    monkeypatch.setattr(BufferPool, "lend", lend)
+    stream = streamtrain.open_stream(write_data([[40] * 60]), batch_size=80, window_rows=80, span_rows=40, readers=readers)
+    for number, _minibatch in enumerate(stream):
+        time.sleep(0.02 if number < 8 else 0)
+    assert readers < most[0] <= stream.budget.windows == readers + 2
 
 
 def test_tasks_are_two_a_span_and_one_a_window(write_data, monkeypatch):
