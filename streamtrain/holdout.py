@@ -13,6 +13,9 @@ from streamtrain.spans import Spans
 SPREAD_SPANS = 64
 MIN_SHARE = 4
 
+#: Of a held-out row: its position, int64.
+HELD_OUT_BYTES = 8
+
 _NONE = np.empty(0, dtype=np.int64)
 
 

@@ -123,7 +123,7 @@ def open_data(config: Config) -> tuple[Source, int]:
         dataset, seed=config.order.seed, span_rows=config.order.span_rows, window_rows=config.order.window_rows,
         holdout=data.holdout if data.holdout is not None or data.eval_data is None else 0, eval_rows=config.eval.eval_rows,
         on_null=data.on_null, transform=data.transform, on_bad_shard=data.on_bad_shard,
-        timeout_seconds=config.fetch.timeout_seconds,
+        timeout_seconds=config.fetch.timeout_seconds, limit_bytes=config.fetch.memory,
     )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def update_(
         return
     mean, square = moments
     mean.mul_(train.beta1).add_(gradient_RP, alpha=1 - train.beta1)
-    square.mul_(train.beta2).addcmul_(gradient_RP, gradient_RP, value=1 - train.beta2)
+    square.lerp_(gradient_RP.square(), 1 - train.beta2)  # a beta2 near 1 has no float32 (kernels/updates.py)
     step_RP = rate_R1 * mean / (square.sqrt() * root_R1).add_(EPSILON)
     if train.optimizer == "adamw":
         parameters_RP.mul_(keep_R1)

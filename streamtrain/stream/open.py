@@ -6,8 +6,8 @@ import numpy as np
 
 from streamtrain.budget import Budget, default_limit_bytes, default_readers, make_budget
 from streamtrain.config import FetchConfig
-from streamtrain.errors import ConfigError
-from streamtrain.holdout import draw_holdout, holdout_rows, spread_spans
+from streamtrain.errors import ConfigError, ResourceError
+from streamtrain.holdout import HELD_OUT_BYTES, draw_holdout, holdout_rows, spread_spans
 from streamtrain.order import OPEN_CHAINS
 from streamtrain.spans import cut_spans
 from streamtrain.storage.dataset import open_shards
@@ -20,16 +20,18 @@ from streamtrain.stream.survey import impute_values, take_survey
 from streamtrain.stream.transform import TransformedReaders, load_transform
 from streamtrain.stream.watch import Watch
 from streamtrain.types import Dataset, OnBadShard, OnNull, Standard
+from streamtrain.units import format_bytes
 
 
 def open_source(
     dataset: Dataset, *, seed: int, span_rows: int, window_rows: int | None, holdout: int | float | None, eval_rows: int,
     on_null: OnNull = "error", transform: str | None = None, on_bad_shard: OnBadShard = "error",
-    timeout_seconds: float = TIMEOUT_SECONDS,
+    timeout_seconds: float = TIMEOUT_SECONDS, limit_bytes: int | None = None,
 ) -> tuple[Source, int]:
     """A source of raw values, and the window's size in rows. Reads no data; `impute` needs `with_fill` as well.
 
-    Raises ConfigError when the hold-out asks for more rows than there are, or when the transform cannot be used.
+    Raises ConfigError when the hold-out asks for more rows than there are, or when the transform cannot be used, and ResourceError when
+    the held-out rows cannot be listed within `limit_bytes`, which is what this machine has when left out.
     """
     readers: Readers | TransformedReaders = Readers(dataset)
     loaded = None
@@ -44,6 +46,12 @@ def open_source(
     rows = holdout_rows(dataset.num_rows, asked=holdout, eval_rows=eval_rows)
     if rows >= dataset.num_rows and rows:
         raise ConfigError(f"data.holdout asks for {rows:,} of {dataset.num_rows:,} rows; none would be left to train on. Ask for fewer.")
+    limit_bytes = limit_bytes or default_limit_bytes()
+    if rows * HELD_OUT_BYTES > limit_bytes:
+        raise ResourceError(
+            f"data.holdout: a list of {rows:,} held-out rows takes {format_bytes(rows * HELD_OUT_BYTES)}; the budget is {format_bytes(limit_bytes)}."
+            " Hold out fewer: 100,000 tell losses apart to a per cent. Or raise --memory."
+        )
     try:
         drawn = draw_holdout(spans, rows, seed)
     except ValueError as error:
@@ -59,6 +67,7 @@ def open_source(
 def stream_budget(source: Source, window_rows: int, fetch: FetchConfig, *, fixed_bytes: int) -> Budget:
     """What a stream of this source may hold at once; `fixed_bytes`: what else stays in memory. Raises ResourceError."""
     itemsize = np.dtype(source.dataset.decoded_type).itemsize
+    fixed_bytes += source.holdout.num_rows * HELD_OUT_BYTES
     return make_budget(
         limit_bytes=fetch.memory or default_limit_bytes(), window_rows=min(window_rows, source.dataset.num_rows),
         span_rows=_most_read_rows(source), num_columns=source.num_columns, decoded_columns=source.decoded_columns,

@@ -30,6 +30,9 @@ _STREAM_FLAGS = {
     "timeout_seconds": "fetch.timeout_seconds", "storage_options": "data.storage_options",
 }  # fmt: skip
 
+#: What a position cannot do without.
+_STATE_KEYS = ("epoch", "window", "row", "receipt", "receipt_before_window", "imputed", "order")
+
 
 class Stream(IterableDataset):
     """Shuffled minibatches of a data set, out of core, each row exactly once an epoch.
@@ -53,7 +56,7 @@ class Stream(IterableDataset):
             dataset, seed=order.seed, span_rows=order.span_rows, window_rows=order.window_rows,
             holdout=0 if data.holdout is None else data.holdout, eval_rows=config.eval.eval_rows,
             on_null=data.on_null, transform=data.transform, on_bad_shard=data.on_bad_shard,
-            timeout_seconds=config.fetch.timeout_seconds,
+            timeout_seconds=config.fetch.timeout_seconds, limit_bytes=config.fetch.memory,
         )  # fmt: skip
         self._source = with_fill(source)
         self.dataset = source.dataset
@@ -104,15 +107,18 @@ class Stream(IterableDataset):
 
         Raises ConfigError when the order of the rows would not be the one the position belongs to.
         """
-        if not isinstance(state, dict) or not {"epoch", "window", "row", "order"} <= state.keys():
-            raise ConfigError("this is not a Stream's state: epoch, window, row and order are missing. Use what state_dict() gave.")
+        missing = [name for name in _STATE_KEYS if not isinstance(state, dict) or name not in state]
+        if missing:
+            raise ConfigError(f"this is not a Stream's state: {', '.join(missing)} missing. Use what state_dict() gave.")
         then = state["order"]
         changed = [f"{name} was {then.get(name)!r}, is {now!r}" for name, now in self._order().items() if then.get(name) != now]
         if changed:
             raise ConfigError(f"this state belongs to another order of rows ({'; '.join(changed)}). Open the stream as it was then.")
         self._refuse_position(state["epoch"])
-        windows = len(self._plan_of(state["epoch"]))  # spans of unlike sizes make another number of windows in another epoch
-        self._refuse_position(state["epoch"], state["window"], state["row"], windows=windows)
+        plan = self._plan_of(state["epoch"])  # spans of unlike sizes make other windows in another epoch
+        self._refuse_position(state["epoch"], state["window"], windows=len(plan))
+        rows = plan.window(state["window"]).num_rows if state["window"] < len(plan) else 0
+        self._refuse_position(state["epoch"], state["window"], state["row"], windows=len(plan), rows=rows)
         if state["imputed"] is not None:
             self._source = replace(self._source, fill=np.array(state["imputed"]))
         self._go_to(state["epoch"])
@@ -213,9 +219,9 @@ class Stream(IterableDataset):
     def _plan_of(self, epoch: int) -> Plan:
         return make_plan(self._source.spans, self._source.holdout, seed=self._seed, trial=0, epoch=epoch, window_rows=self._window_rows)
 
-    def _refuse_position(self, *numbers: int, windows: int = 0) -> None:
-        """Epoch, and perhaps window and row of it: whole numbers, the window among the epoch's, the row within the largest window."""
-        limits = (None, windows, self.budget.window_rows)
+    def _refuse_position(self, *numbers: int, windows: int = 0, rows: int = 0) -> None:
+        """Epoch, and perhaps window and row of it: whole numbers, the window among the epoch's, the row within the window."""
+        limits = (None, windows, rows)
         for name, number, limit in zip(("epoch", "window", "row"), numbers, limits, strict=False):
             if not isinstance(number, int) or isinstance(number, bool) or number < 0 or (limit is not None and number > limit):
                 raise ConfigError(f"{name} {number!r} is no position of this stream: a whole number from 0" + (f" to {limit:,}." if limit else "."))

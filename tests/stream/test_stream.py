@@ -185,8 +185,25 @@ def test_a_position_that_is_none_is_refused(write_data, change):
     stream = streamtrain.open_stream(write_data(LAYOUTS["even"]), **SMALL)
     with pytest.raises(ConfigError, match="no position"):
         stream.load_state_dict({**stream.state_dict(), **change})
-    with pytest.raises(ConfigError, match="not a Stream's state"):
-        stream.load_state_dict({})
+    whole = stream.state_dict()
+    for name in whole.keys() - {"quarantine"}:
+        with pytest.raises(ConfigError, match=f"not a Stream's state: {name} missing"):
+            stream.load_state_dict({key: value for key, value in whole.items() if key != name})
+
+
+def test_a_row_beyond_its_own_window_is_refused(write_data):
+    stream = streamtrain.open_stream(write_data([[80], [80], [11]]), window_rows=80, span_rows=80)
+    plan = stream._plan
+    for window in range(len(plan)):
+        rows = plan.window(window).num_rows
+        stream.load_state_dict({**stream.state_dict(), "window": window, "row": rows})
+        with pytest.raises(ConfigError, match=f"row {rows + 1} is no position"):
+            stream.load_state_dict({**stream.state_dict(), "window": window, "row": rows + 1})
+
+
+def test_more_held_out_rows_than_the_budget_can_list_are_refused(write_data):
+    with pytest.raises(ResourceError, match=r"800 held-out rows takes 6\.2 KiB; the budget is 4\.0 KiB"):
+        streamtrain.open_stream(write_data([[100] * 10]), holdout=800, memory="4KiB")
 
 
 @pytest.mark.parametrize("device", ["cuda:7", "bogus"])
