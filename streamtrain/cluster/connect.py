@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from streamtrain.budget import default_readers
+from streamtrain.cluster.scheduler import find_address, open_client
 from streamtrain.cluster.versions import check_versions, versions
 from streamtrain.config import ClusterConfig
-from streamtrain.errors import ConfigError, ResourceError
+from streamtrain.errors import ConfigError, ResourceError, StreamTrainError, first_line
 from streamtrain.stream.imported import import_function
 
 LOOPBACK = "127.0.0.1"
@@ -117,22 +118,19 @@ def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[An
         cluster = stack.enter_context(_local_cluster(config.workers, distributed))
         return stack.enter_context(distributed.Client(cluster, timeout=CONNECT_SECONDS)), True
     if config.factory is not None:
-        made = import_function("--cluster", config.factory)()
+        made = _make(config.factory)
         if isinstance(made, distributed.Client):
             return stack.enter_context(made), False
         if not hasattr(made, "scheduler_address"):
             raise ConfigError(f"--cluster {config.factory} returned {type(made).__name__}. Return a Dask cluster or a distributed.Client.")
         return stack.enter_context(distributed.Client(stack.enter_context(made), timeout=CONNECT_SECONDS)), False
-    where = config.scheduler_file or config.scheduler or os.environ["DASK_SCHEDULER_ADDRESS"]
-    named = {"scheduler_file": config.scheduler_file} if config.scheduler_file else {"address": where}
-    if config.scheduler_file and not Path(config.scheduler_file).is_file():
-        raise ConfigError(f"--scheduler-file {config.scheduler_file} does not exist. Start the scheduler with the same --scheduler-file.")
+    address = find_address(config)
+    where = address if config.scheduler_file is None else f"{address}, as {config.scheduler_file} names it,"
     security = _security(config, distributed)
     try:
-        return stack.enter_context(distributed.Client(**named, timeout=CONNECT_SECONDS, security=security)), False
+        return stack.enter_context(open_client(address, security, CONNECT_SECONDS)), False
     except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:  # a tls:// address without certificates is a TypeError
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ResourceError(f"the Dask scheduler {where} does not answer: {first}. Check the address, the network, and TLS.") from None
+        raise ResourceError(f"the Dask scheduler {where} does not answer: {first_line(error)}. Check the address, the network, and TLS.") from None
 
 
 @contextmanager
@@ -145,11 +143,22 @@ def _local_cluster(workers: int, distributed: Any) -> Iterator[Any]:
     environment = {**before, "MALLOC_ARENA_MAX": "2"}
     with dask.config.set({**OWN_CLUSTER, "distributed.nanny.pre-spawn-environ": environment}):
         cluster = distributed.LocalCluster(
-            n_workers=workers, processes=True, threads_per_worker=threads, host=LOOPBACK, dashboard_address=f"{LOOPBACK}:0" if _has_bokeh() else None,
+            n_workers=workers, processes=True, threads_per_worker=threads, host=LOOPBACK, dashboard_address=f"{LOOPBACK}:0",  # None would listen on every address
             worker_dashboard_address=None, silence_logs=logging.ERROR, resources={"trainer": 1},
         )  # fmt: skip
     with cluster:
         yield cluster
+
+
+def _make(factory: str) -> Any:
+    """What the user's function returns. Raises ConfigError for what it raises."""
+    function = import_function("--cluster", factory)
+    try:
+        return function()
+    except StreamTrainError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"--cluster {factory} raised {type(error).__name__}: {first_line(error)}. Mend the factory.") from error
 
 
 def _security(config: ClusterConfig, distributed: Any) -> Any:
@@ -162,14 +171,6 @@ def _security(config: ClusterConfig, distributed: Any) -> Any:
         if not Path(value).is_file():
             raise ConfigError(f"cluster.{re.sub('_client', '', name)} is {value}, which is not a file.")
     return distributed.Security(require_encryption=True, **given)
-
-
-def _has_bokeh() -> bool:
-    with suppress(ImportError):
-        import bokeh  # noqa: F401 - of the extra [cluster]
-
-        return True
-    return False
 
 
 def _import_distributed() -> Any:

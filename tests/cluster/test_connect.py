@@ -2,6 +2,8 @@
 
 import os
 import socket
+import sys
+import time
 import tomllib
 import warnings
 from pathlib import Path
@@ -24,6 +26,19 @@ def test_no_port_is_open_to_other_machines(connection):
     listening = [one for pid in set(pids) for one in psutil.Process(pid).net_connections() if one.status == psutil.CONN_LISTEN]
     assert listening
     assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
+
+
+def test_nor_without_bokeh(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bokeh", None)
+    before = set(_own_ports())
+    with connect(ClusterConfig(workers=1)):
+        opened = set(_own_ports()) - before
+    assert opened and {address.ip for address in opened} == {"127.0.0.1"}
+
+
+def _own_ports():
+    """Where this process, which has the scheduler in it, listens."""
+    return (one.laddr for one in psutil.Process().net_connections() if one.status == psutil.CONN_LISTEN)
 
 
 def test_a_local_cluster_shares_cores_and_leaves_memory_to_us(connection):
@@ -59,7 +74,7 @@ def test_a_tls_scheduler_by_files(tmp_path):
         (tmp_path / name).write_text(text)
     files = {name: str(tmp_path / name) for name in names}
     with distributed.LocalCluster(
-        n_workers=1, processes=False, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, worker_dashboard_address=None, security=security
+        n_workers=1, processes=False, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", worker_dashboard_address=None, security=security
     ) as cluster:
         assert cluster.scheduler_address.startswith("tls://127.0.0.1")
         with connect(ClusterConfig(scheduler=cluster.scheduler_address, **files)) as connection:
@@ -71,11 +86,14 @@ def test_a_tls_scheduler_by_files(tmp_path):
 def test_a_factory_of_the_users(client, tmp_path, monkeypatch):
     (tmp_path / "site_cluster.py").write_text(
         f"import distributed\ndef client(): return distributed.Client({client.scheduler.address!r})\ndef nothing(): return 7\n"
+        "def broken(queue): pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with connect(ClusterConfig(factory="site_cluster:client")) as connection:
         assert connection.client.scheduler.address == client.scheduler.address
     with pytest.raises(ConfigError, match="returned int. Return a Dask cluster"), connect(ClusterConfig(factory="site_cluster:nothing")):
+        pass
+    with pytest.raises(ConfigError, match="--cluster site_cluster:broken raised TypeError: .*queue"), connect(ClusterConfig(factory="site_cluster:broken")):
         pass
 
 
@@ -94,6 +112,24 @@ def test_what_cannot_be_reached_says_so(tmp_path, monkeypatch):
             pass
     with pytest.raises(ConfigError, match="workers and factory each name a cluster"):
         make_config({"cluster": {"workers": 2, "factory": "a:b"}})
+    with pytest.raises(ConfigError, match=r"cluster\.scheduler"):
+        make_config({"cluster": {"scheduler": ""}})
+
+
+def test_a_port_that_lets_everybody_in_and_says_nothing_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("streamtrain.cluster.connect.CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        with pytest.raises(ResourceError, match="did not greet"), connect(ClusterConfig(scheduler=f"tcp://127.0.0.1:{silent.getsockname()[1]}")):
+            pass
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}', '{"address": 7}'])
+def test_a_scheduler_file_without_an_address_is_refused(tmp_path, text):
+    (tmp_path / "scheduler.json").write_text(text)
+    with pytest.raises(ConfigError, match="holds no scheduler's address"), connect(ClusterConfig(scheduler_file=str(tmp_path / "scheduler.json"))):
+        pass
 
 
 def test_versions_are_compared():
