@@ -16,7 +16,7 @@ from typing import Any
 
 from streamtrain.budget import default_readers
 from streamtrain.cluster.scheduler import find_address, open_client
-from streamtrain.cluster.versions import check_versions, versions
+from streamtrain.cluster.versions import check_answer, versions
 from streamtrain.config import ClusterConfig
 from streamtrain.errors import ConfigError, ResourceError, StreamTrainError, first_line
 from streamtrain.stream.imported import import_function
@@ -77,21 +77,28 @@ def connect(config: ClusterConfig, client: Any = None) -> Iterator[Connection]:
 def check_workers(connection: Connection) -> None:
     """Compare versions with the workers that are there now. Raises ConfigError, or warns where only the last bits may differ.
 
-    Workers that join later are checked at their first task.
+    The scheduler unpickles what it hands on, so without streamtrain it would refuse every task.
+    Workers that join later are checked before their first task.
     """
+    client = connection.client
     try:
-        found = connection.client.sync(connection.client.run, versions, on_error="return", callback_timeout=CONNECT_SECONDS)
+        check_answer(versions(), client.sync(_ask_scheduler, client, callback_timeout=CONNECT_SECONDS), "the scheduler")
+        found = client.sync(client.run, versions, on_error="return", callback_timeout=CONNECT_SECONDS)
     except OSError as error:
-        raise ResourceError(f"the cluster's workers do not answer ({error}). Look at their logs.") from error
+        raise ResourceError(f"the cluster's scheduler or workers do not answer ({error}). Look at their logs.") from error
     odd = []
-    for address, about in found.items():
-        if isinstance(about, BaseException):
-            if isinstance(about, ImportError):
-                raise ConfigError(f"streamtrain cannot be imported on {address} ({about}). Install the same version on every worker.")
-            continue  # it left just now
-        odd += check_versions(versions(), about, address)
+    for address, answer in found.items():
+        odd += check_answer(versions(), answer, address)
     if odd:
         warnings.warn(f"{odd[0]}{f' (and {len(odd) - 1} more)' if len(odd) > 1 else ''}: losses may differ in their last bits.", stacklevel=3)
+
+
+async def _ask_scheduler(client: Any) -> Any:
+    """Its versions, or what it raised when it was asked."""
+    try:
+        return await client.run_on_scheduler(versions)
+    except Exception as error:
+        return error
 
 
 @contextmanager

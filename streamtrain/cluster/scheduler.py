@@ -22,9 +22,9 @@ def find_address(config: ClusterConfig) -> str:
 
 def open_client(address: str, security: Any, seconds: float) -> Any:
     """A connected client. Raises OSError when no scheduler answers in time, and what Dask raises for an address that it cannot use."""
-    from distributed import Client  # of the extra [cluster]; the caller says so where it is missing
+    import distributed  # of the extra [cluster]; the caller says so where it is missing
 
-    class Bounded(Client):
+    class Client(distributed.Client):
         """Dask's time-out ends with the connection: by a port that lets everybody in and says nothing it would wait for ever."""
 
         async def _start(self, **kwargs: Any) -> Any:
@@ -34,7 +34,7 @@ def open_client(address: str, security: Any, seconds: float) -> Any:
                 await self._close(fast=True)
                 raise OSError(f"something listens there that did not greet within {1.5 * seconds:.0f} s, as a scheduler does") from None
 
-    return Bounded(address, timeout=seconds, security=security)
+    return Client(address, timeout=seconds, security=security)
 
 
 def _read_address(path: str) -> str:

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from streamtrain.cli.dask import streamtrain as dask_command
 from streamtrain.cluster.connect import connect, is_wanted
-from streamtrain.cluster.versions import check_versions, versions
+from streamtrain.cluster.dask_fabric import DaskFabric
+from streamtrain.cluster.versions import check_answer, check_versions, versions
 from streamtrain.config import ClusterConfig, make_config
 from streamtrain.errors import ConfigError, ResourceError
 
@@ -138,6 +139,9 @@ def test_versions_are_compared():
     assert check_versions(here, {**here, "numpy": "1.0"}, "tcp://a") == [f"numpy is {here['numpy']} here and 1.0 on tcp://a"]
     with pytest.raises(ConfigError, match="not installed on tcp://a"):
         check_versions(here, {**here, "streamtrain": None}, "tcp://a")
+    assert check_answer(here, here, "tcp://a") == check_answer(here, OSError("it left"), "tcp://a") == []
+    with pytest.raises(ConfigError, match="cannot be imported on tcp://a"):  # so Dask brings it: as a plain Exception
+        check_answer(here, Exception("""ModuleNotFoundError("No module named 'streamtrain'")"""), "tcp://a")
 
 
 def test_dask_streamtrain_is_the_same_command(capsys):
@@ -149,3 +153,29 @@ def test_dask_streamtrain_is_the_same_command(capsys):
     assert done.exit_code == 0 and '"workers": 2' in done.output
     assert CliRunner().invoke(dask_command, ["bench", "cluster"]).exit_code == 2
     assert "Usage" in CliRunner().invoke(dask_command, ["sweep", "--help"]).output
+
+
+def test_a_scheduler_without_streamtrain_is_refused_before_it_refuses_every_task(client, monkeypatch):
+    async def run_on_scheduler(function):
+        raise Exception("""ModuleNotFoundError("No module named 'streamtrain'")""")
+
+    monkeypatch.setattr(client, "run_on_scheduler", run_on_scheduler)
+    with pytest.raises(ConfigError, match="cannot be imported on the scheduler"), connect(ClusterConfig(), client):
+        pass
+
+
+def test_a_worker_that_comes_without_streamtrain_is_given_nothing(client, monkeypatch):
+    """It would die of its first task, and take three attempts of every learner with it."""
+    bad, notes = sorted(client.run(os.getpid))[0], []
+    genuine = client.run
+
+    async def answer(function, workers, on_error):
+        found = await genuine(function, workers=workers, on_error=on_error)
+        return {worker: Exception("""ImportError('no streamtrain')""") if worker == bad else about for worker, about in found.items()}
+
+    with DaskFabric(client, "run", None, None, tell=notes.append) as fabric:
+        monkeypatch.setattr(client, "run", answer)
+        joined = fabric.wait(20)
+        monkeypatch.undo()
+    assert [event.worker for event in joined] == sorted(client.run(os.getpid))[1:]
+    assert len(notes) == 1 and notes[0].startswith(f"{bad} is given nothing: streamtrain cannot be imported")
