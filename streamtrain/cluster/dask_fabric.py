@@ -27,6 +27,9 @@ POLL_SECONDS = 5.0
 #: A connection that is cut for longer is not waited for.
 CUT_SECONDS = 20.0
 
+#: A scheduler whose connections stand, but which answers nothing for so long, counts as lost: it is stopped, or starved.
+SILENT_SECONDS = 60.0
+
 #: A result that does not come within this after its task has ended went down with its worker.
 GATHER_SECONDS = 60.0
 
@@ -55,6 +58,7 @@ class DaskFabric:
         self._welcome: set[str] = set()
         self._opened: set[str] = set()
         self._polled = self._cut_since = -float("inf")
+        self._answered = time.monotonic()
         self._topic = "all"
 
     def __enter__(self) -> "DaskFabric":
@@ -64,7 +68,7 @@ class DaskFabric:
     def __exit__(self, *error: object) -> None:
         with suppress(Exception):  # the cluster may be gone
             self._client.unsubscribe_topic(self._topic)
-            self._client.cancel([future for _, future in self._tasks.values()])
+            self._client.sync(self._client.cancel, [future for _, future in self._tasks.values()], callback_timeout=FORGET_SECONDS)
             self._tasks.clear()
             if self._client.status == "running":
                 there = list(self._opened & self._known)
@@ -121,11 +125,13 @@ class DaskFabric:
     def _poll(self) -> list[Event]:
         if self._client.status != "running":
             return []
-        self._polled = time.monotonic()
         try:
-            there = set(self._client.scheduler_info(n_workers=-1)["workers"])
+            info = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=POLL_SECONDS)
         except (OSError, TimeoutError):
+            self._polled = time.monotonic()
             return []
+        there, self._polled = set(info["workers"]), time.monotonic()
+        self._answered = self._polled
         left, joined, first = self._known - there, sorted(there - self._known), not self._known
         self._known = there
         gone = sorted(left & self._welcome)
@@ -201,10 +207,16 @@ class DaskFabric:
 
     def _check_connection(self) -> None:
         """Raises ResourceError when the scheduler is out of reach."""
+        now = time.monotonic()
         if self._client.status == "running":
             self._cut_since = float("inf")
+            if self._polled - self._answered > SILENT_SECONDS:
+                raise ResourceError(
+                    f"the cluster is lost: its scheduler has not answered for {now - self._answered:.0f} s. Look at its machine, then go on"
+                    " with --resume auto."
+                )
             return
-        now = time.monotonic()
+        self._answered = now
         if self._cut_since in (float("inf"), -float("inf")):
             self._cut_since = now
         if self._client.status == "closed" or now - self._cut_since > CUT_SECONDS:

@@ -1,5 +1,6 @@
 """Connecting: whose cluster, which versions, and nothing that others can reach."""
 
+import asyncio
 import os
 import socket
 import sys
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from streamtrain.cli.dask import streamtrain as dask_command
+from streamtrain.cluster import dask_fabric
 from streamtrain.cluster.connect import connect, is_wanted
 from streamtrain.cluster.dask_fabric import DaskFabric
 from streamtrain.cluster.versions import check_answer, check_versions, versions
@@ -179,3 +181,17 @@ def test_a_worker_that_comes_without_streamtrain_is_given_nothing(client, monkey
         monkeypatch.undo()
     assert [event.worker for event in joined] == sorted(client.run(os.getpid))[1:]
     assert len(notes) == 1 and notes[0].startswith(f"{bad} is given nothing: streamtrain cannot be imported")
+
+
+def test_a_scheduler_that_falls_silent_is_lost_and_not_waited_for(client, monkeypatch):
+    """Its connections stand, as they do when it is stopped."""
+
+    async def never(**_):
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(dask_fabric, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(dask_fabric, "SILENT_SECONDS", 0.5)
+    with DaskFabric(client, "run", None, None) as fabric:
+        monkeypatch.setattr(client.scheduler, "identity", never, raising=False)
+        with pytest.raises(ResourceError, match="its scheduler has not answered for"):
+            fabric.wait(20)
