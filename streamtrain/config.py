@@ -224,10 +224,10 @@ class SweepConfig(_Part):
 class ClusterConfig(_Part):
     """Which Dask cluster does the work; left out, this machine does, and no port is opened."""
 
-    scheduler: str | None = Field(None, description="address of a Dask scheduler: tcp://host:8786 or tls://…; also DASK_SCHEDULER_ADDRESS")
-    scheduler_file: str | None = Field(None, description="file that a Dask scheduler wrote its address into")
+    scheduler: str | None = Field(None, min_length=1, description="address of a Dask scheduler: tcp://host:8786 or tls://…; also DASK_SCHEDULER_ADDRESS")
+    scheduler_file: str | None = Field(None, min_length=1, description="file that a Dask scheduler wrote its address into")
     workers: PositiveCount | None = Field(None, description="start so many Dask workers on this machine, on loopback")
-    factory: str | None = Field(None, description="module:factory that returns a Dask cluster: dask-jobqueue, dask-kubernetes, dask-cuda, …")
+    factory: str | None = Field(None, min_length=1, description="module:factory that returns a Dask cluster: dask-jobqueue, dask-kubernetes, dask-cuda, …")
     tls_ca_file: str | None = Field(None, description="certificate authority, for tls:// schedulers")
     tls_cert: str | None = Field(None, description="certificate of this client, for tls:// schedulers")
     tls_key: str | None = Field(None, description="key of that certificate")

@@ -35,6 +35,10 @@ class Column:
     refusal: str = ""
 
 
+#: Letters of the shortest secret that is looked for in texts. What is shorter protects nothing.
+_SHORTEST_SECRET = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
     """How remote files are reached: `options` under fsspec's names, secrets among them. Local files need none of it.
@@ -50,10 +54,15 @@ class Storage:
     def __repr__(self) -> str:
         return f"Storage({', '.join(name for name, _ in self.options)})"
 
+    @property
+    def endpoint(self) -> str | None:
+        """Where the store is, when an option says so."""
+        return dict(self.options).get("endpoint_url")
+
     def redact(self, text: str) -> str:
-        """`text` without the secrets in it: a library may quote them."""
+        """`text` without the secrets in it: a library may quote them. One of a few letters is left, or it would hide half of all words."""
         hidden = [value for name, value in self.options if name not in SHOWN_OPTIONS] + [query for _, query in self.queries]
-        for secret in sorted(filter(None, hidden), key=len, reverse=True):
+        for secret in sorted((value for value in hidden if len(value) >= _SHORTEST_SECRET), key=len, reverse=True):
             text = text.replace(secret, HIDDEN)
         return text
 

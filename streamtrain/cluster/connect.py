@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from streamtrain.budget import default_readers
-from streamtrain.cluster.versions import check_versions, versions
+from streamtrain.cluster.scheduler import find_address, open_client
+from streamtrain.cluster.versions import check_answer, versions
 from streamtrain.config import ClusterConfig
-from streamtrain.errors import ConfigError, ResourceError
+from streamtrain.errors import ConfigError, ResourceError, StreamTrainError, first_line
 from streamtrain.stream.imported import import_function
 
 LOOPBACK = "127.0.0.1"
@@ -76,21 +77,28 @@ def connect(config: ClusterConfig, client: Any = None) -> Iterator[Connection]:
 def check_workers(connection: Connection) -> None:
     """Compare versions with the workers that are there now. Raises ConfigError, or warns where only the last bits may differ.
 
-    Workers that join later are checked at their first task.
+    The scheduler unpickles what it hands on, so without streamtrain it would refuse every task.
+    Workers that join later are checked before their first task.
     """
+    client = connection.client
     try:
-        found = connection.client.sync(connection.client.run, versions, on_error="return", callback_timeout=CONNECT_SECONDS)
+        check_answer(versions(), client.sync(_ask_scheduler, client, callback_timeout=CONNECT_SECONDS), "the scheduler")
+        found = client.sync(client.run, versions, on_error="return", callback_timeout=CONNECT_SECONDS)
     except OSError as error:
-        raise ResourceError(f"the cluster's workers do not answer ({error}). Look at their logs.") from error
+        raise ResourceError(f"the cluster's scheduler or workers do not answer ({error}). Look at their logs.") from error
     odd = []
-    for address, about in found.items():
-        if isinstance(about, BaseException):
-            if isinstance(about, ImportError):
-                raise ConfigError(f"streamtrain cannot be imported on {address} ({about}). Install the same version on every worker.")
-            continue  # it left just now
-        odd += check_versions(versions(), about, address)
+    for address, answer in found.items():
+        odd += check_answer(versions(), answer, address)
     if odd:
         warnings.warn(f"{odd[0]}{f' (and {len(odd) - 1} more)' if len(odd) > 1 else ''}: losses may differ in their last bits.", stacklevel=3)
+
+
+async def _ask_scheduler(client: Any) -> Any:
+    """Its versions, or what it raised when it was asked."""
+    try:
+        return await client.run_on_scheduler(versions)
+    except Exception as error:
+        return error
 
 
 @contextmanager
@@ -117,22 +125,19 @@ def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[An
         cluster = stack.enter_context(_local_cluster(config.workers, distributed))
         return stack.enter_context(distributed.Client(cluster, timeout=CONNECT_SECONDS)), True
     if config.factory is not None:
-        made = import_function("--cluster", config.factory)()
+        made = _make(config.factory)
         if isinstance(made, distributed.Client):
             return stack.enter_context(made), False
         if not hasattr(made, "scheduler_address"):
             raise ConfigError(f"--cluster {config.factory} returned {type(made).__name__}. Return a Dask cluster or a distributed.Client.")
         return stack.enter_context(distributed.Client(stack.enter_context(made), timeout=CONNECT_SECONDS)), False
-    where = config.scheduler_file or config.scheduler or os.environ["DASK_SCHEDULER_ADDRESS"]
-    named = {"scheduler_file": config.scheduler_file} if config.scheduler_file else {"address": where}
-    if config.scheduler_file and not Path(config.scheduler_file).is_file():
-        raise ConfigError(f"--scheduler-file {config.scheduler_file} does not exist. Start the scheduler with the same --scheduler-file.")
+    address = find_address(config)
+    where = address if config.scheduler_file is None else f"{address}, as {config.scheduler_file} names it,"
     security = _security(config, distributed)
     try:
-        return stack.enter_context(distributed.Client(**named, timeout=CONNECT_SECONDS, security=security)), False
+        return stack.enter_context(open_client(address, security, CONNECT_SECONDS)), False
     except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:  # a tls:// address without certificates is a TypeError
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ResourceError(f"the Dask scheduler {where} does not answer: {first}. Check the address, the network, and TLS.") from None
+        raise ResourceError(f"the Dask scheduler {where} does not answer: {first_line(error)}. Check the address, the network, and TLS.") from None
 
 
 @contextmanager
@@ -145,11 +150,23 @@ def _local_cluster(workers: int, distributed: Any) -> Iterator[Any]:
     environment = {**before, "MALLOC_ARENA_MAX": "2"}
     with dask.config.set({**OWN_CLUSTER, "distributed.nanny.pre-spawn-environ": environment}):
         cluster = distributed.LocalCluster(
+            # a dashboard address of None would listen on every address
             n_workers=workers, processes=True, threads_per_worker=threads, host=LOOPBACK, dashboard_address=f"{LOOPBACK}:0",
             worker_dashboard_address=None, silence_logs=logging.ERROR, resources={"trainer": 1},
         )  # fmt: skip
     with cluster:
         yield cluster
+
+
+def _make(factory: str) -> Any:
+    """What the user's function returns. Raises ConfigError for what it raises."""
+    function = import_function("--cluster", factory)
+    try:
+        return function()
+    except StreamTrainError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"--cluster {factory} raised {type(error).__name__}: {first_line(error)}. Mend the factory.") from error
 
 
 def _security(config: ClusterConfig, distributed: Any) -> Any:

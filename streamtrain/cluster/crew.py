@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from streamtrain.cluster.fabric import Event, Fabric, Failed, Finished, Joined, Left
-from streamtrain.errors import ResourceError
+from streamtrain.cluster.worker import Unfit
+from streamtrain.errors import ResourceError, first_line
 
 #: How long a cluster may have fewer workers than it needs, as `distributed.scheduler.no-workers-timeout`.
 NO_WORKERS_SECONDS = 120.0
@@ -30,6 +31,7 @@ class Crew:
         self.idle: dict[str, None] = {}  # in the order in which they became idle
         self.busy: dict[str, int] = {}
         self._hung: set[str] = set()
+        self._unfit: dict[str, BaseException] = {}  # workers that cannot open the run, and why: they are given nothing more
         self._alone_since: float | None = None
         self.messages = self.lost_workers = 0
 
@@ -53,7 +55,7 @@ class Crew:
     def wait(self, times: Iterable[float | None] = (), *, wanted: int | None = None) -> list[Event]:
         """What happens next, with idle and busy workers brought up to date; nothing when the first of `times` came before.
 
-        Raises ResourceError when there were too few workers for too long.
+        Raises ResourceError when there were too few workers for too long, and why the last one was unfit when all are.
         """
         self.interrupted()
         self._check(self.min_workers if wanted is None else wanted)
@@ -87,12 +89,17 @@ class Crew:
             case Left(worker=worker):
                 self.idle.pop(worker, None)
                 self._hung.discard(worker)
+                self._unfit.pop(worker, None)
                 self.lost_workers += 1
             case Finished(number=number, worker=worker) | Failed(number=number, worker=worker):
                 if self.busy.get(worker) == number:
                     del self.busy[worker]
                     self._hung.discard(worker)
                     self.idle[worker] = None
+                if (why := unfit(event)) is not None:
+                    self.idle.pop(worker, None)
+                    self._unfit[worker] = why
+                    self.tell(f"{worker} is given nothing: {first_line(why)}")
         return event
 
     def take_away(self, worker: str) -> int | None:
@@ -103,6 +110,8 @@ class Crew:
         if len(self) >= wanted:
             self._alone_since = None
             return
+        if self._unfit and not self.idle and not self.busy:
+            raise next(reversed(self._unfit.values()))
         now = self.fabric.now()
         if self._alone_since is None:
             self._alone_since = now
@@ -111,3 +120,8 @@ class Crew:
                 f"the cluster is lost: {len(self):,} of at least {wanted:,} workers were there for {self._no_workers_seconds:.0f} s."
                 " Start workers, or lower --min-workers, then go on with --resume auto."
             )
+
+
+def unfit(event: Event) -> BaseException | None:
+    """Why a worker could not open the run; None when that is not what happened."""
+    return event.error.args[0] if isinstance(event, Failed) and isinstance(event.error, Unfit) else None

@@ -4,10 +4,13 @@ Why so: a pinned task whose worker died waits for ever, loose ones are stolen by
 worker leaves, and equal calls are answered from memory (distributed#7346, xgboost#10985, xgboost#11804).
 """
 
+import asyncio
 import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for_all
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from queue import Empty, SimpleQueue
@@ -15,15 +18,18 @@ from typing import Any
 
 from streamtrain.cluster.blueprint import Blueprint
 from streamtrain.cluster.fabric import Event, Failed, Finished, Joined, Left
-from streamtrain.cluster.versions import versions
+from streamtrain.cluster.versions import check_answer, versions
 from streamtrain.cluster.worker import Work, forget, perform
-from streamtrain.errors import ResourceError
+from streamtrain.errors import ConfigError, ResourceError
 
 #: The scheduler is asked for its workers this often, beside what it tells by itself.
 POLL_SECONDS = 5.0
 
 #: A connection that is cut for longer is not waited for.
 CUT_SECONDS = 20.0
+
+#: A scheduler whose connections stand, but which answers nothing for so long, counts as lost: it is stopped, or starved.
+SILENT_SECONDS = 60.0
 
 #: A result that does not come within this after its task has ended went down with its worker.
 GATHER_SECONDS = 60.0
@@ -38,17 +44,22 @@ LARGE_BYTES = 2**23
 class DaskFabric:
     """See `Fabric`. `work(prepared, payload)` is what a task does; use as a context, and the client belongs to the caller.
 
-    `restarts`: a worker that does not answer is started anew (for clusters of our own; at a user's nothing is changed).
+    `restarts`: a worker that does not answer is started anew (for clusters of our own; at a user's nothing is changed). `tell` hears
+    of workers that cannot be used.
     """
 
-    def __init__(self, client: Any, run: str, blueprint: Blueprint, work: Work, *, restarts: bool = False):
+    def __init__(
+        self, client: Any, run: str, blueprint: Blueprint, work: Work, *, restarts: bool = False, tell: Callable[[str], None] = lambda _: None
+    ):
         self._client, self._run, self._blueprint, self._work, self._restarts = client, run, blueprint, work, restarts
-        self._versions = versions()
+        self._versions, self._tell = versions(), tell
         self._heard: SimpleQueue[Callable[[], list[Event]]] = SimpleQueue()
         self._tasks: dict[int, tuple[str, Any]] = {}
         self._known: set[str] = set()
+        self._welcome: set[str] = set()
         self._opened: set[str] = set()
         self._polled = self._cut_since = -float("inf")
+        self._answered = time.monotonic()
         self._topic = "all"
 
     def __enter__(self) -> "DaskFabric":
@@ -58,7 +69,7 @@ class DaskFabric:
     def __exit__(self, *error: object) -> None:
         with suppress(Exception):  # the cluster may be gone
             self._client.unsubscribe_topic(self._topic)
-            self._client.cancel([future for _, future in self._tasks.values()])
+            self._client.sync(self._client.cancel, [future for _, future in self._tasks.values()], callback_timeout=FORGET_SECONDS)
             self._tasks.clear()
             if self._client.status == "running":
                 there = list(self._opened & self._known)
@@ -72,11 +83,11 @@ class DaskFabric:
         """See `Fabric.submit`."""
         first = worker not in self._opened
         self._opened.add(worker)
-        blueprint, driver = (self._blueprint, self._versions) if first else (None, None)
+        blueprint = self._blueprint if first else None
         if _nbytes(payload) > LARGE_BYTES:
             payload = self._client.scatter([payload], workers=[worker], hash=False)[0]
         future = self._client.submit(
-            perform, self._run, blueprint, driver, self._work, payload, key=f"streamtrain-{self._run}-{number}", workers=[worker],
+            perform, self._run, blueprint, self._work, payload, key=f"streamtrain-{self._run}-{number}", workers=[worker],
             allow_other_workers=False, pure=False, retries=0,
         )  # fmt: skip
         self._tasks[number] = (worker, future)
@@ -115,17 +126,54 @@ class DaskFabric:
     def _poll(self) -> list[Event]:
         if self._client.status != "running":
             return []
-        self._polled = time.monotonic()
         try:
-            there = set(self._client.scheduler_info(n_workers=-1)["workers"])
+            info = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=POLL_SECONDS)
         except (OSError, TimeoutError):
+            self._polled = time.monotonic()
             return []
-        left, joined = self._known - there, there - self._known
+        there, self._polled = set(info["workers"]), time.monotonic()
+        self._answered = self._polled
+        left, joined, first = self._known - there, sorted(there - self._known), not self._known
         self._known = there
+        gone = sorted(left & self._welcome)
+        self._welcome -= left
         for worker in left:
             self._opened.discard(worker)
             self._drop([number for number, (owner, _) in self._tasks.items() if owner == worker])
-        return [*(Left(worker=worker) for worker in sorted(left)), *(Joined(worker=worker) for worker in sorted(joined))]
+        asked = {worker: self._ask(worker) for worker in joined}
+        if first:  # those that were there before us join together
+            wait_for_all(asked.values(), timeout=POLL_SECONDS)
+        here = [worker for worker in joined if first and asked[worker].done()]
+        for worker in joined:
+            if worker not in here:
+                asked[worker].add_done_callback(lambda answer, worker=worker: self._heard.put(lambda: self._welcome_in(worker, answer)))
+        return [*(Left(worker=worker) for worker in gone), *(event for worker in here for event in self._welcome_in(worker, asked[worker]))]
+
+    def _ask(self, worker: str) -> Future:
+        """Ask one that has come for its versions. It joins with its answer: without streamtrain it would die of its first task."""
+
+        async def ask() -> Any:
+            return await self._client.run(versions, workers=[worker], on_error="return")
+
+        return asyncio.run_coroutine_threadsafe(ask(), self._client.loop.asyncio_loop)
+
+    def _welcome_in(self, worker: str, asked: Future) -> list[Event]:
+        try:
+            answer = asked.result()[worker]
+            if isinstance(answer, OSError):
+                raise answer
+        except Exception:  # the way to it is cut: whoever is still there is asked again
+            self._known.discard(worker)
+            return []
+        if worker not in self._known:
+            return []
+        try:
+            check_answer(self._versions, answer, worker)
+        except ConfigError as error:
+            self._tell(f"{worker} is given nothing: {error}")
+            return []
+        self._welcome.add(worker)
+        return [Joined(worker=worker)]
 
     def _collect(self, number: int) -> list[Event]:
         """The end of a task: fetched now, and let go, before its worker can leave with it."""
@@ -160,10 +208,16 @@ class DaskFabric:
 
     def _check_connection(self) -> None:
         """Raises ResourceError when the scheduler is out of reach."""
+        now = time.monotonic()
         if self._client.status == "running":
             self._cut_since = float("inf")
+            if self._polled - self._answered > SILENT_SECONDS:
+                raise ResourceError(
+                    f"the cluster is lost: its scheduler has not answered for {now - self._answered:.0f} s. Look at its machine, then go on"
+                    " with --resume auto."
+                )
             return
-        now = time.monotonic()
+        self._answered = now
         if self._cut_since in (float("inf"), -float("inf")):
             self._cut_since = now
         if self._client.status == "closed" or now - self._cut_since > CUT_SECONDS:

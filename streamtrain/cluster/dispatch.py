@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from streamtrain.cluster.crew import Crew
+from streamtrain.cluster.crew import Crew, unfit
 from streamtrain.cluster.fabric import Event, Failed, Finished, Left
 from streamtrain.cluster.leases import Lease, Leases
 from streamtrain.errors import ResourceError, StreamTrainError
@@ -44,6 +44,8 @@ def _hear(event: Event, crew: Crew, leases: Leases, take: Take, give_up: GiveUp 
         case Finished(number=number, result=result):
             if (lease := leases.accept(number, crew.fabric.now())) is not None:
                 take(lease, result)
+        case Failed(number=number) if unfit(event) is not None:
+            leases.give_back(number)
         case Failed(number=number, error=error):
             raise_if_anywhere(error)
             _fail(crew, leases, number, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", give_up)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
-from streamtrain.cluster.crew import Crew
+from streamtrain.cluster.crew import Crew, unfit
 from streamtrain.cluster.dispatch import raise_if_anywhere
 from streamtrain.cluster.fabric import Event, Failed, Finished, Left
 from streamtrain.cluster.lane_work import Lost
@@ -134,6 +134,11 @@ class Gang:
                     if number in self._opening:
                         self._ready.add(worker)
                     ended.append((number, result, ""))
+                case Failed(number=number) if unfit(event) is not None:
+                    if number in self._items:
+                        self._settle(number)
+                        self._opening.pop(number, None)
+                        ended.append((number, None, "it cannot open the run"))
                 case Failed(number=number, worker=worker, error=error):
                     raise_if_anywhere(error)
                     if number in self._items:

@@ -108,6 +108,12 @@ class Leases:
             heapq.heappush(self._pending, (-lease.cost, lease.item))
         return None
 
+    def give_back(self, number: int) -> None:
+        """A lease was never begun: its item waits again, and that counts as no failure."""
+        lease = self._drop(number)
+        if lease is not None and not self._holders.get(lease.item):
+            heapq.heappush(self._pending, (-lease.cost, lease.item))
+
     def withdraw(self, item: int) -> None:
         """An item is not to be done after all; a late result of it will be discarded."""
         if item in self._costs:

@@ -68,7 +68,8 @@ class SweepPlace:
         if work.record is not None:
             return work.record
         if self._crew is None:
-            fabric = DaskFabric(self._connection.client, uuid.uuid4().hex[:12], draw(prepared), perform_slice, restarts=self._connection.own)
+            run, own = uuid.uuid4().hex[:12], self._connection.own
+            fabric = DaskFabric(self._connection.client, run, draw(prepared), perform_slice, restarts=own, tell=self._tell)
             self._crew = Crew(self._stack.enter_context(fabric), min_workers=self._config.min_workers, tell=self._tell, look_seconds=LOOK_SECONDS)
         return work.run(self._crew, self._leases)
 

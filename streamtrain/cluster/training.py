@@ -35,7 +35,7 @@ class TrainPlace:
         (learner,), config, run = learners, self._config, uuid.uuid4().hex[:12]
         blueprint = draw(prepared)
         begun = saving.take(pass_name(learner, kind)) if saving is not None else None
-        with DaskFabric(self._connection.client, run, blueprint, call, restarts=self._connection.own) as fabric:
+        with DaskFabric(self._connection.client, run, blueprint, call, restarts=self._connection.own, tell=self._tell) as fabric:
             crew = Crew(fabric, min_workers=config.min_workers, tell=self._tell, look_seconds=LOOK_SECONDS)
             leases = Leases(timeout_seconds=config.timeout_seconds, max_failures=config.max_failures)
             notice_seconds = min(COLLECTIVE_SECONDS, config.timeout_seconds)

@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from streamtrain.cluster.blueprint import Blueprint, build
-from streamtrain.cluster.versions import check_versions, versions
+from streamtrain.errors import StreamTrainError
 from streamtrain.passes import Prepared, warm_up
-from streamtrain.types import Record
 
 Work = Callable[[Prepared, Any], Any]
+
+
+class Unfit(Exception):
+    """This worker cannot open the run, for the reason that is its argument: other data, no data, too little memory."""
 
 
 class Site:
@@ -64,14 +67,16 @@ class Site:
                 self.kept.popitem()[1].close()
 
 
-def perform(run: str, blueprint: Blueprint | None, driver: Record | None, work: Work, payload: Any) -> Any:
-    """The one Dask task: `work(prepared, payload)` on this worker. Raises what it raises."""
+def perform(run: str, blueprint: Blueprint | None, work: Work, payload: Any) -> Any:
+    """The one Dask task: `work(prepared, payload)` on this worker. Raises what it raises, and Unfit."""
     worker = _worker()
-    if driver is not None:
-        check_versions(driver, versions(), worker.address)
     limit, site = getattr(worker.memory_manager, "memory_limit", None), _site(worker)
     with site.at_work():
-        return work(site.open(run, blueprint, worker.state.nthreads, limit), payload)
+        try:
+            prepared = site.open(run, blueprint, worker.state.nthreads, limit)
+        except StreamTrainError as error:
+            raise Unfit(error) from error
+        return work(prepared, payload)
 
 
 def call(prepared: Prepared, payload: tuple[Work, Any]) -> Any:

@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.fs
 
 from streamtrain.config import did_you_mean
-from streamtrain.errors import ConfigError, DataError, shown
+from streamtrain.errors import ConfigError, DataError, first_line, shown
 from streamtrain.redact import HIDDEN, redact_url
+from streamtrain.storage.attempts import count_attempts
 from streamtrain.storage.remote_file import RemoteFile, Traffic, failure
 from streamtrain.types import LOCAL, Storage
 
@@ -115,17 +116,26 @@ def take_query(url: str, storage: Storage) -> tuple[str, Storage]:
 @lru_cache(64)
 def open_filesystem(scheme: str, storage: Storage) -> pa.fs.FileSystem:
     """pyarrow's file system of a scheme, or fsspec's where pyarrow has none. Raises ConfigError for options that it cannot use."""
+    try:
+        return _make_filesystem(scheme, storage)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:  # half of a pair of keys, an endpoint that is no address
+        raise ConfigError(f"{shown(scheme)}://: the storage options cannot be used: {shown(storage.redact(first_line(error)))}.") from None
+
+
+def _make_filesystem(scheme: str, storage: Storage) -> pa.fs.FileSystem:
     if scheme not in NAMES:
         try:
             return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fsspec.filesystem(scheme, **dict(storage.options))))
         except (ValueError, ImportError, TypeError) as error:
             raise ConfigError(f"{shown(scheme)}://: no file system is known or can be opened: {storage.redact(str(error))}.") from None
-    names = translated(scheme, storage, _ARROW)
+    names, end = translated(scheme, storage, _ARROW), _REQUESTS_A_READ * storage.request_seconds
     endpoint = urlsplit(names.get("endpoint_override", names.get("blob_storage_authority", "")))
     if scheme == "s3":
         return pa.fs.S3FileSystem(
             **names, request_timeout=storage.request_seconds, connect_timeout=min(CONNECT_SECONDS, storage.request_seconds),
-            retry_strategy=pa.fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+            retry_strategy=pa.fs.AwsStandardS3RetryStrategy(max_attempts=count_attempts(storage.request_seconds, end, ATTEMPTS)),
         )  # fmt: skip
     if scheme == "gs":
         if endpoint.netloc:

@@ -12,6 +12,7 @@ from threading import Lock
 import pyarrow as pa
 
 from streamtrain.errors import StoreError, shown
+from streamtrain.redact import redact_url
 from streamtrain.types import Storage
 
 
@@ -41,7 +42,8 @@ def failure(url: str, storage: Storage) -> Iterator[None]:
     except Exception as error:  # pyarrow raises OSError, obstore its own, fsspec's file systems whatever they like
         lines = str(error).strip().splitlines()
         cause = shown(storage.redact(lines[0].rstrip(". "))) if lines else type(error).__name__
-        raise StoreError(f"{url}: the store failed for good: {cause}. Look at its address, the credentials and the network.") from None
+        at = f"its address {redact_url(storage.endpoint)}" if storage.endpoint else "its address"
+        raise StoreError(f"{url}: the store failed for good: {cause}. Look at {at}, the credentials and the network.") from None
 
 
 class RemoteFile(io.RawIOBase):

@@ -1,7 +1,10 @@
 """Connecting: whose cluster, which versions, and nothing that others can reach."""
 
+import asyncio
 import os
 import socket
+import sys
+import time
 import tomllib
 import warnings
 from pathlib import Path
@@ -13,8 +16,10 @@ import pytest
 from click.testing import CliRunner
 
 from streamtrain.cli.dask import streamtrain as dask_command
+from streamtrain.cluster import dask_fabric
 from streamtrain.cluster.connect import connect, is_wanted
-from streamtrain.cluster.versions import check_versions, versions
+from streamtrain.cluster.dask_fabric import DaskFabric
+from streamtrain.cluster.versions import check_answer, check_versions, versions
 from streamtrain.config import ClusterConfig, make_config
 from streamtrain.errors import ConfigError, ResourceError
 
@@ -24,6 +29,19 @@ def test_no_port_is_open_to_other_machines(connection):
     listening = [one for pid in set(pids) for one in psutil.Process(pid).net_connections() if one.status == psutil.CONN_LISTEN]
     assert listening
     assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
+
+
+def test_nor_without_bokeh(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bokeh", None)
+    before = set(_own_ports())
+    with connect(ClusterConfig(workers=1)):
+        opened = set(_own_ports()) - before
+    assert opened and {address.ip for address in opened} == {"127.0.0.1"}
+
+
+def _own_ports():
+    """Where this process, which has the scheduler in it, listens."""
+    return (one.laddr for one in psutil.Process().net_connections() if one.status == psutil.CONN_LISTEN)
 
 
 def test_a_local_cluster_shares_cores_and_leaves_memory_to_us(connection):
@@ -59,7 +77,7 @@ def test_a_tls_scheduler_by_files(tmp_path):
         (tmp_path / name).write_text(text)
     files = {name: str(tmp_path / name) for name in names}
     with distributed.LocalCluster(
-        n_workers=1, processes=False, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", security=security
+        n_workers=1, processes=False, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", worker_dashboard_address=None, security=security
     ) as cluster:
         assert cluster.scheduler_address.startswith("tls://127.0.0.1")
         with connect(ClusterConfig(scheduler=cluster.scheduler_address, **files)) as connection:
@@ -71,11 +89,14 @@ def test_a_tls_scheduler_by_files(tmp_path):
 def test_a_factory_of_the_users(client, tmp_path, monkeypatch):
     (tmp_path / "site_cluster.py").write_text(
         f"import distributed\ndef client(): return distributed.Client({client.scheduler.address!r})\ndef nothing(): return 7\n"
+        "def broken(queue): pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with connect(ClusterConfig(factory="site_cluster:client")) as connection:
         assert connection.client.scheduler.address == client.scheduler.address
     with pytest.raises(ConfigError, match="returned int. Return a Dask cluster"), connect(ClusterConfig(factory="site_cluster:nothing")):
+        pass
+    with pytest.raises(ConfigError, match="--cluster site_cluster:broken raised TypeError: .*queue"), connect(ClusterConfig(factory="site_cluster:broken")):
         pass
 
 
@@ -94,6 +115,24 @@ def test_what_cannot_be_reached_says_so(tmp_path, monkeypatch):
             pass
     with pytest.raises(ConfigError, match="workers and factory each name a cluster"):
         make_config({"cluster": {"workers": 2, "factory": "a:b"}})
+    with pytest.raises(ConfigError, match=r"cluster\.scheduler"):
+        make_config({"cluster": {"scheduler": ""}})
+
+
+def test_a_port_that_lets_everybody_in_and_says_nothing_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("streamtrain.cluster.connect.CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        with pytest.raises(ResourceError, match="did not greet"), connect(ClusterConfig(scheduler=f"tcp://127.0.0.1:{silent.getsockname()[1]}")):
+            pass
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}', '{"address": 7}'])
+def test_a_scheduler_file_without_an_address_is_refused(tmp_path, text):
+    (tmp_path / "scheduler.json").write_text(text)
+    with pytest.raises(ConfigError, match="holds no scheduler's address"), connect(ClusterConfig(scheduler_file=str(tmp_path / "scheduler.json"))):
+        pass
 
 
 def test_versions_are_compared():
@@ -102,6 +141,9 @@ def test_versions_are_compared():
     assert check_versions(here, {**here, "numpy": "1.0"}, "tcp://a") == [f"numpy is {here['numpy']} here and 1.0 on tcp://a"]
     with pytest.raises(ConfigError, match="not installed on tcp://a"):
         check_versions(here, {**here, "streamtrain": None}, "tcp://a")
+    assert check_answer(here, here, "tcp://a") == check_answer(here, OSError("it left"), "tcp://a") == []
+    with pytest.raises(ConfigError, match="cannot be imported on tcp://a"):  # so Dask brings it: as a plain Exception
+        check_answer(here, Exception("""ModuleNotFoundError("No module named 'streamtrain'")"""), "tcp://a")
 
 
 def test_dask_streamtrain_is_the_same_command(capsys):
@@ -113,3 +155,43 @@ def test_dask_streamtrain_is_the_same_command(capsys):
     assert done.exit_code == 0 and '"workers": 2' in done.output
     assert CliRunner().invoke(dask_command, ["bench", "cluster"]).exit_code == 2
     assert "Usage" in CliRunner().invoke(dask_command, ["sweep", "--help"]).output
+
+
+def test_a_scheduler_without_streamtrain_is_refused_before_it_refuses_every_task(client, monkeypatch):
+    async def run_on_scheduler(function):
+        raise Exception("""ModuleNotFoundError("No module named 'streamtrain'")""")
+
+    monkeypatch.setattr(client, "run_on_scheduler", run_on_scheduler)
+    with pytest.raises(ConfigError, match="cannot be imported on the scheduler"), connect(ClusterConfig(), client):
+        pass
+
+
+def test_a_worker_that_comes_without_streamtrain_is_given_nothing(client, monkeypatch):
+    """It would die of its first task, and take three attempts of every learner with it."""
+    bad, notes = sorted(client.run(os.getpid))[0], []
+    genuine = client.run
+
+    async def answer(function, workers, on_error):
+        found = await genuine(function, workers=workers, on_error=on_error)
+        return {worker: Exception("""ImportError('no streamtrain')""") if worker == bad else about for worker, about in found.items()}
+
+    with DaskFabric(client, "run", None, None, tell=notes.append) as fabric:
+        monkeypatch.setattr(client, "run", answer)
+        joined = fabric.wait(20)
+        monkeypatch.undo()
+    assert [event.worker for event in joined] == sorted(client.run(os.getpid))[1:]
+    assert len(notes) == 1 and notes[0].startswith(f"{bad} is given nothing: streamtrain cannot be imported")
+
+
+def test_a_scheduler_that_falls_silent_is_lost_and_not_waited_for(client, monkeypatch):
+    """Its connections stand, as they do when it is stopped."""
+
+    async def never(**_):
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(dask_fabric, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(dask_fabric, "SILENT_SECONDS", 0.5)
+    with DaskFabric(client, "run", None, None) as fabric:
+        monkeypatch.setattr(client.scheduler, "identity", never, raising=False)
+        with pytest.raises(ResourceError, match="its scheduler has not answered for"):
+            fabric.wait(20)

@@ -1,5 +1,7 @@
 """Laws of placement, leases and dispatch: every item once, whoever dies, hangs or answers late."""
 
+from contextlib import nullcontext
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from streamtrain.cluster.fabric import Failed, Finished
 from streamtrain.cluster.leases import Leases
 from streamtrain.cluster.placement import Unit, cut_units, expected_cost
 from streamtrain.cluster.simulate import Habits, SimulatedFabric
+from streamtrain.cluster.worker import Unfit
 from streamtrain.errors import DataError, ResourceError
 
 
@@ -152,6 +155,26 @@ def test_what_would_be_refused_anywhere_is_raised_at_once():
     leases.add(0, 1.0)
     with pytest.raises(DataError, match="cut short"):
         dispatch(Crew(Refusing(2, Habits(), lambda payload: (1.0, None))), leases, lambda lease: None, lambda lease, result: None)
+
+
+@pytest.mark.parametrize("unfit", [1, 2])
+def test_unfit_workers_are_given_nothing_and_cost_no_attempt(unfit):
+    """Workers that cannot open the run, the costliest item first: with one of two the other does all, with both the reason is raised."""
+    refused = {f"worker-{number:05d}" for number in range(unfit)}
+
+    class Blind(SimulatedFabric):
+        def wait(self, seconds):
+            return [Failed(number=event.number, worker=event.worker, error=Unfit(DataError("other data")))
+                    if isinstance(event, Finished) and event.worker in refused else event for event in super().wait(seconds)]  # fmt: skip
+
+    leases, notes, done = Leases(timeout_seconds=100, max_failures=0, max_attempts=1), [], []
+    for item in range(6):
+        leases.add(item, 1.0)
+    crew = Crew(Blind(2, Habits(rows_per_second=1.0), lambda payload: (1.0, None)), tell=notes.append)
+    with nullcontext() if unfit < 2 else pytest.raises(DataError, match="other data"):
+        dispatch(crew, leases, lambda lease: None, lambda lease, result: done.append(lease.worker))
+    assert done == ["worker-00001"] * (6 if unfit < 2 else 0)
+    assert notes == [f"worker-{number:05d} is given nothing: other data" for number in range(unfit)]
 
 
 def test_min_workers_are_waited_for():

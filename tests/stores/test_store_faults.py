@@ -1,6 +1,7 @@
 """A network that fails: no row is lost, retries have an end, and the end is clear."""
 
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -122,3 +123,20 @@ def test_secrets_in_what_a_library_says_are_hidden(bucket, tmp_path):
     with pytest.raises(StoreError) as caught:
         write_file(tmp_path / "x", "s3://no-such-place/x", storage)
     assert "***" in str(caught.value) and "bucket" not in str(caught.value)
+
+
+def test_a_secret_of_a_letter_does_not_hide_the_message():
+    said = "a bucket that is not there"
+    assert make_storage({"key": "a", "secret": "is"}).redact(said) == said
+    assert make_storage({"key": "there", "secret": "a"}).redact(said) == "a bucket that is not ***"
+
+
+@pytest.mark.parametrize("name", ["d", "d/shard-00000.zarr"])
+def test_a_store_that_is_silent_when_it_is_opened_is_given_up_in_time(name):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        storage = make_storage({"key": "k", "secret": SECRET, "endpoint_url": endpoint, "region": "us-east-1"}, timeout_seconds=2)
+        started = time.monotonic()
+        with pytest.raises(StoreError, match=rf"s3://b/d.*the store failed for good.*Look at its address {endpoint}"):
+            open_shards(f"s3://b/{name}", storage=storage)
+    assert time.monotonic() - started < 10
