@@ -56,7 +56,7 @@ class Errors:
     absolute: float = 0.0
 
     def add(self, predictions: np.ndarray, target: np.ndarray) -> None:
-        error = predictions.astype(np.float64) - target
+        error = predictions - target
         self.target.add(target)
         self.squared += float((error**2).sum())
         self.absolute += float(np.abs(error).sum())
@@ -65,7 +65,7 @@ class Errors:
 def predict(
     model_dir: Path, data: str, out: Path, *, on_null: OnBad = "error", storage_options: Mapping[str, str] | None = None
 ) -> Record:
-    """Predict every row of a data set, streaming; writes Parquet with `row_id` and `prediction`.
+    """Predict every row of a data set, streaming; writes Parquet with `row_id` and `prediction`, float64 where float32 `is_coarse`.
 
     Returns `{rows, dropped}`. A row in which a feature is null, NaN or infinite is refused (`error`) or left out (`drop`); a
     model that was trained under `impute` fills it. `storage_options`: of an object store with the data. The model's transform is imported and applied; the target need not be there.
@@ -75,7 +75,7 @@ def predict(
     if out.exists():
         raise ConfigError(f"{out} exists, and nothing is overwritten. Choose another --out.")
     rows = dropped = 0
-    with PredictionWriter(out) as writer:
+    with PredictionWriter(out, "float64" if network.is_coarse else "float32") as writer:
         for ids, features, _, bad in _scored(network, data, on_null=on_null, with_target=False, storage=make_storage(storage_options)):
             writer.write(ids, predict_rows(network, features))
             rows, dropped = rows + len(ids), dropped + bad
@@ -106,7 +106,7 @@ def evaluate(model_dir: Path, data: str, *, on_null: OnBad = "error", storage_op
 
 
 def predicted(network: Network, data: str, *, on_null: OnBad = "error") -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`(row ids, float32 predictions)` of a data set, span by span, in order of the row ids. Raises as `predict` does."""
+    """`(row ids, float64 predictions)` of a data set, span by span, in order of the row ids. Raises as `predict` does."""
     for ids, features, _, _ in _scored(network, data, on_null=on_null, with_target=False):
         yield ids, predict_rows(network, features)
 
