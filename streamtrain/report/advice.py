@@ -60,8 +60,11 @@ def _of_outcomes(cells: Sequence[Cell]) -> Warnings:
 
 
 def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> Warnings:
-    if run.has_holdout and (sizes := _sizes(cell for cell in cells if cell.status == "not_reached")):
+    if summary["target_loss"] is not None and (sizes := _sizes(cell for cell in cells if cell.status == "not_reached")):
         yield f"{sizes} did not reach the target in every trial with this many rows.", "--max-rows"
+    rows = summary["epoch_rows"]
+    if rows and len(cells) > 1 and (sizes := _sizes(cell for cell in cells if cell.batch_size > rows)):
+        yield f"{sizes} hold more rows than there are to train on, {rows:,}: their steps are all the same, of all rows.", "--batch-sizes"
     if sizes := _sizes(cell for cell in cells if cell.curves and _steps(cell) == 0 and cell.status in ("reached", "not_reached")):
         yield f"{sizes} took no step: there were fewer rows than one minibatch, so its weights are those it began with.", "--batch-size"
     constant = summary["best_constant_loss"]

@@ -123,6 +123,21 @@ def test_one_trial_has_no_interval_and_no_conclusion():
     assert any("One run" in warning["text"] for warning in summary["warnings"])
 
 
+def test_sizes_beyond_the_rows_are_said_to_be_one():
+    records = make_records()
+    rows = sorted({record["batch_size"] for record in records if record["event"] == "evaluation"})[-2]
+    header = {**records[0], "epoch_rows": rows}
+    texts = [warning["text"] for warning in summarize([header, *records[1:]])["warnings"]]
+    assert sum(f"hold more rows than there are to train on, {rows:,}" in text for text in texts) == 1
+    assert not any("hold more rows" in warning["text"] for warning in summarize([{**header, "epoch_rows": 10**9}, *records[1:]])["warnings"])
+
+
+def test_a_target_that_is_not_there_is_not_missed():
+    records = [record | ({"holdout_loss": 2.0} if record["event"] == "evaluation" else {}) for record in make_records()]
+    summary = summarize(records)
+    assert summary["target_loss"] is None and not any("did not reach" in warning["text"] for warning in summary["warnings"])
+
+
 def test_no_budget_is_promised_below_the_best_possible_loss():
     assert "No budget" in summarize(make_records(target_loss=[0.005]))["recommendation"]["reason"]
     assert "--max-rows" in summarize(make_records(target_loss=[0.0150]))["recommendation"]["reason"]
