@@ -69,9 +69,11 @@ def predict(
 
     Returns `{rows, dropped}`. A row in which a feature is null, NaN or infinite is refused (`error`) or left out (`drop`); a
     model that was trained under `impute` fills it. `storage_options`: of an object store with the data. The model's transform is imported and applied; the target need not be there.
-    Raises ConfigError when it cannot be, or when `out` exists, DataError for the data.
+    Raises ConfigError when it cannot be, when `out` exists or is named as no Parquet, DataError for the data.
     """
     network = load_model(model_dir)
+    if out.suffix.lower() in (".csv", ".tsv", ".txt", ".json"):
+        raise ConfigError(f"{out}: predictions are written as Parquet. Name the file {out.stem}.parquet.")
     if out.exists():
         raise ConfigError(f"{out} exists, and nothing is overwritten. Choose another --out.")
     rows = dropped = 0

@@ -60,6 +60,13 @@ def test_predictions_are_the_models_with_every_row_id_once(tmp_path, shards):
         np.testing.assert_allclose(written["prediction"].to_numpy(), network(torch.from_numpy(x))[:, 0].numpy(), rtol=1e-6)
 
 
+def test_predictions_are_not_named_csv(tmp_path, shards):
+    model(tmp_path / "m")
+    with pytest.raises(ConfigError, match=r"p\.csv: predictions are written as Parquet. Name the file p\.parquet\."):
+        scoring.predict(tmp_path / "m", str(shards[0]), tmp_path / "p.csv")
+    assert not (tmp_path / "p.csv").exists()
+
+
 def test_an_evaluation_is_numpys(tmp_path, shards):
     folder, whole = shards
     model(tmp_path / "m")

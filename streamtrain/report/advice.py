@@ -13,6 +13,8 @@ from streamtrain.units import format_bytes
 #: Bringing rows for more than this share of the time is called input-bound; a choice of this project, as is the next one.
 INPUT_BOUND = 0.2
 _FEW_STEPS = 30
+#: A loss on n rows is known to about √(2/n) of itself: to a seventh on 100.
+_FEW_HELD_OUT = 100
 
 #: A training that takes this much longer or shorter than predicted, for sure and by more than starting takes, is said.
 MOST_OFF, LEAST_OFF_SECONDS = 1.25, 0.1
@@ -34,6 +36,8 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
         yield "The run did not end: these figures are of what had been read when it stopped.", None
     if not run.has_holdout:
         yield "No rows were held out: there is no held-out loss and no recommendation.", "--holdout"
+    elif (rows := run.header["data"].get("holdout_rows")) and rows < _FEW_HELD_OUT:
+        yield f"Only {rows:,} row{'s were' if rows > 1 else ' was'} held out: a loss on so few says little.", "--eval-data"
     if run.header["data"].get("integrity") == "unverified":
         yield "Integrity unverified: the data carry no checksums, so a flipped bit would go unnoticed.", "streamtrain ingest"
     if sizes := sizes_text([cell["batch_size"] for cell in summary["cells"] if is_correlated(run, cell["batch_size"])]):

@@ -68,7 +68,7 @@ def wrapped(cause):
     pytest.param(ConfigError("no"), 2, "error: no", id="config"), pytest.param(DataError("a\nb"), 3, "error: a\nerror: b", id="data"),
     pytest.param(ResourceError("9 GiB; 8 GiB"), 4, "error: 9 GiB; 8 GiB", id="resource"),
     pytest.param(CheckFailed("x"), 5, "error: x", id="check"), pytest.param(MemoryError(), 4, "error: out of memory", id="memory"),
-    pytest.param(OSError(28, "No space left"), 4, "error: [Errno 28]", id="disk"),
+    pytest.param(OSError(28, "No space left"), 4, "error: [Errno 28] No space left. Free space there", id="disk"),
     pytest.param(PermissionError(13, "Permission denied", "x"), 1, "error: [Errno 13]", id="permission"),
     pytest.param(KeyboardInterrupt(), 130, "interrupted", id="ctrl-c"),
     pytest.param(wrapped(KeyboardInterrupt()), 130, "interrupted", id="ctrl-c while a class is made"),

@@ -138,6 +138,12 @@ def test_a_target_that_is_not_there_is_not_missed():
     assert summary["target_loss"] is None and not any("did not reach" in warning["text"] for warning in summary["warnings"])
 
 
+def test_a_handful_of_held_out_rows_is_said_to_say_little():
+    header, *rest = make_records()
+    found = [summarize([{**header, "data": {**header["data"], "holdout_rows": rows}}, *rest])["warnings"] for rows in (1, 99, 100)]
+    assert [sum("were held out: a loss" in w["text"] or "was held out: a loss" in w["text"] for w in ws) for ws in found] == [1, 1, 0]
+
+
 def test_no_budget_is_promised_below_the_best_possible_loss():
     assert "No budget" in summarize(make_records(target_loss=[0.005]))["recommendation"]["reason"]
     assert "--max-rows" in summarize(make_records(target_loss=[0.0150]))["recommendation"]["reason"]
