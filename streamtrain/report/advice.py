@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from streamtrain.report.figures import loss_text, rate_text, size_text, sizes_text
+from streamtrain.report.verdict import mixed_span_rows
 from streamtrain.science.cells import Cell
 from streamtrain.science.judge import is_correlated
 from streamtrain.science.run import Run
@@ -42,7 +43,7 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
         yield "Integrity unverified: the data carry no checksums, so a flipped bit would go unnoticed.", "streamtrain ingest"
     if sizes := sizes_text([cell["batch_size"] for cell in summary["cells"] if is_correlated(run, cell["batch_size"])]):
         text = f"Rows of a minibatch resemble one another at {sizes}: these statistics are of your shuffle, not of the batch size."
-        yield text, "streamtrain ingest"
+        yield f"{text} Ingest the data with smaller spans, and read them so.", f"--span-rows {mixed_span_rows(run)}"
     for what, of in (("dropped", "rows"), ("imputed", "values")):
         if total := sum((one.get(what) or {"total": 0})["total"] for one in run.passes):
             columns: Counter[str] = sum((Counter(one[what]["columns"]) for one in run.passes), Counter())
@@ -68,7 +69,7 @@ def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> W
         yield f"{sizes} did not reach the target in every trial with this many rows.", "--max-rows"
     rows = summary["epoch_rows"]
     if rows and len(cells) > 1 and (sizes := _sizes(cell for cell in cells if cell.batch_size > rows)):
-        yield f"{sizes} hold more rows than there are to train on, {rows:,}: their steps are all the same, of all rows.", "--batch-sizes"
+        yield f"{sizes}: more than the {rows:,} rows that there are to train on, so every step takes all of them.", "--batch-sizes"
     if sizes := _sizes(cell for cell in cells if cell.curves and _steps(cell) == 0 and cell.status in ("reached", "not_reached")):
         yield f"{sizes} took no step: there were fewer rows than one minibatch, so its weights are those it began with.", "--batch-size"
     constant = summary["best_constant_loss"]

@@ -236,8 +236,8 @@ def _shuffle_facts(measures: Summary) -> Iterator[tuple[str, str]]:
     if deff.get("value") is not None:
         bad = measures["shuffle"].get("is_bad")
         verdict = (
-            "these statistics are of your shuffle, not of the batch size: rows of a minibatch resemble one another; ingest, or a larger"
-            " --window-rows, mixes them" if bad else "as good as independent rows"
+            "these statistics are of your shuffle, not of the batch size: rows of a minibatch resemble one another; smaller --span-rows"
+            " (for ingest too), or a larger --window-rows, mix them" if bad else "as good as independent rows"
         )  # fmt: skip
         yield "shuffle, design effect", f"{_interval(deff, lambda value: f'{value:.2f}')} (1 is perfect); {verdict}"
 
