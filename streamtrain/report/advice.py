@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from streamtrain.report.figures import loss_text, rate_text, size_text, sizes_text
+from streamtrain.report.figures import loss_text, rate_text, size_text, sizes_text, target_word
 from streamtrain.report.verdict import mixed_span_rows
 from streamtrain.science.cells import Cell
+from streamtrain.science.crossing import round_up
 from streamtrain.science.judge import is_correlated
 from streamtrain.science.run import Run
 from streamtrain.units import format_bytes
@@ -14,6 +15,8 @@ from streamtrain.units import format_bytes
 #: Bringing rows for more than this share of the time is called input-bound; a choice of this project, as is the next one.
 INPUT_BOUND = 0.2
 _FEW_STEPS = 30
+#: A target that was chosen so far above the smallest loss is called easy; a choice of this project too.
+_EASY_TARGET = 1.5
 #: A loss on n rows is known to about √(2/n) of itself: to a seventh on 100.
 _FEW_HELD_OUT = 100
 
@@ -79,6 +82,10 @@ def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> W
         yield "No size is better than the best constant: nothing was learned from these features.", "--features"
     if losses and linear and linear["value"] is not None and min(losses) > linear["value"]:
         yield f"No size is better than the best linear model (loss {loss_text(linear['value'])}).", "--max-rows"
+    target = summary["target_loss"]
+    if losses and summary["verb"] == "sweep" and summary["target_loss_chosen"] == "automatic" and target > _EASY_TARGET * min(losses):
+        text = f"The target, {target_word(target)}, was chosen so that three sizes at least reach it; the smallest loss is {loss_text(min(losses))}"
+        yield f"{text}, and a size may be fast to the one and slow to the other.", f"--target-loss {round_up(1.05 * min(losses), 2):g}"
     few = _sizes(cell for cell in cells if 0 < _steps(cell) < _FEW_STEPS)
     if few:
         text = f"{few} took fewer than {_FEW_STEPS} steps: a budget of rows favours small minibatches; look at the loss by steps too."

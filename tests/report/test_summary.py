@@ -154,6 +154,14 @@ def test_a_bad_shuffle_is_cured_by_spans_of_which_a_window_holds_many():
     assert "--span-rows 1000" in [warning["flag"] for warning in summary["warnings"]]
 
 
+def test_a_chosen_target_far_above_the_smallest_loss_is_called_easy():
+    records = make_records(sizes=(256, 300, 350))
+    worse = [{**r, "holdout_loss": max(r["holdout_loss"], 0.3)} if r.get("batch_size") == 350 and r["event"] == "evaluation" else r for r in records]
+    flags = [[w["flag"] for w in summarize(rows)["warnings"] if "may be fast to the one" in w["text"]] for rows in (records, worse)]
+    smallest = min(cell["holdout_loss"]["value"] for cell in summarize(worse)["cells"])
+    assert flags[0] == [] and len(flags[1]) == 1 and smallest < float(flags[1][0].split()[1]) < 1.2 * smallest
+
+
 def test_no_budget_is_promised_below_the_best_possible_loss():
     assert "No budget" in summarize(make_records(target_loss=[0.005]))["recommendation"]["reason"]
     assert "--max-rows" in summarize(make_records(target_loss=[0.0150]))["recommendation"]["reason"]
