@@ -27,7 +27,7 @@ MOST_OFF, LEAST_OFF_SECONDS = 1.25, 0.1
 def warn(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> list[dict[str, str | None]]:
     """The warnings of a run as `{text, flag}`, most serious first; `flag` is None where none helps."""
     found = [
-        *_of_run(run, summary), *_of_outcomes(cells), *_of_losses(run, cells, summary), *_of_rates(run, cells, summary), *_of_speed(summary)
+        *_of_run(run, summary), *_of_outcomes(run, cells), *_of_losses(run, cells, summary), *_of_rates(run, cells, summary), *_of_speed(summary)
     ]
     return [{"text": text, "flag": flag} for text, flag in found]
 
@@ -57,9 +57,9 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
         yield f"Peak memory was {format_bytes(peak)}, above the projected {format_bytes(projected)}.", "--memory"
 
 
-def _of_outcomes(cells: Sequence[Cell]) -> Warnings:
+def _of_outcomes(run: Run, cells: Sequence[Cell]) -> Warnings:
     for status, text, flag in (
-        ("diverged", "diverged in every trial at every learning rate", "--lr-grid"),
+        ("diverged", "diverged in every trial at every learning rate", "--lr" if run.header["verb"] == "train" else "--lr-grid"),
         ("out_of_memory", "ran out of memory", "--memory"),
         ("failed", "failed", None),
     ):
@@ -83,8 +83,8 @@ def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> W
     if losses and linear and linear["value"] is not None and min(losses) > linear["value"]:
         yield f"No size is better than the best linear model (loss {loss_text(linear['value'])}).", "--max-rows"
     target = summary["target_loss"]
-    if losses and summary["verb"] == "sweep" and summary["target_loss_chosen"] == "automatic" and target > _EASY_TARGET * min(losses):
-        text = f"The target, {target_word(target)}, was chosen so that three sizes at least reach it; the smallest loss is {loss_text(min(losses))}"
+    if losses and len(cells) > 1 and summary["target_loss_chosen"] == "automatic" and target > _EASY_TARGET * min(losses):
+        text = f"The target, {target_word(target)}, was chosen so that at least half of the sizes reach it; the smallest loss is {loss_text(min(losses))}"
         yield f"{text}, and a size may be fast to the one and slow to the other.", f"--target-loss {round_up(1.05 * min(losses), 2):g}"
     few = _sizes(cell for cell in cells if 0 < _steps(cell) < _FEW_STEPS)
     if few:
