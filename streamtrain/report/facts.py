@@ -65,7 +65,9 @@ def confirmation_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
 
 
 def landmark_facts(summary: Summary) -> Facts:
-    """Sizes to know beside the recommended one; what the run cannot tell is left out."""
+    """Sizes to know beside the recommended one; what the run cannot tell is left out, all of it where there is one size."""
+    if len(summary.get("cells", ())) == 1:
+        return []
     marks, laws = summary["landmarks"] or {}, _laws(summary)
     critical, steps = (laws.get(name) for name in ("critical_batch_size", "steps_min"))
     known = (
