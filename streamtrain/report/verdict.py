@@ -83,7 +83,8 @@ def budget_text(run: Run) -> str:
 
 def mixed_span_rows(run: Run) -> int:
     """Rows a span of which a window holds 64, drawn from the whole data set: neighbours that resemble one another are then few."""
-    window = run.header["config"].get("order", {}).get("window_rows") or default_window_rows(len(run.header["data"]["features"]) + 1)
+    order = run.header.get("config", {}).get("order", {})
+    window = order.get("window_rows") or default_window_rows(len(run.header["data"].get("features", ())) + 1)
     return max(1, window // 64)
 
 
