@@ -1,6 +1,6 @@
 """`python -m streamtrain`."""
 
-from streamtrain.cli.main import main
+from streamtrain.cli import start
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -16,7 +16,7 @@ from streamtrain.interrupt import Interrupt
 from streamtrain.learners.checkpoint import list_checkpoints
 from streamtrain.learners.model import Network
 from streamtrain.learners.saved import load_model, save_model
-from streamtrain.redact import redact_url
+from streamtrain.redact import redact_options, redact_url
 from streamtrain.report.write import write_report
 from streamtrain.rundir import CHECKPOINTS, RunDirectory, choose_out, default_out, environment
 from streamtrain.scoring import evaluate, predict
@@ -46,6 +46,10 @@ class SweepResult:
     def batch_size(self) -> int | None:
         """The recommended minibatch size; None when nothing can be recommended."""
         return self.summary["recommendation"]["batch_size"]
+
+    def __repr__(self) -> str:
+        """What a notebook shows: where it lies and the answer, not the whole summary."""
+        return f"<SweepResult {self.out}: {self.summary['sentence']}>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +113,7 @@ def sweep(
     """
     config = _config(path, flags, SWEEP_FLAGS)
     folder, goes_on = choose_out("sweep", config, out, resume)
-    return run_sweep(config, folder, resume=goes_on, command=f"streamtrain.sweep({redact_url(str(path))!r})", client=client)
+    return run_sweep(config, folder, resume=goes_on, command=_command("sweep", path, out, flags), client=client)
 
 
 def train(
@@ -123,8 +127,20 @@ def train(
     """
     config = _config(path, flags, TRAIN_FLAGS)
     folder, goes_on = choose_out("train", config, out, resume)
-    command = f"streamtrain.train({redact_url(str(path))!r})"
-    return run_train(config, folder, resume=goes_on, command=command, client=client).model
+    return run_train(config, folder, resume=goes_on, command=_command("train", path, out, flags), client=client).model
+
+
+def _command(verb: str, path: str | os.PathLike, out: str | os.PathLike | None, flags: dict[str, Any]) -> str:
+    """The call as it was written, for the report; what could be secret is not in it."""
+    given = {**flags, **({} if out is None else {"out": out})}
+    words = [f"{name}={_word(name, value)}" for name, value in given.items()]
+    return f"streamtrain.{verb}({', '.join([_word('path', path), *words])})"
+
+
+def _word(name: str, value: Any) -> str:
+    if name == "storage_options":
+        return repr(redact_options(value))
+    return repr(redact_url(os.fspath(value)) if isinstance(value, str | os.PathLike) else value)
 
 
 def _config(path: str | os.PathLike, flags: dict[str, Any], table: dict[str, str]) -> Config:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from streamtrain.errors import ConfigError
 from streamtrain.redact import redact_options, redact_url
-from streamtrain.units import parse_bytes, parse_count, parse_seconds, parse_sizes
+from streamtrain.units import MOST_ROWS, parse_bytes, parse_count, parse_seconds, parse_sizes
 
 
 def _split_names(value: Any) -> Any:
@@ -70,7 +70,7 @@ _Numbers = int | float | str | list[int | float | str]
 Count = Annotated[int, BeforeValidator(parse_count, json_schema_input_type=_Number)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=_Number), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds, json_schema_input_type=_Number), Field(gt=0)]
-PositiveCount = Annotated[int, BeforeValidator(parse_count, json_schema_input_type=_Number), Field(ge=1)]
+PositiveCount = Annotated[int, BeforeValidator(parse_count, json_schema_input_type=_Number), Field(ge=1, le=MOST_ROWS)]
 OnOff = Annotated[bool, BeforeValidator(_on_off, json_schema_input_type=bool | Literal["on", "off"])]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_names, json_schema_input_type=str | list[str])]
 Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split_counts, json_schema_input_type=_Numbers)]

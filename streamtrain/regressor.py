@@ -81,10 +81,10 @@ class Regressor(RegressorMixin, BaseEstimator):
         """Predictions, float64 (rows,), of an array or, in the order of its rows, of a data set's path."""
         check_is_fitted(self)
         if _is_path(X):
-            return np.concatenate([values for _, values in predicted(self.model_, os.fspath(X))]).astype(np.float64)
+            return np.concatenate([values for _, values in predicted(self.model_, os.fspath(X))])
         X = validate_data(self, X, dtype=np.float64, reset=False)
         tiles = [_padded(X[start : start + _TILE_ROWS]) for start in range(0, len(X), _TILE_ROWS)]
-        return np.concatenate([predict_rows(self.model_, tile) for tile in tiles])[: len(X)].astype(np.float64)
+        return np.concatenate([predict_rows(self.model_, tile) for tile in tiles])[: len(X)]
 
     def _train(self, path: str, *, rows: int | None) -> "Regressor":
         prepared = prepare(self._config(path, rows), learners=1, rates=1)

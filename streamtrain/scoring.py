@@ -35,7 +35,7 @@ class Errors:
     absolute: float = 0.0
 
     def add(self, predictions: np.ndarray, target: np.ndarray) -> None:
-        error = predictions.astype(np.float64) - target
+        error = predictions - target
         self.target += Moments.of(target)
         self.squared += float((error**2).sum())
         self.absolute += float(np.abs(error).sum())
@@ -44,17 +44,19 @@ class Errors:
 def predict(
     model_dir: Path, data: str, out: Path, *, on_null: OnBad = "error", storage_options: Mapping[str, str] | None = None
 ) -> Record:
-    """Predict every row of a data set, streaming; writes Parquet with `row_id` and `prediction`.
+    """Predict every row of a data set, streaming; writes Parquet with `row_id` and `prediction`, float64 where float32 `is_coarse`.
 
     Returns `{rows, dropped}`. A row in which a feature is null, NaN or infinite is refused (`error`) or left out (`drop`); a
     model that was trained under `impute` fills it. `storage_options`: of an object store with the data. The model's transform is imported and applied; the target need not be there.
-    Raises ConfigError when it cannot be, or when `out` exists, DataError for the data.
+    Raises ConfigError when it cannot be, when `out` exists or is named as no Parquet, DataError for the data.
     """
-    network = load_model(model_dir)
+    network = _finite_model(model_dir)
+    if out.suffix.lower() in (".csv", ".tsv", ".txt", ".json"):
+        raise ConfigError(f"{out}: predictions are written as Parquet. Name the file {out.stem}.parquet.")
     if out.exists():
         raise ConfigError(f"{out} exists, and nothing is overwritten. Choose another --out.")
     rows = dropped = 0
-    with PredictionWriter(out) as writer:
+    with PredictionWriter(out, "float64" if network.is_coarse else "float32") as writer:
         for ids, features, _, bad in _scored(network, data, on_null=on_null, with_target=False, storage=make_storage(storage_options)):
             writer.write(ids, predict_rows(network, features))
             rows, dropped = rows + len(ids), dropped + bad
@@ -67,7 +69,7 @@ def evaluate(model_dir: Path, data: str, *, on_null: OnBad = "error", storage_op
     `rmse`, `mae`, `best_constant_rmse` are in units of the target; `loss` is the mean of r² over this data set's variance of the
     target, so that 1 is its mean's and `r2` is 1 - loss; both are null where the target is constant. Raises as `predict` does.
     """
-    network = load_model(model_dir)
+    network = _finite_model(model_dir)
     errors, dropped = Errors(), 0
     for _, features, target, bad in _scored(network, data, on_null=on_null, with_target=True, storage=make_storage(storage_options)):
         errors.add(predict_rows(network, features), target)
@@ -85,9 +87,17 @@ def evaluate(model_dir: Path, data: str, *, on_null: OnBad = "error", storage_op
 
 
 def predicted(network: Network, data: str, *, on_null: OnBad = "error") -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`(row ids, float32 predictions)` of a data set, span by span, in order of the row ids. Raises as `predict` does."""
+    """`(row ids, float64 predictions)` of a data set, span by span, in order of the row ids. Raises as `predict` does."""
     for ids, features, _, _ in _scored(network, data, on_null=on_null, with_target=False):
         yield ids, predict_rows(network, features)
+
+
+def _finite_model(folder: Path) -> Network:
+    """Raises DataError for the model of a training that diverged: it would predict NaN, or nothing that means anything."""
+    network = load_model(folder)
+    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        raise DataError(f"{folder}: the model's weights are not finite: its training diverged. Train again with a smaller --lr, or name {folder}/best.")
+    return network
 
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, int]

@@ -17,6 +17,9 @@ REPEATS = 5
 #: Of a minibatch larger than this only so many rows are timed: the step at its end no longer counts.
 MOST_TIMED_ROWS = 2**20
 
+#: Fewer rows than these are timed again and again in one block: else a minibatch of a million takes a call for each handful of them.
+LEAST_TIMED_ROWS = 2**14
+
 #: A timed region takes at least this long, or one step.
 REGION_SECONDS = 0.12
 
@@ -37,7 +40,7 @@ def measure_throughput(prepared: Prepared, batch_sizes: tuple[int, ...], emit: E
     blocks = prepared.blocks(0, stats)
     with Cores(prepared.config.train.threads or default_readers()) as cores:
         try:
-            block = next(block.rows for block in blocks if len(block.rows))[:TIMED_ROWS].copy()
+            block = _timed_block(next(block.rows for block in blocks if len(block.rows)))
             next(blocks)
             engines = {size: prepared.learner(size, (1e-6,), 0).engine for size in batch_sizes}
             for engine in engines.values() if prepared.engine == "fused" else ():
@@ -68,6 +71,12 @@ def _rest(stats: FetchStats) -> None:
         time.sleep(REST_SECONDS / 20)
         if stats.tasks != ended:
             ended, since = stats.tasks, time.perf_counter()
+
+
+def _timed_block(rows: np.ndarray) -> np.ndarray:
+    """A copy of the first rows, repeated where there are few."""
+    rows = rows[:TIMED_ROWS]
+    return np.tile(rows, (max(1, LEAST_TIMED_ROWS // len(rows)), 1))
 
 
 def _rows_a_region(engine: Engine, block: np.ndarray) -> int:

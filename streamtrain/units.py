@@ -18,6 +18,10 @@ def _split(text: str, kind: str, examples: str) -> tuple[float, str]:
     return float(match[1].replace("_", "")), match[2]
 
 
+#: The largest count of rows: kernels count in 64 bits, and a few of these are added.
+MOST_ROWS = 2**62
+
+
 def parse_count(value: int | float | str) -> int:
     """A whole number: `10M` is ten million, `64Ki` is 65,536, `1e9` is a billion.
 
@@ -89,8 +93,8 @@ def parse_sizes(value: int | str | list | tuple) -> list[int]:
         while size <= last:
             sizes.add(size)
             size *= ratio
-    if not sizes or min(sizes) < 1:
-        raise ConfigError(f"{value!r}: minibatch sizes are whole numbers of at least 1, like 256..65536*4,1M.")
+    if not sizes or min(sizes) < 1 or max(sizes) > MOST_ROWS:
+        raise ConfigError(f"{value!r}: minibatch sizes are whole numbers from 1 to 2^62, like 256..65536*4,1M.")
     return sorted(sizes)
 
 

@@ -21,6 +21,8 @@ def test_the_defaults_are_a_config_and_its_dump_makes_the_same_one():
 @pytest.mark.parametrize(("values", "message"), [
     pytest.param({"train": {"batchsize": 1}}, "f:3: train.batchsize: unknown key. Did you mean train.batch_size?", id="did you mean"),
     pytest.param({"train": {"batch_size": "1x"}}, "f:3: train.batch_size: '1x': unknown unit 'x'", id="unit"),
+    pytest.param({"train": {"batch_size": "1e99"}}, "f:3: train.batch_size: Input should be less than or equal to 46116", id="too many"),
+    pytest.param({"sweep": {"batch_sizes": "64,1e99"}}, "f:3: sweep.batch_sizes: '64,1e99': minibatch sizes are whole numbers from 1 to 2^62", id="too large"),
     pytest.param({"train": {"lr": -1}}, "f:3: train.lr: Input should be greater than 0 (got -1)", id="range"),
     pytest.param({"train": {"lr": float("nan")}}, "f:3: train.lr: ", id="nan"),
     pytest.param({"train": {"optimizer": "adan"}}, "f:3: train.optimizer: Input should be 'adam', 'adamw' or 'sgd'", id="choice"),

@@ -63,6 +63,13 @@ def test_predictions_are_the_models_with_every_row_id_once(tmp_path, shards):
         np.testing.assert_allclose(written["prediction"].to_numpy(), network(torch.from_numpy(x))[:, 0].numpy(), rtol=1e-6)
 
 
+def test_predictions_are_not_named_csv(tmp_path, shards):
+    model(tmp_path / "m")
+    with pytest.raises(ConfigError, match=r"p\.csv: predictions are written as Parquet. Name the file p\.parquet\."):
+        scoring.predict(tmp_path / "m", str(shards[0]), tmp_path / "p.csv")
+    assert not (tmp_path / "p.csv").exists()
+
+
 def test_an_evaluation_is_numpys(tmp_path, shards):
     folder, whole = shards
     model(tmp_path / "m")
@@ -74,6 +81,23 @@ def test_an_evaluation_is_numpys(tmp_path, shards):
     assert found["mae"] == pytest.approx(np.abs(prediction - y).mean())
     assert found["loss"] == pytest.approx(((prediction - y) ** 2).mean() / y.var()) and found["r2"] == 1 - found["loss"]
     assert found["target_sd"] == pytest.approx(y.std()) and found["rows"] == len(y)
+
+
+def test_a_target_far_from_zero_keeps_its_digits(tmp_path):
+    """float32 has steps of 64 at 1e9: where the target varies by 1, predictions are made, judged and written in float64."""
+    x = np.random.default_rng(2).normal(size=500)
+    pq.write_table(pa.table({"x": x, "y": 1e9 + x}), tmp_path / "far.parquet")
+    standard = Standard(mean=np.array([0.0, 1e9]), scale=np.array([1.0, 1.0]))
+    network = Network(Shape(widths=(1, 1), activation="identity"), standard, ("x",), "y")
+    with torch.no_grad():
+        for parameter, value in zip(network.parameters(), (1.0, 0.0), strict=True):
+            parameter.fill_(value)
+    (tmp_path / "m").mkdir()
+    save_model(network, tmp_path / "m")
+    assert network.is_coarse
+    assert scoring.evaluate(tmp_path / "m", str(tmp_path / "far.parquet"))["rmse"] < 1e-5
+    scoring.predict(tmp_path / "m", str(tmp_path / "far.parquet"), tmp_path / "p.parquet")
+    np.testing.assert_allclose(pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy() - 1e9, x, atol=1e-5)
 
 
 def test_rows_with_bad_values_are_refused_or_left_out(tmp_path, shards):

@@ -1,8 +1,11 @@
 """Whole runs in Python, on real files: the laws that hold between runs."""
 
 import json
+from collections import Counter
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -43,6 +46,29 @@ def test_parquet_zarr_readers_and_memory_give_the_same_losses_bit_for_bit(data, 
     measured = [convergence(streamtrain.sweep(path, out=tmp_path / name, **{**SWEEP, **change}).out) for name, (path, change) in runs.items()]
     assert measured[0] == measured[1] == measured[2]
     assert len([record for record in measured[0] if record["event"] == "outcome"]) == 3 * 2 * 2
+
+
+def test_the_report_keeps_the_call_and_a_notebook_shows_the_answer(data, tmp_path):
+    result = streamtrain.sweep(data, out=tmp_path / "s", storage_options={"secret": "hunter2-swordfish", "region": "eu"}, **SWEEP)
+    call = result.summary["command"]
+    assert call.startswith(f"streamtrain.sweep({str(data)!r}, storage_options={{'secret': '***', 'region': 'eu'}}, batch_sizes=[32, 256, 5000], lr_grid=2,")
+    assert call.endswith(f", measure='none', out={str(tmp_path / 's')!r})") and "hunter2-swordfish" not in (result.out / "report.html").read_text()
+    assert repr(result) == f"<SweepResult {result.out}: {result.summary['sentence']}>"
+
+
+def test_three_rows_are_timed_at_a_million_in_few_calls(tmp_path, monkeypatch):
+    """The time of a step of 2^20 rows is wanted also where the data has three: not in 350,000 calls a step."""
+    pq.write_table(pa.table({"x": [0.0, 1.0, 2.0], "y": [1.0, 3.0, 2.0]}), tmp_path / "three.parquet")
+    calls, advance = Counter(), FusedEngine.advance
+
+    def counted(engine, block, start, stop):
+        calls[engine.batch_size] += 1
+        assert calls[engine.batch_size] < 5_000
+        return advance(engine, block, start, stop)
+
+    monkeypatch.setattr(FusedEngine, "advance", counted)
+    result = streamtrain.sweep(tmp_path / "three.parquet", out=tmp_path / "run", **{**SWEEP, "batch_sizes": [2**20], "holdout": 0})
+    assert calls[2**20] and result.summary["cells"][0]["rows_per_second"]["value"] > 0
 
 
 def test_engines_agree(data, tmp_path):

@@ -1,5 +1,6 @@
 """`streamtrain export`."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,9 @@ def export(
     with plain_warnings(quiet=output.quiet):
         network = load_model(model)
         content = onnx_bytes(network)
+        if network.is_coarse:
+            text = f"{network.target} lies so far from 0 that float32 rounds predictions noticeably, and the file gives float32. Subtract a constant from it."
+            warnings.warn(text, stacklevel=1)
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, content)

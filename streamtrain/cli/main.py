@@ -131,7 +131,10 @@ def explain(failure: BaseException) -> tuple[int, str]:
     if isinstance(failure, MemoryError):
         return 4, "error: out of memory. Lower --memory, or close other programs."
     if isinstance(failure, OSError):
-        return 4 if failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE) else 1, f"error: {failure}"
+        full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
+        return 4 if full or failure.errno == errno.EMFILE else 1, f"error: {failure}{'. Free space there, or choose another --out.' * full}"
+    if isinstance(failure.__cause__, KeyboardInterrupt | Terminated):  # Python 3.11 wraps what is raised while a class is made
+        return explain(failure.__cause__)
     first = (str(failure).splitlines() or [""])[0]
     return 1, f"error: unexpected {type(failure).__name__}: {first}. Run again with --debug and report what it prints."
 

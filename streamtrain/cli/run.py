@@ -16,6 +16,10 @@ from streamtrain.redact import redact_command
 from streamtrain.types import Record
 
 
+#: How a training may end that gives no model, and what it says then.
+_FAILED = {"diverged": "diverged. Try a smaller --lr.", "out_of_memory": "ran out of memory.", "failed": "failed; the report says why."}
+
+
 def run(
     verb: Literal["sweep", "train"], data: str | None, flags: Any, sources: Sources, output: Output, *, out: str | None, resume: str, dry_run: bool,
     tensorboard: bool = False,
@@ -67,6 +71,8 @@ def run(
         note(f"{folder} is finished: nothing was left to do")
     summary = {**result.summary, "warnings": []} if output.quiet else result.summary
     show(result_text(summary, result.out), result.summary, as_json=output.json)
+    if verb == "train" and result.summary["cells"][0]["status"] in _FAILED:
+        raise StreamTrainError(f"{folder}: the training {_FAILED[result.summary['cells'][0]['status']]}")
 
 
 def _report_so_far(folder: Path) -> None:

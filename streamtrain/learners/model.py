@@ -133,12 +133,21 @@ class Network(torch.nn.Module):
             self.register_buffer(name, torch.from_numpy(np.array(values, dtype=np.float64)))
         self.layers = shape.module()
 
+    @property
+    def is_coarse(self) -> bool:
+        """Whether float32 rounds predictions too much: by more than 2^-11 of the target's deviation, since its mean lies that far from 0."""
+        return abs(float(self.mean[-1] * self.scale[-1])) > 2**13
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Predictions for raw features (rows, features): (rows, 1) float32."""
+        return self.predict(x).to(torch.float32)
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        """The same before it is rounded to float32: (rows, 1) float64. It matters where the model `is_coarse`."""
         standard = self._standardize(x)
         if self.fill is not None:
             standard = torch.where(standard.isfinite(), standard, self._standardize(self.fill))
-        return (self.layers(standard).to(torch.float64) / self.scale[-1] + self.mean[-1]).to(torch.float32)
+        return self.layers(standard).to(torch.float64) / self.scale[-1] + self.mean[-1]
 
     def _standardize(self, x: torch.Tensor) -> torch.Tensor:
         return ((x.to(torch.float64) - self.mean[:-1]) * self.scale[:-1]).to(torch.float32)

@@ -66,6 +66,6 @@ def _model(about: Record) -> Model:
 
 
 def predict_rows(network: Network, features: np.ndarray) -> np.ndarray:
-    """Predictions for raw features (rows, features): float32 (rows,)."""
+    """Predictions for raw features (rows, features): float64 (rows,)."""
     with torch.inference_mode():
-        return network(torch.from_numpy(np.ascontiguousarray(features)))[:, 0].numpy()
+        return network.predict(torch.from_numpy(np.ascontiguousarray(features)))[:, 0].numpy()

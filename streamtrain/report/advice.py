@@ -4,8 +4,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from streamtrain.report.figures import loss_text, rate_text, size_text, sizes_text
+from streamtrain.report.figures import loss_text, rate_text, size_text, sizes_text, target_word
+from streamtrain.report.verdict import mixed_span_rows
 from streamtrain.science.cells import Cell
+from streamtrain.science.crossing import round_up
 from streamtrain.science.judge import is_correlated
 from streamtrain.science.run import Run
 from streamtrain.units import format_bytes
@@ -13,6 +15,10 @@ from streamtrain.units import format_bytes
 #: Bringing rows for more than this share of the time is called input-bound; a choice of this project, as is the next one.
 INPUT_BOUND = 0.2
 _FEW_STEPS = 30
+#: A target that was chosen so far above the smallest loss is called easy; a choice of this project too.
+_EASY_TARGET = 1.5
+#: A loss on n rows is known to about √(2/n) of itself: to a seventh on 100.
+_FEW_HELD_OUT = 100
 
 #: A training that takes this much longer or shorter than predicted, for sure and by more than starting takes, is said.
 MOST_OFF, LEAST_OFF_SECONDS = 1.25, 0.1
@@ -21,7 +27,7 @@ MOST_OFF, LEAST_OFF_SECONDS = 1.25, 0.1
 def warn(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> list[dict[str, str | None]]:
     """The warnings of a run as `{text, flag}`, most serious first; `flag` is None where none helps."""
     found = [
-        *_of_run(run, summary), *_of_outcomes(cells), *_of_losses(run, cells, summary), *_of_rates(run, cells, summary), *_of_speed(summary)
+        *_of_run(run, summary), *_of_outcomes(run, cells), *_of_losses(run, cells, summary), *_of_rates(run, cells, summary), *_of_speed(summary)
     ]
     return [{"text": text, "flag": flag} for text, flag in found]
 
@@ -34,11 +40,13 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
         yield "The run did not end: these figures are of what had been read when it stopped.", None
     if not run.has_holdout:
         yield "No rows were held out: there is no held-out loss and no recommendation.", "--holdout"
+    elif (rows := run.header["data"].get("holdout_rows")) and rows < _FEW_HELD_OUT:
+        yield f"Only {rows:,} row{'s were' if rows > 1 else ' was'} held out: a loss on so few says little.", "--eval-data"
     if run.header["data"].get("integrity") == "unverified":
         yield "Integrity unverified: the data carry no checksums, so a flipped bit would go unnoticed.", "streamtrain ingest"
     if sizes := sizes_text([cell["batch_size"] for cell in summary["cells"] if is_correlated(run, cell["batch_size"])]):
         text = f"Rows of a minibatch resemble one another at {sizes}: these statistics are of your shuffle, not of the batch size."
-        yield text, "streamtrain ingest"
+        yield f"{text} Ingest the data with smaller spans, and read them so.", f"--span-rows {mixed_span_rows(run)}"
     for what, of in (("dropped", "rows"), ("imputed", "values")):
         if total := sum((one.get(what) or {"total": 0})["total"] for one in run.passes):
             columns: Counter[str] = sum((Counter(one[what]["columns"]) for one in run.passes), Counter())
@@ -49,9 +57,9 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
         yield f"Peak memory was {format_bytes(peak)}, above the projected {format_bytes(projected)}.", "--memory"
 
 
-def _of_outcomes(cells: Sequence[Cell]) -> Warnings:
+def _of_outcomes(run: Run, cells: Sequence[Cell]) -> Warnings:
     for status, text, flag in (
-        ("diverged", "diverged in every trial at every learning rate", "--lr-grid"),
+        ("diverged", "diverged in every trial at every learning rate", "--lr" if run.header["verb"] == "train" else "--lr-grid"),
         ("out_of_memory", "ran out of memory", "--memory"),
         ("failed", "failed", None),
     ):
@@ -60,8 +68,11 @@ def _of_outcomes(cells: Sequence[Cell]) -> Warnings:
 
 
 def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> Warnings:
-    if run.has_holdout and (sizes := _sizes(cell for cell in cells if cell.status == "not_reached")):
+    if summary["target_loss"] is not None and (sizes := _sizes(cell for cell in cells if cell.status == "not_reached")):
         yield f"{sizes} did not reach the target in every trial with this many rows.", "--max-rows"
+    rows = summary["epoch_rows"]
+    if rows and len(cells) > 1 and (sizes := _sizes(cell for cell in cells if cell.batch_size > rows)):
+        yield f"{sizes}: more than the {rows:,} rows that there are to train on, so every step takes all of them.", "--batch-sizes"
     if sizes := _sizes(cell for cell in cells if cell.curves and _steps(cell) == 0 and cell.status in ("reached", "not_reached")):
         yield f"{sizes} took no step: there were fewer rows than one minibatch, so its weights are those it began with.", "--batch-size"
     constant = summary["best_constant_loss"]
@@ -71,6 +82,10 @@ def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> W
         yield "No size is better than the best constant: nothing was learned from these features.", "--features"
     if losses and linear and linear["value"] is not None and min(losses) > linear["value"]:
         yield f"No size is better than the best linear model (loss {loss_text(linear['value'])}).", "--max-rows"
+    target = summary["target_loss"]
+    if losses and len(cells) > 1 and summary["target_loss_chosen"] == "automatic" and target > _EASY_TARGET * min(losses):
+        text = f"The target, {target_word(target)}, was chosen so that at least half of the sizes reach it; the smallest loss is {loss_text(min(losses))}"
+        yield f"{text}, and a size may be fast to the one and slow to the other.", f"--target-loss {round_up(1.05 * min(losses), 2):g}"
     few = _sizes(cell for cell in cells if 0 < _steps(cell) < _FEW_STEPS)
     if few:
         text = f"{few} took fewer than {_FEW_STEPS} steps: a budget of rows favours small minibatches; look at the loss by steps too."

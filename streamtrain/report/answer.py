@@ -19,7 +19,7 @@ def trained_sentence(run: Run, cell: Mapping[str, Any]) -> str:
         word = {"diverged": "diverged", "out_of_memory": "ran out of memory", "failed": "failed"}[cell["status"]]
         return f"The training at minibatch size {size} {word} after {rows:,} rows{reason if cell['status'] != 'diverged' else ''}."
     loss, constant = cell["holdout_loss"]["value"], (run.baseline.get("best_constant_loss") or {}).get("value")
-    done = f"{rows:,} rows at minibatch size {size}"
+    done = f"{rows:,} row{'s' * (rows != 1)} at minibatch size {size}"
     if loss is None:
         return f"Trained on {done}; no held-out loss says how good the model is."
     share = "" if constant is None else f": {explained(loss, constant)}"

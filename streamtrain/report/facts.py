@@ -65,7 +65,9 @@ def confirmation_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
 
 
 def landmark_facts(summary: Summary) -> Facts:
-    """Sizes to know beside the recommended one; what the run cannot tell is left out."""
+    """Sizes to know beside the recommended one; what the run cannot tell is left out, all of it where there is one size."""
+    if len(summary.get("cells", ())) == 1:
+        return []
     marks, laws = summary["landmarks"] or {}, _laws(summary)
     critical, steps = (laws.get(name) for name in ("critical_batch_size", "steps_min"))
     known = (
@@ -236,8 +238,8 @@ def _shuffle_facts(measures: Summary) -> Iterator[tuple[str, str]]:
     if deff.get("value") is not None:
         bad = measures["shuffle"].get("is_bad")
         verdict = (
-            "these statistics are of your shuffle, not of the batch size: rows of a minibatch resemble one another; ingest, or a larger"
-            " --window-rows, mixes them" if bad else "as good as independent rows"
+            "these statistics are of your shuffle, not of the batch size: rows of a minibatch resemble one another; smaller --span-rows"
+            " (for ingest too), or a larger --window-rows, mix them" if bad else "as good as independent rows"
         )  # fmt: skip
         yield "shuffle, design effect", f"{_interval(deff, lambda value: f'{value:.2f}')} (1 is perfect); {verdict}"
 

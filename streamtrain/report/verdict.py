@@ -12,6 +12,7 @@ from streamtrain.science.judge import is_correlated
 from streamtrain.science.rule import EQUIVALENT_BELOW, Ratio, Recommendation
 from streamtrain.science.run import Run
 from streamtrain.science.shuffle_quality import BAD_SHUFFLE_ABOVE
+from streamtrain.stream.plan import default_window_rows
 from streamtrain.units import format_count
 
 
@@ -80,6 +81,13 @@ def budget_text(run: Run) -> str:
     return format_count(rows).replace(" ", "") if rows >= 1e6 and rows % 10_000 == 0 else f"{rows:,}"
 
 
+def mixed_span_rows(run: Run) -> int:
+    """Rows a span of which a window holds 64, drawn from the whole data set: neighbours that resemble one another are then few."""
+    order = run.header.get("config", {}).get("order", {})
+    window = order.get("window_rows") or default_window_rows(len(run.header["data"].get("features", ())) + 1)
+    return max(1, window // 64)
+
+
 def _reason(choice: Recommendation, undecided: Sequence[int], target: float | None, num_cells: int) -> str:
     fastest = size_text(choice.best)
     if num_cells == 1:
@@ -101,9 +109,11 @@ def _no_reason(run: Run, cells: Sequence[Cell], figures: Sequence[Mapping[str, A
         return "No rows were held out, so no size can be recommended. Give --holdout or --eval-data."
     reached = [cell.batch_size for cell in cells if cell.status == "reached"]
     if reached and all(is_correlated(run, size) for size in reached):
+        rows = mixed_span_rows(run)
         return (
             f"Sizes reached the target, but the design effect of their minibatches is above {BAD_SHUFFLE_ABOVE:g}: these statistics are of your"
-            " shuffle, not of the batch size, so none can be recommended. Mix the rows with streamtrain ingest, or raise --window-rows."
+            " shuffle, not of the batch size, so none can be recommended. Let a window hold rows of many places: streamtrain ingest"
+            f" --span-rows {rows}, then --span-rows {rows} here too; or raise --window-rows."
         )
     if reached:
         return "Sizes reached the target, but their speed was not timed, so none can be recommended."

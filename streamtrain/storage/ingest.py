@@ -33,6 +33,8 @@ def ingest(
     refuse_output(out, Layout(columns=(), decoded_type="float32", format=format, span_rows=span_rows), storage)
     tables = open_tables(source if is_remote(source) else os.path.abspath(source), storage)
     source = redact_url(source) if is_remote(source) else os.path.abspath(source)
+    if features is None:
+        _refuse_names(tables[0], target)
     last = tables[0].columns[-1]
     if target is None and last.decoded_type is None:
         raise DataError(f"{source}: the last column, {last.name!r}, has type {last.stored_type}: it cannot be the target. Name one with --target.")
@@ -45,6 +47,37 @@ def ingest(
     layout = Layout(columns=columns, decoded_type=decoded_type, format=format, span_rows=span_rows)
     pieces = (piece for table in tables for piece in table.pieces(columns, decoded_type))
     return open_shards(write_dataset(out, layout, _spans(source, pieces, span_rows), storage=storage), storage=storage)
+
+
+def _refuse_names(table: Table, target: str | None) -> None:
+    """Raise DataError for the first line of a CSV that is no line of names, and for names that stand for two columns.
+
+    Who names columns has looked at them, so `features` are taken as they are, and so is a number that is a `target`.
+    """
+    names = [column.name for column in table.columns]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(
+            f"{table.url}: it has columns of one name twice: {', '.join(repr(name) for name in twice)}. Rename them, or choose others with"
+            " --features and --target."
+        )
+    if not table.is_csv:
+        return
+    if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
+        raise DataError(f"{table.url}: its fields are separated by {other!r}, not by commas. Write it with commas.")
+    if target is None and all(map(_is_number, names)):
+        shown_names = ", ".join(map(shown, names[:4])) + (", …" if len(names) > 4 else "")
+        raise DataError(
+            f"{table.url}: its first line has numbers for names: {shown_names}. If it is a row, put a line of names above it; if these are"
+            " names, say which is the target with --target."
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> str:

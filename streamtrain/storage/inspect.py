@@ -87,10 +87,11 @@ def _advice(document: dict[str, Any], window_rows: int) -> list[str]:
     """Sentences that name a figure and the command that cures it."""
     spans, cure = document["span_rows"], f"streamtrain ingest writes row groups of {_GOOD_SPAN_ROWS:,} rows"
     gain = ingest_gain(document["format"], document["num_rows"] / document["num_spans"], len(document["columns"]))
-    faster = f"`streamtrain ingest` would make it about {gain:.0f} times faster" if gain >= 1.5 else cure
+    faster = f"`streamtrain ingest` would make it about {gain:,.0f} times faster" if gain >= 1.5 else cure
     unit = {"parquet": "Row groups", "zarr": "Chunks"}[document["format"]]
     nulls = [f"{column['name']} ({column['nulls']:,})" for column in document["columns"] if column["nulls"]]
-    constant = [column["name"] for column in document["columns"] if column["min"] is not None and column["min"] == column["max"]]
+    constant = [column for column in document["columns"] if column["min"] is not None and column["min"] == column["max"]]
+    same = [column["name"] for column in constant if column["role"] == "feature"]
     checks: Sequence[tuple[bool, str]] = (
         (bool(nulls), f"Null or NaN values in {', '.join(nulls)}: training refuses them; --on-null drop leaves"
                       " their rows out, --on-null impute puts a feature's mean in."),
@@ -98,7 +99,7 @@ def _advice(document: dict[str, Any], window_rows: int) -> list[str]:
          f"A row group has {spans['max']:,} rows, more than the window of {window_rows:,}: it is read in slices, and the shuffle is less"
          f" thorough; {cure}."),
         (spans["median"] < _SMALL_SPAN_ROWS and document["num_spans"] > document["num_shards"],
-         f"{unit} have {spans['median']:,.0f} rows (median): decoding will be the bottleneck; {faster}."),
+         f"{unit} have {spans['median']:,.0f} row{'s' * (spans['median'] != 1)} (median): decoding will be the bottleneck; {faster}."),
         (spans["median"] < _SMALL_SPAN_ROWS and document["num_shards"] > 100 and document["num_spans"] == document["num_shards"],
          f"{document['num_shards']:,} shards of {spans['median']:,.0f} rows (median): opening them will be the bottleneck; {faster}."),
         (document["shard_skew"] > 4,
@@ -110,7 +111,8 @@ def _advice(document: dict[str, Any], window_rows: int) -> list[str]:
          "Columns are dictionary-encoded, which decodes slower than plain numbers; streamtrain ingest writes plain."),
         (document["decoded_type"] == "float64",
          f"Columns are decoded as float64 ({format_bytes(document['decoded_bytes'])} in all): twice the bytes of float32."),
-        (bool(constant), f"Constant: {', '.join(constant)}; a constant feature teaches nothing."),
+        (len(same) < len(constant), f"The target, {document['columns'][-1]['name']}, is constant: there is nothing to learn."),
+        (bool(same), f"Constant: {', '.join(same)}; a constant feature teaches nothing."),
         (document["integrity"] == "unverified",
          "Integrity is unverified: without checksums a flipped bit is a wrong number; streamtrain ingest adds checksums and a manifest."),
     )

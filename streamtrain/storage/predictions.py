@@ -3,28 +3,30 @@
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_SCHEMA = pa.schema([pa.field("row_id", pa.int64()), pa.field("prediction", pa.float32())])
-
 
 class PredictionWriter:
     """Use as a context: the file gets its name only when all of it is written."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, value_type: Literal["float32", "float64"] = "float32"):
+        value = {"float32": pa.float32(), "float64": pa.float64()}[value_type]
+        self._schema = pa.schema([pa.field("row_id", pa.int64()), pa.field("prediction", value)])
         self._path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, row_ids: np.ndarray, predictions: np.ndarray) -> None:
-        """Append rows: int64 ids and float32 predictions of one length."""
-        self._writer.write_table(pa.table([row_ids, predictions], schema=_SCHEMA))
+        """Append rows: int64 ids and predictions of one length, which are cast."""
+        values = predictions.astype(self._schema.field("prediction").type.to_pandas_dtype(), copy=False)
+        self._writer.write_table(pa.table([row_ids, values], schema=self._schema))
 
     def __enter__(self) -> "PredictionWriter":
-        self._writer = pq.ParquetWriter(self._temporary, _SCHEMA, compression="snappy", write_page_checksum=True)
+        self._writer = pq.ParquetWriter(self._temporary, self._schema, compression="snappy", write_page_checksum=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:

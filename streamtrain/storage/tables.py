@@ -37,6 +37,7 @@ class Table:
     url: str
     columns: tuple[Column, ...]
     pieces: Callable[[Sequence[str], str], Iterator[Piece]]
+    is_csv: bool = False
 
 
 def open_tables(source: str, storage: Storage = LOCAL) -> list[Table]:
@@ -88,7 +89,7 @@ def _csv_table(path: str, storage: Storage) -> Table:
                         _refuse_rounded(name, text.column(name).take(rows).to_pylist())
                 yield columns
 
-    return Table(url=path, columns=_unique(names, [types[name] for name in names]), pieces=pieces)
+    return Table(url=path, columns=_unique(names, [types[name] for name in names]), pieces=pieces, is_csv=True)
 
 
 def _csv_batches(stack: ExitStack, path: str, storage: Storage, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:

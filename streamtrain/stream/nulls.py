@@ -86,7 +86,8 @@ def mend_evaluation(source: Source, rows: np.ndarray) -> np.ndarray:
         value = rows[bad[:, column], column][0]
         raise DataError(
             f"{source.dataset.url}: column {source.dataset.columns[column]!r}: the value {value:.6g} of a held-out row is too large for"
-            f" float32 beside the other rows' deviation of {1 / source.standard.scale[column]:.3g}. {_remedy(source)}"
+            f" float32 beside the other rows' deviation of {1 / source.standard.scale[column]:.3g}."
+            f" {_remedy(source, source.dataset.columns[column])}"
         )
     return rows if source.fill is None else np.where(bad, np.append(source.fill, 0.0), rows)
 
@@ -127,11 +128,13 @@ def _refuse(source: Source, span: Span, columns: Columns, masks: list[np.ndarray
             what = "null or NaN" if np.isnan(value) else "infinite" if np.isinf(value) else f"{value:.6g}, too large for float32"
             raise DataError(
                 f"{source.dataset.shards[span.shard].url}: column {name!r}, row {span.start + int(bad[0]):,}: the value is {what}"
-                f" ({len(bad):,} such in rows {span.start:,} to {span.stop:,}). {_remedy(source)}"
+                f" ({len(bad):,} such in rows {span.start:,} to {span.stop:,}). {_remedy(source, name)}"
             )
 
 
-def _remedy(source: Source) -> str:
+def _remedy(source: Source, name: str) -> str:
+    if name == source.dataset.target and source.on_null == "error":
+        return "Clean the column, or use --on-null drop."
     if source.on_null == "impute":
         return "A target is never imputed: clean the column, or use --on-null drop."
     return "Clean the column, leave it out with --features, or use --on-null drop or impute."

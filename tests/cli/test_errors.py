@@ -56,14 +56,22 @@ def test_one_wrong_thing_is_one_line(command, good, tmp_path, words, code, messa
     assert said.err.startswith("error: ") and said.err.count("\n") == 1 and message in said.err
 
 
+def wrapped(cause):
+    """As Python 3.11 has it where `__set_name__` was interrupted."""
+    error = RuntimeError("Error calling __set_name__")
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(("raised", "code", "line"), [
     pytest.param(StreamTrainError("a worker died"), 1, "error: a worker died", id="run"),
     pytest.param(ConfigError("no"), 2, "error: no", id="config"), pytest.param(DataError("a\nb"), 3, "error: a\nerror: b", id="data"),
     pytest.param(ResourceError("9 GiB; 8 GiB"), 4, "error: 9 GiB; 8 GiB", id="resource"),
     pytest.param(CheckFailed("x"), 5, "error: x", id="check"), pytest.param(MemoryError(), 4, "error: out of memory", id="memory"),
-    pytest.param(OSError(28, "No space left"), 4, "error: [Errno 28]", id="disk"),
+    pytest.param(OSError(28, "No space left"), 4, "error: [Errno 28] No space left. Free space there", id="disk"),
     pytest.param(PermissionError(13, "Permission denied", "x"), 1, "error: [Errno 13]", id="permission"),
     pytest.param(KeyboardInterrupt(), 130, "interrupted", id="ctrl-c"),
+    pytest.param(wrapped(KeyboardInterrupt()), 130, "interrupted", id="ctrl-c while a class is made"),
     pytest.param(ZeroDivisionError("by zero"), 1, "error: unexpected ZeroDivisionError: by zero. Run again with --debug", id="bug"),
     pytest.param(DataError("column \x1b]0;owned\x07 \u202e"), 3, r"error: column \x1b]0;owned\x07 \u202e", id="terminal escapes"),
 ])  # fmt: skip
@@ -91,6 +99,13 @@ def test_sigterm_closes_what_is_open_and_leaves_the_handler_as_it_was(command, m
     before = signal.getsignal(signal.SIGTERM)
     said = command("sweep", "d")
     assert (said.code, said.err, closed) == (143, "terminated\n", [True]) and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ctrl_c_while_the_command_is_imported_is_one_line():
+    code = "import sys, streamtrain.cli; sys.modules['cyclopts'] = Broken(); streamtrain.cli.start()"
+    broken = "class Broken:\n def __getattr__(self, name): raise KeyboardInterrupt\n"
+    done = subprocess.run([sys.executable, "-c", broken + code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 def test_a_warning_is_one_line_and_quiet_is_silent(command, monkeypatch):

@@ -70,6 +70,7 @@ def test_a_scale_without_an_upper_end_is_at_least_its_lower_bound():
 def test_a_growing_batch_is_proposed_with_its_bound():
     marks = {"growth": {"losses": [0.8, 0.05], "local_critical": [20.0, 170.0], "gamma": 0.77, "doublings": 3,
                         "growth": {"value": 8.5, "lo": 7.0, "hi": 10.0, "n": 3, "kind": "t on logarithms"}}}  # fmt: skip
+    assert facts.landmark_facts({"landmarks": marks, "cells": [{"batch_size": 64}]}) == []  # one size has no others beside it
     text = dict(facts.landmark_facts({"landmarks": marks}))["a batch that grows"]
     assert "growing the batch could save at most 23 % of the rows" in text and "double the minibatch 3 times" in text and "√2 (Adam)" in text
     marks["growth"] |= {"doublings": 0}

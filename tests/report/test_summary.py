@@ -123,6 +123,45 @@ def test_one_trial_has_no_interval_and_no_conclusion():
     assert any("One run" in warning["text"] for warning in summary["warnings"])
 
 
+def test_sizes_beyond_the_rows_are_said_to_be_one():
+    records = make_records()
+    rows = sorted({record["batch_size"] for record in records if record["event"] == "evaluation"})[-2]
+    header = {**records[0], "epoch_rows": rows}
+    texts = [warning["text"] for warning in summarize([header, *records[1:]])["warnings"]]
+    assert sum(f": more than the {rows:,} rows that there are to train on" in text for text in texts) == 1
+    assert not any("rows that there are to train on" in warning["text"] for warning in summarize([{**header, "epoch_rows": 10**9}, *records[1:]])["warnings"])
+
+
+def test_a_target_that_is_not_there_is_not_missed():
+    records = [record | ({"holdout_loss": 2.0} if record["event"] == "evaluation" else {}) for record in make_records()]
+    summary = summarize(records)
+    assert summary["target_loss"] is None and not any("did not reach" in warning["text"] for warning in summary["warnings"])
+
+
+def test_a_handful_of_held_out_rows_is_said_to_say_little():
+    header, *rest = make_records()
+    found = [summarize([{**header, "data": {**header["data"], "holdout_rows": rows}}, *rest])["warnings"] for rows in (1, 99, 100)]
+    assert [sum("were held out: a loss" in w["text"] or "was held out: a loss" in w["text"] for w in ws) for ws in found] == [1, 1, 0]
+
+
+def test_a_bad_shuffle_is_cured_by_spans_of_which_a_window_holds_many():
+    """Large spans of sorted files stay what they are when `ingest` copies them in order: the figure to give it is named."""
+    records = make_records()
+    deff = {"value": 9.0, "lo": 8.0, "hi": 10.0, "n": 99, "kind": "jackknife"}
+    records[0] = {**records[0], "config": {**records[0]["config"], "order": {"seed": 0, "window_rows": 64_000}}}
+    summary = summarize([*records[:-1], {"event": "measures", "measures": {"shuffle": {"deff": deff, "is_bad": True}}}, records[-1]])
+    assert "ingest --span-rows 1000, then --span-rows 1000 here too" in summary["recommendation"]["reason"]
+    assert "--span-rows 1000" in [warning["flag"] for warning in summary["warnings"]]
+
+
+def test_a_chosen_target_far_above_the_smallest_loss_is_called_easy():
+    records = make_records(sizes=(256, 300, 350))
+    worse = [{**r, "holdout_loss": max(r["holdout_loss"], 0.3)} if r.get("batch_size") == 350 and r["event"] == "evaluation" else r for r in records]
+    flags = [[w["flag"] for w in summarize(rows)["warnings"] if "may be fast to the one" in w["text"]] for rows in (records, worse)]
+    smallest = min(cell["holdout_loss"]["value"] for cell in summarize(worse)["cells"])
+    assert flags[0] == [] and len(flags[1]) == 1 and smallest < float(flags[1][0].split()[1]) < 1.2 * smallest
+
+
 def test_no_budget_is_promised_below_the_best_possible_loss():
     assert "No budget" in summarize(make_records(target_loss=[0.005]))["recommendation"]["reason"]
     assert "--max-rows" in summarize(make_records(target_loss=[0.0150]))["recommendation"]["reason"]

@@ -118,6 +118,9 @@ def test_whole_numbers_that_turn_to_fractions_later_in_a_csv_are_kept(tmp_path: 
         pytest.param("", {}, "t.csv", id="empty file"),
         pytest.param("n,m\nx,z\n", {}, "cannot be the target", id="only text"),
         pytest.param("a,a,y\n1,1,2\n", {"features": ["a"]}, "occurs 2 times", id="column twice"),
+        pytest.param("a,a,y\n1,1,2\n", {}, "of one name twice: 'a'. Rename", id="column twice, unnamed"),
+        pytest.param("0.5,-1,2e3\n1,1,2\n", {}, "first line has numbers for names: 0.5, -1, 2e3. If it is a row", id="no line of names"),
+        pytest.param("a;b;y\n1;2;3\n", {}, "separated by ';', not by commas", id="semicolons"),
     ],
 )
 def test_a_bad_csv_is_one_error_and_leaves_nothing(text: str, choice: dict, words: str, tmp_path: Path) -> None:
@@ -125,6 +128,11 @@ def test_a_bad_csv_is_one_error_and_leaves_nothing(text: str, choice: dict, word
     with pytest.raises(DataError, match=words):
         ingest(tmp_path / "t.csv", tmp_path / "out", **choice)
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_years_may_be_the_names_of_columns(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("2019,2020,2021\n1,3,5\n")
+    assert ingest(tmp_path / "t.csv", tmp_path / "out", target="2020").columns == ("2019", "2021", "2020")
 
 
 def test_columns_that_are_left_out_are_named(tmp_path: Path) -> None:

@@ -38,7 +38,10 @@ def test_advice_names_what_slows_or_endangers_a_run(tmp_path: Path) -> None:
     assert [words for words in [*expected, "largest shard"] if words not in advice] == []
     pq.write_table(pa.table({"a": pa.array([1.0, None]), "c": [1.0, 1.0], "y": [1.0, 2.0]}), tmp_path / "n.parquet")
     advice = " ".join(inspect(open_shards(str(tmp_path / "n.parquet")))["advice"])
-    assert "Null or NaN values in a (1)" in advice and "Constant: a, c" in advice
+    assert "Null or NaN values in a (1)" in advice and "Constant: a, c; a" in advice and "is constant" not in advice
+    pq.write_table(pa.table({"a": [1.0, 2.0], "y": [7.0, 7.0]}), tmp_path / "y.parquet")
+    advice = " ".join(inspect(open_shards(str(tmp_path / "y.parquet")))["advice"])
+    assert "The target, y, is constant" in advice and "Constant:" not in advice
 
 
 def test_our_own_data_needs_no_advice(tmp_path: Path) -> None:

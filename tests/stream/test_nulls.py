@@ -202,6 +202,7 @@ def test_too_large_for_float32_is_bad(write_data, policy):
         pytest.param("error", (57, 2, np.nan), r"part-0000\.parquet: column 'c2', row 57: the value is null or NaN .*--on-null", id="null"),
         pytest.param("error", (57, 3, -np.inf), r"column 'c3', row 57: the value is infinite", id="infinite"),
         pytest.param("error", (57, 3, 1e39), r"the value is 1e\+39, too large for float32", id="too-large"),
+        pytest.param("error", (57, 4, np.nan), r"column 'c4', row 57: .*\. Clean the column, or use --on-null drop\.$", id="target"),
         pytest.param("impute", (57, 4, np.nan), r"column 'c4', row 57: .*never imputed: clean the column", id="impute-target"),
     ],
 )
