@@ -75,7 +75,7 @@ def run_sweep(
         run.check_config("sweep", config)
         if run.finished:
             return SweepResult(out=out, summary=run.summary(), was_finished=True)
-        saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS))
+        saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, tell=on_note))
         with place("sweep", config.cluster, out, client=client, tell=on_note) as run_pass:
             sweep_records(config, run.log, {"command": command, "env": environment()}, saving, run_pass)
     return SweepResult(out=out, summary=write_report(run.records, out))
@@ -94,7 +94,7 @@ def run_train(
         if run.finished:
             return TrainResult(out=out, summary=run.summary(), model=load_model(out), was_finished=True)
         with place("train", config.cluster, out, client=client, tell=on_note) as run_pass:
-            trained = train_records(config, run.log, {"command": command, "env": environment()}, run.saving(config, Interrupt()), run_pass)
+            trained = train_records(config, run.log, {"command": command, "env": environment()}, run.saving(config, Interrupt(tell=on_note)), run_pass)
     if trained.best is not None:
         (out / "best").mkdir(exist_ok=True)
         save_model(trained.best, out / "best")

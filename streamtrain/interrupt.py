@@ -3,8 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -14,12 +14,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupt:
     """Use `listening` around what may be asked to stop, look at `asked` where it can, and call `leave` there.
 
-    `grace_seconds`: how long after the first signal it counts as a second one; None: for ever. Signals reach the main thread
-    alone, so elsewhere nothing is heard and nothing is changed.
+    `grace_seconds`: how long after the first signal it counts as a second one; None: for ever. `tell`: who hears at once that it was
+    heard. Signals reach the main thread alone, so elsewhere nothing is heard and nothing is changed.
     """
 
-    def __init__(self, grace_seconds: float | None = None):
-        self.grace_seconds = grace_seconds
+    def __init__(self, grace_seconds: float | None = None, tell: Callable[[str], None] = lambda _: None):
+        self.grace_seconds, self._tell = grace_seconds, tell
         self.asked: int | None = None
         self._before: dict[int, Any] = {}
         self._timer: threading.Timer | None = None
@@ -53,6 +53,8 @@ class Interrupt:
         if self.asked is not None:
             self.leave()
         self.asked = number
+        with suppress(Exception):  # a handler may come in the middle of another line that is being written
+            self._tell(f"{signal.Signals(number).name}: stopping where the run can be saved next; a second one stops at once")
         if self.grace_seconds is not None:
             self._timer = threading.Timer(self.grace_seconds, os.kill, (os.getpid(), number))
             self._timer.name, self._timer.daemon = "streamtrain-grace", True

@@ -30,7 +30,7 @@ def file_layer(path: str | None) -> Layer:
     values, origins = read_yaml(path)
     layer: Layer = {}
     for section, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and (value or section in Config.model_fields):
             for key, item in value.items():
                 layer |= _settings(f"{section}.{key}", item, origins[f"{section}.{key}"])
         elif value is not None or section not in Config.model_fields:

@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -51,6 +52,9 @@ BENCH_VERBS = {
 }
 #: Global flags that take a value: with one of them before the verb, the next word is not the verb.
 VALUE_FLAGS = frozenset({"-c", "--config", "--set", "-o", "--out", "--seed", "--memory", "--device", "--progress"})
+
+#: Flags that are on or off: they may stand without a value.
+SWITCHES = frozenset({"--confirm", "--extend-grid", "--halving", "--rerun", "--standardize"})
 
 #: Threads that read; none of them is there after a run, unless it hangs.
 _READERS = ("streamtrain-window", "streamtrain-lane", "streamtrain-read")
@@ -97,6 +101,23 @@ def verb_first(tokens: Sequence[str]) -> list[str]:
     return [*tokens[place:place + length], *tokens[:place], *tokens[place + length:]]
 
 
+def switches(tokens: Sequence[str], names: Collection[str]) -> list[str]:
+    """Flags of these names are `on` by themselves, and `off` with `--no-` before: the words that Cyclopts is given.
+
+    >>> switches(["sweep", "--no-confirm", "--halving", "--out", "a", "--confirm", "off"], {"--confirm", "--halving"})
+    ['sweep', '--confirm=off', '--halving=on', '--out', 'a', '--confirm=off']
+    """
+    found, left = [], deque(tokens)
+    while left:
+        token = left.popleft()
+        if token.startswith("--no-") and f"--{token[5:]}" in names:
+            token = f"--{token[5:]}=off"
+        elif token in names:
+            token += f"={left.popleft() if left and left[0] in ('on', 'off') else 'on'}"
+        found.append(token)
+    return found
+
+
 def run(tokens: Sequence[str]) -> int:
     """Do what the words say and return the exit code; errors are one line on stderr, with the traceback under --debug."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for the life of the process: its stdout was closed
@@ -105,7 +126,7 @@ def run(tokens: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks `≤` gets \u2264, not a crash
     try:
         with _sigterm_raises():
-            code = build_app()(verb_first(tokens), exit_on_error=False, print_error=False, result_action="return_value")
+            code = build_app()(switches(verb_first(tokens), SWITCHES), exit_on_error=False, print_error=False, result_action="return_value")
             return code if isinstance(code, int) else 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes stdout at exit

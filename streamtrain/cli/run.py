@@ -71,8 +71,10 @@ def run(
         note(f"{folder} is finished: nothing was left to do")
     summary = {**result.summary, "warnings": []} if output.quiet else result.summary
     show(result_text(summary, result.out), result.summary, as_json=output.json)
-    if verb == "train" and result.summary["cells"][0]["status"] in _FAILED:
-        raise StreamTrainError(f"{folder}: the training {_FAILED[result.summary['cells'][0]['status']]}")
+    ends = {cell["status"] for cell in result.summary["cells"]}
+    if ends <= _FAILED.keys():  # of a sweep: of every size
+        why = _FAILED[ends.pop()] if len(ends) == 1 else "failed; the report says why."
+        raise StreamTrainError(f"{folder}: {'the training' if verb == 'train' else 'every size'} {why}")
 
 
 def _report_so_far(folder: Path) -> None:
@@ -80,6 +82,7 @@ def _report_so_far(folder: Path) -> None:
     from streamtrain.report.write import read_records, write_report
 
     with suppress(StreamTrainError, OSError):
+        note("writing the report of what was seen; Ctrl-C leaves it out")
         write_report(read_records(folder / "events.jsonl"), folder)
         note(f"report so far: {_page(folder)}")
 

@@ -21,7 +21,7 @@ def cell_figures(run: Run, cell: Cell, rows: int | None, steps: int | None = Non
         "lr": cell.lr,
         "status": cell.status,
         "rows_per_second": measure(speeds, log=True),
-        "wait_fraction": measure(waits),
+        "wait_fraction": _share(measure(waits)),
         "holdout_loss": measure(losses_at(cell, rows), log=True),
         "holdout_rmse": measure(losses_at(cell, rows, "holdout_rmse"), log=True),
         "holdout_loss_at_steps": measure(losses_at_steps(cell, steps), log=True),
@@ -42,6 +42,12 @@ def target_figures(run: Run, cell: Cell) -> dict[str, Any]:
         "seconds_to_target": (seconds_to_target(run, cell), {trial: rows * each[trial] for trial, rows in away.items()} if each else {}),
     }
     return {name: _censored(there, missed) if missed else measure(there.values(), log=True) for name, (there, missed) in figures.items()}
+
+
+def _share(figure: dict[str, Any]) -> dict[str, Any]:
+    """A share of the time lies between 0 and 1, and so does its interval."""
+    bounds = {name: None if figure[name] is None else min(max(figure[name], 0.0), 1.0) for name in ("lo", "hi")}
+    return {**figure, **bounds}
 
 
 def _censored(there: Mapping[int, float], missed: Mapping[int, float]) -> dict[str, Any]:

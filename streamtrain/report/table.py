@@ -81,21 +81,22 @@ def target_text(summary: Summary, cell: Mapping[str, Any]) -> str:
 
 
 def verdict_text(summary: Summary, cell: Mapping[str, Any]) -> str:
-    """`recommended`, `as good`, `undecided`, `slower`, `input-bound`, or why the size is out."""
+    """`recommended`, `as good`, `undecided`, `slower`, or why the size is out; and whether it waits for rows: `slower, input-bound`."""
     recommendation = summary["recommendation"]
+    bound = cell["status"] in ("reached", "not_reached") and (cell["wait_fraction"]["value"] or 0) > INPUT_BOUND
     if summary["verb"] == "train" and cell["status"] in ("reached", "not_reached"):
-        return "input-bound" if (cell["wait_fraction"]["value"] or 0) > INPUT_BOUND else "trained"
+        return "input-bound" if bound else "trained"
     if cell["batch_size"] == recommendation["batch_size"]:
         if len(summary["cells"]) == 1:
             return "the only size"
         return "recommended" if recommendation["conclusive"] else "recommended (inconclusive)"
     if cell["batch_size"] in recommendation["equivalent"]:
         return "as good"
-    if cell["status"] in ("reached", "not_reached") and (cell["wait_fraction"]["value"] or 0) > INPUT_BOUND:
-        return "input-bound"
     if recommendation["batch_size"] is None or cell["status"] != "reached":
-        return cell["status"].replace("_", " ")
-    return "undecided" if cell["batch_size"] in recommendation["undecided"] else "slower"
+        verdict = cell["status"].replace("_", " ")
+    else:
+        verdict = "undecided" if cell["batch_size"] in recommendation["undecided"] else "slower"
+    return verdict + (", input-bound" if bound else "")
 
 
 def references(summary: Summary) -> list[str]:

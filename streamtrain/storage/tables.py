@@ -188,4 +188,4 @@ class _one_error:
         if isinstance(error, (pa.ArrowException, OSError, ValueError)) and not isinstance(error, (DataError, MemoryError)):
             size = f" ({os.path.getsize(self._path):,} bytes)" if os.path.isfile(self._path) else ""
             what = f"cannot be read{size}: {first_line(error)}"
-            raise DataError(f"{self._path}: {what}. Mend the file, or leave the column out.") from error
+            raise DataError(f"{self._path}: {what}. Mend the file, or leave it out.") from error

@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 
 from streamtrain.cli.flags import _GLOBAL_FLAGS, Out, Output, Sources
-from streamtrain.cli.main import BENCH_VERBS, CONFIG_VERBS, VALUE_FLAGS, VERBS, verb_first
+from streamtrain.cli.main import BENCH_VERBS, CONFIG_VERBS, SWITCHES, VALUE_FLAGS, VERBS, verb_first
+from streamtrain.config import DATA_FLAGS, SWEEP_FLAGS, TRAIN_FLAGS, config_keys, flag_name
 
 HEAVY = ("pyarrow", "zarr", "zarrs", "dask", "numba", "torch", "scipy", "altair", "vl_convert", "pandas")
 BLOCKED = """
@@ -69,6 +70,18 @@ def test_every_flag_that_takes_a_value_is_known_to_the_shuffling_of_words():
             kind, parameter = get_args(field.type)
             names |= {*(parameter.name or (f"--{field.name}",))} if kind is not bool else set()
     assert names == VALUE_FLAGS
+
+
+def test_every_flag_that_is_on_or_off_may_stand_alone():
+    known = config_keys()
+    assert {flag_name(flag) for flag, key in {**DATA_FLAGS, **TRAIN_FLAGS, **SWEEP_FLAGS}.items() if known[key].annotation is bool} == SWITCHES
+
+
+@pytest.mark.parametrize(("words", "origin"), [("--no-confirm", "off"), ("--confirm", "on"), ("--confirm off", "off"), ("--confirm=on", "on")], ids=str)
+def test_a_switch_in_every_way_that_it_is_written(command, words, origin):
+    out = command("config", "show", *words.split(), "--no-halving").out
+    assert re.search(f"  confirm: {'true' if origin == 'on' else 'false'} +# --confirm", out) and re.search("  halving: false +# --halving", out)
+    assert command("sweep", "d", "--no-nothing").code == 2
 
 
 @pytest.mark.parametrize(("tokens", "expected"), [

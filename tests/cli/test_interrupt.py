@@ -42,7 +42,10 @@ def test_ctrl_c_leaves_a_report_and_the_same_words_go_on(command, stop_at, monke
     said = command("train", "d", *FLAGS, *out)
     folder = Path("m") if out else next(Path("runs").iterdir())
     assert (said.code, said.out) == (130, "")
-    assert said.err.splitlines() == [f"{folder} was saved; go on with --resume {folder}", f"report so far: {folder}/report.html", "interrupted"]
+    assert said.err.splitlines() == [
+        "SIGINT: stopping where the run can be saved next; a second one stops at once", f"{folder} was saved; go on with --resume {folder}",
+        "writing the report of what was seen; Ctrl-C leaves it out", f"report so far: {folder}/report.html", "interrupted",
+    ]  # fmt: skip
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["seconds"] is None and "The run did not end" in summary["warnings"][0]["text"]
     assert "the run did not end" in (folder / "report.html").read_text()

@@ -60,6 +60,7 @@ def test_config_show_prints_a_config_file_of_the_same_config(command, sweep_yaml
 @pytest.mark.parametrize(("text", "message"), [
     pytest.param("data:\n\ntrain:\n  batchsize: 3", "a.yaml:4: train.batchsize: unknown key. Did you mean train.batch_size?", id="key"),
     pytest.param("trian:\n  lr: 3", "a.yaml:2: trian.lr: unknown key. Did you mean train.lr?", id="unknown section"),
+    pytest.param("trian: {}", "a.yaml:1: trian: unknown key. Did you mean train", id="unknown section without keys"),
     pytest.param("batch_size: 3", "a.yaml:1: batch_size: unknown key. Did you mean train.batch_size?", id="key without section"),
     pytest.param("train: 3", "a.yaml:1: train is a section; give one of its keys, like train.batch_size", id="section without key"),
     pytest.param("train:\n  lr: -3", "a.yaml:2: train.lr: Input should be greater than 0 (got -3)", id="value"),

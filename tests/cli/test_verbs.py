@@ -81,6 +81,12 @@ def test_a_training_that_diverged_is_no_success_and_its_model_no_model(command, 
         assert (said.code, said.out) == (3, "") and "its training diverged" in said.err and said.err.count("\n") == 1
 
 
+def test_a_sweep_in_which_no_size_trained_is_no_success(command, data):
+    flags = ["--optimizer", "sgd", "--lr-grid", "1e6", "--trials", "1", "--no-confirm", "--max-rows", "4k", "--measure", "none", "-q"]
+    said = command("sweep", data, "--batch-sizes", "16,64", *flags, "--out", "s")
+    assert said.code == 1 and said.err == "error: s: every size diverged. Try a smaller --lr.\n" and "diverged" in said.out
+
+
 def test_dry_run_and_json_write_no_file(command, data, tmp_path):
     for verb in ("sweep", "train"):
         said = command(verb, data, "--dry-run", *QUICK)

@@ -350,7 +350,8 @@ def test_the_command_is_terminated(shards, tmp_path):
     children = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     said = process.communicate(timeout=60)[1]
-    assert (process.returncode, said) == (143, "out was saved; go on with --resume out\nterminated\n")
+    heard = "SIGTERM: stopping where the run can be saved next; a second one stops at once"
+    assert (process.returncode, said) == (143, f"{heard}\nout was saved; go on with --resume out\nterminated\n")
     assert not any(child.is_running() for child in children) and left_over(tmp_path / "out") == []
 
 

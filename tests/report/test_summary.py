@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from streamtrain.errors import DataError
+from streamtrain.report import cells
 from streamtrain.report.answer import ladder, tiles
 from streamtrain.report.summary import summarize
-from streamtrain.report.table import render_markdown, render_table
+from streamtrain.report.table import render_markdown, render_table, verdict_text
 from tests.report.synthetic import make_records
 
 SCHEMA = json.loads(files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8"))
@@ -191,6 +192,24 @@ def test_table_labels_sizes_exactly_and_aligns():
     column = lines[0].index("verdict")
     assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines[1:4])
     assert any(line.startswith("best linear") for line in lines)
+
+
+def test_a_size_that_waits_keeps_its_verdict():
+    summary = summarize(make_records(sizes=[32, 1000, 65536], trials=5))
+    verdicts = []
+    for waits in (0.0, 0.5):
+        for cell in summary["cells"]:
+            cell["wait_fraction"] = {"value": waits, "n": 5, "lo": waits, "hi": waits}
+        verdicts.append([verdict_text(summary, cell) for cell in summary["cells"]])
+    assert any("recommended" in verdict for verdict in verdicts[0]) and "slower" in verdicts[0]
+    for without, verdict in zip(*verdicts, strict=True):
+        assert verdict == (without if without == "as good" or "recommended" in without else f"{without}, input-bound")
+
+
+def test_a_share_of_the_time_is_one_and_so_are_its_bounds(monkeypatch):
+    monkeypatch.setattr(cells, "throughput", lambda *_: ([1e6] * 3, [0.0, 0.9, 0.05]))
+    for cell in summarize(make_records())["cells"]:
+        assert 0 == cell["wait_fraction"]["lo"] <= cell["wait_fraction"]["value"] <= cell["wait_fraction"]["hi"] <= 1
 
 
 def test_a_conclusion_leaves_no_size_undecided():
