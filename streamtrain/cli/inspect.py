@@ -64,12 +64,14 @@ def _columns(document: Mapping[str, Any]) -> list[list[str]]:
     rows = [["column", "role", "type", "nulls", "min", "max"]]
     for column in document["columns"]:
         nulls = "?" if column["nulls"] is None else f"{column['nulls']:,}"
-        rows.append([column["name"], column["role"], column["stored_type"], nulls, _number(column["min"]), _number(column["max"])])
+        rows.append([column["name"], column["role"], column["stored_type"], nulls, *_extremes(column["min"], column["max"])])
     return rows
 
 
-def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:.6g}"
+def _extremes(low: float | None, high: float | None) -> tuple[str, str]:
+    """To six digits; to twelve where six would call unlike values alike."""
+    texts = tuple("?" if value is None else f"{value:.6g}" for value in (low, high))
+    return tuple(f"{value:.12g}" for value in (low, high)) if texts[0] == texts[1] and low != high else texts
 
 
 def _advice(document: Mapping[str, Any]) -> str:

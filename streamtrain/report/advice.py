@@ -79,7 +79,10 @@ def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> W
     losses = [cell["holdout_loss"]["value"] for cell in summary["cells"] if cell["holdout_loss"]["value"] is not None]
     linear = summary["best_linear_loss"]
     if losses and constant and constant["value"] is not None and min(losses) >= constant["value"]:
-        yield "No size is better than the best constant: nothing was learned from these features.", "--features"
+        if constant["value"] == 0:
+            yield "The target is constant: there is nothing to learn.", "--target"
+        else:
+            yield "No size is better than the best constant: nothing was learned from these features.", "--features"
     if losses and linear and linear["value"] is not None and min(losses) > linear["value"]:
         yield f"No size is better than the best linear model (loss {loss_text(linear['value'])}).", "--max-rows"
     target = summary["target_loss"]

@@ -3,8 +3,6 @@
 Lines of curvature for full batches; for SGD on the Gaussian linear model the exact mean-square boundary stands in `oracle.py`.
 """
 
-import math
-
 from streamtrain.errors import ConfigError
 
 
@@ -22,13 +20,3 @@ def stable_curvature(optimizer: str, lr: float, *, momentum: float = 0.0, beta1:
     if optimizer in ("adam", "adamw"):
         return (2 + 2 * beta1) / ((1 - beta1) * lr)
     raise ConfigError(f"optimizer {optimizer!r} has no known stability line; sgd, adam and adamw have.")
-
-
-def is_stable(curvature: float, optimizer: str, lr: float, *, momentum: float = 0.0, beta1: float = 0.9) -> bool:
-    """True below the line; a curvature that is not positive is stable."""
-    return curvature < stable_curvature(optimizer, lr, momentum=momentum, beta1=beta1)
-
-
-def largest_stable_lr(curvature: float, optimizer: str, *, momentum: float = 0.0, beta1: float = 0.9) -> float:
-    """The line read the other way: the learning rate at which `curvature` becomes unstable; infinite if it is not positive."""
-    return stable_curvature(optimizer, 1.0, momentum=momentum, beta1=beta1) / curvature if curvature > 0 else math.inf

@@ -160,9 +160,9 @@ def _column_problems(held: Sequence[Column], columns: Sequence[str], url: str) -
             problems.append(f"no column {name!r}.{did_you_mean(name, names)} It has {', '.join(names)}.{_partition(url, name)}")
         elif column.decoded_type is None:
             numeric = [other.name for other in held if other.decoded_type is not None]
-            choice = f"Choose among {', '.join(map(shown, numeric))} with --features and --target" if numeric else "Convert it to numbers"
+            choice = f"Choose among {', '.join(map(shown, numeric))} with --features and --target" if numeric else "Write it as numbers"
             kind = f"column {name!r} has type {column.stored_type}: {column.refusal}."
-            problems.append(f"{kind} {choice}, or run streamtrain ingest.")
+            problems.append(f"{kind} {choice}.")
     return problems
 
 

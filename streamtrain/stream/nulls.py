@@ -126,9 +126,10 @@ def _refuse(source: Source, span: Span, columns: Columns, masks: list[np.ndarray
         if len(bad):
             value = values[bad[0]]
             what = "null or NaN" if np.isnan(value) else "infinite" if np.isinf(value) else f"{value:.6g}, too large for float32"
+            remedy = _remedy(source, name) if not np.isfinite(value) or len(bad) < len(values) else "Rescale the column: every value of these rows is."
             raise DataError(
                 f"{source.dataset.shards[span.shard].url}: column {name!r}, row {span.start + int(bad[0]):,}: the value is {what}"
-                f" ({len(bad):,} such in rows {span.start:,} to {span.stop:,}). {_remedy(source, name)}"
+                f" ({len(bad):,} such in rows {span.start:,} to {span.stop:,}). {remedy}"
             )
 
 

@@ -163,6 +163,8 @@ def test_awkward_data_has_stable_statistics(command, tmp_path, shape, policy):
     assert said.code == 0, said.err
     (run,), (done,), (outcome,) = (events(tmp_path / "m", kind) for kind in ("run", "pass", "outcome"))
     assert outcome["outcome"] == "finished", outcome
+    warnings = [warning["text"] for warning in json.loads((tmp_path / "m" / "summary.json").read_text())["warnings"]]
+    assert ("The target is constant: there is nothing to learn." in warnings) == (shape == "a constant target")
     standard, table = run["standard"], np.stack([np.asarray(columns[name]) for name in "aby"], axis=1)
     assert np.isfinite(standard["mean"]).all() and np.isfinite(standard["scale"]).all()
     if run["data"]["holdout_rows"] == 0:

@@ -34,6 +34,13 @@ def test_generate_prints_the_noise_floor_and_inspect_reads_it_back(command):
     assert json.loads(command("inspect", "made", "--json").out)["num_rows"] == 10_000
 
 
+def test_inspect_tells_extremes_apart(command, tmp_path):
+    pq.write_table(pa.table({"a": [1e9 - 10, 1e9 + 10], "b": [0.5, 0.5], "y": [1 / 3, 2e6 / 3]}), tmp_path / "in.parquet")
+    lines = [line.split() for line in command("inspect", "in.parquet").out.splitlines()]
+    texts = {words[0]: words[-2:] for words in lines if words and words[0] in ("a", "b", "y")}
+    assert texts == {"a": ["999999990", "1000000010"], "b": ["0.5", "0.5"], "y": ["0.333333", "666667"]}
+
+
 def test_ingest_moves_the_target_last(command, tmp_path):
     pa.csv.write_csv(pa.table({"y": [1.0, 2.0, 3.0], "a": [1.0, 0.5, 2.0], "b": [3, 1, 2]}), tmp_path / "in.csv")
     for format in ("parquet", "zarr"):

@@ -241,6 +241,15 @@ def test_an_epoch_whose_last_window_is_empty_ends_all_the_same(make_engine):
     assert engine.steps == 4 and learner.rows == 100
 
 
+def test_a_finite_loss_beyond_the_limit_is_a_divergence(make_engine, monkeypatch):
+    rows, outcomes = make_rows(320), []
+    for limit in (1e6, 1e-6):
+        monkeypatch.setattr("streamtrain.learners.learner.DIVERGED_LOSS", limit)
+        learner = Learner(make_engine(), trial=0, first_row=16, last_row=320, holdout=rows, loss_scale=1.0, target_sd=1.0)
+        outcomes += [record["outcome"] for record in [*learner.consume(rows, ends_epoch=True), *learner.finish()] if record["event"] == "outcome"]
+    assert outcomes == ["finished"] * len(RATES) + ["diverged"] * len(RATES)
+
+
 def test_divergence_is_an_outcome(make_engine):
     rows = make_rows(3200)
     shape = Shape(widths=(4, 1), activation="relu")

@@ -13,7 +13,7 @@ from streamtrain.learners.probes import probe_shape, rescale
 from streamtrain.science.generalization import generalization_gap
 from streamtrain.science.lanczos import largest_eigenvalue, rayleigh_on_independent_rows
 from streamtrain.science.sharpness import invariance_audit, parametric_line, random_basis, sharpness
-from streamtrain.science.stability import is_stable, largest_stable_lr, stable_curvature
+from streamtrain.science.stability import stable_curvature
 
 
 def symmetric(seed: int, size: int, *, positive: bool = False) -> np.ndarray:
@@ -67,14 +67,12 @@ def test_a_parabola_shrinks_below_the_line_and_grows_beyond_it(optimizer, option
         else:  # Adam with a frozen preconditioner: a moving average of the gradient
             velocity = options["beta1"] * velocity + (1 - options["beta1"]) * curvature * x
         x -= lr * velocity
-    assert (abs(x) < 1e-3) == (share < 1) == is_stable(curvature, optimizer, lr, **options)
-    assert largest_stable_lr(curvature, optimizer, **options) == pytest.approx(lr / share)
+    assert (abs(x) < 1e-3) == (share < 1)
 
 
 def test_no_line_is_known_for_other_optimizers():
     with pytest.raises(ConfigError, match="sgd, adam and adamw"):
         stable_curvature("lion", 0.1)
-    assert largest_stable_lr(-1.0, "sgd") == np.inf
 
 
 @settings(max_examples=15)
