@@ -26,7 +26,7 @@ def compare(
     from streamtrain.report import compare as runs
     from streamtrain.report.limits import check_limits, parse_limits
 
-    limits = parse_limits(fail_on) if fail_on else []
+    limits = [] if fail_on is None else parse_limits(fail_on)  # an empty text is refused: a check of nothing must not pass
     document = runs.compare(read_run(a), read_run(b))
     failures, doubts = check_limits(document, limits)
     document |= {"fail_on": [str(limit) for limit in limits], "failures": failures, "doubts": doubts}

@@ -120,7 +120,8 @@ def switches(tokens: Sequence[str], names: Collection[str]) -> list[str]:
 
 def run(tokens: Sequence[str]) -> int:
     """Do what the words say and return the exit code; errors are one line on stderr, with the traceback under --debug."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for the life of the process: its stdout was closed
+    # Streams that were closed go nowhere, for the life of the process; what opens first would else get their number.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks `≤` gets \u2264, not a crash
@@ -131,6 +132,10 @@ def run(tokens: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes stdout at exit
         return 128 + signal.SIGPIPE
+    except SystemExit as leave:
+        if isinstance(leave.__context__, BrokenPipeError):  # rich, which writes --help, has turned it into its own exit
+            return 128 + signal.SIGPIPE
+        raise
     except (Exception, KeyboardInterrupt, Terminated) as failure:
         if "--debug" in tokens:
             traceback.print_exc()

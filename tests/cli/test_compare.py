@@ -40,6 +40,7 @@ def test_json_has_the_failures(command, runs):
 
 @pytest.mark.parametrize(("words", "code", "message"), [
     ("compare a absent", 2, "no events.jsonl"), ("compare a b --fail-on loss>1", 2, "write it like"), ("compare a", 2, "requires an argument"),
+    ("compare a b --fail-on=", 2, "write it like"),
 ])  # fmt: skip
 def test_a_wrong_comparison_is_one_line(command, runs, words, code, message):
     said = command(*words.split())

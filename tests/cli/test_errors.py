@@ -119,12 +119,19 @@ def test_a_warning_is_one_line_and_quiet_is_silent(command, monkeypatch):
     assert command("sweep", "d").err == "warning: the disk is slow\nerror: stop\n"
 
 
-def test_a_reader_that_leaves_is_no_error():
+@pytest.mark.parametrize("words", [["config", "schema"], ["train", "--help"]], ids=["a result", "help, which rich writes"])
+def test_a_reader_that_leaves_is_no_error(words):
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, "-m", "streamtrain", "config", "schema"], stdout=write, stderr=subprocess.PIPE)
+    done = subprocess.run([sys.executable, "-m", "streamtrain", *words], stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(("closed", "code"), [("2>&-", 3), (">&- 2>&-", 3), ("<&- >&- 2>&-", 3)])
+def test_a_stream_that_is_closed_changes_no_exit_code(closed, code):
+    done = subprocess.run(["sh", "-c", f"{sys.executable} -m streamtrain inspect absent {closed}"], capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
 
 
 def test_a_terminal_without_the_characters_gets_escapes():
