@@ -17,6 +17,10 @@ _RAMPS = {"light": ["#4f9be0", "#2a76c6", "#14508f", "#081f40"], "dark": ["#e2f0
 _INKS = {"light": ("#22262b", "#d9dde2", "#b4530a", "#ffffff"), "dark": ("#e4e7eb", "#3a4048", "#f2a65a", "#14171b")}
 #: Sizes nearer to one another than this share of their axis have one label together.
 _LABEL_SHARE = 0.06
+#: With fewer ticks an axis tells no distances.
+_FEWEST_TICKS = 3
+#: An axis has room for intervals up to so many times beyond the outermost values; two runs can leave everything open.
+_WIDEST = 10.0
 
 
 def theme(name: str) -> Spec:
@@ -55,7 +59,7 @@ def chart_title(text: str, subtitle: str = "") -> alt.Title:
 
 
 def interval_bars(base: alt.Chart) -> alt.Chart:
-    """95 % intervals; one wider than the picture is cut at its edge."""
+    """95 % intervals; one far wider than the picture is cut at its edge."""
     return base.mark_rule(clip=True, strokeWidth=1.5)
 
 
@@ -66,14 +70,32 @@ def edge_marks(base: alt.Chart, x: alt.X, color: alt.Color) -> alt.Chart:
     return mark.encode(x=x, y=alt.value(0), color=color, tooltip=tooltip)
 
 
-def reference_layers(y: alt.Y) -> list[alt.Chart]:
-    """The best linear and the best possible loss as labelled lines; below the latter there is room, since nothing can lie there."""
-    base = alt.Chart(alt.NamedData("references"))
-    names = [
-        base.transform_filter(where).mark_text(align="left", dx=4, dy=dy, fontSize=10, style="reference").encode(x=alt.value(0), y=y, text="name:N")
-        for where, dy in (("!datum.lowest", -7), ("datum.lowest", 9))
-    ]
-    return [base.mark_rule(strokeDash=[5, 4], style="reference").encode(y=y), *names]
+def reference_layers(y: alt.Y, tables: Tables, marks: Sequence[tuple[float, float]]) -> list[alt.Chart]:
+    """The best linear and the best possible loss as labelled lines; below the latter there is room, since nothing can lie there.
+
+    `marks` are what else is drawn, as (share of the width, loss): a line has its name at the end that they leave free.
+    """
+    base, layers = alt.Chart(alt.NamedData("references")), []
+    for row in tables["references"]:
+        right = _nearest(row["loss"], [loss for x, loss in marks if x < 0.4]) < _nearest(row["loss"], [loss for x, loss in marks if x > 0.6])
+        ends = {"align": "right", "dx": -4} if right else {"align": "left", "dx": 4}
+        mark = base.transform_filter(f"datum.name == '{row['name']}'").mark_text(**ends, dy=9 if row["lowest"] else -7, fontSize=10, style="reference")
+        layers.append(mark.encode(x=alt.value("width" if right else 0), y=y, text="name:N"))
+    return [base.mark_rule(strokeDash=[5, 4], style="reference").encode(y=y), *layers]
+
+
+def _nearest(loss: float, others: Sequence[float]) -> float:
+    """How far the nearest of the others is, on a log axis."""
+    return min((abs(math.log(other / loss)) for other in others), default=math.inf)
+
+
+def share_of(value: float, ends: tuple[float, float]) -> float:
+    """Where a value lies on a log axis: 0 at its low end, 1 at its high one.
+
+    >>> share_of(10.0, (1.0, 100.0))
+    0.5
+    """
+    return math.log(value / ends[0]) / math.log(ends[1] / ends[0])
 
 
 def sizes_where(condition: str) -> alt.Chart:
@@ -103,11 +125,24 @@ def round_ticks(low: float, high: float) -> list[float]:
 
     >>> round_ticks(0.3, 20)
     [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
+    >>> round_ticks(1.02e7, 1.9e7)
+    [12000000.0, 14000000.0, 16000000.0, 18000000.0]
     """
     decades = math.log10(high / low)
     digits = (1, 2, 3, 5, 7) if decades < 0.8 else (1, 2, 5) if decades < 2.5 else (1,)
     ticks = [float(f"{digit}e{power}") for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for digit in digits]
-    return [tick for tick in ticks if low <= tick <= high]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    return ticks if len(ticks) >= _FEWEST_TICKS else _even_ticks(low, high)
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Ticks at one distance, for a reach so short that hardly a round number lies in it: one tick tells no scale."""
+    for power in range(math.ceil(math.log10(high)), math.floor(math.log10(high - low)) - 2, -1):
+        for digit in (5, 2, 1):
+            first, last = math.ceil(low / (digit * 10.0**power)), math.floor(high / (digit * 10.0**power))
+            if last - first + 1 >= _FEWEST_TICKS:
+                return [float(f"{digit * k}e{power}") for k in range(first, last + 1)]
+    return [low, high]
 
 
 def ends_of(values: Iterable[float], pad: float) -> tuple[float, float]:
@@ -115,6 +150,13 @@ def ends_of(values: Iterable[float], pad: float) -> tuple[float, float]:
     known = [value for value in values if value and value > 0 and math.isfinite(value)] or [1.0]
     low, high = min(known) / pad, max(known) * pad
     return (low, high) if high > 1.01 * low else (low / 1.5, high * 1.5)
+
+
+def with_intervals(rows: Sequence[Row], name: str) -> list[float]:
+    """A figure's positive values and the ends of their intervals, those that are far beyond all values cut."""
+    values = [row[name] for row in rows if (row[name] or 0) > 0]
+    ends = [row[f"{name}_{end}"] for row in rows for end in ("lo", "hi") if (row[name] or 0) > 0 and row[f"{name}_{end}"]]
+    return [*values, *(min(max(end, min(values) / _WIDEST), _WIDEST * max(values)) for end in ends)]
 
 
 def size_axis(tables: Tables, *, title: str = "minibatch size") -> alt.X:

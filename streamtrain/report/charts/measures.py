@@ -20,11 +20,11 @@ def noise_scale(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | 
     base = alt.Chart(alt.NamedData("noise"))
     tooltip = [alt.Tooltip("name:N"), *(alt.Tooltip(f"{name}:Q", format=",.4~g") for name in ("value", "lo", "hi"))]
     layers = [
-        interval_bars(base).encode(x=alt.X("lo:Q", title="rows of a minibatch"), x2="hi:Q", y=y),
+        interval_bars(base).encode(x=alt.X("lo:Q", title="rows of a minibatch"), x2="hi:Q", y=y, color=alt.value("#2f7fd0")),
         base.transform_filter("datum.kind == 'measured'").mark_point(filled=True, size=80, opacity=1, color="#2f7fd0").encode(x=x, y=y, tooltip=tooltip),
         base.transform_filter("datum.kind == 'chosen'").mark_point(size=200, strokeWidth=2, opacity=1, style="reference").encode(x=x, y=y, tooltip=tooltip),
     ]
-    return alt.layer(*layers).properties(title="Noise scales beside the recommended size")
+    return alt.layer(*layers).properties(title="Noise scales" + " beside the recommended size" * any(row["kind"] == "chosen" for row in rows))
 
 
 def sqrt_m(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:

@@ -1,7 +1,7 @@
 """The picture and the curves: rows/s against loss, seconds to the target, loss against rows, steps, seconds."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -15,11 +15,14 @@ from streamtrain.report.charts.house import (
     log_axis,
     log_scale,
     reference_layers,
+    share_of,
     size_axis,
     size_color,
     sizes_where,
+    with_intervals,
 )
 from streamtrain.report.figures import target_word
+from streamtrain.report.tables import Row
 
 AXES = {"rows": "rows trained on", "steps": "steps", "seconds": "seconds of training alone"}
 
@@ -41,16 +44,21 @@ def tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | Non
     losses = [cell["holdout_loss"] for cell in cells if cell["holdout_loss"]]
     if not losses or len(tables["cells"]) < 2:
         return None
-    reach = ends_of((cell["rows_per_second"] for cell in cells), 1.25)
+    reach = ends_of(with_intervals(cells, "rows_per_second"), 1.25)
     x = alt.X("rows_per_second:Q", title="rows per second", **log_axis(reach, "~s"))
-    ends = ends_of([*losses, *(row["loss"] for row in tables["references"])], 1.3)
+    heights = [cell["label_holdout_loss"] for cell in cells if cell["label"] and cell["holdout_loss"]]
+    ends = ends_of([*with_intervals(cells, "holdout_loss"), *heights, *(row["loss"] for row in tables["references"])], 1.3)
     scale = log_scale(ends)
+    marks = [
+        (share_of(cell["rows_per_second"], reach), loss)
+        for cell in cells if cell["holdout_loss"] for loss in (cell["holdout_loss"], cell["label_holdout_loss"])
+    ]  # fmt: skip
     title = f"held-out loss at {summary['holdout_loss_at_rows']:,} rows"
     y = alt.Y("holdout_loss:Q", title=title, **log_axis(ends))
     base, color = sizes_where("datum.rows_per_second > 0 && datum.holdout_loss > 0"), size_color(tables)
     edge = sizes_where("datum.rows_per_second > 0 && !(datum.holdout_loss > 0)")
     layers = [
-        *reference_layers(alt.Y("loss:Q", title=title, scale=scale)),
+        *reference_layers(alt.Y("loss:Q", title=title, scale=scale), tables, marks),
         interval_bars(base).encode(x=x, y=alt.Y("holdout_loss_lo:Q", title=title), y2="holdout_loss_hi:Q", color=color),
         interval_bars(base).encode(x=alt.X("rows_per_second_lo:Q", title="rows per second"), x2="rows_per_second_hi:Q", y=y, color=color),
         *_points(base, x, y, color),
@@ -58,7 +66,7 @@ def tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | Non
         edge_marks(edge, x, color),
     ]
     missing = [f"{cell['size']} ({cell['status']})" for cell in cells if not cell["holdout_loss"]]
-    subtitle = f"no loss, at the edge: {', '.join(missing)}" if 0 < len(missing) <= 4 else "ring: recommended; right is faster, down is better"
+    subtitle = f"no loss, at the edge: {', '.join(missing)}" if 0 < len(missing) <= 4 else f"{_ring(tables)}right is faster, down is better"
     return alt.layer(*layers).properties(title=chart_title("Speed against loss at equal rows", subtitle))
 
 
@@ -72,7 +80,8 @@ def seconds_to_target(summary: Mapping[str, Any], tables: Tables) -> alt.LayerCh
     x = size_axis(tables)
     title = f"seconds to loss ≤ {target_word(target)}"
     others = [row["seconds"] for name in ("law", "confirmed") for row in tables.get(name, ()) if reached and row["seconds"]]
-    ends = ends_of([*(reached or budgets), *(seconds for seconds in others if seconds < 30 * max(reached))], 2.0)
+    known = with_intervals(cells, "seconds_to_target") or budgets
+    ends = ends_of([*known, *(seconds for seconds in others if seconds < 30 * max(reached))], 2.0)
     y = alt.Y("seconds_to_target:Q", title=title, **log_axis(ends))
     base, color = sizes_where("datum.seconds_to_target > 0 && datum.status == 'reached'"), size_color(tables)
     censored = sizes_where("datum.seconds_to_target > 0 && datum.status != 'reached'")
@@ -90,7 +99,7 @@ def seconds_to_target(summary: Mapping[str, Any], tables: Tables) -> alt.LayerCh
         square = alt.Chart(alt.NamedData("confirmed")).mark_point(shape="square", size=130, strokeWidth=1.8, opacity=1, style="reference")
         told = [alt.Tooltip("size:N", title="minibatch"), alt.Tooltip("seconds:Q", title="measured, end to end", format=".3~g")]
         layers.append(square.encode(x=x, y=alt.Y("seconds:Q", title=title), tooltip=told))
-    return alt.layer(*layers).properties(title=chart_title("Seconds to the target", "ring: recommended; hollow: not in every trial"))
+    return alt.layer(*layers).properties(title=chart_title("Seconds to the target", f"{_ring(tables)}{_hollow(cells)}down is better"))
 
 
 def curves(name: str, summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
@@ -103,7 +112,9 @@ def curves(name: str, summary: Mapping[str, Any], tables: Tables) -> alt.LayerCh
     ends = ends_of([*losses, *(row["loss"] for row in tables["references"])], 1.15)
     scale = log_scale(ends)
     held_out = summary["data"].get("holdout_source") != "none"
-    x = alt.X(f"{name}:Q", title=AXES[name], **log_axis(ends_of((row[name] for row in rows), 1.0), "~g" if name == "seconds" else "~s"))
+    reach = ends_of((row[name] for row in rows), 1.0)
+    x = alt.X(f"{name}:Q", title=AXES[name], **log_axis(reach, "~g" if name == "seconds" else "~s"))
+    marks = [(share_of(row[name], reach), row["loss"]) for row in rows]
     y_title = "held-out loss" if held_out else "training loss (mean of r²)"
     y = alt.Y("loss:Q", title=y_title, **log_axis(ends))
     median = alt.Y("median(loss):Q", title=y_title, scale=scale)
@@ -114,13 +125,21 @@ def curves(name: str, summary: Mapping[str, Any], tables: Tables) -> alt.LayerCh
     tooltip = [alt.Tooltip("size:N", title="minibatch")]
     width = 2 if all(cell["label"] for cell in tables["cells"]) else 1
     layers = [
-        *reference_layers(alt.Y("loss:Q", title=y_title, scale=scale)),
+        *reference_layers(alt.Y("loss:Q", title=y_title, scale=scale), tables, marks),
         base.mark_line(strokeWidth=0.8, strokeOpacity=0.45, opacity=1).encode(x=x, y=y, color=color, detail="trial:N"),
         base.mark_line(strokeWidth=width, opacity=1).encode(x=x, y=median, color=color, detail="batch_size:O", tooltip=tooltip),
         last.mark_point(filled=True, size=28, opacity=1).encode(x=end_x, y=alt.Y("end_loss:Q", title=y_title), color=color),
         last.mark_text(align="left", dx=8).encode(x=end_x, y=alt.Y(f"{label_y}:Q", title=y_title), text="label:N"),
     ]
     return alt.layer(*layers).properties(title=f"{y_title[0].upper()}{y_title[1:]} against {AXES[name]}")
+
+
+def _ring(tables: Tables) -> str:
+    return "ring: recommended; " if any(cell["recommended"] for cell in tables["cells"]) else ""
+
+
+def _hollow(cells: Sequence[Row]) -> str:
+    return "" if all(cell["status"] == "reached" for cell in cells) else "hollow: not in every trial; "
 
 
 def _points(base: alt.Chart, x: alt.X, y: alt.Y, color: alt.Color) -> list[alt.Chart]:

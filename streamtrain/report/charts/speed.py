@@ -25,6 +25,7 @@ def throughput(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | N
         law.encode(x=x, y=alt.Y("step_rows_per_second:Q", title=title)),
         base.mark_tick(thickness=2, size=16, opacity=0.9, orient="horizontal").encode(x=x, y=y, color=color, tooltip=tooltip),
     ]
+    dashed = "; dashed: B / (α + βB)" if tables["law"] else ""
     if roof:
         ceiling = alt.Chart(alt.NamedData("roof"))
         layers += [
@@ -32,7 +33,7 @@ def throughput(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | N
             ceiling.mark_text(align="left", dx=4, dy=-7, fontSize=10, style="reference").encode(
                 x=alt.value(0), y=alt.Y("rows_per_second:Q", title=title), text="name:N"),
         ]  # fmt: skip
-    return alt.layer(*layers).properties(title=chart_title("Rows per second of the step alone", "a mark a repeat; dashed: B / (α + βB)"))
+    return alt.layer(*layers).properties(title=chart_title("Rows per second of the step alone", f"a mark a repeat{dashed}"))
 
 
 def parts(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
