@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from streamtrain.report.answer import ladder, tiles
+from streamtrain.report.captions import captions, confirmation_note
 from streamtrain.report.charts import Spec, theme
 from streamtrain.report.drawing import vega_bundle
 from streamtrain.report.facts import confirmation_rows, cost_facts, integrity_facts, landmark_facts, measure_facts, speed_facts
@@ -66,14 +67,13 @@ def render_html(summary: Mapping[str, Any], specs: Mapping[str, Spec], tables: M
         confirmed=confirmation_rows(summary),
         landmark_facts=landmark_facts(summary),
         measure_facts=measure_facts(summary),
-        has_law=any(row["seconds"] for row in tables.get("law", ())),
-        stability={row["line"] for row in tables.get("stability", ())},
+        captions=captions(summary, tables),
+        confirmation_note=confirmation_note(summary),
         figures=_FIGURES,
         tiles=tiles(summary),
         ladder=ladder(summary),
         holdout_name=_HOLDOUTS.get(summary["data"].get("holdout_source", ""), ""),
         unfinished=summary["seconds"] is None,
-        unscored=_unscored(summary),
         verdict=lambda cell: verdict_text(summary, cell),
         run_facts=_run_facts(summary),
         details=[(name, json.dumps(summary[key], indent=2, ensure_ascii=False)) for name, key in _DETAILS if summary.get(key)],
@@ -135,12 +135,6 @@ def _run_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         *cost_facts(summary),
     )
     return [(name, str(value)) for name, value in known if value]
-
-
-def _unscored(summary: Mapping[str, Any]) -> str:
-    cells = [cell for cell in summary["cells"] if cell["holdout_loss"]["value"] is None]
-    names = [f"{size_text(cell['batch_size'])} ({cell['status'].replace('_', ' ')})" for cell in cells]
-    return ", ".join(names) if len(names) <= 6 else f"{len(names)} sizes"
 
 
 def _policy(*scripts: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamtrain.report.advice import INPUT_BOUND
+from streamtrain.report.captions import confirmation_note
 from streamtrain.report.facts import confirmation_rows, cost_facts, integrity_facts, landmark_facts, measure_facts, speed_facts
 from streamtrain.report.figures import (
     NOTHING,
@@ -123,7 +124,7 @@ def render_markdown(summary: Summary) -> str:
         if pairs:
             parts.append("\n".join([f"## {heading}", "", *(f"- {name}: {text}" for name, text in pairs)]))
     if confirmed := confirmation_rows(summary):
-        parts.append(_confirmed_table(confirmed))
+        parts += [_confirmed_table(confirmed), confirmation_note(summary)]
     if summary["warnings"]:
         parts.append("\n".join(["## Warnings", "", *(_warning_line(warning) for warning in summary["warnings"])]))
     data = summary["data"]
