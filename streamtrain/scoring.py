@@ -50,7 +50,7 @@ def predict(
     model that was trained under `impute` fills it. `storage_options`: of an object store with the data. The model's transform is imported and applied; the target need not be there.
     Raises ConfigError when it cannot be, when `out` exists or is named as no Parquet, DataError for the data.
     """
-    network = _finite_model(model_dir)
+    network = finite_model(model_dir)
     if out.suffix.lower() in (".csv", ".tsv", ".txt", ".json"):
         raise ConfigError(f"{out}: predictions are written as Parquet. Name the file {out.stem}.parquet.")
     if out.exists():
@@ -69,7 +69,7 @@ def evaluate(model_dir: Path, data: str, *, on_null: OnBad = "error", storage_op
     `rmse`, `mae`, `best_constant_rmse` are in units of the target; `loss` is the mean of r² over this data set's variance of the
     target, so that 1 is its mean's and `r2` is 1 - loss; both are null where the target is constant. Raises as `predict` does.
     """
-    network = _finite_model(model_dir)
+    network = finite_model(model_dir)
     errors, dropped = Errors(), 0
     for _, features, target, bad in _scored(network, data, on_null=on_null, with_target=True, storage=make_storage(storage_options)):
         errors.add(predict_rows(network, features), target)
@@ -92,7 +92,7 @@ def predicted(network: Network, data: str, *, on_null: OnBad = "error") -> Itera
         yield ids, predict_rows(network, features)
 
 
-def _finite_model(folder: Path) -> Network:
+def finite_model(folder: Path) -> Network:
     """Raises DataError for the model of a training that diverged: it would predict NaN, or nothing that means anything."""
     network = load_model(folder)
     if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):

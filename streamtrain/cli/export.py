@@ -22,13 +22,13 @@ def export(
     """Write a trained model as ONNX, normalisation and imputation folded in: raw features in, predictions out."""
     from streamtrain.files import write_atomically
     from streamtrain.learners.onnx_file import onnx_bytes
-    from streamtrain.learners.saved import load_model
+    from streamtrain.scoring import finite_model
 
     file = Path(out) if out else Path(model) / "model.onnx"
     if file.exists():
         raise ConfigError(f"{file} exists, and nothing is overwritten. Choose another --out.")
     with plain_warnings(quiet=output.quiet):
-        network = load_model(model)
+        network = finite_model(Path(model))
         content = onnx_bytes(network)
         if network.is_coarse:
             text = f"{network.target} lies so far from 0 that float32 rounds predictions noticeably, and the file gives float32. Subtract a constant from it."

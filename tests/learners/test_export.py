@@ -152,3 +152,12 @@ def test_what_cannot_be_exported_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs onnx and onnxscript, .*streamtrain\[onnx\]"):
         onnx_bytes(network)
+
+
+def test_a_model_that_diverged_is_not_exported(command, tmp_path):  # noqa: F811
+    network = Network(Shape(widths=(2, 3, 1), activation="relu"), Standard.identity(3), ("a", "b"), "y")
+    with torch.no_grad():
+        next(network.parameters()).fill_(torch.nan)
+    save_model(network, tmp_path)
+    said = command("export", str(tmp_path))
+    assert said.code == 3 and "diverged" in said.err and not (tmp_path / "model.onnx").exists()
