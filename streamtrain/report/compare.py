@@ -3,7 +3,7 @@
 Runs on the same rows in the same order are paired trial by trial; others are independent samples. Timings never pair.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from streamtrain.errors import DataError
@@ -54,7 +54,7 @@ def compare(a: Run, b: Run) -> Document:
     target = summaries[0]["target_loss"]
     cells = [{cell.batch_size: cell for cell in arm_cells(run, run.rules[0], target)} for run in (a, b)]
     rows = rows_in_common([cells[side][size] for side in (0, 1) for size in shared if cells[side][size].status in ("reached", "not_reached")])
-    pairs = paired(a, b)
+    pairs = paired(a, b) and any(in_pairs(cells[0][size].curves, cells[1][size].curves) for size in shared)
     return {
         "schema_version": 1, "paired": pairs, "target_loss": target, "holdout_loss_at_rows": rows,
         "sides": [_side(summary) for summary in summaries], "changed": changed_keys(a.header.get("config") or {}, b.header.get("config") or {}),
@@ -69,6 +69,16 @@ def paired(a: Run, b: Run) -> bool:
     configs = [run.header.get("config") or {} for run in (a, b)]
     same = all(_without_path(configs[0].get(part)) == _without_path(configs[1].get(part)) for part in _SAME_ORDER)
     return same and _fingerprint(a) == _fingerprint(b) is not None
+
+
+def in_pairs(a: Collection[int], b: Collection[int]) -> list[int]:
+    """The trials of both; none where they are one of several: all of them, as independent ones, then say more.
+
+    >>> in_pairs([3, 4, 5], [3, 4, 5, 6]), in_pairs([3, 4, 5], [2, 3]), in_pairs([0], [0, 1])
+    ([3, 4, 5], [], [0])
+    """
+    shared = sorted(set(a) & set(b))
+    return shared if len(shared) > 1 or min(len(a), len(b)) == 1 else []
 
 
 def changed_keys(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -122,6 +132,8 @@ def change_text(figure: Mapping[str, Any]) -> str:
     '+3.1 % [-1.0, +7.5]'
     >>> change_text({"change": None, "lo": None, "hi": None, "verdict": "missing"})
     'no value in B'
+    >>> change_text({"change": 0.5, "lo": -0.99, "hi": 2e13, "verdict": "undecided"})
+    '+50.0 % [-99.0, +2.0e+15]'
     """
     if figure["change"] is None:
         return {"missing": "no value in B", "gained": "no value in A"}.get(figure["verdict"], NOTHING)
@@ -131,7 +143,7 @@ def change_text(figure: Mapping[str, Any]) -> str:
 
 def _percent(change: float) -> str:
     percent = 100 * change
-    return f"{percent:+.1f}" if abs(percent) < 100 else f"{percent:+,.0f}"
+    return f"{percent:+.1f}" if abs(percent) < 100 else f"{percent:+,.0f}" if abs(percent) < 1e6 else f"{percent:+.1e}"
 
 
 def _word(name: str, figure: Mapping[str, Any]) -> str:
@@ -173,7 +185,7 @@ def _change(a: Sample, b: Sample, pairs: bool, name: str) -> Document:
     figure: Document = {"a": _median(one), "b": _median(other), "change": None, "lo": None, "hi": None}
     if not one or not other:
         return figure | {"verdict": "missing" if one else "gained" if other else "none"}
-    shared = sorted(set(one) & set(other)) if pairs and a.paired else []
+    shared = in_pairs(one, other) if pairs and a.paired else []
     ratio, lo, hi = (
         paired_ratio([other[trial] for trial in shared], [one[trial] for trial in shared]) if shared
         else independent_ratio(list(other.values()), list(one.values()))

@@ -50,22 +50,23 @@ def check_limits(document: Mapping[str, Any], limits: Sequence[Limit]) -> tuple[
 
     A limit fails where the change is beyond it and no accident: its interval leaves out 0, or there is none (a single run). A
     change beyond the limit whose interval has 0 in it is a doubt. A figure that B lost fails where the limit is on its getting
-    worse; one that neither run has is a doubt, for a check of nothing must not pass in silence.
+    worse; one that A or both lack is a doubt, for a check of nothing must not pass in silence.
     """
     failures, doubts = [], []
     for limit in limits:
         rises = FIGURES[limit.figure][2]
         guards_worse = (limit.sign == "<") == rises
-        known = 0
+        known, gained = 0, False
         for cell in document["cells"]:
             figure = cell[limit.figure]
             where = f"{size_text(cell['batch_size'])}: {limit.figure}"
-            known += figure["verdict"] != "none"
+            known += figure["verdict"] not in ("none", "gained")
+            gained |= figure["verdict"] == "gained"
             if figure["verdict"] == "missing" and guards_worse:
                 failures.append(f"{where} has no value in B ({cell['status'][1].replace('_', ' ')}); the limit is {limit}")
             elif figure["change"] is not None and limit.crossed(figure["change"]):
                 text = f"{where} changed by {change_text(figure)}; the limit is {limit}"
                 (doubts if figure["verdict"] == "undecided" and figure["lo"] is not None else failures).append(text)
         if not known:
-            doubts.append(f"{limit}: neither run has {limit.figure}; nothing was checked")
+            doubts.append(f"{limit}: {'A does not have' if gained else 'neither run has'} {limit.figure}; nothing was checked")
     return failures, doubts

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from streamtrain.errors import ConfigError, DataError
-from streamtrain.report.compare import FIGURES, changed_keys, compare, paired, render_comparison
+from streamtrain.report.compare import FIGURES, Sample, _change, changed_keys, compare, paired, render_comparison
 from streamtrain.report.limits import check_limits, parse_limits
 from streamtrain.science.ratio import independent_ratio
 from streamtrain.science.run import collect
@@ -137,3 +137,18 @@ def test_a_figure_that_was_lost_fails_and_one_that_never_was_is_a_doubt():
     assert check_limits(compare(a, b), parse_limits("holdout_loss<-1%"))[0] == []
     a, b = (collect(make_records((256, 1024), target_loss=[0.1], timing=False)) for _ in range(2))
     assert "nothing was checked" in check_limits(compare(a, b), parse_limits("rows_per_second<-1%"))[1][0]
+
+
+@pytest.mark.parametrize(("lacking", "words"), [("a", "A does not have"), ("ab", "neither run has")])
+def test_a_limit_on_what_a_run_does_not_have_is_no_pass(lacking, words):
+    sides = [collect(make_records(SIZES, holdout="none" if side in lacking else "rows")) for side in "ab"]
+    failures, doubts = check_limits(compare(*sides), parse_limits("holdout_loss>+1%"))
+    assert failures == [] and len(doubts) == 1 and words in doubts[0]
+
+
+def test_samples_that_share_one_trial_of_several_are_independent():
+    """Fresh trials of a run of two are 2 and 3, of a run of three 3, 4 and 5: a pair of one trial says nothing, five trials do."""
+    a, b = Sample({2: 1.0, 3: 1.1}, paired=True), Sample({3: 1.1, 4: 1.2, 5: 1.0}, paired=True)
+    assert _change(a, b, True, "holdout_loss") == _change(a, b, False, "holdout_loss")
+    assert _change(a, b, True, "holdout_loss")["lo"] is not None
+    assert _change(a, Sample({2: 2.0, 3: 2.2}, paired=True), True, "holdout_loss")["lo"] == pytest.approx(1.0)
