@@ -126,9 +126,11 @@ def format_count(count: float) -> str:
 def format_seconds(seconds: float) -> str:
     """A duration for people.
 
-    >>> format_seconds(0.0123), format_seconds(6.24), format_seconds(192)
-    ('12.3 ms', '6.24 s', '3m12s')
+    >>> format_seconds(5.55e-5), format_seconds(0.0123), format_seconds(6.24), format_seconds(192)
+    ('55.5 µs', '12.3 ms', '6.24 s', '3m12s')
     """
+    if 0 < seconds < 0.9995e-3:
+        return f"{seconds * 1e6:.3g} µs"
     if seconds < 0.9995:  # beyond, it rounds to a whole second
         return f"{seconds * 1e3:.3g} ms"
     if seconds < 100:

@@ -59,7 +59,7 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
 
 def _of_outcomes(run: Run, cells: Sequence[Cell]) -> Warnings:
     for status, text, flag in (
-        ("diverged", "diverged in every trial at every learning rate", "--lr" if run.header["verb"] == "train" else "--lr-grid"),
+        ("diverged", "diverged" + " in every trial at every learning rate" * (run.header["verb"] == "sweep"), "--lr-grid" if run.header["verb"] == "sweep" and run.rules[0] == "tuned" else "--lr"),
         ("out_of_memory", "ran out of memory", "--memory"),
         ("failed", "failed", None),
     ):
@@ -71,7 +71,7 @@ def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> W
     if summary["target_loss"] is not None and (sizes := _sizes(cell for cell in cells if cell.status == "not_reached")):
         yield f"{sizes} did not reach the target in every trial with this many rows.", "--max-rows"
     rows = summary["epoch_rows"]
-    if rows and len(cells) > 1 and (sizes := _sizes(cell for cell in cells if cell.batch_size > rows)):
+    if rows and len(cells) > 1 and (sizes := _sizes(cell for cell in cells if cell.batch_size > rows and _steps(cell) > 0)):
         yield f"{sizes}: more than the {rows:,} rows that there are to train on, so every step takes all of them.", "--batch-sizes"
     if sizes := _sizes(cell for cell in cells if cell.curves and _steps(cell) == 0 and cell.status in ("reached", "not_reached")):
         yield f"{sizes} took no step: there were fewer rows than one minibatch, so its weights are those it began with.", "--batch-size"
@@ -83,7 +83,7 @@ def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> W
             yield "The target is constant: there is nothing to learn.", "--target"
         else:
             yield "No size is better than the best constant: nothing was learned from these features.", "--features"
-    if losses and linear and linear["value"] is not None and min(losses) > linear["value"]:
+    if losses and linear and linear["value"] is not None and min(losses) > linear["value"] and (constant or {}).get("value") != 0:
         yield f"No size is better than the best linear model (loss {loss_text(linear['value'])}).", "--max-rows"
     target = summary["target_loss"]
     if losses and len(cells) > 1 and summary["target_loss_chosen"] == "automatic" and target > _EASY_TARGET * min(losses):
@@ -99,7 +99,8 @@ def _of_rates(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> Wa
     if not summary["fresh_seeds"] and run.rules[0] == "tuned" and any(len(run.rates(cell.batch_size)) > 1 for cell in cells):
         text = "Learning rates were chosen on the same trials that judge them (the winner's curse): the figures are a little too good."
         yield text, "--set sweep.rerun=on"
-    learned = [cell for cell in cells if run.rules[0] == "tuned" and cell.status in ("reached", "not_reached") and len(run.rates(cell.batch_size)) > 1]
+    learned = [cell for cell in cells if run.rules[0] == "tuned" and cell.status in ("reached", "not_reached") and len(run.rates(cell.batch_size)) > 1
+               and _steps(cell) > 0]  # fmt: skip
     for name, pick in (("smallest", min), ("largest", max)):
         edge = [cell for cell in learned if cell.lr == pick(run.rates(cell.batch_size))]
         if edge:

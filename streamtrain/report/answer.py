@@ -1,10 +1,11 @@
 """What the top of the page says beside the sentence: a few large figures, and a ladder of losses to compare the model's with."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from streamtrain.report.figures import loss_text, rmse_text, seconds_text, size_text, speed_text, target_word
-from streamtrain.science.run import Run
+from streamtrain.science.run import Curve, Run
 from streamtrain.units import format_seconds
 
 Summary = Mapping[str, Any]
@@ -17,13 +18,23 @@ def trained_sentence(run: Run, cell: Mapping[str, Any]) -> str:
     reason = next((f": {curve.reason}" for curve in curves if curve.reason), "")
     if cell["status"] in ("diverged", "out_of_memory", "failed"):
         word = {"diverged": "diverged", "out_of_memory": "ran out of memory", "failed": "failed"}[cell["status"]]
-        return f"The training at minibatch size {size} {word} after {rows:,} rows{reason if cell['status'] != 'diverged' else ''}."
+        if cell["status"] == "diverged":
+            return f"The training at minibatch size {size} {word} {_lost(run, curves, rows)}."
+        return f"The training at minibatch size {size} {word} after {rows:,} rows{reason}."
     loss, constant = cell["holdout_loss"]["value"], (run.baseline.get("best_constant_loss") or {}).get("value")
     done = f"{rows:,} row{'s' * (rows != 1)} at minibatch size {size}"
     if loss is None:
         return f"Trained on {done}; no held-out loss says how good the model is."
     share = "" if constant is None else f": {explained(loss, constant)}"
     return f"After {done} the held-out loss is {loss_text(loss)}{share}{f' ({reason[2:]})' if reason else ''}."
+
+
+def _lost(run: Run, curves: Sequence[Curve], rows: int) -> str:
+    """When a training left all bounds: at the first evaluation whose loss was no number, else at its end."""
+    each = ((curve.rows, curve.holdout_loss if run.has_holdout else curve.train_loss) for curve in curves)
+    losses = ((at, loss) for where, values in each for at, loss in zip(where, values, strict=True) if at)
+    first = next((at for at, loss in losses if not math.isfinite(loss)), rows)
+    return f"within {first:,} rows"
 
 
 def explained(loss: float, constant: float) -> str:

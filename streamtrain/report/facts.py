@@ -8,6 +8,8 @@ from streamtrain.units import format_bytes, format_count, format_seconds
 
 Summary = Mapping[str, Any]
 Facts = list[tuple[str, str]]
+#: A step that stands still for no more than this share of the time hardly waits.
+_HARDLY = 0.05
 
 
 def speed_facts(summary: Summary) -> Facts:
@@ -17,11 +19,12 @@ def speed_facts(summary: Summary) -> Facts:
     facts: Facts = []
     if alpha and beta:
         row = _interval(beta, lambda seconds: f"{seconds * 1e9:.3g} ns")
-        facts.append(("a step of B rows takes", f"α + βB: α = {_interval(alpha, _short_seconds)} and β = {row} a row"))
+        facts.append(("a step of B rows takes", f"α + βB: α = {_interval(alpha, format_seconds)} and β = {row} a row"))
     if roof and roof["value"]:
         facts.append(("the stream delivers", f"{_interval(roof, format_count)} rows/s"))
     if alpha and beta:
-        never = "at no size: a step is always the slower part"
+        waits = any((cell["wait_fraction"]["value"] or 0) > _HARDLY for cell in summary["cells"])
+        never = "at no size: a step is always the slower part" + "; it waits because reading takes the same processor cores" * waits
         facts.append(("reading is the limit", f"from B = {_interval(kink, _rows)}" if kink and kink["value"] else never))
     if text := _overlap(laws.get("overlap") or {}):
         facts.append(("reading and computing overlap", text))
@@ -43,7 +46,7 @@ def bottleneck(summary: Summary) -> str:
     size = size_text(cell["batch_size"])
     if share > 0.5:
         return f"reading: at {size} the step waits {share:.0%} of the time for rows"
-    if share > 0.05:
+    if share > _HARDLY:
         return f"both: at {size} the step takes most of the time, and waits {share:.0%} of it for rows"
     return f"the training step: at {size} it hardly waits for rows ({share:.0%})"
 
@@ -264,10 +267,6 @@ def _two(value: float) -> str:
 
 def _four(value: float) -> str:
     return f"{value:.4g}"
-
-
-def _short_seconds(seconds: float) -> str:
-    return f"{seconds * 1e6:.3g} µs" if seconds < 1e-3 else format_seconds(seconds)
 
 
 def _laws(summary: Summary) -> Mapping[str, Any]:

@@ -104,8 +104,8 @@ def seconds_text(figure: Figure) -> str:
 
     >>> seconds_text({"value": 6.2, "n": 5, "lo": 6.0, "hi": 6.4}), seconds_text({"value": 0.0123, "n": 1, "lo": None, "hi": None})
     ('6.20 s ± 0.20', '12.3 ms')
-    >>> seconds_text({"value": 0.0348, "n": 2, "lo": 9e-6, "hi": 134.9})
-    '34.8 ms [0.01 ms, 135 s]'
+    >>> seconds_text({"value": 0.0348, "n": 2, "lo": 9e-6, "hi": 134.9}), seconds_text({"value": 7.4e-5, "n": 3, "lo": 3.1e-5, "hi": 1.2e-4})
+    ('34.8 ms [9.00 µs, 135 s]', '74.0 µs [31.0, 120.0]')
     """
     return _with_interval(figure, _seconds)
 
@@ -143,7 +143,7 @@ def _count(value: float) -> Scale:
 
 
 def _seconds(value: float) -> Scale:
-    size, unit = (1e-3, " ms") if value < 1 else (1.0, " s") if value < 600 else (60.0, " min") if value < 36_000 else (3600.0, " h")
+    size, unit = (1e-6, " µs") if 0 < value < 1e-3 else (1e-3, " ms") if value < 1 else (1.0, " s") if value < 600 else (60.0, " min") if value < 36_000 else (3600.0, " h")
     return Scale(size, unit, _decimals(value / size))
 
 

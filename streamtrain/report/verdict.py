@@ -122,6 +122,8 @@ def _no_reason(run: Run, cells: Sequence[Cell], figures: Sequence[Mapping[str, A
     if not scored:
         return "No size has a finite held-out loss, so none can be recommended. Try smaller learning rates with --lr-grid."
     loss, cell = min(scored, key=lambda pair: pair[0])
+    if (run.baseline.get("best_constant_loss") or {}).get("value") == 0:
+        return "The target is constant: there is nothing to learn, so no size can be recommended. Name another --target."
     if loss >= ((run.baseline.get("best_constant_loss") or {}).get("value") or math.inf):
         return f"No size did better than always guessing the mean within {budget_text(run)} rows: none can be recommended. Try smaller rates with --lr-grid."
     if target is None:

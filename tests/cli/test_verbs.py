@@ -82,7 +82,7 @@ def test_train_then_predict(command, data, tmp_path):
 def test_a_training_that_diverged_is_no_success_and_its_model_no_model(command, data):
     said = command("train", data, "--optimizer", "sgd", "--lr", "1e6", "--batch-size", "64", "--max-rows", "4k", "--out", "m")
     assert said.code == 1 and said.err.splitlines()[-1] == "error: m: the training diverged. Try a smaller --lr."
-    assert "diverged after" in said.out and "[--lr]" in said.out
+    assert "diverged within" in said.out and "[--lr]" in said.out
     for words in (["predict", "m", data, "-o", "p.parquet"], ["evaluate", "m", data, "--json"]):
         said = command(*words)
         assert (said.code, said.out) == (3, "") and "its training diverged" in said.err and said.err.count("\n") == 1

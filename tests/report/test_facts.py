@@ -140,3 +140,11 @@ def test_a_run_on_workers_tells_speed_and_loss_by_their_number(tmp_path, monkeyp
     schema = json.loads(files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(schema).validate(json.loads(json.dumps(summary, allow_nan=False)))
     assert worker_facts(summarize(make_records([1024]))) == [] and facts.bottleneck(summary) == ""
+
+
+@pytest.mark.parametrize(("waits", "why"), [(0.38, True), (0.0, False)])
+def test_a_step_that_waits_though_reading_is_faster_has_its_reason(summary, waits, why):
+    cells = [{**cell, "wait_fraction": {**cell["wait_fraction"], "value": waits}} for cell in summary["cells"]]
+    laws = {**summary["landmarks"]["laws"], "kink": None}
+    said = dict(facts.speed_facts({**summary, "cells": cells, "landmarks": {**summary["landmarks"], "laws": laws}}))
+    assert ("the same processor cores" in said["reading is the limit"]) == why

@@ -221,7 +221,8 @@ def test_a_conclusion_leaves_no_size_undecided():
 
 @pytest.mark.parametrize(("options", "sentence"), [
     pytest.param({}, r"After 4,000,000 rows at minibatch size 1,024 the held-out loss is 0\.01\d+: 98\.\d\d% of the variance explained\.", id="finished"),
-    pytest.param({"outcomes": {1024: "diverged"}}, r"The training at minibatch size 1,024 diverged after 32,768 rows\.", id="diverged"),
+    pytest.param({"outcomes": {1024: "diverged"}}, r"The training at minibatch size 1,024 diverged within 8,192 rows\.", id="diverged"),
+    pytest.param({"outcomes": {1024: "diverged"}, "holdout": "none"}, r"The training .* diverged within 8,192 rows\.", id="diverged, nothing held out"),
     pytest.param({"outcomes": {1024: "out_of_memory"}}, r"The training at .* ran out of memory after 0 rows: needs 9\.1 GiB, .*\.", id="out of memory"),
     pytest.param({"holdout": "none"}, r"Trained on 4,000,000 rows at minibatch size 1,024; no held-out loss .*", id="nothing held out"),
 ])  # fmt: skip
@@ -242,3 +243,34 @@ def test_inconclusive_names_the_sizes_that_may_be_as_fast():
     summary = summarize(make_records(trials=1))
     undecided = summary["recommendation"]["undecided"]
     assert undecided and all(f"{size:,}" in summary["sentence"] and f"{size:,}" in summary["recommendation"]["reason"] for size in undecided)
+
+
+def test_a_constant_target_is_the_answer_and_no_remedy_is_named_for_it():
+    records = make_records((256, 1024), lrs=[0.004])
+    for name in ("best_constant_loss", "best_linear_loss"):
+        records[1][name] |= {"value": 0.0, "rmse": 0.0}
+    for record in records:
+        if record["event"] == "evaluation":
+            record["holdout_loss"] = 0.001 / (1 + record["rows"])
+    records[0]["target_loss"] = [1e-12]
+    summary = summarize(records)
+    texts = [warning["text"] for warning in summary["warnings"]]
+    assert summary["sentence"].startswith("The target is constant") and sum("target is constant" in text for text in texts) == 1
+    assert not any("best linear" in text for text in texts)
+
+
+def test_what_took_no_step_says_nothing_of_its_rates_nor_of_its_minibatches():
+    records = make_records((256, 8_000_000), lrs=[0.001, 0.004], train_rows=40_000)
+    texts = [warning["text"] for warning in summarize(records)["warnings"]]
+    assert any("8,000,000 took no step" in text for text in texts)
+    assert not any("8,000,000" in text and ("best learning rate" in text or "more than the" in text) for text in texts)
+
+
+@pytest.mark.parametrize(("rules", "verb", "flag", "text"), [
+    (["tuned"], "sweep", "--lr-grid", "1,024 diverged in every trial at every learning rate."), (["fixed"], "sweep", "--lr", "1,024 diverged in every"),
+    (["tuned"], "train", "--lr", "1,024 diverged."),
+], ids=["tuned", "fixed", "train"])  # fmt: skip
+def test_a_divergence_names_the_flag_that_sets_the_rate(rules, verb, flag, text):
+    records = make_records([1024], lrs=[0.004], outcomes={1024: "diverged"}, verb=verb)
+    records[0] |= {"lr_rules": rules, "lr": 0.004}
+    assert [warning["flag"] for warning in summarize(records)["warnings"] if warning["text"].startswith(text)] == [flag]
