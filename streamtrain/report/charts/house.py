@@ -17,6 +17,8 @@ _RAMPS = {"light": ["#4f9be0", "#2a76c6", "#14508f", "#081f40"], "dark": ["#e2f0
 _INKS = {"light": ("#22262b", "#d9dde2", "#b4530a", "#ffffff"), "dark": ("#e4e7eb", "#3a4048", "#f2a65a", "#14171b")}
 #: Sizes nearer to one another than this share of their axis have one label together.
 _LABEL_SHARE = 0.06
+#: First digits of ticks, from few to many.
+_DIGITS = ((1,), (1, 2, 5), (1, 2, 3, 5, 7))
 #: With fewer ticks an axis tells no distances.
 _FEWEST_TICKS = 3
 #: An axis has room for intervals up to so many times beyond the outermost values; two runs can leave everything open.
@@ -112,7 +114,7 @@ def size_color(tables: Tables) -> alt.Color:
 
 def log_axis(ends: tuple[float, float], format: str = "~g") -> dict[str, Any]:
     """A log scale between `ends` with round ticks: 1, 2, 5 over a short reach, else powers of ten."""
-    return {"scale": log_scale(ends), "axis": alt.Axis(format=format, values=round_ticks(*ends))}
+    return {"scale": log_scale(ends), "axis": alt.Axis(format=format, values=round_ticks(*ends), labelOverlap="greedy", labelSeparation=4)}
 
 
 def log_scale(ends: tuple[float, float]) -> alt.Scale:
@@ -125,14 +127,17 @@ def round_ticks(low: float, high: float) -> list[float]:
 
     >>> round_ticks(0.3, 20)
     [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
-    >>> round_ticks(1.02e7, 1.9e7)
-    [12000000.0, 14000000.0, 16000000.0, 18000000.0]
+    >>> round_ticks(0.012, 5.0), round_ticks(1.02e7, 1.9e7)
+    ([0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0], [12000000.0, 14000000.0, 16000000.0, 18000000.0])
     """
     decades = math.log10(high / low)
-    digits = (1, 2, 3, 5, 7) if decades < 0.8 else (1, 2, 5) if decades < 2.5 else (1,)
-    ticks = [float(f"{digit}e{power}") for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for digit in digits]
-    ticks = [tick for tick in ticks if low <= tick <= high]
-    return ticks if len(ticks) >= _FEWEST_TICKS else _even_ticks(low, high)
+    coarsest = 2 if decades < 0.8 else 1 if decades < 2.5 else 0
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in _DIGITS[coarsest:]:
+        ticks = [tick for power in powers for digit in digits if low <= (tick := float(f"{digit}e{power}")) <= high]
+        if len(ticks) >= _FEWEST_TICKS:
+            return ticks
+    return _even_ticks(low, high)
 
 
 def _even_ticks(low: float, high: float) -> list[float]:

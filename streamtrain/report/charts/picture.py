@@ -152,7 +152,7 @@ def _points(base: alt.Chart, x: alt.X, y: alt.Y, color: alt.Color) -> list[alt.C
 
 def _sides(base: alt.Chart, x: alt.X, title: str, middle: float) -> list[alt.Chart]:
     """Exact sizes beside their points, apart from one another, on the side that faces the middle, so that none leaves the picture."""
-    sides = (("<=", "left", 9), (">", "right", -9))
+    sides = (("<=", "left", 12), (">", "right", -12))  # beyond the ring
     return [
         base.transform_filter(f"datum.rows_per_second {sign} {middle}")
         .mark_text(align=align, dx=dx, dy=-8)
