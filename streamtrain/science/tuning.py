@@ -107,6 +107,8 @@ def _extension(run: Run) -> PassPlan | None:
         if len(rates) < 2:
             continue
         best = best_cell(run, size, rates, target, range(1))
+        if not any(curve.steps and curve.steps[-1] for curve in best.curves.values()):
+            continue  # no step was taken: every rate has the same loss, and so would all that lie beyond
         if best.lr == rates[-1] and best.status in ("reached", "not_reached"):
             lrs[size] = tuple(_rounded(rates[-1] * (rates[-1] / rates[-2]) ** k) for k in range(1, EXTENDED_BY + 1))
         elif best.lr == rates[0]:

@@ -78,6 +78,13 @@ def test_a_grid_grows_at_its_edge_until_the_best_lies_inside(best, sizes):
     assert all(plan.lrs[1024] for plan in plans if plan.kind == "tuning") and run.rates(1024) == list(GRID)
 
 
+def test_a_grid_does_not_grow_for_a_size_that_took_no_step():
+    """All its rates have the loss of the first weights; a pass over the data for each extension found nothing."""
+    run = Run(header=header(batch_sizes=[64, 10**9]))
+    assert {plan.kind for plan in play(run, {64: 0.01, 10**9: 0.0001})} == {"tuning", "fresh"}
+    assert run.rates(10**9) == list(GRID)
+
+
 def test_rules_that_do_not_tune_share_the_tuning_passes_and_need_no_fresh_seeds():
     run = Run(header=header(lr_rules=["fixed", "linear", "sqrt"]))
     plans = play(run, {64: 0.01, 1024: 0.01})
