@@ -103,7 +103,7 @@ def measure_curvature(probe: Probe, model: TrainedModel, pool: np.ndarray, train
     rows = pool[: min(CURVATURE_ROWS, len(pool) // 2)]
     size = min(RAYLEIGH_ROWS, (len(pool) - len(rows)) // RAYLEIGH_BLOCKS)
     others = [pool[len(rows) + i * size : len(rows) + (i + 1) * size] for i in range(RAYLEIGH_BLOCKS)] if size else []
-    line = stable_curvature(train.optimizer, model.lr, momentum=train.momentum, beta1=train.beta1)
+    line = stable_curvature(train.optimizer, model.lr, momentum=train.momentum, nesterov=train.nesterov, beta1=train.beta1)
 
     def spectrum(scale: np.ndarray | float) -> Record:
         def product(part: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
