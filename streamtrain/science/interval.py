@@ -48,10 +48,11 @@ def paired_ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float, float |
     if top.size < BOOTSTRAP_FROM:
         lo, hi = _interval(top / bottom, log=True)
         return float(np.exp(np.mean(np.log(top / bottom)))), lo, hi
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # a time of zero against another: no end is known
         logs = np.log(top / bottom)
-    lo, hi = np.percentile(np.median(logs[_draw(logs.size)], axis=1), [2.5, 97.5])
-    return float(np.exp(np.median(logs))), float(np.exp(lo)), float(np.exp(hi))
+        ends = np.exp(np.percentile(np.median(logs[_draw(logs.size)], axis=1), [2.5, 97.5]))
+    lo, hi = (float(end) for end in ends) if np.isfinite(ends).all() else (None, None)
+    return float(np.exp(np.median(logs))), lo, hi
 
 
 def _interval(sample: np.ndarray, *, log: bool) -> tuple[float | None, float | None]:

@@ -73,5 +73,6 @@ def test_a_sample_against_itself_has_ratio_one(n):
 
 def test_two_zeros_have_ratio_one_and_lengths_must_agree():
     assert paired_ratio([0.0, 0.0], [0.0, 0.0])[0] == 1.0
+    assert paired_ratio([1.0] * 12, [0.0] * 8 + [1.0] * 4)[1:] == (None, None)
     with pytest.raises(ValueError, match="same length"):
         paired_ratio([1.0], [1.0, 2.0])
