@@ -242,3 +242,14 @@ def test_inconclusive_names_the_sizes_that_may_be_as_fast():
     summary = summarize(make_records(trials=1))
     undecided = summary["recommendation"]["undecided"]
     assert undecided and all(f"{size:,}" in summary["sentence"] and f"{size:,}" in summary["recommendation"]["reason"] for size in undecided)
+
+
+def test_a_target_reached_before_the_first_evaluation_is_said_to_be_a_guess():
+    """From row 0 to row 1,024 a size of 8 takes 128 steps, and a line between them put a target of 14 steps at 68."""
+    for target, flags in ((0.6, ["256: --set eval.first_row=256"]), (0.1, [])):
+        records = make_records(target_loss=(target,))
+        for record in records:
+            if record["event"] == "evaluation" and record["rows"]:
+                record["holdout_loss"] *= 0.5
+        warnings = [one for one in summarize(records)["warnings"] if "before the first evaluation" in one["text"]]
+        assert [f"{one['text'].split()[0]}: {one['flag']}" for one in warnings] == flags
