@@ -62,11 +62,13 @@ def mean_square_stability(run: Run) -> Record | None:
     """`{eigenvalues, batch_sizes, lrs}`: η_max of plain SGD at each size, exact for a linear model of these features, were they Gaussian.
 
     `eigenvalues`: of the features' correlations, then 1 for the bias. At a small B single runs can shrink beyond it, although
-    the mean square grows. None for other optimizers and where features were not standardised.
+    the mean square grows. None for other optimizers, where features were not standardised, and where Huber's loss or clipping bounds a step.
     """
     config, eigenvalues = run.header.get("config") or {}, run.baseline.get("feature_eigenvalues")
     train = config.get("train") or {}
     if not eigenvalues or not config["data"]["standardize"] or train["optimizer"] != "sgd" or train["momentum"]:
+        return None
+    if train.get("loss") == "huber" or train.get("clip_norm"):
         return None
     spectrum = np.append(eigenvalues, 1.0)
     linear = GaussianLinear(

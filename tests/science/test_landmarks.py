@@ -104,7 +104,7 @@ def test_mean_square_stability_is_the_oracles_and_only_of_plain_sgd():
         assert all(lr * gain < 2 for gain in gains)
         assert lr / size * sum(value / (2 - lr * gain) for value, gain in zip(lam, gains, strict=True)) == pytest.approx(1)
     assert found["lrs"] == sorted(found["lrs"])
-    for changes in ({"optimizer": "adam"}, {"momentum": 0.9}):
+    for changes in ({"optimizer": "adam"}, {"momentum": 0.9}, {"loss": "huber"}, {"clip_norm": 1.0}):
         run.header["config"]["train"] = {"optimizer": "sgd", "momentum": 0} | changes
         assert landmarks(run, judge(run))["stability"] is None
 
