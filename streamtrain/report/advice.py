@@ -70,7 +70,7 @@ def _of_outcomes(run: Run, cells: Sequence[Cell]) -> Warnings:
 def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> Warnings:
     if summary["target_loss"] is not None and (sizes := _sizes(cell for cell in cells if cell.status == "not_reached")):
         yield f"{sizes} did not reach the target in every trial with this many rows.", "--max-rows"
-    if early := [cell for cell in cells if _reached_unseen(cell)]:
+    if early := [cell for cell in cells if cell.is_guessed]:
         text = f"{_sizes(early)} reached the target before the first evaluation: its steps and rows are guessed, and may be several times too many."
         yield text, f"--set eval.first_row={min(cell.batch_size for cell in cells)}"
     rows = summary["epoch_rows"]
@@ -125,12 +125,6 @@ def _of_speed(summary: Mapping[str, Any]) -> Warnings:
     recommendation = summary["recommendation"]
     if recommendation["batch_size"] is not None and not recommendation["conclusive"] and recommendation["more_trials"]:
         yield "The sizes cannot be told apart with certainty.", f"--trials {summary['trials'] + recommendation['more_trials']}"
-
-
-def _reached_unseen(cell: Cell) -> bool:
-    """True when a trial was there before any of its steps but the first was looked at: on a curve that bends, a line from step 0 is far off."""
-    firsts = {trial: next(filter(None, cell.curves[trial].steps), 0) for trial in cell.steps_to_target}
-    return any(0 < steps < firsts[trial] and firsts[trial] > 1 for trial, steps in cell.steps_to_target.items())
 
 
 def _steps(cell: Cell) -> int:
