@@ -17,7 +17,7 @@ from streamtrain.passes import NO_LAST_ROW, Prepared, RunPass, prepare, run_pass
 from streamtrain.science.judge import arm_cells, judge
 from streamtrain.science.run import Run
 from streamtrain.science.tuning import EXTENDED_BY, PassPlan, choose_winners, is_tuned, last_pass, next_fresh_pass, next_tuning_pass
-from streamtrain.timing import measure_throughput
+from streamtrain.timing import REPEATS, measure_throughput
 from streamtrain.types import Emit, Record
 from streamtrain.units import format_bytes
 
@@ -81,7 +81,7 @@ def sweep(config: Config, emit: Emit, describe: Record, saving: Saving | None = 
     if not learners:  # interrupted after the last pass: its learners come from its checkpoint
         learners = go_on(last_pass(run), again=True)
     peak = max(0, peak_rss_bytes() - before)
-    measure_throughput(prepared, tuple(size for size in sizes if _can_step(run, size)), tell)
+    measure_throughput(prepared, tuple(size for size in sizes if _can_step(run, size)), tell, max(REPEATS, run.trials))
     if config.sweep.measure:
         _measure(prepared, run, learners, tell)
     if config.sweep.confirm:

@@ -12,6 +12,7 @@ from streamtrain.passes import TIMED_ROWS, Prepared
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.types import Emit
 
+#: At least so many; a sweep of more trials takes one for each.
 REPEATS = 5
 
 #: Of a minibatch larger than this only so many rows are timed: the step at its end no longer counts.
@@ -29,12 +30,13 @@ REST_SECONDS, LONGEST_WAIT_SECONDS = 0.06, 5.0
 
 
 @one_blas_thread()
-def measure_throughput(prepared: Prepared, batch_sizes: tuple[int, ...], emit: Emit) -> None:
+def measure_throughput(prepared: Prepared, batch_sizes: tuple[int, ...], emit: Emit, repeats: int = REPEATS) -> None:
     """Emit `timing` records (one replica's step at each size, on a block in memory) and `delivery` records (blocks, no training).
 
     `core_seconds` is the processor time of all threads: in training, steps and delivery share the cores (`science/cells.py`). The
     sizes take turns within a repeat, so that a drift of the machine's speed meets all of them alike. Warm-up is outside, and no
-    step is timed while the stream still reads ahead.
+    step is timed while the stream still reads ahead. A trial needs a repeat of its own: two that share one share its noise, and an interval
+    over trials would be too narrow.
     """
     stats = FetchStats()
     blocks = prepared.blocks(0, stats)
@@ -46,7 +48,7 @@ def measure_throughput(prepared: Prepared, batch_sizes: tuple[int, ...], emit: E
             for engine in engines.values() if prepared.engine == "fused" else ():
                 engine.cores = cores
             rows = {size: _rows_a_region(engine, block) for size, engine in engines.items()}
-            for repeat in range(REPEATS):
+            for repeat in range(repeats):
                 _rest(stats)
                 wall, core = time.perf_counter(), time.process_time()
                 delivered = 0

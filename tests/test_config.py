@@ -3,7 +3,7 @@ import json
 import jsonschema
 import pytest
 
-from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, config_keys, flag_values, make_config, merge, set_key
+from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, TrainConfig, config_keys, flag_values, make_config, merge, set_key
 from streamtrain.errors import ConfigError
 
 
@@ -65,3 +65,12 @@ def test_merge_leaves_its_layers_alone():
     assert merge(low, high) == {"a": {"b": 1, "c": 2}, "d": 3} and low == {"a": {"b": 1}}
     with pytest.raises(ConfigError, match="not a section"):
         set_key({"a": 1}, "a.b", 2)
+
+
+def test_a_beta2_that_float32_cannot_forget_by_is_refused():
+    """0.99995 for 1,024 rows is 5e-8 a row: the second moment stood still for ever."""
+    for beta2, size, per in ((0.99995, 1, "1024 rows"), (0.9999, 1, "1024 rows"), (1 - 1e-8, 1024, "step")):
+        with pytest.raises(ConfigError, match="forget"):
+            TrainConfig(beta2=beta2, beta2_per=per).at(size)
+    assert TrainConfig().at(1).beta2 == 0.999 ** (1 / 1024) and TrainConfig(beta2=0.9999, beta2_per="step").at(1).beta2 == 0.9999
+    assert TrainConfig(beta2=0.99995).at(8).beta2 < 1 and TrainConfig(optimizer="sgd", beta2=0.999999).at(1)

@@ -49,6 +49,9 @@ def test_noise_scale_of_a_linear_model_is_the_closed_form(tmp_path):
     assert found["sqrt_m_slope"]["lo"] < -0.5 < found["sqrt_m_slope"]["hi"]
     assert curvature["value"] == pytest.approx(1.0, abs=0.1) and curvature["rayleigh"]["value"] <= curvature["value"]
     assert curvature["stability_line"] == pytest.approx(3.8 / 0.1) and curvature["share_of_stability_line"] == pytest.approx(1 / 38, rel=0.1)
+    nesterov = measure(prepared_on(tmp_path / "d", optimizer="sgd", nesterov=True), [model], ("curvature",))["curvature"]
+    assert nesterov["stability_line"] == pytest.approx(3.8 / 2.8 / 0.1)
+    assert measure(prepared_on(tmp_path / "d", optimizer="sgd", schedule="cosine"), [model], ("curvature",))["curvature"]["share_of_stability_line"] is None
 
 
 @pytest.mark.parametrize("window_rows", [512, 16_384], ids=["a span a window", "shuffled well"])

@@ -97,13 +97,14 @@ def measure_sqrt_m(probe: Probe, model: TrainedModel, pool: np.ndarray) -> Recor
 def measure_curvature(probe: Probe, model: TrainedModel, pool: np.ndarray, train: TrainConfig) -> Record:
     """λ_max's bracket on a sample, its eigenvector on other rows, and the stability line of the optimizer at this learning rate.
 
-    For Adam the line holds for `preconditioned`, λ_max of D^-½HD^-½, D = √v̂ + ε.
+    For Adam the line holds for `preconditioned`, λ_max of D^-½HD^-½, D = √v̂ + ε. A cosine ends at a rate of 0, which no curvature
+    makes unstable: no share then.
     """
     x = model.parameters
     rows = pool[: min(CURVATURE_ROWS, len(pool) // 2)]
     size = min(RAYLEIGH_ROWS, (len(pool) - len(rows)) // RAYLEIGH_BLOCKS)
     others = [pool[len(rows) + i * size : len(rows) + (i + 1) * size] for i in range(RAYLEIGH_BLOCKS)] if size else []
-    line = stable_curvature(train.optimizer, model.lr, momentum=train.momentum, beta1=train.beta1)
+    line = stable_curvature(train.optimizer, model.lr, momentum=train.momentum, nesterov=train.nesterov, beta1=train.beta1)
 
     def spectrum(scale: np.ndarray | float) -> Record:
         def product(part: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -117,7 +118,7 @@ def measure_curvature(probe: Probe, model: TrainedModel, pool: np.ndarray, train
     if is_adam(train):
         made["preconditioned"] = spectrum(noise_scale.adam_scale(_second_moment(probe, model, pool)) ** 0.5)
     judged = made.get("preconditioned", made)["value"]
-    return {**made, "share_of_stability_line": None if judged is None else judged / line}
+    return {**made, "share_of_stability_line": None if judged is None or train.schedule == "cosine" else judged / line}
 
 
 def measure_sharpness(probe: Probe, model: TrainedModel, pool: np.ndarray, holdout: np.ndarray | None) -> Record:

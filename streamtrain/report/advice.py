@@ -70,6 +70,9 @@ def _of_outcomes(run: Run, cells: Sequence[Cell]) -> Warnings:
 def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> Warnings:
     if summary["target_loss"] is not None and (sizes := _sizes(cell for cell in cells if cell.status == "not_reached")):
         yield f"{sizes} did not reach the target in every trial with this many rows.", "--max-rows"
+    if early := [cell for cell in cells if cell.is_guessed]:
+        text = f"{_sizes(early)} reached the target before the first evaluation: its steps and rows are guessed, and may be several times too many."
+        yield text, f"--set eval.first_row={min(cell.batch_size for cell in cells)}"
     rows = summary["epoch_rows"]
     if rows and len(cells) > 1 and (sizes := _sizes(cell for cell in cells if cell.batch_size > rows and _steps(cell) > 0)):
         yield f"{sizes}: more than the {rows:,} rows that there are to train on, so every step takes all of them.", "--batch-sizes"

@@ -99,9 +99,9 @@ def _last_loss(run: Run, curve: Curve) -> float | None:
 def _stability(summary: Summary, measures: Summary) -> Iterator[Row]:
     """Rates at which steps become unstable: by the curvature that was measured, and in the mean square of a linear model (SGD)."""
     for size, one in ((measures.get("curvature") or {}).get("by_batch_size") or {}).items():
-        share = one.get("share_of_stability_line")
-        if share and share > 0:
-            yield {"line": "curvature", "batch_size": int(size), "size": size_text(int(size)), "lr": one["lr"] / share}
+        judged = (one.get("preconditioned") or one).get("value")
+        if judged and judged > 0 and one.get("stability_line"):
+            yield {"line": "curvature", "batch_size": int(size), "size": size_text(int(size)), "lr": one["lr"] * one["stability_line"] / judged}
     found = (summary.get("landmarks") or {}).get("stability")
     for size, lr in zip(found["batch_sizes"], found["lrs"], strict=True) if found else ():
         yield {"line": "mean-square stability", "batch_size": size, "size": size_text(size), "lr": lr}

@@ -32,6 +32,12 @@ class Cell:
     def rows_to_target(self) -> dict[int, float]:
         return {trial: rows_of_steps(steps, self.batch_size, self.epoch_rows) for trial, steps in self.steps_to_target.items()}
 
+    @property
+    def is_guessed(self) -> bool:
+        """True when a trial was there before the first look at more than a step: on a curve that bends, a line from step 0 is far off."""
+        firsts = {trial: next(filter(None, self.curves[trial].steps), 0) for trial in self.steps_to_target}
+        return any(0 < steps < firsts[trial] and firsts[trial] > 1 for trial, steps in self.steps_to_target.items())
+
     def arrival_row(self, trial: int) -> int:
         """The row at the end of the step at which a trial reached the target: its rows and weights repeat, so it is there again."""
         return round(rows_of_steps(math.ceil(self.steps_to_target[trial]), self.batch_size, self.epoch_rows))

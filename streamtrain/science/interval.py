@@ -36,8 +36,9 @@ def measure(values: Iterable[float | None], *, log: bool = False) -> dict[str, f
 def paired_ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float, float | None, float | None]:
     """The ratio a/b of two positive samples paired element by element, with its 95 % interval `(ratio, lo, hi)`.
 
-    Below 10 pairs: geometric mean of a/b and a paired t interval on log(a/b). From 10: ratio of medians and a paired
-    percentile bootstrap (SCIENCE.md §7). A pair of zeros has ratio 1. One pair: `lo` and `hi` are None.
+    Below 10 pairs: geometric mean of a/b and a paired t interval on log(a/b). From 10: median of a/b, the middle of an even number
+    on logarithms, and a paired percentile bootstrap (SCIENCE.md §7). What both samples of a trial share, its seed, is in neither.
+    A pair of zeros has ratio 1. One pair: `lo` and `hi` are None.
     """
     top, bottom = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if top.shape != bottom.shape or not top.size:
@@ -47,9 +48,11 @@ def paired_ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float, float |
     if top.size < BOOTSTRAP_FROM:
         lo, hi = _interval(top / bottom, log=True)
         return float(np.exp(np.mean(np.log(top / bottom)))), lo, hi
-    draw = _draw(top.size)
-    lo, hi = np.percentile(np.median(top[draw], axis=1) / np.median(bottom[draw], axis=1), [2.5, 97.5])
-    return float(np.median(top) / np.median(bottom)), float(lo), float(hi)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a time of zero against another: no end is known
+        logs = np.log(top / bottom)
+        ends = np.exp(np.percentile(np.median(logs[_draw(logs.size)], axis=1), [2.5, 97.5]))
+    lo, hi = (float(end) for end in ends) if np.isfinite(ends).all() else (None, None)
+    return float(np.exp(np.median(logs))), lo, hi
 
 
 def _interval(sample: np.ndarray, *, log: bool) -> tuple[float | None, float | None]:

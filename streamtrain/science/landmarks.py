@@ -33,14 +33,15 @@ def landmarks(run: Run, judgement: Judgement) -> Record:
     """`{laws, fewest_rows, fewest_rows_tied, fewest_steps, steps_10, overhead_20, goodput, growth, stability, premise}`; what the run
     cannot tell is None.
 
-    `laws`: S_min and B_crit from the steps to the target, α, β and the roof of delivery from the timings, and `free_batch_size`
+    `laws`: S_min and B_crit from the steps to the target (of sizes at which these were seen, not guessed), α, β and the roof of delivery
+    from the timings, and `free_batch_size`
     (√(B_crit·α/β)), `best_batch_size` and `best_seconds` that follow. `fewest_rows_tied`: sizes whose rows are not shown to be
     more. `fewest_steps`: the smallest size tried within 10 % of S_min; `steps_10`: where the law has that. `goodput`: rows a
     second that count, by size. `growth`: of B_crit along the run. `stability`: the mean-square boundary of SGD. `premise`: why
     the recommendation lies more than 4 x from √(B_crit·α/β), None where it does not.
     """
     reached = sorted((cell for cell in judgement.cells if cell.status == "reached"), key=lambda cell: cell.batch_size)
-    steps = _steps_law(reached)
+    steps = _steps_law([cell for cell in reached if not cell.is_guessed])
     fits_T, (smallest, critical) = steps.pop("steps_T"), ((steps[name] or {}).get("value") for name in ("steps_min", "critical_batch_size"))
     laws = _timing_law(run, judgement, (smallest, critical) if critical else None, fits_T) | steps
     fewest = min(reached, key=lambda cell: _median(cell.rows_to_target.values()), default=None)
@@ -62,11 +63,13 @@ def mean_square_stability(run: Run) -> Record | None:
     """`{eigenvalues, batch_sizes, lrs}`: η_max of plain SGD at each size, exact for a linear model of these features, were they Gaussian.
 
     `eigenvalues`: of the features' correlations, then 1 for the bias. At a small B single runs can shrink beyond it, although
-    the mean square grows. None for other optimizers and where features were not standardised.
+    the mean square grows. None for other optimizers, where features were not standardised, and where Huber's loss or clipping bounds a step.
     """
     config, eigenvalues = run.header.get("config") or {}, run.baseline.get("feature_eigenvalues")
     train = config.get("train") or {}
     if not eigenvalues or not config["data"]["standardize"] or train["optimizer"] != "sgd" or train["momentum"]:
+        return None
+    if train.get("loss") == "huber" or train.get("clip_norm"):
         return None
     spectrum = np.append(eigenvalues, 1.0)
     linear = GaussianLinear(

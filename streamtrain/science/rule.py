@@ -111,8 +111,13 @@ def _more_trials(best: Candidate, outside: Sequence[Ratio]) -> int | None:
             return None
         if ratio.lo > 1:
             continue
-        half_width = math.log(ratio.hi / ratio.lo) / 2
-        if ratio.pairs < BOOTSTRAP_FROM:  # that many trials will have a normal quantile, not this few's t quantile
-            half_width *= 1.96 / float(stdtrit(ratio.pairs - 1, 0.975))
-        needed = max(needed, math.ceil(ratio.pairs * (half_width / math.log(ratio.value)) ** 2))
+        spread = math.log(ratio.hi / ratio.lo) / 2 / _reach(ratio.pairs)
+        enough = (trials for trials in range(ratio.pairs + 1, MOST_TRIALS + 1) if spread * _reach(trials) < math.log(ratio.value))
+        needed = max(needed, next(enough, MOST_TRIALS + 1))
     return max(1, needed - best.trials) if 0 < needed <= MOST_TRIALS else None
+
+
+def _reach(trials: int) -> float:
+    """Half the width of an interval over so many trials, in standard deviations of one: of a mean below ten, of a median from there."""
+    quantile = float(stdtrit(trials - 1, 0.975)) if trials < BOOTSTRAP_FROM else 1.96 * math.sqrt(math.pi / 2)
+    return quantile / math.sqrt(trials)

@@ -18,7 +18,8 @@ def intraclass_correlation(means_KP: np.ndarray, mean_squares_K: np.ndarray, row
     """ρ of K minibatches of `rows` rows: their mean gradients (K, P), and the mean of |g_i|² in each (K,); `rows` ≥ 2.
 
     `clusters_K` (K,) names what was drawn independently, where that is not the minibatch itself: several minibatches of one window.
-    The jackknife leaves out one cluster at a time; `n` counts clusters. ρ is at least -1/(B-1).
+    The jackknife leaves out one cluster at a time; `n` counts clusters. It also takes away the bias of few clusters: of what C of them
+    share, K minibatches show (C-1)/C. ρ is at least -1/(B-1).
     """
     means, squares = np.asarray(means_KP, dtype=float), np.asarray(mean_squares_K, dtype=float)
     within_K = (squares - (means**2).sum(axis=1)) * rows / (rows - 1)
@@ -32,7 +33,8 @@ def intraclass_correlation(means_KP: np.ndarray, mean_squares_K: np.ndarray, row
     if len(names) < 3:
         return jackknife(float(whole[0]), [])
     without = _rho(len(means) - count_C, centred.sum(axis=0) - sums_CP, squares_C.sum() - squares_C, within_C.sum() - within_C, rows)
-    return jackknife(float(whole[0]), without)
+    unbiased = len(names) * whole[0] - (len(names) - 1) * without.mean()  # Efron and Tibshirani 1993, §10.6
+    return jackknife(float(np.clip(unbiased, -1 / (rows - 1), 1.0)), without)
 
 
 def design_effect(rho: Record, batch_size: int) -> Record:

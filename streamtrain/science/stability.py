@@ -6,17 +6,17 @@ Lines of curvature for full batches; for SGD on the Gaussian linear model the ex
 from streamtrain.errors import ConfigError
 
 
-def stable_curvature(optimizer: str, lr: float, *, momentum: float = 0.0, beta1: float = 0.9) -> float:
+def stable_curvature(optimizer: str, lr: float, *, momentum: float = 0.0, nesterov: bool = False, beta1: float = 0.9) -> float:
     """The largest stable λ of full-batch training on a quadratic; Adam's is of the preconditioned Hessian.
 
-    Gradient descent 2/η; heavy ball (2 + 2β)/η (Polyak 1964; Cohen et al. 2021, arXiv 2103.00065, appendix B); Adam
-    (2 + 2β₁)/((1 - β₁)η), which is 38/η at β₁ = 0.9 (Cohen et al. 2022, arXiv 2207.14484, §3).
+    Gradient descent 2/η; heavy ball (2 + 2β)/η (Polyak 1964), with Nesterov's look ahead (2 + 2β)/((1 + 2β)η) (both: Cohen et al.
+    2021, arXiv 2103.00065, appendix B); Adam (2 + 2β₁)/((1 - β₁)η), which is 38/η at β₁ = 0.9 (Cohen et al. 2022, arXiv 2207.14484, §3).
 
     >>> stable_curvature("sgd", 0.5), stable_curvature("sgd", 0.5, momentum=0.5), round(stable_curvature("adam", 1.0), 9)
     (4.0, 6.0, 38.0)
     """
     if optimizer == "sgd":
-        return (2 + 2 * momentum) / lr
+        return (2 + 2 * momentum) / ((1 + 2 * momentum if nesterov else 1) * lr)
     if optimizer in ("adam", "adamw"):
         return (2 + 2 * beta1) / ((1 - beta1) * lr)
     raise ConfigError(f"optimizer {optimizer!r} has no known stability line; sgd, adam and adamw have.")

@@ -274,3 +274,14 @@ def test_a_divergence_names_the_flag_that_sets_the_rate(rules, verb, flag, text)
     records = make_records([1024], lrs=[0.004], outcomes={1024: "diverged"}, verb=verb)
     records[0] |= {"lr_rules": rules, "lr": 0.004}
     assert [warning["flag"] for warning in summarize(records)["warnings"] if warning["text"].startswith(text)] == [flag]
+
+
+def test_a_target_reached_before_the_first_evaluation_is_said_to_be_a_guess():
+    """From row 0 to row 1,024 a size of 8 takes 128 steps, and a line between them put a target of 14 steps at 68."""
+    for target, flags in ((0.6, ["256: --set eval.first_row=256"]), (0.1, [])):
+        records = make_records(target_loss=(target,))
+        for record in records:
+            if record["event"] == "evaluation" and record["rows"]:
+                record["holdout_loss"] *= 0.5
+        warnings = [one for one in summarize(records)["warnings"] if "before the first evaluation" in one["text"]]
+        assert [f"{one['text'].split()[0]}: {one['flag']}" for one in warnings] == flags

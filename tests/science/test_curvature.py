@@ -55,7 +55,10 @@ def test_a_sample_is_biased_up_and_independent_rows_are_not():
     assert min(above) > 1.1 and inside >= 52
 
 
-@pytest.mark.parametrize(("optimizer", "options"), [("sgd", {}), ("sgd", {"momentum": 0.9}), ("adam", {"beta1": 0.9})], ids=["gd", "heavy-ball", "adam"])
+@pytest.mark.parametrize(
+    ("optimizer", "options"), [("sgd", {}), ("sgd", {"momentum": 0.9}), ("sgd", {"momentum": 0.9, "nesterov": True}), ("adam", {"beta1": 0.9})],
+    ids=["gd", "heavy-ball", "nesterov", "adam"],
+)  # fmt: skip
 @pytest.mark.parametrize("share", [0.98, 1.02])
 def test_a_parabola_shrinks_below_the_line_and_grows_beyond_it(optimizer, options, share):
     lr = 0.1
@@ -66,7 +69,7 @@ def test_a_parabola_shrinks_below_the_line_and_grows_beyond_it(optimizer, option
             velocity = options.get("momentum", 0.0) * velocity + curvature * x
         else:  # Adam with a frozen preconditioner: a moving average of the gradient
             velocity = options["beta1"] * velocity + (1 - options["beta1"]) * curvature * x
-        x -= lr * velocity
+        x -= lr * (curvature * x + options["momentum"] * velocity if options.get("nesterov") else velocity)
     assert (abs(x) < 1e-3) == (share < 1)
 
 

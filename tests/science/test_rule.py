@@ -28,6 +28,17 @@ def test_an_interval_across_one_is_not_conclusive_and_says_how_many_trials_would
     assert choice.batch_size == 64
 
 
+def test_the_trials_that_it_asks_for_are_enough_when_nothing_else_changes():
+    """Few trials have a wide t: three and one more were promised where four were not enough."""
+    for spread in (0.05, 0.065, 0.08):
+        few = recommend([reached(64, 1.1 * np.exp(np.array([-spread, 0.0, spread]))), reached(256, np.ones(3))])
+        total = 3 + few.more_trials
+        assert total < 10
+        noise = np.linspace(-1, 1, total)
+        noise *= spread / noise.std(ddof=1)  # the mean and the standard deviation that three had
+        assert recommend([reached(64, 1.1 * np.exp(noise)), reached(256, np.ones(total))]).conclusive
+
+
 def test_one_trial_is_never_conclusive_and_only_the_best_is_in_the_set():
     choice = recommend([reached(64, [1.001]), reached(256, [1.0]), reached(1024, [9.0])])
     assert (choice.batch_size, choice.equivalent, choice.conclusive, choice.more_trials) == (256, (256,), False, None)
