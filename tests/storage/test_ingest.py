@@ -1,7 +1,9 @@
 """Ingest: every source gives the same rows in both formats, with even spans; a failure leaves nothing behind."""
 
 import errno
+import fcntl
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +191,20 @@ def test_arrow_files_whose_lengths_are_at_odds_are_refused(tmp_path: Path) -> No
         file.write_table(pa.table({}))
     with pytest.raises(DataError, match=r"t\.arrow: no columns"):
         ingest(path, tmp_path / "out")
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_let_be(tmp_path: Path) -> None:
+    source = _parquet(tmp_path)
+    for number in (1, 2, 3):
+        (tmp_path / f".out.writing-99999{number}").mkdir()
+        (tmp_path / f".out.writing-99999{number}" / "shard-00000.parquet").write_bytes(b"half")
+    for number in (1, 2):
+        os.utime(tmp_path / f".out.writing-99999{number}", (0, 0))
+    alive = os.open(tmp_path / ".out.writing-999992", os.O_RDONLY)
+    fcntl.flock(alive, fcntl.LOCK_EX)
+    ingest(source, tmp_path / "out", target="y")
+    os.close(alive)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.writing-999992", ".out.writing-999993", "out", "t.parquet"]
 
 
 def test_nothing_is_overwritten_and_an_empty_folder_will_do(tmp_path: Path) -> None:
