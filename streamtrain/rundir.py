@@ -126,8 +126,7 @@ class RunDirectory:
         os.fsync(self._file)
         self._num_bytes, self._hash = len(kept), hashlib.sha256(kept)
         self.records[:] = map(json.loads, kept.splitlines())
-        for folder in (self.out, self.out / CHECKPOINTS):
-            remove_temporaries(folder)
+        self._tidy()
         for record in self.records if self._on_record is not None else ():
             self._on_record(record)
         return list(self.records)
@@ -141,12 +140,18 @@ class RunDirectory:
                 warnings.warn(f"{self.out} was interrupted before its first checkpoint; it starts again.", stacklevel=4)
                 os.ftruncate(self._file, 0)
                 os.lseek(self._file, 0, os.SEEK_SET)
+                self._tidy()
                 return
             self.out.mkdir(parents=True, exist_ok=True)
             self._open(os.O_CREAT | os.O_EXCL)
             sync_folder(self.out)
         except OSError as error:
             raise ResourceError(f"{self.out}: cannot be written ({error.strerror}). Choose another --out.") from None
+
+    def _tidy(self) -> None:
+        """Remove what a killed process was writing."""
+        for folder in (self.out, self.out / CHECKPOINTS):
+            remove_temporaries(folder)
 
     def _reopen(self) -> None:
         if not (self.out / EVENTS).is_file():

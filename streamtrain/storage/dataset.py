@@ -15,7 +15,7 @@ import numpy as np
 from streamtrain.config import did_you_mean
 from streamtrain.errors import ConfigError, DataError, StoreError, shown
 from streamtrain.storage.filesystem import is_folder, is_remote, is_web, normal_url, relative_url, take_query
-from streamtrain.storage.locate import locate, read_list
+from streamtrain.storage.locate import locate, read_list, warn_of_links
 from streamtrain.storage.manifest import MANIFEST_NAME, Manifest, read_manifest, refuse_unfinished, shard_from_entry
 from streamtrain.storage.parquet_footer import describe_parquet
 from streamtrain.storage.zarr import describe_zarr
@@ -55,7 +55,7 @@ def open_shards(
 
 
 def find_shards(path: str | os.PathLike[str], on_bad_shard: OnBadShard = "error", storage: Storage = LOCAL) -> Found:
-    """The shards of a path, described. Warns of Hive partitions, which are not read.
+    """The shards of a path, described. Warns of Hive partitions, which are not read, and of one file under two names.
 
     Raises DataError naming every shard that cannot be read, and when there are no rows.
     """
@@ -85,6 +85,7 @@ def find_shards(path: str | os.PathLike[str], on_bad_shard: OnBadShard = "error"
         _refuse([cause for _, cause in bad])  # of a manifest's shards only the manifest's own faults come here: they are never passed over
     shards = [result for _, result in described if isinstance(result, Shard)]
     _warn_of_partitions(path, shards)
+    warn_of_links(path, shards)
     shards = [shard for shard in shards if shard.num_rows]
     if not shards:
         raise DataError(f"{path}: no rows. Name a data set that has some.")

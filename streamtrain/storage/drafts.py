@@ -5,9 +5,12 @@ made on this machine, uploaded and removed here; `_unfinished` lies beside the s
 what has the one and not the other.
 """
 
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,16 +48,27 @@ def open_draft(out: str, storage: Storage = LOCAL) -> Iterator[Draft]:
         draft.clear()
 
 
+#: A draft that is younger may be one whose writer has not locked it yet.
+_YOUNG_SECONDS = 60.0
+
+
 class LocalDraft:
-    """See `Draft`."""
+    """See `Draft`. Its writer holds a lock on the folder; one that nobody holds is of a process that was killed."""
 
     def __init__(self, out: str):
-        self._out = out
+        self._out, self._lock = out, -1
         self.folder = Path(out).parent / f".{Path(out).name}.writing-{os.getpid()}"
 
     def begin(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)  # of a process that was killed and had the same number
         self.folder.mkdir(parents=True)
+        self._lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for other in glob.glob(f"{glob.escape(str(self.folder).removesuffix(str(os.getpid())))}*"):
+            with suppress(OSError):
+                if other.rpartition("-")[2].isdecimal() and time.time() - os.stat(other).st_mtime > _YOUNG_SECONDS:
+                    _remove_abandoned(other)
 
     def keep(self, shard: Path) -> None:
         pass
@@ -66,6 +80,19 @@ class LocalDraft:
 
     def clear(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _remove_abandoned(folder: str) -> None:
+    """Raises OSError when its writer is alive, or nobody can say."""
+    lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 class RemoteDraft:

@@ -35,6 +35,8 @@ def ingest(
     source = redact_url(source) if is_remote(source) else os.path.abspath(source)
     if features is None:
         _refuse_names(tables[0], target)
+    if not tables[0].columns:
+        raise DataError(f"{tables[0].url}: no columns. A data set needs a target and at least one feature.")
     last = tables[0].columns[-1]
     if target is None and last.decoded_type is None:
         raise DataError(f"{source}: the last column, {last.name!r}, has type {last.stored_type}: it cannot be the target. Name one with --target.")

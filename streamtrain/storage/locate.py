@@ -2,22 +2,26 @@
 
 import glob
 import os
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from streamtrain.errors import DataError, shown
 from streamtrain.storage.filesystem import file_size, is_remote, list_files, normal_url, take_query
 from streamtrain.storage.zarr_node import NODE_FILES, is_zarr
-from streamtrain.types import LOCAL, Storage
+from streamtrain.types import LOCAL, Shard, Storage
 
 #: A text file that names the shards, one a line.
 LIST_SUFFIX = ".txt"
 _MOST_LIST_BYTES = 1 << 26
+#: Every ext4 disk has this folder at its root, for its owner's eyes only.
+_RESCUED = "lost+found"
 
 
 def locate(path: str, suffixes: Sequence[str] = (".parquet",), storage: Storage = LOCAL) -> list[str]:
-    """The files with one of `suffixes` (folders: recursive) and the Zarr nodes that `path` means.
+    """The files with one of `suffixes` and the Zarr nodes that `path` means, those of folders below too; each once.
 
     A file that is named, or matched by a glob, is taken whatever its suffix. Hidden files and folders, and those that begin
     with `_`, are left out. Raises DataError when there is nothing, and for a name with control characters, a pipe or a device;
@@ -30,6 +34,21 @@ def locate(path: str, suffixes: Sequence[str] = (".parquet",), storage: Storage 
         if not is_remote(url) and not (os.path.isfile(url) or os.path.isdir(url)):
             raise DataError(f"{url}: not a regular file. Name a Parquet file or a Zarr array.")
     return found
+
+
+def warn_of_links(path: str, shards: Sequence[Shard]) -> None:
+    """Warn of files that lie here under two names: each row of them is used twice."""
+    seen: dict[tuple[int, int], str] = {}
+    for shard in shards:
+        with suppress(OSError):
+            about = os.stat(shard.url)
+            first = seen.setdefault((about.st_dev, about.st_ino), shard.url) if about.st_ino else shard.url
+            if first != shard.url:
+                warnings.warn(
+                    f"{path}: {shard.url} is {first} under another name, by a link: each row of it is used twice. Remove one of the names"
+                    " if that is not meant.",
+                    stacklevel=4,
+                )
 
 
 def read_list(path: str, storage: Storage = LOCAL) -> tuple[list[str], Storage] | None:
@@ -61,18 +80,52 @@ def _locate(path: str, suffixes: Sequence[str]) -> list[str]:
         found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
         if not found:
             raise _nothing(path)
-        return [url for match in found for url in (_locate(match, suffixes) if os.path.isdir(match) else [match])]
+        nodes = [f"{match.rstrip('/')}/" for match in found if os.path.isdir(match) and is_zarr(match)]
+        whole = [match for match in found if not any(match != node and match.startswith(node) for node in nodes)]
+        # `data/**` matches a folder, the folders in it, and their files: each file is taken once.
+        urls = [url for match in whole for url in (_locate(match, suffixes) if os.path.isdir(match) else [match])]
+        return list(dict.fromkeys(map(normal_url, urls)))
     if os.path.isfile(path) or is_zarr(path):
         return [path]
     if not os.path.isdir(path):
         return [path]
-    root = Path(path)
-    files = [
-        str(file) for file in root.rglob("*")
-        if file.name.lower().endswith(tuple(suffixes)) and file.is_file() and not _is_hidden(file.relative_to(root))
-    ]
-    arrays = [str(child) for child in root.glob("*.zarr") if child.is_dir() and not _is_hidden(child.relative_to(root))]
-    return _one_kind(path, files, arrays, suffixes)
+    return _one_kind(path, *_walk(path, suffixes), suffixes)
+
+
+def _walk(root: str, suffixes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files with one of `suffixes` and the arrays below a folder. Raises DataError for a folder that cannot be listed.
+
+    Links to folders are followed, after all else; each folder is entered once, however many names it has. A link to what is not there is
+    kept, so that it is refused and not passed over.
+    """
+    files, arrays, links = [], [], [root]
+    entered: set[tuple[int, int]] = set()
+    while links:
+        top = links.pop(0)
+        if top != root and os.path.join(os.path.realpath(root), "").startswith(os.path.join(os.path.realpath(top), "")):
+            continue  # a link upwards: what lies beside the folder is not in it
+        for folder, folders, names in os.walk(top, onerror=_refuse_folder):
+            about = os.stat(folder)
+            if (about.st_dev, about.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((about.st_dev, about.st_ino))
+            below = sorted(os.path.join(folder, name) for name in folders if not name.startswith((".", "_")) and name != _RESCUED)
+            taken = [path for path in below if path.endswith(".zarr")]
+            linked = [path for path in below if os.path.islink(path) and path not in taken]
+            files += [
+                os.path.join(folder, name) for name in names
+                if name.lower().endswith((*suffixes, ".zarr") if os.path.islink(os.path.join(folder, name)) else tuple(suffixes))
+                and not name.startswith((".", "_"))
+            ]
+            arrays += taken
+            links += linked
+            folders[:] = [os.path.basename(path) for path in below if path not in taken and path not in linked]
+    return files, arrays
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DataError(f"{shown(str(error.filename))}: cannot be listed: {error.strerror or error}. Check its permissions, or move it away.") from error
 
 
 def _locate_remote(url: str, suffixes: Sequence[str], storage: Storage) -> list[str]:
@@ -88,7 +141,10 @@ def _locate_remote(url: str, suffixes: Sequence[str], storage: Storage) -> list[
     names = sorted(name for name in (*files, *folders) if _matches(name.split("/"), pattern))
     if not names:
         raise _nothing(url)
-    return [found for name in names for found in ([f"{root}/{name}"] if name in files else _shards_below(f"{root}/{name}", _below(files, name), suffixes))]
+    nodes = tuple(f"{name}/" for name in names if name not in files and not NODE_FILES.isdisjoint(_below(files, name)))
+    whole = [name for name in names if not name.startswith(nodes)]
+    urls = [found for name in whole for found in ([f"{root}/{name}"] if name in files else _shards_below(f"{root}/{name}", _below(files, name), suffixes))]
+    return list(dict.fromkeys(urls))
 
 
 def _shards_below(url: str, files: Mapping[str, int], suffixes: Sequence[str]) -> list[str]:
@@ -98,8 +154,7 @@ def _shards_below(url: str, files: Mapping[str, int], suffixes: Sequence[str]) -
     if not NODE_FILES.isdisjoint(files):
         return [url]
     chosen = [name for name in files if name.lower().endswith(tuple(suffixes)) and not _is_hidden(PurePosixPath(name))]
-    tops = {name.split("/")[0] for name in files if "/" in name}
-    arrays = [top for top in tops if top.endswith(".zarr") and not _is_hidden(PurePosixPath(top))]
+    arrays = sorted({found for name in files if (found := _array_of(name)) and not _is_hidden(PurePosixPath(found))})
     return _one_kind(url, [f"{url}/{name}" for name in chosen], [f"{url}/{name}" for name in arrays], suffixes)
 
 
@@ -114,6 +169,13 @@ def _one_kind(path: str, files: list[str], arrays: list[str], suffixes: Sequence
         wanted = ", ".join(f"*{suffix}" for suffix in (*suffixes, ".zarr"))
         raise DataError(f"{path}: the folder holds no shard ({wanted}). Name another folder, or run streamtrain ingest.")
     return sorted(files or arrays)
+
+
+def _array_of(name: str) -> str | None:
+    """The outermost `.zarr` folder that a file lies in."""
+    steps = name.split("/")[:-1]
+    place = next((place for place, step in enumerate(steps) if step.endswith(".zarr")), None)
+    return None if place is None else "/".join(steps[: place + 1])
 
 
 def _below(files: Mapping[str, int], folder: str) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +11,10 @@ import pyarrow.parquet as pq
 from streamtrain.errors import DataError
 from streamtrain.storage.decode import decode_arrow
 from streamtrain.storage.filesystem import is_remote, open_binary
-from streamtrain.storage.parquet_footer import judge_footer, judge_pages
+from streamtrain.storage.parquet_footer import judge_footer, judge_pages, read_again
 from streamtrain.storage.plain import PlainBuffers, PlainColumn, plain_columns, read_plain
 from streamtrain.storage.remote_file import Traffic
+from streamtrain.storage.stamp import Stamp, stamp
 from streamtrain.types import Shard
 
 BATCH_ROWS = 65_536
@@ -31,6 +33,7 @@ class ParquetReader:
         self._shard, self._buffers, self._traffic = shard, buffers, traffic
         self._judged_pages = set() if judged_pages is None else judged_pages
         self._leaves: dict[tuple[str, ...], list[PlainColumn] | None] = {}
+        self._stamp = _stamp(shard)
         self._metadata = judge_footer(shard, columns, checked=checked)
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -38,6 +41,11 @@ class ParquetReader:
 
         A range much smaller than its row groups is decoded in small batches, so that the memory taken is the range's.
         """
+        found = self._read(columns, decoded_type, start, stop)
+        self._stamp = _refuse_changed(self._shard, self._stamp)
+        return found
+
+    def _read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
         edges = self._shard.boundaries
         first = int(np.searchsorted(edges, start, side="right")) - 1
         last = int(np.searchsorted(edges, stop, side="left"))
@@ -84,6 +92,7 @@ class ParquetForward:
     ):
         """`checked`: its footer and its pages need not be judged again."""
         self._shard, self._columns, self._type, self._traffic = shard, list(columns), decoded_type, traffic
+        self._stamp = _stamp(shard)
         self._metadata = judge_footer(shard, columns, checked=checked)
         if not checked:
             judge_pages(shard, columns)
@@ -108,6 +117,7 @@ class ParquetForward:
                     piece.append(decode_arrow(name, pa.chunked_array([column]), self._type))
             self._rest = self._rest.slice(take)
             self._position += take
+        self._stamp = _refuse_changed(self._shard, self._stamp)
         return tuple(np.concatenate(piece) for piece in pieces)
 
     def close(self) -> None:
@@ -128,6 +138,7 @@ class ParquetForward:
 
 def stream_parquet(shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """All rows of a shard in order, in small batches: memory stays bounded whatever the size of the row groups."""
+    before = _stamp(shard)
     metadata = judge_footer(shard, columns)
     judge_pages(shard, columns)
     with open_file(shard, metadata, BUFFER_BYTES) as file:
@@ -136,6 +147,25 @@ def stream_parquet(shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBa
             num_rows += batch.num_rows
             yield batch
         _refuse_count(shard.url, num_rows, shard.num_rows)
+    _refuse_changed(shard, before)
+
+
+def _stamp(shard: Shard) -> Stamp:
+    """Empty for what has none: a file in a store, or one that is gone, which reading tells better."""
+    with suppress(OSError):
+        return () if is_remote(shard.url) else stamp(shard.url)
+    return ()
+
+
+def _refuse_changed(shard: Shard, before: Stamp) -> Stamp:
+    """Raise DataError when what was just read may be of another file than was opened; the new stamp where only its time is new.
+
+    After a read, not before it: a file that is replaced in between was still read from the old one, or is found here.
+    """
+    now = _stamp(shard)
+    if now != before:
+        read_again(shard)
+    return now
 
 
 class ParquetWriter:

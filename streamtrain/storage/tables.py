@@ -119,7 +119,10 @@ def _arrow_table(path: str, storage: Storage) -> Table:
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
         with _one_error(path), _open_arrow(path, storage) as file, pa.ipc.open_file(file) as reader:
             for i in range(reader.num_record_batches):
-                yield _decode(reader.get_batch(i), chosen, decoded_type)
+                batch = reader.get_batch(i)
+                for name in chosen:  # Arrow takes lengths unseen, and a negative one ends the process as it decodes
+                    batch.column(name).validate()
+                yield _decode(batch, chosen, decoded_type)
 
     return Table(url=path, columns=_unique(names, types), pieces=pieces)
 

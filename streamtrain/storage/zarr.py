@@ -18,6 +18,7 @@ from streamtrain.storage.decode import decode_numpy, numpy_column
 from streamtrain.storage.filesystem import is_remote
 from streamtrain.storage.raw_chunks import is_raw, read_raw_chunks
 from streamtrain.storage.remote_file import Traffic
+from streamtrain.storage.stamp import FolderStamp
 from streamtrain.storage.zarr_chunks import chunk_keys, join_key, refuse_bad_chunks
 from streamtrain.storage.zarr_folder import Folder, open_folder
 from streamtrain.storage.zarr_node import one_line, open_node
@@ -83,8 +84,8 @@ class ZarrReader:
     def __init__(self, shard: Shard, buffers: Buffers | None = None, traffic: Traffic | None = None):
         self._buffers = buffers or Buffers(0, keep=0)
         folder = open_folder(shard.url, shard.storage, traffic)
-        if _hash_source(folder, folder.files()) != shard.source:
-            raise DataError(f"{shard.url}: the array has changed since it was opened. Open the data set again.")
+        self._shard = shard
+        self._stamp = self._check(folder)
         self._url = shard.url
         self._places = {column.name: i for i, column in enumerate(shard.columns)}
         self.arrays = _open_fast(folder)
@@ -98,6 +99,13 @@ class ZarrReader:
             block = self.decode("", start, stop)
             return tuple(decode_numpy(name, block[:, self._places[name]], decoded_type) for name in columns)
         return tuple(decode_numpy(name, self.decode(name, start, stop), decoded_type) for name in columns)
+
+    def _check(self, folder: Folder) -> FolderStamp | None:
+        """Raises DataError when the array is not the one that was described."""
+        now = None if is_remote(self._shard.url) else FolderStamp(self._shard.url)
+        if _hash_source(folder, folder.files()) != self._shard.source:
+            raise DataError(f"{self._shard.url}: the array has changed since it was opened. Open the data set again.")
+        return now
 
     def _refuse_other(self, shard: Shard) -> None:
         """What a manifest says of a shard must be what its metadata say: reads go by the first, decoding by the second."""
@@ -121,12 +129,18 @@ class ZarrReader:
             if not os.path.exists(os.path.join(self._url, name, key)):
                 raise DataError(f"{self._url}: chunk {join_key(name, key)} is missing. Restore it, or write the array again.")
         out = self._buffers.lend((stop - start, *array.shape[1:]), array.dtype)
+        self._fill(out, name, keys, start, stop)
+        if self._stamp is not None and not self._stamp.holds([join_key(name, key) for key in keys]):
+            self._stamp = self._check(open_folder(self._url))
+        return out
+
+    def _fill(self, out: np.ndarray, name: str, keys: Sequence[str], start: int, stop: int) -> None:
+        array = self.arrays[name]
         if name in self._raw and start % array.chunks[0] == 0 and stop in (start + len(keys) * array.chunks[0], array.shape[0]):
             paths = [os.path.join(self._url, name, key) for key in keys]
             if read_raw_chunks(paths, array.chunks[0], out, checked=_has_crc32c(array.metadata.codecs)):
-                return out
+                return
         array.get_basic_selection(slice(start, stop), out=NDBuffer.from_ndarray_like(out))
-        return out
 
 
 def check_chunks(shard: Shard, limit_bytes: int) -> tuple[list[tuple[str, str]], bool]:

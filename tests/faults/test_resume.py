@@ -251,12 +251,16 @@ def test_cells_that_diverge_or_run_out_of_memory_stay_so_after_resuming(shards, 
 def test_a_run_without_a_checkpoint_starts_again_and_says_so(shards, tmp_path):
     with RunDirectory(tmp_path / "out") as run:
         run.log({"event": "run", "verb": "train", "config": make(shards["parquet"], TRAIN).model_dump(mode="json"), "env": {}, "data": {}})
+    (tmp_path / "out" / "checkpoints").mkdir()
+    for name in (".config.resolved.yaml.7.tmp", "checkpoints/.000000.safetensors.7.tmp"):  # it was being written when the process was killed
+        (tmp_path / "out" / name).write_bytes(b"half")
     with pytest.raises(ConfigError, match="is not empty.*go on with it by --resume auto"):
         streamtrain.train(shards["parquet"], out=tmp_path / "out", resume="never", **TRAIN)
     with pytest.warns(UserWarning, match="interrupted before its first checkpoint; it starts again"):
         streamtrain.train(shards["parquet"], out=tmp_path / "out", **TRAIN)
     streamtrain.train(shards["parquet"], out=tmp_path / "whole", **TRAIN)
     assert told(tmp_path / "out") == told(tmp_path / "whole")
+    assert list((tmp_path / "out").rglob(".*.tmp")) == []
 
 
 @pytest.mark.parametrize("content", ['{"event": "click", "at": 3}\n', '{"time": 1}\n[2]\n', "no JSON\n"], ids=["events", "records", "text"])

@@ -1,7 +1,9 @@
 """Ingest: every source gives the same rows in both formats, with even spans; a failure leaves nothing behind."""
 
 import errno
+import fcntl
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +169,42 @@ def test_a_full_disk_is_a_resource_error_and_leaves_nothing(calls: int, tmp_path
     with pytest.raises(ResourceError, match="out: cannot be written: No space left"):
         ingest(source, tmp_path / "out", target="y", span_rows=100)
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_arrow_files_whose_lengths_are_at_odds_are_refused(tmp_path: Path) -> None:
+    """A dictionary of -1 values ended the process; a schema without columns was an IndexError."""
+    table = pa.table({"a": pa.array([0.5, 1.5, 2.5, 0.5, 1.5]).dictionary_encode(), "y": np.zeros(5)})
+    path = tmp_path / "t.arrow"
+    with pa.ipc.new_file(path, table.schema) as file:
+        file.write_table(table)
+    content = path.read_bytes()
+    three, causes = (3).to_bytes(8, "little"), []
+    for place in range(0, len(content) - 8, 8):
+        if content[place : place + 8] == three:
+            path.write_bytes(content[:place] + (-1).to_bytes(8, "little", signed=True) + content[place + 8 :])
+            try:
+                ingest(path, tmp_path / f"out-{place}")  # not every 3 is a length
+            except DataError as error:
+                causes.append(str(error))
+    assert any("t.arrow: cannot be read" in cause and "Array length is negative" in cause for cause in causes), causes
+    with pa.ipc.new_file(path, pa.schema([])) as file:
+        file.write_table(pa.table({}))
+    with pytest.raises(DataError, match=r"t\.arrow: no columns"):
+        ingest(path, tmp_path / "out")
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_let_be(tmp_path: Path) -> None:
+    source = _parquet(tmp_path)
+    for number in (1, 2, 3):
+        (tmp_path / f".out.writing-99999{number}").mkdir()
+        (tmp_path / f".out.writing-99999{number}" / "shard-00000.parquet").write_bytes(b"half")
+    for number in (1, 2):
+        os.utime(tmp_path / f".out.writing-99999{number}", (0, 0))
+    alive = os.open(tmp_path / ".out.writing-999992", os.O_RDONLY)
+    fcntl.flock(alive, fcntl.LOCK_EX)
+    ingest(source, tmp_path / "out", target="y")
+    os.close(alive)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.writing-999992", ".out.writing-999993", "out", "t.parquet"]
 
 
 def test_nothing_is_overwritten_and_an_empty_folder_will_do(tmp_path: Path) -> None:

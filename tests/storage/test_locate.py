@@ -1,0 +1,79 @@
+"""Which files a path means: each once, and none passed over in silence."""
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+from streamtrain.errors import DataError
+from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.locate import locate
+
+from .layouts import numbers, write_parquet, write_zarr
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_parquet(tmp_path / "data" / "a.parquet", numbers())
+    write_parquet(tmp_path / "data" / "deep" / "er" / "b.parquet", numbers())
+    return tmp_path / "data"
+
+
+def names(path: Path | str, root: Path) -> list[str]:
+    return [os.path.relpath(url, root) for url in locate(str(path))]
+
+
+@pytest.mark.parametrize("pattern", ["**", "*", "**/*.parquet", "../data/**", "../**", "../d*"])
+def test_a_glob_that_matches_folders_and_their_files_takes_each_file_once(pattern: str, folder: Path) -> None:
+    assert names(folder / pattern, folder) == ["a.parquet", "deep/er/b.parquet"]
+
+
+@pytest.mark.parametrize("pattern", ["", "**", "*", "**/*.zarr"])
+def test_arrays_are_found_as_deep_as_files_are(pattern: str, tmp_path: Path) -> None:
+    write_zarr(tmp_path / "a.zarr", numbers())
+    write_zarr(tmp_path / "deep" / "er" / "b.zarr", numbers())
+    assert names(tmp_path / pattern, tmp_path) == ["a.zarr", "deep/er/b.zarr"]
+
+
+def test_a_linked_folder_is_read_once_and_never_upwards(folder: Path, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "elsewhere" / "c.parquet", numbers())
+    (folder / "0").symlink_to(tmp_path / "elsewhere")
+    (folder / "again").symlink_to(tmp_path / "elsewhere")
+    (folder / "1").symlink_to(folder / "deep")
+    (folder / "deep" / "up").symlink_to(folder)
+    (folder / "deep" / "out").symlink_to(tmp_path)
+    assert names(folder, folder) == ["0/c.parquet", "a.parquet", "deep/er/b.parquet"]
+
+
+@pytest.mark.parametrize("name", ["lost.parquet", "lost.zarr"])
+def test_a_link_to_a_shard_that_is_not_there_is_refused(name: str, folder: Path) -> None:
+    (folder / name).symlink_to(folder / "gone")
+    with pytest.raises(DataError, match=f"{name}: not a regular file"):
+        locate(str(folder))
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+    closed = folder / "deep"
+
+    def scandir(path):
+        if os.fspath(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(closed))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match="deep: cannot be listed: Permission denied"):
+        locate(str(folder))
+    closed = closed.rename(folder / "lost+found")
+    assert names(folder, folder) == ["a.parquet"]
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_one_file_under_two_names_is_warned_of(link, folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_shards(str(folder)).num_rows == 2000
+    link(folder / "a.parquet", folder / "z.parquet")
+    with pytest.warns(UserWarning, match=r"z\.parquet is .*a\.parquet under another name, by a link: each row of it is used twice"):
+        assert open_shards(str(folder)).num_rows == 3000
