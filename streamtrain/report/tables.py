@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from streamtrain.report.extent import ends_of, with_intervals
 from streamtrain.report.figures import loss_text, size_text
 from streamtrain.report.measure_tables import measure_tables
 from streamtrain.report.spread import spread
@@ -31,8 +32,9 @@ def make_tables(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> 
     labelled = _labelled(summary)
     rows = [_cell_row(cell, cell["batch_size"] in labelled, summary) for cell in summary["cells"]]
     _add_ends(rows, curves)
-    _add_picture_labels(rows)
-    return {"cells": rows, "curves": curves, "references": _references(summary)} | measure_tables(run, summary)
+    references = _references(summary)
+    _add_picture_labels(rows, references)
+    return {"cells": rows, "curves": curves, "references": references} | measure_tables(run, summary)
 
 
 def compact(rows: Sequence[Row]) -> dict[str, list[Any]]:
@@ -96,12 +98,13 @@ def _add_ends(cells: list[Row], curves: Sequence[Row]) -> None:
             cell["label_loss"] = math.exp(height)
 
 
-def _add_picture_labels(cells: list[Row]) -> None:
+def _add_picture_labels(cells: list[Row], references: Sequence[Row]) -> None:
     """Heights for the labels beside the points of the picture, at which labels of like speed do not cover each other."""
     for cell in cells:
         cell["label_holdout_loss"] = cell["holdout_loss"]
     shown = sorted((cell for cell in cells if cell["label"] and cell["holdout_loss"]), key=lambda cell: cell["holdout_loss"])
     if shown:
-        gap = max(math.log(shown[-1]["holdout_loss"] / shown[0]["holdout_loss"]), 0.5) / 16
+        low, high = ends_of([*with_intervals(cells, "holdout_loss"), *(row["loss"] for row in references)], 1.3)
+        gap = math.log(high / low) / 16  # a line of text, on an axis of 16 lines
         for cell, height in zip(shown, spread([math.log(cell["holdout_loss"]) for cell in shown], gap), strict=True):
             cell["label_holdout_loss"] = math.exp(height)

@@ -1,12 +1,14 @@
 """The charts as specs: axes hold what is drawn, names stand where there is room, subtitles say no more than is there."""
 
 import math
+from itertools import pairwise
 
 import altair as alt
 import pytest
 
 from streamtrain.report.charts import chart_specs
-from streamtrain.report.charts.house import reference_layers, round_ticks, with_intervals
+from streamtrain.report.charts.house import reference_layers, round_ticks
+from streamtrain.report.extent import with_intervals
 from streamtrain.report.summary import summarize_run
 from streamtrain.report.tables import make_tables
 from streamtrain.science.judge import judge
@@ -62,6 +64,14 @@ def test_labels_of_sizes_lie_inside_the_picture():
     heights = [cell["label_holdout_loss"] for cell in tables["cells"]]
     low, high = domains(specs["tradeoff"], "y")[0]
     assert low < min(heights) and max(heights) < high
+
+
+def test_labels_of_sizes_stand_apart_on_an_axis_that_intervals_stretch():
+    specs, tables = drawn(noisy())
+    heights = sorted(cell["label_holdout_loss"] for cell in tables["cells"])
+    low, high = domains(specs["tradeoff"], "y")[0]
+    lines = [math.log(above / below) / math.log(high / low) * 16 for below, above in pairwise(heights)]
+    assert min(lines) > 0.9  # a line of text, where the picture has sixteen
 
 
 @pytest.mark.parametrize(("marks", "align"), [([(0.1, 0.17)], "right"), ([(0.9, 0.17)], "left"), ([(0.1, 0.17), (0.9, 0.169999)], "right"), ([], "left")])

@@ -2,11 +2,12 @@
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
+from streamtrain.report.extent import ends_of
 from streamtrain.report.figures import size_text
 from streamtrain.report.tables import Row
 
@@ -21,8 +22,6 @@ _LABEL_SHARE = 0.06
 _DIGITS = ((1,), (1, 2, 5), (1, 2, 3, 5, 7))
 #: With fewer ticks an axis tells no distances.
 _FEWEST_TICKS = 3
-#: An axis has room for intervals up to so many times beyond the outermost values; two runs can leave everything open.
-_WIDEST = 10.0
 
 
 def theme(name: str) -> Spec:
@@ -91,15 +90,6 @@ def _nearest(loss: float, others: Sequence[float]) -> float:
     return min((abs(math.log(other / loss)) for other in others), default=math.inf)
 
 
-def share_of(value: float, ends: tuple[float, float]) -> float:
-    """Where a value lies on a log axis: 0 at its low end, 1 at its high one.
-
-    >>> share_of(10.0, (1.0, 100.0))
-    0.5
-    """
-    return math.log(value / ends[0]) / math.log(ends[1] / ends[0])
-
-
 def sizes_where(condition: str) -> alt.Chart:
     """The batch sizes for which a Vega expression holds."""
     return alt.Chart(alt.NamedData("cells")).transform_filter(condition)
@@ -148,20 +138,6 @@ def _even_ticks(low: float, high: float) -> list[float]:
             if last - first + 1 >= _FEWEST_TICKS:
                 return [float(f"{digit * k}e{power}") for k in range(first, last + 1)]
     return [low, high]
-
-
-def ends_of(values: Iterable[float], pad: float) -> tuple[float, float]:
-    """A log axis' ends around positive values; never empty."""
-    known = [value for value in values if value and value > 0 and math.isfinite(value)] or [1.0]
-    low, high = min(known) / pad, max(known) * pad
-    return (low, high) if high > 1.01 * low else (low / 1.5, high * 1.5)
-
-
-def with_intervals(rows: Sequence[Row], name: str) -> list[float]:
-    """A figure's positive values and the ends of their intervals, those that are far beyond all values cut."""
-    values = [row[name] for row in rows if (row[name] or 0) > 0]
-    ends = [row[f"{name}_{end}"] for row in rows for end in ("lo", "hi") if (row[name] or 0) > 0 and row[f"{name}_{end}"]]
-    return [*values, *(min(max(end, min(values) / _WIDEST), _WIDEST * max(values)) for end in ends)]
 
 
 def size_axis(tables: Tables, *, title: str = "minibatch size") -> alt.X:

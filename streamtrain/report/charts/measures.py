@@ -5,7 +5,8 @@ from typing import Any
 
 import altair as alt
 
-from streamtrain.report.charts.house import Tables, chart_title, ends_of, interval_bars, log_axis, size_axis, size_color
+from streamtrain.report.charts.house import Tables, chart_title, interval_bars, log_axis, size_axis, size_color
+from streamtrain.report.extent import ends_of
 
 
 def noise_scale(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:

@@ -10,17 +10,15 @@ from streamtrain.report.charts.house import (
     Tables,
     chart_title,
     edge_marks,
-    ends_of,
     interval_bars,
     log_axis,
     log_scale,
     reference_layers,
-    share_of,
     size_axis,
     size_color,
     sizes_where,
-    with_intervals,
 )
+from streamtrain.report.extent import ends_of, share_of, with_intervals
 from streamtrain.report.figures import target_word
 from streamtrain.report.tables import Row
 
