@@ -32,7 +32,10 @@ def vega_bundle() -> str:
 
 
 def _ask(request: Mapping[str, Any]) -> Any:
-    child = subprocess.run([sys.executable, "-m", "streamtrain.report.drawing"], input=json.dumps(request).encode(), capture_output=True)
+    try:
+        child = subprocess.run([sys.executable, "-m", "streamtrain.report.drawing"], input=json.dumps(request).encode(), capture_output=True)
+    except OSError as error:
+        raise ResourceError(f"the charts could not be drawn ({error}). Where Python can start another process, streamtrain report draws them.") from error
     if child.returncode:
         last = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         raise ResourceError(f"the charts could not be drawn (exit {child.returncode}: {last[0]}). With more memory, streamtrain report draws them.")

@@ -10,6 +10,7 @@ import re
 import pytest
 
 from streamtrain.errors import DataError
+from streamtrain.report.drawing import vega_bundle
 from streamtrain.report.spread import spread
 from streamtrain.report.tables import compact
 from streamtrain.report.write import read_records, write_report
@@ -92,9 +93,11 @@ def test_compact_tables_keep_every_row():
     assert compact([]) == {}
 
 
-def test_a_run_keeps_its_figures_when_drawing_fails(tmp_path, monkeypatch):
+@pytest.mark.parametrize("python", ["/bin/false", "/no/such/python"], ids=["dies", "does not start"])
+def test_a_run_keeps_its_figures_when_drawing_fails(tmp_path, monkeypatch, python):
     """Under a memory limit the drawing process dies; the summary says so, and the table is there."""
-    monkeypatch.setattr("sys.executable", "/bin/false")
+    vega_bundle.cache_clear()
+    monkeypatch.setattr("sys.executable", python)
     summary = write_report(make_records(), tmp_path)
     assert "charts could not be drawn" in summary["warnings"][-1]["text"]
     assert (tmp_path / "summary.json").exists()
