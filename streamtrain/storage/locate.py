@@ -77,11 +77,11 @@ def read_list(path: str, storage: Storage = LOCAL) -> tuple[list[str], Storage] 
 
 def _locate(path: str, suffixes: Sequence[str]) -> list[str]:
     if not os.path.exists(path):
-        found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
+        # Of `absent/**` glob says that it matches `absent/`.
+        found = sorted(filter(os.path.lexists, glob.glob(path, recursive=True))) if glob.has_magic(path) else []
         if not found:
             raise _nothing(path)
-        nodes = [f"{match.rstrip('/')}/" for match in found if os.path.isdir(match) and is_zarr(match)]
-        whole = [match for match in found if not any(match != node and match.startswith(node) for node in nodes)]
+        whole = _outside(found, {match for match in found if os.path.isdir(match) and is_zarr(match)})
         # `data/**` matches a folder, the folders in it, and their files: each file is taken once.
         urls = [url for match in whole for url in (_locate(match, suffixes) if os.path.isdir(match) else [match])]
         return list(dict.fromkeys(map(normal_url, urls)))
@@ -141,9 +141,11 @@ def _locate_remote(url: str, suffixes: Sequence[str], storage: Storage) -> list[
     names = sorted(name for name in (*files, *folders) if _matches(name.split("/"), pattern))
     if not names:
         raise _nothing(url)
-    nodes = tuple(f"{name}/" for name in names if name not in files and not NODE_FILES.isdisjoint(_below(files, name)))
-    whole = [name for name in names if not name.startswith(nodes)]
-    urls = [found for name in whole for found in ([f"{root}/{name}"] if name in files else _shards_below(f"{root}/{name}", _below(files, name), suffixes))]
+    nodes = {str(name.parent) for name in map(PurePosixPath, files) if name.name in NODE_FILES}
+    urls = []
+    for name in _outside(names, nodes.intersection(names)):
+        whole = name in files or name in nodes
+        urls += [f"{root}/{name}"] if whole else _shards_below(f"{root}/{name}", _below(files, name), suffixes)
     return list(dict.fromkeys(urls))
 
 
@@ -176,6 +178,12 @@ def _array_of(name: str) -> str | None:
     steps = name.split("/")[:-1]
     place = next((place for place, step in enumerate(steps) if step.endswith(".zarr")), None)
     return None if place is None else "/".join(steps[: place + 1])
+
+
+def _outside(names: Sequence[str], folders: set[str]) -> list[str]:
+    """Those that lie in none of the folders; a folder itself does not."""
+    known = set(map(PurePosixPath, folders))  # `./a` and `a/` are `a`
+    return [name for name in names if known.isdisjoint(PurePosixPath(name).parents)]
 
 
 def _below(files: Mapping[str, int], folder: str) -> dict[str, int]:

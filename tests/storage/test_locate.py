@@ -36,6 +36,18 @@ def test_arrays_are_found_as_deep_as_files_are(pattern: str, tmp_path: Path) -> 
     assert names(tmp_path / pattern, tmp_path) == ["a.zarr", "deep/er/b.zarr"]
 
 
+@pytest.mark.parametrize("pattern", ["**", "./**", "./d/**", "d/../d/**/", "d/*"])
+def test_a_relative_glob_finds_arrays_and_nothing_inside_them(pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_zarr(tmp_path / "d" / "a.zarr", numbers())
+    monkeypatch.chdir(tmp_path)
+    assert names(pattern, tmp_path) == ["d/a.zarr"]
+
+
+def test_a_glob_below_a_folder_that_is_not_there_names_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        locate(str(tmp_path / "absent" / "**"))
+
+
 def test_a_linked_folder_is_read_once_and_never_upwards(folder: Path, tmp_path: Path) -> None:
     write_parquet(tmp_path / "elsewhere" / "c.parquet", numbers())
     (folder / "0").symlink_to(tmp_path / "elsewhere")
