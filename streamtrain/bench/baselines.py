@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from streamtrain.storage.filesystem import is_remote
 from streamtrain.storage.readers import Readers
+from streamtrain.storage.urls import is_remote
 from streamtrain.types import Dataset, Shard
 
 #: Row groups that the loops hold and shuffle together.

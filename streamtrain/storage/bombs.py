@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from streamtrain.errors import DataError
-from streamtrain.storage.filesystem import is_remote
 from streamtrain.storage.pages import Chunk, walk_pages
+from streamtrain.storage.urls import is_remote
 from streamtrain.types import Shard
 
 #: A column of numbers takes 16 bytes a row at most, and its pages' headers and dictionary; a footer that says more is a bomb or a lie.

@@ -14,10 +14,11 @@ import numpy as np
 
 from streamtrain.config import did_you_mean
 from streamtrain.errors import ConfigError, DataError, StoreError, shown
-from streamtrain.storage.filesystem import is_folder, is_remote, is_web, normal_url, relative_url, take_query
+from streamtrain.storage.filesystem import is_folder, take_query
 from streamtrain.storage.locate import locate, read_list, warn_of_links
 from streamtrain.storage.manifest import MANIFEST_NAME, Manifest, read_manifest, refuse_unfinished, shard_from_entry
 from streamtrain.storage.parquet_footer import describe_parquet
+from streamtrain.storage.urls import is_remote, is_web, normal_url, relative_url
 from streamtrain.storage.zarr import describe_zarr
 from streamtrain.types import LOCAL, Column, Dataset, Integrity, OnBadShard, Shard, Storage, Truth
 

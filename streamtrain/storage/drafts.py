@@ -18,8 +18,9 @@ from threading import Lock
 from typing import Protocol
 
 from streamtrain.errors import StoreError
-from streamtrain.storage.filesystem import delete_file, is_remote, write_file
+from streamtrain.storage.filesystem import delete_file, write_file
 from streamtrain.storage.manifest import MANIFEST_NAME, UNFINISHED_NAME
+from streamtrain.storage.urls import is_remote
 from streamtrain.types import LOCAL, Storage
 
 

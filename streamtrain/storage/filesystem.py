@@ -6,7 +6,6 @@ reads `http(s)://` and the chunks of Zarr arrays.
 
 import io
 import os
-import re
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
@@ -24,6 +23,7 @@ from streamtrain.errors import ConfigError, DataError, first_line, shown
 from streamtrain.redact import HIDDEN, redact_url
 from streamtrain.storage.attempts import count_attempts
 from streamtrain.storage.remote_file import RemoteFile, Traffic, failure
+from streamtrain.storage.urls import is_remote, is_web, normal_url, split
 from streamtrain.types import LOCAL, Storage
 
 CONNECT_SECONDS = 5.0
@@ -49,37 +49,6 @@ NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = {
 }  # fmt: skip
 _ARROW, _OBSTORE = 0, 1
 _STREAM_BYTES = 8 << 20
-_WEB = ("http", "https")
-
-
-def is_remote(url: str) -> bool:
-    """Whether a path is a URL; all else is a local file or folder."""
-    return "://" in url
-
-
-def is_web(url: str) -> bool:
-    """Whether it is http(s), where nothing can be listed or written."""
-    return url.partition("://")[0].lower() in _WEB
-
-
-def normal_url(path: str | os.PathLike[str]) -> str:
-    """A local path made absolute; a URL with its scheme in small letters and without a slash at its end. Raises ConfigError for no URL."""
-    path = os.fspath(path)
-    if not is_remote(path):
-        return os.path.abspath(path)
-    scheme, _, rest = path.partition("://")
-    url = f"{scheme.lower()}://{rest.strip('/')}"
-    split(url)
-    return url
-
-
-def relative_url(url: str, root: str) -> str:
-    """What leads from a folder to a file below it, both as `normal_url` gives them.
-
-    >>> relative_url("s3://b/a/c.parquet", "s3://b/a"), relative_url("/a/c.parquet", "/a")
-    ('c.parquet', 'c.parquet')
-    """
-    return url.removeprefix(root.rstrip("/") + "/") if is_remote(url) else os.path.relpath(url, root)
 
 
 def make_storage(options: Mapping[str, str] | None, *, timeout_seconds: float = 300.0) -> Storage:
@@ -104,7 +73,7 @@ def take_query(url: str, storage: Storage) -> tuple[str, Storage]:
     scheme, _, rest = url.partition("://")
     if "@" in rest.partition("/")[0]:
         raise ConfigError(f"{redact_url(url)}: credentials in a URL are not read. Give them with --storage-option, or use a signed link.")
-    if scheme.lower() not in _WEB:
+    if not is_web(url):
         return url, storage
     clean, _, query = url.partition("?")
     if not query:
@@ -194,7 +163,7 @@ def open_objects(url: str, storage: Storage) -> Any:
     }  # fmt: skip
     retry = {"max_retries": ATTEMPTS - 1, "retry_timeout": timedelta(seconds=ATTEMPTS * storage.request_seconds)}
     names = translated(scheme, storage, _OBSTORE)
-    if scheme in _WEB:
+    if is_web(url):
         query = dict(storage.queries).get(url)
         return store.HTTPStore(f"{url}?{query}" if query else url, client_options=client, retry_config=retry)
     bucket, _, prefix = rest.partition("/")
@@ -207,7 +176,7 @@ def open_binary(url: str, storage: Storage = LOCAL, traffic: Traffic | None = No
     if not is_remote(url):
         return open(url, "rb")
     scheme, path = split(url)
-    if scheme in _WEB:
+    if is_web(url):
         objects = open_objects(url, storage)
         import obstore  # of the extras; `open_objects` says so where it is missing
 
@@ -231,7 +200,7 @@ def open_stream(url: str, storage: Storage = LOCAL) -> Any:
     if not is_remote(url):
         return url
     scheme, path = split(url)
-    if scheme in _WEB:
+    if is_web(url):
         return pa.CompressedInputStream(pa.PythonFile(open_binary(url, storage)), "gzip") if path.endswith(".gz") else pa.PythonFile(open_binary(url, storage))
     with failure(url, storage):
         return open_filesystem(scheme, storage).open_input_stream(path)
@@ -266,7 +235,7 @@ def is_folder(url: str, storage: Storage = LOCAL) -> bool:
 def list_files(url: str, storage: Storage) -> dict[str, int]:
     """Relative name → size of every remote file below `url`. Raises StoreError."""
     scheme, path = split(url)
-    if scheme in _WEB:
+    if is_web(url):
         raise DataError(f"{url}: a web server does not say which files it has. Name the files: one URL a line in a .txt file.")
     files = open_filesystem(scheme, storage)
     with failure(url, storage):
@@ -295,14 +264,6 @@ def refuse_read_only(url: str) -> None:
     """Raise ConfigError where nothing can be written."""
     if is_web(url):
         raise ConfigError(f"{redact_url(url)}: http(s) is read only. Write to a folder or an object store.")
-
-
-def split(url: str) -> tuple[str, str]:
-    """Scheme and path of a URL. Raises ConfigError when there is no bucket."""
-    scheme, _, path = url.partition("://")
-    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) or not path:
-        raise ConfigError(f"{shown(redact_url(url))}: a URL is scheme://bucket/folder.")
-    return scheme, path
 
 
 def _info(url: str, storage: Storage) -> pa.fs.FileInfo:

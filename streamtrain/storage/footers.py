@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from streamtrain.errors import DataError
 from streamtrain.storage.dataset import FOOTERS_AT_ONCE
-from streamtrain.storage.filesystem import is_remote
 from streamtrain.storage.parquet_footer import read_metadata
+from streamtrain.storage.urls import is_remote
 from streamtrain.types import Dataset
 
 

@@ -11,8 +11,9 @@ from streamtrain.config import did_you_mean
 from streamtrain.errors import DataError, shown
 from streamtrain.redact import redact_url
 from streamtrain.storage.dataset import choose_columns, open_shards
-from streamtrain.storage.filesystem import is_remote, make_storage, normal_url
+from streamtrain.storage.filesystem import make_storage
 from streamtrain.storage.tables import Piece, Table, open_tables
+from streamtrain.storage.urls import is_remote, normal_url
 from streamtrain.storage.writer import Layout, refuse_output, write_dataset
 from streamtrain.types import Dataset, Format
 

@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from streamtrain.errors import DataError, shown
-from streamtrain.storage.filesystem import file_size, is_remote, list_files, normal_url, take_query
+from streamtrain.storage.filesystem import file_size, list_files, take_query
+from streamtrain.storage.urls import is_remote, normal_url
 from streamtrain.storage.zarr_node import NODE_FILES, is_zarr
 from streamtrain.types import LOCAL, Shard, Storage
 

@@ -9,8 +9,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from streamtrain.errors import DataError
-from streamtrain.storage.filesystem import file_size, is_folder, is_remote, is_web, list_files, open_sequential, read_file
+from streamtrain.storage.filesystem import file_size, is_folder, list_files, open_sequential, read_file
 from streamtrain.storage.parquet_footer import parquet_source
+from streamtrain.storage.urls import is_remote, is_web
 from streamtrain.storage.zarr import zarr_source
 from streamtrain.types import LOCAL, MAX_ROWS, Column, Format, Shard, Storage, Truth
 

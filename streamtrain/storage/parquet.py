@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 
 from streamtrain.errors import DataError
 from streamtrain.storage.decode import decode_arrow
-from streamtrain.storage.filesystem import is_remote, open_binary
+from streamtrain.storage.filesystem import open_binary
 from streamtrain.storage.parquet_footer import judge_footer, judge_pages, read_again
 from streamtrain.storage.plain import PlainBuffers, PlainColumn, plain_columns, read_plain
 from streamtrain.storage.remote_file import Traffic
 from streamtrain.storage.stamp import Stamp, stamp
+from streamtrain.storage.urls import is_remote
 from streamtrain.types import Shard
 
 BATCH_ROWS = 65_536

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from streamtrain.errors import DataError, ResourceError, first_line, shown
 from streamtrain.storage.bombs import refuse_bomb, refuse_false_pages
 from streamtrain.storage.decode import arrow_column
-from streamtrain.storage.filesystem import is_remote, open_binary
+from streamtrain.storage.filesystem import open_binary
 from streamtrain.storage.pages import Chunk, read_chunks
+from streamtrain.storage.urls import is_remote
 from streamtrain.types import LOCAL, MAX_ROWS, Column, Shard, Storage
 
 _FIRST_BYTES = 1 << 16

@@ -13,10 +13,11 @@ from pyarrow import csv
 from streamtrain.errors import DataError, ResourceError, first_line, shown
 from streamtrain.storage.dataset import Found, bind_columns, find_shards
 from streamtrain.storage.decode import MAX_EXACT_INTEGER, arrow_column, decode_arrow
-from streamtrain.storage.filesystem import is_remote, normal_url, open_binary, open_stream, take_query
+from streamtrain.storage.filesystem import open_binary, open_stream, take_query
 from streamtrain.storage.locate import locate, read_list
 from streamtrain.storage.parquet import stream_parquet
 from streamtrain.storage.readers import Readers
+from streamtrain.storage.urls import is_remote, normal_url
 from streamtrain.types import LOCAL, Column, Dataset, Storage
 
 CSV_SUFFIXES = (".csv", ".csv.gz")

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from streamtrain.budget import default_limit_bytes, default_readers
 from streamtrain.errors import DataError, StoreError, first_line, shown
 from streamtrain.storage.dataset import describe_shard, present_shards
-from streamtrain.storage.filesystem import is_folder, normal_url, open_sequential, take_query
+from streamtrain.storage.filesystem import is_folder, open_sequential, take_query
 from streamtrain.storage.locate import locate, read_list
+from streamtrain.storage.urls import normal_url
 from streamtrain.storage.manifest import (
     MANIFEST_NAME, Manifest, ShardEntry, compact_boundaries, exists, hash_shard, read_manifest, refuse_unfinished, safe_path,
 )  # fmt: skip

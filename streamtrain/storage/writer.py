@@ -13,10 +13,11 @@ from streamtrain.config import did_you_mean
 from streamtrain.errors import ConfigError, ResourceError
 from streamtrain.storage.dataset import describe_shard
 from streamtrain.storage.drafts import Draft, open_draft
-from streamtrain.storage.filesystem import is_remote, normal_url, refuse_read_only
+from streamtrain.storage.filesystem import refuse_read_only
 from streamtrain.storage.manifest import Manifest, ShardEntry, compact_boundaries, exists, hash_shard, write_manifest
 from streamtrain.storage.moments import Moments
 from streamtrain.storage.parquet import ParquetWriter
+from streamtrain.storage.urls import is_remote, normal_url
 from streamtrain.storage.zarr_writer import ZarrWriter
 from streamtrain.types import LOCAL, Format, Storage, Truth
 

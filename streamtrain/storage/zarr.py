@@ -15,10 +15,10 @@ from zarr.codecs import Crc32cCodec, ShardingCodec
 from streamtrain.buffers import Buffers
 from streamtrain.errors import DataError, ResourceError, StoreError
 from streamtrain.storage.decode import decode_numpy, numpy_column
-from streamtrain.storage.filesystem import is_remote
 from streamtrain.storage.raw_chunks import is_raw, read_raw_chunks
 from streamtrain.storage.remote_file import Traffic
 from streamtrain.storage.stamp import FolderStamp
+from streamtrain.storage.urls import is_remote
 from streamtrain.storage.zarr_chunks import chunk_keys, join_key, refuse_bad_chunks
 from streamtrain.storage.zarr_folder import Folder, open_folder
 from streamtrain.storage.zarr_node import one_line, open_node

@@ -13,8 +13,9 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, ObjectStore, WrapperStore
 
 from streamtrain.errors import DataError, shown
-from streamtrain.storage.filesystem import NAMES, is_remote, list_files, open_objects, read_range, split
+from streamtrain.storage.filesystem import NAMES, list_files, open_objects, read_range
 from streamtrain.storage.remote_file import Traffic, failure
+from streamtrain.storage.urls import is_remote, split
 from streamtrain.types import LOCAL, Storage
 
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
