@@ -2,7 +2,8 @@
 
 import math
 
-from streamtrain.passes import Prepared, run_pass
+from streamtrain.passes import run_pass
+from streamtrain.prepared import Prepared
 from streamtrain.science.cells import Cell
 from streamtrain.science.judge import Judgement, judge
 from streamtrain.science.run import Run

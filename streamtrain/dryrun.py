@@ -7,7 +7,7 @@ import numpy as np
 from streamtrain.cluster.connect import is_wanted
 from streamtrain.config import Config
 from streamtrain.learners.fused_engine import one_blas_thread
-from streamtrain.passes import NO_LAST_ROW, Prepared, prepare, warm_up
+from streamtrain.prepared import NO_LAST_ROW, Prepared, prepare, warm_up
 from streamtrain.sweep import learning_rates
 from streamtrain.types import Record
 from streamtrain.units import format_bytes, format_count, format_seconds

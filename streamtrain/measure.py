@@ -13,7 +13,8 @@ from streamtrain.learners import measurements as of
 from streamtrain.learners.learner import DIVERGED_LOSS
 from streamtrain.learners.measurements import TrainedModel
 from streamtrain.learners.probes import Probe, one_torch_thread, probe_model
-from streamtrain.passes import Prepared, run_pass
+from streamtrain.passes import run_pass
+from streamtrain.prepared import Prepared
 from streamtrain.science.cells import Cell
 from streamtrain.science.estimate import log_estimate
 from streamtrain.science.sharpness import EPSILONS, FACTORS

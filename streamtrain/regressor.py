@@ -18,7 +18,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from streamtrain.config import TRAIN_FLAGS, Config, flag_values, make_config, set_key
 from streamtrain.learners.model import Network
 from streamtrain.learners.saved import predict_rows
-from streamtrain.passes import prepare, run_pass
+from streamtrain.passes import run_pass
+from streamtrain.prepared import prepare
 from streamtrain.scoring import predicted
 from streamtrain.storage.writer import Layout, write_dataset
 from streamtrain.train import network_of

@@ -13,7 +13,8 @@ from streamtrain.confirm import confirm
 from streamtrain.learners.learner import Learner
 from streamtrain.learners.saving import Saving
 from streamtrain.measure import TrainedModel, equal_cells, measure, measure_at_target, measure_costs
-from streamtrain.passes import NO_LAST_ROW, Prepared, RunPass, prepare, run_pass, warm_up
+from streamtrain.passes import RunPass, run_pass
+from streamtrain.prepared import NO_LAST_ROW, Prepared, prepare, warm_up
 from streamtrain.science.judge import arm_cells, judge
 from streamtrain.science.run import Run
 from streamtrain.science.tuning import EXTENDED_BY, PassPlan, choose_winners, is_tuned, last_pass, next_fresh_pass, next_tuning_pass

@@ -8,7 +8,7 @@ from streamtrain.budget import default_readers
 from streamtrain.learners.cores import Cores
 from streamtrain.learners.engine import Engine
 from streamtrain.learners.fused_engine import one_blas_thread
-from streamtrain.passes import TIMED_ROWS, Prepared
+from streamtrain.prepared import TIMED_ROWS, Prepared
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.types import Emit
 

@@ -10,7 +10,8 @@ from streamtrain.config import Config
 from streamtrain.errors import ConfigError
 from streamtrain.learners.model import Network
 from streamtrain.learners.saving import Saving
-from streamtrain.passes import Prepared, RunPass, prepare, run_pass, warm_up
+from streamtrain.passes import RunPass, run_pass
+from streamtrain.prepared import Prepared, prepare, warm_up
 from streamtrain.sweep import end_record, run_record
 from streamtrain.timing import measure_throughput
 from streamtrain.types import Emit, Record

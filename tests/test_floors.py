@@ -14,7 +14,7 @@ FLOORS = {
     "order": 1, "budget": 1, "buffers": 1, "spans": 1, "holdout": 1, "storage": 1, "kernels": 1,
     "stream": 2,
     "learners": 3, "science": 3,
-    "passes": 4, "timing": 4, "scoring": 4, "confirm": 4, "measure": 4, "sweep": 4, "train": 4,
+    "prepared": 4, "passes": 4, "timing": 4, "scoring": 4, "confirm": 4, "measure": 4, "sweep": 4, "train": 4,
     "report": 5, "cluster": 5, "bench": 5,
     "rundir": 6, "tensorboard": 6, "regressor": 6, "dryrun": 6, "api": 6, "cli": 6, "__main__": 6, "__init__": 6,
 }  # fmt: skip

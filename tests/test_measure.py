@@ -13,7 +13,7 @@ from streamtrain.config import make_config
 from streamtrain.learners.measurements import SHUFFLE_ROWS, measure_at_weights
 from streamtrain.learners.probes import probe_model
 from streamtrain.measure import TrainedModel, _read_pool, measure, measure_at_target, measure_costs
-from streamtrain.passes import Prepared, prepare
+from streamtrain.prepared import Prepared, prepare
 from streamtrain.science.cells import Cell
 from streamtrain.science.oracle import gaussian_noise_scales
 from streamtrain.storage.readers import Readers

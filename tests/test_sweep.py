@@ -17,7 +17,7 @@ from streamtrain.dryrun import plan_run
 from streamtrain.errors import ConfigError
 from streamtrain.learners.fused_engine import FusedEngine
 from streamtrain.learners.saved import predict_rows
-from streamtrain.passes import prepare
+from streamtrain.prepared import prepare
 from streamtrain.storage.ingest import ingest
 from streamtrain.train import network_of
 

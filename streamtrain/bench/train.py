@@ -16,7 +16,7 @@ from streamtrain.errors import ConfigError
 from streamtrain.learners.cores import Cores
 from streamtrain.learners.engine import Engine
 from streamtrain.learners.fused_engine import one_blas_thread
-from streamtrain.passes import TIMED_ROWS, Prepared, prepare, warm_up
+from streamtrain.prepared import TIMED_ROWS, Prepared, prepare, warm_up
 from streamtrain.science.interval import measure, paired_ratio
 from streamtrain.stream.block import Block
 from streamtrain.stream.fetch import FetchStats

@@ -16,7 +16,7 @@ from streamtrain.cluster.shares import AVERAGED, OWN, ShareDone, ShareWork, Stat
 from streamtrain.cluster.worker import Work
 from streamtrain.learners.learner import Learner
 from streamtrain.learners.saving import PassState, Saving
-from streamtrain.passes import NO_LAST_ROW, Prepared
+from streamtrain.prepared import NO_LAST_ROW, Prepared
 from streamtrain.types import Emit, Record
 
 #: Rounds of one window a share, from whose speed the length of the others is chosen.

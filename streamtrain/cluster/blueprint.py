@@ -12,7 +12,7 @@ from streamtrain.budget import RUNTIME_BYTES, default_limit_bytes
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.learners.engines import make_model
-from streamtrain.passes import Prepared, open_data
+from streamtrain.prepared import Prepared, open_data
 from streamtrain.stream.open import stream_budget
 from streamtrain.types import Record, Standard
 

@@ -12,7 +12,7 @@ from streamtrain.cluster.worker import ready
 from streamtrain.config import ClusterConfig
 from streamtrain.errors import ConfigError
 from streamtrain.learners.learner import Learner
-from streamtrain.passes import Prepared
+from streamtrain.prepared import Prepared
 from streamtrain.types import Record
 from streamtrain.units import format_seconds
 

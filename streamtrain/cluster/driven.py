@@ -12,7 +12,7 @@ from streamtrain.cluster.leases import Leases
 from streamtrain.errors import ResourceError
 from streamtrain.learners.learner import Learner
 from streamtrain.learners.saving import PassState, Saving
-from streamtrain.passes import Prepared
+from streamtrain.prepared import Prepared
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.nulls import NullCounts, null_record
 from streamtrain.types import Emit, Receipt, Record

@@ -9,7 +9,7 @@ import numpy as np
 
 from streamtrain.budget import Budget
 from streamtrain.errors import ResourceError
-from streamtrain.passes import Prepared
+from streamtrain.prepared import Prepared
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts

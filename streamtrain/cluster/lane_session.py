@@ -18,7 +18,7 @@ from streamtrain.learners.fused_engine import one_blas_thread
 from streamtrain.learners.gradient_sum import GradientSum
 from streamtrain.learners.learner import Learner
 from streamtrain.learners.model import initial_parameters
-from streamtrain.passes import NO_LAST_ROW, Prepared
+from streamtrain.prepared import NO_LAST_ROW, Prepared
 from streamtrain.stream.plan import Plan, make_lanes
 from streamtrain.types import Receipt
 

@@ -15,7 +15,7 @@ from streamtrain.learners.cores import Cores
 from streamtrain.learners.devices import train_device
 from streamtrain.learners.fused_engine import one_blas_thread
 from streamtrain.learners.gradient_sum import GradientSum
-from streamtrain.passes import Prepared
+from streamtrain.prepared import Prepared
 
 #: Where a worker keeps these between tasks.
 _SESSION, _STORE = "lane session", "store"

@@ -20,7 +20,7 @@ from streamtrain.learners.engine import Engine
 from streamtrain.learners.engines import ENGINES
 from streamtrain.learners.fused_engine import one_blas_thread
 from streamtrain.learners.model import initial_parameters
-from streamtrain.passes import NO_LAST_ROW, Prepared
+from streamtrain.prepared import NO_LAST_ROW, Prepared
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from streamtrain.cluster.placement import Unit
 from streamtrain.learners.position import Position
 from streamtrain.learners.saving import PassState
-from streamtrain.passes import Prepared, run_pass
+from streamtrain.passes import run_pass
+from streamtrain.prepared import Prepared
 from streamtrain.types import Record
 
 #: Where a record was told: (epoch, window).

@@ -15,8 +15,8 @@ import numpy as np
 
 from streamtrain.cluster.blueprint import draw
 from streamtrain.cluster.connect import Connection
-from streamtrain.cluster.dask_fabric import DaskFabric
 from streamtrain.cluster.crew import LOOK_SECONDS, Crew
+from streamtrain.cluster.dask_fabric import DaskFabric
 from streamtrain.cluster.dispatch import dispatch
 from streamtrain.cluster.driven import saved_if_lost
 from streamtrain.cluster.leases import Lease, Leases
@@ -27,7 +27,7 @@ from streamtrain.config import ClusterConfig
 from streamtrain.errors import DataError
 from streamtrain.learners.learner import Learner
 from streamtrain.learners.saving import PassState, Saving
-from streamtrain.passes import Prepared
+from streamtrain.prepared import Prepared
 from streamtrain.types import Emit, Record
 
 #: A unit whose tasks failed so often, on whatever workers, is a failed cell; the sweep goes on.

@@ -20,7 +20,7 @@ from streamtrain.cluster.leases import Leases
 from streamtrain.cluster.worker import Work
 from streamtrain.learners.learner import Learner
 from streamtrain.learners.saving import PassState, Saving
-from streamtrain.passes import Prepared
+from streamtrain.prepared import Prepared
 from streamtrain.types import Emit, Record
 
 #: A commit comes about so often: most that a death costs; and the steps before the first, from whose speed the rest follow.

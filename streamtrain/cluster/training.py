@@ -17,7 +17,7 @@ from streamtrain.cluster.worker import call
 from streamtrain.config import ClusterConfig
 from streamtrain.learners.learner import Learner
 from streamtrain.learners.saving import PassState, Saving
-from streamtrain.passes import Prepared
+from streamtrain.prepared import Prepared
 from streamtrain.types import Emit, Record
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from streamtrain.cluster.blueprint import Blueprint, build
 from streamtrain.errors import StreamTrainError
-from streamtrain.passes import Prepared, warm_up
+from streamtrain.prepared import Prepared, warm_up
 
 Work = Callable[[Prepared, Any], Any]
 

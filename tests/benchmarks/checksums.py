@@ -29,7 +29,7 @@ from streamtrain.config import make_config
 from streamtrain.kernels.page_headers import CRC, read_page_headers
 from streamtrain.learners.cores import Cores
 from streamtrain.learners.fused_engine import one_blas_thread
-from streamtrain.passes import Prepared, prepare, warm_up
+from streamtrain.prepared import Prepared, prepare, warm_up
 from streamtrain.science.interval import paired_ratio
 from streamtrain.storage import plain
 from streamtrain.stream.block import Block

@@ -65,7 +65,8 @@ def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, flo
     from streamtrain.config import make_config
     from streamtrain.learners.cores import Cores
     from streamtrain.learners.fused_engine import one_blas_thread
-    from streamtrain.passes import prepare, run_pass, warm_up
+    from streamtrain.passes import run_pass
+    from streamtrain.prepared import prepare, warm_up
     from streamtrain.stream.fetch import FetchStats
 
     # The window is no longer than the run: half a million rows, mixed from spans of the whole data set.

@@ -11,7 +11,8 @@ from streamtrain.cluster.driven import pass_name
 from streamtrain.cluster.leases import Leases
 from streamtrain.cluster.shares import average
 from streamtrain.cluster.simulate import Habits, SimulatedFabric
-from streamtrain.passes import prepare, run_pass
+from streamtrain.passes import run_pass
+from streamtrain.prepared import prepare
 from tests.cluster.conftest import config_of
 from tests.cluster.test_sweeping import Checkpoints, Interrupted
 

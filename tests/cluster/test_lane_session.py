@@ -10,7 +10,7 @@ from streamtrain.cluster.blueprint import build, draw
 from streamtrain.cluster.collective import Collective, PeerLost, Store
 from streamtrain.cluster.lane_session import LaneSession
 from streamtrain.cluster.lane_work import Group, LaneWork
-from streamtrain.passes import prepare
+from streamtrain.prepared import prepare
 from streamtrain.types import Receipt
 from tests.cluster.conftest import config_of
 from tests.cluster.test_averaging import TRAIN, on_one_machine

@@ -16,7 +16,8 @@ from streamtrain.cluster.simulate import Habits, SimulatedFabric
 from streamtrain.cluster.slices import train_slice
 from streamtrain.cluster.sweeping import SweepPass, perform_slice
 from streamtrain.errors import ConfigError, DataError
-from streamtrain.passes import prepare, run_pass
+from streamtrain.passes import run_pass
+from streamtrain.prepared import prepare
 from tests.cluster.conftest import _OWN_OF_A_PASS, SWEEP, config_of
 
 LRS = {32: (0.002, 0.01), 256: (0.002, 0.01), 5000: (0.01,)}

@@ -13,7 +13,7 @@ from distributed import Client
 from streamtrain import api
 from streamtrain.cluster import synchronous
 from streamtrain.errors import ConfigError, ResourceError
-from streamtrain.passes import prepare
+from streamtrain.prepared import prepare
 from tests.cluster.conftest import config_of, records
 from tests.cluster.failing import Proxy, in_a_collective, in_a_share, whole_again, worker_pids
 from tests.cluster.test_lane_session import together

@@ -24,7 +24,7 @@ import torch
 from streamtrain import api, files, timing
 from streamtrain.config import make_config
 from streamtrain.learners import saving
-from streamtrain.passes import prepare, warm_up
+from streamtrain.prepared import prepare, warm_up
 from tests.faults.told import left_over, told, weights
 
 

@@ -15,7 +15,7 @@ from streamtrain.cli.main import run
 from streamtrain.cluster.blueprint import build, draw
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError, DataError
-from streamtrain.passes import prepare
+from streamtrain.prepared import prepare
 from streamtrain.redact import HIDDEN
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.filesystem import NAMES, delete_file, list_files, make_storage, open_filesystem, open_objects, read_file, write_file
