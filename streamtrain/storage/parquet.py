@@ -35,7 +35,7 @@ class ParquetReader:
         self._judged_pages = set() if judged_pages is None else judged_pages
         self._leaves: dict[tuple[str, ...], list[PlainColumn] | None] = {}
         self._stamp = _stamp(shard)
-        self._metadata = judge_footer(shard, columns, checked=checked)
+        self._metadata, self._chunks = judge_footer(shard, columns, checked=checked)
 
     def read(self, columns: Sequence[str], decoded_type: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
         """Rows `[start, stop)` of `columns`, decoded; page checksums are verified where the file has them.
@@ -43,6 +43,7 @@ class ParquetReader:
         A range much smaller than its row groups is decoded in small batches, so that the memory taken is the range's.
         """
         found = self._read(columns, decoded_type, start, stop)
+        self._chunks = None  # for the first read alone: those of many readers would take more than rows do
         self._stamp = _refuse_changed(self._shard, self._stamp)
         return found
 
@@ -56,7 +57,7 @@ class ParquetReader:
         if not (sliced or is_remote(self._shard.url)) and (plain := self._read_plain(columns, decoded_type, range(first, last))) is not None:
             return tuple(column[skip : skip + stop - start] for column in plain)
         if self._shard.url not in self._judged_pages:
-            judge_pages(self._shard, columns)
+            judge_pages(self._shard, columns, self._chunks)
             self._judged_pages.add(self._shard.url)
         with open_file(self._shard, self._metadata, BUFFER_BYTES if sliced else 0, self._traffic) as file:
             groups = list(range(first, last))
@@ -94,9 +95,9 @@ class ParquetForward:
         """`checked`: its footer and its pages need not be judged again."""
         self._shard, self._columns, self._type, self._traffic = shard, list(columns), decoded_type, traffic
         self._stamp = _stamp(shard)
-        self._metadata = judge_footer(shard, columns, checked=checked)
+        self._metadata, chunks = judge_footer(shard, columns, checked=checked)
         if not checked:
-            judge_pages(shard, columns)
+            judge_pages(shard, columns, chunks)
         self._file: pq.ParquetFile | None = None
         self._position = 0
 
@@ -140,8 +141,8 @@ class ParquetForward:
 def stream_parquet(shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """All rows of a shard in order, in small batches: memory stays bounded whatever the size of the row groups."""
     before = _stamp(shard)
-    metadata = judge_footer(shard, columns)
-    judge_pages(shard, columns)
+    metadata, chunks = judge_footer(shard, columns)
+    judge_pages(shard, columns, chunks)
     with open_file(shard, metadata, BUFFER_BYTES) as file:
         num_rows = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):

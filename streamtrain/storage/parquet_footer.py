@@ -17,6 +17,8 @@ from streamtrain.storage.pages import Chunk, read_chunks
 from streamtrain.storage.urls import is_remote
 from streamtrain.types import LOCAL, MAX_ROWS, Column, Shard, Storage
 
+#: The column chunks of each row group.
+Chunks = list[list[Chunk]]
 _FIRST_BYTES = 1 << 16
 
 
@@ -40,7 +42,7 @@ def parquet_source(url: str, storage: Storage = LOCAL) -> tuple[str, int]:
     return _hash(footer), num_bytes
 
 
-def read_metadata(shard: Shard) -> tuple[pq.FileMetaData, list[list[Chunk]]]:
+def read_metadata(shard: Shard) -> tuple[pq.FileMetaData, Chunks]:
     """The parsed footer, and the column chunks of each row group, which Arrow's accessors can then be asked for too.
 
     Raises DataError when the file is no longer the one that was described.
@@ -62,24 +64,28 @@ def read_again(shard: Shard) -> tuple[pq.FileMetaData, bytes]:
     return _parse_footer(shard.url, footer), footer
 
 
-def judge_footer(shard: Shard, columns: Sequence[str], *, checked: bool = False) -> pq.FileMetaData:
-    """The footer, after all that it says of `columns` was found fit to be decoded. Raises DataError."""
+def judge_footer(shard: Shard, columns: Sequence[str], *, checked: bool = False) -> tuple[pq.FileMetaData, Chunks | None]:
+    """The footer, after all that it says of `columns` was found fit to be decoded, and what `judge_pages` would read again.
+
+    Raises DataError. `checked`: it was judged before; then there are no chunks.
+    """
     if checked:
-        return read_again(shard)[0]
+        return read_again(shard)[0], None
     metadata, chunks = read_metadata(shard)
     refuse_other(shard, metadata, chunks, columns)
-    return metadata
+    return metadata, chunks
 
 
-def judge_pages(shard: Shard, columns: Sequence[str]) -> None:
-    """What must be seen of a judged file before Arrow decodes `columns` of it. Raises DataError."""
-    _, chunks = read_metadata(shard)
+def judge_pages(shard: Shard, columns: Sequence[str], chunks: Chunks | None) -> None:
+    """What must be seen of a judged file before Arrow decodes `columns` of it. Raises DataError. `chunks`: its own, None to read them."""
+    if chunks is None:
+        _, chunks = read_metadata(shard)
     places = [column.name for column in shard.columns]
     if chunks and len(chunks[0]) == len(places):  # flat: leaves are columns
         refuse_false_pages(shard, {name: [group[places.index(name)] for group in chunks] for name in columns})
 
 
-def refuse_other(shard: Shard, metadata: pq.FileMetaData, chunks: Sequence[Sequence[Chunk]], columns: Sequence[str]) -> None:
+def refuse_other(shard: Shard, metadata: pq.FileMetaData, chunks: Chunks, columns: Sequence[str]) -> None:
     """Raise DataError when `columns` cannot be read as the shard promises: other row groups than a manifest says, a column that
     is missing, is no number or is wider, or one whose stored size says that it is a decompression bomb."""
     if not np.array_equal(_boundaries(shard.url, metadata), shard.boundaries):
