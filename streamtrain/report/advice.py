@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from streamtrain.report.figures import loss_text, rate_text, size_text, sizes_text, target_word
-from streamtrain.report.verdict import mixed_span_rows
+from streamtrain.report.verdict import has_constant_target, mixed_span_rows
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up
 from streamtrain.science.judge import is_correlated
@@ -58,8 +58,10 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
 
 
 def _of_outcomes(run: Run, cells: Sequence[Cell]) -> Warnings:
+    is_sweep = run.header["verb"] == "sweep"
+    rate_flag = "--lr-grid" if is_sweep and run.rules[0] == "tuned" else "--lr"
     for status, text, flag in (
-        ("diverged", "diverged" + " in every trial at every learning rate" * (run.header["verb"] == "sweep"), "--lr-grid" if run.header["verb"] == "sweep" and run.rules[0] == "tuned" else "--lr"),
+        ("diverged", "diverged" + " in every trial at every learning rate" * is_sweep, rate_flag),
         ("out_of_memory", "ran out of memory", "--memory"),
         ("failed", "failed", None),
     ):
@@ -78,16 +80,15 @@ def _of_losses(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> W
         yield f"{sizes}: more than the {rows:,} rows that there are to train on, so every step takes all of them.", "--batch-sizes"
     if sizes := _sizes(cell for cell in cells if cell.curves and _steps(cell) == 0 and cell.status in ("reached", "not_reached")):
         yield f"{sizes} took no step: there were fewer rows than one minibatch, so its weights are those it began with.", "--batch-size"
-    constant = summary["best_constant_loss"]
     losses = [cell["holdout_loss"]["value"] for cell in summary["cells"] if cell["holdout_loss"]["value"] is not None]
-    linear = summary["best_linear_loss"]
-    if losses and constant and constant["value"] is not None and min(losses) >= constant["value"]:
-        if constant["value"] == 0:
-            yield "The target is constant: there is nothing to learn.", "--target"
-        else:
+    constant, linear = ((summary[name] or {}).get("value") for name in ("best_constant_loss", "best_linear_loss"))
+    if losses and has_constant_target(run):
+        yield "The target is constant: there is nothing to learn.", "--target"
+    elif losses:
+        if constant is not None and min(losses) >= constant:
             yield "No size is better than the best constant: nothing was learned from these features.", "--features"
-    if losses and linear and linear["value"] is not None and min(losses) > linear["value"] and (constant or {}).get("value") != 0:
-        yield f"No size is better than the best linear model (loss {loss_text(linear['value'])}).", "--max-rows"
+        if linear is not None and min(losses) > linear:
+            yield f"No size is better than the best linear model (loss {loss_text(linear)}).", "--max-rows"
     target = summary["target_loss"]
     if losses and len(cells) > 1 and summary["target_loss_chosen"] == "automatic" and target > _EASY_TARGET * min(losses):
         text = f"The target, {target_word(target)}, was chosen so that at least half of the sizes reach it; the smallest loss is {loss_text(min(losses))}"

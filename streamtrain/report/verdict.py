@@ -81,6 +81,11 @@ def budget_text(run: Run) -> str:
     return format_count(rows).replace(" ", "") if rows >= 1e6 and rows % 10_000 == 0 else f"{rows:,}"
 
 
+def has_constant_target(run: Run) -> bool:
+    """Whether the best constant leaves no loss at all."""
+    return (run.baseline.get("best_constant_loss") or {}).get("value") == 0
+
+
 def mixed_span_rows(run: Run) -> int:
     """Rows a span of which a window holds 64, drawn from the whole data set: neighbours that resemble one another are then few."""
     order = run.header.get("config", {}).get("order", {})
@@ -122,7 +127,7 @@ def _no_reason(run: Run, cells: Sequence[Cell], figures: Sequence[Mapping[str, A
     if not scored:
         return "No size has a finite held-out loss, so none can be recommended. Try smaller learning rates with --lr-grid."
     loss, cell = min(scored, key=lambda pair: pair[0])
-    if (run.baseline.get("best_constant_loss") or {}).get("value") == 0:
+    if has_constant_target(run):
         return "The target is constant: there is nothing to learn, so no size can be recommended. Name another --target."
     if loss >= ((run.baseline.get("best_constant_loss") or {}).get("value") or math.inf):
         return f"No size did better than always guessing the mean within {budget_text(run)} rows: none can be recommended. Try smaller rates with --lr-grid."

@@ -87,7 +87,7 @@ class Stream(IterableDataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; naming the epoch that a loaded state is in keeps the state's position."""
-        self._refuse_position(epoch)
+        _refuse_position("epoch", epoch)
         if not (self._resumed and epoch == self._epoch):
             self._go_to(epoch)
 
@@ -114,11 +114,10 @@ class Stream(IterableDataset):
         changed = [f"{name} was {then.get(name)!r}, is {now!r}" for name, now in self._order().items() if then.get(name) != now]
         if changed:
             raise ConfigError(f"this state belongs to another order of rows ({'; '.join(changed)}). Open the stream as it was then.")
-        self._refuse_position(state["epoch"])
+        _refuse_position("epoch", state["epoch"])
         plan = self._plan_of(state["epoch"])  # spans of unlike sizes make other windows in another epoch
-        self._refuse_position(state["epoch"], state["window"], windows=len(plan))
-        rows = plan.window(state["window"]).num_rows if state["window"] < len(plan) else 0
-        self._refuse_position(state["epoch"], state["window"], state["row"], windows=len(plan), rows=rows)
+        _refuse_position("window", state["window"], len(plan))
+        _refuse_position("row", state["row"], plan.window(state["window"]).num_rows if state["window"] < len(plan) else 0)
         if state["imputed"] is not None:
             self._source = replace(self._source, fill=np.array(state["imputed"]))
         self._go_to(state["epoch"])
@@ -219,13 +218,6 @@ class Stream(IterableDataset):
     def _plan_of(self, epoch: int) -> Plan:
         return make_plan(self._source.spans, self._source.holdout, seed=self._seed, trial=0, epoch=epoch, window_rows=self._window_rows)
 
-    def _refuse_position(self, *numbers: int, windows: int = 0, rows: int = 0) -> None:
-        """Epoch, and perhaps window and row of it: whole numbers, the window among the epoch's, the row within the window."""
-        limits = (None, windows, rows)
-        for name, number, limit in zip(("epoch", "window", "row"), numbers, limits, strict=False):
-            if not isinstance(number, int) or isinstance(number, bool) or number < 0 or (limit is not None and number > limit):
-                raise ConfigError(f"{name} {number!r} is no position of this stream: a whole number from 0" + (f" to {limit:,}." if limit else "."))
-
     def _order(self) -> dict[str, Any]:
         return {
             "seed": self._seed, "window_rows": self._window_rows, "spans": self._source.spans.fingerprint,
@@ -244,6 +236,12 @@ class Stream(IterableDataset):
             self._ids = (self._window, window_ids(window, self._source, self._dropped[self._window]))
         hashes = hash_array(self._ids[1][: self._row], int(RECEIPT_KEY))
         return Receipt(count=self._row, digest=int(hashes.sum(dtype=np.uint64)))
+
+
+def _refuse_position(name: str, number: object, most: int | None = None) -> None:
+    """Raise ConfigError for what is no whole number from 0 to `most`."""
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0 or (most is not None and number > most):
+        raise ConfigError(f"{name} {number!r} is no position of this stream: a whole number from 0" + (f" to {most:,}." if most else "."))
 
 
 def open_device(name: str) -> torch.device:
