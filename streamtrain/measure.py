@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from streamtrain.learners import measurements as of
-from streamtrain.learners.learner import DIVERGED_LOSS
+from streamtrain.learners.learner import is_divergent
 from streamtrain.learners.measurements import TrainedModel
 from streamtrain.learners.probes import Probe, one_torch_thread, probe_model
 from streamtrain.passes import run_pass
@@ -161,7 +161,7 @@ def _has_diverged(prepared: Prepared, probe: Probe, model: TrainedModel, pool: n
     """As a learner judges it; weights may be finite, and the loss beyond all bounds."""
     with np.errstate(over="ignore", invalid="ignore"):
         loss = float(np.mean(probe.row_losses(model.parameters, pool[: of.SHARPNESS_ROWS]))) * 2 * prepared.loss_scale
-    return not loss <= DIVERGED_LOSS  # also where it is NaN
+    return is_divergent(loss)
 
 
 def _probe(prepared: Prepared, trial: int) -> Probe:

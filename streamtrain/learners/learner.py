@@ -37,6 +37,11 @@ def evaluation_rows(first_row: int, last_row: int) -> Iterator[int]:
         yield last_row
 
 
+def is_divergent(loss: float) -> bool:
+    """Also where it is infinite or NaN."""
+    return not loss <= DIVERGED_LOSS
+
+
 class Learner:
     """Trains on blocks up to `last_row` rows; owned by one thread at a time.
 
@@ -115,7 +120,7 @@ class Learner:
         if self._evaluated_at != (self.rows, self.engine.steps):
             yield from self._evaluate()
         for lr, loss in zip(self.engine.learning_rates, self._last_losses, strict=True):
-            diverged = not np.isfinite(loss) or loss > DIVERGED_LOSS
+            diverged = is_divergent(loss)
             yield {
                 "event": "outcome", **self._place(lr), "outcome": "diverged" if diverged else "finished",
                 "reason": f"loss {loss:.3g} after {self.rows:,} rows" if diverged else self._early,
