@@ -1,7 +1,8 @@
-"""Friedman's second and third problems (Friedman 1991, Annals of Statistics 19, §4.3): impedance and phase of a circuit.
+"""Friedman's second and third problems (Friedman 1991, Annals of Statistics 19, §4.3): impedance
+and phase of a circuit.
 
-x0 ∈ [0, 100], x1 ∈ [40π, 560π], x2 ∈ [0, 1], x3 ∈ [1, 11], uniform and independent; u = x1·x2 − 1/(x1·x3).
-friedman2: √(x0² + u²). friedman3: atan(u / x0).
+x0 ∈ [0, 100], x1 ∈ [40π, 560π], x2 ∈ [0, 1], x3 ∈ [1, 11], uniform and independent; u = x1·x2 −
+1/(x1·x3). friedman2: √(x0² + u²). friedman3: atan(u / x0).
 """
 
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from data_gen.kind import Features, Kind, uniform
 
 RANGES = ((0.0, 100.0), (40 * np.pi, 560 * np.pi), (0.0, 1.0), (1.0, 11.0))
 
-# Nodes for x1 and x3, where the integrand is smooth, and for x0 and u, which are graded towards the corner x0 = u = 0.
+# Nodes for x1 and x3, where the integrand is smooth, and for x0 and u, which are graded towards the
+# corner x0 = u = 0.
 _SMOOTH, _GRADED, _GRADING = 24, 40, 4
 
 
@@ -34,7 +36,9 @@ def _kind(name: str, response: Callable[[np.ndarray, np.ndarray], np.ndarray]) -
         return response(x[0], _reactance(*x[1:]))
 
     variance, linear_variance = moments(response)
-    return Kind(name=name, draw=_draw, function=function, variance=variance, linear_variance=linear_variance)
+    return Kind(
+        name=name, draw=_draw, function=function, variance=variance, linear_variance=linear_variance
+    )
 
 
 def _draw(generator: np.random.Generator, rows: int) -> Features:
@@ -47,17 +51,28 @@ def _reactance(x1: np.ndarray, x2: np.ndarray, x3: np.ndarray) -> np.ndarray:
     return u
 
 
-def moments(response: Callable[[np.ndarray, np.ndarray], np.ndarray], refine: float = 1) -> tuple[float, float]:
-    """Variance of `response(x0, u)`, and the part of it that the best linear model of x0…x3 explains.
+def moments(
+    response: Callable[[np.ndarray, np.ndarray], np.ndarray], refine: float = 1
+) -> tuple[float, float]:
+    """Variance of `response(x0, u)`, and the part of it that the best linear model of x0…x3
+    explains.
 
-    Tensor Gauss–Legendre quadrature. Both responses have their only singularity at x0 = u = 0, inside the range of x2, so
-    x2 is cut where u = 0, and both sides, like x0, are graded towards it (t → t⁴). Relative error below 1e-10.
-    Independent features: the explained variance is Σ cov(xⱼ, f)² / var(xⱼ).
+    Tensor Gauss–Legendre quadrature. Both responses have their only singularity at x0 = u = 0,
+    inside the range of x2, so x2 is cut where u = 0, and both sides, like x0, are graded towards it
+    (t → t⁴). Relative error below 1e-10. Independent features: the explained variance is Σ cov(xⱼ,
+    f)² / var(xⱼ).
     """
-    (x0, w0), (x1, w1), (x3, w3) = _graded(refine, RANGES[0][1]), _smooth(refine, *RANGES[1]), _smooth(refine, *RANGES[3])
+    (x0, w0), (x1, w1), (x3, w3) = (
+        _graded(refine, RANGES[0][1]),
+        _smooth(refine, *RANGES[1]),
+        _smooth(refine, *RANGES[3]),
+    )
     root = 1 / (x1[:, None] ** 2 * x3)  # x2 where u = 0
     above, below = _graded(refine, 1.0), _graded(refine, 1.0)
-    x2 = np.concatenate([root[..., None] + (1 - root[..., None]) * above[0], root[..., None] * (1 - below[0])], axis=-1)
+    x2 = np.concatenate(
+        [root[..., None] + (1 - root[..., None]) * above[0], root[..., None] * (1 - below[0])],
+        axis=-1,
+    )
     w2 = np.concatenate([(1 - root[..., None]) * above[1], root[..., None] * below[1]], axis=-1)
     weights_123 = w1[:, None, None] * w3[:, None] * w2
     u = x1[:, None, None] * (x2 - root[..., None])
@@ -67,8 +82,12 @@ def moments(response: Callable[[np.ndarray, np.ndarray], np.ndarray], refine: fl
     variance = float((weights_123 * ((f - mean) ** 2 @ w0)).sum())
     centred = mean_123 - mean
     covariances = [float((weights_123 * ((f - mean) @ (w0 * (x0 - 50)))).sum())]
-    covariances += [float((weights_123 * centred * x).sum()) for x in (x1[:, None, None], x2, x3[:, None])]
-    return variance, sum(c**2 * 12 / (high - low) ** 2 for c, (low, high) in zip(covariances, RANGES, strict=True))
+    covariances += [
+        float((weights_123 * centred * x).sum()) for x in (x1[:, None, None], x2, x3[:, None])
+    ]
+    return variance, sum(
+        c**2 * 12 / (high - low) ** 2 for c, (low, high) in zip(covariances, RANGES, strict=True)
+    )
 
 
 def _smooth(refine: float, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:

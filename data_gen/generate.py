@@ -20,26 +20,44 @@ COLUMNS = ("x0", "x1", "x2", "x3", "y")
 
 
 def generate(
-    out: str | os.PathLike[str], *, kind: str = "friedman2", rows: int, format: Format = "parquet", noise: float = 0.1, seed: int = 0,
-    cluster_shift: float = 0.0, span_rows: int = 262_144, workers: int | None = None, storage_options: Mapping[str, str] | None = None,
+    out: str | os.PathLike[str],
+    *,
+    kind: str = "friedman2",
+    rows: int,
+    format: Format = "parquet",
+    noise: float = 0.1,
+    seed: int = 0,
+    cluster_shift: float = 0.0,
+    span_rows: int = 262_144,
+    workers: int | None = None,
+    storage_options: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Write `rows` rows of a kind as shards with a manifest that carries the truth; returns the data set.
+    """Write `rows` rows of a kind as shards with a manifest that carries the truth; returns the
+    data set.
 
-    `noise` is its sd in sd of the noiseless target. Span `i` draws from a counter-based generator keyed by (seed, i), so
-    the rows depend on kind, noise, cluster_shift, seed and span_rows only. Raises ConfigError for what cannot be made or a
-    folder in use.
+    `noise` is its sd in sd of the noiseless target. Span `i` draws from a counter-based generator
+    keyed by (seed, i), so the rows depend on kind, noise, cluster_shift, seed and span_rows only.
+    Raises ConfigError for what cannot be made or a folder in use.
 
-    `cluster_shift`: sd, in the same unit, of a normal shift of the target that all rows of a span share, so that neighbours are
-    correlated as in files written day by day. No feature tells of it: it is noise to every model, and counts as such in the truth.
-    `storage_options`: of an object store, where `out` is a URL of one.
-    A residual of the true function has ρ = cluster_shift²/(cluster_shift² + noise²) within a span.
+    `cluster_shift`: sd, in the same unit, of a normal shift of the target that all rows of a span
+    share, so that neighbours are correlated as in files written day by day. No feature tells of it:
+    it is noise to every model, and counts as such in the truth. `storage_options`: of an object
+    store, where `out` is a URL of one. A residual of the true function has ρ =
+    cluster_shift²/(cluster_shift² + noise²) within a span.
     """
     if kind not in KINDS:
-        raise ConfigError(f"kind {kind!r} is unknown; choose among {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
-    if rows < 1 or not 0 <= noise < float("inf") or not 0 <= cluster_shift < float("inf") or not 0 <= seed < 2**64:
         raise ConfigError(
-            f"rows={rows}, noise={noise}, cluster_shift={cluster_shift}, seed={seed}: rows are at least 1, the others at least 0,"
-            " seed below 2^64."
+            f"kind {kind!r} is unknown; choose among {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}"
+        )
+    if (
+        rows < 1
+        or not 0 <= noise < float("inf")
+        or not 0 <= cluster_shift < float("inf")
+        or not 0 <= seed < 2**64
+    ):
+        raise ConfigError(
+            f"rows={rows}, noise={noise}, cluster_shift={cluster_shift}, seed={seed}: rows are at"
+            " least 1, the others at least 0, seed below 2^64."
         )
     layout = Layout(columns=COLUMNS, decoded_type="float32", format=format, span_rows=span_rows)
     made = KINDS[kind](seed)
@@ -47,21 +65,31 @@ def generate(
     spans = _spans(made, rows, noise * sd, cluster_shift * sd, seed, span_rows)
     truth = made.truth(math.hypot(noise, cluster_shift))
     storage = make_storage(storage_options)
-    return open_shards(write_dataset(out, layout, spans, workers=workers or os.cpu_count() or 1, truth=truth, storage=storage), storage=storage)
+    return open_shards(
+        write_dataset(
+            out, layout, spans, workers=workers or os.cpu_count() or 1, truth=truth, storage=storage
+        ),
+        storage=storage,
+    )
 
 
 def _spans(
     kind: Kind, rows: int, noise_sd: float, shift_sd: float, seed: int, span_rows: int
 ) -> Iterator[Callable[[], tuple[np.ndarray, ...]]]:
     for number, start in enumerate(range(0, rows, span_rows)):
-        yield partial(_make_span, kind, noise_sd, shift_sd, seed, number, min(span_rows, rows - start))
+        yield partial(
+            _make_span, kind, noise_sd, shift_sd, seed, number, min(span_rows, rows - start)
+        )
 
 
-def _make_span(kind: Kind, noise_sd: float, shift_sd: float, seed: int, number: int, rows: int) -> tuple[np.ndarray, ...]:
+def _make_span(
+    kind: Kind, noise_sd: float, shift_sd: float, seed: int, number: int, rows: int
+) -> tuple[np.ndarray, ...]:
     """The features and the noisy target of one span, float32. Philox: Salmon et al. 2011."""
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
     x = kind.draw(generator, rows)
     y = kind.function(x).astype(np.float32, copy=False)
     y += np.float32(noise_sd) * generator.standard_normal(rows, dtype=np.float32)
-    y += np.float32(shift_sd * generator.standard_normal())  # drawn last: other rows stay as they were without it
+    # drawn last: other rows stay as they were without it
+    y += np.float32(shift_sd * generator.standard_normal())
     return (*x, y)

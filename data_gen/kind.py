@@ -15,8 +15,8 @@ Features = tuple[np.ndarray, ...]
 class Kind:
     """`draw(generator, rows)` → features; `function(features)` → the noiseless target, float32.
 
-    `variance` is the noiseless target's, over the features' distribution; `linear_variance` is the part that the best
-    linear model explains, where it is known.
+    `variance` is the noiseless target's, over the features' distribution; `linear_variance` is the
+    part that the best linear model explains, where it is known.
     """
 
     name: str
@@ -29,10 +29,18 @@ class Kind:
         """What is known of the data with noise of `noise` sd of the noiseless target."""
         noise_variance = noise**2 * self.variance
         target_variance = self.variance + noise_variance
-        unexplained = None if self.linear_variance is None else max(self.variance - self.linear_variance, 0.0) + noise_variance
+        unexplained = (
+            None
+            if self.linear_variance is None
+            else max(self.variance - self.linear_variance, 0.0) + noise_variance
+        )
         return Truth(
-            kind=self.name, noise_variance=noise_variance, noiseless_variance=self.variance, target_variance=target_variance,
-            best_loss=noise_variance / target_variance, best_linear_loss=None if unexplained is None else unexplained / target_variance,
+            kind=self.name,
+            noise_variance=noise_variance,
+            noiseless_variance=self.variance,
+            target_variance=target_variance,
+            best_loss=noise_variance / target_variance,
+            best_linear_loss=None if unexplained is None else unexplained / target_variance,
         )
 
 

@@ -11,7 +11,9 @@ WEIGHTS = (1.0, -2.0, 0.5, 1.5)
 def linear(seed: int) -> Kind:
     """Its variance is |w|² = 7.5, all of it explained by a linear model."""
     variance = sum(weight**2 for weight in WEIGHTS)
-    return Kind(name="linear", draw=_draw, function=_function, variance=variance, linear_variance=variance)
+    return Kind(
+        name="linear", draw=_draw, function=_function, variance=variance, linear_variance=variance
+    )
 
 
 def _draw(generator: np.random.Generator, rows: int) -> Features:

@@ -1,5 +1,8 @@
-"""A fixed random network as the target: 4–16–16–1, tanh, of uniform features with mean 0 and variance 1."""
+"""A fixed random network as the target: 4–16–16–1, tanh, of uniform features with mean 0 and
+variance 1.
+"""
 
+import itertools
 from functools import cache
 
 import numpy as np
@@ -10,22 +13,33 @@ from data_gen.kind import Features, Kind, uniform
 WIDTHS = (4, 16, 16, 1)
 EDGE = 3**0.5
 
-_WEIGHTS_SPAN = 2**64 - 1  # no span of rows has this number, so weights and rows never share random numbers
+# no span of rows has this number, so weights and rows never share random numbers
+_WEIGHTS_SPAN = 2**64 - 1
 _NODES = 20
 
 
 @cache
 def teacher(seed: int) -> Kind:
     """The network keyed by `seed`; weights and biases normal with variance 1/inputs."""
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, _WEIGHTS_SPAN], dtype=np.uint64)))
+    generator = np.random.Generator(
+        np.random.Philox(key=np.array([seed, _WEIGHTS_SPAN], dtype=np.uint64))
+    )
     layers = [
-        (generator.standard_normal((rows, columns)) / rows**0.5, generator.standard_normal(columns) / rows**0.5)
-        for rows, columns in zip(WIDTHS[:-1], WIDTHS[1:], strict=True)
+        (
+            generator.standard_normal((rows, columns)) / rows**0.5,
+            generator.standard_normal(columns) / rows**0.5,
+        )
+        for rows, columns in itertools.pairwise(WIDTHS)
     ]
     narrow = [(weights.astype(np.float32), bias.astype(np.float32)) for weights, bias in layers]
-    variance, linear_variance = moments([(weights.astype(np.float64), bias.astype(np.float64)) for weights, bias in narrow])
+    variance, linear_variance = moments(
+        [(weights.astype(np.float64), bias.astype(np.float64)) for weights, bias in narrow]
+    )
     return Kind(
-        name="teacher", draw=_draw, function=lambda x: network(narrow, np.stack(x, axis=1)), variance=variance,
+        name="teacher",
+        draw=_draw,
+        function=lambda x: network(narrow, np.stack(x, axis=1)),
+        variance=variance,
         linear_variance=linear_variance,
     )
 
@@ -38,8 +52,11 @@ def network(layers: list[tuple[np.ndarray, np.ndarray]], x: np.ndarray) -> np.nd
     return (x @ weights + bias)[:, 0]
 
 
-def moments(layers: list[tuple[np.ndarray, np.ndarray]], nodes: int = _NODES) -> tuple[float, float]:
-    """Variance of the output, and the part that the best linear model explains: Σ cov(xⱼ, f)², as every xⱼ has variance 1.
+def moments(
+    layers: list[tuple[np.ndarray, np.ndarray]], nodes: int = _NODES
+) -> tuple[float, float]:
+    """Variance of the output, and the part that the best linear model explains: Σ cov(xⱼ, f)², as
+    every xⱼ has variance 1.
 
     Tensor Gauss–Legendre quadrature over the cube; tanh is analytic, so it converges geometrically.
     """

@@ -1,8 +1,9 @@
-"""Train regressors on rows that do not fit in memory, and judge every minibatch size on the same rows.
+"""Train regressors on rows that do not fit in memory, and judge every minibatch size on the same
+rows.
 
-`open_stream` gives minibatches from shards, `sweep` compares minibatch sizes, `train` and `load_model` give a torch module, `Regressor` is
-the same for scikit-learn.
-Names are imported when they are first used, so `import streamtrain` costs nothing.
+`open_stream` gives minibatches from shards, `sweep` compares minibatch sizes, `train` and
+`load_model` give a torch module, `Regressor` is the same for scikit-learn. Names are imported when
+they are first used, so `import streamtrain` costs nothing.
 """
 
 import importlib
@@ -35,7 +36,8 @@ def __dir__() -> list[str]:
 
 class _Package(ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
-        # The import system binds the submodules `sweep` and `train` here; as attributes these names are the functions.
+        # The import system binds the submodules `sweep` and `train` here; as attributes these names
+        # are the functions.
         if not (name in _EXPORTS and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 

@@ -1,6 +1,7 @@
 """The Python door: what the command line does, as functions.
 
-`sweep` and `train` take the flags of the command line as keywords; `run_sweep` and `run_train` take a whole Config.
+`sweep` and `train` take the flags of the command line as keywords; `run_sweep` and `run_train` take
+a whole Config.
 """
 
 import os
@@ -25,18 +26,35 @@ from streamtrain.train import train as train_records
 from streamtrain.types import Emit, Record
 
 __all__ = [
-    "CHECKPOINTS", "SweepResult", "TrainResult", "choose_out", "default_out", "evaluate", "list_checkpoints", "load_model", "plan_run",
-    "plan_text", "predict", "run_sweep", "run_train", "sweep", "train",
-]  # fmt: skip
+    "CHECKPOINTS",
+    "SweepResult",
+    "TrainResult",
+    "choose_out",
+    "default_out",
+    "evaluate",
+    "list_checkpoints",
+    "load_model",
+    "plan_run",
+    "plan_text",
+    "predict",
+    "run_sweep",
+    "run_train",
+    "sweep",
+    "train",
+]
 
 
-#: A sweep that is asked to stop finishes its block when that takes less; `train` finishes its step, however long it takes.
+#: A sweep that is asked to stop finishes its block when that takes less; `train` finishes its step,
+#: however long it takes.
 SWEEP_GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepResult:
-    """Where the run is, and its `summary.json` as a dict. `was_finished`: the run had come to its end before, and was only read."""
+    """Where the run is, and its `summary.json` as a dict.
+
+    `was_finished`: the run had come to its end before, and was only read.
+    """
 
     out: Path
     summary: Record
@@ -54,7 +72,10 @@ class SweepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """Where the run is, its summary, and the trained model with normalisation folded in. `was_finished` as of a sweep."""
+    """Where the run is, its summary, and the trained model with normalisation folded in.
+
+    `was_finished` as of a sweep.
+    """
 
     out: Path
     summary: Record
@@ -63,13 +84,21 @@ class TrainResult:
 
 
 def run_sweep(
-    config: Config, out: Path, *, resume: bool = False, command: str = "", on_record: Emit | None = None, client: Any = None,
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = False,
+    command: str = "",
+    on_record: Emit | None = None,
+    client: Any = None,
     on_note: Callable[[str], None] = lambda _: None,
-) -> SweepResult:  # fmt: skip
-    """Run a sweep into `out` (new or empty): records, summary, report. `on_record` sees every Record as it is logged.
+) -> SweepResult:
+    """Run a sweep into `out` (new or empty): records, summary, report.
 
-    `resume`: an interrupted run that lies in `out` goes on, and a finished one is only read. `client`: a `distributed.Client` whose
-    workers train; `on_note` hears what happens to them.
+    `on_record` sees every Record as it is logged.
+
+    `resume`: an interrupted run that lies in `out` goes on, and a finished one is only read.
+    `client`: a `distributed.Client` whose workers train; `on_note` hears what happens to them.
     """
     with RunDirectory(out, resume=resume, on_record=on_record) as run:
         run.check_config("sweep", config)
@@ -77,24 +106,42 @@ def run_sweep(
             return SweepResult(out=out, summary=run.summary(), was_finished=True)
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, tell=on_note))
         with place("sweep", config.cluster, out, client=client, tell=on_note) as run_pass:
-            sweep_records(config, run.log, {"command": command, "env": environment()}, saving, run_pass)
+            sweep_records(
+                config, run.log, {"command": command, "env": environment()}, saving, run_pass
+            )
     return SweepResult(out=out, summary=write_report(run.records, out))
 
 
 def run_train(
-    config: Config, out: Path, *, resume: bool = False, command: str = "", on_record: Emit | None = None, client: Any = None,
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = False,
+    command: str = "",
+    on_record: Emit | None = None,
+    client: Any = None,
     on_note: Callable[[str], None] = lambda _: None,
-) -> TrainResult:  # fmt: skip
-    """Train one model into `out` (new or empty): records, model, summary, report. `best/` has the model at its smallest held-out loss.
+) -> TrainResult:
+    """Train one model into `out` (new or empty): records, model, summary, report.
+
+    `best/` has the model at its smallest held-out loss.
 
     `resume`, `client` and `on_note` are those of `run_sweep`.
     """
     with RunDirectory(out, resume=resume, on_record=on_record) as run:
         run.check_config("train", config)
         if run.finished:
-            return TrainResult(out=out, summary=run.summary(), model=load_model(out), was_finished=True)
+            return TrainResult(
+                out=out, summary=run.summary(), model=load_model(out), was_finished=True
+            )
         with place("train", config.cluster, out, client=client, tell=on_note) as run_pass:
-            trained = train_records(config, run.log, {"command": command, "env": environment()}, run.saving(config, Interrupt(tell=on_note)), run_pass)
+            trained = train_records(
+                config,
+                run.log,
+                {"command": command, "env": environment()},
+                run.saving(config, Interrupt(tell=on_note)),
+                run_pass,
+            )
     if trained.best is not None:
         (out / "best").mkdir(exist_ok=True)
         save_model(trained.best, out / "best")
@@ -103,34 +150,52 @@ def run_train(
 
 
 def sweep(
-    path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: str | os.PathLike = "auto", client: Any = None, **flags: Any
+    path: str | os.PathLike,
+    *,
+    out: str | os.PathLike | None = None,
+    resume: str | os.PathLike = "auto",
+    client: Any = None,
+    **flags: Any,
 ) -> SweepResult:
-    """Compare minibatch sizes on a data set: `sweep("data/", batch_sizes=[64, 1024], trials=3, out="runs/a")`.
+    """Compare minibatch sizes on a data set: `sweep("data/", batch_sizes=[64, 1024], trials=3,
+    out="runs/a")`.
 
-    Flags are those of `streamtrain sweep`, with underscores; an interrupted run goes on (`resume="never"` refuses it); the workers
-    of `client`, a `distributed.Client`, do the training.
+    Flags are those of `streamtrain sweep`, with underscores; an interrupted run goes on
+    (`resume="never"` refuses it); the workers of `client`, a `distributed.Client`, do the training.
     Raises ConfigError, DataError, ResourceError.
     """
     config = _config(path, flags, SWEEP_FLAGS)
     folder, goes_on = choose_out("sweep", config, out, resume)
-    return run_sweep(config, folder, resume=goes_on, command=_command("sweep", path, out, flags), client=client)
+    return run_sweep(
+        config, folder, resume=goes_on, command=_command("sweep", path, out, flags), client=client
+    )
 
 
 def train(
-    path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: str | os.PathLike = "auto", client: Any = None, **flags: Any
+    path: str | os.PathLike,
+    *,
+    out: str | os.PathLike | None = None,
+    resume: str | os.PathLike = "auto",
+    client: Any = None,
+    **flags: Any,
 ) -> Network:
-    """Train a model on a data set: a torch module from raw features (rows, features) to predictions (rows, 1).
+    """Train a model on a data set: a torch module from raw features (rows, features) to predictions
+    (rows, 1).
 
-    Flags are those of `streamtrain train`, with underscores; an interrupted run goes on (`resume="never"` refuses it); the workers
-    of `client`, a `distributed.Client`, do the training.
+    Flags are those of `streamtrain train`, with underscores; an interrupted run goes on
+    (`resume="never"` refuses it); the workers of `client`, a `distributed.Client`, do the training.
     Raises ConfigError, DataError, ResourceError.
     """
     config = _config(path, flags, TRAIN_FLAGS)
     folder, goes_on = choose_out("train", config, out, resume)
-    return run_train(config, folder, resume=goes_on, command=_command("train", path, out, flags), client=client).model
+    return run_train(
+        config, folder, resume=goes_on, command=_command("train", path, out, flags), client=client
+    ).model
 
 
-def _command(verb: str, path: str | os.PathLike, out: str | os.PathLike | None, flags: dict[str, Any]) -> str:
+def _command(
+    verb: str, path: str | os.PathLike, out: str | os.PathLike | None, flags: dict[str, Any]
+) -> str:
     """The call as it was written, for the report; what could be secret is not in it."""
     given = {**flags, **({} if out is None else {"out": out})}
     words = [f"{name}={_word(name, value)}" for name, value in given.items()]

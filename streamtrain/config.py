@@ -1,14 +1,25 @@
-"""What a run is told: frozen pydantic models, one for each part of the house. Unknown keys are refused; None means unset.
+"""What a run is told: frozen pydantic models, one for each part of the house.
 
-The tables at the end name every flag once: the command line, `--set`, `STREAMTRAIN_…` variables and the Python API share them.
-The file is long because it is one list: every key stands here, with its meaning, and nowhere else.
+Unknown keys are refused; None means unset.
+
+The tables at the end name every flag once: the command line, `--set`, `STREAMTRAIN_…` variables and
+the Python API share them. The file is long because it is one list: every key stands here, with its
+meaning, and nowhere else.
 """
 
 import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
 
 from streamtrain.errors import ConfigError
 from streamtrain.redact import redact_options, redact_url
@@ -16,7 +27,11 @@ from streamtrain.units import MOST_ROWS, parse_bytes, parse_count, parse_seconds
 
 
 def _split_names(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
 
 
 def _split_counts(value: Any) -> Any:
@@ -35,12 +50,20 @@ def _lr_grid(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(float(part) for part in value)
     if isinstance(value, str):
-        return tuple(float(part) for part in value.split(",")) if any(c in value for c in ".,eE") else parse_count(value)
+        return (
+            tuple(float(part) for part in value.split(","))
+            if any(c in value for c in ".,eE")
+            else parse_count(value)
+        )
     return (value,) if isinstance(value, float) else value
 
 
 def _measures(value: Any) -> Any:
-    return {"all": ("noise", "curvature", "sharpness", "shuffle"), "none": ()}.get(value) if value in ("all", "none") else _split_names(value)
+    return (
+        {"all": ("noise", "curvature", "sharpness", "shuffle"), "none": ()}.get(value)
+        if value in ("all", "none")
+        else _split_names(value)
+    )
 
 
 def _on_off(value: Any) -> Any:
@@ -48,19 +71,32 @@ def _on_off(value: Any) -> Any:
 
 
 def _holdout(value: Any) -> Any:
-    """Rows (`131072`, `64Ki`) or, below 1 and written with a point, a fraction of the rows (`0.1`)."""
+    """Rows (`131072`, `64Ki`) or, below 1 and written with a point, a fraction of the rows
+    (`0.1`).
+    """
     written = value
     if isinstance(value, str):
         value = float(value) if "." in value else parse_count(value)
     fraction = isinstance(value, float) and (isinstance(written, str) or value != round(value))
-    if isinstance(value, bool) or (fraction and not 0 <= value < 1) or (value is not None and value < 0):
+    if (
+        isinstance(value, bool)
+        or (fraction and not 0 <= value < 1)
+        or (value is not None and value < 0)
+    ):
         raise ValueError("write rows as a whole number, or a fraction below 1 with a point (0.1)")
     return int(value) if isinstance(value, float) and value == round(value) else value
 
 
 def _options(value: Any) -> Any:
     """Values as text: YAML reads `anon: true` as a truth value."""
-    return {str(name): str(item).lower() if isinstance(item, bool) else str(item) for name, item in value.items()} if isinstance(value, dict) else value
+    return (
+        {
+            str(name): str(item).lower() if isinstance(item, bool) else str(item)
+            for name, item in value.items()
+        }
+        if isinstance(value, dict)
+        else value
+    )
 
 
 # What may be written, for the JSON schema: `10M`, `64..1Mi*4,1M`.
@@ -69,20 +105,47 @@ _Numbers = int | float | str | list[int | float | str]
 
 Count = Annotated[int, BeforeValidator(parse_count, json_schema_input_type=_Number)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=_Number), Field(gt=0)]
-Seconds = Annotated[float, BeforeValidator(parse_seconds, json_schema_input_type=_Number), Field(gt=0)]
-PositiveCount = Annotated[int, BeforeValidator(parse_count, json_schema_input_type=_Number), Field(ge=1, le=MOST_ROWS)]
-OnOff = Annotated[bool, BeforeValidator(_on_off, json_schema_input_type=bool | Literal["on", "off"])]
-Names = Annotated[tuple[str, ...], BeforeValidator(_split_names, json_schema_input_type=str | list[str])]
-Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split_counts, json_schema_input_type=_Numbers)]
+Seconds = Annotated[
+    float, BeforeValidator(parse_seconds, json_schema_input_type=_Number), Field(gt=0)
+]
+PositiveCount = Annotated[
+    int, BeforeValidator(parse_count, json_schema_input_type=_Number), Field(ge=1, le=MOST_ROWS)
+]
+OnOff = Annotated[
+    bool, BeforeValidator(_on_off, json_schema_input_type=bool | Literal["on", "off"])
+]
+Names = Annotated[
+    tuple[str, ...], BeforeValidator(_split_names, json_schema_input_type=str | list[str])
+]
+Counts = Annotated[
+    tuple[Annotated[int, Field(ge=1)], ...],
+    BeforeValidator(_split_counts, json_schema_input_type=_Numbers),
+]
 Sizes = Annotated[tuple[int, ...], BeforeValidator(parse_sizes, json_schema_input_type=_Numbers)]
-Losses = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_losses, json_schema_input_type=_Numbers)]
-Holdout = Annotated[int | float | None, BeforeValidator(_holdout, json_schema_input_type=_Number | None)]
-Rates = Annotated[Annotated[int, Field(ge=1)] | tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_lr_grid, json_schema_input_type=_Numbers)]
+Losses = Annotated[
+    tuple[Annotated[float, Field(gt=0)], ...],
+    BeforeValidator(_losses, json_schema_input_type=_Numbers),
+]
+Holdout = Annotated[
+    int | float | None, BeforeValidator(_holdout, json_schema_input_type=_Number | None)
+]
+Rates = Annotated[
+    Annotated[int, Field(ge=1)] | tuple[Annotated[float, Field(gt=0)], ...],
+    BeforeValidator(_lr_grid, json_schema_input_type=_Numbers),
+]
 
 
-Options = Annotated[dict[str, str], BeforeValidator(_options, json_schema_input_type=dict[str, str | bool])]
-Rules = Annotated[tuple[Literal["tuned", "fixed", "linear", "sqrt"], ...], BeforeValidator(_split_names), Field(min_length=1)]
-Measures = Annotated[tuple[Literal["noise", "curvature", "sharpness", "shuffle"], ...], BeforeValidator(_measures)]
+Options = Annotated[
+    dict[str, str], BeforeValidator(_options, json_schema_input_type=dict[str, str | bool])
+]
+Rules = Annotated[
+    tuple[Literal["tuned", "fixed", "linear", "sqrt"], ...],
+    BeforeValidator(_split_names),
+    Field(min_length=1),
+]
+Measures = Annotated[
+    tuple[Literal["noise", "curvature", "sharpness", "shuffle"], ...], BeforeValidator(_measures)
+]
 
 
 class _Part(BaseModel):
@@ -92,20 +155,49 @@ class _Part(BaseModel):
 class DataConfig(_Part):
     """Which rows, which columns, which are held out."""
 
-    path: str | None = Field(None, description="a file, a folder or a glob of Parquet or Zarr shards")
+    path: str | None = Field(
+        None, description="a file, a folder or a glob of Parquet or Zarr shards"
+    )
     target: str | None = Field(None, description="the column to predict; left out: the last column")
-    features: Names | None = Field(None, description="the columns to learn from; left out: all but the target")
-    holdout: Holdout = Field(None, description="rows held out, or a fraction below 1; left out: min(eval.eval_rows, 20 % of the rows)")
-    eval_data: str | None = Field(None, description="evaluate on this other data set instead of held-out rows")
+    features: Names | None = Field(
+        None, description="the columns to learn from; left out: all but the target"
+    )
+    holdout: Holdout = Field(
+        None,
+        description=(
+            "rows held out, or a fraction below 1; left out: min(eval.eval_rows, 20 % of the rows)"
+        ),
+    )
+    eval_data: str | None = Field(
+        None, description="evaluate on this other data set instead of held-out rows"
+    )
     on_null: Literal["error", "drop", "impute"] = Field(
-        "error", description="null, NaN or infinite values: refuse them, drop their rows, or put the feature's mean in (never in the target)"
+        "error",
+        description=(
+            "null, NaN or infinite values: refuse them, drop their rows, or put the feature's mean"
+            " in (never in the target)"
+        ),
     )
     on_bad_shard: Literal["error", "quarantine"] = Field(
-        "error", description="shards, row groups or chunks that cannot be read: end the run, or step over their rows and list them"
+        "error",
+        description=(
+            "shards, row groups or chunks that cannot be read: end the run, or step over their rows"
+            " and list them"
+        ),
     )
-    transform: str | None = Field(None, description="module:function that makes the features from the feature columns, row by row")
+    transform: str | None = Field(
+        None,
+        description="module:function that makes the features from the feature columns, row by row",
+    )
     standardize: OnOff = Field(True, description="give each column mean 0 and standard deviation 1")
-    storage_options: Options = Field({}, repr=False, description="key=value, repeatable: key, secret, token, endpoint_url, region, anon of an object store")
+    storage_options: Options = Field(
+        {},
+        repr=False,
+        description=(
+            "key=value, repeatable: key, secret, token, endpoint_url, region, anon of an object"
+            " store"
+        ),
+    )
 
     @field_serializer("storage_options", when_used="json")
     def _hide_options(self, options: dict[str, str]) -> dict[str, str]:
@@ -119,29 +211,53 @@ class DataConfig(_Part):
 class OrderConfig(_Part):
     """The order of the rows: constants of a run."""
 
-    seed: Annotated[Count, Field(ge=0)] = Field(0, description="sets weights and row order; 0 is a seed")
-    span_rows: PositiveCount = Field(262_144, description="a read takes whole row groups or chunks up to about this many rows")
-    window_rows: PositiveCount | None = Field(None, description="rows shuffled together; left out: 2 Mi x 5 / (features + 1)")
+    seed: Annotated[Count, Field(ge=0)] = Field(
+        0, description="sets weights and row order; 0 is a seed"
+    )
+    span_rows: PositiveCount = Field(
+        262_144, description="a read takes whole row groups or chunks up to about this many rows"
+    )
+    window_rows: PositiveCount | None = Field(
+        None, description="rows shuffled together; left out: 2 Mi x 5 / (features + 1)"
+    )
 
 
 class FetchConfig(_Part):
     """How blocks are prepared; never changes their order."""
 
-    memory: Bytes | None = Field(None, description="bytes for everything in flight; left out: a quarter of the memory available at start")
-    readers: PositiveCount | None = Field(None, description="windows built at once; left out: the number of cores")
-    timeout_seconds: Seconds = Field(300.0, description="a read that takes longer ends the run with an error")
+    memory: Bytes | None = Field(
+        None,
+        description=(
+            "bytes for everything in flight; left out: a quarter of the memory available at start"
+        ),
+    )
+    readers: PositiveCount | None = Field(
+        None, description="windows built at once; left out: the number of cores"
+    )
+    timeout_seconds: Seconds = Field(
+        300.0, description="a read that takes longer ends the run with an error"
+    )
 
 
 class ModelConfig(_Part):
     """The network: features - hidden layers - 1."""
 
-    hidden: Counts = Field((32, 32), description="widths of the hidden layers; empty for a linear model")
-    activation: Literal["relu", "tanh", "silu", "gelu", "identity"] = Field("relu", description="after every hidden layer")
-    factory: str | None = Field(None, description="module:function that makes another network from the number of features; torch engine")
+    hidden: Counts = Field(
+        (32, 32), description="widths of the hidden layers; empty for a linear model"
+    )
+    activation: Literal["relu", "tanh", "silu", "gelu", "identity"] = Field(
+        "relu", description="after every hidden layer"
+    )
+    factory: str | None = Field(
+        None,
+        description=(
+            "module:function that makes another network from the number of features; torch engine"
+        ),
+    )
 
 
-#: A share of Adam's second moment smaller than this is lost in float32's rounding: at 4e-7 the moment is 3 % off when its gradients have
-#: vanished, at 1e-7 57 %, and at 5e-8 it never falls.
+#: A share of Adam's second moment smaller than this is lost in float32's rounding: at 4e-7 the
+#: moment is 3 % off when its gradients have vanished, at 1e-7 57 %, and at 5e-8 it never falls.
 LEAST_FORGOTTEN = 2.0**-22
 
 
@@ -149,30 +265,71 @@ class TrainConfig(_Part):
     """How a learner takes steps, and for how long."""
 
     batch_size: PositiveCount = Field(1024, description="rows of a minibatch, for `train`")
-    loss: Literal["mse", "huber"] = Field("mse", description="what is minimised: ½r², or Huber's loss: linear beyond huber_delta")
-    huber_delta: Annotated[float, Field(gt=0)] = Field(1.0, description="residual beyond which Huber's loss is linear, in model units")
-    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam, adamw (decay apart from the gradient), or sgd with momentum")
-    lr: Annotated[float, Field(gt=0)] | None = Field(None, description="learning rate; left out: 0.004 for adam and adamw, 0.01 for sgd")
+    loss: Literal["mse", "huber"] = Field(
+        "mse", description="what is minimised: ½r², or Huber's loss: linear beyond huber_delta"
+    )
+    huber_delta: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="residual beyond which Huber's loss is linear, in model units"
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(
+        "adam", description="adam, adamw (decay apart from the gradient), or sgd with momentum"
+    )
+    lr: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="learning rate; left out: 0.004 for adam and adamw, 0.01 for sgd"
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd")
     nesterov: OnOff = Field(False, description="look ahead along sgd's momentum")
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of adam and adamw")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="of adam and adamw, for 1024 rows (beta2_per)")
-    beta2_per: Literal["1024 rows", "step"] = Field(
-        "1024 rows", description="what beta2 is the decay of: 1024 rows, so that its half-life is the same at every size, or one step"
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.999, description="of adam and adamw, for 1024 rows (beta2_per)"
     )
-    weight_decay: Annotated[float, Field(ge=0)] | None = Field(None, description="left out: 0.01 for adamw, none for the others")
-    clip_norm: Annotated[float, Field(gt=0)] | None = Field(None, description="longest minibatch gradient; longer ones are scaled down to it")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate over the run's rows; cosine ends at 0")
-    warmup_rows: Annotated[Count, Field(ge=0)] = Field(0, description="rows over which the learning rate rises from 0 in a straight line")
-    precision: Literal["float32", "tf32", "bf16"] = Field("float32", description="of products on a GPU; parameters stay float32")
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch engine: compile the whole step; auto: where it pays")
-    threads: PositiveCount | None = Field(None, description="threads that learners compute on; left out: the number of cores")
-    engine: Literal["auto", "fused", "torch"] = Field("auto", description="fused (Numba, CPU), torch (any device), or auto: fused on the CPU")
-    device: str = Field("auto", description="cpu, cuda, cuda:N, or auto: for the torch engine the GPU, where there is one")
-    epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="passes over the data; left out: 1")
-    max_rows: PositiveCount | None = Field(None, description="rows each learner trains on, over as many epochs as needed")
-    max_time: Seconds | None = Field(None, description="wall-clock seconds of all training passes together")
-    early_stop: PositiveCount | None = Field(None, description="`train` stops after so many evaluations without a smaller held-out loss")
+    beta2_per: Literal["1024 rows", "step"] = Field(
+        "1024 rows",
+        description=(
+            "what beta2 is the decay of: 1024 rows, so that its half-life is the same at every"
+            " size, or one step"
+        ),
+    )
+    weight_decay: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="left out: 0.01 for adamw, none for the others"
+    )
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="longest minibatch gradient; longer ones are scaled down to it"
+    )
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="of the learning rate over the run's rows; cosine ends at 0"
+    )
+    warmup_rows: Annotated[Count, Field(ge=0)] = Field(
+        0, description="rows over which the learning rate rises from 0 in a straight line"
+    )
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32", description="of products on a GPU; parameters stay float32"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch engine: compile the whole step; auto: where it pays"
+    )
+    threads: PositiveCount | None = Field(
+        None, description="threads that learners compute on; left out: the number of cores"
+    )
+    engine: Literal["auto", "fused", "torch"] = Field(
+        "auto", description="fused (Numba, CPU), torch (any device), or auto: fused on the CPU"
+    )
+    device: str = Field(
+        "auto",
+        description="cpu, cuda, cuda:N, or auto: for the torch engine the GPU, where there is one",
+    )
+    epochs: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="passes over the data; left out: 1"
+    )
+    max_rows: PositiveCount | None = Field(
+        None, description="rows each learner trains on, over as many epochs as needed"
+    )
+    max_time: Seconds | None = Field(
+        None, description="wall-clock seconds of all training passes together"
+    )
+    early_stop: PositiveCount | None = Field(
+        None, description="`train` stops after so many evaluations without a smaller held-out loss"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
@@ -186,78 +343,185 @@ class TrainConfig(_Part):
         return self.lr or (0.01 if self.optimizer == "sgd" else 0.004)
 
     def at(self, batch_size: int) -> "TrainConfig":
-        """The same for one minibatch size: Adam's second moment forgets by rows, not by steps (Marek et al. 2025, arXiv 2507.07101).
+        """The same for one minibatch size: Adam's second moment forgets by rows, not by steps
+        (Marek et al. 2025, arXiv 2507.07101).
 
-        Raises ConfigError where a step forgets too little for float32: the moment would stand where its first rows put it.
+        Raises ConfigError where a step forgets too little for float32: the moment would stand where
+        its first rows put it.
         """
         beta2 = self.beta2 if self.beta2_per == "step" else self.beta2 ** (batch_size / 1024)
         if self.optimizer != "sgd" and 1 - beta2 < LEAST_FORGOTTEN:
-            rows, cure = f"{batch_size:,} row{'s' if batch_size > 1 else ''}", "Give a smaller train.beta2"
+            rows, cure = (
+                f"{batch_size:,} row{'s' if batch_size > 1 else ''}",
+                "Give a smaller train.beta2",
+            )
             raise ConfigError(
-                f"train.beta2 {self.beta2:.10g} per {self.beta2_per} lets a step of {rows} forget {1 - beta2:.1g} of the second moment, and float32"
-                f" loses what is less than {LEAST_FORGOTTEN:.1g} of it. {cure}{'' if self.beta2_per == 'step' else ', or --set train.beta2_per=step'}."
+                f"train.beta2 {self.beta2:.10g} per {self.beta2_per} lets a step of {rows} forget"
+                f" {1 - beta2:.1g} of the second moment, and float32 loses what is less than"
+                f" {LEAST_FORGOTTEN:.1g} of it."
+                f" {cure}{'' if self.beta2_per == 'step' else ', or --set train.beta2_per=step'}."
             )
         return self if self.beta2_per == "step" else self.model_copy(update={"beta2": beta2})
 
     @property
     def decay(self) -> float:
         """The weight decay: as given, or the optimizer's default."""
-        return self.weight_decay if self.weight_decay is not None else 0.01 if self.optimizer == "adamw" else 0.0
+        return (
+            self.weight_decay
+            if self.weight_decay is not None
+            else 0.01
+            if self.optimizer == "adamw"
+            else 0.0
+        )
 
 
 class EvalConfig(_Part):
     """When and on how many rows the held-out loss is measured."""
 
     eval_rows: PositiveCount = Field(131_072, description="held-out rows, at most 20 % of the data")
-    first_row: PositiveCount = Field(1024, description="evaluations at row 0, at first_row x 2^(k/2), and at the end")
+    first_row: PositiveCount = Field(
+        1024, description="evaluations at row 0, at first_row x 2^(k/2), and at the end"
+    )
 
 
 class CheckpointConfig(_Part):
     """When a run is saved, so that it can go on after an interruption."""
 
-    every_seconds: Seconds = Field(30.0, description="at most so long apart, and after every 2 % of a pass where that comes first")
+    every_seconds: Seconds = Field(
+        30.0,
+        description="at most so long apart, and after every 2 % of a pass where that comes first",
+    )
     keep: PositiveCount = Field(3, description="checkpoints kept: the last ones")
 
 
 class SweepConfig(_Part):
     """What is compared."""
 
-    batch_sizes: Sizes = Field((64, 256, 1024, 4096, 16384, 65536, 262144, 1048576), description="minibatch sizes: 64..1Mi*4,1M")
+    batch_sizes: Sizes = Field(
+        (64, 256, 1024, 4096, 16384, 65536, 262144, 1048576),
+        description="minibatch sizes: 64..1Mi*4,1M",
+    )
     lr_grid: Rates = Field(5, description="how many learning rates at each size, or a list of them")
     trials: PositiveCount = Field(5, description="seeds; each sets weights and row order")
-    halving: OnOff = Field(True, description="after each trial of the tuning, drop the worse half of a size's learning rates")
-    extend_grid: OnOff = Field(True, description="try rates beyond the grid at sizes whose best rate lies at its edge, up to three times")
-    lr_rule: Rules = Field(("tuned",), description="tuned, fixed, linear, sqrt: rates by size, lr at 1024 rows; the first is judged")
-    rerun: OnOff = Field(True, description="run each size's best rate again on as many fresh seeds, and judge by those alone")
-    confirm: OnOff = Field(True, description="train the recommended size and its neighbours from end to end, against the clock")
-    measure: Measures = Field(("noise", "shuffle"), description="noise, curvature, sharpness, shuffle; or all, or none")
-    target_loss: Losses = Field((), description="held-out losses to reach; left out: chosen so that at least three sizes reach it")
+    halving: OnOff = Field(
+        True,
+        description=(
+            "after each trial of the tuning, drop the worse half of a size's learning rates"
+        ),
+    )
+    extend_grid: OnOff = Field(
+        True,
+        description=(
+            "try rates beyond the grid at sizes whose best rate lies at its edge, up to three times"
+        ),
+    )
+    lr_rule: Rules = Field(
+        ("tuned",),
+        description=(
+            "tuned, fixed, linear, sqrt: rates by size, lr at 1024 rows; the first is judged"
+        ),
+    )
+    rerun: OnOff = Field(
+        True,
+        description=(
+            "run each size's best rate again on as many fresh seeds, and judge by those alone"
+        ),
+    )
+    confirm: OnOff = Field(
+        True,
+        description=(
+            "train the recommended size and its neighbours from end to end, against the clock"
+        ),
+    )
+    measure: Measures = Field(
+        ("noise", "shuffle"), description="noise, curvature, sharpness, shuffle; or all, or none"
+    )
+    target_loss: Losses = Field(
+        (),
+        description=(
+            "held-out losses to reach; left out: chosen so that at least three sizes reach it"
+        ),
+    )
 
 
 class ClusterConfig(_Part):
     """Which Dask cluster does the work; left out, this machine does, and no port is opened."""
 
-    scheduler: str | None = Field(None, min_length=1, description="address of a Dask scheduler: tcp://host:8786 or tls://…; also DASK_SCHEDULER_ADDRESS")
-    scheduler_file: str | None = Field(None, min_length=1, description="file that a Dask scheduler wrote its address into")
-    workers: PositiveCount | None = Field(None, description="start so many Dask workers on this machine, on loopback")
-    factory: str | None = Field(None, min_length=1, description="module:factory that returns a Dask cluster: dask-jobqueue, dask-kubernetes, dask-cuda, …")
-    tls_ca_file: str | None = Field(None, description="certificate authority, for tls:// schedulers")
-    tls_cert: str | None = Field(None, description="certificate of this client, for tls:// schedulers")
-    tls_key: str | None = Field(None, description="key of that certificate")
-    min_workers: PositiveCount = Field(1, description="workers that must be there: waited for at the start, and two minutes later on")
-    max_failures: Annotated[Count, Field(ge=0)] | None = Field(None, description="tasks that may fail before the run ends; left out: any number")
-    timeout_seconds: Seconds = Field(300.0, description="a task that is out for longer goes to another worker")
-    slice_seconds: Seconds = Field(20.0, description="a worker sends a learner back after so long: most that its death can cost")
-    sync: Literal["auto", "rounds", "allreduce"] = Field(
-        "auto", description="`train` on workers: average now and then (rounds), gradients of every step (allreduce), or what pays here"
+    scheduler: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "address of a Dask scheduler: tcp://host:8786 or tls://…; also DASK_SCHEDULER_ADDRESS"
+        ),
     )
-    shares: PositiveCount | None = Field(None, description="parts that rounds cut a minibatch into; left out: a divisor of it, one a worker at most")
-    round_rows: PositiveCount | None = Field(None, description="rows of a share in a round, to whole windows; left out: two seconds' worth")
-    lanes: PositiveCount = Field(8, description="parts that allreduce cuts a minibatch into; must divide it, and is the most workers used")
+    scheduler_file: str | None = Field(
+        None, min_length=1, description="file that a Dask scheduler wrote its address into"
+    )
+    workers: PositiveCount | None = Field(
+        None, description="start so many Dask workers on this machine, on loopback"
+    )
+    factory: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "module:factory that returns a Dask cluster: dask-jobqueue, dask-kubernetes,"
+            " dask-cuda, …"
+        ),
+    )
+    tls_ca_file: str | None = Field(
+        None, description="certificate authority, for tls:// schedulers"
+    )
+    tls_cert: str | None = Field(
+        None, description="certificate of this client, for tls:// schedulers"
+    )
+    tls_key: str | None = Field(None, description="key of that certificate")
+    min_workers: PositiveCount = Field(
+        1,
+        description="workers that must be there: waited for at the start, and two minutes later on",
+    )
+    max_failures: Annotated[Count, Field(ge=0)] | None = Field(
+        None, description="tasks that may fail before the run ends; left out: any number"
+    )
+    timeout_seconds: Seconds = Field(
+        300.0, description="a task that is out for longer goes to another worker"
+    )
+    slice_seconds: Seconds = Field(
+        20.0,
+        description="a worker sends a learner back after so long: most that its death can cost",
+    )
+    sync: Literal["auto", "rounds", "allreduce"] = Field(
+        "auto",
+        description=(
+            "`train` on workers: average now and then (rounds), gradients of every step"
+            " (allreduce), or what pays here"
+        ),
+    )
+    shares: PositiveCount | None = Field(
+        None,
+        description=(
+            "parts that rounds cut a minibatch into; left out: a divisor of it, one a worker at"
+            " most"
+        ),
+    )
+    round_rows: PositiveCount | None = Field(
+        None,
+        description="rows of a share in a round, to whole windows; left out: two seconds' worth",
+    )
+    lanes: PositiveCount = Field(
+        8,
+        description=(
+            "parts that allreduce cuts a minibatch into; must divide it, and is the most workers"
+            " used"
+        ),
+    )
 
     @model_validator(mode="after")
     def _one_cluster(self) -> "ClusterConfig":
-        given = [name for name in ("scheduler", "scheduler_file", "workers", "factory") if getattr(self, name) is not None]
+        given = [
+            name
+            for name in ("scheduler", "scheduler_file", "workers", "factory")
+            if getattr(self, name) is not None
+        ]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} each name a cluster; give one")
         return self
@@ -279,29 +543,65 @@ class Config(_Part):
 
 #: Flag of `sweep`, `train` and the Python API → key of the config.
 DATA_FLAGS = {
-    "target": "data.target", "features": "data.features", "holdout": "data.holdout", "eval_data": "data.eval_data",
-    "on_null": "data.on_null", "on_bad_shard": "data.on_bad_shard", "transform": "data.transform", "standardize": "data.standardize",
+    "target": "data.target",
+    "features": "data.features",
+    "holdout": "data.holdout",
+    "eval_data": "data.eval_data",
+    "on_null": "data.on_null",
+    "on_bad_shard": "data.on_bad_shard",
+    "transform": "data.transform",
+    "standardize": "data.standardize",
     "storage_options": "data.storage_options",
-    "seed": "order.seed", "span_rows": "order.span_rows", "window_rows": "order.window_rows",
-    "memory": "fetch.memory", "readers": "fetch.readers",
+    "seed": "order.seed",
+    "span_rows": "order.span_rows",
+    "window_rows": "order.window_rows",
+    "memory": "fetch.memory",
+    "readers": "fetch.readers",
 }
 MODEL_FLAGS = {
-    "hidden": "model.hidden", "activation": "model.activation", "model": "model.factory",
-    "loss": "train.loss", "optimizer": "train.optimizer", "lr": "train.lr",
-    "engine": "train.engine", "device": "train.device", "epochs": "train.epochs", "max_rows": "train.max_rows", "max_time": "train.max_time",
+    "hidden": "model.hidden",
+    "activation": "model.activation",
+    "model": "model.factory",
+    "loss": "train.loss",
+    "optimizer": "train.optimizer",
+    "lr": "train.lr",
+    "engine": "train.engine",
+    "device": "train.device",
+    "epochs": "train.epochs",
+    "max_rows": "train.max_rows",
+    "max_time": "train.max_time",
 }
 CLUSTER_FLAGS = {
-    "scheduler": "cluster.scheduler", "scheduler_file": "cluster.scheduler_file", "workers": "cluster.workers", "cluster": "cluster.factory",
-    "max_failures": "cluster.max_failures", "min_workers": "cluster.min_workers",
+    "scheduler": "cluster.scheduler",
+    "scheduler_file": "cluster.scheduler_file",
+    "workers": "cluster.workers",
+    "cluster": "cluster.factory",
+    "max_failures": "cluster.max_failures",
+    "min_workers": "cluster.min_workers",
 }
-TRAIN_FLAGS = DATA_FLAGS | MODEL_FLAGS | CLUSTER_FLAGS | {
-    "batch_size": "train.batch_size", "early_stop": "train.early_stop", "sync": "cluster.sync",
-}
-SWEEP_FLAGS = DATA_FLAGS | MODEL_FLAGS | CLUSTER_FLAGS | {
-    "batch_sizes": "sweep.batch_sizes", "lr_grid": "sweep.lr_grid", "trials": "sweep.trials", "target_loss": "sweep.target_loss",
-    "halving": "sweep.halving", "lr_rule": "sweep.lr_rule", "measure": "sweep.measure", "confirm": "sweep.confirm",
-    "rerun": "sweep.rerun", "extend_grid": "sweep.extend_grid",
-}
+TRAIN_FLAGS = (
+    DATA_FLAGS
+    | MODEL_FLAGS
+    | CLUSTER_FLAGS
+    | {"batch_size": "train.batch_size", "early_stop": "train.early_stop", "sync": "cluster.sync"}
+)
+SWEEP_FLAGS = (
+    DATA_FLAGS
+    | MODEL_FLAGS
+    | CLUSTER_FLAGS
+    | {
+        "batch_sizes": "sweep.batch_sizes",
+        "lr_grid": "sweep.lr_grid",
+        "trials": "sweep.trials",
+        "target_loss": "sweep.target_loss",
+        "halving": "sweep.halving",
+        "lr_rule": "sweep.lr_rule",
+        "measure": "sweep.measure",
+        "confirm": "sweep.confirm",
+        "rerun": "sweep.rerun",
+        "extend_grid": "sweep.extend_grid",
+    }
+)
 
 
 def flag_name(flag: str) -> str:
@@ -310,7 +610,9 @@ def flag_name(flag: str) -> str:
 
 
 def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Config:
-    """Check a nested mapping. `origins` says where a dotted key came from (`sweep.yaml:14`, `--set`), for messages.
+    """Check a nested mapping.
+
+    `origins` says where a dotted key came from (`sweep.yaml:14`, `--set`), for messages.
 
     Raises ConfigError that names the key, its origin and the remedy.
 
@@ -320,7 +622,9 @@ def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = N
     try:
         return Config.model_validate(values)
     except ValidationError as failure:
-        raise ConfigError("\n".join(_explain(error, origins or {}) for error in failure.errors())) from None
+        raise ConfigError(
+            "\n".join(_explain(error, origins or {}) for error in failure.errors())
+        ) from None
 
 
 def set_key(values: dict[str, Any], key: str, value: Any) -> None:
@@ -334,7 +638,10 @@ def set_key(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def flag_values(flags: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
-    """The nested mapping of the flags that are set (not None). Raises ConfigError with a did-you-mean for unknown ones."""
+    """The nested mapping of the flags that are set (not None).
+
+    Raises ConfigError with a did-you-mean for unknown ones.
+    """
     values: dict[str, Any] = {}
     for flag, value in flags.items():
         if flag not in table:
@@ -378,7 +685,9 @@ def _explain(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
     place = f"{origins[key]}: " if key in origins else ""
     if error["type"] == "extra_forbidden":
         known = config_keys()
-        suggestion = did_you_mean(key, known) or did_you_mean(key.split(".")[-1], [name.split(".")[-1] for name in known])
+        suggestion = did_you_mean(key, known) or did_you_mean(
+            key.split(".")[-1], [name.split(".")[-1] for name in known]
+        )
         return f"{place}{key}: unknown key.{suggestion}"
     message = error["msg"].removeprefix("Value error, ")
     tells = "got" in message or key == "data.storage_options"  # a secret may stand there

@@ -9,7 +9,8 @@ StreamTrainError                 exit 1   a run failed
 └── CheckFailed                  exit 5   a check the user asked for did not hold
 ```
 
-A message says what was found, the limit, and the next move. It is shown as one line, without a traceback.
+A message says what was found, the limit, and the next move. It is shown as one line, without a
+traceback.
 """
 
 
@@ -32,7 +33,9 @@ class DataError(StreamTrainError, ValueError):
 
 
 class StoreError(DataError):
-    """An object store failed for as long as it was asked; never quarantined: it says nothing of the data."""
+    """An object store failed for as long as it was asked; never quarantined: it says nothing of the
+    data.
+    """
 
     exit_code = 4
 
@@ -50,12 +53,15 @@ class CheckFailed(StreamTrainError):
 
 
 def shown(name: str) -> str:
-    r"""A name from a file as one printable line: it can neither end a message's line nor drive a terminal.
+    r"""A name from a file as one printable line: it can neither end a message's line nor drive a
+    terminal.
 
     >>> shown("a\nerror: b\x1b[2J"), shown("größe")
     ('a\\nerror: b\\x1b[2J', 'größe')
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name
+    )
 
 
 def first_line(error: BaseException) -> str:

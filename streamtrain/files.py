@@ -1,4 +1,7 @@
-"""Files that are there whole, or not at all. Every call of the system goes through `os`, one by one: tests make each fail in turn."""
+"""Files that are there whole, or not at all.
+
+Every call of the system goes through `os`, one by one: tests make each fail in turn.
+"""
 
 import os
 from contextlib import suppress
@@ -6,7 +9,9 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a temporary file beside `path`, fsync it, rename it over `path`, fsync the folder. Raises OSError.
+    """Write a temporary file beside `path`, fsync it, rename it over `path`, fsync the folder.
+
+    Raises OSError.
 
     Whatever fails, and wherever the process is killed, `path` holds the old bytes or the new ones.
     """
@@ -43,7 +48,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed process left of `write_atomically`; call it where no other process writes."""
+    """Remove what a killed process left of `write_atomically`; call it where no other process
+    writes.
+    """
     for temporary in folder.glob(".*.tmp"):
         with suppress(OSError):
             os.unlink(temporary)

@@ -8,8 +8,9 @@ import numpy as np
 from streamtrain.order import HOLDOUT, make_key, sample
 from streamtrain.spans import Spans
 
-#: Held-out rows and statistics come from this many spans, spread evenly over the data set; from more only when spans are
-#: so small that these would hold fewer than MIN_SHARE rows for each held-out one.
+#: Held-out rows and statistics come from this many spans, spread evenly over the data set; from
+#: more only when spans are so small that these would hold fewer than MIN_SHARE rows for each
+#: held-out one.
 SPREAD_SPANS = 64
 MIN_SHARE = 4
 
@@ -21,7 +22,8 @@ _NONE = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Holdout:
-    """Held-out rows of each span that has some: `positions[span]` is ascending, relative to the span's start.
+    """Held-out rows of each span that has some: `positions[span]` is ascending, relative to the
+    span's start.
 
     `spread`: the span numbers they were drawn from, ascending; all of the survey's reading.
     """
@@ -39,7 +41,9 @@ class Holdout:
 
 
 def spread_spans(num_spans: int, share: float) -> np.ndarray:
-    """Span numbers spread evenly over `range(num_spans)`, ascending. `share`: held-out rows as a share of all rows.
+    """Span numbers spread evenly over `range(num_spans)`, ascending.
+
+    `share`: held-out rows as a share of all rows.
 
     >>> spread_spans(6400, 0.0001)[:3].tolist(), len(spread_spans(6400, 0.2))
     ([50, 150, 250], 5120)
@@ -49,7 +53,10 @@ def spread_spans(num_spans: int, share: float) -> np.ndarray:
 
 
 def holdout_rows(num_rows: int, *, asked: int | float | None, eval_rows: int) -> int:
-    """How many rows to hold out: `asked` as rows or a fraction; when None, min(eval_rows, 20 % of the rows)."""
+    """How many rows to hold out.
+
+    `asked` as rows or a fraction; when None, min(eval_rows, 20 % of the rows).
+    """
     if asked is None:
         return min(eval_rows, num_rows // 5)
     return round(asked * num_rows) if isinstance(asked, float) else asked
@@ -64,8 +71,11 @@ def draw_holdout(spans: Spans, rows: int, seed: int) -> Holdout:
     sizes = spans.num_rows[chosen]
     total = int(sizes.sum())
     if rows > total:
-        raise ValueError(f"cannot hold out {rows:,} rows: they come from {len(chosen)} spans with {total:,} rows")
-    # Exact shares: differences of rounded cumulative sums. In Python's integers, since a product of two counts of rows may not fit int64.
+        raise ValueError(
+            f"cannot hold out {rows:,} rows: they come from {len(chosen)} spans with {total:,} rows"
+        )
+    # Exact shares: differences of rounded cumulative sums. In Python's integers, since a product of
+    # two counts of rows may not fit int64.
     ends = [end * rows // total for end in np.cumsum(sizes).tolist()]
     shares = np.diff([0, *ends])
     positions = {

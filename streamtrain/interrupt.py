@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM while a run trains: the first one asks it to save and leave, a second one ends it at once."""
+"""Ctrl-C and SIGTERM while a run trains: the first one asks it to save and leave, a second one ends
+it at once.
+"""
 
 import os
 import signal
@@ -12,13 +14,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """Use `listening` around what may be asked to stop, look at `asked` where it can, and call `leave` there.
+    """Use `listening` around what may be asked to stop, look at `asked` where it can, and call
+    `leave` there.
 
-    `grace_seconds`: how long after the first signal it counts as a second one; None: for ever. `tell`: who hears at once that it was
-    heard. Signals reach the main thread alone, so elsewhere nothing is heard and nothing is changed.
+    `grace_seconds`: how long after the first signal it counts as a second one; None: for ever.
+    `tell`: who hears at once that it was heard. Signals reach the main thread alone, so elsewhere
+    nothing is heard and nothing is changed.
     """
 
-    def __init__(self, grace_seconds: float | None = None, tell: Callable[[str], None] = lambda _: None):
+    def __init__(
+        self, grace_seconds: float | None = None, tell: Callable[[str], None] = lambda _: None
+    ):
         self.grace_seconds, self._tell = grace_seconds, tell
         self.asked: int | None = None
         self._before: dict[int, Any] = {}
@@ -26,13 +32,19 @@ class Interrupt:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """The handlers are the caller's again afterwards; a signal that nobody acted on meanwhile is given to them then."""
+        """The handlers are the caller's again afterwards; a signal that nobody acted on meanwhile
+        is given to them then.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         self.asked = None
         # A handler of None was not set from Python, and cannot be put back: it stays.
-        self._before = {number: before for number in SIGNALS if (before := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
+        self._before = {
+            number: before
+            for number in SIGNALS
+            if (before := signal.getsignal(number)) not in (None, signal.SIG_IGN)
+        }
         for number in self._before:
             signal.signal(number, self._hear)
         try:
@@ -43,7 +55,9 @@ class Interrupt:
             self.leave()
 
     def leave(self) -> None:
-        """Do what the signal does where nobody listens: raises KeyboardInterrupt, or what the caller's handler raises."""
+        """Do what the signal does where nobody listens: raises KeyboardInterrupt, or what the
+        caller's handler raises.
+        """
         self._restore()
         number, self.asked = self.asked, None
         signal.raise_signal(number or signal.SIGINT)
@@ -53,8 +67,12 @@ class Interrupt:
         if self.asked is not None:
             self.leave()
         self.asked = number
-        with suppress(Exception):  # a handler may come in the middle of another line that is being written
-            self._tell(f"{signal.Signals(number).name}: stopping where the run can be saved next; a second one stops at once")
+        # a handler may come in the middle of another line that is being written
+        with suppress(Exception):
+            self._tell(
+                f"{signal.Signals(number).name}: stopping where the run can be saved next; a second"
+                " one stops at once"
+            )
         if self.grace_seconds is not None:
             self._timer = threading.Timer(self.grace_seconds, os.kill, (os.getpid(), number))
             self._timer.name, self._timer.daemon = "streamtrain-grace", True

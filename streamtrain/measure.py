@@ -1,7 +1,9 @@
-"""Measurements of trained models on real rows: `--measure noise,curvature,sharpness,shuffle` (SCIENCE.md §2, §4, §5, §6).
+"""Measurements of trained models on real rows: `--measure noise,curvature,sharpness,shuffle`
+(SCIENCE.md §2, §4, §5, §6).
 
-`measure_costs` says what each will take, before it runs; `measure` gives the `measures` of summary.json. All read one pool of rows,
-the first of up to 16 windows as the stream delivers them, and leave training alone: models are measured at frozen weights.
+`measure_costs` says what each will take, before it runs; `measure` gives the `measures` of
+summary.json. All read one pool of rows, the first of up to 16 windows as the stream delivers them,
+and leave training alone: models are measured at frozen weights.
 """
 
 import time
@@ -36,50 +38,92 @@ _HVP = 2.5  # gradients of the same rows
 
 
 @one_torch_thread()
-def measure_costs(prepared: Prepared, models: Sequence[TrainedModel], what: Collection[str], *, at_target: int = 0) -> list[Record]:
-    """For each measurement asked for: `{measure, rows, row_gradients, seconds}`: rows it looks at, gradients of a row it takes, and how
-    long that will be, from one gradient timed here. `models` as for `measure`; `at_target`: how many `measure_at_target` will train."""
+def measure_costs(
+    prepared: Prepared, models: Sequence[TrainedModel], what: Collection[str], *, at_target: int = 0
+) -> list[Record]:
+    """For each measurement asked for: `{measure, rows, row_gradients, seconds}`: rows it looks at,
+    gradients of a row it takes, and how long that will be, from one gradient timed here. `models`
+    as for `measure`; `at_target`: how many `measure_at_target` will train.
+    """
     if not models or not what:
         return []
-    probe, rows, timed = _probe(prepared, 0), np.zeros((of.SHARPNESS_ROWS, prepared.source.num_columns), dtype=np.float32), []
+    probe, rows, timed = (
+        _probe(prepared, 0),
+        np.zeros((of.SHARPNESS_ROWS, prepared.source.num_columns), dtype=np.float32),
+        [],
+    )
     for _ in range(5):  # the first ones warm up
         started = time.perf_counter()
         probe.grad(models[0].parameters, rows)
         timed.append((time.perf_counter() - started) / len(rows))
     seconds, adam = float(np.median(timed)), of.is_adam(prepared.config.train)
     many, noise_rows = len(models), of.REPLICATES * of.REPLICATE_ROWS
-    searches = many * (3 * len(EPSILONS)) + 2 * (1 + len(FACTORS)) * of.can_rescale(prepared.shape) + 2 * at_target
+    searches = (
+        many * (3 * len(EPSILONS))
+        + 2 * (1 + len(FACTORS)) * of.can_rescale(prepared.shape)
+        + 2 * at_target
+    )
     gradients = {
-        "noise": noise_rows * 3 + of.REPLICATES * of.MICRO_BATCHES * of.HESSIAN_ROWS * _HVP + 2 * POOL_ROWS,
-        "curvature": many * (2 if adam else 1) * _HVP * (of.LANCZOS_STEPS * of.CURVATURE_ROWS + of.RAYLEIGH_BLOCKS * of.RAYLEIGH_ROWS),
-        "sharpness": (searches * _EVALUATIONS + at_target * _HVP * of.LANCZOS_STEPS) * of.SHARPNESS_ROWS + many * of.GAP_ROWS,
+        "noise": (
+            noise_rows * 3
+            + of.REPLICATES * of.MICRO_BATCHES * of.HESSIAN_ROWS * _HVP
+            + 2 * POOL_ROWS
+        ),
+        "curvature": (
+            many
+            * (2 if adam else 1)
+            * _HVP
+            * (of.LANCZOS_STEPS * of.CURVATURE_ROWS + of.RAYLEIGH_BLOCKS * of.RAYLEIGH_ROWS)
+        ),
+        "sharpness": (
+            (searches * _EVALUATIONS + at_target * _HVP * of.LANCZOS_STEPS) * of.SHARPNESS_ROWS
+            + many * of.GAP_ROWS
+        ),
         "shuffle": 2 * POOL_ROWS,
     }
     looked_at = {
-        "noise": POOL_ROWS, "curvature": of.CURVATURE_ROWS + of.RAYLEIGH_BLOCKS * of.RAYLEIGH_ROWS, "sharpness": of.SHARPNESS_ROWS + of.GAP_ROWS,
+        "noise": POOL_ROWS,
+        "curvature": of.CURVATURE_ROWS + of.RAYLEIGH_BLOCKS * of.RAYLEIGH_ROWS,
+        "sharpness": of.SHARPNESS_ROWS + of.GAP_ROWS,
         "shuffle": POOL_ROWS,
-    }  # fmt: skip
+    }
     return [
-        {"measure": name, "rows": looked_at[name], "row_gradients": int(gradients[name]), "seconds": gradients[name] * seconds}
-        for name in gradients if name in what
-    ]  # fmt: skip
+        {
+            "measure": name,
+            "rows": looked_at[name],
+            "row_gradients": int(gradients[name]),
+            "seconds": gradients[name] * seconds,
+        }
+        for name in gradients
+        if name in what
+    ]
 
 
 @one_torch_thread()
 def measure(
-    prepared: Prepared, models: Sequence[TrainedModel], what: Collection[str], *, reference: int | None = None, trial: int = 0
+    prepared: Prepared,
+    models: Sequence[TrainedModel],
+    what: Collection[str],
+    *,
+    reference: int | None = None,
+    trial: int = 0,
 ) -> Record:
-    """`{noise_scale, sqrt_m_slope, curvature, sharpness, shuffle: {deff, …}}`, as far as asked for by `what`.
+    """`{noise_scale, sqrt_m_slope, curvature, sharpness, shuffle: {deff, …}}`, as far as asked for
+    by `what`.
 
-    Each is `{value, lo, hi, n, kind, …}` of the model of batch size `reference` (the smallest when None); curvature and
-    sharpness have every model under `by_batch_size`. Reads the first windows of `trial`. Models that have diverged are left out: their
-    gradients overflow, and what is measured of them is of nothing.
+    Each is `{value, lo, hi, n, kind, …}` of the model of batch size `reference` (the smallest when
+    None); curvature and sharpness have every model under `by_batch_size`. Reads the first windows
+    of `trial`. Models that have diverged are left out: their gradients overflow, and what is
+    measured of them is of nothing.
     """
     if not models or not what:
         return {}
     pool, windows, all_read = _read_pool(prepared, trial)
     probe, train, result = _probe(prepared, trial), prepared.config.train, {}
-    models = sorted((model for model in models if not _has_diverged(prepared, probe, model, pool)), key=lambda model: model.batch_size)
+    models = sorted(
+        (model for model in models if not _has_diverged(prepared, probe, model, pool)),
+        key=lambda model: model.batch_size,
+    )
     if not models:
         return {}
     chosen = next((model for model in models if model.batch_size == reference), models[0])
@@ -87,27 +131,39 @@ def measure(
         result["noise_scale"] = of.measure_noise(probe, chosen, pool, adam=of.is_adam(train))
         result["sqrt_m_slope"] = of.measure_sqrt_m(probe, chosen, pool)
     if "curvature" in what:
-        each = {str(model.batch_size): of.measure_curvature(probe, model, pool, train) for model in models}
+        each = {
+            str(model.batch_size): of.measure_curvature(probe, model, pool, train)
+            for model in models
+        }
         result["curvature"] = {**each[str(chosen.batch_size)], "by_batch_size": each}
     if "sharpness" in what:
-        each = {str(model.batch_size): of.measure_sharpness(probe, model, pool, prepared.evaluation) for model in models}
+        each = {
+            str(model.batch_size): of.measure_sharpness(probe, model, pool, prepared.evaluation)
+            for model in models
+        }
         result["sharpness"] = {
-            **each[str(chosen.batch_size)], "by_batch_size": each, "target_sd": prepared.target_sd,
+            **each[str(chosen.batch_size)],
+            "by_batch_size": each,
+            "target_sd": prepared.target_sd,
             "invariance_audit": of.audit_invariance(probe, chosen, pool, prepared.shape),
             "parametric_line": of.measure_line(probe, models, pool),
-        }  # fmt: skip
+        }
     if "shuffle" in what:
-        result["shuffle"] = of.measure_shuffle(probe, models, chosen, pool, None if all_read else windows, prepared.window_rows)
+        result["shuffle"] = of.measure_shuffle(
+            probe, models, chosen, pool, None if all_read else windows, prepared.window_rows
+        )
     return result
 
 
 @one_torch_thread()
 def measure_at_target(prepared: Prepared, cells: Sequence[Cell], target: float) -> Record | None:
-    """Sharpness where sizes are equally deep: `{target_loss, trials, by_batch_size: {size: {lr, phi, adaptive, curvature, loss}}, largest_over_smallest}`.
+    """Sharpness where sizes are equally deep: `{target_loss, trials, by_batch_size: {size: {lr,
+    phi, adaptive, curvature, loss}}, largest_over_smallest}`.
 
-    Minima of unlike loss have unlike sharpness whatever the batch (Keskar et al. 2017 train all to the same accuracy), and a large
-    minibatch ends a budget of rows far above a small one. So each size is trained once more to where it reached the target: all
-    sizes of a trial in one pass. All are measured on the same rows. Intervals are over trials; None with fewer than two sizes.
+    Minima of unlike loss have unlike sharpness whatever the batch (Keskar et al. 2017 train all to
+    the same accuracy), and a large minibatch ends a budget of rows far above a small one. So each
+    size is trained once more to where it reached the target: all sizes of a trial in one pass. All
+    are measured on the same rows. Intervals are over trials; None with fewer than two sizes.
     """
     cells, trials = equal_cells(cells)
     if len(cells) < 2:
@@ -115,35 +171,65 @@ def measure_at_target(prepared: Prepared, cells: Sequence[Cell], target: float) 
     rows = _read_pool(prepared, trials[0])[0][: of.SHARPNESS_ROWS]
     found: dict[int, list[dict[str, float]]] = {cell.batch_size: [] for cell in cells}
     for trial in trials:
-        learners = [prepared.learner(cell.batch_size, (cell.lr,), trial, stop_row=cell.arrival_row(trial), watched=False) for cell in cells]
+        learners = [
+            prepared.learner(
+                cell.batch_size, (cell.lr,), trial, stop_row=cell.arrival_row(trial), watched=False
+            )
+            for cell in cells
+        ]
         run_pass(prepared, learners, trial, lambda record: None, kind="measuring")
         for learner in learners:
             weights = learner.engine.parameters()[0].astype(float)
-            found[learner.engine.batch_size].append(of.measure_at_weights(_probe(prepared, trial), weights, rows))
+            found[learner.engine.batch_size].append(
+                of.measure_at_weights(_probe(prepared, trial), weights, rows)
+            )
 
     def over_trials(values: Sequence[float]) -> Record:
         return log_estimate(float(np.exp(np.mean(np.log(values)))), values)
 
     names = list(found[cells[0].batch_size][0])
     by_size = {
-        str(cell.batch_size): {"lr": cell.lr} | {name: over_trials([one[name] for one in found[cell.batch_size]]) for name in names} for cell in cells
-    }  # fmt: skip
+        str(cell.batch_size): (
+            {"lr": cell.lr}
+            | {name: over_trials([one[name] for one in found[cell.batch_size]]) for name in names}
+        )
+        for cell in cells
+    }
     small, large = found[cells[0].batch_size], found[cells[-1].batch_size]
-    ratios = {name: over_trials([b[name] / a[name] for a, b in zip(small, large, strict=True)]) for name in names}
-    return {"target_loss": target, "trials": len(trials), "by_batch_size": by_size, "largest_over_smallest": ratios}
+    ratios = {
+        name: over_trials([b[name] / a[name] for a, b in zip(small, large, strict=True)])
+        for name in names
+    }
+    return {
+        "target_loss": target,
+        "trials": len(trials),
+        "by_batch_size": by_size,
+        "largest_over_smallest": ratios,
+    }
 
 
 def equal_cells(cells: Sequence[Cell]) -> tuple[list[Cell], list[int]]:
-    """The sizes that reached the target, ascending, and the trials in which `measure_at_target` trains them."""
-    reached = sorted((cell for cell in cells if cell.status == "reached"), key=lambda cell: cell.batch_size)
-    return reached, sorted(set.intersection(*(set(cell.steps_to_target) for cell in reached)))[:MOST_TRIALS] if reached else []
+    """The sizes that reached the target, ascending, and the trials in which `measure_at_target`
+    trains them.
+    """
+    reached = sorted(
+        (cell for cell in cells if cell.status == "reached"), key=lambda cell: cell.batch_size
+    )
+    return reached, (
+        sorted(set.intersection(*(set(cell.steps_to_target) for cell in reached)))[:MOST_TRIALS]
+        if reached
+        else []
+    )
 
 
 def _read_pool(prepared: Prepared, trial: int) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Rows as the stream delivers them, equally many of each window; their windows; whether these are all windows of the epoch."""
+    """Rows as the stream delivers them, equally many of each window; their windows; whether these
+    are all windows of the epoch.
+    """
     total = len(prepared.plan(trial, 0))
     windows, parts, blocks = min(MOST_WINDOWS, total), [], prepared.blocks(trial, FetchStats())
-    share = -(-POOL_ROWS // (windows * of.SHUFFLE_ROWS)) * of.SHUFFLE_ROWS  # so that no minibatch of the pool lies in two windows
+    # so that no minibatch of the pool lies in two windows
+    share = -(-POOL_ROWS // (windows * of.SHUFFLE_ROWS)) * of.SHUFFLE_ROWS
     try:
         for block in blocks:
             if block.epoch or block.index >= windows:
@@ -154,16 +240,27 @@ def _read_pool(prepared: Prepared, trial: int) -> tuple[np.ndarray, np.ndarray, 
                 break
     finally:
         blocks.close()
-    return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts]), windows == total
+    return (
+        np.concatenate(parts),
+        np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
+        windows == total,
+    )
 
 
 def _has_diverged(prepared: Prepared, probe: Probe, model: TrainedModel, pool: np.ndarray) -> bool:
     """As a learner judges it; weights may be finite, and the loss beyond all bounds."""
     with np.errstate(over="ignore", invalid="ignore"):
-        loss = float(np.mean(probe.row_losses(model.parameters, pool[: of.SHARPNESS_ROWS]))) * 2 * prepared.loss_scale
+        loss = (
+            float(np.mean(probe.row_losses(model.parameters, pool[: of.SHARPNESS_ROWS])))
+            * 2
+            * prepared.loss_scale
+        )
     return is_divergent(loss)
 
 
 def _probe(prepared: Prepared, trial: int) -> Probe:
     train = prepared.config.train
-    return probe_model(prepared.shape.of_trial(prepared.config.order.seed, trial), train.huber_delta if train.loss == "huber" else 0.0)
+    return probe_model(
+        prepared.shape.of_trial(prepared.config.order.seed, trial),
+        train.huber_delta if train.loss == "huber" else 0.0,
+    )

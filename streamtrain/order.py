@@ -1,7 +1,9 @@
-"""Keys, keyed permutations, and windows: order is a pure function of (seed, trial, epoch, position).
+"""Keys, keyed permutations, and windows: order is a pure function of (seed, trial, epoch,
+position).
 
-No random generator lives across steps and nothing here is as long as the data. `mix64` is the finalizer of splitmix64
-(Steele, Lea and Flood, OOPSLA 2014); `kernels/shuffle.py` uses the same constants.
+No random generator lives across steps and nothing here is as long as the data. `mix64` is the
+finalizer of splitmix64 (Steele, Lea and Flood, OOPSLA 2014); `kernels/shuffle.py` uses the same
+constants.
 """
 
 from collections import deque
@@ -17,7 +19,8 @@ MIX_2 = 0x94D049BB133111EB
 #: What a key is for; hashed with the seed, so that no two uses ever share a stream of random bits.
 SPANS, WINDOW, HOLDOUT, WEIGHTS, RECEIPT = range(1, 6)
 
-#: Row groups larger than a window are read as slices; this many of them are open and interleaved at a time.
+#: Row groups larger than a window are read as slices; this many of them are open and interleaved at
+#: a time.
 OPEN_CHAINS = 8
 
 _MASK = 2**64 - 1
@@ -31,7 +34,9 @@ def mix64(value: int) -> int:
 
 
 def make_key(*words: int) -> int:
-    """A 64-bit key from integers, order-sensitive: `make_key(seed, trial, epoch, SPANS)`. Never `seed + epoch`.
+    """A 64-bit key from integers, order-sensitive: `make_key(seed, trial, epoch, SPANS)`.
+
+    Never `seed + epoch`.
 
     >>> make_key(0, 1) != make_key(1, 0) != make_key(1)
     True
@@ -52,12 +57,16 @@ def hash_array(values: np.ndarray, key: int) -> np.ndarray:
 
 
 def permutation(n: int, key: int) -> np.ndarray:
-    """A keyed permutation of `range(n)`: int64 (n,). Hashes are a bijection, so none are equal, and any sort gives the same order."""
+    """A keyed permutation of `range(n)`: int64 (n,).
+
+    Hashes are a bijection, so none are equal, and any sort gives the same order.
+    """
     return np.argsort(hash_array(np.arange(n, dtype=np.uint64), key))
 
 
 def sample(n: int, k: int, key: int) -> np.ndarray:
-    """`k` distinct members of `range(n)`, ascending, in O(k) memory: the first k images of a keyed Feistel permutation.
+    """`k` distinct members of `range(n)`, ascending, in O(k) memory: the first k images of a keyed
+    Feistel permutation.
 
     Cycle walking keeps the images below n (Black and Rogaway, CT-RSA 2002, §3).
 
@@ -81,7 +90,8 @@ def sample(n: int, k: int, key: int) -> np.ndarray:
 
 
 def read_sequence(spans: Spans, key: int) -> np.ndarray:
-    """The order in which spans are read: a keyed permutation of spans and chains, int64 (len(spans),).
+    """The order in which spans are read: a keyed permutation of spans and chains, int64
+    (len(spans),).
 
     The slices of a chain stay in order; up to OPEN_CHAINS chains are open at once and take turns.
     """
@@ -89,16 +99,20 @@ def read_sequence(spans: Spans, key: int) -> np.ndarray:
 
 
 def deal_lanes(spans: Spans, key: int, lanes: int) -> list[np.ndarray]:
-    """The same permutation dealt to lanes, a unit at a time: for each lane the order in which its spans are read.
+    """The same permutation dealt to lanes, a unit at a time: for each lane the order in which its
+    spans are read.
 
-    Together they hold every span once; with one lane it is `read_sequence`. A lane is empty when there are fewer units than lanes.
+    Together they hold every span once; with one lane it is `read_sequence`. A lane is empty when
+    there are fewer units than lanes.
     """
     units = permutation(spans.num_units, key)
     return [_in_turns(spans, units[lane::lanes]) for lane in range(lanes)]
 
 
 def _in_turns(spans: Spans, units: np.ndarray) -> np.ndarray:
-    """The spans of these units; slices of a chain in order, up to OPEN_CHAINS chains open and taking turns."""
+    """The spans of these units; slices of a chain in order, up to OPEN_CHAINS chains open and
+    taking turns.
+    """
     if spans.num_units == len(spans):
         return units
     sequence: list[int] = []
@@ -115,7 +129,8 @@ def _in_turns(spans: Spans, units: np.ndarray) -> np.ndarray:
 
 
 def cut_windows(num_rows: np.ndarray, window_rows: int) -> np.ndarray:
-    """Where windows begin in a sequence of spans of these sizes: int64 offsets from 0 to len(num_rows).
+    """Where windows begin in a sequence of spans of these sizes: int64 offsets from 0 to
+    len(num_rows).
 
     ```
     spans    | 3 | 3 | 2 | 5 | 1 | 4 |      window_rows = 8
@@ -124,7 +139,8 @@ def cut_windows(num_rows: np.ndarray, window_rows: int) -> np.ndarray:
     A window takes the next spans as long as they fit; never fewer than one.
     """
     ends = np.cumsum(num_rows)
-    beyond = np.searchsorted(ends, ends - num_rows + window_rows, side="right")  # of a window that began at each span
+    # of a window that began at each span
+    beyond = np.searchsorted(ends, ends - num_rows + window_rows, side="right")
     np.maximum(beyond, np.arange(1, len(beyond) + 1), out=beyond)
     following = memoryview(beyond)  # whose items are integers, at a fifth of what an array's cost
     offset, offsets = 0, [0]

@@ -1,4 +1,6 @@
-"""Secrets stay out of what is written or shown: of storage options, URLs and commands only what is no secret is kept."""
+"""Secrets stay out of what is written or shown: of storage options, URLs and commands only what is
+no secret is kept.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -20,13 +22,18 @@ def redact_options(options: Mapping[str, str]) -> dict[str, str]:
     >>> redact_options({"region": "eu-west-1", "secret": "abc"})
     {'region': 'eu-west-1', 'secret': '***'}
     """
-    return {name: redact_url(value) if name in SHOWN_OPTIONS else HIDDEN for name, value in options.items()}
+    return {
+        name: redact_url(value) if name in SHOWN_OPTIONS else HIDDEN
+        for name, value in options.items()
+    }
 
 
 def redact_url(url: str) -> str:
-    """A URL without its user, password, and what a signed link has behind `?`; a path stays as it is.
+    """A URL without its user, password, and what a signed link has behind `?`; a path stays as it
+    is.
 
-    >>> redact_url("https://me:pw@host/a.parquet?sig=abc"), redact_url("s3://b/day-?.parquet"), redact_url("a@b/c?d")
+    >>> urls = "https://me:pw@host/a.parquet?sig=abc", "s3://b/day-?.parquet", "a@b/c?d"
+    >>> tuple(map(redact_url, urls))
     ('https://***@host/a.parquet?***', 's3://b/day-?.parquet', 'a@b/c?d')
     """
     scheme, colon, rest = url.partition("://")
@@ -44,13 +51,16 @@ def redact_url(url: str) -> str:
 def redact_command(words: Iterable[str]) -> list[str]:
     """The words of a command, as they may be kept with a run.
 
-    >>> redact_command(["sweep", "s3://b", "--storage-option", "secret=a", "--set", "data.storage_options.token=b", "--seed", "1"])
-    ['sweep', 's3://b', '--storage-option', 'secret=***', '--set', 'data.storage_options.token=***', '--seed', '1']
+    >>> option = ["--storage-option", "secret=a"]
+    >>> redact_command(["sweep", *option, "--set", "data.storage_options.token=b"])
+    ['sweep', '--storage-option', 'secret=***', '--set', 'data.storage_options.token=***']
     """
     found, before = [], ""
     for word in words:
         by_flag = before == "--storage-option" or word.startswith("--storage-option=")
         match = (_BY_FLAG if by_flag else _BY_KEY).fullmatch(word)
-        found.append(match[1] + redact_options({match[2]: match[3]})[match[2]] if match else redact_url(word))
+        found.append(
+            match[1] + redact_options({match[2]: match[3]})[match[2]] if match else redact_url(word)
+        )
         before = word
     return found

@@ -1,6 +1,8 @@
-"""A scikit-learn estimator: the engines of `train` behind `fit` and `predict`, on arrays or on a data set's path.
+"""A scikit-learn estimator: the engines of `train` behind `fit` and `predict`, on arrays or on a
+data set's path.
 
-The only module that imports scikit-learn (the extra `sklearn`); `streamtrain.Regressor` imports it when it is first used.
+The only module that imports scikit-learn (the extra `sklearn`); `streamtrain.Regressor` imports it
+when it is first used.
 """
 
 import os
@@ -24,28 +26,47 @@ from streamtrain.scoring import predicted
 from streamtrain.storage.writer import Layout, write_dataset
 from streamtrain.train import network_of
 
-#: Rows that an array is trained on when neither `epochs` nor `max_rows` is given: 1,024 steps of the default minibatch.
+#: Rows that an array is trained on when neither `epochs` nor `max_rows` is given: 1,024 steps of
+#: the default minibatch.
 DEFAULT_ROWS = 65_536
 _SPAN_ROWS = 262_144
 _TILE_ROWS = 1024
 
 
 class Regressor(RegressorMixin, BaseEstimator):
-    """A neural network trained minibatch by minibatch: `Regressor().fit(X, y).predict(X)`, or `Regressor(target="y").fit("data/")`.
+    """A neural network trained minibatch by minibatch: `Regressor().fit(X, y).predict(X)`, or
+    `Regressor(target="y").fit("data/")`.
 
-    Parameters are the flags of `streamtrain train` with the same names; None means the flag's default. `epochs` and `max_rows` left
-    out: one pass over a path, DEFAULT_ROWS rows of an array but at least each one once. `random_state` sets weights and row order.
-    A path is streamed and may be larger than memory; arrays (rows, features) are written to a temporary folder first. Nothing is
-    held out: score on rows of your own. `model_` is the fitted torch module, from raw features (rows, features) to (rows, 1).
+    Parameters are the flags of `streamtrain train` with the same names; None means the flag's
+    default. `epochs` and `max_rows` left out: one pass over a path, DEFAULT_ROWS rows of an array
+    but at least each one once. `random_state` sets weights and row order. A path is streamed and
+    may be larger than memory; arrays (rows, features) are written to a temporary folder first.
+    Nothing is held out: score on rows of your own. `model_` is the fitted torch module, from raw
+    features (rows, features) to (rows, 1).
 
-    Raises ValueError (ConfigError and DataError are ones) for parameters and data, as scikit-learn does.
+    Raises ValueError (ConfigError and DataError are ones) for parameters and data, as scikit-learn
+    does.
     """
 
     def __init__(
-        self, hidden: Any = (32, 32), activation: str = "relu", *, batch_size: int = 64, optimizer: str = "adam", lr: float | None = None,
-        loss: str = "mse", epochs: float | None = None, max_rows: int | None = None, target: str | None = None, features: Any = None,
-        standardize: bool = True, engine: str = "auto", device: str = "auto", memory: Any = None, random_state: Any = None,
-    ):  # fmt: skip
+        self,
+        hidden: Any = (32, 32),
+        activation: str = "relu",
+        *,
+        batch_size: int = 64,
+        optimizer: str = "adam",
+        lr: float | None = None,
+        loss: str = "mse",
+        epochs: float | None = None,
+        max_rows: int | None = None,
+        target: str | None = None,
+        features: Any = None,
+        standardize: bool = True,
+        engine: str = "auto",
+        device: str = "auto",
+        memory: Any = None,
+        random_state: Any = None,
+    ):
         self.hidden = hidden
         self.activation = activation
         self.batch_size = batch_size
@@ -63,10 +84,15 @@ class Regressor(RegressorMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> "Regressor":
-        """Train on arrays `X` (rows, features) and `y` (rows,), or on the path of a data set, whose target is a column of it."""
+        """Train on arrays `X` (rows, features) and `y` (rows,), or on the path of a data set, whose
+        target is a column of it.
+        """
         if _is_path(X):
             if y is not None:
-                raise ValueError("y is a column of the data set, named by the parameter target; call fit(path) without y.")
+                raise ValueError(
+                    "y is a column of the data set, named by the parameter target; call fit(path)"
+                    " without y."
+                )
             return self._train(os.fspath(X), rows=None)
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
         names = getattr(self, "feature_names_in_", None)
@@ -79,7 +105,9 @@ class Regressor(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predictions, float64 (rows,), of an array or, in the order of its rows, of a data set's path."""
+        """Predictions, float64 (rows,), of an array or, in the order of its rows, of a data set's
+        path.
+        """
         check_is_fitted(self)
         if _is_path(X):
             return np.concatenate([values for _, values in predicted(self.model_, os.fspath(X))])
@@ -89,18 +117,26 @@ class Regressor(RegressorMixin, BaseEstimator):
 
     def _train(self, path: str, *, rows: int | None) -> "Regressor":
         prepared = prepare(self._config(path, rows), learners=1, rates=1)
-        learner = prepared.learner(prepared.config.train.batch_size, (prepared.config.train.rate,), 0)
+        learner = prepared.learner(
+            prepared.config.train.batch_size, (prepared.config.train.rate,), 0
+        )
         outcome: list[str] = []
         run_pass(prepared, [learner], 0, lambda record: outcome.append(record.get("outcome", "")))
         if "diverged" in outcome or "failed" in outcome or "out_of_memory" in outcome:
-            raise ValueError(f"training ended early: {next(filter(None, outcome))}. Try a smaller lr.")
+            raise ValueError(
+                f"training ended early: {next(filter(None, outcome))}. Try a smaller lr."
+            )
         self.model_: Network = network_of(prepared, learner.engine.parameters()[0]).eval()
         self.n_features_in_ = len(self.model_.features)
         self.feature_names_in_ = np.array(self.model_.features, dtype=object)
         return self
 
     def _config(self, path: str, rows: int | None) -> Config:
-        flags = {name: value for name, value in self.get_params(deep=False).items() if name != "random_state"}
+        flags = {
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if name != "random_state"
+        }
         if rows is not None:
             flags |= {"target": None, "features": None}  # the columns of the temporary folder
             if self.epochs is None and self.max_rows is None:
@@ -113,7 +149,10 @@ class Regressor(RegressorMixin, BaseEstimator):
 
 
 def _padded(X: np.ndarray) -> np.ndarray:
-    """A copy with rows of zeros below: BLAS rounds products of other shapes otherwise, and a row's prediction is its own."""
+    """A copy with rows of zeros below.
+
+    BLAS rounds products of other shapes otherwise, and a row's prediction is its own.
+    """
     return np.concatenate([X, np.zeros((_TILE_ROWS - len(X), X.shape[1]))])
 
 
@@ -129,7 +168,12 @@ def _as_dataset(X: np.ndarray, y: np.ndarray) -> Iterator[str]:
 
     def span(start: int) -> Callable[[], tuple[np.ndarray, ...]]:
         stop = start + _SPAN_ROWS
-        return lambda: (*(np.ascontiguousarray(column) for column in X[start:stop].T), np.ascontiguousarray(y[start:stop]))
+        return lambda: (
+            *(np.ascontiguousarray(column) for column in X[start:stop].T),
+            np.ascontiguousarray(y[start:stop]),
+        )
 
     with tempfile.TemporaryDirectory(prefix="streamtrain-fit-") as folder:
-        yield write_dataset(Path(folder) / "data", layout, [span(start) for start in range(0, len(X), _SPAN_ROWS)])
+        yield write_dataset(
+            Path(folder) / "data", layout, [span(start) for start in range(0, len(X), _SPAN_ROWS)]
+        )

@@ -15,10 +15,11 @@ MAX_SPANS = 2**22
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Spans:
-    """The spans of a data set, as columns: int64 arrays of one length, in the order of the rows' ids.
+    """The spans of a data set, as columns: int64 arrays of one length, in the order of the rows'
+    ids.
 
-    `unit_starts` (units + 1,) groups them: a unit is a span, or the slices of one row group that is too large for a window
-    (a chain), which are read in order.
+    `unit_starts` (units + 1,) groups them: a unit is a span, or the slices of one row group that is
+    too large for a window (a chain), which are read in order.
     """
 
     shard: np.ndarray
@@ -31,7 +32,12 @@ class Spans:
         return len(self.shard)
 
     def __getitem__(self, i: int) -> Span:
-        return Span(shard=int(self.shard[i]), start=int(self.start[i]), stop=int(self.stop[i]), first_id=int(self.first_id[i]))
+        return Span(
+            shard=int(self.shard[i]),
+            start=int(self.start[i]),
+            stop=int(self.stop[i]),
+            first_id=int(self.first_id[i]),
+        )
 
     @property
     def num_rows(self) -> np.ndarray:
@@ -72,16 +78,19 @@ def cut_spans(shards: Sequence[Shard], *, span_rows: int, window_rows: int) -> S
     row groups   |100|100|100|        700        |100|       span_rows = 250, window_rows = 400
     spans        |  200  |100|50|50|50|...|50|50 |100|       slices of window_rows / 8
     ```
-    Small neighbours join up to `span_rows`; a row group of at most `window_rows` is one span; a larger one becomes a
-    chain of slices of `window_rows / 8` rows, so that eight open chains fill a window. Raises DataError, before any memory
-    is taken, when there would be more than MAX_SPANS.
+    Small neighbours join up to `span_rows`; a row group of at most `window_rows` is one span; a
+    larger one becomes a chain of slices of `window_rows / 8` rows, so that eight open chains fill a
+    window. Raises DataError, before any memory is taken, when there would be more than MAX_SPANS.
     """
     pieces = sum(shard.num_rows // max(1, min(span_rows, window_rows // 8)) for shard in shards)
     fewest = sum(-(-shard.num_rows // max(span_rows, window_rows)) for shard in shards)
-    if fewest > MAX_SPANS or (pieces > MAX_SPANS and _count_spans(shards, span_rows, window_rows) > MAX_SPANS):
+    if fewest > MAX_SPANS or (
+        pieces > MAX_SPANS and _count_spans(shards, span_rows, window_rows) > MAX_SPANS
+    ):
         raise DataError(
-            f"{shards[0].url}: {sum(shard.num_rows for shard in shards):,} rows in {len(shards):,} shards make more than {MAX_SPANS:,} spans."
-            " Raise --span-rows and --window-rows; if there are not that many rows, the shards are damaged."
+            f"{shards[0].url}: {sum(shard.num_rows for shard in shards):,} rows in {len(shards):,}"
+            f" shards make more than {MAX_SPANS:,} spans. Raise --span-rows and --window-rows; if"
+            " there are not that many rows, the shards are damaged."
         )
     shard_of, starts, stops, unit_sizes = [], [], [], []
     for number, shard in enumerate(shards):
@@ -102,12 +111,16 @@ def cut_spans(shards: Sequence[Shard], *, span_rows: int, window_rows: int) -> S
     columns = [np.concatenate(part).astype(np.int64) for part in (shard_of, starts, stops)]
     ids = np.concatenate([[0], np.cumsum(columns[2] - columns[1])[:-1]])
     units = np.concatenate([[0], np.cumsum(np.concatenate(unit_sizes))])
-    return Spans(shard=columns[0], start=columns[1], stop=columns[2], first_id=ids, unit_starts=units)
+    return Spans(
+        shard=columns[0], start=columns[1], stop=columns[2], first_id=ids, unit_starts=units
+    )
 
 
 def _count_spans(shards: Sequence[Shard], span_rows: int, window_rows: int) -> int:
     step = max(1, window_rows // 8)
-    lengths = (np.diff(_join(np.asarray(shard.boundaries, dtype=np.int64), span_rows)) for shard in shards)
+    lengths = (
+        np.diff(_join(np.asarray(shard.boundaries, dtype=np.int64), span_rows)) for shard in shards
+    )
     return sum(int(np.where(each > window_rows, -(-each // step), 1).sum()) for each in lengths)
 
 
@@ -115,7 +128,10 @@ def _join(edges: np.ndarray, span_rows: int) -> np.ndarray:
     """Leave out edges so that neighbours join while they fit into `span_rows`."""
     if not (np.diff(edges) > 0).all():
         edges = np.unique(edges)
-    if len(edges) < 3 or (np.diff(edges)[:-1] * 2 > span_rows).all() and np.diff(edges)[-1] + np.diff(edges)[-2] > span_rows:
+    if len(edges) < 3 or (
+        (np.diff(edges)[:-1] * 2 > span_rows).all()
+        and np.diff(edges)[-1] + np.diff(edges)[-2] > span_rows
+    ):
         return edges
     kept = [0]
     while kept[-1] < len(edges) - 1:

@@ -1,7 +1,8 @@
 """Records as TensorBoard scalars: the event file it reads, written without it.
 
-A file is records of `length, its checksum, an Event, its checksum`; an Event is a protocol buffer of wall time, step and scalars.
-Sources: TensorFlow's `core/lib/io/record_writer.cc` (the framing) and `core/util/event.proto`, `core/framework/summary.proto`.
+A file is records of `length, its checksum, an Event, its checksum`; an Event is a protocol buffer
+of wall time, step and scalars. Sources: TensorFlow's `core/lib/io/record_writer.cc` (the framing)
+and `core/util/event.proto`, `core/framework/summary.proto`.
 """
 
 import math
@@ -17,12 +18,19 @@ from typing import BinaryIO
 from streamtrain.types import Emit, Record
 
 #: Key of an evaluation → the tag of its scalar.
-_SCALARS = {"holdout_loss": "loss/held out", "train_loss": "loss/training (half of r²)", "holdout_rmse": "rmse/held out", "seconds": "time/seconds"}
+_SCALARS = {
+    "holdout_loss": "loss/held out",
+    "train_loss": "loss/training (half of r²)",
+    "holdout_rmse": "rmse/held out",
+    "seconds": "time/seconds",
+}
 
 
 @contextmanager
 def tensorboard(folder: Path) -> Iterator[Emit]:
-    """Yields `on_record`: every evaluation becomes scalars at its row, in an event file a learner under `folder`. One thread writes."""
+    """Yields `on_record`: every evaluation becomes scalars at its row, in an event file a learner
+    under `folder`. One thread writes.
+    """
     files: dict[str, BinaryIO] = {}
 
     def on_record(record: Record) -> None:
@@ -31,7 +39,9 @@ def tensorboard(folder: Path) -> Iterator[Emit]:
         run = f"batch {record['batch_size']} lr {record['lr']:.4g} trial {record['trial']}"
         if run not in files:
             files[run] = _open(folder / run)
-        scalars = {tag: float(record[key]) for key, tag in _SCALARS.items() if record.get(key) is not None}
+        scalars = {
+            tag: float(record[key]) for key, tag in _SCALARS.items() if record.get(key) is not None
+        }
         files[run].write(framed(scalar_event(time.time(), record["rows"], scalars)))
         files[run].flush()  # TensorBoard reads while training goes on
 
@@ -45,14 +55,21 @@ def tensorboard(folder: Path) -> Iterator[Emit]:
 def _open(folder: Path) -> BinaryIO:
     folder.mkdir(parents=True, exist_ok=True)
     now = time.time()
-    file = open(folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{os.getpid()}.streamtrain", "ab")  # noqa: SIM115 - closed above
+    file = open(  # noqa: SIM115 - the caller closes it
+        folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{os.getpid()}.streamtrain",
+        "ab",
+    )
     file.write(framed(_double(1, now) + _bytes(3, b"brain.Event:2")))
     return file
 
 
 def scalar_event(wall_seconds: float, step: int, scalars: dict[str, float]) -> bytes:
-    """An Event of `scalars`, tag → value; a value that is not finite stays what it is, and TensorBoard marks it."""
-    values = b"".join(_bytes(1, _bytes(1, tag.encode()) + _float(2, value)) for tag, value in scalars.items())
+    """An Event of `scalars`, tag → value; a value that is not finite stays what it is, and
+    TensorBoard marks it.
+    """
+    values = b"".join(
+        _bytes(1, _bytes(1, tag.encode()) + _float(2, value)) for tag, value in scalars.items()
+    )
     return _double(1, wall_seconds) + _varint_field(2, step) + _bytes(5, values)
 
 
@@ -111,4 +128,6 @@ def _double(number: int, value: float) -> bytes:
 
 def _float(number: int, value: float) -> bytes:
     largest = 3.4028234663852886e38  # of a float32: struct refuses what is beyond
-    return _varint(number << 3 | 5) + struct.pack("<f", value if not math.isfinite(value) else max(-largest, min(largest, value)))
+    return _varint(number << 3 | 5) + struct.pack(
+        "<f", value if not math.isfinite(value) else max(-largest, min(largest, value))
+    )

@@ -1,4 +1,6 @@
-"""Throughput, measured apart from convergence: the step alone at each batch size, and the stream alone, in interleaved repeats."""
+"""Throughput, measured apart from convergence: the step alone at each batch size, and the stream
+alone, in interleaved repeats.
+"""
 
 import time
 
@@ -15,28 +17,35 @@ from streamtrain.types import Emit
 #: At least so many; a sweep of more trials takes one for each.
 REPEATS = 5
 
-#: Of a minibatch larger than this only so many rows are timed: the step at its end no longer counts.
+#: Of a minibatch larger than this only so many rows are timed: the step at its end no longer
+#: counts.
 MOST_TIMED_ROWS = 2**20
 
-#: Fewer rows than these are timed again and again in one block: else a minibatch of a million takes a call for each handful of them.
+#: Fewer rows than these are timed again and again in one block: else a minibatch of a million takes
+#: a call for each handful of them.
 LEAST_TIMED_ROWS = 2**14
 
 #: A timed region takes at least this long, or one step.
 REGION_SECONDS = 0.12
 
 
-#: The stream is at rest when no task of it ended for so long; what never rests is timed all the same.
+#: The stream is at rest when no task of it ended for so long; what never rests is timed all the
+#: same.
 REST_SECONDS, LONGEST_WAIT_SECONDS = 0.06, 5.0
 
 
 @one_blas_thread()
-def measure_throughput(prepared: Prepared, batch_sizes: tuple[int, ...], emit: Emit, repeats: int = REPEATS) -> None:
-    """Emit `timing` records (one replica's step at each size, on a block in memory) and `delivery` records (blocks, no training).
+def measure_throughput(
+    prepared: Prepared, batch_sizes: tuple[int, ...], emit: Emit, repeats: int = REPEATS
+) -> None:
+    """Emit `timing` records (one replica's step at each size, on a block in memory) and `delivery`
+    records (blocks, no training).
 
-    `core_seconds` is the processor time of all threads: in training, steps and delivery share the cores (`science/cells.py`). The
-    sizes take turns within a repeat, so that a drift of the machine's speed meets all of them alike. Warm-up is outside, and no
-    step is timed while the stream still reads ahead. A trial needs a repeat of its own: two that share one share its noise, and an interval
-    over trials would be too narrow.
+    `core_seconds` is the processor time of all threads: in training, steps and delivery share the
+    cores (`science/cells.py`). The sizes take turns within a repeat, so that a drift of the
+    machine's speed meets all of them alike. Warm-up is outside, and no step is timed while the
+    stream still reads ahead. A trial needs a repeat of its own: two that share one share its noise,
+    and an interval over trials would be too narrow.
     """
     stats = FetchStats()
     blocks = prepared.blocks(0, stats)
@@ -54,14 +63,34 @@ def measure_throughput(prepared: Prepared, batch_sizes: tuple[int, ...], emit: E
                 delivered = 0
                 while delivered == 0 or time.perf_counter() - wall < REGION_SECONDS:
                     delivered += len(next(blocks).rows)
-                _rest(stats)  # what was read ahead before is read ahead again: as many rows were built as were taken
+                _rest(
+                    stats
+                    # what was read ahead before is read ahead again: as many rows
+                    # were built as were taken
+                )
                 core_seconds = time.process_time() - core
-                emit({"event": "delivery", "repeat": repeat, "rows": delivered, "seconds": time.perf_counter() - wall - REST_SECONDS,
-                      "core_seconds": core_seconds, "cores": default_readers()})  # fmt: skip
+                emit(
+                    {
+                        "event": "delivery",
+                        "repeat": repeat,
+                        "rows": delivered,
+                        "seconds": time.perf_counter() - wall - REST_SECONDS,
+                        "core_seconds": core_seconds,
+                        "cores": default_readers(),
+                    }
+                )
                 for size, engine in engines.items():
                     core, seconds = time.process_time(), _train(engine, block, rows[size])
-                    emit({"event": "timing", "batch_size": size, "repeat": repeat, "rows": rows[size], "seconds": seconds,
-                          "core_seconds": time.process_time() - core})  # fmt: skip
+                    emit(
+                        {
+                            "event": "timing",
+                            "batch_size": size,
+                            "repeat": repeat,
+                            "rows": rows[size],
+                            "seconds": seconds,
+                            "core_seconds": time.process_time() - core,
+                        }
+                    )
         finally:
             blocks.close()
 
@@ -69,7 +98,10 @@ def measure_throughput(prepared: Prepared, batch_sizes: tuple[int, ...], emit: E
 def _rest(stats: FetchStats) -> None:
     """Wait until the stream has filled its buffers."""
     ended, since, began = stats.tasks, time.perf_counter(), time.perf_counter()
-    while time.perf_counter() - since < REST_SECONDS and time.perf_counter() - began < LONGEST_WAIT_SECONDS:
+    while (
+        time.perf_counter() - since < REST_SECONDS
+        and time.perf_counter() - began < LONGEST_WAIT_SECONDS
+    ):
         time.sleep(REST_SECONDS / 20)
         if stats.tasks != ended:
             ended, since = stats.tasks, time.perf_counter()
@@ -82,7 +114,9 @@ def _timed_block(rows: np.ndarray) -> np.ndarray:
 
 
 def _rows_a_region(engine: Engine, block: np.ndarray) -> int:
-    """Whole minibatches that fill a timed region: from a second try, since the first one warms up."""
+    """Whole minibatches that fill a timed region: from a second try, since the first one warms
+    up.
+    """
     size = min(engine.batch_size, MOST_TIMED_ROWS)
     _train(engine, block, size)
     steps, seconds = 1, _train(engine, block, size)

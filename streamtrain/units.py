@@ -33,15 +33,22 @@ def parse_count(value: int | float | str) -> int:
     if isinstance(value, int):
         return value
     if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d[\d_]{0,99}\s*", value):
-        return int(value.replace("_", ""))  # exactly: a float skips whole numbers from 2^53 on, and a seed may lie there
-    number, unit = (value, "") if isinstance(value, float) else _split(value, "count", "1000, 10M, 64Ki or 1e9")
+        # exactly: a float skips whole numbers from 2^53 on, and a seed may lie there
+        return int(value.replace("_", ""))
+    number, unit = (
+        (value, "")
+        if isinstance(value, float)
+        else _split(value, "count", "1000, 10M, 64Ki or 1e9")
+    )
     factor = _DECIMAL.get(unit) or _BINARY.get(unit)
     if factor is None:
-        raise ConfigError(f"{value!r}: unknown unit {unit!r}. Counts take k, M, G, T or Ki, Mi, Gi, Ti.")
+        raise ConfigError(
+            f"{value!r}: unknown unit {unit!r}. Counts take k, M, G, T or Ki, Mi, Gi, Ti."
+        )
     count = number * factor
     if not math.isfinite(count) or count != round(count):
         raise ConfigError(f"{value!r} is not a whole number.")
-    return int(round(count))
+    return round(count)
 
 
 def parse_bytes(value: int | float | str) -> int:
@@ -70,7 +77,8 @@ def parse_seconds(value: int | float | str) -> float:
 
 
 def parse_sizes(value: int | str | list | tuple) -> list[int]:
-    """Minibatch sizes: a list, or text of sizes and ranges `first..end*factor`; sorted, without repeats.
+    """Minibatch sizes: a list, or text of sizes and ranges `first..end*factor`; sorted, without
+    repeats.
 
     A range ends at its largest term that is at most `end`; the factor is 2 when left out.
 
@@ -87,14 +95,23 @@ def parse_sizes(value: int | str | list | tuple) -> list[int]:
         if not dots:
             sizes.add(parse_count(part if not isinstance(part, str) else part.strip()))
             continue
-        size, last, ratio = parse_count(first.strip()), parse_count(end.strip()), parse_count(factor.strip()) if star else 2
+        size, last, ratio = (
+            parse_count(first.strip()),
+            parse_count(end.strip()),
+            parse_count(factor.strip()) if star else 2,
+        )
         if ratio < 2 or size < 1 or last < size:
-            raise ConfigError(f"{part!r} is not a range of sizes. Write it like 64..1Mi*4: first, end, factor of at least 2.")
+            raise ConfigError(
+                f"{part!r} is not a range of sizes. Write it like 64..1Mi*4: first, end, factor of"
+                " at least 2."
+            )
         while size <= last:
             sizes.add(size)
             size *= ratio
     if not sizes or min(sizes) < 1 or max(sizes) > MOST_ROWS:
-        raise ConfigError(f"{value!r}: minibatch sizes are whole numbers from 1 to 2^62, like 256..65536*4,1M.")
+        raise ConfigError(
+            f"{value!r}: minibatch sizes are whole numbers from 1 to 2^62, like 256..65536*4,1M."
+        )
     return sorted(sizes)
 
 

@@ -1,12 +1,13 @@
 """YAML as nested plain values, with the line of every key.
 
-Numbers and words follow YAML 1.2, unlike PyYAML's own resolver: `1e-3` is a float; `on`, `off`, `yes`, `no`, `10:30` and
-`2026-11-22` stay text; `010` is ten. Nothing is executed; anchors, tags and repeated keys are refused.
+Numbers and words follow YAML 1.2, unlike PyYAML's own resolver: `1e-3` is a float; `on`, `off`,
+`yes`, `no`, `10:30` and `2026-11-22` stay text; `010` is ten. Nothing is executed; anchors, tags
+and repeated keys are refused.
 """
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -16,25 +17,37 @@ _SCALARS = (  # tag, pattern, first characters
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
 )
 
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the resolver mended and anchors refused."""
 
-    yaml_implicit_resolvers: dict[str, list] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, list]] = {}
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
         if self.check_event(yaml.AliasEvent) or self.peek_event().anchor:
-            raise yaml.MarkedYAMLError(problem="anchors and aliases are not used here", problem_mark=self.peek_event().start_mark)
+            raise yaml.MarkedYAMLError(
+                problem="anchors and aliases are not used here",
+                problem_mark=self.peek_event().start_mark,
+            )
         return super().compose_node(parent, index)
 
 
 for _tag, _pattern, _first in _SCALARS:
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first
+    )
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(re.sub(r"^([-+]?)\.(?=[a-zA-Z])", r"\1", node.value)))
+_Loader.add_constructor(
+    "tag:yaml.org,2002:float",
+    lambda loader, node: float(re.sub(r"^([-+]?)\.(?=[a-zA-Z])", r"\1", node.value)),
+)
 
 
 def parse_scalar(text: str) -> Any:
@@ -44,7 +57,7 @@ def parse_scalar(text: str) -> Any:
     (0.001, 'off', [8, 8], '64..1Mi*4')
     """
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
+        return yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError):
         return text
 
@@ -52,7 +65,8 @@ def parse_scalar(text: str) -> Any:
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Read a file: the nested mapping, and `{dotted key: "file:line"}` for every key in it.
 
-    Raises ConfigError that names file and line when the file cannot be read, is not YAML, or is not a mapping.
+    Raises ConfigError that names file and line when the file cannot be read, is not YAML, or is not
+    a mapping.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -63,9 +77,9 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """`read_yaml` of text; `name` stands for the file in origins and messages.
+    r"""`read_yaml` of text; `name` stands for the file in origins and messages.
 
-    >>> parse_yaml("train:\\n  lr: 1e-3\\n", "a.yaml")
+    >>> parse_yaml("train:\n  lr: 1e-3\n", "a.yaml")
     ({'train': {'lr': 0.001}}, {'train': 'a.yaml:1', 'train.lr': 'a.yaml:2'})
     """
     try:
@@ -74,7 +88,10 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, str]]:
         if root is None:
             return {}, {}
         if not isinstance(root, yaml.MappingNode):
-            raise ConfigError(f"{name}:{_line(root)}: a config is sections of keys, like `train:` and under it `  lr: 0.004`")
+            raise ConfigError(
+                f"{name}:{_line(root)}: a config is sections of keys, like `train:` and under it ` "
+                " lr: 0.004`"
+            )
         origins: dict[str, str] = {}
         return _mapping(loader, root, name, "", origins), origins
     except yaml.MarkedYAMLError as failure:
@@ -86,7 +103,9 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, str]]:
         raise ConfigError(f"{name}: not YAML: {str(failure).splitlines()[0]}") from None
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode, name: str, prefix: str, origins: dict[str, str]) -> dict[str, Any]:
+def _mapping(
+    loader: _Loader, node: yaml.MappingNode, name: str, prefix: str, origins: dict[str, str]
+) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"

@@ -3,7 +3,17 @@ import json
 import jsonschema
 import pytest
 
-from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, TrainConfig, config_keys, flag_values, make_config, merge, set_key
+from streamtrain.config import (
+    SWEEP_FLAGS,
+    TRAIN_FLAGS,
+    Config,
+    TrainConfig,
+    config_keys,
+    flag_values,
+    make_config,
+    merge,
+    set_key,
+)
 from streamtrain.errors import ConfigError
 
 
@@ -15,37 +25,86 @@ def test_every_flag_names_a_key_and_every_key_has_a_description():
 
 def test_the_defaults_are_a_config_and_its_dump_makes_the_same_one():
     config = make_config({})
-    assert config == Config() == make_config(config.model_dump()) == make_config(json.loads(config.model_dump_json()))
+    assert (
+        config
+        == Config()
+        == make_config(config.model_dump())
+        == make_config(json.loads(config.model_dump_json()))
+    )
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    pytest.param({"train": {"batchsize": 1}}, "f:3: train.batchsize: unknown key. Did you mean train.batch_size?", id="did you mean"),
-    pytest.param({"train": {"batch_size": "1x"}}, "f:3: train.batch_size: '1x': unknown unit 'x'", id="unit"),
-    pytest.param({"train": {"batch_size": "1e99"}}, "f:3: train.batch_size: Input should be less than or equal to 46116", id="too many"),
-    pytest.param({"sweep": {"batch_sizes": "64,1e99"}}, "f:3: sweep.batch_sizes: '64,1e99': minibatch sizes are whole numbers from 1 to 2^62", id="too large"),
-    pytest.param({"train": {"lr": -1}}, "f:3: train.lr: Input should be greater than 0 (got -1)", id="range"),
-    pytest.param({"train": {"lr": float("nan")}}, "f:3: train.lr: ", id="nan"),
-    pytest.param({"train": {"optimizer": "adan"}}, "f:3: train.optimizer: Input should be 'adam', 'adamw' or 'sgd'", id="choice"),
-    pytest.param({"train": {"epochs": 1, "max_rows": 5}}, "train: epochs and max_rows say the same thing twice", id="twice"),
-    pytest.param({"sweep": {"batch_sizes": "8..4"}}, "f:3: sweep.batch_sizes: '8..4' is not a range", id="sizes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        pytest.param(
+            {"train": {"batchsize": 1}},
+            "f:3: train.batchsize: unknown key. Did you mean train.batch_size?",
+            id="did you mean",
+        ),
+        pytest.param(
+            {"train": {"batch_size": "1x"}},
+            "f:3: train.batch_size: '1x': unknown unit 'x'",
+            id="unit",
+        ),
+        pytest.param(
+            {"train": {"batch_size": "1e99"}},
+            "f:3: train.batch_size: Input should be less than or equal to 46116",
+            id="too many",
+        ),
+        pytest.param(
+            {"sweep": {"batch_sizes": "64,1e99"}},
+            "f:3: sweep.batch_sizes: '64,1e99': minibatch sizes are whole numbers from 1 to 2^62",
+            id="too large",
+        ),
+        pytest.param(
+            {"train": {"lr": -1}},
+            "f:3: train.lr: Input should be greater than 0 (got -1)",
+            id="range",
+        ),
+        pytest.param({"train": {"lr": float("nan")}}, "f:3: train.lr: ", id="nan"),
+        pytest.param(
+            {"train": {"optimizer": "adan"}},
+            "f:3: train.optimizer: Input should be 'adam', 'adamw' or 'sgd'",
+            id="choice",
+        ),
+        pytest.param(
+            {"train": {"epochs": 1, "max_rows": 5}},
+            "train: epochs and max_rows say the same thing twice",
+            id="twice",
+        ),
+        pytest.param(
+            {"sweep": {"batch_sizes": "8..4"}},
+            "f:3: sweep.batch_sizes: '8..4' is not a range",
+            id="sizes",
+        ),
+    ],
+)
 def test_what_is_refused_names_key_origin_and_remedy(values, message):
     origins = {f"{section}.{key}": "f:3" for section, keys in values.items() for key in keys}
     with pytest.raises(ConfigError) as caught:
         make_config(values, origins)
-    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("key", "text", "value"), [
-    pytest.param("model.hidden", "", (), id="linear"), pytest.param("model.hidden", "64,64", (64, 64), id="widths"),
-    pytest.param("data.features", "a, b", ("a", "b"), id="names"), pytest.param("data.standardize", "off", False, id="off"),
-    pytest.param("data.holdout", "0.1", 0.1, id="fraction"), pytest.param("data.holdout", "64Ki", 65536, id="rows"),
-    pytest.param("data.holdout", "0", 0, id="none held out"), pytest.param("sweep.lr_grid", "5", 5, id="how many rates"),
-    pytest.param("sweep.lr_grid", "0.001,1e-2", (0.001, 0.01), id="rates"),
-    pytest.param("sweep.target_loss", "0.1,0.2", (0.1, 0.2), id="targets"),
-    pytest.param("fetch.memory", "2GiB", 2**31, id="bytes"), pytest.param("train.max_time", "10m", 600.0, id="minutes"),
-    pytest.param("train.max_rows", "100M", 10**8, id="rows to train on"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        pytest.param("model.hidden", "", (), id="linear"),
+        pytest.param("model.hidden", "64,64", (64, 64), id="widths"),
+        pytest.param("data.features", "a, b", ("a", "b"), id="names"),
+        pytest.param("data.standardize", "off", False, id="off"),
+        pytest.param("data.holdout", "0.1", 0.1, id="fraction"),
+        pytest.param("data.holdout", "64Ki", 65536, id="rows"),
+        pytest.param("data.holdout", "0", 0, id="none held out"),
+        pytest.param("sweep.lr_grid", "5", 5, id="how many rates"),
+        pytest.param("sweep.lr_grid", "0.001,1e-2", (0.001, 0.01), id="rates"),
+        pytest.param("sweep.target_loss", "0.1,0.2", (0.1, 0.2), id="targets"),
+        pytest.param("fetch.memory", "2GiB", 2**31, id="bytes"),
+        pytest.param("train.max_time", "10m", 600.0, id="minutes"),
+        pytest.param("train.max_rows", "100M", 10**8, id="rows to train on"),
+    ],
+)
 def test_values_are_read_as_people_write_them(key, text, value):
     values = {}
     set_key(values, key, text)
@@ -62,15 +121,22 @@ def test_flags_that_are_not_given_set_nothing_and_unknown_ones_are_refused():
 
 def test_merge_leaves_its_layers_alone():
     low, high = {"a": {"b": 1}}, {"a": {"c": 2}, "d": 3}
-    assert merge(low, high) == {"a": {"b": 1, "c": 2}, "d": 3} and low == {"a": {"b": 1}}
+    assert merge(low, high) == {"a": {"b": 1, "c": 2}, "d": 3}
+    assert low == {"a": {"b": 1}}
     with pytest.raises(ConfigError, match="not a section"):
         set_key({"a": 1}, "a.b", 2)
 
 
 def test_a_beta2_that_float32_cannot_forget_by_is_refused():
     """0.99995 for 1,024 rows is 5e-8 a row: the second moment stood still for ever."""
-    for beta2, size, per in ((0.99995, 1, "1024 rows"), (0.9999, 1, "1024 rows"), (1 - 1e-8, 1024, "step")):
+    for beta2, size, per in (
+        (0.99995, 1, "1024 rows"),
+        (0.9999, 1, "1024 rows"),
+        (1 - 1e-8, 1024, "step"),
+    ):
         with pytest.raises(ConfigError, match="forget"):
             TrainConfig(beta2=beta2, beta2_per=per).at(size)
-    assert TrainConfig().at(1).beta2 == 0.999 ** (1 / 1024) and TrainConfig(beta2=0.9999, beta2_per="step").at(1).beta2 == 0.9999
-    assert TrainConfig(beta2=0.99995).at(8).beta2 < 1 and TrainConfig(optimizer="sgd", beta2=0.999999).at(1)
+    assert TrainConfig().at(1).beta2 == 0.999 ** (1 / 1024)
+    assert TrainConfig(beta2=0.9999, beta2_per="step").at(1).beta2 == 0.9999
+    assert TrainConfig(beta2=0.99995).at(8).beta2 < 1
+    assert TrainConfig(optimizer="sgd", beta2=0.999999).at(1)

@@ -1,4 +1,6 @@
-"""A lower floor never imports a higher one, and a heavy library is imported behind its doors only (DESIGN.md §1 and §3)."""
+"""A lower floor never imports a higher one, and a heavy library is imported behind its doors only
+(DESIGN.md §1 and §3).
+"""
 
 import ast
 from collections.abc import Iterator
@@ -10,25 +12,74 @@ ROOT = Path(__file__).parents[1]
 
 #: Name of a file or folder of streamtrain → its floor, and that of everything in it.
 FLOORS = {
-    "types": 0, "errors": 0, "config": 0, "units": 0, "yamlfile": 0, "files": 0, "redact": 0, "interrupt": 0,
-    "order": 1, "budget": 1, "buffers": 1, "spans": 1, "holdout": 1, "storage": 1, "kernels": 1,
+    "types": 0,
+    "errors": 0,
+    "config": 0,
+    "units": 0,
+    "yamlfile": 0,
+    "files": 0,
+    "redact": 0,
+    "interrupt": 0,
+    "order": 1,
+    "budget": 1,
+    "buffers": 1,
+    "spans": 1,
+    "holdout": 1,
+    "storage": 1,
+    "kernels": 1,
     "stream": 2,
-    "learners": 3, "science": 3,
-    "prepared": 4, "passes": 4, "timing": 4, "scoring": 4, "confirm": 4, "measure": 4, "sweep": 4, "train": 4,
-    "report": 5, "cluster": 5, "bench": 5,
-    "rundir": 6, "tensorboard": 6, "regressor": 6, "dryrun": 6, "api": 6, "cli": 6, "__main__": 6, "__init__": 6,
-}  # fmt: skip
+    "learners": 3,
+    "science": 3,
+    "prepared": 4,
+    "passes": 4,
+    "timing": 4,
+    "scoring": 4,
+    "confirm": 4,
+    "measure": 4,
+    "sweep": 4,
+    "train": 4,
+    "report": 5,
+    "cluster": 5,
+    "bench": 5,
+    "rundir": 6,
+    "tensorboard": 6,
+    "regressor": 6,
+    "dryrun": 6,
+    "api": 6,
+    "cli": 6,
+    "__main__": 6,
+    "__init__": 6,
+}
 #: Heavy library → the only modules of streamtrain that import it.
 DOORS = {
     "pyarrow": ("storage", "bench.baselines"),
-    "zarr": ("storage.zarr", "storage.zarr_chunks", "storage.zarr_folder", "storage.zarr_node", "storage.zarr_writer"), "zarrs": ("storage.zarr",), "obstore": ("storage",), "fsspec": ("storage",),
-    "cramjam": ("storage.plain",), "isal": ("storage.plain",), "google_crc32c": ("storage.raw_chunks",),
-    "dask": ("stream.fetch", "cluster"), "distributed": ("cluster",),
+    "zarr": (
+        "storage.zarr",
+        "storage.zarr_chunks",
+        "storage.zarr_folder",
+        "storage.zarr_node",
+        "storage.zarr_writer",
+    ),
+    "zarrs": ("storage.zarr",),
+    "obstore": ("storage",),
+    "fsspec": ("storage",),
+    "cramjam": ("storage.plain",),
+    "isal": ("storage.plain",),
+    "google_crc32c": ("storage.raw_chunks",),
+    "dask": ("stream.fetch", "cluster"),
+    "distributed": ("cluster",),
     "numba": ("kernels",),
-    "torch": ("stream.tensors", "learners", "cluster.collective", "bench.baselines", "bench.torch_loop"),
+    "torch": (
+        "stream.tensors",
+        "learners",
+        "cluster.collective",
+        "bench.baselines",
+        "bench.torch_loop",
+    ),
     "sklearn": ("regressor",),
-    "altair": ("report.charts",), "vl_convert": ("report.drawing",),
-}  # fmt: skip
+    "altair": ("report.charts",),
+    "vl_convert": ("report.drawing",),
+}
 NOT_EVEN_IN = {"pyarrow": "storage.zarr"}
 
 
@@ -45,13 +96,25 @@ def floor(module: str) -> int | None:
 
 
 def imports(tree: ast.AST, module: str, *, is_package: bool) -> Iterator[tuple[str, bool]]:
-    """Every imported module, with whether the import stands inside a function; `from a import b` gives `a.b`."""
-    lazy = {id(node) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) for node in ast.walk(f)}
+    """Every imported module, with whether the import stands inside a function.
+
+    `from a import b` gives `a.b`.
+    """
+    lazy = {
+        id(node)
+        for f in ast.walk(tree)
+        if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(f)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, id(node) in lazy) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = module.split(".")[: len(module.split(".")) - node.level + is_package] if node.level else []
+            above = (
+                module.split(".")[: len(module.split(".")) - node.level + is_package]
+                if node.level
+                else []
+            )
             source = ".".join([*above, *filter(None, [node.module])])
             yield from ((f"{source}.{alias.name}", id(node) in lazy) for alias in node.names)
 
@@ -67,7 +130,11 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
             other = floor(name)
             if name == "streamtrain.__version__":  # a word, whatever the file it stands in
                 continue
-            if other is None or other > own or (within(module, "data_gen") and other > 1 and top != "data_gen"):
+            if (
+                other is None
+                or other > own
+                or (within(module, "data_gen") and other > 1 and top != "data_gen")
+            ):
                 found.append(f"{module} (floor {own}) imports {name} (floor {other})")
             if top == "data_gen" and not (within(module, "data_gen") or within(inner, "cli")):
                 found.append(f"{module} imports {name}: only cli/ and tests do")
@@ -80,40 +147,90 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
 
 
 def modules() -> list[tuple[str, Path]]:
-    paths = sorted(path for package in ("streamtrain", "data_gen") for path in (ROOT / package).rglob("*.py"))
-    return [(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path) for path in paths]
+    paths = sorted(
+        path for package in ("streamtrain", "data_gen") for path in (ROOT / package).rglob("*.py")
+    )
+    return [
+        (".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path)
+        for path in paths
+    ]
 
 
-@pytest.mark.parametrize(("module", "path"), [pytest.param(*pair, id=pair[0]) for pair in modules()])
+@pytest.mark.parametrize(
+    ("module", "path"), [pytest.param(*pair, id=pair[0]) for pair in modules()]
+)
 def test_module_keeps_to_its_floor_and_doors(module, path):
-    assert violations(module, path.read_text(encoding="utf-8"), is_package=path.name == "__init__.py") == []
+    assert (
+        violations(module, path.read_text(encoding="utf-8"), is_package=path.name == "__init__.py")
+        == []
+    )
 
 
 PLANTED = {
     "upward": ("streamtrain.storage.ingest", "from streamtrain.sweep import sweep", "floor 4"),
-    "upward by package name": ("streamtrain.kernels.shuffle", "from streamtrain import api", "floor 6"),
+    "upward by package name": (
+        "streamtrain.kernels.shuffle",
+        "from streamtrain import api",
+        "floor 6",
+    ),
     "upward and relative": ("streamtrain.storage.ingest", "from ..report import table", "floor 5"),
-    "upward for types only": ("streamtrain.order", "if TYPE_CHECKING:\n    import streamtrain.stream", "floor 2"),
-    "generator above floor 1": ("data_gen.linear", "from streamtrain.stream.plan import Plan", "floor 2"),
+    "upward for types only": (
+        "streamtrain.order",
+        "if TYPE_CHECKING:\n    import streamtrain.stream",
+        "floor 2",
+    ),
+    "generator above floor 1": (
+        "data_gen.linear",
+        "from streamtrain.stream.plan import Plan",
+        "floor 2",
+    ),
     "generator in the library": ("streamtrain.sweep", "import data_gen", "only cli/ and tests do"),
-    "lazy": ("streamtrain.sweep", "def f():\n    from streamtrain.order import key", "inside a function"),
-    "heavy at its neighbour's": ("streamtrain.stream.plan", "import dask.threaded", "outside its doors"),
-    "heavy inside a function": ("streamtrain.report.html", "def f():\n    import torch", "outside its doors"),
-    "pyarrow in the zarr door": ("streamtrain.storage.zarr", "import pyarrow as pa", "outside its doors"),
+    "lazy": (
+        "streamtrain.sweep",
+        "def f():\n    from streamtrain.order import key",
+        "inside a function",
+    ),
+    "heavy at its neighbour's": (
+        "streamtrain.stream.plan",
+        "import dask.threaded",
+        "outside its doors",
+    ),
+    "heavy inside a function": (
+        "streamtrain.report.html",
+        "def f():\n    import torch",
+        "outside its doors",
+    ),
+    "pyarrow in the zarr door": (
+        "streamtrain.storage.zarr",
+        "import pyarrow as pa",
+        "outside its doors",
+    ),
     "on no floor": ("streamtrain.helpers", "import math", "on no floor"),
 }
 
 
-@pytest.mark.parametrize(("module", "source", "message"), [pytest.param(*case, id=name) for name, case in PLANTED.items()])
+@pytest.mark.parametrize(
+    ("module", "source", "message"),
+    [pytest.param(*case, id=name) for name, case in PLANTED.items()],
+)
 def test_a_planted_violation_is_caught(module, source, message):
     assert any(message in sentence for sentence in violations(module, source))
 
 
-@pytest.mark.parametrize(("module", "source"), [
-    pytest.param("streamtrain.cli.sweep", "def f():\n    from streamtrain import api", id="lazy in cli"),
-    pytest.param("streamtrain.storage.zarr", "import zarr", id="door"),
-    pytest.param("data_gen.linear", "from data_gen.truth import gauss\nfrom streamtrain.storage.writer import write", id="generator"),
-    pytest.param("streamtrain.order", "def f():\n    import math", id="lazy of another's"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        pytest.param(
+            "streamtrain.cli.sweep", "def f():\n    from streamtrain import api", id="lazy in cli"
+        ),
+        pytest.param("streamtrain.storage.zarr", "import zarr", id="door"),
+        pytest.param(
+            "data_gen.linear",
+            "from data_gen.truth import gauss\nfrom streamtrain.storage.writer import write",
+            id="generator",
+        ),
+        pytest.param("streamtrain.order", "def f():\n    import math", id="lazy of another's"),
+    ],
+)
 def test_what_is_allowed_passes(module, source):
     assert violations(module, source) == []

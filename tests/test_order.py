@@ -1,5 +1,7 @@
 """Laws of keys, permutations, spans, windows and the hold-out: arithmetic, no data."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,17 +16,29 @@ from streamtrain.types import Shard
 
 def shard(*boundaries: int) -> Shard:
     return Shard(
-        url="x", format="parquet", num_rows=boundaries[-1], num_bytes=0, boundaries=np.array(boundaries), columns=(), source=""
+        url="x",
+        format="parquet",
+        num_rows=boundaries[-1],
+        num_bytes=0,
+        boundaries=np.array(boundaries),
+        columns=(),
+        source="",
     )
 
 
-shards = st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=12), min_size=1, max_size=5).map(
-    lambda layouts: [shard(0, *np.cumsum(sizes).tolist()) for sizes in layouts]
-)
+shards = st.lists(
+    st.lists(st.integers(1, 300), min_size=1, max_size=12), min_size=1, max_size=5
+).map(lambda layouts: [shard(0, *np.cumsum(sizes).tolist()) for sizes in layouts])
 
 
 def test_keys_of_neighbouring_seeds_trials_and_epochs_differ():
-    keys = [make_key(seed, trial, epoch, level) for seed in range(5) for trial in range(5) for epoch in range(5) for level in range(5)]
+    keys = [
+        make_key(seed, trial, epoch, level)
+        for seed in range(5)
+        for trial in range(5)
+        for epoch in range(5)
+        for level in range(5)
+    ]
     assert len(set(keys)) == len(keys)
 
 
@@ -62,7 +76,10 @@ def test_spans_cover_every_row_once_along_boundaries(shards, span_rows, window_r
             assert span.first_id == first + span.start
             assert span.num_rows <= max(window_rows, 1)
             on_edges = span.start in one.boundaries and span.stop in one.boundaries
-            assert on_edges or (one.boundaries[np.searchsorted(one.boundaries, span.start, "right")] - 1 >= span.start)
+            assert on_edges or (
+                one.boundaries[np.searchsorted(one.boundaries, span.start, "right")] - 1
+                >= span.start
+            )
         first += one.num_rows
     assert spans.unit_starts[-1] == len(spans)
 
@@ -78,7 +95,9 @@ def test_spans_cover_every_row_once_along_boundaries(shards, span_rows, window_r
     ids=["joined", "as-stored", "single-rows", "large-then-small"],
 )
 def test_small_neighbours_join(sizes, span_rows, edges):
-    spans = cut_spans([shard(0, *np.cumsum(sizes).tolist())], span_rows=span_rows, window_rows=10**6)
+    spans = cut_spans(
+        [shard(0, *np.cumsum(sizes).tolist())], span_rows=span_rows, window_rows=10**6
+    )
     assert [0, *spans.stop.tolist()] == edges
 
 
@@ -99,7 +118,9 @@ def test_slices_of_a_chain_stay_in_order_and_eight_are_open(shards, window_rows,
 
 
 def test_chains_take_turns():
-    """Ten row groups of ten slices: eight are open from the start, and a window of eight slices has one of each."""
+    """Ten row groups of ten slices: eight are open from the start, and a window of eight slices has
+    one of each.
+    """
     spans = cut_spans([shard(*range(0, 10_001, 1000))], span_rows=50, window_rows=800)
     assert (spans.num_units, len(spans)) == (10, 100)
     units = [spans.unit_of(number) for number in read_sequence(spans, key=3).tolist()]
@@ -108,12 +129,14 @@ def test_chains_take_turns():
     assert len(set(units[80:82])) == 2
 
 
-@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=60), window_rows=st.integers(50, 200))
+@given(
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=60), window_rows=st.integers(50, 200)
+)
 def test_windows_are_full_but_not_over(sizes, window_rows):
     offsets = cut_windows(np.array(sizes), window_rows)
     assert offsets[0] == 0
     assert offsets[-1] == len(sizes)
-    for first, last in zip(offsets[:-1], offsets[1:], strict=True):
+    for first, last in itertools.pairwise(offsets):
         assert last > first
         assert sum(sizes[first:last]) <= window_rows
         assert last == len(sizes) or sum(sizes[first : last + 1]) > window_rows
@@ -137,9 +160,14 @@ def test_holdout_counts_are_exact_and_in_proportion(shards, seed, share):
 
 def test_held_out_rows_lie_elsewhere_in_every_span_and_for_every_seed():
     spans = cut_spans([shard(*range(0, 6401, 100))], span_rows=100, window_rows=1000)
-    drawn = [tuple(positions.tolist()) for seed in range(3) for positions in draw_holdout(spans, 640, seed).positions.values()]
+    drawn = [
+        tuple(positions.tolist())
+        for seed in range(3)
+        for positions in draw_holdout(spans, 640, seed).positions.values()
+    ]
     assert len(drawn) == len(set(drawn)) == 3 * 64
-    assert np.bincount(np.concatenate(drawn), minlength=100).min() > 0  # no place of a span is left out by all
+    # no place of a span is left out by all
+    assert np.bincount(np.concatenate(drawn), minlength=100).min() > 0
 
 
 def test_shares_of_the_holdout_are_exact_however_many_rows_there_are(monkeypatch):
@@ -148,11 +176,14 @@ def test_shares_of_the_holdout_are_exact_however_many_rows_there_are(monkeypatch
     rows = 2 * 10**9
     spans = cut_spans([shard(*range(0, 10**10 + 1, 10**8))], span_rows=10**8, window_rows=10**8)
     shares = [len(positions) for positions in draw_holdout(spans, rows, seed=0).positions.values()]
-    assert sum(shares) == rows and max(shares) - min(shares) <= 1
+    assert sum(shares) == rows
+    assert max(shares) - min(shares) <= 1
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"), [(None, 200), (0, 0), (150, 150), (0.1, 100)], ids=["default", "none", "rows", "fraction"]
+    ("asked", "expected"),
+    [(None, 200), (0, 0), (150, 150), (0.1, 100)],
+    ids=["default", "none", "rows", "fraction"],
 )
 def test_holdout_rows(asked, expected):
     assert holdout_rows(1000, asked=asked, eval_rows=131_072) == expected

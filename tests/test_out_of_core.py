@@ -11,19 +11,46 @@ from data_gen import generate
 
 def train(data, out, *flags: str, prefix: tuple[str, ...] = ()) -> dict[str, dict]:
     """Run `streamtrain train` and return its records by event."""
-    command = [*prefix, sys.executable, "-m", "streamtrain", "train", data, "--out", out, "--progress", "none", *flags]
+    command = [
+        *prefix,
+        sys.executable,
+        "-m",
+        "streamtrain",
+        "train",
+        data,
+        "--out",
+        out,
+        "--progress",
+        "none",
+        *flags,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return {record["event"]: record for record in map(json.loads, (out / "events.jsonl").read_text().splitlines())}
+    return {
+        record["event"]: record
+        for record in map(json.loads, (out / "events.jsonl").read_text().splitlines())
+    }
 
 
 def test_ten_times_the_memory(tmp_path):
     """34 M rows are 680 MB; the run may hold 64 MiB."""
     generate(tmp_path / "data", kind="linear", rows=34_000_000, span_rows=65_536)
     records = train(
-        tmp_path / "data", tmp_path / "run", "--memory", "64MiB", "--window-rows", "262144", "--span-rows", "65536",
-        "--batch-size", "65536", "--hidden", "", "--holdout", "65536",
-    )  # fmt: skip
+        tmp_path / "data",
+        tmp_path / "run",
+        "--memory",
+        "64MiB",
+        "--window-rows",
+        "262144",
+        "--span-rows",
+        "65536",
+        "--batch-size",
+        "65536",
+        "--hidden",
+        "",
+        "--holdout",
+        "65536",
+    )
     end, one_pass = records["end"], records["pass"]
     assert end["projected_bytes"] <= 64 * 2**20
     assert end["peak_rss_bytes"] <= end["projected_bytes"]
@@ -32,10 +59,19 @@ def test_ten_times_the_memory(tmp_path):
 
 @pytest.mark.slow
 def test_200_million_rows_under_prlimit(tmp_path):
-    """4 GB of rows with a data segment of at most 2 GB: `pytest -m slow tests/test_out_of_core.py`, about two minutes, 4 GB of disk."""
+    """4 GB of rows with a data segment of at most 2 GB.
+
+    `pytest -m slow tests/test_out_of_core.py`, about two minutes, 4 GB of disk.
+    """
     generate(tmp_path / "data", kind="friedman2", rows=200_000_000)
     records = train(
-        tmp_path / "data", tmp_path / "run", "--memory", "512MiB", "--batch-size", "4096", prefix=("prlimit", "--data=2147483648")
+        tmp_path / "data",
+        tmp_path / "run",
+        "--memory",
+        "512MiB",
+        "--batch-size",
+        "4096",
+        prefix=("prlimit", "--data=2147483648"),
     )
     assert records["end"]["peak_rss_bytes"] <= records["end"]["projected_bytes"] <= 512 * 2**20
     assert records["pass"]["receipt"]["count"] == 200_000_000 - 131_072
@@ -43,11 +79,25 @@ def test_200_million_rows_under_prlimit(tmp_path):
 
 @pytest.mark.parametrize("format", ["parquet", "zarr"])
 def test_open_chains_are_in_the_projection(tmp_path, format):
-    """Row groups and chunks of 1 M rows with windows of 64 Ki: eight stay open, and that is counted."""
+    """Row groups and chunks of 1 M rows with windows of 64 Ki: eight stay open, and that is
+    counted.
+    """
     generate(tmp_path / "data", kind="linear", rows=8_000_000, span_rows=1_000_000, format=format)
     records = train(
-        tmp_path / "data", tmp_path / "run", "--memory", "1GiB", "--window-rows", "65536", "--batch-size", "65536", "--hidden", "",
-        "--holdout", "4096", "--epochs", "2",
-    )  # fmt: skip
+        tmp_path / "data",
+        tmp_path / "run",
+        "--memory",
+        "1GiB",
+        "--window-rows",
+        "65536",
+        "--batch-size",
+        "65536",
+        "--hidden",
+        "",
+        "--holdout",
+        "4096",
+        "--epochs",
+        "2",
+    )
     assert records["end"]["peak_rss_bytes"] <= records["end"]["projected_bytes"]
     assert records["pass"]["receipt"]["count"] == 2 * (8_000_000 - 4096)

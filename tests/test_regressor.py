@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'streamtrain[sklearn]'")
+sklearn = pytest.importorskip(
+    "sklearn", reason="scikit-learn is not installed: pip install 'streamtrain[sklearn]'"
+)
 
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -49,25 +51,41 @@ def test_a_path_gives_what_its_array_gives(linear, tmp_path):
     x, y = linear
     table = pa.table({"b": x[:, 1], "y": y, "a": x[:, 0], "c": x[:, 2]})
     pq.write_table(table, tmp_path / "d.parquet")
-    one = st.Regressor(target="y", features=["a", "b", "c"], max_rows=20_000, random_state=5).fit(tmp_path / "d.parquet")
+    one = st.Regressor(target="y", features=["a", "b", "c"], max_rows=20_000, random_state=5).fit(
+        tmp_path / "d.parquet"
+    )
     other = st.Regressor(max_rows=20_000, random_state=5).fit(x, y)
-    assert list(one.feature_names_in_) == ["a", "b", "c"] and one.n_features_in_ == 3
+    assert list(one.feature_names_in_) == ["a", "b", "c"]
+    assert one.n_features_in_ == 3
     np.testing.assert_allclose(one.predict(tmp_path / "d.parquet"), other.predict(x), rtol=1e-5)
-    np.testing.assert_allclose(pickle.loads(pickle.dumps(one)).predict(tmp_path / "d.parquet")[:5], one.predict(tmp_path / "d.parquet")[:5])
+    np.testing.assert_allclose(
+        pickle.loads(pickle.dumps(one)).predict(tmp_path / "d.parquet")[:5],
+        one.predict(tmp_path / "d.parquet")[:5],
+    )
     with pytest.raises(ValueError, match="without y"):
         st.Regressor().fit(str(tmp_path / "d.parquet"), y)
 
 
 def test_it_works_in_a_pipeline_and_under_cross_validation(linear):
     x, y = linear
-    scores = cross_val_score(make_pipeline(PolynomialFeatures(1), st.Regressor(max_rows=20_000, random_state=1)), x[:900], y[:900], cv=2)
+    scores = cross_val_score(
+        make_pipeline(PolynomialFeatures(1), st.Regressor(max_rows=20_000, random_state=1)),
+        x[:900],
+        y[:900],
+        cv=2,
+    )
     assert min(scores) > 0.95
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    ({"optimizer": "adan"}, "train.optimizer"), ({"hidden": (0,)}, "model.hidden"), ({"epochs": 1, "max_rows": 5}, "twice"),
-    ({"lr": 1e30, "optimizer": "sgd"}, "diverged"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"optimizer": "adan"}, "train.optimizer"),
+        ({"hidden": (0,)}, "model.hidden"),
+        ({"epochs": 1, "max_rows": 5}, "twice"),
+        ({"lr": 1e30, "optimizer": "sgd"}, "diverged"),
+    ],
+)
 def test_a_wrong_parameter_is_a_value_error_that_names_it(linear, flags, message):
     with pytest.raises(ValueError, match=message):
         st.Regressor(**flags).fit(*linear)
@@ -75,6 +93,9 @@ def test_a_wrong_parameter_is_a_value_error_that_names_it(linear, flags, message
 
 def test_streamtrain_itself_needs_no_scikit_learn():
     """Only the estimator does: everything else imports with scikit-learn blocked."""
-    code = "import sys; sys.modules['sklearn'] = None; import streamtrain as st, streamtrain.api; st.sweep; st.load_model; print(st.__version__)"
+    code = (
+        "import sys; sys.modules['sklearn'] = None; import streamtrain as st, streamtrain.api;"
+        " st.sweep; st.load_model; print(st.__version__)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == st.__version__

@@ -1,4 +1,6 @@
-"""A trained model over a data set: against NumPy, over spans and shards, with nulls, with one column."""
+"""A trained model over a data set: against NumPy, over spans and shards, with nulls, with one
+column.
+"""
 
 import errno
 import json
@@ -38,7 +40,14 @@ def model(folder, features=("a", "b"), *, fill=None):
 
 def table(draw, rows=ROWS):
     a, b = draw.normal(size=(2, rows)).astype(np.float32)
-    return pa.table({"y": (a - 2 * b + draw.normal(size=rows)).astype(np.float32), "b": b, "a": a, "note": ["x"] * rows})
+    return pa.table(
+        {
+            "y": (a - 2 * b + draw.normal(size=rows)).astype(np.float32),
+            "b": b,
+            "a": a,
+            "note": ["x"] * rows,
+        }
+    )
 
 
 @pytest.fixture
@@ -55,17 +64,24 @@ def shards(tmp_path):
 def test_predictions_are_the_models_with_every_row_id_once(tmp_path, shards):
     folder, whole = shards
     network = model(tmp_path / "m")
-    assert scoring.predict(tmp_path / "m", str(folder), tmp_path / "p.parquet") == {"rows": ROWS + 1234, "dropped": 0}
+    assert scoring.predict(tmp_path / "m", str(folder), tmp_path / "p.parquet") == {
+        "rows": ROWS + 1234,
+        "dropped": 0,
+    }
     written = pq.read_table(tmp_path / "p.parquet")
     assert written["row_id"].to_pylist() == list(range(ROWS + 1234))
     x = np.stack([whole["a"].to_numpy(), whole["b"].to_numpy()], axis=1)
     with torch.inference_mode():
-        np.testing.assert_allclose(written["prediction"].to_numpy(), network(torch.from_numpy(x))[:, 0].numpy(), rtol=1e-6)
+        np.testing.assert_allclose(
+            written["prediction"].to_numpy(), network(torch.from_numpy(x))[:, 0].numpy(), rtol=1e-6
+        )
 
 
 def test_predictions_are_not_named_csv(tmp_path, shards):
     model(tmp_path / "m")
-    with pytest.raises(ConfigError, match=r"p\.csv: predictions are written as Parquet. Name the file p\.parquet\."):
+    with pytest.raises(
+        ConfigError, match=r"p\.csv: predictions are written as Parquet. Name the file p\.parquet\."
+    ):
         scoring.predict(tmp_path / "m", str(shards[0]), tmp_path / "p.csv")
     assert not (tmp_path / "p.csv").exists()
 
@@ -74,17 +90,24 @@ def test_an_evaluation_is_numpys(tmp_path, shards):
     folder, whole = shards
     model(tmp_path / "m")
     scoring.predict(tmp_path / "m", str(folder), tmp_path / "p.parquet")
-    prediction, y = pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy().astype(float), whole["y"].to_numpy().astype(float)
+    prediction, y = (
+        pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy().astype(float),
+        whole["y"].to_numpy().astype(float),
+    )
     found = scoring.evaluate(tmp_path / "m", str(folder))
     json.dumps(found, allow_nan=False)
     assert found["rmse"] == pytest.approx(math.sqrt(((prediction - y) ** 2).mean()))
     assert found["mae"] == pytest.approx(np.abs(prediction - y).mean())
-    assert found["loss"] == pytest.approx(((prediction - y) ** 2).mean() / y.var()) and found["r2"] == 1 - found["loss"]
-    assert found["target_sd"] == pytest.approx(y.std()) and found["rows"] == len(y)
+    assert found["loss"] == pytest.approx(((prediction - y) ** 2).mean() / y.var())
+    assert found["r2"] == 1 - found["loss"]
+    assert found["target_sd"] == pytest.approx(y.std())
+    assert found["rows"] == len(y)
 
 
 def test_a_target_far_from_zero_keeps_its_digits(tmp_path):
-    """float32 has steps of 64 at 1e9: where the target varies by 1, predictions are made, judged and written in float64."""
+    """float32 has steps of 64 at 1e9: where the target varies by 1, predictions are made, judged
+    and written in float64.
+    """
     x = np.random.default_rng(2).normal(size=500)
     pq.write_table(pa.table({"x": x, "y": 1e9 + x}), tmp_path / "far.parquet")
     standard = Standard(mean=np.array([0.0, 1e9]), scale=np.array([1.0, 1.0]))
@@ -97,7 +120,9 @@ def test_a_target_far_from_zero_keeps_its_digits(tmp_path):
     assert network.is_coarse
     assert scoring.evaluate(tmp_path / "m", str(tmp_path / "far.parquet"))["rmse"] < 1e-5
     scoring.predict(tmp_path / "m", str(tmp_path / "far.parquet"), tmp_path / "p.parquet")
-    np.testing.assert_allclose(pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy() - 1e9, x, atol=1e-5)
+    np.testing.assert_allclose(
+        pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy() - 1e9, x, atol=1e-5
+    )
 
 
 def test_rows_with_bad_values_are_refused_or_left_out(tmp_path, shards):
@@ -110,10 +135,15 @@ def test_rows_with_bad_values_are_refused_or_left_out(tmp_path, shards):
     with pytest.raises(DataError, match=r"bad\.parquet: column 'a' .* in row 3"):
         scoring.predict(tmp_path / "m", bad, tmp_path / "p.parquet")
     assert not (tmp_path / "p.parquet").exists()
-    assert scoring.predict(tmp_path / "m", bad, tmp_path / "p.parquet", on_null="drop") == {"rows": 8, "dropped": 1}  # the target is not read
+    # the target is not read
+    assert scoring.predict(tmp_path / "m", bad, tmp_path / "p.parquet", on_null="drop") == {
+        "rows": 8,
+        "dropped": 1,
+    }
     assert pq.read_table(tmp_path / "p.parquet")["row_id"].to_pylist() == [0, 1, 2, 4, 5, 6, 7, 8]
     found = scoring.evaluate(tmp_path / "m", bad, on_null="drop")
-    assert (found["rows"], found["dropped"], found["loss"]) == (7, 2, None)  # the target is constant: no variance to compare with
+    # the target is constant: no variance to compare with
+    assert (found["rows"], found["dropped"], found["loss"]) == (7, 2, None)
     model(tmp_path / "filled", fill=np.zeros(2))
     assert scoring.evaluate(tmp_path / "filled", bad, on_null="drop")["dropped"] == 1
     with pytest.raises(ConfigError, match="nothing is overwritten"):
@@ -123,17 +153,27 @@ def test_rows_with_bad_values_are_refused_or_left_out(tmp_path, shards):
 def test_a_model_of_one_feature_reads_its_own_column(tmp_path):
     model(tmp_path / "m", features=("b",))
     draw = np.random.default_rng(3)
-    pq.write_table(pa.table({"b": draw.normal(size=50), "a": draw.normal(size=50), "text": ["x"] * 50}), tmp_path / "d.parquet")
+    pq.write_table(
+        pa.table({"b": draw.normal(size=50), "a": draw.normal(size=50), "text": ["x"] * 50}),
+        tmp_path / "d.parquet",
+    )
     scoring.predict(tmp_path / "m", str(tmp_path / "d.parquet"), tmp_path / "p.parquet")
     network = scoring.load_model(tmp_path / "m")
     b = torch.from_numpy(pq.read_table(tmp_path / "d.parquet")["b"].to_numpy().copy())[:, None]
     with torch.inference_mode():
-        np.testing.assert_allclose(pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy(), network(b)[:, 0].numpy(), rtol=1e-6)
+        np.testing.assert_allclose(
+            pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy(),
+            network(b)[:, 0].numpy(),
+            rtol=1e-6,
+        )
 
 
 @given(st.lists(st.lists(st.floats(-1e3, 1e3), max_size=9), min_size=1, max_size=9))
 def test_moments_in_parts_are_those_of_the_whole(parts):
-    moments, whole = sum((Moments.of(np.array(part)) for part in parts), Moments()), np.array([value for part in parts for value in part])
+    moments, whole = (
+        sum((Moments.of(np.array(part)) for part in parts), Moments()),
+        np.array([value for part in parts for value in part]),
+    )
     assert moments.count == whole.size
     if whole.size:
         assert moments.mean == pytest.approx(whole.mean(), abs=1e-9)
@@ -145,7 +185,10 @@ def test_predictions_that_cannot_be_written_leave_nothing(tmp_path, monkeypatch,
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"), PredictionWriter(tmp_path / "p.parquet") as writer:
+    with (
+        pytest.raises(OSError, match="No space left"),
+        PredictionWriter(tmp_path / "p.parquet") as writer,
+    ):
         genuine = writer._writer.close
         monkeypatch.setattr(writer._writer, "close" if fails == "close" else "write_table", full)
         writer.write(np.arange(3), np.zeros(3, dtype=np.float32))

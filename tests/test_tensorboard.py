@@ -8,9 +8,19 @@ import pytest
 from streamtrain.tensorboard import crc32c, tensorboard
 
 EVALUATIONS = [
-    {"event": "evaluation", "batch_size": 64, "lr": 0.004, "trial": 0, "rows": rows, "holdout_loss": loss, "train_loss": 0.5, "holdout_rmse": None, "seconds": 1.5}
+    {
+        "event": "evaluation",
+        "batch_size": 64,
+        "lr": 0.004,
+        "trial": 0,
+        "rows": rows,
+        "holdout_loss": loss,
+        "train_loss": 0.5,
+        "holdout_rmse": None,
+        "seconds": 1.5,
+    }
     for rows, loss in ((0, 1.0), (1024, 0.25), (2**40, 1e300))
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -61,19 +71,30 @@ def test_every_record_is_framed_checksummed_and_says_what_it_was_told(file):
     data, events = file.read_bytes(), []
     while data:
         (length,), (of_length,) = struct.unpack("<Q", data[:8]), struct.unpack("<I", data[8:12])
-        event, (of_event,) = data[12 : 12 + length], struct.unpack("<I", data[12 + length : 16 + length])
+        event, (of_event,) = (
+            data[12 : 12 + length],
+            struct.unpack("<I", data[12 + length : 16 + length]),
+        )
         assert (unmask(of_length), unmask(of_event)) == (crc32c(data[:8]), crc32c(event))
         events.append(dict(fields(event)))
         data = data[16 + length :]
     assert events[0][3] == b"brain.Event:2"
     assert [event[2] for event in events[1:]] == [0, 1024, 2**40]
     for event, record in zip(events[1:], EVALUATIONS, strict=True):
-        scalars = {dict(fields(value))[1].decode(): dict(fields(value))[2] for _, value in fields(event[5])}
+        scalars = {
+            dict(fields(value))[1].decode(): dict(fields(value))[2] for _, value in fields(event[5])
+        }
         assert set(scalars) == {"loss/held out", "loss/training (half of r²)", "time/seconds"}
-        assert scalars["loss/held out"] == pytest.approx(min(record["holdout_loss"], 3.4028234663852886e38)) and math.isfinite(scalars["loss/held out"])
+        assert scalars["loss/held out"] == pytest.approx(
+            min(record["holdout_loss"], 3.4028234663852886e38)
+        )
+        assert math.isfinite(scalars["loss/held out"])
 
 
 def test_tensorboard_itself_reads_it(file):
-    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader", reason="tensorboard is not installed")
+    loader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_file_loader",
+        reason="tensorboard is not installed",
+    )
     events = list(loader.EventFileLoader(str(file)).Load())
     assert [event.step for event in events[1:]] == [0, 1024, 2**40]

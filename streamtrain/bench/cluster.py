@@ -1,6 +1,8 @@
-"""The cluster's driver against simulated workers: what planning, leasing and surviving failures cost, without a cluster.
+"""The cluster's driver against simulated workers: what planning, leasing and surviving failures
+cost, without a cluster.
 
-The plan, the rounds, the leases and their dispatch are those of a real run; only the workers are simulated, and no row is read.
+The plan, the rounds, the leases and their dispatch are those of a real run; only the workers are
+simulated, and no row is read.
 """
 
 import math
@@ -35,28 +37,43 @@ PLAN_REPEATS = 3
 _DIGEST_KEY = 7
 
 
-def simulate(*, rows: int, workers: int, habits: Habits, seed: int = 0, sizes: Sequence[float] = (0.01, 0.1, 1.0)) -> Record:
-    """One epoch of local SGD in rounds, over `rows` rows and over parts of them: seconds, bytes and messages of the driver.
+def simulate(
+    *,
+    rows: int,
+    workers: int,
+    habits: Habits,
+    seed: int = 0,
+    sizes: Sequence[float] = (0.01, 0.1, 1.0),
+) -> Record:
+    """One epoch of local SGD in rounds, over `rows` rows and over parts of them: seconds, bytes and
+    messages of the driver.
 
-    `growth` is the slope of the logarithm of each against that of the spans, between the two largest; 1 is linear.
-    Raises CheckFailed when a window was trained on twice or not at all.
+    `growth` is the slope of the logarithm of each against that of the spans, between the two
+    largest; 1 is linear. Raises CheckFailed when a window was trained on twice or not at all.
     """
     scales = [_one_scale(round(rows * size), workers, habits, seed) for size in sorted(sizes)]
     growth = {}
     if len(scales) > 1:
         below, above = scales[-2:]
         for name in ("plan_seconds", "plan_peak_bytes", "driver_seconds", "messages"):
-            growth[name] = math.log(above[name] / below[name]) / math.log(above["spans"] / below["spans"])
+            growth[name] = math.log(above[name] / below[name]) / math.log(
+                above["spans"] / below["spans"]
+            )
     return {
-        "rows": rows, "workers": workers, "seed": seed, "habits": {name: getattr(habits, name) for name in habits.__dataclass_fields__},
-        "scales": scales, "growth": growth,
-    }  # fmt: skip
+        "rows": rows,
+        "workers": workers,
+        "seed": seed,
+        "habits": {name: getattr(habits, name) for name in habits.__dataclass_fields__},
+        "scales": scales,
+        "growth": growth,
+    }
 
 
 def _one_scale(rows: int, workers: int, habits: Habits, seed: int) -> Record:
     plan_seconds = math.inf
     for _ in range(PLAN_REPEATS):
-        started = time.process_time()  # of this process alone: the machine may be doing other things
+        # of this process alone: the machine may be doing other things
+        started = time.process_time()
         plan = _plan(rows, seed)
         plan_seconds = min(plan_seconds, time.process_time() - started)
     tracemalloc.start()
@@ -65,7 +82,13 @@ def _one_scale(rows: int, workers: int, habits: Habits, seed: int) -> Record:
     tracemalloc.stop()
 
     windows_a_share = windows_a_round(habits.rows_per_second, default_window_rows(COLUMNS))
-    rounds = Rounds(lambda epoch: plan, shares=workers, windows_a_share=windows_a_share, last_row=None, last_epoch=1)
+    rounds = Rounds(
+        lambda epoch: plan,
+        shares=workers,
+        windows_a_share=windows_a_share,
+        last_row=None,
+        last_epoch=1,
+    )
     fabric = SimulatedFabric(workers, habits, _train, seed=seed)
     crew = Crew(fabric)
     leases = Leases(timeout_seconds=TIMEOUT_SECONDS)
@@ -78,16 +101,33 @@ def _one_scale(rows: int, workers: int, habits: Habits, seed: int) -> Record:
             digest, windows = (digest + part["digest"]) % 2**64, windows + part["windows"]
         rounds.commit(sum(part["rows"] for part in done))
     driver_seconds = time.process_time() - started
-    if windows != len(plan) or digest != _digest(np.arange(len(plan))) or rounds.rows != plan.num_rows:
-        raise CheckFailed(f"{windows:,} windows were trained on; the plan has {len(plan):,}. This is a defect: please report it with the seed, {seed}.")
+    if (
+        windows != len(plan)
+        or digest != _digest(np.arange(len(plan)))
+        or rounds.rows != plan.num_rows
+    ):
+        raise CheckFailed(
+            f"{windows:,} windows were trained on; the plan has {len(plan):,}. This is a defect:"
+            f" please report it with the seed, {seed}."
+        )
     return {
-        "rows": rows, "spans": len(plan.spans), "windows": len(plan), "plan_seconds": plan_seconds, "plan_peak_bytes": peak_bytes,
-        "rounds": rounds.number, "tasks": leases.issued, "failures": leases.failures, "lost_workers": crew.lost_workers,
-        "discarded_results": leases.discarded, "messages": crew.messages, "simulated_seconds": fabric.now(),
-        "messages_per_simulated_second": crew.messages / fabric.now(), "driver_seconds": driver_seconds,
+        "rows": rows,
+        "spans": len(plan.spans),
+        "windows": len(plan),
+        "plan_seconds": plan_seconds,
+        "plan_peak_bytes": peak_bytes,
+        "rounds": rounds.number,
+        "tasks": leases.issued,
+        "failures": leases.failures,
+        "lost_workers": crew.lost_workers,
+        "discarded_results": leases.discarded,
+        "messages": crew.messages,
+        "simulated_seconds": fabric.now(),
+        "messages_per_simulated_second": crew.messages / fabric.now(),
+        "driver_seconds": driver_seconds,
         "driver_messages_per_second": crew.messages / driver_seconds,
         "efficiency": rows / habits.rows_per_second / workers / fabric.now(),
-    }  # fmt: skip
+    }
 
 
 def _plan(rows: int, seed: int) -> Plan:
@@ -102,7 +142,15 @@ def _plan(rows: int, seed: int) -> Plan:
 
 def _shard(num_rows: int) -> Shard:
     boundaries = np.append(np.arange(0, num_rows, SPAN_ROWS), num_rows)
-    return Shard(url="simulated", format="parquet", num_rows=num_rows, num_bytes=0, boundaries=boundaries, columns=(), source="")
+    return Shard(
+        url="simulated",
+        format="parquet",
+        num_rows=num_rows,
+        num_bytes=0,
+        boundaries=boundaries,
+        columns=(),
+        source="",
+    )
 
 
 def _train(share: Share) -> tuple[float, Any]:

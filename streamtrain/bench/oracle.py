@@ -1,4 +1,6 @@
-"""The trainer against the exact oracle: a short real run of SGD on a linear model, and the mean loss curve that theory predicts for it."""
+"""The trainer against the exact oracle: a short real run of SGD on a linear model, and the mean
+loss curve that theory predicts for it.
+"""
 
 import time
 
@@ -10,22 +12,30 @@ from streamtrain.learners.model import Shape
 from streamtrain.science.oracle import GaussianLinear
 from streamtrain.types import Record
 
-#: The check fails when a checkpoint's mean is further than this from the prediction, in standard errors.
+#: The check fails when a checkpoint's mean is further than this from the prediction, in standard
+#: errors.
 ALLOWED_STANDARD_ERRORS = 4.0
 
 #: Four independent Gaussian features, a bias, and the weights that made the target.
 _EIGENVALUES, _NOISE_VARIANCE = np.array([1.6, 1.2, 0.8, 0.4, 1.0]), 0.1
 _TRUTH = np.array([0.5, -0.4, 0.3, 0.6, 0.4])
 _ORACLE = GaussianLinear(
-    eigenvalues=_EIGENVALUES, noise_variance=_NOISE_VARIANCE, start=_TRUTH**2, kurtosis=np.array([3.0, 3.0, 3.0, 3.0, 1.0])
+    eigenvalues=_EIGENVALUES,
+    noise_variance=_NOISE_VARIANCE,
+    start=_TRUTH**2,
+    kurtosis=np.array([3.0, 3.0, 3.0, 3.0, 1.0]),
 )
 
 
-def check_oracle(*, batch_sizes: tuple[int, ...] = (8, 64, 1024), runs: int = 100, steps: int = 30, seed: int = 0) -> Record:
-    """Train `runs` linear models at each size and compare their mean excess loss with the oracle's, at ten checkpoints.
+def check_oracle(
+    *, batch_sizes: tuple[int, ...] = (8, 64, 1024), runs: int = 100, steps: int = 30, seed: int = 0
+) -> Record:
+    """Train `runs` linear models at each size and compare their mean excess loss with the oracle's,
+    at ten checkpoints.
 
-    `{event: "oracle", passed, worst_standard_errors, runs, seconds, curves: [{batch_size, lr, steps, predicted, measured,
-    standard_error}], text}`; kernels are compiled outside `seconds`. Takes about a second; single-threaded.
+    `{event: "oracle", passed, worst_standard_errors, runs, seconds, curves: [{batch_size, lr,
+    steps, predicted, measured, standard_error}], text}`; kernels are compiled outside `seconds`.
+    Takes about a second; single-threaded.
     """
     points = np.unique(np.round(np.geomspace(1, steps, 10)).astype(int))
     with one_blas_thread():
@@ -36,30 +46,58 @@ def check_oracle(*, batch_sizes: tuple[int, ...] = (8, 64, 1024), runs: int = 10
     passed = bool(worst <= ALLOWED_STANDARD_ERRORS)
     sizes = ", ".join(f"{size:,}" for size in batch_sizes)
     text = (
-        f"the trainer {'follows' if passed else 'does not follow'} the exact loss curve of SGD at B = {sizes}: "
-        f"at worst {worst:.1f} standard errors apart ({runs} runs a size, {ALLOWED_STANDARD_ERRORS:g} allowed)"
+        f"the trainer {'follows' if passed else 'does not follow'} the exact loss curve of SGD at B"
+        f" = {sizes}: at worst {worst:.1f} standard errors apart ({runs} runs a size,"
+        f" {ALLOWED_STANDARD_ERRORS:g} allowed)"
     )
     return {
-        "event": "oracle", "passed": passed, "worst_standard_errors": worst, "runs": runs, "seconds": time.perf_counter() - started,
-        "curves": curves, "text": text,
-    }  # fmt: skip
+        "event": "oracle",
+        "passed": passed,
+        "worst_standard_errors": worst,
+        "runs": runs,
+        "seconds": time.perf_counter() - started,
+        "curves": curves,
+        "text": text,
+    }
 
 
 def _curve(batch_size: int, points: np.ndarray, runs: int, seed: int) -> Record:
     lr = 0.4 * _ORACLE.largest_stable_lr(batch_size)
-    measured = np.array([_excess(np.random.default_rng([seed, batch_size, run]), batch_size, lr, points) for run in range(runs)])
-    predicted, mean, error = _ORACLE.excess(points, batch_size, lr), measured.mean(axis=0), measured.std(axis=0, ddof=1) / runs**0.5
+    measured = np.array(
+        [
+            _excess(np.random.default_rng([seed, batch_size, run]), batch_size, lr, points)
+            for run in range(runs)
+        ]
+    )
+    predicted, mean, error = (
+        _ORACLE.excess(points, batch_size, lr),
+        measured.mean(axis=0),
+        measured.std(axis=0, ddof=1) / runs**0.5,
+    )
     apart = np.abs(mean - predicted) / error
     return {
-        "batch_size": batch_size, "lr": lr, "steps": points.tolist(), "predicted": predicted.tolist(), "measured": mean.tolist(),
-        "standard_error": error.tolist(), "worst": float(apart.max()) if np.isfinite(apart).all() else float("inf"),
-    }  # fmt: skip
+        "batch_size": batch_size,
+        "lr": lr,
+        "steps": points.tolist(),
+        "predicted": predicted.tolist(),
+        "measured": mean.tolist(),
+        "standard_error": error.tolist(),
+        "worst": float(apart.max()) if np.isfinite(apart).all() else float("inf"),
+    }
 
 
-def _excess(random: np.random.Generator, batch_size: int, lr: float, points: np.ndarray) -> np.ndarray:
-    """The exact excess loss of one run after each number of steps: known from its weights, so no evaluation adds noise."""
+def _excess(
+    random: np.random.Generator, batch_size: int, lr: float, points: np.ndarray
+) -> np.ndarray:
+    """The exact excess loss of one run after each number of steps: known from its weights, so no
+    evaluation adds noise.
+    """
     engine = FusedEngine(
-        Shape(widths=(4, 1), activation="identity"), np.zeros(5, np.float32), batch_size, (lr,), TrainConfig(optimizer="sgd", momentum=0.0)
+        Shape(widths=(4, 1), activation="identity"),
+        np.zeros(5, np.float32),
+        batch_size,
+        (lr,),
+        TrainConfig(optimizer="sgd", momentum=0.0),
     )
     curve = []
     for steps in np.diff(points, prepend=0):

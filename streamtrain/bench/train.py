@@ -1,6 +1,8 @@
-"""`streamtrain bench train`: the same learner fed from shards and from a block in memory: what the loader costs a run.
+"""`streamtrain bench train`: the same learner fed from shards and from a block in memory: what the
+loader costs a run.
 
-Streaming is in full flow: an open stream of epoch after epoch, whose stock of blocks is used up before a region is timed.
+Streaming is in full flow: an open stream of epoch after epoch, whose stock of blocks is used up
+before a region is timed.
 """
 
 import time
@@ -36,7 +38,9 @@ class Stream:
         self._blocks: Iterator[Block] = prepared.blocks(0, FetchStats())
 
     def use_up(self, engine: Engine | None) -> None:
-        """Take what is ready, and as much again: what comes then was read while the caller worked."""
+        """Take what is ready, and as much again: what comes then was read while the caller
+        worked.
+        """
         for _ in range(2 * self.windows):
             self.feed(engine)
 
@@ -63,11 +67,13 @@ class Stream:
 
 
 def measure_train(config: Config, *, repeats: int = REPEATS) -> Record:
-    """Time a learner at each of `config.sweep.batch_sizes`, fed from `config.data.path` and from a block in memory.
+    """Time a learner at each of `config.sweep.batch_sizes`, fed from `config.data.path` and from a
+    block in memory.
 
-    Rates are rows a second. On one thread and on all for the fused engine; readers are those of a run. `bound` is the share of the
-    resident rate that is left when step and delivery share the cores: in core-nanoseconds a row, cores over threads times step over
-    step plus delivery, at most 1. Raises ConfigError for fewer than one repeat, and what `prepare` raises.
+    Rates are rows a second. On one thread and on all for the fused engine; readers are those of a
+    run. `bound` is the share of the resident rate that is left when step and delivery share the
+    cores: in core-nanoseconds a row, cores over threads times step over step plus delivery, at most
+    1. Raises ConfigError for fewer than one repeat, and what `prepare` raises.
     """
     if repeats < 1:
         raise ConfigError(f"--repeats is {repeats}; it takes at least 1.")
@@ -99,16 +105,29 @@ def measure_train(config: Config, *, repeats: int = REPEATS) -> Record:
 
         samples = take_turns(sides | {("delivery",): deliver}, repeats, warm=[])
     delivery_seconds = float(np.median(delivery_core_seconds))
-    cells = [cell(samples, size, count, cores, delivery_seconds) for size in sizes for count in counts]
+    cells = [
+        cell(samples, size, count, cores, delivery_seconds) for size in sizes for count in counts
+    ]
     return {
-        "data": prepared.source.dataset.url, "rows": prepared.source.dataset.num_rows, "features": prepared.shape.num_features,
-        "hidden": list(config.model.hidden), "engine": prepared.engine, "readers": prepared.budget.readers, "cores": cores,
-        "repeats": repeats, "compile_seconds": compile_seconds, "delivery_rows_per_second": measure(samples["delivery",], log=True)["value"],
-        "delivery_core_nanoseconds": delivery_seconds * 1e9, "cells": cells, "limit": limit(cells),
-    }  # fmt: skip
+        "data": prepared.source.dataset.url,
+        "rows": prepared.source.dataset.num_rows,
+        "features": prepared.shape.num_features,
+        "hidden": list(config.model.hidden),
+        "engine": prepared.engine,
+        "readers": prepared.budget.readers,
+        "cores": cores,
+        "repeats": repeats,
+        "compile_seconds": compile_seconds,
+        "delivery_rows_per_second": measure(samples["delivery",], log=True)["value"],
+        "delivery_core_nanoseconds": delivery_seconds * 1e9,
+        "cells": cells,
+        "limit": limit(cells),
+    }
 
 
-def _sides(stream: Stream, engine: Engine, block: np.ndarray, size: int, count: int) -> dict[tuple, object]:
+def _sides(
+    stream: Stream, engine: Engine, block: np.ndarray, size: int, count: int
+) -> dict[tuple, object]:
     """Streaming and resident, of one engine on as many rows a region."""
 
     def resident(rows: int) -> float:
@@ -124,27 +143,37 @@ def _sides(stream: Stream, engine: Engine, block: np.ndarray, size: int, count: 
 
     resident(1)
     rows = max(round(resident(4 * len(block)) * REGION_SECONDS), 2)
-    return {("streaming", size, count): streaming, ("resident", size, count): lambda: resident(rows)}
+    return {
+        ("streaming", size, count): streaming,
+        ("resident", size, count): lambda: resident(rows),
+    }
 
 
-def cell(samples: dict[tuple, list[float]], size: int, threads: int, cores: int, delivery_seconds: float) -> Record:
+def cell(
+    samples: dict[tuple, list[float]], size: int, threads: int, cores: int, delivery_seconds: float
+) -> Record:
     """A batch size on so many threads. `delivery_seconds`: core-seconds a row."""
     streaming, resident = samples["streaming", size, threads], samples["resident", size, threads]
     rates = {"streaming": measure(streaming, log=True), "resident": measure(resident, log=True)}
     ratio, lo, hi = paired_ratio(streaming, resident)
     return {
-        "batch_size": size, "threads": threads, "streaming_rows_per_second": rates["streaming"]["value"],
-        "resident_rows_per_second": rates["resident"]["value"], "ratio": ratio,
+        "batch_size": size,
+        "threads": threads,
+        "streaming_rows_per_second": rates["streaming"]["value"],
+        "resident_rows_per_second": rates["resident"]["value"],
+        "ratio": ratio,
         "bound": bound(threads / rates["resident"]["value"], delivery_seconds, threads, cores),
         "intervals": {
-            "streaming_rows_per_second": rates["streaming"], "resident_rows_per_second": rates["resident"],
+            "streaming_rows_per_second": rates["streaming"],
+            "resident_rows_per_second": rates["resident"],
             "ratio": {"value": ratio, "n": len(streaming), "lo": lo, "hi": hi},
         },
-    }  # fmt: skip
+    }
 
 
 def bound(step: float, delivery: float, threads: int, cores: int) -> float:
-    """The share of the resident rate that is possible when step and delivery, core-seconds a row, share the cores.
+    """The share of the resident rate that is possible when step and delivery, core-seconds a row,
+    share the cores.
 
     >>> bound(100, 25, 2, 2), bound(100, 25, 1, 2)
     (0.8, 1.0)
@@ -156,10 +185,22 @@ def limit(cells: list[Record]) -> str:
     """One sentence: what keeps a streaming run from being faster."""
     slower = [c for c in cells if c["ratio"] < 0.95]
     worst = min(slower or cells, key=lambda c: c["ratio"] / c["bound"])
-    where = f"minibatches of {worst['batch_size']:,} on {worst['threads']} thread{'s' if worst['threads'] > 1 else ''}"
+    where = (
+        f"minibatches of {worst['batch_size']:,} on {worst['threads']}"
+        f" thread{'s' if worst['threads'] > 1 else ''}"
+    )
     share = worst["ratio"] / worst["bound"]
     if not slower:
-        return f"The step is the limit everywhere: the loader costs {max(0.0, 1 - worst['ratio']):.1%} at most ({where})."
+        return (
+            f"The step is the limit everywhere: the loader costs {max(0.0, 1 - worst['ratio']):.1%}"
+            f" at most ({where})."
+        )
     if share >= 0.95:
-        return f"The cores are the limit: step and delivery share them, and reach {share:.0%} of what that leaves at worst ({where})."
-    return f"Delivery is the limit at {where}: {worst['ratio']:.2f} of the resident rate, where sharing the cores leaves {worst['bound']:.2f}."
+        return (
+            f"The cores are the limit: step and delivery share them, and reach {share:.0%} of what"
+            f" that leaves at worst ({where})."
+        )
+    return (
+        f"Delivery is the limit at {where}: {worst['ratio']:.2f} of the resident rate, where"
+        f" sharing the cores leaves {worst['bound']:.2f}."
+    )

@@ -13,27 +13,45 @@ if TYPE_CHECKING:
     from streamtrain.science.run import Run
 
 COMPARE = Group("Compare", sort_key=1)
-_FAIL_ON = 'limits on the change from A to B, like "rows_per_second<-5%,holdout_loss>+1%"; exit 5 where one is crossed beyond doubt'
+_FAIL_ON = (
+    'limits on the change from A to B, like "rows_per_second<-5%,holdout_loss>+1%"; exit 5 where'
+    " one is crossed beyond doubt"
+)
 
 
 def compare(
     a: Annotated[str, Parameter(help="the directory of a run: what was")],
-    b: Annotated[str, Parameter(help="the directory of a run: what is")], /, *,
-    fail_on: Annotated[str | None, Parameter(group=COMPARE, metavar="LIMITS", show_default=False, help=_FAIL_ON)] = None,
+    b: Annotated[str, Parameter(help="the directory of a run: what is")],
+    /,
+    *,
+    fail_on: Annotated[
+        str | None, Parameter(group=COMPARE, metavar="LIMITS", show_default=False, help=_FAIL_ON)
+    ] = None,
     output: Output = Output(),
-) -> None:  # fmt: skip
-    """Say what changed from one run to another: for every batch size the change of each figure with its interval."""
+) -> None:
+    """Say what changed from one run to another: for every batch size the change of each figure with
+    its interval.
+    """
     from streamtrain.report import compare as runs
     from streamtrain.report.limits import check_limits, parse_limits
 
-    limits = [] if fail_on is None else parse_limits(fail_on)  # an empty text is refused: a check of nothing must not pass
+    # an empty text is refused: a check of nothing must not pass
+    limits = [] if fail_on is None else parse_limits(fail_on)
     document = runs.compare(read_run(a), read_run(b))
     failures, doubts = check_limits(document, limits)
-    document |= {"fail_on": [str(limit) for limit in limits], "failures": failures, "doubts": doubts}
+    document |= {
+        "fail_on": [str(limit) for limit in limits],
+        "failures": failures,
+        "doubts": doubts,
+    }
     show(runs.render_comparison(document, (a, b)), document, as_json=output.json)
     if not output.quiet:
         for doubt in doubts:
-            note(f"warning: beyond a limit, but not beyond doubt: {doubt}. [--trials]" if "limit is" in doubt else f"warning: {doubt}")
+            note(
+                f"warning: beyond a limit, but not beyond doubt: {doubt}. [--trials]"
+                if "limit is" in doubt
+                else f"warning: {doubt}"
+            )
     if failures:
         raise CheckFailed("\n".join(failures))
     if limits and not doubts and not output.quiet:
@@ -47,5 +65,7 @@ def read_run(folder: str) -> "Run":
 
     records = Path(folder) / "events.jsonl"
     if not records.is_file():
-        raise ConfigError(f"{folder}: no events.jsonl there; name the directory that sweep or train wrote")
+        raise ConfigError(
+            f"{folder}: no events.jsonl there; name the directory that sweep or train wrote"
+        )
     return collect(read_records(records))

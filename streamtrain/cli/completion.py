@@ -11,9 +11,15 @@ Shell = Literal["bash", "zsh", "fish"]
 
 
 def completion(
-    shell: Annotated[Shell, Parameter(help="the shell that will read it")], /, *, output: Output = Output(),
-) -> None:  # fmt: skip
-    """Print a completion script: `eval "$(streamtrain completion bash)"`, or put it where your shell looks for such files."""
+    shell: Annotated[Shell, Parameter(help="the shell that will read it")],
+    /,
+    *,
+    output: Output = Output(),
+) -> None:
+    """Print a completion script.
+
+    `eval "$(streamtrain completion bash)"`, or put it where your shell looks for such files.
+    """
     from streamtrain.cli.main import build_app
 
     script = build_app().generate_completion(prog_name="streamtrain", shell=shell)

@@ -14,16 +14,22 @@ from streamtrain.config import Config
 
 
 def show(
-    data: Annotated[str | None, Parameter(help="data.path")] = None, /, *, flags: AllFlags = AllFlags(), sources: Sources = Sources(),
+    data: Annotated[str | None, Parameter(help="data.path")] = None,
+    /,
+    *,
+    flags: AllFlags = AllFlags(),
+    sources: Sources = Sources(),
     output: Output = Output(),
-) -> None:  # fmt: skip
+) -> None:
     """Print every value and, beside it, where it comes from. The output is a config file."""
     config, origins = load_config(data, flags, sources)
     lines, document = [], {}
     for section, values in config.model_dump(mode="json").items():
         lines.append(f"{section}:")
         for name, value in values.items():
-            of_items = dict.fromkeys(origin for key, origin in origins.items() if key.startswith(f"{section}.{name}."))
+            of_items = dict.fromkeys(
+                origin for key, origin in origins.items() if key.startswith(f"{section}.{name}.")
+            )
             origin = origins.get(f"{section}.{name}") or ", ".join(of_items) or "default"
             lines.append(f"{f'  {name}: {_yaml(value)}':<60}  # {origin}")
             document[f"{section}.{name}"] = {"value": value, "origin": origin}
@@ -31,12 +37,17 @@ def show(
 
 
 def schema(*, output: Output = Output()) -> None:
-    """Print the JSON schema of the config, for editors. It lies in the package too: streamtrain/cli/config.schema.json."""
+    """Print the JSON schema of the config, for editors.
+
+    It lies in the package too: streamtrain/cli/config.schema.json.
+    """
     document = config_schema()
     show_result(json.dumps(document, indent=2), document, as_json=output.json)
 
 
-def validate(file: Annotated[str, Parameter(help="a YAML config")], /, *, output: Output = Output()) -> None:
+def validate(
+    file: Annotated[str, Parameter(help="a YAML config")], /, *, output: Output = Output()
+) -> None:
     """Check a config file: every wrong key is named with its line."""
     layer = file_layer(file)
     resolve(layer)
@@ -55,4 +66,8 @@ def config_schema() -> dict[str, Any]:
 
 
 def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).removesuffix("...\n").strip()
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+        .removesuffix("...\n")
+        .strip()
+    )

@@ -1,4 +1,6 @@
-"""`dask streamtrain …`: the same command behind Dask's own, through the entry point `dask_cli`, which takes only click's commands."""
+"""`dask streamtrain …`: the same command behind Dask's own, through the entry point `dask_cli`,
+which takes only click's commands.
+"""
 
 import sys
 
@@ -7,8 +9,13 @@ import click
 from streamtrain.cli.main import run
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+@click.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def streamtrain(words: tuple[str, ...]) -> None:
-    """Train regressors on data that does not fit in memory, and find the minibatch size that suits it."""
+    """Train regressors on data that does not fit in memory, and find the minibatch size that suits
+    it.
+    """
     sys.exit(run(words or ("--help",)))

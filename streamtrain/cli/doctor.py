@@ -22,7 +22,8 @@ from streamtrain.units import format_bytes, format_count, format_seconds, parse_
 
 _ROWS, _SEED = 262_144, 1
 _DISK_BYTES = 2**26
-#: A network of 4-16-1 on a linear target with 1 % noise must at least halve what a constant leaves, long before the time is over.
+#: A network of 4-16-1 on a linear target with 1 % noise must at least halve what a constant leaves,
+#: long before the time is over.
 _LEARNED = 0.5
 
 Finding = dict[str, Any]
@@ -34,26 +35,66 @@ def _duration(type_: Any, tokens: Any) -> float:
 
 
 def doctor(
-    *, seconds: Annotated[float, Parameter(group=GLOBAL, metavar="T", converter=_duration, n_tokens=1, help="how long the self check trains")] = 5.0,
+    *,
+    seconds: Annotated[
+        float,
+        Parameter(
+            group=GLOBAL,
+            metavar="T",
+            converter=_duration,
+            n_tokens=1,
+            help="how long the self check trains",
+        ),
+    ] = 5.0,
     output: Output = Output(),
-) -> None:  # fmt: skip
-    """Describe this machine, and train on made-up data to see that everything works. Paste it into an issue. Exit 5: a check failed."""
+) -> None:
+    """Describe this machine, and train on made-up data to see that everything works.
+
+    Paste it into an issue. Exit 5: a check failed.
+    """
     if seconds <= 0:
-        raise ConfigError(f"--seconds {seconds:g}: the self check trains for longer than nothing. Write it like 5s.")
+        raise ConfigError(
+            f"--seconds {seconds:g}: the self check trains for longer than nothing. Write it"
+            " like 5s."
+        )
     with plain_warnings(quiet=output.quiet):
         facts = machine()
-        findings = [_disk(), *_self_checks(seconds, say=(lambda text: None) if output.quiet or output.json else note)]
-    document = {"schema_version": 1, "machine": facts, "checks": findings, "healthy": all(one["ok"] for one in findings)}
+        findings = [
+            _disk(),
+            *_self_checks(
+                seconds, say=(lambda text: None) if output.quiet or output.json else note
+            ),
+        ]
+    document = {
+        "schema_version": 1,
+        "machine": facts,
+        "checks": findings,
+        "healthy": all(one["ok"] for one in findings),
+    }
     show(page(document), document, as_json=output.json)
     if not document["healthy"]:
-        raise CheckFailed("\n".join(f"{one['check']}: {one['found']}" for one in findings if not one["ok"]))
+        raise CheckFailed(
+            "\n".join(f"{one['check']}: {one['found']}" for one in findings if not one["ok"])
+        )
 
 
 def page(document: dict[str, Any]) -> str:
     """Facts, then checks, then the verdict: plain text, made to be pasted."""
-    checks = [["ok" if one["ok"] else "FAILED", one["check"], one["found"]] for one in document["checks"]]
-    verdict = "streamtrain works here." if document["healthy"] else "streamtrain does not work here as it should: see the lines that say FAILED."
-    return "\n\n".join((table([[name, value] for name, value in document["machine"].items()]), table(checks), verdict))
+    checks = [
+        ["ok" if one["ok"] else "FAILED", one["check"], one["found"]] for one in document["checks"]
+    ]
+    verdict = (
+        "streamtrain works here."
+        if document["healthy"]
+        else "streamtrain does not work here as it should: see the lines that say FAILED."
+    )
+    return "\n\n".join(
+        (
+            table([[name, value] for name, value in document["machine"].items()]),
+            table(checks),
+            verdict,
+        )
+    )
 
 
 def machine() -> dict[str, str]:
@@ -66,16 +107,35 @@ def machine() -> dict[str, str]:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     words = ("python", "system", "cpu", "cores", "byte_order")
     return {
-        "streamtrain": str(env.get("streamtrain", "not installed")), "python": f"{env['python']}, {env['system']}",
+        "streamtrain": str(env.get("streamtrain", "not installed")),
+        "python": f"{env['python']}, {env['system']}",
         "cpu": f"{env['cpu']}; {env['cores']} of {os.cpu_count()} cores may be used",
-        "memory": f"{format_bytes(memory.total)}, {format_bytes(memory.available)} available; a run takes at most {format_bytes(default_limit_bytes())}"
-                  " unless --memory says otherwise",
-        "disk": f"{format_bytes(disk.free)} free here ({Path.cwd()})", "open files": f"at most {soft:,}",
-        "threads": ", ".join(f"{name}={os.environ[name]}" for name in sorted(os.environ) if name.endswith("_NUM_THREADS")) or "no limit set",
+        "memory": (
+            f"{format_bytes(memory.total)}, {format_bytes(memory.available)} available; a run takes"
+            f" at most {format_bytes(default_limit_bytes())} unless --memory says otherwise"
+        ),
+        "disk": f"{format_bytes(disk.free)} free here ({Path.cwd()})",
+        "open files": f"at most {soft:,}",
+        "threads": (
+            ", ".join(
+                f"{name}={os.environ[name]}"
+                for name in sorted(os.environ)
+                if name.endswith("_NUM_THREADS")
+            )
+            or "no limit set"
+        ),
         "gpu": gpu(),
-        "cluster": "dask.distributed is installed" if importlib.util.find_spec("distributed") else "dask.distributed is not installed (one machine needs none)",
-        "libraries": ", ".join(f"{name} {version}" for name, version in env.items() if name not in (*words, "streamtrain")),
-    }  # fmt: skip
+        "cluster": (
+            "dask.distributed is installed"
+            if importlib.util.find_spec("distributed")
+            else "dask.distributed is not installed (one machine needs none)"
+        ),
+        "libraries": ", ".join(
+            f"{name} {version}"
+            for name, version in env.items()
+            if name not in (*words, "streamtrain")
+        ),
+    }
 
 
 def gpu() -> str:
@@ -84,7 +144,14 @@ def gpu() -> str:
     if program := shutil.which("nvidia-smi"):
         query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
         try:
-            seen = "; ".join(subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()) or "none"
+            seen = (
+                "; ".join(
+                    subprocess.run(
+                        query, capture_output=True, text=True, timeout=20, check=True
+                    ).stdout.splitlines()
+                )
+                or "none"
+            )
         except (OSError, subprocess.SubprocessError):
             return "nvidia-smi does not answer"
         from streamtrain.stream.tensors import open_device
@@ -98,26 +165,43 @@ def gpu() -> str:
 
 
 def _disk() -> Finding:
-    with tempfile.NamedTemporaryFile(dir=Path.cwd() if os.access(Path.cwd(), os.W_OK) else None, prefix=".streamtrain-doctor-") as file:
+    with tempfile.NamedTemporaryFile(
+        dir=Path.cwd() if os.access(Path.cwd(), os.W_OK) else None, prefix=".streamtrain-doctor-"
+    ) as file:
         started = time.perf_counter()
         for _ in range(_DISK_BYTES // 2**20):
             file.write(os.urandom(2**20))
         file.flush()
         os.fsync(file.fileno())
         rate = _DISK_BYTES / (time.perf_counter() - started)
-        return {"check": "disk", "ok": True, "found": f"writes {format_bytes(rate)}/s to {Path(file.name).parent}"}
+        return {
+            "check": "disk",
+            "ok": True,
+            "found": f"writes {format_bytes(rate)}/s to {Path(file.name).parent}",
+        }
 
 
 def _self_checks(seconds: float, *, say: Callable[[str], None]) -> Iterator[Finding]:
-    """Generate, stream, train, predict in a temporary folder; one finding each, and none after the first failure."""
-    steps = (("generate", _generate), ("stream", _stream), ("oracle", _oracle), ("train", _train), ("predict", _predict))
+    """Generate, stream, train, predict in a temporary folder; one finding each, and none after the
+    first failure.
+    """
+    steps = (
+        ("generate", _generate),
+        ("stream", _stream),
+        ("oracle", _oracle),
+        ("train", _train),
+        ("predict", _predict),
+    )
     with tempfile.TemporaryDirectory(prefix="streamtrain-doctor-") as folder:
         for name, step in steps:
             say(f"checking: {name}")
             try:
                 ok, found = step(Path(folder), seconds)
-            except Exception as failure:  # noqa: BLE001 - whatever it is, it is the finding
-                ok, found = False, f"{type(failure).__name__}: {(str(failure).splitlines() or [''])[0]}"
+            except Exception as failure:
+                ok, found = (
+                    False,
+                    f"{type(failure).__name__}: {(str(failure).splitlines() or [''])[0]}",
+                )
             yield {"check": name, "ok": ok, "found": found}
             if not ok:
                 return
@@ -127,8 +211,13 @@ def _generate(folder: Path, seconds: float) -> tuple[bool, str]:
     import data_gen
 
     with _clock() as clock:
-        dataset = data_gen.generate(folder / "data", kind="linear", rows=_ROWS, noise=0.1, seed=_SEED, span_rows=32_768)
-    return dataset.integrity == "verified", f"{_ROWS:,} rows with checksums, {format_count(_ROWS / clock())} rows/s"
+        dataset = data_gen.generate(
+            folder / "data", kind="linear", rows=_ROWS, noise=0.1, seed=_SEED, span_rows=32_768
+        )
+    return (
+        dataset.integrity == "verified",
+        f"{_ROWS:,} rows with checksums, {format_count(_ROWS / clock())} rows/s",
+    )
 
 
 def _stream(folder: Path, seconds: float) -> tuple[bool, str]:
@@ -142,7 +231,11 @@ def _stream(folder: Path, seconds: float) -> tuple[bool, str]:
             delivered = sum(len(y) for _, y in stream)
         receipts.append(stream.receipt())
     exact = receipts[0] == receipts[1] and delivered == receipts[1].count == _ROWS
-    found = f"{format_count(_ROWS / clock())} rows/s at minibatch 4,096" if exact else f"{delivered:,} rows instead of {_ROWS:,}, or other ones"
+    found = (
+        f"{format_count(_ROWS / clock())} rows/s at minibatch 4,096"
+        if exact
+        else f"{delivered:,} rows instead of {_ROWS:,}, or other ones"
+    )
     return exact, f"each row once an epoch, whatever the minibatch; {found}" if exact else found
 
 
@@ -158,24 +251,38 @@ def _train(folder: Path, seconds: float) -> tuple[bool, str]:
     from streamtrain import api
     from streamtrain.config import make_config
 
-    config = make_config({
-        "data": {"path": str(folder / "data")}, "model": {"hidden": [16]}, "order": {"seed": _SEED}, "train": {"max_time": seconds, "device": "cpu"},
-    })  # fmt: skip
+    config = make_config(
+        {
+            "data": {"path": str(folder / "data")},
+            "model": {"hidden": [16]},
+            "order": {"seed": _SEED},
+            "train": {"max_time": seconds, "device": "cpu"},
+        }
+    )
     compiled: list[float] = []
     with _clock() as clock:
         summary = api.run_train(
-            config, folder / "run", on_record=lambda one: compiled.append(one["compile_seconds"]) if one["event"] == "run" else None,
-        ).summary  # fmt: skip
-    loss, linear = summary["cells"][0]["holdout_loss"]["value"], summary["best_linear_loss"]["value"]
+            config,
+            folder / "run",
+            on_record=lambda one: (
+                compiled.append(one["compile_seconds"]) if one["event"] == "run" else None
+            ),
+        ).summary
+    loss, linear = (
+        summary["cells"][0]["holdout_loss"]["value"],
+        summary["best_linear_loss"]["value"],
+    )
     peak, projected = summary["peak_rss_bytes"], summary["projected_bytes"]
     rate = summary["cells"][0]["rows_per_second"]["value"]
     ok = loss is not None and loss < _LEARNED and (not peak or peak <= projected)
     speed = f", {format_count(rate)} rows/s" if rate else ""
     return ok, (
-        f"loss {loss:.4f} in {format_seconds(clock() - sum(compiled))}{speed} (best constant 1, best linear {linear:.4f});"
-        f" memory {format_bytes(peak)} of {format_bytes(projected)} projected"
-        if loss is not None else "no held-out loss is finite"
-    )  # fmt: skip
+        f"loss {loss:.4f} in {format_seconds(clock() - sum(compiled))}{speed} (best constant 1,"
+        f" best linear {linear:.4f}); memory {format_bytes(peak)} of {format_bytes(projected)}"
+        " projected"
+        if loss is not None
+        else "no held-out loss is finite"
+    )
 
 
 def _predict(folder: Path, seconds: float) -> tuple[bool, str]:
@@ -183,7 +290,10 @@ def _predict(folder: Path, seconds: float) -> tuple[bool, str]:
 
     done = api.predict(folder / "run", str(folder / "data"), folder / "p.parquet")
     loss = api.evaluate(folder / "run", str(folder / "data"))["loss"]
-    return done["rows"] == _ROWS and loss < _LEARNED, f"{done['rows']:,} predictions from the saved model, loss {loss:.4f}"
+    return (
+        done["rows"] == _ROWS and loss < _LEARNED,
+        f"{done['rows']:,} predictions from the saved model, loss {loss:.4f}",
+    )
 
 
 @contextmanager

@@ -15,11 +15,20 @@ _OUT = "the ONNX file; left out: model.onnx beside the model"
 
 
 def export(
-    model: Annotated[str, Parameter(help="the directory that `train` wrote")], /, *,
-    out: Annotated[str | None, Parameter(name=("--out", "-o"), group=GLOBAL, metavar="FILE", show_default=False, help=_OUT)] = None,
+    model: Annotated[str, Parameter(help="the directory that `train` wrote")],
+    /,
+    *,
+    out: Annotated[
+        str | None,
+        Parameter(
+            name=("--out", "-o"), group=GLOBAL, metavar="FILE", show_default=False, help=_OUT
+        ),
+    ] = None,
     output: Output = Output(),
-) -> None:  # fmt: skip
-    """Write a trained model as ONNX, normalisation and imputation folded in: raw features in, predictions out."""
+) -> None:
+    """Write a trained model as ONNX, normalisation and imputation folded in: raw features in,
+    predictions out.
+    """
     from streamtrain.files import write_atomically
     from streamtrain.learners.onnx_file import onnx_bytes
     from streamtrain.scoring import finite_model
@@ -31,7 +40,10 @@ def export(
         network = finite_model(Path(model))
         content = onnx_bytes(network)
         if network.is_coarse:
-            text = f"{network.target} lies so far from 0 that float32 rounds predictions noticeably, and the file gives float32. Subtract a constant from it."
+            text = (
+                f"{network.target} lies so far from 0 that float32 rounds predictions noticeably,"
+                " and the file gives float32. Subtract a constant from it."
+            )
             warnings.warn(text, stacklevel=1)
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +52,12 @@ def export(
     made = "" if network.transform is None else f", made by {network.transform['function']}"
     show(
         f"{inputs} → {network.target}{made}: {file}, {format_bytes(len(content))}",
-        {"out": str(file), "bytes": len(content), "features": list(network.features), "target": network.target, "transform": network.transform},
+        {
+            "out": str(file),
+            "bytes": len(content),
+            "features": list(network.features),
+            "target": network.target,
+            "transform": network.transform,
+        },
         as_json=output.json,
-    )  # fmt: skip
+    )

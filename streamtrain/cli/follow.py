@@ -9,11 +9,13 @@ from streamtrain.types import Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Where a pass stood at `rows`: the losses are those of the learner with the smallest held-out loss there.
+    """Where a pass stood at `rows`: the losses are those of the learner with the smallest held-out
+    loss there.
 
-    `loss` is the mean training loss from row 0 on, `loss_since` since the evaluation before. `rows_per_second` is of the pass
-    since its first row, however many learners take the rows, and `waiting` the share of that time in which they waited for
-    rows; `left_seconds` reaches to the end of the last pass that is foreseen.
+    `loss` is the mean training loss from row 0 on, `loss_since` since the evaluation before.
+    `rows_per_second` is of the pass since its first row, however many learners take the rows, and
+    `waiting` the share of that time in which they waited for rows; `left_seconds` reaches to the
+    end of the last pass that is foreseen.
     """
 
     trial: int
@@ -28,9 +30,11 @@ class Line:
 
 
 class Follow:
-    """Collects the evaluations of all learners at a row into one line: at row 0, at every doubling, and at the end.
+    """Collects the evaluations of all learners at a row into one line: at row 0, at every doubling,
+    and at the end.
 
-    `every`: a line at every evaluation point. `train_rows` of a pass: infinite where only a clock ends it. Used from one thread.
+    `every`: a line at every evaluation point. `train_rows` of a pass: infinite where only a clock
+    ends it. Used from one thread.
     """
 
     def __init__(self, *, every: bool = False) -> None:
@@ -43,13 +47,17 @@ class Follow:
     def _start_trial(self) -> None:
         self._live, self._last_line = self._learners, 0
         self._points: dict[int, list[Record]] = defaultdict(list)
-        self._totals: dict[tuple[int, float], tuple[int, float]] = {}  # (batch size, rate) → rows, summed training loss
-        self._first_row = (0.0, 0.0)  # seconds and seconds waited when it came: opening and the first window are not the pace
+        # (batch size, rate) → rows, summed training loss
+        self._totals: dict[tuple[int, float], tuple[int, float]] = {}
+        # seconds and seconds waited when it came: opening and the first window are not the pace
+        self._first_row = (0.0, 0.0)
 
     @property
     def mean_rows(self) -> float:
         """Rows a learner has trained on in this trial, the mean over learners: what a bar shows."""
-        return sum(rows for rows, _ in self._totals.values()) / max(self._live, len(self._totals), 1)
+        return sum(rows for rows, _ in self._totals.values()) / max(
+            self._live, len(self._totals), 1
+        )
 
     def feed(self, record: Record) -> list[Line]:
         """The lines that this record completes, in order of rows."""
@@ -82,7 +90,9 @@ class Follow:
         loss = math.nan if record["train_loss"] is None else record["train_loss"]
         total += loss * (record["rows"] - rows) if record["rows"] > rows else 0.0
         self._totals[learner] = record["rows"], total
-        self._points[record["rows"]].append(record | {"mean_loss": total / record["rows"] if record["rows"] else math.nan})
+        self._points[record["rows"]].append(
+            record | {"mean_loss": total / record["rows"] if record["rows"] else math.nan}
+        )
 
     def _complete(self, *, all_points: bool = False) -> list[Line]:
         """Points at which every learner that is still alive has reported."""
@@ -97,8 +107,17 @@ class Follow:
         return lines
 
     def _line(self, records: list[Record]) -> Line:
-        best = min(records, key=lambda r: (_or_inf(r["holdout_loss"]), _or_inf(r["train_loss"]), r["batch_size"], r["lr"]))
-        # Learners take turns on a block: when the last one reports this point, the others are ahead, by `mean_rows`.
+        best = min(
+            records,
+            key=lambda r: (
+                _or_inf(r["holdout_loss"]),
+                _or_inf(r["train_loss"]),
+                r["batch_size"],
+                r["lr"],
+            ),
+        )
+        # Learners take turns on a block: when the last one reports this point, the others are
+        # ahead, by `mean_rows`.
         rows, latest = self.mean_rows, max(records, key=lambda r: r["seconds"])
         now = latest["seconds"], latest.get("wait_seconds")
         if best["rows"] == 0:
@@ -107,11 +126,20 @@ class Follow:
         rate = rows / seconds if rows and seconds > 0 else None
         ahead = self.passes_left * self.train_rows - rows
         return Line(
-            trial=best["trial"], rows=best["rows"], loss=None if math.isnan(best["mean_loss"]) else best["mean_loss"],
-            loss_since=best["train_loss"], holdout_loss=best["holdout_loss"], batch_size=best["batch_size"],
-            rows_per_second=rate, waiting=None if rate is None or now[1] is None else max(0.0, now[1] - self._first_row[1]) / seconds,
+            trial=best["trial"],
+            rows=best["rows"],
+            loss=None if math.isnan(best["mean_loss"]) else best["mean_loss"],
+            loss_since=best["train_loss"],
+            holdout_loss=best["holdout_loss"],
+            batch_size=best["batch_size"],
+            rows_per_second=rate,
+            waiting=(
+                None
+                if rate is None or now[1] is None
+                else max(0.0, now[1] - self._first_row[1]) / seconds
+            ),
             left_seconds=max(0, ahead) / rate if rate and math.isfinite(ahead) else None,
-        )  # fmt: skip
+        )
 
 
 def _or_inf(loss: float | None) -> float:

@@ -22,48 +22,90 @@ if TYPE_CHECKING:
 
 _OUT = "the file to write, - for stdout; left out: streamtrain.yaml"
 File = Annotated[
-    str, Parameter(name=("--out", "-o"), group=GLOBAL, metavar="FILE", show_default=False, allow_leading_hyphen=True, help=_OUT)
+    str,
+    Parameter(
+        name=("--out", "-o"),
+        group=GLOBAL,
+        metavar="FILE",
+        show_default=False,
+        allow_leading_hyphen=True,
+        help=_OUT,
+    ),
 ]
 
 
 def init(
-    data: Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")], /, *,
-    target: Target = None, features: Features = None,
+    data: Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")],
+    /,
+    *,
+    target: Target = None,
+    features: Features = None,
     out: File = "streamtrain.yaml",
-    storage_option: StorageOption = None, output: Output = Output(),
-) -> None:  # fmt: skip
-    """Write a config for a data set: its columns filled in, every other key commented out with its default and its meaning."""
+    storage_option: StorageOption = None,
+    output: Output = Output(),
+) -> None:
+    """Write a config for a data set: its columns filled in, every other key commented out with its
+    default and its meaning.
+    """
     from streamtrain.storage.dataset import bind_columns, find_shards
     from streamtrain.storage.filesystem import make_storage
     from streamtrain.storage.inspect import inspect
 
     if out != "-" and Path(out).exists():
-        raise ConfigError(f"{out} exists, and nothing is overwritten. Choose another --out, or remove it.")
+        raise ConfigError(
+            f"{out} exists, and nothing is overwritten. Choose another --out, or remove it."
+        )
     options = storage_options(storage_option)
     with plain_warnings(quiet=output.quiet):
         found = find_shards(data, storage=make_storage(options))
-        numeric = [column.name for column in found.shards[0].columns if column.decoded_type is not None]
+        numeric = [
+            column.name for column in found.shards[0].columns if column.decoded_type is not None
+        ]
         chosen = target if target is not None or not numeric else numeric[-1]
-        names = [name.strip() for name in features.split(",")] if features else [name for name in numeric if name != chosen]
+        names = (
+            [name.strip() for name in features.split(",")]
+            if features
+            else [name for name in numeric if name != chosen]
+        )
         document = inspect(bind_columns(found, features=names, target=chosen))
     shown = {name: value for name, value in redact_options(options).items() if value != HIDDEN}
-    text = config_text(redact_url(data), document, left_out(found, document), shown, name="streamtrain.yaml" if out == "-" else out)
+    text = config_text(
+        redact_url(data),
+        document,
+        left_out(found, document),
+        shown,
+        name="streamtrain.yaml" if out == "-" else out,
+    )
     if out == "-":
         show(text, {"config": text}, as_json=output.json)
         return
     with writing(Path(out)):
         write_atomically(Path(out), text.encode())
-    next_move = f"{out}: {plural(len(names), 'feature')}, target {chosen}\nnext: streamtrain sweep -c {out} --dry-run"
+    next_move = (
+        f"{out}: {plural(len(names), 'feature')}, target {chosen}\nnext: streamtrain sweep -c {out}"
+        " --dry-run"
+    )
     show(next_move, {"out": out, "features": names, "target": chosen}, as_json=output.json)
 
 
 def left_out(found: "Found", document: Mapping[str, Any]) -> list[str]:
     """The columns of the data that the config does not name, each with its type."""
     bound = {column["name"] for column in document["columns"]}
-    return [f"{column.name} ({column.stored_type})" for column in found.shards[0].columns if column.name not in bound]
+    return [
+        f"{column.name} ({column.stored_type})"
+        for column in found.shards[0].columns
+        if column.name not in bound
+    ]
 
 
-def config_text(path: str, document: Mapping[str, Any], others: list[str], options: Mapping[str, str], *, name: str) -> str:
+def config_text(
+    path: str,
+    document: Mapping[str, Any],
+    others: list[str],
+    options: Mapping[str, str],
+    *,
+    name: str,
+) -> str:
     """The YAML file, with storage `options` that are no secrets.
 
     Every value in it stands on its own line, so that a line can be edited, or its # removed.
@@ -73,15 +115,45 @@ def config_text(path: str, document: Mapping[str, Any], others: list[str], optio
     given = {
         "data.path": [f"path: {_scalar(path)}"],
         "data.target": [f"target: {_scalar(target['name'])}{_about(target)}"],
-        "data.features": ["features:", *(f"  - {_scalar(column['name'])}{_about(column)}" for column in features), *_comments("left out", others)],
-        "data.on_null": ["on_null: drop  # there are nulls: error refuses them, drop leaves their rows out, impute puts the mean in"] if nulls else [],
-        "data.storage_options": ["storage_options:", *(f"  {name}: {_scalar(value)}" for name, value in options.items())] if options else [],
+        "data.features": [
+            "features:",
+            *(f"  - {_scalar(column['name'])}{_about(column)}" for column in features),
+            *_comments("left out", others),
+        ],
+        "data.on_null": (
+            [
+                "on_null: drop  # there are nulls: error refuses them, drop leaves their rows out,"
+                " impute puts the mean in"
+            ]
+            if nulls
+            else []
+        ),
+        "data.storage_options": (
+            [
+                "storage_options:",
+                *(f"  {name}: {_scalar(value)}" for name, value in options.items()),
+            ]
+            if options
+            else []
+        ),
     }
-    size = f"{plural(document['num_rows'], 'row')} in {plural(document['num_shards'], document['format'].capitalize() + ' shard')}"
+    size = (
+        f"{plural(document['num_rows'], 'row')} in"
+        f" {plural(document['num_shards'], document['format'].capitalize() + ' shard')}"
+    )
     lines = [
-        f"# yaml-language-server: $schema={files('streamtrain.cli').joinpath('config.schema.json')}",
-        f"# {_one_line(document['url'])}: {size}. Check: streamtrain config validate {_one_line(name)}",
-        "# A line that begins with # shows a default. Numbers: 10M, 64Ki, 1e9, 2GiB; durations: 30s, 10m, 2h.",
+        (
+            "# yaml-language-server:"
+            f" $schema={files('streamtrain.cli').joinpath('config.schema.json')}"
+        ),
+        (
+            f"# {_one_line(document['url'])}: {size}. Check: streamtrain config validate"
+            f" {_one_line(name)}"
+        ),
+        (
+            "# A line that begins with # shows a default. Numbers: 10M, 64Ki, 1e9, 2GiB; durations:"
+            " 30s, 10m, 2h."
+        ),
     ]
     section = ""
     for key, field in config_keys().items():
@@ -92,7 +164,10 @@ def config_text(path: str, document: Mapping[str, Any], others: list[str], optio
         if own := given.get(key):
             lines += [f"  {line}" for line in own]
         else:
-            lines.append(f"  # {f'{word}: {_default(field.get_default(call_default_factory=True))}':<34} # {field.description}")
+            lines.append(
+                f"  # {f'{word}: {_default(field.get_default(call_default_factory=True))}':<34} #"
+                f" {field.description}"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -114,7 +189,9 @@ def _default(value: Any) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A value as YAML on one line; a text that YAML would read as something else, or that has odd characters, is quoted."""
+    """A value as YAML on one line; a text that YAML would read as something else, or that has odd
+    characters, is quoted.
+    """
     if isinstance(value, str):
         text = yaml.safe_dump(value, width=10**6).removesuffix("...\n").strip()
         return text if "\n" not in text and text.isprintable() else json.dumps(value)

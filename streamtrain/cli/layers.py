@@ -1,4 +1,6 @@
-"""One config from five layers: defaults < file < `STREAMTRAIN_…` < `--set` < flag; each value knows where it came from."""
+"""One config from five layers: defaults < file < `STREAMTRAIN_…` < `--set` < flag; each value knows
+where it came from.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +15,10 @@ PREFIX = "STREAMTRAIN_"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value and its origin: `sweep.yaml:14`, `STREAMTRAIN_TRAIN__LR`, `--set train.lr`, `--lr`."""
+    """A value and its origin.
+
+    `sweep.yaml:14`, `STREAMTRAIN_TRAIN__LR`, `--set train.lr`, `--lr`.
+    """
 
     value: Any
     origin: str
@@ -24,7 +29,10 @@ Layer = dict[str, Setting]
 
 
 def file_layer(path: str | None) -> Layer:
-    """The keys of a YAML file; an empty section counts as absent. Raises ConfigError that names the line."""
+    """The keys of a YAML file; an empty section counts as absent.
+
+    Raises ConfigError that names the line.
+    """
     if path is None:
         return {}
     values, origins = read_yaml(path)
@@ -42,12 +50,15 @@ def environment_layer(environment: Mapping[str, str]) -> Layer:
     """`STREAMTRAIN_TRAIN__BATCH_SIZE` sets train.batch_size; names without `__` are not ours."""
     return {
         name.removeprefix(PREFIX).replace("__", ".").lower(): Setting(_from_text(text), name)
-        for name, text in environment.items() if name.startswith(PREFIX) and "__" in name
+        for name, text in environment.items()
+        if name.startswith(PREFIX) and "__" in name
     }
 
 
 def set_layer(assignments: Iterable[str]) -> Layer:
-    """`a.b=c`, as often as wanted; the value is written as on a flag, or as a YAML list, or `null` for unset."""
+    """`a.b=c`, as often as wanted; the value is written as on a flag, or as a YAML list, or `null`
+    for unset.
+    """
     layer: Layer = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -58,13 +69,17 @@ def set_layer(assignments: Iterable[str]) -> Layer:
 
 
 def flag_layer(flags: Mapping[str, Any], table: Mapping[str, str]) -> Layer:
-    """The flags that were given, by the tables of `streamtrain.config`; a repeated flag is a list."""
+    """The flags that were given, by the tables of `streamtrain.config`; a repeated flag is a
+    list.
+    """
     layer: Layer = {}
     for name, value in flags.items():
         if table.get(name) == _OPTIONS and value is not None:
             layer |= _settings(_OPTIONS, storage_options(value), flag_name(name))
         elif value is not None:
-            layer[table[name]] = Setting(",".join(value) if isinstance(value, list) else value, flag_name(name))
+            layer[table[name]] = Setting(
+                ",".join(value) if isinstance(value, list) else value, flag_name(name)
+            )
     return layer
 
 
@@ -80,7 +95,9 @@ def storage_options(assignments: Iterable[str] | None) -> dict[str, str]:
 
 
 def _settings(key: str, value: Any, origin: str) -> Layer:
-    """One setting; of storage options one each, so that layers are laid over one another option by option."""
+    """One setting; of storage options one each, so that layers are laid over one another option by
+    option.
+    """
     if key == _OPTIONS and isinstance(value, Mapping) and value:
         return {f"{key}.{name}": Setting(item, origin) for name, item in value.items()}
     return {key: Setting(value, origin)}
@@ -115,15 +132,24 @@ def resolve(*layers: Layer) -> tuple[Config, dict[str, str]]:
 
 
 def _refuse_non_sections(settings: Layer) -> None:
-    """A key without its section, or a section without a key: said before pydantic would say it in its own words."""
+    """A key without its section, or a section without a key: said before pydantic would say it in
+    its own words.
+    """
     known = config_keys()
     for key, setting in settings.items():
         section, dot, _ = key.partition(".")
         if section in Config.model_fields and not dot:
-            raise ConfigError(f"{setting.origin}: {key} is a section; give one of its keys, like {_first_key(key, known)}")
+            raise ConfigError(
+                f"{setting.origin}: {key} is a section; give one of its keys, like"
+                f" {_first_key(key, known)}"
+            )
         if section not in Config.model_fields:
             close = [name for name in known if name.split(".")[1] == key.split(".")[-1]][:1]
-            hint = f" Did you mean {close[0]}?" if close else did_you_mean(section, Config.model_fields)
+            hint = (
+                f" Did you mean {close[0]}?"
+                if close
+                else did_you_mean(section, Config.model_fields)
+            )
             hint = hint or " A key is section.name; `streamtrain config show` lists all."
             raise ConfigError(f"{setting.origin}: {key}: unknown key.{hint}")
 
@@ -133,6 +159,8 @@ def _first_key(section: str, known: Iterable[str]) -> str:
 
 
 def _from_text(text: str) -> Any:
-    """Text as on a flag, so that `2024` can name a column; but YAML's null, and lists in brackets."""
+    """Text as on a flag, so that `2024` can name a column; but YAML's null, and lists in
+    brackets.
+    """
     value = parse_scalar(text)
     return value if isinstance(value, list) or (value is None and text.strip()) else text

@@ -1,6 +1,8 @@
-"""`streamtrain`: the verbs by name, global flags before or after the verb, errors as one line, exit codes.
+"""`streamtrain`: the verbs by name, global flags before or after the verb, errors as one line, exit
+codes.
 
-Exit codes: those of `streamtrain.errors` (1 to 5), 130 after Ctrl-C, 143 after SIGTERM, 141 when the reader of stdout left.
+Exit codes: those of `streamtrain.errors` (1 to 5), 130 after Ctrl-C, 143 after SIGTERM, 141 when
+the reader of stdout left.
 """
 
 import errno
@@ -22,36 +24,106 @@ from streamtrain import __version__
 from streamtrain.cli.terminal import note
 from streamtrain.errors import StreamTrainError
 
-#: Verb → group, import string, help. An import string keeps a verb's libraries out of every other verb.
+#: Verb → group, import string, help. An import string keeps a verb's libraries out of every other
+#: verb.
 VERBS = {
-    "init": ("Start", "streamtrain.cli.init:init", "Write a commented config from the data's own columns."),
-    "generate": ("Start", "streamtrain.cli.generate:generate", "Make shards with a known noise floor."),
-    "ingest": ("Start", "streamtrain.cli.ingest:ingest", "Turn CSV, Parquet, Arrow or Zarr into verified shards."),
-    "inspect": ("Start", "streamtrain.cli.inspect:inspect", "Say what a data set holds, from its footers only."),
-    "doctor": ("Start", "streamtrain.cli.doctor:doctor", "Describe this machine and see that everything works on it."),
-    "sweep": ("Run", "streamtrain.cli.sweep:sweep", "Compare minibatch sizes on the same rows and recommend one."),
+    "init": (
+        "Start",
+        "streamtrain.cli.init:init",
+        "Write a commented config from the data's own columns.",
+    ),
+    "generate": (
+        "Start",
+        "streamtrain.cli.generate:generate",
+        "Make shards with a known noise floor.",
+    ),
+    "ingest": (
+        "Start",
+        "streamtrain.cli.ingest:ingest",
+        "Turn CSV, Parquet, Arrow or Zarr into verified shards.",
+    ),
+    "inspect": (
+        "Start",
+        "streamtrain.cli.inspect:inspect",
+        "Say what a data set holds, from its footers only.",
+    ),
+    "doctor": (
+        "Start",
+        "streamtrain.cli.doctor:doctor",
+        "Describe this machine and see that everything works on it.",
+    ),
+    "sweep": (
+        "Run",
+        "streamtrain.cli.sweep:sweep",
+        "Compare minibatch sizes on the same rows and recommend one.",
+    ),
     "train": ("Run", "streamtrain.cli.train:train", "Train one model and save it."),
-    "predict": ("Results", "streamtrain.cli.predict:predict", "Write a trained model's predictions for a data set."),
-    "evaluate": ("Results", "streamtrain.cli.predict:evaluate", "Say how well a trained model does on a data set."),
-    "export": ("Results", "streamtrain.cli.export:export", "Write a trained model as ONNX, normalisation folded in."),
-    "report": ("Results", "streamtrain.cli.report:report", "Make the report of a run again, from its records."),
-    "compare": ("Results", "streamtrain.cli.compare:compare", "Say what changed from one run to another, with intervals; --fail-on for CI."),
-    "verify": ("Results", "streamtrain.cli.verify:verify", "Check every page, chunk and hash, and list every bad shard."),
-    "completion": ("Config", "streamtrain.cli.completion:completion", "Print a completion script for bash, zsh or fish."),
+    "predict": (
+        "Results",
+        "streamtrain.cli.predict:predict",
+        "Write a trained model's predictions for a data set.",
+    ),
+    "evaluate": (
+        "Results",
+        "streamtrain.cli.predict:evaluate",
+        "Say how well a trained model does on a data set.",
+    ),
+    "export": (
+        "Results",
+        "streamtrain.cli.export:export",
+        "Write a trained model as ONNX, normalisation folded in.",
+    ),
+    "report": (
+        "Results",
+        "streamtrain.cli.report:report",
+        "Make the report of a run again, from its records.",
+    ),
+    "compare": (
+        "Results",
+        "streamtrain.cli.compare:compare",
+        "Say what changed from one run to another, with intervals; --fail-on for CI.",
+    ),
+    "verify": (
+        "Results",
+        "streamtrain.cli.verify:verify",
+        "Check every page, chunk and hash, and list every bad shard.",
+    ),
+    "completion": (
+        "Config",
+        "streamtrain.cli.completion:completion",
+        "Print a completion script for bash, zsh or fish.",
+    ),
 }
 CONFIG_VERBS = {
     "show": ("streamtrain.cli.config:show", "Print every value and where it comes from."),
-    "schema": ("streamtrain.cli.config:schema", "Print the JSON schema of the config, for editors."),
+    "schema": (
+        "streamtrain.cli.config:schema",
+        "Print the JSON schema of the config, for editors.",
+    ),
     "validate": ("streamtrain.cli.config:validate", "Check a config file."),
 }
 BENCH_VERBS = {
-    "stream": ("streamtrain.cli.bench:stream", "Measure shuffled delivery beside raw decode, an expert's loop and a gather in memory."),
-    "step": ("streamtrain.cli.bench_step:step", "Measure training steps beside a plain PyTorch loop and single-thread sgemm."),
-    "train": ("streamtrain.cli.bench_step:train", "Measure a learner fed from shards beside the same one fed from memory."),
-    "cluster": ("streamtrain.cli.bench_cluster:cluster", "Run a cluster's driver against simulated workers: what planning and failures cost."),
+    "stream": (
+        "streamtrain.cli.bench:stream",
+        "Measure shuffled delivery beside raw decode, an expert's loop and a gather in memory.",
+    ),
+    "step": (
+        "streamtrain.cli.bench_step:step",
+        "Measure training steps beside a plain PyTorch loop and single-thread sgemm.",
+    ),
+    "train": (
+        "streamtrain.cli.bench_step:train",
+        "Measure a learner fed from shards beside the same one fed from memory.",
+    ),
+    "cluster": (
+        "streamtrain.cli.bench_cluster:cluster",
+        "Run a cluster's driver against simulated workers: what planning and failures cost.",
+    ),
 }
 #: Global flags that take a value: with one of them before the verb, the next word is not the verb.
-VALUE_FLAGS = frozenset({"-c", "--config", "--set", "-o", "--out", "--seed", "--memory", "--device", "--progress"})
+VALUE_FLAGS = frozenset(
+    {"-c", "--config", "--set", "-o", "--out", "--seed", "--memory", "--device", "--progress"}
+)
 
 #: Flags that are on or off: they may stand without a value.
 SWITCHES = frozenset({"--confirm", "--extend-grid", "--halving", "--rerun", "--standardize"})
@@ -69,9 +141,19 @@ class Terminated(BaseException):
 def build_app() -> App:
     """The command, without the verbs' own modules."""
     app = App(
-        name="streamtrain", version=__version__, help_flags=["--help", "-h"], help_format="plaintext", suppress_keyboard_interrupt=False,
-        help="Train regressors on data that does not fit in memory, and find the minibatch size that suits it.",
-        help_epilogue="Global flags stand before or after the verb. `streamtrain VERB --help` lists a verb's flags.",
+        name="streamtrain",
+        version=__version__,
+        help_flags=["--help", "-h"],
+        help_format="plaintext",
+        suppress_keyboard_interrupt=False,
+        help=(
+            "Train regressors on data that does not fit in memory, and find the minibatch size that"
+            " suits it."
+        ),
+        help_epilogue=(
+            "Global flags stand before or after the verb. `streamtrain VERB --help` lists a verb's"
+            " flags."
+        ),
     )
     groups = {name: Group(name, sort_key=place) for place, name in enumerate(_GROUPS, 1)}
     app["--help"].group = app["--version"].group = Group("Options", sort_key=9)
@@ -81,7 +163,9 @@ def build_app() -> App:
         ("bench", "Run", "Measure this machine and this program.", BENCH_VERBS),
         ("config", "Config", "Show, describe or check a config.", CONFIG_VERBS),
     ):
-        parent = App(name=name, help=text, help_format="plaintext", group=groups[group], sort_key=len(VERBS))
+        parent = App(
+            name=name, help=text, help_format="plaintext", group=groups[group], sort_key=len(VERBS)
+        )
         for verb, (target, help_text) in verbs.items():
             parent.command(target, name=verb, help=help_text)
         app.command(parent)
@@ -97,14 +181,16 @@ def verb_first(tokens: Sequence[str]) -> list[str]:
     place = 0
     while place < len(tokens) and tokens[place].startswith("-"):
         place += 2 if tokens[place] in VALUE_FLAGS else 1
-    length = 2 if tokens[place:place + 1] in (["bench"], ["config"]) else 1
-    return [*tokens[place:place + length], *tokens[:place], *tokens[place + length:]]
+    length = 2 if tokens[place : place + 1] in (["bench"], ["config"]) else 1
+    return [*tokens[place : place + length], *tokens[:place], *tokens[place + length :]]
 
 
 def switches(tokens: Sequence[str], names: Collection[str]) -> list[str]:
-    """Flags of these names are `on` by themselves, and `off` with `--no-` before: the words that Cyclopts is given.
+    """Flags of these names are `on` by themselves, and `off` with `--no-` before: the words that
+    Cyclopts is given.
 
-    >>> switches(["sweep", "--no-confirm", "--halving", "--out", "a", "--confirm", "off"], {"--confirm", "--halving"})
+    >>> words = ["sweep", "--no-confirm", "--halving", "--out", "a", "--confirm", "off"]
+    >>> switches(words, {"--confirm", "--halving"})
     ['sweep', '--confirm=off', '--halving=on', '--out', 'a', '--confirm=off']
     """
     found, left = [], deque(tokens)
@@ -119,21 +205,35 @@ def switches(tokens: Sequence[str], names: Collection[str]) -> list[str]:
 
 
 def run(tokens: Sequence[str]) -> int:
-    """Do what the words say and return the exit code; errors are one line on stderr, with the traceback under --debug."""
-    # Streams that were closed go nowhere, for the life of the process; what opens first would else get their number.
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    """Do what the words say and return the exit code; errors are one line on stderr, with the
+    traceback under --debug.
+    """
+    # Streams that were closed go nowhere, for the life of the process; what opens first would else
+    # get their number.
+    sys.stdout, sys.stderr = (
+        stream or open(os.devnull, "w")  # noqa: SIM115 - stays open for the life of the process
+        for stream in (sys.stdout, sys.stderr)
+    )
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks `≤` gets \u2264, not a crash
+            # a terminal that lacks `≤` gets \u2264, not a crash
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _sigterm_raises():
-            code = build_app()(switches(verb_first(tokens), SWITCHES), exit_on_error=False, print_error=False, result_action="return_value")
+            code = build_app()(
+                switches(verb_first(tokens), SWITCHES),
+                exit_on_error=False,
+                print_error=False,
+                result_action="return_value",
+            )
             return code if isinstance(code, int) else 0
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes stdout at exit
+        # or Python complains when it flushes stdout at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
     except SystemExit as leave:
-        if isinstance(leave.__context__, BrokenPipeError):  # rich, which writes --help, has turned it into its own exit
+        # rich, which writes --help, has turned it into its own exit
+        if isinstance(leave.__context__, BrokenPipeError):
             return 128 + signal.SIGPIPE
         raise
     except (Exception, KeyboardInterrupt, Terminated) as failure:
@@ -151,18 +251,30 @@ def explain(failure: BaseException) -> tuple[int, str]:
     if isinstance(failure, Terminated):
         return 143, "terminated"
     if isinstance(failure, StreamTrainError):
-        return failure.exit_code, "\n".join(f"error: {line}" for line in str(failure).splitlines() or [type(failure).__name__])
+        return failure.exit_code, "\n".join(
+            f"error: {line}" for line in str(failure).splitlines() or [type(failure).__name__]
+        )
     if isinstance(failure, CycloptsError):
         return 2, f"error: {' '.join(str(failure).split())} See --help."
     if isinstance(failure, MemoryError):
         return 4, "error: out of memory. Lower --memory, or close other programs."
     if isinstance(failure, OSError):
         full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
-        return 4 if full or failure.errno == errno.EMFILE else 1, f"error: {failure}{'. Free space there, or choose another --out.' * full}"
-    if isinstance(failure.__cause__, KeyboardInterrupt | Terminated):  # Python 3.11 wraps what is raised while a class is made
+        return (
+            4 if full or failure.errno == errno.EMFILE else 1,
+            f"error: {failure}{'. Free space there, or choose another --out.' * full}",
+        )
+    # Python 3.11 wraps what is raised while a class is made
+    if isinstance(failure.__cause__, KeyboardInterrupt | Terminated):
         return explain(failure.__cause__)
     first = (str(failure).splitlines() or [""])[0]
-    return 1, f"error: unexpected {type(failure).__name__}: {first}. Run again with --debug and report what it prints."
+    return (
+        1,
+        (
+            f"error: unexpected {type(failure).__name__}: {first}. Run again with --debug and"
+            " report what it prints."
+        ),
+    )
 
 
 @contextmanager
@@ -170,7 +282,8 @@ def _sigterm_raises() -> Iterator[None]:
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
         raise Terminated
 
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
+    # only the main thread may set signal handlers
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGTERM, terminate)
@@ -184,7 +297,8 @@ def main() -> NoReturn:
     """The console script."""
     code = run(sys.argv[1:])
     if any(thread.name.startswith(_READERS) for thread in threading.enumerate()):
-        # A read that hangs was left behind (stream/watch.py). At exit pyarrow would wait for its store, or abort the process.
+        # A read that hangs was left behind (stream/watch.py). At exit pyarrow would wait for its
+        # store, or abort the process.
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)

@@ -1,4 +1,6 @@
-"""Progress of a run on stderr: a line at every doubling of rows, and on a terminal a live bar below them."""
+"""Progress of a run on stderr: a line at every doubling of rows, and on a terminal a live bar below
+them.
+"""
 
 import math
 import sys
@@ -17,7 +19,18 @@ from streamtrain.types import Emit, Record
 from streamtrain.units import format_bytes, format_count, format_seconds
 
 Mode = Literal["auto", "live", "lines", "none"]
-_HEADER = ("trial", "rows", "loss", "loss since", "held-out", "at batch", "rows/s", "waiting", "rss", "left")
+_HEADER = (
+    "trial",
+    "rows",
+    "loss",
+    "loss since",
+    "held-out",
+    "at batch",
+    "rows/s",
+    "waiting",
+    "rss",
+    "left",
+)
 _WIDTHS = (5, 13, 9, 10, 9, 9, 8, 7, 9, 7)
 _PASSES = {"tuning": "tuning", "extension": "rates beyond the grid", "fresh": "fresh seeds"}
 _ONLY_SWEEP = {"trial", "at batch"}
@@ -25,7 +38,10 @@ _ONLY_SWEEP = {"trial", "at batch"}
 
 @contextmanager
 def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
-    """Yields `on_record`. `auto` is live on a terminal and plain lines (never a carriage return) elsewhere."""
+    """Yields `on_record`.
+
+    `auto` is live on a terminal and plain lines (never a carriage return) elsewhere.
+    """
     if mode == "auto":
         mode = "live" if sys.stderr.isatty() else "lines"
     follow = Follow(every=verbose)
@@ -35,10 +51,16 @@ def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
         yield lambda record: _print_lines(follow, record, note)
     else:
         console = Console(stderr=True)
-        columns = TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[facts]}", markup=False)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[facts]}", markup=False),
+        )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("opening", total=None, facts="")
-            yield lambda record: _move(bar, task, follow, record, lambda text: console.print(Text(text), soft_wrap=True))
+            yield lambda record: _move(
+                bar, task, follow, record, lambda text: console.print(Text(text), soft_wrap=True)
+            )
 
 
 def _print_lines(follow: Follow, record: Record, write: Callable[[str], None]) -> Line | None:
@@ -47,7 +69,10 @@ def _print_lines(follow: Follow, record: Record, write: Callable[[str], None]) -
         if "engine_reason" in record:
             write(f"engine: {record['engine']}, {record['engine_reason']}")
         if record.get("compile_seconds", 0.0) > 1:
-            write(f"kernels compiled in {format_seconds(record['compile_seconds'])}; they are kept for next time, and this is not counted")
+            write(
+                f"kernels compiled in {format_seconds(record['compile_seconds'])}; they are kept"
+                " for next time, and this is not counted"
+            )
         write(_row(follow, _HEADER))
     elif said := _said(record):
         write(said)
@@ -56,17 +81,26 @@ def _print_lines(follow: Follow, record: Record, write: Callable[[str], None]) -
     return lines[-1] if lines else None
 
 
-def _move(bar: Progress, task: TaskID, follow: Follow, record: Record, write: Callable[[str], None]) -> None:
+def _move(
+    bar: Progress, task: TaskID, follow: Follow, record: Record, write: Callable[[str], None]
+) -> None:
     line = _print_lines(follow, record, write)
     match record["event"]:
         case "run":
-            bar.update(task, total=_whole(follow.passes_left * follow.train_rows), description="training")
+            bar.update(
+                task, total=_whole(follow.passes_left * follow.train_rows), description="training"
+            )
         case "evaluation":
             passes = follow.passes_done + follow.passes_left
             total, done = _whole(passes * follow.train_rows), follow.mean_rows
             if total is not None:
                 done += follow.passes_done * follow.train_rows
-            bar.update(task, total=total, completed=done, description=f"pass {follow.passes_done + 1} of {passes}")
+            bar.update(
+                task,
+                total=total,
+                completed=done,
+                description=f"pass {follow.passes_done + 1} of {passes}",
+            )
         case "timing" | "delivery":
             bar.update(task, total=None, description="timing the step alone", facts="")
         case "measuring":
@@ -86,21 +120,41 @@ def _said(record: Record) -> str | None:
     """What a sweep does next, in a line."""
     if record["event"] == "next_pass":
         models = plural(record["replicas"], "model")
-        return f"{_PASSES[record['kind']]}: trial {record['trial'] + 1}, {models} of {plural(record['batch_sizes'], 'batch size')}"
+        return (
+            f"{_PASSES[record['kind']]}: trial {record['trial'] + 1}, {models} of"
+            f" {plural(record['batch_sizes'], 'batch size')}"
+        )
     if record.get("skipped"):
         return record["skipped"]
     if record["event"] == "measuring" and record["costs"]:
-        return "measuring: " + ", ".join(f"{cost['measure']} about {format_seconds(cost['seconds'])}" for cost in record["costs"])
+        return "measuring: " + ", ".join(
+            f"{cost['measure']} about {format_seconds(cost['seconds'])}" for cost in record["costs"]
+        )
     return None
 
 
 def _cells(line: Line) -> tuple[str, ...]:
     rate = "" if line.rows_per_second is None else format_count(line.rows_per_second)
-    left = "" if line.left_seconds is None else "0 s" if line.left_seconds < 1 else format_seconds(line.left_seconds)
+    left = (
+        ""
+        if line.left_seconds is None
+        else "0 s"
+        if line.left_seconds < 1
+        else format_seconds(line.left_seconds)
+    )
     rss = format_bytes(psutil.Process().memory_info().rss)
     waiting = "" if line.waiting is None else f"{line.waiting:.0%}".replace("%", " %")
     losses = (_loss(line.loss, 2), _loss(line.loss_since, 2), _loss(line.holdout_loss))
-    return str(line.trial + 1), f"{line.rows:,}", *losses, f"{line.batch_size:,}", rate, waiting, rss, left
+    return (
+        str(line.trial + 1),
+        f"{line.rows:,}",
+        *losses,
+        f"{line.batch_size:,}",
+        rate,
+        waiting,
+        rss,
+        left,
+    )
 
 
 def _loss(loss: float | None, times: int = 1) -> str:
@@ -111,4 +165,8 @@ def _loss(loss: float | None, times: int = 1) -> str:
 
 def _row(follow: Follow, cells: tuple[str, ...]) -> str:
     columns = zip(cells, _WIDTHS, _HEADER, strict=True)
-    return "  ".join(cell.rjust(width) for cell, width, name in columns if follow.verb == "sweep" or name not in _ONLY_SWEEP)
+    return "  ".join(
+        cell.rjust(width)
+        for cell, width, name in columns
+        if follow.verb == "sweep" or name not in _ONLY_SWEEP
+    )

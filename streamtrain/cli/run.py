@@ -15,16 +15,28 @@ from streamtrain.errors import ConfigError, DataError, StreamTrainError
 from streamtrain.redact import redact_command
 from streamtrain.types import Record
 
-
 #: How a training may end that gives no model, and what it says then.
-_FAILED = {"diverged": "diverged. Try a smaller --lr.", "out_of_memory": "ran out of memory.", "failed": "failed; the report says why."}
+_FAILED = {
+    "diverged": "diverged. Try a smaller --lr.",
+    "out_of_memory": "ran out of memory.",
+    "failed": "failed; the report says why.",
+}
 
 
 def run(
-    verb: Literal["sweep", "train"], data: str | None, flags: Any, sources: Sources, output: Output, *, out: str | None, resume: str, dry_run: bool,
+    verb: Literal["sweep", "train"],
+    data: str | None,
+    flags: Any,
+    sources: Sources,
+    output: Output,
+    *,
+    out: str | None,
+    resume: str,
+    dry_run: bool,
     tensorboard: bool = False,
-) -> None:  # fmt: skip
-    """Do what the verb says with the config of all layers; raises the errors of `streamtrain.errors`.
+) -> None:
+    """Do what the verb says with the config of all layers; raises the errors of
+    `streamtrain.errors`.
 
     `--resume DIR` alone is enough: the config is then the one that the run keeps in DIR.
     """
@@ -33,7 +45,10 @@ def run(
         sources = replace(sources, config=str(kept))
     config, _ = load_config(data, flags, sources)
     if config.data.path is None:
-        raise ConfigError(f"{verb} needs DATA: a file, a folder or a glob of Parquet or Zarr shards, or data.path in the config")
+        raise ConfigError(
+            f"{verb} needs DATA: a file, a folder or a glob of Parquet or Zarr shards, or data.path"
+            " in the config"
+        )
     from streamtrain import api
 
     with plain_warnings(quiet=output.quiet):
@@ -44,7 +59,11 @@ def run(
         folder, goes_on = api.choose_out(verb, config, out, resume)
         call = {"sweep": api.run_sweep, "train": api.run_train}[verb]
         with ExitStack() as open_ones:
-            seen = [open_ones.enter_context(progress("none" if output.quiet else output.progress, verbose=output.verbose))]
+            seen = [
+                open_ones.enter_context(
+                    progress("none" if output.quiet else output.progress, verbose=output.verbose)
+                )
+            ]
             if tensorboard:
                 from streamtrain.tensorboard import tensorboard as writer
 
@@ -60,9 +79,18 @@ def run(
 
             try:
                 command = shlex.join(["streamtrain", *redact_command(sys.argv[1:])])
-                result = call(config, folder, resume=goes_on, command=command, on_record=on_record, on_note=on_note)
+                result = call(
+                    config,
+                    folder,
+                    resume=goes_on,
+                    command=command,
+                    on_record=on_record,
+                    on_note=on_note,
+                )
             except BaseException as failure:
-                if not isinstance(failure, ConfigError | DataError) and api.list_checkpoints(folder / api.CHECKPOINTS):
+                if not isinstance(failure, ConfigError | DataError) and api.list_checkpoints(
+                    folder / api.CHECKPOINTS
+                ):
                     note(f"{folder} was saved; go on with --resume {shlex.quote(str(folder))}")
                     if isinstance(failure, KeyboardInterrupt):
                         _report_so_far(folder)
@@ -74,11 +102,16 @@ def run(
     ends = {cell["status"] for cell in result.summary["cells"]}
     if ends <= _FAILED.keys():  # of a sweep: of every size
         why = _FAILED[ends.pop()] if len(ends) == 1 else "failed; the report says why."
-        raise StreamTrainError(f"{folder}: {'the training' if verb == 'train' else 'every size'} {why}")
+        raise StreamTrainError(
+            f"{folder}: {'the training' if verb == 'train' else 'every size'} {why}"
+        )
 
 
 def _report_so_far(folder: Path) -> None:
-    """The report of what an interrupted run has seen. A second Ctrl-C leaves it unwritten; whatever goes wrong, the run is saved."""
+    """The report of what an interrupted run has seen.
+
+    A second Ctrl-C leaves it unwritten; whatever goes wrong, the run is saved.
+    """
     from streamtrain.report.write import read_records, write_report
 
     with suppress(StreamTrainError, OSError):
@@ -92,8 +125,13 @@ def result_text(summary: Mapping[str, Any], out: Path) -> str:
     from streamtrain.report.table import render_table
 
     table, _, answer = render_table(summary).rpartition("\n\n")
-    warnings = [fit(f"warning: {warning['text']}" + (f" [{warning['flag']}]" if warning["flag"] else "")) for warning in summary["warnings"]]
-    return "\n\n".join(part for part in (table, fit(answer), "\n".join(warnings), f"report: {_page(out)}") if part)
+    warnings = [
+        fit(f"warning: {warning['text']}" + (f" [{warning['flag']}]" if warning["flag"] else ""))
+        for warning in summary["warnings"]
+    ]
+    return "\n\n".join(
+        part for part in (table, fit(answer), "\n".join(warnings), f"report: {_page(out)}") if part
+    )
 
 
 def _page(out: Path) -> Path:

@@ -1,4 +1,7 @@
-"""What is written where: stdout is the result, stderr everything else. Names from files are shown escaped."""
+"""What is written where: stdout is the result, stderr everything else.
+
+Names from files are shown escaped.
+"""
 
 import json
 import os
@@ -18,23 +21,30 @@ _RED, _YELLOW = "31", "33"
 
 
 def escape(text: str) -> str:
-    r"""Control and format characters as visible escapes, so that a name from a file cannot drive the terminal.
+    r"""Control and format characters as visible escapes, so that a name from a file cannot drive
+    the terminal.
 
     >>> escape("a\x1b[2Jb"), escape("rows/s ≤ 2")
     ('a\\x1b[2Jb', 'rows/s ≤ 2')
     """
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def show(text: str, document: Mapping[str, Any], *, as_json: bool) -> None:
     """Write the result of a verb to stdout: the text for people, or the document as strict JSON."""
-    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) if as_json else escape(text).rstrip("\n"))
+    sys.stdout.write(
+        json.dumps(document, indent=2, allow_nan=False) if as_json else escape(text).rstrip("\n")
+    )
     sys.stdout.write("\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """Write one remark to stderr; on a terminal that wants colour, `error:` is red and `warning:` yellow."""
+    """Write one remark to stderr; on a terminal that wants colour, `error:` is red and `warning:`
+    yellow.
+    """
     text = escape(text)
     if wants_colour(sys.stderr):
         text = re.sub("^error:", f"\x1b[{_RED}merror:\x1b[0m", text, flags=re.MULTILINE)
@@ -48,10 +58,18 @@ def wants_colour(stream: Any) -> bool:
 
 
 def fit(text: str) -> str:
-    """A sentence in lines of the terminal's width, broken between words; as it is where stdout is no terminal."""
+    """A sentence in lines of the terminal's width, broken between words; as it is where stdout is
+    no terminal.
+    """
     if not sys.stdout.isatty():
         return text
-    return textwrap.fill(text, shutil.get_terminal_size().columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        text,
+        shutil.get_terminal_size().columns,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 @contextmanager
@@ -61,7 +79,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as failure:
         reason = os.strerror(failure.errno) if failure.errno else str(failure)
-        raise ResourceError(f"{path}: cannot be written ({reason}). Choose another --out.") from None
+        raise ResourceError(
+            f"{path}: cannot be written ({reason}). Choose another --out."
+        ) from None
 
 
 @contextmanager
@@ -88,7 +108,10 @@ def table(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> str:
     """
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     aligned = (
-        "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     )
     return "\n".join(line.rstrip() for line in aligned)

@@ -9,12 +9,32 @@ from streamtrain.cli.run import run
 from streamtrain.cli.sweep import DATA_HELP
 
 _TENSORBOARD = "write every evaluation to DIR/tensorboard too: tensorboard --logdir DIR"
-TensorBoard = Annotated[bool, Parameter(group=TRAINING, negative=(), show_default=False, help=_TENSORBOARD)]
+TensorBoard = Annotated[
+    bool, Parameter(group=TRAINING, negative=(), show_default=False, help=_TENSORBOARD)
+]
 
 
 def train(
-    data: Annotated[str | None, Parameter(help=DATA_HELP)] = None, /, *, flags: TrainFlags = TrainFlags(), sources: Sources = Sources(),
-    out: Out = None, resume: Resume = "auto", dry_run: DryRun = False, tensorboard: TensorBoard = False, output: Output = Output(),
-) -> None:  # fmt: skip
+    data: Annotated[str | None, Parameter(help=DATA_HELP)] = None,
+    /,
+    *,
+    flags: TrainFlags = TrainFlags(),
+    sources: Sources = Sources(),
+    out: Out = None,
+    resume: Resume = "auto",
+    dry_run: DryRun = False,
+    tensorboard: TensorBoard = False,
+    output: Output = Output(),
+) -> None:
     """Train one model; its weights, with normalisation folded in, are in DIR/model.safetensors."""
-    run("train", data, flags, sources, output, out=out, resume=resume, dry_run=dry_run, tensorboard=tensorboard)
+    run(
+        "train",
+        data,
+        flags,
+        sources,
+        output,
+        out=out,
+        resume=resume,
+        dry_run=dry_run,
+        tensorboard=tensorboard,
+    )

@@ -1,8 +1,11 @@
-"""Sums over the workers of a synchronous run: one flat tensor, one all-reduce of gloo or NCCL. The only torch of the cluster.
+"""Sums over the workers of a synchronous run: one flat tensor, one all-reduce of gloo or NCCL.
 
-Workers meet at a store that the first of them opens on the address it has in Dask's own network, and nowhere else. Gloo is bound to
-that address: on a cluster of our own, to loopback. NCCL takes over the sums where each worker trains on a GPU that no other one has:
-it refuses to run with two of them on one. Which interface it uses is its own affair (`NCCL_SOCKET_IFNAME`).
+The only torch of the cluster.
+
+Workers meet at a store that the first of them opens on the address it has in Dask's own network,
+and nowhere else. Gloo is bound to that address: on a cluster of our own, to loopback. NCCL takes
+over the sums where each worker trains on a GPU that no other one has: it refuses to run with two of
+them on one. Which interface it uses is its own affair (`NCCL_SOCKET_IFNAME`).
 """
 
 import os
@@ -35,9 +38,13 @@ class Store:
             listening.listen(_BACKLOG)
             self.port = listening.getsockname()[1]
             self.store = dist.TCPStore(
-                host, self.port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_seconds),
+                host,
+                self.port,
+                is_master=True,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=timeout_seconds),
                 master_listen_fd=listening.detach(),
-            )  # fmt: skip
+            )
         except BaseException:
             listening.close()
             raise
@@ -48,38 +55,59 @@ class Store:
 
 
 class Collective:
-    """`size` workers that call `sum` in the same order. Not thread-safe. With one worker nothing is opened.
+    """`size` workers that call `sum` in the same order.
 
-    `address`: host and port of the store; `generation` keeps groups that use one store apart. `own_host`: this worker's address.
-    `device`: where it trains. `backend` says what sums. Raises PeerLost when not all of them come within `timeout_seconds`.
+    Not thread-safe. With one worker nothing is opened.
+
+    `address`: host and port of the store; `generation` keeps groups that use one store apart.
+    `own_host`: this worker's address. `device`: where it trains. `backend` says what sums. Raises
+    PeerLost when not all of them come within `timeout_seconds`.
     """
 
     def __init__(
-        self, address: tuple[str, int], *, rank: int, size: int, generation: int, own_host: str, timeout_seconds: float, store: Store | None = None,
+        self,
+        address: tuple[str, int],
+        *,
+        rank: int,
+        size: int,
+        generation: int,
+        own_host: str,
+        timeout_seconds: float,
+        store: Store | None = None,
         device: str = "cpu",
-    ):  # fmt: skip
+    ):
         self.rank, self.size, self.backend = rank, size, "none" if size == 1 else "gloo"
         self._group = self._gpu_group = None
         if size == 1:
             return
         timeout = timedelta(seconds=timeout_seconds)
         with _peers():
-            met = store.store if store is not None else dist.TCPStore(*address, is_master=False, timeout=timeout)
+            met = (
+                store.store
+                if store is not None
+                else dist.TCPStore(*address, is_master=False, timeout=timeout)
+            )
             options = dist.ProcessGroupGloo._Options()
             options._devices = [dist.ProcessGroupGloo.create_device(hostname=own_host)]
             options._timeout = timeout
             meeting = dist.PrefixStore(f"generation {generation}", met)
-            self._group = dist.ProcessGroupGloo(dist.PrefixStore("gloo", meeting), rank, size, options)
-        self.sum(np.ones(1, dtype=np.float32))  # connects every pair, so that a peer that cannot be reached is known now
+            self._group = dist.ProcessGroupGloo(
+                dist.PrefixStore("gloo", meeting), rank, size, options
+            )
+        # connects every pair, so that a peer that cannot be reached is known now
+        self.sum(np.ones(1, dtype=np.float32))
         self._device = torch.device(device)
-        if self._have_each_a_gpu(meeting):  # all are here, so NCCL, which would wait for ever to begin, need not wait
+        # all are here, so NCCL, which would wait for ever to begin, need not wait
+        if self._have_each_a_gpu(meeting):
             with _peers():
                 self._gpu_group = open_nccl(dist.PrefixStore("nccl", meeting), rank, size, timeout)
             self.backend = "nccl"
             self.sum(np.ones(1, dtype=np.float32))
 
     def sum(self, array: np.ndarray) -> None:
-        """Add up an array of all workers, in place, on each of them: float32 or float64, C-contiguous, of one shape. Raises PeerLost."""
+        """Add up an array of all workers, in place, on each of them: float32 or float64,
+        C-contiguous, of one shape. Raises PeerLost.
+        """
         if self._group is None:
             return
         tensor = torch.from_numpy(array)
@@ -113,7 +141,10 @@ def name_gpu(device: torch.device) -> str:
 
 
 def open_nccl(store: dist.Store, rank: int, size: int, timeout: timedelta) -> dist.ProcessGroup:
-    """A group whose sums raise when a peer does not answer in time. Without blocking waits a watchdog would end this process instead."""
+    """A group whose sums raise when a peer does not answer in time.
+
+    Without blocking waits a watchdog would end this process instead.
+    """
     os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = timeout
@@ -122,7 +153,9 @@ def open_nccl(store: dist.Store, rank: int, size: int, timeout: timedelta) -> di
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """Gloo and NCCL say RuntimeError, and a store DistError or TimeoutError, for peers that are gone or silent."""
+    """Gloo and NCCL say RuntimeError, and a store DistError or TimeoutError, for peers that are
+    gone or silent.
+    """
     try:
         yield
     except (RuntimeError, TimeoutError, OSError) as error:

@@ -1,7 +1,9 @@
-"""Connecting to a Dask cluster, or starting one on this machine: on loopback, so nobody else can reach it.
+"""Connecting to a Dask cluster, or starting one on this machine: on loopback, so nobody else can
+reach it.
 
-Whoever can connect to a Dask scheduler can run code on it and on its workers. So nothing here opens a port to other machines; a
-cluster of several machines is the user's own, with TLS where the network is not trusted.
+Whoever can connect to a Dask scheduler can run code on it and on its workers. So nothing here opens
+a port to other machines; a cluster of several machines is the user's own, with TLS where the
+network is not trusted.
 """
 
 import logging
@@ -26,12 +28,18 @@ LOOPBACK = "127.0.0.1"
 #: How long a scheduler and its workers may take to answer.
 CONNECT_SECONDS = 30.0
 
-#: Of clusters that we start. Blocks belong to us, so Dask must not move or spill anything; one task at a time is enough.
+#: Of clusters that we start. Blocks belong to us, so Dask must not move or spill anything; one task
+#: at a time is enough.
 OWN_CLUSTER = {
-    "distributed.worker.memory.target": False, "distributed.worker.memory.spill": False, "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": 0.95, "distributed.scheduler.work-stealing": False, "distributed.comm.retry.count": 3,
-    "distributed.worker.profile.enabled": False, "distributed.scheduler.no-workers-timeout": "120s",
-}  # fmt: skip
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.scheduler.work-stealing": False,
+    "distributed.comm.retry.count": 3,
+    "distributed.worker.profile.enabled": False,
+    "distributed.scheduler.no-workers-timeout": "120s",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +60,19 @@ class Connection:
 def is_wanted(config: ClusterConfig) -> bool:
     """True when a flag, the config or `DASK_SCHEDULER_ADDRESS` names a cluster."""
     named = (config.scheduler, config.scheduler_file, config.workers, config.factory)
-    return any(value is not None for value in named) or bool(os.environ.get("DASK_SCHEDULER_ADDRESS"))
+    return any(value is not None for value in named) or bool(
+        os.environ.get("DASK_SCHEDULER_ADDRESS")
+    )
 
 
 @contextmanager
 def connect(config: ClusterConfig, client: Any = None) -> Iterator[Connection]:
-    """A client of the cluster that the config names; what was started here ends with the context. `client`: one that exists already.
+    """A client of the cluster that the config names; what was started here ends with the context.
 
-    Raises ConfigError for what cannot be used, ResourceError when no scheduler answers or a version of streamtrain differs.
+    `client`: one that exists already.
+
+    Raises ConfigError for what cannot be used, ResourceError when no scheduler answers or a version
+    of streamtrain differs.
     """
     distributed = _import_distributed()
     with ExitStack() as stack:
@@ -68,29 +81,45 @@ def connect(config: ClusterConfig, client: Any = None) -> Iterator[Connection]:
         else:
             own = False
         if client.asynchronous:
-            raise ConfigError("client= is asynchronous; give a distributed.Client(asynchronous=False).")
+            raise ConfigError(
+                "client= is asynchronous; give a distributed.Client(asynchronous=False)."
+            )
         connection = Connection(client=client, own=own)
         check_workers(connection)
         yield connection
 
 
 def check_workers(connection: Connection) -> None:
-    """Compare versions with the workers that are there now. Raises ConfigError, or warns where only the last bits may differ.
+    """Compare versions with the workers that are there now.
+
+    Raises ConfigError, or warns where only the last bits may differ.
 
     The scheduler unpickles what it hands on, so without streamtrain it would refuse every task.
     Workers that join later are checked before their first task.
     """
     client = connection.client
     try:
-        check_answer(versions(), client.sync(_ask_scheduler, client, callback_timeout=CONNECT_SECONDS), "the scheduler")
-        found = client.sync(client.run, versions, on_error="return", callback_timeout=CONNECT_SECONDS)
+        check_answer(
+            versions(),
+            client.sync(_ask_scheduler, client, callback_timeout=CONNECT_SECONDS),
+            "the scheduler",
+        )
+        found = client.sync(
+            client.run, versions, on_error="return", callback_timeout=CONNECT_SECONDS
+        )
     except OSError as error:
-        raise ResourceError(f"the cluster's scheduler or workers do not answer ({error}). Look at their logs.") from error
+        raise ResourceError(
+            f"the cluster's scheduler or workers do not answer ({error}). Look at their logs."
+        ) from error
     odd = []
     for address, answer in found.items():
         odd += check_answer(versions(), answer, address)
     if odd:
-        warnings.warn(f"{odd[0]}{f' (and {len(odd) - 1} more)' if len(odd) > 1 else ''}: losses may differ in their last bits.", stacklevel=3)
+        warnings.warn(
+            f"{odd[0]}{f' (and {len(odd) - 1} more)' if len(odd) > 1 else ''}: losses may differ in"
+            " their last bits.",
+            stacklevel=3,
+        )
 
 
 async def _ask_scheduler(client: Any) -> Any:
@@ -103,7 +132,9 @@ async def _ask_scheduler(client: Any) -> Any:
 
 @contextmanager
 def performance_report(connection: Connection, path: Path) -> Iterator[None]:
-    """Dask's own report of what its workers did, as one HTML file; nothing where Bokeh is not installed, or the cluster is lost."""
+    """Dask's own report of what its workers did, as one HTML file; nothing where Bokeh is not
+    installed, or the cluster is lost.
+    """
     distributed = _import_distributed()
     try:
         import bokeh  # noqa: F401 - of the extra [cluster]: without it Dask's report would be an error page
@@ -117,7 +148,10 @@ def performance_report(connection: Connection, path: Path) -> Iterator[None]:
     finally:
         with suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            connection.client.sync(report.__aexit__, None, None, None, callback_timeout=CONNECT_SECONDS)  # it asks every worker: one may hang
+            # it asks every worker: one may hang
+            connection.client.sync(
+                report.__aexit__, None, None, None, callback_timeout=CONNECT_SECONDS
+            )
 
 
 def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[Any, bool]:
@@ -129,15 +163,31 @@ def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[An
         if isinstance(made, distributed.Client):
             return stack.enter_context(made), False
         if not hasattr(made, "scheduler_address"):
-            raise ConfigError(f"--cluster {config.factory} returned {type(made).__name__}. Return a Dask cluster or a distributed.Client.")
-        return stack.enter_context(distributed.Client(stack.enter_context(made), timeout=CONNECT_SECONDS)), False
+            raise ConfigError(
+                f"--cluster {config.factory} returned {type(made).__name__}. Return a Dask cluster"
+                " or a distributed.Client."
+            )
+        return (
+            stack.enter_context(
+                distributed.Client(stack.enter_context(made), timeout=CONNECT_SECONDS)
+            ),
+            False,
+        )
     address = find_address(config)
-    where = address if config.scheduler_file is None else f"{address}, as {config.scheduler_file} names it,"
+    where = (
+        address
+        if config.scheduler_file is None
+        else f"{address}, as {config.scheduler_file} names it,"
+    )
     security = _security(config, distributed)
     try:
         return stack.enter_context(open_client(address, security, CONNECT_SECONDS)), False
-    except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:  # a tls:// address without certificates is a TypeError
-        raise ResourceError(f"the Dask scheduler {where} does not answer: {first_line(error)}. Check the address, the network, and TLS.") from None
+    # a tls:// address without certificates is a TypeError
+    except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:
+        raise ResourceError(
+            f"the Dask scheduler {where} does not answer: {first_line(error)}. Check the address,"
+            " the network, and TLS."
+        ) from None
 
 
 @contextmanager
@@ -146,14 +196,28 @@ def _local_cluster(workers: int, distributed: Any) -> Iterator[Any]:
     import dask
 
     threads = max(1, default_readers() // workers)
-    before = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    before = {
+        name: str(threads)
+        for name in (
+            "OMP_NUM_THREADS",
+            "MKL_NUM_THREADS",
+            "OPENBLAS_NUM_THREADS",
+            "NUMBA_NUM_THREADS",
+        )
+    }
     environment = {**before, "MALLOC_ARENA_MAX": "2"}
     with dask.config.set({**OWN_CLUSTER, "distributed.nanny.pre-spawn-environ": environment}):
         cluster = distributed.LocalCluster(
             # a dashboard address of None would listen on every address
-            n_workers=workers, processes=True, threads_per_worker=threads, host=LOOPBACK, dashboard_address=f"{LOOPBACK}:0",
-            worker_dashboard_address=None, silence_logs=logging.ERROR, resources={"trainer": 1},
-        )  # fmt: skip
+            n_workers=workers,
+            processes=True,
+            threads_per_worker=threads,
+            host=LOOPBACK,
+            dashboard_address=f"{LOOPBACK}:0",
+            worker_dashboard_address=None,
+            silence_logs=logging.ERROR,
+            resources={"trainer": 1},
+        )
     with cluster:
         yield cluster
 
@@ -166,18 +230,27 @@ def _make(factory: str) -> Any:
     except StreamTrainError:
         raise
     except Exception as error:
-        raise ConfigError(f"--cluster {factory} raised {type(error).__name__}: {first_line(error)}. Mend the factory.") from error
+        raise ConfigError(
+            f"--cluster {factory} raised {type(error).__name__}: {first_line(error)}. Mend the"
+            " factory."
+        ) from error
 
 
 def _security(config: ClusterConfig, distributed: Any) -> Any:
     """TLS from the config; None leaves it to Dask's own configuration."""
-    files = {"tls_ca_file": config.tls_ca_file, "tls_client_cert": config.tls_cert, "tls_client_key": config.tls_key}
+    files = {
+        "tls_ca_file": config.tls_ca_file,
+        "tls_client_cert": config.tls_cert,
+        "tls_client_key": config.tls_key,
+    }
     given = {name: value for name, value in files.items() if value is not None}
     if not given:
         return None
     for name, value in given.items():
         if not Path(value).is_file():
-            raise ConfigError(f"cluster.{re.sub('_client', '', name)} is {value}, which is not a file.")
+            raise ConfigError(
+                f"cluster.{re.sub('_client', '', name)} is {value}, which is not a file."
+            )
     return distributed.Security(require_encryption=True, **given)
 
 
@@ -185,5 +258,7 @@ def _import_distributed() -> Any:
     try:
         import distributed
     except ImportError:
-        raise ConfigError("a cluster needs the extra [cluster]: pip install 'streamtrain[cluster]'.") from None
+        raise ConfigError(
+            "a cluster needs the extra [cluster]: pip install 'streamtrain[cluster]'."
+        ) from None
     return distributed

@@ -1,4 +1,6 @@
-"""The workers of a cluster as the driver knows them: who is idle, who is at work, who does not answer, and when there are too few."""
+"""The workers of a cluster as the driver knows them: who is idle, who is at work, who does not
+answer, and when there are too few.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,7 +9,8 @@ from streamtrain.cluster.fabric import Event, Fabric, Failed, Finished, Joined, 
 from streamtrain.cluster.worker import Unfit
 from streamtrain.errors import ResourceError, first_line
 
-#: How long a cluster may have fewer workers than it needs, as `distributed.scheduler.no-workers-timeout`.
+#: How long a cluster may have fewer workers than it needs, as
+#: `distributed.scheduler.no-workers-timeout`.
 NO_WORKERS_SECONDS = 120.0
 
 #: How often the driver looks up from waiting: for Ctrl-C, and whether it is time to save.
@@ -17,21 +20,28 @@ LOOK_SECONDS = 0.5
 class Crew:
     """Keeps count of a fabric's workers. Owned by one thread.
 
-    `min_workers`: after `no_workers_seconds` with fewer the cluster counts as lost. `look_seconds`: how often the driver looks up from
-    waiting; `interrupted` is called then, and what it raises ends the run.
+    `min_workers`: after `no_workers_seconds` with fewer the cluster counts as lost. `look_seconds`:
+    how often the driver looks up from waiting; `interrupted` is called then, and what it raises
+    ends the run.
     """
 
     def __init__(
-        self, fabric: Fabric, *, min_workers: int = 1, no_workers_seconds: float = NO_WORKERS_SECONDS, tell: Callable[[str], None] = lambda _: None,
+        self,
+        fabric: Fabric,
+        *,
+        min_workers: int = 1,
+        no_workers_seconds: float = NO_WORKERS_SECONDS,
+        tell: Callable[[str], None] = lambda _: None,
         look_seconds: float | None = None,
-    ):  # fmt: skip
+    ):
         self.fabric, self.min_workers, self.tell = fabric, min_workers, tell
         self.interrupted: Callable[[], None] = lambda: None
         self._no_workers_seconds, self._look_seconds = no_workers_seconds, look_seconds
         self.idle: dict[str, None] = {}  # in the order in which they became idle
         self.busy: dict[str, int] = {}
         self._hung: set[str] = set()
-        self._unfit: dict[str, BaseException] = {}  # workers that cannot open the run, and why: they are given nothing more
+        # workers that cannot open the run, and why: they are given nothing more
+        self._unfit: dict[str, BaseException] = {}
         self._alone_since: float | None = None
         self.messages = self.lost_workers = 0
 
@@ -53,9 +63,11 @@ class Crew:
             self.fabric.recover(worker)
 
     def wait(self, times: Iterable[float | None] = (), *, wanted: int | None = None) -> list[Event]:
-        """What happens next, with idle and busy workers brought up to date; nothing when the first of `times` came before.
+        """What happens next, with idle and busy workers brought up to date; nothing when the first
+        of `times` came before.
 
-        Raises ResourceError when there were too few workers for too long, and why the last one was unfit when all are.
+        Raises ResourceError when there were too few workers for too long, and why the last one was
+        unfit when all are.
         """
         self.interrupted()
         self._check(self.min_workers if wanted is None else wanted)
@@ -65,10 +77,15 @@ class Crew:
             looks.append(now + self._look_seconds)
         if self._alone_since is not None:
             looks.append(self._alone_since + self._no_workers_seconds)
-        return list(map(self._hear, self.fabric.wait(max(0.0, min(looks) - now) if looks else None)))
+        return list(
+            map(self._hear, self.fabric.wait(max(0.0, min(looks) - now) if looks else None))
+        )
 
     def wait_for(self, count: int) -> None:
-        """Until so many workers are there. Raises ResourceError when that takes too long. Whatever is out counts no more."""
+        """Until so many workers are there.
+
+        Raises ResourceError when that takes too long. Whatever is out counts no more.
+        """
         while len(self) < count:
             for event in self.wait(wanted=count):
                 if isinstance(event, Left):
@@ -117,11 +134,16 @@ class Crew:
             self._alone_since = now
         if now - self._alone_since >= self._no_workers_seconds:
             raise ResourceError(
-                f"the cluster is lost: {len(self):,} of at least {wanted:,} workers were there for {self._no_workers_seconds:.0f} s."
-                " Start workers, or lower --min-workers, then go on with --resume auto."
+                f"the cluster is lost: {len(self):,} of at least {wanted:,} workers were there for"
+                f" {self._no_workers_seconds:.0f} s. Start workers, or lower --min-workers, then go"
+                " on with --resume auto."
             )
 
 
 def unfit(event: Event) -> BaseException | None:
     """Why a worker could not open the run; None when that is not what happened."""
-    return event.error.args[0] if isinstance(event, Failed) and isinstance(event.error, Unfit) else None
+    return (
+        event.error.args[0]
+        if isinstance(event, Failed) and isinstance(event.error, Unfit)
+        else None
+    )

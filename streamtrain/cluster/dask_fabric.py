@@ -1,7 +1,10 @@
-"""A Dask cluster as a `Fabric`. Tasks are pinned, tried once, named uniquely and gathered at once; all else is the driver's.
+"""A Dask cluster as a `Fabric`.
 
-Why so: a pinned task whose worker died waits for ever, loose ones are stolen by other workers, results are computed again when their
-worker leaves, and equal calls are answered from memory (distributed#7346, xgboost#10985, xgboost#11804).
+Tasks are pinned, tried once, named uniquely and gathered at once; all else is the driver's.
+
+Why so: a pinned task whose worker died waits for ever, loose ones are stolen by other workers,
+results are computed again when their worker leaves, and equal calls are answered from memory
+(distributed#7346, xgboost#10985, xgboost#11804).
 """
 
 import asyncio
@@ -28,7 +31,8 @@ POLL_SECONDS = 5.0
 #: A connection that is cut for longer is not waited for.
 CUT_SECONDS = 20.0
 
-#: A scheduler whose connections stand, but which answers nothing for so long, counts as lost: it is stopped, or starved.
+#: A scheduler whose connections stand, but which answers nothing for so long, counts as lost: it is
+#: stopped, or starved.
 SILENT_SECONDS = 60.0
 
 #: A result that does not come within this after its task has ended went down with its worker.
@@ -42,16 +46,32 @@ LARGE_BYTES = 2**23
 
 
 class DaskFabric:
-    """See `Fabric`. `work(prepared, payload)` is what a task does; use as a context, and the client belongs to the caller.
+    """See `Fabric`.
 
-    `restarts`: a worker that does not answer is started anew (for clusters of our own; at a user's nothing is changed). `tell` hears
-    of workers that cannot be used.
+    `work(prepared, payload)` is what a task does; use as a context, and the client belongs to the
+    caller.
+
+    `restarts`: a worker that does not answer is started anew (for clusters of our own; at a user's
+    nothing is changed). `tell` hears of workers that cannot be used.
     """
 
     def __init__(
-        self, client: Any, run: str, blueprint: Blueprint, work: Work, *, restarts: bool = False, tell: Callable[[str], None] = lambda _: None
+        self,
+        client: Any,
+        run: str,
+        blueprint: Blueprint,
+        work: Work,
+        *,
+        restarts: bool = False,
+        tell: Callable[[str], None] = lambda _: None,
     ):
-        self._client, self._run, self._blueprint, self._work, self._restarts = client, run, blueprint, work, restarts
+        self._client, self._run, self._blueprint, self._work, self._restarts = (
+            client,
+            run,
+            blueprint,
+            work,
+            restarts,
+        )
         self._versions, self._tell = versions(), tell
         self._heard: SimpleQueue[Callable[[], list[Event]]] = SimpleQueue()
         self._tasks: dict[int, tuple[str, Any]] = {}
@@ -69,11 +89,22 @@ class DaskFabric:
     def __exit__(self, *error: object) -> None:
         with suppress(Exception):  # the cluster may be gone
             self._client.unsubscribe_topic(self._topic)
-            self._client.sync(self._client.cancel, [future for _, future in self._tasks.values()], callback_timeout=FORGET_SECONDS)
+            self._client.sync(
+                self._client.cancel,
+                [future for _, future in self._tasks.values()],
+                callback_timeout=FORGET_SECONDS,
+            )
             self._tasks.clear()
             if self._client.status == "running":
                 there = list(self._opened & self._known)
-                self._client.sync(self._client.run, forget, self._run, workers=there, on_error="ignore", callback_timeout=FORGET_SECONDS)
+                self._client.sync(
+                    self._client.run,
+                    forget,
+                    self._run,
+                    workers=there,
+                    on_error="ignore",
+                    callback_timeout=FORGET_SECONDS,
+                )
 
     def now(self) -> float:
         """See `Fabric.now`."""
@@ -87,9 +118,17 @@ class DaskFabric:
         if _nbytes(payload) > LARGE_BYTES:
             payload = self._client.scatter([payload], workers=[worker], hash=False)[0]
         future = self._client.submit(
-            perform, self._run, blueprint, self._work, payload, key=f"streamtrain-{self._run}-{number}", workers=[worker],
-            allow_other_workers=False, pure=False, retries=0,
-        )  # fmt: skip
+            perform,
+            self._run,
+            blueprint,
+            self._work,
+            payload,
+            key=f"streamtrain-{self._run}-{number}",
+            workers=[worker],
+            allow_other_workers=False,
+            pure=False,
+            retries=0,
+        )
         self._tasks[number] = (worker, future)
         future.add_done_callback(lambda _: self._heard.put(lambda: self._collect(number)))
 
@@ -98,10 +137,14 @@ class DaskFabric:
         until = None if seconds is None else time.monotonic() + seconds
         while True:
             self._check_connection()
-            if time.monotonic() - self._polled > POLL_SECONDS:
-                if events := self._poll():
-                    return events
-            left = POLL_SECONDS if until is None else max(0.0, min(until - time.monotonic(), POLL_SECONDS))
+            is_due = time.monotonic() - self._polled > POLL_SECONDS
+            if is_due and (events := self._poll()):
+                return events
+            left = (
+                POLL_SECONDS
+                if until is None
+                else max(0.0, min(until - time.monotonic(), POLL_SECONDS))
+            )
             events = []
             with suppress(Empty):
                 events = self._heard.get(timeout=left)()
@@ -113,21 +156,28 @@ class DaskFabric:
     def recover(self, worker: str) -> None:
         """See `Fabric.recover`."""
         nannies = getattr(self._client.cluster, "workers", {}).values() if self._restarts else ()
-        for nanny in nannies:  # of our own LocalCluster; one that is stopped would not end by itself
+        # of our own LocalCluster; one that is stopped would not end by itself
+        for nanny in nannies:
             if nanny.worker_address == worker and nanny.pid:
                 with suppress(ProcessLookupError):
                     os.kill(nanny.pid, signal.SIGKILL)
 
     def _hear(self, event: tuple[float, Any]) -> None:
         """On the client's own thread: workers that join and leave are told on this topic."""
-        if isinstance(event[1], dict) and event[1].get("action") in ("add-worker", "remove-worker", "retire-workers"):
+        if isinstance(event[1], dict) and event[1].get("action") in (
+            "add-worker",
+            "remove-worker",
+            "retire-workers",
+        ):
             self._heard.put(self._poll)
 
     def _poll(self) -> list[Event]:
         if self._client.status != "running":
             return []
         try:
-            info = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=POLL_SECONDS)
+            info = self._client.sync(
+                self._client.scheduler.identity, n_workers=-1, callback_timeout=POLL_SECONDS
+            )
         except (OSError, TimeoutError):
             self._polled = time.monotonic()
             return []
@@ -146,11 +196,21 @@ class DaskFabric:
         here = [worker for worker in joined if first and asked[worker].done()]
         for worker in joined:
             if worker not in here:
-                asked[worker].add_done_callback(lambda answer, worker=worker: self._heard.put(lambda: self._welcome_in(worker, answer)))
-        return [*(Left(worker=worker) for worker in gone), *(event for worker in here for event in self._welcome_in(worker, asked[worker]))]
+                asked[worker].add_done_callback(
+                    lambda answer, worker=worker: self._heard.put(
+                        lambda: self._welcome_in(worker, answer)
+                    )
+                )
+        return [
+            *(Left(worker=worker) for worker in gone),
+            *(event for worker in here for event in self._welcome_in(worker, asked[worker])),
+        ]
 
     def _ask(self, worker: str) -> Future:
-        """Ask one that has come for its versions. It joins with its answer: without streamtrain it would die of its first task."""
+        """Ask one that has come for its versions.
+
+        It joins with its answer: without streamtrain it would die of its first task.
+        """
 
         async def ask() -> Any:
             return await self._client.run(versions, workers=[worker], on_error="return")
@@ -183,7 +243,8 @@ class DaskFabric:
         if future.status == "finished":
             try:
                 result = future.result(timeout=GATHER_SECONDS)
-            except Exception as error:  # whatever the task raised, or the way here: the driver decides
+            # whatever the task raised, or the way here: the driver decides
+            except Exception as error:
                 return self._failed(number, worker, error)
             self._drop([number])
             return [Finished(number=number, worker=worker, result=result)]
@@ -213,8 +274,9 @@ class DaskFabric:
             self._cut_since = float("inf")
             if self._polled - self._answered > SILENT_SECONDS:
                 raise ResourceError(
-                    f"the cluster is lost: its scheduler has not answered for {now - self._answered:.0f} s. Look at its machine, then go on"
-                    " with --resume auto."
+                    "the cluster is lost: its scheduler has not answered for"
+                    f" {now - self._answered:.0f} s. Look at its machine, then go on with --resume"
+                    " auto."
                 )
             return
         self._answered = now
@@ -222,7 +284,8 @@ class DaskFabric:
             self._cut_since = now
         if self._client.status == "closed" or now - self._cut_since > CUT_SECONDS:
             raise ResourceError(
-                "the cluster is lost: its scheduler cannot be reached any more. Start it again, then go on with --resume auto."
+                "the cluster is lost: its scheduler cannot be reached any more. Start it again,"
+                " then go on with --resume auto."
             )
 
 

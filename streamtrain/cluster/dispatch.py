@@ -1,4 +1,6 @@
-"""Work that any worker may do at any time: lease items to idle workers, take results, bring back what was lost with a worker."""
+"""Work that any worker may do at any time: lease items to idle workers, take results, bring back
+what was lost with a worker.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +15,21 @@ GiveUp = Callable[[Lease, str], None]
 
 
 def dispatch(
-    crew: Crew, leases: Leases, payload: Callable[[Lease], Any], take: Take, give_up: GiveUp | None = None,
-    *, until: Callable[[], bool] = lambda: False,
-) -> None:  # fmt: skip
-    """Until every item is done or given up, or `until` says so: send `payload`s, and `take` the first result of each lease.
+    crew: Crew,
+    leases: Leases,
+    payload: Callable[[Lease], Any],
+    take: Take,
+    give_up: GiveUp | None = None,
+    *,
+    until: Callable[[], bool] = lambda: False,
+) -> None:
+    """Until every item is done or given up, or `until` says so: send `payload`s, and `take` the
+    first result of each lease.
 
-    `take` may add items. What is still out after `until` counts in the next call with the same leases. `give_up` is told of items
-    whose tasks failed too often; without it that is a ResourceError. Raises what a task raised when it would raise that anywhere: a
-    StreamTrainError that is not about memory or disk.
+    `take` may add items. What is still out after `until` counts in the next call with the same
+    leases. `give_up` is told of items whose tasks failed too often; without it that is a
+    ResourceError. Raises what a task raised when it would raise that anywhere: a StreamTrainError
+    that is not about memory or disk.
     """
     while len(leases) and not until():
         while crew.enough and crew.idle:
@@ -48,11 +57,19 @@ def _hear(event: Event, crew: Crew, leases: Leases, take: Take, give_up: GiveUp 
             leases.give_back(number)
         case Failed(number=number, error=error):
             raise_if_anywhere(error)
-            _fail(crew, leases, number, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", give_up)
+            _fail(
+                crew,
+                leases,
+                number,
+                f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
+                give_up,
+            )
 
 
 def raise_if_anywhere(error: BaseException) -> None:
-    """Raise what every worker would raise: a StreamTrainError that is not about one machine's memory or disk."""
+    """Raise what every worker would raise: a StreamTrainError that is not about one machine's
+    memory or disk.
+    """
     if isinstance(error, StreamTrainError) and not isinstance(error, ResourceError):
         raise error
 
@@ -66,5 +83,8 @@ def _fail(crew: Crew, leases: Leases, number: int, why: str, give_up: GiveUp | N
     if given_up is None:
         return
     if give_up is None:
-        raise ResourceError(f"a task failed on every worker that tried it, the last one {given_up.worker} ({why}). See the workers' logs.")
+        raise ResourceError(
+            f"a task failed on every worker that tried it, the last one {given_up.worker} ({why})."
+            " See the workers' logs."
+        )
     give_up(given_up, why)

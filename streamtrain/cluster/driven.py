@@ -1,4 +1,6 @@
-"""What the passes of a driver have in common: one learner that workers train, counted, recorded and saved commit by commit."""
+"""What the passes of a driver have in common: one learner that workers train, counted, recorded and
+saved commit by commit.
+"""
 
 import json
 import time
@@ -20,7 +22,9 @@ from streamtrain.types import Emit, Receipt, Record
 
 @contextmanager
 def saved_if_lost(saving: Saving | None, state: Callable[[], PassState]) -> Iterator[None]:
-    """Ctrl-C waits for the next edge; and when the cluster is lost, what came back from it is not."""
+    """Ctrl-C waits for the next edge; and when the cluster is lost, what came back from it is
+    not.
+    """
     if saving is None:
         yield
         return
@@ -34,19 +38,44 @@ def saved_if_lost(saving: Saving | None, state: Callable[[], PassState]) -> Iter
 
 def pass_name(learner: Learner, kind: str) -> str:
     """Of a pass over workers, in its checkpoints."""
-    return json.dumps(["workers", kind, learner.trial, learner.engine.batch_size, list(learner.engine.learning_rates)])
+    return json.dumps(
+        [
+            "workers",
+            kind,
+            learner.trial,
+            learner.engine.batch_size,
+            list(learner.engine.learning_rates),
+        ]
+    )
 
 
 class DrivenPass(ABC):
-    """A pass of one learner over workers. `chosen` goes into its record and its checkpoints; `begun`: a `state` to go on from.
+    """A pass of one learner over workers.
 
-    `record`: the pass's own, once it has ended. A commit is what counts: `commits` of them were made.
+    `chosen` goes into its record and its checkpoints; `begun`: a `state` to go on from.
+
+    `record`: the pass's own, once it has ended. A commit is what counts: `commits` of them were
+    made.
     """
 
     def __init__(
-        self, prepared: Prepared, learner: Learner, emit: Emit, *, kind: str = "tuning", saving: Saving | None = None, chosen: Record | None = None
+        self,
+        prepared: Prepared,
+        learner: Learner,
+        emit: Emit,
+        *,
+        kind: str = "tuning",
+        saving: Saving | None = None,
+        chosen: Record | None = None,
     ):
-        self.prepared, self.learner, self.emit, self.saving, self.kind, self.chosen = prepared, learner, emit, saving, kind, chosen or {}
+        self.prepared, self.learner, self.emit, self.saving, self.kind, self.chosen = (
+            prepared,
+            learner,
+            emit,
+            saving,
+            kind,
+            chosen or {},
+        )
         self.receipt, self.stats = Receipt(), FetchStats()
         self.nulls: NullCounts = Counter()
         self.rows_read = self.commits = 0
@@ -54,7 +83,10 @@ class DrivenPass(ABC):
         self.record: Record | None = None
 
     def run(self, crew: Crew, leases: Leases) -> Record:
-        """Train to the pass's end; returns and emits its record. Raises ResourceError when the cluster is lost: the last commit is saved."""
+        """Train to the pass's end; returns and emits its record.
+
+        Raises ResourceError when the cluster is lost: the last commit is saved.
+        """
         with saved_if_lost(self.saving, self.state):
             lost_workers, failures = crew.lost_workers, leases.failures
             crew.interrupted = self._edge
@@ -62,9 +94,12 @@ class DrivenPass(ABC):
             self._train(crew, leases)
             self.tell(self.learner.finish())
             self.record = {
-                **self._pass_record(), **self.chosen, **self._own_record(), "lost_workers": crew.lost_workers - lost_workers,
+                **self._pass_record(),
+                **self.chosen,
+                **self._own_record(),
+                "lost_workers": crew.lost_workers - lost_workers,
                 "failed_tasks": leases.failures - failures,
-            }  # fmt: skip
+            }
             self.emit(self.record)
             if self.saving is not None:
                 self.saving.save(self.state())
@@ -96,15 +131,24 @@ class DrivenPass(ABC):
         self.stats.add(**stats)
 
     def committed(self, *, started: float, workers: int, failed_tasks: int, **own: object) -> None:
-        """All of a commit is in the learner and counted: its record, and a place to stop and to save."""
+        """All of a commit is in the learner and counted: its record, and a place to stop and to
+        save.
+        """
         now = time.perf_counter()
         if not self.commits:
             self._first_commit = now
         self.commits += 1
-        self.emit({
-            "event": "round", "round": self.commits, "rows": self.learner.rows, "seconds": now - started, "workers": workers,
-            "failed_tasks": failed_tasks, **own,
-        })  # fmt: skip
+        self.emit(
+            {
+                "event": "round",
+                "round": self.commits,
+                "rows": self.learner.rows,
+                "seconds": now - started,
+                "workers": workers,
+                "failed_tasks": failed_tasks,
+                **own,
+            }
+        )
         self._edge()
 
     def _edge(self) -> None:
@@ -113,33 +157,62 @@ class DrivenPass(ABC):
 
     def _pass_record(self) -> Record:
         """As `run_pass` has it."""
-        prepared, now, rates = self.prepared, time.perf_counter(), list(self.learner.engine.learning_rates)
+        prepared, now, rates = (
+            self.prepared,
+            time.perf_counter(),
+            list(self.learner.engine.learning_rates),
+        )
         return {
-            "event": "pass", "kind": self.kind, "trial": self.learner.trial, "rows_read": self.rows_read, "learners": 1,
-            "lrs": {str(self.learner.engine.batch_size): rates}, "replicas": len(rates), "seconds": now - self._started,
-            "fill_seconds": self._first_commit - self._started, "training_seconds": now - self._first_commit,
-            "receipt": self.receipt.to_json(), "stats": self.stats.to_json(),
-            "imputed" if prepared.source.on_null == "impute" else "dropped": null_record(self.nulls, prepared.source.dataset),
+            "event": "pass",
+            "kind": self.kind,
+            "trial": self.learner.trial,
+            "rows_read": self.rows_read,
+            "learners": 1,
+            "lrs": {str(self.learner.engine.batch_size): rates},
+            "replicas": len(rates),
+            "seconds": now - self._started,
+            "fill_seconds": self._first_commit - self._started,
+            "training_seconds": now - self._first_commit,
+            "receipt": self.receipt.to_json(),
+            "stats": self.stats.to_json(),
+            "imputed" if prepared.source.on_null == "impute" else "dropped": null_record(
+                self.nulls, prepared.source.dataset
+            ),
             "quarantined": None,
-        }  # fmt: skip
+        }
 
     def state(self) -> PassState:
         """Where the last commit left it."""
         own, own_arrays = self._own_state()
         about, arrays = self.learner.state()
         document = {
-            "name": pass_name(self.learner, self.kind), "record": self.record, "chosen": self.chosen, "commits": self.commits, "learner": about,
-            "receipt": self.receipt.to_json(), "rows_read": self.rows_read, "stats": self.stats.to_json(),
-            "nulls": [[*key, count] for key, count in sorted(self.nulls.items())], "seconds": time.perf_counter() - self._started,
-            "fill_seconds": self._first_commit - self._started, "own": own,
-        }  # fmt: skip
-        return document, {**{f"learner/{name}": array for name, array in arrays.items()}, **own_arrays}
+            "name": pass_name(self.learner, self.kind),
+            "record": self.record,
+            "chosen": self.chosen,
+            "commits": self.commits,
+            "learner": about,
+            "receipt": self.receipt.to_json(),
+            "rows_read": self.rows_read,
+            "stats": self.stats.to_json(),
+            "nulls": [[*key, count] for key, count in sorted(self.nulls.items())],
+            "seconds": time.perf_counter() - self._started,
+            "fill_seconds": self._first_commit - self._started,
+            "own": own,
+        }
+        return document, {
+            **{f"learner/{name}": array for name, array in arrays.items()},
+            **own_arrays,
+        }
 
     def load_state(self, begun: PassState) -> None:
         """Go on from a `state`."""
         document, arrays = begun
         self.learner.load_state(document["learner"], below(arrays, "learner/"))
-        self.chosen, self.commits, self.record = document["chosen"], document["commits"], document["record"]
+        self.chosen, self.commits, self.record = (
+            document["chosen"],
+            document["commits"],
+            document["record"],
+        )
         self.receipt, self.rows_read = Receipt.from_json(document["receipt"]), document["rows_read"]
         self.stats = FetchStats(**document["stats"])
         self.nulls = Counter({(shard, column): count for shard, column, count in document["nulls"]})
@@ -150,4 +223,8 @@ class DrivenPass(ABC):
 
 def below(arrays: dict, prefix: str) -> dict:
     """Those whose names begin so, without it."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }

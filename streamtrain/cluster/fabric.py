@@ -1,4 +1,6 @@
-"""What the driver asks of a cluster, and what it hears from one: a Dask cluster and a simulated one keep the same contract."""
+"""What the driver asks of a cluster, and what it hears from one: a Dask cluster and a simulated one
+keep the same contract.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -42,7 +44,8 @@ Event = Finished | Failed | Joined | Left
 class Fabric(Protocol):
     """Workers by address, each doing one task at a time. Owned by one thread.
 
-    A worker that was there from the beginning joins like any other. Raises ResourceError when the cluster itself is lost.
+    A worker that was there from the beginning joins like any other. Raises ResourceError when the
+    cluster itself is lost.
     """
 
     def now(self) -> float:
@@ -50,13 +53,20 @@ class Fabric(Protocol):
         ...
 
     def submit(self, number: int, worker: str, payload: Any) -> None:
-        """Send the task of lease `number` to a worker that has none. A worker that is gone meanwhile leaves later."""
+        """Send the task of lease `number` to a worker that has none.
+
+        A worker that is gone meanwhile leaves later.
+        """
         ...
 
     def wait(self, seconds: float | None) -> list[Event]:
-        """What has happened since the last call, in its order; blocks until there is something, or for so long at most."""
+        """What has happened since the last call, in its order; blocks until there is something, or
+        for so long at most.
+        """
         ...
 
     def recover(self, worker: str) -> None:
-        """Start a worker anew that has not answered in time, where that is ours to do; it leaves and another one joins."""
+        """Start a worker anew that has not answered in time, where that is ours to do; it leaves
+        and another one joins.
+        """
         ...

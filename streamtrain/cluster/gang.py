@@ -1,6 +1,8 @@
-"""Workers that act together: one task for each of them at the same time, and all of it counts or nothing does.
+"""Workers that act together: one task for each of them at the same time, and all of it counts or
+nothing does.
 
-A worker is first made `ready`: it opens the run, which may compile for a minute, while those that are ready go on without it.
+A worker is first made `ready`: it opens the run, which may compile for a minute, while those that
+are ready go on without it.
 """
 
 from collections import Counter
@@ -16,7 +18,8 @@ from streamtrain.cluster.leases import Leases
 from streamtrain.cluster.worker import Work, ready
 from streamtrain.errors import ResourceError
 
-#: A worker that failed so often is asked no more; so many groups in a row that came to nothing end the run.
+#: A worker that failed so often is asked no more; so many groups in a row that came to nothing end
+#: the run.
 WORKER_ATTEMPTS, GROUP_ATTEMPTS = 3, 5
 
 #: Beyond the time in which a collective notices that a peer is gone.
@@ -24,11 +27,15 @@ SLACK_SECONDS = 5.0
 
 
 class Broken(Exception):
-    """A member of the group is gone, failed, or was left by another one: what the rest did counts for nothing."""
+    """A member of the group is gone, failed, or was left by another one: what the rest did counts
+    for nothing.
+    """
 
 
 class Gang:
-    """Of a crew's workers, those that are ready. Its tasks are leases, so that failures count and late results do not.
+    """Of a crew's workers, those that are ready.
+
+    Its tasks are leases, so that failures count and late results do not.
 
     `notice_seconds`: within this, members notice that another one is gone.
     """
@@ -48,7 +55,8 @@ class Gang:
         return [worker for worker in self._crew.idle if worker in self._ready]
 
     def gather(self, most: int) -> list[str]:
-        """Up to `most` ready workers: as soon as there are enough, and at first when all that are there are ready.
+        """Up to `most` ready workers: as soon as there are enough, and at first when all that are
+        there are ready.
 
         Raises ResourceError when there are too few for too long, or when they cannot be made ready.
         """
@@ -60,11 +68,17 @@ class Gang:
                 return found[:most]
             barred = sum(self._failures[worker] >= WORKER_ATTEMPTS for worker in self._crew.idle)
             if barred and len(self._crew) - barred < needed:
-                raise ResourceError(f"{barred} of the cluster's workers cannot open the run: see the notes above, and their logs.")
+                raise ResourceError(
+                    f"{barred} of the cluster's workers cannot open the run: see the notes above,"
+                    " and their logs."
+                )
             self._hear(self._wait())
 
     def do(self, tasks: Mapping[str, tuple[Work, Any]]) -> dict[str, Any]:
-        """What each worker's task gave, in the order of tasks. Raises Broken when it was not all of them, and ResourceError when that was once too often."""
+        """What each worker's task gave, in the order of tasks.
+
+        Raises Broken when it was not all of them, and ResourceError when that was once too often.
+        """
         out = {self._send(worker, task): worker for worker, task in tasks.items()}
         results: dict[str, Any] = {}
         why, until = "", None
@@ -88,7 +102,10 @@ class Gang:
             self._broken += 1
             self._crew.tell(f"{why}; its group of {len(tasks)} comes together again")
             if self._broken >= GROUP_ATTEMPTS:
-                raise ResourceError(f"{self._broken} groups of workers in a row came to nothing, the last one by {why}. See the workers' logs.")
+                raise ResourceError(
+                    f"{self._broken} groups of workers in a row came to nothing, the last one by"
+                    f" {why}. See the workers' logs."
+                )
             raise Broken(why)
         return {worker: results[worker] for worker in tasks}
 
@@ -111,7 +128,8 @@ class Gang:
         item = next(self._next_item)
         self._leases.add(item, 1.0)
         lease = self._leases.lease(worker, self._crew.fabric.now())
-        assert lease is not None and lease.item == item
+        assert lease is not None
+        assert lease.item == item
         self._items[lease.number] = item
         self._crew.send(lease.number, worker, task)
         return lease.number
@@ -120,7 +138,9 @@ class Gang:
         return self._crew.wait([until, self._leases.next_look(self._crew.fabric.now())])
 
     def _hear(self, events: list[Event]) -> list[tuple[int, Any, str]]:
-        """(lease, result, why it was lost) of tasks that ended, or are overdue; those that make a worker ready are dealt with here."""
+        """(lease, result, why it was lost) of tasks that ended, or are overdue; those that make a
+        worker ready are dealt with here.
+        """
         ended: list[tuple[int, Any, str]] = []
         for event in events:
             match event:
@@ -130,7 +150,8 @@ class Gang:
                         self._fail(number, worker, "the worker is gone")
                         ended.append((number, None, "the worker is gone"))
                 case Finished(number=number, worker=worker, result=result) if number in self._items:
-                    self._settle(number)  # not accepted: what it took says nothing of other items' pace
+                    # not accepted: what it took says nothing of other items' pace
+                    self._settle(number)
                     if number in self._opening:
                         self._ready.add(worker)
                     ended.append((number, result, ""))

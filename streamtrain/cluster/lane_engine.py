@@ -1,8 +1,10 @@
-"""An engine whose minibatches are gathered from the lanes of all workers: each adds the gradients of its own rows, and one sum steps all.
+"""An engine whose minibatches are gathered from the lanes of all workers: each adds the gradients
+of its own rows, and one sum steps all.
 
-The sums of lanes stay apart until all of them are known, and are then added in the order of lanes. Other workers' lanes are zeros in
-ours, and a sum with zeros is exact: so losses and parameters are the same bits for any number of workers. Where that tensor would be
-large, each worker adds its own lanes first: then they are the same to float32 summation order.
+The sums of lanes stay apart until all of them are known, and are then added in the order of lanes.
+Other workers' lanes are zeros in ours, and a sum with zeros is exact: so losses and parameters are
+the same bits for any number of workers. Where that tensor would be large, each worker adds its own
+lanes first: then they are the same to float32 summation order.
 """
 
 from collections.abc import Mapping
@@ -19,13 +21,29 @@ APART_BYTES = 2**20
 
 
 class LaneEngine:
-    """See `Engine`. The rows it is given have a length alone (`VirtualRows`): what is trained on comes from the lanes.
+    """See `Engine`.
 
-    `left`: rows that each lane still has in this epoch, int64 (lanes,). All workers call everything in the same order.
+    The rows it is given have a length alone (`VirtualRows`): what is trained on comes from the
+    lanes.
+
+    `left`: rows that each lane still has in this epoch, int64 (lanes,). All workers call everything
+    in the same order.
     """
 
-    def __init__(self, gradients: GradientSum, batch_size: int, feeds: Mapping[int, LaneFeed], collective: Collective, left: np.ndarray):
-        self._gradients, self.batch_size, self._feeds, self._collective = gradients, batch_size, feeds, collective
+    def __init__(
+        self,
+        gradients: GradientSum,
+        batch_size: int,
+        feeds: Mapping[int, LaneFeed],
+        collective: Collective,
+        left: np.ndarray,
+    ):
+        self._gradients, self.batch_size, self._feeds, self._collective = (
+            gradients,
+            batch_size,
+            feeds,
+            collective,
+        )
         self.learning_rates = gradients.engine.learning_rates
         replicas, parameters = gradients.engine.parameters().shape
         self._sums_LRP = np.zeros(shape_of_sums(len(left), replicas, parameters), dtype=np.float32)
@@ -77,7 +95,9 @@ class LaneEngine:
         self._gradients.engine.load_state(state)
 
     def _add(self, first: int, last: int) -> None:
-        """Rows `[first, last)` of the minibatch, whose rows are ordered by lane: those that are ours."""
+        """Rows `[first, last)` of the minibatch, whose rows are ordered by lane: those that are
+        ours.
+        """
         ends = np.cumsum(self._take)
         for lane, feed in self._feeds.items():
             begin = max(first, int(ends[lane] - self._take[lane]))

@@ -1,4 +1,6 @@
-"""The rows of one lane on the worker that reads it: blocks of its windows, epoch after epoch, taken a few rows at a time."""
+"""The rows of one lane on the worker that reads it: blocks of its windows, epoch after epoch, taken
+a few rows at a time.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,7 +29,17 @@ Lanes = Callable[[int], list[Plan]]
 class LaneFeed:
     """One lane from row `row` of an epoch on. Owned by one thread; `close` ends its own."""
 
-    def __init__(self, prepared: Prepared, lanes: Lanes, lane: int, budget: Budget, *, epoch: int, row: int, last_epoch: int | None):
+    def __init__(
+        self,
+        prepared: Prepared,
+        lanes: Lanes,
+        lane: int,
+        budget: Budget,
+        *,
+        epoch: int,
+        row: int,
+        last_epoch: int | None,
+    ):
         plan = lanes(epoch)[lane]
         window = plan.window_at(row) if row < plan.num_rows else len(plan)
         self._start = row - int(plan.window_starts[window]) if window < len(plan) else 0
@@ -56,15 +68,23 @@ class LaneFeed:
                 self._finish_block()
 
     def end_run(self) -> None:
-        """Count the block that the run ended in, as a pass does; also one that another group began and this one took no row of."""
+        """Count the block that the run ended in, as a pass does; also one that another group began
+        and this one took no row of.
+        """
         if self._start:
             self._block = self._block or next(self._blocks)
             self._finish_block()
 
     def delivered(self) -> tuple[Receipt, NullCounts, dict[str, float]]:
-        """What was counted since the last call, of blocks that were used to their end; and what the parts of delivery took since."""
+        """What was counted since the last call, of blocks that were used to their end; and what the
+        parts of delivery took since.
+        """
         stats = self.stats.to_json()
-        counted = self.receipt, self.nulls, {name: value - self._told.get(name, 0) for name, value in stats.items()}
+        counted = (
+            self.receipt,
+            self.nulls,
+            {name: value - self._told.get(name, 0) for name, value in stats.items()},
+        )
         self.receipt, self.nulls, self._told = Receipt(), Counter(), stats
         return counted
 
@@ -80,14 +100,26 @@ class LaneFeed:
 
 
 def lane_budget(prepared: Prepared, lanes: int, owned: int) -> Budget:
-    """What each of the `owned` lanes of a worker may hold. Raises ResourceError when they do not fit together."""
+    """What each of the `owned` lanes of a worker may hold.
+
+    Raises ResourceError when they do not fit together.
+    """
     budget, source = prepared.budget, prepared.source
-    rows = min(budget.window_rows, max(-(-prepared.window_rows // lanes), int(source.spans.num_rows.max())))
-    one = replace(budget, window_rows=rows, window_bytes=rows * source.num_columns * 4, readers=1, windows=LANE_WINDOWS)
+    rows = min(
+        budget.window_rows, max(-(-prepared.window_rows // lanes), int(source.spans.num_rows.max()))
+    )
+    one = replace(
+        budget,
+        window_rows=rows,
+        window_bytes=rows * source.num_columns * 4,
+        readers=1,
+        windows=LANE_WINDOWS,
+    )
     needed = owned * (LANE_WINDOWS * one.window_bytes + one.decode_bytes) + one.fixed_bytes
     if needed > budget.limit_bytes:
         raise ResourceError(
-            f"{owned} lanes of {rows:,} rows a window need {format_bytes(needed)} on one worker; its budget is {format_bytes(budget.limit_bytes)}."
-            " Use more workers, raise --memory, or lower --window-rows."
+            f"{owned} lanes of {rows:,} rows a window need {format_bytes(needed)} on one worker;"
+            f" its budget is {format_bytes(budget.limit_bytes)}. Use more workers, raise --memory,"
+            " or lower --window-rows."
         )
     return one

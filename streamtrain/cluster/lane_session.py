@@ -1,4 +1,6 @@
-"""A synchronous run on one worker: its lanes, its place in the group, and the learner that every worker holds alike."""
+"""A synchronous run on one worker: its lanes, its place in the group, and the learner that every
+worker holds alike.
+"""
 
 import time
 from collections import Counter
@@ -24,7 +26,10 @@ from streamtrain.types import Receipt
 
 
 class LaneSession:
-    """The group of one generation, seen from one worker. `join` connects it to the others, and raises PeerLost when they do not come."""
+    """The group of one generation, seen from one worker.
+
+    `join` connects it to the others, and raises PeerLost when they do not come.
+    """
 
     def __init__(self, prepared: Prepared, work: LaneWork, join: Callable[[LaneWork], Collective]):
         self.group, self._prepared, self._lanes = work.group, prepared, work.lanes
@@ -39,19 +44,35 @@ class LaneSession:
         try:
             for lane in owned:
                 self._feeds[lane] = LaneFeed(
-                    prepared, self.lanes, lane, budget, epoch=work.epoch, row=int(given[lane]), last_epoch=prepared.last_epoch
+                    prepared,
+                    self.lanes,
+                    lane,
+                    budget,
+                    epoch=work.epoch,
+                    row=int(given[lane]),
+                    last_epoch=prepared.last_epoch,
                 )
             self._collective = join(work)
             engine = inner_engine(prepared, work)
             if prepared.engine == "fused":
                 engine.cores = self._cores
             self._engine = LaneEngine(
-                GradientSum(engine), work.batch_size, self._feeds, self._collective, self._rows_of_lanes(work.epoch) - given
+                GradientSum(engine),
+                work.batch_size,
+                self._feeds,
+                self._collective,
+                self._rows_of_lanes(work.epoch) - given,
             )
             self._learner = Learner(
-                self._engine, trial=work.trial, first_row=prepared.config.eval.first_row, last_row=prepared.last_row, holdout=prepared.evaluation,
-                loss_scale=prepared.loss_scale, target_sd=prepared.target_sd, keeps_best=work.keeps_best,
-            )  # fmt: skip
+                self._engine,
+                trial=work.trial,
+                first_row=prepared.config.eval.first_row,
+                last_row=prepared.last_row,
+                holdout=prepared.evaluation,
+                loss_scale=prepared.loss_scale,
+                target_sd=prepared.target_sd,
+                keeps_best=work.keeps_best,
+            )
         except BaseException:
             self.close()
             raise
@@ -60,13 +81,18 @@ class LaneSession:
         """So many steps more, all workers together; fewer where the run ends. Raises PeerLost."""
         assert (work.epoch, work.done) == (self._epoch, self._done)
         if work.state is not None:
-            self._learner.load_state(*work.state)  # the same on all, whatever their processors round
+            # the same on all, whatever their processors round
+            self._learner.load_state(*work.state)
         started, told, steps = time.perf_counter(), [], 0
         with one_blas_thread(self._prepared.engine == "fused"):
             while steps < work.steps and not self._learner.done:
                 left = int(self._rows_of_lanes(self._epoch).sum()) - self._done * work.batch_size
                 rows = min((work.steps - steps) * work.batch_size, left)
-                told += [one for one in self._learner.consume(VirtualRows(rows), ends_epoch=rows == left) if not isinstance(one, int)]
+                told += [
+                    one
+                    for one in self._learner.consume(VirtualRows(rows), ends_epoch=rows == left)
+                    if not isinstance(one, int)
+                ]
                 taken = -(-rows // work.batch_size)
                 steps, self._done = steps + taken, self._done + taken
                 if rows == left and not self._learner.done:
@@ -82,9 +108,17 @@ class LaneSession:
             receipt, nulls = receipt + counted[0], nulls + counted[1]
             stats.update(counted[2])
         return LanesDone(
-            told=told if first else [], state=self._learner.state() if first else None, epoch=self._epoch, done=self._done, steps=steps,
-            seconds=time.perf_counter() - started, backend=self._collective.backend, receipt=receipt, nulls=nulls, stats=dict(stats),
-        )  # fmt: skip
+            told=told if first else [],
+            state=self._learner.state() if first else None,
+            epoch=self._epoch,
+            done=self._done,
+            steps=steps,
+            seconds=time.perf_counter() - started,
+            backend=self._collective.backend,
+            receipt=receipt,
+            nulls=nulls,
+            stats=dict(stats),
+        )
 
     def close(self) -> None:
         """Leave the group, and end every thread."""
@@ -99,9 +133,14 @@ class LaneSession:
         if epoch not in self._plans:
             prepared = self._prepared
             self._plans[epoch] = make_lanes(
-                prepared.source.spans, prepared.source.holdout, seed=prepared.config.order.seed, trial=self._trial, epoch=epoch,
-                window_rows=prepared.window_rows, lanes=self._lanes,
-            )  # fmt: skip
+                prepared.source.spans,
+                prepared.source.holdout,
+                seed=prepared.config.order.seed,
+                trial=self._trial,
+                epoch=epoch,
+                window_rows=prepared.window_rows,
+                lanes=self._lanes,
+            )
             for old in [number for number in self._plans if number < epoch - 1]:
                 del self._plans[old]
         return self._plans[epoch]
@@ -115,4 +154,11 @@ def inner_engine(prepared: Prepared, work: LaneWork) -> Engine:
     seed, train = prepared.config.order.seed, prepared.config.train.at(work.batch_size)
     last_row = prepared.last_row if prepared.last_row < NO_LAST_ROW else None
     parameters_P = initial_parameters(prepared.shape, seed, work.trial)
-    return ENGINES[prepared.engine](prepared.shape.of_trial(seed, work.trial), parameters_P, work.batch_size + 1, work.lrs, train, last_row)
+    return ENGINES[prepared.engine](
+        prepared.shape.of_trial(seed, work.trial),
+        parameters_P,
+        work.batch_size + 1,
+        work.lrs,
+        train,
+        last_row,
+    )

@@ -1,4 +1,6 @@
-"""The tasks of a synchronous run, as Dask workers do them: meet, measure, train some steps, leave."""
+"""The tasks of a synchronous run, as Dask workers do them: meet, measure, train some steps,
+leave.
+"""
 
 import time
 from dataclasses import dataclass
@@ -20,20 +22,25 @@ from streamtrain.prepared import Prepared
 #: Where a worker keeps these between tasks.
 _SESSION, _STORE = "lane session", "store"
 
-#: Sums and steps that are tried, after as many that warm up; rows of a part of a step that are tried at most.
+#: Sums and steps that are tried, after as many that warm up; rows of a part of a step that are
+#: tried at most.
 TRIES, TRIED_ROWS = 16, 2**17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """Seconds of one sum over all workers, and of the part of a step that is a worker's own: medians."""
+    """Seconds of one sum over all workers, and of the part of a step that is a worker's own:
+    medians.
+    """
 
     sum_seconds: float
     part_seconds: float
 
 
 def open_store(prepared: Prepared, timeout_seconds: float) -> tuple[str, int]:
-    """A task for the first worker of a group: open the place where all meet, and say where it is."""
+    """A task for the first worker of a group: open the place where all meet, and say where it
+    is.
+    """
     host, kept = own_host(), current_site().kept
     _drop(_STORE)
     kept[_STORE] = Store(host, timeout_seconds)
@@ -41,10 +48,15 @@ def open_store(prepared: Prepared, timeout_seconds: float) -> tuple[str, int]:
 
 
 def measure_exchange(prepared: Prepared, work: LaneWork) -> Exchange | Lost:
-    """How long this group takes for a sum of its gradients, and this worker for its part of a step."""
+    """How long this group takes for a sum of its gradients, and this worker for its part of a
+    step.
+    """
     try:
         collective = _join(prepared, work)
-        sums = np.zeros(shape_of_sums(work.lanes, len(work.lrs), prepared.shape.num_parameters), dtype=np.float32)
+        sums = np.zeros(
+            shape_of_sums(work.lanes, len(work.lrs), prepared.shape.num_parameters),
+            dtype=np.float32,
+        )
         try:
             sum_seconds = _median_seconds(lambda: collective.sum(sums))
         finally:
@@ -89,9 +101,17 @@ def _join(prepared: Prepared, work: LaneWork) -> Collective:
     group = work.group
     store = current_site().kept.get(_STORE) if group.rank == 0 and group.size > 1 else None
     return Collective(
-        group.address, rank=group.rank, size=group.size, generation=group.generation, own_host=own_host(), timeout_seconds=group.timeout_seconds,
-        store=store, device="cpu" if prepared.engine == "fused" else str(train_device(prepared.config.train.device)),
-    )  # fmt: skip
+        group.address,
+        rank=group.rank,
+        size=group.size,
+        generation=group.generation,
+        own_host=own_host(),
+        timeout_seconds=group.timeout_seconds,
+        store=store,
+        device=(
+            "cpu" if prepared.engine == "fused" else str(train_device(prepared.config.train.device))
+        ),
+    )
 
 
 def _drop(name: str) -> None:

@@ -10,7 +10,11 @@ from streamtrain.types import Receipt, Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Who takes part: `rank` of `size` workers, who meet at `address`. `run` and `generation` together are no other group's."""
+    """Who takes part.
+
+    `rank` of `size` workers, who meet at `address`. `run` and `generation` together are no other
+    group's.
+    """
 
     run: str
     generation: int
@@ -22,7 +26,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LaneWork:
-    """So many `steps` from a committed place: `done` minibatches of `epoch`, and the learner's state there (None: the beginning)."""
+    """So many `steps` from a committed place.
+
+    `done` minibatches of `epoch`, and the learner's state there (None: the beginning).
+    """
 
     batch_size: int
     lrs: tuple[float, ...]
@@ -38,8 +45,11 @@ class LaneWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LanesDone:
-    """Where the group is now. `told` and `state` are the first worker's alone: all have the same. The rest is each one's own:
-    receipts and what was dropped are of blocks used to their end since the last commit, and so are `stats`. `backend`: what sums.
+    """Where the group is now.
+
+    `told` and `state` are the first worker's alone: all have the same. The rest is each one's own:
+    receipts and what was dropped are of blocks used to their end since the last commit, and so are
+    `stats`. `backend`: what sums.
     """
 
     told: list[Record]

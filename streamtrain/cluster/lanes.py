@@ -1,8 +1,10 @@
-"""Lanes of a synchronous run, as arithmetic: how many rows each gives to a minibatch, and which worker reads which.
+"""Lanes of a synchronous run, as arithmetic: how many rows each gives to a minibatch, and which
+worker reads which.
 
 ```
 a minibatch of 12 rows from 4 lanes      lane 0: 3   lane 1: 3   lane 2: 3   lane 3: 3
-lane 2 has one row left                  lane 0: 5   lane 1: 3   lane 2: 1   lane 3: 3      the others fill in, in lane order
+lane 2 has one row left                  lane 0: 5   lane 1: 3   lane 2: 1   lane 3: 3
+                                         the others fill in, in lane order
 ```
 Lanes are constants of the run. Workers own lanes, and which one owns which changes no minibatch.
 """
@@ -20,7 +22,8 @@ def lanes_of(rank: int, workers: int, lanes: int) -> range:
 
 
 def take_rows(left: np.ndarray, batch_size: int) -> np.ndarray:
-    """Rows that each lane gives to the next minibatch, int64 (lanes,), when so many are `left` in each: equal shares as far as they go.
+    """Rows that each lane gives to the next minibatch, int64 (lanes,), when so many are `left` in
+    each: equal shares as far as they go.
 
     `batch_size` is a multiple of the lanes. The sum is the batch size, or all that is left.
     """
@@ -34,7 +37,8 @@ def take_rows(left: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def take_rows_until(num_rows: np.ndarray, batch_size: int, done: int) -> np.ndarray:
-    """Rows that each lane of `num_rows` has given after `done` whole minibatches of an epoch: int64 (lanes,).
+    """Rows that each lane of `num_rows` has given after `done` whole minibatches of an epoch: int64
+    (lanes,).
 
     >>> take_rows_until(np.array([10, 10, 4, 10]), 12, 2).tolist()
     [8, 6, 4, 6]

@@ -1,4 +1,6 @@
-"""Leases: which item is in whose hands until when. Every item comes back until a result is accepted, and only one ever is.
+"""Leases: which item is in whose hands until when.
+
+Every item comes back until a result is accepted, and only one ever is.
 
 Pure bookkeeping: it knows no cluster and no clock but the one it is told. O(log n) for each call.
 """
@@ -8,14 +10,18 @@ from dataclasses import dataclass
 
 from streamtrain.errors import ResourceError
 
-#: An item that is out for so many times what such items take is leased a second time when a worker stands idle, and the first
-#: result counts: backup tasks (Dean and Ghemawat, OSDI 2004, §3.6). Never before so many seconds.
+#: An item that is out for so many times what such items take is leased a second time when a worker
+#: stands idle, and the first result counts: backup tasks (Dean and Ghemawat, OSDI 2004, §3.6).
+#: Never before so many seconds.
 SLOW_FACTOR, SLOW_SECONDS, FADING = 4.0, 5.0, 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """Item `item` is in the hands of `worker`. `number` is never used again: it tells late results from those that are waited for."""
+    """Item `item` is in the hands of `worker`.
+
+    `number` is never used again: it tells late results from those that are waited for.
+    """
 
     number: int
     item: int
@@ -26,14 +32,22 @@ class Lease:
 
 
 class Leases:
-    """Items to be done, each by one worker at a time, the costliest first (Graham 1969: at most 4/3 of the best makespan).
+    """Items to be done, each by one worker at a time, the costliest first (Graham 1969: at most 4/3
+    of the best makespan).
 
-    `timeout_seconds`: a lease that is out for longer has failed. `max_failures`: of all leases together; None: any number.
-    `max_attempts`: an item whose lease failed so often is given up. Not thread-safe.
+    `timeout_seconds`: a lease that is out for longer has failed. `max_failures`: of all leases
+    together; None: any number. `max_attempts`: an item whose lease failed so often is given up. Not
+    thread-safe.
     """
 
-    def __init__(self, *, timeout_seconds: float, max_failures: int | None = None, max_attempts: int = 3):
-        self._timeout_seconds, self._max_failures, self._max_attempts = timeout_seconds, max_failures, max_attempts
+    def __init__(
+        self, *, timeout_seconds: float, max_failures: int | None = None, max_attempts: int = 3
+    ):
+        self._timeout_seconds, self._max_failures, self._max_attempts = (
+            timeout_seconds,
+            max_failures,
+            max_attempts,
+        )
         self._pending: list[tuple[float, int]] = []
         self._costs: dict[int, float] = {}  # of the items that are neither done nor given up
         self._attempts: dict[int, int] = {}
@@ -41,7 +55,12 @@ class Leases:
         self._holders: dict[int, set[int]] = {}  # item → numbers of its live leases
         self._deadlines: list[tuple[float, int]] = []
         self._slow: list[tuple[float, int]] = []
-        self._lately = (0.0, 0.0)  # seconds and cost of accepted leases, fading: an item of no cost has hardly a say in their ratio
+        self._lately = (
+            0.0,
+            0.0,
+            # seconds and cost of accepted leases, fading: an item of no cost has hardly a say
+            # in their ratio
+        )
         self.issued = self.failures = self.discarded = 0
 
     def __len__(self) -> int:
@@ -59,35 +78,55 @@ class Leases:
         heapq.heappush(self._pending, (-cost, item))
 
     def lease(self, worker: str, now: float) -> Lease | None:
-        """The next item for an idle worker: the costliest that waits, else one that is slow elsewhere; None when there is nothing to do."""
+        """The next item for an idle worker: the costliest that waits, else one that is slow
+        elsewhere; None when there is nothing to do.
+        """
         item = self._next_pending()
         if item is None:
             item = self._next_slow(now)
         if item is None:
             return None
         cost = self._costs[item]
-        lease = Lease(number=self.issued, item=item, worker=worker, issued=now, deadline=now + self._timeout_seconds, cost=cost)
+        lease = Lease(
+            number=self.issued,
+            item=item,
+            worker=worker,
+            issued=now,
+            deadline=now + self._timeout_seconds,
+            cost=cost,
+        )
         self.issued += 1
         self._live[lease.number] = lease
         self._holders.setdefault(item, set()).add(lease.number)
         heapq.heappush(self._deadlines, (lease.deadline, lease.number))
         seconds, done = self._lately
         if done:
-            heapq.heappush(self._slow, (now + max(SLOW_SECONDS, SLOW_FACTOR * seconds / done * cost), lease.number))
+            heapq.heappush(
+                self._slow,
+                (now + max(SLOW_SECONDS, SLOW_FACTOR * seconds / done * cost), lease.number),
+            )
         return lease
 
     def accept(self, number: int, now: float) -> Lease | None:
-        """A result has come: the lease when it is the first of its item, which is then done; None for a late or second one."""
+        """A result has come: the lease when it is the first of its item, which is then done.
+
+        None for a late or second one.
+        """
         lease = self._drop(number)
         if lease is None:
             self.discarded += 1
             return None
-        self._lately = FADING * self._lately[0] + now - lease.issued, FADING * self._lately[1] + lease.cost
+        self._lately = (
+            FADING * self._lately[0] + now - lease.issued,
+            FADING * self._lately[1] + lease.cost,
+        )
         self._forget(lease.item)
         return lease
 
     def fail(self, number: int, why: str) -> Lease | None:
-        """A lease has come to nothing. Its item waits again, or is given up: then the lease is returned, else None.
+        """A lease has come to nothing.
+
+        Its item waits again, or is given up: then the lease is returned, else None.
 
         Raises ResourceError when that was one failure too many.
         """
@@ -97,8 +136,9 @@ class Leases:
         self.failures += 1
         if self._max_failures is not None and self.failures > self._max_failures:
             raise ResourceError(
-                f"{self.failures:,} tasks of the cluster failed, the last one on {lease.worker} ({why}); --max-failures is {self._max_failures:,}."
-                " Mend the workers, then go on with --resume auto."
+                f"{self.failures:,} tasks of the cluster failed, the last one on {lease.worker}"
+                f" ({why}); --max-failures is {self._max_failures:,}. Mend the workers, then go on"
+                " with --resume auto."
             )
         self._attempts[lease.item] = self._attempts.get(lease.item, 0) + 1
         if self._attempts[lease.item] >= self._max_attempts and not self._holders.get(lease.item):
@@ -126,14 +166,19 @@ class Leases:
     def overdue(self, now: float) -> list[Lease]:
         """Leases beyond their deadline, which the caller lets fail."""
         found = []
-        while self._deadlines and (self._deadlines[0][1] not in self._live or self._deadlines[0][0] <= now):
+        while self._deadlines and (
+            self._deadlines[0][1] not in self._live or self._deadlines[0][0] <= now
+        ):
             _, number = heapq.heappop(self._deadlines)
             if number in self._live:
                 found.append(self._live[number])
         return found
 
     def next_look(self, now: float) -> float | None:
-        """When something may be overdue, or slow enough for a second try; None while nothing is leased."""
+        """When something may be overdue, or slow enough for a second try.
+
+        None while nothing is leased.
+        """
         for heap in (self._deadlines, self._slow):
             while heap and heap[0][1] not in self._live:
                 heapq.heappop(heap)

@@ -1,4 +1,7 @@
-"""Where learners run: on this machine, or on the workers of a Dask cluster. Both are called like `passes.run_pass`."""
+"""Where learners run: on this machine, or on the workers of a Dask cluster.
+
+Both are called like `passes.run_pass`.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,15 +20,27 @@ DASK_REPORT = "dask-report.html"
 
 @contextmanager
 def place(
-    verb: Literal["sweep", "train"], config: ClusterConfig, out: Path, *, client: Any = None, tell: Callable[[str], None] = lambda _: None
+    verb: Literal["sweep", "train"],
+    config: ClusterConfig,
+    out: Path,
+    *,
+    client: Any = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[RunPass]:
-    """Where the passes of a run go. `client`: a `distributed.Client` of the caller's, which wins over the config."""
+    """Where the passes of a run go.
+
+    `client`: a `distributed.Client` of the caller's, which wins over the config.
+    """
     if client is None and not is_wanted(config):
         yield run_pass
         return
     with connect(config, client) as connection:
         tell(_greeting(connection))
-        chosen = SweepPlace(connection, config, tell) if verb == "sweep" else nullcontext(TrainPlace(connection, config, tell))
+        chosen = (
+            SweepPlace(connection, config, tell)
+            if verb == "sweep"
+            else nullcontext(TrainPlace(connection, config, tell))
+        )
         with performance_report(connection, out / DASK_REPORT), chosen as run:
             yield run
 
@@ -34,4 +49,6 @@ def _greeting(connection: Any) -> str:
     workers = len(connection.client.scheduler_info(n_workers=-1)["workers"])
     at = connection.client.scheduler.address if connection.client.scheduler is not None else "?"
     dashboard = connection.dashboard
-    return f"cluster: {workers:,} worker{'' if workers == 1 else 's'} at {at}" + (f"; dashboard {dashboard}" if dashboard else "")
+    return f"cluster: {workers:,} worker{'' if workers == 1 else 's'} at {at}" + (
+        f"; dashboard {dashboard}" if dashboard else ""
+    )

@@ -1,12 +1,15 @@
-"""Rounds of local SGD, as bookkeeping: which windows each share trains on, and how far the run has come.
+"""Rounds of local SGD, as bookkeeping: which windows each share trains on, and how far the run has
+come.
 
 ```
-windows of the plan   | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 |      3 shares, 2 windows a share and round
+windows of the plan   | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 |
+                      (3 shares, 2 windows a share and round)
 round 0               share 0: 0 3   share 1: 1 4   share 2: 2 5
 round 1               share 0: 6     share 1: 7     share 2: 8
 ```
-Shares are constants of the run and workers are not: whichever worker a share falls to, and however often it is tried, it begins at
-the same parameters and takes the same rows. So the result does not depend on who worked, nor on who died.
+Shares are constants of the run and workers are not: whichever worker a share falls to, and however
+often it is tried, it begins at the same parameters and takes the same rows. So the result does not
+depend on who worked, nor on who died.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +27,10 @@ ROUND_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What one task of a round trains on: the first `rows` rows of `windows`, in order. With `ends_epoch` a short minibatch ends it."""
+    """What one task of a round trains on: the first `rows` rows of `windows`, in order.
+
+    With `ends_epoch` a short minibatch ends it.
+    """
 
     number: int
     windows: tuple[Window, ...]
@@ -33,7 +39,8 @@ class Share:
 
 
 def count_shares(batch_size: int, workers: int) -> int:
-    """How many shares a minibatch of the run is cut into: the largest divisor of its size that is no more than the workers.
+    """How many shares a minibatch of the run is cut into: the largest divisor of its size that is
+    no more than the workers.
 
     >>> count_shares(1024, 6), count_shares(1000, 6), count_shares(7, 6)
     (4, 5, 1)
@@ -51,13 +58,22 @@ def windows_a_round(rows_per_second: float, window_rows: int) -> int:
 
 
 class Rounds:
-    """The rounds of a run, one after another: `deal`, then `commit` once all its shares are done. Memory: one epoch's plan.
+    """The rounds of a run, one after another: `deal`, then `commit` once all its shares are done.
 
-    `plan_of`: the plan of an epoch. `last_row`: where the run ends, None when it ends with `last_epoch` alone.
+    Memory: one epoch's plan.
+
+    `plan_of`: the plan of an epoch. `last_row`: where the run ends, None when it ends with
+    `last_epoch` alone.
     """
 
     def __init__(
-        self, plan_of: Callable[[int], Plan], *, shares: int, windows_a_share: int, last_row: int | None, last_epoch: int | None
+        self,
+        plan_of: Callable[[int], Plan],
+        *,
+        shares: int,
+        windows_a_share: int,
+        last_row: int | None,
+        last_epoch: int | None,
     ):
         self._plan_of, self.shares, self.windows_a_share = plan_of, shares, windows_a_share
         self._last_row, self._last_epoch = last_row, last_epoch
@@ -67,14 +83,24 @@ class Rounds:
 
     @property
     def done(self) -> bool:
-        return self.epoch == self._last_epoch or (self._last_row is not None and self.rows >= self._last_row)
+        return self.epoch == self._last_epoch or (
+            self._last_row is not None and self.rows >= self._last_row
+        )
 
     def go_on(self, *, number: int, epoch: int, window: int, rows: int) -> None:
         """Begin at a round that follows those which were committed before."""
-        self.number, self.epoch, self.window, self.rows, self._plan = number, epoch, window, rows, None
+        self.number, self.epoch, self.window, self.rows, self._plan = (
+            number,
+            epoch,
+            window,
+            rows,
+            None,
+        )
 
     def deal(self) -> list[Share]:
-        """The shares of the next round, all of them, those without a window included; the same until it is committed."""
+        """The shares of the next round, all of them, those without a window included; the same
+        until it is committed.
+        """
         if self._plan is None or self._plan.epoch != self.epoch:
             self._plan = self._plan_of(self.epoch)
         stop = min(len(self._plan), self.window + self.shares * self.windows_a_share)
@@ -92,17 +118,28 @@ class Rounds:
         self._dealt = (stop, stop == len(self._plan))
         whole = sum(limits) == sum(window.num_rows for window in windows)
         return [
-            Share(number=i, windows=tuple(dealt[i]), rows=limits[i], ends_epoch=stop == len(self._plan) and whole) for i in range(self.shares)
+            Share(
+                number=i,
+                windows=tuple(dealt[i]),
+                rows=limits[i],
+                ends_epoch=stop == len(self._plan) and whole,
+            )
+            for i in range(self.shares)
         ]
 
     def commit(self, rows: int) -> None:
-        """The dealt round is done: `rows` were trained on, fewer than dealt where the null policy dropped some."""
+        """The dealt round is done.
+
+        `rows` were trained on, fewer than dealt where the null policy dropped some.
+        """
         stop, ended = self._dealt
         self.number, self.rows = self.number + 1, self.rows + rows
         self.epoch, self.window = (self.epoch + 1, 0) if ended else (self.epoch, stop)
 
 
-def run_round(crew: Crew, leases: Leases, shares: Sequence[Share], payload: Callable[[Share], Any]) -> list[Any]:
+def run_round(
+    crew: Crew, leases: Leases, shares: Sequence[Share], payload: Callable[[Share], Any]
+) -> list[Any]:
     """Have every share done by some worker; their results in the order of the shares."""
     results: list[Any] = [None] * len(shares)
 

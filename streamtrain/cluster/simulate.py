@@ -1,6 +1,8 @@
-"""Simulated workers: a clock that jumps from event to event, workers of different speed that die, hang and come back.
+"""Simulated workers: a clock that jumps from event to event, workers of different speed that die,
+hang and come back.
 
-Everything follows from a seed, so a run of the driver against them can be repeated to the last message.
+Everything follows from a seed, so a run of the driver against them can be repeated to the last
+message.
 """
 
 import heapq
@@ -18,8 +20,9 @@ from streamtrain.errors import ResourceError
 class Habits:
     """Of simulated workers. Seconds are simulated; a rate of 0 means never.
 
-    `rows_per_second` varies among workers by `spread` (sd of its logarithm). `failure_seconds`: mean life of a worker, which a new
-    one replaces after `return_seconds`. `hang_share`: of tasks, which take `hang_seconds` longer. `error_share`: of tasks, which raise.
+    `rows_per_second` varies among workers by `spread` (sd of its logarithm). `failure_seconds`:
+    mean life of a worker, which a new one replaces after `return_seconds`. `hang_share`: of tasks,
+    which take `hang_seconds` longer. `error_share`: of tasks, which raise.
     """
 
     rows_per_second: float = 5e6
@@ -33,9 +36,20 @@ class Habits:
 
 
 class SimulatedFabric:
-    """See `Fabric`. `work` turns a payload into (rows, result): what a worker would have taken, and what it would have sent back."""
+    """See `Fabric`.
 
-    def __init__(self, workers: int, habits: Habits, work: Callable[[Any], tuple[float, Any]], *, seed: int = 0):
+    `work` turns a payload into (rows, result): what a worker would have taken, and what it would
+    have sent back.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        habits: Habits,
+        work: Callable[[Any], tuple[float, Any]],
+        *,
+        seed: int = 0,
+    ):
         self._habits, self._work = habits, work
         self._random = np.random.Generator(np.random.Philox(seed))
         self._events: list[tuple[float, int, Event]] = []
@@ -58,9 +72,16 @@ class SimulatedFabric:
         self._doing[worker] = number
         rows, result = self._work(payload)
         habits, chance = self._habits, self._random.random()
-        seconds = 2 * habits.latency_seconds + rows / self._speeds[worker] + (habits.hang_seconds if chance < habits.hang_share else 0)
+        seconds = (
+            2 * habits.latency_seconds
+            + rows / self._speeds[worker]
+            + (habits.hang_seconds if chance < habits.hang_share else 0)
+        )
         if chance > 1 - habits.error_share:
-            self._push(self._clock + seconds, Failed(number=number, worker=worker, error=OSError("simulated")))
+            self._push(
+                self._clock + seconds,
+                Failed(number=number, worker=worker, error=OSError("simulated")),
+            )
         else:
             self._push(self._clock + seconds, Finished(number=number, worker=worker, result=result))
 
@@ -72,7 +93,9 @@ class SimulatedFabric:
             if isinstance(event, Left):
                 self._die(event.worker, at)
             elif isinstance(event, Joined):
-                self._speeds[event.worker] = self._habits.rows_per_second * float(np.exp(self._habits.spread * self._random.standard_normal()))
+                self._speeds[event.worker] = self._habits.rows_per_second * float(
+                    np.exp(self._habits.spread * self._random.standard_normal())
+                )
             elif event.worker not in self._dies or self._doing.get(event.worker) != event.number:
                 continue  # the worker died before it was done
             else:
@@ -90,7 +113,11 @@ class SimulatedFabric:
     def _be_born(self, at: float) -> None:
         worker = f"worker-{self._born:05d}"
         self._born += 1
-        life = self._random.exponential(self._habits.failure_seconds) if self._habits.failure_seconds else float("inf")
+        life = (
+            self._random.exponential(self._habits.failure_seconds)
+            if self._habits.failure_seconds
+            else float("inf")
+        )
         self._dies[worker] = at + life
         self._push(at, Joined(worker=worker))
         if life < float("inf"):

@@ -1,7 +1,10 @@
-"""A sweep's unit on a worker: some seconds of its pass at a time. It is sent back with all that is needed to go on anywhere else.
+"""A sweep's unit on a worker: some seconds of its pass at a time.
 
-A slice ends where a block ends (or within a block where a step ended), and the learner's state goes on bit for bit. So neither the
-length of slices nor who does them changes a number, and the death of a worker costs the slice it was at.
+It is sent back with all that is needed to go on anywhere else.
+
+A slice ends where a block ends (or within a block where a step ended), and the learner's state goes
+on bit for bit. So neither the length of slices nor who does them changes a number, and the death of
+a worker costs the slice it was at.
 """
 
 import time
@@ -22,7 +25,9 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Slice:
-    """What a worker sends back: what was told and where, how far it came, and its state, which goes on or has ended (`done`)."""
+    """What a worker sends back: what was told and where, how far it came, and its state, which goes
+    on or has ended (`done`).
+    """
 
     told: list[tuple[Place, Record]]
     reached: Place
@@ -35,7 +40,9 @@ class _SliceOver(Exception):
 
 
 class _Pauses:
-    """In place of `Saving`: a pass begins with a given state, and is left at the first edge after so many seconds."""
+    """In place of `Saving`: a pass begins with a given state, and is left at the first edge after
+    so many seconds.
+    """
 
     seconds = 0.0
 
@@ -53,7 +60,8 @@ class _Pauses:
 
     def edge(self, part: float, state: Callable[[], PassState]) -> None:
         self._met_edges += 1
-        if self._met_edges > 1 and time.perf_counter() >= self._until:  # the first edge is where it began: every slice gets somewhere
+        # the first edge is where it began: every slice gets somewhere
+        if self._met_edges > 1 and time.perf_counter() >= self._until:
             self.state = state()
             raise _SliceOver
 
@@ -61,7 +69,9 @@ class _Pauses:
         self.state = state
 
 
-def train_slice(prepared: Prepared, unit: Unit, kind: str, begun: PassState | None, seconds: float) -> Slice:
+def train_slice(
+    prepared: Prepared, unit: Unit, kind: str, begun: PassState | None, seconds: float
+) -> Slice:
     """Train a unit from where it was for about so many seconds, a block at least."""
     learner = prepared.learner(unit.batch_size, unit.lrs, unit.trial)
     position = Position(f"{kind} {unit.trial} {unit.batch_size}", [learner])
@@ -76,4 +86,6 @@ def train_slice(prepared: Prepared, unit: Unit, kind: str, begun: PassState | No
     except _SliceOver:
         done = False
     assert pauses.state is not None
-    return Slice(told=told, reached=(position.epoch, position.window), state=pauses.state, done=done)
+    return Slice(
+        told=told, reached=(position.epoch, position.window), state=pauses.state, done=done
+    )

@@ -1,7 +1,8 @@
-"""A sweep's pass over workers: the same learners, records and result as `passes.run_pass`, with every learner trained elsewhere.
+"""A sweep's pass over workers: the same learners, records and result as `passes.run_pass`, with
+every learner trained elsewhere.
 
-Each unit (batch size, trial) goes from slice to slice and from worker to worker; the driver keeps its state, tells the records in
-one machine's order, and saves where all units stand.
+Each unit (batch size, trial) goes from slice to slice and from worker to worker; the driver keeps
+its state, tells the records in one machine's order, and saves where all units stand.
 """
 
 import json
@@ -43,12 +44,17 @@ def perform_slice(prepared: Prepared, payload: Payload) -> Slice:
 
 
 class SweepPlace:
-    """Where the passes of one sweep run: call it like `passes.run_pass`, inside `with`. `tell` hears what happens, for people."""
+    """Where the passes of one sweep run: call it like `passes.run_pass`, inside `with`.
+
+    `tell` hears what happens, for people.
+    """
 
     def __init__(self, connection: Connection, config: ClusterConfig, tell: Callable[[str], None]):
         self._connection, self._config, self._tell = connection, config, tell
         self._leases = Leases(
-            timeout_seconds=config.slice_seconds + config.timeout_seconds, max_failures=config.max_failures, max_attempts=UNIT_ATTEMPTS
+            timeout_seconds=config.slice_seconds + config.timeout_seconds,
+            max_failures=config.max_failures,
+            max_attempts=UNIT_ATTEMPTS,
         )
         self._stack = ExitStack()
         self._crew: Crew | None = None
@@ -60,17 +66,47 @@ class SweepPlace:
         self._stack.close()
 
     def __call__(
-        self, prepared: Prepared, learners: list[Learner], trial: int, emit: Emit, *, kind: str = "tuning", max_seconds: float | None = None,
+        self,
+        prepared: Prepared,
+        learners: list[Learner],
+        trial: int,
+        emit: Emit,
+        *,
+        kind: str = "tuning",
+        max_seconds: float | None = None,
         saving: Saving | None = None,
-    ) -> Record:  # fmt: skip
-        """See `run_pass`. Raises ResourceError when the cluster is lost; what was done until then is saved."""
-        work = SweepPass(prepared, learners, trial, emit, kind=kind, saving=saving, slice_seconds=self._config.slice_seconds)
+    ) -> Record:
+        """See `run_pass`.
+
+        Raises ResourceError when the cluster is lost; what was done until then is saved.
+        """
+        work = SweepPass(
+            prepared,
+            learners,
+            trial,
+            emit,
+            kind=kind,
+            saving=saving,
+            slice_seconds=self._config.slice_seconds,
+        )
         if work.record is not None:
             return work.record
         if self._crew is None:
             run, own = uuid.uuid4().hex[:12], self._connection.own
-            fabric = DaskFabric(self._connection.client, run, draw(prepared), perform_slice, restarts=own, tell=self._tell)
-            self._crew = Crew(self._stack.enter_context(fabric), min_workers=self._config.min_workers, tell=self._tell, look_seconds=LOOK_SECONDS)
+            fabric = DaskFabric(
+                self._connection.client,
+                run,
+                draw(prepared),
+                perform_slice,
+                restarts=own,
+                tell=self._tell,
+            )
+            self._crew = Crew(
+                self._stack.enter_context(fabric),
+                min_workers=self._config.min_workers,
+                tell=self._tell,
+                look_seconds=LOOK_SECONDS,
+            )
         return work.run(self._crew, self._leases)
 
 
@@ -78,11 +114,21 @@ class SweepPass:
     """One pass, on any fabric whose workers do `perform_slice`."""
 
     def __init__(
-        self, prepared: Prepared, learners: list[Learner], trial: int, emit: Emit, *, kind: str, saving: Saving | None, slice_seconds: float
+        self,
+        prepared: Prepared,
+        learners: list[Learner],
+        trial: int,
+        emit: Emit,
+        *,
+        kind: str,
+        saving: Saving | None,
+        slice_seconds: float,
     ):
         self._prepared, self._learners, self._emit, self._saving = prepared, learners, emit, saving
         self._kind, self._trial, self._slice_seconds = kind, trial, slice_seconds
-        self._lrs = {learner.engine.batch_size: tuple(learner.engine.learning_rates) for learner in learners}
+        self._lrs = {
+            learner.engine.batch_size: tuple(learner.engine.learning_rates) for learner in learners
+        }
         self._units = cut_units(self._lrs, trial)
         self._states: list[PassState | None] = [None] * len(self._units)
         self._done = [False] * len(self._units)
@@ -96,7 +142,10 @@ class SweepPass:
             self._load_state(begun)
 
     def run(self, crew: Crew, leases: Leases) -> Record:
-        """Train every unit to its end, tell its records, and return the pass's own. Between two passes `leases` has no items."""
+        """Train every unit to its end, tell its records, and return the pass's own.
+
+        Between two passes `leases` has no items.
+        """
         with saved_if_lost(self._saving, self._state):
             return self._run(crew, leases)
 
@@ -119,9 +168,11 @@ class SweepPass:
             if state is not None:
                 _load_learner(learner, state)
         self.record = {
-            **self._pass_record(), "workers": len(self._workers), "lost_workers": crew.lost_workers - lost_workers,
+            **self._pass_record(),
+            "workers": len(self._workers),
+            "lost_workers": crew.lost_workers - lost_workers,
             "failed_tasks": leases.failures - failures,
-        }  # fmt: skip
+        }
         self._emit(self.record)
         if self._saving is not None:
             self._saving.save(self._state())
@@ -133,7 +184,8 @@ class SweepPass:
     def _take(self, number: int, result: Slice) -> None:
         self._first_result = self._first_result or time.perf_counter()
         self._states[number], self._done[number] = result.state, result.done
-        told = [entry for entry in result.told if entry[1]["event"] != "pass"]  # the unit's own; ours says it for all of them
+        # the unit's own; ours says it for all of them
+        told = [entry for entry in result.told if entry[1]["event"] != "pass"]
         self._merge.add(number, told, END if result.done else result.reached)
         for record in self._merge.ready():
             self._emit(record)
@@ -146,7 +198,9 @@ class SweepPass:
         place = (0, 0) if state is None else (state[0]["epoch"], state[0]["window"])
         reason = f"{UNIT_ATTEMPTS} workers failed at it, the last one with: {why}"
         self._done[lease.item] = True
-        self._merge.add(lease.item, [(place, record) for record in learner.failed("failed", reason)], END)
+        self._merge.add(
+            lease.item, [(place, record) for record in learner.failed("failed", reason)], END
+        )
         for record in self._merge.ready():
             self._emit(record)
 
@@ -157,10 +211,23 @@ class SweepPass:
     def _rows(self, unit: Unit) -> int:
         state = self._states[unit.number]
         about = state[0]["learners"].get("0") if state is not None else None
-        return self._learners[unit.number].last_row if self._done[unit.number] else about["rows"] if about is not None else 0
+        return (
+            self._learners[unit.number].last_row
+            if self._done[unit.number]
+            else about["rows"]
+            if about is not None
+            else 0
+        )
 
     def _part(self) -> float:
-        return float(np.mean([self._rows(unit) / learner.last_row for unit, learner in zip(self._units, self._learners, strict=True)]))
+        return float(
+            np.mean(
+                [
+                    self._rows(unit) / learner.last_row
+                    for unit, learner in zip(self._units, self._learners, strict=True)
+                ]
+            )
+        )
 
     def _cost_left(self, unit: Unit) -> float:
         rows = self._learners[unit.number].last_row - self._rows(unit)
@@ -168,40 +235,92 @@ class SweepPass:
 
     def _pass_record(self) -> Record:
         """As `run_pass` has it. Rows read are those of all units: each reads for itself."""
-        own = [state[0]["record"] for state in self._states if state is not None and state[0]["record"] is not None]
-        furthest: Record = max(own, key=lambda record: record["receipt"]["count"], default={"receipt": {"count": 0, "digest": "0" * 16}, "stats": {}})
+        own = [
+            state[0]["record"]
+            for state in self._states
+            if state is not None and state[0]["record"] is not None
+        ]
+        furthest: Record = max(
+            own,
+            key=lambda record: record["receipt"]["count"],
+            default={"receipt": {"count": 0, "digest": "0" * 16}, "stats": {}},
+        )
         for record in own:
-            same = record["receipt"]["count"] != furthest["receipt"]["count"] or record["receipt"]["digest"] == furthest["receipt"]["digest"]
+            same = (
+                record["receipt"]["count"] != furthest["receipt"]["count"]
+                or record["receipt"]["digest"] == furthest["receipt"]["digest"]
+            )
             if not same:
-                raise DataError("two learners of a pass were given different rows: the data changed while they were read. Begin again.")
+                raise DataError(
+                    "two learners of a pass were given different rows: the data changed while they"
+                    " were read. Begin again."
+                )
         ended = time.perf_counter()
         fill = (self._first_result or ended) - self._started
         stats = {name: sum(record["stats"][name] for record in own) for name in furthest["stats"]}
         return {
-            **furthest, "event": "pass", "kind": self._kind, "trial": self._trial, "rows_read": sum(record["rows_read"] for record in own),
-            "learners": len(self._learners), "lrs": {str(size): list(lrs) for size, lrs in self._lrs.items()},
-            "replicas": sum(map(len, self._lrs.values())), "seconds": ended - self._started, "fill_seconds": fill,
-            "training_seconds": ended - self._started - fill, "stats": stats,
-        }  # fmt: skip
+            **furthest,
+            "event": "pass",
+            "kind": self._kind,
+            "trial": self._trial,
+            "rows_read": sum(record["rows_read"] for record in own),
+            "learners": len(self._learners),
+            "lrs": {str(size): list(lrs) for size, lrs in self._lrs.items()},
+            "replicas": sum(map(len, self._lrs.values())),
+            "seconds": ended - self._started,
+            "fill_seconds": fill,
+            "training_seconds": ended - self._started - fill,
+            "stats": stats,
+        }
 
     def _state(self) -> PassState:
         """Where every unit stands, and what it told that is not yet to be told."""
         units, arrays = [], {}
-        for number, (state, waiting) in enumerate(zip(self._states, self._merge.waiting(), strict=True)):
-            units.append({"state": None if state is None else state[0], "done": self._done[number], "waiting": waiting})
-            arrays |= {f"{number}/{name}": array for name, array in (state[1] if state is not None else {}).items()}
-        document = {"name": self._name, "record": self.record, "units": units, "seconds": time.perf_counter() - self._started}
+        for number, (state, waiting) in enumerate(
+            zip(self._states, self._merge.waiting(), strict=True)
+        ):
+            units.append(
+                {
+                    "state": None if state is None else state[0],
+                    "done": self._done[number],
+                    "waiting": waiting,
+                }
+            )
+            arrays |= {
+                f"{number}/{name}": array
+                for name, array in (state[1] if state is not None else {}).items()
+            }
+        document = {
+            "name": self._name,
+            "record": self.record,
+            "units": units,
+            "seconds": time.perf_counter() - self._started,
+        }
         return document, arrays
 
     def _load_state(self, begun: PassState) -> None:
         document, arrays = begun
         for number, unit in enumerate(document["units"]):
             prefix = f"{number}/"
-            own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            own = {
+                name.removeprefix(prefix): array
+                for name, array in arrays.items()
+                if name.startswith(prefix)
+            }
             self._states[number] = None if unit["state"] is None else (unit["state"], own)
             self._done[number] = unit["done"]
-            reached: Any = END if unit["done"] else (0, 0) if unit["state"] is None else (unit["state"]["epoch"], unit["state"]["window"])
-            self._merge.add(number, [(tuple(place), record) for place, record in unit["waiting"]], reached)
+            reached: Any = (
+                END
+                if unit["done"]
+                else (
+                    (0, 0)
+                    if unit["state"] is None
+                    else (unit["state"]["epoch"], unit["state"]["window"])
+                )
+            )
+            self._merge.add(
+                number, [(tuple(place), record) for place, record in unit["waiting"]], reached
+            )
         self._started = time.perf_counter() - document["seconds"]
         self.record = document["record"]
         if self.record is not None:
@@ -211,7 +330,16 @@ class SweepPass:
 
 
 def _load_learner(learner: Learner, state: PassState) -> None:
-    """Give a learner made here what its unit became on workers; one that failed has nothing to give."""
+    """Give a learner made here what its unit became on workers; one that failed has nothing to
+    give.
+    """
     document, arrays = state
     if "0" in document["learners"]:
-        learner.load_state(document["learners"]["0"], {name.removeprefix("0/"): array for name, array in arrays.items() if name.startswith("0/")})
+        learner.load_state(
+            document["learners"]["0"],
+            {
+                name.removeprefix("0/"): array
+                for name, array in arrays.items()
+                if name.startswith("0/")
+            },
+        )

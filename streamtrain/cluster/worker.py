@@ -1,6 +1,8 @@
-"""What runs on a Dask worker: it opens a run once, by its blueprint, and then does whatever piece of work it is sent.
+"""What runs on a Dask worker: it opens a run once, by its blueprint, and then does whatever piece
+of work it is sent.
 
-Everything here is imported by name on the worker, so streamtrain must be installed there in the driver's version.
+Everything here is imported by name on the worker, so streamtrain must be installed there in the
+driver's version.
 """
 
 import threading
@@ -16,11 +18,15 @@ Work = Callable[[Prepared, Any], Any]
 
 
 class Unfit(Exception):
-    """This worker cannot open the run, for the reason that is its argument: other data, no data, too little memory."""
+    """This worker cannot open the run, for the reason that is its argument: other data, no data,
+    too little memory.
+    """
 
 
 class Site:
-    """The runs that a worker process has opened, and what they `kept` between tasks, each with a `close`. A worker does one task at a time."""
+    """The runs that a worker process has opened, and what they `kept` between tasks, each with a
+    `close`. A worker does one task at a time.
+    """
 
     def __init__(self) -> None:
         self.kept: dict[str, Any] = {}
@@ -29,14 +35,22 @@ class Site:
         self._blueprints: dict[str, Blueprint] = {}
         self._prepared: dict[str, Prepared] = {}
 
-    def open(self, run: str, blueprint: Blueprint | None, threads: int, memory_limit: int | None) -> Prepared:
-        """The run by this name; the blueprint comes with a worker's first task. Raises what opening the data raises."""
+    def open(
+        self, run: str, blueprint: Blueprint | None, threads: int, memory_limit: int | None
+    ) -> Prepared:
+        """The run by this name; the blueprint comes with a worker's first task.
+
+        Raises what opening the data raises.
+        """
         with self._lock:
             if blueprint is not None:
                 self._blueprints.setdefault(run, blueprint)
             if run not in self._prepared:
-                self._prepared[run] = build(self._blueprints[run], threads=threads, memory_limit=memory_limit)
-                warm_up(self._prepared[run])  # kernels are compiled or loaded before anything is measured
+                self._prepared[run] = build(
+                    self._blueprints[run], threads=threads, memory_limit=memory_limit
+                )
+                # kernels are compiled or loaded before anything is measured
+                warm_up(self._prepared[run])
             return self._prepared[run]
 
     @contextmanager
@@ -68,7 +82,10 @@ class Site:
 
 
 def perform(run: str, blueprint: Blueprint | None, work: Work, payload: Any) -> Any:
-    """The one Dask task: `work(prepared, payload)` on this worker. Raises what it raises, and Unfit."""
+    """The one Dask task.
+
+    `work(prepared, payload)` on this worker. Raises what it raises, and Unfit.
+    """
     worker = _worker()
     limit, site = getattr(worker.memory_manager, "memory_limit", None), _site(worker)
     with site.at_work():

@@ -1,4 +1,6 @@
-"""Activations and their derivatives over long flat lines of float32, in instructions that vectorise."""
+"""Activations and their derivatives over long flat lines of float32, in instructions that
+vectorise.
+"""
 
 import math
 
@@ -27,7 +29,9 @@ def _bits_to_float32(typingctx, value):
 
 @njit(inline="always", error_model="numpy")
 def _exp(x):
-    """e^x in float32, to about 1 ulp, in instructions that vectorise (Cephes `expf`: 2^k times a polynomial)."""
+    """e^x in float32, to about 1 ulp, in instructions that vectorise (Cephes `expf`: 2^k times a
+    polynomial).
+    """
     x = min(max(x, float32(-87.0)), float32(88.0))
     k = np.floor(x * float32(1.44269504) + float32(0.5))
     r = x - k * float32(0.693359375) + k * float32(2.12194440e-4)
@@ -56,10 +60,12 @@ def _erf(x):
 
 @njit(fastmath=FAST, error_model="numpy")
 def activate(z, a, activation):
-    """a = activation(z), one axis each, apart in memory: long flat loops, which the compiler vectorises."""
+    """A = activation(z), one axis each, apart in memory: long flat loops, which the compiler
+    vectorises.
+    """
     if activation == RELU:
         for k in range(z.shape[0]):
-            a[k] = float32(0.0) if z[k] < float32(0.0) else z[k]  # noqa: FURB136 - a NaN passes, as in torch
+            a[k] = float32(0.0) if z[k] < float32(0.0) else z[k]
     elif activation == TANH:
         for k in range(z.shape[0]):
             a[k] = float32(1.0) - float32(2.0) / (_exp(float32(2.0) * z[k]) + float32(1.0))
@@ -73,9 +79,11 @@ def activate(z, a, activation):
 
 @njit(fastmath=FAST, error_model="numpy")
 def through_activation(d, other, activation):
-    """d *= the activation's derivative, one axis each, apart in memory: `other` is a for tanh, z for SiLU and GELU.
+    """D *= the activation's derivative, one axis each, apart in memory: `other` is a for tanh, z
+    for SiLU and GELU.
 
-    ReLU: d are the activations, whose derivative takes their place, and `other` is what it is multiplied by.
+    ReLU: d are the activations, whose derivative takes their place, and `other` is what it is
+    multiplied by.
     """
     if activation == RELU:
         for k in range(d.shape[0]):
@@ -90,4 +98,6 @@ def through_activation(d, other, activation):
     elif activation == GELU:
         for k in range(d.shape[0]):
             x = other[k]
-            d[k] *= float32(0.5) * (float32(1.0) + _erf(x * _SQRT_HALF)) + x * _NORMAL_PEAK * _exp(float32(-0.5) * x * x)
+            d[k] *= float32(0.5) * (float32(1.0) + _erf(x * _SQRT_HALF)) + x * _NORMAL_PEAK * _exp(
+                float32(-0.5) * x * x
+            )

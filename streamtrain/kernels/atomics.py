@@ -1,4 +1,5 @@
-"""What threads inside one kernel say to one another: atomic sums, reads and writes of int64, and giving up the core.
+"""What threads inside one kernel say to one another: atomic sums, reads and writes of int64, and
+giving up the core.
 
 Instructions that Numba has no Python words for.
 """
@@ -9,7 +10,9 @@ from numba import njit
 from numba.core import types
 from numba.extending import intrinsic
 
-_give_way = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
+_give_way = types.ExternalFunction(
+    "SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32()
+)
 
 #: Looks at a value before the core is offered to others: a few microseconds.
 LOOKS = 2000
@@ -22,20 +25,28 @@ def _pointer(context, builder, signature, args):
 
 @intrinsic
 def fetch_add(typingctx, array, index, value):
-    """array[index] += value, and what was there before: one instruction, so no two threads get the same."""
+    """array[index] += value, and what was there before: one instruction, so no two threads get the
+    same.
+    """
 
     def codegen(context, builder, signature, args):
-        return builder.atomic_rmw("add", _pointer(context, builder, signature, args), args[2], "seq_cst")
+        return builder.atomic_rmw(
+            "add", _pointer(context, builder, signature, args), args[2], "seq_cst"
+        )
 
     return types.int64(array, types.int64, types.int64), codegen
 
 
 @intrinsic
 def fetch_max(typingctx, array, index, value):
-    """array[index] = max(array[index], value), and what was there before: the first to raise it sees a smaller one."""
+    """array[index] = max(array[index], value), and what was there before: the first to raise it
+    sees a smaller one.
+    """
 
     def codegen(context, builder, signature, args):
-        return builder.atomic_rmw("max", _pointer(context, builder, signature, args), args[2], "seq_cst")
+        return builder.atomic_rmw(
+            "max", _pointer(context, builder, signature, args), args[2], "seq_cst"
+        )
 
     return types.int64(array, types.int64, types.int64), codegen
 
@@ -63,7 +74,9 @@ def store(typingctx, array, index, value):
 
 @njit(error_model="numpy")
 def wait_beyond(array, index, value):
-    """Wait until array[index] > value; after `LOOKS` looks the core is offered to others between two of them."""
+    """Wait until array[index] > value; after `LOOKS` looks the core is offered to others between
+    two of them.
+    """
     looks = 0
     while load(array, index) <= value:
         looks += 1

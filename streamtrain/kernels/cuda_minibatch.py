@@ -1,7 +1,9 @@
-"""A minibatch from a block in a GPU's memory: gather its rows, standardise them in float64, cast them, part target from features.
+"""A minibatch from a block in a GPU's memory: gather its rows, standardise them in float64, cast
+them, part target from features.
 
-Arrays are anything with `__cuda_array_interface__`, so torch's tensors go in as they are, without a copy. Without a GPU the kernel
-runs in Numba's simulator (`NUMBA_ENABLE_CUDASIM=1`), which shows its arithmetic and nothing of streams.
+Arrays are anything with `__cuda_array_interface__`, so torch's tensors go in as they are, without a
+copy. Without a GPU the kernel runs in Numba's simulator (`NUMBA_ENABLE_CUDASIM=1`), which shows its
+arithmetic and nothing of streams.
 """
 
 from typing import Any
@@ -14,7 +16,9 @@ THREADS, MOST_BLOCKS = 256, 1_024
 
 @cuda.jit
 def _assemble(block, order, position, mean, scale, x, y):
-    """One thread a value, so that neighbours read and write side by side; further values a whole grid away."""
+    """One thread a value, so that neighbours read and write side by side; further values a whole
+    grid away.
+    """
     width = block.shape[1]
     for k in range(cuda.grid(1), x.shape[0] * width, cuda.gridsize(1)):
         place, column = k // width, k % width
@@ -30,18 +34,26 @@ def _assemble(block, order, position, mean, scale, x, y):
             y[place, 0] = value
 
 
-def assemble_minibatch(block: Any, order: Any, position: Any, mean: Any, scale: Any, x: Any, y: Any, *, stream: int = 0) -> None:
-    """Fill `x` (B, D) and `y` (B, 1) with B rows of `block` (rows, D + 1), target last, from place `position[0]` on.
+def assemble_minibatch(
+    block: Any, order: Any, position: Any, mean: Any, scale: Any, x: Any, y: Any, *, stream: int = 0
+) -> None:
+    """Fill `x` (B, D) and `y` (B, 1) with B rows of `block` (rows, D + 1), target last, from place
+    `position[0]` on.
 
-    `order`, int64: the block's rows in the order wanted; of length 0: as they lie. `mean`, `scale`, float64 (D + 1,): the value is
-    (v - mean) * scale; of length 0: as it is. Types of block, x and y are free: float64, float32, float16.
-    `position`, int64 (1,), is read on the device, so a captured launch goes on where the device says. `stream` is a CUDA stream's
-    handle (torch: `stream.cuda_stream`); the launch is asynchronous on it, and the caller keeps every array alive until it is done.
+    `order`, int64: the block's rows in the order wanted; of length 0: as they lie. `mean`, `scale`,
+    float64 (D + 1,): the value is (v - mean) * scale; of length 0: as it is. Types of block, x and
+    y are free: float64, float32, float16. `position`, int64 (1,), is read on the device, so a
+    captured launch goes on where the device says. `stream` is a CUDA stream's handle (torch:
+    `stream.cuda_stream`); the launch is asynchronous on it, and the caller keeps every array alive
+    until it is done.
 
-    The launch goes to the current device, which must be that of the arrays. Safe from several threads.
+    The launch goes to the current device, which must be that of the arrays. Safe from several
+    threads.
     """
     blocks = max(1, min(MOST_BLOCKS, -(-x.shape[0] * block.shape[1] // THREADS)))
-    _assemble[blocks, THREADS, cuda.external_stream(stream) if stream else 0](block, order, position, mean, scale, x, y)
+    _assemble[blocks, THREADS, cuda.external_stream(stream) if stream else 0](
+        block, order, position, mean, scale, x, y
+    )
 
 
 def can_launch() -> bool:

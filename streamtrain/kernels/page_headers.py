@@ -1,7 +1,8 @@
 """The headers of a Parquet column chunk's pages, where all of them are plain ones.
 
-A header is a struct in Thrift's compact protocol (storage/thrift.py), and there is one for every 20,000 values or so: in Python
-they would take a third of the time of decoding. Field numbers are those of parquet-format's `PageHeader` and `DataPageHeader`.
+A header is a struct in Thrift's compact protocol (storage/thrift.py), and there is one for every
+20,000 values or so: in Python they would take a third of the time of decoding. Field numbers are
+those of parquet-format's `PageHeader` and `DataPageHeader`.
 """
 
 import numpy as np
@@ -15,11 +16,13 @@ _DEPTH = 8
 
 @njit(nogil=True, cache=True)
 def read_page_headers(data, num_values, pages):
-    """List the pages of a column chunk that holds `num_values`; returns how many there are, or -1 when one is not plain.
+    """List the pages of a column chunk that holds `num_values`; returns how many there are, or -1
+    when one is not plain.
 
-    `data`: uint8 (bytes,), the chunk as stored. `pages`: int64 (most, 5), filled with where a page's body begins, its bytes as stored
-    and as decoded, its values, and its CRC-32 (-1 where it has none). Plain: a data page of version 1, PLAIN encoding, levels in
-    RLE, that ends within the chunk. Whatever the bytes are, nothing beyond `data` is read.
+    `data`: uint8 (bytes,), the chunk as stored. `pages`: int64 (most, 5), filled with where a
+    page's body begins, its bytes as stored and as decoded, its values, and its CRC-32 (-1 where it
+    has none). Plain: a data page of version 1, PLAIN encoding, levels in RLE, that ends within the
+    chunk. Whatever the bytes are, nothing beyond `data` is read.
     """
     size, place, seen, count = data.shape[0], 0, 0, 0
     outer = np.zeros(_DEPTH, dtype=np.int64)
@@ -77,7 +80,12 @@ def read_page_headers(data, num_values, pages):
                 place += 8
             elif what != 1 and what != 2:  # neither of the booleans, which have no body
                 return -1
-        fits = place <= size and 0 <= stored <= size - place and decoded >= 0 and 0 < values <= num_values - seen
+        fits = (
+            place <= size
+            and 0 <= stored <= size - place
+            and decoded >= 0
+            and 0 < values <= num_values - seen
+        )
         if kind != 0 or encoding != 0 or levels != 3 or not fits or count == pages.shape[0]:
             return -1
         pages[count, BODY], pages[count, STORED], pages[count, DECODED] = place, stored, decoded
@@ -90,7 +98,9 @@ def read_page_headers(data, num_values, pages):
 
 @njit(inline="always")
 def _varint(data, place):
-    """A number of seven bits a byte, and the place after it; what does not end within the data ends it."""
+    """A number of seven bits a byte, and the place after it; what does not end within the data ends
+    it.
+    """
     value, shift = np.int64(0), 0
     while place < data.shape[0] and shift < 63:
         byte = np.int64(data[place])

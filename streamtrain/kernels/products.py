@@ -1,8 +1,10 @@
-"""Products of small matrices in registers: what an MLP's layers need, without the copies that BLAS makes to be fast on large ones.
+"""Products of small matrices in registers: what an MLP's layers need, without the copies that BLAS
+makes to be fast on large ones.
 
-A block of up to 6 rows and two vectors of columns is gathered in registers over the whole inner length, then finished in the same
-breath: written, added, shifted by a bias, cut by ReLU or by its derivative. The blocks are written as LLVM instructions, since
-Numba has no word for a vector; which block goes where is ordinary Numba code below. After Goto and van de Geijn 2008 (the block in
+A block of up to 6 rows and two vectors of columns is gathered in registers over the whole inner
+length, then finished in the same breath: written, added, shifted by a bias, cut by ReLU or by its
+derivative. The blocks are written as LLVM instructions, since Numba has no word for a vector; which
+block goes where is ordinary Numba code below. After Goto and van de Geijn 2008 (the block in
 registers), without their packing: a layer of `MOST_WEIGHTS` fits the caches as it lies.
 """
 
@@ -15,8 +17,9 @@ from numba.extending import intrinsic
 #: Weights of the largest layer these are for; BLAS is faster beyond.
 MOST_WEIGHTS = 2**14
 
-#: How a block is finished: c = p, c += p, c = p + e, c = relu(p + e), c = p where e > 0 and 0 elsewhere; p the product. e is one row
-#: for the two shifts (a bias), a matrix like c for the last (the activations).
+#: How a block is finished: c = p, c += p, c = p + e, c = relu(p + e), c = p where e > 0 and 0
+#: elsewhere; p the product. e is one row for the two shifts (a bias), a matrix like c for the last
+#: (the activations).
 SET, ADD, SHIFT, SHIFT_RELU, MASK = range(5)
 
 _FLOAT, _INT = ir.FloatType(), ir.IntType(64)
@@ -29,20 +32,27 @@ LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
 def _make_block(rows: int, lanes: int, vectors: int):
     """An intrinsic for one block of `rows` x (lanes · vectors).
 
-    Its arguments: a, its offset, its step from row to row and along the inner length; b, offset, step along the inner length; c,
-    offset, row step; e, offset; inner length; finish. All arrays float32, one axis.
+    Its arguments: a, its offset, its step from row to row and along the inner length; b, offset,
+    step along the inner length; c, offset, row step; e, offset; inner length; finish. All arrays
+    float32, one axis.
     """
-    # With few sums in a block, several steps of the inner length are taken side by side: an addition takes four cycles.
+    # With few sums in a block, several steps of the inner length are taken side by side: an
+    # addition takes four cycles.
     unroll = max(1, 8 // (rows * vectors))
     vector = ir.VectorType(_FLOAT, lanes) if lanes > 1 else _FLOAT
 
     def codegen(context, builder, signature, args):
-        (a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, e, e_at, inner, finish) = (
-            context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+        a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, e, e_at, inner, finish = (
+            (
+                context.make_array(kind)(context, builder, value).data
+                if isinstance(kind, types.Array)
+                else value
+            )
             for kind, value in zip(signature.args, args, strict=True)
         )
         number = _INT
-        builder.function.attributes.add("noinline")  # one copy of all blocks, wherever they are called from: the compiler's seconds
+        # one copy of all blocks, wherever they are called from: the compiler's seconds
+        builder.function.attributes.add("noinline")
         zero = ir.Constant(vector, [0.0] * lanes) if lanes > 1 else ir.Constant(_FLOAT, 0.0)
 
         def place(base, *terms):
@@ -63,7 +73,9 @@ def _make_block(rows: int, lanes: int, vectors: int):
             scalar = builder.load(pointer)
             if lanes == 1:
                 return scalar
-            one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+            one = builder.insert_element(
+                ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0)
+            )
             mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
             return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
 
@@ -71,7 +83,9 @@ def _make_block(rows: int, lanes: int, vectors: int):
         e = place(e, e_at)
 
         def loop(begin, end, step, sums):
-            """`sums`: lists (one for each side-by-side step) of rows x vectors values; returns what they are after the loop."""
+            """`sums`: lists (one for each side-by-side step) of rows x vectors values; returns what
+            they are after the loop.
+            """
             before, check = builder.block, builder.append_basic_block("check")
             body, after = builder.append_basic_block("body"), builder.append_basic_block("after")
             builder.branch(check)
@@ -88,13 +102,17 @@ def _make_block(rows: int, lanes: int, vectors: int):
             for side, part in enumerate(phis):
                 at = builder.add(k, ir.Constant(number, side))
                 b_row = place(b, builder.mul(at, b_step))
-                loaded = [load(place(b_row, ir.Constant(number, v * lanes))) for v in range(vectors)]
+                loaded = [
+                    load(place(b_row, ir.Constant(number, v * lanes))) for v in range(vectors)
+                ]
                 a_k = place(a, builder.mul(at, a_step))
                 for row in range(rows):
                     factor = spread(place(a_k, times(a_row, row)))
                     for v in range(vectors):
                         phi = part[row * vectors + v]
-                        grown = builder.fadd(phi, builder.fmul(factor, loaded[v], flags=_FLAGS), flags=_FLAGS)
+                        grown = builder.fadd(
+                            phi, builder.fmul(factor, loaded[v], flags=_FLAGS), flags=_FLAGS
+                        )
                         phi.add_incoming(grown, builder.block)
             k.add_incoming(builder.add(k, ir.Constant(number, step)), builder.block)
             builder.branch(check)
@@ -104,7 +122,9 @@ def _make_block(rows: int, lanes: int, vectors: int):
         start = ir.Constant(number, 0)
         sums = [[zero] * (rows * vectors) for _ in range(unroll)]
         if unroll > 1:
-            start, sums = loop(start, builder.sub(inner, ir.Constant(number, unroll - 1)), unroll, sums)
+            start, sums = loop(
+                start, builder.sub(inner, ir.Constant(number, unroll - 1)), unroll, sums
+            )
             sums = [[_sum(builder, parts) for parts in zip(*sums, strict=True)]]
         _, (products,) = loop(start, inner, 1, sums)
 
@@ -124,18 +144,33 @@ def _make_block(rows: int, lanes: int, vectors: int):
                     elif way in (SHIFT, SHIFT_RELU):
                         value = builder.fadd(value, load(place(e, shift)))
                         if way == SHIFT_RELU:  # a NaN passes, as in torch
-                            value = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
+                            value = builder.select(
+                                builder.fcmp_ordered("<", value, zero), zero, value
+                            )
                     elif way == MASK:
-                        value = builder.select(builder.fcmp_ordered(">", load(place(e, times(c_row, row), shift)), zero), value, zero)
+                        value = builder.select(
+                            builder.fcmp_ordered(
+                                ">", load(place(e, times(c_row, row), shift)), zero
+                            ),
+                            value,
+                            zero,
+                        )
                     store(value, pointer)
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
     @intrinsic
-    def block(typingctx, a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, e, e_at, inner, finish):
+    def block(
+        typingctx, a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, e, e_at, inner, finish
+    ):
         whole = types.int64
-        return types.none(a, whole, whole, whole, b, whole, whole, c, whole, whole, e, whole, whole, whole), codegen
+        return (
+            types.none(
+                a, whole, whole, whole, b, whole, whole, c, whole, whole, e, whole, whole, whole
+            ),
+            codegen,
+        )
 
     return block
 
@@ -156,14 +191,27 @@ _one_6, _one_1 = (_make_block(rows, 1, 1) for rows in (6, 1))
 
 @njit(inline="always")
 def multiply(a, a_row, a_step, b, c, rows, columns, inner, e, finish):
-    """c (rows, columns) from the product of a (rows, inner) and b (inner, columns), as `finish` says; float32, one axis each.
+    """C (rows, columns) from the product of a (rows, inner) and b (inner, columns), as `finish`
+    says; float32, one axis each.
 
-    Element (i, k) of a is a[i · a_row + k · a_step], so that it may be a transposed matrix, or the same number everywhere. b, c and
-    a matrix e lie row after row. Each element of the product is one sum along the inner length, whatever the block it is in; but
-    blocks of few rows take it in several strands.
+    Element (i, k) of a is a[i · a_row + k · a_step], so that it may be a transposed matrix, or the
+    same number everywhere. b, c and a matrix e lie row after row. Each element of the product is
+    one sum along the inner length, whatever the block it is in; but blocks of few rows take it in
+    several strands.
     """
     # Without the casts Numba would compile it all anew for each constant it is called with.
-    _multiply(a, int64(a_row), int64(a_step), b, c, int64(rows), int64(columns), int64(inner), e, int64(finish))
+    _multiply(
+        a,
+        int64(a_row),
+        int64(a_step),
+        b,
+        c,
+        int64(rows),
+        int64(columns),
+        int64(inner),
+        e,
+        int64(finish),
+    )
 
 
 @njit(error_model="numpy")
@@ -174,58 +222,208 @@ def _multiply(a, a_row, a_step, b, c, rows, columns, inner, e, finish):
         row = 0
         while row + 6 <= rows:
             place = row * columns + at
-            _wide_6(a, row * a_row, a_row, a_step, b, at, columns, c, place, columns, e, place if matrix else at, inner, finish)
+            _wide_6(
+                a,
+                row * a_row,
+                a_row,
+                a_step,
+                b,
+                at,
+                columns,
+                c,
+                place,
+                columns,
+                e,
+                place if matrix else at,
+                inner,
+                finish,
+            )
             row += 6
         if row + 4 <= rows:
             place = row * columns + at
-            _wide_4(a, row * a_row, a_row, a_step, b, at, columns, c, place, columns, e, place if matrix else at, inner, finish)
+            _wide_4(
+                a,
+                row * a_row,
+                a_row,
+                a_step,
+                b,
+                at,
+                columns,
+                c,
+                place,
+                columns,
+                e,
+                place if matrix else at,
+                inner,
+                finish,
+            )
             row += 4
         if row + 2 <= rows:
             place = row * columns + at
-            _wide_2(a, row * a_row, a_row, a_step, b, at, columns, c, place, columns, e, place if matrix else at, inner, finish)
+            _wide_2(
+                a,
+                row * a_row,
+                a_row,
+                a_step,
+                b,
+                at,
+                columns,
+                c,
+                place,
+                columns,
+                e,
+                place if matrix else at,
+                inner,
+                finish,
+            )
             row += 2
         if row < rows:
             place = row * columns + at
-            _wide_1(a, row * a_row, a_row, a_step, b, at, columns, c, place, columns, e, place if matrix else at, inner, finish)
+            _wide_1(
+                a,
+                row * a_row,
+                a_row,
+                a_step,
+                b,
+                at,
+                columns,
+                c,
+                place,
+                columns,
+                e,
+                place if matrix else at,
+                inner,
+                finish,
+            )
         at += _WIDE
     while at + _VECTOR <= columns:
         row = 0
         while row + 6 <= rows:
             place = row * columns + at
-            _vector_6(a, row * a_row, a_row, a_step, b, at, columns, c, place, columns, e, place if matrix else at, inner, finish)
+            _vector_6(
+                a,
+                row * a_row,
+                a_row,
+                a_step,
+                b,
+                at,
+                columns,
+                c,
+                place,
+                columns,
+                e,
+                place if matrix else at,
+                inner,
+                finish,
+            )
             row += 6
         while row < rows:
             place = row * columns + at
-            _vector_1(a, row * a_row, a_row, a_step, b, at, columns, c, place, columns, e, place if matrix else at, inner, finish)
+            _vector_1(
+                a,
+                row * a_row,
+                a_row,
+                a_step,
+                b,
+                at,
+                columns,
+                c,
+                place,
+                columns,
+                e,
+                place if matrix else at,
+                inner,
+                finish,
+            )
             row += 1
         at += _VECTOR
     while at + _FOUR <= columns:
         row = 0
         while row + 6 <= rows:
             place = row * columns + at
-            _four_6(a, row * a_row, a_row, a_step, b, at, columns, c, place, columns, e, place if matrix else at, inner, finish)
+            _four_6(
+                a,
+                row * a_row,
+                a_row,
+                a_step,
+                b,
+                at,
+                columns,
+                c,
+                place,
+                columns,
+                e,
+                place if matrix else at,
+                inner,
+                finish,
+            )
             row += 6
         while row < rows:
             place = row * columns + at
-            _four_1(a, row * a_row, a_row, a_step, b, at, columns, c, place, columns, e, place if matrix else at, inner, finish)
+            _four_1(
+                a,
+                row * a_row,
+                a_row,
+                a_step,
+                b,
+                at,
+                columns,
+                c,
+                place,
+                columns,
+                e,
+                place if matrix else at,
+                inner,
+                finish,
+            )
             row += 1
         at += _FOUR
     while at < columns:
         row = 0
         while row + 6 <= rows:
             place = row * columns + at
-            _one_6(a, row * a_row, a_row, a_step, b, at, columns, c, place, columns, e, place if matrix else at, inner, finish)
+            _one_6(
+                a,
+                row * a_row,
+                a_row,
+                a_step,
+                b,
+                at,
+                columns,
+                c,
+                place,
+                columns,
+                e,
+                place if matrix else at,
+                inner,
+                finish,
+            )
             row += 6
         while row < rows:
             place = row * columns + at
-            _one_1(a, row * a_row, a_row, a_step, b, at, columns, c, place, columns, e, place if matrix else at, inner, finish)
+            _one_1(
+                a,
+                row * a_row,
+                a_row,
+                a_step,
+                b,
+                at,
+                columns,
+                c,
+                place,
+                columns,
+                e,
+                place if matrix else at,
+                inner,
+                finish,
+            )
             row += 1
         at += _ONE
 
 
 @njit(error_model="numpy")
 def transpose(a, rows, columns, out):
-    """out (columns, rows) = a (rows, columns) transposed; float32, one axis each."""
+    """Out (columns, rows) = a (rows, columns) transposed; float32, one axis each."""
     for row in range(rows):
         for column in range(columns):
             out[column * rows + row] = a[row * columns + column]

@@ -1,22 +1,26 @@
-"""The two-pass shuffle: deal rows of decoded columns into buckets of the block, then permute inside each bucket.
+"""The two-pass shuffle: deal rows of decoded columns into buckets of the block, then permute inside
+each bucket.
 
-A random scatter over a window of 40 MB misses the cache on every row. Dealing each row to one of up to 256 random buckets
-writes to 256 streams instead, and a bucket then fits the cache while it is permuted in place (Rao 1961; Sandelius 1962;
-Bacher et al., MergeShuffle, arXiv 1508.03167, §1). Buckets drawn independently and uniformly, with a Fisher-Yates shuffle in
-each, give every permutation of the window the same probability.
+A random scatter over a window of 40 MB misses the cache on every row. Dealing each row to one of up
+to 256 random buckets writes to 256 streams instead, and a bucket then fits the cache while it is
+permuted in place (Rao 1961; Sandelius 1962; Bacher et al., MergeShuffle, arXiv 1508.03167, §1).
+Buckets drawn independently and uniformly, with a Fisher-Yates shuffle in each, give every
+permutation of the window the same probability.
 
-A store of 20 bytes to memory costs a read of its whole line first. So 16 rows of a bucket, which are whole lines, are gathered in
-the cache and then written past it at once (software write-combining: Balkesen et al., ICDE 2013, §4.2).
+A store of 20 bytes to memory costs a read of its whole line first. So 16 rows of a bucket, which
+are whole lines, are gathered in the cache and then written past it at once (software
+write-combining: Balkesen et al., ICDE 2013, §4.2).
 
-Legend: row positions count the rows of a window in reading order; each span starts at a multiple of 8, because one hash
-deals 8 rows. `flat` is the block as one line: row r begins at r * width. A group is 16 rows of the block, counted from its first.
+Legend: row positions count the rows of a window in reading order; each span starts at a multiple of
+8, because one hash deals 8 rows. `flat` is the block as one line: row r begins at r * width. A
+group is 16 rows of the block, counted from its first.
 """
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, uint8, uint32, uint64
 from numba.core import types
 from numba.extending import intrinsic
-from llvmlite import ir
 
 GOLDEN = uint64(0x9E3779B97F4A7C15)
 MIX_1 = uint64(0xBF58476D1CE4E5B9)
@@ -36,19 +40,24 @@ _LOW_32 = uint64(0xFFFFFFFF)
 
 
 @intrinsic
-def _float32_bits(typingctx, value):  # noqa: ARG001 - Numba's signature
-    """The bits of a float32, as uint32: one instruction, where a check of finiteness would stop vectorisation."""
+def _float32_bits(typingctx, value):
+    """The bits of a float32, as uint32: one instruction, where a check of finiteness would stop
+    vectorisation.
+    """
 
-    def codegen(context, builder, signature, args):  # noqa: ARG001
+    def codegen(context, builder, signature, args):
         return builder.bitcast(args[0], ir.IntType(32))
 
     return types.uint32(types.float32), codegen
 
 
 @intrinsic
-def _write_line(typingctx, to, at, of, begin):  # noqa: ARG001
-    """Store 16 floats of `of[begin:]` at `to[at:]` past the cache; both begin at a whole line. The thread itself reads them in order,
-    and handing the block to another thread takes a lock, which waits for such stores."""
+def _write_line(typingctx, to, at, of, begin):
+    """Store 16 floats of `of[begin:]` at `to[at:]` past the cache; both begin at a whole line.
+
+    The thread itself reads them in order, and handing the block to another thread takes a lock,
+    which waits for such stores.
+    """
 
     def codegen(context, builder, signature, args):
         line = ir.VectorType(ir.FloatType(), LINE_FLOATS).as_pointer()
@@ -56,23 +65,36 @@ def _write_line(typingctx, to, at, of, begin):  # noqa: ARG001
         for which in (0, 2):
             array = context.make_array(signature.args[which])(context, builder, args[which])
             places.append(builder.bitcast(builder.gep(array.data, [args[which + 1]]), line))
-        store = builder.store(builder.load(places[1], align=_LINE_BYTES), places[0], align=_LINE_BYTES)
-        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        store = builder.store(
+            builder.load(places[1], align=_LINE_BYTES), places[0], align=_LINE_BYTES
+        )
+        store.set_metadata(
+            "nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        )
         return context.get_dummy_value()
 
     return types.void(to, at, of, begin), codegen
 
 
 @intrinsic
-def _prefetch(typingctx, of, at):  # noqa: ARG001
-    """Ask for the line of `of[at]` in the second-level cache; whatever `at` is, nothing else happens."""
+def _prefetch(typingctx, of, at):
+    """Ask for the line of `of[at]` in the second-level cache; whatever `at` is, nothing else
+    happens.
+    """
 
     def codegen(context, builder, signature, args):
         array = context.make_array(signature.args[0])(context, builder, args[0])
         place = builder.bitcast(builder.gep(array.data, [args[1]]), ir.IntType(8).as_pointer())
         number = ir.IntType(32)
-        function = builder.module.declare_intrinsic("llvm.prefetch", [place.type], ir.FunctionType(ir.VoidType(), [place.type] + [number] * 3))
-        builder.call(function, [place, ir.Constant(number, 1), ir.Constant(number, 2), ir.Constant(number, 1)])
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch",
+            [place.type],
+            ir.FunctionType(ir.VoidType(), [place.type] + [number] * 3),
+        )
+        builder.call(
+            function,
+            [place, ir.Constant(number, 1), ir.Constant(number, 2), ir.Constant(number, 1)],
+        )
         return context.get_dummy_value()
 
     return types.void(of, at), codegen
@@ -89,9 +111,11 @@ def _mix(z):
 def count_buckets(key, first_position, num_rows, skip, mask, counts):
     """Add to `counts` (int64, up to 256) how many rows of a span each bucket will get.
 
-    `skip` are ascending positions within the span that are not dealt; `mask` is the number of buckets minus one.
+    `skip` are ascending positions within the span that are not dealt; `mask` is the number of
+    buckets minus one.
     """
-    partial = np.zeros((4, 256), dtype=np.int32)  # four tables: no increment waits for the one before it
+    # four tables: no increment waits for the one before it
+    partial = np.zeros((4, 256), dtype=np.int32)
     whole = num_rows // 8
     base = uint64(first_position // 8)
     for group in range(whole):
@@ -102,19 +126,25 @@ def count_buckets(key, first_position, num_rows, skip, mask, counts):
     for k in range(num_rows - 8 * whole):
         partial[k & 3, (bits >> uint64(8 * k)) & mask] += 1
     for bucket in range(counts.shape[0]):
-        counts[bucket] += partial[0, bucket] + partial[1, bucket] + partial[2, bucket] + partial[3, bucket]
+        counts[bucket] += (
+            partial[0, bucket] + partial[1, bucket] + partial[2, bucket] + partial[3, bucket]
+        )
     for row in skip:
         bits = _mix(key + (base + uint64(row // 8)) * GOLDEN)
         counts[(bits >> uint64(8 * (row % 8))) & mask] -= 1
 
 
 @njit(nogil=True, cache=True, boundscheck=False)
-def deal(columns, skip, first_position, first_id, key, mask, cursors, block, mean, scale, receipt_key):
-    """Deal the rows of one span into their buckets; returns (rows dealt, digest of their ids, all of them finite).
+def deal(
+    columns, skip, first_position, first_id, key, mask, cursors, block, mean, scale, receipt_key
+):
+    """Deal the rows of one span into their buckets; returns (rows dealt, digest of their ids, all
+    of them finite).
 
-    `columns`: tuple of 1-D arrays of one type, any stride. `skip`: ascending positions that are stepped over. `cursors`
-    (int64): the next free row of each bucket, moved on. `block`: float32 (rows, len(columns)); written past the cache where it begins
-    at a whole line. What it holds beyond the cursors is undefined. Values are `(value - mean) * scale` in float64, then cast.
+    `columns`: tuple of 1-D arrays of one type, any stride. `skip`: ascending positions that are
+    stepped over. `cursors` (int64): the next free row of each bucket, moved on. `block`: float32
+    (rows, len(columns)); written past the cache where it begins at a whole line. What it holds
+    beyond the cursors is undefined. Values are `(value - mean) * scale` in float64, then cast.
     """
     num_rows, width = columns[0].shape[0], len(columns)
     flat = block.reshape(-1)
@@ -142,8 +172,16 @@ def deal(columns, skip, first_position, first_id, key, mask, cursors, block, mea
         for row in range(rows):
             digest += _mix(uint64(first_id + tile + row) * GOLDEN + receipt_key) * uint64(keep[row])
         for c in range(width):
-            largest = _standardise(columns[c][tile : tile + rows], mean[c], scale[c], values[c * TILE_ROWS : (c + 1) * TILE_ROWS])
-            worst = max(worst, largest if every else _largest(values[c * TILE_ROWS : c * TILE_ROWS + rows], keep))
+            largest = _standardise(
+                columns[c][tile : tile + rows],
+                mean[c],
+                scale[c],
+                values[c * TILE_ROWS : (c + 1) * TILE_ROWS],
+            )
+            worst = max(
+                worst,
+                largest if every else _largest(values[c * TILE_ROWS : c * TILE_ROWS + rows], keep),
+            )
         base = uint64((first_position + tile) // 8)
         for group in range((rows + 7) // 8):
             bits = _mix(key + (base + uint64(group)) * GOLDEN)
@@ -158,14 +196,22 @@ def deal(columns, skip, first_position, first_id, key, mask, cursors, block, mea
                 for c in range(width):
                     stage[begin + uint64(c)] = values[uint64(c * TILE_ROWS) + row]
                 if slot == uint64(GROUP_ROWS - 1):
-                    _write_group(stage, bucket * uint64(GROUP_ROWS * width), flat, (place - slot) * uint64(width), width, past_cache)
+                    _write_group(
+                        stage,
+                        bucket * uint64(GROUP_ROWS * width),
+                        flat,
+                        (place - slot) * uint64(width),
+                        width,
+                        past_cache,
+                    )
         if every:
             dealt += rows
         else:
             for row in range(rows):
                 dealt += keep[row]
             keep[:] = uint8(1)
-    for bucket in range(cursors.shape[0]):  # groups that are not full; of neighbours that share one, each writes its own rows
+    # groups that are not full; of neighbours that share one, each writes its own rows
+    for bucket in range(cursors.shape[0]):
         last = cursors[bucket] // GROUP_ROWS * GROUP_ROWS
         for place in range(max(last, began[bucket]) * width, cursors[bucket] * width):
             flat[place] = stage[bucket * GROUP_ROWS * width + place - last * width]
@@ -182,7 +228,9 @@ def _lines(count):
 
 @njit(nogil=True, boundscheck=False)
 def _standardise(column, mean, scale, out):
-    """Put a column's values into `out`, in model units; returns the largest of their bits without sign."""
+    """Put a column's values into `out`, in model units; returns the largest of their bits without
+    sign.
+    """
     worst = uint32(0)
     for row in range(column.shape[0]):
         value = np.float32((np.float64(column[row]) - mean) * scale)
@@ -205,7 +253,9 @@ def _write_group(stage, begin, flat, first, width, past_cache):
     """A full group: `width` lines from `stage[begin:]` to `flat[first:]`."""
     if past_cache:
         for line in range(width):
-            _write_line(flat, first + uint64(line * LINE_FLOATS), stage, begin + uint64(line * LINE_FLOATS))
+            _write_line(
+                flat, first + uint64(line * LINE_FLOATS), stage, begin + uint64(line * LINE_FLOATS)
+            )
     else:
         for i in range(uint64(width * LINE_FLOATS)):
             flat[first + i] = stage[begin + i]
@@ -213,18 +263,24 @@ def _write_group(stage, begin, flat, first, width, past_cache):
 
 @njit(nogil=True, cache=True, boundscheck=False)
 def permute(block, starts, ends, key, width):
-    """Shuffle rows `[starts[b], ends[b])` of each bucket in place, then close the gaps; returns the number of rows.
+    """Shuffle rows `[starts[b], ends[b])` of each bucket in place, then close the gaps; returns the
+    number of rows.
 
-    `block`: float32 (rows, len(width)). `width` is a tuple of any values: its length is known to the compiler.
-    Random indices are exactly uniform (Lemire, arXiv 1805.10941, algorithm 5).
+    `block`: float32 (rows, len(width)). `width` is a tuple of any values: its length is known to
+    the compiler. Random indices are exactly uniform (Lemire, arXiv 1805.10941, algorithm 5).
     """
     flat = block.reshape(-1)
     w = len(width)
     filled = 0
     for bucket in range(starts.shape[0]):
         first = starts[bucket]
-        # One row of this bucket, one line of the next: in order, memory is ahead of use; at random it is not.
-        ahead = flat[starts[bucket + 1] * w : ends[bucket + 1] * w] if bucket + 1 < starts.shape[0] else flat[:0]
+        # One row of this bucket, one line of the next: in order, memory is ahead of use; at random
+        # it is not.
+        ahead = (
+            flat[starts[bucket + 1] * w : ends[bucket + 1] * w]
+            if bucket + 1 < starts.shape[0]
+            else flat[:0]
+        )
         state = _mix(key ^ (uint64(bucket + 1) * GOLDEN))
         for i in range(ends[bucket] - first - 1, 0, -1):
             bound = uint64(i + 1)
@@ -238,11 +294,36 @@ def permute(block, starts, ends, key, width):
                     product = (_mix(state) >> uint64(32)) * bound
             one = (first + i) * w
             other = (first + np.int64(product >> uint64(32))) * w
-            if w == 5:  # four features: all loads before all stores; the loop below waits for each store
-                a, b, c, d, e = flat[one], flat[one + 1], flat[one + 2], flat[one + 3], flat[one + 4]
-                v, x, y, z, t = flat[other], flat[other + 1], flat[other + 2], flat[other + 3], flat[other + 4]
-                flat[one], flat[one + 1], flat[one + 2], flat[one + 3], flat[one + 4] = v, x, y, z, t
-                flat[other], flat[other + 1], flat[other + 2], flat[other + 3], flat[other + 4] = a, b, c, d, e
+            # four features: all loads before all stores; the loop below waits for each store
+            if w == 5:
+                a, b, c, d, e = (
+                    flat[one],
+                    flat[one + 1],
+                    flat[one + 2],
+                    flat[one + 3],
+                    flat[one + 4],
+                )
+                v, x, y, z, t = (
+                    flat[other],
+                    flat[other + 1],
+                    flat[other + 2],
+                    flat[other + 3],
+                    flat[other + 4],
+                )
+                flat[one], flat[one + 1], flat[one + 2], flat[one + 3], flat[one + 4] = (
+                    v,
+                    x,
+                    y,
+                    z,
+                    t,
+                )
+                flat[other], flat[other + 1], flat[other + 2], flat[other + 3], flat[other + 4] = (
+                    a,
+                    b,
+                    c,
+                    d,
+                    e,
+                )
             else:
                 for k in range(w):
                     flat[one + k], flat[other + k] = flat[other + k], flat[one + k]
@@ -253,4 +334,3 @@ def permute(block, starts, ends, key, width):
                 flat[filled * w + place - first * w] = flat[place]
             filled += ends[bucket] - first
     return filled
-

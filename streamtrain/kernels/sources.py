@@ -1,7 +1,8 @@
 """Which kernels these are, for Numba's disk cache.
 
-The cache knows a kernel by the file it stands in, and does not notice an edited callee in another file. But it looks at what a
-function holds in its closure: a kernel that calls into other files has `SOURCES` there, and is compiled anew when any kernel changed.
+The cache knows a kernel by the file it stands in, and does not notice an edited callee in another
+file. But it looks at what a function holds in its closure: a kernel that calls into other files has
+`SOURCES` there, and is compiled anew when any kernel changed.
 """
 
 import hashlib
@@ -11,7 +12,9 @@ import numba
 
 
 def hash_sources(folder: Path) -> str:
-    """Hexadecimal digest of the Python files of a folder, names and contents, and of the compiler's version."""
+    """Hexadecimal digest of the Python files of a folder, names and contents, and of the compiler's
+    version.
+    """
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(folder.glob("*.py")):
         content = path.read_bytes()

@@ -10,27 +10,37 @@ from streamtrain.kernels.activations import FAST
 SGD, ADAM, ADAMW = range(3)
 
 
-#: A moment smaller than this is zero: that of a weight which no row moves any more (a dead unit's) decays until it is denormal, stays so
-#: for ever, since rounding holds it there, and every product with it takes the processor a hundred cycles.
+#: A moment smaller than this is zero: that of a weight which no row moves any more (a dead unit's)
+#: decays until it is denormal, stays so for ever, since rounding holds it there, and every product
+#: with it takes the processor a hundred cycles.
 TINY = np.float32(1e-30)
 
 
 @njit(inline="always")
 def _flush(moment):
-    """The moment, or zero where nothing would be seen of it beside epsilon or a parameter; a NaN passes."""
+    """The moment, or zero where nothing would be seen of it beside epsilon or a parameter; a NaN
+    passes.
+    """
     return float32(0.0) if abs(moment) < TINY else moment
 
 
 @njit(error_model="numpy")
 def rate_factor(begin, end, warmup_rows, cosine_rows):
-    """The learning rate's factor for the minibatch `[begin, end)` of the run: see learners/schedule.py, which it equals."""
+    """The learning rate's factor for the minibatch `[begin, end)` of the run: see
+    learners/schedule.py, which it equals.
+    """
     warmth = 1.0 if end >= warmup_rows else end / warmup_rows
-    return warmth if cosine_rows == 0 else warmth * 0.5 * (1.0 + math.cos(math.pi * min(1.0, begin / cosine_rows)))
+    return (
+        warmth
+        if cosine_rows == 0
+        else warmth * 0.5 * (1.0 + math.cos(math.pi * min(1.0, begin / cosine_rows)))
+    )
 
 
 @njit(fastmath=FAST, error_model="numpy")
 def step(parameters, gradients, moments, state, optimizer, lr, hyper):
-    """Update with the mean gradient of the rows carried, summed over `gradients` (slots, P or more), then clear both and count the step.
+    """Update with the mean gradient of the rows carried, summed over `gradients` (slots, P or
+    more), then clear both and count the step.
 
     `hyper`: momentum, nesterov, beta1, beta2, epsilon, decay, clip, warm-up rows, cosine rows.
     """
@@ -65,8 +75,8 @@ def step(parameters, gradients, moments, state, optimizer, lr, hyper):
     added = float32(0.0) if optimizer == ADAMW else decay
     rate = float32(lr / (1.0 - hyper[2] ** steps))
     root = float32(1.0 / math.sqrt(1.0 - hyper[3] ** steps))
-    # From float64, and beta2 itself nowhere: held over rows it is so near 1 at a small minibatch that its float32 would be another
-    # one, with v off by 2 % at B = 1.
+    # From float64, and beta2 itself nowhere: held over rows it is so near 1 at a small minibatch
+    # that its float32 would be another one, with v off by 2 % at B = 1.
     new1, new2 = float32(1.0 - hyper[2]), float32(1.0 - hyper[3])
     for i in range(parameters.shape[0]):
         g = gradient[i] * share + added * parameters[i]

@@ -1,4 +1,6 @@
-"""The threads that compute: all learners of a pass share them, and no more than so many tasks run at once."""
+"""The threads that compute: all learners of a pass share them, and no more than so many tasks run
+at once.
+"""
 
 import heapq
 import math
@@ -9,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
-
 
 #: Bytes of a cache line, and of the widest vector: one that lies across two lines is read twice.
 LINE = 64
@@ -24,7 +25,9 @@ def aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
 
 
 class Workspace:
-    """Scratch memory of one thread, used by whatever task runs there; it grows to the largest that was asked for."""
+    """Scratch memory of one thread, used by whatever task runs there; it grows to the largest that
+    was asked for.
+    """
 
     def __init__(self) -> None:
         self._floats = np.empty(0, dtype=np.float32)
@@ -38,9 +41,13 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """Work for one thread. Costlier tasks start first (any unit, the same for all); a cost of 0 marks one that only lends a hand:
+    """Work for one thread.
 
-    it starts when nothing else waits, and is dropped when its batch's other tasks have ended before that.
+    Costlier tasks start first (any unit, the same for all); a cost of 0 marks one that only lends a
+    hand:
+
+    it starts when nothing else waits, and is dropped when its batch's other tasks have ended before
+    that.
     """
 
     cost: float
@@ -49,7 +56,9 @@ class Task:
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """The tasks of one `run`: how many must still end, how many hands are at work, the first error."""
+    """The tasks of one `run`: how many must still end, how many hands are at work, the first
+    error.
+    """
 
     required: int
     hands: int = 0
@@ -58,7 +67,9 @@ class _Batch:
 
 
 class OneThread:
-    """The caller's own thread in place of `Cores`: what an engine computes on until it is given others."""
+    """The caller's own thread in place of `Cores`: what an engine computes on until it is given
+    others.
+    """
 
     threads = 1
 
@@ -73,17 +84,22 @@ class OneThread:
 
 
 class Cores(AbstractContextManager):
-    """`threads` threads, started on entering and ended on leaving; after that the caller's own computes.
+    """`threads` threads, started on entering and ended on leaving; after that the caller's own
+    computes.
 
     `run` may be called from several threads at once, but not from a task.
     """
 
     def __init__(self, threads: int):
         self.threads = threads
-        self._waiting: list[tuple[float, int, Task, _Batch]] = []  # a heap: costliest first, then in order of arrival
+        # a heap: costliest first, then in order of arrival
+        self._waiting: list[tuple[float, int, Task, _Batch]] = []
         self._arrivals, self._closed = 0, False
         self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=self._work, name=f"streamtrain-core-{i}", daemon=True) for i in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._work, name=f"streamtrain-core-{i}", daemon=True)
+            for i in range(threads)
+        ]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -98,7 +114,9 @@ class Cores(AbstractContextManager):
             thread.join()
 
     def run(self, tasks: Sequence[Task]) -> None:
-        """Do all tasks, and come back when they have ended; raises the first error that one of them raised."""
+        """Do all tasks, and come back when they have ended; raises the first error that one of them
+        raised.
+        """
         batch = _Batch(required=sum(task.cost > 0 for task in tasks))
         if not batch.required:
             return
@@ -127,7 +145,7 @@ class Cores(AbstractContextManager):
             error = None
             try:
                 task.work(workspace)
-            except BaseException as caught:  # noqa: BLE001 - raised again where `run` was called
+            except BaseException as caught:
                 error = caught
             with self._changed:
                 batch.error = batch.error or error
@@ -135,8 +153,12 @@ class Cores(AbstractContextManager):
                     batch.hands -= 1
                 else:
                     batch.required -= 1
-                if not batch.required:  # hands that come too late are let go, and with them the block that they refer to
-                    self._waiting = [waiting for waiting in self._waiting if waiting[3] is not batch]
+                # hands that come too late are let go, and with them the block
+                # that they refer to
+                if not batch.required:
+                    self._waiting = [
+                        waiting for waiting in self._waiting if waiting[3] is not batch
+                    ]
                     heapq.heapify(self._waiting)
                     if not batch.hands:
                         batch.ended.set()

@@ -1,4 +1,6 @@
-"""Rows on their way to a GPU: through a ring of pinned slots, on a stream of their own, while the GPU trains on the slot before."""
+"""Rows on their way to a GPU: through a ring of pinned slots, on a stream of their own, while the
+GPU trains on the slot before.
+"""
 
 from collections.abc import Iterator
 
@@ -13,18 +15,23 @@ SLOT_ROWS = 131_072
 
 
 class DeviceFeed:
-    """Copies rows of a block to the device, slot by slot; owned by one engine, used from one thread.
+    """Copies rows of a block to the device, slot by slot; owned by one engine, used from one
+    thread.
 
-    `ring` is one device tensor, (SLOTS * slot_rows, width), and lives as long as the feed: no allocator can give its memory away
-    while a copy or a captured graph still means it. A slot is overwritten only after the events that end its last copy and its
-    last use.
+    `ring` is one device tensor, (SLOTS * slot_rows, width), and lives as long as the feed: no
+    allocator can give its memory away while a copy or a captured graph still means it. A slot is
+    overwritten only after the events that end its last copy and its last use.
     """
 
     def __init__(self, device: torch.device, width: int, batch_size: int):
         self.batch_size = batch_size
-        self.slot_rows = max(SLOT_ROWS // batch_size, 1) * batch_size if batch_size <= SLOT_ROWS else SLOT_ROWS
+        self.slot_rows = (
+            max(SLOT_ROWS // batch_size, 1) * batch_size if batch_size <= SLOT_ROWS else SLOT_ROWS
+        )
         self.ring = torch.empty((SLOTS * self.slot_rows, width), dtype=torch.float32, device=device)
-        self._pinned = torch.empty((SLOTS, self.slot_rows, width), dtype=torch.float32, pin_memory=True)
+        self._pinned = torch.empty(
+            (SLOTS, self.slot_rows, width), dtype=torch.float32, pin_memory=True
+        )
         self._host = self._pinned.numpy()
         self._device, self._stream = device, torch.cuda.Stream(device)
         self.ring.record_stream(self._stream)
@@ -33,11 +40,15 @@ class DeviceFeed:
         self._stream.wait_stream(torch.cuda.current_stream(device))
         self._next = 0
 
-    def __call__(self, block: np.ndarray, start: int, stop: int, carried: int) -> Iterator[torch.Tensor]:
-        """Rows `[start, stop)` as views of the ring, in order; each is valid until the next one is asked for.
+    def __call__(
+        self, block: np.ndarray, start: int, stop: int, carried: int
+    ) -> Iterator[torch.Tensor]:
+        """Rows `[start, stop)` as views of the ring, in order; each is valid until the next one is
+        asked for.
 
-        The current stream waits for the copy; what is launched on it before the next view is what the slot is kept for. Views end
-        with whole minibatches, of which the first `carried` rows came before, wherever a slot holds one.
+        The current stream waits for the copy; what is launched on it before the next view is what
+        the slot is kept for. Views end with whole minibatches, of which the first `carried` rows
+        came before, wherever a slot holds one.
         """
         cuts = list(self.cuts(start, stop, carried))
         ahead = self._put(block, *cuts[0]) if cuts else None
@@ -60,7 +71,8 @@ class DeviceFeed:
     def _put(self, block: np.ndarray, start: int, stop: int) -> tuple[int, torch.Tensor]:
         slot, count = self._next, stop - start
         self._next = (slot + 1) % SLOTS
-        self._copied[slot].synchronize()  # the host may write over pinned memory only when its last copy is over
+        # the host may write over pinned memory only when its last copy is over
+        self._copied[slot].synchronize()
         self._host[slot, :count] = block[start:stop]
         rows = self.ring[slot * self.slot_rows : slot * self.slot_rows + count]
         with torch.cuda.stream(self._stream):
@@ -70,8 +82,11 @@ class DeviceFeed:
         return slot, rows
 
 
-def cuts(start: int, stop: int, carried: int, batch_size: int, slot_rows: int) -> Iterator[tuple[int, int]]:
-    """Pieces of at most `slot_rows` rows that end with whole minibatches, where one fits; `carried` rows came before `start`.
+def cuts(
+    start: int, stop: int, carried: int, batch_size: int, slot_rows: int
+) -> Iterator[tuple[int, int]]:
+    """Pieces of at most `slot_rows` rows that end with whole minibatches, where one fits; `carried`
+    rows came before `start`.
 
     >>> list(cuts(0, 25, 3, 4, 8))
     [(0, 5), (5, 13), (13, 21), (21, 25)]

@@ -6,7 +6,9 @@ from streamtrain.stream.tensors import open_device
 
 
 def train_device(name: str) -> torch.device:
-    """The device of `train.device`; `auto` is the GPU that torch finds, else the CPU. Raises ConfigError when it cannot be used here.
+    """The device of `train.device`; `auto` is the GPU that torch finds, else the CPU.
+
+    Raises ConfigError when it cannot be used here.
 
     The fused engine has no say in this: it is on the CPU.
     """

@@ -21,10 +21,17 @@ def make_model(config: ModelConfig, num_features: int) -> Model:
 
 
 def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
-    """(engine, why): `auto` is fused where that can do it, and torch elsewhere. Raises ConfigError, naming what is supported."""
+    """(engine, why).
+
+    `auto` is fused where that can do it, and torch elsewhere. Raises ConfigError, naming what is
+    supported.
+    """
     device = train_device(train.device)
     if train.precision == "tf32" and device.type != "cuda":
-        raise ConfigError("train.precision tf32 is a GPU's; this run is on the CPU. Use float32, or --device cuda.")
+        raise ConfigError(
+            "train.precision tf32 is a GPU's; this run is on the CPU. Use float32, or --device"
+            " cuda."
+        )
     beyond = []  # what the fused engine cannot do
     if device.type != "cpu" and train.device != "auto":
         beyond.append(f"--device {train.device}")
@@ -36,17 +43,26 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
         beyond.append("train.compile on")
     if train.engine == "fused" and beyond:
         raise ConfigError(
-            f"--engine fused trains perceptrons (--hidden, --activation) in float32 on the CPU, and needs no compiling; {' and '.join(beyond)}"
-            " is for --engine torch. Use --engine torch or auto."
+            "--engine fused trains perceptrons (--hidden, --activation) in float32 on the CPU, and"
+            f" needs no compiling; {' and '.join(beyond)} is for --engine torch. Use --engine torch"
+            " or auto."
         )
     where = f", on {device}" if train.device == "auto" and device.type != "cpu" else ""
     if train.engine != "auto":
         return train.engine, f"asked for{where if train.engine == 'torch' else ''}"
     if beyond:
         return "torch", f"{' and '.join(beyond)} is for the torch engine{where}"
-    return "fused", f"the faster one for perceptrons on the CPU{' (--device cuda trains on the GPU)' if where else ''}"
+    return (
+        "fused",
+        (
+            "the faster one for perceptrons on the"
+            f" CPU{' (--device cuda trains on the GPU)' if where else ''}"
+        ),
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True for Python's, CUDA's and torch's own way of saying so."""
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(
+        error
+    )

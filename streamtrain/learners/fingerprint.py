@@ -1,4 +1,6 @@
-"""What the numbers of a run depend on, as flat JSON values by name: a run goes on only when all of them are what they were."""
+"""What the numbers of a run depend on, as flat JSON values by name: a run goes on only when all of
+them are what they were.
+"""
 
 import hashlib
 import json
@@ -10,19 +12,37 @@ import numpy as np
 from streamtrain.config import ClusterConfig, Config
 from streamtrain.types import Record
 
-#: Keys of the config that change no number of a run: where the data lie (their contents are compared), how many readers, threads
-#: and bytes there are, when the run is saved, which cluster does the work.
-FREE_KEYS = frozenset({
-    "data.path", "data.eval_data", "data.storage_options", "fetch.memory", "fetch.readers", "fetch.timeout_seconds", "train.threads", "checkpoint.every_seconds",
-    "checkpoint.keep",
-    *(f"cluster.{name}" for name in ClusterConfig.model_fields if name not in ("sync", "shares", "round_rows", "lanes")),
-})  # fmt: skip
+#: Keys of the config that change no number of a run: where the data lie (their contents are
+#: compared), how many readers, threads and bytes there are, when the run is saved, which cluster
+#: does the work.
+FREE_KEYS = frozenset(
+    {
+        "data.path",
+        "data.eval_data",
+        "data.storage_options",
+        "fetch.memory",
+        "fetch.readers",
+        "fetch.timeout_seconds",
+        "train.threads",
+        "checkpoint.every_seconds",
+        "checkpoint.keep",
+        *(
+            f"cluster.{name}"
+            for name in ClusterConfig.model_fields
+            if name not in ("sync", "shares", "round_rows", "lanes")
+        ),
+    }
+)
 
 
 def config_fingerprint(config: Config | Mapping[str, Any]) -> Record:
     """Every other key of a config, or of one that a `run` record tells, by its dotted name."""
     parts = config.model_dump(mode="json") if isinstance(config, Config) else config
-    flat = {f"{part}.{name}": value for part, section in parts.items() for name, value in section.items()}
+    flat = {
+        f"{part}.{name}": value
+        for part, section in parts.items()
+        for name, value in section.items()
+    }
     return {key: value for key, value in flat.items() if key not in FREE_KEYS}
 
 
@@ -34,7 +54,9 @@ def array_hash(array: np.ndarray | None) -> str | None:
     return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
 
 
-def differences(was: Mapping[str, Any], now: Mapping[str, Any], *, names: Iterable[str] | None = None) -> list[str]:
+def differences(
+    was: Mapping[str, Any], now: Mapping[str, Any], *, names: Iterable[str] | None = None
+) -> list[str]:
     """One phrase for each value that is another one; `names`: of these only.
 
     >>> differences({"a.b": 1, "c": [1]}, {"a.b": 2, "c": (1,), "d": None})
@@ -42,7 +64,11 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any], *, names: Iterab
     """
     names = [*was, *(name for name in now if name not in was)] if names is None else names
     pairs = ((name, was.get(name), now.get(name)) for name in names)
-    return [f"{name} was {_text(a)}, is {_text(b)}" for name, a, b in pairs if json.dumps(a, sort_keys=True) != json.dumps(b, sort_keys=True)]
+    return [
+        f"{name} was {_text(a)}, is {_text(b)}"
+        for name, a, b in pairs
+        if json.dumps(a, sort_keys=True) != json.dumps(b, sort_keys=True)
+    ]
 
 
 def _text(value: Any) -> str:

@@ -1,7 +1,8 @@
-"""Gradients summed by one's own hand: rows are added, the sum is taken out, and a sum that came from elsewhere makes the step.
+"""Gradients summed by one's own hand: rows are added, the sum is taken out, and a sum that came
+from elsewhere makes the step.
 
-By way of an engine's own state, so it goes for every engine: `gradient` is the sum of the rows carried, `counters` begins with how
-many there are (learners/engine.py).
+By way of an engine's own state, so it goes for every engine: `gradient` is the sum of the rows
+carried, `counters` begins with how many there are (learners/engine.py).
 """
 
 import numpy as np
@@ -10,7 +11,9 @@ from streamtrain.learners.engine import Engine
 
 
 class GradientSum:
-    """Around an engine whose minibatch is never full: made with a batch size beyond the rows that are ever added."""
+    """Around an engine whose minibatch is never full: made with a batch size beyond the rows that
+    are ever added.
+    """
 
     def __init__(self, engine: Engine):
         self.engine = engine
@@ -40,5 +43,7 @@ class GradientSum:
 
 
 def _summed(gradient: np.ndarray) -> np.ndarray:
-    """(replicas, P) of an engine's sums, which may be gathered in several slots (replicas, slots, P); a copy, in the order of slots."""
+    """(replicas, P) of an engine's sums, which may be gathered in several slots (replicas, slots,
+    P); a copy, in the order of slots.
+    """
     return gradient.sum(axis=1, dtype=np.float32) if gradient.ndim == 3 else gradient.copy()

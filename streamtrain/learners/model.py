@@ -1,6 +1,8 @@
-"""The model: a multi-layer perceptron (linear when there is no hidden layer), or a module of the user's own (learners/factory.py).
+"""The model: a multi-layer perceptron (linear when there is no hidden layer), or a module of the
+user's own (learners/factory.py).
 
-Its parameters are one flat vector. A perceptron's lie in one row of a float32 array (replicas, P): for each layer the weight (inputs, outputs), then the bias (outputs).
+Its parameters are one flat vector. A perceptron's lie in one row of a float32 array (replicas, P):
+for each layer the weight (inputs, outputs), then the bias (outputs).
 
 Legend of shape suffixes: R replicas, B rows, D features, P parameters.
 """
@@ -16,16 +18,26 @@ from streamtrain.order import WEIGHTS, make_key
 from streamtrain.types import Record, Standard
 
 ACTIVATIONS = {
-    "relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "silu": torch.nn.SiLU, "gelu": torch.nn.GELU, "identity": torch.nn.Identity,
-}  # fmt: skip
+    "relu": torch.nn.ReLU,
+    "tanh": torch.nn.Tanh,
+    "silu": torch.nn.SiLU,
+    "gelu": torch.nn.GELU,
+    "identity": torch.nn.Identity,
+}
 _FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": torch.relu, "tanh": torch.tanh, "silu": torch.nn.functional.silu, "gelu": torch.nn.functional.gelu, "identity": lambda x: x,
-}  # fmt: skip
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "silu": torch.nn.functional.silu,
+    "gelu": torch.nn.functional.gelu,
+    "identity": lambda x: x,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Layer widths, from the features to the one output, and the activation after every hidden layer."""
+    """Layer widths, from the features to the one output, and the activation after every hidden
+    layer.
+    """
 
     widths: tuple[int, ...]
     activation: str
@@ -65,7 +77,10 @@ class Shape:
         parts = []
         for inputs, outputs in self.layers:
             bound = inputs**-0.5
-            parts += [random.uniform(-bound, bound, inputs * outputs), random.uniform(-bound, bound, outputs)]
+            parts += [
+                random.uniform(-bound, bound, inputs * outputs),
+                random.uniform(-bound, bound, outputs),
+            ]
         return np.concatenate(parts).astype(np.float32)
 
     def load_flat(self, module: torch.nn.Module, flat_P: np.ndarray) -> None:
@@ -77,8 +92,12 @@ class Shape:
                 part.weight.copy_(weight[0].T)
                 part.bias.copy_(bias[0, 0])
 
-    def stacked_forward(self, device: torch.device) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """A function of (flat parameters (R, P), x (B, D)) that gives (R, B, 1): every replica on the same rows."""
+    def stacked_forward(
+        self, device: torch.device
+    ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """A function of (flat parameters (R, P), x (B, D)) that gives (R, B, 1): every replica on
+        the same rows.
+        """
         activation = _FUNCTIONS[self.activation]
 
         def forward(flat_RP: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
@@ -100,42 +119,66 @@ Model = Shape | Factory
 
 
 def initial_parameters(model: Model, seed: int, trial: int) -> np.ndarray:
-    """The weights of a trial, float32 (P,): the same for every batch size and learning rate of the trial."""
+    """The weights of a trial, float32 (P,): the same for every batch size and learning rate of the
+    trial.
+    """
     return model.initial_parameters(seed, trial)
 
 
 def views(flat_RP: torch.Tensor, shape: Shape) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(weight (replicas, inputs, outputs), bias (replicas, 1, outputs)) of each layer, as views of the flat parameters.
+    """(weight (replicas, inputs, outputs), bias (replicas, 1, outputs)) of each layer, as views of
+    the flat parameters.
 
-    By one `split`, whose gradient is one concatenation; that of a slice is as long as all parameters.
+    By one `split`, whose gradient is one concatenation; that of a slice is as long as all
+    parameters.
     """
     replicas = flat_RP.shape[0]
-    parts = iter(flat_RP.split([size for inputs, outputs in shape.layers for size in (inputs * outputs, outputs)], dim=1))
-    return [(next(parts).view(replicas, inputs, outputs), next(parts).view(replicas, 1, outputs)) for inputs, outputs in shape.layers]
+    parts = iter(
+        flat_RP.split(
+            [size for inputs, outputs in shape.layers for size in (inputs * outputs, outputs)],
+            dim=1,
+        )
+    )
+    return [
+        (next(parts).view(replicas, inputs, outputs), next(parts).view(replicas, 1, outputs))
+        for inputs, outputs in shape.layers
+    ]
 
 
 class Network(torch.nn.Module):
-    """A trained model on raw features, float32 (rows, features) → (rows, 1), in the target's own units.
+    """A trained model on raw features, float32 (rows, features) → (rows, 1), in the target's own
+    units.
 
-    `features` and `target` name the columns. Normalisation is folded in as buffers, in float64, before and after the layers;
-    so is imputation, when `fill`, float64 (features,), says what stands for a value that is not finite. `transform` says which
-    function made the features (stream/transform.py); the model takes what it returns.
+    `features` and `target` name the columns. Normalisation is folded in as buffers, in float64,
+    before and after the layers; so is imputation, when `fill`, float64 (features,), says what
+    stands for a value that is not finite. `transform` says which function made the features
+    (stream/transform.py); the model takes what it returns.
     """
 
     def __init__(
-        self, shape: Model, standard: Standard, features: tuple[str, ...], target: str, *, fill: np.ndarray | None = None,
+        self,
+        shape: Model,
+        standard: Standard,
+        features: tuple[str, ...],
+        target: str,
+        *,
+        fill: np.ndarray | None = None,
         transform: Record | None = None,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.shape, self.features, self.target, self.transform = shape, features, target, transform
-        self.register_buffer("fill", None if fill is None else torch.from_numpy(np.array(fill, dtype=np.float64)))
+        self.register_buffer(
+            "fill", None if fill is None else torch.from_numpy(np.array(fill, dtype=np.float64))
+        )
         for name, values in (("mean", standard.mean), ("scale", standard.scale)):
             self.register_buffer(name, torch.from_numpy(np.array(values, dtype=np.float64)))
         self.layers = shape.module()
 
     @property
     def is_coarse(self) -> bool:
-        """Whether float32 rounds predictions too much: by more than 2^-11 of the target's deviation, since its mean lies that far from 0."""
+        """Whether float32 rounds predictions too much: by more than 2^-11 of the target's
+        deviation, since its mean lies that far from 0.
+        """
         return abs(float(self.mean[-1] * self.scale[-1])) > 2**13
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -143,7 +186,10 @@ class Network(torch.nn.Module):
         return self.predict(x).to(torch.float32)
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:
-        """The same before it is rounded to float32: (rows, 1) float64. It matters where the model `is_coarse`."""
+        """The same before it is rounded to float32.
+
+        (rows, 1) float64. It matters where the model `is_coarse`.
+        """
         standard = self._standardize(x)
         if self.fill is not None:
             standard = torch.where(standard.isfinite(), standard, self._standardize(self.fill))

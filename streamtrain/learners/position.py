@@ -1,4 +1,6 @@
-"""Where a pass stands: which block and row come next, what has been counted, and the learners that are still at work."""
+"""Where a pass stands: which block and row come next, what has been counted, and the learners that
+are still at work.
+"""
 
 import time
 from collections import Counter
@@ -14,7 +16,9 @@ from streamtrain.types import Receipt, Record
 
 
 class Position:
-    """`window` and `row` of it come next in `epoch`; counts are of the windows before. `name` tells passes of a run apart.
+    """`window` and `row` of it come next in `epoch`; counts are of the windows before.
+
+    `name` tells passes of a run apart.
 
     `record`: the pass's own, once it has ended. Owned by the thread that runs the pass.
     """
@@ -43,7 +47,9 @@ class Position:
         self.rows_read += len(block.rows)
         self.receipt += block.receipt
         self.nulls += block.nulls
-        self.epoch, self.window, self.row = (block.epoch + 1, 0, 0) if block.ends_epoch else (block.epoch, block.index + 1, 0)
+        self.epoch, self.window, self.row = (
+            (block.epoch + 1, 0, 0) if block.ends_epoch else (block.epoch, block.index + 1, 0)
+        )
         self.trained = time.perf_counter()
 
     def state(self) -> PassState:
@@ -54,22 +60,41 @@ class Position:
                 learners[str(number)], own = learner.state()
                 arrays |= {f"{number}/{name}": array for name, array in own.items()}
         document = {
-            "name": self.name, "epoch": self.epoch, "window": self.window, "row": self.row, "rows_read": self.rows_read,
-            "receipt": self.receipt.to_json(), "nulls": [[*key, count] for key, count in sorted(self.nulls.items())],
-            "stats": self.stats.to_json(), "seconds": now - self.started, "fill_seconds": self.first_block - self.started,
-            "training_seconds": self.trained - self.first_block, "learners": learners, "record": self.record,
+            "name": self.name,
+            "epoch": self.epoch,
+            "window": self.window,
+            "row": self.row,
+            "rows_read": self.rows_read,
+            "receipt": self.receipt.to_json(),
+            "nulls": [[*key, count] for key, count in sorted(self.nulls.items())],
+            "stats": self.stats.to_json(),
+            "seconds": now - self.started,
+            "fill_seconds": self.first_block - self.started,
+            "training_seconds": self.trained - self.first_block,
+            "learners": learners,
+            "record": self.record,
             "quarantine": None if self._quarantine is None else self._quarantine.to_json(),
-        }  # fmt: skip
+        }
         return document, arrays
 
     def load_state(self, state: PassState) -> None:
         """Go on from a `state`. Raises DataError when it is that of other learners."""
         document, arrays = state
-        if not all(number.isdecimal() and int(number) < len(self.learners) for number in document["learners"]):
-            raise DataError(f"the checkpoint's pass {document['name']} has other learners. Begin the run again with another --out.")
+        if not all(
+            number.isdecimal() and int(number) < len(self.learners)
+            for number in document["learners"]
+        ):
+            raise DataError(
+                f"the checkpoint's pass {document['name']} has other learners. Begin the run again"
+                " with another --out."
+            )
         for number, about in document["learners"].items():
             prefix = f"{number}/"
-            own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            own = {
+                name.removeprefix(prefix): array
+                for name, array in arrays.items()
+                if name.startswith(prefix)
+            }
             self.learners[int(number)].load_state(about, own)
         self.active = [self.learners[int(number)] for number in document["learners"]]
         self.epoch, self.window, self.row = document["epoch"], document["window"], document["row"]

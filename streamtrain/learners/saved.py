@@ -1,4 +1,7 @@
-"""Trained models on disk: `model.safetensors` (tensors) and `model.json` (shape or factory, and names). No pickle."""
+"""Trained models on disk.
+
+`model.safetensors` (tensors) and `model.json` (shape or factory, and names). No pickle.
+"""
 
 import json
 import os
@@ -18,23 +21,39 @@ from streamtrain.types import Record, Standard
 
 
 def save_model(network: Network, folder: Path) -> None:
-    """Write both files, each by temporary and rename; the JSON comes last. A factory is kept by name: its code is the user's."""
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    """Write both files, each by temporary and rename; the JSON comes last.
+
+    A factory is kept by name: its code is the user's.
+    """
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in network.state_dict().items()
+    }
     about = {
-        "schema_version": 1, **({"factory": network.shape.to_json()} if not isinstance(network.shape, Shape) else network.shape.to_json()),
-        "features": list(network.features), "target": network.target, "transform": network.transform,
-    }  # fmt: skip
+        "schema_version": 1,
+        **(
+            {"factory": network.shape.to_json()}
+            if not isinstance(network.shape, Shape)
+            else network.shape.to_json()
+        ),
+        "features": list(network.features),
+        "target": network.target,
+        "transform": network.transform,
+    }
     write_atomically(folder / "model.safetensors", save(tensors))
     write_atomically(folder / "model.json", json.dumps(about, indent=2).encode() + b"\n")
 
 
 def load_model(folder: str | os.PathLike) -> Network:
-    """The model that `train` left in a run's folder: a torch module from raw features (rows, features) to (rows, 1).
+    """The model that `train` left in a run's folder: a torch module from raw features (rows,
+    features) to (rows, 1).
 
-    With a transform, the features are those that it makes: `transform` names it, and it is not imported here. A model of
-    `--model module:factory` is made by that function, which is imported, with a warning when its file was changed.
+    With a transform, the features are those that it makes: `transform` names it, and it is not
+    imported here. A model of `--model module:factory` is made by that function, which is imported,
+    with a warning when its file was changed.
 
-    Raises DataError when the files are missing or do not belong together, ConfigError when the factory cannot be used.
+    Raises DataError when the files are missing or do not belong together, ConfigError when the
+    factory cannot be used.
     """
     folder = Path(folder)
     try:
@@ -42,16 +61,26 @@ def load_model(folder: str | os.PathLike) -> Network:
         tensors = load_file(folder / "model.safetensors")
         model = _model(about)
         network = Network(
-            model, Standard.identity(model.num_features + 1), tuple(about["features"]), about["target"],
-            fill=np.zeros(model.num_features) if "fill" in tensors else None, transform=about.get("transform"),
-        )  # fmt: skip
+            model,
+            Standard.identity(model.num_features + 1),
+            tuple(about["features"]),
+            about["target"],
+            fill=np.zeros(model.num_features) if "fill" in tensors else None,
+            transform=about.get("transform"),
+        )
         network.load_state_dict(tensors)
     except ConfigError as error:
         raise ConfigError(f"{folder}: the trained model cannot be made again: {error}") from error
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"{folder}: no trained model here ({Path(error.filename).name} is missing). Name the --out of a `train` run.") from None
-    except Exception as error:  # every decoder has its own errors; all mean that these files cannot be used
-        raise DataError(f"{folder}: the trained model cannot be read ({type(error).__name__}: {error}).") from error
+        raise DataError(
+            f"{folder}: no trained model here ({Path(error.filename).name} is missing). Name the"
+            " --out of a `train` run."
+        ) from None
+    # every decoder has its own errors; all mean that these files cannot be used
+    except Exception as error:
+        raise DataError(
+            f"{folder}: the trained model cannot be read ({type(error).__name__}: {error})."
+        ) from error
     return network.eval()
 
 
@@ -61,7 +90,11 @@ def _model(about: Record) -> Model:
     made = about["factory"]
     factory = load_factory(made["function"], made["num_features"])
     if factory.sha256 != made["sha256"]:
-        warnings.warn(f"{factory.name} stands in a file that was changed since the model was trained; it may be another model.", stacklevel=4)
+        warnings.warn(
+            f"{factory.name} stands in a file that was changed since the model was trained; it may"
+            " be another model.",
+            stacklevel=4,
+        )
     return replace(factory, seed=made["seed"], trial=made["trial"])
 
 

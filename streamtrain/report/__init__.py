@@ -1,6 +1,7 @@
-"""From records to answers: a pure function of `events.jsonl`; it opens no data set and trains nothing.
+"""From records to answers: a pure function of `events.jsonl`; it opens no data set, trains nothing.
 
 ```
-records ──run──▶ Run ──cells──▶ figures per batch size ──rule, verdict──▶ summary ──▶ table · charts · html · write
+records ──run──▶ Run ──cells──▶ figures per batch size ──rule, verdict──▶ summary
+summary ──▶ table · charts · html · write
 ```
 """

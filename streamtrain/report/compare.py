@@ -1,6 +1,8 @@
-"""Two runs beside each other: for every batch size of both, the change of each figure from A to B with its 95 % interval.
+"""Two runs beside each other: for every batch size of both, the change of each figure from A to B
+with its 95 % interval.
 
-Runs on the same rows in the same order are paired trial by trial; others are independent samples. Timings never pair.
+Runs on the same rows in the same order are paired trial by trial; others are independent samples.
+Timings never pair.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,7 +19,8 @@ from streamtrain.science.run import Run
 from streamtrain.units import format_count
 
 Document = dict[str, Any]
-#: Figure → (the word when it fell, the word when it rose, whether a rise is an improvement). Shown in this order.
+#: Figure → (the word when it fell, the word when it rose, whether a rise is an improvement). Shown
+#: in this order.
 FIGURES = {
     "rows_per_second": ("slower", "faster", True),
     "holdout_loss": ("lower loss", "higher loss", False),
@@ -33,46 +36,75 @@ _SAME_ORDER = ("order", "eval", "data")
 
 
 class Sample(NamedTuple):
-    """The values of one figure: by trial where they have one, and the run's median as its summary would have it."""
+    """The values of one figure: by trial where they have one, and the run's median as its summary
+    would have it.
+    """
 
     values: Mapping[int, float]
     paired: bool
 
 
 def compare(a: Run, b: Run) -> Document:
-    """The change from A to B, ready for strict JSON. Each figure of a size is `{change, lo, hi, a, b, verdict}`.
+    """The change from A to B, ready for strict JSON.
 
-    `change` is B/A − 1; null where one of the two has no value. `verdict` is `better` or `worse` where the interval leaves
-    out 0, `undecided` where it does not, `missing` (only A has a value), `gained` (only B), or `none` (neither).
-    Held-out losses are compared at the largest row that both evaluated, seconds at A's target. Raises DataError when the runs
-    share no batch size.
+    Each figure of a size is `{change, lo, hi, a, b, verdict}`.
+
+    `change` is B/A − 1; null where one of the two has no value. `verdict` is `better` or `worse`
+    where the interval leaves out 0, `undecided` where it does not, `missing` (only A has a value),
+    `gained` (only B), or `none` (neither). Held-out losses are compared at the largest row that
+    both evaluated, seconds at A's target. Raises DataError when the runs share no batch size.
     """
     shared = [size for size in a.batch_sizes if size in b.batch_sizes]
     if not shared:
-        raise DataError(f"no batch size is in both runs: {_sizes(a)} and {_sizes(b)}. Compare runs that have a size in common.")
+        raise DataError(
+            f"no batch size is in both runs: {_sizes(a)} and {_sizes(b)}. Compare runs that have a"
+            " size in common."
+        )
     summaries = summarize_run(a), summarize_run(b)
     target = summaries[0]["target_loss"]
-    cells = [{cell.batch_size: cell for cell in arm_cells(run, run.rules[0], target)} for run in (a, b)]
-    rows = rows_in_common([cells[side][size] for side in (0, 1) for size in shared if cells[side][size].status in ("reached", "not_reached")])
-    pairs = paired(a, b) and any(in_pairs(cells[0][size].curves, cells[1][size].curves) for size in shared)
+    cells = [
+        {cell.batch_size: cell for cell in arm_cells(run, run.rules[0], target)} for run in (a, b)
+    ]
+    rows = rows_in_common(
+        [
+            cells[side][size]
+            for side in (0, 1)
+            for size in shared
+            if cells[side][size].status in ("reached", "not_reached")
+        ]
+    )
+    pairs = paired(a, b) and any(
+        in_pairs(cells[0][size].curves, cells[1][size].curves) for size in shared
+    )
     return {
-        "schema_version": 1, "paired": pairs, "target_loss": target, "holdout_loss_at_rows": rows,
-        "sides": [_side(summary) for summary in summaries], "changed": changed_keys(a.header.get("config") or {}, b.header.get("config") or {}),
+        "schema_version": 1,
+        "paired": pairs,
+        "target_loss": target,
+        "holdout_loss_at_rows": rows,
+        "sides": [_side(summary) for summary in summaries],
+        "changed": changed_keys(a.header.get("config") or {}, b.header.get("config") or {}),
         "same_data": _fingerprint(a) == _fingerprint(b),
-        "only_in_a": [size for size in a.batch_sizes if size not in shared], "only_in_b": [size for size in b.batch_sizes if size not in shared],
+        "only_in_a": [size for size in a.batch_sizes if size not in shared],
+        "only_in_b": [size for size in b.batch_sizes if size not in shared],
         "cells": [_cell(a, b, cells[0][size], cells[1][size], rows, pairs) for size in shared],
-    }  # fmt: skip
+    }
 
 
 def paired(a: Run, b: Run) -> bool:
-    """Whether trial n of both runs read the same rows in the same order, and was judged on the same held-out rows."""
+    """Whether trial n of both runs read the same rows in the same order, and was judged on the same
+    held-out rows.
+    """
     configs = [run.header.get("config") or {} for run in (a, b)]
-    same = all(_without_path(configs[0].get(part)) == _without_path(configs[1].get(part)) for part in _SAME_ORDER)
+    same = all(
+        _without_path(configs[0].get(part)) == _without_path(configs[1].get(part))
+        for part in _SAME_ORDER
+    )
     return same and _fingerprint(a) == _fingerprint(b) is not None
 
 
 def in_pairs(a: Collection[int], b: Collection[int]) -> list[int]:
-    """The trials of both; none where they are one of several: all of them, as independent ones, then say more.
+    """The trials of both; none where they are one of several: all of them, as independent ones,
+    then say more.
 
     >>> in_pairs([3, 4, 5], [3, 4, 5, 6]), in_pairs([3, 4, 5], [2, 3]), in_pairs([0], [0, 1])
     ([3, 4, 5], [], [0])
@@ -85,31 +117,75 @@ def changed_keys(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, A
     """Dotted keys of two configs whose values differ, as `{key, a, b}`."""
     one, other = dict(_leaves(a)), dict(_leaves(b))
     keys = list(dict.fromkeys([*one, *other]))
-    return [{"key": key, "a": one.get(key), "b": other.get(key)} for key in keys if one.get(key) != other.get(key)]
+    return [
+        {"key": key, "a": one.get(key), "b": other.get(key)}
+        for key in keys
+        if one.get(key) != other.get(key)
+    ]
 
 
 def verdict_words(cell: Mapping[str, Any]) -> str:
     """`faster, higher loss`, `no difference shown`, `diverged in B`."""
-    if cell["status"][0] != cell["status"][1] and not all(status in ("reached", "not_reached") for status in cell["status"]):
-        return ", ".join(f"{status.replace('_', ' ')} in {side}" for side, status in zip("AB", cell["status"], strict=True)
-                         if status not in ("reached", "not_reached"))  # fmt: skip
+    if cell["status"][0] != cell["status"][1] and not all(
+        status in ("reached", "not_reached") for status in cell["status"]
+    ):
+        return ", ".join(
+            f"{status.replace('_', ' ')} in {side}"
+            for side, status in zip("AB", cell["status"], strict=True)
+            if status not in ("reached", "not_reached")
+        )
     words = [_word(name, cell[name]) for name in HEADLINES]
     return ", ".join(word for word in words if word) or "no difference shown"
 
 
 def render_comparison(document: Mapping[str, Any], names: tuple[str, str]) -> str:
-    """The comparison as plain text: both runs, what was changed, the table, what cannot be compared."""
+    """The comparison as plain text: both runs, what was changed, the table, what cannot be
+    compared.
+    """
     rows, target = document["holdout_loss_at_rows"], document["target_loss"]
-    loss = "held-out loss" if rows is None else f"loss at {format_count(rows).replace(' ', '')} rows"
-    headings = ["batch", "rows/s", loss, "to target" if target is None else f"to loss ≤ {target_word(target)}", "verdict"]
-    lines = [headings, *([size_text(cell["batch_size"]), *(change_text(cell[name]) for name in HEADLINES), cell["verdict"]]
-                         for cell in document["cells"])]  # fmt: skip
+    loss = (
+        "held-out loss" if rows is None else f"loss at {format_count(rows).replace(' ', '')} rows"
+    )
+    headings = [
+        "batch",
+        "rows/s",
+        loss,
+        "to target" if target is None else f"to loss ≤ {target_word(target)}",
+        "verdict",
+    ]
+    lines = [
+        headings,
+        *(
+            [
+                size_text(cell["batch_size"]),
+                *(change_text(cell[name]) for name in HEADLINES),
+                cell["verdict"],
+            ]
+            for cell in document["cells"]
+        ),
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = "\n".join("  ".join([line[0].rjust(widths[0]), *(text.ljust(width) for text, width in zip(line[1:], widths[1:], strict=True))]).rstrip()
-                      for line in lines)  # fmt: skip
-    sides = "\n".join(f"{letter}  {name}: {side['sentence']}" for letter, name, side in zip("AB", names, document["sides"], strict=True))
-    how = "Changes from A to B with 95 % intervals; losses " + ("paired trial by trial." if document["paired"] else "of independent trials.")
-    return "\n\n".join(part for part in (sides, _changes(document), table, how, "\n".join(remarks(document))) if part)
+    table = "\n".join(
+        "  ".join(
+            [
+                line[0].rjust(widths[0]),
+                *(text.ljust(width) for text, width in zip(line[1:], widths[1:], strict=True)),
+            ]
+        ).rstrip()
+        for line in lines
+    )
+    sides = "\n".join(
+        f"{letter}  {name}: {side['sentence']}"
+        for letter, name, side in zip("AB", names, document["sides"], strict=True)
+    )
+    how = "Changes from A to B with 95 % intervals; losses " + (
+        "paired trial by trial." if document["paired"] else "of independent trials."
+    )
+    return "\n\n".join(
+        part
+        for part in (sides, _changes(document), table, how, "\n".join(remarks(document)))
+        if part
+    )
 
 
 def remarks(document: Mapping[str, Any]) -> list[str]:
@@ -136,14 +212,26 @@ def change_text(figure: Mapping[str, Any]) -> str:
     '+50.0 % [-99.0, +2.0e+15]'
     """
     if figure["change"] is None:
-        return {"missing": "no value in B", "gained": "no value in A"}.get(figure["verdict"], NOTHING)
+        return {"missing": "no value in B", "gained": "no value in A"}.get(
+            figure["verdict"], NOTHING
+        )
     text = f"{_percent(figure['change'])} %"
-    return text if figure["lo"] is None else f"{text} [{_percent(figure['lo'])}, {_percent(figure['hi'])}]"
+    return (
+        text
+        if figure["lo"] is None
+        else f"{text} [{_percent(figure['lo'])}, {_percent(figure['hi'])}]"
+    )
 
 
 def _percent(change: float) -> str:
     percent = 100 * change
-    return f"{percent:+.1f}" if abs(percent) < 100 else f"{percent:+,.0f}" if abs(percent) < 1e6 else f"{percent:+.1e}"
+    return (
+        f"{percent:+.1f}"
+        if abs(percent) < 100
+        else f"{percent:+,.0f}"
+        if abs(percent) < 1e6
+        else f"{percent:+.1e}"
+    )
 
 
 def _word(name: str, figure: Mapping[str, Any]) -> str:
@@ -159,21 +247,39 @@ def _word(name: str, figure: Mapping[str, Any]) -> str:
 
 
 def _cell(a: Run, b: Run, one: Cell, other: Cell, rows: int | None, pairs: bool) -> Document:
-    figures = {name: _change(first, second, pairs, name) for (name, first), (_, second) in zip(_samples(a, one, rows), _samples(b, other, rows), strict=True)}
-    cell = {"batch_size": one.batch_size, "lr": [one.lr, other.lr], "status": [one.status, other.status], **figures}
+    figures = {
+        name: _change(first, second, pairs, name)
+        for (name, first), (_, second) in zip(
+            _samples(a, one, rows), _samples(b, other, rows), strict=True
+        )
+    }
+    cell = {
+        "batch_size": one.batch_size,
+        "lr": [one.lr, other.lr],
+        "status": [one.status, other.status],
+        **figures,
+    }
     return cell | {"verdict": verdict_words(cell)}
 
 
 def _samples(run: Run, cell: Cell, rows: int | None) -> Iterator[tuple[str, Sample]]:
     reached = cell.status == "reached"
-    trials = [trial for trial, curve in cell.curves.items() if curve.finished and rows in curve.rows]
+    trials = [
+        trial for trial, curve in cell.curves.items() if curve.finished and rows in curve.rows
+    ]
     for name in FIGURES:
         match name:
             case "rows_per_second":
-                yield name, Sample(dict(enumerate(throughput(run, cell.batch_size)[0])), paired=False)
+                yield (
+                    name,
+                    Sample(dict(enumerate(throughput(run, cell.batch_size)[0])), paired=False),
+                )
             case "holdout_loss" | "holdout_rmse":
                 values = losses_at(cell, rows, name) if run.has_holdout else []
-                yield name, Sample(dict(zip(trials, values, strict=True)) if values else {}, paired=True)
+                yield (
+                    name,
+                    Sample(dict(zip(trials, values, strict=True)) if values else {}, paired=True),
+                )
             case "seconds_to_target":
                 yield name, Sample(seconds_to_target(run, cell) if reached else {}, paired=True)
             case _:
@@ -181,17 +287,37 @@ def _samples(run: Run, cell: Cell, rows: int | None) -> Iterator[tuple[str, Samp
 
 
 def _change(a: Sample, b: Sample, pairs: bool, name: str) -> Document:
-    one, other = ({trial: value for trial, value in side.values.items() if value and value > 0 and value < float("inf")} for side in (a, b))
-    figure: Document = {"a": _median(one), "b": _median(other), "change": None, "lo": None, "hi": None}
+    one, other = (
+        {
+            trial: value
+            for trial, value in side.values.items()
+            if value and value > 0 and value < float("inf")
+        }
+        for side in (a, b)
+    )
+    figure: Document = {
+        "a": _median(one),
+        "b": _median(other),
+        "change": None,
+        "lo": None,
+        "hi": None,
+    }
     if not one or not other:
         return figure | {"verdict": "missing" if one else "gained" if other else "none"}
     shared = in_pairs(one, other) if pairs and a.paired else []
     ratio, lo, hi = (
-        paired_ratio([other[trial] for trial in shared], [one[trial] for trial in shared]) if shared
+        paired_ratio([other[trial] for trial in shared], [one[trial] for trial in shared])
+        if shared
         else independent_ratio(list(other.values()), list(one.values()))
-    )  # fmt: skip
+    )
     rises = FIGURES[name][2]
-    verdict = "undecided" if lo is None or hi is None or lo <= 1 <= hi else "better" if (ratio > 1) == rises else "worse"
+    verdict = (
+        "undecided"
+        if lo is None or hi is None or lo <= 1 <= hi
+        else "better"
+        if (ratio > 1) == rises
+        else "worse"
+    )
     bounds = {"lo": None, "hi": None} if lo is None or hi is None else {"lo": lo - 1, "hi": hi - 1}
     return figure | {"change": ratio - 1, **bounds, "verdict": verdict}
 
@@ -199,17 +325,30 @@ def _change(a: Sample, b: Sample, pairs: bool, name: str) -> Document:
 def _median(sample: Mapping[int, float]) -> float | None:
     values = sorted(sample.values())
     middle = len(values) // 2
-    return None if not values else values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+    return (
+        None
+        if not values
+        else values[middle]
+        if len(values) % 2
+        else (values[middle - 1] + values[middle]) / 2
+    )
 
 
 def _changes(document: Mapping[str, Any]) -> str:
-    return "\n".join(f"changed  {item['key']}: {item['a']} → {item['b']}" for item in document["changed"])
+    return "\n".join(
+        f"changed  {item['key']}: {item['a']} → {item['b']}" for item in document["changed"]
+    )
 
 
 def _side(summary: Mapping[str, Any]) -> Document:
     env = summary.get("env") or {}
     machine = [env.get(name) for name in ("cpu", "cores")]
-    return {"version": summary["version"], "command": summary["command"], "sentence": summary["sentence"], "machine": machine}
+    return {
+        "version": summary["version"],
+        "command": summary["command"],
+        "sentence": summary["sentence"],
+        "machine": machine,
+    }
 
 
 def _sizes(run: Run) -> str:
@@ -222,7 +361,11 @@ def _fingerprint(run: Run) -> Any:
 
 
 def _without_path(part: Any) -> Any:
-    return {key: value for key, value in part.items() if key != "path"} if isinstance(part, dict) else part
+    return (
+        {key: value for key, value in part.items() if key != "path"}
+        if isinstance(part, dict)
+        else part
+    )
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

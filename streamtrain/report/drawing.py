@@ -1,6 +1,8 @@
-"""Drawing in a process of its own: the JavaScript engine behind it wants memory of its own, and dies rather than do without.
+"""Drawing in a process of its own: the JavaScript engine behind it wants memory of its own, and
+dies rather than do without.
 
-So a run under a memory limit keeps its result whatever becomes of the pictures, and a run's peak memory is the run's alone.
+So a run under a memory limit keeps its result whatever becomes of the pictures, and a run's peak
+memory is the run's alone.
 """
 
 import base64
@@ -17,14 +19,18 @@ from streamtrain.errors import ResourceError
 
 
 def draw(charts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
-    """Whole Vega-Lite specs by name → SVG text and PNG bytes, without a browser or network. Raises ResourceError."""
+    """Whole Vega-Lite specs by name → SVG text and PNG bytes, without a browser or network.
+
+    Raises ResourceError.
+    """
     drawn = _ask({"charts": charts})
     return {name: (svg, base64.b64decode(png)) for name, (svg, png) in drawn.items()}
 
 
 @lru_cache(maxsize=1)
 def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed (with its expression interpreter) as one script that sets `window.vegaEmbed`.
+    """Vega, Vega-Lite and Vega-Embed (with its expression interpreter) as one script that sets
+    `window.vegaEmbed`.
 
     Raises ResourceError.
     """
@@ -33,12 +39,22 @@ def vega_bundle() -> str:
 
 def _ask(request: Mapping[str, Any]) -> Any:
     try:
-        child = subprocess.run([sys.executable, "-m", "streamtrain.report.drawing"], input=json.dumps(request).encode(), capture_output=True)
+        child = subprocess.run(
+            [sys.executable, "-m", "streamtrain.report.drawing"],
+            input=json.dumps(request).encode(),
+            capture_output=True,
+        )
     except OSError as error:
-        raise ResourceError(f"the charts could not be drawn ({error}). Where Python can start another process, streamtrain report draws them.") from error
+        raise ResourceError(
+            f"the charts could not be drawn ({error}). Where Python can start another process,"
+            " streamtrain report draws them."
+        ) from error
     if child.returncode:
         last = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        raise ResourceError(f"the charts could not be drawn (exit {child.returncode}: {last[0]}). With more memory, streamtrain report draws them.")
+        raise ResourceError(
+            f"the charts could not be drawn (exit {child.returncode}: {last[0]}). With more memory,"
+            " streamtrain report draws them."
+        )
     return json.loads(child.stdout)
 
 

@@ -1,10 +1,14 @@
-"""How far a logarithmic axis reaches, and where a value lies on it. Pure arithmetic: tables place labels by it, charts draw by it."""
+"""How far a logarithmic axis reaches, and where a value lies on it.
+
+Pure arithmetic: tables place labels by it, charts draw by it.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-#: An axis has room for intervals up to so many times beyond the outermost values; two runs can leave everything open.
+#: An axis has room for intervals up to so many times beyond the outermost values; two runs can
+#: leave everything open.
 _WIDEST = 10.0
 
 
@@ -25,7 +29,14 @@ def ends_of(values: Iterable[float], pad: float) -> tuple[float, float]:
 
 
 def with_intervals(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
-    """A figure's positive values and the ends of their intervals, those that are far beyond all values cut."""
+    """A figure's positive values and the ends of their intervals, those that are far beyond all
+    values cut.
+    """
     values = [row[name] for row in rows if (row[name] or 0) > 0]
-    ends = [row[f"{name}_{end}"] for row in rows for end in ("lo", "hi") if (row[name] or 0) > 0 and row[f"{name}_{end}"]]
+    ends = [
+        row[f"{name}_{end}"]
+        for row in rows
+        for end in ("lo", "hi")
+        if (row[name] or 0) > 0 and row[f"{name}_{end}"]
+    ]
     return [*values, *(min(max(end, min(values) / _WIDEST), _WIDEST * max(values)) for end in ends)]

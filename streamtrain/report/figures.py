@@ -1,4 +1,6 @@
-"""How figures are written for people: the table, the Markdown and the page print the same digits."""
+"""How figures are written for people: the table, the Markdown and the page print the same
+digits.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +19,11 @@ class Scale(NamedTuple):
 
     def number(self, value: float) -> str:
         scaled = value / self.size
-        return f"{scaled:.3e}" if scaled and not 1e-9 < abs(scaled) < 1e7 else f"{scaled:.{self.decimals}f}"
+        return (
+            f"{scaled:.3e}"
+            if scaled and not 1e-9 < abs(scaled) < 1e7
+            else f"{scaled:.{self.decimals}f}"
+        )
 
 
 def size_text(batch_size: int) -> str:
@@ -81,8 +87,13 @@ def loss_figure_text(figure: Figure) -> str:
 
 
 def rmse_text(figure: Figure) -> str:
-    """A root mean squared error in the target's units, with its interval; four significant digits."""
-    return _with_interval(figure, lambda value: Scale(1.0, "", max(0, 3 - math.floor(math.log10(value))) if value > 0 else 1))
+    """A root mean squared error in the target's units, with its interval; four significant
+    digits.
+    """
+    return _with_interval(
+        figure,
+        lambda value: Scale(1.0, "", max(0, 3 - math.floor(math.log10(value))) if value > 0 else 1),
+    )
 
 
 def speed_text(figure: Figure) -> str:
@@ -102,10 +113,14 @@ def count_text(figure: Figure) -> str:
 def seconds_text(figure: Figure) -> str:
     """Seconds with their interval.
 
-    >>> seconds_text({"value": 6.2, "n": 5, "lo": 6.0, "hi": 6.4}), seconds_text({"value": 0.0123, "n": 1, "lo": None, "hi": None})
-    ('6.20 s ± 0.20', '12.3 ms')
-    >>> seconds_text({"value": 0.0348, "n": 2, "lo": 9e-6, "hi": 134.9}), seconds_text({"value": 7.4e-5, "n": 3, "lo": 3.1e-5, "hi": 1.2e-4})
-    ('34.8 ms [9.00 µs, 135 s]', '74.0 µs [31.0, 120.0]')
+    >>> seconds_text({"value": 6.2, "n": 5, "lo": 6.0, "hi": 6.4})
+    '6.20 s ± 0.20'
+    >>> seconds_text({"value": 0.0123, "n": 1, "lo": None, "hi": None})
+    '12.3 ms'
+    >>> seconds_text({"value": 0.0348, "n": 2, "lo": 9e-6, "hi": 134.9})
+    '34.8 ms [9.00 µs, 135 s]'
+    >>> seconds_text({"value": 7.4e-5, "n": 3, "lo": 3.1e-5, "hi": 1.2e-4})
+    '74.0 µs [31.0, 120.0]'
     """
     return _with_interval(figure, _seconds)
 
@@ -115,8 +130,12 @@ def share_text(figure: Figure) -> str:
     return NOTHING if figure["value"] is None else f"{100 * figure['value']:.0f} %"
 
 
-def _with_interval(figure: Figure, scale_of: Callable[[float], Scale], *, brackets: bool = False) -> str:
-    """`value ± half-width`, or `value [lo, hi]` where the interval is lopsided or wider than a quarter of the value."""
+def _with_interval(
+    figure: Figure, scale_of: Callable[[float], Scale], *, brackets: bool = False
+) -> str:
+    """`value ± half-width`, or `value [lo, hi]` where the interval is lopsided or wider than a
+    quarter of the value.
+    """
     value, lo, hi = figure["value"], figure["lo"], figure["hi"]
     if value is None:
         return NOTHING
@@ -126,24 +145,41 @@ def _with_interval(figure: Figure, scale_of: Callable[[float], Scale], *, bracke
         return text
     half = (hi - lo) / 2
     if brackets or half > abs(value) / 4 or abs((hi + lo) / 2 - value) > half / 2:
-        if hi > 100 * abs(value):  # two runs can leave everything open: each end then in its own unit
-            return f"{text} [{', '.join(of.number(end) + of.unit for end, of in ((lo, scale_of(lo)), (hi, scale_of(hi))))}]"
+        # Two runs can leave everything open: each end then in its own unit.
+        if hi > 100 * abs(value):
+            ends = ", ".join(scale_of(end).number(end) + scale_of(end).unit for end in (lo, hi))
+            return f"{text} [{ends}]"
         return f"{text} [{scale.number(lo)}, {scale.number(hi)}]"
     return f"{text} ± {scale.number(half)}"
 
 
 def _loss(value: float) -> Scale:
     size = abs(value)
-    return Scale(1.0, "", 4 if size == 0 or 0.01 <= size < 100 else max(0, 2 - math.floor(math.log10(size))))
+    return Scale(
+        1.0, "", 4 if size == 0 or 0.01 <= size < 100 else max(0, 2 - math.floor(math.log10(size)))
+    )
 
 
 def _count(value: float) -> Scale:
-    size, unit = next(((s, f" {u}") for u, s in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if abs(value) >= s), (1.0, ""))
+    size, unit = next(
+        ((s, f" {u}") for u, s in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if abs(value) >= s),
+        (1.0, ""),
+    )
     return Scale(size, unit, _decimals(value / size))
 
 
 def _seconds(value: float) -> Scale:
-    size, unit = (1e-6, " µs") if 0 < value < 1e-3 else (1e-3, " ms") if value < 1 else (1.0, " s") if value < 600 else (60.0, " min") if value < 36_000 else (3600.0, " h")
+    size, unit = (
+        (1e-6, " µs")
+        if 0 < value < 1e-3
+        else (
+            (1e-3, " ms")
+            if value < 1
+            else (
+                (1.0, " s") if value < 600 else (60.0, " min") if value < 36_000 else (3600.0, " h")
+            )
+        )
+    )
     return Scale(size, unit, _decimals(value / size))
 
 

@@ -15,7 +15,9 @@ _LIMIT = re.compile(r"\s*([a-z_]+)\s*([<>])\s*([+-]?\d+(?:\.\d+)?)\s*%\s*")
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The check fails when `figure` changed by less (`<`) or more (`>`) than `change`, a fraction."""
+    """The check fails when `figure` changed by less (`<`) or more (`>`) than `change`, a
+    fraction.
+    """
 
     figure: str
     sign: Literal["<", ">"]
@@ -38,19 +40,27 @@ def parse_limits(text: str) -> list[Limit]:
     for part in text.split(","):
         match = _LIMIT.fullmatch(part)
         if match is None:
-            raise ConfigError(f"--fail-on {part.strip()!r}: write it like rows_per_second<-5% or holdout_loss>+1%")
+            raise ConfigError(
+                f"--fail-on {part.strip()!r}: write it like rows_per_second<-5% or holdout_loss>+1%"
+            )
         if match[1] not in FIGURES:
-            raise ConfigError(f"--fail-on {match[1]}: unknown figure.{did_you_mean(match[1], FIGURES)} Known: {', '.join(FIGURES)}.")
+            raise ConfigError(
+                f"--fail-on {match[1]}: unknown figure.{did_you_mean(match[1], FIGURES)} Known:"
+                f" {', '.join(FIGURES)}."
+            )
         limits.append(Limit(match[1], "<" if match[2] == "<" else ">", float(match[3]) / 100))
     return limits
 
 
-def check_limits(document: Mapping[str, Any], limits: Sequence[Limit]) -> tuple[list[str], list[str]]:
+def check_limits(
+    document: Mapping[str, Any], limits: Sequence[Limit]
+) -> tuple[list[str], list[str]]:
     """`(failures, doubts)`, a sentence each.
 
-    A limit fails where the change is beyond it and no accident: its interval leaves out 0, or there is none (a single run). A
-    change beyond the limit whose interval has 0 in it is a doubt. A figure that B lost fails where the limit is on its getting
-    worse; one that A or both lack is a doubt, for a check of nothing must not pass in silence.
+    A limit fails where the change is beyond it and no accident: its interval leaves out 0, or there
+    is none (a single run). A change beyond the limit whose interval has 0 in it is a doubt. A
+    figure that B lost fails where the limit is on its getting worse; one that A or both lack is a
+    doubt, for a check of nothing must not pass in silence.
     """
     failures, doubts = [], []
     for limit in limits:
@@ -63,10 +73,20 @@ def check_limits(document: Mapping[str, Any], limits: Sequence[Limit]) -> tuple[
             known += figure["verdict"] not in ("none", "gained")
             gained |= figure["verdict"] == "gained"
             if figure["verdict"] == "missing" and guards_worse:
-                failures.append(f"{where} has no value in B ({cell['status'][1].replace('_', ' ')}); the limit is {limit}")
+                failures.append(
+                    f"{where} has no value in B ({cell['status'][1].replace('_', ' ')}); the limit"
+                    f" is {limit}"
+                )
             elif figure["change"] is not None and limit.crossed(figure["change"]):
                 text = f"{where} changed by {change_text(figure)}; the limit is {limit}"
-                (doubts if figure["verdict"] == "undecided" and figure["lo"] is not None else failures).append(text)
+                (
+                    doubts
+                    if figure["verdict"] == "undecided" and figure["lo"] is not None
+                    else failures
+                ).append(text)
         if not known:
-            doubts.append(f"{limit}: {'A does not have' if gained else 'neither run has'} {limit.figure}; nothing was checked")
+            doubts.append(
+                f"{limit}: {'A does not have' if gained else 'neither run has'} {limit.figure};"
+                " nothing was checked"
+            )
     return failures, doubts

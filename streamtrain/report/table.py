@@ -1,11 +1,20 @@
-"""The result as text: an aligned table with its sentence, the same as Markdown, and flat rows for CSV."""
+"""The result as text: an aligned table with its sentence, the same as Markdown, and flat rows for
+CSV.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from streamtrain.report.advice import INPUT_BOUND
 from streamtrain.report.captions import confirmation_note
-from streamtrain.report.facts import confirmation_rows, cost_facts, integrity_facts, landmark_facts, measure_facts, speed_facts
+from streamtrain.report.facts import (
+    confirmation_rows,
+    cost_facts,
+    integrity_facts,
+    landmark_facts,
+    measure_facts,
+    speed_facts,
+)
 from streamtrain.report.figures import (
     NOTHING,
     loss_figure_text,
@@ -23,25 +32,43 @@ from streamtrain.units import format_count
 
 Summary = Mapping[str, Any]
 _FIGURES = (
-    "rows_per_second", "holdout_loss", "holdout_rmse", "holdout_loss_at_steps", "holdout_loss_at_seconds", "steps_to_target", "rows_to_target",
-    "seconds_to_target", "wait_fraction",
-)  # fmt: skip
-_REFERENCES = (("best constant", "best_constant_loss"), ("best linear", "best_linear_loss"), ("best possible", "best_possible_loss"))
+    "rows_per_second",
+    "holdout_loss",
+    "holdout_rmse",
+    "holdout_loss_at_steps",
+    "holdout_loss_at_seconds",
+    "steps_to_target",
+    "rows_to_target",
+    "seconds_to_target",
+    "wait_fraction",
+)
+_REFERENCES = (
+    ("best constant", "best_constant_loss"),
+    ("best linear", "best_linear_loss"),
+    ("best possible", "best_possible_loss"),
+)
 
 
 def render_table(summary: Summary) -> str:
-    """The table of cells, the losses to compare with, and the one-sentence answer, as plain text without colour.
+    """The table of cells, the losses to compare with, and the one-sentence answer, as plain text
+    without colour.
 
-    Batch sizes and rates are exact; other figures are rounded for reading (`summary.json` has every digit).
+    Batch sizes and rates are exact; other figures are rounded for reading (`summary.json` has every
+    digit).
     """
     table = [headings(summary), *(row_texts(summary, cell) for cell in summary["cells"])]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     right = {0, 5}  # batch sizes and waits
     lines = [
-        "  ".join(text.rjust(widths[at]) if at in right else text.ljust(widths[at]) for at, text in enumerate(row)).rstrip()
+        "  ".join(
+            text.rjust(widths[at]) if at in right else text.ljust(widths[at])
+            for at, text in enumerate(row)
+        ).rstrip()
         for row in table
     ]
-    return "\n".join([*lines, "", *references(summary), intervals(summary), "", summary["sentence"]])
+    return "\n".join(
+        [*lines, "", *references(summary), intervals(summary), "", summary["sentence"]]
+    )
 
 
 def headings(summary: Summary) -> list[str]:
@@ -74,17 +101,34 @@ def row_texts(summary: Summary, cell: Mapping[str, Any]) -> list[str]:
 def target_text(summary: Summary, cell: Mapping[str, Any]) -> str:
     """Seconds to the target, or the status: an unreached target stays in the table."""
     if cell["status"] == "reached":
-        return seconds_text(cell["seconds_to_target"]) if cell["seconds_to_target"]["value"] is not None else "reached, not timed"
+        return (
+            seconds_text(cell["seconds_to_target"])
+            if cell["seconds_to_target"]["value"] is not None
+            else "reached, not timed"
+        )
     if cell["status"] == "not_reached" and (n := cell["steps_to_target"]["n"]):
-        known = f", median {seconds_text(cell['seconds_to_target'])}" if cell["seconds_to_target"]["value"] is not None else ""
+        known = (
+            f", median {seconds_text(cell['seconds_to_target'])}"
+            if cell["seconds_to_target"]["value"] is not None
+            else ""
+        )
         return f"{n} {'trial' if n == 1 else 'trials'} only{known}"
-    return NOTHING if summary["target_loss"] is None and cell["status"] == "not_reached" else cell["status"].replace("_", " ")
+    return (
+        NOTHING
+        if summary["target_loss"] is None and cell["status"] == "not_reached"
+        else cell["status"].replace("_", " ")
+    )
 
 
 def verdict_text(summary: Summary, cell: Mapping[str, Any]) -> str:
-    """`recommended`, `as good`, `undecided`, `slower`, or why the size is out; and whether it waits for rows: `slower, input-bound`."""
+    """`recommended`, `as good`, `undecided`, `slower`, or why the size is out; and whether it waits
+    for rows: `slower, input-bound`.
+    """
     recommendation = summary["recommendation"]
-    bound = cell["status"] in ("reached", "not_reached") and (cell["wait_fraction"]["value"] or 0) > INPUT_BOUND
+    bound = (
+        cell["status"] in ("reached", "not_reached")
+        and (cell["wait_fraction"]["value"] or 0) > INPUT_BOUND
+    )
     if summary["verb"] == "train" and cell["status"] in ("reached", "not_reached"):
         return "input-bound" if bound else "trained"
     if cell["batch_size"] == recommendation["batch_size"]:
@@ -101,35 +145,69 @@ def verdict_text(summary: Summary, cell: Mapping[str, Any]) -> str:
 
 
 def references(summary: Summary) -> list[str]:
-    """One line each for the best constant, the best linear and the best possible model, where known."""
-    known = [(name, summary[key]) for name, key in _REFERENCES if summary[key] and summary[key]["value"] is not None]
-    return [f"{name:<13}  loss {loss_text(one['value'])}  rmse {one['rmse']:.6g}  ({one['scored_on']})" for name, one in known]
+    """One line each for the best constant, the best linear and the best possible model, where
+    known.
+    """
+    known = [
+        (name, summary[key])
+        for name, key in _REFERENCES
+        if summary[key] and summary[key]["value"] is not None
+    ]
+    return [
+        f"{name:<13}  loss {loss_text(one['value'])}  rmse {one['rmse']:.6g}  ({one['scored_on']})"
+        for name, one in known
+    ]
 
 
 def intervals(summary: Summary) -> str:
     """How the table's intervals were had, and from how many repeats."""
-    trials, repeats = summary["trials"] or 1, max((cell["rows_per_second"]["n"] for cell in summary["cells"]), default=0)
+    trials, repeats = (
+        summary["trials"] or 1,
+        max((cell["rows_per_second"]["n"] for cell in summary["cells"]), default=0),
+    )
     fresh = " with fresh seeds" if summary["fresh_seeds"] else ""
-    of = f"{'Student' if trials < BOOTSTRAP_FROM else 'bootstrap'} over {trials} trials{fresh}" if trials > 1 else "1 run, none"
+    of = (
+        f"{'Student' if trials < BOOTSTRAP_FROM else 'bootstrap'} over {trials} trials{fresh}"
+        if trials > 1
+        else "1 run, none"
+    )
     return f"95 % intervals  {of}" + (f"; rows/s: {repeats} timing repeats" if repeats > 1 else "")
 
 
 def render_markdown(summary: Summary) -> str:
     """`report.md`: the answer, the table, the warnings and what was run."""
-    parts = ["# streamtrain report", summary["sentence"], f"Why: {summary['recommendation']['reason']}", markdown_table(summary)]
+    parts = [
+        "# streamtrain report",
+        summary["sentence"],
+        f"Why: {summary['recommendation']['reason']}",
+        markdown_table(summary),
+    ]
     parts.append("\n".join(f"- {line}" for line in [*references(summary), intervals(summary)]))
     parts += summary["why"]
-    told = {"Throughput": speed_facts, "Workers": worker_facts, "Sizes to know": landmark_facts, "Measured": measure_facts}
+    told = {
+        "Throughput": speed_facts,
+        "Workers": worker_facts,
+        "Sizes to know": landmark_facts,
+        "Measured": measure_facts,
+    }
     for heading, pairs in ((heading, facts(summary)) for heading, facts in told.items()):
         if pairs:
-            parts.append("\n".join([f"## {heading}", "", *(f"- {name}: {text}" for name, text in pairs)]))
+            parts.append(
+                "\n".join([f"## {heading}", "", *(f"- {name}: {text}" for name, text in pairs)])
+            )
     if confirmed := confirmation_rows(summary):
         parts += [_confirmed_table(confirmed), confirmation_note(summary)]
     if summary["warnings"]:
-        parts.append("\n".join(["## Warnings", "", *(_warning_line(warning) for warning in summary["warnings"])]))
+        parts.append(
+            "\n".join(
+                ["## Warnings", "", *(_warning_line(warning) for warning in summary["warnings"])]
+            )
+        )
     data = summary["data"]
     facts = [f"{name}: {data.get(name)}" for name in ("url", "fingerprint")]
-    facts += [f"{name}: {text}" for name, text in [*integrity_facts(summary), *cost_facts(summary)]] + [f"command: {summary['command']}"]
+    facts += [
+        f"{name}: {text}" for name, text in [*integrity_facts(summary), *cost_facts(summary)]
+    ] + [f"command: {summary['command']}"]
     return "\n\n".join([*parts, "## This run", "\n".join(f"    {fact}" for fact in facts)]) + "\n"
 
 
@@ -141,7 +219,10 @@ def markdown_table(summary: Summary) -> str:
 
 
 def _confirmed_table(rows: list[tuple[str, str, str, str]]) -> str:
-    lines = ["| batch | predicted | measured from end to end | measured / predicted |", "|---:|---|---|---|"]
+    lines = [
+        "| batch | predicted | measured from end to end | measured / predicted |",
+        "|---:|---|---|---|",
+    ]
     return "\n".join(["## Confirmation", "", *lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
@@ -150,14 +231,19 @@ def _warning_line(warning: Mapping[str, Any]) -> str:
 
 
 def flat_rows(summary: Summary) -> list[dict[str, Any]]:
-    """One flat dict a cell for `summary.csv`: `name`, `name_lo`, `name_hi`, `name_n` for every figure, full digits."""
+    """One flat dict a cell for `summary.csv`.
+
+    `name`, `name_lo`, `name_hi`, `name_n` for every figure, full digits.
+    """
     return [_flat(cell) for cell in summary["cells"]]
 
 
 def _flat(cell: Mapping[str, Any]) -> dict[str, Any]:
     row = {name: cell[name] for name in ("batch_size", "lr", "status")}
     for name in _FIGURES:
-        row |= {name: cell[name]["value"]} | {f"{name}_{part}": cell[name][part] for part in ("lo", "hi", "n")}
+        row |= {name: cell[name]["value"]} | {
+            f"{name}_{part}": cell[name][part] for part in ("lo", "hi", "n")
+        }
     return row
 
 

@@ -1,4 +1,6 @@
-"""Write a run's report: every file by a temporary name and a rename, so that no reader sees half of one."""
+"""Write a run's report: every file by a temporary name and a rename, so that no reader sees half of
+one.
+"""
 
 import csv
 import io
@@ -21,11 +23,12 @@ from streamtrain.types import Record
 
 
 def write_report(records: Iterable[Record], out_dir: Path) -> dict[str, Any]:
-    """Write `summary.json`, `summary.csv`, `report.md`, `report.html` and `charts/*.svg, *.png`; returns the summary.
+    """Write `summary.json`, `summary.csv`, `report.md`, `report.html` and `charts/*.svg, *.png`;
+    returns the summary.
 
-    `summary.json` is written last: a run's directory that has it has the whole report. Where drawing fails, the rest is written and a
-    warning says so. Raises DataError when the records
-    hold no run.
+    `summary.json` is written last: a run's directory that has it has the whole report. Where
+    drawing fails, the rest is written and a warning says so. Raises DataError when the records hold
+    no run.
     """
     run = collect(records)
     summary = summarize_run(run)
@@ -35,7 +38,9 @@ def write_report(records: Iterable[Record], out_dir: Path) -> dict[str, Any]:
         pictures = draw({name: whole_spec(spec, tables) for name, spec in specs.items()})
         page = render_html(summary, specs, tables, _csv_text(summary))
     except ResourceError as failure:  # the figures are worth more than their pictures
-        summary["warnings"].append({"text": f"No report.html and no charts: {failure}", "flag": "streamtrain report"})
+        summary["warnings"].append(
+            {"text": f"No report.html and no charts: {failure}", "flag": "streamtrain report"}
+        )
         pictures, page = {}, None
     charts = out_dir / "charts"
     charts.mkdir(parents=True, exist_ok=True)
@@ -46,19 +51,26 @@ def write_report(records: Iterable[Record], out_dir: Path) -> dict[str, Any]:
     write_atomically(out_dir / "report.md", render_markdown(summary).encode())
     if page is not None:
         write_atomically(out_dir / "report.html", page.encode())
-    write_atomically(out_dir / "summary.json", (json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_atomically(
+        out_dir / "summary.json",
+        (json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+    )
     return summary
 
 
 def read_records(path: Path | str) -> list[Record]:
     """The records of an `events.jsonl`; a last line that a crash cut short is ignored.
 
-    Raises DataError for a file that cannot be read, and for any other line that is not a record, naming it.
+    Raises DataError for a file that cannot be read, and for any other line that is not a record,
+    naming it.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as failure:
-        raise DataError(f"{path}: cannot be read ({failure.strerror}). Give a run's directory or its events.jsonl.") from None
+        raise DataError(
+            f"{path}: cannot be read ({failure.strerror}). Give a run's directory or its"
+            " events.jsonl."
+        ) from None
     records: list[Record] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -66,8 +78,12 @@ def read_records(path: Path | str) -> list[Record]:
         record = _parse(line)
         if record is not None:
             records.append(record)
-        elif number < len(lines):  # a whole line ends with a newline, so the last piece is empty or torn
-            raise DataError(f"{path}: line {number} is not a record. The file was damaged; run again, or remove the line.")
+        # a whole line ends with a newline, so the last piece is empty or torn
+        elif number < len(lines):
+            raise DataError(
+                f"{path}: line {number} is not a record. The file was damaged; run again, or remove"
+                " the line."
+            )
     return records
 
 

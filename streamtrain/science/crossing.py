@@ -1,23 +1,30 @@
-"""When a held-out loss curve reaches a target (Shallue et al. 2018, arXiv 1811.03600; SCIENCE.md §1)."""
+"""When a held-out loss curve reaches a target (Shallue et al. 2018, arXiv 1811.03600.
+
+SCIENCE.md §1).
+"""
 
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, Context
 
 import numpy as np
 
-#: A curve: steps done at each evaluation, ascending, and the held-out loss there; None or NaN where it is not finite.
+#: A curve: steps done at each evaluation, ascending, and the held-out loss there; None or NaN where
+#: it is not finite.
 Curve = tuple[Sequence[int], Sequence[float | None]]
 
 
-def first_crossing(steps: Sequence[int], losses: Sequence[float | None], target: float) -> float | None:
-    """The steps, interpolated, at which a curve first reaches `target` and stays there for one evaluation more; or None.
+def first_crossing(
+    steps: Sequence[int], losses: Sequence[float | None], target: float
+) -> float | None:
+    """The steps, interpolated, at which a curve first reaches `target` and stays there for one
+    evaluation more; or None.
 
-    It is the first evaluation at or below the target whose next evaluation after at least one more step is too.
-    Evaluations that saw no new step are ignored; log-loss is interpolated linearly in steps; so a crossing at the last
-    evaluation counts as not reached.
+    It is the first evaluation at or below the target whose next evaluation after at least one more
+    step is too. Evaluations that saw no new step are ignored; log-loss is interpolated linearly in
+    steps; so a crossing at the last evaluation counts as not reached.
 
         loss   1.0   0.4   0.6   0.4   0.3       target 0.5
-        below         x           x     x        the first x stands alone: crossing between 0.6 and 0.4
+        below         x           x     x    the first x stands alone: crossing at 0.6 to 0.4
 
     >>> first_crossing([0, 1, 2], [4.0, 1.0, 0.5], 2.0)
     0.5
@@ -31,11 +38,15 @@ def first_crossing(steps: Sequence[int], losses: Sequence[float | None], target:
     if at == 0 or not np.isfinite(loss[at - 1]):
         return float(kept[at])
     before, after = np.log(loss[at - 1]), np.log(max(loss[at], np.finfo(float).tiny))
-    return float(kept[at - 1] + (kept[at] - kept[at - 1]) * (before - np.log(target)) / (before - after))
+    return float(
+        kept[at - 1] + (kept[at] - kept[at - 1]) * (before - np.log(target)) / (before - after)
+    )
 
 
 def smallest_target(steps: Sequence[int], losses: Sequence[float | None]) -> float:
-    """The smallest target that `first_crossing` finds reached after training; infinity if no step improved the loss."""
+    """The smallest target that `first_crossing` finds reached after training; infinity if no step
+    improved the loss.
+    """
     _, loss = _stepped(steps, losses)
     pairs = np.maximum(loss[:-1], loss[1:])  # NaN in either makes NaN: that pair reaches nothing
     pairs = pairs[np.isfinite(pairs)]
@@ -44,25 +55,38 @@ def smallest_target(steps: Sequence[int], losses: Sequence[float | None]) -> flo
 
 
 def automatic_target(cells: Mapping[int, Sequence[Sequence[Curve]]]) -> float | None:
-    """The smallest loss that half of the sizes, three at least, reach in every trial, rounded up to three digits; None if there is none.
+    """The smallest loss that half of the sizes, three at least, reach in every trial, rounded up to
+    three digits; None if there is none.
 
-    `cells`: batch size → for each learning rate → one curve a trial; leave out rates that did not finish. A size reaches
-    a loss with one rate in all its trials. When fewer than three sizes learn anything, all of those must reach it.
-    Half rather than three: what only the luckiest three reach lies in the noise of the floor, where nothing can be ranked.
+    `cells`: batch size → for each learning rate → one curve a trial; leave out rates that did not
+    finish. A size reaches a loss with one rate in all its trials. When fewer than three sizes learn
+    anything, all of those must reach it. Half rather than three: what only the luckiest three reach
+    lies in the noise of the floor, where nothing can be ranked.
     """
     reached = sorted(
-        min((max(smallest_target(*curve) for curve in trials) for trials in rates if trials), default=np.inf)
+        min(
+            (max(smallest_target(*curve) for curve in trials) for trials in rates if trials),
+            default=np.inf,
+        )
         for rates in cells.values()
     )
     reached = [loss for loss in reached if np.isfinite(loss) and loss > 0]
-    return round_up(reached[min(max(3, (len(reached) + 1) // 2), len(reached)) - 1]) if reached else None
+    return (
+        round_up(reached[min(max(3, (len(reached) + 1) // 2), len(reached)) - 1])
+        if reached
+        else None
+    )
 
 
-def rows_to_reach(rows: Sequence[int], losses: Sequence[float | None], target: float, floor: float = 0.0) -> float | None:
-    """The rows at which a curve would reach `target` if it went on as the power law of its last factor 8 of rows.
+def rows_to_reach(
+    rows: Sequence[int], losses: Sequence[float | None], target: float, floor: float = 0.0
+) -> float | None:
+    """The rows at which a curve would reach `target` if it went on as the power law of its last
+    factor 8 of rows.
 
-    `floor` is the best possible loss, where known: the law is that of the excess over it. None where the curve does not
-    fall, where the target is not above the floor, or where more than 10,000 times the rows seen would be needed.
+    `floor` is the best possible loss, where known: the law is that of the excess over it. None
+    where the curve does not fall, where the target is not above the floor, or where more than
+    10,000 times the rows seen would be needed.
     """
     row = np.asarray(rows, dtype=float)
     excess = _floats(losses) - floor

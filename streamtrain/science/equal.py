@@ -1,4 +1,6 @@
-"""Losses at equal steps and at equal time, beside those at equal rows: a budget of one flatters some sizes (Shallue et al. 2018, §4.3)."""
+"""Losses at equal steps and at equal time, beside those at equal rows: a budget of one flatters
+some sizes (Shallue et al. 2018, §4.3).
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,19 +11,38 @@ from streamtrain.science.run import Curve, Run
 
 
 def equal_steps(cells: Iterable[Cell]) -> int | None:
-    """The most steps that every curve that finished has taken; None where one took none, or none finished."""
+    """The most steps that every curve that finished has taken.
+
+    None where one took none, or none finished.
+    """
     return min((curve.steps[-1] for _, _, curve in _curves(cells)), default=0) or None
 
 
 def equal_seconds(run: Run, cells: Sequence[Cell]) -> float | None:
-    """The longest time for which every curve that finished has trained, at the seconds of a row that were timed; None without timings."""
+    """The longest time for which every curve that finished has trained, at the seconds of a row
+    that were timed; None without timings.
+    """
     each = {cell.batch_size: row_seconds(run, cell) for cell in cells}
-    return min((curve.rows[-1] * each[cell.batch_size][trial] for cell, trial, curve in _curves(cells) if each[cell.batch_size]), default=0.0) or None
+    return (
+        min(
+            (
+                curve.rows[-1] * each[cell.batch_size][trial]
+                for cell, trial, curve in _curves(cells)
+                if each[cell.batch_size]
+            ),
+            default=0.0,
+        )
+        or None
+    )
 
 
 def losses_at_steps(cell: Cell, steps: int | None) -> list[float]:
     """One loss a trial that got that far: log-loss is linear in steps between two evaluations."""
-    return [] if steps is None else _losses((curve.steps, curve, steps) for _, _, curve in _curves([cell]))
+    return (
+        []
+        if steps is None
+        else _losses((curve.steps, curve, steps) for _, _, curve in _curves([cell]))
+    )
 
 
 def losses_at_seconds(run: Run, cell: Cell, seconds: float | None) -> list[float]:
@@ -29,11 +50,18 @@ def losses_at_seconds(run: Run, cell: Cell, seconds: float | None) -> list[float
     each = row_seconds(run, cell)
     if seconds is None or not each:
         return []
-    return _losses((curve.rows, curve, seconds / each[trial]) for _, trial, curve in _curves([cell]))
+    return _losses(
+        (curve.rows, curve, seconds / each[trial]) for _, trial, curve in _curves([cell])
+    )
 
 
 def _curves(cells: Iterable[Cell]) -> Iterable[tuple[Cell, int, Curve]]:
-    return ((cell, trial, curve) for cell in cells for trial, curve in cell.curves.items() if curve.finished and curve.rows)
+    return (
+        (cell, trial, curve)
+        for cell in cells
+        for trial, curve in cell.curves.items()
+        if curve.finished and curve.rows
+    )
 
 
 def _losses(points: Iterable[tuple[Sequence[int], Curve, float]]) -> list[float]:

@@ -1,4 +1,6 @@
-"""The largest eigenvalue of a Hessian, as a bracket with a certificate, from Hessian-vector products only."""
+"""The largest eigenvalue of a Hessian, as a bracket with a certificate, from Hessian-vector
+products only.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +16,12 @@ Hvp = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Bracket:
-    """`ritz` ≤ the largest eigenvalue; some eigenvalue lies within `residual` of it. `vector`: its unit Ritz vector (P,).
+    """`ritz` ≤ the largest eigenvalue; some eigenvalue lies within `residual` of it.
 
-    `smallest` is the other end of the spectrum, from above. `steps` Hessian-vector products were taken.
+    `vector`: its unit Ritz vector (P,).
+
+    `smallest` is the other end of the spectrum, from above. `steps` Hessian-vector products were
+    taken.
     """
 
     ritz: float
@@ -26,15 +31,27 @@ class Bracket:
     steps: int
 
     def record(self) -> Record:
-        """The value with the certificate's interval [ritz, ritz + residual]: of linear algebra, not of sampling."""
-        return estimate(self.ritz, self.ritz, self.ritz + self.residual, n=self.steps, kind="lanczos certificate")
+        """The value with the certificate's interval [ritz, ritz + residual]: of linear algebra, not
+        of sampling.
+        """
+        return estimate(
+            self.ritz,
+            self.ritz,
+            self.ritz + self.residual,
+            n=self.steps,
+            kind="lanczos certificate",
+        )
 
 
-def largest_eigenvalue(hvp: Hvp, size: int, *, steps: int = 30, seed: int = 0, tolerance: float = 1e-10) -> Bracket:
-    """Lanczos with full reorthogonalisation (Golub and Van Loan 2013, §10.3; Parlett 1998, §13.2) on the symmetric `hvp` of (P,) vectors.
+def largest_eigenvalue(
+    hvp: Hvp, size: int, *, steps: int = 30, seed: int = 0, tolerance: float = 1e-10
+) -> Bracket:
+    """Lanczos with full reorthogonalisation (Golub and Van Loan 2013, §10.3; Parlett 1998, §13.2)
+    on the symmetric `hvp` of (P,) vectors.
 
-    Certificate: |λ - θ| ≤ β_k|s_k| for some eigenvalue λ. Stops early when that is below `tolerance` of |θ|, or when the Krylov
-    space is the whole space reached by the start. The certificate does not exclude an eigenvector that the random start never met.
+    Certificate: |λ - θ| ≤ β_k|s_k| for some eigenvalue λ. Stops early when that is below
+    `tolerance` of |θ|, or when the Krylov space is the whole space reached by the start. The
+    certificate does not exclude an eigenvector that the random start never met.
     """
     start = np.random.default_rng(seed).standard_normal(size)
     basis = np.zeros((min(steps, size), size))
@@ -49,20 +66,27 @@ def largest_eigenvalue(hvp: Hvp, size: int, *, steps: int = 30, seed: int = 0, t
         beta.append(float(np.linalg.norm(image)))
         values, vectors = eigh_tridiagonal(np.array(alpha), np.array(beta[:-1]))
         residual = beta[-1] * abs(vectors[-1, -1])
-        if residual <= tolerance * max(abs(values).max(), np.finfo(float).tiny) or beta[-1] <= 1e-14 * abs(values).max():
+        if (
+            residual <= tolerance * max(abs(values).max(), np.finfo(float).tiny)
+            or beta[-1] <= 1e-14 * abs(values).max()
+        ):
             break
         vector = image / beta[-1]
     ritz = basis[: len(alpha)].T @ vectors[:, -1]
     return Bracket(
-        ritz=float(values[-1]), residual=float(residual), smallest=float(values[0]), vector=ritz / np.linalg.norm(ritz), steps=len(alpha)
+        ritz=float(values[-1]),
+        residual=float(residual),
+        smallest=float(values[0]),
+        vector=ritz / np.linalg.norm(ritz),
+        steps=len(alpha),
     )
 
 
 def rayleigh_on_independent_rows(hvps: Sequence[Hvp], vector_P: np.ndarray) -> Record:
     """vᵀHv on T blocks of rows that had no part in finding `vector_P`, with Student's interval.
 
-    A sample's λ_max is biased up, since its eigenvector was fitted to the sample; this is an unbiased estimate of a lower bound
-    of the population's. Print both.
+    A sample's λ_max is biased up, since its eigenvector was fitted to the sample; this is an
+    unbiased estimate of a lower bound of the population's. Print both.
     """
     unit = vector_P / np.linalg.norm(vector_P)
     return t_estimate([float(unit @ hvp(unit)) for hvp in hvps])

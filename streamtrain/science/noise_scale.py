@@ -1,12 +1,15 @@
-"""The gradient noise scale: how many rows a minibatch needs before its gradient is more signal than noise.
+"""The gradient noise scale: how many rows a minibatch needs before its gradient is more signal than
+noise.
 
-McCandlish et al. 2018 (arXiv 1812.06162), §2.2 and appendix A.1: E|G_B|² = |G|² + tr Σ/B, B_simple = tr Σ/|G|² and
-B_noise = tr(HΣ)/(GᵀHG). Numerator and denominator are estimated without bias in each of T replicates at frozen weights; the scale is
-the ratio of their averages (never the average of ratios) with Fieller's interval.
+McCandlish et al. 2018 (arXiv 1812.06162), §2.2 and appendix A.1: E|G_B|² = |G|² + tr Σ/B, B_simple
+= tr Σ/|G|² and B_noise = tr(HΣ)/(GᵀHG). Numerator and denominator are estimated without bias in
+each of T replicates at frozen weights; the scale is the ratio of their averages (never the average
+of ratios) with Fieller's interval.
 
 Legend: T replicates, K micro-batches of b rows, P parameters. Gradients are means over their rows.
-For Adam give gradients multiplied by `adam_scale`, so that both are measured in the coordinates in which Adam steps.
-Caveat: near the floor of SGD, B_simple ≈ 2B·tr C/(η·tr C²): it reports the run's own η/B.
+For Adam give gradients multiplied by `adam_scale`, so that both are measured in the coordinates in
+which Adam steps. Caveat: near the floor of SGD, B_simple ≈ 2B·tr C/(η·tr C²): it reports the run's
+own η/B.
 """
 
 from collections.abc import Callable
@@ -18,9 +21,11 @@ from streamtrain.types import Record
 
 
 def variance_and_signal(gradients_KP: np.ndarray, rows: int = 1) -> tuple[float, float]:
-    """Unbiased (tr Σ, |G|²) from K independent micro-batches of `rows` rows each; `rows` = 1 has least variance.
+    """Unbiased (tr Σ, |G|²) from K independent micro-batches of `rows` rows each; `rows` = 1 has
+    least variance.
 
-    tr Σ = b/(K-1) Σ|g_k - ḡ|²; |G|² = |ḡ|² - tr Σ/(Kb). Of several batches at once: gradients (..., K, P) give arrays (...).
+    tr Σ = b/(K-1) Σ|g_k - ḡ|²; |G|² = |ḡ|² - tr Σ/(Kb). Of several batches at once: gradients (...,
+    K, P) give arrays (...).
     """
     g = np.asarray(gradients_KP, dtype=float)
     micro = g.shape[-2]
@@ -29,18 +34,26 @@ def variance_and_signal(gradients_KP: np.ndarray, rows: int = 1) -> tuple[float,
     return trace, (mean**2).sum(axis=(-2, -1)) - trace / (micro * rows)
 
 
-def variance_and_signal_from_norms(mean_gradient_P: np.ndarray, squared_norms_N: np.ndarray) -> tuple[float, float]:
-    """The same from the mean gradient of N rows and each row's |g_i|² (N,): no per-example gradient is ever held."""
+def variance_and_signal_from_norms(
+    mean_gradient_P: np.ndarray, squared_norms_N: np.ndarray
+) -> tuple[float, float]:
+    """The same from the mean gradient of N rows and each row's |g_i|² (N,): no per-example gradient
+    is ever held.
+    """
     rows = squared_norms_N.shape[-1]
     square = (np.asarray(mean_gradient_P, dtype=float) ** 2).sum(axis=-1)
     trace = (np.mean(squared_norms_N, axis=-1, dtype=float) - square) * rows / (rows - 1)
     return trace, square - trace / rows
 
 
-def weighted_variance_and_signal(gradients_KP: np.ndarray, hvp: Callable[[np.ndarray], np.ndarray], rows: int = 1) -> tuple[float, float]:
-    """Unbiased (tr HΣ, GᵀHG) from K independent micro-batches; `hvp` maps (K, P) to its rows times H, from other rows than these.
+def weighted_variance_and_signal(
+    gradients_KP: np.ndarray, hvp: Callable[[np.ndarray], np.ndarray], rows: int = 1
+) -> tuple[float, float]:
+    """Unbiased (tr HΣ, GᵀHG) from K independent micro-batches; `hvp` maps (K, P) to its rows times
+    H, from other rows than these.
 
-    tr HΣ = b/(K-1) Σ(g_k - ḡ)ᵀH(g_k - ḡ); GᵀHG = the mean of g_jᵀHg_k over j ≠ k. K products with H, and none of P².
+    tr HΣ = b/(K-1) Σ(g_k - ḡ)ᵀH(g_k - ḡ); GᵀHG = the mean of g_jᵀHg_k over j ≠ k. K products with
+    H, and none of P².
     """
     g = np.asarray(gradients_KP, dtype=float)
     micro = len(g)
@@ -50,14 +63,21 @@ def weighted_variance_and_signal(gradients_KP: np.ndarray, hvp: Callable[[np.nda
 
 
 def noise_scale(variances_T: np.ndarray, signals_T: np.ndarray) -> Record:
-    """B_simple or B_noise, in rows, from T replicates of its unbiased parts. `hi` is None where only "at least `lo`" can be said."""
+    """B_simple or B_noise, in rows, from T replicates of its unbiased parts.
+
+    `hi` is None where only "at least `lo`" can be said.
+    """
     return fieller(variances_T, signals_T)
 
 
-def block_bootstrap(variances_S: np.ndarray, signals_S: np.ndarray, *, block: int, resamples: int = 2000) -> Record:
-    """The noise scale over S steps of training, whose neighbours are not independent: circular blocks of `block` steps.
+def block_bootstrap(
+    variances_S: np.ndarray, signals_S: np.ndarray, *, block: int, resamples: int = 2000
+) -> Record:
+    """The noise scale over S steps of training, whose neighbours are not independent: circular
+    blocks of `block` steps.
 
-    Politis and Romano 1992; percentile interval with a fixed seed. `n` counts the blocks, not the steps.
+    Politis and Romano 1992; percentile interval with a fixed seed. `n` counts the blocks, not the
+    steps.
     """
     top, bottom = np.asarray(variances_S, dtype=float), np.asarray(signals_S, dtype=float)
     steps = top.size
@@ -69,9 +89,12 @@ def block_bootstrap(variances_S: np.ndarray, signals_S: np.ndarray, *, block: in
     lo, hi = np.percentile(ratios, [2.5, 97.5], method="inverted_cdf")
     mean = bottom.mean()
     return {
-        "value": float(top.mean() / mean) if mean > 0 else None, "lo": float(lo) if np.isfinite(lo) else None,
-        "hi": float(hi) if np.isfinite(hi) else None, "n": blocks, "kind": "block bootstrap",
-    }  # fmt: skip
+        "value": float(top.mean() / mean) if mean > 0 else None,
+        "lo": float(lo) if np.isfinite(lo) else None,
+        "hi": float(hi) if np.isfinite(hi) else None,
+        "n": blocks,
+        "kind": "block bootstrap",
+    }
 
 
 def adam_scale(second_moment_P: np.ndarray, epsilon: float = 1e-8) -> np.ndarray:

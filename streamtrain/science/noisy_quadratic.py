@@ -1,7 +1,9 @@
-"""The noisy quadratic model: SGD with momentum on independent parabolas (Zhang et al. 2019, arXiv 1907.04164, §3).
+"""The noisy quadratic model: SGD with momentum on independent parabolas (Zhang et al. 2019, arXiv
+1907.04164, §3).
 
-Risk ½Σ h_i E θ_i²; the gradient of a minibatch is h_iθ_i plus normal noise of variance c_i/B. Defaults h_i = c_i = 1/i.
-With heavy ball v' = βv + g, θ' = θ - ηv', the second moments (E θ², E θv, E v²) of a dimension follow a 3 x 3 linear recursion.
+Risk ½Σ h_i E θ_i²; the gradient of a minibatch is h_iθ_i plus normal noise of variance c_i/B.
+Defaults h_i = c_i = 1/i. With heavy ball v' = βv + g, θ' = θ - ηv', the second moments (E θ², E θv,
+E v²) of a dimension follow a 3 x 3 linear recursion.
 """
 
 import math
@@ -21,9 +23,12 @@ class NoisyQuadratic:
 
     @staticmethod
     def harmonic(dimensions: int, groups: int | None = None) -> "NoisyQuadratic":
-        """h_i = c_i = 1/i, E θ_i² = 1 at the start. `groups`: neighbours of like curvature are lumped, on a log scale.
+        """h_i = c_i = 1/i, E θ_i² = 1 at the start.
 
-        n equal dimensions have n times one's risk, which is one dimension with n times its noise and start.
+        `groups`: neighbours of like curvature are lumped, on a log scale.
+
+        n equal dimensions have n times one's risk, which is one dimension with n times its noise
+        and start.
         """
         law = 1 / np.arange(1.0, dimensions + 1)
         if groups is None:
@@ -33,7 +38,9 @@ class NoisyQuadratic:
         lumped = np.add.reduceat(law, edges[:-1]) / sizes
         return NoisyQuadratic(curvature=lumped, noise=lumped * sizes, start=sizes.astype(float))
 
-    def risk(self, steps_S: Sequence[int], batch_size: float, lr: float, momentum: float = 0.0) -> np.ndarray:
+    def risk(
+        self, steps_S: Sequence[int], batch_size: float, lr: float, momentum: float = 0.0
+    ) -> np.ndarray:
         """Expected risk (S,) after each number of steps; infinite where it overflows."""
         matrices, shift = self._recursion(batch_size, lr, momentum)
         steps = np.asarray(steps_S, dtype=np.int64)
@@ -42,15 +49,26 @@ class NoisyQuadratic:
         augmented = np.zeros((len(self.curvature), 4, 4))
         augmented[:, :3, :3], augmented[:, :3, 3], augmented[:, 3, 3] = matrices, shift, 1.0
         with np.errstate(over="ignore", invalid="ignore"):
-            for bit in range(int(steps.max(initial=0)).bit_length()):  # matrix powers by squaring, all numbers of steps at once
+            # matrix powers by squaring, all numbers of steps at once
+            for bit in range(int(steps.max(initial=0)).bit_length()):
                 on = (steps >> bit & 1).astype(bool)
                 state[on] = np.einsum("dij,sdj->sdi", augmented, state[on])
                 augmented = augmented @ augmented
             risk = 0.5 * state[..., 0] @ self.curvature
         return np.where(np.isfinite(risk), risk, np.inf)
 
-    def steps_to(self, target: float, batch_size: float, lr: float, momentum: float = 0.0, *, most: int = 2**20) -> float:
-        """The first step at or below the target, by two rounds of a log grid: exact to half a percent; infinite if none."""
+    def steps_to(
+        self,
+        target: float,
+        batch_size: float,
+        lr: float,
+        momentum: float = 0.0,
+        *,
+        most: int = 2**20,
+    ) -> float:
+        """The first step at or below the target, by two rounds of a log grid: exact to half a
+        percent; infinite if none.
+        """
         low, high = 1, most
         for points in (60, 60):
             grid = np.unique(np.round(np.geomspace(low, high, points)).astype(np.int64))
@@ -60,15 +78,39 @@ class NoisyQuadratic:
             low, high = int(grid[max(below[0] - 1, 0)]), int(grid[below[0]])
         return float(high)
 
-    def best_steps(self, target: float, batch_size: float, momentum: float = 0.0, rates: int = 60) -> float:
-        """Steps to the target at the best of a log grid of learning rates below stability, 2(1 + β)/h_max."""
+    def best_steps(
+        self, target: float, batch_size: float, momentum: float = 0.0, rates: int = 60
+    ) -> float:
+        """Steps to the target at the best of a log grid of learning rates below stability, 2(1 +
+        β)/h_max.
+        """
         top = 2 * (1 + momentum) / float(np.max(self.curvature))
-        return min(self.steps_to(target, batch_size, lr, momentum) for lr in top * np.geomspace(1e-5, 0.99, rates))
+        return min(
+            self.steps_to(target, batch_size, lr, momentum)
+            for lr in top * np.geomspace(1e-5, 0.99, rates)
+        )
 
-    def _recursion(self, batch_size: float, lr: float, momentum: float) -> tuple[np.ndarray, np.ndarray]:
-        """M (d, 3, 3), s (d, 3) of (θ², θv, v²)' = M(θ², θv, v²) + s, from v' = βv + hθ + n, θ' = θ - ηv'."""
-        h, variance = np.asarray(self.curvature, dtype=float), np.asarray(self.noise, dtype=float) / batch_size
-        a = np.stack([np.stack([1 - lr * h, np.full_like(h, -lr * momentum)], -1), np.stack([h, np.full_like(h, momentum)], -1)], -2)
+    def _recursion(
+        self, batch_size: float, lr: float, momentum: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """M (d, 3, 3), s (d, 3) of (θ², θv, v²)' = M(θ², θv, v²) + s, from v' = βv + hθ + n, θ' = θ
+        - ηv'.
+        """
+        h, variance = (
+            np.asarray(self.curvature, dtype=float),
+            np.asarray(self.noise, dtype=float) / batch_size,
+        )
+        a = np.stack(
+            [
+                np.stack([1 - lr * h, np.full_like(h, -lr * momentum)], -1),
+                np.stack([h, np.full_like(h, momentum)], -1),
+            ],
+            -2,
+        )
         p, q, r, s = a[:, 0, 0], a[:, 0, 1], a[:, 1, 0], a[:, 1, 1]
-        rows = [np.stack([p * p, 2 * p * q, q * q], -1), np.stack([p * r, p * s + q * r, q * s], -1), np.stack([r * r, 2 * r * s, s * s], -1)]
+        rows = [
+            np.stack([p * p, 2 * p * q, q * q], -1),
+            np.stack([p * r, p * s + q * r, q * s], -1),
+            np.stack([r * r, 2 * r * s, s * s], -1),
+        ]
         return np.stack(rows, -2), np.stack([lr**2 * variance, -lr * variance, variance], -1)

@@ -1,4 +1,6 @@
-"""The recommendation rule: which minibatch size, and why not the others (SCIENCE.md §7, rules 1, 2, 3 and 7)."""
+"""The recommendation rule: which minibatch size, and why not the others (SCIENCE.md §7, rules 1, 2,
+3 and 7).
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,8 @@ from scipy.special import stdtrit
 from streamtrain.science.interval import BOOTSTRAP_FROM, paired_ratio
 from streamtrain.types import Status
 
-#: A size is as good as the best if its 95 % upper bound for T(B)/T(best) is below this: a choice of this project.
+#: A size is as good as the best if its 95 % upper bound for T(B)/T(best) is below this: a choice of
+#: this project.
 EQUIVALENT_BELOW = 1.05
 
 #: More trials than this are not advice that anyone can follow.
@@ -19,9 +22,11 @@ MOST_TRIALS = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One cell as the rule sees it: the seconds to the target of each trial that reached it, of `trials` in all.
+    """One cell as the rule sees it: the seconds to the target of each trial that reached it, of
+    `trials` in all.
 
-    `correlated`: the design effect of its minibatches is above 1.1 for sure: it measured the shuffle.
+    `correlated`: the design effect of its minibatches is above 1.1 for sure: it measured the
+    shuffle.
     """
 
     batch_size: int
@@ -32,8 +37,15 @@ class Candidate:
 
     @property
     def eligible(self) -> bool:
-        """Neither out of memory nor diverged, no trial is censored, and its rows do not resemble one another."""
-        return not self.correlated and self.status == "reached" and self.trials > 0 and len(self.seconds) == self.trials
+        """Neither out of memory nor diverged, no trial is censored, and its rows do not resemble
+        one another.
+        """
+        return (
+            not self.correlated
+            and self.status == "reached"
+            and self.trials > 0
+            and len(self.seconds) == self.trials
+        )
 
     @property
     def median(self) -> float:
@@ -42,7 +54,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """T(B)/T(best) over the trials that both ran: the ratio and its 95 % interval, None for a single run."""
+    """T(B)/T(best) over the trials that both ran: the ratio and its 95 % interval, None for a
+    single run.
+    """
 
     value: float
     lo: float | None
@@ -54,8 +68,8 @@ class Ratio:
 class Recommendation:
     """The smallest size that is as good as the best; `batch_size` is None when no size is eligible.
 
-    `ratios` has one entry an eligible size. `more_trials` estimates how many further trials would settle what is open:
-    0 when conclusive, None when that cannot be told.
+    `ratios` has one entry an eligible size. `more_trials` estimates how many further trials would
+    settle what is open: 0 when conclusive, None when that cannot be told.
     """
 
     batch_size: int | None
@@ -69,16 +83,23 @@ class Recommendation:
 def recommend(cells: Sequence[Candidate]) -> Recommendation:
     """Apply the rule to the cells of a sweep; their order does not matter.
 
-    Only eligible sizes are compared. The best has the smallest median time; the equivalence set holds the sizes whose
-    95 % upper bound for T(B)/T(best) is below 1.05; its smallest member is recommended. Conclusive means that every
-    eligible size outside the set has a lower bound above 1; a single run is never conclusive.
+    Only eligible sizes are compared. The best has the smallest median time; the equivalence set
+    holds the sizes whose 95 % upper bound for T(B)/T(best) is below 1.05; its smallest member is
+    recommended. Conclusive means that every eligible size outside the set has a lower bound above
+    1; a single run is never conclusive.
     """
     eligible = sorted((cell for cell in cells if cell.eligible), key=lambda cell: cell.batch_size)
     if not eligible:
-        return Recommendation(batch_size=None, best=None, conclusive=False, equivalent=(), ratios={}, more_trials=None)
+        return Recommendation(
+            batch_size=None, best=None, conclusive=False, equivalent=(), ratios={}, more_trials=None
+        )
     best = min(eligible, key=lambda cell: cell.median)
     ratios = {cell.batch_size: _ratio(cell, best) for cell in eligible}
-    equivalent = tuple(size for size, ratio in ratios.items() if size == best.batch_size or _below(ratio.hi, EQUIVALENT_BELOW))
+    equivalent = tuple(
+        size
+        for size, ratio in ratios.items()
+        if size == best.batch_size or _below(ratio.hi, EQUIVALENT_BELOW)
+    )
     outside = [ratio for size, ratio in ratios.items() if size not in equivalent]
     conclusive = best.trials > 1 and all(ratio.lo is not None and ratio.lo > 1 for ratio in outside)
     return Recommendation(
@@ -92,10 +113,15 @@ def recommend(cells: Sequence[Candidate]) -> Recommendation:
 
 
 def _ratio(cell: Candidate, best: Candidate) -> Ratio:
-    shared = sorted(set(cell.seconds) & set(best.seconds))  # an interrupted run can leave trials that not all sizes ran
+    # an interrupted run can leave trials that not all sizes ran
+    shared = sorted(set(cell.seconds) & set(best.seconds))
     if not shared:
-        return Ratio(value=cell.median / best.median if best.median else 1.0, lo=None, hi=None, pairs=0)
-    value, lo, hi = paired_ratio([cell.seconds[trial] for trial in shared], [best.seconds[trial] for trial in shared])
+        return Ratio(
+            value=cell.median / best.median if best.median else 1.0, lo=None, hi=None, pairs=0
+        )
+    value, lo, hi = paired_ratio(
+        [cell.seconds[trial] for trial in shared], [best.seconds[trial] for trial in shared]
+    )
     return Ratio(value=value, lo=lo, hi=hi, pairs=len(shared))
 
 
@@ -104,7 +130,10 @@ def _below(bound: float | None, limit: float) -> bool:
 
 
 def _more_trials(best: Candidate, outside: Sequence[Ratio]) -> int | None:
-    """Trials beyond those run at which an interval as noisy as the present one would exclude 1; None: cannot tell."""
+    """Trials beyond those run at which an interval as noisy as the present one would exclude 1.
+
+    None: cannot tell.
+    """
     needed = 0
     for ratio in outside:
         if ratio.lo is None or ratio.hi is None or ratio.value <= 1:
@@ -112,12 +141,22 @@ def _more_trials(best: Candidate, outside: Sequence[Ratio]) -> int | None:
         if ratio.lo > 1:
             continue
         spread = math.log(ratio.hi / ratio.lo) / 2 / _reach(ratio.pairs)
-        enough = (trials for trials in range(ratio.pairs + 1, MOST_TRIALS + 1) if spread * _reach(trials) < math.log(ratio.value))
+        enough = (
+            trials
+            for trials in range(ratio.pairs + 1, MOST_TRIALS + 1)
+            if spread * _reach(trials) < math.log(ratio.value)
+        )
         needed = max(needed, next(enough, MOST_TRIALS + 1))
     return max(1, needed - best.trials) if 0 < needed <= MOST_TRIALS else None
 
 
 def _reach(trials: int) -> float:
-    """Half the width of an interval over so many trials, in standard deviations of one: of a mean below ten, of a median from there."""
-    quantile = float(stdtrit(trials - 1, 0.975)) if trials < BOOTSTRAP_FROM else 1.96 * math.sqrt(math.pi / 2)
+    """Half the width of an interval over so many trials, in standard deviations of one: of a mean
+    below ten, of a median from there.
+    """
+    quantile = (
+        float(stdtrit(trials - 1, 0.975))
+        if trials < BOOTSTRAP_FROM
+        else 1.96 * math.sqrt(math.pi / 2)
+    )
     return quantile / math.sqrt(trials)

@@ -11,7 +11,9 @@ from streamtrain.types import Record
 
 @dataclass(slots=True, kw_only=True)
 class Curve:
-    """What one learner did: its evaluations in order of rows (NaN where not finite), and how it ended."""
+    """What one learner did: its evaluations in order of rows (NaN where not finite), and how it
+    ended.
+    """
 
     batch_size: int
     lr: float
@@ -26,11 +28,15 @@ class Curve:
 
     @property
     def finished(self) -> bool:
-        """True also for a learner whose run was interrupted: its figures count as far as they go."""
+        """True also for a learner whose run was interrupted: its figures count as far as they
+        go.
+        """
         return self.outcome in ("finished", "")
 
     def final(self, values: Sequence[float]) -> float:
-        """The last of `values`, or infinity where the learner did not finish or it is not finite."""
+        """The last of `values`, or infinity where the learner did not finish or it is not
+        finite.
+        """
         return values[-1] if self.finished and values and math.isfinite(values[-1]) else math.inf
 
 
@@ -38,8 +44,9 @@ class Curve:
 class Run:
     """A run as its records tell it; `curves` holds every learner that left a record.
 
-    By batch size and timing repeat: `step_seconds`, `delivery_seconds` (rows, seconds) and `core_seconds`, processor time of all
-    threads, where None stands for delivery; `cores` is how many there are. `sync` and `rounds` are of training over workers.
+    By batch size and timing repeat: `step_seconds`, `delivery_seconds` (rows, seconds) and
+    `core_seconds`, processor time of all threads, where None stands for delivery; `cores` is how
+    many there are. `sync` and `rounds` are of training over workers.
     """
 
     header: Record
@@ -67,13 +74,22 @@ class Run:
 
     @property
     def train_rows(self) -> int:
-        """Rows each learner was to train on; under a time budget, which sets none, the most that one reached."""
-        reached = (curve.rows[-1] for trials in self.curves.values() for curve in trials.values() if curve.rows)
+        """Rows each learner was to train on; under a time budget, which sets none, the most that
+        one reached.
+        """
+        reached = (
+            curve.rows[-1]
+            for trials in self.curves.values()
+            for curve in trials.values()
+            if curve.rows
+        )
         return self.header.get("train_rows") or max(reached, default=0)
 
     @property
     def trials(self) -> int:
-        """Trials of a learning rate; tuned winners run on as many fresh ones, numbered from here."""
+        """Trials of a learning rate; tuned winners run on as many fresh ones, numbered from
+        here.
+        """
         return int(self.header.get("trials", 1))
 
     @property
@@ -82,12 +98,21 @@ class Run:
         return list(self.header.get("lr_rules", ["tuned"]))
 
     def rates(self, batch_size: int) -> list[float]:
-        """The learning rates of the grid at a size, with what extended it; those that left no record included."""
-        extended = (rate for one in self.passes if one.get("kind") == "extension" for rate in one["lrs"].get(str(batch_size), ()))
+        """The learning rates of the grid at a size, with what extended it; those that left no
+        record included.
+        """
+        extended = (
+            rate
+            for one in self.passes
+            if one.get("kind") == "extension"
+            for rate in one["lrs"].get(str(batch_size), ())
+        )
         return sorted({*self.header["lrs"][self.batch_sizes.index(batch_size)], *extended})
 
     def add(self, record: Record) -> None:
-        """Sort one more record in; unknown events are skipped, so that older reports read newer files."""
+        """Sort one more record in; unknown events are skipped, so that older reports read newer
+        files.
+        """
         _add(self, record)
 
 
@@ -103,7 +128,9 @@ def collect(records: Iterable[Record]) -> Run:
         elif run is not None:
             _add(run, record)
     if run is None:
-        raise DataError("events.jsonl has no `run` record: the run ended before its first row. Start it again.")
+        raise DataError(
+            "events.jsonl has no `run` record: the run ended before its first row. Start it again."
+        )
     for trials in run.curves.values():
         for curve in trials.values():
             _sort(curve)
@@ -118,7 +145,9 @@ def _add(run: Run, record: Record) -> None:
                 getattr(curve, name).append(record[name])
             for name in ("holdout_loss", "holdout_rmse", "train_loss"):
                 value = record.get(name)
-                getattr(curve, name).append(math.nan if value is None or not math.isfinite(value) else value)
+                getattr(curve, name).append(
+                    math.nan if value is None or not math.isfinite(value) else value
+                )
         case "outcome":
             curve = _curve(run, record)
             curve.outcome, curve.reason = record["outcome"], record.get("reason") or ""
@@ -127,11 +156,18 @@ def _add(run: Run, record: Record) -> None:
         case "pass":
             run.passes.append(record)
         case "timing":
-            run.step_seconds.setdefault(record["batch_size"], {})[record["repeat"]] = (record["rows"], record["seconds"])
-            run.core_seconds.setdefault(record["batch_size"], {})[record["repeat"]] = record.get("core_seconds", 0.0)
+            run.step_seconds.setdefault(record["batch_size"], {})[record["repeat"]] = (
+                record["rows"],
+                record["seconds"],
+            )
+            run.core_seconds.setdefault(record["batch_size"], {})[record["repeat"]] = record.get(
+                "core_seconds", 0.0
+            )
         case "delivery":
             run.delivery_seconds[record["repeat"]] = (record["rows"], record["seconds"])
-            run.core_seconds.setdefault(None, {})[record["repeat"]] = record.get("core_seconds", 0.0)
+            run.core_seconds.setdefault(None, {})[record["repeat"]] = record.get(
+                "core_seconds", 0.0
+            )
             run.cores = record.get("cores", 1)
         case "winners":
             run.winners = record["targets"]

@@ -1,10 +1,13 @@
-"""Sharpness: how much the loss can rise within a small box about the weights (Keskar et al. 2017, arXiv 1609.04836, Metric 2.1).
+"""Sharpness: how much the loss can rise within a small box about the weights (Keskar et al. 2017,
+arXiv 1609.04836, Metric 2.1).
 
-C_ε = {z : |z_i| ≤ ε(|(A⁺x)_i| + 1)}, φ = 100·(max over z in C_ε of f(x + Az) - f(x))/(1 + f(x)), in the full space (A = I) or in a
-random subspace. Adaptive sharpness (Kwon et al. 2021, arXiv 2102.11600) leaves out the +1, so that rescaling layers leaves it alone.
-Sharpness is shown, and never enters the recommendation. 1 + f is not scale free: standardise the target.
+C_ε = {z : |z_i| ≤ ε(|(A⁺x)_i| + 1)}, φ = 100·(max over z in C_ε of f(x + Az) - f(x))/(1 + f(x)), in
+the full space (A = I) or in a random subspace. Adaptive sharpness (Kwon et al. 2021, arXiv
+2102.11600) leaves out the +1, so that rescaling layers leaves it alone. Sharpness is shown, and
+never enters the recommendation. 1 + f is not scale free: standardise the target.
 
-`value_and_grad` maps x (P,) to (f, ∇f (P,)), on one fixed subset of rows for every model compared; float64.
+`value_and_grad` maps x (P,) to (f, ∇f (P,)), on one fixed subset of rows for every model compared;
+float64.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,18 +28,28 @@ ITERATIONS = 10
 #: L-BFGS-B is started this often: one start ends in one local maximum.
 RESTARTS = 8
 
-#: Factors of exact rescalings in the invariance audit; powers of two, so that they are exact in floating point too.
+#: Factors of exact rescalings in the invariance audit; powers of two, so that they are exact in
+#: floating point too.
 FACTORS = (0.25, 0.5, 2.0, 4.0)
 
 
 def sharpness(
-    value_and_grad: ValueAndGrad, x_P: np.ndarray, epsilon: float, *, basis_PD: np.ndarray | None = None, adaptive: bool = False,
-    restarts: int = RESTARTS, iterations: int = ITERATIONS, seed: int = 0,
-) -> Record:  # fmt: skip
-    """φ in percent: the best of `restarts` searches, so a lower bound (`lo`); `basis_PD` has orthonormal columns, so A⁺ = Aᵀ.
+    value_and_grad: ValueAndGrad,
+    x_P: np.ndarray,
+    epsilon: float,
+    *,
+    basis_PD: np.ndarray | None = None,
+    adaptive: bool = False,
+    restarts: int = RESTARTS,
+    iterations: int = ITERATIONS,
+    seed: int = 0,
+) -> Record:
+    """φ in percent: the best of `restarts` searches, so a lower bound (`lo`); `basis_PD` has
+    orthonormal columns, so A⁺ = Aᵀ.
 
-    L-BFGS-B started at a minimiser would stop at once with φ = 0: starts are uniform inside the box, which is rescaled to
-    [-1, 1] in every direction, and the objective to a gradient of length 1, so that no absolute tolerance decides.
+    L-BFGS-B started at a minimiser would stop at once with φ = 0: starts are uniform inside the
+    box, which is rescaled to [-1, 1] in every direction, and the objective to a gradient of length
+    1, so that no absolute tolerance decides.
     """
     x = np.asarray(x_P, dtype=float)
     level, _ = value_and_grad(x)
@@ -57,10 +70,15 @@ def sharpness(
         if not np.isfinite(length) or length == 0:
             continue
         found = minimize(
-            lambda unit, length=length: tuple(part / length for part in rise(unit)), start, jac=True, method="L-BFGS-B",
-            bounds=[(-1, 1)] * inner.size, options={"maxiter": iterations, "ftol": 0.0, "gtol": 0.0},
-        )  # fmt: skip
-        corner = np.where(found.x < 0, -1.0, 1.0)  # a convex rise has its maximum in a corner, which ten iterations may just miss
+            lambda unit, length=length: tuple(part / length for part in rise(unit)),
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(-1, 1)] * inner.size,
+            options={"maxiter": iterations, "ftol": 0.0, "gtol": 0.0},
+        )
+        # a convex rise has its maximum in a corner, which ten iterations may just miss
+        corner = np.where(found.x < 0, -1.0, 1.0)
         best = max(best, -found.fun * length, -rise(corner)[0])
     percent = 100 * best / (1 + level)
     return estimate(percent, percent, None, n=restarts, kind="lower bound: best of restarts")
@@ -68,25 +86,43 @@ def sharpness(
 
 def random_basis(size: int, dimensions: int = SUBSPACE_DIMENSIONS, *, seed: int = 0) -> np.ndarray:
     """Orthonormal columns (size, min(size, dimensions)) of a uniformly random subspace."""
-    return np.linalg.qr(np.random.default_rng(seed).standard_normal((size, min(size, dimensions))))[0]
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((size, min(size, dimensions))))[
+        0
+    ]
 
 
 def invariance_audit(
-    measure: Callable[[np.ndarray], float], rescale: Callable[[np.ndarray, float], np.ndarray], x_P: np.ndarray,
+    measure: Callable[[np.ndarray], float],
+    rescale: Callable[[np.ndarray, float], np.ndarray],
+    x_P: np.ndarray,
     factors: Sequence[float] = FACTORS,
-) -> Record:  # fmt: skip
-    """One measure of the same function written with other weights: max/min over exact rescalings; 1 for an honest measure.
+) -> Record:
+    """One measure of the same function written with other weights: max/min over exact rescalings; 1
+    for an honest measure.
 
-    `rescale(x, a)` returns weights of the very same function (Dinh et al. 2017, arXiv 1703.04933, §3).
+    `rescale(x, a)` returns weights of the very same function (Dinh et al. 2017, arXiv 1703.04933,
+    §3).
     """
     values = {1.0: measure(x_P)} | {factor: measure(rescale(x_P, factor)) for factor in factors}
     low, high = min(values.values()), max(values.values())
-    return {"ratio": high / low if low > 0 else None, "values": {f"{factor:g}": value for factor, value in values.items()}}
+    return {
+        "ratio": high / low if low > 0 else None,
+        "values": {f"{factor:g}": value for factor, value in values.items()},
+    }
 
 
 def parametric_line(
-    value: Callable[[np.ndarray], float | Mapping[str, float]], small_P: np.ndarray, large_P: np.ndarray, points: int = 25
+    value: Callable[[np.ndarray], float | Mapping[str, float]],
+    small_P: np.ndarray,
+    large_P: np.ndarray,
+    points: int = 25,
 ) -> Record:
-    """f(α·x_large + (1-α)·x_small) for α from -1 to 2 (Goodfellow et al. 2014, arXiv 1412.6544; Keskar's Figure 3): 0 is the small batch's model."""
+    """f(α·x_large + (1-α)·x_small) for α from -1 to 2 (Goodfellow et al. 2014, arXiv 1412.6544.
+
+    Keskar's Figure 3): 0 is the small batch's model.
+    """
     alphas = np.linspace(-1, 2, points)
-    return {"alpha": alphas.tolist(), "loss": [value(alpha * large_P + (1 - alpha) * small_P) for alpha in alphas]}
+    return {
+        "alpha": alphas.tolist(),
+        "loss": [value(alpha * large_P + (1 - alpha) * small_P) for alpha in alphas],
+    }

@@ -1,6 +1,8 @@
-"""Steps against minibatch size: S = S_min(1 + B_crit/B), what follows from it, and what an adaptive batch could save.
+"""Steps against minibatch size: S = S_min(1 + B_crit/B), what follows from it, and what an adaptive
+batch could save.
 
-McCandlish et al. 2018 (arXiv 1812.06162), §2.3: (S/S_min - 1)(E/E_min - 1) = 1 for E = B·S examples, so B_crit = E_min/S_min.
+McCandlish et al. 2018 (arXiv 1812.06162), §2.3: (S/S_min - 1)(E/E_min - 1) = 1 for E = B·S
+examples, so B_crit = E_min/S_min.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,15 +14,23 @@ from streamtrain.science.estimate import log_estimate
 from streamtrain.types import Record
 
 
-def fit_steps(batch_sizes_M: Sequence[float] | np.ndarray, steps_M: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """(S_min, B_crit, root mean square of the residuals of log S) by least squares on log S; three sizes at least.
+def fit_steps(
+    batch_sizes_M: Sequence[float] | np.ndarray, steps_M: Sequence[float] | np.ndarray
+) -> tuple[float, float, float]:
+    """(S_min, B_crit, root mean square of the residuals of log S) by least squares on log S; three
+    sizes at least.
 
-    B_crit is sought between a thousandth of the smallest size and a thousand times the largest: at an edge the curve is flat, or
-    is still in perfect scaling, and only a bound is known.
+    B_crit is sought between a thousandth of the smallest size and a thousand times the largest: at
+    an edge the curve is flat, or is still in perfect scaling, and only a bound is known.
     """
-    sizes, log_steps = np.asarray(batch_sizes_M, dtype=float), np.log(np.asarray(steps_M, dtype=float))
+    sizes, log_steps = (
+        np.asarray(batch_sizes_M, dtype=float),
+        np.log(np.asarray(steps_M, dtype=float)),
+    )
     if sizes.size < 3:
-        raise ValueError(f"two parameters need at least 3 batch sizes to be fitted and judged; got {sizes.size}")
+        raise ValueError(
+            f"two parameters need at least 3 batch sizes to be fitted and judged; got {sizes.size}"
+        )
 
     def residuals(log_critical: np.ndarray) -> np.ndarray:
         rest = log_steps - np.log1p(np.exp(np.atleast_1d(log_critical))[:, None] / sizes)
@@ -29,31 +39,50 @@ def fit_steps(batch_sizes_M: Sequence[float] | np.ndarray, steps_M: Sequence[flo
     def squares(log_critical: np.ndarray) -> np.ndarray:
         return (residuals(log_critical) ** 2).sum(axis=1)
 
-    grid, apart = np.linspace(np.log(sizes.min() / 1e3), np.log(sizes.max() * 1e3), 200, retstep=True)
+    grid, apart = np.linspace(
+        np.log(sizes.min() / 1e3), np.log(sizes.max() * 1e3), 200, retstep=True
+    )
     near = grid[np.argmin(squares(grid))]
     bounds = (max(grid[0], near - apart), min(grid[-1], near + apart))
-    found = minimize_scalar(lambda point: float(squares(point)[0]), bounds=bounds, method="bounded", options={"xatol": 1e-9}).x
+    found = minimize_scalar(
+        lambda point: float(squares(point)[0]),
+        bounds=bounds,
+        method="bounded",
+        options={"xatol": 1e-9},
+    ).x
     critical = float(np.exp(found))
-    return float(np.exp((log_steps - np.log1p(critical / sizes)).mean())), critical, float(np.sqrt(squares(found)[0] / sizes.size))
+    return (
+        float(np.exp((log_steps - np.log1p(critical / sizes)).mean())),
+        critical,
+        float(np.sqrt(squares(found)[0] / sizes.size)),
+    )
 
 
-def critical_batch_size(batch_sizes_M: Sequence[float], steps_TM: Sequence[Sequence[float]] | np.ndarray) -> Mapping[str, Record | float]:
-    """`{steps_min, critical_batch_size, misfit, steps_T}` from steps to a target in T independent trials at M sizes.
+def critical_batch_size(
+    batch_sizes_M: Sequence[float], steps_TM: Sequence[Sequence[float]] | np.ndarray
+) -> Mapping[str, Record | float]:
+    """`{steps_min, critical_batch_size, misfit, steps_T}` from steps to a target in T independent
+    trials at M sizes.
 
-    Value: the fit to the mean of log S. Interval: Student's, in log space, over the fits of single trials; none for one trial.
-    `misfit`: root mean square residual of log S; 0.1 is 10 % off the law. `steps_T`: (S_min, B_crit) of each trial.
+    Value: the fit to the mean of log S. Interval: Student's, in log space, over the fits of single
+    trials; none for one trial. `misfit`: root mean square residual of log S; 0.1 is 10 % off the
+    law. `steps_T`: (S_min, B_crit) of each trial.
     """
     steps = np.atleast_2d(np.asarray(steps_TM, dtype=float))
     smallest, critical, misfit = fit_steps(batch_sizes_M, np.exp(np.log(steps).mean(axis=0)))
     fits = np.array([fit_steps(batch_sizes_M, line)[:2] for line in steps])
     return {
-        "steps_min": log_estimate(smallest, fits[:, 0]), "critical_batch_size": log_estimate(critical, fits[:, 1]), "misfit": misfit,
+        "steps_min": log_estimate(smallest, fits[:, 0]),
+        "critical_batch_size": log_estimate(critical, fits[:, 1]),
+        "misfit": misfit,
         "steps_T": fits.tolist(),
-    }  # fmt: skip
+    }
 
 
 def goodput(rows_per_second: float, batch_size: float, critical: float) -> float:
-    """Rows a second that count: throughput times statistical efficiency 1/(1 + B/B_crit) (Qiao et al. 2021, Pollux, OSDI, §3.1)."""
+    """Rows a second that count: throughput times statistical efficiency 1/(1 + B/B_crit) (Qiao et
+    al. 2021, Pollux, OSDI, §3.1).
+    """
     return rows_per_second / (1 + batch_size / critical)
 
 
@@ -63,17 +92,21 @@ def efficient_batch_size(critical: float, overhead: float = 0.2) -> float:
 
 
 def adaptive_batch_bound(steps_S: Sequence[float], critical_S: Sequence[float]) -> float:
-    """γ = (∫√B ds)²/(∫ds·∫B ds) ≤ 1, of B_crit along a run (McCandlish et al. 2018, appendix D): the trade-off's constant with a batch that grows.
+    """γ = (∫√B ds)²/(∫ds·∫B ds) ≤ 1, of B_crit along a run (McCandlish et al. 2018, appendix D):
+    the trade-off's constant with a batch that grows.
 
-    "Growing the batch could save at most 100·(1 - γ) % of the rows"; at a fixed size B it is that over 1 + B_crit/B (`adaptive_saving`).
-    Trapezoids over `steps_S`, ascending.
+    "Growing the batch could save at most 100·(1 - γ) % of the rows"; at a fixed size B it is that
+    over 1 + B_crit/B (`adaptive_saving`). Trapezoids over `steps_S`, ascending.
     """
     steps, critical = np.asarray(steps_S, dtype=float), np.asarray(critical_S, dtype=float)
     smallest, examples = steps[-1] - steps[0], np.trapezoid(critical, steps)
-    # A trapezoid of √B is not the root of B's: Cauchy and Schwarz hold for each rule only up to rounding, hence the minimum.
+    # A trapezoid of √B is not the root of B's: Cauchy and Schwarz hold for each rule only up to
+    # rounding, hence the minimum.
     return float(min(np.trapezoid(np.sqrt(critical), steps) ** 2 / (smallest * examples), 1.0))
 
 
 def adaptive_saving(gamma: float, batch_size: float, critical: float) -> float:
-    """The share of rows that the best growing batch saves against the fixed `batch_size` at the same number of steps."""
+    """The share of rows that the best growing batch saves against the fixed `batch_size` at the
+    same number of steps.
+    """
     return (1 - gamma) / (1 + critical / batch_size)

@@ -1,8 +1,8 @@
 """A data set while it is written: there whole, or not at all.
 
-A local folder is made under a temporary name and renamed at the end. In an object store nothing can be renamed, so each shard is
-made on this machine, uploaded and removed here; `_unfinished` lies beside the shards until the manifest does, and no reader takes
-what has the one and not the other.
+A local folder is made under a temporary name and renamed at the end. In an object store nothing can
+be renamed, so each shard is made on this machine, uploaded and removed here; `_unfinished` lies
+beside the shards until the manifest does, and no reader takes what has the one and not the other.
 """
 
 import fcntl
@@ -40,7 +40,10 @@ class Draft(Protocol):
 
 @contextmanager
 def open_draft(out: str, storage: Storage = LOCAL) -> Iterator[Draft]:
-    """A draft of `out`, which is empty or absent; what was not finished is removed at the end. Raises OSError or StoreError."""
+    """A draft of `out`, which is empty or absent; what was not finished is removed at the end.
+
+    Raises OSError or StoreError.
+    """
     draft = RemoteDraft(out, storage) if is_remote(out) else LocalDraft(out)
     try:
         draft.begin()
@@ -54,21 +57,28 @@ _YOUNG_SECONDS = 60.0
 
 
 class LocalDraft:
-    """See `Draft`. Its writer holds a lock on the folder; one that nobody holds is of a process that was killed."""
+    """See `Draft`.
+
+    Its writer holds a lock on the folder; one that nobody holds is of a process that was killed.
+    """
 
     def __init__(self, out: str):
         self._out, self._lock = out, -1
         self.folder = Path(out).parent / f".{Path(out).name}.writing-{os.getpid()}"
 
     def begin(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)  # of a process that was killed and had the same number
+        # of a process that was killed and had the same number
+        shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self._lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for other in glob.glob(f"{glob.escape(str(self.folder).removesuffix(str(os.getpid())))}*"):
             with suppress(OSError):
-                if other.rpartition("-")[2].isdecimal() and time.time() - os.stat(other).st_mtime > _YOUNG_SECONDS:
+                if (
+                    other.rpartition("-")[2].isdecimal()
+                    and time.time() - os.stat(other).st_mtime > _YOUNG_SECONDS
+                ):
                     _remove_abandoned(other)
 
     def keep(self, shard: Path) -> None:
@@ -120,7 +130,9 @@ class RemoteDraft:
         self._uploaded = [url for url in self._uploaded if url.endswith(f"/{UNFINISHED_NAME}")]
 
     def clear(self) -> None:
-        """Remove the mark; before `finish` also what was uploaded, as far as the store lets us: the mark goes last."""
+        """Remove the mark; before `finish` also what was uploaded, as far as the store lets us: the
+        mark goes last.
+        """
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(StoreError):  # it failed already, and that is what is told
             for url in reversed(self._uploaded):

@@ -16,8 +16,9 @@ from streamtrain.types import Dataset
 
 @dataclass(slots=True, kw_only=True)
 class ParquetFacts:
-    """Of the bound columns of all shards; a count or an extreme is None where a row group has no statistics, an extreme also
-    where it is not finite."""
+    """Of the bound columns of all shards; a count or an extreme is None where a row group has no
+    statistics, an extreme also where it is not finite.
+    """
 
     codecs: set[str] = field(default_factory=set)
     dictionary: bool = False
@@ -27,7 +28,8 @@ class ParquetFacts:
 
 
 def read_facts(dataset: Dataset) -> ParquetFacts:
-    """Read every footer of a Parquet data set again: one after the other, of an object store several at once.
+    """Read every footer of a Parquet data set again: one after the other, of an object store
+    several at once.
 
     Raises DataError when one is not what was described.
     """
@@ -36,7 +38,10 @@ def read_facts(dataset: Dataset) -> ParquetFacts:
     for shard, metadata in zip(dataset.shards, _footers(dataset), strict=True):
         places = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
         if missing := [name for name in dataset.columns if name not in places]:
-            raise DataError(f"{shard.url}: no column {missing[0]!r}, which was described. Restore the file, or write the data set again.")
+            raise DataError(
+                f"{shard.url}: no column {missing[0]!r}, which was described. Restore the file, or"
+                " write the data set again."
+            )
         for group in range(metadata.num_row_groups):
             row_group = metadata.row_group(group)
             if row_group.num_rows:
@@ -45,7 +50,11 @@ def read_facts(dataset: Dataset) -> ParquetFacts:
     for name in dataset.columns:
         for extremes in (facts.low, facts.high):
             known = extremes.get(name)
-            extremes[name] = known if name not in unknown and known is not None and math.isfinite(known) else None
+            extremes[name] = (
+                known
+                if name not in unknown and known is not None and math.isfinite(known)
+                else None
+            )
     return facts
 
 

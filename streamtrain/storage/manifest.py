@@ -9,7 +9,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from streamtrain.errors import DataError
-from streamtrain.storage.filesystem import file_size, is_folder, list_files, open_sequential, read_file
+from streamtrain.storage.filesystem import (
+    file_size,
+    is_folder,
+    list_files,
+    open_sequential,
+    read_file,
+)
 from streamtrain.storage.parquet_footer import parquet_source
 from streamtrain.storage.urls import is_remote, is_web
 from streamtrain.storage.zarr import zarr_source
@@ -17,7 +23,8 @@ from streamtrain.types import LOCAL, MAX_ROWS, Column, Format, Shard, Storage, T
 
 MANIFEST_NAME = "_manifest.json"
 
-#: Lies in a remote folder from before its first shard until after its manifest: nothing can be renamed there.
+#: Lies in a remote folder from before its first shard until after its manifest: nothing can be
+#: renamed there.
 UNFINISHED_NAME = "_unfinished"
 _MAX_BYTES = 1 << 30
 
@@ -29,7 +36,8 @@ class _Part(BaseModel):
 
 
 class Statistics(_Part):
-    """Of one column: mean, sd (population), min and max are over its `count` finite values; null when there is none.
+    """Of one column: mean, sd (population), min and max are over its `count` finite values; null
+    when there is none.
 
     `nulls` counts null and NaN, `infinite` ±Inf.
     """
@@ -44,7 +52,10 @@ class Statistics(_Part):
 
 
 class ShardEntry(_Part):
-    """One shard: `boundaries` as runs `[length, repeats]`; `sha256` of the file, or of a Zarr shard's chunk list."""
+    """One shard.
+
+    `boundaries` as runs `[length, repeats]`; `sha256` of the file, or of a Zarr shard's chunk list.
+    """
 
     name: str
     rows: Count
@@ -75,7 +86,10 @@ class Manifest(_Part):
 
 
 def read_manifest(folder: str, storage: Storage = LOCAL) -> Manifest | None:
-    """The manifest of a folder, or None where there is none. Raises DataError when it is damaged."""
+    """The manifest of a folder, or None where there is none.
+
+    Raises DataError when it is damaged.
+    """
     path = os.path.join(folder, MANIFEST_NAME)
     if is_remote(folder) and folder.endswith(".parquet"):
         return None  # a file: nothing lies below it, and a web server might answer anything
@@ -88,18 +102,33 @@ def read_manifest(folder: str, storage: Storage = LOCAL) -> Manifest | None:
         return Manifest.model_validate_json(read_file(path, storage))
     except ValidationError as error:
         first = error.errors()[0]
-        cause = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "))))
+        cause = ": ".join(
+            filter(
+                None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "))
+            )
+        )
     except DataError:
         raise
     except (OSError, ValueError) as error:
         cause = str(error)
-    raise DataError(f"{path}: the manifest cannot be used ({cause}). Restore it, or delete it to read the shards unverified.")
+    raise DataError(
+        f"{path}: the manifest cannot be used ({cause}). Restore it, or delete it to read the"
+        " shards unverified."
+    )
 
 
 def refuse_unfinished(folder: str, storage: Storage) -> None:
-    """Raise DataError for a remote folder that was being written when its writer ended: shards are there, but not all."""
-    if is_remote(folder) and not is_web(folder) and file_size(os.path.join(folder, UNFINISHED_NAME), storage) is not None:
-        raise DataError(f"{folder}: its writing was not finished. Delete what lies there and write it again.")
+    """Raise DataError for a remote folder that was being written when its writer ended: shards are
+    there, but not all.
+    """
+    if (
+        is_remote(folder)
+        and not is_web(folder)
+        and file_size(os.path.join(folder, UNFINISHED_NAME), storage) is not None
+    ):
+        raise DataError(
+            f"{folder}: its writing was not finished. Delete what lies there and write it again."
+        )
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
@@ -113,11 +142,19 @@ def write_manifest(folder: str, manifest: Manifest) -> None:
     os.replace(temporary, path)
 
 
-def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry, *, check: bool = True, storage: Storage = LOCAL) -> Shard:
-    """The shard of an entry, without parsing its footer: its size and footer hash (Zarr: chunk keys and sizes) must match.
+def shard_from_entry(
+    folder: str,
+    manifest: Manifest,
+    entry: ShardEntry,
+    *,
+    check: bool = True,
+    storage: Storage = LOCAL,
+) -> Shard:
+    """The shard of an entry, without parsing its footer: its size and footer hash (Zarr: chunk keys
+    and sizes) must match.
 
-    Raises DataError when they do not, and when the name leaves the folder. Without `check` the shard is as the manifest promises
-    it, and reading it will fail where it is not.
+    Raises DataError when they do not, and when the name leaves the folder. Without `check` the
+    shard is as the manifest promises it, and reading it will fail where it is not.
     """
     url = safe_path(folder, entry.name)
     if check:
@@ -125,28 +162,54 @@ def shard_from_entry(folder: str, manifest: Manifest, entry: ShardEntry, *, chec
     last = sum(length * repeats for length, repeats in entry.boundaries)
     # A boundary costs more than a byte of any shard: what claims more would only fill memory here.
     if last != entry.rows or sum(repeats for _, repeats in entry.boundaries) > entry.bytes:
-        raise DataError(f"{url}: {MANIFEST_NAME} gives {entry.rows:,} rows and boundaries up to {last:,}. Restore the manifest.")
-    kind = {"float32": "float", "float64": "double"}[manifest.decoded_type] if manifest.format == "parquet" else manifest.decoded_type
-    columns = tuple(Column(name=name, stored_type=kind, decoded_type=manifest.decoded_type) for name in manifest.columns)
+        raise DataError(
+            f"{url}: {MANIFEST_NAME} gives {entry.rows:,} rows and boundaries up to {last:,}."
+            " Restore the manifest."
+        )
+    kind = (
+        {"float32": "float", "float64": "double"}[manifest.decoded_type]
+        if manifest.format == "parquet"
+        else manifest.decoded_type
+    )
+    columns = tuple(
+        Column(name=name, stored_type=kind, decoded_type=manifest.decoded_type)
+        for name in manifest.columns
+    )
     return Shard(
-        url=url, format=manifest.format, num_rows=entry.rows, num_bytes=entry.bytes,
-        boundaries=expand_boundaries(entry.boundaries), columns=columns, source=entry.source,
-        read_rows=manifest.span_rows if manifest.format == "zarr" else 0, storage=storage, listed=True,
+        url=url,
+        format=manifest.format,
+        num_rows=entry.rows,
+        num_bytes=entry.bytes,
+        boundaries=expand_boundaries(entry.boundaries),
+        columns=columns,
+        source=entry.source,
+        read_rows=manifest.span_rows if manifest.format == "zarr" else 0,
+        storage=storage,
+        listed=True,
     )
 
 
 def _refuse_changed(url: str, manifest: Manifest, entry: ShardEntry, storage: Storage) -> None:
-    missing = DataError(f"{url}: listed in {MANIFEST_NAME}, but not there. Restore it, or write the data set again.")
+    missing = DataError(
+        f"{url}: listed in {MANIFEST_NAME}, but not there. Restore it, or write the data set again."
+    )
     if not is_remote(url) and not os.path.exists(url):
         raise missing
     try:
-        source, num_bytes = parquet_source(url, storage) if manifest.format == "parquet" else (zarr_source(url, storage), entry.bytes)
+        source, num_bytes = (
+            parquet_source(url, storage)
+            if manifest.format == "parquet"
+            else (zarr_source(url, storage), entry.bytes)
+        )
     except DataError as error:
-        raise (missing if isinstance(error.__cause__, FileNotFoundError) else error) from error.__cause__
+        raise (
+            missing if isinstance(error.__cause__, FileNotFoundError) else error
+        ) from error.__cause__
     if source != entry.source or num_bytes != entry.bytes:
         raise DataError(
-            f"{url}: not the shard that {MANIFEST_NAME} describes (size or {'footer' if manifest.format == 'parquet' else 'chunks'} differ)."
-            f" Restore it, or delete {MANIFEST_NAME} to read it unverified."
+            f"{url}: not the shard that {MANIFEST_NAME} describes (size or"
+            f" {'footer' if manifest.format == 'parquet' else 'chunks'} differ). Restore it, or"
+            f" delete {MANIFEST_NAME} to read it unverified."
         )
 
 
@@ -188,22 +251,42 @@ def _sizes(url: str, storage: Storage) -> list[tuple[str, int]]:
     """(name, size) of the files below a folder, in the order of their paths."""
     if is_remote(url):
         files = list_files(url, storage)
-        return [(name, files[name]) for name in sorted(files, key=lambda name: PurePosixPath(name).parts)]
+        return [
+            (name, files[name])
+            for name in sorted(files, key=lambda name: PurePosixPath(name).parts)
+        ]
     paths = sorted(path for path in Path(url).rglob("*") if path.is_file())
     return [(path.relative_to(url).as_posix(), path.stat().st_size) for path in paths]
 
 
 def exists(url: str, storage: Storage = LOCAL) -> bool:
     """Whether there is a file or a folder. Raises StoreError."""
-    return (file_size(url, storage) is not None or is_folder(url, storage)) if is_remote(url) else os.path.exists(url)
+    return (
+        (file_size(url, storage) is not None or is_folder(url, storage))
+        if is_remote(url)
+        else os.path.exists(url)
+    )
 
 
 def safe_path(folder: str, name: str) -> str:
-    """The path of a shard, which must lie below the folder, links resolved. Raises DataError when it does not."""
+    """The path of a shard, which must lie below the folder, links resolved.
+
+    Raises DataError when it does not.
+    """
     parts = PurePosixPath(name).parts
     path = os.path.join(folder, name)
     root = os.path.realpath(folder)
     inside = is_remote(folder) or os.path.realpath(path).startswith(root + os.sep)
-    if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name or not name.isprintable() or not inside:
-        raise DataError(f"{os.path.join(folder, MANIFEST_NAME)}: the shard name {name!r} leaves the folder. Shards must lie below it.")
+    if (
+        not parts
+        or ".." in parts
+        or PurePosixPath(name).is_absolute()
+        or "\\" in name
+        or not name.isprintable()
+        or not inside
+    ):
+        raise DataError(
+            f"{os.path.join(folder, MANIFEST_NAME)}: the shard name {name!r} leaves the folder."
+            " Shards must lie below it."
+        )
     return path

@@ -10,7 +10,9 @@ from streamtrain.storage.manifest import Statistics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
-    """Count, mean and sum of squared deviations of the finite values of a column; they add up (Chan, Golub, LeVeque 1983)."""
+    """Count, mean and sum of squared deviations of the finite values of a column; they add up
+    (Chan, Golub, LeVeque 1983).
+    """
 
     count: int = 0
     nulls: int = 0
@@ -34,11 +36,20 @@ class Moments:
             return Moments(nulls=nulls, infinite=infinite)
         low, high = float(values.min()), float(values.max())
         with np.errstate(over="ignore", invalid="ignore"):
-            # A constant column has exactly its value as mean and 0 as variance, whatever the rounding of a sum.
+            # A constant column has exactly its value as mean and 0 as variance, whatever the
+            # rounding of a sum.
             mean = low if low == high else float(values.mean(dtype=np.float64))
             deviations = np.subtract(values, mean, dtype=np.float64)
             squares = float(np.square(deviations, out=deviations).sum())
-        return Moments(count=count, nulls=nulls, infinite=infinite, mean=mean, squares=squares, low=low, high=high)
+        return Moments(
+            count=count,
+            nulls=nulls,
+            infinite=infinite,
+            mean=mean,
+            squares=squares,
+            low=low,
+            high=high,
+        )
 
     def __add__(self, other: "Moments") -> "Moments":
         if not self.count or not other.count:
@@ -47,10 +58,19 @@ class Moments:
         else:
             gap = other.mean - self.mean
             mean = self.mean + gap * other.count / (self.count + other.count)
-            squares = self.squares + other.squares + gap * gap * self.count * other.count / (self.count + other.count)
+            squares = (
+                self.squares
+                + other.squares
+                + gap * gap * self.count * other.count / (self.count + other.count)
+            )
         return Moments(
-            count=self.count + other.count, nulls=self.nulls + other.nulls, infinite=self.infinite + other.infinite, mean=mean,
-            squares=squares, low=min(self.low, other.low), high=max(self.high, other.high),
+            count=self.count + other.count,
+            nulls=self.nulls + other.nulls,
+            infinite=self.infinite + other.infinite,
+            mean=mean,
+            squares=squares,
+            low=min(self.low, other.low),
+            high=max(self.high, other.high),
         )
 
     @property
@@ -60,6 +80,16 @@ class Moments:
 
     def statistics(self) -> Statistics:
         """As the manifest has them; a figure beyond float64 is null."""
-        figures = (self.mean, self.variance**0.5, self.low, self.high) if self.count else (np.nan,) * 4
+        figures = (
+            (self.mean, self.variance**0.5, self.low, self.high) if self.count else (np.nan,) * 4
+        )
         mean, sd, low, high = (float(figure) if np.isfinite(figure) else None for figure in figures)
-        return Statistics(count=self.count, nulls=self.nulls, infinite=self.infinite, mean=mean, sd=sd, min=low, max=high)
+        return Statistics(
+            count=self.count,
+            nulls=self.nulls,
+            infinite=self.infinite,
+            mean=mean,
+            sd=sd,
+            min=low,
+            max=high,
+        )

@@ -1,7 +1,9 @@
-"""What a Parquet file says of its column chunks and pages: sizes, counts, checksums; nothing is decompressed.
+"""What a Parquet file says of its column chunks and pages: sizes, counts, checksums; nothing is
+decompressed.
 
-Field numbers are those of parquet-format's `parquet.thrift`: structs FileMetaData, ColumnMetaData, PageHeader. A
-page is such a struct and its stored bytes; `crc` is the CRC-32 of those bytes as they are stored.
+Field numbers are those of parquet-format's `parquet.thrift`: structs FileMetaData, ColumnMetaData,
+PageHeader. A page is such a struct and its stored bytes; `crc` is the CRC-32 of those bytes as they
+are stored.
 """
 
 import zlib
@@ -16,16 +18,31 @@ from streamtrain.storage.thrift import read_struct
 _HEADER_BYTES, _MOST_HEADER_BYTES = 128, 1 << 16
 _BLOCK_BYTES = 1 << 20
 _DICTIONARY, _DATA, _DATA_V2 = 2, 0, 3
-_KINDS = dict(enumerate(("BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE", "BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")))
+_KINDS = dict(
+    enumerate(
+        (
+            "BOOLEAN",
+            "INT32",
+            "INT64",
+            "INT96",
+            "FLOAT",
+            "DOUBLE",
+            "BYTE_ARRAY",
+            "FIXED_LEN_BYTE_ARRAY",
+        )
+    )
+)
 #: Codecs of `parquet.thrift`. Arrow's accessor ends the process on any other number.
 _NUM_CODECS = 8
-#: Early versions of parquet-mr left a dictionary page's header out of a chunk's size (PARQUET-816); Arrow allows as much.
+#: Early versions of parquet-mr left a dictionary page's header out of a chunk's size (PARQUET-816);
+#: Arrow allows as much.
 _MOST_BEYOND = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A column chunk as the footer describes it: bytes of the file from `start`, its values and what they decode to.
+    """A column chunk as the footer describes it: bytes of the file from `start`, its values and
+    what they decode to.
 
     `value_bytes`: the length of a value of fixed length, 0 for others.
     """
@@ -38,13 +55,18 @@ class Chunk:
 
 
 def read_chunks(footer: bytes, schema: Sequence[Any]) -> list[list[Chunk]]:
-    """The column chunks of each row group. `schema`: the columns as Arrow read them from the same footer.
+    """The column chunks of each row group.
+
+    `schema`: the columns as Arrow read them from the same footer.
 
     Raises DataError for a footer on which Arrow's accessors would end the process.
     """
     metadata, _ = read_struct(footer)
     try:
-        groups = [[_chunk(column, leaf) for column, leaf in zip(group[1], schema, strict=True)] for group in metadata.get(4, ())]
+        groups = [
+            [_chunk(column, leaf) for column, leaf in zip(group[1], schema, strict=True)]
+            for group in metadata.get(4, ())
+        ]
         starts = [chunk.start for group in groups for chunk in group if chunk.num_values]
     except DataError:
         raise
@@ -64,7 +86,10 @@ def _chunk(column: dict[int, Any], leaf: Any) -> Chunk:
     if not 0 <= about[4] < _NUM_CODECS:
         raise DataError(f"a column chunk has the unknown codec {about[4]}")
     sizes = about.get(16, {})
-    for histogram, most in ((sizes.get(2), leaf.max_repetition_level), (sizes.get(3), leaf.max_definition_level)):
+    for histogram, most in (
+        (sizes.get(2), leaf.max_repetition_level),
+        (sizes.get(3), leaf.max_definition_level),
+    ):
         if histogram and len(histogram) != most + 1:
             raise DataError("the statistics of a column chunk are not those of its column")
     data, dictionary = about[9], about.get(11)
@@ -73,12 +98,21 @@ def _chunk(column: dict[int, Any], leaf: Any) -> Chunk:
     if not all(isinstance(number, int) and 0 <= number < 2**62 for number in numbers):
         raise DataError("the sizes of a column chunk are negative, or no sizes")
     value_bytes = leaf.length if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" else 0
-    return Chunk(start=start, stored_bytes=about[7], decoded_bytes=about[6], num_values=about[5], value_bytes=value_bytes)
+    return Chunk(
+        start=start,
+        stored_bytes=about[7],
+        decoded_bytes=about[6],
+        num_values=about[5],
+        value_bytes=value_bytes,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """A page as its header describes it; `num_values` is 0 for what holds no data. `checked`: it has a checksum."""
+    """A page as its header describes it.
+
+    `num_values` is 0 for what holds no data. `checked`: it has a checksum.
+    """
 
     start: int
     stored_bytes: int
@@ -90,28 +124,53 @@ class Page:
 def walk_pages(file: BinaryIO, chunk: Chunk, *, checksums: bool = True) -> Iterator[Page]:
     """The pages of a column chunk, in order. Raises DataError for the first fault.
 
-    Their bytes are read, in blocks of 1 MiB, and held against `checksums`; else only their headers are.
+    Their bytes are read, in blocks of 1 MiB, and held against `checksums`; else only their headers
+    are.
     """
     start, end, num_values = chunk.start, chunk.start + chunk.stored_bytes + _MOST_BEYOND, 0
     while num_values < chunk.num_values:
         header, length = _read_header(file, start, end)
         stored, decoded, crc = header.get(3), header.get(2), header.get(4)
-        if not isinstance(stored, int) or not isinstance(decoded, int) or stored < 0 or decoded < 0 or start + length + stored > end:
+        if (
+            not isinstance(stored, int)
+            or not isinstance(decoded, int)
+            or stored < 0
+            or decoded < 0
+            or start + length + stored > end
+        ):
             raise DataError(f"the page at byte {start:,} does not end within its column chunk")
         if checksums and isinstance(crc, int):
             found = _crc32(file, start + length, stored)
             if found != crc & 0xFFFFFFFF:
-                raise DataError(f"the page at byte {start:,} has the checksum {found:08x} instead of {crc & 0xFFFFFFFF:08x}")
+                raise DataError(
+                    f"the page at byte {start:,} has the checksum {found:08x} instead of"
+                    f" {crc & 0xFFFFFFFF:08x}"
+                )
         about = header.get({_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}.get(header.get(1), 0), {})
         count = about.get(1, 0) if isinstance(about, dict) else 0
-        if not isinstance(count, int) or count < 0 or (header.get(1) == _DICTIONARY and count > decoded):
-            raise DataError(f"the page at byte {start:,} does not say how many values it has, or claims more than fit into it")
+        if (
+            not isinstance(count, int)
+            or count < 0
+            or (header.get(1) == _DICTIONARY and count > decoded)
+        ):
+            raise DataError(
+                f"the page at byte {start:,} does not say how many values it has, or claims more"
+                " than fit into it"
+            )
         count = 0 if header.get(1) == _DICTIONARY else count
-        yield Page(start=start, stored_bytes=stored, decoded_bytes=decoded, num_values=count, checked=isinstance(crc, int))
+        yield Page(
+            start=start,
+            stored_bytes=stored,
+            decoded_bytes=decoded,
+            num_values=count,
+            checked=isinstance(crc, int),
+        )
         num_values += count
         start += length + stored
     if num_values != chunk.num_values:
-        raise DataError(f"its pages hold {num_values:,} values where the footer promises {chunk.num_values:,}")
+        raise DataError(
+            f"its pages hold {num_values:,} values where the footer promises {chunk.num_values:,}"
+        )
 
 
 def _read_header(file: BinaryIO, start: int, end: int) -> tuple[dict[int, Any], int]:

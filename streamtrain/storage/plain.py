@@ -1,13 +1,16 @@
-"""Plain pages of a Parquet file, without Arrow: a read, a checksum, a decompression, and the values lie where they belong.
+"""Plain pages of a Parquet file, without Arrow: a read, a checksum, a decompression, and the values
+lie where they belong.
 
-Arrow's decoder checks the pages' CRC-32 and copies every value three times, which takes 14 ns for a row of five float32 columns.
-What most writers make of numbers needs neither: PLAIN pages without nulls, one run of levels before the values. Pages are
-decompressed from the last to the first, so that the levels of one lie on values of the page before it, which come next:
+Arrow's decoder checks the pages' CRC-32 and copies every value three times, which takes 14 ns for a
+row of five float32 columns. What most writers make of numbers needs neither: PLAIN pages without
+nulls, one run of levels before the values. Pages are decompressed from the last to the first, so
+that the levels of one lie on values of the page before it, which come next:
 
-    | pad   0 | values 0       | values 1       |      page 1 is written first: its levels end where its values begin,
-    |    lev 0| values 0  lev 1| values 1       |      page 0 then overwrites them
+    | pad   0 | values 0       | values 1       |  page 1 first: its levels end at its values
+    |    lev 0| values 0  lev 1| values 1       |  page 0 then overwrites those levels
 
-Whatever is not just so is left to Arrow, errors and wrong checksums included: `read_plain` returns None for it.
+Whatever is not just so is left to Arrow, errors and wrong checksums included: `read_plain` returns
+None for it.
 """
 
 import os
@@ -44,33 +47,48 @@ def _copy(stored: memoryview, out: memoryview) -> int:
 
 #: Codec → writes what a page decodes to and returns its length.
 _DECOMPRESS: dict[str, Callable[[memoryview, memoryview], int]] = {
-    "UNCOMPRESSED": _copy, "SNAPPY": cramjam.snappy.decompress_raw_into,
-}  # fmt: skip
+    "UNCOMPRESSED": _copy,
+    "SNAPPY": cramjam.snappy.decompress_raw_into,
+}
 
 
 class PlainBuffers:
-    """Memory for the largest read of a data set: row groups of `most_rows` rows and `width` columns of at most 8 bytes. Thread-safe."""
+    """Memory for the largest read of a data set: row groups of `most_rows` rows and `width` columns
+    of at most 8 bytes. Thread-safe.
+    """
 
     def __init__(self, most_rows: int, width: int):
-        self.decoded = Buffers(min(width * (most_rows * 8 + 2 * _PAD_BYTES), _MOST_BUFFER_BYTES), keep=_KEPT)
+        self.decoded = Buffers(
+            min(width * (most_rows * 8 + 2 * _PAD_BYTES), _MOST_BUFFER_BYTES), keep=_KEPT
+        )
         self.stored = Buffers(min(most_rows * 8 + 2**16, _MOST_BUFFER_BYTES), keep=_KEPT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainColumn:
-    """A leaf of the schema whose chunks may be plain: its place, and whether its values may be null (levels come first)."""
+    """A leaf of the schema whose chunks may be plain: its place, and whether its values may be null
+    (levels come first).
+    """
 
     place: int
     optional: bool
 
 
-def plain_columns(metadata: pq.FileMetaData, names: Sequence[str], decoded_type: str) -> list[PlainColumn] | None:
-    """The leaves of `names`, or None when one of them is no flat column of just this type, or this machine stores numbers otherwise."""
+def plain_columns(
+    metadata: pq.FileMetaData, names: Sequence[str], decoded_type: str
+) -> list[PlainColumn] | None:
+    """The leaves of `names`, or None when one of them is no flat column of just this type, or this
+    machine stores numbers otherwise.
+    """
     schema = metadata.schema
     found = {}
     for place in range(metadata.num_columns):
         leaf = schema.column(place)
-        flat = leaf.max_repetition_level == 0 and leaf.max_definition_level <= 1 and leaf.path == leaf.name
+        flat = (
+            leaf.max_repetition_level == 0
+            and leaf.max_definition_level <= 1
+            and leaf.path == leaf.name
+        )
         if flat and _TYPES.get(leaf.physical_type) == decoded_type:
             found[leaf.name] = PlainColumn(place=place, optional=leaf.max_definition_level == 1)
     if sys.byteorder != "little" or not all(name in found for name in names):
@@ -79,11 +97,18 @@ def plain_columns(metadata: pq.FileMetaData, names: Sequence[str], decoded_type:
 
 
 def read_plain(
-    shard: Shard, metadata: pq.FileMetaData, columns: Sequence[PlainColumn], decoded_type: str, groups: range, buffers: PlainBuffers
+    shard: Shard,
+    metadata: pq.FileMetaData,
+    columns: Sequence[PlainColumn],
+    decoded_type: str,
+    groups: range,
+    buffers: PlainBuffers,
 ) -> tuple[np.ndarray, ...] | None:
-    """All rows of row groups `groups`, a 1-D array a column; None when anything is not plain, or the file has another size than it had.
+    """All rows of row groups `groups`, a 1-D array a column; None when anything is not plain, or
+    the file has another size than it had.
 
-    The arrays are views of memory that `buffers` lends. Checksums are verified where pages have them. Raises OSError.
+    The arrays are views of memory that `buffers` lends. Checksums are verified where pages have
+    them. Raises OSError.
     """
     item = np.dtype(decoded_type).itemsize
     rows = [metadata.row_group(group).num_rows for group in groups]
@@ -97,20 +122,38 @@ def read_plain(
             end = _PAD_BYTES + sum(rows) * item
             for group, count in zip(reversed(groups), reversed(rows), strict=True):
                 chunk = metadata.row_group(group).column(column.place)
-                if not _read_chunk(file, chunk, column.optional, count, item, memoryview(line), end, buffers.stored):
+                if not _read_chunk(
+                    file, chunk, column.optional, count, item, memoryview(line), end, buffers.stored
+                ):
                     return None
                 end -= count * item
     finally:
         os.close(file)
-    return tuple(line[_PAD_BYTES : _PAD_BYTES + sum(rows) * item].view(decoded_type) for line in out)
+    return tuple(
+        line[_PAD_BYTES : _PAD_BYTES + sum(rows) * item].view(decoded_type) for line in out
+    )
 
 
 def _read_chunk(
-    file: int, chunk: pq.ColumnChunkMetaData, optional: bool, rows: int, item: int, out: memoryview, end: int, buffers: Buffers
+    file: int,
+    chunk: pq.ColumnChunkMetaData,
+    optional: bool,
+    rows: int,
+    item: int,
+    out: memoryview,
+    end: int,
+    buffers: Buffers,
 ) -> bool:
-    """Put a chunk's values at `out[end - rows * item : end]`; what lies up to 64 bytes before them is overwritten. False: not plain."""
+    """Put a chunk's values at `out[end - rows * item : end]`; what lies up to 64 bytes before them
+    is overwritten. False: not plain.
+    """
     decompress, stored_bytes = _DECOMPRESS.get(chunk.compression), chunk.total_compressed_size
-    if decompress is None or chunk.has_dictionary_page or chunk.num_values != rows or stored_bytes > 2 * rows * item + 2**16:
+    if (
+        decompress is None
+        or chunk.has_dictionary_page
+        or chunk.num_values != rows
+        or stored_bytes > 2 * rows * item + 2**16
+    ):
         return False
     stored = buffers.lend((stored_bytes,), np.uint8)
     if os.preadv(file, [stored], chunk.data_page_offset) != stored_bytes:
@@ -124,7 +167,9 @@ def _read_chunk(
         content = body[page[BODY] : page[BODY] + page[STORED]]
         levels = _levels(page[VALUES]) if optional else b""
         begin = end - page[VALUES] * item - len(levels)
-        if page[DECODED] != end - begin or (page[CRC] >= 0 and isal_zlib.crc32(content) != page[CRC]):
+        if page[DECODED] != end - begin or (
+            page[CRC] >= 0 and isal_zlib.crc32(content) != page[CRC]
+        ):
             return False
         try:
             decoded = decompress(content, out[begin:end])
@@ -137,7 +182,8 @@ def _read_chunk(
 
 
 def _levels(num_values: int) -> bytes:
-    """Definition levels of a page without nulls, as all writers put it: their length, and one run of so many ones.
+    """Definition levels of a page without nulls, as all writers put it: their length, and one run
+    of so many ones.
 
     >>> _levels(20000).hex()
     '04000000c0b80201'

@@ -22,14 +22,23 @@ class PredictionWriter:
 
     def write(self, row_ids: np.ndarray, predictions: np.ndarray) -> None:
         """Append rows: int64 ids and predictions of one length, which are cast."""
-        values = predictions.astype(self._schema.field("prediction").type.to_pandas_dtype(), copy=False)
+        values = predictions.astype(
+            self._schema.field("prediction").type.to_pandas_dtype(), copy=False
+        )
         self._writer.write_table(pa.table([row_ids, values], schema=self._schema))
 
     def __enter__(self) -> "PredictionWriter":
-        self._writer = pq.ParquetWriter(self._temporary, self._schema, compression="snappy", write_page_checksum=True)
+        self._writer = pq.ParquetWriter(
+            self._temporary, self._schema, compression="snappy", write_page_checksum=True
+        )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         try:
             self._writer.close()
             if error is None:

@@ -1,4 +1,6 @@
-"""One file of an object store as Python and Arrow read files, with its traffic counted and its failures named."""
+"""One file of an object store as Python and Arrow read files, with its traffic counted and its
+failures named.
+"""
 
 import errno
 import io
@@ -18,7 +20,9 @@ from streamtrain.types import Storage
 
 @dataclass(slots=True)
 class Traffic:
-    """What came from object stores: bytes, and the seconds that their requests took, added up over threads. Thread-safe."""
+    """What came from object stores: bytes, and the seconds that their requests took, added up over
+    threads. Thread-safe.
+    """
 
     read_bytes: int = 0
     read_seconds: float = 0.0
@@ -32,30 +36,49 @@ class Traffic:
 
 @contextmanager
 def failure(url: str, storage: Storage) -> Iterator[None]:
-    """Whatever a store's client raises becomes one StoreError that names the file and no secret; a missing file stays FileNotFoundError."""
+    """Whatever a store's client raises becomes one StoreError that names the file and no secret; a
+    missing file stays FileNotFoundError.
+    """
     try:
         yield
     except (StoreError, MemoryError):
         raise
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such file", url) from None
-    except Exception as error:  # pyarrow raises OSError, obstore its own, fsspec's file systems whatever they like
+    # pyarrow raises OSError, obstore its own, fsspec's file systems whatever they like
+    except Exception as error:
         lines = str(error).strip().splitlines()
         cause = shown(storage.redact(lines[0].rstrip(". "))) if lines else type(error).__name__
         at = f"its address {redact_url(storage.endpoint)}" if storage.endpoint else "its address"
-        raise StoreError(f"{url}: the store failed for good: {cause}. Look at {at}, the credentials and the network.") from None
+        raise StoreError(
+            f"{url}: the store failed for good: {cause}. Look at {at}, the credentials and the"
+            " network."
+        ) from None
 
 
 class RemoteFile(io.RawIOBase):
-    """A file of known size, read by range: `read_range(start, length)` → a buffer. For one thread at a time; holds no connection."""
+    """A file of known size, read by range.
 
-    def __init__(self, url: str, storage: Storage, size: int, read_range: Callable[[int, int], pa.Buffer], traffic: Traffic | None = None):
+    `read_range(start, length)` → a buffer. For one thread at a time; holds no connection.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        storage: Storage,
+        size: int,
+        read_range: Callable[[int, int], pa.Buffer],
+        traffic: Traffic | None = None,
+    ):
         self.size, self._url, self._storage, self._read_range = size, url, storage, read_range
         self._traffic = traffic or Traffic()
         self._place = 0
 
     def read_buffer(self, length: int = -1) -> pa.Buffer:
-        """The next `length` bytes, or fewer at the file's end, without a copy: what Arrow calls. Raises StoreError."""
+        """The next `length` bytes, or fewer at the file's end, without a copy: what Arrow calls.
+
+        Raises StoreError.
+        """
         left = max(self.size - self._place, 0)
         length = left if length is None or length < 0 else min(length, left)
         if not length:
@@ -64,7 +87,10 @@ class RemoteFile(io.RawIOBase):
         with failure(self._url, self._storage):
             found = self._read_range(self._place, length)
         if len(found) != length:
-            raise StoreError(f"{self._url}: the store gave {len(found):,} bytes at {self._place:,} where {length:,} were asked for. Try again.")
+            raise StoreError(
+                f"{self._url}: the store gave {len(found):,} bytes at {self._place:,} where"
+                f" {length:,} were asked for. Try again."
+            )
         self._traffic.add(length, time.perf_counter() - started)
         self._place += length
         return found
@@ -78,7 +104,9 @@ class RemoteFile(io.RawIOBase):
         return len(found)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._place = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size}[whence])
+        self._place = max(
+            0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size}[whence]
+        )
         return self._place
 
     def tell(self) -> int:

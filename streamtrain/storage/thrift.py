@@ -1,7 +1,8 @@
-"""Thrift's compact protocol, read only: the part that Parquet's footers and page headers use (thrift-compact-protocol.md).
+"""Thrift's compact protocol, read only: the part that Parquet's footers and page headers use
+(thrift-compact-protocol.md).
 
-Arrow reads them too, and in some accessors a damaged footer ends the process (a C++ exception that nobody catches). So what we
-ask of a footer beyond what reading needs, we read ourselves.
+Arrow reads them too, and in some accessors a damaged footer ends the process (a C++ exception that
+nobody catches). So what we ask of a footer beyond what reading needs, we read ourselves.
 """
 
 from typing import Any
@@ -13,7 +14,9 @@ _MOST_FIELD = 2**15 - 1
 
 
 def read_struct(data: bytes, start: int = 0) -> tuple[dict[int, Any], int]:
-    """One struct as {field: value}, nested ones likewise, binary as bytes; and where it ends. Raises DataError when it is not one.
+    """One struct as {field: value}, nested ones likewise, binary as bytes; and where it ends.
+
+    Raises DataError when it is not one.
 
     >>> read_struct(bytes([0x15, 0x04, 0x15, 0x06, 0x00]))
     ({1: 2, 2: 3}, 5)
@@ -24,7 +27,8 @@ def read_struct(data: bytes, start: int = 0) -> tuple[dict[int, Any], int]:
         raise DataError("the Thrift struct cannot be parsed") from error
 
 
-# Plain functions of (bytes, place) → (value, place), for speed: a shard's footer has some thousand values.
+# Plain functions of (bytes, place) → (value, place), for speed: a shard's footer has some thousand
+# values.
 
 
 def _struct(data: bytes, place: int, depth: int) -> tuple[dict[int, Any], int]:
@@ -51,7 +55,8 @@ def _struct(data: bytes, place: int, depth: int) -> tuple[dict[int, Any], int]:
             fields[number] = kind == 1
         else:
             fields[number], place = _value(data, place, kind, depth)
-    # Arrow keeps sixteen bits of a field's number, and joins structs that come twice: it would see another footer than we do.
+    # Arrow keeps sixteen bits of a field's number, and joins structs that come twice: it would see
+    # another footer than we do.
     if count and (len(fields) < count or min(fields) < 1 or max(fields) > _MOST_FIELD):
         raise ValueError("a field twice, or of an impossible number")
     return fields, place + 1

@@ -1,4 +1,7 @@
-"""Paths and URLs as text: which is which, in one form, and what leads from one to another. Nothing is opened."""
+"""Paths and URLs as text: which is which, in one form, and what leads from one to another.
+
+Nothing is opened.
+"""
 
 import os
 import re
@@ -20,7 +23,9 @@ def is_web(url: str) -> bool:
 
 
 def normal_url(path: str | os.PathLike[str]) -> str:
-    """A local path made absolute; a URL with its scheme in small letters and without a slash at its end. Raises ConfigError for no URL."""
+    """A local path made absolute; a URL with its scheme in small letters and without a slash at its
+    end. Raises ConfigError for no URL.
+    """
     path = os.fspath(path)
     if not is_remote(path):
         return os.path.abspath(path)
@@ -36,7 +41,9 @@ def relative_url(url: str, root: str) -> str:
     >>> relative_url("s3://b/a/c.parquet", "s3://b/a"), relative_url("/a/c.parquet", "/a")
     ('c.parquet', 'c.parquet')
     """
-    return url.removeprefix(root.rstrip("/") + "/") if is_remote(url) else os.path.relpath(url, root)
+    return (
+        url.removeprefix(root.rstrip("/") + "/") if is_remote(url) else os.path.relpath(url, root)
+    )
 
 
 def split(url: str) -> tuple[str, str]:

@@ -1,7 +1,9 @@
-"""Verifying a data set: every footer, page, chunk and hash, in parallel and in bounded memory; every bad shard is listed.
+"""Verifying a data set: every footer, page, chunk and hash, in parallel and in bounded memory;
+every bad shard is listed.
 
-What vouches for a shard's bytes is its SHA-256 in the manifest, or checksums of its own (Parquet pages, Zarr's crc32c). A shard
-that has neither is decoded, its counts and extremes are held against its footer, and it is called unverified.
+What vouches for a shard's bytes is its SHA-256 in the manifest, or checksums of its own (Parquet
+pages, Zarr's crc32c). A shard that has neither is decoded, its counts and extremes are held against
+its footer, and it is called unverified.
 """
 
 import os
@@ -18,13 +20,21 @@ from streamtrain.errors import DataError, StoreError, first_line, shown
 from streamtrain.storage.dataset import describe_shard, present_shards
 from streamtrain.storage.filesystem import is_folder, open_sequential, take_query
 from streamtrain.storage.locate import locate, read_list
-from streamtrain.storage.urls import normal_url
 from streamtrain.storage.manifest import (
-    MANIFEST_NAME, Manifest, ShardEntry, compact_boundaries, exists, hash_shard, read_manifest, refuse_unfinished, safe_path,
-)  # fmt: skip
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    compact_boundaries,
+    exists,
+    hash_shard,
+    read_manifest,
+    refuse_unfinished,
+    safe_path,
+)
 from streamtrain.storage.pages import walk_pages
 from streamtrain.storage.parquet import BATCH_ROWS, BUFFER_BYTES, open_file
 from streamtrain.storage.parquet_footer import read_metadata
+from streamtrain.storage.urls import normal_url
 from streamtrain.storage.zarr import check_chunks
 from streamtrain.types import LOCAL, Record, Shard, Storage
 
@@ -60,21 +70,33 @@ class Verification:
         if self.findings:
             return f"bad: {len(self.bad):,} of {self.num_shards:,} files have faults"
         if self.unvouched:
-            return f"unverified: {len(self.unvouched):,} of {self.num_shards:,} shards have neither checksums nor a hash in a manifest"
+            return (
+                f"unverified: {len(self.unvouched):,} of {self.num_shards:,} shards have neither"
+                " checksums nor a hash in a manifest"
+            )
         return "verified"
 
     def to_json(self) -> Record:
         """For `--json`: everything, findings as dicts."""
         return {
-            "url": self.url, "integrity": self.integrity, "num_shards": self.num_shards, "num_rows": self.num_rows,
-            "num_bytes": self.num_bytes, "unvouched": list(self.unvouched),
-            "findings": [{"url": each.url, "place": each.place, "cause": each.cause} for each in self.findings],
-        }  # fmt: skip
+            "url": self.url,
+            "integrity": self.integrity,
+            "num_shards": self.num_shards,
+            "num_rows": self.num_rows,
+            "num_bytes": self.num_bytes,
+            "unvouched": list(self.unvouched),
+            "findings": [
+                {"url": each.url, "place": each.place, "cause": each.cause}
+                for each in self.findings
+            ],
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Checked:
-    """One shard: its findings, whether something vouches for its bytes, its description when it has one."""
+    """One shard: its findings, whether something vouches for its bytes, its description when it has
+    one.
+    """
 
     findings: list[Finding]
     vouched: bool
@@ -82,12 +104,18 @@ class _Checked:
 
 
 def verify(
-    path: str | os.PathLike[str], *, threads: int | None = None, limit_bytes: int | None = None, storage: Storage = LOCAL
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    limit_bytes: int | None = None,
+    storage: Storage = LOCAL,
 ) -> Verification:
-    """Check all of a data set. `limit_bytes`: what a decode may take, by default a quarter of the memory that is available.
+    """Check all of a data set.
 
-    Raises DataError only when the path means nothing, StoreError when a store does not answer; whatever is wrong with a shard is a
-    finding.
+    `limit_bytes`: what a decode may take, by default a quarter of the memory that is available.
+
+    Raises DataError only when the path means nothing, StoreError when a store does not answer;
+    whatever is wrong with a shard is a finding.
     """
     path, storage = take_query(os.fspath(path), storage)
     path, findings = normal_url(path), []
@@ -120,13 +148,22 @@ def verify(
     findings += _odd_columns(shards, None if manifest is None else manifest.columns)
     bad = {finding.url for finding in findings}
     return Verification(
-        url=path, num_shards=len(work), num_rows=sum(shard.num_rows for shard in shards),
-        num_bytes=sum(shard.num_bytes for shard in shards), findings=tuple(findings),
-        unvouched=tuple(each.shard.url for each in checked if each.shard is not None and not each.vouched and each.shard.url not in bad),
-    )  # fmt: skip
+        url=path,
+        num_shards=len(work),
+        num_rows=sum(shard.num_rows for shard in shards),
+        num_bytes=sum(shard.num_bytes for shard in shards),
+        findings=tuple(findings),
+        unvouched=tuple(
+            each.shard.url
+            for each in checked
+            if each.shard is not None and not each.vouched and each.shard.url not in bad
+        ),
+    )
 
 
-def _listed(path: str, manifest: Manifest, storage: Storage) -> tuple[list[tuple[str, ShardEntry]], list[Finding]]:
+def _listed(
+    path: str, manifest: Manifest, storage: Storage
+) -> tuple[list[tuple[str, ShardEntry]], list[Finding]]:
     """The manifest's shards, and what is wrong with the list itself: names, strangers, sums."""
     listed: dict[str, ShardEntry] = {}
     findings = []
@@ -142,9 +179,17 @@ def _listed(path: str, manifest: Manifest, storage: Storage) -> tuple[list[tuple
         listed[url] = entry
     rows = sum(entry.rows for entry in manifest.shards)
     if rows != manifest.rows:
-        findings.append(Finding(url=home, place="manifest", cause=f"says {manifest.rows:,} rows, and its shards {rows:,}"))
+        findings.append(
+            Finding(
+                url=home,
+                place="manifest",
+                cause=f"says {manifest.rows:,} rows, and its shards {rows:,}",
+            )
+        )
     strangers = [url for url in present_shards(path, storage) if url not in listed]
-    findings += [Finding(url=url, place="file", cause=f"not listed in {MANIFEST_NAME}") for url in strangers]
+    findings += [
+        Finding(url=url, place="file", cause=f"not listed in {MANIFEST_NAME}") for url in strangers
+    ]
     return list(listed.items()), findings
 
 
@@ -152,32 +197,63 @@ def _check(url: str, entry: ShardEntry | None, limit: int, storage: Storage) -> 
     findings: list[Finding] = []
     hashed = False
     if not exists(url, storage):
-        findings.append(Finding(url=url, place="file", cause=f"listed in {MANIFEST_NAME}, but not there"))
+        findings.append(
+            Finding(url=url, place="file", cause=f"listed in {MANIFEST_NAME}, but not there")
+        )
         return _Checked(findings=findings, vouched=False, shard=None)
     try:
         if entry is not None:
             hashed = hash_shard(url, storage) == entry.sha256
             if not hashed:
-                findings.append(Finding(url=url, place="file", cause=f"its SHA-256 is not the one in {MANIFEST_NAME}"))
+                findings.append(
+                    Finding(
+                        url=url,
+                        place="file",
+                        cause=f"its SHA-256 is not the one in {MANIFEST_NAME}",
+                    )
+                )
         shard = describe_shard(url, storage)
     except StoreError:
         raise
     except (DataError, OSError) as error:
-        return _Checked(findings=[*findings, _finding(url, "chunks" if is_folder(url, storage) else "footer", error)], vouched=False, shard=None)
+        return _Checked(
+            findings=[
+                *findings,
+                _finding(url, "chunks" if is_folder(url, storage) else "footer", error),
+            ],
+            vouched=False,
+            shard=None,
+        )
     if entry is not None and entry.boundaries != compact_boundaries(shard.boundaries):
-        findings.append(Finding(url=url, place="manifest", cause=f"its row groups or chunks are not those in {MANIFEST_NAME}"))
+        findings.append(
+            Finding(
+                url=url,
+                place="manifest",
+                cause=f"its row groups or chunks are not those in {MANIFEST_NAME}",
+            )
+        )
     try:
-        found, own = _check_parquet(shard, limit) if shard.format == "parquet" else check_chunks(shard, limit)
+        found, own = (
+            _check_parquet(shard, limit)
+            if shard.format == "parquet"
+            else check_chunks(shard, limit)
+        )
     except StoreError:
         raise
     except (DataError, OSError) as error:
         found, own = [("file", first_line(error))], False
-    findings += [Finding(url=url, place=place, cause=cause.removeprefix(f"{url}: ")) for place, cause in found]
+    findings += [
+        Finding(url=url, place=place, cause=cause.removeprefix(f"{url}: "))
+        for place, cause in found
+    ]
     return _Checked(findings=findings, vouched=hashed or own, shard=shard)
 
 
 def _check_parquet(shard: Shard, limit: int) -> tuple[list[tuple[str, str]], bool]:
-    """(place, cause) of every bad column chunk, and whether every page has a checksum. What has none is decoded."""
+    """(place, cause) of every bad column chunk, and whether every page has a checksum.
+
+    What has none is decoded.
+    """
     metadata, chunks = read_metadata(shard)
     bad, unchecked, num_pages = [], [], 0
     with open_sequential(shard.url, shard.storage) as file:
@@ -195,27 +271,48 @@ def _check_parquet(shard: Shard, limit: int) -> tuple[list[tuple[str, str]], boo
                 num_pages += len(pages)
                 largest = max((size for size, _ in pages), default=0)
                 if sum(size for size, _ in pages) > chunk.decoded_bytes or largest > limit:
-                    bad.append((place, f"a page of it decodes to {largest:,} bytes, more than the footer says or memory allows"))
+                    bad.append(
+                        (
+                            place,
+                            (
+                                f"a page of it decodes to {largest:,} bytes, more than the footer"
+                                " says or memory allows"
+                            ),
+                        )
+                    )
                 elif not all(checked for _, checked in pages):
                     unchecked.append((group, number, place))
     if unchecked:
         with open_file(shard, metadata, BUFFER_BYTES) as file:
-            bad += [(place, cause) for group, number, place in unchecked if (cause := _decode_fault(file, group, number))]
+            bad += [
+                (place, cause)
+                for group, number, place in unchecked
+                if (cause := _decode_fault(file, group, number))
+            ]
     return bad, num_pages > 0 and not unchecked
 
 
 def _decode_fault(file: pq.ParquetFile, group: int, number: int) -> str | None:
-    """Why a column chunk without checksums cannot be right: it does not decode, or not to what its footer says of it."""
+    """Why a column chunk without checksums cannot be right: it does not decode, or not to what its
+    footer says of it.
+    """
     chunk = file.metadata.row_group(group).column(number)
     rows, nulls, low, high = 0, 0, [], []
     try:
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=[chunk.path_in_schema], use_threads=False):
+        for batch in file.iter_batches(
+            BATCH_ROWS, row_groups=[group], columns=[chunk.path_in_schema], use_threads=False
+        ):
             rows += batch.num_rows
-            if batch.num_columns > 1:  # names that are not unique: which of them this chunk is, cannot be asked for
+            # names that are not unique: which of them this chunk is, cannot be asked for
+            if batch.num_columns > 1:
                 continue
             column = batch.column(0)
             nulls += column.null_count
-            if pa.types.is_float32(column.type) or pa.types.is_float64(column.type) or pa.types.is_integer(column.type):
+            if (
+                pa.types.is_float32(column.type)
+                or pa.types.is_float64(column.type)
+                or pa.types.is_integer(column.type)
+            ):
                 extremes = pc.min_max(column)
                 low.append(extremes["min"].as_py())
                 high.append(extremes["max"].as_py())
@@ -234,12 +331,17 @@ def _decode_fault(file: pq.ParquetFile, group: int, number: int) -> str | None:
         outside = [each for each in low if each is not None and each < statistics.min]
         outside += [each for each in high if each is not None and each > statistics.max]
         if outside:
-            return f"holds {outside[0]:.6g}, outside of the footer's {statistics.min:.6g} to {statistics.max:.6g}"
+            return (
+                f"holds {outside[0]:.6g}, outside of the footer's {statistics.min:.6g} to"
+                f" {statistics.max:.6g}"
+            )
     return None
 
 
 def _odd_columns(shards: Sequence[Shard], listed: Sequence[str] | None) -> list[Finding]:
-    """Columns are bound by name: a shard that lacks one of the manifest's, else of the first shard's, cannot be read with the others."""
+    """Columns are bound by name: a shard that lacks one of the manifest's, else of the first
+    shard's, cannot be read with the others.
+    """
     if not shards:
         return []
     wanted = [column.name for column in shards[0].columns] if listed is None else listed
@@ -249,7 +351,9 @@ def _odd_columns(shards: Sequence[Shard], listed: Sequence[str] | None) -> list[
         missing = set(wanted) - {column.name for column in shard.columns}
         if missing:
             names = ", ".join(shown(name) for name in wanted if name in missing)
-            findings.append(Finding(url=shard.url, place="columns", cause=f"lacks {names}, which {by} has"))
+            findings.append(
+                Finding(url=shard.url, place="columns", cause=f"lacks {names}, which {by} has")
+            )
     return findings
 
 

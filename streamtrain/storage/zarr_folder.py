@@ -1,4 +1,7 @@
-"""Where a Zarr node's files lie: a local folder, or a prefix of an object store. What `zarr.py` asks of either is the same."""
+"""Where a Zarr node's files lie: a local folder, or a prefix of an object store.
+
+What `zarr.py` asks of either is the same.
+"""
 
 import os
 import stat
@@ -34,7 +37,10 @@ class Folder(Protocol):
         ...
 
     def files(self) -> dict[str, int]:
-        """Name → size of every file below. Raises DataError for what is no file, StoreError when the store does not answer."""
+        """Name → size of every file below.
+
+        Raises DataError for what is no file, StoreError when the store does not answer.
+        """
         ...
 
     def size(self, name: str) -> int | None:
@@ -73,7 +79,10 @@ class LocalFolder:
                     about = os.stat(path)
                 except OSError as error:
                     cause = error.strerror or error
-                    raise DataError(f"{shown(path)}: cannot be read: {cause}. Restore it, or write the array again.") from error
+                    raise DataError(
+                        f"{shown(path)}: cannot be read: {cause}. Restore it, or write the array"
+                        " again."
+                    ) from error
                 if not stat.S_ISREG(about.st_mode):
                     raise DataError(f"{shown(path)}: not a regular file. Move it out of the array.")
                 files[Path(os.path.relpath(path, self.url)).as_posix()] = about.st_size
@@ -104,9 +113,13 @@ class RemoteFolder:
 
     def store(self) -> "CheckedStore":
         if split(self.url)[0] in NAMES:
-            inner: ObjectStore | FsspecStore = ObjectStore(open_objects(self.url, self._storage), read_only=True)
+            inner: ObjectStore | FsspecStore = ObjectStore(
+                open_objects(self.url, self._storage), read_only=True
+            )
         else:
-            inner = FsspecStore.from_url(self.url, storage_options=dict(self._storage.options), read_only=True)
+            inner = FsspecStore.from_url(
+                self.url, storage_options=dict(self._storage.options), read_only=True
+            )
         return CheckedStore(inner, self.url, self._storage, self._traffic)
 
     def files(self) -> dict[str, int]:
@@ -123,7 +136,9 @@ class RemoteFolder:
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         if len(ranges) < 2:
             return [self._read_range(each) for each in ranges]
-        with ThreadPoolExecutor(min(_REQUESTS_AT_ONCE, len(ranges)), thread_name_prefix="ranges") as pool:
+        with ThreadPoolExecutor(
+            min(_REQUESTS_AT_ONCE, len(ranges)), thread_name_prefix="ranges"
+        ) as pool:
             return list(pool.map(self._read_range, ranges))
 
     def _read_range(self, wanted: Range) -> bytes:
@@ -131,21 +146,29 @@ class RemoteFolder:
 
 
 class CheckedStore(WrapperStore):
-    """A store of zarr's that counts its traffic, names its failures, and refuses a chunk that is not there: zarr would make one up."""
+    """A store of zarr's that counts its traffic, names its failures, and refuses a chunk that is
+    not there: zarr would make one up.
+    """
 
-    def __init__(self, store: ObjectStore | FsspecStore, url: str, storage: Storage, traffic: Traffic):
+    def __init__(
+        self, store: ObjectStore | FsspecStore, url: str, storage: Storage, traffic: Traffic
+    ):
         super().__init__(store)
         self._url, self._storage, self._traffic = url, storage, traffic
 
     def _with_store(self, store: ObjectStore | FsspecStore) -> "CheckedStore":
         return CheckedStore(store, self._url, self._storage, self._traffic)
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         started = time.perf_counter()
         with failure(f"{self._url}/{key}", self._storage):
             found = await self._store.get(key, prototype, byte_range)
         if found is not None:
             self._traffic.add(len(found), time.perf_counter() - started)
         elif key.split("/")[-1] not in _METADATA:
-            raise DataError(f"{self._url}: chunk {key} is missing. Restore it, or write the array again.")
+            raise DataError(
+                f"{self._url}: chunk {key} is missing. Restore it, or write the array again."
+            )
         return found

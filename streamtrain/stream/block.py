@@ -11,11 +11,13 @@ from streamtrain.types import Receipt
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Block:
-    """The shuffled rows of one window: `rows` is C-contiguous float32 (rows, features + 1), target last.
+    """The shuffled rows of one window: `rows` is C-contiguous float32 (rows, features + 1), target
+    last.
 
-    `ends_epoch`: the window is the epoch's last. `dropped`: for each of its spans, in the order of their deal, the positions
-    of the rows that were dropped, by the null policy or with their span; `nulls` counts them, or the imputed values, by shard and column.
-    The memory belongs to a pool: it is used again once no array or tensor made from `rows` is alive.
+    `ends_epoch`: the window is the epoch's last. `dropped`: for each of its spans, in the order of
+    their deal, the positions of the rows that were dropped, by the null policy or with their span;
+    `nulls` counts them, or the imputed values, by shard and column. The memory belongs to a pool:
+    it is used again once no array or tensor made from `rows` is alive.
     """
 
     epoch: int

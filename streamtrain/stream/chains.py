@@ -1,7 +1,9 @@
-"""Chains: row groups larger than a window, read slice by slice in order, a few of them open at a time.
+"""Chains: row groups larger than a window, read slice by slice in order, a few of them open at a
+time.
 
-A slice is asked for by whichever thread builds its window; it waits until the slice before it was read. Windows are
-submitted in plan order and started in that order, so the one waited for is always running or done.
+A slice is asked for by whichever thread builds its window; it waits until the slice before it was
+read. Windows are submitted in plan order and started in that order, so the one waited for is always
+running or done.
 """
 
 from collections import deque
@@ -27,7 +29,11 @@ class Chains:
     """The open chains of one fetch. Thread-safe; `close` ends every wait."""
 
     def __init__(self, source: Source):
-        self._spans, self._readers, self._quarantine = source.spans, source.readers, source.quarantine
+        self._spans, self._readers, self._quarantine = (
+            source.spans,
+            source.readers,
+            source.quarantine,
+        )
         self._source = source
         self._changed = Condition()
         self._turns: dict[tuple[int, int], deque[int]] = {}
@@ -39,18 +45,24 @@ class Chains:
         """Say that a window will be built; call it in plan order, before it is."""
         with self._changed:
             for number in window.spans[self._spans.is_slice(window.spans)]:
-                self._turns.setdefault((window.epoch, self._spans.unit_of(int(number))), deque()).append(int(number))
+                self._turns.setdefault(
+                    (window.epoch, self._spans.unit_of(int(number))), deque()
+                ).append(int(number))
 
     def read(self, epoch: int, number: int) -> tuple[np.ndarray, ...] | None:
-        """The decoded columns of slice `number`, in its turn; None when it is quarantined, with all slices after it.
+        """The decoded columns of slice `number`, in its turn; None when it is quarantined, with all
+        slices after it.
 
-        Raises what the reader raises; the slices that follow it in its chain raise StreamTrainError. Other chains go on, so the windows
-        before are built, and the consumer meets the error where its block would have come.
+        Raises what the reader raises; the slices that follow it in its chain raise
+        StreamTrainError. Other chains go on, so the windows before are built, and the consumer
+        meets the error where its block would have come.
         """
         span, unit = self._spans[number], self._spans.unit_of(number)
         chain = (epoch, unit)
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or chain in self._broken or self._turns[chain][0] == number)
+            self._changed.wait_for(
+                lambda: self._closed or chain in self._broken or self._turns[chain][0] == number
+            )
             if self._closed or chain in self._broken:
                 raise StreamTrainError("reading was stopped")
         try:
@@ -71,7 +83,9 @@ class Chains:
             self._changed.notify_all()
         return columns
 
-    def _read(self, chain: tuple[int, int], number: int, span: Span) -> tuple[np.ndarray, ...] | None:
+    def _read(
+        self, chain: tuple[int, int], number: int, span: Span
+    ) -> tuple[np.ndarray, ...] | None:
         if self._quarantine is not None and number in self._quarantine:
             return None
         if chain not in self._open:
@@ -98,10 +112,14 @@ class Chains:
         self._open.clear()
 
 
-def read_ascending(source: Source, numbers: Iterable[int]) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
-    """(number, decoded columns) of spans with ascending numbers: slices of one chain are read in one go through it.
+def read_ascending(
+    source: Source, numbers: Iterable[int]
+) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+    """(number, decoded columns) of spans with ascending numbers: slices of one chain are read in
+    one go through it.
 
-    Spans that are in quarantine, or have to go there, do not come. Raises ReadTimeout when a read takes longer than it may.
+    Spans that are in quarantine, or have to go there, do not come. Raises ReadTimeout when a read
+    takes longer than it may.
     """
     spans, quarantine = source.spans, source.quarantine
     unit, reader = -1, None
@@ -134,7 +152,9 @@ def read_ascending(source: Source, numbers: Iterable[int]) -> Iterator[tuple[int
 
 
 def chain_bytes(spans: Spans, shards: Sequence[Shard], num_columns: int, itemsize: int) -> int:
-    """Bytes that open chains hold: for Parquet a decoded batch and the file's buffers, for Zarr the decoded chunk."""
+    """Bytes that open chains hold: for Parquet a decoded batch and the file's buffers, for Zarr the
+    decoded chunk.
+    """
     sliced = spans.is_slice(np.arange(len(spans)))
     if not sliced.any():
         return 0
@@ -144,4 +164,5 @@ def chain_bytes(spans: Spans, shards: Sequence[Shard], num_columns: int, itemsiz
     batch_rows = rows if in_zarr else min(rows, PARQUET_BATCH_ROWS)
     each = num_columns * (2 * batch_rows * itemsize + min(rows * itemsize, PARQUET_BUFFER_BYTES))
     num_chains = int((np.diff(spans.unit_starts) > 1).sum())
-    return min(2 * OPEN_CHAINS, 2 * num_chains) * each  # twice: an epoch's last windows meet the next one's first
+    # twice: an epoch's last windows meet the next one's first
+    return min(2 * OPEN_CHAINS, 2 * num_chains) * each

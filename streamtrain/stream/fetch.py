@@ -1,13 +1,15 @@
 """Blocks in plan order, built ahead of use by Dask on threads; bounded in number, so in bytes.
 
-Each window is a graph of two tasks a span and one more, on a one-thread pool of its own; windows are built in parallel:
+Each window is a graph of two tasks a span and one more, on a one-thread pool of its own; windows
+are built in parallel:
 
 ```
 decode 0 ─▶ deal 0 ─▶ decode 1 ─▶ deal 1 ─▶ … ─▶ permute
 ```
-The chain of dependencies makes Dask run the deals in plan order, and keeps one decoded span in memory a window. Tiny spans share
-tasks: a task takes 10 kB, which is more than a hundred rows do.
-There is no scheduler process and no open port.
+The chain of dependencies makes
+Dask run the deals in plan order, and keeps one decoded span in memory a window. Tiny spans share
+tasks: a task takes 10 kB, which is more than a hundred rows do. There is no scheduler process and
+no open port.
 """
 
 import time
@@ -38,11 +40,14 @@ from streamtrain.stream.watch import DaemonExecutor, Watch, wait_for
 
 @dataclass(slots=True)
 class FetchStats:
-    """Seconds and counts of the parts of a stream, added up over threads. Thread-safe through `add`.
+    """Seconds and counts of the parts of a stream, added up over threads.
 
-    `decode` is reading and decoding together: the decoder pulls the bytes it needs. `wait_seconds` is what the consumer
-    waited for a block; `consumer_seconds` is what it spent between blocks. `read_bytes` and `read_seconds` are of object stores: what
-    came, and how long the requests took; 0 for local files.
+    Thread-safe through `add`.
+
+    `decode` is reading and decoding together: the decoder pulls the bytes it needs. `wait_seconds`
+    is what the consumer waited for a block; `consumer_seconds` is what it spent between blocks.
+    `read_bytes` and `read_seconds` are of object stores: what came, and how long the requests took;
+    0 for local files.
     """
 
     decode_seconds: float = 0.0
@@ -72,10 +77,14 @@ TASK_VALUES, TASK_SPANS = 2**16, 64
 
 
 def window_graph(build: WindowBuild) -> tuple[dict[Any, Any], Any]:
-    """The Dask graph of one window and the key of its block; every task's key starts with its kind."""
+    """The Dask graph of one window and the key of its block; every task's key starts with its
+    kind.
+    """
     graph: dict[Any, Any] = {}
     done: Any = None
-    for i, spans in enumerate(share_tasks([span.num_rows for span in build.spans], build.source.num_columns)):
+    for i, spans in enumerate(
+        share_tasks([span.num_rows for span in build.spans], build.source.num_columns)
+    ):
         graph["decode", i] = (_decode, build, spans, done)
         graph["deal", i] = (_deal, build, spans, ("decode", i))
         done = ("deal", i)
@@ -95,18 +104,24 @@ def share_tasks(num_rows: Sequence[int], num_columns: int) -> Iterator[range]:
             yield range(begin, min(begin + TASK_SPANS, last))
 
 
-def fetch(windows: Iterator[Window], source: Source, budget: Budget, stats: FetchStats, pool: BufferPool) -> Iterator[Block]:
+def fetch(
+    windows: Iterator[Window], source: Source, budget: Budget, stats: FetchStats, pool: BufferPool
+) -> Iterator[Block]:
     """Blocks of `windows`, in their order. Closing the iterator ends its threads.
 
-    At most `budget.windows` blocks exist at once, the one in the consumer's hands included. Errors of a read are raised
-    where its block would have come, ReadTimeout when one takes longer than `source.watch` allows. The iterator itself belongs to one thread.
+    At most `budget.windows` blocks exist at once, the one in the consumer's hands included. Errors
+    of a read are raised where its block would have come, ReadTimeout when one takes longer than
+    `source.watch` allows. The iterator itself belongs to one thread.
     """
     with ExitStack() as stack:
         chains, tell_traffic = Chains(source), _traffic_teller(source, stats)
         stack.callback(tell_traffic)  # entered first, left last
         builders = DaemonExecutor(budget.readers, "streamtrain-window")
-        stack.callback(lambda: None if builders.abandoned else chains.close())  # then this: no thread reads by then
-        pools = [DaemonExecutor(1, f"streamtrain-lane-{number}") for number in range(budget.readers)]
+        # then this: no thread reads by then
+        stack.callback(lambda: None if builders.abandoned else chains.close())
+        pools = [
+            DaemonExecutor(1, f"streamtrain-lane-{number}") for number in range(budget.readers)
+        ]
         lanes: SimpleQueue[DaemonExecutor] = SimpleQueue()
         for lane in pools:
             lanes.put(stack.enter_context(lane))
@@ -140,7 +155,9 @@ def _traffic_teller(source: Source, stats: FetchStats) -> Callable[[], None]:
     return tell
 
 
-def _take(waiting: deque[Future[Block]], stats: FetchStats, watch: Watch, *pools: DaemonExecutor) -> Iterator[Block]:
+def _take(
+    waiting: deque[Future[Block]], stats: FetchStats, watch: Watch, *pools: DaemonExecutor
+) -> Iterator[Block]:
     started = time.perf_counter()
     block = wait_for(waiting[0], watch, *pools)
     waiting.popleft()
@@ -157,7 +174,14 @@ def _cancel(waiting: deque[Future[Block]]) -> None:
     waiting.clear()
 
 
-def _build(window: Window, source: Source, chains: Chains, pool: BufferPool, lanes: SimpleQueue, stats: FetchStats) -> Block:
+def _build(
+    window: Window,
+    source: Source,
+    chains: Chains,
+    pool: BufferPool,
+    lanes: SimpleQueue,
+    stats: FetchStats,
+) -> Block:
     lane = lanes.get()
     try:
         graph, key = window_graph(WindowBuild(window, source, pool, chains))
@@ -168,7 +192,10 @@ def _build(window: Window, source: Source, chains: Chains, pool: BufferPool, lan
 
 
 class _TaskClock(Callback):
-    """Adds each task's seconds to the statistics. One window runs one task at a time, so start and end are its own."""
+    """Adds each task's seconds to the statistics.
+
+    One window runs one task at a time, so start and end are its own.
+    """
 
     def __init__(self, stats: FetchStats):
         super().__init__()

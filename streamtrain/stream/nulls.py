@@ -1,8 +1,9 @@
 """The null policy: what is done with a value that cannot be trained on.
 
-Such a value is null, NaN, ±Inf, or too large for float32 in model units: whatever the arithmetic of the deal kernel does not
-turn into a finite float32. `error` refuses it; `drop` steps over its row; `impute` puts the mean of its feature in its place,
-and refuses it in the target. A dropped row counts once, at its first bad column; imputed values count one by one.
+Such a value is null, NaN, ±Inf, or too large for float32 in model units: whatever the arithmetic of
+the deal kernel does not turn into a finite float32. `error` refuses it; `drop` steps over its row;
+`impute` puts the mean of its feature in its place, and refuses it in the target. A dropped row
+counts once, at its first bad column; imputed values count one by one.
 """
 
 from collections import Counter
@@ -26,7 +27,9 @@ _NAMED_SHARDS = 16
 
 
 class Mended(NamedTuple):
-    """A span after the policy: its columns, the ascending positions of the rows to step over, and what was done."""
+    """A span after the policy: its columns, the ascending positions of the rows to step over, and
+    what was done.
+    """
 
     columns: Columns
     dropped: np.ndarray
@@ -36,8 +39,11 @@ class Mended(NamedTuple):
 def bad_values(values: np.ndarray, mean: float, scale: float) -> np.ndarray:
     """Which values of a column cannot be trained on: bool (rows,)."""
     with np.errstate(over="ignore", invalid="ignore"):
-        # The arithmetic is monotone and NaN shows in the extremes: where both are good, all are, and the column is not searched.
-        ends = np.array([values.min(), values.max()], dtype=np.float64) if len(values) else np.empty(0)
+        # The arithmetic is monotone and NaN shows in the extremes: where both are good, all are,
+        # and the column is not searched.
+        ends = (
+            np.array([values.min(), values.max()], dtype=np.float64) if len(values) else np.empty(0)
+        )
         if np.isfinite(((ends - mean) * scale).astype(np.float32)).all():
             return np.zeros(len(values), dtype=bool)
         return ~np.isfinite(((values.astype(np.float64) - mean) * scale).astype(np.float32))
@@ -52,7 +58,9 @@ def first_bad(columns: Columns, standard: Standard) -> np.ndarray:
 
 
 def mend(source: Source, span: Span, columns: Columns, skip: np.ndarray = NOTHING) -> Mended:
-    """Apply the policy to a span. Rows at `skip` (held out) are neither refused nor imputed, but a bad one is dropped.
+    """Apply the policy to a span.
+
+    Rows at `skip` (held out) are neither refused nor imputed, but a bad one is dropped.
 
     Raises DataError naming file, column, row and cause.
     """
@@ -61,7 +69,10 @@ def mend(source: Source, span: Span, columns: Columns, skip: np.ndarray = NOTHIN
         dropped = np.flatnonzero(first >= 0)
         per_column = np.bincount(first[dropped], minlength=len(columns))
         return Mended(columns, dropped, _counts(span, per_column))
-    masks = [bad_values(*each) for each in zip(columns, source.standard.mean, source.standard.scale, strict=True)]
+    masks = [
+        bad_values(*each)
+        for each in zip(columns, source.standard.mean, source.standard.scale, strict=True)
+    ]
     for mask in masks:
         mask[skip] = False
     if source.fill is None:
@@ -70,13 +81,20 @@ def mend(source: Source, span: Span, columns: Columns, skip: np.ndarray = NOTHIN
     _refuse(source, span, columns[-1:], masks[-1:])
     features = zip(columns, masks, source.fill, strict=False)
     filled = [np.where(mask, fill, column).astype(column.dtype) for column, mask, fill in features]
-    return Mended((*filled, columns[-1]), NOTHING, _counts(span, [int(mask.sum()) for mask in masks]))
+    return Mended(
+        (*filled, columns[-1]), NOTHING, _counts(span, [int(mask.sum()) for mask in masks])
+    )
 
 
 def mend_evaluation(source: Source, rows: np.ndarray) -> np.ndarray:
-    """The policy for evaluation rows, float64 (rows, columns) in raw units, once the standardisation of `source` is known."""
+    """The policy for evaluation rows, float64 (rows, columns) in raw units, once the
+    standardisation of `source` is known.
+    """
     columns = tuple(rows.T)
-    masks = [bad_values(*each) for each in zip(columns, source.standard.mean, source.standard.scale, strict=True)]
+    masks = [
+        bad_values(*each)
+        for each in zip(columns, source.standard.mean, source.standard.scale, strict=True)
+    ]
     bad = np.stack(masks, axis=1)
     if source.on_null == "drop":
         return rows[~bad.any(axis=1)]
@@ -85,8 +103,9 @@ def mend_evaluation(source: Source, rows: np.ndarray) -> np.ndarray:
         column = int(np.flatnonzero(bad.any(axis=0))[0]) if source.fill is None else -1
         value = rows[bad[:, column], column][0]
         raise DataError(
-            f"{source.dataset.url}: column {source.dataset.columns[column]!r}: the value {value:.6g} of a held-out row is too large for"
-            f" float32 beside the other rows' deviation of {1 / source.standard.scale[column]:.3g}."
+            f"{source.dataset.url}: column {source.dataset.columns[column]!r}: the value"
+            f" {value:.6g} of a held-out row is too large for float32 beside the other rows'"
+            f" deviation of {1 / source.standard.scale[column]:.3g}."
             f" {_remedy(source, source.dataset.columns[column])}"
         )
     return rows if source.fill is None else np.where(bad, np.append(source.fill, 0.0), rows)
@@ -95,7 +114,8 @@ def mend_evaluation(source: Source, rows: np.ndarray) -> np.ndarray:
 def alike(columns: Columns) -> Columns:
     """Read-only views of one memory layout: a tuple of one type, which a kernel needs.
 
-    A decoder gives read-only views of its own memory, copies where it had to cast, and strided columns of 2-D arrays.
+    A decoder gives read-only views of its own memory, copies where it had to cast, and strided
+    columns of 2-D arrays.
     """
     if len({column.flags.c_contiguous for column in columns}) > 1:
         columns = tuple(np.ascontiguousarray(column) for column in columns)
@@ -106,30 +126,52 @@ def alike(columns: Columns) -> Columns:
 
 
 def null_record(counts: NullCounts, dataset: Dataset) -> Record:
-    """Counts by name: `{total, columns: {name: n}, shards: {url: n}}`, of the 16 shards with the most."""
+    """Counts by name.
+
+    `{total, columns: {name: n}, shards: {url: n}}`, of the 16 shards with the most.
+    """
     columns: Counter[str] = Counter()
     shards: Counter[str] = Counter()
     for (shard, column), count in counts.items():
         columns[dataset.columns[column]] += count
         shards[dataset.shards[shard].url] += count
-    return {"total": counts.total(), "columns": dict(columns), "shards": dict(shards.most_common(_NAMED_SHARDS))}
+    return {
+        "total": counts.total(),
+        "columns": dict(columns),
+        "shards": dict(shards.most_common(_NAMED_SHARDS)),
+    }
 
 
 def _counts(span: Span, per_column) -> NullCounts:
-    return Counter({(span.shard, column): int(count) for column, count in enumerate(per_column) if count})
+    return Counter(
+        {(span.shard, column): int(count) for column, count in enumerate(per_column) if count}
+    )
 
 
 def _refuse(source: Source, span: Span, columns: Columns, masks: list[np.ndarray]) -> None:
     """Raise DataError for the first bad value; `columns` are the last ones of the data set."""
-    for name, values, mask in zip(source.dataset.columns[-len(columns) :], columns, masks, strict=True):
+    for name, values, mask in zip(
+        source.dataset.columns[-len(columns) :], columns, masks, strict=True
+    ):
         bad = np.flatnonzero(mask)
         if len(bad):
             value = values[bad[0]]
-            what = "null or NaN" if np.isnan(value) else "infinite" if np.isinf(value) else f"{value:.6g}, too large for float32"
-            remedy = _remedy(source, name) if not np.isfinite(value) or len(bad) < len(values) else "Rescale the column: every value of these rows is."
+            what = (
+                "null or NaN"
+                if np.isnan(value)
+                else "infinite"
+                if np.isinf(value)
+                else f"{value:.6g}, too large for float32"
+            )
+            remedy = (
+                _remedy(source, name)
+                if not np.isfinite(value) or len(bad) < len(values)
+                else "Rescale the column: every value of these rows is."
+            )
             raise DataError(
-                f"{source.dataset.shards[span.shard].url}: column {name!r}, row {span.start + int(bad[0]):,}: the value is {what}"
-                f" ({len(bad):,} such in rows {span.start:,} to {span.stop:,}). {remedy}"
+                f"{source.dataset.shards[span.shard].url}: column {name!r}, row"
+                f" {span.start + int(bad[0]):,}: the value is {what} ({len(bad):,} such in rows"
+                f" {span.start:,} to {span.stop:,}). {remedy}"
             )
 
 

@@ -1,4 +1,7 @@
-"""The plan of an epoch: which spans make which window, in which order. Pure arithmetic; it knows no data and no batch size."""
+"""The plan of an epoch: which spans make which window, in which order.
+
+Pure arithmetic; it knows no data and no batch size.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +27,8 @@ def default_window_rows(num_columns: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Window:
-    """What one block is made of: span numbers in the order of their deal, and the key of the shuffle.
+    """What one block is made of: span numbers in the order of their deal, and the key of the
+    shuffle.
 
     `num_rows`: all but the held-out ones; the null policy may drop some of them.
     """
@@ -39,7 +43,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Plan:
-    """The windows of one epoch of one trial, or of one lane of it. `window_starts` (windows + 1,): the row at which each begins."""
+    """The windows of one epoch of one trial, or of one lane of it.
+
+    `window_starts` (windows + 1,): the row at which each begins.
+    """
 
     spans: Spans
     holdout: Holdout
@@ -56,14 +63,23 @@ class Plan:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the epoch that are not held out: what is delivered, unless the null policy drops some."""
+        """Rows of the epoch that are not held out: what is delivered, unless the null policy drops
+        some.
+        """
         return int(self.window_starts[-1])
 
     def window(self, index: int) -> Window:
         return Window(
             epoch=self.epoch,
             index=index,
-            key=make_key(self.seed, self.trial, self.epoch, WINDOW, index, *(() if self.lane is None else (self.lane,))),
+            key=make_key(
+                self.seed,
+                self.trial,
+                self.epoch,
+                WINDOW,
+                index,
+                *(() if self.lane is None else (self.lane,)),
+            ),
             spans=self.sequence[self.offsets[index] : self.offsets[index + 1]],
             num_rows=int(self.window_starts[index + 1] - self.window_starts[index]),
             ends_epoch=index + 1 == len(self),
@@ -77,35 +93,74 @@ class Plan:
         return int(np.searchsorted(self.window_starts, row, side="right")) - 1
 
 
-def make_plan(spans: Spans, holdout: Holdout, *, seed: int, trial: int, epoch: int, window_rows: int) -> Plan:
+def make_plan(
+    spans: Spans, holdout: Holdout, *, seed: int, trial: int, epoch: int, window_rows: int
+) -> Plan:
     """Order the spans by a key and cut the sequence into windows of about `window_rows` rows."""
     sequence = read_sequence(spans, make_key(seed, trial, epoch, SPANS))
-    return _plan(spans, holdout, sequence, seed=seed, trial=trial, epoch=epoch, window_rows=window_rows)
+    return _plan(
+        spans, holdout, sequence, seed=seed, trial=trial, epoch=epoch, window_rows=window_rows
+    )
 
 
 def make_lanes(
-    spans: Spans, holdout: Holdout, *, seed: int, trial: int, epoch: int, window_rows: int, lanes: int
+    spans: Spans,
+    holdout: Holdout,
+    *,
+    seed: int,
+    trial: int,
+    epoch: int,
+    window_rows: int,
+    lanes: int,
 ) -> list[Plan]:
-    """The plans of an epoch's lanes: the spans of `make_plan`, dealt to lanes, each cut into windows of its own.
+    """The plans of an epoch's lanes: the spans of `make_plan`, dealt to lanes, each cut into
+    windows of its own.
 
-    A lane's windows are shorter by as much as there are lanes, so that all lanes together shuffle as many rows as one window does.
-    A lane without spans has a plan without windows; one lane alone is `make_plan`.
+    A lane's windows are shorter by as much as there are lanes, so that all lanes together shuffle
+    as many rows as one window does. A lane without spans has a plan without windows; one lane alone
+    is `make_plan`.
     """
     sequences = deal_lanes(spans, make_key(seed, trial, epoch, SPANS), lanes)
     window_rows = max(1, window_rows // lanes)
     return [
-        _plan(spans, holdout, sequence, seed=seed, trial=trial, epoch=epoch, window_rows=window_rows, lane=lane if lanes > 1 else None)
+        _plan(
+            spans,
+            holdout,
+            sequence,
+            seed=seed,
+            trial=trial,
+            epoch=epoch,
+            window_rows=window_rows,
+            lane=lane if lanes > 1 else None,
+        )
         for lane, sequence in enumerate(sequences)
     ]
 
 
-def _plan(spans: Spans, holdout: Holdout, sequence: np.ndarray, *, seed: int, trial: int, epoch: int, window_rows: int, lane: int | None = None) -> Plan:
+def _plan(
+    spans: Spans,
+    holdout: Holdout,
+    sequence: np.ndarray,
+    *,
+    seed: int,
+    trial: int,
+    epoch: int,
+    window_rows: int,
+    lane: int | None = None,
+) -> Plan:
     kept = spans.num_rows.copy()
     for span, rows in holdout.positions.items():
         kept[span] -= len(rows)
     offsets = cut_windows(spans.num_rows[sequence], window_rows)
     rows_before = np.concatenate([[0], np.cumsum(kept[sequence])])
     return Plan(
-        spans=spans, holdout=holdout, seed=seed, trial=trial, epoch=epoch,
-        sequence=sequence, offsets=offsets, window_starts=rows_before[offsets], lane=lane,
-    )  # fmt: skip
+        spans=spans,
+        holdout=holdout,
+        seed=seed,
+        trial=trial,
+        epoch=epoch,
+        sequence=sequence,
+        offsets=offsets,
+        window_starts=rows_before[offsets],
+        lane=lane,
+    )

@@ -17,11 +17,12 @@ TIMEOUT_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
-    """Data set, readers, spans, hold-out, how values become model units, and what is done with those that cannot (nulls.py).
+    """Data set, readers, spans, hold-out, how values become model units, and what is done with
+    those that cannot (nulls.py).
 
-    With a transform, `dataset` has the columns that it makes. `fill`: float64 (features,), raw units, what `impute` puts in.
-    `quarantine`: where spans go that cannot be read; None: they end the run. `watch` finds reads that hang.
-    Thread-safe: readers hold no open file.
+    With a transform, `dataset` has the columns that it makes. `fill`: float64 (features,), raw
+    units, what `impute` puts in. `quarantine`: where spans go that cannot be read; None: they end
+    the run. `watch` finds reads that hang. Thread-safe: readers hold no open file.
     """
 
     dataset: Dataset
@@ -41,7 +42,9 @@ class Source:
 
     @property
     def decoded_columns(self) -> int:
-        """Columns in memory while a span is decoded: with a transform, those it is given and those it makes."""
+        """Columns in memory while a span is decoded: with a transform, those it is given and those
+        it makes.
+        """
         return self.num_columns + (len(self.transform.inputs) if self.transform else 0)
 
     def read(self, span: Span) -> tuple[np.ndarray, ...]:

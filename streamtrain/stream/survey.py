@@ -1,4 +1,6 @@
-"""The survey: one read of at most 64 spread spans gives the held-out rows, the statistics, and the least-squares model."""
+"""The survey: one read of at most 64 spread spans gives the held-out rows, the statistics, and the
+least-squares model.
+"""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -26,10 +28,12 @@ _SUMMING = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Survey:
-    """What the spread spans say. Held-out and dropped rows take no part in `count`, `mean` and `comoment`; imputed values do.
+    """What the spread spans say.
 
-    `mean` (columns,) and `comoment` (columns, columns), Σ (x − mean)(x − mean)ᵀ: float64, raw units. `holdout`: float64
-    (held-out rows, columns), raw units, in the order of their ids.
+    Held-out and dropped rows take no part in `count`, `mean` and `comoment`; imputed values do.
+
+    `mean` (columns,) and `comoment` (columns, columns), Σ (x − mean)(x − mean)ᵀ: float64, raw
+    units. `holdout`: float64 (held-out rows, columns), raw units, in the order of their ids.
     """
 
     count: int
@@ -50,7 +54,8 @@ class Survey:
 
 
 def impute_values(source: Source) -> np.ndarray:
-    """The mean of each feature's usable values in the training rows of the spread spans, which are read: float64 (features,).
+    """The mean of each feature's usable values in the training rows of the spread spans, which are
+    read: float64 (features,).
 
     Raises DataError for a feature that has none.
     """
@@ -58,26 +63,34 @@ def impute_values(source: Source) -> np.ndarray:
     for number, columns in read_ascending(source, source.holdout.spread):
         kept = np.ones(source.spans[number].num_rows, dtype=bool)
         kept[source.holdout.of(number)] = False
-        moments = [each + Moments.of(column[kept & ~bad_values(column, 0.0, 1.0)]) for each, column in zip(moments, columns, strict=False)]
+        moments = [
+            each + Moments.of(column[kept & ~bad_values(column, 0.0, 1.0)])
+            for each, column in zip(moments, columns, strict=False)
+        ]
     for name, each in zip(source.dataset.features, moments, strict=True):
         if not each.count:
             raise DataError(
-                f"{source.dataset.url}: column {name!r} has no value to impute from: all are null, NaN or infinite in the"
-                f" {len(source.holdout.spread):,} spans that were looked at. Leave it out with --features, or use --on-null drop."
+                f"{source.dataset.url}: column {name!r} has no value to impute from: all are null,"
+                f" NaN or infinite in the {len(source.holdout.spread):,} spans that were looked at."
+                " Leave it out with --features, or use --on-null drop."
             )
     return np.array([each.mean for each in moments])
 
 
 def take_survey(source: Source) -> Survey:
-    """Read the spread spans once, under the source's null policy. Raises DataError for a value that it refuses.
+    """Read the spread spans once, under the source's null policy.
 
-    Moments are merged span by span (Chan, Golub and LeVeque 1983, eq. 2.1), so that no sum of squares cancels.
+    Raises DataError for a value that it refuses.
+
+    Moments are merged span by span (Chan, Golub and LeVeque 1983, eq. 2.1), so that no sum of
+    squares cancels.
     """
     width = source.num_columns
     count, mean, comoment = 0, np.zeros(width), np.zeros((width, width))
     held = [np.empty((0, width))]
     for held_rows, rows, span_mean, span_comoment in _looks(source):
-        held.append(held_rows)  # bad ones too: what is dropped of them is known when the standardisation is
+        # bad ones too: what is dropped of them is known when the standardisation is
+        held.append(held_rows)
         if not rows:
             continue
         gap, merged = span_mean - mean, count + rows
@@ -95,7 +108,10 @@ _Look = tuple[np.ndarray, int, np.ndarray, np.ndarray]
 
 
 def _looks(source: Source) -> Iterator[_Look]:
-    """What each spread span says, in order: its held-out rows (float64), count, mean, comoment. One span is read while others are summed."""
+    """What each spread span says, in order: its held-out rows (float64), count, mean, comoment.
+
+    One span is read while others are summed.
+    """
     pending: deque[Future[_Look]] = deque()
     with ThreadPoolExecutor(_SUMMING, thread_name_prefix="streamtrain-survey") as pool:
         for number, columns in read_ascending(source, source.holdout.spread):
@@ -114,16 +130,25 @@ def _look(source: Source, number: int, columns: Columns) -> _Look:
 
 
 def _moments(columns: Sequence[np.ndarray], skip: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Count, mean (columns,) and comoment (columns, columns) of a span without the rows at `skip`: ascending, values there may be anything.
+    """Count, mean (columns,) and comoment (columns, columns) of a span without the rows at `skip`:
+    ascending, values there may be anything.
 
-    A tile at a time, so that its float64 copy stays in the cache; deviations are from a typical row, so that no sum of squares cancels.
+    A tile at a time, so that its float64 copy stays in the cache; deviations are from a typical
+    row, so that no sum of squares cancels.
     """
     kept = len(columns[0]) - len(skip)
-    first = np.setdiff1d(np.arange(min(len(columns[0]), _TYPICAL_ROWS + len(skip))), skip)[:_TYPICAL_ROWS]
+    first = np.setdiff1d(np.arange(min(len(columns[0]), _TYPICAL_ROWS + len(skip))), skip)[
+        :_TYPICAL_ROWS
+    ]
     if not kept:
         return 0, np.zeros(len(columns)), np.zeros((len(columns), len(columns)))
-    typical = np.array([np.median(column[first].astype(np.float64)) for column in columns])  # exactly the value of a constant column
-    sums, products, tile = np.zeros(len(columns)), np.zeros((len(columns), len(columns))), np.empty((len(columns), _TILE_ROWS))
+    # exactly the value of a constant column
+    typical = np.array([np.median(column[first].astype(np.float64)) for column in columns])
+    sums, products, tile = (
+        np.zeros(len(columns)),
+        np.zeros((len(columns), len(columns))),
+        np.empty((len(columns), _TILE_ROWS)),
+    )
     for start in range(0, len(columns[0]), _TILE_ROWS):
         part = tile[:, : min(_TILE_ROWS, len(columns[0]) - start)]
         for line, column, value in zip(part, columns, typical, strict=True):
@@ -143,16 +168,21 @@ def standardized(rows: np.ndarray, standard: Standard) -> np.ndarray:
 def linear_model(survey: Survey) -> np.ndarray:
     """Least squares of the target on the features: float64 coefficients, intercept last, raw units.
 
-    Solved on correlations, so that scales do not matter; directions with less than 1e-12 of the largest share are left out.
+    Solved on correlations, so that scales do not matter; directions with less than 1e-12 of the
+    largest share are left out.
     """
     sd, correlation = _correlation(survey)
-    slopes = np.linalg.pinv(correlation[:-1, :-1], rcond=1e-12, hermitian=True) @ correlation[:-1, -1]
+    slopes = (
+        np.linalg.pinv(correlation[:-1, :-1], rcond=1e-12, hermitian=True) @ correlation[:-1, -1]
+    )
     slopes = slopes * sd[-1] / sd[:-1]
     return np.append(slopes, survey.mean[-1] - slopes @ survey.mean[:-1])
 
 
 def feature_eigenvalues(survey: Survey) -> list[float]:
-    """Eigenvalues of the features' correlations, ascending: those of the Hessian of a linear model of standardised features."""
+    """Eigenvalues of the features' correlations, ascending: those of the Hessian of a linear model
+    of standardised features.
+    """
     return np.clip(np.linalg.eigvalsh(_correlation(survey)[1][:-1, :-1]), 0.0, None).tolist()
 
 
@@ -163,16 +193,20 @@ def _correlation(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
 
 
 def baselines(survey: Survey, evaluation: np.ndarray | None) -> Record:
-    """The best constant and the best linear model, `{value, rmse, scored_on}` each, and `feature_eigenvalues`.
+    """The best constant and the best linear model, `{value, rmse, scored_on}` each, and
+    `feature_eigenvalues`.
 
-    `evaluation`: raw float64 rows to score on; None: the training rows themselves. `value` is the mean squared error in
-    units of the target's variance, `rmse` is in the target's own units.
+    `evaluation`: raw float64 rows to score on; None: the training rows themselves. `value` is the
+    mean squared error in units of the target's variance, `rmse` is in the target's own units.
     """
     variance = float(survey.comoment[-1, -1]) / max(survey.count, 1)
     coefficients = linear_model(survey)
     if evaluation is None:
         residual = np.append(-coefficients[:-1], 1.0)
-        errors = {"best_constant_loss": variance, "best_linear_loss": float(residual @ survey.comoment @ residual) / max(survey.count, 1)}
+        errors = {
+            "best_constant_loss": variance,
+            "best_linear_loss": float(residual @ survey.comoment @ residual) / max(survey.count, 1),
+        }
     else:
         target = evaluation[:, -1]
         linear = evaluation[:, :-1] @ coefficients[:-1] + coefficients[-1]
@@ -182,6 +216,10 @@ def baselines(survey: Survey, evaluation: np.ndarray | None) -> Record:
         }
     unit = variance if survey.sd[-1] > CONSTANT_SHARE * abs(survey.mean[-1]) else 1.0
     return {
-        name: {"value": max(error, 0.0) / unit, "rmse": max(error, 0.0) ** 0.5, "scored_on": "training" if evaluation is None else "holdout"}
+        name: {
+            "value": max(error, 0.0) / unit,
+            "rmse": max(error, 0.0) ** 0.5,
+            "scored_on": "training" if evaluation is None else "holdout",
+        }
         for name, error in errors.items()
     } | {"feature_eigenvalues": feature_eigenvalues(survey)}

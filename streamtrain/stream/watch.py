@@ -1,7 +1,8 @@
-"""A read that hangs is found: every read is timed, and threads that never come back are left behind.
+"""A read that hangs is found: every read is timed, and threads that never come back are left
+behind.
 
-A thread cannot be ended from outside. So reads run on daemon threads, which do not keep the process alive, and whoever waits
-for one looks at the clock.
+A thread cannot be ended from outside. So reads run on daemon threads, which do not keep the process
+alive, and whoever waits for one looks at the clock.
 """
 
 import threading
@@ -20,7 +21,10 @@ Result = TypeVar("Result")
 
 
 class ReadTimeout(DataError):
-    """A read takes longer than it may. It is never quarantined: a span that hangs says more of the disk than of the data."""
+    """A read takes longer than it may.
+
+    It is never quarantined: a span that hangs says more of the disk than of the data.
+    """
 
 
 class Watch:
@@ -46,20 +50,27 @@ class Watch:
         for started, shard, span in list(self._running.values()):
             if now - started > self.timeout_seconds:
                 raise ReadTimeout(
-                    f"{shard.url}: reading rows {span.start:,} to {span.stop:,} has not ended within {self.timeout_seconds:g} s."
-                    " Check the disk or the network, or raise fetch.timeout_seconds."
+                    f"{shard.url}: reading rows {span.start:,} to {span.stop:,} has not ended"
+                    f" within {self.timeout_seconds:g} s. Check the disk or the network, or raise"
+                    " fetch.timeout_seconds."
                 )
 
 
 def read_within(watch: Watch, shard: Shard, span: Span, read: Callable[[], Result]) -> Result:
-    """Call `read` on a thread of its own and wait for it as long as the watch allows. Raises what it raises, or ReadTimeout."""
+    """Call `read` on a thread of its own and wait for it as long as the watch allows.
+
+    Raises what it raises, or ReadTimeout.
+    """
     with DaemonExecutor(1, "streamtrain-read") as executor:
         future = executor.submit(_watched, watch, shard, span, read)
         return wait_for(future, watch, executor)
 
 
 def wait_for(future: Future[Result], watch: Watch, *executors: "DaemonExecutor") -> Result:
-    """The future's result. Raises ReadTimeout when a watched read takes too long; the executors are then left behind."""
+    """The future's result.
+
+    Raises ReadTimeout when a watched read takes too long; the executors are then left behind.
+    """
     while True:
         try:
             return future.result(min(1.0, watch.timeout_seconds / 4))
@@ -80,19 +91,28 @@ def _watched(watch: Watch, shard: Shard, span: Span, read: Callable[[], Result])
 
 
 class DaemonExecutor(Executor):
-    """A thread pool whose threads do not keep the process alive, and which can be left without waiting for them."""
+    """A thread pool whose threads do not keep the process alive, and which can be left without
+    waiting for them.
+    """
 
     def __init__(self, num_threads: int, name: str):
         self._max_workers = num_threads  # where dask looks
         self._work: SimpleQueue[tuple[Future, Callable[[], Any]] | None] = SimpleQueue()
-        self._threads = [threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True) for i in range(num_threads)]
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True)
+            for i in range(num_threads)
+        ]
         self._abandoned = self._closed = False
         self._lock = threading.Lock()
         for thread in self._threads:
             thread.start()
 
-    def submit(self, function: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        """Raises RuntimeError after `shutdown`: who was left behind with a hanging read must not wait for threads that are gone."""
+    def submit(
+        self, function: Callable[..., Result], /, *args: Any, **kwargs: Any
+    ) -> Future[Result]:
+        """Raises RuntimeError after `shutdown`: who was left behind with a hanging read must not
+        wait for threads that are gone.
+        """
         future: Future[Result] = Future()
         with self._lock:
             if self._closed:
@@ -117,7 +137,12 @@ class DaemonExecutor(Executor):
             for thread in self._threads:
                 thread.join()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.shutdown()
 
     def _run(self) -> None:
@@ -126,7 +151,7 @@ class DaemonExecutor(Executor):
             if future.set_running_or_notify_cancel():
                 try:
                     result = call()
-                except BaseException as error:  # noqa: BLE001 - as concurrent.futures does
+                except BaseException as error:
                     future.set_exception(error)
                     del error
                 else:

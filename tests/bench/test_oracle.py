@@ -1,4 +1,6 @@
-"""The check passes on the trainer as it is, and fails on one whose step is two per cent too long."""
+"""The check passes on the trainer as it is, and fails on one whose step is two per cent too
+long.
+"""
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from streamtrain.bench import oracle
 
 def test_the_trainer_passes():
     record = oracle.check_oracle()
-    assert record["passed"] and record["worst_standard_errors"] < 4 and "follows" in record["text"]
+    assert record["passed"]
+    assert record["worst_standard_errors"] < 4
+    assert "follows" in record["text"]
     assert [curve["batch_size"] for curve in record["curves"]] == [8, 64, 1024]
     for curve in record["curves"]:
         np.testing.assert_allclose(curve["measured"], curve["predicted"], rtol=0.4)
@@ -18,11 +22,19 @@ def test_the_trainer_passes():
 def test_a_wrong_step_is_found_out(wrong, monkeypatch):
     class Wrong(oracle.FusedEngine):
         def __init__(self, shape, parameters, batch_size, rates, train):
-            super().__init__(shape, parameters, batch_size, tuple(1.05 * lr for lr in rates) if wrong == "rate" else rates, train)
+            super().__init__(
+                shape,
+                parameters,
+                batch_size,
+                tuple(1.05 * lr for lr in rates) if wrong == "rate" else rates,
+                train,
+            )
 
         def advance(self, block, start, stop):
-            return super().advance(block, start + (wrong == "mean"), stop)  # loses a row of every call
+            # loses a row of every call
+            return super().advance(block, start + (wrong == "mean"), stop)
 
     monkeypatch.setattr(oracle, "FusedEngine", Wrong)
     record = oracle.check_oracle()
-    assert not record["passed"] and "does not follow" in record["text"]
+    assert not record["passed"]
+    assert "does not follow" in record["text"]

@@ -1,12 +1,15 @@
-"""What it costs to verify while reading: the same work with and without checksums, taking turns in one process.
+"""What it costs to verify while reading: the same work with and without checksums, taking turns in
+one process.
 
     python tests/benchmarks/checksums.py [--rows 4M] [--repeats 7] [--batch-size 1024]
 
-Three sides in both formats, each an epoch: `decode` (spans to columns), `stream` (shuffled blocks that nobody looks at) and `train` (one
-learner of the default shape, fused engine, on all cores). Without: the checksums in Parquet's page headers are passed over, and the Zarr
-arrays are copied without their crc32c. A cost is the ratio of seconds with to seconds without, less one, and its 95 % interval over the
-pairs: of the clock, and of the processor time of all threads, which other programs on the machine blur less. The last column needs no
-quiet machine: the checksums of all the bytes alone, their fastest time over the fastest processor time of the side without them.
+Three sides in both formats, each an epoch: `decode` (spans to columns), `stream` (shuffled blocks
+that nobody looks at) and `train` (one learner of the default shape, fused engine, on all cores).
+Without: the checksums in Parquet's page headers are passed over, and the Zarr arrays are copied
+without their crc32c. A cost is the ratio of seconds with to seconds without, less one, and its 95 %
+interval over the pairs: of the clock, and of the processor time of all threads, which other
+programs on the machine blur less. The last column needs no quiet machine: the checksums of all the
+bytes alone, their fastest time over the fastest processor time of the side without them.
 """
 
 import argparse
@@ -68,18 +71,31 @@ def without_crc32c(source: Path, out: Path) -> Path:
     for shard in sorted(source.glob("*.zarr")):
         whole = zarr.open_array(shard, mode="r")
         copy = zarr.create_array(
-            out / shard.name, shape=whole.shape, chunks=whole.chunks, dtype=whole.dtype, compressors=None, fill_value=whole.fill_value,
-            attributes=dict(whole.attrs), config={"write_empty_chunks": True},
-        )  # fmt: skip
+            out / shard.name,
+            shape=whole.shape,
+            chunks=whole.chunks,
+            dtype=whole.dtype,
+            compressors=None,
+            fill_value=whole.fill_value,
+            attributes=dict(whole.attrs),
+            config={"write_empty_chunks": True},
+        )
         copy[:] = whole[:]
     return out
 
 
 def checksum_seconds(format: str, num_bytes: int) -> float:
-    """The fastest of ten times for the checksums of so many bytes, in pieces of a page or a chunk of five columns."""
-    piece = np.random.default_rng(0).integers(0, 256, 80_000 if format == "parquet" else 5_242_880, dtype=np.uint8)
+    """The fastest of ten times for the checksums of so many bytes, in pieces of a page or a chunk
+    of five columns.
+    """
+    piece = np.random.default_rng(0).integers(
+        0, 256, 80_000 if format == "parquet" else 5_242_880, dtype=np.uint8
+    )
     check = isal_zlib.crc32 if format == "parquet" else google_crc32c.value
-    return min(seconds(lambda: [check(piece) for _ in range(max(1, num_bytes // len(piece)))])[1] for _ in range(10))
+    return min(
+        seconds(lambda: [check(piece) for _ in range(max(1, num_bytes // len(piece)))])[1]
+        for _ in range(10)
+    )
 
 
 def seconds(work: Callable[[], None]) -> tuple[float, float]:
@@ -99,9 +115,18 @@ def main() -> None:
         data = {format: Path(folder, format) for format in ("parquet", "zarr")}
         for format, path in data.items():
             generate(path, kind="friedman2", rows=asked.rows, format=format)
-        bare = {"parquet": data["parquet"], "zarr": without_crc32c(data["zarr"], Path(folder, "bare"))}
-        print(f"{asked.rows:,} rows of 5 columns, minibatches of {asked.batch_size:,}, {default_readers()} readers, {asked.repeats} repeats\n")
-        print("| side | format | cost by the clock | cost in processor time | s with | s without | checksums alone |\n|---|---|---|---|---|---|---|")
+        bare = {
+            "parquet": data["parquet"],
+            "zarr": without_crc32c(data["zarr"], Path(folder, "bare")),
+        }
+        print(
+            f"{asked.rows:,} rows of 5 columns, minibatches of {asked.batch_size:,},"
+            f" {default_readers()} readers, {asked.repeats} repeats\n"
+        )
+        print(
+            "| side | format | cost by the clock | cost in processor time | s with | s without |"
+            " checksums alone |\n|---|---|---|---|---|---|---|"
+        )
         for format in data:
             alone = checksum_seconds(format, asked.rows * 20)
             pair = [_prepared(path[format], asked.batch_size) for path in (data, bare)]
@@ -112,14 +137,26 @@ def main() -> None:
                         with ExitStack() as stack:
                             if number and format == "parquet":
                                 stack.enter_context(off())
-                            taken[number].append(seconds(partial(side, pair[number], asked.batch_size)))
-                clock, processor = (paired_ratio(*([each[i] for each in one[1:]] for one in taken)) for i in (0, 1))
+                            taken[number].append(
+                                seconds(partial(side, pair[number], asked.batch_size))
+                            )
+                clock, processor = (
+                    paired_ratio(*([each[i] for each in one[1:]] for one in taken)) for i in (0, 1)
+                )
                 best = (f"{min(each[0] for each in one[1:]):.2f}" for one in taken)
-                print(f"| {side.__name__} | {format} | {_cost(*clock)} | {_cost(*processor)} | {' | '.join(best)} | {alone / min(each[1] for each in taken[1][1:]):.1%} |", flush=True)
+                print(
+                    f"| {side.__name__} | {format} | {_cost(*clock)} | {_cost(*processor)} |"
+                    f" {' | '.join(best)} | {alone / min(each[1] for each in taken[1][1:]):.1%} |",
+                    flush=True,
+                )
 
 
 def _prepared(path: Path, batch_size: int) -> Prepared:
-    config = {"data": {"path": str(path), "holdout": 10_000}, "train": {"batch_size": batch_size, "engine": "fused"}, "fetch": {"memory": "2GiB"}}
+    config = {
+        "data": {"path": str(path), "holdout": 10_000},
+        "train": {"batch_size": batch_size, "engine": "fused"},
+        "fetch": {"memory": "2GiB"},
+    }
     prepared = prepare(make_config(config), learners=1, rates=1)
     warm_up(prepared)
     return prepared
@@ -132,7 +169,9 @@ def _headers_without_crc(data: np.ndarray, num_values: int, pages: np.ndarray) -
 
 
 def _cost(ratio: float, low: float | None, high: float | None) -> str:
-    return f"{ratio - 1:+.1%}" + (f" ({low - 1:+.1%} to {high - 1:+.1%})" if low is not None and high is not None else "")
+    return f"{ratio - 1:+.1%}" + (
+        f" ({low - 1:+.1%} to {high - 1:+.1%})" if low is not None and high is not None else ""
+    )
 
 
 if __name__ == "__main__":

@@ -1,22 +1,31 @@
-"""Shuffled minibatches by other libraries and by streamtrain, from the same Parquet files. Run by hand; prints a Markdown table.
+"""Shuffled minibatches by other libraries and by streamtrain, from the same Parquet files.
+
+Run by hand; prints a Markdown table.
 
     pip install -e '.[peers]'
     streamtrain generate runs/peers-data --rows 20M --span-rows 250000
     python tests/benchmarks/peers.py runs/peers-data
 
-Each measurement is a process of its own, sides take turns, and the table gives medians. A peer is timed from its second minibatch on, until
-`--seconds` are over or its epoch ends: what it needs to start is not counted. streamtrain is timed over a whole epoch, from opening
-the data set on. A peer that is not installed is left out by name. Every side turns rows into float32 tensors x (batch, features)
-and y (batch, 1), and the consumer looks at their length only. Each peer is used as its documentation recommends:
+Each measurement is a process of its own, sides take turns, and the table gives medians. A peer is
+timed from its second minibatch on, until `--seconds` are over or its epoch ends: what it needs to
+start is not counted. streamtrain is timed over a whole epoch, from opening the data set on. A peer
+that is not installed is left out by name. Every side turns rows into float32 tensors x (batch,
+features) and y (batch, 1), and the consumer looks at their length only. Each peer is used as its
+documentation recommends:
 
-- torch DataLoader, rows: an IterableDataset that shares files among two workers and yields rows; default batching
-  (pytorch.org, torch.utils.data, "Iterable-style datasets" and "Multi-process data loading").
-- torch DataLoader, in memory: a TensorDataset and a BatchSampler over a RandomSampler, automatic batching off
-  (torch.utils.data, "Disable automatic batching"). It needs all rows in memory; its shuffle is of the whole epoch.
-- Hugging Face datasets: load_dataset("parquet", streaming=True), shuffle with a buffer, batches as torch tensors ("Stream").
-- Ray Data: read_parquet with shuffled files, then iter_torch_batches with a local shuffle buffer ("Shuffling data").
+- torch DataLoader, rows: an IterableDataset that shares files among two workers and yields rows;
+  default batching (pytorch.org, torch.utils.data, "Iterable-style datasets" and "Multi-process data
+  loading").
+- torch DataLoader, in memory: a TensorDataset and a BatchSampler over a RandomSampler, automatic
+  batching off (torch.utils.data, "Disable automatic batching"). It needs all rows in memory; its
+  shuffle is of the whole epoch.
+- Hugging Face datasets: load_dataset("parquet", streaming=True), shuffle with a buffer, batches as
+  torch tensors ("Stream").
+- Ray Data: read_parquet with shuffled files, then iter_torch_batches with a local shuffle buffer
+  ("Shuffling data").
 
-Shuffle buffers hold 10,000 rows, or two minibatches if that is more; streamtrain shuffles windows of two million rows.
+Shuffle buffers hold 10,000 rows, or two minibatches if that is more; streamtrain shuffles windows
+of two million rows.
 """
 
 import argparse
@@ -38,7 +47,14 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset, get_worker_info
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    get_worker_info,
+)
 
 WORKERS = 2
 
@@ -85,7 +101,9 @@ class Rows(IterableDataset):
 
 
 def torch_rows(data: str, batch_size: int) -> Iterator[Any]:
-    yield from DataLoader(Rows(data, buffer_rows(batch_size)), batch_size=batch_size, num_workers=WORKERS)
+    yield from DataLoader(
+        Rows(data, buffer_rows(batch_size)), batch_size=batch_size, num_workers=WORKERS
+    )
 
 
 def torch_in_memory(data: str, batch_size: int) -> Iterator[Any]:
@@ -101,7 +119,9 @@ def hugging_face(data: str, batch_size: int) -> Iterator[Any]:
     import datasets
 
     with tempfile.TemporaryDirectory() as cache:
-        rows = datasets.load_dataset("parquet", data_files=files(data), split="train", streaming=True, cache_dir=cache)
+        rows = datasets.load_dataset(
+            "parquet", data_files=files(data), split="train", streaming=True, cache_dir=cache
+        )
         shuffled = rows.shuffle(seed=0, buffer_size=buffer_rows(batch_size)).with_format("torch")
         yield from map(to_xy, shuffled.iter(batch_size=batch_size))
 
@@ -109,10 +129,17 @@ def hugging_face(data: str, batch_size: int) -> Iterator[Any]:
 def ray_data(data: str, batch_size: int) -> Iterator[Any]:
     import ray
 
-    ray.init(num_cpus=psutil.cpu_count(), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        num_cpus=psutil.cpu_count(),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.read_parquet(files(data), shuffle="files")
-    batches = rows.iter_torch_batches(batch_size=batch_size, local_shuffle_buffer_size=buffer_rows(batch_size))
+    batches = rows.iter_torch_batches(
+        batch_size=batch_size, local_shuffle_buffer_size=buffer_rows(batch_size)
+    )
     yield from (to_xy({name: batch[name] for name in columns(data)}) for batch in batches)
 
 
@@ -136,7 +163,8 @@ def installed(package: str) -> str | None:
 def measure(side: str, data: str, batch_size: int, seconds: float) -> float:
     """Rows a second of one side, in this process."""
     loop = SIDES[side][1]
-    if side == "streamtrain":  # compiled kernels are loaded once a process; its start is counted otherwise
+    # compiled kernels are loaded once a process; its start is counted otherwise
+    if side == "streamtrain":
         next(loop(data, batch_size))
     rows, started, minibatches = 0, time.perf_counter(), loop(data, batch_size)
     if side != "streamtrain":
@@ -151,19 +179,38 @@ def measure(side: str, data: str, batch_size: int, seconds: float) -> float:
 
 def in_a_process(side: str, options: argparse.Namespace, batch_size: int) -> float | None:
     """The same in a process of its own; None when it fails, with its last line on stderr."""
-    words = [sys.executable, __file__, options.data, "--seconds", str(options.seconds), "--batch-sizes", str(batch_size), "--only", side]
+    words = [
+        sys.executable,
+        __file__,
+        options.data,
+        "--seconds",
+        str(options.seconds),
+        "--batch-sizes",
+        str(batch_size),
+        "--only",
+        side,
+    ]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
-        print(f"{side}, B = {batch_size}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}", file=sys.stderr)
+        print(
+            f"{side}, B = {batch_size}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}",
+            file=sys.stderr,
+        )
         return None
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def table(rates: dict[tuple[str, int], list[float]], sizes: list[int]) -> str:
     """Markdown: million rows/s, median of the repeats, and how many times faster streamtrain is."""
-    lines = ["| million rows/s | " + " | ".join(f"B = {size:,}" for size in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
+    lines = [
+        "| million rows/s | " + " | ".join(f"B = {size:,}" for size in sizes) + " |",
+        "|---" * (len(sizes) + 1) + "|",
+    ]
     for side, (package, _) in SIDES.items():
-        cells = ["not installed" if installed(package) is None else _cell(rates, side, size) for size in sizes]
+        cells = [
+            "not installed" if installed(package) is None else _cell(rates, side, size)
+            for size in sizes
+        ]
         lines.append(f"| {side} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -173,41 +220,74 @@ def _cell(rates: dict[tuple[str, int], list[float]], side: str, size: int) -> st
         return "failed"
     rate = statistics.median(rates[side, size])
     ours = rates.get(("streamtrain", size))
-    times = f" ({statistics.median(ours) / rate:.3g} × slower)" if ours and side != "streamtrain" else ""
+    times = (
+        f" ({statistics.median(ours) / rate:.3g} × slower)"
+        if ours and side != "streamtrain"
+        else ""
+    )
     return f"{rate / 1e6:.3g}{times}"
 
 
 def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    versions = ", ".join(f"{name} {installed(name)}" for name in ("streamtrain", "torch", "datasets", "ray", "pyarrow") if installed(name))
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""
+    )
+    versions = ", ".join(
+        f"{name} {installed(name)}"
+        for name in ("streamtrain", "torch", "datasets", "ray", "pyarrow")
+        if installed(name)
+    )
     memory = psutil.virtual_memory().total / 2**30
-    return f"{model or platform.machine()}, {psutil.cpu_count()} cores, {memory:.0f} GiB; Python {platform.python_version()}, {versions}"
+    return (
+        f"{model or platform.machine()}, {psutil.cpu_count()} cores, {memory:.0f} GiB; Python"
+        f" {platform.python_version()}, {versions}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Shuffled minibatches by other libraries and by streamtrain.")
+    parser = argparse.ArgumentParser(
+        description="Shuffled minibatches by other libraries and by streamtrain."
+    )
     parser.add_argument("data", help="a folder of Parquet files")
     parser.add_argument("--batch-sizes", default="100,1000,100000")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement of a peer")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", choices=SIDES, help="measure one side in this process and print its rows/s")
+    parser.add_argument(
+        "--only", choices=SIDES, help="measure one side in this process and print its rows/s"
+    )
     options = parser.parse_args()
     sizes = [int(size) for size in options.batch_sizes.split(",")]
     if options.only:
-        print(json.dumps(measure(options.only, options.data, sizes[0], options.seconds)), flush=True)
-        os._exit(0)  # peers keep workers and prefetching threads; nothing of theirs is needed any more
+        print(
+            json.dumps(measure(options.only, options.data, sizes[0], options.seconds)), flush=True
+        )
+        # peers keep workers and prefetching threads; nothing of theirs is needed any more
+        os._exit(0)
     rates: dict[tuple[str, int], list[float]] = {}
     for _ in range(options.repeats):
         for size in sizes:
             for side, (package, _) in SIDES.items():
                 rate = in_a_process(side, options, size) if installed(package) else None
                 rates.setdefault((side, size), []).extend([] if rate is None else [rate])
-                print(f"{side}, B = {size:,}: {'no figure' if rate is None else f'{rate:,.0f} rows/s'}", file=sys.stderr, flush=True)
+                print(
+                    f"{side}, B = {size:,}:"
+                    f" {'no figure' if rate is None else f'{rate:,.0f} rows/s'}",
+                    file=sys.stderr,
+                    flush=True,
+                )
     rows = sum(pq.read_metadata(path).num_rows for path in files(options.data))
-    command = " ".join(["python tests/benchmarks/peers.py DATA", *(word for word in sys.argv[1:] if word != options.data)])
+    command = " ".join(
+        [
+            "python tests/benchmarks/peers.py DATA",
+            *(word for word in sys.argv[1:] if word != options.data),
+        ]
+    )
     print(f"{table(rates, sizes)}\n")
-    print(f"{date.today()}; {rows:,} rows in {len(files(options.data))} files; medians of {options.repeats}; {machine()}. `{command}`")
+    print(
+        f"{date.today()}; {rows:,} rows in {len(files(options.data))} files; medians of"
+        f" {options.repeats}; {machine()}. `{command}`"
+    )
 
 
 if __name__ == "__main__":

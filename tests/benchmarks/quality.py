@@ -1,22 +1,29 @@
-"""The race a user cares about: seconds to a good model of friedman2, by streamtrain, XGBoost and a plain torch loop. Run by hand.
+"""The race a user cares about: seconds to a good model of friedman2, by streamtrain, XGBoost and a
+plain torch loop. Run by hand.
 
     pip install -e '.[peers]'
     streamtrain generate runs/quality-data --kind friedman2 --rows 10M --noise 0.1
     python tests/benchmarks/quality.py runs/quality-data --out runs/quality.json
 
-Excess is the mean squared difference from the noiseless target on 131,072 other rows, in units of the noiseless target's variance.
-Each side is a process of its own; sides take turns; medians. Imports, compilation and scoring are outside the clocks.
+Excess is the mean squared difference from the noiseless target on 131,072 other rows, in units of
+the noiseless target's variance. Each side is a process of its own; sides take turns; medians.
+Imports, compilation and scoring are outside the clocks.
 
-- streamtrain: from opening the Parquet files to the last step, on the path of `streamtrain train`: survey of the data, window, training. Where it
-  arrives is found first, in a run that is scored as it goes; the clock is on a second run, which trains just so far and is not scored.
-- The torch loop has its rows in memory, as standardised tensors, before its clock starts: one permutation an epoch, slices of it, Adam(fused).
+- streamtrain: from opening the Parquet files to the last step, on the path of `streamtrain train`:
+  survey of the data, window, training. Where it arrives is found first, in a run that is scored as
+  it goes; the clock is on a second run, which trains just so far and is not scored.
+- The torch loop has its rows in memory, as standardised tensors, before its clock starts: one
+  permutation an epoch, slices of it, Adam(fused).
 - XGBoost grows histogram trees on two threads; reading and binning are inside its clock.
 
-Both networks are 4-32-32-1, SiLU, Adam, the rate falling along a cosine. Size, rate and length are each side's own best, found by trying
-sizes 16 to 2,048, rates 0.008 to 0.06 and lengths 0.3 M to 2 M rows: at a given length all sizes from 16 to 64 do about as well, and larger
-ones need more rows, so the size is decided by what a step costs. Ours costs 2 µs + 0.13 µs a row, and 32 rows and 0.6 M rows in all win; the
-loop's costs 300 µs before its first row, and 1,024 rows and 1.25 M in all win, on one thread (two are slower). XGBoost: depth 8, rate 0.3, its default.
-A side ends when it is there, or after `--times` streamtrain's seconds (the loop 5, XGBoost 20): what is not reached counts as more than that.
+Both networks are 4-32-32-1, SiLU, Adam, the rate falling along a cosine. Size, rate and length are
+each side's own best, found by trying sizes 16 to 2,048, rates 0.008 to 0.06 and lengths 0.3 M to 2
+M rows: at a given length all sizes from 16 to 64 do about as well, and larger ones need more rows,
+so the size is decided by what a step costs. Ours costs 2 µs + 0.13 µs a row, and 32 rows and 0.6 M
+rows in all win; the loop's costs 300 µs before its first row, and 1,024 rows and 1.25 M in all win,
+on one thread (two are slower). XGBoost: depth 8, rate 0.3, its default. A side ends when it is
+there, or after `--times` streamtrain's seconds (the loop 5, XGBoost 20): what is not reached counts
+as more than that.
 """
 
 import argparse
@@ -43,12 +50,18 @@ TIMES = {"torch_loop": 5.0, "xgboost": 20.0}
 
 
 def test_set() -> tuple[np.ndarray, np.ndarray, float]:
-    """Features (rows, 4), the noiseless target, and its variance over the features' distribution."""
+    """Features (rows, 4), the noiseless target, and its variance over the features'
+    distribution.
+    """
     from data_gen.friedman import friedman2
 
     kind = friedman2(0)
     x = kind.draw(np.random.default_rng(12345), TEST_ROWS)
-    return np.stack(x, axis=1).astype(np.float32), np.asarray(kind.function(x), dtype=np.float64), kind.variance
+    return (
+        np.stack(x, axis=1).astype(np.float32),
+        np.asarray(kind.function(x), dtype=np.float64),
+        kind.variance,
+    )
 
 
 def read(data: str) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +69,10 @@ def read(data: str) -> tuple[np.ndarray, np.ndarray]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(data)
-    return np.stack([table[name].to_numpy() for name in ("x0", "x1", "x2", "x3")], axis=1), table["y"].to_numpy()
+    return (
+        np.stack([table[name].to_numpy() for name in ("x0", "x1", "x2", "x3")], axis=1),
+        table["y"].to_numpy(),
+    )
 
 
 def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, float]]:
@@ -69,14 +85,25 @@ def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, flo
     from streamtrain.prepared import prepare, warm_up
     from streamtrain.stream.fetch import FetchStats
 
-    # The window is no longer than the run: half a million rows, mixed from spans of the whole data set.
+    # The window is no longer than the run: half a million rows, mixed from spans of the whole data
+    # set.
     values = {
-        "model": {"hidden": HIDDEN, "activation": options.activation}, "eval": {"eval_rows": 4096}, "order": {"window_rows": 524_288},
-        "train": {"batch_size": options.batch_size, "lr": options.lr, "max_rows": options.rows, "schedule": "cosine", "warmup_rows": 8192},
-    }  # fmt: skip
+        "model": {"hidden": HIDDEN, "activation": options.activation},
+        "eval": {"eval_rows": 4096},
+        "order": {"window_rows": 524_288},
+        "train": {
+            "batch_size": options.batch_size,
+            "lr": options.lr,
+            "max_rows": options.rows,
+            "schedule": "cosine",
+            "warmup_rows": 8192,
+        },
+    }
     with tempfile.TemporaryDirectory() as folder:
         data_gen.generate(f"{folder}/few", rows=20_000)
-        warm_up(prepare(make_config(values | {"data": {"path": f"{folder}/few"}}), learners=1, rates=1))
+        warm_up(
+            prepare(make_config(values | {"data": {"path": f"{folder}/few"}}), learners=1, rates=1)
+        )
     config = make_config(values | {"data": {"path": data}})
     x, y, variance = test_set()
     prepared = prepare(config, learners=1, rates=1)
@@ -94,7 +121,8 @@ def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, flo
         while done < options.rows and not (curve and curve[-1][1] <= TARGET):
             if start == len(rows):
                 rows, start = next(blocks).rows, 0
-            mark = min((done // PART + 1) * PART, options.rows)  # whole minibatches, so that a run that ends here is the same
+            # whole minibatches, so that a run that ends here is the same
+            mark = min((done // PART + 1) * PART, options.rows)
             stop = min(len(rows), start + mark - done)
             engine.advance(rows, start, stop)
             done, start = done + stop - start, stop
@@ -109,29 +137,45 @@ def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, flo
     seconds = time.perf_counter() - started
     begun = seconds - made["training_seconds"]
     before = [(begun + made["training_seconds"] * rows / done, level) for rows, level in curve[:-1]]
-    return [*before, (seconds, excess(learner.engine))]  # of the clocked run: it cuts its rows elsewhere, and rounds otherwise
+    # of the clocked run: it cuts its rows elsewhere, and rounds otherwise
+    return [*before, (seconds, excess(learner.engine))]
 
 
 def torch_loop(data: str, options: argparse.Namespace) -> list[tuple[float, float]]:
-    """The loop of the tutorials over tensors in memory: one permutation an epoch, slices of it, fused Adam; as many epochs as it needs."""
+    """The loop of the tutorials over tensors in memory: one permutation an epoch, slices of it,
+    fused Adam; as many epochs as it needs.
+    """
     import torch
 
     torch.set_num_threads(options.threads)
     x_test, y_test, variance = test_set()
-    activation = {"relu": torch.nn.ReLU, "silu": torch.nn.SiLU, "tanh": torch.nn.Tanh}[options.activation]
+    activation = {"relu": torch.nn.ReLU, "silu": torch.nn.SiLU, "tanh": torch.nn.Tanh}[
+        options.activation
+    ]
     torch.manual_seed(0)
     model = torch.nn.Sequential(
-        torch.nn.Linear(4, HIDDEN[0]), activation(), torch.nn.Linear(HIDDEN[0], HIDDEN[1]), activation(), torch.nn.Linear(HIDDEN[1], 1)
+        torch.nn.Linear(4, HIDDEN[0]),
+        activation(),
+        torch.nn.Linear(HIDDEN[0], HIDDEN[1]),
+        activation(),
+        torch.nn.Linear(HIDDEN[1], 1),
     )
     size = options.torch_batch_size
     optimizer = torch.optim.Adam(model.parameters(), lr=options.torch_lr, fused=True)
     x, y = read(data)
-    mean, sd, y_mean, y_sd = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64), y.mean(dtype=np.float64), y.std(dtype=np.float64)
+    mean, sd, y_mean, y_sd = (
+        x.mean(axis=0, dtype=np.float64),
+        x.std(axis=0, dtype=np.float64),
+        y.mean(dtype=np.float64),
+        y.std(dtype=np.float64),
+    )
     inputs = torch.from_numpy(((x - mean) / sd).astype(np.float32))
     targets = torch.from_numpy(((y - y_mean) / y_sd).astype(np.float32))[:, None]
     test = torch.from_numpy(((x_test - mean) / sd).astype(np.float32))
     steps = math.ceil(options.torch_rows / size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=options.torch_lr / 100)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, steps, eta_min=options.torch_lr / 100
+    )
     for _ in range(3):  # torch's own first calls
         torch.nn.functional.mse_loss(model(inputs[:size]), targets[:size]).backward()
     curve, paused, step, started = [], 0.0, 0, time.perf_counter()
@@ -164,13 +208,24 @@ def xgboost(data: str, options: argparse.Namespace) -> list[tuple[float, float]]
     started = time.perf_counter()
     x, y = read(data)
     matrix = xgboost.QuantileDMatrix(x, y, nthread=2)
-    booster = xgboost.Booster({"tree_method": "hist", "nthread": 2, "max_depth": 8, "eta": options.eta, "base_score": float(y.mean())}, [matrix])
+    booster = xgboost.Booster(
+        {
+            "tree_method": "hist",
+            "nthread": 2,
+            "max_depth": 8,
+            "eta": options.eta,
+            "base_score": float(y.mean()),
+        },
+        [matrix],
+    )
     curve, paused = [], 0.0
     for tree in range(100_000):
         booster.update(matrix, tree)
         if tree < 20 or tree % 10 == 9:
             now = time.perf_counter()
-            excess = float(np.mean((booster.predict(test).astype(np.float64) - y_test) ** 2)) / variance
+            excess = (
+                float(np.mean((booster.predict(test).astype(np.float64) - y_test) ** 2)) / variance
+            )
             curve.append((now - started - paused, excess))
             if excess <= TARGET or curve[-1][0] > options.limit_seconds:
                 break
@@ -182,9 +237,13 @@ SIDES = {"streamtrain": streamtrain, "torch_loop": torch_loop, "xgboost": xgboos
 
 
 def options_from(words: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data")
-    parser.add_argument("--side", choices=SIDES, help="one side alone, in this process: what the race starts")
+    parser.add_argument(
+        "--side", choices=SIDES, help="one side alone, in this process: what the race starts"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", help="write the curves here, as JSON")
     parser.add_argument("--picture", help="draw the curves here, as PNG or SVG")
@@ -202,31 +261,44 @@ def options_from(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def race(options: argparse.Namespace) -> dict[str, list]:
-    """Side → its curves; sides take turns, and none goes on beyond so many times streamtrain's seconds of the same turn."""
+    """Side → its curves; sides take turns, and none goes on beyond so many times streamtrain's
+    seconds of the same turn.
+    """
     curves: dict[str, list] = {side: [] for side in SIDES}
     for _ in range(options.repeats):
         ours = math.inf
         for side in SIDES:
             limit = min(options.limit_seconds, TIMES.get(side, math.inf) * ours)
             words = [*sys.argv[1:], "--side", side, "--limit-seconds", str(limit)]
-            done = subprocess.run([sys.executable, __file__, *words], check=True, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(
+                [sys.executable, __file__, *words], check=True, stdout=subprocess.PIPE, text=True
+            )
             curves[side].append(json.loads(done.stdout.splitlines()[-1]))
             if side == "streamtrain":
                 ours = curves[side][-1][-1][0]
-            print(f"{side}: {curves[side][-1][-1][0]:.2f} s, excess {curves[side][-1][-1][1]:.2g}", file=sys.stderr)
+            print(
+                f"{side}: {curves[side][-1][-1][0]:.2f} s, excess {curves[side][-1][-1][1]:.2g}",
+                file=sys.stderr,
+            )
     return curves
 
 
 def table(curves: dict[str, list]) -> str:
-    """Markdown: seconds to the target, medians over the repeats, and how many times streamtrain's of the same turn."""
-    lines = [f"| side | seconds to an excess of {TARGET:g} | times streamtrain's | excess reached |", "|---|---:|---:|---:|"]
+    """Markdown: seconds to the target, medians over the repeats, and how many times streamtrain's
+    of the same turn.
+    """
+    lines = [
+        f"| side | seconds to an excess of {TARGET:g} | times streamtrain's | excess reached |",
+        "|---|---:|---:|---:|",
+    ]
     for side, runs in curves.items():
         last, ours = [run[-1] for run in runs], [run[-1][0] for run in curves["streamtrain"]]
         more = "" if all(excess <= TARGET for _, excess in last) else "more than "
         ratios = [seconds / own for (seconds, _), own in zip(last, ours, strict=True)]
         spread = f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
         lines.append(
-            f"| {side} | {more}{statistics.median(seconds for seconds, _ in last):.2f} | {more}{spread} | {statistics.median(e for _, e in last):.2g} |"
+            f"| {side} | {more}{statistics.median(seconds for seconds, _ in last):.2f} |"
+            f" {more}{spread} | {statistics.median(e for _, e in last):.2g} |"
         )
     return "\n".join(lines)
 
@@ -238,16 +310,31 @@ def draw(curves: dict[str, list], path: Path) -> None:
 
     rows = [
         {"side": side.replace("_", " "), "run": at, "seconds": seconds, "excess": excess}
-        for side, runs in curves.items() for at, run in enumerate(runs) for seconds, excess in run
-    ]  # fmt: skip
-    last = [max((row for row in rows if row["side"] == side), key=lambda row: row["seconds"]) for side in {row["side"] for row in rows}]
+        for side, runs in curves.items()
+        for at, run in enumerate(runs)
+        for seconds, excess in run
+    ]
+    last = [
+        max((row for row in rows if row["side"] == side), key=lambda row: row["seconds"])
+        for side in {row["side"] for row in rows}
+    ]
     x = alt.X("seconds:Q", title="seconds", scale=alt.Scale(type="log"))
-    y = alt.Y("excess:Q", title="excess mean squared error, in units of the noiseless variance", scale=alt.Scale(type="log"))
+    y = alt.Y(
+        "excess:Q",
+        title="excess mean squared error, in units of the noiseless variance",
+        scale=alt.Scale(type="log"),
+    )
     chart = alt.layer(
-        alt.Chart(alt.Data(values=rows)).mark_line(strokeWidth=1.5).encode(x=x, y=y, color=alt.Color("side:N", legend=None), detail="run:N"),
-        alt.Chart(alt.Data(values=last)).mark_text(align="left", dx=6).encode(x=x, y=y, text="side:N", color=alt.Color("side:N", legend=None)),
-        alt.Chart(alt.Data(values=[{"excess": TARGET}])).mark_rule(strokeDash=[4, 4]).encode(y="excess:Q"),
-    ).properties(width=560, height=320, title="friedman2, 10 M rows: excess against seconds")  # fmt: skip
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(strokeWidth=1.5)
+        .encode(x=x, y=y, color=alt.Color("side:N", legend=None), detail="run:N"),
+        alt.Chart(alt.Data(values=last))
+        .mark_text(align="left", dx=6)
+        .encode(x=x, y=y, text="side:N", color=alt.Color("side:N", legend=None)),
+        alt.Chart(alt.Data(values=[{"excess": TARGET}]))
+        .mark_rule(strokeDash=[4, 4])
+        .encode(y="excess:Q"),
+    ).properties(width=560, height=320, title="friedman2, 10 M rows: excess against seconds")
     if path.suffix == ".svg":
         path.write_text(vl_convert.vegalite_to_svg(chart.to_dict()))
     else:

@@ -3,14 +3,17 @@
     streamtrain generate runs/cost-data --kind friedman2 --rows 2M
     python tests/benchmarks/sweep_cost.py runs/cost-data
 
-8 minibatch sizes x 5 learning rates x 3 trials, all 120 models over all rows (no halving, tuning passes only), one epoch. The
-script has its rows in memory and a DataLoader with a batch-index sampler (torch.utils.data, "Disable automatic batching"), Adam(fused=True),
-the same network, and evaluates at the same rows on the same number of held-out rows. It takes too long to be run whole: one
-model of every size is timed over at most `--sample-seconds`, and its seconds are scaled to all rows and to the 15 models of that
-size. Both use two threads at most; the script is timed at one and at two, and the faster counts. Sides take turns.
+8 minibatch sizes x 5 learning rates x 3 trials, all 120 models over all rows (no halving, tuning
+passes only), one epoch. The script has its rows in memory and a DataLoader with a batch-index
+sampler (torch.utils.data, "Disable automatic batching"), Adam(fused=True), the same network, and
+evaluates at the same rows on the same number of held-out rows. It takes too long to be run whole:
+one model of every size is timed over at most `--sample-seconds`, and its seconds are scaled to all
+rows and to the 15 models of that size. Both use two threads at most; the script is timed at one and
+at two, and the faster counts. Sides take turns.
 
-Outside both clocks: imports, compilation, opening and standardising the data. Inside ours: reading, shuffling, training, evaluating.
-Inside the script's: batches, training, evaluating; not its first three minibatches, nor its reading, nor its permutation of indices.
+Outside both clocks: imports, compilation, opening and standardising the data. Inside ours: reading,
+shuffling, training, evaluating. Inside the script's: batches, training, evaluating; not its first
+three minibatches, nor its reading, nor its permutation of indices.
 """
 
 import argparse
@@ -41,10 +44,21 @@ def sweep_seconds(data: str) -> float:
     """Seconds of the tuning passes: reading, training and evaluating all 120 models."""
     with tempfile.TemporaryDirectory() as folder:
         result = st.sweep(
-            data, out=f"{folder}/run", batch_sizes=list(SIZES), lr_grid=list(RATES), trials=TRIALS, halving=False, extend_grid=False,
-            rerun=False, confirm=False, measure="none", holdout=EVALUATION_ROWS,
-        )  # fmt: skip
-        records = [json.loads(line) for line in (result.out / "events.jsonl").read_text().splitlines()]
+            data,
+            out=f"{folder}/run",
+            batch_sizes=list(SIZES),
+            lr_grid=list(RATES),
+            trials=TRIALS,
+            halving=False,
+            extend_grid=False,
+            rerun=False,
+            confirm=False,
+            measure="none",
+            holdout=EVALUATION_ROWS,
+        )
+        records = [
+            json.loads(line) for line in (result.out / "events.jsonl").read_text().splitlines()
+        ]
     return sum(record["seconds"] for record in records if record["event"] == "pass")
 
 
@@ -55,14 +69,23 @@ class Script:
         table = pq.read_table(data)
         rows = np.stack([table[name].to_numpy() for name in table.column_names], axis=1)
         rows = ((rows - rows.mean(axis=0)) / rows.std(axis=0)).astype(np.float32)
-        self.held_out, self.train = torch.from_numpy(rows[:EVALUATION_ROWS]), torch.from_numpy(rows[EVALUATION_ROWS:])
+        self.held_out, self.train = (
+            torch.from_numpy(rows[:EVALUATION_ROWS]),
+            torch.from_numpy(rows[EVALUATION_ROWS:]),
+        )
 
     def seconds(self, batch_size: int, threads: int, sample_seconds: float) -> float:
-        """Seconds of one model over all rows, from a sample of its minibatches and of its evaluations."""
+        """Seconds of one model over all rows, from a sample of its minibatches and of its
+        evaluations.
+        """
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         model = torch.nn.Sequential(
-            torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1)
+            torch.nn.Linear(4, 32),
+            torch.nn.ReLU(),
+            torch.nn.Linear(32, 32),
+            torch.nn.ReLU(),
+            torch.nn.Linear(32, 1),
         )
         optimizer = torch.optim.Adam(model.parameters(), lr=0.004, fused=True)
         dataset = TensorDataset(self.train[:, :-1], self.train[:, -1:])
@@ -90,7 +113,9 @@ class Script:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sample-seconds", type=float, default=2.0)
@@ -100,7 +125,10 @@ def main() -> None:
     ours, theirs, sizes = [], [], []
     for _ in range(options.repeats):
         ours.append(sweep_seconds(options.data))
-        each = {size: min(script.seconds(size, threads, options.sample_seconds) for threads in (1, 2)) for size in SIZES}
+        each = {
+            size: min(script.seconds(size, threads, options.sample_seconds) for threads in (1, 2))
+            for size in SIZES
+        }
         theirs.append(len(RATES) * TRIALS * sum(each.values()))
         sizes.append(each)
         print({size: round(seconds, 2) for size, seconds in each.items()}, flush=True)
@@ -111,7 +139,12 @@ def main() -> None:
     print(f"| plain PyTorch script, extrapolated | {statistics.median(theirs):,.0f} |")
     print(f"| ratio | {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}) |")
     if options.out:
-        found = {"streamtrain_seconds": ours, "script_seconds": theirs, "script_seconds_a_model": sizes, "ratios": ratios}
+        found = {
+            "streamtrain_seconds": ours,
+            "script_seconds": theirs,
+            "script_seconds_a_model": sizes,
+            "ratios": ratios,
+        }
         Path(options.out).write_text(json.dumps(found, indent=1) + "\n")
 
 

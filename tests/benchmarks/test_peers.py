@@ -1,4 +1,7 @@
-"""The script of peers: its table says what is missing, and its own side is whole. No peer is needed."""
+"""The script of peers: its table says what is missing, and its own side is whole.
+
+No peer is needed.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -22,9 +25,14 @@ def test_the_table(peers, monkeypatch):
     monkeypatch.setattr(peers, "installed", lambda package: None if package == "ray" else "1.0")
     hugging_face = "Hugging Face datasets, streaming, shuffle buffer"
     rates = {("streamtrain", 100): [10e6, 12e6, 11e6], (hugging_face, 100): [0.5e6]}
-    lines = {line.split(" |")[0].removeprefix("| "): line for line in peers.table(rates, [100]).splitlines()}
-    assert "| 11 |" in lines["streamtrain"] and "| 0.5 (22 × slower) |" in lines[hugging_face]
-    assert "not installed" in lines["Ray Data, local shuffle"] and "failed" in lines["torch DataLoader, rows of an IterableDataset"]
+    lines = {
+        line.split(" |")[0].removeprefix("| "): line
+        for line in peers.table(rates, [100]).splitlines()
+    }
+    assert "| 11 |" in lines["streamtrain"]
+    assert "| 0.5 (22 × slower) |" in lines[hugging_face]
+    assert "not installed" in lines["Ray Data, local shuffle"]
+    assert "failed" in lines["torch DataLoader, rows of an IterableDataset"]
 
 
 @pytest.mark.parametrize("side", ["torch_rows", "torch_in_memory", "streamtrain"])
@@ -32,5 +40,7 @@ def test_every_side_at_hand_delivers_every_row_once(peers, side, tmp_path, monke
     data_gen.generate(tmp_path / "data", kind="linear", rows=3000, span_rows=512)
     monkeypatch.setattr(peers, "WORKERS", 0)
     batches = list(getattr(peers, side)(str(tmp_path / "data"), 128))
-    assert sum(len(x) for x, _ in batches) == 3000 and all(x.shape[1:] == (4,) and y.shape == (len(x), 1) for x, y in batches)
-    assert len({float(value) for x, _ in batches for value in x[:, 0]}) > 2900  # random values: hardly two are equal
+    assert sum(len(x) for x, _ in batches) == 3000
+    assert all(x.shape[1:] == (4,) and y.shape == (len(x), 1) for x, y in batches)
+    # random values: hardly two are equal
+    assert len({float(value) for x, _ in batches for value in x[:, 0]}) > 2900

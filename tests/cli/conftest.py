@@ -17,7 +17,9 @@ Command = Callable[..., Said]
 
 @pytest.fixture
 def command(capsys, monkeypatch, tmp_path) -> Command:
-    """`command("sweep", "data", "--json")`: the verb in this process, in an empty folder, without the user's variables."""
+    """`command("sweep", "data", "--json")`: the verb in this process, in an empty folder, without
+    the user's variables.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
 

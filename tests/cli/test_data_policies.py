@@ -1,4 +1,6 @@
-"""Whole runs on imperfect data: null policies, transforms, and data sets of awkward sizes and scales."""
+"""Whole runs on imperfect data: null policies, transforms, and data sets of awkward sizes and
+scales.
+"""
 
 import json
 import math
@@ -17,7 +19,11 @@ QUICK = ("--hidden", "4", "--memory", "1GiB", "--window-rows", "2048", "--lr", "
 def make_rows(num_rows: int, scale: float = 1.0) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
     a, b = random.standard_normal((2, num_rows))
-    return {"a": a * scale, "b": b * scale, "y": (a - 2 * b + 0.1 * random.standard_normal(num_rows)) * scale}
+    return {
+        "a": a * scale,
+        "b": b * scale,
+        "y": (a - 2 * b + 0.1 * random.standard_normal(num_rows)) * scale,
+    }
 
 
 def write(path, columns, groups: int = 500) -> str:
@@ -26,7 +32,11 @@ def write(path, columns, groups: int = 500) -> str:
 
 
 def events(out, kind: str) -> list[dict]:
-    return [record for line in (out / "events.jsonl").read_text().splitlines() if (record := json.loads(line))["event"] == kind]
+    return [
+        record
+        for line in (out / "events.jsonl").read_text().splitlines()
+        if (record := json.loads(line))["event"] == kind
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -47,23 +57,40 @@ GOOD = sum(not (row % 50 == 0 or row % 75 == 0 or row % 1000 == 7) for row in ra
 
 @pytest.mark.parametrize("engine", ["fused", "torch"])
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_drop_ends_with_its_epoch_and_counts_every_row_once(command, spoilt, tmp_path, engine, epochs):
+def test_drop_ends_with_its_epoch_and_counts_every_row_once(
+    command, spoilt, tmp_path, engine, epochs
+):
     refused = command("train", spoilt, "-o", "refused", *QUICK)
-    assert refused.code == 3 and "--on-null drop" in refused.err and refused.err.count("\n") == 1
+    assert refused.code == 3
+    assert "--on-null drop" in refused.err
+    assert refused.err.count("\n") == 1
     flags = ("--epochs", str(epochs), "--batch-size", "64", "--engine", engine)
     said = command("train", spoilt, "-o", "m", "--on-null", "drop", *flags, *QUICK)
     assert said.code == 0, said.err
-    (run,), (done,), (outcome,) = (events(tmp_path / "m", kind) for kind in ("run", "pass", "outcome"))
-    assert run["data"]["on_null"] == "drop" and run["data"]["holdout_rows"] < 1200
-    assert done["dropped"]["total"] == epochs * (ROWS - GOOD) and set(done["dropped"]["columns"]) == {"a", "b", "y"}
-    assert done["rows_read"] == done["receipt"]["count"] == outcome["rows"] == epochs * (GOOD - run["data"]["holdout_rows"])
+    (run,), (done,), (outcome,) = (
+        events(tmp_path / "m", kind) for kind in ("run", "pass", "outcome")
+    )
+    assert run["data"]["on_null"] == "drop"
+    assert run["data"]["holdout_rows"] < 1200
+    assert done["dropped"]["total"] == epochs * (ROWS - GOOD)
+    assert set(done["dropped"]["columns"]) == {"a", "b", "y"}
+    assert (
+        done["rows_read"]
+        == done["receipt"]["count"]
+        == outcome["rows"]
+        == epochs * (GOOD - run["data"]["holdout_rows"])
+    )
     assert outcome["steps"] == epochs * math.ceil(outcome["rows"] / epochs / 64)
     warnings = json.loads((tmp_path / "m" / "summary.json").read_text())["warnings"]
-    assert any("dropped" in warning["text"] and warning["flag"] == "--on-null" for warning in warnings)
+    assert any(
+        "dropped" in warning["text"] and warning["flag"] == "--on-null" for warning in warnings
+    )
 
 
 def test_drop_trains_on_what_a_clean_file_would_give_statistics_of(command, spoilt, tmp_path):
-    assert command("train", spoilt, "-o", "m", "--on-null", "drop", "--holdout", "0", *QUICK).code == 0
+    assert (
+        command("train", spoilt, "-o", "m", "--on-null", "drop", "--holdout", "0", *QUICK).code == 0
+    )
     (run,), columns = events(tmp_path / "m", "run"), pq.read_table(spoilt).to_pydict()
     table = np.stack([columns[name] for name in "aby"], axis=1)
     good = table[np.isfinite(table).all(axis=1)]
@@ -72,26 +99,48 @@ def test_drop_trains_on_what_a_clean_file_would_give_statistics_of(command, spoi
 
 
 def test_a_sweep_with_dropped_rows_reaches_one_row_count(command, spoilt, tmp_path):
-    grid = ("--batch-sizes", "64,512", "--lr-grid", "0.01,0.02", "--trials", "2", "--extend-grid", "off", "--rerun", "off")
+    grid = (
+        "--batch-sizes",
+        "64,512",
+        "--lr-grid",
+        "0.01,0.02",
+        "--trials",
+        "2",
+        "--extend-grid",
+        "off",
+        "--rerun",
+        "off",
+    )
     said = command("sweep", spoilt, "-o", "s", "--on-null", "drop", *grid, *QUICK)
     assert said.code == 0, said.err
     outcomes = events(tmp_path / "s", "outcome")
-    assert len({record["rows"] for record in outcomes}) == 1 and len(outcomes) == 8
-    assert json.loads((tmp_path / "s" / "summary.json").read_text())["holdout_loss_at_rows"] == outcomes[0]["rows"]
+    assert len({record["rows"] for record in outcomes}) == 1
+    assert len(outcomes) == 8
+    assert (
+        json.loads((tmp_path / "s" / "summary.json").read_text())["holdout_loss_at_rows"]
+        == outcomes[0]["rows"]
+    )
 
 
 def test_impute_goes_into_the_model(command, tmp_path):
     columns = make_rows(ROWS)
     columns["a"][::50] = np.nan
     data = write(tmp_path / "a.parquet", columns)
-    assert command("train", data, "-o", "m", "--on-null", "impute", "--batch-size", "64", *QUICK).code == 0
+    assert (
+        command("train", data, "-o", "m", "--on-null", "impute", "--batch-size", "64", *QUICK).code
+        == 0
+    )
     (run,), (done,) = (events(tmp_path / "m", kind) for kind in ("run", "pass"))
-    assert done["rows_read"] == run["epoch_rows"] and set(done["imputed"]["columns"]) == {"a"}
+    assert done["rows_read"] == run["epoch_rows"]
+    assert set(done["imputed"]["columns"]) == {"a"}
     model = streamtrain.load_model(tmp_path / "m")
     import torch
 
     with torch.no_grad():
-        hole, mean = (model(torch.tensor([[a, 0.5]], dtype=torch.float64)) for a in (math.nan, run["data"]["imputed"]["a"]))
+        hole, mean = (
+            model(torch.tensor([[a, 0.5]], dtype=torch.float64))
+            for a in (math.nan, run["data"]["imputed"]["a"])
+        )
     assert torch.equal(hole, mean)
     assert command("predict", "m", data, "-o", "p.parquet").code == 0
     assert np.isfinite(pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy()).all()
@@ -101,41 +150,65 @@ def test_impute_goes_into_the_model(command, tmp_path):
 def test_other_evaluation_data_meets_the_same_policy(command, tmp_path, policy):
     columns = make_rows(2000)
     columns["a"][::50] = np.nan
-    clean, spoilt = write(tmp_path / "clean.parquet", make_rows(ROWS)), write(tmp_path / "other.parquet", columns)
+    clean, spoilt = (
+        write(tmp_path / "clean.parquet", make_rows(ROWS)),
+        write(tmp_path / "other.parquet", columns),
+    )
     said = command("train", clean, "-o", "m", "--eval-data", spoilt, "--on-null", policy, *QUICK)
     assert said.code == 0, said.err
-    assert events(tmp_path / "m", "run")[0]["data"]["holdout_rows"] == (2000 if policy == "impute" else 1960)
+    assert events(tmp_path / "m", "run")[0]["data"]["holdout_rows"] == (
+        2000 if policy == "impute" else 1960
+    )
     assert command("train", clean, "-o", "n", "--eval-data", spoilt, *QUICK).code == 3
 
 
 def test_nothing_left_is_refused(command, tmp_path):
     columns = make_rows(ROWS)
     columns["a"][:] = np.nan
-    said = command("train", write(tmp_path / "a.parquet", columns), "-o", "m", "--on-null", "drop", *QUICK)
-    assert said.code == 3 and "every row that was looked at" in said.err and not (tmp_path / "m").exists()
+    said = command(
+        "train", write(tmp_path / "a.parquet", columns), "-o", "m", "--on-null", "drop", *QUICK
+    )
+    assert said.code == 3
+    assert "every row that was looked at" in said.err
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_transform_from_file_to_predictions(command, tmp_path):
     data = write(tmp_path / "a.parquet", make_rows(ROWS))
     module = tmp_path / "features_of_a_run.py"
-    module.write_text("def make(c):\n    return {'sum': c['a'] + c['b'], 'difference': c['a'] - c['b'], 'square': c['a'] ** 2}\n")
+    module.write_text(
+        "def make(c):\n    return {'sum': c['a'] + c['b'], 'difference': c['a'] - c['b'], 'square':"
+        " c['a'] ** 2}\n"
+    )
     flags = ("--transform", "features_of_a_run:make")
     said = command("train", data, "-o", "m", *flags, "--epochs", "3", "--batch-size", "64", *QUICK)
     assert said.code == 0, said.err
     (run,) = events(tmp_path / "m", "run")
     assert run["data"]["features"] == ["sum", "difference", "square"]
-    assert run["data"]["transform"]["function"] == "features_of_a_run:make" and len(run["data"]["transform"]["sha256"]) == 64
-    assert command("train", data, "--dry-run", *flags, *QUICK).out.count("sum, difference, square → y") == 1
+    assert run["data"]["transform"]["function"] == "features_of_a_run:make"
+    assert len(run["data"]["transform"]["sha256"]) == 64
+    assert (
+        command("train", data, "--dry-run", *flags, *QUICK).out.count("sum, difference, square → y")
+        == 1
+    )
     assert command("predict", "m", data, "-o", "p.parquet").code == 0
-    predictions, y = pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy(), pq.read_table(data)["y"].to_numpy()
+    predictions, y = (
+        pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy(),
+        pq.read_table(data)["y"].to_numpy(),
+    )
     assert np.mean((predictions - y) ** 2) < 0.2 * np.var(y)
     module.write_text(module.read_text() + "# changed\n")
-    assert "changed since the model was trained" in command("predict", "m", data, "-o", "q.parquet").err
+    assert (
+        "changed since the model was trained"
+        in command("predict", "m", data, "-o", "q.parquet").err
+    )
     about = json.loads((tmp_path / "m" / "model.json").read_text())
     about["transform"]["function"] = "features_that_are_gone:make"
     (tmp_path / "m" / "model.json").write_text(json.dumps(about))
     gone = command("predict", "m", data, "-o", "r.parquet")
-    assert gone.code == 2 and "no module 'features_that_are_gone'" in gone.err and gone.err.count("\n") == 1
+    assert gone.code == 2
+    assert "no module 'features_that_are_gone'" in gone.err
+    assert gone.err.count("\n") == 1
     assert streamtrain.load_model(tmp_path / "m").features == ("sum", "difference", "square")
 
 
@@ -154,19 +227,33 @@ SHAPES = {
     ("shape", "policy"),
     [pytest.param(shape, "error", id=shape.replace(" ", "-")) for shape in SHAPES]
     + [pytest.param("one row", policy, id=f"one-row-{policy}") for policy in ("drop", "impute")]
-    + [pytest.param("values of 1e30", policy, id=f"values-of-1e30-{policy}") for policy in ("drop", "impute")],
+    + [
+        pytest.param("values of 1e30", policy, id=f"values-of-1e30-{policy}")
+        for policy in ("drop", "impute")
+    ],
 )
 def test_awkward_data_has_stable_statistics(command, tmp_path, shape, policy):
     columns = SHAPES[shape]
     data = write(tmp_path / "a.parquet", columns)
     said = command("train", data, "-o", "m", "--on-null", policy, "--epochs", "2", *QUICK)
     assert said.code == 0, said.err
-    (run,), (done,), (outcome,) = (events(tmp_path / "m", kind) for kind in ("run", "pass", "outcome"))
+    (run,), (done,), (outcome,) = (
+        events(tmp_path / "m", kind) for kind in ("run", "pass", "outcome")
+    )
     assert outcome["outcome"] == "finished", outcome
-    warnings = [warning["text"] for warning in json.loads((tmp_path / "m" / "summary.json").read_text())["warnings"]]
-    assert ("The target is constant: there is nothing to learn." in warnings) == (shape == "a constant target")
-    standard, table = run["standard"], np.stack([np.asarray(columns[name]) for name in "aby"], axis=1)
-    assert np.isfinite(standard["mean"]).all() and np.isfinite(standard["scale"]).all()
+    warnings = [
+        warning["text"]
+        for warning in json.loads((tmp_path / "m" / "summary.json").read_text())["warnings"]
+    ]
+    assert ("The target is constant: there is nothing to learn." in warnings) == (
+        shape == "a constant target"
+    )
+    standard, table = (
+        run["standard"],
+        np.stack([np.asarray(columns[name]) for name in "aby"], axis=1),
+    )
+    assert np.isfinite(standard["mean"]).all()
+    assert np.isfinite(standard["scale"]).all()
     if run["data"]["holdout_rows"] == 0:
         assert standard["mean"] == pytest.approx(table.mean(axis=0).tolist())
     assert done["rows_read"] + 2 * run["data"]["holdout_rows"] == 2 * len(table)
@@ -174,4 +261,5 @@ def test_awkward_data_has_stable_statistics(command, tmp_path, shape, policy):
 
 def test_no_rows_are_refused(command, tmp_path):
     said = command("train", write(tmp_path / "a.parquet", make_rows(0)), "-o", "m", *QUICK)
-    assert said.code == 3 and "no rows" in said.err
+    assert said.code == 3
+    assert "no rows" in said.err

@@ -7,16 +7,34 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamtrain.cli.layers import Setting, environment_layer, file_layer, path_layer, resolve, set_layer
+from streamtrain.cli.layers import (
+    Setting,
+    environment_layer,
+    file_layer,
+    path_layer,
+    resolve,
+    set_layer,
+)
 from streamtrain.config import Config, config_keys
 from streamtrain.errors import ConfigError
 
 KEYS = ["train.batch_size", "order.seed", "sweep.trials"]
 
 
-@given(st.lists(st.dictionaries(st.sampled_from(KEYS), st.integers(1, 9), max_size=3), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(KEYS), st.integers(1, 9), max_size=3),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_the_last_layer_that_sets_a_key_wins_and_is_its_origin(layers):
-    config, origins = resolve(*({key: Setting(value, f"layer {i}") for key, value in layer.items()} for i, layer in enumerate(layers)))
+    config, origins = resolve(
+        *(
+            {key: Setting(value, f"layer {i}") for key, value in layer.items()}
+            for i, layer in enumerate(layers)
+        )
+    )
     for key in KEYS:
         section, name = key.split(".")
         setting = [(i, layer[key]) for i, layer in enumerate(layers) if key in layer]
@@ -28,7 +46,16 @@ def test_the_last_layer_that_sets_a_key_wins_and_is_its_origin(layers):
 @pytest.fixture
 def sweep_yaml(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lines = "train:", "  batch_size: 1", "  lr: 1e-3", "order:", "  seed: 1", "fetch:", "  readers: 1", "model:  # nothing yet"
+    lines = (
+        "train:",
+        "  batch_size: 1",
+        "  lr: 1e-3",
+        "order:",
+        "  seed: 1",
+        "fetch:",
+        "  readers: 1",
+        "model:  # nothing yet",
+    )
     (tmp_path / "sweep.yaml").write_text("\n".join(lines))
 
 
@@ -36,10 +63,24 @@ def test_precedence_and_origins_as_config_show_prints_them(command, sweep_yaml, 
     monkeypatch.setenv("STREAMTRAIN_TRAIN__BATCH_SIZE", "2Ki")
     monkeypatch.setenv("STREAMTRAIN_ORDER__SEED", "2")
     monkeypatch.setenv("STREAMTRAIN_HOME", "is not a key")
-    said = command("--set", "order.seed=3", "config", "show", "-c", "sweep.yaml", "--set=train.beta1=0.8", "--lr", "0.5", "--json")
+    said = command(
+        "--set",
+        "order.seed=3",
+        "config",
+        "show",
+        "-c",
+        "sweep.yaml",
+        "--set=train.beta1=0.8",
+        "--lr",
+        "0.5",
+        "--json",
+    )
     document = json.loads(said.out)
     assert set(document) == set(config_keys())
-    assert document["train.batch_size"] == {"value": 2048, "origin": "STREAMTRAIN_TRAIN__BATCH_SIZE"}
+    assert document["train.batch_size"] == {
+        "value": 2048,
+        "origin": "STREAMTRAIN_TRAIN__BATCH_SIZE",
+    }
     assert document["order.seed"] == {"value": 3, "origin": "--set order.seed"}
     assert document["train.beta1"] == {"value": 0.8, "origin": "--set train.beta1"}
     assert document["train.lr"] == {"value": 0.5, "origin": "--lr"}
@@ -52,26 +93,60 @@ def test_config_show_prints_a_config_file_of_the_same_config(command, sweep_yaml
     said = command("config", "show", "data/*.parquet", "-c", "sweep.yaml", *flags)
     (tmp_path / "again.yaml").write_text(said.out)
     config, _ = resolve(file_layer("again.yaml"))
-    assert (config.data.path, config.model.hidden, config.data.holdout, config.sweep.target_loss) == ("data/*.parquet", (), 0.1, (0.1, 0.2))
+    assert (
+        config.data.path,
+        config.model.hidden,
+        config.data.holdout,
+        config.sweep.target_loss,
+    ) == ("data/*.parquet", (), 0.1, (0.1, 0.2))
     assert command("config", "show", "-c", "again.yaml", "--json").out.count('"default"') == 0
     assert yaml.safe_load(said.out)["data"]["path"] == "data/*.parquet"
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    pytest.param("data:\n\ntrain:\n  batchsize: 3", "a.yaml:4: train.batchsize: unknown key. Did you mean train.batch_size?", id="key"),
-    pytest.param("trian:\n  lr: 3", "a.yaml:2: trian.lr: unknown key. Did you mean train.lr?", id="unknown section"),
-    pytest.param("trian: {}", "a.yaml:1: trian: unknown key. Did you mean train", id="unknown section without keys"),
-    pytest.param("batch_size: 3", "a.yaml:1: batch_size: unknown key. Did you mean train.batch_size?", id="key without section"),
-    pytest.param("train: 3", "a.yaml:1: train is a section; give one of its keys, like train.batch_size", id="section without key"),
-    pytest.param("train:\n  lr: -3", "a.yaml:2: train.lr: Input should be greater than 0 (got -3)", id="value"),
-    pytest.param("train:\n  lr: [", "a.yaml:3: not YAML: ", id="not YAML"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(
+            "data:\n\ntrain:\n  batchsize: 3",
+            "a.yaml:4: train.batchsize: unknown key. Did you mean train.batch_size?",
+            id="key",
+        ),
+        pytest.param(
+            "trian:\n  lr: 3",
+            "a.yaml:2: trian.lr: unknown key. Did you mean train.lr?",
+            id="unknown section",
+        ),
+        pytest.param(
+            "trian: {}",
+            "a.yaml:1: trian: unknown key. Did you mean train",
+            id="unknown section without keys",
+        ),
+        pytest.param(
+            "batch_size: 3",
+            "a.yaml:1: batch_size: unknown key. Did you mean train.batch_size?",
+            id="key without section",
+        ),
+        pytest.param(
+            "train: 3",
+            "a.yaml:1: train is a section; give one of its keys, like train.batch_size",
+            id="section without key",
+        ),
+        pytest.param(
+            "train:\n  lr: -3",
+            "a.yaml:2: train.lr: Input should be greater than 0 (got -3)",
+            id="value",
+        ),
+        pytest.param("train:\n  lr: [", "a.yaml:3: not YAML: ", id="not YAML"),
+    ],
+)
 def test_a_wrong_file_is_refused_with_its_line(command, tmp_path, text, message):
     (tmp_path / "a.yaml").write_text(text + "\n")
     for tokens in (["config", "validate", "a.yaml"], ["sweep", "d", "-c", "a.yaml"]):
         said = command(*tokens)
-        assert said.code == 2 and not said.out
-        assert said.err.startswith(f"error: {message}") and said.err.count("\n") == 1
+        assert said.code == 2
+        assert not said.out
+        assert said.err.startswith(f"error: {message}")
+        assert said.err.count("\n") == 1
 
 
 def test_every_wrong_key_is_listed(command, tmp_path):
@@ -83,11 +158,15 @@ def test_every_wrong_key_is_listed(command, tmp_path):
 
 
 def test_text_is_read_as_on_a_flag():
-    assigned = set_layer(["data.target=2024", "model.hidden=[8, 8]", "train.lr=null", "data.path=a=b"])
-    config, _ = resolve(path_layer("data"), environment_layer({"STREAMTRAIN_DATA__STANDARDIZE": "off"}), assigned)
+    assigned = set_layer(
+        ["data.target=2024", "model.hidden=[8, 8]", "train.lr=null", "data.path=a=b"]
+    )
+    config, _ = resolve(
+        path_layer("data"), environment_layer({"STREAMTRAIN_DATA__STANDARDIZE": "off"}), assigned
+    )
     assert (config.data.target, config.data.path, config.data.standardize) == ("2024", "a=b", False)
     assert (config.model.hidden, config.train.lr) == ((8, 8), None)
-    with pytest.raises(ConfigError, match="--set train.lr: write it like"):
+    with pytest.raises(ConfigError, match=r"--set train.lr: write it like"):
         set_layer(["train.lr"])
 
 

@@ -23,101 +23,263 @@ def data(tmp_path_factory):
 
 
 def test_generate_prints_the_noise_floor_and_inspect_reads_it_back(command):
-    said = command("--json", "generate", "made", "--kind", "linear", "--rows", "10k", "--noise", "0.5", "--span-rows", "2Ki", "--seed", "3")
+    said = command(
+        "--json",
+        "generate",
+        "made",
+        "--kind",
+        "linear",
+        "--rows",
+        "10k",
+        "--noise",
+        "0.5",
+        "--span-rows",
+        "2Ki",
+        "--seed",
+        "3",
+    )
     document = json.loads(said.out)
-    assert (said.code, document["rows"], document["columns"]) == (0, 10_000, ["x0", "x1", "x2", "x3", "y"])
+    assert (said.code, document["rows"], document["columns"]) == (
+        0,
+        10_000,
+        ["x0", "x1", "x2", "x3", "y"],
+    )
     assert document["truth"]["best_loss"] == pytest.approx(0.2)
-    assert "best possible loss is 0.2" in command("generate", "again", "--kind", "linear", "--rows", "10k", "--noise", "0.5").out
+    assert (
+        "best possible loss is 0.2"
+        in command("generate", "again", "--kind", "linear", "--rows", "10k", "--noise", "0.5").out
+    )
     page = command("inspect", "made").out
-    assert "10,000" in page and "verified" in page and "the best possible loss is 0.2" in page
-    assert [line.split()[:2] for line in page.splitlines() if line.split()[1:2] in (["feature"], ["target"])][-1] == ["y", "target"]
+    assert "10,000" in page
+    assert "verified" in page
+    assert "the best possible loss is 0.2" in page
+    assert [
+        line.split()[:2]
+        for line in page.splitlines()
+        if line.split()[1:2] in (["feature"], ["target"])
+    ][-1] == ["y", "target"]
     assert json.loads(command("inspect", "made", "--json").out)["num_rows"] == 10_000
 
 
 def test_inspect_tells_extremes_apart(command, tmp_path):
-    pq.write_table(pa.table({"a": [1e9 - 10, 1e9 + 10], "b": [0.5, 0.5], "y": [1 / 3, 2e6 / 3]}), tmp_path / "in.parquet")
+    pq.write_table(
+        pa.table({"a": [1e9 - 10, 1e9 + 10], "b": [0.5, 0.5], "y": [1 / 3, 2e6 / 3]}),
+        tmp_path / "in.parquet",
+    )
     lines = [line.split() for line in command("inspect", "in.parquet").out.splitlines()]
     texts = {words[0]: words[-2:] for words in lines if words and words[0] in ("a", "b", "y")}
-    assert texts == {"a": ["999999990", "1000000010"], "b": ["0.5", "0.5"], "y": ["0.333333", "666667"]}
+    assert texts == {
+        "a": ["999999990", "1000000010"],
+        "b": ["0.5", "0.5"],
+        "y": ["0.333333", "666667"],
+    }
 
 
 def test_ingest_moves_the_target_last(command, tmp_path):
-    pa.csv.write_csv(pa.table({"y": [1.0, 2.0, 3.0], "a": [1.0, 0.5, 2.0], "b": [3, 1, 2]}), tmp_path / "in.csv")
+    pa.csv.write_csv(
+        pa.table({"y": [1.0, 2.0, 3.0], "a": [1.0, 0.5, 2.0], "b": [3, 1, 2]}), tmp_path / "in.csv"
+    )
     for format in ("parquet", "zarr"):
-        said = command("ingest", "in.csv", format, "--target", "y", "--format", format, "--features", "b,a")
-        assert said.code == 0 and "3 rows in 1 shard" in said.out and "b, a → y" in said.out
-        assert [column["name"] for column in json.loads(command("inspect", format, "--json").out)["columns"]] == ["b", "a", "y"]
+        said = command(
+            "ingest", "in.csv", format, "--target", "y", "--format", format, "--features", "b,a"
+        )
+        assert said.code == 0
+        assert "3 rows in 1 shard" in said.out
+        assert "b, a → y" in said.out
+        assert [
+            column["name"]
+            for column in json.loads(command("inspect", format, "--json").out)["columns"]
+        ] == ["b", "a", "y"]
 
 
 def test_sweep_then_report_again(command, data, tmp_path):
-    said = command("-o", "a", "sweep", data, "--batch-sizes", "64..1024*4", "--lr-grid", "0.01,0.02", "--trials", "2", *QUICK)
+    said = command(
+        "-o",
+        "a",
+        "sweep",
+        data,
+        "--batch-sizes",
+        "64..1024*4",
+        "--lr-grid",
+        "0.01,0.02",
+        "--trials",
+        "2",
+        *QUICK,
+    )
     assert said.code == 0, said.err
-    assert said.out.rstrip().endswith("report: a/report.html") and "best linear" in said.out and "\r" not in said.err
+    assert said.out.rstrip().endswith("report: a/report.html")
+    assert "best linear" in said.out
+    assert "\r" not in said.err
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
     assert [cell["batch_size"] for cell in summary["cells"]] == [64, 256, 1024]
     assert summary["best_linear_loss"]["value"] < summary["best_constant_loss"]["value"]
     assert json.loads(command("report", "a", "-o", "b", "--json").out) == summary
     assert json.loads((tmp_path / "b" / "summary.json").read_text()) == summary
     refused = command("sweep", data, "-o", "a", *QUICK)
-    assert refused.code == 2 and "cannot go on: sweep.batch_sizes was [64, 256, 1024], is " in refused.err
+    assert refused.code == 2
+    assert "cannot go on: sweep.batch_sizes was [64, 256, 1024], is " in refused.err
     refused = command("sweep", data, "-o", "a", "--resume", "never", *QUICK)
-    assert refused.code == 2 and "nothing is overwritten" in refused.err
+    assert refused.code == 2
+    assert "nothing is overwritten" in refused.err
 
 
 def test_train_then_predict(command, data, tmp_path):
     said = command("train", data, "-o", "m", "--batch-size", "64", "--lr", "0.01", "-q", *QUICK)
-    assert (said.code, said.err) == (0, "") and (tmp_path / "m" / "model.safetensors").exists()
+    assert (said.code, said.err) == (0, "")
+    assert (tmp_path / "m" / "model.safetensors").exists()
     assert command("predict", "m", data, "-o", "p.parquet").out == "20,000 predictions: p.parquet\n"
-    table, truth = pq.read_table(tmp_path / "p.parquet"), pq.read_table(sorted(data.glob("*.parquet")))
+    table, truth = (
+        pq.read_table(tmp_path / "p.parquet"),
+        pq.read_table(sorted(data.glob("*.parquet"))),
+    )
     assert sorted(table["row_id"].to_pylist()) == list(range(ROWS))
-    errors = [(p - y) ** 2 for p, y in zip(table["prediction"].to_pylist(), truth["y"].to_pylist(), strict=True)]
+    errors = [
+        (p - y) ** 2
+        for p, y in zip(table["prediction"].to_pylist(), truth["y"].to_pylist(), strict=True)
+    ]
     mean = math.fsum(truth["y"].to_pylist()) / ROWS
     assert math.fsum(errors) < 0.5 * math.fsum((y - mean) ** 2 for y in truth["y"].to_pylist())
     assert command("predict", "m", data, "-o", "p.parquet").code == 2
-    for words in (["predict", "m", data, "-o", "p.parquet/q"], ["report", "m", "-o", "p.parquet/q"]):
+    for words in (
+        ["predict", "m", data, "-o", "p.parquet/q"],
+        ["report", "m", "-o", "p.parquet/q"],
+    ):
         said = command(*words)
-        assert (said.code, said.out) == (4, "") and re.fullmatch(r"error: p.parquet/q: cannot be written \(.*\). Choose another --out.\n", said.err), said.err
+        assert (said.code, said.out) == (4, ""), said.err
+        assert re.fullmatch(
+            r"error: p.parquet/q: cannot be written \(.*\). Choose another --out.\n", said.err
+        ), said.err
 
 
 def test_a_training_that_diverged_is_no_success_and_its_model_no_model(command, data):
-    said = command("train", data, "--optimizer", "sgd", "--lr", "1e6", "--batch-size", "64", "--max-rows", "4k", "--out", "m")
-    assert said.code == 1 and said.err.splitlines()[-1] == "error: m: the training diverged. Try a smaller --lr."
-    assert "diverged within" in said.out and "[--lr]" in said.out
+    said = command(
+        "train",
+        data,
+        "--optimizer",
+        "sgd",
+        "--lr",
+        "1e6",
+        "--batch-size",
+        "64",
+        "--max-rows",
+        "4k",
+        "--out",
+        "m",
+    )
+    assert said.code == 1
+    assert said.err.splitlines()[-1] == "error: m: the training diverged. Try a smaller --lr."
+    assert "diverged within" in said.out
+    assert "[--lr]" in said.out
     for words in (["predict", "m", data, "-o", "p.parquet"], ["evaluate", "m", data, "--json"]):
         said = command(*words)
-        assert (said.code, said.out) == (3, "") and "its training diverged" in said.err and said.err.count("\n") == 1
+        assert (said.code, said.out) == (3, "")
+        assert "its training diverged" in said.err
+        assert said.err.count("\n") == 1
 
 
 def test_a_sweep_in_which_no_size_trained_is_no_success(command, data):
-    flags = ["--optimizer", "sgd", "--lr-grid", "1e6", "--trials", "1", "--no-confirm", "--max-rows", "4k", "--measure", "none", "-q"]
+    flags = [
+        "--optimizer",
+        "sgd",
+        "--lr-grid",
+        "1e6",
+        "--trials",
+        "1",
+        "--no-confirm",
+        "--max-rows",
+        "4k",
+        "--measure",
+        "none",
+        "-q",
+    ]
     said = command("sweep", data, "--batch-sizes", "16,64", *flags, "--out", "s")
-    assert said.code == 1 and said.err == "error: s: every size diverged. Try a smaller --lr.\n" and "diverged" in said.out
+    assert said.code == 1
+    assert said.err == "error: s: every size diverged. Try a smaller --lr.\n"
+    assert "diverged" in said.out
 
 
 def test_dry_run_and_json_write_no_file(command, data, tmp_path):
     for verb in ("sweep", "train"):
         said = command(verb, data, "--dry-run", *QUICK)
-        assert said.code == 0 and f"{ROWS:,}" in said.out
+        assert said.code == 0
+        assert f"{ROWS:,}" in said.out
         assert json.loads(command(verb, data, "--dry-run", "--json", *QUICK).out)["verb"] == verb
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_run_keeps_its_config(command, data, tmp_path):
-    assert command("train", data, "-o", "m", "--batch-size", "64", "--set", "eval.first_row=512", "--seed", "7", "-q", *QUICK).code == 0
+    assert (
+        command(
+            "train",
+            data,
+            "-o",
+            "m",
+            "--batch-size",
+            "64",
+            "--set",
+            "eval.first_row=512",
+            "--seed",
+            "7",
+            "-q",
+            *QUICK,
+        ).code
+        == 0
+    )
     said = json.loads(command("config", "show", "-c", "m/config.resolved.yaml", "--json").out)
-    expected = {"data.path": str(data), "train.batch_size": 64, "eval.first_row": 512, "order.seed": 7, "fetch.memory": 2**30}
+    expected = {
+        "data.path": str(data),
+        "train.batch_size": 64,
+        "eval.first_row": 512,
+        "order.seed": 7,
+        "fetch.memory": 2**30,
+    }
     assert {key: said[key]["value"] for key in expected} == expected
 
 
 def test_a_budget_of_time_ends_a_run_and_its_lines(command, data, tmp_path):
-    for verb in (["train", "--batch-size", "64"], ["sweep", "--batch-sizes", "64,512", "--trials", "1", "--confirm", "off", "--measure", "none"]):
-        said = command(verb[0], data, *verb[1:], "-o", verb[0], "--max-time", "0.3s", "--hidden", "4", "--holdout", "1000", "--memory", "1GiB")
+    for verb in (
+        ["train", "--batch-size", "64"],
+        [
+            "sweep",
+            "--batch-sizes",
+            "64,512",
+            "--trials",
+            "1",
+            "--confirm",
+            "off",
+            "--measure",
+            "none",
+        ],
+    ):
+        said = command(
+            verb[0],
+            data,
+            *verb[1:],
+            "-o",
+            verb[0],
+            "--max-time",
+            "0.3s",
+            "--hidden",
+            "4",
+            "--holdout",
+            "1000",
+            "--memory",
+            "1GiB",
+        )
         assert said.code == 0, said.err
-        assert "held-out" in said.err and said.err.count("\n") > 4
+        assert "held-out" in said.err
+        assert said.err.count("\n") > 4
 
 
 def test_train_writes_tensorboard_beside_its_records(command, data, tmp_path):
-    assert command("train", data, "-o", "m", "--batch-size", "64", "-q", "--tensorboard", *QUICK).code == 0
-    evaluations = sum('"event": "evaluation"' in line for line in (tmp_path / "m" / "events.jsonl").read_text().splitlines())
+    assert (
+        command("train", data, "-o", "m", "--batch-size", "64", "-q", "--tensorboard", *QUICK).code
+        == 0
+    )
+    evaluations = sum(
+        '"event": "evaluation"' in line
+        for line in (tmp_path / "m" / "events.jsonl").read_text().splitlines()
+    )
     [file] = (tmp_path / "m" / "tensorboard").rglob("*tfevents*")
-    assert evaluations > 3 and file.read_bytes().count(b"loss/held out") == evaluations
+    assert evaluations > 3
+    assert file.read_bytes().count(b"loss/held out") == evaluations

@@ -1,4 +1,6 @@
-"""One cluster of two worker processes for all tests here, on loopback; small data; runs on one machine to compare with."""
+"""One cluster of two worker processes for all tests here, on loopback; small data; runs on one
+machine to compare with.
+"""
 
 import json
 import re
@@ -9,18 +11,39 @@ import pytest
 import streamtrain
 from data_gen import generate
 from streamtrain.cluster.connect import connect
-from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, ClusterConfig, Config, flag_values, make_config, merge
+from streamtrain.config import (
+    SWEEP_FLAGS,
+    TRAIN_FLAGS,
+    ClusterConfig,
+    Config,
+    flag_values,
+    make_config,
+    merge,
+)
 
 SWEEP = {
-    "batch_sizes": [32, 256, 5000], "lr_grid": 2, "trials": 2, "holdout": 1000, "window_rows": 1024, "hidden": "8,8", "memory": "64MiB",
-    "rerun": False, "extend_grid": False, "halving": False, "confirm": False, "measure": "none",
-}  # fmt: skip
+    "batch_sizes": [32, 256, 5000],
+    "lr_grid": 2,
+    "trials": 2,
+    "holdout": 1000,
+    "window_rows": 1024,
+    "hidden": "8,8",
+    "memory": "64MiB",
+    "rerun": False,
+    "extend_grid": False,
+    "halving": False,
+    "confirm": False,
+    "measure": "none",
+}
 
 #: What a pass's record says of times and of who did the work, which differ.
 _OWN_OF_A_PASS = ("stats", "rows_read", "workers", "lost_workers", "failed_tasks")
 
 #: Threads that Dask keeps for the life of a process or of a cluster that other tests use too.
-_DASK_THREADS = re.compile(r"IO loop|Profile|Dask-|TCP-Executor|AsyncProcess|asyncio_|zarr_io|ThreadPoolExecutor|watch message queue")
+_DASK_THREADS = re.compile(
+    r"IO loop|Profile|Dask-|TCP-Executor|AsyncProcess|asyncio_|zarr_io|ThreadPoolExecutor|watch"
+    r" message queue"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +51,11 @@ def no_leaks():
     """Of our own threads; in place of tests/conftest.py's, which knows no Dask."""
     before = set(threading.enumerate())
     yield
-    left = [thread for thread in set(threading.enumerate()) - before if not _DASK_THREADS.search(thread.name)]
+    left = [
+        thread
+        for thread in set(threading.enumerate()) - before
+        if not _DASK_THREADS.search(thread.name)
+    ]
     assert not [thread for thread in left if thread.name.startswith("streamtrain")], left
 
 
@@ -52,7 +79,10 @@ def client(connection):
 
 
 def config_of(data, flags: dict, **more) -> Config:
-    """A config from flags, and from dotted keys with underscores doubled: `cluster__slice_seconds=0.1`."""
+    """A config from flags, and from dotted keys with underscores doubled.
+
+    `cluster__slice_seconds=0.1`.
+    """
     values = flag_values(flags, TRAIN_FLAGS | SWEEP_FLAGS)
     for key, value in {"data__path": str(data), **more}.items():
         part, name = key.split("__")
@@ -68,10 +98,19 @@ def records(out, *events: str) -> list[dict]:
 def convergence(out) -> list[dict]:
     """All that a run measured of learning, in its order, less times and who did the work."""
     kept = records(out, "baseline", "evaluation", "outcome", "pass", "winners")
-    return [{key: value for key, value in record.items() if not key.endswith("seconds") and key not in _OWN_OF_A_PASS} for record in kept]
+    return [
+        {
+            key: value
+            for key, value in record.items()
+            if not key.endswith("seconds") and key not in _OWN_OF_A_PASS
+        }
+        for record in kept
+    ]
 
 
 @pytest.fixture(scope="session")
 def alone(data, tmp_path_factory):
     """The sweep on one machine."""
-    return convergence(streamtrain.sweep(data, out=tmp_path_factory.mktemp("alone") / "run", **SWEEP).out)
+    return convergence(
+        streamtrain.sweep(data, out=tmp_path_factory.mktemp("alone") / "run", **SWEEP).out
+    )

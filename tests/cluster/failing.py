@@ -1,7 +1,8 @@
-"""Failures that happen where they should: in the worker that was told, at the step that was named."""
+"""Failures that happen where they should: in the worker that was told, at the step that was
+named.
+"""
 
 import os
-import signal
 import socket
 import threading
 from contextlib import suppress
@@ -75,7 +76,9 @@ class Proxy:
                 there = socket.create_connection(self._to)
                 self._ends += [here, there]
                 for pair in ((here, there), (there, here)):
-                    threading.Thread(target=self._forward, args=pair, name="proxy", daemon=True).start()
+                    threading.Thread(
+                        target=self._forward, args=pair, name="proxy", daemon=True
+                    ).start()
 
     @staticmethod
     def _forward(here: socket.socket, there: socket.socket) -> None:

@@ -1,4 +1,6 @@
-"""Training in rounds: what it equals, that deaths change nothing, and that it goes on; on simulated workers that really train."""
+"""Training in rounds: what it equals, that deaths change nothing, and that it goes on; on simulated
+workers that really train.
+"""
 
 import numpy as np
 import pytest
@@ -21,18 +23,37 @@ STEADY = Habits(rows_per_second=1.0)
 
 
 def prepared_of(data, batch_size=64, first_row=1024, **flags):
-    return prepare(config_of(data, {**TRAIN, **flags, "batch_size": batch_size}, eval__first_row=first_row), learners=1, rates=1)
+    return prepare(
+        config_of(data, {**TRAIN, **flags, "batch_size": batch_size}, eval__first_row=first_row),
+        learners=1,
+        rates=1,
+    )
 
 
-def in_rounds(prepared, *, shares, windows=1, habits=STEADY, workers=3, seed=0, saving=None, **learner):
+def in_rounds(
+    prepared, *, shares, windows=1, habits=STEADY, workers=3, seed=0, saving=None, **learner
+):
     """(records, learner, leases)."""
     own = build(draw(prepared), threads=1, memory_limit=None)
     told = []
-    trained = prepared.learner(prepared.config.train.batch_size, (prepared.config.train.rate,), 0, **learner)
+    trained = prepared.learner(
+        prepared.config.train.batch_size, (prepared.config.train.rate,), 0, **learner
+    )
     begun = saving.take(pass_name(trained, "tuning")) if saving is not None else None
-    work = RoundsPass(prepared, trained, told.append, saving=saving, shares=shares, windows_a_share=windows, chosen={"sync": "rounds"}, begun=begun)
+    work = RoundsPass(
+        prepared,
+        trained,
+        told.append,
+        saving=saving,
+        shares=shares,
+        windows_a_share=windows,
+        chosen={"sync": "rounds"},
+        begun=begun,
+    )
     leases = Leases(timeout_seconds=20.0, max_attempts=10**9)
-    fabric = SimulatedFabric(workers, habits, lambda payload: (1.0, payload[0](own, payload[1])), seed=seed)
+    fabric = SimulatedFabric(
+        workers, habits, lambda payload: (1.0, payload[0](own, payload[1])), seed=seed
+    )
     if work.record is None:
         work.run(Crew(fabric, no_workers_seconds=1e9), leases)
     return told, trained, leases
@@ -40,39 +61,63 @@ def in_rounds(prepared, *, shares, windows=1, habits=STEADY, workers=3, seed=0, 
 
 def on_one_machine(prepared, **learner):
     told = []
-    trained = prepared.learner(prepared.config.train.batch_size, (prepared.config.train.rate,), 0, **learner)
+    trained = prepared.learner(
+        prepared.config.train.batch_size, (prepared.config.train.rate,), 0, **learner
+    )
     run_pass(prepared, [trained], 0, told.append)
     return told, trained
 
 
 def test_one_share_is_training_on_one_machine_bit_for_bit(data):
-    prepared = prepared_of(data, batch_size=100, epochs=1.7, first_row=10**9)  # an evaluation within a minibatch cuts its sum
+    # an evaluation within a minibatch cuts its sum
+    prepared = prepared_of(data, batch_size=100, epochs=1.7, first_row=10**9)
     told, trained, _ = in_rounds(prepared, shares=1, windows=2)
     expected, alone = on_one_machine(prepared)
     assert (trained.engine.parameters() == alone.engine.parameters()).all()
-    assert trained.rows == alone.rows and trained.engine.steps == alone.engine.steps
+    assert trained.rows == alone.rows
+    assert trained.engine.steps == alone.engine.steps
     assert told[-1]["receipt"] == expected[-1]["receipt"]
-    assert [one for one in told if one["event"] == "outcome"] == [one for one in expected if one["event"] == "outcome"]
+    assert [one for one in told if one["event"] == "outcome"] == [
+        one for one in expected if one["event"] == "outcome"
+    ]
 
 
-@pytest.mark.parametrize("flags", [{"optimizer": "sgd"}, {"optimizer": "sgd", "activation": "tanh"}], ids=["relu", "tanh"])
+@pytest.mark.parametrize(
+    "flags",
+    [{"optimizer": "sgd"}, {"optimizer": "sgd", "activation": "tanh"}],
+    ids=["relu", "tanh"],
+)
 def test_a_round_of_one_sgd_step_is_the_synchronous_step(tmp_path, flags):
-    """Averages of parameters and momenta after one step from the same place are those of the mean gradient."""
+    """Averages of parameters and momenta after one step from the same place are those of the mean
+    gradient.
+    """
     generate(tmp_path / "data", kind="friedman2", rows=1024, span_rows=16)
-    prepared = prepared_of(tmp_path / "data", batch_size=64, holdout=0, window_rows=16, span_rows=16, **flags)
+    prepared = prepared_of(
+        tmp_path / "data", batch_size=64, holdout=0, window_rows=16, span_rows=16, **flags
+    )
     _, trained, _ = in_rounds(prepared, shares=4)
     _, alone = on_one_machine(prepared)
     assert trained.engine.steps == alone.engine.steps == 16
-    np.testing.assert_allclose(trained.engine.parameters(), alone.engine.parameters(), rtol=2e-4, atol=2e-6)
+    np.testing.assert_allclose(
+        trained.engine.parameters(), alone.engine.parameters(), rtol=2e-4, atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("on_null", ["error", "drop"])
 def test_deaths_hangs_and_errors_change_no_number_and_every_row_comes_once(data, on_null):
     prepared = prepared_of(data, epochs=2, on_null=on_null)
-    habits = Habits(rows_per_second=1.0, failure_seconds=8.0, return_seconds=2.0, hang_share=0.05, hang_seconds=60.0, error_share=0.05)
+    habits = Habits(
+        rows_per_second=1.0,
+        failure_seconds=8.0,
+        return_seconds=2.0,
+        hang_share=0.05,
+        hang_seconds=60.0,
+        error_share=0.05,
+    )
     told, trained, leases = in_rounds(prepared, shares=4, habits=habits, seed=3)
     steady, expected, _ = in_rounds(prepared, shares=4, workers=1)
-    assert leases.failures > 3 and told[-1]["lost_workers"] > 3
+    assert leases.failures > 3
+    assert told[-1]["lost_workers"] > 3
     assert (trained.engine.parameters() == expected.engine.parameters()).all()
     alone, _ = on_one_machine(prepared)
     assert told[-1]["receipt"] == steady[-1]["receipt"] == alone[-1]["receipt"]
@@ -100,9 +145,13 @@ def test_an_interrupted_driver_goes_on_from_its_last_round(data, edges):
     rest, trained, _ = in_rounds(prepared, shares=4, saving=again, keeps_best=True)
     assert (trained.engine.parameters() == expected.engine.parameters()).all()
     assert (trained.best_parameters == expected.best_parameters).all()
-    assert rest[-1]["receipt"] == whole[-1]["receipt"] and rest[-1]["rounds"] == whole[-1]["rounds"]
-    nothing, trained, _ = in_rounds(prepared, shares=4, saving=Checkpoints(again.saved), keeps_best=True)
-    assert nothing == [] and (trained.engine.parameters() == expected.engine.parameters()).all()
+    assert rest[-1]["receipt"] == whole[-1]["receipt"]
+    assert rest[-1]["rounds"] == whole[-1]["rounds"]
+    nothing, trained, _ = in_rounds(
+        prepared, shares=4, saving=Checkpoints(again.saved), keeps_best=True
+    )
+    assert nothing == []
+    assert (trained.engine.parameters() == expected.engine.parameters()).all()
 
 
 def test_the_length_of_rounds_is_measured_once_and_recorded(data):
@@ -114,7 +163,15 @@ def test_the_length_of_rounds_is_measured_once_and_recorded(data):
 
 
 def test_the_average_weighs_rows_and_skips_shares_without_a_step():
-    states = [{"parameters": np.full((1, 2), value, np.float32), "moments": np.full((1, 2, 2), -value, np.float32)} for value in (1.0, 4.0, 100.0)]
+    states = [
+        {
+            "parameters": np.full((1, 2), value, np.float32),
+            "moments": np.full((1, 2, 2), -value, np.float32),
+        }
+        for value in (1.0, 4.0, 100.0)
+    ]
     mean = average(states, [1, 2, 0])
-    assert (mean["parameters"] == 3).all() and (mean["moments"] == -3).all() and mean["parameters"].dtype == np.float32
+    assert (mean["parameters"] == 3).all()
+    assert (mean["moments"] == -3).all()
+    assert mean["parameters"].dtype == np.float32
     assert (average(states, [0, 0, 0])["parameters"] == 1).all()

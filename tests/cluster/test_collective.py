@@ -1,4 +1,7 @@
-"""Who sums gradients: gloo for all, NCCL where each worker has a GPU that no other one has. Its own test needs two GPUs."""
+"""Who sums gradients: gloo for all, NCCL where each worker has a GPU that no other one has.
+
+Its own test needs two GPUs.
+"""
 
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +19,17 @@ HOST = "127.0.0.1"
 
 
 class GlooForNccl:
-    """In NCCL's place, on a machine without GPUs: the same calls. It counts its sums, and may lose a peer."""
+    """In NCCL's place, on a machine without GPUs: the same calls.
+
+    It counts its sums, and may lose a peer.
+    """
 
     def __init__(self, store: dist.Store, rank: int, size: int, timeout: timedelta):
         options = dist.ProcessGroupGloo._Options()
-        options._devices, options._timeout = [dist.ProcessGroupGloo.create_device(hostname=HOST)], timeout
+        options._devices, options._timeout = (
+            [dist.ProcessGroupGloo.create_device(hostname=HOST)],
+            timeout,
+        )
         self._group = dist.ProcessGroupGloo(store, rank, size, options)
         self.sums, self.lost = 0, False
 
@@ -35,14 +44,22 @@ class GlooForNccl:
 
 
 def sums_of(gpus: list[str], act) -> list:
-    """What `act(collective, rank)` gives on one worker for each of these GPUs, as threads of this process."""
+    """What `act(collective, rank)` gives on one worker for each of these GPUs, as threads of this
+    process.
+    """
     store = Store(HOST, 20.0)
 
     def one(rank: int):
         joined = Collective(
-            (HOST, store.port), rank=rank, size=len(gpus), generation=0, own_host=HOST, timeout_seconds=20.0,
-            store=store if rank == 0 else None, device=f"cpu:{rank}",
-        )  # fmt: skip
+            (HOST, store.port),
+            rank=rank,
+            size=len(gpus),
+            generation=0,
+            own_host=HOST,
+            timeout_seconds=20.0,
+            store=store if rank == 0 else None,
+            device=f"cpu:{rank}",
+        )
         try:
             return act(joined, rank)
         finally:
@@ -65,21 +82,33 @@ def pretend(monkeypatch):
 
 @pytest.mark.parametrize(
     ("gpus", "backend"),
-    [(["a", "b", "c"], "nccl"), (["a", "b", "a"], "gloo"), (["a", "", "b"], "gloo"), (["", "", ""], "gloo")],
+    [
+        (["a", "b", "c"], "nccl"),
+        (["a", "b", "a"], "gloo"),
+        (["a", "", "b"], "gloo"),
+        (["", "", ""], "gloo"),
+    ],
     ids=["a GPU each", "one shared", "one without", "none"],
 )
 def test_nccl_sums_where_each_worker_has_a_gpu_of_its_own(pretend, gpus, backend):
     pretend(gpus)
 
     def act(joined: Collective, rank: int):
-        sums = [np.full((2, 3), 10.0**rank, dtype=np.float32), np.full(4, rank + 0.5, dtype=np.float64)]
+        sums = [
+            np.full((2, 3), 10.0**rank, dtype=np.float32),
+            np.full(4, rank + 0.5, dtype=np.float64),
+        ]
         for array in sums:
             joined.sum(array)
         return joined.backend, 0 if joined._gpu_group is None else joined._gpu_group.sums, sums
 
     for found, gpu_sums, (small, wide) in sums_of(gpus, act):
-        assert found == backend and gpu_sums == (3 if backend == "nccl" else 0)  # one of them when they met
-        assert (small == 111).all() and small.dtype == np.float32 and (wide == 4.5).all() and wide.dtype == np.float64
+        assert found == backend
+        assert gpu_sums == (3 if backend == "nccl" else 0)
+        assert (small == 111).all()
+        assert small.dtype == np.float32
+        assert (wide == 4.5).all()
+        assert wide.dtype == np.float64
 
 
 def test_what_nccl_says_of_a_lost_peer_is_heard_as_that(pretend):
@@ -106,8 +135,15 @@ def _on_gpu(rank: int, port, out) -> None:
     while not port.value:
         pass
     joined = Collective(
-        (HOST, port.value), rank=rank, size=2, generation=0, own_host=HOST, timeout_seconds=10.0, store=store, device=f"cuda:{rank}"
-    )  # fmt: skip
+        (HOST, port.value),
+        rank=rank,
+        size=2,
+        generation=0,
+        own_host=HOST,
+        timeout_seconds=10.0,
+        store=store,
+        device=f"cuda:{rank}",
+    )
     array = np.full(5, 1.0 + rank, dtype=np.float32)
     joined.sum(array)
     out.put((rank, joined.backend, array.tolist()))
@@ -124,7 +160,9 @@ def _on_gpu(rank: int, port, out) -> None:
 def test_two_gpus_sum_over_nccl_and_notice_a_lost_peer():
     context = multiprocessing.get_context("spawn")
     port, out = context.Value("i", 0), context.Queue()
-    workers = [context.Process(target=_on_gpu, args=(rank, port, out), daemon=True) for rank in range(2)]
+    workers = [
+        context.Process(target=_on_gpu, args=(rank, port, out), daemon=True) for rank in range(2)
+    ]
     for worker in workers:
         worker.start()
     told = sorted((out.get(timeout=60) for _ in range(2)), key=str)

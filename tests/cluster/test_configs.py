@@ -1,4 +1,6 @@
-"""The examples in configs/: each names a factory that exists, which asks its library for what that library has."""
+"""The examples in configs/: each names a factory that exists, which asks its library for what that
+library has.
+"""
 
 import importlib
 import inspect
@@ -25,7 +27,17 @@ class Cluster(SimpleNamespace):
 
 
 def slurm(**options):
-    known = {"queue", "account", "walltime", "cores", "processes", "memory", "interface", "worker_extra_args", "job_script_prologue"}
+    known = {
+        "queue",
+        "account",
+        "walltime",
+        "cores",
+        "processes",
+        "memory",
+        "interface",
+        "worker_extra_args",
+        "job_script_prologue",
+    }
     assert options.keys() <= known
     return Cluster(**options)
 
@@ -38,19 +50,32 @@ def cuda(**options):
 
 def make_cluster_spec(*, name, image, n_workers, resources, env, worker_command):
     """As of dask-kubernetes: the parts of the spec that the factory adds to."""
-    container = {"name": "worker", "image": image, "args": worker_command, "env": env, "resources": resources}
-    return {"metadata": {"name": name}, "spec": {"worker": {"replicas": n_workers, "spec": {"containers": [container]}}}}
+    container = {
+        "name": "worker",
+        "image": image,
+        "args": worker_command,
+        "env": env,
+        "resources": resources,
+    }
+    return {
+        "metadata": {"name": name},
+        "spec": {"worker": {"replicas": n_workers, "spec": {"containers": [container]}}},
+    }
 
 
 FAKES = {
-    "dask_jobqueue": {"SLURMCluster": slurm}, "dask_cuda": {"LocalCUDACluster": cuda},
-    "dask_kubernetes": {}, "dask_kubernetes.operator": {"KubeCluster": Cluster, "make_cluster_spec": make_cluster_spec},
-}  # fmt: skip
+    "dask_jobqueue": {"SLURMCluster": slurm},
+    "dask_cuda": {"LocalCUDACluster": cuda},
+    "dask_kubernetes": {},
+    "dask_kubernetes.operator": {"KubeCluster": Cluster, "make_cluster_spec": make_cluster_spec},
+}
 
 
 @pytest.fixture
 def fakes(monkeypatch):
-    """The libraries are not installed here: modules with the names that the factories take from them."""
+    """The libraries are not installed here: modules with the names that the factories take from
+    them.
+    """
     for name, members in FAKES.items():
         module = ModuleType(name)
         vars(module).update(members)
@@ -58,18 +83,25 @@ def fakes(monkeypatch):
     monkeypatch.syspath_prepend(str(CONFIGS))
 
 
-@pytest.mark.parametrize(("name", "verb"), [("slurm", "sweep"), ("kubernetes", "train"), ("cuda", "sweep")])
+@pytest.mark.parametrize(
+    ("name", "verb"), [("slurm", "sweep"), ("kubernetes", "train"), ("cuda", "sweep")]
+)
 def test_a_config_names_a_factory_that_makes_a_cluster(name, verb, fakes, monkeypatch):
-    config, origins = resolve(file_layer(str(CONFIGS / f"{name}.yaml")), {}, {}, {})
+    config, _origins = resolve(file_layer(str(CONFIGS / f"{name}.yaml")), {}, {}, {})
     assert config.cluster.factory == f"{name}_cluster:make"
     assert f"streamtrain {verb} -c {name}.yaml" in (CONFIGS / f"{name}.yaml").read_text()
     made = importlib.import_module(f"{name}_cluster").make()
-    assert isinstance(made, Cluster) and connecting.is_wanted(config.cluster)
+    assert isinstance(made, Cluster)
+    assert connecting.is_wanted(config.cluster)
     sys.modules.pop(f"{name}_cluster")
 
 
 def test_a_pod_has_the_data_of_its_config(fakes):
-    made = importlib.import_module("kubernetes_cluster").make().custom_cluster_spec["spec"]["worker"]["spec"]
+    made = (
+        importlib.import_module("kubernetes_cluster")
+        .make()
+        .custom_cluster_spec["spec"]["worker"]["spec"]
+    )
     config, _ = resolve(file_layer(str(CONFIGS / "kubernetes.yaml")), {}, {}, {})
     assert made["containers"][0]["volumeMounts"][0]["mountPath"] == config.data.path
     assert made["containers"][0]["volumeMounts"][0]["name"] == made["volumes"][0]["name"]

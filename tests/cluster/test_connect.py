@@ -25,8 +25,17 @@ from streamtrain.errors import ConfigError, ResourceError
 
 
 def test_no_port_is_open_to_other_machines(connection):
-    pids = [os.getpid(), *connection.client.run(os.getpid).values(), *connection.client.run(os.getppid).values()]
-    listening = [one for pid in set(pids) for one in psutil.Process(pid).net_connections() if one.status == psutil.CONN_LISTEN]
+    pids = [
+        os.getpid(),
+        *connection.client.run(os.getpid).values(),
+        *connection.client.run(os.getppid).values(),
+    ]
+    listening = [
+        one
+        for pid in set(pids)
+        for one in psutil.Process(pid).net_connections()
+        if one.status == psutil.CONN_LISTEN
+    ]
     assert listening
     assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
 
@@ -36,12 +45,15 @@ def test_nor_without_bokeh(monkeypatch):
     before = set(_own_ports())
     with connect(ClusterConfig(workers=1)):
         opened = set(_own_ports()) - before
-    assert opened and {address.ip for address in opened} == {"127.0.0.1"}
+    assert opened
+    assert {address.ip for address in opened} == {"127.0.0.1"}
 
 
 def _own_ports():
     """Where this process, which has the scheduler in it, listens."""
-    return (one.laddr for one in psutil.Process().net_connections() if one.status == psutil.CONN_LISTEN)
+    return (
+        one.laddr for one in psutil.Process().net_connections() if one.status == psutil.CONN_LISTEN
+    )
 
 
 def test_a_local_cluster_shares_cores_and_leaves_memory_to_us(connection):
@@ -49,12 +61,14 @@ def test_a_local_cluster_shares_cores_and_leaves_memory_to_us(connection):
     assert len(workers) == 2
     assert {worker["nthreads"] for worker in workers} == {max(1, len(os.sched_getaffinity(0)) // 2)}
     assert {worker["resources"]["trainer"] for worker in workers} == {1}
-    assert connection.own and connection.dashboard.startswith("http://127.0.0.1:")
+    assert connection.own
+    assert connection.dashboard.startswith("http://127.0.0.1:")
 
 
 def test_an_existing_client_is_used_and_left_open(client):
     with connect(ClusterConfig(), client) as connection:
-        assert connection.client is client and not connection.own
+        assert connection.client is client
+        assert not connection.own
     assert client.status == "running"
 
 
@@ -64,39 +78,66 @@ def test_a_scheduler_by_address_file_and_environment(client, tmp_path, monkeypat
     assert not is_wanted(ClusterConfig())
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
     assert is_wanted(ClusterConfig())
-    for config in (ClusterConfig(scheduler=address), ClusterConfig(scheduler_file=str(tmp_path / "scheduler.json")), ClusterConfig()):
+    for config in (
+        ClusterConfig(scheduler=address),
+        ClusterConfig(scheduler_file=str(tmp_path / "scheduler.json")),
+        ClusterConfig(),
+    ):
         with connect(config) as connection:
-            assert connection.client.scheduler.address == address and not connection.own
+            assert connection.client.scheduler.address == address
+            assert not connection.own
 
 
 def test_a_tls_scheduler_by_files(tmp_path):
     pytest.importorskip("cryptography")
     security = distributed.Security.temporary()
-    names = {"tls_ca_file": security.tls_ca_file, "tls_cert": security.tls_client_cert, "tls_key": security.tls_client_key}
+    names = {
+        "tls_ca_file": security.tls_ca_file,
+        "tls_cert": security.tls_client_cert,
+        "tls_key": security.tls_client_key,
+    }
     for name, text in names.items():
         (tmp_path / name).write_text(text)
     files = {name: str(tmp_path / name) for name in names}
     with distributed.LocalCluster(
-        n_workers=1, processes=False, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", worker_dashboard_address=None, security=security
+        n_workers=1,
+        processes=False,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        worker_dashboard_address=None,
+        security=security,
     ) as cluster:
         assert cluster.scheduler_address.startswith("tls://127.0.0.1")
         with connect(ClusterConfig(scheduler=cluster.scheduler_address, **files)) as connection:
             assert connection.client.submit(sum, [1, 2], pure=False).result() == 3
-        with pytest.raises(ResourceError, match="TLS"), connect(ClusterConfig(scheduler=cluster.scheduler_address)):
+        with (
+            pytest.raises(ResourceError, match="TLS"),
+            connect(ClusterConfig(scheduler=cluster.scheduler_address)),
+        ):
             pass
 
 
 def test_a_factory_of_the_users(client, tmp_path, monkeypatch):
     (tmp_path / "site_cluster.py").write_text(
-        f"import distributed\ndef client(): return distributed.Client({client.scheduler.address!r})\ndef nothing(): return 7\n"
-        "def broken(queue): pass\n"
+        "import distributed\ndef client(): return"
+        f" distributed.Client({client.scheduler.address!r})\ndef nothing(): return 7\ndef"
+        " broken(queue): pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with connect(ClusterConfig(factory="site_cluster:client")) as connection:
         assert connection.client.scheduler.address == client.scheduler.address
-    with pytest.raises(ConfigError, match="returned int. Return a Dask cluster"), connect(ClusterConfig(factory="site_cluster:nothing")):
+    with (
+        pytest.raises(ConfigError, match=r"returned int. Return a Dask cluster"),
+        connect(ClusterConfig(factory="site_cluster:nothing")),
+    ):
         pass
-    with pytest.raises(ConfigError, match="--cluster site_cluster:broken raised TypeError: .*queue"), connect(ClusterConfig(factory="site_cluster:broken")):
+    with (
+        pytest.raises(
+            ConfigError, match=r"--cluster site_cluster:broken raised TypeError: .*queue"
+        ),
+        connect(ClusterConfig(factory="site_cluster:broken")),
+    ):
         pass
 
 
@@ -105,14 +146,24 @@ def test_what_cannot_be_reached_says_so(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(ResourceError, match="does not answer") as caught, connect(ClusterConfig(scheduler=address)):
+        with (
+            pytest.raises(ResourceError, match="does not answer") as caught,
+            connect(ClusterConfig(scheduler=address)),
+        ):
             pass
-    assert address in str(caught.value) and caught.value.exit_code == 4
-    with pytest.raises(ConfigError, match="--scheduler-file"), connect(ClusterConfig(scheduler_file=str(tmp_path / "none.json"))):
+    assert address in str(caught.value)
+    assert caught.value.exit_code == 4
+    with (
+        pytest.raises(ConfigError, match="--scheduler-file"),
+        connect(ClusterConfig(scheduler_file=str(tmp_path / "none.json"))),
+    ):
         pass
-    with pytest.raises(ConfigError, match=r"cluster.tls_cert is .*, which is not a file"):
-        with connect(ClusterConfig(scheduler="tls://127.0.0.1:1", tls_cert=str(tmp_path / "none.pem"))):
-            pass
+    config = ClusterConfig(scheduler="tls://127.0.0.1:1", tls_cert=str(tmp_path / "none.pem"))
+    with (
+        pytest.raises(ConfigError, match=r"cluster.tls_cert is .*, which is not a file"),
+        connect(config),
+    ):
+        pass
     with pytest.raises(ConfigError, match="workers and factory each name a cluster"):
         make_config({"cluster": {"workers": 2, "factory": "a:b"}})
     with pytest.raises(ConfigError, match=r"cluster\.scheduler"):
@@ -123,7 +174,10 @@ def test_a_port_that_lets_everybody_in_and_says_nothing_is_not_waited_for(monkey
     monkeypatch.setattr("streamtrain.cluster.connect.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
-        with pytest.raises(ResourceError, match="did not greet"), connect(ClusterConfig(scheduler=f"tcp://127.0.0.1:{silent.getsockname()[1]}")):
+        with (
+            pytest.raises(ResourceError, match="did not greet"),
+            connect(ClusterConfig(scheduler=f"tcp://127.0.0.1:{silent.getsockname()[1]}")),
+        ):
             pass
     assert time.monotonic() - started < 10
 
@@ -131,38 +185,61 @@ def test_a_port_that_lets_everybody_in_and_says_nothing_is_not_waited_for(monkey
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}', '{"address": 7}'])
 def test_a_scheduler_file_without_an_address_is_refused(tmp_path, text):
     (tmp_path / "scheduler.json").write_text(text)
-    with pytest.raises(ConfigError, match="holds no scheduler's address"), connect(ClusterConfig(scheduler_file=str(tmp_path / "scheduler.json"))):
+    with (
+        pytest.raises(ConfigError, match="holds no scheduler's address"),
+        connect(ClusterConfig(scheduler_file=str(tmp_path / "scheduler.json"))),
+    ):
         pass
 
 
 def test_versions_are_compared():
     here = versions()
     assert check_versions(here, here, "tcp://a") == []
-    assert check_versions(here, {**here, "numpy": "1.0"}, "tcp://a") == [f"numpy is {here['numpy']} here and 1.0 on tcp://a"]
+    assert check_versions(here, {**here, "numpy": "1.0"}, "tcp://a") == [
+        f"numpy is {here['numpy']} here and 1.0 on tcp://a"
+    ]
     with pytest.raises(ConfigError, match="not installed on tcp://a"):
         check_versions(here, {**here, "streamtrain": None}, "tcp://a")
-    assert check_answer(here, here, "tcp://a") == check_answer(here, OSError("it left"), "tcp://a") == []
-    with pytest.raises(ConfigError, match="cannot be imported on tcp://a"):  # so Dask brings it: as a plain Exception
-        check_answer(here, Exception("""ModuleNotFoundError("No module named 'streamtrain'")"""), "tcp://a")
+    assert (
+        check_answer(here, here, "tcp://a")
+        == check_answer(here, OSError("it left"), "tcp://a")
+        == []
+    )
+    # so Dask brings it: as a plain Exception
+    with pytest.raises(ConfigError, match="cannot be imported on tcp://a"):
+        check_answer(
+            here, Exception("""ModuleNotFoundError("No module named 'streamtrain'")"""), "tcp://a"
+        )
 
 
 def test_dask_streamtrain_is_the_same_command(capsys):
-    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["entry-points"]["dask_cli"]
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
+        "entry-points"
+    ]["dask_cli"]
     assert declared == {"streamtrain": "streamtrain.cli.dask:streamtrain"}
     assert isinstance(dask_command, click.Command)
     with warnings.catch_warnings():
-        done = CliRunner().invoke(dask_command, ["bench", "cluster", "--simulate", "--rows", "20M", "--workers", "2", "--json"])
-    assert done.exit_code == 0 and '"workers": 2' in done.output
+        done = CliRunner().invoke(
+            dask_command,
+            ["bench", "cluster", "--simulate", "--rows", "20M", "--workers", "2", "--json"],
+        )
+    assert done.exit_code == 0
+    assert '"workers": 2' in done.output
     assert CliRunner().invoke(dask_command, ["bench", "cluster"]).exit_code == 2
     assert "Usage" in CliRunner().invoke(dask_command, ["sweep", "--help"]).output
 
 
-def test_a_scheduler_without_streamtrain_is_refused_before_it_refuses_every_task(client, monkeypatch):
+def test_a_scheduler_without_streamtrain_is_refused_before_it_refuses_every_task(
+    client, monkeypatch
+):
     async def run_on_scheduler(function):
         raise Exception("""ModuleNotFoundError("No module named 'streamtrain'")""")
 
     monkeypatch.setattr(client, "run_on_scheduler", run_on_scheduler)
-    with pytest.raises(ConfigError, match="cannot be imported on the scheduler"), connect(ClusterConfig(), client):
+    with (
+        pytest.raises(ConfigError, match="cannot be imported on the scheduler"),
+        connect(ClusterConfig(), client),
+    ):
         pass
 
 
@@ -173,14 +250,18 @@ def test_a_worker_that_comes_without_streamtrain_is_given_nothing(client, monkey
 
     async def answer(function, workers, on_error):
         found = await genuine(function, workers=workers, on_error=on_error)
-        return {worker: Exception("""ImportError('no streamtrain')""") if worker == bad else about for worker, about in found.items()}
+        return {
+            worker: Exception("""ImportError('no streamtrain')""") if worker == bad else about
+            for worker, about in found.items()
+        }
 
     with DaskFabric(client, "run", None, None, tell=notes.append) as fabric:
         monkeypatch.setattr(client, "run", answer)
         joined = fabric.wait(20)
         monkeypatch.undo()
     assert [event.worker for event in joined] == sorted(client.run(os.getpid))[1:]
-    assert len(notes) == 1 and notes[0].startswith(f"{bad} is given nothing: streamtrain cannot be imported")
+    assert len(notes) == 1
+    assert notes[0].startswith(f"{bad} is given nothing: streamtrain cannot be imported")
 
 
 def test_a_scheduler_that_falls_silent_is_lost_and_not_waited_for(client, monkeypatch):

@@ -1,4 +1,6 @@
-"""The same on real worker processes: bit-equal records, and workers that are killed, hang, leave and join."""
+"""The same on real worker processes: bit-equal records, and workers that are killed, hang, leave
+and join.
+"""
 
 import os
 import signal
@@ -18,7 +20,10 @@ def test_a_sweep_over_workers_has_the_records_of_one_machine(data, alone, client
     result = api.run_sweep(config, tmp_path / "a", client=client, on_note=notes.append)
     assert convergence(result.out) == alone
     passes = records(result.out, "pass")
-    assert all(one["workers"] == 2 and one["rows_read"] == 3 * one["receipt"]["count"] == 24_000 for one in passes)
+    assert all(
+        one["workers"] == 2 and one["rows_read"] == 3 * one["receipt"]["count"] == 24_000
+        for one in passes
+    )
     assert "2 workers at tcp://127.0.0.1" in notes[0]
     assert (result.out / "dask-report.html").stat().st_size > 1000
     assert result.summary["cells"]
@@ -34,7 +39,8 @@ def test_a_killed_worker_costs_a_slice_and_no_number(data, alone, client, tmp_pa
 
     config = config_of(data, SWEEP, cluster__slice_seconds=0.05)
     result = api.run_sweep(config, tmp_path / "a", client=client, on_record=kill_once)
-    assert killed and convergence(result.out) == alone
+    assert killed
+    assert convergence(result.out) == alone
     assert sum(one["lost_workers"] for one in records(result.out, "pass")) == 1
     client.wait_for_workers(2, timeout=60)
     assert before[0] not in worker_pids(client)
@@ -42,5 +48,11 @@ def test_a_killed_worker_costs_a_slice_and_no_number(data, alone, client, tmp_pa
 
 def test_the_python_door_takes_a_client(data, alone, client, tmp_path):
     result = streamtrain.sweep(data, out=tmp_path / "a", client=client, **{**SWEEP, "trials": 1})
-    measured = [record for record in convergence(result.out) if record["event"] in ("evaluation", "outcome")]
-    assert measured == [record for record in alone if record["event"] in ("evaluation", "outcome") and record["trial"] == 0]
+    measured = [
+        record for record in convergence(result.out) if record["event"] in ("evaluation", "outcome")
+    ]
+    assert measured == [
+        record
+        for record in alone
+        if record["event"] in ("evaluation", "outcome") and record["trial"] == 0
+    ]

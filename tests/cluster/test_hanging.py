@@ -1,5 +1,8 @@
-"""Workers that stop without dying, connections that come back, workers that come later: on real processes."""
+"""Workers that stop without dying, connections that come back, workers that come later: on real
+processes.
+"""
 
+import itertools
 import os
 import signal
 from contextlib import contextmanager
@@ -11,7 +14,13 @@ from streamtrain import api
 from streamtrain.cluster import gang, synchronous
 from tests.cluster.conftest import SWEEP, config_of, convergence, records
 from tests.cluster.failing import Proxy, in_a_collective, in_a_share, whole_again, worker_pids
-from tests.cluster.test_training import config, learned, short_commits, the_pass, unbroken  # noqa: F401 - fixtures
+from tests.cluster.test_training import (  # noqa: F401 - fixtures
+    config,
+    learned,
+    short_commits,
+    the_pass,
+    unbroken,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +42,9 @@ def our_own(connection, monkeypatch):
 
 
 def stop_in(arm, client, stopped: dict):
-    """Called with records: tells the first worker to stop in its second collective or share after round 3."""
+    """Called with records: tells the first worker to stop in its second collective or share after
+    round 3.
+    """
 
     def on_record(record):
         if record["event"] == "round" and record["round"] == 3:
@@ -44,24 +55,40 @@ def stop_in(arm, client, stopped: dict):
     return on_record
 
 
-def test_a_worker_that_stops_in_a_collective_is_started_anew(data, client, unbroken, our_own, tmp_path):  # noqa: F811
+def test_a_worker_that_stops_in_a_collective_is_started_anew(
+    data, client, unbroken, our_own, tmp_path
+):
     stopped = {}
-    out = api.run_train(config(data, "allreduce"), tmp_path / "a", client=client, on_record=stop_in(in_a_collective, client, stopped)).out
-    assert stopped and learned(out) == unbroken["allreduce"].learned and the_pass(out)["receipt"] == unbroken["allreduce"].receipt
+    out = api.run_train(
+        config(data, "allreduce"),
+        tmp_path / "a",
+        client=client,
+        on_record=stop_in(in_a_collective, client, stopped),
+    ).out
+    assert stopped
+    assert learned(out) == unbroken["allreduce"].learned
+    assert the_pass(out)["receipt"] == unbroken["allreduce"].receipt
     assert the_pass(out)["failed_tasks"] == 1
     whole_again(client)
     assert not stopped.keys() & worker_pids(client).keys()
 
 
 @pytest.mark.slow
-def test_a_share_that_hangs_is_done_by_another_worker(data, client, unbroken, tmp_path):  # noqa: F811
+def test_a_share_that_hangs_is_done_by_another_worker(data, client, unbroken, tmp_path):
     stopped = {}
     try:
-        out = api.run_train(config(data, "rounds"), tmp_path / "a", client=client, on_record=stop_in(in_a_share, client, stopped)).out
+        out = api.run_train(
+            config(data, "rounds"),
+            tmp_path / "a",
+            client=client,
+            on_record=stop_in(in_a_share, client, stopped),
+        ).out
     finally:
         for pid in stopped.values():
             os.kill(pid, signal.SIGKILL)
-    assert stopped and learned(out) == unbroken["rounds"].learned and the_pass(out)["receipt"] == unbroken["rounds"].receipt
+    assert stopped
+    assert learned(out) == unbroken["rounds"].learned
+    assert the_pass(out)["receipt"] == unbroken["rounds"].receipt
     whole_again(client)
 
 
@@ -75,17 +102,23 @@ def test_a_slice_of_a_sweep_that_hangs_is_done_by_another_worker(data, alone, cl
             os.kill(stopped[0], signal.SIGSTOP)
 
     try:
-        out = api.run_sweep(config_of(data, SWEEP, cluster__slice_seconds=0.05), tmp_path / "a", client=client, on_record=stop_once).out
+        out = api.run_sweep(
+            config_of(data, SWEEP, cluster__slice_seconds=0.05),
+            tmp_path / "a",
+            client=client,
+            on_record=stop_once,
+        ).out
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGKILL)
-    assert stopped and convergence(out) == alone
+    assert stopped
+    assert convergence(out) == alone
     whole_again(client)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sync", ["rounds", "allreduce"])
-def test_a_connection_that_comes_back_costs_no_number(data, client, unbroken, tmp_path, sync):  # noqa: F811
+def test_a_connection_that_comes_back_costs_no_number(data, client, unbroken, tmp_path, sync):
     proxy = Proxy(client.scheduler.address)
 
     def cut(record):
@@ -95,7 +128,8 @@ def test_a_connection_that_comes_back_costs_no_number(data, client, unbroken, tm
     with Client(proxy.address, set_as_default=False) as through:
         out = api.run_train(config(data, sync), tmp_path / "a", client=through, on_record=cut).out
     proxy.cut()
-    assert learned(out) == unbroken[sync].learned and the_pass(out)["receipt"] == unbroken[sync].receipt
+    assert learned(out) == unbroken[sync].learned
+    assert the_pass(out)["receipt"] == unbroken[sync].receipt
 
 
 class Seen(Exception):
@@ -115,9 +149,16 @@ def test_a_worker_that_comes_later_joins_at_a_commit(data, client, tmp_path, mon
 
     try:
         with pytest.raises(Seen):
-            api.run_train(config(data, "allreduce", epochs=100_000), tmp_path / "a", client=client, on_record=look)
+            api.run_train(
+                config(data, "allreduce", epochs=100_000),
+                tmp_path / "a",
+                client=client,
+                on_record=look,
+            )
     finally:
         client.cluster.scale(2)
     rounds = records(tmp_path / "a", "round")
-    assert rounds[0]["workers"] == 2 and rounds[-1]["workers"] == 3 and rounds[-1]["generation"] == 2
-    assert all(early["rows"] < late["rows"] for early, late in zip(rounds, rounds[1:], strict=False))
+    assert rounds[0]["workers"] == 2
+    assert rounds[-1]["workers"] == 3
+    assert rounds[-1]["generation"] == 2
+    assert all(early["rows"] < late["rows"] for early, late in itertools.pairwise(rounds))

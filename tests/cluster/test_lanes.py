@@ -1,4 +1,6 @@
-"""Laws of lanes: every row once, equal shares while they last, and nothing that depends on the number of workers."""
+"""Laws of lanes: every row once, equal shares while they last, and nothing that depends on the
+number of workers.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,8 @@ def test_minibatches_take_every_row_once_and_equal_shares_while_they_last(num_ro
     batch_size, left, taken = share * len(num_rows), num_rows.copy(), []
     while left.sum():
         take = take_rows(left, batch_size)
-        assert (take >= 0).all() and (take <= left).all()
+        assert (take >= 0).all()
+        assert (take <= left).all()
         assert take.sum() == min(batch_size, left.sum())
         if (left >= share).all():
             assert (take == share).all()
@@ -42,12 +45,23 @@ def test_every_lane_has_one_owner(lanes, data):
     workers = data.draw(st.integers(1, lanes))
     owned = [lane for rank in range(workers) for lane in lanes_of(rank, workers, lanes)]
     assert sorted(owned) == list(range(lanes))
-    assert max(len(lanes_of(rank, workers, lanes)) for rank in range(workers)) == -(-lanes // workers)
+    assert max(len(lanes_of(rank, workers, lanes)) for rank in range(workers)) == -(
+        -lanes // workers
+    )
 
 
 def _spans(sizes, window_rows):
     shards = [
-        Shard(url="x", format="parquet", num_rows=sum(one), num_bytes=0, boundaries=np.cumsum([0, *one]), columns=(), source="") for one in sizes
+        Shard(
+            url="x",
+            format="parquet",
+            num_rows=sum(one),
+            num_bytes=0,
+            boundaries=np.cumsum([0, *one]),
+            columns=(),
+            source="",
+        )
+        for one in sizes
     ]
     return cut_spans(shards, span_rows=50, window_rows=window_rows)
 
@@ -55,7 +69,12 @@ def _spans(sizes, window_rows):
 layouts = st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=10), min_size=1, max_size=4)
 
 
-@given(sizes=layouts, window_rows=st.integers(8, 500), lanes=st.integers(1, 9), key=st.integers(0, 2**64 - 1))
+@given(
+    sizes=layouts,
+    window_rows=st.integers(8, 500),
+    lanes=st.integers(1, 9),
+    key=st.integers(0, 2**64 - 1),
+)
 @settings(max_examples=60)
 def test_lanes_hold_every_span_once_and_chains_in_order(sizes, window_rows, lanes, key):
     spans = _spans(sizes, window_rows)
@@ -81,7 +100,11 @@ def test_plans_of_lanes_are_parts_of_the_epoch(sizes, lanes, held, epoch):
     windows = [window for plan in plans for window in plan.windows()]
     keys = {window.key for window in windows}
     assert len(keys) == len(windows)
-    assert keys == {window.key for window in whole.windows()} if lanes == 1 else keys.isdisjoint(window.key for window in whole.windows())
+    assert (
+        keys == {window.key for window in whole.windows()}
+        if lanes == 1
+        else keys.isdisjoint(window.key for window in whole.windows())
+    )
     assert all(plan.window(len(plan) - 1).ends_epoch for plan in plans if len(plan))
 
 

@@ -14,7 +14,9 @@ def test_its_commands_run(tmp_path, monkeypatch, capsys):
         for line in code.splitlines() if language == "sh" else ():
             assert run(shlex.split(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
     said = capsys.readouterr().err
-    assert "cluster: 2 workers at tcp://127.0.0.1" in said and ("all-reduce: " in said or "rounds of local SGD: " in said)
+    assert "cluster: 2 workers at tcp://127.0.0.1" in said
+    assert "all-reduce: " in said or "rounds of local SGD: " in said
     workers = json.loads((tmp_path / "runs/w2/summary.json").read_text())["workers"]
-    assert workers["most_workers"] == 2 and workers["by_workers"][0]["rows"] == workers["by_workers"][-1]["end_rows"]
+    assert workers["most_workers"] == 2
+    assert workers["by_workers"][0]["rows"] == workers["by_workers"][-1]["end_rows"]
     assert "## Workers" in (tmp_path / "runs/w2/report.md").read_text()

@@ -1,4 +1,6 @@
-"""How large a task's payload is said to be: beyond a limit it travels by itself, beside the task."""
+"""How large a task's payload is said to be: beyond a limit it travels by itself, beside the
+task.
+"""
 
 import numpy as np
 import pytest
@@ -11,13 +13,35 @@ from streamtrain.cluster.rounds import Share
 from streamtrain.cluster.shares import ShareWork, train_share
 from tests.cluster.conftest import config_of, records
 
-ARRAYS = {"parameters": np.zeros((2, 1000), dtype=np.float32), "moments": np.zeros((2, 2, 1000), dtype=np.float32)}
+ARRAYS = {
+    "parameters": np.zeros((2, 1000), dtype=np.float32),
+    "moments": np.zeros((2, 2, 1000), dtype=np.float32),
+}
 SHARE = Share(number=0, windows=(), rows=0, ends_epoch=False)
 GROUP = Group(run="r", generation=0, rank=0, size=1, address=("", 0), timeout_seconds=1.0)
 PAYLOADS = {
-    "sweep": (Unit(number=0, batch_size=8, lrs=(0.1,), trial=0), "tuning", ({"rows": 3}, ARRAYS), 20.0),
-    "rounds": (train_share, ShareWork(share=SHARE, batch_size=8, lrs=(0.1,), trial=0, shares=1, state=ARRAYS)),
-    "allreduce": (print, LaneWork(batch_size=8, lrs=(0.1,), trial=0, lanes=1, keeps_best=True, group=GROUP, state=({"rows": 3}, ARRAYS))),
+    "sweep": (
+        Unit(number=0, batch_size=8, lrs=(0.1,), trial=0),
+        "tuning",
+        ({"rows": 3}, ARRAYS),
+        20.0,
+    ),
+    "rounds": (
+        train_share,
+        ShareWork(share=SHARE, batch_size=8, lrs=(0.1,), trial=0, shares=1, state=ARRAYS),
+    ),
+    "allreduce": (
+        print,
+        LaneWork(
+            batch_size=8,
+            lrs=(0.1,),
+            trial=0,
+            lanes=1,
+            keeps_best=True,
+            group=GROUP,
+            state=({"rows": 3}, ARRAYS),
+        ),
+    ),
 }
 
 
@@ -29,11 +53,22 @@ def test_the_arrays_of_every_kind_of_work_are_counted(payload):
 @pytest.mark.slow
 @pytest.mark.parametrize("sync", ["rounds", "allreduce"])
 def test_large_payloads_change_nothing(data, client, tmp_path, monkeypatch, sync):
-    flags = {"batch_size": 512, "max_rows": 4000, "holdout": 1000, "window_rows": 1024, "hidden": "8,8", "memory": "64MiB", "sync": sync}
+    flags = {
+        "batch_size": 512,
+        "max_rows": 4000,
+        "holdout": 1000,
+        "window_rows": 1024,
+        "hidden": "8,8",
+        "memory": "64MiB",
+        "sync": sync,
+    }
     losses = []
     for limit in (2**23, 1):
         monkeypatch.setattr(dask_fabric, "LARGE_BYTES", limit)
         out = tmp_path / str(limit)
-        api.run_train(config_of(data, flags, cluster__shares=2, cluster__round_rows=1024), out, client=client)
+        api.run_train(
+            config_of(data, flags, cluster__shares=2, cluster__round_rows=1024), out, client=client
+        )
         losses.append([one["holdout_loss"] for one in records(out, "evaluation")])
-    assert losses[0] == losses[1] and len(losses[0]) > 2
+    assert losses[0] == losses[1]
+    assert len(losses[0]) > 2

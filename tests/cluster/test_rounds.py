@@ -1,4 +1,6 @@
-"""Laws of rounds: every row of every epoch exactly once, for any number of shares, windows a round, and end of the run."""
+"""Laws of rounds: every row of every epoch exactly once, for any number of shares, windows a round,
+and end of the run.
+"""
 
 import numpy as np
 from hypothesis import given, settings
@@ -13,22 +15,34 @@ from streamtrain.types import Shard
 
 def plans(num_rows: int, span_rows: int, window_rows: int, held: int):
     shard = Shard(
-        url="x", format="parquet", num_rows=num_rows, num_bytes=0, boundaries=np.unique([*range(0, num_rows, span_rows), num_rows]), columns=(),
+        url="x",
+        format="parquet",
+        num_rows=num_rows,
+        num_bytes=0,
+        boundaries=np.unique([*range(0, num_rows, span_rows), num_rows]),
+        columns=(),
         source="",
-    )  # fmt: skip
+    )
     spans = cut_spans([shard], span_rows=span_rows, window_rows=window_rows)
     holdout = draw_holdout(spans, held, 0)
-    return lambda epoch: make_plan(spans, holdout, seed=1, trial=0, epoch=epoch, window_rows=window_rows)
+    return lambda epoch: make_plan(
+        spans, holdout, seed=1, trial=0, epoch=epoch, window_rows=window_rows
+    )
 
 
-setups = st.tuples(st.integers(50, 3000), st.integers(5, 60), st.integers(60, 400), st.integers(0, 40))
+setups = st.tuples(
+    st.integers(50, 3000), st.integers(5, 60), st.integers(60, 400), st.integers(0, 40)
+)
 
 
 @given(setup=setups, shares=st.integers(1, 7), windows=st.integers(1, 4), epochs=st.integers(1, 3))
 @settings(max_examples=60)
 def test_each_window_of_an_epoch_is_dealt_once_and_in_turn(setup, shares, windows, epochs):
     plan_of = plans(*setup)
-    rounds, seen = Rounds(plan_of, shares=shares, windows_a_share=windows, last_row=None, last_epoch=epochs), []
+    rounds, seen = (
+        Rounds(plan_of, shares=shares, windows_a_share=windows, last_row=None, last_epoch=epochs),
+        [],
+    )
     while not rounds.done:
         dealt = rounds.deal()
         assert [share.number for share in dealt] == list(range(shares))
@@ -37,7 +51,9 @@ def test_each_window_of_an_epoch_is_dealt_once_and_in_turn(setup, shares, window
         assert len({share.ends_epoch for share in dealt}) == 1
         seen += [(window.epoch, window.index) for share in dealt for window in share.windows]
         rounds.commit(sum(share.rows for share in dealt))
-    assert sorted(seen) == [(epoch, index) for epoch in range(epochs) for index in range(len(plan_of(epoch)))]
+    assert sorted(seen) == [
+        (epoch, index) for epoch in range(epochs) for index in range(len(plan_of(epoch)))
+    ]
     assert rounds.rows == sum(plan_of(epoch).num_rows for epoch in range(epochs))
 
 
@@ -50,18 +66,34 @@ def test_a_run_ends_at_its_last_row_and_an_interrupted_one_goes_on(setup, shares
     def rows_of(rounds):
         while not rounds.done:
             dealt = rounds.deal()
-            yield [(share.rows, [(w.epoch, w.index) for w in share.windows], share.ends_epoch) for share in dealt]
+            yield [
+                (share.rows, [(w.epoch, w.index) for w in share.windows], share.ends_epoch)
+                for share in dealt
+            ]
             through = sum(plan_of(epoch).num_rows for epoch in range(rounds.epoch + 1))
-            # A short minibatch is stepped with where the epoch ends, and not where only the run does.
-            assert {share.ends_epoch for share in dealt} == {rounds.rows + sum(share.rows for share in dealt) == through}
+            # A short minibatch is stepped with where the epoch ends, and not where only the run
+            # does.
+            assert {share.ends_epoch for share in dealt} == {
+                rounds.rows + sum(share.rows for share in dealt) == through
+            }
             rounds.commit(sum(share.rows for share in dealt))
         assert rounds.rows == last_row
 
-    whole = list(rows_of(Rounds(plan_of, shares=shares, windows_a_share=windows, last_row=last_row, last_epoch=None)))
-    first = Rounds(plan_of, shares=shares, windows_a_share=windows, last_row=last_row, last_epoch=None)
+    whole = list(
+        rows_of(
+            Rounds(
+                plan_of, shares=shares, windows_a_share=windows, last_row=last_row, last_epoch=None
+            )
+        )
+    )
+    first = Rounds(
+        plan_of, shares=shares, windows_a_share=windows, last_row=last_row, last_epoch=None
+    )
     dealt = first.deal()
     first.commit(sum(share.rows for share in dealt))
-    again = Rounds(plan_of, shares=shares, windows_a_share=windows, last_row=last_row, last_epoch=None)
+    again = Rounds(
+        plan_of, shares=shares, windows_a_share=windows, last_row=last_row, last_epoch=None
+    )
     again.go_on(number=first.number, epoch=first.epoch, window=first.window, rows=first.rows)
     assert list(rows_of(again)) == whole[1:]
 

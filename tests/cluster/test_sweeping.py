@@ -1,4 +1,6 @@
-"""A pass over workers equals `run_pass`, whoever dies or hangs: on simulated workers that really train, in this process."""
+"""A pass over workers equals `run_pass`, whoever dies or hangs: on simulated workers that really
+train, in this process.
+"""
 
 import copy
 import json
@@ -29,7 +31,14 @@ def prepared(data):
 
 
 def plain(told: list[dict]) -> list[dict]:
-    return [{key: value for key, value in record.items() if not key.endswith("seconds") and key not in _OWN_OF_A_PASS} for record in told]
+    return [
+        {
+            key: value
+            for key, value in record.items()
+            if not key.endswith("seconds") and key not in _OWN_OF_A_PASS
+        }
+        for record in told
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +54,38 @@ def over_workers(prepared, habits, seed, *, workers=3, saving=None):
     own = build(draw(prepared), threads=1, memory_limit=None)
 
     told, learners = [], [prepared.learner(size, lrs, 1) for size, lrs in LRS.items()]
-    work_pass = SweepPass(prepared, learners, 1, told.append, kind="tuning", saving=saving, slice_seconds=0.0)
+    work_pass = SweepPass(
+        prepared, learners, 1, told.append, kind="tuning", saving=saving, slice_seconds=0.0
+    )
     leases = Leases(timeout_seconds=20.0, max_attempts=10**9)
-    fabric = SimulatedFabric(workers, habits, lambda payload: (1.0, perform_slice(own, payload)), seed=seed)
+    fabric = SimulatedFabric(
+        workers, habits, lambda payload: (1.0, perform_slice(own, payload)), seed=seed
+    )
     crew = Crew(fabric, no_workers_seconds=1e9)
     if work_pass.record is None:
         work_pass.run(crew, leases)
     return told, learners, leases
 
 
-@pytest.mark.parametrize(("habits", "workers"), [
-    pytest.param(Habits(rows_per_second=1.0), 1, id="one worker"),
-    pytest.param(Habits(rows_per_second=1.0), 4, id="more workers than units"),
-    pytest.param(Habits(rows_per_second=1.0, failure_seconds=4.0, return_seconds=1.0, hang_share=0.1, hang_seconds=60.0, error_share=0.1), 3, id="deaths"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("habits", "workers"),
+    [
+        pytest.param(Habits(rows_per_second=1.0), 1, id="one worker"),
+        pytest.param(Habits(rows_per_second=1.0), 4, id="more workers than units"),
+        pytest.param(
+            Habits(
+                rows_per_second=1.0,
+                failure_seconds=4.0,
+                return_seconds=1.0,
+                hang_share=0.1,
+                hang_seconds=60.0,
+                error_share=0.1,
+            ),
+            3,
+            id="deaths",
+        ),
+    ],
+)
 def test_records_and_weights_are_those_of_one_machine(prepared, expected, habits, workers):
     told, learners, leases = over_workers(prepared, habits, seed=5, workers=workers)
     assert plain(told) == expected[0]
@@ -73,9 +100,11 @@ def test_records_and_weights_are_those_of_one_machine(prepared, expected, habits
 def test_a_slice_is_at_least_a_block_and_a_long_one_is_the_whole_pass(prepared):
     unit = cut_units(LRS, 1)[1]
     short = train_slice(prepared, unit, "tuning", None, 0.0)
-    assert short.reached == (0, 1) and not short.done
+    assert short.reached == (0, 1)
+    assert not short.done
     whole = train_slice(prepared, unit, "tuning", None, 1e9)
-    assert whole.done and whole.told[-1][1]["event"] == "pass"
+    assert whole.done
+    assert whole.told[-1][1]["event"] == "pass"
 
 
 class Interrupted(Exception):
@@ -110,37 +139,67 @@ class Checkpoints:
 def test_an_interrupted_driver_goes_on_with_other_workers(prepared, expected, edges):
     first, saving = [], Checkpoints(edges=edges)
     learners = [prepared.learner(size, lrs, 1) for size, lrs in LRS.items()]
-    work = SweepPass(prepared, learners, 1, first.append, kind="tuning", saving=saving, slice_seconds=0.0)
+    work = SweepPass(
+        prepared, learners, 1, first.append, kind="tuning", saving=saving, slice_seconds=0.0
+    )
     own = build(draw(prepared), threads=1, memory_limit=None)
-    fabric = SimulatedFabric(2, Habits(rows_per_second=1.0), lambda payload: (1.0, perform_slice(own, payload)))
+    fabric = SimulatedFabric(
+        2, Habits(rows_per_second=1.0), lambda payload: (1.0, perform_slice(own, payload))
+    )
     with pytest.raises(Interrupted):
         work.run(Crew(fabric), Leases(timeout_seconds=20.0))
     again = Checkpoints(saving.saved)
     rest, _, _ = over_workers(prepared, Habits(rows_per_second=1.0), 0, saving=again)
     assert plain(first + rest) == expected[0]
     # And once more after the end: nothing is done, and the learners are what they became.
-    nothing, learners, _ = over_workers(prepared, Habits(rows_per_second=1.0), 0, saving=Checkpoints(again.saved))
+    nothing, learners, _ = over_workers(
+        prepared, Habits(rows_per_second=1.0), 0, saving=Checkpoints(again.saved)
+    )
     assert nothing == []
-    assert all((learner.engine.parameters() == parameters).all() for learner, parameters in zip(learners, expected[1], strict=True))
+    assert all(
+        (learner.engine.parameters() == parameters).all()
+        for learner, parameters in zip(learners, expected[1], strict=True)
+    )
 
 
 def test_a_unit_that_kills_its_workers_is_a_failed_cell_and_the_others_go_on(prepared, expected):
     class Deadly(SimulatedFabric):
         def submit(self, number, worker, payload):
-            if payload[0].batch_size == 256 and payload[2] is not None and payload[2][0]["window"] == 3:
+            if (
+                payload[0].batch_size == 256
+                and payload[2] is not None
+                and payload[2][0]["window"] == 3
+            ):
                 self._doing[worker] = number
-                self._push(self._clock + 1.0, Failed(number=number, worker=worker, error=MemoryError("killed")))
+                self._push(
+                    self._clock + 1.0,
+                    Failed(number=number, worker=worker, error=MemoryError("killed")),
+                )
                 return
             super().submit(number, worker, payload)
 
     told, learners = [], [prepared.learner(size, lrs, 1) for size, lrs in LRS.items()]
     own = build(draw(prepared), threads=1, memory_limit=None)
-    work = SweepPass(prepared, learners, 1, told.append, kind="tuning", saving=None, slice_seconds=0.0)
-    work.run(Crew(Deadly(2, Habits(rows_per_second=1.0), lambda payload: (1.0, perform_slice(own, payload)))), Leases(timeout_seconds=20.0))
-    failed = [record for record in told if record["event"] == "outcome" and record["batch_size"] == 256]
+    work = SweepPass(
+        prepared, learners, 1, told.append, kind="tuning", saving=None, slice_seconds=0.0
+    )
+    work.run(
+        Crew(
+            Deadly(
+                2, Habits(rows_per_second=1.0), lambda payload: (1.0, perform_slice(own, payload))
+            )
+        ),
+        Leases(timeout_seconds=20.0),
+    )
+    failed = [
+        record for record in told if record["event"] == "outcome" and record["batch_size"] == 256
+    ]
     assert [record["outcome"] for record in failed] == ["failed", "failed"]
-    assert "3 workers failed at it" in failed[0]["reason"] and "killed" in failed[0]["reason"]
-    assert [r for r in plain(told) if r.get("batch_size") in (32, 5000)] == [r for r in expected[0] if r.get("batch_size") in (32, 5000)]
+    assert "3 workers failed at it" in failed[0]["reason"]
+    assert "killed" in failed[0]["reason"]
+    assert [r for r in plain(told) if r.get("batch_size") in (32, 5000)] == [
+        r for r in expected[0] if r.get("batch_size") in (32, 5000)
+    ]
 
 
 def test_a_worker_that_sees_other_data_is_refused(prepared):
@@ -150,11 +209,26 @@ def test_a_worker_that_sees_other_data_is_refused(prepared):
 
 def test_learners_that_were_given_different_rows_are_found_out(prepared):
     def state(count, digest):
-        return {"record": {"receipt": {"count": count, "digest": digest}, "stats": {}, "rows_read": count}}, {}
+        return {
+            "record": {
+                "receipt": {"count": count, "digest": digest},
+                "stats": {},
+                "rows_read": count,
+            }
+        }, {}
 
-    work = SweepPass(prepared, [prepared.learner(size, lrs, 1) for size, lrs in LRS.items()], 1, print, kind="tuning", saving=None, slice_seconds=1.0)
+    work = SweepPass(
+        prepared,
+        [prepared.learner(size, lrs, 1) for size, lrs in LRS.items()],
+        1,
+        print,
+        kind="tuning",
+        saving=None,
+        slice_seconds=1.0,
+    )
     work._states = [state(9, "a"), state(5, "b"), None]
-    assert work._pass_record()["receipt"] == {"count": 9, "digest": "a"}  # one that ended earlier read fewer
+    # one that ended earlier read fewer
+    assert work._pass_record()["receipt"] == {"count": 9, "digest": "a"}
     work._states = [state(9, "a"), state(9, "b"), None]
     with pytest.raises(DataError, match="different rows"):
         work._pass_record()

@@ -1,4 +1,6 @@
-"""Generated rows: the same for any number of workers and in both formats, other for another seed."""
+"""Generated rows: the same for any number of workers and in both formats, other for another
+seed.
+"""
 
 from pathlib import Path
 
@@ -14,7 +16,12 @@ from streamtrain.types import Dataset
 
 def _rows(dataset: Dataset) -> np.ndarray:
     readers = Readers(dataset)
-    return np.concatenate([np.stack(readers.read(i, 0, shard.num_rows), axis=1) for i, shard in enumerate(dataset.shards)])
+    return np.concatenate(
+        [
+            np.stack(readers.read(i, 0, shard.num_rows), axis=1)
+            for i, shard in enumerate(dataset.shards)
+        ]
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -22,15 +29,20 @@ def test_rows_do_not_depend_on_workers_or_format(kind: str, tmp_path: Path) -> N
     one = generate(tmp_path / "1", kind=kind, rows=3000, span_rows=100, workers=1)
     many = generate(tmp_path / "4", kind=kind, rows=3000, span_rows=100, workers=4)
     array = generate(tmp_path / "z", kind=kind, rows=3000, span_rows=100, format="zarr")
-    assert one.columns == ("x0", "x1", "x2", "x3", "y") and one.decoded_type == "float32"
+    assert one.columns == ("x0", "x1", "x2", "x3", "y")
+    assert one.decoded_type == "float32"
     assert one.fingerprint == many.fingerprint
     assert _rows(one).tobytes() == _rows(many).tobytes() == _rows(array).tobytes()
     assert np.isfinite(_rows(one)).all()
-    assert one.truth == many.truth == array.truth and one.truth is not None and one.truth.kind == kind
+    assert one.truth == many.truth == array.truth
+    assert one.truth is not None
+    assert one.truth.kind == kind
 
 
 def test_seeds_spans_and_noise_are_kept_apart(tmp_path: Path) -> None:
-    zero, one = (_rows(generate(tmp_path / str(seed), rows=200, span_rows=100, seed=seed)) for seed in (0, 1))
+    zero, one = (
+        _rows(generate(tmp_path / str(seed), rows=200, span_rows=100, seed=seed)) for seed in (0, 1)
+    )
     assert len(np.unique(np.concatenate([zero, one])[:, 0])) > 395
     quiet = _rows(generate(tmp_path / "quiet", rows=200, span_rows=100, noise=0))
     np.testing.assert_array_equal(quiet[:, :4], zero[:, :4])
@@ -39,19 +51,31 @@ def test_seeds_spans_and_noise_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_span_share_a_shift_of_known_variance(tmp_path: Path) -> None:
-    plain, shifted = (generate(tmp_path / str(s), kind="linear", rows=40_000, span_rows=100, noise=0.5, cluster_shift=s) for s in (0.0, 0.4))
+    plain, shifted = (
+        generate(
+            tmp_path / str(s), kind="linear", rows=40_000, span_rows=100, noise=0.5, cluster_shift=s
+        )
+        for s in (0.0, 0.4)
+    )
     before, after = _rows(plain).astype(float), _rows(shifted).astype(float)
     np.testing.assert_array_equal(after[:, :4], before[:, :4])
     moved = (after - before)[:, 4].reshape(400, 100)
     np.testing.assert_allclose(moved, moved[:, :1] + np.zeros((1, 100)), atol=1e-5)
     sd = 7.5**0.5
-    assert moved[:, 0].std() / sd == pytest.approx(0.4, rel=0.12) and abs(moved[:, 0].mean() / sd) < 0.07
+    assert moved[:, 0].std() / sd == pytest.approx(0.4, rel=0.12)
+    assert abs(moved[:, 0].mean() / sd) < 0.07
     noise = (after[:, 4] - 3 - after[:, :4] @ [1, -2, 0.5, 1.5]) / sd
     assert shifted.truth is not None
-    assert noise.var() == pytest.approx(0.25 + 0.16, rel=0.06) and shifted.truth.noise_variance == pytest.approx(7.5 * 0.41)
+    assert noise.var() == pytest.approx(0.25 + 0.16, rel=0.06)
+    assert shifted.truth.noise_variance == pytest.approx(7.5 * 0.41)
     assert shifted.truth.best_loss == pytest.approx(0.41 / 1.41) == shifted.truth.best_linear_loss
-    rho = intraclass_correlation(noise.reshape(400, 100).mean(axis=1)[:, None], (noise.reshape(400, 100) ** 2).mean(axis=1), 100)
-    assert rho["lo"] <= 0.16 / 0.41 <= rho["hi"] and design_effect(rho, 100)["lo"] > 1.1
+    rho = intraclass_correlation(
+        noise.reshape(400, 100).mean(axis=1)[:, None],
+        (noise.reshape(400, 100) ** 2).mean(axis=1),
+        100,
+    )
+    assert rho["lo"] <= 0.16 / 0.41 <= rho["hi"]
+    assert design_effect(rho, 100)["lo"] > 1.1
 
 
 @pytest.mark.parametrize(

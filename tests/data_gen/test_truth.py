@@ -1,4 +1,6 @@
-"""The truth: quadrature has converged, and a Monte Carlo sample agrees within its own standard errors."""
+"""The truth: quadrature has converged, and a Monte Carlo sample agrees within its own standard
+errors.
+"""
 
 import numpy as np
 import pytest
@@ -26,15 +28,24 @@ def _agree(sample: np.ndarray, expected: float, floor: float = 0.0) -> None:
     assert abs(sample.mean() - expected) <= 4 * error + floor
 
 
-@pytest.mark.parametrize("response", [np.hypot, lambda x0, u: np.arctan2(u, x0)], ids=["friedman2", "friedman3"])
+@pytest.mark.parametrize(
+    "response", [np.hypot, lambda x0, u: np.arctan2(u, x0)], ids=["friedman2", "friedman3"]
+)
 def test_friedman_quadrature_has_converged(response) -> None:
-    np.testing.assert_allclose(friedman.moments(response), friedman.moments(response, refine=1.3), rtol=1e-10)
+    np.testing.assert_allclose(
+        friedman.moments(response), friedman.moments(response, refine=1.3), rtol=1e-10
+    )
 
 
 def test_teacher_quadrature_has_converged() -> None:
     generator = np.random.default_rng(0)
-    layers = [(generator.normal(size=(a, b)) / a**0.5, generator.normal(size=b) / a**0.5) for a, b in ((4, 16), (16, 16), (16, 1))]
-    np.testing.assert_allclose(teacher.moments(layers), teacher.moments(layers, nodes=24), rtol=1e-6)
+    layers = [
+        (generator.normal(size=(a, b)) / a**0.5, generator.normal(size=b) / a**0.5)
+        for a, b in ((4, 16), (16, 16), (16, 1))
+    ]
+    np.testing.assert_allclose(
+        teacher.moments(layers), teacher.moments(layers, nodes=24), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 2.0])
@@ -44,4 +55,5 @@ def test_losses_are_in_standardised_units(noise: float) -> None:
     assert truth.target_variance == pytest.approx(truth.noiseless_variance * (1 + noise**2))
     assert truth.best_loss <= truth.best_linear_loss < 1
     linear = KINDS["linear"](0).truth(noise)
-    assert linear.best_linear_loss == pytest.approx(linear.best_loss) and linear.noiseless_variance == 7.5
+    assert linear.best_linear_loss == pytest.approx(linear.best_loss)
+    assert linear.noiseless_variance == 7.5

@@ -1,8 +1,10 @@
-"""What a child of `test_fuzz.py` runs: one corpus of damaged data, each case opened and read to its end under a memory limit.
+"""What a child of `test_fuzz.py` runs: one corpus of damaged data, each case opened and read to its
+end under a memory limit.
 
-`python -m tests.faults.fuzz CORPUS,… SEED CASES FOLDER` prints {corpus: {outcome: count}}. Outcomes: `refused` (one of our typed errors),
-`equal` (the values that were written), `other` (other values), `untyped …` (any other exception). A case that hangs ends the
-process by faulthandler; a crash ends it by signal.
+`python -m tests.faults.fuzz CORPUS,… SEED CASES FOLDER` prints {corpus: {outcome: count}}.
+Outcomes: `refused` (one of our typed errors), `equal` (the values that were written), `other`
+(other values), `untyped …` (any other exception). A case that hangs ends the process by
+faulthandler; a crash ends it by signal.
 """
 
 import copy
@@ -38,7 +40,8 @@ SPARE_BYTES = 4 << 30
 HANG_SECONDS = 60
 ROWS = 120
 
-#: Writes data below a folder; its first yield leaves it whole, each one after that is a case of damage.
+#: Writes data below a folder; its first yield leaves it whole, each one after that is a case of
+#: damage.
 Corpus = Callable[[Path, random.Random], Iterator[None]]
 
 
@@ -79,7 +82,10 @@ def ours_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
 
 def ours_zarr(folder: Path, chance: random.Random) -> Iterator[None]:
     generate(folder, rows=ROWS, span_rows=40, format="zarr")
-    yield from flips([path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME], chance)
+    yield from flips(
+        [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME],
+        chance,
+    )
 
 
 def checked_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
@@ -106,17 +112,33 @@ def foreign(folder: Path, **options) -> Path:
 def foreign_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
     """No checksum of any kind: other values may come, a crash may not."""
     compression = chance.choice(["snappy", "zstd", "gzip", "none", "brotli", "lz4"])
-    options = {"data_page_version": chance.choice(["1.0", "2.0"]), "use_dictionary": chance.random() < 0.5}
+    options = {
+        "data_page_version": chance.choice(["1.0", "2.0"]),
+        "use_dictionary": chance.random() < 0.5,
+    }
     yield from flips([foreign(folder, compression=compression, **options)], chance)
 
 
 def plain_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
-    """What is read without Arrow, where nothing vouches for it: several pages a chunk, raw or snappy."""
+    """What is read without Arrow, where nothing vouches for it: several pages a chunk, raw or
+    snappy.
+    """
     folder.mkdir(parents=True)
     values = np.round(np.random.default_rng(1).normal(size=(20_000, 3)), 1).astype(np.float32)
-    schema = pa.schema([pa.field(name, pa.float32(), nullable=chance.random() < 0.5) for name in "aby"])
-    options = {"compression": chance.choice(["none", "snappy"]), "use_dictionary": False, "data_page_size": 16_384}
-    pq.write_table(pa.table(list(values.T), schema=schema), folder / "a.parquet", row_group_size=10_000, **options)
+    schema = pa.schema(
+        [pa.field(name, pa.float32(), nullable=chance.random() < 0.5) for name in "aby"]
+    )
+    options = {
+        "compression": chance.choice(["none", "snappy"]),
+        "use_dictionary": False,
+        "data_page_size": 16_384,
+    }
+    pq.write_table(
+        pa.table(list(values.T), schema=schema),
+        folder / "a.parquet",
+        row_group_size=10_000,
+        **options,
+    )
     path = folder / "a.parquet"
     whole, metadata = path.read_bytes(), pq.read_metadata(path)
     chunks = [metadata.row_group(group).column(i) for group in range(2) for i in range(3)]
@@ -124,8 +146,13 @@ def plain_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
     while True:  # headers lie where a chunk begins, and nowhere else that is known
         damaged = bytearray(whole)
         for _ in range(chance.choice((1, 1, 2, 4))):
-            start, reach = chance.choice(chunks).data_page_offset, 60 if chance.random() < 0.8 else 8_000
-            damaged[start + chance.randrange(reach)] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
+            start, reach = (
+                chance.choice(chunks).data_page_offset,
+                60 if chance.random() < 0.8 else 8_000,
+            )
+            damaged[start + chance.randrange(reach)] = chance.choice(
+                (0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256))
+            )
         path.write_bytes(damaged)
         yield
 
@@ -139,7 +166,9 @@ def foreign_footer(folder: Path, chance: random.Random) -> Iterator[None]:
     while True:
         damaged = bytearray(whole)
         for _ in range(chance.choice((1, 1, 2, 5))):
-            damaged[chance.randrange(start, len(whole) - 8)] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
+            damaged[chance.randrange(start, len(whole) - 8)] = chance.choice(
+                (0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256))
+            )
         path.write_bytes(damaged)
         yield
 
@@ -161,7 +190,9 @@ def row_counts_plain(folder: Path, chance: random.Random) -> Iterator[None]:
     yield from row_counts(folder, chance, use_dictionary=False)
 
 
-def row_counts(folder: Path, chance: random.Random, *, use_dictionary: bool = True) -> Iterator[None]:
+def row_counts(
+    folder: Path, chance: random.Random, *, use_dictionary: bool = True
+) -> Iterator[None]:
     """Every place in the footer that could be a count of rows says another number."""
     path = foreign(folder, write_page_checksum=True, use_dictionary=use_dictionary)
     whole = path.read_bytes()
@@ -191,7 +222,9 @@ def foreign_zarr(folder: Path, chance: random.Random) -> Iterator[None]:
     """A sharded array without a manifest."""
     folder.mkdir(parents=True)
     values = np.random.default_rng(1).normal(size=(ROWS, 3)).astype(np.float32)
-    array = zarr.create_array(folder / "a.zarr", shape=values.shape, dtype="float32", chunks=(20, 3), shards=(60, 3))
+    array = zarr.create_array(
+        folder / "a.zarr", shape=values.shape, dtype="float32", chunks=(20, 3), shards=(60, 3)
+    )
     array[:] = values
     yield from flips([path for path in folder.rglob("*") if path.is_file()], chance)
 
@@ -200,7 +233,9 @@ def zarr_metadata(folder: Path, chance: random.Random) -> Iterator[None]:
     """Valid JSON that means nothing, or means too much."""
     folder.mkdir(parents=True)
     shards = (80, 3) if chance.random() < 0.5 else None
-    array = zarr.create_array(folder / "a.zarr", shape=(ROWS, 3), dtype="float32", chunks=(40, 3), shards=shards)
+    array = zarr.create_array(
+        folder / "a.zarr", shape=(ROWS, 3), dtype="float32", chunks=(40, 3), shards=shards
+    )
     array[:] = np.random.default_rng(1).normal(size=(ROWS, 3))
     yield from json_lies(folder / "a.zarr" / "zarr.json", chance)
 
@@ -214,9 +249,36 @@ def manifest(folder: Path, chance: random.Random) -> Iterator[None]:
 
 
 LIES = (
-    None, True, -1, 0, 1, 39, 41, 2**31, 2**53 + 1, 2**63, 10**40, 1e308, "", "a\nb", "../outside.parquet", "/etc/passwd", ".link.parquet",
-    "float64", "object", "pickle", "c/0/0", [], [[]], [0], [-1, 3], [2**40, 3], {}, {"name": "pickle"}, {"configuration": {}},
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1,
+    39,
+    41,
+    2**31,
+    2**53 + 1,
+    2**63,
+    10**40,
+    1e308,
+    "",
+    "a\nb",
+    "../outside.parquet",
+    "/etc/passwd",
+    ".link.parquet",
+    "float64",
+    "object",
+    "pickle",
+    "c/0/0",
+    [],
+    [[]],
+    [0],
+    [-1, 3],
+    [2**40, 3],
+    {},
+    {"name": "pickle"},
+    {"configuration": {}},
+)
 
 
 def json_lies(path: Path, chance: random.Random) -> Iterator[None]:
@@ -237,7 +299,8 @@ def json_lies(path: Path, chance: random.Random) -> Iterator[None]:
                 if chance.random() < 0.15:
                     del node[key]
                 else:
-                    node[key] = copy.deepcopy(chance.choice(LIES))  # the next lie may be told inside of it
+                    # the next lie may be told inside of it
+                    node[key] = copy.deepcopy(chance.choice(LIES))
                 break
         text = json.dumps(document)
         path.write_text("[" * 100_000 + text if chance.random() < 0.01 else text)
@@ -249,16 +312,30 @@ def schemas(folder: Path, chance: random.Random) -> Iterator[None]:
     folder.mkdir(parents=True)
     yield
     makers = (
-        lambda: pa.array(np.arange(9.0)), lambda: pa.array(np.arange(9)), lambda: pa.array([2**60] * 9),
+        lambda: pa.array(np.arange(9.0)),
+        lambda: pa.array(np.arange(9)),
+        lambda: pa.array([2**60] * 9),
         lambda: pa.array(["x\n\x1b[2J"] * 9),
-        lambda: pa.array([[1.0]] * 9), lambda: pa.array([{"p": 1.0}] * 9), lambda: pa.nulls(9), lambda: pa.array([True] * 9),
-        lambda: pa.array([0] * 9, pa.timestamp("s")), lambda: pa.array([1] * 9, pa.decimal128(30, 2)), lambda: pa.array([b"\xff\xfe"] * 9),
-        lambda: pa.array([1.5] * 9, pa.float16()), lambda: pa.array(["1", "2", "3"] * 3).dictionary_encode(),
-    )  # fmt: skip
+        lambda: pa.array([[1.0]] * 9),
+        lambda: pa.array([{"p": 1.0}] * 9),
+        lambda: pa.nulls(9),
+        lambda: pa.array([True] * 9),
+        lambda: pa.array([0] * 9, pa.timestamp("s")),
+        lambda: pa.array([1] * 9, pa.decimal128(30, 2)),
+        lambda: pa.array([b"\xff\xfe"] * 9),
+        lambda: pa.array([1.5] * 9, pa.float16()),
+        lambda: pa.array(["1", "2", "3"] * 3).dictionary_encode(),
+    )
     while True:
         for name in ("a", "b"):
-            names = [chance.choice(["a", "b", "y", "y", "n\nerror: ok", "\x1b]0;t\x07", "", "a.b"]) for _ in range(chance.randint(1, 4))]
-            pq.write_table(pa.table([chance.choice(makers)() for _ in names], names=names), folder / f"{name}.parquet")
+            names = [
+                chance.choice(["a", "b", "y", "y", "n\nerror: ok", "\x1b]0;t\x07", "", "a.b"])
+                for _ in range(chance.randint(1, 4))
+            ]
+            pq.write_table(
+                pa.table([chance.choice(makers)() for _ in names], names=names),
+                folder / f"{name}.parquet",
+            )
         yield
 
 
@@ -266,9 +343,27 @@ def csv(folder: Path, chance: random.Random) -> Iterator[None]:
     """Bytes that call themselves CSV."""
     folder.mkdir(parents=True)
     yield
-    words = [b"1", b",", b"\n", b'"', b"1e400", b"9007199254740993", b"a", b"\xff", b"\0", b"-", b"NaN", b"\r", b"0x1p3", b"1_0", b""]
+    words = [
+        b"1",
+        b",",
+        b"\n",
+        b'"',
+        b"1e400",
+        b"9007199254740993",
+        b"a",
+        b"\xff",
+        b"\0",
+        b"-",
+        b"NaN",
+        b"\r",
+        b"0x1p3",
+        b"1_0",
+        b"",
+    ]
     while True:
-        body = b"a,y\n1,2\n" * (chance.random() < 0.7) + b"".join(chance.choices(words, k=chance.randrange(60)))
+        body = b"a,y\n1,2\n" * (chance.random() < 0.7) + b"".join(
+            chance.choices(words, k=chance.randrange(60))
+        )
         (folder / "a.csv").write_bytes(body)
         yield
 
@@ -276,10 +371,22 @@ def csv(folder: Path, chance: random.Random) -> Iterator[None]:
 CORPORA: dict[str, Corpus] = {
     each.__name__: each
     for each in (
-        ours_parquet, ours_zarr, checked_parquet, foreign_parquet, plain_parquet, foreign_footer, footer_cuts, row_counts, row_counts_plain,
-        foreign_zarr, zarr_metadata, manifest, schemas, csv,
+        ours_parquet,
+        ours_zarr,
+        checked_parquet,
+        foreign_parquet,
+        plain_parquet,
+        foreign_footer,
+        footer_cuts,
+        row_counts,
+        row_counts_plain,
+        foreign_zarr,
+        zarr_metadata,
+        manifest,
+        schemas,
+        csv,
     )
-}  # fmt: skip
+}
 
 
 def run(corpus: str, seed: int, cases: int, folder: Path) -> Counter[str]:
@@ -299,10 +406,14 @@ def run(corpus: str, seed: int, cases: int, folder: Path) -> Counter[str]:
             if number % 5 == 0 and corpus != "csv":
                 other_doors(folder / "data")
             got = ingested(folder) if corpus == "csv" else values_of(folder / "data")
-            equal = expected is None or (got.shape == expected.shape and np.array_equal(got, expected, equal_nan=True))
+            equal = expected is None or (
+                got.shape == expected.shape and np.array_equal(got, expected, equal_nan=True)
+            )
             outcomes["equal" if equal else "other"] += 1
             if not equal and "--keep" in sys.argv:
-                shutil.copytree(folder / "last", folder / f"other-{outcomes['other']}", symlinks=True)
+                shutil.copytree(
+                    folder / "last", folder / f"other-{outcomes['other']}", symlinks=True
+                )
         except (DataError, ResourceError, ConfigError) as error:
             printable = all(line.isprintable() for line in str(error).splitlines())
             outcomes["refused" if printable else f"unprintable {error!s:.300}"] += 1
@@ -335,4 +446,8 @@ def limit_memory(spare_bytes: int = SPARE_BYTES) -> None:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     seed, cases, folder = int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    print(json.dumps({corpus: run(corpus, seed, cases, folder / corpus) for corpus in sys.argv[1].split(",")}))
+    print(
+        json.dumps(
+            {corpus: run(corpus, seed, cases, folder / corpus) for corpus in sys.argv[1].split(",")}
+        )
+    )

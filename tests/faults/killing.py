@@ -1,11 +1,16 @@
-"""A process of its own: forks runs, kills them at random moments, resumes them until they are done. See test_kill.py.
+"""A process of its own: forks runs, kills them at random moments, resumes them until they are done.
 
-Importing torch takes seconds, so children are forked from this process before it has any thread. They call what `streamtrain train`
-and `sweep` call; only the report, which is drawn after the last record, is left out, and clocks are read for a shorter time.
+See test_kill.py.
 
-    python -m tests.faults.killing '[{"verb": "train", "config": {…}, "whole": "a", "out": "b", "kills": 12, "renames": 4, "seed": 0}]'
+Importing torch takes seconds, so children are forked from this process before it has any thread.
+They call what `streamtrain train` and `sweep` call; only the report, which is drawn after the last
+record, is left out, and clocks are read for a shorter time.
 
-Tasks go side by side. Prints a list: what became of each, an error for a task that could not be done.
+    python -m tests.faults.killing '[{"verb": "train", "config": {…}, "whole": "a", "out": "b",
+    "kills": 12, "renames": 4, "seed": 0}]'
+
+Tasks go side by side. Prints a list: what became of each, an error for a task that could not be
+done.
 """
 
 import json
@@ -29,7 +34,10 @@ from tests.faults.told import left_over, told, weights
 
 
 def hasten() -> None:
-    """Of this process and its children: no report, short clocks, and saves however short a run is. Never at import: pytest imports this too."""
+    """Of this process and its children: no report, short clocks, and saves however short a run is.
+
+    Never at import: pytest imports this too.
+    """
     torch.set_num_threads(1)
     api.write_report = lambda records, out: {}
     timing.REGION_SECONDS = timing.REST_SECONDS = 1e-4
@@ -37,7 +45,9 @@ def hasten() -> None:
 
 
 class KillAtCall:
-    """`os`, where one call (the n-th `replace` or `fsync`) is the last thing that this process does, or does not do."""
+    """`os`, where one call (the n-th `replace` or `fsync`) is the last thing that this process
+    does, or does not do.
+    """
 
     def __init__(self, name: str, number: int, *, after: bool):
         self._name, self._left, self._after = name, number, after
@@ -56,7 +66,10 @@ class KillAtCall:
 
 
 def start(task: dict, out: Path, kill: KillAtCall | None = None) -> int:
-    """Fork a child that does the run, resumed if it can be; returns its process id. It exits with 0 when the run is done."""
+    """Fork a child that does the run, resumed if it can be; returns its process id.
+
+    It exits with 0 when the run is done.
+    """
     child = os.fork()
     if child:
         return child
@@ -66,9 +79,11 @@ def start(task: dict, out: Path, kill: KillAtCall | None = None) -> int:
             files.os = kill
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if task.get("may_start_again", True) else "error")
-            {"train": api.run_train, "sweep": api.run_sweep}[task["verb"]](make_config(task["config"]), out, resume=True)
+            {"train": api.run_train, "sweep": api.run_sweep}[task["verb"]](
+                make_config(task["config"]), out, resume=True
+            )
         code = 0
-    except BaseException:  # noqa: BLE001 - a child that may neither return nor print through pytest
+    except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
@@ -87,7 +102,7 @@ def main(tasks: list[dict]) -> list[dict]:
         if not driver:
             try:
                 result = kill_and_resume(task)
-            except BaseException:  # noqa: BLE001 - told to the test
+            except BaseException:
                 result = {"error": traceback.format_exc()}
             Path(f"{task['out']}.json").write_text(json.dumps(result))
             os._exit(0)
@@ -112,7 +127,11 @@ def kill_and_resume(task: dict) -> dict:
         moment = moments[-1] if moments else None
         kill = None
         if moment in ("replace", "after", "fsync"):
-            kill = KillAtCall("fsync" if moment == "fsync" else "replace", chance.randint(4, 40), after=moment == "after")
+            kill = KillAtCall(
+                "fsync" if moment == "fsync" else "replace",
+                chance.randint(4, 40),
+                after=moment == "after",
+            )
         child = start(task, out, kill)
         if moment == "time":
             time.sleep(chance.uniform(0, lasts))
@@ -126,10 +145,18 @@ def kill_and_resume(task: dict) -> dict:
             raise RuntimeError(f"a run ended with {code} after {killed} kills")
         else:
             finished += 1
-            broken += told(out) != told_whole or weights(out) != weights_whole or bool(left_over(out))
+            broken += (
+                told(out) != told_whole or weights(out) != weights_whole or bool(left_over(out))
+            )
             if moments:
                 shutil.rmtree(out)
-    return {"killed": killed, "finished": finished, "broken": broken, "lasts": lasts, "saved": len(saved)}
+    return {
+        "killed": killed,
+        "finished": finished,
+        "broken": broken,
+        "lasts": lasts,
+        "saved": len(saved),
+    }
 
 
 if __name__ == "__main__":

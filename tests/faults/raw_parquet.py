@@ -1,7 +1,9 @@
-"""Parquet files written by hand, byte by byte: what a correct writer would never write, and what Arrow's does not.
+"""Parquet files written by hand, byte by byte: what a correct writer would never write, and what
+Arrow's does not.
 
-Numbers of fields, types, encodings and codecs are those of parquet-format's `parquet.thrift`; structs are written in Thrift's compact
-protocol from dicts {field: value}. A Python int is an i32, an `I64` an i64, an `I8` an i8.
+Numbers of fields, types, encodings and codecs are those of parquet-format's `parquet.thrift`;
+structs are written in Thrift's compact protocol from dicts {field: value}. A Python int is an i32,
+an `I64` an i64, an `I8` an i8.
 """
 
 import struct
@@ -12,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 BOOLEAN, INT32, INT64, INT96, FLOAT, DOUBLE, BYTE_ARRAY, FIXED = range(8)
-PLAIN, PLAIN_DICTIONARY, RLE, BIT_PACKED, DELTA_BINARY_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT = 0, 2, 3, 4, 5, 8, 9
+PLAIN, PLAIN_DICTIONARY, RLE, BIT_PACKED, DELTA_BINARY_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT = (
+    0,
+    2,
+    3,
+    4,
+    5,
+    8,
+    9,
+)
 NONE, SNAPPY, GZIP, LZO, BROTLI, LZ4, ZSTD, LZ4_RAW = range(8)
 REQUIRED, OPTIONAL, REPEATED = range(3)
 
@@ -41,39 +51,84 @@ def thrift(value: Any) -> tuple[int, bytes]:
         case I8():
             return 3, struct.pack("<b", value)
         case int():
-            return (6 if isinstance(value, I64) else 5), varint((value << 1 ^ value >> 63) & (1 << 64) - 1)
+            return (6 if isinstance(value, I64) else 5), varint(
+                (value << 1 ^ value >> 63) & (1 << 64) - 1
+            )
         case bytes():
             return 8, varint(len(value)) + value
         case list():
             kind = thrift(value[0])[0] if value else 5
-            size = bytes([len(value) << 4 | kind]) if len(value) < 15 else bytes([0xF0 | kind]) + varint(len(value))
+            size = (
+                bytes([len(value) << 4 | kind])
+                if len(value) < 15
+                else bytes([0xF0 | kind]) + varint(len(value))
+            )
             return 9, size + b"".join(thrift(each)[1] for each in value)
     out, last = b"", 0
     for number, each in sorted(value.items()):
         if each is not None:
             kind, body = thrift(each)
             step = number - last
-            out += (bytes([step << 4 | kind]) if step < 16 else bytes([kind]) + varint(number << 1)) + body
+            out += (
+                bytes([step << 4 | kind]) if step < 16 else bytes([kind]) + varint(number << 1)
+            ) + body
             last = number
     return 12, out + b"\0"
 
 
-def page(body: bytes, num_values: int, *, encoding: int = PLAIN, stored: bytes | None = None, size: int | None = None, crc: bool = False,
-         header: dict | None = None) -> bytes:  # fmt: skip
+def page(
+    body: bytes,
+    num_values: int,
+    *,
+    encoding: int = PLAIN,
+    stored: bytes | None = None,
+    size: int | None = None,
+    crc: bool = False,
+    header: dict | None = None,
+) -> bytes:
     """A v1 data page: `body` decoded, `stored` compressed; `header` replaces fields."""
     stored = body if stored is None else stored
-    about = {1: 0, 2: len(body) if size is None else size, 3: len(stored), 5: {1: num_values, 2: encoding, 3: RLE, 4: RLE}}
+    about = {
+        1: 0,
+        2: len(body) if size is None else size,
+        3: len(stored),
+        5: {1: num_values, 2: encoding, 3: RLE, 4: RLE},
+    }
     if crc:
         about[4] = struct.unpack("<i", struct.pack("<I", zlib.crc32(stored)))[0]
     return thrift(about | (header or {}))[1] + stored
 
 
-def page_v2(levels: bytes, body: bytes, num_values: int, *, nulls: int = 0, encoding: int = PLAIN, compressed: bool | None = None,
-            size: int | None = None, header: dict | None = None, about: dict | None = None) -> bytes:  # fmt: skip
+def page_v2(
+    levels: bytes,
+    body: bytes,
+    num_values: int,
+    *,
+    nulls: int = 0,
+    encoding: int = PLAIN,
+    compressed: bool | None = None,
+    size: int | None = None,
+    header: dict | None = None,
+    about: dict | None = None,
+) -> bytes:
     """A v2 data page: the definition levels are stored apart, and never compressed."""
     size = len(levels) + len(body) if size is None else size
-    data = {1: num_values, 2: nulls, 3: num_values, 4: encoding, 5: len(levels), 6: 0, 7: compressed}
-    return thrift({1: 3, 2: size, 3: len(levels) + len(body), 8: data | (about or {})} | (header or {}))[1] + levels + body
+    data = {
+        1: num_values,
+        2: nulls,
+        3: num_values,
+        4: encoding,
+        5: len(levels),
+        6: 0,
+        7: compressed,
+    }
+    return (
+        thrift(
+            {1: 3, 2: size, 3: len(levels) + len(body), 8: data | (about or {})} | (header or {})
+        )[1]
+        + levels
+        + body
+    )
 
 
 def dictionary(body: bytes, num_values: int, *, encoding: int = PLAIN) -> bytes:
@@ -97,7 +152,8 @@ def levels(*runs: bytes) -> bytes:
 
 @dataclass(kw_only=True)
 class Leaf:
-    """A column of a file with one row group: `pages` are its bytes as they stand in the file; None for `rows` floats from 0.
+    """A column of a file with one row group: `pages` are its bytes as they stand in the file; None
+    for `rows` floats from 0.
 
     `schema` and `meta` replace fields of SchemaElement and ColumnMetaData, `chunk` of ColumnChunk.
     """
@@ -114,7 +170,14 @@ class Leaf:
     chunk: dict = field(default_factory=dict)
 
 
-def write(path: Path, leaves: Sequence[Leaf], rows: int, *, footer: dict | None = None, group: dict | None = None) -> Path:
+def write(
+    path: Path,
+    leaves: Sequence[Leaf],
+    rows: int,
+    *,
+    footer: dict | None = None,
+    group: dict | None = None,
+) -> Path:
     """Write a file; `footer` and `group` replace fields of FileMetaData and RowGroup."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = bytearray(b"PAR1")
@@ -124,9 +187,16 @@ def write(path: Path, leaves: Sequence[Leaf], rows: int, *, footer: dict | None 
         start = len(data)
         data += body
         meta = {
-            1: leaf.kind, 2: [PLAIN, RLE], 3: [leaf.name.encode()], 4: leaf.codec, 5: I64(rows), 6: I64(leaf.decoded or len(body)),
-            7: I64(len(body)), 9: I64(start + leaf.dictionary_bytes), 11: I64(start) if leaf.dictionary_bytes else None,
-        }  # fmt: skip
+            1: leaf.kind,
+            2: [PLAIN, RLE],
+            3: [leaf.name.encode()],
+            4: leaf.codec,
+            5: I64(rows),
+            6: I64(leaf.decoded or len(body)),
+            7: I64(len(body)),
+            9: I64(start + leaf.dictionary_bytes),
+            11: I64(start) if leaf.dictionary_bytes else None,
+        }
         schema.append({1: leaf.kind, 3: leaf.repetition, 4: leaf.name.encode()} | leaf.schema)
         chunks.append({2: I64(start), 3: meta | leaf.meta} | leaf.chunk)
     groups = [{1: chunks, 2: I64(len(data)), 3: I64(rows)} | (group or {})]

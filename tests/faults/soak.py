@@ -1,7 +1,8 @@
-"""A stream that runs for many epochs over a reader that fails and dawdles; what a child of `test_soak.py` runs.
+"""A stream that runs for many epochs over a reader that fails and dawdles; what a child of
+`test_soak.py` runs.
 
-`python -m tests.faults.soak FORMAT ROWS EPOCHS FOLDER` prints one JSON line an epoch: the receipt, resident bytes, descriptors,
-threads, and how many failures were injected so far.
+`python -m tests.faults.soak FORMAT ROWS EPOCHS FOLDER` prints one JSON line an epoch: the receipt,
+resident bytes, descriptors, threads, and how many failures were injected so far.
 """
 
 import json
@@ -22,7 +23,9 @@ from streamtrain.storage.zarr import ZarrReader
 
 
 def make_unreliable(cls: type, chance: random.Random, failures: list[int]) -> None:
-    """Every fifth read of a class fails, but never the second attempt of one; every fourth is slow."""
+    """Every fifth read of a class fails, but never the second attempt of one; every fourth is
+    slow.
+    """
     whole, failed, lock = cls.read, set(), threading.Lock()
 
     def read(self, *args):
@@ -45,19 +48,30 @@ def main(format: str, rows: int, epochs: int, folder: Path) -> None:
     torch.set_num_threads(1)
     generate(folder / "data", rows=rows, span_rows=rows // 10, format=format)
     failures, chance = [0], random.Random(0)
-    for cls in (ParquetReader, ParquetForward) if format == "parquet" else (ZarrReader,):  # Zarr's forward reader reads by the other
+    # Zarr's forward reader reads by the other
+    for cls in (ParquetReader, ParquetForward) if format == "parquet" else (ZarrReader,):
         make_unreliable(cls, chance, failures)
     flags = {"batch_size": 256, "span_rows": rows // 10, "memory": "256MiB", "readers": 2}
     stream = streamtrain.open_stream(folder / "data", window_rows=rows // 4, **flags)
-    chained = streamtrain.open_stream(folder / "data", window_rows=rows // 12, **flags)  # less than a span: read in slices
+    # less than a span: read in slices
+    chained = streamtrain.open_stream(folder / "data", window_rows=rows // 12, **flags)
     process = psutil.Process()
     for epoch in range(epochs):
         each = chained if epoch % 4 == 1 else stream
         count = sum(len(x) for x, _ in each)
-        print(json.dumps({
-            "count": count, "receipt": each.receipt().to_json(), "rss_bytes": process.memory_info().rss,
-            "files": len(os.listdir("/proc/self/fd")), "threads": threading.active_count(), "failures": failures[0],
-        }), flush=True)  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "count": count,
+                    "receipt": each.receipt().to_json(),
+                    "rss_bytes": process.memory_info().rss,
+                    "files": len(os.listdir("/proc/self/fd")),
+                    "threads": threading.active_count(),
+                    "failures": failures[0],
+                }
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What a child of `test_strange.py` runs: strange files through every door, under a memory limit.
 
-`python -m tests.faults.strange parquet|zarr FOLDER [all]` prints a line [name] before each case, and [name, faults] after it. A crash ends
-the process by signal, a hang by faulthandler; the last name printed is the case. `all`: also `ingest`, `open_stream` and `train` as commands.
+`python -m tests.faults.strange parquet|zarr FOLDER [all]` prints a line [name] before each case,
+and [name, faults] after it. A crash ends the process by signal, a hang by faulthandler; the last
+name printed is the case. `all`: also `ingest`, `open_stream` and `train` as commands.
 """
 
 import contextlib
@@ -31,17 +32,26 @@ def look(path: Path, expected: strange_parquet.Expected) -> list[str]:
     faults: list[str] = []
     if got := attempt(faults, "read", path, lambda: values_of(path)):
         faults += judge("read", got[0], expected)
-    attempt(faults, "inspect", path, lambda: json.dumps(inspect(open_shards(str(path))), allow_nan=False))
+    attempt(
+        faults,
+        "inspect",
+        path,
+        lambda: json.dumps(inspect(open_shards(str(path))), allow_nan=False),
+    )
     whole = not isinstance(expected, str)
     for found in attempt(faults, "verify", path, lambda: verify(path, threads=1)):
         json.dumps(found.to_json(), allow_nan=False)
-        if any(Path(finding.url) != path for finding in found.findings) or (whole and found.findings):
+        if any(Path(finding.url) != path for finding in found.findings) or (
+            whole and found.findings
+        ):
             faults.append(f"verify: {found.findings}")
     return [fault for fault in faults if whole or not fault.startswith("refused")]
 
 
 def look_again(path: Path, expected: strange_parquet.Expected, folder: Path) -> list[str]:
-    """The same of the commands, one after the other as a person would type them: only typed errors, with the file's name."""
+    """The same of the commands, one after the other as a person would type them: only typed errors,
+    with the file's name.
+    """
     from streamtrain.cli.main import run
     from streamtrain.stream.tensors import open_stream
 
@@ -56,7 +66,12 @@ def look_again(path: Path, expected: strange_parquet.Expected, folder: Path) -> 
             faults.append(f"{words[0]} ended with {code}: {said.getvalue()[-500:]}")
 
     def stream() -> np.ndarray:
-        rows = np.concatenate([np.concatenate([x, y], axis=1) for x, y in open_stream(str(path), batch_size=4, memory="64MiB", readers=1)])
+        rows = np.concatenate(
+            [
+                np.concatenate([x, y], axis=1)
+                for x, y in open_stream(str(path), batch_size=4, memory="64MiB", readers=1)
+            ]
+        )
         return rows[np.argsort(rows[:, -1])]
 
     if got := attempt(faults, "open_stream", path, stream):
@@ -65,19 +80,39 @@ def look_again(path: Path, expected: strange_parquet.Expected, folder: Path) -> 
         faults += judge("ingest", got[0], expected)
     command("inspect", str(path), "--json")
     command("verify", str(path))
-    command("train", str(path), "--batch-size", "4", "--hidden", "4", "--holdout", "0.2", "--memory", "64MiB", "-q", "-o", str(folder / "run"))
+    command(
+        "train",
+        str(path),
+        "--batch-size",
+        "4",
+        "--hidden",
+        "4",
+        "--holdout",
+        "0.2",
+        "--memory",
+        "64MiB",
+        "-q",
+        "-o",
+        str(folder / "run"),
+    )
     return [fault for fault in faults if not fault.startswith("refused")]
 
 
 def attempt(faults: list[str], door: str, path: Path, call: Callable) -> list:
-    """[its result], or nothing where it is refused; anything but a typed error with the file's name is a fault."""
+    """[its result], or nothing where it is refused; anything but a typed error with the file's name
+    is a fault.
+    """
     try:
         return [call()]
     except (DataError, ResourceError) as error:
         lines = str(error).splitlines()
         named = str(path.parent) in str(error)
         typed = named and all(line.isprintable() for line in lines)
-        faults.append(f"refused by {door}: {error}" if typed else f"{door}: no name, or no line for a terminal: {error!r}")
+        faults.append(
+            f"refused by {door}: {error}"
+            if typed
+            else f"{door}: no name, or no line for a terminal: {error!r}"
+        )
     except Exception as error:  # what this is about
         faults.append(f"{door}: {type(error).__name__}: {error}")
     return []
@@ -85,7 +120,11 @@ def attempt(faults: list[str], door: str, path: Path, call: Callable) -> list:
 
 def judge(door: str, got: np.ndarray, expected: strange_parquet.Expected) -> list[str]:
     if isinstance(expected, str):
-        return [f"{door}: not refused: {got[:, 0].tolist()[:20]}"] if expected == strange_parquet.REFUSED else []
+        return (
+            [f"{door}: not refused: {got[:, 0].tolist()[:20]}"]
+            if expected == strange_parquet.REFUSED
+            else []
+        )
     wanted = np.stack([expected, np.arange(len(expected))], axis=1).astype(got.dtype)
     equal = got.shape == wanted.shape and np.array_equal(got, wanted, equal_nan=True)
     return [] if equal else [f"{door}: other values: {got[:, 0].tolist()[:20]}"]

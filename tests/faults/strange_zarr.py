@@ -1,6 +1,8 @@
-"""Zarr stores as public corpora have them: v2 and N5 ones, every codec and type of v3, metadata and chunks that lie.
+"""Zarr stores as public corpora have them: v2 and N5 ones, every codec and type of v3, metadata and
+chunks that lie.
 
-As in `strange_parquet.py`: name → (write it, the values of column `a`, REFUSED or TYPED). Arrays are (rows, 2): `a` and `y` = 0, 1, 2 …
+As in `strange_parquet.py`: name → (write it, the values of column `a`, REFUSED or TYPED). Arrays
+are (rows, 2): `a` and `y` = 0, 1, 2 …
 """
 
 import gzip
@@ -26,8 +28,14 @@ MADE = np.stack([np.arange(ROWS)] * 2, axis=1)
 
 
 def make(path: Path, values: np.ndarray = MADE, *, dtype: str = "float32", **options: Any) -> Path:
-    options = {"chunks": (4, 2), "attributes": {"columns": ["a", "y"]}, "compressors": None, "config": {"write_empty_chunks": True}} | options
-    options = {key: value() if callable(value) else value for key, value in options.items()}  # numcodecs warn when they are made
+    options = {
+        "chunks": (4, 2),
+        "attributes": {"columns": ["a", "y"]},
+        "compressors": None,
+        "config": {"write_empty_chunks": True},
+    } | options
+    # numcodecs warn when they are made
+    options = {key: value() if callable(value) else value for key, value in options.items()}
     array = zarr.create_array(str(path), shape=values.shape, dtype=dtype, **options)
     array[:] = values.astype(dtype)
     return path
@@ -39,6 +47,7 @@ def array(name: str, expected: Expected, values: np.ndarray = MADE, **options: A
 
 def edited(name: str, expected: Expected, change: Callable[[dict], Any], **options: Any) -> None:
     """An array whose `zarr.json` was changed."""
+
     def build(path: Path) -> None:
         make(path, **options)
         document = json.loads((path / "zarr.json").read_text())
@@ -50,6 +59,7 @@ def edited(name: str, expected: Expected, change: Callable[[dict], Any], **optio
 
 def chunk(name: str, expected: Expected, change: Callable[[Path], Any], **options: Any) -> None:
     """An array whose first chunk was changed: the function gets its path."""
+
     def build(path: Path) -> None:
         make(path, **options)
         change(path / "c" / "0" / "0")
@@ -59,10 +69,13 @@ def chunk(name: str, expected: Expected, change: Callable[[Path], Any], **option
 
 def raw(name: str, expected: Expected, files: dict[str, Any]) -> None:
     """A folder of files, JSON or bytes."""
+
     def build(path: Path) -> None:
         for inner, content in files.items():
             (path / inner).parent.mkdir(parents=True, exist_ok=True)
-            (path / inner).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+            (path / inner).write_bytes(
+                content if isinstance(content, bytes) else json.dumps(content).encode()
+            )
 
     CASES[name] = build, expected
 
@@ -72,14 +85,36 @@ def put(content: bytes) -> Callable[[Path], Any]:
 
 
 def codecs(*more: dict) -> Callable[[dict], Any]:
-    return lambda document: document.update(codecs=[{"name": "bytes", "configuration": {"endian": "little"}}, *more])
+    return lambda document: document.update(
+        codecs=[{"name": "bytes", "configuration": {"endian": "little"}}, *more]
+    )
 
 
 # --- whole, and unusual ---
 
-for kind in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", ">f4", ">i8", ">f8"):
+for kind in (
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    ">f4",
+    ">i8",
+    ">f8",
+):
     array(f"type_{kind.replace('>', 'big_')}", COUNT, dtype=kind)
-array("type_bool", [0.0, 1.0] * 5, np.stack([np.arange(ROWS) % 2, np.arange(ROWS)], axis=1), dtype="float32")
+array(
+    "type_bool",
+    [0.0, 1.0] * 5,
+    np.stack([np.arange(ROWS) % 2, np.arange(ROWS)], axis=1),
+    dtype="float32",
+)
 array("bool", TYPED, dtype="bool", fill_value=False)  # y is not 0, 1, 2 …
 array("complex", REFUSED, dtype="complex64")
 array("datetime", REFUSED, dtype="datetime64[s]")
@@ -90,7 +125,9 @@ array("chunks_of_one", COUNT, chunks=(1, 1))
 array("chunk_larger_than_array", COUNT, chunks=(1000, 7))
 array("split_columns", COUNT, chunks=(4, 1))
 array("sharded", COUNT, chunks=(2, 2), shards=(4, 2))
-array("sharded_index_first", COUNT, chunks=(2, 2), shards={"shape": (4, 2), "index_location": "start"})
+array(
+    "sharded_index_first", COUNT, chunks=(2, 2), shards={"shape": (4, 2), "index_location": "start"}
+)
 array("sharded_columns", COUNT, chunks=(2, 1), shards=(4, 2))
 array("dots_between", COUNT, chunk_key_encoding={"name": "v2", "separator": "."})
 array("slashes_of_v2", COUNT, chunk_key_encoding={"name": "v2", "separator": "/"})
@@ -107,22 +144,46 @@ array("crc32c", COUNT, compressors=zarr.codecs.Crc32cCodec())
 array("gzip_then_crc32c", COUNT, compressors=[zarr.codecs.GzipCodec(), zarr.codecs.Crc32cCodec()])
 for cname in ("lz4", "lz4hc", "blosclz", "zstd", "zlib"):
     for shuffle in ("noshuffle", "shuffle", "bitshuffle"):
-        array(f"blosc_{cname}_{shuffle}", COUNT, compressors=zarr.codecs.BloscCodec(cname=cname, shuffle=shuffle, typesize=4))
+        array(
+            f"blosc_{cname}_{shuffle}",
+            COUNT,
+            compressors=zarr.codecs.BloscCodec(cname=cname, shuffle=shuffle, typesize=4),
+        )
 
 
-def numcodec(name: str, expected: Expected = COUNT, kind: str = "compressors", **configuration: Any) -> None:
-    array(f"numcodecs_{name.lower()}", expected, **{kind: lambda: [getattr(zarr.codecs.numcodecs, name)(**configuration)]})
+def numcodec(
+    name: str, expected: Expected = COUNT, kind: str = "compressors", **configuration: Any
+) -> None:
+    array(
+        f"numcodecs_{name.lower()}",
+        expected,
+        **{kind: lambda: [getattr(zarr.codecs.numcodecs, name)(**configuration)]},
+    )
 
 
 for name, options in {
-    "LZ4": {}, "Zstd": {}, "Zlib": {}, "GZip": {}, "BZ2": {}, "LZMA": {}, "Blosc": {}, "CRC32": {}, "CRC32C": {}, "Adler32": {}, "Fletcher32": {}, "JenkinsLookup3": {},
+    "LZ4": {},
+    "Zstd": {},
+    "Zlib": {},
+    "GZip": {},
+    "BZ2": {},
+    "LZMA": {},
+    "Blosc": {},
+    "CRC32": {},
+    "CRC32C": {},
+    "Adler32": {},
+    "Fletcher32": {},
+    "JenkinsLookup3": {},
     "Shuffle": {"elementsize": 4},
-}.items():  # fmt: skip
+}.items():
     numcodec(name, **options)
 for name, options in {
-    "Delta": {"dtype": "<f4"}, "FixedScaleOffset": {"dtype": "<f4", "astype": "<i4", "scale": 100, "offset": 0}, "BitRound": {"keepbits": 23}, "Quantize": {"dtype": "<f4", "digits": 6},
+    "Delta": {"dtype": "<f4"},
+    "FixedScaleOffset": {"dtype": "<f4", "astype": "<i4", "scale": 100, "offset": 0},
+    "BitRound": {"keepbits": 23},
+    "Quantize": {"dtype": "<f4", "digits": 6},
     "AsType": {"encode_dtype": "<f8", "decode_dtype": "<f4"},
-}.items():  # fmt: skip
+}.items():
     numcodec(name, COUNT if name != "Quantize" else TYPED, "filters", **options)
 
 # --- metadata that lies ---
@@ -132,18 +193,51 @@ edited("empty", REFUSED, lambda document: "")
 edited("a_list", REFUSED, lambda document: "[]")
 edited("null", REFUSED, lambda document: "null")
 edited("nested_deeply", REFUSED, lambda document: "[" * 200_000)
-edited("python_constants", TYPED, lambda document: json.dumps(document).replace('"fill_value": 0.0', '"fill_value": NaN'))
+edited(
+    "python_constants",
+    TYPED,
+    lambda document: json.dumps(document).replace('"fill_value": 0.0', '"fill_value": NaN'),
+)
 edited("keys_twice", TYPED, lambda document: json.dumps(document)[:-1] + ', "shape": [4, 2]}')
-for key in ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs", "zarr_format", "node_type"):
+for key in (
+    "shape",
+    "data_type",
+    "chunk_grid",
+    "chunk_key_encoding",
+    "fill_value",
+    "codecs",
+    "zarr_format",
+    "node_type",
+):
     edited(f"no_{key}", REFUSED, lambda document, key=key: document.pop(key))
     for word, value in {"null": None, "word": "x", "list": [], "dict": {}, "minus": -1}.items():
-        edited(f"{key}_{word}", TYPED, lambda document, key=key, value=value: document.update({key: value}))
+        edited(
+            f"{key}_{word}",
+            TYPED,
+            lambda document, key=key, value=value: document.update({key: value}),
+        )
 edited("format_2", REFUSED, lambda document: document.update(zarr_format=2))
 edited("format_4", REFUSED, lambda document: document.update(zarr_format=4))
-edited("must_understand", REFUSED, lambda document: document.update(strange={"must_understand": True}))
-edited("need_not_understand", COUNT, lambda document: document.update(strange={"must_understand": False}))
-edited("storage_transformers", REFUSED, lambda document: document.update(storage_transformers=[{"name": "indirection"}]))
-edited("consolidated_on_an_array", TYPED, lambda document: document.update(consolidated_metadata={"kind": "inline", "must_understand": False, "metadata": {}}))
+edited(
+    "must_understand", REFUSED, lambda document: document.update(strange={"must_understand": True})
+)
+edited(
+    "need_not_understand",
+    COUNT,
+    lambda document: document.update(strange={"must_understand": False}),
+)
+edited(
+    "storage_transformers",
+    REFUSED,
+    lambda document: document.update(storage_transformers=[{"name": "indirection"}]),
+)
+edited(
+    "consolidated_on_an_array",
+    TYPED,
+    lambda document: document.update(
+        consolidated_metadata={"kind": "inline", "must_understand": False, "metadata": {}}
+    ),
+)
 edited("unknown_codec", REFUSED, codecs({"name": "made_up"}))
 edited("codec_pickle", REFUSED, codecs({"name": "numcodecs.pickle"}))
 edited("codec_json2", REFUSED, codecs({"name": "numcodecs.json2"}))
@@ -152,31 +246,186 @@ edited("no_codecs", REFUSED, lambda document: document.update(codecs=[]))
 edited("two_serializers", REFUSED, codecs({"name": "bytes", "configuration": {"endian": "little"}}))
 edited("no_endianness", TYPED, lambda document: document["codecs"][0].pop("configuration"))
 edited("codec_as_a_word", TYPED, lambda document: document.update(codecs=["bytes"]))
-edited("transpose_of_three", REFUSED, lambda document: document["codecs"].insert(0, {"name": "transpose", "configuration": {"order": [0, 1, 2]}}))
-for kind in ("string", "bytes", "r16", "variable_length_utf8", "complex128", "float8_e4m3", "int4", "null_terminated_bytes", "struct", "object", "numpy.datetime64", "", "float32 ", "FLOAT32"):
-    edited(f"data_type_{kind.strip() or 'blank'}{'_' * kind.endswith(' ')}", REFUSED, lambda document, kind=kind: document.update(data_type=kind))
-edited("data_type_structured", REFUSED, lambda document: document.update(data_type={"name": "structured", "configuration": {"fields": [["a", "float32"]]}}, fill_value="AAAAAA=="))
+edited(
+    "transpose_of_three",
+    REFUSED,
+    lambda document: document["codecs"].insert(
+        0, {"name": "transpose", "configuration": {"order": [0, 1, 2]}}
+    ),
+)
+for kind in (
+    "string",
+    "bytes",
+    "r16",
+    "variable_length_utf8",
+    "complex128",
+    "float8_e4m3",
+    "int4",
+    "null_terminated_bytes",
+    "struct",
+    "object",
+    "numpy.datetime64",
+    "",
+    "float32 ",
+    "FLOAT32",
+):
+    edited(
+        f"data_type_{kind.strip() or 'blank'}{'_' * kind.endswith(' ')}",
+        REFUSED,
+        lambda document, kind=kind: document.update(data_type=kind),
+    )
+edited(
+    "data_type_structured",
+    REFUSED,
+    lambda document: document.update(
+        data_type={"name": "structured", "configuration": {"fields": [["a", "float32"]]}},
+        fill_value="AAAAAA==",
+    ),
+)
 edited("narrower_type", REFUSED, lambda document: document.update(data_type="float16"))
 edited("wider_type", REFUSED, lambda document: document.update(data_type="float64"))
-edited("another_type_of_the_width", TYPED, lambda document: document.update(data_type="int32", fill_value=0))
-for shape in ([], [10], [10, 2, 1], [11, 2], [9, 2], [10, 3], [-1, 2], [0, 2], [10, 0], [2**63, 2], [2**31, 2], [10, 2**53], [10, 2**31], [1.5, 2], ["10", 2], [True, 2], [None, 2], [10**30, 2]):
-    edited(f"shape_{'_'.join(map(str, shape))}", TYPED if shape in ([9, 2], [11, 2], [True, 2]) else REFUSED, lambda document, shape=shape: document.update(shape=shape))
-for grid in ([4], [4, 2, 1], [0, 2], [4, 0], [-4, 2], [5, 2], [3, 2], [2**40, 2], [2**63, 2], [1.5, 2], ["4", 2], []):
-    edited(f"chunks_{'_'.join(map(str, grid))}", REFUSED, lambda document, grid=grid: document["chunk_grid"]["configuration"].update(chunk_shape=grid))
-edited("columns_without_end", REFUSED, lambda document: document.update(shape=[10, 2**40]) or document["chunk_grid"]["configuration"].update(chunk_shape=[4, 2**40]), attributes={}, compressors=zarr.codecs.GzipCodec())
-edited("rows_without_end", REFUSED, lambda document: document.update(shape=[2**50, 2]) or document["chunk_grid"]["configuration"].update(chunk_shape=[2**50, 2]), compressors=zarr.codecs.GzipCodec())
-edited("grid_rectilinear", REFUSED, lambda document: document.update(chunk_grid={"name": "rectilinear", "configuration": {"kind": "inline", "chunk_shapes": [[4, 6], [2]]}}))
-edited("separator_strange", REFUSED, lambda document: document.update(chunk_key_encoding={"name": "default", "configuration": {"separator": "../"}}))
-edited("keys_by_suffix", REFUSED, lambda document: document.update(chunk_key_encoding={"name": "suffix", "configuration": {}}))
+edited(
+    "another_type_of_the_width",
+    TYPED,
+    lambda document: document.update(data_type="int32", fill_value=0),
+)
+for shape in (
+    [],
+    [10],
+    [10, 2, 1],
+    [11, 2],
+    [9, 2],
+    [10, 3],
+    [-1, 2],
+    [0, 2],
+    [10, 0],
+    [2**63, 2],
+    [2**31, 2],
+    [10, 2**53],
+    [10, 2**31],
+    [1.5, 2],
+    ["10", 2],
+    [True, 2],
+    [None, 2],
+    [10**30, 2],
+):
+    edited(
+        f"shape_{'_'.join(map(str, shape))}",
+        TYPED if shape in ([9, 2], [11, 2], [True, 2]) else REFUSED,
+        lambda document, shape=shape: document.update(shape=shape),
+    )
+for grid in (
+    [4],
+    [4, 2, 1],
+    [0, 2],
+    [4, 0],
+    [-4, 2],
+    [5, 2],
+    [3, 2],
+    [2**40, 2],
+    [2**63, 2],
+    [1.5, 2],
+    ["4", 2],
+    [],
+):
+    edited(
+        f"chunks_{'_'.join(map(str, grid))}",
+        REFUSED,
+        lambda document, grid=grid: document["chunk_grid"]["configuration"].update(
+            chunk_shape=grid
+        ),
+    )
+edited(
+    "columns_without_end",
+    REFUSED,
+    lambda document: (
+        document.update(shape=[10, 2**40])
+        or document["chunk_grid"]["configuration"].update(chunk_shape=[4, 2**40])
+    ),
+    attributes={},
+    compressors=zarr.codecs.GzipCodec(),
+)
+edited(
+    "rows_without_end",
+    REFUSED,
+    lambda document: (
+        document.update(shape=[2**50, 2])
+        or document["chunk_grid"]["configuration"].update(chunk_shape=[2**50, 2])
+    ),
+    compressors=zarr.codecs.GzipCodec(),
+)
+edited(
+    "grid_rectilinear",
+    REFUSED,
+    lambda document: document.update(
+        chunk_grid={
+            "name": "rectilinear",
+            "configuration": {"kind": "inline", "chunk_shapes": [[4, 6], [2]]},
+        }
+    ),
+)
+edited(
+    "separator_strange",
+    REFUSED,
+    lambda document: document.update(
+        chunk_key_encoding={"name": "default", "configuration": {"separator": "../"}}
+    ),
+)
+edited(
+    "keys_by_suffix",
+    REFUSED,
+    lambda document: document.update(chunk_key_encoding={"name": "suffix", "configuration": {}}),
+)
 for columns in (["a"], ["a", "a"], ["a", 1], "ay", None, {}, ["a\x1b[2J", "y"], ["a", "y", "z"]):
-    edited(f"names_{len(CASES)}", REFUSED, lambda document, columns=columns: document.update(attributes={"columns": columns}))
+    edited(
+        f"names_{len(CASES)}",
+        REFUSED,
+        lambda document, columns=columns: document.update(attributes={"columns": columns}),
+    )
 edited("attributes_null", TYPED, lambda document: document.update(attributes=None))
 edited("attributes_list", TYPED, lambda document: document.update(attributes=[1]))
-edited("shards_not_a_multiple", REFUSED, lambda document: document["codecs"][0]["configuration"].update(chunk_shape=[3, 2]), chunks=(2, 2), shards=(4, 2))
-edited("shards_of_nothing", REFUSED, lambda document: document["codecs"][0]["configuration"].update(chunk_shape=[0, 2]), chunks=(2, 2), shards=(4, 2))
-edited("shards_in_shards", REFUSED, lambda document: document["codecs"][0]["configuration"].update(codecs=json.loads(json.dumps(document["codecs"]))), chunks=(2, 2), shards=(4, 2))
-edited("index_of_gzip", REFUSED, lambda document: document["codecs"][0]["configuration"].update(index_codecs=[{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "gzip", "configuration": {"level": 1}}]), chunks=(2, 2), shards=(4, 2))
-edited("index_in_the_middle", REFUSED, lambda document: document["codecs"][0]["configuration"].update(index_location="middle"), chunks=(2, 2), shards=(4, 2))
+edited(
+    "shards_not_a_multiple",
+    REFUSED,
+    lambda document: document["codecs"][0]["configuration"].update(chunk_shape=[3, 2]),
+    chunks=(2, 2),
+    shards=(4, 2),
+)
+edited(
+    "shards_of_nothing",
+    REFUSED,
+    lambda document: document["codecs"][0]["configuration"].update(chunk_shape=[0, 2]),
+    chunks=(2, 2),
+    shards=(4, 2),
+)
+edited(
+    "shards_in_shards",
+    REFUSED,
+    lambda document: document["codecs"][0]["configuration"].update(
+        codecs=json.loads(json.dumps(document["codecs"]))
+    ),
+    chunks=(2, 2),
+    shards=(4, 2),
+)
+edited(
+    "index_of_gzip",
+    REFUSED,
+    lambda document: document["codecs"][0]["configuration"].update(
+        index_codecs=[
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "gzip", "configuration": {"level": 1}},
+        ]
+    ),
+    chunks=(2, 2),
+    shards=(4, 2),
+)
+edited(
+    "index_in_the_middle",
+    REFUSED,
+    lambda document: document["codecs"][0]["configuration"].update(index_location="middle"),
+    chunks=(2, 2),
+    shards=(4, 2),
+)
 
 # --- chunks that lie ---
 
@@ -222,57 +471,205 @@ def swapped(path: Path) -> None:
     other.write_bytes(one)
 
 
-for name, options in {"raw": {}, "crc32c": {"compressors": zarr.codecs.Crc32cCodec()}, "zstd": {"compressors": zarr.codecs.ZstdCodec()}, "gzip": {"compressors": zarr.codecs.GzipCodec()},
-                      "blosc": {"compressors": zarr.codecs.BloscCodec(typesize=4)}, "sharded": {"chunks": (2, 2), "shards": (4, 2)}}.items():  # fmt: skip
+for name, options in {
+    "raw": {},
+    "crc32c": {"compressors": zarr.codecs.Crc32cCodec()},
+    "zstd": {"compressors": zarr.codecs.ZstdCodec()},
+    "gzip": {"compressors": zarr.codecs.GzipCodec()},
+    "blosc": {"compressors": zarr.codecs.BloscCodec(typesize=4)},
+    "sharded": {"chunks": (2, 2), "shards": (4, 2)},
+}.items():
     chunk(f"chunk_cut_{name}", REFUSED, cut, **options)
     chunk(f"chunk_empty_{name}", REFUSED, put(b""), **options)
-    chunk(f"chunk_longer_{name}", REFUSED if name in ("raw", "crc32c", "sharded") else TYPED, longer, **options)
+    chunk(
+        f"chunk_longer_{name}",
+        REFUSED if name in ("raw", "crc32c", "sharded") else TYPED,
+        longer,
+        **options,
+    )
     chunk(f"chunk_missing_{name}", REFUSED, os.unlink, **options)
-    chunk(f"chunk_of_zeros_{name}", TYPED if name == "raw" else REFUSED, lambda path: path.write_bytes(bytes(path.stat().st_size)), **options)
+    chunk(
+        f"chunk_of_zeros_{name}",
+        TYPED if name == "raw" else REFUSED,
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        **options,
+    )
     chunk(f"chunk_a_folder_{name}", REFUSED, folder, **options)
     chunk(f"chunk_a_loop_{name}", REFUSED, loop, **options)
     chunk(f"chunk_elsewhere_{name}", TYPED, outside, **options)
     chunk(f"chunk_flipped_{name}", TYPED if name != "crc32c" else REFUSED, flipped(5), **options)
-    chunk(f"chunk_flipped_late_{name}", TYPED if name not in ("crc32c", "sharded") else REFUSED, flipped(-9 if name == "sharded" else -2), **options)
+    chunk(
+        f"chunk_flipped_late_{name}",
+        TYPED if name not in ("crc32c", "sharded") else REFUSED,
+        flipped(-9 if name == "sharded" else -2),
+        **options,
+    )
     chunk(f"chunks_swapped_{name}", TYPED, swapped, **options)
 #: Small members one after the other: the decoder makes 1 GiB of them.
-chunk("bomb_gzip", REFUSED, lambda path: path.write_bytes(gzip.compress(bytes(2**22), 1) * 256), compressors=zarr.codecs.GzipCodec())
-chunk("bomb_zstd", REFUSED, lambda path: path.write_bytes(Zstd(level=1).encode(bytes(2**26))), compressors=zarr.codecs.ZstdCodec())
-chunk("bomb_blosc", REFUSED, lambda path: path.write_bytes(Blosc("zstd").encode(bytes(2**26))), compressors=zarr.codecs.BloscCodec(typesize=4))
-chunk("bomb_zlib", REFUSED, lambda path: path.write_bytes(zlib.compress(bytes(2**26), 1)), compressors=lambda: [zarr.codecs.numcodecs.Zlib()])
-chunk("zstd_that_claims_much", REFUSED, put(bytes.fromhex("28b52ffd") + b"\xe0" + struct.pack("<Q", 2**45) + bytes(20)), compressors=zarr.codecs.ZstdCodec())
-chunk("blosc_that_claims_much", REFUSED, put(struct.pack("<BBBBIII", 2, 1, 0x21, 4, 2**31 - 1, 2**31 - 1, 64) + bytes(48)), compressors=zarr.codecs.BloscCodec(typesize=4))
-chunk("lz4_that_claims_much", REFUSED, put(struct.pack("<I", 2**31 - 1) + bytes(48)), compressors=lambda: [zarr.codecs.numcodecs.LZ4()])
-chunk("gzip_cut", REFUSED, lambda path: path.write_bytes(path.read_bytes()[:12]), compressors=zarr.codecs.GzipCodec())
+chunk(
+    "bomb_gzip",
+    REFUSED,
+    lambda path: path.write_bytes(gzip.compress(bytes(2**22), 1) * 256),
+    compressors=zarr.codecs.GzipCodec(),
+)
+chunk(
+    "bomb_zstd",
+    REFUSED,
+    lambda path: path.write_bytes(Zstd(level=1).encode(bytes(2**26))),
+    compressors=zarr.codecs.ZstdCodec(),
+)
+chunk(
+    "bomb_blosc",
+    REFUSED,
+    lambda path: path.write_bytes(Blosc("zstd").encode(bytes(2**26))),
+    compressors=zarr.codecs.BloscCodec(typesize=4),
+)
+chunk(
+    "bomb_zlib",
+    REFUSED,
+    lambda path: path.write_bytes(zlib.compress(bytes(2**26), 1)),
+    compressors=lambda: [zarr.codecs.numcodecs.Zlib()],
+)
+chunk(
+    "zstd_that_claims_much",
+    REFUSED,
+    put(bytes.fromhex("28b52ffd") + b"\xe0" + struct.pack("<Q", 2**45) + bytes(20)),
+    compressors=zarr.codecs.ZstdCodec(),
+)
+chunk(
+    "blosc_that_claims_much",
+    REFUSED,
+    put(struct.pack("<BBBBIII", 2, 1, 0x21, 4, 2**31 - 1, 2**31 - 1, 64) + bytes(48)),
+    compressors=zarr.codecs.BloscCodec(typesize=4),
+)
+chunk(
+    "lz4_that_claims_much",
+    REFUSED,
+    put(struct.pack("<I", 2**31 - 1) + bytes(48)),
+    compressors=lambda: [zarr.codecs.numcodecs.LZ4()],
+)
+chunk(
+    "gzip_cut",
+    REFUSED,
+    lambda path: path.write_bytes(path.read_bytes()[:12]),
+    compressors=zarr.codecs.GzipCodec(),
+)
 
 # --- other formats, and groups ---
 
-V2 = {"zarr_format": 2, "shape": [10, 2], "chunks": [4, 2], "dtype": "<f4", "compressor": None, "fill_value": 0, "order": "C", "filters": None}
+V2 = {
+    "zarr_format": 2,
+    "shape": [10, 2],
+    "chunks": [4, 2],
+    "dtype": "<f4",
+    "compressor": None,
+    "fill_value": 0,
+    "order": "C",
+    "filters": None,
+}
 for name, change in {
-    "plain": {}, "big_endian": {"dtype": ">f4"}, "order_f": {"order": "F"}, "bool": {"dtype": "|b1"}, "datetime": {"dtype": "<M8[ns]"}, "object_pickle": {"dtype": "|O", "filters": [{"id": "pickle"}]},
-    "object_json": {"dtype": "|O", "filters": [{"id": "json2"}]}, "object_vlen": {"dtype": "|O", "filters": [{"id": "vlen-utf8"}]}, "structured": {"dtype": [["a", "<f4"], ["b", "<i4"]]},
-    "blosc": {"compressor": {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}}, "nan": {"fill_value": "NaN"}, "infinity": {"fill_value": "-Infinity"}, "slashes": {"dimension_separator": "/"},
+    "plain": {},
+    "big_endian": {"dtype": ">f4"},
+    "order_f": {"order": "F"},
+    "bool": {"dtype": "|b1"},
+    "datetime": {"dtype": "<M8[ns]"},
+    "object_pickle": {"dtype": "|O", "filters": [{"id": "pickle"}]},
+    "object_json": {"dtype": "|O", "filters": [{"id": "json2"}]},
+    "object_vlen": {"dtype": "|O", "filters": [{"id": "vlen-utf8"}]},
+    "structured": {"dtype": [["a", "<f4"], ["b", "<i4"]]},
+    "blosc": {"compressor": {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}},
+    "nan": {"fill_value": "NaN"},
+    "infinity": {"fill_value": "-Infinity"},
+    "slashes": {"dimension_separator": "/"},
     "no_dim": {"shape": [], "chunks": []},
-}.items():  # fmt: skip
+}.items():
     raw(f"v2_{name}", REFUSED, {".zarray": V2 | change, "0.0": MADE[:4].astype("<f4").tobytes()})
 for key in V2:
-    raw(f"v2_no_{key}", REFUSED, {".zarray": {k: v for k, v in V2.items() if k != key}, "0.0": bytes(32)})
+    raw(
+        f"v2_no_{key}",
+        REFUSED,
+        {".zarray": {k: v for k, v in V2.items() if k != key}, "0.0": bytes(32)},
+    )
 raw("v2_group", REFUSED, {".zgroup": {"zarr_format": 2}, "a/.zarray": V2, "a/0.0": bytes(32)})
-raw("v2_consolidated", REFUSED, {".zmetadata": {"zarr_consolidated_format": 1, "metadata": {}}, "a/.zarray": V2})
+raw(
+    "v2_consolidated",
+    REFUSED,
+    {".zmetadata": {"zarr_consolidated_format": 1, "metadata": {}}, "a/.zarray": V2},
+)
 raw("v2_not_json", REFUSED, {".zarray": b"{"})
-raw("n5", REFUSED, {"attributes.json": {"n5": "2.0.0"}, "a/attributes.json": {"dimensions": [10], "blockSize": [4], "dataType": "float32", "compression": {"type": "raw"}}})
-raw("n5_array", REFUSED, {"attributes.json": {"dimensions": [10], "blockSize": [4], "dataType": "float32", "compression": {"type": "raw"}}})
-raw("v3_of_the_first_draft", REFUSED, {"zarr.json": {"zarr_format": "https://purl.org/zarr/spec/protocol/core/3.0", "metadata_encoding": "x", "extensions": []}, "meta/root/a.array.json": {}})
+raw(
+    "n5",
+    REFUSED,
+    {
+        "attributes.json": {"n5": "2.0.0"},
+        "a/attributes.json": {
+            "dimensions": [10],
+            "blockSize": [4],
+            "dataType": "float32",
+            "compression": {"type": "raw"},
+        },
+    },
+)
+raw(
+    "n5_array",
+    REFUSED,
+    {
+        "attributes.json": {
+            "dimensions": [10],
+            "blockSize": [4],
+            "dataType": "float32",
+            "compression": {"type": "raw"},
+        }
+    },
+)
+raw(
+    "v3_of_the_first_draft",
+    REFUSED,
+    {
+        "zarr.json": {
+            "zarr_format": "https://purl.org/zarr/spec/protocol/core/3.0",
+            "metadata_encoding": "x",
+            "extensions": [],
+        },
+        "meta/root/a.array.json": {},
+    },
+)
 raw("nothing", REFUSED, {"readme.txt": b"x"})
 raw("an_empty_group", REFUSED, {"zarr.json": {"zarr_format": 3, "node_type": "group"}})
-raw("a_group_that_is_consolidated", REFUSED, {"zarr.json": {"zarr_format": 3, "node_type": "group", "consolidated_metadata": {"kind": "inline", "metadata": {"a": {}}}}})
+raw(
+    "a_group_that_is_consolidated",
+    REFUSED,
+    {
+        "zarr.json": {
+            "zarr_format": 3,
+            "node_type": "group",
+            "consolidated_metadata": {"kind": "inline", "metadata": {"a": {}}},
+        }
+    },
+)
 
 
-def grouped(name: str, expected: Expected, change: Callable[[Path], Any] = lambda path: None, *, shapes: dict[str, tuple] | None = None, attributes: Any = None, consolidate: bool = False) -> None:
+def grouped(
+    name: str,
+    expected: Expected,
+    change: Callable[[Path], Any] = lambda path: None,
+    *,
+    shapes: dict[str, tuple] | None = None,
+    attributes: Any = None,
+    consolidate: bool = False,
+) -> None:
     def build(path: Path) -> None:
-        group = zarr.create_group(str(path), attributes={"columns": ["a", "y"]} if attributes is None else attributes)
+        group = zarr.create_group(
+            str(path), attributes={"columns": ["a", "y"]} if attributes is None else attributes
+        )
         for inner, shape in (shapes or {"a": (ROWS,), "y": (ROWS,)}).items():
-            each = group.create_array(inner, shape=shape, chunks=tuple(max(1, min(4, n)) for n in shape), dtype="float32", config={"write_empty_chunks": True})
+            each = group.create_array(
+                inner,
+                shape=shape,
+                chunks=tuple(max(1, min(4, n)) for n in shape),
+                dtype="float32",
+                config={"write_empty_chunks": True},
+            )
             each[...] = np.arange(ROWS, dtype="float32") if shape == (ROWS,) else 1
         if consolidate:
             zarr.consolidate_metadata(str(path))
@@ -305,10 +702,20 @@ grouped("group_with_a_number", REFUSED, shapes={"a": (), "y": (ROWS,)})
 grouped("group_of_columns_not_there", REFUSED, attributes={"columns": ["a", "z"]})
 grouped("group_of_columns_null", REFUSED, attributes={"columns": None})
 grouped("group_of_columns_twice", REFUSED, attributes={"columns": ["a", "a"]})
-grouped("group_with_a_damaged_member", REFUSED, lambda path: (path / "a" / "zarr.json").write_text("{"))
+grouped(
+    "group_with_a_damaged_member", REFUSED, lambda path: (path / "a" / "zarr.json").write_text("{")
+)
 grouped("group_with_a_lost_member", REFUSED, lambda path: shutil.rmtree(path / "a"))
 grouped("group_with_a_lost_chunk", REFUSED, lambda path: (path / "a" / "c" / "1").unlink())
-grouped("group_with_a_v2_member", TYPED, lambda path: ((path / "z").mkdir(), (path / "z" / ".zarray").write_text(json.dumps(V2))))
-grouped("group_with_a_pickling_member", REFUSED, edit("a/zarr.json", codecs=[{"name": "numcodecs.pickle"}]))
+grouped(
+    "group_with_a_v2_member",
+    TYPED,
+    lambda path: ((path / "z").mkdir(), (path / "z" / ".zarray").write_text(json.dumps(V2))),
+)
+grouped(
+    "group_with_a_pickling_member",
+    REFUSED,
+    edit("a/zarr.json", codecs=[{"name": "numcodecs.pickle"}]),
+)
 grouped("group_of_groups", TYPED, lambda path: zarr.create_group(str(path / "deeper")))
 grouped("group_with_links_upwards", TYPED, lambda path: (path / "up").symlink_to(path))

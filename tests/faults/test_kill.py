@@ -1,6 +1,8 @@
-"""FAULTS.md, row 1: a run that is killed with SIGKILL anywhere, and resumed until it is done, is the run that was never killed.
+"""FAULTS.md, row 1: a run that is killed with SIGKILL anywhere, and resumed until it is done, is
+the run that was never killed.
 
-Weights, records (losses, rows, steps, outcomes) and receipts are compared bit for bit; each row was visited exactly once an epoch.
+Weights, records (losses, rows, steps, outcomes) and receipts are compared bit for bit; each row was
+visited exactly once an epoch.
 """
 
 import json
@@ -17,34 +19,82 @@ import pytest
 from tests.faults.told import left_over, told, weights
 
 ROOT = Path(__file__).parents[2]
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ONE_THREAD = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+}
 
 #: verb, format, config, kills at random times, kills at a rename or fsync (three kinds of each).
 CASES = {
-    "train, Parquet, fused engine": ("train", "parquet", {"train": {"batch_size": 16, "epochs": 6, "engine": "fused"}}, 7, 1),
-    "train, Zarr, torch engine": ("train", "zarr", {"train": {"batch_size": 128, "epochs": 4, "engine": "torch", "compile": "off"}}, 4, 1),
-    "sweep, Parquet": ("sweep", "parquet", {"train": {"optimizer": "sgd"}, "sweep": {"batch_sizes": [32, 256, 700], "lr_grid": 2, "trials": 2, "confirm": False, "measure": []}}, 4, 1),
-}  # fmt: skip
+    "train, Parquet, fused engine": (
+        "train",
+        "parquet",
+        {"train": {"batch_size": 16, "epochs": 6, "engine": "fused"}},
+        7,
+        1,
+    ),
+    "train, Zarr, torch engine": (
+        "train",
+        "zarr",
+        {"train": {"batch_size": 128, "epochs": 4, "engine": "torch", "compile": "off"}},
+        4,
+        1,
+    ),
+    "sweep, Parquet": (
+        "sweep",
+        "parquet",
+        {
+            "train": {"optimizer": "sgd"},
+            "sweep": {
+                "batch_sizes": [32, 256, 700],
+                "lr_grid": 2,
+                "trials": 2,
+                "confirm": False,
+                "measure": [],
+            },
+        },
+        4,
+        1,
+    ),
+}
 
 
 @pytest.fixture(scope="module")
 def killings(shards, tmp_path_factory) -> dict[str, tuple[dict, dict]]:
-    """Name of the case → what was asked for, what became of it. One process imports torch for all."""
+    """Name of the case → what was asked for, what became of it.
+
+    One process imports torch for all.
+    """
     tasks = {}
     for name, (verb, format, parts, kills, renames) in CASES.items():
         config = {
-            "data": {"path": str(shards[format]), "holdout": 1000}, "order": {"window_rows": 2048}, "model": {"hidden": [8, 8]},
-            "fetch": {"memory": "64MiB", "readers": 2}, **parts,
-        }  # fmt: skip
+            "data": {"path": str(shards[format]), "holdout": 1000},
+            "order": {"window_rows": 2048},
+            "model": {"hidden": [8, 8]},
+            "fetch": {"memory": "64MiB", "readers": 2},
+            **parts,
+        }
         folder = tmp_path_factory.mktemp("kill")
         tasks[name] = {
-            "verb": verb, "config": config, "whole": str(folder / "whole"), "out": str(folder / "out"), "kills": kills, "renames": renames,
-            "seed": random.SystemRandom().randrange(2**32),  # other moments every time; shown when it fails
-        }  # fmt: skip
-    done = subprocess.run(  # noqa: PLW1510 - the code is what is tested
-        [sys.executable, "-m", "tests.faults.killing", json.dumps(list(tasks.values()))], cwd=ROOT, env=ONE_THREAD, capture_output=True,
-        text=True, timeout=300,
-    )  # fmt: skip
+            "verb": verb,
+            "config": config,
+            "whole": str(folder / "whole"),
+            "out": str(folder / "out"),
+            "kills": kills,
+            "renames": renames,
+            # other moments every time; shown when it fails
+            "seed": (random.SystemRandom().randrange(2**32)),
+        }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.killing", json.dumps(list(tasks.values()))],
+        cwd=ROOT,
+        env=ONE_THREAD,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return dict(zip(tasks, zip(tasks.values(), json.loads(done.stdout), strict=True), strict=True))
 
@@ -53,7 +103,8 @@ def killings(shards, tmp_path_factory) -> dict[str, tuple[dict, dict]]:
 def test_a_run_that_is_killed_and_resumed_is_the_unbroken_run(killings, name):
     task, result = killings[name]
     assert "error" not in result, f"{task}\n{result['error']}"
-    assert result["broken"] == 0 and result["finished"] >= 1, f"{task}\n{result}"
+    assert result["broken"] == 0, f"{task}\n{result}"
+    assert result["finished"] >= 1, f"{task}\n{result}"
     assert result["killed"] == task["kills"] + 3 * task["renames"], f"{task}\n{result}"
     passes = [record for record in told(Path(task["whole"])) if record["event"] == "pass"]
     for record in passes:
@@ -63,16 +114,39 @@ def test_a_run_that_is_killed_and_resumed_is_the_unbroken_run(killings, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", [pytest.param("parquet", id="Parquet"), pytest.param("zarr", id="Zarr")])
+@pytest.mark.parametrize(
+    "format", [pytest.param("parquet", id="Parquet"), pytest.param("zarr", id="Zarr")]
+)
 def test_the_command_itself_killed_twenty_times(shards, tmp_path, format):
     """The same with whole processes, from the first import to the report."""
     words = (
-        "train", str(shards[format]), "--batch-size", "4", "--epochs", "200", "--holdout", "1000", "--window-rows", "2048", "--hidden", "8,8",
-        "--memory", "64MiB", "--progress", "none", "--resume", "auto",
-    )  # fmt: skip
+        "train",
+        str(shards[format]),
+        "--batch-size",
+        "4",
+        "--epochs",
+        "200",
+        "--holdout",
+        "1000",
+        "--window-rows",
+        "2048",
+        "--hidden",
+        "8,8",
+        "--memory",
+        "64MiB",
+        "--progress",
+        "none",
+        "--resume",
+        "auto",
+    )
 
     def begin(out: Path) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-m", "streamtrain", *words, "-o", str(out)], cwd=ROOT, env=ONE_THREAD, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [sys.executable, "-m", "streamtrain", *words, "-o", str(out)],
+            cwd=ROOT,
+            env=ONE_THREAD,
+            stdout=subprocess.DEVNULL,
+        )
 
     started = time.monotonic()
     assert begin(tmp_path / "whole").wait() == 0
@@ -86,4 +160,6 @@ def test_the_command_itself_killed_twenty_times(shards, tmp_path, format):
             (tmp_path / "out").rename(tmp_path / f"done-{kills}")
     assert begin(tmp_path / "out").wait() == 0
     for out in (tmp_path / "out", *tmp_path.glob("done-*")):
-        assert told(out) == told(tmp_path / "whole") and weights(out) == weights(tmp_path / "whole") and left_over(out) == []
+        assert told(out) == told(tmp_path / "whole")
+        assert weights(out) == weights(tmp_path / "whole")
+        assert left_over(out) == []

@@ -1,4 +1,6 @@
-"""FAULTS.md, rows 2, 5, 6 and 20: a run that is interrupted at any edge goes on as if nothing had happened, or says why it does not."""
+"""FAULTS.md, rows 2, 5, 6 and 20: a run that is interrupted at any edge goes on as if nothing had
+happened, or says why it does not.
+"""
 
 import json
 import os
@@ -29,16 +31,37 @@ from streamtrain.learners.saving import Saving
 from streamtrain.rundir import RunDirectory
 from tests.faults.told import left_over, told, weights
 
-TRAIN = {"batch_size": 16, "epochs": 2, "holdout": 1000, "window_rows": 2048, "hidden": "8,8", "memory": "64MiB"}
-SWEEP = {"batch_sizes": [32, 256, 5000], "lr_grid": 2, "trials": 2, "holdout": 1000, "window_rows": 2048, "hidden": "8,8", "memory": "64MiB",
-         "confirm": False, "measure": "none"}  # fmt: skip
+TRAIN = {
+    "batch_size": 16,
+    "epochs": 2,
+    "holdout": 1000,
+    "window_rows": 2048,
+    "hidden": "8,8",
+    "memory": "64MiB",
+}
+SWEEP = {
+    "batch_sizes": [32, 256, 5000],
+    "lr_grid": 2,
+    "trials": 2,
+    "holdout": 1000,
+    "window_rows": 2048,
+    "hidden": "8,8",
+    "memory": "64MiB",
+    "confirm": False,
+    "measure": "none",
+}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Saved at every edge; nothing is timed, and nothing is drawn. What was written need not reach the disk: no power fails here."""
+    """Saved at every edge; nothing is timed, and nothing is drawn.
+
+    What was written need not reach the disk: no power fails here.
+    """
     for verb in ("train", "sweep"):
-        monkeypatch.setattr(sys.modules[f"streamtrain.{verb}"], "measure_throughput", lambda *_: None)
+        monkeypatch.setattr(
+            sys.modules[f"streamtrain.{verb}"], "measure_throughput", lambda *_: None
+        )
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(saving_module, "LEAST_SAVES_APART", 0)
     monkeypatch.setattr(saving_module, "EVERY_PART", 0)
@@ -47,7 +70,9 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def interrupted(monkeypatch):
-    """`interrupted(verb, data, out, flags, edges)`: the run is stopped at those edges, counted from 0, and resumed until it is done."""
+    """`interrupted(verb, data, out, flags, edges)`: the run is stopped at those edges, counted from
+    0, and resumed until it is done.
+    """
     genuine = Saving.edge
 
     def call(verb, data, out, flags, edges, between=lambda: None, **resumed_with):
@@ -64,7 +89,9 @@ def interrupted(monkeypatch):
         monkeypatch.setattr(Saving, "edge", edge)
         while True:
             try:
-                result = getattr(streamtrain, verb)(data, out=out, resume="auto", **flags, **(resumed_with if stops else {}))
+                result = getattr(streamtrain, verb)(
+                    data, out=out, resume="auto", **flags, **(resumed_with if stops else {})
+                )
                 break
             except KeyboardInterrupt:
                 stops += 1
@@ -81,31 +108,55 @@ def with_bad_values(shards, folder) -> str:
     x1 = table["x1"].to_numpy().copy()
     x1[::97] = np.nan
     folder.mkdir()
-    pq.write_table(table.set_column(1, "x1", pa.array(x1)), folder / "bad.parquet", row_group_size=512)
+    pq.write_table(
+        table.set_column(1, "x1", pa.array(x1)), folder / "bad.parquet", row_group_size=512
+    )
     return str(folder)
 
 
-@pytest.mark.parametrize("flags", [
-    pytest.param({}, id="adam"),
-    pytest.param({"optimizer": "sgd", "loss": "huber", "batch_size": 100, "max_rows": 30_001, "epochs": None}, id="sgd, rows over epochs"),
-    pytest.param({"batch_size": 5000, "holdout": 0}, id="minibatches over several windows, nothing held out"),
-    pytest.param({"on_null": "drop", "batch_size": 7}, id="dropped rows"),
-    pytest.param({"on_null": "impute"}, id="imputed values"),
-    pytest.param({"engine": "torch", "batch_size": 64}, id="torch engine"),
-    pytest.param({"early_stop": 3, "lr": 0.05, "epochs": 4}, id="patience"),
-])  # fmt: skip
-def test_train_interrupted_at_edges_is_the_unbroken_run(shards, tmp_path, interrupted, monkeypatch, flags):
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param({}, id="adam"),
+        pytest.param(
+            {
+                "optimizer": "sgd",
+                "loss": "huber",
+                "batch_size": 100,
+                "max_rows": 30_001,
+                "epochs": None,
+            },
+            id="sgd, rows over epochs",
+        ),
+        pytest.param(
+            {"batch_size": 5000, "holdout": 0},
+            id="minibatches over several windows, nothing held out",
+        ),
+        pytest.param({"on_null": "drop", "batch_size": 7}, id="dropped rows"),
+        pytest.param({"on_null": "impute"}, id="imputed values"),
+        pytest.param({"engine": "torch", "batch_size": 64}, id="torch engine"),
+        pytest.param({"early_stop": 3, "lr": 0.05, "epochs": 4}, id="patience"),
+    ],
+)
+def test_train_interrupted_at_edges_is_the_unbroken_run(
+    shards, tmp_path, interrupted, monkeypatch, flags
+):
     monkeypatch.setattr(learner_module, "STEPS_BETWEEN_EDGES", 37)  # so that blocks are cut too
     flags, data = {**TRAIN, **flags}, str(shards["parquet"])
     if "on_null" in flags:
         data = with_bad_values(shards, tmp_path / "data")
     if flags.get("engine") == "torch":
-        monkeypatch.setattr("streamtrain.learners.torch_engine.TorchEngine.prepare_steps", lambda self: 0.0, raising=False)
+        monkeypatch.setattr(
+            "streamtrain.learners.torch_engine.TorchEngine.prepare_steps",
+            lambda self: 0.0,
+            raising=False,
+        )
     streamtrain.train(data, out=tmp_path / "whole", **flags)
     edges = (0, 3, 9) if flags["batch_size"] > 1000 else (0, 3, 13)
     interrupted("train", data, tmp_path / "out", flags, edges)
     assert told(tmp_path / "out") == told(tmp_path / "whole")
-    assert weights(tmp_path / "out") == weights(tmp_path / "whole") and left_over(tmp_path / "out") == []
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+    assert left_over(tmp_path / "out") == []
     assert len(list_checkpoints(tmp_path / "out" / "checkpoints")) == 3
 
 
@@ -121,36 +172,60 @@ def test_other_readers_memory_and_threads_change_nothing(shards, tmp_path, inter
     moved = tmp_path / "moved"
     shutil.copytree(shards["parquet"], moved)
     interrupted("train", moved, tmp_path / "out", flags, (3, 8), memory="1GiB", readers=3)
-    assert [{**record, "data": None} for record in told(tmp_path / "out")] == [{**record, "data": None} for record in told(tmp_path / "whole")]
+    assert [{**record, "data": None} for record in told(tmp_path / "out")] == [
+        {**record, "data": None} for record in told(tmp_path / "whole")
+    ]
     assert weights(tmp_path / "out") == weights(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    pytest.param({"batch_size": 32}, "train.batch_size was 16, is 32", id="batch size"),
-    pytest.param({"seed": 1}, "order.seed was 0, is 1", id="seed"),
-    pytest.param({"hidden": "8,4"}, "model.hidden was [8, 8], is [8, 4]", id="model shape"),
-    pytest.param({"lr": 0.1, "epochs": 3}, "train.lr was not set, is 0.1; train.epochs was 2.0, is 3.0", id="two things"),
-    pytest.param({"features": "x0,x1"}, 'data.features was not set, is ["x0", "x1"]', id="features"),
-    pytest.param({"data": "other rows"}, "standardisation was", id="data of the same shape"),
-    pytest.param({"data": "fewer rows"}, "the data was", id="other data"),
-])  # fmt: skip
-def test_another_run_is_refused_with_each_difference_and_nothing_is_changed(shards, tmp_path, change, says):
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        pytest.param({"batch_size": 32}, "train.batch_size was 16, is 32", id="batch size"),
+        pytest.param({"seed": 1}, "order.seed was 0, is 1", id="seed"),
+        pytest.param({"hidden": "8,4"}, "model.hidden was [8, 8], is [8, 4]", id="model shape"),
+        pytest.param(
+            {"lr": 0.1, "epochs": 3},
+            "train.lr was not set, is 0.1; train.epochs was 2.0, is 3.0",
+            id="two things",
+        ),
+        pytest.param(
+            {"features": "x0,x1"}, 'data.features was not set, is ["x0", "x1"]', id="features"
+        ),
+        pytest.param({"data": "other rows"}, "standardisation was", id="data of the same shape"),
+        pytest.param({"data": "fewer rows"}, "the data was", id="other data"),
+    ],
+)
+def test_another_run_is_refused_with_each_difference_and_nothing_is_changed(
+    shards, tmp_path, change, says
+):
     data = tmp_path / "data"
     shutil.copytree(shards["parquet"], data)
     (data / "_manifest.json").unlink()
     with pytest.raises(KeyboardInterrupt):
-        api.run_train(make(data, TRAIN), tmp_path / "out", on_record=stop_at("evaluation", signal.SIGINT))
+        api.run_train(
+            make(data, TRAIN), tmp_path / "out", on_record=stop_at("evaluation", signal.SIGINT)
+        )
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     kind = change.get("data")
     if kind is not None:
         for path in data.glob("*.parquet"):
             table = pq.read_table(path)
-            table = table.slice(0, len(table) // 2) if kind == "fewer rows" else table.set_column(0, "x0", pa.array(table["x0"].to_numpy() * 2))
+            table = (
+                table.slice(0, len(table) // 2)
+                if kind == "fewer rows"
+                else table.set_column(0, "x0", pa.array(table["x0"].to_numpy() * 2))
+            )
             pq.write_table(table, path, row_group_size=512)
     with pytest.raises(ConfigError) as refused:
-        streamtrain.train(data, out=tmp_path / "out", resume="auto", **{**TRAIN, **({} if kind else change)})
-    assert says in str(refused.value) and "cannot go on" in str(refused.value)
-    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+        streamtrain.train(
+            data, out=tmp_path / "out", resume="auto", **{**TRAIN, **({} if kind else change)}
+        )
+    assert says in str(refused.value)
+    assert "cannot go on" in str(refused.value)
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    } == before
 
 
 def make(data, flags):
@@ -158,7 +233,9 @@ def make(data, flags):
 
 
 def stop_at(event: str, *numbers: int, skip: int = 4):
-    """An `on_record` that sends these signals to its own process at the fifth record of this kind."""
+    """An `on_record` that sends these signals to its own process at the fifth record of this
+    kind.
+    """
     seen = 0
 
     def on_record(record):
@@ -179,11 +256,17 @@ def test_sigterm_and_ctrl_c_wait_for_an_edge_and_the_run_goes_on(shards, tmp_pat
         api.run_train(config, tmp_path / "out", on_record=stop_at("evaluation", signal.SIGTERM))
     made = list_checkpoints(tmp_path / "out" / "checkpoints")
     with pytest.raises(KeyboardInterrupt):
-        api.run_train(config, tmp_path / "out", resume=True, on_record=stop_at("evaluation", signal.SIGINT, skip=9))
+        api.run_train(
+            config,
+            tmp_path / "out",
+            resume=True,
+            on_record=stop_at("evaluation", signal.SIGINT, skip=9),
+        )
     assert list_checkpoints(tmp_path / "out" / "checkpoints")[-1] > made[-1]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     api.run_train(config, tmp_path / "out", resume=True)
-    assert told(tmp_path / "out") == told(tmp_path / "whole") and left_over(tmp_path / "out") == []
+    assert told(tmp_path / "out") == told(tmp_path / "whole")
+    assert left_over(tmp_path / "out") == []
 
 
 def test_a_second_ctrl_c_ends_it_at_once(shards, tmp_path):
@@ -197,11 +280,17 @@ def test_a_second_ctrl_c_ends_it_at_once(shards, tmp_path):
     stop = stop_at("evaluation", signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         api.run_train(config, tmp_path / "out", on_record=on_record)
-    assert saved and list_checkpoints(tmp_path / "out" / "checkpoints") == saved
+    assert saved
+    assert list_checkpoints(tmp_path / "out" / "checkpoints") == saved
 
 
-@pytest.mark.parametrize(("grace", "saves"), [pytest.param(60.0, True, id="a quick block"), pytest.param(0.05, False, id="a slow block")])
-def test_a_sweep_finishes_its_block_only_if_that_is_quick(shards, tmp_path, monkeypatch, grace, saves):
+@pytest.mark.parametrize(
+    ("grace", "saves"),
+    [pytest.param(60.0, True, id="a quick block"), pytest.param(0.05, False, id="a slow block")],
+)
+def test_a_sweep_finishes_its_block_only_if_that_is_quick(
+    shards, tmp_path, monkeypatch, grace, saves
+):
     """The signal comes while learners train; a step of theirs takes a while then."""
     genuine, sent = FusedEngine.advance, []
 
@@ -225,7 +314,9 @@ def test_a_sweep_finishes_its_block_only_if_that_is_quick(shards, tmp_path, monk
     assert told(tmp_path / "out") == told(tmp_path / "whole")
 
 
-def test_cells_that_diverge_or_run_out_of_memory_stay_so_after_resuming(shards, tmp_path, interrupted, monkeypatch):
+def test_cells_that_diverge_or_run_out_of_memory_stay_so_after_resuming(
+    shards, tmp_path, interrupted, monkeypatch
+):
     """Row 20: they are marked, the sweep goes on, and JSON stays strict."""
     genuine = FusedEngine.advance
 
@@ -243,47 +334,79 @@ def test_cells_that_diverge_or_run_out_of_memory_stay_so_after_resuming(shards, 
     def refuse(constant):
         raise AssertionError(f"{constant} in JSON")
 
-    records = [json.loads(line, parse_constant=refuse) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
-    outcomes = {(record["batch_size"], record["lr"]): record["outcome"] for record in records if record["event"] == "outcome"}
-    assert outcomes[32, 1e4] == "diverged" and outcomes[256, 0.01] == "out_of_memory" and outcomes[32, 0.01] == "finished"
+    records = [
+        json.loads(line, parse_constant=refuse)
+        for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()
+    ]
+    outcomes = {
+        (record["batch_size"], record["lr"]): record["outcome"]
+        for record in records
+        if record["event"] == "outcome"
+    }
+    assert outcomes[32, 1e4] == "diverged"
+    assert outcomes[256, 0.01] == "out_of_memory"
+    assert outcomes[32, 0.01] == "finished"
 
 
 def test_a_run_without_a_checkpoint_starts_again_and_says_so(shards, tmp_path):
     with RunDirectory(tmp_path / "out") as run:
-        run.log({"event": "run", "verb": "train", "config": make(shards["parquet"], TRAIN).model_dump(mode="json"), "env": {}, "data": {}})
+        run.log(
+            {
+                "event": "run",
+                "verb": "train",
+                "config": make(shards["parquet"], TRAIN).model_dump(mode="json"),
+                "env": {},
+                "data": {},
+            }
+        )
     (tmp_path / "out" / "checkpoints").mkdir()
-    for name in (".config.resolved.yaml.7.tmp", "checkpoints/.000000.safetensors.7.tmp"):  # it was being written when the process was killed
+    # it was being written when the process was killed
+    for name in (".config.resolved.yaml.7.tmp", "checkpoints/.000000.safetensors.7.tmp"):
         (tmp_path / "out" / name).write_bytes(b"half")
-    with pytest.raises(ConfigError, match="is not empty.*go on with it by --resume auto"):
+    with pytest.raises(ConfigError, match=r"is not empty.*go on with it by --resume auto"):
         streamtrain.train(shards["parquet"], out=tmp_path / "out", resume="never", **TRAIN)
-    with pytest.warns(UserWarning, match="interrupted before its first checkpoint; it starts again"):
+    with pytest.warns(
+        UserWarning, match="interrupted before its first checkpoint; it starts again"
+    ):
         streamtrain.train(shards["parquet"], out=tmp_path / "out", **TRAIN)
     streamtrain.train(shards["parquet"], out=tmp_path / "whole", **TRAIN)
     assert told(tmp_path / "out") == told(tmp_path / "whole")
     assert list((tmp_path / "out").rglob(".*.tmp")) == []
 
 
-@pytest.mark.parametrize("content", ['{"event": "click", "at": 3}\n', '{"time": 1}\n[2]\n', "no JSON\n"], ids=["events", "records", "text"])
+@pytest.mark.parametrize(
+    "content",
+    ['{"event": "click", "at": 3}\n', '{"time": 1}\n[2]\n', "no JSON\n"],
+    ids=["events", "records", "text"],
+)
 def test_a_log_of_another_program_is_refused_and_stays(shards, tmp_path, content):
     """`events.jsonl` is a name that others use too: nothing is ever overwritten."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "events.jsonl").write_text(content)
     with pytest.raises(ConfigError, match="is not of a run"):
         streamtrain.train(shards["parquet"], out=tmp_path / "out", **TRAIN)
-    assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [("events.jsonl", content)]
+    assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [
+        ("events.jsonl", content)
+    ]
 
 
-@pytest.mark.parametrize("content", ["", '{"eve', '{"event": "run", "verb'], ids=["empty", "a-few-bytes", "half-a-line"])
+@pytest.mark.parametrize(
+    "content", ["", '{"eve', '{"event": "run", "verb'], ids=["empty", "a-few-bytes", "half-a-line"]
+)
 def test_a_log_that_was_cut_in_its_first_line_begins_again(tmp_path, content):
     (tmp_path / "events.jsonl").write_text(content)
     with RunDirectory(tmp_path, resume=True) as run:
-        assert run.records == [] and not run.finished
+        assert run.records == []
+        assert not run.finished
 
 
 def test_a_finished_run_needs_no_checkpoints(tmp_path):
     """They may be removed to save room; an interrupted run cannot go on without."""
     with RunDirectory(tmp_path / "out") as run:
-        for record in ({"event": "run", "config": {}, "env": {}, "data": {}}, {"event": "evaluation", "rows": 8}):
+        for record in (
+            {"event": "run", "config": {}, "env": {}, "data": {}},
+            {"event": "evaluation", "rows": 8},
+        ):
             run.log(record)
     with pytest.raises(DataError, match="its checkpoints are gone"):
         RunDirectory(tmp_path / "out", resume=True)
@@ -297,14 +420,25 @@ def test_a_finished_run_needs_no_checkpoints(tmp_path):
 def test_where_resuming_looks(shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        api.run_train(make(shards["parquet"], TRAIN), Path("runs/train-2026-01-01-1"), on_record=stop_at("evaluation", signal.SIGINT))
-    assert api.choose_out("train", make(shards["parquet"], TRAIN), None, "auto") == (Path("runs/train-2026-01-01-1"), True)
-    assert not api.choose_out("train", make(shards["parquet"], {**TRAIN, "seed": 5}), None, "auto")[0].exists()
+        api.run_train(
+            make(shards["parquet"], TRAIN),
+            Path("runs/train-2026-01-01-1"),
+            on_record=stop_at("evaluation", signal.SIGINT),
+        )
+    assert api.choose_out("train", make(shards["parquet"], TRAIN), None, "auto") == (
+        Path("runs/train-2026-01-01-1"),
+        True,
+    )
+    assert not api.choose_out("train", make(shards["parquet"], {**TRAIN, "seed": 5}), None, "auto")[
+        0
+    ].exists()
     assert not api.choose_out("train", make(shards["parquet"], TRAIN), None, "never")[0].exists()
     with pytest.raises(ConfigError, match="there is no run"):
         streamtrain.train(shards["parquet"], resume="runs", **TRAIN)
     with pytest.raises(ConfigError, match="Give one of them"):
-        streamtrain.train(shards["parquet"], resume="runs/train-2026-01-01-1", out="elsewhere", **TRAIN)
+        streamtrain.train(
+            shards["parquet"], resume="runs/train-2026-01-01-1", out="elsewhere", **TRAIN
+        )
     with pytest.raises(ConfigError, match='verb was "train", is "sweep"'):
         streamtrain.sweep(shards["parquet"], resume="runs/train-2026-01-01-1", **SWEEP)
     (tmp_path / "notes").mkdir()
@@ -324,7 +458,9 @@ def test_two_processes_are_not_let_into_one_run(shards, tmp_path):
 def test_other_versions_are_said(tmp_path):
     def begin(versions):
         with RunDirectory(tmp_path / "out", resume=True) as run:
-            saving = Saving(tmp_path / "out" / "checkpoints", run, versions=versions, interrupt=Interrupt())
+            saving = Saving(
+                tmp_path / "out" / "checkpoints", run, versions=versions, interrupt=Interrupt()
+            )
             if not saving.begin({"a": 1}):
                 run.log({"event": "run", "config": {}, "env": {}, "data": {}})
                 saving.save(({"name": "p", "record": None}, {}))
@@ -342,12 +478,43 @@ def test_other_versions_are_said(tmp_path):
 
 def test_the_command_is_terminated(shards, tmp_path):
     """A whole process: its exit code, what it says, and that nothing of it is left."""
-    flags = ["--batch-size", "1", "--epochs", "60", "--holdout", "1000", "--hidden", "8,8", "--memory", "64MiB", "--progress", "none"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    flags = [
+        "--batch-size",
+        "1",
+        "--epochs",
+        "60",
+        "--holdout",
+        "1000",
+        "--hidden",
+        "8,8",
+        "--memory",
+        "64MiB",
+        "--progress",
+        "none",
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "OMP_NUM_THREADS": "1",
+    }
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamtrain", "train", str(shards["parquet"]), *flags, "-o", "out", "--resume", "auto"],
-        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "streamtrain",
+            "train",
+            str(shards["parquet"]),
+            *flags,
+            "-o",
+            "out",
+            "--resume",
+            "auto",
+        ],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while not list((tmp_path).glob("out/checkpoints/*.json")):
         assert process.poll() is None
         time.sleep(0.02)
@@ -355,8 +522,12 @@ def test_the_command_is_terminated(shards, tmp_path):
     process.terminate()
     said = process.communicate(timeout=60)[1]
     heard = "SIGTERM: stopping where the run can be saved next; a second one stops at once"
-    assert (process.returncode, said) == (143, f"{heard}\nout was saved; go on with --resume out\nterminated\n")
-    assert not any(child.is_running() for child in children) and left_over(tmp_path / "out") == []
+    assert (process.returncode, said) == (
+        143,
+        f"{heard}\nout was saved; go on with --resume out\nterminated\n",
+    )
+    assert not any(child.is_running() for child in children)
+    assert left_over(tmp_path / "out") == []
 
 
 def test_a_finished_run_says_so_and_stays_as_it_is(shards, tmp_path, monkeypatch, capsys):
@@ -366,21 +537,44 @@ def test_a_finished_run_says_so_and_stays_as_it_is(shards, tmp_path, monkeypatch
     monkeypatch.undo()  # with its report, but for the pictures
     monkeypatch.setattr("streamtrain.report.write.draw", draw)
     monkeypatch.chdir(tmp_path)
-    words = ["train", str(shards["parquet"]), "--batch-size", "64", "--holdout", "1000", "--hidden", "4", "--memory", "64MiB", "-o", "out", "-q"]
+    words = [
+        "train",
+        str(shards["parquet"]),
+        "--batch-size",
+        "64",
+        "--holdout",
+        "1000",
+        "--hidden",
+        "4",
+        "--memory",
+        "64MiB",
+        "-o",
+        "out",
+        "-q",
+    ]
     assert run([*words, "--resume", "auto"]) == 0
     before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
     first = capsys.readouterr()
     for again in ([*words, "--resume", "auto"], ["train", "--resume", "out", "-q"]):
         assert run(again) == 0
         said = capsys.readouterr()
-        assert said.out == first.out and said.err == "out is finished: nothing was left to do\n"
-    assert run([*words, "--resume", "auto", "--seed", "3"]) == 2 and "order.seed was 0, is 3" in capsys.readouterr().err
-    assert run([*words, "--resume", "never"]) == 2 and "nothing is overwritten" in capsys.readouterr().err
+        assert said.out == first.out
+        assert said.err == "out is finished: nothing was left to do\n"
+    assert run([*words, "--resume", "auto", "--seed", "3"]) == 2
+    assert "order.seed was 0, is 3" in capsys.readouterr().err
+    assert run([*words, "--resume", "never"]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
     best, last = (streamtrain.load_model(folder) for folder in ("out/best", "out"))
     assert best.features == last.features
     # Killed between the last record and the report: it goes on from the last pass's end.
     Path("out/summary.json").unlink()
-    monkeypatch.setattr(api, "write_report", lambda records, out: json.loads(before[out / "summary.json"]))
+    monkeypatch.setattr(
+        api, "write_report", lambda records, out: json.loads(before[out / "summary.json"])
+    )
     assert run([*words, "--resume", "auto"]) == 0
-    assert weights(Path("out")) == {str(path.relative_to("out")): content for path, content in before.items() if path.name.startswith("model.")}
+    assert weights(Path("out")) == {
+        str(path.relative_to("out")): content
+        for path, content in before.items()
+        if path.name.startswith("model.")
+    }

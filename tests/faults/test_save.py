@@ -1,4 +1,6 @@
-"""FAULTS.md, rows 3 and 4: whatever goes wrong while a run is saved, and whatever happens to what was saved, an older checkpoint serves."""
+"""FAULTS.md, rows 3 and 4: whatever goes wrong while a run is saved, and whatever happens to what
+was saved, an older checkpoint serves.
+"""
 
 import errno
 import json
@@ -24,13 +26,20 @@ WRITING = ("open", "write", "fsync", "close", "replace", "unlink", "listdir")
 
 
 class FailingCalls:
-    """`os`, where the n-th writing call fails; `calls` counts them. A failing `write` takes half of what it is given first."""
+    """`os`, where the n-th writing call fails.
+
+    `calls` counts them. A failing `write` takes half of what it is given first.
+    """
 
     def __init__(self, number: int, code: int):
         self.number, self.code, self.calls = number, code, []
 
     def __getattr__(self, name):
-        return getattr(os, name) if name not in WRITING else lambda *arguments: self._call(name, *arguments)
+        return (
+            getattr(os, name)
+            if name not in WRITING
+            else lambda *arguments: self._call(name, *arguments)
+        )
 
     def _call(self, name, *arguments):
         self.calls.append(name)
@@ -44,7 +53,9 @@ class FailingCalls:
 
 
 def state(number: int) -> tuple[dict, dict[str, np.ndarray]]:
-    return {"name": "pass", "number": number, "record": None}, {"0/weights": np.full((3, 5), number, dtype=np.float32)}
+    return {"name": "pass", "number": number, "record": None}, {
+        "0/weights": np.full((3, 5), number, dtype=np.float32)
+    }
 
 
 def save_thrice(out):
@@ -67,7 +78,9 @@ def resumed(out) -> tuple[int, list[dict]]:
         document, arrays = saving.take("pass")
         assert (arrays["0/weights"] == document["number"]).all()
         assert [record["number"] for record in records[1:]] == list(range(document["number"] + 1))
-        assert (out / "events.jsonl").read_text().splitlines() == [json.dumps(record) for record in records]
+        assert (out / "events.jsonl").read_text().splitlines() == [
+            json.dumps(record) for record in records
+        ]
         return document["number"], records
 
 
@@ -93,15 +106,22 @@ def fail_at(number: int, code: int, out, monkeypatch) -> tuple[OSError | None, l
     return None, failing.calls
 
 
-@pytest.mark.parametrize("code", [pytest.param(errno.ENOSPC, id="disk full"), pytest.param(errno.EIO, id="input/output error")])
-def test_each_call_of_a_save_fails_in_turn_and_an_older_checkpoint_serves(tmp_path, monkeypatch, code):
+@pytest.mark.parametrize(
+    "code",
+    [pytest.param(errno.ENOSPC, id="disk full"), pytest.param(errno.EIO, id="input/output error")],
+)
+def test_each_call_of_a_save_fails_in_turn_and_an_older_checkpoint_serves(
+    tmp_path, monkeypatch, code
+):
     calls = count_calls(tmp_path, monkeypatch)
-    assert {"open", "write", "fsync", "close", "replace", "unlink"} <= set(calls) and len(calls) >= 17, calls
+    assert {"open", "write", "fsync", "close", "replace", "unlink"} <= set(calls), calls
+    assert len(calls) >= 17, calls
     for number in range(1, len(calls) + 1):
         out = tmp_path / str(number)
         error, made = fail_at(number, code, out, monkeypatch)
         assert made[:number] == calls[:number]
-        first_unneeded = len(calls) - calls[::-1].index("close")  # what comes after the save itself removes old checkpoints
+        # what comes after the save itself removes old checkpoints
+        first_unneeded = len(calls) - calls[::-1].index("close")
         assert (error is not None) == (number <= first_unneeded), (number, calls[number - 1])
         assert error is None or (os.strerror(code) in str(error) and error.exit_code == 4)
         after_the_last_rename = number > len(calls) - calls[::-1].index("replace")
@@ -124,7 +144,16 @@ def test_a_file_holds_the_old_bytes_or_the_new_whichever_call_fails(tmp_path, mo
                 files.write_atomically(path, b"new")
         return failing
 
-    assert write(0).calls == ["open", "write", "fsync", "close", "replace", "open", "fsync", "close"]
+    assert write(0).calls == [
+        "open",
+        "write",
+        "fsync",
+        "close",
+        "replace",
+        "open",
+        "fsync",
+        "close",
+    ]
     for number in range(1, 9):
         write(number)
         assert path.read_bytes() == (b"new" if number > 5 else b"old bytes")
@@ -141,8 +170,11 @@ def test_the_last_few_are_kept_and_the_bytes_hold_no_time(tmp_path):
                 saving.save(state(number))
     assert list_checkpoints(tmp_path / "a" / "checkpoints") == [3, 4]
     assert sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir()) == [
-        "000003.json", "000003.safetensors", "000004.json", "000004.safetensors"
-    ]  # fmt: skip
+        "000003.json",
+        "000003.safetensors",
+        "000004.json",
+        "000004.safetensors",
+    ]
     a, b = ((tmp_path / name / "checkpoints" / "000004.safetensors").read_bytes() for name in "ab")
     assert a == b
 
@@ -162,8 +194,12 @@ def damage(path, kind: str, at: int) -> None:
 
 @pytest.mark.parametrize("kind", ["cut", "bit", "zeros", "longer"])
 @pytest.mark.parametrize("file", ["000002.json", "000002.safetensors"])
-def test_a_damaged_checkpoint_is_refused_at_every_byte_and_the_one_before_serves(tmp_path, kind, file):
-    """Every cut, every byte flipped in one bit, every tail of zeros; read through the one door that resuming uses."""
+def test_a_damaged_checkpoint_is_refused_at_every_byte_and_the_one_before_serves(
+    tmp_path, kind, file
+):
+    """Every cut, every byte flipped in one bit, every tail of zeros; read through the one door that
+    resuming uses.
+    """
     save_thrice(tmp_path / "a")
     folder = tmp_path / "a" / "checkpoints"
     whole = (folder / file).read_bytes()
@@ -177,9 +213,12 @@ def test_a_damaged_checkpoint_is_refused_at_every_byte_and_the_one_before_serves
     damage(folder / file, kind, len(whole) // 2)
     with RunDirectory(tmp_path / "a", resume=True) as run:
         saving = Saving(folder, run, versions=VERSIONS)
-        with pytest.warns(UserWarning, match=rf"{file}: .*; going on from checkpoint 1, the one before"):
+        with pytest.warns(
+            UserWarning, match=rf"{file}: .*; going on from checkpoint 1, the one before"
+        ):
             records = saving.begin(FINGERPRINT)
-        assert saving.take("pass")[0]["number"] == 1 and records[-1]["number"] == 1
+        assert saving.take("pass")[0]["number"] == 1
+        assert records[-1]["number"] == 1
     assert list_checkpoints(folder) == [0, 1]
 
 
@@ -191,7 +230,10 @@ def test_a_missing_half_and_a_damaged_log_are_damage_too(tmp_path):
     (tmp_path / "a" / "events.jsonl").write_bytes(log.replace(b'"number": 1', b'"number": 7'))
     assert resumed(shutil.copytree(tmp_path / "a", tmp_path / "c"))[0] == 0
     (tmp_path / "a" / "events.jsonl").write_bytes(log[: len(log) // 4])
-    with RunDirectory(tmp_path / "a", resume=True) as run, pytest.raises(DataError, match=r"first \d+ bytes are not those"):
+    with (
+        RunDirectory(tmp_path / "a", resume=True) as run,
+        pytest.raises(DataError, match=r"first \d+ bytes are not those"),
+    ):
         Saving(tmp_path / "a" / "checkpoints", run, versions=VERSIONS).begin(FINGERPRINT)
 
 
@@ -200,21 +242,31 @@ def test_when_all_are_damaged_nothing_is_begun_and_nothing_changed(tmp_path):
     for path in (tmp_path / "a" / "checkpoints").glob("*.json"):
         damage(path, "bit", 40)
     before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
-    with RunDirectory(tmp_path / "a", resume=True) as run, pytest.raises(DataError, match="no checkpoint can be used: .*000002.*000001.*000000"):
+    with (
+        RunDirectory(tmp_path / "a", resume=True) as run,
+        pytest.raises(DataError, match=r"no checkpoint can be used: .*000002.*000001.*000000"),
+    ):
         Saving(tmp_path / "a" / "checkpoints", run, versions=VERSIONS).begin(FINGERPRINT)
-    assert {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()
+    } == before
     shutil.rmtree(tmp_path / "a" / "checkpoints")
     with pytest.raises(DataError, match="checkpoints are gone"):
         RunDirectory(tmp_path / "a", resume=True)
 
 
 def test_a_pickle_is_never_loaded(tmp_path):
-    """FAULTS.md, row 19: a checkpoint made by hand, hashes and all, with a pickle in place of the arrays."""
+    """FAULTS.md, row 19: a checkpoint made by hand, hashes and all, with a pickle in place of the
+    arrays.
+    """
     save_thrice(tmp_path / "a")
     folder, marker = tmp_path / "a" / "checkpoints", tmp_path / "executed"
     evil = b"cposix\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR."
     document = json.loads((folder / "000002.json").read_text())["checkpoint"]
-    document["tensors"] = {"bytes": len(evil), "sha256": checkpoint.hashlib.sha256(evil).hexdigest()}
+    document["tensors"] = {
+        "bytes": len(evil),
+        "sha256": checkpoint.hashlib.sha256(evil).hexdigest(),
+    }
     (folder / "000002.safetensors").write_bytes(evil)
     (folder / "000002.json").write_bytes(checkpoint._encode(document))
     assert resumed(tmp_path / "a")[0] == 1

@@ -1,4 +1,6 @@
-"""Kernels can be imported where Numba finds no folder of its own: another user's package, no home."""
+"""Kernels can be imported where Numba finds no folder of its own: another user's package, no
+home.
+"""
 
 import os
 import subprocess
@@ -14,7 +16,17 @@ print(folder, oct(stat.S_IMODE(os.stat(folder).st_mode)))
 
 def test_kernels_are_imported_where_numba_finds_no_folder() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
-    environment["NUMBA_CACHE_LOCATOR_CLASSES"] = "UserProvidedCacheLocator"  # neither the package's folder nor the user's
-    child = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True, timeout=120)
+    environment["NUMBA_CACHE_LOCATOR_CLASSES"] = (
+        "UserProvidedCacheLocator"  # neither the package's folder nor the user's
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     folder, mode = child.stdout.split()
-    assert mode == "0o700" and not os.path.exists(folder)
+    assert mode == "0o700"
+    assert not os.path.exists(folder)

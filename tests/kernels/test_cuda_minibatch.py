@@ -1,4 +1,6 @@
-"""The kernel that assembles minibatches on a GPU: equal to NumPy in Numba's simulator; zero-copy and streams need a GPU."""
+"""The kernel that assembles minibatches on a GPU: equal to NumPy in Numba's simulator; zero-copy
+and streams need a GPU.
+"""
 
 import os
 import subprocess
@@ -14,7 +16,8 @@ import numpy as np
 from streamtrain.kernels import cuda_minibatch
 from tests.kernels.test_cuda_minibatch import cases, oracle
 
-cuda_minibatch.THREADS, cuda_minibatch.MOST_BLOCKS = 4, 2  # the simulator's threads are Python's; and each takes several values
+# The simulator's threads are Python's, and each takes several values.
+cuda_minibatch.THREADS, cuda_minibatch.MOST_BLOCKS = 4, 2
 for case in cases():
     x, y = case.pop("x"), case.pop("y")
     cuda_minibatch.assemble_minibatch(**case, x=x, y=y)
@@ -27,31 +30,48 @@ print("equal")
 def oracle(block, order, position, mean, scale, count, dtype):
     """The same in NumPy: (features, target)."""
     places = np.arange(position[0], position[0] + count)
-    rows = block[order[places] if len(order) else places].astype(np.float64 if len(mean) else block.dtype)
+    rows = block[order[places] if len(order) else places].astype(
+        np.float64 if len(mean) else block.dtype
+    )
     rows = ((rows - mean) * scale if len(mean) else rows).astype(dtype)
     return rows[:, :-1], rows[:, -1:]
 
 
 def cases():
-    """Blocks of every type, in order and out of order, standardised or not, at the edges of a block."""
+    """Blocks of every type, in order and out of order, standardised or not, at the edges of a
+    block.
+    """
     random = np.random.default_rng(0)
     for block_type, out_type in [("f4", "f4"), ("f8", "f4"), ("f4", "f2")]:
         for ordered in (True, False):
             for standardised in (True, False):
                 for features, start, count in [(4, 0, 13), (1, 5, 1), (3, 7, 6)]:
-                    block = (random.standard_normal((13, features + 1)) * 5 + 100).astype(block_type)
+                    block = (random.standard_normal((13, features + 1)) * 5 + 100).astype(
+                        block_type
+                    )
                     yield {
-                        "block": block, "order": np.empty(0, dtype=np.int64) if ordered else random.permutation(13),
+                        "block": block,
+                        "order": np.empty(0, dtype=np.int64) if ordered else random.permutation(13),
                         "position": np.array([start]),
-                        "mean": block.mean(axis=0, dtype=np.float64) if standardised else np.empty(0),
-                        "scale": 1 / block.std(axis=0, dtype=np.float64) if standardised else np.empty(0),
-                        "x": np.empty((count, features), dtype=out_type), "y": np.empty((count, 1), dtype=out_type),
-                    }  # fmt: skip
+                        "mean": (
+                            block.mean(axis=0, dtype=np.float64) if standardised else np.empty(0)
+                        ),
+                        "scale": (
+                            1 / block.std(axis=0, dtype=np.float64) if standardised else np.empty(0)
+                        ),
+                        "x": np.empty((count, features), dtype=out_type),
+                        "y": np.empty((count, 1), dtype=out_type),
+                    }
 
 
 def test_equals_numpy_in_the_simulator():
     done = subprocess.run(
-        [sys.executable, "-c", SIMULATED], env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", SIMULATED],
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert done.stdout == "equal\n", done.stderr
 

@@ -1,4 +1,6 @@
-"""Small products against NumPy, in float64, for every size of block, every finish, and matrices read both ways."""
+"""Small products against NumPy, in float64, for every size of block, every finish, and matrices
+read both ways.
+"""
 
 import numpy as np
 import pytest
@@ -11,9 +13,14 @@ FINISHES = {"set": SET, "add": ADD, "shift": SHIFT, "shift and ReLU": SHIFT_RELU
 
 
 def call(a, b, c, e, finish, *, transposed=False):
-    """multiply on two axes, with a margin of NaN behind every array: what is read or written beyond shows."""
+    """Multiply on two axes, with a margin of NaN behind every array: what is read or written beyond
+    shows.
+    """
     rows, inner = a.shape
-    lines = [np.append(np.ascontiguousarray(array).reshape(-1), np.full(64, np.nan, dtype=np.float32)) for array in (a.T if transposed else a, b, c, e)]
+    lines = [
+        np.append(np.ascontiguousarray(array).reshape(-1), np.full(64, np.nan, dtype=np.float32))
+        for array in (a.T if transposed else a, b, c, e)
+    ]
     steps = (1, rows) if transposed else (inner, 1)
     multiply(lines[0], *steps, lines[1], lines[2], rows, b.shape[1], inner, lines[3], finish)
     assert np.isnan(lines[2][c.size :]).all()
@@ -22,18 +29,30 @@ def call(a, b, c, e, finish, *, transposed=False):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    rows=st.integers(1, 30), columns=st.integers(1, 75), inner=st.integers(0, 40), transposed=st.booleans(),
-    name=st.sampled_from(list(FINISHES)), seed=st.integers(0, 99),
-)  # fmt: skip
+    rows=st.integers(1, 30),
+    columns=st.integers(1, 75),
+    inner=st.integers(0, 40),
+    transposed=st.booleans(),
+    name=st.sampled_from(list(FINISHES)),
+    seed=st.integers(0, 99),
+)
 def test_equals_numpy(rows, columns, inner, transposed, name, seed):
     random = np.random.default_rng(seed)
-    a, b, c, e = (random.standard_normal(shape).astype(np.float32) for shape in ((rows, inner), (inner, columns), (rows, columns), (rows, columns)))
+    a, b, c, e = (
+        random.standard_normal(shape).astype(np.float32)
+        for shape in ((rows, inner), (inner, columns), (rows, columns), (rows, columns))
+    )
     product = a.astype(np.float64) @ b
     expected = {
-        "set": product, "add": c + product, "shift": product + e[0], "shift and ReLU": np.maximum(product + e[0], 0),
+        "set": product,
+        "add": c + product,
+        "shift": product + e[0],
+        "shift and ReLU": np.maximum(product + e[0], 0),
         "mask": np.where(e > 0, product, 0),
-    }[name]  # fmt: skip
-    np.testing.assert_allclose(call(a, b, c, e, FINISHES[name], transposed=transposed), expected, rtol=1e-5, atol=1e-5)
+    }[name]
+    np.testing.assert_allclose(
+        call(a, b, c, e, FINISHES[name], transposed=transposed), expected, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_one_number_stands_for_a_row_of_ones():
@@ -47,7 +66,11 @@ def test_one_number_stands_for_a_row_of_ones():
 @pytest.mark.parametrize(("columns", "rows"), [(32, 7), (16, 1), (5, 6), (1, 1)])
 def test_relu_lets_a_nan_through_and_the_mask_stops_it(columns, rows):
     """As torch has it: ReLU of NaN is NaN, and its derivative there is 0."""
-    a, b, bad = np.ones((rows, 2), dtype=np.float32), np.ones((2, columns), dtype=np.float32), np.full((rows, columns), np.nan, dtype=np.float32)
+    a, b, bad = (
+        np.ones((rows, 2), dtype=np.float32),
+        np.ones((2, columns), dtype=np.float32),
+        np.full((rows, columns), np.nan, dtype=np.float32),
+    )
     c = np.zeros_like(bad)
     assert np.isnan(call(a, b, c, bad, SHIFT_RELU)).all()
     assert (call(a, b, c, bad, MASK) == 0).all()

@@ -1,4 +1,6 @@
-"""The shuffle kernels against a NumPy oracle, and the law that every permutation is equally likely."""
+"""The shuffle kernels against a NumPy oracle, and the law that every permutation is equally
+likely.
+"""
 
 import numpy as np
 import pytest
@@ -26,17 +28,33 @@ def shuffle(spans, skips, key, num_buckets, mean=None, scale=None):
     dealt, digest, finite, first_id = 0, 0, True, 0
     for span, skip, position in zip(spans, skips, positions, strict=False):
         one = deal(
-            tuple(span), skip, int(position), first_id, key, mask, cursors, block,
-            np.zeros(width) if mean is None else mean, np.ones(width) if scale is None else scale, RECEIPT_KEY,
-        )  # fmt: skip
-        dealt, digest, finite, first_id = dealt + one[0], digest + int(one[1]), finite and one[2], first_id + len(span[0])
+            tuple(span),
+            skip,
+            int(position),
+            first_id,
+            key,
+            mask,
+            cursors,
+            block,
+            np.zeros(width) if mean is None else mean,
+            np.ones(width) if scale is None else scale,
+            RECEIPT_KEY,
+        )
+        dealt, digest, finite, first_id = (
+            dealt + one[0],
+            digest + int(one[1]),
+            finite and one[2],
+            first_id + len(span[0]),
+        )
     assert np.array_equal(cursors, starts + counts)
     rows = permute(block, starts, cursors, key, (0,) * width)
     return block[:rows], dealt, digest % 2**64, finite
 
 
 def oracle(spans, skips, key, num_buckets):
-    """The same shuffle, in plain Python and NumPy: bucket lists, then Fisher-Yates with Lemire's bounded integers."""
+    """The same shuffle, in plain Python and NumPy: bucket lists, then Fisher-Yates with Lemire's
+    bounded integers.
+    """
     buckets = [[] for _ in range(num_buckets)]
     position = 0
     for span, skip in zip(spans, skips, strict=True):
@@ -44,7 +62,9 @@ def oracle(spans, skips, key, num_buckets):
         for row in range(len(span[0])):
             bits = mix64((key + (position + row) // 8 * GOLDEN) % 2**64)
             if row not in skipped:
-                buckets[bits >> (8 * (row % 8)) & (num_buckets - 1)].append([column[row] for column in span])
+                buckets[bits >> (8 * (row % 8)) & (num_buckets - 1)].append(
+                    [column[row] for column in span]
+                )
         position += (len(span[0]) + 7) // 8 * 8
     for number, bucket in enumerate(buckets):
         state = mix64(key ^ ((number + 1) * GOLDEN % 2**64))
@@ -69,8 +89,15 @@ def oracle(spans, skips, key, num_buckets):
 @settings(max_examples=40, deadline=None)
 def test_equals_the_oracle(sizes, width, num_buckets, key, data):
     random = np.random.default_rng(key % 1000)
-    spans = [[random.standard_normal(size).astype(np.float32) for _ in range(width)] for size in sizes]
-    skips = [np.array(sorted(data.draw(st.sets(st.integers(0, size - 1), max_size=size // 2))), dtype=np.int64) for size in sizes]
+    spans = [
+        [random.standard_normal(size).astype(np.float32) for _ in range(width)] for size in sizes
+    ]
+    skips = [
+        np.array(
+            sorted(data.draw(st.sets(st.integers(0, size - 1), max_size=size // 2))), dtype=np.int64
+        )
+        for size in sizes
+    ]
     block, dealt, digest, finite = shuffle(spans, skips, key, num_buckets)
     assert np.array_equal(block, oracle(spans, skips, key, num_buckets))
     assert finite
@@ -82,7 +109,9 @@ def test_equals_the_oracle(sizes, width, num_buckets, key, data):
     assert digest == int(hash_array(np.flatnonzero(kept), int(RECEIPT_KEY)).sum(dtype=np.uint64))
 
 
-@pytest.mark.parametrize("rows", [TILE_ROWS - 1, TILE_ROWS, TILE_ROWS + 1, 3 * TILE_ROWS + 5], ids=str)
+@pytest.mark.parametrize(
+    "rows", [TILE_ROWS - 1, TILE_ROWS, TILE_ROWS + 1, 3 * TILE_ROWS + 5], ids=str
+)
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 @pytest.mark.parametrize("stored", [np.float32, np.float64], ids=["float32", "float64"])
 def test_tiles_strides_and_types(rows, strided, stored):
@@ -98,7 +127,14 @@ def test_tiles_strides_and_types(rows, strided, stored):
 
 def test_standardises_in_float64_before_the_cast():
     values = 1e9 + np.arange(100, dtype=np.float64)
-    block, *_ = shuffle([[values, values]], [np.empty(0, np.int64)], key=1, num_buckets=1, mean=np.array([1e9, 0.0]), scale=np.array([1.0, 1.0]))
+    block, *_ = shuffle(
+        [[values, values]],
+        [np.empty(0, np.int64)],
+        key=1,
+        num_buckets=1,
+        mean=np.array([1e9, 0.0]),
+        scale=np.array([1.0, 1.0]),
+    )
     assert np.array_equal(np.sort(block[:, 0]), np.arange(100))
 
 
@@ -108,7 +144,9 @@ def test_tells_of_values_that_are_not_finite(value):
     columns[1][4321] = value
     nothing = np.empty(0, np.int64)
     assert not shuffle([columns], [nothing], key=3, num_buckets=4)[3]
-    assert shuffle([columns], [np.array([4321])], key=3, num_buckets=4)[3], "a row that is stepped over does not count"
+    assert shuffle([columns], [np.array([4321])], key=3, num_buckets=4)[3], (
+        "a row that is stepped over does not count"
+    )
 
 
 @pytest.mark.parametrize("num_buckets", [1, 4], ids=["one-bucket", "four-buckets"])
@@ -117,7 +155,9 @@ def test_every_permutation_is_equally_likely(num_buckets):
     column = np.arange(rows, dtype=np.float32)
     seen: dict[bytes, int] = {}
     for seed in range(draws):
-        block, *_ = shuffle([[column, column]], [np.empty(0, np.int64)], key=mix64(seed), num_buckets=num_buckets)
+        block, *_ = shuffle(
+            [[column, column]], [np.empty(0, np.int64)], key=mix64(seed), num_buckets=num_buckets
+        )
         order = block[:, 0].astype(np.int8).tobytes()
         seen[order] = seen.get(order, 0) + 1
     assert len(seen) == 24

@@ -1,4 +1,6 @@
-"""Numba's disk cache and the kernels that call into other files: kept from process to process, until any of the files changes."""
+"""Numba's disk cache and the kernels that call into other files: kept from process to process,
+until any of the files changes.
+"""
 
 import shutil
 import subprocess
@@ -8,25 +10,39 @@ from pathlib import Path
 from streamtrain import kernels
 from streamtrain.kernels.sources import SOURCES, hash_sources
 
-#: One step of SGD at rate 1 from the parameter 0, with the gradient 1; and whether the kernel came from the disk.
+#: One step of SGD at rate 1 from the parameter 0, with the gradient 1; and whether the kernel came
+#: from the disk.
 STEP = """
 import numpy as np
 from streamtrain.kernels.mlp import finish
 from streamtrain.kernels.updates import SGD
 
 parameters, line = np.zeros(1, dtype=np.float32), np.zeros((2, 1), dtype=np.float32)
-finish(parameters, np.ones((1, 1), dtype=np.float32), line, np.array([1, 0, 0]), SGD, 1.0, np.zeros(9))
+gradient = np.ones((1, 1), dtype=np.float32)
+finish(parameters, gradient, line, np.array([1, 0, 0]), SGD, 1.0, np.zeros(9))
 print(parameters[0], sum(finish.stats.cache_hits.values()))
 """
 
 
 def test_an_edited_callee_in_another_file_is_compiled_anew(tmp_path):
     package = tmp_path / "streamtrain"
-    shutil.copytree(Path(kernels.__file__).parent, package / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(kernels.__file__).parent,
+        package / "kernels",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     (package / "__init__.py").touch()
 
     def step() -> str:
-        done = subprocess.run([sys.executable, "-c", STEP], cwd=tmp_path, env={"PYTHONPATH": "."}, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", STEP],
+            cwd=tmp_path,
+            env={"PYTHONPATH": "."},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

@@ -1,4 +1,6 @@
-"""The contract of engines (learners/engine.py) as one check, run over every engine in every way that it takes steps."""
+"""The contract of engines (learners/engine.py) as one check, run over every engine in every way
+that it takes steps.
+"""
 
 from collections.abc import Callable
 from functools import cache
@@ -36,21 +38,28 @@ def check_engine(make: Make) -> None:
 
 
 def check_cuts(make: Make, *, batch_size: int, blocks: list[int]) -> None:
-    """Rows in one call, or in as many blocks as one likes, all smaller than a minibatch: the same steps, the same losses."""
+    """Rows in one call, or in as many blocks as one likes, all smaller than a minibatch: the same
+    steps, the same losses.
+    """
     rows = make_rows(1000)
     untouched = rows.copy()
     whole, cut = make(batch_size, RATES), make(batch_size, RATES)
     losses = whole.advance(rows, 0, 1000)
-    in_parts = [cut.advance(rows[start:stop].copy(), 0, stop - start) for start, stop in pairwise(blocks)]
+    in_parts = [
+        cut.advance(rows[start:stop].copy(), 0, stop - start) for start, stop in pairwise(blocks)
+    ]
     assert whole.steps == cut.steps == 1000 // batch_size
-    assert losses.dtype == np.float64 and losses.shape == (len(RATES),)
+    assert losses.dtype == np.float64
+    assert losses.shape == (len(RATES),)
     np.testing.assert_allclose(losses, np.sum(in_parts, axis=0), rtol=1e-4)
     np.testing.assert_allclose(whole.parameters(), cut.parameters(), rtol=1e-4, atol=1e-5)
     assert (rows == untouched).all(), "a block is read, never written"
 
 
 def check_short_minibatch(make: Make) -> None:
-    """What is left at the end of an epoch is a minibatch of its own, with the mean over its rows; nothing left is no step."""
+    """What is left at the end of an epoch is a minibatch of its own, with the mean over its rows;
+    nothing left is no step.
+    """
     rows = make_rows(1000)
     carried, whole = make(700, RATES), make(300, RATES)
     for engine in (carried, whole):
@@ -62,11 +71,14 @@ def check_short_minibatch(make: Make) -> None:
 
 
 def check_losses(make: Make) -> None:
-    """Losses are ½r² at the parameters that a row met; to evaluate changes nothing, and a carried minibatch has no part in it."""
+    """Losses are ½r² at the parameters that a row met; to evaluate changes nothing, and a carried
+    minibatch has no part in it.
+    """
     rows = make_rows(1000)
     engine = make(300, RATES)
     before = engine.evaluate(rows[:300])
-    assert before.shape == (len(RATES),) and before[0] == before[1], "replicas start from the same weights"
+    assert before.shape == (len(RATES),), "replicas start from the same weights"
+    assert before[0] == before[1], "replicas start from the same weights"
     losses = engine.advance(rows, 0, 100)
     assert (engine.evaluate(rows[:300]) == before).all()
     losses = losses + engine.advance(rows, 100, 300)
@@ -82,16 +94,21 @@ def check_replicas(make: Make) -> None:
     for replica, rate in enumerate(RATES):
         alone = make(300, (rate,))
         alone.advance(rows, 0, 1000)
-        np.testing.assert_allclose(together.parameters()[replica], alone.parameters()[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            together.parameters()[replica], alone.parameters()[0], rtol=1e-4, atol=1e-5
+        )
     kept = together.parameters()
     together.parameters()[:] = 0
     for array in together.state().values():
         array[:] = 0
-    assert (together.parameters() == kept).all() and np.abs(kept[0] - kept[1]).max() > 1e-3
+    assert (together.parameters() == kept).all()
+    assert np.abs(kept[0] - kept[1]).max() > 1e-3
 
 
 def check_state(make: Make) -> None:
-    """From a state taken in mid-minibatch another engine goes on bit for bit; a state of other shapes is refused by name."""
+    """From a state taken in mid-minibatch another engine goes on bit for bit; a state of other
+    shapes is refused by name.
+    """
     rows = make_rows(1000)
     engine, resumed = make(300, RATES), make(300, RATES)
     engine.advance(rows, 0, 500)

@@ -1,4 +1,6 @@
-"""Cores: every task is done once, costly ones first, errors come back, hands come only where they are needed, nothing is kept alive."""
+"""Cores: every task is done once, costly ones first, errors come back, hands come only where they
+are needed, nothing is kept alive.
+"""
 
 import threading
 import time
@@ -19,7 +21,11 @@ def record(seen: list, what: object, cost: float = 1.0) -> Task:
 def test_every_task_is_done_once_whoever_calls(threads):
     seen: list = []
     with Cores(threads) as cores, ThreadPoolExecutor(8) as callers:
-        list(callers.map(lambda caller: cores.run([record(seen, (caller, i)) for i in range(20)]), range(8)))
+        list(
+            callers.map(
+                lambda caller: cores.run([record(seen, (caller, i)) for i in range(20)]), range(8)
+            )
+        )
     assert sorted(seen) == [((caller, i), 8) for caller in range(8) for i in range(20)]
 
 
@@ -71,11 +77,18 @@ def test_hands_lend_themselves_and_are_waited_for():
 
 @pytest.mark.parametrize("hands", [0, 3])
 def test_nothing_holds_a_block_when_its_batch_has_ended(hands):
-    """Blocks are buffers that are lent: a thread that remembers its last task would keep one from being used again."""
+    """Blocks are buffers that are lent: a thread that remembers its last task would keep one from
+    being used again.
+    """
     block = np.zeros(4)
     gone = weakref.ref(block)
     with Cores(2) as cores:
-        cores.run([Task(cost=cost, work=lambda workspace, block=block: None) for cost in [1.0, 1.0] + [0.0] * hands])
+        cores.run(
+            [
+                Task(cost=cost, work=lambda workspace, block=block: None)
+                for cost in [1.0, 1.0] + [0.0] * hands
+            ]
+        )
         del block
         until = time.monotonic() + 5
         while gone() is not None and time.monotonic() < until:
@@ -88,5 +101,10 @@ def test_after_leaving_and_without_threads_the_caller_computes():
     with Cores(2) as cores:
         pass
     for runner in (cores, OneThread()):
-        runner.run([Task(cost=1, work=lambda workspace: seen.append(threading.current_thread())), record([], "hand", 0)])
+        runner.run(
+            [
+                Task(cost=1, work=lambda workspace: seen.append(threading.current_thread())),
+                record([], "hand", 0),
+            ]
+        )
     assert seen == [threading.current_thread()] * 2

@@ -12,15 +12,21 @@ from tests.learners.contract import RATES
 
 SHAPE = Shape(widths=(4, 8, 8, 1), activation="tanh")
 OPTIMIZERS = {
-    "adam": {"optimizer": "adam", "weight_decay": 0.01}, "adamw": {"optimizer": "adamw", "weight_decay": 0.1},
-    "sgd": {"optimizer": "sgd"}, "nesterov": {"optimizer": "sgd", "nesterov": True, "weight_decay": 0.01},
-}  # fmt: skip
+    "adam": {"optimizer": "adam", "weight_decay": 0.01},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.1},
+    "sgd": {"optimizer": "sgd"},
+    "nesterov": {"optimizer": "sgd", "nesterov": True, "weight_decay": 0.01},
+}
 LOSSES = {"mse": {"loss": "mse"}, "huber": {"loss": "huber", "huber_delta": 0.4}}
 
 
-def make_engine(model=SHAPE, batch_size=32, engine=TorchEngine, last_row=None, **train) -> TorchEngine:
+def make_engine(
+    model=SHAPE, batch_size=32, engine=TorchEngine, last_row=None, **train
+) -> TorchEngine:
     train = {"device": "cpu", "compile": "off", **train}
-    return engine(model, initial_parameters(model, 0, 0), batch_size, RATES, TrainConfig(**train), last_row)
+    return engine(
+        model, initial_parameters(model, 0, 0), batch_size, RATES, TrainConfig(**train), last_row
+    )
 
 
 def factory(name: str) -> Factory:
@@ -28,7 +34,9 @@ def factory(name: str) -> Factory:
 
 
 def trained(engine, rows, stops=()) -> tuple[np.ndarray, np.ndarray]:
-    """(parameters, sum of losses) after the rows, cut at `stops`, and a short minibatch at their end."""
+    """(parameters, sum of losses) after the rows, cut at `stops`, and a short minibatch at their
+    end.
+    """
     places = [0, *stops, len(rows)]
     losses = sum(engine.advance(rows, start, stop) for start, stop in pairwise(places))
     engine.finish_epoch()

@@ -1,6 +1,8 @@
-"""A headless Chromium, driven over its own pipe (`--remote-debugging-pipe`, the DevTools protocol): no driver to install.
+"""A headless Chromium, driven over its own pipe (`--remote-debugging-pipe`, the DevTools protocol):
+no driver to install.
 
-One browser for all tests, a fresh tab a page; every network request and every line on the console is kept.
+One browser for all tests, a fresh tab a page; every network request and every line on the console
+is kept.
 """
 
 import base64
@@ -12,38 +14,69 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_QUIET = [f"--disable-{name}" for name in ("gpu", "quic", "background-networking", "component-update", "sync", "extensions", "dev-shm-usage")]
+PROGRAM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+_QUIET = [
+    f"--disable-{name}"
+    for name in (
+        "gpu",
+        "quic",
+        "background-networking",
+        "component-update",
+        "sync",
+        "extensions",
+        "dev-shm-usage",
+    )
+]
 _SECONDS = 60.0
 
 
 class Browser:
-    """Sends a command and waits for its answer; events that come in between are told to the tab they belong to."""
+    """Sends a command and waits for its answer; events that come in between are told to the tab
+    they belong to.
+    """
 
     def __init__(self, profile: Path):
         commands, ours = os.pipe()
         answers, theirs = os.pipe()
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (commands, theirs)]  # 3 and 4 may be taken until the fork
+        # 3 and 4 may be taken until the fork
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (commands, theirs)]
 
         def place() -> None:
             os.dup2(high[0], 3)
             os.dup2(high[1], 4)
 
-        words = [PROGRAM, "--headless=new", "--no-sandbox", "--no-first-run", *_QUIET, f"--user-data-dir={profile}", "--remote-debugging-pipe"]
-        self._process = subprocess.Popen(words, preexec_fn=place, pass_fds=(3, 4), stderr=subprocess.DEVNULL)  # noqa: PLW1509
+        words = [
+            PROGRAM,
+            "--headless=new",
+            "--no-sandbox",
+            "--no-first-run",
+            *_QUIET,
+            f"--user-data-dir={profile}",
+            "--remote-debugging-pipe",
+        ]
+        self._process = subprocess.Popen(
+            words, preexec_fn=place, pass_fds=(3, 4), stderr=subprocess.DEVNULL
+        )
         for fd in (commands, theirs, *high):
             os.close(fd)
         self._out, self._in, self._buffer, self._number = ours, answers, b"", 0
         self.events: list[dict[str, Any]] = []
 
     def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
-        """The result of a command of the protocol. Raises RuntimeError where the browser refuses it."""
+        """The result of a command of the protocol.
+
+        Raises RuntimeError where the browser refuses it.
+        """
         self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters} | ({"sessionId": session} if session else {})
+        message = {"id": self._number, "method": method, "params": parameters} | (
+            {"sessionId": session} if session else {}
+        )
         os.write(self._out, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._next()
@@ -66,10 +99,8 @@ class Browser:
         return json.loads(message)
 
     def close(self) -> None:
-        try:
+        with suppress(OSError, RuntimeError):
             self.call("Browser.close")
-        except (OSError, RuntimeError):
-            pass
         for fd in (self._out, self._in):
             os.close(fd)
         try:
@@ -79,7 +110,14 @@ class Browser:
             self._process.wait()
 
     @contextmanager
-    def page(self, file: Path, *, width: int = 1240, dark: bool = False, ready: str = "document.documentElement?.dataset.ready === 'true'") -> Iterator["Page"]:
+    def page(
+        self,
+        file: Path,
+        *,
+        width: int = 1240,
+        dark: bool = False,
+        ready: str = "document.documentElement?.dataset.ready === 'true'",
+    ) -> Iterator["Page"]:
         """A tab with the file open, once `ready` holds in it."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -89,7 +127,14 @@ class Browser:
                 self.call(f"{domain}.enable", session)
             scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
             self.call("Emulation.setEmulatedMedia", session, features=scheme)
-            self.call("Emulation.setDeviceMetricsOverride", session, width=width, height=900, deviceScaleFactor=1, mobile=False)
+            self.call(
+                "Emulation.setDeviceMetricsOverride",
+                session,
+                width=width,
+                height=900,
+                deviceScaleFactor=1,
+                mobile=False,
+            )
             self.call("Page.navigate", session, url=file.as_uri())
             page.wait_for(ready)
             yield page
@@ -116,28 +161,50 @@ class Page:
         deadline = time.monotonic() + seconds
         while not self.evaluate(expression):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not true after {seconds:.0f} s: {expression}; the console said {self.complaints}")
+                raise TimeoutError(
+                    f"not true after {seconds:.0f} s: {expression}; the console said"
+                    f" {self.complaints}"
+                )
             time.sleep(0.05)
 
     @property
     def requests(self) -> list[str]:
         """What was asked for over the network; the file itself and data it carries are not."""
-        asked = (event["params"]["request"]["url"] for event in self._events("Network.requestWillBeSent"))
+        asked = (
+            event["params"]["request"]["url"] for event in self._events("Network.requestWillBeSent")
+        )
         return [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
 
     @property
     def complaints(self) -> list[str]:
-        """Errors and warnings of the page: thrown, logged, or the browser's own (a refused script, a policy that was broken)."""
-        thrown = [event["params"]["exceptionDetails"].get("text", "") for event in self._events("Runtime.exceptionThrown")]
-        said = [str(event["params"]["args"]) for event in self._events("Runtime.consoleAPICalled") if event["params"]["type"] in ("error", "warning")]
-        logged = [event["params"]["entry"]["text"] for event in self._events("Log.entryAdded") if event["params"]["entry"]["level"] in ("error", "warning")]
+        """Errors and warnings of the page: thrown, logged, or the browser's own (a refused script,
+        a policy that was broken).
+        """
+        thrown = [
+            event["params"]["exceptionDetails"].get("text", "")
+            for event in self._events("Runtime.exceptionThrown")
+        ]
+        said = [
+            str(event["params"]["args"])
+            for event in self._events("Runtime.consoleAPICalled")
+            if event["params"]["type"] in ("error", "warning")
+        ]
+        logged = [
+            event["params"]["entry"]["text"]
+            for event in self._events("Log.entryAdded")
+            if event["params"]["entry"]["level"] in ("error", "warning")
+        ]
         return [*thrown, *said, *logged]
 
     def screenshot(self, height: int | None = None) -> bytes:
         """The whole page, or its first `height` pixels, as PNG."""
         width, whole = self.evaluate("[window.innerWidth, document.documentElement.scrollHeight]")
         clip = {"x": 0, "y": 0, "width": width, "height": height or whole, "scale": 1}
-        return base64.b64decode(self._browser.call("Page.captureScreenshot", self._session, captureBeyondViewport=True, clip=clip)["data"])
+        return base64.b64decode(
+            self._browser.call(
+                "Page.captureScreenshot", self._session, captureBeyondViewport=True, clip=clip
+            )["data"]
+        )
 
     def pdf(self) -> bytes:
         """The page as it prints."""
@@ -147,9 +214,20 @@ class Page:
         """One key, down and up."""
         codes = {"Tab": 9, "Enter": 13}
         for kind in ("rawKeyDown", "keyUp"):
-            self._browser.call("Input.dispatchKeyEvent", self._session, type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
+            self._browser.call(
+                "Input.dispatchKeyEvent",
+                self._session,
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=codes[key],
+            )
         if key == "Enter":
             self._browser.call("Input.dispatchKeyEvent", self._session, type="char", text="\r")
 
     def _events(self, method: str) -> list[dict[str, Any]]:
-        return [event for event in self._browser.events if event.get("sessionId") == self._session and event.get("method") == method]
+        return [
+            event
+            for event in self._browser.events
+            if event.get("sessionId") == self._session and event.get("method") == method
+        ]

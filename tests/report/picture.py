@@ -1,4 +1,7 @@
-"""The top of a report as a picture, for the guide: `python -m tests.report.picture runs/demo/report.html docs/images/report.png`."""
+"""The top of a report as a picture, for the guide.
+
+`python -m tests.report.picture runs/demo/report.html docs/images/report.png`.
+"""
 
 import sys
 import tempfile

@@ -32,47 +32,102 @@ def make_records(
     timing: bool = True,
     seed: int = 0,
 ) -> list[dict]:
-    """The records of a sweep; `outcomes` maps a size to `diverged`, `out_of_memory` or `failed` at all its rates."""
+    """The records of a sweep.
+
+    `outcomes` maps a size to `diverged`, `out_of_memory` or `failed` at all its rates.
+    """
     rng = np.random.default_rng(seed)
     outcomes = outcomes or {}
-    records = [_run(sizes, trials, train_rows, lrs, target_loss, holdout, features, verb, truth), _baseline(holdout)]
+    records = [
+        _run(sizes, trials, train_rows, lrs, target_loss, holdout, features, verb, truth),
+        _baseline(holdout),
+    ]
     for trial in range(trials):
         for size in sizes:
             for at, lr in enumerate(lrs):
                 best = min(len(lrs) - 1, int(math.log10(max(size, 10)) / 2.5))
                 outcome = outcomes.get(size, "finished")
-                records += _learner(rng, trial, size, lr, 1 + abs(at - best), train_rows, outcome, size in nan_sizes, holdout)
-        records.append({
-            "event": "pass", "trial": trial, "rows_read": train_rows, "learners": len(sizes) * len(lrs),
-            "replicas": len(sizes) * len(lrs), "seconds": 9.5, "receipt": {"count": train_rows, "digest": f"{trial:016x}"},
-            "stats": {"read_seconds": 0.3, "decode_seconds": 0.5, "shuffle_seconds": 0.4, "consumer_seconds": 8.0},
-        })
+                records += _learner(
+                    rng,
+                    trial,
+                    size,
+                    lr,
+                    1 + abs(at - best),
+                    train_rows,
+                    outcome,
+                    size in nan_sizes,
+                    holdout,
+                )
+        records.append(
+            {
+                "event": "pass",
+                "trial": trial,
+                "rows_read": train_rows,
+                "learners": len(sizes) * len(lrs),
+                "replicas": len(sizes) * len(lrs),
+                "seconds": 9.5,
+                "receipt": {"count": train_rows, "digest": f"{trial:016x}"},
+                "stats": {
+                    "read_seconds": 0.3,
+                    "decode_seconds": 0.5,
+                    "shuffle_seconds": 0.4,
+                    "consumer_seconds": 8.0,
+                },
+            }
+        )
     if timing:
         records += _timings(rng, sizes)
     rows = trials * train_rows
-    records.append({
-        "event": "end", "seconds": 19.6, "rows_read": rows, "passes": trials, "rows_saved": rows * (len(sizes) * len(lrs) - 1),
-        "projected_bytes": 400_000_000, "peak_rss_bytes": 310_000_000,
-    })
+    records.append(
+        {
+            "event": "end",
+            "seconds": 19.6,
+            "rows_read": rows,
+            "passes": trials,
+            "rows_saved": rows * (len(sizes) * len(lrs) - 1),
+            "projected_bytes": 400_000_000,
+            "peak_rss_bytes": 310_000_000,
+        }
+    )
     return records
 
 
 def _run(sizes, trials, train_rows, lrs, target_loss, holdout, features, verb, truth) -> dict:
     known = {
-        "kind": "friedman2", "noise_variance": 1400.0, "noiseless_variance": 138600.0, "target_variance": 140000.0,
-        "best_loss": 0.01, "best_linear_loss": 0.17,
+        "kind": "friedman2",
+        "noise_variance": 1400.0,
+        "noiseless_variance": 138600.0,
+        "target_variance": 140000.0,
+        "best_loss": 0.01,
+        "best_linear_loss": 0.17,
     }
     return {
-        "event": "run", "schema_version": 1, "verb": verb, "version": "0.1.0", "batch_sizes": list(sizes),
-        "lrs": [list(lrs) for _ in sizes], "trials": trials, "train_rows": train_rows, "epoch_rows": train_rows,
-        "target_loss": list(target_loss), "config": {"order": {"seed": 0}, "model": {"hidden": [32, 32]}},
+        "event": "run",
+        "schema_version": 1,
+        "verb": verb,
+        "version": "0.1.0",
+        "batch_sizes": list(sizes),
+        "lrs": [list(lrs) for _ in sizes],
+        "trials": trials,
+        "train_rows": train_rows,
+        "epoch_rows": train_rows,
+        "target_loss": list(target_loss),
+        "config": {"order": {"seed": 0}, "model": {"hidden": [32, 32]}},
         "command": "streamtrain sweep data/ --batch-sizes 256..65536*4,1M",
         "data": {
-            "url": "data/", "fingerprint": "3f9a0c5be2d1", "num_rows": train_rows + 131072, "num_shards": 2,
-            "features": list(features), "target": "y", "holdout_rows": 131072 if holdout == "rows" else 0, "holdout_source": holdout,
-            "integrity": "verified", "truth": known if truth else None,
+            "url": "data/",
+            "fingerprint": "3f9a0c5be2d1",
+            "num_rows": train_rows + 131072,
+            "num_shards": 2,
+            "features": list(features),
+            "target": "y",
+            "holdout_rows": 131072 if holdout == "rows" else 0,
+            "holdout_source": holdout,
+            "integrity": "verified",
+            "truth": known if truth else None,
         },
-        "standard": {"mean": [0.0] * 5, "scale": [1.0] * 5}, "target_sd": 374.2,
+        "standard": {"mean": [0.0] * 5, "scale": [1.0] * 5},
+        "target_sd": 374.2,
         "env": {"python": "3.11.2", "torch": "2.13.0", "cpu": "made up", "cores": 2},
         "memory": {"budget_bytes": 2**31, "projected_bytes": 400_000_000},
     }
@@ -81,7 +136,8 @@ def _run(sizes, trials, train_rows, lrs, target_loss, holdout, features, verb, t
 def _baseline(holdout: str) -> dict:
     scored_on = "holdout" if holdout != "none" else "training"
     return {
-        "event": "baseline", "best_constant_loss": {"value": 1.0003, "rmse": 374.25, "scored_on": scored_on},
+        "event": "baseline",
+        "best_constant_loss": {"value": 1.0003, "rmse": 374.25, "scored_on": scored_on},
         "best_linear_loss": {"value": 0.1702, "rmse": 154.4, "scored_on": scored_on},
     }
 
@@ -89,7 +145,11 @@ def _baseline(holdout: str) -> dict:
 def _learner(rng, trial, size, lr, handicap, train_rows, outcome, nan, holdout) -> list[dict]:
     records, shift = [], rng.normal(0, 0.05)
     name = {"trial": trial, "batch_size": size, "lr": lr}
-    rows_seen = [] if outcome == "out_of_memory" else points(train_rows)[: 12 if outcome != "finished" else None]
+    rows_seen = (
+        []
+        if outcome == "out_of_memory"
+        else points(train_rows)[: 12 if outcome != "finished" else None]
+    )
     for rows in rows_seen:
         steps = rows // size
         fall = (1 + steps * min(1, size / 3000) / (8 * handicap)) ** -0.9
@@ -97,31 +157,78 @@ def _learner(rng, trial, size, lr, handicap, train_rows, outcome, nan, holdout) 
         if nan or (outcome == "diverged" and rows > 8000):
             loss = math.nan
         held_out = None if math.isnan(loss) or holdout == "none" else loss
-        records.append({
-            "event": "evaluation", **name, "rows": rows, "steps": steps, "holdout_loss": held_out,
-            "holdout_rmse": None if held_out is None else 374.2 * math.sqrt(held_out),
-            "train_loss": None if math.isnan(loss) else loss / 2, "seconds": rows / 4e6,
-        })
-    reason = {"out_of_memory": "needs 9.1 GiB, 2 GiB are allowed", "failed": "bad <b>luck</b>"}.get(outcome, "")
+        records.append(
+            {
+                "event": "evaluation",
+                **name,
+                "rows": rows,
+                "steps": steps,
+                "holdout_loss": held_out,
+                "holdout_rmse": None if held_out is None else 374.2 * math.sqrt(held_out),
+                "train_loss": None if math.isnan(loss) else loss / 2,
+                "seconds": rows / 4e6,
+            }
+        )
+    reason = {"out_of_memory": "needs 9.1 GiB, 2 GiB are allowed", "failed": "bad <b>luck</b>"}.get(
+        outcome, ""
+    )
     last = rows_seen[-1] if rows_seen else 0
-    return [*records, {"event": "outcome", **name, "outcome": outcome, "rows": last, "steps": last // size, "reason": reason}]
+    return [
+        *records,
+        {
+            "event": "outcome",
+            **name,
+            "outcome": outcome,
+            "rows": last,
+            "steps": last // size,
+            "reason": reason,
+        },
+    ]
 
 
 def _timings(rng, sizes) -> list[dict]:
     records = []
     for repeat in range(5):
-        records.append({"event": "delivery", "repeat": repeat, "rows": 2_000_000, "seconds": 2e6 / 1.2e7 * math.exp(rng.normal(0, 0.02))})
+        records.append(
+            {
+                "event": "delivery",
+                "repeat": repeat,
+                "rows": 2_000_000,
+                "seconds": 2e6 / 1.2e7 * math.exp(rng.normal(0, 0.02)),
+            }
+        )
         for size in sizes:
             seconds = 1e6 * (9e-5 / size + 6e-8) * math.exp(rng.normal(0, 0.02))
-            records.append({"event": "timing", "batch_size": size, "repeat": repeat, "rows": 1_000_000, "seconds": seconds})
+            records.append(
+                {
+                    "event": "timing",
+                    "batch_size": size,
+                    "repeat": repeat,
+                    "rows": 1_000_000,
+                    "seconds": seconds,
+                }
+            )
     return records
 
 
-def with_measures(records: list[dict], sizes: Sequence[int] = (256, 1024, 4096, 65536)) -> list[dict]:
-    """The records of a run that also has arms, a confirmation and every measurement; those are real ones of 4 M rows of friedman2."""
+def with_measures(
+    records: list[dict], sizes: Sequence[int] = (256, 1024, 4096, 65536)
+) -> list[dict]:
+    """The records of a run that also has arms, a confirmation and every measurement; those are real
+    ones of 4 M rows of friedman2.
+    """
     measures = json.loads((Path(__file__).parent / "measures.json").read_text())
     records[0]["lr_rules"], records[0]["lr"] = ["tuned", "fixed", "linear"], 0.004
     more = [{"event": "measures", "measures": measures}]
     for size in sizes[:2]:
-        more += [{"event": "confirmation", "batch_size": size, "trial": trial, "seconds": 0.5 + 0.01 * trial, "fill_seconds": 0.1} for trial in range(2)]
+        more += [
+            {
+                "event": "confirmation",
+                "batch_size": size,
+                "trial": trial,
+                "seconds": 0.5 + 0.01 * trial,
+                "fill_seconds": 0.1,
+            }
+            for trial in range(2)
+        ]
     return [*records[:-1], *more, records[-1]]

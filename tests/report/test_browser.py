@@ -1,4 +1,6 @@
-"""The page in a real browser, from disk: no request, no complaint, its table that of summary.json, whatever the run was."""
+"""The page in a real browser, from disk: no request, no complaint, its table that of summary.json,
+whatever the run was.
+"""
 
 import json
 import re
@@ -11,23 +13,34 @@ from tests.report import browser as chromium
 from tests.report.synthetic import make_records, with_measures
 from tests.report.test_summary import MANY
 
-pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here: apt-get install chromium")
+pytestmark = pytest.mark.skipif(
+    chromium.PROGRAM is None, reason="no Chromium here: apt-get install chromium"
+)
 
 RUNS = {
-    "everything": lambda: with_measures(make_records((256, 1024, 4096, 65536), trials=3, target_loss=[0.05, 0.03])),
+    "everything": lambda: with_measures(
+        make_records((256, 1024, 4096, 65536), trials=3, target_loss=[0.05, 0.03])
+    ),
     "one size, one seed": lambda: make_records([1024], trials=1, lrs=[0.004], verb="train"),
     "no hold-out": lambda: make_records([1024], trials=1, holdout="none", verb="train"),
     "NaN loss": lambda: make_records((256, 1024), nan_sizes=[1024]),
     "all NaN": lambda: make_records((256, 1024), nan_sizes=[256, 1024]),
     "nothing reached": lambda: make_records((256, 1024), target_loss=[0.005]),
-    "failed cells": lambda: make_records((256, 1024, 4096, 65536), outcomes={256: "failed", 4096: "out_of_memory", 65536: "diverged"}),
+    "failed cells": lambda: make_records(
+        (256, 1024, 4096, 65536), outcomes={256: "failed", 4096: "out_of_memory", 65536: "diverged"}
+    ),
     "interrupted": lambda: make_records((256, 1024))[:200],
     "200 sizes": lambda: make_records(MANY, lrs=[0.004], trials=1, train_rows=200_000),
-    "hostile names": lambda: make_records((256, 1024), features=["<script>alert(1)</script>", "</script>", "{{ 7*7 }}", "\x1b]0;x\x07\u202e"]),
+    "hostile names": lambda: make_records(
+        (256, 1024),
+        features=["<script>alert(1)</script>", "</script>", "{{ 7*7 }}", "\x1b]0;x\x07\u202e"],
+    ),
 }
 #: Key of the summary of a cell → what its column in the page says.
-TABLE = """[...document.querySelectorAll("#cells tbody tr")].map(row => [Number(row.dataset.batchSize), row.querySelector("[data-status]").dataset.status,
-  Object.fromEntries([...row.querySelectorAll("[data-key]")].map(cell => [cell.dataset.key, cell.dataset.value]))])"""
+TABLE = """[...document.querySelectorAll("#cells tbody tr")].map(row => [
+  Number(row.dataset.batchSize), row.querySelector("[data-status]").dataset.status,
+  Object.fromEntries([...row.querySelectorAll("[data-key]")].map(
+    cell => [cell.dataset.key, cell.dataset.value]))])"""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +52,9 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """Name → the folder of its report, made when first asked for; pictures are drawn for one of them, which takes most of the time."""
+    """Name → the folder of its report, made when first asked for; pictures are drawn for one of
+    them, which takes most of the time.
+    """
     made = {}
 
     def report(name):
@@ -55,15 +70,29 @@ def reports(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_page_draws_without_a_request_or_a_complaint_and_shows_the_summary(browser, reports, name):
+def test_the_page_draws_without_a_request_or_a_complaint_and_shows_the_summary(
+    browser, reports, name
+):
     out = reports(name)
     summary = json.loads((out / "summary.json").read_text())
     with browser.page(out / "report.html") as page:
         assert (page.requests, page.complaints) == ([], [])
-        assert page.evaluate("[...document.querySelectorAll('.chart')].every(chart => chart.querySelector('.marks'))")
+        assert page.evaluate(
+            "[...document.querySelectorAll('.chart')].every(chart => chart.querySelector('.marks'))"
+        )
         shown = page.evaluate(TABLE)
-        expected = [[cell["batch_size"], cell["status"], {key: value["value"] for key, value in cell.items() if isinstance(value, dict)}] for cell in summary["cells"]]
-        read = [[size, status, {key: float(text) if text else None for key, text in row.items()}] for size, status, row in shown]
+        expected = [
+            [
+                cell["batch_size"],
+                cell["status"],
+                {key: value["value"] for key, value in cell.items() if isinstance(value, dict)},
+            ]
+            for cell in summary["cells"]
+        ]
+        read = [
+            [size, status, {key: float(text) if text else None for key, text in row.items()}]
+            for size, status, row in shown
+        ]
         assert read == expected
         assert page.evaluate("document.querySelector('.answer').textContent") == summary["sentence"]
         # Nothing spills over the side, also on a telephone.
@@ -73,16 +102,31 @@ def test_the_page_draws_without_a_request_or_a_complaint_and_shows_the_summary(b
 def test_every_chart_of_a_whole_run_has_its_files_and_its_place(browser, reports):
     out = reports("everything")
     with browser.page(out / "report.html") as page:
-        placed = set(page.evaluate("[...document.querySelectorAll('[data-spec]')].map(one => one.dataset.spec)"))
-        switched = set(page.evaluate("[...document.querySelectorAll('[data-axis]')].map(one => one.dataset.axis)"))
+        placed = set(
+            page.evaluate(
+                "[...document.querySelectorAll('[data-spec]')].map(one => one.dataset.spec)"
+            )
+        )
+        switched = set(
+            page.evaluate(
+                "[...document.querySelectorAll('[data-axis]')].map(one => one.dataset.axis)"
+            )
+        )
     assert placed | switched == set(NAMES)
-    assert {path.name for path in (out / "charts").iterdir()} == {f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")}
+    assert {path.name for path in (out / "charts").iterdir()} == {
+        f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")
+    }
     for path in (out / "charts").glob("*.svg"):
         text = path.read_text()
-        assert len(re.findall(r"<path|<text", text)) > 5 and "NaN" not in re.sub(r">[^<]*<", "><", text), path.name
+        assert len(re.findall(r"<path|<text", text)) > 5, path.name
+        assert "NaN" not in re.sub(r">[^<]*<", "><", text), path.name
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1240, True), (390, False), (390, True)], ids=["dark", "narrow", "narrow and dark"])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [(1240, True), (390, False), (390, True)],
+    ids=["dark", "narrow", "narrow and dark"],
+)
 def test_dark_and_narrow_pages_draw_too(browser, reports, width, dark):
     with browser.page(reports("everything") / "report.html", width=width, dark=dark) as page:
         assert (page.requests, page.complaints) == ([], [])
@@ -95,7 +139,8 @@ def test_dark_and_narrow_pages_draw_too(browser, reports, width, dark):
 def test_the_page_prints(browser, reports):
     with browser.page(reports("everything") / "report.html", dark=True) as page:
         pdf = page.pdf()
-    assert pdf[:5] == b"%PDF-" and 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 16
+    assert pdf[:5] == b"%PDF-"
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 16
 
 
 def test_the_axis_can_be_changed_by_keyboard_and_the_table_copied(browser, reports):
@@ -104,9 +149,17 @@ def test_the_axis_can_be_changed_by_keyboard_and_the_table_copied(browser, repor
         before = page.evaluate("document.getElementById('curve').innerHTML")
         page.evaluate("document.querySelector('[data-axis=loss_by_steps]').focus()")
         page.press("Enter")
-        page.wait_for(f"document.getElementById('curve').innerHTML !== {json.dumps(before)} && document.getElementById('curve').dataset.spec === 'loss_by_steps'")
-        assert page.evaluate("[...document.querySelectorAll('[aria-pressed=true]')].map(one => one.textContent)") == ["steps"]
-        assert page.evaluate("JSON.parse(document.getElementById('page').textContent).texts.csv") == (out / "summary.csv").read_text()
+        page.wait_for(
+            f"document.getElementById('curve').innerHTML !== {json.dumps(before)} &&"
+            " document.getElementById('curve').dataset.spec === 'loss_by_steps'"
+        )
+        assert page.evaluate(
+            "[...document.querySelectorAll('[aria-pressed=true]')].map(one => one.textContent)"
+        ) == ["steps"]
+        assert (
+            page.evaluate("JSON.parse(document.getElementById('page').textContent).texts.csv")
+            == (out / "summary.csv").read_text()
+        )
         page.evaluate("document.querySelector('[data-copy=csv]').focus()")
         page.press("Enter")
         page.wait_for("document.querySelector('#table [role=status]').textContent === 'copied'")
@@ -116,5 +169,10 @@ def test_the_axis_can_be_changed_by_keyboard_and_the_table_copied(browser, repor
 def test_nothing_of_a_hostile_name_runs(browser, reports):
     with browser.page(reports("hostile names") / "report.html") as page:
         assert page.evaluate("document.querySelectorAll('main script').length") == 0
-        assert "<script>alert(1)</script>" in page.evaluate("document.querySelector('main').textContent")
-        assert "49" not in page.evaluate("[...document.querySelectorAll('#run dd')].map(one => one.textContent).find(text => text.includes('→'))")
+        assert "<script>alert(1)</script>" in page.evaluate(
+            "document.querySelector('main').textContent"
+        )
+        assert "49" not in page.evaluate(
+            "[...document.querySelectorAll('#run dd')].map(one => one.textContent).find(text =>"
+            " text.includes('→'))"
+        )

@@ -1,4 +1,6 @@
-"""The charts as specs: axes hold what is drawn, names stand where there is room, subtitles say no more than is there."""
+"""The charts as specs: axes hold what is drawn, names stand where there is room, subtitles say no
+more than is there.
+"""
 
 import math
 from itertools import pairwise
@@ -26,11 +28,17 @@ def drawn(records):
 
 def domains(spec, channel):
     """The domain of every scale of a channel."""
-    return [layer["encoding"][channel]["scale"]["domain"] for layer in spec["layer"] if "scale" in layer["encoding"].get(channel, {})]
+    return [
+        layer["encoding"][channel]["scale"]["domain"]
+        for layer in spec["layer"]
+        if "scale" in layer["encoding"].get(channel, {})
+    ]
 
 
 def noisy():
-    """Repeats of which every other takes six times as long, losses that differ by trial: intervals are far wider than the sizes lie apart."""
+    """Repeats of which every other takes six times as long, losses that differ by trial: intervals
+    are far wider than the sizes lie apart.
+    """
     records = make_records((256, 1024), trials=3, target_loss=[0.2])
     for record in records:
         if record["event"] == "timing" and record["repeat"] % 2:
@@ -40,43 +48,70 @@ def noisy():
     return records
 
 
-@pytest.mark.parametrize(("chart", "channel", "figure"), [
-    ("tradeoff", "x", "rows_per_second"), ("tradeoff", "y", "holdout_loss"), ("seconds_to_target", "y", "seconds_to_target"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("chart", "channel", "figure"),
+    [
+        ("tradeoff", "x", "rows_per_second"),
+        ("tradeoff", "y", "holdout_loss"),
+        ("seconds_to_target", "y", "seconds_to_target"),
+    ],
+)
 def test_axes_hold_the_intervals(chart, channel, figure):
     specs, tables = drawn(noisy())
     ends = [cell[f"{figure}_{end}"] for cell in tables["cells"] for end in ("lo", "hi")]
     for low, high in domains(specs[chart], channel):
-        assert low <= min(ends) and max(ends) <= high
+        assert low <= min(ends)
+        assert max(ends) <= high
 
 
 def test_an_interval_that_leaves_everything_open_does_not_stretch_the_axis():
-    assert with_intervals([{"a": 2.0, "a_lo": 1e-30, "a_hi": 1e30}, {"a": None, "a_lo": None, "a_hi": None}], "a") == [2.0, 0.2, 20.0]
+    assert with_intervals(
+        [{"a": 2.0, "a_lo": 1e-30, "a_hi": 1e30}, {"a": None, "a_lo": None, "a_hi": None}], "a"
+    ) == [2.0, 0.2, 20.0]
 
 
 def test_labels_of_sizes_lie_inside_the_picture():
-    """Many sizes at one loss and one far above: their labels, spread apart, are lower than any loss."""
-    records = make_records([2**power for power in range(2, 13)], trials=1, truth=False, train_rows=100_000)
+    """Many sizes at one loss and one far above: their labels, spread apart, are lower than any
+    loss.
+    """
+    records = make_records(
+        [2**power for power in range(2, 13)], trials=1, truth=False, train_rows=100_000
+    )
     for record in records:
         if record["event"] == "evaluation" and record["batch_size"] < 4096:
             record["holdout_loss"] = 0.01
     specs, tables = drawn(records)
     heights = [cell["label_holdout_loss"] for cell in tables["cells"]]
     low, high = domains(specs["tradeoff"], "y")[0]
-    assert low < min(heights) and max(heights) < high
+    assert low < min(heights)
+    assert max(heights) < high
 
 
 def test_labels_of_sizes_stand_apart_on_an_axis_that_intervals_stretch():
     specs, tables = drawn(noisy())
     heights = sorted(cell["label_holdout_loss"] for cell in tables["cells"])
     low, high = domains(specs["tradeoff"], "y")[0]
-    lines = [math.log(above / below) / math.log(high / low) * 16 for below, above in pairwise(heights)]
+    lines = [
+        math.log(above / below) / math.log(high / low) * 16 for below, above in pairwise(heights)
+    ]
     assert min(lines) > 0.9  # a line of text, where the picture has sixteen
 
 
-@pytest.mark.parametrize(("marks", "align"), [([(0.1, 0.17)], "right"), ([(0.9, 0.17)], "left"), ([(0.1, 0.17), (0.9, 0.169999)], "right"), ([], "left")])
+@pytest.mark.parametrize(
+    ("marks", "align"),
+    [
+        ([(0.1, 0.17)], "right"),
+        ([(0.9, 0.17)], "left"),
+        ([(0.1, 0.17), (0.9, 0.169999)], "right"),
+        ([], "left"),
+    ],
+)
 def test_a_line_has_its_name_at_the_end_that_marks_leave_free(marks, align):
-    name = reference_layers(alt.Y("loss:Q"), {"references": [{"name": "best linear 0.1700", "loss": 0.17002, "lowest": False}]}, marks)[1].to_dict()
+    name = reference_layers(
+        alt.Y("loss:Q"),
+        {"references": [{"name": "best linear 0.1700", "loss": 0.17002, "lowest": False}]},
+        marks,
+    )[1].to_dict()
     assert name["mark"]["align"] == align
 
 
@@ -84,21 +119,33 @@ def test_a_line_has_its_name_at_the_end_that_marks_leave_free(marks, align):
 @pytest.mark.parametrize("reach", [1.02, 1.3, 1.9, 2.3, 5.0, 40.0, 400.0, 1e4])
 def test_an_axis_has_ticks_enough_to_tell_distances(low, reach):
     ticks = round_ticks(low, low * reach)
-    assert len(ticks) >= 3 and ticks == sorted(set(ticks)) and low <= ticks[0] and ticks[-1] <= low * reach
-    assert len(ticks) <= 16 and (reach < 10 or min(math.log(b / a) for a, b in zip(ticks, ticks[1:], strict=False)) > 0.4) and all(math.isclose(tick, float(f"{tick:.6g}"), rel_tol=1e-12) for tick in ticks)
+    assert len(ticks) >= 3
+    assert ticks == sorted(set(ticks))
+    assert low <= ticks[0]
+    assert ticks[-1] <= low * reach
+    assert len(ticks) <= 16
+    assert reach < 10 or min(math.log(b / a) for a, b in pairwise(ticks)) > 0.4
+    assert all(math.isclose(tick, float(f"{tick:.6g}"), rel_tol=1e-12) for tick in ticks)
 
 
 def test_subtitles_speak_of_what_is_drawn():
     specs, _ = drawn(make_records([1024], trials=1, lrs=[0.004], verb="train"))
     assert specs["throughput"]["title"]["subtitle"] == "a mark a repeat"
     specs, _ = drawn(make_records((256, 1024), target_loss=[0.05]))
-    assert "dashed" in specs["throughput"]["title"]["subtitle"] and "hollow" not in specs["seconds_to_target"]["title"]["subtitle"]
+    assert "dashed" in specs["throughput"]["title"]["subtitle"]
+    assert "hollow" not in specs["seconds_to_target"]["title"]["subtitle"]
     specs, _ = drawn(make_records((256, 1024), target_loss=[0.005]))
-    assert "ring" not in specs["tradeoff"]["title"]["subtitle"] and "hollow" in specs["seconds_to_target"]["title"]["subtitle"]
+    assert "ring" not in specs["tradeoff"]["title"]["subtitle"]
+    assert "hollow" in specs["seconds_to_target"]["title"]["subtitle"]
 
 
 def test_bars_have_a_colour_that_dark_paper_shows():
-    specs, _ = drawn(with_measures(make_records((256, 1024, 4096, 65536), trials=3, target_loss=[0.05])))
+    specs, _ = drawn(
+        with_measures(make_records((256, 1024, 4096, 65536), trials=3, target_loss=[0.05]))
+    )
     for name, spec in specs.items():
         rules = [layer for layer in spec["layer"] if layer["mark"]["type"] == "rule"]
-        assert all("color" in rule["encoding"] or rule["mark"].get("style") == "reference" for rule in rules), name
+        assert all(
+            "color" in rule["encoding"] or rule["mark"].get("style") == "reference"
+            for rule in rules
+        ), name

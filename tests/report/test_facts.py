@@ -1,4 +1,6 @@
-"""What stands beside the charts in words: the same on the page and in report.md, from what was measured, and nothing where nothing was."""
+"""What stands beside the charts in words: the same on the page and in report.md, from what was
+measured, and nothing where nothing was.
+"""
 
 import html
 import json
@@ -22,33 +24,48 @@ def summary():
 
 
 def test_a_run_with_measurements_keeps_to_the_schema(summary):
-    schema = json.loads(files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator(schema).validate(json.loads(json.dumps(summary, allow_nan=False)))
+    schema = json.loads(
+        files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8")
+    )
+    jsonschema.Draft202012Validator(schema).validate(
+        json.loads(json.dumps(summary, allow_nan=False))
+    )
 
 
 def test_the_page_and_the_markdown_say_the_same(summary, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "draw", lambda charts: {})
     write.write_report(with_measures(make_records(SIZES, trials=3, target_loss=[0.05])), tmp_path)
-    page, markdown = html.unescape((tmp_path / "report.html").read_text()), (tmp_path / "report.md").read_text()
-    pairs = [*facts.speed_facts(summary), *facts.landmark_facts(summary), *facts.measure_facts(summary)]
+    page, markdown = (
+        html.unescape((tmp_path / "report.html").read_text()),
+        (tmp_path / "report.md").read_text(),
+    )
+    pairs = [
+        *facts.speed_facts(summary),
+        *facts.landmark_facts(summary),
+        *facts.measure_facts(summary),
+    ]
     assert len(pairs) > 15
     for name, text in pairs:
-        assert f"<dt>{name}</dt><dd>{text}</dd>" in page and f"- {name}: {text}" in markdown
+        assert f"<dt>{name}</dt><dd>{text}</dd>" in page
+        assert f"- {name}: {text}" in markdown
     for row in facts.confirmation_rows(summary):
-        assert f"| {' | '.join(row)} |" in markdown and all(f">{text}</t" in page for text in row)
+        assert f"| {' | '.join(row)} |" in markdown
+        assert all(f">{text}</t" in page for text in row)
 
 
 def test_alpha_and_beta_are_those_of_the_records(summary):
     """The synthetic step takes 90 µs and 60 ns a row; delivery is 12 M rows/s."""
     said = dict(facts.speed_facts(summary))
     laws = summary["landmarks"]["laws"]
-    assert laws["alpha_seconds"]["value"] == pytest.approx(9e-5, rel=0.1) and laws["beta_seconds_a_row"]["value"] == pytest.approx(6e-8, rel=0.1)
+    assert laws["alpha_seconds"]["value"] == pytest.approx(9e-5, rel=0.1)
+    assert laws["beta_seconds_a_row"]["value"] == pytest.approx(6e-8, rel=0.1)
     assert f"α = {laws['alpha_seconds']['value'] * 1e6:.3g} µs" in said["a step of B rows takes"]
 
 
 def test_intervals_say_their_kind_and_n(summary):
     said = dict(facts.measure_facts(summary))
-    assert "(fieller, n = 16)" in said["B_simple, tr Σ / |G|²"] and "(jackknife, n = 8)" in said["√m law, slope"]
+    assert "(fieller, n = 16)" in said["B_simple, tr Σ / |G|²"]
+    assert "(jackknife, n = 8)" in said["√m law, slope"]
     assert "η/B" in said["B_simple, tr Σ / |G|²"]
     assert "95 % intervals  Student over 3 trials" in render_table(summary)
     assert "1 run" in render_table(summarize(make_records(SIZES, trials=1)))
@@ -56,28 +73,53 @@ def test_intervals_say_their_kind_and_n(summary):
 
 def test_both_sharpnesses_their_spaces_and_what_they_are_of_are_printed(summary):
     said = dict(facts.measure_facts(summary))
-    for name in ("Keskar's sharpness φ", "φ in a random subspace of 100 dimensions", "adaptive φ (without the +1)"):
-        assert "(ε = 0.001)" in said[name] and "(ε = 0.0005)" in said[name], name
-    assert "sd is" in said["what sharpness is measured on"] and "audit of Keskar's φ" in said and "generalisation gap" in said
+    for name in (
+        "Keskar's sharpness φ",
+        "φ in a random subspace of 100 dimensions",
+        "adaptive φ (without the +1)",
+    ):
+        assert "(ε = 0.001)" in said[name], name
+        assert "(ε = 0.0005)" in said[name], name
+    assert "sd is" in said["what sharpness is measured on"]
+    assert "audit of Keskar's φ" in said
+    assert "generalisation gap" in said
     assert "at least that" in said["λ along that direction, on other rows"]
 
 
 def test_a_scale_without_an_upper_end_is_at_least_its_lower_bound():
-    assert facts.scale_text({"value": 900.0, "lo": 512.4, "hi": None, "n": 16, "kind": "fieller lower bound"}).startswith("≥ 512")
-    assert facts.scale_text({"value": None, "lo": None, "hi": None, "n": 0, "kind": "too few rows"}) == "" == facts.scale_text(None)
+    assert facts.scale_text(
+        {"value": 900.0, "lo": 512.4, "hi": None, "n": 16, "kind": "fieller lower bound"}
+    ).startswith("≥ 512")
+    assert (
+        facts.scale_text({"value": None, "lo": None, "hi": None, "n": 0, "kind": "too few rows"})
+        == ""
+        == facts.scale_text(None)
+    )
 
 
 def test_a_growing_batch_is_proposed_with_its_bound():
-    marks = {"growth": {"losses": [0.8, 0.05], "local_critical": [20.0, 170.0], "gamma": 0.77, "doublings": 3,
-                        "growth": {"value": 8.5, "lo": 7.0, "hi": 10.0, "n": 3, "kind": "t on logarithms"}}}  # fmt: skip
-    assert facts.landmark_facts({"landmarks": marks, "cells": [{"batch_size": 64}]}) == []  # one size has no others beside it
+    marks = {
+        "growth": {
+            "losses": [0.8, 0.05],
+            "local_critical": [20.0, 170.0],
+            "gamma": 0.77,
+            "doublings": 3,
+            "growth": {"value": 8.5, "lo": 7.0, "hi": 10.0, "n": 3, "kind": "t on logarithms"},
+        }
+    }
+    # one size has no others beside it
+    assert facts.landmark_facts({"landmarks": marks, "cells": [{"batch_size": 64}]}) == []
     text = dict(facts.landmark_facts({"landmarks": marks}))["a batch that grows"]
-    assert "growing the batch could save at most 23 % of the rows" in text and "double the minibatch 3 times" in text and "√2 (Adam)" in text
+    assert "growing the batch could save at most 23 % of the rows" in text
+    assert "double the minibatch 3 times" in text
+    assert "√2 (Adam)" in text
     marks["growth"] |= {"doublings": 0}
     assert "double" not in dict(facts.landmark_facts({"landmarks": marks}))["a batch that grows"]
 
 
-@pytest.mark.parametrize(("slower", "word"), [(1, "the training step"), (2.0, "both"), (50, "reading")])
+@pytest.mark.parametrize(
+    ("slower", "word"), [(1, "the training step"), (2.0, "both"), (50, "reading")]
+)
 def test_the_bottleneck_is_named(slower, word):
     records = make_records((1024, 4096), target_loss=[0.1])
     for record in records:
@@ -88,7 +130,9 @@ def test_the_bottleneck_is_named(slower, word):
 
 def test_nothing_measured_is_nothing_said():
     bare = summarize(make_records([1024], trials=1, lrs=[0.004], verb="train", timing=False))
-    assert facts.speed_facts(bare) == facts.measure_facts(bare) == facts.confirmation_rows(bare) == []
+    assert (
+        facts.speed_facts(bare) == facts.measure_facts(bare) == facts.confirmation_rows(bare) == []
+    )
     assert "## Measured" not in render_markdown(bare)
 
 
@@ -97,25 +141,53 @@ def test_a_bad_shuffle_a_slope_that_is_not_and_a_quarantine_are_said():
     measures = next(record for record in records if record["event"] == "measures")["measures"]
     measures["shuffle"]["is_bad"] = True
     measures["sqrt_m_slope"] |= {"value": -0.3, "lo": -0.35, "hi": -0.25}
-    lost = {"rows": 5, "spans": 1, "first": [{"url": "a.parquet", "start": 0, "stop": 5, "cause": "cut short"}], "left_out": [{"url": "b", "cause": "no"}]}
+    lost = {
+        "rows": 5,
+        "spans": 1,
+        "first": [{"url": "a.parquet", "start": 0, "stop": 5, "cause": "cut short"}],
+        "left_out": [{"url": "b", "cause": "no"}],
+    }
     for record in records:
         if record["event"] == "pass":
             record["quarantined"] = lost
     summary = summarize(records)
     said = dict(facts.measure_facts(summary))
-    assert "these statistics are of your shuffle, not of the batch size" in said["shuffle, design effect"] and "not 1/√m" in said["√m law, slope"]
+    assert (
+        "these statistics are of your shuffle, not of the batch size"
+        in said["shuffle, design effect"]
+    )
+    assert "not 1/√m" in said["√m law, slope"]
     found = dict(facts.integrity_facts(summary))
-    assert found["quarantined"].startswith("5 rows that could not be read") and "a.parquet rows 0 to 5 (cut short)" in found["quarantined"]
-    assert found["left out"] == "b (no)" and found["integrity"] == "verified"
+    assert found["quarantined"].startswith("5 rows that could not be read")
+    assert "a.parquet rows 0 to 5 (cut short)" in found["quarantined"]
+    assert found["left out"] == "b (no)"
+    assert found["integrity"] == "verified"
 
 
 def on_workers(**last) -> list[dict]:
-    """Training whose second of three workers' rounds lost one; each round has a million rows a worker and takes a second."""
+    """Training whose second of three workers' rounds lost one; each round has a million rows a
+    worker and takes a second.
+    """
     records = make_records([1024], trials=1, lrs=[0.004], verb="train", timing=False)
-    sync = {"event": "sync", "sync": "rounds", "reason": "as asked for", "shares": 2, "workers_at_start": 2}
+    sync = {
+        "event": "sync",
+        "sync": "rounds",
+        "reason": "as asked for",
+        "shares": 2,
+        "workers_at_start": 2,
+    }
     rounds = [
-        {"event": "round", "round": number, "rows": rows, "seconds": 1.0, "workers": workers, "failed_tasks": 0}
-        for number, (rows, workers) in enumerate([(1_000, 2), (1_500_000, 2), (2_500_000, 1), (4_000_000, 2)], 1)
+        {
+            "event": "round",
+            "round": number,
+            "rows": rows,
+            "seconds": 1.0,
+            "workers": workers,
+            "failed_tasks": 0,
+        }
+        for number, (rows, workers) in enumerate(
+            [(1_000, 2), (1_500_000, 2), (2_500_000, 1), (4_000_000, 2)], 1
+        )
     ]
     own = {"lost_workers": 1, "failed_tasks": 3, "outer_optimizer": "average", **last}
     ended = [one | own if one["event"] == "pass" else one for one in records]
@@ -125,26 +197,45 @@ def on_workers(**last) -> list[dict]:
 def test_a_run_on_workers_tells_speed_and_loss_by_their_number(tmp_path, monkeypatch):
     summary = summarize(on_workers())
     one, two = summary["workers"]["by_workers"]
-    assert (one["workers"], one["rows"], one["rows_per_second"]["value"]) == (1, 1_000_000, 1_000_000)
+    assert (one["workers"], one["rows"], one["rows_per_second"]["value"]) == (
+        1,
+        1_000_000,
+        1_000_000,
+    )
     assert (two["rounds"], two["rows"], two["end_rows"]) == (3, 3_000_000, 4_000_000)
-    assert two["rows_per_second"]["value"] == pytest.approx(1.5e6, rel=0.01)  # the first round was too short to tell
+    # the first round was too short to tell
+    assert two["rows_per_second"]["value"] == pytest.approx(1.5e6, rel=0.01)
     assert one["holdout_loss"] > two["holdout_loss"]
-    assert summary["cells"][0]["rows_per_second"]["n"] == 3 and summary["cells"][0]["wait_fraction"]["value"] is None
+    assert summary["cells"][0]["rows_per_second"]["n"] == 3
+    assert summary["cells"][0]["wait_fraction"]["value"] is None
     said = dict(worker_facts(summary))
     assert said["workers"] == "2 at most; 1 lost, 3 tasks failed and were done again"
-    assert said["period"].endswith("over 2 shares; outer optimizer: average") and said["with 1 worker"].startswith("1.00 M rows/s")
+    assert said["period"].endswith("over 2 shares; outer optimizer: average")
+    assert said["with 1 worker"].startswith("1.00 M rows/s")
     monkeypatch.setattr(write, "draw", lambda charts: {})
     write.write_report(on_workers(), tmp_path)
     page = html.unescape((tmp_path / "report.html").read_text())
     assert all(f"<dt>{name}</dt><dd>{text}</dd>" in page for name, text in said.items())
-    schema = json.loads(files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator(schema).validate(json.loads(json.dumps(summary, allow_nan=False)))
-    assert worker_facts(summarize(make_records([1024]))) == [] and facts.bottleneck(summary) == ""
+    schema = json.loads(
+        files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8")
+    )
+    jsonschema.Draft202012Validator(schema).validate(
+        json.loads(json.dumps(summary, allow_nan=False))
+    )
+    assert worker_facts(summarize(make_records([1024]))) == []
+    assert facts.bottleneck(summary) == ""
 
 
 @pytest.mark.parametrize(("waits", "why"), [(0.38, True), (0.0, False)])
 def test_a_step_that_waits_though_reading_is_faster_has_its_reason(summary, waits, why):
-    cells = [{**cell, "wait_fraction": {**cell["wait_fraction"], "value": waits}} for cell in summary["cells"]]
+    cells = [
+        {**cell, "wait_fraction": {**cell["wait_fraction"], "value": waits}}
+        for cell in summary["cells"]
+    ]
     laws = {**summary["landmarks"]["laws"], "kink": None}
-    said = dict(facts.speed_facts({**summary, "cells": cells, "landmarks": {**summary["landmarks"], "laws": laws}}))
+    said = dict(
+        facts.speed_facts(
+            {**summary, "cells": cells, "landmarks": {**summary["landmarks"], "laws": laws}}
+        )
+    )
     assert ("the same processor cores" in said["reading is the limit"]) == why

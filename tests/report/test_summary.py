@@ -28,15 +28,23 @@ RUNS = [
     pytest.param({"target_loss": [0.005]}, id="below-the-best-possible"),
     pytest.param({"target_loss": [0.1, 0.05]}, id="two-targets"),
     pytest.param({"target_loss": [2.0]}, id="reached-at-the-start"),
-    pytest.param({"outcomes": {256: "failed", 4096: "out_of_memory", 65536: "diverged"}}, id="failed-cells"),
-    pytest.param({"outcomes": dict.fromkeys([256, 1024, 4096, 65536, 1_000_000], "diverged")}, id="all-diverged"),
+    pytest.param(
+        {"outcomes": {256: "failed", 4096: "out_of_memory", 65536: "diverged"}}, id="failed-cells"
+    ),
+    pytest.param(
+        {"outcomes": dict.fromkeys([256, 1024, 4096, 65536, 1_000_000], "diverged")},
+        id="all-diverged",
+    ),
     pytest.param({"nan_sizes": [1024]}, id="nan-loss"),
     pytest.param({"nan_sizes": [256, 1024, 4096, 65536, 1_000_000]}, id="all-nan"),
     pytest.param({"holdout": "none"}, id="holdout-0"),
     pytest.param({"timing": False}, id="not-timed"),
     pytest.param({"truth": False, "holdout": "eval_data"}, id="eval-data"),
     pytest.param({"sizes": MANY, "lrs": [0.004]}, id="200-sizes"),
-    pytest.param({"features": ["<script>alert(1)</script>", "b|c", "\x1b[31m", "</script>"]}, id="hostile-names"),
+    pytest.param(
+        {"features": ["<script>alert(1)</script>", "b|c", "\x1b[31m", "</script>"]},
+        id="hostile-names",
+    ),
 ]
 
 
@@ -48,8 +56,11 @@ def test_every_run_has_a_summary_that_keeps_to_the_schema(options):
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(text))
     assert [cell["batch_size"] for cell in summary["cells"]] == records[0]["batch_sizes"]
     recommendation = summary["recommendation"]
-    assert {*recommendation["not_chosen"], str(recommendation["batch_size"])} >= {str(size) for size in records[0]["batch_sizes"]}
-    assert summary["sentence"] in render_table(summary) and summary["sentence"] in render_markdown(summary)
+    assert {*recommendation["not_chosen"], str(recommendation["batch_size"])} >= {
+        str(size) for size in records[0]["batch_sizes"]
+    }
+    assert summary["sentence"] in render_table(summary)
+    assert summary["sentence"] in render_markdown(summary)
     assert all(line == line.rstrip() for line in render_table(summary).splitlines())
 
 
@@ -62,13 +73,23 @@ def test_holdout_loss_is_the_median_over_trials_at_the_common_row():
     summary = summarize(records)
     assert summary["holdout_loss_at_rows"] == 4_000_000
     for cell in summary["cells"]:
-        key = {"event": "evaluation", "batch_size": cell["batch_size"], "lr": cell["lr"], "rows": 4_000_000}
+        key = {
+            "event": "evaluation",
+            "batch_size": cell["batch_size"],
+            "lr": cell["lr"],
+            "rows": 4_000_000,
+        }
         losses = [r["holdout_loss"] for r in records if key.items() <= r.items()]
-        assert cell["holdout_loss"]["value"] == np.median(losses) and cell["holdout_loss"]["n"] == 3
+        assert cell["holdout_loss"]["value"] == np.median(losses)
+        assert cell["holdout_loss"]["n"] == 3
 
 
 def test_a_pass_that_ended_early_moves_the_common_row():
-    records = [r for r in make_records() if not (r["event"] == "evaluation" and r["trial"] == 1 and r["rows"] > 1_000_000)]
+    records = [
+        r
+        for r in make_records()
+        if not (r["event"] == "evaluation" and r["trial"] == 1 and r["rows"] > 1_000_000)
+    ]
     assert summarize(records)["holdout_loss_at_rows"] == round(1024 * 2**9.5)
 
 
@@ -76,91 +97,154 @@ def test_under_a_time_budget_the_rows_are_those_reached():
     records = make_records(target_loss=[0.0101])
     records[0]["train_rows"] = None
     summary = summarize(records)
-    assert summary["train_rows"] == 4_000_000 and "within 4M rows" in summary["sentence"]
+    assert summary["train_rows"] == 4_000_000
+    assert "within 4M rows" in summary["sentence"]
 
 
 def test_a_diverged_cell_neither_has_a_loss_nor_moves_the_common_row():
     summary = summarize(make_records(outcomes={65536: "diverged"}))
     cell = summary["cells"][3]
-    assert cell["status"] == "diverged" and cell["holdout_loss"] == {"value": None, "n": 0, "lo": None, "hi": None}
+    assert cell["status"] == "diverged"
+    assert cell["holdout_loss"] == {"value": None, "n": 0, "lo": None, "hi": None}
     assert summary["holdout_loss_at_rows"] == 4_000_000
 
 
 def test_throughput_is_the_slower_of_step_and_stream():
     records = [r for r in make_records() if r["event"] not in ("timing", "delivery")]
-    records += [{"event": "timing", "batch_size": 256, "repeat": k, "rows": 1000, "seconds": 1.0} for k in range(3)]
-    records += [{"event": "timing", "batch_size": 1024, "repeat": k, "rows": 1000, "seconds": 0.1} for k in range(3)]
+    records += [
+        {"event": "timing", "batch_size": 256, "repeat": k, "rows": 1000, "seconds": 1.0}
+        for k in range(3)
+    ]
+    records += [
+        {"event": "timing", "batch_size": 1024, "repeat": k, "rows": 1000, "seconds": 0.1}
+        for k in range(3)
+    ]
     records += [{"event": "delivery", "repeat": k, "rows": 5000, "seconds": 2.0} for k in range(3)]
     first, second = summarize(records)["cells"][:2]
     assert (first["rows_per_second"]["value"], first["wait_fraction"]["value"]) == (1000.0, 0.0)
-    assert second["rows_per_second"]["value"] == pytest.approx(2500) and second["wait_fraction"]["value"] == pytest.approx(0.75)
+    assert second["rows_per_second"]["value"] == pytest.approx(2500)
+    assert second["wait_fraction"]["value"] == pytest.approx(0.75)
 
 
 def test_units_join_steps_rows_and_seconds():
     for cell in summarize(make_records(trials=3))["cells"]:
         if cell["status"] == "reached":
-            assert cell["rows_to_target"]["value"] == pytest.approx(cell["steps_to_target"]["value"] * cell["batch_size"])
+            assert cell["rows_to_target"]["value"] == pytest.approx(
+                cell["steps_to_target"]["value"] * cell["batch_size"]
+            )
             seconds = cell["rows_to_target"]["value"] / cell["rows_per_second"]["value"]
-            assert cell["seconds_to_target"]["value"] == pytest.approx(seconds, rel=0.05)  # timing repeats are within 2 % of one another
+            # timing repeats are within 2 % of one another
+            assert cell["seconds_to_target"]["value"] == pytest.approx(seconds, rel=0.05)
         else:
             assert cell["seconds_to_target"]["value"] is None
 
 
 def test_without_a_holdout_losses_are_null_and_the_best_rate_is_of_the_training_loss():
     with_holdout, without = summarize(make_records()), summarize(make_records(holdout="none"))
-    assert without["recommendation"]["batch_size"] is None and "held out" in without["recommendation"]["reason"]
-    assert without["target_loss"] is None and without["holdout_loss_at_rows"] is None
+    assert without["recommendation"]["batch_size"] is None
+    assert "held out" in without["recommendation"]["reason"]
+    assert without["target_loss"] is None
+    assert without["holdout_loss_at_rows"] is None
     assert without["best_linear_loss"]["scored_on"] == "training"
     for cell in without["cells"]:
-        assert cell["holdout_loss"]["value"] is None and cell["steps_to_target"]["value"] is None
-        assert math.isfinite(cell["lr"]) and cell["status"] == "not_reached"
+        assert cell["holdout_loss"]["value"] is None
+        assert cell["steps_to_target"]["value"] is None
+        assert math.isfinite(cell["lr"])
+        assert cell["status"] == "not_reached"
     assert len(with_holdout["cells"]) == len(without["cells"])
 
 
 def test_one_trial_has_no_interval_and_no_conclusion():
     summary = summarize(make_records(trials=1))
     assert not summary["recommendation"]["conclusive"]
-    assert all(cell["holdout_loss"]["lo"] is None and cell["holdout_loss"]["n"] == 1 for cell in summary["cells"])
+    assert all(
+        cell["holdout_loss"]["lo"] is None and cell["holdout_loss"]["n"] == 1
+        for cell in summary["cells"]
+    )
     assert any("One run" in warning["text"] for warning in summary["warnings"])
 
 
 def test_sizes_beyond_the_rows_are_said_to_be_one():
     records = make_records()
-    rows = sorted({record["batch_size"] for record in records if record["event"] == "evaluation"})[-2]
+    rows = sorted({record["batch_size"] for record in records if record["event"] == "evaluation"})[
+        -2
+    ]
     header = {**records[0], "epoch_rows": rows}
     texts = [warning["text"] for warning in summarize([header, *records[1:]])["warnings"]]
-    assert sum(f": more than the {rows:,} rows that there are to train on" in text for text in texts) == 1
-    assert not any("rows that there are to train on" in warning["text"] for warning in summarize([{**header, "epoch_rows": 10**9}, *records[1:]])["warnings"])
+    assert (
+        sum(f": more than the {rows:,} rows that there are to train on" in text for text in texts)
+        == 1
+    )
+    assert not any(
+        "rows that there are to train on" in warning["text"]
+        for warning in summarize([{**header, "epoch_rows": 10**9}, *records[1:]])["warnings"]
+    )
 
 
 def test_a_target_that_is_not_there_is_not_missed():
-    records = [record | ({"holdout_loss": 2.0} if record["event"] == "evaluation" else {}) for record in make_records()]
+    records = [
+        record | ({"holdout_loss": 2.0} if record["event"] == "evaluation" else {})
+        for record in make_records()
+    ]
     summary = summarize(records)
-    assert summary["target_loss"] is None and not any("did not reach" in warning["text"] for warning in summary["warnings"])
+    assert summary["target_loss"] is None
+    assert not any("did not reach" in warning["text"] for warning in summary["warnings"])
 
 
 def test_a_handful_of_held_out_rows_is_said_to_say_little():
     header, *rest = make_records()
-    found = [summarize([{**header, "data": {**header["data"], "holdout_rows": rows}}, *rest])["warnings"] for rows in (1, 99, 100)]
-    assert [sum("were held out: a loss" in w["text"] or "was held out: a loss" in w["text"] for w in ws) for ws in found] == [1, 1, 0]
+    found = [
+        summarize([{**header, "data": {**header["data"], "holdout_rows": rows}}, *rest])["warnings"]
+        for rows in (1, 99, 100)
+    ]
+    assert [
+        sum("were held out: a loss" in w["text"] or "was held out: a loss" in w["text"] for w in ws)
+        for ws in found
+    ] == [1, 1, 0]
 
 
 def test_a_bad_shuffle_is_cured_by_spans_of_which_a_window_holds_many():
-    """Large spans of sorted files stay what they are when `ingest` copies them in order: the figure to give it is named."""
+    """Large spans of sorted files stay what they are when `ingest` copies them in order: the figure
+    to give it is named.
+    """
     records = make_records()
     deff = {"value": 9.0, "lo": 8.0, "hi": 10.0, "n": 99, "kind": "jackknife"}
-    records[0] = {**records[0], "config": {**records[0]["config"], "order": {"seed": 0, "window_rows": 64_000}}}
-    summary = summarize([*records[:-1], {"event": "measures", "measures": {"shuffle": {"deff": deff, "is_bad": True}}}, records[-1]])
-    assert "ingest --span-rows 1000, then --span-rows 1000 here too" in summary["recommendation"]["reason"]
+    records[0] = {
+        **records[0],
+        "config": {**records[0]["config"], "order": {"seed": 0, "window_rows": 64_000}},
+    }
+    summary = summarize(
+        [
+            *records[:-1],
+            {"event": "measures", "measures": {"shuffle": {"deff": deff, "is_bad": True}}},
+            records[-1],
+        ]
+    )
+    assert (
+        "ingest --span-rows 1000, then --span-rows 1000 here too"
+        in summary["recommendation"]["reason"]
+    )
     assert "--span-rows 1000" in [warning["flag"] for warning in summary["warnings"]]
 
 
 def test_a_chosen_target_far_above_the_smallest_loss_is_called_easy():
     records = make_records(sizes=(256, 300, 350))
-    worse = [{**r, "holdout_loss": max(r["holdout_loss"], 0.3)} if r.get("batch_size") == 350 and r["event"] == "evaluation" else r for r in records]
-    flags = [[w["flag"] for w in summarize(rows)["warnings"] if "may be fast to the one" in w["text"]] for rows in (records, worse)]
+    worse = [
+        (
+            {**r, "holdout_loss": max(r["holdout_loss"], 0.3)}
+            if r.get("batch_size") == 350 and r["event"] == "evaluation"
+            else r
+        )
+        for r in records
+    ]
+    flags = [
+        [w["flag"] for w in summarize(rows)["warnings"] if "may be fast to the one" in w["text"]]
+        for rows in (records, worse)
+    ]
     smallest = min(cell["holdout_loss"]["value"] for cell in summarize(worse)["cells"])
-    assert flags[0] == [] and len(flags[1]) == 1 and smallest < float(flags[1][0].split()[1]) < 1.2 * smallest
+    assert flags[0] == []
+    assert len(flags[1]) == 1
+    assert smallest < float(flags[1][0].split()[1]) < 1.2 * smallest
 
 
 def test_no_budget_is_promised_below_the_best_possible_loss():
@@ -169,7 +253,10 @@ def test_no_budget_is_promised_below_the_best_possible_loss():
 
 
 def test_the_winners_curse_is_named_only_where_rates_were_chosen():
-    curse = [any("curse" in w["text"] for w in summarize(make_records(lrs=lrs))["warnings"]) for lrs in ([0.004], [0.004, 0.01])]
+    curse = [
+        any("curse" in w["text"] for w in summarize(make_records(lrs=lrs))["warnings"])
+        for lrs in ([0.004], [0.004, 0.01])
+    ]
     assert curse == [False, True]
 
 
@@ -201,15 +288,26 @@ def test_a_size_that_waits_keeps_its_verdict():
         for cell in summary["cells"]:
             cell["wait_fraction"] = {"value": waits, "n": 5, "lo": waits, "hi": waits}
         verdicts.append([verdict_text(summary, cell) for cell in summary["cells"]])
-    assert any("recommended" in verdict for verdict in verdicts[0]) and "slower" in verdicts[0]
+    assert any("recommended" in verdict for verdict in verdicts[0])
+    assert "slower" in verdicts[0]
     for without, verdict in zip(*verdicts, strict=True):
-        assert verdict == (without if without == "as good" or "recommended" in without else f"{without}, input-bound")
+        assert verdict == (
+            without
+            if without == "as good" or "recommended" in without
+            else f"{without}, input-bound"
+        )
 
 
 def test_a_share_of_the_time_is_one_and_so_are_its_bounds(monkeypatch):
     monkeypatch.setattr(cells, "throughput", lambda *_: ([1e6] * 3, [0.0, 0.9, 0.05]))
     for cell in summarize(make_records())["cells"]:
-        assert 0 == cell["wait_fraction"]["lo"] <= cell["wait_fraction"]["value"] <= cell["wait_fraction"]["hi"] <= 1
+        assert (
+            0
+            == cell["wait_fraction"]["lo"]
+            <= cell["wait_fraction"]["value"]
+            <= cell["wait_fraction"]["hi"]
+            <= 1
+        )
 
 
 def test_a_conclusion_leaves_no_size_undecided():
@@ -219,13 +317,37 @@ def test_a_conclusion_leaves_no_size_undecided():
         assert not set(recommendation["undecided"]) & set(recommendation["equivalent"])
 
 
-@pytest.mark.parametrize(("options", "sentence"), [
-    pytest.param({}, r"After 4,000,000 rows at minibatch size 1,024 the held-out loss is 0\.01\d+: 98\.\d\d% of the variance explained\.", id="finished"),
-    pytest.param({"outcomes": {1024: "diverged"}}, r"The training at minibatch size 1,024 diverged within 8,192 rows\.", id="diverged"),
-    pytest.param({"outcomes": {1024: "diverged"}, "holdout": "none"}, r"The training .* diverged within 8,192 rows\.", id="diverged, nothing held out"),
-    pytest.param({"outcomes": {1024: "out_of_memory"}}, r"The training at .* ran out of memory after 0 rows: needs 9\.1 GiB, .*\.", id="out of memory"),
-    pytest.param({"holdout": "none"}, r"Trained on 4,000,000 rows at minibatch size 1,024; no held-out loss .*", id="nothing held out"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        pytest.param(
+            {},
+            r"After 4,000,000 rows at minibatch size 1,024 the held-out loss is 0\.01\d+: 98\.\d\d%"
+            r" of the variance explained\.",
+            id="finished",
+        ),
+        pytest.param(
+            {"outcomes": {1024: "diverged"}},
+            r"The training at minibatch size 1,024 diverged within 8,192 rows\.",
+            id="diverged",
+        ),
+        pytest.param(
+            {"outcomes": {1024: "diverged"}, "holdout": "none"},
+            r"The training .* diverged within 8,192 rows\.",
+            id="diverged, nothing held out",
+        ),
+        pytest.param(
+            {"outcomes": {1024: "out_of_memory"}},
+            r"The training at .* ran out of memory after 0 rows: needs 9\.1 GiB, .*\.",
+            id="out of memory",
+        ),
+        pytest.param(
+            {"holdout": "none"},
+            r"Trained on 4,000,000 rows at minibatch size 1,024; no held-out loss .*",
+            id="nothing held out",
+        ),
+    ],
+)
 def test_the_answer_of_train_is_how_good_the_model_is(options, sentence):
     summary = summarize(make_records([1024], trials=1, lrs=[0.004], verb="train", **options))
     assert re.fullmatch(sentence, summary["sentence"]), summary["sentence"]
@@ -233,16 +355,26 @@ def test_the_answer_of_train_is_how_good_the_model_is(options, sentence):
 
 def test_the_ladder_stands_between_the_mean_and_the_best_possible():
     rungs = ladder(summarize(make_records()))
-    assert [name for name, *_ in rungs] == ["always the mean", "best linear model", "this network, minibatch 4,096", "best possible on this data"]
+    assert [name for name, *_ in rungs] == [
+        "always the mean",
+        "best linear model",
+        "this network, minibatch 4,096",
+        "best possible on this data",
+    ]
     losses = [float(loss) for _, loss, *_ in rungs]
-    assert losses == sorted(losses, reverse=True) and [own for *_, own in rungs] == [False, False, True, False]
+    assert losses == sorted(losses, reverse=True)
+    assert [own for *_, own in rungs] == [False, False, True, False]
     assert tiles(summarize(make_records(target_loss=[0.005]))) == []
 
 
 def test_inconclusive_names_the_sizes_that_may_be_as_fast():
     summary = summarize(make_records(trials=1))
     undecided = summary["recommendation"]["undecided"]
-    assert undecided and all(f"{size:,}" in summary["sentence"] and f"{size:,}" in summary["recommendation"]["reason"] for size in undecided)
+    assert undecided
+    assert all(
+        f"{size:,}" in summary["sentence"] and f"{size:,}" in summary["recommendation"]["reason"]
+        for size in undecided
+    )
 
 
 def test_a_constant_target_is_the_answer_and_no_remedy_is_named_for_it():
@@ -255,7 +387,8 @@ def test_a_constant_target_is_the_answer_and_no_remedy_is_named_for_it():
     records[0]["target_loss"] = [1e-12]
     summary = summarize(records)
     texts = [warning["text"] for warning in summary["warnings"]]
-    assert summary["sentence"].startswith("The target is constant") and sum("target is constant" in text for text in texts) == 1
+    assert summary["sentence"].startswith("The target is constant")
+    assert sum("target is constant" in text for text in texts) == 1
     assert not any("best linear" in text for text in texts)
 
 
@@ -263,25 +396,43 @@ def test_what_took_no_step_says_nothing_of_its_rates_nor_of_its_minibatches():
     records = make_records((256, 8_000_000), lrs=[0.001, 0.004], train_rows=40_000)
     texts = [warning["text"] for warning in summarize(records)["warnings"]]
     assert any("8,000,000 took no step" in text for text in texts)
-    assert not any("8,000,000" in text and ("best learning rate" in text or "more than the" in text) for text in texts)
+    assert not any(
+        "8,000,000" in text and ("best learning rate" in text or "more than the" in text)
+        for text in texts
+    )
 
 
-@pytest.mark.parametrize(("rules", "verb", "flag", "text"), [
-    (["tuned"], "sweep", "--lr-grid", "1,024 diverged in every trial at every learning rate."), (["fixed"], "sweep", "--lr", "1,024 diverged in every"),
-    (["tuned"], "train", "--lr", "1,024 diverged."),
-], ids=["tuned", "fixed", "train"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rules", "verb", "flag", "text"),
+    [
+        (["tuned"], "sweep", "--lr-grid", "1,024 diverged in every trial at every learning rate."),
+        (["fixed"], "sweep", "--lr", "1,024 diverged in every"),
+        (["tuned"], "train", "--lr", "1,024 diverged."),
+    ],
+    ids=["tuned", "fixed", "train"],
+)
 def test_a_divergence_names_the_flag_that_sets_the_rate(rules, verb, flag, text):
     records = make_records([1024], lrs=[0.004], outcomes={1024: "diverged"}, verb=verb)
     records[0] |= {"lr_rules": rules, "lr": 0.004}
-    assert [warning["flag"] for warning in summarize(records)["warnings"] if warning["text"].startswith(text)] == [flag]
+    assert [
+        warning["flag"]
+        for warning in summarize(records)["warnings"]
+        if warning["text"].startswith(text)
+    ] == [flag]
 
 
 def test_a_target_reached_before_the_first_evaluation_is_said_to_be_a_guess():
-    """From row 0 to row 1,024 a size of 8 takes 128 steps, and a line between them put a target of 14 steps at 68."""
+    """From row 0 to row 1,024 a size of 8 takes 128 steps, and a line between them put a target of
+    14 steps at 68.
+    """
     for target, flags in ((0.6, ["256: --set eval.first_row=256"]), (0.1, [])):
         records = make_records(target_loss=(target,))
         for record in records:
             if record["event"] == "evaluation" and record["rows"]:
                 record["holdout_loss"] *= 0.5
-        warnings = [one for one in summarize(records)["warnings"] if "before the first evaluation" in one["text"]]
+        warnings = [
+            one
+            for one in summarize(records)["warnings"]
+            if "before the first evaluation" in one["text"]
+        ]
         assert [f"{one['text'].split()[0]}: {one['flag']}" for one in warnings] == flags

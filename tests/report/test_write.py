@@ -1,9 +1,12 @@
-"""The report's files: whole or absent, equal to each other, safe against hostile names, drawn in a real browser."""
+"""The report's files: whole or absent, equal to each other, safe against hostile names, drawn in a
+real browser.
+"""
 
 import base64
 import csv
 import hashlib
 import html
+import itertools
 import json
 import re
 
@@ -17,7 +20,17 @@ from streamtrain.report.write import read_records, write_report
 from tests.report.synthetic import make_records
 
 SCRIPTED = "<script>alert(1)</script>"
-NAMES = ("tradeoff", "seconds_to_target", "loss_by_rows", "loss_by_steps", "loss_by_seconds", "throughput", "parts", "learning_rates", "noise_scale")
+NAMES = (
+    "tradeoff",
+    "seconds_to_target",
+    "loss_by_rows",
+    "loss_by_steps",
+    "loss_by_seconds",
+    "throughput",
+    "parts",
+    "learning_rates",
+    "noise_scale",
+)
 CHARTS = {f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")}
 
 
@@ -31,7 +44,13 @@ def report(tmp_path_factory):
 
 def test_files_and_nothing_else(report):
     out, _ = report
-    assert {path.name for path in out.iterdir()} == {"summary.json", "summary.csv", "report.md", "report.html", "charts"}
+    assert {path.name for path in out.iterdir()} == {
+        "summary.json",
+        "summary.csv",
+        "report.md",
+        "report.html",
+        "charts",
+    }
     assert {path.name for path in (out / "charts").iterdir()} == CHARTS
     assert (out / "report.html").stat().st_size < 3e6
 
@@ -53,22 +72,33 @@ def test_json_csv_and_html_agree_to_the_digit(report):
 
 def test_page_escapes_names_and_allows_scripts_by_hash_only(report):
     page = (report[0] / "report.html").read_text()
-    assert SCRIPTED not in page and html.escape(SCRIPTED) in page
-    policy = html.unescape(re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1])
-    assert "default-src 'none'" in policy and "unsafe-eval" not in policy and "script-src 'unsafe" not in policy
+    assert SCRIPTED not in page
+    assert html.escape(SCRIPTED) in page
+    policy = html.unescape(
+        re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
+    )
+    assert "default-src 'none'" in policy
+    assert "unsafe-eval" not in policy
+    assert "script-src 'unsafe" not in policy
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     assert len(scripts) == 2
     for script in scripts:
         assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
-    assert not re.search(r'(?:src|href)="(?!data:|#)', re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL))
+    assert not re.search(
+        r'(?:src|href)="(?!data:|#)', re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    )
 
 
 def test_nothing_to_draw_still_makes_a_report(tmp_path):
     sizes = [256, 1024]
-    summary = write_report(make_records(sizes=sizes, outcomes=dict.fromkeys(sizes, "out_of_memory"), timing=False), tmp_path)
+    summary = write_report(
+        make_records(sizes=sizes, outcomes=dict.fromkeys(sizes, "out_of_memory"), timing=False),
+        tmp_path,
+    )
     assert summary["recommendation"]["batch_size"] is None
     drawn = {path.stem for path in (tmp_path / "charts").iterdir()}
-    assert drawn <= {"parts", "learning_rates"} and (tmp_path / "report.html").exists()
+    assert drawn <= {"parts", "learning_rates"}
+    assert (tmp_path / "report.html").exists()
 
 
 def test_read_records_forgives_a_torn_last_line_only(tmp_path):
@@ -84,18 +114,25 @@ def test_read_records_forgives_a_torn_last_line_only(tmp_path):
 
 def test_labels_are_spread_in_order():
     heights = spread([0.0, 0.1, 0.2, 5.0, 5.0], 1.0)
-    assert all(b - a >= 1 - 1e-9 for a, b in zip(heights, heights[1:], strict=False))
+    assert all(b - a >= 1 - 1e-9 for a, b in itertools.pairwise(heights))
     assert heights[:3] == pytest.approx([-0.9, 0.1, 1.1])
 
 
 def test_compact_tables_keep_every_row():
-    assert compact([{"a": 1, "b": 0.123456789}, {"a": 2, "b": None}]) == {"a": [1, 2], "b": [0.123457, None]}
+    assert compact([{"a": 1, "b": 0.123456789}, {"a": 2, "b": None}]) == {
+        "a": [1, 2],
+        "b": [0.123457, None],
+    }
     assert compact([]) == {}
 
 
-@pytest.mark.parametrize("python", ["/bin/false", "/no/such/python"], ids=["dies", "does not start"])
+@pytest.mark.parametrize(
+    "python", ["/bin/false", "/no/such/python"], ids=["dies", "does not start"]
+)
 def test_a_run_keeps_its_figures_when_drawing_fails(tmp_path, monkeypatch, python):
-    """Under a memory limit the drawing process dies; the summary says so, and the table is there."""
+    """Under a memory limit the drawing process dies; the summary says so, and the table is
+    there.
+    """
     vega_bundle.cache_clear()
     monkeypatch.setattr("sys.executable", python)
     summary = write_report(make_records(), tmp_path)

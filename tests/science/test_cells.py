@@ -10,7 +10,9 @@ from tests.report.synthetic import make_records
 
 
 @pytest.mark.parametrize(
-    ("steps", "rows"), [(0, 0), (1, 100_000), (1.5, 130_000), (2, 160_000), (3, 260_000), (40, 3_200_000)], ids=str
+    ("steps", "rows"),
+    [(0, 0), (1, 100_000), (1.5, 130_000), (2, 160_000), (3, 260_000), (40, 3_200_000)],
+    ids=str,
 )
 def test_rows_of_steps_know_the_short_minibatch(steps, rows):
     """An epoch of 160,000 rows is a step of 100,000 and one of 60,000."""
@@ -18,13 +20,19 @@ def test_rows_of_steps_know_the_short_minibatch(steps, rows):
 
 
 def test_a_target_no_better_than_the_best_constant_is_no_target():
-    """On noise every loss stays about where it began: nothing is reached, and nothing is concluded."""
+    """On noise every loss stays about where it began: nothing is reached, and nothing is
+    concluded.
+    """
     records = make_records(truth=None)
     for record in records:
         if record["event"] == "evaluation" and record["holdout_loss"] is not None:
             record["holdout_loss"] = 2.0 + 0.1 / (1 + record["rows"])
     summary = summarize(records)
-    assert summary["target_loss"]["value"] is None if isinstance(summary["target_loss"], dict) else summary["target_loss"] is None
+    assert (
+        summary["target_loss"]["value"] is None
+        if isinstance(summary["target_loss"], dict)
+        else summary["target_loss"] is None
+    )
     assert summary["recommendation"]["batch_size"] is None
     assert not summary["recommendation"]["conclusive"]
     assert any("nothing was learned" in warning["text"] for warning in summary["warnings"])
@@ -35,23 +43,56 @@ def test_an_interval_of_times_is_never_negative():
     assert 0 <= figure["lo"] <= figure["value"] <= figure["hi"]
 
 
-def timed(steps: dict[int, float], *, delivery: float, step_cores: float = 0.0, delivery_cores: float = 0.0, cores: int = 2) -> Run:
-    """A run of size 64: seconds of 1,000 rows' steps in each repeat, and of delivering 2,000 rows; processor time of either."""
+def timed(
+    steps: dict[int, float],
+    *,
+    delivery: float,
+    step_cores: float = 0.0,
+    delivery_cores: float = 0.0,
+    cores: int = 2,
+) -> Run:
+    """A run of size 64: seconds of 1,000 rows' steps in each repeat, and of delivering 2,000 rows;
+    processor time of either.
+    """
     run = Run(header={"batch_sizes": [64]})
     for repeat, seconds in steps.items():
-        run.add({"event": "timing", "batch_size": 64, "repeat": repeat, "rows": 1000, "seconds": seconds, "core_seconds": step_cores})
-        run.add({
-            "event": "delivery", "repeat": repeat, "rows": 2000, "seconds": delivery, "core_seconds": delivery_cores, "cores": cores,
-        })  # fmt: skip
+        run.add(
+            {
+                "event": "timing",
+                "batch_size": 64,
+                "repeat": repeat,
+                "rows": 1000,
+                "seconds": seconds,
+                "core_seconds": step_cores,
+            }
+        )
+        run.add(
+            {
+                "event": "delivery",
+                "repeat": repeat,
+                "rows": 2000,
+                "seconds": delivery,
+                "core_seconds": delivery_cores,
+                "cores": cores,
+            }
+        )
     return run
 
 
-@pytest.mark.parametrize(("clock", "speed", "wait"), [
-    ({"delivery": 1.0}, 1000, 0.0), ({"delivery": 4.0}, 500, 0.5), ({"delivery": 1.0, "step_cores": 1.5, "delivery_cores": 2.0}, 800, 0.2),
-    ({"delivery": 1.0, "step_cores": 9.0}, 1000, 0.0),
-], ids=["steps", "delivery", "processors", "delivery not clocked"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("clock", "speed", "wait"),
+    [
+        ({"delivery": 1.0}, 1000, 0.0),
+        ({"delivery": 4.0}, 500, 0.5),
+        ({"delivery": 1.0, "step_cores": 1.5, "delivery_cores": 2.0}, 800, 0.2),
+        ({"delivery": 1.0, "step_cores": 9.0}, 1000, 0.0),
+    ],
+    ids=["steps", "delivery", "processors", "delivery not clocked"],
+)
 def test_a_repeat_takes_as_long_as_its_scarcest_part(clock, speed, wait):
-    """1,000 rows: a second of steps; half of what 2,000 take to come; the processor time of both over two cores."""
+    """1,000 rows: a second of steps; half of what 2,000 take to come; the processor time of both
+    over two cores.
+    """
     assert throughput(timed({0: 1.0}, **clock), 64) == ([speed], [pytest.approx(wait)])
 
 
@@ -60,4 +101,6 @@ def test_repeats_are_dealt_to_trials_in_turn():
     curves = {trial: Curve(batch_size=64, lr=0.1, trial=trial) for trial in (5, 6, 7)}
     cell = Cell(batch_size=64, lr=0.1, status="reached", curves=curves, steps_to_target={})
     speeds = 1000 / 1.0, 1000 / 2.0, 1000 / 4.0, 1000 / 3.0
-    assert row_seconds(run, cell) == pytest.approx({5: 2 / (speeds[0] + speeds[3]), 6: 1 / speeds[1], 7: 1 / speeds[2]})
+    assert row_seconds(run, cell) == pytest.approx(
+        {5: 2 / (speeds[0] + speeds[3]), 6: 1 / speeds[1], 7: 1 / speeds[2]}
+    )

@@ -7,13 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamtrain.science.crossing import automatic_target, first_crossing, round_up, rows_to_reach, smallest_target
+from streamtrain.science.crossing import (
+    automatic_target,
+    first_crossing,
+    round_up,
+    rows_to_reach,
+    smallest_target,
+)
 
 CASES = [
     pytest.param([0, 1, 2], [4.0, 1.0, 0.5], 2.0, 0.5, id="interpolated-in-log-loss"),
-    pytest.param([0, 10, 20, 30], [1.0, 0.4, 0.6, 0.3], 0.5, None, id="crossing-at-the-last-evaluation"),
-    pytest.param([0, 10, 20, 30, 40], [1.0, 0.4, 0.6, 0.5, 0.3], 0.5, 30.0, id="a-dip-that-stands-alone"),
-    pytest.param([0, 10, 10, 10], [1.0, 0.5, 0.5, 0.5], 0.5, None, id="no-new-step-confirms-nothing"),
+    pytest.param(
+        [0, 10, 20, 30], [1.0, 0.4, 0.6, 0.3], 0.5, None, id="crossing-at-the-last-evaluation"
+    ),
+    pytest.param(
+        [0, 10, 20, 30, 40], [1.0, 0.4, 0.6, 0.5, 0.3], 0.5, 30.0, id="a-dip-that-stands-alone"
+    ),
+    pytest.param(
+        [0, 10, 10, 10], [1.0, 0.5, 0.5, 0.5], 0.5, None, id="no-new-step-confirms-nothing"
+    ),
     pytest.param([0, 0, 0, 1, 2], [1.0, 1.0, 1.0, 0.5, 0.5], 0.5, 1.0, id="large-batch-that-waits"),
     pytest.param([0, 1, 2], [0.4, 0.3, 0.2], 0.5, 0.0, id="below-from-the-start"),
     pytest.param([0, 1, 2, 3], [1.0, None, 0.4, 0.3], 0.5, 2.0, id="nan-before-the-crossing"),
@@ -21,12 +33,12 @@ CASES = [
     pytest.param([], [], 0.5, None, id="nothing"),
     pytest.param([0], [1.0], 0.5, None, id="one-evaluation"),
 ]
-CURVES = st.lists(st.tuples(st.integers(0, 3), st.one_of(st.none(), st.floats(0.01, 10))), min_size=1, max_size=12).map(
-    lambda rows: (np.cumsum([step for step, _ in rows]).tolist(), [loss for _, loss in rows])
-)
+CURVES = st.lists(
+    st.tuples(st.integers(0, 3), st.one_of(st.none(), st.floats(0.01, 10))), min_size=1, max_size=12
+).map(lambda rows: (np.cumsum([step for step, _ in rows]).tolist(), [loss for _, loss in rows]))
 
 
-@pytest.mark.parametrize("steps, losses, target, expected", CASES)
+@pytest.mark.parametrize(("steps", "losses", "target", "expected"), CASES)
 def test_first_crossing(steps, losses, target, expected):
     found = first_crossing(steps, losses, target)
     assert found is None if expected is None else found == pytest.approx(expected)
@@ -49,11 +61,19 @@ def test_a_larger_target_is_reached_no_later(curve, target, factor):
 @given(st.lists(st.lists(CURVES, min_size=2, max_size=2), min_size=1, max_size=6))
 def test_automatic_target_is_reached_by_three_sizes_in_every_trial(sizes):
     target = automatic_target({size: [trials] for size, trials in enumerate(sizes)})
-    learned = [trials for trials in sizes if all(math.isfinite(smallest_target(*curve)) for curve in trials)]
+    learned = [
+        trials
+        for trials in sizes
+        if all(math.isfinite(smallest_target(*curve)) for curve in trials)
+    ]
     if target is None:
         assert not learned
         return
-    reached = [trials for trials in sizes if all(first_crossing(*curve, target) is not None for curve in trials)]
+    reached = [
+        trials
+        for trials in sizes
+        if all(first_crossing(*curve, target) is not None for curve in trials)
+    ]
     assert len(reached) >= min(3, len(learned))
 
 

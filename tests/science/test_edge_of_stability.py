@@ -1,6 +1,8 @@
-"""Published experiments on scikit-learn's digits, one scalar target: where sharpness settles (SCIENCE.md acceptance tests 7, 8, 12).
+"""Published experiments on scikit-learn's digits, one scalar target: where sharpness settles
+(SCIENCE.md acceptance tests 7, 8, 12).
 
-Slow: `pytest -m slow tests/science/test_edge_of_stability.py -s` prints the figures; needs the `sklearn` extra.
+Slow: `pytest -m slow tests/science/test_edge_of_stability.py -s` prints the figures; needs the
+`sklearn` extra.
 """
 
 import numpy as np
@@ -36,25 +38,61 @@ def threads():
 
 
 def test_gradient_descent_settles_at_the_edge_of_stability(digits):
-    """Cohen et al. 2021 (arXiv 2103.00065): under full-batch gradient descent λ_max rises to 2/η and stays about there."""
+    """Cohen et al. 2021 (arXiv 2103.00065): under full-batch gradient descent λ_max rises to 2/η
+    and stays about there.
+    """
     lr, steps, rows, probe = 0.1, 3000, digits[:1000], probe_shape(SHAPE)
-    engine = FusedEngine(SHAPE, initial_parameters(SHAPE, 0, 0), len(rows), (lr,), TrainConfig(optimizer="sgd", momentum=0.0))
+    engine = FusedEngine(
+        SHAPE,
+        initial_parameters(SHAPE, 0, 0),
+        len(rows),
+        (lr,),
+        TrainConfig(optimizer="sgd", momentum=0.0),
+    )
     line, found = stable_curvature("sgd", lr), []
     for step in range(steps):
         engine.advance(rows, 0, len(rows))
         if step % 100 == 99:
             weights = engine.parameters()[0]
-            found.append(largest_eigenvalue(lambda v, w=weights: probe.hvp(w, rows, v), probe.num_parameters, steps=20, tolerance=1e-3).ritz)
+            found.append(
+                largest_eigenvalue(
+                    lambda v, w=weights: probe.hvp(w, rows, v),
+                    probe.num_parameters,
+                    steps=20,
+                    tolerance=1e-3,
+                ).ritz
+            )
     late = np.array(found[-len(found) // 3 :]) * lr
-    print(f"λη at the start {found[0] * lr:.3f}, over the last third {late.min():.3f} to {late.max():.3f}, mean {late.mean():.3f}")
-    assert line * lr == pytest.approx(2) and found[0] < 0.8 * line
-    assert 1.8 <= late.mean() <= 2.4 and late.min() >= 1.8 and late.max() <= 2.4
+    print(
+        f"λη at the start {found[0] * lr:.3f}, over the last third {late.min():.3f} to"
+        f" {late.max():.3f}, mean {late.mean():.3f}"
+    )
+    assert line * lr == pytest.approx(2)
+    assert found[0] < 0.8 * line
+    assert 1.8 <= late.mean() <= 2.4
+    assert late.min() >= 1.8
+    assert late.max() <= 2.4
 
 
 def test_adam_settles_at_its_own_edge(digits):
-    """Cohen et al. 2022 (arXiv 2207.14484): under full-batch Adam λ_max of the preconditioned Hessian settles at 38/η for β₁ = 0.9."""
-    lr, steps, rows, probe, beta1, beta2 = 3e-4, 20_000, digits[:1000], probe_shape(SHAPE), 0.9, 0.99
-    engine = FusedEngine(SHAPE, initial_parameters(SHAPE, 0, 0), len(rows), (lr,), TrainConfig(optimizer="adam", beta1=beta1, beta2=beta2))
+    """Cohen et al. 2022 (arXiv 2207.14484): under full-batch Adam λ_max of the preconditioned
+    Hessian settles at 38/η for β₁ = 0.9.
+    """
+    lr, steps, rows, probe, beta1, beta2 = (
+        3e-4,
+        20_000,
+        digits[:1000],
+        probe_shape(SHAPE),
+        0.9,
+        0.99,
+    )
+    engine = FusedEngine(
+        SHAPE,
+        initial_parameters(SHAPE, 0, 0),
+        len(rows),
+        (lr,),
+        TrainConfig(optimizer="adam", beta1=beta1, beta2=beta2),
+    )
     line, found = stable_curvature("adam", lr, beta1=beta1), []
     for step in range(1, steps + 1):
         engine.advance(rows, 0, len(rows))
@@ -65,14 +103,26 @@ def test_adam_settles_at_its_own_edge(digits):
             def product(v, weights=weights, scale=scale):
                 return scale * probe.hvp(weights, rows, scale * v)
 
-            found.append(largest_eigenvalue(product, probe.num_parameters, steps=30, tolerance=1e-3).ritz * lr)
+            found.append(
+                largest_eigenvalue(product, probe.num_parameters, steps=30, tolerance=1e-3).ritz
+                * lr
+            )
     late = np.array(found[-len(found) // 3 :])
-    print(f"preconditioned λη at the start {found[0]:.2f}, over the last third {late.min():.2f} to {late.max():.2f}, mean {late.mean():.2f}")
-    assert line * lr == pytest.approx(38) and 34 <= late.min() and late.max() <= 42
+    print(
+        f"preconditioned λη at the start {found[0]:.2f}, over the last third {late.min():.2f} to"
+        f" {late.max():.2f}, mean {late.mean():.2f}"
+    )
+    assert line * lr == pytest.approx(38)
+    assert late.min() >= 34
+    assert late.max() <= 42
 
 
 def test_small_and_large_batches_end_at_other_sharpness_by_a_sign_that_is_reported(digits):
-    """Keskar et al. 2017: B = 32 against 10 % of the data, by Adam; once at one η, once with η tuned for each. Informative, never a gate."""
+    """Keskar et al. 2017.
+
+    B = 32 against 10 % of the data, by Adam; once at one η, once with η tuned for each.
+    Informative, never a gate.
+    """
     train, held, probe = digits[:1400], digits[1400:], probe_shape(SHAPE)
     sizes, rates, epochs, trials = (32, 140), (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), 60, 5
     phi = {(size, lr): [] for size in sizes for lr in rates}
@@ -81,20 +131,44 @@ def test_small_and_large_batches_end_at_other_sharpness_by_a_sign_that_is_report
         random = np.random.default_rng(trial)
         orders = [random.permutation(len(train)) for _ in range(epochs)]
         for size in sizes:
-            engine = FusedEngine(SHAPE, initial_parameters(SHAPE, 0, trial), size, rates, TrainConfig(optimizer="adam"))
+            engine = FusedEngine(
+                SHAPE,
+                initial_parameters(SHAPE, 0, trial),
+                size,
+                rates,
+                TrainConfig(optimizer="adam"),
+            )
             for order in orders:
                 engine.advance(train[order], 0, len(train))
                 engine.finish_epoch()
-            for lr, weights, loss in zip(rates, engine.parameters(), engine.evaluate(held), strict=True):
+            for lr, weights, loss in zip(
+                rates, engine.parameters(), engine.evaluate(held), strict=True
+            ):
                 losses[size, lr].append(loss)
-                phi[size, lr].append(sharpness(lambda w: probe.value_and_grad(w, train), weights.astype(float), 1e-3, restarts=8)["value"])
-    tuned = {size: min(rates, key=lambda lr, size=size: np.mean(losses[size, lr])) for size in sizes}
+                phi[size, lr].append(
+                    sharpness(
+                        lambda w: probe.value_and_grad(w, train),
+                        weights.astype(float),
+                        1e-3,
+                        restarts=8,
+                    )["value"]
+                )
+    tuned = {
+        size: min(rates, key=lambda lr, size=size: np.mean(losses[size, lr])) for size in sizes
+    }
     for name, chosen in (("the same η", dict.fromkeys(sizes, 1e-3)), ("η tuned", tuned)):
-        ratio = t_estimate(np.log(np.array(phi[sizes[1], chosen[sizes[1]]]) / phi[sizes[0], chosen[sizes[0]]]))
-        gap = t_estimate(np.array(losses[sizes[1], chosen[sizes[1]]]) - losses[sizes[0], chosen[sizes[0]]])
-        print(
-            f"{name} {chosen}: sharpness large/small {np.exp(ratio['value']):.2f} ({np.exp(ratio['lo']):.2f} to {np.exp(ratio['hi']):.2f}),"
-            f" held-out loss large - small {gap['value']:+.4f} ({gap['lo']:+.4f} to {gap['hi']:+.4f}), {ratio['n']} trials"
+        ratio = t_estimate(
+            np.log(np.array(phi[sizes[1], chosen[sizes[1]]]) / phi[sizes[0], chosen[sizes[0]]])
         )
-        assert np.isfinite([ratio["lo"], ratio["hi"], gap["lo"], gap["hi"]]).all() and ratio["n"] == trials
+        gap = t_estimate(
+            np.array(losses[sizes[1], chosen[sizes[1]]]) - losses[sizes[0], chosen[sizes[0]]]
+        )
+        print(
+            f"{name} {chosen}: sharpness large/small {np.exp(ratio['value']):.2f}"
+            f" ({np.exp(ratio['lo']):.2f} to {np.exp(ratio['hi']):.2f}), held-out loss large -"
+            f" small {gap['value']:+.4f} ({gap['lo']:+.4f} to {gap['hi']:+.4f}), {ratio['n']}"
+            " trials"
+        )
+        assert np.isfinite([ratio["lo"], ratio["hi"], gap["lo"], gap["hi"]]).all()
+        assert ratio["n"] == trials
     assert all(value > 0 for values in phi.values() for value in values)

@@ -1,4 +1,6 @@
-"""A run made from the laws themselves gives the laws back, and says which premise failed where it does not keep to them."""
+"""A run made from the laws themselves gives the laws back, and says which premise failed where it
+does not keep to them.
+"""
 
 import math
 
@@ -14,27 +16,77 @@ STEPS_MIN, CRITICAL, ALPHA, BETA = 400.0, 1000.0, 40e-6, 0.1e-6
 SIZES = [16, 64, 256, 1024, 4096, 16384]
 
 
-def run_of_laws(*, trials=3, roof=1e9, noise=0.02, rules=("tuned",), law=lambda size: STEPS_MIN * (1 + CRITICAL / size)):
-    """Every size reaches 0.5 in `law(size)` steps, a step takes α + βB, and the stream delivers `roof` rows a second."""
-    run = Run(header={
-        "event": "run", "batch_sizes": SIZES, "lrs": [[0.01]] * len(SIZES), "trials": trials, "target_loss": [0.5], "lr": 0.01,
-        "lr_rules": list(rules), "data": {"holdout_source": "rows"},
-    })  # fmt: skip
+def run_of_laws(
+    *,
+    trials=3,
+    roof=1e9,
+    noise=0.02,
+    rules=("tuned",),
+    law=lambda size: STEPS_MIN * (1 + CRITICAL / size),
+):
+    """Every size reaches 0.5 in `law(size)` steps, a step takes α + βB, and the stream delivers
+    `roof` rows a second.
+    """
+    run = Run(
+        header={
+            "event": "run",
+            "batch_sizes": SIZES,
+            "lrs": [[0.01]] * len(SIZES),
+            "trials": trials,
+            "target_loss": [0.5],
+            "lr": 0.01,
+            "lr_rules": list(rules),
+            "data": {"holdout_source": "rows"},
+        }
+    )
     for trial in range(trials):
         for size in SIZES:
             steps = law(size) * math.exp(noise * (trial - (trials - 1) / 2))
             for k in range(60):
                 done = round(steps * k / 40)
                 loss = 1 / (1 + done / steps)
-                run.add({"event": "evaluation", "trial": trial, "batch_size": size, "lr": 0.01, "rows": done * size, "steps": done,
-                         "holdout_loss": loss, "holdout_rmse": loss, "train_loss": loss})  # fmt: skip
-            run.add({"event": "outcome", "trial": trial, "batch_size": size, "lr": 0.01, "outcome": "finished"})
+                run.add(
+                    {
+                        "event": "evaluation",
+                        "trial": trial,
+                        "batch_size": size,
+                        "lr": 0.01,
+                        "rows": done * size,
+                        "steps": done,
+                        "holdout_loss": loss,
+                        "holdout_rmse": loss,
+                        "train_loss": loss,
+                    }
+                )
+            run.add(
+                {
+                    "event": "outcome",
+                    "trial": trial,
+                    "batch_size": size,
+                    "lr": 0.01,
+                    "outcome": "finished",
+                }
+            )
         run.add({"event": "pass", "kind": "tuning", "trial": trial, "rows_read": 1})
     for repeat in range(5):
-        run.add({"event": "delivery", "repeat": repeat, "rows": 10**6, "seconds": 10**6 / roof * (1 + 0.01 * repeat)})
+        run.add(
+            {
+                "event": "delivery",
+                "repeat": repeat,
+                "rows": 10**6,
+                "seconds": 10**6 / roof * (1 + 0.01 * repeat),
+            }
+        )
         for size in SIZES:
-            run.add({"event": "timing", "batch_size": size, "repeat": repeat, "rows": size,
-                     "seconds": (ALPHA + BETA * size) * (1 + 0.01 * ((repeat * 7 + size) % 3))})  # fmt: skip
+            run.add(
+                {
+                    "event": "timing",
+                    "batch_size": size,
+                    "repeat": repeat,
+                    "rows": size,
+                    "seconds": (ALPHA + BETA * size) * (1 + 0.01 * ((repeat * 7 + size) % 3)),
+                }
+            )
     return run
 
 
@@ -43,15 +95,24 @@ def test_the_laws_come_back():
     found = landmarks(run, judge(run))
     laws = found["laws"]
     assert laws["critical_batch_size"]["value"] == pytest.approx(CRITICAL, rel=0.1)
-    assert laws["steps_min"]["value"] == pytest.approx(STEPS_MIN, rel=0.1) and laws["misfit"] < 0.05
-    assert laws["alpha_seconds"]["value"] == pytest.approx(ALPHA, rel=0.1) and laws["beta_seconds_a_row"]["value"] == pytest.approx(BETA, rel=0.1)
-    assert laws["best_batch_size"]["value"] == pytest.approx(math.sqrt(CRITICAL * ALPHA / BETA), rel=0.15)
+    assert laws["steps_min"]["value"] == pytest.approx(STEPS_MIN, rel=0.1)
+    assert laws["misfit"] < 0.05
+    assert laws["alpha_seconds"]["value"] == pytest.approx(ALPHA, rel=0.1)
+    assert laws["beta_seconds_a_row"]["value"] == pytest.approx(BETA, rel=0.1)
+    assert laws["best_batch_size"]["value"] == pytest.approx(
+        math.sqrt(CRITICAL * ALPHA / BETA), rel=0.15
+    )
     for name in ("critical_batch_size", "alpha_seconds", "best_batch_size"):
         assert laws[name]["lo"] < laws[name]["value"] < laws[name]["hi"], name
-    assert laws["free_batch_size"] == laws["best_batch_size"] and laws["overlap"]["value"] is None
-    assert found["fewest_rows"] == 16 and found["fewest_rows_tied"] == [] and found["fewest_steps"] == 16384
-    assert found["steps_10"] == pytest.approx(10 * CRITICAL, rel=0.1) and found["overhead_20"] == pytest.approx(0.2 * CRITICAL, rel=0.1)
-    assert judge(run).choice.batch_size == 1024 and found["premise"] is None  # (1 + 1000/B)(40 + B/10) is least there among the sizes
+    assert laws["free_batch_size"] == laws["best_batch_size"]
+    assert laws["overlap"]["value"] is None
+    assert found["fewest_rows"] == 16
+    assert found["fewest_rows_tied"] == []
+    assert found["fewest_steps"] == 16384
+    assert found["steps_10"] == pytest.approx(10 * CRITICAL, rel=0.1)
+    assert found["overhead_20"] == pytest.approx(0.2 * CRITICAL, rel=0.1)
+    assert judge(run).choice.batch_size == 1024
+    assert found["premise"] is None
 
 
 def test_steps_that_were_guessed_are_no_part_of_the_law():
@@ -64,16 +125,21 @@ def test_steps_that_were_guessed_are_no_part_of_the_law():
                 setattr(curve, name, [values[0], *values[-2:]])
     judgement = judge(run)
     assert [cell.batch_size for cell in judgement.cells if cell.is_guessed] == [16, 64]
-    assert landmarks(run, judgement)["laws"]["critical_batch_size"]["value"] == pytest.approx(CRITICAL, rel=0.02)
+    assert landmarks(run, judgement)["laws"]["critical_batch_size"]["value"] == pytest.approx(
+        CRITICAL, rel=0.02
+    )
 
 
 def test_a_slow_reader_moves_the_optimum_to_the_kink_and_is_named():
     run = run_of_laws(roof=1e6)  # a row is delivered in 1 µs, and computed in 0.1
     found = landmarks(run, judge(run))
     kink = ALPHA / (1e-6 - BETA)
-    assert found["laws"]["kink"]["value"] == pytest.approx(kink, rel=0.1) and found["laws"]["best_batch_size"]["value"] == pytest.approx(kink, rel=0.1)
+    assert found["laws"]["kink"]["value"] == pytest.approx(kink, rel=0.1)
+    assert found["laws"]["best_batch_size"]["value"] == pytest.approx(kink, rel=0.1)
     assert judge(run).choice.batch_size in (16, 64)
-    assert found["laws"]["free_batch_size"]["value"] == pytest.approx(math.sqrt(CRITICAL * ALPHA / BETA), rel=0.15)
+    assert found["laws"]["free_batch_size"]["value"] == pytest.approx(
+        math.sqrt(CRITICAL * ALPHA / BETA), rel=0.15
+    )
     assert "I/O-bound" in found["premise"]  # 632 rows would be best if reading were free
 
 
@@ -82,10 +148,23 @@ def test_overlap_is_fitted_to_what_the_confirmations_took():
     for trial in range(3):
         for size in (256, 1024):
             computing, reading = (ALPHA + BETA * size) * 10_000, size * 10_000 / 5e6
-            run.add({"event": "confirmation", "batch_size": size, "trial": trial, "rows": 10_000 * size, "seconds": (computing**2 + reading**2) ** 0.5})
+            run.add(
+                {
+                    "event": "confirmation",
+                    "batch_size": size,
+                    "trial": trial,
+                    "rows": 10_000 * size,
+                    "seconds": (computing**2 + reading**2) ** 0.5,
+                }
+            )
     overlap = landmarks(run, judge(run))["laws"]["overlap"]
-    assert overlap["value"] == pytest.approx(2, rel=0.1) and overlap["lo"] <= overlap["value"] <= overlap["hi"] and overlap["n"] == 3
-    run.confirmations = [one | {"seconds": one["seconds"] / 1e4, "rows": one["rows"] / 1e4} for one in run.confirmations]
+    assert overlap["value"] == pytest.approx(2, rel=0.1)
+    assert overlap["lo"] <= overlap["value"] <= overlap["hi"]
+    assert overlap["n"] == 3
+    run.confirmations = [
+        one | {"seconds": one["seconds"] / 1e4, "rows": one["rows"] / 1e4}
+        for one in run.confirmations
+    ]
     assert landmarks(run, judge(run))["laws"]["overlap"]["n"] == 0  # too short to tell
 
 
@@ -94,39 +173,74 @@ def test_goodput_counts_the_rows_that_help():
     critical = found["laws"]["critical_batch_size"]["value"]
     for one in found["goodput"]:
         size = one["batch_size"]
-        assert one["rows_per_second"] == pytest.approx(size / (ALPHA + BETA * size) / (1 + size / critical), rel=0.05)
-    assert max(found["goodput"], key=lambda one: one["rows_per_second"])["batch_size"] == judge(run).choice.batch_size
+        assert one["rows_per_second"] == pytest.approx(
+            size / (ALPHA + BETA * size) / (1 + size / critical), rel=0.05
+        )
+    assert (
+        max(found["goodput"], key=lambda one: one["rows_per_second"])["batch_size"]
+        == judge(run).choice.batch_size
+    )
 
 
 def test_sizes_of_like_rows_are_said_to_be_tied():
-    run = run_of_laws(law=lambda size: 1e5 / size * (1.001 if size == 64 else 1.0 if size == 16 else 1.5), noise=0.0)
+    run = run_of_laws(
+        law=lambda size: 1e5 / size * (1.001 if size == 64 else 1.0 if size == 16 else 1.5),
+        noise=0.0,
+    )
     for (size, _), trials in run.curves.items():
         for trial, curve in trials.items():  # trials that differ by more than 16 and 64 do
-            curve.steps = [round(step * (1 + 0.02 * trial * (1 if size == 16 else -1))) for step in curve.steps]
-    assert landmarks(run, judge(run))["fewest_rows_tied"] == [64] or landmarks(run, judge(run))["fewest_rows_tied"] == [16]
+            curve.steps = [
+                round(step * (1 + 0.02 * trial * (1 if size == 16 else -1))) for step in curve.steps
+            ]
+    assert landmarks(run, judge(run))["fewest_rows_tied"] == [64] or landmarks(run, judge(run))[
+        "fewest_rows_tied"
+    ] == [16]
 
 
 def test_mean_square_stability_is_the_oracles_and_only_of_plain_sgd():
     run = run_of_laws()
     run.baseline = {"feature_eigenvalues": [0.4, 0.8, 1.2, 1.6]}
-    run.header["config"] = {"data": {"standardize": True}, "train": {"optimizer": "sgd", "momentum": 0}}
+    run.header["config"] = {
+        "data": {"standardize": True},
+        "train": {"optimizer": "sgd", "momentum": 0},
+    }
     found = landmarks(run, judge(run))["stability"]
     lam = [*run.baseline["feature_eigenvalues"], 1.0]
     for size, lr in zip(found["batch_sizes"], found["lrs"], strict=True):
         gains = [value * (1 + (1 if at < 4 else -1) / size) for at, value in enumerate(lam)]
         assert all(lr * gain < 2 for gain in gains)
-        assert lr / size * sum(value / (2 - lr * gain) for value, gain in zip(lam, gains, strict=True)) == pytest.approx(1)
+        assert lr / size * sum(
+            value / (2 - lr * gain) for value, gain in zip(lam, gains, strict=True)
+        ) == pytest.approx(1)
     assert found["lrs"] == sorted(found["lrs"])
-    for changes in ({"optimizer": "adam"}, {"momentum": 0.9}, {"loss": "huber"}, {"clip_norm": 1.0}):
+    for changes in (
+        {"optimizer": "adam"},
+        {"momentum": 0.9},
+        {"loss": "huber"},
+        {"clip_norm": 1.0},
+    ):
         run.header["config"]["train"] = {"optimizer": "sgd", "momentum": 0} | changes
         assert landmarks(run, judge(run))["stability"] is None
 
 
-@pytest.mark.parametrize(("changes", "says"), [
-    pytest.param({"law": lambda size: 400 if size < 4096 else 40}, "lack of fit", id="lack of fit"),
-    pytest.param({"rules": ("fixed",), "law": lambda size: 400 if size < 4096 else 40}, "no scaling of η", id="no scaling of the rate"),
-    pytest.param({"law": lambda size: STEPS_MIN * (1 + 0.001 / size)}, "outside the sizes", id="the optimum lies outside"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param(
+            {"law": lambda size: 400 if size < 4096 else 40}, "lack of fit", id="lack of fit"
+        ),
+        pytest.param(
+            {"rules": ("fixed",), "law": lambda size: 400 if size < 4096 else 40},
+            "no scaling of η",
+            id="no scaling of the rate",
+        ),
+        pytest.param(
+            {"law": lambda size: STEPS_MIN * (1 + 0.001 / size)},
+            "outside the sizes",
+            id="the optimum lies outside",
+        ),
+    ],
+)
 def test_the_premise_that_failed_is_named(changes, says):
     run = run_of_laws(**changes)
     judgement = judge(run)
@@ -140,25 +254,53 @@ def test_one_size_has_no_laws():
     run = run_of_laws()
     run.header["batch_sizes"], run.header["lrs"] = [64], [[0.01]]
     found = landmarks(run, judge(run))
-    assert all(found["laws"][name] is None for name in ("alpha_seconds", "critical_batch_size", "best_batch_size"))
-    assert found["fewest_rows"] == 64 and found["premise"] is None
+    assert all(
+        found["laws"][name] is None
+        for name in ("alpha_seconds", "critical_batch_size", "best_batch_size")
+    )
+    assert found["fewest_rows"] == 64
+    assert found["premise"] is None
 
 
 def test_a_correlated_size_is_not_eligible():
     run = run_of_laws()
-    run.add({"event": "measures", "measures": {"shuffle": {"deff": {"value": 3.0, "lo": 2.0, "hi": 4.0}, "by_batch_size": {
-        "256": {"value": 1.5, "lo": 1.3, "hi": 1.7}, "16": {"value": 1.0, "lo": 0.9, "hi": 1.05}}}}})  # fmt: skip
+    run.add(
+        {
+            "event": "measures",
+            "measures": {
+                "shuffle": {
+                    "deff": {"value": 3.0, "lo": 2.0, "hi": 4.0},
+                    "by_batch_size": {
+                        "256": {"value": 1.5, "lo": 1.3, "hi": 1.7},
+                        "16": {"value": 1.0, "lo": 0.9, "hi": 1.05},
+                    },
+                }
+            },
+        }
+    )
     judgement = judge(run)
     assert judgement.choice.batch_size == 16
     assert set(judgement.choice.ratios) == {16}
-    assert "the shuffle, not the size, was measured" in landmarks(run, judgement)["premise"]  # why 16 is recommended where 632 would be best
+    # why 16 is recommended where 632 would be best
+    assert "the shuffle, not the size, was measured" in landmarks(run, judgement)["premise"]
 
 
 def test_what_the_shuffle_did_is_said_where_it_keeps_sizes_from_being_judged():
     run = run_of_laws()
-    run.add({"event": "measures", "measures": {"shuffle": {"deff": {"value": 3.0, "lo": 2.0, "hi": 4.0}, "by_batch_size": {}}}})
+    run.add(
+        {
+            "event": "measures",
+            "measures": {
+                "shuffle": {"deff": {"value": 3.0, "lo": 2.0, "hi": 4.0}, "by_batch_size": {}}
+            },
+        }
+    )
     judgement = judge(run)
-    assert judgement.choice.batch_size is None and not judgement.choice.conclusive
+    assert judgement.choice.batch_size is None
+    assert not judgement.choice.conclusive
     assert "resemble one another" in why_not(run, judgement.cells[0], judgement.choice, 0.5)
     figures = [cell_figures(run, cell, None) for cell in judgement.cells]
-    assert "of your shuffle, not of the batch size" in describe(run, judgement.cells, figures, judgement.choice, 0.5)["reason"]
+    assert (
+        "of your shuffle, not of the batch size"
+        in describe(run, judgement.cells, figures, judgement.choice, 0.5)["reason"]
+    )

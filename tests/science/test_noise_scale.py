@@ -1,4 +1,6 @@
-"""The noise scale on Gaussian linear regression, where it is known in closed form (SCIENCE.md §2 and acceptance test 1)."""
+"""The noise scale on Gaussian linear regression, where it is known in closed form (SCIENCE.md §2
+and acceptance test 1).
+"""
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from streamtrain.science.noise_scale import (
     variance_and_signal,
     variance_and_signal_from_norms,
     weighted_variance_and_signal,
-)  # fmt: skip
+)
 from streamtrain.science.oracle import gaussian_noise_scales
 from streamtrain.science.sqrt_law import group_variances, sqrt_m_slope
 
@@ -40,7 +42,8 @@ def test_closed_form_and_coverage_of_a_thousand_intervals():
         ratios += [variance.sum(), signal.sum(), variance_h.sum(), signal_h.sum()]
         for parts in zip(variance, signal, variance_h, signal_h, strict=True):
             one, other = noise_scale(*parts[:2]), noise_scale(*parts[2:])
-            assert one["n"] == REPLICATES and one["kind"] == "fieller"
+            assert one["n"] == REPLICATES
+            assert one["kind"] == "fieller"
             inside += one["lo"] <= simple <= one["hi"]
             inside_weighted += other["lo"] <= weighted <= other["hi"]
     assert ratios[0] / ratios[1] == pytest.approx(simple, rel=0.01)
@@ -52,12 +55,20 @@ def test_closed_form_and_coverage_of_a_thousand_intervals():
 def test_three_ways_to_the_same_parts():
     g = gradients(np.random.default_rng(2), 512)
     whole = variance_and_signal(g)
-    np.testing.assert_allclose(variance_and_signal_from_norms(g.mean(axis=0), (g**2).sum(axis=1)), whole, rtol=1e-12)
+    np.testing.assert_allclose(
+        variance_and_signal_from_norms(g.mean(axis=0), (g**2).sum(axis=1)), whole, rtol=1e-12
+    )
     hessian = np.diag(EIGENVALUES)
     by_root = variance_and_signal(g * np.sqrt(EIGENVALUES))
-    np.testing.assert_allclose(weighted_variance_and_signal(g, lambda v: v @ hessian), by_root, rtol=1e-10)
+    np.testing.assert_allclose(
+        weighted_variance_and_signal(g, lambda v: v @ hessian), by_root, rtol=1e-10
+    )
     rotation = np.linalg.qr(np.random.default_rng(3).standard_normal((4, 4)))[0]
-    np.testing.assert_allclose(weighted_variance_and_signal(g @ rotation, lambda v: v @ rotation.T @ hessian @ rotation), by_root, rtol=1e-10)
+    np.testing.assert_allclose(
+        weighted_variance_and_signal(g @ rotation, lambda v: v @ rotation.T @ hessian @ rotation),
+        by_root,
+        rtol=1e-10,
+    )
 
 
 @pytest.mark.parametrize(("micro", "rows"), [(2, 1), (2, 5), (9, 3), (30, 1)])
@@ -72,15 +83,28 @@ def test_micro_batches_are_unbiased(micro, rows):
 def test_a_denominator_that_may_be_zero_gives_a_lower_bound_only():
     random = np.random.default_rng(0)
     found = fieller(5 + random.standard_normal(12), 0.1 + random.standard_normal(12))
-    assert found["kind"] == "fieller lower bound" and found["hi"] is None and 0 < found["lo"]
+    assert found["kind"] == "fieller lower bound"
+    assert found["hi"] is None
+    assert found["lo"] > 0
     negative = fieller(5 + random.standard_normal(12), -5 + random.standard_normal(12))
-    assert negative["value"] is None and negative["hi"] is None
-    assert fieller([1.0], [2.0]) == {"value": 0.5, "lo": None, "hi": None, "n": 1, "kind": "fieller"}
+    assert negative["value"] is None
+    assert negative["hi"] is None
+    assert fieller([1.0], [2.0]) == {
+        "value": 0.5,
+        "lo": None,
+        "hi": None,
+        "n": 1,
+        "kind": "fieller",
+    }
     with pytest.raises(ValueError, match="same length"):
         fieller([1.0], [1.0, 2.0])
 
 
-@given(st.lists(st.tuples(st.floats(0.5, 2), st.floats(0.5, 2)), min_size=2, max_size=30), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
+@given(
+    st.lists(st.tuples(st.floats(0.5, 2), st.floats(0.5, 2)), min_size=2, max_size=30),
+    st.floats(1e-3, 1e3),
+    st.floats(1e-3, 1e3),
+)
 def test_fieller_contains_the_ratio_and_scales_with_units(pairs, up, down):
     a, b = np.array(pairs).T
     one, other = fieller(a, b), fieller(a * up, b * down)
@@ -89,7 +113,8 @@ def test_fieller_contains_the_ratio_and_scales_with_units(pairs, up, down):
         assert (one[end] is None) == (other[end] is None)
         if one[end] is not None:
             assert other[end] == pytest.approx(one[end] * up / down, rel=1e-4, abs=1e-6 * up / down)
-    assert one["lo"] <= one["value"] * (1 + 1e-9) and (one["hi"] is None or one["value"] <= one["hi"] * (1 + 1e-9))
+    assert one["lo"] <= one["value"] * (1 + 1e-9)
+    assert one["hi"] is None or one["value"] <= one["hi"] * (1 + 1e-9)
 
 
 def test_block_bootstrap_covers_where_neighbours_are_correlated():
@@ -104,7 +129,8 @@ def test_block_bootstrap_covers_where_neighbours_are_correlated():
             found = block_bootstrap(np.full(600, 20.0), 4 + series, block=block, resamples=300)
             covered[block] += found["lo"] <= 5.0 <= found["hi"]
             assert found["n"] == -(-600 // block)
-    assert covered[50] >= 48 and covered[1] < 36
+    assert covered[50] >= 48
+    assert covered[1] < 36
 
 
 def test_adam_scale_makes_coordinates_alike():
@@ -115,7 +141,16 @@ def test_sqrt_m_law_of_independent_and_of_correlated_rows():
     random, sizes = np.random.default_rng(7), 4 * 2.0 ** np.arange(6)
     sets = [group_variances(gradients(random, 512, 4).mean(axis=1), 5) for _ in range(12)]
     slope = sqrt_m_slope(sizes, np.array(sets))
-    assert slope["lo"] < -0.5 < slope["hi"] and slope["hi"] - slope["lo"] < 0.1 and slope["n"] == 12
-    shared = [group_variances(gradients(random, 512, 4).mean(axis=1) + np.repeat(random.standard_normal((8, 4)), 64, 0), 5) for _ in range(12)]
+    assert slope["lo"] < -0.5 < slope["hi"]
+    assert slope["hi"] - slope["lo"] < 0.1
+    assert slope["n"] == 12
+    shared = [
+        group_variances(
+            gradients(random, 512, 4).mean(axis=1)
+            + np.repeat(random.standard_normal((8, 4)), 64, 0),
+            5,
+        )
+        for _ in range(12)
+    ]
     assert sqrt_m_slope(sizes, np.array(shared))["lo"] > -0.4
     assert sqrt_m_slope(sizes, np.array(sets[:1]))["lo"] is None

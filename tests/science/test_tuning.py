@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from streamtrain.science.judge import judge
 from streamtrain.science.run import Run
-from streamtrain.science.tuning import EXTENDED_BY, EXTENSIONS, PassPlan, choose_winners, next_fresh_pass, next_tuning_pass
+from streamtrain.science.tuning import (
+    EXTENDED_BY,
+    EXTENSIONS,
+    PassPlan,
+    choose_winners,
+    next_fresh_pass,
+    next_tuning_pass,
+)
 
 GRID = (0.001, 0.00316, 0.01, 0.0316, 0.1)
 ROWS = [0] + [1024 * 2**k for k in range(12)]
@@ -16,24 +23,71 @@ ROWS = [0] + [1024 * 2**k for k in range(12)]
 
 def header(**changes):
     return {
-        "event": "run", "batch_sizes": [64, 1024], "lrs": [list(GRID), list(GRID)], "trials": 4, "target_loss": [0.1], "lr": 0.01,
-        "lr_rules": ["tuned"], "halving": True, "extend": True, "rerun": True, "data": {"holdout_source": "rows"},
-    } | changes  # fmt: skip
+        "event": "run",
+        "batch_sizes": [64, 1024],
+        "lrs": [list(GRID), list(GRID)],
+        "trials": 4,
+        "target_loss": [0.1],
+        "lr": 0.01,
+        "lr_rules": ["tuned"],
+        "halving": True,
+        "extend": True,
+        "rerun": True,
+        "data": {"holdout_source": "rows"},
+    } | changes
 
 
-def run_plan(run: Run, plan: PassPlan, best: dict[int, float], luck: dict[tuple[float, int], float] | None = None, *, ends: bool = True):
-    """Add the records of a pass: the further a rate is from its size's best, the slower its loss falls."""
+def run_plan(
+    run: Run,
+    plan: PassPlan,
+    best: dict[int, float],
+    luck: dict[tuple[float, int], float] | None = None,
+    *,
+    ends: bool = True,
+):
+    """Add the records of a pass: the further a rate is from its size's best, the slower its loss
+    falls.
+    """
     for size, lrs in plan.lrs.items():
         for lr in lrs:
             distance = abs(math.log(lr / best[size])) + (luck or {}).get((lr, plan.trial), 0.0)
             for rows in ROWS:
                 loss = 1 / (1 + rows / 1024 * math.exp(-distance))
-                run.add({"event": "evaluation", "trial": plan.trial, "batch_size": size, "lr": lr, "rows": rows, "steps": rows // size,
-                         "holdout_loss": loss, "holdout_rmse": loss, "train_loss": loss})  # fmt: skip
-            run.add({"event": "outcome", "trial": plan.trial, "batch_size": size, "lr": lr, "outcome": "finished", "rows": ROWS[-1], "steps": 1})
+                run.add(
+                    {
+                        "event": "evaluation",
+                        "trial": plan.trial,
+                        "batch_size": size,
+                        "lr": lr,
+                        "rows": rows,
+                        "steps": rows // size,
+                        "holdout_loss": loss,
+                        "holdout_rmse": loss,
+                        "train_loss": loss,
+                    }
+                )
+            run.add(
+                {
+                    "event": "outcome",
+                    "trial": plan.trial,
+                    "batch_size": size,
+                    "lr": lr,
+                    "outcome": "finished",
+                    "rows": ROWS[-1],
+                    "steps": 1,
+                }
+            )
     if ends:
-        run.add({"event": "pass", "kind": plan.kind, "trial": plan.trial, "rows_read": ROWS[-1], "replicas": 1,
-                 "lrs": {str(size): list(lrs) for size, lrs in plan.lrs.items()}})  # fmt: skip
+        run.add(
+            {
+                "event": "pass",
+                "kind": plan.kind,
+                "trial": plan.trial,
+                "rows_read": ROWS[-1],
+                "replicas": 1,
+                "lrs": {str(size): list(lrs) for size, lrs in plan.lrs.items()},
+            }
+        )
 
 
 def play(run: Run, best: dict[int, float], luck=None) -> list[PassPlan]:
@@ -52,11 +106,15 @@ def play(run: Run, best: dict[int, float], luck=None) -> list[PassPlan]:
 def test_halving_leaves_fewer_rates_each_trial_and_fresh_seeds_judge():
     run = Run(header=header())
     plans = play(run, {64: 0.00316, 1024: 0.0316})
-    assert [(plan.kind, plan.trial) for plan in plans] == [("tuning", k) for k in range(4)] + [("fresh", k) for k in range(4, 8)]
+    assert [(plan.kind, plan.trial) for plan in plans] == [("tuning", k) for k in range(4)] + [
+        ("fresh", k) for k in range(4, 8)
+    ]
     assert [len(plan.lrs[64]) for plan in plans] == [5, 3, 2, 2, 1, 1, 1, 1]
-    assert {plan.lrs[64] for plan in plans[4:]} == {(0.00316,)} and {plan.lrs[1024] for plan in plans[4:]} == {(0.0316,)}
+    assert {plan.lrs[64] for plan in plans[4:]} == {(0.00316,)}
+    assert {plan.lrs[1024] for plan in plans[4:]} == {(0.0316,)}
     judgement = judge(run)
-    assert judgement.fresh and [sorted(cell.curves) for cell in judgement.cells] == [[4, 5, 6, 7]] * 2
+    assert judgement.fresh
+    assert [sorted(cell.curves) for cell in judgement.cells] == [[4, 5, 6, 7]] * 2
 
 
 def test_without_halving_every_rate_runs_to_the_end():
@@ -69,17 +127,25 @@ def test_a_grid_grows_at_its_edge_until_the_best_lies_inside(best, sizes):
     run = Run(header=header())
     plans = play(run, {64: best, 1024: 0.01})
     extensions = [plan for plan in plans if plan.kind == "extension"]
-    assert extensions and all(set(plan.lrs) == sizes and plan.trial == 0 and len(plan.lrs[64]) == EXTENDED_BY for plan in extensions)
+    assert extensions
+    assert all(
+        set(plan.lrs) == sizes and plan.trial == 0 and len(plan.lrs[64]) == EXTENDED_BY
+        for plan in extensions
+    )
     rates, lr = run.rates(64), run.winners[0]["lrs"][0]
     inside = rates[0] < best < rates[-1]
-    assert len(rates) == len(set(rates)) == 5 + EXTENDED_BY * len(extensions) and (inside or len(extensions) == EXTENSIONS)
+    assert len(rates) == len(set(rates)) == 5 + EXTENDED_BY * len(extensions)
+    assert inside or len(extensions) == EXTENSIONS
     assert lr == min(rates, key=lambda rate: abs(math.log(rate / best)))
     assert run.winners[0]["at_edge"] == [not inside, False]
-    assert all(plan.lrs[1024] for plan in plans if plan.kind == "tuning") and run.rates(1024) == list(GRID)
+    assert all(plan.lrs[1024] for plan in plans if plan.kind == "tuning")
+    assert run.rates(1024) == list(GRID)
 
 
 def test_a_grid_does_not_grow_for_a_size_that_took_no_step():
-    """All its rates have the loss of the first weights; a pass over the data for each extension found nothing."""
+    """All its rates have the loss of the first weights; a pass over the data for each extension
+    found nothing.
+    """
     run = Run(header=header(batch_sizes=[64, 10**9]))
     assert {plan.kind for plan in play(run, {64: 0.01, 10**9: 0.0001})} == {"tuning", "fresh"}
     assert run.rates(10**9) == list(GRID)
@@ -91,26 +157,36 @@ def test_rules_that_do_not_tune_share_the_tuning_passes_and_need_no_fresh_seeds(
     assert [(plan.kind, plan.trial) for plan in plans] == [("tuning", k) for k in range(4)]
     assert plans[0].lrs == {64: (0.000625, 0.0025, 0.01), 1024: (0.01,)}
     judgement = judge(run)
-    assert not judgement.fresh and [cell.lr for cell in judgement.cells] == [0.01, 0.01]
+    assert not judgement.fresh
+    assert [cell.lr for cell in judgement.cells] == [0.01, 0.01]
 
 
 def test_a_lucky_rate_is_found_out_on_fresh_seeds():
-    """One rate is lucky on the seeds that tune: it wins, and its figures come from seeds on which it is not."""
+    """One rate is lucky on the seeds that tune: it wins, and its figures come from seeds on which
+    it is not.
+    """
     luck = {(0.01, trial): -2.0 for trial in range(4)}
     run = Run(header=header(extend=False))
     play(run, {64: 0.00316, 1024: 0.01}, luck)
     cell = judge(run).cells[0]
-    assert cell.lr == 0.01 and min(cell.rows_to_target.values()) > 2 * 9 * 1024
+    assert cell.lr == 0.01
+    assert min(cell.rows_to_target.values()) > 2 * 9 * 1024
 
 
 def test_an_automatic_target_is_the_harder_to_miss_of_tuning_and_fresh_seeds():
-    """Fresh seeds may do better than those that chose the target, or worse: it is never lowered, and raised to what they reached."""
+    """Fresh seeds may do better than those that chose the target, or worse: it is never lowered,
+    and raised to what they reached.
+    """
     unlucky = {(lr, trial): 1.0 for lr in GRID for trial in range(2)}
-    for luck, raised in ((unlucky, False), ({(lr, trial): 1.0 for lr in GRID for trial in (2, 3)}, True)):
+    for luck, raised in (
+        (unlucky, False),
+        ({(lr, trial): 1.0 for lr in GRID for trial in (2, 3)}, True),
+    ):
         run = Run(header=header(target_loss=[], trials=2, extend=False, halving=False))
         play(run, {64: 0.01, 1024: 0.01}, luck)
         tuned, judged = run.winners[0]["target_loss"], judge(run)
-        assert judged.chosen == "automatic" and (judged.target > tuned if raised else judged.target == tuned)
+        assert judged.chosen == "automatic"
+        assert judged.target > tuned if raised else judged.target == tuned
         assert all(cell.status == "reached" for cell in judged.cells)
 
 
@@ -118,14 +194,22 @@ def test_every_given_target_has_its_winner_on_fresh_seeds():
     run = Run(header=header(target_loss=[0.1, 0.5]))
     play(run, {64: 0.00316, 1024: 0.0316})
     assert [one["target_loss"] for one in run.winners] == [0.1, 0.5]
-    assert next_tuning_pass(run) is None and next_fresh_pass(run) is None
+    assert next_tuning_pass(run) is None
+    assert next_fresh_pass(run) is None
 
 
 @given(st.data())
 def test_the_next_pass_is_a_function_of_the_passes_that_ended(data):
     """Records of a pass that was cut off change nothing: a resumed sweep makes the same passes."""
-    best = {64: data.draw(st.sampled_from([1e-4, *GRID, 0.5])), 1024: data.draw(st.sampled_from(GRID))}
-    changes = {"trials": data.draw(st.integers(1, 3)), "halving": data.draw(st.booleans()), "target_loss": data.draw(st.sampled_from([[0.1], []]))}
+    best = {
+        64: data.draw(st.sampled_from([1e-4, *GRID, 0.5])),
+        1024: data.draw(st.sampled_from(GRID)),
+    }
+    changes = {
+        "trials": data.draw(st.integers(1, 3)),
+        "halving": data.draw(st.booleans()),
+        "target_loss": data.draw(st.sampled_from([[0.1], []])),
+    }
     whole = play(Run(header=header(**changes)), best)
     run, plans = Run(header=header(**changes)), []
     while plan := next_tuning_pass(run):

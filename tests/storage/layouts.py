@@ -1,4 +1,6 @@
-"""The same values in every layout that the Reader contract covers: name → (write below a folder, path, decoded values)."""
+"""The same values in every layout that the Reader contract covers: name → (write below a folder,
+path, decoded values).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +20,10 @@ NAMES = ("a", "b", "y")
 
 @dataclass(frozen=True)
 class Case:
-    """A written data set and what it must decode to: (rows, columns), NaN for null, rows in the order of sorted paths."""
+    """A written data set and what it must decode to.
+
+    (rows, columns), NaN for null, rows in the order of sorted paths.
+    """
 
     path: Path
     expected: np.ndarray
@@ -29,9 +34,16 @@ def numbers(rows: int = ROWS, dtype: str = "float32") -> np.ndarray:
     return np.random.default_rng(7).normal(size=(rows, len(NAMES))).astype(dtype)
 
 
-def write_parquet(path: Path, values: np.ndarray, row_group_size: int = 300, **options: object) -> Path:
+def write_parquet(
+    path: Path, values: np.ndarray, row_group_size: int = 300, **options: object
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({name: values[:, i] for i, name in enumerate(NAMES)}), path, row_group_size=row_group_size, **options)
+    pq.write_table(
+        pa.table({name: values[:, i] for i, name in enumerate(NAMES)}),
+        path,
+        row_group_size=row_group_size,
+        **options,
+    )
     return path
 
 
@@ -45,7 +57,10 @@ def parquet_tiny_groups(tmp: Path) -> Case:
 
 def parquet_large_group(tmp: Path) -> Case:
     values = numbers(200_000)
-    return Case(write_parquet(tmp / "one.parquet", values, row_group_size=len(values), data_page_size=4096), values)
+    return Case(
+        write_parquet(tmp / "one.parquet", values, row_group_size=len(values), data_page_size=4096),
+        values,
+    )
 
 
 def parquet_folder(tmp: Path) -> Case:
@@ -62,29 +77,43 @@ def parquet_glob(tmp: Path) -> Case:
 
 
 def parquet_float64(tmp: Path) -> Case:
-    return Case(write_parquet(tmp / "one.parquet", numbers(dtype="float64")), numbers(dtype="float64"), "float64")
+    return Case(
+        write_parquet(tmp / "one.parquet", numbers(dtype="float64")),
+        numbers(dtype="float64"),
+        "float64",
+    )
 
 
 def parquet_types(tmp: Path) -> Case:
     whole = np.arange(ROWS) % 100
-    table = pa.table({
-        "a": pa.array(whole.astype("int64")), "b": pa.array(whole.astype("uint8")).dictionary_encode(),
-        "y": pa.array(whole).cast(pa.decimal128(20, 0)),
-    })
+    table = pa.table(
+        {
+            "a": pa.array(whole.astype("int64")),
+            "b": pa.array(whole.astype("uint8")).dictionary_encode(),
+            "y": pa.array(whole).cast(pa.decimal128(20, 0)),
+        }
+    )
     pq.write_table(table, tmp / "one.parquet", row_group_size=300)
     return Case(tmp / "one.parquet", np.stack([whole] * 3, axis=1).astype("float64"), "float64")
 
 
 def parquet_small_types(tmp: Path) -> Case:
     whole = np.arange(ROWS) % 100
-    table = pa.table({"a": whole.astype("int16"), "b": whole.astype("float16"), "y": whole % 2 == 0})
+    table = pa.table(
+        {"a": whole.astype("int16"), "b": whole.astype("float16"), "y": whole % 2 == 0}
+    )
     pq.write_table(table, tmp / "one.parquet", row_group_size=300)
-    return Case(tmp / "one.parquet", np.stack([whole, whole, whole % 2 == 0], axis=1).astype("float32"))
+    return Case(
+        tmp / "one.parquet", np.stack([whole, whole, whole % 2 == 0], axis=1).astype("float32")
+    )
 
 
 def parquet_nulls(tmp: Path) -> Case:
     values, hidden = numbers(), np.random.default_rng(1).random((ROWS, 3)) < 0.3
-    pq.write_table(pa.table({name: pa.array(values[:, i], mask=hidden[:, i]) for i, name in enumerate(NAMES)}), tmp / "n.parquet")
+    pq.write_table(
+        pa.table({name: pa.array(values[:, i], mask=hidden[:, i]) for i, name in enumerate(NAMES)}),
+        tmp / "n.parquet",
+    )
     return Case(tmp / "n.parquet", np.where(hidden, np.nan, values))
 
 
@@ -93,7 +122,11 @@ def parquet_null_integers(tmp: Path) -> Case:
     columns = {"a": whole, "b": whole > 50, "y": whole.astype("int8")}
     table = pa.table({name: pa.array(values, mask=hidden) for name, values in columns.items()})
     pq.write_table(table, tmp / "n.parquet", row_group_size=300)
-    return Case(tmp / "n.parquet", np.where(hidden[:, None], np.nan, np.stack([whole, whole > 50, whole], axis=1)), "float64")
+    return Case(
+        tmp / "n.parquet",
+        np.where(hidden[:, None], np.nan, np.stack([whole, whole > 50, whole], axis=1)),
+        "float64",
+    )
 
 
 def mixed_types(tmp: Path) -> Case:
@@ -104,7 +137,13 @@ def mixed_types(tmp: Path) -> Case:
 
 def write_zarr(path: Path, values: np.ndarray, **options: object) -> Path:
     options = {"chunks": (300, values.shape[1])} | options
-    array = zarr.create_array(str(path), shape=values.shape, dtype=values.dtype, attributes={"columns": list(NAMES)}, **options)
+    array = zarr.create_array(
+        str(path),
+        shape=values.shape,
+        dtype=values.dtype,
+        attributes={"columns": list(NAMES)},
+        **options,
+    )
     array[:] = values
     return path
 
@@ -114,11 +153,15 @@ def zarr_matrix(tmp: Path) -> Case:
 
 
 def zarr_split_columns(tmp: Path) -> Case:
-    return Case(write_zarr(tmp / "one.zarr", numbers(), chunks=(128, 2), compressors=None), numbers())
+    return Case(
+        write_zarr(tmp / "one.zarr", numbers(), chunks=(128, 2), compressors=None), numbers()
+    )
 
 
 def zarr_sharded(tmp: Path) -> Case:
-    return Case(write_zarr(tmp / "one.zarr", numbers(), chunks=(100, 3), shards=(400, 3)), numbers())
+    return Case(
+        write_zarr(tmp / "one.zarr", numbers(), chunks=(100, 3), shards=(400, 3)), numbers()
+    )
 
 
 def zarr_integers(tmp: Path) -> Case:
@@ -135,7 +178,9 @@ def zarr_columns(tmp: Path) -> Case:
     values = numbers()
     group = zarr.create_group(str(tmp / "group.zarr"), attributes={"columns": list(NAMES)})
     for i, name in enumerate(NAMES):
-        group.create_array(name, shape=(ROWS,), chunks=(100 + i,), dtype="float32")[:] = values[:, i]
+        group.create_array(name, shape=(ROWS,), chunks=(100 + i,), dtype="float32")[:] = values[
+            :, i
+        ]
     return Case(tmp / "group.zarr", values)
 
 
@@ -164,8 +209,26 @@ def generated(tmp: Path) -> Case:
 LAYOUTS: dict[str, Callable[[Path], Case]] = {
     make.__name__: make
     for make in (
-        parquet_file, parquet_tiny_groups, parquet_large_group, parquet_folder, parquet_glob, parquet_float64, parquet_types,
-        parquet_small_types, parquet_nulls, parquet_null_integers, mixed_types, zarr_matrix, zarr_split_columns, zarr_sharded,
-        zarr_integers, zarr_big_endian, zarr_columns, zarr_folder, ingested_parquet, ingested_zarr, generated,
+        parquet_file,
+        parquet_tiny_groups,
+        parquet_large_group,
+        parquet_folder,
+        parquet_glob,
+        parquet_float64,
+        parquet_types,
+        parquet_small_types,
+        parquet_nulls,
+        parquet_null_integers,
+        mixed_types,
+        zarr_matrix,
+        zarr_split_columns,
+        zarr_sharded,
+        zarr_integers,
+        zarr_big_endian,
+        zarr_columns,
+        zarr_folder,
+        ingested_parquet,
+        ingested_zarr,
+        generated,
     )
 }

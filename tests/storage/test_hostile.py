@@ -1,4 +1,6 @@
-"""Data made to mislead: each is one DataError that names it, before its bytes are trusted with memory, and nothing in it is run."""
+"""Data made to mislead: each is one DataError that names it, before its bytes are trusted with
+memory, and nothing in it is run.
+"""
 
 import json
 import os
@@ -49,7 +51,11 @@ def test_columns_of_one_name_are_refused_as_data(tmp_path: Path) -> None:
     assert "one name twice: 'y'" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a\nerror: all is well", "a\x1b[2J", "a\u202eb", "a\rb"], ids=["newline", "escape", "bidi", "return"])
+@pytest.mark.parametrize(
+    "name",
+    ["a\nerror: all is well", "a\x1b[2J", "a\u202eb", "a\rb"],
+    ids=["newline", "escape", "bidi", "return"],
+)
 def test_names_cannot_write_to_the_terminal(name: str, tmp_path: Path) -> None:
     pq.write_table(pa.table({name: [1.0], "y": [1.0]}), tmp_path / "a.parquet")
     assert "holds control characters" in refusal(tmp_path / "a.parquet")
@@ -70,7 +76,8 @@ def test_hive_partitions_are_not_passed_over_in_silence(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"Hive partitions are not read \(year\)"):
         assert open_shards(str(tmp_path)).columns == ("a", "b", "y")
     with pytest.warns(UserWarning, match="not read"):
-        assert "'year'" in (said := refusal(tmp_path, features=["year"])) and "Hive partition, which is not read" in said
+        assert "'year'" in (said := refusal(tmp_path, features=["year"]))
+        assert "Hive partition, which is not read" in said
 
 
 def test_pipes_are_refused_instead_of_waited_for(tmp_path: Path) -> None:
@@ -91,11 +98,23 @@ def test_nothing_in_a_zarr_v2_object_array_or_n5_is_run(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "sprung"),)
 
     for name, attributes in (
-        ("v2", {"zarr_format": 2, "dtype": "|O", "shape": [1], "chunks": [1], "filters": [{"id": "pickle"}], "compressor": None}),
+        (
+            "v2",
+            {
+                "zarr_format": 2,
+                "dtype": "|O",
+                "shape": [1],
+                "chunks": [1],
+                "filters": [{"id": "pickle"}],
+                "compressor": None,
+            },
+        ),
         ("n5", {"n5": "2.0.0", "dataType": "float32", "dimensions": [1], "blockSize": [1]}),
     ):
         (tmp_path / name).mkdir()
-        (tmp_path / name / ("attributes.json" if name == "n5" else ".zarray")).write_text(json.dumps(attributes))
+        (tmp_path / name / ("attributes.json" if name == "n5" else ".zarray")).write_text(
+            json.dumps(attributes)
+        )
         (tmp_path / name / "0").write_bytes(pickle.dumps(Trap()))
         assert "not Zarr v3" in refusal(tmp_path / name)
     assert not (tmp_path / "sprung").exists()
@@ -106,7 +125,11 @@ def test_codecs_are_known_by_name_before_zarr_sees_them(place: str, tmp_path: Pa
     path = write_zarr(tmp_path / "a.zarr", numbers(), chunks=(100, 3), shards=(400, 3))
     metadata = json.loads((path / "zarr.json").read_text())
     sharding = metadata["codecs"][0]["configuration"]
-    codecs = {"codec": metadata["codecs"], "inner": sharding["codecs"], "index": sharding["index_codecs"]}[place]
+    codecs = {
+        "codec": metadata["codecs"],
+        "inner": sharding["codecs"],
+        "index": sharding["index_codecs"],
+    }[place]
     codecs.append({"name": "numcodecs.pickle"})
     (path / "zarr.json").write_text(json.dumps(metadata))
     assert "the codec 'numcodecs.pickle' is not known" in refusal(path)
@@ -117,7 +140,10 @@ def test_a_missing_inner_chunk_of_a_shard_is_refused(location: str, tmp_path: Pa
     values = numbers()
     shards = {"shape": (400, 3), "index_location": location}
     path = write_zarr(tmp_path / "a.zarr", values, chunks=(100, 3), shards=shards)
-    np.testing.assert_array_equal(np.stack(Readers(dataset := open_shards(str(path))).read(0, 0, dataset.num_rows), axis=1), values)
+    np.testing.assert_array_equal(
+        np.stack(Readers(dataset := open_shards(str(path))).read(0, 0, dataset.num_rows), axis=1),
+        values,
+    )
     shutil.rmtree(path)
     values[500:600] = 0  # all fill value: left out by zarr, and read as zeros by everyone
     write_zarr(path, values, chunks=(100, 3), shards=shards)
@@ -144,8 +170,11 @@ def test_an_index_that_points_beyond_its_shard_is_refused(tmp_path: Path) -> Non
 def test_a_zarr_chunk_far_larger_than_its_array_counts_in_the_budget(tmp_path: Path) -> None:
     path = write_zarr(tmp_path / "a.zarr", numbers(10), chunks=(5_000_000, 3))
     dataset = open_shards(str(path))
-    assert dataset.shards[0].read_rows == 5_000_000 and dataset.shards[0].num_bytes < 2**20
-    source, window_rows = open_source(dataset, seed=0, span_rows=100, window_rows=None, holdout=0, eval_rows=1)
+    assert dataset.shards[0].read_rows == 5_000_000
+    assert dataset.shards[0].num_bytes < 2**20
+    source, window_rows = open_source(
+        dataset, seed=0, span_rows=100, window_rows=None, holdout=0, eval_rows=1
+    )
     with pytest.raises(ResourceError, match=r"decoding \(1\d\d[\d.]* MiB\)"):
         stream_budget(source, window_rows, FetchConfig(memory=2**27), fixed_bytes=0)
 
@@ -156,19 +185,28 @@ def test_more_rows_than_a_plan_can_hold_are_refused_before_the_plan_is_made(tmp_
     metadata["shape"][0] = metadata["chunk_grid"]["configuration"]["chunk_shape"][0] = 2**52
     (path / "zarr.json").write_text(json.dumps(metadata))
     dataset = open_shards(str(path))
-    with pytest.raises(DataError, match=rf"{2**52:,} rows in 1 shards make more than {MAX_SPANS:,} spans"):
+    with pytest.raises(
+        DataError, match=rf"{2**52:,} rows in 1 shards make more than {MAX_SPANS:,} spans"
+    ):
         cut_spans(dataset.shards, span_rows=262_144, window_rows=2**21)
 
 
 @pytest.mark.parametrize("format", ["parquet", "zarr"])
-def test_a_manifest_that_lies_about_a_shard_is_found_out_when_it_is_read(format: str, tmp_path: Path) -> None:
+def test_a_manifest_that_lies_about_a_shard_is_found_out_when_it_is_read(
+    format: str, tmp_path: Path
+) -> None:
     generate(tmp_path / "data", rows=1000, span_rows=100, format=format)
     made = read_manifest(str(tmp_path / "data"))
     entry = made.shards[0]
     names = [*made.columns[:-1], "z"] if format == "parquet" else [*made.columns, "z"]
     statistics = dict.fromkeys(names, made.statistics["y"])
     for change in (
-        made.model_copy(update={"shards": [entry.model_copy(update={"rows": 900, "boundaries": [(100, 9)]})], "rows": 900}),
+        made.model_copy(
+            update={
+                "shards": [entry.model_copy(update={"rows": 900, "boundaries": [(100, 9)]})],
+                "rows": 900,
+            }
+        ),
         made.model_copy(update={"columns": names, "statistics": statistics}),
     ):
         write_manifest(str(tmp_path / "data"), change)
@@ -185,7 +223,9 @@ def test_a_manifest_cannot_promise_float32_of_a_wider_column(tmp_path: Path) -> 
     made = read_manifest(str(tmp_path / "data"))
     path = tmp_path / "data" / made.shards[0].name
     table = pq.read_table(path)
-    pq.write_table(table.set_column(0, table.column_names[0], table.column(0).cast(pa.float64())), path)
+    pq.write_table(
+        table.set_column(0, table.column_names[0], table.column(0).cast(pa.float64())), path
+    )
     source = open_shards(str(path)).shards[0].source
     entry = made.shards[0].model_copy(update={"bytes": path.stat().st_size, "source": source})
     write_manifest(str(tmp_path / "data"), made.model_copy(update={"shards": [entry]}))
@@ -203,40 +243,77 @@ def test_huge_counts_in_a_manifest_are_refused(tmp_path: Path) -> None:
         assert "the manifest cannot be used" in refusal(tmp_path / "data")
 
 
-def test_a_row_group_that_claims_more_values_than_rows_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch) -> None:
+def test_a_row_group_that_claims_more_values_than_rows_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch
+) -> None:
     path = write_parquet(tmp_path / "a.parquet", numbers())
     dataset = open_shards(str(path))
     monkeypatch.setattr("streamtrain.storage.bombs._MOST_EXTRA_BYTES", 0)
     monkeypatch.setattr("streamtrain.storage.bombs._MOST_ROW_BYTES", 1)
-    with pytest.raises(DataError, match=r"row group 0, column 'a': the footer claims 300 values that decode to [\d,]+ bytes, for 300 rows"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"row group 0, column 'a': the footer claims 300 values that decode to [\d,]+ bytes,"
+            r" for 300 rows"
+        ),
+    ):
         Readers(dataset).read(0, 0, 10)
 
 
 # --- CSV ---
 
 
-@pytest.mark.parametrize("text", ["9007199254740993", "-9007199254740993", "18446744073709551616", "1" * 30, "1e400", "-1e400", ".5e999"])
-def test_numbers_in_csv_that_float64_cannot_hold_are_refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9007199254740993",
+        "-9007199254740993",
+        "18446744073709551616",
+        "1" * 30,
+        "1e400",
+        "-1e400",
+        ".5e999",
+    ],
+)
+def test_numbers_in_csv_that_float64_cannot_hold_are_refused(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("streamtrain.storage.tables._BLOCK_BYTES", 256)
-    (tmp_path / "a.csv").write_text("a,y\n" + "1.5,2\n" * 100 + "1e20,3\n" * 100 + f"{text},1\n" + "1,2\n" * 50)
+    (tmp_path / "a.csv").write_text(
+        "a,y\n" + "1.5,2\n" * 100 + "1e20,3\n" * 100 + f"{text},1\n" + "1,2\n" * 50
+    )
     with pytest.raises(DataError, match=r"a\.csv: column 'a': .*(beyond ±2\^53|beyond float64)"):
         ingest(tmp_path / "a.csv", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
-def test_large_numbers_in_csv_that_float64_holds_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_numbers_in_csv_that_float64_holds_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("streamtrain.storage.tables._BLOCK_BYTES", 64)
-    written = ["9007199254740992", "1e300", "-1.7e308", "inf", "-Infinity", "9007199254740994.0", "1"]
+    written = [
+        "9007199254740992",
+        "1e300",
+        "-1.7e308",
+        "inf",
+        "-Infinity",
+        "9007199254740994.0",
+        "1",
+    ]
     (tmp_path / "a.csv").write_text("a,y\n" + "".join(f"{text},2\n" for text in written * 20))
     dataset = ingest(tmp_path / "a.csv", tmp_path / "out")
-    assert Readers(dataset).read(0, 0, dataset.num_rows)[0].tolist() == [float(text) for text in written * 20]
+    assert Readers(dataset).read(0, 0, dataset.num_rows)[0].tolist() == [
+        float(text) for text in written * 20
+    ]
 
 
 # --- reads that fail ---
 
 
 @pytest.mark.parametrize("failures", [1, 2])
-def test_a_read_that_fails_is_tried_once_more(failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_that_fails_is_tried_once_more(
+    failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = open_shards(str(write_parquet(tmp_path / "a.parquet", numbers())))
     whole, left = ParquetReader.read, [failures]
 
@@ -248,15 +325,23 @@ def test_a_read_that_fails_is_tried_once_more(failures: int, tmp_path: Path, mon
 
     monkeypatch.setattr(ParquetReader, "read", read)
     if failures == 1:
-        np.testing.assert_array_equal(np.stack(Readers(dataset).read(0, 5, 700), axis=1), numbers()[5:700])
+        np.testing.assert_array_equal(
+            np.stack(Readers(dataset).read(0, 5, 700), axis=1), numbers()[5:700]
+        )
     else:
-        with pytest.raises(DataError, match=r"a\.parquet: rows 5 to 700 cannot be decoded: .*Input/output error"):
+        with pytest.raises(
+            DataError, match=r"a\.parquet: rows 5 to 700 cannot be decoded: .*Input/output error"
+        ):
             Readers(dataset).read(0, 5, 700)
 
 
-def test_a_forward_read_that_fails_goes_on_from_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forward_read_that_fails_goes_on_from_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = numbers(200_000)
-    dataset = open_shards(str(write_parquet(tmp_path / "a.parquet", values, row_group_size=len(values))))
+    dataset = open_shards(
+        str(write_parquet(tmp_path / "a.parquet", values, row_group_size=len(values)))
+    )
     whole, calls = pq.ParquetFile.iter_batches, [0]
 
     def iter_batches(*args, **options):
@@ -268,22 +353,29 @@ def test_a_forward_read_that_fails_goes_on_from_where_it_was(tmp_path: Path, mon
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
     forward = Readers(dataset).forward(0)
-    parts = [np.stack(forward.read(start, start + 50_000), axis=1) for start in range(0, 200_000, 50_000)]
+    parts = [
+        np.stack(forward.read(start, start + 50_000), axis=1) for start in range(0, 200_000, 50_000)
+    ]
     forward.close()
     np.testing.assert_array_equal(np.concatenate(parts), values)
     assert calls[0] == 2
 
 
-def test_memory_that_does_not_suffice_is_said_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_does_not_suffice_is_said_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = open_shards(str(write_parquet(tmp_path / "a.parquet", numbers())))
 
     def read(*args):
         raise pa.ArrowMemoryError("malloc of size 1073741824 failed")
 
     monkeypatch.setattr(ParquetReader, "read", read)
-    with pytest.raises(ResourceError, match=r"a\.parquet: rows 0 to 10 do not fit in memory: malloc") as caught:
+    with pytest.raises(
+        ResourceError, match=r"a\.parquet: rows 0 to 10 do not fit in memory: malloc"
+    ) as caught:
         Readers(dataset).read(0, 0, 10)
-    assert isinstance(caught.value, StreamTrainError) and caught.value.exit_code == 4
+    assert isinstance(caught.value, StreamTrainError)
+    assert caught.value.exit_code == 4
 
 
 def test_swapped_chunks_are_refused(tmp_path: Path) -> None:
@@ -296,7 +388,9 @@ def test_swapped_chunks_are_refused(tmp_path: Path) -> None:
     assert "not the shard that _manifest.json describes" in refusal(tmp_path / "data")
 
 
-def test_a_footer_of_which_we_read_other_row_groups_than_arrow_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_footer_of_which_we_read_other_row_groups_than_arrow_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fuzzing found one: a damaged list that Arrow reads on and our reader ends."""
     path = write_parquet(tmp_path / "a.parquet", numbers())
     dataset = open_shards(str(path))

@@ -1,4 +1,6 @@
-"""Ingest: every source gives the same rows in both formats, with even spans; a failure leaves nothing behind."""
+"""Ingest: every source gives the same rows in both formats, with even spans; a failure leaves
+nothing behind.
+"""
 
 import errno
 import fcntl
@@ -23,10 +25,14 @@ from .layouts import write_zarr
 pytestmark = pytest.mark.filterwarnings("ignore:left out, since they are not numbers")
 
 ROWS = 1000
-TABLE = pa.table({
-    "y": np.random.default_rng(0).normal(size=ROWS).astype("float32"), "name": ["text"] * ROWS,
-    "a": np.random.default_rng(1).normal(size=ROWS).astype("float32"), "b": np.arange(ROWS).astype("int16"),
-})
+TABLE = pa.table(
+    {
+        "y": np.random.default_rng(0).normal(size=ROWS).astype("float32"),
+        "name": ["text"] * ROWS,
+        "a": np.random.default_rng(1).normal(size=ROWS).astype("float32"),
+        "b": np.arange(ROWS).astype("int16"),
+    }
+)
 EXPECTED = np.stack([TABLE[name].to_numpy() for name in ("a", "b", "y")], axis=1)
 
 
@@ -54,7 +60,10 @@ def _feather(tmp: Path) -> Path:
 
 
 def _arrow(tmp: Path) -> Path:
-    with pa.OSFile(str(tmp / "t.arrow"), "wb") as file, pa.ipc.new_file(file, TABLE.schema) as writer:
+    with (
+        pa.OSFile(str(tmp / "t.arrow"), "wb") as file,
+        pa.ipc.new_file(file, TABLE.schema) as writer,
+    ):
         writer.write_table(TABLE, max_chunksize=300)
     return tmp / "t.arrow"
 
@@ -73,18 +82,33 @@ SOURCES = [_csv, _csv_gz, _csv_folder, _feather, _arrow, _parquet, _zarr]
 
 def _rows(dataset: Dataset) -> np.ndarray:
     readers = Readers(dataset)
-    return np.concatenate([np.stack(readers.read(i, 0, shard.num_rows), axis=1) for i, shard in enumerate(dataset.shards)])
+    return np.concatenate(
+        [
+            np.stack(readers.read(i, 0, shard.num_rows), axis=1)
+            for i, shard in enumerate(dataset.shards)
+        ]
+    )
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.__name__[1:])
-def test_every_source_becomes_the_same_rows_and_spans_in_both_formats(source, tmp_path: Path) -> None:
+def test_every_source_becomes_the_same_rows_and_spans_in_both_formats(
+    source, tmp_path: Path
+) -> None:
     path, target = source(tmp_path), None if source is _zarr else "y"
     one = ingest(path, tmp_path / "one", target=target, span_rows=30)
     two = ingest(path, tmp_path / "two", target=target, span_rows=30, format="zarr")
-    assert one.columns == two.columns == (("a", "b", "y")) and one.integrity == two.integrity == "verified"
-    assert one.decoded_type == two.decoded_type == ("float64" if "csv" in source.__name__ else "float32")
-    assert [shard.boundaries.tolist() for shard in one.shards] == [shard.boundaries.tolist() for shard in two.shards]
-    assert one.shards[0].boundaries.tolist() == list(range(0, 481, 30)) and one.shards[-1].num_rows == ROWS - 960
+    assert one.columns == two.columns == (("a", "b", "y"))
+    assert one.integrity == two.integrity == "verified"
+    assert (
+        one.decoded_type
+        == two.decoded_type
+        == ("float64" if "csv" in source.__name__ else "float32")
+    )
+    assert [shard.boundaries.tolist() for shard in one.shards] == [
+        shard.boundaries.tolist() for shard in two.shards
+    ]
+    assert one.shards[0].boundaries.tolist() == list(range(0, 481, 30))
+    assert one.shards[-1].num_rows == ROWS - 960
     assert _rows(one).tobytes() == _rows(two).tobytes()
     np.testing.assert_array_equal(_rows(one).astype("float32"), EXPECTED.astype("float32"))
 
@@ -93,7 +117,8 @@ def test_every_source_becomes_the_same_rows_and_spans_in_both_formats(source, tm
 def test_spans_of_any_size_keep_the_rows(span_rows: int, tmp_path: Path) -> None:
     dataset = ingest(_parquet(tmp_path), tmp_path / "out", target="y", span_rows=span_rows)
     sizes = np.concatenate([np.diff(shard.boundaries) for shard in dataset.shards])
-    assert (sizes[:-1] == span_rows).all() and sizes.sum() == ROWS
+    assert (sizes[:-1] == span_rows).all()
+    assert sizes.sum() == ROWS
     np.testing.assert_array_equal(_rows(dataset), EXPECTED)
 
 
@@ -114,18 +139,32 @@ def test_whole_numbers_that_turn_to_fractions_later_in_a_csv_are_kept(tmp_path: 
     ("text", "choice", "words"),
     [
         pytest.param("a,y\n1,2\n1\n", {}, "t.csv", id="ragged row"),
-        pytest.param("a,n,y\n1,x,2\n", {"features": ["a", "n"]}, "column 'n' has type string", id="text column named"),
+        pytest.param(
+            "a,n,y\n1,x,2\n",
+            {"features": ["a", "n"]},
+            "column 'n' has type string",
+            id="text column named",
+        ),
         pytest.param("a,y\n1,2\n", {"target": "z"}, "no column 'z'", id="missing target"),
         pytest.param("a,y\n", {}, "no rows|cannot be the target", id="header only"),
         pytest.param("", {}, "t.csv", id="empty file"),
         pytest.param("n,m\nx,z\n", {}, "cannot be the target", id="only text"),
         pytest.param("a,a,y\n1,1,2\n", {"features": ["a"]}, "occurs 2 times", id="column twice"),
-        pytest.param("a,a,y\n1,1,2\n", {}, "of one name twice: 'a'. Rename", id="column twice, unnamed"),
-        pytest.param("0.5,-1,2e3\n1,1,2\n", {}, "first line has numbers for names: 0.5, -1, 2e3. If it is a row", id="no line of names"),
+        pytest.param(
+            "a,a,y\n1,1,2\n", {}, "of one name twice: 'a'. Rename", id="column twice, unnamed"
+        ),
+        pytest.param(
+            "0.5,-1,2e3\n1,1,2\n",
+            {},
+            "first line has numbers for names: 0.5, -1, 2e3. If it is a row",
+            id="no line of names",
+        ),
         pytest.param("a;b;y\n1;2;3\n", {}, "separated by ';', not by commas", id="semicolons"),
     ],
 )
-def test_a_bad_csv_is_one_error_and_leaves_nothing(text: str, choice: dict, words: str, tmp_path: Path) -> None:
+def test_a_bad_csv_is_one_error_and_leaves_nothing(
+    text: str, choice: dict, words: str, tmp_path: Path
+) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError, match=words):
         ingest(tmp_path / "t.csv", tmp_path / "out", **choice)
@@ -134,11 +173,17 @@ def test_a_bad_csv_is_one_error_and_leaves_nothing(text: str, choice: dict, word
 
 def test_years_may_be_the_names_of_columns(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("2019,2020,2021\n1,3,5\n")
-    assert ingest(tmp_path / "t.csv", tmp_path / "out", target="2020").columns == ("2019", "2021", "2020")
+    assert ingest(tmp_path / "t.csv", tmp_path / "out", target="2020").columns == (
+        "2019",
+        "2021",
+        "2020",
+    )
 
 
 def test_columns_that_are_left_out_are_named(tmp_path: Path) -> None:
-    """One bad cell makes a CSV column text: it must not vanish without a word, nor must the target move."""
+    """One bad cell makes a CSV column text: it must not vanish without a word, nor must the target
+    move.
+    """
     (tmp_path / "t.csv").write_text("a,b,y\n1,-,3\n2,5,4\n")
     with pytest.warns(UserWarning, match=r"left out, since they are not numbers: b \(string\)"):
         assert ingest(tmp_path / "t.csv", tmp_path / "out").columns == ("a", "y")
@@ -149,14 +194,18 @@ def test_columns_that_are_left_out_are_named(tmp_path: Path) -> None:
 
 def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
-    pq.write_table(pa.table({"a": [1] * 5000 + [2**60], "y": [1.0] * 5001}), path, row_group_size=1000)
+    pq.write_table(
+        pa.table({"a": [1] * 5000 + [2**60], "y": [1.0] * 5001}), path, row_group_size=1000
+    )
     with pytest.raises(DataError, match=r"t.parquet: column 'a': the integer .* beyond"):
         ingest(path, tmp_path / "out", span_rows=10)
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
 
 
 @pytest.mark.parametrize("calls", [0, 1, 5], ids=str)
-def test_a_full_disk_is_a_resource_error_and_leaves_nothing(calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_resource_error_and_leaves_nothing(
+    calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, whole, left = _parquet(tmp_path), pq.ParquetWriter.write_batch, [calls]
 
     def write(*args: object) -> None:
@@ -173,7 +222,9 @@ def test_a_full_disk_is_a_resource_error_and_leaves_nothing(calls: int, tmp_path
 
 def test_arrow_files_whose_lengths_are_at_odds_are_refused(tmp_path: Path) -> None:
     """A dictionary of -1 values ended the process; a schema without columns was an IndexError."""
-    table = pa.table({"a": pa.array([0.5, 1.5, 2.5, 0.5, 1.5]).dictionary_encode(), "y": np.zeros(5)})
+    table = pa.table(
+        {"a": pa.array([0.5, 1.5, 2.5, 0.5, 1.5]).dictionary_encode(), "y": np.zeros(5)}
+    )
     path = tmp_path / "t.arrow"
     with pa.ipc.new_file(path, table.schema) as file:
         file.write_table(table)
@@ -181,12 +232,17 @@ def test_arrow_files_whose_lengths_are_at_odds_are_refused(tmp_path: Path) -> No
     three, causes = (3).to_bytes(8, "little"), []
     for place in range(0, len(content) - 8, 8):
         if content[place : place + 8] == three:
-            path.write_bytes(content[:place] + (-1).to_bytes(8, "little", signed=True) + content[place + 8 :])
+            path.write_bytes(
+                content[:place] + (-1).to_bytes(8, "little", signed=True) + content[place + 8 :]
+            )
             try:
                 ingest(path, tmp_path / f"out-{place}")  # not every 3 is a length
             except DataError as error:
                 causes.append(str(error))
-    assert any("t.arrow: cannot be read" in cause and "Array length is negative" in cause for cause in causes), causes
+    assert any(
+        "t.arrow: cannot be read" in cause and "Array length is negative" in cause
+        for cause in causes
+    ), causes
     with pa.ipc.new_file(path, pa.schema([])) as file:
         file.write_table(pa.table({}))
     with pytest.raises(DataError, match=r"t\.arrow: no columns"):
@@ -204,7 +260,12 @@ def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_let_be(tmp_pat
     fcntl.flock(alive, fcntl.LOCK_EX)
     ingest(source, tmp_path / "out", target="y")
     os.close(alive)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.writing-999992", ".out.writing-999993", "out", "t.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".out.writing-999992",
+        ".out.writing-999993",
+        "out",
+        "t.parquet",
+    ]
 
 
 def test_nothing_is_overwritten_and_an_empty_folder_will_do(tmp_path: Path) -> None:
@@ -221,4 +282,8 @@ def test_nothing_is_overwritten_and_an_empty_folder_will_do(tmp_path: Path) -> N
 def test_parquet_is_written_for_fast_verified_reading(tmp_path: Path) -> None:
     dataset = ingest(_parquet(tmp_path), tmp_path / "out", target="y", span_rows=100)
     chunk = pq.read_metadata(dataset.shards[0].url).row_group(0).column(0)
-    assert (chunk.compression, chunk.has_dictionary_page, chunk.is_stats_set) == ("SNAPPY", False, True)
+    assert (chunk.compression, chunk.has_dictionary_page, chunk.is_stats_set) == (
+        "SNAPPY",
+        False,
+        True,
+    )

@@ -30,22 +30,41 @@ def test_every_layout_is_described_as_strict_json(layout: str, tmp_path: Path) -
 
 
 def test_advice_names_what_slows_or_endangers_a_run(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "data" / "a.parquet", numbers(1000, "float64"), row_group_size=64, compression="zstd")
+    write_parquet(
+        tmp_path / "data" / "a.parquet",
+        numbers(1000, "float64"),
+        row_group_size=64,
+        compression="zstd",
+    )
     for i in range(5):
         write_parquet(tmp_path / "data" / f"b{i}.parquet", numbers(10, "float64"))
     advice = " ".join(inspect(open_shards(str(tmp_path / "data")), window_rows=50)["advice"])
-    expected = ["decoding will be the bottleneck; `streamtrain ingest` would make it about", "more than the window of 50", "ZSTD", "dictionary", "float64", "unverified"]
+    expected = [
+        "decoding will be the bottleneck; `streamtrain ingest` would make it about",
+        "more than the window of 50",
+        "ZSTD",
+        "dictionary",
+        "float64",
+        "unverified",
+    ]
     assert [words for words in [*expected, "largest shard"] if words not in advice] == []
-    pq.write_table(pa.table({"a": pa.array([1.0, None]), "c": [1.0, 1.0], "y": [1.0, 2.0]}), tmp_path / "n.parquet")
+    pq.write_table(
+        pa.table({"a": pa.array([1.0, None]), "c": [1.0, 1.0], "y": [1.0, 2.0]}),
+        tmp_path / "n.parquet",
+    )
     advice = " ".join(inspect(open_shards(str(tmp_path / "n.parquet")))["advice"])
-    assert "Null or NaN values in a (1)" in advice and "Constant: a, c; a" in advice and "is constant" not in advice
+    assert "Null or NaN values in a (1)" in advice
+    assert "Constant: a, c; a" in advice
+    assert "is constant" not in advice
     pq.write_table(pa.table({"a": [1.0, 2.0], "y": [7.0, 7.0]}), tmp_path / "y.parquet")
     advice = " ".join(inspect(open_shards(str(tmp_path / "y.parquet")))["advice"])
-    assert "The target, y, is constant" in advice and "Constant:" not in advice
+    assert "The target, y, is constant" in advice
+    assert "Constant:" not in advice
 
 
 def test_our_own_data_needs_no_advice(tmp_path: Path) -> None:
     dataset = generate(tmp_path / "data", rows=20_000)
     document = inspect(dataset)
-    assert document["advice"] == [] and document["integrity"] == "verified"
+    assert document["advice"] == []
+    assert document["integrity"] == "verified"
     assert document["truth"]["best_loss"] == pytest.approx(0.01 / 1.01)

@@ -25,7 +25,9 @@ def names(path: Path | str, root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("pattern", ["**", "*", "**/*.parquet", "../data/**", "../**", "../d*"])
-def test_a_glob_that_matches_folders_and_their_files_takes_each_file_once(pattern: str, folder: Path) -> None:
+def test_a_glob_that_matches_folders_and_their_files_takes_each_file_once(
+    pattern: str, folder: Path
+) -> None:
     assert names(folder / pattern, folder) == ["a.parquet", "deep/er/b.parquet"]
 
 
@@ -37,7 +39,9 @@ def test_arrays_are_found_as_deep_as_files_are(pattern: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("pattern", ["**", "./**", "./d/**", "d/../d/**/", "d/*"])
-def test_a_relative_glob_finds_arrays_and_nothing_inside_them(pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_glob_finds_arrays_and_nothing_inside_them(
+    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_zarr(tmp_path / "d" / "a.zarr", numbers())
     monkeypatch.chdir(tmp_path)
     assert names(pattern, tmp_path) == ["d/a.zarr"]
@@ -65,7 +69,9 @@ def test_a_link_to_a_shard_that_is_not_there_is_refused(name: str, folder: Path)
         locate(str(folder))
 
 
-def test_a_folder_that_cannot_be_listed_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scan = os.scandir
     closed = folder / "deep"
 
@@ -87,5 +93,11 @@ def test_one_file_under_two_names_is_warned_of(link, folder: Path) -> None:
         warnings.simplefilter("error")
         assert open_shards(str(folder)).num_rows == 2000
     link(folder / "a.parquet", folder / "z.parquet")
-    with pytest.warns(UserWarning, match=r"z\.parquet is .*a\.parquet under another name, by a link: each row of it is used twice"):
+    with pytest.warns(
+        UserWarning,
+        match=(
+            r"z\.parquet is .*a\.parquet under another name, by a link: each row of it is used"
+            r" twice"
+        ),
+    ):
         assert open_shards(str(folder)).num_rows == 3000

@@ -1,5 +1,8 @@
-"""The manifest: boundaries survive, hashes are right, hostile names stay inside, a damaged file is refused."""
+"""The manifest: boundaries survive, hashes are right, hostile names stay inside, a damaged file is
+refused.
+"""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -12,7 +15,12 @@ from hypothesis import strategies as st
 from data_gen import generate
 from streamtrain.errors import DataError
 from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.manifest import compact_boundaries, expand_boundaries, hash_shard, read_manifest
+from streamtrain.storage.manifest import (
+    compact_boundaries,
+    expand_boundaries,
+    hash_shard,
+    read_manifest,
+)
 from streamtrain.storage.moments import Moments
 
 
@@ -21,21 +29,31 @@ def test_boundaries_survive_compaction(lengths: list[int]) -> None:
     boundaries = np.concatenate([[0], np.cumsum(lengths)])
     runs = compact_boundaries(boundaries)
     assert expand_boundaries(runs).tolist() == boundaries.tolist()
-    assert all(one[0] != next_[0] for one, next_ in zip(runs, runs[1:], strict=False))
+    assert all(one[0] != next_[0] for one, next_ in itertools.pairwise(runs))
 
 
 @given(
     st.lists(st.floats(-1e6, 1e6) | st.sampled_from([np.nan, np.inf, -np.inf]), max_size=60),
     st.lists(st.integers(0, 60), max_size=4),
 )
-def test_moments_of_parts_add_up_to_those_of_the_whole(values: list[float], cuts: list[int]) -> None:
+def test_moments_of_parts_add_up_to_those_of_the_whole(
+    values: list[float], cuts: list[int]
+) -> None:
     array = np.array(values, dtype=np.float64)
-    total = sum((Moments.of(part) for part in np.split(array, sorted(cuts))), Moments()).statistics()
+    total = sum(
+        (Moments.of(part) for part in np.split(array, sorted(cuts))), Moments()
+    ).statistics()
     finite = array[np.isfinite(array)]
-    assert (total.count, total.nulls, total.infinite) == (len(finite), np.isnan(array).sum(), np.isinf(array).sum())
+    assert (total.count, total.nulls, total.infinite) == (
+        len(finite),
+        np.isnan(array).sum(),
+        np.isinf(array).sum(),
+    )
     if len(finite):
         assert (total.min, total.max) == (finite.min(), finite.max())
-        np.testing.assert_allclose([total.mean, total.sd], [finite.mean(), finite.std()], rtol=1e-9, atol=1e-6)
+        np.testing.assert_allclose(
+            [total.mean, total.sd], [finite.mean(), finite.std()], rtol=1e-9, atol=1e-6
+        )
     else:
         assert total.mean is total.sd is total.min is total.max is None
 
@@ -49,23 +67,41 @@ def test_a_constant_column_has_variance_zero_exactly() -> None:
 def test_the_manifest_describes_what_was_written(format: str, tmp_path: Path) -> None:
     dataset = generate(tmp_path / "data", kind="linear", rows=1000, span_rows=40, format=format)
     manifest = read_manifest(str(tmp_path / "data"))
-    assert manifest is not None and manifest.rows == dataset.num_rows == sum(shard.rows for shard in manifest.shards) == 1000
+    assert manifest is not None
+    assert manifest.rows == dataset.num_rows == sum(shard.rows for shard in manifest.shards) == 1000
     assert [shard.boundaries for shard in manifest.shards] == [[(40, 16)], [(40, 9)]]
     for entry, shard in zip(manifest.shards, dataset.shards, strict=True):
-        assert entry.sha256 == hash_shard(shard.url) and len(entry.sha256) == 64
-        assert entry.bytes == shard.num_bytes and Path(shard.url).name == entry.name
-    assert manifest.statistics["y"].count == 1000 and manifest.truth == dataset.truth
-    assert sorted(os.listdir(tmp_path / "data")) == ["_manifest.json", f"shard-00000.{format}", f"shard-00001.{format}"]
+        assert entry.sha256 == hash_shard(shard.url)
+        assert len(entry.sha256) == 64
+        assert entry.bytes == shard.num_bytes
+        assert Path(shard.url).name == entry.name
+    assert manifest.statistics["y"].count == 1000
+    assert manifest.truth == dataset.truth
+    assert sorted(os.listdir(tmp_path / "data")) == [
+        "_manifest.json",
+        f"shard-00000.{format}",
+        f"shard-00001.{format}",
+    ]
     assert os.listdir(tmp_path) == ["data"]
 
 
-@pytest.mark.parametrize("name", ["../outside.parquet", "/etc/passwd", "link.parquet", "sub/../../outside.parquet", "", "..\\x.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../outside.parquet",
+        "/etc/passwd",
+        "link.parquet",
+        "sub/../../outside.parquet",
+        "",
+        "..\\x.parquet",
+    ],
+)
 def test_shard_names_stay_below_the_folder(name: str, tmp_path: Path) -> None:
     dataset = generate(tmp_path / "data", rows=10)
     os.replace(dataset.shards[0].url, tmp_path / "outside.parquet")
     os.symlink(tmp_path / "outside.parquet", tmp_path / "data" / "link.parquet")
     _edit(tmp_path / "data", lambda manifest: manifest["shards"][0].update(name=name))
-    with pytest.raises(DataError, match="leaves the folder|not listed"):
+    with pytest.raises(DataError, match=r"leaves the folder|not listed"):
         open_shards(str(tmp_path / "data"))
 
 
@@ -91,7 +127,7 @@ def test_a_cut_manifest_is_refused(tmp_path: Path) -> None:
     generate(tmp_path / "data", rows=10)
     path = tmp_path / "data" / "_manifest.json"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match="_manifest.json: the manifest cannot be used"):
+    with pytest.raises(DataError, match=r"_manifest.json: the manifest cannot be used"):
         open_shards(str(tmp_path / "data"))
 
 

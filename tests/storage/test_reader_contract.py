@@ -1,5 +1,8 @@
-"""One contract over every layout: any range of any shard, from any thread, equals the values that were written."""
+"""One contract over every layout: any range of any shard, from any thread, equals the values that
+were written.
+"""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,10 +23,15 @@ def test_every_layout_keeps_the_reader_contract(layout: str, tmp_path: Path) -> 
 
 
 def check_reader(dataset: Dataset, case: Case) -> None:
-    """The Reader contract, over natural ranges, odd ranges and empty ones, all at once from four threads."""
+    """The Reader contract, over natural ranges, odd ranges and empty ones, all at once from four
+    threads.
+    """
     assert dataset.decoded_type == case.decoded_type
     assert dataset.num_rows == len(case.expected)
-    assert dataset.first_ids.tolist() == np.cumsum([0, *(shard.num_rows for shard in dataset.shards[:-1])]).tolist()
+    assert (
+        dataset.first_ids.tolist()
+        == np.cumsum([0, *(shard.num_rows for shard in dataset.shards[:-1])]).tolist()
+    )
     readers, ranges = Readers(dataset), _ranges(dataset)
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(lambda where: readers.read(*where), ranges))
@@ -31,7 +39,8 @@ def check_reader(dataset: Dataset, case: Case) -> None:
         assert len(columns) == len(dataset.columns)
         first = int(dataset.first_ids[shard])
         for i, column in enumerate(columns):
-            assert column.dtype == dataset.decoded_type and column.ndim == 1
+            assert column.dtype == dataset.decoded_type
+            assert column.ndim == 1
             np.testing.assert_array_equal(column, case.expected[first + start : first + stop, i])
 
 
@@ -40,9 +49,17 @@ def _ranges(dataset: Dataset) -> list[tuple[int, int, int]]:
     ranges = []
     for number, shard in enumerate(dataset.shards):
         edges = shard.boundaries.tolist()
-        assert edges[0] == 0 and edges[-1] == shard.num_rows and edges == sorted(edges)
+        assert edges[0] == 0
+        assert edges[-1] == shard.num_rows
+        assert edges == sorted(edges)
         odd = np.sort(generator.integers(0, shard.num_rows + 1, size=(8, 2)), axis=1).tolist()
-        natural = list(zip(edges[:-1], edges[1:], strict=True))[:40]
-        ends = [(0, shard.num_rows), (0, 1), (shard.num_rows - 1, shard.num_rows), (0, 0), (shard.num_rows, shard.num_rows)]
+        natural = list(itertools.pairwise(edges))[:40]
+        ends = [
+            (0, shard.num_rows),
+            (0, 1),
+            (shard.num_rows - 1, shard.num_rows),
+            (0, 0),
+            (shard.num_rows, shard.num_rows),
+        ]
         ranges += [(number, start, stop) for start, stop in [*natural, *odd, *ends]]
     return ranges

@@ -1,4 +1,6 @@
-"""Damage that only shows when rows are read is one DataError with file, rows, cause and next move; never wrong numbers."""
+"""Damage that only shows when rows are read is one DataError with file, rows, cause and next move;
+never wrong numbers.
+"""
 
 from pathlib import Path
 
@@ -20,7 +22,11 @@ from .layouts import numbers, write_parquet, write_zarr
 def test_every_flipped_bit_of_our_own_shards_is_refused(format: str, tmp_path: Path) -> None:
     dataset = generate(tmp_path / "data", rows=2000, span_rows=1000, format=format)
     expected = np.stack(Readers(dataset).read(0, 0, 2000))
-    file = Path(dataset.shards[0].url) if format == "parquet" else Path(dataset.shards[0].url) / "c" / "1" / "0"
+    file = (
+        Path(dataset.shards[0].url)
+        if format == "parquet"
+        else Path(dataset.shards[0].url) / "c" / "1" / "0"
+    )
     whole, generator, refused = file.read_bytes(), np.random.default_rng(0), 0
     end = len(whole) - (int.from_bytes(whole[-8:-4], "little") + 8 if format == "parquet" else 0)
     for position in generator.integers(4, end, size=60).tolist():
@@ -31,9 +37,11 @@ def test_every_flipped_bit_of_our_own_shards_is_refused(format: str, tmp_path: P
             got = np.stack(Readers(dataset).read(0, 0, 2000))
         except DataError as error:
             refused += 1
-            assert dataset.shards[0].url in str(error) and "\n" not in str(error)
+            assert dataset.shards[0].url in str(error)
+            assert "\n" not in str(error)
         else:
-            np.testing.assert_array_equal(got, expected)  # a bit that nothing depends on, in a page header
+            # a bit that nothing depends on, in a page header
+            np.testing.assert_array_equal(got, expected)
     assert refused >= 50
 
 
@@ -42,7 +50,9 @@ def test_integers_that_float64_would_round_are_refused_by_name(tmp_path: Path) -
     write_zarr(tmp_path / "a.zarr", np.full((5, 3), 2**53 + 1, dtype="uint64"))
     for path, column in (("a.parquet", "a"), ("a.zarr", "a")):
         dataset = open_shards(str(tmp_path / path))
-        with pytest.raises(DataError, match=rf"{path}: rows 0 to .*column '{column}': the integer .* beyond ±2\^53"):
+        with pytest.raises(
+            DataError, match=rf"{path}: rows 0 to .*column '{column}': the integer .* beyond ±2\^53"
+        ):
             Readers(dataset).read(0, 0, dataset.num_rows)
 
 
@@ -73,10 +83,16 @@ def test_a_zarr_chunk_that_vanishes_is_refused(tmp_path: Path) -> None:
         Readers(dataset).read(0, 0, 1)
 
 
-def test_fewer_rows_than_the_footer_says_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_rows_than_the_footer_says_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = open_shards(str(write_parquet(tmp_path / "a.parquet", numbers())))
     whole = pq.ParquetFile.read_row_groups
-    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", lambda *args, **options: whole(*args, **options).slice(0, 250))
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read_row_groups",
+        lambda *args, **options: whole(*args, **options).slice(0, 250),
+    )
     with pytest.raises(DataError, match="promises 300 rows where the file holds 250"):
         Readers(dataset).read(0, 0, 300)
 
@@ -90,7 +106,9 @@ def test_reading_zarr_leaves_zarrs_config_as_it_was(tmp_path: Path) -> None:
 
 def test_a_small_range_of_a_large_row_group_does_not_keep_the_row_group(tmp_path: Path) -> None:
     values = numbers(300_000)
-    dataset = open_shards(str(write_parquet(tmp_path / "a.parquet", values, row_group_size=len(values))))
+    dataset = open_shards(
+        str(write_parquet(tmp_path / "a.parquet", values, row_group_size=len(values)))
+    )
     before = pa.total_allocated_bytes()
     columns = Readers(dataset).read(0, 150_000, 150_100)
     assert pa.total_allocated_bytes() - before < 1 << 20

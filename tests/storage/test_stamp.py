@@ -1,4 +1,6 @@
-"""A shard that changes between two reads of one run is refused, also where its size is the same and all checksums are right."""
+"""A shard that changes between two reads of one run is refused, also where its size is the same and
+all checksums are right.
+"""
 
 import os
 import shutil
@@ -21,10 +23,21 @@ def write(path: Path, first: float, format: str) -> Path:
     """Rows that count from `first`; files of one size, with checksums of their own."""
     rows = np.arange(first, first + ROWS, dtype="float32")
     if format == "zarr":
-        array = zarr.create_array(path, shape=(ROWS, 2), chunks=(GROUP, 2), dtype="float32", compressors=[zarr.codecs.Crc32cCodec()])
+        array = zarr.create_array(
+            path,
+            shape=(ROWS, 2),
+            chunks=(GROUP, 2),
+            dtype="float32",
+            compressors=[zarr.codecs.Crc32cCodec()],
+        )
         array[:] = np.stack([rows, rows], axis=1)
     else:
-        options = {"compression": "none", "use_dictionary": format == "dictionary", "write_page_checksum": True, "row_group_size": GROUP}
+        options = {
+            "compression": "none",
+            "use_dictionary": format == "dictionary",
+            "write_page_checksum": True,
+            "row_group_size": GROUP,
+        }
         pq.write_table(pa.table({"x": rows, "y": rows}), path, **options)
     return path
 
@@ -46,13 +59,17 @@ def replace_parts(path: Path, other: Path) -> None:
 def write_over(path: Path, other: Path) -> None:
     for part in sorted(other.rglob("*")) if other.is_dir() else [other]:
         if part.is_file():
-            (path / part.relative_to(other) if other.is_dir() else path).write_bytes(part.read_bytes())
+            (path / part.relative_to(other) if other.is_dir() else path).write_bytes(
+                part.read_bytes()
+            )
 
 
 @pytest.mark.parametrize("forward", [False, True])
 @pytest.mark.parametrize("change", [replace, replace_parts, write_over])
 @pytest.mark.parametrize("format", ["plain", "dictionary", "zarr"])
-def test_another_shard_under_the_name_is_refused(format: str, change, forward: bool, tmp_path: Path) -> None:
+def test_another_shard_under_the_name_is_refused(
+    format: str, change, forward: bool, tmp_path: Path
+) -> None:
     path = write(tmp_path / ("x.zarr" if format == "zarr" else "x.parquet"), 0, format)
     other = write(tmp_path / "other", 1024, format)
     if format != "zarr":

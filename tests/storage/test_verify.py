@@ -1,4 +1,6 @@
-"""`verify` finds every change of every byte, says where it is, and says plainly when nothing could tell."""
+"""`verify` finds every change of every byte, says where it is, and says plainly when nothing could
+tell.
+"""
 
 import json
 import shutil
@@ -26,7 +28,8 @@ FORMATS = ["parquet", "zarr"]
 def test_whole_data_is_never_called_bad(layout: str, tmp_path: Path) -> None:
     case = LAYOUTS[layout](tmp_path)
     found = verify(case.path, threads=2)
-    assert found.findings == () and found.num_rows == len(case.expected)
+    assert found.findings == ()
+    assert found.num_rows == len(case.expected)
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["integrity"] == found.integrity
     ours = layout.startswith(("ingested", "generated"))
     assert found.integrity == "verified" if ours else found.integrity.startswith("unverified: ")
@@ -43,7 +46,9 @@ def ours(request, tmp_path_factory) -> Path:
 @example(230180950, 0)  # the first shard's names of columns, where others would seem to lack them
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_flipped_bit_of_our_own_shards_is_found(ours: Path, place: int, bit: int) -> None:
-    files = [path for path in sorted(ours.rglob("*")) if path.is_file() and path.name != MANIFEST_NAME]
+    files = [
+        path for path in sorted(ours.rglob("*")) if path.is_file() and path.name != MANIFEST_NAME
+    ]
     file = files[place % len(files)]
     whole = file.read_bytes()
     damaged = bytearray(whole)
@@ -53,11 +58,14 @@ def test_any_flipped_bit_of_our_own_shards_is_found(ours: Path, place: int, bit:
         found = verify(ours, threads=2)
     finally:
         file.write_bytes(whole)
-    assert [url for url in found.bad if file == Path(url) or Path(url) in file.parents] and len(found.bad) == 1
+    assert [url for url in found.bad if file == Path(url) or Path(url) in file.parents]
+    assert len(found.bad) == 1
 
 
 def test_a_flip_in_a_page_is_placed_by_its_checksum(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "a.parquet", numbers(), write_page_checksum=True, use_dictionary=False)
+    path = write_parquet(
+        tmp_path / "a.parquet", numbers(), write_page_checksum=True, use_dictionary=False
+    )
     assert verify(path).integrity == "verified"
     whole, metadata, random = path.read_bytes(), pq.read_metadata(path), np.random.default_rng(0)
     for group in range(metadata.num_row_groups):
@@ -68,20 +76,24 @@ def test_a_flip_in_a_page_is_placed_by_its_checksum(tmp_path: Path) -> None:
             damaged[int(random.integers(end - 200, end))] ^= 4
             path.write_bytes(damaged)
             (finding,) = verify(path).findings
-            assert finding.place == f"row group {group}, column {name!r}" and "checksum" in finding.cause
+            assert finding.place == f"row group {group}, column {name!r}"
+            assert "checksum" in finding.cause
 
 
 def test_a_flip_without_checksums_is_found_where_it_contradicts_the_footer(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     values = np.linspace(1, 2, 1000, dtype=np.float32)
-    pq.write_table(pa.table({"a": values, "y": values}), path, use_dictionary=False, compression="none")
+    pq.write_table(
+        pa.table({"a": values, "y": values}), path, use_dictionary=False, compression="none"
+    )
     assert verify(path).integrity.startswith("unverified: 1 of 1 shards have neither")
     whole = bytearray(path.read_bytes())
     place = whole.index(values[500].tobytes())
     whole[place + 3] ^= 0x10  # an exponent bit
     path.write_bytes(whole)
     (finding,) = verify(path).findings
-    assert finding.place == "row group 0, column 'a'" and "outside of the footer's 1 to 2" in finding.cause
+    assert finding.place == "row group 0, column 'a'"
+    assert "outside of the footer's 1 to 2" in finding.cause
 
 
 def test_every_bad_shard_is_listed_with_its_cause(tmp_path: Path) -> None:
@@ -95,9 +107,11 @@ def test_every_bad_shard_is_listed_with_its_cause(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1.0], "q": [1.0]}), odd, write_page_checksum=True)
     text.write_text("not parquet")
     found = verify(tmp_path)
-    assert sorted(found.bad) == sorted(map(str, (cut, flipped, odd, text))) and found.integrity == "bad: 4 of 12 files have faults"
+    assert sorted(found.bad) == sorted(map(str, (cut, flipped, odd, text)))
+    assert found.integrity == "bad: 4 of 12 files have faults"
     places = {Path(finding.url).name: (finding.place, finding.cause) for finding in found.findings}
-    assert places["01.parquet"][0] == places["09.parquet"][0] == "footer" and places["04.parquet"][0].startswith("row group 0, column")
+    assert places["01.parquet"][0] == places["09.parquet"][0] == "footer"
+    assert places["04.parquet"][0].startswith("row group 0, column")
     assert places["07.parquet"] == ("columns", "lacks b, y, which 00.parquet has")
 
 
@@ -114,7 +128,9 @@ def test_faults_of_the_list_itself(format: str, tmp_path: Path) -> None:
     document["rows"] += 1
     document["shards"].append({**document["shards"][0], "name": "../kept"})
     (tmp_path / "data" / MANIFEST_NAME).write_text(json.dumps(document))
-    causes = {(Path(finding.url).name, finding.cause) for finding in verify(tmp_path / "data").findings}
+    causes = {
+        (Path(finding.url).name, finding.cause) for finding in verify(tmp_path / "data").findings
+    }
     assert (f"extra.{format}", f"not listed in {MANIFEST_NAME}") in causes
     assert (shards[1].name, f"listed in {MANIFEST_NAME}, but not there") in causes
     assert (shards[2].name, f"its SHA-256 is not the one in {MANIFEST_NAME}") in causes
@@ -131,10 +147,13 @@ def test_boundaries_that_are_not_the_shards_are_found(format: str, tmp_path: Pat
     document["shards"][1]["boundaries"] = [[40, 8]]
     (tmp_path / "data" / MANIFEST_NAME).write_text(json.dumps(document))
     (finding,) = verify(tmp_path / "data").findings
-    assert (finding.url, finding.place) == (made.shards[1].url, "manifest") and f"not those in {MANIFEST_NAME}" in finding.cause
+    assert (finding.url, finding.place) == (made.shards[1].url, "manifest")
+    assert f"not those in {MANIFEST_NAME}" in finding.cause
 
 
-def test_a_damaged_manifest_is_a_finding_and_the_shards_are_checked_all_the_same(tmp_path: Path) -> None:
+def test_a_damaged_manifest_is_a_finding_and_the_shards_are_checked_all_the_same(
+    tmp_path: Path,
+) -> None:
     made = generate(tmp_path / "data", rows=100)
     (tmp_path / "data" / MANIFEST_NAME).write_text("{")
     shard = Path(made.shards[0].url)
@@ -154,12 +173,21 @@ def test_chunks_of_a_zarr_array_are_placed(tmp_path: Path) -> None:
 
 
 def test_what_would_not_fit_in_memory_is_not_decoded(tmp_path: Path) -> None:
-    (finding,) = verify(write_zarr(tmp_path / "a.zarr", numbers(10), chunks=(10_000_000, 3)), limit_bytes=2**20).findings
+    (finding,) = verify(
+        write_zarr(tmp_path / "a.zarr", numbers(10), chunks=(10_000_000, 3)), limit_bytes=2**20
+    ).findings
     assert "decodes to 120,000,000 bytes" in finding.cause
-    path = write_parquet(tmp_path / "a.parquet", np.zeros((500_000, 3), dtype=np.float32), 500_000, use_dictionary=False, compression="zstd")
+    path = write_parquet(
+        tmp_path / "a.parquet",
+        np.zeros((500_000, 3), dtype=np.float32),
+        500_000,
+        use_dictionary=False,
+        compression="zstd",
+    )
     assert path.stat().st_size < 2**20
     findings = verify(path, limit_bytes=2**16, threads=1).findings
-    assert len(findings) == 3 and all("a page of it decodes to 80," in finding.cause for finding in findings)
+    assert len(findings) == 3
+    assert all("a page of it decodes to 80," in finding.cause for finding in findings)
 
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,6 +201,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert run(["verify", str(foreign), "--json"]) == 3
     document = json.loads(capsys.readouterr().out)
-    assert document["findings"][0]["url"] == str(foreign) and document["integrity"].startswith("bad: 1 of 1")
+    assert document["findings"][0]["url"] == str(foreign)
+    assert document["integrity"].startswith("bad: 1 of 1")
     assert run(["verify", str(tmp_path / "nothing")]) == 3
     assert open_shards(str(tmp_path / "ours")).integrity == "verified"

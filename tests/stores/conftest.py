@@ -1,4 +1,6 @@
-"""A moto server on loopback, for this folder's tests only; buckets of their own; data sets whose local twins are known."""
+"""A moto server on loopback, for this folder's tests only; buckets of their own; data sets whose
+local twins are known.
+"""
 
 import socket
 import subprocess
@@ -37,7 +39,11 @@ class Bucket:
 
     @property
     def flags(self) -> list[str]:
-        return [word for name, value in self.options.items() for word in ("--storage-option", f"{name}={value}")]
+        return [
+            word
+            for name, value in self.options.items()
+            for word in ("--storage-option", f"{name}={value}")
+        ]
 
     def put(self, folder, to: str) -> str:
         """Copy a local folder as it is; returns its URL."""
@@ -51,7 +57,10 @@ class Bucket:
 
 @pytest.fixture(autouse=True)
 def four_spans_a_shard(monkeypatch):
-    """Small shards: each test makes hundreds of requests as it is. Undone after each test: other folders' tests count on 16."""
+    """Small shards: each test makes hundreds of requests as it is.
+
+    Undone after each test: other folders' tests count on 16.
+    """
     monkeypatch.setattr("streamtrain.storage.writer.SPANS_PER_SHARD", 4)
 
 
@@ -61,11 +70,14 @@ def moto_port() -> Iterator[int]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
-    server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 60
         while not _answers(port):
-            assert server.poll() is None and time.monotonic() < deadline, "the moto server did not start"
+            assert server.poll() is None, "the moto server did not start"
+            assert time.monotonic() < deadline, "the moto server did not start"
             time.sleep(0.05)
         yield port
     finally:
@@ -86,8 +98,15 @@ def _answers(port: int) -> bool:
 @pytest.fixture
 def bucket(moto_port) -> Bucket:
     name = f"bucket-{next(_buckets)}"
-    urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{moto_port}/{name}", method="PUT"), timeout=10).close()
-    options = {"key": "moto-key-p2x", "secret": SECRET, "endpoint_url": f"http://127.0.0.1:{moto_port}", "region": "us-east-1"}
+    urllib.request.urlopen(
+        urllib.request.Request(f"http://127.0.0.1:{moto_port}/{name}", method="PUT"), timeout=10
+    ).close()
+    options = {
+        "key": "moto-key-p2x",
+        "secret": SECRET,
+        "endpoint_url": f"http://127.0.0.1:{moto_port}",
+        "region": "us-east-1",
+    }
     return Bucket(f"s3://{name}", moto_port, options)
 
 
@@ -97,7 +116,12 @@ def local(tmp_path_factory):
     folder = tmp_path_factory.mktemp("local")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("streamtrain.storage.writer.SPANS_PER_SHARD", 4)
-        return {format: data_gen.generate(folder / format, rows=ROWS, span_rows=SPAN_ROWS, format=format) for format in ("parquet", "zarr")}
+        return {
+            format: data_gen.generate(
+                folder / format, rows=ROWS, span_rows=SPAN_ROWS, format=format
+            )
+            for format in ("parquet", "zarr")
+        }
 
 
 @pytest.fixture

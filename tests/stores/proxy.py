@@ -1,4 +1,6 @@
-"""An HTTP proxy before the moto server that fails as networks do: connections cut in mid-answer, silence, 503s."""
+"""An HTTP proxy before the moto server that fails as networks do: connections cut in mid-answer,
+silence, 503s.
+"""
 
 import http.client
 import socket
@@ -14,7 +16,9 @@ Plan = Callable[[int, str, str], Fault]
 
 
 class Proxy:
-    """Use as a context: `endpoint` is its URL on loopback. `plan` may be set anew at any time; `requests` lists `(method, path, fault)`.
+    """Use as a context: `endpoint` is its URL on loopback.
+
+    `plan` may be set anew at any time; `requests` lists `(method, path, fault)`.
 
     Nobody is answered before `meet` requests have come at once.
     """
@@ -22,7 +26,12 @@ class Proxy:
     def __init__(self, port: int):
         self.plan: Plan = lambda number, method, path: None
         self.requests: list[tuple[str, str, Fault]] = []
-        self._behind, self._ended, self._lock, self._now = port, threading.Event(), threading.Lock(), 0
+        self._behind, self._ended, self._lock, self._now = (
+            port,
+            threading.Event(),
+            threading.Lock(),
+            0,
+        )
         self._connections: list[socket.socket] = []
         self.meet, self._met = 1, threading.Event()
         proxy = self
@@ -33,7 +42,7 @@ class Proxy:
             def forward(self) -> None:
                 proxy.answer(self)
 
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815 - names of http.server
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -51,7 +60,9 @@ class Proxy:
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="proxy")
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="proxy"
+        )
 
     def __enter__(self) -> "Proxy":
         self._thread.start()
@@ -81,7 +92,9 @@ class Proxy:
                 self._ended.wait()
                 handler.close_connection = True
             elif fault == "503":
-                self._say(handler, 503, [("Retry-After", "0")], b"<Error><Code>SlowDown</Code></Error>")
+                self._say(
+                    handler, 503, [("Retry-After", "0")], b"<Error><Code>SlowDown</Code></Error>"
+                )
             else:
                 self._forward(handler, body, cut=fault == "drop")
         finally:
@@ -91,7 +104,11 @@ class Proxy:
     def _forward(self, handler: BaseHTTPRequestHandler, body: bytes, *, cut: bool) -> None:
         behind = http.client.HTTPConnection("127.0.0.1", self._behind, timeout=30)
         try:
-            kept = {name: value for name, value in handler.headers.items() if name.lower() not in ("transfer-encoding", "content-length", "expect")}
+            kept = {
+                name: value
+                for name, value in handler.headers.items()
+                if name.lower() not in ("transfer-encoding", "content-length", "expect")
+            }
             behind.request(handler.command, handler.path, body, kept)
             answer = behind.getresponse()
             content = answer.read()
@@ -99,10 +116,24 @@ class Proxy:
         finally:
             behind.close()
 
-    def _say(self, handler: BaseHTTPRequestHandler, status: int, headers: list[tuple[str, str]], content: bytes, *, cut: bool = False) -> None:
+    def _say(
+        self,
+        handler: BaseHTTPRequestHandler,
+        status: int,
+        headers: list[tuple[str, str]],
+        content: bytes,
+        *,
+        cut: bool = False,
+    ) -> None:
         handler.send_response_only(status)
-        kept = [(name, value) for name, value in headers if name.lower() not in ("connection", "transfer-encoding", "content-length")]
-        length = dict((name.lower(), value) for name, value in headers).get("content-length", str(len(content)))
+        kept = [
+            (name, value)
+            for name, value in headers
+            if name.lower() not in ("connection", "transfer-encoding", "content-length")
+        ]
+        length = {name.lower(): value for name, value in headers}.get(
+            "content-length", str(len(content))
+        )
         for name, value in [*kept, ("Content-Length", length)]:
             handler.send_header(name, value)
         handler.end_headers()

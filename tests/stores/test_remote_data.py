@@ -1,4 +1,6 @@
-"""Data in an object store is the data: same bytes, same fingerprint, same rows in the same order, the same refusals as on a disk."""
+"""Data in an object store is the data: same bytes, same fingerprint, same rows in the same order,
+the same refusals as on a disk.
+"""
 
 import gzip
 import json
@@ -18,7 +20,16 @@ from streamtrain.errors import ConfigError, DataError
 from streamtrain.prepared import prepare
 from streamtrain.redact import HIDDEN
 from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.filesystem import NAMES, delete_file, list_files, make_storage, open_filesystem, open_objects, read_file, write_file
+from streamtrain.storage.filesystem import (
+    NAMES,
+    delete_file,
+    list_files,
+    make_storage,
+    open_filesystem,
+    open_objects,
+    read_file,
+    write_file,
+)
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.verify import verify
 from tests.stores.conftest import ROWS, SECRET, SPAN_ROWS
@@ -31,28 +42,58 @@ FLAGS = {"batch_size": 500, "window_rows": 2048, "holdout": 0.1}
 def rows_of(path, **flags):
     """All rows of an epoch, in order, and the receipt."""
     stream = st.open_stream(str(path), **FLAGS, **flags)
-    return np.concatenate([np.concatenate([x.numpy(), y.numpy()], axis=1) for x, y in stream]), stream.receipt(), stream.stats()
+    return (
+        np.concatenate([np.concatenate([x.numpy(), y.numpy()], axis=1) for x, y in stream]),
+        stream.receipt(),
+        stream.stats(),
+    )
 
 
 @FORMATS
-def test_what_is_generated_into_a_store_is_the_local_data_set_and_streams_the_same(bucket, local, format):
-    made = data_gen.generate(f"{bucket.url}/made", rows=ROWS, span_rows=SPAN_ROWS, format=format, storage_options=bucket.options)
-    assert (made.fingerprint, made.integrity, made.num_rows) == (local[format].fingerprint, "verified", ROWS)
+def test_what_is_generated_into_a_store_is_the_local_data_set_and_streams_the_same(
+    bucket, local, format
+):
+    made = data_gen.generate(
+        f"{bucket.url}/made",
+        rows=ROWS,
+        span_rows=SPAN_ROWS,
+        format=format,
+        storage_options=bucket.options,
+    )
+    assert (made.fingerprint, made.integrity, made.num_rows) == (
+        local[format].fingerprint,
+        "verified",
+        ROWS,
+    )
     folder = Path(local[format].url)
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
     assert list_files(made.url, bucket.storage) == sizes
 
     ours, receipt, stats = rows_of(f"{bucket.url}/made/", storage_options=bucket.options)
     theirs, their_receipt, their_stats = rows_of(local[format].url)
-    assert ours.tobytes() == theirs.tobytes() and receipt == their_receipt
+    assert ours.tobytes() == theirs.tobytes()
+    assert receipt == their_receipt
     stored = sum(size for name, size in sizes.items() if name.endswith(("parquet", "/0")))
-    assert 0.8 * stored < stats["read_bytes"] < 1.5 * stored and stats["read_seconds"] > 0
+    assert 0.8 * stored < stats["read_bytes"] < 1.5 * stored
+    assert stats["read_seconds"] > 0
     assert their_stats["read_bytes"] == their_stats["read_seconds"] == 0
 
 
-def test_every_verb_takes_a_url_and_no_file_of_a_run_holds_a_secret(bucket, tmp_path, monkeypatch, capsys):
+def test_every_verb_takes_a_url_and_no_file_of_a_run_holds_a_secret(
+    bucket, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "table.csv.gz").write_bytes(gzip.compress(("a,b,y\n" + "".join(f"{i % 7},{i % 5},{i % 7 - i % 5}\n" for i in range(4000))).encode()))
+    (tmp_path / "table.csv.gz").write_bytes(
+        gzip.compress(
+            (
+                "a,b,y\n" + "".join(f"{i % 7},{i % 5},{i % 7 - i % 5}\n" for i in range(4000))
+            ).encode()
+        )
+    )
     write_file(tmp_path / "table.csv.gz", f"{bucket.url}/table.csv.gz", bucket.storage)
 
     def command(*words):
@@ -63,8 +104,27 @@ def test_every_verb_takes_a_url_and_no_file_of_a_run_holds_a_secret(bucket, tmp_
     command("ingest", f"{bucket.url}/table.csv.gz", f"{bucket.url}/rows", "--span-rows", "512")
     assert "integrity    verified" in command("inspect", f"{bucket.url}/rows")
     assert "rows: verified" in command("verify", f"{bucket.url}/rows", "--fail-on", "unverified")
-    command("train", f"{bucket.url}/rows", "--out", "run", "--eval-data", f"{bucket.url}/rows", "--set", "train.compile=off")
-    command("train", f"{bucket.url}/rows", "--out", "run", "--eval-data", f"{bucket.url}/rows", "--set", "train.compile=off")  # finished
+    command(
+        "train",
+        f"{bucket.url}/rows",
+        "--out",
+        "run",
+        "--eval-data",
+        f"{bucket.url}/rows",
+        "--set",
+        "train.compile=off",
+    )
+    # finished
+    command(
+        "train",
+        f"{bucket.url}/rows",
+        "--out",
+        "run",
+        "--eval-data",
+        f"{bucket.url}/rows",
+        "--set",
+        "train.compile=off",
+    )
     command("predict", "run", f"{bucket.url}/rows", "--out", "predictions.parquet")
     command("evaluate", "run", f"{bucket.url}/rows")
     command("init", f"{bucket.url}/rows", "--out", "made.yaml")
@@ -74,10 +134,16 @@ def test_every_verb_takes_a_url_and_no_file_of_a_run_holds_a_secret(bucket, tmp_
     assert len(written) > 10
     for path in written:
         content = path.read_bytes()
-        assert SECRET.encode() not in content and b"moto-key-p2x" not in content, path
+        assert SECRET.encode() not in content, path
+        assert b"moto-key-p2x" not in content, path
     kept = json.loads((tmp_path / "run/events.jsonl").read_text().splitlines()[0])
-    assert kept["config"]["data"]["storage_options"] == {**bucket.options, "key": HIDDEN, "secret": HIDDEN}
-    assert f"secret={HIDDEN}" in kept["command"] and "region=us-east-1" in kept["command"]
+    assert kept["config"]["data"]["storage_options"] == {
+        **bucket.options,
+        "key": HIDDEN,
+        "secret": HIDDEN,
+    }
+    assert f"secret={HIDDEN}" in kept["command"]
+    assert "region=us-east-1" in kept["command"]
     assert json.loads((tmp_path / "run/summary.json").read_text())["read_bytes"] > 4000
     assert run(["train", "--resume", "run", "--quiet"]) == 0, "a finished run needs no data"
     assert run(["train", "-c", "run/config.resolved.yaml", "--out", "again", "--quiet"]) == 2
@@ -85,12 +151,19 @@ def test_every_verb_takes_a_url_and_no_file_of_a_run_holds_a_secret(bucket, tmp_
 
 
 def test_an_interrupted_run_goes_on_with_other_secrets(bucket, local, tmp_path, monkeypatch):
-    monkeypatch.setattr("streamtrain.api.write_report", lambda records, out: {"receipts": [each["receipt"] for each in records if each["event"] == "pass"]})
+    monkeypatch.setattr(
+        "streamtrain.api.write_report",
+        lambda records, out: {
+            "receipts": [each["receipt"] for each in records if each["event"] == "pass"]
+        },
+    )
     url = bucket.put(Path(local["parquet"].url), "d")
     values = {
-        "data": {"path": url, "storage_options": bucket.options}, "train": {"batch_size": 64, "epochs": 2}, "order": {"window_rows": 2048},
+        "data": {"path": url, "storage_options": bucket.options},
+        "train": {"batch_size": 64, "epochs": 2},
+        "order": {"window_rows": 2048},
         "checkpoint": {"every_seconds": 0.001},
-    }  # fmt: skip
+    }
 
     class Stop(Exception):
         pass
@@ -106,14 +179,30 @@ def test_an_interrupted_run_goes_on_with_other_secrets(bucket, local, tmp_path, 
     values["data"] = {"path": local["parquet"].url}
     whole = run_train(make_config(values), tmp_path / "whole")
     assert gone_on.summary["receipts"] == whole.summary["receipts"]
-    assert all((a == b).all() for a, b in zip(gone_on.model.state_dict().values(), whole.model.state_dict().values(), strict=True))
+    assert all(
+        (a == b).all()
+        for a, b in zip(
+            gone_on.model.state_dict().values(), whole.model.state_dict().values(), strict=True
+        )
+    )
 
 
 def test_a_worker_opens_the_same_data_by_its_blueprint(bucket, local):
     url = bucket.put(Path(local["parquet"].url), "d")
-    prepared = prepare(make_config({"data": {"path": url, "storage_options": bucket.options}, "order": {"window_rows": 2048}}), learners=1, rates=1)
+    prepared = prepare(
+        make_config(
+            {
+                "data": {"path": url, "storage_options": bucket.options},
+                "order": {"window_rows": 2048},
+            }
+        ),
+        learners=1,
+        rates=1,
+    )
     blueprint = pickle.loads(pickle.dumps(draw(prepared)))
-    assert SECRET not in repr(blueprint) and SECRET not in blueprint.config.model_dump_json() and SECRET not in repr(prepared.source.dataset.shards)
+    assert SECRET not in repr(blueprint)
+    assert SECRET not in blueprint.config.model_dump_json()
+    assert SECRET not in repr(prepared.source.dataset.shards)
     worker = build(blueprint, threads=1, memory_limit=None)
     assert worker.source.dataset.fingerprint == local["parquet"].fingerprint
     assert len(worker.source.read(worker.source.spans[1])[0]) == 4 * SPAN_ROWS
@@ -130,29 +219,51 @@ def test_paths_mean_what_they_mean_on_a_disk(bucket, local, tmp_path, format):
         return [each.url.rsplit("/", 1)[1] for each in found.shards], found.integrity
 
     everything = [f"shard-0000{i}.{format}" for i in range(3)]
-    assert names(url) == names(f"{bucket.url}/deep") if format == "parquet" else names(url) == (everything, "unverified")
+    assert (
+        names(url) == names(f"{bucket.url}/deep")
+        if format == "parquet"
+        else names(url) == (everything, "unverified")
+    )
     assert names(f"{url}/{shard}")[0] == [shard]
     assert names(f"{url}/*[12].{format}")[0] == everything[1:]
     assert names(f"{bucket.url}/**/shard-0000?.{format}")[0] == everything
-    (tmp_path / "list.txt").write_text(f"# two files\n{url}/{everything[2]}\n\n{folder / everything[0]}\n")
+    (tmp_path / "list.txt").write_text(
+        f"# two files\n{url}/{everything[2]}\n\n{folder / everything[0]}\n"
+    )
     assert names(tmp_path / "list.txt")[0] == [everything[2], everything[0]]
     for path in (f"{url}/none", f"{url}/*.csv", "s3://no-such-bucket-here/x"):
         with pytest.raises(DataError, match="no such file or folder"):
             names(path)
 
 
-@pytest.mark.parametrize(("format", "damage", "message"), [
-    pytest.param("parquet", "missing", "listed in _manifest.json, but not there", id="missing file"),
-    pytest.param("parquet", "cut", "not a Parquet file, or cut short", id="cut file"),
-    pytest.param("parquet", "swapped", "not the shard that _manifest.json describes", id="swapped file"),
-    pytest.param("zarr", "missing", "not the shard that _manifest.json describes", id="missing chunk"),
-    pytest.param("zarr", "swapped", "not the shard that _manifest.json describes", id="swapped chunk"),
-])  # fmt: skip
-def test_every_bad_shard_of_a_store_is_listed_at_once(bucket, local, tmp_path, format, damage, message):
+@pytest.mark.parametrize(
+    ("format", "damage", "message"),
+    [
+        pytest.param(
+            "parquet", "missing", "listed in _manifest.json, but not there", id="missing file"
+        ),
+        pytest.param("parquet", "cut", "not a Parquet file, or cut short", id="cut file"),
+        pytest.param(
+            "parquet", "swapped", "not the shard that _manifest.json describes", id="swapped file"
+        ),
+        pytest.param(
+            "zarr", "missing", "not the shard that _manifest.json describes", id="missing chunk"
+        ),
+        pytest.param(
+            "zarr", "swapped", "not the shard that _manifest.json describes", id="swapped chunk"
+        ),
+    ],
+)
+def test_every_bad_shard_of_a_store_is_listed_at_once(
+    bucket, local, tmp_path, format, damage, message
+):
     url = bucket.put(Path(local[format].url), "d")
     part = "" if format == "parquet" else "/c/0/0"
     for shard in range(2):
-        victim, other = f"{url}/shard-0000{shard}.{format}{part}", f"{url}/shard-0000{shard + 1}.{format}{part}"
+        victim, other = (
+            f"{url}/shard-0000{shard}.{format}{part}",
+            f"{url}/shard-0000{shard + 1}.{format}{part}",
+        )
         content = read_file(other if damage == "swapped" else victim, bucket.storage)
         delete_file(victim, bucket.storage)
         if damage != "missing":
@@ -160,12 +271,15 @@ def test_every_bad_shard_of_a_store_is_listed_at_once(bucket, local, tmp_path, f
             write_file(tmp_path / "new", victim, bucket.storage)
     with pytest.raises(DataError) as caught:
         open_shards(url, storage=bucket.storage)
-    assert str(caught.value).startswith("2 problems in the shards:") and str(caught.value).count(message) == 2
+    assert str(caught.value).startswith("2 problems in the shards:")
+    assert str(caught.value).count(message) == 2
     assert len(verify(url, storage=bucket.storage).bad) == 2
 
 
 @FORMATS
-def test_a_flipped_bit_in_a_store_is_refused_and_can_be_quarantined(bucket, local, tmp_path, format):
+def test_a_flipped_bit_in_a_store_is_refused_and_can_be_quarantined(
+    bucket, local, tmp_path, format
+):
     url = bucket.put(Path(local[format].url), "d")
     victim = f"{url}/shard-00001.{format}" + ("" if format == "parquet" else "/c/1/0")
     content = bytearray(read_file(victim, bucket.storage))
@@ -177,11 +291,12 @@ def test_a_flipped_bit_in_a_store_is_refused_and_can_be_quarantined(bucket, loca
     found = verify(url, storage=bucket.storage)
     assert [bad.rsplit("/", 1)[1] for bad in found.bad] == [f"shard-00001.{format}"]
     _, receipt, _ = rows_of(url, storage_options=bucket.options, on_bad_shard="quarantine")
-    assert receipt.quarantined and receipt.count + receipt.quarantined + 0.1 * ROWS >= ROWS
+    assert receipt.quarantined
+    assert receipt.count + receipt.quarantined + 0.1 * ROWS >= ROWS
 
 
 def test_a_chunk_that_vanishes_after_opening_is_refused(bucket, local):
-    """zarr would make it up, of fill values."""
+    """Zarr would make it up, of fill values."""
     url = bucket.put(Path(local["zarr"].url), "d")
     readers = Readers(open_shards(url, storage=bucket.storage))
     assert len(readers.read(0, 0, SPAN_ROWS)[0]) == SPAN_ROWS
@@ -206,33 +321,61 @@ def test_files_of_a_web_server_are_read_from_a_list_or_a_manifest(bucket, local,
     bucket.put(Path(local["parquet"].url), "d")
     place = f"http://127.0.0.1:{bucket.port}/{bucket.url.removeprefix('s3://')}/d"
     signature = "X-Amz-Signature=sig-w83k"
-    (tmp_path / "list.txt").write_text("".join(f"{place}/shard-0000{i}.parquet?{signature}\n" for i in range(3)))
+    (tmp_path / "list.txt").write_text(
+        "".join(f"{place}/shard-0000{i}.parquet?{signature}\n" for i in range(3))
+    )
     ours, receipt, stats = rows_of(tmp_path / "list.txt")
     theirs, their_receipt, _ = rows_of(local["parquet"].url)
-    assert ours.tobytes() == theirs.tobytes() and receipt == their_receipt and stats["read_bytes"] > 0
+    assert ours.tobytes() == theirs.tobytes()
+    assert receipt == their_receipt
+    assert stats["read_bytes"] > 0
     one = open_shards(f"{place}/shard-00000.parquet?{signature}")
-    assert signature not in repr(one) and one.shards[0].url == f"{place}/shard-00000.parquet"
+    assert signature not in repr(one)
+    assert one.shards[0].url == f"{place}/shard-00000.parquet"
     assert open_shards(place).fingerprint == local["parquet"].fingerprint
     assert verify(place).integrity == "verified"
-    with pytest.raises(DataError, match="a web server does not say which files it has. Name the files"):
+    with pytest.raises(
+        DataError, match=r"a web server does not say which files it has. Name the files"
+    ):
         open_shards(f"{place}/nothing")
     with pytest.raises(ConfigError, match="read only"):
         data_gen.generate(f"{place}/new", rows=10)
     with pytest.raises(DataError) as caught:
         open_shards(f"{place}/none.parquet?{signature}")
-    assert "none.parquet" in str(caught.value) and "sig-w83k" not in str(caught.value)
+    assert "none.parquet" in str(caught.value)
+    assert "sig-w83k" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("options", "url", "message"), [
-    pytest.param({"scret": "a"}, "s3://b/x", "storage option 'scret' is unknown.*Did you mean secret?", id="did you mean"),
-    pytest.param({"region": "a"}, "https://h/x.parquet", "https:// has no use for it; it takes none; use a signed link", id="of another scheme"),
-    pytest.param({"key": "***"}, "s3://b/x", "keeps no secrets. Give it again", id="redacted"),
-    pytest.param({}, "az://container/x", "az:// needs the account's name", id="no account"),
-    pytest.param({"key": "k"}, "s3://b/x", "s3://: the storage options cannot be used: .*secret_key", id="half of a pair"),
-    pytest.param({}, "s3://", "a URL is scheme://bucket/folder", id="no bucket"),
-    pytest.param({}, "s3://me:pw@b/x", r"s3://\*\*\*@b/x: credentials in a URL", id="credentials"),
-    pytest.param({}, "nothing://b/x", "nothing://: no file system is known", id="scheme"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "url", "message"),
+    [
+        pytest.param(
+            {"scret": "a"},
+            "s3://b/x",
+            "storage option 'scret' is unknown.*Did you mean secret?",
+            id="did you mean",
+        ),
+        pytest.param(
+            {"region": "a"},
+            "https://h/x.parquet",
+            "https:// has no use for it; it takes none; use a signed link",
+            id="of another scheme",
+        ),
+        pytest.param({"key": "***"}, "s3://b/x", "keeps no secrets. Give it again", id="redacted"),
+        pytest.param({}, "az://container/x", "az:// needs the account's name", id="no account"),
+        pytest.param(
+            {"key": "k"},
+            "s3://b/x",
+            "s3://: the storage options cannot be used: .*secret_key",
+            id="half of a pair",
+        ),
+        pytest.param({}, "s3://", "a URL is scheme://bucket/folder", id="no bucket"),
+        pytest.param(
+            {}, "s3://me:pw@b/x", r"s3://\*\*\*@b/x: credentials in a URL", id="credentials"
+        ),
+        pytest.param({}, "nothing://b/x", "nothing://: no file system is known", id="scheme"),
+    ],
+)
 def test_what_cannot_be_used_is_refused(options, url, message):
     with pytest.raises(ConfigError, match=message):
         open_shards(url, storage=make_storage(options))
@@ -241,14 +384,26 @@ def test_what_cannot_be_used_is_refused(options, url, message):
 def test_every_option_has_a_name_that_both_libraries_take():
     """Nothing is asked of a network here. gs and az go the way of s3, and are called untested."""
     given = {
-        "s3": {"key": "k", "secret": "s", "token": "t", "endpoint_url": "http://h:1", "region": "r", "anon": "false"},
-        "gs": {"token": "t", "endpoint_url": "http://h:1"}, "az": {"key": "account", "secret": "c2VjcmV0", "endpoint_url": "http://h:1"},
-    }  # fmt: skip
+        "s3": {
+            "key": "k",
+            "secret": "s",
+            "token": "t",
+            "endpoint_url": "http://h:1",
+            "region": "r",
+            "anon": "false",
+        },
+        "gs": {"token": "t", "endpoint_url": "http://h:1"},
+        "az": {"key": "account", "secret": "c2VjcmV0", "endpoint_url": "http://h:1"},
+    }
     for scheme, options in given.items():
         assert set(options) <= set(NAMES[scheme])
         storage = make_storage(options)
         assert open_filesystem(scheme, storage).type_name in ("s3", "gcs", "abfs")
-        assert type(open_objects(f"{scheme}://bucket/x", storage)).__name__ in ("S3Store", "GCSStore", "AzureStore")
+        assert type(open_objects(f"{scheme}://bucket/x", storage)).__name__ in (
+            "S3Store",
+            "GCSStore",
+            "AzureStore",
+        )
 
 
 @FORMATS

@@ -26,19 +26,28 @@ FORMATS = pytest.mark.parametrize("format", ["parquet", "zarr"])
 
 @pytest.fixture
 def few_attempts(monkeypatch):
-    """So that an end comes soon: pyarrow waits up to a second before its second attempt, two before the third."""
+    """So that an end comes soon: pyarrow waits up to a second before its second attempt, two before
+    the third.
+    """
     monkeypatch.setattr("streamtrain.storage.filesystem.ATTEMPTS", 2)
 
 
 def rows_of(path, **flags):
     stream = st.open_stream(str(path), batch_size=500, window_rows=2048, holdout=0.1, **flags)
-    return np.concatenate([np.concatenate([x.numpy(), y.numpy()], axis=1) for x, y in stream]).tobytes(), stream.receipt()
+    return (
+        np.concatenate(
+            [np.concatenate([x.numpy(), y.numpy()], axis=1) for x, y in stream]
+        ).tobytes(),
+        stream.receipt(),
+    )
 
 
 @FORMATS
 @pytest.mark.parametrize("fault", ["drop", "503", "stall"])
 def test_a_failing_network_costs_no_row_and_changes_no_order(bucket, local, proxy, format, fault):
-    """Of the data's requests a few fail, each once: those that bring rows, and those that open the shards."""
+    """Of the data's requests a few fail, each once: those that bring rows, and those that open the
+    shards.
+    """
     url = bucket.put(Path(local[format].url), "d")
     asked: Counter[str] = Counter()
 
@@ -56,40 +65,90 @@ def test_a_failing_network_costs_no_row_and_changes_no_order(bucket, local, prox
     assert faults.count(fault) == len(faults) == len(asked) >= 2, "the faults did come"
 
 
-@pytest.mark.parametrize(("format", "fault"), [
-    pytest.param("parquet", "drop", marks=pytest.mark.slow), ("parquet", "503"), ("parquet", "stall"),
-    ("zarr", "drop"), pytest.param("zarr", "503", marks=pytest.mark.slow), ("zarr", "stall"),
-])  # fmt: skip
-def test_a_store_that_fails_for_good_ends_the_run_with_its_file_and_soon(bucket, local, proxy, few_attempts, capsys, monkeypatch, tmp_path, format, fault):
+@pytest.mark.parametrize(
+    ("format", "fault"),
+    [
+        pytest.param("parquet", "drop", marks=pytest.mark.slow),
+        ("parquet", "503"),
+        ("parquet", "stall"),
+        ("zarr", "drop"),
+        pytest.param("zarr", "503", marks=pytest.mark.slow),
+        ("zarr", "stall"),
+    ],
+)
+def test_a_store_that_fails_for_good_ends_the_run_with_its_file_and_soon(
+    bucket, local, proxy, few_attempts, capsys, monkeypatch, tmp_path, format, fault
+):
     monkeypatch.chdir(tmp_path)
     url = bucket.put(Path(local[format].url), "d")
-    stream = st.open_stream(url, storage_options=bucket.through(proxy), batch_size=500, on_bad_shard="quarantine", timeout_seconds=10)
+    stream = st.open_stream(
+        url,
+        storage_options=bucket.through(proxy),
+        batch_size=500,
+        on_bad_shard="quarantine",
+        timeout_seconds=10,
+    )
     list(stream)
     proxy.requests.clear()
     proxy.plan = lambda number, method, path: fault
     started = time.monotonic()
     with pytest.raises(DataError, match=r"shard-0000\d") as caught:
         list(stream)
-    assert type(caught.value).__name__ in ("StoreError", "ReadTimeout") and caught.value.exit_code in (3, 4)
+    assert type(caught.value).__name__ in ("StoreError", "ReadTimeout")
+    assert caught.value.exit_code in (3, 4)
     assert stream.quarantine()["rows"] == 0, "rows that the network kept from us are not called bad"
-    flags = [word for name, value in bucket.through(proxy).items() for word in ("--storage-option", f"{name}={value}")]
+    flags = [
+        word
+        for name, value in bucket.through(proxy).items()
+        for word in ("--storage-option", f"{name}={value}")
+    ]
     assert run(["train", url, *flags, "--out", "run", "--set", "fetch.timeout_seconds=10"]) == 4
     said = capsys.readouterr().err
-    assert re.search(r"error: s3://bucket-\d+/d\S*: the store failed for good", said) and SECRET not in said
+    assert re.search(r"error: s3://bucket-\d+/d\S*: the store failed for good", said)
+    assert SECRET not in said
     assert not (tmp_path / "run").exists()
-    assert len(proxy.requests) < 60 and time.monotonic() - started < 30
+    assert len(proxy.requests) < 60
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.slow
 def test_a_process_whose_read_hangs_ends_when_it_has_said_so(bucket, local, proxy, tmp_path):
-    """pyarrow waits at exit for its store, for a minute and more, and then may abort."""
+    """Pyarrow waits at exit for its store, for a minute and more, and then may abort."""
     url = bucket.put(Path(local["parquet"].url), "d")
     opened = count()
-    proxy.plan = lambda number, method, path: "stall" if method == "GET" and "shard-" in path and next(opened) > 8 else None
-    flags = [word for name, value in bucket.through(proxy).items() for word in ("--storage-option", f"{name}={value}")]
-    words = "train", url, *flags, "--out", str(tmp_path / "run"), "--window-rows", "2048", "--epochs", "9", "--set", "fetch.timeout_seconds=10", "-q"
-    done = subprocess.run([sys.executable, "-m", "streamtrain", *words], capture_output=True, text=True, timeout=50, check=False)
-    assert done.returncode == 3 and re.fullmatch(r"error: s3://\S+parquet: reading rows .* has not ended within 10 s\..*\n", done.stderr), done.stderr
+    proxy.plan = lambda number, method, path: (
+        "stall" if method == "GET" and "shard-" in path and next(opened) > 8 else None
+    )
+    flags = [
+        word
+        for name, value in bucket.through(proxy).items()
+        for word in ("--storage-option", f"{name}={value}")
+    ]
+    words = (
+        "train",
+        url,
+        *flags,
+        "--out",
+        str(tmp_path / "run"),
+        "--window-rows",
+        "2048",
+        "--epochs",
+        "9",
+        "--set",
+        "fetch.timeout_seconds=10",
+        "-q",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "streamtrain", *words],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert re.fullmatch(
+        r"error: s3://\S+parquet: reading rows .* has not ended within 10 s\..*\n", done.stderr
+    ), done.stderr
 
 
 def test_many_footers_are_read_at_once(bucket, proxy, tmp_path):
@@ -104,25 +163,38 @@ def test_many_footers_are_read_at_once(bucket, proxy, tmp_path):
 
 
 def test_an_upload_that_fails_leaves_nothing(bucket, proxy, few_attempts):
-    proxy.plan = lambda number, method, path: "503" if method in ("PUT", "POST") and "shard-00001" in path else None
-    with pytest.raises(StoreError, match="shard-00001.parquet: the store failed for good"):
-        data_gen.generate(f"{bucket.url}/d", rows=ROWS, span_rows=SPAN_ROWS, workers=1, storage_options=bucket.through(proxy))
+    proxy.plan = lambda number, method, path: (
+        "503" if method in ("PUT", "POST") and "shard-00001" in path else None
+    )
+    with pytest.raises(StoreError, match=r"shard-00001.parquet: the store failed for good"):
+        data_gen.generate(
+            f"{bucket.url}/d",
+            rows=ROWS,
+            span_rows=SPAN_ROWS,
+            workers=1,
+            storage_options=bucket.through(proxy),
+        )
     assert any(method == "PUT" and "shard-00000" in path for method, path, _ in proxy.requests)
     assert list_files(bucket.url, bucket.storage) == {}
 
 
 def test_an_upload_over_a_failing_network_is_whole(bucket, proxy, local):
     proxy.plan = lambda number, method, path: "503" if number in (4, 9) else None
-    made = data_gen.generate(f"{bucket.url}/d", rows=ROWS, span_rows=SPAN_ROWS, storage_options=bucket.through(proxy))
-    assert made.fingerprint == local["parquet"].fingerprint and [fault for _, _, fault in proxy.requests].count("503") == 2
+    made = data_gen.generate(
+        f"{bucket.url}/d", rows=ROWS, span_rows=SPAN_ROWS, storage_options=bucket.through(proxy)
+    )
+    assert made.fingerprint == local["parquet"].fingerprint
+    assert [fault for _, _, fault in proxy.requests].count("503") == 2
 
 
 def test_secrets_in_what_a_library_says_are_hidden(bucket, tmp_path):
     (tmp_path / "x").write_bytes(b"x")
-    storage = make_storage({**bucket.options, "secret": "bucket"})  # a secret that the library's own message is sure to quote
+    # a secret that the library's own message is sure to quote
+    storage = make_storage({**bucket.options, "secret": "bucket"})
     with pytest.raises(StoreError) as caught:
         write_file(tmp_path / "x", "s3://no-such-place/x", storage)
-    assert "***" in str(caught.value) and "bucket" not in str(caught.value)
+    assert "***" in str(caught.value)
+    assert "bucket" not in str(caught.value)
 
 
 def test_a_secret_of_a_letter_does_not_hide_the_message():
@@ -135,8 +207,14 @@ def test_a_secret_of_a_letter_does_not_hide_the_message():
 def test_a_store_that_is_silent_when_it_is_opened_is_given_up_in_time(name):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        storage = make_storage({"key": "k", "secret": SECRET, "endpoint_url": endpoint, "region": "us-east-1"}, timeout_seconds=2)
+        storage = make_storage(
+            {"key": "k", "secret": SECRET, "endpoint_url": endpoint, "region": "us-east-1"},
+            timeout_seconds=2,
+        )
         started = time.monotonic()
-        with pytest.raises(StoreError, match=rf"s3://b/d.*the store failed for good.*Look at its address {endpoint}"):
+        with pytest.raises(
+            StoreError,
+            match=rf"s3://b/d.*the store failed for good.*Look at its address {endpoint}",
+        ):
             open_shards(f"s3://b/{name}", storage=storage)
     assert time.monotonic() - started < 10

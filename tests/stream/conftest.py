@@ -8,9 +8,15 @@ import zarr
 
 
 def id_rows(num_rows: int, num_columns: int = 5) -> np.ndarray:
-    """Row `i`: two columns of 16 bits each hold the id, the others are functions of it; float32 (rows, columns)."""
+    """Row `i`: two columns of 16 bits each hold the id, the others are functions of it; float32
+    (rows, columns).
+    """
     ids = np.arange(num_rows)
-    columns = [ids >> 16, ids & 0xFFFF, *((ids * (k + 3)) % 97 - 48 for k in range(num_columns - 2))]
+    columns = [
+        ids >> 16,
+        ids & 0xFFFF,
+        *((ids * (k + 3)) % 97 - 48 for k in range(num_columns - 2)),
+    ]
     return np.stack(columns, axis=1).astype(np.float32)
 
 
@@ -26,13 +32,21 @@ def _with_nulls(column: np.ndarray) -> pa.Array:
 
 @pytest.fixture
 def write_data(tmp_path):
-    """`write_data([[100, 50], [70]])`: one shard for each list, one row group or chunk for each number; returns the folder.
+    """`write_data([[100, 50], [70]])`: one shard for each list, one row group or chunk for each
+    number; returns the folder.
 
     `rows` stand in place of `id_rows`; in Parquet every other NaN of theirs is stored as null.
     """
     counter = iter(range(1000))
 
-    def write(layout: list[list[int]], *, format: str = "parquet", num_columns: int = 5, stored: str = "float32", rows: np.ndarray | None = None):
+    def write(
+        layout: list[list[int]],
+        *,
+        format: str = "parquet",
+        num_columns: int = 5,
+        stored: str = "float32",
+        rows: np.ndarray | None = None,
+    ):
         folder = tmp_path / f"data-{next(counter)}"
         folder.mkdir()
         rows = id_rows(sum(map(sum, layout)), num_columns) if rows is None else rows
@@ -43,7 +57,9 @@ def write_data(tmp_path):
             start += sum(groups)
             if format == "parquet":
                 table = pa.table({name: _with_nulls(part[:, k]) for k, name in enumerate(names)})
-                with pq.ParquetWriter(folder / f"part-{number:04d}.parquet", table.schema) as writer:
+                with pq.ParquetWriter(
+                    folder / f"part-{number:04d}.parquet", table.schema
+                ) as writer:
                     done = 0
                     for group in groups:
                         writer.write_table(table.slice(done, group), row_group_size=group)
@@ -51,9 +67,12 @@ def write_data(tmp_path):
             else:
                 assert len(set(groups[:-1])) <= 1, "a Zarr array has chunks of one size"
                 array = zarr.create_array(
-                    folder / f"part-{number:04d}.zarr", shape=part.shape, chunks=(groups[0], num_columns), dtype=part.dtype,
+                    folder / f"part-{number:04d}.zarr",
+                    shape=part.shape,
+                    chunks=(groups[0], num_columns),
+                    dtype=part.dtype,
                     attributes={"columns": names},
-                )  # fmt: skip
+                )
                 array[:] = part
         return folder
 

@@ -13,16 +13,33 @@ from streamtrain.stream.plan import make_plan
 
 
 def test_a_broken_chain_stops_no_other_one(write_data, monkeypatch):
-    """A later window may meet the damage first: the windows before it, which do not, are built all the same."""
-    source, window_rows = open_source(open_shards(str(write_data([[400], [400]]))), seed=0, span_rows=40, window_rows=80, holdout=0, eval_rows=0)
-    plan = make_plan(source.spans, source.holdout, seed=0, trial=0, epoch=0, window_rows=window_rows)
+    """A later window may meet the damage first: the windows before it, which do not, are built all
+    the same.
+    """
+    source, window_rows = open_source(
+        open_shards(str(write_data([[400], [400]]))),
+        seed=0,
+        span_rows=40,
+        window_rows=80,
+        holdout=0,
+        eval_rows=0,
+    )
+    plan = make_plan(
+        source.spans, source.holdout, seed=0, trial=0, epoch=0, window_rows=window_rows
+    )
     chains = Chains(source)
     first, second = islice(plan.windows(), 2)
     for window in (first, second):
         chains.expect(window)
     broken, whole = (source.spans.unit_of(int(number)) for number in first.spans[:2])
     assert broken != whole  # two chains take turns
-    mine = {unit: [[int(n) for n in window.spans if source.spans.unit_of(int(n)) == unit] for window in (first, second)] for unit in (broken, whole)}
+    mine = {
+        unit: [
+            [int(n) for n in window.spans if source.spans.unit_of(int(n)) == unit]
+            for window in (first, second)
+        ]
+        for unit in (broken, whole)
+    }
     for number in mine[broken][0]:
         chains.read(0, number)
 

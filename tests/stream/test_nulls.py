@@ -1,4 +1,6 @@
-"""The laws of the null policy, on real files: rows are known by the ids in their first two columns, which are never bad."""
+"""The laws of the null policy, on real files: rows are known by the ids in their first two columns,
+which are never bad.
+"""
 
 import itertools
 
@@ -20,7 +22,9 @@ LAYOUT = [[7, 93, 1], [1], [200, 3], [64]]
 TOTAL = 369
 BAD = (np.nan, np.inf, -np.inf)
 
-bad_cells = st.lists(st.tuples(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from(BAD)), max_size=60)
+bad_cells = st.lists(
+    st.tuples(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from(BAD)), max_size=60
+)
 
 
 def spoil(total: int, cells, dtype=np.float32) -> np.ndarray:
@@ -33,7 +37,12 @@ def spoil(total: int, cells, dtype=np.float32) -> np.ndarray:
 
 def usual_cells(seed: int = 0, total: int = TOTAL, count: int = 60, columns=(2, 5)):
     random = np.random.default_rng(seed)
-    places = zip(random.integers(0, total, count), random.integers(*columns, count), itertools.cycle(BAD), strict=False)
+    places = zip(
+        random.integers(0, total, count),
+        random.integers(*columns, count),
+        itertools.cycle(BAD),
+        strict=False,
+    )
     return [(int(row), int(column), value) for row, column, value in places]
 
 
@@ -44,12 +53,20 @@ def minibatches(stream) -> list[np.ndarray]:
 def rebuilt(rows: np.ndarray, dropped: int) -> Receipt:
     """The receipt, from delivered values alone."""
     ids = row_ids(rows)
-    return Receipt(count=len(ids), digest=int(hash_array(ids, int(RECEIPT_KEY)).sum(dtype=np.uint64)), dropped=dropped)
+    return Receipt(
+        count=len(ids),
+        digest=int(hash_array(ids, int(RECEIPT_KEY)).sum(dtype=np.uint64)),
+        dropped=dropped,
+    )
 
 
 def held_out_ids(stream) -> set[int]:
     source = stream._source
-    return {int(source.spans.first_id[span] + row) for span, rows in source.holdout.positions.items() for row in rows}
+    return {
+        int(source.spans.first_id[span] + row)
+        for span, rows in source.holdout.positions.items()
+        for row in rows
+    }
 
 
 @given(
@@ -60,12 +77,21 @@ def held_out_ids(stream) -> set[int]:
     span_rows=st.integers(1, 80),
     holdout=st.floats(0, 0.5),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_drop_delivers_exactly_the_good_rows(write_data, layout, cells, batch_size, window_rows, span_rows, holdout):
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_drop_delivers_exactly_the_good_rows(
+    write_data, layout, cells, batch_size, window_rows, span_rows, holdout
+):
     total = sum(map(sum, layout))
     rows = spoil(total, cells)
     stream = streamtrain.open_stream(
-        write_data(layout, rows=rows), on_null="drop", batch_size=batch_size, window_rows=window_rows, span_rows=span_rows, holdout=holdout
+        write_data(layout, rows=rows),
+        on_null="drop",
+        batch_size=batch_size,
+        window_rows=window_rows,
+        span_rows=span_rows,
+        holdout=holdout,
     )
     bad, held = set(np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()), held_out_ids(stream)
     if len(bad | held) == total:
@@ -78,7 +104,9 @@ def test_drop_delivers_exactly_the_good_rows(write_data, layout, cells, batch_si
         assert len(delivered) <= len(stream)
         assert all(len(batch) == batch_size for batch in delivered[:-1])
         together = np.concatenate(delivered)
-        assert np.array_equal(together[np.argsort(row_ids(together))], rows[sorted(set(range(total)) - bad - held)])
+        assert np.array_equal(
+            together[np.argsort(row_ids(together))], rows[sorted(set(range(total)) - bad - held)]
+        )
         assert stream.receipt() == rebuilt(together, dropped=len(bad))
         assert stream.receipt().count + stream.receipt().dropped + len(held - bad) == total
 
@@ -91,7 +119,10 @@ def test_drop_delivers_exactly_the_good_rows(write_data, layout, cells, batch_si
 def test_the_order_of_what_is_left_does_not_change(write_data, change):
     folder = write_data(LAYOUT, rows=spoil(TOTAL, usual_cells()))
     usual = {"batch_size": 32, "readers": 2, "on_null": "drop", "holdout": 0.1, **SMALL}
-    one, other = (np.concatenate(minibatches(streamtrain.open_stream(folder, **flags))) for flags in (usual, {**usual, **change}))
+    one, other = (
+        np.concatenate(minibatches(streamtrain.open_stream(folder, **flags)))
+        for flags in (usual, {**usual, **change})
+    )
     assert np.array_equal(one, other)
 
 
@@ -100,8 +131,14 @@ def test_the_order_of_what_is_left_does_not_change(write_data, change):
 def test_both_formats_give_the_same_sequence(write_data, policy, stored):
     layout = [[64, 64, 10], [64, 64]]
     rows = spoil(266, usual_cells(total=266, columns=(2, 4)))
-    folders = [write_data(layout, format=format, stored=stored, rows=rows) for format in ("parquet", "zarr")]
-    one, other = (np.concatenate(minibatches(streamtrain.open_stream(folder, on_null=policy, **SMALL))) for folder in folders)
+    folders = [
+        write_data(layout, format=format, stored=stored, rows=rows)
+        for format in ("parquet", "zarr")
+    ]
+    one, other = (
+        np.concatenate(minibatches(streamtrain.open_stream(folder, on_null=policy, **SMALL)))
+        for folder in folders
+    )
     assert np.array_equal(one, other)
 
 
@@ -109,7 +146,9 @@ def test_a_dropped_row_moves_no_other_window(write_data):
     clean = streamtrain.open_stream(write_data(LAYOUT), **SMALL)
     before = np.split(np.concatenate(minibatches(clean)), clean._plan.window_starts[1:-1])
     victim = int(row_ids(before[1])[0])
-    stream = streamtrain.open_stream(write_data(LAYOUT, rows=spoil(TOTAL, [(victim, 3, np.nan)])), on_null="drop", **SMALL)
+    stream = streamtrain.open_stream(
+        write_data(LAYOUT, rows=spoil(TOTAL, [(victim, 3, np.nan)])), on_null="drop", **SMALL
+    )
     after = np.concatenate(minibatches(stream))
     first, last = len(before[0]), sum(map(len, before[2:]))
     assert np.array_equal(after[:first], before[0])
@@ -135,34 +174,52 @@ def test_resume_anywhere_with_dropped_rows(write_data, layout, resumed_size, sto
     other.load_state_dict(stream.state_dict())
     assert other.receipt() == stream.receipt()
     assert np.array_equal(np.concatenate(minibatches(other)), whole[32 * stop_after :])
-    assert other.receipt() == unbroken.receipt() == rebuilt(whole, dropped=unbroken.receipt().dropped)
+    assert (
+        other.receipt() == unbroken.receipt() == rebuilt(whole, dropped=unbroken.receipt().dropped)
+    )
 
 
 def test_windows_without_a_good_row(write_data):
     cells = [(row, 2, np.nan) for row in range(40, 280)]
-    stream = streamtrain.open_stream(write_data([[40] * 8], rows=spoil(320, cells)), on_null="drop", batch_size=7, **SMALL)
+    stream = streamtrain.open_stream(
+        write_data([[40] * 8], rows=spoil(320, cells)), on_null="drop", batch_size=7, **SMALL
+    )
     delivered = minibatches(stream)
     assert [len(batch) for batch in delivered] == [7] * 11 + [3]
     assert stream.receipt() == rebuilt(np.concatenate(delivered), dropped=240)
 
 
 @given(
-    cells=st.lists(st.tuples(st.integers(0, 10**6), st.integers(2, 3), st.sampled_from(BAD)), max_size=60), holdout=st.floats(0, 0.4)
+    cells=st.lists(
+        st.tuples(st.integers(0, 10**6), st.integers(2, 3), st.sampled_from(BAD)), max_size=60
+    ),
+    holdout=st.floats(0, 0.4),
 )
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_impute_equals_numpy(write_data, cells, holdout):
     rows = spoil(TOTAL, cells)
-    stream = streamtrain.open_stream(write_data(LAYOUT, rows=rows), on_null="impute", holdout=holdout, **SMALL)
+    stream = streamtrain.open_stream(
+        write_data(LAYOUT, rows=rows), on_null="impute", holdout=holdout, **SMALL
+    )
     trained = np.setdiff1d(np.arange(TOTAL), sorted(held_out_ids(stream)))
     bad = ~np.isfinite(rows)
     expected = rows.copy()
     for column in (2, 3):
-        expected[bad[:, column], column] = rows[trained, column][~bad[trained, column]].astype(np.float64).mean()
+        expected[bad[:, column], column] = (
+            rows[trained, column][~bad[trained, column]].astype(np.float64).mean()
+        )
     delivered = np.concatenate(minibatches(stream))
-    np.testing.assert_allclose(delivered[np.argsort(row_ids(delivered))], expected[trained], rtol=1e-6, atol=1e-12)  # a mean of 0 is one to rounding
+    # a mean of 0 is one to rounding
+    np.testing.assert_allclose(
+        delivered[np.argsort(row_ids(delivered))], expected[trained], rtol=1e-6, atol=1e-12
+    )
     assert len(delivered) == stream.num_rows
     assert stream.receipt() == rebuilt(delivered, dropped=0)
-    assert stream.nulls()["columns"] == {f"c{c}": int(bad[trained, c].sum()) for c in (2, 3) if bad[trained, c].any()}
+    assert stream.nulls()["columns"] == {
+        f"c{c}": int(bad[trained, c].sum()) for c in (2, 3) if bad[trained, c].any()
+    }
 
 
 def test_imputed_values_are_kept_in_the_state(write_data):
@@ -183,15 +240,18 @@ def test_dropped_rows_are_counted_at_their_first_bad_column_and_by_shard(write_d
     stream = streamtrain.open_stream(folder, on_null="drop", **SMALL)
     minibatches(stream)
     assert stream.nulls() == {
-        "total": 4, "columns": {"c2": 1, "c3": 2, "c4": 1},
+        "total": 4,
+        "columns": {"c2": 1, "c3": 2, "c4": 1},
         "shards": {str(folder / "part-0000.parquet"): 2, str(folder / "part-0001.parquet"): 2},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("policy", ["drop", "impute"])
 def test_too_large_for_float32_is_bad(write_data, policy):
     rows = spoil(80, [(7, 2, 1e39)], dtype=np.float64)
-    stream = streamtrain.open_stream(write_data([[80]], stored="float64", rows=rows), on_null=policy, **SMALL)
+    stream = streamtrain.open_stream(
+        write_data([[80]], stored="float64", rows=rows), on_null=policy, **SMALL
+    )
     assert np.isfinite(np.concatenate(minibatches(stream))).all()
     assert stream.nulls()["columns"] == {"c2": 1}
 
@@ -199,11 +259,30 @@ def test_too_large_for_float32_is_bad(write_data, policy):
 @pytest.mark.parametrize(
     ("policy", "cell", "message"),
     [
-        pytest.param("error", (57, 2, np.nan), r"part-0000\.parquet: column 'c2', row 57: the value is null or NaN .*--on-null", id="null"),
-        pytest.param("error", (57, 3, -np.inf), r"column 'c3', row 57: the value is infinite", id="infinite"),
-        pytest.param("error", (57, 3, 1e39), r"the value is 1e\+39, too large for float32", id="too-large"),
-        pytest.param("error", (57, 4, np.nan), r"column 'c4', row 57: .*\. Clean the column, or use --on-null drop\.$", id="target"),
-        pytest.param("impute", (57, 4, np.nan), r"column 'c4', row 57: .*never imputed: clean the column", id="impute-target"),
+        pytest.param(
+            "error",
+            (57, 2, np.nan),
+            r"part-0000\.parquet: column 'c2', row 57: the value is null or NaN .*--on-null",
+            id="null",
+        ),
+        pytest.param(
+            "error", (57, 3, -np.inf), r"column 'c3', row 57: the value is infinite", id="infinite"
+        ),
+        pytest.param(
+            "error", (57, 3, 1e39), r"the value is 1e\+39, too large for float32", id="too-large"
+        ),
+        pytest.param(
+            "error",
+            (57, 4, np.nan),
+            r"column 'c4', row 57: .*\. Clean the column, or use --on-null drop\.$",
+            id="target",
+        ),
+        pytest.param(
+            "impute",
+            (57, 4, np.nan),
+            r"column 'c4', row 57: .*never imputed: clean the column",
+            id="impute-target",
+        ),
     ],
 )
 def test_what_is_refused_is_named_in_one_line(write_data, policy, cell, message):
@@ -216,7 +295,9 @@ def test_what_is_refused_is_named_in_one_line(write_data, policy, cell, message)
 def test_where_every_value_is_too_large_the_column_wants_another_scale(write_data):
     rows = spoil(80, [(row, 3, 1e39) for row in range(80)], dtype=np.float64)
     with pytest.raises(DataError, match=r"\(80 such in rows 0 to 80\)\. Rescale the column"):
-        minibatches(streamtrain.open_stream(write_data([[80]], stored="float64", rows=rows), **SMALL))
+        minibatches(
+            streamtrain.open_stream(write_data([[80]], stored="float64", rows=rows), **SMALL)
+        )
 
 
 def test_a_feature_without_a_value_cannot_be_imputed(write_data):
@@ -226,14 +307,19 @@ def test_a_feature_without_a_value_cannot_be_imputed(write_data):
 
 
 def test_columns_of_many_types_are_dealt_together(tmp_path):
-    """Decoders give read-only views for some types and copies for others; the kernel takes them all."""
+    """Decoders give read-only views for some types and copies for others; the kernel takes them
+    all.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns = {
-        "a": pa.array(np.arange(80), pa.int64()), "b": np.arange(80.0), "c": pa.array(np.arange(80) % 2 == 0),
-        "d": pa.array([None, *range(79)], pa.float32()), "y": np.arange(80, dtype=np.float32),
-    }  # fmt: skip
+        "a": pa.array(np.arange(80), pa.int64()),
+        "b": np.arange(80.0),
+        "c": pa.array(np.arange(80) % 2 == 0),
+        "d": pa.array([None, *range(79)], pa.float32()),
+        "y": np.arange(80, dtype=np.float32),
+    }
     pq.write_table(pa.table(columns), tmp_path / "mixed.parquet")
     rows = np.concatenate(minibatches(streamtrain.open_stream(tmp_path, on_null="drop", **SMALL)))
     assert sorted(rows[:, 0]) == list(range(1, 80))

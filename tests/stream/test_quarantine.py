@@ -1,4 +1,6 @@
-"""The laws of quarantine, on files with real damage: rows are known by the ids in their first two columns."""
+"""The laws of quarantine, on files with real damage: rows are known by the ids in their first two
+columns.
+"""
 
 import itertools
 import json
@@ -39,10 +41,17 @@ def write(folder: Path, layout=LAYOUT, rows: np.ndarray | None = None) -> Path:
     for number, groups in enumerate(layout):
         schema = pa.schema([(f"c{k}", pa.float32()) for k in range(rows.shape[1])])
         path = folder / f"part-{number:04d}.parquet"
-        with pq.ParquetWriter(path, schema, write_page_checksum=True, use_dictionary=False, compression="none") as writer:
+        with pq.ParquetWriter(
+            path, schema, write_page_checksum=True, use_dictionary=False, compression="none"
+        ) as writer:
             for group in groups:
                 start = next(starts)
-                writer.write_batch(pa.record_batch(list(np.ascontiguousarray(rows[start : start + group].T)), schema=schema), group)
+                writer.write_batch(
+                    pa.record_batch(
+                        list(np.ascontiguousarray(rows[start : start + group].T)), schema=schema
+                    ),
+                    group,
+                )
     return folder
 
 
@@ -56,7 +65,9 @@ def spoil(folder: Path, shard: int, group: int) -> None:
 
 
 def open_stream(folder: Path, **flags):
-    return streamtrain.open_stream(folder, **{"on_bad_shard": "quarantine", "batch_size": 16, **SMALL, **flags})
+    return streamtrain.open_stream(
+        folder, **{"on_bad_shard": "quarantine", "batch_size": 16, **SMALL, **flags}
+    )
 
 
 def minibatches(stream) -> list[np.ndarray]:
@@ -64,7 +75,9 @@ def minibatches(stream) -> list[np.ndarray]:
 
 
 def digest(ids) -> int:
-    return int(hash_array(np.asarray(sorted(ids), dtype=np.int64), int(RECEIPT_KEY)).sum(dtype=np.uint64))
+    return int(
+        hash_array(np.asarray(sorted(ids), dtype=np.int64), int(RECEIPT_KEY)).sum(dtype=np.uint64)
+    )
 
 
 def lost_ids(stream) -> set[int]:
@@ -85,9 +98,13 @@ def lost_ids(stream) -> set[int]:
     holdout=st.floats(0, 0.5),
 )
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_row_outside_of_bad_spans_comes_once_and_the_sum_is_exact(tmp_path_factory, layout, bad, window_rows, span_rows, holdout):
+def test_every_row_outside_of_bad_spans_comes_once_and_the_sum_is_exact(
+    tmp_path_factory, layout, bad, window_rows, span_rows, holdout
+):
     total = sum(map(sum, layout))
-    bad = {(shard, group) for shard, group in bad if shard < len(layout) and group < len(layout[shard])}
+    bad = {
+        (shard, group) for shard, group in bad if shard < len(layout) and group < len(layout[shard])
+    }
     folder = write(tmp_path_factory.mktemp("law") / "data", layout)
     flags = {"window_rows": window_rows, "span_rows": span_rows, "holdout": holdout}
     clean = open_stream(folder, **flags)
@@ -96,22 +113,39 @@ def test_every_row_outside_of_bad_spans_comes_once_and_the_sum_is_exact(tmp_path
         spoil(folder, shard, group)
     stream = open_stream(folder, **flags)
     if not bad:
-        assert [batch.tobytes() for batch in minibatches(stream)] == order and stream.quarantine()["spans"] == []
+        assert [batch.tobytes() for batch in minibatches(stream)] == order
+        assert stream.quarantine()["spans"] == []
         return
     first = np.cumsum([0, *itertools.chain(*layout)])
-    at = {(s, g): n for n, (s, g) in enumerate((s, g) for s, groups in enumerate(layout) for g in range(len(groups)))}
-    damaged = set(itertools.chain(*(range(first[at[place]], first[at[place] + 1]) for place in bad)))
-    held = {int(clean._source.spans.first_id[span] + row) for span, rows in clean._source.holdout.positions.items() for row in rows}
+    at = {
+        (s, g): n
+        for n, (s, g) in enumerate(
+            (s, g) for s, groups in enumerate(layout) for g in range(len(groups))
+        )
+    }
+    damaged = set(
+        itertools.chain(*(range(first[at[place]], first[at[place] + 1]) for place in bad))
+    )
+    held = {
+        int(clean._source.spans.first_id[span] + row)
+        for span, rows in clean._source.holdout.positions.items()
+        for row in rows
+    }
     for epoch in range(2):
         try:
             ids = row_ids(np.concatenate(minibatches(stream)))
         except (DataError, ValueError) as error:
             assert "every span is quarantined" in str(error) or "at least one array" in str(error)
             return
-        assert len(ids) == len(set(ids.tolist())) and set(ids.tolist()) == set(range(total)) - held - lost_ids(stream)
+        assert len(ids) == len(set(ids.tolist()))
+        assert set(ids.tolist()) == set(range(total)) - held - lost_ids(stream)
         assert damaged - held <= lost_ids(stream)
         receipt = stream.receipt()
-        assert (receipt.count, receipt.digest, receipt.quarantined) == (len(ids), digest(ids.tolist()), len(lost_ids(stream)))
+        assert (receipt.count, receipt.digest, receipt.quarantined) == (
+            len(ids),
+            digest(ids.tolist()),
+            len(lost_ids(stream)),
+        )
         assert receipt.count + len(held) + receipt.dropped + receipt.quarantined == total, epoch
 
 
@@ -135,7 +169,8 @@ def test_a_quarantined_span_moves_no_other_window(tmp_path: Path) -> None:
             assert set(row_ids(here)) == set(row_ids(there)) - lost_ids(stream)
         else:
             np.testing.assert_array_equal(here, there)
-    assert place == len(rows) and touched == 1
+    assert place == len(rows)
+    assert touched == 1
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 4, 7, 10])
@@ -175,7 +210,9 @@ def test_a_span_that_was_quarantined_is_not_tried_again_after_a_resume(tmp_path:
     assert len(np.concatenate(minibatches(other))) == len(epoch[0]) == len(epoch[1]) == TOTAL - 30
 
 
-def test_rows_of_a_window_that_was_half_delivered_cannot_go_missing_after_a_resume(tmp_path: Path) -> None:
+def test_rows_of_a_window_that_was_half_delivered_cannot_go_missing_after_a_resume(
+    tmp_path: Path,
+) -> None:
     folder = write(tmp_path / "data", [[30, 30]])
     stream = open_stream(folder, window_rows=1000)
     next(iterator := iter(stream))
@@ -184,7 +221,9 @@ def test_rows_of_a_window_that_was_half_delivered_cannot_go_missing_after_a_resu
     spoil(folder, 0, 1)
     other = open_stream(folder, window_rows=1000)
     other.load_state_dict(state)
-    with pytest.raises(DataError, match="delivered before the run was resumed, so it cannot be quarantined now"):
+    with pytest.raises(
+        DataError, match="delivered before the run was resumed, so it cannot be quarantined now"
+    ):
         minibatches(other)
 
 
@@ -215,7 +254,8 @@ def test_a_shard_that_a_manifest_describes_keeps_its_place_when_it_is_gone(tmp_p
     Path(made.shards[1].url).write_bytes(b"PAR1")
     stream = open_stream(tmp_path / "data")
     rows = np.concatenate(minibatches(stream))
-    assert stream.dataset.num_rows == 4000 and stream.quarantine()["rows"] == 1600
+    assert stream.dataset.num_rows == 4000
+    assert stream.quarantine()["rows"] == 1600
     assert set(row_ids(rows)) == set(row_ids(clean)) - set(range(800, 2400))
     with pytest.raises(DataError, match="2 problems"):
         open_stream(tmp_path / "data", on_bad_shard="error")
@@ -229,7 +269,8 @@ def test_a_shard_that_nobody_describes_is_left_out_and_said(tmp_path: Path) -> N
     rows = np.concatenate(minibatches(stream))
     said = stream.quarantine()
     assert [Path(each["url"]).name for each in said["left_out"]] == ["part-0001.parquet"]
-    assert [Path(each["url"]).name for each in said["spans"]] == ["part-0009.parquet"] and said["rows"] == 9
+    assert [Path(each["url"]).name for each in said["spans"]] == ["part-0009.parquet"]
+    assert said["rows"] == 9
     assert len(rows) + said["rows"] == stream.dataset.num_rows == TOTAL - 1 + 9
 
 
@@ -237,7 +278,14 @@ def test_a_run_counts_and_lists_what_it_stepped_over(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(12_000, 4)).astype(np.float32)
     folder = write(tmp_path / "data", [[1000] * 6, [1000] * 6], rows)
     spoil(folder, 1, 3)
-    flags = {"batch_size": 64, "span_rows": 500, "window_rows": 3000, "hidden": (4,), "holdout": 0.2, "on_bad_shard": "quarantine"}
+    flags = {
+        "batch_size": 64,
+        "span_rows": 500,
+        "window_rows": 3000,
+        "hidden": (4,),
+        "holdout": 0.2,
+        "on_bad_shard": "quarantine",
+    }
     config = make_config(merge(flag_values(flags, TRAIN_FLAGS), {"data": {"path": str(folder)}}))
     with RunDirectory(tmp_path / "run") as directory:
         train(config, directory.log, {"command": "", "env": {}})
@@ -245,13 +293,22 @@ def test_a_run_counts_and_lists_what_it_stepped_over(tmp_path: Path) -> None:
     header = events[0]
     assert header["integrity"].startswith("unverified: no manifest")
     listed = json.loads((tmp_path / "run" / "quarantine.json").read_text())
-    assert listed["rows"] == 1000 and [(each["start"], each["stop"]) for each in listed["spans"]] == [(3000, 4000)]
-    assert "CRC checksum" in listed["spans"][0]["cause"] and listed["spans"][0]["holdout_lost"]
+    assert listed["rows"] == 1000
+    assert [(each["start"], each["stop"]) for each in listed["spans"]] == [(3000, 4000)]
+    assert "CRC checksum" in listed["spans"][0]["cause"]
+    assert listed["spans"][0]["holdout_lost"]
     (done,) = [event for event in events if event["event"] == "pass"]
     receipt = done["receipt"]
-    visited = receipt["count"] + header["data"]["holdout_rows"] + receipt["dropped"] + receipt["quarantined"]
-    assert visited == header["data"]["num_rows"] == 12_000 and done["rows_read"] == receipt["count"]
-    assert done["quarantined"]["rows"] == 1000 and done["quarantined"]["spans"] == 1
+    visited = (
+        receipt["count"]
+        + header["data"]["holdout_rows"]
+        + receipt["dropped"]
+        + receipt["quarantined"]
+    )
+    assert visited == header["data"]["num_rows"] == 12_000
+    assert done["rows_read"] == receipt["count"]
+    assert done["quarantined"]["rows"] == 1000
+    assert done["quarantined"]["spans"] == 1
 
 
 # --- reads that hang ---
@@ -259,7 +316,9 @@ def test_a_run_counts_and_lists_what_it_stepped_over(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hang(monkeypatch: pytest.MonkeyPatch):
-    """`hang(kind, number)`: read number `number` waits until the test is over; returns how many reads began."""
+    """`hang(kind, number)`: read number `number` waits until the test is over; returns how many
+    reads began.
+    """
     released, calls = threading.Event(), itertools.count()
 
     def start(kind: str, number: int) -> None:
@@ -279,11 +338,21 @@ def hang(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("policy", ["error", "quarantine"])
 @pytest.mark.parametrize(("kind", "number"), [("span", 0), ("span", 4), ("slice", 3)])
-def test_a_read_that_hangs_is_found_in_time(kind: str, number: int, policy: str, hang, tmp_path: Path) -> None:
-    stream = open_stream(write(tmp_path / "data"), on_bad_shard=policy, timeout_seconds=0.3, readers=2)
+def test_a_read_that_hangs_is_found_in_time(
+    kind: str, number: int, policy: str, hang, tmp_path: Path
+) -> None:
+    stream = open_stream(
+        write(tmp_path / "data"), on_bad_shard=policy, timeout_seconds=0.3, readers=2
+    )
     hang(kind, number)
     started = time.monotonic()
-    with pytest.raises(DataError, match=r"part-000\d\.parquet: reading rows .* has not ended within 0\.3 s\. .*fetch\.timeout_seconds"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"part-000\d\.parquet: reading rows .* has not ended within 0\.3 s\."
+            r" .*fetch\.timeout_seconds"
+        ),
+    ):
         minibatches(stream)
     assert time.monotonic() - started < 5
 
@@ -295,7 +364,9 @@ def test_a_read_that_hangs_in_the_survey_is_found_in_time(hang, tmp_path: Path) 
         open_stream(folder, on_null="impute", timeout_seconds=0.3)
 
 
-def test_a_slow_read_within_the_limit_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_read_within_the_limit_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write(tmp_path / "data")
     expected = [batch.tobytes() for batch in minibatches(open_stream(folder))]
     whole = Readers.read
@@ -305,4 +376,6 @@ def test_a_slow_read_within_the_limit_changes_nothing(tmp_path: Path, monkeypatc
         return whole(*args)
 
     monkeypatch.setattr(Readers, "read", read)
-    assert [batch.tobytes() for batch in minibatches(open_stream(folder, timeout_seconds=5))] == expected
+    assert [
+        batch.tobytes() for batch in minibatches(open_stream(folder, timeout_seconds=5))
+    ] == expected

@@ -1,4 +1,6 @@
-"""The laws of the stream (DESIGN.md §7), on real files: rows are known by the ids in their delivered values."""
+"""The laws of the stream (DESIGN.md §7), on real files: rows are known by the ids in their
+delivered values.
+"""
 
 import itertools
 import time
@@ -36,7 +38,9 @@ def deliver(stream) -> np.ndarray:
 def rebuilt(rows: np.ndarray) -> Receipt:
     """The receipt, from delivered values alone."""
     ids = row_ids(rows)
-    return Receipt(count=len(ids), digest=int(hash_array(ids, int(RECEIPT_KEY)).sum(dtype=np.uint64)))
+    return Receipt(
+        count=len(ids), digest=int(hash_array(ids, int(RECEIPT_KEY)).sum(dtype=np.uint64))
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
@@ -62,11 +66,21 @@ def test_every_row_exactly_once_each_epoch(write_data, layout, batch_size):
     holdout=st.floats(0, 0.5),
     seed=st.integers(0, 3),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_exactly_once_for_any_plan(write_data, layout, batch_size, window_rows, span_rows, readers, holdout, seed):
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_exactly_once_for_any_plan(
+    write_data, layout, batch_size, window_rows, span_rows, readers, holdout, seed
+):
     total = sum(map(sum, layout))
     stream = streamtrain.open_stream(
-        write_data(layout), batch_size=batch_size, window_rows=window_rows, span_rows=span_rows, readers=readers, holdout=holdout, seed=seed
+        write_data(layout),
+        batch_size=batch_size,
+        window_rows=window_rows,
+        span_rows=span_rows,
+        readers=readers,
+        holdout=holdout,
+        seed=seed,
     )
     rows = deliver(stream)
     held = total - stream.num_rows
@@ -84,18 +98,29 @@ def test_exactly_once_for_any_plan(write_data, layout, batch_size, window_rows, 
 def test_the_row_sequence_does_not_change(write_data, change):
     folder = write_data(LAYOUTS["uneven"])
     usual = {"batch_size": 32, "readers": 2, **SMALL}
-    assert np.array_equal(deliver(streamtrain.open_stream(folder, **usual)), deliver(streamtrain.open_stream(folder, **{**usual, **change})))
+    assert np.array_equal(
+        deliver(streamtrain.open_stream(folder, **usual)),
+        deliver(streamtrain.open_stream(folder, **{**usual, **change})),
+    )
 
 
 @pytest.mark.parametrize("format", ["parquet", "zarr"])
 def test_a_chain_is_decoded_once(write_data, format, monkeypatch):
-    """Slices of a row group larger than a window go forward through it: each row is decoded once an epoch, not once a slice."""
+    """Slices of a row group larger than a window go forward through it: each row is decoded once an
+    epoch, not once a slice.
+    """
     from streamtrain.storage import parquet, zarr
 
     decoded = []
     for module, name in ((parquet, "decode_arrow"), (zarr, "decode_numpy")):
         original = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda column, values, kind, f=original: decoded.append(len(values)) or f(column, values, kind))
+        monkeypatch.setattr(
+            module,
+            name,
+            lambda column, values, kind, f=original: (
+                decoded.append(len(values)) or f(column, values, kind)
+            ),
+        )
     folder = write_data([[3000], [3000]], format=format)
     stream = streamtrain.open_stream(folder, window_rows=800, span_rows=100)
     assert len(deliver(stream)) == 6000
@@ -106,7 +131,12 @@ def test_a_chain_is_decoded_once(write_data, format, monkeypatch):
 def test_parquet_and_zarr_give_the_same_sequence(write_data, stored):
     layout = [[64, 64, 10], [64, 64]]
     sequences = [
-        deliver(streamtrain.open_stream(write_data(layout, format=format, stored=stored), **SMALL, holdout=0.1)) for format in ("parquet", "zarr")
+        deliver(
+            streamtrain.open_stream(
+                write_data(layout, format=format, stored=stored), **SMALL, holdout=0.1
+            )
+        )
+        for format in ("parquet", "zarr")
     ]
     assert np.array_equal(*sequences)
 
@@ -114,13 +144,19 @@ def test_parquet_and_zarr_give_the_same_sequence(write_data, stored):
 def test_orders_of_seeds_and_epochs_differ(write_data):
     folder = write_data(LAYOUTS["even"])
     first = streamtrain.open_stream(folder, seed=0, **SMALL)
-    orders = [deliver(first), deliver(first), deliver(streamtrain.open_stream(folder, seed=1, **SMALL))]
+    orders = [
+        deliver(first),
+        deliver(first),
+        deliver(streamtrain.open_stream(folder, seed=1, **SMALL)),
+    ]
     for one, other in itertools.combinations(orders, 2):
         assert not np.array_equal(one, other)
     assert np.array_equal(orders[0], deliver(streamtrain.open_stream(folder, seed=0, **SMALL)))
 
 
-@pytest.mark.parametrize("layout", [LAYOUTS["uneven"], LAYOUTS["many-large-groups"]], ids=["uneven", "chains"])
+@pytest.mark.parametrize(
+    "layout", [LAYOUTS["uneven"], LAYOUTS["many-large-groups"]], ids=["uneven", "chains"]
+)
 @pytest.mark.parametrize("resumed_size", [32, 5, 100], ids=str)
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 7, 10], ids=str)
 def test_resume_anywhere(write_data, layout, resumed_size, stop_after):
@@ -149,7 +185,9 @@ def test_state_after_an_epoch_is_the_next_one(write_data):
 
 
 def test_a_state_of_an_epoch_with_more_windows_than_the_first(write_data):
-    """Spans of unlike sizes fill windows otherwise in another order: the position's window is one of its own epoch's."""
+    """Spans of unlike sizes fill windows otherwise in another order: the position's window is one
+    of its own epoch's.
+    """
     flags = {"seed": 14, "batch_size": 8, "window_rows": 100, "span_rows": 10}
     folder = write_data([[7, 93, 1, 1, 66, 3, 64, 40, 40, 80, 12]])
     stream = streamtrain.open_stream(folder, **flags)
@@ -180,7 +218,9 @@ def test_state_of_other_cuts_is_refused(write_data):
         streamtrain.open_stream(folder, span_rows=112, window_rows=200).load_state_dict(state)
 
 
-@pytest.mark.parametrize("change", [{"row": 10**9}, {"window": 99}, {"epoch": -1}, {"epoch": "a"}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"row": 10**9}, {"window": 99}, {"epoch": -1}, {"epoch": "a"}], ids=str
+)
 def test_a_position_that_is_none_is_refused(write_data, change):
     stream = streamtrain.open_stream(write_data(LAYOUTS["even"]), **SMALL)
     with pytest.raises(ConfigError, match="no position"):
@@ -202,7 +242,9 @@ def test_a_row_beyond_its_own_window_is_refused(write_data):
 
 
 def test_more_held_out_rows_than_the_budget_can_list_are_refused(write_data):
-    with pytest.raises(ResourceError, match=r"800 held-out rows takes 6\.2 KiB; the budget is 4\.0 KiB"):
+    with pytest.raises(
+        ResourceError, match=r"800 held-out rows takes 6\.2 KiB; the budget is 4\.0 KiB"
+    ):
         streamtrain.open_stream(write_data([[100] * 10]), holdout=800, memory="4KiB")
 
 
@@ -239,7 +281,9 @@ def test_buffers_are_used_again(write_data):
 
 @pytest.mark.parametrize("readers", [1, 3], ids=str)
 def test_no_more_windows_are_in_memory_than_the_budget_says(write_data, monkeypatch, readers):
-    """Those being built, those ready and the one in a slow consumer's hands, whose variables still hold the one before."""
+    """Those being built, those ready and the one in a slow consumer's hands, whose variables still
+    hold the one before.
+    """
     alive, most, genuine = set(), [0], BufferPool.lend
 
     def lend(self, num_rows):
@@ -250,7 +294,9 @@ def test_no_more_windows_are_in_memory_than_the_budget_says(write_data, monkeypa
         return array
 
     monkeypatch.setattr(BufferPool, "lend", lend)
-    stream = streamtrain.open_stream(write_data([[40] * 60]), batch_size=80, window_rows=80, span_rows=40, readers=readers)
+    stream = streamtrain.open_stream(
+        write_data([[40] * 60]), batch_size=80, window_rows=80, span_rows=40, readers=readers
+    )
     for number, _minibatch in enumerate(stream):
         time.sleep(0.02 if number < 8 else 0)
     assert readers < most[0] <= stream.budget.windows == readers + 2
@@ -273,7 +319,10 @@ def test_tiny_spans_share_a_task_and_large_ones_do_not(num_rows, num_columns):
     for spans in tasks:
         values = sum(num_rows[i] for i in spans) * num_columns
         assert len(spans) == 1 or (values <= TASK_VALUES and len(spans) <= TASK_SPANS)
-    assert len(list(share_tasks([1] * 10_000, num_columns))) <= 10_000 // TASK_SPANS + 1 + 10_000 * num_columns // TASK_VALUES
+    assert (
+        len(list(share_tasks([1] * 10_000, num_columns)))
+        <= 10_000 // TASK_SPANS + 1 + 10_000 * num_columns // TASK_VALUES
+    )
 
 
 def test_each_row_is_equally_likely_everywhere(write_data):
@@ -282,7 +331,9 @@ def test_each_row_is_equally_likely_everywhere(write_data):
     folder = write_data([[16, 16], [16, 16]])
     places = np.zeros((64, 8))
     for seed in range(120):
-        ids = row_ids(deliver(streamtrain.open_stream(folder, seed=seed, window_rows=64, span_rows=16)))
+        ids = row_ids(
+            deliver(streamtrain.open_stream(folder, seed=seed, window_rows=64, span_rows=16))
+        )
         places[ids, np.arange(64) // 8] += 1
     assert chisquare(places.ravel()).pvalue > 1e-4
 
@@ -291,13 +342,17 @@ def test_in_a_dataloader(write_data):
     folder = write_data(LAYOUTS["even"])
     loader = torch.utils.data.DataLoader(streamtrain.open_stream(folder, **SMALL), batch_size=None)
     assert sum(len(x) for x, _ in loader) == 160
-    loader = torch.utils.data.DataLoader(streamtrain.open_stream(folder, **SMALL), batch_size=None, num_workers=1)
+    loader = torch.utils.data.DataLoader(
+        streamtrain.open_stream(folder, **SMALL), batch_size=None, num_workers=1
+    )
     with pytest.raises(ConfigError, match="num_workers=0"):
         next(iter(loader))
 
 
 def test_drop_last(write_data):
-    stream = streamtrain.open_stream(write_data(LAYOUTS["even"]), batch_size=50, drop_last=True, **SMALL)
+    stream = streamtrain.open_stream(
+        write_data(LAYOUTS["even"]), batch_size=50, drop_last=True, **SMALL
+    )
     assert [len(x) for x, _ in stream] == [50] * 3
     assert len(stream) == 3
     assert stream.receipt().count == 150
@@ -317,7 +372,7 @@ def test_a_value_that_is_not_finite_is_named(write_data):
 
 
 def test_two_windows_must_fit(write_data):
-    with pytest.raises(ResourceError, match="the budget is 10.0 KiB"):
+    with pytest.raises(ResourceError, match=r"the budget is 10.0 KiB"):
         streamtrain.open_stream(write_data([[400] * 5]), memory="10KiB")
 
 

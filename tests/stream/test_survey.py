@@ -11,7 +11,12 @@ from tests.stream.conftest import id_rows
 
 def held_out(source) -> np.ndarray:
     """The ids of the held-out rows, ascending."""
-    return np.concatenate([source.spans[span].first_id + positions for span, positions in sorted(source.holdout.positions.items())])
+    return np.concatenate(
+        [
+            source.spans[span].first_id + positions
+            for span, positions in sorted(source.holdout.positions.items())
+        ]
+    )
 
 
 @pytest.mark.parametrize("format", ["parquet", "zarr"])
@@ -22,12 +27,20 @@ def test_held_out_rows_have_no_say_in_the_statistics(write_data, format):
     ids = held_out(open_source(open_shards(str(write_data(layout, format=format))), **flags)[0])
     assert len(ids) == 53
     rows[ids] = 1e6
-    source, _ = open_source(open_shards(str(write_data(layout, format=format, rows=rows.astype(np.float32)))), **flags)
+    source, _ = open_source(
+        open_shards(str(write_data(layout, format=format, rows=rows.astype(np.float32)))), **flags
+    )
     assert np.array_equal(held_out(source), ids)
     survey, kept = take_survey(source), np.delete(rows, ids, axis=0)
-    assert survey.count == len(kept) == 213 and (survey.holdout == 1e6).all() and len(survey.holdout) == 53
+    assert survey.count == len(kept) == 213
+    assert (survey.holdout == 1e6).all()
+    assert len(survey.holdout) == 53
     np.testing.assert_allclose(survey.mean, kept.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(survey.sd, kept.std(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(survey.comoment / survey.count, np.cov(kept.T, bias=True), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        survey.comoment / survey.count, np.cov(kept.T, bias=True), rtol=1e-9, atol=1e-9
+    )
     design = np.column_stack([kept[:, 1:-1], np.ones(len(kept))])  # the first column is constant
-    np.testing.assert_allclose(linear_model(survey)[1:], np.linalg.lstsq(design, kept[:, -1], rcond=None)[0], rtol=1e-6)
+    np.testing.assert_allclose(
+        linear_model(survey)[1:], np.linalg.lstsq(design, kept[:, -1], rcond=None)[0], rtol=1e-6
+    )

@@ -1,4 +1,6 @@
-"""Transforms: the function of a user, from the module in the current folder to the delivered features."""
+"""Transforms: the function of a user, from the module in the current folder to the delivered
+features.
+"""
 
 import itertools
 
@@ -19,7 +21,9 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def transform(tmp_path, monkeypatch):
-    """`transform(body)`: writes a module with `def make(c): body` in the current folder; returns `module:make`."""
+    """`transform(body)`: writes a module with `def make(c): body` in the current folder; returns
+    `module:make`.
+    """
     monkeypatch.chdir(tmp_path)
 
     def write(body: str) -> str:
@@ -37,7 +41,10 @@ def deliver(stream) -> np.ndarray:
 @pytest.mark.parametrize("format", ["parquet", "zarr"])
 def test_features_are_what_the_function_makes(write_data, transform, format):
     layout = LAYOUT if format == "parquet" else [[64, 64, 10], [64, 64]]
-    name = transform("return {'high': c['c0'], 'low': c['c1'], 'ratio': c['c2'] / 7, 'even': c['c1'] % 2 == 0, 'sum': c['c2'] + c['c3']}")
+    name = transform(
+        "return {'high': c['c0'], 'low': c['c1'], 'ratio': c['c2'] / 7, 'even': c['c1'] % 2 == 0,"
+        " 'sum': c['c2'] + c['c3']}"
+    )
     stream = streamtrain.open_stream(write_data(layout, format=format), transform=name, **SMALL)
     assert stream.dataset.features == ("high", "low", "ratio", "even", "sum")
     rows, raw = deliver(stream), id_rows(stream.num_rows)[:, :5]
@@ -50,18 +57,26 @@ def test_features_are_what_the_function_makes(write_data, transform, format):
 
 def test_the_row_order_is_that_of_the_plain_stream(write_data, transform):
     folder = write_data(LAYOUT)
-    same = streamtrain.open_stream(folder, transform=transform("return dict(c)"), holdout=0.1, **SMALL)
-    assert np.array_equal(deliver(same), deliver(streamtrain.open_stream(folder, holdout=0.1, **SMALL)))
+    same = streamtrain.open_stream(
+        folder, transform=transform("return dict(c)"), holdout=0.1, **SMALL
+    )
+    assert np.array_equal(
+        deliver(same), deliver(streamtrain.open_stream(folder, holdout=0.1, **SMALL))
+    )
 
 
 def test_only_the_named_features_are_given(write_data, transform):
     name = transform("assert sorted(c) == ['c1', 'c3']; return {'x': c['c3'] - c['c1']}")
-    stream = streamtrain.open_stream(write_data(LAYOUT), features=["c1", "c3"], target="c0", transform=name, **SMALL)
+    stream = streamtrain.open_stream(
+        write_data(LAYOUT), features=["c1", "c3"], target="c0", transform=name, **SMALL
+    )
     assert [x.shape[1] for x, _ in stream] == [1] * len(stream)
 
 
 def test_large_row_groups(write_data, transform):
-    stream = streamtrain.open_stream(write_data([[500], [300]]), transform=transform("return dict(c)"), **SMALL)
+    stream = streamtrain.open_stream(
+        write_data([[500], [300]]), transform=transform("return dict(c)"), **SMALL
+    )
     assert sorted(row_ids(deliver(stream))) == list(range(800))
 
 
@@ -73,13 +88,17 @@ def test_what_it_makes_is_subject_to_the_null_policy(write_data, transform):
     rows = deliver(streamtrain.open_stream(folder, transform=name, on_null="drop", **SMALL))
     assert set(row_ids(rows)) == set(np.flatnonzero(id_rows(TOTAL)[:, 2] > 0))
     imputed = streamtrain.open_stream(folder, transform=name, on_null="impute", **SMALL)
-    assert np.isfinite(deliver(imputed)).all() and len(imputed.nulls()["columns"]) == 1
+    assert np.isfinite(deliver(imputed)).all()
+    assert len(imputed.nulls()["columns"]) == 1
 
 
 def test_a_state_belongs_to_its_transform(write_data, transform):
     folder = write_data(LAYOUT)
-    state = streamtrain.open_stream(folder, transform=transform("return dict(c)"), **SMALL).state_dict()
-    assert state["order"]["transform"]["columns"] == ["c0", "c1", "c2", "c3"] and len(state["order"]["transform"]["sha256"]) == 64
+    state = streamtrain.open_stream(
+        folder, transform=transform("return dict(c)"), **SMALL
+    ).state_dict()
+    assert state["order"]["transform"]["columns"] == ["c0", "c1", "c2", "c3"]
+    assert len(state["order"]["transform"]["sha256"]) == 64
     with pytest.raises(ConfigError, match="transform was"):
         streamtrain.open_stream(folder, **SMALL).load_state_dict(state)
 
@@ -92,41 +111,71 @@ def test_a_state_belongs_to_its_transform(write_data, transform):
         pytest.param("return {1: c['c0']}", "names are not text", id="names"),
         pytest.param("return {'a': 3.0}", "returned float for 'a'", id="scalar"),
         pytest.param("return {'a': c['c0'].astype(str)}", "an array of .* for 'a'", id="text"),
-        pytest.param("return {'a': np.append(c['c0'], 1)}", r"shape \(1,\) for 'a', from 0 rows", id="length"),
+        pytest.param(
+            "return {'a': np.append(c['c0'], 1)}", r"shape \(1,\) for 'a', from 0 rows", id="length"
+        ),
         pytest.param("return {'a': c['c0'][:, None]}", r"shape \(0, 1\) for 'a'", id="matrix"),
-        pytest.param("return {'a': c['c9']}", "raised KeyError on 0 rows: 'c9'", id="unknown-column"),
-        pytest.param("c['c0'][:1] = 0; return dict(c)", "raised ValueError on 0 rows: assignment destination is read-only", id="in-place"),
-        pytest.param("return {'a': c['c0'], 'c4': c['c1']}", "'c4', which is the target", id="target"),
+        pytest.param(
+            "return {'a': c['c9']}", "raised KeyError on 0 rows: 'c9'", id="unknown-column"
+        ),
+        pytest.param(
+            "c['c0'][:1] = 0; return dict(c)",
+            "raised ValueError on 0 rows: assignment destination is read-only",
+            id="in-place",
+        ),
+        pytest.param(
+            "return {'a': c['c0'], 'c4': c['c1']}", "'c4', which is the target", id="target"
+        ),
     ],
 )
 def test_what_it_does_wrongly_is_named_at_open(write_data, transform, body, message):
     with pytest.raises((ConfigError, DataError), match=message) as caught:
         streamtrain.open_stream(write_data([[40]]), transform=transform(body), **SMALL)
-    assert "\n" not in str(caught.value) and "--transform features_" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "--transform features_" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        pytest.param("return {'a': c['c0'][:30]}", r"shape \(30,\) for 'a', from 40 rows", id="length"),
-        pytest.param("return {'a' if len(c['c0']) else 'b': c['c0']}", "returned a, and b before", id="names"),
-        pytest.param("return {'a': c['c0'] / (1 if not len(c['c0']) else None)}", "raised TypeError on 40 rows", id="raises"),
+        pytest.param(
+            "return {'a': c['c0'][:30]}", r"shape \(30,\) for 'a', from 40 rows", id="length"
+        ),
+        pytest.param(
+            "return {'a' if len(c['c0']) else 'b': c['c0']}", "returned a, and b before", id="names"
+        ),
+        pytest.param(
+            "return {'a': c['c0'] / (1 if not len(c['c0']) else None)}",
+            "raised TypeError on 40 rows",
+            id="raises",
+        ),
     ],
 )
 def test_what_it_does_wrongly_later_names_the_rows(write_data, transform, body, message):
     with pytest.raises(DataError, match=message) as caught:
         deliver(streamtrain.open_stream(write_data([[40]]), transform=transform(body), **SMALL))
-    assert "\n" not in str(caught.value) and "part-0000.parquet: rows 0 to 40" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "part-0000.parquet: rows 0 to 40" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         pytest.param("my_features", "write module:function", id="no-colon"),
-        pytest.param("my_feature:make", "no module 'my_feature'. Did you mean my_features_of_mine", id="no-module"),
-        pytest.param("my_features_of_mine:mak", "no function 'mak'. Did you mean make", id="no-function"),
+        pytest.param(
+            "my_feature:make",
+            "no module 'my_feature'. Did you mean my_features_of_mine",
+            id="no-module",
+        ),
+        pytest.param(
+            "my_features_of_mine:mak", "no function 'mak'. Did you mean make", id="no-function"
+        ),
         pytest.param("my_features_of_mine:number", "no function 'number'", id="not-callable"),
-        pytest.param("needs_more:make", "importing needs_more failed: No module named 'nowhere_to_be_found'", id="dependency"),
+        pytest.param(
+            "needs_more:make",
+            "importing needs_more failed: No module named 'nowhere_to_be_found'",
+            id="dependency",
+        ),
         pytest.param("broken:make", "importing broken failed: ZeroDivisionError", id="broken"),
     ],
 )

@@ -1,52 +1,100 @@
-"""Measurements of the trained models: noise scale, √m law, curvature, sharpness, the line between two models."""
+"""Measurements of the trained models: noise scale, √m law, curvature, sharpness, the line between
+two models.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
 
-from streamtrain.report.charts.house import Tables, chart_title, interval_bars, log_axis, size_axis, size_color
+from streamtrain.report.charts.house import (
+    Tables,
+    chart_title,
+    interval_bars,
+    log_axis,
+    size_axis,
+    size_color,
+)
 from streamtrain.report.extent import ends_of
 
 
 def noise_scale(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """The noise scales and the critical batch size beside the recommended one, on one axis of batch sizes; None without one."""
+    """The noise scales and the critical batch size beside the recommended one, on one axis of batch
+    sizes; None without one.
+    """
     rows = tables["noise"]
     if not any(row["kind"] == "measured" for row in rows):
         return None
     values = [row["value"] for row in rows]
-    known = [row[name] for row in rows for name in ("lo", "hi") if row[name] and min(values) / 30 < row[name] < 30 * max(values)]
-    x = alt.X("value:Q", title="rows of a minibatch", **log_axis(ends_of([*values, *known], 1.6), "~s"))
-    y = alt.Y("name:N", title=None, sort=[row["name"] for row in rows], axis=alt.Axis(labelLimit=260))
-    base = alt.Chart(alt.NamedData("noise"))
-    tooltip = [alt.Tooltip("name:N"), *(alt.Tooltip(f"{name}:Q", format=",.4~g") for name in ("value", "lo", "hi"))]
-    layers = [
-        interval_bars(base).encode(x=alt.X("lo:Q", title="rows of a minibatch"), x2="hi:Q", y=y, color=alt.value("#2f7fd0")),
-        base.transform_filter("datum.kind == 'measured'").mark_point(filled=True, size=80, opacity=1, color="#2f7fd0").encode(x=x, y=y, tooltip=tooltip),
-        base.transform_filter("datum.kind == 'chosen'").mark_point(size=200, strokeWidth=2, opacity=1, style="reference").encode(x=x, y=y, tooltip=tooltip),
+    known = [
+        row[name]
+        for row in rows
+        for name in ("lo", "hi")
+        if row[name] and min(values) / 30 < row[name] < 30 * max(values)
     ]
-    return alt.layer(*layers).properties(title="Noise scales" + " beside the recommended size" * any(row["kind"] == "chosen" for row in rows))
+    x = alt.X(
+        "value:Q", title="rows of a minibatch", **log_axis(ends_of([*values, *known], 1.6), "~s")
+    )
+    y = alt.Y(
+        "name:N", title=None, sort=[row["name"] for row in rows], axis=alt.Axis(labelLimit=260)
+    )
+    base = alt.Chart(alt.NamedData("noise"))
+    tooltip = [
+        alt.Tooltip("name:N"),
+        *(alt.Tooltip(f"{name}:Q", format=",.4~g") for name in ("value", "lo", "hi")),
+    ]
+    layers = [
+        interval_bars(base).encode(
+            x=alt.X("lo:Q", title="rows of a minibatch"), x2="hi:Q", y=y, color=alt.value("#2f7fd0")
+        ),
+        base.transform_filter("datum.kind == 'measured'")
+        .mark_point(filled=True, size=80, opacity=1, color="#2f7fd0")
+        .encode(x=x, y=y, tooltip=tooltip),
+        base.transform_filter("datum.kind == 'chosen'")
+        .mark_point(size=200, strokeWidth=2, opacity=1, style="reference")
+        .encode(x=x, y=y, tooltip=tooltip),
+    ]
+    return alt.layer(*layers).properties(
+        title="Noise scales"
+        + " beside the recommended size" * any(row["kind"] == "chosen" for row in rows)
+    )
 
 
 def sqrt_m(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """The gradient's standard deviation against the rows it is averaged over, with the line of slope -½."""
+    """The gradient's standard deviation against the rows it is averaged over, with the line of
+    slope -½.
+    """
     rows = tables["sqrt_m"]
     if len(rows) < 2:
         return None
     title = "standard deviation of the gradient"
-    x = alt.X("m:Q", title="rows averaged (m)", **log_axis(ends_of([row["m"] for row in rows], 1.2), "~s"))
-    y = alt.Y("sd:Q", title=title, **log_axis(ends_of([row[name] for row in rows for name in ("sd", "ideal")], 1.2)))
+    x = alt.X(
+        "m:Q", title="rows averaged (m)", **log_axis(ends_of([row["m"] for row in rows], 1.2), "~s")
+    )
+    y = alt.Y(
+        "sd:Q",
+        title=title,
+        **log_axis(ends_of([row[name] for row in rows for name in ("sd", "ideal")], 1.2)),
+    )
     base = alt.Chart(alt.NamedData("sqrt_m"))
     tooltip = [alt.Tooltip("m:Q", format=",d"), alt.Tooltip("sd:Q", format=".4~g")]
     layers = [
-        base.mark_line(strokeDash=[5, 4], strokeWidth=1.2, style="reference").encode(x=x, y=alt.Y("ideal:Q", title=title)),
-        base.mark_point(filled=True, size=60, opacity=1, color="#2f7fd0").encode(x=x, y=y, tooltip=tooltip),
+        base.mark_line(strokeDash=[5, 4], strokeWidth=1.2, style="reference").encode(
+            x=x, y=alt.Y("ideal:Q", title=title)
+        ),
+        base.mark_point(filled=True, size=60, opacity=1, color="#2f7fd0").encode(
+            x=x, y=y, tooltip=tooltip
+        ),
     ]
-    return alt.layer(*layers).properties(title=chart_title("The √m law", "dashed: slope −½ through the first point"))
+    return alt.layer(*layers).properties(
+        title=chart_title("The √m law", "dashed: slope −½ through the first point")
+    )
 
 
 def curvature(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """λ_max at the end of training, by batch size, beside the line above which a step of its rate is unstable."""
+    """λ_max at the end of training, by batch size, beside the line above which a step of its rate
+    is unstable.
+    """
     rows = tables["curvature"]
     if not rows:
         return None
@@ -55,13 +103,23 @@ def curvature(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | No
     values = [row[name] for row in rows for name in ("value", "line")]
     y = alt.Y("value:Q", title=title, **log_axis(ends_of(values, 1.6), "~s"))
     base = alt.Chart(alt.NamedData("curvature")).transform_filter("datum.value > 0")
-    tooltip = [alt.Tooltip("size:N", title="minibatch"), alt.Tooltip("value:Q", format=".4~g"), alt.Tooltip("line:Q", title="stable below", format=".4~g")]
+    tooltip = [
+        alt.Tooltip("size:N", title="minibatch"),
+        alt.Tooltip("value:Q", format=".4~g"),
+        alt.Tooltip("line:Q", title="stable below", format=".4~g"),
+    ]
     layers = [
         interval_bars(base).encode(x=x, y=alt.Y("lo:Q", title=title), y2="hi:Q", color=color),
-        base.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, color=color, tooltip=tooltip),
-        base.mark_line(strokeDash=[5, 4], strokeWidth=1.2, style="reference").encode(x=x, y=alt.Y("line:Q", title=title)),
+        base.mark_point(filled=True, size=80, opacity=1).encode(
+            x=x, y=y, color=color, tooltip=tooltip
+        ),
+        base.mark_line(strokeDash=[5, 4], strokeWidth=1.2, style="reference").encode(
+            x=x, y=alt.Y("line:Q", title=title)
+        ),
     ]
-    return alt.layer(*layers).properties(title=chart_title("Curvature at the end of training", "dashed: stable below"))
+    return alt.layer(*layers).properties(
+        title=chart_title("Curvature at the end of training", "dashed: stable below")
+    )
 
 
 def sharpness(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
@@ -70,13 +128,25 @@ def sharpness(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | No
     if not rows:
         return None
     x, color = size_axis(tables), size_color(tables)
-    y = alt.Y("value:Q", title="sharpness φ, %", **log_axis(ends_of([row["value"] for row in rows], 1.6)))
+    y = alt.Y(
+        "value:Q", title="sharpness φ, %", **log_axis(ends_of([row["value"] for row in rows], 1.6))
+    )
     base = alt.Chart(alt.NamedData("sharpness")).transform_filter("datum.value > 0")
-    tooltip = [alt.Tooltip("size:N", title="minibatch"), alt.Tooltip("measure:N"), alt.Tooltip("value:Q", format=".4~g")]
+    tooltip = [
+        alt.Tooltip("size:N", title="minibatch"),
+        alt.Tooltip("measure:N"),
+        alt.Tooltip("value:Q", format=".4~g"),
+    ]
     layers = [
-        base.mark_line(strokeWidth=1, strokeOpacity=0.6, color="#8a929c").encode(x=x, y=y, detail="measure:N"),
-        base.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, color=color, shape=alt.Shape("measure:N", legend=None), tooltip=tooltip),
-        base.transform_filter("datum.last").mark_text(align="right", dx=-4, dy=-12).encode(x=x, y=y, text="measure:N"),
+        base.mark_line(strokeWidth=1, strokeOpacity=0.6, color="#8a929c").encode(
+            x=x, y=y, detail="measure:N"
+        ),
+        base.mark_point(filled=True, size=80, opacity=1).encode(
+            x=x, y=y, color=color, shape=alt.Shape("measure:N", legend=None), tooltip=tooltip
+        ),
+        base.transform_filter("datum.last")
+        .mark_text(align="right", dx=-4, dy=-12)
+        .encode(x=x, y=y, text="measure:N"),
     ]
     return alt.layer(*layers).properties(title="Sharpness of the trained models")
 
@@ -86,8 +156,14 @@ def line(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
     rows = [row for row in tables["line"] if row["loss"]]
     if len(rows) < 2:
         return None
-    x = alt.X("alpha:Q", title="0: the smallest size's model, 1: the largest's", axis=alt.Axis(format="~g"))
-    y = alt.Y("loss:Q", title="training loss", **log_axis(ends_of([row["loss"] for row in rows], 1.2)))
+    x = alt.X(
+        "alpha:Q",
+        title="0: the smallest size's model, 1: the largest's",
+        axis=alt.Axis(format="~g"),
+    )
+    y = alt.Y(
+        "loss:Q", title="training loss", **log_axis(ends_of([row["loss"] for row in rows], 1.2))
+    )
     base = alt.Chart(alt.NamedData("line")).transform_filter("datum.loss > 0")
     ends = base.transform_filter("datum.end != ''")
     layers = [

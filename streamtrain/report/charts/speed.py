@@ -1,4 +1,6 @@
-"""Throughput: every timing repeat at every size, the line that a step's time follows, and where the stream's time goes."""
+"""Throughput: every timing repeat at every size, the line that a step's time follows, and where the
+stream's time goes.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,35 +12,55 @@ from streamtrain.report.extent import ends_of
 
 
 def throughput(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """Rows/s of the steps alone, a mark a repeat, with B/(α + βB) through them and delivery as a roof; None without timings."""
+    """Rows/s of the steps alone, a mark a repeat, with B/(α + βB) through them and delivery as a
+    roof; None without timings.
+    """
     repeats = tables["repeats"]
     if not repeats:
         return None
     roof = [row for row in tables["roof"] if row["rows_per_second"]]
     title = "rows per second"
-    y = alt.Y("rows_per_second:Q", title=title, **log_axis(ends_of([row["rows_per_second"] for row in [*repeats, *roof]], 1.3), "~s"))
+    y = alt.Y(
+        "rows_per_second:Q",
+        title=title,
+        **log_axis(ends_of([row["rows_per_second"] for row in [*repeats, *roof]], 1.3), "~s"),
+    )
     x, color = size_axis(tables), size_color(tables)
     base = alt.Chart(alt.NamedData("repeats"))
-    tooltip = [alt.Tooltip("size:N", title="minibatch"), alt.Tooltip("repeat:Q"), alt.Tooltip("rows_per_second:Q", title="rows/s", format=".4~s")]
+    tooltip = [
+        alt.Tooltip("size:N", title="minibatch"),
+        alt.Tooltip("repeat:Q"),
+        alt.Tooltip("rows_per_second:Q", title="rows/s", format=".4~s"),
+    ]
     line = alt.Chart(alt.NamedData("law")).transform_filter("datum.step_rows_per_second > 0")
     law = line.mark_line(strokeWidth=1.2, strokeDash=[4, 4], color="#8a929c", clip=True)
     layers = [
         law.encode(x=x, y=alt.Y("step_rows_per_second:Q", title=title)),
-        base.mark_tick(thickness=2, size=16, opacity=0.9, orient="horizontal").encode(x=x, y=y, color=color, tooltip=tooltip),
+        base.mark_tick(thickness=2, size=16, opacity=0.9, orient="horizontal").encode(
+            x=x, y=y, color=color, tooltip=tooltip
+        ),
     ]
     dashed = "; dashed: B / (α + βB)" if tables["law"] else ""
     if roof:
         ceiling = alt.Chart(alt.NamedData("roof"))
         layers += [
-            ceiling.mark_rule(strokeDash=[5, 4], style="reference").encode(y=alt.Y("rows_per_second:Q", title=title)),
+            ceiling.mark_rule(strokeDash=[5, 4], style="reference").encode(
+                y=alt.Y("rows_per_second:Q", title=title)
+            ),
             ceiling.mark_text(align="left", dx=4, dy=-7, fontSize=10, style="reference").encode(
-                x=alt.value(0), y=alt.Y("rows_per_second:Q", title=title), text="name:N"),
-        ]  # fmt: skip
-    return alt.layer(*layers).properties(title=chart_title("Rows per second of the step alone", f"a mark a repeat{dashed}"))
+                x=alt.value(0), y=alt.Y("rows_per_second:Q", title=title), text="name:N"
+            ),
+        ]
+    return alt.layer(*layers).properties(
+        title=chart_title("Rows per second of the step alone", f"a mark a repeat{dashed}")
+    )
 
 
 def parts(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """Seconds of work in each part of the stream, all passes together; None where nothing was timed."""
+    """Seconds of work in each part of the stream, all passes together.
+
+    None where nothing was timed.
+    """
     if not tables["parts"]:
         return None
     base = alt.Chart(alt.NamedData("parts"))
@@ -46,4 +68,8 @@ def parts(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
     x = alt.X("seconds:Q", axis=None)  # every bar has its figure
     bar = base.mark_bar(height=14, color="#2f7fd0")
     text = base.mark_text(align="left", dx=5)
-    return alt.layer(bar.encode(x=x, y=y), text.encode(x=x, y=y, text="label:N")).properties(title=chart_title("Where the stream's time went", "seconds on all threads, all passes together"))
+    return alt.layer(bar.encode(x=x, y=y), text.encode(x=x, y=y, text="label:N")).properties(
+        title=chart_title(
+            "Where the stream's time went", "seconds on all threads, all passes together"
+        )
+    )
