@@ -1,5 +1,6 @@
 # make demo   generate 4M rows, compare minibatch sizes on them, leave the table and runs/demo/report.html
-# make test   run every test
+# make lint   check format, lint and types
+# make test   lint, then run every test but those marked slow, gpu or benchmark
 # make clean  remove the environment, the runs and the caches
 #
 # Each makes .venv first, when it is missing or pyproject.toml or constraints.txt changed. Needs python3 >= 3.11.
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test clean
+.PHONY: demo lint test clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -16,7 +17,11 @@ demo: $(READY)
 	@rm -rf runs/demo
 	@$(BIN)/streamtrain sweep -c configs/demo.yaml --out runs/demo
 
-test: $(READY)
+lint: $(READY)
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+
+test: lint
 	@$(BIN)/python -m pytest -q
 
 $(READY): pyproject.toml constraints.txt
@@ -24,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	    || { echo "streamtrain needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
 	@echo "installing into .venv (a few minutes the first time)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]' -c constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $(READY)
 
 clean:
