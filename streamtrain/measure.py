@@ -1,5 +1,5 @@
 """Measurements of trained models on real rows: `--measure noise,curvature,sharpness,shuffle`
-(SCIENCE.md §2, §4, §5, §6).
+(docs/science.md §2, §4, §5, §6).
 
 `measure_costs` says what each will take, before it runs; `measure` gives the `measures` of
 summary.json. All read one pool of rows, the first of up to 16 windows as the stream delivers them,

@@ -1,5 +1,5 @@
-"""SCIENCE.md §9, test 11: on a known function, steps fall as 1/B at small minibatches and not at
-all at large ones; excess risk is exact.
+"""docs/science.md §9, test 11: on a known function, steps fall as 1/B at small minibatches and not
+at all at large ones; excess risk is exact.
 
 pytest -m slow tests/test_friedman_sweep.py
 """

@@ -1,6 +1,6 @@
 """When a held-out loss curve reaches a target (Shallue et al. 2018, arXiv 1811.03600.
 
-SCIENCE.md §1).
+docs/science.md §1).
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """The ratio of two means, with Fieller's interval (Fieller 1954, J.
 
-R. Statist. Soc. B 16:175; SCIENCE.md §2).
+R. Statist. Soc. B 16:175; docs/science.md §2).
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
 """How the useful batch grows along a run: the steps law fitted to one stretch of the loss after
-another (SCIENCE.md §7, rule 6).
+another (docs/science.md §7, rule 6).
 
 From loss L_k to L_{k+1} a size needs ΔS(B) = ΔS_min(1 + b_k/B) steps: b_k is the local B_crit
 (McCandlish et al. 2018, arXiv 1812.06162, §2.3 and appendix D). Crossings of several targets are

@@ -44,9 +44,9 @@ def paired_ratio(
     `(ratio, lo, hi)`.
 
     Below 10 pairs: geometric mean of a/b and a paired t interval on log(a/b). From 10: median of
-    a/b, the middle of an even number on logarithms, and a paired percentile bootstrap (SCIENCE.md
-    §7). What both samples of a trial share, its seed, is in neither. A pair of zeros has ratio 1.
-    One pair: `lo` and `hi` are None.
+    a/b, the middle of an even number on logarithms, and a paired percentile bootstrap
+    (docs/science.md §7). What both samples of a trial share, its seed, is in neither. A pair of
+    zeros has ratio 1. One pair: `lo` and `hi` are None.
     """
     top, bottom = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if top.shape != bottom.shape or not top.size:

@@ -1,5 +1,5 @@
 """Sizes to know beside the recommended one: the laws' optimum, the fewest rows, the fewest steps,
-20 % overhead (SCIENCE.md §7).
+20 % overhead (docs/science.md §7).
 """
 
 import math

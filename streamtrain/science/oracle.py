@@ -1,5 +1,5 @@
 """The exact oracle: SGD on linear regression, its mean loss curve and all that follows, in closed
-form (SCIENCE.md §8).
+form (docs/science.md §8).
 
 y = w*ᵀx + ξ, loss ½r², D = w - w*, independent features with eigenvalues λ_i = E x_i², m_i = E
 D_i². A step of B fresh rows at learning rate η is m' = A m + b, A = diag(1 - 2ηλ_i + η²λ_i²(1 +
@@ -165,7 +165,7 @@ def gaussian_noise_scales(
     """(B_simple, B_noise) at D = `error`, in the eigenbasis of C = H: 1 + 2L·tr C/|G|² and 1 +
     2L·tr C²/(GᵀCG), G = CD.
 
-    L = ½(DᵀCD + σ²); Σ = 2L·C + GGᵀ, of Gaussian features (SCIENCE.md §2).
+    L = ½(DᵀCD + σ²); Σ = 2L·C + GGᵀ, of Gaussian features (docs/science.md §2).
     """
     lam, d = np.asarray(eigenvalues, dtype=float), np.asarray(error, dtype=float)
     gradient, twice_loss = lam * d, float(lam @ d**2) + noise_variance

@@ -1,5 +1,5 @@
-"""The recommendation rule: which minibatch size, and why not the others (SCIENCE.md §7, rules 1, 2,
-3 and 7).
+"""The recommendation rule: which minibatch size, and why not the others (docs/science.md §7, rules
+1, 2, 3 and 7).
 """
 
 import math

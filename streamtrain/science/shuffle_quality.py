@@ -1,5 +1,5 @@
 """Shuffle quality: how much less a minibatch of the stream tells than as many independent rows
-(SCIENCE.md §6).
+(docs/science.md §6).
 
 One-way analysis of variance on gradients: between = B/(K-1) Σ|ḡ_k - ḡ|², within = mean over k of
 1/(B-1) Σ|g_ik - ḡ_k|²; F = between/within, ρ = (F-1)/(F-1+B), DEFF = 1 + (B-1)ρ: the design effect

@@ -1,5 +1,5 @@
 """Throughput joined to convergence: seconds of a step against minibatch size, the I/O roof, and the
-fastest size (SCIENCE.md §3).
+fastest size (docs/science.md §3).
 
 Seconds of a step: t_c = α + βB on the processor, t_io = B/R to deliver its rows at R rows a second;
 together (t_c^γ + t_io^γ)^(1/γ) (Qiao et al. 2021, Pollux, OSDI, §3.2), γ = ∞ for reading that

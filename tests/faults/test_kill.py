@@ -1,5 +1,5 @@
-"""FAULTS.md, row 1: a run that is killed with SIGKILL anywhere, and resumed until it is done, is
-the run that was never killed.
+"""docs/faults.md, row 1: a run that is killed with SIGKILL anywhere, and resumed until it is done,
+is the run that was never killed.
 
 Weights, records (losses, rows, steps, outcomes) and receipts are compared bit for bit; each row was
 visited exactly once an epoch.

@@ -1,5 +1,5 @@
-"""FAULTS.md, rows 2, 5, 6 and 20: a run that is interrupted at any edge goes on as if nothing had
-happened, or says why it does not.
+"""docs/faults.md, rows 2, 5, 6 and 20: a run that is interrupted at any edge goes on as if nothing
+had happened, or says why it does not.
 """
 
 import json

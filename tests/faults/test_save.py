@@ -1,5 +1,5 @@
-"""FAULTS.md, rows 3 and 4: whatever goes wrong while a run is saved, and whatever happens to what
-was saved, an older checkpoint serves.
+"""docs/faults.md, rows 3 and 4: whatever goes wrong while a run is saved, and whatever happens to
+what was saved, an older checkpoint serves.
 """
 
 import errno
@@ -256,8 +256,8 @@ def test_when_all_are_damaged_nothing_is_begun_and_nothing_changed(tmp_path):
 
 
 def test_a_pickle_is_never_loaded(tmp_path):
-    """FAULTS.md, row 19: a checkpoint made by hand, hashes and all, with a pickle in place of the
-    arrays.
+    """docs/faults.md, row 19: a checkpoint made by hand, hashes and all, with a pickle in place of
+    the arrays.
     """
     save_thrice(tmp_path / "a")
     folder, marker = tmp_path / "a" / "checkpoints", tmp_path / "executed"

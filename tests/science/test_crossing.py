@@ -1,4 +1,6 @@
-"""Crossings: SCIENCE.md §1, case by case, and the automatic target as the very edge of the rule."""
+"""Crossings: docs/science.md §1, case by case, and the automatic target as the very edge of the
+rule.
+"""
 
 import math
 

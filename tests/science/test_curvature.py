@@ -1,5 +1,5 @@
-"""Curvature and sharpness where they are exact: quadratics, and rescaled ReLU networks (SCIENCE.md
-§4, §5, acceptance tests 6 and 10).
+"""Curvature and sharpness where they are exact: quadratics, and rescaled ReLU networks
+(docs/science.md §4, §5, acceptance tests 6 and 10).
 """
 
 import itertools

@@ -1,5 +1,5 @@
 """Published experiments on scikit-learn's digits, one scalar target: where sharpness settles
-(SCIENCE.md acceptance tests 7, 8, 12).
+(docs/science.md acceptance tests 7, 8, 12).
 
 Slow: `pytest -m slow tests/science/test_edge_of_stability.py -s` prints the figures; needs the
 `sklearn` extra.

@@ -1,5 +1,5 @@
-"""The noise scale on Gaussian linear regression, where it is known in closed form (SCIENCE.md §2
-and acceptance test 1).
+"""The noise scale on Gaussian linear regression, where it is known in closed form (docs/science.md
+§2 and acceptance test 1).
 """
 
 import numpy as np

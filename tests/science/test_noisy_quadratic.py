@@ -1,5 +1,5 @@
-"""The noisy quadratic model: exact moments, and Zhang et al.'s direction for momentum (SCIENCE.md
-acceptance test 9).
+"""The noisy quadratic model: exact moments, and Zhang et al.'s direction for momentum
+(docs/science.md acceptance test 9).
 """
 
 import math

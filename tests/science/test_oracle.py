@@ -1,5 +1,5 @@
-"""The exact oracle: its own identities, and the real trainer against it (SCIENCE.md §8, acceptance
-tests 2 to 5).
+"""The exact oracle: its own identities, and the real trainer against it (docs/science.md §8,
+acceptance tests 2 to 5).
 """
 
 import itertools
@@ -19,7 +19,7 @@ from streamtrain.science.steps_law import critical_batch_size
 
 LAMBDA = np.array([1.6, 1.2, 0.8, 0.4])
 NOISE = 0.1
-#: SCIENCE.md §0: four standardised features, E D_i² = 0.225.
+#: docs/science.md §0: four standardised features, E D_i² = 0.225.
 PAGE = GaussianLinear(eigenvalues=LAMBDA, noise_variance=NOISE, start=np.full(4, 0.225))
 #: What the trainer's linear model is: four features and a bias, started at 0 with w* = (0.5, -0.4,
 #: 0.3, 0.6), intercept 0.4.

@@ -1,4 +1,4 @@
-"""The recommendation rule, clause by clause (SCIENCE.md §7)."""
+"""The recommendation rule, clause by clause (docs/science.md §7)."""
 
 import numpy as np
 import pytest

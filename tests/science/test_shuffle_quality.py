@@ -1,5 +1,5 @@
-"""DEFF where it is known: independent rows, clusters of known variance, sorted rows (SCIENCE.md §6,
-acceptance test 13).
+"""DEFF where it is known: independent rows, clusters of known variance, sorted rows
+(docs/science.md §6, acceptance test 13).
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The throughput law and the steps law: fits recover what made the figures (SCIENCE.md §3,
+"""The throughput law and the steps law: fits recover what made the figures (docs/science.md §3,
 acceptance test 14).
 """
 

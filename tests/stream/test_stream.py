@@ -1,4 +1,4 @@
-"""The laws of the stream (DESIGN.md §7), on real files: rows are known by the ids in their
+"""The laws of the stream (DESIGN.md §8), on real files: rows are known by the ids in their
 delivered values.
 """
 
