@@ -9,11 +9,11 @@ import numpy as np
 
 from data_gen.kind import Kind
 from data_gen.kinds import KINDS
-from streamtrain.config import did_you_mean
+from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError
 from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.filesystem import make_storage
-from streamtrain.storage.writer import Layout, write_dataset
+from streamtrain.storage.remote.filesystem import make_storage
+from streamtrain.storage.write.writer import Layout, write_dataset
 from streamtrain.types import Dataset, Format
 
 COLUMNS = ("x0", "x1", "x2", "x3", "y")

@@ -7,15 +7,13 @@ they are first used, so `import streamtrain` costs nothing.
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "open_stream": "streamtrain.stream.tensors",
-    "Stream": "streamtrain.stream.tensors",
+    "open_stream": "streamtrain.stream.torch_stream",
+    "Stream": "streamtrain.stream.torch_stream",
     "sweep": "streamtrain.api",
     "train": "streamtrain.api",
     "load_model": "streamtrain.api",
@@ -32,14 +30,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        # The import system binds the submodules `sweep` and `train` here; as attributes these names
-        # are the functions.
-        if not (name in _EXPORTS and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

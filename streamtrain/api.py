@@ -10,19 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamtrain.cluster.place import place
+from streamtrain.base.interrupt import Interrupt
+from streamtrain.base.redact import redact_options, redact_url
+from streamtrain.cluster.runner import place
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
-from streamtrain.dryrun import plan_run, plan_text
-from streamtrain.interrupt import Interrupt
-from streamtrain.learners.checkpoint import list_checkpoints
-from streamtrain.learners.model import Network
-from streamtrain.learners.saved import load_model, save_model
-from streamtrain.redact import redact_options, redact_url
+from streamtrain.report.dry_run import plan_run, plan_text
 from streamtrain.report.write import write_report
-from streamtrain.rundir import CHECKPOINTS, RunDirectory, choose_out, default_out, environment
-from streamtrain.scoring import evaluate, predict
-from streamtrain.sweep import sweep as sweep_records
-from streamtrain.train import train as train_records
+from streamtrain.run.directory import (
+    CHECKPOINTS,
+    RunDirectory,
+    choose_out,
+    default_out,
+    environment,
+)
+from streamtrain.run.predict import evaluate, predict
+from streamtrain.run.sweep import sweep as sweep_records
+from streamtrain.run.train import train as train_records
+from streamtrain.training.checkpoint import list_checkpoints
+from streamtrain.training.model import Network
+from streamtrain.training.model_io import load_model, save_model
 from streamtrain.types import Emit, Record
 
 __all__ = [
@@ -53,12 +59,12 @@ SWEEP_GRACE_SECONDS = 5.0
 class SweepResult:
     """Where the run is, and its `summary.json` as a dict.
 
-    `was_finished`: the run had come to its end before, and was only read.
+    `already_complete`: the run had come to its end before, and was only read.
     """
 
     out: Path
     summary: Record
-    was_finished: bool = False
+    already_complete: bool = False
 
     @property
     def batch_size(self) -> int | None:
@@ -74,13 +80,13 @@ class SweepResult:
 class TrainResult:
     """Where the run is, its summary, and the trained model with normalisation folded in.
 
-    `was_finished` as of a sweep.
+    `already_complete` as of a sweep.
     """
 
     out: Path
     summary: Record
     model: Network
-    was_finished: bool = False
+    already_complete: bool = False
 
 
 def run_sweep(
@@ -103,7 +109,7 @@ def run_sweep(
     with RunDirectory(out, resume=resume, on_record=on_record) as run:
         run.check_config("sweep", config)
         if run.finished:
-            return SweepResult(out=out, summary=run.summary(), was_finished=True)
+            return SweepResult(out=out, summary=run.summary(), already_complete=True)
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, tell=on_note))
         with place("sweep", config.cluster, out, client=client, tell=on_note) as run_pass:
             sweep_records(
@@ -132,7 +138,7 @@ def run_train(
         run.check_config("train", config)
         if run.finished:
             return TrainResult(
-                out=out, summary=run.summary(), model=load_model(out), was_finished=True
+                out=out, summary=run.summary(), model=load_model(out), already_complete=True
             )
         with place("train", config.cluster, out, client=client, tell=on_note) as run_pass:
             trained = train_records(

@@ -18,13 +18,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from streamtrain.config import TRAIN_FLAGS, Config, flag_values, make_config, set_key
-from streamtrain.learners.model import Network
-from streamtrain.learners.saved import predict_rows
-from streamtrain.passes import run_pass
-from streamtrain.prepared import prepare
-from streamtrain.scoring import predicted
-from streamtrain.storage.writer import Layout, write_dataset
-from streamtrain.train import network_of
+from streamtrain.run.passes import run_pass
+from streamtrain.run.predict import predicted
+from streamtrain.run.prepare import prepare
+from streamtrain.run.train import network_of
+from streamtrain.storage.write.writer import Layout, write_dataset
+from streamtrain.training.model import Network
+from streamtrain.training.model_io import predict_rows
 
 #: Rows that an array is trained on when neither `epochs` nor `max_rows` is given: 1,024 steps of
 #: the default minibatch.

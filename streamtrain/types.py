@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from streamtrain.redact import HIDDEN, SHOWN_OPTIONS
+from streamtrain.base.redact import HIDDEN, SHOWN_OPTIONS
 
 Format = Literal["parquet", "zarr"]
 Integrity = Literal["verified", "unverified"]
@@ -178,7 +178,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Standard:
+class Standardization:
     """How raw columns become model units: `(value - mean) * scale`, per column, target last;
     float64.
 
@@ -189,9 +189,9 @@ class Standard:
     scale: np.ndarray
 
     @staticmethod
-    def identity(num_columns: int) -> "Standard":
+    def identity(num_columns: int) -> "Standardization":
         """Raw values: mean 0, scale 1."""
-        return Standard(mean=np.zeros(num_columns), scale=np.ones(num_columns))
+        return Standardization(mean=np.zeros(num_columns), scale=np.ones(num_columns))
 
     def to_json(self) -> Mapping[str, list[float]]:
         return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}

@@ -61,8 +61,8 @@ def no_pictures(request, monkeypatch):
 @pytest.fixture(autouse=True)
 def short_timings(monkeypatch):
     """Speed is never asserted: regions that are timed need not be long."""
-    monkeypatch.setattr("streamtrain.timing.REGION_SECONDS", 0.01)
-    monkeypatch.setattr("streamtrain.timing.REST_SECONDS", 0.005)
+    monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.01)
+    monkeypatch.setattr("streamtrain.run.timing.REST_SECONDS", 0.005)
 
 
 @pytest.fixture(autouse=True)

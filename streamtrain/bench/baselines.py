@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from streamtrain.storage.readers import Readers
-from streamtrain.storage.urls import is_remote
+from streamtrain.storage.remote.urls import is_remote
 from streamtrain.types import Dataset, Shard
 
 #: Row groups that the loops hold and shuffle together.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from streamtrain.config import TrainConfig
-from streamtrain.learners.model import Model
+from streamtrain.training.model import Model
 
 
 class TorchLoop:

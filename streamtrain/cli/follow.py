@@ -29,7 +29,7 @@ class Line:
     left_seconds: float | None
 
 
-class Follow:
+class ProgressTracker:
     """Collects the evaluations of all learners at a row into one line: at row 0, at every doubling,
     and at the end.
 

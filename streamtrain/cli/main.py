@@ -29,94 +29,94 @@ from streamtrain.errors import StreamTrainError
 VERBS = {
     "init": (
         "Start",
-        "streamtrain.cli.init:init",
+        "streamtrain.cli.init_command:init",
         "Write a commented config from the data's own columns.",
     ),
     "generate": (
         "Start",
-        "streamtrain.cli.generate:generate",
+        "streamtrain.cli.generate_command:generate",
         "Make shards with a known noise floor.",
     ),
     "ingest": (
         "Start",
-        "streamtrain.cli.ingest:ingest",
+        "streamtrain.cli.ingest_command:ingest",
         "Turn CSV, Parquet, Arrow or Zarr into verified shards.",
     ),
     "inspect": (
         "Start",
-        "streamtrain.cli.inspect:inspect",
+        "streamtrain.cli.inspect_command:inspect",
         "Say what a data set holds, from its footers only.",
     ),
     "doctor": (
         "Start",
-        "streamtrain.cli.doctor:doctor",
+        "streamtrain.cli.doctor_command:doctor",
         "Describe this machine and see that everything works on it.",
     ),
     "sweep": (
         "Run",
-        "streamtrain.cli.sweep:sweep",
+        "streamtrain.cli.sweep_command:sweep",
         "Compare minibatch sizes on the same rows and recommend one.",
     ),
-    "train": ("Run", "streamtrain.cli.train:train", "Train one model and save it."),
+    "train": ("Run", "streamtrain.cli.train_command:train", "Train one model and save it."),
     "predict": (
         "Results",
-        "streamtrain.cli.predict:predict",
+        "streamtrain.cli.predict_command:predict",
         "Write a trained model's predictions for a data set.",
     ),
     "evaluate": (
         "Results",
-        "streamtrain.cli.predict:evaluate",
+        "streamtrain.cli.predict_command:evaluate",
         "Say how well a trained model does on a data set.",
     ),
     "export": (
         "Results",
-        "streamtrain.cli.export:export",
+        "streamtrain.cli.export_command:export",
         "Write a trained model as ONNX, normalisation folded in.",
     ),
     "report": (
         "Results",
-        "streamtrain.cli.report:report",
+        "streamtrain.cli.report_command:report",
         "Make the report of a run again, from its records.",
     ),
     "compare": (
         "Results",
-        "streamtrain.cli.compare:compare",
+        "streamtrain.cli.compare_command:compare",
         "Say what changed from one run to another, with intervals; --fail-on for CI.",
     ),
     "verify": (
         "Results",
-        "streamtrain.cli.verify:verify",
+        "streamtrain.cli.verify_command:verify",
         "Check every page, chunk and hash, and list every bad shard.",
     ),
     "completion": (
         "Config",
-        "streamtrain.cli.completion:completion",
+        "streamtrain.cli.completion_command:completion",
         "Print a completion script for bash, zsh or fish.",
     ),
 }
 CONFIG_VERBS = {
-    "show": ("streamtrain.cli.config:show", "Print every value and where it comes from."),
+    "show": ("streamtrain.cli.config_command:show", "Print every value and where it comes from."),
     "schema": (
-        "streamtrain.cli.config:schema",
+        "streamtrain.cli.config_command:schema",
         "Print the JSON schema of the config, for editors.",
     ),
-    "validate": ("streamtrain.cli.config:validate", "Check a config file."),
+    "validate": ("streamtrain.cli.config_command:validate", "Check a config file."),
 }
 BENCH_VERBS = {
     "stream": (
-        "streamtrain.cli.bench:stream",
+        "streamtrain.cli.bench_command:stream",
         "Measure shuffled delivery beside raw decode, an expert's loop and a gather in memory.",
     ),
     "step": (
-        "streamtrain.cli.bench_step:step",
+        "streamtrain.cli.bench_step_command:step",
         "Measure training steps beside a plain PyTorch loop and single-thread sgemm.",
     ),
     "train": (
-        "streamtrain.cli.bench_step:train",
+        "streamtrain.cli.bench_step_command:train",
         "Measure a learner fed from shards beside the same one fed from memory.",
     ),
     "cluster": (
-        "streamtrain.cli.bench_cluster:cluster",
+        "streamtrain.cli.bench_cluster_command:cluster",
         "Run a cluster's driver against simulated workers: what planning and failures cost.",
     ),
 }

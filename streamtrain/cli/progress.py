@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from streamtrain.cli.follow import Follow, Line
+from streamtrain.base.units import format_bytes, format_count, format_seconds
+from streamtrain.cli.follow import Line, ProgressTracker
 from streamtrain.cli.terminal import note, plural
 from streamtrain.types import Emit, Record
-from streamtrain.units import format_bytes, format_count, format_seconds
 
 Mode = Literal["auto", "live", "lines", "none"]
 _HEADER = (
@@ -44,7 +44,7 @@ def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
     """
     if mode == "auto":
         mode = "live" if sys.stderr.isatty() else "lines"
-    follow = Follow(every=verbose)
+    follow = ProgressTracker(every=verbose)
     if mode == "none":
         yield lambda record: None
     elif mode == "lines":
@@ -63,7 +63,9 @@ def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
             )
 
 
-def _print_lines(follow: Follow, record: Record, write: Callable[[str], None]) -> Line | None:
+def _print_lines(
+    follow: ProgressTracker, record: Record, write: Callable[[str], None]
+) -> Line | None:
     lines = follow.feed(record)
     if record["event"] == "run":
         if "engine_reason" in record:
@@ -82,7 +84,11 @@ def _print_lines(follow: Follow, record: Record, write: Callable[[str], None]) -
 
 
 def _move(
-    bar: Progress, task: TaskID, follow: Follow, record: Record, write: Callable[[str], None]
+    bar: Progress,
+    task: TaskID,
+    follow: ProgressTracker,
+    record: Record,
+    write: Callable[[str], None],
 ) -> None:
     line = _print_lines(follow, record, write)
     match record["event"]:
@@ -163,7 +169,7 @@ def _loss(loss: float | None, times: int = 1) -> str:
     return "-" if loss is None else f"{loss:.4f}" if loss < 1000 else f"{loss:.3g}"
 
 
-def _row(follow: Follow, cells: tuple[str, ...]) -> str:
+def _row(follow: ProgressTracker, cells: tuple[str, ...]) -> str:
     columns = zip(cells, _WIDTHS, _HEADER, strict=True)
     return "  ".join(
         cell.rjust(width)

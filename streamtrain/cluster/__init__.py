@@ -2,5 +2,6 @@
 depend on who did what.
 
 `placement.py` and `leases.py` say who does what next, `crew.py` and `dispatch.py` drive them over a
-`Fabric`: a Dask cluster (`dask_fabric.py`), or a thousand simulated workers (`simulate.py`).
+`ClusterBackend`: a Dask cluster (`dask_fabric.py`), or a thousand simulated workers
+(`simulate.py`).
 """

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from streamtrain.cluster.blueprint import Blueprint, build
+from streamtrain.cluster.run_spec import RunSpec, build
 from streamtrain.errors import StreamTrainError
-from streamtrain.prepared import Prepared, warm_up
+from streamtrain.run.prepare import Prepared, warm_up
 
 Work = Callable[[Prepared, Any], Any]
 
@@ -23,7 +23,7 @@ class Unfit(Exception):
     """
 
 
-class Site:
+class WorkerState:
     """The runs that a worker process has opened, and what they `kept` between tasks, each with a
     `close`. A worker does one task at a time.
     """
@@ -32,11 +32,11 @@ class Site:
         self.kept: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._working, self._forgetting = 0, False
-        self._blueprints: dict[str, Blueprint] = {}
+        self._blueprints: dict[str, RunSpec] = {}
         self._prepared: dict[str, Prepared] = {}
 
     def open(
-        self, run: str, blueprint: Blueprint | None, threads: int, memory_limit: int | None
+        self, run: str, blueprint: RunSpec | None, threads: int, memory_limit: int | None
     ) -> Prepared:
         """The run by this name; the blueprint comes with a worker's first task.
 
@@ -81,7 +81,7 @@ class Site:
                 self.kept.popitem()[1].close()
 
 
-def perform(run: str, blueprint: Blueprint | None, work: Work, payload: Any) -> Any:
+def perform(run: str, blueprint: RunSpec | None, work: Work, payload: Any) -> Any:
     """The one Dask task.
 
     `work(prepared, payload)` on this worker. Raises what it raises, and Unfit.
@@ -111,7 +111,7 @@ def forget(run: str, dask_worker: Any = None) -> None:
     _site(dask_worker or _worker()).forget(run)
 
 
-def current_site() -> Site:
+def current_site() -> WorkerState:
     """That of the worker which runs this task."""
     return _site(_worker())
 
@@ -127,6 +127,6 @@ def _worker() -> Any:
     return get_worker()
 
 
-def _site(worker: Any) -> Site:
+def _site(worker: Any) -> WorkerState:
     """One a process: kept on Dask's own worker object, so it goes when the worker goes."""
-    return vars(worker).setdefault("streamtrain_site", Site())
+    return vars(worker).setdefault("streamtrain_site", WorkerState())

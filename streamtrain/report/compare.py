@@ -8,15 +8,14 @@ Timings never pair.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from streamtrain.base.units import format_count
 from streamtrain.errors import DataError
-from streamtrain.report.figures import NOTHING, size_text, target_word
+from streamtrain.report.number_format import NOTHING, size_text, target_word
 from streamtrain.report.summary import summarize_run
 from streamtrain.science.cells import Cell, losses_at, rows_in_common, seconds_to_target, throughput
-from streamtrain.science.interval import paired_ratio
+from streamtrain.science.intervals import independent_ratio, paired_ratio
 from streamtrain.science.judge import arm_cells
-from streamtrain.science.ratio import independent_ratio
-from streamtrain.science.run import Run
-from streamtrain.units import format_count
+from streamtrain.science.run_log import Run
 
 Document = dict[str, Any]
 #: Figure → (the word when it fell, the word when it rose, whether a rise is an improvement). Shown

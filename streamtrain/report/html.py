@@ -12,19 +12,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from streamtrain.report.answer import ladder, tiles
-from streamtrain.report.captions import captions, confirmation_note
+from streamtrain.base.units import format_seconds
+from streamtrain.report.chart_data import Row, compact
 from streamtrain.report.charts import Spec, theme
-from streamtrain.report.drawing import vega_bundle
-from streamtrain.report.facts import (
-    confirmation_rows,
-    cost_facts,
-    integrity_facts,
-    landmark_facts,
-    measure_facts,
-    speed_facts,
-)
-from streamtrain.report.figures import (
+from streamtrain.report.markdown import markdown_table, verdict_text
+from streamtrain.report.measure_data import used_tables
+from streamtrain.report.number_format import (
     count_text,
     loss_figure_text,
     loss_text,
@@ -35,11 +28,18 @@ from streamtrain.report.figures import (
     size_text,
     speed_text,
 )
-from streamtrain.report.measure_tables import used_tables
-from streamtrain.report.table import markdown_table, verdict_text
-from streamtrain.report.tables import Row, compact
+from streamtrain.report.render import vega_bundle
+from streamtrain.report.text.captions import captions, confirmation_note
+from streamtrain.report.text.facts import (
+    confirmation_rows,
+    cost_facts,
+    integrity_facts,
+    landmark_facts,
+    measure_facts,
+    speed_facts,
+)
+from streamtrain.report.text.headline import ladder, tiles
 from streamtrain.report.workers import worker_facts
-from streamtrain.units import format_seconds
 
 #: Section → its word in the contents.
 _CONTENTS = {

@@ -7,16 +7,16 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from streamtrain.report.advice import warn
-from streamtrain.report.cells import cell_figures, confirmation, target_figures
-from streamtrain.report.verdict import describe, sentence
-from streamtrain.report.why import explain
+from streamtrain.report.cell_figures import cell_figures, confirmation, target_figures
+from streamtrain.report.text.advice import warn
+from streamtrain.report.text.explanation import explain
+from streamtrain.report.text.recommendation import describe, sentence
 from streamtrain.report.workers import workers_summary
 from streamtrain.science.cells import rows_in_common
-from streamtrain.science.equal import equal_seconds, equal_steps
+from streamtrain.science.equal_budget import equal_seconds, equal_steps
 from streamtrain.science.judge import arm_cells, judge
 from streamtrain.science.landmarks import landmarks
-from streamtrain.science.run import Run, collect
+from streamtrain.science.run_log import Run, collect
 from streamtrain.types import Record
 
 SCHEMA_VERSION = 1

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from streamtrain.report.figures import loss_text, speed_text
+from streamtrain.base.units import format_count
+from streamtrain.report.number_format import loss_text, speed_text
 from streamtrain.science.cells import round_speeds
-from streamtrain.science.interval import measure
-from streamtrain.science.run import Run
-from streamtrain.units import format_count
+from streamtrain.science.intervals import measure
+from streamtrain.science.run_log import Run
 
 _WAYS = {"rounds": "rounds of local SGD", "allreduce": "all-reduce at every step"}
 _BACKENDS = {"gloo": "gloo, between processors", "nccl": "NCCL, between GPUs"}

@@ -9,16 +9,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from streamtrain.base.atomic_files import write_atomically
 from streamtrain.errors import DataError, ResourceError
-from streamtrain.files import write_atomically
+from streamtrain.report.chart_data import make_tables
 from streamtrain.report.charts import chart_specs, whole_spec
-from streamtrain.report.drawing import draw
 from streamtrain.report.html import render_html
+from streamtrain.report.markdown import flat_rows, render_markdown
+from streamtrain.report.render import draw
 from streamtrain.report.summary import summarize_run
-from streamtrain.report.table import flat_rows, render_markdown
-from streamtrain.report.tables import make_tables
 from streamtrain.science.judge import arm_cells
-from streamtrain.science.run import collect
+from streamtrain.science.run_log import collect
 from streamtrain.types import Record
 
 

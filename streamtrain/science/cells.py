@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamtrain.science.crossing import automatic_target, first_crossing
-from streamtrain.science.run import Curve, Run
+from streamtrain.science.run_log import Curve, Run
 from streamtrain.types import Record, Status
 
 #: The size at which `train.lr` is the rate of the rules that do not tune.
@@ -275,7 +275,7 @@ def throughput(run: Run, batch_size: int) -> tuple[list[float], list[float]]:
     return speeds, waits
 
 
-def row_seconds(run: Run, cell: Cell) -> dict[int, float]:
+def seconds_per_row(run: Run, cell: Cell) -> dict[int, float]:
     """Seconds of a row, by trial; empty without timings.
 
     Timing repeats are dealt to the trials in turn, the same ones at every size, so that an interval
@@ -312,7 +312,7 @@ def round_speeds(rounds: Sequence[Record], workers: int | None = None) -> list[f
 
 def seconds_to_target(run: Run, cell: Cell) -> dict[int, float]:
     """Rows to the target times the seconds of a row, by trial; empty without timings."""
-    each = row_seconds(run, cell)
+    each = seconds_per_row(run, cell)
     return (
         {trial: rows * each[trial] for trial, rows in cell.rows_to_target.items()} if each else {}
     )

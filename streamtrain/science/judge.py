@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from streamtrain.science.cells import Cell, find_target, make_cell, rate_of_rule, seconds_to_target
 from streamtrain.science.rule import Candidate, Recommendation, recommend
-from streamtrain.science.run import Run
+from streamtrain.science.run_log import Run
 from streamtrain.science.shuffle_quality import is_bad_shuffle
 from streamtrain.science.tuning import choose_winners, is_tuned
 

@@ -8,12 +8,16 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from streamtrain.science.cells import Cell, throughput
-from streamtrain.science.growth import local_growth
-from streamtrain.science.interval import paired_ratio
+from streamtrain.science.intervals import paired_ratio
 from streamtrain.science.judge import Judgement, is_correlated
 from streamtrain.science.oracle import GaussianLinear
-from streamtrain.science.run import Run
-from streamtrain.science.steps_law import critical_batch_size, efficient_batch_size, goodput
+from streamtrain.science.run_log import Run
+from streamtrain.science.steps_law import (
+    critical_batch_size,
+    efficient_batch_size,
+    goodput,
+    local_growth,
+)
 from streamtrain.science.throughput import throughput_law
 from streamtrain.types import Record
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import stdtrit
 
-from streamtrain.science.interval import BOOTSTRAP_FROM, paired_ratio
+from streamtrain.science.intervals import BOOTSTRAP_FROM, paired_ratio
 from streamtrain.types import Status
 
 #: A size is as good as the best if its 95 % upper bound for T(B)/T(best) is below this: a choice of

@@ -9,7 +9,7 @@ of B rows is worth B/DEFF of them.
 
 import numpy as np
 
-from streamtrain.science.estimate import jackknife
+from streamtrain.science.intervals import jackknife
 from streamtrain.types import Record
 
 #: A lower bound above this says that the statistics are of the shuffle, not of the batch size: a

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize_scalar, nnls
 
-from streamtrain.science.estimate import log_estimate
+from streamtrain.science.intervals import log_estimate
 from streamtrain.types import Record
 
 #: Where a batch size is looked for.

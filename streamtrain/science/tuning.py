@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from streamtrain.science.cells import best_cell, find_target, make_cell, rank, rate_of_rule
-from streamtrain.science.run import Run
+from streamtrain.science.run_log import Run
 from streamtrain.types import Record
 
 #: A grid grows by so many rates at a time, and so often.

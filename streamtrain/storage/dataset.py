@@ -12,9 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from streamtrain.config import did_you_mean
+from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError, DataError, StoreError, shown
-from streamtrain.storage.filesystem import is_folder, take_query
 from streamtrain.storage.locate import locate, read_list, warn_of_links
 from streamtrain.storage.manifest import (
     MANIFEST_NAME,
@@ -23,9 +22,10 @@ from streamtrain.storage.manifest import (
     refuse_unfinished,
     shard_from_entry,
 )
-from streamtrain.storage.parquet_footer import describe_parquet
-from streamtrain.storage.urls import is_remote, is_web, normal_url, relative_url
-from streamtrain.storage.zarr import describe_zarr
+from streamtrain.storage.parquet.parquet_footer import describe_parquet
+from streamtrain.storage.remote.filesystem import is_folder, take_query
+from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, relative_url
+from streamtrain.storage.zarr.zarr_reader import describe_zarr
 from streamtrain.types import LOCAL, Column, Dataset, Integrity, OnBadShard, Shard, Storage, Truth
 
 FOOTERS_AT_ONCE = 16

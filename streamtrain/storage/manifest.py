@@ -9,16 +9,16 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from streamtrain.errors import DataError
-from streamtrain.storage.filesystem import (
+from streamtrain.storage.parquet.parquet_footer import parquet_source
+from streamtrain.storage.remote.filesystem import (
     file_size,
     is_folder,
     list_files,
     open_sequential,
     read_file,
 )
-from streamtrain.storage.parquet_footer import parquet_source
-from streamtrain.storage.urls import is_remote, is_web
-from streamtrain.storage.zarr import zarr_source
+from streamtrain.storage.remote.urls import is_remote, is_web
+from streamtrain.storage.zarr.zarr_reader import zarr_source
 from streamtrain.types import LOCAL, MAX_ROWS, Column, Format, Shard, Storage, Truth
 
 MANIFEST_NAME = "_manifest.json"

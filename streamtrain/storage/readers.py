@@ -7,12 +7,12 @@ from typing import Protocol
 
 import numpy as np
 
-from streamtrain.buffers import Buffers
+from streamtrain.base.buffers import Buffers
 from streamtrain.errors import DataError, ResourceError, StoreError, first_line
-from streamtrain.storage.parquet import ParquetForward, ParquetReader
-from streamtrain.storage.plain import PlainBuffers
-from streamtrain.storage.remote_file import Traffic
-from streamtrain.storage.zarr import ZarrForward, ZarrReader
+from streamtrain.storage.parquet.fast_pages import PlainBuffers
+from streamtrain.storage.parquet.parquet_reader import ParquetForward, ParquetReader
+from streamtrain.storage.remote.remote_file import Traffic
+from streamtrain.storage.zarr.zarr_reader import ZarrForward, ZarrReader
 from streamtrain.types import Dataset, Format, Shard
 
 _CACHED_SHARDS = 256

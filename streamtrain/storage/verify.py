@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from streamtrain.budget import default_limit_bytes, default_readers
+from streamtrain.base.budget import default_limit_bytes, default_readers
 from streamtrain.errors import DataError, StoreError, first_line, shown
 from streamtrain.storage.dataset import describe_shard, present_shards
-from streamtrain.storage.filesystem import is_folder, open_sequential, take_query
 from streamtrain.storage.locate import locate, read_list
 from streamtrain.storage.manifest import (
     MANIFEST_NAME,
@@ -31,11 +30,12 @@ from streamtrain.storage.manifest import (
     refuse_unfinished,
     safe_path,
 )
-from streamtrain.storage.pages import walk_pages
-from streamtrain.storage.parquet import BATCH_ROWS, BUFFER_BYTES, open_file
-from streamtrain.storage.parquet_footer import read_metadata
-from streamtrain.storage.urls import normal_url
-from streamtrain.storage.zarr import check_chunks
+from streamtrain.storage.parquet.guard import walk_pages
+from streamtrain.storage.parquet.parquet_footer import read_metadata
+from streamtrain.storage.parquet.parquet_reader import BATCH_ROWS, BUFFER_BYTES, open_file
+from streamtrain.storage.remote.filesystem import is_folder, open_sequential, take_query
+from streamtrain.storage.remote.urls import normal_url
+from streamtrain.storage.zarr.zarr_reader import check_chunks
 from streamtrain.types import LOCAL, Record, Shard, Storage
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamtrain.buffers import Buffers
+from streamtrain.base.buffers import Buffers
 from streamtrain.stream.nulls import NullCounts
 from streamtrain.types import Receipt
 

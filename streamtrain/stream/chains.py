@@ -14,14 +14,14 @@ from threading import Condition
 import numpy as np
 
 from streamtrain.errors import DataError, StreamTrainError
-from streamtrain.order import OPEN_CHAINS
-from streamtrain.spans import Spans
-from streamtrain.storage.parquet import BATCH_ROWS as PARQUET_BATCH_ROWS
-from streamtrain.storage.parquet import BUFFER_BYTES as PARQUET_BUFFER_BYTES
+from streamtrain.plan.order import OPEN_CHAINS
+from streamtrain.plan.plan import Window
+from streamtrain.plan.spans import Spans
+from streamtrain.storage.parquet.parquet_reader import BATCH_ROWS as PARQUET_BATCH_ROWS
+from streamtrain.storage.parquet.parquet_reader import BUFFER_BYTES as PARQUET_BUFFER_BYTES
 from streamtrain.storage.readers import Forward
-from streamtrain.stream.plan import Window
+from streamtrain.stream.read_timeout import ReadTimeout, read_within
 from streamtrain.stream.source import Source
-from streamtrain.stream.watch import ReadTimeout, read_within
 from streamtrain.types import Shard, Span
 
 

@@ -28,14 +28,14 @@ import dask.threaded
 import numpy as np
 from dask.callbacks import Callback
 
-from streamtrain.budget import Budget
-from streamtrain.order import cut_windows
+from streamtrain.base.budget import Budget
+from streamtrain.plan.order import cut_windows
+from streamtrain.plan.plan import Window
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.chains import Chains
-from streamtrain.stream.plan import Window
-from streamtrain.stream.shuffle import WindowBuild
+from streamtrain.stream.read_timeout import DaemonExecutor, Watch, wait_for
 from streamtrain.stream.source import Source
-from streamtrain.stream.watch import DaemonExecutor, Watch, wait_for
+from streamtrain.stream.window import WindowBuild
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from streamtrain.errors import DataError
 from streamtrain.stream.source import Source
-from streamtrain.types import Dataset, Record, Span, Standard
+from streamtrain.types import Dataset, Record, Span, Standardization
 
 Columns = tuple[np.ndarray, ...]
 
@@ -49,7 +49,7 @@ def bad_values(values: np.ndarray, mean: float, scale: float) -> np.ndarray:
         return ~np.isfinite(((values.astype(np.float64) - mean) * scale).astype(np.float32))
 
 
-def first_bad(columns: Columns, standard: Standard) -> np.ndarray:
+def first_bad(columns: Columns, standard: Standardization) -> np.ndarray:
     """The first bad column of each row, -1 where all are good: int64 (rows,)."""
     first = np.full(len(columns[0]), -1)
     for number in reversed(range(len(columns))):

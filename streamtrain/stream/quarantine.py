@@ -12,7 +12,7 @@ from threading import Lock
 import numpy as np
 
 from streamtrain.errors import ConfigError, DataError, StoreError
-from streamtrain.spans import Spans
+from streamtrain.plan.spans import Spans
 from streamtrain.types import Dataset, Record
 
 #: Records name this many spans; `quarantine.json` and a Stream's state name all.

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from streamtrain.holdout import Holdout
-from streamtrain.spans import Spans
+from streamtrain.plan.holdout import Holdout
+from streamtrain.plan.spans import Spans
 from streamtrain.storage.readers import Readers
 from streamtrain.stream.quarantine import Quarantine
+from streamtrain.stream.read_timeout import Watch
 from streamtrain.stream.transform import Transform, TransformedReaders
-from streamtrain.stream.watch import Watch
-from streamtrain.types import Dataset, OnNull, Span, Standard
+from streamtrain.types import Dataset, OnNull, Span, Standardization
 
 TIMEOUT_SECONDS = 300.0
 
@@ -29,7 +29,7 @@ class Source:
     readers: Readers | TransformedReaders
     spans: Spans
     holdout: Holdout
-    standard: Standard
+    standard: Standardization
     on_null: OnNull = "error"
     fill: np.ndarray | None = None
     transform: Transform | None = None

@@ -14,7 +14,7 @@ from streamtrain.storage.moments import Moments
 from streamtrain.stream.chains import read_ascending
 from streamtrain.stream.nulls import Columns, bad_values, mend
 from streamtrain.stream.source import Source
-from streamtrain.types import Record, Standard
+from streamtrain.types import Record, Standardization
 
 #: A standard deviation below this share of the mean is rounding, not variation.
 CONSTANT_SHARE = 1e-13
@@ -46,11 +46,11 @@ class Survey:
         """Standard deviation of each column, of the population: divided by the number of rows."""
         return np.sqrt(np.diag(self.comoment) / max(self.count, 1))
 
-    def standard(self) -> Standard:
+    def standard(self) -> Standardization:
         """Mean 0 and standard deviation 1; a constant column becomes 0."""
         sd = self.sd
         constant = sd <= CONSTANT_SHARE * np.abs(self.mean)
-        return Standard(mean=self.mean, scale=1.0 / np.where(constant, 1.0, sd))
+        return Standardization(mean=self.mean, scale=1.0 / np.where(constant, 1.0, sd))
 
 
 def impute_values(source: Source) -> np.ndarray:
@@ -160,7 +160,7 @@ def _moments(columns: Sequence[np.ndarray], skip: np.ndarray) -> tuple[int, np.n
     return kept, typical + sums / kept, products - np.outer(sums, sums) / kept
 
 
-def standardized(rows: np.ndarray, standard: Standard) -> np.ndarray:
+def standardized(rows: np.ndarray, standard: Standardization) -> np.ndarray:
     """Raw float64 rows in model units, float32: the arithmetic of the deal kernel."""
     return np.ascontiguousarray(((rows - standard.mean) * standard.scale).astype(np.float32))
 

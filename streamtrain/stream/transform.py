@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from streamtrain.base.plugins import file_hash, import_function
 from streamtrain.errors import ConfigError, DataError, first_line
 from streamtrain.storage.decode import decode_numpy, numpy_column
 from streamtrain.storage.readers import Forward, Readers
-from streamtrain.storage.remote_file import Traffic
-from streamtrain.stream.imported import file_hash, import_function
+from streamtrain.storage.remote.remote_file import Traffic
 from streamtrain.types import Dataset, Record
 
 Columns = Mapping[str, np.ndarray]

@@ -27,17 +27,17 @@ import zarr
 from isal import isal_zlib
 
 from data_gen import generate
-from streamtrain.budget import default_readers
+from streamtrain.base.budget import default_readers
+from streamtrain.base.units import parse_count
 from streamtrain.config import make_config
 from streamtrain.kernels.page_headers import CRC, read_page_headers
-from streamtrain.learners.cores import Cores
-from streamtrain.learners.fused_engine import one_blas_thread
-from streamtrain.prepared import Prepared, prepare, warm_up
-from streamtrain.science.interval import paired_ratio
-from streamtrain.storage import plain
+from streamtrain.run.prepare import Prepared, prepare, warm_up
+from streamtrain.science.intervals import paired_ratio
+from streamtrain.storage.parquet.parquet_reader import fast_pages as plain
 from streamtrain.stream.block import Block
 from streamtrain.stream.fetch import FetchStats
-from streamtrain.units import parse_count
+from streamtrain.training.compute_pool import ComputePool
+from streamtrain.training.fused_engine import one_blas_thread
 
 
 def decode(prepared: Prepared, batch_size: int) -> None:
@@ -59,7 +59,7 @@ def an_epoch(prepared: Prepared) -> Iterator[Block]:
 
 
 def train(prepared: Prepared, batch_size: int) -> None:
-    with one_blas_thread(True), Cores(default_readers()) as team:
+    with one_blas_thread(True), ComputePool(default_readers()) as team:
         engine = prepared.learner(batch_size, (1e-6,), 0).engine
         engine.cores = team
         for block in an_epoch(prepared):

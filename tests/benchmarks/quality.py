@@ -79,11 +79,11 @@ def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, flo
     """(seconds, excess); the last is measured, those before it have its pace."""
     import data_gen
     from streamtrain.config import make_config
-    from streamtrain.learners.cores import Cores
-    from streamtrain.learners.fused_engine import one_blas_thread
-    from streamtrain.passes import run_pass
-    from streamtrain.prepared import prepare, warm_up
+    from streamtrain.run.passes import run_pass
+    from streamtrain.run.prepare import prepare, warm_up
     from streamtrain.stream.fetch import FetchStats
+    from streamtrain.training.compute_pool import ComputePool
+    from streamtrain.training.fused_engine import one_blas_thread
 
     # The window is no longer than the run: half a million rows, mixed from spans of the whole data
     # set.
@@ -115,7 +115,7 @@ def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, flo
 
     engine, curve = prepared.learner(options.batch_size, (options.lr,), 0).engine, []
     blocks, done = prepared.blocks(0, FetchStats()), 0
-    with one_blas_thread(), Cores(2) as cores:
+    with one_blas_thread(), ComputePool(2) as cores:
         engine.cores = cores
         rows, start = next(blocks).rows, 0
         while done < options.rows and not (curve and curve[-1][1] <= TARGET):

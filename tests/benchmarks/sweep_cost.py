@@ -29,7 +29,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import streamtrain as st
-from streamtrain.learners.learner import evaluation_rows
+from streamtrain.training.learner import evaluation_rows
 
 SIZES = (16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 RATES = (0.001, 0.002, 0.004, 0.008, 0.016)

@@ -42,7 +42,7 @@ def events(out, kind: str) -> list[dict]:
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch):
     """Throughput is not what these runs are about."""
-    monkeypatch.setattr("streamtrain.timing.REGION_SECONDS", 0.004)
+    monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.004)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from streamtrain.cli.flags import _GLOBAL_FLAGS, Out, Output, Sources
+from streamtrain.cli.flag_groups import _GLOBAL_FLAGS, Out, Output, Sources
 from streamtrain.cli.main import BENCH_VERBS, CONFIG_VERBS, SWITCHES, VALUE_FLAGS, VERBS, verb_first
 from streamtrain.config import DATA_FLAGS, SWEEP_FLAGS, TRAIN_FLAGS, config_keys, flag_name
 

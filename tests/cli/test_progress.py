@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from streamtrain.cli import progress as progress_module
-from streamtrain.cli.follow import Follow
+from streamtrain.cli.follow import ProgressTracker
 from streamtrain.cli.progress import progress
 
 SIZES, RATES, ROWS = (64, 1024), (0.001, 0.01), 10_000
@@ -65,7 +65,7 @@ def records(trials: int = 2, verb: str = "sweep") -> list[dict]:
 
 
 def lines_of(records: list[dict], **options: bool) -> list:
-    follow = Follow(**options)
+    follow = ProgressTracker(**options)
     return [line for record in records for line in follow.feed(record)]
 
 
@@ -109,7 +109,7 @@ def test_lines_do_not_depend_on_the_order_of_learners(random):
 
 
 def test_the_line_is_of_the_best_learner_with_its_mean_training_loss():
-    follow = Follow(every=True)
+    follow = ProgressTracker(every=True)
     follow.feed(
         {"event": "run", "verb": "sweep", "lrs": [[0.1], [0.1]], "trials": 1, "train_rows": 300}
     )
@@ -134,7 +134,7 @@ def test_the_pace_and_the_waiting_are_those_after_the_first_row():
     """Opening and the first window took 10 s, most of it waiting; since then rows came at 100 a
     second, a quarter of it waiting.
     """
-    follow = Follow()
+    follow = ProgressTracker()
     follow.feed({"event": "run", "verb": "train", "lrs": [[0.1]], "trials": 1, "train_rows": 1000})
     (first,) = follow.feed(evaluation(0, 64, 0.1, 0, seconds=10, wait_seconds=9))
     (line,) = follow.feed(evaluation(0, 64, 0.1, 400, seconds=14, wait_seconds=10))
@@ -151,7 +151,7 @@ def test_the_pace_and_the_waiting_are_those_after_the_first_row():
 
 
 def test_a_learner_that_fails_does_not_hold_the_lines_back():
-    follow = Follow()
+    follow = ProgressTracker()
     follow.feed(
         {"event": "run", "verb": "sweep", "lrs": [[0.1], [0.1]], "trials": 1, "train_rows": 100}
     )

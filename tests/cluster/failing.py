@@ -7,8 +7,8 @@ import socket
 import threading
 from contextlib import suppress
 
-from streamtrain.cluster import shares
-from streamtrain.cluster.lane_engine import LaneEngine
+from streamtrain.cluster.allreduce.lane_engine import LaneEngine
+from streamtrain.cluster.local_sgd import round_worker as shares
 
 
 def in_a_collective(step: int, how: int) -> None:

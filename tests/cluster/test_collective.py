@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from streamtrain.cluster import collective
-from streamtrain.cluster.collective import Collective, PeerLost, Store, name_gpu
+from streamtrain.cluster.allreduce import collective
+from streamtrain.cluster.allreduce.collective import Collective, PeerLost, Store, name_gpu
 
 HOST = "127.0.0.1"
 

@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from distributed import LocalCluster
 
-from streamtrain.cli.layers import file_layer, resolve
+from streamtrain.cli.config_layers import file_layer, resolve
 from streamtrain.cluster import connect as connecting
 
 CONFIGS = Path(__file__).parents[2] / "configs"

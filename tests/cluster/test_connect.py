@@ -15,10 +15,10 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from streamtrain.cli.dask import streamtrain as dask_command
-from streamtrain.cluster import dask_fabric
+from streamtrain.cli.dask_plugin import streamtrain as dask_command
+from streamtrain.cluster import dask_backend as dask_fabric
 from streamtrain.cluster.connect import connect, is_wanted
-from streamtrain.cluster.dask_fabric import DaskFabric
+from streamtrain.cluster.dask_backend import DaskBackend
 from streamtrain.cluster.versions import check_answer, check_versions, versions
 from streamtrain.config import ClusterConfig, make_config
 from streamtrain.errors import ConfigError, ResourceError
@@ -216,7 +216,7 @@ def test_dask_streamtrain_is_the_same_command(capsys):
     declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
         "entry-points"
     ]["dask_cli"]
-    assert declared == {"streamtrain": "streamtrain.cli.dask:streamtrain"}
+    assert declared == {"streamtrain": "streamtrain.cli.dask_plugin:streamtrain"}
     assert isinstance(dask_command, click.Command)
     with warnings.catch_warnings():
         done = CliRunner().invoke(
@@ -255,7 +255,7 @@ def test_a_worker_that_comes_without_streamtrain_is_given_nothing(client, monkey
             for worker, about in found.items()
         }
 
-    with DaskFabric(client, "run", None, None, tell=notes.append) as fabric:
+    with DaskBackend(client, "run", None, None, tell=notes.append) as fabric:
         monkeypatch.setattr(client, "run", answer)
         joined = fabric.wait(20)
         monkeypatch.undo()
@@ -272,7 +272,7 @@ def test_a_scheduler_that_falls_silent_is_lost_and_not_waited_for(client, monkey
 
     monkeypatch.setattr(dask_fabric, "POLL_SECONDS", 0.1)
     monkeypatch.setattr(dask_fabric, "SILENT_SECONDS", 0.5)
-    with DaskFabric(client, "run", None, None) as fabric:
+    with DaskBackend(client, "run", None, None) as fabric:
         monkeypatch.setattr(client.scheduler, "identity", never, raising=False)
         with pytest.raises(ResourceError, match="its scheduler has not answered for"):
             fabric.wait(20)

@@ -11,10 +11,11 @@ import pytest
 from distributed import Client
 
 from streamtrain import api
-from streamtrain.cluster import gang, synchronous
+from streamtrain.cluster import worker_group as gang
+from streamtrain.cluster.allreduce import allreduce_pass as synchronous
 from tests.cluster.conftest import SWEEP, config_of, convergence, records
 from tests.cluster.failing import Proxy, in_a_collective, in_a_share, whole_again, worker_pids
-from tests.cluster.test_training import (  # noqa: F401 - fixtures
+from tests.cluster.test_runner import (  # noqa: F401 - fixtures
     config,
     learned,
     short_commits,
@@ -25,7 +26,7 @@ from tests.cluster.test_training import (  # noqa: F401 - fixtures
 
 @pytest.fixture(autouse=True)
 def short_patience(monkeypatch):
-    monkeypatch.setattr("streamtrain.cluster.training.COLLECTIVE_SECONDS", 2.0)
+    monkeypatch.setattr("streamtrain.cluster.runner.COLLECTIVE_SECONDS", 2.0)
     monkeypatch.setattr(gang, "SLACK_SECONDS", 1.0)
     monkeypatch.setattr("streamtrain.cluster.connect.CONNECT_SECONDS", 5.0)
 
@@ -38,7 +39,7 @@ def our_own(connection, monkeypatch):
     def connect(config, client):
         yield connection
 
-    monkeypatch.setattr("streamtrain.cluster.place.connect", connect)
+    monkeypatch.setattr("streamtrain.cluster.runner.connect", connect)
 
 
 def stop_in(arm, client, stopped: dict):

@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from streamtrain.cluster.blueprint import build, draw
-from streamtrain.cluster.collective import Collective, PeerLost, Store
-from streamtrain.cluster.lane_session import LaneSession
-from streamtrain.cluster.lane_work import Group, LaneWork
-from streamtrain.prepared import prepare
+from streamtrain.cluster.allreduce.collective import Collective, PeerLost, Store
+from streamtrain.cluster.allreduce.lane_session import LaneSession
+from streamtrain.cluster.allreduce.lane_work import Group, LaneWork
+from streamtrain.cluster.run_spec import build, draw
+from streamtrain.run.prepare import prepare
 from streamtrain.types import Receipt
 from tests.cluster.conftest import config_of
-from tests.cluster.test_averaging import TRAIN, on_one_machine
+from tests.cluster.test_rounds_pass import TRAIN, on_one_machine
 
 HOST = "127.0.0.1"
 
@@ -136,7 +136,7 @@ def test_so_it_is_with_the_torch_engine(data):
 
 def test_large_models_agree_to_summation_order(prepared, monkeypatch):
     alone = together(prepared, 1, 8)[0]
-    monkeypatch.setattr("streamtrain.cluster.lane_engine.APART_BYTES", 0)
+    monkeypatch.setattr("streamtrain.cluster.allreduce.lane_engine.APART_BYTES", 0)
     done = together(prepared, 2, 8)
     np.testing.assert_allclose(
         done[0].state[1]["engine/parameters"],

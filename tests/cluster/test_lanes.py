@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamtrain.cluster.lanes import lanes_of, take_rows, take_rows_until
-from streamtrain.holdout import draw_holdout
-from streamtrain.order import deal_lanes, read_sequence
-from streamtrain.spans import cut_spans
-from streamtrain.stream.plan import make_lanes, make_plan
+from streamtrain.cluster.allreduce.lanes import lanes_of, take_rows, take_rows_until
+from streamtrain.plan.holdout import draw_holdout
+from streamtrain.plan.order import deal_lanes, read_sequence
+from streamtrain.plan.plan import make_lanes, make_plan
+from streamtrain.plan.spans import cut_spans
 from streamtrain.types import Shard
 
 lane_rows = st.lists(st.integers(0, 200), min_size=1, max_size=9).map(np.array)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from streamtrain import api
-from streamtrain.cluster import dask_fabric
-from streamtrain.cluster.lane_work import Group, LaneWork
-from streamtrain.cluster.placement import Unit
-from streamtrain.cluster.rounds import Share
-from streamtrain.cluster.shares import ShareWork, train_share
+from streamtrain.cluster import dask_backend as dask_fabric
+from streamtrain.cluster.allreduce.lane_work import Group, LaneWork
+from streamtrain.cluster.local_sgd.round_worker import ShareWork, train_share
+from streamtrain.cluster.local_sgd.rounds import Share
+from streamtrain.cluster.sweep_slices import Unit
 from tests.cluster.conftest import config_of, records
 
 ARRAYS = {

@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamtrain.cluster.rounds import Rounds, count_shares
-from streamtrain.holdout import draw_holdout
-from streamtrain.spans import cut_spans
-from streamtrain.stream.plan import make_plan
+from streamtrain.cluster.local_sgd.rounds import Rounds, count_shares
+from streamtrain.plan.holdout import draw_holdout
+from streamtrain.plan.plan import make_plan
+from streamtrain.plan.spans import cut_spans
 from streamtrain.types import Shard
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from data_gen import generate
-from streamtrain.storage.ingest import ingest
+from streamtrain.storage.write.ingest import ingest
 
 
 @pytest.fixture(scope="session")

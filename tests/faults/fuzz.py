@@ -28,13 +28,13 @@ import zarr
 
 from data_gen import generate
 from streamtrain.errors import ConfigError, DataError, ResourceError
-from streamtrain.spans import cut_spans
+from streamtrain.plan.spans import cut_spans
 from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.ingest import ingest
 from streamtrain.storage.inspect import inspect
 from streamtrain.storage.manifest import MANIFEST_NAME
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.verify import verify
+from streamtrain.storage.write.ingest import ingest
 
 SPARE_BYTES = 4 << 30
 HANG_SECONDS = 60

@@ -26,10 +26,12 @@ from pathlib import Path
 
 import torch
 
-from streamtrain import api, files, timing
+from streamtrain import api
+from streamtrain.base import atomic_files as files
 from streamtrain.config import make_config
-from streamtrain.learners import saving
-from streamtrain.prepared import prepare, warm_up
+from streamtrain.run import timing
+from streamtrain.run.prepare import prepare, warm_up
+from streamtrain.training import checkpointing as saving
 from tests.faults.told import left_over, told, weights
 
 

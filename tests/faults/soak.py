@@ -18,8 +18,8 @@ import torch
 
 import streamtrain
 from data_gen import generate
-from streamtrain.storage.parquet import ParquetForward, ParquetReader
-from streamtrain.storage.zarr import ZarrReader
+from streamtrain.storage.parquet.parquet_reader import ParquetForward, ParquetReader
+from streamtrain.storage.zarr.zarr_reader import ZarrReader
 
 
 def make_unreliable(cls: type, chance: random.Random, failures: list[int]) -> None:

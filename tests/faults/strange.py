@@ -53,7 +53,7 @@ def look_again(path: Path, expected: strange_parquet.Expected, folder: Path) -> 
     with the file's name.
     """
     from streamtrain.cli.main import run
-    from streamtrain.stream.tensors import open_stream
+    from streamtrain.stream.torch_stream import open_stream
 
     faults: list[str] = []
 

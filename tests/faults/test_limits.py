@@ -25,7 +25,7 @@ CHILD = """
 import json, os, resource, sys
 import torch
 from streamtrain.cli.main import explain
-from streamtrain.stream.tensors import open_stream
+from streamtrain.stream.torch_stream import open_stream
 torch.set_num_threads(1)
 
 def spare(megabytes):

@@ -20,15 +20,15 @@ import pytest
 
 import streamtrain
 from streamtrain import api
+from streamtrain.base.interrupt import Interrupt
 from streamtrain.cli.main import Terminated, _sigterm_raises, run
 from streamtrain.errors import ConfigError, DataError, ResourceError
-from streamtrain.interrupt import Interrupt
-from streamtrain.learners import learner as learner_module
-from streamtrain.learners import saving as saving_module
-from streamtrain.learners.checkpoint import list_checkpoints
-from streamtrain.learners.fused_engine import FusedEngine
-from streamtrain.learners.saving import Saving
-from streamtrain.rundir import RunDirectory
+from streamtrain.run.directory import RunDirectory
+from streamtrain.training import checkpointing as saving_module
+from streamtrain.training import learner as learner_module
+from streamtrain.training.checkpoint import list_checkpoints
+from streamtrain.training.checkpointing import Checkpointer
+from streamtrain.training.fused_engine import FusedEngine
 from tests.faults.told import left_over, told, weights
 
 TRAIN = {
@@ -73,7 +73,7 @@ def interrupted(monkeypatch):
     """`interrupted(verb, data, out, flags, edges)`: the run is stopped at those edges, counted from
     0, and resumed until it is done.
     """
-    genuine = Saving.edge
+    genuine = Checkpointer.edge
 
     def call(verb, data, out, flags, edges, between=lambda: None, **resumed_with):
         left, passed, stops = sorted(edges), 0, 0
@@ -86,7 +86,7 @@ def interrupted(monkeypatch):
                 left.pop(0)
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(Saving, "edge", edge)
+        monkeypatch.setattr(Checkpointer, "edge", edge)
         while True:
             try:
                 result = getattr(streamtrain, verb)(
@@ -147,7 +147,7 @@ def test_train_interrupted_at_edges_is_the_unbroken_run(
         data = with_bad_values(shards, tmp_path / "data")
     if flags.get("engine") == "torch":
         monkeypatch.setattr(
-            "streamtrain.learners.torch_engine.TorchEngine.prepare_steps",
+            "streamtrain.training.torch.torch_engine.TorchEngine.prepare_steps",
             lambda self: 0.0,
             raising=False,
         )
@@ -458,7 +458,7 @@ def test_two_processes_are_not_let_into_one_run(shards, tmp_path):
 def test_other_versions_are_said(tmp_path):
     def begin(versions):
         with RunDirectory(tmp_path / "out", resume=True) as run:
-            saving = Saving(
+            saving = Checkpointer(
                 tmp_path / "out" / "checkpoints", run, versions=versions, interrupt=Interrupt()
             )
             if not saving.begin({"a": 1}):

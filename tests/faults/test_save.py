@@ -11,12 +11,13 @@ import warnings
 import numpy as np
 import pytest
 
-from streamtrain import files, rundir
+from streamtrain.base import atomic_files as files
 from streamtrain.errors import DataError, ResourceError
-from streamtrain.learners import checkpoint
-from streamtrain.learners.checkpoint import list_checkpoints
-from streamtrain.learners.saving import Saving
-from streamtrain.rundir import RunDirectory
+from streamtrain.run import directory as rundir
+from streamtrain.run.directory import RunDirectory
+from streamtrain.training import checkpoint
+from streamtrain.training.checkpoint import list_checkpoints
+from streamtrain.training.checkpointing import Checkpointer
 from tests.faults.told import left_over
 
 RUN = {"event": "run", "verb": "train", "config": {"order": {"seed": 0}}, "env": {}, "data": {}}
@@ -61,7 +62,7 @@ def state(number: int) -> tuple[dict, dict[str, np.ndarray]]:
 def save_thrice(out):
     """A run with checkpoints 0, 1 and 2, each with one more record."""
     with RunDirectory(out) as run:
-        saving = Saving(out / "checkpoints", run, versions=VERSIONS)
+        saving = Checkpointer(out / "checkpoints", run, versions=VERSIONS)
         assert saving.begin(FINGERPRINT) == []
         run.log(RUN)
         for number in range(3):
@@ -73,7 +74,7 @@ def resumed(out) -> tuple[int, list[dict]]:
     """Which state a run goes on from, and the records it has then; warnings are ignored."""
     with warnings.catch_warnings(), RunDirectory(out, resume=True) as run:
         warnings.simplefilter("ignore")
-        saving = Saving(out / "checkpoints", run, versions=VERSIONS)
+        saving = Checkpointer(out / "checkpoints", run, versions=VERSIONS)
         records = saving.begin(FINGERPRINT)
         document, arrays = saving.take("pass")
         assert (arrays["0/weights"] == document["number"]).all()
@@ -93,7 +94,7 @@ def fail_at(number: int, code: int, out, monkeypatch) -> tuple[OSError | None, l
     save_thrice(out)
     failing = FailingCalls(number, code)
     with RunDirectory(out, resume=True) as run:
-        saving = Saving(out / "checkpoints", run, versions=VERSIONS)
+        saving = Checkpointer(out / "checkpoints", run, versions=VERSIONS)
         saving.begin(FINGERPRINT)
         run.log({"event": "evaluation", "rows": 3, "number": 3})
         with monkeypatch.context() as patch:
@@ -163,7 +164,7 @@ def test_a_file_holds_the_old_bytes_or_the_new_whichever_call_fails(tmp_path, mo
 def test_the_last_few_are_kept_and_the_bytes_hold_no_time(tmp_path):
     for name in ("a", "b"):
         with RunDirectory(tmp_path / name) as run:
-            saving = Saving(tmp_path / name / "checkpoints", run, versions=VERSIONS, keep=2)
+            saving = Checkpointer(tmp_path / name / "checkpoints", run, versions=VERSIONS, keep=2)
             saving.begin(FINGERPRINT)
             run.log(RUN)
             for number in range(5):
@@ -212,7 +213,7 @@ def test_a_damaged_checkpoint_is_refused_at_every_byte_and_the_one_before_serves
         (folder / file).write_bytes(whole)
     damage(folder / file, kind, len(whole) // 2)
     with RunDirectory(tmp_path / "a", resume=True) as run:
-        saving = Saving(folder, run, versions=VERSIONS)
+        saving = Checkpointer(folder, run, versions=VERSIONS)
         with pytest.warns(
             UserWarning, match=rf"{file}: .*; going on from checkpoint 1, the one before"
         ):
@@ -234,7 +235,7 @@ def test_a_missing_half_and_a_damaged_log_are_damage_too(tmp_path):
         RunDirectory(tmp_path / "a", resume=True) as run,
         pytest.raises(DataError, match=r"first \d+ bytes are not those"),
     ):
-        Saving(tmp_path / "a" / "checkpoints", run, versions=VERSIONS).begin(FINGERPRINT)
+        Checkpointer(tmp_path / "a" / "checkpoints", run, versions=VERSIONS).begin(FINGERPRINT)
 
 
 def test_when_all_are_damaged_nothing_is_begun_and_nothing_changed(tmp_path):
@@ -246,7 +247,7 @@ def test_when_all_are_damaged_nothing_is_begun_and_nothing_changed(tmp_path):
         RunDirectory(tmp_path / "a", resume=True) as run,
         pytest.raises(DataError, match=r"no checkpoint can be used: .*000002.*000001.*000000"),
     ):
-        Saving(tmp_path / "a" / "checkpoints", run, versions=VERSIONS).begin(FINGERPRINT)
+        Checkpointer(tmp_path / "a" / "checkpoints", run, versions=VERSIONS).begin(FINGERPRINT)
     assert {
         path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()
     } == before

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamtrain.order import hash_array
-from streamtrain.stream.shuffle import RECEIPT_KEY
+from streamtrain.plan.order import hash_array
+from streamtrain.stream.window import RECEIPT_KEY
 
 ROOT = Path(__file__).parents[2]
 FORMATS = ["parquet", "zarr"]

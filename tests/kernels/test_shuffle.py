@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from streamtrain.kernels.shuffle import TILE_ROWS, count_buckets, deal, permute
-from streamtrain.order import GOLDEN, hash_array, mix64
+from streamtrain.plan.order import GOLDEN, hash_array, mix64
 
 RECEIPT_KEY = np.uint64(99)
 

@@ -4,11 +4,11 @@ others.
 
 import pytest
 
-from streamtrain.report.captions import captions, confirmation_note
+from streamtrain.report.chart_data import make_tables
 from streamtrain.report.summary import summarize_run
-from streamtrain.report.tables import make_tables
+from streamtrain.report.text.captions import captions, confirmation_note
 from streamtrain.science.judge import judge
-from streamtrain.science.run import collect
+from streamtrain.science.run_log import collect
 from tests.report.synthetic import make_records, with_measures
 
 RUNS = {

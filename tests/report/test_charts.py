@@ -8,13 +8,13 @@ from itertools import pairwise
 import altair as alt
 import pytest
 
+from streamtrain.report.axis import with_intervals
+from streamtrain.report.chart_data import make_tables
 from streamtrain.report.charts import chart_specs
-from streamtrain.report.charts.house import reference_layers, round_ticks
-from streamtrain.report.extent import with_intervals
+from streamtrain.report.charts.theme import reference_layers, round_ticks
 from streamtrain.report.summary import summarize_run
-from streamtrain.report.tables import make_tables
 from streamtrain.science.judge import judge
-from streamtrain.science.run import collect
+from streamtrain.science.run_log import collect
 from tests.report.synthetic import make_records, with_measures
 
 

@@ -19,9 +19,9 @@ from streamtrain.report.compare import (
     paired,
     render_comparison,
 )
-from streamtrain.report.limits import check_limits, parse_limits
-from streamtrain.science.ratio import independent_ratio
-from streamtrain.science.run import collect
+from streamtrain.report.fail_on import check_limits, parse_limits
+from streamtrain.science.intervals import independent_ratio
+from streamtrain.science.run_log import collect
 from tests.report.synthetic import make_records
 
 SIZES = (256, 1024, 65536)

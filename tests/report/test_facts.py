@@ -9,9 +9,10 @@ from importlib.resources import files
 import jsonschema
 import pytest
 
-from streamtrain.report import facts, write
+from streamtrain.report import write
+from streamtrain.report.markdown import render_markdown, render_table
 from streamtrain.report.summary import summarize
-from streamtrain.report.table import render_markdown, render_table
+from streamtrain.report.text import facts
 from streamtrain.report.workers import worker_facts
 from tests.report.synthetic import make_records, with_measures
 

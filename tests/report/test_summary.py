@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from streamtrain.errors import DataError
-from streamtrain.report import cells
-from streamtrain.report.answer import ladder, tiles
+from streamtrain.report import cell_figures as cells
+from streamtrain.report.markdown import render_markdown, render_table, verdict_text
 from streamtrain.report.summary import summarize
-from streamtrain.report.table import render_markdown, render_table, verdict_text
+from streamtrain.report.text.headline import ladder, tiles
 from tests.report.synthetic import make_records
 
 SCHEMA = json.loads(files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8"))

@@ -13,9 +13,9 @@ import re
 import pytest
 
 from streamtrain.errors import DataError
-from streamtrain.report.drawing import vega_bundle
-from streamtrain.report.spread import spread
-from streamtrain.report.tables import compact
+from streamtrain.report.axis import spread
+from streamtrain.report.chart_data import compact
+from streamtrain.report.render import vega_bundle
 from streamtrain.report.write import read_records, write_report
 from tests.report.synthetic import make_records
 

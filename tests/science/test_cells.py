@@ -3,9 +3,9 @@
 import pytest
 
 from streamtrain.report.summary import summarize
-from streamtrain.science.cells import Cell, row_seconds, rows_of_steps, throughput
-from streamtrain.science.interval import measure
-from streamtrain.science.run import Curve, Run
+from streamtrain.science.cells import Cell, rows_of_steps, seconds_per_row, throughput
+from streamtrain.science.intervals import measure
+from streamtrain.science.run_log import Curve, Run
 from tests.report.synthetic import make_records
 
 
@@ -101,6 +101,6 @@ def test_repeats_are_dealt_to_trials_in_turn():
     curves = {trial: Curve(batch_size=64, lr=0.1, trial=trial) for trial in (5, 6, 7)}
     cell = Cell(batch_size=64, lr=0.1, status="reached", curves=curves, steps_to_target={})
     speeds = 1000 / 1.0, 1000 / 2.0, 1000 / 4.0, 1000 / 3.0
-    assert row_seconds(run, cell) == pytest.approx(
+    assert seconds_per_row(run, cell) == pytest.approx(
         {5: 2 / (speeds[0] + speeds[3]), 6: 1 / speeds[1], 7: 1 / speeds[2]}
     )

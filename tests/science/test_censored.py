@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamtrain.report.cells import target_figures
+from streamtrain.report.cell_figures import target_figures
 from streamtrain.science.cells import make_cell
-from streamtrain.science.censored import kaplan_meier_median
-from streamtrain.science.run import Run
+from streamtrain.science.intervals import kaplan_meier_median
+from streamtrain.science.run_log import Run
 
 TIMES = st.lists(st.floats(0.1, 100), min_size=1, max_size=12)
 

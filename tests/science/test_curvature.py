@@ -10,12 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamtrain.errors import ConfigError
-from streamtrain.learners.model import Shape, initial_parameters
-from streamtrain.learners.probes import probe_shape, rescale
-from streamtrain.science.generalization import generalization_gap
-from streamtrain.science.lanczos import largest_eigenvalue, rayleigh_on_independent_rows
-from streamtrain.science.sharpness import invariance_audit, parametric_line, random_basis, sharpness
-from streamtrain.science.stability import stable_curvature
+from streamtrain.science.curvature import (
+    largest_eigenvalue,
+    rayleigh_on_independent_rows,
+    stable_curvature,
+)
+from streamtrain.science.sharpness import (
+    generalization_gap,
+    invariance_audit,
+    parametric_line,
+    random_basis,
+    sharpness,
+)
+from streamtrain.training.model import Shape, initial_parameters
+from streamtrain.training.probes import probe_shape, rescale
 
 
 def symmetric(seed: int, size: int, *, positive: bool = False) -> np.ndarray:

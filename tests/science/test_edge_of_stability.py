@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from streamtrain.config import TrainConfig
-from streamtrain.learners.fused_engine import FusedEngine, one_blas_thread
-from streamtrain.learners.model import Shape, initial_parameters
-from streamtrain.learners.probes import one_torch_thread, probe_shape
-from streamtrain.science.estimate import t_estimate
-from streamtrain.science.lanczos import largest_eigenvalue
+from streamtrain.science.curvature import largest_eigenvalue, stable_curvature
+from streamtrain.science.intervals import t_estimate
 from streamtrain.science.sharpness import sharpness
-from streamtrain.science.stability import stable_curvature
+from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
+from streamtrain.training.model import Shape, initial_parameters
+from streamtrain.training.probes import one_torch_thread, probe_shape
 
 pytestmark = pytest.mark.slow
 

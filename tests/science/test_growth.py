@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from streamtrain.science.cells import make_cell
-from streamtrain.science.growth import local_growth
-from streamtrain.science.run import Run
+from streamtrain.science.run_log import Run
+from streamtrain.science.steps_law import local_growth
 
 SIZES = [8, 32, 128, 512, 2048]
 
@@ -100,7 +100,7 @@ def test_what_cannot_be_told_is_not():
 )
 def test_it_doubles_only_where_growth_is_large_and_shown(monkeypatch, value, lo, doublings):
     monkeypatch.setattr(
-        "streamtrain.science.growth.log_estimate",
+        "streamtrain.science.steps_law.log_estimate",
         lambda *_: {"value": value, "lo": lo, "hi": None, "n": 3, "kind": ""},
     )
     assert local_growth(cells([100.0] * 4, trials=1), 0.05)["doublings"] == doublings

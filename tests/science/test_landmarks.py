@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from streamtrain.report.cells import cell_figures
-from streamtrain.report.verdict import describe, why_not
+from streamtrain.report.cell_figures import cell_figures
+from streamtrain.report.text.recommendation import describe, why_not
 from streamtrain.science.judge import judge
 from streamtrain.science.landmarks import landmarks
-from streamtrain.science.run import Run
+from streamtrain.science.run_log import Run
 
 STEPS_MIN, CRITICAL, ALPHA, BETA = 400.0, 1000.0, 40e-6, 0.1e-6
 SIZES = [16, 64, 256, 1024, 4096, 16384]

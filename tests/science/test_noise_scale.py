@@ -7,17 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamtrain.science.fieller import fieller
+from streamtrain.science.intervals import fieller
 from streamtrain.science.noise_scale import (
     adam_scale,
     block_bootstrap,
+    group_variances,
     noise_scale,
+    sqrt_m_slope,
     variance_and_signal,
     variance_and_signal_from_norms,
     weighted_variance_and_signal,
 )
 from streamtrain.science.oracle import gaussian_noise_scales
-from streamtrain.science.sqrt_law import group_variances, sqrt_m_slope
 
 EIGENVALUES = np.array([1.6, 1.2, 0.8, 0.4])
 ERROR = np.array([0.5, -0.4, 0.3, 0.6])

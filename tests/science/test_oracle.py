@@ -11,11 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamtrain.config import TrainConfig
-from streamtrain.learners.fused_engine import FusedEngine, one_blas_thread
-from streamtrain.learners.model import Shape
 from streamtrain.science.crossing import first_crossing
 from streamtrain.science.oracle import GaussianLinear, isotropic_best_lr
 from streamtrain.science.steps_law import critical_batch_size
+from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
+from streamtrain.training.model import Shape
 
 LAMBDA = np.array([1.6, 1.2, 0.8, 0.4])
 NOISE = 0.1

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamtrain.science.judge import judge
-from streamtrain.science.run import Run
+from streamtrain.science.run_log import Run
 from streamtrain.science.tuning import (
     EXTENDED_BY,
     EXTENSIONS,

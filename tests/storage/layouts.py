@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import zarr
 
 from data_gen import generate
-from streamtrain.storage.ingest import ingest
+from streamtrain.storage.write.ingest import ingest
 
 ROWS = 1000
 NAMES = ("a", "b", "y")

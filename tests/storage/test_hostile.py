@@ -17,16 +17,15 @@ import zarr
 from data_gen import generate
 from streamtrain.config import FetchConfig
 from streamtrain.errors import DataError, ResourceError, StreamTrainError
-from streamtrain.spans import MAX_SPANS, cut_spans
-from streamtrain.storage import parquet_footer
+from streamtrain.plan.spans import MAX_SPANS, cut_spans
 from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.ingest import ingest
 from streamtrain.storage.inspect import inspect
 from streamtrain.storage.manifest import MANIFEST_NAME, read_manifest, write_manifest
-from streamtrain.storage.parquet import ParquetReader
+from streamtrain.storage.parquet.parquet_reader import ParquetReader, parquet_footer
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.verify import verify
-from streamtrain.stream.open import open_source, stream_budget
+from streamtrain.storage.write.ingest import ingest
+from streamtrain.stream.open_source import open_source, stream_budget
 
 from .layouts import numbers, write_parquet, write_zarr
 
@@ -248,8 +247,8 @@ def test_a_row_group_that_claims_more_values_than_rows_is_refused_before_it_is_d
 ) -> None:
     path = write_parquet(tmp_path / "a.parquet", numbers())
     dataset = open_shards(str(path))
-    monkeypatch.setattr("streamtrain.storage.bombs._MOST_EXTRA_BYTES", 0)
-    monkeypatch.setattr("streamtrain.storage.bombs._MOST_ROW_BYTES", 1)
+    monkeypatch.setattr("streamtrain.storage.parquet.guard._MOST_EXTRA_BYTES", 0)
+    monkeypatch.setattr("streamtrain.storage.parquet.guard._MOST_ROW_BYTES", 1)
     with pytest.raises(
         DataError,
         match=(
@@ -278,7 +277,7 @@ def test_a_row_group_that_claims_more_values_than_rows_is_refused_before_it_is_d
 def test_numbers_in_csv_that_float64_cannot_hold_are_refused(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamtrain.storage.tables._BLOCK_BYTES", 256)
+    monkeypatch.setattr("streamtrain.storage.write.tables._BLOCK_BYTES", 256)
     (tmp_path / "a.csv").write_text(
         "a,y\n" + "1.5,2\n" * 100 + "1e20,3\n" * 100 + f"{text},1\n" + "1,2\n" * 50
     )
@@ -290,7 +289,7 @@ def test_numbers_in_csv_that_float64_cannot_hold_are_refused(
 def test_large_numbers_in_csv_that_float64_holds_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamtrain.storage.tables._BLOCK_BYTES", 64)
+    monkeypatch.setattr("streamtrain.storage.write.tables._BLOCK_BYTES", 64)
     written = [
         "9007199254740992",
         "1e300",

@@ -16,8 +16,8 @@ from pyarrow import csv, feather
 
 from streamtrain.errors import ConfigError, DataError, ResourceError
 from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.ingest import ingest
 from streamtrain.storage.readers import Readers
+from streamtrain.storage.write.ingest import ingest
 from streamtrain.types import Dataset
 
 from .layouts import write_zarr

@@ -15,7 +15,7 @@ from itertools import count
 import pytest
 
 import data_gen
-from streamtrain.storage.filesystem import make_storage, write_file
+from streamtrain.storage.remote.filesystem import make_storage, write_file
 from tests.stores.proxy import Proxy
 
 #: Looked for in everything that a run writes.
@@ -61,7 +61,7 @@ def four_spans_a_shard(monkeypatch):
 
     Undone after each test: other folders' tests count on 16.
     """
-    monkeypatch.setattr("streamtrain.storage.writer.SPANS_PER_SHARD", 4)
+    monkeypatch.setattr("streamtrain.storage.write.writer.SPANS_PER_SHARD", 4)
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +115,7 @@ def local(tmp_path_factory):
     """Format → a local data set of three shards."""
     folder = tmp_path_factory.mktemp("local")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamtrain.storage.writer.SPANS_PER_SHARD", 4)
+        patch.setattr("streamtrain.storage.write.writer.SPANS_PER_SHARD", 4)
         return {
             format: data_gen.generate(
                 folder / format, rows=ROWS, span_rows=SPAN_ROWS, format=format

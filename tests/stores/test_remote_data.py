@@ -13,14 +13,15 @@ import pytest
 import data_gen
 import streamtrain as st
 from streamtrain.api import run_train
+from streamtrain.base.redact import HIDDEN
 from streamtrain.cli.main import run
-from streamtrain.cluster.blueprint import build, draw
+from streamtrain.cluster.run_spec import build, draw
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError, DataError
-from streamtrain.prepared import prepare
-from streamtrain.redact import HIDDEN
+from streamtrain.run.prepare import prepare
 from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.filesystem import (
+from streamtrain.storage.readers import Readers
+from streamtrain.storage.remote.filesystem import (
     NAMES,
     delete_file,
     list_files,
@@ -30,7 +31,6 @@ from streamtrain.storage.filesystem import (
     read_file,
     write_file,
 )
-from streamtrain.storage.readers import Readers
 from streamtrain.storage.verify import verify
 from tests.stores.conftest import ROWS, SECRET, SPAN_ROWS
 

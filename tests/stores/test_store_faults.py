@@ -17,7 +17,7 @@ import streamtrain as st
 from streamtrain.cli.main import run
 from streamtrain.errors import DataError, StoreError
 from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.filesystem import list_files, make_storage, write_file
+from streamtrain.storage.remote.filesystem import list_files, make_storage, write_file
 from tests.stores.conftest import ROWS, SECRET, SPAN_ROWS
 from tests.stores.proxy import Fault
 
@@ -29,7 +29,7 @@ def few_attempts(monkeypatch):
     """So that an end comes soon: pyarrow waits up to a second before its second attempt, two before
     the third.
     """
-    monkeypatch.setattr("streamtrain.storage.filesystem.ATTEMPTS", 2)
+    monkeypatch.setattr("streamtrain.storage.remote.filesystem.ATTEMPTS", 2)
 
 
 def rows_of(path, **flags):

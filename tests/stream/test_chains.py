@@ -5,11 +5,11 @@ from itertools import islice
 import pytest
 
 from streamtrain.errors import DataError, StreamTrainError
+from streamtrain.plan.plan import make_plan
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.readers import Forward
 from streamtrain.stream.chains import Chains
-from streamtrain.stream.open import open_source
-from streamtrain.stream.plan import make_plan
+from streamtrain.stream.open_source import open_source
 
 
 def test_a_broken_chain_stops_no_other_one(write_data, monkeypatch):

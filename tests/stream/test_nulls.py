@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import streamtrain
 from streamtrain.errors import ConfigError, DataError
-from streamtrain.order import hash_array
-from streamtrain.stream.shuffle import RECEIPT_KEY
+from streamtrain.plan.order import hash_array
+from streamtrain.stream.window import RECEIPT_KEY
 from streamtrain.types import Receipt
 from tests.stream.conftest import id_rows, row_ids
 

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 import streamtrain
 from streamtrain.config import TRAIN_FLAGS, flag_values, make_config, merge
 from streamtrain.errors import ConfigError, DataError
-from streamtrain.order import hash_array
-from streamtrain.rundir import RunDirectory
-from streamtrain.storage.ingest import ingest
+from streamtrain.plan.order import hash_array
+from streamtrain.run.directory import RunDirectory
+from streamtrain.run.train import train
 from streamtrain.storage.readers import Forward, Readers
-from streamtrain.stream.shuffle import RECEIPT_KEY
-from streamtrain.train import train
+from streamtrain.storage.write.ingest import ingest
+from streamtrain.stream.window import RECEIPT_KEY
 from tests.stream.conftest import id_rows, row_ids
 
 SMALL = {"window_rows": 90, "span_rows": 40, "memory": "64MiB"}

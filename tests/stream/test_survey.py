@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamtrain.storage.dataset import open_shards
-from streamtrain.stream.open import open_source
+from streamtrain.stream.open_source import open_source
 from streamtrain.stream.survey import linear_model, take_survey
 from tests.stream.conftest import id_rows
 

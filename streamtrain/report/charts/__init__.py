@@ -12,8 +12,9 @@ from typing import Any
 
 import altair as alt
 
-from streamtrain.report.charts import measures, picture, rates, speed
-from streamtrain.report.charts.house import Spec, Tables, finish, theme, whole_spec
+from streamtrain.report.charts import measures, rates, speed
+from streamtrain.report.charts import tradeoff as picture
+from streamtrain.report.charts.theme import Spec, Tables, finish, theme, whole_spec
 
 __all__ = ["NAMES", "Spec", "Tables", "chart_specs", "theme", "whole_spec"]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import altair as alt
 
-from streamtrain.report.charts.house import (
+from streamtrain.report.axis import ends_of
+from streamtrain.report.charts.theme import (
     Tables,
     chart_title,
     interval_bars,
@@ -15,7 +16,6 @@ from streamtrain.report.charts.house import (
     size_axis,
     size_color,
 )
-from streamtrain.report.extent import ends_of
 
 
 def noise_scale(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import altair as alt
 
-from streamtrain.report.charts.house import Tables, chart_title, log_axis, size_axis, size_steps
-from streamtrain.report.extent import ends_of
+from streamtrain.report.axis import ends_of
+from streamtrain.report.charts.theme import Tables, chart_title, log_axis, size_axis, size_steps
 
 #: Stability line → its dashes.
 STABILITY = {"curvature": [5, 4], "mean-square stability": [2, 3]}

@@ -7,8 +7,8 @@ from typing import Any
 
 import altair as alt
 
-from streamtrain.report.charts.house import Tables, chart_title, log_axis, size_axis, size_color
-from streamtrain.report.extent import ends_of
+from streamtrain.report.axis import ends_of
+from streamtrain.report.charts.theme import Tables, chart_title, log_axis, size_axis, size_color
 
 
 def throughput(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:

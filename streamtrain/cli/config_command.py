@@ -1,0 +1,73 @@
+"""`streamtrain config show | schema | validate`."""
+
+import json
+from typing import Annotated, Any
+
+import yaml
+from cyclopts import Parameter
+
+from streamtrain.cli.config_layers import file_layer, resolve
+from streamtrain.cli.flag_groups import AllFlags, Output, Sources, load_config
+from streamtrain.cli.terminal import plural
+from streamtrain.cli.terminal import show as show_result
+from streamtrain.config import Config
+
+
+def show(
+    data: Annotated[str | None, Parameter(help="data.path")] = None,
+    /,
+    *,
+    flags: AllFlags = AllFlags(),
+    sources: Sources = Sources(),
+    output: Output = Output(),
+) -> None:
+    """Print every value and, beside it, where it comes from. The output is a config file."""
+    config, origins = load_config(data, flags, sources)
+    lines, document = [], {}
+    for section, values in config.model_dump(mode="json").items():
+        lines.append(f"{section}:")
+        for name, value in values.items():
+            of_items = dict.fromkeys(
+                origin for key, origin in origins.items() if key.startswith(f"{section}.{name}.")
+            )
+            origin = origins.get(f"{section}.{name}") or ", ".join(of_items) or "default"
+            lines.append(f"{f'  {name}: {_yaml(value)}':<60}  # {origin}")
+            document[f"{section}.{name}"] = {"value": value, "origin": origin}
+    show_result("\n".join(lines), document, as_json=output.json)
+
+
+def schema(*, output: Output = Output()) -> None:
+    """Print the JSON schema of the config, for editors.
+
+    It lies in the package too: streamtrain/cli/config.schema.json.
+    """
+    document = config_schema()
+    show_result(json.dumps(document, indent=2), document, as_json=output.json)
+
+
+def validate(
+    file: Annotated[str, Parameter(help="a YAML config")], /, *, output: Output = Output()
+) -> None:
+    """Check a config file: every wrong key is named with its line."""
+    layer = file_layer(file)
+    resolve(layer)
+    document = {"file": file, "valid": True, "keys": sorted(layer)}
+    show_result(f"{file}: valid, {plural(len(layer), 'key')} set", document, as_json=output.json)
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of a config file. An empty section counts as absent, so null is one too."""
+    document = Config.model_json_schema()
+    for section in document["properties"].values():
+        reference = section.pop("$ref", None)
+        if reference is not None:
+            section["anyOf"] = [{"$ref": reference}, {"type": "null"}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
+
+
+def _yaml(value: Any) -> str:
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+        .removesuffix("...\n")
+        .strip()
+    )

@@ -1,0 +1,97 @@
+"""`streamtrain generate`."""
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from streamtrain.cli.config_layers import storage_options
+from streamtrain.cli.flag_groups import DATA, GLOBAL, Output, SpanRows, StorageOption, count
+from streamtrain.cli.terminal import plain_warnings, plural, show
+from streamtrain.types import Dataset
+
+_KIND, _NOISE = (
+    "the function of the features",
+    "standard deviation of the noise, in those of the noiseless target",
+)
+_SHIFT = (
+    "standard deviation of a shift of the target that all rows of a span share, in the same unit:"
+    " to test shuffling"
+)
+
+
+def generate(
+    out: Annotated[str, Parameter(help="a folder that is empty or absent")],
+    /,
+    *,
+    kind: Annotated[
+        Literal["friedman2", "friedman3", "linear", "teacher"], Parameter(group=DATA, help=_KIND)
+    ] = "friedman2",
+    rows: Annotated[
+        int,
+        Parameter(
+            group=DATA, metavar="N", converter=count, n_tokens=1, help="how many: 10M, 64Ki, 1e9"
+        ),
+    ] = 1_000_000,
+    format: Annotated[
+        Literal["parquet", "zarr"], Parameter(group=DATA, help="of the shards")
+    ] = "parquet",
+    noise: Annotated[float, Parameter(group=DATA, metavar="X", help=_NOISE)] = 0.1,
+    cluster_shift: Annotated[float, Parameter(group=DATA, metavar="S", help=_SHIFT)] = 0.0,
+    span_rows: SpanRows = 262_144,
+    seed: Annotated[
+        int,
+        Parameter(
+            group=GLOBAL,
+            metavar="N",
+            converter=count,
+            n_tokens=1,
+            help="the same seed gives the same rows",
+        ),
+    ] = 0,
+    storage_option: StorageOption = None,
+    output: Output = Output(),
+) -> None:
+    """Make shards of four features and a target, with a known noise floor: the loss that no model
+    can beat.
+    """
+    import data_gen
+
+    with plain_warnings(quiet=output.quiet):
+        dataset = data_gen.generate(
+            out,
+            kind=kind,
+            rows=rows,
+            format=format,
+            noise=noise,
+            cluster_shift=cluster_shift,
+            seed=seed,
+            span_rows=span_rows,
+            storage_options=storage_options(storage_option),
+        )
+    show(_text(dataset), _document(dataset), as_json=output.json)
+
+
+def _text(dataset: Dataset) -> str:
+    assert dataset.truth is not None
+    linear = (
+        f"; of a linear model {dataset.truth.best_linear_loss:.6g}"
+        if dataset.truth.best_linear_loss is not None
+        else ""
+    )
+    size = (
+        f"{plural(dataset.num_rows, 'row')} in {plural(len(dataset.shards), 'shard')}:"
+        f" {dataset.url}"
+    )
+    return f"{size}\nnoise floor: the best possible loss is {dataset.truth.best_loss:.6g}{linear}"
+
+
+def _document(dataset: Dataset) -> dict[str, object]:
+    assert dataset.truth is not None
+    truth = {name: getattr(dataset.truth, name) for name in type(dataset.truth).__slots__}
+    return {
+        "out": dataset.url,
+        "rows": dataset.num_rows,
+        "shards": len(dataset.shards),
+        "columns": list(dataset.columns),
+        "truth": truth,
+    }

@@ -1,0 +1,202 @@
+"""`streamtrain init`: a commented config, made from the data's own columns."""
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import yaml
+from cyclopts import Parameter
+
+from streamtrain.base.atomic_files import write_atomically
+from streamtrain.base.redact import HIDDEN, redact_options, redact_url
+from streamtrain.cli.config_layers import storage_options
+from streamtrain.cli.flag_groups import GLOBAL, Features, Output, StorageOption, Target
+from streamtrain.cli.terminal import escape, plain_warnings, plural, show, writing
+from streamtrain.config import config_keys
+from streamtrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from streamtrain.storage.dataset import Found
+
+_OUT = "the file to write, - for stdout; left out: streamtrain.yaml"
+File = Annotated[
+    str,
+    Parameter(
+        name=("--out", "-o"),
+        group=GLOBAL,
+        metavar="FILE",
+        show_default=False,
+        allow_leading_hyphen=True,
+        help=_OUT,
+    ),
+]
+
+
+def init(
+    data: Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")],
+    /,
+    *,
+    target: Target = None,
+    features: Features = None,
+    out: File = "streamtrain.yaml",
+    storage_option: StorageOption = None,
+    output: Output = Output(),
+) -> None:
+    """Write a config for a data set: its columns filled in, every other key commented out with its
+    default and its meaning.
+    """
+    from streamtrain.storage.dataset import bind_columns, find_shards
+    from streamtrain.storage.inspect import inspect
+    from streamtrain.storage.remote.filesystem import make_storage
+
+    if out != "-" and Path(out).exists():
+        raise ConfigError(
+            f"{out} exists, and nothing is overwritten. Choose another --out, or remove it."
+        )
+    options = storage_options(storage_option)
+    with plain_warnings(quiet=output.quiet):
+        found = find_shards(data, storage=make_storage(options))
+        numeric = [
+            column.name for column in found.shards[0].columns if column.decoded_type is not None
+        ]
+        chosen = target if target is not None or not numeric else numeric[-1]
+        names = (
+            [name.strip() for name in features.split(",")]
+            if features
+            else [name for name in numeric if name != chosen]
+        )
+        document = inspect(bind_columns(found, features=names, target=chosen))
+    shown = {name: value for name, value in redact_options(options).items() if value != HIDDEN}
+    text = config_text(
+        redact_url(data),
+        document,
+        left_out(found, document),
+        shown,
+        name="streamtrain.yaml" if out == "-" else out,
+    )
+    if out == "-":
+        show(text, {"config": text}, as_json=output.json)
+        return
+    with writing(Path(out)):
+        write_atomically(Path(out), text.encode())
+    next_move = (
+        f"{out}: {plural(len(names), 'feature')}, target {chosen}\nnext: streamtrain sweep -c {out}"
+        " --dry-run"
+    )
+    show(next_move, {"out": out, "features": names, "target": chosen}, as_json=output.json)
+
+
+def left_out(found: "Found", document: Mapping[str, Any]) -> list[str]:
+    """The columns of the data that the config does not name, each with its type."""
+    bound = {column["name"] for column in document["columns"]}
+    return [
+        f"{column.name} ({column.stored_type})"
+        for column in found.shards[0].columns
+        if column.name not in bound
+    ]
+
+
+def config_text(
+    path: str,
+    document: Mapping[str, Any],
+    others: list[str],
+    options: Mapping[str, str],
+    *,
+    name: str,
+) -> str:
+    """The YAML file, with storage `options` that are no secrets.
+
+    Every value in it stands on its own line, so that a line can be edited, or its # removed.
+    """
+    nulls = any(column["nulls"] for column in document["columns"])
+    *features, target = document["columns"]
+    given = {
+        "data.path": [f"path: {_scalar(path)}"],
+        "data.target": [f"target: {_scalar(target['name'])}{_about(target)}"],
+        "data.features": [
+            "features:",
+            *(f"  - {_scalar(column['name'])}{_about(column)}" for column in features),
+            *_comments("left out", others),
+        ],
+        "data.on_null": (
+            [
+                "on_null: drop  # there are nulls: error refuses them, drop leaves their rows out,"
+                " impute puts the mean in"
+            ]
+            if nulls
+            else []
+        ),
+        "data.storage_options": (
+            [
+                "storage_options:",
+                *(f"  {name}: {_scalar(value)}" for name, value in options.items()),
+            ]
+            if options
+            else []
+        ),
+    }
+    size = (
+        f"{plural(document['num_rows'], 'row')} in"
+        f" {plural(document['num_shards'], document['format'].capitalize() + ' shard')}"
+    )
+    lines = [
+        (
+            "# yaml-language-server:"
+            f" $schema={files('streamtrain.cli').joinpath('config.schema.json')}"
+        ),
+        (
+            f"# {_one_line(document['url'])}: {size}. Check: streamtrain config validate"
+            f" {_one_line(name)}"
+        ),
+        (
+            "# A line that begins with # shows a default. Numbers: 10M, 64Ki, 1e9, 2GiB; durations:"
+            " 30s, 10m, 2h."
+        ),
+    ]
+    section = ""
+    for key, field in config_keys().items():
+        part, _, word = key.partition(".")
+        if part != section:
+            lines += ["", f"{part}:"]
+            section = part
+        if own := given.get(key):
+            lines += [f"  {line}" for line in own]
+        else:
+            lines.append(
+                f"  # {f'{word}: {_default(field.get_default(call_default_factory=True))}':<34} #"
+                f" {field.description}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _about(column: Mapping[str, Any]) -> str:
+    reach = "" if column["min"] is None else f", {column['min']:.6g} to {column['max']:.6g}"
+    nulls = f", {plural(column['nulls'], 'null')}" if column["nulls"] else ""
+    return f"  # {column['stored_type']}{reach}{nulls}"
+
+
+def _comments(word: str, names: list[str]) -> Iterator[str]:
+    for name in names:
+        yield f"  # {word}: {_one_line(name)}"
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return _scalar(list(value) if isinstance(value, tuple) else value)
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML on one line; a text that YAML would read as something else, or that has odd
+    characters, is quoted.
+    """
+    if isinstance(value, str):
+        text = yaml.safe_dump(value, width=10**6).removesuffix("...\n").strip()
+        return text if "\n" not in text and text.isprintable() else json.dumps(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+
+
+def _one_line(text: str) -> str:
+    return escape(text.replace("\n", "\\n"))

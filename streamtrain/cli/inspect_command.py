@@ -1,0 +1,113 @@
+"""`streamtrain inspect`."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from streamtrain.base.units import format_bytes
+from streamtrain.cli.config_layers import storage_options
+from streamtrain.cli.flag_groups import Features, Output, StorageOption, Target
+from streamtrain.cli.terminal import plain_warnings, show, table
+
+_SPANS = {"parquet": "row groups", "zarr": "chunks"}
+
+
+def inspect(
+    data: Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")],
+    /,
+    *,
+    target: Target = None,
+    features: Features = None,
+    storage_option: StorageOption = None,
+    output: Output = Output(),
+) -> None:
+    """Say what a data set holds and how well it is laid out; reads footers only."""
+    from streamtrain.storage.dataset import open_shards
+    from streamtrain.storage.inspect import inspect as describe
+    from streamtrain.storage.remote.filesystem import make_storage
+
+    names = [name.strip() for name in features.split(",")] if features else None
+    with plain_warnings(quiet=output.quiet):
+        document = describe(
+            open_shards(
+                data,
+                features=names,
+                target=target,
+                storage=make_storage(storage_options(storage_option)),
+            )
+        )
+    show(page(document), document, as_json=output.json)
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """The facts, the table of columns and the advice."""
+    parts = (
+        table(_facts(document)),
+        table(_columns(document), right=frozenset({3, 4, 5})),
+        _advice(document),
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _facts(document: Mapping[str, Any]) -> list[list[str]]:
+    dictionary = ", dictionary" if document["dictionary"] else ""
+    truth = document["truth"]
+    facts = {
+        "data": document["url"],
+        "rows": f"{document['num_rows']:,}",
+        "shards": (
+            f"{document['num_shards']:,} ({document['format']}), of"
+            f" {_range(document['shard_rows'])} rows"
+        ),
+        "spans": (
+            f"{document['num_spans']:,} ({_SPANS[document['format']]}), of"
+            f" {_range(document['span_rows'])} rows"
+        ),
+        "stored": (
+            f"{format_bytes(document['stored_bytes'])} ({', '.join(document['codec'])}{dictionary})"
+        ),
+        "decoded": f"{format_bytes(document['decoded_bytes'])} ({document['decoded_type']})",
+        "integrity": document["integrity"],
+        "fingerprint": document["fingerprint"],
+    }
+    if truth:
+        facts["truth"] = f"{truth['kind']}: the best possible loss is {truth['best_loss']:.6g}"
+    return [[name, value] for name, value in facts.items()]
+
+
+def _range(sizes: Mapping[str, float]) -> str:
+    """One size, or `min … median … max`."""
+    if sizes["min"] == sizes["max"]:
+        return f"{sizes['max']:,}"
+    return f"{sizes['min']:,} … {sizes['median']:,.0f} … {sizes['max']:,}"
+
+
+def _columns(document: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["column", "role", "type", "nulls", "min", "max"]]
+    for column in document["columns"]:
+        nulls = "?" if column["nulls"] is None else f"{column['nulls']:,}"
+        rows.append(
+            [
+                column["name"],
+                column["role"],
+                column["stored_type"],
+                nulls,
+                *_extremes(column["min"], column["max"]),
+            ]
+        )
+    return rows
+
+
+def _extremes(low: float | None, high: float | None) -> tuple[str, str]:
+    """To six digits; to twelve where six would call unlike values alike."""
+    texts = tuple("?" if value is None else f"{value:.6g}" for value in (low, high))
+    return (
+        tuple(f"{value:.12g}" for value in (low, high))
+        if texts[0] == texts[1] and low != high
+        else texts
+    )
+
+
+def _advice(document: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in document["advice"])

@@ -1,0 +1,33 @@
+"""The configuration of a run: its sections, how values may be written, the table of flags.
+
+Read it through this package; the files below it are its parts.
+"""
+
+from streamtrain.config.flag_table import DATA_FLAGS, SWEEP_FLAGS, TRAIN_FLAGS, flag_name
+from streamtrain.config.load import config_keys, flag_values, make_config, merge, set_key
+from streamtrain.config.sections import (
+    ClusterConfig,
+    Config,
+    DataConfig,
+    FetchConfig,
+    ModelConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "DATA_FLAGS",
+    "SWEEP_FLAGS",
+    "TRAIN_FLAGS",
+    "ClusterConfig",
+    "Config",
+    "DataConfig",
+    "FetchConfig",
+    "ModelConfig",
+    "TrainConfig",
+    "config_keys",
+    "flag_name",
+    "flag_values",
+    "make_config",
+    "merge",
+    "set_key",
+]

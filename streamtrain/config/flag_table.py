@@ -1,0 +1,68 @@
+"""The table of flags, shared by the command line, `--set`, `STREAMTRAIN_…` and the Python API."""
+
+#: Flag of `sweep`, `train` and the Python API → key of the config.
+DATA_FLAGS = {
+    "target": "data.target",
+    "features": "data.features",
+    "holdout": "data.holdout",
+    "eval_data": "data.eval_data",
+    "on_null": "data.on_null",
+    "on_bad_shard": "data.on_bad_shard",
+    "transform": "data.transform",
+    "standardize": "data.standardize",
+    "storage_options": "data.storage_options",
+    "seed": "order.seed",
+    "span_rows": "order.span_rows",
+    "window_rows": "order.window_rows",
+    "memory": "fetch.memory",
+    "readers": "fetch.readers",
+}
+MODEL_FLAGS = {
+    "hidden": "model.hidden",
+    "activation": "model.activation",
+    "model": "model.factory",
+    "loss": "train.loss",
+    "optimizer": "train.optimizer",
+    "lr": "train.lr",
+    "engine": "train.engine",
+    "device": "train.device",
+    "epochs": "train.epochs",
+    "max_rows": "train.max_rows",
+    "max_time": "train.max_time",
+}
+CLUSTER_FLAGS = {
+    "scheduler": "cluster.scheduler",
+    "scheduler_file": "cluster.scheduler_file",
+    "workers": "cluster.workers",
+    "cluster": "cluster.factory",
+    "max_failures": "cluster.max_failures",
+    "min_workers": "cluster.min_workers",
+}
+TRAIN_FLAGS = (
+    DATA_FLAGS
+    | MODEL_FLAGS
+    | CLUSTER_FLAGS
+    | {"batch_size": "train.batch_size", "early_stop": "train.early_stop", "sync": "cluster.sync"}
+)
+SWEEP_FLAGS = (
+    DATA_FLAGS
+    | MODEL_FLAGS
+    | CLUSTER_FLAGS
+    | {
+        "batch_sizes": "sweep.batch_sizes",
+        "lr_grid": "sweep.lr_grid",
+        "trials": "sweep.trials",
+        "target_loss": "sweep.target_loss",
+        "halving": "sweep.halving",
+        "lr_rule": "sweep.lr_rule",
+        "measure": "sweep.measure",
+        "confirm": "sweep.confirm",
+        "rerun": "sweep.rerun",
+        "extend_grid": "sweep.extend_grid",
+    }
+)
+
+
+def flag_name(flag: str) -> str:
+    """What a flag of the tables is called on the command line: an option is given one by one."""
+    return "--" + ("storage-option" if flag == "storage_options" else flag.replace("_", "-"))

@@ -1,0 +1,67 @@
+"""How far a logarithmic axis reaches, and where a value lies on it.
+
+Pure arithmetic: tables place labels by it, charts draw by it.
+
+Labels apart from one another: heights moved as little as that takes.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+#: An axis has room for intervals up to so many times beyond the outermost values; two runs can
+#: leave everything open.
+_WIDEST = 10.0
+
+
+def share_of(value: float, ends: tuple[float, float]) -> float:
+    """Where a value lies on a log axis: 0 at its low end, 1 at its high one.
+
+    >>> share_of(10.0, (1.0, 100.0))
+    0.5
+    """
+    return math.log(value / ends[0]) / math.log(ends[1] / ends[0])
+
+
+def ends_of(values: Iterable[float], pad: float) -> tuple[float, float]:
+    """A log axis' ends around positive values; never empty."""
+    known = [value for value in values if value and value > 0 and math.isfinite(value)] or [1.0]
+    low, high = min(known) / pad, max(known) * pad
+    return (low, high) if high > 1.01 * low else (low / 1.5, high * 1.5)
+
+
+def with_intervals(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """A figure's positive values and the ends of their intervals, those that are far beyond all
+    values cut.
+    """
+    values = [row[name] for row in rows if (row[name] or 0) > 0]
+    ends = [
+        row[f"{name}_{end}"]
+        for row in rows
+        for end in ("lo", "hi")
+        if (row[name] or 0) > 0 and row[f"{name}_{end}"]
+    ]
+    return [*values, *(min(max(end, min(values) / _WIDEST), _WIDEST * max(values)) for end in ends)]
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights moved apart to at least `gap`, clusters staying centred where they were.
+
+    >>> spread([0.0, 0.0, 5.0], 1.0)
+    [-0.5, 0.5, 5.0]
+    """
+    clusters: list[list[float]] = []  # of [sum of heights, members]
+    for height in heights:
+        clusters.append([height, 1])
+        while len(clusters) > 1 and _low(clusters[-1], gap) - _high(clusters[-2], gap) < gap:
+            total, members = clusters.pop()
+            clusters[-1] = [clusters[-1][0] + total, clusters[-1][1] + members]
+    return [_low(cluster, gap) + k * gap for cluster in clusters for k in range(int(cluster[1]))]
+
+
+def _low(cluster: Sequence[float], gap: float) -> float:
+    return cluster[0] / cluster[1] - (cluster[1] - 1) * gap / 2
+
+
+def _high(cluster: Sequence[float], gap: float) -> float:
+    return cluster[0] / cluster[1] + (cluster[1] - 1) * gap / 2

@@ -1,0 +1,72 @@
+"""Drawing in a process of its own: the JavaScript engine behind it wants memory of its own, and
+dies rather than do without.
+
+So a run under a memory limit keeps its result whatever becomes of the pictures, and a run's peak
+memory is the run's alone.
+"""
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import vl_convert
+
+from streamtrain.errors import ResourceError
+
+
+def draw(charts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
+    """Whole Vega-Lite specs by name → SVG text and PNG bytes, without a browser or network.
+
+    Raises ResourceError.
+    """
+    drawn = _ask({"charts": charts})
+    return {name: (svg, base64.b64decode(png)) for name, (svg, png) in drawn.items()}
+
+
+@lru_cache(maxsize=1)
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed (with its expression interpreter) as one script that sets
+    `window.vegaEmbed`.
+
+    Raises ResourceError.
+    """
+    return _ask({"bundle": True}).replace("</script", "<\\/script")
+
+
+def _ask(request: Mapping[str, Any]) -> Any:
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "streamtrain.report.render"],
+            input=json.dumps(request).encode(),
+            capture_output=True,
+        )
+    except OSError as error:
+        raise ResourceError(
+            f"the charts could not be drawn ({error}). Where Python can start another process,"
+            " streamtrain report draws them."
+        ) from error
+    if child.returncode:
+        last = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        raise ResourceError(
+            f"the charts could not be drawn (exit {child.returncode}: {last[0]}). With more memory,"
+            " streamtrain report draws them."
+        )
+    return json.loads(child.stdout)
+
+
+def _answer(request: Mapping[str, Any]) -> Any:
+    if "bundle" in request:
+        return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    answer = {}
+    for name, spec in request["charts"].items():
+        svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+        answer[name] = svg, base64.b64encode(vl_convert.svg_to_png(svg, scale=2)).decode()
+    return answer
+
+
+if __name__ == "__main__":
+    json.dump(_answer(json.load(sys.stdin)), sys.stdout)

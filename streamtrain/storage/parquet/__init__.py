@@ -1,0 +1,1 @@
+"""Parquet shards: the reader, the fast path for plain pages, the guard against hostile files."""

@@ -1,0 +1,174 @@
+"""`ingest`: foreign data → verified shards with even spans, in one streaming pass."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from streamtrain.base.redact import redact_url
+from streamtrain.base.words import did_you_mean
+from streamtrain.errors import DataError, shown
+from streamtrain.storage.dataset import choose_columns, open_shards
+from streamtrain.storage.remote.filesystem import make_storage
+from streamtrain.storage.remote.urls import is_remote, normal_url
+from streamtrain.storage.write.tables import Piece, Table, open_tables
+from streamtrain.storage.write.writer import Layout, refuse_output, write_dataset
+from streamtrain.types import Dataset, Format
+
+
+def ingest(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    format: Format = "parquet",
+    features: Sequence[str] | None = None,
+    target: str | None = None,
+    span_rows: int = 262_144,
+    storage_options: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Rewrite CSV (also gzipped), Arrow / Feather, Parquet or Zarr as shards of 16 spans, with
+    checksums and a manifest.
+
+    The target is moved last; columns that are not numbers are left out unless they are named, then
+    refused. Both formats get the same spans. Memory is bounded by a few spans. `storage_options`
+    are those of `source` and `out` alike. Raises DataError, and ConfigError when `out` is not
+    empty; either leaves nothing behind.
+    """
+    storage = make_storage(storage_options)
+    source, out = os.fspath(source), normal_url(out)
+    refuse_output(
+        out, Layout(columns=(), decoded_type="float32", format=format, span_rows=span_rows), storage
+    )
+    tables = open_tables(source if is_remote(source) else os.path.abspath(source), storage)
+    source = redact_url(source) if is_remote(source) else os.path.abspath(source)
+    if features is None:
+        _refuse_names(tables[0], target)
+    if not tables[0].columns:
+        raise DataError(
+            f"{tables[0].url}: no columns. A data set needs a target and at least one feature."
+        )
+    last = tables[0].columns[-1]
+    if target is None and last.decoded_type is None:
+        raise DataError(
+            f"{source}: the last column, {last.name!r}, has type {last.stored_type}: it cannot be"
+            " the target. Name one with --target."
+        )
+    numeric = [column.name for column in tables[0].columns if column.decoded_type]
+    columns = choose_columns(numeric, features, target, source)
+    left = [
+        f"{shown(column.name)} ({column.stored_type})"
+        for column in tables[0].columns
+        if column.decoded_type is None
+    ]
+    if left and features is None:
+        warnings.warn(
+            f"left out, since they are not numbers: {', '.join(left)}. Name a column with"
+            " --features to have it checked.",
+            stacklevel=2,
+        )
+    decoded_type = _decoded_type(tables, columns)
+    layout = Layout(columns=columns, decoded_type=decoded_type, format=format, span_rows=span_rows)
+    pieces = (piece for table in tables for piece in table.pieces(columns, decoded_type))
+    return open_shards(
+        write_dataset(out, layout, _spans(source, pieces, span_rows), storage=storage),
+        storage=storage,
+    )
+
+
+def _refuse_names(table: Table, target: str | None) -> None:
+    """Raise DataError for the first line of a CSV that is no line of names, and for names that
+    stand for two columns.
+
+    Who names columns has looked at them, so `features` are taken as they are, and so is a number
+    that is a `target`.
+    """
+    names = [column.name for column in table.columns]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(
+            f"{table.url}: it has columns of one name twice:"
+            f" {', '.join(repr(name) for name in twice)}. Rename them, or choose others with"
+            " --features and --target."
+        )
+    if not table.is_csv:
+        return
+    if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
+        raise DataError(
+            f"{table.url}: its fields are separated by {other!r}, not by commas. Write it with"
+            " commas."
+        )
+    if target is None and all(map(_is_number, names)):
+        shown_names = ", ".join(map(shown, names[:4])) + (", …" if len(names) > 4 else "")
+        raise DataError(
+            f"{table.url}: its first line has numbers for names: {shown_names}. If it is a row, put"
+            " a line of names above it; if these are names, say which is the target with --target."
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> str:
+    """float32 when that holds every column of every table.
+
+    Raises DataError naming columns that are missing or no numbers.
+    """
+    problems, types = [], set()
+    for table in tables:
+        by_name = {column.name: column for column in table.columns}
+        for name in columns:
+            column = by_name.get(name)
+            if column is None:
+                names = list(map(shown, by_name))
+                problems.append(
+                    f"{table.url}: no column {name!r}.{did_you_mean(name, names)} It has"
+                    f" {', '.join(names)}."
+                )
+            elif column.decoded_type is None:
+                kind = f"column {name!r} has type {column.stored_type}: {column.refusal}."
+                problems.append(f"{table.url}: {kind} Leave it out, or convert it.")
+            else:
+                types.add(column.decoded_type)
+    if problems:
+        raise DataError("\n".join(problems))
+    return "float32" if types == {"float32"} else "float64"
+
+
+def _spans(source: str, pieces: Iterator[Piece], span_rows: int) -> Iterator[Callable[[], Piece]]:
+    """Pieces of any length, cut and joined to `span_rows`; the last may be shorter.
+
+    Raises DataError when there are no rows.
+    """
+    held: list[Piece] = []
+    rows, total = 0, 0
+    for piece in pieces:
+        held.append(piece)
+        rows += len(piece[0])
+        total += len(piece[0])
+        while rows >= span_rows:
+            joined = _join(held)
+            yield partial(_identity, tuple(column[:span_rows] for column in joined))
+            held = [tuple(column[span_rows:] for column in joined)]
+            rows -= span_rows
+    if not total:
+        raise DataError(f"{source}: no rows. Name a file that has some.")
+    if rows:
+        yield partial(_identity, _join(held))
+
+
+def _join(pieces: Sequence[Piece]) -> Piece:
+    return (
+        pieces[0]
+        if len(pieces) == 1
+        else tuple(np.concatenate(column) for column in zip(*pieces, strict=True))
+    )
+
+
+def _identity(columns: Piece) -> Piece:
+    return columns

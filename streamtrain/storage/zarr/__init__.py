@@ -1,0 +1,1 @@
+"""Zarr arrays: nodes, chunks, the reader and the writer."""

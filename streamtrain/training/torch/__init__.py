@@ -1,0 +1,1 @@
+"""The torch engine: eager, compiled and captured steps, optimizers, rows on a device."""

@@ -1,0 +1,142 @@
+"""What the torch engine computes: the gradient of a minibatch, and whole steps compiled into one
+call.
+
+Legend of shape suffixes: R replicas, B rows of a minibatch (or of a part of it), D features, P
+parameters, S steps.
+"""
+
+import types
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+from streamtrain.config import TrainConfig
+from streamtrain.training.model import Model
+from streamtrain.training.torch.optimizers import update_
+
+#: (parameters (R, P), x (B, D), y (B, 1)) → (gradient of the sum of the rows' losses (R, P), those
+#: sums, float64 (R,)).
+Gradient = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+#: (parameters (R, P), moments, rows (S * B, D + 1), table (S, R, 4)) → sums of losses, float64
+#: (R,); moves the first two on in place.
+Steps = Callable[[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor], torch.Tensor]
+
+#: Steps in one compiled call, for minibatches of at most `SMALL_ROWS`: there the call itself is
+#: what takes the time. Compiling takes as many times longer.
+STEPS_AT_ONCE, SMALL_ROWS = 4, 128
+
+
+def loss_sums(
+    model: Model, train: TrainConfig, device: torch.device
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """A function of (parameters (R, P), x (B, D), y (B, 1)): the sum over rows of ½r² or Huber's
+    loss, float64 (R,).
+
+    With precision bf16 the products are taken in it; residuals and sums are not.
+    """
+    forward = model.stacked_forward(device)
+    low = train.precision == "bf16"
+
+    def sums(parameters_RP: torch.Tensor, x_BD: torch.Tensor, y_B1: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low, cache_enabled=False):
+            outputs_RB1 = forward(parameters_RP, x_BD)
+        outputs_RB1 = outputs_RB1.to(torch.float32)
+        if train.loss == "huber":
+            losses_RB1 = torch.nn.functional.huber_loss(
+                outputs_RB1, y_B1.expand_as(outputs_RB1), reduction="none", delta=train.huber_delta
+            )
+        else:
+            losses_RB1 = (outputs_RB1 - y_B1).square() * 0.5
+        return losses_RB1.sum(dim=(1, 2), dtype=torch.float64)
+
+    return sums
+
+
+def eager_gradient(model: Model, train: TrainConfig, device: torch.device) -> Gradient:
+    """By torch's autograd: half the time of `torch.func.grad` where each operation is
+    dispatched.
+    """
+    sums = loss_sums(model, train, device)
+
+    def gradient(
+        parameters_RP: torch.Tensor, x_BD: torch.Tensor, y_B1: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = parameters_RP.detach().requires_grad_()
+        with torch.enable_grad():
+            losses_R = sums(leaf, x_BD, y_B1)
+            (gradient_RP,) = torch.autograd.grad(losses_R.sum(), leaf)
+        return gradient_RP, losses_R.detach()
+
+    return gradient
+
+
+def pure_gradient(model: Model, train: TrainConfig, device: torch.device) -> Gradient:
+    """By `torch.func.grad`: the compiler sees forward and backward in one graph."""
+    sums = loss_sums(model, train, device)
+
+    def total(
+        parameters_RP: torch.Tensor, x_BD: torch.Tensor, y_B1: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        losses_R = sums(parameters_RP, x_BD, y_B1)
+        return losses_R.sum(), losses_R
+
+    return torch.func.grad(total, has_aux=True)
+
+
+@lru_cache(maxsize=64)
+def compiled_gradient(model: Model, train: TrainConfig, device: torch.device) -> Gradient:
+    """`pure_gradient`, compiled; one for the process."""
+    gradient = pure_gradient(model, train, device)
+
+    def part(
+        parameters_RP: torch.Tensor, x_BD: torch.Tensor, y_B1: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return gradient(parameters_RP, x_BD, y_B1)
+
+    return _compile(part)
+
+
+@lru_cache(maxsize=64)
+def compiled_steps(
+    model: Model, train: TrainConfig, device: torch.device, batch_size: int, steps: int
+) -> Steps:
+    """`steps` whole minibatches in one compiled call; one for the process, and one for each size,
+    whose shapes are compiled in.
+    """
+    return _compile(eager_steps(pure_gradient(model, train, device), train))
+
+
+def eager_steps(gradient: Gradient, train: TrainConfig) -> Steps:
+    """The same, operation by operation, of as many steps as the table has rows."""
+
+    def steps(
+        parameters_RP: torch.Tensor,
+        moments: tuple[torch.Tensor, ...],
+        rows: torch.Tensor,
+        table_SR4: torch.Tensor,
+    ) -> torch.Tensor:
+        losses_R = torch.zeros(len(parameters_RP), dtype=torch.float64, device=rows.device)
+        for row_R4, batch in zip(table_SR4.unbind(), rows.chunk(len(table_SR4)), strict=True):
+            gradient_RP, sums_R = gradient(parameters_RP, batch[:, :-1], batch[:, -1:])
+            update_(train, parameters_RP, moments, gradient_RP, row_R4)
+            losses_R = losses_R + sums_R
+        return losses_R
+
+    return steps
+
+
+def _compile(function: types.FunctionType) -> Callable:
+    """Compile for the shapes it is called with.
+
+    Each function gets a code object of its own: the compiler counts recompilations by it.
+    """
+    own = types.FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        None,
+        function.__closure__,
+    )
+    return torch.compile(own, fullgraph=True, dynamic=False, options={"compile_threads": 1})

@@ -1,0 +1,349 @@
+"""The torch engine: any module on any device; all learning rates of a learner as one batched
+product.
+
+On the CPU a step is eager or compiled whole (whole_steps.py); on a GPU rows arrive through pinned
+memory (device_feed.py) and steps are replayed from a CUDA graph (graphs.py). Between whole
+minibatches, and for those larger than a part, gradients add up.
+
+Legend of shape suffixes: R replicas, B rows of a minibatch (or of a part of it), W columns, P
+parameters, S steps.
+"""
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+
+from streamtrain.config import TrainConfig
+from streamtrain.training.engine import check_state
+from streamtrain.training.model import Model
+from streamtrain.training.schedule import schedule_rows
+from streamtrain.training.torch.compiled_steps import (
+    SMALL_ROWS,
+    STEPS_AT_ONCE,
+    Gradient,
+    Steps,
+    compiled_gradient,
+    compiled_steps,
+    eager_gradient,
+    eager_steps,
+    loss_sums,
+    pure_gradient,
+)
+from streamtrain.training.torch.cuda_graphs import ReplayedSteps
+from streamtrain.training.torch.device_feed import DeviceFeed, train_device
+from streamtrain.training.torch.optimizers import new_moments, step_table, update_
+
+#: Rows of one forward pass on the CPU: a larger minibatch is taken in parts, so that activations
+#: stay in the cache.
+PART_ROWS = 4_096
+
+#: Rows of one forward pass on a GPU.
+DEVICE_PART_ROWS = 131_072
+
+#: Steps whose table is made at once.
+TABLE_STEPS = 4_096
+
+#: Where compiling pays (`compile: auto`): it takes about so many seconds, and saves this much a
+#: call and a row of it (one core).
+COMPILE_SECONDS, SAVED_SECONDS_A_CALL, SAVED_SECONDS_A_ROW = 30.0, 4e-4, 3e-7
+
+
+class TorchEngine:
+    """See `Engine`.
+
+    The gradient is of the mean loss over a minibatch; sums are divided once, at the step.
+    """
+
+    def __init__(
+        self,
+        shape: Model,
+        parameters_P: np.ndarray,
+        batch_size: int,
+        learning_rates: tuple[float, ...],
+        train: TrainConfig,
+        last_row: int | None = None,
+    ):
+        self.batch_size, self.learning_rates, self.steps = batch_size, learning_rates, 0
+        self.device = train_device(train.device)
+        self._model, self._train, self._schedule, self._last_row = (
+            shape,
+            train,
+            schedule_rows(train, last_row),
+            last_row,
+        )
+        with torch.no_grad():
+            self._parameters_RP = torch.from_numpy(
+                np.tile(parameters_P.astype(np.float32), (len(learning_rates), 1))
+            ).to(self.device)
+            self._gradient_RP = torch.zeros_like(self._parameters_RP)
+            self._moments = new_moments(train, self._parameters_RP)
+        self._carried, self._rows = 0, 0
+        self._part_rows = PART_ROWS if self.device.type == "cpu" else DEVICE_PART_ROWS
+        self._half_squares = loss_sums(shape, train.model_copy(update={"loss": "mse"}), self.device)
+        self._gradient: Gradient = eager_gradient(shape, train, self.device)
+        self._part_gradient = self._gradient
+        self._feed = (
+            DeviceFeed(self.device, shape.num_features + 1, batch_size)
+            if self.device.type == "cuda"
+            else None
+        )
+        self._replayed: ReplayedSteps | None = None
+        self._compiled: Steps | None = None
+        self._steps_at_once, self._compiled_rows, self._ready = 0, 0, False
+
+    def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """See `Engine.advance`."""
+        self.prepare_steps()
+        losses_R = torch.zeros(len(self.learning_rates), dtype=torch.float64, device=self.device)
+        with self._settings(), torch.no_grad():
+            for rows in self._rows_on_device(block, start, stop):
+                done = 0
+                while done < len(rows):
+                    left = len(rows) - done
+                    if not self._carried and (taken := self._whole_rows(left)):
+                        losses_R += self._take_whole(rows[done : done + taken])
+                    else:
+                        taken = min(self.batch_size - self._carried, self._part_rows, left)
+                        losses_R += self._add_gradient(rows[done : done + taken])
+                        self._carried += taken
+                        if self._carried == self.batch_size:
+                            self._step()
+                    done += taken
+            return losses_R.cpu().numpy()
+
+    def finish_epoch(self) -> None:
+        """See `Engine.finish_epoch`."""
+        if self._carried:
+            with self._settings(), torch.no_grad():
+                self._step()
+
+    def parameters(self) -> np.ndarray:
+        """See `Engine.parameters`."""
+        return self._parameters_RP.cpu().numpy().copy()
+
+    @torch.no_grad()
+    def evaluate(self, rows: np.ndarray) -> np.ndarray:
+        """See `Engine.evaluate`. The squared error is measured with the precision of training."""
+        squares_R = torch.zeros(len(self.learning_rates), dtype=torch.float64, device=self.device)
+        with self._settings():
+            for part in torch.from_numpy(rows).to(self.device).split(self._part_rows):
+                squares_R += 2 * self._half_squares(self._parameters_RP, part[:, :-1], part[:, -1:])
+            return (squares_R / max(len(rows), 1)).cpu().numpy()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """See `Engine.state`."""
+        tensors = {
+            "parameters": self._parameters_RP,
+            "gradient": self._gradient_RP,
+            "moments": torch.stack(self._moments, 1),
+        }
+        arrays = {name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
+        return {**arrays, "counters": np.array([self._carried, self.steps, self._rows])}
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """See `Engine.load_state`."""
+        check_state(state, self.state())
+        self._parameters_RP.copy_(torch.from_numpy(state["parameters"]))
+        self._gradient_RP.copy_(torch.from_numpy(state["gradient"]))
+        for moment, saved in zip(
+            self._moments, torch.from_numpy(state["moments"]).unbind(1), strict=True
+        ):
+            moment.copy_(saved)
+        self._carried, self.steps, self._rows = state["counters"].tolist()
+
+    def prepare_steps(self) -> float:
+        """Compile or capture what whole minibatches need, where that is wanted and pays; returns
+        the seconds it took.
+
+        Nothing that the engine has learned is changed, and a second call does nothing. `advance`
+        calls it; call it before, to keep these seconds out of a measurement. Where the compiler
+        fails, steps stay eager, and a warning says why.
+        """
+        if self._ready:
+            return 0.0
+        started, self._ready = time.perf_counter(), True
+        try:
+            with self._settings(), torch.no_grad(), warnings.catch_warnings():
+                # the compiler's own: what it deprecates inside itself
+                warnings.simplefilter("ignore")
+                if self._feed is not None:
+                    self._capture(self._feed)
+                elif self._train.compile == "on" or (
+                    self._train.compile == "auto" and self._compiling_pays()
+                ):
+                    self._compile()
+        except (MemoryError, torch.cuda.OutOfMemoryError):
+            raise
+        # what compilers raise; the numbers do not need them
+        except (RuntimeError, OSError, ImportError) as error:
+            self._compiled_rows, self._steps_at_once, self._replayed = 0, 0, None
+            first = (str(error).splitlines() or [""])[0]
+            warnings.warn(
+                f"minibatches of {self.batch_size:,}: the step could not be compiled"
+                f" ({type(error).__name__}: {first}), so it is taken operation by operation."
+                " Install a C++ compiler, or say --set train.compile=off.",
+                stacklevel=2,
+            )
+        return time.perf_counter() - started
+
+    def _compile(self) -> None:
+        """Compile the step, or the gradient of a part, by using it once on copies; raises
+        RuntimeError where it is not the eager one.
+
+        With clipping it is the gradient alone: torch's C++ backend cannot yet fuse a norm over all
+        parameters (pytorch#196570).
+        """
+        generator = torch.Generator().manual_seed(0)
+        size, width, clips = (
+            self.batch_size,
+            self._model.num_features + 1,
+            self._train.clip_norm is not None,
+        )
+        whole = size <= self._part_rows and not clips
+        at_once = STEPS_AT_ONCE if size <= SMALL_ROWS else 1
+        rows = torch.randn(
+            (at_once * size if whole else min(size, self._part_rows), width), generator=generator
+        ).to(self.device)
+        if not whole:
+            gradient = compiled_gradient(self._model, self._train, self.device)
+            _check_same(
+                self._gradient(self._parameters_RP, rows[:, :-1], rows[:, -1:]),
+                gradient(self._parameters_RP, rows[:, :-1], rows[:, -1:]),
+            )
+            self._part_gradient, self._compiled_rows = gradient, len(rows)
+            return
+        steps = compiled_steps(self._model, self._train, self.device, size, at_once)
+        table = self._table(np.full(at_once, size))
+        results = []
+        for take in (eager_steps(self._gradient, self._train), steps):
+            parameters_RP, moments = (
+                self._parameters_RP.clone(),
+                tuple(moment.clone() for moment in self._moments),
+            )
+            results.append(
+                (
+                    take(parameters_RP, moments, rows, table),
+                    *moments,
+                    parameters_RP - self._parameters_RP,
+                )
+            )
+        _check_same(*results)
+        self._compiled, self._steps_at_once = steps, at_once
+
+    def _capture(self, feed: DeviceFeed) -> None:
+        if self._train.compile == "off" or self.batch_size > feed.slot_rows:
+            return
+        gradient = self._gradient
+        if self._train.compile == "on":
+            gradient = torch.compile(
+                pure_gradient(self._model, self._train, self.device), fullgraph=True, dynamic=False
+            )
+        self._replayed = ReplayedSteps(
+            gradient,
+            self._train,
+            self._parameters_RP,
+            self._moments,
+            feed.ring,
+            self.batch_size,
+            TABLE_STEPS,
+        )
+
+    def _compiling_pays(self) -> bool:
+        """Whether the run is long enough to win back, several times over, what compiling takes."""
+        if self._last_row is None:
+            return False
+        rows = min(self.batch_size, self._part_rows)
+        saved = (
+            self._last_row
+            / rows
+            * (SAVED_SECONDS_A_CALL + SAVED_SECONDS_A_ROW * rows * len(self.learning_rates))
+        )
+        return saved > 2 * COMPILE_SECONDS
+
+    def _rows_on_device(self, block: np.ndarray, start: int, stop: int) -> Iterator[torch.Tensor]:
+        if self._feed is None:
+            return iter([torch.from_numpy(block[start:stop])])
+        return self._feed(block, start, stop, self._carried)
+
+    def _whole_rows(self, left: int) -> int:
+        """Rows that whole steps take at once, of those left; 0 without whole steps."""
+        steps = left // self.batch_size if self._replayed is not None else 0
+        if self._steps_at_once:
+            steps = left // self.batch_size // self._steps_at_once * self._steps_at_once
+        return min(steps, TABLE_STEPS) * self.batch_size
+
+    def _take_whole(self, rows: torch.Tensor) -> torch.Tensor:
+        """Take whole minibatches, compiled or replayed; returns the sums of losses (R,)."""
+        steps = len(rows) // self.batch_size
+        table = self._table(np.full(steps, self.batch_size))
+        self.steps += steps
+        self._rows += len(rows)
+        if self._replayed is not None:
+            return self._replayed(rows, table)
+        at_once, losses_R = (
+            self._steps_at_once,
+            torch.zeros(len(self.learning_rates), dtype=torch.float64),
+        )
+        assert self._compiled is not None
+        for part, its_table in zip(
+            rows.split(at_once * self.batch_size), table.split(at_once), strict=True
+        ):
+            losses_R += self._compiled(self._parameters_RP, self._moments, part, its_table)
+        return losses_R
+
+    def _add_gradient(self, rows: torch.Tensor) -> torch.Tensor:
+        """Add the gradient of the sum of the rows' losses; returns the sums of losses, float64
+        (R,).
+        """
+        gradient = self._part_gradient if len(rows) == self._compiled_rows else self._gradient
+        gradient_RP, losses_R = gradient(self._parameters_RP, rows[:, :-1], rows[:, -1:])
+        self._gradient_RP += gradient_RP
+        return losses_R
+
+    def _step(self) -> None:
+        row_R4 = self._table(np.array([self._carried]))[0].to(self.device)
+        update_(self._train, self._parameters_RP, self._moments, self._gradient_RP, row_R4)
+        self._gradient_RP.zero_()
+        self._rows += self._carried
+        self.steps += 1
+        self._carried = 0
+
+    def _table(self, counts: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(
+            step_table(
+                self._train, self.learning_rates, counts, self.steps, self._rows, self._schedule
+            )
+        )
+
+    @contextmanager
+    def _settings(self) -> Iterator[None]:
+        """The run's threads, precision and device while inside; torch's own, which are the
+        process's, as they were afterwards.
+        """
+        threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+        with ExitStack() as stack:
+            if self.device.type == "cuda":
+                stack.enter_context(torch.cuda.device(self.device))
+                torch.set_float32_matmul_precision(
+                    "high" if self._train.precision == "tf32" else "highest"
+                )
+                stack.callback(torch.set_float32_matmul_precision, precision)
+            elif self._train.threads not in (None, threads):
+                torch.set_num_threads(self._train.threads)
+                stack.callback(torch.set_num_threads, threads)
+            yield
+
+
+def _check_same(eager: tuple[torch.Tensor, ...], compiled: tuple[torch.Tensor, ...]) -> None:
+    """A compiler that is wrong must not train: mean differences stay below a hundredth of mean
+    values, or RuntimeError.
+    """
+    for one, other in zip(eager, compiled, strict=True):
+        # also where one of them is NaN
+        if not (one - other).abs().mean() <= 0.01 * one.abs().mean():
+            raise RuntimeError("what was compiled gives other numbers")

@@ -1,0 +1,248 @@
+"""`train` on real worker processes: the numbers do not depend on them, and no failure costs a row,
+a number, or more than a round.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import psutil
+import pytest
+from distributed import Client
+
+from streamtrain import api
+from streamtrain.cluster.allreduce import allreduce_pass as synchronous
+from streamtrain.errors import ConfigError, ResourceError
+from streamtrain.run.prepare import prepare
+from tests.cluster.conftest import config_of, records
+from tests.cluster.failing import Proxy, in_a_collective, in_a_share, whole_again, worker_pids
+from tests.cluster.test_lane_session import together
+
+#: Sixteen epochs of 8,000 rows, in minibatches of 512; rounds of a window a share.
+TRAIN = {
+    "batch_size": 512,
+    "epochs": 16,
+    "lr": 0.01,
+    "holdout": 1000,
+    "window_rows": 1024,
+    "hidden": "8,8",
+    "memory": "64MiB",
+}
+
+
+def config(data, sync, **flags):
+    return config_of(
+        data, {**TRAIN, "sync": sync, **flags}, cluster__shares=2, cluster__round_rows=1024
+    )
+
+
+def learned(out) -> list[dict]:
+    """What is equal for all workers: evaluations and outcomes, less times and the training losses,
+    whose float64 sums are cut elsewhere.
+    """
+    kept = records(out, "evaluation", "outcome")
+    return [
+        {key: value for key, value in one.items() if key not in ("seconds", "train_loss")}
+        for one in kept
+    ]
+
+
+def the_pass(out) -> dict:
+    (one,) = records(out, "pass")
+    return one
+
+
+@pytest.fixture(autouse=True)
+def short_commits(monkeypatch):
+    monkeypatch.setattr(synchronous, "COMMIT_SECONDS", 0.02)
+    monkeypatch.setattr(synchronous, "FIRST_STEPS", 4)
+
+
+@dataclass
+class Unbroken:
+    receipt: dict
+    learned: list
+    notes: list
+    listening: set
+
+
+@pytest.fixture(scope="session")
+def unbroken(data, client, tmp_path_factory):
+    """The runs that nothing happened to; with the addresses at which their processes listened in
+    the middle.
+    """
+    found = {}
+    for sync in ("rounds", "allreduce"):
+        notes, listening = [], set()
+
+        def look(record, listening=listening):
+            if record["event"] == "round" and record["round"] == 3:
+                listening |= addresses_listened_at(client)
+
+        out = api.run_train(
+            config(data, sync),
+            tmp_path_factory.mktemp(sync) / "run",
+            client=client,
+            on_record=look,
+            on_note=notes.append,
+        ).out
+        found[sync] = Unbroken(the_pass(out)["receipt"], learned(out), notes, listening)
+    return found
+
+
+def addresses_listened_at(client) -> set[str]:
+    pids = [os.getpid(), *worker_pids(client).values(), *client.run(os.getppid).values()]
+    return {
+        one.laddr.ip
+        for pid in set(pids)
+        for one in psutil.Process(pid).net_connections()
+        if one.status == psutil.CONN_LISTEN
+    }
+
+
+def test_every_row_once_an_epoch_and_the_rows_of_one_machine(data, unbroken, tmp_path):
+    alone = the_pass(api.run_train(config_of(data, TRAIN), tmp_path / "alone").out)
+    assert unbroken["rounds"].receipt == unbroken["allreduce"].receipt == alone["receipt"]
+    assert alone["receipt"]["count"] == 16 * 8000
+    for sync in ("rounds", "allreduce"):
+        losses = [
+            one["holdout_loss"] for one in unbroken[sync].learned if one["event"] == "evaluation"
+        ]
+        assert losses[-1] < 0.2 * losses[0]
+        assert "2 workers at tcp://127.0.0.1" in unbroken[sync].notes[0]
+        assert unbroken[sync].notes[1].endswith("as asked for")
+        assert unbroken[sync].listening == {"127.0.0.1"}
+
+
+def test_two_processes_have_the_losses_of_one(data, unbroken):
+    """test_lane_session.py has them for 1, 2 and 4 workers that are threads."""
+    alone = together(prepare(config(data, "allreduce"), learners=1, rates=1), 1, 8)[0]
+    evaluations = [one for one in unbroken["allreduce"].learned if one["event"] == "evaluation"]
+    assert evaluations == [
+        {key: value for key, value in one.items() if key not in ("seconds", "train_loss")}
+        for one in alone.told
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 4])
+def test_so_have_one_and_four(data, unbroken, tmp_path, workers):
+    out = api.run_train(
+        config(data, "allreduce", min_workers=workers, workers=workers), tmp_path / "a"
+    ).out
+    assert {one["workers"] for one in records(out, "round")} == {workers}
+    assert learned(out) == unbroken["allreduce"].learned
+    assert the_pass(out)["receipt"] == unbroken["allreduce"].receipt
+
+
+@pytest.mark.parametrize(
+    ("sync", "arm"),
+    [("allreduce", in_a_collective), ("rounds", in_a_share)],
+    ids=["collective", "round"],
+)
+def test_a_worker_killed_at_work_costs_a_round_and_no_number(
+    data, client, unbroken, tmp_path, sync, arm
+):
+    armed, notes = [], []
+
+    def kill_in_the_next(record):
+        if record["event"] == "round" and record["round"] == 3:
+            armed.append(sorted(worker_pids(client))[0])
+            client.run(arm, 2, signal.SIGKILL, workers=armed)
+
+    out = api.run_train(
+        config(data, sync),
+        tmp_path / "a",
+        client=client,
+        on_record=kill_in_the_next,
+        on_note=notes.append,
+    ).out
+    assert armed
+    assert learned(out) == unbroken[sync].learned
+    ended = the_pass(out)
+    assert ended["receipt"] == unbroken[sync].receipt
+    assert ended["lost_workers"] >= 1
+    assert ended["failed_tasks"] >= 1
+    assert any("the worker is gone" in note for note in notes)
+    whole_again(client)
+    assert armed[0] not in worker_pids(client)
+
+
+DRIVER = """
+import os, signal, sys
+from distributed import Client
+from streamtrain import api
+from streamtrain.cluster import synchronous
+from streamtrain.config import make_config
+import json
+synchronous.COMMIT_SECONDS, synchronous.FIRST_STEPS = 0.02, 4
+config = make_config(json.loads(sys.argv[1]))
+out, address, rounds = sys.argv[2], sys.argv[3], int(sys.argv[4])
+def kill(record):
+    if record["event"] == "round" and record["round"] == rounds:
+        os.kill(os.getpid(), signal.SIGKILL)
+if __name__ == "__main__":
+    from pathlib import Path
+    with Client(address) as client:
+        api.run_train(config, Path(out), client=client, on_record=kill)
+"""
+
+
+@pytest.mark.parametrize("sync", ["allreduce", pytest.param("rounds", marks=pytest.mark.slow)])
+def test_a_killed_driver_goes_on_from_its_last_commit(data, client, unbroken, tmp_path, sync):
+    given = config(data, sync)
+    words = [given.model_dump_json(), str(tmp_path / "a"), client.scheduler.address, "4"]
+    killed = subprocess.run(
+        [sys.executable, "-c", DRIVER, *words], check=False, capture_output=True, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    rows = records(tmp_path / "a", "round")[-1]["rows"]
+    first = []
+    result = api.run_train(
+        given,
+        tmp_path / "a",
+        resume=True,
+        client=client,
+        on_record=lambda one: first.append(one["rows"]) if one["event"] == "round" else None,
+    )
+    assert learned(result.out) == unbroken[sync].learned
+    assert the_pass(result.out)["receipt"] == unbroken[sync].receipt
+    told = [one["rows"] for one in records(result.out, "round")]
+    # at most one round was done again
+    assert (told == sorted(set(told)) and rows in told) or sync == "allreduce"
+
+
+def test_a_cut_connection_ends_the_run_saved_and_it_goes_on(
+    data, client, unbroken, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("streamtrain.cluster.dask_backend.CUT_SECONDS", 0.5)
+    proxy = Proxy(client.scheduler.address)
+
+    def cut(record):
+        if record["event"] == "round" and record["round"] == 5:
+            proxy.cut()
+
+    given = config(data, "rounds")
+    with (
+        Client(proxy.address, set_as_default=False) as through,
+        pytest.raises(ResourceError, match=r"scheduler cannot be reached.*--resume auto"),
+    ):
+        api.run_train(given, tmp_path / "a", client=through, on_record=cut)
+    result = api.run_train(given, tmp_path / "a", resume=True, client=client)
+    assert learned(result.out) == unbroken["rounds"].learned
+    assert the_pass(result.out)["receipt"] == unbroken["rounds"].receipt
+    assert len(records(result.out, "round")) == len(
+        {one["rows"] for one in records(result.out, "round")}
+    )
+
+
+def test_what_allreduce_cannot_do_is_refused_with_the_next_move(data, client, tmp_path):
+    for flags, said in (
+        ({"batch_size": 500}, "500 rows cannot be cut into 8 lanes"),
+        ({"early_stop": 3}, "--early-stop"),
+        ({"on_null": "drop"}, "--on-null impute"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            api.run_train(config(data, "allreduce", **flags), tmp_path / said[:3], client=client)

@@ -1,0 +1,408 @@
+"""Whole runs in Python, on real files: the laws that hold between runs."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import streamtrain
+from data_gen import generate
+from streamtrain.config import make_config
+from streamtrain.errors import ConfigError
+from streamtrain.report.dry_run import plan_run
+from streamtrain.run.prepare import prepare
+from streamtrain.run.train import network_of
+from streamtrain.storage.write.ingest import ingest
+from streamtrain.training.fused_engine import FusedEngine
+from streamtrain.training.model_io import predict_rows
+
+ROWS = 6_000
+SWEEP = {
+    "batch_sizes": [32, 256, 5000],
+    "lr_grid": 2,
+    "trials": 2,
+    "holdout": 1000,
+    "window_rows": 2048,
+    "hidden": "8,8",
+    "memory": "64MiB",
+    "rerun": False,
+    "extend_grid": False,
+    "halving": False,
+    "confirm": False,
+    "measure": "none",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generated") / "data"
+    generate(folder, kind="friedman2", rows=ROWS, span_rows=512)
+    return folder
+
+
+def convergence(out) -> list[dict]:
+    """All that a run measured, less its times."""
+    records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    kept = [
+        record
+        for record in records
+        if record["event"] in ("baseline", "evaluation", "outcome", "pass")
+    ]
+    return [
+        {
+            key: value
+            for key, value in record.items()
+            if not key.endswith("seconds") and key != "stats"
+        }
+        for record in kept
+    ]
+
+
+def test_parquet_zarr_readers_and_memory_give_the_same_losses_bit_for_bit(data, tmp_path):
+    ingest(data, tmp_path / "zarr", format="zarr", span_rows=512)
+    runs = {
+        "a": (data, {}),
+        "b": (tmp_path / "zarr", {}),
+        "c": (data, {"readers": 1, "memory": "1GiB"}),
+    }
+    measured = [
+        convergence(streamtrain.sweep(path, out=tmp_path / name, **{**SWEEP, **change}).out)
+        for name, (path, change) in runs.items()
+    ]
+    assert measured[0] == measured[1] == measured[2]
+    assert len([record for record in measured[0] if record["event"] == "outcome"]) == 3 * 2 * 2
+
+
+def test_the_report_keeps_the_call_and_a_notebook_shows_the_answer(data, tmp_path):
+    result = streamtrain.sweep(
+        data,
+        out=tmp_path / "s",
+        storage_options={"secret": "hunter2-swordfish", "region": "eu"},
+        **SWEEP,
+    )
+    call = result.summary["command"]
+    assert call.startswith(
+        f"streamtrain.sweep({str(data)!r}, storage_options={{'secret': '***', 'region': 'eu'}},"
+        " batch_sizes=[32, 256, 5000], lr_grid=2,"
+    )
+    assert call.endswith(f", measure='none', out={str(tmp_path / 's')!r})")
+    assert "hunter2-swordfish" not in (result.out / "report.html").read_text()
+    assert repr(result) == f"<SweepResult {result.out}: {result.summary['sentence']}>"
+
+
+def test_three_rows_are_timed_at_a_million_in_few_calls(tmp_path, monkeypatch):
+    """The time of a step of 2^20 rows is wanted also where the data has three: not in 350,000 calls
+    a step.
+    """
+    pq.write_table(
+        pa.table({"x": [0.0, 1.0, 2.0], "y": [1.0, 3.0, 2.0]}), tmp_path / "three.parquet"
+    )
+    calls, advance = Counter(), FusedEngine.advance
+
+    def counted(engine, block, start, stop):
+        calls[engine.batch_size] += 1
+        assert calls[engine.batch_size] < 5_000
+        return advance(engine, block, start, stop)
+
+    monkeypatch.setattr(FusedEngine, "advance", counted)
+    result = streamtrain.sweep(
+        tmp_path / "three.parquet",
+        out=tmp_path / "run",
+        **{**SWEEP, "batch_sizes": [2**20], "holdout": 0},
+    )
+    assert calls[2**20]
+    assert result.summary["cells"][0]["rows_per_second"]["value"] > 0
+
+
+def test_each_trial_has_a_timing_repeat_of_its_own(data, tmp_path, monkeypatch):
+    """Thirty trials over five repeats called one of two equal sizes slower, conclusively, in 25 to
+    30 of 100 sweeps.
+    """
+    monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.005)
+    flags = {
+        "batch_sizes": [64],
+        "lr_grid": [0.01],
+        "trials": 7,
+        "holdout": 500,
+        "hidden": "4",
+        "max_rows": 2000,
+        "confirm": False,
+    }
+    out = streamtrain.sweep(data, out=tmp_path / "a", measure="none", **flags).out
+    events = Counter(
+        json.loads(line)["event"] for line in (out / "events.jsonl").read_text().splitlines()
+    )
+    assert events["timing"] == events["delivery"] == 7
+
+
+def test_engines_agree(data, tmp_path):
+    runs = [
+        convergence(streamtrain.sweep(data, out=tmp_path / engine, engine=engine, **SWEEP).out)
+        for engine in ("fused", "torch")
+    ]
+    for one, other in zip(*runs, strict=True):
+        assert {**one, "holdout_loss": 0, "holdout_rmse": 0, "train_loss": 0} == {
+            **other,
+            "holdout_loss": 0,
+            "holdout_rmse": 0,
+            "train_loss": 0,
+        }
+        if one["event"] == "evaluation":
+            assert one["holdout_loss"] == pytest.approx(other["holdout_loss"], rel=1e-3)
+
+
+def test_a_sweep_and_train_share_rows_and_weights(data, tmp_path):
+    """`train` is a sweep of one learner: the same losses as that cell of a sweep's first trial."""
+    common = {
+        name: value
+        for name, value in SWEEP.items()
+        if name in ("holdout", "window_rows", "hidden", "memory")
+    }
+    swept = convergence(
+        streamtrain.sweep(
+            data,
+            out=tmp_path / "s",
+            batch_sizes=[32, 64],
+            lr_grid=[0.003],
+            trials=1,
+            confirm=False,
+            measure="none",
+            **common,
+        ).out
+    )
+    streamtrain.train(data, out=tmp_path / "t", batch_size=64, lr=0.003, **common)
+    trained = convergence(tmp_path / "t")
+    assert [r for r in swept if r["event"] == "evaluation" and r["batch_size"] == 64] == [
+        r for r in trained if r["event"] == "evaluation"
+    ]
+
+
+def test_epochs_and_budgets(data, tmp_path):
+    records = convergence(
+        streamtrain.sweep(
+            data, out=tmp_path / "a", **{**SWEEP, "trials": 1, "max_rows": 12_000}
+        ).out
+    )
+    last = {record["batch_size"]: record for record in records if record["event"] == "outcome"}
+    # 5,000 rows an epoch: 156 steps of 32 and a short one; then the same, then 2,000 rows more.
+    assert last[32]["rows"] == 12_000
+    assert last[32]["steps"] == 2 * 157 + 62
+    assert last[5000]["steps"] == 2
+    (one_pass,) = [record for record in records if record["event"] == "pass"]
+    assert one_pass["receipt"]["count"] == one_pass["rows_read"]
+
+
+def test_the_model_predicts_in_raw_units(data, tmp_path):
+    model = streamtrain.train(
+        data, out=tmp_path / "t", batch_size=64, epochs=8, holdout=1000, hidden="16,16"
+    )
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(data)
+    x = torch.from_numpy(
+        np.stack([table[name].to_numpy() for name in ("x0", "x1", "x2", "x3")], axis=1)
+    )
+    y = table["y"].to_numpy()
+    again = streamtrain.load_model(tmp_path / "t")
+    with torch.no_grad():
+        assert torch.equal(model(x), again(x))
+        error = float(np.mean((model(x)[:, 0].numpy() - y) ** 2) / np.var(y))
+    summary = json.loads((tmp_path / "t" / "summary.json").read_text())
+    assert error == pytest.approx(summary["cells"][0]["holdout_loss"]["value"], rel=0.2)
+    assert error < 0.1
+
+
+def test_no_holdout_scores_baselines_on_training_rows(data, tmp_path):
+    import pyarrow.parquet as pq
+
+    summary = streamtrain.sweep(
+        data, out=tmp_path / "a", **{**SWEEP, "holdout": 0, "trials": 1}
+    ).summary
+    table = pq.read_table(data)
+    x = np.stack(
+        [table[name].to_numpy().astype(np.float64) for name in ("x0", "x1", "x2", "x3")]
+        + [np.ones(ROWS)],
+        axis=1,
+    )
+    y = table["y"].to_numpy().astype(np.float64)
+    residual = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    assert summary["best_linear_loss"]["scored_on"] == "training"
+    assert summary["best_linear_loss"]["rmse"] == pytest.approx(
+        np.sqrt(np.mean(residual**2)), rel=1e-9
+    )
+    assert summary["best_constant_loss"]["value"] == pytest.approx(1.0)
+    assert summary["recommendation"]["batch_size"] is None
+    assert all(cell["holdout_loss"]["value"] is None for cell in summary["cells"])
+
+
+@pytest.mark.parametrize("standardize", [True, False], ids=["standardised", "raw"])
+def test_a_loss_is_in_units_of_the_targets_variance_whatever_the_model_sees(data, standardize):
+    """r² in model units times the scale; the root of it in the target's own units beside it."""
+    prepared = prepare(
+        make_config(
+            {
+                "data": {"path": str(data), "holdout": 1000, "standardize": standardize},
+                "model": {"hidden": []},
+            }
+        ),
+        learners=1,
+        rates=1,
+    )
+    learner = prepared.learner(64, (0.01,), 0)
+    (first,) = learner.consume(prepared.evaluation[:0], ends_epoch=False)
+    raw = prepared.evaluation.astype(float) / prepared.standard.scale + prepared.standard.mean
+    network = network_of(prepared, learner.engine.parameters()[0])
+    errors = raw[:, -1] - predict_rows(network, raw[:, :-1])
+    assert first["holdout_rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)
+    variance = (
+        prepared.baselines["best_constant_loss"]["rmse"] ** 2
+        / prepared.baselines["best_constant_loss"]["value"]
+    )
+    assert first["holdout_loss"] == pytest.approx(np.mean(errors**2) / variance, rel=1e-3)
+    assert variance == pytest.approx(raw[:, -1].var(), rel=0.2)
+    assert prepared.target_sd == pytest.approx(variance**0.5)
+
+
+def test_evaluation_on_other_data(data, tmp_path):
+    generate(tmp_path / "other", kind="friedman2", rows=2000, seed=9, span_rows=512)
+    summary = streamtrain.sweep(
+        data,
+        out=tmp_path / "a",
+        **{**SWEEP, "holdout": None, "eval_data": str(tmp_path / "other"), "trials": 1},
+    ).summary
+    assert summary["data"]["holdout_source"] == "eval_data"
+    assert summary["data"]["holdout_rows"] == 2000
+    assert 0 < summary["cells"][0]["holdout_loss"]["value"] < 1
+
+
+def test_the_whole_protocol_tunes_reruns_on_fresh_seeds_and_confirms(data, tmp_path):
+    flags = {
+        "batch_sizes": [32, 128, 512],
+        "lr_grid": [0.003, 0.03],
+        "trials": 2,
+        "holdout": 1000,
+        "hidden": "8,8",
+        "max_rows": 20_000,
+    }
+    result = streamtrain.sweep(
+        data, out=tmp_path / "a", target_loss=0.2, lr_rule="tuned,linear", measure="none", **flags
+    )
+    records = [json.loads(line) for line in (result.out / "events.jsonl").read_text().splitlines()]
+    passes = [(record["kind"], record["trial"]) for record in records if record["event"] == "pass"]
+    kinds = [kind for kind, _ in passes]
+    assert [one for one in passes if one[0] != "extension"] == [
+        ("tuning", 0),
+        ("tuning", 1),
+        ("fresh", 2),
+        ("fresh", 3),
+    ]
+    assert kinds[0] == "tuning"
+    assert set(kinds[1 : kinds.index("fresh")]) <= {"tuning", "extension"}
+    summary = result.summary
+    assert summary["fresh_seeds"]
+    assert summary["lr_rules"] == ["tuned", "linear"]
+    assert all(
+        cell["steps_to_target"]["n"] == 2
+        for cell in summary["cells"]
+        if cell["status"] == "reached"
+    )
+    assert [cell["lr"] for cell in summary["arms"]["linear"]] == [0.000125, 0.0005, 0.002]
+    recommended = summary["recommendation"]["batch_size"]
+    assert recommended in [one["batch_size"] for one in summary["confirmation"]]
+    for record in (record for record in records if record["event"] == "confirmation"):
+        assert record["trial"] in (2, 3)
+        assert 0 < record["seconds"] < 60
+        assert record["fill_seconds"] > 0
+        cell = next(cell for cell in summary["cells"] if cell["batch_size"] == record["batch_size"])
+        reached = cell["rows_to_target"]
+        assert reached["lo"] is None or record["rows"] <= flags["max_rows"]
+        assert record["holdout_loss"] < 0.25  # between two evaluations the crossing is interpolated
+
+
+def test_a_target_that_the_first_weights_reach_takes_no_row_to_confirm(data, tmp_path):
+    flags = {
+        "batch_sizes": [64, 256],
+        "lr_grid": [0.01],
+        "trials": 1,
+        "holdout": 1000,
+        "hidden": "4",
+        "max_rows": 5000,
+        "measure": "none",
+    }
+    out = streamtrain.sweep(data, out=tmp_path / "a", target_loss=50.0, **flags).out
+    records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    assert [record["rows"] for record in records if record["event"] == "confirmation"] == [0, 0]
+
+
+def test_one_bad_cell_never_ends_a_sweep(data, tmp_path):
+    summary = streamtrain.sweep(
+        data, out=tmp_path / "a", optimizer="sgd", **{**SWEEP, "lr_grid": [100.0], "trials": 1}
+    ).summary
+    assert {cell["status"] for cell in summary["cells"]} <= {"diverged", "not_reached"}
+    assert summary["cells"][0]["status"] == "diverged"
+    json.dumps(summary, allow_nan=False)
+
+
+def test_nothing_is_overwritten_and_a_refused_run_leaves_nothing(data, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="is not empty"):
+        streamtrain.train(data, out=tmp_path / "full")
+    with pytest.raises(ConfigError, match="cannot be used here"):
+        streamtrain.train(data, out=tmp_path / "new", device="cuda:7")
+    assert not (tmp_path / "new").exists()
+
+
+def test_peak_memory_is_within_the_projection(data, tmp_path):
+    """In a process of its own: the peak of this one belongs to other tests."""
+    import subprocess
+    import sys
+
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "streamtrain",
+            "train",
+            data,
+            "--out",
+            tmp_path / "t",
+            "--epochs",
+            "20",
+            "--progress",
+            "none",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    end = json.loads((tmp_path / "t" / "events.jsonl").read_text().splitlines()[-1])
+    assert 0 <= end["peak_rss_bytes"] <= end["projected_bytes"]
+
+
+def test_a_dry_run_tries_its_steps_with_blas_on_one_thread_as_the_run_does(data, monkeypatch):
+    threads = []
+    genuine = FusedEngine.advance
+
+    def advance(self, *arguments):
+        threads.extend(
+            pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"
+        )
+        return genuine(self, *arguments)
+
+    monkeypatch.setattr("streamtrain.report.dry_run._TRY_SECONDS", 0.0)
+    with threadpool_limits(limits=2, user_api="blas"):
+        monkeypatch.setattr(FusedEngine, "advance", advance)
+        plan = plan_run(
+            make_config(
+                {"data": {"path": str(data), "holdout": 1000}, "sweep": {"batch_sizes": [64, 256]}}
+            ),
+            "sweep",
+        )
+    assert set(plan["step_rows_per_second"]) == {"64", "256"}
+    assert threads
+    assert set(threads) == {1}
