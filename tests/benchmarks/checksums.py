@@ -33,7 +33,7 @@ from streamtrain.config import make_config
 from streamtrain.kernels.page_headers import CRC, read_page_headers
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.science.intervals import paired_ratio
-from streamtrain.storage.parquet.parquet_reader import fast_pages as plain
+from streamtrain.storage.parquet import fast_pages as plain
 from streamtrain.stream.block import Block
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.training.compute_pool import ComputePool

@@ -174,7 +174,7 @@ DRIVER = """
 import os, signal, sys
 from distributed import Client
 from streamtrain import api
-from streamtrain.cluster import synchronous
+from streamtrain.cluster.allreduce import allreduce_pass as synchronous
 from streamtrain.config import make_config
 import json
 synchronous.COMMIT_SECONDS, synchronous.FIRST_STEPS = 0.02, 4

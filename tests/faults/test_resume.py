@@ -60,7 +60,7 @@ def quick(monkeypatch):
     """
     for verb in ("train", "sweep"):
         monkeypatch.setattr(
-            sys.modules[f"streamtrain.{verb}"], "measure_throughput", lambda *_: None
+            sys.modules[f"streamtrain.run.{verb}"], "measure_throughput", lambda *_: None
         )
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(saving_module, "LEAST_SAVES_APART", 0)

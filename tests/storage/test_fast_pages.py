@@ -20,7 +20,7 @@ from streamtrain.storage.parquet.fast_pages import PlainBuffers, _levels, plain_
 from streamtrain.storage.parquet.guard import walk_pages
 from streamtrain.storage.parquet.parquet_footer import read_metadata
 from streamtrain.storage.zarr.zarr_chunks import is_raw, read_raw_chunks
-from streamtrain.storage.zarr.zarr_reader import zarr_reader as zarr_shards
+from streamtrain.storage.zarr import zarr_reader as zarr_shards
 
 from .layouts import NAMES, numbers, write_parquet
 

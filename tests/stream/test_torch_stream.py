@@ -109,8 +109,8 @@ def test_a_chain_is_decoded_once(write_data, format, monkeypatch):
     """Slices of a row group larger than a window go forward through it: each row is decoded once an
     epoch, not once a slice.
     """
-    from streamtrain.storage.parquet.parquet_reader import parquet_reader as parquet
-    from streamtrain.storage.zarr.zarr_reader import zarr_reader as zarr
+    from streamtrain.storage.parquet import parquet_reader as parquet
+    from streamtrain.storage.zarr import zarr_reader as zarr
 
     decoded = []
     for module, name in ((parquet, "decode_arrow"), (zarr, "decode_numpy")):
