@@ -1,7 +1,7 @@
-"""Data with known truth: exactly four features, and the smallest loss that any model can reach.
+"""Synthetic data sets with four features and an exactly known smallest possible loss.
 
-- `generate`: rows of a kind → shards whose manifest carries the `Truth`.
-- `kinds.KINDS`: friedman2, friedman3, linear, teacher; one small file a family.
+- `generate`: write rows of a kind as shards; the manifest stores the `Truth`.
+- `kinds.KINDS`: friedman2, friedman3, linear, teacher; one file per family.
 
 >>> sorted(KINDS)
 ['friedman2', 'friedman3', 'linear', 'teacher']

@@ -1,5 +1,6 @@
-"""Friedman's second and third problems (Friedman 1991, Annals of Statistics 19, §4.3): impedance
-and phase of a circuit.
+"""Friedman's second and third problems: impedance and phase of a circuit.
+
+Source: Friedman 1991, Annals of Statistics 19, §4.3.
 
 x0 ∈ [0, 100], x1 ∈ [40π, 560π], x2 ∈ [0, 1], x3 ∈ [1, 11], uniform and independent; u = x1·x2 −
 1/(x1·x3). friedman2: √(x0² + u²). friedman3: atan(u / x0).
@@ -15,18 +16,18 @@ from data_gen.kind import Features, Kind, uniform
 
 RANGES = ((0.0, 100.0), (40 * np.pi, 560 * np.pi), (0.0, 1.0), (1.0, 11.0))
 
-# Nodes for x1 and x3, where the integrand is smooth, and for x0 and u, which are graded towards the
-# corner x0 = u = 0.
+# Number of quadrature nodes for x1 and x3, where the integrand is smooth; for x0 and u, graded
+# towards the corner x0 = u = 0; and the exponent of the grading.
 _SMOOTH, _GRADED, _GRADING = 24, 40, 4
 
 
 def friedman2(seed: int) -> Kind:
-    """The impedance; its range is about 0 to 1,760."""
+    """Return the impedance problem; the target ranges from about 0 to 1,760."""
     return _kind("friedman2", np.hypot)
 
 
 def friedman3(seed: int) -> Kind:
-    """The phase; its range is −π/2 to π/2."""
+    """Return the phase problem; the target ranges from −π/2 to π/2."""
     return _kind("friedman3", lambda x0, u: np.arctan2(u, x0))
 
 
@@ -54,13 +55,12 @@ def _reactance(x1: np.ndarray, x2: np.ndarray, x3: np.ndarray) -> np.ndarray:
 def moments(
     response: Callable[[np.ndarray, np.ndarray], np.ndarray], refine: float = 1
 ) -> tuple[float, float]:
-    """Variance of `response(x0, u)`, and the part of it that the best linear model of x0…x3
-    explains.
+    """Return the variance of `response(x0, u)` and the variance explained by the best linear model.
 
-    Tensor Gauss–Legendre quadrature. Both responses have their only singularity at x0 = u = 0,
-    inside the range of x2, so x2 is cut where u = 0, and both sides, like x0, are graded towards it
-    (t → t⁴). Relative error below 1e-10. Independent features: the explained variance is Σ cov(xⱼ,
-    f)² / var(xⱼ).
+    Tensor Gauss–Legendre quadrature with a relative error below 1e-10. The only singularity of both
+    responses is at x0 = u = 0, inside the range of x2. The x2 axis is therefore split where u = 0,
+    and the nodes of both sides, like those of x0, are graded towards the singularity (t → t⁴). The
+    features are independent, so the explained variance is Σ cov(xⱼ, f)² / var(xⱼ).
     """
     (x0, w0), (x1, w1), (x3, w3) = (
         _graded(refine, RANGES[0][1]),
@@ -91,13 +91,13 @@ def moments(
 
 
 def _smooth(refine: float, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of the mean over `[low, high]`."""
+    """Return nodes and weights for the mean over `[low, high]`."""
     nodes, weights = leggauss(round(_SMOOTH * refine))
     return (low + high) / 2 + (high - low) / 2 * nodes, weights / 2
 
 
 def _graded(refine: float, length: float) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of the mean over `[0, length]`, graded towards 0."""
+    """Return nodes and weights for the mean over `[0, length]`, graded towards 0."""
     nodes, weights = leggauss(round(_GRADED * refine))
     t = (1 + nodes) / 2
     return length * t**_GRADING, _GRADING * t ** (_GRADING - 1) * weights / 2

@@ -1,4 +1,4 @@
-"""`generate`: rows of a kind, in parallel, the same for any number of workers."""
+"""Generate rows of a kind in parallel; the rows do not depend on the number of workers."""
 
 import math
 import os
@@ -32,18 +32,32 @@ def generate(
     workers: int | None = None,
     storage_options: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Write `rows` rows of a kind as shards with a manifest that carries the truth; returns the
-    data set.
+    """Write a synthetic data set as shards, with a manifest that stores the truth.
 
-    `noise` is its sd in sd of the noiseless target. Span `i` draws from a counter-based generator
-    keyed by (seed, i), so the rows depend on kind, noise, cluster_shift, seed and span_rows only.
-    Raises ConfigError for what cannot be made or a folder in use.
+    Span `i` uses a counter-based random generator keyed by (seed, i), so the rows depend only on
+    `kind`, `noise`, `cluster_shift`, `seed` and `span_rows`.
 
-    `cluster_shift`: sd, in the same unit, of a normal shift of the target that all rows of a span
-    share, so that neighbours are correlated as in files written day by day. No feature tells of it:
-    it is noise to every model, and counts as such in the truth. `storage_options`: of an object
-    store, where `out` is a URL of one. A residual of the true function has ρ =
-    cluster_shift²/(cluster_shift² + noise²) within a span.
+    Args:
+        out: Folder, or URL of an object store.
+        kind: A name in `KINDS`.
+        rows: Number of rows.
+        format: Format of the shards.
+        noise: Standard deviation of the noise, in standard deviations of the noiseless target.
+        seed: Seed of the rows; for `teacher` also of its weights.
+        cluster_shift: Standard deviation, in the same unit, of a normal shift of the target shared
+            by all rows of a span. It makes neighbouring rows correlated, as in files written day by
+            day. No feature depends on it, so it is noise to every model and counts as noise in the
+            truth. Within a span, residuals of the true function have the intraclass correlation
+            ρ = cluster_shift² / (cluster_shift² + noise²).
+        span_rows: Rows per span.
+        workers: Parallel workers; None: one per core.
+        storage_options: Options of the object store.
+
+    Returns:
+        The data set, opened.
+
+    Raises:
+        ConfigError: An argument is invalid, or the folder is in use.
     """
     if kind not in KINDS:
         raise ConfigError(
@@ -85,11 +99,14 @@ def _spans(
 def _make_span(
     kind: Kind, noise_sd: float, shift_sd: float, seed: int, number: int, rows: int
 ) -> tuple[np.ndarray, ...]:
-    """The features and the noisy target of one span, float32. Philox: Salmon et al. 2011."""
+    """Return the features and the noisy target of one span, float32.
+
+    Philox: Salmon et al. 2011.
+    """
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
     x = kind.draw(generator, rows)
     y = kind.function(x).astype(np.float32, copy=False)
     y += np.float32(noise_sd) * generator.standard_normal(rows, dtype=np.float32)
-    # drawn last: other rows stay as they were without it
+    # drawn last, so that the other random numbers do not depend on cluster_shift
     y += np.float32(shift_sd * generator.standard_normal())
     return (*x, y)

@@ -1,4 +1,4 @@
-"""A kind of generated data: features, a noiseless target, and what is exactly known of it."""
+"""A kind of synthetic data: features, a noiseless target, and its exact variances."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,16 +7,20 @@ import numpy as np
 
 from streamtrain.types import Truth
 
-#: A span's 4 features: float32, one 1-D array each.
+#: The 4 features of a span: one 1-D float32 array each.
 Features = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """`draw(generator, rows)` → features; `function(features)` → the noiseless target, float32.
+    """A distribution of the features and a noiseless target.
 
-    `variance` is the noiseless target's, over the features' distribution; `linear_variance` is the
-    part that the best linear model explains, where it is known.
+    Attributes:
+        name: Key in `KINDS`.
+        draw: `draw(generator, rows)` returns the features.
+        function: `function(features)` returns the noiseless target, float32.
+        variance: Variance of the noiseless target over the distribution of the features.
+        linear_variance: The part of it that the best linear model explains; None if unknown.
     """
 
     name: str
@@ -26,7 +30,7 @@ class Kind:
     linear_variance: float | None
 
     def truth(self, noise: float) -> Truth:
-        """What is known of the data with noise of `noise` sd of the noiseless target."""
+        """Return the truth for noise of `noise` standard deviations of the noiseless target."""
         noise_variance = noise**2 * self.variance
         target_variance = self.variance + noise_variance
         unexplained = (
@@ -45,7 +49,7 @@ class Kind:
 
 
 def uniform(low: float, high: float, generator: np.random.Generator, rows: int) -> np.ndarray:
-    """`rows` uniform float32 values of `[low, high)`."""
+    """Return `rows` uniform float32 values in `[low, high)`."""
     values = generator.random(rows, dtype=np.float32)
     values *= np.float32(high - low)
     values += np.float32(low)

@@ -1,4 +1,4 @@
-"""The kinds by name; each is made from the seed (only the teacher's network depends on it)."""
+"""The kinds by name. Each is a function of the seed, but only `teacher` depends on it."""
 
 from data_gen.friedman import friedman2, friedman3
 from data_gen.linear import linear

@@ -1,4 +1,4 @@
-"""A linear target of standard normal features: y = 3 + x0 − 2·x1 + x2/2 + 3·x3/2."""
+"""A linear target with standard normal features: y = 3 + x0 − 2·x1 + x2/2 + 3·x3/2."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ WEIGHTS = (1.0, -2.0, 0.5, 1.5)
 
 
 def linear(seed: int) -> Kind:
-    """Its variance is |w|² = 7.5, all of it explained by a linear model."""
+    """Return the kind; its variance |w|² = 7.5 is fully explained by a linear model."""
     variance = sum(weight**2 for weight in WEIGHTS)
     return Kind(
         name="linear", draw=_draw, function=_function, variance=variance, linear_variance=variance

@@ -1,5 +1,6 @@
-"""A fixed random network as the target: 4–16–16–1, tanh, of uniform features with mean 0 and
-variance 1.
+"""A fixed random network as the target: 4–16–16–1, tanh.
+
+The features are uniform with mean 0 and variance 1.
 """
 
 import itertools
@@ -13,14 +14,14 @@ from data_gen.kind import Features, Kind, uniform
 WIDTHS = (4, 16, 16, 1)
 EDGE = 3**0.5
 
-# no span of rows has this number, so weights and rows never share random numbers
+# no span of rows has this index, so weights and rows never share random numbers
 _WEIGHTS_SPAN = 2**64 - 1
 _NODES = 20
 
 
 @cache
 def teacher(seed: int) -> Kind:
-    """The network keyed by `seed`; weights and biases normal with variance 1/inputs."""
+    """Return the network keyed by `seed`; weights and biases are normal with variance 1/inputs."""
     generator = np.random.Generator(
         np.random.Philox(key=np.array([seed, _WEIGHTS_SPAN], dtype=np.uint64))
     )
@@ -45,7 +46,7 @@ def teacher(seed: int) -> Kind:
 
 
 def network(layers: list[tuple[np.ndarray, np.ndarray]], x: np.ndarray) -> np.ndarray:
-    """The output (rows,) of inputs (rows, 4), in their type."""
+    """Return the output (rows,) for inputs (rows, 4), in the same type."""
     for weights, bias in layers[:-1]:
         x = np.tanh(x @ weights + bias)
     weights, bias = layers[-1]
@@ -55,10 +56,10 @@ def network(layers: list[tuple[np.ndarray, np.ndarray]], x: np.ndarray) -> np.nd
 def moments(
     layers: list[tuple[np.ndarray, np.ndarray]], nodes: int = _NODES
 ) -> tuple[float, float]:
-    """Variance of the output, and the part that the best linear model explains: Σ cov(xⱼ, f)², as
-    every xⱼ has variance 1.
+    """Return the variance of the output and the variance explained by the best linear model.
 
-    Tensor Gauss–Legendre quadrature over the cube; tanh is analytic, so it converges geometrically.
+    The latter is Σ cov(xⱼ, f)², because every xⱼ has variance 1. Tensor Gauss–Legendre quadrature
+    over the cube; it converges geometrically because tanh is analytic.
     """
     points, weights = leggauss(nodes)
     x = np.stack(np.meshgrid(*[points * EDGE] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
