@@ -21,7 +21,8 @@ from streamtrain.plan.spans import MAX_SPANS, cut_spans
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.inspect import inspect
 from streamtrain.storage.manifest import MANIFEST_NAME, read_manifest, write_manifest
-from streamtrain.storage.parquet.parquet_reader import ParquetReader, parquet_footer
+from streamtrain.storage.parquet import parquet_footer
+from streamtrain.storage.parquet.parquet_reader import ParquetReader
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.verify import verify
 from streamtrain.storage.write.ingest import ingest
