@@ -14,6 +14,7 @@ from streamtrain.base.interrupt import Interrupt
 from streamtrain.base.redact import redact_options, redact_url
 from streamtrain.cluster.runner import place
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
+from streamtrain.records import Emit
 from streamtrain.report.dry_run import plan_run, plan_text
 from streamtrain.report.write import write_report
 from streamtrain.run.directory import (
@@ -29,7 +30,7 @@ from streamtrain.run.train import train as train_records
 from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.model import Network
 from streamtrain.training.model_io import load_model, save_model
-from streamtrain.types import Emit, Record
+from streamtrain.types import Json
 
 __all__ = [
     "CHECKPOINTS",
@@ -63,7 +64,7 @@ class SweepResult:
     """
 
     out: Path
-    summary: Record
+    summary: Json
     already_complete: bool = False
 
     @property
@@ -84,7 +85,7 @@ class TrainResult:
     """
 
     out: Path
-    summary: Record
+    summary: Json
     model: Network
     already_complete: bool = False
 

@@ -121,7 +121,9 @@ class Regressor(RegressorMixin, BaseEstimator):
             prepared.config.train.batch_size, (prepared.config.train.rate,), 0
         )
         outcome: list[str] = []
-        run_pass(prepared, [learner], 0, lambda record: outcome.append(record.get("outcome", "")))
+        run_pass(
+            prepared, [learner], 0, lambda record: outcome.append(getattr(record, "outcome", ""))
+        )
         if "diverged" in outcome or "failed" in outcome or "out_of_memory" in outcome:
             raise ValueError(
                 f"training ended early: {next(filter(None, outcome))}. Try a smaller lr."

@@ -3,7 +3,7 @@
 Everything here is frozen and holds no open file, thread or device.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,9 +21,8 @@ MAX_ROWS = 2**53
 
 Status = Literal["reached", "not_reached", "diverged", "out_of_memory", "failed"]
 
-#: One JSON line of `events.jsonl`: what was measured, with units in the key names.
-Record = dict[str, Any]
-Emit = Callable[[Record], None]
+#: JSON values by key: a document without a type of its own, such as a checkpoint's state.
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +232,6 @@ class Receipt:
         return Receipt(
             count=state["count"],
             digest=int(state["digest"], 16),
-            dropped=state["dropped"],
+            dropped=state.get("dropped", 0),
             quarantined=state.get("quarantined", 0),
         )

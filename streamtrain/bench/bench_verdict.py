@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamtrain.science.intervals import measure, paired_ratio
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: An expert's loop slower than this share of raw decode on two threads is a bad one: its ratio says
 #: nothing (0.046 was measured).
@@ -26,14 +26,14 @@ RATIOS = {
 }
 
 
-def summarize(samples: Mapping[str, Sequence[float]], reasons: Mapping[str, str]) -> Record:
+def summarize(samples: Mapping[str, Sequence[float]], reasons: Mapping[str, str]) -> Json:
     """Medians, intervals and paired ratios of the samples; null with its reason where a side is
     missing or says nothing.
     """
     medians = {name: measure(sample, log=True) for name, sample in samples.items()}
     reasons, reference = dict(reasons), medians.get("decode_2_threads") or medians.get("decode")
-    document: Record = {"rows_per_second": medians["streamtrain"]["value"]}
-    intervals: Record = {"rows_per_second": medians["streamtrain"]}
+    document: Json = {"rows_per_second": medians["streamtrain"]["value"]}
+    intervals: Json = {"rows_per_second": medians["streamtrain"]}
     if "first_epoch" in medians:
         document["first_epoch_rows_per_second"] = medians["first_epoch"]["value"]
         intervals["first_epoch_rows_per_second"] = medians["first_epoch"]

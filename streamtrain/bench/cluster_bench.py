@@ -22,7 +22,7 @@ from streamtrain.plan.holdout import draw_holdout
 from streamtrain.plan.order import hash_array
 from streamtrain.plan.plan import Plan, default_window_rows, make_plan
 from streamtrain.plan.spans import cut_spans
-from streamtrain.types import Record, Shard
+from streamtrain.types import Json, Shard
 
 SPAN_ROWS = 262_144
 SHARD_SPANS = 1_000
@@ -44,7 +44,7 @@ def simulate(
     habits: WorkerModel,
     seed: int = 0,
     sizes: Sequence[float] = (0.01, 0.1, 1.0),
-) -> Record:
+) -> Json:
     """One epoch of local SGD in rounds, over `rows` rows and over parts of them: seconds, bytes and
     messages of the driver.
 
@@ -69,7 +69,7 @@ def simulate(
     }
 
 
-def _one_scale(rows: int, workers: int, habits: WorkerModel, seed: int) -> Record:
+def _one_scale(rows: int, workers: int, habits: WorkerModel, seed: int) -> Json:
     plan_seconds = math.inf
     for _ in range(PLAN_REPEATS):
         # of this process alone: the machine may be doing other things

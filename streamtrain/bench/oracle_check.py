@@ -10,7 +10,7 @@ from streamtrain.config import TrainConfig
 from streamtrain.science.oracle import GaussianLinear
 from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
 from streamtrain.training.model import Shape
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: The check fails when a checkpoint's mean is further than this from the prediction, in standard
 #: errors.
@@ -29,7 +29,7 @@ _ORACLE = GaussianLinear(
 
 def check_oracle(
     *, batch_sizes: tuple[int, ...] = (8, 64, 1024), runs: int = 100, steps: int = 30, seed: int = 0
-) -> Record:
+) -> Json:
     """Train `runs` linear models at each size and compare their mean excess loss with the oracle's,
     at ten checkpoints.
 
@@ -61,7 +61,7 @@ def check_oracle(
     }
 
 
-def _curve(batch_size: int, points: np.ndarray, runs: int, seed: int) -> Record:
+def _curve(batch_size: int, points: np.ndarray, runs: int, seed: int) -> Json:
     lr = 0.4 * _ORACLE.largest_stable_lr(batch_size)
     measured = np.array(
         [

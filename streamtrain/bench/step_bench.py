@@ -24,7 +24,7 @@ from streamtrain.training.engine import Engine
 from streamtrain.training.engine_choice import ENGINES, choose_engine, make_model
 from streamtrain.training.fused_engine import FusedEngine, gradient_slots, one_blas_thread
 from streamtrain.training.model import Model, Shape, initial_parameters
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 FEATURES = 4
 
@@ -48,7 +48,7 @@ SGEMM = 1024
 Side = Callable[[], float]
 
 
-def measure_step(config: Config, *, repeats: int = REPEATS) -> Record:
+def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
     """Time a step at each of `config.sweep.batch_sizes` with every engine that can take it, on one
     thread of the CPU, and torch eager.
 
@@ -246,7 +246,7 @@ def flops_a_row(model: Model) -> int | None:
 
 def cell(
     samples: dict[tuple, list[float]], engine: str, size: int, counts: list[int], flops: int | None
-) -> Record:
+) -> Json:
     """An engine at a batch size; torch eager at whichever number of threads has the higher
     median.
     """
@@ -270,9 +270,7 @@ def cell(
     }
 
 
-def scaling(
-    samples: dict[tuple, list[float]], sizes: tuple[int, ...], threads: int
-) -> list[Record]:
+def scaling(samples: dict[tuple, list[float]], sizes: tuple[int, ...], threads: int) -> list[Json]:
     """The fused engine on all threads beside one: each size whose rows are shared, then replicas of
     all sizes side by side.
     """
@@ -307,7 +305,7 @@ def scaling(
     return found
 
 
-def limit(cells: list[Record], sgemm_gflops: float, parameters: int) -> str:
+def limit(cells: list[Json], sgemm_gflops: float, parameters: int) -> str:
     """One sentence: what keeps the fused step, or else the only engine's, from being faster."""
     known = sorted(
         (c for c in cells if c["gflops"] is not None and c["engine"] == cells[0]["engine"]),

@@ -30,7 +30,7 @@ from streamtrain.config import Config
 from streamtrain.errors import ConfigError
 from streamtrain.science.intervals import measure
 from streamtrain.stream.torch_stream import Stream
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: Rows a side reads a repeat, when nothing is said and the data set has them.
 ROWS = 20_000_000
@@ -89,7 +89,7 @@ class Delivery:
             minibatches.close()
 
 
-def measure_stream(config: Config, *, rows: int | None = None, repeats: int = REPEATS) -> Record:
+def measure_stream(config: Config, *, rows: int | None = None, repeats: int = REPEATS) -> Json:
     """Measure delivery from `config.data.path` at `config.train.batch_size`; every side takes at
     most `rows` rows a repeat.
 
@@ -116,7 +116,7 @@ def measure_stream(config: Config, *, rows: int | None = None, repeats: int = RE
     samples = take_turns(
         sides, repeats, warm=[name for name in sides if name not in ("streamtrain", "first_epoch")]
     )
-    document: Record = {
+    document: Json = {
         "data": dataset.url,
         "format": dataset.shards[0].format,
         "data_rows": dataset.num_rows,

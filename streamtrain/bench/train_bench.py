@@ -22,7 +22,7 @@ from streamtrain.stream.fetch import FetchStats
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine import Engine
 from streamtrain.training.fused_engine import one_blas_thread
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 REPEATS = 5
 
@@ -66,7 +66,7 @@ class Stream:
         self._blocks.close()
 
 
-def measure_train(config: Config, *, repeats: int = REPEATS) -> Record:
+def measure_train(config: Config, *, repeats: int = REPEATS) -> Json:
     """Time a learner at each of `config.sweep.batch_sizes`, fed from `config.data.path` and from a
     block in memory.
 
@@ -151,7 +151,7 @@ def _sides(
 
 def cell(
     samples: dict[tuple, list[float]], size: int, threads: int, cores: int, delivery_seconds: float
-) -> Record:
+) -> Json:
     """A batch size on so many threads. `delivery_seconds`: core-seconds a row."""
     streaming, resident = samples["streaming", size, threads], samples["resident", size, threads]
     rates = {"streaming": measure(streaming, log=True), "resident": measure(resident, log=True)}
@@ -181,7 +181,7 @@ def bound(step: float, delivery: float, threads: int, cores: int) -> float:
     return min(1.0, cores / threads * step / (step + delivery))
 
 
-def limit(cells: list[Record]) -> str:
+def limit(cells: list[Json]) -> str:
     """One sentence: what keeps a streaming run from being faster."""
     slower = [c for c in cells if c["ratio"] < 0.95]
     worst = min(slower or cells, key=lambda c: c["ratio"] / c["bound"])

@@ -19,6 +19,7 @@ from streamtrain.base.units import format_bytes, format_count, format_seconds, p
 from streamtrain.cli.flag_groups import GLOBAL, Output
 from streamtrain.cli.terminal import note, plain_warnings, show, table
 from streamtrain.errors import CheckFailed, ConfigError, StreamTrainError
+from streamtrain.records import RunStarted
 
 _ROWS, _SEED = 262_144, 1
 _DISK_BYTES = 2**26
@@ -265,7 +266,7 @@ def _train(folder: Path, seconds: float) -> tuple[bool, str]:
             config,
             folder / "run",
             on_record=lambda one: (
-                compiled.append(one["compile_seconds"]) if one["event"] == "run" else None
+                compiled.append(one.compile_seconds) if isinstance(one, RunStarted) else None
             ),
         ).summary
     loss, linear = (

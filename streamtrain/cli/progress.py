@@ -16,7 +16,17 @@ from rich.text import Text
 from streamtrain.base.units import format_bytes, format_count, format_seconds
 from streamtrain.cli.follow import Line, ProgressTracker
 from streamtrain.cli.terminal import note, plural
-from streamtrain.types import Emit, Record
+from streamtrain.records import (
+    Confirmed,
+    DeliveryTimed,
+    Emit,
+    Evaluation,
+    MeasuringStarted,
+    PassPlanned,
+    Record,
+    RunStarted,
+    StepsTimed,
+)
 
 Mode = Literal["auto", "live", "lines", "none"]
 _HEADER = (
@@ -67,12 +77,12 @@ def _print_lines(
     follow: ProgressTracker, record: Record, write: Callable[[str], None]
 ) -> Line | None:
     lines = follow.feed(record)
-    if record["event"] == "run":
-        if "engine_reason" in record:
-            write(f"engine: {record['engine']}, {record['engine_reason']}")
-        if record.get("compile_seconds", 0.0) > 1:
+    if isinstance(record, RunStarted):
+        if record.engine_reason:
+            write(f"engine: {record.engine}, {record.engine_reason}")
+        if record.compile_seconds > 1:
             write(
-                f"kernels compiled in {format_seconds(record['compile_seconds'])}; they are kept"
+                f"kernels compiled in {format_seconds(record.compile_seconds)}; they are kept"
                 " for next time, and this is not counted"
             )
         write(_row(follow, _HEADER))
@@ -91,12 +101,12 @@ def _move(
     write: Callable[[str], None],
 ) -> None:
     line = _print_lines(follow, record, write)
-    match record["event"]:
-        case "run":
+    match record:
+        case RunStarted():
             bar.update(
                 task, total=_whole(follow.passes_left * follow.train_rows), description="training"
             )
-        case "evaluation":
+        case Evaluation():
             passes = follow.passes_done + follow.passes_left
             total, done = _whole(passes * follow.train_rows), follow.mean_rows
             if total is not None:
@@ -107,11 +117,11 @@ def _move(
                 completed=done,
                 description=f"pass {follow.passes_done + 1} of {passes}",
             )
-        case "timing" | "delivery":
+        case StepsTimed() | DeliveryTimed():
             bar.update(task, total=None, description="timing the step alone", facts="")
-        case "measuring":
+        case MeasuringStarted():
             bar.update(task, total=None, description="measuring", facts="")
-        case "confirmation":
+        case Confirmed():
             bar.update(task, total=None, description="confirming", facts="")
     if line is not None and line.left_seconds is not None:
         bar.update(task, facts=f"{format_seconds(line.left_seconds)} left")
@@ -124,17 +134,17 @@ def _whole(rows: float) -> float | None:
 
 def _said(record: Record) -> str | None:
     """What a sweep does next, in a line."""
-    if record["event"] == "next_pass":
-        models = plural(record["replicas"], "model")
+    if isinstance(record, PassPlanned):
+        models = plural(record.replicas, "model")
         return (
-            f"{_PASSES[record['kind']]}: trial {record['trial'] + 1}, {models} of"
-            f" {plural(record['batch_sizes'], 'batch size')}"
+            f"{_PASSES[record.kind]}: trial {record.trial + 1}, {models} of"
+            f" {plural(record.batch_sizes, 'batch size')}"
         )
-    if record.get("skipped"):
-        return record["skipped"]
-    if record["event"] == "measuring" and record["costs"]:
+    if isinstance(record, MeasuringStarted) and record.skipped:
+        return record.skipped
+    if isinstance(record, MeasuringStarted) and record.costs:
         return "measuring: " + ", ".join(
-            f"{cost['measure']} about {format_seconds(cost['seconds'])}" for cost in record["costs"]
+            f"{cost['measure']} about {format_seconds(cost['seconds'])}" for cost in record.costs
         )
     return None
 

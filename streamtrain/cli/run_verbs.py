@@ -13,7 +13,7 @@ from streamtrain.cli.flag_groups import Output, Sources, load_config
 from streamtrain.cli.progress import progress
 from streamtrain.cli.terminal import fit, note, plain_warnings, show
 from streamtrain.errors import ConfigError, DataError, StreamTrainError
-from streamtrain.types import Record
+from streamtrain.records import Record
 
 #: How a training may end that gives no model, and what it says then.
 _FAILED = {

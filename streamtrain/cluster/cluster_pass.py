@@ -8,16 +8,18 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from streamtrain.cluster.scheduling import Leases
 from streamtrain.cluster.worker_pool import WorkerPool
 from streamtrain.errors import ResourceError
+from streamtrain.records import Emit, PassEnded, Record, RoundEnded, parse_pass
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.fetch import FetchStats
-from streamtrain.stream.nulls import NullCounts, null_record
+from streamtrain.stream.nulls import NullCounts, null_fields
 from streamtrain.training.checkpointing import Checkpointer, PassState
 from streamtrain.training.learner import Learner
-from streamtrain.types import Emit, Receipt, Record
+from streamtrain.types import Json, Receipt
 
 
 @contextmanager
@@ -66,7 +68,7 @@ class ClusterPass(ABC):
         *,
         kind: str = "tuning",
         saving: Checkpointer | None = None,
-        chosen: Record | None = None,
+        chosen: Json | None = None,
     ):
         self.prepared, self.learner, self.emit, self.saving, self.kind, self.chosen = (
             prepared,
@@ -80,9 +82,9 @@ class ClusterPass(ABC):
         self.nulls: NullCounts = Counter()
         self.rows_read = self.commits = 0
         self._started = self._first_commit = time.perf_counter()
-        self.record: Record | None = None
+        self.record: PassEnded | None = None
 
-    def run(self, crew: WorkerPool, leases: Leases) -> Record:
+    def run(self, crew: WorkerPool, leases: Leases) -> PassEnded:
         """Train to the pass's end; returns and emits its record.
 
         Raises ResourceError when the cluster is lost: the last commit is saved.
@@ -93,13 +95,15 @@ class ClusterPass(ABC):
             crew.wait_for(crew.min_workers)
             self._train(crew, leases)
             self.tell(self.learner.finish())
-            self.record = {
-                **self._pass_record(),
-                **self.chosen,
-                **self._own_record(),
-                "lost_workers": crew.lost_workers - lost_workers,
-                "failed_tasks": leases.failures - failures,
-            }
+            self.record = replace(
+                self._pass_record(),
+                **{
+                    **self.chosen,
+                    **self._own_record(),
+                    "lost_workers": crew.lost_workers - lost_workers,
+                    "failed_tasks": leases.failures - failures,
+                },
+            )
             self.emit(self.record)
             if self.saving is not None:
                 self.saving.save(self.state())
@@ -110,7 +114,7 @@ class ClusterPass(ABC):
         """Until the learner is done: commit after commit."""
 
     @abstractmethod
-    def _own_record(self) -> Record:
+    def _own_record(self) -> Json:
         """What the pass's record says of this way of training."""
 
     @abstractmethod
@@ -118,13 +122,13 @@ class ClusterPass(ABC):
         """What `_load_own_state` goes on from; names of arrays do not begin with `learner/`."""
 
     @abstractmethod
-    def _load_own_state(self, document: Record, arrays: dict) -> None: ...
+    def _load_own_state(self, document: Json, arrays: dict) -> None: ...
 
     def tell(self, records: Iterable[Record]) -> None:
         for record in records:
             self.emit(record)
 
-    def count(self, receipt: Receipt, nulls: NullCounts, stats: Record) -> None:
+    def count(self, receipt: Receipt, nulls: NullCounts, stats: Json) -> None:
         """What one worker delivered to a commit."""
         self.receipt, self.nulls = self.receipt + receipt, self.nulls + nulls
         self.rows_read += receipt.count
@@ -139,15 +143,14 @@ class ClusterPass(ABC):
             self._first_commit = now
         self.commits += 1
         self.emit(
-            {
-                "event": "round",
-                "round": self.commits,
-                "rows": self.learner.rows,
-                "seconds": now - started,
-                "workers": workers,
-                "failed_tasks": failed_tasks,
+            RoundEnded(
+                round=self.commits,
+                rows=self.learner.rows,
+                seconds=now - started,
+                workers=workers,
+                failed_tasks=failed_tasks,
                 **own,
-            }
+            )
         )
         self._edge()
 
@@ -155,31 +158,27 @@ class ClusterPass(ABC):
         if self.saving is not None:
             self.saving.edge(min(1.0, self.learner.rows / self.learner.last_row), self.state)
 
-    def _pass_record(self) -> Record:
+    def _pass_record(self) -> PassEnded:
         """As `run_pass` has it."""
         prepared, now, rates = (
             self.prepared,
             time.perf_counter(),
-            list(self.learner.engine.learning_rates),
+            tuple(self.learner.engine.learning_rates),
         )
-        return {
-            "event": "pass",
-            "kind": self.kind,
-            "trial": self.learner.trial,
-            "rows_read": self.rows_read,
-            "learners": 1,
-            "lrs": {str(self.learner.engine.batch_size): rates},
-            "replicas": len(rates),
-            "seconds": now - self._started,
-            "fill_seconds": self._first_commit - self._started,
-            "training_seconds": now - self._first_commit,
-            "receipt": self.receipt.to_json(),
-            "stats": self.stats.to_json(),
-            "imputed" if prepared.source.on_null == "impute" else "dropped": null_record(
-                self.nulls, prepared.source.dataset
-            ),
-            "quarantined": None,
-        }
+        return PassEnded(
+            kind=self.kind,
+            trial=self.learner.trial,
+            rows_read=self.rows_read,
+            learners=1,
+            lrs={self.learner.engine.batch_size: rates},
+            replicas=len(rates),
+            seconds=now - self._started,
+            fill_seconds=self._first_commit - self._started,
+            training_seconds=now - self._first_commit,
+            receipt=self.receipt,
+            stats=self.stats.to_json(),
+            **null_fields(self.nulls, prepared.source),
+        )
 
     def state(self) -> PassState:
         """Where the last commit left it."""
@@ -187,7 +186,7 @@ class ClusterPass(ABC):
         about, arrays = self.learner.state()
         document = {
             "name": pass_name(self.learner, self.kind),
-            "record": self.record,
+            "record": None if self.record is None else self.record.to_json(),
             "chosen": self.chosen,
             "commits": self.commits,
             "learner": about,
@@ -211,7 +210,7 @@ class ClusterPass(ABC):
         self.chosen, self.commits, self.record = (
             document["chosen"],
             document["commits"],
-            document["record"],
+            parse_pass(document["record"]),
         )
         self.receipt, self.rows_read = Receipt.from_json(document["receipt"]), document["rows_read"]
         self.stats = FetchStats(**document["stats"])

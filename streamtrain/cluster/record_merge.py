@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from streamtrain.types import Record
+from streamtrain.records import Record
 
 Place = tuple[float, float]
 

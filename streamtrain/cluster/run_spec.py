@@ -13,10 +13,11 @@ import numpy as np
 from streamtrain.base.budget import RUNTIME_BYTES, default_limit_bytes
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError, DataError
+from streamtrain.records import Baseline
 from streamtrain.run.prepare import Prepared, open_data
 from streamtrain.stream.open_source import stream_budget
 from streamtrain.training.engine_choice import make_model
-from streamtrain.types import Record, Standardization
+from streamtrain.types import Standardization
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,7 +33,7 @@ class RunSpec:
     standard: Standardization
     fill: np.ndarray | None
     evaluation: np.ndarray | None
-    baselines: Record
+    baselines: Baseline
     engine: str
     engine_reason: str
     target_sd: float

@@ -32,11 +32,12 @@ from streamtrain.cluster.worker_group import Broken, WorkerGroup
 from streamtrain.cluster.worker_pool import LOOK_SECONDS, WorkerPool
 from streamtrain.config import ClusterConfig
 from streamtrain.errors import ConfigError
+from streamtrain.records import Emit, PassEnded, SyncChosen
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared
 from streamtrain.training.checkpointing import Checkpointer, PassState
 from streamtrain.training.learner import Learner
-from streamtrain.types import Emit, Record
+from streamtrain.types import Json
 
 #: Dask's own report of a run, in its folder.
 DASK_REPORT = "dask-report.html"
@@ -94,7 +95,7 @@ class TrainRunner:
         kind: str = "tuning",
         max_seconds: float | None = None,
         saving: Checkpointer | None = None,
-    ) -> Record:
+    ) -> PassEnded:
         """See `run_pass`.
 
         Raises ConfigError for what workers cannot do, ResourceError when the cluster is lost: the
@@ -126,7 +127,7 @@ class TrainRunner:
             if begun is None:
                 crew.wait_for(crew.min_workers)
                 chosen = choose_sync(prepared, learner, config, crew, meeting)
-                emit({"event": "sync", **chosen})
+                emit(SyncChosen(**chosen))
             else:
                 chosen = begun[0]["chosen"]
             self._tell(
@@ -144,7 +145,7 @@ class TrainRunner:
         learner: Learner,
         emit: Emit,
         meeting: Rendezvous,
-        chosen: Record,
+        chosen: Json,
         *,
         kind: str,
         saving: Checkpointer | None,
@@ -191,7 +192,7 @@ def choose_sync(
     config: ClusterConfig,
     crew: WorkerPool,
     meeting: Rendezvous,
-) -> Record:
+) -> Json:
     """What the run's record and its checkpoints keep: `sync`, its `reason`, what was measured, and
     the constants of that way.
 
@@ -199,7 +200,7 @@ def choose_sync(
     """
     batch_size, workers = learner.engine.batch_size, len(crew)
     obstacle = why_not_allreduce(prepared, config.lanes, batch_size)
-    measured: Record = {}
+    measured: Json = {}
     if config.sync == "allreduce":
         if obstacle is not None:
             raise ConfigError(f"--sync allreduce: {obstacle}")
@@ -255,7 +256,7 @@ def _shares(config: ClusterConfig, batch_size: int, workers: int) -> int:
 
 def _measured(
     learner: Learner, config: ClusterConfig, crew: WorkerPool, meeting: Rendezvous
-) -> tuple[str, str, Record]:
+) -> tuple[str, str, Json]:
     """By a sum and a part of a step on the workers that are there, and a task that does nothing,
     all timed now.
     """

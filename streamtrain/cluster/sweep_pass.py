@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,11 @@ from streamtrain.cluster.sweep_slices import Slice, Unit, cut_units, expected_co
 from streamtrain.cluster.worker_pool import LOOK_SECONDS, WorkerPool
 from streamtrain.config import ClusterConfig
 from streamtrain.errors import DataError
+from streamtrain.records import Emit, PassEnded, parse_pass, parse_record
 from streamtrain.run.prepare import Prepared
 from streamtrain.training.checkpointing import Checkpointer, PassState
 from streamtrain.training.learner import Learner
-from streamtrain.types import Emit, Record
+from streamtrain.types import Receipt
 
 #: A unit whose tasks failed so often, on whatever workers, is a failed cell; the sweep goes on.
 UNIT_ATTEMPTS = 3
@@ -73,7 +75,7 @@ class SweepRunner:
         kind: str = "tuning",
         max_seconds: float | None = None,
         saving: Checkpointer | None = None,
-    ) -> Record:
+    ) -> PassEnded:
         """See `run_pass`.
 
         Raises ResourceError when the cluster is lost; what was done until then is saved.
@@ -134,12 +136,12 @@ class SweepPass:
         self._workers: set[str] = set()
         self._started, self._first_result = time.perf_counter(), None
         self._name = json.dumps(["cluster", kind, trial, self._lrs])
-        self.record: Record | None = None
+        self.record: PassEnded | None = None
         begun = saving.take(self._name) if saving is not None else None
         if begun is not None:
             self._load_state(begun)
 
-    def run(self, crew: WorkerPool, leases: Leases) -> Record:
+    def run(self, crew: WorkerPool, leases: Leases) -> PassEnded:
         """Train every unit to its end, tell its records, and return the pass's own.
 
         Between two passes `leases` has no items.
@@ -147,7 +149,7 @@ class SweepPass:
         with saved_if_lost(self._saving, self._state):
             return self._run(crew, leases)
 
-    def _run(self, crew: WorkerPool, leases: Leases) -> Record:
+    def _run(self, crew: WorkerPool, leases: Leases) -> PassEnded:
         lost_workers, failures = crew.lost_workers, leases.failures
         crew.interrupted = self._edge
         crew.wait_for(crew.min_workers)
@@ -165,12 +167,12 @@ class SweepPass:
         for learner, state in zip(self._learners, self._states, strict=True):
             if state is not None:
                 _load_learner(learner, state)
-        self.record = {
-            **self._pass_record(),
-            "workers": len(self._workers),
-            "lost_workers": crew.lost_workers - lost_workers,
-            "failed_tasks": leases.failures - failures,
-        }
+        self.record = replace(
+            self._pass_record(),
+            workers=len(self._workers),
+            lost_workers=crew.lost_workers - lost_workers,
+            failed_tasks=leases.failures - failures,
+        )
         self._emit(self.record)
         if self._saving is not None:
             self._saving.save(self._state())
@@ -183,7 +185,7 @@ class SweepPass:
         self._first_result = self._first_result or time.perf_counter()
         self._states[number], self._done[number] = result.state, result.done
         # the unit's own; ours says it for all of them
-        told = [entry for entry in result.told if entry[1]["event"] != "pass"]
+        told = [entry for entry in result.told if not isinstance(entry[1], PassEnded)]
         self._merge.add(number, told, END if result.done else result.reached)
         for record in self._merge.ready():
             self._emit(record)
@@ -231,22 +233,22 @@ class SweepPass:
         rows = self._learners[unit.number].last_row - self._rows(unit)
         return expected_cost(unit, rows=rows, num_parameters=self._prepared.model.num_parameters)
 
-    def _pass_record(self) -> Record:
+    def _pass_record(self) -> PassEnded:
         """As `run_pass` has it. Rows read are those of all units: each reads for itself."""
         own = [
-            state[0]["record"]
+            record
             for state in self._states
-            if state is not None and state[0]["record"] is not None
+            if state is not None and (record := parse_pass(state[0]["record"])) is not None
         ]
-        furthest: Record = max(
+        furthest = max(
             own,
-            key=lambda record: record["receipt"]["count"],
-            default={"receipt": {"count": 0, "digest": "0" * 16}, "stats": {}},
+            key=lambda record: record.receipt.count,
+            default=PassEnded(receipt=Receipt()),
         )
         for record in own:
             same = (
-                record["receipt"]["count"] != furthest["receipt"]["count"]
-                or record["receipt"]["digest"] == furthest["receipt"]["digest"]
+                record.receipt.count != furthest.receipt.count
+                or record.receipt.digest == furthest.receipt.digest
             )
             if not same:
                 raise DataError(
@@ -255,21 +257,19 @@ class SweepPass:
                 )
         ended = time.perf_counter()
         fill = (self._first_result or ended) - self._started
-        stats = {name: sum(record["stats"][name] for record in own) for name in furthest["stats"]}
-        return {
-            **furthest,
-            "event": "pass",
-            "kind": self._kind,
-            "trial": self._trial,
-            "rows_read": sum(record["rows_read"] for record in own),
-            "learners": len(self._learners),
-            "lrs": {str(size): list(lrs) for size, lrs in self._lrs.items()},
-            "replicas": sum(map(len, self._lrs.values())),
-            "seconds": ended - self._started,
-            "fill_seconds": fill,
-            "training_seconds": ended - self._started - fill,
-            "stats": stats,
-        }
+        return replace(
+            furthest,
+            kind=self._kind,
+            trial=self._trial,
+            rows_read=sum(record.rows_read for record in own),
+            learners=len(self._learners),
+            lrs=self._lrs,
+            replicas=sum(map(len, self._lrs.values())),
+            seconds=ended - self._started,
+            fill_seconds=fill,
+            training_seconds=ended - self._started - fill,
+            stats={name: sum(record.stats[name] for record in own) for name in furthest.stats},
+        )
 
     def _state(self) -> PassState:
         """Where every unit stands, and what it told that is not yet to be told."""
@@ -281,7 +281,7 @@ class SweepPass:
                 {
                     "state": None if state is None else state[0],
                     "done": self._done[number],
-                    "waiting": waiting,
+                    "waiting": [[place, record.to_json()] for place, record in waiting],
                 }
             )
             arrays |= {
@@ -290,7 +290,7 @@ class SweepPass:
             }
         document = {
             "name": self._name,
-            "record": self.record,
+            "record": None if self.record is None else self.record.to_json(),
             "units": units,
             "seconds": time.perf_counter() - self._started,
         }
@@ -316,11 +316,10 @@ class SweepPass:
                     else (unit["state"]["epoch"], unit["state"]["window"])
                 )
             )
-            self._merge.add(
-                number, [(tuple(place), record) for place, record in unit["waiting"]], reached
-            )
+            waiting = [(tuple(place), parse_record(record)) for place, record in unit["waiting"]]
+            self._merge.add(number, waiting, reached)
         self._started = time.perf_counter() - document["seconds"]
-        self.record = document["record"]
+        self.record = parse_pass(document["record"])
         if self.record is not None:
             for learner, state in zip(self._learners, self._states, strict=True):
                 if state is not None:

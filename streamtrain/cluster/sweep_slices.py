@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from streamtrain.records import Record
 from streamtrain.run.passes import run_pass
 from streamtrain.run.prepare import Prepared
 from streamtrain.training.checkpointing import PassState
 from streamtrain.training.position import Position
-from streamtrain.types import Record
 
 #: Operations a row and parameter, of a step a parameter, and of any step at all: what one replica
 #: costs on one core (kernels/: forward and backward passes in layers.py, the update in updates.py,

@@ -7,15 +7,15 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from streamtrain.errors import ConfigError, first_line
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: What must be the same everywhere, and what only the last bits depend on.
 _SAME, _EXACT = ("streamtrain",), ("python", "numpy", "numba", "torch")
 
 
-def versions() -> Record:
+def versions() -> Json:
     """What this process runs under: versions by name, None for what is not there."""
-    found: Record = {"python": platform.python_version()}
+    found: Json = {"python": platform.python_version()}
     for name in (*_SAME, *_EXACT[1:]):
         try:
             found[name] = version(name)
@@ -24,7 +24,7 @@ def versions() -> Record:
     return found
 
 
-def check_answer(driver: Record, answer: Record | BaseException, address: str) -> list[str]:
+def check_answer(driver: Json, answer: Json | BaseException, address: str) -> list[str]:
     """As `check_versions`, of what a worker answered when it was asked for its `versions`; nothing
     of one that left just now.
 
@@ -41,7 +41,7 @@ def check_answer(driver: Record, answer: Record | BaseException, address: str) -
     return check_versions(driver, answer, address)
 
 
-def check_versions(driver: Record, worker: Record, address: str) -> list[str]:
+def check_versions(driver: Json, worker: Json, address: str) -> list[str]:
     """What differs and changes the last bits only, in words.
 
     Raises ConfigError for what cannot work together.

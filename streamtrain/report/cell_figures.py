@@ -87,13 +87,11 @@ def confirmation(run: Run, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """
     found = []
     for cell in cells:
-        records = {
-            one["trial"]: one for one in run.confirmations if one["batch_size"] == cell.batch_size
-        }
+        records = {one.trial: one for one in run.confirmations if one.batch_size == cell.batch_size}
         predicted = seconds_to_target(run, cell)
         both = sorted(records.keys() & predicted.keys())
         if both:
-            measured = [records[trial]["seconds"] for trial in both]
+            measured = [records[trial].seconds for trial in both]
             ratio, lo, hi = paired_ratio(measured, [predicted[trial] for trial in both])
             found.append(
                 {
@@ -102,7 +100,7 @@ def confirmation(run: Run, cells: Sequence[Cell]) -> list[dict[str, Any]]:
                     "measured_seconds": measure(measured, log=True),
                     "ratio": {"value": ratio, "n": len(both), "lo": lo, "hi": hi},
                     "fill_seconds": measure(
-                        (records[trial]["fill_seconds"] for trial in both), log=True
+                        (records[trial].fill_seconds for trial in both), log=True
                     ),
                 }
             )

@@ -81,7 +81,7 @@ def compare(a: Run, b: Run) -> Document:
         "target_loss": target,
         "holdout_loss_at_rows": rows,
         "sides": [_side(summary) for summary in summaries],
-        "changed": changed_keys(a.header.get("config") or {}, b.header.get("config") or {}),
+        "changed": changed_keys(a.header.config, b.header.config),
         "same_data": _fingerprint(a) == _fingerprint(b),
         "only_in_a": [size for size in a.batch_sizes if size not in shared],
         "only_in_b": [size for size in b.batch_sizes if size not in shared],
@@ -93,7 +93,7 @@ def paired(a: Run, b: Run) -> bool:
     """Whether trial n of both runs read the same rows in the same order, and was judged on the same
     held-out rows.
     """
-    configs = [run.header.get("config") or {} for run in (a, b)]
+    configs = [run.header.config for run in (a, b)]
     same = all(
         _without_path(configs[0].get(part)) == _without_path(configs[1].get(part))
         for part in _SAME_ORDER
@@ -356,7 +356,7 @@ def _sizes(run: Run) -> str:
 
 
 def _fingerprint(run: Run) -> Any:
-    return (run.header.get("data") or {}).get("fingerprint")
+    return run.header.data.fingerprint
 
 
 def _without_path(part: Any) -> Any:

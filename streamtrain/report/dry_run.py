@@ -13,14 +13,14 @@ from streamtrain.config import Config
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up
 from streamtrain.run.sweep import learning_rates
 from streamtrain.training.fused_engine import one_blas_thread
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: Seconds that steps of one batch size are tried.
 _TRY_SECONDS = 0.1
 _TRY_ROWS = 2**17
 
 
-def plan_run(config: Config, verb: str) -> Record:
+def plan_run(config: Config, verb: str) -> Json:
     """The plan of `sweep` or `train`, ready for strict JSON; raises what the run itself would raise
     before its first step.
 
@@ -105,7 +105,7 @@ def _step_rates(
     return found
 
 
-def plan_text(plan: Record) -> str:
+def plan_text(plan: Json) -> str:
     """The plan in a few lines for people."""
     shards = _plural(plan["num_shards"], f"{plan['format'].capitalize()} shard")
     work = (
@@ -140,7 +140,7 @@ def plan_text(plan: Record) -> str:
     return "\n".join(lines)
 
 
-def _time(plan: Record) -> str:
+def _time(plan: Json) -> str:
     read = f"one span was read at {format_count(plan['read_rows_per_second'])} rows/s a thread"
     if plan["train_rows"] is None:
         return f"until {format_seconds(plan['max_seconds'])} are over; {read}"

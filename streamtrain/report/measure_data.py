@@ -15,7 +15,7 @@ from streamtrain.base.units import format_count, format_seconds
 from streamtrain.report.axis import spread
 from streamtrain.report.number_format import size_text
 from streamtrain.science.run_log import Curve, Run
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 Row = dict[str, Any]
 Summary = Mapping[str, Any]
@@ -276,7 +276,7 @@ def _sharpness(measures: Summary) -> Iterator[Row]:
                 }
 
 
-def _first(found: Record | None) -> Record | None:
+def _first(found: Json | None) -> Json | None:
     """The one at the smallest ε, which is named first."""
     return next(iter(found.values()), None) if found else None
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from streamtrain.records import RunEnded, to_json
 from streamtrain.report.cell_figures import cell_figures, confirmation, target_figures
 from streamtrain.report.text.advice import warn
 from streamtrain.report.text.explanation import explain
@@ -17,12 +18,12 @@ from streamtrain.science.equal_budget import equal_seconds, equal_steps
 from streamtrain.science.judge import arm_cells, judge
 from streamtrain.science.landmarks import landmarks
 from streamtrain.science.run_log import Run, collect
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 SCHEMA_VERSION = 1
 
 
-def summarize(records: Iterable[Record]) -> dict[str, Any]:
+def summarize(records: Iterable[Json]) -> dict[str, Any]:
     """The summary of a run, ready for strict JSON (no NaN); a pure function of its records.
 
     Raises DataError when the records hold no run.
@@ -41,10 +42,14 @@ def summarize_run(run: Run) -> dict[str, Any]:
     )
     figures = [cell_figures(run, cell, *equal) for cell in cells]
     recommendation = describe(run, cells, figures, choice, target)
+    header = run.header
     summary = {
         "schema_version": SCHEMA_VERSION,
-        **{key: run.header.get(key) for key in ("verb", "command", "trials", "epoch_rows")},
-        "version": run.header.get("version") or (run.header.get("env") or {}).get("streamtrain"),
+        "verb": header.verb,
+        "command": header.command or None,
+        "trials": header.trials,
+        "epoch_rows": header.epoch_rows,
+        "version": header.version or header.env.get("streamtrain"),
         "train_rows": run.train_rows,
         "target_loss": target,
         "target_loss_chosen": judgement.chosen,
@@ -67,15 +72,18 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "arms": {rule: _arm(run, rule, target, equal) for rule in run.rules[1:]},
         "workers": workers_summary(run),
         "other_targets": [
-            _other_target(run, other, i)
-            for i, other in enumerate(run.header.get("target_loss", [])[1:], 1)
+            _other_target(run, other, i) for i, other in enumerate(header.target_loss[1:], 1)
         ],
         **_costs(run),
-        "integrity": run.header.get("integrity") or run.header["data"].get("integrity"),
+        "integrity": header.integrity or header.data.integrity,
         "quarantined": next(
-            (one["quarantined"] for one in reversed(run.passes) if one.get("quarantined")), None
+            (one.quarantined for one in reversed(run.passes) if one.quarantined), None
         ),
-        **{key: run.header.get(key) for key in ("data", "standard", "target_sd", "env", "config")},
+        "data": to_json(header.data),
+        "standard": header.standard,
+        "target_sd": header.target_sd,
+        "env": header.env,
+        "config": header.config,
     }
     summary["why"] = explain(summary)
     summary["warnings"] = warn(run, cells, summary)
@@ -128,15 +136,15 @@ def _references(run: Run) -> dict[str, Any]:
     """The losses to compare with: of the best constant, the best linear model, and the best of all
     where it is known.
     """
-    truth = run.header["data"].get("truth")
+    truth = run.header.data.truth
     possible = truth and {
         "value": truth["best_loss"],
         "rmse": math.sqrt(truth["noise_variance"]),
         "scored_on": "population",
     }
     return {
-        "best_constant_loss": run.baseline.get("best_constant_loss"),
-        "best_linear_loss": run.baseline.get("best_linear_loss"),
+        "best_constant_loss": to_json(run.baseline.best_constant_loss),
+        "best_linear_loss": to_json(run.baseline.best_linear_loss),
         "best_possible_loss": possible or None,
     }
 
@@ -145,21 +153,26 @@ def _costs(run: Run) -> dict[str, Any]:
     """What the run read and used."""
     stats: dict[str, float] = {}
     for one in run.passes:
-        for name, seconds in (one.get("stats") or {}).items():
+        for name, seconds in one.stats.items():
             if name.endswith("_seconds"):
                 stats[name] = stats.get(name, 0.0) + seconds
-    memory = run.header.get("memory") or {}
+    memory, end = run.header.memory, run.end or RunEnded()
+    rows_read = sum(one.rows_read for one in run.passes)
     return {
-        "rows_read": run.end.get("rows_read", sum(one["rows_read"] for one in run.passes)),
-        "passes": run.end.get("passes", len(run.passes)),
-        "rows_saved": run.end.get("rows_saved"),
-        "seconds": run.end.get("seconds"),
-        "projected_bytes": run.end.get("projected_bytes", memory.get("projected_bytes")),
-        "budget_bytes": memory.get("budget_bytes"),
-        "peak_rss_bytes": run.end.get("peak_rss_bytes"),
+        "rows_read": rows_read if end.rows_read is None else end.rows_read,
+        "passes": len(run.passes) if end.passes is None else end.passes,
+        "rows_saved": end.rows_saved,
+        "seconds": end.seconds,
+        "projected_bytes": (
+            memory.projected_bytes if end.projected_bytes is None else end.projected_bytes
+        ),
+        "budget_bytes": memory.budget_bytes,
+        "peak_rss_bytes": end.peak_rss_bytes,
         "receipts": [
-            {"trial": one["trial"], **one["receipt"]} for one in run.passes if one.get("receipt")
+            {"trial": one.trial, **one.receipt.to_json()}
+            for one in run.passes
+            if one.receipt is not None
         ],
         "stream_seconds": stats,
-        "read_bytes": sum((one.get("stats") or {}).get("read_bytes", 0) for one in run.passes),
+        "read_bytes": sum(one.stats.get("read_bytes", 0) for one in run.passes),
     }

@@ -4,9 +4,11 @@ speed and loss.
 
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from streamtrain.base.units import format_count
+from streamtrain.records import PassEnded
 from streamtrain.report.number_format import loss_text, speed_text
 from streamtrain.science.cells import round_speeds
 from streamtrain.science.intervals import measure
@@ -21,17 +23,15 @@ def workers_summary(run: Run) -> dict[str, Any] | None:
 
     None for a run on one machine. `by_workers`: one entry for each number of workers there were.
     """
-    on_workers = [one for one in run.passes if "lost_workers" in one]
-    if not on_workers and not run.sync:
+    on_workers = [one for one in run.passes if one.lost_workers is not None]
+    if not on_workers and run.sync is None:
         return None
-    last = on_workers[-1] if on_workers else {}
-    rows = [
-        late["rows"] - early["rows"]
-        for early, late in zip([{"rows": 0}, *run.rounds], run.rounds, strict=False)
-    ]
+    last = on_workers[-1] if on_workers else PassEnded()
+    ends = [0, *(one.rows for one in run.rounds)]
+    rows = [late - early for early, late in pairwise(ends)]
     return {
         **{
-            name: run.sync.get(name)
+            name: getattr(run.sync, name, None)
             for name in (
                 "sync",
                 "reason",
@@ -43,15 +43,16 @@ def workers_summary(run: Run) -> dict[str, Any] | None:
             )
         },
         "most_workers": max(
-            (one["workers"] for one in [*run.rounds, *on_workers] if "workers" in one), default=None
+            (one.workers for one in [*run.rounds, *on_workers] if one.workers is not None),
+            default=None,
         ),
-        "lost_workers": sum(one["lost_workers"] for one in on_workers),
-        "failed_tasks": sum(one["failed_tasks"] for one in on_workers),
+        "lost_workers": sum(one.lost_workers or 0 for one in on_workers),
+        "failed_tasks": sum(one.failed_tasks or 0 for one in on_workers),
         "rounds": len(run.rounds),
         "rows_a_round": measure(rows)["value"],
-        "outer_optimizer": last.get("outer_optimizer"),
-        "generations": last.get("generations"),
-        "collective": last.get("collective"),
+        "outer_optimizer": last.outer_optimizer,
+        "generations": last.generations,
+        "collective": last.collective,
         "by_workers": _by_workers(run, rows),
     }
 
@@ -106,7 +107,7 @@ def _period(found: Mapping[str, Any]) -> str:
 def _by_workers(run: Run, rows: list[int]) -> list[dict[str, Any]]:
     rounds: dict[int, list[tuple[int, float, int]]] = defaultdict(list)
     for one, trained in zip(run.rounds, rows, strict=True):
-        rounds[one["workers"]].append((trained, one["seconds"], one["rows"]))
+        rounds[one.workers].append((trained, one.seconds, one.rows))
     losses = [
         (at, loss)
         for curves in run.curves.values()

@@ -11,6 +11,7 @@ from typing import Any
 
 from streamtrain.base.atomic_files import write_atomically
 from streamtrain.errors import DataError, ResourceError
+from streamtrain.records import Record, parse_record
 from streamtrain.report.chart_data import make_tables
 from streamtrain.report.charts import chart_specs, whole_spec
 from streamtrain.report.html import render_html
@@ -19,7 +20,6 @@ from streamtrain.report.render import draw
 from streamtrain.report.summary import summarize_run
 from streamtrain.science.judge import arm_cells
 from streamtrain.science.run_log import collect
-from streamtrain.types import Record
 
 
 def write_report(records: Iterable[Record], out_dir: Path) -> dict[str, Any]:
@@ -75,7 +75,10 @@ def read_records(path: Path | str) -> list[Record]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        record = _parse(line)
+        try:
+            record = _parse(line)
+        except DataError as failure:
+            raise DataError(f"{path}: line {number}: {failure}") from None
         if record is not None:
             records.append(record)
         # a whole line ends with a newline, so the last piece is empty or torn
@@ -92,7 +95,7 @@ def _parse(line: bytes) -> Record | None:
         record = json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and "event" in record else None
+    return parse_record(record) if isinstance(record, dict) and "event" in record else None
 
 
 def _csv_text(summary: dict[str, Any]) -> str:

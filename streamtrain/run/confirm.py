@@ -4,12 +4,12 @@ from shards, against the clock.
 
 import math
 
+from streamtrain.records import Confirmed, Emit
 from streamtrain.run.passes import run_pass
 from streamtrain.run.prepare import Prepared
 from streamtrain.science.cells import Cell
 from streamtrain.science.judge import Judgement, judge
 from streamtrain.science.run_log import Run
-from streamtrain.types import Emit
 
 #: Trials of each size that are run again: a clock's figure needs repeats, not many.
 MOST_TRIALS = 3
@@ -30,15 +30,7 @@ def confirm(prepared: Prepared, run: Run, emit: Emit) -> None:
         else ()
     ):
         for cell in cells:
-            emit(
-                {
-                    "event": "confirmation",
-                    "batch_size": cell.batch_size,
-                    "lr": cell.lr,
-                    "trial": trial,
-                    **_train_to(prepared, cell, trial),
-                }
-            )
+            emit(_train_to(prepared, cell, trial))
 
 
 def neighbours(judgement: Judgement) -> list[Cell]:
@@ -56,18 +48,21 @@ def neighbours(judgement: Judgement) -> list[Cell]:
     return reached[max(0, at - 1) : at + 2]
 
 
-def _train_to(prepared: Prepared, cell: Cell, trial: int) -> dict[str, float | int | None]:
+def _train_to(prepared: Prepared, cell: Cell, trial: int) -> Confirmed:
     """Rows trained on, seconds from the first block to the last step, seconds until the first
     block, the held-out loss reached.
     """
     learner = prepared.learner(
         cell.batch_size, (cell.lr,), trial, stop_row=cell.arrival_row(trial), watched=False
     )
-    made = run_pass(prepared, [learner], trial, lambda record: None, kind="confirmation")
+    done = run_pass(prepared, [learner], trial, lambda record: None, kind="confirmation")
     loss = float(learner.engine.evaluate(prepared.evaluation)[0] * prepared.loss_scale)
-    return {
-        "rows": learner.rows,
-        "seconds": made["training_seconds"],
-        "fill_seconds": made["fill_seconds"],
-        "holdout_loss": loss if math.isfinite(loss) else None,
-    }
+    return Confirmed(
+        batch_size=cell.batch_size,
+        lr=cell.lr,
+        trial=trial,
+        rows=learner.rows,
+        seconds=done.training_seconds,
+        fill_seconds=done.fill_seconds,
+        holdout_loss=loss if math.isfinite(loss) else None,
+    )

@@ -28,10 +28,21 @@ from streamtrain.base.interrupt import Interrupt
 from streamtrain.base.redact import redact_url
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError, DataError, ResourceError
+from streamtrain.records import (
+    Emit,
+    Evaluation,
+    QuarantineChanged,
+    Record,
+    RunEnded,
+    RunStarted,
+    parse_record,
+    started_record,
+    to_json,
+)
 from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.fingerprint import config_fingerprint, differences
-from streamtrain.types import Emit, Record
+from streamtrain.types import Json
 
 _LIBRARIES = ("streamtrain", "torch", "numpy", "numba", "dask", "pyarrow", "zarr", "zarrs")
 
@@ -83,11 +94,11 @@ class RunDirectory:
         """True when the run that lies here came to its end and has its report."""
         return (
             bool(self.records)
-            and self.records[-1]["event"] == "end"
+            and isinstance(self.records[-1], RunEnded)
             and (self.out / "summary.json").exists()
         )
 
-    def summary(self) -> Record:
+    def summary(self) -> Json:
         """The `summary.json` of a finished run."""
         return json.loads((self.out / "summary.json").read_text(encoding="utf-8"))
 
@@ -97,9 +108,9 @@ class RunDirectory:
         """
         if not self.records:
             return
-        header = self.records[0]
+        header = started_record(self.records[0])
         changed = differences(
-            {"verb": header["verb"], **config_fingerprint(header["config"])},
+            {"verb": header.verb, **config_fingerprint(header.config)},
             {"verb": verb, **config_fingerprint(config)},
         )
         if changed:
@@ -127,39 +138,40 @@ class RunDirectory:
 
         So a run that is refused before its first record leaves nothing behind.
         """
-        if record["event"] == "run" or self._file is None:
+        if isinstance(record, RunStarted) or self._file is None:
             self._create()
         self.records.append(record)
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        line = json.dumps(record.to_json(), allow_nan=False).encode() + b"\n"
         self._num_bytes += len(line)
         self._hash.update(line)
         write_whole(self._file, line)
-        if record["event"] == "run":
+        if isinstance(record, RunStarted):
             schema = (
                 "# The whole configuration of this run: `streamtrain sweep -c` or `train -c` this"
                 " file to repeat it.\n"
             )
             write_atomically(
                 self.out / "config.resolved.yaml",
-                (schema + yaml.safe_dump(record["config"], sort_keys=False)).encode(),
+                (schema + yaml.safe_dump(record.config, sort_keys=False)).encode(),
             )
-            for name in ("env", "data"):
+            for name, document in (("env", record.env), ("data", to_json(record.data))):
                 write_atomically(
-                    self.out / f"{name}.json", json.dumps(record[name], indent=2).encode() + b"\n"
+                    self.out / f"{name}.json", json.dumps(document, indent=2).encode() + b"\n"
                 )
-        if record["event"] == "quarantine":
+        if isinstance(record, QuarantineChanged):
             write_atomically(
-                self.out / "quarantine.json", json.dumps(record, indent=2).encode() + b"\n"
+                self.out / "quarantine.json",
+                json.dumps(record.to_json(), indent=2).encode() + b"\n",
             )
         if self._on_record is not None:
             self._on_record(record)
 
-    def mark(self) -> Record:
+    def mark(self) -> Json:
         """See `Events.mark`."""
         os.fsync(self._file)
         return {"bytes": self._num_bytes, "sha256": self._hash.hexdigest()}
 
-    def check(self, mark: Record) -> None:
+    def check(self, mark: Json) -> None:
         """See `Events.check`."""
         if hashlib.sha256(self._read(mark["bytes"])).hexdigest() != mark["sha256"]:
             raise DataError(
@@ -167,14 +179,14 @@ class RunDirectory:
                 " logged"
             )
 
-    def rewind(self, mark: Record) -> list[Record]:
+    def rewind(self, mark: Json) -> list[Record]:
         """See `Events.rewind`."""
         kept = self._read(mark["bytes"])
         os.ftruncate(self._file, len(kept))
         os.lseek(self._file, 0, os.SEEK_END)
         os.fsync(self._file)
         self._num_bytes, self._hash = len(kept), hashlib.sha256(kept)
-        self.records[:] = map(json.loads, kept.splitlines())
+        self.records[:] = (parse_record(json.loads(line)) for line in kept.splitlines())
         self._tidy()
         for record in self.records if self._on_record is not None else ():
             self._on_record(record)
@@ -218,11 +230,9 @@ class RunDirectory:
         self._open(0)
         content = self._read(os.fstat(self._file).st_size)
         for line in content.splitlines(keepends=True):
-            with suppress(ValueError, TypeError, KeyError):
-                record = json.loads(line)
-                if line.endswith(b"\n") and record["event"] == (
-                    "run" if not self.records else record["event"]
-                ):
+            with suppress(ValueError, TypeError, AttributeError, DataError):
+                record = parse_record(json.loads(line))
+                if line.endswith(b"\n") and (self.records or isinstance(record, RunStarted)):
                     self.records.append(record)
         # a first line may be cut short, but begins as ours do
         if not self.records and content[: len(_BEGINS)] != _BEGINS[: len(content)]:
@@ -233,7 +243,7 @@ class RunDirectory:
         if (
             not self.finished
             and not list_checkpoints(self.out / CHECKPOINTS)
-            and any(record["event"] == "evaluation" and record["rows"] for record in self.records)
+            and any(isinstance(record, Evaluation) and record.rows for record in self.records)
         ):
             self._close()
             raise DataError(
@@ -347,7 +357,7 @@ def _is_interrupted(out: Path) -> bool:
     return not ended or not (out / "summary.json").exists()
 
 
-def environment() -> Record:
+def environment() -> Json:
     """Machine and versions, for the report."""
     libraries = {}
     for name in _LIBRARIES:

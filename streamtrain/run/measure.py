@@ -21,7 +21,7 @@ from streamtrain.training import model_measures as of
 from streamtrain.training.learner import is_divergent
 from streamtrain.training.model_measures import TrainedModel
 from streamtrain.training.probes import Probe, one_torch_thread, probe_model
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 __all__ = ["TrainedModel", "equal_cells", "measure", "measure_at_target", "measure_costs"]
 
@@ -40,7 +40,7 @@ _HVP = 2.5  # gradients of the same rows
 @one_torch_thread()
 def measure_costs(
     prepared: Prepared, models: Sequence[TrainedModel], what: Collection[str], *, at_target: int = 0
-) -> list[Record]:
+) -> list[Json]:
     """For each measurement asked for: `{measure, rows, row_gradients, seconds}`: rows it looks at,
     gradients of a row it takes, and how long that will be, from one gradient timed here. `models`
     as for `measure`; `at_target`: how many `measure_at_target` will train.
@@ -107,7 +107,7 @@ def measure(
     *,
     reference: int | None = None,
     trial: int = 0,
-) -> Record:
+) -> Json:
     """`{noise_scale, sqrt_m_slope, curvature, sharpness, shuffle: {deff, …}}`, as far as asked for
     by `what`.
 
@@ -156,7 +156,7 @@ def measure(
 
 
 @one_torch_thread()
-def measure_at_target(prepared: Prepared, cells: Sequence[Cell], target: float) -> Record | None:
+def measure_at_target(prepared: Prepared, cells: Sequence[Cell], target: float) -> Json | None:
     """Sharpness where sizes are equally deep: `{target_loss, trials, by_batch_size: {size: {lr,
     phi, adaptive, curvature, loss}}, largest_over_smallest}`.
 
@@ -184,7 +184,7 @@ def measure_at_target(prepared: Prepared, cells: Sequence[Cell], target: float) 
                 of.measure_at_weights(_probe(prepared, trial), weights, rows)
             )
 
-    def over_trials(values: Sequence[float]) -> Record:
+    def over_trials(values: Sequence[float]) -> Json:
         return log_estimate(float(np.exp(np.mean(np.log(values)))), values)
 
     names = list(found[cells[0].batch_size][0])

@@ -8,24 +8,25 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from threading import Event
 
 from streamtrain.base.budget import default_readers
+from streamtrain.records import Emit, Evaluation, PassEnded, Record, ReplicaEnded
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.block import Block
-from streamtrain.stream.nulls import null_record
+from streamtrain.stream.nulls import null_fields
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine_choice import is_out_of_memory
 from streamtrain.training.fused_engine import one_blas_thread
 from streamtrain.training.learner import Learner
 from streamtrain.training.position import Position
-from streamtrain.types import Emit, Record
 
 #: What runs a pass: `run_pass` here, or its like on a cluster (cluster/place.py).
-PassRunner = Callable[..., Record]
+PassRunner = Callable[..., PassEnded]
 
 
 def run_pass(
@@ -38,7 +39,7 @@ def run_pass(
     max_seconds: float | None = None,
     saving: Checkpointer | None = None,
     position: Position | None = None,
-) -> Record:
+) -> PassEnded:
     """Read the rows once, feed every block to every learner, emit their records; returns and emits
     the pass's own record.
 
@@ -48,9 +49,7 @@ def run_pass(
     one that had ended gives the learners and the record it ended with. `position`: that of these
     learners, for a caller who looks at it when a record is emitted.
     """
-    lrs = {
-        str(learner.engine.batch_size): list(learner.engine.learning_rates) for learner in learners
-    }
+    lrs = {learner.engine.batch_size: tuple(learner.engine.learning_rates) for learner in learners}
     position = position or Position(
         json.dumps([kind, trial, lrs]), learners, prepared.source.quarantine
     )
@@ -68,29 +67,26 @@ def run_pass(
         for learner in position.active:
             for record in learner.finish():
                 emit(record)
-        position.record = {
-            "event": "pass",
-            "kind": kind,
-            "trial": trial,
-            "rows_read": position.rows_read,
-            "learners": len(learners),
-            "lrs": lrs,
-            "replicas": sum(map(len, lrs.values())),
-            "seconds": position.seconds,
-            "fill_seconds": position.first_block - position.started,
-            "training_seconds": position.trained - position.first_block,
-            "receipt": position.receipt.to_json(),
-            "stats": position.stats.to_json(),
-            "imputed" if prepared.source.on_null == "impute" else "dropped": null_record(
-                position.nulls, prepared.source.dataset
-            ),
-            "quarantined": (
+        position.record = PassEnded(
+            kind=kind,
+            trial=trial,
+            rows_read=position.rows_read,
+            learners=len(learners),
+            lrs=lrs,
+            replicas=sum(map(len, lrs.values())),
+            seconds=position.seconds,
+            fill_seconds=position.first_block - position.started,
+            training_seconds=position.trained - position.first_block,
+            receipt=position.receipt,
+            stats=position.stats.to_json(),
+            quarantined=(
                 None if prepared.source.quarantine is None else prepared.source.quarantine.record()
             ),
-        }
+            **null_fields(position.nulls, prepared.source),
+        )
         emit(position.record)
         if prepared.source.quarantine is not None:
-            emit({"event": "quarantine", **prepared.source.quarantine.to_json()})
+            emit(prepared.source.quarantine.to_record())
         if saving is not None:
             saving.save(position.state())
     return position.record
@@ -147,12 +143,10 @@ def _train(
                                 position.row = item
                                 edge()
                             continue
-                        emit(
-                            item | {"wait_seconds": position.stats.wait_seconds}
-                            if item["event"] == "evaluation"
-                            else item
-                        )
-                        if item["event"] == "outcome" and learner in position.active:
+                        if isinstance(item, Evaluation):
+                            item = replace(item, wait_seconds=position.stats.wait_seconds)
+                        emit(item)
+                        if isinstance(item, ReplicaEnded) and learner in position.active:
                             position.active.remove(learner)
                 position.move_past(block)
         finally:

@@ -22,7 +22,7 @@ from streamtrain.storage.write.predictions import PredictionWriter
 from streamtrain.stream.transform import Transform, load_transform
 from streamtrain.training.model import Network
 from streamtrain.training.model_io import load_model, predict_rows
-from streamtrain.types import LOCAL, Dataset, Record, Storage
+from streamtrain.types import LOCAL, Dataset, Json, Storage
 
 OnBad = Literal["error", "drop"]
 _SPAN_ROWS = 262_144
@@ -50,7 +50,7 @@ def predict(
     *,
     on_null: OnBad = "error",
     storage_options: Mapping[str, str] | None = None,
-) -> Record:
+) -> Json:
     """Predict every row of a data set, streaming; writes Parquet with `row_id` and `prediction`,
     float64 where float32 `is_coarse`.
 
@@ -83,7 +83,7 @@ def evaluate(
     *,
     on_null: OnBad = "error",
     storage_options: Mapping[str, str] | None = None,
-) -> Record:
+) -> Json:
     """The model's errors on a data set that has the target, streaming; ready for strict JSON.
 
     `rmse`, `mae`, `best_constant_rmse` are in units of the target; `loss` is the mean of r² over

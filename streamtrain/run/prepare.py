@@ -15,6 +15,7 @@ from streamtrain.base.redact import redact_url
 from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.plan import Plan, make_plan
+from streamtrain.records import Baseline
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.stream.block import Block, BufferPool
@@ -36,7 +37,7 @@ from streamtrain.training.fused_engine import gradient_slots, one_blas_thread
 from streamtrain.training.learner import Learner
 from streamtrain.training.model import Model, initial_parameters
 from streamtrain.training.torch.torch_engine import PART_ROWS
-from streamtrain.types import Record, Span, Standardization
+from streamtrain.types import Json, Span, Standardization
 
 #: The last row of a run that only the clock ends.
 NO_LAST_ROW = 2**62
@@ -61,7 +62,7 @@ class Prepared:
     standard: Standardization
     window_rows: int
     evaluation: np.ndarray | None
-    baselines: Record
+    baselines: Baseline
     model: Model
     engine: str
     engine_reason: str
@@ -96,7 +97,7 @@ class Prepared:
         )
         return fetch(windows, self.source, self.budget, stats, pool)
 
-    def fingerprint(self, **more: object) -> Record:
+    def fingerprint(self, **more: object) -> Json:
         """All that the numbers of a run depend on, as JSON values by name.
 
         `more` of them. The survey's results stand for the data's values.

@@ -8,11 +8,26 @@ trained once more, from end to end.
 """
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from streamtrain.base.budget import peak_rss_bytes
 from streamtrain.base.units import format_bytes
 from streamtrain.config import Config
+from streamtrain.records import (
+    Baseline,
+    DataInfo,
+    Emit,
+    Measured,
+    MeasuringStarted,
+    MemoryInfo,
+    PassEnded,
+    PassPlanned,
+    Record,
+    RunEnded,
+    RunStarted,
+    WinningRates,
+    started_record,
+)
 from streamtrain.run.confirm import confirm
 from streamtrain.run.measure import (
     TrainedModel,
@@ -37,10 +52,10 @@ from streamtrain.science.tuning import (
 )
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.learner import Learner
-from streamtrain.types import Emit, Record
+from streamtrain.types import Json
 
 #: Records that are told between passes, or end one.
-_BETWEEN_PASSES = ("baseline", "pass", "winners")
+_BETWEEN_PASSES = (Baseline, PassEnded, WinningRates)
 
 
 #: What torch and the pool of rows take while models are measured, when no training goes on (130 to
@@ -62,7 +77,7 @@ def learning_rates(config: Config) -> tuple[float, ...]:
 def sweep(
     config: Config,
     emit: Emit,
-    describe: Record,
+    describe: Json,
     saving: Checkpointer | None = None,
     place: PassRunner = run_pass,
 ) -> None:
@@ -87,11 +102,11 @@ def sweep(
         trials=config.sweep.trials,
     )
     told = saving.begin(prepared.fingerprint(verb="sweep")) if saving is not None else []
-    run = Run(header=told[0] if told else header | sweep_rules(config))
+    run = Run(header=started_record(told[0]) if told else replace(header, **sweep_rules(config)))
     # The passes that have ended say which one was interrupted; what that one told is known again
     # only when it goes on.
     ended = 1 + max(
-        (at for at, record in enumerate(told) if record["event"] in _BETWEEN_PASSES), default=0
+        (at for at, record in enumerate(told) if isinstance(record, _BETWEEN_PASSES)), default=0
     )
     for record in told[1:ended]:
         run.add(record)
@@ -109,7 +124,7 @@ def sweep(
 
     if not told:
         emit(run.header)
-        tell({"event": "baseline", **prepared.baselines})
+        tell(prepared.baselines)
     learners: list[Learner] = []
     while plan := next_tuning_pass(run):
         learners = go_on(plan)
@@ -130,8 +145,8 @@ def sweep(
         _measure(prepared, run, learners, tell)
     if config.sweep.confirm:
         confirm(prepared, run, tell)
-    rows_read = sum(record["rows_read"] for record in run.passes)
-    apart = sum(record["rows_read"] * record["replicas"] for record in run.passes)
+    rows_read = sum(record.rows_read for record in run.passes)
+    apart = sum(record.rows_read * record.replicas for record in run.passes)
     emit(
         end_record(
             prepared,
@@ -144,7 +159,7 @@ def sweep(
     )
 
 
-def sweep_rules(config: Config) -> Record:
+def sweep_rules(config: Config) -> Json:
     """What `science/tuning.py` reads of the config."""
     sweep = config.sweep
     return {
@@ -176,7 +191,7 @@ def _measure(prepared: Prepared, run: Run, learners: list[Learner], emit: Emit) 
             f"not measured: --memory {format_bytes(budget.limit_bytes)} leaves no"
             f" {format_bytes(MEASURING_BYTES)} for it beside the stream"
         )
-        emit({"event": "measuring", "costs": [], "skipped": text})
+        emit(MeasuringStarted(skipped=text))
         return
     judged = {cell.batch_size: cell.lr for cell in judgement.cells}
     models = []
@@ -188,7 +203,7 @@ def _measure(prepared: Prepared, run: Run, learners: list[Learner], emit: Emit) 
         )
         lr, parameters_P = engine.learning_rates[place], engine.parameters()[place]
         models.append(TrainedModel(batch_size=engine.batch_size, lr=lr, parameters=parameters_P))
-    targets = [judgement.target, *run.header.get("target_loss", [])[1:]]
+    targets = [judgement.target, *run.header.target_loss[1:]]
     equal = [
         (target, arm_cells(run, run.rules[0], target, place))
         for place, target in enumerate(targets)
@@ -197,14 +212,14 @@ def _measure(prepared: Prepared, run: Run, learners: list[Learner], emit: Emit) 
     trained = sum(
         len(reached) * len(trials) for reached, trials in (equal_cells(cells) for _, cells in equal)
     )
-    emit({"event": "measuring", "costs": measure_costs(prepared, models, what, at_target=trained)})
+    emit(MeasuringStarted(costs=tuple(measure_costs(prepared, models, what, at_target=trained))))
     measures = measure(
-        prepared, models, what, reference=judgement.choice.batch_size, trial=run.passes[-1]["trial"]
+        prepared, models, what, reference=judgement.choice.batch_size, trial=run.passes[-1].trial
     )
     if "sharpness" in measures:
         found = [measure_at_target(prepared, cells, target) for target, cells in equal]
         measures["sharpness"]["at_targets"] = [one for one in found if one is not None]
-    emit({"event": "measures", "measures": measures})
+    emit(Measured(measures=measures))
 
 
 def _can_step(run: Run, batch_size: int) -> bool:
@@ -236,23 +251,22 @@ def _make_pass(
     `again`: it was announced before the run was interrupted.
     """
     max_time, share = prepared.config.train.max_time, None
-    fresh = run.trials if run.header["rerun"] and is_tuned(run) else 0
+    fresh = run.trials if run.header.rerun and is_tuned(run) else 0
     foreseen = max(
-        1, run.trials + fresh - sum(record["kind"] != "extension" for record in run.passes)
+        1, run.trials + fresh - sum(record.kind != "extension" for record in run.passes)
     ) + (plan.kind == "extension")
     if max_time is not None:
-        share = max(0.0, max_time - sum(record["seconds"] for record in run.passes)) / foreseen
+        share = max(0.0, max_time - sum(record.seconds for record in run.passes)) / foreseen
     if not again:
         replicas = sum(map(len, plan.lrs.values()))
         emit(
-            {
-                "event": "next_pass",
-                "kind": plan.kind,
-                "trial": plan.trial,
-                "batch_sizes": len(plan.lrs),
-                "replicas": replicas,
-                "passes_left": foreseen,
-            }
+            PassPlanned(
+                kind=plan.kind,
+                trial=plan.trial,
+                batch_sizes=len(plan.lrs),
+                replicas=replicas,
+                passes_left=foreseen,
+            )
         )
     learners = [prepared.learner(size, lrs, plan.trial) for size, lrs in plan.lrs.items()]
     place(prepared, learners, plan.trial, emit, kind=plan.kind, max_seconds=share, saving=saving)
@@ -261,79 +275,75 @@ def _make_pass(
 
 def run_record(
     prepared: Prepared,
-    describe: Record,
+    describe: Json,
     *,
     verb: str,
     compile_seconds: float,
     sizes: tuple[int, ...],
     rates: list[tuple[float, ...]],
     trials: int,
-) -> Record:
+) -> RunStarted:
     """The first record: everything needed to read the others."""
     source, config = prepared.source, prepared.config
     dataset = source.dataset
     other = config.data.eval_data is not None
-    return {
-        "event": "run",
-        "schema_version": 1,
-        "verb": verb,
-        "batch_sizes": list(sizes),
-        "lrs": [list(r) for r in rates],
-        "trials": trials,
-        "train_rows": prepared.last_row if prepared.last_row < NO_LAST_ROW else None,
-        "epoch_rows": prepared.epoch_rows,
-        "integrity": dataset.integrity_text,
-        "target_loss": list(config.sweep.target_loss),
-        "config": config.model_dump(mode="json"),
-        "data": {
-            "url": dataset.url,
-            "fingerprint": dataset.fingerprint,
-            "num_rows": dataset.num_rows,
-            "num_shards": len(dataset.shards),
-            "num_spans": len(source.spans),
-            "features": list(dataset.features),
-            "target": dataset.target,
-            "holdout_rows": 0 if prepared.evaluation is None else len(prepared.evaluation),
-            "holdout_source": (
-                "none" if prepared.evaluation is None else "eval_data" if other else "rows"
-            ),
-            "integrity": dataset.integrity,
-            "truth": None if dataset.truth is None else asdict(dataset.truth),
-            "on_null": source.on_null,
-            "transform": None if source.transform is None else source.transform.record(),
-            "imputed": (
-                None
-                if source.fill is None
-                else dict(zip(dataset.features, source.fill.tolist(), strict=True))
-            ),
-        },
-        "standard": prepared.standard.to_json(),
-        "target_sd": prepared.target_sd,
-        "engine": prepared.engine,
-        "engine_reason": prepared.engine_reason,
-        "compile_seconds": compile_seconds,
-        "memory": {
-            "budget_bytes": prepared.budget.limit_bytes,
-            "projected_bytes": prepared.budget.projected_bytes,
-        },
+    data = DataInfo(
+        url=dataset.url,
+        fingerprint=dataset.fingerprint,
+        num_rows=dataset.num_rows,
+        num_shards=len(dataset.shards),
+        num_spans=len(source.spans),
+        features=dataset.features,
+        target=dataset.target,
+        holdout_rows=0 if prepared.evaluation is None else len(prepared.evaluation),
+        holdout_source="none" if prepared.evaluation is None else "eval_data" if other else "rows",
+        integrity=dataset.integrity,
+        truth=None if dataset.truth is None else asdict(dataset.truth),
+        on_null=source.on_null,
+        transform=None if source.transform is None else source.transform.record(),
+        imputed=(
+            None
+            if source.fill is None
+            else dict(zip(dataset.features, source.fill.tolist(), strict=True))
+        ),
+    )
+    return RunStarted(
+        verb=verb,
+        batch_sizes=sizes,
+        lrs=tuple(rates),
+        trials=trials,
+        train_rows=prepared.last_row if prepared.last_row < NO_LAST_ROW else None,
+        epoch_rows=prepared.epoch_rows,
+        integrity=dataset.integrity_text,
+        target_loss=tuple(config.sweep.target_loss),
+        config=config.model_dump(mode="json"),
+        data=data,
+        standard=dict(prepared.standard.to_json()),
+        target_sd=prepared.target_sd,
+        engine=prepared.engine,
+        engine_reason=prepared.engine_reason,
+        compile_seconds=compile_seconds,
+        memory=MemoryInfo(
+            budget_bytes=prepared.budget.limit_bytes,
+            projected_bytes=prepared.budget.projected_bytes,
+        ),
         **describe,
-    }
+    )
 
 
 def end_record(
     prepared: Prepared, *, seconds: float, rows_read: int, passes: int, saved: int, peak: int
-) -> Record:
+) -> RunEnded:
     """The last record.
 
     `peak`: most resident bytes beyond imports and warm-up while the passes ran, `saved`: rows not
     read because learners shared a pass.
     """
-    return {
-        "event": "end",
-        "seconds": seconds,
-        "rows_read": rows_read,
-        "passes": passes,
-        "rows_saved": saved,
-        "projected_bytes": prepared.budget.projected_bytes,
-        "peak_rss_bytes": peak,
-    }
+    return RunEnded(
+        seconds=seconds,
+        rows_read=rows_read,
+        passes=passes,
+        rows_saved=saved,
+        projected_bytes=prepared.budget.projected_bytes,
+        peak_rss_bytes=peak,
+    )

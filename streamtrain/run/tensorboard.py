@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from streamtrain.types import Emit, Record
+from streamtrain.records import Emit, Evaluation, Record
 
 #: Key of an evaluation → the tag of its scalar.
 _SCALARS = {
@@ -34,15 +34,17 @@ def tensorboard(folder: Path) -> Iterator[Emit]:
     files: dict[str, BinaryIO] = {}
 
     def on_record(record: Record) -> None:
-        if record["event"] != "evaluation":
+        if not isinstance(record, Evaluation):
             return
-        run = f"batch {record['batch_size']} lr {record['lr']:.4g} trial {record['trial']}"
+        run = f"batch {record.batch_size} lr {record.lr:.4g} trial {record.trial}"
         if run not in files:
             files[run] = _open(folder / run)
         scalars = {
-            tag: float(record[key]) for key, tag in _SCALARS.items() if record.get(key) is not None
+            tag: float(value)
+            for key, tag in _SCALARS.items()
+            if (value := getattr(record, key)) is not None
         }
-        files[run].write(framed(scalar_event(time.time(), record["rows"], scalars)))
+        files[run].write(framed(scalar_event(time.time(), record.rows, scalars)))
         files[run].flush()  # TensorBoard reads while training goes on
 
     try:

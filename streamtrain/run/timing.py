@@ -7,12 +7,12 @@ import time
 import numpy as np
 
 from streamtrain.base.budget import default_readers
+from streamtrain.records import DeliveryTimed, Emit, StepsTimed
 from streamtrain.run.prepare import TIMED_ROWS, Prepared
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine import Engine
 from streamtrain.training.fused_engine import one_blas_thread
-from streamtrain.types import Emit
 
 #: At least so many; a sweep of more trials takes one for each.
 REPEATS = 5
@@ -70,26 +70,24 @@ def measure_throughput(
                 )
                 core_seconds = time.process_time() - core
                 emit(
-                    {
-                        "event": "delivery",
-                        "repeat": repeat,
-                        "rows": delivered,
-                        "seconds": time.perf_counter() - wall - REST_SECONDS,
-                        "core_seconds": core_seconds,
-                        "cores": default_readers(),
-                    }
+                    DeliveryTimed(
+                        repeat=repeat,
+                        rows=delivered,
+                        seconds=time.perf_counter() - wall - REST_SECONDS,
+                        core_seconds=core_seconds,
+                        cores=default_readers(),
+                    )
                 )
                 for size, engine in engines.items():
                     core, seconds = time.process_time(), _train(engine, block, rows[size])
                     emit(
-                        {
-                            "event": "timing",
-                            "batch_size": size,
-                            "repeat": repeat,
-                            "rows": rows[size],
-                            "seconds": seconds,
-                            "core_seconds": time.process_time() - core,
-                        }
+                        StepsTimed(
+                            batch_size=size,
+                            repeat=repeat,
+                            rows=rows[size],
+                            seconds=seconds,
+                            core_seconds=time.process_time() - core,
+                        )
                     )
         finally:
             blocks.close()

@@ -8,13 +8,14 @@ import numpy as np
 from streamtrain.base.budget import peak_rss_bytes
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError
+from streamtrain.records import Emit
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.sweep import end_record, run_record
 from streamtrain.run.timing import measure_throughput
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.model import Network
-from streamtrain.types import Emit, Record
+from streamtrain.types import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,7 +31,7 @@ class Trained:
 def train(
     config: Config,
     emit: Emit,
-    describe: Record,
+    describe: Json,
     saving: Checkpointer | None = None,
     place: PassRunner = run_pass,
 ) -> Trained:
@@ -61,19 +62,19 @@ def train(
                 trials=1,
             )
         )
-        emit({"event": "baseline", **prepared.baselines})
+        emit(prepared.baselines)
     learner = prepared.learner(
         sizes[0], rates, 0, patience=config.train.early_stop, keeps_best=True
     )
     done = place(prepared, [learner], 0, emit, max_seconds=config.train.max_time, saving=saving)
-    if "sync" not in done:  # on workers, rounds tell their speed; this machine's is not theirs
+    if done.sync is None:  # on workers, rounds tell their speed; this machine's is not theirs
         measure_throughput(prepared, sizes, emit)
     seconds = time.perf_counter() - started + (saving.seconds if saving is not None else 0)
     emit(
         end_record(
             prepared,
             seconds=seconds,
-            rows_read=done["rows_read"],
+            rows_read=done.rows_read,
             passes=1,
             saved=0,
             peak=max(0, peak_rss_bytes() - before),

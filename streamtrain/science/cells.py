@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from streamtrain.records import RoundEnded
 from streamtrain.science.crossing import automatic_target, first_crossing
 from streamtrain.science.run_log import Curve, Run
-from streamtrain.types import Record, Status
+from streamtrain.types import Status
 
 #: The size at which `train.lr` is the rate of the rules that do not tune.
 REFERENCE_BATCH_SIZE = 1024
@@ -144,7 +145,7 @@ def make_cell(
         status=_status(curves, steps),
         curves=curves,
         steps_to_target=steps,
-        epoch_rows=run.header.get("epoch_rows"),
+        epoch_rows=run.header.epoch_rows,
     )
 
 
@@ -215,7 +216,7 @@ def find_target(
                     [(curve.steps, curve.holdout_loss) for curve in ran.values()]
                 )
     target = automatic_target(curves)
-    constant = (run.baseline.get("best_constant_loss") or {}).get("value")
+    constant = run.baseline.constant_loss
     untrained = [curve.holdout_loss[0] for curve in used if curve.finished and curve.holdout_loss]
     ceiling = min(
         (loss for loss in [constant, *untrained] if loss is not None and math.isfinite(loss)),
@@ -296,15 +297,15 @@ def seconds_per_row(run: Run, cell: Cell) -> dict[int, float]:
     )
 
 
-def round_speeds(rounds: Sequence[Record], workers: int | None = None) -> list[float]:
+def round_speeds(rounds: Sequence[RoundEnded], workers: int | None = None) -> list[float]:
     """Rows a second of each whole round, by the clock: one of at least half the rows that the
     longest had. `workers`: with so many alone.
     """
-    rows = np.diff([one["rows"] for one in rounds], prepend=0).tolist()
+    rows = np.diff([one.rows for one in rounds], prepend=0).tolist()
     mine = [
-        (trained, one["seconds"])
+        (trained, one.seconds)
         for trained, one in zip(rows, rounds, strict=True)
-        if workers in (None, one["workers"])
+        if workers in (None, one.workers)
     ]
     longest = max((trained for trained, _ in mine), default=0)
     return [trained / seconds for trained, seconds in mine if seconds and 2 * trained >= longest]

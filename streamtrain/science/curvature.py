@@ -16,7 +16,7 @@ from scipy.linalg import eigh_tridiagonal
 
 from streamtrain.errors import ConfigError
 from streamtrain.science.intervals import estimate, t_estimate
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 Hvp = Callable[[np.ndarray], np.ndarray]
 
@@ -37,7 +37,7 @@ class Bracket:
     vector: np.ndarray
     steps: int
 
-    def record(self) -> Record:
+    def record(self) -> Json:
         """The value with the certificate's interval [ritz, ritz + residual]: of linear algebra, not
         of sampling.
         """
@@ -89,7 +89,7 @@ def largest_eigenvalue(
     )
 
 
-def rayleigh_on_independent_rows(hvps: Sequence[Hvp], vector_P: np.ndarray) -> Record:
+def rayleigh_on_independent_rows(hvps: Sequence[Hvp], vector_P: np.ndarray) -> Json:
     """vᵀHv on T blocks of rows that had no part in finding `vector_P`, with Student's interval.
 
     A sample's λ_max is biased up, since its eigenvector was fitted to the sample; this is an

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 from scipy.special import stdtrit
 
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: From this many values on, a percentile bootstrap covers what it promises; below it (67 % at n =
 #: 3) a t interval does.
@@ -106,7 +106,7 @@ def _draw(size: int) -> np.ndarray:
 
 def estimate(
     value: float, lo: float | None = None, hi: float | None = None, *, n: int, kind: str
-) -> Record:
+) -> Json:
     """`{value, lo, hi, n, kind}`; JSON has no NaN or infinity, so None stands for an end that is
     not known or not finite.
 
@@ -122,7 +122,7 @@ def estimate(
     }
 
 
-def t_estimate(values: Sequence[float] | np.ndarray, *, kind: str = "t") -> Record:
+def t_estimate(values: Sequence[float] | np.ndarray, *, kind: str = "t") -> Json:
     """The mean of independent repeats (n,) and Student's interval; no interval below two."""
     sample = np.asarray(values, dtype=float)
     if sample.size < 2:
@@ -133,7 +133,7 @@ def t_estimate(values: Sequence[float] | np.ndarray, *, kind: str = "t") -> Reco
     )
 
 
-def log_estimate(value: float, repeats: Sequence[float] | np.ndarray) -> Record:
+def log_estimate(value: float, repeats: Sequence[float] | np.ndarray) -> Json:
     """A positive value had from all repeats (n,) together, and Student's interval over the repeats'
     own values, on logarithms.
 
@@ -158,7 +158,7 @@ def log_estimate(value: float, repeats: Sequence[float] | np.ndarray) -> Record:
 
 def jackknife(
     whole: float, without: Sequence[float] | np.ndarray, *, kind: str = "jackknife"
-) -> Record:
+) -> Json:
     """An estimate from all n parts and its interval from the n estimates `without` one part each
     (Efron and Tibshirani 1993, §11.5).
 
@@ -232,7 +232,7 @@ def _medians(draw: np.random.Generator, sample: np.ndarray) -> np.ndarray:
 
 def fieller(
     numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray
-) -> Record:
+) -> Json:
     """mean(numerators)/mean(denominators) of T independent replicates, both (T,), for a ratio known
     to be positive.
 

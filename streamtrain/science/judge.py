@@ -60,7 +60,7 @@ def find_judged_target(run: Run) -> tuple[float | None, str]:
     """
     if not run.has_holdout:
         return None, "none"
-    if given := run.header.get("target_loss"):
+    if given := run.header.target_loss:
         return float(given[0]), "given"
     trials = judged_trials(run, run.rules[0])
     lrs = {
@@ -71,9 +71,9 @@ def find_judged_target(run: Run) -> tuple[float | None, str]:
         run.rules[0] == "tuned"
         and run.winners
         and target is not None
-        and run.winners[0]["target_loss"] is not None
+        and run.winners[0].target_loss is not None
     ):
-        target = max(target, run.winners[0]["target_loss"])
+        target = max(target, run.winners[0].target_loss)
     return target, "none" if target is None else "automatic"
 
 
@@ -110,14 +110,14 @@ def is_correlated(run: Run, batch_size: int) -> bool:
 
 
 def _fresh_trials(run: Run, rule: str) -> list[int]:
-    if rule != "tuned" or not run.header.get("rerun") or not is_tuned(run):
+    if rule != "tuned" or not run.header.rerun or not is_tuned(run):
         return []
-    return [one["trial"] for one in run.passes if one.get("kind") == "fresh"]
+    return [one.trial for one in run.passes if one.kind == "fresh"]
 
 
 def _lrs(run: Run, rule: str, place: int) -> list[float]:
     """The rate of each batch size."""
     if rule != "tuned":
-        return [rate_of_rule(rule, run.header["lr"], size) for size in run.batch_sizes]
-    winners = run.winners or choose_winners(run)["targets"]
-    return list(winners[min(place, len(winners) - 1)]["lrs"])
+        return [rate_of_rule(rule, run.header.lr, size) for size in run.batch_sizes]
+    winners = run.winners or choose_winners(run).targets
+    return list(winners[min(place, len(winners) - 1)].lrs)

@@ -19,7 +19,7 @@ from streamtrain.science.steps_law import (
     local_growth,
 )
 from streamtrain.science.throughput import throughput_law
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: Farther than this from the laws' optimum, some premise of theirs does not hold; within 10 % of
 #: S_min counts as fewest steps. Both are choices of this project.
@@ -37,7 +37,7 @@ LEAST_JOINT_SECONDS = 0.2
 _FEWEST_SIZES = 3
 
 
-def landmarks(run: Run, judgement: Judgement) -> Record:
+def landmarks(run: Run, judgement: Judgement) -> Json:
     """`{laws, fewest_rows, fewest_rows_tied, fewest_steps, steps_10, overhead_20, goodput, growth,
     stability, premise}`; what the run cannot tell is None.
 
@@ -82,7 +82,7 @@ def landmarks(run: Run, judgement: Judgement) -> Record:
     }
 
 
-def mean_square_stability(run: Run) -> Record | None:
+def mean_square_stability(run: Run) -> Json | None:
     """`{eigenvalues, batch_sizes, lrs}`: η_max of plain SGD at each size, exact for a linear model
     of these features, were they Gaussian.
 
@@ -90,7 +90,7 @@ def mean_square_stability(run: Run) -> Record | None:
     shrink beyond it, although the mean square grows. None for other optimizers, where features were
     not standardised, and where Huber's loss or clipping bounds a step.
     """
-    config, eigenvalues = run.header.get("config") or {}, run.baseline.get("feature_eigenvalues")
+    config, eigenvalues = run.header.config, run.baseline.feature_eigenvalues
     train = config.get("train") or {}
     if (
         not eigenvalues
@@ -116,7 +116,7 @@ def mean_square_stability(run: Run) -> Record | None:
     }
 
 
-def _steps_law(reached: Sequence[Cell]) -> Record:
+def _steps_law(reached: Sequence[Cell]) -> Json:
     trials = (
         sorted(set.intersection(*(set(cell.steps_to_target) for cell in reached)))
         if reached
@@ -135,7 +135,7 @@ def _timing_law(
     judgement: Judgement,
     steps: tuple[float, float] | None,
     steps_T: Sequence[tuple[float, float]],
-) -> Record:
+) -> Json:
     sizes = [
         cell.batch_size
         for cell in judgement.cells
@@ -177,10 +177,8 @@ def _joint(run: Run) -> list[tuple[float, list[float]]]:
     """
     each: dict[int, list[float]] = {}
     for one in run.confirmations:
-        if one["seconds"] >= LEAST_JOINT_SECONDS and one.get("rows"):
-            each.setdefault(one["batch_size"], []).append(
-                one["seconds"] * one["batch_size"] / one["rows"]
-            )
+        if one.seconds >= LEAST_JOINT_SECONDS and one.rows:
+            each.setdefault(one.batch_size, []).append(one.seconds * one.batch_size / one.rows)
     return sorted((size, seconds) for size, seconds in each.items() if len(seconds) > 1)
 
 
@@ -203,7 +201,7 @@ def _fewest_steps(reached: Sequence[Cell], steps_min: float | None) -> int | Non
     return min((size for size, value in steps.items() if value <= FEW_STEPS * least), default=None)
 
 
-def _goodput(run: Run, judgement: Judgement, critical: float | None) -> list[Record]:
+def _goodput(run: Run, judgement: Judgement, critical: float | None) -> list[Json]:
     """Of every size that was timed: rows a second times 1/(1 + B/B_crit)."""
     speeds = (
         {cell.batch_size: throughput(run, cell.batch_size)[0] for cell in judgement.cells}
@@ -217,7 +215,7 @@ def _goodput(run: Run, judgement: Judgement, critical: float | None) -> list[Rec
     ]
 
 
-def _premise(run: Run, judgement: Judgement, laws: Record) -> str | None:
+def _premise(run: Run, judgement: Judgement, laws: Json) -> str | None:
     free, size = laws.get("free_batch_size"), judgement.choice.batch_size
     if free is None or size is None:
         return None

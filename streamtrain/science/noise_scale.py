@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 
 from streamtrain.science.intervals import fieller, jackknife
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 
 def variance_and_signal(gradients_KP: np.ndarray, rows: int = 1) -> tuple[float, float]:
@@ -67,7 +67,7 @@ def weighted_variance_and_signal(
     return rows / (micro - 1) * (own - total / micro), (total - own) / (micro * (micro - 1))
 
 
-def noise_scale(variances_T: np.ndarray, signals_T: np.ndarray) -> Record:
+def noise_scale(variances_T: np.ndarray, signals_T: np.ndarray) -> Json:
     """B_simple or B_noise, in rows, from T replicates of its unbiased parts.
 
     `hi` is None where only "at least `lo`" can be said.
@@ -77,7 +77,7 @@ def noise_scale(variances_T: np.ndarray, signals_T: np.ndarray) -> Record:
 
 def block_bootstrap(
     variances_S: np.ndarray, signals_S: np.ndarray, *, block: int, resamples: int = 2000
-) -> Record:
+) -> Json:
     """The noise scale over S steps of training, whose neighbours are not independent: circular
     blocks of `block` steps.
 
@@ -122,7 +122,7 @@ def group_variances(gradients_GP: np.ndarray, levels: int) -> np.ndarray:
     return np.array(result)
 
 
-def sqrt_m_slope(sizes_M: np.ndarray, variances_TM: np.ndarray) -> Record:
+def sqrt_m_slope(sizes_M: np.ndarray, variances_TM: np.ndarray) -> Json:
     """The log-log slope of the gradient's standard deviation against m, over T independent sets of
     rows; -½ for independent rows.
 

@@ -6,7 +6,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamtrain.errors import DataError
-from streamtrain.types import Record
+from streamtrain.records import (
+    Baseline,
+    Confirmed,
+    DeliveryTimed,
+    Evaluation,
+    Measured,
+    PassEnded,
+    Record,
+    ReplicaEnded,
+    RoundEnded,
+    RunEnded,
+    RunStarted,
+    StepsTimed,
+    SyncChosen,
+    TargetWinners,
+    WinningRates,
+    parse_record,
+)
+from streamtrain.types import Json
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,28 +67,28 @@ class Run:
     many there are. `sync` and `rounds` are of training over workers.
     """
 
-    header: Record
+    header: RunStarted
     curves: dict[tuple[int, float], dict[int, Curve]] = field(default_factory=dict)
-    baseline: Record = field(default_factory=dict)
-    passes: list[Record] = field(default_factory=list)
+    baseline: Baseline = field(default_factory=Baseline)
+    passes: list[PassEnded] = field(default_factory=list)
     step_seconds: dict[int, dict[int, tuple[int, float]]] = field(default_factory=dict)
     delivery_seconds: dict[int, tuple[int, float]] = field(default_factory=dict)
     core_seconds: dict[int | None, dict[int, float]] = field(default_factory=dict)
     cores: int = 1
-    winners: list[Record] = field(default_factory=list)
-    confirmations: list[Record] = field(default_factory=list)
-    measures: Record = field(default_factory=dict)
-    sync: Record = field(default_factory=dict)
-    rounds: list[Record] = field(default_factory=list)
-    end: Record = field(default_factory=dict)
+    winners: list[TargetWinners] = field(default_factory=list)
+    confirmations: list[Confirmed] = field(default_factory=list)
+    measures: Json = field(default_factory=dict)
+    sync: SyncChosen | None = None
+    rounds: list[RoundEnded] = field(default_factory=list)
+    end: RunEnded | None = None
 
     @property
     def batch_sizes(self) -> list[int]:
-        return list(self.header["batch_sizes"])
+        return list(self.header.batch_sizes)
 
     @property
     def has_holdout(self) -> bool:
-        return self.header.get("data", {}).get("holdout_source", "rows") != "none"
+        return self.header.data.holdout_source != "none"
 
     @property
     def train_rows(self) -> int:
@@ -83,19 +101,19 @@ class Run:
             for curve in trials.values()
             if curve.rows
         )
-        return self.header.get("train_rows") or max(reached, default=0)
+        return self.header.train_rows or max(reached, default=0)
 
     @property
     def trials(self) -> int:
         """Trials of a learning rate; tuned winners run on as many fresh ones, numbered from
         here.
         """
-        return int(self.header.get("trials", 1))
+        return self.header.trials
 
     @property
     def rules(self) -> list[str]:
         """How learning rates follow from batch sizes; sizes are judged by the first."""
-        return list(self.header.get("lr_rules", ["tuned"]))
+        return list(self.header.lr_rules or ("tuned",))
 
     def rates(self, batch_size: int) -> list[float]:
         """The learning rates of the grid at a size, with what extended it; those that left no
@@ -104,26 +122,27 @@ class Run:
         extended = (
             rate
             for one in self.passes
-            if one.get("kind") == "extension"
-            for rate in one["lrs"].get(str(batch_size), ())
+            if one.kind == "extension"
+            for rate in one.lrs.get(batch_size, ())
         )
-        return sorted({*self.header["lrs"][self.batch_sizes.index(batch_size)], *extended})
+        return sorted({*self.header.lrs[self.batch_sizes.index(batch_size)], *extended})
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record | Json) -> None:
         """Sort one more record in; unknown events are skipped, so that older reports read newer
         files.
         """
-        _add(self, record)
+        _add(self, record if isinstance(record, Record) else parse_record(record))
 
 
-def collect(records: Iterable[Record]) -> Run:
+def collect(records: Iterable[Record | Json]) -> Run:
     """Sort records into a Run.
 
     Raises DataError when there is no `run` record.
     """
     run: Run | None = None
-    for record in records:
-        if record["event"] == "run":
+    for one in records:
+        record = one if isinstance(one, Record) else parse_record(one)
+        if isinstance(record, RunStarted):
             run = Run(header=record)
         elif run is not None:
             _add(run, record)
@@ -138,53 +157,49 @@ def collect(records: Iterable[Record]) -> Run:
 
 
 def _add(run: Run, record: Record) -> None:
-    match record["event"]:
-        case "evaluation":
+    match record:
+        case Evaluation():
             curve = _curve(run, record)
-            for name in ("rows", "steps"):
-                getattr(curve, name).append(record[name])
-            for name in ("holdout_loss", "holdout_rmse", "train_loss"):
-                value = record.get(name)
-                getattr(curve, name).append(
-                    math.nan if value is None or not math.isfinite(value) else value
-                )
-        case "outcome":
+            curve.rows.append(record.rows)
+            curve.steps.append(record.steps)
+            curve.holdout_loss.append(_finite_or_nan(record.holdout_loss))
+            curve.holdout_rmse.append(_finite_or_nan(record.holdout_rmse))
+            curve.train_loss.append(_finite_or_nan(record.train_loss))
+        case ReplicaEnded():
             curve = _curve(run, record)
-            curve.outcome, curve.reason = record["outcome"], record.get("reason") or ""
-        case "baseline":
+            curve.outcome, curve.reason = record.outcome, record.reason
+        case Baseline():
             run.baseline = record
-        case "pass":
+        case PassEnded():
             run.passes.append(record)
-        case "timing":
-            run.step_seconds.setdefault(record["batch_size"], {})[record["repeat"]] = (
-                record["rows"],
-                record["seconds"],
-            )
-            run.core_seconds.setdefault(record["batch_size"], {})[record["repeat"]] = record.get(
-                "core_seconds", 0.0
-            )
-        case "delivery":
-            run.delivery_seconds[record["repeat"]] = (record["rows"], record["seconds"])
-            run.core_seconds.setdefault(None, {})[record["repeat"]] = record.get(
-                "core_seconds", 0.0
-            )
-            run.cores = record.get("cores", 1)
-        case "winners":
-            run.winners = record["targets"]
-        case "confirmation":
+        case StepsTimed():
+            size, repeat = record.batch_size, record.repeat
+            run.step_seconds.setdefault(size, {})[repeat] = (record.rows, record.seconds)
+            run.core_seconds.setdefault(size, {})[repeat] = record.core_seconds
+        case DeliveryTimed():
+            run.delivery_seconds[record.repeat] = (record.rows, record.seconds)
+            run.core_seconds.setdefault(None, {})[record.repeat] = record.core_seconds
+            run.cores = record.cores
+        case WinningRates():
+            run.winners = list(record.targets)
+        case Confirmed():
             run.confirmations.append(record)
-        case "measures":
-            run.measures = record["measures"]
-        case "sync":
+        case Measured():
+            run.measures = record.measures
+        case SyncChosen():
             run.sync = record
-        case "round":
+        case RoundEnded():
             run.rounds.append(record)
-        case "end":
+        case RunEnded():
             run.end = record
 
 
-def _curve(run: Run, record: Record) -> Curve:
-    size, lr, trial = record["batch_size"], record["lr"], record["trial"]
+def _finite_or_nan(value: float | None) -> float:
+    return math.nan if value is None or not math.isfinite(value) else value
+
+
+def _curve(run: Run, record: Evaluation | ReplicaEnded) -> Curve:
+    size, lr, trial = record.batch_size, record.lr, record.trial
     trials = run.curves.setdefault((size, lr), {})
     return trials.setdefault(trial, Curve(batch_size=size, lr=lr, trial=trial))
 

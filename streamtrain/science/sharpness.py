@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from scipy.special import stdtrit
 
 from streamtrain.science.intervals import estimate
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 ValueAndGrad = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
@@ -46,7 +46,7 @@ def sharpness(
     restarts: int = RESTARTS,
     iterations: int = ITERATIONS,
     seed: int = 0,
-) -> Record:
+) -> Json:
     """φ in percent: the best of `restarts` searches, so a lower bound (`lo`); `basis_PD` has
     orthonormal columns, so A⁺ = Aᵀ.
 
@@ -99,7 +99,7 @@ def invariance_audit(
     rescale: Callable[[np.ndarray, float], np.ndarray],
     x_P: np.ndarray,
     factors: Sequence[float] = FACTORS,
-) -> Record:
+) -> Json:
     """One measure of the same function written with other weights: max/min over exact rescalings; 1
     for an honest measure.
 
@@ -119,7 +119,7 @@ def parametric_line(
     small_P: np.ndarray,
     large_P: np.ndarray,
     points: int = 25,
-) -> Record:
+) -> Json:
     """f(α·x_large + (1-α)·x_small) for α from -1 to 2 (Goodfellow et al. 2014, arXiv 1412.6544.
 
     Keskar's Figure 3): 0 is the small batch's model.
@@ -131,7 +131,7 @@ def parametric_line(
     }
 
 
-def generalization_gap(train_losses_N: np.ndarray, holdout_losses_M: np.ndarray) -> Record:
+def generalization_gap(train_losses_N: np.ndarray, holdout_losses_M: np.ndarray) -> Json:
     """mean(hold-out) - mean(training) of per-row losses of one model, with Welch's interval (Welch
     1947, Biometrika 34:28).
 

@@ -10,7 +10,7 @@ of B rows is worth B/DEFF of them.
 import numpy as np
 
 from streamtrain.science.intervals import jackknife
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: A lower bound above this says that the statistics are of the shuffle, not of the batch size: a
 #: choice of this project.
@@ -22,7 +22,7 @@ def intraclass_correlation(
     mean_squares_K: np.ndarray,
     rows: int,
     clusters_K: np.ndarray | None = None,
-) -> Record:
+) -> Json:
     """ρ of K minibatches of `rows` rows: their mean gradients (K, P), and the mean of |g_i|² in
     each (K,); `rows` ≥ 2.
 
@@ -68,7 +68,7 @@ def intraclass_correlation(
     return jackknife(float(np.clip(unbiased, -1 / (rows - 1), 1.0)), without)
 
 
-def design_effect(rho: Record, batch_size: int) -> Record:
+def design_effect(rho: Json, batch_size: int) -> Json:
     """DEFF of minibatches of `batch_size` rows, value and interval, from ρ measured at any size."""
     ends = {
         end: None if rho[end] is None else max(1 + (batch_size - 1) * rho[end], 0.0)
@@ -77,7 +77,7 @@ def design_effect(rho: Record, batch_size: int) -> Record:
     return {**rho, **ends}
 
 
-def is_bad_shuffle(deff: Record) -> bool:
+def is_bad_shuffle(deff: Json) -> bool:
     """True when the lower bound of DEFF exceeds 1.1."""
     return deff["lo"] is not None and deff["lo"] > BAD_SHUFFLE_ABOVE
 

@@ -21,7 +21,7 @@ from scipy.optimize import minimize_scalar
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import first_crossing
 from streamtrain.science.intervals import log_estimate
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 
 def fit_steps(
@@ -70,7 +70,7 @@ def fit_steps(
 
 def critical_batch_size(
     batch_sizes_M: Sequence[float], steps_TM: Sequence[Sequence[float]] | np.ndarray
-) -> Mapping[str, Record | float]:
+) -> Mapping[str, Json | float]:
     """`{steps_min, critical_batch_size, misfit, steps_T}` from steps to a target in T independent
     trials at M sizes.
 
@@ -132,7 +132,7 @@ MUCH_GROWTH = 4.0
 _FEWEST_STEPS = 1e-3
 
 
-def local_growth(reached: Sequence[Cell], target: float) -> Record | None:
+def local_growth(reached: Sequence[Cell], target: float) -> Json | None:
     """`{losses, local_critical, growth, gamma, doublings}` of cells that reached `target` in every
     trial; None below three sizes.
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar, nnls
 
 from streamtrain.science.intervals import log_estimate
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: Where a batch size is looked for.
 _LARGEST = 1e12
@@ -137,7 +137,7 @@ def throughput_law(
     steps: tuple[float, float] | None = None,
     steps_T: Sequence[tuple[float, float]] = (),
     joint: Sequence[tuple[float, Sequence[float]]] = (),
-) -> Record:
+) -> Json:
     """`{alpha_seconds, beta_seconds_a_row, rows_per_second, overlap, kink, free_batch_size,
     best_batch_size, best_seconds}`.
 
@@ -163,7 +163,7 @@ def throughput_law(
         for line, one in zip(seconds, each, strict=True)
     ]
 
-    def over_repeats(quantity: Callable[[StepTime], float]) -> Record:
+    def over_repeats(quantity: Callable[[StepTime], float]) -> Json:
         return log_estimate(quantity(whole), [quantity(step) for step in repeats])
 
     law = {
@@ -189,7 +189,7 @@ def throughput_law(
     return law
 
 
-def _overlap(step: StepTime, joint: Sequence[tuple[float, Sequence[float]]]) -> Record:
+def _overlap(step: StepTime, joint: Sequence[tuple[float, Sequence[float]]]) -> Json:
     """γ fitted to the medians of the joint timings, its interval over their runs; None (infinite)
     for whole overlap.
 

@@ -11,9 +11,9 @@ a size's rates goes no further.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from streamtrain.records import TargetWinners, WinningRates
 from streamtrain.science.cells import best_cell, find_target, make_cell, rank, rate_of_rule
 from streamtrain.science.run_log import Run
-from streamtrain.types import Record
 
 #: A grid grows by so many rates at a time, and so often.
 EXTENDED_BY, EXTENSIONS = 2, 3
@@ -41,9 +41,9 @@ def next_tuning_pass(run: Run) -> PassPlan | None:
     Rules that do not tune have their rates in every tuning pass. The records of a pass that did not
     end do not count.
     """
-    done = sum(one.get("kind", "tuning") == "tuning" for one in run.passes)
+    done = sum(one.kind == "tuning" for one in run.passes)
     untuned = {
-        size: {rate_of_rule(rule, run.header["lr"], size) for rule in run.rules if rule != "tuned"}
+        size: {rate_of_rule(rule, run.header.lr, size) for rule in run.rules if rule != "tuned"}
         for size in run.batch_sizes
     }
     tuned = {
@@ -66,11 +66,11 @@ def next_fresh_pass(run: Run) -> PassPlan | None:
 
     None when all are done, or nothing was tuned.
     """
-    done = sum(one.get("kind") == "fresh" for one in run.passes)
-    if done >= run.trials or not run.header.get("rerun", False) or not is_tuned(run):
+    done = sum(one.kind == "fresh" for one in run.passes)
+    if done >= run.trials or not run.header.rerun or not is_tuned(run):
         return None
     lrs = {
-        size: tuple(sorted({one["lrs"][i] for one in run.winners}))
+        size: tuple(sorted({one.lrs[i] for one in run.winners}))
         for i, size in enumerate(run.batch_sizes)
     }
     return PassPlan(kind="fresh", trial=run.trials + done, lrs=lrs)
@@ -79,8 +79,7 @@ def next_fresh_pass(run: Run) -> PassPlan | None:
 def last_pass(run: Run) -> PassPlan:
     """The pass that ended last."""
     record = run.passes[-1]
-    lrs = {int(size): tuple(lrs) for size, lrs in record["lrs"].items()}
-    return PassPlan(kind=record["kind"], trial=record["trial"], lrs=lrs)
+    return PassPlan(kind=record.kind, trial=record.trial, lrs=record.lrs)
 
 
 def is_tuned(run: Run) -> bool:
@@ -90,13 +89,13 @@ def is_tuned(run: Run) -> bool:
     return "tuned" in run.rules and any(len(run.rates(size)) > 1 for size in run.batch_sizes)
 
 
-def choose_winners(run: Run) -> Record:
+def choose_winners(run: Run) -> WinningRates:
     """The `winners` record: for every target (the given ones, or the automatic one) the best rate
     of each size, and whether it lies at an edge of the rates that were tried.
     """
     trials = range(run.trials)
     rates = {size: _survivors(run, size, run.trials) for size in run.batch_sizes}
-    targets = list(run.header.get("target_loss") or []) or [find_target(run, rates)]
+    targets = list(run.header.target_loss) or [find_target(run, rates)]
     if not run.has_holdout:
         targets = [None]
     found = []
@@ -105,14 +104,14 @@ def choose_winners(run: Run) -> Record:
         edges = [
             lr in _edges(run.rates(size)) for size, lr in zip(run.batch_sizes, lrs, strict=True)
         ]
-        found.append({"target_loss": target, "lrs": lrs, "at_edge": edges})
-    return {"event": "winners", "targets": found}
+        found.append(TargetWinners(target_loss=target, lrs=tuple(lrs), at_edge=tuple(edges)))
+    return WinningRates(targets=tuple(found))
 
 
 def _survivors(run: Run, size: int, done: int) -> list[float]:
     """The rates of a size that are still tuned after `done` trials; ascending."""
     rates = run.rates(size)
-    if not run.header.get("halving", False) or len(rates) <= FEWEST_RATES:
+    if not run.header.halving or len(rates) <= FEWEST_RATES:
         return rates
     for seen in range(1, done + 1):
         trials = range(seen)
@@ -124,12 +123,12 @@ def _survivors(run: Run, size: int, done: int) -> list[float]:
 
 def _extension(run: Run) -> PassPlan | None:
     """A pass of trial 0 with rates beyond the edge, for the sizes whose best rate lies at one."""
-    made = sum(one.get("kind") == "extension" for one in run.passes)
-    tuned = sum(one.get("kind", "tuning") == "tuning" for one in run.passes)
+    made = sum(one.kind == "extension" for one in run.passes)
+    tuned = sum(one.kind == "tuning" for one in run.passes)
     if (
         tuned != 1
         or made >= EXTENSIONS
-        or not run.header.get("extend", False)
+        or not run.header.extend
         or "tuned" not in run.rules
         or not run.has_holdout
     ):
@@ -164,7 +163,7 @@ def _target(run: Run, trials: Sequence[int]) -> float | None:
     """The loss by which rates are compared while tuning: the first one given, else the automatic
     one of these trials.
     """
-    if given := run.header.get("target_loss"):
+    if given := run.header.target_loss:
         return float(given[0]) if run.has_holdout else None
     return find_target(run, {size: run.rates(size) for size in run.batch_sizes}, trials)
 

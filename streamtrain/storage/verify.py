@@ -36,7 +36,7 @@ from streamtrain.storage.parquet.parquet_reader import BATCH_ROWS, BUFFER_BYTES,
 from streamtrain.storage.remote.filesystem import is_folder, open_sequential, take_query
 from streamtrain.storage.remote.urls import normal_url
 from streamtrain.storage.zarr.zarr_reader import check_chunks
-from streamtrain.types import LOCAL, Record, Shard, Storage
+from streamtrain.types import LOCAL, Json, Shard, Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class Verification:
             )
         return "verified"
 
-    def to_json(self) -> Record:
+    def to_json(self) -> Json:
         """For `--json`: everything, findings as dicts."""
         return {
             "url": self.url,

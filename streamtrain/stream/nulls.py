@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from streamtrain.errors import DataError
+from streamtrain.records import NullSummary
 from streamtrain.stream.source import Source
-from streamtrain.types import Dataset, Record, Span, Standardization
+from streamtrain.types import Dataset, Span, Standardization
 
 Columns = tuple[np.ndarray, ...]
 
@@ -125,21 +126,24 @@ def alike(columns: Columns) -> Columns:
     return views
 
 
-def null_record(counts: NullCounts, dataset: Dataset) -> Record:
-    """Counts by name.
+def null_fields(counts: NullCounts, source: Source) -> dict[str, NullSummary]:
+    """Return the field of a `pass` record that the null policy sets: `imputed` or `dropped`."""
+    name = "imputed" if source.on_null == "impute" else "dropped"
+    return {name: summarize_nulls(counts, source.dataset)}
 
-    `{total, columns: {name: n}, shards: {url: n}}`, of the 16 shards with the most.
-    """
+
+def summarize_nulls(counts: NullCounts, dataset: Dataset) -> NullSummary:
+    """Return counts by name; of shards, the 16 with the most bad values."""
     columns: Counter[str] = Counter()
     shards: Counter[str] = Counter()
     for (shard, column), count in counts.items():
         columns[dataset.columns[column]] += count
         shards[dataset.shards[shard].url] += count
-    return {
-        "total": counts.total(),
-        "columns": dict(columns),
-        "shards": dict(shards.most_common(_NAMED_SHARDS)),
-    }
+    return NullSummary(
+        total=counts.total(),
+        columns=dict(columns),
+        shards=dict(shards.most_common(_NAMED_SHARDS)),
+    )
 
 
 def _counts(span: Span, per_column) -> NullCounts:

@@ -13,7 +13,8 @@ import numpy as np
 
 from streamtrain.errors import ConfigError, DataError, StoreError
 from streamtrain.plan.spans import Spans
-from streamtrain.types import Dataset, Record
+from streamtrain.records import QuarantineChanged
+from streamtrain.types import Dataset, Json
 
 #: Records name this many spans; `quarantine.json` and a Stream's state name all.
 _NAMED_SPANS = 16
@@ -85,7 +86,7 @@ class Quarantine:
         """
         self._sealed = frozenset(int(span) for span in spans) - frozenset(self._causes)
 
-    def record(self) -> Record:
+    def record(self) -> Json:
         """For a pass's record: counts, and the first spans with file, rows and cause."""
         state = self.to_json()
         return {
@@ -95,7 +96,11 @@ class Quarantine:
             "left_out": state["left_out"],
         }
 
-    def to_json(self) -> Record:
+    def to_record(self) -> QuarantineChanged:
+        """Return all of it as a record."""
+        return QuarantineChanged(**self.to_json())
+
+    def to_json(self) -> Json:
         """All of it, as plain JSON values.
 
         `left_out`: shards that could not be opened, so that nobody knows their rows.

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamtrain.errors import DataError
+from streamtrain.records import Baseline, ReferenceLoss
 from streamtrain.storage.moments import Moments
 from streamtrain.stream.chains import read_ascending
 from streamtrain.stream.nulls import Columns, bad_values, mend
 from streamtrain.stream.source import Source
-from streamtrain.types import Record, Standardization
+from streamtrain.types import Standardization
 
 #: A standard deviation below this share of the mean is rounding, not variation.
 CONSTANT_SHARE = 1e-13
@@ -192,7 +193,7 @@ def _correlation(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
     return sd, survey.comoment / np.outer(sd, sd) / max(survey.count, 1)
 
 
-def baselines(survey: Survey, evaluation: np.ndarray | None) -> Record:
+def baselines(survey: Survey, evaluation: np.ndarray | None) -> Baseline:
     """The best constant and the best linear model, `{value, rmse, scored_on}` each, and
     `feature_eigenvalues`.
 
@@ -215,11 +216,12 @@ def baselines(survey: Survey, evaluation: np.ndarray | None) -> Record:
             "best_linear_loss": float(np.mean((target - linear) ** 2)),
         }
     unit = variance if survey.sd[-1] > CONSTANT_SHARE * abs(survey.mean[-1]) else 1.0
-    return {
-        name: {
-            "value": max(error, 0.0) / unit,
-            "rmse": max(error, 0.0) ** 0.5,
-            "scored_on": "training" if evaluation is None else "holdout",
-        }
+    losses = {
+        name: ReferenceLoss(
+            value=max(error, 0.0) / unit,
+            rmse=max(error, 0.0) ** 0.5,
+            scored_on="training" if evaluation is None else "holdout",
+        )
         for name, error in errors.items()
-    } | {"feature_eigenvalues": feature_eigenvalues(survey)}
+    }
+    return Baseline(feature_eigenvalues=tuple(feature_eigenvalues(survey)), **losses)

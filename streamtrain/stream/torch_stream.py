@@ -16,14 +16,15 @@ from streamtrain.config import Config, flag_values, make_config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.order import hash_array
 from streamtrain.plan.plan import Plan, make_plan
+from streamtrain.records import to_json
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
-from streamtrain.stream.nulls import NullCounts, null_record
+from streamtrain.stream.nulls import NullCounts, summarize_nulls
 from streamtrain.stream.open_source import open_source, stream_budget, with_fill
 from streamtrain.stream.window import RECEIPT_KEY, shuffle_once, window_ids
-from streamtrain.types import Receipt, Record, Span
+from streamtrain.types import Json, Receipt, Span
 
 _STREAM_FLAGS = {
     "features": "data.features",
@@ -216,15 +217,15 @@ class Stream(IterableDataset):
             Span(shard=span.shard, start=span.start, stop=span.start + few, first_id=span.first_id),
         )
 
-    def nulls(self) -> Record:
+    def nulls(self) -> Json:
         """Rows dropped or values imputed since the stream was opened: `{total, columns: {name: n},
         shards: {url: n}}`.
 
         A dropped row counts at its first bad column. The 16 shards with the most are named.
         """
-        return null_record(self._nulls, self.dataset)
+        return to_json(summarize_nulls(self._nulls, self.dataset))
 
-    def quarantine(self) -> Record | None:
+    def quarantine(self) -> Json | None:
         """The spans that could not be read, with files, rows and causes.
 
         None when `on_bad_shard` is "error".

@@ -19,7 +19,7 @@ from streamtrain.errors import ConfigError, DataError, first_line
 from streamtrain.storage.decode import decode_numpy, numpy_column
 from streamtrain.storage.readers import Forward, Readers
 from streamtrain.storage.remote.remote_file import Traffic
-from streamtrain.types import Dataset, Record
+from streamtrain.types import Dataset, Json
 
 Columns = Mapping[str, np.ndarray]
 
@@ -58,7 +58,7 @@ class Transform:
             ) from error
         return self._checked(made, num_rows)
 
-    def record(self) -> Record:
+    def record(self) -> Json:
         """What a run's record and a model's file say of it."""
         return {"function": self.name, "sha256": self.sha256, "columns": list(self.inputs)}
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 
 from streamtrain.base.atomic_files import write_atomically
 from streamtrain.errors import DataError, shown
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 SCHEMA_VERSION = 1
 
@@ -32,7 +32,7 @@ class Checkpoint:
     """What was saved: JSON values, and arrays by name."""
 
     number: int
-    document: Record
+    document: Json
     arrays: dict[str, np.ndarray]
 
 
@@ -117,7 +117,7 @@ def _paths(folder: Path, number: int) -> tuple[Path, Path]:
     return folder / f"{number:06d}.safetensors", folder / f"{number:06d}.json"
 
 
-def _encode(document: Record) -> bytes:
+def _encode(document: Json) -> bytes:
     """The one way to write a document: with the hash of its text beside it."""
     text = json.dumps(document, sort_keys=True, allow_nan=False)
     return b'{"sha256": "%s", "checkpoint": %s}\n' % (

@@ -15,6 +15,7 @@ import numpy as np
 from streamtrain.base.atomic_files import sync_folder
 from streamtrain.base.interrupt import Interrupt
 from streamtrain.errors import ConfigError, DataError, ResourceError
+from streamtrain.records import Record
 from streamtrain.training.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -23,7 +24,7 @@ from streamtrain.training.checkpoint import (
     write_checkpoint,
 )
 from streamtrain.training.fingerprint import differences
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: A run is saved after `every_seconds`, or this part of a pass, whichever comes first …
 EVERY_PART = 0.02
@@ -31,7 +32,7 @@ EVERY_PART = 0.02
 LEAST_SAVES_APART = 20
 
 #: Where a pass stands: JSON values, and arrays by name.
-PassState = tuple[Record, dict[str, np.ndarray]]
+PassState = tuple[Json, dict[str, np.ndarray]]
 
 
 class Events(Protocol):
@@ -39,15 +40,15 @@ class Events(Protocol):
     hash, as JSON values.
     """
 
-    def mark(self) -> Record:
+    def mark(self) -> Json:
         """Make what was logged last, and say where it ends. Raises OSError."""
         ...
 
-    def check(self, mark: Record) -> None:
+    def check(self, mark: Json) -> None:
         """Raises DataError when the log does not begin with what was marked."""
         ...
 
-    def rewind(self, mark: Record) -> list[Record]:
+    def rewind(self, mark: Json) -> list[Record]:
         """Cut the log at a mark; returns the records before it."""
         ...
 
@@ -67,7 +68,7 @@ class Checkpointer:
         folder: Path,
         events: Events,
         *,
-        versions: Record,
+        versions: Json,
         keep: int = 3,
         every_seconds: float = 30.0,
         interrupt: Interrupt | None = None,
@@ -80,13 +81,13 @@ class Checkpointer:
             every_seconds,
         )
         self.interrupt = interrupt or Interrupt()
-        self._fingerprint: Record = {}
+        self._fingerprint: Json = {}
         self._next = 0
         self._state: PassState | None = None
         self._saved_at, self._saved_part, self._cost = -float("inf"), 0.0, 0.0
         self.seconds, self._started = 0.0, time.perf_counter()
 
-    def begin(self, fingerprint: Record) -> list[Record]:
+    def begin(self, fingerprint: Json) -> list[Record]:
         """The records of an interrupted run, cut where its last good checkpoint was made; none when
         nothing was saved.
 

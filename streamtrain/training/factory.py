@@ -21,7 +21,7 @@ import torch
 from streamtrain.base.plugins import file_hash, import_function
 from streamtrain.errors import ConfigError, first_line
 from streamtrain.plan.order import WEIGHTS, make_key
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: Rows that a new module is tried on.
 _PROBE_ROWS = 6
@@ -119,7 +119,7 @@ class Factory:
             return torch.func.vmap(one, in_dims=(0, None))
         return lambda flat_RP, x_BD: torch.stack([one(flat_P, x_BD) for flat_P in flat_RP.unbind()])
 
-    def to_json(self) -> Record:
+    def to_json(self) -> Json:
         """What a run's record and a model's file say of it."""
         return {
             "function": self.name,

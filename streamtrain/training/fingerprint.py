@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamtrain.config import ClusterConfig, Config
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: Keys of the config that change no number of a run: where the data lie (their contents are
 #: compared), how many readers, threads and bytes there are, when the run is saved, which cluster
@@ -35,7 +35,7 @@ FREE_KEYS = frozenset(
 )
 
 
-def config_fingerprint(config: Config | Mapping[str, Any]) -> Record:
+def config_fingerprint(config: Config | Mapping[str, Any]) -> Json:
     """Every other key of a config, or of one that a `run` record tells, by its dotted name."""
     parts = config.model_dump(mode="json") if isinstance(config, Config) else config
     flat = {

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from streamtrain.errors import DataError
+from streamtrain.records import Evaluation, Outcome, ReplicaEnded
 from streamtrain.training.engine import Engine
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: A replica whose loss is not finite, or this many times the best constant's, has diverged.
 DIVERGED_LOSS = 1e6
@@ -102,7 +103,7 @@ class Learner:
 
     def consume(
         self, rows: np.ndarray, *, ends_epoch: bool, first: int = 0
-    ) -> Iterator[Record | int]:
+    ) -> Iterator[Evaluation | int]:
         """Train on the rows of a block from `first` on, in order, up to the last row; yields an
         evaluation Record for each replica when due.
 
@@ -132,7 +133,7 @@ class Learner:
         if ends_epoch and not len(rows):
             self._finish_epoch()
 
-    def take_over(self, rows: int, losses: np.ndarray) -> Iterator[Record]:
+    def take_over(self, rows: int, losses: np.ndarray) -> Iterator[Evaluation]:
         """Count rows that were trained on elsewhere, with the sums of their losses; the engine has
         the parameters after them already.
 
@@ -148,7 +149,7 @@ class Learner:
         if due:
             yield from self._evaluate()
 
-    def finish(self) -> Iterator[Record]:
+    def finish(self) -> Iterator[Evaluation | ReplicaEnded]:
         """An evaluation at the row reached, unless there was one, and the outcome of each
         replica.
         """
@@ -156,22 +157,21 @@ class Learner:
             yield from self._evaluate()
         for lr, loss in zip(self.engine.learning_rates, self._last_losses, strict=True):
             diverged = is_divergent(loss)
-            yield {
-                "event": "outcome",
-                **self._place(lr),
-                "outcome": "diverged" if diverged else "finished",
-                "reason": f"loss {loss:.3g} after {self.rows:,} rows" if diverged else self._early,
-            }
+            yield self._ended(
+                lr,
+                "diverged" if diverged else "finished",
+                f"loss {loss:.3g} after {self.rows:,} rows" if diverged else self._early,
+            )
 
-    def failed(self, outcome: str, reason: str) -> Iterator[Record]:
+    def failed(self, outcome: Outcome, reason: str) -> Iterator[ReplicaEnded]:
         """The outcome of each replica of a learner that cannot go on.
 
         `out_of_memory` or `failed`.
         """
         for lr in self.engine.learning_rates:
-            yield {"event": "outcome", **self._place(lr), "outcome": outcome, "reason": reason}
+            yield self._ended(lr, outcome, reason)
 
-    def state(self) -> tuple[Record, dict[str, np.ndarray]]:
+    def state(self) -> tuple[Json, dict[str, np.ndarray]]:
         """All that changes, copied.
 
         JSON values, and arrays by name. Call it before or after a block, or where `consume` yields
@@ -193,7 +193,7 @@ class Learner:
             f"engine/{name}": array for name, array in self.engine.state().items()
         }
 
-    def load_state(self, document: Record, arrays: dict[str, np.ndarray]) -> None:
+    def load_state(self, document: Json, arrays: dict[str, np.ndarray]) -> None:
         """Go on from the `state` of a learner made alike.
 
         Raises DataError when it is that of another one.
@@ -248,7 +248,7 @@ class Learner:
         self.engine.finish_epoch()
         self._epoch_rows = 0
 
-    def _evaluate_if_due(self) -> Iterator[Record]:
+    def _evaluate_if_due(self) -> Iterator[Evaluation]:
         if self._next_point == self.rows:
             self._pass_point()
             yield from self._evaluate()
@@ -257,7 +257,7 @@ class Learner:
         self._next_point = next(self._points, None)
         self._points_passed += 1
 
-    def _evaluate(self) -> Iterator[Record]:
+    def _evaluate(self) -> Iterator[Evaluation]:
         self._evaluated_at = (self.rows, self.engine.steps)
         train_losses = (
             self._train_loss / self._train_rows * self._loss_scale
@@ -279,14 +279,17 @@ class Learner:
         )
         for i, lr in enumerate(self.engine.learning_rates):
             loss = finite(losses[i]) if losses is not None else None
-            yield {
-                "event": "evaluation",
-                **self._place(lr),
-                "holdout_loss": loss,
-                "holdout_rmse": None if loss is None else loss**0.5 * self._target_sd,
-                "train_loss": finite(train_losses[i]),
-                "seconds": time.perf_counter() - self._started,
-            }
+            yield Evaluation(
+                trial=self.trial,
+                batch_size=self.engine.batch_size,
+                lr=lr,
+                rows=self.rows,
+                steps=self.engine.steps,
+                holdout_loss=loss,
+                holdout_rmse=None if loss is None else loss**0.5 * self._target_sd,
+                train_loss=finite(train_losses[i]),
+                seconds=time.perf_counter() - self._started,
+            )
         self._train_loss[:] = 0
         self._train_rows = 0
 
@@ -300,14 +303,16 @@ class Learner:
         if self.best_parameters is not None and better.any():
             self.best_parameters[better] = self.engine.parameters()[better]
 
-    def _place(self, lr: float) -> Record:
-        return {
-            "trial": self.trial,
-            "batch_size": self.engine.batch_size,
-            "lr": lr,
-            "rows": self.rows,
-            "steps": self.engine.steps,
-        }
+    def _ended(self, lr: float, outcome: Outcome, reason: str) -> ReplicaEnded:
+        return ReplicaEnded(
+            trial=self.trial,
+            batch_size=self.engine.batch_size,
+            lr=lr,
+            rows=self.rows,
+            steps=self.engine.steps,
+            outcome=outcome,
+            reason=reason,
+        )
 
 
 def finite(value: float) -> float | None:

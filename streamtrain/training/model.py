@@ -15,7 +15,7 @@ import torch
 
 from streamtrain.plan.order import WEIGHTS, make_key
 from streamtrain.training.factory import Factory
-from streamtrain.types import Record, Standardization
+from streamtrain.types import Json, Standardization
 
 ACTIVATIONS = {
     "relu": torch.nn.ReLU,
@@ -109,7 +109,7 @@ class Shape:
 
         return forward
 
-    def to_json(self) -> Record:
+    def to_json(self) -> Json:
         """What a model's file says of it."""
         return {"widths": list(self.widths), "activation": self.activation}
 
@@ -163,7 +163,7 @@ class Network(torch.nn.Module):
         target: str,
         *,
         fill: np.ndarray | None = None,
-        transform: Record | None = None,
+        transform: Json | None = None,
     ):
         super().__init__()
         self.shape, self.features, self.target, self.transform = shape, features, target, transform

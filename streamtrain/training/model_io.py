@@ -24,7 +24,7 @@ from streamtrain.base.atomic_files import write_atomically
 from streamtrain.errors import ConfigError, DataError, first_line
 from streamtrain.training.factory import load_factory
 from streamtrain.training.model import Model, Network, Shape
-from streamtrain.types import Record, Standardization
+from streamtrain.types import Json, Standardization
 
 
 def save_model(network: Network, folder: Path) -> None:
@@ -91,7 +91,7 @@ def load_model(folder: str | os.PathLike) -> Network:
     return network.eval()
 
 
-def _model(about: Record) -> Model:
+def _model(about: Json) -> Model:
     if "factory" not in about:
         return Shape(widths=tuple(about["widths"]), activation=about["activation"])
     made = about["factory"]

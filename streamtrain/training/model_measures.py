@@ -20,7 +20,7 @@ from streamtrain.science.intervals import estimate
 from streamtrain.science.sharpness import generalization_gap
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.probes import Probe, rescale
-from streamtrain.types import Record
+from streamtrain.types import Json
 
 #: Frozen-weight replicates of the noise scale, rows of each, its micro-batches where whole
 #: gradients are needed, rows of its Hessian.
@@ -58,7 +58,7 @@ class TrainedModel:
     second_moment: np.ndarray | None = None
 
 
-def measure_noise(probe: Probe, model: TrainedModel, pool: np.ndarray, *, adam: bool) -> Record:
+def measure_noise(probe: Probe, model: TrainedModel, pool: np.ndarray, *, adam: bool) -> Json:
     """B_simple.
 
     `weighted`: B_noise; for Adam also `preconditioned`: B_simple in the coordinates in which Adam
@@ -107,7 +107,7 @@ def measure_noise(probe: Probe, model: TrainedModel, pool: np.ndarray, *, adam: 
     }
 
 
-def measure_sqrt_m(probe: Probe, model: TrainedModel, pool: np.ndarray) -> Record:
+def measure_sqrt_m(probe: Probe, model: TrainedModel, pool: np.ndarray) -> Json:
     """The slope, and the standard deviation of the gradient at each m."""
     groups = 2 ** int(
         np.log2(max(min(GROUPS, _MOST_VALUES // probe.num_parameters, len(pool) // SETS), 1))
@@ -138,7 +138,7 @@ def measure_sqrt_m(probe: Probe, model: TrainedModel, pool: np.ndarray) -> Recor
 
 def measure_curvature(
     probe: Probe, model: TrainedModel, pool: np.ndarray, train: TrainConfig
-) -> Record:
+) -> Json:
     """λ_max's bracket on a sample, its eigenvector on other rows, and the stability line of the
     optimizer at this learning rate.
 
@@ -161,7 +161,7 @@ def measure_curvature(
         beta1=train.beta1,
     )
 
-    def spectrum(scale: np.ndarray | float) -> Record:
+    def spectrum(scale: np.ndarray | float) -> Json:
         def product(part: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
             return lambda v: scale * probe.hvp(x, part, scale * v)
 
@@ -189,7 +189,7 @@ def measure_curvature(
 
 def measure_sharpness(
     probe: Probe, model: TrainedModel, pool: np.ndarray, holdout: np.ndarray | None
-) -> Record:
+) -> Json:
     """Keskar's φ in full space (the value: ε = 1e-3), at both ε, in a random subspace, the adaptive
     φ, and the generalisation gap.
     """
@@ -246,7 +246,7 @@ def measure_at_weights(
 
 def audit_invariance(
     probe: Probe, model: TrainedModel, pool: np.ndarray, shape: Model
-) -> Record | None:
+) -> Json | None:
     """How far each measure is from being one of the function.
 
     None where the activation allows no exact rescaling.
@@ -267,7 +267,7 @@ def audit_invariance(
     return found
 
 
-def measure_line(probe: Probe, models: Sequence[TrainedModel], pool: np.ndarray) -> Record | None:
+def measure_line(probe: Probe, models: Sequence[TrainedModel], pool: np.ndarray) -> Json | None:
     """Training loss on the line from the smallest batch's model (0) to the largest's (1)."""
     if len(models) < 2:
         return None
@@ -289,7 +289,7 @@ def measure_shuffle(
     pool: np.ndarray,
     windows: np.ndarray | None,
     window_rows: int,
-) -> Record:
+) -> Json:
     """DEFF of minibatches as the stream cuts them.
 
     `windows` (N,): the window of each row; None when the pool has every window of the epoch.

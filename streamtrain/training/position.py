@@ -6,13 +6,14 @@ import time
 from collections import Counter
 
 from streamtrain.errors import DataError
+from streamtrain.records import PassEnded, parse_pass
 from streamtrain.stream.block import Block
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.nulls import NullCounts
 from streamtrain.stream.quarantine import Quarantine
 from streamtrain.training.checkpointing import PassState
 from streamtrain.training.learner import Learner
-from streamtrain.types import Receipt, Record
+from streamtrain.types import Receipt
 
 
 class Position:
@@ -30,7 +31,7 @@ class Position:
         self.receipt, self.stats = Receipt(), FetchStats()
         self.nulls: NullCounts = Counter()
         self.started = self.first_block = self.trained = time.perf_counter()
-        self.record: Record | None = None
+        self.record: PassEnded | None = None
 
     @property
     def rows(self) -> int:
@@ -72,7 +73,7 @@ class Position:
             "fill_seconds": self.first_block - self.started,
             "training_seconds": self.trained - self.first_block,
             "learners": learners,
-            "record": self.record,
+            "record": None if self.record is None else self.record.to_json(),
             "quarantine": None if self._quarantine is None else self._quarantine.to_json(),
         }
         return document, arrays
@@ -104,6 +105,6 @@ class Position:
         self.started = time.perf_counter() - document["seconds"]
         self.first_block = self.started + document["fill_seconds"]
         self.trained = self.first_block + document["training_seconds"]
-        self.record = document["record"]
+        self.record = parse_pass(document["record"])
         if self._quarantine is not None and document.get("quarantine") is not None:
             self._quarantine.restore(document["quarantine"])

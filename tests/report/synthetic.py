@@ -224,6 +224,7 @@ def with_measures(
         more += [
             {
                 "event": "confirmation",
+                "lr": 0.01,
                 "batch_size": size,
                 "trial": trial,
                 "seconds": 0.5 + 0.01 * trial,

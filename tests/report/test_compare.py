@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,10 +111,10 @@ def test_independent_ratio_is_welchs_interval():
 def test_trials_pair_only_on_the_same_rows_in_the_same_order():
     a, b = runs()
     assert paired(a, b)
-    b.header["config"]["order"] = {"seed": 1}
+    b.header.config["order"] = {"seed": 1}
     assert not paired(a, b)
-    b.header["config"] = a.header["config"]
-    b.header["data"]["fingerprint"] = "another"
+    b.header = replace(b.header, config=a.header.config)
+    b.header = replace(b.header, data=replace(b.header.data, fingerprint="another"))
     assert not paired(a, b)
     assert "different data" in render_comparison(compare(a, b), ("a", "b"))
 

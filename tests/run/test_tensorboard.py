@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from streamtrain.records import parse_record
 from streamtrain.run.tensorboard import crc32c, tensorboard
 
 EVALUATIONS = [
@@ -26,7 +27,7 @@ EVALUATIONS = [
 @pytest.fixture
 def file(tmp_path):
     with tensorboard(tmp_path / "tb") as on_record:
-        for record in [{"event": "run"}, *EVALUATIONS, {"event": "pass"}]:
+        for record in map(parse_record, [{"event": "run"}, *EVALUATIONS, {"event": "pass"}]):
             on_record(record)
     [path] = (tmp_path / "tb").rglob("*tfevents*")
     return path

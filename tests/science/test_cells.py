@@ -2,6 +2,7 @@
 
 import pytest
 
+from streamtrain.records import parse_record
 from streamtrain.report.summary import summarize
 from streamtrain.science.cells import Cell, rows_of_steps, seconds_per_row, throughput
 from streamtrain.science.intervals import measure
@@ -54,7 +55,7 @@ def timed(
     """A run of size 64: seconds of 1,000 rows' steps in each repeat, and of delivering 2,000 rows;
     processor time of either.
     """
-    run = Run(header={"batch_sizes": [64]})
+    run = Run(header=parse_record({"event": "run", **{"batch_sizes": [64]}}))
     for repeat, seconds in steps.items():
         run.add(
             {

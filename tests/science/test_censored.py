@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamtrain.records import parse_record
 from streamtrain.report.cell_figures import target_figures
 from streamtrain.science.cells import make_cell
 from streamtrain.science.intervals import kaplan_meier_median
@@ -47,13 +48,18 @@ def test_the_worked_example():
 
 def _run(trials: list[list[float]], outcomes: list[str]) -> Run:
     run = Run(
-        header={
-            "event": "run",
-            "batch_sizes": [10],
-            "lrs": [[0.1]],
-            "trials": len(trials),
-            "data": {"holdout_source": "rows"},
-        }
+        header=parse_record(
+            {
+                "event": "run",
+                **{
+                    "event": "run",
+                    "batch_sizes": [10],
+                    "lrs": [[0.1]],
+                    "trials": len(trials),
+                    "data": {"holdout_source": "rows"},
+                },
+            }
+        )
     )
     for trial, (losses, outcome) in enumerate(zip(trials, outcomes, strict=True)):
         for step, loss in enumerate(losses):

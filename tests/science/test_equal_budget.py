@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from streamtrain.records import parse_record
 from streamtrain.science.cells import make_cell
 from streamtrain.science.equal_budget import (
     equal_seconds,
@@ -20,13 +21,18 @@ SECONDS_A_ROW = {10: 2e-3, 1000: 1e-3}
 def made(outcome="finished"):
     """Both sizes halve their loss in two steps, whatever their size."""
     run = Run(
-        header={
-            "event": "run",
-            "batch_sizes": list(SIZES),
-            "lrs": [[0.1]] * 2,
-            "trials": 2,
-            "data": {"holdout_source": "rows"},
-        }
+        header=parse_record(
+            {
+                "event": "run",
+                **{
+                    "event": "run",
+                    "batch_sizes": list(SIZES),
+                    "lrs": [[0.1]] * 2,
+                    "trials": 2,
+                    "data": {"holdout_source": "rows"},
+                },
+            }
+        )
     )
     for trial in range(2):
         for size, steps in SIZES.items():

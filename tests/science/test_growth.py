@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from streamtrain.records import parse_record
 from streamtrain.science.cells import make_cell
 from streamtrain.science.run_log import Run
 from streamtrain.science.steps_law import local_growth
@@ -18,13 +19,18 @@ def cells(local, *, trials=3, noise=0.02, stretch_steps=50.0):
     """Runs whose loss falls by the same factor in ΔS_min(1 + b_k/B) steps of stretch k."""
     ends = np.geomspace(0.8, 0.05, len(local) + 1)
     run = Run(
-        header={
-            "event": "run",
-            "batch_sizes": SIZES,
-            "lrs": [[0.1]] * len(SIZES),
-            "trials": trials,
-            "data": {"holdout_source": "rows"},
-        }
+        header=parse_record(
+            {
+                "event": "run",
+                **{
+                    "event": "run",
+                    "batch_sizes": SIZES,
+                    "lrs": [[0.1]] * len(SIZES),
+                    "trials": trials,
+                    "data": {"holdout_source": "rows"},
+                },
+            }
+        )
     )
     for trial in range(trials):
         for size in SIZES:

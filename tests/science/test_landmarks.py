@@ -3,9 +3,11 @@ does not keep to them.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from streamtrain.records import Baseline, parse_record
 from streamtrain.report.cell_figures import cell_figures
 from streamtrain.report.text.recommendation import describe, why_not
 from streamtrain.science.judge import judge
@@ -28,16 +30,21 @@ def run_of_laws(
     `roof` rows a second.
     """
     run = Run(
-        header={
-            "event": "run",
-            "batch_sizes": SIZES,
-            "lrs": [[0.01]] * len(SIZES),
-            "trials": trials,
-            "target_loss": [0.5],
-            "lr": 0.01,
-            "lr_rules": list(rules),
-            "data": {"holdout_source": "rows"},
-        }
+        header=parse_record(
+            {
+                "event": "run",
+                **{
+                    "event": "run",
+                    "batch_sizes": SIZES,
+                    "lrs": [[0.01]] * len(SIZES),
+                    "trials": trials,
+                    "target_loss": [0.5],
+                    "lr": 0.01,
+                    "lr_rules": list(rules),
+                    "data": {"holdout_source": "rows"},
+                },
+            }
+        )
     )
     for trial in range(trials):
         for size in SIZES:
@@ -152,6 +159,7 @@ def test_overlap_is_fitted_to_what_the_confirmations_took():
                 {
                     "event": "confirmation",
                     "batch_size": size,
+                    "lr": 0.01,
                     "trial": trial,
                     "rows": 10_000 * size,
                     "seconds": (computing**2 + reading**2) ** 0.5,
@@ -162,7 +170,7 @@ def test_overlap_is_fitted_to_what_the_confirmations_took():
     assert overlap["lo"] <= overlap["value"] <= overlap["hi"]
     assert overlap["n"] == 3
     run.confirmations = [
-        one | {"seconds": one["seconds"] / 1e4, "rows": one["rows"] / 1e4}
+        replace(one, seconds=one.seconds / 1e4, rows=one.rows // 10_000)
         for one in run.confirmations
     ]
     assert landmarks(run, judge(run))["laws"]["overlap"]["n"] == 0  # too short to tell
@@ -199,13 +207,11 @@ def test_sizes_of_like_rows_are_said_to_be_tied():
 
 def test_mean_square_stability_is_the_oracles_and_only_of_plain_sgd():
     run = run_of_laws()
-    run.baseline = {"feature_eigenvalues": [0.4, 0.8, 1.2, 1.6]}
-    run.header["config"] = {
-        "data": {"standardize": True},
-        "train": {"optimizer": "sgd", "momentum": 0},
-    }
+    run.baseline = Baseline(feature_eigenvalues=(0.4, 0.8, 1.2, 1.6))
+    train = {"optimizer": "sgd", "momentum": 0}
+    run.header = replace(run.header, config={"data": {"standardize": True}, "train": train})
     found = landmarks(run, judge(run))["stability"]
-    lam = [*run.baseline["feature_eigenvalues"], 1.0]
+    lam = [*run.baseline.feature_eigenvalues, 1.0]
     for size, lr in zip(found["batch_sizes"], found["lrs"], strict=True):
         gains = [value * (1 + (1 if at < 4 else -1) / size) for at, value in enumerate(lam)]
         assert all(lr * gain < 2 for gain in gains)
@@ -219,7 +225,7 @@ def test_mean_square_stability_is_the_oracles_and_only_of_plain_sgd():
         {"loss": "huber"},
         {"clip_norm": 1.0},
     ):
-        run.header["config"]["train"] = {"optimizer": "sgd", "momentum": 0} | changes
+        run.header.config["train"] = train | changes
         assert landmarks(run, judge(run))["stability"] is None
 
 
@@ -252,7 +258,7 @@ def test_the_premise_that_failed_is_named(changes, says):
 
 def test_one_size_has_no_laws():
     run = run_of_laws()
-    run.header["batch_sizes"], run.header["lrs"] = [64], [[0.01]]
+    run.header = replace(run.header, batch_sizes=(64,), lrs=((0.01,),))
     found = landmarks(run, judge(run))
     assert all(
         found["laws"][name] is None

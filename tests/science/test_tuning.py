@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamtrain.records import parse_record
 from streamtrain.science.judge import judge
 from streamtrain.science.run_log import Run
 from streamtrain.science.tuning import (
@@ -22,19 +23,22 @@ ROWS = [0] + [1024 * 2**k for k in range(12)]
 
 
 def header(**changes):
-    return {
-        "event": "run",
-        "batch_sizes": [64, 1024],
-        "lrs": [list(GRID), list(GRID)],
-        "trials": 4,
-        "target_loss": [0.1],
-        "lr": 0.01,
-        "lr_rules": ["tuned"],
-        "halving": True,
-        "extend": True,
-        "rerun": True,
-        "data": {"holdout_source": "rows"},
-    } | changes
+    return parse_record(
+        {
+            "event": "run",
+            "batch_sizes": [64, 1024],
+            "lrs": [list(GRID), list(GRID)],
+            "trials": 4,
+            "target_loss": [0.1],
+            "lr": 0.01,
+            "lr_rules": ["tuned"],
+            "halving": True,
+            "extend": True,
+            "rerun": True,
+            "data": {"holdout_source": "rows"},
+        }
+        | changes
+    )
 
 
 def run_plan(
@@ -132,12 +136,12 @@ def test_a_grid_grows_at_its_edge_until_the_best_lies_inside(best, sizes):
         set(plan.lrs) == sizes and plan.trial == 0 and len(plan.lrs[64]) == EXTENDED_BY
         for plan in extensions
     )
-    rates, lr = run.rates(64), run.winners[0]["lrs"][0]
+    rates, lr = run.rates(64), run.winners[0].lrs[0]
     inside = rates[0] < best < rates[-1]
     assert len(rates) == len(set(rates)) == 5 + EXTENDED_BY * len(extensions)
     assert inside or len(extensions) == EXTENSIONS
     assert lr == min(rates, key=lambda rate: abs(math.log(rate / best)))
-    assert run.winners[0]["at_edge"] == [not inside, False]
+    assert run.winners[0].at_edge == (not inside, False)
     assert all(plan.lrs[1024] for plan in plans if plan.kind == "tuning")
     assert run.rates(1024) == list(GRID)
 
@@ -184,7 +188,7 @@ def test_an_automatic_target_is_the_harder_to_miss_of_tuning_and_fresh_seeds():
     ):
         run = Run(header=header(target_loss=[], trials=2, extend=False, halving=False))
         play(run, {64: 0.01, 1024: 0.01}, luck)
-        tuned, judged = run.winners[0]["target_loss"], judge(run)
+        tuned, judged = run.winners[0].target_loss, judge(run)
         assert judged.chosen == "automatic"
         assert judged.target > tuned if raised else judged.target == tuned
         assert all(cell.status == "reached" for cell in judged.cells)
@@ -193,7 +197,7 @@ def test_an_automatic_target_is_the_harder_to_miss_of_tuning_and_fresh_seeds():
 def test_every_given_target_has_its_winner_on_fresh_seeds():
     run = Run(header=header(target_loss=[0.1, 0.5]))
     play(run, {64: 0.00316, 1024: 0.0316})
-    assert [one["target_loss"] for one in run.winners] == [0.1, 0.5]
+    assert [one.target_loss for one in run.winners] == [0.1, 0.5]
     assert next_tuning_pass(run) is None
     assert next_fresh_pass(run) is None
 

@@ -19,8 +19,8 @@ from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.parquet.fast_pages import PlainBuffers, _levels, plain_columns, read_plain
 from streamtrain.storage.parquet.guard import walk_pages
 from streamtrain.storage.parquet.parquet_footer import read_metadata
-from streamtrain.storage.zarr.zarr_chunks import is_raw, read_raw_chunks
 from streamtrain.storage.zarr import zarr_reader as zarr_shards
+from streamtrain.storage.zarr.zarr_chunks import is_raw, read_raw_chunks
 
 from .layouts import NAMES, numbers, write_parquet
 

@@ -19,10 +19,11 @@ from streamtrain.cluster.scheduling import Leases
 from streamtrain.cluster.worker import Work
 from streamtrain.cluster.worker_group import Broken, WorkerGroup
 from streamtrain.cluster.worker_pool import WorkerPool
+from streamtrain.records import Emit
 from streamtrain.run.prepare import Prepared
 from streamtrain.training.checkpointing import Checkpointer, PassState
 from streamtrain.training.learner import Learner
-from streamtrain.types import Emit, Record
+from streamtrain.types import Json
 
 #: A commit comes about so often: most that a death costs; and the steps before the first, from
 #: whose speed the rest follow.
@@ -81,7 +82,7 @@ class LanesPass(ClusterPass):
         lanes: int,
         kind: str = "tuning",
         saving: Checkpointer | None = None,
-        chosen: Record | None = None,
+        chosen: Json | None = None,
         begun: PassState | None = None,
     ):
         super().__init__(prepared, learner, emit, kind=kind, saving=saving, chosen=chosen)
@@ -170,7 +171,7 @@ class LanesPass(ClusterPass):
         gradient[:] = 0
         self.learner.load_state(document, {**arrays, "engine/gradient": gradient})
 
-    def _own_record(self) -> Record:
+    def _own_record(self) -> Json:
         return {
             "commits": self.commits,
             "lanes": self._lanes,
@@ -188,7 +189,7 @@ class LanesPass(ClusterPass):
         }
         return own, {f"group/{name}": array for name, array in arrays.items()}
 
-    def _load_own_state(self, document: Record, arrays: dict) -> None:
+    def _load_own_state(self, document: Json, arrays: dict) -> None:
         self._epoch, self._done, self._generations = (
             document["epoch"],
             document["done"],

@@ -3,9 +3,10 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from streamtrain.records import Record
 from streamtrain.stream.nulls import NullCounts
 from streamtrain.training.checkpointing import PassState
-from streamtrain.types import Receipt, Record
+from streamtrain.types import Json, Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ class LanesDone:
     backend: str
     receipt: Receipt = field(default_factory=Receipt)
     nulls: NullCounts = field(default_factory=Counter)
-    stats: Record = field(default_factory=dict)
+    stats: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from streamtrain.training.engine import Engine
 from streamtrain.training.engine_choice import ENGINES
 from streamtrain.training.fused_engine import one_blas_thread
 from streamtrain.training.model import initial_parameters
-from streamtrain.types import Receipt, Record
+from streamtrain.types import Json, Receipt
 
 #: What of an engine's state is averaged, and what stays a share's own: the rows of a minibatch that
 #: is not full, and counters.
@@ -63,7 +63,7 @@ class ShareDone:
     losses: np.ndarray
     receipt: Receipt
     nulls: NullCounts = field(default_factory=Counter)
-    stats: Record = field(default_factory=dict)
+    stats: Json = field(default_factory=dict)
     seconds: float = 0.0
 
 

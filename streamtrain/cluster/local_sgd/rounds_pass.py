@@ -25,10 +25,11 @@ from streamtrain.cluster.local_sgd.rounds import Rounds, Share, run_round, windo
 from streamtrain.cluster.scheduling import Leases
 from streamtrain.cluster.worker import Work
 from streamtrain.cluster.worker_pool import WorkerPool
+from streamtrain.records import Emit
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared
 from streamtrain.training.checkpointing import Checkpointer, PassState
 from streamtrain.training.learner import Learner
-from streamtrain.types import Emit, Record
+from streamtrain.types import Json
 
 #: Rounds of one window a share, from whose speed the length of the others is chosen.
 MEASURED_ROUNDS = 2
@@ -51,7 +52,7 @@ class RoundsPass(ClusterPass):
         windows_a_share: int | None,
         kind: str = "tuning",
         saving: Checkpointer | None = None,
-        chosen: Record | None = None,
+        chosen: Json | None = None,
         begun: PassState | None = None,
     ):
         super().__init__(prepared, learner, emit, kind=kind, saving=saving, chosen=chosen)
@@ -130,7 +131,7 @@ class RoundsPass(ClusterPass):
             )
             self._rounds.windows_a_share = self._fixed
 
-    def _own_record(self) -> Record:
+    def _own_record(self) -> Json:
         return {
             "rounds": self._rounds.number,
             "shares": self._rounds.shares,
@@ -157,7 +158,7 @@ class RoundsPass(ClusterPass):
             for name, array in state.items()
         }
 
-    def _load_own_state(self, document: Record, arrays: State) -> None:
+    def _load_own_state(self, document: Json, arrays: State) -> None:
         self._rounds.go_on(**document["rounds"])
         self._rounds.windows_a_share, self._fixed, self._speeds = (
             document["windows_a_share"],

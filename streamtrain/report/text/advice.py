@@ -58,7 +58,7 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
         yield "The run did not end: these figures are of what had been read when it stopped.", None
     if not run.has_holdout:
         yield "No rows were held out: there is no held-out loss and no recommendation.", "--holdout"
-    elif (rows := run.header["data"].get("holdout_rows")) and rows < _FEW_HELD_OUT:
+    elif (rows := run.header.data.holdout_rows) and rows < _FEW_HELD_OUT:
         yield (
             (
                 f"Only {rows:,} row{'s were' if rows > 1 else ' was'} held out: a loss on so few"
@@ -66,7 +66,7 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
             ),
             "--eval-data",
         )
-    if run.header["data"].get("integrity") == "unverified":
+    if run.header.data.integrity == "unverified":
         yield (
             (
                 "Integrity unverified: the data carry no checksums, so a flipped bit would go"
@@ -86,10 +86,9 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
             f"--span-rows {mixed_span_rows(run)}",
         )
     for what, of in (("dropped", "rows"), ("imputed", "values")):
-        if total := sum((one.get(what) or {"total": 0})["total"] for one in run.passes):
-            columns: Counter[str] = sum(
-                (Counter(one[what]["columns"]) for one in run.passes), Counter()
-            )
+        counts = [found for one in run.passes if (found := getattr(one, what)) is not None]
+        if total := sum(found.total for found in counts):
+            columns: Counter[str] = sum((Counter(found.columns) for found in counts), Counter())
             where = ", ".join(f"{name}: {count:,}" for name, count in columns.most_common(8))
             yield (
                 (
@@ -107,7 +106,7 @@ def _of_run(run: Run, summary: Mapping[str, Any]) -> Warnings:
 
 
 def _of_outcomes(run: Run, cells: Sequence[Cell]) -> Warnings:
-    is_sweep = run.header["verb"] == "sweep"
+    is_sweep = run.header.verb == "sweep"
     rate_flag = "--lr-grid" if is_sweep and run.rules[0] == "tuned" else "--lr"
     for status, text, flag in (
         ("diverged", "diverged" + " in every trial at every learning rate" * is_sweep, rate_flag),
@@ -232,7 +231,7 @@ def _of_rates(run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]) -> Wa
                 ),
                 "--lr-grid",
             )
-    if len(cells) > 1 and run.header["trials"] == 1:
+    if len(cells) > 1 and run.header.trials == 1:
         yield "One run per size: no interval, and no conclusion.", "--trials"
 
 

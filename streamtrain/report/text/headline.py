@@ -39,7 +39,7 @@ def trained_sentence(run: Run, cell: Mapping[str, Any]) -> str:
         return f"The training at minibatch size {size} {word} after {rows:,} rows{reason}."
     loss, constant = (
         cell["holdout_loss"]["value"],
-        (run.baseline.get("best_constant_loss") or {}).get("value"),
+        run.baseline.constant_loss,
     )
     done = f"{rows:,} row{'s' * (rows != 1)} at minibatch size {size}"
     if loss is None:

@@ -69,7 +69,7 @@ def sentence(
     compares.
     """
     chosen = recommendation["batch_size"]
-    if run.header["verb"] == "train":
+    if run.header.verb == "train":
         return trained_sentence(run, cells[0])
     if chosen is None:
         return recommendation["reason"]
@@ -135,17 +135,15 @@ def budget_text(run: Run) -> str:
 
 def has_constant_target(run: Run) -> bool:
     """Whether the best constant leaves no loss at all."""
-    return (run.baseline.get("best_constant_loss") or {}).get("value") == 0
+    return run.baseline.constant_loss == 0
 
 
 def mixed_span_rows(run: Run) -> int:
     """Rows a span of which a window holds 64, drawn from the whole data set: neighbours that
     resemble one another are then few.
     """
-    order = run.header.get("config", {}).get("order", {})
-    window = order.get("window_rows") or default_window_rows(
-        len(run.header["data"].get("features", ())) + 1
-    )
+    order = run.header.config.get("order", {})
+    window = order.get("window_rows") or default_window_rows(len(run.header.data.features) + 1)
     return max(1, window // 64)
 
 
@@ -215,7 +213,7 @@ def _no_reason(
             "The target is constant: there is nothing to learn, so no size can be recommended. Name"
             " another --target."
         )
-    if loss >= ((run.baseline.get("best_constant_loss") or {}).get("value") or math.inf):
+    if loss >= (run.baseline.constant_loss or math.inf):
         return (
             f"No size did better than always guessing the mean within {budget_text(run)} rows: none"
             " can be recommended. Try smaller rates with --lr-grid."
@@ -233,7 +231,7 @@ def _no_reason(
 
 
 def _budget(run: Run, cell: Cell, target: float) -> str:
-    floor = (run.header["data"].get("truth") or {}).get("best_loss") or 0.0
+    floor = (run.header.data.truth or {}).get("best_loss") or 0.0
     if target <= floor:
         return f"No budget would reach it: the best possible loss is {loss_text(floor)}."
     estimates = [rows_to_reach(c.rows, c.holdout_loss, target, floor) for c in cell.curves.values()]
