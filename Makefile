@@ -1,6 +1,7 @@
 # make demo   generate 4M rows, compare minibatch sizes on them, leave the table and runs/demo/report.html
 # make lint   check format, lint and types
-# make test   lint, then run every test but those marked slow, gpu or benchmark
+# make check  lint, then the tests of the pure parts (under 30 s)
+# make test   lint, then every test but those marked slow, gpu or benchmark
 # make clean  remove the environment, the runs and the caches
 #
 # Each makes .venv first, when it is missing or pyproject.toml or constraints.txt changed. Needs python3 >= 3.11.
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo lint test clean
+.PHONY: demo lint check test clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -21,8 +22,13 @@ lint: $(READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 
+check: lint
+	@$(BIN)/python -m pytest -q -m 'not slow and not run' tests/base tests/config tests/plan tests/science tests/test_floors.py \
+	    tests/test_references.py tests/test_structure.py
+
+# Tests of one file stay on one worker, so that fixtures of a file are made once.
 test: lint
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist loadscope $(PYTEST_FLAGS)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
