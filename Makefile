@@ -21,14 +21,17 @@ demo: $(READY)
 lint: $(READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
+	@$(BIN)/basedpyright --level error
 
 check: lint
-	@$(BIN)/python -m pytest -q -m 'not slow and not run' tests/base tests/config tests/plan tests/science tests/test_floors.py \
-	    tests/test_references.py tests/test_structure.py
+	@$(BIN)/python -m pytest -q tests/base tests/plan tests/science tests/test_config.py \
+	    tests/test_floors.py tests/test_records.py tests/test_references.py tests/test_structure.py
 
-# Tests of one file stay on one worker, so that fixtures of a file are made once.
-test: lint
-	@$(BIN)/python -m pytest -q -n 2 --dist loadscope $(PYTEST_FLAGS)
+# Kernels are compiled beside the linters; both must succeed. Tests of a file stay on one worker, so
+# that its fixtures are made once.
+test: $(READY)
+	@$(BIN)/python -m tests.warm_kernels & warm=$$!; $(MAKE) --no-print-directory lint && wait $$warm
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

@@ -1,0 +1,26 @@
+"""Compile every Numba kernel into the disk cache, once, before processes of tests need them.
+
+`make test` runs it beside the linters: on a fresh machine compiling takes half a minute, and each
+worker of pytest and each process that a test starts would do it again.
+"""
+
+import tempfile
+from pathlib import Path
+
+from data_gen import generate
+from streamtrain.config import make_config
+from streamtrain.run.prepare import prepare, warm_up
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder) / "data", kind="linear", rows=4_000, span_rows=1_000)
+        config = make_config(
+            {"data": {"path": f"{folder}/data", "holdout": 100}, "model": {"hidden": [4]}}
+        )
+        # a shared minibatch of several threads is another kernel
+        warm_up(prepare(config, learners=1, rates=1), sizes=(64, 4096))
+
+
+if __name__ == "__main__":
+    main()
