@@ -37,7 +37,7 @@ def set_key(values: dict[str, Any], key: str, value: Any) -> None:
     mapping: Any = values
     for section in sections:
         mapping = mapping.setdefault(section, {})
-        if not isinstance(mapping, dict):
+        if not _is_mutable_section(mapping):
             raise ConfigError(f"{key}: {section} is not a section")
     mapping[last] = value
 
@@ -75,6 +75,10 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_section(value: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping)
+
+
+def _is_mutable_section(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def config_keys() -> dict[str, FieldInfo]:

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamtrain.errors import DataError
 from streamtrain.types import Shard, Span
+
+_Int64 = NDArray[np.int64]
 
 #: Limit on the spans of a data set. A plan takes about 100 bytes per span. At the default of
 #: 262,144 rows per span, 4 Mi spans are 10^12 rows.
@@ -93,10 +96,10 @@ def cut_spans(shards: Sequence[Shard], *, span_rows: int, window_rows: int) -> S
         DataError: There would be more than MAX_SPANS; checked before memory is allocated.
     """
     _refuse_too_many(shards, span_rows, window_rows)
-    shard_numbers: list[np.ndarray] = []
-    starts: list[np.ndarray] = []
-    stops: list[np.ndarray] = []
-    unit_sizes: list[np.ndarray] = []
+    shard_numbers: list[_Int64] = []
+    starts: list[_Int64] = []
+    stops: list[_Int64] = []
+    unit_sizes: list[_Int64] = []
     for number, shard in enumerate(shards):
         edges = _join(np.asarray(shard.boundaries, dtype=np.int64), span_rows)
         if not (np.diff(edges) > window_rows).any():
@@ -122,7 +125,7 @@ def cut_spans(shards: Sequence[Shard], *, span_rows: int, window_rows: int) -> S
     )
 
 
-def _concatenate(columns: list[np.ndarray]) -> np.ndarray:
+def _concatenate(columns: list[_Int64]) -> _Int64:
     return np.concatenate(columns).astype(np.int64)
 
 
@@ -154,7 +157,7 @@ def _count_spans(shards: Sequence[Shard], span_rows: int, window_rows: int) -> i
     return count
 
 
-def _join(edges: np.ndarray, span_rows: int) -> np.ndarray:
+def _join(edges: _Int64, span_rows: int) -> _Int64:
     """Leave out edges so that neighbours join while they fit into `span_rows`.
 
     Equal edges are merged. Usually nothing can be joined; the loop is then skipped.
