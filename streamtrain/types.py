@@ -151,7 +151,7 @@ class Dataset:
         first_ids: Row id of each shard's first row, int64 (shards,).
         num_rows: Rows of all shards.
         integrity: `verified` if a manifest lists every shard.
-        fingerprint: Hash of the shards' sources and columns.
+        fingerprint: Hash of the shards' names, sizes and sources; it does not depend on the folder.
         truth: What is known exactly about generated data; None for other data.
         left_out: (file, cause) of quarantined shards that could not be opened and that no manifest
             describes.

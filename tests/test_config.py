@@ -1,3 +1,5 @@
+"""The config: flags, defaults, how values may be written, and messages for what is refused."""
+
 import json
 
 import jsonschema

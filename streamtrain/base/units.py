@@ -21,7 +21,7 @@ def _split(text: str, kind: str, examples: str) -> tuple[float, str]:
 
 
 #: The largest count of rows: kernels count in int64 and add a few such counts.
-MOST_ROWS = 2**62
+MAX_COUNT = 2**62
 
 
 def parse_count(value: int | float | str) -> int:
@@ -110,7 +110,7 @@ def parse_sizes(value: int | str | list[Any] | tuple[Any, ...]) -> list[int]:
         while size <= last:
             sizes.add(size)
             size *= ratio
-    if not sizes or min(sizes) < 1 or max(sizes) > MOST_ROWS:
+    if not sizes or min(sizes) < 1 or max(sizes) > MAX_COUNT:
         raise ConfigError(
             f"{value!r}: minibatch sizes are whole numbers from 1 to 2^62, like 256..65536*4,1M."
         )

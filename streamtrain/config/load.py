@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from streamtrain.base.words import did_you_mean
 from streamtrain.config.sections import Config
@@ -81,9 +80,9 @@ def _is_mutable_section(value: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
 
 
-def config_keys() -> dict[str, FieldInfo]:
+def config_keys() -> dict[str, Any]:
     """Return the pydantic field of every dotted key, in the order of definition."""
-    keys: dict[str, FieldInfo] = {}
+    keys: dict[str, Any] = {}
     for name, section in Config.model_fields.items():
         default: BaseModel = section.default  # every section has a default
         for key, field in type(default).model_fields.items():

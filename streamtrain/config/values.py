@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field
 
-from streamtrain.base.units import MOST_ROWS, parse_bytes, parse_count, parse_seconds, parse_sizes
+from streamtrain.base.units import MAX_COUNT, parse_bytes, parse_count, parse_seconds, parse_sizes
 
 _MEASURES = ("noise", "curvature", "sharpness", "shuffle")
 
@@ -98,7 +98,7 @@ Seconds = Annotated[
     float, BeforeValidator(parse_seconds, json_schema_input_type=_Number), Field(gt=0)
 ]
 PositiveCount = Annotated[
-    int, BeforeValidator(parse_count, json_schema_input_type=_Number), Field(ge=1, le=MOST_ROWS)
+    int, BeforeValidator(parse_count, json_schema_input_type=_Number), Field(ge=1, le=MAX_COUNT)
 ]
 OnOff = Annotated[
     bool, BeforeValidator(_on_off, json_schema_input_type=bool | Literal["on", "off"])

@@ -110,7 +110,7 @@ def cut_spans(shards: Sequence[Shard], *, span_rows: int, window_rows: int) -> S
             continue
         for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             step = max(1, window_rows // 8) if high - low > window_rows else high - low
-            slice_starts = np.arange(low, high, step)
+            slice_starts: _Int64 = np.arange(low, high, step, dtype=np.int64)
             shard_numbers.append(np.full(len(slice_starts), number))
             starts.append(slice_starts)
             stops.append(np.minimum(slice_starts + step, high))
@@ -171,6 +171,7 @@ def _join(edges: _Int64, span_rows: int) -> _Int64:
         return edges
     kept = [0]
     while kept[-1] < len(edges) - 1:
-        reach = int(np.searchsorted(edges, edges[kept[-1]] + span_rows, side="right")) - 1
+        end = int(edges[kept[-1]]) + span_rows
+        reach = int(np.searchsorted(edges, end, side="right")) - 1
         kept.append(max(reach, kept[-1] + 1))
     return edges[kept]
