@@ -1,4 +1,4 @@
-"""`python -m streamtrain`."""
+"""Entry point of `python -m streamtrain`."""
 
 from streamtrain.cli import start
 

@@ -1,4 +1,4 @@
-"""Every error that streamtrain raises on purpose.
+"""The errors that streamtrain raises for causes outside its code.
 
 ```
 StreamTrainError                 exit 1   a run failed
@@ -6,42 +6,43 @@ StreamTrainError                 exit 1   a run failed
 ├── DataError (ValueError)       exit 3   a file, a column, a value
 │   └── StoreError               exit 4   an object store that does not answer, or refuses
 ├── ResourceError (MemoryError)  exit 4   memory, disk, device, cluster
-└── CheckFailed                  exit 5   a check the user asked for did not hold
+└── CheckFailed                  exit 5   a check that the user asked for did not hold
 ```
 
-A message says what was found, the limit, and the next move. It is shown as one line, without a
-traceback.
+A message states the cause, the limit, and what to do next. The command line shows it as one line,
+without a traceback.
 """
 
 
 class StreamTrainError(Exception):
-    """A run failed for a reason that a person can act on."""
+    """A run failed for a reason that the user can act on."""
 
     exit_code = 1
 
 
 class ConfigError(StreamTrainError, ValueError):
-    """A flag, a config key, or a combination of them, cannot be used."""
+    """A flag or a config key is invalid, or a combination of them is."""
 
     exit_code = 2
 
 
 class DataError(StreamTrainError, ValueError):
-    """A file, a column or a value is refused; the message names each of them."""
+    """A file, a column or a value is refused; the message names it."""
 
     exit_code = 3
 
 
 class StoreError(DataError):
-    """An object store failed for as long as it was asked; never quarantined: it says nothing of the
-    data.
+    """An object store failed on every attempt.
+
+    It never leads to quarantine, since it says nothing about the data.
     """
 
     exit_code = 4
 
 
 class ResourceError(StreamTrainError, MemoryError):
-    """Memory, disk, device or cluster does not suffice; the message gives both numbers."""
+    """Memory, disk, device or cluster do not suffice; the message states needed and available."""
 
     exit_code = 4
 
@@ -53,8 +54,9 @@ class CheckFailed(StreamTrainError):
 
 
 def shown(name: str) -> str:
-    r"""A name from a file as one printable line: it can neither end a message's line nor drive a
-    terminal.
+    r"""Return a name from a file as one printable line, with control characters escaped.
+
+    So a name can neither break a message into lines nor send commands to a terminal.
 
     >>> shown("a\nerror: b\x1b[2J"), shown("größe")
     ('a\\nerror: b\\x1b[2J', 'größe')
@@ -65,6 +67,6 @@ def shown(name: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library said, on one printable line: it may quote the file."""
+    """Return the first line of an error's message, printable, since it may quote the file."""
     lines = str(error).strip().splitlines()
     return shown(lines[0].rstrip(".")) if lines else type(error).__name__

@@ -1,6 +1,6 @@
-"""The nouns, as data. See `streamtrain/DESIGN.md` §1 for one line on each.
+"""The data types that folders share; `streamtrain/DESIGN.md` §1 defines each in one line.
 
-Everything here is frozen and holds no open file, thread or device.
+All are frozen, and none holds an open file, a thread or a device.
 """
 
 from collections.abc import Mapping
@@ -15,20 +15,26 @@ Format = Literal["parquet", "zarr"]
 Integrity = Literal["verified", "unverified"]
 OnNull = Literal["error", "drop", "impute"]
 OnBadShard = Literal["error", "quarantine"]
-#: More rows than any shard or data set has; what claims more is damaged. Sums of row counts stay
-#: far from the end of int64.
+
+#: More rows than any shard or data set has; a file that claims more is damaged. Sums of such counts
+#: cannot overflow int64.
 MAX_ROWS = 2**53
 
 Status = Literal["reached", "not_reached", "diverged", "out_of_memory", "failed"]
 
-#: JSON values by key: a document without a type of its own, such as a checkpoint's state.
+#: A JSON document without a type of its own, such as a checkpoint's state.
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of a shard: its name and the type in which it is decoded (`float32` or `float64`),
-    or why it cannot be.
+    """A column of a shard.
+
+    Attributes:
+        name: Name of the column.
+        stored_type: Type in the file.
+        decoded_type: Type in which values are decoded; None if they cannot be.
+        refusal: Why the column cannot be decoded; empty if it can.
     """
 
     name: str
@@ -37,18 +43,19 @@ class Column:
     refusal: str = ""
 
 
-#: Letters of the shortest secret that is looked for in texts. What is shorter protects nothing.
+#: Characters of the shortest secret that is hidden in texts. Shorter ones protect nothing, and to
+#: hide them would hide parts of ordinary words.
 _SHORTEST_SECRET = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """How remote files are reached: `options` under fsspec's names, secrets among them.
+    """How to access remote files; local files need none of it.
 
-    Local files need none of it.
-
-    `queries`: what signed links have behind `?`, by the URL without it. `request_seconds`: a
-    request that is silent for longer is made again.
+    Attributes:
+        options: (name, value) pairs under fsspec's names; some are secrets.
+        queries: (URL without query, query) of signed links.
+        request_seconds: A request without a response for this long is sent again.
     """
 
     options: tuple[tuple[str, str], ...] = ()
@@ -60,21 +67,19 @@ class Storage:
 
     @property
     def endpoint(self) -> str | None:
-        """Where the store is, when an option says so."""
+        """URL of the store, if an option gives it."""
         return dict(self.options).get("endpoint_url")
 
     def redact(self, text: str) -> str:
-        """`text` without the secrets in it: a library may quote them.
+        """Return `text`, which may come from a library, with secrets hidden.
 
-        One of a few letters is left, or it would hide half of all words.
+        Secrets of fewer than four characters are not hidden.
         """
-        hidden = [value for name, value in self.options if name not in SHOWN_OPTIONS] + [
-            query for _, query in self.queries
-        ]
-        for secret in sorted(
-            (value for value in hidden if len(value) >= _SHORTEST_SECRET), key=len, reverse=True
-        ):
-            text = text.replace(secret, HIDDEN)
+        secrets = [value for name, value in self.options if name not in SHOWN_OPTIONS]
+        secrets += [query for _, query in self.queries]
+        for secret in sorted(secrets, key=len, reverse=True):
+            if len(secret) >= _SHORTEST_SECRET:
+                text = text.replace(secret, HIDDEN)
         return text
 
 
@@ -85,12 +90,19 @@ LOCAL = Storage()
 class Shard:
     """One Parquet file or one Zarr array.
 
-    `boundaries` are the natural read boundaries (row groups or chunks): int64, ascending, from 0 to
-    `num_rows`. `source` is a cheap fingerprint of the stored bytes: the footer's hash (Parquet), or
-    metadata and chunk sizes (Zarr). `read_rows`: rows of the largest piece that can only be decoded
-    whole (a Zarr chunk, with its part beyond the shape); 0: none. `storage`: how the URL is reached
-    where it is remote. `listed`: a manifest vouches for it, so that its pages are what our writer
-    made of them.
+    Attributes:
+        url: Path or URL.
+        format: `parquet` or `zarr`.
+        num_rows: Number of rows.
+        num_bytes: Stored bytes.
+        boundaries: Boundaries of row groups or chunks: int64, ascending, from 0 to `num_rows`.
+        columns: All columns, also those that cannot be decoded.
+        source: Cheap fingerprint of the stored bytes: the footer's hash (Parquet), or metadata and
+            chunk sizes (Zarr).
+        read_rows: Rows of the largest piece that can only be decoded as a whole (a Zarr chunk,
+            including its part beyond the shape); 0: none.
+        storage: How to access the URL if it is remote.
+        listed: A manifest lists the shard, so its pages have the form that our writer gives them.
     """
 
     url: str
@@ -107,12 +119,16 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
-    """What is known exactly of generated data. Losses are mean squared errors.
+    """What is known exactly about generated data. Losses are mean squared errors.
 
-    `noise_variance` is in squared units of the target: no model can have a smaller mean squared
-    error. `target_variance` and `noiseless_variance` are of the population. `best_loss` =
-    noise_variance / target_variance is the smallest possible `loss`, in standardised target units;
-    `best_linear_loss` likewise for linear models, if known.
+    Attributes:
+        kind: Kind of the generated data.
+        noise_variance: Smallest possible mean squared error, in squared units of the target.
+        noiseless_variance: Population variance of the target without noise.
+        target_variance: Population variance of the target.
+        best_loss: noise_variance / target_variance, the smallest possible loss in standardised
+            target units.
+        best_linear_loss: The same for linear models; None if unknown.
     """
 
     kind: str
@@ -127,10 +143,18 @@ class Truth:
 class Dataset:
     """The shards of one data set, in order, bound to its columns by name.
 
-    `columns` are the features in order, then the target. `decoded_type` is the type in which every
-    column is decoded. Row ids run through the shards in order: shard `i` starts at `first_ids[i]`.
-    `left_out`: (file, cause) of shards that could not be opened and that no manifest describes,
-    where those are quarantined.
+    Attributes:
+        url: Path or URL that was opened.
+        shards: The shards in order.
+        columns: Names of the features in order, then of the target.
+        decoded_type: Type in which every column is decoded.
+        first_ids: Row id of each shard's first row, int64 (shards,).
+        num_rows: Rows of all shards.
+        integrity: `verified` if a manifest lists every shard.
+        fingerprint: Hash of the shards' names, sizes and sources; it does not depend on the folder.
+        truth: What is known exactly about generated data; None for other data.
+        left_out: (file, cause) of quarantined shards that could not be opened and that no manifest
+            describes.
     """
 
     url: str
@@ -146,25 +170,25 @@ class Dataset:
 
     @property
     def integrity_text(self) -> str:
-        """`verified`, or `unverified: why`."""
-        return (
-            self.integrity
-            if self.integrity == "verified"
-            else "unverified: no manifest, so nothing vouches for these shards"
-        )
+        """`verified`, or `unverified` with the reason."""
+        if self.integrity == "verified":
+            return "verified"
+        return "unverified: no manifest, so nothing vouches for these shards"
 
     @property
     def features(self) -> tuple[str, ...]:
+        """Names of the features."""
         return self.columns[:-1]
 
     @property
     def target(self) -> str:
+        """Name of the target."""
         return self.columns[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Rows `[start, stop)` of shard number `shard`; the row at `start` has the id `first_id`."""
+    """Rows `[start, stop)` of shard number `shard`; row `start` has the id `first_id`."""
 
     shard: int
     start: int
@@ -173,15 +197,18 @@ class Span:
 
     @property
     def num_rows(self) -> int:
+        """Number of rows."""
         return self.stop - self.start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Standardization:
-    """How raw columns become model units: `(value - mean) * scale`, per column, target last;
-    float64.
+    """The map from raw values to model units, per column: `(value - mean) * scale`.
 
-    `scale` is 1/sd; a constant column has scale 1, so it becomes 0.
+    Attributes:
+        mean: float64 (columns,), target last.
+        scale: 1 / standard deviation, float64 (columns,); 1 for a constant column, which so becomes
+            0.
     """
 
     mean: np.ndarray
@@ -189,19 +216,23 @@ class Standardization:
 
     @staticmethod
     def identity(num_columns: int) -> "Standardization":
-        """Raw values: mean 0, scale 1."""
+        """Return the identity, for raw values: mean 0, scale 1."""
         return Standardization(mean=np.zeros(num_columns), scale=np.ones(num_columns))
 
     def to_json(self) -> Mapping[str, list[float]]:
+        """Return mean and scale as lists."""
         return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """How many rows were delivered, and the order-free digest Σ hash(id) mod 2⁶⁴ of their ids.
+    """The count and an order-independent digest of the rows delivered.
 
-    `dropped`: rows that the null policy stepped over, `quarantined`: rows that could not be read,
-    both in the windows that were delivered to their end.
+    Attributes:
+        count: Rows delivered.
+        digest: Σ hash(id) mod 2⁶⁴ over the ids of these rows.
+        dropped: Rows that the null policy dropped, in windows that were delivered completely.
+        quarantined: Rows that could not be read, in the same windows.
     """
 
     count: int = 0
@@ -218,7 +249,7 @@ class Receipt:
         )
 
     def to_json(self) -> dict[str, int | str]:
-        """The digest as sixteen hex digits: JSON numbers lose bits beyond 2⁵³."""
+        """Return a JSON document; the digest is sixteen hex digits, as JSON numbers end at 2⁵³."""
         return {
             "count": self.count,
             "digest": f"{self.digest:016x}",
@@ -228,7 +259,7 @@ class Receipt:
 
     @staticmethod
     def from_json(state: Mapping[str, Any]) -> "Receipt":
-        """What `to_json` gave."""
+        """Return the receipt that `to_json` described."""
         return Receipt(
             count=state["count"],
             digest=int(state["digest"], 16),

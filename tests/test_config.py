@@ -1,3 +1,5 @@
+"""The config: flags, defaults, how values may be written, and messages for what is refused."""
+
 import json
 
 import jsonschema
@@ -69,7 +71,7 @@ def test_the_defaults_are_a_config_and_its_dump_makes_the_same_one():
         ),
         pytest.param(
             {"train": {"epochs": 1, "max_rows": 5}},
-            "train: epochs and max_rows say the same thing twice",
+            "train: epochs and max_rows both set the length of a run",
             id="twice",
         ),
         pytest.param(
@@ -128,7 +130,7 @@ def test_merge_leaves_its_layers_alone():
 
 
 def test_a_beta2_that_float32_cannot_forget_by_is_refused():
-    """0.99995 for 1,024 rows is 5e-8 a row: the second moment stood still for ever."""
+    """0.99995 per 1,024 rows is 5e-8 per row, with which the second moment never decreased."""
     for beta2, size, per in (
         (0.99995, 1, "1024 rows"),
         (0.9999, 1, "1024 rows"),

@@ -1,7 +1,6 @@
-"""The user guide: its code blocks run, its flags exist, its links lead somewhere, and its table of
-flags is the config's.
+"""The user guide: code blocks run, flags and links exist, and the table of flags is current.
 
-`python -m tests.test_docs > docs/flags.md` writes that table after a change of the flags.
+After a change of the flags, write that table with `python -m tests.test_docs > docs/flags.md`.
 """
 
 import re
@@ -17,30 +16,27 @@ from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, config_keys, flag_name
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-#: Pages whose blocks are run here; the answer to the question is a benchmark of its own, the GPU
-#: page needs a GPU, and that of clusters is run in tests/cluster.
+#: Pages whose code blocks run here. minibatch_question.md is a benchmark of its own, gpu.md needs a
+#: GPU, and cluster.md runs in tests/cluster.
 RUN = [
     page
     for page in PAGES
     if page.stem not in ("minibatch_question", "gpu", "cluster", "flags", "README")
 ]
-#: Flags beyond those that the project was asked for, and why.
+#: Flags beyond the project's requirements, and why they exist.
 BEYOND = {
-    "readers": (
-        "a benchmark must say on how many threads it decodes, and a shared machine must be able to"
-        " limit them"
-    ),
-    "rerun": "off: judge winners on the trials that chose them, for a quick look",
+    "readers": "benchmarks must state how many threads decode, and shared machines limit them",
+    "rerun": "off: judge learning rates by the trials that selected them, for a quick look",
     "extend-grid": "off: keep a list of learning rates exactly as given",
-    "dry-run": "asked for in words; listed here because it is a flag",
-    "tensorboard": "writes for the viewer of that name; needs nothing installed",
-    "seconds": "of `doctor`: how long its self check trains",
-    "version": "every command has it",
+    "dry-run": "shows the plan of a run; a requirement, but not named as a flag",
+    "tensorboard": "writes event files for TensorBoard, which need not be installed",
+    "seconds": "of `doctor`: how long its self-check trains",
+    "version": "usual for a command",
 }
 
 
 def blocks(page):
-    """`(language, code)` of every fenced block."""
+    """Return `(language, code)` of every fenced code block."""
     return re.findall(
         r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
@@ -52,7 +48,7 @@ def test_every_code_block_of_a_page_runs_in_order(page, tmp_path, monkeypatch, c
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("STREAMTRAIN_FETCH__MEMORY", "1GiB")
     monkeypatch.setenv("STREAMTRAIN_TRAIN__COMPILE", "off")
-    # pictures are the report's tests' business
+    # the tests of the report draw charts; here they would only take time
     monkeypatch.setattr("streamtrain.report.write.draw", lambda charts: {})
     names: dict = {}
     ran = 0
@@ -83,7 +79,7 @@ def test_every_flag_verb_and_link_of_a_page_exists(page, known_flags):
 
 @pytest.fixture(scope="session")
 def known_flags():
-    """Every flag of every verb, as its help has them."""
+    """Every flag in the `--help` of every verb."""
     verbs = [
         *([verb] for verb in VERBS),
         *(["config", verb] for verb in CONFIG_VERBS),
@@ -100,16 +96,27 @@ def known_flags():
     return set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", said)) | {"version", "help"}
 
 
+def shown_default(field) -> str:
+    default = field.get_default(call_default_factory=True)
+    if default is None:
+        return ""
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def meaning(field) -> str:
+    return field.description.replace("|", r"\|")
+
+
 def flags_page() -> str:
-    """`docs/flags.md`: every flag that sets the config, its key, default and meaning; then those
-    beyond what was asked for.
-    """
+    """Return docs/flags.md: every flag that sets a config key, the other keys, and `BEYOND`."""
     lines = [
         "# Every flag",
         "",
         (
-            "Flags of `sweep` and `train`, and the keys of the config that they set. `streamtrain"
-            " VERB --help` has the rest."
+            "Flags of `sweep` and `train`, and the config keys that they set. `streamtrain VERB"
+            " --help` shows all flags of a verb."
         ),
         "",
         "| flag | key | default | meaning |",
@@ -117,39 +124,23 @@ def flags_page() -> str:
     ]
     keys = config_keys()
     for flag, key in (TRAIN_FLAGS | SWEEP_FLAGS).items():
-        default = keys[key].get_default(call_default_factory=True)
-        shown = (
-            {None: "", True: "on", False: "off"}.get(default, default)
-            if default is None or isinstance(default, bool)
-            else default
-        )
-        shown = ", ".join(map(str, shown)) if isinstance(shown, tuple) else shown
         lines.append(
-            f"| `{flag_name(flag)}` | `{key}` | {shown} |"
-            f" {keys[key].description.replace('|', chr(92) + '|')} |"
+            f"| `{flag_name(flag)}` | `{key}` | {shown_default(keys[key])} | {meaning(keys[key])} |"
         )
     flagged = set((TRAIN_FLAGS | SWEEP_FLAGS).values())
     lines += [
         "",
-        "Keys without a flag, for a file or `--set`:",
+        "Keys without a flag, for a config file or `--set`:",
         "",
         "| key | default | meaning |",
         "|---|---|---|",
     ]
     for key, field in keys.items():
         if key not in flagged:
-            default = field.get_default(call_default_factory=True)
-            shown = (
-                ""
-                if default is None
-                else {True: "on", False: "off"}[default]
-                if isinstance(default, bool)
-                else default
-            )
-            lines.append(f"| `{key}` | {shown} | {field.description.replace('|', chr(92) + '|')} |")
+            lines.append(f"| `{key}` | {shown_default(field)} | {meaning(field)} |")
     lines += [
         "",
-        "## Flags beyond what was asked for, each with its reason",
+        "## Flags beyond the requirements, each with its reason",
         "",
         "| flag | reason |",
         "|---|---|",

@@ -1,1 +1,1 @@
-"""Words, files, memory and signals: what every other folder uses; imports nothing above it."""
+"""Units, files, memory and signals: helpers for every other folder; imports nothing above it."""

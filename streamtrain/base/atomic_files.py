@@ -1,6 +1,6 @@
-"""Files that are there whole, or not at all.
+"""Files that are written completely or not at all.
 
-Every call of the system goes through `os`, one by one: tests make each fail in turn.
+Every system call goes through `os`, so that tests can make each one fail.
 """
 
 import os
@@ -11,9 +11,8 @@ from pathlib import Path
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a temporary file beside `path`, fsync it, rename it over `path`, fsync the folder.
 
-    Raises OSError.
-
-    Whatever fails, and wherever the process is killed, `path` holds the old bytes or the new ones.
+    Whatever fails, and whenever the process is killed, `path` holds either the old bytes or the new
+    ones. Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,14 +31,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_whole(file: int, content: bytes) -> None:
-    """Write all of `content` to a descriptor; the system may take it in parts. Raises OSError."""
-    left = memoryview(content)
-    while left:
-        left = left[os.write(file, left) :]
+    """Write all of `content` to a descriptor, in several writes if needed. Raises OSError."""
+    remaining = memoryview(content)
+    while remaining:
+        remaining = remaining[os.write(file, remaining) :]
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last. Raises OSError."""
+    """Make the names in a folder durable. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -48,8 +47,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed process left of `write_atomically`; call it where no other process
-    writes.
+    """Remove the temporary files of `write_atomically` that a killed process left behind.
+
+    Call it only when no other process writes to the folder.
     """
     for temporary in folder.glob(".*.tmp"):
         with suppress(OSError):

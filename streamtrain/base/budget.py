@@ -1,6 +1,4 @@
-"""Bytes as a number computed before the run: what is in flight, what `--memory` allows, what is
-refused.
-"""
+"""The memory budget: how many windows and readers fit into `--memory`, computed before the run."""
 
 import os
 import resource
@@ -13,27 +11,35 @@ import psutil
 from streamtrain.base.units import format_bytes
 from streamtrain.errors import ResourceError
 
-#: A span being decoded holds the stored pages, the decoder's table and the columns cast from it.
+#: Copies of a span in memory while it is decoded: the stored pages, the decoder's table, and the
+#: columns cast from it.
 DECODE_COPIES = 3
 
-#: Thread stacks, allocator arenas and decoder tables of a stream, beside what is counted row by row
-#: (24 to 36 MiB were measured).
+#: Thread stacks, allocator arenas and decoder tables of a stream, beyond what is counted per row
+#: (24 to 36 MiB measured).
 RUNTIME_BYTES = 40 * 2**20
 
-#: Windows beyond those being built while the consumer works: the one in its hands, and, once it
-#: asks for the next, the one that its variables still hold.
+#: Windows in memory beyond those being built: the one that the consumer uses, and the previous one,
+#: which its variables still refer to when it asks for the next.
 SPARE_WINDOWS = 2
 
-#: Windows in flight are never fewer: one is built while the consumer's variables still hold the one
-#: before.
+#: The fewest windows in flight: one is built while the consumer's variables still refer to the
+#: previous one.
 MIN_WINDOWS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What a run may hold at once, in bytes.
+    """What a run may hold in memory at once, in bytes.
 
-    `windows` counts the one being used, those ready and those being built.
+    Attributes:
+        limit_bytes: The limit, from `--memory` or `default_limit_bytes`.
+        window_rows: Rows of the largest window.
+        window_bytes: Bytes of the largest window as a block of float32.
+        decode_bytes: Bytes that decoding the largest span takes.
+        fixed_bytes: What stays in memory for the whole run, `RUNTIME_BYTES` included.
+        readers: Windows built at once, each by one reader.
+        windows: Windows in memory: the one in use, those ready and those being built.
     """
 
     limit_bytes: int
@@ -46,12 +52,12 @@ class Budget:
 
     @property
     def projected_bytes(self) -> int:
-        """Blocks in flight, a decode in every reader, and what stays: hold-out, learners, the
-        runtime's own.
+        """Peak bytes: all windows, one decode per reader, and what stays in memory.
+
+        What stays is the hold-out, the learners and the runtime's own memory.
         """
-        return (
-            self.windows * self.window_bytes + self.readers * self.decode_bytes + self.fixed_bytes
-        )
+        windows_bytes = self.windows * self.window_bytes
+        return windows_bytes + self.readers * self.decode_bytes + self.fixed_bytes
 
 
 def make_budget(
@@ -65,20 +71,28 @@ def make_budget(
     fixed_bytes: int = 0,
     decoded_columns: int | None = None,
 ) -> Budget:
-    """How many windows may be in flight. The order never depends on it.
+    """Compute how many windows may be in flight; the row order does not depend on it.
 
-    `window_rows` and `span_rows` are the largest of the plan. `decoded_columns`: columns in memory
-    while a span is decoded, where a transform makes that another number. Raises ResourceError when
-    two windows do not fit: the message gives both numbers.
+    Args:
+        limit_bytes: The most memory that the run may take.
+        window_rows: Rows of the largest window of the plan.
+        span_rows: Rows of the largest span of the plan.
+        num_columns: Columns of a block, the target included.
+        decoded_itemsize: Bytes per value of the decoded columns.
+        readers: The most windows to build at once; fewer are used if memory is short.
+        fixed_bytes: What the caller keeps in memory for the whole run.
+        decoded_columns: Columns in memory while a span is decoded, if a transform makes their
+            number differ from `num_columns`.
+
+    Raises:
+        ResourceError: Two windows do not fit; the message gives the bytes needed and the limit.
     """
     fixed_bytes += RUNTIME_BYTES
     window_bytes = window_rows * num_columns * 4
     decode_bytes = DECODE_COPIES * span_rows * (decoded_columns or num_columns) * decoded_itemsize
     for active in range(readers, 0, -1):
-        windows = min(
-            (limit_bytes - fixed_bytes - active * decode_bytes) // window_bytes,
-            active + SPARE_WINDOWS,
-        )
+        fitting = (limit_bytes - fixed_bytes - active * decode_bytes) // window_bytes
+        windows = min(fitting, active + SPARE_WINDOWS)
         if windows >= MIN_WINDOWS:
             return Budget(
                 limit_bytes=limit_bytes,
@@ -91,82 +105,76 @@ def make_budget(
             )
     needed = MIN_WINDOWS * window_bytes + decode_bytes + fixed_bytes
     raise ResourceError(
-        f"two windows of {window_rows:,} rows need {format_bytes(needed)} with their decoding"
+        f"two windows of {window_rows:,} rows need {format_bytes(needed)}, including decoding"
         f" ({format_bytes(decode_bytes)}) and what stays in memory ({format_bytes(fixed_bytes)});"
         f" the budget is {format_bytes(limit_bytes)}. Raise --memory, or lower --window-rows or"
-        " --span-rows (which changes the order of the rows)."
+        " --span-rows (either changes the row order)."
     )
 
 
-#: Of each version of control groups: the file of the limit, of what is used, and the line of
-#: memory.stat for cached pages that the kernel gives up when memory is asked for.
-_GROUPS = (
+#: Per version of control groups: the file with the limit, the file with the usage, and the line of
+#: memory.stat for cached pages that the kernel frees when memory is short.
+_CONTROL_GROUP_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
 def default_limit_bytes(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """A quarter of the memory that is available now; control groups count, but not the files that
-    they hold in the page cache.
+    """Return a quarter of the memory available now, within the limits of control groups.
 
-    A group counts every page of a file that was read as used until something else wants it: whoever
-    streams files would else find its group full.
+    A control group counts cached file pages as used until something else needs the memory, so a
+    process that streams files finds its group full. Cached pages therefore count as available here.
     """
     available = psutil.virtual_memory().available
-    for limit_file, used_file, cached in _GROUPS:
+    for limit_file, used_file, cached_line in _CONTROL_GROUP_FILES:
         try:
             limit = (groups / limit_file).read_text().strip()
-            if limit != "max":
-                used = int((groups / used_file).read_text())
-                available = min(
-                    available,
-                    int(limit)
-                    - max(
-                        0,
-                        used
-                        - _cached_bytes((groups / limit_file).with_name("memory.stat"), cached),
-                    ),
-                )
+            if limit == "max":
+                continue
+            used = int((groups / used_file).read_text())
+            statistics = (groups / limit_file).with_name("memory.stat")
+            used -= _cached_bytes(statistics, cached_line)
+            available = min(available, int(limit) - max(0, used))
         except (OSError, ValueError):
             continue
     return max(available // 4, 1)
 
 
 def _cached_bytes(statistics: Path, name: str) -> int:
+    """Return the value of the line `name` of a memory.stat file; 0 if there is none."""
     try:
-        return next(
-            (
-                int(line.split()[1])
-                for line in statistics.read_text().splitlines()
-                if line.split()[0] == name
-            ),
-            0,
-        )
+        for line in statistics.read_text().splitlines():
+            if line.split()[0] == name:
+                return int(line.split()[1])
     except (OSError, ValueError, IndexError):
-        return 0
+        pass
+    return 0
 
 
 def default_readers() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def rss_bytes() -> int:
-    """Resident memory of this process now."""
+    """Return the resident memory of this process now, in bytes."""
     return psutil.Process().memory_info().rss
 
 
 def reset_peak_rss() -> None:
-    """Forget the peak so far, where the system can (Linux); elsewhere the peak is of the whole
-    process.
+    """Reset the peak of resident memory.
+
+    Only Linux can; elsewhere `peak_rss_bytes` returns the peak of the whole life of the process.
     """
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_rss_bytes() -> int:
-    """The most resident memory this process has had since `reset_peak_rss`."""
+    """Return the peak resident memory since `reset_peak_rss`, in bytes."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024

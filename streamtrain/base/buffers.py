@@ -1,42 +1,43 @@
-"""Memory that is used again: fresh pages cost more than what is done with them."""
+"""Reusable memory: the page faults of fresh memory would cost more than the work done in it."""
 
 import math
 import weakref
 from collections import deque
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-_LINE_BYTES = 64
+_CACHE_LINE_BYTES = 64
 
 
 class Buffers:
-    """Lends arrays of up to `capacity_bytes` and takes each back when nothing refers to it.
+    """A pool that lends arrays and takes each back when nothing refers to it any more.
 
-    Thread-safe.
-
-    At most `keep` wait unused. A larger array than `capacity_bytes` is made for the occasion.
+    At most `keep` unused buffers of `capacity_bytes` are kept. A request for more than
+    `capacity_bytes` gets an array of its own, which is not pooled. Thread-safe.
     """
 
     def __init__(self, capacity_bytes: int, keep: int):
         self._capacity_bytes = capacity_bytes
-        self._free: deque[np.ndarray] = deque(maxlen=keep)
+        self._free: deque[np.ndarray[Any, np.dtype[np.uint8]]] = deque(maxlen=keep)
 
     def lend(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
-        """A C-contiguous array with any contents, which begins at a whole cache line; it is the
-        caller's until no view of it is left.
+        """Return an uninitialised C-contiguous array that the caller owns until no view is left.
+
+        An array from the pool starts at a cache-line boundary.
         """
         count = math.prod(shape)
         if count * np.dtype(dtype).itemsize > self._capacity_bytes:
-            return np.empty(shape, dtype=dtype)  # wherever it begins
+            return np.empty(shape, dtype=dtype)
         try:
             owner = self._free.pop()
         except IndexError:
-            owner = np.empty(self._capacity_bytes + _LINE_BYTES, dtype=np.uint8)
-        # NumPy lets a view of a view point at the first array that is not a view. A memoryview in
-        # between makes that array the one lent here, so its death means that no view and no tensor
-        # is left.
-        first = -owner.ctypes.data % _LINE_BYTES
-        lent = np.frombuffer(memoryview(owner)[first:], dtype=dtype, count=count)
+            owner = np.empty(self._capacity_bytes + _CACHE_LINE_BYTES, dtype=np.uint8)
+        # The base of a NumPy view is the first array in the chain that is not itself a view. A
+        # memoryview in between makes `lent` that base for all views taken from it, so when `lent`
+        # is garbage-collected, no view and no tensor of it is left.
+        offset = -owner.ctypes.data % _CACHE_LINE_BYTES
+        lent = np.frombuffer(owner.data[offset:], dtype=dtype, count=count)
         weakref.finalize(lent, self._free.append, owner).atexit = False
         return lent.reshape(shape)

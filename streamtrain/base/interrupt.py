@@ -1,6 +1,4 @@
-"""Ctrl-C and SIGTERM while a run trains: the first one asks it to save and leave, a second one ends
-it at once.
-"""
+"""SIGINT and SIGTERM during a run: the first asks it to save and stop, the second ends it."""
 
 import os
 import signal
@@ -14,39 +12,47 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """Use `listening` around what may be asked to stop, look at `asked` where it can, and call
-    `leave` there.
+    """A request to stop that the run acts on when its state can be saved.
 
-    `grace_seconds`: how long after the first signal it counts as a second one; None: for ever.
-    `tell`: who hears at once that it was heard. Signals reach the main thread alone, so elsewhere
-    nothing is heard and nothing is changed.
+    Run the work inside `listening`, check `asked` wherever the work can stop, and call `leave`
+    there. Python delivers signals to the main thread only, so in any other thread `listening` does
+    nothing.
+
+    Attributes:
+        asked: Number of the signal received; None: no signal yet.
+        grace_seconds: Time after the first signal until it is sent again, which stops the run at
+            once; None: it is not sent again.
+
+    `tell` is called with a message when the first signal arrives.
     """
 
     def __init__(
         self, grace_seconds: float | None = None, tell: Callable[[str], None] = lambda _: None
     ):
-        self.grace_seconds, self._tell = grace_seconds, tell
+        self.grace_seconds = grace_seconds
+        self._tell = tell
         self.asked: int | None = None
         self._before: dict[int, Any] = {}
         self._timer: threading.Timer | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """The handlers are the caller's again afterwards; a signal that nobody acted on meanwhile
-        is given to them then.
+        """Replace the signal handlers within the context, and restore the caller's afterwards.
+
+        A signal that the work did not act on is then raised again for the caller's handlers.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         self.asked = None
-        # A handler of None was not set from Python, and cannot be put back: it stays.
+        # A handler of None was not installed from Python and cannot be restored: leave it in place.
         self._before = {
             number: before
             for number in SIGNALS
             if (before := signal.getsignal(number)) not in (None, signal.SIG_IGN)
         }
         for number in self._before:
-            signal.signal(number, self._hear)
+            signal.signal(number, self._on_signal)
         try:
             yield
         finally:
@@ -55,20 +61,20 @@ class Interrupt:
             self.leave()
 
     def leave(self) -> None:
-        """Do what the signal does where nobody listens: raises KeyboardInterrupt, or what the
-        caller's handler raises.
+        """Restore the caller's handlers and raise the signal for them.
+
+        Raises KeyboardInterrupt, or whatever the caller's handler raises.
         """
         self._restore()
         number, self.asked = self.asked, None
         signal.raise_signal(number or signal.SIGINT)
-        raise KeyboardInterrupt  # a handler that raises nothing would let the run go on
+        raise KeyboardInterrupt  # if a handler raises nothing, the run must still stop
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None:
             self.leave()
         self.asked = number
-        # a handler may come in the middle of another line that is being written
-        with suppress(Exception):
+        with suppress(Exception):  # a handler may run while another message is being written
             self._tell(
                 f"{signal.Signals(number).name}: stopping where the run can be saved next; a second"
                 " one stops at once"

@@ -1,7 +1,8 @@
-"""Numbers as people write them: `10M`, `64Ki`, `2GiB`, `30s`, `256..65536*4,1M`."""
+"""Human-readable numbers: parse and format `10M`, `64Ki`, `2GiB`, `30s`, `256..65536*4,1M`."""
 
 import math
 import re
+from typing import Any
 
 from streamtrain.errors import ConfigError
 
@@ -12,18 +13,21 @@ _NUMBER = re.compile(r"\s*([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A
 
 
 def _split(text: str, kind: str, examples: str) -> tuple[float, str]:
+    """Split `text` into a number and its unit; `kind` and `examples` are for the message."""
     match = _NUMBER.fullmatch(text)
     if not match:
         raise ConfigError(f"{text!r} is not a {kind}. Write it like {examples}.")
     return float(match[1].replace("_", "")), match[2]
 
 
-#: The largest count of rows: kernels count in 64 bits, and a few of these are added.
-MOST_ROWS = 2**62
+#: The largest count of rows: kernels count in int64 and add a few such counts.
+MAX_COUNT = 2**62
 
 
 def parse_count(value: int | float | str) -> int:
-    """A whole number: `10M` is ten million, `64Ki` is 65,536, `1e9` is a billion.
+    """Parse a whole number: `10M` is ten million, `64Ki` is 65,536, `1e9` is a billion.
+
+    Raises ConfigError.
 
     >>> parse_count("10M"), parse_count("64Ki"), parse_count("1e9"), parse_count(12)
     (10000000, 65536, 1000000000, 12)
@@ -33,13 +37,13 @@ def parse_count(value: int | float | str) -> int:
     if isinstance(value, int):
         return value
     if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d[\d_]{0,99}\s*", value):
-        # exactly: a float skips whole numbers from 2^53 on, and a seed may lie there
+        # not through a float, which cannot hold every whole number beyond 2^53; a seed may be that
+        # large
         return int(value.replace("_", ""))
-    number, unit = (
-        (value, "")
-        if isinstance(value, float)
-        else _split(value, "count", "1000, 10M, 64Ki or 1e9")
-    )
+    if isinstance(value, float):
+        number, unit = value, ""
+    else:
+        number, unit = _split(value, "count", "1000, 10M, 64Ki or 1e9")
     factor = _DECIMAL.get(unit) or _BINARY.get(unit)
     if factor is None:
         raise ConfigError(
@@ -52,7 +56,7 @@ def parse_count(value: int | float | str) -> int:
 
 
 def parse_bytes(value: int | float | str) -> int:
-    """A number of bytes: `2GiB`, `500MB`, or a plain number.
+    """Parse a number of bytes: `2GiB`, `500MB`, or a plain number. Raises ConfigError.
 
     >>> parse_bytes("2GiB"), parse_bytes("500MB"), parse_bytes(4096)
     (2147483648, 500000000, 4096)
@@ -63,7 +67,7 @@ def parse_bytes(value: int | float | str) -> int:
 
 
 def parse_seconds(value: int | float | str) -> float:
-    """A duration in seconds; `m` is minutes here and nowhere else.
+    """Parse a duration in seconds; only here does `m` mean minutes. Raises ConfigError.
 
     >>> parse_seconds("30s"), parse_seconds("10m"), parse_seconds(5)
     (30.0, 600.0, 5.0)
@@ -76,11 +80,11 @@ def parse_seconds(value: int | float | str) -> float:
     return number * _SECONDS[unit]
 
 
-def parse_sizes(value: int | str | list | tuple) -> list[int]:
-    """Minibatch sizes: a list, or text of sizes and ranges `first..end*factor`; sorted, without
-    repeats.
+def parse_sizes(value: int | str | list[Any] | tuple[Any, ...]) -> list[int]:
+    """Parse minibatch sizes from a list, or from text of sizes and ranges `first..end*factor`.
 
-    A range ends at its largest term that is at most `end`; the factor is 2 when left out.
+    A range stops at its largest term that does not exceed `end`; `factor` defaults to 2. The result
+    is ascending and has no duplicates. Raises ConfigError.
 
     >>> parse_sizes("256..65536*4,1M")
     [256, 1024, 4096, 16384, 65536, 1000000]
@@ -95,11 +99,9 @@ def parse_sizes(value: int | str | list | tuple) -> list[int]:
         if not dots:
             sizes.add(parse_count(part if not isinstance(part, str) else part.strip()))
             continue
-        size, last, ratio = (
-            parse_count(first.strip()),
-            parse_count(end.strip()),
-            parse_count(factor.strip()) if star else 2,
-        )
+        size = parse_count(first.strip())
+        last = parse_count(end.strip())
+        ratio = parse_count(factor.strip()) if star else 2
         if ratio < 2 or size < 1 or last < size:
             raise ConfigError(
                 f"{part!r} is not a range of sizes. Write it like 64..1Mi*4: first, end, factor of"
@@ -108,7 +110,7 @@ def parse_sizes(value: int | str | list | tuple) -> list[int]:
         while size <= last:
             sizes.add(size)
             size *= ratio
-    if not sizes or min(sizes) < 1 or max(sizes) > MOST_ROWS:
+    if not sizes or min(sizes) < 1 or max(sizes) > MAX_COUNT:
         raise ConfigError(
             f"{value!r}: minibatch sizes are whole numbers from 1 to 2^62, like 256..65536*4,1M."
         )
@@ -116,7 +118,7 @@ def parse_sizes(value: int | str | list | tuple) -> list[int]:
 
 
 def format_bytes(count: float) -> str:
-    """Bytes for people.
+    """Return a number of bytes in a binary unit.
 
     >>> format_bytes(2147483648), format_bytes(999)
     ('2.0 GiB', '999 B')
@@ -129,26 +131,28 @@ def format_bytes(count: float) -> str:
 
 
 def format_count(count: float) -> str:
-    """Large counts for people: three digits and a unit. Exact figures use `f"{n:,}"` instead.
+    """Return a count as three significant digits and a decimal unit.
+
+    Use `f"{count:,}"` for exact figures.
 
     >>> format_count(4_012_345), format_count(950), format_count(999_868_928)
     ('4.01 M', '950', '1 G')
     """
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(count) >= 0.9995 * size:  # rounds to a whole unit
+        if abs(count) >= 0.9995 * size:  # from there on, it rounds to a whole unit
             return f"{count / size:.3g} {unit}"
     return f"{count:.3g}"
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration for people.
+    """Return a duration as three significant digits and a unit; from 100 s on, like `3m12s`.
 
     >>> format_seconds(5.55e-5), format_seconds(0.0123), format_seconds(6.24), format_seconds(192)
     ('55.5 µs', '12.3 ms', '6.24 s', '3m12s')
     """
     if 0 < seconds < 0.9995e-3:
         return f"{seconds * 1e6:.3g} µs"
-    if seconds < 0.9995:  # beyond, it rounds to a whole second
+    if seconds < 0.9995:  # from there on, it rounds to a whole second
         return f"{seconds * 1e3:.3g} ms"
     if seconds < 100:
         return f"{seconds:.3g} s"

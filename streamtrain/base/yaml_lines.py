@@ -1,8 +1,8 @@
 """YAML as nested plain values, with the line of every key.
 
-Numbers and words follow YAML 1.2, unlike PyYAML's own resolver: `1e-3` is a float; `on`, `off`,
-`yes`, `no`, `10:30` and `2026-11-22` stay text; `010` is ten. Nothing is executed; anchors, tags
-and repeated keys are refused.
+Scalars follow YAML 1.2, unlike PyYAML's own resolver: `1e-3` is a float; `on`, `off`, `yes`, `no`,
+`10:30` and `2026-11-22` are text; `010` is ten. Anchors, tags and repeated keys are refused, and no
+code from the file is executed.
 """
 
 import re
@@ -26,14 +26,14 @@ _SCALARS = (  # tag, pattern, first characters
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the resolver mended and anchors refused."""
+    """PyYAML's safe loader with YAML 1.2 scalars, and without anchors."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
 
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent) or self.peek_event().anchor:
             raise yaml.MarkedYAMLError(
-                problem="anchors and aliases are not used here",
+                problem="anchors and aliases are not supported",
                 problem_mark=self.peek_event().start_mark,
             )
         return super().compose_node(parent, index)
@@ -51,7 +51,7 @@ _Loader.add_constructor(
 
 
 def parse_scalar(text: str) -> Any:
-    """The value that `text` has in a YAML file: a number, a list, null, text.
+    """Return the value that `text` has in a YAML file; text that is not YAML stays text.
 
     >>> parse_scalar("1e-3"), parse_scalar("off"), parse_scalar("[8, 8]"), parse_scalar("64..1Mi*4")
     (0.001, 'off', [8, 8], '64..1Mi*4')
@@ -63,10 +63,10 @@ def parse_scalar(text: str) -> Any:
 
 
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Read a file: the nested mapping, and `{dotted key: "file:line"}` for every key in it.
+    """Read a file; return its nested mapping, and `{dotted key: "file:line"}` for every key.
 
-    Raises ConfigError that names file and line when the file cannot be read, is not YAML, or is not
-    a mapping.
+    Raises ConfigError, with file and line, if the file cannot be read, is not YAML, or is not a
+    mapping.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -77,7 +77,7 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, str]]:
-    r"""`read_yaml` of text; `name` stands for the file in origins and messages.
+    r"""Parse text as `read_yaml` parses a file; `name` is the file's name in origins and messages.
 
     >>> parse_yaml("train:\n  lr: 1e-3\n", "a.yaml")
     ({'train': {'lr': 0.001}}, {'train': 'a.yaml:1', 'train.lr': 'a.yaml:2'})
@@ -89,8 +89,8 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, str]]:
             return {}, {}
         if not isinstance(root, yaml.MappingNode):
             raise ConfigError(
-                f"{name}:{_line(root)}: a config is sections of keys, like `train:` and under it ` "
-                " lr: 0.004`"
+                f"{name}:{_line(root)}: a config is sections of keys, such as `train:` with"
+                " `lr: 0.004` indented below it"
             )
         origins: dict[str, str] = {}
         return _mapping(loader, root, name, "", origins), origins
@@ -109,10 +109,11 @@ def _mapping(
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
-        dotted, place = f"{prefix}{key}", f"{name}:{_line(key_node)}"
+        dotted = f"{prefix}{key}"
+        origin = f"{name}:{_line(key_node)}"
         if key in values:
-            raise ConfigError(f"{place}: {dotted}: given twice; the first is at {origins[dotted]}")
-        origins[dotted] = place
+            raise ConfigError(f"{origin}: {dotted}: given twice; the first is at {origins[dotted]}")
+        origins[dotted] = origin
         if isinstance(value_node, yaml.MappingNode):
             values[key] = _mapping(loader, value_node, name, f"{dotted}.", origins)
         else:

@@ -1,6 +1,6 @@
-"""The configuration of a run: its sections, how values may be written, the table of flags.
+"""The configuration of a run: its sections, how values may be written, and the tables of flags.
 
-Read it through this package; the files below it are its parts.
+Other folders import from this package, not from its modules.
 """
 
 from streamtrain.config.flag_table import DATA_FLAGS, SWEEP_FLAGS, TRAIN_FLAGS, flag_name

@@ -1,6 +1,6 @@
-"""The table of flags, shared by the command line, `--set`, `STREAMTRAIN_…` and the Python API."""
+"""The tables of flags that the command line and the Python API share."""
 
-#: Flag of `sweep`, `train` and the Python API → key of the config.
+#: Each table maps a flag of `sweep`, `train` and the Python API to its key in the config.
 DATA_FLAGS = {
     "target": "data.target",
     "features": "data.features",
@@ -64,5 +64,8 @@ SWEEP_FLAGS = (
 
 
 def flag_name(flag: str) -> str:
-    """What a flag of the tables is called on the command line: an option is given one by one."""
+    """Return the command-line name of a flag.
+
+    The name of `storage_options` is singular, since each use of the flag gives one option.
+    """
     return "--" + ("storage-option" if flag == "storage_options" else flag.replace("_", "-"))

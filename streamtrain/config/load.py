@@ -1,9 +1,9 @@
-"""Nested mappings to a checked `Config`, with errors that name the key and its origin."""
+"""Turn nested mappings into a checked `Config`, with errors that name the key and its origin."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from streamtrain.base.words import did_you_mean
 from streamtrain.config.sections import Config
@@ -11,11 +11,10 @@ from streamtrain.errors import ConfigError
 
 
 def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Config:
-    """Check a nested mapping.
+    """Check a nested mapping and return its config.
 
-    `origins` says where a dotted key came from (`sweep.yaml:14`, `--set`), for messages.
-
-    Raises ConfigError that names the key, its origin and the remedy.
+    `origins` says where each dotted key was set (`sweep.yaml:14`, `--set`), for messages. Raises
+    ConfigError that names the key, its origin and the remedy.
 
     >>> make_config({"train": {"batch_size": "64Ki"}}).train.batch_size
     65536
@@ -29,19 +28,23 @@ def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = N
 
 
 def set_key(values: dict[str, Any], key: str, value: Any) -> None:
-    """Put `value` at the dotted `key` of a nested mapping, in place."""
-    *parts, last = key.split(".")
-    for part in parts:
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"{key}: {part} is not a section")
-    values[last] = value
+    """Set the dotted `key` of a nested mapping to `value`, in place.
+
+    Raises ConfigError if a part of the key before the last is not a mapping.
+    """
+    *sections, last = key.split(".")
+    mapping: Any = values
+    for section in sections:
+        mapping = mapping.setdefault(section, {})
+        if not _is_mutable_section(mapping):
+            raise ConfigError(f"{key}: {section} is not a section")
+    mapping[last] = value
 
 
 def flag_values(flags: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
-    """The nested mapping of the flags that are set (not None).
+    """Return the nested mapping of the flags that are set (not None).
 
-    Raises ConfigError with a did-you-mean for unknown ones.
+    Raises ConfigError, with a suggestion, for a flag that is not in the table.
     """
     values: dict[str, Any] = {}
     for flag, value in flags.items():
@@ -53,7 +56,7 @@ def flag_values(flags: Mapping[str, Any], table: Mapping[str, str]) -> dict[str,
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings, later ones over earlier ones.
+    """Merge nested mappings; later ones take precedence. The layers are not changed.
 
     >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
     {'a': {'b': 3, 'c': 2}}
@@ -61,29 +64,43 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
-            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-            merged[key] = merge(merged[key], value) if both else value
+            below = merged.get(key)
+            if _is_section(value) and _is_section(below):
+                merged[key] = merge(below, value)
+            else:
+                merged[key] = value
     return merged
 
 
+def _is_section(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)
+
+
+def _is_mutable_section(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
 def config_keys() -> dict[str, Any]:
-    """Every dotted key → its pydantic field, in order."""
-    return {
-        f"{part}.{name}": field
-        for part, section in Config.model_fields.items()
-        for name, field in section.annotation.model_fields.items()
-    }
+    """Return the pydantic field of every dotted key, in the order of definition."""
+    keys: dict[str, Any] = {}
+    for name, section in Config.model_fields.items():
+        default: BaseModel = section.default  # every section has a default
+        for key, field in type(default).model_fields.items():
+            keys[f"{name}.{key}"] = field
+    return keys
 
 
 def _explain(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    """Return the message for one of pydantic's errors."""
     key = ".".join(str(part) for part in error["loc"][:2])
-    place = f"{origins[key]}: " if key in origins else ""
+    origin = f"{origins[key]}: " if key in origins else ""
     if error["type"] == "extra_forbidden":
-        known = config_keys()
-        suggestion = did_you_mean(key, known) or did_you_mean(
-            key.split(".")[-1], [name.split(".")[-1] for name in known]
+        keys = config_keys()
+        suggestion = did_you_mean(key, keys) or did_you_mean(
+            key.split(".")[-1], [name.split(".")[-1] for name in keys]
         )
-        return f"{place}{key}: unknown key.{suggestion}"
-    message = error["msg"].removeprefix("Value error, ")
-    tells = "got" in message or key == "data.storage_options"  # a secret may stand there
-    return f"{place}{key}: {message}" + ("" if tells else f" (got {error['input']!r})")
+        return f"{origin}{key}: unknown key.{suggestion}"
+    message: str = error["msg"].removeprefix("Value error, ")
+    # a storage option may be a secret
+    shows_value = "got" in message or key == "data.storage_options"
+    return f"{origin}{key}: {message}" + ("" if shows_value else f" (got {error['input']!r})")

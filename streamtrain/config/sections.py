@@ -1,6 +1,7 @@
 """The sections of a run's configuration as frozen pydantic models.
 
-Unknown keys are refused; None means unset. Every key is defined here, once, with its meaning.
+Unknown keys are refused, and None means unset. Every key is defined here once, with the description
+that `--help`, docs/flags.md and the JSON schema show.
 """
 
 from typing import Annotated, Literal
@@ -27,50 +28,46 @@ from streamtrain.config.values import (
 from streamtrain.errors import ConfigError
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class DataConfig(_Part):
-    """Which rows, which columns, which are held out."""
+class DataConfig(_Section):
+    """Which rows and columns to use, and which rows to hold out."""
 
     path: str | None = Field(
-        None, description="a file, a folder or a glob of Parquet or Zarr shards"
+        default=None, description="a file, a folder or a glob of Parquet or Zarr shards"
     )
-    target: str | None = Field(None, description="the column to predict; left out: the last column")
+    target: str | None = Field(
+        default=None, description="the column to predict; default: the last column"
+    )
     features: Names | None = Field(
-        None, description="the columns to learn from; left out: all but the target"
+        default=None, description="the feature columns; default: all columns but the target"
     )
     holdout: Holdout = Field(
-        None,
-        description=(
-            "rows held out, or a fraction below 1; left out: min(eval.eval_rows, 20 % of the rows)"
-        ),
+        default=None,
+        description="rows to hold out, or a fraction below 1; default: min(eval.eval_rows, 20 %)",
     )
     eval_data: str | None = Field(
-        None, description="evaluate on this other data set instead of held-out rows"
+        default=None, description="evaluate on this data set instead of held-out rows"
     )
     on_null: Literal["error", "drop", "impute"] = Field(
-        "error",
-        description=(
-            "null, NaN or infinite values: refuse them, drop their rows, or put the feature's mean"
-            " in (never in the target)"
-        ),
+        default="error",
+        description="null or non-finite values: refuse, drop rows, or impute means (features only)",
     )
     on_bad_shard: Literal["error", "quarantine"] = Field(
-        "error",
-        description=(
-            "shards, row groups or chunks that cannot be read: end the run, or step over their rows"
-            " and list them"
-        ),
+        default="error",
+        description="unreadable shards, row groups or chunks: end the run, or skip and list them",
     )
     transform: str | None = Field(
-        None,
-        description="module:function that makes the features from the feature columns, row by row",
+        default=None,
+        description="module:function that computes features from the feature columns, per row",
     )
-    standardize: OnOff = Field(True, description="give each column mean 0 and standard deviation 1")
+    standardize: OnOff = Field(
+        default=True, description="scale each column to mean 0 and standard deviation 1"
+    )
     storage_options: Options = Field(
-        {},
+        default={},
         repr=False,
         description=(
             "key=value, repeatable: key, secret, token, endpoint_url, region, anon of an object"
@@ -87,260 +84,254 @@ class DataConfig(_Part):
         return url and redact_url(url)
 
 
-class OrderConfig(_Part):
-    """The order of the rows: constants of a run."""
+class OrderConfig(_Section):
+    """The row order; constant throughout a run."""
 
     seed: Annotated[Count, Field(ge=0)] = Field(
-        0, description="sets weights and row order; 0 is a seed"
+        default=0, description="seed of the initial weights and the row order; 0 is a seed too"
     )
     span_rows: PositiveCount = Field(
-        262_144, description="a read takes whole row groups or chunks up to about this many rows"
+        default=262_144,
+        description="whole row groups or chunks are read together up to about this many rows",
     )
     window_rows: PositiveCount | None = Field(
-        None, description="rows shuffled together; left out: 2 Mi x 5 / (features + 1)"
+        default=None, description="rows shuffled together; default: 2 Mi x 5 / (features + 1)"
     )
 
 
-class FetchConfig(_Part):
-    """How blocks are prepared; never changes their order."""
+class FetchConfig(_Section):
+    """How blocks are prepared; no key changes the row order."""
 
     memory: Bytes | None = Field(
-        None,
-        description=(
-            "bytes for everything in flight; left out: a quarter of the memory available at start"
-        ),
+        default=None,
+        description="bytes in flight; default: a quarter of the memory available at start",
     )
     readers: PositiveCount | None = Field(
-        None, description="windows built at once; left out: the number of cores"
+        default=None, description="windows built in parallel; default: the number of cores"
     )
     timeout_seconds: Seconds = Field(
-        300.0, description="a read that takes longer ends the run with an error"
+        default=300.0, description="a read that takes longer ends the run with an error"
     )
 
 
-class ModelConfig(_Part):
-    """The network: features - hidden layers - 1."""
+class ModelConfig(_Section):
+    """The network: features, hidden layers, one output."""
 
     hidden: Counts = Field(
-        (32, 32), description="widths of the hidden layers; empty for a linear model"
+        default=(32, 32), description="widths of the hidden layers; empty for a linear model"
     )
     activation: Literal["relu", "tanh", "silu", "gelu", "identity"] = Field(
-        "relu", description="after every hidden layer"
+        default="relu", description="activation function after every hidden layer"
     )
     factory: str | None = Field(
-        None,
-        description=(
-            "module:function that makes another network from the number of features; torch engine"
-        ),
+        default=None,
+        description="module:function(num_features) that builds another network; torch engine",
     )
 
 
-#: A share of Adam's second moment smaller than this is lost in float32's rounding: at 4e-7 the
-#: moment is 3 % off when its gradients have vanished, at 1e-7 57 %, and at 5e-8 it never falls.
+#: The smallest 1 - beta2 for Adam: float32 rounding loses smaller updates of the second moment.
+#: When its gradients have vanished, the moment is 3 % too large at 4e-7, 57 % at 1e-7, and at 5e-8
+#: it never decreases.
 LEAST_FORGOTTEN = 2.0**-22
 
 
-class TrainConfig(_Part):
+class TrainConfig(_Section):
     """How a learner takes steps, and for how long."""
 
-    batch_size: PositiveCount = Field(1024, description="rows of a minibatch, for `train`")
+    batch_size: PositiveCount = Field(default=1024, description="rows per minibatch, for `train`")
     loss: Literal["mse", "huber"] = Field(
-        "mse", description="what is minimised: ½r², or Huber's loss: linear beyond huber_delta"
+        default="mse",
+        description="training loss: ½r², or Huber's, which is linear beyond huber_delta",
     )
     huber_delta: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="residual beyond which Huber's loss is linear, in model units"
+        default=1.0, description="residual beyond which Huber's loss is linear, in model units"
     )
     optimizer: Literal["adam", "adamw", "sgd"] = Field(
-        "adam", description="adam, adamw (decay apart from the gradient), or sgd with momentum"
+        default="adam", description="adam, adamw (decoupled weight decay), or sgd with momentum"
     )
     lr: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="learning rate; left out: 0.004 for adam and adamw, 0.01 for sgd"
+        default=None, description="learning rate; default: 0.004 for adam and adamw, 0.01 for sgd"
     )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd")
-    nesterov: OnOff = Field(False, description="look ahead along sgd's momentum")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of adam and adamw")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.9, description="momentum of sgd"
+    )
+    nesterov: OnOff = Field(default=False, description="use Nesterov momentum in sgd")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.9, description="decay of the first moment in adam and adamw"
+    )
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.999, description="of adam and adamw, for 1024 rows (beta2_per)"
+        default=0.999, description="decay of the second moment in adam and adamw, per beta2_per"
     )
     beta2_per: Literal["1024 rows", "step"] = Field(
-        "1024 rows",
-        description=(
-            "what beta2 is the decay of: 1024 rows, so that its half-life is the same at every"
-            " size, or one step"
-        ),
+        default="1024 rows",
+        description="unit of beta2: 1024 rows (the same half-life in rows at any size), or a step",
     )
     weight_decay: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="left out: 0.01 for adamw, none for the others"
+        default=None, description="weight decay; default: 0.01 for adamw, 0 for the others"
     )
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="longest minibatch gradient; longer ones are scaled down to it"
+        default=None,
+        description="largest norm of a minibatch gradient; larger ones are scaled down to it",
     )
     schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="of the learning rate over the run's rows; cosine ends at 0"
+        default="constant", description="learning rate over the run's rows; cosine ends at 0"
     )
     warmup_rows: Annotated[Count, Field(ge=0)] = Field(
-        0, description="rows over which the learning rate rises from 0 in a straight line"
+        default=0, description="rows over which the learning rate rises linearly from 0"
     )
     precision: Literal["float32", "tf32", "bf16"] = Field(
-        "float32", description="of products on a GPU; parameters stay float32"
+        default="float32",
+        description="precision of matrix products on a GPU; parameters stay float32",
     )
     compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="torch engine: compile the whole step; auto: where it pays"
+        default="auto", description="torch engine: compile the whole step; auto: where it pays off"
     )
     threads: PositiveCount | None = Field(
-        None, description="threads that learners compute on; left out: the number of cores"
+        default=None, description="threads that learners compute on; default: the number of cores"
     )
     engine: Literal["auto", "fused", "torch"] = Field(
-        "auto", description="fused (Numba, CPU), torch (any device), or auto: fused on the CPU"
+        default="auto",
+        description="fused (Numba, CPU), torch (any device), or auto: fused where it applies",
     )
     device: str = Field(
-        "auto",
-        description="cpu, cuda, cuda:N, or auto: for the torch engine the GPU, where there is one",
+        default="auto",
+        description="cpu, cuda, cuda:N, or auto: with the torch engine a GPU if there is one",
     )
     epochs: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="passes over the data; left out: 1"
+        default=None, description="passes over the data; default: 1"
     )
     max_rows: PositiveCount | None = Field(
-        None, description="rows each learner trains on, over as many epochs as needed"
+        default=None, description="rows each learner trains on, over as many epochs as needed"
     )
     max_time: Seconds | None = Field(
-        None, description="wall-clock seconds of all training passes together"
+        default=None, description="wall-clock seconds of all training passes together"
     )
     early_stop: PositiveCount | None = Field(
-        None, description="`train` stops after so many evaluations without a smaller held-out loss"
+        default=None,
+        description="stop `train` after this many evaluations without a lower held-out loss",
     )
 
     @model_validator(mode="after")
-    def _one_length(self) -> "TrainConfig":
+    def _refuse_two_lengths(self) -> "TrainConfig":
         if self.epochs is not None and self.max_rows is not None:
-            raise ValueError("epochs and max_rows say the same thing twice; give one")
+            raise ValueError("epochs and max_rows both set the length of a run; give one")
         return self
 
     @property
     def rate(self) -> float:
-        """The learning rate: as given, or the optimizer's default."""
+        """The learning rate: `lr`, or the optimizer's default."""
         return self.lr or (0.01 if self.optimizer == "sgd" else 0.004)
-
-    def at(self, batch_size: int) -> "TrainConfig":
-        """The same for one minibatch size: Adam's second moment forgets by rows, not by steps
-        (Marek et al. 2025, arXiv 2507.07101).
-
-        Raises ConfigError where a step forgets too little for float32: the moment would stand where
-        its first rows put it.
-        """
-        beta2 = self.beta2 if self.beta2_per == "step" else self.beta2 ** (batch_size / 1024)
-        if self.optimizer != "sgd" and 1 - beta2 < LEAST_FORGOTTEN:
-            rows, cure = (
-                f"{batch_size:,} row{'s' if batch_size > 1 else ''}",
-                "Give a smaller train.beta2",
-            )
-            raise ConfigError(
-                f"train.beta2 {self.beta2:.10g} per {self.beta2_per} lets a step of {rows} forget"
-                f" {1 - beta2:.1g} of the second moment, and float32 loses what is less than"
-                f" {LEAST_FORGOTTEN:.1g} of it."
-                f" {cure}{'' if self.beta2_per == 'step' else ', or --set train.beta2_per=step'}."
-            )
-        return self if self.beta2_per == "step" else self.model_copy(update={"beta2": beta2})
 
     @property
     def decay(self) -> float:
-        """The weight decay: as given, or the optimizer's default."""
-        return (
-            self.weight_decay
-            if self.weight_decay is not None
-            else 0.01
-            if self.optimizer == "adamw"
-            else 0.0
-        )
+        """The weight decay: `weight_decay`, or the optimizer's default."""
+        if self.weight_decay is not None:
+            return self.weight_decay
+        return 0.01 if self.optimizer == "adamw" else 0.0
+
+    def at(self, batch_size: int) -> "TrainConfig":
+        """Return this config with `beta2` per step of `batch_size` rows.
+
+        With `beta2_per` = 1024 rows, Adam's second moment decays by rows instead of steps (Marek et
+        al. 2025, arXiv 2507.07101).
+
+        Raises:
+            ConfigError: A step forgets less of the second moment than float32 can represent, so the
+                moment would stay at the value that its first rows gave it.
+        """
+        per_step = self.beta2_per == "step"
+        beta2 = self.beta2 if per_step else self.beta2 ** (batch_size / 1024)
+        if self.optimizer != "sgd" and 1 - beta2 < LEAST_FORGOTTEN:
+            rows = f"{batch_size:,} row{'s' if batch_size > 1 else ''}"
+            alternative = "" if per_step else ", or --set train.beta2_per=step"
+            raise ConfigError(
+                f"train.beta2 {self.beta2:.10g} per {self.beta2_per} makes a step of {rows} forget"
+                f" {1 - beta2:.1g} of the second moment, and float32 rounding loses less than"
+                f" {LEAST_FORGOTTEN:.1g}. Give a smaller train.beta2{alternative}."
+            )
+        return self if per_step else self.model_copy(update={"beta2": beta2})
 
 
-class EvalConfig(_Part):
-    """When and on how many rows the held-out loss is measured."""
+class EvalConfig(_Section):
+    """When to measure the held-out loss, and on how many rows."""
 
-    eval_rows: PositiveCount = Field(131_072, description="held-out rows, at most 20 % of the data")
+    eval_rows: PositiveCount = Field(
+        default=131_072, description="held-out rows, at most 20 % of the data"
+    )
     first_row: PositiveCount = Field(
-        1024, description="evaluations at row 0, at first_row x 2^(k/2), and at the end"
+        default=1024, description="evaluate at row 0, at first_row x 2^(k/2), and at the end"
     )
 
 
-class CheckpointConfig(_Part):
-    """When a run is saved, so that it can go on after an interruption."""
+class CheckpointConfig(_Section):
+    """When to save a run, so that it can resume after an interruption."""
 
     every_seconds: Seconds = Field(
-        30.0,
-        description="at most so long apart, and after every 2 % of a pass where that comes first",
+        default=30.0,
+        description="save after this many seconds or 2 % of a pass, whichever comes first",
     )
-    keep: PositiveCount = Field(3, description="checkpoints kept: the last ones")
+    keep: PositiveCount = Field(default=3, description="number of latest checkpoints to keep")
 
 
-class SweepConfig(_Part):
-    """What is compared."""
+class SweepConfig(_Section):
+    """What a sweep compares."""
 
     batch_sizes: Sizes = Field(
-        (64, 256, 1024, 4096, 16384, 65536, 262144, 1048576),
-        description="minibatch sizes: 64..1Mi*4,1M",
+        default=(64, 256, 1024, 4096, 16384, 65536, 262144, 1048576),
+        description="minibatch sizes to compare, like 64..1Mi*4,1M",
     )
-    lr_grid: Rates = Field(5, description="how many learning rates at each size, or a list of them")
-    trials: PositiveCount = Field(5, description="seeds; each sets weights and row order")
+    lr_grid: Rates = Field(
+        default=5, description="number of learning rates per minibatch size, or a list of them"
+    )
+    trials: PositiveCount = Field(
+        default=5, description="trials, each with its own initial weights and row order"
+    )
     halving: OnOff = Field(
-        True,
-        description=(
-            "after each trial of the tuning, drop the worse half of a size's learning rates"
-        ),
+        default=True,
+        description="after each tuning trial, drop the worse half of a size's learning rates",
     )
     extend_grid: OnOff = Field(
-        True,
-        description=(
-            "try rates beyond the grid at sizes whose best rate lies at its edge, up to three times"
-        ),
+        default=True,
+        description="extend the grid where a size's best rate is at its edge, up to three times",
     )
     lr_rule: Rules = Field(
-        ("tuned",),
-        description=(
-            "tuned, fixed, linear, sqrt: rates by size, lr at 1024 rows; the first is judged"
-        ),
+        default=("tuned",),
+        description="tuned, or scaled from lr at 1024 rows: fixed, linear, sqrt; the first decides",
     )
     rerun: OnOff = Field(
-        True,
-        description=(
-            "run each size's best rate again on as many fresh seeds, and judge by those alone"
-        ),
+        default=True,
+        description="rerun each size's best rate on as many fresh seeds, and judge by these alone",
     )
     confirm: OnOff = Field(
-        True,
-        description=(
-            "train the recommended size and its neighbours from end to end, against the clock"
-        ),
+        default=True,
+        description="time the recommended size and its neighbours in full training runs",
     )
     measure: Measures = Field(
-        ("noise", "shuffle"), description="noise, curvature, sharpness, shuffle; or all, or none"
+        default=("noise", "shuffle"),
+        description="noise, curvature, sharpness, shuffle; or all, or none",
     )
     target_loss: Losses = Field(
-        (),
-        description=(
-            "held-out losses to reach; left out: chosen so that at least three sizes reach it"
-        ),
+        default=(),
+        description="held-out losses to reach; default: one that at least three sizes reach",
     )
 
 
-class ClusterConfig(_Part):
-    """Which Dask cluster does the work; left out, this machine does, and no port is opened."""
+class ClusterConfig(_Section):
+    """Which Dask cluster trains; if unset, this machine does, and no port is opened."""
 
     scheduler: str | None = Field(
-        None,
+        default=None,
         min_length=1,
-        description=(
-            "address of a Dask scheduler: tcp://host:8786 or tls://…; also DASK_SCHEDULER_ADDRESS"
-        ),
+        description="Dask scheduler, tcp://host:8786 or tls://…; also DASK_SCHEDULER_ADDRESS",
     )
     scheduler_file: str | None = Field(
-        None, min_length=1, description="file that a Dask scheduler wrote its address into"
+        default=None, min_length=1, description="file that contains a Dask scheduler's address"
     )
     workers: PositiveCount | None = Field(
-        None, description="start so many Dask workers on this machine, on loopback"
+        default=None, description="start this many Dask workers on this machine, on loopback"
     )
     factory: str | None = Field(
-        None,
+        default=None,
         min_length=1,
         description=(
             "module:factory that returns a Dask cluster: dask-jobqueue, dask-kubernetes,"
@@ -348,66 +339,54 @@ class ClusterConfig(_Part):
         ),
     )
     tls_ca_file: str | None = Field(
-        None, description="certificate authority, for tls:// schedulers"
+        default=None, description="certificate authority, for tls:// schedulers"
     )
     tls_cert: str | None = Field(
-        None, description="certificate of this client, for tls:// schedulers"
+        default=None, description="client certificate, for tls:// schedulers"
     )
-    tls_key: str | None = Field(None, description="key of that certificate")
+    tls_key: str | None = Field(default=None, description="private key of the client certificate")
     min_workers: PositiveCount = Field(
-        1,
-        description="workers that must be there: waited for at the start, and two minutes later on",
+        default=1,
+        description="workers needed; waited for at the start, and for two minutes later on",
     )
     max_failures: Annotated[Count, Field(ge=0)] | None = Field(
-        None, description="tasks that may fail before the run ends; left out: any number"
+        default=None, description="failed tasks tolerated before the run ends; default: any number"
     )
     timeout_seconds: Seconds = Field(
-        300.0, description="a task that is out for longer goes to another worker"
+        default=300.0, description="a task that takes longer is given to another worker"
     )
     slice_seconds: Seconds = Field(
-        20.0,
-        description="a worker sends a learner back after so long: most that its death can cost",
+        default=20.0,
+        description="seconds until a worker returns a learner: the most that its death can lose",
     )
     sync: Literal["auto", "rounds", "allreduce"] = Field(
-        "auto",
-        description=(
-            "`train` on workers: average now and then (rounds), gradients of every step"
-            " (allreduce), or what pays here"
-        ),
+        default="auto",
+        description="for `train`: rounds (average weights), allreduce (sum gradients), or auto",
     )
     shares: PositiveCount | None = Field(
-        None,
-        description=(
-            "parts that rounds cut a minibatch into; left out: a divisor of it, one a worker at"
-            " most"
-        ),
+        default=None,
+        description="parts of a minibatch in rounds; default: a divisor, at most one per worker",
     )
     round_rows: PositiveCount | None = Field(
-        None,
-        description="rows of a share in a round, to whole windows; left out: two seconds' worth",
+        default=None,
+        description="rows per share and round, in whole windows; default: two seconds' worth",
     )
     lanes: PositiveCount = Field(
-        8,
-        description=(
-            "parts that allreduce cuts a minibatch into; must divide it, and is the most workers"
-            " used"
-        ),
+        default=8,
+        description="parts of a minibatch in allreduce: a divisor of it, and the most workers used",
     )
 
     @model_validator(mode="after")
-    def _one_cluster(self) -> "ClusterConfig":
-        given = [
-            name
-            for name in ("scheduler", "scheduler_file", "workers", "factory")
-            if getattr(self, name) is not None
-        ]
+    def _refuse_two_clusters(self) -> "ClusterConfig":
+        names = ("scheduler", "scheduler_file", "workers", "factory")
+        given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} each name a cluster; give one")
         return self
 
 
-class Config(_Part):
-    """The whole of a run."""
+class Config(_Section):
+    """The configuration of a run."""
 
     data: DataConfig = DataConfig()
     order: OrderConfig = OrderConfig()

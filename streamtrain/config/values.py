@@ -1,25 +1,37 @@
-"""How a value of the config may be written: `64Ki`, `0.1`, `64..1Mi*4`, `on`."""
+"""How config values may be written: `64Ki`, `0.1`, `64..1Mi*4`, `on`.
 
-from typing import Annotated, Any, Literal
+A parser returns a value that it does not recognise as it is; pydantic then refuses it.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field
 
-from streamtrain.base.units import MOST_ROWS, parse_bytes, parse_count, parse_seconds, parse_sizes
+from streamtrain.base.units import MAX_COUNT, parse_bytes, parse_count, parse_seconds, parse_sizes
+
+_MEASURES = ("noise", "curvature", "sharpness", "shuffle")
+
+
+def _is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, (list, tuple))
+
+
+def _is_mapping(value: Any) -> TypeGuard[dict[Any, Any]]:
+    return isinstance(value, dict)
 
 
 def _split_names(value: Any) -> Any:
-    return (
-        [part.strip() for part in value.split(",") if part.strip()]
-        if isinstance(value, str)
-        else value
-    )
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
 
 
 def _split_counts(value: Any) -> Any:
     if isinstance(value, int):
         return [value]
     parts = _split_names(value)
-    return [parse_count(part) for part in parts] if isinstance(parts, (list, tuple)) else parts
+    return [parse_count(part) for part in parts] if _is_sequence(parts) else parts
 
 
 def _losses(value: Any) -> Any:
@@ -27,24 +39,22 @@ def _losses(value: Any) -> Any:
 
 
 def _lr_grid(value: Any) -> Any:
-    """`5` is a number of rates; `0.001,0.01` or a list are the rates themselves."""
-    if isinstance(value, (list, tuple)):
-        return tuple(float(part) for part in value)
+    """Parse `5` as a number of learning rates, and `0.001,0.01` or a list as the rates."""
+    if isinstance(value, float):
+        return (value,)
     if isinstance(value, str):
-        return (
-            tuple(float(part) for part in value.split(","))
-            if any(c in value for c in ".,eE")
-            else parse_count(value)
-        )
-    return (value,) if isinstance(value, float) else value
+        if not any(character in value for character in ".,eE"):
+            return parse_count(value)
+        return tuple(float(part) for part in value.split(","))
+    if _is_sequence(value):
+        return tuple(float(part) for part in value)
+    return value
 
 
 def _measures(value: Any) -> Any:
-    return (
-        {"all": ("noise", "curvature", "sharpness", "shuffle"), "none": ()}.get(value)
-        if value in ("all", "none")
-        else _split_names(value)
-    )
+    if value == "all":
+        return _MEASURES
+    return () if value == "none" else _split_names(value)
 
 
 def _on_off(value: Any) -> Any:
@@ -52,35 +62,33 @@ def _on_off(value: Any) -> Any:
 
 
 def _holdout(value: Any) -> Any:
-    """Rows (`131072`, `64Ki`) or, below 1 and written with a point, a fraction of the rows
-    (`0.1`).
+    """Parse a number of rows (`131072`, `64Ki`) or a fraction of the rows (`0.1`).
+
+    Text with a point is a fraction. A float is a fraction unless it is a whole number.
     """
-    written = value
+    written_with_point = isinstance(value, str) and "." in value
     if isinstance(value, str):
-        value = float(value) if "." in value else parse_count(value)
-    fraction = isinstance(value, float) and (isinstance(written, str) or value != round(value))
-    if (
-        isinstance(value, bool)
-        or (fraction and not 0 <= value < 1)
-        or (value is not None and value < 0)
-    ):
+        value = float(value) if written_with_point else parse_count(value)
+    is_whole = not isinstance(value, float) or value.is_integer()
+    is_fraction = written_with_point or not is_whole
+    if value is None:
+        return None
+    if isinstance(value, bool) or value < 0 or (is_fraction and not 0 <= value < 1):
         raise ValueError("write rows as a whole number, or a fraction below 1 with a point (0.1)")
-    return int(value) if isinstance(value, float) and value == round(value) else value
+    return int(value) if isinstance(value, float) and is_whole else value
 
 
 def _options(value: Any) -> Any:
-    """Values as text: YAML reads `anon: true` as a truth value."""
-    return (
-        {
-            str(name): str(item).lower() if isinstance(item, bool) else str(item)
-            for name, item in value.items()
-        }
-        if isinstance(value, dict)
-        else value
-    )
+    """Convert the values of a mapping to text; YAML reads `anon: true` as a boolean."""
+    if not _is_mapping(value):
+        return value
+    return {
+        str(name): str(item).lower() if isinstance(item, bool) else str(item)
+        for name, item in value.items()
+    }
 
 
-# What may be written, for the JSON schema: `10M`, `64..1Mi*4,1M`.
+# What a key accepts, for the JSON schema: `10M`; `64..1Mi*4,1M`.
 _Number = int | float | str
 _Numbers = int | float | str | list[int | float | str]
 
@@ -90,7 +98,7 @@ Seconds = Annotated[
     float, BeforeValidator(parse_seconds, json_schema_input_type=_Number), Field(gt=0)
 ]
 PositiveCount = Annotated[
-    int, BeforeValidator(parse_count, json_schema_input_type=_Number), Field(ge=1, le=MOST_ROWS)
+    int, BeforeValidator(parse_count, json_schema_input_type=_Number), Field(ge=1, le=MAX_COUNT)
 ]
 OnOff = Annotated[
     bool, BeforeValidator(_on_off, json_schema_input_type=bool | Literal["on", "off"])
@@ -114,8 +122,6 @@ Rates = Annotated[
     Annotated[int, Field(ge=1)] | tuple[Annotated[float, Field(gt=0)], ...],
     BeforeValidator(_lr_grid, json_schema_input_type=_Numbers),
 ]
-
-
 Options = Annotated[
     dict[str, str], BeforeValidator(_options, json_schema_input_type=dict[str, str | bool])
 ]

@@ -1,10 +1,11 @@
-"""Numba kernels: arrays in, arrays out.
+"""Numba kernels, which take arrays and write arrays.
 
-Each has an oracle in tests: NumPy's for rows and pages, torch's for the fused step.
+Tests compare each with a plain implementation: NumPy for rows and pages, torch for the fused step.
 
-Kernels are compiled on first use, release the GIL, use no threads of their own, and are cached on
-disk. Numba's cache does not notice an edited callee in another file: a cached kernel calls only
-what stands in its own, or holds the hash of all of them (`sources.py`).
+Kernels are compiled on first use and cached on disk. They release the GIL and start no threads.
+Numba's cache does not notice that a callee in another file has changed. A cached kernel therefore
+either calls only functions of its own file, or keeps the hash of all kernels in its closure
+(sources.py).
 """
 
 from streamtrain.kernels.cache_folder import ensure_cache_folder

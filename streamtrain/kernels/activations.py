@@ -1,6 +1,4 @@
-"""Activations and their derivatives over long flat lines of float32, in instructions that
-vectorise.
-"""
+"""Activation functions and their derivatives over flat float32 arrays, in loops that vectorise."""
 
 import math
 
@@ -8,11 +6,12 @@ import numpy as np
 from llvmlite import ir
 from numba import float32, int32, njit
 from numba.core import types
-from numba.extending import intrinsic
+
+from streamtrain.kernels.intrinsics import intrinsic
 
 RELU, TANH, SILU, GELU, IDENTITY = range(5)
 
-#: What may be done to sums and products; never nnan or ninf: a diverged replica must say so.
+#: The fast-math flags used. Not nnan and ninf: NaN and infinity show that a replica has diverged.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 
 _SQRT_HALF = np.float32(math.sqrt(0.5))
@@ -29,8 +28,9 @@ def _bits_to_float32(typingctx, value):
 
 @njit(inline="always", error_model="numpy")
 def _exp(x):
-    """e^x in float32, to about 1 ulp, in instructions that vectorise (Cephes `expf`: 2^k times a
-    polynomial).
+    """Return e^x in float32, to about 1 ulp, in instructions that vectorise.
+
+    The method is that of Cephes `expf`: 2^k times a polynomial.
     """
     x = min(max(x, float32(-87.0)), float32(88.0))
     k = np.floor(x * float32(1.44269504) + float32(0.5))
@@ -46,7 +46,7 @@ def _exp(x):
 
 @njit(inline="always", error_model="numpy")
 def _erf(x):
-    """The error function to 1.5e-7 (Abramowitz and Stegun 7.1.26)."""
+    """Return the error function to 1.5e-7 (Abramowitz and Stegun 7.1.26)."""
     a = abs(x)
     t = float32(1.0) / (float32(1.0) + float32(0.3275911) * a)
     p = float32(1.061405429)
@@ -60,8 +60,9 @@ def _erf(x):
 
 @njit(fastmath=FAST, error_model="numpy")
 def activate(z, a, activation):
-    """A = activation(z), one axis each, apart in memory: long flat loops, which the compiler
-    vectorises.
+    """Set a = activation(z); both have one axis and do not overlap.
+
+    The identity is not handled: its caller writes to `a` directly.
     """
     if activation == RELU:
         for k in range(z.shape[0]):
@@ -78,12 +79,12 @@ def activate(z, a, activation):
 
 
 @njit(fastmath=FAST, error_model="numpy")
-def through_activation(d, other, activation):
-    """D *= the activation's derivative, one axis each, apart in memory: `other` is a for tanh, z
-    for SiLU and GELU.
+def multiply_by_derivative(d, other, activation):
+    """Multiply d by the activation's derivative; both arrays have one axis and do not overlap.
 
-    ReLU: d are the activations, whose derivative takes their place, and `other` is what it is
-    multiplied by.
+    `other` is a for tanh, and z for SiLU and GELU. For ReLU, d has the activations on entry and
+    `other` the values to multiply; d is overwritten with `other` where the activation is positive,
+    and with 0 elsewhere.
     """
     if activation == RELU:
         for k in range(d.shape[0]):

@@ -1,21 +1,21 @@
-"""What threads inside one kernel say to one another: atomic sums, reads and writes of int64, and
-giving up the core.
+"""Synchronisation of threads within a kernel: atomic int64 operations, and yielding the core.
 
-Instructions that Numba has no Python words for.
+Numba has no Python functions for these instructions.
 """
 
 import sys
 
 from numba import njit
 from numba.core import types
-from numba.extending import intrinsic
 
-_give_way = types.ExternalFunction(
+from streamtrain.kernels.intrinsics import intrinsic
+
+_sched_yield = types.ExternalFunction(
     "SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32()
 )
 
-#: Looks at a value before the core is offered to others: a few microseconds.
-LOOKS = 2000
+#: Reads of a value before the core is yielded to other threads: a few microseconds.
+SPINS_BEFORE_YIELD = 2000
 
 
 def _pointer(context, builder, signature, args):
@@ -25,8 +25,9 @@ def _pointer(context, builder, signature, args):
 
 @intrinsic
 def fetch_add(typingctx, array, index, value):
-    """array[index] += value, and what was there before: one instruction, so no two threads get the
-    same.
+    """Add `value` to array[index] atomically; return the value before.
+
+    No two threads that add get the same value.
     """
 
     def codegen(context, builder, signature, args):
@@ -39,8 +40,9 @@ def fetch_add(typingctx, array, index, value):
 
 @intrinsic
 def fetch_max(typingctx, array, index, value):
-    """array[index] = max(array[index], value), and what was there before: the first to raise it
-    sees a smaller one.
+    """Set array[index] to max(array[index], value) atomically; return the value before.
+
+    Only the first thread to raise it gets a value smaller than its own.
     """
 
     def codegen(context, builder, signature, args):
@@ -53,7 +55,7 @@ def fetch_max(typingctx, array, index, value):
 
 @intrinsic
 def load(typingctx, array, index):
-    """array[index], with everything that was written before the `store` that put it there."""
+    """Return array[index]; what another thread wrote before its `store` of the value is visible."""
 
     def codegen(context, builder, signature, args):
         return builder.load_atomic(_pointer(context, builder, signature, args), "acquire", 8)
@@ -63,7 +65,7 @@ def load(typingctx, array, index):
 
 @intrinsic
 def store(typingctx, array, index, value):
-    """array[index] = value, after everything written before it."""
+    """Set array[index] = value after everything that this thread wrote before."""
 
     def codegen(context, builder, signature, args):
         builder.store_atomic(args[2], _pointer(context, builder, signature, args), "release", 8)
@@ -73,12 +75,10 @@ def store(typingctx, array, index, value):
 
 
 @njit(error_model="numpy")
-def wait_beyond(array, index, value):
-    """Wait until array[index] > value; after `LOOKS` looks the core is offered to others between
-    two of them.
-    """
-    looks = 0
+def wait_until_above(array, index, value):
+    """Wait until array[index] > value; yield the core after each read beyond SPINS_BEFORE_YIELD."""
+    spins = 0
     while load(array, index) <= value:
-        looks += 1
-        if looks > LOOKS:
-            _give_way()
+        spins += 1
+        if spins > SPINS_BEFORE_YIELD:
+            _sched_yield()

@@ -1,10 +1,9 @@
-"""Where compiled kernels are kept when neither the package's folder nor the user's own may be
-written.
+"""A folder for compiled kernels if neither the package's folder nor the user's own is writable.
 
-Numba keeps them in one of the two, and refuses to import a kernel where it can use neither: as
-another user than the one that installed the package, in a container without a home. Then they go to
-a folder of this process, which only its user may read, and which goes with it: each process
-compiles anew then, unless NUMBA_CACHE_DIR names a folder of the user's.
+Numba caches kernels in one of these two, and fails to import a kernel if both are read-only, as
+when another user installed the package, or in a container without a home folder. Kernels are then
+cached in a temporary folder that only this user can read and that is removed at exit. So every
+process compiles again, unless NUMBA_CACHE_DIR names a writable folder.
 """
 
 import atexit
@@ -16,9 +15,9 @@ import numba
 
 
 def ensure_cache_folder() -> None:
-    """Call before the first kernel is imported.
+    """Make sure that Numba can cache kernels; call it before the first kernel is imported.
 
-    Raises OSError when nothing at all may be written.
+    Raises OSError if no temporary folder can be created.
     """
     try:
         numba.njit(cache=True)(_kernel)
@@ -28,10 +27,11 @@ def ensure_cache_folder() -> None:
             raise
     folder = tempfile.mkdtemp(prefix="streamtrain-kernels-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    # The variable too: Numba reads it again when another one changes, and processes started from
-    # here need no folder of their own.
-    os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = folder
+    # Set the variable too: Numba reads it again when another variable changes, and child processes
+    # can then share the folder.
+    os.environ["NUMBA_CACHE_DIR"] = folder
+    setattr(numba.config, "CACHE_DIR", folder)  # noqa: B010 - Numba's stub lacks the attribute
 
 
 def _kernel() -> None:
-    """Never compiled: Numba looks for a place as soon as it is decorated."""
+    """Do nothing; never compiled, since Numba looks for a folder as soon as it is decorated."""

@@ -1,23 +1,24 @@
-"""The fused step of a multi-layer perceptron: forward, backward and update of minibatch after
-minibatch in one call.
+"""The fused step of an MLP: forward, backward and update of many minibatches in one call.
 
-Rows are taken in tiles (layers.py), a minibatch's gradients are summed in one or more slots, and
-the step (updates.py) is taken where its last row was added. Nothing is allocated anywhere.
+Rows are processed in tiles (layers.py). The gradients of a minibatch are summed in one or more
+slots, and the optimizer step (updates.py) follows when its last row has been added. No memory is
+allocated.
 """
 
 from numba import float64, njit
 
-from streamtrain.kernels.atomics import fetch_add, fetch_max, load, store, wait_beyond
+from streamtrain.kernels.atomics import fetch_add, fetch_max, load, store, wait_until_above
 from streamtrain.kernels.layers import TILE_ROWS, add_tile, tile_squared_error
 from streamtrain.kernels.sources import SOURCES
 from streamtrain.kernels.updates import step
 
-#: Rows of a part: what one thread adds into one slot at a time, of a minibatch that several threads
-#: share.
+#: Rows of a part of a minibatch: what one thread adds to one slot at a time.
 PART_ROWS = 256
 
-#: The most slots of a minibatch's gradient, and the int64 values that threads take turns by.
+#: The most slots for a minibatch's gradient.
 MOST_SLOTS = 16
+
+#: int64 values of the array that coordinates threads; see `advance`.
 TURN = 16 + MOST_SLOTS
 
 
@@ -25,7 +26,7 @@ TURN = 16 + MOST_SLOTS
 def _add_rows(
     rows, start, end, widths, parameters, gradient, work, activation, huber_delta, squares
 ):
-    """Add the gradients of rows `[start, end)` tile by tile; returns the sum of their losses."""
+    """Add the gradients of rows `[start, end)` tile by tile; return the sum of their losses."""
     loss = float64(0.0)
     while start < end:
         tile = min(TILE_ROWS, end - start)
@@ -64,7 +65,7 @@ def _advance_alone(
     hyper,
     squares,
 ):
-    """Minibatch after minibatch on this thread: see `advance`, with one slot."""
+    """Process minibatches on this thread only: `advance` with one slot."""
     while start < stop:
         end = min(stop, start + batch_size - state[0])
         state[0] += end - start
@@ -110,13 +111,13 @@ def _advance_together(
     hyper,
     squares,
 ):
-    """Minibatch after minibatch with whoever comes: see `advance`, with several slots."""
+    """Process minibatches together with other threads: `advance` with several slots."""
     while True:
         minibatch = load(turn, 0)
-        # Rows [begin, end) of the block are rows [offset, …) of this minibatch.
-        begin, offset = (
-            (start, carried) if minibatch == 0 else (start + minibatch * batch_size - carried, 0)
-        )
+        # Rows [begin, end) of the block are the rows of this minibatch from number `offset` on.
+        begin, offset = start, carried
+        if minibatch > 0:
+            begin, offset = start + minibatch * batch_size - carried, 0
         if begin >= stop:
             return
         end = min(stop, begin + batch_size - offset)
@@ -131,7 +132,7 @@ def _advance_together(
             while part <= last:
                 low = max(begin, begin + part * PART_ROWS - offset)
                 high = min(end, begin + (part + 1) * PART_ROWS - offset)
-                own = squares[low - start :]
+                part_squares = squares[low - start :]
                 loss += _add_rows(
                     rows,
                     low,
@@ -142,7 +143,7 @@ def _advance_together(
                     work,
                     activation,
                     huber_delta,
-                    own,
+                    part_squares,
                 )
                 part += gradients.shape[0]
             losses[slot] += loss
@@ -152,12 +153,13 @@ def _advance_together(
                     step(parameters, gradients, moments, state, optimizer, lr, hyper)
                 store(turn, 8, 0)
                 store(turn, 0, minibatch + 1)
-        wait_beyond(turn, 0, minibatch)
+        wait_until_above(turn, 0, minibatch)
 
 
 def _kernels(sources):
-    """(advance, finish, squared_error), which the disk cache keeps by `sources`: see
-    kernels/sources.py.
+    """Return (advance, finish, squared_error) with the hash `sources` in their closures.
+
+    kernels/sources.py explains why.
     """
 
     @njit(nogil=True, cache=True, error_model="numpy")
@@ -184,25 +186,42 @@ def _kernels(sources):
         hyper,
         squares,
     ):
-        """Take every minibatch that ends in `[start, stop)` of a block; the rest stays in
-        `gradients` as a sum.
+        """Process rows `[start, stop)` of a block; the rows after its last minibatch are carried.
 
-        `gradients` (slots, P or more): with one slot, minibatches are taken one after another on
-        this thread. With more, any number of threads may call this at once with the same arguments
-        but `work` and `thread`: each minibatch is cut into parts of `PART_ROWS` rows, part p is
-        added into slot p mod slots, a thread takes a slot at a time, and the one that finishes a
-        minibatch's last slot sums the slots in their order and steps. So the numbers do not depend
-        on how many threads came. Thread `thread` of `threads` begins with the slots that it had
-        before, which are in its cache.
+        The sum of the carried rows' gradients stays in `gradients`. With one slot, this thread
+        processes the minibatches one after another. With more slots, several threads may call this
+        at once, with equal arguments except `work` and `thread`. A minibatch is cut into parts of
+        `PART_ROWS` rows, and part p is added to slot p mod slots. A thread processes one slot at a
+        time. The thread that completes the last slot of a minibatch sums the slots in order and
+        takes the step, so that results do not depend on the number of threads.
 
-        `state` (int64): rows carried, steps taken, rows of those steps; all are moved on.
-        `carried`: the rows carried before the call. `losses` (float64, slots): the sums of the
-        rows' losses are added. `turn` (int64, `TURN` values): zeros before the call; then the
-        minibatch that the threads are at, a cache line further how many of its slots are done, then
-        the minibatches each slot was taken for. `squares` (float32): empty, or a place for each row
-        of `[start, stop)`, which gets the squared norm of the row's gradient.
+        Args:
+            rows: The block, float32 (rows, features + 1), target last.
+            start: First row to process.
+            stop: End of the rows to process.
+            batch_size: Rows per minibatch.
+            widths: Widths of all layers, int64.
+            parameters: Parameters of the replica, float32 (P,).
+            gradients: Sums of gradients, float32 (slots, P or more).
+            moments: Momentum, or first and second moment, float32 (2, P).
+            work: Workspace of this thread; see `workspace_size` in layers.py.
+            state: int64: rows carried, steps taken, rows of those steps; all are updated.
+            losses: Sums of the rows' losses are added, float64 (slots,).
+            turn: int64 (TURN,), zeros before the call. [0]: the current minibatch. [8], in the next
+                cache line: its completed slots. [16:]: per slot, the minibatches it was taken for.
+            carried: Rows carried before the call.
+            thread: Number of this thread. It starts with the slots that it had in the previous
+                minibatch, which are in its cache.
+            threads: Number of threads.
+            activation: Activation function; see activations.py.
+            huber_delta: Where Huber's loss becomes linear; 0: squared loss.
+            optimizer: SGD, ADAM or ADAMW; see updates.py.
+            lr: Learning rate before the schedule.
+            hyper: Hyperparameters of the optimizer; see `step` in updates.py.
+            squares: Empty, or float32 (stop - start,), which receives the squared norm of each
+                row's gradient.
         """
-        sources  # noqa: B018 - being here, it is in the closure
+        sources  # noqa: B018 - a use, so that it is in the closure
         if gradients.shape[0] == 1:
             _advance_alone(
                 rows,
@@ -250,14 +269,14 @@ def _kernels(sources):
 
     @njit(nogil=True, cache=True, error_model="numpy")
     def finish(parameters, gradients, moments, state, optimizer, lr, hyper):
-        """Take the carried rows, if any, as a minibatch of their own."""
+        """Take a step with the carried rows, if any, as a short minibatch."""
         sources  # noqa: B018
         if state[0]:
             step(parameters, gradients, moments, state, optimizer, lr, hyper)
 
     @njit(nogil=True, cache=True, error_model="numpy")
     def squared_error(rows, widths, parameters, work, activation):
-        """The sum of r² over rows (any number, features + 1): forward only."""
+        """Return the sum of r² over any number of rows (rows, features + 1); forward only."""
         sources  # noqa: B018
         total = float64(0.0)
         for start in range(0, rows.shape[0], TILE_ROWS):

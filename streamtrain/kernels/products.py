@@ -1,43 +1,42 @@
-"""Products of small matrices in registers: what an MLP's layers need, without the copies that BLAS
-makes to be fast on large ones.
+"""Products of small matrices in registers, for the layers of an MLP.
 
-A block of up to 6 rows and two vectors of columns is gathered in registers over the whole inner
-length, then finished in the same breath: written, added, shifted by a bias, cut by ReLU or by its
-derivative. The blocks are written as LLVM instructions, since Numba has no word for a vector; which
-block goes where is ordinary Numba code below. After Goto and van de Geijn 2008 (the block in
-registers), without their packing: a layer of `MOST_WEIGHTS` fits the caches as it lies.
+BLAS copies its operands first, which pays off only for large matrices. Here a block of up to 6 rows
+and two vectors of columns accumulates in registers over the whole inner length. It is then stored,
+added, shifted by a bias, or multiplied by a ReLU's derivative, before it leaves the registers. The
+blocks are LLVM instructions, since Numba has no vector type; ordinary Numba code below places them.
+The method is that of Goto and van de Geijn 2008 (blocks in registers) without their packing, as the
+weights of a layer of up to `MOST_WEIGHTS` fit the caches anyway.
 """
 
 import llvmlite.binding
 from llvmlite import ir
 from numba import int64, njit
 from numba.core import types
-from numba.extending import intrinsic
 
-#: Weights of the largest layer these are for; BLAS is faster beyond.
+from streamtrain.kernels.intrinsics import intrinsic
+
+#: The most weights of a layer that uses these products; for larger layers BLAS is faster.
 MOST_WEIGHTS = 2**14
 
-#: How a block is finished: c = p, c += p, c = p + e, c = relu(p + e), c = p where e > 0 and 0
-#: elsewhere; p the product. e is one row for the two shifts (a bias), a matrix like c for the last
-#: (the activations).
+#: What is done with the product p of a block: c = p; c += p; c = p + e; c = relu(p + e); or c = p
+#: where e > 0 and 0 elsewhere. For the shifts, e is one row (a bias); for MASK, a matrix like c.
 SET, ADD, SHIFT, SHIFT_RELU, MASK = range(5)
 
 _FLOAT, _INT = ir.FloatType(), ir.IntType(64)
 _FLAGS = ("contract", "nsz", "arcp", "reassoc")
 
-#: float32 values in a vector of this machine.
+#: float32 values per vector on this machine.
 LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
 
 
 def _make_block(rows: int, lanes: int, vectors: int):
-    """An intrinsic for one block of `rows` x (lanes · vectors).
+    """Return an intrinsic that computes one block of `rows` x (lanes · vectors).
 
-    Its arguments: a, its offset, its step from row to row and along the inner length; b, offset,
-    step along the inner length; c, offset, row step; e, offset; inner length; finish. All arrays
-    float32, one axis.
+    Its arguments are: a, its offset, its step per row and per inner index; b, its offset, its step
+    per inner index; c, its offset, its step per row; e, its offset; the inner length; finish. All
+    arrays are float32 with one axis.
     """
-    # With few sums in a block, several steps of the inner length are taken side by side: an
-    # addition takes four cycles.
+    # An addition takes four cycles, so a block with few sums takes several inner steps in parallel.
     unroll = max(1, 8 // (rows * vectors))
     vector = ir.VectorType(_FLOAT, lanes) if lanes > 1 else _FLOAT
 
@@ -50,18 +49,17 @@ def _make_block(rows: int, lanes: int, vectors: int):
             )
             for kind, value in zip(signature.args, args, strict=True)
         )
-        number = _INT
-        # one copy of all blocks, wherever they are called from: the compiler's seconds
+        # one copy of all blocks for all callers, which saves seconds of compile time
         builder.function.attributes.add("noinline")
         zero = ir.Constant(vector, [0.0] * lanes) if lanes > 1 else ir.Constant(_FLOAT, 0.0)
 
-        def place(base, *terms):
-            for term in terms:
-                base = builder.gep(base, [term])
+        def address(base, *offsets):
+            for offset in offsets:
+                base = builder.gep(base, [offset])
             return base
 
         def times(value, factor):
-            return builder.mul(value, ir.Constant(number, factor))
+            return builder.mul(value, ir.Constant(_INT, factor))
 
         def load(pointer):
             return builder.load(builder.bitcast(pointer, vector.as_pointer()), align=4)
@@ -69,92 +67,86 @@ def _make_block(rows: int, lanes: int, vectors: int):
         def store(value, pointer):
             builder.store(value, builder.bitcast(pointer, vector.as_pointer()), align=4)
 
-        def spread(pointer):
+        def broadcast(pointer):
             scalar = builder.load(pointer)
             if lanes == 1:
                 return scalar
-            one = builder.insert_element(
-                ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0)
-            )
+            undefined = ir.Constant(vector, ir.Undefined)
+            first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
             mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-            return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
+            return builder.shuffle_vector(first, undefined, mask)
 
-        a, b, c = place(a, a_at), place(b, b_at), place(c, c_at)
-        e = place(e, e_at)
+        a, b, c = address(a, a_at), address(b, b_at), address(c, c_at)
+        e = address(e, e_at)
 
         def loop(begin, end, step, sums):
-            """`sums`: lists (one for each side-by-side step) of rows x vectors values; returns what
-            they are after the loop.
+            """Emit a loop over the inner index; return the index and the sums after it.
+
+            `sums` has one list of rows x vectors values per parallel step.
             """
             before, check = builder.block, builder.append_basic_block("check")
             body, after = builder.append_basic_block("body"), builder.append_basic_block("after")
             builder.branch(check)
             builder.position_at_end(check)
-            k = builder.phi(number)
+            k = builder.phi(_INT)
             k.add_incoming(begin, before)
             phis = []
-            for part in sums:
-                phis.append([builder.phi(vector) for _ in part])
-                for phi, value in zip(phis[-1], part, strict=True):
+            for strand in sums:
+                phis.append([builder.phi(vector) for _ in strand])
+                for phi, value in zip(phis[-1], strand, strict=True):
                     phi.add_incoming(value, before)
             builder.cbranch(builder.icmp_signed("<", k, end), body, after)
             builder.position_at_end(body)
-            for side, part in enumerate(phis):
-                at = builder.add(k, ir.Constant(number, side))
-                b_row = place(b, builder.mul(at, b_step))
+            for number, strand in enumerate(phis):
+                inner_index = builder.add(k, ir.Constant(_INT, number))
+                b_row = address(b, builder.mul(inner_index, b_step))
                 loaded = [
-                    load(place(b_row, ir.Constant(number, v * lanes))) for v in range(vectors)
+                    load(address(b_row, ir.Constant(_INT, v * lanes))) for v in range(vectors)
                 ]
-                a_k = place(a, builder.mul(at, a_step))
+                a_k = address(a, builder.mul(inner_index, a_step))
                 for row in range(rows):
-                    factor = spread(place(a_k, times(a_row, row)))
+                    factor = broadcast(address(a_k, times(a_row, row)))
                     for v in range(vectors):
-                        phi = part[row * vectors + v]
-                        grown = builder.fadd(
-                            phi, builder.fmul(factor, loaded[v], flags=_FLAGS), flags=_FLAGS
-                        )
-                        phi.add_incoming(grown, builder.block)
-            k.add_incoming(builder.add(k, ir.Constant(number, step)), builder.block)
+                        phi = strand[row * vectors + v]
+                        product = builder.fmul(factor, loaded[v], flags=_FLAGS)
+                        total = builder.fadd(phi, product, flags=_FLAGS)
+                        phi.add_incoming(total, builder.block)
+            k.add_incoming(builder.add(k, ir.Constant(_INT, step)), builder.block)
             builder.branch(check)
             builder.position_at_end(after)
             return k, phis
 
-        start = ir.Constant(number, 0)
+        start = ir.Constant(_INT, 0)
         sums = [[zero] * (rows * vectors) for _ in range(unroll)]
         if unroll > 1:
-            start, sums = loop(
-                start, builder.sub(inner, ir.Constant(number, unroll - 1)), unroll, sums
-            )
-            sums = [[_sum(builder, parts) for parts in zip(*sums, strict=True)]]
+            end = builder.sub(inner, ir.Constant(_INT, unroll - 1))
+            start, sums = loop(start, end, unroll, sums)
+            sums = [[_sum(builder, strands) for strands in zip(*sums, strict=True)]]
         _, (products,) = loop(start, inner, 1, sums)
 
         done = builder.append_basic_block("done")
-        ways = [builder.append_basic_block(f"finish{way}") for way in range(5)]
-        switch = builder.switch(finish, ways[SET])
-        for way, block in enumerate(ways):
-            if way != SET:
-                switch.add_case(ir.Constant(number, way), block)
+        cases = [builder.append_basic_block(f"finish{case}") for case in range(5)]
+        switch = builder.switch(finish, cases[SET])
+        for case, block in enumerate(cases):
+            if case != SET:
+                switch.add_case(ir.Constant(_INT, case), block)
             builder.position_at_end(block)
             for row in range(rows):
                 for v in range(vectors):
-                    value, shift = products[row * vectors + v], ir.Constant(number, v * lanes)
-                    pointer = place(c, times(c_row, row), shift)
-                    if way == ADD:
+                    value = products[row * vectors + v]
+                    column = ir.Constant(_INT, v * lanes)
+                    pointer = address(c, times(c_row, row), column)
+                    if case == ADD:
                         value = builder.fadd(load(pointer), value)
-                    elif way in (SHIFT, SHIFT_RELU):
-                        value = builder.fadd(value, load(place(e, shift)))
-                        if way == SHIFT_RELU:  # a NaN passes, as in torch
-                            value = builder.select(
-                                builder.fcmp_ordered("<", value, zero), zero, value
-                            )
-                    elif way == MASK:
-                        value = builder.select(
-                            builder.fcmp_ordered(
-                                ">", load(place(e, times(c_row, row), shift)), zero
-                            ),
-                            value,
-                            zero,
-                        )
+                    elif case in (SHIFT, SHIFT_RELU):
+                        value = builder.fadd(value, load(address(e, column)))
+                        if case == SHIFT_RELU:  # NaN is kept, as in torch
+                            is_negative = builder.fcmp_ordered("<", value, zero)
+                            value = builder.select(is_negative, zero, value)
+                    elif case == MASK:
+                        activation = load(address(e, times(c_row, row), column))
+                        is_active = builder.fcmp_ordered(">", activation, zero)
+                        value = builder.select(is_active, value, zero)
                     store(value, pointer)
             builder.branch(done)
         builder.position_at_end(done)
@@ -164,13 +156,8 @@ def _make_block(rows: int, lanes: int, vectors: int):
     def block(
         typingctx, a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, e, e_at, inner, finish
     ):
-        whole = types.int64
-        return (
-            types.none(
-                a, whole, whole, whole, b, whole, whole, c, whole, whole, e, whole, whole, whole
-            ),
-            codegen,
-        )
+        i = types.int64
+        return types.none(a, i, i, i, b, i, i, c, i, i, e, i, i, i), codegen
 
     return block
 
@@ -191,239 +178,109 @@ _one_6, _one_1 = (_make_block(rows, 1, 1) for rows in (6, 1))
 
 @njit(inline="always")
 def multiply(a, a_row, a_step, b, c, rows, columns, inner, e, finish):
-    """C (rows, columns) from the product of a (rows, inner) and b (inner, columns), as `finish`
-    says; float32, one axis each.
+    """Set c (rows, columns) from the product of a (rows, inner) and b (inner, columns).
 
-    Element (i, k) of a is a[i · a_row + k · a_step], so that it may be a transposed matrix, or the
-    same number everywhere. b, c and a matrix e lie row after row. Each element of the product is
-    one sum along the inner length, whatever the block it is in; but blocks of few rows take it in
-    several strands.
+    `finish` says how. All arrays are float32 with one axis. Element (i, k) of a is
+    a[i · a_row + k · a_step], so that a may be transposed, or one number for all elements. b, c and
+    a matrix e are stored row by row. Every element of the product is one sum over the inner index
+    in any block, but blocks of few rows split it into several strands.
     """
-    # Without the casts Numba would compile it all anew for each constant it is called with.
-    _multiply(
-        a,
-        int64(a_row),
-        int64(a_step),
-        b,
-        c,
-        int64(rows),
-        int64(columns),
-        int64(inner),
-        e,
-        int64(finish),
-    )
+    # Without the casts Numba would compile `_multiply` again for every constant argument.
+    a_row, a_step, finish = int64(a_row), int64(a_step), int64(finish)
+    _multiply(a, a_row, a_step, b, c, int64(rows), int64(columns), int64(inner), e, finish)
 
 
 @njit(error_model="numpy")
 def _multiply(a, a_row, a_step, b, c, rows, columns, inner, e, finish):
+    """Cover c with blocks, the widest first; (i, j) is the first element of a block."""
     matrix = finish == MASK
-    at = 0
-    while at + _WIDE <= columns:
-        row = 0
-        while row + 6 <= rows:
-            place = row * columns + at
+    j = 0
+    while j + _WIDE <= columns:
+        i = 0
+        while i + 6 <= rows:
+            c_at = i * columns + j
+            e_at = c_at if matrix else j
             _wide_6(
-                a,
-                row * a_row,
-                a_row,
-                a_step,
-                b,
-                at,
-                columns,
-                c,
-                place,
-                columns,
-                e,
-                place if matrix else at,
-                inner,
-                finish,
+                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
             )
-            row += 6
-        if row + 4 <= rows:
-            place = row * columns + at
+            i += 6
+        if i + 4 <= rows:
+            c_at = i * columns + j
+            e_at = c_at if matrix else j
             _wide_4(
-                a,
-                row * a_row,
-                a_row,
-                a_step,
-                b,
-                at,
-                columns,
-                c,
-                place,
-                columns,
-                e,
-                place if matrix else at,
-                inner,
-                finish,
+                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
             )
-            row += 4
-        if row + 2 <= rows:
-            place = row * columns + at
+            i += 4
+        if i + 2 <= rows:
+            c_at = i * columns + j
+            e_at = c_at if matrix else j
             _wide_2(
-                a,
-                row * a_row,
-                a_row,
-                a_step,
-                b,
-                at,
-                columns,
-                c,
-                place,
-                columns,
-                e,
-                place if matrix else at,
-                inner,
-                finish,
+                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
             )
-            row += 2
-        if row < rows:
-            place = row * columns + at
+            i += 2
+        if i < rows:
+            c_at = i * columns + j
+            e_at = c_at if matrix else j
             _wide_1(
-                a,
-                row * a_row,
-                a_row,
-                a_step,
-                b,
-                at,
-                columns,
-                c,
-                place,
-                columns,
-                e,
-                place if matrix else at,
-                inner,
-                finish,
+                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
             )
-        at += _WIDE
-    while at + _VECTOR <= columns:
-        row = 0
-        while row + 6 <= rows:
-            place = row * columns + at
+        j += _WIDE
+    while j + _VECTOR <= columns:
+        i = 0
+        while i + 6 <= rows:
+            c_at = i * columns + j
+            e_at = c_at if matrix else j
             _vector_6(
-                a,
-                row * a_row,
-                a_row,
-                a_step,
-                b,
-                at,
-                columns,
-                c,
-                place,
-                columns,
-                e,
-                place if matrix else at,
-                inner,
-                finish,
+                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
             )
-            row += 6
-        while row < rows:
-            place = row * columns + at
+            i += 6
+        while i < rows:
+            c_at = i * columns + j
+            e_at = c_at if matrix else j
             _vector_1(
-                a,
-                row * a_row,
-                a_row,
-                a_step,
-                b,
-                at,
-                columns,
-                c,
-                place,
-                columns,
-                e,
-                place if matrix else at,
-                inner,
-                finish,
+                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
             )
-            row += 1
-        at += _VECTOR
-    while at + _FOUR <= columns:
-        row = 0
-        while row + 6 <= rows:
-            place = row * columns + at
+            i += 1
+        j += _VECTOR
+    while j + _FOUR <= columns:
+        i = 0
+        while i + 6 <= rows:
+            c_at = i * columns + j
+            e_at = c_at if matrix else j
             _four_6(
-                a,
-                row * a_row,
-                a_row,
-                a_step,
-                b,
-                at,
-                columns,
-                c,
-                place,
-                columns,
-                e,
-                place if matrix else at,
-                inner,
-                finish,
+                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
             )
-            row += 6
-        while row < rows:
-            place = row * columns + at
+            i += 6
+        while i < rows:
+            c_at = i * columns + j
+            e_at = c_at if matrix else j
             _four_1(
-                a,
-                row * a_row,
-                a_row,
-                a_step,
-                b,
-                at,
-                columns,
-                c,
-                place,
-                columns,
-                e,
-                place if matrix else at,
-                inner,
-                finish,
+                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
             )
-            row += 1
-        at += _FOUR
-    while at < columns:
-        row = 0
-        while row + 6 <= rows:
-            place = row * columns + at
+            i += 1
+        j += _FOUR
+    while j < columns:
+        i = 0
+        while i + 6 <= rows:
+            c_at = i * columns + j
+            e_at = c_at if matrix else j
             _one_6(
-                a,
-                row * a_row,
-                a_row,
-                a_step,
-                b,
-                at,
-                columns,
-                c,
-                place,
-                columns,
-                e,
-                place if matrix else at,
-                inner,
-                finish,
+                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
             )
-            row += 6
-        while row < rows:
-            place = row * columns + at
+            i += 6
+        while i < rows:
+            c_at = i * columns + j
+            e_at = c_at if matrix else j
             _one_1(
-                a,
-                row * a_row,
-                a_row,
-                a_step,
-                b,
-                at,
-                columns,
-                c,
-                place,
-                columns,
-                e,
-                place if matrix else at,
-                inner,
-                finish,
+                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
             )
-            row += 1
-        at += _ONE
+            i += 1
+        j += _ONE
 
 
 @njit(error_model="numpy")
 def transpose(a, rows, columns, out):
-    """Out (columns, rows) = a (rows, columns) transposed; float32, one axis each."""
+    """Set out (columns, rows) to the transpose of a (rows, columns); float32, one axis each."""
     for row in range(rows):
         for column in range(columns):
             out[column * rows + row] = a[row * columns + column]

@@ -1,8 +1,8 @@
-"""Which kernels these are, for Numba's disk cache.
+"""A hash of all kernels, for Numba's disk cache.
 
-The cache knows a kernel by the file it stands in, and does not notice an edited callee in another
-file. But it looks at what a function holds in its closure: a kernel that calls into other files has
-`SOURCES` there, and is compiled anew when any kernel changed.
+The cache identifies a kernel by the file that defines it, and does not notice that a callee in
+another file has changed. It does compare the values in a kernel's closure. A kernel that calls into
+other files therefore has `SOURCES` in its closure, and is compiled again if any kernel has changed.
 """
 
 import hashlib
@@ -12,8 +12,9 @@ import numba
 
 
 def hash_sources(folder: Path) -> str:
-    """Hexadecimal digest of the Python files of a folder, names and contents, and of the compiler's
-    version.
+    """Return a hexadecimal digest of a folder's Python files and of Numba's version.
+
+    Names and contents of the files count.
     """
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(folder.glob("*.py")):
@@ -22,5 +23,5 @@ def hash_sources(folder: Path) -> str:
     return digest.hexdigest()
 
 
-#: Of this folder.
+#: The hash of this folder.
 SOURCES = hash_sources(Path(__file__).parent)

@@ -1,1 +1,1 @@
-"""The order of rows as arithmetic: spans, keyed permutations, hold-out, windows. Reads no data."""
+"""The row order as arithmetic: spans, keyed permutations, hold-out, windows. Reads no data."""

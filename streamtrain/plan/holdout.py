@@ -1,4 +1,4 @@
-"""The held-out rows: drawn once by a key, the same in every epoch and trial."""
+"""The hold-out: rows drawn by a key, the same in every epoch and trial."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,13 +8,12 @@ import numpy as np
 from streamtrain.plan.order import HOLDOUT, make_key, sample
 from streamtrain.plan.spans import Spans
 
-#: Held-out rows and statistics come from this many spans, spread evenly over the data set; from
-#: more only when spans are so small that these would hold fewer than MIN_SHARE rows for each
-#: held-out one.
+#: Held-out rows and statistics come from this many spans, spread evenly over the data set. If spans
+#: are so small that these would have fewer than MIN_SHARE rows per held-out row, more are used.
 SPREAD_SPANS = 64
 MIN_SHARE = 4
 
-#: Of a held-out row: its position, int64.
+#: Bytes per held-out row: its position, int64.
 HELD_OUT_BYTES = 8
 
 _NONE = np.empty(0, dtype=np.int64)
@@ -22,28 +21,32 @@ _NONE = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Holdout:
-    """Held-out rows of each span that has some: `positions[span]` is ascending, relative to the
-    span's start.
+    """The held-out rows of every span.
 
-    `spread`: the span numbers they were drawn from, ascending; all of the survey's reading.
+    Attributes:
+        spread: Ascending numbers of the spans from which rows were drawn; the survey reads no
+            others.
+        positions: Span number → ascending int64 positions within the span; spans without held-out
+            rows are absent.
     """
 
     spread: np.ndarray
     positions: dict[int, np.ndarray] = field(default_factory=dict)
 
     def of(self, span: int) -> np.ndarray:
-        """Ascending int64 positions within the span; empty for most spans."""
+        """Return the ascending int64 positions of a span's held-out rows; empty for most spans."""
         return self.positions.get(span, _NONE)
 
     @property
     def num_rows(self) -> int:
+        """Number of held-out rows."""
         return sum(len(rows) for rows in self.positions.values())
 
 
 def spread_spans(num_spans: int, share: float) -> np.ndarray:
-    """Span numbers spread evenly over `range(num_spans)`, ascending.
+    """Return ascending span numbers, spread evenly over `range(num_spans)`.
 
-    `share`: held-out rows as a share of all rows.
+    `share` is the fraction of all rows that is held out.
 
     >>> spread_spans(6400, 0.0001)[:3].tolist(), len(spread_spans(6400, 0.2))
     ([50, 150, 250], 5120)
@@ -53,9 +56,10 @@ def spread_spans(num_spans: int, share: float) -> np.ndarray:
 
 
 def holdout_rows(num_rows: int, *, asked: int | float | None, eval_rows: int) -> int:
-    """How many rows to hold out.
+    """Return how many of `num_rows` rows to hold out.
 
-    `asked` as rows or a fraction; when None, min(eval_rows, 20 % of the rows).
+    `asked` is a number of rows (int) or a fraction (float); None means min(eval_rows, 20 % of the
+    rows).
     """
     if asked is None:
         return min(eval_rows, num_rows // 5)
@@ -63,9 +67,9 @@ def holdout_rows(num_rows: int, *, asked: int | float | None, eval_rows: int) ->
 
 
 def draw_holdout(spans: Spans, rows: int, seed: int) -> Holdout:
-    """Draw `rows` rows from the spread spans, in proportion to their sizes; counts are exact.
+    """Draw exactly `rows` rows from evenly spread spans, in proportion to the spans' sizes.
 
-    Raises ValueError when the spread spans have fewer rows than that.
+    Raises ValueError if these spans have fewer rows.
     """
     chosen = spread_spans(len(spans), rows / int(spans.num_rows.sum()))
     sizes = spans.num_rows[chosen]
@@ -74,8 +78,8 @@ def draw_holdout(spans: Spans, rows: int, seed: int) -> Holdout:
         raise ValueError(
             f"cannot hold out {rows:,} rows: they come from {len(chosen)} spans with {total:,} rows"
         )
-    # Exact shares: differences of rounded cumulative sums. In Python's integers, since a product of
-    # two counts of rows may not fit int64.
+    # Differences of rounded cumulative sums add up exactly. Python integers, because the product of
+    # two row counts may not fit into int64.
     ends = [end * rows // total for end in np.cumsum(sizes).tolist()]
     shares = np.diff([0, *ends])
     positions = {

@@ -1,8 +1,7 @@
-"""Keys, keyed permutations, and windows: order is a pure function of (seed, trial, epoch,
-position).
+"""Keys, keyed permutations and windows: the order as a pure function of seed, trial and epoch.
 
-No random generator lives across steps and nothing here is as long as the data. `mix64` is the
-finalizer of splitmix64 (Steele, Lea and Flood, OOPSLA 2014); `kernels/shuffle.py` uses the same
+No random generator keeps state between calls, and no array here is as long as the data. `mix64` is
+the finalizer of splitmix64 (Steele, Lea and Flood, OOPSLA 2014); kernels/shuffle.py uses the same
 constants.
 """
 
@@ -16,27 +15,27 @@ GOLDEN = 0x9E3779B97F4A7C15
 MIX_1 = 0xBF58476D1CE4E5B9
 MIX_2 = 0x94D049BB133111EB
 
-#: What a key is for; hashed with the seed, so that no two uses ever share a stream of random bits.
+#: Purposes of a key. They are hashed with the seed, so that no two uses share random bits.
 SPANS, WINDOW, HOLDOUT, WEIGHTS, RECEIPT = range(1, 6)
 
-#: Row groups larger than a window are read as slices; this many of them are open and interleaved at
-#: a time.
+#: Row groups larger than a window are read as chains of slices; this many chains are open and
+#: interleaved at a time.
 OPEN_CHAINS = 8
 
 _MASK = 2**64 - 1
 
 
 def mix64(value: int) -> int:
-    """A bijection of 64-bit integers in which every input bit moves every output bit."""
+    """Apply a bijection of 64-bit integers in which every input bit affects every output bit."""
     value = ((value ^ (value >> 30)) * MIX_1) & _MASK
     value = ((value ^ (value >> 27)) * MIX_2) & _MASK
     return value ^ (value >> 31)
 
 
 def make_key(*words: int) -> int:
-    """A 64-bit key from integers, order-sensitive: `make_key(seed, trial, epoch, SPANS)`.
+    """Hash integers, in order, to a 64-bit key: `make_key(seed, trial, epoch, SPANS)`.
 
-    Never `seed + epoch`.
+    Use it instead of sums such as `seed + epoch`, which give equal keys to different runs.
 
     >>> make_key(0, 1) != make_key(1, 0) != make_key(1)
     True
@@ -48,7 +47,7 @@ def make_key(*words: int) -> int:
 
 
 def hash_array(values: np.ndarray, key: int) -> np.ndarray:
-    """The keyed hash of every element: uint64, the shape of `values`."""
+    """Return the keyed hash of every element: uint64, with the shape of `values`."""
     with np.errstate(over="ignore"):
         z = values.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(key)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(MIX_1)
@@ -57,18 +56,19 @@ def hash_array(values: np.ndarray, key: int) -> np.ndarray:
 
 
 def permutation(n: int, key: int) -> np.ndarray:
-    """A keyed permutation of `range(n)`: int64 (n,).
+    """Return a keyed permutation of `range(n)`: int64 (n,).
 
-    Hashes are a bijection, so none are equal, and any sort gives the same order.
+    The hash is a bijection, so no two hashes are equal and every sort algorithm gives the same
+    order.
     """
     return np.argsort(hash_array(np.arange(n, dtype=np.uint64), key))
 
 
 def sample(n: int, k: int, key: int) -> np.ndarray:
-    """`k` distinct members of `range(n)`, ascending, in O(k) memory: the first k images of a keyed
-    Feistel permutation.
+    """Return `k` distinct members of `range(n)`, ascending, in O(k) memory: int64 (k,).
 
-    Cycle walking keeps the images below n (Black and Rogaway, CT-RSA 2002, §3).
+    They are the first k images of a keyed Feistel permutation; cycle walking keeps the images below
+    n (Black and Rogaway, CT-RSA 2002, §3). Raises ValueError if k > n.
 
     >>> sample(5, 5, key=7).tolist()
     [0, 1, 2, 3, 4]
@@ -90,8 +90,7 @@ def sample(n: int, k: int, key: int) -> np.ndarray:
 
 
 def read_sequence(spans: Spans, key: int) -> np.ndarray:
-    """The order in which spans are read: a keyed permutation of spans and chains, int64
-    (len(spans),).
+    """Return the order in which to read spans, a keyed permutation of the units: int64 (spans,).
 
     The slices of a chain stay in order; up to OPEN_CHAINS chains are open at once and take turns.
     """
@@ -99,20 +98,17 @@ def read_sequence(spans: Spans, key: int) -> np.ndarray:
 
 
 def deal_lanes(spans: Spans, key: int, lanes: int) -> list[np.ndarray]:
-    """The same permutation dealt to lanes, a unit at a time: for each lane the order in which its
-    spans are read.
+    """Deal the permutation of `read_sequence` to lanes, unit by unit; return each lane's sequence.
 
-    Together they hold every span once; with one lane it is `read_sequence`. A lane is empty when
-    there are fewer units than lanes.
+    Together the lanes have every span once; a single lane has the sequence of `read_sequence`. If
+    there are fewer units than lanes, the remaining lanes are empty.
     """
     units = permutation(spans.num_units, key)
     return [_in_turns(spans, units[lane::lanes]) for lane in range(lanes)]
 
 
 def _in_turns(spans: Spans, units: np.ndarray) -> np.ndarray:
-    """The spans of these units; slices of a chain in order, up to OPEN_CHAINS chains open and
-    taking turns.
-    """
+    """Return the spans of `units`, with up to OPEN_CHAINS chains open and taking turns."""
     if spans.num_units == len(spans):
         return units
     sequence: list[int] = []
@@ -129,22 +125,22 @@ def _in_turns(spans: Spans, units: np.ndarray) -> np.ndarray:
 
 
 def cut_windows(num_rows: np.ndarray, window_rows: int) -> np.ndarray:
-    """Where windows begin in a sequence of spans of these sizes: int64 offsets from 0 to
-    len(num_rows).
+    """Cut a sequence of spans of these sizes into windows: int64 offsets from 0 to len(num_rows).
 
     ```
     spans    | 3 | 3 | 2 | 5 | 1 | 4 |      window_rows = 8
     windows  |     8     |   6   | 4 |
     ```
-    A window takes the next spans as long as they fit; never fewer than one.
+    A window takes the next spans as long as they fit, and always at least one.
     """
     ends = np.cumsum(num_rows)
-    # of a window that began at each span
-    beyond = np.searchsorted(ends, ends - num_rows + window_rows, side="right")
-    np.maximum(beyond, np.arange(1, len(beyond) + 1), out=beyond)
-    following = memoryview(beyond)  # whose items are integers, at a fifth of what an array's cost
-    offset, offsets = 0, [0]
-    while offset < len(following):
-        offset = following[offset]
+    # window_end[i]: where a window ends that starts at span i
+    window_end = np.searchsorted(ends, ends - num_rows + window_rows, side="right")
+    np.maximum(window_end, np.arange(1, len(window_end) + 1), out=window_end)
+    next_offset = window_end.data  # reading an integer from a memoryview is five times as fast
+    offset = 0
+    offsets = [0]
+    while offset < len(next_offset):
+        offset = next_offset[offset]
         offsets.append(offset)
     return np.array(offsets, dtype=np.int64)

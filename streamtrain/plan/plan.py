@@ -1,6 +1,6 @@
-"""The plan of an epoch: which spans make which window, in which order.
+"""The plan of an epoch: the windows in order, and the spans of each.
 
-Pure arithmetic; it knows no data and no batch size.
+Pure arithmetic: it depends neither on the data nor on the batch size.
 """
 
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from streamtrain.plan.holdout import Holdout
 from streamtrain.plan.order import SPANS, WINDOW, cut_windows, deal_lanes, make_key, read_sequence
 from streamtrain.plan.spans import Spans
 
-#: Rows shuffled together when nothing is said: 40 MiB of float32, whatever the number of columns.
+#: Values of a window by default: 40 MiB of float32, whatever the number of columns.
 WINDOW_VALUES = 2**21 * 5
 
 
 def default_window_rows(num_columns: int) -> int:
-    """A constant of the run, from the columns only.
+    """Return the default window size, which depends only on the number of columns.
 
     >>> default_window_rows(5)
     2097152
@@ -27,10 +27,15 @@ def default_window_rows(num_columns: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Window:
-    """What one block is made of: span numbers in the order of their deal, and the key of the
-    shuffle.
+    """The spans of one block.
 
-    `num_rows`: all but the held-out ones; the null policy may drop some of them.
+    Attributes:
+        epoch: The epoch that the window belongs to.
+        index: Index of the window within the epoch.
+        key: Key of the shuffle within the window.
+        spans: Span numbers in the order in which their rows are dealt, int64.
+        num_rows: Rows without the held-out ones; the null policy may drop some of them.
+        ends_epoch: True for the last window of the epoch.
     """
 
     epoch: int
@@ -45,7 +50,16 @@ class Window:
 class Plan:
     """The windows of one epoch of one trial, or of one lane of it.
 
-    `window_starts` (windows + 1,): the row at which each begins.
+    Attributes:
+        spans: The spans of the data set.
+        holdout: The rows that are left out.
+        seed: Seed of the run.
+        trial: Trial of the run.
+        epoch: Epoch of the trial.
+        sequence: Span numbers in the order in which they are read, int64.
+        offsets: Offset in `sequence` of the first span of each window, int64 (windows + 1,).
+        window_starts: Row of the epoch at which each window starts, int64 (windows + 1,).
+        lane: Number of the lane; None if the epoch is not split into lanes.
     """
 
     spans: Spans
@@ -63,33 +77,29 @@ class Plan:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the epoch that are not held out: what is delivered, unless the null policy drops
-        some.
-        """
+        """Rows of the epoch that are not held out; the null policy may drop some of them."""
         return int(self.window_starts[-1])
 
     def window(self, index: int) -> Window:
+        """Return window number `index`."""
+        words = [self.seed, self.trial, self.epoch, WINDOW, index]
+        if self.lane is not None:
+            words.append(self.lane)
         return Window(
             epoch=self.epoch,
             index=index,
-            key=make_key(
-                self.seed,
-                self.trial,
-                self.epoch,
-                WINDOW,
-                index,
-                *(() if self.lane is None else (self.lane,)),
-            ),
+            key=make_key(*words),
             spans=self.sequence[self.offsets[index] : self.offsets[index + 1]],
             num_rows=int(self.window_starts[index + 1] - self.window_starts[index]),
             ends_epoch=index + 1 == len(self),
         )
 
     def windows(self, first: int = 0) -> Iterator[Window]:
+        """Iterate over the windows from number `first` on."""
         return (self.window(index) for index in range(first, len(self)))
 
     def window_at(self, row: int) -> int:
-        """The window that holds the epoch's row number `row`; `len(self)` past the end."""
+        """Return the index of the window with row `row` of the epoch; past the end, len(self)."""
         return int(np.searchsorted(self.window_starts, row, side="right")) - 1
 
 
@@ -113,12 +123,11 @@ def make_lanes(
     window_rows: int,
     lanes: int,
 ) -> list[Plan]:
-    """The plans of an epoch's lanes: the spans of `make_plan`, dealt to lanes, each cut into
-    windows of its own.
+    """Deal the spans of an epoch to lanes, and return the plan of each lane.
 
-    A lane's windows are shorter by as much as there are lanes, so that all lanes together shuffle
-    as many rows as one window does. A lane without spans has a plan without windows; one lane alone
-    is `make_plan`.
+    A lane's windows have `window_rows / lanes` rows, so that all lanes together shuffle as many
+    rows at a time as one window has. A lane without spans has a plan without windows. With one
+    lane, the plan is that of `make_plan`.
     """
     sequences = deal_lanes(spans, make_key(seed, trial, epoch, SPANS), lanes)
     window_rows = max(1, window_rows // lanes)

@@ -1,3 +1,5 @@
+"""Parsing and formatting of counts, bytes, durations and ranges of sizes."""
+
 import itertools
 import math
 
@@ -16,20 +18,13 @@ from streamtrain.base.units import (
 )
 from streamtrain.errors import ConfigError
 
+DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
-@given(st.integers(0, 2**53), st.sampled_from(["", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"]))
-def test_counts_are_exact_in_every_unit(number, unit):
-    factor = {
-        "": 1,
-        "k": 10**3,
-        "M": 10**6,
-        "G": 10**9,
-        "T": 10**12,
-        "Ki": 2**10,
-        "Mi": 2**20,
-        "Gi": 2**30,
-        "Ti": 2**40,
-    }[unit]
+
+@given(st.integers(0, 2**53), st.sampled_from([*(DECIMAL | BINARY).items()]))
+def test_counts_are_exact_in_every_unit(number, unit_and_factor):
+    unit, factor = unit_and_factor
     assert parse_count(f"{number}{unit}") == pytest.approx(number * factor, rel=1e-15)
     if number * factor < 2**53:
         assert parse_count(f"{number}{unit}") == number * factor

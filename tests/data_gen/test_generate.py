@@ -1,6 +1,4 @@
-"""Generated rows: the same for any number of workers and in both formats, other for another
-seed.
-"""
+"""Generated rows do not depend on workers or format; they differ between seeds and spans."""
 
 from pathlib import Path
 

@@ -1,6 +1,4 @@
-"""The truth: quadrature has converged, and a Monte Carlo sample agrees within its own standard
-errors.
-"""
+"""The truth of generated data: quadrature has converged and agrees with a Monte Carlo sample."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,4 @@
-"""Kernels can be imported where Numba finds no folder of its own: another user's package, no
-home.
-"""
+"""Kernels can be imported where Numba finds no writable folder for its cache."""
 
 import os
 import subprocess
@@ -16,9 +14,8 @@ print(folder, oct(stat.S_IMODE(os.stat(folder).st_mode)))
 
 def test_kernels_are_imported_where_numba_finds_no_folder() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
-    environment["NUMBA_CACHE_LOCATOR_CLASSES"] = (
-        "UserProvidedCacheLocator"  # neither the package's folder nor the user's
-    )
+    # This locator uses neither the package's folder nor the user's.
+    environment["NUMBA_CACHE_LOCATOR_CLASSES"] = "UserProvidedCacheLocator"
     child = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env=environment,

@@ -1,5 +1,6 @@
-"""The kernel that assembles minibatches on a GPU: equal to NumPy in Numba's simulator; zero-copy
-and streams need a GPU.
+"""The kernel that assembles minibatches on a GPU.
+
+In Numba's simulator it equals NumPy; the test of zero-copy and streams needs a GPU.
 """
 
 import os
@@ -10,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-#: Run in a process of its own: Numba chooses the simulator when it is imported.
+#: Runs in a process of its own, because Numba chooses the simulator when it is imported.
 SIMULATED = """
 import numpy as np
 from streamtrain.kernels import cuda_minibatch
 from tests.kernels.test_cuda_minibatch import cases, oracle
 
-# The simulator's threads are Python's, and each takes several values.
-cuda_minibatch.THREADS, cuda_minibatch.MOST_BLOCKS = 4, 2
+# Few threads, because the simulator's are Python threads, and so that each takes several values.
+cuda_minibatch.THREADS, cuda_minibatch.MAX_BLOCKS = 4, 2
 for case in cases():
     x, y = case.pop("x"), case.pop("y")
     cuda_minibatch.assemble_minibatch(**case, x=x, y=y)
@@ -28,19 +29,19 @@ print("equal")
 
 
 def oracle(block, order, position, mean, scale, count, dtype):
-    """The same in NumPy: (features, target)."""
-    places = np.arange(position[0], position[0] + count)
-    rows = block[order[places] if len(order) else places].astype(
-        np.float64 if len(mean) else block.dtype
-    )
-    rows = ((rows - mean) * scale if len(mean) else rows).astype(dtype)
+    """Return (features, target) of the same minibatch, computed with NumPy."""
+    numbers = np.arange(position[0], position[0] + count)
+    if len(order):
+        numbers = order[numbers]
+    rows = block[numbers]
+    if len(mean):
+        rows = (rows.astype(np.float64) - mean) * scale
+    rows = rows.astype(dtype)
     return rows[:, :-1], rows[:, -1:]
 
 
 def cases():
-    """Blocks of every type, in order and out of order, standardised or not, at the edges of a
-    block.
-    """
+    """Yield arguments for every type, ordered or permuted, standardised or raw, at block edges."""
     random = np.random.default_rng(0)
     for block_type, out_type in [("f4", "f4"), ("f8", "f4"), ("f4", "f2")]:
         for ordered in (True, False):
@@ -79,7 +80,7 @@ def test_equals_numpy_in_the_simulator():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_zero_copy_on_torch_streams():
-    """On a side stream, behind work that it must wait for, into torch's own memory."""
+    """On a side stream the kernel waits for earlier work and writes to torch's memory."""
     from streamtrain.kernels.cuda_minibatch import assemble_minibatch
 
     for case in cases():

@@ -1,6 +1,4 @@
-"""Small products against NumPy, in float64, for every size of block, every finish, and matrices
-read both ways.
-"""
+"""Small products equal NumPy's in float64, for all block sizes, finishes and both orientations."""
 
 import numpy as np
 import pytest
@@ -13,9 +11,7 @@ FINISHES = {"set": SET, "add": ADD, "shift": SHIFT, "shift and ReLU": SHIFT_RELU
 
 
 def call(a, b, c, e, finish, *, transposed=False):
-    """Multiply on two axes, with a margin of NaN behind every array: what is read or written beyond
-    shows.
-    """
+    """Multiply matrices with a margin of NaN after each array, which reveals stray accesses."""
     rows, inner = a.shape
     lines = [
         np.append(np.ascontiguousarray(array).reshape(-1), np.full(64, np.nan, dtype=np.float32))
@@ -56,7 +52,7 @@ def test_equals_numpy(rows, columns, inner, transposed, name, seed):
 
 
 def test_one_number_stands_for_a_row_of_ones():
-    """Steps of 0 read the same number everywhere: how a bias gradient is a product."""
+    """With steps of 0, one number stands for all elements; bias gradients are such products."""
     d = np.arange(12, dtype=np.float32).reshape(4, 3)
     total = np.zeros(3, dtype=np.float32)
     multiply(np.ones(1, dtype=np.float32), 0, 0, d.reshape(-1), total, 1, 3, 4, total, ADD)
@@ -65,15 +61,13 @@ def test_one_number_stands_for_a_row_of_ones():
 
 @pytest.mark.parametrize(("columns", "rows"), [(32, 7), (16, 1), (5, 6), (1, 1)])
 def test_relu_lets_a_nan_through_and_the_mask_stops_it(columns, rows):
-    """As torch has it: ReLU of NaN is NaN, and its derivative there is 0."""
-    a, b, bad = (
-        np.ones((rows, 2), dtype=np.float32),
-        np.ones((2, columns), dtype=np.float32),
-        np.full((rows, columns), np.nan, dtype=np.float32),
-    )
-    c = np.zeros_like(bad)
-    assert np.isnan(call(a, b, c, bad, SHIFT_RELU)).all()
-    assert (call(a, b, c, bad, MASK) == 0).all()
+    """As in torch, ReLU of NaN is NaN, and its derivative there is 0."""
+    a = np.ones((rows, 2), dtype=np.float32)
+    b = np.ones((2, columns), dtype=np.float32)
+    nans = np.full((rows, columns), np.nan, dtype=np.float32)
+    c = np.zeros_like(nans)
+    assert np.isnan(call(a, b, c, nans, SHIFT_RELU)).all()
+    assert (call(a, b, c, nans, MASK) == 0).all()
     assert (call(a, -b, c, np.zeros_like(c), SHIFT_RELU) == 0).all()
 
 

@@ -1,6 +1,4 @@
-"""The shuffle kernels against a NumPy oracle, and the law that every permutation is equally
-likely.
-"""
+"""The shuffle kernels equal a plain implementation, and every permutation is equally likely."""
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ RECEIPT_KEY = np.uint64(99)
 
 
 def shuffle(spans, skips, key, num_buckets, mean=None, scale=None):
-    """Run the kernels as `stream/shuffle.py` does: returns (block, rows dealt, digest, finite)."""
+    """Run the kernels as stream/window.py does; return (block, rows dealt, digest, finite)."""
     width = len(spans[0])
     mask, key = np.uint64(num_buckets - 1), np.uint64(key)
     positions = np.concatenate([[0], np.cumsum([(len(span[0]) + 7) // 8 * 8 for span in spans])])
@@ -25,9 +23,10 @@ def shuffle(spans, skips, key, num_buckets, mean=None, scale=None):
     starts = np.cumsum(counts) - counts
     cursors = starts.copy()
     block = np.full((int(counts.sum()), width), np.nan, dtype=np.float32)
-    dealt, digest, finite, first_id = 0, 0, True, 0
+    dealt = digest = first_id = 0
+    finite = True
     for span, skip, position in zip(spans, skips, positions, strict=False):
-        one = deal(
+        span_dealt, span_digest, span_finite = deal(
             tuple(span),
             skip,
             int(position),
@@ -40,21 +39,17 @@ def shuffle(spans, skips, key, num_buckets, mean=None, scale=None):
             np.ones(width) if scale is None else scale,
             RECEIPT_KEY,
         )
-        dealt, digest, finite, first_id = (
-            dealt + one[0],
-            digest + int(one[1]),
-            finite and one[2],
-            first_id + len(span[0]),
-        )
+        dealt += span_dealt
+        digest += int(span_digest)
+        finite = finite and span_finite
+        first_id += len(span[0])
     assert np.array_equal(cursors, starts + counts)
     rows = permute(block, starts, cursors, key, (0,) * width)
     return block[:rows], dealt, digest % 2**64, finite
 
 
 def oracle(spans, skips, key, num_buckets):
-    """The same shuffle, in plain Python and NumPy: bucket lists, then Fisher-Yates with Lemire's
-    bounded integers.
-    """
+    """Shuffle with Python lists as buckets, and Fisher-Yates with Lemire's bounded integers."""
     buckets = [[] for _ in range(num_buckets)]
     position = 0
     for span, skip in zip(spans, skips, strict=True):
@@ -145,7 +140,7 @@ def test_tells_of_values_that_are_not_finite(value):
     nothing = np.empty(0, np.int64)
     assert not shuffle([columns], [nothing], key=3, num_buckets=4)[3]
     assert shuffle([columns], [np.array([4321])], key=3, num_buckets=4)[3], (
-        "a row that is stepped over does not count"
+        "a skipped row does not count"
     )
 
 

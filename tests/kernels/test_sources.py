@@ -1,6 +1,4 @@
-"""Numba's disk cache and the kernels that call into other files: kept from process to process,
-until any of the files changes.
-"""
+"""Kernels that call into other files stay in Numba's disk cache until one of the files changes."""
 
 import shutil
 import subprocess
@@ -10,16 +8,16 @@ from pathlib import Path
 from streamtrain import kernels
 from streamtrain.kernels.sources import SOURCES, hash_sources
 
-#: One step of SGD at rate 1 from the parameter 0, with the gradient 1; and whether the kernel came
-#: from the disk.
+#: Prints the parameter after one step of SGD with learning rate 1 from 0 with gradient 1, and how
+#: many kernels came from the disk cache.
 STEP = """
 import numpy as np
 from streamtrain.kernels.mlp import finish
 from streamtrain.kernels.updates import SGD
 
-parameters, line = np.zeros(1, dtype=np.float32), np.zeros((2, 1), dtype=np.float32)
+parameters, moments = np.zeros(1, dtype=np.float32), np.zeros((2, 1), dtype=np.float32)
 gradient = np.ones((1, 1), dtype=np.float32)
-finish(parameters, gradient, line, np.array([1, 0, 0]), SGD, 1.0, np.zeros(9))
+finish(parameters, gradient, moments, np.array([1, 0, 0]), SGD, 1.0, np.zeros(9))
 print(parameters[0], sum(finish.stats.cache_hits.values()))
 """
 
@@ -47,13 +45,13 @@ def test_an_edited_callee_in_another_file_is_compiled_anew(tmp_path):
         return done.stdout.strip()
 
     assert step() == "-1.0 0"
-    assert step() == "-1.0 1", "from the disk"
+    assert step() == "-1.0 1", "from the disk cache"
     updates = package / "kernels" / "updates.py"
     source = updates.read_text(encoding="utf-8")
     edited = source.replace("parameters[i] -= rate *", "parameters[i] += rate *")
     assert edited != source
     updates.write_text(edited, encoding="utf-8")
-    assert step() == "1.0 0", "the caller's own file is as it was"
+    assert step() == "1.0 0", "compiled again, although the caller's file is unchanged"
 
 
 def test_the_hash_is_of_names_and_contents(tmp_path):

@@ -1,4 +1,4 @@
-"""Laws of keys, permutations, spans, windows and the hold-out: arithmetic, no data."""
+"""Properties of keys, permutations, spans, windows and the hold-out."""
 
 import itertools
 
@@ -75,19 +75,18 @@ def test_sample_is_uniform():
 def test_spans_cover_every_row_once_along_boundaries(shards, span_rows, window_rows):
     spans = cut_spans(shards, span_rows=span_rows, window_rows=window_rows)
     first = 0
-    for number, one in enumerate(shards):
-        mine = [spans[i] for i in range(len(spans)) if spans.shard[i] == number]
-        assert [span.start for span in mine] == [0, *(span.stop for span in mine[:-1])]
-        assert mine[-1].stop == one.num_rows
-        for span in mine:
+    for number, cut_shard in enumerate(shards):
+        boundaries = cut_shard.boundaries
+        shard_spans = [spans[i] for i in range(len(spans)) if spans.shard[i] == number]
+        assert [span.start for span in shard_spans] == [0, *(s.stop for s in shard_spans[:-1])]
+        assert shard_spans[-1].stop == cut_shard.num_rows
+        for span in shard_spans:
             assert span.first_id == first + span.start
             assert span.num_rows <= max(window_rows, 1)
-            on_edges = span.start in one.boundaries and span.stop in one.boundaries
-            assert on_edges or (
-                one.boundaries[np.searchsorted(one.boundaries, span.start, "right")] - 1
-                >= span.start
-            )
-        first += one.num_rows
+            on_edges = span.start in boundaries and span.stop in boundaries
+            next_boundary = boundaries[np.searchsorted(boundaries, span.start, "right")]
+            assert on_edges or next_boundary - 1 >= span.start
+        first += cut_shard.num_rows
     assert spans.unit_starts[-1] == len(spans)
 
 
@@ -113,20 +112,21 @@ def test_slices_of_a_chain_stay_in_order_and_eight_are_open(shards, window_rows,
     spans = cut_spans(shards, span_rows=50, window_rows=window_rows)
     sequence = read_sequence(spans, key)
     assert np.array_equal(np.sort(sequence), np.arange(len(spans)))
-    place = np.empty(len(spans), dtype=int)
-    place[sequence] = np.arange(len(spans))
-    opened = []
+    read_at = np.empty(len(spans), dtype=int)
+    read_at[sequence] = np.arange(len(spans))
+    open_during = []
     for unit in range(spans.num_units):
-        first, last = spans.unit_range(unit)
-        assert (np.diff(place[first:last]) > 0).all()
-        opened.append((place[first], place[last - 1]))
-    for moment in range(len(spans)):
-        assert sum(begin <= moment <= end for begin, end in opened) <= OPEN_CHAINS
+        first, end = spans.unit_range(unit)
+        assert (np.diff(read_at[first:end]) > 0).all()
+        open_during.append((read_at[first], read_at[end - 1]))
+    for read in range(len(spans)):
+        assert sum(first <= read <= last for first, last in open_during) <= OPEN_CHAINS
 
 
 def test_chains_take_turns():
-    """Ten row groups of ten slices: eight are open from the start, and a window of eight slices has
-    one of each.
+    """Of ten row groups of ten slices, eight are open from the start.
+
+    A window of eight slices has one slice of each.
     """
     spans = cut_spans([shard(*range(0, 10_001, 1000))], span_rows=50, window_rows=800)
     assert (spans.num_units, len(spans)) == (10, 100)
@@ -173,12 +173,12 @@ def test_held_out_rows_lie_elsewhere_in_every_span_and_for_every_seed():
         for positions in draw_holdout(spans, 640, seed).positions.values()
     ]
     assert len(drawn) == len(set(drawn)) == 3 * 64
-    # no place of a span is left out by all
+    # every position is drawn in some span
     assert np.bincount(np.concatenate(drawn), minlength=100).min() > 0
 
 
 def test_shares_of_the_holdout_are_exact_however_many_rows_there_are(monkeypatch):
-    """Rows times rows of a large data set are beyond int64."""
+    """The product of two row counts of a large data set exceeds int64."""
     monkeypatch.setattr("streamtrain.plan.holdout.sample", lambda size, share, key: range(share))
     rows = 2 * 10**9
     spans = cut_spans([shard(*range(0, 10**10 + 1, 10**8))], span_rows=10**8, window_rows=10**8)
