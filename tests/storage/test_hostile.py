@@ -46,9 +46,9 @@ def refusal(path: Path, **choice) -> str:
 
 def test_columns_of_one_name_are_refused_as_data(tmp_path: Path) -> None:
     pq.write_table(pa.table([[1.0], [2.0], [3.0]], names=["a", "a", "y"]), tmp_path / "a.parquet")
-    assert "one name twice: 'a'" in refusal(tmp_path)
+    assert "the same name: 'a'" in refusal(tmp_path)
     pq.write_table(pa.table([[1.0], [2.0], [3.0]], names=["a", "y", "y"]), tmp_path / "a.parquet")
-    assert "one name twice: 'y'" in refusal(tmp_path)
+    assert "the same name: 'y'" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -58,16 +58,16 @@ def test_columns_of_one_name_are_refused_as_data(tmp_path: Path) -> None:
 )
 def test_names_cannot_write_to_the_terminal(name: str, tmp_path: Path) -> None:
     pq.write_table(pa.table({name: [1.0], "y": [1.0]}), tmp_path / "a.parquet")
-    assert "holds control characters" in refusal(tmp_path / "a.parquet")
+    assert "contains control characters" in refusal(tmp_path / "a.parquet")
     assert "no column 'q'" in refusal(tmp_path / "a.parquet", features=["q"])
     inner = pa.array([{name: 1.0}])
     pq.write_table(pa.table({"s": inner, "y": [1.0]}), tmp_path / "a.parquet")
     assert "column 's' has type struct" in refusal(tmp_path / "a.parquet")
     write_zarr(tmp_path / "z" / "a.zarr", numbers())
     zarr.open_array(str(tmp_path / "z" / "a.zarr")).attrs["columns"] = ["a", "b", name]
-    assert "holds control characters" in refusal(tmp_path / "z")
+    assert "contains control characters" in refusal(tmp_path / "z")
     write_parquet(tmp_path / "f" / f"{name}.parquet", numbers())
-    assert "holds control characters" in refusal(tmp_path / "f")
+    assert "contains control characters" in refusal(tmp_path / "f")
 
 
 def test_hive_partitions_are_not_passed_over_in_silence(tmp_path: Path) -> None:
@@ -248,8 +248,8 @@ def test_a_row_group_that_claims_more_values_than_rows_is_refused_before_it_is_d
 ) -> None:
     path = write_parquet(tmp_path / "a.parquet", numbers())
     dataset = open_shards(str(path))
-    monkeypatch.setattr("streamtrain.storage.parquet.guard._MOST_EXTRA_BYTES", 0)
-    monkeypatch.setattr("streamtrain.storage.parquet.guard._MOST_ROW_BYTES", 1)
+    monkeypatch.setattr("streamtrain.storage.parquet.guard._MAX_EXTRA_BYTES", 0)
+    monkeypatch.setattr("streamtrain.storage.parquet.guard._MAX_BYTES_PER_ROW", 1)
     with pytest.raises(
         DataError,
         match=(

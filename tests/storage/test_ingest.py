@@ -151,12 +151,12 @@ def test_whole_numbers_that_turn_to_fractions_later_in_a_csv_are_kept(tmp_path: 
         pytest.param("n,m\nx,z\n", {}, "cannot be the target", id="only text"),
         pytest.param("a,a,y\n1,1,2\n", {"features": ["a"]}, "occurs 2 times", id="column twice"),
         pytest.param(
-            "a,a,y\n1,1,2\n", {}, "of one name twice: 'a'. Rename", id="column twice, unnamed"
+            "a,a,y\n1,1,2\n", {}, "the same name: 'a'. Rename", id="column twice, unnamed"
         ),
         pytest.param(
             "0.5,-1,2e3\n1,1,2\n",
             {},
-            "first line has numbers for names: 0.5, -1, 2e3. If it is a row",
+            "first line has numbers as column names: 0.5, -1, 2e3. If it is a row",
             id="no line of names",
         ),
         pytest.param("a;b;y\n1;2;3\n", {}, "separated by ';', not by commas", id="semicolons"),

@@ -96,8 +96,7 @@ def test_one_file_under_two_names_is_warned_of(link, folder: Path) -> None:
     with pytest.warns(
         UserWarning,
         match=(
-            r"z\.parquet is .*a\.parquet under another name, by a link: each row of it is used"
-            r" twice"
+            r"z\.parquet and .*a\.parquet are the same file: each row of it is used twice"
         ),
     ):
         assert open_shards(str(folder)).num_rows == 3000

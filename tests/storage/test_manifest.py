@@ -16,6 +16,7 @@ from data_gen import generate
 from streamtrain.errors import DataError
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.manifest import (
+    Statistics,
     compact_boundaries,
     expand_boundaries,
     hash_shard,
@@ -40,9 +41,8 @@ def test_moments_of_parts_add_up_to_those_of_the_whole(
     values: list[float], cuts: list[int]
 ) -> None:
     array = np.array(values, dtype=np.float64)
-    total = sum(
-        (Moments.of(part) for part in np.split(array, sorted(cuts))), Moments()
-    ).statistics()
+    parts = (Moments.of(part) for part in np.split(array, sorted(cuts)))
+    total = Statistics.of(sum(parts, Moments()))
     finite = array[np.isfinite(array)]
     assert (total.count, total.nulls, total.infinite) == (
         len(finite),
@@ -51,6 +51,8 @@ def test_moments_of_parts_add_up_to_those_of_the_whole(
     )
     if len(finite):
         assert (total.min, total.max) == (finite.min(), finite.max())
+        assert total.mean is not None
+        assert total.sd is not None
         np.testing.assert_allclose(
             [total.mean, total.sd], [finite.mean(), finite.std()], rtol=1e-9, atol=1e-6
         )
@@ -60,7 +62,7 @@ def test_moments_of_parts_add_up_to_those_of_the_whole(
 
 def test_a_constant_column_has_variance_zero_exactly() -> None:
     parts = [Moments.of(np.full(rows, 0.1, dtype=np.float32)) for rows in (7, 13, 1000)]
-    assert (parts[0] + parts[1] + parts[2]).statistics().sd == 0.0
+    assert Statistics.of(parts[0] + parts[1] + parts[2]).sd == 0.0
 
 
 @pytest.mark.parametrize("format", ["parquet", "zarr"])

@@ -93,7 +93,7 @@ def test_fewer_rows_than_the_footer_says_are_refused(
         "read_row_groups",
         lambda *args, **options: whole(*args, **options).slice(0, 250),
     )
-    with pytest.raises(DataError, match="promises 300 rows where the file holds 250"):
+    with pytest.raises(DataError, match="claims 300 rows, but the file has 250"):
         Readers(dataset).read(0, 0, 300)
 
 

@@ -132,10 +132,10 @@ def test_faults_of_the_list_itself(format: str, tmp_path: Path) -> None:
         (Path(finding.url).name, finding.cause) for finding in verify(tmp_path / "data").findings
     }
     assert (f"extra.{format}", f"not listed in {MANIFEST_NAME}") in causes
-    assert (shards[1].name, f"listed in {MANIFEST_NAME}, but not there") in causes
-    assert (shards[2].name, f"its SHA-256 is not the one in {MANIFEST_NAME}") in causes
+    assert (shards[1].name, f"listed in {MANIFEST_NAME}, but missing") in causes
+    assert (shards[2].name, f"its SHA-256 differs from the one in {MANIFEST_NAME}") in causes
     assert any(name == MANIFEST_NAME and "leaves the folder" in cause for name, cause in causes)
-    assert any(name == MANIFEST_NAME and "says 1,001 rows" in cause for name, cause in causes)
+    assert any(name == MANIFEST_NAME and "claims 1,001 rows" in cause for name, cause in causes)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -148,7 +148,7 @@ def test_boundaries_that_are_not_the_shards_are_found(format: str, tmp_path: Pat
     (tmp_path / "data" / MANIFEST_NAME).write_text(json.dumps(document))
     (finding,) = verify(tmp_path / "data").findings
     assert (finding.url, finding.place) == (made.shards[1].url, "manifest")
-    assert f"not those in {MANIFEST_NAME}" in finding.cause
+    assert f"differ from those in {MANIFEST_NAME}" in finding.cause
 
 
 def test_a_damaged_manifest_is_a_finding_and_the_shards_are_checked_all_the_same(
@@ -187,7 +187,7 @@ def test_what_would_not_fit_in_memory_is_not_decoded(tmp_path: Path) -> None:
     assert path.stat().st_size < 2**20
     findings = verify(path, limit_bytes=2**16, threads=1).findings
     assert len(findings) == 3
-    assert all("a page of it decodes to 80," in finding.cause for finding in findings)
+    assert all("one of its pages decodes to 80," in finding.cause for finding in findings)
 
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,7 +104,7 @@ def test_a_store_that_fails_for_good_ends_the_run_with_its_file_and_soon(
     ]
     assert run(["train", url, *flags, "--out", "run", "--set", "fetch.timeout_seconds=10"]) == 4
     said = capsys.readouterr().err
-    assert re.search(r"error: s3://bucket-\d+/d\S*: the store failed for good", said)
+    assert re.search(r"error: s3://bucket-\d+/d\S*: the request failed after retries", said)
     assert SECRET not in said
     assert not (tmp_path / "run").exists()
     assert len(proxy.requests) < 60
@@ -166,7 +166,7 @@ def test_an_upload_that_fails_leaves_nothing(bucket, proxy, few_attempts):
     proxy.plan = lambda number, method, path: (
         "503" if method in ("PUT", "POST") and "shard-00001" in path else None
     )
-    with pytest.raises(StoreError, match=r"shard-00001.parquet: the store failed for good"):
+    with pytest.raises(StoreError, match=r"shard-00001.parquet: the request failed after retries"):
         data_gen.generate(
             f"{bucket.url}/d",
             rows=ROWS,
@@ -214,7 +214,7 @@ def test_a_store_that_is_silent_when_it_is_opened_is_given_up_in_time(name):
         started = time.monotonic()
         with pytest.raises(
             StoreError,
-            match=rf"s3://b/d.*the store failed for good.*Look at its address {endpoint}",
+            match=rf"s3://b/d.*the request failed after retries.*Check the endpoint {endpoint}",
         ):
             open_shards(f"s3://b/{name}", storage=storage)
     assert time.monotonic() - started < 10
