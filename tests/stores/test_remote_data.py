@@ -147,7 +147,8 @@ def test_every_verb_takes_a_url_and_no_file_of_a_run_holds_a_secret(
     assert json.loads((tmp_path / "run/summary.json").read_text())["read_bytes"] > 4000
     assert run(["train", "--resume", "run", "--quiet"]) == 0, "a finished run needs no data"
     assert run(["train", "-c", "run/config.resolved.yaml", "--out", "again", "--quiet"]) == 2
-    assert "does not contain secrets. Give it again: --storage-option key=" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "does not contain secrets. Give it again: --storage-option key=" in said
 
 
 def test_an_interrupted_run_goes_on_with_other_secrets(bucket, local, tmp_path, monkeypatch):
@@ -361,7 +362,9 @@ def test_files_of_a_web_server_are_read_from_a_list_or_a_manifest(bucket, local,
             "does not apply to https://; it takes none; use a signed link",
             id="of another scheme",
         ),
-        pytest.param({"key": "***"}, "s3://b/x", "does not contain secrets. Give it again", id="redacted"),
+        pytest.param(
+            {"key": "***"}, "s3://b/x", "does not contain secrets. Give it again", id="redacted"
+        ),
         pytest.param({}, "az://container/x", "az:// needs the account name", id="no account"),
         pytest.param(
             {"key": "k"},

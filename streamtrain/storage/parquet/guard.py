@@ -18,7 +18,7 @@ they are stored.
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 
@@ -155,9 +155,9 @@ def walk_pages(file: BinaryIO, chunk: Chunk, *, checksums: bool = True) -> Itera
     num_values = 0
     while num_values < chunk.num_values:
         header, header_bytes = _read_header(file, start, end)
-        kind, decoded, stored, crc = (header.get(field) for field in (1, 2, 3, 4))
-        sizes_valid = _is_count(stored) and _is_count(decoded)
-        if not sizes_valid or start + header_bytes + stored > end:
+        kind: Any = header.get(1)
+        decoded, stored, crc = header.get(2), header.get(3), header.get(4)
+        if not _is_count(stored) or not _is_count(decoded) or start + header_bytes + stored > end:
             raise DataError(f"the page at byte {start:,} does not end within its column chunk")
         if checksums and isinstance(crc, int):
             computed, expected = _crc32(file, start + header_bytes, stored), crc & 0xFFFFFFFF
@@ -191,7 +191,7 @@ def walk_pages(file: BinaryIO, chunk: Chunk, *, checksums: bool = True) -> Itera
         )
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and value >= 0
 
 

@@ -4,7 +4,7 @@ Footers are read and validated in `parquet_footer.py`.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -206,7 +206,7 @@ class ParquetForward:
         self._position = int(edges[group])
 
 
-def stream_parquet(shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def stream_parquet(shard: Shard, columns: Sequence[str]) -> Generator[pa.RecordBatch, None, None]:
     """Yield all rows of a shard in order, in small batches.
 
     Memory stays bounded whatever the size of the row groups.

@@ -310,7 +310,7 @@ def open_remote(url: str, storage: Storage, traffic: Traffic | None = None) -> R
     return RemoteFile(url, storage, size, read_range, traffic)
 
 
-def open_sequential(url: str, storage: Storage = LOCAL) -> BinaryIO:
+def open_sequential(url: str, storage: Storage = LOCAL) -> io.BufferedReader:
     """Open a file to read from start to end; an object is fetched in requests of 8 MiB."""
     if not is_remote(url):
         return open(url, "rb")

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -114,7 +115,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> str:
+def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> Literal["float32", "float64"]:
     """Return float32 when that holds every column of every table exactly, else float64.
 
     Raises DataError naming every column that is missing or not numeric.
