@@ -1,5 +1,6 @@
-"""Opening: columns are bound by name, and every fault of a shard is one clear DataError before any
-row is read.
+"""Opening a data set: columns are bound by name, and each fault is one clear DataError.
+
+Faults of shards are found before any row is read.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import zarr
 from data_gen import generate
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.storage.dataset import open_shards
+from streamtrain.types import Format
 
 from .layouts import numbers, write_parquet, write_zarr
 
@@ -256,7 +258,9 @@ def test_zarr_groups_need_columns_of_one_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["parquet", "zarr"])
-def test_a_manifest_vouches_for_its_shards_until_one_changes(format: str, tmp_path: Path) -> None:
+def test_a_manifest_vouches_for_its_shards_until_one_changes(
+    format: Format, tmp_path: Path
+) -> None:
     made = generate(tmp_path / "data", rows=1000, span_rows=20, format=format)
     assert made.integrity == "verified"
     assert len(made.shards) == 4

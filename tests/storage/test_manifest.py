@@ -1,6 +1,4 @@
-"""The manifest: boundaries survive, hashes are right, hostile names stay inside, a damaged file is
-refused.
-"""
+"""The manifest: boundaries and hashes are correct, hostile names and damaged files are refused."""
 
 import itertools
 import json
@@ -23,6 +21,7 @@ from streamtrain.storage.manifest import (
     read_manifest,
 )
 from streamtrain.storage.moments import Moments
+from streamtrain.types import Format
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=50))
@@ -30,7 +29,7 @@ def test_boundaries_survive_compaction(lengths: list[int]) -> None:
     boundaries = np.concatenate([[0], np.cumsum(lengths)])
     runs = compact_boundaries(boundaries)
     assert expand_boundaries(runs).tolist() == boundaries.tolist()
-    assert all(one[0] != next_[0] for one, next_ in itertools.pairwise(runs))
+    assert all(run[0] != next_run[0] for run, next_run in itertools.pairwise(runs))
 
 
 @given(
@@ -66,7 +65,7 @@ def test_a_constant_column_has_variance_zero_exactly() -> None:
 
 
 @pytest.mark.parametrize("format", ["parquet", "zarr"])
-def test_the_manifest_describes_what_was_written(format: str, tmp_path: Path) -> None:
+def test_the_manifest_describes_what_was_written(format: Format, tmp_path: Path) -> None:
     dataset = generate(tmp_path / "data", kind="linear", rows=1000, span_rows=40, format=format)
     manifest = read_manifest(str(tmp_path / "data"))
     assert manifest is not None

@@ -1,5 +1,6 @@
-"""Data in an object store is the data: same bytes, same fingerprint, same rows in the same order,
-the same refusals as on a disk.
+"""Data in an object store equals the data on a disk.
+
+It has the same bytes, the same fingerprint, the same rows in the same order, and the same errors.
 """
 
 import gzip
@@ -18,6 +19,7 @@ from streamtrain.cli.main import run
 from streamtrain.cluster.run_spec import build, draw
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError, DataError
+from streamtrain.records import Evaluation, PassEnded
 from streamtrain.run.prepare import prepare
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.readers import Readers
@@ -40,7 +42,7 @@ FLAGS = {"batch_size": 500, "window_rows": 2048, "holdout": 0.1}
 
 
 def rows_of(path, **flags):
-    """All rows of an epoch, in order, and the receipt."""
+    """Return all rows of an epoch in order, the receipt, and the statistics."""
     stream = st.open_stream(str(path), **FLAGS, **flags)
     return (
         np.concatenate([np.concatenate([x.numpy(), y.numpy()], axis=1) for x, y in stream]),
@@ -114,7 +116,7 @@ def test_every_verb_takes_a_url_and_no_file_of_a_run_holds_a_secret(
         "--set",
         "train.compile=off",
     )
-    # finished
+    # the run is finished, so this reads it only
     command(
         "train",
         f"{bucket.url}/rows",
@@ -155,7 +157,7 @@ def test_an_interrupted_run_goes_on_with_other_secrets(bucket, local, tmp_path, 
     monkeypatch.setattr(
         "streamtrain.api.write_report",
         lambda records, out: {
-            "receipts": [each["receipt"] for each in records if each["event"] == "pass"]
+            "receipts": [record.receipt for record in records if isinstance(record, PassEnded)]
         },
     )
     url = bucket.put(Path(local["parquet"].url), "d")
@@ -170,20 +172,20 @@ def test_an_interrupted_run_goes_on_with_other_secrets(bucket, local, tmp_path, 
         pass
 
     def stop(record):
-        if record["event"] == "evaluation" and record["rows"] > ROWS:
+        if isinstance(record, Evaluation) and record.rows > ROWS:
             raise Stop
 
     with pytest.raises(Stop):
         run_train(make_config(values), tmp_path / "run", on_record=stop)
     values["data"]["storage_options"] = {**bucket.options, "key": "another", "secret": "one"}
-    gone_on = run_train(make_config(values), tmp_path / "run", resume=True)
+    resumed = run_train(make_config(values), tmp_path / "run", resume=True)
     values["data"] = {"path": local["parquet"].url}
     whole = run_train(make_config(values), tmp_path / "whole")
-    assert gone_on.summary["receipts"] == whole.summary["receipts"]
+    assert resumed.summary["receipts"] == whole.summary["receipts"]
     assert all(
         (a == b).all()
         for a, b in zip(
-            gone_on.model.state_dict().values(), whole.model.state_dict().values(), strict=True
+            resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True
         )
     )
 
@@ -200,11 +202,11 @@ def test_a_worker_opens_the_same_data_by_its_blueprint(bucket, local):
         learners=1,
         rates=1,
     )
-    blueprint = pickle.loads(pickle.dumps(draw(prepared)))
-    assert SECRET not in repr(blueprint)
-    assert SECRET not in blueprint.config.model_dump_json()
+    run_spec = pickle.loads(pickle.dumps(draw(prepared)))
+    assert SECRET not in repr(run_spec)
+    assert SECRET not in run_spec.config.model_dump_json()
     assert SECRET not in repr(prepared.source.dataset.shards)
-    worker = build(blueprint, threads=1, memory_limit=None)
+    worker = build(run_spec, threads=1, memory_limit=None)
     assert worker.source.dataset.fingerprint == local["parquet"].fingerprint
     assert len(worker.source.read(worker.source.spans[1])[0]) == 4 * SPAN_ROWS
 
@@ -297,7 +299,7 @@ def test_a_flipped_bit_in_a_store_is_refused_and_can_be_quarantined(
 
 
 def test_a_chunk_that_vanishes_after_opening_is_refused(bucket, local):
-    """Zarr would make it up, of fill values."""
+    """Zarr itself would return fill values."""
     url = bucket.put(Path(local["zarr"].url), "d")
     readers = Readers(open_shards(url, storage=bucket.storage))
     assert len(readers.read(0, 0, SPAN_ROWS)[0]) == SPAN_ROWS
@@ -320,29 +322,27 @@ def test_what_was_not_finished_is_not_read_and_nothing_is_overwritten(bucket, lo
 
 def test_files_of_a_web_server_are_read_from_a_list_or_a_manifest(bucket, local, tmp_path):
     bucket.put(Path(local["parquet"].url), "d")
-    place = f"http://127.0.0.1:{bucket.port}/{bucket.url.removeprefix('s3://')}/d"
+    folder = f"http://127.0.0.1:{bucket.port}/{bucket.url.removeprefix('s3://')}/d"
     signature = "X-Amz-Signature=sig-w83k"
     (tmp_path / "list.txt").write_text(
-        "".join(f"{place}/shard-0000{i}.parquet?{signature}\n" for i in range(3))
+        "".join(f"{folder}/shard-0000{i}.parquet?{signature}\n" for i in range(3))
     )
     ours, receipt, stats = rows_of(tmp_path / "list.txt")
     theirs, their_receipt, _ = rows_of(local["parquet"].url)
     assert ours.tobytes() == theirs.tobytes()
     assert receipt == their_receipt
     assert stats["read_bytes"] > 0
-    one = open_shards(f"{place}/shard-00000.parquet?{signature}")
+    one = open_shards(f"{folder}/shard-00000.parquet?{signature}")
     assert signature not in repr(one)
-    assert one.shards[0].url == f"{place}/shard-00000.parquet"
-    assert open_shards(place).fingerprint == local["parquet"].fingerprint
-    assert verify(place).integrity == "verified"
-    with pytest.raises(
-        DataError, match=r"the files of a web server cannot be listed. Name them"
-    ):
-        open_shards(f"{place}/nothing")
+    assert one.shards[0].url == f"{folder}/shard-00000.parquet"
+    assert open_shards(folder).fingerprint == local["parquet"].fingerprint
+    assert verify(folder).integrity == "verified"
+    with pytest.raises(DataError, match=r"the files of a web server cannot be listed. Name them"):
+        open_shards(f"{folder}/nothing")
     with pytest.raises(ConfigError, match="read only"):
-        data_gen.generate(f"{place}/new", rows=10)
+        data_gen.generate(f"{folder}/new", rows=10)
     with pytest.raises(DataError) as caught:
-        open_shards(f"{place}/none.parquet?{signature}")
+        open_shards(f"{folder}/none.parquet?{signature}")
     assert "none.parquet" in str(caught.value)
     assert "sig-w83k" not in str(caught.value)
 
@@ -385,7 +385,7 @@ def test_what_cannot_be_used_is_refused(options, url, message):
 
 
 def test_every_option_has_a_name_that_both_libraries_take():
-    """Nothing is asked of a network here. gs and az go the way of s3, and are called untested."""
+    """No network is used here; gs and az are documented as untested against a real store."""
     given = {
         "s3": {
             "key": "k",
