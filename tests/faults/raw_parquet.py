@@ -61,10 +61,7 @@ def thrift(value: Any) -> tuple[int, bytes]:
             continue
         kind, body = thrift(field_value)
         step = number - last
-        if step < 16:
-            head = bytes([step << 4 | kind])
-        else:
-            head = bytes([kind]) + varint(number << 1)
+        head = bytes([step << 4 | kind]) if step < 16 else bytes([kind]) + varint(number << 1)
         out += head + body
         last = number
     return 12, out + b"\0"

@@ -1,4 +1,4 @@
-"""Unusual and invalid Zarr stores: v2 and N5, every codec and type of v3, false metadata and chunks.
+"""Unusual and invalid Zarr stores: v2, N5, all codecs and types of v3, false metadata and chunks.
 
 `CASES` is as in `strange_parquet.py`. Arrays are (rows, 2): the columns `a` and `y`, where `y` is
 0, 1, 2 …

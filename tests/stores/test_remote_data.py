@@ -24,7 +24,7 @@ from streamtrain.run.prepare import prepare
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.filesystem import (
-    NAMES,
+    OPTION_NAMES,
     delete_file,
     list_files,
     make_storage,
@@ -399,7 +399,7 @@ def test_every_option_has_a_name_that_both_libraries_take():
         "az": {"key": "account", "secret": "c2VjcmV0", "endpoint_url": "http://h:1"},
     }
     for scheme, options in given.items():
-        assert set(options) <= set(NAMES[scheme])
+        assert set(options) <= set(OPTION_NAMES[scheme])
         storage = make_storage(options)
         assert open_filesystem(scheme, storage).type_name in ("s3", "gcs", "abfs")
         assert type(open_objects(f"{scheme}://bucket/x", storage)).__name__ in (

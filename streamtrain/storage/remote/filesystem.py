@@ -41,7 +41,7 @@ _REQUESTS_PER_READ = 10
 
 #: Scheme → option in fsspec's naming → its names in pyarrow.fs and obstore. A scheme that is not
 #: listed takes all options, with fsspec's names.
-NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = {
+OPTION_NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "s3": {
         "key": ("access_key", "access_key_id"),
         "secret": ("secret_key", "secret_access_key"),
@@ -75,7 +75,7 @@ def make_storage(options: Mapping[str, str] | None, *, timeout_seconds: float = 
 
     Raises ConfigError for an unknown name, and for a secret that was redacted.
     """
-    known = sorted({name for names in NAMES.values() for name in names})
+    known = sorted({name for names in OPTION_NAMES.values() for name in names})
     given = {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in (options or {}).items()
@@ -141,7 +141,7 @@ def open_filesystem(scheme: str, storage: Storage) -> fs.FileSystem:
 
 
 def _make_filesystem(scheme: str, storage: Storage) -> fs.FileSystem:
-    if scheme not in NAMES:
+    if scheme not in OPTION_NAMES:
         try:
             handler = fs.FSSpecHandler(fsspec.filesystem(scheme, **dict(storage.options)))
         except (ValueError, ImportError, TypeError) as error:
@@ -198,7 +198,7 @@ def client_options(scheme: str, storage: Storage, library: int) -> dict[str, Any
 
     Raises ConfigError for an option that does not apply to the scheme.
     """
-    names = NAMES[scheme]
+    names = OPTION_NAMES[scheme]
     options: dict[str, Any] = {}
     for name, value in storage.options:
         if name not in names:
@@ -225,7 +225,7 @@ def read_range(
 
     It takes one request where obstore knows the scheme. Raises as `open_binary` does.
     """
-    if split(folder)[0] not in NAMES:
+    if split(folder)[0] not in OPTION_NAMES:
         with open_binary(f"{folder}/{name}", storage, traffic) as file:
             file.seek(start)
             return file.read(length)

@@ -13,7 +13,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, ObjectStore, WrapperStore
 
 from streamtrain.errors import DataError, shown
-from streamtrain.storage.remote.filesystem import NAMES, list_files, open_objects, read_range
+from streamtrain.storage.remote.filesystem import OPTION_NAMES, list_files, open_objects, read_range
 from streamtrain.storage.remote.remote_file import Traffic, as_store_error
 from streamtrain.storage.remote.urls import is_remote, split
 from streamtrain.types import LOCAL, Storage
@@ -124,7 +124,7 @@ class RemoteFolder:
 
     def store(self) -> "CheckedStore":
         """Return what zarr opens."""
-        if split(self.url)[0] in NAMES:
+        if split(self.url)[0] in OPTION_NAMES:
             inner: ObjectStore | FsspecStore = ObjectStore(
                 open_objects(self.url, self._storage), read_only=True
             )
