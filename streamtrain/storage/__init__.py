@@ -1,12 +1,11 @@
-"""Shards on disk: found, described by their footers, read by row range, written with a manifest.
+"""Shards on disk and in object stores: find, describe, read, verify and write them.
 
-- `dataset.open_shards`: a path → `Dataset` (shards in order, columns bound by name); reads footers
+- `dataset.open_shards`: a path → `Dataset` (shards in order, columns bound by name). Reads footers
   only.
-- `readers.Readers`: rows of one shard → decoded NumPy columns; any thread, any range.
-- `ingest.ingest`, `inspect.inspect`: foreign data → verified shards; what the footers say, with
-  advice.
-- `writer.write_dataset`, `manifest.Manifest`: how our own shards are written, and what vouches for
-  them.
+- `readers.Readers`: rows of one shard → decoded NumPy columns, for any range, from any thread.
+- `inspect.inspect`: what the footers say, with advice. `verify.verify`: every byte is checked.
+- `write.ingest.ingest`: foreign data → verified shards. `write.writer.write_dataset` writes our own
+  shards, and `manifest.Manifest` holds the hashes that verify them.
 
-pyarrow is imported here (not in `zarr*.py`), zarr in `zarr*.py` only.
+pyarrow is imported in this folder only, and zarr in `zarr/` only.
 """

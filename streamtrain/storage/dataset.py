@@ -1,4 +1,4 @@
-"""Opening a data set: find its shards, read their footers, bind their columns by name."""
+"""Open a data set: find its shards, read their footers, bind their columns by name."""
 
 import hashlib
 import json
@@ -28,15 +28,21 @@ from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, relat
 from streamtrain.storage.zarr.zarr_reader import describe_zarr
 from streamtrain.types import LOCAL, Column, Dataset, Integrity, OnBadShard, Shard, Storage, Truth
 
+#: Threads that read footers, and the number of local shards from which they are used.
 FOOTERS_AT_ONCE = 16
-_MANY = 8
+_MIN_PARALLEL_SHARDS = 8
 
 Item = TypeVar("Item")
+#: (path or name, its shard or why it has none)
+Described = tuple[str, Shard | DataError]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Found:
-    """The shards that a path means, before columns are chosen; shards without rows are left out."""
+    """The shards that a path means, before columns are chosen; shards without rows are excluded.
+
+    `left_out`: (file, cause) of shards that could not be opened, where those are quarantined.
+    """
 
     url: str
     shards: tuple[Shard, ...]
@@ -55,15 +61,15 @@ def open_shards(
 ) -> Dataset:
     """Open a Parquet file, a Zarr v3 array or group, a folder of them, a glob, or a list of files.
 
-    Reads footers only, several at once.
+    Reads footers only, several at once. The target defaults to the last column of the first shard,
+    the features to all its other columns. A folder with a manifest is described by it where sizes
+    and footer hashes still match.
 
-    The target defaults to the last column of the first shard, the features to all its other
-    columns. A folder with a manifest is taken from it where sizes and footer hashes still match.
-    Raises DataError naming *every* bad shard, and ConfigError when a column is chosen twice,
+    With `on_bad_shard="quarantine"`, a bad shard whose rows are known, from a manifest or from its
+    own footer, keeps its place, and reading it will fail; any other is listed in `left_out`.
+
+    Raises DataError naming *every* bad shard, ConfigError when a column is chosen twice, and
     StoreError when a store does not answer.
-
-    With `quarantine`, a bad shard whose rows are known, from a manifest or from its own footer,
-    keeps its place, and reading it will fail; any other is left out, and listed in `left_out`.
     """
     return bind_columns(
         find_shards(path, on_bad_shard, storage),
@@ -76,7 +82,7 @@ def open_shards(
 def find_shards(
     path: str | os.PathLike[str], on_bad_shard: OnBadShard = "error", storage: Storage = LOCAL
 ) -> Found:
-    """The shards of a path, described.
+    """Find and describe the shards of a path.
 
     Warns of Hive partitions, which are not read, and of one file under two names.
 
@@ -86,48 +92,36 @@ def find_shards(
     path = normal_url(path)
     listed = read_list(path, storage)
     manifest = read_manifest(path, storage) if listed is None else None
+    unlisted: list[tuple[str, str]] = []
     if listed is not None:
         urls, storage = listed
-        described = _describe_all(
-            urls, lambda url: describe_shard(url, storage), remote=any(map(is_remote, urls))
-        )
+        described = _describe_urls(urls, storage)
     elif manifest is None:
         refuse_unfinished(path, storage)
-        described = _describe_all(
-            locate(path, storage=storage),
-            lambda url: describe_shard(url, storage),
-            remote=is_remote(path),
-        )
+        described = _describe_urls(locate(path, storage=storage), storage)
     else:
-        strangers = _strangers(path, manifest, storage)
+        unlisted = _unlisted_files(path, manifest, storage)
         check = on_bad_shard == "error"
         if check:
-            _refuse([f"{url}: {cause}" for url, cause in strangers])
-        described = [
-            *((url, DataError(cause)) for url, cause in strangers),
-            *_describe_all(
-                manifest.shards,
-                lambda entry: shard_from_entry(path, manifest, entry, check=check, storage=storage),
-                remote=is_remote(path),
-            ),
-        ]
-    bad = [(url, str(result)) for url, result in described if isinstance(result, DataError)]
-    if (
-        on_bad_shard == "error"
-        or len(bad) == len(described)
-        or (manifest is not None and len(bad) > len(strangers))
-    ):
-        _refuse(
-            [cause for _, cause in bad]
-            # of a manifest's shards only the manifest's own faults come here: they are never
-            # passed over
+            _raise_all([f"{url}: {cause}" for url, cause in unlisted])
+        described = [(url, DataError(cause)) for url, cause in unlisted]
+        described += _describe_all(
+            manifest.shards,
+            lambda entry: shard_from_entry(path, manifest, entry, check=check, storage=storage),
+            remote=is_remote(path),
         )
+    bad = [(url, str(result)) for url, result in described if isinstance(result, DataError)]
+    # Under quarantine, an error for a shard that the manifest lists is an error in the manifest
+    # itself, because its shards are not checked then. Such an error is never ignored.
+    manifest_is_bad = manifest is not None and len(bad) > len(unlisted)
+    if on_bad_shard == "error" or len(bad) == len(described) or manifest_is_bad:
+        _raise_all([cause for _, cause in bad])
     shards = [result for _, result in described if isinstance(result, Shard)]
     _warn_of_partitions(path, shards)
     warn_of_links(path, shards)
     shards = [shard for shard in shards if shard.num_rows]
     if not shards:
-        raise DataError(f"{path}: no rows. Name a data set that has some.")
+        raise DataError(f"{path}: no rows. Choose a data set that has some.")
     return Found(
         url=path,
         shards=tuple(shards),
@@ -138,12 +132,13 @@ def find_shards(
 
 
 def describe_shard(url: str, storage: Storage = LOCAL) -> Shard:
-    """One file or folder as a shard."""
-    is_array = (
-        url.endswith(".zarr") or (not url.endswith(".parquet") and is_folder(url, storage))
-        if is_remote(url)
-        else os.path.isdir(url)
-    )
+    """Return one file or folder as a shard. Raises DataError."""
+    if not is_remote(url):
+        is_array = os.path.isdir(url)
+    elif url.endswith(".zarr"):
+        is_array = True
+    else:
+        is_array = not url.endswith(".parquet") and is_folder(url, storage)
     return describe_zarr(url, storage) if is_array else describe_parquet(url, storage)
 
 
@@ -155,17 +150,16 @@ def bind_columns(
     on_bad_shard: OnBadShard = "error",
 ) -> Dataset:
     """Choose columns by name. Raises as `open_shards` does."""
-    columns = choose_columns(
-        [column.name for column in found.shards[0].columns], features, target, found.url
-    )
-    problems, odd = _bind_all(found.shards, columns)
-    if on_bad_shard == "error" or len(odd) == len(found.shards):
-        _refuse(problems)
+    names = [column.name for column in found.shards[0].columns]
+    columns = choose_columns(names, features, target, found.url)
+    problems, bad_urls = _bind_all(found.shards, columns)
+    if on_bad_shard == "error" or len(bad_urls) == len(found.shards):
+        _raise_all(problems)
     chosen = set(columns)
     types = {
         column.decoded_type
         for shard in found.shards
-        if shard.url not in odd
+        if shard.url not in bad_urls
         for column in shard.columns
         if column.name in chosen
     }
@@ -187,20 +181,21 @@ def bind_columns(
 def choose_columns(
     names: Sequence[str], features: Sequence[str] | None, target: str | None, url: str
 ) -> tuple[str, ...]:
-    """The features in order, then the target: by default the last of `names`, and all the
-    others.
+    """Return the features in order, then the target.
+
+    The target defaults to the last of `names`, the features to all others. `url` is named in
+    errors.
+
+    Raises DataError when the data set has no suitable columns, and ConfigError when the choice
+    contradicts itself.
     """
     if not names:
         raise DataError(
-            f"{url}: no columns of numbers. A data set needs a target and at least one feature."
+            f"{url}: no numeric columns. A data set needs a target and at least one feature."
         )
-    twice = sorted({name for name in names if names.count(name) > 1 and name != target})
-    if twice and (features is None or (target is None and names[-1] in twice)):
-        again = ", ".join(map(repr, twice))
-        raise DataError(
-            f"{url}: it has columns of one name twice: {again}. Rename them, or choose others with"
-            " --features and --target."
-        )
+    repeated = sorted({name for name in names if names.count(name) > 1 and name != target})
+    if repeated and (features is None or (target is None and names[-1] in repeated)):
+        raise DataError(repeated_names_message(url, repeated))
     target = names[-1] if target is None else target
     features = [name for name in names if name != target] if features is None else list(features)
     if target in features:
@@ -208,10 +203,10 @@ def choose_columns(
             f"{target!r} is the target and also a feature. Leave it out of --features, or choose"
             " another --target."
         )
-    twice = sorted({name for name in features if features.count(name) > 1})
-    if twice:
+    repeated = sorted({name for name in features if features.count(name) > 1})
+    if repeated:
         raise ConfigError(
-            f"--features names {', '.join(map(repr, twice))} twice. Name every feature once."
+            f"--features names {', '.join(map(repr, repeated))} twice. Name every feature once."
         )
     if not features and target in names:
         raise DataError(
@@ -221,75 +216,88 @@ def choose_columns(
     return (*features, target)
 
 
+def repeated_names_message(url: str, names: Sequence[str]) -> str:
+    """Return the error message for columns that share a name."""
+    return (
+        f"{url}: several columns have the same name: {', '.join(map(repr, names))}. Rename them, or"
+        " choose others with --features and --target."
+    )
+
+
+def missing_column_message(name: str, names: Sequence[str]) -> str:
+    """Return the error message for a column that is not among `names`."""
+    printable = list(map(shown, names))
+    return f"no column {name!r}.{did_you_mean(name, printable)} It has {', '.join(printable)}."
+
+
 def _bind_all(shards: Sequence[Shard], columns: Sequence[str]) -> tuple[list[str], set[str]]:
-    """Every shard in which a column is missing or cannot be decoded: what to say of it, and which
-    they are.
+    """Return the problems with `columns`, and the URLs of the shards that have any.
+
+    A problem is a column that is missing or cannot be decoded.
     """
-    problems, odd = [], set()
-    known: dict[tuple[Column, ...], list[str]] = {}
+    problems: list[str] = []
+    bad_urls: set[str] = set()
+    cache: dict[tuple[Column, ...], list[str]] = {}
     for shard in shards:
-        if shard.columns not in known:
-            known[shard.columns] = _column_problems(shard.columns, columns, shard.url)
-        problems += [f"{shard.url}: {problem}" for problem in known[shard.columns]]
-        odd |= {shard.url} if known[shard.columns] else set()
-    return problems, odd
+        if shard.columns not in cache:
+            cache[shard.columns] = _column_problems(shard.columns, columns, shard.url)
+        if cache[shard.columns]:
+            problems += [f"{shard.url}: {problem}" for problem in cache[shard.columns]]
+            bad_urls.add(shard.url)
+    return problems, bad_urls
 
 
-def _column_problems(held: Sequence[Column], columns: Sequence[str], url: str) -> list[str]:
-    by_name = {column.name: column for column in held}
+def _column_problems(present: Sequence[Column], columns: Sequence[str], url: str) -> list[str]:
+    by_name = {column.name: column for column in present}
     problems = []
     for name in columns:
         column = by_name.get(name)
         if column is None:
-            names = list(map(shown, by_name))
             problems.append(
-                f"no column {name!r}.{did_you_mean(name, names)} It has"
-                f" {', '.join(names)}.{_partition(url, name)}"
+                missing_column_message(name, list(by_name)) + _partition_hint(url, name)
             )
         elif column.decoded_type is None:
-            numeric = [other.name for other in held if other.decoded_type is not None]
-            choice = (
-                f"Choose among {', '.join(map(shown, numeric))} with --features and --target"
-                if numeric
-                else "Write it as numbers"
+            numeric = [other.name for other in present if other.decoded_type is not None]
+            advice = "Write it as numbers"
+            if numeric:
+                choices = ", ".join(map(shown, numeric))
+                advice = f"Choose among {choices} with --features and --target"
+            problems.append(
+                f"column {name!r} has type {column.stored_type}: {column.refusal}. {advice}."
             )
-            kind = f"column {name!r} has type {column.stored_type}: {column.refusal}."
-            problems.append(f"{kind} {choice}.")
     return problems
 
 
-def _partition(url: str, name: str) -> str:
-    """What to say of a missing column that is a Hive partition: a value in the names of folders,
-    not in the files.
+def _partition_hint(url: str, name: str) -> str:
+    """Return a hint when a missing column is a Hive partition, else nothing.
+
+    Its values are in the names of folders, not in the files.
     """
-    found = f"/{name}=" in url
-    return (
-        " It is a Hive partition, which is not read: write it into the files as a column."
-        if found
-        else ""
-    )
+    if f"/{name}=" not in url:
+        return ""
+    return " It is a Hive partition, which is not read: write it into the files as a column."
 
 
 def _warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
-    steps = (
-        step
+    folders = (
+        folder
         for shard in shards
         if shard.url.startswith(f"{root}/")
-        for step in relative_url(shard.url, root).split("/")[:-1]
+        for folder in relative_url(shard.url, root).split("/")[:-1]
     )
-    parts = {step.partition("=")[0] for step in steps if "=" in step}
-    unread = sorted(parts - {column.name for shard in shards for column in shard.columns})
+    partitions = {folder.partition("=")[0] for folder in folders if "=" in folder}
+    unread = sorted(partitions - {column.name for shard in shards for column in shard.columns})
     if unread:
         names = ", ".join(map(shown, unread))
-        text = (
+        warnings.warn(
             f"{root}: Hive partitions are not read ({names}): write them into the files as columns"
-            " to learn from them."
+            " to learn from them.",
+            stacklevel=4,
         )
-        warnings.warn(text, stacklevel=4)
 
 
-def _strangers(path: str, manifest: Manifest, storage: Storage) -> list[tuple[str, str]]:
-    """Files that the manifest does not list, extras or duplicates, with the cause.
+def _unlisted_files(path: str, manifest: Manifest, storage: Storage) -> list[tuple[str, str]]:
+    """Return (file, cause) of the shards in the folder that its manifest does not list.
 
     Raises DataError when it lists one twice.
     """
@@ -297,8 +305,8 @@ def _strangers(path: str, manifest: Manifest, storage: Storage) -> list[tuple[st
     listed = {normal_url(os.path.join(path, name)) for name in names}
     if len(listed) != len(names):
         raise DataError(
-            f"{os.path.join(path, MANIFEST_NAME)}: lists a shard twice. Restore it, or delete it to"
-            " read them unverified."
+            f"{os.path.join(path, MANIFEST_NAME)}: lists a shard twice. Restore the manifest, or"
+            " delete it to read the shards unverified."
         )
     cause = (
         f"not listed in {MANIFEST_NAME}. Move it out of the folder, or delete {MANIFEST_NAME} to"
@@ -308,9 +316,7 @@ def _strangers(path: str, manifest: Manifest, storage: Storage) -> list[tuple[st
 
 
 def present_shards(path: str, storage: Storage) -> list[str]:
-    """The shards that lie in a folder with a manifest; none where nobody can say: http(s) has no
-    listing.
-    """
+    """Return the shards in a folder with a manifest; none over http(s), which cannot list files."""
     if is_web(path):
         return []
     try:
@@ -318,21 +324,27 @@ def present_shards(path: str, storage: Storage) -> list[str]:
     except StoreError:
         raise
     except DataError:
-        return []  # nothing there: each listed shard is reported as missing
+        return []  # the folder is empty, and each listed shard is reported as missing
+
+
+def _describe_urls(urls: Sequence[str], storage: Storage) -> list[Described]:
+    return _describe_all(
+        urls, lambda url: describe_shard(url, storage), remote=any(map(is_remote, urls))
+    )
 
 
 def _describe_all(
     items: Sequence[Item], describe: Callable[[Item], Shard], *, remote: bool
-) -> list[tuple[str, Shard | DataError]]:
-    """(path or name, shard or why there is none), several at once.
+) -> list[Described]:
+    """Describe shards, several at once.
 
-    A store that does not answer is asked for no other: StoreError.
+    After a StoreError no further shard is requested from the store, and the error is raised.
     """
     lost = Event()
 
     def attempt(item: Item) -> Shard | DataError:
         if lost.is_set():
-            return StoreError("not asked for")
+            return StoreError("not requested")
         try:
             return describe(item)
         except StoreError:
@@ -341,35 +353,30 @@ def _describe_all(
         except DataError as error:
             return error
 
-    if len(items) < _MANY and not (remote and len(items) > 1):
+    if len(items) < _MIN_PARALLEL_SHARDS and not (remote and len(items) > 1):
         results = [attempt(item) for item in items]
     else:
         with ThreadPoolExecutor(FOOTERS_AT_ONCE, thread_name_prefix="footers") as pool:
-            results = [future.result() for future in [pool.submit(attempt, item) for item in items]]
-    return [
-        (getattr(item, "name", str(item)), result)
-        for item, result in zip(items, results, strict=True)
-    ]
+            futures = [pool.submit(attempt, item) for item in items]
+            results = [future.result() for future in futures]
+    names = [getattr(item, "name", str(item)) for item in items]
+    return list(zip(names, results, strict=True))
 
 
-def _refuse(problems: Sequence[str]) -> None:
+def _raise_all(problems: Sequence[str]) -> None:
+    """Raise one DataError for all problems; nothing when there are none."""
     if len(problems) == 1:
         raise DataError(problems[0])
     if problems:
-        raise DataError(
-            "\n".join(
-                [
-                    f"{len(problems):,} problems in the shards:",
-                    *(f"  {problem}" for problem in problems),
-                ]
-            )
-        )
+        lines = [f"{len(problems):,} problems in the shards:"]
+        lines += [f"  {problem}" for problem in problems]
+        raise DataError("\n".join(lines))
 
 
 def _fingerprint(found: Found) -> str:
-    """The same for the same shards, wherever the folder lies."""
-    # A URL's `//` counts as `/` here, on both sides: only what stands below the common folder is
-    # kept.
+    """Return a hash of the shards that does not depend on the path of their folder."""
+    # The `//` of a URL becomes `/` in this computation, for all URLs alike: only what follows the
+    # common folder enters the hash.
     urls = [f"/{shard.url}" if is_remote(shard.url) else shard.url for shard in found.shards]
     root = os.path.dirname(urls[0]) if len(urls) == 1 else os.path.commonpath(urls)
     rows = [

@@ -1,9 +1,10 @@
-"""Which stored types are decoded, into what, and how.
+"""Which stored types can be decoded, and decoding of Arrow columns and NumPy arrays.
 
-Arrow columns and NumPy arrays → float32 or float64.
+Values are decoded to float32 or float64.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,52 +13,36 @@ import pyarrow.compute as pc
 from streamtrain.errors import DataError, shown
 from streamtrain.types import Column
 
-#: Beyond this, float64 skips whole numbers.
+#: Above this, float64 cannot represent every integer.
 MAX_EXACT_INTEGER = 2**53
 
 
 def arrow_column(name: str, kind: pa.DataType) -> Column:
-    """How a column of the Arrow type `kind` is decoded: float32 where that holds every value
-    exactly, else float64.
+    """Return how a column of the Arrow type `kind` is decoded.
 
-    Integers of up to 16 bits fit float32; longer ones, and decimals, take float64. Everything else
-    is refused.
+    float32 where that holds every value exactly, otherwise float64: integers of up to 16 bits fit
+    float32; wider ones and decimals take float64. Any other type is refused.
     """
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    stored_type = shown(str(kind))
     if not name.isprintable():
-        return Column(
-            name=name,
-            stored_type=shown(str(kind)),
-            decoded_type=None,
-            refusal="its name holds control characters",
-        )
+        return _refused(name, stored_type, "its name contains control characters")
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_float16(value) or pa.types.is_float32(value) or pa.types.is_boolean(value):
-        return Column(name=name, stored_type=shown(str(kind)), decoded_type="float32")
+        return Column(name=name, stored_type=stored_type, decoded_type="float32")
     if pa.types.is_integer(value):
+        fits = value.bit_width <= 16
         return Column(
-            name=name,
-            stored_type=shown(str(kind)),
-            decoded_type="float32" if value.bit_width <= 16 else "float64",
+            name=name, stored_type=stored_type, decoded_type="float32" if fits else "float64"
         )
     if pa.types.is_float64(value) or pa.types.is_decimal(value):
-        return Column(name=name, stored_type=shown(str(kind)), decoded_type="float64")
-    return Column(
-        name=name,
-        stored_type=shown(str(kind)),
-        decoded_type=None,
-        refusal="only numbers can be decoded",
-    )
+        return Column(name=name, stored_type=stored_type, decoded_type="float64")
+    return _refused(name, stored_type, "only numbers can be decoded")
 
 
 def numpy_column(name: str, dtype: np.dtype) -> Column:
-    """How an array of `dtype` is decoded; the same rule as `arrow_column`."""
+    """Return how an array of `dtype` is decoded; the same rule as `arrow_column`."""
     if not name.isprintable():
-        return Column(
-            name=name,
-            stored_type=str(dtype),
-            decoded_type=None,
-            refusal="its name holds control characters",
-        )
+        return _refused(name, str(dtype), "its name contains control characters")
     exact = (
         dtype.kind == "b"
         or (dtype.kind in "iu" and dtype.itemsize <= 2)
@@ -67,17 +52,19 @@ def numpy_column(name: str, dtype: np.dtype) -> Column:
         return Column(
             name=name, stored_type=str(dtype), decoded_type="float32" if exact else "float64"
         )
-    return Column(
-        name=name, stored_type=str(dtype), decoded_type=None, refusal="only numbers can be decoded"
-    )
+    return _refused(name, str(dtype), "only numbers can be decoded")
+
+
+def _refused(name: str, stored_type: str, reason: str) -> Column:
+    return Column(name=name, stored_type=stored_type, decoded_type=None, refusal=reason)
 
 
 def decode_arrow(name: str, values: pa.ChunkedArray, decoded_type: str) -> np.ndarray:
-    """A column as a 1-D array of `decoded_type`; null becomes NaN.
+    """Return a column as a 1-D array of `decoded_type`; null becomes NaN.
 
-    A view of Arrow's memory where no cast is needed.
+    It is a view of Arrow's memory where no cast is needed.
 
-    Raises DataError when a 64-bit integer, or a decimal without decimals, is beyond ±2⁵³.
+    Raises DataError when a 64-bit integer, or a decimal without fractional digits, is beyond ±2⁵³.
     """
     kind = values.type
     if pa.types.is_dictionary(kind):
@@ -88,20 +75,19 @@ def decode_arrow(name: str, values: pa.ChunkedArray, decoded_type: str) -> np.nd
     elif pa.types.is_float16(kind):
         values = values.cast(pa.float32())
     elif pa.types.is_decimal(kind):
-        if kind.scale <= 0:  # whole numbers, as some databases write their keys
-            _refuse_inexact(name, *_extremes(values))
+        if kind.scale <= 0:  # integers, as some databases write their keys
+            _refuse_inexact(name, *min_max(values))
         values = values.cast(pa.float64())
     elif pa.types.is_integer(kind) and kind.bit_width == 64:
-        _refuse_inexact(name, *_extremes(values))
+        _refuse_inexact(name, *min_max(values))
     if values.num_chunks == 1:
         return values.chunk(0).to_numpy(zero_copy_only=False).astype(decoded_type, copy=False)
-    return _join(
-        [chunk.to_numpy(zero_copy_only=False) for chunk in values.chunks], len(values), decoded_type
-    )
+    pieces = [chunk.to_numpy(zero_copy_only=False) for chunk in values.chunks]
+    return _join(pieces, len(values), decoded_type)
 
 
 def decode_numpy(name: str, values: np.ndarray, decoded_type: str) -> np.ndarray:
-    """An array as `decoded_type`, without a copy where it is already.
+    """Return an array as `decoded_type`, without a copy where it has that type already.
 
     Raises DataError as `decode_arrow` does.
     """
@@ -110,11 +96,11 @@ def decode_numpy(name: str, values: np.ndarray, decoded_type: str) -> np.ndarray
     return values.astype(decoded_type, copy=False)
 
 
-def _extremes(values: pa.ChunkedArray) -> tuple[int | None, int | None]:
-    """The smallest and the largest of whole numbers; None where all are null."""
-    return tuple(
-        None if each is None else int(each) for each in pc.min_max(values).as_py().values()
-    )
+def min_max(values: pa.Array | pa.ChunkedArray) -> tuple[Any, Any]:
+    """Return the smallest and the largest value as Python objects; None where all are null."""
+    # pyarrow.compute creates its functions at import
+    extremes = pc.min_max(values).as_py()  # pyright: ignore[reportAttributeAccessIssue]
+    return extremes["min"], extremes["max"]
 
 
 def _join(pieces: Sequence[np.ndarray], rows: int, decoded_type: str) -> np.ndarray:
@@ -126,12 +112,15 @@ def _join(pieces: Sequence[np.ndarray], rows: int, decoded_type: str) -> np.ndar
     return joined
 
 
-def _refuse_inexact(name: str, low: int | None, high: int | None) -> None:
-    if (
-        low is not None
-        and high is not None
-        and (low < -MAX_EXACT_INTEGER or high > MAX_EXACT_INTEGER)
-    ):
+def _refuse_inexact(name: str, low: Any, high: Any) -> None:
+    """Raise DataError when float64 would round an integer between `low` and `high`.
+
+    Both are int or Decimal, or None where all values are null.
+    """
+    if low is None or high is None:
+        return
+    low, high = int(low), int(high)
+    if low < -MAX_EXACT_INTEGER or high > MAX_EXACT_INTEGER:
         worst = high if high > MAX_EXACT_INTEGER else low
         raise DataError(
             f"column {name!r}: the integer {worst:,} is beyond ±2^53 and would be rounded. Store it"

@@ -1,35 +1,35 @@
-"""Whether a local shard is still the one that was opened: looked at with every read, for the price
-of a few calls of the system.
+"""Detect that a local shard was replaced or rewritten after it was opened.
 
-A file that was replaced by one of the same size, whose checksums are right, would else be read as
-rows of the old one.
+It is checked on every read and costs a few system calls. Without it, a file that was replaced by
+one of the same size, with correct checksums, would be read as rows of the old one.
 """
 
 import os
 from collections.abc import Iterable
 
-Stamp = tuple[int, ...]
+FileIdentity = tuple[int, ...]
 
 
-def stamp(path: str) -> Stamp:
-    """Device, inode, size and time of the last write: another file under this name, or one written
-    over, has another. Raises OSError.
+def file_identity(path: str) -> FileIdentity:
+    """Return device, inode, size and modification time of a file.
+
+    Another file of this name differs in one of them, and so does the same file after it was
+    overwritten. Raises OSError.
     """
-    about = os.stat(path)
-    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-class FolderStamp:
-    """The same for a folder of many files.
+class FolderIdentity:
+    """The same check for a folder of many files.
 
-    Not each is remembered, only the latest change of all: what changed later is not as it was.
-
-    A change is one of contents, of the name, or of what lies in a folder; the system's own clock of
-    files says when it was.
+    It stores the inode of the folder and the latest change time (ctime) of all files and folders in
+    it, not one time per file: whatever has a later change time was modified, renamed, added or
+    removed. Both times are from the file system's own clock.
     """
 
     def __init__(self, root: str):
-        """Look at all files and folders below. Raises OSError."""
+        """Look at all files and folders below `root`. Raises OSError."""
         self._root = root
         self._inode = os.stat(root).st_ino
         self._latest = max(
@@ -38,28 +38,28 @@ class FolderStamp:
             for path in (folder, *(os.path.join(folder, name) for name in names))
         )
 
-    def holds(self, names: Iterable[str]) -> bool:
-        """Whether these files, and the folders they lie in, are as they were.
+    def unchanged(self, names: Iterable[str]) -> bool:
+        """Return whether these files and the folders that contain them are unchanged.
 
-        False when one is gone.
+        `names` are relative to the root. False when one is missing.
         """
         try:
             if os.stat(self._root).st_ino != self._inode:
                 return False
             folders = {os.path.dirname(name) for name in names}
             return all(
-                os.stat(os.path.join(self._root, each)).st_ctime_ns <= self._latest
-                for each in (*self._above(folders), *names)
+                os.stat(os.path.join(self._root, name)).st_ctime_ns <= self._latest
+                for name in (*_with_parents(folders), *names)
             )
         except OSError:
             return False
 
-    @staticmethod
-    def _above(folders: set[str]) -> set[str]:
-        """The folders, and those above them up to the root, which is the empty name."""
-        found = {""}
-        for folder in folders:
-            while folder not in found:
-                found.add(folder)
-                folder = os.path.dirname(folder)
-        return found
+
+def _with_parents(folders: Iterable[str]) -> set[str]:
+    """Return the folders and all their parents up to the root, whose name is empty."""
+    parents = {""}
+    for folder in folders:
+        while folder not in parents:
+            parents.add(folder)
+            folder = os.path.dirname(folder)
+    return parents

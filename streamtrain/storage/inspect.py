@@ -1,10 +1,7 @@
-"""What Parquet footers know beyond the layout: codecs, encodings, nulls, extremes.
-
-`inspect`: what the footers of a data set say, and advice. No row is read.
-"""
+"""`inspect`: describe a data set from its footers, with advice. No row is read."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,11 +18,22 @@ from streamtrain.storage.remote.urls import is_remote
 from streamtrain.storage.zarr.zarr_reader import zarr_codec
 from streamtrain.types import Dataset
 
+_SMALL_SPAN_ROWS = 16_384
+_GOOD_SPAN_ROWS = 262_144
+#: Seconds to open a column chunk (Parquet) or a chunk (Zarr), and to decode one value: our readers
+#: on one core of an AMD EPYC, row groups of 256 to 262,144 rows, snappy or zstd. Only their ratio
+#: is used, and machines differ less in the ratio than in either.
+_OPEN_SECONDS = {"parquet": 7e-6, "zarr": 150e-6}
+_VALUE_SECONDS = 5e-9
+_SLOW_CODECS = ("GZIP", "BROTLI", "ZSTD", "zstd", "gzip", "blosc")
+
 
 @dataclass(slots=True, kw_only=True)
 class ParquetFacts:
-    """Of the bound columns of all shards; a count or an extreme is None where a row group has no
-    statistics, an extreme also where it is not finite.
+    """What Parquet footers say of the bound columns, over all shards.
+
+    `nulls`, `low` and `high` are by column name; a value is None where a row group has no
+    statistics, and an extreme also where it is not finite.
     """
 
     codecs: set[str] = field(default_factory=set)
@@ -36,33 +44,30 @@ class ParquetFacts:
 
 
 def read_facts(dataset: Dataset) -> ParquetFacts:
-    """Read every footer of a Parquet data set again: one after the other, of an object store
-    several at once.
+    """Read every footer of a Parquet data set again; in an object store several at once.
 
-    Raises DataError when one is not what was described.
+    Raises DataError when one is no longer the one that was described.
     """
     facts = ParquetFacts(nulls=dict.fromkeys(dataset.columns, 0))
     unknown: set[str] = set()
     for shard, metadata in zip(dataset.shards, _footers(dataset), strict=True):
-        places = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
-        if missing := [name for name in dataset.columns if name not in places]:
+        indices = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
+        if missing := [name for name in dataset.columns if name not in indices]:
             raise DataError(
-                f"{shard.url}: no column {missing[0]!r}, which was described. Restore the file, or"
-                " write the data set again."
+                f"{shard.url}: the column {missing[0]!r} that was described is missing. Restore the"
+                " file, or write the data set again."
             )
         for group in range(metadata.num_row_groups):
             row_group = metadata.row_group(group)
             if row_group.num_rows:
                 for name in dataset.columns:
-                    _add(facts, unknown, name, row_group.column(places[name]))
+                    _add(facts, unknown, name, row_group.column(indices[name]))
     for name in dataset.columns:
         for extremes in (facts.low, facts.high):
-            known = extremes.get(name)
-            extremes[name] = (
-                known
-                if name not in unknown and known is not None and math.isfinite(known)
-                else None
-            )
+            value = extremes.get(name)
+            if name in unknown or value is None or not math.isfinite(value):
+                value = None
+            extremes[name] = value
     return facts
 
 
@@ -75,36 +80,38 @@ def _footers(dataset: Dataset) -> Iterator[pq.FileMetaData]:
 
 
 def _add(facts: ParquetFacts, unknown: set[str], name: str, chunk: pq.ColumnChunkMetaData) -> None:
+    """Add a column chunk of the column `name`; `unknown`: columns whose extremes are unknown."""
     facts.codecs.add(chunk.compression)
     facts.dictionary |= chunk.has_dictionary_page
     statistics = chunk.statistics
     nulls = facts.nulls[name]
-    known = statistics is not None and statistics.has_null_count and nulls is not None
-    facts.nulls[name] = nulls + statistics.null_count if known else None
-    # Extremes of types that Parquet knows only as bytes (float16) are not numbers here.
+    if statistics is None or not statistics.has_null_count or nulls is None:
+        facts.nulls[name] = None
+    else:
+        facts.nulls[name] = nulls + statistics.null_count
+    # Types that Parquet stores as bytes (float16) have extremes that are bytes, not numbers.
     if statistics is not None and statistics.has_min_max and not isinstance(statistics.min, bytes):
-        low, high = float(statistics.min), float(statistics.max)
-        facts.low[name] = min(low, facts.low.get(name, low))
-        facts.high[name] = max(high, facts.high.get(name, high))
+        facts.low[name] = _smaller(float(statistics.min), facts.low.get(name))
+        facts.high[name] = _larger(float(statistics.max), facts.high.get(name))
     elif statistics is None or statistics.null_count != chunk.num_values:
         unknown.add(name)
 
 
-_SMALL_SPAN_ROWS = 16_384
-_GOOD_SPAN_ROWS = 262_144
-#: Seconds to open a column chunk (Parquet) or a chunk (Zarr), and to decode a value: our readers on
-#: one core of an AMD EPYC, row groups of 256 to 262,144 rows, snappy or zstd. Only their ratio is
-#: used, and machines differ less in that than in each.
-_OPEN_SECONDS = {"parquet": 7e-6, "zarr": 150e-6}
-_VALUE_SECONDS = 5e-9
-_SLOW_CODECS = ("GZIP", "BROTLI", "ZSTD", "zstd", "gzip", "blosc")
+def _smaller(value: float, other: float | None) -> float:
+    return value if other is None else min(value, other)
+
+
+def _larger(value: float, other: float | None) -> float:
+    return value if other is None else max(value, other)
 
 
 def inspect(dataset: Dataset, *, window_rows: int = 2_097_152) -> dict[str, Any]:
-    """A JSON-ready description of the bound columns and of the layout, with `advice`: sentences,
-    most important first.
+    """Return a JSON-ready description of the bound columns and the layout of a data set.
 
-    Nulls and extremes come from the manifest or from footers, and are null where neither knows.
+    `advice` is a list of sentences, most important first. Nulls and extremes are taken from the
+    manifest or the footers, and are null where neither has them.
+
+    Raises DataError when a footer has changed since the data set was opened.
     """
     sizes = np.concatenate([np.diff(shard.boundaries) for shard in dataset.shards])
     sizes = sizes[sizes > 0]
@@ -147,31 +154,28 @@ def inspect(dataset: Dataset, *, window_rows: int = 2_097_152) -> dict[str, Any]
 
 
 def ingest_gain(format: str, span_rows: float, num_columns: int) -> float:
-    """How many times faster rows decode from spans of 262,144 rows than from spans of `span_rows`:
-    arithmetic, nothing is read.
+    """Return how many times faster rows decode from spans of 262,144 rows than of `span_rows`.
+
+    An estimate from measured constants; nothing is read.
 
     >>> round(ingest_gain("parquet", 1024, 5), 1), round(ingest_gain("parquet", 262_144, 5), 1)
     (2.4, 1.0)
     """
-    a_span = _OPEN_SECONDS[format] * (num_columns if format == "parquet" else 1)
-    a_row = _VALUE_SECONDS * num_columns
-    return (a_span / span_rows + a_row) / (a_span / _GOOD_SPAN_ROWS + a_row)
+    seconds_per_span = _OPEN_SECONDS[format] * (num_columns if format == "parquet" else 1)
+    seconds_per_row = _VALUE_SECONDS * num_columns
+    now = seconds_per_span / span_rows + seconds_per_row
+    best = seconds_per_span / _GOOD_SPAN_ROWS + seconds_per_row
+    return now / best
 
 
 def _columns(
     dataset: Dataset, manifest: Manifest | None, facts: ParquetFacts | None
 ) -> list[dict[str, Any]]:
-    stored = {
-        name: sorted(
-            {
-                column.stored_type
-                for shard in dataset.shards
-                for column in shard.columns
-                if column.name == name
-            }
-        )
-        for name in dataset.columns
-    }
+    stored_types: dict[str, set[str]] = {name: set() for name in dataset.columns}
+    for shard in dataset.shards:
+        for column in shard.columns:
+            if column.name in stored_types:
+                stored_types[column.name].add(column.stored_type)
     rows = []
     for name in dataset.columns:
         nulls, low, high = None, None, None
@@ -184,7 +188,7 @@ def _columns(
             {
                 "name": name,
                 "role": "target" if name == dataset.target else "feature",
-                "stored_type": ", ".join(stored[name]),
+                "stored_type": ", ".join(sorted(stored_types[name])),
                 "decoded_type": dataset.decoded_type,
                 "nulls": nulls,
                 "min": low,
@@ -195,104 +199,90 @@ def _columns(
 
 
 def _advice(document: dict[str, Any], window_rows: int) -> list[str]:
-    """Sentences that name a figure and the command that cures it."""
-    spans, cure = (
-        document["span_rows"],
-        f"streamtrain ingest writes row groups of {_GOOD_SPAN_ROWS:,} rows",
-    )
-    gain = ingest_gain(
-        document["format"], document["num_rows"] / document["num_spans"], len(document["columns"])
-    )
-    faster = (
-        f"`streamtrain ingest` would make it about {gain:,.0f} times faster"
-        if gain >= 1.5
-        else cure
-    )
-    unit = {"parquet": "Row groups", "zarr": "Chunks"}[document["format"]]
-    nulls = [
-        f"{column['name']} ({column['nulls']:,})"
-        for column in document["columns"]
-        if column["nulls"]
+    """Return sentences that each name a figure and the command that helps, most important first."""
+    return [
+        *_row_advice(document, window_rows),
+        *_shard_advice(document),
+        *_column_advice(document),
+        *_integrity_advice(document),
     ]
+
+
+def _row_advice(document: dict[str, Any], window_rows: int) -> Iterator[str]:
+    """Nulls, and the size of row groups or chunks."""
+    spans, columns = document["span_rows"], document["columns"]
+    nulls = [f"{column['name']} ({column['nulls']:,})" for column in columns if column["nulls"]]
+    if nulls:
+        yield (
+            f"Null or NaN values in {', '.join(nulls)}: training refuses them; --on-null drop"
+            " leaves their rows out, --on-null impute replaces them with the mean of the feature."
+        )
+    remedy = f"streamtrain ingest writes row groups of {_GOOD_SPAN_ROWS:,} rows"
+    if spans["max"] > window_rows:
+        yield (
+            f"A row group has {spans['max']:,} rows, more than the window of {window_rows:,}: it is"
+            f" read in slices, and the shuffle is less thorough; {remedy}."
+        )
+    if spans["median"] >= _SMALL_SPAN_ROWS:
+        return
+    num_shards, num_spans = document["num_shards"], document["num_spans"]
+    gain = ingest_gain(document["format"], document["num_rows"] / num_spans, len(columns))
+    if gain >= 1.5:
+        remedy = f"`streamtrain ingest` would make it about {gain:,.0f} times faster"
+    if num_spans > num_shards:
+        unit = {"parquet": "Row groups", "zarr": "Chunks"}[document["format"]]
+        plural = "s" * (spans["median"] != 1)
+        yield (
+            f"{unit} have {spans['median']:,.0f} row{plural} (median): decoding will be the"
+            f" bottleneck; {remedy}."
+        )
+    elif num_shards > 100 and num_spans == num_shards:
+        yield (
+            f"{num_shards:,} shards of {spans['median']:,.0f} rows (median): opening them will be"
+            f" the bottleneck; {remedy}."
+        )
+
+
+def _shard_advice(document: dict[str, Any]) -> Iterator[str]:
+    """Skew, codec, encoding and width."""
+    if document["shard_skew"] > 4:
+        yield (
+            f"The largest shard has {document['shard_skew']:.1f} times the mean rows: parallel work"
+            " will be uneven; streamtrain ingest writes shards of equal size."
+        )
+    if any(slow in codec for codec in document["codec"] for slow in _SLOW_CODECS):
+        yield (
+            f"The codec is {', '.join(document['codec'])}: it decodes several times slower than"
+            " snappy; streamtrain ingest writes snappy."
+        )
+    if document["dictionary"]:
+        yield (
+            "Columns are dictionary-encoded, which decodes slower than plain numbers; streamtrain"
+            " ingest writes plain."
+        )
+    if document["decoded_type"] == "float64":
+        decoded = format_bytes(document["decoded_bytes"])
+        yield f"Columns are decoded as float64 ({decoded} in all): twice the bytes of float32."
+
+
+def _column_advice(document: dict[str, Any]) -> Iterator[str]:
+    """Constant columns."""
     constant = [
         column
         for column in document["columns"]
         if column["min"] is not None and column["min"] == column["max"]
     ]
-    same = [column["name"] for column in constant if column["role"] == "feature"]
-    checks: Sequence[tuple[bool, str]] = (
-        (
-            bool(nulls),
-            (
-                f"Null or NaN values in {', '.join(nulls)}: training refuses them; --on-null drop"
-                " leaves their rows out, --on-null impute puts a feature's mean in."
-            ),
-        ),
-        (
-            spans["max"] > window_rows,
-            (
-                f"A row group has {spans['max']:,} rows, more than the window of {window_rows:,}:"
-                f" it is read in slices, and the shuffle is less thorough; {cure}."
-            ),
-        ),
-        (
-            spans["median"] < _SMALL_SPAN_ROWS and document["num_spans"] > document["num_shards"],
-            (
-                f"{unit} have {spans['median']:,.0f} row{'s' * (spans['median'] != 1)} (median):"
-                f" decoding will be the bottleneck; {faster}."
-            ),
-        ),
-        (
-            spans["median"] < _SMALL_SPAN_ROWS
-            and document["num_shards"] > 100
-            and document["num_spans"] == document["num_shards"],
-            (
-                f"{document['num_shards']:,} shards of {spans['median']:,.0f} rows (median):"
-                f" opening them will be the bottleneck; {faster}."
-            ),
-        ),
-        (
-            document["shard_skew"] > 4,
-            (
-                f"The largest shard has {document['shard_skew']:.1f} times the mean rows: parallel"
-                " work will be uneven; streamtrain ingest evens it."
-            ),
-        ),
-        (
-            any(slow in codec for codec in document["codec"] for slow in _SLOW_CODECS),
-            (
-                f"The codec is {', '.join(document['codec'])}: it decodes several times slower than"
-                " snappy; streamtrain ingest writes snappy."
-            ),
-        ),
-        (
-            bool(document["dictionary"]),
-            (
-                "Columns are dictionary-encoded, which decodes slower than plain numbers;"
-                " streamtrain ingest writes plain."
-            ),
-        ),
-        (
-            document["decoded_type"] == "float64",
-            (
-                f"Columns are decoded as float64 ({format_bytes(document['decoded_bytes'])} in"
-                " all): twice the bytes of float32."
-            ),
-        ),
-        (
-            len(same) < len(constant),
-            (
-                f"The target, {document['columns'][-1]['name']}, is constant: there is nothing to"
-                " learn."
-            ),
-        ),
-        (bool(same), f"Constant: {', '.join(same)}; a constant feature teaches nothing."),
-        (
-            document["integrity"] == "unverified",
-            (
-                "Integrity is unverified: without checksums a flipped bit is a wrong number;"
-                " streamtrain ingest adds checksums and a manifest."
-            ),
-        ),
-    )
-    return [sentence for holds, sentence in checks if holds]
+    features = [column["name"] for column in constant if column["role"] == "feature"]
+    if len(features) < len(constant):
+        target = document["columns"][-1]["name"]
+        yield f"The target, {target}, is constant: there is nothing to learn."
+    if features:
+        yield f"Constant: {', '.join(features)}; a constant feature carries no information."
+
+
+def _integrity_advice(document: dict[str, Any]) -> Iterator[str]:
+    if document["integrity"] == "unverified":
+        yield (
+            "Integrity is unverified: without checksums a flipped bit is a wrong number;"
+            " streamtrain ingest adds checksums and a manifest."
+        )

@@ -1,5 +1,7 @@
-"""Which files a path means: a file, a folder, a glob, or a list of files → the shards' URLs,
-sorted; also in object stores.
+"""Find the files that a path means.
+
+A file, a folder, a glob, or a list of files, local or in an object store → the URLs of the shards,
+sorted.
 """
 
 import glob
@@ -16,165 +18,151 @@ from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.zarr.zarr_node import NODE_FILES, is_zarr
 from streamtrain.types import LOCAL, Shard, Storage
 
-#: A text file that names the shards, one a line.
+#: A text file that names the shards, one per line.
 LIST_SUFFIX = ".txt"
-_MOST_LIST_BYTES = 1 << 26
-#: Every ext4 disk has this folder at its root, for its owner's eyes only.
-_RESCUED = "lost+found"
+_MAX_LIST_BYTES = 1 << 26
+#: Every ext4 disk has this folder at its root, readable by its owner only.
+_LOST_AND_FOUND = "lost+found"
 
 
 def locate(
     path: str, suffixes: Sequence[str] = (".parquet",), storage: Storage = LOCAL
 ) -> list[str]:
-    """The files with one of `suffixes` and the Zarr nodes that `path` means, those of folders below
-    too; each once.
+    """Return the files with one of `suffixes` and the Zarr nodes that `path` means, each once.
 
-    A file that is named, or matched by a glob, is taken whatever its suffix. Hidden files and
-    folders, and those that begin with `_`, are left out. Raises DataError when there is nothing,
-    and for a name with control characters, a pipe or a device; StoreError when a store does not
-    answer.
+    Folders are searched recursively. A file that is named, or matched by a glob, is taken whatever
+    its suffix. Hidden files and folders, and those that start with `_`, are left out.
+
+    Raises DataError when there is nothing, and for a name with control characters, a pipe or a
+    device; StoreError when a store does not answer.
     """
-    found = _locate_remote(path, suffixes, storage) if is_remote(path) else _locate(path, suffixes)
-    for url in found:
+    urls = _locate_remote(path, suffixes, storage) if is_remote(path) else _locate(path, suffixes)
+    for url in urls:
         if not url.isprintable():
-            raise DataError(f"{shown(url)}: the name holds control characters. Rename it.")
+            raise DataError(f"{shown(url)}: the name contains control characters. Rename it.")
         if not is_remote(url) and not (os.path.isfile(url) or os.path.isdir(url)):
             raise DataError(f"{url}: not a regular file. Name a Parquet file or a Zarr array.")
-    return found
+    return urls
 
 
 def warn_of_links(path: str, shards: Sequence[Shard]) -> None:
-    """Warn of files that lie here under two names: each row of them is used twice."""
+    """Warn of files that have two names in the data set: each of their rows is used twice."""
     seen: dict[tuple[int, int], str] = {}
     for shard in shards:
         with suppress(OSError):
-            about = os.stat(shard.url)
-            first = (
-                seen.setdefault((about.st_dev, about.st_ino), shard.url)
-                if about.st_ino
-                else shard.url
-            )
+            status = os.stat(shard.url)
+            if not status.st_ino:
+                continue  # a file system without inode numbers
+            first = seen.setdefault((status.st_dev, status.st_ino), shard.url)
             if first != shard.url:
                 warnings.warn(
-                    f"{path}: {shard.url} is {first} under another name, by a link: each row of it"
-                    " is used twice. Remove one of the names if that is not meant.",
+                    f"{path}: {shard.url} and {first} are the same file: each row of it is used"
+                    " twice. Remove one of the names unless this is intended.",
                     stacklevel=4,
                 )
 
 
 def read_list(path: str, storage: Storage = LOCAL) -> tuple[list[str], Storage] | None:
-    """The URLs that a local `.txt` file names, in its order, and the storage that knows their
-    signatures; None for any other path.
+    """Return the URLs that a local `.txt` file lists, in its order; None for any other path.
 
-    Empty lines and those that begin with # are left out; a path is relative to the list's folder.
+    Empty lines and lines that start with # are skipped; a relative path is relative to the folder
+    of the list. The returned storage also knows the signatures of the links.
+
     Raises DataError.
     """
     if is_remote(path) or not path.lower().endswith(LIST_SUFFIX) or not os.path.isfile(path):
         return None
-    if os.path.getsize(path) > _MOST_LIST_BYTES:
+    if os.path.getsize(path) > _MAX_LIST_BYTES:
         raise DataError(
-            f"{path}: a list of files has at most {_MOST_LIST_BYTES:,} bytes. Cut it in two."
+            f"{path}: a list of files has at most {_MAX_LIST_BYTES:,} bytes. Split it in two."
         )
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path}: cannot be read as a list of files: {error}. Write one URL a line."
+            f"{path}: cannot be read as a list of files: {error}. Write one URL per line."
         ) from None
     urls = []
+    folder = os.path.dirname(path)
     for line in lines:
         if line and not line.startswith("#"):
             url, storage = take_query(line, storage)
-            urls.append(
-                normal_url(url if is_remote(url) else os.path.join(os.path.dirname(path), url))
-            )
-    twice = (
-        sorted({url for url in urls if urls.count(url) > 1}) if len(set(urls)) < len(urls) else []
-    )
-    if not urls or twice:
-        raise DataError(
-            f"{path}: "
-            + (
-                f"names {shown(twice[0])} twice. Name every file once."
-                if twice
-                else "names no file. Write one URL a line."
-            )
-        )
+            urls.append(normal_url(url if is_remote(url) else os.path.join(folder, url)))
+    if not urls:
+        raise DataError(f"{path}: lists no files. Write one URL per line.")
+    if len(set(urls)) < len(urls):
+        repeated = min(url for url in urls if urls.count(url) > 1)
+        raise DataError(f"{path}: lists {shown(repeated)} twice. List every file once.")
     return urls, storage
 
 
 def _locate(path: str, suffixes: Sequence[str]) -> list[str]:
-    if not os.path.exists(path):
-        # Of `absent/**` glob says that it matches `absent/`.
-        found = (
-            sorted(filter(os.path.lexists, glob.glob(path, recursive=True)))
-            if glob.has_magic(path)
-            else []
-        )
-        if not found:
-            raise _nothing(path)
-        whole = _outside(
-            found, {match for match in found if os.path.isdir(match) and is_zarr(match)}
-        )
-        # `data/**` matches a folder, the folders in it, and their files: each file is taken once.
-        urls = [
-            url
-            for match in whole
-            for url in (_locate(match, suffixes) if os.path.isdir(match) else [match])
-        ]
-        return list(dict.fromkeys(map(normal_url, urls)))
-    if os.path.isfile(path) or is_zarr(path):
+    if os.path.exists(path):
+        if os.path.isdir(path) and not is_zarr(path):
+            return _one_kind(path, *_walk(path, suffixes), suffixes)
         return [path]
-    if not os.path.isdir(path):
-        return [path]
-    return _one_kind(path, *_walk(path, suffixes), suffixes)
+    matches = []
+    if glob.has_magic(path):
+        # `absent/**` matches `absent/` according to glob, though it does not exist
+        matches = sorted(filter(os.path.lexists, glob.glob(path, recursive=True)))
+    if not matches:
+        raise _not_found(path)
+    arrays = {match for match in matches if os.path.isdir(match) and is_zarr(match)}
+    urls = []
+    for match in _not_within(matches, arrays):
+        urls += _locate(match, suffixes) if os.path.isdir(match) else [match]
+    # `data/**` matches a folder, its subfolders, and their files: each file is taken once.
+    return list(dict.fromkeys(map(normal_url, urls)))
 
 
 def _walk(root: str, suffixes: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The files with one of `suffixes` and the arrays below a folder.
+    """Return the files with one of `suffixes`, and the Zarr arrays, below a folder.
+
+    Links to folders are followed last; each folder is entered once, however many names it has. A
+    link to a missing file is kept, so that it is refused and not skipped silently.
 
     Raises DataError for a folder that cannot be listed.
-
-    Links to folders are followed, after all else; each folder is entered once, however many names
-    it has. A link to what is not there is kept, so that it is refused and not passed over.
     """
-    files, arrays, links = [], [], [root]
+    files: list[str] = []
+    arrays: list[str] = []
+    links = [root]
     entered: set[tuple[int, int]] = set()
     while links:
         top = links.pop(0)
-        if top != root and os.path.join(os.path.realpath(root), "").startswith(
-            os.path.join(os.path.realpath(top), "")
-        ):
-            continue  # a link upwards: what lies beside the folder is not in it
+        if top != root and _contains(top, root):
+            continue  # a link upwards: files beside the root are not part of it
         for folder, folders, names in os.walk(top, onerror=_refuse_folder):
-            about = os.stat(folder)
-            if (about.st_dev, about.st_ino) in entered:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in entered:
                 folders.clear()
                 continue
-            entered.add((about.st_dev, about.st_ino))
-            below = sorted(
-                os.path.join(folder, name)
+            entered.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(
+                name
                 for name in folders
-                if not name.startswith((".", "_")) and name != _RESCUED
+                if not name.startswith((".", "_")) and name != _LOST_AND_FOUND
             )
-            taken = [path for path in below if path.endswith(".zarr")]
-            linked = [path for path in below if os.path.islink(path) and path not in taken]
-            files += [
-                os.path.join(folder, name)
-                for name in names
-                if name.lower().endswith(
-                    (*suffixes, ".zarr")
-                    if os.path.islink(os.path.join(folder, name))
-                    else tuple(suffixes)
-                )
-                and not name.startswith((".", "_"))
-            ]
-            arrays += taken
-            links += linked
-            folders[:] = [
-                os.path.basename(path) for path in below if path not in taken and path not in linked
-            ]
+            for name in list(folders):
+                path = os.path.join(folder, name)
+                if name.endswith(".zarr"):
+                    arrays.append(path)
+                    folders.remove(name)
+                elif os.path.islink(path):
+                    links.append(path)
+                    folders.remove(name)
+            for name in names:
+                path = os.path.join(folder, name)
+                # os.walk lists a broken link to an array among the files
+                endings = (*suffixes, ".zarr") if os.path.islink(path) else tuple(suffixes)
+                if name.lower().endswith(endings) and not name.startswith((".", "_")):
+                    files.append(path)
     return files, arrays
+
+
+def _contains(folder: str, other: str) -> bool:
+    """Return whether `other` is `folder` or is inside it, with links resolved."""
+    inner, outer = (os.path.join(os.path.realpath(path), "") for path in (other, folder))
+    return inner.startswith(outer)
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -187,34 +175,36 @@ def _refuse_folder(error: OSError) -> None:
 def _locate_remote(url: str, suffixes: Sequence[str], storage: Storage) -> list[str]:
     if file_size(url, storage) is not None:
         return [url]
-    steps = url.split("/")
-    magic = next(
-        (place for place, step in enumerate(steps) if place > 2 and glob.has_magic(step)), None
+    parts = url.split("/")
+    # the scheme and the bucket are the first three parts
+    first_magic = next(
+        (index for index, part in enumerate(parts) if index > 2 and glob.has_magic(part)), None
     )
-    if magic is None:
+    if first_magic is None:
         return _shards_below(url, list_files(url, storage), suffixes)
-    root, pattern = "/".join(steps[:magic]), steps[magic:]
+    root, pattern = "/".join(parts[:first_magic]), parts[first_magic:]
     files = list_files(root, storage)
     folders = {str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."}
     names = sorted(name for name in (*files, *folders) if _matches(name.split("/"), pattern))
     if not names:
-        raise _nothing(url)
+        raise _not_found(url)
     nodes = {str(name.parent) for name in map(PurePosixPath, files) if name.name in NODE_FILES}
     urls = []
-    for name in _outside(names, nodes.intersection(names)):
-        whole = name in files or name in nodes
-        urls += (
-            [f"{root}/{name}"]
-            if whole
-            else _shards_below(f"{root}/{name}", _below(files, name), suffixes)
-        )
+    for name in _not_within(names, nodes.intersection(names)):
+        if name in files or name in nodes:
+            urls.append(f"{root}/{name}")
+        else:
+            urls += _shards_below(f"{root}/{name}", _below(files, name), suffixes)
     return list(dict.fromkeys(urls))
 
 
 def _shards_below(url: str, files: Mapping[str, int], suffixes: Sequence[str]) -> list[str]:
-    """As `_locate` of a local folder, from its listing."""
+    """Return the shards of a remote folder, by the rules of a local one.
+
+    `files`: its listing, relative name → size.
+    """
     if not files:
-        raise _nothing(url)
+        raise _not_found(url)
     if not NODE_FILES.isdisjoint(files):
         return [url]
     chosen = [
@@ -222,67 +212,63 @@ def _shards_below(url: str, files: Mapping[str, int], suffixes: Sequence[str]) -
         for name in files
         if name.lower().endswith(tuple(suffixes)) and not _is_hidden(PurePosixPath(name))
     ]
-    arrays = sorted(
-        {
-            found
-            for name in files
-            if (found := _array_of(name)) and not _is_hidden(PurePosixPath(found))
-        }
-    )
+    arrays = {array for name in files if (array := _outermost_array(name))}
+    visible = sorted(array for array in arrays if not _is_hidden(PurePosixPath(array)))
     return _one_kind(
-        url, [f"{url}/{name}" for name in chosen], [f"{url}/{name}" for name in arrays], suffixes
+        url, [f"{url}/{name}" for name in chosen], [f"{url}/{name}" for name in visible], suffixes
     )
 
 
 def _one_kind(path: str, files: list[str], arrays: list[str], suffixes: Sequence[str]) -> list[str]:
-    """The files, or the arrays, sorted. Raises DataError when there are both, or neither."""
-    within = {f"{array}/" for array in arrays}
-    files = [file for file in files if not any(file.startswith(array) for array in within)]
+    """Return the files, or the arrays, sorted. Raises DataError when there are both, or neither."""
+    prefixes = tuple(f"{array}/" for array in arrays)
+    files = [file for file in files if not file.startswith(prefixes)]
     if files and arrays:
         both = f"{Path(files[0]).name}, {Path(arrays[0]).name}"
         raise DataError(
-            f"{path}: holds both files and Zarr arrays ({both}). Choose one kind with a glob."
+            f"{path}: contains both files and Zarr arrays ({both}). Choose one kind with a glob."
         )
     if not files and not arrays:
         wanted = ", ".join(f"*{suffix}" for suffix in (*suffixes, ".zarr"))
         raise DataError(
-            f"{path}: the folder holds no shard ({wanted}). Name another folder, or run streamtrain"
-            " ingest."
+            f"{path}: the folder contains no shards ({wanted}). Name another folder, or run"
+            " streamtrain ingest."
         )
     return sorted(files or arrays)
 
 
-def _array_of(name: str) -> str | None:
-    """The outermost `.zarr` folder that a file lies in."""
-    steps = name.split("/")[:-1]
-    place = next((place for place, step in enumerate(steps) if step.endswith(".zarr")), None)
-    return None if place is None else "/".join(steps[: place + 1])
+def _outermost_array(name: str) -> str | None:
+    """Return the outermost `.zarr` folder that contains a file."""
+    folders = name.split("/")[:-1]
+    for index, folder in enumerate(folders):
+        if folder.endswith(".zarr"):
+            return "/".join(folders[: index + 1])
+    return None
 
 
-def _outside(names: Sequence[str], folders: set[str]) -> list[str]:
-    """Those that lie in none of the folders; a folder itself does not."""
-    known = set(map(PurePosixPath, folders))  # `./a` and `a/` are `a`
-    return [name for name in names if known.isdisjoint(PurePosixPath(name).parents)]
+def _not_within(names: Sequence[str], folders: set[str]) -> list[str]:
+    """Return the names that are not inside any of the folders; a folder is not inside itself."""
+    paths = set(map(PurePosixPath, folders))  # `./a` and `a/` equal `a`
+    return [name for name in names if paths.isdisjoint(PurePosixPath(name).parents)]
 
 
 def _below(files: Mapping[str, int], folder: str) -> dict[str, int]:
+    prefix = f"{folder}/"
     return {
-        name.removeprefix(f"{folder}/"): size
-        for name, size in files.items()
-        if name.startswith(f"{folder}/")
+        name.removeprefix(prefix): size for name, size in files.items() if name.startswith(prefix)
     }
 
 
-def _matches(steps: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a name, cut at its slashes, fits a glob; `**` is any number of folders."""
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Return whether a path fits a glob, both split at slashes; `**` is any number of folders."""
     if not pattern:
-        return not steps
+        return not parts
     if pattern[0] == "**":
-        return _matches(steps, pattern[1:]) or (bool(steps) and _matches(steps[1:], pattern))
-    return bool(steps) and fnmatchcase(steps[0], pattern[0]) and _matches(steps[1:], pattern[1:])
+        return _matches(parts, pattern[1:]) or (bool(parts) and _matches(parts[1:], pattern))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
-def _nothing(path: str) -> DataError:
+def _not_found(path: str) -> DataError:
     return DataError(
         f"{shown(path)}: no such file or folder. Give a Parquet file, a Zarr array, a folder of"
         " them, or a quoted glob."

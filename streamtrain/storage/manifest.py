@@ -1,6 +1,7 @@
-"""`_manifest.json`: what a written data set holds, and the hashes that vouch for it."""
+"""`_manifest.json`: the shards of a written data set, with hashes that verify them."""
 
 import hashlib
+import math
 import os
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from streamtrain.errors import DataError
+from streamtrain.storage.moments import Moments
 from streamtrain.storage.parquet.parquet_footer import parquet_source
 from streamtrain.storage.remote.filesystem import (
     file_size,
@@ -23,23 +25,26 @@ from streamtrain.types import LOCAL, MAX_ROWS, Column, Format, Shard, Storage, T
 
 MANIFEST_NAME = "_manifest.json"
 
-#: Lies in a remote folder from before its first shard until after its manifest: nothing can be
-#: renamed there.
+#: Marks a remote folder from before its first shard is written until its manifest is there, because
+#: an object store cannot rename a folder.
 UNFINISHED_NAME = "_unfinished"
 _MAX_BYTES = 1 << 30
+
+#: Decoded type → Arrow's name of it, as it is shown for Parquet columns.
+_ARROW_NAMES = {"float32": "float", "float64": "double"}
 
 Count = Annotated[int, Field(ge=0, le=MAX_ROWS)]
 
 
-class _Part(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Statistics(_Part):
-    """Of one column: mean, sd (population), min and max are over its `count` finite values; null
-    when there is none.
+class Statistics(_StrictModel):
+    """Statistics of one column.
 
-    `nulls` counts null and NaN, `infinite` ±Inf.
+    `mean`, `sd` (of the population), `min` and `max` are over its `count` finite values, and null
+    where there are none or a figure exceeds float64. `nulls` counts null and NaN, `infinite` ±Inf.
     """
 
     count: Count
@@ -50,11 +55,34 @@ class Statistics(_Part):
     min: float | None
     max: float | None
 
+    @staticmethod
+    def of(moments: Moments) -> "Statistics":
+        """Return the moments of a column in the form in which the manifest stores them."""
+        mean = sd = low = high = None
+        if moments.count:
+            mean = _finite_or_none(moments.mean)
+            sd = _finite_or_none(moments.variance**0.5)
+            low = _finite_or_none(moments.low)
+            high = _finite_or_none(moments.high)
+        return Statistics(
+            count=moments.count,
+            nulls=moments.nulls,
+            infinite=moments.infinite,
+            mean=mean,
+            sd=sd,
+            min=low,
+            max=high,
+        )
 
-class ShardEntry(_Part):
+
+def _finite_or_none(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+class ShardEntry(_StrictModel):
     """One shard.
 
-    `boundaries` as runs `[length, repeats]`; `sha256` of the file, or of a Zarr shard's chunk list.
+    `boundaries`: runs `[length, repeats]`, see `compact_boundaries`. `sha256`: see `hash_shard`.
     """
 
     name: str
@@ -65,8 +93,8 @@ class ShardEntry(_Part):
     source: str
 
 
-class Manifest(_Part):
-    """A written data set."""
+class Manifest(_StrictModel):
+    """The content of the file."""
 
     schema_version: Literal[1] = 1
     format: Format
@@ -86,13 +114,13 @@ class Manifest(_Part):
 
 
 def read_manifest(folder: str, storage: Storage = LOCAL) -> Manifest | None:
-    """The manifest of a folder, or None where there is none.
+    """Return the manifest of a folder, or None where there is none.
 
     Raises DataError when it is damaged.
     """
     path = os.path.join(folder, MANIFEST_NAME)
     if is_remote(folder) and folder.endswith(".parquet"):
-        return None  # a file: nothing lies below it, and a web server might answer anything
+        return None  # a file has no manifest, and a web server may answer any request
     num_bytes = file_size(path, storage)
     if num_bytes is None:
         return None
@@ -102,11 +130,9 @@ def read_manifest(folder: str, storage: Storage = LOCAL) -> Manifest | None:
         return Manifest.model_validate_json(read_file(path, storage))
     except ValidationError as error:
         first = error.errors()[0]
-        cause = ": ".join(
-            filter(
-                None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "))
-            )
-        )
+        key = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        cause = ": ".join(filter(None, (key, message)))
     except DataError:
         raise
     except (OSError, ValueError) as error:
@@ -118,21 +144,18 @@ def read_manifest(folder: str, storage: Storage = LOCAL) -> Manifest | None:
 
 
 def refuse_unfinished(folder: str, storage: Storage) -> None:
-    """Raise DataError for a remote folder that was being written when its writer ended: shards are
-    there, but not all.
-    """
-    if (
-        is_remote(folder)
-        and not is_web(folder)
-        and file_size(os.path.join(folder, UNFINISHED_NAME), storage) is not None
-    ):
+    """Raise DataError for a remote folder whose writer ended early, so that shards are missing."""
+    if not is_remote(folder) or is_web(folder):
+        return
+    if file_size(os.path.join(folder, UNFINISHED_NAME), storage) is not None:
         raise DataError(
-            f"{folder}: its writing was not finished. Delete what lies there and write it again."
+            f"{folder}: writing was not finished, so shards are missing. Delete the folder and"
+            " write it again."
         )
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
-    """Write it whole or not at all: temporary file, fsync, replace."""
+    """Write the manifest atomically: temporary file, fsync, replace."""
     path = Path(folder) / MANIFEST_NAME
     temporary = path.with_suffix(".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
@@ -150,29 +173,28 @@ def shard_from_entry(
     check: bool = True,
     storage: Storage = LOCAL,
 ) -> Shard:
-    """The shard of an entry, without parsing its footer: its size and footer hash (Zarr: chunk keys
-    and sizes) must match.
+    """Return the shard of an entry, without parsing its footer.
 
-    Raises DataError when they do not, and when the name leaves the folder. Without `check` the
-    shard is as the manifest promises it, and reading it will fail where it is not.
+    Raises DataError when the name leaves the folder, and, with `check`, when the shard's size or
+    footer hash (Zarr: chunk keys and sizes) differ from the manifest. Without `check` the shard is
+    described as the manifest has it, and reading it fails if that is wrong.
     """
     url = safe_path(folder, entry.name)
     if check:
-        _refuse_changed(url, manifest, entry, storage)
+        _require_listed_shard(url, manifest, entry, storage)
     last = sum(length * repeats for length, repeats in entry.boundaries)
-    # A boundary costs more than a byte of any shard: what claims more would only fill memory here.
+    # A boundary takes more than one byte of any shard; a manifest that claims more boundaries than
+    # bytes would only fill memory here.
     if last != entry.rows or sum(repeats for _, repeats in entry.boundaries) > entry.bytes:
         raise DataError(
             f"{url}: {MANIFEST_NAME} gives {entry.rows:,} rows and boundaries up to {last:,}."
             " Restore the manifest."
         )
-    kind = (
-        {"float32": "float", "float64": "double"}[manifest.decoded_type]
-        if manifest.format == "parquet"
-        else manifest.decoded_type
-    )
+    stored_type: str = manifest.decoded_type
+    if manifest.format == "parquet":
+        stored_type = _ARROW_NAMES[manifest.decoded_type]
     columns = tuple(
-        Column(name=name, stored_type=kind, decoded_type=manifest.decoded_type)
+        Column(name=name, stored_type=stored_type, decoded_type=manifest.decoded_type)
         for name in manifest.columns
     )
     return Shard(
@@ -189,32 +211,34 @@ def shard_from_entry(
     )
 
 
-def _refuse_changed(url: str, manifest: Manifest, entry: ShardEntry, storage: Storage) -> None:
+def _require_listed_shard(
+    url: str, manifest: Manifest, entry: ShardEntry, storage: Storage
+) -> None:
+    """Raise DataError when the file is not the shard that the manifest lists."""
     missing = DataError(
-        f"{url}: listed in {MANIFEST_NAME}, but not there. Restore it, or write the data set again."
+        f"{url}: listed in {MANIFEST_NAME}, but missing. Restore it, or write the data set again."
     )
     if not is_remote(url) and not os.path.exists(url):
         raise missing
+    is_parquet = manifest.format == "parquet"
     try:
-        source, num_bytes = (
-            parquet_source(url, storage)
-            if manifest.format == "parquet"
-            else (zarr_source(url, storage), entry.bytes)
-        )
+        if is_parquet:
+            source, num_bytes = parquet_source(url, storage)
+        else:
+            source, num_bytes = zarr_source(url, storage), entry.bytes
     except DataError as error:
-        raise (
-            missing if isinstance(error.__cause__, FileNotFoundError) else error
-        ) from error.__cause__
+        not_found = isinstance(error.__cause__, FileNotFoundError)
+        raise (missing if not_found else error) from error.__cause__
     if source != entry.source or num_bytes != entry.bytes:
         raise DataError(
             f"{url}: not the shard that {MANIFEST_NAME} describes (size or"
-            f" {'footer' if manifest.format == 'parquet' else 'chunks'} differ). Restore it, or"
-            f" delete {MANIFEST_NAME} to read it unverified."
+            f" {'footer' if is_parquet else 'chunks'} differ). Restore it, or delete"
+            f" {MANIFEST_NAME} to read it unverified."
         )
 
 
 def compact_boundaries(boundaries: np.ndarray) -> list[tuple[int, int]]:
-    """Runs `(length, repeats)`.
+    """Return boundaries as runs `(length, repeats)`.
 
     >>> compact_boundaries(np.array([0, 4, 8, 12, 13]))
     [(4, 3), (1, 1)]
@@ -227,7 +251,7 @@ def compact_boundaries(boundaries: np.ndarray) -> list[tuple[int, int]]:
 
 
 def expand_boundaries(runs: list[tuple[int, int]]) -> np.ndarray:
-    """The inverse of `compact_boundaries`.
+    """Return the boundaries of runs; the inverse of `compact_boundaries`.
 
     >>> expand_boundaries([(4, 3), (1, 1)]).tolist()
     [0, 4, 8, 12, 13]
@@ -237,7 +261,7 @@ def expand_boundaries(runs: list[tuple[int, int]]) -> np.ndarray:
 
 
 def hash_shard(url: str, storage: Storage = LOCAL) -> str:
-    """SHA-256 of a file; of a folder, over its sorted (name, size, SHA-256) lines."""
+    """Return the SHA-256 of a file, or of a folder's sorted (name, size, SHA-256) lines."""
     if not is_folder(url, storage):
         with open_sequential(url, storage) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -248,7 +272,7 @@ def hash_shard(url: str, storage: Storage = LOCAL) -> str:
 
 
 def _sizes(url: str, storage: Storage) -> list[tuple[str, int]]:
-    """(name, size) of the files below a folder, in the order of their paths."""
+    """Return (name, size) of the files below a folder, in the order of their paths."""
     if is_remote(url):
         files = list_files(url, storage)
         return [
@@ -260,18 +284,16 @@ def _sizes(url: str, storage: Storage) -> list[tuple[str, int]]:
 
 
 def exists(url: str, storage: Storage = LOCAL) -> bool:
-    """Whether there is a file or a folder. Raises StoreError."""
-    return (
-        (file_size(url, storage) is not None or is_folder(url, storage))
-        if is_remote(url)
-        else os.path.exists(url)
-    )
+    """Return whether there is a file or a folder at `url`. Raises StoreError."""
+    if is_remote(url):
+        return file_size(url, storage) is not None or is_folder(url, storage)
+    return os.path.exists(url)
 
 
 def safe_path(folder: str, name: str) -> str:
-    """The path of a shard, which must lie below the folder, links resolved.
+    """Return the path of a shard.
 
-    Raises DataError when it does not.
+    Raises DataError when it is not inside the folder, with links resolved.
     """
     parts = PurePosixPath(name).parts
     path = os.path.join(folder, name)
@@ -287,6 +309,6 @@ def safe_path(folder: str, name: str) -> str:
     ):
         raise DataError(
             f"{os.path.join(folder, MANIFEST_NAME)}: the shard name {name!r} leaves the folder."
-            " Shards must lie below it."
+            " Shards must be inside it."
         )
     return path

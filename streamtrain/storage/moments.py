@@ -1,17 +1,17 @@
-"""Moments of a column that add up over spans: count, mean, sum of squared deviations, extremes."""
+"""Moments of a column that can be added over spans."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from streamtrain.storage.manifest import Statistics
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
-    """Count, mean and sum of squared deviations of the finite values of a column; they add up
-    (Chan, Golub, LeVeque 1983).
+    """Count, mean, sum of squared deviations and extremes of the finite values of a column.
+
+    Two of them are added by the pairwise update of Chan, Golub and LeVeque (1983), so that no sum
+    of squares of large values is formed. `nulls` counts NaN, `infinite` ±Inf.
     """
 
     count: int = 0
@@ -24,9 +24,9 @@ class Moments:
 
     @staticmethod
     def of(values: np.ndarray) -> "Moments":
-        """The moments of a 1-D array, in float64."""
+        """Return the moments of a 1-D array, computed in float64."""
         rows, nulls = len(values), 0
-        # NaN and ±Inf show in the extremes, so the usual array is not searched for them.
+        # NaN and ±Inf show in the extremes, so an array without them is not searched.
         if rows and not np.isfinite([values.min(), values.max()]).all():
             nulls = int(np.isnan(values).sum())
             values = values[np.isfinite(values)]
@@ -52,19 +52,17 @@ class Moments:
         )
 
     def __add__(self, other: "Moments") -> "Moments":
+        count = self.count + other.count
         if not self.count or not other.count:
-            one = self if self.count else other
-            mean, squares = one.mean, one.squares
+            filled = self if self.count else other
+            mean, squares = filled.mean, filled.squares
         else:
             gap = other.mean - self.mean
-            mean = self.mean + gap * other.count / (self.count + other.count)
-            squares = (
-                self.squares
-                + other.squares
-                + gap * gap * self.count * other.count / (self.count + other.count)
-            )
+            mean = self.mean + gap * other.count / count
+            between = gap * gap * self.count * other.count / count
+            squares = self.squares + other.squares + between
         return Moments(
-            count=self.count + other.count,
+            count=count,
             nulls=self.nulls + other.nulls,
             infinite=self.infinite + other.infinite,
             mean=mean,
@@ -75,21 +73,5 @@ class Moments:
 
     @property
     def variance(self) -> float:
-        """Of the population; NaN of nothing."""
+        """Population variance; NaN for an empty sample."""
         return self.squares / self.count if self.count else math.nan
-
-    def statistics(self) -> Statistics:
-        """As the manifest has them; a figure beyond float64 is null."""
-        figures = (
-            (self.mean, self.variance**0.5, self.low, self.high) if self.count else (np.nan,) * 4
-        )
-        mean, sd, low, high = (float(figure) if np.isfinite(figure) else None for figure in figures)
-        return Statistics(
-            count=self.count,
-            nulls=self.nulls,
-            infinite=self.infinite,
-            mean=mean,
-            sd=sd,
-            min=low,
-            max=high,
-        )

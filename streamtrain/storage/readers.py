@@ -1,4 +1,4 @@
-"""Row ranges of a data set, decoded: one contract over every format."""
+"""Row ranges of a data set, decoded: one contract for every format."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,71 +17,77 @@ from streamtrain.types import Dataset, Format, Shard
 
 _CACHED_SHARDS = 256
 _KEPT_BUFFERS = 8
-_MOST_BUFFER_BYTES = 2**26
+_MAX_BUFFER_BYTES = 2**26
 
-#: Small row groups are read together up to about so many rows, as a rule.
+#: Row groups smaller than this are usually read together, up to about this number of rows.
 _SPAN_ROWS = 2**18
 
 
 class Reader(Protocol):
-    """Row ranges of one shard; see `Readers.read`."""
+    """Reads row ranges of one shard."""
 
     def read(
         self, columns: tuple[str, ...], decoded_type: str, start: int, stop: int
-    ) -> tuple[np.ndarray, ...]: ...
+    ) -> tuple[np.ndarray, ...]:
+        """Return rows `[start, stop)`; see `Readers.read`."""
+        ...
 
 
 class Readers:
-    """Reads any row range of any shard; any number of threads at once.
+    """Reads any row range of any shard. Thread-safe.
 
-    Parsed metadata of the last 256 shards is kept; no file stays open between calls. `traffic`:
-    what came from object stores so far.
+    The parsed metadata of the last 256 shards is kept; no file stays open between calls. `traffic`
+    counts what was read from object stores so far.
     """
 
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
         self.traffic = Traffic()
         self._reader = lru_cache(_CACHED_SHARDS)(self._open)
-        self._checked: set[int] = set()
-        self._judged_pages: set[str] = set()
-        # Arrow's decoder has a memory pool of its own; Zarr chunks and plain Parquet pages are
-        # decoded into these.
+        # shards whose footer was validated, and URLs of those whose page headers were
+        self._validated: set[int] = set()
+        self._validated_pages: set[str] = set()
+        # Zarr chunks and plain Parquet pages are decoded into these; Arrow has its own memory pool.
         self._buffers = Buffers(_largest_chunk_bytes(dataset), keep=_KEPT_BUFFERS)
-        self._plain = PlainBuffers(
+        self._plain_buffers = PlainBuffers(
             max(_largest_rows(dataset, "parquet"), min(_SPAN_ROWS, dataset.num_rows)),
             len(dataset.columns),
         )
 
     def read(self, shard: int, start: int, stop: int) -> tuple[np.ndarray, ...]:
-        """Rows `[start, stop)` of shard number `shard`: one 1-D array per column of the data set,
-        target last.
+        """Return rows `[start, stop)` of shard number `shard`.
 
-        Arrays have the data set's `decoded_type`; null is NaN; they may be strided or read-only,
-        and belong to the caller. Any range is right; ranges along the shard's boundaries are fast.
-        A read that fails is tried once more, since networks and disks fail for a moment too. Raises
-        DataError naming file, rows and cause, ResourceError when memory does not suffice.
+        One 1-D array per column of the data set, target last, of the data set's `decoded_type`;
+        null is NaN. The arrays may be strided or read-only, and belong to the caller. Any range is
+        valid; ranges along the shard's boundaries are fast.
+
+        A read that fails is tried once more, since networks and disks fail temporarily.
+
+        Raises DataError naming file, rows and cause, and ResourceError when memory is not
+        sufficient.
         """
         described = self._dataset.shards[shard]
         assert 0 <= start <= stop <= described.num_rows, (shard, start, stop)
+        decoded_type = self._dataset.decoded_type
         if start == stop:
-            return tuple(
-                np.empty(0, dtype=self._dataset.decoded_type) for _ in self._dataset.columns
-            )
-        for last in (False, True):
-            with suppress(_Again), _typed_errors(described, start, stop, last=last):
-                columns = self._reader(shard).read(
-                    self._dataset.columns, self._dataset.decoded_type, start, stop
-                )
+            return tuple(np.empty(0, dtype=decoded_type) for _ in self._dataset.columns)
+        for last_attempt in (False, True):
+            with (
+                suppress(_RetryRead),
+                _as_data_error(described, start, stop, last_attempt=last_attempt),
+            ):
+                columns = self._reader(shard).read(self._dataset.columns, decoded_type, start, stop)
                 break
         assert all(len(column) == stop - start for column in columns)
         return columns
 
     def forward(self, shard: int) -> "Forward":
-        """A reader of the same rows for ranges that follow one another, where a row group or chunk
-        is too large to read at once: it keeps its place in it. For one thread at a time; holds a
-        file open until `close`.
+        """Return a reader of the same rows for ranges that follow one another.
+
+        It is for row groups or chunks that are too large to be read at once: it keeps its position
+        in them. For one thread at a time; it holds a file open until `close`.
         """
-        return Forward(shard, self._dataset, self._judged_pages, self.traffic)
+        return Forward(shard, self._dataset, self._validated_pages, self.traffic)
 
     def _open(self, shard: int) -> Reader:
         described = self._dataset.shards[shard]
@@ -90,105 +96,110 @@ class Readers:
         reader = ParquetReader(
             described,
             self._dataset.columns,
-            buffers=self._plain,
-            checked=shard in self._checked,
-            judged_pages=self._judged_pages,
+            buffers=self._plain_buffers,
+            validated=shard in self._validated,
+            validated_pages=self._validated_pages,
             traffic=self.traffic,
         )
-        self._checked.add(shard)
+        self._validated.add(shard)
         return reader
 
 
 class Forward:
-    """See `Readers.forward`."""
+    """Reads consecutive ranges of one shard; see `Readers.forward`."""
 
-    def __init__(self, number: int, dataset: Dataset, judged: set[str], traffic: Traffic):
-        self._shard, self._dataset, self._judged, self._traffic = (
-            dataset.shards[number],
-            dataset,
-            judged,
-            traffic,
-        )
+    def __init__(self, number: int, dataset: Dataset, validated: set[str], traffic: Traffic):
+        """`validated`: URLs of shards that were validated; this reader adds its own."""
+        self._shard = dataset.shards[number]
+        self._dataset = dataset
+        self._validated = validated
+        self._traffic = traffic
         self._reader: ParquetForward | ZarrForward | None = None
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, ...]:
-        """As `Readers.read`."""
-        for last in (False, True):
-            with suppress(_Again), _typed_errors(self._shard, start, stop, last=last):
+        """Return rows `[start, stop)`, as `Readers.read` does."""
+        for last_attempt in (False, True):
+            with (
+                suppress(_RetryRead),
+                _as_data_error(self._shard, start, stop, last_attempt=last_attempt),
+            ):
                 if self._reader is None:
                     self._reader = self._open()
                 return self._reader.read(start, stop)
-            self.close()  # a reader that failed has lost its place
-        raise AssertionError
+            self.close()  # a reader that failed has lost its position
+        raise AssertionError("the last attempt returns or raises")
 
     def close(self) -> None:
+        """Close the file; the next read opens it again."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
 
     def _open(self) -> ParquetForward | ZarrForward:
-        shard, columns, kind = self._shard, self._dataset.columns, self._dataset.decoded_type
-        if shard.format == "zarr":
-            return ZarrForward(shard, columns, kind, self._traffic)
-        reader = ParquetForward(
-            shard, columns, kind, checked=shard.url in self._judged, traffic=self._traffic
+        shard, columns, decoded_type = (
+            self._shard,
+            self._dataset.columns,
+            self._dataset.decoded_type,
         )
-        self._judged.add(shard.url)
+        if shard.format == "zarr":
+            return ZarrForward(shard, columns, decoded_type, self._traffic)
+        validated = shard.url in self._validated
+        reader = ParquetForward(
+            shard, columns, decoded_type, validated=validated, traffic=self._traffic
+        )
+        self._validated.add(shard.url)
         return reader
 
 
-class _Again(Exception):
+class _RetryRead(Exception):
     """A read failed for the first time."""
 
 
 @contextmanager
-def _typed_errors(shard: Shard, start: int, stop: int, *, last: bool) -> Iterator[None]:
-    """Hostile bytes raise OSError, ArrowInvalid, UnicodeDecodeError, RuntimeError …: all become one
-    DataError; before the `last` attempt, `_Again`. What we refused ourselves stays refused.
+def _as_data_error(shard: Shard, start: int, stop: int, *, last_attempt: bool) -> Iterator[None]:
+    """Raise one DataError for whatever a decoder raises.
+
+    Hostile bytes raise OSError, ArrowInvalid, UnicodeDecodeError, RuntimeError and others. Before
+    the last attempt they become `_RetryRead`. Our own DataErrors are never retried.
     """
     try:
         yield
     except MemoryError as error:
         raise ResourceError(
-            f"{_place(shard, start, stop)} do not fit in memory: {first_line(error)}. Close other"
+            f"{_rows_of(shard, start, stop)} do not fit in memory: {first_line(error)}. Close other"
             " programs, or run streamtrain ingest, which writes small row groups."
         ) from error
     except DataError as error:
-        raise (
-            error
-            if shard.url in str(error) or isinstance(error, StoreError)
-            else DataError(f"{_place(shard, start, stop)}: {error}")
-        ) from error
+        if shard.url in str(error) or isinstance(error, StoreError):
+            raise
+        raise DataError(f"{_rows_of(shard, start, stop)}: {error}") from error
     except Exception as error:
-        if not last:
-            raise _Again from error
+        if not last_attempt:
+            raise _RetryRead from error
         raise DataError(
-            f"{_place(shard, start, stop)} cannot be decoded: {first_line(error)}. Restore the"
+            f"{_rows_of(shard, start, stop)} cannot be decoded: {first_line(error)}. Restore the"
             " file, or leave it out of the data set."
         ) from error
 
 
-def _place(shard: Shard, start: int, stop: int) -> str:
+def _rows_of(shard: Shard, start: int, stop: int) -> str:
     return f"{shard.url}: rows {start:,} to {stop:,}"
 
 
 def _largest_chunk_bytes(dataset: Dataset) -> int:
-    """Of the Zarr shards: float32 or float64, all columns; at most 64 MiB, since larger reads are
-    rare and few.
+    """Return the bytes of the largest decoded Zarr chunk, all its columns as float64.
+
+    At most 64 MiB, because larger reads are rare.
     """
-    return min(
-        _largest_rows(dataset, "zarr") * max(len(shard.columns) for shard in dataset.shards) * 8,
-        _MOST_BUFFER_BYTES,
-    )
+    num_columns = max(len(shard.columns) for shard in dataset.shards)
+    return min(_largest_rows(dataset, "zarr") * num_columns * 8, _MAX_BUFFER_BYTES)
 
 
 def _largest_rows(dataset: Dataset, format: Format) -> int:
-    """Of its row groups or chunks; 0 when it has none of the format."""
-    return max(
-        (
-            int(np.diff(shard.boundaries).max(initial=0))
-            for shard in dataset.shards
-            if shard.format == format
-        ),
-        default=0,
+    """Return the rows of the largest row group or chunk; 0 when there is no shard of `format`."""
+    sizes = (
+        int(np.diff(shard.boundaries).max(initial=0))
+        for shard in dataset.shards
+        if shard.format == format
     )
+    return max(sizes, default=0)

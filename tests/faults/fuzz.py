@@ -1,5 +1,4 @@
-"""What a child of `test_fuzz.py` runs: one corpus of damaged data, each case opened and read to its
-end under a memory limit.
+"""Child process of `test_fuzz.py`: open and read damaged data, with limited memory.
 
 `python -m tests.faults.fuzz CORPUS,… SEED CASES FOLDER` prints {corpus: {outcome: count}}.
 Outcomes: `refused` (one of our typed errors), `equal` (the values that were written), `other`
@@ -40,13 +39,12 @@ SPARE_BYTES = 4 << 30
 HANG_SECONDS = 60
 ROWS = 120
 
-#: Writes data below a folder; its first yield leaves it whole, each one after that is a case of
-#: damage.
+#: Writes data below a folder. It is intact at the first yield, and damaged at each later one.
 Corpus = Callable[[Path, random.Random], Iterator[None]]
 
 
 def values_of(path: Path) -> np.ndarray:
-    """All rows, read span by span as a run would, (rows, columns)."""
+    """Return all rows, (rows, columns), read span by span as in a run."""
     dataset = open_shards(str(path))
     readers, parts = Readers(dataset), []
     for span in cut_spans(dataset.shards, span_rows=50, window_rows=10_000):
@@ -55,7 +53,7 @@ def values_of(path: Path) -> np.ndarray:
 
 
 def flips(files: list[Path], chance: random.Random) -> Iterator[None]:
-    """One to four flipped bits, a run of zeros, or a cut."""
+    """Damage a file: one to four flipped bits, a run of zeros, or a cut."""
     yield
     while True:
         file = chance.choice(files)
@@ -89,7 +87,7 @@ def ours_zarr(folder: Path, chance: random.Random) -> Iterator[None]:
 
 
 def checked_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
-    """No manifest, but page checksums; the damage is in the pages."""
+    """Damage in the pages of a file that has page checksums but no manifest."""
     path = foreign(folder, write_page_checksum=True, use_dictionary=chance.random() < 0.5)
     whole = path.read_bytes()
     pages = len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0]
@@ -110,7 +108,7 @@ def foreign(folder: Path, **options) -> Path:
 
 
 def foreign_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
-    """No checksum of any kind: other values may come, a crash may not."""
+    """No checksum of any kind: other values are allowed, a crash is not."""
     compression = chance.choice(["snappy", "zstd", "gzip", "none", "brotli", "lz4"])
     options = {
         "data_page_version": chance.choice(["1.0", "2.0"]),
@@ -120,9 +118,7 @@ def foreign_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
 
 
 def plain_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
-    """What is read without Arrow, where nothing vouches for it: several pages a chunk, raw or
-    snappy.
-    """
+    """Pages that the fast path reads, without checksums: several per chunk, raw or snappy."""
     folder.mkdir(parents=True)
     values = np.round(np.random.default_rng(1).normal(size=(20_000, 3)), 1).astype(np.float32)
     schema = pa.schema(
@@ -143,7 +139,7 @@ def plain_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
     whole, metadata = path.read_bytes(), pq.read_metadata(path)
     chunks = [metadata.row_group(group).column(i) for group in range(2) for i in range(3)]
     yield
-    while True:  # headers lie where a chunk begins, and nowhere else that is known
+    while True:  # the first page header is at the start of a chunk; the others are not known
         damaged = bytearray(whole)
         for _ in range(chance.choice((1, 1, 2, 4))):
             start, reach = (
@@ -174,7 +170,7 @@ def foreign_footer(folder: Path, chance: random.Random) -> Iterator[None]:
 
 
 def footer_cuts(folder: Path, chance: random.Random) -> Iterator[None]:
-    """The file ends at each offset of its footer in turn."""
+    """Cut the file at each offset of its footer in turn."""
     folder.mkdir(parents=True)
     path = folder / "a.parquet"
     pq.write_table(pa.table({"a": np.arange(9.0), "y": np.arange(9.0)}), path, store_schema=False)
@@ -186,14 +182,14 @@ def footer_cuts(folder: Path, chance: random.Random) -> Iterator[None]:
 
 
 def row_counts_plain(folder: Path, chance: random.Random) -> Iterator[None]:
-    """The same of a file that is read without Arrow."""
+    """As `row_counts`, for a file that the fast path reads."""
     yield from row_counts(folder, chance, use_dictionary=False)
 
 
 def row_counts(
     folder: Path, chance: random.Random, *, use_dictionary: bool = True
 ) -> Iterator[None]:
-    """Every place in the footer that could be a count of rows says another number."""
+    """Change each value in the footer that may be a count of rows."""
     path = foreign(folder, write_page_checksum=True, use_dictionary=use_dictionary)
     whole = path.read_bytes()
     start = len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0]
@@ -230,25 +226,25 @@ def foreign_zarr(folder: Path, chance: random.Random) -> Iterator[None]:
 
 
 def zarr_metadata(folder: Path, chance: random.Random) -> Iterator[None]:
-    """Valid JSON that means nothing, or means too much."""
+    """Valid JSON with wrong values in `zarr.json`."""
     folder.mkdir(parents=True)
     shards = (80, 3) if chance.random() < 0.5 else None
     array = zarr.create_array(
         folder / "a.zarr", shape=(ROWS, 3), dtype="float32", chunks=(40, 3), shards=shards
     )
     array[:] = np.random.default_rng(1).normal(size=(ROWS, 3))
-    yield from json_lies(folder / "a.zarr" / "zarr.json", chance)
+    yield from false_json(folder / "a.zarr" / "zarr.json", chance)
 
 
 def manifest(folder: Path, chance: random.Random) -> Iterator[None]:
-    """The same of a manifest, with names that leave the folder."""
+    """Wrong values in a manifest, with names that leave the folder."""
     generate(folder, rows=ROWS, span_rows=40)
     shutil.copy(folder / "shard-00000.parquet", folder.parent / "outside.parquet")
     (folder / ".link.parquet").symlink_to(folder.parent / "outside.parquet")
-    yield from json_lies(folder / MANIFEST_NAME, chance)
+    yield from false_json(folder / MANIFEST_NAME, chance)
 
 
-LIES = (
+FALSE_VALUES = (
     None,
     True,
     -1,
@@ -281,7 +277,7 @@ LIES = (
 )
 
 
-def json_lies(path: Path, chance: random.Random) -> Iterator[None]:
+def false_json(path: Path, chance: random.Random) -> Iterator[None]:
     whole = path.read_bytes()
     yield
     while True:
@@ -299,8 +295,8 @@ def json_lies(path: Path, chance: random.Random) -> Iterator[None]:
                 if chance.random() < 0.15:
                     del node[key]
                 else:
-                    # the next lie may be told inside of it
-                    node[key] = copy.deepcopy(chance.choice(LIES))
+                    # a copy, since the next change may be inside it
+                    node[key] = copy.deepcopy(chance.choice(FALSE_VALUES))
                 break
         text = json.dumps(document)
         path.write_text("[" * 100_000 + text if chance.random() < 0.01 else text)
@@ -308,7 +304,7 @@ def json_lies(path: Path, chance: random.Random) -> Iterator[None]:
 
 
 def schemas(folder: Path, chance: random.Random) -> Iterator[None]:
-    """Two shards of columns that have nothing to do with one another."""
+    """Two shards with random, unrelated columns."""
     folder.mkdir(parents=True)
     yield
     makers = (
@@ -340,7 +336,7 @@ def schemas(folder: Path, chance: random.Random) -> Iterator[None]:
 
 
 def csv(folder: Path, chance: random.Random) -> Iterator[None]:
-    """Bytes that call themselves CSV."""
+    """Random bytes with the suffix of CSV."""
     folder.mkdir(parents=True)
     yield
     words = [
@@ -369,8 +365,8 @@ def csv(folder: Path, chance: random.Random) -> Iterator[None]:
 
 
 CORPORA: dict[str, Corpus] = {
-    each.__name__: each
-    for each in (
+    corpus.__name__: corpus
+    for corpus in (
         ours_parquet,
         ours_zarr,
         checked_parquet,
@@ -390,13 +386,13 @@ CORPORA: dict[str, Corpus] = {
 
 
 def run(corpus: str, seed: int, cases: int, folder: Path) -> Counter[str]:
-    """Read every case; count what came of it."""
+    """Read every case; return the number of cases by outcome."""
     outcomes: Counter[str] = Counter()
     folder.mkdir(parents=True)
     damage = CORPORA[corpus](folder / "data", random.Random(f"{corpus} {seed}"))
     next(damage)
     expected = None if corpus in ("schemas", "csv") else values_of(folder / "data")
-    limit_memory()  # a second corpus has what the first one left
+    limit_memory()  # a second corpus has the limit of the first
     for number, _ in enumerate(itertools.islice(damage, cases)):
         faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
         if "--keep" in sys.argv:
@@ -404,7 +400,7 @@ def run(corpus: str, seed: int, cases: int, folder: Path) -> Counter[str]:
             shutil.copytree(folder / "data", folder / "last", symlinks=True)
         try:
             if number % 5 == 0 and corpus != "csv":
-                other_doors(folder / "data")
+                check_inspect_and_verify(folder / "data")
             got = ingested(folder) if corpus == "csv" else values_of(folder / "data")
             equal = expected is None or (
                 got.shape == expected.shape and np.array_equal(got, expected, equal_nan=True)
@@ -417,14 +413,14 @@ def run(corpus: str, seed: int, cases: int, folder: Path) -> Counter[str]:
         except (DataError, ResourceError, ConfigError) as error:
             printable = all(line.isprintable() for line in str(error).splitlines())
             outcomes["refused" if printable else f"unprintable {error!s:.300}"] += 1
-        except Exception as error:  # what this test is about
+        except Exception as error:  # an untyped error is what this test looks for
             outcomes[f"untyped {type(error).__name__}: {error!s:.300}"] += 1
         faulthandler.cancel_dump_traceback_later()
     return outcomes
 
 
-def other_doors(path: Path) -> None:
-    """What else looks into files: `verify` never raises, and `inspect` gives strict JSON."""
+def check_inspect_and_verify(path: Path) -> None:
+    """`verify` never raises, and `inspect` gives strict JSON."""
     json.dumps(verify(path, threads=1).to_json(), allow_nan=False)
     json.dumps(inspect(open_shards(str(path))), allow_nan=False)
 
@@ -436,7 +432,7 @@ def ingested(folder: Path) -> np.ndarray:
 
 
 def limit_memory(spare_bytes: int = SPARE_BYTES) -> None:
-    """What this process has now, and `spare_bytes` more."""
+    """Limit the address space to what it is now and `spare_bytes` more."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     if hard == resource.RLIM_INFINITY:

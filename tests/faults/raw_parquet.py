@@ -1,9 +1,8 @@
-"""Parquet files written by hand, byte by byte: what a correct writer would never write, and what
-Arrow's does not.
+"""Write Parquet files byte by byte: invalid files, and valid ones that Arrow never writes.
 
-Numbers of fields, types, encodings and codecs are those of parquet-format's `parquet.thrift`;
-structs are written in Thrift's compact protocol from dicts {field: value}. A Python int is an i32,
-an `I64` an i64, an `I8` an i8.
+Numbers of fields, types, encodings and codecs are those of parquet-format's `parquet.thrift`.
+Structs are written in Thrift's compact protocol from dicts {field: value}. A Python int is an i32,
+an `I64` is an i64, an `I8` is an i8.
 """
 
 import struct
@@ -14,15 +13,8 @@ from pathlib import Path
 from typing import Any
 
 BOOLEAN, INT32, INT64, INT96, FLOAT, DOUBLE, BYTE_ARRAY, FIXED = range(8)
-PLAIN, PLAIN_DICTIONARY, RLE, BIT_PACKED, DELTA_BINARY_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT = (
-    0,
-    2,
-    3,
-    4,
-    5,
-    8,
-    9,
-)
+PLAIN, PLAIN_DICTIONARY, RLE, BIT_PACKED, DELTA_BINARY_PACKED = 0, 2, 3, 4, 5
+RLE_DICTIONARY, BYTE_STREAM_SPLIT = 8, 9
 NONE, SNAPPY, GZIP, LZO, BROTLI, LZ4, ZSTD, LZ4_RAW = range(8)
 REQUIRED, OPTIONAL, REPEATED = range(3)
 
@@ -44,7 +36,7 @@ def varint(number: int) -> bytes:
 
 
 def thrift(value: Any) -> tuple[int, bytes]:
-    """The compact protocol's type and bytes of a value."""
+    """Return type and bytes of a value in the compact protocol."""
     match value:
         case bool():
             return (1 if value else 2), b""
@@ -58,21 +50,20 @@ def thrift(value: Any) -> tuple[int, bytes]:
             return 8, varint(len(value)) + value
         case list():
             kind = thrift(value[0])[0] if value else 5
-            size = (
-                bytes([len(value) << 4 | kind])
-                if len(value) < 15
-                else bytes([0xF0 | kind]) + varint(len(value))
-            )
-            return 9, size + b"".join(thrift(each)[1] for each in value)
+            if len(value) < 15:
+                size = bytes([len(value) << 4 | kind])
+            else:
+                size = bytes([0xF0 | kind]) + varint(len(value))
+            return 9, size + b"".join(thrift(element)[1] for element in value)
     out, last = b"", 0
-    for number, each in sorted(value.items()):
-        if each is not None:
-            kind, body = thrift(each)
-            step = number - last
-            out += (
-                bytes([step << 4 | kind]) if step < 16 else bytes([kind]) + varint(number << 1)
-            ) + body
-            last = number
+    for number, field_value in sorted(value.items()):
+        if field_value is None:
+            continue
+        kind, body = thrift(field_value)
+        step = number - last
+        head = bytes([step << 4 | kind]) if step < 16 else bytes([kind]) + varint(number << 1)
+        out += head + body
+        last = number
     return 12, out + b"\0"
 
 
@@ -86,7 +77,7 @@ def page(
     crc: bool = False,
     header: dict | None = None,
 ) -> bytes:
-    """A v1 data page: `body` decoded, `stored` compressed; `header` replaces fields."""
+    """Return a v1 data page: `body` decoded, `stored` compressed; `header` replaces fields."""
     stored = body if stored is None else stored
     about = {
         1: 0,
@@ -111,7 +102,7 @@ def page_v2(
     header: dict | None = None,
     about: dict | None = None,
 ) -> bytes:
-    """A v2 data page: the definition levels are stored apart, and never compressed."""
+    """Return a v2 data page: definition levels are separate and never compressed."""
     size = len(levels) + len(body) if size is None else size
     data = {
         1: num_values,
@@ -140,22 +131,22 @@ def floats(values: Sequence[float]) -> bytes:
 
 
 def run_of(value: int, times: int, width: int = 1) -> bytes:
-    """One run of the RLE hybrid."""
+    """Return one run of the RLE / bit-packing hybrid."""
     return varint(times << 1) + value.to_bytes(-(-width // 8), "little")
 
 
 def levels(*runs: bytes) -> bytes:
-    """Levels of a v1 page, with their length."""
+    """Return the levels of a v1 page, with their length."""
     joined = b"".join(runs)
     return struct.pack("<I", len(joined)) + joined
 
 
 @dataclass(kw_only=True)
 class Leaf:
-    """A column of a file with one row group: `pages` are its bytes as they stand in the file; None
-    for `rows` floats from 0.
+    """A column of a file with one row group.
 
-    `schema` and `meta` replace fields of SchemaElement and ColumnMetaData, `chunk` of ColumnChunk.
+    `pages`: its bytes in the file; None for floats that count from 0. `schema`, `meta` and `chunk`
+    replace fields of SchemaElement, ColumnMetaData and ColumnChunk.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""What a child of `test_strange.py` runs: strange files through every door, under a memory limit.
+"""Child process of `test_strange.py`: open unusual files by every entry point, in limited memory.
 
 `python -m tests.faults.strange parquet|zarr FOLDER [all]` prints a line [name] before each case,
-and [name, faults] after it. A crash ends the process by signal, a hang by faulthandler; the last
-name printed is the case. `all`: also `ingest`, `open_stream` and `train` as commands.
+and [name, faults] after it. A crash ends the process by a signal, a hang by faulthandler; the case
+is then the last name printed. `all`: also `ingest`, `open_stream`, and commands such as `train`.
 """
 
 import contextlib
@@ -27,30 +27,30 @@ CORPORA = {"parquet": strange_parquet.CASES, "zarr": strange_zarr.CASES}
 SPARE_BYTES = 1 << 30
 
 
-def look(path: Path, expected: strange_parquet.Expected) -> list[str]:
-    """What is wrong with what opening, reading, `inspect` and `verify` make of one file."""
+def check_reading(path: Path, expected: strange_parquet.Expected) -> list[str]:
+    """Return the faults of opening, reading, `inspect` and `verify` for one file."""
     faults: list[str] = []
     if got := attempt(faults, "read", path, lambda: values_of(path)):
-        faults += judge("read", got[0], expected)
+        faults += compare("read", got[0], expected)
     attempt(
         faults,
         "inspect",
         path,
         lambda: json.dumps(inspect(open_shards(str(path))), allow_nan=False),
     )
-    whole = not isinstance(expected, str)
-    for found in attempt(faults, "verify", path, lambda: verify(path, threads=1)):
-        json.dumps(found.to_json(), allow_nan=False)
-        if any(Path(finding.url) != path for finding in found.findings) or (
-            whole and found.findings
-        ):
-            faults.append(f"verify: {found.findings}")
-    return [fault for fault in faults if whole or not fault.startswith("refused")]
+    is_valid = not isinstance(expected, str)
+    for result in attempt(faults, "verify", path, lambda: verify(path, threads=1)):
+        json.dumps(result.to_json(), allow_nan=False)
+        elsewhere = any(Path(finding.url) != path for finding in result.findings)
+        if elsewhere or (is_valid and result.findings):
+            faults.append(f"verify: {result.findings}")
+    return [fault for fault in faults if is_valid or not fault.startswith("refused")]
 
 
-def look_again(path: Path, expected: strange_parquet.Expected, folder: Path) -> list[str]:
-    """The same of the commands, one after the other as a person would type them: only typed errors,
-    with the file's name.
+def check_commands(path: Path, expected: strange_parquet.Expected, folder: Path) -> list[str]:
+    """Return the faults of `open_stream`, `ingest` and the commands for one file.
+
+    Only typed errors with the name of the file are allowed.
     """
     from streamtrain.cli.main import run
     from streamtrain.stream.torch_stream import open_stream
@@ -66,18 +66,14 @@ def look_again(path: Path, expected: strange_parquet.Expected, folder: Path) -> 
             faults.append(f"{words[0]} ended with {code}: {said.getvalue()[-500:]}")
 
     def stream() -> np.ndarray:
-        rows = np.concatenate(
-            [
-                np.concatenate([x, y], axis=1)
-                for x, y in open_stream(str(path), batch_size=4, memory="64MiB", readers=1)
-            ]
-        )
+        minibatches = open_stream(str(path), batch_size=4, memory="64MiB", readers=1)
+        rows = np.concatenate([np.concatenate([x, y], axis=1) for x, y in minibatches])
         return rows[np.argsort(rows[:, -1])]
 
     if got := attempt(faults, "open_stream", path, stream):
-        faults += judge("open_stream", got[0], expected)
+        faults += compare("open_stream", got[0], expected)
     if got := attempt(faults, "ingest", path, lambda: ingested(folder)):
-        faults += judge("ingest", got[0], expected)
+        faults += compare("ingest", got[0], expected)
     command("inspect", str(path), "--json")
     command("verify", str(path))
     command(
@@ -98,9 +94,10 @@ def look_again(path: Path, expected: strange_parquet.Expected, folder: Path) -> 
     return [fault for fault in faults if not fault.startswith("refused")]
 
 
-def attempt(faults: list[str], door: str, path: Path, call: Callable) -> list:
-    """[its result], or nothing where it is refused; anything but a typed error with the file's name
-    is a fault.
+def attempt(faults: list[str], entry: str, path: Path, call: Callable) -> list:
+    """Return [the result of the call], or [] when it raises; add the error to `faults`.
+
+    An error that is allowed, typed and with the name of the file, is added as "refused by …".
     """
     try:
         return [call()]
@@ -109,42 +106,41 @@ def attempt(faults: list[str], door: str, path: Path, call: Callable) -> list:
         named = str(path.parent) in str(error)
         typed = named and all(line.isprintable() for line in lines)
         faults.append(
-            f"refused by {door}: {error}"
+            f"refused by {entry}: {error}"
             if typed
-            else f"{door}: no name, or no line for a terminal: {error!r}"
+            else f"{entry}: no file name, or not printable: {error!r}"
         )
-    except Exception as error:  # what this is about
-        faults.append(f"{door}: {type(error).__name__}: {error}")
+    except Exception as error:  # an untyped error is what this test looks for
+        faults.append(f"{entry}: {type(error).__name__}: {error}")
     return []
 
 
-def judge(door: str, got: np.ndarray, expected: strange_parquet.Expected) -> list[str]:
+def compare(entry: str, got: np.ndarray, expected: strange_parquet.Expected) -> list[str]:
+    """Return the fault of values that are not the expected ones, or that should be refused."""
+    if isinstance(expected, str) and expected == strange_parquet.REFUSED:
+        return [f"{entry}: not refused: {got[:, 0].tolist()[:20]}"]
     if isinstance(expected, str):
-        return (
-            [f"{door}: not refused: {got[:, 0].tolist()[:20]}"]
-            if expected == strange_parquet.REFUSED
-            else []
-        )
+        return []
     wanted = np.stack([expected, np.arange(len(expected))], axis=1).astype(got.dtype)
     equal = got.shape == wanted.shape and np.array_equal(got, wanted, equal_nan=True)
-    return [] if equal else [f"{door}: other values: {got[:, 0].tolist()[:20]}"]
+    return [] if equal else [f"{entry}: other values: {got[:, 0].tolist()[:20]}"]
 
 
-def main(format: str, folder: Path, every_door: bool) -> None:
+def main(format: str, folder: Path, every_entry: bool) -> None:
     (folder / "first").mkdir()
     CORPORA[format]["type_float32"][0](folder / "first" / f"x.{format}")
-    values_of(folder / "first" / f"x.{format}")  # what libraries keep is not counted
+    values_of(folder / "first" / f"x.{format}")  # memory that libraries keep is not counted
     limit_memory(SPARE_BYTES)
     for name, (make, expected) in CORPORA[format].items():
         print(json.dumps([name]), flush=True)
         faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
-        place = folder / str(abs(hash(name)))
-        (place / "data").mkdir(parents=True)
-        path = place / "data" / f"x.{format}"
+        case_folder = folder / str(abs(hash(name)))
+        (case_folder / "data").mkdir(parents=True)
+        path = case_folder / "data" / f"x.{format}"
         make(path)
-        faults = look(path, expected)
-        if every_door:
-            faults += look_again(path, expected, place)
+        faults = check_reading(path, expected)
+        if every_entry:
+            faults += check_commands(path, expected, case_folder)
         print(json.dumps([name, faults]), flush=True)
         faulthandler.cancel_dump_traceback_later()
 
@@ -152,7 +148,7 @@ def main(format: str, folder: Path, every_door: bool) -> None:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     if "all" in sys.argv:
-        import torch  # before memory is limited
+        import torch  # imported before memory is limited
 
         import streamtrain.api  # noqa: F401
 

@@ -1,9 +1,8 @@
-"""Parquet files as public corpora have them (parquet-testing's `data` and `bad_data`): made by
-hand, name → (write it, what must come of it).
+"""Unusual and invalid Parquet files, like parquet-testing's `data` and `bad_data`.
 
-Each has the columns `a` and `y`; `y` is 0, 1, 2 … What must come: the values of `a`, REFUSED, or
-TYPED (nothing in the file contradicts itself enough to be found: other values may come, a crash or
-a traceback may not).
+`CASES`: name → (a function that writes the file, the expected outcome). Each file has the columns
+`a` and `y`, where `y` is 0, 1, 2 … The outcome is the values of `a`, REFUSED, or TYPED: the file
+does not contradict itself detectably, so other values are allowed, a crash or a traceback is not.
 """
 
 import base64
@@ -55,7 +54,7 @@ from tests.faults.raw_parquet import (
 
 ROWS = 10
 REFUSED, TYPED = "refused", "typed"
-#: Values of `a`, or a word.
+#: The values of `a`, REFUSED or TYPED.
 Expected = Any
 NAN = float("nan")
 COUNT = [float(i) for i in range(ROWS)]
@@ -80,7 +79,7 @@ def hand(
     group: dict | None = None,
     **leaf: Any,
 ) -> None:
-    """A case whose column `a` is this leaf."""
+    """Add a case whose column `a` is this leaf."""
     CASES[name] = (
         lambda path: write(
             path, [Leaf(name="a", **leaf), Leaf(name="y")], rows, footer=footer, group=group
@@ -90,7 +89,7 @@ def hand(
 
 
 def arrow(name: str, expected: Expected, values: Any, **options: Any) -> None:
-    """A case that Arrow writes."""
+    """Add a case that Arrow writes."""
 
     def make(path: Path) -> None:
         pq.write_table(
@@ -107,7 +106,7 @@ def arrow(name: str, expected: Expected, values: Any, **options: Any) -> None:
     CASES[name] = make, expected
 
 
-# --- whole, and unusual ---
+# --- valid and unusual ---
 
 for kind in (
     "int8",
@@ -693,7 +692,7 @@ arrow("bool_statistics", [1.0] * ROWS, np.ones(ROWS, bool))
 
 @case(REFUSED)
 def two_columns_in_the_same_bytes(path: Path) -> None:
-    """`y` reads where `a` is: nothing but the places says so."""
+    """`y` has the same byte range as `a`; only the offsets show it."""
     body = page(floats(range(ROWS)), ROWS)
     write(
         path,
@@ -760,7 +759,7 @@ def encrypted_footer(path: Path) -> None:
 
 @case(REFUSED)
 def a_bomb_of_one_page(path: Path) -> None:
-    """Like large_string_map.brotli: few bytes that decode to many."""
+    """Like large_string_map.brotli: a few bytes that decode to many."""
     body = pa.compress(bytes(2**26), "brotli", asbytes=True)
     write(
         path,

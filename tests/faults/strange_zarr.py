@@ -1,8 +1,7 @@
-"""Zarr stores as public corpora have them: v2 and N5 ones, every codec and type of v3, metadata and
-chunks that lie.
+"""Unusual and invalid Zarr stores: v2, N5, all codecs and types of v3, false metadata and chunks.
 
-As in `strange_parquet.py`: name → (write it, the values of column `a`, REFUSED or TYPED). Arrays
-are (rows, 2): `a` and `y` = 0, 1, 2 …
+`CASES` is as in `strange_parquet.py`. Arrays are (rows, 2): the columns `a` and `y`, where `y` is
+0, 1, 2 …
 """
 
 import gzip
@@ -22,31 +21,32 @@ from numcodecs import Blosc, Zstd
 
 from tests.faults.strange_parquet import COUNT, REFUSED, ROWS, TYPED, Expected
 
-SUFFIX = ".zarr"
 CASES: dict[str, tuple[Callable[[Path], Any], Expected]] = {}
-MADE = np.stack([np.arange(ROWS)] * 2, axis=1)
+VALUES = np.stack([np.arange(ROWS)] * 2, axis=1)
 
 
-def make(path: Path, values: np.ndarray = MADE, *, dtype: str = "float32", **options: Any) -> Path:
+def make(
+    path: Path, values: np.ndarray = VALUES, *, dtype: str = "float32", **options: Any
+) -> Path:
     options = {
         "chunks": (4, 2),
         "attributes": {"columns": ["a", "y"]},
         "compressors": None,
         "config": {"write_empty_chunks": True},
     } | options
-    # numcodecs warn when they are made
+    # callables are deferred, because numcodecs warn when they are constructed
     options = {key: value() if callable(value) else value for key, value in options.items()}
     array = zarr.create_array(str(path), shape=values.shape, dtype=dtype, **options)
     array[:] = values.astype(dtype)
     return path
 
 
-def array(name: str, expected: Expected, values: np.ndarray = MADE, **options: Any) -> None:
+def array(name: str, expected: Expected, values: np.ndarray = VALUES, **options: Any) -> None:
     CASES[name] = lambda path: make(path, values, **options), expected
 
 
 def edited(name: str, expected: Expected, change: Callable[[dict], Any], **options: Any) -> None:
-    """An array whose `zarr.json` was changed."""
+    """Add an array whose `zarr.json` is changed."""
 
     def build(path: Path) -> None:
         make(path, **options)
@@ -58,7 +58,7 @@ def edited(name: str, expected: Expected, change: Callable[[dict], Any], **optio
 
 
 def chunk(name: str, expected: Expected, change: Callable[[Path], Any], **options: Any) -> None:
-    """An array whose first chunk was changed: the function gets its path."""
+    """Add an array whose first chunk is changed: `change` gets its path."""
 
     def build(path: Path) -> None:
         make(path, **options)
@@ -68,7 +68,7 @@ def chunk(name: str, expected: Expected, change: Callable[[Path], Any], **option
 
 
 def raw(name: str, expected: Expected, files: dict[str, Any]) -> None:
-    """A folder of files, JSON or bytes."""
+    """Add a folder of files: JSON documents or bytes."""
 
     def build(path: Path) -> None:
         for inner, content in files.items():
@@ -90,7 +90,7 @@ def codecs(*more: dict) -> Callable[[dict], Any]:
     )
 
 
-# --- whole, and unusual ---
+# --- valid and unusual ---
 
 for kind in (
     "int8",
@@ -118,8 +118,8 @@ array(
 array("bool", TYPED, dtype="bool", fill_value=False)  # y is not 0, 1, 2 …
 array("complex", REFUSED, dtype="complex64")
 array("datetime", REFUSED, dtype="datetime64[s]")
-array("strings", REFUSED, MADE.astype("U4"), dtype="<U4")
-array("bytes", REFUSED, MADE.astype("S4"), dtype="S4")
+array("strings", REFUSED, VALUES.astype("U4"), dtype="<U4")
+array("bytes", REFUSED, VALUES.astype("S4"), dtype="S4")
 array("order_f", COUNT, filters=[zarr.codecs.TransposeCodec(order=(1, 0))])
 array("chunks_of_one", COUNT, chunks=(1, 1))
 array("chunk_larger_than_array", COUNT, chunks=(1000, 7))
@@ -154,11 +154,10 @@ for cname in ("lz4", "lz4hc", "blosclz", "zstd", "zlib"):
 def numcodec(
     name: str, expected: Expected = COUNT, kind: str = "compressors", **configuration: Any
 ) -> None:
-    array(
-        f"numcodecs_{name.lower()}",
-        expected,
-        **{kind: lambda: [getattr(zarr.codecs.numcodecs, name)(**configuration)]},
-    )
+    options: dict[str, Any] = {
+        kind: lambda: [getattr(zarr.codecs.numcodecs, name)(**configuration)]
+    }
+    array(f"numcodecs_{name.lower()}", expected, **options)
 
 
 for name, options in {
@@ -186,7 +185,7 @@ for name, options in {
 }.items():
     numcodec(name, COUNT if name != "Quantize" else TYPED, "filters", **options)
 
-# --- metadata that lies ---
+# --- false metadata ---
 
 edited("not_json", REFUSED, lambda document: "{")
 edited("empty", REFUSED, lambda document: "")
@@ -427,7 +426,7 @@ edited(
     shards=(4, 2),
 )
 
-# --- chunks that lie ---
+# --- false chunks ---
 
 
 def cut(path: Path, by: int = 3) -> None:
@@ -438,17 +437,17 @@ def longer(path: Path) -> None:
     path.write_bytes(path.read_bytes() + bytes(8))
 
 
-def flipped(place: int) -> Callable[[Path], Any]:
+def flipped(position: int) -> Callable[[Path], Any]:
     def change(path: Path) -> None:
         content = bytearray(path.read_bytes())
-        content[place] ^= 0x55
+        content[position] ^= 0x55
         path.write_bytes(content)
 
     return change
 
 
 def outside(path: Path) -> None:
-    """A link to a chunk that lies elsewhere: its values are whole."""
+    """Replace the chunk by a link to it in another folder; its values are unchanged."""
     target = path.parents[3] / "elsewhere"
     shutil.move(path, target)
     path.symlink_to(target)
@@ -466,9 +465,9 @@ def folder(path: Path) -> None:
 
 def swapped(path: Path) -> None:
     other = path.parents[1] / "1" / "0"
-    one, two = path.read_bytes(), other.read_bytes()
-    path.write_bytes(two)
-    other.write_bytes(one)
+    content, other_content = path.read_bytes(), other.read_bytes()
+    path.write_bytes(other_content)
+    other.write_bytes(content)
 
 
 for name, options in {
@@ -505,7 +504,7 @@ for name, options in {
         **options,
     )
     chunk(f"chunks_swapped_{name}", TYPED, swapped, **options)
-#: Small members one after the other: the decoder makes 1 GiB of them.
+#: Many small members that decode to 1 GiB.
 chunk(
     "bomb_gzip",
     REFUSED,
@@ -583,7 +582,7 @@ for name, change in {
     "slashes": {"dimension_separator": "/"},
     "no_dim": {"shape": [], "chunks": []},
 }.items():
-    raw(f"v2_{name}", REFUSED, {".zarray": V2 | change, "0.0": MADE[:4].astype("<f4").tobytes()})
+    raw(f"v2_{name}", REFUSED, {".zarray": V2 | change, "0.0": VALUES[:4].astype("<f4").tobytes()})
 for key in V2:
     raw(
         f"v2_no_{key}",

@@ -1,5 +1,6 @@
-"""Damaged data in child processes under a memory limit: no crash, no hang, no untyped error, and no
-other values where anything vouches for them. `fuzz.py` says what each corpus is.
+"""Damaged data in child processes with limited memory: no crash, no hang, no untyped error.
+
+Where a hash or a checksum covers the data, no wrong values either. The corpora are in `fuzz.py`.
 """
 
 import json
@@ -13,8 +14,8 @@ from tests.faults.fuzz import CORPORA
 
 ROOT = Path(__file__).parents[2]
 
-#: Nothing vouches for these bytes: other values may come out of them, and `verify` and the report
-#: call them unverified.
+#: Corpora without hash or checksum: they may give other values, and `verify` and the report call
+#: them unverified.
 UNVOUCHED = {"foreign_parquet", "plain_parquet", "foreign_footer", "foreign_zarr", "zarr_metadata"}
 
 

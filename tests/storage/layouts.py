@@ -1,15 +1,18 @@
-"""The same values in every layout that the Reader contract covers: name → (write below a folder,
-path, decoded values).
+"""Layouts that the reader contract covers, each with its expected values.
+
+`LAYOUTS`: name → a function that writes a data set below a folder and returns its `Case`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zarr
+import zarr.codecs
 
 from data_gen import generate
 from streamtrain.storage.write.ingest import ingest
@@ -20,9 +23,9 @@ NAMES = ("a", "b", "y")
 
 @dataclass(frozen=True)
 class Case:
-    """A written data set and what it must decode to.
+    """A written data set and the values that it must decode to.
 
-    (rows, columns), NaN for null, rows in the order of sorted paths.
+    `expected` is (rows, columns), with NaN for null, rows in the order of sorted paths.
     """
 
     path: Path
@@ -35,7 +38,7 @@ def numbers(rows: int = ROWS, dtype: str = "float32") -> np.ndarray:
 
 
 def write_parquet(
-    path: Path, values: np.ndarray, row_group_size: int = 300, **options: object
+    path: Path, values: np.ndarray, row_group_size: int = 300, **options: Any
 ) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(
@@ -135,7 +138,7 @@ def mixed_types(tmp: Path) -> Case:
     return Case(tmp / "data", np.concatenate([numbers(), numbers(dtype="float64")]), "float64")
 
 
-def write_zarr(path: Path, values: np.ndarray, **options: object) -> Path:
+def write_zarr(path: Path, values: np.ndarray, **options: Any) -> Path:
     options = {"chunks": (300, values.shape[1])} | options
     array = zarr.create_array(
         str(path),

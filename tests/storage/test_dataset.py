@@ -1,5 +1,6 @@
-"""Opening: columns are bound by name, and every fault of a shard is one clear DataError before any
-row is read.
+"""Opening a data set: columns are bound by name, and each fault is one clear DataError.
+
+Faults of shards are found before any row is read.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import zarr
 from data_gen import generate
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.storage.dataset import open_shards
+from streamtrain.types import Format
 
 from .layouts import numbers, write_parquet, write_zarr
 
@@ -179,7 +181,7 @@ def test_all_bad_shards_are_listed_at_once(tmp_path: Path) -> None:
     ("make", "words"),
     [
         pytest.param(lambda p: None, "no such file or folder", id="absent"),
-        pytest.param(lambda p: p.mkdir(), "holds no shard", id="empty folder"),
+        pytest.param(lambda p: p.mkdir(), "contains no shards", id="empty folder"),
         pytest.param(lambda p: write_parquet(p / "a.parquet", numbers(0)), "no rows", id="no rows"),
         pytest.param(
             lambda p: (
@@ -237,7 +239,7 @@ def _not_json(path: Path) -> None:
         pytest.param(_unknown_codec, "pickle", id="unknown codec"),
         pytest.param(_no_metadata, "not Zarr v3", id="zarr v2"),
         pytest.param(_bad_names, "must name its 3 columns", id="too few names"),
-        pytest.param(_not_json, "metadata is refused", id="metadata not json"),
+        pytest.param(_not_json, "metadata cannot be used", id="metadata not json"),
     ],
 )
 def test_zarr_faults_are_refused_before_reading(spoil, words: str, tmp_path: Path) -> None:
@@ -256,7 +258,9 @@ def test_zarr_groups_need_columns_of_one_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["parquet", "zarr"])
-def test_a_manifest_vouches_for_its_shards_until_one_changes(format: str, tmp_path: Path) -> None:
+def test_a_manifest_vouches_for_its_shards_until_one_changes(
+    format: Format, tmp_path: Path
+) -> None:
     made = generate(tmp_path / "data", rows=1000, span_rows=20, format=format)
     assert made.integrity == "verified"
     assert len(made.shards) == 4
@@ -270,7 +274,7 @@ def test_a_manifest_vouches_for_its_shards_until_one_changes(format: str, tmp_pa
         return str(caught.value)
 
     shutil.move(shards[1], kept)
-    assert "not there" in refusal()
+    assert "but missing" in refusal()
     assert shards[1].name in refusal()
     (shutil.copy if format == "parquet" else shutil.copytree)(shards[0], shards[1])
     assert "not the shard" in refusal()

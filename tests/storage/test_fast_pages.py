@@ -1,9 +1,8 @@
-"""Plain pages and raw chunks are read without a decoder: the same values as the decoder's, or
-nothing at all.
-"""
+"""The fast paths for plain pages and raw chunks return the decoder's values, or nothing at all."""
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,14 +24,15 @@ from streamtrain.storage.zarr.zarr_chunks import is_raw, read_raw_chunks
 from .layouts import NAMES, numbers, write_parquet
 
 ROWS = 10_000
-PLAIN = {"use_dictionary": False}
+PLAIN: dict[str, Any] = {"use_dictionary": False}
 
 
 def read(path: Path, *, buffers: PlainBuffers | None = None):
-    """All row groups of a file by `read_plain`; None when it leaves them to Arrow."""
+    """Return all row groups of a file by `read_plain`; None when it leaves them to Arrow."""
     (shard,) = open_shards(str(path)).shards
     metadata = pq.read_metadata(path)
     kind = shard.columns[0].decoded_type
+    assert kind is not None
     leaves = plain_columns(metadata, NAMES, kind)
     if leaves is None:
         return None
@@ -112,7 +112,7 @@ def test_nulls_and_other_types_are_left_to_arrow(tmp_path):
 
 @pytest.fixture(scope="module")
 def one_chunk(tmp_path_factory) -> tuple[np.ndarray, list]:
-    """The bytes of a column chunk with checksums, and its pages as the slow walk finds them."""
+    """Return the bytes of a column chunk with checksums, and its pages by `walk_pages`."""
     path = write_parquet(
         tmp_path_factory.mktemp("chunk") / "a.parquet",
         numbers(ROWS),
@@ -130,16 +130,17 @@ def one_chunk(tmp_path_factory) -> tuple[np.ndarray, list]:
 
 
 def test_levels_of_nulls_are_left_to_arrow(tmp_path):
-    """A page without checksum whose one run of levels says that all its values are null: of the
-    same length, and no value may be used.
+    """A page without a checksum may say that all its values are null.
+
+    Its run of levels has the same length as one without nulls, and no value may be used.
     """
     path = write_parquet(
         tmp_path / "a.parquet", numbers(ROWS), row_group_size=ROWS, compression="none", **PLAIN
     )
     assert read(path) is not None
     content = path.read_bytes()
-    place = content.index(_levels(ROWS)) + len(_levels(ROWS)) - 1
-    path.write_bytes(content[:place] + b"\0" + content[place + 1 :])
+    last = content.index(_levels(ROWS)) + len(_levels(ROWS)) - 1
+    path.write_bytes(content[:last] + b"\0" + content[last + 1 :])
     assert read(path) is None
 
 
@@ -155,7 +156,7 @@ def test_headers_are_those_of_the_slow_walk(one_chunk):
         assert row[CRC] >= 0
         assert row[BODY] + row[STORED] == (after.start - first if after else len(data))
     assert read_page_headers(data, ROWS, table[: count - 1]) == -1, (
-        "more pages than there is room for"
+        "more pages than the table holds"
     )
 
 
@@ -165,11 +166,10 @@ def test_whatever_the_bytes_are_pages_lie_within_them(one_chunk, data):
     whole, pages = one_chunk
     damaged = whole[: data.draw(st.integers(0, len(whole)))].copy()
     for _ in range(data.draw(st.integers(0, 4))):
-        place = (
-            data.draw(st.sampled_from(pages)).start - pages[0].start + data.draw(st.integers(0, 70))
-        )
-        if place < len(damaged):
-            damaged[place] = data.draw(st.integers(0, 255))
+        page = data.draw(st.sampled_from(pages))
+        position = page.start - pages[0].start + data.draw(st.integers(0, 70))
+        if position < len(damaged):
+            damaged[position] = data.draw(st.integers(0, 255))
     table = np.full((64, 5), -7, dtype=np.int64)
     count = read_page_headers(damaged, ROWS, table)
     assert -1 <= count <= 64
@@ -188,12 +188,10 @@ def test_a_damaged_page_is_left_to_arrow(tmp_path_factory, place, bit):
     data[place] ^= 1 << bit
     path.write_bytes(data)
     found = read(path)
-    assert found is None or np.array_equal(found, values), (
-        "a bit of a header that nothing depends on"
-    )
+    assert found is None or np.array_equal(found, values), "a header bit without effect"
 
 
-def make_array(path: Path, values: np.ndarray, **options: object) -> zarr.Array:
+def make_array(path: Path, values: np.ndarray, **options: Any) -> zarr.Array:
     array = zarr.create_array(
         path,
         shape=values.shape,
@@ -230,7 +228,7 @@ def test_raw_chunks_are_read_without_the_pipeline(tmp_path, monkeypatch, options
             ),
             values[start:stop],
         )
-    monkeypatch.setattr(zarr_shards, "NDBuffer", None)  # the pipeline's door
+    monkeypatch.setattr(zarr_shards, "NDBuffer", None)  # only the pipeline needs it
     if raw:
         np.testing.assert_array_equal(reader.decode("", 0, rows), values)
     else:
@@ -255,5 +253,6 @@ def test_a_file_that_changed_is_left_to_the_reader_that_says_so(tmp_path):
     (shard,) = open_shards(str(path)).shards
     metadata = pq.read_metadata(path)
     leaves = plain_columns(metadata, NAMES, "float32")
+    assert leaves is not None
     other = dataclasses.replace(shard, num_bytes=shard.num_bytes + 1)
     assert read_plain(other, metadata, leaves, "float32", range(1), PlainBuffers(ROWS, 3)) is None

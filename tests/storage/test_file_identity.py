@@ -1,5 +1,6 @@
-"""A shard that changes between two reads of one run is refused, also where its size is the same and
-all checksums are right.
+"""A shard that changes between two reads of one run is refused.
+
+Also where its size is the same and all checksums are correct.
 """
 
 import os
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zarr
+import zarr.codecs
 
 from streamtrain.errors import DataError
 from streamtrain.storage.dataset import open_shards
@@ -20,7 +22,7 @@ ROWS, GROUP = 8192, 4096
 
 
 def write(path: Path, first: float, format: str) -> Path:
-    """Rows that count from `first`; files of one size, with checksums of their own."""
+    """Write rows that count from `first`; the files have equal size and their own checksums."""
     rows = np.arange(first, first + ROWS, dtype="float32")
     if format == "zarr":
         array = zarr.create_array(

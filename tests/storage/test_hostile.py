@@ -1,5 +1,6 @@
-"""Data made to mislead: each is one DataError that names it, before its bytes are trusted with
-memory, and nothing in it is run.
+"""Hostile data: one DataError that names it, before memory is allocated by its claims.
+
+Nothing in the data is executed.
 """
 
 import json
@@ -20,19 +21,25 @@ from streamtrain.errors import DataError, ResourceError, StreamTrainError
 from streamtrain.plan.spans import MAX_SPANS, cut_spans
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.inspect import inspect
-from streamtrain.storage.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from streamtrain.storage.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    read_manifest,
+    write_manifest,
+)
 from streamtrain.storage.parquet import parquet_footer
 from streamtrain.storage.parquet.parquet_reader import ParquetReader
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.verify import verify
 from streamtrain.storage.write.ingest import ingest
 from streamtrain.stream.open_source import open_source, stream_budget
+from streamtrain.types import Format
 
 from .layouts import numbers, write_parquet, write_zarr
 
 
 def refusal(path: Path, **choice) -> str:
-    """What opening and reading all of a data set says; every line of it printable."""
+    """Return the error of opening and reading all of a data set; every line must be printable."""
     with pytest.raises(DataError) as caught:
         dataset = open_shards(str(path), **choice)
         for number, shard in enumerate(dataset.shards):
@@ -41,14 +48,20 @@ def refusal(path: Path, **choice) -> str:
     return str(caught.value)
 
 
+def manifest_of(folder: Path) -> Manifest:
+    manifest = read_manifest(str(folder))
+    assert manifest is not None
+    return manifest
+
+
 # --- names ---
 
 
 def test_columns_of_one_name_are_refused_as_data(tmp_path: Path) -> None:
     pq.write_table(pa.table([[1.0], [2.0], [3.0]], names=["a", "a", "y"]), tmp_path / "a.parquet")
-    assert "one name twice: 'a'" in refusal(tmp_path)
+    assert "the same name: 'a'" in refusal(tmp_path)
     pq.write_table(pa.table([[1.0], [2.0], [3.0]], names=["a", "y", "y"]), tmp_path / "a.parquet")
-    assert "one name twice: 'y'" in refusal(tmp_path)
+    assert "the same name: 'y'" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -58,16 +71,16 @@ def test_columns_of_one_name_are_refused_as_data(tmp_path: Path) -> None:
 )
 def test_names_cannot_write_to_the_terminal(name: str, tmp_path: Path) -> None:
     pq.write_table(pa.table({name: [1.0], "y": [1.0]}), tmp_path / "a.parquet")
-    assert "holds control characters" in refusal(tmp_path / "a.parquet")
+    assert "contains control characters" in refusal(tmp_path / "a.parquet")
     assert "no column 'q'" in refusal(tmp_path / "a.parquet", features=["q"])
     inner = pa.array([{name: 1.0}])
     pq.write_table(pa.table({"s": inner, "y": [1.0]}), tmp_path / "a.parquet")
     assert "column 's' has type struct" in refusal(tmp_path / "a.parquet")
     write_zarr(tmp_path / "z" / "a.zarr", numbers())
     zarr.open_array(str(tmp_path / "z" / "a.zarr")).attrs["columns"] = ["a", "b", name]
-    assert "holds control characters" in refusal(tmp_path / "z")
+    assert "contains control characters" in refusal(tmp_path / "z")
     write_parquet(tmp_path / "f" / f"{name}.parquet", numbers())
-    assert "holds control characters" in refusal(tmp_path / "f")
+    assert "contains control characters" in refusal(tmp_path / "f")
 
 
 def test_hive_partitions_are_not_passed_over_in_silence(tmp_path: Path) -> None:
@@ -145,7 +158,7 @@ def test_a_missing_inner_chunk_of_a_shard_is_refused(location: str, tmp_path: Pa
         values,
     )
     shutil.rmtree(path)
-    values[500:600] = 0  # all fill value: left out by zarr, and read as zeros by everyone
+    values[500:600] = 0  # all fill value: zarr leaves the chunk out, and readers return zeros
     write_zarr(path, values, chunks=(100, 3), shards=shards)
     assert "inner chunk (1, 0) of chunk c/1/0 is missing" in refusal(path)
 
@@ -155,16 +168,16 @@ def test_an_index_that_points_beyond_its_shard_is_refused(tmp_path: Path) -> Non
     chunk = path / "c" / "0" / "0"
     whole = chunk.read_bytes()
     index = np.frombuffer(whole[-68:-4], dtype="<u8").copy()
-    for place, value in ((0, 2**40), (1, 2**40), (0, 2**64 - 2)):
+    for position, value in ((0, 2**40), (1, 2**40), (0, 2**64 - 2)):
         wrong = index.copy()
-        wrong[place] = value
+        wrong[position] = value
         chunk.write_bytes(whole[:-68] + wrong.tobytes() + whole[-4:])
         assert "points beyond" in refusal(path)
     chunk.write_bytes(whole[:60])
     assert "its index alone" in refusal(path)
 
 
-# --- bombs and lies: refused by arithmetic ---
+# --- decompression bombs and false claims: refused by arithmetic ---
 
 
 def test_a_zarr_chunk_far_larger_than_its_array_counts_in_the_budget(tmp_path: Path) -> None:
@@ -176,7 +189,9 @@ def test_a_zarr_chunk_far_larger_than_its_array_counts_in_the_budget(tmp_path: P
         dataset, seed=0, span_rows=100, window_rows=None, holdout=0, eval_rows=1
     )
     with pytest.raises(ResourceError, match=r"decoding \(1\d\d[\d.]* MiB\)"):
-        stream_budget(source, window_rows, FetchConfig(memory=2**27), fixed_bytes=0)
+        stream_budget(
+            source, window_rows, FetchConfig.model_validate({"memory": 2**27}), fixed_bytes=0
+        )
 
 
 def test_more_rows_than_a_plan_can_hold_are_refused_before_the_plan_is_made(tmp_path: Path) -> None:
@@ -193,10 +208,10 @@ def test_more_rows_than_a_plan_can_hold_are_refused_before_the_plan_is_made(tmp_
 
 @pytest.mark.parametrize("format", ["parquet", "zarr"])
 def test_a_manifest_that_lies_about_a_shard_is_found_out_when_it_is_read(
-    format: str, tmp_path: Path
+    format: Format, tmp_path: Path
 ) -> None:
     generate(tmp_path / "data", rows=1000, span_rows=100, format=format)
-    made = read_manifest(str(tmp_path / "data"))
+    made = manifest_of(tmp_path / "data")
     entry = made.shards[0]
     names = [*made.columns[:-1], "z"] if format == "parquet" else [*made.columns, "z"]
     statistics = dict.fromkeys(names, made.statistics["y"])
@@ -211,7 +226,7 @@ def test_a_manifest_that_lies_about_a_shard_is_found_out_when_it_is_read(
     ):
         write_manifest(str(tmp_path / "data"), change)
         assert entry.name in refusal(tmp_path / "data")
-    if format == "parquet":  # nor does `inspect` trust it, where it reads footers
+    if format == "parquet":  # `inspect` reads footers, and does not trust the manifest either
         with pytest.raises(DataError, match=entry.name):
             inspect(open_shards(str(tmp_path / "data")))
     write_manifest(str(tmp_path / "data"), made.model_copy(update={"columns": names}))
@@ -220,7 +235,7 @@ def test_a_manifest_that_lies_about_a_shard_is_found_out_when_it_is_read(
 
 def test_a_manifest_cannot_promise_float32_of_a_wider_column(tmp_path: Path) -> None:
     generate(tmp_path / "data", rows=10)
-    made = read_manifest(str(tmp_path / "data"))
+    made = manifest_of(tmp_path / "data")
     path = tmp_path / "data" / made.shards[0].name
     table = pq.read_table(path)
     pq.write_table(
@@ -248,8 +263,8 @@ def test_a_row_group_that_claims_more_values_than_rows_is_refused_before_it_is_d
 ) -> None:
     path = write_parquet(tmp_path / "a.parquet", numbers())
     dataset = open_shards(str(path))
-    monkeypatch.setattr("streamtrain.storage.parquet.guard._MOST_EXTRA_BYTES", 0)
-    monkeypatch.setattr("streamtrain.storage.parquet.guard._MOST_ROW_BYTES", 1)
+    monkeypatch.setattr("streamtrain.storage.parquet.guard._MAX_EXTRA_BYTES", 0)
+    monkeypatch.setattr("streamtrain.storage.parquet.guard._MAX_BYTES_PER_ROW", 1)
     with pytest.raises(
         DataError,
         match=(
@@ -379,7 +394,7 @@ def test_memory_that_does_not_suffice_is_said_with_the_file(
 
 
 def test_swapped_chunks_are_refused(tmp_path: Path) -> None:
-    """Each is whole and carries a right crc32c; only the order is wrong."""
+    """Each chunk is complete and has a correct crc32c; only the order is wrong."""
     made = generate(tmp_path / "data", rows=1000, span_rows=100, format="zarr")
     chunks = Path(made.shards[0].url) / "c"
     (chunks / "2").rename(chunks / "kept")
@@ -391,7 +406,7 @@ def test_swapped_chunks_are_refused(tmp_path: Path) -> None:
 def test_a_footer_of_which_we_read_other_row_groups_than_arrow_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fuzzing found one: a damaged list that Arrow reads on and our reader ends."""
+    """Fuzzing found one: a damaged list that Arrow reads further than our parser does."""
     path = write_parquet(tmp_path / "a.parquet", numbers())
     dataset = open_shards(str(path))
     genuine = parquet_footer.read_chunks

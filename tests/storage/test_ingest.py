@@ -1,5 +1,6 @@
-"""Ingest: every source gives the same rows in both formats, with even spans; a failure leaves
-nothing behind.
+"""Ingest: every source gives the same rows in both formats, with equal spans.
+
+A failure leaves nothing behind.
 """
 
 import errno
@@ -7,6 +8,7 @@ import fcntl
 import gzip
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -151,12 +153,12 @@ def test_whole_numbers_that_turn_to_fractions_later_in_a_csv_are_kept(tmp_path: 
         pytest.param("n,m\nx,z\n", {}, "cannot be the target", id="only text"),
         pytest.param("a,a,y\n1,1,2\n", {"features": ["a"]}, "occurs 2 times", id="column twice"),
         pytest.param(
-            "a,a,y\n1,1,2\n", {}, "of one name twice: 'a'. Rename", id="column twice, unnamed"
+            "a,a,y\n1,1,2\n", {}, "the same name: 'a'. Rename", id="column twice, unnamed"
         ),
         pytest.param(
             "0.5,-1,2e3\n1,1,2\n",
             {},
-            "first line has numbers for names: 0.5, -1, 2e3. If it is a row",
+            "first line has numbers as column names: 0.5, -1, 2e3. If it is a row",
             id="no line of names",
         ),
         pytest.param("a;b;y\n1;2;3\n", {}, "separated by ';', not by commas", id="semicolons"),
@@ -181,8 +183,9 @@ def test_years_may_be_the_names_of_columns(tmp_path: Path) -> None:
 
 
 def test_columns_that_are_left_out_are_named(tmp_path: Path) -> None:
-    """One bad cell makes a CSV column text: it must not vanish without a word, nor must the target
-    move.
+    """One bad cell makes a CSV column text.
+
+    The column must not disappear silently, and the target must not change.
     """
     (tmp_path / "t.csv").write_text("a,b,y\n1,-,3\n2,5,4\n")
     with pytest.warns(UserWarning, match=r"left out, since they are not numbers: b \(string\)"):
@@ -208,7 +211,7 @@ def test_a_full_disk_is_a_resource_error_and_leaves_nothing(
 ) -> None:
     source, whole, left = _parquet(tmp_path), pq.ParquetWriter.write_batch, [calls]
 
-    def write(*args: object) -> None:
+    def write(*args: Any) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -221,7 +224,7 @@ def test_a_full_disk_is_a_resource_error_and_leaves_nothing(
 
 
 def test_arrow_files_whose_lengths_are_at_odds_are_refused(tmp_path: Path) -> None:
-    """A dictionary of -1 values ended the process; a schema without columns was an IndexError."""
+    """A dictionary of -1 values ended the process; a schema without columns raised IndexError."""
     table = pa.table(
         {"a": pa.array([0.5, 1.5, 2.5, 0.5, 1.5]).dictionary_encode(), "y": np.zeros(5)}
     )

@@ -1,4 +1,4 @@
-"""Inspect: footers only, JSON-ready, and advice that names the cure."""
+"""`inspect`: footers only, JSON-ready, and advice that names the remedy."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""The manifest: boundaries survive, hashes are right, hostile names stay inside, a damaged file is
-refused.
-"""
+"""The manifest: boundaries and hashes are correct, hostile names and damaged files are refused."""
 
 import itertools
 import json
@@ -16,12 +14,14 @@ from data_gen import generate
 from streamtrain.errors import DataError
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.manifest import (
+    Statistics,
     compact_boundaries,
     expand_boundaries,
     hash_shard,
     read_manifest,
 )
 from streamtrain.storage.moments import Moments
+from streamtrain.types import Format
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=50))
@@ -29,7 +29,7 @@ def test_boundaries_survive_compaction(lengths: list[int]) -> None:
     boundaries = np.concatenate([[0], np.cumsum(lengths)])
     runs = compact_boundaries(boundaries)
     assert expand_boundaries(runs).tolist() == boundaries.tolist()
-    assert all(one[0] != next_[0] for one, next_ in itertools.pairwise(runs))
+    assert all(run[0] != next_run[0] for run, next_run in itertools.pairwise(runs))
 
 
 @given(
@@ -40,9 +40,8 @@ def test_moments_of_parts_add_up_to_those_of_the_whole(
     values: list[float], cuts: list[int]
 ) -> None:
     array = np.array(values, dtype=np.float64)
-    total = sum(
-        (Moments.of(part) for part in np.split(array, sorted(cuts))), Moments()
-    ).statistics()
+    parts = (Moments.of(part) for part in np.split(array, sorted(cuts)))
+    total = Statistics.of(sum(parts, Moments()))
     finite = array[np.isfinite(array)]
     assert (total.count, total.nulls, total.infinite) == (
         len(finite),
@@ -51,6 +50,8 @@ def test_moments_of_parts_add_up_to_those_of_the_whole(
     )
     if len(finite):
         assert (total.min, total.max) == (finite.min(), finite.max())
+        assert total.mean is not None
+        assert total.sd is not None
         np.testing.assert_allclose(
             [total.mean, total.sd], [finite.mean(), finite.std()], rtol=1e-9, atol=1e-6
         )
@@ -60,11 +61,11 @@ def test_moments_of_parts_add_up_to_those_of_the_whole(
 
 def test_a_constant_column_has_variance_zero_exactly() -> None:
     parts = [Moments.of(np.full(rows, 0.1, dtype=np.float32)) for rows in (7, 13, 1000)]
-    assert (parts[0] + parts[1] + parts[2]).statistics().sd == 0.0
+    assert Statistics.of(parts[0] + parts[1] + parts[2]).sd == 0.0
 
 
 @pytest.mark.parametrize("format", ["parquet", "zarr"])
-def test_the_manifest_describes_what_was_written(format: str, tmp_path: Path) -> None:
+def test_the_manifest_describes_what_was_written(format: Format, tmp_path: Path) -> None:
     dataset = generate(tmp_path / "data", kind="linear", rows=1000, span_rows=40, format=format)
     manifest = read_manifest(str(tmp_path / "data"))
     assert manifest is not None

@@ -1,6 +1,4 @@
-"""One contract over every layout: any range of any shard, from any thread, equals the values that
-were written.
-"""
+"""The reader contract: any range of any shard, from any thread, equals what was written."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +21,7 @@ def test_every_layout_keeps_the_reader_contract(layout: str, tmp_path: Path) -> 
 
 
 def check_reader(dataset: Dataset, case: Case) -> None:
-    """The Reader contract, over natural ranges, odd ranges and empty ones, all at once from four
-    threads.
-    """
+    """Check row groups, unaligned ranges and empty ranges, from four threads at once."""
     assert dataset.decoded_type == case.decoded_type
     assert dataset.num_rows == len(case.expected)
     assert (
@@ -34,8 +30,8 @@ def check_reader(dataset: Dataset, case: Case) -> None:
     )
     readers, ranges = Readers(dataset), _ranges(dataset)
     with ThreadPoolExecutor(4) as pool:
-        parts = list(pool.map(lambda where: readers.read(*where), ranges))
-    for (shard, start, stop), columns in zip(ranges, parts, strict=True):
+        results = list(pool.map(lambda rows: readers.read(*rows), ranges))
+    for (shard, start, stop), columns in zip(ranges, results, strict=True):
         assert len(columns) == len(dataset.columns)
         first = int(dataset.first_ids[shard])
         for i, column in enumerate(columns):
@@ -45,6 +41,7 @@ def check_reader(dataset: Dataset, case: Case) -> None:
 
 
 def _ranges(dataset: Dataset) -> list[tuple[int, int, int]]:
+    """Return (shard, start, stop) of the ranges to read."""
     generator = np.random.default_rng(0)
     ranges = []
     for number, shard in enumerate(dataset.shards):
@@ -52,7 +49,7 @@ def _ranges(dataset: Dataset) -> list[tuple[int, int, int]]:
         assert edges[0] == 0
         assert edges[-1] == shard.num_rows
         assert edges == sorted(edges)
-        odd = np.sort(generator.integers(0, shard.num_rows + 1, size=(8, 2)), axis=1).tolist()
+        unaligned = np.sort(generator.integers(0, shard.num_rows + 1, size=(8, 2)), axis=1).tolist()
         natural = list(itertools.pairwise(edges))[:40]
         ends = [
             (0, shard.num_rows),
@@ -61,5 +58,5 @@ def _ranges(dataset: Dataset) -> list[tuple[int, int, int]]:
             (0, 0),
             (shard.num_rows, shard.num_rows),
         ]
-        ranges += [(number, start, stop) for start, stop in [*natural, *odd, *ends]]
+        ranges += [(number, start, stop) for start, stop in [*natural, *unaligned, *ends]]
     return ranges

@@ -1,5 +1,6 @@
-"""Damage that only shows when rows are read is one DataError with file, rows, cause and next move;
-never wrong numbers.
+"""Damage that shows only when rows are read is one DataError, never a wrong number.
+
+The error has the file, the rows, the cause and the next move.
 """
 
 from pathlib import Path
@@ -14,12 +15,13 @@ from data_gen import generate
 from streamtrain.errors import DataError
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.readers import Readers
+from streamtrain.types import Format
 
 from .layouts import numbers, write_parquet, write_zarr
 
 
 @pytest.mark.parametrize("format", ["parquet", "zarr"])
-def test_every_flipped_bit_of_our_own_shards_is_refused(format: str, tmp_path: Path) -> None:
+def test_every_flipped_bit_of_our_own_shards_is_refused(format: Format, tmp_path: Path) -> None:
     dataset = generate(tmp_path / "data", rows=2000, span_rows=1000, format=format)
     expected = np.stack(Readers(dataset).read(0, 0, 2000))
     file = (
@@ -40,7 +42,7 @@ def test_every_flipped_bit_of_our_own_shards_is_refused(format: str, tmp_path: P
             assert dataset.shards[0].url in str(error)
             assert "\n" not in str(error)
         else:
-            # a bit that nothing depends on, in a page header
+            # a bit without effect, in a page header
             np.testing.assert_array_equal(got, expected)
     assert refused >= 50
 
@@ -62,9 +64,9 @@ def test_a_shard_replaced_after_opening_is_refused(tmp_path: Path) -> None:
     readers = Readers(dataset)
     readers.read(0, 0, 10)
     write_parquet(path, numbers(500))
-    for each in (readers, Readers(dataset)):
+    for reader in (readers, Readers(dataset)):
         with pytest.raises(DataError, match="has changed since it was opened"):
-            each.read(0, 0, 10)
+            reader.read(0, 0, 10)
     path.unlink()
     with pytest.raises(DataError, match="cannot be"):
         readers.read(0, 0, 10)
@@ -93,7 +95,7 @@ def test_fewer_rows_than_the_footer_says_are_refused(
         "read_row_groups",
         lambda *args, **options: whole(*args, **options).slice(0, 250),
     )
-    with pytest.raises(DataError, match="promises 300 rows where the file holds 250"):
+    with pytest.raises(DataError, match="claims 300 rows, but the file has 250"):
         Readers(dataset).read(0, 0, 300)
 
 

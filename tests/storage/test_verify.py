@@ -1,6 +1,4 @@
-"""`verify` finds every change of every byte, says where it is, and says plainly when nothing could
-tell.
-"""
+"""`verify` finds each changed byte and says where it is, or that nothing verifies the data."""
 
 import json
 import shutil
@@ -18,6 +16,7 @@ from streamtrain.cli.main import run
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.manifest import MANIFEST_NAME
 from streamtrain.storage.verify import verify
+from streamtrain.types import Format
 
 from .layouts import LAYOUTS, NAMES, numbers, write_parquet, write_zarr
 
@@ -43,7 +42,7 @@ def ours(request, tmp_path_factory) -> Path:
 
 
 @given(place=st.integers(0, 10**9), bit=st.integers(0, 7))
-@example(230180950, 0)  # the first shard's names of columns, where others would seem to lack them
+@example(230180950, 0)  # column names of the first shard, so that others seem to lack columns
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_flipped_bit_of_our_own_shards_is_found(ours: Path, place: int, bit: int) -> None:
     files = [
@@ -116,7 +115,7 @@ def test_every_bad_shard_is_listed_with_its_cause(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_faults_of_the_list_itself(format: str, tmp_path: Path) -> None:
+def test_faults_of_the_list_itself(format: Format, tmp_path: Path) -> None:
     made = generate(tmp_path / "data", rows=1000, span_rows=20, format=format)
     shards = [Path(shard.url) for shard in made.shards]
     move = shutil.copy if format == "parquet" else shutil.copytree
@@ -132,15 +131,15 @@ def test_faults_of_the_list_itself(format: str, tmp_path: Path) -> None:
         (Path(finding.url).name, finding.cause) for finding in verify(tmp_path / "data").findings
     }
     assert (f"extra.{format}", f"not listed in {MANIFEST_NAME}") in causes
-    assert (shards[1].name, f"listed in {MANIFEST_NAME}, but not there") in causes
-    assert (shards[2].name, f"its SHA-256 is not the one in {MANIFEST_NAME}") in causes
+    assert (shards[1].name, f"listed in {MANIFEST_NAME}, but missing") in causes
+    assert (shards[2].name, f"its SHA-256 differs from the one in {MANIFEST_NAME}") in causes
     assert any(name == MANIFEST_NAME and "leaves the folder" in cause for name, cause in causes)
-    assert any(name == MANIFEST_NAME and "says 1,001 rows" in cause for name, cause in causes)
+    assert any(name == MANIFEST_NAME and "claims 1,001 rows" in cause for name, cause in causes)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_boundaries_that_are_not_the_shards_are_found(format: str, tmp_path: Path) -> None:
-    """Bytes and rows are right, and yet another order of rows would follow from them."""
+def test_boundaries_that_are_not_the_shards_are_found(format: Format, tmp_path: Path) -> None:
+    """Bytes and rows are correct, but other boundaries would give another order of the rows."""
     made = generate(tmp_path / "data", rows=640, span_rows=20, format=format)
     document = json.loads((tmp_path / "data" / MANIFEST_NAME).read_text())
     assert document["shards"][1]["boundaries"] == [[20, 16]]
@@ -148,7 +147,7 @@ def test_boundaries_that_are_not_the_shards_are_found(format: str, tmp_path: Pat
     (tmp_path / "data" / MANIFEST_NAME).write_text(json.dumps(document))
     (finding,) = verify(tmp_path / "data").findings
     assert (finding.url, finding.place) == (made.shards[1].url, "manifest")
-    assert f"not those in {MANIFEST_NAME}" in finding.cause
+    assert f"differ from those in {MANIFEST_NAME}" in finding.cause
 
 
 def test_a_damaged_manifest_is_a_finding_and_the_shards_are_checked_all_the_same(
@@ -187,7 +186,7 @@ def test_what_would_not_fit_in_memory_is_not_decoded(tmp_path: Path) -> None:
     assert path.stat().st_size < 2**20
     findings = verify(path, limit_bytes=2**16, threads=1).findings
     assert len(findings) == 3
-    assert all("a page of it decodes to 80," in finding.cause for finding in findings)
+    assert all("one of its pages decodes to 80," in finding.cause for finding in findings)
 
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
-"""A moto server on loopback, for this folder's tests only; buckets of their own; data sets whose
-local twins are known.
+"""A moto server on loopback for this folder's tests, with one bucket per test.
+
+`local` has the same data sets on a disk.
 """
 
 import socket
@@ -18,7 +19,7 @@ import data_gen
 from streamtrain.storage.remote.filesystem import make_storage, write_file
 from tests.stores.proxy import Proxy
 
-#: Looked for in everything that a run writes.
+#: Must not occur in anything that a run writes.
 SECRET = "moto-secret-zu9q4"
 ROWS, SPAN_ROWS = 5_000, 512
 
@@ -27,7 +28,7 @@ _buckets = count()
 
 @dataclass(frozen=True)
 class Bucket:
-    """`url` of an empty bucket on the server at `port`, and the options that reach it."""
+    """An empty bucket: its URL, the server's port, and the options to reach it."""
 
     url: str
     port: int
@@ -46,7 +47,7 @@ class Bucket:
         ]
 
     def put(self, folder, to: str) -> str:
-        """Copy a local folder as it is; returns its URL."""
+        """Copy a local folder into the bucket; return its URL."""
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             write_file(path, f"{self.url}/{to}/{path.relative_to(folder).as_posix()}", self.storage)
         return f"{self.url}/{to}"
@@ -57,9 +58,9 @@ class Bucket:
 
 @pytest.fixture(autouse=True)
 def four_spans_a_shard(monkeypatch):
-    """Small shards: each test makes hundreds of requests as it is.
+    """Use small shards, since each test makes hundreds of requests.
 
-    Undone after each test: other folders' tests count on 16.
+    Undone after each test, because tests in other folders expect 16 spans per shard.
     """
     monkeypatch.setattr("streamtrain.storage.write.writer.SPANS_PER_SHARD", 4)
 
@@ -112,7 +113,7 @@ def bucket(moto_port) -> Bucket:
 
 @pytest.fixture(scope="session")
 def local(tmp_path_factory):
-    """Format → a local data set of three shards."""
+    """Return format → a local data set of three shards."""
     folder = tmp_path_factory.mktemp("local")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("streamtrain.storage.write.writer.SPANS_PER_SHARD", 4)

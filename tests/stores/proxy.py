@@ -1,5 +1,6 @@
-"""An HTTP proxy before the moto server that fails as networks do: connections cut in mid-answer,
-silence, 503s.
+"""An HTTP proxy in front of the moto server that fails as networks do.
+
+It cuts connections in the middle of a response, stays silent, or responds with 503.
 """
 
 import http.client
@@ -11,36 +12,34 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
 Fault = Literal["drop", "stall", "503"] | None
-#: What to do with a request: its number (from 0), method and path.
+#: (number of the request from 0, method, path) → the fault to inject.
 Plan = Callable[[int, str, str], Fault]
 
 
 class Proxy:
-    """Use as a context: `endpoint` is its URL on loopback.
+    """A context manager; `endpoint` is its URL on loopback.
 
-    `plan` may be set anew at any time; `requests` lists `(method, path, fault)`.
-
-    Nobody is answered before `meet` requests have come at once.
+    `plan` may be replaced at any time; `requests` lists `(method, path, fault)`. No request is
+    answered before `min_concurrent` requests are waiting at the same time.
     """
 
     def __init__(self, port: int):
         self.plan: Plan = lambda number, method, path: None
         self.requests: list[tuple[str, str, Fault]] = []
-        self._behind, self._ended, self._lock, self._now = (
-            port,
-            threading.Event(),
-            threading.Lock(),
-            0,
-        )
+        self._server_port = port
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._num_waiting = 0
         self._connections: list[socket.socket] = []
-        self.meet, self._met = 1, threading.Event()
+        self.min_concurrent = 1
+        self._enough = threading.Event()
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def forward(self) -> None:
-                proxy.answer(self)
+                proxy.respond(self)
 
             do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward
 
@@ -56,7 +55,7 @@ class Proxy:
                 return connection, address
 
             def handle_error(self, request: object, client_address: object) -> None:
-                """A client that gave up is what the tests want."""
+                """Ignore it: a client that gave up is what the tests want."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -77,46 +76,46 @@ class Proxy:
         self._server.server_close()
         self._thread.join()
 
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        """One request: forwarded, unless the plan has something else in mind."""
+    def respond(self, handler: BaseHTTPRequestHandler) -> None:
+        """Forward one request, or inject the fault that the plan has for it."""
         body = _body(handler)
         with self._lock:
             fault = self.plan(len(self.requests), handler.command, handler.path)
             self.requests.append((handler.command, handler.path, fault))
-            self._now += 1
-            if self._now >= self.meet:
-                self._met.set()
+            self._num_waiting += 1
+            if self._num_waiting >= self.min_concurrent:
+                self._enough.set()
         try:
-            self._met.wait(30)
+            self._enough.wait(30)
             if fault == "stall":
                 self._ended.wait()
                 handler.close_connection = True
             elif fault == "503":
-                self._say(
+                self._send(
                     handler, 503, [("Retry-After", "0")], b"<Error><Code>SlowDown</Code></Error>"
                 )
             else:
                 self._forward(handler, body, cut=fault == "drop")
         finally:
             with self._lock:
-                self._now -= 1
+                self._num_waiting -= 1
 
     def _forward(self, handler: BaseHTTPRequestHandler, body: bytes, *, cut: bool) -> None:
-        behind = http.client.HTTPConnection("127.0.0.1", self._behind, timeout=30)
+        upstream = http.client.HTTPConnection("127.0.0.1", self._server_port, timeout=30)
         try:
             kept = {
                 name: value
                 for name, value in handler.headers.items()
                 if name.lower() not in ("transfer-encoding", "content-length", "expect")
             }
-            behind.request(handler.command, handler.path, body, kept)
-            answer = behind.getresponse()
-            content = answer.read()
-            self._say(handler, answer.status, answer.getheaders(), content, cut=cut)
+            upstream.request(handler.command, handler.path, body, kept)
+            response = upstream.getresponse()
+            content = response.read()
+            self._send(handler, response.status, response.getheaders(), content, cut=cut)
         finally:
-            behind.close()
+            upstream.close()
 
-    def _say(
+    def _send(
         self,
         handler: BaseHTTPRequestHandler,
         status: int,
@@ -145,7 +144,7 @@ class Proxy:
 
 
 def _body(handler: BaseHTTPRequestHandler) -> bytes:
-    """Of a request, whole; pyarrow sends parts of uploads in chunks."""
+    """Return the whole body of a request; pyarrow uploads parts with chunked encoding."""
     if handler.headers.get("Transfer-Encoding", "").lower() != "chunked":
         return handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
     body = b""

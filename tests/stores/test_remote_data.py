@@ -1,5 +1,6 @@
-"""Data in an object store is the data: same bytes, same fingerprint, same rows in the same order,
-the same refusals as on a disk.
+"""Data in an object store equals the data on a disk.
+
+It has the same bytes, the same fingerprint, the same rows in the same order, and the same errors.
 """
 
 import gzip
@@ -18,11 +19,12 @@ from streamtrain.cli.main import run
 from streamtrain.cluster.run_spec import build, draw
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError, DataError
+from streamtrain.records import Evaluation, PassEnded
 from streamtrain.run.prepare import prepare
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.filesystem import (
-    NAMES,
+    OPTION_NAMES,
     delete_file,
     list_files,
     make_storage,
@@ -40,7 +42,7 @@ FLAGS = {"batch_size": 500, "window_rows": 2048, "holdout": 0.1}
 
 
 def rows_of(path, **flags):
-    """All rows of an epoch, in order, and the receipt."""
+    """Return all rows of an epoch in order, the receipt, and the statistics."""
     stream = st.open_stream(str(path), **FLAGS, **flags)
     return (
         np.concatenate([np.concatenate([x.numpy(), y.numpy()], axis=1) for x, y in stream]),
@@ -114,7 +116,7 @@ def test_every_verb_takes_a_url_and_no_file_of_a_run_holds_a_secret(
         "--set",
         "train.compile=off",
     )
-    # finished
+    # the run is finished, so this reads it only
     command(
         "train",
         f"{bucket.url}/rows",
@@ -147,14 +149,15 @@ def test_every_verb_takes_a_url_and_no_file_of_a_run_holds_a_secret(
     assert json.loads((tmp_path / "run/summary.json").read_text())["read_bytes"] > 4000
     assert run(["train", "--resume", "run", "--quiet"]) == 0, "a finished run needs no data"
     assert run(["train", "-c", "run/config.resolved.yaml", "--out", "again", "--quiet"]) == 2
-    assert "keeps no secrets. Give it again: --storage-option key=" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "does not contain secrets. Give it again: --storage-option key=" in said
 
 
 def test_an_interrupted_run_goes_on_with_other_secrets(bucket, local, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "streamtrain.api.write_report",
         lambda records, out: {
-            "receipts": [each["receipt"] for each in records if each["event"] == "pass"]
+            "receipts": [record.receipt for record in records if isinstance(record, PassEnded)]
         },
     )
     url = bucket.put(Path(local["parquet"].url), "d")
@@ -169,20 +172,20 @@ def test_an_interrupted_run_goes_on_with_other_secrets(bucket, local, tmp_path, 
         pass
 
     def stop(record):
-        if record["event"] == "evaluation" and record["rows"] > ROWS:
+        if isinstance(record, Evaluation) and record.rows > ROWS:
             raise Stop
 
     with pytest.raises(Stop):
         run_train(make_config(values), tmp_path / "run", on_record=stop)
     values["data"]["storage_options"] = {**bucket.options, "key": "another", "secret": "one"}
-    gone_on = run_train(make_config(values), tmp_path / "run", resume=True)
+    resumed = run_train(make_config(values), tmp_path / "run", resume=True)
     values["data"] = {"path": local["parquet"].url}
     whole = run_train(make_config(values), tmp_path / "whole")
-    assert gone_on.summary["receipts"] == whole.summary["receipts"]
+    assert resumed.summary["receipts"] == whole.summary["receipts"]
     assert all(
         (a == b).all()
         for a, b in zip(
-            gone_on.model.state_dict().values(), whole.model.state_dict().values(), strict=True
+            resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True
         )
     )
 
@@ -199,11 +202,11 @@ def test_a_worker_opens_the_same_data_by_its_blueprint(bucket, local):
         learners=1,
         rates=1,
     )
-    blueprint = pickle.loads(pickle.dumps(draw(prepared)))
-    assert SECRET not in repr(blueprint)
-    assert SECRET not in blueprint.config.model_dump_json()
+    run_spec = pickle.loads(pickle.dumps(draw(prepared)))
+    assert SECRET not in repr(run_spec)
+    assert SECRET not in run_spec.config.model_dump_json()
     assert SECRET not in repr(prepared.source.dataset.shards)
-    worker = build(blueprint, threads=1, memory_limit=None)
+    worker = build(run_spec, threads=1, memory_limit=None)
     assert worker.source.dataset.fingerprint == local["parquet"].fingerprint
     assert len(worker.source.read(worker.source.spans[1])[0]) == 4 * SPAN_ROWS
 
@@ -240,7 +243,7 @@ def test_paths_mean_what_they_mean_on_a_disk(bucket, local, tmp_path, format):
     ("format", "damage", "message"),
     [
         pytest.param(
-            "parquet", "missing", "listed in _manifest.json, but not there", id="missing file"
+            "parquet", "missing", "listed in _manifest.json, but missing", id="missing file"
         ),
         pytest.param("parquet", "cut", "not a Parquet file, or cut short", id="cut file"),
         pytest.param(
@@ -296,7 +299,7 @@ def test_a_flipped_bit_in_a_store_is_refused_and_can_be_quarantined(
 
 
 def test_a_chunk_that_vanishes_after_opening_is_refused(bucket, local):
-    """Zarr would make it up, of fill values."""
+    """Zarr itself would return fill values."""
     url = bucket.put(Path(local["zarr"].url), "d")
     readers = Readers(open_shards(url, storage=bucket.storage))
     assert len(readers.read(0, 0, SPAN_ROWS)[0]) == SPAN_ROWS
@@ -313,35 +316,33 @@ def test_what_was_not_finished_is_not_read_and_nothing_is_overwritten(bucket, lo
     (tmp_path / "mark").write_bytes(b"x")
     write_file(tmp_path / "mark", f"{url}/_unfinished", bucket.storage)
     for look in (open_shards, verify):
-        with pytest.raises(DataError, match="its writing was not finished"):
+        with pytest.raises(DataError, match="writing was not finished"):
             look(url, storage=bucket.storage)
 
 
 def test_files_of_a_web_server_are_read_from_a_list_or_a_manifest(bucket, local, tmp_path):
     bucket.put(Path(local["parquet"].url), "d")
-    place = f"http://127.0.0.1:{bucket.port}/{bucket.url.removeprefix('s3://')}/d"
+    folder = f"http://127.0.0.1:{bucket.port}/{bucket.url.removeprefix('s3://')}/d"
     signature = "X-Amz-Signature=sig-w83k"
     (tmp_path / "list.txt").write_text(
-        "".join(f"{place}/shard-0000{i}.parquet?{signature}\n" for i in range(3))
+        "".join(f"{folder}/shard-0000{i}.parquet?{signature}\n" for i in range(3))
     )
     ours, receipt, stats = rows_of(tmp_path / "list.txt")
     theirs, their_receipt, _ = rows_of(local["parquet"].url)
     assert ours.tobytes() == theirs.tobytes()
     assert receipt == their_receipt
     assert stats["read_bytes"] > 0
-    one = open_shards(f"{place}/shard-00000.parquet?{signature}")
+    one = open_shards(f"{folder}/shard-00000.parquet?{signature}")
     assert signature not in repr(one)
-    assert one.shards[0].url == f"{place}/shard-00000.parquet"
-    assert open_shards(place).fingerprint == local["parquet"].fingerprint
-    assert verify(place).integrity == "verified"
-    with pytest.raises(
-        DataError, match=r"a web server does not say which files it has. Name the files"
-    ):
-        open_shards(f"{place}/nothing")
+    assert one.shards[0].url == f"{folder}/shard-00000.parquet"
+    assert open_shards(folder).fingerprint == local["parquet"].fingerprint
+    assert verify(folder).integrity == "verified"
+    with pytest.raises(DataError, match=r"the files of a web server cannot be listed. Name them"):
+        open_shards(f"{folder}/nothing")
     with pytest.raises(ConfigError, match="read only"):
-        data_gen.generate(f"{place}/new", rows=10)
+        data_gen.generate(f"{folder}/new", rows=10)
     with pytest.raises(DataError) as caught:
-        open_shards(f"{place}/none.parquet?{signature}")
+        open_shards(f"{folder}/none.parquet?{signature}")
     assert "none.parquet" in str(caught.value)
     assert "sig-w83k" not in str(caught.value)
 
@@ -358,18 +359,20 @@ def test_files_of_a_web_server_are_read_from_a_list_or_a_manifest(bucket, local,
         pytest.param(
             {"region": "a"},
             "https://h/x.parquet",
-            "https:// has no use for it; it takes none; use a signed link",
+            "does not apply to https://; it takes none; use a signed link",
             id="of another scheme",
         ),
-        pytest.param({"key": "***"}, "s3://b/x", "keeps no secrets. Give it again", id="redacted"),
-        pytest.param({}, "az://container/x", "az:// needs the account's name", id="no account"),
+        pytest.param(
+            {"key": "***"}, "s3://b/x", "does not contain secrets. Give it again", id="redacted"
+        ),
+        pytest.param({}, "az://container/x", "az:// needs the account name", id="no account"),
         pytest.param(
             {"key": "k"},
             "s3://b/x",
             "s3://: the storage options cannot be used: .*secret_key",
             id="half of a pair",
         ),
-        pytest.param({}, "s3://", "a URL is scheme://bucket/folder", id="no bucket"),
+        pytest.param({}, "s3://", "not a URL of the form scheme://bucket/folder", id="no bucket"),
         pytest.param(
             {}, "s3://me:pw@b/x", r"s3://\*\*\*@b/x: credentials in a URL", id="credentials"
         ),
@@ -382,7 +385,7 @@ def test_what_cannot_be_used_is_refused(options, url, message):
 
 
 def test_every_option_has_a_name_that_both_libraries_take():
-    """Nothing is asked of a network here. gs and az go the way of s3, and are called untested."""
+    """No network is used here; gs and az are documented as untested against a real store."""
     given = {
         "s3": {
             "key": "k",
@@ -396,7 +399,7 @@ def test_every_option_has_a_name_that_both_libraries_take():
         "az": {"key": "account", "secret": "c2VjcmV0", "endpoint_url": "http://h:1"},
     }
     for scheme, options in given.items():
-        assert set(options) <= set(NAMES[scheme])
+        assert set(options) <= set(OPTION_NAMES[scheme])
         storage = make_storage(options)
         assert open_filesystem(scheme, storage).type_name in ("s3", "gcs", "abfs")
         assert type(open_objects(f"{scheme}://bucket/x", storage)).__name__ in (

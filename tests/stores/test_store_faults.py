@@ -1,4 +1,4 @@
-"""A network that fails: no row is lost, retries have an end, and the end is clear."""
+"""A failing network: no row is lost, retries are limited, and the final error is clear."""
 
 import re
 import socket
@@ -26,9 +26,7 @@ FORMATS = pytest.mark.parametrize("format", ["parquet", "zarr"])
 
 @pytest.fixture
 def few_attempts(monkeypatch):
-    """So that an end comes soon: pyarrow waits up to a second before its second attempt, two before
-    the third.
-    """
+    """Fail early: pyarrow waits up to a second before its second attempt, two before the third."""
     monkeypatch.setattr("streamtrain.storage.remote.filesystem.ATTEMPTS", 2)
 
 
@@ -45,24 +43,22 @@ def rows_of(path, **flags):
 @FORMATS
 @pytest.mark.parametrize("fault", ["drop", "503", "stall"])
 def test_a_failing_network_costs_no_row_and_changes_no_order(bucket, local, proxy, format, fault):
-    """Of the data's requests a few fail, each once: those that bring rows, and those that open the
-    shards.
-    """
+    """Requests that open shards and requests that read rows fail, each once."""
     url = bucket.put(Path(local[format].url), "d")
-    asked: Counter[str] = Counter()
+    num_requests: Counter[str] = Counter()
 
     def plan(number: int, method: str, path: str) -> Fault:
-        where = re.search(r"shard-0000(\d)", path)
-        if method != "GET" or where is None:
+        shard = re.search(r"shard-0000(\d)", path)
+        if method != "GET" or shard is None:
             return None
-        asked[where[1]] += 1
-        return fault if asked[where[1]] == 1 + int(where[1]) % 2 else None
+        num_requests[shard[1]] += 1
+        return fault if num_requests[shard[1]] == 1 + int(shard[1]) % 2 else None
 
     proxy.plan = plan
     read = rows_of(url, storage_options=bucket.through(proxy), timeout_seconds=10)
     assert read == rows_of(local[format].url)
     faults = [kind for _, _, kind in proxy.requests if kind]
-    assert faults.count(fault) == len(faults) == len(asked) >= 2, "the faults did come"
+    assert faults.count(fault) == len(faults) == len(num_requests) >= 2, "the faults did come"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +92,7 @@ def test_a_store_that_fails_for_good_ends_the_run_with_its_file_and_soon(
         list(stream)
     assert type(caught.value).__name__ in ("StoreError", "ReadTimeout")
     assert caught.value.exit_code in (3, 4)
-    assert stream.quarantine()["rows"] == 0, "rows that the network kept from us are not called bad"
+    assert stream.quarantine()["rows"] == 0, "rows lost to the network are not quarantined"
     flags = [
         word
         for name, value in bucket.through(proxy).items()
@@ -104,7 +100,7 @@ def test_a_store_that_fails_for_good_ends_the_run_with_its_file_and_soon(
     ]
     assert run(["train", url, *flags, "--out", "run", "--set", "fetch.timeout_seconds=10"]) == 4
     said = capsys.readouterr().err
-    assert re.search(r"error: s3://bucket-\d+/d\S*: the store failed for good", said)
+    assert re.search(r"error: s3://bucket-\d+/d\S*: the request failed after retries", said)
     assert SECRET not in said
     assert not (tmp_path / "run").exists()
     assert len(proxy.requests) < 60
@@ -113,7 +109,7 @@ def test_a_store_that_fails_for_good_ends_the_run_with_its_file_and_soon(
 
 @pytest.mark.slow
 def test_a_process_whose_read_hangs_ends_when_it_has_said_so(bucket, local, proxy, tmp_path):
-    """Pyarrow waits at exit for its store, for a minute and more, and then may abort."""
+    """At exit pyarrow waits for its store for more than a minute, and then may abort."""
     url = bucket.put(Path(local["parquet"].url), "d")
     opened = count()
     proxy.plan = lambda number, method, path: (
@@ -152,10 +148,10 @@ def test_a_process_whose_read_hangs_ends_when_it_has_said_so(bucket, local, prox
 
 
 def test_many_footers_are_read_at_once(bucket, proxy, tmp_path):
-    """The proxy answers nobody before four have asked: one after the other would fail."""
+    """The proxy waits for four concurrent requests, so that sequential ones would fail."""
     data = data_gen.generate(tmp_path / "d", rows=8 * 4 * 8, span_rows=8)
     bucket.put(Path(data.url), "d")
-    proxy.meet = 4
+    proxy.min_concurrent = 4
     files = [f"{bucket.url}/d/shard-{i:05d}.parquet" for i in range(8)]
     (tmp_path / "list.txt").write_text("\n".join(files))
     found = open_shards(str(tmp_path / "list.txt"), storage=make_storage(bucket.through(proxy)))
@@ -166,7 +162,7 @@ def test_an_upload_that_fails_leaves_nothing(bucket, proxy, few_attempts):
     proxy.plan = lambda number, method, path: (
         "503" if method in ("PUT", "POST") and "shard-00001" in path else None
     )
-    with pytest.raises(StoreError, match=r"shard-00001.parquet: the store failed for good"):
+    with pytest.raises(StoreError, match=r"shard-00001.parquet: the request failed after retries"):
         data_gen.generate(
             f"{bucket.url}/d",
             rows=ROWS,
@@ -189,7 +185,7 @@ def test_an_upload_over_a_failing_network_is_whole(bucket, proxy, local):
 
 def test_secrets_in_what_a_library_says_are_hidden(bucket, tmp_path):
     (tmp_path / "x").write_bytes(b"x")
-    # a secret that the library's own message is sure to quote
+    # a secret that the library's own message contains
     storage = make_storage({**bucket.options, "secret": "bucket"})
     with pytest.raises(StoreError) as caught:
         write_file(tmp_path / "x", "s3://no-such-place/x", storage)
@@ -214,7 +210,7 @@ def test_a_store_that_is_silent_when_it_is_opened_is_given_up_in_time(name):
         started = time.monotonic()
         with pytest.raises(
             StoreError,
-            match=rf"s3://b/d.*the store failed for good.*Look at its address {endpoint}",
+            match=rf"s3://b/d.*the request failed after retries.*Check the endpoint {endpoint}",
         ):
             open_shards(f"s3://b/{name}", storage=storage)
     assert time.monotonic() - started < 10

@@ -1,6 +1,4 @@
-"""Footers of Parquet files: what a shard is, whether it is still that, and whether it may be
-decoded.
-"""
+"""Parquet footers: describe a shard, detect that it has changed, validate it before decoding."""
 
 import hashlib
 import os
@@ -13,20 +11,21 @@ import pyarrow.parquet as pq
 
 from streamtrain.errors import DataError, ResourceError, first_line, shown
 from streamtrain.storage.decode import arrow_column
-from streamtrain.storage.parquet.guard import Chunk, read_chunks, refuse_bomb, refuse_false_pages
+from streamtrain.storage.parquet.guard import Chunk, check_footer, check_pages, read_chunks
 from streamtrain.storage.remote.filesystem import open_binary
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.types import LOCAL, MAX_ROWS, Column, Shard, Storage
 
 #: The column chunks of each row group.
 Chunks = list[list[Chunk]]
-_FIRST_BYTES = 1 << 16
+#: Bytes of the first request for a remote footer.
+_TAIL_BYTES = 1 << 16
 
 
 def describe_parquet(url: str, storage: Storage = LOCAL) -> Shard:
-    """The shard of one Parquet file, from its footer alone.
+    """Return the shard of one Parquet file, from its footer alone.
 
-    Raises DataError when the file is cut short, encrypted, or not Parquet, StoreError when its
+    Raises DataError when the file is cut short, encrypted, or not Parquet, and StoreError when its
     store does not answer.
     """
     footer, num_bytes = _read_footer(url, storage)
@@ -45,24 +44,25 @@ def describe_parquet(url: str, storage: Storage = LOCAL) -> Shard:
 
 
 def parquet_source(url: str, storage: Storage = LOCAL) -> tuple[str, int]:
-    """The footer's hash and the file's size: what `Shard.source` and `num_bytes` must equal for it
-    to be the one that was described.
+    """Return the hash of the footer and the size of the file.
+
+    They equal `Shard.source` and `Shard.num_bytes` as long as the file is the one described.
     """
     footer, num_bytes = _read_footer(url, storage)
     return _hash(footer), num_bytes
 
 
 def read_metadata(shard: Shard) -> tuple[pq.FileMetaData, Chunks]:
-    """The parsed footer, and the column chunks of each row group, which Arrow's accessors can then
-    be asked for too.
+    """Return the parsed footer and the column chunks of each row group.
+
+    After this call Arrow's accessors for column chunks are safe to use.
 
     Raises DataError when the file is no longer the one that was described.
     """
-    metadata, footer = read_again(shard)
+    metadata, footer = reread_footer(shard)
+    schema = [metadata.schema.column(index) for index in range(metadata.num_columns)]
     try:
-        chunks = read_chunks(
-            footer, [metadata.schema.column(i) for i in range(metadata.num_columns)]
-        )
+        chunks = read_chunks(footer, schema)
         if len(chunks) != metadata.num_row_groups:
             raise DataError("the footer does not describe its column chunks")
         return metadata, chunks
@@ -70,7 +70,11 @@ def read_metadata(shard: Shard) -> tuple[pq.FileMetaData, Chunks]:
         raise DataError(f"{shard.url}: {error}; the file is damaged. Write it again.") from error
 
 
-def read_again(shard: Shard) -> tuple[pq.FileMetaData, bytes]:
+def reread_footer(shard: Shard) -> tuple[pq.FileMetaData, bytes]:
+    """Return the footer, parsed and as bytes.
+
+    Raises DataError when it is no longer the one that was described.
+    """
     footer, _ = _read_footer(shard.url, shard.storage)
     if _hash(footer) != shard.source:
         raise DataError(
@@ -79,75 +83,86 @@ def read_again(shard: Shard) -> tuple[pq.FileMetaData, bytes]:
     return _parse_footer(shard.url, footer), footer
 
 
-def judge_footer(
-    shard: Shard, columns: Sequence[str], *, checked: bool = False
+def validate_footer(
+    shard: Shard, columns: Sequence[str], *, validated: bool = False
 ) -> tuple[pq.FileMetaData, Chunks | None]:
-    """The footer, after all that it says of `columns` was found fit to be decoded, and what
-    `judge_pages` would read again.
+    """Return the footer after checking all that it says of `columns`, and its column chunks.
 
-    Raises DataError. `checked`: it was judged before; then there are no chunks.
+    Pass the chunks to `validate_pages`, which would otherwise read them again. With `validated`,
+    this footer was validated before: its hash is compared and the chunks are None.
+
+    Raises DataError.
     """
-    if checked:
-        return read_again(shard)[0], None
+    if validated:
+        return reread_footer(shard)[0], None
     metadata, chunks = read_metadata(shard)
-    refuse_other(shard, metadata, chunks, columns)
+    require_unchanged(shard, metadata, chunks, columns)
     return metadata, chunks
 
 
-def judge_pages(shard: Shard, columns: Sequence[str], chunks: Chunks | None) -> None:
-    """What must be seen of a judged file before Arrow decodes `columns` of it.
+def validate_pages(shard: Shard, columns: Sequence[str], chunks: Chunks | None) -> None:
+    """Check the page headers of `columns` before Arrow decodes them.
 
-    Raises DataError. `chunks`: its own, None to read them.
+    `chunks`: what `validate_footer` returned; None to read them again.
+
+    Raises DataError.
     """
     if chunks is None:
         _, chunks = read_metadata(shard)
-    places = [column.name for column in shard.columns]
-    if chunks and len(chunks[0]) == len(places):  # flat: leaves are columns
-        refuse_false_pages(
-            shard, {name: [group[places.index(name)] for group in chunks] for name in columns}
+    names = [column.name for column in shard.columns]
+    if chunks and len(chunks[0]) == len(names):  # a flat schema: leaves are columns
+        check_pages(
+            shard, {name: [group[names.index(name)] for group in chunks] for name in columns}
         )
 
 
-def refuse_other(
+def require_unchanged(
     shard: Shard, metadata: pq.FileMetaData, chunks: Chunks, columns: Sequence[str]
 ) -> None:
-    """Raise DataError when `columns` cannot be read as the shard promises: other row groups than a
-    manifest says, a column that is missing, is no number or is wider, or one whose stored size says
-    that it is a decompression bomb.
+    """Raise DataError when `columns` of the file are not what the shard's description says.
+
+    That is when its row groups differ from those in the manifest, or when a column is missing, is
+    not numeric, is wider than described, or claims a size that only a decompression bomb has.
     """
     if not np.array_equal(_boundaries(shard.url, metadata), shard.boundaries):
         raise DataError(
-            f"{shard.url}: its row groups are not those that were described. Restore the file, or"
-            " write the data set again."
+            f"{shard.url}: its row groups differ from those that were described. Restore the file,"
+            " or write the data set again."
         )
     present = _columns(shard.url, metadata)
     if [column.name for column in present] != [column.name for column in shard.columns]:
         raise DataError(
-            f"{shard.url}: its columns are not those that were described. Restore the file, or"
+            f"{shard.url}: its columns differ from those that were described. Restore the file, or"
             " write the data set again."
         )
-    held = {column.name: (place, column) for place, column in enumerate(present)}
-    promised = {column.name: column.decoded_type for column in shard.columns}
+    by_name = {column.name: (index, column) for index, column in enumerate(present)}
+    described_types = {column.name: column.decoded_type for column in shard.columns}
+    is_flat = metadata.num_columns == len(by_name)  # leaves are columns
     for name in columns:
-        if name not in held:
+        if name not in by_name:
             raise DataError(
-                f"{shard.url}: no column {name!r}. It has {', '.join(map(shown, held))}."
+                f"{shard.url}: no column {name!r}. It has {', '.join(map(shown, by_name))}."
             )
-        place, column = held[name]
+        index, column = by_name[name]
         if column.decoded_type is None:
             raise DataError(
                 f"{shard.url}: column {name!r} has type {column.stored_type}: {column.refusal}."
                 " Leave it out with --features."
             )
-        if column.decoded_type == "float64" and promised.get(name) == "float32":
-            kind = f"has type {column.stored_type}, not the float32 that was described"
-            raise DataError(f"{shard.url}: column {name!r} {kind}. Write the data set again.")
-        if metadata.num_columns == len(held):  # flat: leaves are columns
-            refuse_bomb(shard.url, shard.boundaries, [group[place] for group in chunks], name)
+        if column.decoded_type == "float64" and described_types.get(name) == "float32":
+            raise DataError(
+                f"{shard.url}: column {name!r} has type {column.stored_type}, not the float32 that"
+                " was described. Write the data set again."
+            )
+        if is_flat:
+            check_footer(shard.url, shard.boundaries, [group[index] for group in chunks], name)
 
 
 def _boundaries(url: str, metadata: pq.FileMetaData) -> np.ndarray:
-    """Row groups as edges. Summed as Python integers: a damaged footer may claim any count."""
+    """Return the row group boundaries: int64, from 0 to the number of rows.
+
+    They are summed as Python integers, because a damaged footer may claim any count.
+    """
     edges = [0]
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
@@ -159,21 +174,21 @@ def _boundaries(url: str, metadata: pq.FileMetaData) -> np.ndarray:
         edges.append(edges[-1] + rows)
     if edges[-1] != metadata.num_rows:
         raise DataError(
-            f"{url}: the footer says {metadata.num_rows:,} rows and its row groups {edges[-1]:,}."
-            " Write the file again."
+            f"{url}: the footer claims {metadata.num_rows:,} rows, but its row groups have"
+            f" {edges[-1]:,}. Write the file again."
         )
     return np.array(edges, dtype=np.int64)
 
 
 def _read_footer(url: str, storage: Storage) -> tuple[bytes, int]:
-    """The footer with its length and closing magic, and the size of the file."""
+    """Return the footer, with its length and the closing magic, and the size of the file."""
     try:
         with open_binary(url, storage) as file:
             num_bytes = file.seek(0, os.SEEK_END)
-            # One request brings most footers; on a disk the length comes first.
-            first = _FIRST_BYTES if is_remote(url) else 8
-            file.seek(max(0, num_bytes - first))
-            tail = file.read(first)
+            # One request brings most footers; on a disk the length is read first.
+            tail_bytes = _TAIL_BYTES if is_remote(url) else 8
+            file.seek(max(0, num_bytes - tail_bytes))
+            tail = file.read(tail_bytes)
             if tail[-4:] == b"PARE":
                 raise DataError(f"{url}: the Parquet file is encrypted. Decrypt it first.")
             if tail[-4:] != b"PAR1" or len(tail) < 8:
@@ -199,8 +214,7 @@ def _read_footer(url: str, storage: Storage) -> tuple[bytes, int]:
 
 def _parse_footer(url: str, footer: bytes) -> pq.FileMetaData:
     try:
-        # The footer is parsed from the very bytes that were hashed; nothing else of the file is
-        # needed for that.
+        # Parse the very bytes that were hashed; nothing else of the file is needed.
         return pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
     except MemoryError as error:
         raise ResourceError(
@@ -217,7 +231,7 @@ def _parse_footer(url: str, footer: bytes) -> pq.FileMetaData:
 def _columns(url: str, metadata: pq.FileMetaData) -> tuple[Column, ...]:
     try:
         schema = metadata.schema.to_arrow_schema()
-        seen = Counter(schema.names)
+        counts = Counter(schema.names)
         columns = [arrow_column(field.name, field.type) for field in schema]
     except MemoryError:
         raise
@@ -226,18 +240,18 @@ def _columns(url: str, metadata: pq.FileMetaData) -> tuple[Column, ...]:
             f"{url}: the schema cannot be parsed ({first_line(error)}); the file is damaged. Write"
             " it again."
         ) from error
-    return tuple(
-        (
-            column
-            if seen[column.name] == 1
-            else Column(
-                name=column.name,
-                stored_type=column.stored_type,
-                decoded_type=None,
-                refusal=f"it occurs {seen[column.name]} times",
-            )
-        )
-        for column in columns
+    return tuple(_refuse_repeated(column, counts[column.name]) for column in columns)
+
+
+def _refuse_repeated(column: Column, count: int) -> Column:
+    """Return the column, marked as not decodable when its name occurs more than once."""
+    if count == 1:
+        return column
+    return Column(
+        name=column.name,
+        stored_type=column.stored_type,
+        decoded_type=None,
+        refusal=f"it occurs {count} times",
     )
 
 

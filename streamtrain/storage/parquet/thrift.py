@@ -1,22 +1,29 @@
-"""Thrift's compact protocol, read only: the part that Parquet's footers and page headers use
-(thrift-compact-protocol.md).
+"""Read-only parser for the part of Thrift's compact protocol that Parquet metadata uses.
 
-Arrow reads them too, and in some accessors a damaged footer ends the process (a C++ exception that
-nobody catches). So what we ask of a footer beyond what reading needs, we read ourselves.
+Parquet footers and page headers are such structs (thrift-compact-protocol.md). Arrow parses them
+too, but some of its accessors end the process on a damaged footer (an uncaught C++ exception). What
+we need to know of a footer beyond plain reading is therefore parsed here.
+
+`kernels/page_headers.py` is a deliberate second implementation: it reads the page headers of plain
+column chunks with Numba, because this parser would take a third of the decode time there. This one
+is general and runs once per file. A test compares the two
+(`tests/storage/test_fast_pages.py::test_headers_are_those_of_the_slow_walk`).
 """
 
 from typing import Any
 
 from streamtrain.errors import DataError
 
-_MOST_DEPTH = 32
-_MOST_FIELD = 2**15 - 1
+_MAX_DEPTH = 32
+_MAX_FIELD = 2**15 - 1
 
 
 def read_struct(data: bytes, start: int = 0) -> tuple[dict[int, Any], int]:
-    """One struct as {field: value}, nested ones likewise, binary as bytes; and where it ends.
+    """Return the struct at `start` as {field: value}, and the position after it.
 
-    Raises DataError when it is not one.
+    Nested structs are dicts too; binary values are bytes.
+
+    Raises DataError when the bytes are not a struct.
 
     >>> read_struct(bytes([0x15, 0x04, 0x15, 0x06, 0x00]))
     ({1: 2, 2: 3}, 5)
@@ -27,89 +34,91 @@ def read_struct(data: bytes, start: int = 0) -> tuple[dict[int, Any], int]:
         raise DataError("the Thrift struct cannot be parsed") from error
 
 
-# Plain functions of (bytes, place) → (value, place), for speed: a shard's footer has some thousand
-# values.
+# Plain functions of (bytes, position) → (value, position), for speed: a shard's footer has a few
+# thousand values.
 
 
-def _struct(data: bytes, place: int, depth: int) -> tuple[dict[int, Any], int]:
-    if depth > _MOST_DEPTH:
+def _struct(data: bytes, position: int, depth: int) -> tuple[dict[int, Any], int]:
+    if depth > _MAX_DEPTH:
         raise ValueError("nested too deeply")
     fields: dict[int, Any] = {}
     number = count = 0
-    while (head := data[place]) != 0:
-        place += 1
+    while (head := data[position]) != 0:
+        position += 1
         count += 1
         if head >> 4:
             number += head >> 4
         else:
-            number, place = _integer(data, place)
+            number, position = _integer(data, position)
         kind = head & 15
         if kind in (4, 5, 6):
-            if data[place] < 0x80:  # most numbers are small
-                value = data[place]
+            if data[position] < 0x80:  # most numbers are small
+                value = data[position]
                 fields[number] = value >> 1 ^ -(value & 1)
-                place += 1
+                position += 1
             else:
-                fields[number], place = _integer(data, place)
+                fields[number], position = _integer(data, position)
         elif kind in (1, 2):
             fields[number] = kind == 1
         else:
-            fields[number], place = _value(data, place, kind, depth)
-    # Arrow keeps sixteen bits of a field's number, and joins structs that come twice: it would see
+            fields[number], position = _value(data, position, kind, depth)
+    # Arrow keeps 16 bits of a field number, and merges a struct that occurs twice: it would see
     # another footer than we do.
-    if count and (len(fields) < count or min(fields) < 1 or max(fields) > _MOST_FIELD):
-        raise ValueError("a field twice, or of an impossible number")
-    return fields, place + 1
+    if count and (len(fields) < count or min(fields) < 1 or max(fields) > _MAX_FIELD):
+        raise ValueError("a repeated field, or a field number out of range")
+    return fields, position + 1
 
 
-def _value(data: bytes, place: int, kind: int, depth: int) -> tuple[Any, int]:
+def _value(data: bytes, position: int, kind: int, depth: int) -> tuple[Any, int]:
     if kind == 8:
-        count, place = _varint(data, place)
-        return _binary(data, place, count)
+        count, position = _varint(data, position)
+        return _binary(data, position, count)
     if kind == 12:
-        return _struct(data, place, depth + 1)
+        return _struct(data, position, depth + 1)
     if kind in (9, 10):
-        return _list(data, place, depth)
+        return _list(data, position, depth)
     if kind in (4, 5, 6):
-        return _integer(data, place)
+        return _integer(data, position)
     if kind == 7:
-        return _binary(data, place, 8)
+        return _binary(data, position, 8)
     if kind in (1, 2, 3):
-        return data[place], place + 1
+        return data[position], position + 1
     raise ValueError(f"unknown type {kind}")
 
 
-def _list(data: bytes, place: int, depth: int) -> tuple[list[Any], int]:
-    head = data[place]
-    size, kind, place = head >> 4, head & 15, place + 1
+def _list(data: bytes, position: int, depth: int) -> tuple[list[Any], int]:
+    head = data[position]
+    position += 1
+    size, kind = head >> 4, head & 15
     if size == 15:
-        size, place = _varint(data, place)
-    if size > len(data) - place:  # an element takes a byte at least
+        size, position = _varint(data, position)
+    if size > len(data) - position:  # an element takes at least one byte
         raise ValueError("a list longer than its bytes")
-    found = []
+    values = []
     for _ in range(size):
-        value, place = _value(data, place, kind, depth)
-        found.append(value)
-    return found, place
+        value, position = _value(data, position, kind, depth)
+        values.append(value)
+    return values, position
 
 
-def _binary(data: bytes, place: int, count: int) -> tuple[bytes, int]:
-    if place + count > len(data):
-        raise ValueError("more bytes than there are")
-    return data[place : place + count], place + count
+def _binary(data: bytes, position: int, count: int) -> tuple[bytes, int]:
+    if position + count > len(data):
+        raise ValueError("a value beyond the end of the data")
+    return data[position : position + count], position + count
 
 
-def _varint(data: bytes, place: int) -> tuple[int, int]:
+def _varint(data: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
-    while (byte := data[place]) >= 0x80:
+    while (byte := data[position]) >= 0x80:
         value |= (byte & 0x7F) << shift
         shift += 7
-        place += 1
+        position += 1
         if shift > 63:
-            raise ValueError("a number too long")
-    return value | byte << shift, place + 1
+            raise ValueError("a number longer than 64 bits")
+    return value | byte << shift, position + 1
 
 
-def _integer(data: bytes, place: int) -> tuple[int, int]:
-    value, place = _varint(data, place)
-    return value >> 1 ^ -(value & 1), place
+def _integer(data: bytes, position: int) -> tuple[int, int]:
+    """Return a zigzag-encoded integer, and the position after it."""
+    value, position = _varint(data, position)
+    return value >> 1 ^ -(value & 1), position

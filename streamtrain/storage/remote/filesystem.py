@@ -1,8 +1,7 @@
-"""Files by URL: local paths, and `s3://`, `gs://`, `az://`, `http(s)://` and what else fsspec
-knows. One table of option names.
+"""Files by URL: local paths, `s3://`, `gs://`, `az://`, `http(s)://`, and fsspec's other schemes.
 
-Local files are opened by `open` and by path, as ever; only what has a scheme goes through here to
-pyarrow.fs, or to obstore, which reads `http(s)://` and the chunks of Zarr arrays.
+URLs are opened by pyarrow.fs, or by obstore, which reads `http(s)://` and the chunks of Zarr
+arrays. One table has the option names of all three libraries. Local files are opened by path.
 """
 
 import io
@@ -17,27 +16,32 @@ from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
-import pyarrow.fs
+from pyarrow import fs
 
 from streamtrain.base.redact import HIDDEN, redact_url
 from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError, DataError, first_line, shown
-from streamtrain.storage.remote.remote_file import RemoteFile, Traffic, count_attempts, failure
+from streamtrain.storage.remote.remote_file import (
+    RemoteFile,
+    Traffic,
+    as_store_error,
+    count_attempts,
+)
 from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, split
 from streamtrain.types import LOCAL, Storage
 
 CONNECT_SECONDS = 5.0
 
-#: How often a request is made before its failure counts.
+#: Attempts of a request before it fails.
 ATTEMPTS = 10
 
-#: Of `fetch.timeout_seconds`, within which a read must end: a request that is silent for a tenth of
-#: it is made again.
-_REQUESTS_A_READ = 10
+#: A read must end within `fetch.timeout_seconds`; a request that is silent for one tenth of that is
+#: repeated.
+_REQUESTS_PER_READ = 10
 
-#: fsspec's name of an option → what pyarrow.fs and obstore call it. Schemes that are not here take
-#: all of them, as fsspec does.
-NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = {
+#: Scheme → option in fsspec's naming → its names in pyarrow.fs and obstore. A scheme that is not
+#: listed takes all options, with fsspec's names.
+OPTION_NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "s3": {
         "key": ("access_key", "access_key_id"),
         "secret": ("secret_key", "secret_access_key"),
@@ -65,14 +69,13 @@ _STREAM_BYTES = 8 << 20
 
 
 def make_storage(options: Mapping[str, str] | None, *, timeout_seconds: float = 300.0) -> Storage:
-    """The options of an object store, with names that are known.
+    """Return the validated options of an object store.
 
-    Raises ConfigError for another name, or a secret that was redacted.
+    `timeout_seconds`: `fetch.timeout_seconds`; a request may be silent for one tenth of it.
 
-    `timeout_seconds`: `fetch.timeout_seconds`, of which a request may be silent for a tenth; left
-    out: 300, so 30 a request.
+    Raises ConfigError for an unknown name, and for a secret that was redacted.
     """
-    known = sorted({name for names in NAMES.values() for name in names})
+    known = sorted({name for names in OPTION_NAMES.values() for name in names})
     given = {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in (options or {}).items()
@@ -80,30 +83,32 @@ def make_storage(options: Mapping[str, str] | None, *, timeout_seconds: float = 
     for name, value in given.items():
         if name not in known:
             raise ConfigError(
-                f"storage option {shown(name)!r} is unknown; there are"
+                f"storage option {shown(name)!r} is unknown; known are"
                 f" {', '.join(known)}.{did_you_mean(name, known)}"
             )
         if value == HIDDEN:
             raise ConfigError(
-                f"storage option {name}: the config of a run keeps no secrets. Give it again:"
-                f" --storage-option {name}=…"
+                f"storage option {name}: the config of a run does not contain secrets. Give it"
+                f" again: --storage-option {name}=…"
             )
     return Storage(
-        options=tuple(sorted(given.items())), request_seconds=timeout_seconds / _REQUESTS_A_READ
+        options=tuple(sorted(given.items())), request_seconds=timeout_seconds / _REQUESTS_PER_READ
     )
 
 
 def take_query(url: str, storage: Storage) -> tuple[str, Storage]:
-    """A link without what it has behind `?`, which `storage` keeps.
+    """Return a link without its query, and a storage that knows the query.
 
-    Raises ConfigError for a URL that carries a user or a password.
+    The query of a signed link is a secret. Other URLs are returned unchanged.
+
+    Raises ConfigError for a URL with a user name or a password.
     """
     if not is_remote(url):
         return url, storage
     _scheme, _, rest = url.partition("://")
     if "@" in rest.partition("/")[0]:
         raise ConfigError(
-            f"{redact_url(url)}: credentials in a URL are not read. Give them with"
+            f"{redact_url(url)}: credentials in a URL are not supported. Give them with"
             " --storage-option, or use a signed link."
         )
     if not is_web(url):
@@ -118,8 +123,8 @@ def take_query(url: str, storage: Storage) -> tuple[str, Storage]:
 
 
 @lru_cache(64)
-def open_filesystem(scheme: str, storage: Storage) -> pa.fs.FileSystem:
-    """Pyarrow's file system of a scheme, or fsspec's where pyarrow has none.
+def open_filesystem(scheme: str, storage: Storage) -> fs.FileSystem:
+    """Return pyarrow's file system of a scheme, or fsspec's where pyarrow has none.
 
     Raises ConfigError for options that it cannot use.
     """
@@ -127,7 +132,7 @@ def open_filesystem(scheme: str, storage: Storage) -> pa.fs.FileSystem:
         return _make_filesystem(scheme, storage)
     except ConfigError:
         raise
-    # half of a pair of keys, an endpoint that is no address
+    # half of a pair of keys, an invalid endpoint
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"{shown(scheme)}://: the storage options cannot be used:"
@@ -135,63 +140,77 @@ def open_filesystem(scheme: str, storage: Storage) -> pa.fs.FileSystem:
         ) from None
 
 
-def _make_filesystem(scheme: str, storage: Storage) -> pa.fs.FileSystem:
-    if scheme not in NAMES:
+def _make_filesystem(scheme: str, storage: Storage) -> fs.FileSystem:
+    if scheme not in OPTION_NAMES:
         try:
-            return pa.fs.PyFileSystem(
-                pa.fs.FSSpecHandler(fsspec.filesystem(scheme, **dict(storage.options)))
-            )
+            handler = fs.FSSpecHandler(fsspec.filesystem(scheme, **dict(storage.options)))
         except (ValueError, ImportError, TypeError) as error:
             raise ConfigError(
                 f"{shown(scheme)}://: no file system is known or can be opened:"
                 f" {storage.redact(str(error))}."
             ) from None
-    names, end = translated(scheme, storage, _ARROW), _REQUESTS_A_READ * storage.request_seconds
-    endpoint = urlsplit(names.get("endpoint_override", names.get("blob_storage_authority", "")))
+        return fs.PyFileSystem(handler)
+    options = client_options(scheme, storage, _ARROW)
     if scheme == "s3":
-        return pa.fs.S3FileSystem(
-            **names,
-            request_timeout=storage.request_seconds,
-            connect_timeout=min(CONNECT_SECONDS, storage.request_seconds),
-            retry_strategy=pa.fs.AwsStandardS3RetryStrategy(
-                max_attempts=count_attempts(storage.request_seconds, end, ATTEMPTS)
-            ),
-        )
+        return _s3_filesystem(options, storage.request_seconds)
     if scheme == "gs":
-        if endpoint.netloc:
-            names |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
-        if "access_token" in names:
-            names["credential_token_expiration"] = datetime.now(UTC) + timedelta(hours=1)
-        return pa.fs.GcsFileSystem(
-            **names, retry_time_limit=timedelta(seconds=ATTEMPTS * storage.request_seconds)
-        )
+        return _gcs_filesystem(options, storage.request_seconds)
+    return _azure_filesystem(options)
+
+
+def _s3_filesystem(options: dict[str, Any], request_seconds: float) -> fs.FileSystem:
+    read_seconds = _REQUESTS_PER_READ * request_seconds
+    return fs.S3FileSystem(
+        **options,
+        request_timeout=request_seconds,
+        connect_timeout=min(CONNECT_SECONDS, request_seconds),
+        retry_strategy=fs.AwsStandardS3RetryStrategy(
+            max_attempts=count_attempts(request_seconds, read_seconds, ATTEMPTS)
+        ),
+    )
+
+
+def _gcs_filesystem(options: dict[str, Any], request_seconds: float) -> fs.FileSystem:
+    endpoint = urlsplit(options.get("endpoint_override", ""))
     if endpoint.netloc:
-        names |= {"blob_storage_authority": endpoint.netloc, "blob_storage_scheme": endpoint.scheme}
-    if "account_name" not in names:
+        options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
+    if "access_token" in options:
+        options["credential_token_expiration"] = datetime.now(UTC) + timedelta(hours=1)
+    retry_seconds = ATTEMPTS * request_seconds
+    return fs.GcsFileSystem(**options, retry_time_limit=timedelta(seconds=retry_seconds))
+
+
+def _azure_filesystem(options: dict[str, Any]) -> fs.FileSystem:
+    endpoint = urlsplit(options.get("blob_storage_authority", ""))
+    if endpoint.netloc:
+        options["blob_storage_authority"] = endpoint.netloc
+        options["blob_storage_scheme"] = endpoint.scheme
+    if "account_name" not in options:
         raise ConfigError(
-            "az:// needs the account's name: --storage-option key=ACCOUNT (and secret=, or token="
-            " for a SAS)."
+            "az:// needs the account name: --storage-option key=ACCOUNT (and secret=, or token= for"
+            " a SAS)."
         )
-    return pa.fs.AzureFileSystem(**names)
+    return fs.AzureFileSystem(**options)
 
 
-def translated(scheme: str, storage: Storage, library: int) -> dict[str, Any]:
-    """The options as a library calls them.
+def client_options(scheme: str, storage: Storage, library: int) -> dict[str, Any]:
+    """Return the options under the names of a library, `_ARROW` or `_OBSTORE`.
 
-    Raises ConfigError for one that the scheme has no use for.
+    Raises ConfigError for an option that does not apply to the scheme.
     """
-    names, found = NAMES[scheme], {}
+    names = OPTION_NAMES[scheme]
+    options: dict[str, Any] = {}
     for name, value in storage.options:
         if name not in names:
-            use = f"it takes {', '.join(names)}" if names else "it takes none; use a signed link"
-            raise ConfigError(f"storage option {name}: {scheme}:// has no use for it; {use}.")
-        found[names[name][library]] = (
-            value if name != "anon" else value in ("true", "1", "yes", "on")
-        )
+            advice = f"it takes {', '.join(names)}" if names else "it takes none; use a signed link"
+            raise ConfigError(f"storage option {name} does not apply to {scheme}://; {advice}.")
+        is_flag = name == "anon"
+        options[names[name][library]] = value in ("true", "1", "yes", "on") if is_flag else value
     if scheme == "s3" and "endpoint_url" not in dict(storage.options):
-        elsewhere = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        found |= {names["endpoint_url"][library]: elsewhere} if elsewhere else {}
-    return found
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:
+            options[names["endpoint_url"][library]] = endpoint
+    return options
 
 
 def read_range(
@@ -202,132 +221,127 @@ def read_range(
     storage: Storage,
     traffic: Traffic | None = None,
 ) -> bytes:
-    """A known range of a file below a remote folder, in one request where obstore knows the scheme.
+    """Return a range of a file below a remote folder.
 
-    Raises as `open_binary` does.
+    It takes one request where obstore knows the scheme. Raises as `open_binary` does.
     """
-    if split(folder)[0] not in NAMES:
+    if split(folder)[0] not in OPTION_NAMES:
         with open_binary(f"{folder}/{name}", storage, traffic) as file:
             file.seek(start)
             return file.read(length)
-    objects, started = open_objects(folder, storage), time.perf_counter()
-    import obstore  # of the extras; `open_objects` says so where it is missing
+    objects = open_objects(folder, storage)
+    started = time.perf_counter()
+    import obstore  # from an extra; `open_objects` raises where it is missing
 
-    with failure(f"{folder}/{name}", storage):
-        found = obstore.get_range(objects, name, start=start, length=length).to_bytes()
+    with as_store_error(f"{folder}/{name}", storage):
+        content = obstore.get_range(objects, name, start=start, length=length).to_bytes()
     if traffic is not None:
-        traffic.add(len(found), time.perf_counter() - started)
-    return found
+        traffic.add(len(content), time.perf_counter() - started)
+    return content
 
 
 @lru_cache(256)
 def open_objects(url: str, storage: Storage) -> Any:
-    """Obstore's store whose root is `url`: a folder of a bucket, or one file over http(s).
+    """Return obstore's store whose root is `url`: a folder of a bucket, or one file over http(s).
 
-    Raises ConfigError when obstore is not there.
+    Raises ConfigError when obstore is not installed.
     """
     scheme, _, rest = url.partition("://")
     try:
-        from obstore import store  # of the extras [s3], [gcs], [azure]
+        from obstore import store  # from the extras [s3], [gcs], [azure]
     except ImportError:
         raise ConfigError(
             f"{scheme}:// needs obstore for this: pip install 'streamtrain[s3]' (or [gcs],"
             " [azure])."
         ) from None
-    client = {
+    client: Any = {
         "connect_timeout": timedelta(seconds=min(CONNECT_SECONDS, storage.request_seconds)),
         "read_timeout": timedelta(seconds=storage.request_seconds),
         "timeout": timedelta(seconds=ATTEMPTS * storage.request_seconds),
         "allow_http": True,
     }
-    retry = {
+    retry: Any = {
         "max_retries": ATTEMPTS - 1,
         "retry_timeout": timedelta(seconds=ATTEMPTS * storage.request_seconds),
     }
-    names = translated(scheme, storage, _OBSTORE)
+    options = client_options(scheme, storage, _OBSTORE)
     if is_web(url):
         query = dict(storage.queries).get(url)
-        return store.HTTPStore(
-            f"{url}?{query}" if query else url, client_options=client, retry_config=retry
-        )
+        address = f"{url}?{query}" if query else url
+        return store.HTTPStore(address, client_options=client, retry_config=retry)
     bucket, _, prefix = rest.partition("/")
-    make = {"s3": store.S3Store, "gs": store.GCSStore, "az": store.AzureStore}[scheme]
-    return make(bucket, prefix=prefix or None, **names, client_options=client, retry_config=retry)
+    stores = {"s3": store.S3Store, "gs": store.GCSStore, "az": store.AzureStore}
+    return stores[scheme](
+        bucket, prefix=prefix or None, **options, client_options=client, retry_config=retry
+    )
 
 
 def open_binary(
     url: str, storage: Storage = LOCAL, traffic: Traffic | None = None
 ) -> BinaryIO | RemoteFile:
-    """A file to read and seek in.
+    """Open a file to read and seek in.
 
     Raises OSError for a local file, FileNotFoundError or StoreError for a remote one.
     """
-    if not is_remote(url):
-        return open(url, "rb")
-    scheme, path = split(url)
+    return open_remote(url, storage, traffic) if is_remote(url) else open(url, "rb")
+
+
+def open_remote(url: str, storage: Storage, traffic: Traffic | None = None) -> RemoteFile:
+    """Open a remote file to read and seek in. Raises FileNotFoundError, StoreError."""
     if is_web(url):
         objects = open_objects(url, storage)
-        import obstore  # of the extras; `open_objects` says so where it is missing
+        import obstore  # from an extra; `open_objects` raises where it is missing
 
-        with failure(url, storage):
+        with as_store_error(url, storage):
             size = obstore.head(objects, "")["size"]
-        return RemoteFile(
-            url,
-            storage,
-            size,
-            lambda start, length: pa.py_buffer(
-                obstore.get_range(objects, "", start=start, length=length)
-            ),
-            traffic,
-        )
-    files = open_filesystem(scheme, storage)
-    with failure(url, storage):
-        file = files.open_input_file(path)
-        return RemoteFile(
-            url,
-            storage,
-            file.size(),
-            lambda start, length: pa.py_buffer(file.read_at(length, start)),
-            traffic,
-        )
+
+        def read_range(start: int, length: int) -> pa.Buffer:
+            return pa.py_buffer(obstore.get_range(objects, "", start=start, length=length))
+    else:
+        scheme, path = split(url)
+        files = open_filesystem(scheme, storage)
+        with as_store_error(url, storage):
+            file = files.open_input_file(path)
+            size = file.size()
+
+        def read_range(start: int, length: int) -> pa.Buffer:
+            return pa.py_buffer(file.read_at(length, start))
+
+    return RemoteFile(url, storage, size, read_range, traffic)
 
 
-def open_sequential(url: str, storage: Storage = LOCAL) -> BinaryIO:
-    """As `open_binary`, for reading from start to end: an object comes in requests of 8 MiB."""
-    file = open_binary(url, storage)
-    return io.BufferedReader(file, _STREAM_BYTES) if is_remote(url) else file
+def open_sequential(url: str, storage: Storage = LOCAL) -> io.BufferedReader:
+    """Open a file to read from start to end; an object is fetched in requests of 8 MiB."""
+    if not is_remote(url):
+        return open(url, "rb")
+    return io.BufferedReader(open_remote(url, storage), _STREAM_BYTES)
 
 
 def open_stream(url: str, storage: Storage = LOCAL) -> Any:
-    """A file to read from its start on, decompressed where its name says so: for pyarrow's readers
-    of CSV.
-    """
+    """Open a file for pyarrow's CSV reader, decompressed according to its suffix."""
     if not is_remote(url):
         return url
     scheme, path = split(url)
     if is_web(url):
-        return (
-            pa.CompressedInputStream(pa.PythonFile(open_binary(url, storage)), "gzip")
-            if path.endswith(".gz")
-            else pa.PythonFile(open_binary(url, storage))
-        )
-    with failure(url, storage):
+        file = pa.PythonFile(open_remote(url, storage))
+        return pa.CompressedInputStream(file, "gzip") if path.endswith(".gz") else file
+    with as_store_error(url, storage):
         return open_filesystem(scheme, storage).open_input_stream(path)
 
 
 def read_file(url: str, storage: Storage = LOCAL) -> bytes:
-    """All of a small file. Raises as `open_binary` does."""
+    """Return all of a small file. Raises as `open_binary` does."""
     with open_binary(url, storage) as file:
         return file.read()
 
 
 def file_size(url: str, storage: Storage = LOCAL) -> int | None:
-    """Bytes of a file; None when there is no file by this name. Raises StoreError."""
+    """Return the bytes of a file; None when it does not exist. Raises StoreError."""
     if not is_remote(url):
         return os.path.getsize(url) if os.path.isfile(url) else None
     if is_web(url):
         try:
-            return open_binary(url, storage).size
+            return open_remote(url, storage).size
         except FileNotFoundError:
             return None
     info = _info(url, storage)
@@ -335,39 +349,35 @@ def file_size(url: str, storage: Storage = LOCAL) -> int | None:
 
 
 def is_folder(url: str, storage: Storage = LOCAL) -> bool:
-    """Whether there are files below `url`; nobody knows of http(s). Raises StoreError."""
+    """Return whether `url` is a folder; False for http(s). Raises StoreError."""
     if not is_remote(url):
         return os.path.isdir(url)
-    return not is_web(url) and _info(url, storage).type == pa.fs.FileType.Directory
+    return not is_web(url) and _info(url, storage).type == fs.FileType.Directory
 
 
 def list_files(url: str, storage: Storage) -> dict[str, int]:
-    """Relative name → size of every remote file below `url`. Raises StoreError."""
+    """Return relative name → size of every remote file below `url`. Raises StoreError."""
     scheme, path = split(url)
     if is_web(url):
         raise DataError(
-            f"{url}: a web server does not say which files it has. Name the files: one URL a line"
-            " in a .txt file."
+            f"{url}: the files of a web server cannot be listed. Name them in a .txt file, one URL"
+            " per line."
         )
     files = open_filesystem(scheme, storage)
-    with failure(url, storage):
-        found = files.get_file_info(pa.fs.FileSelector(path, recursive=True, allow_not_found=True))
-    root = path.rstrip("/") + "/"
-    return {
-        info.path.lstrip("/").removeprefix(root.lstrip("/")): info.size
-        for info in found
-        if info.is_file
-    }
+    with as_store_error(url, storage):
+        infos = files.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    root = (path.rstrip("/") + "/").lstrip("/")
+    return {info.path.lstrip("/").removeprefix(root): info.size for info in infos if info.is_file}
 
 
 def write_file(path: Path, url: str, storage: Storage) -> None:
     """Copy a local file to a store. Raises StoreError."""
-    scheme, to = split(url)
+    scheme, target_path = split(url)
     files = open_filesystem(scheme, storage)
     with (
-        failure(url, storage),
+        as_store_error(url, storage),
         open(path, "rb") as source,
-        files.open_output_stream(to, compression=None) as target,
+        files.open_output_stream(target_path, compression=None) as target,
     ):
         while block := source.read(_STREAM_BYTES):
             target.write(block)
@@ -376,20 +386,12 @@ def write_file(path: Path, url: str, storage: Storage) -> None:
 def delete_file(url: str, storage: Storage) -> None:
     """Remove a file from a store. Raises StoreError, FileNotFoundError."""
     scheme, path = split(url)
-    with failure(url, storage):
+    with as_store_error(url, storage):
         open_filesystem(scheme, storage).delete_file(path)
 
 
-def refuse_read_only(url: str) -> None:
-    """Raise ConfigError where nothing can be written."""
-    if is_web(url):
-        raise ConfigError(
-            f"{redact_url(url)}: http(s) is read only. Write to a folder or an object store."
-        )
-
-
-def _info(url: str, storage: Storage) -> pa.fs.FileInfo:
+def _info(url: str, storage: Storage) -> fs.FileInfo:
     scheme, path = split(url)
     files = open_filesystem(scheme, storage)
-    with failure(url, storage):
+    with as_store_error(url, storage):
         return files.get_file_info([path])[0]

@@ -1,8 +1,7 @@
-"""How often a request is made before its failure counts, so that a store which stays silent is
-given up in time.
+"""A file in an object store, as Python and Arrow read files.
 
-One file of an object store as Python and Arrow read files, with its traffic counted and its
-failures named.
+Its traffic is counted, and its failures become one StoreError that names the file. Retries are
+limited, so that a store that stays silent is given up in time.
 """
 
 import errno
@@ -20,22 +19,22 @@ from streamtrain.base.redact import redact_url
 from streamtrain.errors import StoreError, shown
 from streamtrain.types import Storage
 
-#: pyarrow's waits before it makes a request again are drawn from 1, 2, 4 … seconds at most, and
-#: never longer than this.
-_LONGEST_WAIT = 20.0
+#: Before retry n, pyarrow waits a random time of at most 2^(n-1) seconds, up to this limit.
+_MAX_WAIT_SECONDS = 20.0
 
 
-def count_attempts(request_seconds: float, end_seconds: float, most: int) -> int:
-    """Attempts of `request_seconds` each that fit into `end_seconds` with pyarrow's waits between
-    them: 2 at least, `most` at most.
+def count_attempts(request_seconds: float, total_seconds: float, max_attempts: int) -> int:
+    """Return how many attempts of `request_seconds` fit into `total_seconds`.
+
+    pyarrow's waits between attempts are included. At least 2, at most `max_attempts`.
 
     >>> [count_attempts(seconds, 10 * seconds, 10) for seconds in (0.1, 2.0, 30.0, 600.0)]
     [2, 4, 7, 9]
     """
     used, attempts = request_seconds, 1
-    while attempts < most:
-        used += min(2.0 ** (attempts - 1), _LONGEST_WAIT) + request_seconds
-        if used > end_seconds:
+    while attempts < max_attempts:
+        used += min(2.0 ** (attempts - 1), _MAX_WAIT_SECONDS) + request_seconds
+        if used > total_seconds:
             break
         attempts += 1
     return max(2, attempts)
@@ -43,8 +42,9 @@ def count_attempts(request_seconds: float, end_seconds: float, most: int) -> int
 
 @dataclass(slots=True)
 class Traffic:
-    """What came from object stores: bytes, and the seconds that their requests took, added up over
-    threads. Thread-safe.
+    """Bytes read from object stores, and the seconds their requests took, summed over threads.
+
+    Thread-safe.
     """
 
     read_bytes: int = 0
@@ -52,15 +52,17 @@ class Traffic:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def add(self, read_bytes: int, read_seconds: float) -> None:
+        """Count one request."""
         with self._lock:
             self.read_bytes += read_bytes
             self.read_seconds += read_seconds
 
 
 @contextmanager
-def failure(url: str, storage: Storage) -> Iterator[None]:
-    """Whatever a store's client raises becomes one StoreError that names the file and no secret; a
-    missing file stays FileNotFoundError.
+def as_store_error(url: str, storage: Storage) -> Iterator[None]:
+    """Turn whatever a store's client raises into one StoreError.
+
+    It names the file and no secret. A missing file stays FileNotFoundError.
     """
     try:
         yield
@@ -68,21 +70,23 @@ def failure(url: str, storage: Storage) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such file", url) from None
-    # pyarrow raises OSError, obstore its own, fsspec's file systems whatever they like
+    # pyarrow raises OSError, obstore its own errors, fsspec's file systems any exception
     except Exception as error:
         lines = str(error).strip().splitlines()
         cause = shown(storage.redact(lines[0].rstrip(". "))) if lines else type(error).__name__
-        at = f"its address {redact_url(storage.endpoint)}" if storage.endpoint else "its address"
+        endpoint = "the endpoint"
+        if storage.endpoint:
+            endpoint += f" {redact_url(storage.endpoint)}"
         raise StoreError(
-            f"{url}: the store failed for good: {cause}. Look at {at}, the credentials and the"
-            " network."
+            f"{url}: the request failed after retries: {cause}. Check {endpoint}, the credentials"
+            " and the network."
         ) from None
 
 
 class RemoteFile(io.RawIOBase):
-    """A file of known size, read by range.
+    """A file of known size that is read by range.
 
-    `read_range(start, length)` → a buffer. For one thread at a time; holds no connection.
+    `read_range(start, length)` returns a buffer. For one thread at a time; holds no connection.
     """
 
     def __init__(
@@ -93,50 +97,58 @@ class RemoteFile(io.RawIOBase):
         read_range: Callable[[int, int], pa.Buffer],
         traffic: Traffic | None = None,
     ):
-        self.size, self._url, self._storage, self._read_range = size, url, storage, read_range
+        self.size = size
+        self._url = url
+        self._storage = storage
+        self._read_range = read_range
         self._traffic = traffic or Traffic()
-        self._place = 0
+        self._position = 0
 
     def read_buffer(self, length: int = -1) -> pa.Buffer:
-        """The next `length` bytes, or fewer at the file's end, without a copy: what Arrow calls.
+        """Return the next `length` bytes without a copy; fewer at the end of the file.
 
-        Raises StoreError.
+        Arrow calls this method instead of `read`. Raises StoreError.
         """
-        left = max(self.size - self._place, 0)
+        left = max(self.size - self._position, 0)
         length = left if length is None or length < 0 else min(length, left)
         if not length:
             return pa.py_buffer(b"")
         started = time.perf_counter()
-        with failure(self._url, self._storage):
-            found = self._read_range(self._place, length)
-        if len(found) != length:
+        with as_store_error(self._url, self._storage):
+            content = self._read_range(self._position, length)
+        if len(content) != length:
             raise StoreError(
-                f"{self._url}: the store gave {len(found):,} bytes at {self._place:,} where"
-                f" {length:,} were asked for. Try again."
+                f"{self._url}: the store returned {len(content):,} bytes at {self._position:,}"
+                f" instead of {length:,}. Try again."
             )
         self._traffic.add(length, time.perf_counter() - started)
-        self._place += length
-        return found
+        self._position += length
+        return content
 
     def read(self, length: int = -1) -> bytes:
+        """Return the next `length` bytes, by default all that are left."""
         return self.read_buffer(length).to_pybytes()
 
     def readinto(self, target: bytearray | memoryview) -> int:
-        found = self.read_buffer(len(target))
-        memoryview(target).cast("B")[: len(found)] = memoryview(found).cast("B")
-        return len(found)
+        """Fill `target` with the next bytes; return their number."""
+        content = self.read_buffer(len(target))
+        memoryview(target).cast("B")[: len(content)] = memoryview(content).cast("B")
+        return len(content)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._place = max(
-            0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size}[whence]
-        )
-        return self._place
+        """Move to a position, and return it."""
+        origins = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}
+        self._position = max(0, offset + origins[whence])
+        return self._position
 
     def tell(self) -> int:
-        return self._place
+        """Return the position."""
+        return self._position
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True

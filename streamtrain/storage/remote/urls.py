@@ -1,7 +1,4 @@
-"""Paths and URLs as text: which is which, in one form, and what leads from one to another.
-
-Nothing is opened.
-"""
+"""Classify, normalise and split paths and URLs as text; nothing is opened."""
 
 import os
 import re
@@ -13,18 +10,19 @@ _WEB = ("http", "https")
 
 
 def is_remote(url: str) -> bool:
-    """Whether a path is a URL; all else is a local file or folder."""
+    """Return whether a path is a URL; any other path is a local file or folder."""
     return "://" in url
 
 
 def is_web(url: str) -> bool:
-    """Whether it is http(s), where nothing can be listed or written."""
+    """Return whether a URL is http(s), where nothing can be listed or written."""
     return url.partition("://")[0].lower() in _WEB
 
 
 def normal_url(path: str | os.PathLike[str]) -> str:
-    """A local path made absolute; a URL with its scheme in small letters and without a slash at its
-    end. Raises ConfigError for no URL.
+    """Return a local path as absolute, a URL with a lower-case scheme and no trailing slash.
+
+    Raises ConfigError for an invalid URL.
     """
     path = os.fspath(path)
     if not is_remote(path):
@@ -36,19 +34,29 @@ def normal_url(path: str | os.PathLike[str]) -> str:
 
 
 def relative_url(url: str, root: str) -> str:
-    """What leads from a folder to a file below it, both as `normal_url` gives them.
+    """Return the relative path from a folder to a file below it, both as `normal_url` returns them.
 
     >>> relative_url("s3://b/a/c.parquet", "s3://b/a"), relative_url("/a/c.parquet", "/a")
     ('c.parquet', 'c.parquet')
     """
-    return (
-        url.removeprefix(root.rstrip("/") + "/") if is_remote(url) else os.path.relpath(url, root)
-    )
+    if is_remote(url):
+        return url.removeprefix(root.rstrip("/") + "/")
+    return os.path.relpath(url, root)
 
 
 def split(url: str) -> tuple[str, str]:
-    """Scheme and path of a URL. Raises ConfigError when there is no bucket."""
+    """Return scheme and path of a URL. Raises ConfigError when there is no bucket."""
     scheme, _, path = url.partition("://")
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) or not path:
-        raise ConfigError(f"{shown(redact_url(url))}: a URL is scheme://bucket/folder.")
+        raise ConfigError(
+            f"{shown(redact_url(url))}: not a URL of the form scheme://bucket/folder."
+        )
     return scheme, path
+
+
+def refuse_read_only(url: str) -> None:
+    """Raise ConfigError where nothing can be written."""
+    if is_web(url):
+        raise ConfigError(
+            f"{redact_url(url)}: http(s) is read only. Write to a folder or an object store."
+        )

@@ -1,16 +1,21 @@
-"""`ingest`: foreign data → verified shards with even spans, in one streaming pass."""
+"""`ingest`: rewrite foreign data as verified shards with equal spans, in one streaming pass."""
 
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
 from streamtrain.base.redact import redact_url
-from streamtrain.base.words import did_you_mean
 from streamtrain.errors import DataError, shown
-from streamtrain.storage.dataset import choose_columns, open_shards
+from streamtrain.storage.dataset import (
+    choose_columns,
+    missing_column_message,
+    open_shards,
+    repeated_names_message,
+)
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.write.tables import Piece, Table, open_tables
@@ -28,13 +33,14 @@ def ingest(
     span_rows: int = 262_144,
     storage_options: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Rewrite CSV (also gzipped), Arrow / Feather, Parquet or Zarr as shards of 16 spans, with
-    checksums and a manifest.
+    """Rewrite CSV (also gzipped), Arrow / Feather, Parquet or Zarr as our own shards.
 
-    The target is moved last; columns that are not numbers are left out unless they are named, then
-    refused. Both formats get the same spans. Memory is bounded by a few spans. `storage_options`
-    are those of `source` and `out` alike. Raises DataError, and ConfigError when `out` is not
-    empty; either leaves nothing behind.
+    A shard has 16 spans of `span_rows` rows, with checksums, and a manifest lists all shards. Both
+    formats get the same spans. The target becomes the last column. Columns that are not numeric are
+    left out with a warning; one that is named is refused. `storage_options` apply to `source` and
+    `out`. Memory is bounded by a few spans.
+
+    Raises DataError, and ConfigError when `out` is not empty; neither leaves anything behind.
     """
     storage = make_storage(storage_options)
     source, out = os.fspath(source), normal_url(out)
@@ -57,14 +63,14 @@ def ingest(
         )
     numeric = [column.name for column in tables[0].columns if column.decoded_type]
     columns = choose_columns(numeric, features, target, source)
-    left = [
+    not_numeric = [
         f"{shown(column.name)} ({column.stored_type})"
         for column in tables[0].columns
         if column.decoded_type is None
     ]
-    if left and features is None:
+    if not_numeric and features is None:
         warnings.warn(
-            f"left out, since they are not numbers: {', '.join(left)}. Name a column with"
+            f"left out, since they are not numbers: {', '.join(not_numeric)}. Name a column with"
             " --features to have it checked.",
             stacklevel=2,
         )
@@ -78,22 +84,17 @@ def ingest(
 
 
 def _refuse_names(table: Table, target: str | None) -> None:
-    """Raise DataError for the first line of a CSV that is no line of names, and for names that
-    stand for two columns.
+    """Raise DataError for repeated names, and for a CSV whose first line is not a header.
 
-    Who names columns has looked at them, so `features` are taken as they are, and so is a number
-    that is a `target`.
+    A number may be the name of a column where the user has named it as the target.
     """
     names = [column.name for column in table.columns]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(
-            f"{table.url}: it has columns of one name twice:"
-            f" {', '.join(repr(name) for name in twice)}. Rename them, or choose others with"
-            " --features and --target."
-        )
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(repeated_names_message(table.url, repeated))
     if not table.is_csv:
         return
-    if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
+    other = next((separator for separator in ";\t|" if separator in names[0]), None)
+    if len(names) == 1 and other:
         raise DataError(
             f"{table.url}: its fields are separated by {other!r}, not by commas. Write it with"
             " commas."
@@ -101,8 +102,8 @@ def _refuse_names(table: Table, target: str | None) -> None:
     if target is None and all(map(_is_number, names)):
         shown_names = ", ".join(map(shown, names[:4])) + (", …" if len(names) > 4 else "")
         raise DataError(
-            f"{table.url}: its first line has numbers for names: {shown_names}. If it is a row, put"
-            " a line of names above it; if these are names, say which is the target with --target."
+            f"{table.url}: its first line has numbers as column names: {shown_names}. If it is a"
+            " row, put a header line above it; if these are names, choose the target with --target."
         )
 
 
@@ -114,25 +115,24 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> str:
-    """float32 when that holds every column of every table.
+def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> Literal["float32", "float64"]:
+    """Return float32 when that holds every column of every table exactly, else float64.
 
-    Raises DataError naming columns that are missing or no numbers.
+    Raises DataError naming every column that is missing or not numeric.
     """
-    problems, types = [], set()
+    problems: list[str] = []
+    types = set()
     for table in tables:
         by_name = {column.name: column for column in table.columns}
         for name in columns:
             column = by_name.get(name)
             if column is None:
-                names = list(map(shown, by_name))
-                problems.append(
-                    f"{table.url}: no column {name!r}.{did_you_mean(name, names)} It has"
-                    f" {', '.join(names)}."
-                )
+                problems.append(f"{table.url}: {missing_column_message(name, list(by_name))}")
             elif column.decoded_type is None:
-                kind = f"column {name!r} has type {column.stored_type}: {column.refusal}."
-                problems.append(f"{table.url}: {kind} Leave it out, or convert it.")
+                problems.append(
+                    f"{table.url}: column {name!r} has type {column.stored_type}: {column.refusal}."
+                    " Leave it out, or convert it."
+                )
             else:
                 types.add(column.decoded_type)
     if problems:
@@ -141,7 +141,7 @@ def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> str:
 
 
 def _spans(source: str, pieces: Iterator[Piece], span_rows: int) -> Iterator[Callable[[], Piece]]:
-    """Pieces of any length, cut and joined to `span_rows`; the last may be shorter.
+    """Cut and join pieces of any length to `span_rows`; the last may be shorter.
 
     Raises DataError when there are no rows.
     """
@@ -163,11 +163,9 @@ def _spans(source: str, pieces: Iterator[Piece], span_rows: int) -> Iterator[Cal
 
 
 def _join(pieces: Sequence[Piece]) -> Piece:
-    return (
-        pieces[0]
-        if len(pieces) == 1
-        else tuple(np.concatenate(column) for column in zip(*pieces, strict=True))
-    )
+    if len(pieces) == 1:
+        return pieces[0]
+    return tuple(np.concatenate(column) for column in zip(*pieces, strict=True))
 
 
 def _identity(columns: Piece) -> Piece:

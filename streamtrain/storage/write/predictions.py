@@ -1,4 +1,4 @@
-"""Predictions on disk: one Parquet file of row ids and values, written as they come."""
+"""Write predictions as a stream: one Parquet file of row ids and values."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 
 class PredictionWriter:
-    """Use as a context: the file gets its name only when all of it is written."""
+    """A context manager; the file gets its name only when it is complete."""
 
     def __init__(self, path: Path, value_type: Literal["float32", "float64"] = "float32"):
         value = {"float32": pa.float32(), "float64": pa.float64()}[value_type]
@@ -21,10 +21,9 @@ class PredictionWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, row_ids: np.ndarray, predictions: np.ndarray) -> None:
-        """Append rows: int64 ids and predictions of one length, which are cast."""
-        values = predictions.astype(
-            self._schema.field("prediction").type.to_pandas_dtype(), copy=False
-        )
+        """Append rows: int64 ids, and predictions of the same length, which are cast."""
+        dtype = self._schema.field("prediction").type.to_pandas_dtype()
+        values = predictions.astype(dtype, copy=False)
         self._writer.write_table(pa.table([row_ids, values], schema=self._schema))
 
     def __enter__(self) -> "PredictionWriter":
@@ -43,5 +42,5 @@ class PredictionWriter:
             self._writer.close()
             if error is None:
                 os.replace(self._temporary, self._path)
-        finally:  # closing writes the footer, for which there may be no room
+        finally:  # also if closing fails, since it writes the footer and the disk may be full
             self._temporary.unlink(missing_ok=True)

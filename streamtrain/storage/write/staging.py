@@ -1,8 +1,9 @@
-"""A data set while it is written: there whole, or not at all.
+"""Staging of a data set while it is written, so that it appears whole or not at all.
 
-A local folder is made under a temporary name and renamed at the end. In an object store nothing can
-be renamed, so each shard is made on this machine, uploaded and removed here; `_unfinished` lies
-beside the shards until the manifest does, and no reader takes what has the one and not the other.
+A local data set is written to a folder with a temporary name, which is renamed at the end. An
+object store cannot rename a folder, so each shard is written on this machine, uploaded, and removed
+here. A file `_unfinished` marks the remote folder until the manifest is uploaded, and every reader
+refuses a folder that has the mark and no manifest.
 """
 
 import fcntl
@@ -23,73 +24,76 @@ from streamtrain.storage.remote.filesystem import delete_file, write_file
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.types import LOCAL, Storage
 
+#: A staging folder younger than this may belong to a writer that has not locked it yet.
+_MIN_ABANDONED_SECONDS = 60.0
 
-class Draft(Protocol):
-    """`folder`: where shards and, last, the manifest are made."""
+
+class Staging(Protocol):
+    """A data set that is being written; shards and, last, the manifest are written to `folder`."""
 
     folder: Path
 
-    def keep(self, shard: Path) -> None:
-        """A shard in `folder` is ready. Called from several threads."""
+    def add(self, shard: Path) -> None:
+        """Take a finished shard in `folder`. Thread-safe."""
         ...
 
-    def finish(self) -> None:
-        """The manifest lies in `folder`: give the data set its name."""
+    def publish(self) -> None:
+        """Make the data set visible under its name; its manifest is in `folder`."""
         ...
 
 
 @contextmanager
-def open_draft(out: str, storage: Storage = LOCAL) -> Iterator[Draft]:
-    """A draft of `out`, which is empty or absent; what was not finished is removed at the end.
+def open_staging(out: str, storage: Storage = LOCAL) -> Iterator[Staging]:
+    """Open the staging of `out`, which is empty or absent.
 
-    Raises OSError or StoreError.
+    What was not published is removed on exit. Raises OSError or StoreError.
     """
-    draft = RemoteDraft(out, storage) if is_remote(out) else LocalDraft(out)
+    staging = RemoteStaging(out, storage) if is_remote(out) else LocalStaging(out)
     try:
-        draft.begin()
-        yield draft
+        staging.start()
+        yield staging
     finally:
-        draft.clear()
+        staging.clean_up()
 
 
-#: A draft that is younger may be one whose writer has not locked it yet.
-_YOUNG_SECONDS = 60.0
+class LocalStaging:
+    """The staging of a local folder.
 
-
-class LocalDraft:
-    """See `Draft`.
-
-    Its writer holds a lock on the folder; one that nobody holds is of a process that was killed.
+    The writer locks the temporary folder. An unlocked one belongs to a process that was killed.
     """
 
     def __init__(self, out: str):
         self._out, self._lock = out, -1
-        self.folder = Path(out).parent / f".{Path(out).name}.writing-{os.getpid()}"
+        self._prefix = f".{Path(out).name}.writing-"
+        self.folder = Path(out).parent / f"{self._prefix}{os.getpid()}"
 
-    def begin(self) -> None:
-        # of a process that was killed and had the same number
+    def start(self) -> None:
+        """Make and lock the folder, and remove abandoned ones of the same data set."""
+        # from a process that was killed and had the same process id
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self._lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for other in glob.glob(f"{glob.escape(str(self.folder).removesuffix(str(os.getpid())))}*"):
+        pattern = glob.escape(str(self.folder.parent / self._prefix)) + "*"
+        for other in glob.glob(pattern):
+            if not other.rpartition("-")[2].isdecimal():
+                continue
             with suppress(OSError):
-                if (
-                    other.rpartition("-")[2].isdecimal()
-                    and time.time() - os.stat(other).st_mtime > _YOUNG_SECONDS
-                ):
+                if time.time() - os.stat(other).st_mtime > _MIN_ABANDONED_SECONDS:
                     _remove_abandoned(other)
 
-    def keep(self, shard: Path) -> None:
-        pass
+    def add(self, shard: Path) -> None:
+        """Do nothing: the shard is in the folder that will be renamed."""
 
-    def finish(self) -> None:
+    def publish(self) -> None:
+        """Rename the folder to its final name."""
         if os.path.isdir(self._out):
             os.rmdir(self._out)
         os.rename(self.folder, self._out)
 
-    def clear(self) -> None:
+    def clean_up(self) -> None:
+        """Remove the folder if it was not published, and release the lock."""
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)
@@ -97,7 +101,7 @@ class LocalDraft:
 
 
 def _remove_abandoned(folder: str) -> None:
-    """Raises OSError when its writer is alive, or nobody can say."""
+    """Remove a staging folder; raises OSError when its writer is alive, or locks do not work."""
     lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,8 +110,8 @@ def _remove_abandoned(folder: str) -> None:
         os.close(lock)
 
 
-class RemoteDraft:
-    """See `Draft`."""
+class RemoteStaging:
+    """The staging of a folder in an object store."""
 
     def __init__(self, out: str, storage: Storage):
         self._out, self._storage = out, storage
@@ -115,26 +119,34 @@ class RemoteDraft:
         self._uploaded: list[str] = []
         self._lock = Lock()
 
-    def begin(self) -> None:
+    def start(self) -> None:
+        """Upload the mark `_unfinished`."""
         (self.folder / UNFINISHED_NAME).write_bytes(b"being written\n")
         self._upload(self.folder / UNFINISHED_NAME)
 
-    def keep(self, shard: Path) -> None:
+    def add(self, shard: Path) -> None:
+        """Upload a shard, and remove it from this machine."""
         for file in sorted(shard.rglob("*")) if shard.is_dir() else [shard]:
             if file.is_file():
                 self._upload(file)
-        shutil.rmtree(shard) if shard.is_dir() else shard.unlink()
+        if shard.is_dir():
+            shutil.rmtree(shard)
+        else:
+            shard.unlink()
 
-    def finish(self) -> None:
+    def publish(self) -> None:
+        """Upload the manifest."""
         self._upload(self.folder / MANIFEST_NAME)
+        # what `clean_up` deletes now is the mark alone
         self._uploaded = [url for url in self._uploaded if url.endswith(f"/{UNFINISHED_NAME}")]
 
-    def clear(self) -> None:
-        """Remove the mark; before `finish` also what was uploaded, as far as the store lets us: the
-        mark goes last.
+    def clean_up(self) -> None:
+        """Remove the mark and, before `publish`, all uploads, as far as the store allows it.
+
+        The mark is removed last.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(StoreError):  # it failed already, and that is what is told
+        with suppress(StoreError):  # the store has failed already, and that error is reported
             for url in reversed(self._uploaded):
                 with suppress(FileNotFoundError):
                     delete_file(url, self._storage)

@@ -1,13 +1,13 @@
-"""What `ingest` reads.
+"""Sources of `ingest`: CSV, Arrow, Parquet and Zarr as streams of pieces.
 
-CSV, Arrow, Parquet and Zarr as streams of pieces (decoded columns of any length).
+A piece is a tuple of decoded columns of equal length.
 """
 
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,8 @@ CSV_SUFFIXES = (".csv", ".csv.gz")
 ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
 SUFFIXES = (".parquet", *CSV_SUFFIXES, *ARROW_SUFFIXES)
 
-# Types are inferred from the first block, so it is large: a column that turns to text later is
-# refused by name.
+# Arrow infers types from the first block, so it is large. A column that becomes text in a later
+# block is refused by name.
 _BLOCK_BYTES = 16 << 20
 _ZARR_ROWS = 262_144
 
@@ -37,8 +37,10 @@ Piece = tuple[np.ndarray, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Table:
-    """Columns, and `pieces(chosen, decoded_type)`: their values in order, in pieces of bounded
-    size.
+    """The columns of a source, and their values.
+
+    `pieces(chosen, decoded_type)` yields the values of the chosen columns in order, in pieces of
+    bounded size.
     """
 
     url: str
@@ -48,84 +50,75 @@ class Table:
 
 
 def open_tables(source: str, storage: Storage = LOCAL) -> list[Table]:
-    """The tables that a path means: one per CSV or Arrow file, one for Parquet or Zarr shards
-    together.
+    """Return the tables of a path: one per CSV or Arrow file, one for all Parquet or Zarr shards.
 
-    Raises DataError when nothing can be read, or when kinds of file are mixed, StoreError when a
-    store does not answer.
+    Raises DataError when nothing can be read, or when kinds of file are mixed, and StoreError when
+    a store does not answer.
     """
-    path, known = take_query(source, storage)
+    path, with_query = take_query(source, storage)
     path = normal_url(path)
-    paths, known = read_list(path, known) or (locate(path, SUFFIXES, known), known)
+    listed = read_list(path, with_query)
+    paths, with_query = listed or (locate(path, SUFFIXES, with_query), with_query)
     kinds = {_kind(path) for path in paths}
     if len(kinds) > 1:
         raise DataError(
-            f"{source}: holds {' and '.join(sorted(kinds))} files. Choose one kind with a glob."
+            f"{source}: contains {' and '.join(sorted(kinds))} files. Choose one kind with a glob."
         )
     if kinds == {"csv"}:
-        return [_csv_table(path, known) for path in paths]
+        return [_csv_table(path, with_query) for path in paths]
     if kinds == {"arrow"}:
-        return [_arrow_table(path, known) for path in paths]
+        return [_arrow_table(path, with_query) for path in paths]
     return [_shard_table(find_shards(source, storage=storage))]
 
 
 def _kind(path: str) -> str:
     name = path.lower()
-    return (
-        "csv"
-        if name.endswith(CSV_SUFFIXES)
-        else "arrow"
-        if name.endswith(ARROW_SUFFIXES)
-        else "Parquet or Zarr"
-    )
+    if name.endswith(CSV_SUFFIXES):
+        return "csv"
+    if name.endswith(ARROW_SUFFIXES):
+        return "arrow"
+    return "Parquet or Zarr"
 
 
 def _csv_table(path: str, storage: Storage) -> Table:
-    """Numbers in CSV are float64: whether a column is whole numbers cannot be known from its first
-    rows.
+    """Return the table of one CSV file.
+
+    Its numbers are float64: the first rows do not show whether a column has integers only.
     """
+    read_options = csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)
     with (
-        _one_error(path),
-        csv.open_csv(
-            open_stream(path, storage),
-            read_options=csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
-        ) as reader,
+        _named_errors(path),
+        csv.open_csv(open_stream(path, storage), read_options=read_options) as reader,
     ):
-        types = {  # a name that is not UTF-8 raises here
-            field.name: (
-                pa.float64()
-                if pa.types.is_integer(field.type) or pa.types.is_null(field.type)
-                else field.type
-            )
-            for field in reader.schema
-        }
+        types = {}
+        for field in reader.schema:  # a name that is not UTF-8 raises here
+            is_number = pa.types.is_integer(field.type) or pa.types.is_null(field.type)
+            types[field.name] = pa.float64() if is_number else field.type
         names = reader.schema.names
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
-        with _one_error(path), ExitStack() as stack:
+        with _named_errors(path), ExitStack() as stack:
+            chosen_types = {name: types[name] for name in chosen}
             texts: Iterator[pa.RecordBatch] = iter(())
-            read_texts = 0
-            for number, batch in enumerate(
-                _csv_batches(stack, path, storage, {name: types[name] for name in chosen})
-            ):
+            num_texts_read = 0
+            for number, batch in enumerate(_csv_batches(stack, path, storage, chosen_types)):
                 columns = _decode(batch, chosen, decoded_type)
-                # Only a piece with a number from ±2^53 on is looked at as text: was it whole, or
-                # too large for float64?
+                # A batch with a number of ±2^53 or more is read again as text, to see whether the
+                # number was an integer, or too large for float64.
                 large = [np.flatnonzero(np.abs(column) >= MAX_EXACT_INTEGER) for column in columns]
                 if any(map(len, large)):
-                    if not read_texts:
-                        texts = _csv_batches(
-                            stack, path, storage, dict.fromkeys(chosen, pa.string())
-                        )
-                    text = next(itertools.islice(texts, number - read_texts, None))
-                    read_texts = number + 1
+                    if not num_texts_read:
+                        as_text = dict.fromkeys(chosen, pa.string())
+                        texts = _csv_batches(stack, path, storage, as_text)
+                    text = next(itertools.islice(texts, number - num_texts_read, None))
+                    num_texts_read = number + 1
                     for name, rows in zip(chosen, large, strict=True):
                         _refuse_rounded(name, text.column(name).take(rows).to_pylist())
                 yield columns
 
     return Table(
         url=path,
-        columns=_unique(names, [types[name] for name in names]),
+        columns=_columns(names, [types[name] for name in names]),
         pieces=pieces,
         is_csv=True,
     )
@@ -134,55 +127,58 @@ def _csv_table(path: str, storage: Storage) -> Table:
 def _csv_batches(
     stack: ExitStack, path: str, storage: Storage, types: dict[str, pa.DataType]
 ) -> Iterator[pa.RecordBatch]:
-    """Batches are cut by bytes of the file, so the same rows come together whatever the types."""
+    """Return the batches of a CSV file; `stack` closes it.
+
+    Batches are cut by bytes of the file, so their rows do not depend on `types`.
+    """
     read = csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)
     convert = csv.ConvertOptions(column_types=types, include_columns=list(types))
-    return iter(
-        stack.enter_context(
-            csv.open_csv(open_stream(path, storage), read_options=read, convert_options=convert)
-        )
-    )
+    stream = open_stream(path, storage)
+    reader = csv.open_csv(stream, read_options=read, convert_options=convert)
+    return iter(stack.enter_context(reader))
 
 
 def _refuse_rounded(name: str, texts: Sequence[str]) -> None:
-    """Raise DataError for a whole number that float64 would round, and for one that is beyond
-    float64's largest.
-    """
+    """Raise DataError for an integer that float64 would round, and for an overflow of float64."""
     for text in map(str.strip, texts):
         digits = text.lstrip("+-")
         if digits.isdecimal() and (len(digits) > 4000 or int(digits) > MAX_EXACT_INTEGER):
             raise DataError(
                 f"column {name!r}: the integer {shown(text[:40])} is beyond ±2^53 and would be"
-                " rounded. Write it with a point if it is a measurement, or leave it out with"
-                " --features."
+                " rounded. Write it with a decimal point if it is a measurement, or leave the"
+                " column out with --features."
             )
         if not digits.lower().startswith("inf") and not np.isfinite(float(text)):
             raise DataError(
-                f"column {name!r}: {shown(text[:40])} is beyond float64. Mend the value, or leave"
-                " it out with --features."
+                f"column {name!r}: {shown(text[:40])} is beyond float64. Correct the value, or"
+                " leave the column out with --features."
             )
 
 
 def _arrow_table(path: str, storage: Storage) -> Table:
-    with _one_error(path), _open_arrow(path, storage) as file, pa.ipc.open_file(file) as reader:
+    with _named_errors(path), _open_arrow(path, storage) as file, pa.ipc.open_file(file) as reader:
         names, types = reader.schema.names, reader.schema.types
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
-        with _one_error(path), _open_arrow(path, storage) as file, pa.ipc.open_file(file) as reader:
+        with (
+            _named_errors(path),
+            _open_arrow(path, storage) as file,
+            pa.ipc.open_file(file) as reader,
+        ):
             for i in range(reader.num_record_batches):
                 batch = reader.get_batch(i)
-                # Arrow takes lengths unseen, and a negative one ends the process as it decodes
+                # Arrow does not check lengths, and decoding a negative one ends the process
                 for name in chosen:
                     batch.column(name).validate()
                 yield _decode(batch, chosen, decoded_type)
 
-    return Table(url=path, columns=_unique(names, types), pieces=pieces)
+    return Table(url=path, columns=_columns(names, types), pieces=pieces)
 
 
 def _open_arrow(path: str, storage: Storage) -> pa.NativeFile:
-    return (
-        pa.PythonFile(open_binary(path, storage), mode="r") if is_remote(path) else pa.OSFile(path)
-    )
+    if is_remote(path):
+        return pa.PythonFile(open_binary(path, storage), mode="r")
+    return pa.OSFile(path)
 
 
 def _shard_table(found: Found) -> Table:
@@ -192,7 +188,7 @@ def _shard_table(found: Found) -> Table:
             if shard.format == "zarr":
                 yield from _zarr_pieces(dataset, number, decoded_type)
                 continue
-            with _one_error(shard.url), closing(stream_parquet(shard, chosen)) as batches:
+            with _named_errors(shard.url), closing(stream_parquet(shard, chosen)) as batches:
                 for batch in batches:
                     yield _decode(batch, chosen, decoded_type)
 
@@ -207,7 +203,7 @@ def _zarr_pieces(dataset: Dataset, number: int, decoded_type: str) -> Iterator[P
 
 
 def _common_columns(found: Found) -> tuple[Column, ...]:
-    """The first shard's columns, each in the widest type that any shard needs."""
+    """Return the first shard's columns, each in the widest type that any shard needs."""
     wide = {
         column.name
         for shard in found.shards
@@ -215,29 +211,26 @@ def _common_columns(found: Found) -> tuple[Column, ...]:
         if column.decoded_type == "float64"
     }
     return tuple(
-        (
-            Column(name=column.name, stored_type=column.stored_type, decoded_type="float64")
-            if column.decoded_type and column.name in wide
-            else column
-        )
+        replace(column, decoded_type="float64")
+        if column.decoded_type and column.name in wide
+        else column
         for column in found.shards[0].columns
     )
 
 
-def _unique(names: Sequence[str], types: Sequence[pa.DataType]) -> tuple[Column, ...]:
-    return tuple(
-        (
-            arrow_column(name, kind)
-            if names.count(name) == 1
-            else Column(
-                name=name,
-                stored_type=str(kind),
-                decoded_type=None,
-                refusal=f"it occurs {names.count(name)} times",
+def _columns(names: Sequence[str], types: Sequence[pa.DataType]) -> tuple[Column, ...]:
+    """Return the columns of a schema; a repeated name is refused."""
+    columns = []
+    for name, kind in zip(names, types, strict=True):
+        count = names.count(name)
+        if count == 1:
+            columns.append(arrow_column(name, kind))
+        else:
+            refusal = f"it occurs {count} times"
+            columns.append(
+                Column(name=name, stored_type=str(kind), decoded_type=None, refusal=refusal)
             )
-        )
-        for name, kind in zip(names, types, strict=True)
-    )
+    return tuple(columns)
 
 
 def _decode(batch: pa.RecordBatch, chosen: Sequence[str], decoded_type: str) -> Piece:
@@ -246,25 +239,23 @@ def _decode(batch: pa.RecordBatch, chosen: Sequence[str], decoded_type: str) -> 
     )
 
 
-class _one_error:
-    """Whatever reading `path` raises becomes one DataError, or ResourceError, with its name."""
-
-    def __init__(self, path: str):
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, DataError) and self._path not in str(error):
-            raise DataError(f"{self._path}: {error}") from error
-        if isinstance(error, MemoryError) and not isinstance(error, ResourceError):
-            raise ResourceError(
-                f"{self._path}: does not fit in memory: {first_line(error)}. Close other programs."
-            ) from error
-        if isinstance(error, (pa.ArrowException, OSError, ValueError)) and not isinstance(
-            error, (DataError, MemoryError)
-        ):
-            size = f" ({os.path.getsize(self._path):,} bytes)" if os.path.isfile(self._path) else ""
-            what = f"cannot be read{size}: {first_line(error)}"
-            raise DataError(f"{self._path}: {what}. Mend the file, or leave it out.") from error
+@contextmanager
+def _named_errors(path: str) -> Iterator[None]:
+    """Turn whatever reading `path` raises into one DataError, or ResourceError, that names it."""
+    try:
+        yield
+    except DataError as error:
+        if path in str(error):
+            raise
+        raise DataError(f"{path}: {error}") from error
+    except ResourceError:
+        raise
+    except MemoryError as error:
+        raise ResourceError(
+            f"{path}: does not fit in memory: {first_line(error)}. Close other programs."
+        ) from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        size = f" ({os.path.getsize(path):,} bytes)" if os.path.isfile(path) else ""
+        raise DataError(
+            f"{path}: cannot be read{size}: {first_line(error)}. Correct the file, or leave it out."
+        ) from error

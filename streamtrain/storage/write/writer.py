@@ -1,11 +1,13 @@
-"""Writing a data set: spans in, shards and a manifest out; whole or not at all."""
+"""Write a data set from spans: shards and a manifest, whole or not at all."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from streamtrain.storage.dataset import describe_shard
 from streamtrain.storage.manifest import (
     Manifest,
     ShardEntry,
+    Statistics,
     compact_boundaries,
     exists,
     hash_shard,
@@ -22,9 +25,8 @@ from streamtrain.storage.manifest import (
 )
 from streamtrain.storage.moments import Moments
 from streamtrain.storage.parquet.parquet_reader import ParquetWriter
-from streamtrain.storage.remote.filesystem import refuse_read_only
-from streamtrain.storage.remote.urls import is_remote, normal_url
-from streamtrain.storage.write.staging import Draft, open_draft
+from streamtrain.storage.remote.urls import is_remote, normal_url, refuse_read_only
+from streamtrain.storage.write.staging import Staging, open_staging
 from streamtrain.storage.zarr.zarr_writer import ZarrWriter
 from streamtrain.types import LOCAL, Format, Storage, Truth
 
@@ -34,16 +36,19 @@ _WRITERS = {"parquet": ParquetWriter, "zarr": ZarrWriter}
 
 Columns = tuple[np.ndarray, ...]
 MakeSpan = Callable[[], Columns]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How a data set is written: the columns (target last) of one type, `span_rows` a row group or
-    chunk, 16 spans a shard.
+    """How a data set is written.
+
+    `columns`: names, target last, all stored as `decoded_type`. `span_rows`: rows per row group or
+    chunk; a shard has 16 of them.
     """
 
     columns: tuple[str, ...]
-    decoded_type: str
+    decoded_type: Literal["float32", "float64"]
     format: Format
     span_rows: int
 
@@ -57,26 +62,25 @@ def write_dataset(
     truth: Truth | None = None,
     storage: Storage = LOCAL,
 ) -> str:
-    """Write spans, each of `span_rows` rows but the last, in order; returns the folder's path or
-    URL.
+    """Write spans in order; return the path or URL of the folder.
 
-    Calls of `spans` run on `workers` threads, at most `workers + 1` ahead of the one being written.
-    Shards are made under a temporary name, and have their own when the manifest is written
-    (drafts.py), so a failure leaves nothing. Raises ConfigError when `out` is not empty or the
-    format is unknown, ResourceError when it cannot be written, StoreError when its store does not
-    answer.
+    Each span but the last has `span_rows` rows. The calls in `spans` run on `workers` threads, at
+    most `workers + 1` ahead of the span that is being written. Shards are staged (staging.py), so a
+    failure leaves nothing behind.
+
+    Raises ConfigError when `out` is not empty or the format is unknown, ResourceError when it
+    cannot be written, and StoreError when its store does not answer.
     """
     out = normal_url(out)
     refuse_output(out, layout, storage)
     try:
-        with open_draft(out, storage) as draft:
+        with open_staging(out, storage) as staging:
             with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
-                measured = _ahead(
-                    pool, (lambda make=make: _measure(make()) for make in spans), workers + 1
-                )
-                shards, moments = _write_shards(pool, draft, layout, measured, workers)
-            write_manifest(str(draft.folder), _manifest(layout, shards, moments, truth))
-            draft.finish()
+                calls = (partial(_measure, make_span) for make_span in spans)
+                measured = _run_ahead(pool, calls, workers + 1)
+                shards, moments = _write_shards(pool, staging, layout, measured, workers)
+            write_manifest(str(staging.folder), _manifest(layout, shards, moments, truth))
+            staging.publish()
     except OSError as error:
         raise ResourceError(
             f"{out}: cannot be written: {error.strerror or error}. Free space there, or choose"
@@ -86,7 +90,7 @@ def write_dataset(
 
 
 def refuse_output(out: str | os.PathLike[str], layout: Layout, storage: Storage = LOCAL) -> None:
-    """Raise ConfigError when `out` holds something already, or the layout cannot be written."""
+    """Raise ConfigError when `out` is not empty, or when the layout is not valid."""
     if layout.format not in _WRITERS:
         raise ConfigError(
             f"format {layout.format!r} is unknown; choose parquet or"
@@ -107,9 +111,11 @@ def refuse_output(out: str | os.PathLike[str], layout: Layout, storage: Storage 
         )
 
 
-def _ahead(pool: ThreadPoolExecutor, calls: Iterable[Callable[[], object]], ahead: int) -> Iterator:
-    """The results of `calls` in order, `ahead` of them running or waiting at any time."""
-    waiting: deque[Future] = deque()
+def _run_ahead(
+    pool: ThreadPoolExecutor, calls: Iterable[Callable[[], Result]], ahead: int
+) -> Iterator[Result]:
+    """Yield the results of `calls` in order, with at most `ahead` of them running or waiting."""
+    waiting: deque[Future[Result]] = deque()
     try:
         for call in calls:
             waiting.append(pool.submit(call))
@@ -124,37 +130,38 @@ def _ahead(pool: ThreadPoolExecutor, calls: Iterable[Callable[[], object]], ahea
 
 def _write_shards(
     pool: ThreadPoolExecutor,
-    draft: Draft,
+    staging: Staging,
     layout: Layout,
     measured: Iterator[tuple[Columns, list[Moments]]],
     workers: int,
 ) -> tuple[list[ShardEntry], list[Moments]]:
+    """Write shards; return their manifest entries and the moments of each column."""
     entries: list[Future[ShardEntry]] = []
     moments = [Moments() for _ in layout.columns]
     writer, path = None, ""
     for spans, (columns, added) in enumerate(measured, start=1):
         if writer is None:
             if len(entries) > workers:
-                # shards that wait to be uploaded take room on this machine
+                # limit the finished shards on this machine that wait to be uploaded
                 entries[-workers - 1].result()
-            path = str(draft.folder / f"shard-{len(entries):05d}.{layout.format}")
+            path = str(staging.folder / f"shard-{len(entries):05d}.{layout.format}")
             max_rows = SPANS_PER_SHARD * layout.span_rows
             writer = _WRITERS[layout.format](
                 path, layout.columns, layout.decoded_type, layout.span_rows, max_rows
             )
         writer.write(columns)
-        moments = [mine + new for mine, new in zip(moments, added, strict=True)]
+        moments = [total + new for total, new in zip(moments, added, strict=True)]
         if spans % SPANS_PER_SHARD == 0:
             writer.close()
-            entries.append(pool.submit(_entry, path, draft))
+            entries.append(pool.submit(_entry, path, staging))
             writer = None
     if writer is not None:
         writer.close()
-        entries.append(pool.submit(_entry, path, draft))
+        entries.append(pool.submit(_entry, path, staging))
     return [entry.result() for entry in entries], moments
 
 
-def _entry(path: str, draft: Draft) -> ShardEntry:
+def _entry(path: str, staging: Staging) -> ShardEntry:
     shard = describe_shard(path)
     entry = ShardEntry(
         name=os.path.basename(path),
@@ -164,13 +171,16 @@ def _entry(path: str, draft: Draft) -> ShardEntry:
         sha256=hash_shard(path),
         source=shard.source,
     )
-    draft.keep(Path(path))
+    staging.add(Path(path))
     return entry
 
 
 def _manifest(
     layout: Layout, shards: Sequence[ShardEntry], moments: Sequence[Moments], truth: Truth | None
 ) -> Manifest:
+    statistics = {
+        name: Statistics.of(column) for name, column in zip(layout.columns, moments, strict=True)
+    }
     return Manifest(
         format=layout.format,
         rows=sum(shard.rows for shard in shards),
@@ -179,11 +189,10 @@ def _manifest(
         span_rows=layout.span_rows,
         shards=list(shards),
         truth=truth,
-        statistics={
-            name: each.statistics() for name, each in zip(layout.columns, moments, strict=True)
-        },
+        statistics=statistics,
     )
 
 
-def _measure(columns: Columns) -> tuple[Columns, list[Moments]]:
+def _measure(make_span: MakeSpan) -> tuple[Columns, list[Moments]]:
+    columns = make_span()
     return columns, [Moments.of(column) for column in columns]

@@ -1,12 +1,12 @@
-"""The stored objects of a Zarr array: which there must be, how large, and what indexes of shards of
-chunks may say. No chunk is read.
+"""The stored objects of a Zarr array: their keys and sizes, shard indexes, and raw chunks.
 
-Zarr chunks that are stored as they are in memory, with or without a crc32c: read straight to
-where their rows belong.
+An array's objects are chunks, or shards that hold several chunks and an index. `validate_chunks`
+checks that all of them are present and complete; it reads shard indexes but no chunk.
 
-The `zarrs` pipeline takes 17 ns of processor time for a row of five float32 columns, on threads of
-its own; this takes 2. Whatever is not just so is left to the pipeline, errors and wrong checksums
-included.
+`read_raw_chunks` is a fast path for chunks that are stored as they are in memory, with or without a
+crc32c: they are read straight into the output array. That takes 2 to 4 ns of processor time for a
+row of five float32 columns, against 17 ns in the `zarrs` pipeline, on threads of its own. Anything
+unusual is left to the pipeline, errors and wrong checksums included.
 """
 
 import os
@@ -22,127 +22,151 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
 from streamtrain.errors import DataError
 from streamtrain.storage.zarr.zarr_folder import Folder
+from streamtrain.storage.zarr.zarr_node import codecs_of
 
+#: Offset and size of a missing chunk in the index of a shard.
 _MISSING = np.uint64(2**64 - 1)
+_CHECKSUM_BYTES = 4
 
 
 def chunk_keys(array: zarr.Array, start: int, stop: int) -> Iterator[tuple[tuple[int, ...], str]]:
-    """Place in the grid and key of the stored objects (chunks, or shards of chunks) that hold rows
-    `[start, stop)`.
-    """
+    """Yield grid index and key of the stored objects that hold rows `[start, stop)`."""
     shape = array.shards or array.chunks
     counts = [-(-length // size) for length, size in zip(array.shape[1:], shape[1:], strict=True)]
     rows = range(start // shape[0], -(-stop // shape[0])) if array.ndim else ()
     for row in rows:
-        for rest in _places(counts):
-            yield (row, *rest), array.metadata.encode_chunk_key((row, *rest))
+        for rest in _grid_indices(counts):
+            index = (row, *rest)
+            yield index, array.metadata.encode_chunk_key(index)
 
 
-def _places(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """All index tuples below `counts`, one by one: metadata may claim any number of them."""
+def _grid_indices(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield all index tuples below `counts`, lazily: metadata may claim any number of them."""
     if not counts:
         yield ()
         return
     for first in range(counts[0]):
-        for rest in _places(counts[1:]):
+        for rest in _grid_indices(counts[1:]):
             yield first, *rest
 
 
-def refuse_bad_chunks(folder: Folder, name: str, array: zarr.Array, files: dict[str, int]) -> None:
+def join_key(name: str, key: str) -> str:
+    """Return the key of an object of array `name` (empty for a single array) below the node."""
+    return f"{name}/{key}" if name else key
+
+
+def validate_chunks(folder: Folder, name: str, array: zarr.Array, files: dict[str, int]) -> None:
+    """Raise DataError when a chunk is missing or cut short.
+
+    A missing chunk would otherwise be read as the fill value. `files`: name → size of the files
+    below the folder.
+    """
     if array.ndim == 0:
         return
-    url = folder.url
-    stored = _stored_bytes(array)
-    # Lazily: metadata may claim any number of chunks, and the first that is missing ends the walk.
-    for place, key in (
-        (place, join_key(name, key)) for place, key in chunk_keys(array, 0, array.shape[0])
-    ):
+    url, chunk_bytes = folder.url, _stored_chunk_bytes(array)
+    # Lazily: metadata may claim any number of chunks, and the loop ends at the first missing one.
+    for index, array_key in chunk_keys(array, 0, array.shape[0]):
+        key = join_key(name, array_key)
         if key not in files:
             raise DataError(
-                f"{url}: the shape is {array.shape}, but chunk {key} is missing and would read as"
-                " the fill value. Restore it, or write the array again (with"
+                f"{url}: the shape is {array.shape}, but chunk {key} is missing and would be read"
+                " as the fill value. Restore it, or write the array again (with"
                 " write_empty_chunks=True if it was left out as empty)."
             )
-        if stored is not None and files[key] != stored:
+        num_bytes = files[key]
+        if chunk_bytes is not None and num_bytes != chunk_bytes:
             raise DataError(
-                f"{url}: chunk {key} has {files[key]:,} bytes instead of {stored:,}. Restore it, or"
-                " write the array again."
+                f"{url}: chunk {key} has {num_bytes:,} bytes instead of {chunk_bytes:,}. Restore"
+                " it, or write the array again."
             )
         if array.shards:
-            _refuse_bad_inner_chunks(folder, place, key, array, files[key])
+            _validate_shard(folder, index, key, array, num_bytes)
 
 
-def _refuse_bad_inner_chunks(
-    folder: Folder, place: tuple[int, ...], key: str, array: zarr.Array, num_bytes: int
+def _validate_shard(
+    folder: Folder, grid_index: tuple[int, ...], key: str, array: zarr.Array, num_bytes: int
 ) -> None:
-    """The index of a shard of chunks.
+    """Check the index of a shard against its size (Zarr's sharding codec, v1.0).
 
-    (offset, size) of each, all ones where one is missing; Zarr's sharding codec, v1.0.
+    The index has (offset, size) of each inner chunk, or all ones where one is missing.
     """
-    codec, url = array.metadata.codecs[0], folder.url
-    if len(array.metadata.codecs) > 1 or any(
-        isinstance(inner, ShardingCodec) for inner in codec.codecs
-    ):
+    url = folder.url
+    codec = _sharding_codec(url, array)
+    shards, chunks = array.shards or (), array.chunks
+    counts = [outer // inner for outer, inner in zip(shards, chunks, strict=True)]
+    index_bytes = 16 * prod(counts)
+    stored_bytes = index_bytes + _CHECKSUM_BYTES * (len(codec.index_codecs) - 1)
+    if num_bytes < stored_bytes:
         raise DataError(
-            f"{url}: codecs around or shards inside the sharding codec are not read. Write the"
-            " array with one level of shards."
+            f"{url}: chunk {key} has {num_bytes:,} bytes, its index alone {stored_bytes:,}. Restore"
+            " it, or write the array again."
         )
-    if [type(each) for each in codec.index_codecs] not in ([BytesCodec], [BytesCodec, Crc32cCodec]):
-        raise DataError(
-            f"{url}: the index codecs of its shards are not read. Write the array with bytes and"
-            " crc32c."
-        )
-    counts = [outer // inner for outer, inner in zip(array.shards, array.chunks, strict=True)]
-    size = 16 * prod(counts)
-    stored = size + 4 * (len(codec.index_codecs) - 1)
-    if num_bytes < stored:
-        raise DataError(
-            f"{url}: chunk {key} has {num_bytes:,} bytes, its index alone {stored:,}. Restore it,"
-            " or write the array again."
-        )
-    order = "<" if codec.index_codecs[0].endian.value == "little" else ">"
-    (content,) = folder.read_ranges(
-        [(key, 0 if codec.index_location.value == "start" else num_bytes - stored, size)]
-    )
-    index = np.frombuffer(content, dtype=f"{order}u8").reshape(*counts, 2)
-    # An inner chunk beyond the array's edge may be left out; its rows do not exist.
+    start = 0 if codec.index_location.value == "start" else num_bytes - stored_bytes
+    (content,) = folder.read_ranges([(key, start, index_bytes)])
+    byte_order = "<" if codec.index_codecs[0].endian.value == "little" else ">"
+    index = np.frombuffer(content, dtype=f"{byte_order}u8").reshape(*counts, 2)
+    # An inner chunk beyond the array's edge may be missing, because its rows do not exist.
     for axis, count in enumerate(counts):
-        kept = min(
-            count, -(-(array.shape[axis] - place[axis] * array.shards[axis]) // array.chunks[axis])
-        )
+        length = array.shape[axis] - grid_index[axis] * shards[axis]
+        kept = min(count, -(-length // chunks[axis]))
         index = index[(slice(None),) * axis + (slice(0, kept),)]
     offsets, sizes = index[..., 0], index[..., 1]
-    if (offsets == _MISSING).any():
-        inner = tuple(int(axis[0]) for axis in np.nonzero(offsets == _MISSING))
+    missing = offsets == _MISSING
+    if missing.any():
+        inner = tuple(int(axis[0]) for axis in np.nonzero(missing))
         raise DataError(
-            f"{url}: inner chunk {inner} of chunk {key} is missing and would read as the fill"
+            f"{url}: inner chunk {inner} of chunk {key} is missing and would be read as the fill"
             " value. Restore it, or write the array again (with write_empty_chunks=True if it was"
             " left out as empty)."
         )
-    if ((offsets > num_bytes) | (sizes > num_bytes)).any() or (offsets + sizes > num_bytes).any():
+    # each of them first, since their sum could overflow
+    beyond = (offsets > num_bytes) | (sizes > num_bytes)
+    if beyond.any() or (offsets + sizes > num_bytes).any():
         raise DataError(
             f"{url}: the index of chunk {key} points beyond its {num_bytes:,} bytes. Restore it, or"
             " write the array again."
         )
 
 
-def _stored_bytes(array: zarr.Array) -> int | None:
-    """The size of every chunk where the codecs fix it (raw bytes, with or without a checksum)."""
-    codecs = array.metadata.codecs
+def _sharding_codec(url: str, array: zarr.Array) -> Any:
+    """Return the sharding codec of an array. Raises DataError for codecs that are not supported."""
+    codecs = codecs_of(array)
+    codec = codecs[0]
+    if len(codecs) > 1 or any(isinstance(inner, ShardingCodec) for inner in codec.codecs):
+        raise DataError(
+            f"{url}: codecs around or shards inside the sharding codec are not supported. Write the"
+            " array with one level of shards."
+        )
+    index_codecs = [type(index_codec) for index_codec in codec.index_codecs]
+    if index_codecs not in ([BytesCodec], [BytesCodec, Crc32cCodec]):
+        raise DataError(
+            f"{url}: the index codecs of its shards are not supported. Write the array with bytes"
+            " and crc32c."
+        )
+    return codec
+
+
+def _stored_chunk_bytes(array: zarr.Array) -> int | None:
+    """Return the stored size of each chunk; None where the codecs do not fix it.
+
+    They fix it for raw bytes, with or without a checksum.
+    """
+    codecs = codecs_of(array)
     if not all(isinstance(codec, (BytesCodec, Crc32cCodec)) for codec in codecs):
         return None
-    return prod(array.chunks) * array.dtype.itemsize + 4 * sum(
-        isinstance(codec, Crc32cCodec) for codec in codecs
-    )
+    checksums = sum(isinstance(codec, Crc32cCodec) for codec in codecs)
+    return prod(array.chunks) * array.dtype.itemsize + _CHECKSUM_BYTES * checksums
 
 
-def join_key(name: str, key: str) -> str:
-    return f"{name}/{key}" if name else key
+def has_crc32c(codecs: Sequence[Any]) -> bool:
+    """Return whether chunks end in a crc32c, those inside shards included."""
+    inner = [codec.codecs for codec in codecs if isinstance(codec, ShardingCodec)]
+    return any(isinstance(codec, Crc32cCodec) for codec in codecs) or any(map(has_crc32c, inner))
 
 
-def is_raw(array: Any) -> bool:
-    """Whether a `zarr.Array` is made of such chunks, each of whole rows."""
-    codecs = [codec.to_dict() for codec in array.metadata.codecs]
+def is_raw(array: zarr.Array) -> bool:
+    """Return whether an array consists of raw chunks of floats, each of whole rows."""
+    codecs = [codec.to_dict() for codec in codecs_of(array)]
     names = [codec["name"] for codec in codecs]
     if (
         array.shards
@@ -151,38 +175,39 @@ def is_raw(array: Any) -> bool:
         or array.dtype.kind != "f"
     ):
         return False
-    return (
-        array.dtype.isnative and codecs[0].get("configuration", {}).get("endian") == sys.byteorder
-    )
+    endian = codecs[0].get("configuration", {}).get("endian")
+    return array.dtype.isnative and endian == sys.byteorder
 
 
 def read_raw_chunks(
-    paths: Sequence[str], rows_a_chunk: int, out: np.ndarray, *, checked: bool
+    paths: Sequence[str], rows_per_chunk: int, out: np.ndarray, *, checked: bool
 ) -> bool:
-    """Fill `out` (rows, …) from chunk files in order, the first from its first row; False when
-    anything is not as it should be.
+    """Fill `out` (rows, …) from chunk files in order; False when anything is unusual.
 
-    `checked`: four bytes of crc32c end each file, and are verified. Raises OSError.
+    The first file holds the first row of `out`. `checked`: each file ends in four bytes of crc32c,
+    which are verified. Raises OSError.
     """
     for number, path in enumerate(paths):
-        part = out[number * rows_a_chunk : (number + 1) * rows_a_chunk]
-        # the last chunk's rows beyond the array
-        padding = np.empty((rows_a_chunk - len(part), *out.shape[1:]), dtype=out.dtype)
-        checksum = np.zeros(4 if checked else 0, dtype=np.uint8)
-        if not _read(path, [part, padding, checksum]):
+        rows = out[number * rows_per_chunk : (number + 1) * rows_per_chunk]
+        # rows of the last chunk that are beyond the array
+        padding = np.empty((rows_per_chunk - len(rows), *out.shape[1:]), dtype=out.dtype)
+        checksum = np.zeros(_CHECKSUM_BYTES if checked else 0, dtype=np.uint8)
+        if not _read_exactly(path, [rows, padding, checksum]):
             return False
-        if checked and google_crc32c.extend(google_crc32c.value(part), padding) != int.from_bytes(
-            checksum.tobytes(), "little"
-        ):
-            return False
+        if checked:
+            computed = google_crc32c.extend(google_crc32c.value(rows), padding)
+            if computed != int.from_bytes(checksum.tobytes(), "little"):
+                return False
     return True
 
 
-def _read(path: str, pieces: Sequence[np.ndarray]) -> bool:
-    """Fill the pieces, and nothing is left."""
+def _read_exactly(path: str, arrays: Sequence[np.ndarray]) -> bool:
+    """Fill the arrays from a file; False when its size is not their size."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        wanted = sum(piece.nbytes for piece in pieces)
-        return os.fstat(file).st_size == wanted and os.readv(file, pieces) == wanted
+        num_bytes = sum(array.nbytes for array in arrays)
+        if os.fstat(file).st_size != num_bytes:
+            return False
+        return os.readv(file, [array.data for array in arrays]) == num_bytes
     finally:
         os.close(file)

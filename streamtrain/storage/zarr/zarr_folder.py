@@ -1,7 +1,4 @@
-"""Where a Zarr node's files lie: a local folder, or a prefix of an object store.
-
-What `zarr.py` asks of either is the same.
-"""
+"""Access to the files of a Zarr node in a local folder or an object store, behind one interface."""
 
 import os
 import stat
@@ -16,8 +13,8 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, ObjectStore, WrapperStore
 
 from streamtrain.errors import DataError, shown
-from streamtrain.storage.remote.filesystem import NAMES, list_files, open_objects, read_range
-from streamtrain.storage.remote.remote_file import Traffic, failure
+from streamtrain.storage.remote.filesystem import OPTION_NAMES, list_files, open_objects, read_range
+from streamtrain.storage.remote.remote_file import Traffic, as_store_error
 from streamtrain.storage.remote.urls import is_remote, split
 from streamtrain.types import LOCAL, Storage
 
@@ -28,91 +25,106 @@ Range = tuple[str, int, int]
 
 
 class Folder(Protocol):
-    """The files of a node, by their name relative to `url`."""
+    """The files of a node, by their names relative to `url`."""
 
     url: str
 
     def store(self) -> str | WrapperStore:
-        """What zarr opens, read only."""
+        """Return what zarr opens, read only."""
         ...
 
     def files(self) -> dict[str, int]:
-        """Name → size of every file below.
+        """Return name → size of every file below.
 
-        Raises DataError for what is no file, StoreError when the store does not answer.
+        Raises DataError for anything that is not a regular file, and StoreError when the store does
+        not answer.
         """
         ...
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None when it is not there."""
+        """Return the bytes of a file; None when it does not exist."""
         ...
 
     def read(self, name: str) -> bytes:
-        """All of a small file."""
+        """Return all of a small file."""
         ...
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
-        """`(name, start, length)` → the bytes, in order; of a store several at once."""
+        """Return the bytes of each `(name, start, length)`, in order.
+
+        Several at once from an object store.
+        """
         ...
 
 
 def open_folder(url: str, storage: Storage = LOCAL, traffic: Traffic | None = None) -> Folder:
+    """Return the folder of a node; `traffic` counts what is read from an object store."""
     return RemoteFolder(url, storage, traffic) if is_remote(url) else LocalFolder(url)
 
 
 class LocalFolder:
-    """See `Folder`."""
+    """A local `Folder`."""
 
     def __init__(self, url: str):
         self.url = url
 
     def store(self) -> str:
+        """Return what zarr opens."""
         return self.url
 
     def files(self) -> dict[str, int]:
-        """A pipe or device is refused: reading it might never end."""
+        """Return name → size of every file below.
+
+        A pipe or device is refused, because reading it might never end.
+        """
         files = {}
         for folder, _, names in os.walk(self.url):
             for name in names:
                 path = os.path.join(folder, name)
                 try:
-                    about = os.stat(path)
+                    status = os.stat(path)
                 except OSError as error:
                     cause = error.strerror or error
                     raise DataError(
                         f"{shown(path)}: cannot be read: {cause}. Restore it, or write the array"
                         " again."
                     ) from error
-                if not stat.S_ISREG(about.st_mode):
+                if not stat.S_ISREG(status.st_mode):
                     raise DataError(f"{shown(path)}: not a regular file. Move it out of the array.")
-                files[Path(os.path.relpath(path, self.url)).as_posix()] = about.st_size
+                files[Path(os.path.relpath(path, self.url)).as_posix()] = status.st_size
         return files
 
     def size(self, name: str) -> int | None:
+        """Return the bytes of a file; None when it does not exist."""
         path = os.path.join(self.url, name)
         return os.path.getsize(path) if os.path.isfile(path) else None
 
     def read(self, name: str) -> bytes:
+        """Return all of a small file."""
         return Path(self.url, name).read_bytes()
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
-        found = []
+        """Return the bytes of each range, in order."""
+        contents = []
         for name, start, length in ranges:
             with open(os.path.join(self.url, name), "rb") as file:
                 file.seek(start)
-                found.append(file.read(length))
-        return found
+                contents.append(file.read(length))
+        return contents
 
 
 class RemoteFolder:
-    """See `Folder`. Its files are listed once."""
+    """A `Folder` in an object store. Its files are listed once."""
 
     def __init__(self, url: str, storage: Storage, traffic: Traffic | None = None):
-        self.url, self._storage, self._traffic = url, storage, traffic or Traffic()
+        self.url = url
+        self._storage = storage
+        self._traffic = traffic or Traffic()
         self._files: dict[str, int] | None = None
 
     def store(self) -> "CheckedStore":
-        if split(self.url)[0] in NAMES:
+        """Return what zarr opens."""
+        if split(self.url)[0] in OPTION_NAMES:
             inner: ObjectStore | FsspecStore = ObjectStore(
                 open_objects(self.url, self._storage), read_only=True
             )
@@ -123,22 +135,25 @@ class RemoteFolder:
         return CheckedStore(inner, self.url, self._storage, self._traffic)
 
     def files(self) -> dict[str, int]:
+        """Return name → size of every file below."""
         if self._files is None:
             self._files = list_files(self.url, self._storage)
         return self._files
 
     def size(self, name: str) -> int | None:
+        """Return the bytes of a file; None when it does not exist."""
         return self.files().get(name)
 
     def read(self, name: str) -> bytes:
+        """Return all of a small file."""
         return self._read_range((name, 0, self.files()[name]))
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Return the bytes of each range, in order."""
         if len(ranges) < 2:
-            return [self._read_range(each) for each in ranges]
-        with ThreadPoolExecutor(
-            min(_REQUESTS_AT_ONCE, len(ranges)), thread_name_prefix="ranges"
-        ) as pool:
+            return [self._read_range(item) for item in ranges]
+        threads = min(_REQUESTS_AT_ONCE, len(ranges))
+        with ThreadPoolExecutor(threads, thread_name_prefix="ranges") as pool:
             return list(pool.map(self._read_range, ranges))
 
     def _read_range(self, wanted: Range) -> bytes:
@@ -146,8 +161,9 @@ class RemoteFolder:
 
 
 class CheckedStore(WrapperStore):
-    """A store of zarr's that counts its traffic, names its failures, and refuses a chunk that is
-    not there: zarr would make one up.
+    """A zarr store that counts its traffic, raises StoreError, and refuses a missing chunk.
+
+    zarr itself would read a missing chunk as the fill value.
     """
 
     def __init__(
@@ -162,13 +178,14 @@ class CheckedStore(WrapperStore):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
+        """Return an object; None for missing metadata. Raises StoreError, and DataError."""
         started = time.perf_counter()
-        with failure(f"{self._url}/{key}", self._storage):
-            found = await self._store.get(key, prototype, byte_range)
-        if found is not None:
-            self._traffic.add(len(found), time.perf_counter() - started)
+        with as_store_error(f"{self._url}/{key}", self._storage):
+            content = await self._store.get(key, prototype, byte_range)
+        if content is not None:
+            self._traffic.add(len(content), time.perf_counter() - started)
         elif key.split("/")[-1] not in _METADATA:
             raise DataError(
                 f"{self._url}: chunk {key} is missing. Restore it, or write the array again."
             )
-        return found
+        return content

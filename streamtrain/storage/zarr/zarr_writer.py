@@ -1,4 +1,4 @@
-"""Zarr shards as this project writes them."""
+"""Write Zarr shards."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,9 @@ from zarr.codecs import Crc32cCodec
 
 
 class ZarrWriter:
-    """Writes one shard: an array (rows, columns), a chunk a span: raw bytes, crc32c, fill value
-    NaN, empty chunks too.
+    """Writes one shard: an array (rows, columns) with one chunk per span.
+
+    Raw bytes with a crc32c, fill value NaN; empty chunks are written too.
     """
 
     def __init__(
@@ -20,21 +21,19 @@ class ZarrWriter:
         self._array: zarr.Array | None = None
 
     def write(self, columns: Sequence[np.ndarray]) -> None:
-        """One span: 1-D arrays of one length; only the last may be shorter than `span_rows`."""
+        """Write one span: 1-D arrays of equal length; only the last may be below `span_rows`."""
         block = np.stack(columns, axis=1)
         if self._array is None:
-            # A first span that is short is the only one: its chunk need not be padded to
-            # `span_rows`.
-            short = len(block) < self._span_rows
-            self._array = (
-                self._create(len(block), len(block))
-                if short
-                else self._create(self._span_rows, self._max_rows)
-            )
+            if len(block) < self._span_rows:
+                # It is the only span, so its chunk need not be padded to `span_rows`.
+                self._array = self._create(len(block), len(block))
+            else:
+                self._array = self._create(self._span_rows, self._max_rows)
         self._array[self._num_rows : self._num_rows + len(block)] = block
         self._num_rows += len(block)
 
     def close(self) -> None:
+        """Set the array's final number of rows."""
         if self._array is not None:
             self._array.resize((self._num_rows, len(self._columns)))
 
