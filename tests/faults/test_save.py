@@ -215,7 +215,7 @@ def test_a_damaged_checkpoint_is_refused_at_every_byte_and_the_one_before_serves
     with RunDirectory(tmp_path / "a", resume=True) as run:
         saving = Checkpointer(folder, run, versions=VERSIONS)
         with pytest.warns(
-            UserWarning, match=rf"{file}: .*; going on from checkpoint 1, the one before"
+            UserWarning, match=rf"{file}: .*; resuming from checkpoint 1, the one before"
         ):
             records = saving.begin(FINGERPRINT)
         assert saving.take("pass")[0]["number"] == 1
