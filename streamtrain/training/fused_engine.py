@@ -176,7 +176,7 @@ class FusedEngine:
         return self._probe(rows)[0]
 
     def gradient(self, rows: np.ndarray) -> np.ndarray:
-        """Return the mean gradient of the training loss over rows, without decay: float32 (R, P)."""
+        """Return the mean gradient of the training loss, without decay: float32 (R, P)."""
         return self._probe(rows)[1] / np.float32(max(len(rows), 1))
 
     def state(self) -> dict[str, np.ndarray]:

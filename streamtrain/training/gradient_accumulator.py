@@ -45,5 +45,5 @@ class GradientAccumulator:
 
 
 def _summed(gradient: np.ndarray) -> np.ndarray:
-    """Return a copy of an engine's gradient sum, (R, P), added up over slots if it has (R, S, P)."""
+    """Return a copy of an engine's gradient sum, (R, P); one in slots, (R, S, P), is added up."""
     return gradient.sum(axis=1, dtype=np.float32) if gradient.ndim == 3 else gradient.copy()

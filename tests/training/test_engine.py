@@ -308,7 +308,7 @@ def test_where_there_is_a_gpu_auto_takes_it_for_the_torch_engine(monkeypatch, tr
             id="compile",
         ),
         pytest.param(
-            {"precision": "tf32"}, "tf32 is a GPU's.*Use float32, or --device cuda", id="tf32"
+            {"precision": "tf32"}, "tf32 needs a GPU.*Use float32, or --device cuda", id="tf32"
         ),
         pytest.param(
             {"device": "mars"}, "train.device 'mars' cannot be used here.*--device cpu", id="device"

@@ -210,7 +210,7 @@ def test_a_model_of_a_factory_is_trained_saved_loaded_and_exported(
         with pytest.raises(
             ConfigError,
             match=(
-                "run: the trained model cannot be made again: --model modules_to_export:Waves:"
+                "run: the trained model cannot be constructed: --model modules_to_export:Waves:"
                 " there is no module"
             ),
         ):
