@@ -13,8 +13,7 @@ from typing import TypeGuard
 import numpy as np
 
 from streamtrain.config import TrainConfig
-from streamtrain.science import curvature
-from streamtrain.science import noise_scale, sharpness, shuffle_quality
+from streamtrain.science import curvature, noise_scale, sharpness, shuffle_quality
 from streamtrain.science.intervals import estimate
 from streamtrain.science.sharpness import generalization_gap
 from streamtrain.training.model import Model, Shape

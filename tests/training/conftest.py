@@ -1,6 +1,4 @@
-"""Compilers and GPUs as far as they can be had without their machine code: what is around them is
-then ours alone.
-"""
+"""Stand-ins for the compiler and for a GPU, so that the code around them is tested everywhere."""
 
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -9,26 +7,25 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from streamtrain.training.torch import cuda_graphs as graphs
-from streamtrain.training.torch import device_feed
+from streamtrain.training.torch import cuda_graphs, device_feed
 from streamtrain.training.torch.cuda_graphs import ReplayedSteps
 
 
 @pytest.fixture
 def traced(monkeypatch):
-    """The compiler's front half: everything but the machine code, which costs ten seconds and more
-    (see the slow tests).
+    """The front end of torch's compiler, without code generation, which takes ten seconds or more.
+
+    The slow tests include code generation.
     """
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """CUDA's streams, events and graphs, each with nothing to do, so that the arithmetic around
-    them can run here.
+    """CUDA's streams, events and graphs without a GPU, so that the code around them runs here.
 
-    A graph replays by calling what was captured; it shows neither streams nor lifetimes: those need
-    a GPU.
+    A graph is replayed by calling what was captured. Stream order and lifetimes are not tested:
+    they need a GPU.
     """
     stream = SimpleNamespace(wait_event=lambda _e: None, wait_stream=lambda _s: None, cuda_stream=0)
 
@@ -42,12 +39,12 @@ def pretended(monkeypatch):
         with monkeypatch.context() as patch:  # a capture runs nothing
             patch.setattr(
                 ReplayedSteps,
-                "_one",
-                lambda self: setattr(captured, "captured", partial(one, self)),
+                "_take_step",
+                lambda self: setattr(captured, "captured", partial(take_step, self)),
             )
             yield
 
-    one = ReplayedSteps._one
+    take_step = ReplayedSteps._take_step
     empty = torch.empty
     monkeypatch.setattr(
         torch, "empty", lambda *args, pin_memory=False, **options: empty(*args, **options)
@@ -62,5 +59,5 @@ def pretended(monkeypatch):
         "Event": lambda: SimpleNamespace(synchronize=lambda: None, record=lambda _s: None),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(graphs, "can_launch", lambda: False)
+    monkeypatch.setattr(cuda_graphs, "can_launch", lambda: False)
     monkeypatch.setattr(device_feed, "SLOT_ROWS", 256)
