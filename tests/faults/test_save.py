@@ -263,7 +263,7 @@ def test_when_all_are_damaged_nothing_is_begun_and_nothing_changed(tmp_path):
 
 
 def test_a_pickle_is_never_loaded(tmp_path):
-    """docs/faults.md, row 19: a forged checkpoint with valid hashes, and a pickle for the arrays."""
+    """docs/faults.md, row 19: a forged checkpoint with valid hashes holds a pickle."""
     save_thrice(tmp_path / "a")
     folder, marker = tmp_path / "a" / "checkpoints", tmp_path / "executed"
     evil = b"cposix\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR."
