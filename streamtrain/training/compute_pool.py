@@ -65,7 +65,7 @@ class _Batch:
     ended: threading.Event = field(default_factory=threading.Event)
 
 
-class OneThread:
+class CallerThread:
     """Runs tasks on the caller's thread, with the interface of `ComputePool`.
 
     Engines compute on it until they are given a pool.
@@ -122,7 +122,7 @@ class ComputePool(AbstractContextManager):
         if not batch.required:
             return
         if self._closed:
-            OneThread().run(tasks)
+            CallerThread().run(tasks)
             return
         with self._changed:
             for task in tasks:

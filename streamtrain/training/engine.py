@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from streamtrain.errors import DataError
-from streamtrain.training.compute_pool import ComputePool, OneThread
+from streamtrain.training.compute_pool import CallerThread, ComputePool
 
 #: Adam's epsilon, the same as torch's.
 ADAM_EPSILON = 1e-8
@@ -33,7 +33,7 @@ class Engine(Protocol):
 
     batch_size: int
     learning_rates: tuple[float, ...]
-    cores: ComputePool | OneThread
+    cores: ComputePool | CallerThread
 
     @property
     def steps(self) -> int:

@@ -17,8 +17,8 @@ from streamtrain.config import TrainConfig
 from streamtrain.kernels import activations, layers, mlp, updates
 from streamtrain.training.compute_pool import (
     CACHE_LINE_BYTES,
+    CallerThread,
     ComputePool,
-    OneThread,
     Task,
     Workspace,
     aligned_zeros,
@@ -44,7 +44,7 @@ UNBOUNDED = 2**62
 SLOT_ROWS = 1024
 
 #: The number of slots is reduced where together they would hold more floats than this.
-MOST_SLOT_FLOATS = 2**18
+MAX_SLOT_FLOATS = 2**18
 
 
 def gradient_slots(batch_size: int, num_parameters: int) -> int:
@@ -53,7 +53,7 @@ def gradient_slots(batch_size: int, num_parameters: int) -> int:
     At most that many threads can share the rows of a minibatch. It depends on the run only, never
     on the number of threads, so that threads do not change a result.
     """
-    by_memory = max(2, MOST_SLOT_FLOATS // num_parameters)
+    by_memory = max(2, MAX_SLOT_FLOATS // num_parameters)
     return max(1, min(mlp.MOST_SLOTS, batch_size // SLOT_ROWS, by_memory))
 
 
@@ -78,7 +78,7 @@ class FusedEngine:
             raise TypeError(f"the fused engine trains perceptrons, not {shape.name}")
         self.batch_size = batch_size
         self.learning_rates = learning_rates
-        self.cores: ComputePool | OneThread = OneThread()
+        self.cores: ComputePool | CallerThread = CallerThread()
         replicas = len(learning_rates)
         parameters = shape.num_parameters
         slots = gradient_slots(batch_size, parameters)

@@ -173,9 +173,10 @@ def measure_curvature(
         scale = noise_scale.adam_scale(_second_moment(probe, model, pool)) ** 0.5
         result["preconditioned"] = spectrum(scale)
     value = result.get("preconditioned", result)["value"]
-    limited = value is not None and train.schedule != "cosine"
-    result["share_of_stability_line"] = value / line if limited else None
-    return result
+    share = None
+    if value is not None and train.schedule != "cosine":
+        share = value / line
+    return {**result, "share_of_stability_line": share}
 
 
 def measure_sharpness(

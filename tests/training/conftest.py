@@ -1,4 +1,7 @@
-"""Stand-ins for the compiler and for a GPU, so that the code around them is tested everywhere."""
+"""Engines under test, and stand-ins for the compiler and for a GPU.
+
+With the stand-ins, the code around compiler and GPU is tested everywhere.
+"""
 
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -7,8 +10,30 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from streamtrain.config import TrainConfig
+from streamtrain.training.engine_choice import ENGINES
+from streamtrain.training.model import Shape, initial_parameters
 from streamtrain.training.torch import cuda_graphs, device_feed
 from streamtrain.training.torch.cuda_graphs import ReplayedSteps
+from tests.training.contract import RATES
+
+
+@pytest.fixture(params=ENGINES.values(), ids=ENGINES.keys())
+def make_engine(request):
+    """`make_engine(shape, batch_size, last_row, **train)` constructs an engine of each kind."""
+
+    def make(shape=None, batch_size=32, last_row=None, **train):
+        shape = shape or Shape(widths=(4, 8, 8, 1), activation="tanh")
+        return request.param(
+            shape,
+            initial_parameters(shape, 0, 0),
+            batch_size,
+            RATES,
+            TrainConfig(device="cpu", **train),
+            last_row,
+        )
+
+    return make
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from streamtrain.training.compute_pool import ComputePool, OneThread, Task
+from streamtrain.training.compute_pool import CallerThread, ComputePool, Task
 
 
 def note(seen: list, what: object, cost: float = 1.0) -> Task:
@@ -103,7 +103,7 @@ def test_after_leaving_and_without_threads_the_caller_computes():
     seen: list = []
     with ComputePool(2) as pool:
         pass
-    for runner in (pool, OneThread()):
+    for runner in (pool, CallerThread()):
         runner.run(
             [
                 Task(cost=1, work=lambda workspace: seen.append(threading.current_thread())),

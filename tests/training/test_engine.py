@@ -1,7 +1,4 @@
-"""Every engine satisfies the contract, and equals a plain torch loop on the same rows.
-
-The learner cuts blocks where it evaluates.
-"""
+"""Every engine satisfies the contract, and equals a plain torch loop on the same rows."""
 
 import math
 from contextlib import contextmanager, nullcontext
@@ -13,11 +10,9 @@ import torch
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
-from streamtrain.records import Evaluation, ReplicaEnded
 from streamtrain.training.compute_pool import ComputePool
-from streamtrain.training.engine_choice import ENGINES, choose_engine
+from streamtrain.training.engine_choice import choose_engine
 from streamtrain.training.fused_engine import FusedEngine
-from streamtrain.training.learner import Learner, evaluation_rows
 from streamtrain.training.model import ACTIVATIONS, Network, Shape, initial_parameters
 from streamtrain.training.torch import torch_engine
 from streamtrain.training.torch.device_feed import DeviceFeed
@@ -98,22 +93,6 @@ def plain_torch(shape: Shape, train: TrainConfig, lr: float, count: int) -> np.n
         if isinstance(module, torch.nn.Linear):
             pieces += [module.weight.detach().T.reshape(-1), module.bias.detach()]
     return torch.cat(pieces).numpy()
-
-
-@pytest.fixture(params=ENGINES.values(), ids=ENGINES.keys())
-def make_engine(request):
-    def make(shape=None, batch_size=32, last_row=None, **train):
-        shape = shape or Shape(widths=(4, 8, 8, 1), activation="tanh")
-        return request.param(
-            shape,
-            initial_parameters(shape, 0, 0),
-            batch_size,
-            RATES,
-            TrainConfig(device="cpu", **train),
-            last_row,
-        )
-
-    return make
 
 
 @contextmanager
@@ -322,96 +301,3 @@ def test_what_no_engine_can_do_is_refused(train, says):
 def test_cosine_needs_an_end(make_engine):
     with pytest.raises(ConfigError, match="needs to know the run's last row"):
         make_engine(schedule="cosine")
-
-
-def test_evaluation_points():
-    assert list(evaluation_rows(1024, 5000)) == [0, 1024, 1448, 2048, 2896, 4096, 5000]
-    assert list(evaluation_rows(1024, 10)) == [0, 10]
-
-
-def test_learner_cuts_at_points_and_at_the_end_of_an_epoch(make_engine):
-    rows = make_rows(100)
-    engine = make_engine(batch_size=32)
-    learner = Learner(
-        engine, trial=0, first_row=16, last_row=150, holdout=rows, loss_scale=1.0, target_sd=2.0
-    )
-    records = [
-        *learner.consume(rows[:60], ends_epoch=False),
-        *learner.consume(rows[60:], ends_epoch=True),
-    ]
-    assert not learner.done
-    records += [*learner.consume(rows, ends_epoch=True), *learner.finish()]
-    assert learner.done
-    evaluations = [
-        record for record in records if isinstance(record, Evaluation) and record.lr == RATES[0]
-    ]
-    points = [(record.rows, record.steps) for record in evaluations]
-    # 100 rows are three steps and a short one. The run ends at row 150, within a minibatch of which
-    # it has 18 rows.
-    assert points == [
-        (0, 0),
-        (16, 0),
-        (23, 0),
-        (32, 1),
-        (45, 1),
-        (64, 2),
-        (91, 2),
-        (128, 4),
-        (150, 5),
-    ]
-    assert outcomes_of(records) == ["finished", "finished"]
-    last = evaluations[-1]
-    assert last.holdout_rmse == pytest.approx(last.holdout_loss**0.5 * 2.0)
-
-
-def outcomes_of(records) -> list[str]:
-    return [record.outcome for record in records if isinstance(record, ReplicaEnded)]
-
-
-def test_an_epoch_whose_last_window_is_empty_ends_all_the_same(make_engine):
-    """The null policy may drop all of its rows: the partly filled minibatch still gets its step."""
-    rows, engine = make_rows(100), make_engine(batch_size=32)
-    learner = Learner(
-        engine, trial=0, first_row=16, last_row=1000, holdout=rows, loss_scale=1.0, target_sd=1.0
-    )
-    list(learner.consume(rows, ends_epoch=False))
-    assert engine.steps == 3
-    assert list(learner.consume(rows[:0], ends_epoch=True)) == []
-    assert engine.steps == 4
-    assert learner.rows == 100
-
-
-def test_a_finite_loss_beyond_the_limit_is_a_divergence(make_engine, monkeypatch):
-    rows, outcomes = make_rows(320), []
-    for limit in (1e6, 1e-6):
-        monkeypatch.setattr("streamtrain.training.learner.DIVERGED_LOSS", limit)
-        learner = Learner(
-            make_engine(),
-            trial=0,
-            first_row=16,
-            last_row=320,
-            holdout=rows,
-            loss_scale=1.0,
-            target_sd=1.0,
-        )
-        outcomes += outcomes_of([*learner.consume(rows, ends_epoch=True), *learner.finish()])
-    assert outcomes == ["finished"] * len(RATES) + ["diverged"] * len(RATES)
-
-
-def test_divergence_is_an_outcome(make_engine):
-    rows = make_rows(3200)
-    shape = Shape(widths=(4, 1), activation="relu")
-    engine = type(make_engine())(
-        shape,
-        initial_parameters(shape, 0, 0),
-        32,
-        (0.01, 50.0),
-        TrainConfig(optimizer="sgd", device="cpu"),
-    )
-    learner = Learner(
-        engine, trial=0, first_row=16, last_row=3200, holdout=rows, loss_scale=1.0, target_sd=1.0
-    )
-    records = [*learner.consume(rows, ends_epoch=True), *learner.finish()]
-    assert outcomes_of(records) == ["finished", "diverged"]
-    losses = [record.holdout_loss for record in records if isinstance(record, Evaluation)]
-    assert all(loss is None or np.isfinite(loss) for loss in losses)

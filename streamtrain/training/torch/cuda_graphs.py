@@ -23,7 +23,7 @@ class ReplayedSteps:
 
     `parameters_RP` and `moments` are updated in place. `ring` (rows, D + 1) is where all rows will
     be. The object refers to it, and to every tensor that the graph uses, as long as the graph
-    exists. `most_steps` is the number of rows of the step table.
+    exists. `max_steps` is the number of rows of the step table.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class ReplayedSteps:
         moments: tuple[torch.Tensor, ...],
         ring: torch.Tensor,
         batch_size: int,
-        most_steps: int,
+        max_steps: int,
     ):
         device, width, replicas = ring.device, ring.shape[1], len(parameters_RP)
         self._gradient = gradient
@@ -43,12 +43,12 @@ class ReplayedSteps:
         self._moments = moments
         self._ring = ring
         self.batch_size = batch_size
-        self.most_steps = most_steps
+        self.max_steps = max_steps
         self._x = torch.empty((batch_size, width - 1), device=device)
         self._y = torch.empty((batch_size, 1), device=device)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
-        self._table = torch.ones((most_steps, replicas, 4), device=device)
+        self._table = torch.ones((max_steps, replicas, 4), device=device)
         self._losses_R = torch.zeros(replicas, dtype=torch.float64, device=device)
         self._offsets = torch.arange(batch_size, device=device)
         # Empty arguments of the kernel: rows in their order, and already standardized.
@@ -68,7 +68,7 @@ class ReplayedSteps:
         """
         steps = len(table_SR4)
         assert rows.untyped_storage().data_ptr() == self._ring.untyped_storage().data_ptr()
-        assert steps <= self.most_steps
+        assert steps <= self.max_steps
         self._position.fill_(rows.storage_offset() // self._ring.shape[1])
         self._step.zero_()
         self._losses_R.zero_()

@@ -18,7 +18,7 @@ import torch
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import first_line
-from streamtrain.training.compute_pool import ComputePool, OneThread
+from streamtrain.training.compute_pool import CallerThread, ComputePool
 from streamtrain.training.engine import check_state
 from streamtrain.training.model import Model
 from streamtrain.training.schedule import schedule_rows
@@ -74,7 +74,7 @@ class TorchEngine:
         self.batch_size = batch_size
         self.learning_rates = learning_rates
         self.steps = 0
-        self.cores: ComputePool | OneThread = OneThread()
+        self.cores: ComputePool | CallerThread = CallerThread()
         self.device = train_device(train.device)
         self._model = shape
         self._train = train
