@@ -1,6 +1,6 @@
-"""Models, engines that take steps, and learners that decide when to look.
+"""Models, the engines that train them, and learners, which decide when to evaluate.
 
-`Learner` consumes blocks and yields records; its engine trains one replica for each learning rate.
-`Engine` is the contract; `FusedEngine` fulfils it with Numba on the CPU, `TorchEngine` with torch,
-on any device.
+A `Learner` consumes blocks and yields records; its engine trains one replica per learning rate.
+`Engine` is the contract. `FusedEngine` implements it with Numba on the CPU, `TorchEngine` with
+torch on any device.
 """

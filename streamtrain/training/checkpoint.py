@@ -1,15 +1,18 @@
-"""Checkpoints on disk: `NNNNNN.safetensors` (arrays) and `NNNNNN.json` (all else, with the hash of
-both). No pickle, no time in the bytes.
+"""Checkpoints on disk: `NNNNNN.safetensors` (arrays) and `NNNNNN.json` (everything else).
 
-The arrays are written first, the JSON last, each by temporary, fsync, rename, fsync of the folder:
-a checkpoint that has its JSON has all of itself. A byte that is not the one written makes it
-refused.
+The JSON holds the hashes of both files. Nothing is pickled, and the bytes hold no time, so equal
+states give equal files.
+
+The arrays are written first and the JSON last, each through a temporary file, fsync, rename and
+fsync of the folder. So a checkpoint whose JSON exists is complete. A checkpoint with any changed
+byte is refused.
 """
 
 import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +32,7 @@ _NAME = re.compile(r"(\d{6,})\.json")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
-    """What was saved: JSON values, and arrays by name."""
+    """A saved state: JSON values, and arrays by name."""
 
     number: int
     document: Json
@@ -37,80 +40,113 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write both files. Raises OSError; checkpoints of other numbers are not touched."""
+    """Write both files.
+
+    Checkpoints of other numbers are not touched. Raises OSError.
+    """
     content = save(
         {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
     )
-    tensors, about = _paths(folder, checkpoint.number)
+    tensors_path, document_path = _paths(folder, checkpoint.number)
     document = {
         "schema_version": SCHEMA_VERSION,
         **checkpoint.document,
         "number": checkpoint.number,
         "tensors": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
     }
-    write_atomically(tensors, content)
-    write_atomically(about, _encode(document))
+    write_atomically(tensors_path, content)
+    write_atomically(document_path, _encode(document))
 
 
 def read_checkpoint(folder: Path, number: int) -> Checkpoint:
     """Read a checkpoint back.
 
-    Raises DataError, naming the file and what is wrong with it, for anything but what was written.
+    Raises DataError, naming the file and what is wrong with it, unless both files are exactly what
+    was written.
     """
-    tensors, about = _paths(folder, number)
+    tensors_path, document_path = _paths(folder, number)
+    document = _read_document(document_path)
+    content = _read_tensors(tensors_path, document["tensors"])
     try:
-        stated = about.read_bytes()
-        document = json.loads(stated)["checkpoint"]
-        if _encode(document) != stated:
-            raise ValueError("its hash does not match")
+        arrays = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{shown(str(tensors_path))}: it is not a safetensors file ({error})"
+        ) from None
+    return Checkpoint(number=number, document=document, arrays=arrays)
+
+
+def _read_document(path: Path) -> Json:
+    """Read the JSON of a checkpoint, and verify its hash and schema version."""
+    try:
+        text = path.read_bytes()
+        document = json.loads(text)["checkpoint"]
+        matches = _encode(document) == text
     except OSError as error:
-        raise DataError(f"{shown(str(about))}: {error.strerror or error}") from None
+        raise DataError(f"{shown(str(path))}: {error.strerror or error}") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        cause = (
-            "its hash does not match"
-            if type(error) is ValueError
-            else "it is no whole JSON document"
-        )
-        raise DataError(f"{shown(str(about))}: {cause}") from None
+        # A plain ValueError is from `_encode`: NaN or infinity, which is never written.
+        if type(error) is ValueError:
+            raise DataError(f"{shown(str(path))}: its hash does not match") from None
+        raise DataError(f"{shown(str(path))}: it is not a complete JSON document") from None
+    if not matches:
+        raise DataError(f"{shown(str(path))}: its hash does not match")
     if document["schema_version"] != SCHEMA_VERSION:
         raise DataError(
-            f"{shown(str(about))}: schema_version is {document['schema_version']!r}; this"
+            f"{shown(str(path))}: schema_version is {document['schema_version']!r}; this"
             f" streamtrain reads {SCHEMA_VERSION}"
         )
+    return document
+
+
+def _read_tensors(path: Path, expected: Json) -> bytes:
+    """Read the arrays' file, and verify its size and hash."""
     try:
-        content = tensors.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{shown(str(tensors))}: {error.strerror or error}") from None
-    stated = document["tensors"]
-    if len(content) != stated["bytes"]:
+        raise DataError(f"{shown(str(path))}: {error.strerror or error}") from None
+    if len(content) != expected["bytes"]:
         raise DataError(
-            f"{shown(str(tensors))}: it has {len(content):,} bytes instead of {stated['bytes']:,}"
+            f"{shown(str(path))}: it has {len(content):,} bytes instead of {expected['bytes']:,}"
         )
-    if hashlib.sha256(content).hexdigest() != stated["sha256"]:
-        raise DataError(f"{shown(str(tensors))}: its hash does not match")
-    try:
-        return Checkpoint(number=number, document=document, arrays=load(content))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{shown(str(tensors))}: it is no safetensors file ({error})") from None
+    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        raise DataError(f"{shown(str(path))}: its hash does not match")
+    return content
 
 
 def list_checkpoints(folder: Path) -> list[int]:
-    """The numbers of the checkpoints in a folder, ascending, good and damaged ones alike; none when
-    there is no folder.
+    """Return the numbers of the checkpoints in a folder, ascending, damaged ones included.
+
+    The list is empty when there is no such folder.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(
-            int(found[1]) for name in os.listdir(folder) if (found := _NAME.fullmatch(name))
-        )
+        matches = [_NAME.fullmatch(name) for name in os.listdir(folder)]
+        return sorted(int(match[1]) for match in matches if match)
     return []
 
 
 def remove_checkpoint(folder: Path, number: int) -> None:
-    """Remove one, the JSON first, so that it is whole or not there. Raises OSError."""
-    tensors, about = _paths(folder, number)
-    for path in (about, tensors):
+    """Remove a checkpoint.
+
+    The JSON goes first, so that a checkpoint is either complete or absent. Raises OSError.
+    """
+    tensors_path, document_path = _paths(folder, number)
+    for path in (document_path, tensors_path):
         with suppress(FileNotFoundError):
             os.unlink(path)
+
+
+def nest(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays with `prefix/` before their names, so that several sets fit into one."""
+    return {f"{prefix}/{name}": array for name, array in arrays.items()}
+
+
+def unnest(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays that `nest` put under a prefix, with their own names."""
+    start = f"{prefix}/"
+    return {
+        name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)
+    }
 
 
 def _paths(folder: Path, number: int) -> tuple[Path, Path]:
@@ -118,7 +154,7 @@ def _paths(folder: Path, number: int) -> tuple[Path, Path]:
 
 
 def _encode(document: Json) -> bytes:
-    """The one way to write a document: with the hash of its text beside it."""
+    """Return the bytes of a document's file: the hash of its JSON text, and the text."""
     text = json.dumps(document, sort_keys=True, allow_nan=False)
     return b'{"sha256": "%s", "checkpoint": %s}\n' % (
         hashlib.sha256(text.encode()).hexdigest().encode(),

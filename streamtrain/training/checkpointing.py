@@ -1,12 +1,14 @@
-"""When a run is saved, and how it goes on: the last few checkpoints of its folder, and the records
-that belong to each.
+"""When a run is saved, and how it is resumed.
+
+The last few checkpoints of a run's folder are kept. Each knows how long the log of records was when
+it was made, so that log and state agree after resuming.
 """
 
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -26,40 +28,67 @@ from streamtrain.training.checkpoint import (
 from streamtrain.training.fingerprint import differences
 from streamtrain.types import Json
 
-#: A run is saved after `every_seconds`, or this part of a pass, whichever comes first …
-EVERY_PART = 0.02
-#: … but parts so short that saving would take more than a twentieth of the time are put together.
-LEAST_SAVES_APART = 20
+#: A run is saved every `every_seconds`, or whenever this fraction of a pass has been done since the
+#: last checkpoint, whichever comes first …
+CHECKPOINT_FRACTION = 0.02
+#: … but the fraction counts only if saving takes at most this fraction of the time.
+MAX_SAVE_OVERHEAD = 0.05
 
-#: Where a pass stands: JSON values, and arrays by name.
+#: How far a pass has come, and the state of its learners: JSON values, and arrays by name.
 PassState = tuple[Json, dict[str, np.ndarray]]
 
 
 class Events(Protocol):
-    """The log of a run's records, as far as checkpoints need it; a mark is the log's length and
-    hash, as JSON values.
+    """The log of a run's records, as far as checkpoints need it.
+
+    A mark is a position in the log: its length and hash up to there, as JSON values.
     """
 
     def mark(self) -> Json:
-        """Make what was logged last, and say where it ends. Raises OSError."""
+        """Make what was logged durable, and return the mark of its end. Raises OSError."""
         ...
 
     def check(self, mark: Json) -> None:
-        """Raises DataError when the log does not begin with what was marked."""
+        """Raise DataError when the log does not start with what was marked."""
         ...
 
     def rewind(self, mark: Json) -> list[Record]:
-        """Cut the log at a mark; returns the records before it."""
+        """Cut the log at a mark, and return the records before it."""
+        ...
+
+
+class Checkpointing(Protocol):
+    """What a pass needs in order to be saved, interrupted and resumed.
+
+    A pass calls `take` once, enters `listening`, calls `edge` wherever its state is consistent, and
+    `save` at its end. `Checkpointer` saves to disk; a worker of a cluster keeps the state in memory
+    and sends it back.
+    """
+
+    def take(self, name: str, /) -> PassState | None:
+        """Return the state to resume the pass of this name from; None to start it."""
+        ...
+
+    def listening(self) -> AbstractContextManager[None]:
+        """Make signals wait for the next `edge` while inside."""
+        ...
+
+    def edge(self, fraction: float, state: Callable[[], PassState], /) -> None:
+        """Save if it is time to, and end the pass by an exception if it is asked to stop."""
+        ...
+
+    def save(self, state: PassState, /) -> None:
+        """Save now."""
         ...
 
 
 class Checkpointer:
-    """The checkpoints of one run, used by one thread.
+    """Writes and reads the checkpoints of one run; used by one thread.
 
-    `begin` once, then `listening` around each pass, with `edge` inside.
+    Call `begin` once, then `listening` around each pass, with `edge` inside.
 
-    `seconds`: what the run had taken when it was interrupted, 0 for a new one. `versions` is
-    compared when a run goes on, and a change is only warned of: the same bits are promised under
+    `seconds` is how long the run had taken when it was interrupted, 0 for a new one. `versions` are
+    compared on resuming, and a change only causes a warning: the same bits are promised only with
     the same versions on the same machine.
     """
 
@@ -73,27 +102,27 @@ class Checkpointer:
         every_seconds: float = 30.0,
         interrupt: Interrupt | None = None,
     ):
-        self.folder, self.events, self.versions, self.keep, self.every_seconds = (
-            folder,
-            events,
-            versions,
-            keep,
-            every_seconds,
-        )
+        self.folder = folder
+        self.events = events
+        self.versions = versions
+        self.keep = keep
+        self.every_seconds = every_seconds
         self.interrupt = interrupt or Interrupt()
+        self.seconds = 0.0
+        self._started = time.perf_counter()
         self._fingerprint: Json = {}
         self._next = 0
-        self._state: PassState | None = None
-        self._saved_at, self._saved_part, self._cost = -float("inf"), 0.0, 0.0
-        self.seconds, self._started = 0.0, time.perf_counter()
+        self._resume_state: PassState | None = None
+        self._saved_at = -float("inf")
+        self._saved_fraction = 0.0
+        self._save_seconds = 0.0
 
     def begin(self, fingerprint: Json) -> list[Record]:
-        """The records of an interrupted run, cut where its last good checkpoint was made; none when
-        nothing was saved.
+        """Return the records of an interrupted run up to its last undamaged checkpoint.
 
-        Raises ConfigError when `fingerprint` is another one, with each difference; DataError when
-        every checkpoint is damaged. Until it is clear that the run can go on, nothing is changed on
-        disk.
+        The list is empty when nothing was saved. Raises ConfigError, with each difference, when the
+        run had another `fingerprint`; DataError when every checkpoint is damaged. Nothing on disk
+        is changed until it is clear that the run can be resumed.
         """
         self._fingerprint = fingerprint
         numbers = list_checkpoints(self.folder)
@@ -103,71 +132,69 @@ class Checkpointer:
         document = checkpoint.document
         if changed := differences(document["fingerprint"], fingerprint):
             raise ConfigError(
-                f"{self.folder.parent} cannot go on: {'; '.join(changed)}. Give what it was begun"
-                " with, or another --out."
+                f"{self.folder.parent} cannot be resumed: {'; '.join(changed)}. Use its original"
+                " options, or choose another --out."
             )
         if changed := differences(document["versions"], self.versions):
             warnings.warn(
-                f"{self.folder.parent} goes on under other versions, so the last bits may differ:"
-                f" {'; '.join(changed)}.",
+                f"{self.folder.parent} is resumed under other versions, so the last bits of its"
+                f" numbers may differ: {'; '.join(changed)}.",
                 stacklevel=3,
             )
         records = self.events.rewind(document["events"])
         for number in numbers[numbers.index(checkpoint.number) + 1 :]:
             remove_checkpoint(self.folder, number)
-        self._next, self._state = checkpoint.number + 1, (document["state"], checkpoint.arrays)
+        self._next = checkpoint.number + 1
+        self._resume_state = (document["state"], checkpoint.arrays)
         self.seconds = document["seconds"]
         self._started -= self.seconds
         return records
 
     def take(self, name: str) -> PassState | None:
-        """Where the pass of this name was when the run was saved; once, and None for a pass that
-        begins.
+        """Return the state to resume the pass of this name from; None for a pass that starts.
 
-        Raises DataError when the run was saved within another pass, and that one did not come to
-        its end.
+        A state is returned once. Raises DataError when the run was saved within another pass that
+        had not ended.
         """
-        state, self._state = self._state, None
+        state, self._resume_state = self._resume_state, None
         if state is None or state[0]["name"] == name:
             return state
         if state[0]["record"] is None:
             raise DataError(
-                f"{self.folder}: it was saved in the pass {state[0]['name']}, not in {name}. Go on"
-                " as it was begun, on one machine or on workers, or start again with another"
-                " --out."
+                f"{self.folder}: it was saved in the pass {state[0]['name']}, not in {name}. Resume"
+                " it where it was started, on one machine or on workers, or start again with"
+                " another --out."
             )
         return None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM wait for the next `edge`."""
+        """Make Ctrl-C and SIGTERM wait for the next `edge` while inside."""
         with self.interrupt.listening():
             yield
 
-    def edge(self, part: float, state: Callable[[], PassState]) -> None:
-        """Save, if it is time to or somebody asked the run to stop; then it ends here, with what
-        the signal raises.
+    def edge(self, fraction: float, state: Callable[[], PassState]) -> None:
+        """Save if it is time to, or if a signal asked the run to stop; then raise what it raises.
 
-        `part`: how much of the pass is done, from 0 to 1. Raises ResourceError when the disk takes
-        no more.
+        `fraction` is how much of the pass is done, from 0 to 1. Raises ResourceError when the disk
+        is full.
         """
-        now, asked = time.perf_counter(), self.interrupt.asked is not None
+        now = time.perf_counter()
+        asked = self.interrupt.asked is not None
         late = now - self._saved_at >= self.every_seconds
-        far = (
-            abs(part - self._saved_part) >= EVERY_PART
-            and now - self._saved_at >= LEAST_SAVES_APART * self._cost
-        )
+        cheap = now - self._saved_at >= self._save_seconds / MAX_SAVE_OVERHEAD
+        far = cheap and abs(fraction - self._saved_fraction) >= CHECKPOINT_FRACTION
         if late or far or asked:
             self.save(state())
-            self._saved_at, self._saved_part = time.perf_counter(), part
-            self._cost = self._saved_at - now
+            self._saved_at, self._saved_fraction = time.perf_counter(), fraction
+            self._save_seconds = self._saved_at - now
         if asked:
             self.interrupt.leave()
 
     def save(self, state: PassState) -> None:
-        """Write a checkpoint now, and drop all but the last few.
+        """Write a checkpoint now, and remove all but the last few.
 
-        Raises ResourceError; those before stay as they are.
+        Raises ResourceError; earlier checkpoints stay as they are.
         """
         document, arrays = state
         try:
@@ -187,24 +214,24 @@ class Checkpointer:
         except OSError as error:
             raise ResourceError(
                 f"{self.folder}: checkpoint {self._next} cannot be written"
-                f" ({error.strerror or error}); those before it are whole. Make room, then go on"
-                " with --resume auto."
+                f" ({error.strerror or error}); earlier ones are intact. Free some space, then"
+                " continue with --resume auto."
             ) from error
         self._next += 1
         self._prune()
 
     def _prune(self) -> None:
-        """One that cannot be removed does no harm; it is tried again next time."""
+        """Remove old checkpoints. A failure does no harm, and the next save tries again."""
         with suppress(OSError):
             for number in list_checkpoints(self.folder)[: -self.keep]:
                 remove_checkpoint(self.folder, number)
 
     def _newest(self, numbers: list[int]) -> Checkpoint | None:
-        """The last checkpoint that is whole, with a warning for each that is not.
+        """Return the last undamaged checkpoint, with a warning for each damaged one after it.
 
-        None when there are none at all.
+        Returns None when there are no checkpoints, and raises DataError when all are damaged.
         """
-        problems = []
+        problems: list[str] = []
         for number in reversed(numbers):
             try:
                 checkpoint = read_checkpoint(self.folder, number)
@@ -214,7 +241,7 @@ class Checkpointer:
                 continue
             for problem in problems:
                 warnings.warn(
-                    f"{problem}; going on from checkpoint {number}, the one before.", stacklevel=4
+                    f"{problem}; resuming from checkpoint {number}, the one before.", stacklevel=4
                 )
             return checkpoint
         if problems:

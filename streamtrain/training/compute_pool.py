@@ -1,5 +1,6 @@
-"""The threads that compute: all learners of a pass share them, and no more than so many tasks run
-at once.
+"""A thread pool for computing, shared by all learners of a pass.
+
+A pool of `threads` threads runs at most that many tasks at once, whichever learner they are from.
 """
 
 import heapq
@@ -12,28 +13,30 @@ from typing import Self
 
 import numpy as np
 
-#: Bytes of a cache line, and of the widest vector: one that lies across two lines is read twice.
-LINE = 64
+#: Bytes per cache line, and per widest vector register. A vector that crosses the boundary of two
+#: lines costs two reads, so arrays start on a boundary.
+CACHE_LINE_BYTES = 64
 
 
 def aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """float32 zeros, C-contiguous, whose first value begins a cache line."""
+    """Return C-contiguous float32 zeros that start on a cache-line boundary."""
     count = math.prod(shape)
-    space = np.zeros(count + LINE // 4, dtype=np.float32)
-    begin = -space.ctypes.data % LINE // 4
-    return space[begin : begin + count].reshape(shape)
+    space = np.zeros(count + CACHE_LINE_BYTES // 4, dtype=np.float32)
+    first = -space.ctypes.data % CACHE_LINE_BYTES // 4
+    return space[first : first + count].reshape(shape)
 
 
 class Workspace:
-    """Scratch memory of one thread, used by whatever task runs there; it grows to the largest that
-    was asked for.
+    """Scratch memory of one thread, reused by each task that runs on it.
+
+    It grows to the largest size requested.
     """
 
     def __init__(self) -> None:
         self._floats = np.empty(0, dtype=np.float32)
 
     def floats(self, count: int) -> np.ndarray:
-        """float32 (count,) with any content, good until the task ends."""
+        """Return float32 (count,) with arbitrary content, valid until the task ends."""
         if len(self._floats) < count:
             self._floats = aligned_zeros((count,))
         return self._floats[:count]
@@ -43,11 +46,9 @@ class Workspace:
 class Task:
     """Work for one thread.
 
-    Costlier tasks start first (any unit, the same for all); a cost of 0 marks one that only lends a
-    hand:
-
-    it starts when nothing else waits, and is dropped when its batch's other tasks have ended before
-    that.
+    Tasks of a higher `cost` start first; the unit is arbitrary, but the same for all tasks. A cost
+    of 0 marks an optional helper task: it starts only when nothing else is queued, and is dropped
+    if the other tasks of its batch end before it starts.
     """
 
     cost: float
@@ -56,19 +57,18 @@ class Task:
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """The tasks of one `run`: how many must still end, how many hands are at work, the first
-    error.
-    """
+    """The tasks of one `run` call: required tasks left, helpers running, the first error."""
 
     required: int
-    hands: int = 0
+    helpers: int = 0
     error: BaseException | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
 
-class OneThread:
-    """The caller's own thread in place of `ComputePool`: what an engine computes on until it is
-    given others.
+class CallerThread:
+    """Runs tasks on the caller's thread, with the interface of `ComputePool`.
+
+    Engines compute on it until they are given a pool.
     """
 
     threads = 1
@@ -77,22 +77,22 @@ class OneThread:
         self._workspace = Workspace()
 
     def run(self, tasks: Sequence[Task]) -> None:
-        """Do all tasks in their order, but for those that only lend a hand."""
+        """Run the tasks in order, without the helper tasks."""
         for task in tasks:
             if task.cost > 0:
                 task.work(self._workspace)
 
 
 class ComputePool(AbstractContextManager):
-    """`threads` threads, started on entering and ended on leaving; after that the caller's own
-    computes.
+    """A pool of `threads` threads, started on entering the context and ended on leaving it.
 
-    `run` may be called from several threads at once, but not from a task.
+    After that, `run` computes on the caller's thread. `run` may be called from several threads at
+    once, but not from within a task.
     """
 
     def __init__(self, threads: int):
         self.threads = threads
-        # a heap: costliest first, then in order of arrival
+        # a heap: highest cost first, then in order of arrival
         self._waiting: list[tuple[float, int, Task, _Batch]] = []
         self._arrivals, self._closed = 0, False
         self._changed = threading.Condition()
@@ -114,14 +114,15 @@ class ComputePool(AbstractContextManager):
             thread.join()
 
     def run(self, tasks: Sequence[Task]) -> None:
-        """Do all tasks, and come back when they have ended; raises the first error that one of them
-        raised.
+        """Run tasks, and return when all have ended.
+
+        Raises the first error that one of them raised.
         """
         batch = _Batch(required=sum(task.cost > 0 for task in tasks))
         if not batch.required:
             return
         if self._closed:
-            OneThread().run(tasks)
+            CallerThread().run(tasks)
             return
         with self._changed:
             for task in tasks:
@@ -141,7 +142,7 @@ class ComputePool(AbstractContextManager):
                 if not self._waiting:
                     return
                 task, batch = heapq.heappop(self._waiting)[2:]
-                batch.hands += task.cost == 0
+                batch.helpers += task.cost == 0
             error = None
             try:
                 task.work(workspace)
@@ -150,16 +151,15 @@ class ComputePool(AbstractContextManager):
             with self._changed:
                 batch.error = batch.error or error
                 if task.cost == 0:
-                    batch.hands -= 1
+                    batch.helpers -= 1
                 else:
                     batch.required -= 1
-                # hands that come too late are let go, and with them the block
-                # that they refer to
+                # Drop the helpers that have not started, and with them the block they refer to.
                 if not batch.required:
                     self._waiting = [
                         waiting for waiting in self._waiting if waiting[3] is not batch
                     ]
                     heapq.heapify(self._waiting)
-                    if not batch.hands:
+                    if not batch.helpers:
                         batch.ended.set()
             del task, batch, error

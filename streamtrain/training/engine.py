@@ -1,73 +1,96 @@
 """The contract of engines: how learners take steps."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 
 from streamtrain.errors import DataError
+from streamtrain.training.compute_pool import CallerThread, ComputePool
+
+#: Adam's epsilon, the same as torch's.
+ADAM_EPSILON = 1e-8
 
 
 class Engine(Protocol):
-    """Trains `replicas` models in lock-step on the same minibatches, one learning rate each.
+    """Trains R models (replicas) in lock-step on the same minibatches, one per learning rate.
 
-    A block is float32 (rows, features + 1), target last, in model units. Not thread-safe: one
-    learner owns an engine. Made by `(shape, parameters_P, batch_size, learning_rates, train,
-    last_row)`: every replica begins at `parameters_P`, and `last_row` is where the learning-rate
-    schedule ends, None when only a clock ends the run (a cosine is then a ConfigError).
+    A block is float32 (rows, features + 1) in model units, target last. Not thread-safe: an engine
+    is used by one learner.
+
+    Engines are constructed with `(shape, parameters_P, batch_size, learning_rates, train,
+    last_row)`. Every replica starts from `parameters_P`. The learning-rate schedule ends at
+    `last_row`; it is None when only a time limit ends the run, and a cosine schedule then raises
+    ConfigError.
+
+    Attributes:
+        batch_size: rows per minibatch.
+        learning_rates: one per replica, in the order of the replicas axis of every array.
+        cores: the threads that the fused engine computes on; set it to share a pool with other
+            engines. Results do not depend on it. The torch engine ignores it, since torch has
+            threads of its own.
     """
 
     batch_size: int
     learning_rates: tuple[float, ...]
-    steps: int
+    cores: ComputePool | CallerThread
+
+    @property
+    def steps(self) -> int:
+        """The number of steps taken so far, short minibatches included."""
+        ...
 
     def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """Take every minibatch that ends in `[start, stop)`; carry the rest as a gradient sum into
-        the next call.
+        """Take every step whose minibatch ends in rows `[start, stop)` of a block.
 
-        Returns the sum over these rows of ½r², at the parameters each row met: float64 (replicas,).
+        The rows left over are kept as a gradient sum, which the next call continues.
+
+        Returns the sum of ½r² over these rows, each taken at the parameters in use when the row was
+        reached: float64 (R,).
         """
         ...
 
     def finish_epoch(self) -> None:
-        """Take a short minibatch, if one is carried, as a step of its own: the mean over its
-        rows.
-        """
+        """Take a step with the mean over the rows of a partly filled minibatch, if there is one."""
         ...
 
     def parameters(self) -> np.ndarray:
-        """A copy of the parameters: float32 (replicas, P)."""
+        """Return a copy of the parameters: float32 (R, P)."""
         ...
 
     def evaluate(self, rows: np.ndarray) -> np.ndarray:
-        """Mean of r² over these rows with the present parameters: float64 (replicas,); a carried
-        minibatch has no part in it.
+        """Return the mean of r² over rows at the current parameters: float64 (R,).
+
+        A partly filled minibatch neither affects the result nor is affected.
         """
         ...
 
     def state(self) -> dict[str, np.ndarray]:
-        """Copies of all that changes: parameters, moments, the carried gradient, counters.
+        """Return copies of everything that changes: parameters, moments, gradient sum, counters.
 
-        Names and shapes are the engine's own.
-
-        Another engine made alike, after `load_state`, gives bit for bit what this one would have
-        given.
+        Names and shapes are those of the engine. An engine constructed with the same arguments and
+        loaded with this state continues bit-identically.
         """
         ...
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from a `state()`. Raises DataError when it is not one of an engine made alike."""
+        """Continue from a `state()`.
+
+        Raises DataError when it is not the state of an engine constructed with the same arguments.
+        """
         ...
 
 
-def check_state(state: dict[str, np.ndarray], own: dict[str, np.ndarray]) -> None:
-    """Raises DataError unless `state` has the names, shapes and types of an engine's `own`."""
-    for name in [*own, *(state.keys() - own.keys())]:
-        theirs, ours = (
-            f"{array.dtype} {array.shape}" if array is not None else "none"
-            for array in (state.get(name), own.get(name))
-        )
+def check_state(state: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    """Raise DataError unless `state` has the names, shapes and types of the `expected` one."""
+    for name in [*expected, *(state.keys() - expected.keys())]:
+        theirs, ours = _describe(state.get(name)), _describe(expected.get(name))
         if theirs != ours:
             raise DataError(
                 f"the engine's state does not fit: {name} is {theirs}, not {ours}. Resume with the"
-                " options it was saved under."
+                " options that the run was saved with."
             )
+
+
+def _describe(array: np.ndarray | None) -> str:
+    return "none" if array is None else f"{array.dtype} {array.shape}"

@@ -1,4 +1,4 @@
-"""Which engine a run uses and why, which model it trains, and what failures mean."""
+"""The choice of the model and the engine of a run, and the recognition of out-of-memory errors."""
 
 import torch
 
@@ -10,29 +10,35 @@ from streamtrain.training.model import Model, Shape
 from streamtrain.training.torch.device_feed import train_device
 from streamtrain.training.torch.torch_engine import TorchEngine
 
-ENGINES = {"fused": FusedEngine, "torch": TorchEngine}
+ENGINES: dict[str, type[FusedEngine] | type[TorchEngine]] = {
+    "fused": FusedEngine,
+    "torch": TorchEngine,
+}
 
 
 def make_model(config: ModelConfig, num_features: int) -> Model:
-    """The model of a run: the perceptron of --hidden, or what --model makes. Raises ConfigError."""
+    """Return the model of a run: the perceptron of --hidden, or what --model makes.
+
+    Raises ConfigError.
+    """
     if config.factory is not None:
         return load_factory(config.factory, num_features)
     return Shape(widths=(num_features, *config.hidden, 1), activation=config.activation)
 
 
 def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
-    """(engine, why).
+    """Return the name of the engine, and the reason for it.
 
-    `auto` is fused where that can do it, and torch elsewhere. Raises ConfigError, naming what is
-    supported.
+    `auto` is the fused engine where it supports the options, and the torch engine otherwise. Raises
+    ConfigError, naming what is supported.
     """
     device = train_device(train.device)
     if train.precision == "tf32" and device.type != "cuda":
         raise ConfigError(
-            "train.precision tf32 is a GPU's; this run is on the CPU. Use float32, or --device"
+            "train.precision tf32 needs a GPU; this run uses the CPU. Use float32, or --device"
             " cuda."
         )
-    beyond = []  # what the fused engine cannot do
+    beyond: list[str] = []  # options that the fused engine does not support
     if device.type != "cpu" and train.device != "auto":
         beyond.append(f"--device {train.device}")
     if isinstance(model, Factory):
@@ -43,26 +49,24 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
         beyond.append("train.compile on")
     if train.engine == "fused" and beyond:
         raise ConfigError(
-            "--engine fused trains perceptrons (--hidden, --activation) in float32 on the CPU, and"
-            f" needs no compiling; {' and '.join(beyond)} is for --engine torch. Use --engine torch"
+            "--engine fused trains perceptrons (--hidden, --activation) in float32 on the CPU,"
+            f" without compiling; {' and '.join(beyond)} is for --engine torch. Use --engine torch"
             " or auto."
         )
-    where = f", on {device}" if train.device == "auto" and device.type != "cpu" else ""
-    if train.engine != "auto":
-        return train.engine, f"asked for{where if train.engine == 'torch' else ''}"
+    on_gpu = train.device == "auto" and device.type != "cpu"
+    where = f", on {device}" if on_gpu else ""
+    if train.engine == "fused":
+        return "fused", "asked for"
+    if train.engine == "torch":
+        return "torch", f"asked for{where}"
     if beyond:
         return "torch", f"{' and '.join(beyond)} is for the torch engine{where}"
-    return (
-        "fused",
-        (
-            "the faster one for perceptrons on the"
-            f" CPU{' (--device cuda trains on the GPU)' if where else ''}"
-        ),
-    )
+    hint = " (--device cuda trains on the GPU)" if on_gpu else ""
+    return "fused", f"the faster one for perceptrons on the CPU{hint}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for Python's, CUDA's and torch's own way of saying so."""
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(
-        error
-    )
+    """Return True for the out-of-memory errors of Python, CUDA and torch's CPU allocator."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return "allocate memory" in str(error)

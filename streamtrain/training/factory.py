@@ -1,14 +1,15 @@
-"""Modules of the user's own: `--model module:factory`, a function that makes a torch module from
-the number of features.
+"""User-defined modules (`--model module:factory`).
+
+A factory is a function that constructs a torch module from the number of features:
 
 ```python
 def factory(num_features):    # weights come from torch's generator, seeded for the trial
     return torch.nn.Sequential(torch.nn.Linear(num_features, 64), torch.nn.LayerNorm(64),
     torch.nn.ReLU(), torch.nn.Linear(64, 1))
 ```
-The module takes float32 (rows, num_features) in model units and gives (rows, 1), each row by
-itself and without chance: then a minibatch may be cut anywhere, all learning rates go through it as
-one batched product, and a run can be repeated.
+The module maps float32 (rows, num_features) in model units to (rows, 1). Every row must be treated
+independently and deterministically. Then a minibatch may be cut anywhere, all learning rates go
+through the module as one batched product, and a run can be repeated.
 """
 
 from collections.abc import Callable
@@ -23,18 +24,20 @@ from streamtrain.errors import ConfigError, first_line
 from streamtrain.plan.order import WEIGHTS, make_key
 from streamtrain.types import Json
 
-#: Rows that a new module is tried on.
+#: Rows of the check of a new module.
 _PROBE_ROWS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Factory:
-    """A factory, and the trial whose constants it draws; the contract of `Shape`
-    (learners/model.py). Hashable; equal when alike.
+    """A factory, and the trial whose constants it draws; interchangeable with `Shape`.
 
-    The flat parameters are the module's trainable ones in the order of `named_parameters()`.
-    Buffers and frozen parameters are constants of the trial. `values_a_row`: numbers that a forward
-    pass keeps for each row. `stacks`: vmap can go through it.
+    Hashable; factories of the same fields are equal. The flat parameters are the module's trainable
+    ones in the order of `named_parameters()`. Buffers and frozen parameters are constants of the
+    trial.
+
+    `values_a_row` is how many values a forward pass keeps per row. `stacks` says whether
+    `torch.vmap` works on the module.
     """
 
     name: str
@@ -49,17 +52,20 @@ class Factory:
     trial: int = 0
 
     def of_trial(self, seed: int, trial: int) -> "Factory":
-        """The same factory with a trial's constants; itself, when it has none, so that what was
-        compiled for it is used again.
+        """Return the same factory with the constants of a trial.
+
+        A factory without constants is returned unchanged, so that what was compiled for it is
+        reused.
         """
-        return replace(self, seed=seed, trial=trial) if self.has_constants else self
+        if not self.has_constants:
+            return self
+        return replace(self, seed=seed, trial=trial)
 
     def module(self) -> torch.nn.Module:
-        """A new module with the constants of its trial, in evaluation mode.
+        """Construct a new module with the constants of its trial, in evaluation mode.
 
-        Torch's generator is left as it was found.
-
-        Raises ConfigError for what the factory raises or returns wrongly.
+        The state of torch's global generator is preserved. Raises ConfigError when the factory
+        raises, or does not return a module.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(make_key(self.seed, self.trial, WEIGHTS))
@@ -69,7 +75,7 @@ class Factory:
                 raise
             except Exception as error:
                 raise ConfigError(
-                    f"--model {self.name} raised {type(error).__name__}: {first_line(error)}. Mend"
+                    f"--model {self.name} raised {type(error).__name__}: {first_line(error)}. Fix"
                     " the factory."
                 ) from error
         if not isinstance(module, torch.nn.Module):
@@ -79,25 +85,25 @@ class Factory:
         return module.cpu().eval()
 
     def initial_parameters(self, seed: int, trial: int) -> np.ndarray:
-        """The trainable parameters of a trial's new module: float32 (P,)."""
+        """Return the initial trainable parameters of a trial: float32 (P,)."""
         module = replace(self, seed=seed, trial=trial).module()
         return torch.cat([tensor.detach().reshape(-1) for _, tensor in _trainable(module)]).numpy()
 
     def load_flat(self, module: torch.nn.Module, flat_P: np.ndarray) -> None:
-        """Give a module of this factory the parameters of one replica."""
+        """Copy the parameters of one replica, (P,), into a module of this factory."""
         parameters = [tensor for _, tensor in _trainable(module)]
-        parts = torch.from_numpy(np.array(flat_P, dtype=np.float32)).split(
-            [tensor.numel() for tensor in parameters]
-        )
+        flat = torch.from_numpy(np.array(flat_P, dtype=np.float32))
+        pieces = flat.split([tensor.numel() for tensor in parameters])
         with torch.no_grad():
-            for tensor, part in zip(parameters, parts, strict=True):
-                tensor.copy_(part.view_as(tensor))
+            for tensor, piece in zip(parameters, pieces, strict=True):
+                tensor.copy_(piece.view_as(tensor))
 
     def stacked_forward(
         self, device: torch.device
     ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """A function of (flat parameters (R, P), x (B, D)) that gives (R, B, 1): every replica on
-        the same rows.
+        """Return a function of (flat parameters (R, P), x (B, D)) that gives (R, B, 1).
+
+        It applies every replica to the same rows.
         """
         module = self.module().to(device)
         trainable = {name: tensor.shape for name, tensor in _trainable(module)}
@@ -107,20 +113,23 @@ class Factory:
             if name not in trainable
         }
 
-        def one(flat_P: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
-            parts = flat_P.split([shape.numel() for shape in trainable.values()])
-            own = {
-                name: part.view(shape)
-                for (name, shape), part in zip(trainable.items(), parts, strict=True)
+        def forward(flat_P: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
+            pieces = flat_P.split([shape.numel() for shape in trainable.values()])
+            parameters = {
+                name: piece.view(shape)
+                for (name, shape), piece in zip(trainable.items(), pieces, strict=True)
             }
-            return torch.func.functional_call(module, (own, constants), (x_BD,))
+            return torch.func.functional_call(module, (parameters, constants), (x_BD,))
+
+        def forward_in_turn(flat_RP: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
+            return torch.stack([forward(flat_P, x_BD) for flat_P in flat_RP.unbind()])
 
         if self.stacks:
-            return torch.func.vmap(one, in_dims=(0, None))
-        return lambda flat_RP, x_BD: torch.stack([one(flat_P, x_BD) for flat_P in flat_RP.unbind()])
+            return torch.func.vmap(forward, in_dims=(0, None))
+        return forward_in_turn
 
     def to_json(self) -> Json:
-        """What a run's record and a model's file say of it."""
+        """Return the JSON form, for the run's record and the model's file."""
         return {
             "function": self.name,
             "sha256": self.sha256,
@@ -131,9 +140,10 @@ class Factory:
 
 
 def load_factory(name: str, num_features: int) -> Factory:
-    """Import `module:factory` by the rule of `--transform`, make a module and try it on a few rows.
+    """Import `module:factory`, and check the module it constructs on a few rows.
 
-    Raises ConfigError for a module that cannot be trained here, naming what stands in the way.
+    The import follows the rules of `--transform`. Raises ConfigError, with the reason, for a module
+    that cannot be trained here.
     """
     function = import_function("--model", name)
     factory = Factory(
@@ -141,50 +151,47 @@ def load_factory(name: str, num_features: int) -> Factory:
     )
     module = factory.module()
     trainable = _trainable(module)
-    odd = [
-        f"{name} is {tensor.dtype}" for name, tensor in trainable if tensor.dtype != torch.float32
+    problems = [
+        f"{label} is {tensor.dtype}" for label, tensor in trainable if tensor.dtype != torch.float32
     ]
-    if odd or not trainable:
-        raise ConfigError(
-            f"--model {name}: {odd[0] if odd else 'its module has no trainable parameter'}. Give it"
-            " float32 parameters."
-        )
-    values = _try(name, module, num_features)
+    if not trainable:
+        problems.append("its module has no trainable parameter")
+    if problems:
+        raise ConfigError(f"--model {name}: {problems[0]}. Give it float32 parameters.")
+    num_tensors = sum(1 for _ in (*module.parameters(), *module.buffers()))
     factory = replace(
         factory,
         num_parameters=sum(tensor.numel() for _, tensor in trainable),
-        values_a_row=values,
-        has_constants=len(trainable) < sum(1 for _ in (*module.parameters(), *module.buffers())),
+        values_a_row=_check_module(name, module, num_features),
+        has_constants=len(trainable) < num_tensors,
     )
     return replace(factory, stacks=_can_stack(factory))
 
 
-def _try(name: str, module: torch.nn.Module, num_features: int) -> int:
-    """Refuse a module that does not map each row to one number by itself; returns the values its
-    submodules give for a row.
+def _check_module(name: str, module: torch.nn.Module, num_features: int) -> int:
+    """Raise ConfigError unless the module maps each row to one number independently.
+
+    Returns how many values its submodules output per row.
     """
-    x = (
-        torch.linspace(-2, 2, _PROBE_ROWS * num_features)
-        .reshape(num_features, _PROBE_ROWS)
-        .T.contiguous()
-    )
-    counted: list[int] = []
+    x = torch.linspace(-2, 2, _PROBE_ROWS * num_features).reshape(num_features, _PROBE_ROWS)
+    x = x.T.contiguous()
+    counts: list[int] = []
     hooks = [
-        part.register_forward_hook(lambda _part, _x, out: counted.append(_numel(out)))
-        for part in module.modules()
-        if _is_leaf(part)
+        submodule.register_forward_hook(lambda _module, _x, out: counts.append(_numel(out)))
+        for submodule in module.modules()
+        if _is_leaf(submodule)
     ]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            plain = module(x)
-            values = sum(counted) // _PROBE_ROWS
+            expected = module(x)
+            values_per_row = sum(counts) // _PROBE_ROWS
             before = [buffer.clone() for buffer in module.buffers()]
-            again = [
+            outputs = [
                 module.train()(x),
                 module.train()(x),
-                torch.cat([module(part) for part in x.split(_PROBE_ROWS // 2)]),
+                torch.cat([module(half) for half in x.split(_PROBE_ROWS // 2)]),
             ]
-            moved = [
+            changed_buffers = [
                 label
                 for (label, buffer), old in zip(module.named_buffers(), before, strict=True)
                 if not torch.equal(buffer, old)
@@ -193,8 +200,8 @@ def _try(name: str, module: torch.nn.Module, num_features: int) -> int:
         raise
     except Exception as error:
         what = f"{type(error).__name__}: {first_line(error)}"
-        if moving := _suspects(module):  # BatchNorm, for one, refuses a single row
-            what += f" (it holds {moving})"
+        if suspects := _suspects(module):  # BatchNorm, for one, raises on a single row
+            what += f" (it holds {suspects})"
         raise ConfigError(
             f"--model {name}: its module failed on {_PROBE_ROWS} rows of {num_features} features:"
             f" {what}."
@@ -203,33 +210,37 @@ def _try(name: str, module: torch.nn.Module, num_features: int) -> int:
         for hook in hooks:
             hook.remove()
         module.eval()
-    if (
-        not isinstance(plain, torch.Tensor)
-        or plain.shape != (_PROBE_ROWS, 1)
-        or plain.dtype != torch.float32
-    ):
-        got = (
-            f"{plain.dtype} {tuple(plain.shape)}"
-            if isinstance(plain, torch.Tensor)
-            else type(plain).__name__
-        )
-        raise ConfigError(
-            f"--model {name}: its module gives {got} for {_PROBE_ROWS} rows. Give float32"
-            f" ({_PROBE_ROWS}, 1): a number a row."
-        )
-    if moved or not all(torch.allclose(plain, other, rtol=1e-4, atol=1e-5) for other in again):
-        suspects = _suspects(module) or (f"buffer {moved[0]}" if moved else "what it computes")
+    _check_output(name, expected)
+    same = all(torch.allclose(expected, output, rtol=1e-4, atol=1e-5) for output in outputs)
+    if changed_buffers or not same:
+        suspects = _suspects(module)
+        if not suspects:
+            suspects = f"buffer {changed_buffers[0]}" if changed_buffers else "what it computes"
         raise ConfigError(
             f"--model {name}: in training its module mixes rows, draws random numbers or keeps"
-            f" running statistics ({suspects}); every row must be taken by itself. Use LayerNorm in"
-            " place of BatchNorm, weight decay in place of Dropout."
+            f" running statistics ({suspects}); every row must be treated independently. Use"
+            " LayerNorm in place of BatchNorm, weight decay in place of Dropout."
         )
-    return max(values, num_features + 1)
+    return max(values_per_row, num_features + 1)
+
+
+def _check_output(name: str, output: object) -> None:
+    """Raise ConfigError unless a module's output is float32 (rows, 1)."""
+    got = type(output).__name__
+    if isinstance(output, torch.Tensor):
+        if output.shape == (_PROBE_ROWS, 1) and output.dtype == torch.float32:
+            return
+        got = f"{output.dtype} {tuple(output.shape)}"
+    raise ConfigError(
+        f"--model {name}: its module gives {got} for {_PROBE_ROWS} rows. Give float32"
+        f" ({_PROBE_ROWS}, 1): one number per row."
+    )
 
 
 def _can_stack(factory: Factory) -> bool:
-    """Whether vmap goes through the module (control flow that looks at values stops it) and gives
-    the same numbers.
+    """Return True if `torch.vmap` works on the module, and gives the same numbers.
+
+    Control flow that depends on values prevents it.
     """
     flat_2P = torch.from_numpy(factory.initial_parameters(0, 0)).expand(2, -1)
     x = torch.linspace(-1, 1, _PROBE_ROWS * factory.num_features).reshape(_PROBE_ROWS, -1)
@@ -248,10 +259,12 @@ def _trainable(module: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
 
 
 def _suspects(module: torch.nn.Module) -> str:
-    """The parts known for it, by name."""
-    known = [(type(part).__name__, label or "itself") for label, part in module.named_modules()]
+    """Return the submodules that are known to mix rows or to draw random numbers, by name."""
+    labels = [(type(submodule).__name__, label) for label, submodule in module.named_modules()]
     return ", ".join(
-        f"{kind} {label}" for kind, label in known if "BatchNorm" in kind or "Dropout" in kind
+        f"{kind} {label or 'itself'}"
+        for kind, label in labels
+        if "BatchNorm" in kind or "Dropout" in kind
     )
 
 

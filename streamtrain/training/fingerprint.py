@@ -1,5 +1,6 @@
-"""What the numbers of a run depend on, as flat JSON values by name: a run goes on only when all of
-them are what they were.
+"""What the numbers of a run depend on, as flat JSON values by name.
+
+A run is resumed only when all of them are unchanged.
 """
 
 import hashlib
@@ -12,9 +13,9 @@ import numpy as np
 from streamtrain.config import ClusterConfig, Config
 from streamtrain.types import Json
 
-#: Keys of the config that change no number of a run: where the data lie (their contents are
-#: compared), how many readers, threads and bytes there are, when the run is saved, which cluster
-#: does the work.
+#: Keys of the config that change no number of a run: where the data are (their contents are
+#: compared instead), the numbers of readers, threads and bytes, when the run is saved, and which
+#: cluster does the work.
 FREE_KEYS = frozenset(
     {
         "data.path",
@@ -36,18 +37,18 @@ FREE_KEYS = frozenset(
 
 
 def config_fingerprint(config: Config | Mapping[str, Any]) -> Json:
-    """Every other key of a config, or of one that a `run` record tells, by its dotted name."""
-    parts = config.model_dump(mode="json") if isinstance(config, Config) else config
+    """Return the values that are not `FREE_KEYS` of a config, or of a `run` record's, by key."""
+    sections = config.model_dump(mode="json") if isinstance(config, Config) else config
     flat = {
-        f"{part}.{name}": value
-        for part, section in parts.items()
-        for name, value in section.items()
+        f"{section}.{name}": value
+        for section, values in sections.items()
+        for name, value in values.items()
     }
     return {key: value for key, value in flat.items() if key not in FREE_KEYS}
 
 
 def array_hash(array: np.ndarray | None) -> str | None:
-    """Sixteen hex digits for the bytes, type and shape of an array."""
+    """Return a hash of an array's bytes, type and shape: 16 hex digits; None for None."""
     if array is None:
         return None
     head = f"{array.dtype.str} {array.shape}".encode()
@@ -57,7 +58,7 @@ def array_hash(array: np.ndarray | None) -> str | None:
 def differences(
     was: Mapping[str, Any], now: Mapping[str, Any], *, names: Iterable[str] | None = None
 ) -> list[str]:
-    """One phrase for each value that is another one; `names`: of these only.
+    """Return one phrase per value that differs; only those of `names`, if given.
 
     >>> differences({"a.b": 1, "c": [1]}, {"a.b": 2, "c": (1,), "d": None})
     ['a.b was 1, is 2']

@@ -1,5 +1,9 @@
-"""The fused engine: forward, backward and update of every minibatch of a block in one Numba call a
-replica, on the CPU.
+"""The fused engine: forward pass, backward pass and update in Numba, on the CPU.
+
+One call trains a replica on every minibatch of a block.
+
+Legend of shape suffixes: R replicas, S slots, P parameters, L parameters rounded up to whole cache
+lines.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,15 +16,15 @@ from threadpoolctl import threadpool_limits
 from streamtrain.config import TrainConfig
 from streamtrain.kernels import activations, layers, mlp, updates
 from streamtrain.training.compute_pool import (
-    LINE,
+    CACHE_LINE_BYTES,
+    CallerThread,
     ComputePool,
-    OneThread,
     Task,
     Workspace,
     aligned_zeros,
 )
-from streamtrain.training.engine import check_state
-from streamtrain.training.model import Shape
+from streamtrain.training.engine import ADAM_EPSILON, check_state
+from streamtrain.training.model import Model, Shape
 from streamtrain.training.schedule import schedule_rows
 
 _ACTIVATIONS = {
@@ -32,76 +36,69 @@ _ACTIVATIONS = {
 }
 _OPTIMIZERS = {"sgd": updates.SGD, "adam": updates.ADAM, "adamw": updates.ADAMW}
 
-#: Adam's epsilon, as torch has it.
-EPSILON = 1e-8
+#: Batch size of a minibatch that is never full.
+UNBOUNDED = 2**62
 
-#: Rows of a minibatch that is never full.
-NO_END = 2**62
-
-#: Rows a slot of a shared minibatch's gradient should have: summing slots then costs little. From
-#: twice that on, threads share rows.
+#: Rows per slot of a minibatch that several threads share; summing the slots then costs little in
+#: comparison. Minibatches of at least twice this many rows are shared.
 SLOT_ROWS = 1024
 
-#: Slots are fewer than `mlp.MOST_SLOTS` where they would be more than this many floats together.
-MOST_SLOT_FLOATS = 2**18
+#: The number of slots is reduced where together they would hold more floats than this.
+MAX_SLOT_FLOATS = 2**18
 
 
 def gradient_slots(batch_size: int, num_parameters: int) -> int:
-    """Sums that the gradient of a minibatch is gathered in: as many threads can share its rows.
+    """Return the number of partial sums (slots) that a minibatch's gradient is gathered in.
 
-    A constant of the run.
+    At most that many threads can share the rows of a minibatch. It depends on the run only, never
+    on the number of threads, so that threads do not change a result.
     """
-    return max(
-        1, min(mlp.MOST_SLOTS, batch_size // SLOT_ROWS, max(2, MOST_SLOT_FLOATS // num_parameters))
-    )
+    by_memory = max(2, MAX_SLOT_FLOATS // num_parameters)
+    return max(1, min(mlp.MOST_SLOTS, batch_size // SLOT_ROWS, by_memory))
 
 
 class FusedEngine:
-    """See `Engine`.
+    """See `Engine`. Trains a `Shape` only.
 
-    L: parameters of a replica, and what fills its last cache line. Run it inside `one_blas_thread`:
-    its products are small, and replicas and parts are what runs in parallel.
-
-    Set `cores` to share threads with other engines; without, all is done on the caller's thread, to
-    the same numbers.
+    Use it inside `one_blas_thread`: the matrix products are small, and parallelism is across
+    replicas and across the parts of a minibatch. Until `cores` is set, everything runs on the
+    caller's thread, with the same results.
     """
 
     def __init__(
         self,
-        shape: Shape,
+        shape: Model,
         parameters_P: np.ndarray,
         batch_size: int,
         learning_rates: tuple[float, ...],
         train: TrainConfig,
         last_row: int | None = None,
     ):
-        self.batch_size, self.learning_rates = batch_size, learning_rates
-        self.cores: ComputePool | OneThread = OneThread()
-        replicas, slots, parameters = (
-            len(learning_rates),
-            gradient_slots(batch_size, shape.num_parameters),
-            shape.num_parameters,
-        )
-        # every replica and slot begins a cache line: the rest of its last is unused
-        line = -(-parameters // (LINE // 4)) * (LINE // 4)
+        if not isinstance(shape, Shape):
+            raise TypeError(f"the fused engine trains perceptrons, not {shape.name}")
+        self.batch_size = batch_size
+        self.learning_rates = learning_rates
+        self.cores: ComputePool | CallerThread = CallerThread()
+        replicas = len(learning_rates)
+        parameters = shape.num_parameters
+        slots = gradient_slots(batch_size, parameters)
+        # Every replica and slot starts on a cache line; the rest of its last line is unused.
+        line_floats = CACHE_LINE_BYTES // 4
+        padded = -(-parameters // line_floats) * line_floats
         self._widths = np.array(shape.widths, dtype=np.int64)
-        self._parameters_RP = aligned_zeros((replicas, line))[:, :parameters]
+        self._parameters_RP = aligned_zeros((replicas, padded))[:, :parameters]
         self._parameters_RP[:] = parameters_P
-        self._gradients_RSL = aligned_zeros((replicas, slots, line))
-        self._moments_R2L = aligned_zeros((replicas, 2, line))
-        # rows carried, steps, rows of those steps
+        self._gradients_RSL = aligned_zeros((replicas, slots, padded))
+        self._moments_R2L = aligned_zeros((replicas, 2, padded))
+        # rows of the unfinished minibatch, steps, rows of those steps
         self._counters_R3 = np.zeros((replicas, 3), dtype=np.int64)
-        self._losses_RS, self._turns_R = (
-            np.zeros((replicas, slots)),
-            np.zeros((replicas, mlp.TURN), dtype=np.int64),
-        )
+        self._losses_RS = np.zeros((replicas, slots))
+        self._turns_R = np.zeros((replicas, mlp.TURN), dtype=np.int64)
         self._no_squares = np.empty(0, dtype=np.float32)
         self._work_floats = layers.workspace_size(self._widths)
-        self._activation, self._optimizer = (
-            _ACTIVATIONS[shape.activation],
-            _OPTIMIZERS[train.optimizer],
-        )
-        # 0: ½r² everywhere
+        self._activation = _ACTIVATIONS[shape.activation]
+        self._optimizer = _OPTIMIZERS[train.optimizer]
+        # 0 means ½r² everywhere
         self._huber_delta = np.float32(train.huber_delta if train.loss == "huber" else 0)
         self._hyper = np.array(
             [
@@ -109,7 +106,7 @@ class FusedEngine:
                 train.nesterov,
                 train.beta1,
                 train.beta2,
-                EPSILON,
+                ADAM_EPSILON,
                 train.decay,
                 train.clip_norm or 0.0,
                 *schedule_rows(train, last_row),
@@ -118,6 +115,7 @@ class FusedEngine:
 
     @property
     def steps(self) -> int:
+        """See `Engine.steps`."""
         return int(self._counters_R3[0, 1])
 
     def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -126,17 +124,14 @@ class FusedEngine:
         self._turns_R[:] = 0
         self._losses_RS[:] = 0
         cost = self._cost(stop - start, (carried + stop - start) // self.batch_size)
-        hands = min(self.cores.threads, self._gradients_RSL.shape[1])
-        self.cores.run(
-            [
-                Task(
-                    cost=0 if hand else cost,
-                    work=partial(self._advance, replica, hand, hands, block, start, stop, carried),
-                )
-                for hand in range(hands)
-                for replica in range(len(self.learning_rates))
-            ]
-        )
+        # Of the threads of a replica only the first is required; the others are helpers.
+        threads = min(self.cores.threads, self._gradients_RSL.shape[1])
+        tasks: list[Task] = []
+        for thread in range(threads):
+            for replica in range(len(self.learning_rates)):
+                work = partial(self._advance, replica, thread, threads, block, start, stop, carried)
+                tasks.append(Task(cost=0 if thread else cost, work=work))
+        self.cores.run(tasks)
         return self._losses_RS.sum(axis=1)
 
     def finish_epoch(self) -> None:
@@ -173,36 +168,33 @@ class FusedEngine:
         return squares_R / max(len(rows), 1)
 
     def gradient_norms(self, rows: np.ndarray) -> np.ndarray:
-        """Each row's squared gradient norm |g|² of the training loss, decay apart, at the present
-        parameters: float32 (replicas, rows).
+        """Return the squared norm |g|² of each row's gradient of the training loss, without decay.
 
-        It costs a forward and a backward pass and changes nothing. For |G|² of the same rows see
-        `gradient`.
+        float32 (R, rows), at the current parameters. It costs a forward and a backward pass and
+        changes nothing. For |G|² of the same rows see `gradient`.
         """
         return self._probe(rows)[0]
 
     def gradient(self, rows: np.ndarray) -> np.ndarray:
-        """The mean gradient of the training loss over rows, decay apart, at the present parameters:
-        float32 (replicas, P).
-        """
+        """Return the mean gradient of the training loss, without decay: float32 (R, P)."""
         return self._probe(rows)[1] / np.float32(max(len(rows), 1))
 
     def state(self) -> dict[str, np.ndarray]:
         """See `Engine.state`."""
-        return {name: array.copy() for name, array in self._changing().items()}
+        return {name: array.copy() for name, array in self._state_arrays().items()}
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """See `Engine.load_state`."""
-        own = self._changing()
-        check_state(state, own)
-        for name, array in own.items():
+        arrays = self._state_arrays()
+        check_state(state, arrays)
+        for name, array in arrays.items():
             array[:] = state[name]
 
     def _advance(
         self,
         replica: int,
-        hand: int,
-        hands: int,
+        thread: int,
+        threads: int,
         block: np.ndarray,
         start: int,
         stop: int,
@@ -223,8 +215,8 @@ class FusedEngine:
             self._losses_RS[replica],
             self._turns_R[replica],
             carried,
-            hand,
-            hands,
+            thread,
+            threads,
             self._activation,
             self._huber_delta,
             self._optimizer,
@@ -234,20 +226,20 @@ class FusedEngine:
         )
 
     def _probe(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(each row's |g|², the sum of gradients): a minibatch without end, whose step never
-        comes.
+        """Return each row's |g|² (R, rows) and the sum of gradients (R, P).
+
+        The kernel runs on a minibatch that is never full, so it takes no step.
         """
-        squares_RB = np.zeros((len(self.learning_rates), len(rows)), dtype=np.float32)
-        gradients_R1P = np.zeros(
-            (len(self.learning_rates), 1, self._parameters_RP.shape[1]), dtype=np.float32
-        )
+        replicas, parameters = self._parameters_RP.shape
+        squares_RB = np.zeros((replicas, len(rows)), dtype=np.float32)
+        gradients_R1P = np.zeros((replicas, 1, parameters), dtype=np.float32)
 
         def probe(replica: int, workspace: Workspace) -> None:
             mlp.advance(
                 rows,
                 0,
                 len(rows),
-                NO_END,
+                UNBOUNDED,
                 self._widths,
                 self._parameters_RP[replica],
                 gradients_R1P[replica],
@@ -279,12 +271,14 @@ class FusedEngine:
         )
 
     def _cost(self, num_rows: int, steps: int) -> float:
-        """Of one replica, in operations: six a weight and row, and a step's, which are slower, as
-        150 a weight (4-32-32-1: 1.4 µs, 56 ns a row).
+        """Return the cost of a task for one replica, in operations.
+
+        Six per weight and row. A step counts as 150 per weight, since its operations are slower
+        (4-32-32-1: 1.4 µs per step, 56 ns per row).
         """
         return 1.0 + self._parameters_RP.shape[1] * (6.0 * num_rows + 150.0 * steps)
 
-    def _changing(self) -> dict[str, np.ndarray]:
+    def _state_arrays(self) -> dict[str, np.ndarray]:
         parameters = self._parameters_RP.shape[1]
         return {
             "parameters": self._parameters_RP,
@@ -296,9 +290,7 @@ class FusedEngine:
 
 @contextmanager
 def one_blas_thread(wanted: bool = True) -> Iterator[None]:
-    """BLAS on one thread while inside, for the whole process, and as it was afterwards; does
-    nothing when not `wanted`.
-    """
+    """Limit BLAS to one thread while inside, in the whole process; nothing if not `wanted`."""
     if not wanted:
         yield
         return

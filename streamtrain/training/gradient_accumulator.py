@@ -1,8 +1,7 @@
-"""Gradients summed by one's own hand: rows are added, the sum is taken out, and a sum that came
-from elsewhere makes the step.
+"""Manual gradient accumulation: add rows, take the local gradient sum, step with a global one.
 
-By way of an engine's own state, so it goes for every engine: `gradient` is the sum of the rows
-carried, `counters` begins with how many there are (learners/engine.py).
+It uses the state of the engine, so it works with every engine: `gradient` is the sum over the rows
+of the unfinished minibatch, and the first of `counters` is their number (training/engine.py).
 """
 
 import numpy as np
@@ -11,19 +10,21 @@ from streamtrain.training.engine import Engine
 
 
 class GradientAccumulator:
-    """Around an engine whose minibatch is never full: made with a batch size beyond the rows that
-    are ever added.
+    """Accumulates the gradients of an engine that never takes a step by itself.
+
+    The engine must be constructed with a batch size larger than the number of rows ever added
+    between two steps.
     """
 
     def __init__(self, engine: Engine):
         self.engine = engine
 
     def add(self, rows: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """Add the gradients of a block's rows; returns the sums of ½r², float64 (replicas,)."""
+        """Add the gradients of rows `[start, stop)`; return their sums of ½r², float64 (R,)."""
         return self.engine.advance(rows, start, stop)
 
     def take(self) -> np.ndarray:
-        """The sum of what was added since, float32 (replicas, P); it begins again at zero."""
+        """Return the gradient sum since the last `take` or `step`, float32 (R, P), and reset it."""
         state = self.engine.state()
         summed_RP = _summed(state["gradient"])
         state["gradient"][:] = 0
@@ -32,18 +33,17 @@ class GradientAccumulator:
         return summed_RP
 
     def step(self, summed_RP: np.ndarray, rows: int) -> None:
-        """Step with the mean of a sum over so many rows."""
+        """Take a step with the mean of a gradient sum over `rows` rows."""
         state = self.engine.state()
         gradient = state["gradient"]
         gradient[:] = 0
-        (gradient[:, 0] if gradient.ndim == 3 else gradient)[:] = summed_RP
+        first_slot = gradient[:, 0] if gradient.ndim == 3 else gradient
+        first_slot[:] = summed_RP
         state["counters"][..., 0] = rows
         self.engine.load_state(state)
         self.engine.finish_epoch()
 
 
 def _summed(gradient: np.ndarray) -> np.ndarray:
-    """(replicas, P) of an engine's sums, which may be gathered in several slots (replicas, slots,
-    P); a copy, in the order of slots.
-    """
+    """Return a copy of an engine's gradient sum, (R, P); one in slots, (R, S, P), is added up."""
     return gradient.sum(axis=1, dtype=np.float32) if gradient.ndim == 3 else gradient.copy()

@@ -1,9 +1,8 @@
-"""A learner: the replicas of one batch size and trial, one for each learning rate.
+"""A learner: the replicas of one batch size and trial, one per learning rate.
 
-It consumes blocks and yields Records.
-
-The engine advances; the learner decides when to look: at row 0, at rows first_row · 2^(k/2), and at
-the end. Its state, saved at any of the edges that `consume` stops at, goes on bit for bit.
+It consumes blocks and yields records. The engine takes the steps; the learner decides when to
+evaluate: at row 0, at rows first_row · 2^(k/2), and at the end. An *edge* is a row at which the
+learner's state may be saved; a learner that loads the state continues bit-identically.
 """
 
 import itertools
@@ -14,20 +13,23 @@ import numpy as np
 
 from streamtrain.errors import DataError
 from streamtrain.records import Evaluation, Outcome, ReplicaEnded
+from streamtrain.training.checkpoint import nest, unnest
 from streamtrain.training.engine import Engine
 from streamtrain.types import Json
 
-#: A replica whose loss is not finite, or this many times the best constant's, has diverged.
+#: A replica has diverged when its loss is not finite, or more than this many times the loss of the
+#: best constant prediction.
 DIVERGED_LOSS = 1e6
 
-#: A block is cut after so many steps of an epoch, so that small minibatches can be saved and
-#: stopped within one.
+#: Steps of an epoch between the edges within blocks. A block holds many small minibatches, and the
+#: run should not have to train on all of them before it can be saved or stopped.
 STEPS_BETWEEN_EDGES = 4096
 
 
 def evaluation_rows(first_row: int, last_row: int) -> Iterator[int]:
-    """Rows at which the held-out loss is measured: 0, first_row · 2^(k/2) rounded, and last_row;
-    ascending, no repeats.
+    """Yield the rows at which the held-out loss is measured.
+
+    They are 0, first_row · 2^(k/2) rounded, and last_row, ascending and without repeats.
 
     >>> list(evaluation_rows(16, 50))
     [0, 16, 23, 32, 45, 50]
@@ -43,17 +45,18 @@ def evaluation_rows(first_row: int, last_row: int) -> Iterator[int]:
 
 
 def is_divergent(loss: float) -> bool:
-    """Also where it is infinite or NaN."""
+    """Return True for a loss above `DIVERGED_LOSS`, infinity and NaN included."""
     return not loss <= DIVERGED_LOSS
 
 
 class Learner:
-    """Trains on blocks up to `last_row` rows; owned by one thread at a time.
+    """Trains one engine on blocks, up to `last_row` rows; used by one thread at a time.
 
     `holdout` is float32 (rows, features + 1) in model units, or None. `loss_scale` turns r² in
-    model units into the reported `loss` (units of the target's variance); `target_sd` turns its
-    root into the target's own units. `patience`: it is done after so many evaluations at which no
-    replica had a smaller held-out loss than before. `keeps_best`: see `best_parameters`.
+    model units into the reported `loss`, whose unit is the target's variance; `target_sd` turns the
+    root of that loss into the target's own units. With `patience`, the learner is done after that
+    many consecutive evaluations at which no replica improved on its smallest held-out loss.
+    `keeps_best`: keep `best_parameters`.
     """
 
     def __init__(
@@ -69,32 +72,34 @@ class Learner:
         patience: int | None = None,
         keeps_best: bool = False,
     ):
-        self.engine, self.trial, self.rows = engine, trial, 0
-        self.last_row, self._holdout, self._loss_scale, self._target_sd = (
-            last_row,
-            holdout,
-            loss_scale,
-            target_sd,
-        )
-        self._points = evaluation_rows(first_row, last_row)
-        self._next_point, self._points_passed = next(self._points, None), 0
         replicas = len(engine.learning_rates)
-        self._train_loss = np.zeros(replicas)
-        self._train_rows, self._evaluated_at, self._epoch_rows = 0, (-1, -1), 0
-        self._started = time.perf_counter()
-        self._last_losses = np.zeros(replicas)
+        self.engine = engine
+        self.trial = trial
+        self.rows = 0
+        self.last_row = last_row
+        self._holdout = holdout
+        self._loss_scale = loss_scale
+        self._target_sd = target_sd
         self._patience = patience
-        self._best_losses, self._since_best = (
-            np.full(replicas, np.inf),
-            np.zeros(replicas, dtype=np.int64),
-        )
-        #: The parameters at the smallest held-out loss, float32 (replicas, P); None when they are
-        #: not kept.
+        self._started = time.perf_counter()
+        self._epoch_rows = 0
+        self._points = evaluation_rows(first_row, last_row)
+        self._next_point = next(self._points, None)
+        self._points_passed = 0
+        #: (rows, steps) of the latest evaluation
+        self._evaluated_at = (-1, -1)
+        # of the training rows since the latest evaluation
+        self._train_loss = np.zeros(replicas)
+        self._train_rows = 0
+        self._last_losses = np.zeros(replicas)
+        self._best_losses = np.full(replicas, np.inf)
+        self._since_best = np.zeros(replicas, dtype=np.int64)
+        #: The parameters at the smallest held-out loss, float32 (R, P); None if they are not kept.
         self.best_parameters = engine.parameters() if keeps_best and holdout is not None else None
 
     @property
     def done(self) -> bool:
-        """True when the last row has been trained on, or patience is at its end."""
+        """True when the last row has been trained on, or patience has run out."""
         return self.rows >= self.last_row or self._out_of_patience
 
     @property
@@ -104,21 +109,19 @@ class Learner:
     def consume(
         self, rows: np.ndarray, *, ends_epoch: bool, first: int = 0
     ) -> Iterator[Evaluation | int]:
-        """Train on the rows of a block from `first` on, in order, up to the last row; yields an
-        evaluation Record for each replica when due.
+        """Train on the rows of a block from row `first` on, up to the learner's last row.
 
-        `ends_epoch`: this block is the epoch's last, so that a short minibatch at its end is a step
-        of its own. Now and then, where a step has ended, it yields the row of the block that comes
-        next: a `state` of that moment goes on with it as `first`.
+        Yields an evaluation of each replica whenever one is due. At edges within the block it
+        yields an int, the block's next row: a `state` taken there is resumed with that row as
+        `first`. `ends_epoch`: this block is the last of its epoch, so a short minibatch at its end
+        gets a step of its own.
         """
-        start, edge_rows = first, STEPS_BETWEEN_EDGES * self.engine.batch_size
+        start = first
+        edge_rows = STEPS_BETWEEN_EDGES * self.engine.batch_size
         yield from self._evaluate_if_due()
         while start < len(rows) and not self.done:
-            stop = min(
-                len(rows),
-                start + self._next_point - self.rows,
-                start + edge_rows - self._epoch_rows % edge_rows,
-            )
+            rows_to_edge = edge_rows - self._epoch_rows % edge_rows
+            stop = min(len(rows), start + self._rows_to_point(), start + rows_to_edge)
             self._train_loss += self.engine.advance(rows, start, stop)
             self._train_rows += stop - start
             self._epoch_rows += stop - start
@@ -129,15 +132,15 @@ class Learner:
             yield from self._evaluate_if_due()
             if start < len(rows) and self._epoch_rows % edge_rows == 0:
                 yield start
-        # the epoch's last window lost all its rows to the null policy
+        # The null policy dropped every row of the epoch's last window.
         if ends_epoch and not len(rows):
             self._finish_epoch()
 
     def take_over(self, rows: int, losses: np.ndarray) -> Iterator[Evaluation]:
-        """Count rows that were trained on elsewhere, with the sums of their losses; the engine has
-        the parameters after them already.
+        """Count rows that were trained on elsewhere, with the sums of their losses, float64 (R,).
 
-        One evaluation of each replica when a point was passed on the way, at the row reached.
+        The engine must already have the parameters after these rows. Yields one evaluation of each
+        replica, at the row reached, if at least one evaluation was due on the way.
         """
         self.rows += rows
         self._train_rows += rows
@@ -150,32 +153,27 @@ class Learner:
             yield from self._evaluate()
 
     def finish(self) -> Iterator[Evaluation | ReplicaEnded]:
-        """An evaluation at the row reached, unless there was one, and the outcome of each
-        replica.
-        """
+        """Yield an evaluation at the row reached, unless there was one, and all outcomes."""
         if self._evaluated_at != (self.rows, self.engine.steps):
             yield from self._evaluate()
         for lr, loss in zip(self.engine.learning_rates, self._last_losses, strict=True):
-            diverged = is_divergent(loss)
-            yield self._ended(
-                lr,
-                "diverged" if diverged else "finished",
-                f"loss {loss:.3g} after {self.rows:,} rows" if diverged else self._early,
-            )
+            if is_divergent(loss):
+                yield self._ended(lr, "diverged", f"loss {loss:.3g} after {self.rows:,} rows")
+            else:
+                yield self._ended(lr, "finished", self._early_stop_reason)
 
-    def failed(self, outcome: Outcome, reason: str) -> Iterator[ReplicaEnded]:
-        """The outcome of each replica of a learner that cannot go on.
-
-        `out_of_memory` or `failed`.
-        """
+    def report_failure(self, outcome: Outcome, reason: str) -> Iterator[ReplicaEnded]:
+        """Yield `outcome` for each replica of a learner that failed or ran out of memory."""
         for lr in self.engine.learning_rates:
             yield self._ended(lr, outcome, reason)
 
-    def state(self) -> tuple[Json, dict[str, np.ndarray]]:
-        """All that changes, copied.
+    # The old name, until run/ and cluster/ use the new one.
+    failed = report_failure
 
-        JSON values, and arrays by name. Call it before or after a block, or where `consume` yields
-        a row.
+    def state(self) -> tuple[Json, dict[str, np.ndarray]]:
+        """Return copies of everything that changes: JSON values, and arrays by name.
+
+        Call it between blocks, or where `consume` yields a row.
         """
         document = {
             "batch_size": self.engine.batch_size,
@@ -188,58 +186,51 @@ class Learner:
             "evaluated_at": list(self._evaluated_at),
             "seconds": time.perf_counter() - self._started,
         }
-        arrays = {name: array.copy() for name, array in self._changing().items()}
-        return document, arrays | {
-            f"engine/{name}": array for name, array in self.engine.state().items()
-        }
+        arrays = {name: array.copy() for name, array in self._state_arrays().items()}
+        return document, arrays | nest("engine", self.engine.state())
 
     def load_state(self, document: Json, arrays: dict[str, np.ndarray]) -> None:
-        """Go on from the `state` of a learner made alike.
+        """Continue from a `state`.
 
-        Raises DataError when it is that of another one.
+        Raises DataError when it is not that of a learner of the same batch size, learning rates and
+        trial.
         """
-        own = {
+        expected = {
             "batch_size": self.engine.batch_size,
             "learning_rates": list(self.engine.learning_rates),
             "trial": self.trial,
         }
-        if any(document[name] != value for name, value in own.items()):
+        saved = {name: document[name] for name in expected}
+        if saved != expected:
             raise DataError(
-                f"a learner's state does not fit: { ({name: document[name] for name in own}) }, not"
-                f" {own}. Begin the run again."
+                f"a learner's state does not fit: {saved}, not {expected}. Start the run again."
             )
-        self.engine.load_state(
-            {
-                name.removeprefix("engine/"): array
-                for name, array in arrays.items()
-                if name.startswith("engine/")
-            }
-        )
-        for name, array in self._changing().items():
+        self.engine.load_state(unnest("engine", arrays))
+        for name, array in self._state_arrays().items():
             array[:] = arrays[name]
-        self.rows, self._epoch_rows, self._train_rows = (
-            document["rows"],
-            document["epoch_rows"],
-            document["train_rows"],
-        )
-        self._evaluated_at = tuple(document["evaluated_at"])
+        self.rows = document["rows"]
+        self._epoch_rows = document["epoch_rows"]
+        self._train_rows = document["train_rows"]
+        rows, steps = document["evaluated_at"]
+        self._evaluated_at = (rows, steps)
         while self._points_passed < document["points_passed"]:
             self._pass_point()
         self._started = time.perf_counter() - document["seconds"]
 
-    def _changing(self) -> dict[str, np.ndarray]:
-        best = {} if self.best_parameters is None else {"best_parameters": self.best_parameters}
-        return {
+    def _state_arrays(self) -> dict[str, np.ndarray]:
+        arrays = {
             "train_loss": self._train_loss,
             "last_losses": self._last_losses,
             "best_losses": self._best_losses,
             "since_best": self._since_best,
-            **best,
         }
+        if self.best_parameters is not None:
+            arrays["best_parameters"] = self.best_parameters
+        return arrays
 
     @property
-    def _early(self) -> str:
-        """Why it ended before its last row."""
+    def _early_stop_reason(self) -> str:
+        """Why the learner ended before its last row; "" when it did not."""
         if self.rows >= self.last_row or not self._out_of_patience:
             return ""
         return f"stopped early: no smaller held-out loss in {self._patience} evaluations"
@@ -247,6 +238,11 @@ class Learner:
     def _finish_epoch(self) -> None:
         self.engine.finish_epoch()
         self._epoch_rows = 0
+
+    def _rows_to_point(self) -> int:
+        """Rows up to the next evaluation; there is one, since the last is at the last row."""
+        assert self._next_point is not None
+        return self._next_point - self.rows
 
     def _evaluate_if_due(self) -> Iterator[Evaluation]:
         if self._next_point == self.rows:
@@ -259,26 +255,21 @@ class Learner:
 
     def _evaluate(self) -> Iterator[Evaluation]:
         self._evaluated_at = (self.rows, self.engine.steps)
-        train_losses = (
-            self._train_loss / self._train_rows * self._loss_scale
-            if self._train_rows
-            else np.full_like(self._train_loss, np.nan)
-        )
-        with np.errstate(over="ignore", invalid="ignore"):
-            losses = (
-                self.engine.evaluate(self._holdout) * self._loss_scale
-                if self._holdout is not None
-                else None
-            )
-        if losses is not None:
-            self._judge(losses)
-        self._last_losses[:] = (
-            losses
-            if losses is not None
-            else np.nan_to_num(2 * train_losses, nan=0.0 if not self._train_rows else np.inf)
-        )
+        train_losses = np.full_like(self._train_loss, np.nan)
+        if self._train_rows:
+            train_losses = self._train_loss / self._train_rows * self._loss_scale
+        losses = None
+        if self._holdout is not None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                losses = self.engine.evaluate(self._holdout) * self._loss_scale
+            self._keep_best(losses)
+            self._last_losses[:] = losses
+        else:
+            # Without rows held out, the training loss decides whether a replica has diverged.
+            unknown = np.inf if self._train_rows else 0.0
+            self._last_losses[:] = np.nan_to_num(2 * train_losses, nan=unknown)
         for i, lr in enumerate(self.engine.learning_rates):
-            loss = finite(losses[i]) if losses is not None else None
+            loss = None if losses is None else finite(losses[i])
             yield Evaluation(
                 trial=self.trial,
                 batch_size=self.engine.batch_size,
@@ -293,10 +284,8 @@ class Learner:
         self._train_loss[:] = 0
         self._train_rows = 0
 
-    def _judge(self, losses: np.ndarray) -> None:
-        """Count the evaluations since each replica's smallest held-out loss, and keep its
-        parameters.
-        """
+    def _keep_best(self, losses: np.ndarray) -> None:
+        """Keep the parameters of replicas that improved; count evaluations since the others did."""
         better = losses < self._best_losses
         self._best_losses[better] = losses[better]
         self._since_best[:] = np.where(better, 0, self._since_best + 1)
@@ -316,5 +305,5 @@ class Learner:
 
 
 def finite(value: float) -> float | None:
-    """JSON has no NaN: None stands for a loss that is not finite."""
+    """Return None for a value that is not finite, since JSON has no NaN."""
     return float(value) if np.isfinite(value) else None

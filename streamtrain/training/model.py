@@ -1,8 +1,8 @@
-"""The model: a multi-layer perceptron (linear when there is no hidden layer), or a module of the
-user's own (learners/factory.py).
+"""The model: a multi-layer perceptron, or a user-defined module (training/factory.py).
 
-Its parameters are one flat vector. A perceptron's lie in one row of a float32 array (replicas, P):
-for each layer the weight (inputs, outputs), then the bias (outputs).
+A perceptron without hidden layers is a linear model. The parameters of a model are one flat vector,
+and those of all replicas a float32 array (R, P). A perceptron has for each layer the weight
+(inputs, outputs), then the bias (outputs).
 
 Legend of shape suffixes: R replicas, B rows, D features, P parameters.
 """
@@ -35,8 +35,9 @@ _FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Layer widths, from the features to the one output, and the activation after every hidden
-    layer.
+    """A perceptron: the widths of its layers, from features to output, and its activation.
+
+    The activation follows every hidden layer.
     """
 
     widths: tuple[int, ...]
@@ -44,59 +45,60 @@ class Shape:
 
     @property
     def layers(self) -> list[tuple[int, int]]:
-        """(inputs, outputs) of each layer."""
+        """The (inputs, outputs) of each layer."""
         return list(zip(self.widths[:-1], self.widths[1:], strict=True))
 
     @property
     def num_parameters(self) -> int:
+        """The number of weights and biases."""
         return sum((inputs + 1) * outputs for inputs, outputs in self.layers)
 
     @property
     def num_features(self) -> int:
+        """The number of inputs of the first layer."""
         return self.widths[0]
 
     @property
     def values_a_row(self) -> int:
-        """Numbers that a forward pass keeps for each row."""
+        """The number of values that a forward pass keeps per row."""
         return sum(self.widths)
 
     def of_trial(self, seed: int, trial: int) -> "Shape":
-        """Itself: a perceptron holds nothing but its parameters."""
+        """Return self: a perceptron has no constants that a trial would draw."""
         return self
 
     def module(self) -> torch.nn.Module:
-        """The layers as a plain module; its weights are for `load_flat` to set."""
+        """Return the layers as a plain module, whose weights `load_flat` sets."""
         modules: list[torch.nn.Module] = []
         for inputs, outputs in self.layers:
             modules += [torch.nn.Linear(inputs, outputs), ACTIVATIONS[self.activation]()]
         return torch.nn.Sequential(*modules[:-1])
 
     def initial_parameters(self, seed: int, trial: int) -> np.ndarray:
-        """Uniform in ±1/√inputs, as `torch.nn.Linear` draws them: float32 (P,)."""
+        """Draw from ±1/√inputs uniformly, as `torch.nn.Linear` does: float32 (P,)."""
         random = np.random.Generator(np.random.Philox(key=make_key(seed, trial, WEIGHTS)))
-        parts = []
+        pieces: list[np.ndarray] = []
         for inputs, outputs in self.layers:
             bound = inputs**-0.5
-            parts += [
-                random.uniform(-bound, bound, inputs * outputs),
-                random.uniform(-bound, bound, outputs),
-            ]
-        return np.concatenate(parts).astype(np.float32)
+            pieces.append(random.uniform(-bound, bound, inputs * outputs))
+            pieces.append(random.uniform(-bound, bound, outputs))
+        return np.concatenate(pieces).astype(np.float32)
 
     def load_flat(self, module: torch.nn.Module, flat_P: np.ndarray) -> None:
-        """Give a module of this shape the parameters of one replica."""
-        linear = [part for part in module.modules() if isinstance(part, torch.nn.Linear)]
+        """Copy the parameters of one replica, (P,), into a module of this shape."""
+        linear = [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
         pairs = views(torch.from_numpy(np.array(flat_P, dtype=np.float32))[None], self)
         with torch.no_grad():
-            for part, (weight, bias) in zip(linear, pairs, strict=True):
-                part.weight.copy_(weight[0].T)
-                part.bias.copy_(bias[0, 0])
+            for layer, (weight, bias) in zip(linear, pairs, strict=True):
+                layer.weight.copy_(weight[0].T)
+                layer.bias.copy_(bias[0, 0])
 
     def stacked_forward(
         self, device: torch.device
     ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """A function of (flat parameters (R, P), x (B, D)) that gives (R, B, 1): every replica on
-        the same rows.
+        """Return a function of (flat parameters (R, P), x (B, D)) that gives (R, B, 1).
+
+        It applies every replica to the same rows.
         """
         activation = _FUNCTIONS[self.activation]
 
@@ -110,50 +112,49 @@ class Shape:
         return forward
 
     def to_json(self) -> Json:
-        """What a model's file says of it."""
+        """Return the JSON form, for the model's file."""
         return {"widths": list(self.widths), "activation": self.activation}
 
 
-#: What a learner trains: the parts they share are one contract.
+#: What a learner trains. Their common attributes and methods are the contract of a model.
 Model = Shape | Factory
 
 
 def initial_parameters(model: Model, seed: int, trial: int) -> np.ndarray:
-    """The weights of a trial, float32 (P,): the same for every batch size and learning rate of the
-    trial.
+    """Return the initial parameters of a trial, float32 (P,).
+
+    They are the same for every batch size and learning rate of the trial.
     """
     return model.initial_parameters(seed, trial)
 
 
 def views(flat_RP: torch.Tensor, shape: Shape) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(weight (replicas, inputs, outputs), bias (replicas, 1, outputs)) of each layer, as views of
-    the flat parameters.
+    """Return (weight (R, inputs, outputs), bias (R, 1, outputs)) of each layer.
 
-    By one `split`, whose gradient is one concatenation; that of a slice is as long as all
-    parameters.
+    They are views of the flat parameters, made by one `split`: its gradient is one concatenation,
+    while the gradient of every slice would be as long as all parameters.
     """
     replicas = flat_RP.shape[0]
-    parts = iter(
-        flat_RP.split(
-            [size for inputs, outputs in shape.layers for size in (inputs * outputs, outputs)],
-            dim=1,
-        )
-    )
+    sizes = [size for inputs, outputs in shape.layers for size in (inputs * outputs, outputs)]
+    pieces = iter(flat_RP.split(sizes, dim=1))
     return [
-        (next(parts).view(replicas, inputs, outputs), next(parts).view(replicas, 1, outputs))
+        (next(pieces).view(replicas, inputs, outputs), next(pieces).view(replicas, 1, outputs))
         for inputs, outputs in shape.layers
     ]
 
 
 class Network(torch.nn.Module):
-    """A trained model on raw features, float32 (rows, features) → (rows, 1), in the target's own
-    units.
+    """A trained model on raw features: float32 (rows, features) → (rows, 1), in the target's units.
 
-    `features` and `target` name the columns. Normalisation is folded in as buffers, in float64,
-    before and after the layers; so is imputation, when `fill`, float64 (features,), says what
-    stands for a value that is not finite. `transform` says which function made the features
-    (stream/transform.py); the model takes what it returns.
+    `features` and `target` are the names of the columns. Standardization is part of the model, as
+    buffers, and is done in float64. So is imputation when `fill` is given: float64 (features,), the
+    values that replace non-finite ones. `transform` names the function that computed the features
+    (stream/transform.py); the model takes the output of that function.
     """
+
+    fill: torch.Tensor | None
+    mean: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(
         self,
@@ -166,29 +167,32 @@ class Network(torch.nn.Module):
         transform: Json | None = None,
     ):
         super().__init__()
-        self.shape, self.features, self.target, self.transform = shape, features, target, transform
-        self.register_buffer(
-            "fill", None if fill is None else torch.from_numpy(np.array(fill, dtype=np.float64))
-        )
-        for name, values in (("mean", standard.mean), ("scale", standard.scale)):
-            self.register_buffer(name, torch.from_numpy(np.array(values, dtype=np.float64)))
+        self.shape = shape
+        self.features = features
+        self.target = target
+        self.transform = transform
+        self.register_buffer("fill", None if fill is None else _double(fill))
+        self.register_buffer("mean", _double(standard.mean))
+        self.register_buffer("scale", _double(standard.scale))
         self.layers = shape.module()
 
     @property
     def is_coarse(self) -> bool:
-        """Whether float32 rounds predictions too much: by more than 2^-11 of the target's
-        deviation, since its mean lies that far from 0.
+        """True when float32 is too coarse for predictions.
+
+        That is when the target's mean is so far from 0 that rounding changes a prediction by more
+        than 2^-11 of the target's standard deviation.
         """
         return abs(float(self.mean[-1] * self.scale[-1])) > 2**13
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Predictions for raw features (rows, features): (rows, 1) float32."""
+        """Predict from raw features (rows, features): float32 (rows, 1)."""
         return self.predict(x).to(torch.float32)
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:
-        """The same before it is rounded to float32.
+        """Predict from raw features without rounding to float32: float64 (rows, 1).
 
-        (rows, 1) float64. It matters where the model `is_coarse`.
+        The difference matters when the model `is_coarse`.
         """
         standard = self._standardize(x)
         if self.fill is not None:
@@ -199,5 +203,9 @@ class Network(torch.nn.Module):
         return ((x.to(torch.float64) - self.mean[:-1]) * self.scale[:-1]).to(torch.float32)
 
     def load_flat(self, flat_P: np.ndarray) -> None:
-        """Take over the parameters of one replica."""
+        """Set the parameters to those of one replica, (P,)."""
         self.shape.load_flat(self.layers, flat_P)
+
+
+def _double(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float64))

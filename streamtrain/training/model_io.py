@@ -1,9 +1,8 @@
-"""Trained models on disk.
+"""Trained models on disk: as files of this program, and as ONNX.
 
-`model.safetensors` (tensors) and `model.json` (shape or factory, and names). No pickle.
-
-Trained models as ONNX: one file that gives predictions from raw features anywhere, without this
-program or torch.
+`model.safetensors` has the tensors, `model.json` the shape or the factory, and the names of the
+columns; nothing is pickled. An ONNX file gives predictions from raw features without this program
+or torch.
 """
 
 import importlib.util
@@ -28,21 +27,18 @@ from streamtrain.types import Json, Standardization
 
 
 def save_model(network: Network, folder: Path) -> None:
-    """Write both files, each by temporary and rename; the JSON comes last.
+    """Write `model.safetensors` and `model.json` to a folder, each atomically, the JSON last.
 
-    A factory is kept by name: its code is the user's.
+    Of a factory only the name is stored: its code belongs to the user.
     """
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in network.state_dict().items()
     }
+    model = network.shape.to_json()
     about = {
         "schema_version": 1,
-        **(
-            {"factory": network.shape.to_json()}
-            if not isinstance(network.shape, Shape)
-            else network.shape.to_json()
-        ),
+        **(model if isinstance(network.shape, Shape) else {"factory": model}),
         "features": list(network.features),
         "target": network.target,
         "transform": network.transform,
@@ -52,15 +48,15 @@ def save_model(network: Network, folder: Path) -> None:
 
 
 def load_model(folder: str | os.PathLike) -> Network:
-    """The model that `train` left in a run's folder: a torch module from raw features (rows,
-    features) to (rows, 1).
+    """Load the model that `train` wrote to a run's folder.
 
-    With a transform, the features are those that it makes: `transform` names it, and it is not
-    imported here. A model of `--model module:factory` is made by that function, which is imported,
-    with a warning when its file was changed.
+    It is a torch module from raw features (rows, features) to predictions (rows, 1). If the run had
+    a transform, the features are the transform's output; the model's `transform` names the
+    function, which is not imported here. A model of `--model module:factory` is constructed by that
+    function, which is imported, with a warning when its file has changed since the training.
 
-    Raises DataError when the files are missing or do not belong together, ConfigError when the
-    factory cannot be used.
+    Raises DataError when files are missing or do not match each other, ConfigError when the factory
+    cannot be used.
     """
     folder = Path(folder)
     try:
@@ -77,13 +73,13 @@ def load_model(folder: str | os.PathLike) -> Network:
         )
         network.load_state_dict(tensors)
     except ConfigError as error:
-        raise ConfigError(f"{folder}: the trained model cannot be made again: {error}") from error
+        raise ConfigError(f"{folder}: the trained model cannot be constructed: {error}") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"{folder}: no trained model here ({Path(error.filename).name} is missing). Name the"
             " --out of a `train` run."
         ) from None
-    # every decoder has its own errors; all mean that these files cannot be used
+    # Each decoder raises errors of its own; all mean that the files cannot be used.
     except Exception as error:
         raise DataError(
             f"{folder}: the trained model cannot be read ({type(error).__name__}: {error})."
@@ -94,44 +90,46 @@ def load_model(folder: str | os.PathLike) -> Network:
 def _model(about: Json) -> Model:
     if "factory" not in about:
         return Shape(widths=tuple(about["widths"]), activation=about["activation"])
-    made = about["factory"]
-    factory = load_factory(made["function"], made["num_features"])
-    if factory.sha256 != made["sha256"]:
+    saved = about["factory"]
+    factory = load_factory(saved["function"], saved["num_features"])
+    if factory.sha256 != saved["sha256"]:
         warnings.warn(
-            f"{factory.name} stands in a file that was changed since the model was trained; it may"
-            " be another model.",
+            f"the file of {factory.name} was changed since the model was trained; it may construct"
+            " another model.",
             stacklevel=4,
         )
-    return replace(factory, seed=made["seed"], trial=made["trial"])
+    return replace(factory, seed=saved["seed"], trial=saved["trial"])
 
 
 def predict_rows(network: Network, features: np.ndarray) -> np.ndarray:
-    """Predictions for raw features (rows, features): float64 (rows,)."""
+    """Predict from raw features (rows, features): float64 (rows,)."""
     with torch.inference_mode():
         return network.predict(torch.from_numpy(np.ascontiguousarray(features)))[:, 0].numpy()
 
 
-#: Rows of the example that the exporter traces with; the number of rows stays free.
+#: Rows of the example that the exporter traces; the exported model takes any number of rows.
 _EXAMPLE_ROWS = 3
 
 
 def onnx_bytes(network: Network) -> bytes:
-    """The file's bytes: input `features`, float32 (rows, features), raw; output `prediction`,
-    float32 (rows, 1), in the target's units.
+    """Return an ONNX file as bytes.
 
-    Normalisation is in it, and imputation where the model was trained with it. The names of
-    columns, and what a transform is, are its metadata: `features`, `target`, `transform` (JSON).
-    Raises ConfigError without the extra [onnx], and for a module that cannot be traced.
+    The input `features` is float32 (rows, features), raw. The output `prediction` is float32
+    (rows, 1), in the target's units. Standardization is included, and so is imputation if the model
+    was trained with it. The metadata has the names of the columns and the transform: `features`,
+    `target`, `transform` (JSON).
+
+    Raises ConfigError when the extra [onnx] is not installed, or the module cannot be traced.
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"export needs {' and '.join(missing)}, which the extra [onnx] brings: pip install"
+            f"export needs {' and '.join(missing)}, from the extra [onnx]: pip install"
             " 'streamtrain[onnx]'."
         )
     network = network.eval()
     example = torch.zeros(_EXAMPLE_ROWS, len(network.features))
-    with _quiet():
+    with _without_warnings():
         try:
             program = torch.onnx.export(
                 network,
@@ -146,9 +144,10 @@ def onnx_bytes(network: Network) -> bytes:
             cause = error.__cause__ or error
             raise ConfigError(
                 f"the model cannot be written as ONNX ({type(cause).__name__}:"
-                f" {first_line(cause)}). Use a module without control flow that looks at values, or"
-                " predict with `streamtrain predict`."
+                f" {first_line(cause)}). Use a module without control flow that depends on values,"
+                " or predict with `streamtrain predict`."
             ) from error
+        assert program is not None
         program.model.metadata_props.update(
             {
                 "features": json.dumps(network.features),
@@ -160,10 +159,8 @@ def onnx_bytes(network: Network) -> bytes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter has to say of its own libraries: deprecations inside torch, and
-    that torchvision is not there.
-    """
+def _without_warnings() -> Iterator[None]:
+    """Silence the exporter about its own libraries: deprecations in torch, missing torchvision."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

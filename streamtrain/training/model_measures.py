@@ -1,55 +1,55 @@
-"""What is measured of one trained model on a pool of rows, with the probes of `probes.py` and the
-formulas of `science/`.
+"""Measurements of one trained model on a pool of rows.
 
-A pool is float32 (N, features + 1), model units, in the order in which the stream delivers its
-rows. Nothing here reads or trains.
+They combine the probes of `probes.py` with the formulas of `science/`. A pool is float32
+(N, features + 1) in model units, in the order in which the stream delivers its rows. Nothing here
+reads or trains.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeGuard
 
 import numpy as np
 
 from streamtrain.config import TrainConfig
-from streamtrain.science import curvature as lanczos
-from streamtrain.science import noise_scale, sharpness, shuffle_quality
-from streamtrain.science import noise_scale as sqrt_law
-from streamtrain.science.curvature import stable_curvature
+from streamtrain.science import curvature, noise_scale, sharpness, shuffle_quality
 from streamtrain.science.intervals import estimate
 from streamtrain.science.sharpness import generalization_gap
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.probes import Probe, rescale
 from streamtrain.types import Json
 
-#: Frozen-weight replicates of the noise scale, rows of each, its micro-batches where whole
-#: gradients are needed, rows of its Hessian.
+#: The noise scale: replicates at frozen weights, rows per replicate, the micro-batches into which
+#: these are cut where gradients of several rows are needed, and rows of its Hessian.
 REPLICATES, REPLICATE_ROWS, MICRO_BATCHES, HESSIAN_ROWS = 16, 2048, 8, 1024
 
-#: Independent sets of the √m law, groups of each, and what the largest m leaves of them.
+#: The √m law: independent sets, groups of rows per set, and how many groups are left at the largest
+#: m, where groups are merged.
 SETS, GROUPS, LARGEST_M_GROUPS = 8, 512, 16
 
-#: Rows of a minibatch by which shuffling is judged.
+#: Rows per minibatch in the measurement of shuffle quality.
 SHUFFLE_ROWS = 256
 
-#: Lanczos steps, the rows they see, and blocks of other rows for the Rayleigh quotient.
+#: Curvature: Lanczos steps and their rows, and the number and rows of the blocks of other rows for
+#: the Rayleigh quotient.
 LANCZOS_STEPS, CURVATURE_ROWS, RAYLEIGH_BLOCKS, RAYLEIGH_ROWS = 30, 4096, 8, 4096
 
-#: The one subset on which every model's sharpness is measured, and rows of the generalisation gap
-#: on either side.
+#: Rows on which the sharpness of every model is measured, and the rows of either side of the
+#: generalisation gap.
 SHARPNESS_ROWS, GAP_ROWS = 2048, 16_384
 
-#: float64 values of gradients or of a basis held at once; a model too large for that gets fewer
-#: groups, and no subspace.
-_MOST_VALUES = 2**22
+#: float64 values of gradients, or of a basis, in memory at once. A model too large for that gets
+#: fewer groups, and no random subspace.
+_MAX_VALUES = 2**22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainedModel:
-    """One replica at the end of its training: its size, its learning rate and its parameters,
-    float32 (P,).
+    """One replica at the end of its training: batch size, learning rate, parameters float32 (P,).
 
-    `second_moment`: Adam's v̂ (P,), when it is at hand; else it is estimated at the frozen weights.
+    `second_moment` is Adam's v̂ (P,) if it is available; otherwise it is estimated at the frozen
+    weights.
     """
 
     batch_size: int
@@ -59,13 +59,13 @@ class TrainedModel:
 
 
 def measure_noise(probe: Probe, model: TrainedModel, pool: np.ndarray, *, adam: bool) -> Json:
-    """B_simple.
+    """Measure the gradient noise scale B_simple.
 
-    `weighted`: B_noise; for Adam also `preconditioned`: B_simple in the coordinates in which Adam
-    steps.
+    `weighted` is B_noise, which weights the noise by the Hessian. For Adam there is also
+    `preconditioned`: B_simple in the coordinates in which Adam steps.
     """
-    each = len(pool) // REPLICATES
-    rows = min(REPLICATE_ROWS, each) // MICRO_BATCHES * MICRO_BATCHES
+    spacing = len(pool) // REPLICATES
+    rows = min(REPLICATE_ROWS, spacing) // MICRO_BATCHES * MICRO_BATCHES
     if rows < 2 * MICRO_BATCHES:
         return estimate(np.nan, n=0, kind="too few rows") | {
             "batch_size": model.batch_size,
@@ -74,31 +74,28 @@ def measure_noise(probe: Probe, model: TrainedModel, pool: np.ndarray, *, adam: 
     micro, x = rows // MICRO_BATCHES, model.parameters
     scale = noise_scale.adam_scale(_second_moment(probe, model, pool)) if adam else None
     simple, weighted, scaled = [], [], []
-    for start in range(0, each * REPLICATES, each):
-        part = pool[start : start + rows]
-        groups = probe.group_gradients(x, part, micro)
-        simple.append(
-            noise_scale.variance_and_signal_from_norms(
-                groups.mean(axis=0), probe.squared_norms(x, part)
-            )
-        )
-        # the next replicate's rows: H is independent of g
-        other = pool[(start + each + np.arange(min(rows, HESSIAN_ROWS))) % (each * REPLICATES)]
+    for start in range(0, spacing * REPLICATES, spacing):
+        replicate = pool[start : start + rows]
+        groups = probe.group_gradients(x, replicate, micro)
+        squares = probe.squared_norms(x, replicate)
+        simple.append(noise_scale.variance_and_signal_from_norms(groups.mean(axis=0), squares))
+        # The next replicate's rows, so that the Hessian is independent of the gradient.
+        offsets = start + spacing + np.arange(min(rows, HESSIAN_ROWS))
+        other = pool[offsets % (spacing * REPLICATES)]
         weighted.append(
             noise_scale.weighted_variance_and_signal(groups, partial(probe.hvp, x, other), micro)
         )
         if scale is not None:
             scaled.append(noise_scale.variance_and_signal(groups * scale, micro))
-    made = {
-        name: noise_scale.noise_scale(*np.array(parts).T)
-        for name, parts in (("simple", simple), ("weighted", weighted))
+    result = {
+        **noise_scale.noise_scale(*np.array(simple).T),
+        "weighted": noise_scale.noise_scale(*np.array(weighted).T),
     }
     if scaled:
-        made["preconditioned"] = noise_scale.noise_scale(*np.array(scaled).T)
+        result["preconditioned"] = noise_scale.noise_scale(*np.array(scaled).T)
     variance, signal = np.mean(simple, axis=0)
     return {
-        **made.pop("simple"),
-        **made,
+        **result,
         "batch_size": model.batch_size,
         "lr": model.lr,
         "rows_a_replicate": rows,
@@ -108,10 +105,12 @@ def measure_noise(probe: Probe, model: TrainedModel, pool: np.ndarray, *, adam: 
 
 
 def measure_sqrt_m(probe: Probe, model: TrainedModel, pool: np.ndarray) -> Json:
-    """The slope, and the standard deviation of the gradient at each m."""
-    groups = 2 ** int(
-        np.log2(max(min(GROUPS, _MOST_VALUES // probe.num_parameters, len(pool) // SETS), 1))
-    )
+    """Measure how the standard deviation of the gradient falls with the minibatch size m.
+
+    Returns the slope on log axes, and the standard deviation at each m.
+    """
+    most_groups = max(min(GROUPS, _MAX_VALUES // probe.num_parameters, len(pool) // SETS), 1)
+    groups = 2 ** int(np.log2(most_groups))
     levels = int(np.log2(groups)) - int(np.log2(LARGEST_M_GROUPS))
     if levels < 1:
         return estimate(np.nan, n=0, kind="too few rows for so many parameters") | {
@@ -121,15 +120,11 @@ def measure_sqrt_m(probe: Probe, model: TrainedModel, pool: np.ndarray) -> Json:
     rows = len(pool) // SETS
     group = rows // groups
     sets = [pool[i * rows : i * rows + groups * group] for i in range(SETS)]
-    variances = np.array(
-        [
-            sqrt_law.group_variances(probe.group_gradients(model.parameters, part, group), levels)
-            for part in sets
-        ]
-    )
+    gradients = (probe.group_gradients(model.parameters, subset, group) for subset in sets)
+    variances = np.array([noise_scale.group_variances(g, levels) for g in gradients])
     sizes = group * 2 ** np.arange(levels + 1)
     return {
-        **sqrt_law.sqrt_m_slope(sizes, variances),
+        **noise_scale.sqrt_m_slope(sizes, variances),
         "sizes": sizes.tolist(),
         "sd": np.sqrt(variances.mean(axis=0)).tolist(),
         "batch_size": model.batch_size,
@@ -139,21 +134,19 @@ def measure_sqrt_m(probe: Probe, model: TrainedModel, pool: np.ndarray) -> Json:
 def measure_curvature(
     probe: Probe, model: TrainedModel, pool: np.ndarray, train: TrainConfig
 ) -> Json:
-    """λ_max's bracket on a sample, its eigenvector on other rows, and the stability line of the
-    optimizer at this learning rate.
+    """Measure λ_max on a sample of rows, and compare it with the stability limit of the optimizer.
 
-    For Adam the line holds for `preconditioned`, λ_max of D^-½HD^-½, D = √v̂ + ε. A cosine ends at
-    a rate of 0, which no curvature makes unstable: no share then.
+    The result has a bracket of λ_max, the Rayleigh quotient of its eigenvector on other rows, and
+    the largest curvature that is stable at this learning rate. For Adam that limit applies to
+    `preconditioned`, λ_max of D^-½HD^-½ with D = √v̂ + ε. With a cosine schedule there is no
+    `share_of_stability_line`: the final learning rate is 0, at which no curvature is unstable.
     """
     x = model.parameters
     rows = pool[: min(CURVATURE_ROWS, len(pool) // 2)]
     size = min(RAYLEIGH_ROWS, (len(pool) - len(rows)) // RAYLEIGH_BLOCKS)
-    others = (
-        [pool[len(rows) + i * size : len(rows) + (i + 1) * size] for i in range(RAYLEIGH_BLOCKS)]
-        if size
-        else []
-    )
-    line = stable_curvature(
+    starts = [len(rows) + block * size for block in range(RAYLEIGH_BLOCKS)] if size else []
+    others = [pool[start : start + size] for start in starts]
+    line = curvature.stable_curvature(
         train.optimizer,
         model.lr,
         momentum=train.momentum,
@@ -162,40 +155,41 @@ def measure_curvature(
     )
 
     def spectrum(scale: np.ndarray | float) -> Json:
-        def product(part: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-            return lambda v: scale * probe.hvp(x, part, scale * v)
+        def product(block: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+            return lambda v: scale * probe.hvp(x, block, scale * v)
 
-        found = lanczos.largest_eigenvalue(product(rows), probe.num_parameters, steps=LANCZOS_STEPS)
-        rayleigh = (
-            lanczos.rayleigh_on_independent_rows([product(part) for part in others], found.vector)
-            if others
-            else None
+        largest = curvature.largest_eigenvalue(
+            product(rows), probe.num_parameters, steps=LANCZOS_STEPS
         )
-        return {**found.record(), "rayleigh": rayleigh, "smallest": found.smallest}
+        rayleigh = None
+        if others:
+            rayleigh = curvature.rayleigh_on_independent_rows(
+                [product(block) for block in others], largest.vector
+            )
+        return {**largest.record(), "rayleigh": rayleigh, "smallest": largest.smallest}
 
-    made = {**spectrum(1.0), "lr": model.lr, "stability_line": line, "rows": len(rows)}
+    result = {**spectrum(1.0), "lr": model.lr, "stability_line": line, "rows": len(rows)}
     if is_adam(train):
-        made["preconditioned"] = spectrum(
-            noise_scale.adam_scale(_second_moment(probe, model, pool)) ** 0.5
-        )
-    judged = made.get("preconditioned", made)["value"]
-    return {
-        **made,
-        "share_of_stability_line": (
-            None if judged is None or train.schedule == "cosine" else judged / line
-        ),
-    }
+        scale = noise_scale.adam_scale(_second_moment(probe, model, pool)) ** 0.5
+        result["preconditioned"] = spectrum(scale)
+    value = result.get("preconditioned", result)["value"]
+    share = None
+    if value is not None and train.schedule != "cosine":
+        share = value / line
+    return {**result, "share_of_stability_line": share}
 
 
 def measure_sharpness(
     probe: Probe, model: TrainedModel, pool: np.ndarray, holdout: np.ndarray | None
 ) -> Json:
-    """Keskar's φ in full space (the value: ε = 1e-3), at both ε, in a random subspace, the adaptive
-    φ, and the generalisation gap.
+    """Measure Keskar's sharpness φ, and the generalisation gap.
+
+    φ is measured in full space at both ε (the value is that at ε = 1e-3), in a random subspace, and
+    in its adaptive form.
     """
     x, rows = model.parameters, pool[:SHARPNESS_ROWS]
     search = partial(sharpness.sharpness, partial(_value_and_grad, probe, rows), x)
-    small = probe.num_parameters * sharpness.SUBSPACE_DIMENSIONS <= _MOST_VALUES
+    small = probe.num_parameters * sharpness.SUBSPACE_DIMENSIONS <= _MAX_VALUES
     basis = sharpness.random_basis(probe.num_parameters) if small else None
     gap = None
     if holdout is not None:
@@ -203,17 +197,17 @@ def measure_sharpness(
             probe.row_losses(x, pool[:GAP_ROWS]), probe.row_losses(x, holdout[:GAP_ROWS])
         )
     full = {f"{epsilon:g}": search(epsilon) for epsilon in sharpness.EPSILONS}
+    adaptive = {f"{epsilon:g}": search(epsilon, adaptive=True) for epsilon in sharpness.EPSILONS}
+    subspace = None
+    if basis is not None:
+        subspace = {
+            f"{epsilon:g}": search(epsilon, basis_PD=basis) for epsilon in sharpness.EPSILONS
+        }
     return {
         **next(iter(full.values())),
         "full": full,
-        "subspace": (
-            {f"{epsilon:g}": search(epsilon, basis_PD=basis) for epsilon in sharpness.EPSILONS}
-            if basis is not None
-            else None
-        ),
-        "adaptive": {
-            f"{epsilon:g}": search(epsilon, adaptive=True) for epsilon in sharpness.EPSILONS
-        },
+        "subspace": subspace,
+        "adaptive": adaptive,
         "generalization_gap": gap,
         "lr": model.lr,
         "rows": len(rows),
@@ -223,9 +217,9 @@ def measure_sharpness(
 def measure_at_weights(
     probe: Probe, parameters_P: np.ndarray, rows: np.ndarray
 ) -> dict[str, float]:
-    """What of one model is compared at equal loss, all on the same rows.
+    """Measure what is compared between models of equal loss, all on the same rows.
 
-    `{phi, adaptive, curvature, loss}`, both φ at ε = 1e-3, λ_max, mean r².
+    Returns `{phi, adaptive, curvature, loss}`: both φ at ε = 1e-3, λ_max, and the mean of r².
     """
     search = partial(
         sharpness.sharpness,
@@ -233,7 +227,7 @@ def measure_at_weights(
         parameters_P,
         sharpness.EPSILONS[0],
     )
-    spectrum = lanczos.largest_eigenvalue(
+    spectrum = curvature.largest_eigenvalue(
         partial(probe.hvp, parameters_P, rows), probe.num_parameters, steps=LANCZOS_STEPS
     )
     return {
@@ -247,13 +241,14 @@ def measure_at_weights(
 def audit_invariance(
     probe: Probe, model: TrainedModel, pool: np.ndarray, shape: Model
 ) -> Json | None:
-    """How far each measure is from being one of the function.
+    """Measure how far each φ changes under rescalings that leave the function unchanged.
 
-    None where the activation allows no exact rescaling.
+    Returns None when the activation allows no exact rescaling.
     """
     if not can_rescale(shape):
         return None
-    rows, found = pool[:SHARPNESS_ROWS], {}
+    rows = pool[:SHARPNESS_ROWS]
+    audits: Json = {}
     for name, adaptive in (("keskar", False), ("adaptive", True)):
 
         def phi(x: np.ndarray, adaptive: bool = adaptive) -> float:
@@ -261,14 +256,17 @@ def audit_invariance(
                 partial(_value_and_grad, probe, rows), x, sharpness.EPSILONS[0], adaptive=adaptive
             )["value"]
 
-        found[name] = sharpness.invariance_audit(
+        audits[name] = sharpness.invariance_audit(
             phi, partial(rescale, shape), model.parameters.astype(float)
         )
-    return found
+    return audits
 
 
 def measure_line(probe: Probe, models: Sequence[TrainedModel], pool: np.ndarray) -> Json | None:
-    """Training loss on the line from the smallest batch's model (0) to the largest's (1)."""
+    """Measure the training loss on the line between two models.
+
+    The line goes from the model of the smallest batch size (0) to that of the largest (1).
+    """
     if len(models) < 2:
         return None
     small, large = models[0], models[-1]
@@ -290,11 +288,11 @@ def measure_shuffle(
     windows: np.ndarray | None,
     window_rows: int,
 ) -> Json:
-    """DEFF of minibatches as the stream cuts them.
+    """Measure the design effect (DEFF) of minibatches as the stream cuts them.
 
-    `windows` (N,): the window of each row; None when the pool has every window of the epoch.
-
-    Rows of a minibatch share at most a window, so a larger one than that has the DEFF of a window.
+    `windows` (N,) is the window of each row; None when the pool has every window of the epoch. Rows
+    of a minibatch are correlated only within a window, so a minibatch larger than a window has the
+    DEFF of a window.
     """
     rows = min(SHUFFLE_ROWS, len(pool) // 8)
     if rows < 2:
@@ -305,59 +303,57 @@ def measure_shuffle(
             "is_bad": False,
         }
     whole = len(pool) // rows
-    count = min(whole, max(_MOST_VALUES // probe.num_parameters, 8))
-    kept = np.linspace(0, whole - 1, count).round().astype(int)
-    used = pool[: whole * rows].reshape(whole, rows, -1)[kept].reshape(count * rows, -1)
+    count = min(whole, max(_MAX_VALUES // probe.num_parameters, 8))
+    chosen = np.linspace(0, whole - 1, count).round().astype(int)
+    used = pool[: whole * rows].reshape(whole, rows, -1)[chosen].reshape(count * rows, -1)
     means = probe.group_gradients(model.parameters, used, rows)
     squares = probe.squared_norms(model.parameters, used).reshape(count, rows).mean(axis=1)
     rho = shuffle_quality.intraclass_correlation(
-        means, squares, rows, None if windows is None else windows[kept * rows]
+        means, squares, rows, None if windows is None else windows[chosen * rows]
     )
-    each = {
-        str(one.batch_size): shuffle_quality.design_effect(rho, min(one.batch_size, window_rows))
-        for one in models
+    sizes = [trained.batch_size for trained in models]
+    by_batch_size = {
+        str(size): shuffle_quality.design_effect(rho, min(size, window_rows)) for size in sizes
     }
-    deff = each[str(model.batch_size)]
+    deff = by_batch_size[str(model.batch_size)]
     return {
         "deff": deff,
         "rho": rho,
         "rows_a_minibatch": rows,
         "minibatches": count,
-        "by_batch_size": each,
+        "by_batch_size": by_batch_size,
         "is_bad": shuffle_quality.is_bad_shuffle(deff),
     }
 
 
 def is_adam(train: TrainConfig) -> bool:
-    """True where a step is scaled by 1/(√v̂ + ε)."""
+    """Return True if steps are scaled by 1/(√v̂ + ε)."""
     return train.optimizer in ("adam", "adamw")
 
 
-def can_rescale(model: Model) -> bool:
-    """True where other weights can write the very same function: a hidden layer of relu or
-    identity.
+def can_rescale(model: Model) -> TypeGuard[Shape]:
+    """Return True if other weights can express exactly the same function.
+
+    That takes a hidden layer with relu or identity.
     """
-    return (
-        isinstance(model, Shape)
-        and model.activation in ("relu", "identity")
-        and len(model.layers) > 1
-    )
+    if not isinstance(model, Shape):
+        return False
+    return model.activation in ("relu", "identity") and len(model.layers) > 1
 
 
 def _second_moment(probe: Probe, model: TrainedModel, pool: np.ndarray) -> np.ndarray:
-    """Adam's v̂; where it is not at hand, E g_B² of a minibatch at the frozen weights: |G|² + diag
-    Σ/B, coordinate by coordinate.
+    """Return Adam's v̂, or an estimate of it at the frozen weights.
+
+    The estimate is E g_B² of a minibatch, which is |G|² + diag Σ/B, coordinate by coordinate.
     """
     if model.second_moment is not None:
         return np.asarray(model.second_moment, dtype=float)
-    groups = max(8, min(GROUPS, _MOST_VALUES // probe.num_parameters))
+    groups = max(8, min(GROUPS, _MAX_VALUES // probe.num_parameters))
     group = max(1, min(16, len(pool) // groups))
     g = probe.group_gradients(model.parameters, pool[: groups * group], group)
     variance = g.var(axis=0, ddof=1)
-    return (
-        np.maximum(g.mean(axis=0) ** 2 - variance / len(g), 0.0)
-        + variance * group / model.batch_size
-    )
+    squared_mean = np.maximum(g.mean(axis=0) ** 2 - variance / len(g), 0.0)
+    return squared_mean + variance * group / model.batch_size
 
 
 def _value_and_grad(probe: Probe, rows: np.ndarray, x: np.ndarray) -> tuple[float, np.ndarray]:

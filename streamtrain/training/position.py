@@ -1,9 +1,9 @@
-"""Where a pass stands: which block and row come next, what has been counted, and the learners that
-are still at work.
-"""
+"""The position of a pass: the next window and row, the counts so far, the state of its learners."""
 
 import time
 from collections import Counter
+
+import numpy as np
 
 from streamtrain.errors import DataError
 from streamtrain.records import PassEnded, parse_pass
@@ -11,55 +11,63 @@ from streamtrain.stream.block import Block
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.nulls import NullCounts
 from streamtrain.stream.quarantine import Quarantine
+from streamtrain.training.checkpoint import nest, unnest
 from streamtrain.training.checkpointing import PassState
 from streamtrain.training.learner import Learner
-from streamtrain.types import Receipt
+from streamtrain.types import Json, Receipt
 
 
 class Position:
-    """`window` and `row` of it come next in `epoch`; counts are of the windows before.
+    """How far a pass has come; used by the thread that runs the pass.
 
-    `name` tells passes of a run apart.
-
-    `record`: the pass's own, once it has ended. Owned by the thread that runs the pass.
+    The next row is row `row` of window `window` of epoch `epoch`; the counts cover the windows
+    before that one. `name` identifies the pass within its run. `active` are the learners whose
+    outcome is not known yet. `record` is the pass's own record, once it has ended.
     """
 
     def __init__(self, name: str, learners: list[Learner], quarantine: Quarantine | None = None):
         self._quarantine = quarantine
-        self.name, self.learners, self.active = name, learners, list(learners)
+        self.name = name
+        self.learners = learners
+        self.active = list(learners)
         self.epoch = self.window = self.row = self.rows_read = 0
-        self.receipt, self.stats = Receipt(), FetchStats()
+        self.receipt = Receipt()
+        self.stats = FetchStats()
         self.nulls: NullCounts = Counter()
         self.started = self.first_block = self.trained = time.perf_counter()
         self.record: PassEnded | None = None
 
     @property
     def rows(self) -> int:
-        """Rows that the furthest learner has trained on."""
+        """The rows that the furthest learner has trained on."""
         return max((learner.rows for learner in self.learners), default=0)
 
     @property
     def seconds(self) -> float:
-        """Since the pass began, without the time between an interruption and its resumption."""
+        """The duration of the pass so far, without the time between interruption and resumption."""
         return time.perf_counter() - self.started
 
     def move_past(self, block: Block) -> None:
-        """Every learner has taken the whole of this block."""
+        """Count a block that every learner has trained on completely."""
         self.rows_read += len(block.rows)
         self.receipt += block.receipt
         self.nulls += block.nulls
-        self.epoch, self.window, self.row = (
-            (block.epoch + 1, 0, 0) if block.ends_epoch else (block.epoch, block.index + 1, 0)
-        )
+        self.row = 0
+        if block.ends_epoch:
+            self.epoch, self.window = block.epoch + 1, 0
+        else:
+            self.epoch, self.window = block.epoch, block.index + 1
         self.trained = time.perf_counter()
 
     def state(self) -> PassState:
-        """All that is needed to go on from here with other learners made alike."""
-        now, learners, arrays = time.perf_counter(), {}, {}
+        """Return what is needed to resume here with learners constructed in the same way."""
+        now = time.perf_counter()
+        learners: dict[str, Json] = {}
+        arrays: dict[str, np.ndarray] = {}
         for number, learner in enumerate(self.learners):
             if learner in self.active:
-                learners[str(number)], own = learner.state()
-                arrays |= {f"{number}/{name}": array for name, array in own.items()}
+                learners[str(number)], learner_arrays = learner.state()
+                arrays |= nest(str(number), learner_arrays)
         document = {
             "name": self.name,
             "epoch": self.epoch,
@@ -79,27 +87,20 @@ class Position:
         return document, arrays
 
     def load_state(self, state: PassState) -> None:
-        """Go on from a `state`. Raises DataError when it is that of other learners."""
+        """Continue from a `state`. Raises DataError when it is that of other learners."""
         document, arrays = state
-        if not all(
-            number.isdecimal() and int(number) < len(self.learners)
-            for number in document["learners"]
-        ):
+        known = {str(number) for number in range(len(self.learners))}
+        if not document["learners"].keys() <= known:
             raise DataError(
-                f"the checkpoint's pass {document['name']} has other learners. Begin the run again"
+                f"the checkpoint's pass {document['name']} has other learners. Start the run again"
                 " with another --out."
             )
-        for number, about in document["learners"].items():
-            prefix = f"{number}/"
-            own = {
-                name.removeprefix(prefix): array
-                for name, array in arrays.items()
-                if name.startswith(prefix)
-            }
-            self.learners[int(number)].load_state(about, own)
+        for number, learner_state in document["learners"].items():
+            self.learners[int(number)].load_state(learner_state, unnest(number, arrays))
         self.active = [self.learners[int(number)] for number in document["learners"]]
         self.epoch, self.window, self.row = document["epoch"], document["window"], document["row"]
-        self.rows_read, self.receipt = document["rows_read"], Receipt.from_json(document["receipt"])
+        self.rows_read = document["rows_read"]
+        self.receipt = Receipt.from_json(document["receipt"])
         self.nulls = Counter({(shard, column): count for shard, column, count in document["nulls"]})
         self.stats = FetchStats(**document["stats"])
         self.started = time.perf_counter() - document["seconds"]

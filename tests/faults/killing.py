@@ -1,19 +1,17 @@
-"""A process of its own: forks runs, kills them at random moments, resumes them until they are done.
-
-See test_kill.py.
+"""Forks runs, kills them at random moments, and resumes them until they are done (test_kill.py).
 
 Importing torch takes seconds, so children are forked from this process before it has any thread.
-They call what `streamtrain train` and `sweep` call; only the report, which is drawn after the last
-record, is left out, and clocks are read for a shorter time.
+They call what `streamtrain train` and `sweep` call. Only the report, which is drawn after the last
+record, is left out, and timings are shorter.
 
     python -m tests.faults.killing '[{"verb": "train", "config": {…}, "whole": "a", "out": "b",
     "kills": 12, "renames": 4, "seed": 0}]'
 
-Tasks go side by side. Prints a list: what became of each, an error for a task that could not be
-done.
+Tasks run side by side. Prints a list with the result of each task, or its error.
 """
 
 import json
+import math
 import os
 import random
 import shutil
@@ -31,24 +29,25 @@ from streamtrain.base import atomic_files as files
 from streamtrain.config import make_config
 from streamtrain.run import timing
 from streamtrain.run.prepare import prepare, warm_up
-from streamtrain.training import checkpointing as saving
+from streamtrain.training import checkpointing
 from tests.faults.told import left_over, told, weights
 
 
 def hasten() -> None:
-    """Of this process and its children: no report, short clocks, and saves however short a run is.
+    """Make runs of this process and its children fast: no report, short timings, many saves.
 
-    Never at import: pytest imports this too.
+    It is not done on import, since pytest imports this module too.
     """
     torch.set_num_threads(1)
     api.write_report = lambda records, out: {}
     timing.REGION_SECONDS = timing.REST_SECONDS = 1e-4
-    saving.LEAST_SAVES_APART = 0
+    checkpointing.MAX_SAVE_OVERHEAD = math.inf
 
 
 class KillAtCall:
-    """`os`, where one call (the n-th `replace` or `fsync`) is the last thing that this process
-    does, or does not do.
+    """The module `os`, but the process is killed at one call: the n-th `replace` or `fsync`.
+
+    `after`: right after that call, otherwise right before it.
     """
 
     def __init__(self, name: str, number: int, *, after: bool):
@@ -68,9 +67,9 @@ class KillAtCall:
 
 
 def start(task: dict, out: Path, kill: KillAtCall | None = None) -> int:
-    """Fork a child that does the run, resumed if it can be; returns its process id.
+    """Fork a child that starts or resumes the run; return its process id.
 
-    It exits with 0 when the run is done.
+    The child exits with 0 when the run is done.
     """
     child = os.fork()
     if child:
@@ -92,12 +91,12 @@ def start(task: dict, out: Path, kill: KillAtCall | None = None) -> int:
 
 
 def wait(child: int) -> int:
-    """Its exit code, negative for a signal."""
+    """Return the exit code of a child, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def main(tasks: list[dict]) -> list[dict]:
-    """Each task in a process of its own, which leaves its result beside its `out`."""
+    """Run each task in a process of its own, which writes its result to a file beside `out`."""
     drivers = []
     for task in tasks:
         driver = os.fork()
@@ -115,14 +114,17 @@ def main(tasks: list[dict]) -> list[dict]:
 
 
 def kill_and_resume(task: dict) -> dict:
-    chance, whole, out = random.Random(task["seed"]), Path(task["whole"]), Path(task["out"])
+    """Kill runs as a task says, resume them, and count those that differ from an unbroken run."""
+    chance = random.Random(task["seed"])
+    whole, out = Path(task["whole"]), Path(task["out"])
     warm_up(prepare(make_config(task["config"]), learners=1, rates=1))
-    began = time.monotonic()
+    started = time.monotonic()
     if wait(start(task, whole)) != 0:
         raise RuntimeError("the unbroken run failed")
-    lasts = time.monotonic() - began
+    run_seconds = time.monotonic() - started
     told_whole, weights_whole = told(whole), weights(whole)
-    killed, broken, finished, saved = 0, 0, 0, set()
+    killed = broken = finished = 0
+    saved: set[str] = set()
     moments = [*["time"] * task["kills"], *["replace", "after", "fsync"] * task["renames"]]
     chance.shuffle(moments)
     while moments or finished == 0:
@@ -136,7 +138,7 @@ def kill_and_resume(task: dict) -> dict:
             )
         child = start(task, out, kill)
         if moment == "time":
-            time.sleep(chance.uniform(0, lasts))
+            time.sleep(chance.uniform(0, run_seconds))
             os.kill(child, signal.SIGKILL)
         code = wait(child)
         saved |= {path.name for path in out.glob("checkpoints/*.json")}
@@ -147,16 +149,15 @@ def kill_and_resume(task: dict) -> dict:
             raise RuntimeError(f"a run ended with {code} after {killed} kills")
         else:
             finished += 1
-            broken += (
-                told(out) != told_whole or weights(out) != weights_whole or bool(left_over(out))
-            )
+            same = told(out) == told_whole and weights(out) == weights_whole
+            broken += not same or bool(left_over(out))
             if moments:
                 shutil.rmtree(out)
     return {
         "killed": killed,
         "finished": finished,
         "broken": broken,
-        "lasts": lasts,
+        "run_seconds": run_seconds,
         "saved": len(saved),
     }
 

@@ -1,8 +1,7 @@
-"""docs/faults.md, row 1: a run that is killed with SIGKILL anywhere, and resumed until it is done,
-is the run that was never killed.
+"""docs/faults.md, row 1: a run that is killed anywhere and resumed equals an unbroken run.
 
-Weights, records (losses, rows, steps, outcomes) and receipts are compared bit for bit; each row was
-visited exactly once an epoch.
+It is killed with SIGKILL, and resumed until it is done. Weights, records (losses, rows, steps,
+outcomes) and receipts are compared bit for bit; each row was trained on exactly once per epoch.
 """
 
 import json
@@ -26,7 +25,7 @@ ONE_THREAD = {
     "PYTHONPATH": str(ROOT),
 }
 
-#: verb, format, config, kills at random times, kills at a rename or fsync (three kinds of each).
+#: Verb, format, config, kills at random times, kills of each of the three kinds at a call.
 CASES = {
     "train, Parquet, fused engine": (
         "train",
@@ -63,10 +62,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def killings(shards, tmp_path_factory) -> dict[str, tuple[dict, dict]]:
-    """Name of the case → what was asked for, what became of it.
-
-    One process imports torch for all.
-    """
+    """Name of the case → (task, result). One process imports torch for all."""
     tasks = {}
     for name, (verb, format, parts, kills, renames) in CASES.items():
         config = {
@@ -84,8 +80,8 @@ def killings(shards, tmp_path_factory) -> dict[str, tuple[dict, dict]]:
             "out": str(folder / "out"),
             "kills": kills,
             "renames": renames,
-            # other moments every time; shown when it fails
-            "seed": (random.SystemRandom().randrange(2**32)),
+            # Other moments in every run; the seed is shown on failure.
+            "seed": random.SystemRandom().randrange(2**32),
         }
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.killing", json.dumps(list(tasks.values()))],
@@ -140,7 +136,7 @@ def test_the_command_itself_killed_twenty_times(shards, tmp_path, format):
         "auto",
     )
 
-    def begin(out: Path) -> subprocess.Popen:
+    def start(out: Path) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, "-m", "streamtrain", *words, "-o", str(out)],
             cwd=ROOT,
@@ -149,16 +145,17 @@ def test_the_command_itself_killed_twenty_times(shards, tmp_path, format):
         )
 
     started = time.monotonic()
-    assert begin(tmp_path / "whole").wait() == 0
-    lasts, kills, chance = time.monotonic() - started, 0, random.Random(format)
+    assert start(tmp_path / "whole").wait() == 0
+    run_seconds = time.monotonic() - started
+    kills, chance = 0, random.Random(format)
     while kills < 20:
-        process = begin(tmp_path / "out")
-        time.sleep(chance.uniform(0.1, 1) * min(lasts, 8))
+        process = start(tmp_path / "out")
+        time.sleep(chance.uniform(0.1, 1) * min(run_seconds, 8))
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         if (tmp_path / "out" / "summary.json").exists():
             (tmp_path / "out").rename(tmp_path / f"done-{kills}")
-    assert begin(tmp_path / "out").wait() == 0
+    assert start(tmp_path / "out").wait() == 0
     for out in (tmp_path / "out", *tmp_path.glob("done-*")):
         assert told(out) == told(tmp_path / "whole")
         assert weights(out) == weights(tmp_path / "whole")

@@ -1,8 +1,10 @@
-"""docs/faults.md, rows 2, 5, 6 and 20: a run that is interrupted at any edge goes on as if nothing
-had happened, or says why it does not.
+"""docs/faults.md, rows 2, 5, 6 and 20: an interrupted run is resumed, or refused with the reason.
+
+A run that is interrupted at any edge and resumed equals an unbroken run.
 """
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -23,8 +25,9 @@ from streamtrain import api
 from streamtrain.base.interrupt import Interrupt
 from streamtrain.cli.main import Terminated, _sigterm_raises, run
 from streamtrain.errors import ConfigError, DataError, ResourceError
+from streamtrain.records import Evaluation, RunStarted
 from streamtrain.run.directory import RunDirectory
-from streamtrain.training import checkpointing as saving_module
+from streamtrain.training import checkpointing
 from streamtrain.training import learner as learner_module
 from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer
@@ -54,34 +57,35 @@ SWEEP = {
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Saved at every edge; nothing is timed, and nothing is drawn.
+    """Save at every edge, time nothing, and draw nothing.
 
-    What was written need not reach the disk: no power fails here.
+    Without fsync, which matters only for a power failure.
     """
     for verb in ("train", "sweep"):
         monkeypatch.setattr(
             sys.modules[f"streamtrain.run.{verb}"], "measure_throughput", lambda *_: None
         )
     monkeypatch.setattr(os, "fsync", lambda file: None)
-    monkeypatch.setattr(saving_module, "LEAST_SAVES_APART", 0)
-    monkeypatch.setattr(saving_module, "EVERY_PART", 0)
+    monkeypatch.setattr(checkpointing, "MAX_SAVE_OVERHEAD", math.inf)
+    monkeypatch.setattr(checkpointing, "CHECKPOINT_FRACTION", 0)
     monkeypatch.setattr(api, "write_report", lambda records, out: {})
 
 
 @pytest.fixture
 def interrupted(monkeypatch):
-    """`interrupted(verb, data, out, flags, edges)`: the run is stopped at those edges, counted from
-    0, and resumed until it is done.
+    """`interrupted(verb, data, out, flags, edges)` runs a verb, interrupted at those edges.
+
+    Edges are counted from 0. The run is resumed until it is done.
     """
     genuine = Checkpointer.edge
 
     def call(verb, data, out, flags, edges, between=lambda: None, **resumed_with):
         left, passed, stops = sorted(edges), 0, 0
 
-        def edge(self, part, state):
+        def edge(self, fraction, state):
             nonlocal passed
             passed += 1
-            genuine(self, part, state)
+            genuine(self, fraction, state)
             if left and passed > left[0]:
                 left.pop(0)
                 raise KeyboardInterrupt
@@ -103,7 +107,7 @@ def interrupted(monkeypatch):
 
 
 def with_bad_values(shards, folder) -> str:
-    """The data set with a NaN in every 97th row of one feature."""
+    """Write the data set with a NaN in every 97th row of one feature; return its folder."""
     table = pq.read_table(shards["parquet"])
     x1 = table["x1"].to_numpy().copy()
     x1[::97] = np.nan
@@ -141,7 +145,7 @@ def with_bad_values(shards, folder) -> str:
 def test_train_interrupted_at_edges_is_the_unbroken_run(
     shards, tmp_path, interrupted, monkeypatch, flags
 ):
-    monkeypatch.setattr(learner_module, "STEPS_BETWEEN_EDGES", 37)  # so that blocks are cut too
+    monkeypatch.setattr(learner_module, "STEPS_BETWEEN_EDGES", 37)  # edges within blocks too
     flags, data = {**TRAIN, **flags}, str(shards["parquet"])
     if "on_null" in flags:
         data = with_bad_values(shards, tmp_path / "data")
@@ -204,25 +208,24 @@ def test_another_run_is_refused_with_each_difference_and_nothing_is_changed(
     (data / "_manifest.json").unlink()
     with pytest.raises(KeyboardInterrupt):
         api.run_train(
-            make(data, TRAIN), tmp_path / "out", on_record=stop_at("evaluation", signal.SIGINT)
+            make(data, TRAIN), tmp_path / "out", on_record=stop_at_evaluation(signal.SIGINT)
         )
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     kind = change.get("data")
     if kind is not None:
         for path in data.glob("*.parquet"):
             table = pq.read_table(path)
-            table = (
-                table.slice(0, len(table) // 2)
-                if kind == "fewer rows"
-                else table.set_column(0, "x0", pa.array(table["x0"].to_numpy() * 2))
-            )
+            if kind == "fewer rows":
+                table = table.slice(0, len(table) // 2)
+            else:
+                table = table.set_column(0, "x0", pa.array(table["x0"].to_numpy() * 2))
             pq.write_table(table, path, row_group_size=512)
     with pytest.raises(ConfigError) as refused:
         streamtrain.train(
             data, out=tmp_path / "out", resume="auto", **{**TRAIN, **({} if kind else change)}
         )
     assert says in str(refused.value)
-    assert "cannot go on" in str(refused.value)
+    assert "another --out" in str(refused.value)
     assert {
         path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()
     } == before
@@ -232,16 +235,16 @@ def make(data, flags):
     return api._config(data, flags, api.TRAIN_FLAGS | api.SWEEP_FLAGS)
 
 
-def stop_at(event: str, *numbers: int, skip: int = 4):
-    """An `on_record` that sends these signals to its own process at the fifth record of this
-    kind.
-    """
+def stop_at_evaluation(*numbers: int, skip: int = 4):
+    """Return an `on_record` that sends signals to its own process at the fifth evaluation."""
     seen = 0
 
     def on_record(record):
         nonlocal seen
-        seen += record["event"] == event
-        if record["event"] == event and seen == skip + 1:
+        if not isinstance(record, Evaluation):
+            return
+        seen += 1
+        if seen == skip + 1:
             for number in numbers:
                 signal.raise_signal(number)
 
@@ -253,14 +256,14 @@ def test_sigterm_and_ctrl_c_wait_for_an_edge_and_the_run_goes_on(shards, tmp_pat
     api.run_train(config, tmp_path / "whole")
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with _sigterm_raises(), pytest.raises(Terminated):
-        api.run_train(config, tmp_path / "out", on_record=stop_at("evaluation", signal.SIGTERM))
+        api.run_train(config, tmp_path / "out", on_record=stop_at_evaluation(signal.SIGTERM))
     made = list_checkpoints(tmp_path / "out" / "checkpoints")
     with pytest.raises(KeyboardInterrupt):
         api.run_train(
             config,
             tmp_path / "out",
             resume=True,
-            on_record=stop_at("evaluation", signal.SIGINT, skip=9),
+            on_record=stop_at_evaluation(signal.SIGINT, skip=9),
         )
     assert list_checkpoints(tmp_path / "out" / "checkpoints")[-1] > made[-1]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
@@ -277,7 +280,7 @@ def test_a_second_ctrl_c_ends_it_at_once(shards, tmp_path):
         saved[:] = list_checkpoints(tmp_path / "out" / "checkpoints")
         stop(record)
 
-    stop = stop_at("evaluation", signal.SIGINT, signal.SIGINT)
+    stop = stop_at_evaluation(signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         api.run_train(config, tmp_path / "out", on_record=on_record)
     assert saved
@@ -291,7 +294,7 @@ def test_a_second_ctrl_c_ends_it_at_once(shards, tmp_path):
 def test_a_sweep_finishes_its_block_only_if_that_is_quick(
     shards, tmp_path, monkeypatch, grace, saves
 ):
-    """The signal comes while learners train; a step of theirs takes a while then."""
+    """The signal arrives while learners train, and their steps are slow from then on."""
     genuine, sent = FusedEngine.advance, []
 
     def advance(self, block, start, stop):
@@ -317,7 +320,7 @@ def test_a_sweep_finishes_its_block_only_if_that_is_quick(
 def test_cells_that_diverge_or_run_out_of_memory_stay_so_after_resuming(
     shards, tmp_path, interrupted, monkeypatch
 ):
-    """Row 20: they are marked, the sweep goes on, and JSON stays strict."""
+    """Row 20: they are marked, the sweep continues, and JSON stays strict."""
     genuine = FusedEngine.advance
 
     def advance(self, block, start, stop):
@@ -350,17 +353,10 @@ def test_cells_that_diverge_or_run_out_of_memory_stay_so_after_resuming(
 
 def test_a_run_without_a_checkpoint_starts_again_and_says_so(shards, tmp_path):
     with RunDirectory(tmp_path / "out") as run:
-        run.log(
-            {
-                "event": "run",
-                "verb": "train",
-                "config": make(shards["parquet"], TRAIN).model_dump(mode="json"),
-                "env": {},
-                "data": {},
-            }
-        )
+        config = make(shards["parquet"], TRAIN).model_dump(mode="json")
+        run.log(RunStarted(verb="train", config=config))
     (tmp_path / "out" / "checkpoints").mkdir()
-    # it was being written when the process was killed
+    # Files that were being written when the process was killed.
     for name in (".config.resolved.yaml.7.tmp", "checkpoints/.000000.safetensors.7.tmp"):
         (tmp_path / "out" / name).write_bytes(b"half")
     with pytest.raises(ConfigError, match=r"is not empty.*go on with it by --resume auto"):
@@ -380,7 +376,7 @@ def test_a_run_without_a_checkpoint_starts_again_and_says_so(shards, tmp_path):
     ids=["events", "records", "text"],
 )
 def test_a_log_of_another_program_is_refused_and_stays(shards, tmp_path, content):
-    """`events.jsonl` is a name that others use too: nothing is ever overwritten."""
+    """Other programs use the name `events.jsonl` too: nothing is ever overwritten."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "events.jsonl").write_text(content)
     with pytest.raises(ConfigError, match="is not of a run"):
@@ -401,13 +397,10 @@ def test_a_log_that_was_cut_in_its_first_line_begins_again(tmp_path, content):
 
 
 def test_a_finished_run_needs_no_checkpoints(tmp_path):
-    """They may be removed to save room; an interrupted run cannot go on without."""
+    """They may be removed to save space; an interrupted run cannot be resumed without them."""
     with RunDirectory(tmp_path / "out") as run:
-        for record in (
-            {"event": "run", "config": {}, "env": {}, "data": {}},
-            {"event": "evaluation", "rows": 8},
-        ):
-            run.log(record)
+        run.log(RunStarted())
+        run.log(Evaluation(trial=0, batch_size=16, lr=0.1, rows=8))
     with pytest.raises(DataError, match="its checkpoints are gone"):
         RunDirectory(tmp_path / "out", resume=True)
     with open(tmp_path / "out" / "events.jsonl", "a") as file:
@@ -423,7 +416,7 @@ def test_where_resuming_looks(shards, tmp_path, monkeypatch):
         api.run_train(
             make(shards["parquet"], TRAIN),
             Path("runs/train-2026-01-01-1"),
-            on_record=stop_at("evaluation", signal.SIGINT),
+            on_record=stop_at_evaluation(signal.SIGINT),
         )
     assert api.choose_out("train", make(shards["parquet"], TRAIN), None, "auto") == (
         Path("runs/train-2026-01-01-1"),
@@ -449,35 +442,35 @@ def test_where_resuming_looks(shards, tmp_path, monkeypatch):
 
 def test_two_processes_are_not_let_into_one_run(shards, tmp_path):
     with RunDirectory(tmp_path / "out") as run:
-        run.log({"event": "run", "verb": "train", "config": {}, "env": {}, "data": {}})
+        run.log(RunStarted(verb="train"))
         with pytest.raises(ConfigError, match="another process is at work"):
             RunDirectory(tmp_path / "out", resume=True)
     RunDirectory(tmp_path / "out", resume=True).__exit__(None, None, None)
 
 
 def test_other_versions_are_said(tmp_path):
-    def begin(versions):
+    def start(versions):
         with RunDirectory(tmp_path / "out", resume=True) as run:
-            saving = Checkpointer(
+            checkpointer = Checkpointer(
                 tmp_path / "out" / "checkpoints", run, versions=versions, interrupt=Interrupt()
             )
-            if not saving.begin({"a": 1}):
-                run.log({"event": "run", "config": {}, "env": {}, "data": {}})
-                saving.save(({"name": "p", "record": None}, {}))
-            return saving
+            if not checkpointer.begin({"a": 1}):
+                run.log(RunStarted())
+                checkpointer.save(({"name": "p", "record": None}, {}))
+            return checkpointer
 
-    begin({"torch": "1"})
+    start({"torch": "1"})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert begin({"torch": "1"}).take("p")[0]["name"] == "p"
+        assert start({"torch": "1"}).take("p")[0]["name"] == "p"
     with pytest.warns(UserWarning, match='other versions.*torch was "1", is "2"'):
-        begin({"torch": "2"})
+        start({"torch": "2"})
     with pytest.raises(DataError, match="it was saved in the pass p, not in q"):
-        begin({"torch": "1"}).take("q")
+        start({"torch": "1"}).take("q")
 
 
 def test_the_command_is_terminated(shards, tmp_path):
-    """A whole process: its exit code, what it says, and that nothing of it is left."""
+    """A whole process: its exit code and output, and no child or temporary file is left."""
     flags = [
         "--batch-size",
         "1",
@@ -534,7 +527,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(shards, tmp_path, monkeypatch
     def draw(*_):
         raise ResourceError("no pictures here")
 
-    monkeypatch.undo()  # with its report, but for the pictures
+    monkeypatch.undo()  # with the report, except for its pictures
     monkeypatch.setattr("streamtrain.report.write.draw", draw)
     monkeypatch.chdir(tmp_path)
     words = [
@@ -567,7 +560,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(shards, tmp_path, monkeypatch
     assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
     best, last = (streamtrain.load_model(folder) for folder in ("out/best", "out"))
     assert best.features == last.features
-    # Killed between the last record and the report: it goes on from the last pass's end.
+    # Killed between the last record and the report: it resumes at the end of the last pass.
     Path("out/summary.json").unlink()
     monkeypatch.setattr(
         api, "write_report", lambda records, out: json.loads(before[out / "summary.json"])

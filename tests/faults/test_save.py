@@ -1,5 +1,6 @@
-"""docs/faults.md, rows 3 and 4: whatever goes wrong while a run is saved, and whatever happens to
-what was saved, an older checkpoint serves.
+"""docs/faults.md, rows 3 and 4: an older checkpoint is used when the last one is unusable.
+
+Whether saving failed, or what was saved was damaged later.
 """
 
 import errno
@@ -7,40 +8,38 @@ import json
 import os
 import shutil
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 
 from streamtrain.base import atomic_files as files
 from streamtrain.errors import DataError, ResourceError
-from streamtrain.run import directory as rundir
+from streamtrain.records import Evaluation, Record, RunStarted
+from streamtrain.run import directory
 from streamtrain.run.directory import RunDirectory
 from streamtrain.training import checkpoint
 from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer
 from tests.faults.told import left_over
 
-RUN = {"event": "run", "verb": "train", "config": {"order": {"seed": 0}}, "env": {}, "data": {}}
+RUN = RunStarted(verb="train", config={"order": {"seed": 0}})
 FINGERPRINT, VERSIONS = {"order.seed": 0}, {"numpy": "2"}
-#: Calls of the system that saving makes; reading back makes others.
+#: System calls that saving makes; reading makes others.
 WRITING = ("open", "write", "fsync", "close", "replace", "unlink", "listdir")
 
 
 class FailingCalls:
-    """`os`, where the n-th writing call fails.
+    """The module `os`, but the n-th writing call fails; `calls` are the names of all of them.
 
-    `calls` counts them. A failing `write` takes half of what it is given first.
+    A failing `write` writes half of its bytes first.
     """
 
     def __init__(self, number: int, code: int):
         self.number, self.code, self.calls = number, code, []
 
     def __getattr__(self, name):
-        return (
-            getattr(os, name)
-            if name not in WRITING
-            else lambda *arguments: self._call(name, *arguments)
-        )
+        return partial(self._call, name) if name in WRITING else getattr(os, name)
 
     def _call(self, name, *arguments):
         self.calls.append(name)
@@ -59,28 +58,32 @@ def state(number: int) -> tuple[dict, dict[str, np.ndarray]]:
     }
 
 
+def evaluation(number: int) -> Evaluation:
+    return Evaluation(trial=0, batch_size=16, lr=0.1, rows=number)
+
+
 def save_thrice(out):
-    """A run with checkpoints 0, 1 and 2, each with one more record."""
+    """Write a run with checkpoints 0, 1 and 2, each with one more record."""
     with RunDirectory(out) as run:
-        saving = Checkpointer(out / "checkpoints", run, versions=VERSIONS)
-        assert saving.begin(FINGERPRINT) == []
+        checkpointer = Checkpointer(out / "checkpoints", run, versions=VERSIONS)
+        assert checkpointer.begin(FINGERPRINT) == []
         run.log(RUN)
         for number in range(3):
-            run.log({"event": "evaluation", "rows": number, "number": number})
-            saving.save(state(number))
+            run.log(evaluation(number))
+            checkpointer.save(state(number))
 
 
-def resumed(out) -> tuple[int, list[dict]]:
-    """Which state a run goes on from, and the records it has then; warnings are ignored."""
+def resumed(out) -> tuple[int, list[Record]]:
+    """Return the number of the state that a run resumes from, and its records; ignore warnings."""
     with warnings.catch_warnings(), RunDirectory(out, resume=True) as run:
         warnings.simplefilter("ignore")
-        saving = Checkpointer(out / "checkpoints", run, versions=VERSIONS)
-        records = saving.begin(FINGERPRINT)
-        document, arrays = saving.take("pass")
+        checkpointer = Checkpointer(out / "checkpoints", run, versions=VERSIONS)
+        records = checkpointer.begin(FINGERPRINT)
+        document, arrays = checkpointer.take("pass")
         assert (arrays["0/weights"] == document["number"]).all()
-        assert [record["number"] for record in records[1:]] == list(range(document["number"] + 1))
+        assert records == [RUN, *map(evaluation, range(document["number"] + 1))]
         assert (out / "events.jsonl").read_text().splitlines() == [
-            json.dumps(record) for record in records
+            json.dumps(record.to_json()) for record in records
         ]
         return document["number"], records
 
@@ -90,18 +93,18 @@ def count_calls(tmp_path, monkeypatch) -> list[str]:
 
 
 def fail_at(number: int, code: int, out, monkeypatch) -> tuple[OSError | None, list[str]]:
-    """Save a fourth time, the n-th call failing; returns the error and the calls."""
+    """Save a fourth time with the n-th call failing; return the error and the calls."""
     save_thrice(out)
     failing = FailingCalls(number, code)
     with RunDirectory(out, resume=True) as run:
-        saving = Checkpointer(out / "checkpoints", run, versions=VERSIONS)
-        saving.begin(FINGERPRINT)
-        run.log({"event": "evaluation", "rows": 3, "number": 3})
+        checkpointer = Checkpointer(out / "checkpoints", run, versions=VERSIONS)
+        checkpointer.begin(FINGERPRINT)
+        run.log(evaluation(3))
         with monkeypatch.context() as patch:
-            for module in (files, rundir, checkpoint):
+            for module in (files, directory, checkpoint):
                 patch.setattr(module, "os", failing)
             try:
-                saving.save(state(3))
+                checkpointer.save(state(3))
             except ResourceError as error:
                 return error, failing.calls
     return None, failing.calls
@@ -121,7 +124,7 @@ def test_each_call_of_a_save_fails_in_turn_and_an_older_checkpoint_serves(
         out = tmp_path / str(number)
         error, made = fail_at(number, code, out, monkeypatch)
         assert made[:number] == calls[:number]
-        # what comes after the save itself removes old checkpoints
+        # The calls after the save itself remove old checkpoints.
         first_unneeded = len(calls) - calls[::-1].index("close")
         assert (error is not None) == (number <= first_unneeded), (number, calls[number - 1])
         assert error is None or (os.strerror(code) in str(error) and error.exit_code == 4)
@@ -164,11 +167,13 @@ def test_a_file_holds_the_old_bytes_or_the_new_whichever_call_fails(tmp_path, mo
 def test_the_last_few_are_kept_and_the_bytes_hold_no_time(tmp_path):
     for name in ("a", "b"):
         with RunDirectory(tmp_path / name) as run:
-            saving = Checkpointer(tmp_path / name / "checkpoints", run, versions=VERSIONS, keep=2)
-            saving.begin(FINGERPRINT)
+            checkpointer = Checkpointer(
+                tmp_path / name / "checkpoints", run, versions=VERSIONS, keep=2
+            )
+            checkpointer.begin(FINGERPRINT)
             run.log(RUN)
             for number in range(5):
-                saving.save(state(number))
+                checkpointer.save(state(number))
     assert list_checkpoints(tmp_path / "a" / "checkpoints") == [3, 4]
     assert sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir()) == [
         "000003.json",
@@ -180,16 +185,16 @@ def test_the_last_few_are_kept_and_the_bytes_hold_no_time(tmp_path):
     assert a == b
 
 
-def damage(path, kind: str, at: int) -> None:
+def damage(path, kind: str, offset: int) -> None:
     content = bytearray(path.read_bytes())
     if kind == "cut":
-        del content[at:]
+        del content[offset:]
     elif kind == "bit":
-        content[at] ^= 1 << at % 8
+        content[offset] ^= 1 << offset % 8
     elif kind == "zeros":
-        content[at:] = bytes(len(content) - at)
+        content[offset:] = bytes(len(content) - offset)
     else:
-        content += bytes(at)
+        content += bytes(offset)
     path.write_bytes(bytes(content))
 
 
@@ -198,28 +203,29 @@ def damage(path, kind: str, at: int) -> None:
 def test_a_damaged_checkpoint_is_refused_at_every_byte_and_the_one_before_serves(
     tmp_path, kind, file
 ):
-    """Every cut, every byte flipped in one bit, every tail of zeros; read through the one door that
-    resuming uses.
+    """Every cut, one flipped bit in every byte, every tail of zeros.
+
+    The checkpoint is read by the function that resuming uses.
     """
     save_thrice(tmp_path / "a")
     folder = tmp_path / "a" / "checkpoints"
     whole = (folder / file).read_bytes()
-    for at in range(len(whole)):
-        if kind == "zeros" and not any(whole[at:]):
+    for offset in range(len(whole)):
+        if kind == "zeros" and not any(whole[offset:]):
             break
-        damage(folder / file, kind, at + (kind == "longer"))
+        damage(folder / file, kind, offset + (kind == "longer"))
         with pytest.raises(DataError, match=r"00000\d\.(json|safetensors): "):
             checkpoint.read_checkpoint(folder, 2)
         (folder / file).write_bytes(whole)
     damage(folder / file, kind, len(whole) // 2)
     with RunDirectory(tmp_path / "a", resume=True) as run:
-        saving = Checkpointer(folder, run, versions=VERSIONS)
+        checkpointer = Checkpointer(folder, run, versions=VERSIONS)
         with pytest.warns(
-            UserWarning, match=rf"{file}: .*; going on from checkpoint 1, the one before"
+            UserWarning, match=rf"{file}: .*; resuming from checkpoint 1, the one before"
         ):
-            records = saving.begin(FINGERPRINT)
-        assert saving.take("pass")[0]["number"] == 1
-        assert records[-1]["number"] == 1
+            records = checkpointer.begin(FINGERPRINT)
+        assert checkpointer.take("pass")[0]["number"] == 1
+        assert records[-1] == evaluation(1)
     assert list_checkpoints(folder) == [0, 1]
 
 
@@ -228,7 +234,7 @@ def test_a_missing_half_and_a_damaged_log_are_damage_too(tmp_path):
     (tmp_path / "a" / "checkpoints" / "000002.safetensors").unlink()
     assert resumed(shutil.copytree(tmp_path / "a", tmp_path / "b"))[0] == 1
     log = (tmp_path / "a" / "events.jsonl").read_bytes()
-    (tmp_path / "a" / "events.jsonl").write_bytes(log.replace(b'"number": 1', b'"number": 7'))
+    (tmp_path / "a" / "events.jsonl").write_bytes(log.replace(b'"rows": 1', b'"rows": 7'))
     assert resumed(shutil.copytree(tmp_path / "a", tmp_path / "c"))[0] == 0
     (tmp_path / "a" / "events.jsonl").write_bytes(log[: len(log) // 4])
     with (
@@ -257,9 +263,7 @@ def test_when_all_are_damaged_nothing_is_begun_and_nothing_changed(tmp_path):
 
 
 def test_a_pickle_is_never_loaded(tmp_path):
-    """docs/faults.md, row 19: a checkpoint made by hand, hashes and all, with a pickle in place of
-    the arrays.
-    """
+    """docs/faults.md, row 19: a forged checkpoint with valid hashes holds a pickle."""
     save_thrice(tmp_path / "a")
     folder, marker = tmp_path / "a" / "checkpoints", tmp_path / "executed"
     evil = b"cposix\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR."

@@ -1,4 +1,4 @@
-"""SECURITY.md names tests that are there."""
+"""SECURITY.md names only tests that exist."""
 
 import re
 from pathlib import Path

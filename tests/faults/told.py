@@ -1,9 +1,9 @@
-"""What a run leaves behind, less what a clock says: two runs that are alike give the same."""
+"""What a run leaves behind, without measured times: equal for two runs of the same config."""
 
 import json
 from pathlib import Path
 
-#: Fields that hold seconds, or what a machine's memory had to say.
+#: Fields with times, with the memory of the machine, or with the command.
 _TIMES = frozenset(
     {
         "seconds",
@@ -22,25 +22,22 @@ _TIMES = frozenset(
 
 
 def told(out: Path) -> list[dict]:
-    """The records of `events.jsonl`, but those that only measure time."""
+    """Return the records of `events.jsonl` as JSON, without those that only measure time."""
     records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    kept = [
-        record
+    return [
+        {name: value for name, value in record.items() if name not in _TIMES}
         for record in records
         if record["event"] not in ("timing", "delivery", "confirmation", "measuring")
-    ]
-    return [
-        {name: value for name, value in record.items() if name not in _TIMES} for record in kept
     ]
 
 
 def weights(out: Path) -> dict[str, bytes]:
-    """The bytes of every model."""
+    """Return the bytes of every model file by its path in the run's folder."""
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("model.*"))}
 
 
 def left_over(out: Path) -> list[str]:
-    """Names of temporary files."""
+    """Return the paths of temporary files."""
     return [
         str(path)
         for path in out.rglob("*")

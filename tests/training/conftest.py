@@ -1,5 +1,6 @@
-"""Compilers and GPUs as far as they can be had without their machine code: what is around them is
-then ours alone.
+"""Engines under test, and stand-ins for the compiler and for a GPU.
+
+With the stand-ins, the code around compiler and GPU is tested everywhere.
 """
 
 from contextlib import contextmanager, nullcontext
@@ -9,26 +10,47 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from streamtrain.training.torch import cuda_graphs as graphs
-from streamtrain.training.torch import device_feed
+from streamtrain.config import TrainConfig
+from streamtrain.training.engine_choice import ENGINES
+from streamtrain.training.model import Shape, initial_parameters
+from streamtrain.training.torch import cuda_graphs, device_feed
 from streamtrain.training.torch.cuda_graphs import ReplayedSteps
+from tests.training.contract import RATES
+
+
+@pytest.fixture(params=ENGINES.values(), ids=ENGINES.keys())
+def make_engine(request):
+    """`make_engine(shape, batch_size, last_row, **train)` constructs an engine of each kind."""
+
+    def make(shape=None, batch_size=32, last_row=None, **train):
+        shape = shape or Shape(widths=(4, 8, 8, 1), activation="tanh")
+        return request.param(
+            shape,
+            initial_parameters(shape, 0, 0),
+            batch_size,
+            RATES,
+            TrainConfig(device="cpu", **train),
+            last_row,
+        )
+
+    return make
 
 
 @pytest.fixture
 def traced(monkeypatch):
-    """The compiler's front half: everything but the machine code, which costs ten seconds and more
-    (see the slow tests).
+    """The front end of torch's compiler, without code generation, which takes ten seconds or more.
+
+    The slow tests include code generation.
     """
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """CUDA's streams, events and graphs, each with nothing to do, so that the arithmetic around
-    them can run here.
+    """CUDA's streams, events and graphs without a GPU, so that the code around them runs here.
 
-    A graph replays by calling what was captured; it shows neither streams nor lifetimes: those need
-    a GPU.
+    A graph is replayed by calling what was captured. Stream order and lifetimes are not tested:
+    they need a GPU.
     """
     stream = SimpleNamespace(wait_event=lambda _e: None, wait_stream=lambda _s: None, cuda_stream=0)
 
@@ -42,12 +64,12 @@ def pretended(monkeypatch):
         with monkeypatch.context() as patch:  # a capture runs nothing
             patch.setattr(
                 ReplayedSteps,
-                "_one",
-                lambda self: setattr(captured, "captured", partial(one, self)),
+                "_take_step",
+                lambda self: setattr(captured, "captured", partial(take_step, self)),
             )
             yield
 
-    one = ReplayedSteps._one
+    take_step = ReplayedSteps._take_step
     empty = torch.empty
     monkeypatch.setattr(
         torch, "empty", lambda *args, pin_memory=False, **options: empty(*args, **options)
@@ -62,5 +84,5 @@ def pretended(monkeypatch):
         "Event": lambda: SimpleNamespace(synchronize=lambda: None, record=lambda _s: None),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(graphs, "can_launch", lambda: False)
+    monkeypatch.setattr(cuda_graphs, "can_launch", lambda: False)
     monkeypatch.setattr(device_feed, "SLOT_ROWS", 256)

@@ -1,5 +1,6 @@
-"""The contract of engines (learners/engine.py) as one check, run over every engine in every way
-that it takes steps.
+"""The contract of engines (training/engine.py) as one check.
+
+It is run over every engine, in every way in which it takes steps.
 """
 
 from collections.abc import Callable
@@ -12,16 +13,16 @@ import pytest
 from streamtrain.errors import DataError
 from streamtrain.training.engine import Engine
 
-#: Learning rates of the engines that are made here.
+#: Learning rates of the engines under test.
 RATES = (0.003, 0.01)
 
-#: Makes an engine that begins anew: `make(batch_size, learning_rates)`.
+#: Constructs a new engine: `make(batch_size, learning_rates)`.
 Make = Callable[[int, tuple[float, ...]], Engine]
 
 
 @cache
 def make_rows(count: int) -> np.ndarray:
-    """A block of four features and a target that depends on three of them; not to be written to."""
+    """Return a block of four features and a target that depends on three of them; read-only."""
     rows = np.random.default_rng(0).standard_normal((count, 5)).astype(np.float32)
     rows[:, -1] = np.sin(rows[:, 0]) + rows[:, 1] * rows[:, 2] * 0.3
     return rows
@@ -38,9 +39,7 @@ def check_engine(make: Make) -> None:
 
 
 def check_cuts(make: Make, *, batch_size: int, blocks: list[int]) -> None:
-    """Rows in one call, or in as many blocks as one likes, all smaller than a minibatch: the same
-    steps, the same losses.
-    """
+    """The steps and the losses do not depend on how the rows are cut into blocks."""
     rows = make_rows(1000)
     untouched = rows.copy()
     whole, cut = make(batch_size, RATES), make(batch_size, RATES)
@@ -57,22 +56,21 @@ def check_cuts(make: Make, *, batch_size: int, blocks: list[int]) -> None:
 
 
 def check_short_minibatch(make: Make) -> None:
-    """What is left at the end of an epoch is a minibatch of its own, with the mean over its rows;
-    nothing left is no step.
-    """
+    """The rows left at the end of an epoch are a minibatch of their own; without any, no step."""
     rows = make_rows(1000)
-    carried, whole = make(700, RATES), make(300, RATES)
-    for engine in (carried, whole):
+    short, full = make(700, RATES), make(300, RATES)
+    for engine in (short, full):
         engine.advance(rows, 0, 300)
         engine.finish_epoch()
         engine.finish_epoch()
-    assert carried.steps == whole.steps == 1
-    np.testing.assert_allclose(carried.parameters(), whole.parameters(), rtol=1e-4, atol=1e-5)
+    assert short.steps == full.steps == 1
+    np.testing.assert_allclose(short.parameters(), full.parameters(), rtol=1e-4, atol=1e-5)
 
 
 def check_losses(make: Make) -> None:
-    """Losses are ½r² at the parameters that a row met; to evaluate changes nothing, and a carried
-    minibatch has no part in it.
+    """Losses are ½r² at the parameters in use when a row is reached.
+
+    Evaluation changes nothing, and is not affected by a partly filled minibatch.
     """
     rows = make_rows(1000)
     engine = make(300, RATES)
@@ -88,7 +86,7 @@ def check_losses(make: Make) -> None:
 
 
 def check_replicas(make: Make) -> None:
-    """A replica is what it would be alone; what is handed out is a copy."""
+    """A replica is what it would be alone; returned arrays are copies."""
     rows, together = make_rows(1000), make(300, RATES)
     together.advance(rows, 0, 1000)
     for replica, rate in enumerate(RATES):
@@ -97,26 +95,27 @@ def check_replicas(make: Make) -> None:
         np.testing.assert_allclose(
             together.parameters()[replica], alone.parameters()[0], rtol=1e-4, atol=1e-5
         )
-    kept = together.parameters()
+    before = together.parameters()
     together.parameters()[:] = 0
     for array in together.state().values():
         array[:] = 0
-    assert (together.parameters() == kept).all()
-    assert np.abs(kept[0] - kept[1]).max() > 1e-3
+    assert (together.parameters() == before).all()
+    assert np.abs(before[0] - before[1]).max() > 1e-3
 
 
 def check_state(make: Make) -> None:
-    """From a state taken in mid-minibatch another engine goes on bit for bit; a state of other
-    shapes is refused by name.
+    """Another engine continues bit-identically from a state taken in the middle of a minibatch.
+
+    A state of other shapes is refused, with the name of the array.
     """
     rows = make_rows(1000)
     engine, resumed = make(300, RATES), make(300, RATES)
     engine.advance(rows, 0, 500)
     state = engine.state()
     resumed.load_state(state)
-    for each in (engine, resumed):
-        each.advance(rows, 500, 1000)
-        each.finish_epoch()
+    for trained in (engine, resumed):
+        trained.advance(rows, 500, 1000)
+        trained.finish_epoch()
     assert resumed.steps == engine.steps == 4
     assert resumed.parameters().tobytes() == engine.parameters().tobytes()
     with pytest.raises(DataError, match="does not fit: parameters"):

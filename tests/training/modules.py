@@ -1,5 +1,6 @@
-"""Factories for `--model tests.training.modules:name`: those that train, those whose modules are
-refused, those that fail.
+"""Factories for `--model tests.training.modules:name`.
+
+Some train, some construct modules that are refused, and some fail.
 """
 
 import torch

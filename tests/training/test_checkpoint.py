@@ -1,8 +1,7 @@
-"""A checkpoint gives back what was put in, bit for bit; a learner goes on from its state as if
-nothing had happened.
-"""
+"""A checkpoint is read back bit for bit; a learner continues from its state bit-identically."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis.extra import numpy as arrays_of
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import DataError
+from streamtrain.records import Evaluation, Record
 from streamtrain.training import learner as learner_module
 from streamtrain.training.checkpoint import (
     Checkpoint,
@@ -47,6 +47,10 @@ ARRAYS = st.dictionaries(
 )
 
 
+def contents(arrays) -> dict:
+    return {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()}
+
+
 @settings(max_examples=20)
 @given(
     document=st.dictionaries(st.sampled_from(["state", "events", "seconds"]), JSON),
@@ -56,11 +60,9 @@ ARRAYS = st.dictionaries(
 def test_what_is_written_is_read_back_bit_for_bit(tmp_path_factory, document, arrays, number):
     folder = tmp_path_factory.mktemp("checkpoints")
     write_checkpoint(folder, Checkpoint(number=number, document=document, arrays=arrays))
-    found = read_checkpoint(folder, number)
-    assert {name: found.document[name] for name in document} == document
-    assert {
-        name: (array.dtype, array.shape, array.tobytes()) for name, array in found.arrays.items()
-    } == {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()}
+    read = read_checkpoint(folder, number)
+    assert {name: read.document[name] for name in document} == document
+    assert contents(read.arrays) == contents(arrays)
     assert list_checkpoints(folder) == [number]
     remove_checkpoint(folder, number)
     assert list(folder.iterdir()) == []
@@ -84,12 +86,12 @@ def test_another_schema_is_refused_by_name(tmp_path):
     now=st.dictionaries(st.text(max_size=3), JSON, max_size=4),
 )
 def test_differences_are_none_exactly_when_values_are_the_same(was, now):
-    known = {
+    changed = {
         name
         for name in was.keys() | now.keys()
         if json.dumps(was.get(name), sort_keys=True) != json.dumps(now.get(name), sort_keys=True)
     }
-    assert len(differences(was, now)) == len(known)
+    assert len(differences(was, now)) == len(changed)
     assert differences(was, dict(reversed(was.items()))) == []
 
 
@@ -97,25 +99,16 @@ def test_a_hash_is_of_bytes_type_and_shape():
     zeros = np.zeros(4, dtype=np.float32)
     assert array_hash(zeros) == array_hash(zeros.copy())
     assert array_hash(None) is None
-    assert (
-        len(
-            {
-                array_hash(zeros),
-                array_hash(zeros.reshape(2, 2)),
-                array_hash(np.zeros(2)),
-                array_hash(-zeros),
-            }
-        )
-        == 4
-    )
+    others = (zeros, zeros.reshape(2, 2), np.zeros(2), -zeros)
+    assert len({array_hash(array) for array in others}) == 4
 
 
 def make_learner(engine: str, rows: np.ndarray, **more) -> Learner:
     shape = Shape(widths=(4, 5, 1), activation="tanh")
     train = TrainConfig(optimizer="adam", engine=engine, compile="off")
-    made = ENGINES[engine](shape, initial_parameters(shape, 0, 0), 8, (0.01, 0.03), train, 600)
+    trained = ENGINES[engine](shape, initial_parameters(shape, 0, 0), 8, (0.01, 0.03), train, 600)
     return Learner(
-        made,
+        trained,
         trial=0,
         first_row=16,
         last_row=600,
@@ -127,8 +120,8 @@ def make_learner(engine: str, rows: np.ndarray, **more) -> Learner:
     )
 
 
-def less_time(items) -> list:
-    return [{**item, "seconds": 0} if isinstance(item, dict) else item for item in items]
+def without_seconds(items) -> list:
+    return [replace(item, seconds=0) if isinstance(item, Evaluation) else item for item in items]
 
 
 @pytest.mark.parametrize("patience", [None, 4], ids=["to the end", "patience"])
@@ -136,27 +129,27 @@ def less_time(items) -> list:
 def test_a_learner_goes_on_from_every_edge(engine, patience, monkeypatch):
     """Blocks of 77 rows end within minibatches of 8; edges within a block come every 3 steps.
 
-    With patience it ends early, at the same row.
+    With patience the learner ends early, at the same row.
     """
     monkeypatch.setattr(learner_module, "STEPS_BETWEEN_EDGES", 3)
     rows = np.random.default_rng(0).standard_normal((231, 5)).astype(np.float32)
-    places = [(epoch, block) for epoch in range(3) for block in range(3)]
+    blocks = [(epoch, block) for epoch in range(3) for block in range(3)]
 
-    def go(learner, start=(0, 0), first=0):
-        """Everything that is told from a place on, with the state at each edge; the state of a
-        place is that before its block.
+    def train(learner, start=(0, 0), first=0):
+        """Train from row `first` of block `start` on.
+
+        Returns what the learner yields, and for each edge (block, row, items before it, state).
         """
-        told, states = [], []
-        for epoch, block in places[places.index(start) :]:
-            states.append(((epoch, block), first, len(told), learner.state()))
-            for item in learner.consume(
-                rows[block * 77 : (block + 1) * 77], ends_epoch=block == 2, first=first
-            ):
-                told.append(item)
+        items, edges = [], []
+        for epoch, block in blocks[blocks.index(start) :]:
+            edges.append(((epoch, block), first, len(items), learner.state()))
+            block_rows = rows[block * 77 : (block + 1) * 77]
+            for item in learner.consume(block_rows, ends_epoch=block == 2, first=first):
+                items.append(item)
                 if isinstance(item, int):
-                    states.append(((epoch, block), item, len(told), learner.state()))
+                    edges.append(((epoch, block), item, len(items), learner.state()))
             first = 0
-        return less_time([*told, *learner.finish()]), states
+        return without_seconds([*items, *learner.finish()]), edges
 
     def make():
         learner = make_learner(engine, rows, patience=patience)
@@ -164,40 +157,43 @@ def test_a_learner_goes_on_from_every_edge(engine, patience, monkeypatch):
         return learner
 
     whole = make()
-    told, states = go(whole)
+    items, edges = train(whole)
     if patience is None:
-        assert len(states) > 25
-        assert sum(isinstance(item, dict) for item in told) >= 20
+        assert len(edges) > 25
+        assert sum(isinstance(item, Record) for item in items) >= 20
     else:
-        assert len(states) > 9
-        assert any(arrays["since_best"].any() for *_, (_, arrays) in states)
+        assert len(edges) > 9
+        assert any(arrays["since_best"].any() for *_, (_, arrays) in edges)
         assert whole.rows < 600
-        assert told[-1]["reason"].startswith("stopped early")
-    for place, first, already, (document, arrays) in states[:: 4 if patience is None else 1]:
+        assert items[-1].reason.startswith("stopped early")
+    for start, first, before, (document, arrays) in edges[:: 4 if patience is None else 1]:
         other = make()
         other.load_state(json.loads(json.dumps(document)), arrays)
-        assert go(other, place, first)[0] == told[already:]
+        assert train(other, start, first)[0] == items[before:]
         assert other.engine.parameters().tobytes() == whole.engine.parameters().tobytes()
         assert other.best_parameters.tobytes() == whole.best_parameters.tobytes()
+    document, arrays = edges[0][3]
     with pytest.raises(DataError, match="does not fit"):
-        make_learner(engine, rows).load_state({**states[0][3][0], "batch_size": 9}, states[0][3][1])
+        make_learner(engine, rows).load_state({**document, "batch_size": 9}, arrays)
 
 
 def test_patience_and_the_best_parameters(monkeypatch):
-    """A rate that makes things worse: it ends after three evaluations, and the best parameters are
-    those of the smallest loss.
+    """At a learning rate that is too high it ends after three evaluations without improvement.
+
+    The best parameters are those of the smallest loss.
     """
     rows = np.random.default_rng(0).standard_normal((600, 5)).astype(np.float32)
     learner = make_learner("fused", rows, patience=3)
     learner.engine.learning_rates = (0.5, 0.9)
-    records = [item for item in learner.consume(rows, ends_epoch=True) if isinstance(item, dict)]
-    losses = np.array([record["holdout_loss"] for record in records]).reshape(-1, 2)
+    items = list(learner.consume(rows, ends_epoch=True))
+    evaluations = [item for item in items if isinstance(item, Evaluation)]
+    losses = np.array([evaluation.holdout_loss for evaluation in evaluations]).reshape(-1, 2)
     since_best = len(losses) - 1 - losses.argmin(axis=0)
     assert learner.done
     assert learner.rows < 600
     assert (since_best >= 3).all()
     assert since_best.min() == 3
-    assert [record["reason"] for record in learner.finish()] == [
+    assert [record.reason for record in learner.finish()] == [
         "stopped early: no smaller held-out loss in 3 evaluations"
     ] * 2
     learner.engine.load_state({**learner.engine.state(), "parameters": learner.best_parameters})

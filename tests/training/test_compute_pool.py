@@ -1,5 +1,6 @@
-"""Compute pool: every task is done once, costly ones first, errors come back, hands come only where
-they are needed, nothing is kept alive.
+"""The compute pool runs every task once, the costliest first, and helper tasks only if needed.
+
+Errors are raised by the caller, and the pool keeps no task alive.
 """
 
 import threading
@@ -10,20 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from streamtrain.training.compute_pool import ComputePool, OneThread, Task
+from streamtrain.training.compute_pool import CallerThread, ComputePool, Task
 
 
-def record(seen: list, what: object, cost: float = 1.0) -> Task:
+def note(seen: list, what: object, cost: float = 1.0) -> Task:
     return Task(cost=cost, work=lambda workspace: seen.append((what, len(workspace.floats(8)))))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_every_task_is_done_once_whoever_calls(threads):
     seen: list = []
-    with ComputePool(threads) as cores, ThreadPoolExecutor(8) as callers:
+    with ComputePool(threads) as pool, ThreadPoolExecutor(8) as callers:
         list(
             callers.map(
-                lambda caller: cores.run([record(seen, (caller, i)) for i in range(20)]), range(8)
+                lambda caller: pool.run([note(seen, (caller, i)) for i in range(20)]), range(8)
             )
         )
     assert sorted(seen) == [((caller, i), 8) for caller in range(8) for i in range(20)]
@@ -37,15 +38,17 @@ def test_the_costliest_waiting_task_starts_first():
         started.set()
         go.wait(10)
 
-    with ComputePool(1) as cores, ThreadPoolExecutor(2) as callers:
-        callers.submit(cores.run, [Task(cost=1, work=hold)])
+    with ComputePool(1) as pool, ThreadPoolExecutor(2) as callers:
+        callers.submit(pool.run, [Task(cost=1, work=hold)])
         started.wait(10)
-        waiting = callers.submit(cores.run, [record(seen, cost, cost) for cost in (2, 9, 4, 0)])
-        while len(cores._waiting) < 4:
+        waiting = callers.submit(pool.run, [note(seen, cost, cost) for cost in (2, 9, 4, 0)])
+        while len(pool._waiting) < 4:
             time.sleep(0.001)
         go.set()
         waiting.result(10)
-    assert [what for what, _ in seen] == [9, 4, 2], "and the hand, which nothing needed, was let go"
+    assert [what for what, _ in seen] == [9, 4, 2], (
+        "the helper task, which nothing needed, was dropped"
+    )
 
 
 def test_an_error_comes_back_and_the_threads_go_on():
@@ -53,40 +56,40 @@ def test_an_error_comes_back_and_the_threads_go_on():
         raise MemoryError("full")
 
     seen: list = []
-    with ComputePool(2) as cores:
+    with ComputePool(2) as pool:
         with pytest.raises(MemoryError, match="full"):
-            cores.run([Task(cost=1, work=fail), record(seen, "other")])
-        assert seen == [("other", 8)], "a batch ends when all of it has ended"
-        cores.run([record(seen, "next")])
+            pool.run([Task(cost=1, work=fail), note(seen, "other")])
+        assert seen == [("other", 8)], "a batch ends when all of its tasks have ended"
+        pool.run([note(seen, "next")])
     assert seen[1:] == [("next", 8)]
 
 
 def test_hands_lend_themselves_and_are_waited_for():
-    """A hand that started is waited for, since it may be at work on the caller's arrays."""
+    """A helper task that has started is waited for, since it may use the caller's arrays."""
     together, ended = threading.Barrier(2, timeout=10), []
 
-    def hand(workspace):
+    def help_out(workspace):
         together.wait()
         time.sleep(0.02)
-        ended.append("hand")
+        ended.append("helper")
 
-    with ComputePool(2) as cores:
-        cores.run([Task(cost=1, work=lambda workspace: together.wait()), Task(cost=0, work=hand)])
-        assert ended == ["hand"]
+    with ComputePool(2) as pool:
+        pool.run(
+            [Task(cost=1, work=lambda workspace: together.wait()), Task(cost=0, work=help_out)]
+        )
+        assert ended == ["helper"]
 
 
-@pytest.mark.parametrize("hands", [0, 3])
-def test_nothing_holds_a_block_when_its_batch_has_ended(hands):
-    """Blocks are buffers that are lent: a thread that remembers its last task would keep one from
-    being used again.
-    """
+@pytest.mark.parametrize("helpers", [0, 3])
+def test_nothing_holds_a_block_when_its_batch_has_ended(helpers):
+    """Blocks are borrowed buffers: a thread that kept its last task would prevent their reuse."""
     block = np.zeros(4)
     gone = weakref.ref(block)
-    with ComputePool(2) as cores:
-        cores.run(
+    with ComputePool(2) as pool:
+        pool.run(
             [
                 Task(cost=cost, work=lambda workspace, block=block: None)
-                for cost in [1.0, 1.0] + [0.0] * hands
+                for cost in [1.0, 1.0] + [0.0] * helpers
             ]
         )
         del block
@@ -98,13 +101,13 @@ def test_nothing_holds_a_block_when_its_batch_has_ended(hands):
 
 def test_after_leaving_and_without_threads_the_caller_computes():
     seen: list = []
-    with ComputePool(2) as cores:
+    with ComputePool(2) as pool:
         pass
-    for runner in (cores, OneThread()):
+    for runner in (pool, CallerThread()):
         runner.run(
             [
                 Task(cost=1, work=lambda workspace: seen.append(threading.current_thread())),
-                record([], "hand", 0),
+                note([], "helper", 0),
             ]
         )
     assert seen == [threading.current_thread()] * 2

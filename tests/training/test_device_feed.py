@@ -1,5 +1,6 @@
-"""The torch engine's way to a GPU: pieces of a block, a ring of slots, replayed steps; on a real
-one with the marker `gpu`.
+"""The path of rows to a GPU: pieces of a block, a ring of slots, replayed steps.
+
+Tests with the marker `gpu` need a real one.
 """
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_cuts_are_whole_minibatches_where_a_slot_holds_one(
 
 @pytest.mark.parametrize("batch_size", [32, 100, 300])
 def test_feed_and_replay_take_the_same_steps(pretended, monkeypatch, batch_size):
-    """Over many slots, with cuts in mid-minibatch, and minibatches larger than a slot."""
+    """Over many slots, with cuts within minibatches, and minibatches larger than a slot."""
     monkeypatch.setattr(torch_engine, "TABLE_STEPS", 4)
     rows = make_rows(3000)
     options = {
@@ -77,9 +78,7 @@ def test_on_a_gpu_as_on_the_cpu(batch_size, compile):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_slot_is_not_written_over_while_it_is_used():
-    """Slow work on each slot, and a feed that is a ring ahead of it: every sum must still be that
-    of its own rows.
-    """
+    """The work on each slot is slow, and copies run ahead of it: every sum is of its own rows."""
     rows = make_rows(40_000)
     feed = DeviceFeed(torch.device("cuda"), 5, 1000)
     feed.slot_rows = 1000

@@ -1,6 +1,4 @@
-"""Modules of the user's own, by --model module:factory: trained as by hand, or refused with a
-sentence.
-"""
+"""User-defined modules (--model module:factory) train as by hand, or are refused with a reason."""
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from tests.training.torch_engines import factory, make_engine, trained
 
 
 def by_hand(made: Factory, rows: np.ndarray, lr: float) -> torch.nn.Module:
-    """One replica the plain way: the module itself, torch.optim, autograd."""
+    """Train one replica with plain torch: the module itself, torch.optim, autograd."""
     module = made.module()
     made.load_flat(module, initial_parameters(made, 0, 0))
     optimizer = torch.optim.Adam(
@@ -42,7 +40,7 @@ def by_hand(made: Factory, rows: np.ndarray, lr: float) -> torch.nn.Module:
 )
 def test_a_module_of_the_user_s_own_trains_as_by_hand(name, stacks):
     made, rows = factory(name).of_trial(0, 0), make_rows(32 * 50)
-    assert made.stacks == stacks, "control flow that looks at values goes replica by replica"
+    assert made.stacks == stacks, "control flow that depends on values: replica by replica"
     engine = make_engine(made)
     parameters, _ = trained(engine, rows)
     for replica, lr in enumerate(RATES):
@@ -63,13 +61,17 @@ def test_a_trial_is_a_start_and_constants_of_its_own():
     state = torch.random.get_rng_state()
     starts = [initial_parameters(made, 5, trial) for trial in (0, 0, 1)]
     waves = [made.of_trial(5, trial).module().waves for trial in (0, 0, 1)]
-    assert (torch.random.get_rng_state() == state).all(), "the process's generator is left alone"
+    assert (torch.random.get_rng_state() == state).all(), (
+        "the state of torch's generator is preserved"
+    )
     assert (starts[0] == starts[1]).all()
     assert (starts[0] != starts[2]).any()
     assert torch.equal(waves[0], waves[1])
     assert not torch.equal(waves[0], waves[2])
     plain = factory("mlp")
-    assert plain.of_trial(5, 1) is plain, "without constants what was compiled serves every trial"
+    assert plain.of_trial(5, 1) is plain, (
+        "without constants, what was compiled is reused in every trial"
+    )
     assert (initial_parameters(plain, 5, 0) != initial_parameters(plain, 5, 1)).any()
     assert made.num_parameters == 9
     assert made.has_constants

@@ -1,4 +1,4 @@
-"""Laws of the fused engine: threads and cuts, widths and sizes, per-row gradient norms."""
+"""Properties of the fused engine: threads and cuts, widths and sizes, per-row gradient norms."""
 
 import tracemalloc
 from itertools import pairwise
@@ -35,21 +35,21 @@ def make(
 
 
 @pytest.fixture(scope="module")
-def teams():
+def pools():
     with one_blas_thread(), ComputePool(1) as one, ComputePool(2) as two, ComputePool(4) as four:
         yield one, two, four
 
 
 @pytest.mark.parametrize("batch_size", [1, 32, 2047, 2048, 3100, 4096, 8999, 20_000])
-def test_threads_never_change_a_result(teams, batch_size):
-    """Bit for bit: parameters, moments, the carried sum, losses.
+def test_threads_never_change_a_result(pools, batch_size):
+    """Parameters, moments, the gradient sum and losses are bit-identical.
 
-    Calls end in mid-minibatch and mid-part.
+    Calls end within minibatches and within parts.
     """
     states, losses = [], []
-    for cores in (None, *teams):
+    for pool in (None, *pools):
         engine = make(batch_size=batch_size)
-        engine.cores = cores or engine.cores
+        engine.cores = pool or engine.cores
         losses.append(
             [
                 engine.advance(ROWS, start, stop).tobytes()
@@ -81,8 +81,7 @@ def test_any_shape_size_and_cut_equals_the_torch_engine(
     hidden, features, batch_size, cuts, activation, loss
 ):
     rows = np.random.default_rng(len(cuts)).standard_normal((3000, features + 1)).astype(np.float32)
-    # Plain SGD with a small rate: rounding is not amplified, so the two can be held close to one
-    # another.
+    # Plain SGD at a small learning rate does not amplify rounding, so the tolerance can be small.
     fused, eager = (
         make(
             (features, *hidden, 1),
@@ -107,7 +106,7 @@ def test_any_shape_size_and_cut_equals_the_torch_engine(
 @pytest.mark.parametrize("widths", [(4, 160, 120, 1), (200, 90, 3, 1)], ids=str)
 @pytest.mark.parametrize("activation", ["relu", "tanh", "silu", "gelu", "identity"])
 def test_layers_too_large_for_registers_go_through_blas(widths, activation):
-    """Between two layers and at the features; tiles that are full and one that is not."""
+    """The large layer is a hidden one or the first; the last tile is not full."""
     assert max(inputs * outputs for inputs, outputs in pairwise(widths)) > MOST_WEIGHTS
     rows = np.random.default_rng(0).standard_normal((700, widths[0] + 1)).astype(np.float32)
     with one_blas_thread():
@@ -150,7 +149,7 @@ def test_gradient_norms_are_those_of_autograd(widths, loss):
     rows, shape = ROWS[:300], Shape(widths=widths, activation="silu")
     norms, means = engine.gradient_norms(rows), engine.gradient(rows)
     assert all((before[name] == array).all() for name, array in engine.state().items()), (
-        "a probe changes nothing"
+        "a gradient norm changes no state"
     )
     for replica, parameters in enumerate(engine.parameters()):
         flat = torch.from_numpy(parameters).double()
@@ -175,20 +174,15 @@ def test_gradient_norms_are_those_of_autograd(widths, loss):
 
 
 def test_a_step_allocates_nothing():
-    """As much for 2,000 steps in one call as for two, by Python's count and by Numba's."""
+    """2,000 steps in one call allocate as much as two, counted by Python and by Numba."""
     _nrt_python.memsys_enable_stats()
     for batch_size, short, long in [(4, 8, 8000), (2048, 2048, 9000)]:
-        engine, peaks, allocations = (
-            make(batch_size=batch_size, rates=(0.01,)),
-            {short: [], long: []},
-            set(),
-        )
+        engine = make(batch_size=batch_size, rates=(0.01,))
+        peaks, allocations = {short: [], long: []}, set()
         engine.advance(ROWS, 0, 8)
-        for rows in (
-            (short, long) * 5
-            # the least of five: Python counts for all threads of the process, those of other
-            # tests too
-        ):
+        # The minimum of five: Python counts the allocations of all threads of the process, those
+        # of other tests included.
+        for rows in (short, long) * 5:
             before = rtsys.get_allocation_stats().alloc
             tracemalloc.start()
             engine.advance(ROWS, 0, rows)
@@ -203,10 +197,12 @@ def test_a_step_allocates_nothing():
     "train", [{}, {"optimizer": "adamw"}, {"optimizer": "sgd"}], ids=["adam", "adamw", "momentum"]
 )
 def test_moments_of_dead_units_end_at_zero(train):
-    """Denormal numbers, where decay would leave them for ever, make a step several times slower."""
+    """Moments that only decay would become denormal, and steps several times slower."""
     engine = make(batch_size=1, rates=(1e-6,), beta2=0.9, beta2_per="step", **train)
     state = engine.state()
-    state["parameters"][:, 4 * 8 : 5 * 8] = -1e3  # the first layer's biases: no row wakes a unit
+    state["parameters"][
+        :, 4 * 8 : 5 * 8
+    ] = -1e3  # the first layer's biases: no row activates a unit
     used = 1 if train.get("optimizer") == "sgd" else 2
     state["moments"][:, :used] = 1e-3
     engine.load_state(state)
@@ -217,11 +213,11 @@ def test_moments_of_dead_units_end_at_zero(train):
     assert (np.abs(moments[moments != 0]) >= np.finfo(np.float32).tiny).all()
 
 
-def test_a_diverged_replica_says_so_and_ends(teams):
-    """NaN passes through every activation; threads that share the minibatch still end."""
+def test_a_diverged_replica_says_so_and_ends(pools):
+    """NaN passes through every activation, and threads that share the minibatch still end."""
     for activation in ("relu", "tanh", "silu", "gelu", "identity"):
         engine = make(batch_size=4096, rates=(0.01, 1e30), activation=activation, optimizer="sgd")
-        engine.cores = teams[1]
+        engine.cores = pools[1]
         with np.errstate(all="ignore"):
             losses = engine.advance(ROWS, 0, 9000)
         assert np.isfinite(losses[0])

@@ -1,4 +1,4 @@
-"""A trained model elsewhere: a plain module, and ONNX as onnxruntime runs it."""
+"""A trained model outside this program: as a plain module, and as ONNX in onnxruntime."""
 
 import json
 
@@ -10,7 +10,7 @@ import torch
 import data_gen
 from streamtrain import api
 from streamtrain.errors import ConfigError
-from streamtrain.training import model_io as onnx_file
+from streamtrain.training import model_io
 from streamtrain.training.factory import load_factory
 from streamtrain.training.model import Network, Shape, initial_parameters
 from streamtrain.training.model_io import load_model, onnx_bytes, save_model
@@ -59,7 +59,7 @@ def data(tmp_path_factory):
 
 
 def raw(data) -> np.ndarray:
-    """The features as they lie in the shards."""
+    """Return the raw features of all shards."""
     tables = [pq.read_table(path) for path in sorted(data.glob("*.parquet"))]
     return np.concatenate(
         [
@@ -75,8 +75,9 @@ def run(content: bytes, x: np.ndarray) -> np.ndarray:
 
 
 def test_train_then_export(command, data, tmp_path):
-    """The whole command, with raw features far from mean 0 (friedman2: hundreds), for any number of
-    rows.
+    """The whole command, for any number of rows.
+
+    The means of the raw features are far from 0 (friedman2: hundreds).
     """
     said = command(
         "train",
@@ -132,14 +133,16 @@ def test_imputation_is_in_the_file():
     )
     network.load_flat(initial_parameters(shape, 0, 0))
     x = np.array([[1e6, 1, 2], [np.nan, 1, 2], [np.inf, 1, 2], [1e6 + 5, 1, 2]], dtype=np.float32)
-    found = run(onnx_bytes(network), x)
-    np.testing.assert_allclose(found, network(torch.from_numpy(x)).detach().numpy(), rtol=1e-5)
-    assert found[1] == found[2] == found[3] != found[0]
+    predicted = run(onnx_bytes(network), x)
+    expected = network(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(predicted, expected, rtol=1e-5)
+    assert predicted[1] == predicted[2] == predicted[3] != predicted[0]
 
 
 def test_a_trained_model_is_a_plain_module(data, tmp_path):
-    """Its layers, taken out and fed with what we standardise by hand, give the same: nothing of
-    ours is needed but two rows of numbers.
+    """Its layers give the same predictions on features that are standardised by hand.
+
+    So a user needs nothing of this program but the means and the scales.
     """
     model = api.train(str(data), out=tmp_path / "run", max_rows=2048, hidden=[8], memory="1GiB")
     plain = torch.nn.Sequential(*model.layers)
@@ -151,7 +154,7 @@ def test_a_trained_model_is_a_plain_module(data, tmp_path):
     np.testing.assert_allclose(
         model(torch.from_numpy(x)).detach().numpy(), expected.detach().numpy(), rtol=1e-6
     )
-    assert [type(part).__name__ for part in plain] == ["Linear", "ReLU", "Linear"]
+    assert [type(layer).__name__ for layer in plain] == ["Linear", "ReLU", "Linear"]
     scripted = torch.export.export(model, (torch.zeros(5, 4),)).module()
     np.testing.assert_allclose(
         scripted(torch.from_numpy(x[:5])).detach().numpy(), expected[:5].detach().numpy(), rtol=1e-6
@@ -210,7 +213,7 @@ def test_a_model_of_a_factory_is_trained_saved_loaded_and_exported(
         with pytest.raises(
             ConfigError,
             match=(
-                "run: the trained model cannot be made again: --model modules_to_export:Waves:"
+                "run: the trained model cannot be constructed: --model modules_to_export:Waves:"
                 " there is no module"
             ),
         ):
@@ -221,13 +224,13 @@ def test_a_model_of_a_factory_is_trained_saved_loaded_and_exported(
 
 
 def test_what_cannot_be_exported_says_so(tmp_path, monkeypatch):
-    made = load_factory("modules_to_export:Looks", 2)
-    network = Network(made, Standardization.identity(3), ("a", "b"), "y")
+    factory = load_factory("modules_to_export:Looks", 2)
+    network = Network(factory, Standardization.identity(3), ("a", "b"), "y")
     save_model(network, tmp_path)
     with pytest.raises(ConfigError, match="cannot be written as ONNX") as caught:
         onnx_bytes(load_model(tmp_path))
     assert "\n" not in str(caught.value)
-    monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(model_io.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs onnx and onnxscript, .*streamtrain\[onnx\]"):
         onnx_bytes(network)
 

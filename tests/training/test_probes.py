@@ -1,6 +1,4 @@
-"""Probes against autograd's plain ways: a full Hessian, per-row loops, the trained network
-itself.
-"""
+"""Probes equal plain autograd: a full Hessian, per-row loops, the trained network itself."""
 
 import numpy as np
 import pytest
@@ -32,18 +30,15 @@ def test_every_way_to_a_gradient_agrees(shape, huber_delta):
     value, gradient = probe.value_and_grad(weights, ROWS)
     assert value == pytest.approx(probe.row_losses(weights, ROWS).mean())
     assert probe.loss(weights, ROWS) == pytest.approx(value)
-    each = plain.group_gradients(weights, ROWS, 1)
-    one = np.array([probe.grad(weights, ROWS[i : i + 1]) for i in range(len(ROWS))])
-    np.testing.assert_allclose(each, one, atol=1e-12)
-    np.testing.assert_allclose(probe.group_gradients(weights, ROWS, 1), one, atol=1e-12)
-    np.testing.assert_allclose(
-        probe.group_gradients(weights, ROWS, 7), one[:49].reshape(7, 7, -1).mean(axis=1), atol=1e-12
-    )
-    np.testing.assert_allclose(gradient, one.mean(axis=0), atol=1e-12)
-    for either in (probe, plain):
+    expected = np.array([probe.grad(weights, ROWS[i : i + 1]) for i in range(len(ROWS))])
+    of_groups = expected[:49].reshape(7, 7, -1).mean(axis=1)
+    for tested in (probe, plain):
+        np.testing.assert_allclose(tested.group_gradients(weights, ROWS, 1), expected, atol=1e-12)
         np.testing.assert_allclose(
-            either.squared_norms(weights, ROWS), (one**2).sum(axis=1), rtol=1e-10
+            tested.squared_norms(weights, ROWS), (expected**2).sum(axis=1), rtol=1e-10
         )
+    np.testing.assert_allclose(probe.group_gradients(weights, ROWS, 7), of_groups, atol=1e-12)
+    np.testing.assert_allclose(gradient, expected.mean(axis=0), atol=1e-12)
 
 
 @shapes
@@ -65,14 +60,14 @@ def test_any_module_has_the_same_probe(shape):
     network = Network(shape, Standardization.identity(5), tuple("abcd"), "y")
     network.load_flat(initial_parameters(shape, 0, 0))
     probe, flat = probe_module(network.layers)
-    own = probe_shape(shape)
+    expected = probe_shape(shape)
     np.testing.assert_allclose(
         probe.row_losses(flat, ROWS),
-        own.row_losses(initial_parameters(shape, 0, 0), ROWS),
+        expected.row_losses(initial_parameters(shape, 0, 0), ROWS),
         atol=1e-12,
     )
     assert probe.squared_norms(flat, ROWS).sum() == pytest.approx(
-        own.squared_norms(initial_parameters(shape, 0, 0), ROWS).sum()
+        expected.squared_norms(initial_parameters(shape, 0, 0), ROWS).sum()
     )
     assert all(
         parameter.dtype == torch.float32 and parameter.grad is None
@@ -96,20 +91,16 @@ def test_frozen_parameters_and_buffers_are_constants():
 
 def test_parts_add_up(monkeypatch):
     probe, weights = probe_shape(SHAPES[1]), initial_parameters(SHAPES[1], 0, 0)
-    whole = (
-        probe.value_and_grad(weights, ROWS),
-        probe.hvp(weights, ROWS, weights),
-        probe.squared_norms(weights, ROWS),
-    )
+
+    def measure():
+        value, gradient = probe.value_and_grad(weights, ROWS)
+        product = probe.hvp(weights, ROWS, weights)
+        return np.array([value]), gradient, product, probe.squared_norms(weights, ROWS)
+
+    whole = measure()
     monkeypatch.setattr("streamtrain.training.probes.PART_ROWS", 7)
-    parts = (
-        probe.value_and_grad(weights, ROWS),
-        probe.hvp(weights, ROWS, weights),
-        probe.squared_norms(weights, ROWS),
-    )
-    assert parts[0][0] == pytest.approx(whole[0][0])
-    for part, one in zip((parts[0][1], *parts[1:]), (whole[0][1], *whole[1:]), strict=True):
-        np.testing.assert_allclose(part, one, atol=1e-12)
+    for in_parts, expected in zip(measure(), whole, strict=True):
+        np.testing.assert_allclose(in_parts, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("layer", [0, 1])

@@ -1,4 +1,4 @@
-"""The learning-rate schedule: its laws, and that the kernel has the same formula."""
+"""Properties of the learning-rate schedule, and the equality with the kernel's formula."""
 
 import pytest
 from hypothesis import given

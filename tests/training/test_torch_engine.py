@@ -1,4 +1,4 @@
-"""The torch engine beyond the contract (test_engines.py): options, and compiled steps."""
+"""The torch engine beyond the contract (test_engine.py): options, and compiled steps."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from tests.training.torch_engines import (
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_equals_the_fused_engine_with_everything_on(optimizer, loss):
-    """Schedule, warm-up and clipping at once; tanh, whose gradient has no edges, over 100 steps."""
+    """Schedule, warm-up and clipping at once, over 100 steps; tanh, whose gradient is smooth."""
     rows = make_rows(32 * 100 + 7)
     options = {
         **optimizer,
@@ -168,7 +168,7 @@ def test_auto_compiles_what_a_long_run_wins_back(monkeypatch, batch_size, last_r
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_machine_code_equals_eager(monkeypatch, activation, loss, optimizer):
-    # several take as many times longer to compile: see the next test
+    # More steps per call take as many times longer to compile: see the next test.
     monkeypatch.setattr(torch_engine, "STEPS_AT_ONCE", 1)
     shape = Shape(widths=(4, 8, 8, 1), activation=activation)
     rows = make_rows(32 * 100 + 7)

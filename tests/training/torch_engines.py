@@ -1,4 +1,4 @@
-"""Torch engines to try, and how two results are compared."""
+"""Torch engines for tests, and the comparison of two results."""
 
 from itertools import pairwise
 
@@ -34,15 +34,15 @@ def factory(name: str) -> Factory:
 
 
 def trained(engine, rows, stops=()) -> tuple[np.ndarray, np.ndarray]:
-    """(parameters, sum of losses) after the rows, cut at `stops`, and a short minibatch at their
-    end.
-    """
-    places = [0, *stops, len(rows)]
-    losses = sum(engine.advance(rows, start, stop) for start, stop in pairwise(places))
+    """Train on rows, in calls cut at `stops`, as one epoch; return (parameters, sums of losses)."""
+    cuts = [0, *stops, len(rows)]
+    losses = np.zeros(len(engine.learning_rates))
+    for start, stop in pairwise(cuts):
+        losses += engine.advance(rows, start, stop)
     engine.finish_epoch()
     return engine.parameters(), losses
 
 
-def assert_same(one, other, rtol=1e-4, atol=2e-6) -> None:
-    for mine, theirs in zip(one, other, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=rtol, atol=atol)
+def assert_same(actual, expected, rtol=1e-4, atol=2e-6) -> None:
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol)

@@ -1,1 +1,1 @@
-"""The torch engine: eager, compiled and captured steps, optimizers, rows on a device."""
+"""The torch engine: eager, compiled and captured steps, optimizers, the copy of rows to a GPU."""

@@ -1,5 +1,4 @@
-"""What the torch engine computes: the gradient of a minibatch, and whole steps compiled into one
-call.
+"""Computations of the torch engine: the gradient of a minibatch, and whole steps in one call.
 
 Legend of shape suffixes: R replicas, B rows of a minibatch (or of a part of it), D features, P
 parameters, S steps.
@@ -20,21 +19,21 @@ from streamtrain.training.torch.optimizers import update_
 Gradient = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 #: (parameters (R, P), moments, rows (S * B, D + 1), table (S, R, 4)) → sums of losses, float64
-#: (R,); moves the first two on in place.
+#: (R,). Parameters and moments are updated in place.
 Steps = Callable[[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor], torch.Tensor]
 
-#: Steps in one compiled call, for minibatches of at most `SMALL_ROWS`: there the call itself is
-#: what takes the time. Compiling takes as many times longer.
+#: Steps per compiled call for minibatches of at most `SMALL_ROWS` rows, where most of the time is
+#: the overhead of the call. Compiling takes as many times longer.
 STEPS_AT_ONCE, SMALL_ROWS = 4, 128
 
 
 def loss_sums(
     model: Model, train: TrainConfig, device: torch.device
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """A function of (parameters (R, P), x (B, D), y (B, 1)): the sum over rows of ½r² or Huber's
-    loss, float64 (R,).
+    """Return a function of (parameters (R, P), x (B, D), y (B, 1)) that gives the sums of losses.
 
-    With precision bf16 the products are taken in it; residuals and sums are not.
+    The sum over rows of ½r² or Huber's loss is float64 (R,). With precision bf16 only the matrix
+    products use it; residuals and sums do not.
     """
     forward = model.stacked_forward(device)
     low = train.precision == "bf16"
@@ -55,8 +54,9 @@ def loss_sums(
 
 
 def eager_gradient(model: Model, train: TrainConfig, device: torch.device) -> Gradient:
-    """By torch's autograd: half the time of `torch.func.grad` where each operation is
-    dispatched.
+    """Return the gradient by torch's autograd.
+
+    It takes half the time of `torch.func.grad` when operations are dispatched one by one.
     """
     sums = loss_sums(model, train, device)
 
@@ -73,7 +73,7 @@ def eager_gradient(model: Model, train: TrainConfig, device: torch.device) -> Gr
 
 
 def pure_gradient(model: Model, train: TrainConfig, device: torch.device) -> Gradient:
-    """By `torch.func.grad`: the compiler sees forward and backward in one graph."""
+    """Return the gradient by `torch.func.grad`, which the compiler sees as one graph."""
     sums = loss_sums(model, train, device)
 
     def total(
@@ -87,7 +87,7 @@ def pure_gradient(model: Model, train: TrainConfig, device: torch.device) -> Gra
 
 @lru_cache(maxsize=64)
 def compiled_gradient(model: Model, train: TrainConfig, device: torch.device) -> Gradient:
-    """`pure_gradient`, compiled; one for the process."""
+    """Return `pure_gradient` compiled; cached for the whole process."""
     gradient = pure_gradient(model, train, device)
 
     def part(
@@ -102,14 +102,15 @@ def compiled_gradient(model: Model, train: TrainConfig, device: torch.device) ->
 def compiled_steps(
     model: Model, train: TrainConfig, device: torch.device, batch_size: int, steps: int
 ) -> Steps:
-    """`steps` whole minibatches in one compiled call; one for the process, and one for each size,
-    whose shapes are compiled in.
+    """Return a function that takes `steps` whole steps in one compiled call.
+
+    It is cached for the whole process. Each batch size has its own, since shapes are compiled in.
     """
     return _compile(eager_steps(pure_gradient(model, train, device), train))
 
 
 def eager_steps(gradient: Gradient, train: TrainConfig) -> Steps:
-    """The same, operation by operation, of as many steps as the table has rows."""
+    """Return a function that takes one step per row of the table, operation by operation."""
 
     def steps(
         parameters_RP: torch.Tensor,
@@ -128,15 +129,16 @@ def eager_steps(gradient: Gradient, train: TrainConfig) -> Steps:
 
 
 def _compile(function: types.FunctionType) -> Callable:
-    """Compile for the shapes it is called with.
+    """Compile a function for the shapes that it is called with.
 
-    Each function gets a code object of its own: the compiler counts recompilations by it.
+    Each function gets a code object of its own, since the compiler limits recompilations per code
+    object.
     """
-    own = types.FunctionType(
+    copy = types.FunctionType(
         function.__code__.replace(),
         function.__globals__,
         function.__name__,
         None,
         function.__closure__,
     )
-    return torch.compile(own, fullgraph=True, dynamic=False, options={"compile_threads": 1})
+    return torch.compile(copy, fullgraph=True, dynamic=False, options={"compile_threads": 1})

@@ -1,7 +1,7 @@
-"""Rows on their way to a GPU: through a ring of pinned slots, on a stream of their own, while the
-GPU trains on the slot before.
+"""The copy of rows to a GPU, and the choice of the device.
 
-Where torch trains: the GPU where there is one, the CPU otherwise.
+Rows go through a ring of pinned slots, on a CUDA stream of their own, while the GPU trains on the
+slot before.
 """
 
 from collections.abc import Iterator
@@ -11,27 +11,26 @@ import torch
 
 from streamtrain.stream.torch_stream import open_device
 
-#: Slots of the ring: one is copied, one is trained on, one waits.
+#: Slots of the ring: one is being copied, one is being trained on, one is waiting.
 SLOTS = 3
 
-#: Rows of a slot, as near as whole minibatches come to it.
+#: Rows per slot, rounded down to whole minibatches.
 SLOT_ROWS = 131_072
 
 
 class DeviceFeed:
-    """Copies rows of a block to the device, slot by slot; owned by one engine, used from one
-    thread.
+    """Copies the rows of a block to the device, slot by slot; used by one engine, on one thread.
 
-    `ring` is one device tensor, (SLOTS * slot_rows, width), and lives as long as the feed: no
-    allocator can give its memory away while a copy or a captured graph still means it. A slot is
-    overwritten only after the events that end its last copy and its last use.
+    `ring` is one device tensor, (SLOTS * slot_rows, width). It lives as long as the feed, so that
+    the allocator cannot reuse its memory while a copy or a captured graph still refers to it. A
+    slot is overwritten only after the events that end its last copy and its last use.
     """
 
     def __init__(self, device: torch.device, width: int, batch_size: int):
         self.batch_size = batch_size
-        self.slot_rows = (
-            max(SLOT_ROWS // batch_size, 1) * batch_size if batch_size <= SLOT_ROWS else SLOT_ROWS
-        )
+        self.slot_rows = SLOT_ROWS
+        if batch_size <= SLOT_ROWS:
+            self.slot_rows = SLOT_ROWS // batch_size * batch_size
         self.ring = torch.empty((SLOTS * self.slot_rows, width), dtype=torch.float32, device=device)
         self._pinned = torch.empty(
             (SLOTS, self.slot_rows, width), dtype=torch.float32, pin_memory=True
@@ -47,35 +46,36 @@ class DeviceFeed:
     def __call__(
         self, block: np.ndarray, start: int, stop: int, carried: int
     ) -> Iterator[torch.Tensor]:
-        """Rows `[start, stop)` as views of the ring, in order; each is valid until the next one is
-        asked for.
+        """Yield rows `[start, stop)` as views of the ring, in order.
 
-        The current stream waits for the copy; what is launched on it before the next view is what
-        the slot is kept for. Views end with whole minibatches, of which the first `carried` rows
-        came before, wherever a slot holds one.
+        A view is valid until the next one is requested: its slot is kept for what is launched on
+        the current stream until then. The current stream waits for the copy. Views end with whole
+        minibatches, the first of which already has `carried` rows, wherever a minibatch fits into a
+        slot.
         """
-        cuts = list(self.cuts(start, stop, carried))
-        ahead = self._put(block, *cuts[0]) if cuts else None
-        for place in range(len(cuts)):
+        pieces = list(self.cuts(start, stop, carried))
+        ahead = self._put(block, *pieces[0]) if pieces else None
+        for index in range(len(pieces)):
             assert ahead is not None
             slot, rows = ahead
             compute = torch.cuda.current_stream(self._device)
             compute.wait_event(self._copied[slot])
-            if place + 1 < len(cuts):  # the next slot travels while this one is trained on
-                ahead = self._put(block, *cuts[place + 1])
+            # The next slot is copied while this one is trained on.
+            if index + 1 < len(pieces):
+                ahead = self._put(block, *pieces[index + 1])
             try:
                 yield rows
             finally:
                 self._used[slot].record(torch.cuda.current_stream(self._device))
 
     def cuts(self, start: int, stop: int, carried: int) -> Iterator[tuple[int, int]]:
-        """The pieces of `[start, stop)`, one a slot: arithmetic."""
+        """Yield the pieces of `[start, stop)`, one per slot, without copying anything."""
         return cuts(start, stop, carried, self.batch_size, self.slot_rows)
 
     def _put(self, block: np.ndarray, start: int, stop: int) -> tuple[int, torch.Tensor]:
         slot, count = self._next, stop - start
         self._next = (slot + 1) % SLOTS
-        # the host may write over pinned memory only when its last copy is over
+        # The host may overwrite pinned memory only when the last copy from it has ended.
         self._copied[slot].synchronize()
         self._host[slot, :count] = block[start:stop]
         rows = self.ring[slot * self.slot_rows : slot * self.slot_rows + count]
@@ -89,8 +89,9 @@ class DeviceFeed:
 def cuts(
     start: int, stop: int, carried: int, batch_size: int, slot_rows: int
 ) -> Iterator[tuple[int, int]]:
-    """Pieces of at most `slot_rows` rows that end with whole minibatches, where one fits; `carried`
-    rows came before `start`.
+    """Yield pieces of at most `slot_rows` rows that end with whole minibatches, where one fits.
+
+    The first minibatch already has `carried` rows from before `start`.
 
     >>> list(cuts(0, 25, 3, 4, 8))
     [(0, 5), (5, 13), (13, 21), (21, 25)]
@@ -98,18 +99,18 @@ def cuts(
     while start < stop:
         lead = (batch_size - carried) % batch_size
         whole = lead + max(0, slot_rows - lead) // batch_size * batch_size
-        end = min(stop, start + (whole if 0 < whole <= slot_rows else slot_rows))
+        length = whole if 0 < whole <= slot_rows else slot_rows
+        end = min(stop, start + length)
         yield start, end
         carried = (carried + end - start) % batch_size
         start = end
 
 
 def train_device(name: str) -> torch.device:
-    """The device of `train.device`; `auto` is the GPU that torch finds, else the CPU.
+    """Return the device of `train.device`; `auto` is a GPU if torch finds one, else the CPU.
 
-    Raises ConfigError when it cannot be used here.
-
-    The fused engine has no say in this: it is on the CPU.
+    Raises ConfigError when the device cannot be used here. The fused engine ignores it: that engine
+    always uses the CPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,8 +1,8 @@
-"""The optimizers of the torch engine, for all replicas at once; the same numbers as the fused
-engine (kernels/updates.py: step).
+"""The optimizers of the torch engine, for all replicas at once.
 
-What changes from step to step is one row of a table (`step_table`), made ahead in float64: so a
-compiled or captured step has no number of its own in it, and the schedule is read from the device's
+They give the same numbers as those of the fused engine (kernels/updates.py: step). What changes
+from step to step is one row of a table (`step_table`), computed beforehand in float64. So a
+compiled or captured step contains no number of its own, and reads the schedule from the device's
 memory.
 
 Legend of shape suffixes: R replicas, P parameters, S steps.
@@ -12,17 +12,14 @@ import numpy as np
 import torch
 
 from streamtrain.config import TrainConfig
+from streamtrain.training.engine import ADAM_EPSILON
 from streamtrain.training.schedule import rate_factor
-
-#: Adam's epsilon, as torch has it.
-EPSILON = 1e-8
 
 
 def new_moments(train: TrainConfig, parameters_RP: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Zeros: sgd's velocity, or Adam's two means."""
-    return tuple(
-        torch.zeros_like(parameters_RP) for _ in range(1 if train.optimizer == "sgd" else 2)
-    )
+    """Return zeros for SGD's velocity, or for Adam's two moments."""
+    count = 1 if train.optimizer == "sgd" else 2
+    return tuple(torch.zeros_like(parameters_RP) for _ in range(count))
 
 
 def step_table(
@@ -33,11 +30,11 @@ def step_table(
     rows: int,
     schedule: tuple[int, int],
 ) -> np.ndarray:
-    """What each of S steps needs beside the gradient: float32 (S, R, 4), columns 1 / rows of it,
-    rate, 1/√(1 - β₂ᵗ), what decay leaves.
+    """Return what each of S steps needs besides the gradient: float32 (S, R, 4).
 
-    `counts` (S,): rows of each minibatch. `steps` and `rows` were taken before them; `schedule`:
-    see `schedule_rows`.
+    The columns are 1 / rows of the minibatch, the learning rate, 1/√(1 - β₂ᵗ), and the factor that
+    weight decay leaves. `counts` (S,) are the rows of each minibatch; `steps` and `rows` were taken
+    before them. `schedule`: see `schedule_rows`.
     """
     ends = rows + np.cumsum(counts)
     factors = [
@@ -64,14 +61,14 @@ def update_(
     gradient_RP: torch.Tensor,
     row_R4: torch.Tensor,
 ) -> None:
-    """One step, in place: `gradient_RP` is the sum over the minibatch, `row_R4` its row of the
-    table. The gradient is overwritten.
+    """Take one step in place.
 
-    SGD and Adam: decay joins the clipped gradient; AdamW (Loshchilov and Hutter 2019, algorithm 2):
-    it acts on the parameters.
+    `gradient_RP` is the sum over the minibatch, and is overwritten; `row_R4` is the step's row of
+    the table. For SGD and Adam, weight decay is added to the clipped gradient; for AdamW
+    (Loshchilov and Hutter 2019, algorithm 2) it acts on the parameters.
     """
-    share_R1, rate_R1, root_R1, keep_R1 = row_R4.split(1, dim=1)
-    gradient_RP.mul_(share_R1)
+    inverse_R1, rate_R1, root_R1, keep_R1 = row_R4.split(1, dim=1)
+    gradient_RP.mul_(inverse_R1)
     if train.clip_norm is not None:
         norm_R1 = gradient_RP.square().sum(dim=1, keepdim=True, dtype=torch.float64).sqrt()
         gradient_RP.mul_((train.clip_norm / norm_R1).clamp(max=1.0).to(torch.float32))
@@ -80,16 +77,16 @@ def update_(
     if train.optimizer == "sgd":
         (velocity,) = moments
         velocity.mul_(train.momentum).add_(gradient_RP)
-        parameters_RP.sub_(
-            rate_R1
-            * (gradient_RP.add(velocity, alpha=train.momentum) if train.nesterov else velocity)
-        )
+        direction_RP = velocity
+        if train.nesterov:
+            direction_RP = gradient_RP.add(velocity, alpha=train.momentum)
+        parameters_RP.sub_(rate_R1 * direction_RP)
         return
     mean, square = moments
     mean.mul_(train.beta1).add_(gradient_RP, alpha=1 - train.beta1)
-    # a beta2 near 1 has no float32 (kernels/updates.py)
+    # A beta2 near 1 is not representable in float32, but 1 - beta2 is (kernels/updates.py).
     square.lerp_(gradient_RP.square(), 1 - train.beta2)
-    step_RP = rate_R1 * mean / (square.sqrt() * root_R1).add_(EPSILON)
+    step_RP = rate_R1 * mean / (square.sqrt() * root_R1).add_(ADAM_EPSILON)
     if train.optimizer == "adamw":
         parameters_RP.mul_(keep_R1)
     parameters_RP.sub_(step_RP)

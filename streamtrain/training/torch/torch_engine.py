@@ -1,9 +1,8 @@
-"""The torch engine: any module on any device; all learning rates of a learner as one batched
-product.
+"""The torch engine: any module on any device, all replicas of a learner in one batched product.
 
-On the CPU a step is eager or compiled whole (whole_steps.py); on a GPU rows arrive through pinned
-memory (device_feed.py) and steps are replayed from a CUDA graph (graphs.py). Between whole
-minibatches, and for those larger than a part, gradients add up.
+On the CPU a step is eager or compiled as a whole (compiled_steps.py). On a GPU, rows arrive through
+pinned memory (device_feed.py), and steps are replayed from a CUDA graph (cuda_graphs.py). For
+minibatches that are cut by a block's end or are larger than a part, gradients are accumulated.
 
 Legend of shape suffixes: R replicas, B rows of a minibatch (or of a part of it), W columns, P
 parameters, S steps.
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 
 from streamtrain.config import TrainConfig
+from streamtrain.errors import first_line
+from streamtrain.training.compute_pool import CallerThread, ComputePool
 from streamtrain.training.engine import check_state
 from streamtrain.training.model import Model
 from streamtrain.training.schedule import schedule_rows
@@ -37,25 +38,28 @@ from streamtrain.training.torch.cuda_graphs import ReplayedSteps
 from streamtrain.training.torch.device_feed import DeviceFeed, train_device
 from streamtrain.training.torch.optimizers import new_moments, step_table, update_
 
-#: Rows of one forward pass on the CPU: a larger minibatch is taken in parts, so that activations
-#: stay in the cache.
+#: Rows per forward pass on the CPU. A larger minibatch is taken in parts, so that activations stay
+#: in the cache.
 PART_ROWS = 4_096
 
-#: Rows of one forward pass on a GPU.
+#: Rows per forward pass on a GPU.
 DEVICE_PART_ROWS = 131_072
 
-#: Steps whose table is made at once.
+#: Steps per step table.
 TABLE_STEPS = 4_096
 
-#: Where compiling pays (`compile: auto`): it takes about so many seconds, and saves this much a
-#: call and a row of it (one core).
-COMPILE_SECONDS, SAVED_SECONDS_A_CALL, SAVED_SECONDS_A_ROW = 30.0, 4e-4, 3e-7
+#: For `compile: auto`: the approximate cost of compiling, and what it saves per call and per row
+#: and replica, on one core.
+COMPILE_SECONDS = 30.0
+SAVED_SECONDS_PER_CALL = 4e-4
+SAVED_SECONDS_PER_ROW = 3e-7
 
 
 class TorchEngine:
-    """See `Engine`.
+    """See `Engine`. Trains any model; `cores` is not used.
 
-    The gradient is of the mean loss over a minibatch; sums are divided once, at the step.
+    Gradients are summed over the rows of a minibatch, and divided by their number once, at the
+    step.
     """
 
     def __init__(
@@ -67,33 +71,34 @@ class TorchEngine:
         train: TrainConfig,
         last_row: int | None = None,
     ):
-        self.batch_size, self.learning_rates, self.steps = batch_size, learning_rates, 0
+        self.batch_size = batch_size
+        self.learning_rates = learning_rates
+        self.steps = 0
+        self.cores: ComputePool | CallerThread = CallerThread()
         self.device = train_device(train.device)
-        self._model, self._train, self._schedule, self._last_row = (
-            shape,
-            train,
-            schedule_rows(train, last_row),
-            last_row,
-        )
+        self._model = shape
+        self._train = train
+        self._schedule = schedule_rows(train, last_row)
+        self._last_row = last_row
         with torch.no_grad():
-            self._parameters_RP = torch.from_numpy(
-                np.tile(parameters_P.astype(np.float32), (len(learning_rates), 1))
-            ).to(self.device)
+            start_RP = np.tile(parameters_P.astype(np.float32), (len(learning_rates), 1))
+            self._parameters_RP = torch.from_numpy(start_RP).to(self.device)
             self._gradient_RP = torch.zeros_like(self._parameters_RP)
             self._moments = new_moments(train, self._parameters_RP)
-        self._carried, self._rows = 0, 0
+        self._carried = 0  # rows of the unfinished minibatch
+        self._rows = 0  # rows of the steps taken
         self._part_rows = PART_ROWS if self.device.type == "cpu" else DEVICE_PART_ROWS
         self._half_squares = loss_sums(shape, train.model_copy(update={"loss": "mse"}), self.device)
         self._gradient: Gradient = eager_gradient(shape, train, self.device)
         self._part_gradient = self._gradient
-        self._feed = (
-            DeviceFeed(self.device, shape.num_features + 1, batch_size)
-            if self.device.type == "cuda"
-            else None
-        )
+        self._feed: DeviceFeed | None = None
+        if self.device.type == "cuda":
+            self._feed = DeviceFeed(self.device, shape.num_features + 1, batch_size)
         self._replayed: ReplayedSteps | None = None
         self._compiled: Steps | None = None
-        self._steps_at_once, self._compiled_rows, self._ready = 0, 0, False
+        self._steps_at_once = 0
+        self._compiled_rows = 0
+        self._ready = False
 
     def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
         """See `Engine.advance`."""
@@ -127,7 +132,7 @@ class TorchEngine:
 
     @torch.no_grad()
     def evaluate(self, rows: np.ndarray) -> np.ndarray:
-        """See `Engine.evaluate`. The squared error is measured with the precision of training."""
+        """See `Engine.evaluate`. The forward pass has the precision of training."""
         squares_R = torch.zeros(len(self.learning_rates), dtype=torch.float64, device=self.device)
         with self._settings():
             for part in torch.from_numpy(rows).to(self.device).split(self._part_rows):
@@ -157,81 +162,74 @@ class TorchEngine:
         self._carried, self.steps, self._rows = state["counters"].tolist()
 
     def prepare_steps(self) -> float:
-        """Compile or capture what whole minibatches need, where that is wanted and pays; returns
-        the seconds it took.
+        """Compile or capture whole steps, if that is wanted and pays; return the seconds it took.
 
-        Nothing that the engine has learned is changed, and a second call does nothing. `advance`
-        calls it; call it before, to keep these seconds out of a measurement. Where the compiler
-        fails, steps stay eager, and a warning says why.
+        The state of the engine does not change, and a second call does nothing. `advance` calls
+        this method; call it before, to keep these seconds out of a measurement. If the compiler
+        fails, steps stay eager, and a warning gives the reason.
         """
         if self._ready:
             return 0.0
         started, self._ready = time.perf_counter(), True
         try:
             with self._settings(), torch.no_grad(), warnings.catch_warnings():
-                # the compiler's own: what it deprecates inside itself
+                # torch's compiler warns of its own deprecated internals
                 warnings.simplefilter("ignore")
                 if self._feed is not None:
                     self._capture(self._feed)
-                elif self._train.compile == "on" or (
-                    self._train.compile == "auto" and self._compiling_pays()
-                ):
+                elif self._wants_compiling():
                     self._compile()
         except (MemoryError, torch.cuda.OutOfMemoryError):
             raise
-        # what compilers raise; the numbers do not need them
+        # What compilers raise. The numbers do not depend on compiling.
         except (RuntimeError, OSError, ImportError) as error:
             self._compiled_rows, self._steps_at_once, self._replayed = 0, 0, None
-            first = (str(error).splitlines() or [""])[0]
             warnings.warn(
                 f"minibatches of {self.batch_size:,}: the step could not be compiled"
-                f" ({type(error).__name__}: {first}), so it is taken operation by operation."
-                " Install a C++ compiler, or say --set train.compile=off.",
+                f" ({type(error).__name__}: {first_line(error)}), so it is taken operation by"
+                " operation. Install a C++ compiler, or use --set train.compile=off.",
                 stacklevel=2,
             )
         return time.perf_counter() - started
 
     def _compile(self) -> None:
-        """Compile the step, or the gradient of a part, by using it once on copies; raises
-        RuntimeError where it is not the eager one.
+        """Compile the step, or the gradient of a part, and compare it with the eager one.
 
-        With clipping it is the gradient alone: torch's C++ backend cannot yet fuse a norm over all
-        parameters (pytorch#196570).
+        Each is used once, on copies. Raises RuntimeError when they differ. With clipping only the
+        gradient is compiled: torch's C++ backend cannot yet fuse a norm over all parameters
+        (pytorch#196570).
         """
         generator = torch.Generator().manual_seed(0)
-        size, width, clips = (
-            self.batch_size,
-            self._model.num_features + 1,
-            self._train.clip_norm is not None,
-        )
-        whole = size <= self._part_rows and not clips
+        size, width = self.batch_size, self._model.num_features + 1
+        whole = size <= self._part_rows and self._train.clip_norm is None
         at_once = STEPS_AT_ONCE if size <= SMALL_ROWS else 1
-        rows = torch.randn(
-            (at_once * size if whole else min(size, self._part_rows), width), generator=generator
-        ).to(self.device)
+        num_rows = at_once * size if whole else min(size, self._part_rows)
+        rows = torch.randn((num_rows, width), generator=generator).to(self.device)
         if not whole:
-            gradient = compiled_gradient(self._model, self._train, self.device)
-            _check_same(
-                self._gradient(self._parameters_RP, rows[:, :-1], rows[:, -1:]),
-                gradient(self._parameters_RP, rows[:, :-1], rows[:, -1:]),
+            gradient = compiled_gradient(
+                self._model,
+                self._train,  # pyright: ignore[reportArgumentType] - frozen, so hashable
+                self.device,
             )
+            x, y = rows[:, :-1], rows[:, -1:]
+            eager = self._gradient(self._parameters_RP, x, y)
+            _check_same(eager, gradient(self._parameters_RP, x, y))
             self._part_gradient, self._compiled_rows = gradient, len(rows)
             return
-        steps = compiled_steps(self._model, self._train, self.device, size, at_once)
+        steps = compiled_steps(
+            self._model,
+            self._train,  # pyright: ignore[reportArgumentType] - frozen, so hashable
+            self.device,
+            size,
+            at_once,
+        )
         table = self._table(np.full(at_once, size))
-        results = []
+        results: list[tuple[torch.Tensor, ...]] = []
         for take in (eager_steps(self._gradient, self._train), steps):
-            parameters_RP, moments = (
-                self._parameters_RP.clone(),
-                tuple(moment.clone() for moment in self._moments),
-            )
-            results.append(
-                (
-                    take(parameters_RP, moments, rows, table),
-                    *moments,
-                    parameters_RP - self._parameters_RP,
-                )
-            )
+            parameters_RP = self._parameters_RP.clone()
+            moments = tuple(moment.clone() for moment in self._moments)
+            losses_R = take(parameters_RP, moments, rows, table)
+            results.append((losses_R, *moments, parameters_RP - self._parameters_RP))
         _check_same(*results)
         self._compiled, self._steps_at_once = steps, at_once
 
@@ -253,17 +251,16 @@ class TorchEngine:
             TABLE_STEPS,
         )
 
-    def _compiling_pays(self) -> bool:
-        """Whether the run is long enough to win back, several times over, what compiling takes."""
+    def _wants_compiling(self) -> bool:
+        """Return True if compiling is on, or saves several times the seconds that it takes."""
+        if self._train.compile != "auto":
+            return self._train.compile == "on"
         if self._last_row is None:
             return False
         rows = min(self.batch_size, self._part_rows)
-        saved = (
-            self._last_row
-            / rows
-            * (SAVED_SECONDS_A_CALL + SAVED_SECONDS_A_ROW * rows * len(self.learning_rates))
-        )
-        return saved > 2 * COMPILE_SECONDS
+        replicas = len(self.learning_rates)
+        saved_per_call = SAVED_SECONDS_PER_CALL + SAVED_SECONDS_PER_ROW * rows * replicas
+        return self._last_row / rows * saved_per_call > 2 * COMPILE_SECONDS
 
     def _rows_on_device(self, block: np.ndarray, start: int, stop: int) -> Iterator[torch.Tensor]:
         if self._feed is None:
@@ -271,35 +268,30 @@ class TorchEngine:
         return self._feed(block, start, stop, self._carried)
 
     def _whole_rows(self, left: int) -> int:
-        """Rows that whole steps take at once, of those left; 0 without whole steps."""
+        """Return how many of the rows left the next call for whole steps takes, maybe 0."""
         steps = left // self.batch_size if self._replayed is not None else 0
         if self._steps_at_once:
             steps = left // self.batch_size // self._steps_at_once * self._steps_at_once
         return min(steps, TABLE_STEPS) * self.batch_size
 
     def _take_whole(self, rows: torch.Tensor) -> torch.Tensor:
-        """Take whole minibatches, compiled or replayed; returns the sums of losses (R,)."""
+        """Take whole minibatches, compiled or replayed; return the sums of losses (R,)."""
         steps = len(rows) // self.batch_size
         table = self._table(np.full(steps, self.batch_size))
         self.steps += steps
         self._rows += len(rows)
         if self._replayed is not None:
             return self._replayed(rows, table)
-        at_once, losses_R = (
-            self._steps_at_once,
-            torch.zeros(len(self.learning_rates), dtype=torch.float64),
-        )
         assert self._compiled is not None
-        for part, its_table in zip(
-            rows.split(at_once * self.batch_size), table.split(at_once), strict=True
-        ):
-            losses_R += self._compiled(self._parameters_RP, self._moments, part, its_table)
+        losses_R = torch.zeros(len(self.learning_rates), dtype=torch.float64)
+        row_parts = rows.split(self._steps_at_once * self.batch_size)
+        table_parts = table.split(self._steps_at_once)
+        for row_part, table_part in zip(row_parts, table_parts, strict=True):
+            losses_R += self._compiled(self._parameters_RP, self._moments, row_part, table_part)
         return losses_R
 
     def _add_gradient(self, rows: torch.Tensor) -> torch.Tensor:
-        """Add the gradient of the sum of the rows' losses; returns the sums of losses, float64
-        (R,).
-        """
+        """Add the rows' gradients to the minibatch's; return the sums of losses, float64 (R,)."""
         gradient = self._part_gradient if len(rows) == self._compiled_rows else self._gradient
         gradient_RP, losses_R = gradient(self._parameters_RP, rows[:, :-1], rows[:, -1:])
         self._gradient_RP += gradient_RP
@@ -314,16 +306,16 @@ class TorchEngine:
         self._carried = 0
 
     def _table(self, counts: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(
-            step_table(
-                self._train, self.learning_rates, counts, self.steps, self._rows, self._schedule
-            )
+        table_SR4 = step_table(
+            self._train, self.learning_rates, counts, self.steps, self._rows, self._schedule
         )
+        return torch.from_numpy(table_SR4)
 
     @contextmanager
     def _settings(self) -> Iterator[None]:
-        """The run's threads, precision and device while inside; torch's own, which are the
-        process's, as they were afterwards.
+        """Set torch's threads, precision and device for the run while inside.
+
+        They belong to the process, and are restored on leaving.
         """
         threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
         with ExitStack() as stack:
@@ -340,10 +332,12 @@ class TorchEngine:
 
 
 def _check_same(eager: tuple[torch.Tensor, ...], compiled: tuple[torch.Tensor, ...]) -> None:
-    """A compiler that is wrong must not train: mean differences stay below a hundredth of mean
-    values, or RuntimeError.
+    """Raise RuntimeError if a compiled result differs from the eager one.
+
+    The mean difference must be at most a hundredth of the mean value, so that a wrong compiler does
+    not train a model.
     """
-    for one, other in zip(eager, compiled, strict=True):
-        # also where one of them is NaN
-        if not (one - other).abs().mean() <= 0.01 * one.abs().mean():
-            raise RuntimeError("what was compiled gives other numbers")
+    for ours, theirs in zip(eager, compiled, strict=True):
+        # The negation also catches NaN.
+        if not (ours - theirs).abs().mean() <= 0.01 * ours.abs().mean():
+            raise RuntimeError("the compiled step gives other numbers")
