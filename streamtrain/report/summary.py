@@ -15,6 +15,7 @@ from streamtrain.report.text.recommendation import describe, sentence
 from streamtrain.report.workers import workers_summary
 from streamtrain.science.cells import rows_in_common
 from streamtrain.science.equal_budget import equal_seconds, equal_steps
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.judge import arm_cells, judge
 from streamtrain.science.landmarks import landmarks
 from streamtrain.science.run_log import Run, collect
@@ -94,6 +95,8 @@ def strict(value: Any) -> Any:
     """The same document with None for every NaN and infinity, lists for tuples, and plain numbers
     for NumPy's.
     """
+    if isinstance(value, Estimate):
+        value = value.to_json()
     if isinstance(value, dict):
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

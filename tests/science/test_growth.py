@@ -75,9 +75,9 @@ def test_a_batch_that_should_grow_is_found_and_doubles():
     made = [20.0, 60.0, 200.0, 600.0]
     found = local_growth(cells(made), 0.05)
     assert found["local_critical"] == pytest.approx(made, rel=0.15)
-    assert found["growth"]["value"] == pytest.approx(30, rel=0.2)
-    assert found["growth"]["lo"] <= 30 * 1.1
-    assert found["growth"]["n"] == 3
+    assert found["growth"].value == pytest.approx(30, rel=0.2)
+    assert found["growth"].lo <= 30 * 1.1
+    assert found["growth"].n == 3
     assert found["doublings"] == 5
     bound = np.sqrt(made).mean() ** 2 / np.mean(made)  # stretches of equal ΔS_min
     assert found["gamma"] == pytest.approx(bound, abs=0.02)
@@ -85,11 +85,11 @@ def test_a_batch_that_should_grow_is_found_and_doubles():
 
 def test_a_useful_batch_that_stands_still_saves_nothing():
     found = local_growth(cells([100.0] * 4, trials=1), 0.05)
-    assert found["growth"]["value"] == pytest.approx(1, rel=0.1)
+    assert found["growth"].value == pytest.approx(1, rel=0.1)
     assert found["doublings"] == 0
     assert found["gamma"] == pytest.approx(1, abs=0.01)
-    assert found["growth"]["lo"] is None
-    assert found["growth"]["kind"] == "1 run"
+    assert found["growth"].lo is None
+    assert found["growth"].kind == "1 run"
 
 
 def test_what_cannot_be_told_is_not():

@@ -101,18 +101,18 @@ def test_the_laws_come_back():
     run = run_of_laws()
     found = landmarks(run, judge(run))
     laws = found["laws"]
-    assert laws["critical_batch_size"]["value"] == pytest.approx(CRITICAL, rel=0.1)
-    assert laws["steps_min"]["value"] == pytest.approx(STEPS_MIN, rel=0.1)
+    assert laws["critical_batch_size"].value == pytest.approx(CRITICAL, rel=0.1)
+    assert laws["steps_min"].value == pytest.approx(STEPS_MIN, rel=0.1)
     assert laws["misfit"] < 0.05
-    assert laws["alpha_seconds"]["value"] == pytest.approx(ALPHA, rel=0.1)
-    assert laws["beta_seconds_a_row"]["value"] == pytest.approx(BETA, rel=0.1)
-    assert laws["best_batch_size"]["value"] == pytest.approx(
+    assert laws["alpha_seconds"].value == pytest.approx(ALPHA, rel=0.1)
+    assert laws["beta_seconds_a_row"].value == pytest.approx(BETA, rel=0.1)
+    assert laws["best_batch_size"].value == pytest.approx(
         math.sqrt(CRITICAL * ALPHA / BETA), rel=0.15
     )
     for name in ("critical_batch_size", "alpha_seconds", "best_batch_size"):
-        assert laws[name]["lo"] < laws[name]["value"] < laws[name]["hi"], name
+        assert laws[name].lo < laws[name].value < laws[name].hi, name
     assert laws["free_batch_size"] == laws["best_batch_size"]
-    assert laws["overlap"]["value"] is None
+    assert laws["overlap"].value is None
     assert found["fewest_rows"] == 16
     assert found["fewest_rows_tied"] == []
     assert found["fewest_steps"] == 16384
@@ -132,7 +132,7 @@ def test_steps_that_were_guessed_are_no_part_of_the_law():
                 setattr(curve, name, [values[0], *values[-2:]])
     judgement = judge(run)
     assert [cell.batch_size for cell in judgement.cells if cell.is_guessed] == [16, 64]
-    assert landmarks(run, judgement)["laws"]["critical_batch_size"]["value"] == pytest.approx(
+    assert landmarks(run, judgement)["laws"]["critical_batch_size"].value == pytest.approx(
         CRITICAL, rel=0.02
     )
 
@@ -141,10 +141,10 @@ def test_a_slow_reader_moves_the_optimum_to_the_kink_and_is_named():
     run = run_of_laws(roof=1e6)  # a row is delivered in 1 µs, and computed in 0.1
     found = landmarks(run, judge(run))
     kink = ALPHA / (1e-6 - BETA)
-    assert found["laws"]["kink"]["value"] == pytest.approx(kink, rel=0.1)
-    assert found["laws"]["best_batch_size"]["value"] == pytest.approx(kink, rel=0.1)
+    assert found["laws"]["kink"].value == pytest.approx(kink, rel=0.1)
+    assert found["laws"]["best_batch_size"].value == pytest.approx(kink, rel=0.1)
     assert judge(run).choice.batch_size in (16, 64)
-    assert found["laws"]["free_batch_size"]["value"] == pytest.approx(
+    assert found["laws"]["free_batch_size"].value == pytest.approx(
         math.sqrt(CRITICAL * ALPHA / BETA), rel=0.15
     )
     assert "I/O-bound" in found["premise"]  # 632 rows would be best if reading were free
@@ -166,19 +166,19 @@ def test_overlap_is_fitted_to_what_the_confirmations_took():
                 }
             )
     overlap = landmarks(run, judge(run))["laws"]["overlap"]
-    assert overlap["value"] == pytest.approx(2, rel=0.1)
-    assert overlap["lo"] <= overlap["value"] <= overlap["hi"]
-    assert overlap["n"] == 3
+    assert overlap.value == pytest.approx(2, rel=0.1)
+    assert overlap.lo <= overlap.value <= overlap.hi
+    assert overlap.n == 3
     run.confirmations = [
         replace(one, seconds=one.seconds / 1e4, rows=one.rows // 10_000)
         for one in run.confirmations
     ]
-    assert landmarks(run, judge(run))["laws"]["overlap"]["n"] == 0  # too short to tell
+    assert landmarks(run, judge(run))["laws"]["overlap"].n == 0  # too short to tell
 
 
 def test_goodput_counts_the_rows_that_help():
     found = landmarks(run := run_of_laws(), judge(run))
-    critical = found["laws"]["critical_batch_size"]["value"]
+    critical = found["laws"]["critical_batch_size"].value
     for one in found["goodput"]:
         size = one["batch_size"]
         assert one["rows_per_second"] == pytest.approx(
@@ -251,7 +251,7 @@ def test_the_premise_that_failed_is_named(changes, says):
     run = run_of_laws(**changes)
     judgement = judge(run)
     found = landmarks(run, judgement)
-    best, size = found["laws"]["free_batch_size"]["value"], judgement.choice.batch_size
+    best, size = found["laws"]["free_batch_size"].value, judgement.choice.batch_size
     assert max(best / size, size / best) > 4, (best, size)
     assert says in found["premise"]
 

@@ -102,12 +102,12 @@ def test_intervals_over_repeats_cover_the_truth():
     for _ in range(100):
         seconds = (1e-3 + 1e-6 * np.array(SIZES)) * random.lognormal(0, 0.1, (5, len(SIZES)))
         law = throughput_law(SIZES, seconds, steps=(10.0, 100.0))
-        inside += law["best_batch_size"]["lo"] <= math.sqrt(1e5) <= law["best_batch_size"]["hi"]
-        assert law["kink"]["value"] is None
-        assert law["rows_per_second"]["value"] is None
-        assert law["alpha_seconds"]["n"] == 5
+        inside += law["best_batch_size"].lo <= math.sqrt(1e5) <= law["best_batch_size"].hi
+        assert law["kink"].value is None
+        assert law["rows_per_second"].value is None
+        assert law["alpha_seconds"].n == 5
     assert inside >= 88
-    assert throughput_law(SIZES, seconds[:1])["alpha_seconds"]["lo"] is None
+    assert throughput_law(SIZES, seconds[:1])["alpha_seconds"].lo is None
 
 
 class SleepingLearner:
@@ -140,14 +140,14 @@ def test_a_sleeping_learner_and_a_throttled_reader_are_recognised():
         roofs.append(max(reader.read(1000) for _ in range(2)))
     critical = 50.0
     law = throughput_law(sizes, seconds, steps=(1.0, critical))
-    assert law["best_batch_size"]["value"] == pytest.approx(
+    assert law["best_batch_size"].value == pytest.approx(
         math.sqrt(critical * learner.alpha / learner.beta), rel=0.25
     )
     behind = throughput_law(sizes, seconds, roofs, steps=(1.0, 1e6))
     kink = learner.alpha / (1 / reader.rows_per_second - learner.beta)
-    assert behind["kink"]["value"] == pytest.approx(kink, rel=0.25)
+    assert behind["kink"].value == pytest.approx(kink, rel=0.25)
     # √(B_crit·α/β) would be 22,000
-    assert behind["best_batch_size"]["value"] == behind["kink"]["value"]
+    assert behind["best_batch_size"].value == behind["kink"].value
 
 
 @given(st.floats(0, 4).map(lambda x: 10**x), st.floats(1, 5).map(lambda x: 10**x))
@@ -163,10 +163,10 @@ def test_the_critical_size_covers_the_truth_over_trials():
     for _ in range(60):
         steps = 10 * (1 + 500 / np.array(SIZES)) * random.lognormal(0, 0.1, (5, len(SIZES)))
         found = critical_batch_size(SIZES, steps)
-        inside += found["critical_batch_size"]["lo"] <= 500 <= found["critical_batch_size"]["hi"]
+        inside += found["critical_batch_size"].lo <= 500 <= found["critical_batch_size"].hi
         assert found["misfit"] < 0.15
     assert inside >= 53
-    assert critical_batch_size(SIZES, steps[0])["critical_batch_size"]["lo"] is None
+    assert critical_batch_size(SIZES, steps[0])["critical_batch_size"].lo is None
     with pytest.raises(ValueError, match="at least 3"):
         fit_steps([1, 2], [3, 4])
 
