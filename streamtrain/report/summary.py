@@ -67,7 +67,7 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "recommendation": recommendation,
         "sentence": sentence(run, figures, recommendation, target),
         **_references(run),
-        "landmarks": landmarks(run, judgement),
+        "landmarks": landmarks(run, judgement).to_json(),
         "confirmation": confirmation(run, cells),
         "measures": run.measures,
         "arms": {rule: _arm(run, rule, target, equal) for rule in run.rules[1:]},
