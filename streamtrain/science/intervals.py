@@ -303,8 +303,9 @@ def kaplan_meier_median(reached: Collection[float], censored: Collection[float])
 
 
 def _median_interval(sample: Vector, *, log: bool) -> tuple[float | None, float | None]:
-    """The interval of a median: t below ten values, a bootstrap from there; None for both ends
-    where one is not known.
+    """The interval of a median: t below ten values, a bootstrap from there.
+
+    None for both ends where one is not known.
     """
     if sample.size < 2:
         return None, None
@@ -326,8 +327,9 @@ def _t_interval(sample: Vector, *, log: bool = False) -> tuple[float, float]:
 
 
 def _draw(size: int) -> NDArray[np.int64]:
-    """Bootstrap indices, always the same for one size, so that a report is a pure function of its
-    records.
+    """Bootstrap indices.
+
+    They are always the same for one size, so that a report is a pure function of its records.
     """
     return np.random.default_rng(0).integers(0, size, (_RESAMPLES, size))
 

@@ -60,8 +60,10 @@ class Laws:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stability:
-    """η_max of plain SGD by batch size; `eigenvalues` of the features' correlations, 1 for the
-    bias last.
+    """The mean-square stability limit of plain SGD.
+
+    `eigenvalues`: those of the features' correlations, and 1 for the bias, last.
+    `learning_rates`: η_max by batch size.
     """
 
     eigenvalues: tuple[float, ...]
@@ -210,8 +212,10 @@ def _step_seconds(run: Run, size: int, repeat: int) -> float:
 
 
 def _joint_timings(run: Run) -> list[tuple[float, list[float]]]:
-    """(size, seconds of a step in each confirmation) of the sizes with at least two confirmations
-    that were long enough, in which steps were taken while rows were delivered.
+    """(size, seconds of a step in each confirmation), ascending by size.
+
+    In confirmations steps are taken while rows are delivered. Only sizes with at least two
+    confirmations that lasted long enough are returned.
     """
     by_size: dict[int, list[float]] = {}
     for confirmed in run.confirmations:

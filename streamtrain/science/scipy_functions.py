@@ -30,6 +30,15 @@ def minimize_between(
     return float(result.x)
 
 
+def find_root(function: Callable[[float], float], lower: float, upper: float) -> float:
+    """Return where `function` is zero in [lower, upper], to rounding (Brent's method).
+
+    Raises ValueError unless its signs at both ends differ.
+    """
+    root: Any = optimize.brentq(function, lower, upper, xtol=1e-15, rtol=np.float64(1e-14))
+    return float(root)
+
+
 def minimize_in_unit_box(
     value_and_gradient: Callable[[Vector], tuple[float, Vector]], start: Vector, iterations: int
 ) -> tuple[Vector, float]:

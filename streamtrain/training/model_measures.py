@@ -168,7 +168,7 @@ def measure_curvature(
             if others
             else None
         )
-        return {**found.record().to_json(), "rayleigh": rayleigh, "smallest": found.smallest}
+        return {**found.to_estimate().to_json(), "rayleigh": rayleigh, "smallest": found.smallest}
 
     made = {**spectrum(1.0), "lr": model.lr, "stability_line": line, "rows": len(rows)}
     if is_adam(train):

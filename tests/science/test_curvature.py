@@ -53,7 +53,7 @@ def test_the_certificate_holds_after_any_number_of_steps(seed, steps):
         np.linalg.norm(matrix @ found.vector - found.ritz * found.vector) <= found.residual + 1e-10
     )
     assert found.steps <= steps
-    assert found.record().kind == "lanczos certificate"
+    assert found.to_estimate().kind == "lanczos certificate"
 
 
 def test_a_sample_is_biased_up_and_independent_rows_are_not():
@@ -130,9 +130,9 @@ def test_sharpness_in_a_subspace_is_that_of_the_quadratic_in_it():
     a = 1e-3 * (np.abs(basis.T @ centre) + 1)
     corners = np.array(list(itertools.product([-1, 1], repeat=6))) * a
     exact = 100 * 0.5 * np.einsum("ci,ij,cj->c", corners, inner, corners).max()
-    assert sharpness(_quadratic(matrix, centre, 0.0), centre, 1e-3, basis_PD=basis, restarts=16)[
-        "value"
-    ] == pytest.approx(exact, rel=1e-9)
+    assert sharpness(
+        _quadratic(matrix, centre, 0.0), centre, 1e-3, basis_PD=basis, restarts=16
+    ).value == pytest.approx(exact, rel=1e-9)
 
 
 def test_the_box_and_not_the_minimiser_is_where_the_search_starts():
@@ -175,10 +175,10 @@ def test_the_line_between_two_models_passes_through_both():
     assert line["alpha"][0] == -1
     assert line["alpha"][-1] == 2
     assert len(line["loss"]) == 25
-    at = dict(zip(np.round(line["alpha"], 9), line["loss"], strict=True))
-    assert at[0.0] == 1
-    assert at[1.0] == 4
-    assert at[0.5] == pytest.approx(1.25)
+    losses = dict(zip(np.round(line["alpha"], 9), line["loss"], strict=True))
+    assert losses[0.0] == 1
+    assert losses[1.0] == 4
+    assert losses[0.5] == pytest.approx(1.25)
 
 
 def test_generalization_gap_covers_the_difference_of_means():

@@ -1,5 +1,5 @@
-"""A run made from the laws themselves gives the laws back, and says which premise failed where it
-does not keep to them.
+"""A run made from the laws gives them back; one that departs from them names the premise that
+failed.
 """
 
 import math
@@ -7,12 +7,20 @@ from dataclasses import replace
 
 import pytest
 
-from streamtrain.records import Baseline, parse_record
+from streamtrain.records import (
+    Baseline,
+    Confirmed,
+    DeliveryTimed,
+    Measured,
+    PassEnded,
+    StepsTimed,
+)
 from streamtrain.report.cell_figures import cell_figures
 from streamtrain.report.text.recommendation import describe, why_not
 from streamtrain.science.judge import judge
 from streamtrain.science.landmarks import Laws, landmarks
 from streamtrain.science.run_log import Run
+from tests.science.runs import add_curve, make_header
 
 STEPS_MIN, CRITICAL, ALPHA, BETA = 400.0, 1000.0, 40e-6, 0.1e-6
 SIZES = [16, 64, 256, 1024, 4096, 16384]
@@ -21,79 +29,29 @@ SIZES = [16, 64, 256, 1024, 4096, 16384]
 def run_of_laws(
     *,
     trials=3,
-    roof=1e9,
+    delivery_rate=1e9,
     noise=0.02,
     rules=("tuned",),
     law=lambda size: STEPS_MIN * (1 + CRITICAL / size),
 ):
-    """Every size reaches 0.5 in `law(size)` steps, a step takes α + βB, and the stream delivers
-    `roof` rows a second.
+    """Every size reaches 0.5 in `law(size)` steps, a step takes α + βB seconds, and the stream
+    delivers `delivery_rate` rows per second.
     """
-    run = Run(
-        header=parse_record(
-            {
-                "event": "run",
-                **{
-                    "event": "run",
-                    "batch_sizes": SIZES,
-                    "lrs": [[0.01]] * len(SIZES),
-                    "trials": trials,
-                    "target_loss": [0.5],
-                    "lr": 0.01,
-                    "lr_rules": list(rules),
-                    "data": {"holdout_source": "rows"},
-                },
-            }
-        )
-    )
+    header = make_header(SIZES, lr=0.01, trials=trials, target_loss=(0.5,), lr_rules=rules)
+    run = Run(header=replace(header, lr=0.01))
     for trial in range(trials):
         for size in SIZES:
-            steps = law(size) * math.exp(noise * (trial - (trials - 1) / 2))
-            for k in range(60):
-                done = round(steps * k / 40)
-                loss = 1 / (1 + done / steps)
-                run.add(
-                    {
-                        "event": "evaluation",
-                        "trial": trial,
-                        "batch_size": size,
-                        "lr": 0.01,
-                        "rows": done * size,
-                        "steps": done,
-                        "holdout_loss": loss,
-                        "holdout_rmse": loss,
-                        "train_loss": loss,
-                    }
-                )
-            run.add(
-                {
-                    "event": "outcome",
-                    "trial": trial,
-                    "batch_size": size,
-                    "lr": 0.01,
-                    "outcome": "finished",
-                }
-            )
-        run.add({"event": "pass", "kind": "tuning", "trial": trial, "rows_read": 1})
+            needed = law(size) * math.exp(noise * (trial - (trials - 1) / 2))
+            steps = [round(needed * k / 40) for k in range(60)]
+            losses = [1 / (1 + done / needed) for done in steps]
+            add_curve(run, batch_size=size, lr=0.01, trial=trial, steps=steps, losses=losses)
+        run.add(PassEnded(kind="tuning", trial=trial, rows_read=1))
     for repeat in range(5):
-        run.add(
-            {
-                "event": "delivery",
-                "repeat": repeat,
-                "rows": 10**6,
-                "seconds": 10**6 / roof * (1 + 0.01 * repeat),
-            }
-        )
+        seconds = 10**6 / delivery_rate * (1 + 0.01 * repeat)
+        run.add(DeliveryTimed(repeat=repeat, rows=10**6, seconds=seconds))
         for size in SIZES:
-            run.add(
-                {
-                    "event": "timing",
-                    "batch_size": size,
-                    "repeat": repeat,
-                    "rows": size,
-                    "seconds": (ALPHA + BETA * size) * (1 + 0.01 * ((repeat * 7 + size) % 3)),
-                }
-            )
+            seconds = (ALPHA + BETA * size) * (1 + 0.01 * ((repeat * 7 + size) % 3))
+            run.add(StepsTimed(batch_size=size, repeat=repeat, rows=size, seconds=seconds))
     return run
 
 
@@ -142,7 +100,7 @@ def test_steps_that_were_guessed_are_no_part_of_the_law():
 
 
 def test_a_slow_reader_moves_the_optimum_to_the_kink_and_is_named():
-    run = run_of_laws(roof=1e6)  # a row is delivered in 1 µs, and computed in 0.1
+    run = run_of_laws(delivery_rate=1e6)  # a row is delivered in 1 µs, and computed in 0.1
     found = landmarks(run, judge(run))
     kink = ALPHA / (1e-6 - BETA)
     assert found.laws.throughput.crossover_batch_size.value == pytest.approx(kink, rel=0.1)
@@ -155,27 +113,26 @@ def test_a_slow_reader_moves_the_optimum_to_the_kink_and_is_named():
 
 
 def test_overlap_is_fitted_to_what_the_confirmations_took():
-    run = run_of_laws(roof=5e6)
+    run = run_of_laws(delivery_rate=5e6)
     for trial in range(3):
         for size in (256, 1024):
             computing, reading = (ALPHA + BETA * size) * 10_000, size * 10_000 / 5e6
             run.add(
-                {
-                    "event": "confirmation",
-                    "batch_size": size,
-                    "lr": 0.01,
-                    "trial": trial,
-                    "rows": 10_000 * size,
-                    "seconds": (computing**2 + reading**2) ** 0.5,
-                }
+                Confirmed(
+                    batch_size=size,
+                    lr=0.01,
+                    trial=trial,
+                    rows=10_000 * size,
+                    seconds=(computing**2 + reading**2) ** 0.5,
+                )
             )
     overlap = landmarks(run, judge(run)).laws.throughput.overlap
     assert overlap.value == pytest.approx(2, rel=0.1)
     assert overlap.lo <= overlap.value <= overlap.hi
     assert overlap.n == 3
     run.confirmations = [
-        replace(one, seconds=one.seconds / 1e4, rows=one.rows // 10_000)
-        for one in run.confirmations
+        replace(confirmed, seconds=confirmed.seconds / 1e4, rows=confirmed.rows // 10_000)
+        for confirmed in run.confirmations
     ]
     assert landmarks(run, judge(run)).laws.throughput.overlap.n == 0  # too short to tell
 
@@ -266,9 +223,8 @@ def test_one_size_has_no_laws():
 def test_a_correlated_size_is_not_eligible():
     run = run_of_laws()
     run.add(
-        {
-            "event": "measures",
-            "measures": {
+        Measured(
+            measures={
                 "shuffle": {
                     "deff": {"value": 3.0, "lo": 2.0, "hi": 4.0},
                     "by_batch_size": {
@@ -277,7 +233,7 @@ def test_a_correlated_size_is_not_eligible():
                     },
                 }
             },
-        }
+        )
     )
     judgement = judge(run)
     assert judgement.choice.batch_size == 16
@@ -289,12 +245,11 @@ def test_a_correlated_size_is_not_eligible():
 def test_what_the_shuffle_did_is_said_where_it_keeps_sizes_from_being_judged():
     run = run_of_laws()
     run.add(
-        {
-            "event": "measures",
-            "measures": {
+        Measured(
+            measures={
                 "shuffle": {"deff": {"value": 3.0, "lo": 2.0, "hi": 4.0}, "by_batch_size": {}}
             },
-        }
+        )
     )
     judgement = judge(run)
     assert judgement.choice.batch_size is None

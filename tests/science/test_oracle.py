@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from streamtrain.config import TrainConfig
 from streamtrain.science.crossing import first_crossing
 from streamtrain.science.oracle import GaussianLinear, isotropic_best_lr
-from streamtrain.science.steps_law import critical_batch_size
+from streamtrain.science.steps_law import fit_steps_law
 from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
 from streamtrain.training.model import Shape
 
@@ -107,7 +107,7 @@ def test_fitted_critical_batch_size_agrees_with_the_oracles_own_fit():
     sizes, groups, fitted = [4, 16, 64, 256, 1024], 8, []
     for target in (1e-2, 3.16e-3, 1e-3):
         steps = np.zeros((groups, len(sizes)))
-        for at, size in enumerate(sizes):
+        for index, size in enumerate(sizes):
             lr, needed = TRAINED.best(target, size)
             seeds = 16 if size < 256 else 4
             points = np.unique(
@@ -117,14 +117,14 @@ def test_fitted_critical_batch_size_agrees_with_the_oracles_own_fit():
             )
             curves = np.array(
                 [
-                    trained_excess(1000 * at + seed, size, (lr,), points)[0]
+                    trained_excess(1000 * index + seed, size, (lr,), points)[0]
                     for seed in range(groups * seeds)
                 ]
             )
             means = curves.reshape(groups, seeds, -1).mean(axis=1)
-            steps[:, at] = [first_crossing(points, mean, target) or np.nan for mean in means]
+            steps[:, index] = [first_crossing(points, mean, target) or np.nan for mean in means]
         assert np.isfinite(steps).all(), steps
-        found = critical_batch_size(sizes, steps)["critical_batch_size"]
+        found = fit_steps_law(sizes, steps).critical_batch_size
         own = TRAINED.critical_batch_size(target, sizes)
         assert found.lo <= own <= found.hi, (target, found, own)
         fitted.append(found.value)
