@@ -21,8 +21,8 @@ from streamtrain.types import Json
 #: The largest batch size that is looked at.
 _LARGEST = 1e12
 
-#: Where no overlap at all would make a step less than this many times as slow as whole overlap,
-#: timings do not tell the overlap.
+#: Timings tell γ only if a step without any overlap would take at least this many times as long as
+#: one with whole overlap.
 _FELT = 1.05
 
 #: γ is sought up to the first; from the second on it counts as infinite.
@@ -31,7 +31,7 @@ _LARGEST_OVERLAP, _WHOLE_OVERLAP = 64.0, 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-    """The seconds of a step: α per step, β per row, and the delivery of its rows.
+    """The time of a step: `seconds` (α) per step, `seconds_per_row` (β), and its rows' delivery.
 
     `delivery_rate`: R, in rows per second; infinite where delivery is not the limit. `overlap`:
     γ ≥ 1.

@@ -234,8 +234,8 @@ def measure_at_weights(
         partial(probe.hvp, parameters_P, rows), probe.num_parameters, steps=LANCZOS_STEPS
     )
     return {
-        "phi": search().value,
-        "adaptive": search(adaptive=True).value,
+        "phi": _finite(search()),
+        "adaptive": _finite(search(adaptive=True)),
         "curvature": spectrum.ritz,
         "loss": 2 * probe.loss(parameters_P, rows),
     }
@@ -254,9 +254,9 @@ def audit_invariance(
     for name, adaptive in (("keskar", False), ("adaptive", True)):
 
         def phi(x: np.ndarray, adaptive: bool = adaptive) -> float:
-            return sharpness.sharpness(
-                partial(_value_and_grad, probe, rows), x, sharpness.EPSILONS[0], adaptive=adaptive
-            ).value
+            value_and_grad = partial(_value_and_grad, probe, rows)
+            epsilon = sharpness.EPSILONS[0]
+            return _finite(sharpness.sharpness(value_and_grad, x, epsilon, adaptive=adaptive))
 
         found[name] = sharpness.invariance_audit(
             phi, partial(rescale, shape), model.parameters.astype(float)
@@ -339,6 +339,13 @@ def can_rescale(model: Model) -> bool:
         and model.activation in ("relu", "identity")
         and len(model.layers) > 1
     )
+
+
+def _finite(estimate: Estimate) -> float:
+    """The value of an estimate; raises FloatingPointError where it is not finite."""
+    if estimate.value is None:
+        raise FloatingPointError(f"the value of {estimate} is not finite")
+    return estimate.value
 
 
 def _nothing(why: str) -> Json:

@@ -1,4 +1,4 @@
-"""Intervals: they cover, they hold the value, they never break on odd input."""
+"""Intervals cover, contain the value, and are well-formed for any input."""
 
 import numpy as np
 import pytest
@@ -63,9 +63,7 @@ def test_paired_ratio_is_a_geometric_mean_and_inverts(pairs):
 
 
 def test_a_tenth_pair_does_not_widen_the_interval():
-    """Trials of unlike length: a ratio of medians lost the pairing, and ten pairs said less than
-    nine.
-    """
+    """A ratio of medians ignored the pairing, so ten pairs gave a wider interval than nine."""
     rng, widths = np.random.default_rng(0), {9: 0.0, 12: 0.0}
     for n in widths:
         for _ in range(50):

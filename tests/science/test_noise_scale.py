@@ -1,5 +1,5 @@
-"""The noise scale on Gaussian linear regression, where it is known in closed form (docs/science.md
-§2 and acceptance test 1).
+"""The noise scale of Gaussian linear regression, which is known in closed form (docs/science.md §2,
+acceptance test 1).
 """
 
 import numpy as np
@@ -42,11 +42,11 @@ def test_closed_form_and_coverage_of_a_thousand_intervals():
         variance_h, signal_h = variance_and_signal(g * np.sqrt(EIGENVALUES))
         ratios += [variance.sum(), signal.sum(), variance_h.sum(), signal_h.sum()]
         for parts in zip(variance, signal, variance_h, signal_h, strict=True):
-            one, other = noise_scale(*parts[:2]), noise_scale(*parts[2:])
-            assert one.n == REPLICATES
-            assert one.kind == "fieller"
-            inside += one.lo <= simple <= one.hi
-            inside_weighted += other.lo <= weighted <= other.hi
+            plain, hessian = noise_scale(*parts[:2]), noise_scale(*parts[2:])
+            assert plain.n == REPLICATES
+            assert plain.kind == "fieller"
+            inside += plain.lo <= simple <= plain.hi
+            inside_weighted += hessian.lo <= weighted <= hessian.hi
     assert ratios[0] / ratios[1] == pytest.approx(simple, rel=0.01)
     assert ratios[2] / ratios[3] == pytest.approx(weighted, rel=0.01)
     assert inside / EXPERIMENTS == pytest.approx(0.95, abs=0.014)

@@ -1,4 +1,4 @@
-"""DEFF where it is known: independent rows, clusters of known variance, sorted rows
+"""The design effect where it is known: independent rows, clusters of known variance, sorted rows
 (docs/science.md §6, acceptance test 13).
 """
 
@@ -73,8 +73,8 @@ def test_minibatches_of_one_window_are_not_independent_of_one_another():
 
 
 def test_few_windows_do_not_hide_what_their_rows_share():
-    """Sixteen windows of sixteen minibatches: the mean was 6 % too low at a true 0.2, and 90 % of
-    the intervals covered.
+    """Without the correction for few clusters the mean was 6 % too low at a true 0.2, and only 90 %
+    of the intervals covered.
     """
     random, found, windows = np.random.default_rng(1), [], np.repeat(np.arange(8), 8)
     for _ in range(300):

@@ -1,5 +1,5 @@
-"""The throughput law and the steps law: fits recover what made the figures (docs/science.md §3,
-acceptance test 14).
+"""The throughput law and the steps law: fits recover the parameters of made-up figures
+(docs/science.md §3, acceptance test 14).
 """
 
 import math
@@ -111,7 +111,7 @@ def test_intervals_over_repeats_cover_the_truth():
 
 
 class SleepingLearner:
-    """Its step takes α + βB seconds."""
+    """A learner whose step takes α + βB seconds."""
 
     alpha, beta = 2e-3, 4e-6
 
@@ -122,7 +122,7 @@ class SleepingLearner:
 
 
 class ThrottledReader:
-    """Delivers this many rows a second."""
+    """A reader that delivers `rows_per_second` rows per second."""
 
     rows_per_second = 1e5
 
@@ -135,7 +135,7 @@ class ThrottledReader:
 def test_a_sleeping_learner_and_a_throttled_reader_are_recognised():
     learner, reader, sizes = SleepingLearner(), ThrottledReader(), [16, 256, 1024, 4096]
     seconds, rates = [], []
-    for _ in range(5):  # repeats are interleaved, as timing.py has them
+    for _ in range(5):  # repeats are interleaved, as in run/timing.py
         seconds.append([min(learner.step(size) for _ in range(2)) for size in sizes])
         rates.append(max(reader.read(1000) for _ in range(2)))
     critical = 50.0
