@@ -4,7 +4,7 @@
 their units. Logs of older versions parse too: every field that a version added has a default.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -20,23 +20,29 @@ Outcome = Literal["finished", "diverged", "out_of_memory", "failed"]
 PassKind = Literal["tuning", "extension", "fresh"]
 
 
-def _parse_receipt(value: Any) -> Any:
-    return Receipt.from_json(value) if isinstance(value, Mapping) else value
+#: Metadata of a field that is left out of the JSON when it is None.
+_OPTIONAL = {"omit_when_none": True}
+
+
+def _parse_receipt(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    state: Mapping[str, Any] = value
+    return Receipt.from_json(state)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One record. `EVENT` is its `event` key; fields named in `OMITTED` are left out when None."""
+    """One record. `EVENT` is its `event` key."""
 
     EVENT: ClassVar[str] = ""
-    OMITTED: ClassVar[frozenset[str]] = frozenset()
 
     def to_json(self) -> Json:
-        """Return the record as JSON values, `event` first, then the fields in order."""
-        values = {"event": self.EVENT}
+        """Return the record as JSON values: `event` first, then the fields in order."""
+        values: Json = {"event": self.EVENT}
         for item in fields(self):
             value = getattr(self, item.name)
-            if value is not None or item.name not in self.OMITTED:
+            if value is not None or item.metadata != _OPTIONAL:
                 values[item.name] = to_json(value)
         return values
 
@@ -54,7 +60,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceLoss:
-    """The held-out (or training) loss of a reference model; `rmse` is in the target's units."""
+    """The loss of a reference model on held-out rows, or on those named by `scored_on`.
+
+    `rmse` is in the target's units.
+    """
 
     value: float
     rmse: float | None = None
@@ -63,7 +72,7 @@ class ReferenceLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataInfo:
-    """The data set as the run read it. `truth` is known for generated data only."""
+    """The data set as the run read it; `truth` is known for generated data only."""
 
     url: str = ""
     fingerprint: str | None = None
@@ -83,7 +92,7 @@ class DataInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryInfo:
-    """The memory budget and what the run was projected to take, in bytes."""
+    """The memory budget, and the memory that the run was projected to need, in bytes."""
 
     budget_bytes: int | None = None
     projected_bytes: int | None = None
@@ -91,16 +100,13 @@ class MemoryInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Record):
-    """The first record: everything needed to read the others.
+    """The first record, with everything needed to interpret the others.
 
-    `lrs`: the grid of learning rates per batch size. `train_rows`: rows each learner trains on,
-    None when only a clock ends the run. The fields from `lr` on are those of a sweep.
+    `lrs`: the grid of learning rates of each batch size. `train_rows`: the rows each learner trains
+    on; None when only a time limit ends the run. The fields from `lr` on are those of a sweep.
     """
 
     EVENT: ClassVar[str] = "run"
-    OMITTED: ClassVar[frozenset[str]] = frozenset(
-        {"lr", "lr_rules", "halving", "extend", "rerun", "version"}
-    )
 
     schema_version: int = SCHEMA_VERSION
     verb: Literal["sweep", "train"] = "sweep"
@@ -121,17 +127,20 @@ class RunStarted(Record):
     memory: MemoryInfo = field(default_factory=MemoryInfo)
     command: str = ""
     env: Json = field(default_factory=dict)
-    lr: float | None = None
-    lr_rules: tuple[str, ...] | None = None
-    halving: bool | None = None
-    extend: bool | None = None
-    rerun: bool | None = None
-    version: str | None = None
+    lr: float | None = field(default=None, metadata=_OPTIONAL)
+    lr_rules: tuple[str, ...] | None = field(default=None, metadata=_OPTIONAL)
+    halving: bool | None = field(default=None, metadata=_OPTIONAL)
+    extend: bool | None = field(default=None, metadata=_OPTIONAL)
+    rerun: bool | None = field(default=None, metadata=_OPTIONAL)
+    version: str | None = field(default=None, metadata=_OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline(Record):
-    """Reference models, and the eigenvalues of the features' covariance in model units."""
+    """The losses of reference models.
+
+    `feature_eigenvalues`: those of the features' covariance in model units.
+    """
 
     EVENT: ClassVar[str] = "baseline"
 
@@ -147,7 +156,7 @@ class Baseline(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassPlanned(Record):
-    """A pass of a sweep is about to start."""
+    """A pass of a sweep that is about to start."""
 
     EVENT: ClassVar[str] = "next_pass"
 
@@ -160,14 +169,13 @@ class PassPlanned(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation(Record):
-    """Losses of one replica after `rows` rows; None where a loss is not finite or not known.
+    """The losses of one replica after `rows` rows; None where one is not finite or not known.
 
     `holdout_loss` is the mean of r² in units of the target's variance, `holdout_rmse` in the
     target's own units, `train_loss` the mean of ½r² since the last evaluation.
     """
 
     EVENT: ClassVar[str] = "evaluation"
-    OMITTED: ClassVar[frozenset[str]] = frozenset({"wait_seconds"})
 
     trial: int
     batch_size: int
@@ -178,12 +186,12 @@ class Evaluation(Record):
     holdout_rmse: float | None = None
     train_loss: float | None = None
     seconds: float = 0.0
-    wait_seconds: float | None = None
+    wait_seconds: float | None = field(default=None, metadata=_OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaEnded(Record):
-    """How the training of one replica ended, and why where that was early."""
+    """How the training of one replica ended, and why if it ended early."""
 
     EVENT: ClassVar[str] = "outcome"
 
@@ -209,36 +217,13 @@ class NullSummary:
 class PassEnded(Record):
     """One reading of the data that fed every learner of a trial.
 
-    `lrs`: learning rates by batch size. `fill_seconds` came before the first block,
-    `training_seconds` after it. `stats`: amounts of `FetchStats`. Exactly one of `imputed` and
-    `dropped` is set, by the null policy. The fields from `workers` on are those
-    of a pass on workers.
+    `lrs`: learning rates by batch size. `fill_seconds`: time before the first block;
+    `training_seconds`: time after it. `stats`: the amounts of `FetchStats`. The null policy decides
+    which one of `imputed` and `dropped` is set. The fields from `workers` on are those of a pass on
+    workers.
     """
 
     EVENT: ClassVar[str] = "pass"
-    OMITTED: ClassVar[frozenset[str]] = frozenset(
-        {
-            "imputed",
-            "dropped",
-            "workers",
-            "lost_workers",
-            "failed_tasks",
-            "sync",
-            "reason",
-            "workers_at_start",
-            "sum_seconds",
-            "part_seconds",
-            "task_seconds",
-            "lanes",
-            "shares",
-            "rounds",
-            "windows_a_share",
-            "outer_optimizer",
-            "commits",
-            "generations",
-            "collective",
-        }
-    )
 
     kind: str = "tuning"
     trial: int = 0
@@ -251,33 +236,33 @@ class PassEnded(Record):
     training_seconds: float = 0.0
     receipt: Annotated[Receipt | None, BeforeValidator(_parse_receipt)] = None
     stats: dict[str, int | float] = field(default_factory=dict)
-    imputed: NullSummary | None = None
-    dropped: NullSummary | None = None
+    imputed: NullSummary | None = field(default=None, metadata=_OPTIONAL)
+    dropped: NullSummary | None = field(default=None, metadata=_OPTIONAL)
     quarantined: Json | None = None
-    workers: int | None = None
-    sync: str | None = None
-    reason: str | None = None
-    workers_at_start: int | None = None
-    sum_seconds: float | None = None
-    part_seconds: float | None = None
-    task_seconds: float | None = None
-    lanes: int | None = None
-    shares: int | None = None
-    commits: int | None = None
-    generations: int | None = None
-    collective: str | None = None
-    rounds: int | None = None
-    windows_a_share: int | None = None
-    outer_optimizer: str | None = None
-    lost_workers: int | None = None
-    failed_tasks: int | None = None
+    workers: int | None = field(default=None, metadata=_OPTIONAL)
+    sync: str | None = field(default=None, metadata=_OPTIONAL)
+    reason: str | None = field(default=None, metadata=_OPTIONAL)
+    workers_at_start: int | None = field(default=None, metadata=_OPTIONAL)
+    sum_seconds: float | None = field(default=None, metadata=_OPTIONAL)
+    part_seconds: float | None = field(default=None, metadata=_OPTIONAL)
+    task_seconds: float | None = field(default=None, metadata=_OPTIONAL)
+    lanes: int | None = field(default=None, metadata=_OPTIONAL)
+    shares: int | None = field(default=None, metadata=_OPTIONAL)
+    commits: int | None = field(default=None, metadata=_OPTIONAL)
+    generations: int | None = field(default=None, metadata=_OPTIONAL)
+    collective: str | None = field(default=None, metadata=_OPTIONAL)
+    rounds: int | None = field(default=None, metadata=_OPTIONAL)
+    windows_a_share: int | None = field(default=None, metadata=_OPTIONAL)
+    outer_optimizer: str | None = field(default=None, metadata=_OPTIONAL)
+    lost_workers: int | None = field(default=None, metadata=_OPTIONAL)
+    failed_tasks: int | None = field(default=None, metadata=_OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineChanged(Record):
-    """Every span that could not be read and was skipped so far.
+    """All spans skipped so far because they could not be read.
 
-    `left_out`: shards that could not be opened, so that their rows are not known.
+    `left_out`: shards that could not be opened, so that their number of rows is not known.
     """
 
     EVENT: ClassVar[str] = "quarantine"
@@ -299,7 +284,7 @@ class WinningRates(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetWinners:
-    """The winners for one target: a rate per batch size, and whether it is at the grid's edge."""
+    """The winning learning rate of each batch size, and whether it is at the edge of its grid."""
 
     target_loss: float | None
     lrs: tuple[float, ...]
@@ -308,7 +293,10 @@ class TargetWinners:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryTimed(Record):
-    """The stream alone, at rest: `seconds` of wall time and `core_seconds` of all threads."""
+    """The steady stream without training.
+
+    `seconds` of wall time and `core_seconds` of processor time, over all threads.
+    """
 
     EVENT: ClassVar[str] = "delivery"
 
@@ -321,7 +309,7 @@ class DeliveryTimed(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepsTimed(Record):
-    """Steps alone at one batch size, on rows in memory."""
+    """Steps without the stream, at one batch size, on rows in memory."""
 
     EVENT: ClassVar[str] = "timing"
 
@@ -334,13 +322,12 @@ class StepsTimed(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuringStarted(Record):
-    """The expected cost of each measurement, or why none is taken."""
+    """The expected cost of each measurement, or why there are none."""
 
     EVENT: ClassVar[str] = "measuring"
-    OMITTED: ClassVar[frozenset[str]] = frozenset({"skipped"})
 
     costs: tuple[Json, ...] = ()
-    skipped: str | None = None
+    skipped: str | None = field(default=None, metadata=_OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,7 +341,7 @@ class Measured(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmed(Record):
-    """One size trained to the target alone, against the clock."""
+    """One batch size trained to the target by itself, to measure the time it takes."""
 
     EVENT: ClassVar[str] = "confirmation"
 
@@ -371,48 +358,47 @@ class Confirmed(Record):
 class SyncChosen(Record):
     """How workers train one model together, and the timings that decided it.
 
-    `lanes` are those of all-reduce, `shares` those of local SGD.
+    `lanes` belongs to all-reduce, `shares` to local SGD.
     """
 
     EVENT: ClassVar[str] = "sync"
-    OMITTED: ClassVar[frozenset[str]] = frozenset(
-        {"sum_seconds", "part_seconds", "task_seconds", "lanes", "shares"}
-    )
 
     sync: Literal["allreduce", "rounds"]
     reason: str
     workers_at_start: int
-    sum_seconds: float | None = None
-    part_seconds: float | None = None
-    task_seconds: float | None = None
-    lanes: int | None = None
-    shares: int | None = None
+    sum_seconds: float | None = field(default=None, metadata=_OPTIONAL)
+    part_seconds: float | None = field(default=None, metadata=_OPTIONAL)
+    task_seconds: float | None = field(default=None, metadata=_OPTIONAL)
+    lanes: int | None = field(default=None, metadata=_OPTIONAL)
+    shares: int | None = field(default=None, metadata=_OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundEnded(Record):
-    """One commit of a run on workers. `rows`: rows trained on since the start of the run.
+    """One commit of a run on workers. `rows`: the rows trained on since the start of the run.
 
-    `windows` are those of local SGD; `generation`, `steps` and `collective` those of all-reduce.
+    `windows` belongs to local SGD; `generation`, `steps` and `collective` belong to all-reduce.
     """
 
     EVENT: ClassVar[str] = "round"
-    OMITTED: ClassVar[frozenset[str]] = frozenset({"windows", "generation", "steps", "collective"})
 
     round: int
     rows: int
     seconds: float
     workers: int
     failed_tasks: int = 0
-    windows: int | None = None
-    generation: int | None = None
-    steps: int | None = None
-    collective: str | None = None
+    windows: int | None = field(default=None, metadata=_OPTIONAL)
+    generation: int | None = field(default=None, metadata=_OPTIONAL)
+    steps: int | None = field(default=None, metadata=_OPTIONAL)
+    collective: str | None = field(default=None, metadata=_OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded(Record):
-    """The last record of a complete run. `rows_saved`: rows not read because passes were shared."""
+    """The last record of a complete run.
+
+    `rows_saved`: rows that did not have to be read because learners shared passes.
+    """
 
     EVENT: ClassVar[str] = "end"
 
@@ -426,13 +412,13 @@ class RunEnded(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherRecord(Record):
-    """A record of a newer version, kept as it is."""
+    """A record of a newer version, kept unchanged."""
 
     name: str
     values: Json = field(default_factory=dict)
 
     def to_json(self) -> Json:
-        """Return the record as it was read."""
+        """Return the JSON values that were read."""
         return {"event": self.name, **self.values}
 
 
@@ -458,7 +444,7 @@ _EVENTS: dict[str, type[Record]] = {
     )
 }
 
-#: What takes a record: a run's log, a progress display, a test's list.
+#: A function that takes a record, such as the writer of a run's log.
 Emit = Callable[[Record], None]
 
 
@@ -469,7 +455,7 @@ def parse_record(values: Json) -> Record:
     """
     name = values.get("event")
     if not isinstance(name, str):
-        raise DataError("a record without an `event`")
+        raise DataError("a record has no `event`")
     kind = _EVENTS.get(name)
     if kind is None:
         return OtherRecord(name=name, values={k: v for k, v in values.items() if k != "event"})
@@ -477,9 +463,9 @@ def parse_record(values: Json) -> Record:
 
 
 def parse_pass(values: Json | None) -> PassEnded | None:
-    """Return the `pass` record that a checkpoint kept; None where the pass had not ended.
+    """Return the `pass` record that a checkpoint holds; None where the pass had not ended.
 
-    Raises DataError when it is another record.
+    Raises DataError when it is a different record.
     """
     if values is None:
         return None
@@ -490,7 +476,7 @@ def parse_pass(values: Json | None) -> PassEnded | None:
 
 
 def started_record(record: Record) -> RunStarted:
-    """Return the first record of a log as what it must be; raises DataError when it is not."""
+    """Return the first record of a log; raises DataError when it is not a `run` record."""
     if not isinstance(record, RunStarted):
         raise DataError("events.jsonl does not start with a `run` record")
     return record
@@ -500,7 +486,7 @@ Parsed = TypeVar("Parsed")
 
 
 def parse(kind: type[Parsed], values: Json, name: str) -> Parsed:
-    """Return `values` as the dataclass `kind`; `name` says in errors what they are.
+    """Return `values` as the dataclass `kind`; `name` describes them in errors.
 
     Raises DataError naming the first field that is wrong.
     """
@@ -513,15 +499,20 @@ def parse(kind: type[Parsed], values: Json, name: str) -> Parsed:
 
 
 def to_json(value: Any) -> Any:
-    """Return dataclasses, tuples and mappings as JSON values; anything else as it is."""
-    if isinstance(value, Receipt):
+    """Return dataclasses, tuples and mappings as JSON values; other values unchanged.
+
+    An object that has a `to_json` of its own is converted by it.
+    """
+    if hasattr(value, "to_json"):
         return value.to_json()
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: to_json(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
+        pairs: Mapping[Any, Any] = value
+        return {str(key): to_json(item) for key, item in pairs.items()}
     if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
+        items: Sequence[Any] = value
+        return [to_json(item) for item in items]
     return value
 
 

@@ -15,6 +15,7 @@ from streamtrain.report.text.recommendation import describe, sentence
 from streamtrain.report.workers import workers_summary
 from streamtrain.science.cells import rows_in_common
 from streamtrain.science.equal_budget import equal_seconds, equal_steps
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.judge import arm_cells, judge
 from streamtrain.science.landmarks import landmarks
 from streamtrain.science.run_log import Run, collect
@@ -66,7 +67,7 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "recommendation": recommendation,
         "sentence": sentence(run, figures, recommendation, target),
         **_references(run),
-        "landmarks": landmarks(run, judgement),
+        "landmarks": landmarks(run, judgement).to_json(),
         "confirmation": confirmation(run, cells),
         "measures": run.measures,
         "arms": {rule: _arm(run, rule, target, equal) for rule in run.rules[1:]},
@@ -94,6 +95,8 @@ def strict(value: Any) -> Any:
     """The same document with None for every NaN and infinity, lists for tuples, and plain numbers
     for NumPy's.
     """
+    if isinstance(value, Estimate):
+        value = value.to_json()
     if isinstance(value, dict):
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

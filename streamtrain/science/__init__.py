@@ -1,9 +1,12 @@
-"""What the measurements mean: arrays in, figures out; NumPy and SciPy only, no file, no clock, no
-global state.
+"""What measurements mean: arrays in, values out, with NumPy and SciPy only.
 
-Of a sweep's records: `run`, `cells`, `crossing`, `interval`, `ratio`, `rule`, `judge`, `landmarks`,
-`tuning`. Of a model, through callables `value_and_grad` and `hvp` (learners/probes.py):
-`noise_scale`, `sqrt_law`, `lanczos`, `stability`, `sharpness`, `generalization`, `shuffle_quality`;
-each gives `{value, lo, hi, n, kind}` (`estimate`, `fieller`). Laws that join them: `throughput`
-(seconds of a step), `steps_law` (steps against size). Exact answers: `oracle`, `noisy_quadratic`.
+Nothing here reads a file or a clock, or has global state. A value with an interval is an
+`intervals.Estimate`.
+
+The records of a run: `run_log`, `cells`, `crossing`, `equal_budget`, `judge`, `rule`, `tuning`.
+The laws fitted to them: `steps_law` (steps against batch size), `throughput` (seconds of a step),
+and `landmarks`, which joins both.
+A model, through callables `value_and_grad` and `hvp` (training/probes.py): `noise_scale`,
+`curvature`, `sharpness`, `shuffle_quality`.
+Exact answers: `oracle`, `noisy_quadratic`.
 """

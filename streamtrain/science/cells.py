@@ -1,5 +1,7 @@
-"""One batch size at its learning rate: its status and its figures, from the trials that may judge
-it.
+"""Cells: one batch size at one learning rate, with its status and figures.
+
+A cell covers the trials that judge it. Speeds come from the timing repeats of a run, steps and rows
+from its loss curves.
 """
 
 import math
@@ -9,20 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamtrain.records import RoundEnded
-from streamtrain.science.crossing import automatic_target, first_crossing
+from streamtrain.science.crossing import LossCurve, automatic_target, first_crossing
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.types import Status
 
-#: The size at which `train.lr` is the rate of the rules that do not tune.
+#: The batch size to which `train.lr` belongs under the rules that do not tune.
 REFERENCE_BATCH_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A batch size at one rate. `steps_to_target` has the trials that reached the target.
+    """A batch size at one learning rate. `steps_to_target` has the trials that reached the target.
 
-    `epoch_rows`: an epoch's last minibatch may be short, so steps x batch size would overstate the
-    rows.
+    `epoch_rows`: the rows of an epoch, whose last minibatch may be short, so that steps x batch
+    size would overstate the rows.
     """
 
     batch_size: int
@@ -34,6 +36,7 @@ class Cell:
 
     @property
     def rows_to_target(self) -> dict[int, float]:
+        """Rows to the target, by trial that reached it."""
         return {
             trial: rows_of_steps(steps, self.batch_size, self.epoch_rows)
             for trial, steps in self.steps_to_target.items()
@@ -41,8 +44,9 @@ class Cell:
 
     @property
     def is_guessed(self) -> bool:
-        """True when a trial was there before the first look at more than a step: on a curve that
-        bends, a line from step 0 is far off.
+        """True when a trial reached the target before its first evaluation after several steps.
+
+        Its steps are then read from a line from step 0, which is far off on a curve that bends.
         """
         firsts = {
             trial: next(filter(None, self.curves[trial].steps), 0) for trial in self.steps_to_target
@@ -53,17 +57,18 @@ class Cell:
         )
 
     def arrival_row(self, trial: int) -> int:
-        """The row at the end of the step at which a trial reached the target: its rows and weights
-        repeat, so it is there again.
+        """Return the row at the end of the step at which a trial reached the target.
+
+        Rows and weights of a trial repeat, so training it again to this row reaches the target too.
         """
-        return round(
-            rows_of_steps(math.ceil(self.steps_to_target[trial]), self.batch_size, self.epoch_rows)
-        )
+        steps = math.ceil(self.steps_to_target[trial])
+        return round(rows_of_steps(steps, self.batch_size, self.epoch_rows))
 
     @property
     def censored_rows(self) -> dict[int, float]:
-        """Rows after which the trials that missed the target were last looked at: infinite for one
-        that diverged or failed.
+        """The rows at the last evaluation of each trial that missed the target.
+
+        Infinite for one that diverged or failed, since it will never reach it.
         """
         missed = {
             trial: curve
@@ -77,7 +82,7 @@ class Cell:
 
     @property
     def censored_steps(self) -> dict[int, float]:
-        """The same in steps."""
+        """`censored_rows` in steps."""
         return {
             trial: self.curves[trial].steps[-1] if math.isfinite(rows) else rows
             for trial, rows in self.censored_rows.items()
@@ -85,15 +90,13 @@ class Cell:
 
     @property
     def reason(self) -> str:
-        """Why a learner did not finish, in its own words."""
-        return next(
-            (curve.reason for curve in self.curves.values() if not curve.finished and curve.reason),
-            "",
-        )
+        """Why a learner did not finish, as it was recorded; "" where all finished."""
+        reasons = (curve.reason for curve in self.curves.values() if not curve.finished)
+        return next(filter(None, reasons), "")
 
 
 def rows_of_steps(steps: float, batch_size: int, epoch_rows: int | None) -> float:
-    """Rows that so many steps took, when each epoch ends with a short minibatch.
+    """Return the rows of `steps` steps when each epoch ends with a short minibatch.
 
     >>> [rows_of_steps(steps, 100, 150) for steps in (3, 2.5, 1.5)], rows_of_steps(3, 100, None)
     ([250.0, 200.0, 125.0], 300.0)
@@ -105,17 +108,18 @@ def rows_of_steps(steps: float, batch_size: int, epoch_rows: int | None) -> floa
     return float(epochs * epoch_rows + min(rest, whole) * batch_size + max(rest - whole, 0) * short)
 
 
-def rate_of_rule(rule: str, lr: float, batch_size: int) -> float:
-    """The learning rate of a rule that does not tune; `lr` is that of 1,024 rows.
+def learning_rate_of_rule(rule: str, lr: float, batch_size: int) -> float:
+    """Return the learning rate of a rule that does not tune; `lr` is that of 1,024 rows.
 
     `linear`: Goyal et al. 2017 (arXiv 1706.02677, §2.1); `sqrt`: Krizhevsky 2014 (arXiv 1404.5997,
     §5).
 
-    >>> tuple(rate_of_rule(rule, 0.01, 4096) for rule in ("fixed", "linear", "sqrt"))
+    >>> tuple(learning_rate_of_rule(rule, 0.01, 4096) for rule in ("fixed", "linear", "sqrt"))
     (0.01, 0.04, 0.02)
     """
     ratio = batch_size / REFERENCE_BATCH_SIZE
-    return float(f"{lr * {'fixed': 1.0, 'linear': ratio, 'sqrt': ratio**0.5}[rule]:.6g}")
+    factors = {"fixed": 1.0, "linear": ratio, "sqrt": ratio**0.5}
+    return float(f"{lr * factors[rule]:.6g}")
 
 
 def make_cell(
@@ -125,20 +129,23 @@ def make_cell(
     target: float | None,
     trials: Collection[int] | None = None,
 ) -> Cell:
-    """The cell of one size and rate over `trials` (all when None).
+    """Return the cell of one size and learning rate over `trials` (all when None).
 
-    A learner that did not finish reaches nothing.
+    A learner that did not finish does not count as having reached the target.
     """
-    curves = run.curves.get((batch_size, lr), {})
     curves = {
-        trial: curve for trial, curve in sorted(curves.items()) if trials is None or trial in trials
+        trial: curve
+        for trial, curve in sorted(run.curves.get((batch_size, lr), {}).items())
+        if trials is None or trial in trials
     }
-    reached = {
-        trial: first_crossing(c.steps, c.holdout_loss, target)
-        for trial, c in curves.items()
-        if target is not None and c.finished
-    }
-    steps = {trial: value for trial, value in reached.items() if value is not None}
+    steps: dict[int, float] = {}
+    if target is not None:
+        for trial, curve in curves.items():
+            crossing = (
+                first_crossing(curve.steps, curve.holdout_loss, target) if curve.finished else None
+            )
+            if crossing is not None:
+                steps[trial] = crossing
     return Cell(
         batch_size=batch_size,
         lr=lr,
@@ -152,101 +159,93 @@ def make_cell(
 def best_cell(
     run: Run,
     batch_size: int,
-    rates: Sequence[float],
+    learning_rates: Sequence[float],
     target: float | None,
     trials: Collection[int] | None = None,
 ) -> Cell:
-    """The cell of the best rate: the fewest median rows to the target among the rates that reach it
-    in every trial.
+    """Return the cell of the best learning rate.
 
-    Where none does: the smallest median final loss (the training loss when nothing was held out).
+    It is the one with the fewest median rows to the target among those that reach it in every
+    trial. If none does, the one with the smallest median final loss (the training loss when
+    nothing was held out).
     """
-    return min(
-        (make_cell(run, batch_size, lr, target, trials) for lr in rates),
-        key=lambda cell: rank(run, cell),
-    )
+    cells = (make_cell(run, batch_size, lr, target, trials) for lr in learning_rates)
+    return min(cells, key=lambda cell: rank(run, cell))
 
 
 def rank(run: Run, cell: Cell) -> tuple[bool, float, float, int, float]:
-    """What `best_cell` compares: smaller is better."""
+    """Return the key by which `best_cell` compares: smaller is better."""
     reached = cell.status == "reached"
     rows = float(np.median(list(cell.rows_to_target.values()))) if reached else math.inf
     finals = [
         curve.final(curve.holdout_loss if run.has_holdout else curve.train_loss)
         for curve in cell.curves.values()
     ]
-    # the upper median: defined with infinities
+    # the upper median, which is defined where some are infinite
     final = sorted(finals)[len(finals) // 2] if finals else math.inf
-    return (
-        not reached,
-        rows,
-        final,
-        sum(not curve.finished for curve in cell.curves.values()),
-        cell.lr,
-    )
+    unfinished = sum(not curve.finished for curve in cell.curves.values())
+    return not reached, rows, final, unfinished, cell.lr
 
 
 def find_target(
-    run: Run, rates: Mapping[int, Sequence[float]], trials: Collection[int] | None = None
+    run: Run, learning_rates: Mapping[int, Sequence[float]], trials: Collection[int] | None = None
 ) -> float | None:
-    """The target under which sizes are judged when none was given: `automatic_target` over the
-    rates that finished.
+    """Return the target loss when none was given: `automatic_target` of the curves that finished.
 
-    A rate counts when it finished all of `trials` (all that it ran, when None). A loss that the
-    weights had before the first step, or that a constant has, was not learned: None then.
+    `learning_rates`: those to look at, by batch size. One counts when it finished all of `trials`
+    (all that it ran, when None). None for a loss that the weights had before the first step, or
+    that a constant has, since such a loss was not learned.
     """
     if not run.has_holdout:
         return None
-    used: list[Curve] = []
-    curves: dict[int, list] = {}
-    for size, lrs in rates.items():
+    untrained: list[float] = []
+    curves: dict[int, list[list[LossCurve]]] = {}
+    for size, lrs in learning_rates.items():
         for lr in lrs:
-            ran = {
-                trial: curve
-                for trial, curve in run.curves.get((size, lr), {}).items()
-                if trials is None or trial in trials
-            }
-            used += ran.values()
-            if (
-                ran
-                and all(c.finished for c in ran.values())
-                and (trials is None or len(ran) == len(trials))
-            ):
-                curves.setdefault(size, []).append(
-                    [(curve.steps, curve.holdout_loss) for curve in ran.values()]
-                )
+            by_trial = run.curves.get((size, lr), {})
+            ran = [c for trial, c in by_trial.items() if trials is None or trial in trials]
+            untrained += [c.holdout_loss[0] for c in ran if c.finished and c.holdout_loss]
+            ran_all = trials is None or len(ran) == len(trials)
+            if ran and ran_all and all(c.finished for c in ran):
+                curves.setdefault(size, []).append([(c.steps, c.holdout_loss) for c in ran])
     target = automatic_target(curves)
     constant = run.baseline.constant_loss
-    untrained = [curve.holdout_loss[0] for curve in used if curve.finished and curve.holdout_loss]
-    ceiling = min(
-        (loss for loss in [constant, *untrained] if loss is not None and math.isfinite(loss)),
-        default=math.inf,
-    )
+    not_learned = [*untrained, *([] if constant is None else [constant])]
+    ceiling = min(filter(math.isfinite, not_learned), default=math.inf)
     return target if target is not None and target < ceiling else None
 
 
 def rows_in_common(cells: Sequence[Cell]) -> int | None:
-    """The largest evaluation row reached by every cell that finished, in every trial.
+    """Return the largest row at which every cell that finished was evaluated in every trial.
 
     None if there is none.
     """
-    seen = [
-        {
-            rows
-            for rows, loss in zip(curve.rows, curve.holdout_loss, strict=True)
-            if math.isfinite(loss)
-        }
-        for cell in cells
-        for curve in cell.curves.values()
-        if curve.finished
-    ]
-    seen = [rows for rows in seen if rows]
-    return max(set.intersection(*seen), default=None) if seen else None
+    common: set[int] | None = None
+    for cell in cells:
+        for curve in cell.curves.values():
+            evaluated = {
+                rows
+                for rows, loss in zip(curve.rows, curve.holdout_loss, strict=True)
+                if math.isfinite(loss)
+            }
+            if curve.finished and evaluated:
+                common = evaluated if common is None else common & evaluated
+    return max(common or (), default=None)
+
+
+def shared_trials(cells: Sequence[Cell]) -> list[int]:
+    """Return the trials in which every cell reached the target, ascending; empty without cells."""
+    if not cells:
+        return []
+    return sorted(
+        set(cells[0].steps_to_target).intersection(*(cell.steps_to_target for cell in cells))
+    )
 
 
 def losses_at(cell: Cell, rows: int | None, name: str = "holdout_loss") -> list[float]:
-    """One value a trial, of those evaluated at exactly `rows`; nothing from learners that did not
-    finish.
+    """Return one value per trial that finished and was evaluated at exactly `rows`.
+
+    `name` is a field of `Curve`.
     """
     return [
         getattr(curve, name)[curve.rows.index(rows)]
@@ -256,67 +255,69 @@ def losses_at(cell: Cell, rows: int | None, name: str = "holdout_loss") -> list[
 
 
 def throughput(run: Run, batch_size: int) -> tuple[list[float], list[float]]:
-    """Rows per second and the share of time spent waiting for rows, one of each a timing repeat.
+    """Return rows per second and the fraction of time spent waiting, both per timing repeat.
 
-    In training, steps and delivery overlap: a repeat's time is the longest of the step alone, the
-    stream alone, and the processor time of both over the cores that they share, each scaled to the
-    same rows. On workers: `round_speeds`, and nothing of waiting.
+    In training, steps and delivery overlap. The time of a repeat is the longest of the step alone,
+    the stream alone, and the processor time of both over the cores that they share, each scaled to
+    the same rows. For training over workers: `round_speeds`, and no waiting times.
     """
     if run.rounds:
         return round_speeds(run.rounds), []
-    speeds, waits = [], []
+    speeds: list[float] = []
+    waits: list[float] = []
     for repeat, (rows, step) in sorted(run.step_seconds.get(batch_size, {}).items()):
         streamed, delivery = run.delivery_seconds.get(repeat, (1, 0.0))
         delivering = run.core_seconds.get(None, {}).get(repeat, 0.0)
         cores = run.core_seconds.get(batch_size, {}).get(repeat, 0.0) + delivering * rows / streamed
-        slower = max(step, delivery * rows / streamed, cores / run.cores if delivering else 0.0)
-        if slower > 0:
-            speeds.append(rows / slower)
-            waits.append((slower - step) / slower)
+        slowest = max(step, delivery * rows / streamed, cores / run.cores if delivering else 0.0)
+        if slowest > 0:
+            speeds.append(rows / slowest)
+            waits.append((slowest - step) / slowest)
     return speeds, waits
 
 
 def seconds_per_row(run: Run, cell: Cell) -> dict[int, float]:
-    """Seconds of a row, by trial; empty without timings.
+    """Return the seconds per row, by trial; empty without timings.
 
-    Timing repeats are dealt to the trials in turn, the same ones at every size, so that an interval
-    over trials holds the noise of the clock too, and what slowed a repeat slows all sizes alike.
+    Timing repeats are dealt to the trials in turn, the same ones at every size. So an interval over
+    trials contains the noise of the clock too, and what slowed a repeat slows all sizes alike.
 
         trials   0     1     2          a trial's speed is the median of its repeats
         repeats  0, 3  1, 4  2
     """
-    speeds, trials = throughput(run, cell.batch_size)[0], sorted(cell.curves)
-    apart = min(len(trials), len(speeds))
-    return (
-        {
-            trial: 1 / float(np.median(speeds[at % apart :: apart]))
-            for at, trial in enumerate(trials)
-        }
-        if speeds
-        else {}
-    )
+    speeds, _ = throughput(run, cell.batch_size)
+    if not speeds:
+        return {}
+    trials = sorted(cell.curves)
+    groups = min(len(trials), len(speeds))
+    return {
+        trial: 1 / float(np.median(speeds[index % groups :: groups]))
+        for index, trial in enumerate(trials)
+    }
 
 
 def round_speeds(rounds: Sequence[RoundEnded], workers: int | None = None) -> list[float]:
-    """Rows a second of each whole round, by the clock: one of at least half the rows that the
-    longest had. `workers`: with so many alone.
+    """Return the rows per second of each whole round, by the clock.
+
+    A round is whole when it has at least half the rows of the longest. `workers`: only rounds with
+    this number of workers.
     """
-    rows = np.diff([one.rows for one in rounds], prepend=0).tolist()
-    mine = [
-        (trained, one.seconds)
-        for trained, one in zip(rows, rounds, strict=True)
-        if workers in (None, one.workers)
+    trained_rows = np.diff([ended.rows for ended in rounds], prepend=0).tolist()
+    chosen = [
+        (trained, ended.seconds)
+        for trained, ended in zip(trained_rows, rounds, strict=True)
+        if workers in (None, ended.workers)
     ]
-    longest = max((trained for trained, _ in mine), default=0)
-    return [trained / seconds for trained, seconds in mine if seconds and 2 * trained >= longest]
+    longest = max((trained for trained, _ in chosen), default=0)
+    return [trained / seconds for trained, seconds in chosen if seconds and 2 * trained >= longest]
 
 
 def seconds_to_target(run: Run, cell: Cell) -> dict[int, float]:
-    """Rows to the target times the seconds of a row, by trial; empty without timings."""
-    each = seconds_per_row(run, cell)
-    return (
-        {trial: rows * each[trial] for trial, rows in cell.rows_to_target.items()} if each else {}
-    )
+    """Return the rows to the target times the seconds per row, by trial; empty without timings."""
+    per_row = seconds_per_row(run, cell)
+    if not per_row:
+        return {}
+    return {trial: rows * per_row[trial] for trial, rows in cell.rows_to_target.items()}
 
 
 def _status(curves: Mapping[int, Curve], reached: Mapping[int, float]) -> Status:

@@ -1,45 +1,45 @@
-"""The largest eigenvalue of a Hessian, as a bracket with a certificate, from Hessian-vector
-products only.
+"""The largest eigenvalue of a Hessian from Hessian-vector products, and the largest stable one.
 
-Stability of training: the curvature above which a step of a given learning rate no longer
-shrinks an error.
-
-Lines of curvature for full batches; for SGD on the Gaussian linear model the exact mean-square
-boundary stands in `oracle.py`.
+`largest_eigenvalue` gives a bracket with a certificate. `stable_curvature` is the curvature above
+which a full-batch step of a given learning rate no longer shrinks an error; for SGD on the Gaussian
+linear model `oracle.py` has the exact mean-square boundary.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
 
 from streamtrain.errors import ConfigError
-from streamtrain.science.intervals import estimate, t_estimate
-from streamtrain.types import Json
+from streamtrain.science.intervals import Estimate, estimate, t_estimate
+from streamtrain.science.scipy_functions import Vector, tridiagonal_eigenpairs
 
-Hvp = Callable[[np.ndarray], np.ndarray]
+#: Maps v (P,) to H v (P,).
+Hvp = Callable[[Vector], Vector]
+
+#: Lanczos stops when the next vector is shorter than this fraction of the largest eigenvalue: the
+#: Krylov space is then the whole space that the start reaches.
+_EXHAUSTED = 1e-14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Bracket:
-    """`ritz` ≤ the largest eigenvalue; some eigenvalue lies within `residual` of it.
+    """`ritz` ≤ the largest eigenvalue; some eigenvalue is within `residual` of it.
 
-    `vector`: its unit Ritz vector (P,).
-
-    `smallest` is the other end of the spectrum, from above. `steps` Hessian-vector products were
-    taken.
+    `vector`: its unit Ritz vector (P,). `smallest`: an upper bound for the smallest eigenvalue.
+    `steps`: the number of Hessian-vector products.
     """
 
     ritz: float
     residual: float
     smallest: float
-    vector: np.ndarray
+    vector: Vector
     steps: int
 
-    def record(self) -> Json:
-        """The value with the certificate's interval [ritz, ritz + residual]: of linear algebra, not
-        of sampling.
+    def to_estimate(self) -> Estimate:
+        """Return `ritz` with the interval of the certificate, [ritz, ritz + residual].
+
+        The interval is of linear algebra, not of sampling.
         """
         return estimate(
             self.ritz,
@@ -53,16 +53,18 @@ class Bracket:
 def largest_eigenvalue(
     hvp: Hvp, size: int, *, steps: int = 30, seed: int = 0, tolerance: float = 1e-10
 ) -> Bracket:
-    """Lanczos with full reorthogonalisation (Golub and Van Loan 2013, §10.3; Parlett 1998, §13.2)
-    on the symmetric `hvp` of (P,) vectors.
+    """Return a bracket of the largest eigenvalue of the symmetric `hvp` of (size,) vectors.
 
-    Certificate: |λ - θ| ≤ β_k|s_k| for some eigenvalue λ. Stops early when that is below
-    `tolerance` of |θ|, or when the Krylov space is the whole space reached by the start. The
-    certificate does not exclude an eigenvector that the random start never met.
+    Lanczos with full reorthogonalisation (Golub and Van Loan 2013, §10.3; Parlett 1998, §13.2) of
+    `steps` ≥ 1 steps. Certificate: |λ - θ| ≤ β_k|s_k| for some eigenvalue λ. It stops early when
+    that is below `tolerance` of |θ|, or when the Krylov space is the whole space reached by the
+    start. The certificate does not exclude an eigenvector to which the random start is orthogonal.
     """
     start = np.random.default_rng(seed).standard_normal(size)
     basis = np.zeros((min(steps, size), size))
-    alpha, beta = [], []
+    alpha: list[float] = []
+    beta: list[float] = []
+    values, vectors, residual = np.zeros(0), np.zeros((0, 0)), np.inf
     vector = start / np.linalg.norm(start)
     for k in range(len(basis)):
         basis[k] = vector
@@ -71,12 +73,11 @@ def largest_eigenvalue(
         for _ in range(2):  # once is not enough when θ has converged (Parlett §6.9)
             image = image - basis[: k + 1].T @ (basis[: k + 1] @ image)
         beta.append(float(np.linalg.norm(image)))
-        values, vectors = eigh_tridiagonal(np.array(alpha), np.array(beta[:-1]))
+        values, vectors = tridiagonal_eigenpairs(np.array(alpha), np.array(beta[:-1]))
         residual = beta[-1] * abs(vectors[-1, -1])
-        if (
-            residual <= tolerance * max(abs(values).max(), np.finfo(float).tiny)
-            or beta[-1] <= 1e-14 * abs(values).max()
-        ):
+        largest = abs(values).max()
+        is_converged = residual <= tolerance * max(largest, np.finfo(float).tiny)
+        if is_converged or beta[-1] <= _EXHAUSTED * largest:
             break
         vector = image / beta[-1]
     ritz = basis[: len(alpha)].T @ vectors[:, -1]
@@ -89,11 +90,11 @@ def largest_eigenvalue(
     )
 
 
-def rayleigh_on_independent_rows(hvps: Sequence[Hvp], vector_P: np.ndarray) -> Json:
-    """vᵀHv on T blocks of rows that had no part in finding `vector_P`, with Student's interval.
+def rayleigh_on_independent_rows(hvps: Sequence[Hvp], vector_P: Vector) -> Estimate:
+    """Return vᵀHv with Student's interval over blocks of rows not used to find `vector_P`.
 
-    A sample's λ_max is biased up, since its eigenvector was fitted to the sample; this is an
-    unbiased estimate of a lower bound of the population's. Print both.
+    A sample's λ_max is biased upwards, since its eigenvector was fitted to the sample. This is an
+    unbiased estimate of a lower bound of the population's λ_max. Show both.
     """
     unit = vector_P / np.linalg.norm(vector_P)
     return t_estimate([float(unit @ hvp(unit)) for hvp in hvps])
@@ -102,12 +103,14 @@ def rayleigh_on_independent_rows(hvps: Sequence[Hvp], vector_P: np.ndarray) -> J
 def stable_curvature(
     optimizer: str, lr: float, *, momentum: float = 0.0, nesterov: bool = False, beta1: float = 0.9
 ) -> float:
-    """The largest stable λ of full-batch training on a quadratic; Adam's is of the preconditioned
-    Hessian.
+    """Return the largest stable λ of full-batch training on a quadratic.
 
-    Gradient descent 2/η; heavy ball (2 + 2β)/η (Polyak 1964), with Nesterov's look ahead (2 +
-    2β)/((1 + 2β)η) (both: Cohen et al. 2021, arXiv 2103.00065, appendix B); Adam (2 + 2β₁)/((1 -
-    β₁)η), which is 38/η at β₁ = 0.9 (Cohen et al. 2022, arXiv 2207.14484, §3).
+    Gradient descent: 2/η. Heavy ball: (2 + 2β)/η (Polyak 1964), with Nesterov's look ahead
+    (2 + 2β)/((1 + 2β)η) (both: Cohen et al. 2021, arXiv 2103.00065, appendix B). Adam, for the
+    preconditioned Hessian: (2 + 2β₁)/((1 - β₁)η), which is 38/η at β₁ = 0.9 (Cohen et al. 2022,
+    arXiv 2207.14484, §3).
+
+    Raises ConfigError for other optimizers.
 
     >>> stable_curvature("sgd", 0.5), stable_curvature("sgd", 0.5, momentum=0.5)
     (4.0, 6.0)

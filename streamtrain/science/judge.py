@@ -1,25 +1,33 @@
-"""Judging a run: the target, the cells of every rule, and the recommendation.
+"""Judging a run: its target, the cells of every rule, and the recommendation.
 
-The sweep decides by it, the report shows it.
+The sweep uses it for its decisions, and the report shows it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from streamtrain.science.cells import Cell, find_target, make_cell, rate_of_rule, seconds_to_target
+from streamtrain.science.cells import (
+    Cell,
+    find_target,
+    learning_rate_of_rule,
+    make_cell,
+    seconds_to_target,
+)
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.rule import Candidate, Recommendation, recommend
 from streamtrain.science.run_log import Run
 from streamtrain.science.shuffle_quality import is_bad_shuffle
 from streamtrain.science.tuning import choose_winners, is_tuned
+from streamtrain.types import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """`cells` are of the first rule, in the order of the run, at `target`; `choice` is the rule's
-    recommendation among them.
+    """The target, the cells that were judged by it, and the recommendation among them.
 
-    `chosen`: where the target is from: given, automatic or none. `fresh`: the cells ran on seeds
-    that did not choose their rates.
+    `chosen`: where the target is from: given, automatic or none. `cells`: those of the first rule,
+    in the order of the run. `choice`: the recommendation rule's. `fresh`: whether the cells ran on
+    seeds that did not choose their learning rates.
     """
 
     target: float | None
@@ -30,7 +38,7 @@ class Judgement:
 
 
 def judge(run: Run) -> Judgement:
-    """The judgement of a run, finished or not; a pure function of its records."""
+    """Return the judgement of a run, finished or not; a pure function of its records."""
     target, chosen = find_judged_target(run)
     cells = arm_cells(run, run.rules[0], target)
     candidates = [
@@ -53,39 +61,34 @@ def judge(run: Run) -> Judgement:
 
 
 def find_judged_target(run: Run) -> tuple[float | None, str]:
-    """The loss by which sizes are judged, and how it was chosen: `given`, `automatic` or `none`.
+    """Return the loss by which sizes are judged, and how it was chosen.
 
-    An automatic one is chosen while tuning; fresh seeds may have missed it narrowly, so it is
-    raised to what they reached too.
+    It is `given`, `automatic` or `none`. An automatic one is chosen while tuning. Fresh seeds may
+    have missed it narrowly, so it is raised to a loss that they reached too.
     """
     if not run.has_holdout:
         return None, "none"
     if given := run.header.target_loss:
         return float(given[0]), "given"
-    trials = judged_trials(run, run.rules[0])
-    lrs = {
-        size: (lr,) for size, lr in zip(run.batch_sizes, _lrs(run, run.rules[0], 0), strict=True)
-    }
+    rule = run.rules[0]
+    trials = judged_trials(run, rule)
+    lrs = {size: (lr,) for size, lr in zip(run.batch_sizes, _lrs(run, rule, 0), strict=True)}
     target = find_target(run, lrs, trials if run.passes else None)
-    if (
-        run.rules[0] == "tuned"
-        and run.winners
-        and target is not None
-        and run.winners[0].target_loss is not None
-    ):
+    if target is None:
+        return None, "none"
+    if rule == "tuned" and run.winners and run.winners[0].target_loss is not None:
         target = max(target, run.winners[0].target_loss)
-    return target, "none" if target is None else "automatic"
+    return target, "automatic"
 
 
-def arm_cells(run: Run, rule: str, target: float | None, place: int = 0) -> list[Cell]:
-    """One cell a batch size at the rate of `rule`, in the order of the run, over the trials that
-    judge it.
+def arm_cells(run: Run, rule: str, target: float | None, target_index: int = 0) -> list[Cell]:
+    """Return one cell per batch size at the learning rate of `rule`, in the order of the run.
 
-    `place`: of the target among those given, since a winner belongs to a target. Without a hold-out
-    nothing is reached.
+    Each covers the trials that judge it. `target_index`: the place of the target among those given,
+    since each target has its own winners. Without a hold-out no target is reached.
     """
     trials = judged_trials(run, rule)
-    lrs = _lrs(run, rule, place)
+    lrs = _lrs(run, rule, target_index)
     return [
         make_cell(run, size, lr, target if run.has_holdout else None, trials)
         for size, lr in zip(run.batch_sizes, lrs, strict=True)
@@ -93,31 +96,31 @@ def arm_cells(run: Run, rule: str, target: float | None, place: int = 0) -> list
 
 
 def judged_trials(run: Run, rule: str) -> range | list[int]:
-    """Tuned winners: the fresh trials that ended, or those of the tuning where none did.
+    """Return the trials by which a rule is judged.
 
-    Other rules: the first N.
+    For tuned winners the fresh trials that ended, or those of the tuning where none did; for other
+    rules the first N.
     """
     return _fresh_trials(run, rule) or range(run.trials)
 
 
 def is_correlated(run: Run, batch_size: int) -> bool:
-    """True when the lower bound of the design effect says that rows of a minibatch of this size
-    resemble one another.
-    """
-    shuffle = run.measures.get("shuffle") or {}
-    deff = (shuffle.get("by_batch_size") or {}).get(str(batch_size)) or shuffle.get("deff") or {}
-    return bool(deff) and is_bad_shuffle(deff)
+    """True when the design effect shows that rows of a minibatch of this size are correlated."""
+    shuffle: Json = run.measures.get("shuffle") or {}
+    by_size: Json = shuffle.get("by_batch_size") or {}
+    effect = by_size.get(str(batch_size)) or shuffle.get("deff")
+    return bool(effect) and is_bad_shuffle(Estimate.from_json(effect))
 
 
 def _fresh_trials(run: Run, rule: str) -> list[int]:
     if rule != "tuned" or not run.header.rerun or not is_tuned(run):
         return []
-    return [one.trial for one in run.passes if one.kind == "fresh"]
+    return [ended.trial for ended in run.passes if ended.kind == "fresh"]
 
 
-def _lrs(run: Run, rule: str, place: int) -> list[float]:
-    """The rate of each batch size."""
+def _lrs(run: Run, rule: str, target_index: int) -> list[float]:
+    """The learning rate of each batch size."""
     if rule != "tuned":
-        return [rate_of_rule(rule, run.header.lr, size) for size in run.batch_sizes]
+        return [learning_rate_of_rule(rule, run.reference_lr, size) for size in run.batch_sizes]
     winners = run.winners or choose_winners(run).targets
-    return list(winners[min(place, len(winners) - 1)].lrs)
+    return list(winners[min(target_index, len(winners) - 1)].lrs)

@@ -1,36 +1,39 @@
-"""The gradient noise scale: how many rows a minibatch needs before its gradient is more signal than
-noise.
+"""The gradient noise scale: how many rows a minibatch needs for more signal than noise.
 
 McCandlish et al. 2018 (arXiv 1812.06162), §2.2 and appendix A.1: E|G_B|² = |G|² + tr Σ/B, B_simple
 = tr Σ/|G|² and B_noise = tr(HΣ)/(GᵀHG). Numerator and denominator are estimated without bias in
-each of T replicates at frozen weights; the scale is the ratio of their averages (never the average
+each of T replicates at frozen weights. The scale is the ratio of their averages (never the average
 of ratios) with Fieller's interval.
 
-Legend: T replicates, K micro-batches of b rows, P parameters. Gradients are means over their rows.
-For Adam give gradients multiplied by `adam_scale`, so that both are measured in the coordinates in
-which Adam steps. Caveat: near the floor of SGD, B_simple ≈ 2B·tr C/(η·tr C²): it reports the run's
-own η/B.
+Near the smallest loss that SGD reaches, B_simple ≈ 2B·tr C/(η·tr C²): it then reports the run's own
+η/B rather than a property of the data.
 
-The √m law: the standard deviation of a minibatch gradient falls as m^-½ (Goodfellow et al. 2016,
-Deep Learning, §8.1.3).
+The √m law is measured here too: the standard deviation of a minibatch gradient falls as m^-½
+(Goodfellow et al. 2016, Deep Learning, §8.1.3). A slope shallower than -½ means that the rows of a
+minibatch are correlated, which is the result of a bad shuffle.
 
-A slope shallower than -½ means that the rows of a minibatch are correlated: a bad shuffle.
+Legend: T replicates, K micro-batches of b rows, P parameters, G groups. Gradients are means over
+their rows. For Adam pass gradients multiplied by `adam_scale`, so that they are measured in the
+coordinates in which Adam steps.
 """
 
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from streamtrain.science.intervals import fieller, jackknife
-from streamtrain.types import Json
+from streamtrain.science.intervals import Estimate, estimate, fieller, jackknife
+from streamtrain.science.scipy_functions import Vector
+
+#: One value per batch of gradients: a number for one batch, an array for several.
+PerBatch = np.float64 | Vector
 
 
-def variance_and_signal(gradients_KP: np.ndarray, rows: int = 1) -> tuple[float, float]:
-    """Unbiased (tr Σ, |G|²) from K independent micro-batches of `rows` rows each; `rows` = 1 has
-    least variance.
+def variance_and_signal(gradients_KP: Vector, rows: int = 1) -> tuple[PerBatch, PerBatch]:
+    """Return unbiased (tr Σ, |G|²) from K ≥ 2 independent micro-batches of `rows` rows each.
 
-    tr Σ = b/(K-1) Σ|g_k - ḡ|²; |G|² = |ḡ|² - tr Σ/(Kb). Of several batches at once: gradients (...,
-    K, P) give arrays (...).
+    tr Σ = b/(K-1) Σ|g_k - ḡ|² and |G|² = |ḡ|² - tr Σ/(Kb). One row per micro-batch gives the least
+    variance. Gradients (..., K, P) of several batches give arrays (...).
     """
     g = np.asarray(gradients_KP, dtype=float)
     micro = g.shape[-2]
@@ -40,10 +43,11 @@ def variance_and_signal(gradients_KP: np.ndarray, rows: int = 1) -> tuple[float,
 
 
 def variance_and_signal_from_norms(
-    mean_gradient_P: np.ndarray, squared_norms_N: np.ndarray
-) -> tuple[float, float]:
-    """The same from the mean gradient of N rows and each row's |g_i|² (N,): no per-example gradient
-    is ever held.
+    mean_gradient_P: Vector, squared_norms_N: Vector
+) -> tuple[PerBatch, PerBatch]:
+    """Return unbiased (tr Σ, |G|²) from the mean gradient of N rows and each row's |g_i|², (N,).
+
+    No gradient of a single row has to be held.
     """
     rows = squared_norms_N.shape[-1]
     square = (np.asarray(mean_gradient_P, dtype=float) ** 2).sum(axis=-1)
@@ -52,23 +56,23 @@ def variance_and_signal_from_norms(
 
 
 def weighted_variance_and_signal(
-    gradients_KP: np.ndarray, hvp: Callable[[np.ndarray], np.ndarray], rows: int = 1
+    gradients_KP: Vector, hvp: Callable[[Vector], Vector], rows: int = 1
 ) -> tuple[float, float]:
-    """Unbiased (tr HΣ, GᵀHG) from K independent micro-batches; `hvp` maps (K, P) to its rows times
-    H, from other rows than these.
+    """Return unbiased (tr HΣ, GᵀHG) from K ≥ 2 independent micro-batches of `rows` rows each.
 
-    tr HΣ = b/(K-1) Σ(g_k - ḡ)ᵀH(g_k - ḡ); GᵀHG = the mean of g_jᵀHg_k over j ≠ k. K products with
-    H, and none of P².
+    `hvp` maps (K, P) to the product of each row with H, which must come from other rows than the
+    gradients. tr HΣ = b/(K-1) Σ(g_k - ḡ)ᵀH(g_k - ḡ); GᵀHG is the mean of g_jᵀHg_k over j ≠ k. It
+    takes K products with H and no P x P matrix.
     """
     g = np.asarray(gradients_KP, dtype=float)
     micro = len(g)
     curved = np.asarray(hvp(g), dtype=float)
-    own, total = np.einsum("kp,kp->", g, curved), g.sum(axis=0) @ curved.sum(axis=0)
-    return rows / (micro - 1) * (own - total / micro), (total - own) / (micro * (micro - 1))
+    same, total = np.einsum("kp,kp->", g, curved), g.sum(axis=0) @ curved.sum(axis=0)
+    return rows / (micro - 1) * (same - total / micro), (total - same) / (micro * (micro - 1))
 
 
-def noise_scale(variances_T: np.ndarray, signals_T: np.ndarray) -> Json:
-    """B_simple or B_noise, in rows, from T replicates of its unbiased parts.
+def noise_scale(variances_T: Vector, signals_T: Vector) -> Estimate:
+    """Return B_simple or B_noise, in rows, from T replicates of its unbiased parts.
 
     `hi` is None where only "at least `lo`" can be said.
     """
@@ -76,13 +80,12 @@ def noise_scale(variances_T: np.ndarray, signals_T: np.ndarray) -> Json:
 
 
 def block_bootstrap(
-    variances_S: np.ndarray, signals_S: np.ndarray, *, block: int, resamples: int = 2000
-) -> Json:
-    """The noise scale over S steps of training, whose neighbours are not independent: circular
-    blocks of `block` steps.
+    variances_S: Vector, signals_S: Vector, *, block: int, resamples: int = 2000
+) -> Estimate:
+    """Return the noise scale over S steps of training, whose neighbours are not independent.
 
-    Politis and Romano 1992; percentile interval with a fixed seed. `n` counts the blocks, not the
-    steps.
+    Percentile interval of a bootstrap with circular blocks of `block` steps and a fixed seed
+    (Politis and Romano 1992). `n` counts the blocks, not the steps.
     """
     top, bottom = np.asarray(variances_S, dtype=float), np.asarray(signals_S, dtype=float)
     steps = top.size
@@ -93,51 +96,44 @@ def block_bootstrap(
     ratios = np.where(b > 0, a / np.where(b > 0, b, 1.0), np.inf)
     lo, hi = np.percentile(ratios, [2.5, 97.5], method="inverted_cdf")
     mean = bottom.mean()
-    return {
-        "value": float(top.mean() / mean) if mean > 0 else None,
-        "lo": float(lo) if np.isfinite(lo) else None,
-        "hi": float(hi) if np.isfinite(hi) else None,
-        "n": blocks,
-        "kind": "block bootstrap",
-    }
+    value = top.mean() / mean if mean > 0 else np.nan
+    return estimate(value, lo, hi, n=blocks, kind="block bootstrap")
 
 
-def adam_scale(second_moment_P: np.ndarray, epsilon: float = 1e-8) -> np.ndarray:
-    """What a gradient is multiplied by before it is measured under Adam: 1/(√v̂ + ε)."""
+def adam_scale(second_moment_P: Vector, epsilon: float = 1e-8) -> Vector:
+    """Return what a gradient is multiplied by before it is measured under Adam: 1/(√v̂ + ε)."""
     return 1.0 / (np.sqrt(second_moment_P) + epsilon)
 
 
-def group_variances(gradients_GP: np.ndarray, levels: int) -> np.ndarray:
-    """(levels + 1,): unbiased tr Var of the mean gradient of 1, 2, 4 … 2^levels neighbouring
-    groups, G ≥ 2^(levels + 1) groups.
+def group_variances(gradients_GP: Vector, levels: int) -> Vector:
+    """Return unbiased tr Var of the mean gradient of 1, 2, 4 … 2^levels neighbouring groups.
 
-    `gradients_GP`: mean gradients of groups of equal size, in the order in which the stream
-    delivers their rows.
+    `gradients_GP`: mean gradients of G ≥ 2^(levels + 1) groups of equal size, in the order in which
+    the stream delivers their rows. The result is (levels + 1,).
     """
-    g, result = np.asarray(gradients_GP, dtype=float), []
+    g = np.asarray(gradients_GP, dtype=float)
+    variances: list[float] = []
     for _ in range(levels + 1):
-        result.append(((g - g.mean(axis=0)) ** 2).sum() / (len(g) - 1))
+        variances.append(((g - g.mean(axis=0)) ** 2).sum() / (len(g) - 1))
         even = len(g) // 2 * 2
         g = (g[0:even:2] + g[1:even:2]) / 2
-    return np.array(result)
+    return np.array(variances)
 
 
-def sqrt_m_slope(sizes_M: np.ndarray, variances_TM: np.ndarray) -> Json:
-    """The log-log slope of the gradient's standard deviation against m, over T independent sets of
-    rows; -½ for independent rows.
+def sqrt_m_slope(sizes_M: ArrayLike, variances_TM: ArrayLike) -> Estimate:
+    """Return the slope of log standard deviation against log m, from T sets of rows.
 
-    `variances_TM`: tr Var of the m-row gradient in each set. Variances are averaged before the
-    logarithm, whose bias would else pass for a slope; the interval is a jackknife over the sets.
+    It is -½ for independent rows. Sets are independent of one another. `variances_TM`: tr Var of
+    the gradient of m rows in each set. Variances are averaged before the logarithm is taken, since
+    its bias would otherwise look like a slope. The interval is a jackknife over the sets.
     """
-    log_m, variances = (
-        np.log(np.asarray(sizes_M, dtype=float)),
-        np.asarray(variances_TM, dtype=float),
-    )
+    log_m = np.log(np.asarray(sizes_M, dtype=float))
+    variances: NDArray[np.float64] = np.asarray(variances_TM, dtype=float)
     centred = log_m - log_m.mean()
 
-    def slope(mean_M: np.ndarray) -> np.ndarray:
+    def slope(mean_M: Vector) -> Vector:
         return 0.5 * np.log(mean_M) @ centred / (centred @ centred)
 
     total, sets = variances.sum(axis=0), len(variances)
-    without = slope((total - variances) / (sets - 1)) if sets > 1 else []
+    without = slope((total - variances) / (sets - 1)) if sets > 1 else ()
     return jackknife(float(slope(total / sets)), without)

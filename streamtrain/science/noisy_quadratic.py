@@ -1,5 +1,6 @@
-"""The noisy quadratic model: SGD with momentum on independent parabolas (Zhang et al. 2019, arXiv
-1907.04164, §3).
+"""The noisy quadratic model: SGD with momentum on independent parabolas.
+
+Zhang et al. 2019, arXiv 1907.04164, §3. It is used by tests, as a problem whose answers are known.
 
 Risk ½Σ h_i E θ_i²; the gradient of a minibatch is h_iθ_i plus normal noise of variance c_i/B.
 Defaults h_i = c_i = 1/i. With heavy ball v' = βv + g, θ' = θ - ηv', the second moments (E θ², E θv,
@@ -7,28 +8,32 @@ E v²) of a dimension follow a 3 x 3 linear recursion.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from streamtrain.science.scipy_functions import Vector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NoisyQuadratic:
-    """`curvature` h (d,), `noise` c (d,), `start`: E θ_i² at step 0, (d,) or one for all."""
+    """A model of d parabolas.
 
-    curvature: np.ndarray
-    noise: np.ndarray
-    start: np.ndarray | float = 1.0
+    `curvature`: h (d,). `noise`: c (d,). `start`: E θ_i² at step 0, (d,) or one value for all.
+    """
+
+    curvature: Vector
+    noise: Vector
+    start: Vector | float = 1.0
 
     @staticmethod
     def harmonic(dimensions: int, groups: int | None = None) -> "NoisyQuadratic":
-        """h_i = c_i = 1/i, E θ_i² = 1 at the start.
+        """Return the model with h_i = c_i = 1/i and E θ_i² = 1 at the start.
 
-        `groups`: neighbours of like curvature are lumped, on a log scale.
-
-        n equal dimensions have n times one's risk, which is one dimension with n times its noise
-        and start.
+        `groups`: replace the dimensions by this many groups of similar curvature, on a log scale.
+        n equal dimensions have n times the risk of one, which is the risk of one dimension with n
+        times the noise and start.
         """
         law = 1 / np.arange(1.0, dimensions + 1)
         if groups is None:
@@ -39,9 +44,9 @@ class NoisyQuadratic:
         return NoisyQuadratic(curvature=lumped, noise=lumped * sizes, start=sizes.astype(float))
 
     def risk(
-        self, steps_S: Sequence[int], batch_size: float, lr: float, momentum: float = 0.0
-    ) -> np.ndarray:
-        """Expected risk (S,) after each number of steps; infinite where it overflows."""
+        self, steps_S: ArrayLike, batch_size: float, lr: float, momentum: float = 0.0
+    ) -> Vector:
+        """Return the expected risk (S,) after each number of steps; infinite if it overflows."""
         matrices, shift = self._recursion(batch_size, lr, momentum)
         steps = np.asarray(steps_S, dtype=np.int64)
         state = np.zeros((len(steps), len(self.curvature), 4))
@@ -66,8 +71,9 @@ class NoisyQuadratic:
         *,
         most: int = 2**20,
     ) -> float:
-        """The first step at or below the target, by two rounds of a log grid: exact to half a
-        percent; infinite if none.
+        """Return the first step at or below the target; infinite if there is none up to `most`.
+
+        It is exact to half a percent: a log grid is refined once.
         """
         low, high = 1, most
         for points in (60, 60):
@@ -81,8 +87,9 @@ class NoisyQuadratic:
     def best_steps(
         self, target: float, batch_size: float, momentum: float = 0.0, rates: int = 60
     ) -> float:
-        """Steps to the target at the best of a log grid of learning rates below stability, 2(1 +
-        β)/h_max.
+        """Return the steps to the target at the best learning rate of a log grid.
+
+        The grid has `rates` learning rates below the stability limit 2(1 + β)/h_max.
         """
         top = 2 * (1 + momentum) / float(np.max(self.curvature))
         return min(
@@ -90,16 +97,13 @@ class NoisyQuadratic:
             for lr in top * np.geomspace(1e-5, 0.99, rates)
         )
 
-    def _recursion(
-        self, batch_size: float, lr: float, momentum: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """M (d, 3, 3), s (d, 3) of (θ², θv, v²)' = M(θ², θv, v²) + s, from v' = βv + hθ + n, θ' = θ
-        - ηv'.
+    def _recursion(self, batch_size: float, lr: float, momentum: float) -> tuple[Vector, Vector]:
+        """M (d, 3, 3) and s (d, 3) of the recursion (θ², θv, v²)' = M(θ², θv, v²) + s.
+
+        It follows from v' = βv + hθ + n and θ' = θ - ηv'.
         """
-        h, variance = (
-            np.asarray(self.curvature, dtype=float),
-            np.asarray(self.noise, dtype=float) / batch_size,
-        )
+        h = np.asarray(self.curvature, dtype=float)
+        variance = np.asarray(self.noise, dtype=float) / batch_size
         a = np.stack(
             [
                 np.stack([1 - lr * h, np.full_like(h, -lr * momentum)], -1),

@@ -1,5 +1,6 @@
-"""The recommendation rule: which minibatch size, and why not the others (docs/science.md §7, rules
-1, 2, 3 and 7).
+"""The recommendation rule: which minibatch size, and why not the others.
+
+docs/science.md §7, rules 1, 2, 3 and 7.
 """
 
 import math
@@ -7,39 +8,41 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import stdtrit
 
-from streamtrain.science.intervals import BOOTSTRAP_FROM, paired_ratio
+from streamtrain.science.intervals import BOOTSTRAP_FROM, Estimate, paired_ratio
+from streamtrain.science.scipy_functions import t_quantile
 from streamtrain.types import Status
 
-#: A size is as good as the best if its 95 % upper bound for T(B)/T(best) is below this: a choice of
-#: this project.
+#: A size is as good as the best if its 95 % upper bound for T(B)/T(best) is below this, which is a
+#: choice of this project.
 EQUIVALENT_BELOW = 1.05
 
-#: More trials than this are not advice that anyone can follow.
+#: The 97.5 % quantile of the normal distribution times the standard error of a normal sample's
+#: median, in standard errors of its mean.
+_MEDIAN_QUANTILE = 1.96 * math.sqrt(math.pi / 2)
+
+#: More trials than this are not advised, since few can afford them.
 MOST_TRIALS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One cell as the rule sees it: the seconds to the target of each trial that reached it, of
-    `trials` in all.
+    """One cell as the rule sees it.
 
-    `correlated`: the design effect of its minibatches is above 1.1 for sure: it measured the
-    shuffle.
+    `seconds`: the seconds to the target, by trial that reached it. `trials`: their number, with
+    those that did not. `correlated`: the lower bound of the design effect of its minibatches is
+    above 1.1, so that its figures are of the shuffle rather than the size.
     """
 
     batch_size: int
     status: Status
     trials: int
-    seconds: Mapping[int, float] = field(default_factory=dict)
+    seconds: Mapping[int, float] = field(default_factory=dict[int, float])
     correlated: bool = False
 
     @property
     def eligible(self) -> bool:
-        """Neither out of memory nor diverged, no trial is censored, and its rows do not resemble
-        one another.
-        """
+        """True when every trial reached the target, and its rows are not correlated."""
         return (
             not self.correlated
             and self.status == "reached"
@@ -49,44 +52,39 @@ class Candidate:
 
     @property
     def median(self) -> float:
+        """The median seconds to the target."""
         return float(np.median(list(self.seconds.values())))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ratio:
-    """T(B)/T(best) over the trials that both ran: the ratio and its 95 % interval, None for a
-    single run.
-    """
-
-    value: float
-    lo: float | None
-    hi: float | None
-    pairs: int
+#: Temporary, until report/ uses Estimate.
+Ratio = Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """The smallest size that is as good as the best; `batch_size` is None when no size is eligible.
+    """The smallest size that is as good as the best; None when no size is eligible.
 
-    `ratios` has one entry an eligible size. `more_trials` estimates how many further trials would
-    settle what is open: 0 when conclusive, None when that cannot be told.
+    `best`: the size with the smallest median time. `equivalent`: the sizes as good as that.
+    `ratios`: T(B)/T(best) of each eligible size, over the trials that both ran. `more_trials`: an
+    estimate of the further trials that would make it conclusive; 0 when it is, None when that
+    cannot be told.
     """
 
     batch_size: int | None
     best: int | None
     conclusive: bool
     equivalent: tuple[int, ...]
-    ratios: Mapping[int, Ratio]
+    ratios: Mapping[int, Estimate]
     more_trials: int | None
 
 
 def recommend(cells: Sequence[Candidate]) -> Recommendation:
     """Apply the rule to the cells of a sweep; their order does not matter.
 
-    Only eligible sizes are compared. The best has the smallest median time; the equivalence set
-    holds the sizes whose 95 % upper bound for T(B)/T(best) is below 1.05; its smallest member is
-    recommended. Conclusive means that every eligible size outside the set has a lower bound above
-    1; a single run is never conclusive.
+    Only eligible sizes are compared. The best has the smallest median time. The equivalence set
+    holds the sizes whose 95 % upper bound for T(B)/T(best) is below 1.05, and its smallest member
+    is recommended. Conclusive means that every eligible size outside the set has a lower bound
+    above 1; a single trial is never conclusive.
     """
     eligible = sorted((cell for cell in cells if cell.eligible), key=lambda cell: cell.batch_size)
     if not eligible:
@@ -112,38 +110,35 @@ def recommend(cells: Sequence[Candidate]) -> Recommendation:
     )
 
 
-def _ratio(cell: Candidate, best: Candidate) -> Ratio:
+def _ratio(cell: Candidate, best: Candidate) -> Estimate:
     # an interrupted run can leave trials that not all sizes ran
     shared = sorted(set(cell.seconds) & set(best.seconds))
     if not shared:
-        return Ratio(
-            value=cell.median / best.median if best.median else 1.0, lo=None, hi=None, pairs=0
-        )
-    value, lo, hi = paired_ratio(
+        return Estimate(value=cell.median / best.median if best.median else 1.0)
+    return paired_ratio(
         [cell.seconds[trial] for trial in shared], [best.seconds[trial] for trial in shared]
     )
-    return Ratio(value=value, lo=lo, hi=hi, pairs=len(shared))
 
 
 def _below(bound: float | None, limit: float) -> bool:
     return bound is not None and bound < limit
 
 
-def _more_trials(best: Candidate, outside: Sequence[Ratio]) -> int | None:
-    """Trials beyond those run at which an interval as noisy as the present one would exclude 1.
+def _more_trials(best: Candidate, outside: Sequence[Estimate]) -> int | None:
+    """The further trials after which intervals as noisy as the present ones would exclude 1.
 
-    None: cannot tell.
+    None where that cannot be told.
     """
     needed = 0
     for ratio in outside:
-        if ratio.lo is None or ratio.hi is None or ratio.value <= 1:
+        if ratio.lo is None or ratio.hi is None or ratio.value is None or ratio.value <= 1:
             return None
         if ratio.lo > 1:
             continue
-        spread = math.log(ratio.hi / ratio.lo) / 2 / _reach(ratio.pairs)
+        spread = math.log(ratio.hi / ratio.lo) / 2 / _reach(ratio.n)
         enough = (
             trials
-            for trials in range(ratio.pairs + 1, MOST_TRIALS + 1)
+            for trials in range(ratio.n + 1, MOST_TRIALS + 1)
             if spread * _reach(trials) < math.log(ratio.value)
         )
         needed = max(needed, next(enough, MOST_TRIALS + 1))
@@ -151,12 +146,9 @@ def _more_trials(best: Candidate, outside: Sequence[Ratio]) -> int | None:
 
 
 def _reach(trials: int) -> float:
-    """Half the width of an interval over so many trials, in standard deviations of one: of a mean
-    below ten, of a median from there.
+    """Half the width of an interval over `trials` trials, in standard deviations of one trial.
+
+    Intervals are of a mean below ten trials, and of a median from there.
     """
-    quantile = (
-        float(stdtrit(trials - 1, 0.975))
-        if trials < BOOTSTRAP_FROM
-        else 1.96 * math.sqrt(math.pi / 2)
-    )
+    quantile = t_quantile(trials - 1) if trials < BOOTSTRAP_FROM else _MEDIAN_QUANTILE
     return quantile / math.sqrt(trials)

@@ -1,4 +1,4 @@
-"""The records of one run, sorted by what they are about."""
+"""The records of one run, sorted by subject: learners, passes, timings and so on."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -29,8 +29,9 @@ from streamtrain.types import Json
 
 @dataclass(slots=True, kw_only=True)
 class Curve:
-    """What one learner did: its evaluations in order of rows (NaN where not finite), and how it
-    ended.
+    """The evaluations of one learner in order of rows, and how it ended.
+
+    Losses that are not finite are NaN.
     """
 
     batch_size: int
@@ -46,25 +47,26 @@ class Curve:
 
     @property
     def finished(self) -> bool:
-        """True also for a learner whose run was interrupted: its figures count as far as they
-        go.
+        """True when it did not fail or diverge.
+
+        That holds for a learner whose run was interrupted too: its figures count as far as they go.
         """
         return self.outcome in ("finished", "")
 
     def final(self, values: Sequence[float]) -> float:
-        """The last of `values`, or infinity where the learner did not finish or it is not
-        finite.
-        """
+        """Return the last of `values`; infinity if it is not finite or training did not finish."""
         return values[-1] if self.finished and values and math.isfinite(values[-1]) else math.inf
 
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A run as its records tell it; `curves` holds every learner that left a record.
+    """A run as its records describe it.
 
-    By batch size and timing repeat: `step_seconds`, `delivery_seconds` (rows, seconds) and
-    `core_seconds`, processor time of all threads, where None stands for delivery; `cores` is how
-    many there are. `sync` and `rounds` are of training over workers.
+    `curves`: every learner that left a record, by (batch size, learning rate) and trial.
+    `step_seconds`: (rows, seconds) of steps alone, by batch size and timing repeat.
+    `delivery_seconds`: (rows, seconds) of the stream alone, by timing repeat. `core_seconds`:
+    processor time of all threads, by batch size (None for delivery) and timing repeat. `cores`:
+    the number of processor cores. `sync` and `rounds` are set for training over workers.
     """
 
     header: RunStarted
@@ -84,16 +86,19 @@ class Run:
 
     @property
     def batch_sizes(self) -> list[int]:
+        """The batch sizes in the order of the run."""
         return list(self.header.batch_sizes)
 
     @property
     def has_holdout(self) -> bool:
+        """True when rows were held out for evaluation."""
         return self.header.data.holdout_source != "none"
 
     @property
     def train_rows(self) -> int:
-        """Rows each learner was to train on; under a time budget, which sets none, the most that
-        one reached.
+        """The rows each learner was to train on.
+
+        A time budget sets no number of rows: then the most that a learner reached.
         """
         reached = (
             curve.rows[-1]
@@ -105,9 +110,7 @@ class Run:
 
     @property
     def trials(self) -> int:
-        """Trials of a learning rate; tuned winners run on as many fresh ones, numbered from
-        here.
-        """
+        """Trials per learning rate. Tuned winners run on as many fresh ones, numbered from here."""
         return self.header.trials
 
     @property
@@ -115,33 +118,46 @@ class Run:
         """How learning rates follow from batch sizes; sizes are judged by the first."""
         return list(self.header.lr_rules or ("tuned",))
 
-    def rates(self, batch_size: int) -> list[float]:
-        """The learning rates of the grid at a size, with what extended it; those that left no
-        record included.
+    @property
+    def reference_lr(self) -> float:
+        """`train.lr`, from which rules that do not tune derive learning rates.
+
+        Raises DataError where the run has none.
         """
-        extended = (
-            rate
-            for one in self.passes
-            if one.kind == "extension"
-            for rate in one.lrs.get(batch_size, ())
-        )
-        return sorted({*self.header.lrs[self.batch_sizes.index(batch_size)], *extended})
+        if self.header.lr is None:
+            raise DataError("the `run` record of events.jsonl has no `lr`")
+        return self.header.lr
+
+    def learning_rates(self, batch_size: int) -> list[float]:
+        """Return the grid of a size with its extensions, ascending.
+
+        Learning rates that left no record are included.
+        """
+        lrs = set(self.header.lrs[self.batch_sizes.index(batch_size)])
+        for ended in self.passes:
+            if ended.kind == "extension":
+                lrs.update(ended.lrs.get(batch_size, ()))
+        return sorted(lrs)
+
+    #: Temporary, until report/text/advice.py uses `learning_rates`.
+    rates = learning_rates
 
     def add(self, record: Record | Json) -> None:
-        """Sort one more record in; unknown events are skipped, so that older reports read newer
-        files.
+        """Add one more record.
+
+        Unknown events are skipped, so that older versions can report on newer files.
         """
         _add(self, record if isinstance(record, Record) else parse_record(record))
 
 
 def collect(records: Iterable[Record | Json]) -> Run:
-    """Sort records into a Run.
+    """Return the Run that records describe.
 
     Raises DataError when there is no `run` record.
     """
     run: Run | None = None
-    for one in records:
-        record = one if isinstance(one, Record) else parse_record(one)
+    for item in records:
+        record = item if isinstance(item, Record) else parse_record(item)
         if isinstance(record, RunStarted):
             run = Run(header=record)
         elif run is not None:
@@ -192,6 +208,8 @@ def _add(run: Run, record: Record) -> None:
             run.rounds.append(record)
         case RunEnded():
             run.end = record
+        case _:
+            pass
 
 
 def _finite_or_nan(value: float | None) -> float:
@@ -205,11 +223,14 @@ def _curve(run: Run, record: Evaluation | ReplicaEnded) -> Curve:
 
 
 def _sort(curve: Curve) -> None:
-    """Order by rows; a file that was resumed may tell an evaluation twice: the later one stands."""
+    """Sort evaluations by rows.
+
+    The file of a resumed run may hold an evaluation twice: the later one counts.
+    """
     names = ("rows", "steps", "holdout_loss", "holdout_rmse", "train_loss")
     by_rows: dict[int, tuple[Any, ...]] = {}
     for values in zip(*(getattr(curve, name) for name in names), strict=True):
         by_rows[values[0]] = values
     ordered = [by_rows[rows] for rows in sorted(by_rows)]
-    for at, name in enumerate(names):
-        setattr(curve, name, [values[at] for values in ordered])
+    for index, name in enumerate(names):
+        setattr(curve, name, [values[index] for values in ordered])

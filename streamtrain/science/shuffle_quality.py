@@ -1,92 +1,96 @@
-"""Shuffle quality: how much less a minibatch of the stream tells than as many independent rows
-(docs/science.md §6).
+"""Shuffle quality: what a minibatch of the stream tells compared with independent rows.
 
 One-way analysis of variance on gradients: between = B/(K-1) Σ|ḡ_k - ḡ|², within = mean over k of
-1/(B-1) Σ|g_ik - ḡ_k|²; F = between/within, ρ = (F-1)/(F-1+B), DEFF = 1 + (B-1)ρ: the design effect
-of cluster sampling (Kish 1965, Survey Sampling, §5.4). DEFF is 1 for independent rows; a minibatch
-of B rows is worth B/DEFF of them.
+1/(B-1) Σ|g_ik - ḡ_k|², F = between/within, ρ = (F-1)/(F-1+B). DEFF = 1 + (B-1)ρ is the design
+effect of cluster sampling (Kish 1965, Survey Sampling, §5.4). It is 1 for independent rows, and a
+minibatch of B rows tells as much as B/DEFF independent ones (docs/science.md §6).
 """
 
+from dataclasses import replace
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from streamtrain.science.intervals import jackknife
-from streamtrain.types import Json
+from streamtrain.science.intervals import Estimate, jackknife
+from streamtrain.science.scipy_functions import Vector
 
-#: A lower bound above this says that the statistics are of the shuffle, not of the batch size: a
-#: choice of this project.
+#: A design effect whose lower bound is above this means that figures are of the shuffle rather than
+#: the batch size: a choice of this project.
 BAD_SHUFFLE_ABOVE = 1.1
 
 
 def intraclass_correlation(
-    means_KP: np.ndarray,
-    mean_squares_K: np.ndarray,
+    means_KP: Vector,
+    mean_squares_K: Vector,
     rows: int,
-    clusters_K: np.ndarray | None = None,
-) -> Json:
-    """ρ of K minibatches of `rows` rows: their mean gradients (K, P), and the mean of |g_i|² in
-    each (K,); `rows` ≥ 2.
+    clusters_K: ArrayLike | None = None,
+) -> Estimate:
+    """Return ρ of K minibatches of `rows` ≥ 2 rows, with a jackknife interval.
 
-    `clusters_K` (K,) names what was drawn independently, where that is not the minibatch itself:
-    several minibatches of one window. The jackknife leaves out one cluster at a time; `n` counts
-    clusters. It also takes away the bias of few clusters: of what C of them share, K minibatches
-    show (C-1)/C. ρ is at least -1/(B-1).
+    `means_KP`: their mean gradients. `mean_squares_K`: the mean of |g_i|² in each. `clusters_K`:
+    which minibatches were drawn together, such as those of one window; each by itself when None.
+    The jackknife leaves out one cluster at a time, and `n` counts clusters. It also removes the
+    bias of few clusters: K minibatches from C clusters show (C-1)/C of what a cluster shares. ρ is
+    at least -1/(B-1). There is no interval below three clusters.
     """
     means, squares = np.asarray(means_KP, dtype=float), np.asarray(mean_squares_K, dtype=float)
     within_K = (squares - (means**2).sum(axis=1)) * rows / (rows - 1)
-    centred = means - means.mean(axis=0)
-    names, cluster_K = np.unique(
-        np.arange(len(means)) if clusters_K is None else np.asarray(clusters_K), return_inverse=True
-    )
-    sums_CP, squares_C, within_C = (
-        np.zeros((len(names), *values.shape[1:])) for values in (centred, within_K, within_K)
-    )
-    for sums, values in (
-        (sums_CP, centred),
-        (squares_C, (centred**2).sum(axis=1)),
-        (within_C, within_K),
-    ):
-        np.add.at(sums, cluster_K, values)
+    centred_KP = means - means.mean(axis=0)
+    labels = np.arange(len(means)) if clusters_K is None else np.asarray(clusters_K)
+    names, cluster_K = np.unique(labels, return_inverse=True)
+    num_clusters = len(names)
+    sums_CP = _sum_by_cluster(centred_KP, cluster_K, num_clusters)
+    squares_C = _sum_by_cluster((centred_KP**2).sum(axis=1), cluster_K, num_clusters)
+    within_C = _sum_by_cluster(within_K, cluster_K, num_clusters)
     count_C = np.bincount(cluster_K)
     whole = _rho(
         np.array([len(means)]),
-        centred.sum(axis=0)[None],
+        centred_KP.sum(axis=0)[None],
         squares_C.sum()[None],
         within_C.sum()[None],
         rows,
     )
-    if len(names) < 3:
-        return jackknife(float(whole[0]), [])
+    if num_clusters < 3:
+        return jackknife(float(whole[0]), ())
     without = _rho(
         len(means) - count_C,
-        centred.sum(axis=0) - sums_CP,
+        centred_KP.sum(axis=0) - sums_CP,
         squares_C.sum() - squares_C,
         within_C.sum() - within_C,
         rows,
     )
     # Efron and Tibshirani 1993, §10.6
-    unbiased = len(names) * whole[0] - (len(names) - 1) * without.mean()
+    unbiased = num_clusters * whole[0] - (num_clusters - 1) * without.mean()
     return jackknife(float(np.clip(unbiased, -1 / (rows - 1), 1.0)), without)
 
 
-def design_effect(rho: Json, batch_size: int) -> Json:
-    """DEFF of minibatches of `batch_size` rows, value and interval, from ρ measured at any size."""
-    ends = {
-        end: None if rho[end] is None else max(1 + (batch_size - 1) * rho[end], 0.0)
-        for end in ("value", "lo", "hi")
-    }
-    return {**rho, **ends}
+def design_effect(rho: Estimate, batch_size: int) -> Estimate:
+    """Return DEFF of minibatches of `batch_size` rows from ρ, which was measured at any size."""
+
+    def effect(correlation: float | None) -> float | None:
+        return None if correlation is None else max(1 + (batch_size - 1) * correlation, 0.0)
+
+    return replace(rho, value=effect(rho.value), lo=effect(rho.lo), hi=effect(rho.hi))
 
 
-def is_bad_shuffle(deff: Json) -> bool:
-    """True when the lower bound of DEFF exceeds 1.1."""
-    return deff["lo"] is not None and deff["lo"] > BAD_SHUFFLE_ABOVE
+def is_bad_shuffle(effect: Estimate) -> bool:
+    """True when the lower bound of the design effect is above `BAD_SHUFFLE_ABOVE`."""
+    return effect.lo is not None and effect.lo > BAD_SHUFFLE_ABOVE
+
+
+def _sum_by_cluster(values_K: Vector, cluster_K: NDArray[np.intp], num_clusters: int) -> Vector:
+    sums_C = np.zeros((num_clusters, *values_K.shape[1:]))
+    np.add.at(sums_C, cluster_K, values_K)
+    return sums_C
 
 
 def _rho(
-    count_C: np.ndarray, sums_CP: np.ndarray, squares_C: np.ndarray, within_C: np.ndarray, rows: int
-) -> np.ndarray:
-    """ρ (C,) of C choices of minibatches, from how many they are, the sums of their means and of
-    the means' squares, and of `within`.
+    count_C: NDArray[np.intp], sums_CP: Vector, squares_C: Vector, within_C: Vector, rows: int
+) -> Vector:
+    """ρ (C,) of C selections of minibatches.
+
+    A selection is given by its number of minibatches, the sum of their means, the sum of the
+    squares of these, and the sum of `within`.
     """
     between = rows / np.maximum(count_C - 1, 1) * (squares_C - (sums_CP**2).sum(axis=1) / count_C)
     within = within_C / count_C

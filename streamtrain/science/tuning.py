@@ -1,24 +1,31 @@
-"""Which pass a sweep makes next, from its records alone: tuning with successive halving, a grid
-that grows, fresh seeds.
+"""Which pass a sweep makes next, from its records alone.
+
+A sweep tunes with successive halving, extends grids, and runs the winners again on fresh seeds.
 
 Shallue et al. 2018 (arXiv 1811.03600, §4): the learning rate is tuned at every batch size, and a
-best rate at the edge of its grid is not the best one. A winner is lucky as well as good, so it runs
-again on seeds that did not choose it, and only those give its figures. Halving (Jamieson and
-Talwalkar 2016, arXiv 1502.07943, §3) takes trials as its resource: after each one the worse half of
-a size's rates goes no further.
+best learning rate at the edge of its grid is not the best one. A winner is lucky as well as good,
+so it runs again on seeds that did not choose it, and only those give its figures. Halving (Jamieson
+and Talwalkar 2016, arXiv 1502.07943, §3) takes trials as its resource: after each one the worse
+half of the learning rates of a size is dropped.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from streamtrain.records import TargetWinners, WinningRates
-from streamtrain.science.cells import best_cell, find_target, make_cell, rank, rate_of_rule
+from streamtrain.science.cells import (
+    best_cell,
+    find_target,
+    learning_rate_of_rule,
+    make_cell,
+    rank,
+)
 from streamtrain.science.run_log import Run
 
-#: A grid grows by so many rates at a time, and so often.
+#: A grid is extended by this many learning rates at a time, and this many times at most.
 EXTENDED_BY, EXTENSIONS = 2, 3
 
-#: Halving keeps at least so many rates, so that the last trial still compares.
+#: Halving keeps at least this many learning rates, so that the last trial still compares some.
 FEWEST_RATES = 2
 
 
@@ -35,142 +42,148 @@ class PassPlan:
 
 
 def next_tuning_pass(run: Run) -> PassPlan | None:
-    """The tuning or extension pass that follows those that ended; None when the grids are done
-    with.
+    """Return the tuning or extension pass after those that ended; None when all grids are done.
 
-    Rules that do not tune have their rates in every tuning pass. The records of a pass that did not
-    end do not count.
+    Learning rates of rules that do not tune take part in every tuning pass. The records of a pass
+    that did not end do not count.
     """
-    done = sum(one.kind == "tuning" for one in run.passes)
-    untuned = {
-        size: {rate_of_rule(rule, run.header.lr, size) for rule in run.rules if rule != "tuned"}
-        for size in run.batch_sizes
-    }
-    tuned = {
-        size: set(_survivors(run, size, done)) if "tuned" in run.rules else set()
-        for size in run.batch_sizes
-    }
+    done = sum(ended.kind == "tuning" for ended in run.passes)
     if done and (extension := _extension(run)):
         return extension
     if done >= run.trials:
         return None
-    return PassPlan(
-        kind="tuning",
-        trial=done,
-        lrs={size: tuple(sorted(tuned[size] | untuned[size])) for size in run.batch_sizes},
-    )
+    lrs = {size: _learning_rates_to_tune(run, size, done) for size in run.batch_sizes}
+    return PassPlan(kind="tuning", trial=done, lrs=lrs)
 
 
 def next_fresh_pass(run: Run) -> PassPlan | None:
-    """The pass of the winners on the next fresh seed: trials N … 2N - 1.
+    """Return the pass of the winners on the next fresh seed: trials N … 2N - 1.
 
     None when all are done, or nothing was tuned.
     """
-    done = sum(one.kind == "fresh" for one in run.passes)
+    done = sum(ended.kind == "fresh" for ended in run.passes)
     if done >= run.trials or not run.header.rerun or not is_tuned(run):
         return None
     lrs = {
-        size: tuple(sorted({one.lrs[i] for one in run.winners}))
-        for i, size in enumerate(run.batch_sizes)
+        size: tuple(sorted({winners.lrs[index] for winners in run.winners}))
+        for index, size in enumerate(run.batch_sizes)
     }
     return PassPlan(kind="fresh", trial=run.trials + done, lrs=lrs)
 
 
 def last_pass(run: Run) -> PassPlan:
-    """The pass that ended last."""
+    """Return the pass that ended last."""
     record = run.passes[-1]
     return PassPlan(kind=record.kind, trial=record.trial, lrs=record.lrs)
 
 
 def is_tuned(run: Run) -> bool:
-    """True when some size chose among several rates: its figures on the seeds that chose would
-    flatter it.
+    """True when some size chose among several learning rates.
+
+    Its figures on the seeds that chose would then flatter it.
     """
-    return "tuned" in run.rules and any(len(run.rates(size)) > 1 for size in run.batch_sizes)
+    return "tuned" in run.rules and any(
+        len(run.learning_rates(size)) > 1 for size in run.batch_sizes
+    )
 
 
 def choose_winners(run: Run) -> WinningRates:
-    """The `winners` record: for every target (the given ones, or the automatic one) the best rate
-    of each size, and whether it lies at an edge of the rates that were tried.
+    """Return the `winners` record: the best learning rate of each size, for every target.
+
+    Targets are the given ones, or else the automatic one. The record also says whether each winner
+    is at an edge of the learning rates that were tried.
     """
     trials = range(run.trials)
-    rates = {size: _survivors(run, size, run.trials) for size in run.batch_sizes}
-    targets = list(run.header.target_loss) or [find_target(run, rates)]
+    survivors = {size: _survivors(run, size, run.trials) for size in run.batch_sizes}
+    targets: list[float | None] = list(run.header.target_loss) or [find_target(run, survivors)]
     if not run.has_holdout:
         targets = [None]
-    found = []
+    winners: list[TargetWinners] = []
     for target in targets:
-        lrs = [best_cell(run, size, rates[size], target, trials).lr for size in run.batch_sizes]
-        edges = [
-            lr in _edges(run.rates(size)) for size, lr in zip(run.batch_sizes, lrs, strict=True)
+        lrs = [best_cell(run, size, survivors[size], target, trials).lr for size in run.batch_sizes]
+        at_edge = [
+            lr in _edges(run.learning_rates(size))
+            for size, lr in zip(run.batch_sizes, lrs, strict=True)
         ]
-        found.append(TargetWinners(target_loss=target, lrs=tuple(lrs), at_edge=tuple(edges)))
-    return WinningRates(targets=tuple(found))
+        winners.append(TargetWinners(target_loss=target, lrs=tuple(lrs), at_edge=tuple(at_edge)))
+    return WinningRates(targets=tuple(winners))
+
+
+def _learning_rates_to_tune(run: Run, size: int, done: int) -> tuple[float, ...]:
+    """The learning rates of a size in the tuning pass after `done` trials, ascending."""
+    lrs = set(_survivors(run, size, done)) if "tuned" in run.rules else set[float]()
+    for rule in run.rules:
+        if rule != "tuned":
+            lrs.add(learning_rate_of_rule(rule, run.reference_lr, size))
+    return tuple(sorted(lrs))
 
 
 def _survivors(run: Run, size: int, done: int) -> list[float]:
-    """The rates of a size that are still tuned after `done` trials; ascending."""
-    rates = run.rates(size)
-    if not run.header.halving or len(rates) <= FEWEST_RATES:
-        return rates
+    """The learning rates of a size that are still tuned after `done` trials, ascending."""
+    lrs = run.learning_rates(size)
+    if not run.header.halving or len(lrs) <= FEWEST_RATES:
+        return lrs
     for seen in range(1, done + 1):
         trials = range(seen)
         target = _target(run, trials)
-        ranked = sorted(rates, key=lambda lr: rank(run, make_cell(run, size, lr, target, trials)))
-        rates = ranked[: max(FEWEST_RATES, (len(ranked) + 1) // 2)] if seen < run.trials else ranked
-    return sorted(rates)
+        ranks = {lr: rank(run, make_cell(run, size, lr, target, trials)) for lr in lrs}
+        ranked = sorted(lrs, key=ranks.__getitem__)
+        kept = max(FEWEST_RATES, (len(ranked) + 1) // 2)
+        lrs = ranked[:kept] if seen < run.trials else ranked
+    return sorted(lrs)
 
 
 def _extension(run: Run) -> PassPlan | None:
-    """A pass of trial 0 with rates beyond the edge, for the sizes whose best rate lies at one."""
-    made = sum(one.kind == "extension" for one in run.passes)
-    tuned = sum(one.kind == "tuning" for one in run.passes)
-    if (
-        tuned != 1
-        or made >= EXTENSIONS
-        or not run.header.extend
-        or "tuned" not in run.rules
-        or not run.has_holdout
-    ):
+    """A pass of trial 0 beyond the grid, for the sizes whose best learning rate is at its edge."""
+    extensions = sum(ended.kind == "extension" for ended in run.passes)
+    tuning = sum(ended.kind == "tuning" for ended in run.passes)
+    if tuning != 1 or extensions >= EXTENSIONS or not run.header.extend:
+        return None
+    if "tuned" not in run.rules or not run.has_holdout:
         return None
     target = _target(run, range(1))
-    lrs = {}
+    lrs: dict[int, tuple[float, ...]] = {}
     for size in run.batch_sizes:
-        rates = run.rates(size)
-        if len(rates) < 2:
-            continue
-        best = best_cell(run, size, rates, target, range(1))
-        if not any(curve.steps and curve.steps[-1] for curve in best.curves.values()):
-            # no step was taken: every rate has the same loss, and so would all that
-            # lie beyond
-            continue
-        if best.lr == rates[-1] and best.status in ("reached", "not_reached"):
-            lrs[size] = tuple(
-                _rounded(rates[-1] * (rates[-1] / rates[-2]) ** k)
-                for k in range(1, EXTENDED_BY + 1)
-            )
-        elif best.lr == rates[0]:
-            lrs[size] = tuple(
-                sorted(
-                    _rounded(rates[0] * (rates[0] / rates[1]) ** k)
-                    for k in range(1, EXTENDED_BY + 1)
-                )
-            )
+        beyond = _learning_rates_beyond(run, size, target)
+        if beyond:
+            lrs[size] = beyond
     return PassPlan(kind="extension", trial=0, lrs=lrs) if lrs else None
 
 
+def _learning_rates_beyond(run: Run, size: int, target: float | None) -> tuple[float, ...]:
+    """Learning rates that continue a size's grid beyond the edge where its best one is, ascending.
+
+    Empty where the best one is inside the grid.
+    """
+    grid = run.learning_rates(size)
+    if len(grid) < 2:
+        return ()
+    best = best_cell(run, size, grid, target, range(1))
+    if not any(curve.steps and curve.steps[-1] for curve in best.curves.values()):
+        # No step was taken: every learning rate has the same loss, and so would all beyond.
+        return ()
+    if best.lr == grid[-1] and best.status in ("reached", "not_reached"):
+        return _continued(grid[-1], grid[-1] / grid[-2])
+    if best.lr == grid[0]:
+        return _continued(grid[0], grid[0] / grid[1])
+    return ()
+
+
+def _continued(edge: float, ratio: float) -> tuple[float, ...]:
+    """`EXTENDED_BY` terms of the geometric series after `edge`, to three digits, ascending."""
+    return tuple(sorted(float(f"{edge * ratio**k:.3g}") for k in range(1, EXTENDED_BY + 1)))
+
+
 def _target(run: Run, trials: Sequence[int]) -> float | None:
-    """The loss by which rates are compared while tuning: the first one given, else the automatic
-    one of these trials.
+    """The loss by which learning rates are compared while tuning.
+
+    It is the first one given, or else the automatic one of these trials.
     """
     if given := run.header.target_loss:
         return float(given[0]) if run.has_holdout else None
-    return find_target(run, {size: run.rates(size) for size in run.batch_sizes}, trials)
+    grids = {size: run.learning_rates(size) for size in run.batch_sizes}
+    return find_target(run, grids, trials)
 
 
-def _edges(rates: Sequence[float]) -> set[float]:
-    return {rates[0], rates[-1]} if len(rates) > 1 else set()
-
-
-def _rounded(rate: float) -> float:
-    return float(f"{rate:.3g}")
+def _edges(grid: Sequence[float]) -> set[float]:
+    return {grid[0], grid[-1]} if len(grid) > 1 else set()

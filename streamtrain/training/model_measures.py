@@ -8,13 +8,13 @@ reads or trains.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from streamtrain.config import TrainConfig
 from streamtrain.science import curvature, noise_scale, sharpness, shuffle_quality
-from streamtrain.science.intervals import estimate
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.sharpness import generalization_gap
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.probes import Probe, rescale
@@ -67,10 +67,7 @@ def measure_noise(probe: Probe, model: TrainedModel, pool: np.ndarray, *, adam: 
     spacing = len(pool) // REPLICATES
     rows = min(REPLICATE_ROWS, spacing) // MICRO_BATCHES * MICRO_BATCHES
     if rows < 2 * MICRO_BATCHES:
-        return estimate(np.nan, n=0, kind="too few rows") | {
-            "batch_size": model.batch_size,
-            "lr": model.lr,
-        }
+        return {**_nothing("too few rows"), "batch_size": model.batch_size, "lr": model.lr}
     micro, x = rows // MICRO_BATCHES, model.parameters
     scale = noise_scale.adam_scale(_second_moment(probe, model, pool)) if adam else None
     simple, weighted, scaled = [], [], []
@@ -88,11 +85,11 @@ def measure_noise(probe: Probe, model: TrainedModel, pool: np.ndarray, *, adam: 
         if scale is not None:
             scaled.append(noise_scale.variance_and_signal(groups * scale, micro))
     result = {
-        **noise_scale.noise_scale(*np.array(simple).T),
-        "weighted": noise_scale.noise_scale(*np.array(weighted).T),
+        **noise_scale.noise_scale(*np.array(simple).T).to_json(),
+        "weighted": noise_scale.noise_scale(*np.array(weighted).T).to_json(),
     }
     if scaled:
-        result["preconditioned"] = noise_scale.noise_scale(*np.array(scaled).T)
+        result["preconditioned"] = noise_scale.noise_scale(*np.array(scaled).T).to_json()
     variance, signal = np.mean(simple, axis=0)
     return {
         **result,
@@ -113,10 +110,7 @@ def measure_sqrt_m(probe: Probe, model: TrainedModel, pool: np.ndarray) -> Json:
     groups = 2 ** int(np.log2(most_groups))
     levels = int(np.log2(groups)) - int(np.log2(LARGEST_M_GROUPS))
     if levels < 1:
-        return estimate(np.nan, n=0, kind="too few rows for so many parameters") | {
-            "sizes": [],
-            "sd": [],
-        }
+        return {**_nothing("too few rows for so many parameters"), "sizes": [], "sd": []}
     rows = len(pool) // SETS
     group = rows // groups
     sets = [pool[i * rows : i * rows + groups * group] for i in range(SETS)]
@@ -124,7 +118,7 @@ def measure_sqrt_m(probe: Probe, model: TrainedModel, pool: np.ndarray) -> Json:
     variances = np.array([noise_scale.group_variances(g, levels) for g in gradients])
     sizes = group * 2 ** np.arange(levels + 1)
     return {
-        **noise_scale.sqrt_m_slope(sizes, variances),
+        **noise_scale.sqrt_m_slope(sizes, variances).to_json(),
         "sizes": sizes.tolist(),
         "sd": np.sqrt(variances.mean(axis=0)).tolist(),
         "batch_size": model.batch_size,
@@ -165,8 +159,12 @@ def measure_curvature(
         if others:
             rayleigh = curvature.rayleigh_on_independent_rows(
                 [product(block) for block in others], largest.vector
-            )
-        return {**largest.record(), "rayleigh": rayleigh, "smallest": largest.smallest}
+            ).to_json()
+        return {
+            **largest.to_estimate().to_json(),
+            "rayleigh": rayleigh,
+            "smallest": largest.smallest,
+        }
 
     result = {**spectrum(1.0), "lr": model.lr, "stability_line": line, "rows": len(rows)}
     if is_adam(train):
@@ -195,19 +193,19 @@ def measure_sharpness(
     if holdout is not None:
         gap = generalization_gap(
             probe.row_losses(x, pool[:GAP_ROWS]), probe.row_losses(x, holdout[:GAP_ROWS])
-        )
-    full = {f"{epsilon:g}": search(epsilon) for epsilon in sharpness.EPSILONS}
-    adaptive = {f"{epsilon:g}": search(epsilon, adaptive=True) for epsilon in sharpness.EPSILONS}
-    subspace = None
-    if basis is not None:
-        subspace = {
-            f"{epsilon:g}": search(epsilon, basis_PD=basis) for epsilon in sharpness.EPSILONS
+        ).to_json()
+
+    def at_each_epsilon(**options: Any) -> Json:
+        return {
+            f"{epsilon:g}": search(epsilon, **options).to_json() for epsilon in sharpness.EPSILONS
         }
+
+    full = at_each_epsilon()
     return {
         **next(iter(full.values())),
         "full": full,
-        "subspace": subspace,
-        "adaptive": adaptive,
+        "subspace": None if basis is None else at_each_epsilon(basis_PD=basis),
+        "adaptive": at_each_epsilon(adaptive=True),
         "generalization_gap": gap,
         "lr": model.lr,
         "rows": len(rows),
@@ -231,8 +229,8 @@ def measure_at_weights(
         partial(probe.hvp, parameters_P, rows), probe.num_parameters, steps=LANCZOS_STEPS
     )
     return {
-        "phi": search()["value"],
-        "adaptive": search(adaptive=True)["value"],
+        "phi": _finite(search()),
+        "adaptive": _finite(search(adaptive=True)),
         "curvature": spectrum.ritz,
         "loss": 2 * probe.loss(parameters_P, rows),
     }
@@ -252,9 +250,9 @@ def audit_invariance(
     for name, adaptive in (("keskar", False), ("adaptive", True)):
 
         def phi(x: np.ndarray, adaptive: bool = adaptive) -> float:
-            return sharpness.sharpness(
-                partial(_value_and_grad, probe, rows), x, sharpness.EPSILONS[0], adaptive=adaptive
-            )["value"]
+            value_and_grad = partial(_value_and_grad, probe, rows)
+            epsilon = sharpness.EPSILONS[0]
+            return _finite(sharpness.sharpness(value_and_grad, x, epsilon, adaptive=adaptive))
 
         audits[name] = sharpness.invariance_audit(
             phi, partial(rescale, shape), model.parameters.astype(float)
@@ -297,7 +295,7 @@ def measure_shuffle(
     rows = min(SHUFFLE_ROWS, len(pool) // 8)
     if rows < 2:
         return {
-            "deff": estimate(np.nan, n=0, kind="too few rows"),
+            "deff": _nothing("too few rows"),
             "rho": None,
             "by_batch_size": {},
             "is_bad": False,
@@ -311,17 +309,17 @@ def measure_shuffle(
     rho = shuffle_quality.intraclass_correlation(
         means, squares, rows, None if windows is None else windows[chosen * rows]
     )
-    sizes = [trained.batch_size for trained in models]
-    by_batch_size = {
-        str(size): shuffle_quality.design_effect(rho, min(size, window_rows)) for size in sizes
+    effects = {
+        trained.batch_size: shuffle_quality.design_effect(rho, min(trained.batch_size, window_rows))
+        for trained in models
     }
-    deff = by_batch_size[str(model.batch_size)]
+    deff = effects[model.batch_size]
     return {
-        "deff": deff,
-        "rho": rho,
+        "deff": deff.to_json(),
+        "rho": rho.to_json(),
         "rows_a_minibatch": rows,
         "minibatches": count,
-        "by_batch_size": by_batch_size,
+        "by_batch_size": {str(size): effect.to_json() for size, effect in effects.items()},
         "is_bad": shuffle_quality.is_bad_shuffle(deff),
     }
 
@@ -339,6 +337,18 @@ def can_rescale(model: Model) -> TypeGuard[Shape]:
     if not isinstance(model, Shape):
         return False
     return model.activation in ("relu", "identity") and len(model.layers) > 1
+
+
+def _finite(estimate: Estimate) -> float:
+    """The value of an estimate; raises FloatingPointError where it is not finite."""
+    if estimate.value is None:
+        raise FloatingPointError(f"the value of {estimate} is not finite")
+    return estimate.value
+
+
+def _nothing(why: str) -> Json:
+    """The estimate of what could not be measured."""
+    return Estimate(value=None, kind=why).to_json()
 
 
 def _second_moment(probe: Probe, model: TrainedModel, pool: np.ndarray) -> np.ndarray:

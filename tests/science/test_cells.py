@@ -1,12 +1,22 @@
-"""What a cell says of steps, rows and targets, where the easy answer would be wrong."""
+"""Steps, rows and targets of a cell where the obvious answer would be wrong."""
+
+from dataclasses import replace
 
 import pytest
 
-from streamtrain.records import parse_record
+from streamtrain.records import (
+    DeliveryTimed,
+    Evaluation,
+    Record,
+    RunStarted,
+    StepsTimed,
+    parse_record,
+)
 from streamtrain.report.summary import summarize
 from streamtrain.science.cells import Cell, rows_of_steps, seconds_per_row, throughput
 from streamtrain.science.intervals import measure
 from streamtrain.science.run_log import Curve, Run
+from streamtrain.types import Json
 from tests.report.synthetic import make_records
 
 
@@ -20,20 +30,19 @@ def test_rows_of_steps_know_the_short_minibatch(steps, rows):
     assert rows_of_steps(steps, 100_000, 160_000) == rows
 
 
+def typed(record: Record | Json) -> Record:
+    return record if isinstance(record, Record) else parse_record(record)
+
+
 def test_a_target_no_better_than_the_best_constant_is_no_target():
-    """On noise every loss stays about where it began: nothing is reached, and nothing is
-    concluded.
-    """
-    records = make_records(truth=None)
-    for record in records:
-        if record["event"] == "evaluation" and record["holdout_loss"] is not None:
-            record["holdout_loss"] = 2.0 + 0.1 / (1 + record["rows"])
+    """On noise every loss stays near its start: nothing is reached, and nothing is concluded."""
+    records: list[Record] = []
+    for record in map(typed, make_records(truth=None)):
+        if isinstance(record, Evaluation) and record.holdout_loss is not None:
+            record = replace(record, holdout_loss=2.0 + 0.1 / (1 + record.rows))
+        records.append(record)
     summary = summarize(records)
-    assert (
-        summary["target_loss"]["value"] is None
-        if isinstance(summary["target_loss"], dict)
-        else summary["target_loss"] is None
-    )
+    assert summary["target_loss"] is None
     assert summary["recommendation"]["batch_size"] is None
     assert not summary["recommendation"]["conclusive"]
     assert any("nothing was learned" in warning["text"] for warning in summary["warnings"])
@@ -41,7 +50,7 @@ def test_a_target_no_better_than_the_best_constant_is_no_target():
 
 def test_an_interval_of_times_is_never_negative():
     figure = measure([0.0, 0.07, 0.14], log=True)
-    assert 0 <= figure["lo"] <= figure["value"] <= figure["hi"]
+    assert 0 <= figure.lo <= figure.value <= figure.hi
 
 
 def timed(
@@ -52,30 +61,28 @@ def timed(
     delivery_cores: float = 0.0,
     cores: int = 2,
 ) -> Run:
-    """A run of size 64: seconds of 1,000 rows' steps in each repeat, and of delivering 2,000 rows;
-    processor time of either.
+    """A run of size 64, timed: `steps` has the seconds of steps over 1,000 rows in each repeat,
+    `delivery` those of delivering 2,000 rows; `step_cores` and `delivery_cores` are processor time.
     """
-    run = Run(header=parse_record({"event": "run", **{"batch_sizes": [64]}}))
+    run = Run(header=RunStarted(batch_sizes=(64,)))
     for repeat, seconds in steps.items():
         run.add(
-            {
-                "event": "timing",
-                "batch_size": 64,
-                "repeat": repeat,
-                "rows": 1000,
-                "seconds": seconds,
-                "core_seconds": step_cores,
-            }
+            StepsTimed(
+                batch_size=64,
+                repeat=repeat,
+                rows=1000,
+                seconds=seconds,
+                core_seconds=step_cores,
+            )
         )
         run.add(
-            {
-                "event": "delivery",
-                "repeat": repeat,
-                "rows": 2000,
-                "seconds": delivery,
-                "core_seconds": delivery_cores,
-                "cores": cores,
-            }
+            DeliveryTimed(
+                repeat=repeat,
+                rows=2000,
+                seconds=delivery,
+                core_seconds=delivery_cores,
+                cores=cores,
+            )
         )
     return run
 
@@ -91,8 +98,8 @@ def timed(
     ids=["steps", "delivery", "processors", "delivery not clocked"],
 )
 def test_a_repeat_takes_as_long_as_its_scarcest_part(clock, speed, wait):
-    """1,000 rows: a second of steps; half of what 2,000 take to come; the processor time of both
-    over two cores.
+    """1,000 rows take one second of steps, half the delivery time of 2,000 rows, or the processor
+    time of both over two cores, whichever is longest.
     """
     assert throughput(timed({0: 1.0}, **clock), 64) == ([speed], [pytest.approx(wait)])
 

@@ -1,5 +1,5 @@
-"""Trials that missed the target are watched for a while and then lost sight of: they count, and
-never as if they had arrived.
+"""Trials that missed the target are watched for a while only: they count, but never as if they had
+reached it.
 """
 
 import numpy as np
@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamtrain.records import parse_record
+from streamtrain.records import StepsTimed
 from streamtrain.report.cell_figures import target_figures
 from streamtrain.science.cells import make_cell
 from streamtrain.science.intervals import kaplan_meier_median
 from streamtrain.science.run_log import Run
+from tests.science.runs import add_curve, make_header
 
 TIMES = st.lists(st.floats(0.1, 100), min_size=1, max_size=12)
 
@@ -25,11 +26,9 @@ def test_censored_beyond_the_last_arrival_it_is_the_lower_median_of_all(reached,
 
 @given(TIMES, TIMES, st.floats(1, 10))
 def test_watching_longer_never_brings_the_median_forward(reached, away, longer):
-    known, later = (
-        kaplan_meier_median(reached, away),
-        kaplan_meier_median(reached, [time * longer for time in away]),
-    )
-    assert later is None or (known is not None and known <= later)
+    median = kaplan_meier_median(reached, away)
+    later = kaplan_meier_median(reached, [time * longer for time in away])
+    assert later is None or (median is not None and median <= later)
 
 
 def test_who_is_lost_sight_of_at_an_arrival_was_still_at_risk():
@@ -37,50 +36,30 @@ def test_who_is_lost_sight_of_at_an_arrival_was_still_at_risk():
 
 
 def test_the_worked_example():
-    """Times of remission of the 6-MP arm (Freireich et al. 1963.
+    """Times of remission of the 6-MP arm (Freireich et al. 1963): the median is 23.
 
-    Kaplan-Meier estimate in every textbook): the median is 23.
+    It is the textbooks' example of the Kaplan-Meier estimate.
     """
     reached = [6, 6, 6, 7, 10, 13, 16, 22, 23]
     away = [6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35]
     assert kaplan_meier_median(reached, away) == 23
 
 
-def _run(trials: list[list[float]], outcomes: list[str]) -> Run:
-    run = Run(
-        header=parse_record(
-            {
-                "event": "run",
-                **{
-                    "event": "run",
-                    "batch_sizes": [10],
-                    "lrs": [[0.1]],
-                    "trials": len(trials),
-                    "data": {"holdout_source": "rows"},
-                },
-            }
-        )
-    )
+def make_run(trials: list[list[float]], outcomes: list[str]) -> Run:
+    run = Run(header=make_header([10], lr=0.1, trials=len(trials)))
     for trial, (losses, outcome) in enumerate(zip(trials, outcomes, strict=True)):
-        for step, loss in enumerate(losses):
-            run.add(
-                {
-                    "event": "evaluation",
-                    "trial": trial,
-                    "batch_size": 10,
-                    "lr": 0.1,
-                    "rows": 10 * step,
-                    "steps": step,
-                    "holdout_loss": loss,
-                    "holdout_rmse": loss,
-                    "train_loss": loss,
-                }
-            )
-        run.add(
-            {"event": "outcome", "trial": trial, "batch_size": 10, "lr": 0.1, "outcome": outcome}
+        steps = range(len(losses))
+        add_curve(
+            run,
+            batch_size=10,
+            lr=0.1,
+            trial=trial,
+            steps=steps,
+            losses=losses,
+            outcome=outcome,
         )
     for repeat in range(3):
-        run.add({"event": "timing", "batch_size": 10, "repeat": repeat, "rows": 10, "seconds": 2.0})
+        run.add(StepsTimed(batch_size=10, repeat=repeat, rows=10, seconds=2.0))
     return run
 
 
@@ -90,7 +69,7 @@ def _run(trials: list[list[float]], outcomes: list[str]) -> Run:
 def test_a_censored_size_has_a_median_and_no_interval(missed, steps):
     arrived, lost = [4.0, 2.0, 1.0, 1.0], [4.0, 3.0, 3.0, 3.0]
     trials = [arrived] * (3 - missed) + [lost] * missed
-    run = _run(trials, ["finished"] * 3)
+    run = make_run(trials, ["finished"] * 3)
     cell = make_cell(run, 10, 0.1, 1.0)
     figures = target_figures(run, cell)
     assert cell.status == "not_reached"
@@ -101,7 +80,7 @@ def test_a_censored_size_has_a_median_and_no_interval(missed, steps):
 
 
 def test_a_diverged_trial_can_never_arrive():
-    run = _run([[4.0, 2.0, 1.0, 1.0], [4.0, 9.0]], ["finished", "diverged"])
+    run = make_run([[4.0, 2.0, 1.0, 1.0], [4.0, 9.0]], ["finished", "diverged"])
     cell = make_cell(run, 10, 0.1, 1.0)
     assert cell.censored_rows == {1: np.inf}
     assert target_figures(run, cell)["rows_to_target"]["value"] == 20.0

@@ -1,5 +1,5 @@
-"""Crossings: docs/science.md §1, case by case, and the automatic target as the very edge of the
-rule.
+"""Crossings case by case (docs/science.md §1), and the automatic target as the smallest loss that
+the rule finds reached.
 """
 
 import math
@@ -23,7 +23,7 @@ CASES = [
         [0, 10, 20, 30], [1.0, 0.4, 0.6, 0.3], 0.5, None, id="crossing-at-the-last-evaluation"
     ),
     pytest.param(
-        [0, 10, 20, 30, 40], [1.0, 0.4, 0.6, 0.5, 0.3], 0.5, 30.0, id="a-dip-that-stands-alone"
+        [0, 10, 20, 30, 40], [1.0, 0.4, 0.6, 0.5, 0.3], 0.5, 30.0, id="a-dip-of-one-evaluation"
     ),
     pytest.param(
         [0, 10, 10, 10], [1.0, 0.5, 0.5, 0.5], 0.5, None, id="no-new-step-confirms-nothing"

@@ -1,8 +1,8 @@
-"""Published experiments on scikit-learn's digits, one scalar target: where sharpness settles
-(docs/science.md acceptance tests 7, 8, 12).
+"""Published experiments on scikit-learn's digits with one scalar target: where sharpness settles
+(docs/science.md, acceptance tests 7, 8 and 12).
 
-Slow: `pytest -m slow tests/science/test_edge_of_stability.py -s` prints the figures; needs the
-`sklearn` extra.
+They are slow: `pytest -m slow tests/science/test_edge_of_stability.py -s` prints the figures. They
+need the `sklearn` extra.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ SHAPE = Shape(widths=(64, 32, 32, 1), activation="tanh")
 
 @pytest.fixture(scope="module")
 def digits() -> np.ndarray:
-    """Float32 (1797, 65): pixels and the digit, standardised, in a fixed random order."""
+    """Standardised pixels and the digit, float32 (1797, 65), in a fixed random order."""
     table = pytest.importorskip("sklearn.datasets").load_digits()
     rows = np.column_stack([table.data, table.target]).astype(np.float64)
     rows = (rows - rows.mean(axis=0)) / np.maximum(rows.std(axis=0), 1e-9)
@@ -77,14 +77,8 @@ def test_adam_settles_at_its_own_edge(digits):
     """Cohen et al. 2022 (arXiv 2207.14484): under full-batch Adam λ_max of the preconditioned
     Hessian settles at 38/η for β₁ = 0.9.
     """
-    lr, steps, rows, probe, beta1, beta2 = (
-        3e-4,
-        20_000,
-        digits[:1000],
-        probe_shape(SHAPE),
-        0.9,
-        0.99,
-    )
+    lr, steps, beta1, beta2 = 3e-4, 20_000, 0.9, 0.99
+    rows, probe = digits[:1000], probe_shape(SHAPE)
     engine = FusedEngine(
         SHAPE,
         initial_parameters(SHAPE, 0, 0),
@@ -117,10 +111,9 @@ def test_adam_settles_at_its_own_edge(digits):
 
 
 def test_small_and_large_batches_end_at_other_sharpness_by_a_sign_that_is_reported(digits):
-    """Keskar et al. 2017.
+    """Keskar et al. 2017: B = 32 against 10 % of the data, with Adam.
 
-    B = 32 against 10 % of the data, by Adam; once at one η, once with η tuned for each.
-    Informative, never a gate.
+    Once at the same η, and once with η tuned for each size. The sign is printed, not required.
     """
     train, held, probe = digits[:1400], digits[1400:], probe_shape(SHAPE)
     sizes, rates, epochs, trials = (32, 140), (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), 60, 5
@@ -150,7 +143,7 @@ def test_small_and_large_batches_end_at_other_sharpness_by_a_sign_that_is_report
                         weights.astype(float),
                         1e-3,
                         restarts=8,
-                    )["value"]
+                    ).value
                 )
     tuned = {
         size: min(rates, key=lambda lr, size=size: np.mean(losses[size, lr])) for size in sizes
@@ -168,6 +161,6 @@ def test_small_and_large_batches_end_at_other_sharpness_by_a_sign_that_is_report
             f" small {gap['value']:+.4f} ({gap['lo']:+.4f} to {gap['hi']:+.4f}), {ratio['n']}"
             " trials"
         )
-        assert np.isfinite([ratio["lo"], ratio["hi"], gap["lo"], gap["hi"]]).all()
-        assert ratio["n"] == trials
+        assert np.isfinite([ratio.lo, ratio.hi, gap.lo, gap.hi]).all()
+        assert ratio.n == trials
     assert all(value > 0 for values in phi.values() for value in values)

@@ -39,7 +39,9 @@ def test_momentum_is_sgd_at_small_batches_and_has_a_larger_useful_batch():
     )
     assert all(map(math.isfinite, sgd + heavy))
     assert heavy[0] == pytest.approx(sgd[0], rel=0.1)  # the same η/(1 - β), the same steps
-    assert heavy[-1] < sgd[-1] / 5  # κ large: momentum pays once noise does not rule
+    assert (
+        heavy[-1] < sgd[-1] / 5
+    )  # with a large condition number momentum pays once noise does not dominate
     assert fit_steps(sizes, heavy)[1] > 5 * fit_steps(sizes, sgd)[1]
 
 

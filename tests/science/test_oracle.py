@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from streamtrain.config import TrainConfig
 from streamtrain.science.crossing import first_crossing
 from streamtrain.science.oracle import GaussianLinear, isotropic_best_lr
-from streamtrain.science.steps_law import critical_batch_size
+from streamtrain.science.steps_law import fit_steps_law
 from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
 from streamtrain.training.model import Shape
 
@@ -21,8 +21,8 @@ LAMBDA = np.array([1.6, 1.2, 0.8, 0.4])
 NOISE = 0.1
 #: docs/science.md §0: four standardised features, E D_i² = 0.225.
 PAGE = GaussianLinear(eigenvalues=LAMBDA, noise_variance=NOISE, start=np.full(4, 0.225))
-#: What the trainer's linear model is: four features and a bias, started at 0 with w* = (0.5, -0.4,
-#: 0.3, 0.6), intercept 0.4.
+#: The trainer's linear model: four features and a bias, started at 0. w* = (0.5, -0.4, 0.3, 0.6),
+#: intercept 0.4.
 TRUTH = np.array([0.5, -0.4, 0.3, 0.6, 0.4])
 TRAINED = GaussianLinear(
     eigenvalues=np.append(LAMBDA, 1.0),
@@ -35,10 +35,7 @@ SHAPE = Shape(widths=(4, 1), activation="identity")
 
 
 def make_rows(random: np.random.Generator, rows: int) -> np.ndarray:
-    """Float32 (rows, 5).
-
-    Gaussian features with eigenvalues LAMBDA, and their noisy linear target.
-    """
+    """Gaussian features with eigenvalues LAMBDA, and their noisy target: float32 (rows, 5)."""
     block = np.empty((rows, 5), dtype=np.float32)
     random.standard_normal(out=block, dtype=np.float32)
     block[:, :4] *= np.sqrt(LAMBDA).astype(np.float32)
@@ -48,15 +45,14 @@ def make_rows(random: np.random.Generator, rows: int) -> np.ndarray:
 
 
 def trained_excess(
-    seed: int, batch_size: int, rates: tuple[float, ...], points: np.ndarray
+    seed: int, batch_size: int, learning_rates: tuple[float, ...], points: np.ndarray
 ) -> np.ndarray:
-    """Exact excess loss (rates, points) of one run of the real trainer after each number of
-    steps.
+    """The exact excess loss of one run of the real trainer after each number of steps.
+
+    The result is (learning rates, points).
     """
-    random, engine = (
-        np.random.default_rng(seed),
-        FusedEngine(SHAPE, np.zeros(5, np.float32), batch_size, rates, SGD),
-    )
+    random = np.random.default_rng(seed)
+    engine = FusedEngine(SHAPE, np.zeros(5, np.float32), batch_size, learning_rates, SGD)
     curve = []
     for steps in np.diff(points, prepend=0):
         if steps:
@@ -75,9 +71,7 @@ def blas():
 
 
 def test_the_figures_of_the_page():
-    """The same η at 1000 and at a million needs the same steps; tuned, the step count is flat past
-    1000; the useful batch grows.
-    """
+    """At one η, 1000 and a million rows need the same steps; tuned, so do all sizes past 1000."""
     assert PAGE.steps_to(1e-3, 1e3, 0.01) == PAGE.steps_to(1e-3, 1e6, 0.01) == 481
     assert [math.ceil(PAGE.best(1e-3, size)[1]) for size in (10, 100, 1000, 1e6)] == [90, 12, 5, 5]
     assert PAGE.information_limited_rows(1e-3) == 200
@@ -98,16 +92,15 @@ def test_the_trainers_mean_loss_curve_is_the_oracles(batch_size):
 
 
 def test_fitted_critical_batch_size_agrees_with_the_oracles_own_fit():
-    """B_crit from crossings of real training runs at the oracle's best η, in 8 groups of seeds, at
-    three targets.
+    """B_crit is fitted to crossings of real training runs at the oracle's best η.
 
-    At its best η a small batch ends just below the target, so a crossing is of the mean curve of a
-    group, as the oracle's is.
+    There are three targets and 8 groups of seeds. At its best η a small batch ends just below the
+    target, so the crossing is that of a group's mean curve, like the oracle's.
     """
     sizes, groups, fitted = [4, 16, 64, 256, 1024], 8, []
     for target in (1e-2, 3.16e-3, 1e-3):
         steps = np.zeros((groups, len(sizes)))
-        for at, size in enumerate(sizes):
+        for index, size in enumerate(sizes):
             lr, needed = TRAINED.best(target, size)
             seeds = 16 if size < 256 else 4
             points = np.unique(
@@ -117,17 +110,17 @@ def test_fitted_critical_batch_size_agrees_with_the_oracles_own_fit():
             )
             curves = np.array(
                 [
-                    trained_excess(1000 * at + seed, size, (lr,), points)[0]
+                    trained_excess(1000 * index + seed, size, (lr,), points)[0]
                     for seed in range(groups * seeds)
                 ]
             )
             means = curves.reshape(groups, seeds, -1).mean(axis=1)
-            steps[:, at] = [first_crossing(points, mean, target) or np.nan for mean in means]
+            steps[:, index] = [first_crossing(points, mean, target) or np.nan for mean in means]
         assert np.isfinite(steps).all(), steps
-        found = critical_batch_size(sizes, steps)["critical_batch_size"]
+        found = fit_steps_law(sizes, steps).critical_batch_size
         own = TRAINED.critical_batch_size(target, sizes)
-        assert found["lo"] <= own <= found["hi"], (target, found, own)
-        fitted.append(found["value"])
+        assert found.lo <= own <= found.hi, (target, found, own)
+        fitted.append(found.value)
     assert 5 < fitted[2] / fitted[0] < 20  # tenfold for tenfold lower excess
     exact = [
         PAGE.critical_batch_size(target, 10.0 ** np.arange(1, 7)) for target in (1e-2, 1e-3, 1e-4)

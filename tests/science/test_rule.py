@@ -42,7 +42,7 @@ def test_an_interval_across_one_is_not_conclusive_and_says_how_many_trials_would
 
 
 def test_the_trials_that_it_asks_for_are_enough_when_nothing_else_changes():
-    """Few trials have a wide t: three and one more were promised where four were not enough."""
+    """With few trials t is wide: one more than three was advised where four were not enough."""
     for spread in (0.05, 0.065, 0.08):
         few = recommend(
             [reached(64, 1.1 * np.exp(np.array([-spread, 0.0, spread]))), reached(256, np.ones(3))]
@@ -69,7 +69,7 @@ def test_one_trial_is_never_conclusive_and_only_the_best_is_in_the_set():
 def test_one_trial_of_the_only_size_is_not_conclusive_either():
     found = recommend([reached(64, [1.0])])
     assert (found.batch_size, found.conclusive, found.more_trials) == (64, False, None)
-    assert recommend([reached(64, [1.0, 2.0])]).conclusive  # nothing to tell it from
+    assert recommend([reached(64, [1.0, 2.0])]).conclusive  # there is nothing to compare it with
 
 
 @pytest.mark.parametrize("status", ["not_reached", "diverged", "out_of_memory", "failed"])

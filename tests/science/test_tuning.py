@@ -1,12 +1,13 @@
-"""The passes of a sweep against a made-up world in which every rate's curve is known."""
+"""The passes of a sweep where the curve of every learning rate is known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamtrain.records import parse_record
+from streamtrain.records import PassEnded
 from streamtrain.science.judge import judge
 from streamtrain.science.run_log import Run
 from streamtrain.science.tuning import (
@@ -17,28 +18,24 @@ from streamtrain.science.tuning import (
     next_fresh_pass,
     next_tuning_pass,
 )
+from tests.science.runs import add_curve, make_header
 
 GRID = (0.001, 0.00316, 0.01, 0.0316, 0.1)
 ROWS = [0] + [1024 * 2**k for k in range(12)]
 
 
 def header(**changes):
-    return parse_record(
-        {
-            "event": "run",
-            "batch_sizes": [64, 1024],
-            "lrs": [list(GRID), list(GRID)],
-            "trials": 4,
-            "target_loss": [0.1],
-            "lr": 0.01,
-            "lr_rules": ["tuned"],
-            "halving": True,
-            "extend": True,
-            "rerun": True,
-            "data": {"holdout_source": "rows"},
-        }
-        | changes
-    )
+    values = {
+        "lrs": (GRID, GRID),
+        "trials": 4,
+        "target_loss": (0.1,),
+        "lr_rules": ("tuned",),
+        "halving": True,
+        "extend": True,
+        "rerun": True,
+    }
+    sizes = changes.pop("batch_sizes", (64, 1024))
+    return replace(make_header(sizes, lr=0.01, **{**values, **changes}), lr=0.01)
 
 
 def run_plan(
@@ -49,53 +46,36 @@ def run_plan(
     *,
     ends: bool = True,
 ):
-    """Add the records of a pass: the further a rate is from its size's best, the slower its loss
-    falls.
+    """Add the records of a pass.
+
+    The further a learning rate is from the best of its size, the slower its loss falls.
     """
     for size, lrs in plan.lrs.items():
         for lr in lrs:
             distance = abs(math.log(lr / best[size])) + (luck or {}).get((lr, plan.trial), 0.0)
-            for rows in ROWS:
-                loss = 1 / (1 + rows / 1024 * math.exp(-distance))
-                run.add(
-                    {
-                        "event": "evaluation",
-                        "trial": plan.trial,
-                        "batch_size": size,
-                        "lr": lr,
-                        "rows": rows,
-                        "steps": rows // size,
-                        "holdout_loss": loss,
-                        "holdout_rmse": loss,
-                        "train_loss": loss,
-                    }
-                )
-            run.add(
-                {
-                    "event": "outcome",
-                    "trial": plan.trial,
-                    "batch_size": size,
-                    "lr": lr,
-                    "outcome": "finished",
-                    "rows": ROWS[-1],
-                    "steps": 1,
-                }
+            add_curve(
+                run,
+                batch_size=size,
+                lr=lr,
+                trial=plan.trial,
+                steps=[rows // size for rows in ROWS],
+                rows=ROWS,
+                losses=[1 / (1 + rows / 1024 * math.exp(-distance)) for rows in ROWS],
             )
     if ends:
         run.add(
-            {
-                "event": "pass",
-                "kind": plan.kind,
-                "trial": plan.trial,
-                "rows_read": ROWS[-1],
-                "replicas": 1,
-                "lrs": {str(size): list(lrs) for size, lrs in plan.lrs.items()},
-            }
+            PassEnded(
+                kind=plan.kind,
+                trial=plan.trial,
+                rows_read=ROWS[-1],
+                replicas=1,
+                lrs=dict(plan.lrs),
+            )
         )
 
 
 def play(run: Run, best: dict[int, float], luck=None) -> list[PassPlan]:
-    """All the passes of a sweep."""
+    """Run all passes of a sweep and return their plans."""
     plans = []
     while plan := next_tuning_pass(run):
         plans.append(plan)
@@ -136,27 +116,25 @@ def test_a_grid_grows_at_its_edge_until_the_best_lies_inside(best, sizes):
         set(plan.lrs) == sizes and plan.trial == 0 and len(plan.lrs[64]) == EXTENDED_BY
         for plan in extensions
     )
-    rates, lr = run.rates(64), run.winners[0].lrs[0]
-    inside = rates[0] < best < rates[-1]
-    assert len(rates) == len(set(rates)) == 5 + EXTENDED_BY * len(extensions)
+    grid, lr = run.learning_rates(64), run.winners[0].lrs[0]
+    inside = grid[0] < best < grid[-1]
+    assert len(grid) == len(set(grid)) == 5 + EXTENDED_BY * len(extensions)
     assert inside or len(extensions) == EXTENSIONS
-    assert lr == min(rates, key=lambda rate: abs(math.log(rate / best)))
+    assert lr == min(grid, key=lambda rate: abs(math.log(rate / best)))
     assert run.winners[0].at_edge == (not inside, False)
     assert all(plan.lrs[1024] for plan in plans if plan.kind == "tuning")
-    assert run.rates(1024) == list(GRID)
+    assert run.learning_rates(1024) == list(GRID)
 
 
 def test_a_grid_does_not_grow_for_a_size_that_took_no_step():
-    """All its rates have the loss of the first weights; a pass over the data for each extension
-    found nothing.
-    """
-    run = Run(header=header(batch_sizes=[64, 10**9]))
+    """All its learning rates have the loss of the initial weights, so extensions find nothing."""
+    run = Run(header=header(batch_sizes=(64, 10**9)))
     assert {plan.kind for plan in play(run, {64: 0.01, 10**9: 0.0001})} == {"tuning", "fresh"}
-    assert run.rates(10**9) == list(GRID)
+    assert run.learning_rates(10**9) == list(GRID)
 
 
 def test_rules_that_do_not_tune_share_the_tuning_passes_and_need_no_fresh_seeds():
-    run = Run(header=header(lr_rules=["fixed", "linear", "sqrt"]))
+    run = Run(header=header(lr_rules=("fixed", "linear", "sqrt")))
     plans = play(run, {64: 0.01, 1024: 0.01})
     assert [(plan.kind, plan.trial) for plan in plans] == [("tuning", k) for k in range(4)]
     assert plans[0].lrs == {64: (0.000625, 0.0025, 0.01), 1024: (0.01,)}
@@ -166,8 +144,8 @@ def test_rules_that_do_not_tune_share_the_tuning_passes_and_need_no_fresh_seeds(
 
 
 def test_a_lucky_rate_is_found_out_on_fresh_seeds():
-    """One rate is lucky on the seeds that tune: it wins, and its figures come from seeds on which
-    it is not.
+    """A learning rate that is lucky on the tuning seeds wins, but its figures come from seeds on
+    which it is not.
     """
     luck = {(0.01, trial): -2.0 for trial in range(4)}
     run = Run(header=header(extend=False))
@@ -178,15 +156,15 @@ def test_a_lucky_rate_is_found_out_on_fresh_seeds():
 
 
 def test_an_automatic_target_is_the_harder_to_miss_of_tuning_and_fresh_seeds():
-    """Fresh seeds may do better than those that chose the target, or worse: it is never lowered,
-    and raised to what they reached.
+    """Fresh seeds may do better than those that chose the target, or worse: the target is never
+    lowered, and is raised to a loss that they reached.
     """
     unlucky = {(lr, trial): 1.0 for lr in GRID for trial in range(2)}
     for luck, raised in (
         (unlucky, False),
         ({(lr, trial): 1.0 for lr in GRID for trial in (2, 3)}, True),
     ):
-        run = Run(header=header(target_loss=[], trials=2, extend=False, halving=False))
+        run = Run(header=header(target_loss=(), trials=2, extend=False, halving=False))
         play(run, {64: 0.01, 1024: 0.01}, luck)
         tuned, judged = run.winners[0].target_loss, judge(run)
         assert judged.chosen == "automatic"
@@ -195,9 +173,9 @@ def test_an_automatic_target_is_the_harder_to_miss_of_tuning_and_fresh_seeds():
 
 
 def test_every_given_target_has_its_winner_on_fresh_seeds():
-    run = Run(header=header(target_loss=[0.1, 0.5]))
+    run = Run(header=header(target_loss=(0.1, 0.5)))
     play(run, {64: 0.00316, 1024: 0.0316})
-    assert [one.target_loss for one in run.winners] == [0.1, 0.5]
+    assert [winners.target_loss for winners in run.winners] == [0.1, 0.5]
     assert next_tuning_pass(run) is None
     assert next_fresh_pass(run) is None
 
@@ -212,7 +190,7 @@ def test_the_next_pass_is_a_function_of_the_passes_that_ended(data):
     changes = {
         "trials": data.draw(st.integers(1, 3)),
         "halving": data.draw(st.booleans()),
-        "target_loss": data.draw(st.sampled_from([[0.1], []])),
+        "target_loss": data.draw(st.sampled_from([(0.1,), ()])),
     }
     whole = play(Run(header=header(**changes)), best)
     run, plans = Run(header=header(**changes)), []
