@@ -53,6 +53,8 @@ def _train_to_target(prepared: Prepared, cell: Cell, trial: int) -> Confirmed:
         cell.batch_size, (cell.lr,), trial, stop_row=cell.arrival_row(trial), watched=False
     )
     ended = run_pass(prepared, [learner], trial, lambda record: None, kind="confirmation")
+    # Only a held-out loss can have reached the target.
+    assert prepared.evaluation is not None
     loss = float(learner.engine.evaluate(prepared.evaluation)[0] * prepared.loss_scale)
     return Confirmed(
         batch_size=cell.batch_size,

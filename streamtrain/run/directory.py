@@ -59,8 +59,8 @@ _FIRST_BYTES = b'{"event": "run"'
 _TAIL_BYTES = 65_536
 
 _CONFIG_HEADER = (
-    "# The complete configuration of this run. To repeat it, pass this file to"
-    " `streamtrain sweep -c` or `streamtrain train -c`.\n"
+    "# The whole configuration of this run: `streamtrain sweep -c` or `train -c` this file to repeat"
+    " it.\n"
 )
 
 
@@ -251,15 +251,13 @@ class RunDirectory:
             raise ConfigError(
                 f"{self.out} is not empty, and its {EVENTS} is not of a run. Choose another --out."
             )
-        if not self.finished and self._has_trained() and not self._has_checkpoints():
+        checkpoints = list_checkpoints(self.out / CHECKPOINTS)
+        if not self.finished and self._has_trained() and not checkpoints:
             self._close()
             raise DataError(
                 f"{self.out}: its checkpoints are gone, so it cannot be resumed. Restore"
                 f" {CHECKPOINTS}/, or start again with another --out."
             )
-
-    def _has_checkpoints(self) -> bool:
-        return bool(list_checkpoints(self.out / CHECKPOINTS))
 
     def _has_trained(self) -> bool:
         return any(isinstance(record, Evaluation) and record.rows for record in self.records)
@@ -281,8 +279,7 @@ class RunDirectory:
 
     def _read(self, num_bytes: int) -> bytes:
         """Return the first bytes of the log, or fewer where it is shorter."""
-        parts: list[bytes] = []
-        offset = 0
+        parts, offset = [], 0
         while offset < num_bytes:
             part = os.pread(self._log_file, num_bytes - offset, offset)
             if not part:

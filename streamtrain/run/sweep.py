@@ -12,14 +12,11 @@ from dataclasses import asdict, replace
 from typing import Literal
 
 from streamtrain.base.budget import peak_rss_bytes
-from streamtrain.base.units import format_bytes
 from streamtrain.config import Config
 from streamtrain.records import (
     Baseline,
     DataInfo,
     Emit,
-    Measured,
-    MeasuringStarted,
     MemoryInfo,
     PassEnded,
     PassPlanned,
@@ -30,17 +27,10 @@ from streamtrain.records import (
     started_record,
 )
 from streamtrain.run.confirm import confirm
-from streamtrain.run.measure import (
-    TrainedModel,
-    equal_cells,
-    measure,
-    measure_at_target,
-    measure_costs,
-)
+from streamtrain.run.measure import measure_sweep
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.timing import REPEATS, measure_throughput
-from streamtrain.science.judge import arm_cells, judge
 from streamtrain.science.run_log import Run
 from streamtrain.science.tuning import (
     EXTENDED_BY,
@@ -52,13 +42,8 @@ from streamtrain.science.tuning import (
     next_tuning_pass,
 )
 from streamtrain.training.checkpointing import Checkpointer
-from streamtrain.training.engine import Engine
 from streamtrain.training.learner import Learner
 from streamtrain.types import Json
-
-#: What torch and the pool of rows need while models are measured and nothing trains (130 to 240 MiB
-#: were observed).
-MEASURING_BYTES = 256 * 2**20
 
 #: The records that a pass ends with, or that are emitted between two passes.
 _BETWEEN_PASSES = (Baseline, PassEnded, WinningRates)
@@ -124,7 +109,7 @@ def sweep(
     can_step = tuple(size for size in sizes if _can_step(run, size))
     measure_throughput(prepared, can_step, sweep_run.emit, max(REPEATS, run.trials))
     if config.sweep.measure:
-        _measure(prepared, run, learners, sweep_run.emit)
+        measure_sweep(prepared, run, learners, sweep_run.emit)
     if config.sweep.confirm:
         confirm(prepared, run, sweep_run.emit)
 
@@ -267,61 +252,6 @@ def most_rates(config: Config) -> int:
     tuned = max(len(learning_rates(config)), EXTENDED_BY) if "tuned" in rules else 0
     extended = EXTENDED_BY if config.sweep.extend_grid and tuned > 1 else 0
     return tuned + extended + len(rules)
-
-
-def _measure(prepared: Prepared, run: Run, learners: list[Learner], emit: Emit) -> None:
-    """Measure the models that the last pass left; the expected cost is emitted first.
-
-    A size has one replica per learning rate: the one at the judged rate is measured, or the first
-    one where the last pass did not have that rate.
-    """
-    judgement, names, budget = judge(run), prepared.config.sweep.measure, prepared.budget
-    if budget.projected_bytes + MEASURING_BYTES > budget.limit_bytes:
-        text = (
-            f"not measured: --memory {format_bytes(budget.limit_bytes)} does not leave"
-            f" {format_bytes(MEASURING_BYTES)} for it beside the stream"
-        )
-        emit(MeasuringStarted(skipped=text))
-        return
-    judged_rates = {cell.batch_size: cell.lr for cell in judgement.cells}
-    models = [
-        _trained_model(learner.engine, judged_rates[learner.engine.batch_size])
-        for learner in learners
-    ]
-    targets = [judgement.target, *run.header.target_loss[1:]]
-    cells_per_target = [
-        (target, arm_cells(run, run.rules[0], target, index))
-        for index, target in enumerate(targets)
-        if target is not None
-    ]
-    at_target = 0
-    for _, cells in cells_per_target:
-        reached, trials = equal_cells(cells)
-        at_target += len(reached) * len(trials)
-    costs = measure_costs(prepared, models, names, at_target=at_target)
-    emit(MeasuringStarted(costs=tuple(costs)))
-    measures = measure(
-        prepared, models, names, reference=judgement.choice.batch_size, trial=run.passes[-1].trial
-    )
-    if "sharpness" in measures:
-        at_targets = [
-            measure_at_target(prepared, cells, target) for target, cells in cells_per_target
-        ]
-        measures["sharpness"]["at_targets"] = [
-            measured for measured in at_targets if measured is not None
-        ]
-    emit(Measured(measures=measures))
-
-
-def _trained_model(engine: Engine, judged_rate: float) -> TrainedModel:
-    """Return the replica at the judged learning rate, or the first one if there is none."""
-    rates = engine.learning_rates
-    replica = rates.index(judged_rate) if judged_rate in rates else 0
-    return TrainedModel(
-        batch_size=engine.batch_size,
-        lr=rates[replica],
-        parameters=engine.parameters()[replica],
-    )
 
 
 def _can_step(run: Run, batch_size: int) -> bool:

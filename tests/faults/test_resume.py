@@ -222,7 +222,7 @@ def test_another_run_is_refused_with_each_difference_and_nothing_is_changed(
             data, out=tmp_path / "out", resume="auto", **{**TRAIN, **({} if kind else change)}
         )
     assert says in str(refused.value)
-    assert "cannot go on" in str(refused.value)
+    assert "cannot be resumed" in str(refused.value)
     assert {
         path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()
     } == before
@@ -363,7 +363,7 @@ def test_a_run_without_a_checkpoint_starts_again_and_says_so(shards, tmp_path):
     # it was being written when the process was killed
     for name in (".config.resolved.yaml.7.tmp", "checkpoints/.000000.safetensors.7.tmp"):
         (tmp_path / "out" / name).write_bytes(b"half")
-    with pytest.raises(ConfigError, match=r"is not empty.*go on with it by --resume auto"):
+    with pytest.raises(ConfigError, match=r"is not empty.*resume it with --resume auto"):
         streamtrain.train(shards["parquet"], out=tmp_path / "out", resume="never", **TRAIN)
     with pytest.warns(
         UserWarning, match="interrupted before its first checkpoint; it starts again"
