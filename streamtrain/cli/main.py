@@ -150,8 +150,7 @@ def build_app() -> App:
             " for it."
         ),
         help_epilogue=(
-            "Global flags may be before or after the verb. `streamtrain VERB --help` lists the flags"
-            " of a verb."
+            "Global flags may precede or follow the verb. `streamtrain VERB --help` lists its flags."
         ),
     )
     groups = {name: Group(name, sort_key=position) for position, name in enumerate(_GROUPS, 1)}

@@ -59,8 +59,8 @@ _FIRST_BYTES = b'{"event": "run"'
 _TAIL_BYTES = 65_536
 
 _CONFIG_HEADER = (
-    "# The whole configuration of this run: `streamtrain sweep -c` or `train -c` this file to repeat"
-    " it.\n"
+    "# The whole configuration of this run. To repeat it: `streamtrain sweep -c` or `train -c` this"
+    " file.\n"
 )
 
 

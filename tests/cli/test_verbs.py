@@ -1,4 +1,4 @@
-"""Every verb on real shards, through the same words that a person types."""
+"""Every verb on real shards, with the words that a user types."""
 
 import json
 import math
