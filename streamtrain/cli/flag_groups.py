@@ -7,7 +7,7 @@ in one place.
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, make_dataclass
-from typing import Annotated, Any, Literal, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin
 
 from cyclopts import Group, Parameter
 from pydantic.fields import FieldInfo
@@ -161,9 +161,10 @@ def _group(flag: str, key: str) -> Group:
 
 def _type(flag: str, field_info: FieldInfo) -> Any:
     """Return the type of a flag: its choices, or text that the config parses."""
-    if get_origin(field_info.annotation) is Literal:
-        return field_info.annotation | None
-    if field_info.annotation is bool:
+    annotation: Any = field_info.annotation
+    if get_origin(annotation) is Literal:
+        return annotation | None
+    if annotation is bool:
         return Literal["on", "off"] | None
     return list[str] | None if flag in _REPEATABLE else str | None
 
@@ -208,9 +209,6 @@ def _flags_class(name: str, table: Mapping[str, str]) -> type:
     return Parameter(name="*")(cls)
 
 
-SweepFlags = _flags_class("SweepFlags", SWEEP_FLAGS)
-TrainFlags = _flags_class("TrainFlags", TRAIN_FLAGS)
-
 #: Flags of `bench stream`: delivery depends on them, and the other programs compared have them too.
 _STREAM_FLAGS = (
     "target",
@@ -223,7 +221,6 @@ _STREAM_FLAGS = (
     "seed",
     "memory",
 )
-StreamFlags = _flags_class("StreamFlags", {flag: TRAIN_FLAGS[flag] for flag in _STREAM_FLAGS})
 
 #: Flags of `bench step`, which times steps on rows in memory.
 _STEP_FLAGS = (
@@ -237,7 +234,6 @@ _STEP_FLAGS = (
     "device",
     "seed",
 )
-StepFlags = _flags_class("StepFlags", {flag: SWEEP_FLAGS[flag] for flag in _STEP_FLAGS})
 
 #: Flags of `bench train`, whose learner is fed from shards.
 _FED_FLAGS = (
@@ -250,8 +246,25 @@ _FED_FLAGS = (
     "readers",
     "memory",
 )
-FedFlags = _flags_class("FedFlags", {flag: SWEEP_FLAGS[flag] for flag in _FED_FLAGS})
-AllFlags = _flags_class("AllFlags", TRAIN_FLAGS | SWEEP_FLAGS)
+
+if TYPE_CHECKING:
+
+    class Flags:
+        """Flags that set the config. Type checkers cannot see the fields, made at run time."""
+
+    SweepFlags: TypeAlias = Flags
+    TrainFlags: TypeAlias = Flags
+    StreamFlags: TypeAlias = Flags
+    StepFlags: TypeAlias = Flags
+    FedFlags: TypeAlias = Flags
+    AllFlags: TypeAlias = Flags
+else:
+    SweepFlags = _flags_class("SweepFlags", SWEEP_FLAGS)
+    TrainFlags = _flags_class("TrainFlags", TRAIN_FLAGS)
+    StreamFlags = _flags_class("StreamFlags", {flag: TRAIN_FLAGS[flag] for flag in _STREAM_FLAGS})
+    StepFlags = _flags_class("StepFlags", {flag: SWEEP_FLAGS[flag] for flag in _STEP_FLAGS})
+    FedFlags = _flags_class("FedFlags", {flag: SWEEP_FLAGS[flag] for flag in _FED_FLAGS})
+    AllFlags = _flags_class("AllFlags", TRAIN_FLAGS | SWEEP_FLAGS)
 
 
 def load_config(path: str | None, flags: Any, sources: Sources) -> tuple[Config, dict[str, str]]:

@@ -150,7 +150,8 @@ def build_app() -> App:
             " for it."
         ),
         help_epilogue=(
-            "Global flags may precede or follow the verb. `streamtrain VERB --help` lists its flags."
+            "Global flags may precede or follow the verb. `streamtrain VERB --help` lists its"
+            " flags."
         ),
     )
     groups = {name: Group(name, sort_key=position) for position, name in enumerate(_GROUPS, 1)}
