@@ -1,8 +1,8 @@
-"""The command: one file a verb, and what the verbs share.
+"""The command line: one file per verb, and what the verbs share.
 
-`main` is the door; `flags` the options, `layers` the config from its five sources, `terminal` what
-is written where, `progress` the lines of a run. A verb imports what it calls inside its function,
-so that `--help` stays fast.
+`main` runs a verb, `flag_groups` defines the options, `config_layers` combines the five sources of
+the config, `terminal` writes to stdout and stderr, and `progress` shows how a run proceeds. A verb
+imports what it calls inside its function, so that `--help` stays fast.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 
 def start() -> NoReturn:
-    """The console script. Ctrl-C while `main` is still being imported is no traceback either."""
+    """Run the console script; Ctrl-C shows no traceback, even while `main` is being imported."""
     try:
         from streamtrain.cli.main import main
     except KeyboardInterrupt:

@@ -5,29 +5,27 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from streamtrain.base.units import format_bytes, format_count, format_seconds, parse_seconds
+from streamtrain.base.units import format_bytes, format_count, format_seconds
 from streamtrain.cli.bench_command import BENCH
-from streamtrain.cli.flag_groups import Output, count
+from streamtrain.cli.flag_groups import Output, count, duration
 from streamtrain.cli.terminal import show, table
 from streamtrain.errors import ConfigError
 
-
-def _duration(type_: Any, tokens: Any) -> float:
-    return parse_seconds(tokens[0].value)
-
-
-_LIFE = "mean life of a simulated worker; another takes its place a minute after its death"
+_LIFE = "mean lifetime of a simulated worker; a new one replaces it one minute after it dies"
 Simulate = Annotated[
     bool,
     Parameter(
         group=BENCH,
         negative=(),
         show_default=False,
-        help="simulate the workers: nothing else is measured yet",
+        help="simulate the workers; required, because nothing else is measured yet",
     ),
 ]
 Workers = Annotated[
-    int, Parameter(group=BENCH, metavar="N", converter=count, n_tokens=1, help="simulated workers")
+    int,
+    Parameter(
+        group=BENCH, metavar="N", converter=count, n_tokens=1, help="number of simulated workers"
+    ),
 ]
 Rows = Annotated[
     int,
@@ -36,12 +34,16 @@ Rows = Annotated[
     ),
 ]
 Life = Annotated[
-    float, Parameter(group=BENCH, metavar="TIME", converter=_duration, n_tokens=1, help=_LIFE)
+    float, Parameter(group=BENCH, metavar="TIME", converter=duration, n_tokens=1, help=_LIFE)
 ]
 Seed = Annotated[
     int,
     Parameter(
-        group=BENCH, metavar="N", converter=count, n_tokens=1, help="of speeds, deaths and the plan"
+        group=BENCH,
+        metavar="N",
+        converter=count,
+        n_tokens=1,
+        help="seed of the workers' speeds and failures, and of the row order",
     ),
 ]
 
@@ -55,16 +57,14 @@ def cluster(
     seed: Seed = 0,
     output: Output = Output(),
 ) -> None:
-    """Run a cluster's driver (plan, rounds, leases, failures) against simulated workers, and say
-    what it costs.
-    """
+    """Measure a cluster's driver (plan, rounds, leases, failures) against simulated workers."""
     if not simulate:
         raise ConfigError(
             "bench cluster measures the driver against simulated workers. Give --simulate."
         )
     if workers < 1 or rows < 1000:
         raise ConfigError(
-            f"bench cluster needs a worker and 1,000 rows at least; --workers is {workers:,},"
+            f"bench cluster needs at least one worker and 1,000 rows; --workers is {workers:,},"
             f" --rows is {rows:,}."
         )
     from streamtrain.bench.cluster_bench import simulate as run_simulation
@@ -80,13 +80,13 @@ def cluster(
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """A line for each scale, and how the figures grow with the spans."""
+    """Return a table with one line per scale, and how the figures grow with the spans."""
     habits = document["habits"]
     head = (
         f"{document['workers']:,} simulated workers of about"
-        f" {format_count(habits['rows_per_second'])} rows/s that live"
-        f" {format_seconds(habits['failure_seconds'])}; one epoch of local SGD in rounds; no row is"
-        " read"
+        f" {format_count(habits['rows_per_second'])} rows/s with a mean lifetime of"
+        f" {format_seconds(habits['failure_seconds'])}; one epoch of local SGD in rounds; no rows"
+        " are read"
     )
     lines = [
         [
@@ -103,30 +103,29 @@ def page(document: Mapping[str, Any]) -> str:
             "took",
         ]
     ]
-    for one in document["scales"]:
+    for scale in document["scales"]:
         lines.append(
             [
-                format_count(one["rows"]),
-                f"{one['spans']:,}",
-                format_seconds(one["plan_seconds"]),
-                format_bytes(one["plan_peak_bytes"]),
-                f"{one['rounds']:,}",
-                f"{one['tasks']:,}",
-                f"{one['lost_workers']:,}",
-                f"{one['failures']:,}",
-                format_count(one["messages_per_simulated_second"]),
-                f"{format_count(one['driver_messages_per_second'])}/s",
-                format_seconds(one["simulated_seconds"]),
+                format_count(scale["rows"]),
+                f"{scale['spans']:,}",
+                format_seconds(scale["plan_seconds"]),
+                format_bytes(scale["plan_peak_bytes"]),
+                f"{scale['rounds']:,}",
+                f"{scale['tasks']:,}",
+                f"{scale['lost_workers']:,}",
+                f"{scale['failures']:,}",
+                format_count(scale["messages_per_simulated_second"]),
+                f"{format_count(scale['driver_messages_per_second'])}/s",
+                format_seconds(scale["simulated_seconds"]),
             ]
         )
     growth = ", ".join(
         f"{name.replace('_', ' ')} {slope:.2f}" for name, slope in document["growth"].items()
     )
-    verdict = (
-        f"growth with the spans (1 is linear): {growth}; every window was trained on exactly once"
-        if growth
-        else ""
-    )
-    return "\n\n".join(
-        part for part in (head, table(lines, right=frozenset(range(11))), verdict) if part
-    )
+    parts = [head, table(lines, right=frozenset(range(11)))]
+    if growth:
+        parts.append(
+            f"growth with the spans (1 is linear): {growth}; every window was trained on exactly"
+            " once"
+        )
+    return "\n\n".join(parts)

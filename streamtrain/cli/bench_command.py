@@ -6,18 +6,20 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from streamtrain.base.units import format_bytes, format_count, format_seconds
-from streamtrain.cli.flag_groups import Output, Sources, StreamFlags, count, load_config
-from streamtrain.cli.terminal import plain_warnings, plural, show, table
+from streamtrain.cli.flag_groups import (
+    ConfigDataPath,
+    Output,
+    Sources,
+    StreamFlags,
+    count,
+    load_config,
+)
+from streamtrain.cli.terminal import format_interval, plain_warnings, plural, show, table
 from streamtrain.errors import ConfigError
 
 BENCH = Group("Bench", sort_key=3)
-DATA_HELP = (
-    "a file, a folder or a glob of Parquet or Zarr shards; left out: data.path of the config"
-)
-_ROWS, _REPEATS = (
-    "each side takes at most this many rows a repeat; left out: 20M",
-    "timed rounds after the warm-up",
-)
+_ROWS = "most rows per program and repeat; default: 20M"
+_REPEATS = "timed repeats after the warm-up"
 Rows = Annotated[
     int | None, Parameter(group=BENCH, metavar="N", converter=count, n_tokens=1, help=_ROWS)
 ]
@@ -25,7 +27,8 @@ Repeats = Annotated[
     int, Parameter(group=BENCH, metavar="N", converter=count, n_tokens=1, help=_REPEATS)
 ]
 
-#: Side, as in the names of keys → its words; the names of our own keys have no side in front.
+#: What is compared: prefix of its keys in the document → name in the table. Our own keys have no
+#: prefix.
 _SIDES = {
     "": "streamtrain",
     "first_epoch": "its first epoch",
@@ -37,7 +40,7 @@ _SIDES = {
 
 
 def stream(
-    data: Annotated[str | None, Parameter(help=DATA_HELP)] = None,
+    data: ConfigDataPath = None,
     /,
     *,
     flags: StreamFlags = StreamFlags(),
@@ -46,8 +49,9 @@ def stream(
     repeats: Repeats = 5,
     output: Output = Output(),
 ) -> None:
-    """Measure shuffled delivery beside raw decode, an expert's loop and a gather in memory, taking
-    turns in one run.
+    """Measure shuffled delivery beside raw decode, an expert's loop and a gather in memory.
+
+    All of them take turns in one run.
     """
     config, _ = load_config(data, flags, sources)
     if config.data.path is None:
@@ -63,9 +67,9 @@ def stream(
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """What was measured, the sides in a table, memory, the first minibatch, the bottleneck."""
+    """Return what was measured, the sides in a table, memory, first minibatch and bottleneck."""
     head = (
-        f"{document['data']} ({document['format']}): {plural(document['rows'], 'row')} a side,"
+        f"{document['data']} ({document['format']}): {plural(document['rows'], 'row')} per side,"
         f" minibatches of {document['batch_size']:,}, {plural(document['readers'], 'reader')},"
         f" {plural(document['repeats'], 'repeat')} after a warm-up"
     )
@@ -78,15 +82,10 @@ def page(document: Mapping[str, Any]) -> str:
 def _table(document: Mapping[str, Any]) -> str:
     lines = [["side", "rows/s", "[95 %]", "streamtrain is", "[95 %]"]]
     for side in _SIDES:
-        rate = f"{side}_rows_per_second".removeprefix("_")
-        measured = _figure(document, rate, format_count) if document[rate] else ["not measured", ""]
-        lines.append(
-            [
-                _name(document, side),
-                *measured,
-                *_figure(document, f"ratio_to_{side}", "{:.3g} ×".format),
-            ]
-        )
+        key = f"{side}_rows_per_second".removeprefix("_")
+        measured = _figure(document, key, format_count) if document[key] else ["not measured", ""]
+        ratio = _figure(document, f"ratio_to_{side}", "{:.3g} ×".format)
+        lines.append([_name(document, side), *measured, *ratio])
     return table(lines, right=frozenset({1, 3}))
 
 
@@ -96,15 +95,12 @@ def _name(document: Mapping[str, Any], side: str) -> str:
     )
 
 
-def _figure(document: Mapping[str, Any], key: str, text: Callable[[float], str]) -> list[str]:
-    """A value and its interval; empty where there is none."""
+def _figure(document: Mapping[str, Any], key: str, form: Callable[[float], str]) -> list[str]:
+    """Return a value and its interval; empty texts where there is none."""
     figure = document["intervals"].get(key)
     if figure is None:
         return ["", ""]
-    return [
-        text(figure["value"]),
-        "" if figure["lo"] is None else f"[{text(figure['lo'])}, {text(figure['hi'])}]",
-    ]
+    return [form(figure["value"]), format_interval(figure, form)]
 
 
 def _facts(document: Mapping[str, Any]) -> str:
@@ -115,27 +111,15 @@ def _facts(document: Mapping[str, Any]) -> str:
         "consumer": parts["consumer_seconds"],
         "consumer waits": parts["wait_seconds"],
     }
-    shares = ", ".join(f"{name} {format_seconds(value)}" for name, value in seconds.items())
-    peak, projected, budget = (
-        format_bytes(document[name])
-        for name in ("peak_rss_bytes", "projected_bytes", "memory_budget_bytes")
-    )
-    return table(
-        [
-            [
-                "first minibatch",
-                f"after {format_seconds(document['first_minibatch_seconds'])}, opening included",
-            ],
-            [
-                "memory",
-                f"{peak} at the peak beyond the imports; {projected} projected; {budget} allowed",
-            ],
-            [
-                "bottleneck",
-                (
-                    f"{document['bottleneck']} (seconds a pass, over"
-                    f" {plural(document['readers'], 'reader')}: {shares})"
-                ),
-            ],
-        ]
-    )
+    times = ", ".join(f"{name} {format_seconds(value)}" for name, value in seconds.items())
+    first_minibatch = format_seconds(document["first_minibatch_seconds"])
+    peak = format_bytes(document["peak_rss_bytes"])
+    projected = format_bytes(document["projected_bytes"])
+    budget = format_bytes(document["memory_budget_bytes"])
+    readers = plural(document["readers"], "reader")
+    facts = {
+        "first minibatch": f"after {first_minibatch}, opening included",
+        "memory": f"{peak} at the peak beyond the imports; {projected} projected; {budget} allowed",
+        "bottleneck": f"{document['bottleneck']} (seconds per pass, over {readers}: {times})",
+    }
+    return table([[name, fact] for name, fact in facts.items()])

@@ -1,14 +1,19 @@
 """`streamtrain bench step` and `streamtrain bench train`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from streamtrain.base.units import format_count, format_seconds
-from streamtrain.cli.bench_command import DATA_HELP, Repeats
-from streamtrain.cli.flag_groups import FedFlags, Output, Sources, StepFlags, load_config
-from streamtrain.cli.terminal import plain_warnings, plural, show, table
+from streamtrain.cli.bench_command import Repeats
+from streamtrain.cli.flag_groups import (
+    ConfigDataPath,
+    FedFlags,
+    Output,
+    Sources,
+    StepFlags,
+    load_config,
+)
+from streamtrain.cli.terminal import format_interval, plain_warnings, plural, show, table
 from streamtrain.errors import ConfigError
 
 
@@ -19,8 +24,9 @@ def step(
     repeats: Repeats = 5,
     output: Output = Output(),
 ) -> None:
-    """Measure training steps beside a plain PyTorch loop and single-thread sgemm, on the same rows
-    in memory, taking turns.
+    """Measure training steps beside a plain PyTorch loop and single-thread sgemm.
+
+    All of them take turns on the same rows in memory.
     """
     config, _ = load_config(None, flags, sources)
     from streamtrain.bench.step_bench import measure_step
@@ -31,7 +37,7 @@ def step(
 
 
 def train(
-    data: Annotated[str | None, Parameter(help=DATA_HELP)] = None,
+    data: ConfigDataPath = None,
     /,
     *,
     flags: FedFlags = FedFlags(),
@@ -39,8 +45,9 @@ def train(
     repeats: Repeats = 5,
     output: Output = Output(),
 ) -> None:
-    """Measure a learner fed from shards beside the same one fed from a block in memory, taking
-    turns in one run.
+    """Measure a learner fed from shards beside the same one fed from a block in memory.
+
+    Both take turns in one run.
     """
     config, _ = load_config(data, flags, sources)
     if config.data.path is None:
@@ -56,9 +63,7 @@ def train(
 
 
 def step_page(document: Mapping[str, Any]) -> str:
-    """What was measured, engines beside torch in a table, threads beside one, and what is the
-    limit.
-    """
+    """Return what was measured, engines beside torch, threads beside one, and what limits them."""
     compiled = ", ".join(
         f"{name} {format_seconds(seconds)}" for name, seconds in document["compile_seconds"].items()
     )
@@ -67,6 +72,13 @@ def step_page(document: Mapping[str, Any]) -> str:
         f" {document['loss']}; {plural(document['repeats'], 'repeat')}; sgemm"
         f" {document['sgemm_gflops']:.1f} GFLOP/s; ready after {compiled}, not counted"
     )
+    parts = [head, _engines_table(document)]
+    if document["scaling"]:
+        parts.append(_threads_table(document))
+    return "\n\n".join([*parts, document["limit"]])
+
+
+def _engines_table(document: Mapping[str, Any]) -> str:
     lines = [
         [
             "batch size",
@@ -82,58 +94,52 @@ def step_page(document: Mapping[str, Any]) -> str:
     ]
     for cell in document["cells"]:
         gflops, intervals = cell["gflops"], cell["intervals"]
+        eager_rate = format_count(cell["torch_eager_rows_per_second"])
+        eager_threads = plural(cell["torch_eager_threads"], "thread")
         lines.append(
             [
                 f"{cell['batch_size']:,}",
                 cell["engine"],
                 format_count(cell["rows_per_second"]),
-                _interval(intervals["rows_per_second"], format_count),
-                (
-                    f"{format_count(cell['torch_eager_rows_per_second'])} on"
-                    f" {plural(cell['torch_eager_threads'], 'thread')}"
-                ),
+                format_interval(intervals["rows_per_second"], format_count),
+                f"{eager_rate} on {eager_threads}",
                 f"{cell['ratio']:.3g} ×",
-                _interval(intervals["ratio"], "{:.3g} ×".format),
+                format_interval(intervals["ratio"], "{:.3g} ×".format),
                 "" if gflops is None else f"{gflops:.1f}",
                 "" if gflops is None else f"{gflops / document['sgemm_gflops']:.2f}",
             ]
         )
-    parts = [head, table(lines, right=frozenset({0, 2, 5, 7, 8}))]
-    if document["scaling"]:
-        lines = [
-            ["fused", "on one thread", f"on {document['threads']} threads", "faster", "[95 %]"]
-        ]
-        for row in document["scaling"]:
-            sizes = (
-                f"rows of {row['batch_sizes'][0]:,}"
-                if row["replicas"] == 1
-                else plural(row["replicas"], "replica")
-            )
-            rates = [
-                format_count(row[name])
-                for name in ("one_thread_rows_per_second", "rows_per_second")
+    return table(lines, right=frozenset({0, 2, 5, 7, 8}))
+
+
+def _threads_table(document: Mapping[str, Any]) -> str:
+    lines = [["fused", "on one thread", f"on {document['threads']} threads", "faster", "[95 %]"]]
+    for row in document["scaling"]:
+        if row["replicas"] == 1:
+            name = f"rows of {row['batch_sizes'][0]:,}"
+        else:
+            name = plural(row["replicas"], "replica")
+        lines.append(
+            [
+                name,
+                format_count(row["one_thread_rows_per_second"]),
+                format_count(row["rows_per_second"]),
+                f"{row['ratio']:.2f} ×",
+                format_interval(row["intervals"]["ratio"], "{:.2f} ×".format),
             ]
-            lines.append(
-                [
-                    sizes,
-                    *rates,
-                    f"{row['ratio']:.2f} ×",
-                    _interval(row["intervals"]["ratio"], "{:.2f} ×".format),
-                ]
-            )
-        parts.append(table(lines, right=frozenset({1, 2, 3})))
-    return "\n\n".join([*parts, document["limit"]])
+        )
+    return table(lines, right=frozenset({1, 2, 3}))
 
 
 def train_page(document: Mapping[str, Any]) -> str:
-    """What was measured, streaming beside resident in a table, and what is the limit."""
+    """Return what was measured, streaming beside resident in a table, and what limits it."""
     head = (
         f"{document['data']}: {plural(document['rows'], 'row')} of"
         f" {plural(document['features'], 'feature')}; {document['engine']} engine,"
         f" {plural(document['readers'], 'reader')}, {plural(document['cores'], 'core')},"
         f" {plural(document['repeats'], 'repeat')}; delivery alone"
         f" {format_count(document['delivery_rows_per_second'])} rows/s,"
-        f" {document['delivery_core_nanoseconds']:.1f} ns of core a row; ready after"
+        f" {document['delivery_core_nanoseconds']:.1f} ns of core time per row; ready after"
         f" {format_seconds(document['compile_seconds'])}, not counted"
     )
     lines = [
@@ -147,12 +153,8 @@ def train_page(document: Mapping[str, Any]) -> str:
                 format_count(cell["streaming_rows_per_second"]),
                 format_count(cell["resident_rows_per_second"]),
                 f"{cell['ratio']:.3f}",
-                _interval(cell["intervals"]["ratio"], "{:.3f}".format),
+                format_interval(cell["intervals"]["ratio"], "{:.3f}".format),
                 f"{cell['bound']:.3f}",
             ]
         )
     return "\n\n".join([head, table(lines, right=frozenset(range(5)) | {6}), document["limit"]])
-
-
-def _interval(figure: Mapping[str, Any], text: Any) -> str:
-    return "" if figure["lo"] is None else f"[{text(figure['lo'])}, {text(figure['hi'])}]"

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 COMPARE = Group("Compare", sort_key=1)
 _FAIL_ON = (
-    'limits on the change from A to B, like "rows_per_second<-5%,holdout_loss>+1%"; exit 5 where'
-    " one is crossed beyond doubt"
+    'limits on the change from A to B, like "rows_per_second<-5%,holdout_loss>+1%"; exit 5 if the'
+    " whole interval is beyond one"
 )
 
 
 def compare(
-    a: Annotated[str, Parameter(help="the directory of a run: what was")],
-    b: Annotated[str, Parameter(help="the directory of a run: what is")],
+    a: Annotated[str, Parameter(help="the directory of the earlier run")],
+    b: Annotated[str, Parameter(help="the directory of the later run")],
     /,
     *,
     fail_on: Annotated[
@@ -29,29 +29,26 @@ def compare(
     ] = None,
     output: Output = Output(),
 ) -> None:
-    """Say what changed from one run to another: for every batch size the change of each figure with
-    its interval.
-    """
-    from streamtrain.report import compare as runs
+    """Show how each figure of every batch size changed between two runs, with intervals."""
+    from streamtrain.report import compare as report
     from streamtrain.report.fail_on import check_limits, parse_limits
 
-    # an empty text is refused: a check of nothing must not pass
+    # An empty text is refused, because a check without limits must not pass.
     limits = [] if fail_on is None else parse_limits(fail_on)
-    document = runs.compare(read_run(a), read_run(b))
+    document = report.compare(read_run(a), read_run(b))
     failures, doubts = check_limits(document, limits)
     document |= {
         "fail_on": [str(limit) for limit in limits],
         "failures": failures,
         "doubts": doubts,
     }
-    show(runs.render_comparison(document, (a, b)), document, as_json=output.json)
+    show(report.render_comparison(document, (a, b)), document, as_json=output.json)
     if not output.quiet:
         for doubt in doubts:
-            note(
-                f"warning: beyond a limit, but not beyond doubt: {doubt}. [--trials]"
-                if "limit is" in doubt
-                else f"warning: {doubt}"
-            )
+            if "limit is" in doubt:
+                note(f"warning: beyond a limit, but not beyond doubt: {doubt}. [--trials]")
+            else:
+                note(f"warning: {doubt}")
     if failures:
         raise CheckFailed("\n".join(failures))
     if limits and not doubts and not output.quiet:
@@ -59,13 +56,18 @@ def compare(
 
 
 def read_run(folder: str) -> "Run":
-    """The records of a run's directory, sorted."""
+    """Return the sorted records of a run's directory."""
     from streamtrain.report.write import read_records
     from streamtrain.science.run_log import collect
 
-    records = Path(folder) / "events.jsonl"
-    if not records.is_file():
+    return collect(read_records(log_path(folder)))
+
+
+def log_path(folder: str) -> Path:
+    """Return the path of a run's `events.jsonl`. Raises ConfigError when there is none."""
+    path = Path(folder) / "events.jsonl"
+    if not path.is_file():
         raise ConfigError(
-            f"{folder}: no events.jsonl there; name the directory that sweep or train wrote"
+            f"{folder}: no events.jsonl there; name the directory of a sweep or train"
         )
-    return collect(read_records(records))
+    return path

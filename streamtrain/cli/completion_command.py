@@ -1,4 +1,4 @@
-"""`streamtrain completion`: the script that makes a shell complete verbs and flags."""
+"""`streamtrain completion`: a script with which a shell completes verbs and flags."""
 
 from typing import Annotated, Literal
 
@@ -11,14 +11,14 @@ Shell = Literal["bash", "zsh", "fish"]
 
 
 def completion(
-    shell: Annotated[Shell, Parameter(help="the shell that will read it")],
+    shell: Annotated[Shell, Parameter(help="the shell to make it for")],
     /,
     *,
     output: Output = Output(),
 ) -> None:
     """Print a completion script.
 
-    `eval "$(streamtrain completion bash)"`, or put it where your shell looks for such files.
+    Use `eval "$(streamtrain completion bash)"`, or put it where your shell looks for such scripts.
     """
     from streamtrain.cli.main import build_app
 

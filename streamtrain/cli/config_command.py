@@ -1,6 +1,7 @@
 """`streamtrain config show | schema | validate`."""
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import yaml
@@ -21,34 +22,33 @@ def show(
     sources: Sources = Sources(),
     output: Output = Output(),
 ) -> None:
-    """Print every value and, beside it, where it comes from. The output is a config file."""
+    """Print every value with its origin. The output is a config file."""
     config, origins = load_config(data, flags, sources)
     lines, document = [], {}
     for section, values in config.model_dump(mode="json").items():
         lines.append(f"{section}:")
         for name, value in values.items():
-            of_items = dict.fromkeys(
-                origin for key, origin in origins.items() if key.startswith(f"{section}.{name}.")
-            )
-            origin = origins.get(f"{section}.{name}") or ", ".join(of_items) or "default"
-            lines.append(f"{f'  {name}: {_yaml(value)}':<60}  # {origin}")
-            document[f"{section}.{name}"] = {"value": value, "origin": origin}
+            key = f"{section}.{name}"
+            origin = _origin(key, origins)
+            setting = f"  {name}: {_yaml(value)}"
+            lines.append(f"{setting:<60}  # {origin}")
+            document[key] = {"value": value, "origin": origin}
     show_result("\n".join(lines), document, as_json=output.json)
 
 
 def schema(*, output: Output = Output()) -> None:
     """Print the JSON schema of the config, for editors.
 
-    It lies in the package too: streamtrain/cli/config.schema.json.
+    The package has it as well: streamtrain/cli/config.schema.json.
     """
     document = config_schema()
     show_result(json.dumps(document, indent=2), document, as_json=output.json)
 
 
 def validate(
-    file: Annotated[str, Parameter(help="a YAML config")], /, *, output: Output = Output()
+    file: Annotated[str, Parameter(help="a YAML config file")], /, *, output: Output = Output()
 ) -> None:
-    """Check a config file: every wrong key is named with its line."""
+    """Check a config file, and name every wrong key with its line."""
     layer = file_layer(file)
     resolve(layer)
     document = {"file": file, "valid": True, "keys": sorted(layer)}
@@ -56,7 +56,7 @@ def validate(
 
 
 def config_schema() -> dict[str, Any]:
-    """The JSON schema of a config file. An empty section counts as absent, so null is one too."""
+    """Return the JSON schema of a config file. A section may be null, which counts as absent."""
     document = Config.model_json_schema()
     for section in document["properties"].values():
         reference = section.pop("$ref", None)
@@ -65,9 +65,16 @@ def config_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
 
 
-def _yaml(value: Any) -> str:
-    return (
-        yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
-        .removesuffix("...\n")
-        .strip()
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    """Return the origin of a key, or those of the items of a mapping."""
+    if key in origins:
+        return origins[key]
+    of_items = dict.fromkeys(
+        origin for item, origin in origins.items() if item.startswith(f"{key}.")
     )
+    return ", ".join(of_items) or "default"
+
+
+def _yaml(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+    return text.removesuffix("...\n").strip()

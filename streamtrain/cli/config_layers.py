@@ -1,5 +1,6 @@
-"""One config from five layers: defaults < file < `STREAMTRAIN_…` < `--set` < flag; each value knows
-where it came from.
+"""One config from five layers: defaults < file < `STREAMTRAIN_…` < `--set` < flag.
+
+Each value keeps its origin, so that errors and `config show` can name it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,10 +17,7 @@ PREFIX = "STREAMTRAIN_"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value and its origin.
-
-    `sweep.yaml:14`, `STREAMTRAIN_TRAIN__LR`, `--set train.lr`, `--lr`.
-    """
+    """A value and its origin, such as `sweep.yaml:14`, `STREAMTRAIN_TRAIN__LR` or `--lr`."""
 
     value: Any
     origin: str
@@ -30,9 +28,9 @@ Layer = dict[str, Setting]
 
 
 def file_layer(path: str | None) -> Layer:
-    """The keys of a YAML file; an empty section counts as absent.
+    """Return the keys of a YAML file; an empty section counts as absent.
 
-    Raises ConfigError that names the line.
+    Raises ConfigError, which names the line.
     """
     if path is None:
         return {}
@@ -48,7 +46,10 @@ def file_layer(path: str | None) -> Layer:
 
 
 def environment_layer(environment: Mapping[str, str]) -> Layer:
-    """`STREAMTRAIN_TRAIN__BATCH_SIZE` sets train.batch_size; names without `__` are not ours."""
+    """Return the keys set by variables: `STREAMTRAIN_TRAIN__BATCH_SIZE` sets train.batch_size.
+
+    Names without `__` are ignored.
+    """
     return {
         name.removeprefix(PREFIX).replace("__", ".").lower(): Setting(_from_text(text), name)
         for name, text in environment.items()
@@ -57,8 +58,9 @@ def environment_layer(environment: Mapping[str, str]) -> Layer:
 
 
 def set_layer(assignments: Iterable[str]) -> Layer:
-    """`a.b=c`, as often as wanted; the value is written as on a flag, or as a YAML list, or `null`
-    for unset.
+    """Return the keys of assignments like `a.b=c`.
+
+    A value is written as on a flag, or as a YAML list, or as `null` for unset. Raises ConfigError.
     """
     layer: Layer = {}
     for assignment in assignments:
@@ -70,22 +72,27 @@ def set_layer(assignments: Iterable[str]) -> Layer:
 
 
 def flag_layer(flags: Mapping[str, Any], table: Mapping[str, str]) -> Layer:
-    """The flags that were given, by the tables of `streamtrain.config`; a repeated flag is a
-    list.
+    """Return the keys of the flags that were given; the value of a repeated flag is a list.
+
+    `table`: flag → key, as in `streamtrain.config`.
     """
     layer: Layer = {}
     for name, value in flags.items():
-        if table.get(name) == _OPTIONS and value is not None:
+        if value is None:
+            continue
+        if table[name] == _OPTIONS:
             layer |= _settings(_OPTIONS, storage_options(value), flag_name(name))
-        elif value is not None:
-            layer[table[name]] = Setting(
-                ",".join(value) if isinstance(value, list) else value, flag_name(name)
-            )
+        else:
+            text = ",".join(value) if isinstance(value, list) else value
+            layer[table[name]] = Setting(text, flag_name(name))
     return layer
 
 
 def storage_options(assignments: Iterable[str] | None) -> dict[str, str]:
-    """`k=v`, as often as wanted. Raises ConfigError, and shows no value: it may be a secret."""
+    """Parse assignments like `k=v`.
+
+    Raises ConfigError, which shows no value, because that may be a secret.
+    """
     options: dict[str, str] = {}
     for assignment in assignments or ():
         name, equals, value = assignment.partition("=")
@@ -96,33 +103,34 @@ def storage_options(assignments: Iterable[str] | None) -> dict[str, str]:
 
 
 def _settings(key: str, value: Any, origin: str) -> Layer:
-    """One setting; of storage options one each, so that layers are laid over one another option by
-    option.
-    """
+    """Return one setting, or one per storage option, so that layers override single options."""
     if key == _OPTIONS and isinstance(value, Mapping) and value:
         return {f"{key}.{name}": Setting(item, origin) for name, item in value.items()}
     return {key: Setting(value, origin)}
 
 
 def path_layer(path: str | None) -> Layer:
-    """The positional DATA of a verb."""
+    """Return the key that a verb's positional DATA sets."""
     return {} if path is None else {"data.path": Setting(path, "DATA")}
 
 
 _OPTIONS = "data.storage_options"
+
+#: Two keys for the length of a run: a layer that sets one of them replaces the other of an earlier
+#: layer.
 _LENGTHS = ("train.epochs", "train.max_rows")
 
 
 def resolve(*layers: Layer) -> tuple[Config, dict[str, str]]:
-    """The checked config, later layers over earlier ones, and the origin of every key that was set.
+    """Return the checked config and the origin of every key that was set; later layers win.
 
-    Raises ConfigError that names key, origin and remedy; every wrong key is listed.
+    Raises ConfigError, which lists every wrong key with its origin and a remedy.
     """
     settings: Layer = {}
     for layer in layers:
-        for one, other in (_LENGTHS, _LENGTHS[::-1]):
-            if one in layer and other not in layer:
-                settings.pop(other, None)  # they say the same thing: the later layer's word counts
+        for key, other in (_LENGTHS, _LENGTHS[::-1]):
+            if key in layer and other not in layer:
+                settings.pop(other, None)
         settings |= layer
     origins = {key: setting.origin for key, setting in settings.items()}
     _refuse_non_sections(settings)
@@ -133,35 +141,33 @@ def resolve(*layers: Layer) -> tuple[Config, dict[str, str]]:
 
 
 def _refuse_non_sections(settings: Layer) -> None:
-    """A key without its section, or a section without a key: said before pydantic would say it in
-    its own words.
+    """Raise ConfigError for a key without its section, or a section without a key.
+
+    Done before pydantic, whose messages for these would be harder to understand.
     """
-    known = config_keys()
+    keys = config_keys()
     for key, setting in settings.items():
         section, dot, _ = key.partition(".")
         if section in Config.model_fields and not dot:
             raise ConfigError(
                 f"{setting.origin}: {key} is a section; give one of its keys, like"
-                f" {_first_key(key, known)}"
+                f" {_first_key(key, keys)}"
             )
         if section not in Config.model_fields:
-            close = [name for name in known if name.split(".")[1] == key.split(".")[-1]][:1]
-            hint = (
-                f" Did you mean {close[0]}?"
-                if close
-                else did_you_mean(section, Config.model_fields)
-            )
+            same_name = [name for name in keys if name.split(".")[1] == key.split(".")[-1]]
+            if same_name:
+                hint = f" Did you mean {same_name[0]}?"
+            else:
+                hint = did_you_mean(section, Config.model_fields)
             hint = hint or " A key is section.name; `streamtrain config show` lists all."
             raise ConfigError(f"{setting.origin}: {key}: unknown key.{hint}")
 
 
-def _first_key(section: str, known: Iterable[str]) -> str:
-    return next(key for key in known if key.startswith(f"{section}."))
+def _first_key(section: str, keys: Iterable[str]) -> str:
+    return next(key for key in keys if key.startswith(f"{section}."))
 
 
 def _from_text(text: str) -> Any:
-    """Text as on a flag, so that `2024` can name a column; but YAML's null, and lists in
-    brackets.
-    """
+    """Parse null and lists in brackets; keep other text, so that `2024` can name a column."""
     value = parse_scalar(text)
     return value if isinstance(value, list) or (value is None and text.strip()) else text

@@ -1,4 +1,4 @@
-"""`streamtrain doctor`: what this machine is, and whether streamtrain works on it, end to end."""
+"""`streamtrain doctor`: describes this machine and checks that streamtrain works on it."""
 
 import importlib.util
 import os
@@ -15,24 +15,20 @@ from typing import Annotated, Any
 import psutil
 from cyclopts import Parameter
 
-from streamtrain.base.units import format_bytes, format_count, format_seconds, parse_seconds
-from streamtrain.cli.flag_groups import GLOBAL, Output
+from streamtrain.base.units import format_bytes, format_count, format_seconds
+from streamtrain.cli.flag_groups import GLOBAL, Output, duration
 from streamtrain.cli.terminal import note, plain_warnings, show, table
-from streamtrain.errors import CheckFailed, ConfigError, StreamTrainError
-from streamtrain.records import RunStarted
+from streamtrain.errors import CheckFailed, ConfigError, StreamTrainError, first_line
+from streamtrain.records import Record, RunStarted
 
 _ROWS, _SEED = 262_144, 1
 _DISK_BYTES = 2**26
-#: A network of 4-16-1 on a linear target with 1 % noise must at least halve what a constant leaves,
-#: long before the time is over.
+
+#: The loss that training must reach: half of a constant's. A 4-16-1 network on a linear target with
+#: 1 % noise gets far below it long before the time is over.
 _LEARNED = 0.5
 
 Finding = dict[str, Any]
-
-
-def _duration(type_: Any, tokens: Any) -> float:
-    """Cyclopts' converter for `5s`, `1m`."""
-    return parse_seconds(tokens[0].value)
 
 
 def doctor(
@@ -42,71 +38,67 @@ def doctor(
         Parameter(
             group=GLOBAL,
             metavar="T",
-            converter=_duration,
+            converter=duration,
             n_tokens=1,
-            help="how long the self check trains",
+            help="how long the self-check trains",
         ),
     ] = 5.0,
     output: Output = Output(),
 ) -> None:
-    """Describe this machine, and train on made-up data to see that everything works.
+    """Describe this machine, and train on generated data to check that everything works.
 
-    Paste it into an issue. Exit 5: a check failed.
+    The output is made to be pasted into an issue. Exit 5: a check failed.
     """
     if seconds <= 0:
         raise ConfigError(
-            f"--seconds {seconds:g}: the self check trains for longer than nothing. Write it"
-            " like 5s."
+            f"--seconds {seconds:g}: the self-check needs more than 0 seconds. Write it like 5s."
         )
+    silent = output.quiet or output.json
     with plain_warnings(quiet=output.quiet):
         facts = machine()
-        findings = [
-            _disk(),
-            *_self_checks(
-                seconds, say=(lambda text: None) if output.quiet or output.json else note
-            ),
-        ]
+        findings = [_disk(), *_self_checks(seconds, say=(lambda text: None) if silent else note)]
+    failures = [finding for finding in findings if not finding["ok"]]
     document = {
         "schema_version": 1,
         "machine": facts,
         "checks": findings,
-        "healthy": all(one["ok"] for one in findings),
+        "healthy": not failures,
     }
     show(page(document), document, as_json=output.json)
-    if not document["healthy"]:
+    if failures:
         raise CheckFailed(
-            "\n".join(f"{one['check']}: {one['found']}" for one in findings if not one["ok"])
+            "\n".join(f"{failure['check']}: {failure['found']}" for failure in failures)
         )
 
 
 def page(document: dict[str, Any]) -> str:
-    """Facts, then checks, then the verdict: plain text, made to be pasted."""
+    """Return facts, checks and verdict as plain text, made to be pasted."""
+    facts = [[name, value] for name, value in document["machine"].items()]
     checks = [
-        ["ok" if one["ok"] else "FAILED", one["check"], one["found"]] for one in document["checks"]
+        ["ok" if finding["ok"] else "FAILED", finding["check"], finding["found"]]
+        for finding in document["checks"]
     ]
-    verdict = (
-        "streamtrain works here."
-        if document["healthy"]
-        else "streamtrain does not work here as it should: see the lines that say FAILED."
-    )
-    return "\n\n".join(
-        (
-            table([[name, value] for name, value in document["machine"].items()]),
-            table(checks),
-            verdict,
-        )
-    )
+    if document["healthy"]:
+        verdict = "streamtrain works here."
+    else:
+        verdict = "streamtrain does not work here as it should: see the lines that say FAILED."
+    return "\n\n".join((table(facts), table(checks), verdict))
 
 
 def machine() -> dict[str, str]:
-    """Words for what a run meets here."""
+    """Describe what a run has here, by name."""
     from streamtrain.base.budget import default_limit_bytes
     from streamtrain.run.directory import environment
 
     env = environment()
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    words = ("python", "system", "cpu", "cores", "byte_order")
+    max_open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    thread_limits = [
+        f"{name}={os.environ[name]}" for name in sorted(os.environ) if name.endswith("_NUM_THREADS")
+    ]
+    has_distributed = importlib.util.find_spec("distributed") is not None
+    not_libraries = ("streamtrain", "python", "system", "cpu", "cores", "byte_order")
+    libraries = [f"{name} {version}" for name, version in env.items() if name not in not_libraries]
     return {
         "streamtrain": str(env.get("streamtrain", "not installed")),
         "python": f"{env['python']}, {env['system']}",
@@ -116,77 +108,62 @@ def machine() -> dict[str, str]:
             f" at most {format_bytes(default_limit_bytes())} unless --memory says otherwise"
         ),
         "disk": f"{format_bytes(disk.free)} free here ({Path.cwd()})",
-        "open files": f"at most {soft:,}",
-        "threads": (
-            ", ".join(
-                f"{name}={os.environ[name]}"
-                for name in sorted(os.environ)
-                if name.endswith("_NUM_THREADS")
-            )
-            or "no limit set"
-        ),
+        "open files": f"at most {max_open_files:,}",
+        "threads": ", ".join(thread_limits) or "no limit set",
         "gpu": gpu(),
         "cluster": (
             "dask.distributed is installed"
-            if importlib.util.find_spec("distributed")
-            else "dask.distributed is not installed (one machine needs none)"
+            if has_distributed
+            else "dask.distributed is not installed (not needed on one machine)"
         ),
-        "libraries": ", ".join(
-            f"{name} {version}"
-            for name, version in env.items()
-            if name not in (*words, "streamtrain")
-        ),
+        "libraries": ", ".join(libraries),
     }
 
 
 def gpu() -> str:
-    """The GPUs that the driver shows, and whether this torch can use one."""
-    seen = "none seen (no nvidia-smi)"
-    if program := shutil.which("nvidia-smi"):
-        query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-        try:
-            seen = (
-                "; ".join(
-                    subprocess.run(
-                        query, capture_output=True, text=True, timeout=20, check=True
-                    ).stdout.splitlines()
-                )
-                or "none"
-            )
-        except (OSError, subprocess.SubprocessError):
-            return "nvidia-smi does not answer"
-        from streamtrain.stream.torch_stream import open_device
+    """Describe the GPUs that the driver shows, and whether this torch can use one."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return "none found (no nvidia-smi)"
+    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "nvidia-smi does not answer"
+    devices = "; ".join(answer.stdout.splitlines()) or "none"
+    from streamtrain.stream.torch_stream import open_device
 
-        try:
-            open_device("cuda")
-            seen += "; --device cuda works"
-        except StreamTrainError:
-            seen += "; this torch cannot use it: it was built without CUDA, or for another driver"
-    return seen
+    try:
+        open_device("cuda")
+    except StreamTrainError:
+        return (
+            f"{devices}; this torch cannot use it: it was built without CUDA, or for another driver"
+        )
+    return f"{devices}; --device cuda works"
 
 
 def _disk() -> Finding:
-    with tempfile.NamedTemporaryFile(
-        dir=Path.cwd() if os.access(Path.cwd(), os.W_OK) else None, prefix=".streamtrain-doctor-"
-    ) as file:
+    folder = Path.cwd() if os.access(Path.cwd(), os.W_OK) else None
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".streamtrain-doctor-") as file:
         started = time.perf_counter()
         for _ in range(_DISK_BYTES // 2**20):
             file.write(os.urandom(2**20))
         file.flush()
         os.fsync(file.fileno())
-        rate = _DISK_BYTES / (time.perf_counter() - started)
+        bytes_per_second = _DISK_BYTES / (time.perf_counter() - started)
         return {
             "check": "disk",
             "ok": True,
-            "found": f"writes {format_bytes(rate)}/s to {Path(file.name).parent}",
+            "found": f"writes {format_bytes(bytes_per_second)}/s to {Path(file.name).parent}",
         }
 
 
 def _self_checks(seconds: float, *, say: Callable[[str], None]) -> Iterator[Finding]:
-    """Generate, stream, train, predict in a temporary folder; one finding each, and none after the
-    first failure.
+    """Run the checks in a temporary folder, and yield a finding for each, up to the first failure.
+
+    `say` gets a line before each check.
     """
-    steps = (
+    checks = (
         ("generate", _generate),
         ("stream", _stream),
         ("oracle", _oracle),
@@ -194,15 +171,12 @@ def _self_checks(seconds: float, *, say: Callable[[str], None]) -> Iterator[Find
         ("predict", _predict),
     )
     with tempfile.TemporaryDirectory(prefix="streamtrain-doctor-") as folder:
-        for name, step in steps:
+        for name, check in checks:
             say(f"checking: {name}")
             try:
-                ok, found = step(Path(folder), seconds)
+                ok, found = check(Path(folder), seconds)
             except Exception as failure:
-                ok, found = (
-                    False,
-                    f"{type(failure).__name__}: {(str(failure).splitlines() or [''])[0]}",
-                )
+                ok, found = False, f"{type(failure).__name__}: {first_line(failure)}"
             yield {"check": name, "ok": ok, "found": found}
             if not ok:
                 return
@@ -231,17 +205,14 @@ def _stream(folder: Path, seconds: float) -> tuple[bool, str]:
         with _clock() as clock:
             delivered = sum(len(y) for _, y in stream)
         receipts.append(stream.receipt())
-    exact = receipts[0] == receipts[1] and delivered == receipts[1].count == _ROWS
-    found = (
-        f"{format_count(_ROWS / clock())} rows/s at minibatch 4,096"
-        if exact
-        else f"{delivered:,} rows instead of {_ROWS:,}, or other ones"
-    )
-    return exact, f"each row once an epoch, whatever the minibatch; {found}" if exact else found
+    if receipts[0] != receipts[1] or not delivered == receipts[1].count == _ROWS:
+        return False, f"{delivered:,} rows instead of {_ROWS:,}, or other rows"
+    speed = f"{format_count(_ROWS / clock())} rows/s at minibatch 4,096"
+    return True, f"each row once per epoch, whatever the minibatch size; {speed}"
 
 
 def _oracle(folder: Path, seconds: float) -> tuple[bool, str]:
-    """The engine's losses against the closed form of SGD on linear data."""
+    """Compare the engine's losses with the closed form of SGD on linear data."""
     from streamtrain.bench.oracle_check import check_oracle
 
     record = check_oracle()
@@ -260,46 +231,43 @@ def _train(folder: Path, seconds: float) -> tuple[bool, str]:
             "train": {"max_time": seconds, "device": "cpu"},
         }
     )
-    compiled: list[float] = []
+    compile_seconds = 0.0
+
+    def on_record(record: Record) -> None:
+        nonlocal compile_seconds
+        if isinstance(record, RunStarted):
+            compile_seconds += record.compile_seconds
+
     with _clock() as clock:
-        summary = api.run_train(
-            config,
-            folder / "run",
-            on_record=lambda one: (
-                compiled.append(one.compile_seconds) if isinstance(one, RunStarted) else None
-            ),
-        ).summary
-    loss, linear = (
-        summary["cells"][0]["holdout_loss"]["value"],
-        summary["best_linear_loss"]["value"],
-    )
+        summary = api.run_train(config, folder / "run", on_record=on_record).summary
+    cell = summary["cells"][0]
+    loss = cell["holdout_loss"]["value"]
+    if loss is None:
+        return False, "no held-out loss is finite"
+    linear = summary["best_linear_loss"]["value"]
     peak, projected = summary["peak_rss_bytes"], summary["projected_bytes"]
-    rate = summary["cells"][0]["rows_per_second"]["value"]
-    ok = loss is not None and loss < _LEARNED and (not peak or peak <= projected)
-    speed = f", {format_count(rate)} rows/s" if rate else ""
+    rows_per_second = cell["rows_per_second"]["value"]
+    speed = f", {format_count(rows_per_second)} rows/s" if rows_per_second else ""
+    ok = loss < _LEARNED and (not peak or peak <= projected)
     return ok, (
-        f"loss {loss:.4f} in {format_seconds(clock() - sum(compiled))}{speed} (best constant 1,"
+        f"loss {loss:.4f} in {format_seconds(clock() - compile_seconds)}{speed} (best constant 1,"
         f" best linear {linear:.4f}); memory {format_bytes(peak)} of {format_bytes(projected)}"
         " projected"
-        if loss is not None
-        else "no held-out loss is finite"
     )
 
 
 def _predict(folder: Path, seconds: float) -> tuple[bool, str]:
     from streamtrain import api
 
-    done = api.predict(folder / "run", str(folder / "data"), folder / "p.parquet")
+    counts = api.predict(folder / "run", str(folder / "data"), folder / "p.parquet")
     loss = api.evaluate(folder / "run", str(folder / "data"))["loss"]
-    return (
-        done["rows"] == _ROWS and loss < _LEARNED,
-        f"{done['rows']:,} predictions from the saved model, loss {loss:.4f}",
-    )
+    ok = counts["rows"] == _ROWS and loss < _LEARNED
+    return ok, f"{counts['rows']:,} predictions from the saved model, loss {loss:.4f}"
 
 
 @contextmanager
 def _clock() -> Iterator[Callable[[], float]]:
-    """Seconds from the start of the block to its end, to be asked after it."""
+    """Yield a function that returns the seconds from the start of the block to its end."""
     started = time.perf_counter()
     ended: list[float] = []
     yield lambda: (ended or [time.perf_counter()])[0] - started

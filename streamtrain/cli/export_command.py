@@ -11,11 +11,11 @@ from streamtrain.cli.flag_groups import GLOBAL, Output
 from streamtrain.cli.terminal import plain_warnings, show, writing
 from streamtrain.errors import ConfigError
 
-_OUT = "the ONNX file; left out: model.onnx beside the model"
+_OUT = "the ONNX file; default: model.onnx beside the model"
 
 
 def export(
-    model: Annotated[str, Parameter(help="the directory that `train` wrote")],
+    model: Annotated[str, Parameter(help="the directory of a `train` run")],
     /,
     *,
     out: Annotated[
@@ -26,8 +26,9 @@ def export(
     ] = None,
     output: Output = Output(),
 ) -> None:
-    """Write a trained model as ONNX, normalisation and imputation folded in: raw features in,
-    predictions out.
+    """Write a trained model as ONNX, from raw features to predictions.
+
+    Normalisation and imputation are folded in.
     """
     from streamtrain.base.atomic_files import write_atomically
     from streamtrain.run.predict import finite_model
@@ -41,17 +42,17 @@ def export(
         content = onnx_bytes(network)
         if network.is_coarse:
             text = (
-                f"{network.target} lies so far from 0 that float32 rounds predictions noticeably,"
-                " and the file gives float32. Subtract a constant from it."
+                f"{network.target} is so far from 0 that float32 rounds predictions noticeably, and"
+                " the file gives float32. Subtract a constant from it."
             )
             warnings.warn(text, stacklevel=1)
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, content)
     inputs = ", ".join(network.features)
-    made = "" if network.transform is None else f", made by {network.transform['function']}"
+    origin = "" if network.transform is None else f", made by {network.transform['function']}"
     show(
-        f"{inputs} → {network.target}{made}: {file}, {format_bytes(len(content))}",
+        f"{inputs} → {network.target}{origin}: {file}, {format_bytes(len(content))}",
         {
             "out": str(file),
             "bytes": len(content),

@@ -1,17 +1,18 @@
 """The options of the verbs.
 
-Those that set the config come from its tables, so each is named, explained and checked once.
+Options that set the config are made from its tables, so that each is named, explained and checked
+in one place.
 """
 
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, make_dataclass
-from typing import Annotated, Any, Literal, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin
 
 from cyclopts import Group, Parameter
 from pydantic.fields import FieldInfo
 
-from streamtrain.base.units import parse_count
+from streamtrain.base.units import parse_count, parse_seconds
 from streamtrain.cli.config_layers import (
     environment_layer,
     file_layer,
@@ -23,12 +24,12 @@ from streamtrain.cli.config_layers import (
 from streamtrain.config import DATA_FLAGS, SWEEP_FLAGS, TRAIN_FLAGS, Config, config_keys, flag_name
 
 DATA, TRAINING, SWEEP, CLUSTER, GLOBAL = (
-    Group(name, sort_key=place)
-    for place, name in enumerate(("Data", "Training", "Sweep", "Cluster", "Global"), 1)
+    Group(name, sort_key=position)
+    for position, name in enumerate(("Data", "Training", "Sweep", "Cluster", "Global"), 1)
 )
 _GLOBAL_FLAGS = {"seed", "memory", "device"}
 _REPEATABLE = {"target_loss", "storage_options"}
-_PROGRESS = "on stderr; auto: live on a terminal, lines elsewhere"
+_PROGRESS = "how to show progress on stderr; auto: live on a terminal, lines elsewhere"
 _METAVARS = {dict: "K=V", tuple: "A,B,…", int: "N", float: "X", str: "TEXT"}
 
 
@@ -48,11 +49,13 @@ def _option(
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What is written, for every verb."""
+    """What every verb writes, and how."""
 
-    json: Annotated[bool, _option("write the result document to stdout as JSON")] = False
-    quiet: Annotated[bool, _option("no progress, no warnings", "--quiet", "-q")] = False
-    verbose: Annotated[bool, _option("progress at every evaluation", "--verbose", "-v")] = False
+    json: Annotated[bool, _option("write the result to stdout as JSON")] = False
+    quiet: Annotated[bool, _option("hide progress and warnings", "--quiet", "-q")] = False
+    verbose: Annotated[bool, _option("show progress at every evaluation", "--verbose", "-v")] = (
+        False
+    )
     progress: Annotated[
         Literal["auto", "live", "lines", "none"], _option(_PROGRESS, show_default=True)
     ] = "auto"
@@ -62,31 +65,44 @@ class Output:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where the config comes from, besides flags and the environment."""
+    """The sources of the config besides flags and the environment."""
 
     config: Annotated[
-        str | None, _option("a YAML file; flags win over it", "--config", "-c", metavar="FILE")
+        str | None, _option("YAML config file; flags override it", "--config", "-c", metavar="FILE")
     ] = None
-    set: Annotated[list[str], _option("set any key of the config; repeatable", metavar="A.B=C")] = (
-        field(default_factory=list)
+    set: Annotated[list[str], _option("set any config key; repeatable", metavar="A.B=C")] = field(
+        default_factory=list
     )
 
 
-#: Shared parameters of single verbs.
+#: The data of a verb that has no config, and of one that may take it from the config.
+DataPath = Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")]
+ConfigDataPath = Annotated[
+    str | None,
+    Parameter(
+        help=(
+            "a file, a folder or a glob of Parquet or Zarr shards; default: data.path of the config"
+        )
+    ),
+]
+
+#: Parameters that several verbs share.
 Out = Annotated[
     str | None,
-    _option("where the results go; left out: runs/<verb>-<date>-<n>", "--out", "-o", metavar="DIR"),
+    _option(
+        "directory of the results; default: runs/<verb>-<date>-<n>", "--out", "-o", metavar="DIR"
+    ),
 ]
 Resume = Annotated[
     str,
     _option(
-        "auto: go on with an interrupted run in --out, or in runs/, or begin one; never; or a run's"
-        " folder",
+        "auto: resume an interrupted run in --out or runs/, or start a new one; never: always start"
+        " a new one; DIR: resume that run",
         metavar="auto|never|DIR",
         show_default=True,
     ),
 ]
-DryRun = Annotated[bool, _option("say what would be read and how much memory it takes, and stop")]
+DryRun = Annotated[bool, _option("show what would be read and the memory needed, and stop")]
 StorageOption = Annotated[
     list[str] | None,
     Parameter(
@@ -101,24 +117,34 @@ StorageOption = Annotated[
 Features = Annotated[
     str | None,
     Parameter(
-        group=DATA, metavar="A,B,…", help="the columns to learn from; left out: all but the target"
+        group=DATA, metavar="A,B,…", help="the feature columns; default: all columns but the target"
     ),
 ]
 Target = Annotated[
     str | None,
-    Parameter(group=DATA, metavar="TEXT", help="the column to predict; left out: the last column"),
+    Parameter(group=DATA, metavar="TEXT", help="the column to predict; default: the last column"),
 ]
 
 
 def count(type_: Any, tokens: Any) -> int:
-    """Cyclopts' converter for `10M`, `64Ki`, `1e9`."""
+    """Convert `10M`, `64Ki` or `1e9`, for Cyclopts."""
     return parse_count(tokens[0].value)
+
+
+def duration(type_: Any, tokens: Any) -> float:
+    """Convert `5s` or `1m` to seconds, for Cyclopts."""
+    return parse_seconds(tokens[0].value)
+
+
+def column_names(features: str | None) -> list[str] | None:
+    """Split the value of `--features`; None where it was not given or is empty."""
+    return [name.strip() for name in features.split(",")] if features else None
 
 
 SpanRows = Annotated[
     int,
     Parameter(
-        group=DATA, metavar="N", converter=count, n_tokens=1, help="rows of a row group or chunk"
+        group=DATA, metavar="N", converter=count, n_tokens=1, help="rows per row group or chunk"
     ),
 ]
 
@@ -128,20 +154,23 @@ def _group(flag: str, key: str) -> Group:
         return GLOBAL
     if key.startswith("cluster."):
         return CLUSTER
-    return DATA if flag in DATA_FLAGS else SWEEP if key.startswith("sweep.") else TRAINING
+    if flag in DATA_FLAGS:
+        return DATA
+    return SWEEP if key.startswith("sweep.") else TRAINING
 
 
 def _type(flag: str, field_info: FieldInfo) -> Any:
-    """Choices stay choices; all else is text, which the config reads."""
-    if get_origin(field_info.annotation) is Literal:
-        return field_info.annotation | None
-    if field_info.annotation is bool:
+    """Return the type of a flag: its choices, or text that the config parses."""
+    annotation: Any = field_info.annotation
+    if get_origin(annotation) is Literal:
+        return annotation | None
+    if annotation is bool:
         return Literal["on", "off"] | None
     return list[str] | None if flag in _REPEATABLE else str | None
 
 
 def _metavar(annotation: Any) -> str | None:
-    """From the types inside, whatever wraps them: `Annotated[int, …] | None` takes `N`."""
+    """Return the placeholder for a type, whatever wraps it: `N` for `Annotated[int, …] | None`."""
     kinds = _kinds(annotation)
     return next((word for kind, word in _METAVARS.items() if kind in kinds), None)
 
@@ -155,17 +184,16 @@ def _kinds(annotation: Any) -> set[Any]:
 def _default(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 def _flags_class(name: str, table: Mapping[str, str]) -> type:
-    """A frozen dataclass with one optional text field a flag.
-
-    None means that the flag was not given.
-    """
-    known, fields = config_keys(), []
+    """Make a frozen dataclass with one optional field per flag; None means it was not given."""
+    keys, fields = config_keys(), []
     for flag, key in table.items():
-        info = known[key]
+        info = keys[key]
         shown = _default(info.default) if info.default not in (None, (), {}) else ""
         parameter = Parameter(
             name=flag_name(flag),
@@ -181,9 +209,7 @@ def _flags_class(name: str, table: Mapping[str, str]) -> type:
     return Parameter(name="*")(cls)
 
 
-SweepFlags = _flags_class("SweepFlags", SWEEP_FLAGS)
-TrainFlags = _flags_class("TrainFlags", TRAIN_FLAGS)
-#: What delivery depends on, and what the other sides of a benchmark can do too.
+#: Flags of `bench stream`: delivery depends on them, and the other programs compared have them too.
 _STREAM_FLAGS = (
     "target",
     "features",
@@ -195,8 +221,8 @@ _STREAM_FLAGS = (
     "seed",
     "memory",
 )
-StreamFlags = _flags_class("StreamFlags", {flag: TRAIN_FLAGS[flag] for flag in _STREAM_FLAGS})
-#: What a step depends on; and what a learner that is fed from shards does.
+
+#: Flags of `bench step`, which times steps on rows in memory.
 _STEP_FLAGS = (
     "batch_sizes",
     "hidden",
@@ -208,7 +234,8 @@ _STEP_FLAGS = (
     "device",
     "seed",
 )
-StepFlags = _flags_class("StepFlags", {flag: SWEEP_FLAGS[flag] for flag in _STEP_FLAGS})
+
+#: Flags of `bench train`, whose learner is fed from shards.
 _FED_FLAGS = (
     *_STEP_FLAGS,
     "target",
@@ -219,16 +246,36 @@ _FED_FLAGS = (
     "readers",
     "memory",
 )
-FedFlags = _flags_class("FedFlags", {flag: SWEEP_FLAGS[flag] for flag in _FED_FLAGS})
-AllFlags = _flags_class("AllFlags", TRAIN_FLAGS | SWEEP_FLAGS)
+
+if TYPE_CHECKING:
+
+    class Flags:
+        """Flags that set the config. Type checkers cannot see the fields, made at run time."""
+
+    SweepFlags: TypeAlias = Flags
+    TrainFlags: TypeAlias = Flags
+    StreamFlags: TypeAlias = Flags
+    StepFlags: TypeAlias = Flags
+    FedFlags: TypeAlias = Flags
+    AllFlags: TypeAlias = Flags
+else:
+    SweepFlags = _flags_class("SweepFlags", SWEEP_FLAGS)
+    TrainFlags = _flags_class("TrainFlags", TRAIN_FLAGS)
+    StreamFlags = _flags_class("StreamFlags", {flag: TRAIN_FLAGS[flag] for flag in _STREAM_FLAGS})
+    StepFlags = _flags_class("StepFlags", {flag: SWEEP_FLAGS[flag] for flag in _STEP_FLAGS})
+    FedFlags = _flags_class("FedFlags", {flag: SWEEP_FLAGS[flag] for flag in _FED_FLAGS})
+    AllFlags = _flags_class("AllFlags", TRAIN_FLAGS | SWEEP_FLAGS)
 
 
 def load_config(path: str | None, flags: Any, sources: Sources) -> tuple[Config, dict[str, str]]:
-    """The config of a verb, and the origin of every key that was set.
+    """Return the config of a verb, and the origin of every key that was set.
 
-    `path` is the verb's positional DATA.
+    `path`: the verb's positional DATA. `flags`: an instance of one of the classes above. Raises
+    ConfigError.
     """
-    given = path_layer(path) | flag_layer(asdict(flags), TRAIN_FLAGS | SWEEP_FLAGS)
     return resolve(
-        file_layer(sources.config), environment_layer(os.environ), set_layer(sources.set), given
+        file_layer(sources.config),
+        environment_layer(os.environ),
+        set_layer(sources.set),
+        path_layer(path) | flag_layer(asdict(flags), TRAIN_FLAGS | SWEEP_FLAGS),
     )

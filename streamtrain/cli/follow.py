@@ -1,4 +1,4 @@
-"""From Records, as they come, to lines of progress. Pure arithmetic: no clock, no terminal."""
+"""Lines of progress computed from records as they are emitted; no clock, no terminal."""
 
 import math
 from collections import defaultdict
@@ -17,13 +17,13 @@ from streamtrain.records import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Where a pass stood at `rows`: the losses are those of the learner with the smallest held-out
-    loss there.
+    """The progress of a pass at an evaluation point.
 
-    `loss` is the mean training loss from row 0 on, `loss_since` since the evaluation before.
-    `rows_per_second` is of the pass since its first row, however many learners take the rows, and
-    `waiting` the share of that time in which they waited for rows; `left_seconds` reaches to the
-    end of the last pass that is foreseen.
+    The losses and `batch_size` are those of the replica with the smallest held-out loss at `rows`.
+    `loss` is its mean training loss since row 0, `loss_since` since the evaluation before.
+    `rows_per_second` is the speed of the pass since its first row, however many learners train on
+    the rows, and `waiting` the fraction of that time in which they waited for rows.
+    `left_seconds` lasts until the end of the last pass that is foreseen.
     """
 
     trial: int
@@ -43,74 +43,76 @@ class _Point(NamedTuple):
 
 
 class ProgressTracker:
-    """Collects the evaluations of all learners at a row into one line: at row 0, at every doubling,
-    and at the end.
+    """Combines the evaluations of all replicas at a row into one line.
 
-    `every`: a line at every evaluation point. `train_rows` of a pass: infinite where only a clock
-    ends it. Used from one thread.
+    There is a line at row 0, whenever the rows have doubled, and at the end of a pass; with
+    `every`, at every evaluation point. `train_rows`: the rows of a pass, infinite where only a
+    clock ends it. Used from one thread.
     """
 
     def __init__(self, *, every: bool = False) -> None:
         self._every = every
-        self.verb, self.trials, self._learners = "", 1, 0
+        self.verb = ""
         self.train_rows: float = 0
         self.passes_done, self.passes_left = 0, 1
-        self._start_trial()
+        self._replicas = 0
+        self._start_pass()
 
-    def _start_trial(self) -> None:
-        self._live, self._last_line = self._learners, 0
+    def _start_pass(self) -> None:
+        self._live_replicas, self._last_line = self._replicas, 0
         self._points: dict[int, list[_Point]] = defaultdict(list)
-        # (batch size, rate) → rows, summed training loss
+        # (batch size, learning rate) → rows, sum of training losses
         self._totals: dict[tuple[int, float], tuple[int, float]] = {}
-        # seconds and seconds waited when it came: opening and the first window are not the pace
+        # The seconds of the pass, and those of waiting, when it was at row 0. The speed is measured
+        # from there, because opening and the first window come before.
         self._first_row = (0.0, 0.0)
 
     @property
     def mean_rows(self) -> float:
-        """Rows a learner has trained on in this trial, the mean over learners: what a bar shows."""
-        return sum(rows for rows, _ in self._totals.values()) / max(
-            self._live, len(self._totals), 1
-        )
+        """Rows that a replica has trained on in this pass, the mean over replicas; for a bar."""
+        total = sum(rows for rows, _ in self._totals.values())
+        return total / max(self._live_replicas, len(self._totals), 1)
 
-    def feed(self, record: Record) -> list[Line]:
-        """The lines that this record completes, in order of rows."""
+    def update(self, record: Record) -> list[Line]:
+        """Take the next record, and return the lines that it completes, in order of rows."""
         match record:
             case RunStarted():
-                self.verb, self.trials = record.verb, record.trials
+                self.verb = record.verb
                 self.train_rows = math.inf if record.train_rows is None else record.train_rows
-                self._learners = sum(map(len, record.lrs))
-                self.passes_left = self.trials
-                self._start_trial()
+                self._replicas = sum(map(len, record.lrs))
+                self.passes_left = record.trials
+                self._start_pass()
             case PassPlanned():
-                self._learners, self.passes_left = record.replicas, record.passes_left
-                self._start_trial()
+                self._replicas, self.passes_left = record.replicas, record.passes_left
+                self._start_pass()
             case Evaluation():
                 self._add(record)
                 return self._complete()
             case ReplicaEnded(outcome="failed" | "out_of_memory"):
-                self._live -= 1
+                self._live_replicas -= 1
                 return self._complete()
             case PassEnded():
                 lines = self._complete(all_points=True)
-                self.passes_done, self.passes_left = self.passes_done + 1, self.passes_left - 1
-                self._start_trial()
+                self.passes_done += 1
+                self.passes_left -= 1
+                self._start_pass()
                 return lines
         return []
 
     def _add(self, record: Evaluation) -> None:
-        learner = record.batch_size, record.lr
-        rows, total = self._totals.get(learner, (0, 0.0))
+        replica = record.batch_size, record.lr
+        rows, total = self._totals.get(replica, (0, 0.0))
         loss = math.nan if record.train_loss is None else record.train_loss
         total += loss * (record.rows - rows) if record.rows > rows else 0.0
-        self._totals[learner] = record.rows, total
+        self._totals[replica] = record.rows, total
         mean_loss = total / record.rows if record.rows else math.nan
         self._points[record.rows].append(_Point(record, mean_loss))
 
     def _complete(self, *, all_points: bool = False) -> list[Line]:
-        """Points at which every learner that is still alive has reported."""
+        """Return the lines of the points at which every live replica has been evaluated."""
         lines = []
         for rows in sorted(self._points):
-            if len(self._points[rows]) < self._live and not all_points:
+            if len(self._points[rows]) < self._live_replicas and not all_points:
                 break
             points = self._points.pop(rows)
             if self._every or rows == 0 or rows >= 2 * self._last_line or rows >= self.train_rows:
@@ -120,15 +122,24 @@ class ProgressTracker:
 
     def _line(self, points: list[_Point]) -> Line:
         best, mean_loss = min(points, key=lambda point: _loss_order(point.evaluation))
-        # Learners take turns on a block: when the last one reports this point, the others are
-        # ahead, by `mean_rows`.
-        latest = max((point.evaluation for point in points), key=lambda one: one.seconds)
+        # Learners take turns on a block. When the last of them is evaluated at this point, the
+        # others are ahead of it, so the rows that were trained on are `mean_rows`.
+        latest = max(
+            (point.evaluation for point in points), key=lambda evaluation: evaluation.seconds
+        )
         rows, waited = self.mean_rows, latest.wait_seconds
         if best.rows == 0:
             self._first_row = latest.seconds, waited or 0.0
-        seconds = latest.seconds - self._first_row[0]
-        rate = rows / seconds if rows and seconds > 0 else None
-        ahead = self.passes_left * self.train_rows - rows
+        first_seconds, first_waited = self._first_row
+        seconds = latest.seconds - first_seconds
+        rows_per_second = waiting = left_seconds = None
+        if rows and seconds > 0:
+            rows_per_second = rows / seconds
+            rows_left = self.passes_left * self.train_rows - rows
+            if waited is not None:
+                waiting = max(0.0, waited - first_waited) / seconds
+            if math.isfinite(rows_left):
+                left_seconds = max(0, rows_left) / rows_per_second
         return Line(
             trial=best.trial,
             rows=best.rows,
@@ -136,19 +147,20 @@ class ProgressTracker:
             loss_since=best.train_loss,
             holdout_loss=best.holdout_loss,
             batch_size=best.batch_size,
-            rows_per_second=rate,
-            waiting=(
-                None
-                if rate is None or waited is None
-                else max(0.0, waited - self._first_row[1]) / seconds
-            ),
-            left_seconds=max(0, ahead) / rate if rate and math.isfinite(ahead) else None,
+            rows_per_second=rows_per_second,
+            waiting=waiting,
+            left_seconds=left_seconds,
         )
 
 
-def _loss_order(one: Evaluation) -> tuple[float, float, int, float]:
-    """Return what the best of several evaluations has the least of."""
-    return _or_inf(one.holdout_loss), _or_inf(one.train_loss), one.batch_size, one.lr
+def _loss_order(evaluation: Evaluation) -> tuple[float, float, int, float]:
+    """Return a sort key: by held-out loss, then training loss, then size and learning rate."""
+    return (
+        _or_inf(evaluation.holdout_loss),
+        _or_inf(evaluation.train_loss),
+        evaluation.batch_size,
+        evaluation.lr,
+    )
 
 
 def _or_inf(loss: float | None) -> float:

@@ -9,18 +9,16 @@ from streamtrain.cli.flag_groups import DATA, GLOBAL, Output, SpanRows, StorageO
 from streamtrain.cli.terminal import plain_warnings, plural, show
 from streamtrain.types import Dataset
 
-_KIND, _NOISE = (
-    "the function of the features",
-    "standard deviation of the noise, in those of the noiseless target",
-)
+_KIND = "the target as a function of the features"
+_NOISE = "standard deviation of the noise, as a multiple of that of the noiseless target"
 _SHIFT = (
-    "standard deviation of a shift of the target that all rows of a span share, in the same unit:"
-    " to test shuffling"
+    "standard deviation of a shift of the target shared by all rows of a span, in the same unit;"
+    " for tests of shuffling"
 )
 
 
 def generate(
-    out: Annotated[str, Parameter(help="a folder that is empty or absent")],
+    out: Annotated[str, Parameter(help="a new or empty folder")],
     /,
     *,
     kind: Annotated[
@@ -29,11 +27,15 @@ def generate(
     rows: Annotated[
         int,
         Parameter(
-            group=DATA, metavar="N", converter=count, n_tokens=1, help="how many: 10M, 64Ki, 1e9"
+            group=DATA,
+            metavar="N",
+            converter=count,
+            n_tokens=1,
+            help="number of rows: 10M, 64Ki, 1e9",
         ),
     ] = 1_000_000,
     format: Annotated[
-        Literal["parquet", "zarr"], Parameter(group=DATA, help="of the shards")
+        Literal["parquet", "zarr"], Parameter(group=DATA, help="format of the shards")
     ] = "parquet",
     noise: Annotated[float, Parameter(group=DATA, metavar="X", help=_NOISE)] = 0.1,
     cluster_shift: Annotated[float, Parameter(group=DATA, metavar="S", help=_SHIFT)] = 0.0,
@@ -51,8 +53,9 @@ def generate(
     storage_option: StorageOption = None,
     output: Output = Output(),
 ) -> None:
-    """Make shards of four features and a target, with a known noise floor: the loss that no model
-    can beat.
+    """Make shards of four features and a target with a known noise floor.
+
+    The noise floor is the loss that no model can beat.
     """
     import data_gen
 
@@ -72,17 +75,16 @@ def generate(
 
 
 def _text(dataset: Dataset) -> str:
-    assert dataset.truth is not None
-    linear = (
-        f"; of a linear model {dataset.truth.best_linear_loss:.6g}"
-        if dataset.truth.best_linear_loss is not None
-        else ""
+    truth = dataset.truth
+    assert truth is not None
+    linear = ""
+    if truth.best_linear_loss is not None:
+        linear = f"; that of a linear model {truth.best_linear_loss:.6g}"
+    rows, shards = plural(dataset.num_rows, "row"), plural(len(dataset.shards), "shard")
+    return (
+        f"{rows} in {shards}: {dataset.url}\n"
+        f"noise floor: the best possible loss is {truth.best_loss:.6g}{linear}"
     )
-    size = (
-        f"{plural(dataset.num_rows, 'row')} in {plural(len(dataset.shards), 'shard')}:"
-        f" {dataset.url}"
-    )
-    return f"{size}\nnoise floor: the best possible loss is {dataset.truth.best_loss:.6g}{linear}"
 
 
 def _document(dataset: Dataset) -> dict[str, object]:

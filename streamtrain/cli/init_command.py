@@ -1,7 +1,7 @@
-"""`streamtrain init`: a commented config, made from the data's own columns."""
+"""`streamtrain init`: writes a commented config from the columns of a data set."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,15 @@ from cyclopts import Parameter
 from streamtrain.base.atomic_files import write_atomically
 from streamtrain.base.redact import HIDDEN, redact_options, redact_url
 from streamtrain.cli.config_layers import storage_options
-from streamtrain.cli.flag_groups import GLOBAL, Features, Output, StorageOption, Target
+from streamtrain.cli.flag_groups import (
+    GLOBAL,
+    DataPath,
+    Features,
+    Output,
+    StorageOption,
+    Target,
+    column_names,
+)
 from streamtrain.cli.terminal import escape, plain_warnings, plural, show, writing
 from streamtrain.config import config_keys
 from streamtrain.errors import ConfigError
@@ -20,7 +28,7 @@ from streamtrain.errors import ConfigError
 if TYPE_CHECKING:
     from streamtrain.storage.dataset import Found
 
-_OUT = "the file to write, - for stdout; left out: streamtrain.yaml"
+_OUT = "the file to write, - for stdout; default: streamtrain.yaml"
 File = Annotated[
     str,
     Parameter(
@@ -35,7 +43,7 @@ File = Annotated[
 
 
 def init(
-    data: Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")],
+    data: DataPath,
     /,
     *,
     target: Target = None,
@@ -44,8 +52,9 @@ def init(
     storage_option: StorageOption = None,
     output: Output = Output(),
 ) -> None:
-    """Write a config for a data set: its columns filled in, every other key commented out with its
-    default and its meaning.
+    """Write a config for a data set.
+
+    Its columns are filled in; every other key is commented out, with its default and meaning.
     """
     from streamtrain.storage.dataset import bind_columns, find_shards
     from streamtrain.storage.inspect import inspect
@@ -62,11 +71,7 @@ def init(
             column.name for column in found.shards[0].columns if column.decoded_type is not None
         ]
         chosen = target if target is not None or not numeric else numeric[-1]
-        names = (
-            [name.strip() for name in features.split(",")]
-            if features
-            else [name for name in numeric if name != chosen]
-        )
+        names = column_names(features) or [name for name in numeric if name != chosen]
         document = inspect(bind_columns(found, features=names, target=chosen))
     shown = {name: value for name, value in redact_options(options).items() if value != HIDDEN}
     text = config_text(
@@ -89,7 +94,7 @@ def init(
 
 
 def left_out(found: "Found", document: Mapping[str, Any]) -> list[str]:
-    """The columns of the data that the config does not name, each with its type."""
+    """Return the columns of the data that the config does not name, each with its type."""
     bound = {column["name"] for column in document["columns"]}
     return [
         f"{column.name} ({column.stored_type})"
@@ -106,80 +111,74 @@ def config_text(
     *,
     name: str,
 ) -> str:
-    """The YAML file, with storage `options` that are no secrets.
+    """Return the text of the YAML file.
 
-    Every value in it stands on its own line, so that a line can be edited, or its # removed.
+    Every value has its own line, so that it can be edited, or the # before it removed. `document`:
+    that of `inspect`. `others`: columns that are not used. `options`: storage options that are not
+    secret. `name`: the name of the file.
     """
-    nulls = any(column["nulls"] for column in document["columns"])
-    *features, target = document["columns"]
-    given = {
-        "data.path": [f"path: {_scalar(path)}"],
-        "data.target": [f"target: {_scalar(target['name'])}{_about(target)}"],
-        "data.features": [
-            "features:",
-            *(f"  - {_scalar(column['name'])}{_about(column)}" for column in features),
-            *_comments("left out", others),
-        ],
-        "data.on_null": (
-            [
-                "on_null: drop  # there are nulls: error refuses them, drop leaves their rows out,"
-                " impute puts the mean in"
-            ]
-            if nulls
-            else []
-        ),
-        "data.storage_options": (
-            [
-                "storage_options:",
-                *(f"  {name}: {_scalar(value)}" for name, value in options.items()),
-            ]
-            if options
-            else []
-        ),
-    }
     size = (
         f"{plural(document['num_rows'], 'row')} in"
         f" {plural(document['num_shards'], document['format'].capitalize() + ' shard')}"
     )
+    schema = files("streamtrain.cli").joinpath("config.schema.json")
     lines = [
-        (
-            "# yaml-language-server:"
-            f" $schema={files('streamtrain.cli').joinpath('config.schema.json')}"
-        ),
+        f"# yaml-language-server: $schema={schema}",
         (
             f"# {_one_line(document['url'])}: {size}. Check: streamtrain config validate"
             f" {_one_line(name)}"
         ),
         (
-            "# A line that begins with # shows a default. Numbers: 10M, 64Ki, 1e9, 2GiB; durations:"
+            "# A line that starts with # shows a default. Numbers: 10M, 64Ki, 1e9, 2GiB; durations:"
             " 30s, 10m, 2h."
         ),
     ]
-    section = ""
+    settings = _settings_of_data(path, document, others, options)
+    current = ""
     for key, field in config_keys().items():
-        part, _, word = key.partition(".")
-        if part != section:
-            lines += ["", f"{part}:"]
-            section = part
-        if own := given.get(key):
-            lines += [f"  {line}" for line in own]
+        section, _, word = key.partition(".")
+        if section != current:
+            lines += ["", f"{section}:"]
+            current = section
+        if key in settings:
+            lines += [f"  {line}" for line in settings[key]]
         else:
-            lines.append(
-                f"  # {f'{word}: {_default(field.get_default(call_default_factory=True))}':<34} #"
-                f" {field.description}"
-            )
+            default = _default(field.get_default(call_default_factory=True))
+            lines.append(f"  # {f'{word}: {default}':<34} # {field.description}")
     return "\n".join(lines) + "\n"
 
 
+def _settings_of_data(
+    path: str, document: Mapping[str, Any], others: list[str], options: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Return the lines of the keys that the data set determines, by key."""
+    *features, target = document["columns"]
+    settings = {
+        "data.path": [f"path: {_scalar(path)}"],
+        "data.target": [f"target: {_scalar(target['name'])}{_about(target)}"],
+        "data.features": [
+            "features:",
+            *(f"  - {_scalar(column['name'])}{_about(column)}" for column in features),
+            *(f"  # not used: {_one_line(name)}" for name in others),
+        ],
+    }
+    if any(column["nulls"] for column in document["columns"]):
+        settings["data.on_null"] = [
+            "on_null: drop  # there are nulls: error refuses them, drop drops their rows, impute"
+            " replaces them by the mean"
+        ]
+    if options:
+        settings["data.storage_options"] = [
+            "storage_options:",
+            *(f"  {name}: {_scalar(value)}" for name, value in options.items()),
+        ]
+    return settings
+
+
 def _about(column: Mapping[str, Any]) -> str:
-    reach = "" if column["min"] is None else f", {column['min']:.6g} to {column['max']:.6g}"
+    extent = "" if column["min"] is None else f", {column['min']:.6g} to {column['max']:.6g}"
     nulls = f", {plural(column['nulls'], 'null')}" if column["nulls"] else ""
-    return f"  # {column['stored_type']}{reach}{nulls}"
-
-
-def _comments(word: str, names: list[str]) -> Iterator[str]:
-    for name in names:
-        yield f"  # {word}: {_one_line(name)}"
+    return f"  # {column['stored_type']}{extent}{nulls}"
 
 
 def _default(value: Any) -> str:
@@ -189,8 +188,9 @@ def _default(value: Any) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A value as YAML on one line; a text that YAML would read as something else, or that has odd
-    characters, is quoted.
+    """Return a value as YAML on one line.
+
+    Text that YAML would read as another type, or with unprintable characters, is quoted.
     """
     if isinstance(value, str):
         text = yaml.safe_dump(value, width=10**6).removesuffix("...\n").strip()

@@ -1,20 +1,26 @@
 """`streamtrain inspect`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from streamtrain.base.units import format_bytes
 from streamtrain.cli.config_layers import storage_options
-from streamtrain.cli.flag_groups import Features, Output, StorageOption, Target
+from streamtrain.cli.flag_groups import (
+    DataPath,
+    Features,
+    Output,
+    StorageOption,
+    Target,
+    column_names,
+)
 from streamtrain.cli.terminal import plain_warnings, show, table
 
+#: Format → what its spans are.
 _SPANS = {"parquet": "row groups", "zarr": "chunks"}
 
 
 def inspect(
-    data: Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")],
+    data: DataPath,
     /,
     *,
     target: Target = None,
@@ -22,17 +28,16 @@ def inspect(
     storage_option: StorageOption = None,
     output: Output = Output(),
 ) -> None:
-    """Say what a data set holds and how well it is laid out; reads footers only."""
+    """Describe a data set and its layout, with advice; reads footers only."""
     from streamtrain.storage.dataset import open_shards
     from streamtrain.storage.inspect import inspect as describe
     from streamtrain.storage.remote.filesystem import make_storage
 
-    names = [name.strip() for name in features.split(",")] if features else None
     with plain_warnings(quiet=output.quiet):
         document = describe(
             open_shards(
                 data,
-                features=names,
+                features=column_names(features),
                 target=target,
                 storage=make_storage(storage_options(storage_option)),
             )
@@ -41,7 +46,7 @@ def inspect(
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """The facts, the table of columns and the advice."""
+    """Return the facts, the table of columns and the advice."""
     parts = (
         table(_facts(document)),
         table(_columns(document), right=frozenset({3, 4, 5})),
@@ -77,7 +82,7 @@ def _facts(document: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _range(sizes: Mapping[str, float]) -> str:
-    """One size, or `min … median … max`."""
+    """Return one size, or `min … median … max`."""
     if sizes["min"] == sizes["max"]:
         return f"{sizes['max']:,}"
     return f"{sizes['min']:,} … {sizes['median']:,.0f} … {sizes['max']:,}"
@@ -100,13 +105,16 @@ def _columns(document: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _extremes(low: float | None, high: float | None) -> tuple[str, str]:
-    """To six digits; to twelve where six would call unlike values alike."""
-    texts = tuple("?" if value is None else f"{value:.6g}" for value in (low, high))
-    return (
-        tuple(f"{value:.12g}" for value in (low, high))
-        if texts[0] == texts[1] and low != high
-        else texts
-    )
+    """Format extremes with six digits, or twelve where six would not tell them apart."""
+    if low is None or high is None:
+        return _six_digits(low), _six_digits(high)
+    if low != high and _six_digits(low) == _six_digits(high):
+        return f"{low:.12g}", f"{high:.12g}"
+    return _six_digits(low), _six_digits(high)
+
+
+def _six_digits(value: float | None) -> str:
+    return "?" if value is None else f"{value:.6g}"
 
 
 def _advice(document: Mapping[str, Any]) -> str:

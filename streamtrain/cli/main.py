@@ -1,8 +1,7 @@
-"""`streamtrain`: the verbs by name, global flags before or after the verb, errors as one line, exit
-codes.
+"""`streamtrain`: runs a verb, and turns errors into one line and an exit code.
 
-Exit codes: those of `streamtrain.errors` (1 to 5), 130 after Ctrl-C, 143 after SIGTERM, 141 when
-the reader of stdout left.
+Global flags may be before or after the verb. Exit codes: those of `streamtrain.errors` (1 to 5),
+130 after Ctrl-C, 143 after SIGTERM, 141 when the reader of stdout has closed it.
 """
 
 import errno
@@ -22,10 +21,10 @@ from cyclopts import App, CycloptsError, Group
 
 from streamtrain import __version__
 from streamtrain.cli.terminal import note
-from streamtrain.errors import StreamTrainError
+from streamtrain.errors import StreamTrainError, first_line
 
-#: Verb → group, import string, help. An import string keeps a verb's libraries out of every other
-#: verb.
+#: Verb → group, import string, help. With an import string, a verb does not import the libraries of
+#: other verbs.
 VERBS = {
     "init": (
         "Start",
@@ -40,17 +39,17 @@ VERBS = {
     "ingest": (
         "Start",
         "streamtrain.cli.ingest_command:ingest",
-        "Turn CSV, Parquet, Arrow or Zarr into verified shards.",
+        "Convert CSV, Parquet, Arrow or Zarr to verified shards.",
     ),
     "inspect": (
         "Start",
         "streamtrain.cli.inspect_command:inspect",
-        "Say what a data set holds, from its footers only.",
+        "Describe a data set and its layout, from footers only.",
     ),
     "doctor": (
         "Start",
         "streamtrain.cli.doctor_command:doctor",
-        "Describe this machine and see that everything works on it.",
+        "Describe this machine, and check that everything works on it.",
     ),
     "sweep": (
         "Run",
@@ -66,22 +65,22 @@ VERBS = {
     "evaluate": (
         "Results",
         "streamtrain.cli.predict_command:evaluate",
-        "Say how well a trained model does on a data set.",
+        "Show the errors of a trained model on a data set.",
     ),
     "export": (
         "Results",
         "streamtrain.cli.export_command:export",
-        "Write a trained model as ONNX, normalisation folded in.",
+        "Write a trained model as ONNX, with normalisation folded in.",
     ),
     "report": (
         "Results",
         "streamtrain.cli.report_command:report",
-        "Make the report of a run again, from its records.",
+        "Make the report of a run again from its records.",
     ),
     "compare": (
         "Results",
         "streamtrain.cli.compare_command:compare",
-        "Say what changed from one run to another, with intervals; --fail-on for CI.",
+        "Show what changed between two runs, with intervals; --fail-on for CI.",
     ),
     "verify": (
         "Results",
@@ -95,7 +94,7 @@ VERBS = {
     ),
 }
 CONFIG_VERBS = {
-    "show": ("streamtrain.cli.config_command:show", "Print every value and where it comes from."),
+    "show": ("streamtrain.cli.config_command:show", "Print every value with its origin."),
     "schema": (
         "streamtrain.cli.config_command:schema",
         "Print the JSON schema of the config, for editors.",
@@ -117,29 +116,29 @@ BENCH_VERBS = {
     ),
     "cluster": (
         "streamtrain.cli.bench_cluster_command:cluster",
-        "Run a cluster's driver against simulated workers: what planning and failures cost.",
+        "Measure a cluster's driver against simulated workers.",
     ),
 }
-#: Global flags that take a value: with one of them before the verb, the next word is not the verb.
+#: Global flags that take a value: the word after one of them is not the verb.
 VALUE_FLAGS = frozenset(
     {"-c", "--config", "--set", "-o", "--out", "--seed", "--memory", "--device", "--progress"}
 )
 
-#: Flags that are on or off: they may stand without a value.
+#: Flags with the values on and off, which may be given without a value.
 SWITCHES = frozenset({"--confirm", "--extend-grid", "--halving", "--rerun", "--standardize"})
 
-#: Threads that read; none of them is there after a run, unless it hangs.
+#: Name prefixes of threads that read. After a run none of them exists, unless a read hangs.
 _READERS = ("streamtrain-window", "streamtrain-lane", "streamtrain-read")
 
 _GROUPS = ("Start", "Run", "Results", "Config")
 
 
 class Terminated(BaseException):
-    """SIGTERM, as an exception: everything that is open is closed on the way out."""
+    """SIGTERM as an exception, so that everything that is open is closed on the way out."""
 
 
 def build_app() -> App:
-    """The command, without the verbs' own modules."""
+    """Return the command with all verbs, without importing their modules."""
     app = App(
         name="streamtrain",
         version=__version__,
@@ -147,18 +146,18 @@ def build_app() -> App:
         help_format="plaintext",
         suppress_keyboard_interrupt=False,
         help=(
-            "Train regressors on data that does not fit in memory, and find the minibatch size that"
-            " suits it."
+            "Train regressors on data that does not fit in memory, and find the best minibatch size"
+            " for it."
         ),
         help_epilogue=(
-            "Global flags stand before or after the verb. `streamtrain VERB --help` lists a verb's"
+            "Global flags may precede or follow the verb. `streamtrain VERB --help` lists its"
             " flags."
         ),
     )
-    groups = {name: Group(name, sort_key=place) for place, name in enumerate(_GROUPS, 1)}
+    groups = {name: Group(name, sort_key=position) for position, name in enumerate(_GROUPS, 1)}
     app["--help"].group = app["--version"].group = Group("Options", sort_key=9)
-    for place, (verb, (group, target, text)) in enumerate(VERBS.items()):
-        app.command(target, name=verb, help=text, group=groups[group], sort_key=place)
+    for position, (verb, (group, target, text)) in enumerate(VERBS.items()):
+        app.command(target, name=verb, help=text, group=groups[group], sort_key=position)
     for name, group, text, verbs in (
         ("bench", "Run", "Measure this machine and this program.", BENCH_VERBS),
         ("config", "Config", "Show, describe or check a config.", CONFIG_VERBS),
@@ -173,50 +172,51 @@ def build_app() -> App:
 
 
 def verb_first(tokens: Sequence[str]) -> list[str]:
-    """Move flags that stand before the verb behind it.
+    """Move flags that are before the verb behind it.
 
     >>> verb_first(["-c", "a.yaml", "--json", "sweep", "data/"])
     ['sweep', '-c', 'a.yaml', '--json', 'data/']
     """
-    place = 0
-    while place < len(tokens) and tokens[place].startswith("-"):
-        place += 2 if tokens[place] in VALUE_FLAGS else 1
-    length = 2 if tokens[place : place + 1] in (["bench"], ["config"]) else 1
-    return [*tokens[place : place + length], *tokens[:place], *tokens[place + length :]]
+    start = 0
+    while start < len(tokens) and tokens[start].startswith("-"):
+        start += 2 if tokens[start] in VALUE_FLAGS else 1
+    stop = start + (2 if tokens[start : start + 1] in (["bench"], ["config"]) else 1)
+    return [*tokens[start:stop], *tokens[:start], *tokens[stop:]]
 
 
 def switches(tokens: Sequence[str], names: Collection[str]) -> list[str]:
-    """Flags of these names are `on` by themselves, and `off` with `--no-` before: the words that
-    Cyclopts is given.
+    """Rewrite switches for Cyclopts: alone they are `on`, and with the prefix `--no-` `off`.
 
     >>> words = ["sweep", "--no-confirm", "--halving", "--out", "a", "--confirm", "off"]
     >>> switches(words, {"--confirm", "--halving"})
     ['sweep', '--confirm=off', '--halving=on', '--out', 'a', '--confirm=off']
     """
-    found, left = [], deque(tokens)
-    while left:
-        token = left.popleft()
+    rewritten, remaining = [], deque(tokens)
+    while remaining:
+        token = remaining.popleft()
         if token.startswith("--no-") and f"--{token[5:]}" in names:
             token = f"--{token[5:]}=off"
         elif token in names:
-            token += f"={left.popleft() if left and left[0] in ('on', 'off') else 'on'}"
-        found.append(token)
-    return found
+            has_value = remaining and remaining[0] in ("on", "off")
+            token += f"={remaining.popleft() if has_value else 'on'}"
+        rewritten.append(token)
+    return rewritten
 
 
 def run(tokens: Sequence[str]) -> int:
-    """Do what the words say and return the exit code; errors are one line on stderr, with the
-    traceback under --debug.
+    """Run the command with these words and return the exit code.
+
+    An error is one line on stderr, with the traceback if --debug is given.
     """
-    # Streams that were closed go nowhere, for the life of the process; what opens first would else
-    # get their number.
+    # If stdout or stderr is closed, write to nothing for the life of the process. The first file
+    # that is opened would otherwise get its descriptor.
     sys.stdout, sys.stderr = (
         stream or open(os.devnull, "w")  # noqa: SIM115 - stays open for the life of the process
         for stream in (sys.stdout, sys.stderr)
     )
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # a terminal that lacks `≤` gets \u2264, not a crash
+            # A terminal that cannot show `≤` gets \u2264 instead of an exception.
             stream.reconfigure(errors="backslashreplace")
     try:
         with _sigterm_raises():
@@ -228,11 +228,11 @@ def run(tokens: Sequence[str]) -> int:
             )
             return code if isinstance(code, int) else 0
     except BrokenPipeError:
-        # or Python complains when it flushes stdout at exit
+        # Otherwise Python would report an error when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
     except SystemExit as leave:
-        # rich, which writes --help, has turned it into its own exit
+        # rich, which writes --help, turns a broken pipe into a SystemExit.
         if isinstance(leave.__context__, BrokenPipeError):
             return 128 + signal.SIGPIPE
         raise
@@ -245,7 +245,7 @@ def run(tokens: Sequence[str]) -> int:
 
 
 def explain(failure: BaseException) -> tuple[int, str]:
-    """The exit code of a failure, and the line (one for each thing refused) that says it."""
+    """Return the exit code of a failure and its message, with one line per thing refused."""
     if isinstance(failure, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(failure, Terminated):
@@ -259,30 +259,26 @@ def explain(failure: BaseException) -> tuple[int, str]:
     if isinstance(failure, MemoryError):
         return 4, "error: out of memory. Lower --memory, or close other programs."
     if isinstance(failure, OSError):
-        full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
-        return (
-            4 if full or failure.errno == errno.EMFILE else 1,
-            f"error: {failure}{'. Free space there, or choose another --out.' * full}",
-        )
-    # Python 3.11 wraps what is raised while a class is made
+        if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+            return 4, f"error: {failure}. Free space there, or choose another --out."
+        return 4 if failure.errno == errno.EMFILE else 1, f"error: {failure}"
+    # Python 3.11 wraps an exception that is raised while a class is created.
     if isinstance(failure.__cause__, KeyboardInterrupt | Terminated):
         return explain(failure.__cause__)
-    first = (str(failure).splitlines() or [""])[0]
-    return (
-        1,
-        (
-            f"error: unexpected {type(failure).__name__}: {first}. Run again with --debug and"
-            " report what it prints."
-        ),
+    message = (
+        f"error: unexpected {type(failure).__name__}: {first_line(failure)}. Run again with --debug"
+        " and report what it prints."
     )
+    return 1, message
 
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
+    """Raise Terminated on SIGTERM, in the main thread; only that may set signal handlers."""
+
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
         raise Terminated
 
-    # only the main thread may set signal handlers
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -294,11 +290,11 @@ def _sigterm_raises() -> Iterator[None]:
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run the console script, and exit."""
     code = run(sys.argv[1:])
     if any(thread.name.startswith(_READERS) for thread in threading.enumerate()):
-        # A read that hangs was left behind (stream/watch.py). At exit pyarrow would wait for its
-        # store, or abort the process.
+        # A read hangs and was abandoned (stream/read_timeout.py). In a normal exit pyarrow would
+        # wait for its store, or abort the process.
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)

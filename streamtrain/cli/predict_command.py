@@ -10,12 +10,11 @@ from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import DATA, GLOBAL, Output, StorageOption
 from streamtrain.cli.terminal import note, plain_warnings, plural, show, table, writing
 
-_OUT = "the Parquet file; left out: predictions.parquet in runs/predict-<date>-<n>"
+_OUT = "the Parquet file; default: predictions.parquet in runs/predict-<date>-<n>"
 _ON_NULL = (
-    "null, NaN or infinite values: refuse them, or leave their rows out; left out: as the model was"
-    " trained"
+    "rows with null, NaN or infinite values: refuse or drop them; default: as the model was trained"
 )
-Model = Annotated[str, Parameter(help="the directory that `train` wrote")]
+Model = Annotated[str, Parameter(help="the directory of a `train` run")]
 OnNull = Annotated[
     Literal["error", "drop"] | None, Parameter(group=DATA, show_default=False, help=_ON_NULL)
 ]
@@ -38,22 +37,22 @@ def predict(
     storage_option: StorageOption = None,
     output: Output = Output(),
 ) -> None:
-    """Write a trained model's predictions as Parquet, each with its row id."""
+    """Write a trained model's predictions as Parquet, with row ids."""
     from streamtrain import api
 
     file = Path(out) if out else api.default_out("predict") / "predictions.parquet"
     with plain_warnings(quiet=output.quiet), writing(file):
-        done = api.predict(
+        counts = api.predict(
             Path(model),
             data,
             file,
             on_null=on_null or trained_on_null(model),
             storage_options=storage_options(storage_option),
         )
-    _tell_dropped(done["dropped"], quiet=output.quiet)
+    _warn_of_dropped(counts["dropped"], quiet=output.quiet)
     show(
-        f"{plural(done['rows'], 'prediction')}: {file}",
-        {**done, "out": str(file)},
+        f"{plural(counts['rows'], 'prediction')}: {file}",
+        {**counts, "out": str(file)},
         as_json=output.json,
     )
 
@@ -67,7 +66,7 @@ def evaluate(
     storage_option: StorageOption = None,
     output: Output = Output(),
 ) -> None:
-    """Say how well a trained model does on a data set that it was not trained on."""
+    """Show the errors of a trained model on a data set that it was not trained on."""
     from streamtrain import api
 
     with plain_warnings(quiet=output.quiet):
@@ -77,38 +76,40 @@ def evaluate(
             on_null=on_null or trained_on_null(model),
             storage_options=storage_options(storage_option),
         )
-    _tell_dropped(document["dropped"], quiet=output.quiet)
+    _warn_of_dropped(document["dropped"], quiet=output.quiet)
     show(page(document), document, as_json=output.json)
 
 
 def page(document: dict[str, Any]) -> str:
-    """The errors, beside those of the best constant."""
+    """Return the errors of a model, beside those of the best constant."""
+    target = document["target"]
     if document["loss"] is None:
-        loss = f"none: {document['target']} is constant here"
+        loss = f"none: {target} is constant in this data"
     else:
         loss = (
-            f"{document['loss']:.6g}  (share of the target's variance here that is left; the best"
-            " constant's is 1)"
+            f"{document['loss']:.6g}  (fraction of the target's variance in this data that is left;"
+            " the best constant has 1)"
         )
+    best_constant_rmse = f"{document['best_constant_rmse']:.6g}"
+    rmse = (
+        f"{document['rmse']:.6g}  (in units of {target}; the best constant has"
+        f" {best_constant_rmse})"
+    )
     return table(
         [
             ["rows", f"{document['rows']:,}"],
             ["loss", loss],
-            [
-                "rmse",
-                (
-                    f"{document['rmse']:.6g}  (in units of {document['target']}; the best"
-                    f" constant's is {document['best_constant_rmse']:.6g})"
-                ),
-            ],
+            ["rmse", rmse],
             ["mae", f"{document['mae']:.6g}"],
         ]
     )
 
 
 def trained_on_null(model: str) -> Literal["error", "drop"]:
-    """The policy of the run that made the model, as far as it can be had without its data: a
-    dropped row has no prediction.
+    """Return the null policy for a model's predictions, from the config of its run.
+
+    `drop` if the run dropped rows; otherwise, or without a readable config, `error`. A model that
+    was trained with `impute` fills values itself.
     """
     try:
         config = yaml.safe_load((Path(model) / "config.resolved.yaml").read_text(encoding="utf-8"))
@@ -117,9 +118,9 @@ def trained_on_null(model: str) -> Literal["error", "drop"]:
         return "error"
 
 
-def _tell_dropped(dropped: int, *, quiet: bool) -> None:
+def _warn_of_dropped(dropped: int, *, quiet: bool) -> None:
     if dropped and not quiet:
         note(
-            f"warning: {plural(dropped, 'row')} left out: a null, NaN or infinite value."
+            f"warning: {plural(dropped, 'row')} dropped, with a null, NaN or infinite value."
             " [--on-null]"
         )

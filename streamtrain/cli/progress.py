@@ -1,5 +1,6 @@
-"""Progress of a run on stderr: a line at every doubling of rows, and on a terminal a live bar below
-them.
+"""Progress of a run on stderr.
+
+There is a line whenever the rows have doubled, and on a terminal a live bar below the lines.
 """
 
 import math
@@ -29,36 +30,37 @@ from streamtrain.records import (
 )
 
 Mode = Literal["auto", "live", "lines", "none"]
-_HEADER = (
-    "trial",
-    "rows",
-    "loss",
-    "loss since",
-    "held-out",
-    "at batch",
-    "rows/s",
-    "waiting",
-    "rss",
-    "left",
-)
-_WIDTHS = (5, 13, 9, 10, 9, 9, 8, 7, 9, 7)
-_PASSES = {"tuning": "tuning", "extension": "rates beyond the grid", "fresh": "fresh seeds"}
+#: Column → width.
+_COLUMNS = {
+    "trial": 5,
+    "rows": 13,
+    "loss": 9,
+    "loss since": 10,
+    "held-out": 9,
+    "at batch": 9,
+    "rows/s": 8,
+    "waiting": 7,
+    "rss": 9,
+    "left": 7,
+}
 _ONLY_SWEEP = {"trial", "at batch"}
+_PASSES = {"tuning": "tuning", "extension": "rates beyond the grid", "fresh": "fresh seeds"}
 
 
 @contextmanager
 def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
-    """Yields `on_record`.
+    """Yield a function that shows the progress of a run when it is given the run's records.
 
-    `auto` is live on a terminal and plain lines (never a carriage return) elsewhere.
+    `auto` is `live` on a terminal, and elsewhere `lines`, which have no carriage returns.
+    `verbose`: a line at every evaluation.
     """
     if mode == "auto":
         mode = "live" if sys.stderr.isatty() else "lines"
-    follow = ProgressTracker(every=verbose)
+    tracker = ProgressTracker(every=verbose)
     if mode == "none":
         yield lambda record: None
     elif mode == "lines":
-        yield lambda record: _print_lines(follow, record, note)
+        yield lambda record: _print_lines(tracker.update(record), tracker, record, note)
     else:
         console = Console(stderr=True)
         columns = (
@@ -66,56 +68,57 @@ def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
             BarColumn(),
             TextColumn("{task.fields[facts]}", markup=False),
         )
+
+        def write(text: str) -> None:
+            console.print(Text(text), soft_wrap=True)
+
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("opening", total=None, facts="")
-            yield lambda record: _move(
-                bar, task, follow, record, lambda text: console.print(Text(text), soft_wrap=True)
-            )
+
+            def on_record(record: Record) -> None:
+                lines = tracker.update(record)
+                _print_lines(lines, tracker, record, write)
+                _move_bar(bar, task, tracker, record)
+                if lines and lines[-1].left_seconds is not None:
+                    bar.update(task, facts=f"{format_seconds(lines[-1].left_seconds)} left")
+
+            yield on_record
 
 
 def _print_lines(
-    follow: ProgressTracker, record: Record, write: Callable[[str], None]
-) -> Line | None:
-    lines = follow.feed(record)
+    lines: list[Line], tracker: ProgressTracker, record: Record, write: Callable[[str], None]
+) -> None:
+    """Write what a record announces, and the lines that it completed."""
     if isinstance(record, RunStarted):
         if record.engine_reason:
             write(f"engine: {record.engine}, {record.engine_reason}")
         if record.compile_seconds > 1:
             write(
-                f"kernels compiled in {format_seconds(record.compile_seconds)}; they are kept"
-                " for next time, and this is not counted"
+                f"kernels compiled in {format_seconds(record.compile_seconds)}; they are cached for"
+                " later runs, and this time does not count"
             )
-        write(_row(follow, _HEADER))
-    elif said := _said(record):
-        write(said)
+        write(_row(tracker, tuple(_COLUMNS)))
+    elif announcement := _announcement(record):
+        write(announcement)
     for line in lines:
-        write(_row(follow, _cells(line)))
-    return lines[-1] if lines else None
+        write(_row(tracker, _cells(line)))
 
 
-def _move(
-    bar: Progress,
-    task: TaskID,
-    follow: ProgressTracker,
-    record: Record,
-    write: Callable[[str], None],
-) -> None:
-    line = _print_lines(follow, record, write)
+def _move_bar(bar: Progress, task: TaskID, tracker: ProgressTracker, record: Record) -> None:
     match record:
         case RunStarted():
-            bar.update(
-                task, total=_whole(follow.passes_left * follow.train_rows), description="training"
-            )
+            total = _finite(tracker.passes_left * tracker.train_rows)
+            bar.update(task, total=total, description="training")
         case Evaluation():
-            passes = follow.passes_done + follow.passes_left
-            total, done = _whole(passes * follow.train_rows), follow.mean_rows
+            passes = tracker.passes_done + tracker.passes_left
+            total, done = _finite(passes * tracker.train_rows), tracker.mean_rows
             if total is not None:
-                done += follow.passes_done * follow.train_rows
+                done += tracker.passes_done * tracker.train_rows
             bar.update(
                 task,
                 total=total,
                 completed=done,
-                description=f"pass {follow.passes_done + 1} of {passes}",
+                description=f"pass {tracker.passes_done + 1} of {passes}",
             )
         case StepsTimed() | DeliveryTimed():
             bar.update(task, total=None, description="timing the step alone", facts="")
@@ -123,23 +126,19 @@ def _move(
             bar.update(task, total=None, description="measuring", facts="")
         case Confirmed():
             bar.update(task, total=None, description="confirming", facts="")
-    if line is not None and line.left_seconds is not None:
-        bar.update(task, facts=f"{format_seconds(line.left_seconds)} left")
 
 
-def _whole(rows: float) -> float | None:
-    """What a bar is full at; None where only a clock ends the run."""
+def _finite(rows: float) -> float | None:
+    """Return the total of a bar; None where only a clock ends the run."""
     return rows if math.isfinite(rows) else None
 
 
-def _said(record: Record) -> str | None:
-    """What a sweep does next, in a line."""
+def _announcement(record: Record) -> str | None:
+    """Return a line about what a sweep does next."""
     if isinstance(record, PassPlanned):
         models = plural(record.replicas, "model")
-        return (
-            f"{_PASSES[record.kind]}: trial {record.trial + 1}, {models} of"
-            f" {plural(record.batch_sizes, 'batch size')}"
-        )
+        sizes = plural(record.batch_sizes, "batch size")
+        return f"{_PASSES[record.kind]}: trial {record.trial + 1}, {models} of {sizes}"
     if isinstance(record, MeasuringStarted) and record.skipped:
         return record.skipped
     if isinstance(record, MeasuringStarted) and record.costs:
@@ -150,39 +149,37 @@ def _said(record: Record) -> str | None:
 
 
 def _cells(line: Line) -> tuple[str, ...]:
-    rate = "" if line.rows_per_second is None else format_count(line.rows_per_second)
-    left = (
-        ""
-        if line.left_seconds is None
-        else "0 s"
-        if line.left_seconds < 1
-        else format_seconds(line.left_seconds)
-    )
-    rss = format_bytes(psutil.Process().memory_info().rss)
-    waiting = "" if line.waiting is None else f"{line.waiting:.0%}".replace("%", " %")
-    losses = (_loss(line.loss, 2), _loss(line.loss_since, 2), _loss(line.holdout_loss))
     return (
         str(line.trial + 1),
         f"{line.rows:,}",
-        *losses,
+        # A training loss is the mean of ½r²; twice that compares with the held-out mean of r².
+        _loss(line.loss, 2),
+        _loss(line.loss_since, 2),
+        _loss(line.holdout_loss),
         f"{line.batch_size:,}",
-        rate,
-        waiting,
-        rss,
-        left,
+        "" if line.rows_per_second is None else format_count(line.rows_per_second),
+        "" if line.waiting is None else f"{100 * line.waiting:.0f} %",
+        format_bytes(psutil.Process().memory_info().rss),
+        _time_left(line.left_seconds),
     )
 
 
-def _loss(loss: float | None, times: int = 1) -> str:
-    """Training losses are ½r²: twice that stands beside the held-out r²."""
-    loss = None if loss is None else times * loss
-    return "-" if loss is None else f"{loss:.4f}" if loss < 1000 else f"{loss:.3g}"
+def _time_left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return "0 s" if seconds < 1 else format_seconds(seconds)
 
 
-def _row(follow: ProgressTracker, cells: tuple[str, ...]) -> str:
-    columns = zip(cells, _WIDTHS, _HEADER, strict=True)
+def _loss(loss: float | None, factor: int = 1) -> str:
+    if loss is None:
+        return "-"
+    loss *= factor
+    return f"{loss:.4f}" if loss < 1000 else f"{loss:.3g}"
+
+
+def _row(tracker: ProgressTracker, cells: tuple[str, ...]) -> str:
     return "  ".join(
         cell.rjust(width)
-        for cell, width, name in columns
-        if follow.verb == "sweep" or name not in _ONLY_SWEEP
+        for cell, (name, width) in zip(cells, _COLUMNS.items(), strict=True)
+        if tracker.verb == "sweep" or name not in _ONLY_SWEEP
     )

@@ -1,9 +1,9 @@
-"""What `sweep` and `train` share: config, dry run, progress, the result."""
+"""What `sweep` and `train` share: config, dry run, progress and the result."""
 
 import shlex
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,9 @@ from streamtrain.cli.flag_groups import Output, Sources, load_config
 from streamtrain.cli.progress import progress
 from streamtrain.cli.terminal import fit, note, plain_warnings, show
 from streamtrain.errors import ConfigError, DataError, StreamTrainError
-from streamtrain.records import Record
+from streamtrain.records import Emit, Record
 
-#: How a training may end that gives no model, and what it says then.
+#: Status of a cell without a model → how the error message ends.
 _FAILED = {
     "diverged": "diverged. Try a smaller --lr.",
     "out_of_memory": "ran out of memory.",
@@ -35,14 +35,13 @@ def run(
     dry_run: bool,
     tensorboard: bool = False,
 ) -> None:
-    """Do what the verb says with the config of all layers; raises the errors of
-    `streamtrain.errors`.
+    """Run `sweep` or `train` with the config of all layers; raises errors of `streamtrain.errors`.
 
     `--resume DIR` alone is enough: the config is then the one that the run keeps in DIR.
     """
-    kept = Path(resume) / "config.resolved.yaml"
-    if resume not in ("auto", "never") and sources.config is None and kept.is_file():
-        sources = replace(sources, config=str(kept))
+    kept_config = Path(resume) / "config.resolved.yaml"
+    if resume not in ("auto", "never") and sources.config is None and kept_config.is_file():
+        sources = replace(sources, config=str(kept_config))
     config, _ = load_config(data, flags, sources)
     if config.data.path is None:
         raise ConfigError(
@@ -56,85 +55,96 @@ def run(
             plan = api.plan_run(config, verb)
             show(api.plan_text(plan), plan, as_json=output.json)
             return
-        folder, goes_on = api.choose_out(verb, config, out, resume)
-        call = {"sweep": api.run_sweep, "train": api.run_train}[verb]
-        with ExitStack() as open_ones:
-            seen = [
-                open_ones.enter_context(
-                    progress("none" if output.quiet else output.progress, verbose=output.verbose)
-                )
-            ]
-            if tensorboard:
-                from streamtrain.run.tensorboard import tensorboard as writer
-
-                seen.append(open_ones.enter_context(writer(folder / "tensorboard")))
-
-            def on_record(record: Record) -> None:
-                for see in seen:
-                    see(record)
-
-            def on_note(text: str) -> None:
-                if not output.quiet:
-                    note(text)
-
-            try:
-                command = shlex.join(["streamtrain", *redact_command(sys.argv[1:])])
-                result = call(
-                    config,
-                    folder,
-                    resume=goes_on,
-                    command=command,
-                    on_record=on_record,
-                    on_note=on_note,
-                )
-            except BaseException as failure:
-                if not isinstance(failure, ConfigError | DataError) and api.list_checkpoints(
-                    folder / api.CHECKPOINTS
-                ):
-                    note(f"{folder} was saved; go on with --resume {shlex.quote(str(folder))}")
-                    if isinstance(failure, KeyboardInterrupt):
-                        _report_so_far(folder)
-                raise
+        folder, may_resume = api.choose_out(verb, config, out, resume)
+        run_verb = api.run_sweep if verb == "sweep" else api.run_train
+        with (
+            _observer(folder, output, tensorboard=tensorboard) as on_record,
+            _resume_hint(folder),
+        ):
+            result = run_verb(
+                config,
+                folder,
+                resume=may_resume,
+                command=shlex.join(["streamtrain", *redact_command(sys.argv[1:])]),
+                on_record=on_record,
+                on_note=(lambda text: None) if output.quiet else note,
+            )
     if result.already_complete:
-        note(f"{folder} is finished: nothing was left to do")
+        note(f"{folder} is already complete: nothing to do")
     summary = {**result.summary, "warnings": []} if output.quiet else result.summary
     show(result_text(summary, result.out), result.summary, as_json=output.json)
-    ends = {cell["status"] for cell in result.summary["cells"]}
-    if ends <= _FAILED.keys():  # of a sweep: of every size
-        why = _FAILED[ends.pop()] if len(ends) == 1 else "failed; the report says why."
-        raise StreamTrainError(
-            f"{folder}: {'the training' if verb == 'train' else 'every size'} {why}"
-        )
+    statuses = {cell["status"] for cell in result.summary["cells"]}
+    if statuses <= _FAILED.keys():
+        subject = "the training" if verb == "train" else "every size"
+        outcome = _FAILED[statuses.pop() if len(statuses) == 1 else "failed"]
+        raise StreamTrainError(f"{folder}: {subject} {outcome}")
+
+
+@contextmanager
+def _observer(folder: Path, output: Output, *, tensorboard: bool) -> Iterator[Emit]:
+    """Yield a function that shows each record as progress and, if asked for, in TensorBoard."""
+    mode = "none" if output.quiet else output.progress
+    with ExitStack() as stack:
+        observers = [stack.enter_context(progress(mode, verbose=output.verbose))]
+        if tensorboard:
+            from streamtrain.run.tensorboard import tensorboard as event_files
+
+            observers.append(stack.enter_context(event_files(folder / "tensorboard")))
+
+        def on_record(record: Record) -> None:
+            for observer in observers:
+                observer(record)
+
+        yield on_record
+
+
+@contextmanager
+def _resume_hint(folder: Path) -> Iterator[None]:
+    """If the run ends early and has a checkpoint, tell how to resume it.
+
+    After Ctrl-C, also write a report of what has been seen.
+    """
+    from streamtrain import api
+
+    try:
+        yield
+    except (ConfigError, DataError):  # the run would end in the same way again
+        raise
+    except BaseException as failure:
+        if api.list_checkpoints(folder / api.CHECKPOINTS):
+            note(f"{folder} was saved; resume with --resume {shlex.quote(str(folder))}")
+            if isinstance(failure, KeyboardInterrupt):
+                _report_so_far(folder)
+        raise
 
 
 def _report_so_far(folder: Path) -> None:
-    """The report of what an interrupted run has seen.
+    """Write the report of what an interrupted run has seen.
 
-    A second Ctrl-C leaves it unwritten; whatever goes wrong, the run is saved.
+    A second Ctrl-C skips it. Whatever goes wrong here, the run is saved.
     """
     from streamtrain.report.write import read_records, write_report
 
     with suppress(StreamTrainError, OSError):
-        note("writing the report of what was seen; Ctrl-C leaves it out")
+        note("writing the report so far; Ctrl-C skips it")
         write_report(read_records(folder / "events.jsonl"), folder)
         note(f"report so far: {_page(folder)}")
 
 
 def result_text(summary: Mapping[str, Any], out: Path) -> str:
-    """The table and its sentence, the warnings with their flags, and where the report lies."""
+    """Return the table and its sentence, the warnings with their flags, and the report's path."""
     from streamtrain.report.markdown import render_table
 
     table, _, answer = render_table(summary).rpartition("\n\n")
-    warnings = [
-        fit(f"warning: {warning['text']}" + (f" [{warning['flag']}]" if warning["flag"] else ""))
-        for warning in summary["warnings"]
-    ]
-    return "\n\n".join(
-        part for part in (table, fit(answer), "\n".join(warnings), f"report: {_page(out)}") if part
-    )
+    warnings = []
+    for warning in summary["warnings"]:
+        flag = f" [{warning['flag']}]" if warning["flag"] else ""
+        warnings.append(fit(f"warning: {warning['text']}{flag}"))
+    parts = (table, fit(answer), "\n".join(warnings), f"report: {_page(out)}")
+    return "\n\n".join(part for part in parts if part)
 
 
 def _page(out: Path) -> Path:
-    """The page, or the text where charts could not be drawn."""
+    """Return the HTML report, or the Markdown one where charts could not be drawn."""
     page = out / "report.html"
     return page if page.exists() else out / "report.md"

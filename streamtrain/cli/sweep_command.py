@@ -1,19 +1,19 @@
 """`streamtrain sweep`."""
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
-from streamtrain.cli.flag_groups import DryRun, Out, Output, Resume, Sources, SweepFlags
-from streamtrain.cli.run_verbs import run
-
-DATA_HELP = (
-    "a file, a folder or a glob of Parquet or Zarr shards; left out: data.path of the config"
+from streamtrain.cli.flag_groups import (
+    ConfigDataPath,
+    DryRun,
+    Out,
+    Output,
+    Resume,
+    Sources,
+    SweepFlags,
 )
+from streamtrain.cli.run_verbs import run
 
 
 def sweep(
-    data: Annotated[str | None, Parameter(help=DATA_HELP)] = None,
+    data: ConfigDataPath = None,
     /,
     *,
     flags: SweepFlags = SweepFlags(),

@@ -1,6 +1,6 @@
-"""What is written where: stdout is the result, stderr everything else.
+"""Output: the result of a verb goes to stdout, everything else to stderr.
 
-Names from files are shown escaped.
+Control characters in names from files are escaped.
 """
 
 import json
@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,7 @@ _RED, _YELLOW = "31", "33"
 
 
 def escape(text: str) -> str:
-    r"""Control and format characters as visible escapes, so that a name from a file cannot drive
-    the terminal.
+    r"""Make control and format characters visible, so that a name cannot control the terminal.
 
     >>> escape("a\x1b[2Jb"), escape("rows/s ≤ 2")
     ('a\\x1b[2Jb', 'rows/s ≤ 2')
@@ -33,18 +32,15 @@ def escape(text: str) -> str:
 
 
 def show(text: str, document: Mapping[str, Any], *, as_json: bool) -> None:
-    """Write the result of a verb to stdout: the text for people, or the document as strict JSON."""
-    sys.stdout.write(
-        json.dumps(document, indent=2, allow_nan=False) if as_json else escape(text).rstrip("\n")
-    )
+    """Write the result of a verb to stdout: as text, or the document as strict JSON."""
+    json_text = json.dumps(document, indent=2, allow_nan=False) if as_json else None
+    sys.stdout.write(json_text or escape(text).rstrip("\n"))
     sys.stdout.write("\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """Write one remark to stderr; on a terminal that wants colour, `error:` is red and `warning:`
-    yellow.
-    """
+    """Write a remark to stderr; where colour is wanted, `error:` is red and `warning:` yellow."""
     text = escape(text)
     if wants_colour(sys.stderr):
         text = re.sub("^error:", f"\x1b[{_RED}merror:\x1b[0m", text, flags=re.MULTILINE)
@@ -53,14 +49,12 @@ def note(text: str) -> None:
 
 
 def wants_colour(stream: Any) -> bool:
-    """A terminal, unless NO_COLOR is set (no-color.org) or it is a dumb one."""
+    """Whether a stream is a terminal with colours, and NO_COLOR is not set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def fit(text: str) -> str:
-    """A sentence in lines of the terminal's width, broken between words; as it is where stdout is
-    no terminal.
-    """
+    """Break a sentence between words at the terminal's width, if stdout is a terminal."""
     if not sys.stdout.isatty():
         return text
     return textwrap.fill(
@@ -74,7 +68,7 @@ def fit(text: str) -> str:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What cannot be written is a ResourceError that names the file, not a temporary beside it."""
+    """Turn an OSError into a ResourceError that names `path`, not a temporary file beside it."""
     try:
         yield
     except OSError as failure:
@@ -95,12 +89,17 @@ def plain_warnings(*, quiet: bool) -> Iterator[None]:
 
 
 def plural(number: int, noun: str) -> str:
-    """`1 shard`, `2,000 shards`."""
+    """Return a number with its noun: `1 shard`, `2,000 shards`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def format_interval(figure: Mapping[str, Any], form: Callable[[float], str]) -> str:
+    """Return the confidence interval of a figure as `[lo, hi]`; empty where it has none."""
+    return "" if figure["lo"] is None else f"[{form(figure['lo'])}, {form(figure['hi'])}]"
+
+
 def table(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> str:
-    """Aligned columns, two spaces apart; the columns in `right` are flush right.
+    """Align columns, two spaces apart; the columns with an index in `right` are flush right.
 
     >>> print(table([["a", "rows"], ["bc", "10"]], right=frozenset({1})))
     a   rows

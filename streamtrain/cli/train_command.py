@@ -4,18 +4,26 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from streamtrain.cli.flag_groups import TRAINING, DryRun, Out, Output, Resume, Sources, TrainFlags
+from streamtrain.cli.flag_groups import (
+    TRAINING,
+    ConfigDataPath,
+    DryRun,
+    Out,
+    Output,
+    Resume,
+    Sources,
+    TrainFlags,
+)
 from streamtrain.cli.run_verbs import run
-from streamtrain.cli.sweep_command import DATA_HELP
 
-_TENSORBOARD = "write every evaluation to DIR/tensorboard too: tensorboard --logdir DIR"
+_TENSORBOARD = "also write every evaluation to DIR/tensorboard, for tensorboard --logdir DIR"
 TensorBoard = Annotated[
     bool, Parameter(group=TRAINING, negative=(), show_default=False, help=_TENSORBOARD)
 ]
 
 
 def train(
-    data: Annotated[str | None, Parameter(help=DATA_HELP)] = None,
+    data: ConfigDataPath = None,
     /,
     *,
     flags: TrainFlags = TrainFlags(),
@@ -26,7 +34,7 @@ def train(
     tensorboard: TensorBoard = False,
     output: Output = Output(),
 ) -> None:
-    """Train one model; its weights, with normalisation folded in, are in DIR/model.safetensors."""
+    """Train one model, and save it with normalisation folded in as DIR/model.safetensors."""
     run(
         "train",
         data,

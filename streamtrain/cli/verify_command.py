@@ -5,17 +5,17 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from streamtrain.cli.config_layers import storage_options
-from streamtrain.cli.flag_groups import DATA, Output, StorageOption
+from streamtrain.cli.flag_groups import DATA, DataPath, Output, StorageOption
 from streamtrain.cli.terminal import plural, show, table
 
 
 def verify(
-    data: Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")],
+    data: DataPath,
     /,
     *,
     fail_on: Annotated[
         Literal["unverified"] | None,
-        Parameter(group=DATA, help="exit 5 when nothing vouches for a shard's bytes"),
+        Parameter(group=DATA, help="exit 5 when a shard has no checksums or hash to check"),
     ] = None,
     storage_option: StorageOption = None,
     output: Output = Output(),
@@ -30,15 +30,15 @@ def verify(
         f"{plural(found.num_shards, 'shard')}, {plural(found.num_rows, 'row')}, {found.num_bytes:,}"
         " bytes"
     )
-    rows = [[each.url, each.place, each.cause] for each in found.findings]
+    rows = [[finding.url, finding.place, finding.cause] for finding in found.findings]
     text = f"{found.url}: {found.integrity}\n{size}"
     if rows:
         text += "\n\n" + table([["file", "place", "cause"], *rows])
         text += "\n\nRestore these files, or train without them: --on-bad-shard quarantine."
     elif found.unvouched:
         text += (
-            "\nAll of it decodes, and every count agrees; streamtrain ingest writes shards that can"
-            " be verified."
+            "\nAll data decodes and all counts agree, but not every byte has a checksum;"
+            " streamtrain ingest writes shards that can be verified."
         )
     show(text, found.to_json(), as_json=output.json)
     if rows:

@@ -1,1 +1,4 @@
-"""A run: prepare the data, pass over it, time it, confirm the winner; train, sweep, predict."""
+"""A run: prepare the data, run passes over it, measure it and confirm the winner.
+
+`sweep` and `train` emit the records of a run, `directory` keeps them, `predict` uses the models.
+"""

@@ -1,5 +1,6 @@
-"""The recommendation put to the test: the chosen size and its neighbours trained to the target,
-from shards, against the clock.
+"""The recommendation put to the test.
+
+The recommended size and its neighbours are trained to the target from shards, against the clock.
 """
 
 import math
@@ -11,31 +12,30 @@ from streamtrain.science.cells import Cell
 from streamtrain.science.judge import Judgement, judge
 from streamtrain.science.run_log import Run
 
-#: Trials of each size that are run again: a clock's figure needs repeats, not many.
+#: The most trials in which a size is run again: a time needs repeats, but few of them.
 MOST_TRIALS = 3
 
 
 def confirm(prepared: Prepared, run: Run, emit: Emit) -> None:
     """Emit a `confirmation` record for each size and trial; none without a recommendation.
 
-    A trial's rows and weights repeat, so where it reached the target is known to the step: the
-    learner trains that far alone on the machine, and is evaluated when the clock has stopped. Sizes
-    take turns within a trial.
+    The rows and initial weights of a trial can be repeated, so the step at which it reached the
+    target is known. The learner trains up to that step, alone on the machine, and is evaluated
+    after the clock has stopped. Sizes take turns within a trial.
     """
-    judgement = judge(run)
-    cells = neighbours(judgement)
-    for trial in (
-        sorted(set.intersection(*(set(cell.steps_to_target) for cell in cells)))[:MOST_TRIALS]
-        if cells
-        else ()
-    ):
+    cells = neighbours(judge(run))
+    if not cells:
+        return
+    trials_reached = set.intersection(*(set(cell.steps_to_target) for cell in cells))
+    for trial in sorted(trials_reached)[:MOST_TRIALS]:
         for cell in cells:
-            emit(_train_to(prepared, cell, trial))
+            emit(_train_to_target(prepared, cell, trial))
 
 
 def neighbours(judgement: Judgement) -> list[Cell]:
-    """The recommended size and the next smaller and larger ones that reached the target,
-    ascending.
+    """Return the recommended size between the next smaller and larger ones that reached the target.
+
+    Ascending; empty when no size is recommended.
     """
     reached = sorted(
         (cell for cell in judgement.cells if cell.status == "reached"),
@@ -44,25 +44,24 @@ def neighbours(judgement: Judgement) -> list[Cell]:
     sizes = [cell.batch_size for cell in reached]
     if judgement.choice.batch_size not in sizes:
         return []
-    at = sizes.index(judgement.choice.batch_size)
-    return reached[max(0, at - 1) : at + 2]
+    index = sizes.index(judgement.choice.batch_size)
+    return reached[max(0, index - 1) : index + 2]
 
 
-def _train_to(prepared: Prepared, cell: Cell, trial: int) -> Confirmed:
-    """Rows trained on, seconds from the first block to the last step, seconds until the first
-    block, the held-out loss reached.
-    """
+def _train_to_target(prepared: Prepared, cell: Cell, trial: int) -> Confirmed:
     learner = prepared.learner(
         cell.batch_size, (cell.lr,), trial, stop_row=cell.arrival_row(trial), watched=False
     )
-    done = run_pass(prepared, [learner], trial, lambda record: None, kind="confirmation")
+    ended = run_pass(prepared, [learner], trial, lambda record: None, kind="confirmation")
+    # Only a held-out loss can have reached the target.
+    assert prepared.evaluation is not None
     loss = float(learner.engine.evaluate(prepared.evaluation)[0] * prepared.loss_scale)
     return Confirmed(
         batch_size=cell.batch_size,
         lr=cell.lr,
         trial=trial,
         rows=learner.rows,
-        seconds=done.training_seconds,
-        fill_seconds=done.fill_seconds,
+        seconds=ended.training_seconds,
+        fill_seconds=ended.fill_seconds,
         holdout_loss=loss if math.isfinite(loss) else None,
     )

@@ -1,6 +1,6 @@
-"""A run's directory: made once, never over another run; records are appended as they come.
+"""The directory of a run: its log, checkpoints and documents.
 
-An interrupted run goes on in its own.
+A directory is made once and never over other files; an interrupted run is resumed in its own.
 """
 
 import fcntl
@@ -46,52 +46,61 @@ from streamtrain.types import Json
 
 _LIBRARIES = ("streamtrain", "torch", "numpy", "numba", "dask", "pyarrow", "zarr", "zarrs")
 
-#: What the bits of a run depend on, beside its fingerprint.
+#: The parts of `environment` that the exact bits of a run depend on, besides its fingerprint.
 _EXACT = ("python", "cpu", "streamtrain", "torch", "numpy", "numba")
 
 EVENTS = "events.jsonl"
-#: What the first line of every log begins with.
-_BEGINS = b'{"event": "run"'
-#: The last record of a run that ended, `end`, is far shorter.
-_LAST_BYTES = 65_536
 CHECKPOINTS = "checkpoints"
+
+#: How the first line of every log starts.
+_FIRST_BYTES = b'{"event": "run"'
+
+#: Bytes at the end of a log that are searched for its last record; an `end` record is far shorter.
+_TAIL_BYTES = 65_536
+
+_CONFIG_HEADER = (
+    "# The whole configuration of this run. To repeat it: `streamtrain sweep -c` or `train -c` this"
+    " file.\n"
+)
 
 
 class RunDirectory:
-    """Use as a context: `with RunDirectory(out) as run: run.log(record)`.
+    """The log of one run and the files beside it; `training.checkpointing.Events` by its methods.
 
-    One thread writes, and one process at a time.
+    Use it as a context manager: `with RunDirectory(out) as run: run.log(record)`. One thread
+    writes, and one process at a time: the log is locked. When `log` returns, a record has been
+    passed to the operating system; after `mark` it is on the disk.
 
-    `resume`: the folder may hold an interrupted run, which goes on after `Checkpointer.begin`;
-    without a checkpoint it starts again. `on_record` sees every record as it is logged, and those
-    of an interrupted run when it goes on. A line of `events.jsonl` is in the system's hands when
-    `log` returns, and on the disk after `mark`: see `Events`.
+    `resume`: the folder may hold an interrupted run. It is continued by `Checkpointer.begin`, or
+    started again if it has no checkpoint yet. `on_record` receives every record when it is logged,
+    and those of an interrupted run when it is resumed.
 
-    Raises ConfigError when the folder has something else in it: nothing is ever overwritten.
-    DataError when an interrupted run lost its checkpoints.
+    Raises ConfigError when the folder has anything else in it, because nothing is ever overwritten,
+    or when another process has the run open; DataError when an interrupted run has lost its
+    checkpoints.
     """
 
     def __init__(self, out: Path, *, resume: bool = False, on_record: Emit | None = None):
-        self.out, self._on_record = out, on_record
+        self.out = out
         self.records: list[Record] = []
+        self._on_record = on_record
         self._file: int | None = None
-        self._num_bytes, self._hash = 0, hashlib.sha256()
+        self._num_bytes = 0
+        self._hash = hashlib.sha256()
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             if not resume:
-                interrupted = (
-                    " or go on with it by --resume auto"
-                    if _is_interrupted(out)
-                    else " or remove it"
+                remedy = (
+                    "resume it with --resume auto" if _is_interrupted(out) else "remove the folder"
                 )
                 raise ConfigError(
-                    f"{out} is not empty, and nothing is overwritten. Choose another"
-                    f" --out,{interrupted}."
+                    f"{out} is not empty, and nothing is overwritten. Choose another --out, or"
+                    f" {remedy}."
                 )
             self._reopen()
 
     @property
     def finished(self) -> bool:
-        """True when the run that lies here came to its end and has its report."""
+        """Whether the run in this directory is complete and has its report."""
         return (
             bool(self.records)
             and isinstance(self.records[-1], RunEnded)
@@ -99,12 +108,13 @@ class RunDirectory:
         )
 
     def summary(self) -> Json:
-        """The `summary.json` of a finished run."""
+        """Return the `summary.json` of a finished run."""
         return json.loads((self.out / "summary.json").read_text(encoding="utf-8"))
 
     def check_config(self, verb: str, config: Config) -> None:
-        """Raises ConfigError, with each difference, when an interrupted or finished run lies here
-        and had another verb or config.
+        """Check that a run in this directory had this verb and config.
+
+        Raises ConfigError with each difference. A new directory passes.
         """
         if not self.records:
             return
@@ -115,17 +125,17 @@ class RunDirectory:
         )
         if changed:
             raise ConfigError(
-                f"{self.out} cannot go on: {'; '.join(changed)}. Give what it was begun with, or"
-                " another --out."
+                f"{self.out} cannot be resumed: {'; '.join(changed)}. Use its original options, or"
+                " choose another --out."
             )
 
     def saving(self, config: Config, interrupt: Interrupt) -> Checkpointer:
-        """Its checkpoints."""
-        known = environment()
+        """Return the checkpointer of this run."""
+        versions = environment()
         return Checkpointer(
             self.out / CHECKPOINTS,
             self,
-            versions={name: known[name] for name in _EXACT if name in known},
+            versions={name: versions[name] for name in _EXACT if name in versions},
             keep=config.checkpoint.keep,
             every_seconds=config.checkpoint.every_seconds,
             interrupt=interrupt,
@@ -134,9 +144,9 @@ class RunDirectory:
     def log(self, record: Record) -> None:
         """Append one line to `events.jsonl`.
 
-        The first one, `run`, makes the folder and its config, env and data files.
-
-        So a run that is refused before its first record leaves nothing behind.
+        The first record, `run`, creates the folder with its config, env and data files. So a run
+        that is refused before its first record leaves nothing behind. Raises ResourceError when the
+        folder cannot be written.
         """
         if isinstance(record, RunStarted) or self._file is None:
             self._create()
@@ -144,31 +154,20 @@ class RunDirectory:
         line = json.dumps(record.to_json(), allow_nan=False).encode() + b"\n"
         self._num_bytes += len(line)
         self._hash.update(line)
-        write_whole(self._file, line)
+        write_whole(self._log_file, line)
         if isinstance(record, RunStarted):
-            schema = (
-                "# The whole configuration of this run: `streamtrain sweep -c` or `train -c` this"
-                " file to repeat it.\n"
-            )
-            write_atomically(
-                self.out / "config.resolved.yaml",
-                (schema + yaml.safe_dump(record.config, sort_keys=False)).encode(),
-            )
-            for name, document in (("env", record.env), ("data", to_json(record.data))):
-                write_atomically(
-                    self.out / f"{name}.json", json.dumps(document, indent=2).encode() + b"\n"
-                )
+            config = yaml.safe_dump(record.config, sort_keys=False)
+            write_atomically(self.out / "config.resolved.yaml", (_CONFIG_HEADER + config).encode())
+            self._write_json("env.json", record.env)
+            self._write_json("data.json", to_json(record.data))
         if isinstance(record, QuarantineChanged):
-            write_atomically(
-                self.out / "quarantine.json",
-                json.dumps(record.to_json(), indent=2).encode() + b"\n",
-            )
+            self._write_json("quarantine.json", record.to_json())
         if self._on_record is not None:
             self._on_record(record)
 
     def mark(self) -> Json:
         """See `Events.mark`."""
-        os.fsync(self._file)
+        os.fsync(self._log_file)
         return {"bytes": self._num_bytes, "sha256": self._hash.hexdigest()}
 
     def check(self, mark: Json) -> None:
@@ -182,22 +181,30 @@ class RunDirectory:
     def rewind(self, mark: Json) -> list[Record]:
         """See `Events.rewind`."""
         kept = self._read(mark["bytes"])
-        os.ftruncate(self._file, len(kept))
-        os.lseek(self._file, 0, os.SEEK_END)
-        os.fsync(self._file)
-        self._num_bytes, self._hash = len(kept), hashlib.sha256(kept)
+        os.ftruncate(self._log_file, len(kept))
+        os.lseek(self._log_file, 0, os.SEEK_END)
+        os.fsync(self._log_file)
+        self._num_bytes = len(kept)
+        self._hash = hashlib.sha256(kept)
         self.records[:] = (parse_record(json.loads(line)) for line in kept.splitlines())
-        self._tidy()
-        for record in self.records if self._on_record is not None else ():
-            self._on_record(record)
+        self._remove_temporaries()
+        if self._on_record is not None:
+            for record in self.records:
+                self._on_record(record)
         return list(self.records)
 
+    @property
+    def _log_file(self) -> int:
+        """The file descriptor of the log, which is open from the first record on."""
+        if self._file is None:
+            raise RuntimeError(f"{self.out / EVENTS} is not open")
+        return self._file
+
     def _create(self) -> None:
-        """An empty log, in a new folder or over that of a run which was interrupted before its
-        first checkpoint.
-        """
+        """Start an empty log: in a new folder, or over a log without a checkpoint."""
         self.records.clear()
-        self._num_bytes, self._hash = 0, hashlib.sha256()
+        self._num_bytes = 0
+        self._hash = hashlib.sha256()
         try:
             if self._file is not None:
                 warnings.warn(
@@ -206,7 +213,7 @@ class RunDirectory:
                 )
                 os.ftruncate(self._file, 0)
                 os.lseek(self._file, 0, os.SEEK_SET)
-                self._tidy()
+                self._remove_temporaries()
                 return
             self.out.mkdir(parents=True, exist_ok=True)
             self._open(os.O_CREAT | os.O_EXCL)
@@ -216,60 +223,69 @@ class RunDirectory:
                 f"{self.out}: cannot be written ({error.strerror}). Choose another --out."
             ) from None
 
-    def _tidy(self) -> None:
-        """Remove what a killed process was writing."""
+    def _write_json(self, name: str, document: Json) -> None:
+        write_atomically(self.out / name, json.dumps(document, indent=2).encode() + b"\n")
+
+    def _remove_temporaries(self) -> None:
+        """Remove the files that a killed process was writing."""
         for folder in (self.out, self.out / CHECKPOINTS):
             remove_temporaries(folder)
 
     def _reopen(self) -> None:
+        """Open the log of an earlier run, and read the records up to the first damaged line."""
         if not (self.out / EVENTS).is_file():
             raise ConfigError(
                 f"{self.out} is not empty and holds no run ({EVENTS} is missing). Choose another"
                 " --out."
             )
         self._open(0)
-        content = self._read(os.fstat(self._file).st_size)
+        content = self._read(os.fstat(self._log_file).st_size)
         for line in content.splitlines(keepends=True):
             with suppress(ValueError, TypeError, AttributeError, DataError):
                 record = parse_record(json.loads(line))
                 if line.endswith(b"\n") and (self.records or isinstance(record, RunStarted)):
                     self.records.append(record)
-        # a first line may be cut short, but begins as ours do
-        if not self.records and content[: len(_BEGINS)] != _BEGINS[: len(content)]:
+        # The first line may have been cut short by a kill, but even then it starts like ours.
+        if not self.records and content[: len(_FIRST_BYTES)] != _FIRST_BYTES[: len(content)]:
             self._close()
             raise ConfigError(
                 f"{self.out} is not empty, and its {EVENTS} is not of a run. Choose another --out."
             )
-        if (
-            not self.finished
-            and not list_checkpoints(self.out / CHECKPOINTS)
-            and any(isinstance(record, Evaluation) and record.rows for record in self.records)
-        ):
+        checkpoints = list_checkpoints(self.out / CHECKPOINTS)
+        if not self.finished and self._has_trained() and not checkpoints:
             self._close()
             raise DataError(
-                f"{self.out}: its checkpoints are gone, so it cannot go on. Restore {CHECKPOINTS}/,"
-                " or start again with another --out."
+                f"{self.out}: its checkpoints are gone, so it cannot be resumed. Restore"
+                f" {CHECKPOINTS}/, or start again with another --out."
             )
 
+    def _has_trained(self) -> bool:
+        return any(isinstance(record, Evaluation) and record.rows for record in self.records)
+
     def _open(self, flags: int) -> None:
-        self._file = os.open(self.out / EVENTS, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
+        """Open the log and lock it, so that no other process writes to this run."""
+        file = os.open(self.out / EVENTS, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
+        self._file = file
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._close()
             raise ConfigError(
-                f"{self.out}: another process is at work on this run. Wait for its end, or choose"
+                f"{self.out}: another process is at work on this run. Wait until it ends, or choose"
                 " another --out."
             ) from None
         except OSError:  # a file system without locks
             pass
 
     def _read(self, num_bytes: int) -> bytes:
-        """The first bytes of the log, or all there are."""
-        parts, at = [], 0
-        while at < num_bytes and (part := os.pread(self._file, num_bytes - at, at)):
+        """Return the first bytes of the log, or fewer where it is shorter."""
+        parts, offset = [], 0
+        while offset < num_bytes:
+            part = os.pread(self._log_file, num_bytes - offset, offset)
+            if not part:
+                break
             parts.append(part)
-            at += len(part)
+            offset += len(part)
         return b"".join(parts)
 
     def _close(self) -> None:
@@ -292,7 +308,7 @@ class RunDirectory:
 
 
 def default_out(verb: str) -> Path:
-    """`runs/<verb>-<date>-<n>`: the first that does not exist."""
+    """Return the first of `runs/<verb>-<date>-<n>`, n = 1, 2, …, that does not exist."""
     number = 1
     while (out := Path("runs") / f"{verb}-{date.today().isoformat()}-{number}").exists():
         number += 1
@@ -302,18 +318,21 @@ def default_out(verb: str) -> Path:
 def choose_out(
     verb: str, config: Config, out: str | os.PathLike | None, resume: str | os.PathLike
 ) -> tuple[Path, bool]:
-    """Where a run goes, and whether it may go on with what lies there.
+    """Return the folder of a run, and whether a run that is in it may be resumed.
 
-    `resume`: `never`; `auto`, with `out` or with the newest interrupted run of this config below
-    `runs/`; or the folder of a run. Raises ConfigError.
+    `resume`: `never`; `auto`, which resumes the run in `out` or, without `out`, the newest
+    interrupted run of this config in `runs/`; or the folder of a run. Raises ConfigError.
     """
-    if resume in ("never", "auto"):
-        found = find_interrupted(verb, config) if resume == "auto" and not out else None
-        return Path(out) if out else found or default_out(verb), resume == "auto"
+    if resume == "never":
+        return Path(out) if out else default_out(verb), False
+    if resume == "auto":
+        if out:
+            return Path(out), True
+        return find_interrupted(verb, config) or default_out(verb), True
     folder = Path(resume)
     if out and Path(out).absolute() != folder.absolute():
         raise ConfigError(
-            f"--resume {folder} goes on in that folder; --out is {out}. Give one of them."
+            f"--resume {folder} continues in that folder, but --out is {out}. Give one of them."
         )
     if not (folder / EVENTS).is_file():
         raise ConfigError(
@@ -324,54 +343,49 @@ def choose_out(
 
 
 def find_interrupted(verb: str, config: Config) -> Path | None:
-    """The newest `runs/<verb>-…` that was interrupted and had this config, data included.
-
-    None when there is none.
-    """
-    found = [out for out in Path("runs").glob(f"{verb}-*") if _is_interrupted(out)]
+    """Return the newest interrupted run `runs/<verb>-…` with this config and data path, or None."""
+    interrupted = [out for out in Path("runs").glob(f"{verb}-*") if _is_interrupted(out)]
     wanted = {
         **config_fingerprint(config),
         "data.path": config.data.path and redact_url(config.data.path),
     }
-    for out in sorted(found, key=lambda out: (out / EVENTS).stat().st_mtime, reverse=True):
+    for out in sorted(interrupted, key=lambda out: (out / EVENTS).stat().st_mtime, reverse=True):
+        # A log that cannot be read as one of ours is passed over.
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             with open(out / EVENTS, "rb") as file:
-                then = json.loads(file.readline())["config"]
-            if not differences(
-                {**config_fingerprint(then), "data.path": then["data"]["path"]}, wanted
-            ):
+                logged = json.loads(file.readline())["config"]
+            fingerprint = {**config_fingerprint(logged), "data.path": logged["data"]["path"]}
+            if not differences(fingerprint, wanted):
                 return out
     return None
 
 
 def _is_interrupted(out: Path) -> bool:
-    """Its log has no last record, or its report is missing; an interrupted run may have a partial
-    report.
+    """Whether a log is there and lacks its last record, or the report is missing.
+
+    The report alone does not tell: an interrupted run may have a partial one.
     """
     try:
         with open(out / EVENTS, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
-            ended = b'"event": "end"' in file.read().rstrip(b"\n").rpartition(b"\n")[2]
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            last_line = file.read().rstrip(b"\n").rpartition(b"\n")[2]
     except OSError:
         return False
-    return not ended or not (out / "summary.json").exists()
+    return b'"event": "end"' not in last_line or not (out / "summary.json").exists()
 
 
 def environment() -> Json:
-    """Machine and versions, for the report."""
+    """Return the machine and the versions of libraries, for the report."""
     libraries = {}
     for name in _LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             libraries[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    can_count_allowed = hasattr(os, "sched_getaffinity")
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "cpu": _cpu_name(),
-        "cores": (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ),
+        "cores": len(os.sched_getaffinity(0)) if can_count_allowed else os.cpu_count(),
         "byte_order": sys.byteorder,
         **libraries,
     }
@@ -380,8 +394,7 @@ def environment() -> Json:
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
+        model = next(line for line in lines if line.startswith("model name"))
+        return model.split(":", 1)[1].strip()
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

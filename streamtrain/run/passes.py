@@ -1,6 +1,6 @@
-"""One pass over the data feeds every learner of a trial.
+"""One pass over the data, which feeds every learner of a trial.
 
-`sweep` and `train` are made of passes; nothing here exists twice.
+`sweep`, `train`, the confirmation and the measurements all run their passes through `run_pass`.
 """
 
 import json
@@ -14,6 +14,7 @@ from itertools import takewhile
 from threading import Event
 
 from streamtrain.base.budget import default_readers
+from streamtrain.errors import first_line
 from streamtrain.records import Emit, Evaluation, PassEnded, Record, ReplicaEnded
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.block import Block
@@ -21,7 +22,7 @@ from streamtrain.stream.nulls import null_fields
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine_choice import is_out_of_memory
-from streamtrain.training.fused_engine import one_blas_thread
+from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
 from streamtrain.training.learner import Learner
 from streamtrain.training.position import Position
 
@@ -40,26 +41,29 @@ def run_pass(
     saving: Checkpointer | None = None,
     position: Position | None = None,
 ) -> PassEnded:
-    """Read the rows once, feed every block to every learner, emit their records; returns and emits
-    the pass's own record.
+    """Read the rows once, feed every block to every learner, and emit their records.
 
-    A learner that runs out of memory or fails ends alone: its outcome says so. With `saving`, all
-    learners are saved at an edge of blocks (a lone one also where `consume` stops), Ctrl-C and
-    SIGTERM wait for such an edge, and a pass in which the run was interrupted goes on from there;
-    one that had ended gives the learners and the record it ended with. `position`: that of these
-    learners, for a caller who looks at it when a record is emitted.
+    Emits the record of the pass last, and returns it. A learner that runs out of memory or fails
+    ends alone, with an outcome that says so.
+
+    With `saving`, the state of all learners is saved between blocks (that of a single learner also
+    within a block, where `consume` allows it), and Ctrl-C and SIGTERM take effect at such a point.
+    A pass that was interrupted continues from its checkpoint. A pass that had ended is not run
+    again: its learners get the state that they ended with, and its record is returned.
+
+    `position`: that of these learners, for a caller that reads it when a record is emitted.
     """
-    lrs = {learner.engine.batch_size: tuple(learner.engine.learning_rates) for learner in learners}
-    position = position or Position(
-        json.dumps([kind, trial, lrs]), learners, prepared.source.quarantine
-    )
-    begun = saving.take(position.name) if saving is not None else None
-    if begun is not None:
-        position.load_state(begun)
-        if position.row and prepared.source.quarantine is not None:
-            prepared.source.quarantine.seal(
-                prepared.plan(trial, position.epoch).window(position.window).spans
-            )
+    learning_rates = {
+        learner.engine.batch_size: tuple(learner.engine.learning_rates) for learner in learners
+    }
+    quarantine = prepared.source.quarantine
+    position = position or Position(json.dumps([kind, trial, learning_rates]), learners, quarantine)
+    resume_state = saving.take(position.name) if saving is not None else None
+    if resume_state is not None:
+        position.load_state(resume_state)
+        if position.row and quarantine is not None:
+            window = prepared.plan(trial, position.epoch).window(position.window)
+            quarantine.seal(window.spans)
         if position.record is not None:
             return position.record
     with nullcontext() if saving is None else saving.listening():
@@ -67,26 +71,26 @@ def run_pass(
         for learner in position.active:
             for record in learner.finish():
                 emit(record)
+        nulls = null_fields(position.nulls, prepared.source)
         position.record = PassEnded(
             kind=kind,
             trial=trial,
             rows_read=position.rows_read,
             learners=len(learners),
-            lrs=lrs,
-            replicas=sum(map(len, lrs.values())),
+            lrs=learning_rates,
+            replicas=sum(map(len, learning_rates.values())),
             seconds=position.seconds,
             fill_seconds=position.first_block - position.started,
             training_seconds=position.trained - position.first_block,
             receipt=position.receipt,
             stats=position.stats.to_json(),
-            quarantined=(
-                None if prepared.source.quarantine is None else prepared.source.quarantine.record()
-            ),
-            **null_fields(position.nulls, prepared.source),
+            quarantined=None if quarantine is None else quarantine.record(),
+            imputed=nulls.get("imputed"),
+            dropped=nulls.get("dropped"),
         )
         emit(position.record)
-        if prepared.source.quarantine is not None:
-            emit(prepared.source.quarantine.to_record())
+        if quarantine is not None:
+            emit(quarantine.to_record())
         if saving is not None:
             saving.save(position.state())
     return position.record
@@ -100,19 +104,15 @@ def _train(
     max_seconds: float | None,
     saving: Checkpointer | None,
 ) -> None:
-    """Feed blocks from the position on, until it is the pass's end."""
+    """Feed blocks to the learners, from the position on until the pass has ended."""
 
-    def edge() -> None:
+    def save_if_due() -> None:
         if saving is not None:
-            rows, last_row = position.rows, max(learner.last_row for learner in position.learners)
-            saving.edge(
-                max(rows / last_row, position.seconds / max_seconds if max_seconds else 0.0),
-                position.state,
-            )
+            saving.edge(_part_done(position, max_seconds), position.state)
 
-    leaving = Event()
-    # Fused learners go side by side, and their replicas share the cores. Torch brings its own
-    # threads.
+    stopping = Event()
+    # The learners of the fused engine train side by side, and their replicas share one pool of
+    # threads. Torch has threads of its own, so its learners take turns.
     fused = prepared.engine == "fused"
     with (
         ThreadPoolExecutor(
@@ -121,64 +121,103 @@ def _train(
         one_blas_thread(fused),
         ComputePool(prepared.config.train.threads or default_readers()) as cores,
     ):
-        for learner in position.learners if fused else ():
-            learner.engine.cores = cores
+        for learner in position.learners:
+            if isinstance(learner.engine, FusedEngine):
+                learner.engine.cores = cores
         blocks = prepared.blocks(
             trial, position.stats, epoch=position.epoch, window=position.window
         )
         try:
             while not _has_ended(prepared, position, max_seconds):
-                edge()
+                save_if_due()
                 block = next(blocks)
                 if position.first_block == position.started:
                     position.first_block = time.perf_counter()
-                fed = [_consume(learner, block, position.row) for learner in position.active]
-                # Several take the block side by side, then tell. A lone one tells as it goes, so
-                # that it can be saved within a block.
-                told = fed if len(fed) == 1 else pool.map(partial(_take, leaving), fed)
-                for learner, items in zip(list(position.active), told, strict=True):
-                    for item in items:
-                        if isinstance(item, int):
-                            if len(fed) == 1:
-                                position.row = item
-                                edge()
-                            continue
-                        if isinstance(item, Evaluation):
-                            item = replace(item, wait_seconds=position.stats.wait_seconds)
-                        emit(item)
-                        if isinstance(item, ReplicaEnded) and learner in position.active:
-                            position.active.remove(learner)
+                if len(position.active) == 1:
+                    _feed_one(position, block, emit, save_if_due)
+                else:
+                    _feed_side_by_side(position, block, emit, pool, stopping)
                 position.move_past(block)
         finally:
-            leaving.set()
+            stopping.set()
             blocks.close()
 
 
+def _part_done(position: Position, max_seconds: float | None) -> float:
+    """The part of the pass that is done, from 0 to 1, by rows or by time, whichever is larger."""
+    last_row = max(learner.last_row for learner in position.learners)
+    part_of_time = position.seconds / max_seconds if max_seconds else 0.0
+    return max(position.rows / last_row, part_of_time)
+
+
 def _has_ended(prepared: Prepared, position: Position, max_seconds: float | None) -> bool:
-    late = (
+    out_of_time = (
         max_seconds is not None
         and position.trained > position.first_block
         and position.seconds >= max_seconds
     )
     return (
-        late
+        out_of_time
         or position.epoch == prepared.last_epoch
         or all(learner.done for learner in position.active)
     )
 
 
+def _feed_one(
+    position: Position, block: Block, emit: Emit, save_if_due: Callable[[], None]
+) -> None:
+    """Feed a block to the only active learner, and emit each record when it comes.
+
+    The block may be large and the minibatch small, so the run can also be saved within the block:
+    `position.row` is then the row of the block to continue from.
+    """
+    (learner,) = position.active
+    for item in _consume(learner, block, position.row):
+        if isinstance(item, int):
+            position.row = item
+            save_if_due()
+        else:
+            _report(item, learner, position, emit)
+
+
+def _feed_side_by_side(
+    position: Position, block: Block, emit: Emit, pool: ThreadPoolExecutor, stopping: Event
+) -> None:
+    """Feed a block to all active learners on the pool's threads, and emit learner by learner.
+
+    The order of the records does not depend on which learner is done first. The learners are at
+    different rows until all have finished the block, so nothing is saved before that.
+    """
+    learners = list(position.active)
+    items = [_consume(learner, block, position.row) for learner in learners]
+    per_learner = pool.map(partial(_collect_records, stopping), items)
+    for learner, records in zip(learners, per_learner, strict=True):
+        for record in records:
+            _report(record, learner, position, emit)
+
+
 def _consume(learner: Learner, block: Block, first: int) -> Iterator[Record | int]:
-    """What the learner tells of a block; a failure is an outcome, never an error of the sweep."""
+    """Yield what `Learner.consume` yields; an error becomes the learner's outcome.
+
+    So a learner that fails never ends the sweep.
+    """
     try:
         yield from learner.consume(block.rows, ends_epoch=block.ends_epoch, first=first)
     except (MemoryError, RuntimeError) as error:
-        yield from learner.failed(
-            "out_of_memory" if is_out_of_memory(error) else "failed", str(error).partition("\n")[0]
-        )
+        outcome = "out_of_memory" if is_out_of_memory(error) else "failed"
+        yield from learner.failed(outcome, first_line(error))
 
 
-def _take(leaving: Event, told: Iterator[Record | int]) -> list[Record | int]:
-    """All that a learner tells, or what it told before the pass was ended in the middle of its
-    block.
-    """
-    return list(takewhile(lambda _: not leaving.is_set(), told))
+def _collect_records(stopping: Event, items: Iterator[Record | int]) -> list[Record]:
+    """Return a learner's records of a block; fewer if the pass is stopped within the block."""
+    until_stopped = takewhile(lambda _: not stopping.is_set(), items)
+    return [item for item in until_stopped if isinstance(item, Record)]
+
+
+def _report(record: Record, learner: Learner, position: Position, emit: Emit) -> None:
+    """Emit a record of a learner; a learner that failed gets no further blocks."""
+    if isinstance(record, Evaluation):
+        record = replace(record, wait_seconds=position.stats.wait_seconds)
+    emit(record)
+    if isinstance(record, ReplicaEnded) and learner in position.active:
+        position.active.remove(learner)

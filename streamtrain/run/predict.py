@@ -1,5 +1,7 @@
-"""A trained model over a whole data set, span by span: predictions with their row ids, and its
-errors where the target is known.
+"""A trained model on a whole data set, span by span.
+
+`predict` writes predictions with their row ids, `evaluate` computes the errors where the target is
+known.
 """
 
 import math
@@ -25,18 +27,23 @@ from streamtrain.training.model_io import load_model, predict_rows
 from streamtrain.types import LOCAL, Dataset, Json, Storage
 
 OnBad = Literal["error", "drop"]
+
+#: Row ids (rows,), raw features (rows, features), target (rows,), and the number of rows dropped.
+ScoredRows = tuple[np.ndarray, np.ndarray, np.ndarray, int]
+
 _SPAN_ROWS = 262_144
 
 
 @dataclass(slots=True)
 class Errors:
-    """The sums behind an evaluation, over the rows that were scored."""
+    """The sums behind an evaluation, over the rows scored so far."""
 
     target: Moments = field(default_factory=Moments)
     squared: float = 0.0
     absolute: float = 0.0
 
     def add(self, predictions: np.ndarray, target: np.ndarray) -> None:
+        """Add rows: float64 predictions and targets, both (rows,)."""
         error = predictions - target
         self.target += Moments.of(target)
         self.squared += float((error**2).sum())
@@ -51,14 +58,17 @@ def predict(
     on_null: OnBad = "error",
     storage_options: Mapping[str, str] | None = None,
 ) -> Json:
-    """Predict every row of a data set, streaming; writes Parquet with `row_id` and `prediction`,
-    float64 where float32 `is_coarse`.
+    """Write a prediction for every row of a data set to a Parquet file, streaming.
 
-    Returns `{rows, dropped}`. A row in which a feature is null, NaN or infinite is refused
-    (`error`) or left out (`drop`); a model that was trained under `impute` fills it.
-    `storage_options`: of an object store with the data. The model's transform is imported and
-    applied; the target need not be there. Raises ConfigError when it cannot be, when `out` exists
-    or is named as no Parquet, DataError for the data.
+    Its columns are `row_id` and `prediction`: float32, or float64 where float32 would round
+    noticeably (`Network.is_coarse`). Returns `{rows, dropped}`.
+
+    A row in which a feature is null, NaN or infinite is refused (`error`) or left out (`drop`); a
+    model that was trained with `impute` fills it. `storage_options`: those of the object store with
+    the data. The model's transform is imported and applied. The target column need not exist.
+
+    Raises ConfigError when the transform cannot be imported, when `out` exists, or when its name is
+    not that of a Parquet file; DataError for the model and the data.
     """
     network = finite_model(model_dir)
     if out.suffix.lower() in (".csv", ".tsv", ".txt", ".json"):
@@ -73,7 +83,8 @@ def predict(
             network, data, on_null=on_null, with_target=False, storage=make_storage(storage_options)
         ):
             writer.write(ids, predict_rows(network, features))
-            rows, dropped = rows + len(ids), dropped + bad
+            rows += len(ids)
+            dropped += bad
     return {"rows": rows, "dropped": dropped}
 
 
@@ -84,11 +95,11 @@ def evaluate(
     on_null: OnBad = "error",
     storage_options: Mapping[str, str] | None = None,
 ) -> Json:
-    """The model's errors on a data set that has the target, streaming; ready for strict JSON.
+    """Return the model's errors on a data set that has the target, streaming; strict JSON values.
 
-    `rmse`, `mae`, `best_constant_rmse` are in units of the target; `loss` is the mean of r² over
-    this data set's variance of the target, so that 1 is its mean's and `r2` is 1 - loss; both are
-    null where the target is constant. Raises as `predict` does.
+    `rmse`, `mae` and `best_constant_rmse` are in units of the target. `loss` is the mean of r²
+    divided by the variance of the target in this data set, so that predicting its mean has loss 1,
+    and `r2` is 1 - loss; both are null where the target is constant. Raises what `predict` raises.
     """
     network = finite_model(model_dir)
     errors, dropped = Errors(), 0
@@ -122,110 +133,117 @@ def evaluate(
 def predicted(
     network: Network, data: str, *, on_null: OnBad = "error"
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`(row ids, float64 predictions)` of a data set, span by span, in order of the row ids.
+    """Yield `(row ids, float64 predictions)` of a data set, span by span, in order of row ids.
 
-    Raises as `predict` does.
+    Raises what `predict` raises.
     """
     for ids, features, _, _ in _scored(network, data, on_null=on_null, with_target=False):
         yield ids, predict_rows(network, features)
 
 
 def finite_model(folder: Path) -> Network:
-    """Raises DataError for the model of a training that diverged: it would predict NaN, or nothing
-    that means anything.
+    """Load a model whose weights are all finite.
+
+    Raises DataError for the model of a run that diverged: its predictions would be NaN or
+    meaningless.
     """
     network = load_model(folder)
     if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
         raise DataError(
             f"{folder}: the model's weights are not finite: its training diverged. Train again with"
-            f" a smaller --lr, or name {folder}/best."
+            f" a smaller --lr, or use {folder}/best."
         )
     return network
 
 
-Rows = tuple[np.ndarray, np.ndarray, np.ndarray, int]
-
-
 def _scored(
     network: Network, data: str, *, on_null: OnBad, with_target: bool, storage: Storage = LOCAL
-) -> Iterator[Rows]:
-    """`(row ids, raw features (rows, features), target (rows,), rows dropped)`, span by span, in
-    order of the row ids.
+) -> Iterator[ScoredRows]:
+    """Yield the rows that can be scored, span by span, in order of row ids.
+
+    The target is 0 where it is not read.
     """
     transform = _model_transform(network)
-    needed = tuple(network.features if transform is None else transform.inputs)
-    columns = (*needed, network.target) if with_target else needed
-    dataset = _bound(data, columns, storage)
+    inputs = tuple(network.features if transform is None else transform.inputs)
+    columns = (*inputs, network.target) if with_target else inputs
+    dataset = _bind(data, columns, storage)
     readers = Readers(dataset)
     for span in cut_spans(dataset.shards, span_rows=_SPAN_ROWS, window_rows=8 * _SPAN_ROWS):
-        read = readers.read(span.shard, span.start, span.stop)
-        read = read[-len(columns) :]
+        arrays = readers.read(span.shard, span.start, span.stop)
+        arrays = arrays[-len(columns) :]
         features = np.stack(
-            _made(network, transform, needed, read[: len(needed)], span.num_rows), axis=1
+            _model_features(network, transform, inputs, arrays[: len(inputs)], span.num_rows),
+            axis=1,
         )
-        target = np.asarray(read[-1], dtype=np.float64) if with_target else np.zeros(span.num_rows)
+        if with_target:
+            target = np.asarray(arrays[-1], dtype=np.float64)
+        else:
+            target = np.zeros(span.num_rows)
         bad = ~np.isfinite(target)
         if network.fill is None:
             bad |= ~np.isfinite(features).all(axis=1)
         if on_null == "error" and bad.any():
-            at = int(np.flatnonzero(bad)[0])
-            named = [*network.features, network.target]
-            name = named[int(np.flatnonzero(~np.isfinite([*features[at].tolist(), target[at]]))[0])]
+            row = int(np.flatnonzero(bad)[0])
+            values = np.asarray([*features[row].tolist(), target[row]])
+            names = [*network.features, network.target]
+            name = names[int(np.flatnonzero(~np.isfinite(values))[0])]
             raise DataError(
                 f"{dataset.shards[span.shard].url}: column {name!r} has a null, NaN or infinite"
-                f" value in row {span.start + at:,}; no error or prediction can be computed for it."
-                " Clean the column, or leave such rows out with --on-null drop."
+                f" value in row {span.start + row:,}; no error or prediction can be computed for"
+                " it. Clean the column, or leave such rows out with --on-null drop."
             )
-        keep = ~bad
+        good = ~bad
         ids = np.arange(span.first_id, span.first_id + span.num_rows)
-        yield ids[keep], features[keep], target[keep], int(bad.sum())
+        yield ids[good], features[good], target[good], int(bad.sum())
 
 
-def _bound(data: str, columns: tuple[str, ...], storage: Storage) -> Dataset:
-    """The data set with these columns last, in this order; what it calls its target is the last of
-    them, whatever the model calls it.
+def _bind(data: str, columns: tuple[str, ...], storage: Storage) -> Dataset:
+    """Open a data set with `columns` as its last columns, in this order.
 
-    A data set has two columns at least, so beside a single one another is read, and not used.
+    The last of them is bound as the target of the data set, whatever it is for the model. A data
+    set has at least two columns, so beside a single one another column is read and not used.
     """
     found = find_shards(data, storage=storage)
-    if len(columns) > 1:
+    if len(columns) != 1:
         return bind_columns(found, features=columns[:-1], target=columns[-1])
-    spare = [
+    (name,) = columns
+    others = [
         column.name
         for column in found.shards[0].columns
-        if column.decoded_type is not None and column.name != columns[0]
+        if column.decoded_type is not None and column.name != name
     ]
-    return bind_columns(found, features=spare[:1], target=columns[0])
+    return bind_columns(found, features=others[:1], target=name)
 
 
-def _made(
+def _model_features(
     network: Network,
     transform: Transform | None,
     names: Sequence[str],
-    read: Sequence[np.ndarray],
-    rows: int,
+    columns: Sequence[np.ndarray],
+    num_rows: int,
 ) -> Sequence[np.ndarray]:
-    """The features of the model: as read, or as its transform makes them."""
+    """Return the columns of the model's features: as read, or as its transform makes them."""
     if transform is None:
-        return read
-    made = transform(dict(zip(names, read, strict=True)), rows)
-    if set(made) != set(network.features):
+        return columns
+    transformed = transform(dict(zip(names, columns, strict=True)), num_rows)
+    if set(transformed) != set(network.features):
         raise DataError(
-            f"{transform.name} makes {', '.join(made)}; the model was trained on"
+            f"{transform.name} makes {', '.join(transformed)}; the model was trained on"
             f" {', '.join(network.features)}."
         )
-    return tuple(made[name] for name in network.features)
+    return tuple(transformed[name] for name in network.features)
 
 
 def _model_transform(network: Network) -> Transform | None:
-    about = network.transform
-    if about is None:
+    """Import the transform that the model was trained with; warn if its file has changed since."""
+    saved = network.transform
+    if saved is None:
         return None
-    transform = load_transform(about["function"], tuple(about["columns"]))
-    if transform.sha256 != about["sha256"]:
+    transform = load_transform(saved["function"], tuple(saved["columns"]))
+    if transform.sha256 != saved["sha256"]:
         text = (
-            f"{transform.name} stands in a file that was changed since the model was trained; its"
-            " features may differ."
+            f"the file of {transform.name} was changed since the model was trained; its features"
+            " may differ."
         )
         warnings.warn(text, stacklevel=3)
     return transform

@@ -1,10 +1,12 @@
-"""What the passes of a run share, made once: the data opened, surveyed and judged, the budget, and
-how far to go.
+"""What the passes of a run share, made once before the first of them.
+
+That is the opened and surveyed data, the evaluation rows, the memory budget, the model and engine,
+and where a pass ends.
 """
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import chain, count
 
@@ -39,22 +41,24 @@ from streamtrain.training.model import Model, initial_parameters
 from streamtrain.training.torch.torch_engine import PART_ROWS
 from streamtrain.types import Json, Span, Standardization
 
-#: The last row of a run that only the clock ends.
+#: The `last_row` of a run that only a clock ends.
 NO_LAST_ROW = 2**62
 
-#: Steps are timed (timing.py) on a block of this many rows, gone through as often as needed; it
-#: counts in the budget.
+#: Rows of the block on which steps are timed (timing.py), repeatedly if needed. The block counts in
+#: the budget.
 TIMED_ROWS = 2**18
+
+_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prepared:
-    """All that the passes of a run share: the source in model units, the evaluation rows, the
-    budget, and how far to go.
+    """All that the passes of a run share. Immutable; the source may be read from any thread.
 
-    `evaluation`: float32 (rows, features + 1) in model units, or None. `loss_scale`: r² in model
-    units → `loss`. `epoch_rows` and `last_row` count rows that may yet be dropped, so a pass also
-    ends with its `last_epoch`, if it has one.
+    `source` delivers rows in model units. `evaluation`: float32 (rows, features + 1) in model
+    units, target last, or None. `loss_scale` turns r² in model units into the reported loss.
+    `epoch_rows` and `last_row` include rows that the null policy may yet drop, so a pass also ends
+    with its `last_epoch`, if it has one.
     """
 
     config: Config
@@ -73,12 +77,17 @@ class Prepared:
     last_epoch: int | None
     budget: Budget
 
+    @property
+    def end_row(self) -> int | None:
+        """The row at which a pass ends; None when only a clock ends it."""
+        return self.last_row if self.last_row < NO_LAST_ROW else None
+
     def plan(self, trial: int, epoch: int) -> Plan:
-        seed = self.config.order.seed
+        """Return the order of the units of one epoch of a trial, cut into windows."""
         return make_plan(
             self.source.spans,
             self.source.holdout,
-            seed=seed,
+            seed=self.config.order.seed,
             trial=trial,
             epoch=epoch,
             window_rows=self.window_rows,
@@ -86,21 +95,23 @@ class Prepared:
 
     def blocks(
         self, trial: int, stats: FetchStats, *, epoch: int = 0, window: int = 0
-    ) -> Iterator[Block]:
-        """The blocks of epoch after epoch, without end, from a window of an epoch on."""
-        later = (
-            window for number in count(epoch + 1) for window in self.plan(trial, number).windows()
-        )
-        windows = chain(self.plan(trial, epoch).windows(window), later)
+    ) -> Generator[Block, None, None]:
+        """Yield the blocks of epoch after epoch without end, starting at a window of an epoch.
+
+        Closing the generator ends its threads.
+        """
+        later_epochs = (self.plan(trial, later).windows() for later in count(epoch + 1))
+        windows = chain(self.plan(trial, epoch).windows(window), chain.from_iterable(later_epochs))
         pool = BufferPool(
             self.budget.window_rows, self.source.num_columns, keep=self.budget.windows
         )
-        return fetch(windows, self.source, self.budget, stats, pool)
+        blocks = fetch(windows, self.source, self.budget, stats, pool)
+        return blocks  # pyright: ignore[reportReturnType] - fetch is a generator function
 
     def fingerprint(self, **more: object) -> Json:
-        """All that the numbers of a run depend on, as JSON values by name.
+        """Return all that the numbers of a run depend on, as JSON values by name.
 
-        `more` of them. The survey's results stand for the data's values.
+        `more`: further entries. The results of the survey represent the values of the data.
         """
         source = self.source
         return {
@@ -129,14 +140,12 @@ class Prepared:
         patience: int | None = None,
         keeps_best: bool = False,
     ) -> Learner:
-        """A new learner: the trial's weights, one replica a learning rate.
+        """Return a new learner with the trial's initial weights, one replica per learning rate.
 
-        `stop_row`: it ends there; not `watched`: no evaluation.
-
-        `patience` and `keeps_best` are those of `Learner`.
+        `stop_row`: the row at which it ends, if not at the run's. `watched=False`: it is never
+        evaluated. `patience` and `keeps_best`: see `Learner`.
         """
         seed = self.config.order.seed
-        last_row = self.last_row if self.last_row < NO_LAST_ROW else None
         parameters_P = initial_parameters(self.model, seed, trial)
         engine = ENGINES[self.engine](
             self.model.of_trial(seed, trial),
@@ -144,7 +153,7 @@ class Prepared:
             batch_size,
             learning_rates,
             self.config.train.at(batch_size),
-            last_row,
+            self.end_row,
         )
         return Learner(
             engine,
@@ -160,13 +169,16 @@ class Prepared:
 
 
 def open_data(config: Config) -> tuple[Source, int]:
-    """The source of a run in raw units, and the window's size in rows: footers and arithmetic.
+    """Return the source of a run in raw units, and the rows of a window. Reads footers only.
 
     Raises ConfigError or DataError.
     """
     data = config.data
     if data.path is None:
         raise ConfigError("no data: name a file, a folder or a glob, or set data.path.")
+    holdout = data.holdout
+    if holdout is None and data.eval_data is not None:
+        holdout = 0
     storage = make_storage(data.storage_options, timeout_seconds=config.fetch.timeout_seconds)
     dataset = open_shards(
         data.path,
@@ -180,7 +192,7 @@ def open_data(config: Config) -> tuple[Source, int]:
         seed=config.order.seed,
         span_rows=config.order.span_rows,
         window_rows=config.order.window_rows,
-        holdout=data.holdout if data.holdout is not None or data.eval_data is None else 0,
+        holdout=holdout,
         eval_rows=config.eval.eval_rows,
         on_null=data.on_null,
         transform=data.transform,
@@ -191,42 +203,29 @@ def open_data(config: Config) -> tuple[Source, int]:
 
 
 def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
-    """Open the data, read the survey, and refuse what will not fit, before the first step.
+    """Open the data, read the survey, and refuse what does not fit, before the first step.
 
-    `learners` share a pass, with `rates` replicas each; they count in the budget.
-
-    Raises ConfigError, DataError or ResourceError.
+    `learners`: how many share a pass. `rates`: the most replicas that each has. Both count in the
+    memory budget. Raises ConfigError, DataError or ResourceError.
     """
-    data, other = config.data, config.data.eval_data is not None
+    data, has_eval_data = config.data, config.data.eval_data is not None
     source, window_rows = open_data(config)
     dataset = source.dataset
     model = make_model(config.model, len(dataset.features))
     engine, engine_reason = choose_engine(config.train, model)
     width = len(dataset.columns)
     epoch_rows = dataset.num_rows - source.holdout.num_rows
-    fixed = 8 * width * max(source.holdout.num_rows, config.eval.eval_rows if other else 0)
-    # parameters, gradient, two moments, two temporaries
-    fixed += learners * rates * model.num_parameters * 4 * 6
-    # the first four, copied and written out while they are saved
-    fixed += learners * rates * model.num_parameters * 4 * 8
-    # of the largest minibatch
-    fixed += (
-        learners
-        * rates
-        * model.num_parameters
-        * 4
-        * gradient_slots(NO_LAST_ROW, model.num_parameters)
+    evaluation_rows = max(source.holdout.num_rows, config.eval.eval_rows if has_eval_data else 0)
+    fixed_bytes = _fixed_bytes(
+        model, learners=learners, rates=rates, width=width, evaluation_rows=evaluation_rows
     )
-    # activations, their gradients, a temporary: one learner at a time
-    fixed += rates * PART_ROWS * model.values_a_row * 4 * 3
-    fixed += 4 * width * TIMED_ROWS  # the block that steps are timed on
-    budget = stream_budget(source, window_rows, config.fetch, fixed_bytes=fixed)
+    budget = stream_budget(source, window_rows, config.fetch, fixed_bytes=fixed_bytes)
     source = with_fill(source)
     survey = take_survey(source)
     if not survey.count:
         raise DataError(
-            f"{dataset.url}: every row that was looked at has a bad value, and was dropped. Leave"
-            " columns out with --features."
+            f"{dataset.url}: every sampled row has a null, NaN or infinite value and was dropped."
+            " Exclude the columns that have them with --features."
         )
     standard = survey.standard() if data.standardize else Standardization.identity(width)
     source = with_standard(source, standard)
@@ -236,10 +235,10 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
             data.eval_data, source, rows=config.eval.eval_rows, span_rows=config.order.span_rows
         )
     rows = mend_evaluation(source, rows)
-    if not len(rows) and (other or source.holdout.num_rows):
+    if not len(rows) and (has_eval_data or source.holdout.num_rows):
         raise DataError(
-            f"{redact_url(data.eval_data or dataset.url)}: every evaluation row has a bad value,"
-            " and was dropped. Evaluate on more rows."
+            f"{redact_url(data.eval_data or dataset.url)}: every evaluation row has a null, NaN or"
+            " infinite value and was dropped. Evaluate on more rows."
         )
     target_scale = float(survey.standard().scale[-1])
     return Prepared(
@@ -261,27 +260,50 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     )
 
 
+def _fixed_bytes(
+    model: Model, *, learners: int, rates: int, width: int, evaluation_rows: int
+) -> int:
+    """Return the bytes that a run needs beside its windows, whatever the size of the data.
+
+    `width`: columns of a block. Memory is projected, not measured: the counts are of arrays that
+    exist at the same time at most.
+    """
+    parameters = learners * rates * model.num_parameters
+    # parameters, gradient, two moments, two temporaries
+    training = 6 * _FLOAT32_BYTES * parameters
+    # the first four of these, copied and then written out when a checkpoint is saved
+    checkpoint = 8 * _FLOAT32_BYTES * parameters
+    # partial gradients, of which the largest minibatch has the most
+    slots = gradient_slots(NO_LAST_ROW, model.num_parameters)
+    partial_gradients = slots * _FLOAT32_BYTES * parameters
+    # activations, their gradients and a temporary, for one learner at a time
+    activations = 3 * _FLOAT32_BYTES * rates * PART_ROWS * model.values_a_row
+    evaluation = 8 * width * evaluation_rows
+    timed_block = _FLOAT32_BYTES * width * TIMED_ROWS
+    return training + checkpoint + partial_gradients + activations + evaluation + timed_block
+
+
 def warm_up(
     prepared: Prepared, sizes: tuple[int, ...] = (), rates: tuple[float, ...] = (1e-9,)
 ) -> tuple[float, int]:
-    """Compile or load every kernel that the run will use, on a few rows; returns (seconds it took,
-    resident bytes after it).
+    """Compile or load every kernel that the run will use, on a few rows.
 
-    `sizes` and `rates` are those of the run's learners: the torch engine compiles a step for each
-    size, where that pays. What the compiler needs is then in memory before the run's own bytes are
-    counted, and no timed region meets it.
+    Returns the seconds that it took and the resident bytes after it. The peak of resident memory is
+    reset, so that what the compiler needs does not count as memory of the run, and no timed region
+    includes compilation. `sizes` and `rates` are those of the run's learners: the torch engine
+    compiles a step for each size where that pays.
     """
     started = time.perf_counter()
     source, span = prepared.source, prepared.source.spans[0]
-    few = Span(
+    few_rows = Span(
         shard=span.shard,
         start=span.start,
         stop=span.start + min(span.num_rows, 16),
         first_id=span.first_id,
     )
-    shuffle_once(source, few)
-    # the policy may have dropped all that was read
-    rows = np.zeros((few.num_rows, source.num_columns), dtype=np.float32)
+    shuffle_once(source, few_rows)
+    # zeros instead of the rows just read, all of which the null policy may have dropped
+    rows = np.zeros((few_rows.num_rows, source.num_columns), dtype=np.float32)
     with one_blas_thread():
         for size in sizes or (len(rows),):
             engine = prepared.learner(size, rates, 0).engine
@@ -293,17 +315,20 @@ def warm_up(
 
 
 def _last_epoch(train: TrainConfig) -> int | None:
-    """Epochs of a pass that is told its length in epochs; None where rows or a clock end it."""
-    return (
-        None
-        if train.max_rows is not None or (train.epochs is None and train.max_time is not None)
-        else math.ceil(train.epochs or 1.0)
-    )
+    """Return the number of epochs after which a pass ends; None when rows or a clock end it."""
+    if train.max_rows is not None or _ends_by_clock(train):
+        return None
+    return math.ceil(train.epochs or 1.0)
 
 
 def _last_row(train: TrainConfig, epoch_rows: int) -> int:
     if train.max_rows is not None:
         return train.max_rows
-    if train.epochs is None and train.max_time is not None:
-        return NO_LAST_ROW  # the clock ends it
+    if _ends_by_clock(train):
+        return NO_LAST_ROW
     return round(epoch_rows * (train.epochs or 1.0))
+
+
+def _ends_by_clock(train: TrainConfig) -> bool:
+    """Whether only `train.max_time` ends a pass."""
+    return train.max_rows is None and train.epochs is None and train.max_time is not None

@@ -1,8 +1,9 @@
-"""Records as TensorBoard scalars: the event file it reads, written without it.
+"""Evaluations as TensorBoard scalars: its event files, written without TensorBoard.
 
-A file is records of `length, its checksum, an Event, its checksum`; an Event is a protocol buffer
-of wall time, step and scalars. Sources: TensorFlow's `core/lib/io/record_writer.cc` (the framing)
-and `core/util/event.proto`, `core/framework/summary.proto`.
+A file is a sequence of `length, checksum of the length, event, checksum of the event`. An event is
+a protocol buffer of wall time, step and scalars. Sources: TensorFlow's
+`core/lib/io/record_writer.cc` (the framing), `core/util/event.proto` and
+`core/framework/summary.proto`.
 """
 
 import math
@@ -17,7 +18,7 @@ from typing import BinaryIO
 
 from streamtrain.records import Emit, Evaluation, Record
 
-#: Key of an evaluation → the tag of its scalar.
+#: Field of an evaluation → tag of its scalar.
 _SCALARS = {
     "holdout_loss": "loss/held out",
     "train_loss": "loss/training (half of r²)",
@@ -25,27 +26,30 @@ _SCALARS = {
     "seconds": "time/seconds",
 }
 
+_LARGEST_FLOAT32 = 3.4028234663852886e38
+
 
 @contextmanager
 def tensorboard(folder: Path) -> Iterator[Emit]:
-    """Yields `on_record`: every evaluation becomes scalars at its row, in an event file a learner
-    under `folder`. One thread writes.
+    """Yield a function that writes each evaluation as scalars at its row.
+
+    There is one event file per replica, in a subfolder of `folder`. Used from one thread.
     """
     files: dict[str, BinaryIO] = {}
 
     def on_record(record: Record) -> None:
         if not isinstance(record, Evaluation):
             return
-        run = f"batch {record.batch_size} lr {record.lr:.4g} trial {record.trial}"
-        if run not in files:
-            files[run] = _open(folder / run)
+        replica = f"batch {record.batch_size} lr {record.lr:.4g} trial {record.trial}"
+        if replica not in files:
+            files[replica] = _open(folder / replica)
         scalars = {
             tag: float(value)
-            for key, tag in _SCALARS.items()
-            if (value := getattr(record, key)) is not None
+            for name, tag in _SCALARS.items()
+            if (value := getattr(record, name)) is not None
         }
-        files[run].write(framed(scalar_event(time.time(), record.rows, scalars)))
-        files[run].flush()  # TensorBoard reads while training goes on
+        files[replica].write(framed(scalar_event(time.time(), record.rows, scalars)))
+        files[replica].flush()  # TensorBoard reads during training
 
     try:
         yield on_record
@@ -66,8 +70,9 @@ def _open(folder: Path) -> BinaryIO:
 
 
 def scalar_event(wall_seconds: float, step: int, scalars: dict[str, float]) -> bytes:
-    """An Event of `scalars`, tag → value; a value that is not finite stays what it is, and
-    TensorBoard marks it.
+    """Encode an event with `scalars`, tag → value.
+
+    Values that are not finite are written as they are, and TensorBoard marks them.
     """
     values = b"".join(
         _bytes(1, _bytes(1, tag.encode()) + _float(2, value)) for tag, value in scalars.items()
@@ -76,18 +81,21 @@ def scalar_event(wall_seconds: float, step: int, scalars: dict[str, float]) -> b
 
 
 def framed(event: bytes) -> bytes:
-    """An Event as a record of the file."""
+    """Frame an event as a record of the file: length, checksum, event, checksum."""
     length = struct.pack("<Q", len(event))
     return length + _masked(length) + event + _masked(event)
 
 
 def _masked(data: bytes) -> bytes:
+    """Encode the checksum as the file format asks: rotated by 15 bits, plus a constant."""
     checksum = crc32c(data)
     return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def crc32c(data: bytes) -> int:
-    """The Castagnoli checksum (RFC 3720, B.4); events are short, so a table a byte is fast enough.
+    """Return the Castagnoli checksum (RFC 3720, B.4).
+
+    Events are short, so a table lookup per byte is fast enough.
 
     >>> hex(crc32c(b"123456789"))
     '0xe3069283'
@@ -129,7 +137,6 @@ def _double(number: int, value: float) -> bytes:
 
 
 def _float(number: int, value: float) -> bytes:
-    largest = 3.4028234663852886e38  # of a float32: struct refuses what is beyond
-    return _varint(number << 3 | 5) + struct.pack(
-        "<f", value if not math.isfinite(value) else max(-largest, min(largest, value))
-    )
+    if math.isfinite(value):  # struct refuses finite values beyond the range of float32
+        value = max(-_LARGEST_FLOAT32, min(_LARGEST_FLOAT32, value))
+    return _varint(number << 3 | 5) + struct.pack("<f", value)

@@ -1,51 +1,56 @@
-"""Throughput, measured apart from convergence: the step alone at each batch size, and the stream
-alone, in interleaved repeats.
+"""Throughput, measured apart from convergence, in interleaved repeats.
+
+The step alone at each batch size, on a block in memory, and the stream alone, without training.
 """
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
 from streamtrain.base.budget import default_readers
 from streamtrain.records import DeliveryTimed, Emit, StepsTimed
 from streamtrain.run.prepare import TIMED_ROWS, Prepared
+from streamtrain.stream.block import Block
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine import Engine
-from streamtrain.training.fused_engine import one_blas_thread
+from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
 
-#: At least so many; a sweep of more trials takes one for each.
+#: The fewest timing repeats; a sweep with more trials has one repeat per trial.
 REPEATS = 5
 
-#: Of a minibatch larger than this only so many rows are timed: the step at its end no longer
-#: counts.
+#: Larger minibatches are timed on this many rows only: the one step at their end no longer counts.
 MOST_TIMED_ROWS = 2**20
 
-#: Fewer rows than these are timed again and again in one block: else a minibatch of a million takes
-#: a call for each handful of them.
+#: A smaller block is repeated up to about this many rows. A minibatch of a million rows would
+#: otherwise take one call for every few rows.
 LEAST_TIMED_ROWS = 2**14
 
 #: A timed region takes at least this long, or one step.
 REGION_SECONDS = 0.12
 
+#: The stream is at rest when none of its tasks has ended for this long.
+REST_SECONDS = 0.06
 
-#: The stream is at rest when no task of it ended for so long; what never rests is timed all the
-#: same.
-REST_SECONDS, LONGEST_WAIT_SECONDS = 0.06, 5.0
+#: A stream that never comes to rest is timed all the same after this long.
+LONGEST_WAIT_SECONDS = 5.0
 
 
 @one_blas_thread()
 def measure_throughput(
     prepared: Prepared, batch_sizes: tuple[int, ...], emit: Emit, repeats: int = REPEATS
 ) -> None:
-    """Emit `timing` records (one replica's step at each size, on a block in memory) and `delivery`
-    records (blocks, no training).
+    """Emit a `delivery` record per repeat, and a `timing` record per repeat and batch size.
 
-    `core_seconds` is the processor time of all threads: in training, steps and delivery share the
-    cores (`science/cells.py`). The sizes take turns within a repeat, so that a drift of the
-    machine's speed meets all of them alike. Warm-up is outside, and no step is timed while the
-    stream still reads ahead. A trial needs a repeat of its own: two that share one share its noise,
-    and an interval over trials would be too narrow.
+    `timing`: steps of one replica on a block in memory. `delivery`: blocks of the stream without
+    training. `core_seconds` is the processor time of all threads, because steps and delivery share
+    the cores in training (`science/cells.py`).
+
+    The sizes take turns within a repeat, so that a drift of the machine's speed affects all of them
+    alike. Warm-up is not timed, and no step is timed while the stream still reads ahead. Each trial
+    needs a repeat of its own: two trials that share one share its noise, and an interval over
+    trials would be too narrow.
     """
     stats = FetchStats()
     blocks = prepared.blocks(0, stats)
@@ -54,66 +59,74 @@ def measure_throughput(
             block = _timed_block(next(block.rows for block in blocks if len(block.rows)))
             next(blocks)
             engines = {size: prepared.learner(size, (1e-6,), 0).engine for size in batch_sizes}
-            for engine in engines.values() if prepared.engine == "fused" else ():
-                engine.cores = cores
-            rows = {size: _rows_a_region(engine, block) for size, engine in engines.items()}
+            for engine in engines.values():
+                if isinstance(engine, FusedEngine):
+                    engine.cores = cores
+            rows = {size: _rows_per_region(engine, block) for size, engine in engines.items()}
             for repeat in range(repeats):
-                _rest(stats)
-                wall, core = time.perf_counter(), time.process_time()
-                delivered = 0
-                while delivered == 0 or time.perf_counter() - wall < REGION_SECONDS:
-                    delivered += len(next(blocks).rows)
-                _rest(
-                    stats
-                    # what was read ahead before is read ahead again: as many rows
-                    # were built as were taken
-                )
-                core_seconds = time.process_time() - core
-                emit(
-                    DeliveryTimed(
-                        repeat=repeat,
-                        rows=delivered,
-                        seconds=time.perf_counter() - wall - REST_SECONDS,
-                        core_seconds=core_seconds,
-                        cores=default_readers(),
-                    )
-                )
+                emit(_time_delivery(blocks, stats, repeat))
                 for size, engine in engines.items():
-                    core, seconds = time.process_time(), _train(engine, block, rows[size])
+                    core_started = time.process_time()
+                    seconds = _train(engine, block, rows[size])
+                    core_seconds = time.process_time() - core_started
                     emit(
                         StepsTimed(
                             batch_size=size,
                             repeat=repeat,
                             rows=rows[size],
                             seconds=seconds,
-                            core_seconds=time.process_time() - core,
+                            core_seconds=core_seconds,
                         )
                     )
         finally:
             blocks.close()
 
 
-def _rest(stats: FetchStats) -> None:
-    """Wait until the stream has filled its buffers."""
-    ended, since, began = stats.tasks, time.perf_counter(), time.perf_counter()
+def _time_delivery(blocks: Iterator[Block], stats: FetchStats, repeat: int) -> DeliveryTimed:
+    """Take blocks for one region, and count the time until the stream is at rest again.
+
+    The stream is at rest before and after, with the same windows read ahead. So as many rows were
+    built within the region as were taken.
+    """
+    _wait_until_at_rest(stats)
+    started, core_started = time.perf_counter(), time.process_time()
+    delivered = 0
+    while delivered == 0 or time.perf_counter() - started < REGION_SECONDS:
+        delivered += len(next(blocks).rows)
+    _wait_until_at_rest(stats)
+    core_seconds = time.process_time() - core_started
+    return DeliveryTimed(
+        repeat=repeat,
+        rows=delivered,
+        seconds=time.perf_counter() - started - REST_SECONDS,
+        core_seconds=core_seconds,
+        cores=default_readers(),
+    )
+
+
+def _wait_until_at_rest(stats: FetchStats) -> None:
+    """Wait until the stream has read ahead all that it may."""
+    started = last_change = time.perf_counter()
+    tasks_ended = stats.tasks
     while (
-        time.perf_counter() - since < REST_SECONDS
-        and time.perf_counter() - began < LONGEST_WAIT_SECONDS
+        time.perf_counter() - last_change < REST_SECONDS
+        and time.perf_counter() - started < LONGEST_WAIT_SECONDS
     ):
         time.sleep(REST_SECONDS / 20)
-        if stats.tasks != ended:
-            ended, since = stats.tasks, time.perf_counter()
+        if stats.tasks != tasks_ended:
+            tasks_ended, last_change = stats.tasks, time.perf_counter()
 
 
 def _timed_block(rows: np.ndarray) -> np.ndarray:
-    """A copy of the first rows, repeated where there are few."""
+    """Return a copy of the first rows, repeated where there are few."""
     rows = rows[:TIMED_ROWS]
     return np.tile(rows, (max(1, LEAST_TIMED_ROWS // len(rows)), 1))
 
 
-def _rows_a_region(engine: Engine, block: np.ndarray) -> int:
-    """Whole minibatches that fill a timed region: from a second try, since the first one warms
-    up.
+def _rows_per_region(engine: Engine, block: np.ndarray) -> int:
+    """Return the rows of the whole minibatches that fill a timed region.
+
+    The first minibatch is not timed: it warms up.
     """
     size = min(engine.batch_size, MOST_TIMED_ROWS)
     _train(engine, block, size)
@@ -125,7 +138,7 @@ def _rows_a_region(engine: Engine, block: np.ndarray) -> int:
 
 
 def _train(engine: Engine, block: np.ndarray, rows: int) -> float:
-    """Seconds to train on `rows` rows, going through the block as often as needed."""
+    """Train on `rows` rows, going through the block repeatedly; return the seconds it took."""
     started, done = time.perf_counter(), 0
     while done < rows:
         stop = min(len(block), rows - done)

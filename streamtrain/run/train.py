@@ -1,4 +1,4 @@
-"""Training: a sweep of one learner, whose model is kept."""
+"""Training: one pass with one learner, whose model is kept."""
 
 import time
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from streamtrain.base.budget import peak_rss_bytes
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError
-from streamtrain.records import Emit
+from streamtrain.records import Emit, Record
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.sweep import end_record, run_record
@@ -20,8 +20,10 @@ from streamtrain.types import Json
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trained:
-    """Models with normalisation folded in: after the last row, and at the smallest held-out loss
-    (None when nothing is held out).
+    """The trained models, with normalisation folded in.
+
+    `last` is the model after the last row, `best` the one at the smallest held-out loss (None when
+    no rows are held out).
     """
 
     last: Network
@@ -31,13 +33,15 @@ class Trained:
 def train(
     config: Config,
     emit: Emit,
-    describe: Json,
-    saving: Checkpointer | None = None,
-    place: PassRunner = run_pass,
+    run_metadata: Json,
+    checkpointer: Checkpointer | None = None,
+    runner: PassRunner = run_pass,
 ) -> Trained:
-    """Train one model and emit its Records.
+    """Train one model and emit its records.
 
-    With `saving` it can be interrupted, and an interrupted run goes on.
+    `run_metadata`: fields of the `run` record that training does not know itself. With a
+    `checkpointer` the run can be interrupted, and an interrupted one is resumed. `runner` runs the
+    pass. Raises ConfigError when `train.early_stop` is set and no rows are held out.
     """
     started = time.perf_counter()
     sizes = (config.train.batch_size,)
@@ -45,16 +49,18 @@ def train(
     prepared = prepare(config, learners=1, rates=1)
     if config.train.early_stop is not None and prepared.evaluation is None:
         raise ConfigError(
-            "train.early_stop needs a held-out loss, and nothing is held out. Set --holdout or"
+            "train.early_stop needs a held-out loss, and no rows are held out. Set --holdout or"
             " --eval-data."
         )
-    compile_seconds, before = warm_up(prepared, sizes, rates)
-    told = saving.begin(prepared.fingerprint(verb="train")) if saving is not None else []
-    if not told:
+    compile_seconds, resident_bytes = warm_up(prepared, sizes, rates)
+    records: list[Record] = []
+    if checkpointer is not None:
+        records = checkpointer.begin(prepared.fingerprint(verb="train"))
+    if not records:
         emit(
             run_record(
                 prepared,
-                describe,
+                run_metadata,
                 verb="train",
                 compile_seconds=compile_seconds,
                 sizes=sizes,
@@ -66,18 +72,20 @@ def train(
     learner = prepared.learner(
         sizes[0], rates, 0, patience=config.train.early_stop, keeps_best=True
     )
-    done = place(prepared, [learner], 0, emit, max_seconds=config.train.max_time, saving=saving)
-    if done.sync is None:  # on workers, rounds tell their speed; this machine's is not theirs
+    max_time = config.train.max_time
+    ended = runner(prepared, [learner], 0, emit, max_seconds=max_time, saving=checkpointer)
+    # The speed of workers is in the records of their rounds; this machine's would not describe it.
+    if ended.sync is None:
         measure_throughput(prepared, sizes, emit)
-    seconds = time.perf_counter() - started + (saving.seconds if saving is not None else 0)
+    seconds_before = 0 if checkpointer is None else checkpointer.seconds
     emit(
         end_record(
             prepared,
-            seconds=seconds,
-            rows_read=done.rows_read,
+            seconds=time.perf_counter() - started + seconds_before,
+            rows_read=ended.rows_read,
             passes=1,
             saved=0,
-            peak=max(0, peak_rss_bytes() - before),
+            peak=max(0, peak_rss_bytes() - resident_bytes),
         )
     )
     best_RP = learner.best_parameters
@@ -88,8 +96,9 @@ def train(
 
 
 def network_of(prepared: Prepared, parameters_P: np.ndarray) -> Network:
-    """The model of a replica's flat parameters (P,), with normalisation folded in: from raw
-    features to the target's units.
+    """Return the model of a replica's flat parameters (P,), with normalisation folded in.
+
+    It maps raw features to predictions in the target's units.
     """
     source = prepared.source
     network = Network(

@@ -90,7 +90,7 @@ def test_fewer_rows_other_readers_and_the_page(data):
     check_document(document, rows=10_000, repeats=2)
     text = page(document)
     for part in (
-        "10,000 rows a side",
+        "10,000 rows per side",
         "minibatches of 7,000",
         "raw decode, 3 threads",
         "expert's loop",

@@ -17,9 +17,7 @@ Command = Callable[..., Said]
 
 @pytest.fixture
 def command(capsys, monkeypatch, tmp_path) -> Command:
-    """`command("sweep", "data", "--json")`: the verb in this process, in an empty folder, without
-    the user's variables.
-    """
+    """`command("sweep", "data", "--json")` runs a verb in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
 

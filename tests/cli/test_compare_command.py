@@ -9,9 +9,7 @@ from tests.report.synthetic import make_records
 
 @pytest.fixture
 def runs(tmp_path):
-    """Two runs, `a` and `b`; the steps of `b` take a tenth longer, and its losses are a twentieth
-    higher.
-    """
+    """Two runs, `a` and `b`: `b` takes 50 % longer and its losses are 5 % higher."""
     for name, slower, higher in (("a", 1, 1), ("b", 1.5, 1.05)):
         (tmp_path / name).mkdir()
         records = make_records((256, 1024), target_loss=[0.1], trials=3)

@@ -181,7 +181,7 @@ def test_the_demo_config_is_valid_and_fits_the_schema(command):
 
 
 def test_a_flag_for_rows_replaces_a_files_epochs(tmp_path):
-    """They say the same thing; only both in one place is a contradiction."""
+    """Both set the length of a run; only together in one layer do they contradict each other."""
     (tmp_path / "a.yaml").write_text("train: {epochs: 3}\n")
     config, _ = resolve(file_layer(str(tmp_path / "a.yaml")), set_layer(["train.max_rows=50k"]))
     assert (config.train.epochs, config.train.max_rows) == (None, 50_000)

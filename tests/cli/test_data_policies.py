@@ -1,6 +1,4 @@
-"""Whole runs on imperfect data: null policies, transforms, and data sets of awkward sizes and
-scales.
-"""
+"""Whole runs on imperfect data: null policies, transforms, awkward sizes and scales."""
 
 import json
 import math
@@ -41,7 +39,7 @@ def events(out, kind: str) -> list[dict]:
 
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch):
-    """Throughput is not what these runs are about."""
+    """Time little: these tests are not about throughput."""
     monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.004)
 
 
@@ -169,7 +167,7 @@ def test_nothing_left_is_refused(command, tmp_path):
         "train", write(tmp_path / "a.parquet", columns), "-o", "m", "--on-null", "drop", *QUICK
     )
     assert said.code == 3
-    assert "every row that was looked at" in said.err
+    assert "every sampled row" in said.err
     assert not (tmp_path / "m").exists()
 
 

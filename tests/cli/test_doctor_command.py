@@ -19,7 +19,7 @@ def test_a_healthy_machine_passes_every_check(command):
     document = json.loads(said.out)
     assert said.code == 0
     assert document["healthy"]
-    assert [one["check"] for one in document["checks"]] == [
+    assert [finding["check"] for finding in document["checks"]] == [
         "disk",
         "generate",
         "stream",

@@ -74,7 +74,7 @@ def good(tmp_path):
         pytest.param(
             "generate good.parquet/d --rows 1k", 4, "cannot be written", id="unwritable data"
         ),
-        pytest.param("doctor --seconds 0", 2, "longer than nothing", id="no seconds"),
+        pytest.param("doctor --seconds 0", 2, "more than 0 seconds", id="no seconds"),
         pytest.param("sweep good.parquet --set foo=1", 2, "A key is section.name", id="no section"),
         pytest.param("train good.parquet --early-stop 0", 2, "train.early_stop", id="no patience"),
         pytest.param("sweep good.parquet --target z", 3, "'z'", id="missing column"),
@@ -98,7 +98,7 @@ def test_one_wrong_thing_is_one_line(command, good, tmp_path, words, code, messa
 
 
 def wrapped(cause):
-    """As Python 3.11 has it where `__set_name__` was interrupted."""
+    """Return an exception as Python 3.11 wraps it when `__set_name__` is interrupted."""
     error = RuntimeError("Error calling __set_name__")
     error.__cause__ = cause
     return error

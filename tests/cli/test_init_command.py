@@ -1,7 +1,4 @@
-"""`init`: a config from the data's own columns.
-
-`config schema`: the schema in the package is that of the model.
-"""
+"""`init`: a config from the columns of a data set; `config schema`: the schema in the package."""
 
 import json
 import re
@@ -24,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def odd(tmp_path):
-    """Names that YAML, a terminal or an editor could stumble over; nulls; a column of text."""
-    # the last two are refused as names, and left out
+    """A file with names that YAML or a terminal could misread, nulls, and a column of text."""
+    # The last two are refused as names of features.
     names = ["on", "2024", "a: b # c", "\x1b[31mred", "y\nz"]
     columns = {name: [1.0, 2.0, None] for name in names} | {
         "when": ["a", "b", "c"],
@@ -48,9 +45,9 @@ def test_the_config_names_the_columns_and_validates(command, odd):
     assert config.data.on_null == "drop"
     assert set(origins) == {"data.path", "data.target", "data.features", "data.on_null"}
     text = Path("streamtrain.yaml").read_text()
-    assert "left out: when (string)" in text
+    assert "not used: when (string)" in text
     assert "\x1b" not in text
-    assert "left out: \\x1b[31mred" in text
+    assert "not used: \\x1b[31mred" in text
     assert ", 1 null" in text
     assert command("config", "validate", "streamtrain.yaml").code == 0
     again = command("init", "odd.parquet")
@@ -59,9 +56,7 @@ def test_the_config_names_the_columns_and_validates(command, odd):
 
 
 def test_every_line_that_is_commented_out_is_the_default(command, odd):
-    """With every # removed, the config is the one that the defaults make: the comments cannot
-    lie.
-    """
+    """With every # removed, the config is the default one, so the comments are true."""
     text = command("init", "odd.parquet", "--features", "on", "--target", "2024", "--out", "-").out
     text = re.sub(r"^  # (\w+: .*?) +# .*$", r"  \1", text, flags=re.MULTILINE)
     values, _ = parse_yaml(text, "made.yaml")
@@ -75,9 +70,7 @@ def test_every_line_that_is_commented_out_is_the_default(command, odd):
 
 
 def test_the_schema_in_the_package_is_the_models():
-    """After a change of the config: streamtrain config schema >
-    streamtrain/cli/config.schema.json.
-    """
+    """After a change: `streamtrain config schema > streamtrain/cli/config.schema.json`."""
     assert json.loads(SCHEMA.read_text(encoding="utf-8")) == config_schema()
     jsonschema.Draft202012Validator.check_schema(config_schema())
 
@@ -94,7 +87,7 @@ def test_the_configs_of_the_project_keep_to_the_schema(path):
 def test_the_schema_knows_what_the_config_refuses_and_takes(command, odd):
     validator = jsonschema.Draft202012Validator(config_schema())
     written, _ = parse_yaml(command("init", "odd.parquet", "-o", "-").out, "made.yaml")
-    assert written["order"] is None  # an empty section is absent
+    assert written["order"] is None  # an empty section counts as absent
     validator.validate(written)
     assert not validator.is_valid({"train": {"batchsize": 4}})
     assert not validator.is_valid({"train": {"optimizer": "adan"}})

@@ -1,3 +1,5 @@
+"""Progress: which lines a run has, what is in them, and how they are shown."""
+
 import io
 import re
 from dataclasses import replace
@@ -8,65 +10,75 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from streamtrain.cli import progress as progress_module
-from streamtrain.cli.follow import ProgressTracker
+from streamtrain.cli.follow import Line, ProgressTracker
 from streamtrain.cli.progress import progress
+from streamtrain.records import (
+    DeliveryTimed,
+    Evaluation,
+    PassEnded,
+    Record,
+    ReplicaEnded,
+    RunEnded,
+    RunStarted,
+    StepsTimed,
+)
+from streamtrain.training.learner import evaluation_rows
 
 SIZES, RATES, ROWS = (64, 1024), (0.001, 0.01), 10_000
 
 
-def points(rows: int = ROWS, first: int = 16) -> list[int]:
-    found = [0]
-    while round(first * 2 ** (len(found) / 2 - 0.5)) < rows:
-        found.append(round(first * 2 ** (len(found) / 2 - 0.5)))
-    return [*found, rows]
+def points() -> list[int]:
+    return list(evaluation_rows(16, ROWS))
 
 
-def evaluation(trial: int, size: int, lr: float, rows: int, **other: float | None) -> dict:
+def evaluation(trial: int, size: int, lr: float, rows: int, **other: float | None) -> Evaluation:
     loss = 1 / (1 + rows * lr / size)
-    return {
-        "event": "evaluation",
-        "trial": trial,
-        "batch_size": size,
-        "lr": lr,
-        "rows": rows,
-        "steps": rows // size,
-        "holdout_loss": loss,
-        "holdout_rmse": loss**0.5,
-        "train_loss": loss / 2 if rows else None,
-        "seconds": rows / 1e6 + 0.001,
-        "wait_seconds": rows / 4e6 + 0.001,
-    } | other
+    record = Evaluation(
+        trial=trial,
+        batch_size=size,
+        lr=lr,
+        rows=rows,
+        steps=rows // size,
+        holdout_loss=loss,
+        holdout_rmse=loss**0.5,
+        train_loss=loss / 2 if rows else None,
+        seconds=rows / 1e6 + 0.001,
+        wait_seconds=rows / 4e6 + 0.001,
+    )
+    return replace(record, **other)
 
 
-def records(trials: int = 2, verb: str = "sweep") -> list[dict]:
-    """Learner by learner, as a pass emits them: block after block would only interleave them more
-    finely.
+def started(
+    train_rows: int | None, *, verb: str = "sweep", lrs: list | None = None, trials: int = 1
+) -> RunStarted:
+    lrs = [(0.1,), (0.1,)] if lrs is None else lrs
+    return RunStarted(verb=verb, lrs=tuple(lrs), trials=trials, train_rows=train_rows)
+
+
+def records(trials: int = 2, verb: str = "sweep", train_rows: int | None = ROWS) -> list[Record]:
+    """Return the records of a run, learner by learner.
+
+    A pass emits them block by block, which interleaves the learners.
     """
-    said = [
-        {
-            "event": "run",
-            "verb": verb,
-            "lrs": [list(RATES)] * len(SIZES),
-            "trials": trials,
-            "train_rows": ROWS,
-        }
+    emitted: list[Record] = [
+        started(train_rows, verb=verb, lrs=[RATES] * len(SIZES), trials=trials)
     ]
+    replicas = [(size, lr) for size in SIZES for lr in RATES]
     for trial in range(trials):
-        said += [
-            evaluation(trial, size, lr, rows) for size in SIZES for lr in RATES for rows in points()
+        emitted += [evaluation(trial, size, lr, rows) for size, lr in replicas for rows in points()]
+        emitted += [
+            ReplicaEnded(trial=trial, batch_size=size, lr=lr, outcome="finished")
+            for size, lr in replicas
         ]
-        said += [
-            {"event": "outcome", "trial": trial, "outcome": "finished"}
-            for size in SIZES
-            for lr in RATES
-        ]
-        said.append({"event": "pass", "trial": trial})
-    return [*said, {"event": "delivery"}, {"event": "timing"}, {"event": "end"}]
+        emitted.append(PassEnded(trial=trial))
+    timed = DeliveryTimed(repeat=0, rows=1, seconds=1.0)
+    steps = StepsTimed(batch_size=64, repeat=0, rows=1, seconds=1.0)
+    return [*emitted, timed, steps, RunEnded()]
 
 
-def lines_of(records: list[dict], **options: bool) -> list:
-    follow = ProgressTracker(**options)
-    return [line for record in records for line in follow.feed(record)]
+def lines_of(records: list[Record], **options: bool) -> list[Line]:
+    tracker = ProgressTracker(**options)
+    return [line for record in records for line in tracker.update(record)]
 
 
 def test_a_line_at_row_0_at_every_doubling_and_at_the_end_of_each_trial():
@@ -86,80 +98,63 @@ def test_every_gives_each_evaluation_point_once_in_order():
 
 @given(st.randoms(use_true_random=False))
 def test_lines_do_not_depend_on_the_order_of_learners(random):
-    said = records(trials=1)
-    head, evaluations, tail = (
-        said[:1],
-        said[1 : 1 + 4 * len(points())],
-        said[1 + 4 * len(points()) :],
-    )
+    head, *rest = records(trials=1)
+    evaluations = [record for record in rest if isinstance(record, Evaluation)]
+    tail = rest[len(evaluations) :]
     queues = {
-        (size, lr): [r for r in evaluations if (r["batch_size"], r["lr"]) == (size, lr)]
+        (size, lr): [
+            record for record in evaluations if (record.batch_size, record.lr) == (size, lr)
+        ]
         for size in SIZES
         for lr in RATES
     }
     mixed = []
-    while queues:  # each learner keeps its own order
+    while queues:  # the order within a learner stays the same
         learner = random.choice(sorted(queues))
         mixed.append(queues[learner].pop(0))
         queues = {key: queue for key, queue in queues.items() if queue}
-    in_turn, interleaved = lines_of(said), lines_of([*head, *mixed, *tail])
+    in_turn, interleaved = lines_of([head, *rest]), lines_of([head, *mixed, *tail])
     assert [replace(line, rows_per_second=0, left_seconds=0) for line in interleaved] == [
         replace(line, rows_per_second=0, left_seconds=0) for line in in_turn
     ]
 
 
 def test_the_line_is_of_the_best_learner_with_its_mean_training_loss():
-    follow = ProgressTracker(every=True)
-    follow.feed(
-        {"event": "run", "verb": "sweep", "lrs": [[0.1], [0.1]], "trials": 1, "train_rows": 300}
-    )
+    tracker = ProgressTracker(every=True)
+    tracker.update(started(300))
     for rows, since in ((0, None), (100, 4.0), (300, 1.0)):
-        lines = follow.feed(
-            evaluation(0, 64, 0.1, rows, holdout_loss=None, train_loss=None)
-        ) + follow.feed(
-            evaluation(0, 8, 0.1, rows, holdout_loss=0.5, train_loss=since, seconds=rows / 50)
-        )
+        diverged = evaluation(0, 64, 0.1, rows, holdout_loss=None, train_loss=None)
+        best = evaluation(0, 8, 0.1, rows, holdout_loss=0.5, train_loss=since, seconds=rows / 50)
+        lines = tracker.update(diverged) + tracker.update(best)
     (line,) = lines
-    assert (
-        line.batch_size,
-        line.loss_since,
-        line.holdout_loss,
-        line.rows_per_second,
-        line.left_seconds,
-    ) == (8, 1.0, 0.5, pytest.approx(50, rel=1e-3), 0)
+    assert (line.batch_size, line.loss_since, line.holdout_loss) == (8, 1.0, 0.5)
+    assert line.rows_per_second == pytest.approx(50, rel=1e-3)
+    assert line.left_seconds == 0
     assert line.loss == pytest.approx((100 * 4 + 200 * 1) / 300)
 
 
 def test_the_pace_and_the_waiting_are_those_after_the_first_row():
-    """Opening and the first window took 10 s, most of it waiting; since then rows came at 100 a
-    second, a quarter of it waiting.
+    """Opening and the first window took 10 s, of which 9 s were spent waiting.
+
+    Since then there were 100 rows/s, and a quarter of the time was spent waiting.
     """
-    follow = ProgressTracker()
-    follow.feed({"event": "run", "verb": "train", "lrs": [[0.1]], "trials": 1, "train_rows": 1000})
-    (first,) = follow.feed(evaluation(0, 64, 0.1, 0, seconds=10, wait_seconds=9))
-    (line,) = follow.feed(evaluation(0, 64, 0.1, 400, seconds=14, wait_seconds=10))
+    tracker = ProgressTracker()
+    tracker.update(started(1000, verb="train", lrs=[(0.1,)]))
+    (first,) = tracker.update(evaluation(0, 64, 0.1, 0, seconds=10, wait_seconds=9))
+    (line,) = tracker.update(evaluation(0, 64, 0.1, 400, seconds=14, wait_seconds=10))
     assert (first.rows_per_second, first.waiting, first.left_seconds) == (None, None, None)
     assert (line.rows_per_second, line.waiting, line.left_seconds) == (100, 0.25, 6)
-    (old,) = follow.feed(
-        {
-            name: value
-            for name, value in evaluation(0, 64, 0.1, 1000, seconds=20).items()
-            if name != "wait_seconds"
-        }
-    )
-    assert old.waiting is None
+    (line,) = tracker.update(evaluation(0, 64, 0.1, 1000, seconds=20, wait_seconds=None))
+    assert line.waiting is None  # as in logs of older versions
 
 
 def test_a_learner_that_fails_does_not_hold_the_lines_back():
-    follow = ProgressTracker()
-    follow.feed(
-        {"event": "run", "verb": "sweep", "lrs": [[0.1], [0.1]], "trials": 1, "train_rows": 100}
-    )
-    assert follow.feed(evaluation(0, 64, 0.1, 0)) == []
-    assert [
-        line.rows for line in follow.feed({"event": "outcome", "outcome": "out_of_memory"})
-    ] == [0]
-    assert [line.rows for line in follow.feed(evaluation(0, 64, 0.1, 16))] == [16]
+    tracker = ProgressTracker()
+    tracker.update(started(100))
+    assert tracker.update(evaluation(0, 64, 0.1, 0)) == []
+    failed = ReplicaEnded(trial=0, batch_size=8, lr=0.1, outcome="out_of_memory")
+    assert [line.rows for line in tracker.update(failed)] == [0]
+    assert [line.rows for line in tracker.update(evaluation(0, 64, 0.1, 16))] == [16]
 
 
 def test_nothing_but_lines_off_a_terminal(capsys):
@@ -190,7 +185,7 @@ def test_nothing_but_lines_off_a_terminal(capsys):
         r" +1 +8,192 +0\.\d{4} +0\.\d{4} +0\.\d{4} +64 +[\d.]+ M +25 % +\d.*iB +\d s", lines[10]
     )
     mean, since, held_out = map(float, lines[10].replace(",", "").split()[2:5])
-    assert since == held_out < mean  # a training loss is ½r²: twice that is shown
+    assert since == held_out < mean  # twice a training loss is shown, which is the mean of ½r²
 
 
 def test_train_has_no_columns_of_a_sweep(capsys):
@@ -218,8 +213,8 @@ def test_a_run_that_only_a_clock_ends_has_lines_and_nothing_left_to_tell(monkeyp
         progress_module, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100)
     )
     with progress(mode) as on_record:
-        for record in records(trials=2):
-            on_record(record | {"train_rows": None} if record["event"] == "run" else record)
+        for record in records(trials=2, train_rows=None):
+            on_record(record)
     text = (
         capsys.readouterr().err
         if mode == "lines"

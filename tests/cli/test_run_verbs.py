@@ -1,4 +1,4 @@
-"""Ctrl-C once: a checkpoint, and a report of what was seen; the same words again go on."""
+"""Ctrl-C once: a checkpoint and a report so far; the same command resumes the run."""
 
 import json
 import signal
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import data_gen
-from streamtrain.cli import run_verbs as cli_run
+from streamtrain.cli import run_verbs
+from streamtrain.records import Evaluation
 
 FLAGS = (
     "--batch-size",
@@ -28,24 +29,23 @@ FLAGS = (
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """`stop_at(7)`: the progress of the next run presses Ctrl-C when it sees the seventh
-    evaluation; 0: never.
-    """
+    """`stop_at(7)` presses Ctrl-C in the next run at its seventh evaluation; `stop_at(0)` never."""
 
     def arm(number: int) -> None:
-        seen = []
+        evaluations = 0
 
         @contextmanager
-        def pressed(mode, *, verbose=False):
-            def see(record):
-                seen.extend([record] if record["event"] == "evaluation" else [])
-                if seen and len(seen) == number:
-                    seen.append(None)
-                    signal.raise_signal(signal.SIGINT)
+        def interrupting_progress(mode, *, verbose=False):
+            def on_record(record):
+                nonlocal evaluations
+                if isinstance(record, Evaluation):
+                    evaluations += 1
+                    if evaluations == number:
+                        signal.raise_signal(signal.SIGINT)
 
-            yield see
+            yield on_record
 
-        monkeypatch.setattr(cli_run, "progress", pressed)
+        monkeypatch.setattr(run_verbs, "progress", interrupting_progress)
 
     return arm
 
@@ -62,8 +62,8 @@ def test_ctrl_c_leaves_a_report_and_the_same_words_go_on(
     assert (said.code, said.out) == (130, "")
     assert said.err.splitlines() == [
         "SIGINT: stopping where the run can be saved next; a second one stops at once",
-        f"{folder} was saved; go on with --resume {folder}",
-        "writing the report of what was seen; Ctrl-C leaves it out",
+        f"{folder} was saved; resume with --resume {folder}",
+        "writing the report so far; Ctrl-C skips it",
         f"report so far: {folder}/report.html",
         "interrupted",
     ]
@@ -75,5 +75,5 @@ def test_ctrl_c_leaves_a_report_and_the_same_words_go_on(
     said = command("train", "d", *FLAGS, *out)
     assert said.code == 0, said.err
     assert json.loads((folder / "summary.json").read_text())["seconds"] > 0
-    # it went on where it was, though a report lay there
+    # The run was resumed in its folder, although a report was there already.
     assert len(list(Path("runs").glob("*"))) == (not out)

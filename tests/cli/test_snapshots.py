@@ -1,6 +1,6 @@
-"""What a person reads, word by word: help, errors, a log off the terminal.
+"""Help, error messages and a log without a terminal, compared word by word with snapshots.
 
-After a change that is meant, look at the difference and run
+After an intended change, write the snapshots again, and review the difference:
 
 UPDATE_SNAPSHOTS=1 python -m pytest tests/cli/test_snapshots.py
 """
@@ -44,15 +44,13 @@ ERRORS = (
 
 
 def check(name: str, text: str) -> None:
-    """The text is that of the snapshot; figures that a clock or a machine gives are written as
-    #.
-    """
+    """Compare a text with its snapshot; figures that depend on time or machine must be #."""
     path = SNAPSHOTS / f"{name}.txt"
     if os.environ.get("UPDATE_SNAPSHOTS"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8"), (
-        f"{path.name} differs: UPDATE_SNAPSHOTS=1 writes it again"
+        f"{path.name} differs: if that is intended, run with UPDATE_SNAPSHOTS=1"
     )
 
 

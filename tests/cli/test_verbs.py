@@ -1,4 +1,4 @@
-"""Every verb on real shards, through the same words that a person types."""
+"""Every verb on real shards, with the words that a user types."""
 
 import json
 import math
@@ -117,7 +117,7 @@ def test_sweep_then_report_again(command, data, tmp_path):
     assert json.loads((tmp_path / "b" / "summary.json").read_text()) == summary
     refused = command("sweep", data, "-o", "a", *QUICK)
     assert refused.code == 2
-    assert "cannot go on: sweep.batch_sizes was [64, 256, 1024], is " in refused.err
+    assert "cannot be resumed: sweep.batch_sizes was [64, 256, 1024], is " in refused.err
     refused = command("sweep", data, "-o", "a", "--resume", "never", *QUICK)
     assert refused.code == 2
     assert "nothing is overwritten" in refused.err

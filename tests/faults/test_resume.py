@@ -359,7 +359,7 @@ def test_a_run_without_a_checkpoint_starts_again_and_says_so(shards, tmp_path):
     # Files that were being written when the process was killed.
     for name in (".config.resolved.yaml.7.tmp", "checkpoints/.000000.safetensors.7.tmp"):
         (tmp_path / "out" / name).write_bytes(b"half")
-    with pytest.raises(ConfigError, match=r"is not empty.*go on with it by --resume auto"):
+    with pytest.raises(ConfigError, match=r"is not empty.*resume it with --resume auto"):
         streamtrain.train(shards["parquet"], out=tmp_path / "out", resume="never", **TRAIN)
     with pytest.warns(
         UserWarning, match="interrupted before its first checkpoint; it starts again"
@@ -517,7 +517,7 @@ def test_the_command_is_terminated(shards, tmp_path):
     heard = "SIGTERM: stopping where the run can be saved next; a second one stops at once"
     assert (process.returncode, said) == (
         143,
-        f"{heard}\nout was saved; go on with --resume out\nterminated\n",
+        f"{heard}\nout was saved; resume with --resume out\nterminated\n",
     )
     assert not any(child.is_running() for child in children)
     assert left_over(tmp_path / "out") == []
@@ -552,7 +552,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(shards, tmp_path, monkeypatch
         assert run(again) == 0
         said = capsys.readouterr()
         assert said.out == first.out
-        assert said.err == "out is finished: nothing was left to do\n"
+        assert said.err == "out is already complete: nothing to do\n"
     assert run([*words, "--resume", "auto", "--seed", "3"]) == 2
     assert "order.seed was 0, is 3" in capsys.readouterr().err
     assert run([*words, "--resume", "never"]) == 2

@@ -1,5 +1,6 @@
-"""docs/science.md §9, test 11: on a known function, steps fall as 1/B at small minibatches and not
-at all at large ones; excess risk is exact.
+"""docs/science.md §9, test 11: steps to the target against the minibatch size, on known functions.
+
+Steps fall as 1/B at small minibatches and not at all at large ones, and excess risk is exact.
 
 pytest -m slow tests/run/test_friedman_sweep.py
 """
@@ -14,8 +15,8 @@ from data_gen import generate
 from streamtrain.api import run_sweep
 from streamtrain.config import make_config
 
-#: The first octave and the last. The smallest sizes arrive within some thousand rows, so losses are
-#: taken from 64 rows on.
+#: The first and the last octave. The smallest sizes reach the target within a few thousand rows, so
+#: the loss is evaluated from 64 rows on.
 SIZES, ROWS, FIRST_ROW = [2, 4, 512, 1024], 450_000, 64
 
 
@@ -24,9 +25,7 @@ SIZES, ROWS, FIRST_ROW = [2, 4, 512, 1024], 450_000, 64
     ("kind", "target", "reached"), [("friedman2", 0.016, 1.5), ("friedman3", 0.1, 4)]
 )
 def test_steps_against_minibatch_size(kind, target, reached, tmp_path):
-    """`reached`: the smallest loss, in units of the best possible one, is below this: the noise,
-    and little else, is left.
-    """
+    """`reached`: a bound on the smallest loss, in units of the best possible loss."""
     generate(tmp_path / "data", kind=kind, rows=600_000)
     config = make_config(
         {
@@ -57,7 +56,7 @@ def test_steps_against_minibatch_size(kind, target, reached, tmp_path):
     best = result.summary["best_possible_loss"]["value"]
     assert best == pytest.approx(manifest["noise_variance"] / manifest["target_variance"])
     losses = [cell["holdout_loss"]["value"] for cell in cells.values()]
-    # The held-out noise alone has a mean of best ± best·√(2/65,536): no size may be below it by
-    # more than 4 of its errors.
+    # The mean of the held-out noise alone is best ± best·√(2/65,536), so no loss may be more than 4
+    # standard errors below it.
     assert min(losses) > best * (1 - 4 * np.sqrt(2 / 65536))
     assert min(losses) < reached * best

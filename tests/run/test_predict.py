@@ -1,6 +1,4 @@
-"""A trained model over a data set: against NumPy, over spans and shards, with nulls, with one
-column.
-"""
+"""A trained model on a data set: against NumPy, over spans and shards, nulls, a single column."""
 
 import errno
 import json
@@ -26,7 +24,7 @@ ROWS = 5000
 
 
 def model(folder, features=("a", "b"), *, fill=None):
-    """A linear model of made-up weights, saved: its predictions are known by NumPy."""
+    """Save and return a linear model with random weights."""
     draw = np.random.default_rng(0)
     shape = Shape(widths=(len(features), 1), activation="identity")
     network = Network(
@@ -54,12 +52,12 @@ def table(draw, rows=ROWS):
 
 @pytest.fixture
 def shards(tmp_path):
-    """Two shards with small row groups and the columns in another order than the model's."""
+    """Two shards with small row groups, whose columns are not in the model's order."""
     draw, folder = np.random.default_rng(1), tmp_path / "data"
     folder.mkdir()
     tables = [table(draw), table(draw, 1234)]
-    for number, one in enumerate(tables):
-        pq.write_table(one, folder / f"{number}.parquet", row_group_size=777)
+    for number, shard in enumerate(tables):
+        pq.write_table(shard, folder / f"{number}.parquet", row_group_size=777)
     return folder, pa.concat_tables(tables)
 
 
@@ -107,9 +105,7 @@ def test_an_evaluation_is_numpys(tmp_path, shards):
 
 
 def test_a_target_far_from_zero_keeps_its_digits(tmp_path):
-    """float32 has steps of 64 at 1e9: where the target varies by 1, predictions are made, judged
-    and written in float64.
-    """
+    """float32 has steps of 64 at 1e9, so predictions are made, compared and written in float64."""
     x = np.random.default_rng(2).normal(size=500)
     pq.write_table(pa.table({"x": x, "y": 1e9 + x}), tmp_path / "far.parquet")
     standard = Standardization(mean=np.array([0.0, 1e9]), scale=np.array([1.0, 1.0]))
@@ -137,14 +133,14 @@ def test_rows_with_bad_values_are_refused_or_left_out(tmp_path, shards):
     with pytest.raises(DataError, match=r"bad\.parquet: column 'a' .* in row 3"):
         scoring.predict(tmp_path / "m", bad, tmp_path / "p.parquet")
     assert not (tmp_path / "p.parquet").exists()
-    # the target is not read
+    # `predict` does not read the target.
     assert scoring.predict(tmp_path / "m", bad, tmp_path / "p.parquet", on_null="drop") == {
         "rows": 8,
         "dropped": 1,
     }
     assert pq.read_table(tmp_path / "p.parquet")["row_id"].to_pylist() == [0, 1, 2, 4, 5, 6, 7, 8]
     found = scoring.evaluate(tmp_path / "m", bad, on_null="drop")
-    # the target is constant: no variance to compare with
+    # There is no loss, because the target is constant and has no variance to compare with.
     assert (found["rows"], found["dropped"], found["loss"]) == (7, 2, None)
     model(tmp_path / "filled", fill=np.zeros(2))
     assert scoring.evaluate(tmp_path / "filled", bad, on_null="drop")["dropped"] == 1

@@ -1,4 +1,4 @@
-"""Whole runs in Python, on real files: the laws that hold between runs."""
+"""Whole runs in Python on real files: what must be equal between runs."""
 
 import json
 from collections import Counter
@@ -46,7 +46,7 @@ def data(tmp_path_factory):
 
 
 def convergence(out) -> list[dict]:
-    """All that a run measured, less its times."""
+    """Return the records of training, without times."""
     records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     kept = [
         record
@@ -96,9 +96,7 @@ def test_the_report_keeps_the_call_and_a_notebook_shows_the_answer(data, tmp_pat
 
 
 def test_three_rows_are_timed_at_a_million_in_few_calls(tmp_path, monkeypatch):
-    """The time of a step of 2^20 rows is wanted also where the data has three: not in 350,000 calls
-    a step.
-    """
+    """A step of 2^20 rows is timed also if the data has three, but not with 350,000 calls."""
     pq.write_table(
         pa.table({"x": [0.0, 1.0, 2.0], "y": [1.0, 3.0, 2.0]}), tmp_path / "three.parquet"
     )
@@ -120,8 +118,10 @@ def test_three_rows_are_timed_at_a_million_in_few_calls(tmp_path, monkeypatch):
 
 
 def test_each_trial_has_a_timing_repeat_of_its_own(data, tmp_path, monkeypatch):
-    """Thirty trials over five repeats called one of two equal sizes slower, conclusively, in 25 to
-    30 of 100 sweeps.
+    """Trials that share a repeat share its noise.
+
+    With thirty trials over five repeats, 25 to 30 of 100 sweeps found, conclusively, that one of
+    two equal sizes was slower.
     """
     monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.005)
     flags = {
@@ -145,19 +145,15 @@ def test_engines_agree(data, tmp_path):
         convergence(streamtrain.sweep(data, out=tmp_path / engine, engine=engine, **SWEEP).out)
         for engine in ("fused", "torch")
     ]
-    for one, other in zip(*runs, strict=True):
-        assert {**one, "holdout_loss": 0, "holdout_rmse": 0, "train_loss": 0} == {
-            **other,
-            "holdout_loss": 0,
-            "holdout_rmse": 0,
-            "train_loss": 0,
-        }
-        if one["event"] == "evaluation":
-            assert one["holdout_loss"] == pytest.approx(other["holdout_loss"], rel=1e-3)
+    for fused, torch_record in zip(*runs, strict=True):
+        losses = dict.fromkeys(("holdout_loss", "holdout_rmse", "train_loss"), 0)
+        assert {**fused, **losses} == {**torch_record, **losses}
+        if fused["event"] == "evaluation":
+            assert fused["holdout_loss"] == pytest.approx(torch_record["holdout_loss"], rel=1e-3)
 
 
 def test_a_sweep_and_train_share_rows_and_weights(data, tmp_path):
-    """`train` is a sweep of one learner: the same losses as that cell of a sweep's first trial."""
+    """`train` has the losses of the same cell in the first trial of a sweep."""
     common = {
         name: value
         for name, value in SWEEP.items()
@@ -189,7 +185,8 @@ def test_epochs_and_budgets(data, tmp_path):
         ).out
     )
     last = {record["batch_size"]: record for record in records if record["event"] == "outcome"}
-    # 5,000 rows an epoch: 156 steps of 32 and a short one; then the same, then 2,000 rows more.
+    # An epoch of 5,000 rows is 156 steps of 32 rows and a short one. There are two epochs and then
+    # 2,000 more rows.
     assert last[32]["rows"] == 12_000
     assert last[32]["steps"] == 2 * 157 + 62
     assert last[5000]["steps"] == 2
@@ -242,7 +239,7 @@ def test_no_holdout_scores_baselines_on_training_rows(data, tmp_path):
 
 @pytest.mark.parametrize("standardize", [True, False], ids=["standardised", "raw"])
 def test_a_loss_is_in_units_of_the_targets_variance_whatever_the_model_sees(data, standardize):
-    """r² in model units times the scale; the root of it in the target's own units beside it."""
+    """The loss is r² in model units times the scale; the RMSE is in the target's units."""
     prepared = prepare(
         make_config(
             {
@@ -258,12 +255,10 @@ def test_a_loss_is_in_units_of_the_targets_variance_whatever_the_model_sees(data
     raw = prepared.evaluation.astype(float) / prepared.standard.scale + prepared.standard.mean
     network = network_of(prepared, learner.engine.parameters()[0])
     errors = raw[:, -1] - predict_rows(network, raw[:, :-1])
-    assert first["holdout_rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)
-    variance = (
-        prepared.baselines["best_constant_loss"]["rmse"] ** 2
-        / prepared.baselines["best_constant_loss"]["value"]
-    )
-    assert first["holdout_loss"] == pytest.approx(np.mean(errors**2) / variance, rel=1e-3)
+    assert first.holdout_rmse == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)
+    best_constant = prepared.baselines.best_constant_loss
+    variance = best_constant.rmse**2 / best_constant.value
+    assert first.holdout_loss == pytest.approx(np.mean(errors**2) / variance, rel=1e-3)
     assert variance == pytest.approx(raw[:, -1].var(), rel=0.2)
     assert prepared.target_sd == pytest.approx(variance**0.5)
 
@@ -295,7 +290,7 @@ def test_the_whole_protocol_tunes_reruns_on_fresh_seeds_and_confirms(data, tmp_p
     records = [json.loads(line) for line in (result.out / "events.jsonl").read_text().splitlines()]
     passes = [(record["kind"], record["trial"]) for record in records if record["event"] == "pass"]
     kinds = [kind for kind, _ in passes]
-    assert [one for one in passes if one[0] != "extension"] == [
+    assert [(kind, trial) for kind, trial in passes if kind != "extension"] == [
         ("tuning", 0),
         ("tuning", 1),
         ("fresh", 2),
@@ -313,7 +308,7 @@ def test_the_whole_protocol_tunes_reruns_on_fresh_seeds_and_confirms(data, tmp_p
     )
     assert [cell["lr"] for cell in summary["arms"]["linear"]] == [0.000125, 0.0005, 0.002]
     recommended = summary["recommendation"]["batch_size"]
-    assert recommended in [one["batch_size"] for one in summary["confirmation"]]
+    assert recommended in [confirmed["batch_size"] for confirmed in summary["confirmation"]]
     for record in (record for record in records if record["event"] == "confirmation"):
         assert record["trial"] in (2, 3)
         assert 0 < record["seconds"] < 60
@@ -321,7 +316,7 @@ def test_the_whole_protocol_tunes_reruns_on_fresh_seeds_and_confirms(data, tmp_p
         cell = next(cell for cell in summary["cells"] if cell["batch_size"] == record["batch_size"])
         reached = cell["rows_to_target"]
         assert reached["lo"] is None or record["rows"] <= flags["max_rows"]
-        assert record["holdout_loss"] < 0.25  # between two evaluations the crossing is interpolated
+        assert record["holdout_loss"] < 0.25  # 0.2, interpolated between two evaluations
 
 
 def test_a_target_that_the_first_weights_reach_takes_no_row_to_confirm(data, tmp_path):
@@ -359,7 +354,7 @@ def test_nothing_is_overwritten_and_a_refused_run_leaves_nothing(data, tmp_path)
 
 
 def test_peak_memory_is_within_the_projection(data, tmp_path):
-    """In a process of its own: the peak of this one belongs to other tests."""
+    """Run in a separate process, because the peak of this one includes other tests."""
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""The event file, against a reader of its own and, where it is installed, TensorBoard's."""
+"""The event file, read by a reader written here and, where it is installed, by TensorBoard."""
 
 import math
 import struct
@@ -39,33 +39,35 @@ def unmask(stored):
 
 
 def fields(data):
-    """(number, value) of every field of a protocol buffer; bytes stay bytes."""
-    at = 0
+    """Yield (number, value) of every field of a protocol buffer; bytes stay bytes."""
+    offset = 0
 
     def varint():
-        nonlocal at
+        nonlocal offset
         value, shift = 0, 0
         while True:
-            byte = data[at]
-            at, value, shift = at + 1, value | (byte & 0x7F) << shift, shift + 7
+            byte = data[offset]
+            value |= (byte & 0x7F) << shift
+            offset += 1
+            shift += 7
             if not byte & 0x80:
                 return value
 
-    while at < len(data):
+    while offset < len(data):
         tag = varint()
         match tag & 7:
             case 0:
                 yield tag >> 3, varint()
             case 1:
-                yield tag >> 3, struct.unpack("<d", data[at : at + 8])[0]
-                at += 8
+                yield tag >> 3, struct.unpack("<d", data[offset : offset + 8])[0]
+                offset += 8
             case 5:
-                yield tag >> 3, struct.unpack("<f", data[at : at + 4])[0]
-                at += 4
+                yield tag >> 3, struct.unpack("<f", data[offset : offset + 4])[0]
+                offset += 4
             case 2:
                 length = varint()
-                yield tag >> 3, data[at : at + length]
-                at += length
+                yield tag >> 3, data[offset : offset + length]
+                offset += length
 
 
 def test_every_record_is_framed_checksummed_and_says_what_it_was_told(file):
