@@ -175,19 +175,10 @@ def open_data(config: Config) -> tuple[Source, int]:
         on_bad_shard=data.on_bad_shard,
         storage=storage,
     )
-    return open_source(
-        dataset,
-        seed=config.order.seed,
-        span_rows=config.order.span_rows,
-        window_rows=config.order.window_rows,
-        holdout=data.holdout if data.holdout is not None or data.eval_data is None else 0,
-        eval_rows=config.eval.eval_rows,
-        on_null=data.on_null,
-        transform=data.transform,
-        on_bad_shard=data.on_bad_shard,
-        timeout_seconds=config.fetch.timeout_seconds,
-        limit_bytes=config.fetch.memory,
-    )
+    # nothing is held out where another data set is evaluated on, unless asked for
+    holdout = 0 if data.holdout is None and data.eval_data is not None else data.holdout
+    source = open_source(dataset, config, holdout=holdout)
+    return source, source.window_rows
 
 
 def prepare(config: Config, *, learners: int, rates: int) -> Prepared:

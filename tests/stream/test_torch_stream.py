@@ -200,7 +200,7 @@ def test_a_state_of_an_epoch_with_more_windows_than_the_first(write_data):
     other.load_state_dict(stream.state_dict())
     assert other.receipt() == stream.receipt()
     assert list(other) == []  # its last minibatch was delivered
-    with pytest.raises(ConfigError, match="no position"):
+    with pytest.raises(ConfigError, match="not a position"):
         other.load_state_dict({**stream.state_dict(), "window": stream.state_dict()["window"] + 1})
 
 
@@ -224,7 +224,7 @@ def test_state_of_other_cuts_is_refused(write_data):
 )
 def test_a_position_that_is_none_is_refused(write_data, change):
     stream = streamtrain.open_stream(write_data(LAYOUTS["even"]), **SMALL)
-    with pytest.raises(ConfigError, match="no position"):
+    with pytest.raises(ConfigError, match="not a position"):
         stream.load_state_dict({**stream.state_dict(), **change})
     whole = stream.state_dict()
     for name in whole.keys() - {"quarantine"}:
@@ -238,7 +238,7 @@ def test_a_row_beyond_its_own_window_is_refused(write_data):
     for window in range(len(plan)):
         rows = plan.window(window).num_rows
         stream.load_state_dict({**stream.state_dict(), "window": window, "row": rows})
-        with pytest.raises(ConfigError, match=f"row {rows + 1} is no position"):
+        with pytest.raises(ConfigError, match=f"row {rows + 1} is not a position"):
             stream.load_state_dict({**stream.state_dict(), "window": window, "row": rows + 1})
 
 
