@@ -1,17 +1,19 @@
-"""Workers as pods.
+"""Dask workers as Kubernetes pods.
 
-Set IMAGE to one with your version of streamtrain, and the claim to your data's.
+Set IMAGE to an image with your version of streamtrain, and CLAIM to the volume claim of your data.
 """
 
 from dask_kubernetes.operator import KubeCluster, make_cluster_spec
 
-IMAGE, WORKERS, CLAIM = "registry.example.org/streamtrain:latest", 8, "training-data"
+IMAGE = "registry.example.org/streamtrain:latest"
+WORKERS = 8
+CLAIM = "training-data"
 
 
 def make() -> KubeCluster:
-    """For `--cluster kubernetes_cluster:make`.
+    """Start WORKERS pods, each of one worker with 4 threads: `--cluster kubernetes_cluster:make`.
 
-    WORKERS pods of one worker with 4 threads each, the data mounted at /data.
+    The data is mounted at /data.
     """
     spec = make_cluster_spec(
         name="streamtrain",

@@ -1,6 +1,6 @@
-"""Workers as SLURM jobs.
+"""Dask workers as SLURM jobs.
 
-Copy it beside your config, and set what your site asks for: queue, account, time.
+Copy this file beside your config, and set what your site requires: queue, account, time.
 """
 
 from dask_jobqueue import SLURMCluster
@@ -9,7 +9,7 @@ JOBS = 8
 
 
 def make() -> SLURMCluster:
-    """For `--cluster slurm_cluster:make`: JOBS jobs of one worker with 4 threads and 8 GB each."""
+    """Start JOBS jobs of one worker, 4 threads and 8 GB each: `--cluster slurm_cluster:make`."""
     cluster = SLURMCluster(
         queue="normal",
         account=None,
@@ -17,11 +17,11 @@ def make() -> SLURMCluster:
         cores=4,
         processes=1,
         memory="8GB",
-        # the network between nodes, `ib0` for one; None: the one of the host's name
+        # the network between nodes, such as `ib0`; None: that of the host name
         interface=None,
-        # leave before SLURM ends the job, not all at once
+        # workers leave before SLURM ends their jobs, and not all at the same time
         worker_extra_args=["--lifetime", "115m", "--lifetime-stagger", "4m"],
-        job_script_prologue=[  # before Dask starts: Numba and BLAS take the job's cores and no more
+        job_script_prologue=[  # so that Numba and BLAS use the cores of the job, and no more
             "export NUMBA_NUM_THREADS=4 OMP_NUM_THREADS=1 MALLOC_ARENA_MAX=2"
         ],
     )

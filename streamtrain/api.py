@@ -1,14 +1,14 @@
-"""The Python door: what the command line does, as functions.
+"""The Python API: what the command line does, as functions.
 
-`sweep` and `train` take the flags of the command line as keywords; `run_sweep` and `run_train` take
-a whole Config.
+`sweep` and `train` take the options of the command line as keywords; `run_sweep` and `run_train`
+take a whole Config.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from streamtrain.base.interrupt import Interrupt
 from streamtrain.base.redact import redact_options, redact_url
@@ -51,16 +51,23 @@ __all__ = [
 ]
 
 
-#: A sweep that is asked to stop finishes its block when that takes less; `train` finishes its step,
-#: however long it takes.
+PathOrUrl = str | os.PathLike[str]
+
+#: A number, or text such as `"64Ki"` and `"10M"`.
+Count = int | float | str
+
+Activation = Literal["relu", "tanh", "silu", "gelu", "identity"]
+
+#: When a sweep is asked to stop, it finishes its block if that takes less than this; `train` always
+#: finishes its step.
 SWEEP_GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepResult:
-    """Where the run is, and its `summary.json` as a dict.
+    """The folder of a sweep, and its `summary.json` as a dict.
 
-    `already_complete`: the run had come to its end before, and was only read.
+    `already_complete`: the run had ended before, and was only read.
     """
 
     out: Path
@@ -73,21 +80,25 @@ class SweepResult:
         return self.summary["recommendation"]["batch_size"]
 
     def __repr__(self) -> str:
-        """What a notebook shows: where it lies and the answer, not the whole summary."""
+        """The folder and the answer, for notebooks; not the whole summary."""
         return f"<SweepResult {self.out}: {self.summary['sentence']}>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """Where the run is, its summary, and the trained model with normalisation folded in.
+    """The folder of a run, its summary, and the trained model, which takes raw features.
 
-    `already_complete` as of a sweep.
+    `already_complete`: the run had ended before, and was only read.
     """
 
     out: Path
     summary: Json
     model: Network
     already_complete: bool = False
+
+
+def _ignore_note(note: str) -> None:
+    pass
 
 
 def run_sweep(
@@ -98,24 +109,29 @@ def run_sweep(
     command: str = "",
     on_record: Emit | None = None,
     client: Any = None,
-    on_note: Callable[[str], None] = lambda _: None,
+    on_note: Callable[[str], None] = _ignore_note,
 ) -> SweepResult:
-    """Run a sweep into `out` (new or empty): records, summary, report.
+    """Run a sweep into the folder `out`, which is new or empty: records, summary, report.
 
-    `on_record` sees every Record as it is logged.
+    Args:
+        config: The configuration of the run.
+        out: The folder of the run.
+        resume: Continue an interrupted run in `out`; a finished one is only read.
+        command: The call or command line that started the run, for the report.
+        on_record: Receives every record as it is logged.
+        client: A `distributed.Client` whose workers do the training.
+        on_note: Receives human-readable messages, such as the loss of a worker.
 
-    `resume`: an interrupted run that lies in `out` goes on, and a finished one is only read.
-    `client`: a `distributed.Client` whose workers train; `on_note` hears what happens to them.
+    Raises ConfigError, DataError or ResourceError.
     """
     with RunDirectory(out, resume=resume, on_record=on_record) as run:
         run.check_config("sweep", config)
         if run.finished:
             return SweepResult(out=out, summary=run.summary(), already_complete=True)
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, tell=on_note))
+        description = {"command": command, "env": environment()}
         with place("sweep", config.cluster, out, client=client, tell=on_note) as run_pass:
-            sweep_records(
-                config, run.log, {"command": command, "env": environment()}, saving, run_pass
-            )
+            sweep_records(config, run.log, description, saving, run_pass)
     return SweepResult(out=out, summary=write_report(run.records, out))
 
 
@@ -127,13 +143,12 @@ def run_train(
     command: str = "",
     on_record: Emit | None = None,
     client: Any = None,
-    on_note: Callable[[str], None] = lambda _: None,
+    on_note: Callable[[str], None] = _ignore_note,
 ) -> TrainResult:
-    """Train one model into `out` (new or empty): records, model, summary, report.
+    """Train one model into the folder `out`, which is new or empty: records, model, report.
 
-    `best/` has the model at its smallest held-out loss.
-
-    `resume`, `client` and `on_note` are those of `run_sweep`.
+    `best/` has the model at its smallest held-out loss. The arguments and errors are those of
+    `run_sweep`.
     """
     with RunDirectory(out, resume=resume, on_record=on_record) as run:
         run.check_config("train", config)
@@ -141,14 +156,10 @@ def run_train(
             return TrainResult(
                 out=out, summary=run.summary(), model=load_model(out), already_complete=True
             )
+        description = {"command": command, "env": environment()}
         with place("train", config.cluster, out, client=client, tell=on_note) as run_pass:
-            trained = train_records(
-                config,
-                run.log,
-                {"command": command, "env": environment()},
-                run.saving(config, Interrupt(tell=on_note)),
-                run_pass,
-            )
+            saving = run.saving(config, Interrupt(tell=on_note))
+            trained = train_records(config, run.log, description, saving, run_pass)
     if trained.best is not None:
         (out / "best").mkdir(exist_ok=True)
         save_model(trained.best, out / "best")
@@ -157,65 +168,151 @@ def run_train(
 
 
 def sweep(
-    path: str | os.PathLike,
+    path: PathOrUrl,
     *,
-    out: str | os.PathLike | None = None,
-    resume: str | os.PathLike = "auto",
+    out: PathOrUrl | None = None,
+    resume: PathOrUrl = "auto",
     client: Any = None,
-    **flags: Any,
+    batch_sizes: Count | Sequence[Count] | None = None,
+    lr_grid: int | float | str | Sequence[float] | None = None,
+    trials: int | None = None,
+    target_loss: float | str | Sequence[float] | None = None,
+    halving: bool | None = None,
+    lr_rule: str | Sequence[str] | None = None,
+    measure: str | Sequence[str] | None = None,
+    confirm: bool | None = None,
+    rerun: bool | None = None,
+    extend_grid: bool | None = None,
+    target: str | None = None,
+    features: str | Sequence[str] | None = None,
+    holdout: Count | None = None,
+    eval_data: str | None = None,
+    on_null: Literal["error", "drop", "impute"] | None = None,
+    on_bad_shard: Literal["error", "quarantine"] | None = None,
+    transform: str | None = None,
+    standardize: bool | None = None,
+    storage_options: dict[str, str | bool] | None = None,
+    seed: int | str | None = None,
+    span_rows: Count | None = None,
+    window_rows: Count | None = None,
+    memory: int | str | None = None,
+    readers: int | None = None,
+    hidden: int | str | Sequence[int] | None = None,
+    activation: Activation | None = None,
+    model: str | None = None,
+    loss: Literal["mse", "huber"] | None = None,
+    optimizer: Literal["adam", "adamw", "sgd"] | None = None,
+    lr: float | None = None,
+    engine: Literal["auto", "fused", "torch"] | None = None,
+    device: str | None = None,
+    epochs: float | None = None,
+    max_rows: Count | None = None,
+    max_time: float | str | None = None,
+    scheduler: str | None = None,
+    scheduler_file: str | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
+    max_failures: int | None = None,
+    min_workers: int | None = None,
 ) -> SweepResult:
-    """Compare minibatch sizes on a data set: `sweep("data/", batch_sizes=[64, 1024], trials=3,
-    out="runs/a")`.
+    """Compare minibatch sizes on a data set: `sweep("data/", batch_sizes=[64, 1024], trials=3)`.
 
-    Flags are those of `streamtrain sweep`, with underscores; an interrupted run goes on
-    (`resume="never"` refuses it); the workers of `client`, a `distributed.Client`, do the training.
-    Raises ConfigError, DataError, ResourceError.
+    `path` is a file, a folder or a glob of Parquet or Zarr shards. `out` is the folder of the run;
+    None chooses a new one in `runs/`. `resume="auto"` continues an interrupted run, `"never"`
+    refuses to, and the folder of a run continues that run. The workers of `client`, a
+    `distributed.Client`, do the training. Every other keyword is the option of `streamtrain sweep`
+    with the same name, and None means its default (docs/flags.md). Values may be written as on the
+    command line.
+
+    Raises ConfigError, DataError or ResourceError.
     """
+    flags = _given(locals(), SWEEP_FLAGS)
     config = _config(path, flags, SWEEP_FLAGS)
-    folder, goes_on = choose_out("sweep", config, out, resume)
-    return run_sweep(
-        config, folder, resume=goes_on, command=_command("sweep", path, out, flags), client=client
-    )
+    folder, may_resume = choose_out("sweep", config, out, resume)
+    command = _command("sweep", path, out, flags)
+    return run_sweep(config, folder, resume=may_resume, command=command, client=client)
 
 
 def train(
-    path: str | os.PathLike,
+    path: PathOrUrl,
     *,
-    out: str | os.PathLike | None = None,
-    resume: str | os.PathLike = "auto",
+    out: PathOrUrl | None = None,
+    resume: PathOrUrl = "auto",
     client: Any = None,
-    **flags: Any,
+    batch_size: Count | None = None,
+    early_stop: int | None = None,
+    sync: Literal["auto", "rounds", "allreduce"] | None = None,
+    target: str | None = None,
+    features: str | Sequence[str] | None = None,
+    holdout: Count | None = None,
+    eval_data: str | None = None,
+    on_null: Literal["error", "drop", "impute"] | None = None,
+    on_bad_shard: Literal["error", "quarantine"] | None = None,
+    transform: str | None = None,
+    standardize: bool | None = None,
+    storage_options: dict[str, str | bool] | None = None,
+    seed: int | str | None = None,
+    span_rows: Count | None = None,
+    window_rows: Count | None = None,
+    memory: int | str | None = None,
+    readers: int | None = None,
+    hidden: int | str | Sequence[int] | None = None,
+    activation: Activation | None = None,
+    model: str | None = None,
+    loss: Literal["mse", "huber"] | None = None,
+    optimizer: Literal["adam", "adamw", "sgd"] | None = None,
+    lr: float | None = None,
+    engine: Literal["auto", "fused", "torch"] | None = None,
+    device: str | None = None,
+    epochs: float | None = None,
+    max_rows: Count | None = None,
+    max_time: float | str | None = None,
+    scheduler: str | None = None,
+    scheduler_file: str | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
+    max_failures: int | None = None,
+    min_workers: int | None = None,
 ) -> Network:
-    """Train a model on a data set: a torch module from raw features (rows, features) to predictions
-    (rows, 1).
+    """Train a model on a data set, and return a torch module.
 
-    Flags are those of `streamtrain train`, with underscores; an interrupted run goes on
-    (`resume="never"` refuses it); the workers of `client`, a `distributed.Client`, do the training.
-    Raises ConfigError, DataError, ResourceError.
+    The module maps raw features (rows, features) to predictions (rows, 1). `path`, `out`, `resume`
+    and `client` are those of `sweep`; every other keyword is the option of `streamtrain train` with
+    the same name, and None means its default (docs/flags.md).
+
+    Raises ConfigError, DataError or ResourceError.
     """
+    flags = _given(locals(), TRAIN_FLAGS)
     config = _config(path, flags, TRAIN_FLAGS)
-    folder, goes_on = choose_out("train", config, out, resume)
-    return run_train(
-        config, folder, resume=goes_on, command=_command("train", path, out, flags), client=client
-    ).model
+    folder, may_resume = choose_out("train", config, out, resume)
+    command = _command("train", path, out, flags)
+    return run_train(config, folder, resume=may_resume, command=command, client=client).model
 
 
-def _command(
-    verb: str, path: str | os.PathLike, out: str | os.PathLike | None, flags: dict[str, Any]
-) -> str:
-    """The call as it was written, for the report; what could be secret is not in it."""
-    given = {**flags, **({} if out is None else {"out": out})}
-    words = [f"{name}={_word(name, value)}" for name, value in given.items()]
-    return f"streamtrain.{verb}({', '.join([_word('path', path), *words])})"
+def _given(arguments: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
+    """Return the arguments of a call that are flags and are set, in the order of the signature."""
+    return {name: value for name, value in arguments.items() if name in table and value is not None}
 
 
-def _word(name: str, value: Any) -> str:
+def _command(verb: str, path: PathOrUrl, out: PathOrUrl | None, flags: Mapping[str, Any]) -> str:
+    """Return the call as Python text, for the report; values that may be secret are hidden."""
+    arguments = dict(flags)
+    if out is not None:
+        arguments["out"] = out
+    words = [_literal("path", path)]
+    words += [f"{name}={_literal(name, value)}" for name, value in arguments.items()]
+    return f"streamtrain.{verb}({', '.join(words)})"
+
+
+def _literal(name: str, value: Any) -> str:
     if name == "storage_options":
         return repr(redact_options(value))
-    return repr(redact_url(os.fspath(value)) if isinstance(value, str | os.PathLike) else value)
+    if isinstance(value, str | os.PathLike):
+        return repr(redact_url(os.fspath(value)))
+    return repr(value)
 
 
-def _config(path: str | os.PathLike, flags: dict[str, Any], table: dict[str, str]) -> Config:
+def _config(path: PathOrUrl, flags: Mapping[str, Any], table: Mapping[str, str]) -> Config:
     values = flag_values(flags, table)
     set_key(values, "data.path", os.fspath(path))
     return make_config(values)

@@ -1,14 +1,14 @@
-"""A scikit-learn estimator: the engines of `train` behind `fit` and `predict`, on arrays or on a
-data set's path.
+"""A scikit-learn estimator: `fit` and `predict` on arrays, or on the path of a data set.
 
-The only module that imports scikit-learn (the extra `sklearn`); `streamtrain.Regressor` imports it
-when it is first used.
+This is the only module that imports scikit-learn (the extra `sklearn`). It is imported when
+`streamtrain.Regressor` is first used.
 """
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from streamtrain.config import TRAIN_FLAGS, Config, flag_values, make_config, set_key
+from streamtrain.records import Record, ReplicaEnded
 from streamtrain.run.passes import run_pass
 from streamtrain.run.predict import predicted
 from streamtrain.run.prepare import prepare
@@ -29,23 +30,31 @@ from streamtrain.training.model_io import predict_rows
 #: Rows that an array is trained on when neither `epochs` nor `max_rows` is given: 1,024 steps of
 #: the default minibatch.
 DEFAULT_ROWS = 65_536
+
+#: Rows per span of the temporary data set.
 _SPAN_ROWS = 262_144
+
+#: Rows that are predicted together.
 _TILE_ROWS = 1024
 
 
 class Regressor(RegressorMixin, BaseEstimator):
-    """A neural network trained minibatch by minibatch: `Regressor().fit(X, y).predict(X)`, or
-    `Regressor(target="y").fit("data/")`.
+    """A neural network trained by minibatches: `Regressor().fit(X, y).predict(X)`.
 
-    Parameters are the flags of `streamtrain train` with the same names; None means the flag's
-    default. `epochs` and `max_rows` left out: one pass over a path, DEFAULT_ROWS rows of an array
-    but at least each one once. `random_state` sets weights and row order. A path is streamed and
-    may be larger than memory; arrays (rows, features) are written to a temporary folder first.
-    Nothing is held out: score on rows of your own. `model_` is the fitted torch module, from raw
-    features (rows, features) to (rows, 1).
+    On a data set: `Regressor(target="y").fit("data/")`. Paths are streamed and may be larger than
+    memory; arrays (rows, features) are first written to a temporary folder. Nothing is held out, so
+    score on other rows.
 
-    Raises ValueError (ConfigError and DataError are ones) for parameters and data, as scikit-learn
-    does.
+    The parameters are the flags of `streamtrain train` with the same names; None means the default
+    of the flag. Without `epochs` and `max_rows`, a path is passed over once, and an array is
+    trained on for DEFAULT_ROWS rows, but at least one pass. `random_state` determines weights and
+    row order.
+
+    After `fit`, `model_` is the trained torch module, from raw features (rows, features) to
+    predictions (rows, 1).
+
+    Raises ValueError for wrong parameters and data, as scikit-learn does; ConfigError and DataError
+    are ValueErrors.
     """
 
     def __init__(
@@ -84,8 +93,9 @@ class Regressor(RegressorMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> "Regressor":
-        """Train on arrays `X` (rows, features) and `y` (rows,), or on the path of a data set, whose
-        target is a column of it.
+        """Train on arrays `X` (rows, features) and `y` (rows,), or on the path of a data set.
+
+        The target of a data set is one of its columns, so `y` is left out.
         """
         if _is_path(X):
             if y is not None:
@@ -98,15 +108,17 @@ class Regressor(RegressorMixin, BaseEstimator):
         names = getattr(self, "feature_names_in_", None)
         with _as_dataset(X, np.asarray(y, dtype=np.float64)) as path:
             self._train(path, rows=len(X))
-        if names is not None:  # `_train` names the columns of the temporary folder
+        # `_train` has set the column names of the temporary folder
+        if names is not None:
             self.feature_names_in_ = names
         else:
             del self.feature_names_in_
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predictions, float64 (rows,), of an array or, in the order of its rows, of a data set's
-        path.
+        """Return predictions, float64 (rows,), for an array or for the path of a data set.
+
+        They are in the order of the rows.
         """
         check_is_fitted(self)
         if _is_path(X):
@@ -117,30 +129,23 @@ class Regressor(RegressorMixin, BaseEstimator):
 
     def _train(self, path: str, *, rows: int | None) -> "Regressor":
         prepared = prepare(self._config(path, rows), learners=1, rates=1)
-        learner = prepared.learner(
-            prepared.config.train.batch_size, (prepared.config.train.rate,), 0
-        )
-        outcome: list[str] = []
-        run_pass(
-            prepared, [learner], 0, lambda record: outcome.append(getattr(record, "outcome", ""))
-        )
-        if "diverged" in outcome or "failed" in outcome or "out_of_memory" in outcome:
-            raise ValueError(
-                f"training ended early: {next(filter(None, outcome))}. Try a smaller lr."
-            )
+        train = prepared.config.train
+        learner = prepared.learner(train.batch_size, (train.rate,), 0)
+        records: list[Record] = []
+        run_pass(prepared, [learner], 0, records.append)
+        for record in records:
+            if isinstance(record, ReplicaEnded) and record.outcome != "finished":
+                raise ValueError(f"training ended early: {record.outcome}. Try a smaller lr.")
         self.model_: Network = network_of(prepared, learner.engine.parameters()[0]).eval()
         self.n_features_in_ = len(self.model_.features)
         self.feature_names_in_ = np.array(self.model_.features, dtype=object)
         return self
 
     def _config(self, path: str, rows: int | None) -> Config:
-        flags = {
-            name: value
-            for name, value in self.get_params(deep=False).items()
-            if name != "random_state"
-        }
+        flags = self.get_params(deep=False)
+        del flags["random_state"]
         if rows is not None:
-            flags |= {"target": None, "features": None}  # the columns of the temporary folder
+            flags |= {"target": None, "features": None}  # all columns of the temporary folder
             if self.epochs is None and self.max_rows is None:
                 flags["max_rows"] = max(rows, DEFAULT_ROWS)
         values = flag_values(flags, TRAIN_FLAGS)
@@ -151,9 +156,10 @@ class Regressor(RegressorMixin, BaseEstimator):
 
 
 def _padded(X: np.ndarray) -> np.ndarray:
-    """A copy with rows of zeros below.
+    """Return a copy filled up to _TILE_ROWS rows with zeros.
 
-    BLAS rounds products of other shapes otherwise, and a row's prediction is its own.
+    BLAS rounds matrix products of different shapes differently; with tiles of one shape the
+    prediction of a row does not depend on the other rows.
     """
     return np.concatenate([X, np.zeros((_TILE_ROWS - len(X), X.shape[1]))])
 
@@ -164,18 +170,15 @@ def _is_path(X: Any) -> bool:
 
 @contextmanager
 def _as_dataset(X: np.ndarray, y: np.ndarray) -> Iterator[str]:
-    """The rows as shards in a temporary folder, which is removed at the end."""
+    """Write the rows as a data set in a temporary folder, which is removed at the end."""
     names = (*(f"x{i}" for i in range(X.shape[1])), "y")
     layout = Layout(columns=names, decoded_type="float64", format="parquet", span_rows=_SPAN_ROWS)
 
-    def span(start: int) -> Callable[[], tuple[np.ndarray, ...]]:
+    def read_span(start: int) -> tuple[np.ndarray, ...]:
         stop = start + _SPAN_ROWS
-        return lambda: (
-            *(np.ascontiguousarray(column) for column in X[start:stop].T),
-            np.ascontiguousarray(y[start:stop]),
-        )
+        columns = [*X[start:stop].T, y[start:stop]]
+        return tuple(np.ascontiguousarray(column) for column in columns)
 
+    spans = [partial(read_span, start) for start in range(0, len(X), _SPAN_ROWS)]
     with tempfile.TemporaryDirectory(prefix="streamtrain-fit-") as folder:
-        yield write_dataset(
-            Path(folder) / "data", layout, [span(start) for start in range(0, len(X), _SPAN_ROWS)]
-        )
+        yield write_dataset(Path(folder) / "data", layout, spans)

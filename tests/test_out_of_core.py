@@ -1,4 +1,4 @@
-"""Data larger than memory, in processes of their own: the limit holds, and every row is used."""
+"""Data larger than memory, in separate processes: the limit holds, and every row is used."""
 
 import json
 import subprocess
@@ -11,19 +11,8 @@ from data_gen import generate
 
 def train(data, out, *flags: str, prefix: tuple[str, ...] = ()) -> dict[str, dict]:
     """Run `streamtrain train` and return its records by event."""
-    command = [
-        *prefix,
-        sys.executable,
-        "-m",
-        "streamtrain",
-        "train",
-        data,
-        "--out",
-        out,
-        "--progress",
-        "none",
-        *flags,
-    ]
+    command = [*prefix, sys.executable, "-m", "streamtrain", "train", data, *flags]
+    command += ["--out", out, "--progress", "none"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {
@@ -33,24 +22,13 @@ def train(data, out, *flags: str, prefix: tuple[str, ...] = ()) -> dict[str, dic
 
 
 def test_ten_times_the_memory(tmp_path):
-    """34 M rows are 680 MB; the run may hold 64 MiB."""
+    """34 M rows are 680 MB; the run may use 64 MiB."""
     generate(tmp_path / "data", kind="linear", rows=34_000_000, span_rows=65_536)
-    records = train(
-        tmp_path / "data",
-        tmp_path / "run",
-        "--memory",
-        "64MiB",
-        "--window-rows",
-        "262144",
-        "--span-rows",
-        "65536",
-        "--batch-size",
-        "65536",
-        "--hidden",
-        "",
-        "--holdout",
-        "65536",
+    flags = (
+        "--memory=64MiB --window-rows=262144 --span-rows=65536 --batch-size=65536 --hidden="
+        " --holdout=65536"
     )
+    records = train(tmp_path / "data", tmp_path / "run", *flags.split())
     end, one_pass = records["end"], records["pass"]
     assert end["projected_bytes"] <= 64 * 2**20
     assert end["peak_rss_bytes"] <= end["projected_bytes"]
@@ -67,10 +45,8 @@ def test_200_million_rows_under_prlimit(tmp_path):
     records = train(
         tmp_path / "data",
         tmp_path / "run",
-        "--memory",
-        "512MiB",
-        "--batch-size",
-        "4096",
+        "--memory=512MiB",
+        "--batch-size=4096",
         prefix=("prlimit", "--data=2147483648"),
     )
     assert records["end"]["peak_rss_bytes"] <= records["end"]["projected_bytes"] <= 512 * 2**20
@@ -79,25 +55,11 @@ def test_200_million_rows_under_prlimit(tmp_path):
 
 @pytest.mark.parametrize("format", ["parquet", "zarr"])
 def test_open_chains_are_in_the_projection(tmp_path, format):
-    """Row groups and chunks of 1 M rows with windows of 64 Ki: eight stay open, and that is
-    counted.
-    """
+    """With windows of 64 Ki rows, eight row groups or chunks of 1 M rows are open at a time."""
     generate(tmp_path / "data", kind="linear", rows=8_000_000, span_rows=1_000_000, format=format)
-    records = train(
-        tmp_path / "data",
-        tmp_path / "run",
-        "--memory",
-        "1GiB",
-        "--window-rows",
-        "65536",
-        "--batch-size",
-        "65536",
-        "--hidden",
-        "",
-        "--holdout",
-        "4096",
-        "--epochs",
-        "2",
+    flags = (
+        "--memory=1GiB --window-rows=65536 --batch-size=65536 --hidden= --holdout=4096 --epochs=2"
     )
+    records = train(tmp_path / "data", tmp_path / "run", *flags.split())
     assert records["end"]["peak_rss_bytes"] <= records["end"]["projected_bytes"]
     assert records["pass"]["receipt"]["count"] == 2 * (8_000_000 - 4096)

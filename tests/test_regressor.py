@@ -1,4 +1,4 @@
-"""`st.Regressor`: scikit-learn's own checks, and a path beside an array."""
+"""`st.Regressor`: scikit-learn's own checks, and paths beside arrays."""
 
 import pickle
 import subprocess
@@ -25,7 +25,7 @@ ROWS = 4000
 
 @pytest.fixture
 def no_leaks():
-    """Instead of the house's: scikit-learn's checks keep their memory maps open."""
+    """Replaces the fixture of conftest.py, since scikit-learn's checks keep memory maps open."""
 
 
 @parametrize_with_checks([st.Regressor(max_rows=3072, lr=0.02)])
@@ -35,9 +35,9 @@ def test_scikit_learns_checks(estimator, check):
 
 @pytest.fixture(scope="module")
 def linear():
-    draw = np.random.default_rng(0)
-    x = draw.normal(size=(ROWS, 3))
-    return x, x @ [3.0, -2.0, 0.5] + 7 + 0.1 * draw.normal(size=ROWS)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(ROWS, 3))
+    return x, x @ [3.0, -2.0, 0.5] + 7 + 0.1 * random.normal(size=ROWS)
 
 
 def test_an_array_is_learned_and_scored(linear):
@@ -49,21 +49,19 @@ def test_an_array_is_learned_and_scored(linear):
 
 def test_a_path_gives_what_its_array_gives(linear, tmp_path):
     x, y = linear
-    table = pa.table({"b": x[:, 1], "y": y, "a": x[:, 0], "c": x[:, 2]})
-    pq.write_table(table, tmp_path / "d.parquet")
-    one = st.Regressor(target="y", features=["a", "b", "c"], max_rows=20_000, random_state=5).fit(
-        tmp_path / "d.parquet"
-    )
-    other = st.Regressor(max_rows=20_000, random_state=5).fit(x, y)
-    assert list(one.feature_names_in_) == ["a", "b", "c"]
-    assert one.n_features_in_ == 3
-    np.testing.assert_allclose(one.predict(tmp_path / "d.parquet"), other.predict(x), rtol=1e-5)
-    np.testing.assert_allclose(
-        pickle.loads(pickle.dumps(one)).predict(tmp_path / "d.parquet")[:5],
-        one.predict(tmp_path / "d.parquet")[:5],
-    )
+    path = tmp_path / "d.parquet"
+    pq.write_table(pa.table({"b": x[:, 1], "y": y, "a": x[:, 0], "c": x[:, 2]}), path)
+    flags = {"max_rows": 20_000, "random_state": 5}
+    from_path = st.Regressor(target="y", features=["a", "b", "c"], **flags).fit(path)
+    from_array = st.Regressor(**flags).fit(x, y)
+    assert list(from_path.feature_names_in_) == ["a", "b", "c"]
+    assert from_path.n_features_in_ == 3
+    predictions = from_path.predict(path)
+    np.testing.assert_allclose(predictions, from_array.predict(x), rtol=1e-5)
+    unpickled = pickle.loads(pickle.dumps(from_path))
+    np.testing.assert_allclose(unpickled.predict(path)[:5], predictions[:5])
     with pytest.raises(ValueError, match="without y"):
-        st.Regressor().fit(str(tmp_path / "d.parquet"), y)
+        st.Regressor().fit(str(path), y)
 
 
 def test_it_works_in_a_pipeline_and_under_cross_validation(linear):
@@ -92,7 +90,7 @@ def test_a_wrong_parameter_is_a_value_error_that_names_it(linear, flags, message
 
 
 def test_streamtrain_itself_needs_no_scikit_learn():
-    """Only the estimator does: everything else imports with scikit-learn blocked."""
+    """Only the estimator needs it: everything else imports with scikit-learn blocked."""
     code = (
         "import sys; sys.modules['sklearn'] = None; import streamtrain as st, streamtrain.api;"
         " st.sweep; st.load_model; print(st.__version__)"

@@ -1,5 +1,6 @@
-"""Measurements of ourselves beside what others do with the same files, in one interleaved run.
+"""Benchmarks: delivery and training steps beside those of other code, on the same files and rows.
 
-`stream.measure_stream` is `streamtrain bench stream`. `baselines` holds the other sides: raw
-decode, an expert's loop, a gather in memory. They are plain pyarrow, NumPy and torch on purpose.
+All sides of a benchmark take turns in one process. `stream_bench`, `step_bench`, `train_bench` and
+`cluster_bench` are the commands `streamtrain bench …`. `baselines` and `torch_loop` are the other
+sides, written on purpose in plain pyarrow, NumPy and torch.
 """

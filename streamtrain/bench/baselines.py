@@ -1,10 +1,9 @@
-"""What delivery is measured against: raw decode, an expert's hand-written loop, the same tuned, and
-a gather from memory.
+"""What delivery is compared with: raw decode, two hand-written loops, and a gather from memory.
 
-Each is what a person who knows the libraries writes without ours: plain pyarrow, NumPy and torch.
+Each is what an expert in the libraries writes without streamtrain: plain pyarrow, NumPy and torch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.types import Dataset, Shard
 
-#: Row groups that the loops hold and shuffle together.
+#: Row groups that the loops hold in memory and shuffle together.
 GROUPS_AT_ONCE = 8
 
 Minibatch = tuple[torch.Tensor, torch.Tensor]
@@ -26,7 +25,7 @@ Minibatch = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A row group or chunk: number `number` of shard `shard`, rows `[start, stop)` of it."""
+    """A row group or chunk: number `number` in shard `shard`, with its rows `[start, stop)`."""
 
     shard: int
     number: int
@@ -35,16 +34,16 @@ class Group:
 
     @property
     def num_rows(self) -> int:
+        """The number of rows."""
         return self.stop - self.start
 
 
 class Groups:
-    """The row groups or chunks of a data set that hold rows, in order, and how a script reads one.
+    """The row groups or chunks of a data set, in order, read as a script would read them.
 
-    Thread-safe.
-
-    Parquet through pyarrow with memory-mapped files (the faster of its two ways here), Zarr and
-    what lies in object stores through the storage readers.
+    Thread-safe. Groups without rows are left out. Local Parquet files are read by pyarrow with
+    memory mapping, which is the faster of its two ways here; Zarr arrays and files in object stores
+    are read by the storage readers.
     """
 
     def __init__(self, dataset: Dataset):
@@ -65,13 +64,13 @@ class Groups:
 
     @property
     def read_through(self) -> str:
-        """The library that reads, for people."""
+        """The library that reads, for the report."""
         return "pyarrow" if all(map(_is_local_parquet, self.dataset.shards)) else "storage readers"
 
     def read(self, group: Group, *, use_threads: bool = False) -> tuple[np.ndarray, ...]:
-        """The columns, decoded, in their stored types, target last.
+        """Return the decoded columns in their stored types, target last.
 
-        `use_threads`: pyarrow decodes them side by side.
+        With `use_threads` pyarrow decodes several columns at once.
         """
         shard = self.dataset.shards[group.shard]
         if not _is_local_parquet(shard):
@@ -86,22 +85,26 @@ class Groups:
             return tuple(table.column(name).to_numpy() for name in self.dataset.columns)
 
     def first(self, num_rows: int) -> list[Group]:
-        """As many as are needed for `num_rows` rows."""
-        before = accumulate((group.num_rows for group in self.items), initial=0)
-        return [group for group, done in zip(self.items, before, strict=False) if done < num_rows]
+        """Return the first groups, as many as are needed for `num_rows` rows."""
+        rows_before = accumulate((group.num_rows for group in self.items), initial=0)
+        return [
+            group
+            for group, before in zip(self.items, rows_before, strict=False)
+            if before < num_rows
+        ]
 
-    def read_into(self, rows: np.ndarray, group: Group, place: int) -> None:
-        """Put a group's rows at `rows[place:]`; what does not fit is left out."""
-        part = rows[place : place + group.num_rows]
+    def read_into(self, rows: np.ndarray, group: Group, start: int) -> None:
+        """Copy a group's rows to `rows[start:]`; those that do not fit are left out."""
+        target = rows[start : start + group.num_rows]
         for i, column in enumerate(self.read(group)):
-            part[:, i] = column[: len(part)]
+            target[:, i] = column[: len(target)]
 
     def load(self, chosen: Sequence[Group], num_rows: int, pool: ThreadPoolExecutor) -> np.ndarray:
-        """The first `num_rows` rows of `chosen`: float32 (rows, columns)."""
+        """Return the first `num_rows` rows of the groups `chosen`: float32 (rows, columns)."""
         rows = np.empty((num_rows, len(self.dataset.columns)), dtype=np.float32)
-        places = accumulate((group.num_rows for group in chosen), initial=0)
-        # the first error is raised here
-        for _ in pool.map(partial(self.read_into, rows), chosen, places):
+        starts = accumulate((group.num_rows for group in chosen), initial=0)
+        # iterated so that an error of a thread is raised here
+        for _ in pool.map(partial(self.read_into, rows), chosen, starts):
             pass
         return rows
 
@@ -111,44 +114,47 @@ def _is_local_parquet(shard: Shard) -> bool:
 
 
 def decode(groups: Groups, num_rows: int, threads: int) -> int:
-    """Decode whole groups of at least `num_rows` rows to NumPy columns, one group a thread; returns
-    how many rows that was.
+    """Decode whole groups of at least `num_rows` rows in all, one group per thread.
+
+    Returns the number of rows decoded to NumPy columns.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="bench-decode") as pool:
         return sum(pool.map(lambda group: len(groups.read(group)[0]), groups.first(num_rows)))
 
 
-def expert_loop(groups: Groups, batch_size: int, *, seed: int) -> Iterator[Minibatch]:
-    """An epoch by the loop that experts write by hand: random row groups, eight at a time, one
-    NumPy permutation, slices.
+def expert_loop(groups: Groups, batch_size: int, *, seed: int) -> Generator[Minibatch, None, None]:
+    """Yield an epoch by the loop that experts write by hand.
 
-    pyarrow decodes a row group's columns on its own threads. Each row comes exactly once; the last
-    minibatch of every eight groups may be short.
+    It reads random row groups, eight at a time, permutes their rows with NumPy, and slices them.
+    pyarrow decodes the columns of a row group on its own threads. Each row comes exactly once; the
+    last minibatch of every eight groups may be short.
     """
     rng = np.random.default_rng(seed)
-    for chosen in _eights(groups, rng):
-        parts = [groups.read(group, use_threads=True) for group in chosen]
-        rows = np.stack([np.concatenate(column) for column in zip(*parts, strict=True)], axis=1)
-        yield from _minibatches(
-            rows[rng.permutation(len(rows))].astype(np.float32, copy=False), batch_size
-        )
+    for chosen in _random_groups(groups, rng):
+        decoded = [groups.read(group, use_threads=True) for group in chosen]
+        rows = np.stack([np.concatenate(column) for column in zip(*decoded, strict=True)], axis=1)
+        shuffled = rows[rng.permutation(len(rows))].astype(np.float32, copy=False)
+        yield from _minibatches(shuffled, batch_size)
 
 
-def tuned_loop(groups: Groups, batch_size: int, *, seed: int, threads: int) -> Iterator[Minibatch]:
-    """The same epoch, tuned as far as NumPy goes: row groups are read side by side into one array,
-    and `take` gathers the rows.
+def tuned_loop(
+    groups: Groups, batch_size: int, *, seed: int, threads: int
+) -> Generator[Minibatch, None, None]:
+    """Yield the epoch of `expert_loop`, tuned as far as NumPy allows.
 
-    `take` copies a row as one piece: twice as fast as an index. Reading the next eight groups ahead
-    on a thread was no faster.
+    Row groups are read in parallel into one array, and `take` gathers the rows: it copies a row as
+    one piece, which is twice as fast as indexing. Reading the next eight groups ahead on a thread
+    was no faster.
     """
     rng = np.random.default_rng(seed)
     with ThreadPoolExecutor(threads, thread_name_prefix="bench-loop") as pool:
-        for chosen in _eights(groups, rng):
+        for chosen in _random_groups(groups, rng):
             rows = groups.load(chosen, sum(group.num_rows for group in chosen), pool)
             yield from _minibatches(rows.take(rng.permutation(len(rows)), axis=0), batch_size)
 
 
-def _eights(groups: Groups, rng: np.random.Generator) -> Iterator[list[Group]]:
+def _random_groups(groups: Groups, rng: np.random.Generator) -> Iterator[list[Group]]:
+    """Yield all groups in random order, GROUPS_AT_ONCE at a time."""
     order = [groups.items[i] for i in rng.permutation(len(groups.items))]
     return (order[first : first + GROUPS_AT_ONCE] for first in range(0, len(order), GROUPS_AT_ONCE))
 
@@ -159,16 +165,19 @@ def _minibatches(rows: np.ndarray, batch_size: int) -> Iterator[Minibatch]:
 
 
 def load_tensor(groups: Groups, num_rows: int, threads: int) -> torch.Tensor:
-    """The first `num_rows` rows in memory: float32 (rows, columns)."""
+    """Return the first `num_rows` rows, in memory: float32 (rows, columns)."""
     with ThreadPoolExecutor(threads, thread_name_prefix="bench-load") as pool:
         return torch.from_numpy(groups.load(groups.first(num_rows), num_rows, pool))
 
 
-def gather_loop(rows: torch.Tensor, batch_size: int, *, seed: int) -> Iterator[Minibatch]:
-    """An epoch over rows in memory: one permutation of all of them, then a gather a minibatch
-    (`index_select`, the fastest of three).
+def gather_loop(
+    rows: torch.Tensor, batch_size: int, *, seed: int
+) -> Generator[Minibatch, None, None]:
+    """Yield an epoch over rows in memory: one permutation of all rows, then a gather per minibatch.
+
+    The gather is `index_select`, the fastest of three that were tried.
     """
     permutation = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     for index in permutation.split(batch_size):
-        part = rows.index_select(0, index)
-        yield part[:, :-1], part[:, -1:]
+        minibatch = rows.index_select(0, index)
+        yield minibatch[:, :-1], minibatch[:, -1:]

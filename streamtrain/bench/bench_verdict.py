@@ -1,21 +1,24 @@
-"""From samples to a verdict: medians, intervals and ratios, which of them say nothing, and what
-limits delivery. Pure functions.
+"""From samples to a verdict: medians, intervals, ratios, and what limits delivery.
+
+Pure functions. A ratio to a side that was not measured, or that is too slow to be a fair
+comparison, is null with a reason.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from streamtrain.errors import ConfigError
 from streamtrain.science.intervals import measure, paired_ratio
 from streamtrain.types import Json
 
-#: An expert's loop slower than this share of raw decode on two threads is a bad one: its ratio says
-#: nothing (0.046 was measured).
+#: An expert's loop slower than this fraction of raw decode on two threads is not a fair comparison,
+#: so no ratio to it is given (0.046 was measured).
 WORST_EXPERT = 0.035
 REFERENCE_THREADS = 2
 
-#: A consumer that waits for less than this share of the time, once the first block is there, is
-#: what limits delivery.
-IDLE_SHARE = 0.1
+#: A consumer that waits for less than this fraction of the time, once the first block is there,
+#: limits delivery itself.
+IDLE_FRACTION = 0.1
 
 #: Side → the JSON key of its ratio.
 RATIOS = {
@@ -26,30 +29,49 @@ RATIOS = {
 }
 
 
+def figure(sample: Sequence[float]) -> Json:
+    """Return the median of positive values and its 95 % interval: `{value, n, lo, hi}`."""
+    return measure(sample, log=True).to_json()
+
+
+def ratio_figure(ours: Sequence[float], theirs: Sequence[float]) -> Json:
+    """Return the ratio of two paired samples and its 95 % interval: `{value, n, lo, hi}`."""
+    return paired_ratio(ours, theirs).to_json()
+
+
+def require_positive(flag: str, count: int) -> None:
+    """Raise ConfigError unless the number given by `flag` is at least 1."""
+    if count < 1:
+        raise ConfigError(f"{flag} is {count}; it takes at least 1.")
+
+
 def summarize(samples: Mapping[str, Sequence[float]], reasons: Mapping[str, str]) -> Json:
-    """Medians, intervals and paired ratios of the samples; null with its reason where a side is
-    missing or says nothing.
+    """Return medians, intervals and paired ratios of the samples, as JSON values by name.
+
+    `reasons` says why a side was not measured; the result adds the reasons of ratios left out.
     """
-    medians = {name: measure(sample, log=True).to_json() for name, sample in samples.items()}
-    reasons, reference = dict(reasons), medians.get("decode_2_threads") or medians.get("decode")
+    medians = {name: figure(sample) for name, sample in samples.items()}
+    reasons = dict(reasons)
+    reference = medians.get("decode_2_threads") or medians.get("decode")
     document: Json = {"rows_per_second": medians["streamtrain"]["value"]}
     intervals: Json = {"rows_per_second": medians["streamtrain"]}
     if "first_epoch" in medians:
         document["first_epoch_rows_per_second"] = medians["first_epoch"]["value"]
         intervals["first_epoch_rows_per_second"] = medians["first_epoch"]
-    for name, ratio in RATIOS.items():
-        document[f"{name}_rows_per_second"] = medians[name]["value"] if name in medians else None
-        document[ratio] = None
-        if name not in medians:
+    for side, ratio_key in RATIOS.items():
+        rate_key = f"{side}_rows_per_second"
+        document[rate_key] = document[ratio_key] = None
+        if side not in medians:
             continue
-        intervals[f"{name}_rows_per_second"] = medians[name]
-        reason = judge_loop(medians[name]["value"], reference) if name.endswith("_loop") else None
+        document[rate_key] = medians[side]["value"]
+        intervals[rate_key] = medians[side]
+        reason = judge_loop(medians[side]["value"], reference) if side.endswith("_loop") else None
         if reason:
-            reasons[name] = reason
+            reasons[side] = reason
             continue
-        value, lo, hi = paired_ratio(samples["streamtrain"], samples[name])
-        document[ratio] = value
-        intervals[ratio] = {"value": value, "n": len(samples[name]), "lo": lo, "hi": hi}
+        ratio = ratio_figure(samples["streamtrain"], samples[side])
+        document[ratio_key] = ratio["value"]
+        intervals[ratio_key] = ratio
     return document | {
         "expert_loop_valid": "expert_loop" not in reasons,
         "reasons": reasons,
@@ -58,31 +80,33 @@ def summarize(samples: Mapping[str, Sequence[float]], reasons: Mapping[str, str]
 
 
 def judge_loop(loop: float, reference: Mapping[str, Any] | None) -> str | None:
-    """Why a loop is too slow to be compared with.
+    """Return why a loop of `loop` rows/s is too slow to compare with; None if it is not.
 
-    None when it is a good one. `reference`: raw decode on two threads, if measured.
+    `reference` is the figure of raw decode on two threads, None if that was not measured.
     """
     if reference is None:
-        return "raw decode was not measured, so nothing says that the loop is a good one"
-    share = loop / reference["value"]
-    if share >= WORST_EXPERT:
+        return "raw decode was not measured, so the loop cannot be judged"
+    fraction = loop / reference["value"]
+    if fraction >= WORST_EXPERT:
         return None
     return (
-        f"the loop reaches {share:.3f} of raw decode on {REFERENCE_THREADS} threads; below"
-        f" {WORST_EXPERT} a ratio to it says nothing"
+        f"the loop reaches {fraction:.3f} of raw decode on {REFERENCE_THREADS} threads; below"
+        f" {WORST_EXPERT} it is not a fair comparison"
     )
 
 
 def bottleneck(stats: Mapping[str, float]) -> str:
-    """`consumer` when it hardly waits once the first block has come, else the part that takes most
-    of the readers' seconds.
+    """Return the part that limits delivery: `consumer`, `decode` or `shuffle`.
+
+    It is the consumer if that hardly waits once the first block has come, and otherwise the part
+    that takes most of the readers' seconds.
 
     >>> waits = {"wait_seconds": 1.0, "fill_seconds": 0.9}
     >>> bottleneck({**waits, "consumer_seconds": 4.0, "decode_seconds": 3.0})
     'consumer'
     """
     wait = max(0.0, stats["wait_seconds"] - stats["fill_seconds"])
-    if wait < IDLE_SHARE * (wait + stats["consumer_seconds"]):
+    if wait < IDLE_FRACTION * (wait + stats["consumer_seconds"]):
         return "consumer"
     shuffle = stats["deal_seconds"] + stats["permute_seconds"]
     return "decode" if stats["decode_seconds"] >= shuffle else "shuffle"

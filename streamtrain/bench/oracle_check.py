@@ -1,5 +1,6 @@
-"""The trainer against the exact oracle: a short real run of SGD on a linear model, and the mean
-loss curve that theory predicts for it.
+"""The trainer against the exact oracle: short real runs of SGD on a linear model.
+
+Their mean loss is compared with the loss curve that theory predicts (docs/science.md).
 """
 
 import time
@@ -12,12 +13,12 @@ from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
 from streamtrain.training.model import Shape
 from streamtrain.types import Json
 
-#: The check fails when a checkpoint's mean is further than this from the prediction, in standard
-#: errors.
+#: The check fails when a measured mean is further than this from the predicted one.
 ALLOWED_STANDARD_ERRORS = 4.0
 
-#: Four independent Gaussian features, a bias, and the weights that made the target.
-_EIGENVALUES, _NOISE_VARIANCE = np.array([1.6, 1.2, 0.8, 0.4, 1.0]), 0.1
+#: Variances of four independent Gaussian features and the bias, and the weights of the target.
+_EIGENVALUES = np.array([1.6, 1.2, 0.8, 0.4, 1.0])
+_NOISE_VARIANCE = 0.1
 _TRUTH = np.array([0.5, -0.4, 0.3, 0.6, 0.4])
 _ORACLE = GaussianLinear(
     eigenvalues=_EIGENVALUES,
@@ -30,12 +31,12 @@ _ORACLE = GaussianLinear(
 def check_oracle(
     *, batch_sizes: tuple[int, ...] = (8, 64, 1024), runs: int = 100, steps: int = 30, seed: int = 0
 ) -> Json:
-    """Train `runs` linear models at each size and compare their mean excess loss with the oracle's,
-    at ten checkpoints.
+    """Train `runs` linear models per batch size and compare their mean excess loss with the oracle.
 
-    `{event: "oracle", passed, worst_standard_errors, runs, seconds, curves: [{batch_size, lr,
-    steps, predicted, measured, standard_error}], text}`; kernels are compiled outside `seconds`.
-    Takes about a second; single-threaded.
+    The comparison is made at ten step counts up to `steps`. Returns `{event: "oracle", passed,
+    worst_standard_errors, runs, seconds, curves: [{batch_size, lr, steps, predicted, measured,
+    standard_error}], text}`. `seconds` does not include compilation. Takes about a second, on one
+    thread.
     """
     points = np.unique(np.round(np.geomspace(1, steps, 10)).astype(int))
     with one_blas_thread():
@@ -45,10 +46,10 @@ def check_oracle(
     worst = max(curve.pop("worst") for curve in curves)
     passed = bool(worst <= ALLOWED_STANDARD_ERRORS)
     sizes = ", ".join(f"{size:,}" for size in batch_sizes)
+    verdict = "follows" if passed else "does not follow"
     text = (
-        f"the trainer {'follows' if passed else 'does not follow'} the exact loss curve of SGD at B"
-        f" = {sizes}: at worst {worst:.1f} standard errors apart ({runs} runs a size,"
-        f" {ALLOWED_STANDARD_ERRORS:g} allowed)"
+        f"the trainer {verdict} the exact loss curve of SGD at B = {sizes}: at worst {worst:.1f}"
+        f" standard errors apart ({runs} runs per size, {ALLOWED_STANDARD_ERRORS:g} allowed)"
     )
     return {
         "event": "oracle",
@@ -69,12 +70,10 @@ def _curve(batch_size: int, points: np.ndarray, runs: int, seed: int) -> Json:
             for run in range(runs)
         ]
     )
-    predicted, mean, error = (
-        _ORACLE.excess(points, batch_size, lr),
-        measured.mean(axis=0),
-        measured.std(axis=0, ddof=1) / runs**0.5,
-    )
-    apart = np.abs(mean - predicted) / error
+    predicted = _ORACLE.excess(points, batch_size, lr)
+    mean = measured.mean(axis=0)
+    error = measured.std(axis=0, ddof=1) / runs**0.5
+    deviations = np.abs(mean - predicted) / error
     return {
         "batch_size": batch_size,
         "lr": lr,
@@ -82,15 +81,16 @@ def _curve(batch_size: int, points: np.ndarray, runs: int, seed: int) -> Json:
         "predicted": predicted.tolist(),
         "measured": mean.tolist(),
         "standard_error": error.tolist(),
-        "worst": float(apart.max()) if np.isfinite(apart).all() else float("inf"),
+        "worst": float(deviations.max()) if np.isfinite(deviations).all() else float("inf"),
     }
 
 
 def _excess(
     random: np.random.Generator, batch_size: int, lr: float, points: np.ndarray
 ) -> np.ndarray:
-    """The exact excess loss of one run after each number of steps: known from its weights, so no
-    evaluation adds noise.
+    """Return the exact excess loss of one run after each number of steps in `points`.
+
+    It follows from the weights, so no evaluation adds noise.
     """
     engine = FusedEngine(
         Shape(widths=(4, 1), activation="identity"),

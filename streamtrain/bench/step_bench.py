@@ -1,8 +1,7 @@
-"""`streamtrain bench step`: a training step of our engines beside a plain PyTorch loop, and beside
-the fastest product of matrices.
+"""`streamtrain bench step`: a training step of our engines beside a plain PyTorch loop.
 
-All sides take turns in one process, on the same rows in memory; what is compiled is compiled
-before.
+The product of two matrices (sgemm) gives the arithmetic speed of the machine. All sides take turns
+in one process, on the same rows in memory. Compilation is done before.
 """
 
 import time
@@ -14,11 +13,10 @@ from typing import Any, Self
 import numpy as np
 
 from streamtrain.base.budget import default_readers
-from streamtrain.bench.stream_bench import REPEATS, take_turns
+from streamtrain.bench.bench_verdict import figure, ratio_figure, require_positive
+from streamtrain.bench.stream_bench import REPEATS, Side, take_turns
 from streamtrain.bench.torch_loop import TorchLoop, torch_threads
 from streamtrain.config import Config
-from streamtrain.errors import ConfigError
-from streamtrain.science.intervals import measure, paired_ratio
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine import Engine
 from streamtrain.training.engine_choice import ENGINES, choose_engine, make_model
@@ -28,15 +26,15 @@ from streamtrain.types import Json
 
 FEATURES = 4
 
-#: Rows in memory that steps are timed on: 5 MB, more than a core's caches; more where a minibatch
-#: is larger.
+#: Rows in memory that steps are timed on: 5 MB, which is more than the caches of a core; more where
+#: a minibatch is larger.
 ROWS = 2**18
 
 #: A timed region takes at least this long, or one step.
 REGION_SECONDS = 0.1
 
-#: Rows times parameters that each replica trains on in a region: `ROWS` of 4-32-32-1; fewer rows of
-#: a larger model, or it would take minutes.
+#: Rows times parameters that each replica trains on in a region: `ROWS` for 4-32-32-1. A larger
+#: model gets fewer rows, since it would take minutes otherwise.
 REPLICA_WORK = ROWS * 1249
 
 #: Learning rates of the replicas that share the cores.
@@ -45,65 +43,57 @@ RATES = (1e-6, 2e-6, 4e-6)
 #: Edge of the square matrices of the product.
 SGEMM = 1024
 
-Side = Callable[[], float]
+#: What a side is called: ("sgemm",), (engine, batch size), ("eager", batch size, threads), …
+Key = tuple[Any, ...]
+Samples = dict[Key, list[float]]
 
 
 def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
-    """Time a step at each of `config.sweep.batch_sizes` with every engine that can take it, on one
-    thread of the CPU, and torch eager.
+    """Time a step at each of `config.sweep.batch_sizes` with every engine that can take it.
 
-    Rates are rows a second. `cells`: an engine at a batch size, beside torch eager at the better of
-    one and all threads. `scaling`: the fused engine on all threads beside one. Raises ConfigError
-    for what no engine can do and for fewer than one repeat.
+    Engines run on one thread of the CPU. Rates are in rows per second. `cells` compares an engine
+    at a batch size with eager torch at the better of one and all threads; `scaling` compares the
+    fused engine on all threads with one thread.
+
+    Raises ConfigError for what no engine can do, and for fewer than one repeat.
     """
-    if repeats < 1:
-        raise ConfigError(f"--repeats is {repeats}; it takes at least 1.")
+    require_positive("--repeats", repeats)
     sizes, train = config.sweep.batch_sizes, config.train
     model = make_model(config.model, FEATURES).of_trial(config.order.seed, 0)
     chosen, _ = choose_engine(train, model)
     engines = ("fused", "torch") if train.engine == "auto" and chosen == "fused" else (chosen,)
     threads = train.threads or default_readers()
-    rows = (
-        np.random.default_rng(config.order.seed)
-        .standard_normal((max(ROWS, *sizes), FEATURES + 1))
-        .astype(np.float32)
-    )
-    sides: dict[tuple, Side] = {("sgemm",): sgemm()}
-    compile_seconds = {}
+    thread_counts = sorted({1, threads})
+    random = np.random.default_rng(config.order.seed)
+    num_rows = max(ROWS, *sizes)
+    rows = random.standard_normal((num_rows, FEATURES + 1)).astype(np.float32)
+    sides: dict[Key, Side] = {("sgemm",): sgemm()}
+    compile_seconds: dict[str, float] = {}
+    fused_in_parallel = "fused" in engines and threads > 1
     with ExitStack() as stack:
-        one, every = (stack.enter_context(ComputePool(count)) for count in (1, threads))
+        one_core = stack.enter_context(ComputePool(1))
+        all_cores = stack.enter_context(ComputePool(threads))
         for name in engines:
             started = time.perf_counter()
             for size in sizes:
-                sides[name, size] = on_one_thread(
-                    engine_side, make_engine(name, config, model, size), rows
-                )
+                engine = make_engine(name, config, model, size)
+                sides[name, size] = on_one_thread(engine_side, engine, rows)
             compile_seconds[name] = time.perf_counter() - started
         for size in sizes:
-            for count in sorted({1, threads}):
-                sides["eager", size, count] = region(
-                    TorchLoop(model, rows, size, train, count).take, size
-                )
-            if (
-                "fused" in engines
-                and threads > 1
-                and gradient_slots(size, model.num_parameters) > 1
-            ):
-                sides["shared", size] = on_one_thread(
-                    engine_side, make_engine("fused", config, model, size, every), rows
-                )
-        if "fused" in engines and threads > 1:
-            for key, cores in (("replicas", one), ("replicas, all threads", every)):
+            for count in thread_counts:
+                loop = TorchLoop(model, rows, size, train, count)
+                sides["eager", size, count] = region(loop.take, size)
+            if fused_in_parallel and gradient_slots(size, model.num_parameters) > 1:
+                engine = make_engine("fused", config, model, size, all_cores)
+                sides["shared", size] = on_one_thread(engine_side, engine, rows)
+        if fused_in_parallel and isinstance(model, Shape):
+            for key, cores in (("replicas", one_core), ("replicas, all threads", all_cores)):
                 replicas = Replicas(config, model, rows, cores)
-                sides[key,] = on_one_thread(
-                    lambda replicas: stack.enter_context(replicas).train, replicas
-                )
+                sides[key,] = on_one_thread(_enter_replicas, stack, replicas)
         samples = take_turns(sides, repeats, warm=[])
-    sgemm_gflops = measure(samples["sgemm",], log=True)["value"]
-    flops = flops_a_row(model)
-    cells = [
-        cell(samples, name, size, sorted({1, threads}), flops) for size in sizes for name in engines
-    ]
+    sgemm_gflops = figure(samples["sgemm",])["value"]
+    flops = flops_per_row(model)
+    cells = [cell(samples, name, size, thread_counts, flops) for size in sizes for name in engines]
     return {
         "features": FEATURES,
         "hidden": list(config.model.hidden),
@@ -128,7 +118,7 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
 def make_engine(
     name: str, config: Config, model: Model, batch_size: int, cores: ComputePool | None = None
 ) -> Engine:
-    """An engine of one replica at a rate too small to move it."""
+    """Return an engine of one replica, with a learning rate too small to move it."""
     parameters = initial_parameters(model, config.order.seed, 0)
     engine = ENGINES[name](model, parameters, batch_size, RATES[:1], config.train, ROWS)
     if cores is not None:
@@ -137,23 +127,23 @@ def make_engine(
 
 
 def engine_side(engine: Engine, rows: np.ndarray) -> Side:
-    """The engine's steps, going through the rows as often as needed; compiled before, where they
-    are.
-    """
+    """Return a side that takes steps of the engine, over the rows as often as needed."""
 
     def take(steps: int) -> None:
-        left = steps * engine.batch_size
-        while left:
-            taken = min(left, len(rows))
+        rows_left = steps * engine.batch_size
+        while rows_left:
+            taken = min(rows_left, len(rows))
             engine.advance(rows, 0, taken)
-            left -= taken
+            rows_left -= taken
 
     return region(take, engine.batch_size)
 
 
 def region(take: Callable[[int], object], batch_size: int) -> Side:
-    """A side that takes as many steps as fill a region, found once by trying; it returns rows a
-    second.
+    """Return a side that takes the steps of one timed region and returns rows per second.
+
+    `take(n)` takes n steps. The number of steps that fills a region is found here, by trying, after
+    two steps that compile what has to be compiled.
     """
     take(2)
     steps, seconds = 1, _seconds(take, 1)
@@ -165,10 +155,10 @@ def region(take: Callable[[int], object], batch_size: int) -> Side:
 
 
 def on_one_thread(make: Callable[..., Side], *arguments: Any) -> Side:
-    """The side that `make` makes, with BLAS and torch on one thread a caller.
+    """Return the side that `make(*arguments)` makes, run with one thread of BLAS and torch.
 
-    It is made so too: what torch compiles holds the number of threads, and would be compiled anew,
-    inside the clock, for another one.
+    It is made with one thread too: compiled torch code depends on the number of threads, and would
+    be compiled again, inside the timed region, for another number.
     """
 
     def limited() -> float:
@@ -181,11 +171,12 @@ def on_one_thread(make: Callable[..., Side], *arguments: Any) -> Side:
 
 
 class Replicas:
-    """The learners of one trial, `RATES` at each batch size, side by side on the cores as in a
-    pass; a context.
+    """The learners of one trial, `RATES` at each batch size, in parallel on the cores as in a pass.
+
+    A context, which trains once when it is entered.
     """
 
-    def __init__(self, config: Config, model: Model, rows: np.ndarray, cores: ComputePool):
+    def __init__(self, config: Config, model: Shape, rows: np.ndarray, cores: ComputePool):
         parameters = initial_parameters(model, config.order.seed, 0)
         self.rows = rows[: max(REPLICA_WORK // model.num_parameters, 1024)]
         self.engines = [
@@ -204,38 +195,42 @@ class Replicas:
         self._callers.shutdown()
 
     def train(self) -> float:
-        """Every replica trains on all rows; returns rows a second, each counted once a replica."""
+        """Train every replica on all rows; return rows per second, summed over replicas."""
+        num_rows = len(self.rows)
         started = time.perf_counter()
-        list(
-            self._callers.map(
-                lambda engine: engine.advance(self.rows, 0, len(self.rows)), self.engines
-            )
-        )
-        return len(self.rows) * len(self.engines) * len(RATES) / (time.perf_counter() - started)
+        # a list, so that all of them are waited for
+        list(self._callers.map(lambda engine: engine.advance(self.rows, 0, num_rows), self.engines))
+        seconds = time.perf_counter() - started
+        return num_rows * len(self.engines) * len(RATES) / seconds
+
+
+def _enter_replicas(stack: ExitStack, replicas: Replicas) -> Side:
+    return stack.enter_context(replicas).train
 
 
 def sgemm() -> Side:
-    """Billions of operations a second of NumPy's product of two float32 squares, on one thread."""
+    """Return a side that measures NumPy's float32 matrix product on one thread, in GFLOP/s."""
     a, b = np.random.default_rng(0).standard_normal((2, SGEMM, SGEMM)).astype(np.float32)
     out = np.empty_like(a)
 
     def side() -> float:
         with one_blas_thread():
-            seconds, times = 0.0, 0
+            seconds, products = 0.0, 0
             while seconds < REGION_SECONDS:
                 seconds += _seconds(lambda _: np.dot(a, b, out=out), 1)
-                times += 1
-        return times * 2 * SGEMM**3 / seconds / 1e9
+                products += 1
+        return products * 2 * SGEMM**3 / seconds / 1e9
 
     side()
     return side
 
 
-def flops_a_row(model: Model) -> int | None:
-    """Operations of a training step for each row: three products a layer, but for the first layer's
-    deltas. None for a user's module.
+def flops_per_row(model: Model) -> int | None:
+    """Return the operations of a training step per row; None for a user's module.
 
-    >>> flops_a_row(Shape(widths=(4, 32, 32, 1), activation="relu"))
+    A step takes three products per layer, but the first layer needs no deltas for its inputs.
+
+    >>> flops_per_row(Shape(widths=(4, 32, 32, 1), activation="relu"))
     6848
     """
     if not isinstance(model, Shape):
@@ -245,94 +240,97 @@ def flops_a_row(model: Model) -> int | None:
 
 
 def cell(
-    samples: dict[tuple, list[float]], engine: str, size: int, counts: list[int], flops: int | None
+    samples: Samples, engine: str, size: int, thread_counts: list[int], flops: int | None
 ) -> Json:
-    """An engine at a batch size; torch eager at whichever number of threads has the higher
-    median.
+    """Return the figures of an engine at a batch size.
+
+    Eager torch counts at the number of threads with the higher median.
     """
     ours = samples[engine, size]
-    better = max(counts, key=lambda count: np.median(samples["eager", size, count]))
-    eager = samples["eager", size, better]
-    rate, ratio = measure(ours, log=True), paired_ratio(ours, eager)
+    eager_threads = max(
+        thread_counts, key=lambda count: float(np.median(samples["eager", size, count]))
+    )
+    eager = samples["eager", size, eager_threads]
+    rate, ratio = figure(ours), ratio_figure(ours, eager)
     return {
         "batch_size": size,
         "engine": engine,
         "rows_per_second": rate["value"],
-        "torch_eager_rows_per_second": measure(eager, log=True)["value"],
-        "ratio": ratio[0],
+        "torch_eager_rows_per_second": figure(eager)["value"],
+        "ratio": ratio["value"],
         "gflops": None if flops is None else rate["value"] * flops / 1e9,
         "threads": 1,
-        "torch_eager_threads": better,
-        "intervals": {
-            "rows_per_second": rate.to_json(),
-            "ratio": {"value": ratio[0], "n": len(ours), "lo": ratio[1], "hi": ratio[2]},
-        },
+        "torch_eager_threads": eager_threads,
+        "intervals": {"rows_per_second": rate, "ratio": ratio},
     }
 
 
-def scaling(samples: dict[tuple, list[float]], sizes: tuple[int, ...], threads: int) -> list[Json]:
-    """The fused engine on all threads beside one: each size whose rows are shared, then replicas of
-    all sizes side by side.
+def scaling(samples: Samples, sizes: tuple[int, ...], threads: int) -> list[Json]:
+    """Return the fused engine on all threads beside one thread.
+
+    First come the batch sizes whose rows are shared among threads, then replicas of all sizes in
+    parallel.
     """
-    pairs = [
-        ((size,), 1, samples["shared", size], samples["fused", size])
+    entries = [
+        _scaling_entry([size], 1, threads, samples["shared", size], samples["fused", size])
         for size in sizes
         if ("shared", size) in samples
     ]
     if ("replicas",) in samples:
-        pairs.append(
-            (
-                sizes,
-                len(RATES) * len(sizes),
-                samples["replicas, all threads",],
-                samples["replicas",],
-            )
-        )
-    found = []
-    for batch_sizes, replicas, several, one in pairs:
-        ratio, lo, hi = paired_ratio(several, one)
-        found.append(
-            {
-                "batch_sizes": list(batch_sizes),
-                "replicas": replicas,
-                "threads": threads,
-                "rows_per_second": measure(several, log=True)["value"],
-                "one_thread_rows_per_second": measure(one, log=True)["value"],
-                "ratio": ratio,
-                "intervals": {"ratio": {"value": ratio, "n": len(one), "lo": lo, "hi": hi}},
-            }
-        )
-    return found
+        all_threads, one_thread = samples["replicas, all threads",], samples["replicas",]
+        replicas = len(RATES) * len(sizes)
+        entries.append(_scaling_entry(list(sizes), replicas, threads, all_threads, one_thread))
+    return entries
+
+
+def _scaling_entry(
+    sizes: list[int],
+    replicas: int,
+    threads: int,
+    all_threads: list[float],
+    one_thread: list[float],
+) -> Json:
+    ratio = ratio_figure(all_threads, one_thread)
+    return {
+        "batch_sizes": sizes,
+        "replicas": replicas,
+        "threads": threads,
+        "rows_per_second": figure(all_threads)["value"],
+        "one_thread_rows_per_second": figure(one_thread)["value"],
+        "ratio": ratio["value"],
+        "intervals": {"ratio": ratio},
+    }
 
 
 def limit(cells: list[Json], sgemm_gflops: float, parameters: int) -> str:
-    """One sentence: what keeps the fused step, or else the only engine's, from being faster."""
-    known = sorted(
-        (c for c in cells if c["gflops"] is not None and c["engine"] == cells[0]["engine"]),
-        key=lambda c: c["batch_size"],
+    """Return one sentence on what limits the step of the first engine in `cells`."""
+    engine = cells[0]["engine"]
+    counted = sorted(
+        (cell for cell in cells if cell["gflops"] is not None and cell["engine"] == engine),
+        key=lambda cell: cell["batch_size"],
     )
-    if not known:
+    if not counted:
         return (
-            "What limits the step of a module of your own is not known: its operations are not"
+            "What limits the step of a user's module is not known, because its operations are not"
             " counted."
         )
-    shares = {c["batch_size"]: c["gflops"] / sgemm_gflops for c in known}
-    small, best = known[0]["batch_size"], max(shares, key=lambda size: shares[size])
-    if shares[best] < 0.5:
+    fractions = {cell["batch_size"]: cell["gflops"] / sgemm_gflops for cell in counted}
+    smallest = counted[0]["batch_size"]
+    best = max(fractions, key=lambda size: fractions[size])
+    if fractions[best] < 0.5:
         return (
-            f"The {known[0]['engine']} step reaches {shares[best]:.0%} of sgemm at best, at"
-            f" {best:,}: calls and memory, not arithmetic, are the limit."
+            f"The {engine} step reaches {fractions[best]:.0%} of sgemm at best, at {best:,}: calls"
+            " and memory, not arithmetic, are the limit."
         )
     text = (
-        f"At {best:,} rows the {known[0]['engine']} step runs at {shares[best]:.0%} of sgemm:"
-        " arithmetic is the limit"
+        f"At {best:,} rows the {engine} step runs at {fractions[best]:.0%} of sgemm: arithmetic is"
+        " the limit"
     )
-    if shares[small] > 0.9 * shares[best]:
-        return text + " at every size."
+    if fractions[smallest] > 0.9 * fractions[best]:
+        return f"{text} at every size."
     return (
-        text
-        + f"; at {small:,} rows, {shares[small]:.0%}: an update of {parameters:,} parameters every"
-        f" {small:,} rows takes the rest."
+        f"{text}; at {smallest:,} rows, {fractions[smallest]:.0%}: an update of {parameters:,}"
+        f" parameters every {smallest:,} rows takes the rest."
     )
 
 

@@ -1,6 +1,4 @@
-"""What the step is measured against: a plain PyTorch loop over rows in memory, written the way its
-tutorial teaches.
-"""
+"""What the step is compared with: a plain PyTorch loop over rows in memory, as in tutorials."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,59 +9,51 @@ import torch
 from streamtrain.config import TrainConfig
 from streamtrain.training.model import Model
 
+_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
 
 class TorchLoop:
-    """Eager torch: slices, `zero_grad`, forward, loss, `backward`, `step` of a fused optimizer, on
-    `threads` threads of the CPU.
+    """Eager torch: slices, `zero_grad`, forward, loss, `backward`, `step` of a fused optimizer.
 
-    `rows`: float32 (rows, features + 1), target last. Momentum, decay and betas are those of
-    `train`; its schedule and clipping, which the tutorial does not teach, are left out.
+    It runs on `threads` threads of the CPU. `rows` are float32 (rows, features + 1), target last.
+    Momentum, decay and betas are those of `train`; its schedule and clipping, which tutorials do
+    not teach, are left out.
     """
 
     def __init__(
         self, model: Model, rows: np.ndarray, batch_size: int, train: TrainConfig, threads: int
     ):
+        self.batch_size, self.threads = batch_size, threads
         self.device = torch.device("cpu" if train.device == "auto" else train.device)
         tensor = torch.from_numpy(rows).to(self.device)
-        self.x, self.y, self.batch_size, self.threads = (
-            tensor[:, :-1].contiguous(),
-            tensor[:, -1:].contiguous(),
-            batch_size,
-            threads,
-        )
+        self.x = tensor[:, :-1].contiguous()
+        self.y = tensor[:, -1:].contiguous()
         self.network = model.module().to(self.device)
-        self.loss = (
-            torch.nn.MSELoss()
-            if train.loss == "mse"
-            else torch.nn.HuberLoss(delta=train.huber_delta)
+        self.loss: torch.nn.Module = torch.nn.MSELoss()
+        if train.loss == "huber":
+            self.loss = torch.nn.HuberLoss(delta=train.huber_delta)
+        options = {"betas": (train.beta1, train.beta2)}
+        if train.optimizer == "sgd":
+            options = {"momentum": train.momentum, "nesterov": train.nesterov}
+        self.optimizer: torch.optim.Optimizer = _OPTIMIZERS[train.optimizer](
+            self.network.parameters(),
+            lr=train.rate,
+            weight_decay=train.decay,
+            fused=True,
+            **options,
         )
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[
-            train.optimizer
-        ]
-        more = (
-            {"momentum": train.momentum, "nesterov": train.nesterov}
-            if train.optimizer == "sgd"
-            else {"betas": (train.beta1, train.beta2)}
-        )
-        self.optimizer = kind(
-            self.network.parameters(), lr=train.rate, weight_decay=train.decay, fused=True, **more
-        )
-        self._at = 0
+        self._next_row = 0
 
     def take(self, steps: int) -> float:
-        """Take so many steps, going through the rows again and again; returns the last minibatch's
-        loss.
-        """
+        """Take `steps` steps, over the rows again and again; return the last minibatch's loss."""
         loss = torch.zeros(())
         with torch_threads(self.threads):
             for _ in range(steps):
-                if self._at + self.batch_size > len(self.x):
-                    self._at = 0
-                x, y = (
-                    self.x[self._at : self._at + self.batch_size],
-                    self.y[self._at : self._at + self.batch_size],
-                )
-                self._at += self.batch_size
+                if self._next_row + self.batch_size > len(self.x):
+                    self._next_row = 0
+                start, stop = self._next_row, self._next_row + self.batch_size
+                x, y = self.x[start:stop], self.y[start:stop]
+                self._next_row = stop
                 self.optimizer.zero_grad()
                 loss = self.loss(self.network(x), y)
                 loss.backward()
@@ -73,10 +63,10 @@ class TorchLoop:
 
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """Torch on so many threads while inside."""
-    before = torch.get_num_threads()
+    """Run torch on `threads` threads within the context."""
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)

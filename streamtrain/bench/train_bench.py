@@ -1,112 +1,110 @@
-"""`streamtrain bench train`: the same learner fed from shards and from a block in memory: what the
-loader costs a run.
+"""`streamtrain bench train`: the same learner fed from shards and from memory.
 
-Streaming is in full flow: an open stream of epoch after epoch, whose stock of blocks is used up
-before a region is timed.
+The difference is what the loader costs a run. The stream is in full flow: epoch after epoch of one
+open stream, whose blocks in stock are used up before a region is timed.
 """
 
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 
 from streamtrain.base.budget import default_readers
-from streamtrain.bench.stream_bench import take_turns
+from streamtrain.bench.bench_verdict import figure, ratio_figure, require_positive
+from streamtrain.bench.stream_bench import REPEATS, Side, take_turns
 from streamtrain.config import Config
-from streamtrain.errors import ConfigError
 from streamtrain.run.prepare import TIMED_ROWS, Prepared, prepare, warm_up
-from streamtrain.science.intervals import measure, paired_ratio
-from streamtrain.stream.block import Block
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine import Engine
 from streamtrain.training.fused_engine import one_blas_thread
 from streamtrain.types import Json
 
-REPEATS = 5
-
 #: A timed region takes at least this long, and two blocks.
 REGION_SECONDS = 1.0
 
+#: What a side is called: ("delivery",), or ("streaming" or "resident", batch size, threads).
+Key = tuple[str | int, ...]
+Samples = dict[Key, list[float]]
+
 
 class Stream:
-    """Blocks without end, of all the epochs that are asked for."""
+    """Blocks without end, epoch after epoch."""
 
     def __init__(self, prepared: Prepared):
         self.windows = prepared.budget.windows
-        self._blocks: Iterator[Block] = prepared.blocks(0, FetchStats())
+        self._blocks = prepared.blocks(0, FetchStats())
 
     def use_up(self, engine: Engine | None) -> None:
-        """Take what is ready, and as much again: what comes then was read while the caller
-        worked.
+        """Take the blocks that are ready, and as many again.
+
+        The blocks after them are read while the caller works.
         """
         for _ in range(2 * self.windows):
             self.feed(engine)
 
     def rate(self, engine: Engine, rows: int) -> float:
-        """Rows a second of a learner on the next rows."""
+        """Return the rows per second of an engine on at least the next `rows` rows."""
         started, done = time.perf_counter(), 0
         while done < rows:
             done += self.feed(engine)
         return done / (time.perf_counter() - started)
 
     def feed(self, engine: Engine | None) -> int:
-        """Hand the next block to a learner, or to nobody; returns its rows."""
+        """Take the next block, train the engine on it if there is one, and return its rows."""
         rows = self.next_rows()
         if engine is not None:
             engine.advance(rows, 0, len(rows))
         return len(rows)
 
     def next_rows(self) -> np.ndarray:
-        """The rows of the next block that has any."""
+        """Return the rows of the next block that has any."""
         return next(block.rows for block in self._blocks if len(block.rows))
 
     def close(self) -> None:
+        """End the threads that read ahead."""
         self._blocks.close()
 
 
 def measure_train(config: Config, *, repeats: int = REPEATS) -> Json:
-    """Time a learner at each of `config.sweep.batch_sizes`, fed from `config.data.path` and from a
-    block in memory.
+    """Time a learner at each of `config.sweep.batch_sizes`, fed from shards and from memory.
 
-    Rates are rows a second. On one thread and on all for the fused engine; readers are those of a
-    run. `bound` is the share of the resident rate that is left when step and delivery share the
-    cores: in core-nanoseconds a row, cores over threads times step over step plus delivery, at most
-    1. Raises ConfigError for fewer than one repeat, and what `prepare` raises.
+    The shards are those of `config.data.path`; a block in memory is the alternative. Rates are in
+    rows per second. The fused engine is timed on one thread and on all; the readers are those of a
+    run. `bound` is the fraction of the resident rate that is possible when step and delivery share
+    the cores; see `bound`.
+
+    Raises ConfigError for fewer than one repeat, and whatever `prepare` raises.
     """
-    if repeats < 1:
-        raise ConfigError(f"--repeats is {repeats}; it takes at least 1.")
+    require_positive("--repeats", repeats)
     sizes, cores = config.sweep.batch_sizes, default_readers()
     prepared = prepare(config, learners=len(sizes), rates=1)
     compile_seconds, _ = warm_up(prepared)
     fused = prepared.engine == "fused"
-    counts = sorted({1, config.train.threads or cores}) if fused else [cores]
+    thread_counts = sorted({1, config.train.threads or cores}) if fused else [cores]
+    delivery_seconds_per_row: list[float] = []
     with ExitStack() as stack:
         stack.enter_context(one_blas_thread(fused))
         stream = Stream(prepared)
         stack.callback(stream.close)
         block = stream.next_rows()[:TIMED_ROWS].copy()
-        sides, delivery_core_seconds = {}, []
-        for count in counts:
-            team = stack.enter_context(ComputePool(count))
+        sides: dict[Key, Side] = {}
+        for threads in thread_counts:
+            pool = stack.enter_context(ComputePool(threads))
             for size in sizes:
                 engine = prepared.learner(size, (1e-6,), 0).engine
-                engine.cores = team
-                sides |= _sides(stream, engine, block, size, count)
-
-        def deliver() -> float:
-            stream.use_up(None)
-            started, before, rows = time.perf_counter(), time.process_time(), 0
-            for _ in range(2 * stream.windows):
-                rows += stream.feed(None)
-            delivery_core_seconds.append((time.process_time() - before) / rows)
-            return rows / (time.perf_counter() - started)
-
-        samples = take_turns(sides | {("delivery",): deliver}, repeats, warm=[])
-    delivery_seconds = float(np.median(delivery_core_seconds))
+                engine.cores = pool
+                streaming, resident = _sides(stream, engine, block)
+                sides["streaming", size, threads] = streaming
+                sides["resident", size, threads] = resident
+        sides["delivery",] = partial(_deliver, stream, delivery_seconds_per_row)
+        samples = take_turns(sides, repeats, warm=[])
+    delivery_seconds = float(np.median(delivery_seconds_per_row))
     cells = [
-        cell(samples, size, count, cores, delivery_seconds) for size in sizes for count in counts
+        cell(samples, size, threads, cores, delivery_seconds)
+        for size in sizes
+        for threads in thread_counts
     ]
     return {
         "data": prepared.source.dataset.url,
@@ -118,19 +116,26 @@ def measure_train(config: Config, *, repeats: int = REPEATS) -> Json:
         "cores": cores,
         "repeats": repeats,
         "compile_seconds": compile_seconds,
-        "delivery_rows_per_second": measure(samples["delivery",], log=True)["value"],
+        "delivery_rows_per_second": figure(samples["delivery",])["value"],
         "delivery_core_nanoseconds": delivery_seconds * 1e9,
         "cells": cells,
         "limit": limit(cells),
     }
 
 
-def _sides(
-    stream: Stream, engine: Engine, block: np.ndarray, size: int, count: int
-) -> dict[tuple, object]:
-    """Streaming and resident, of one engine on as many rows a region."""
+def _deliver(stream: Stream, core_seconds_per_row: list[float]) -> float:
+    """Return the rows per second of delivery alone; append its processor time per row."""
+    stream.use_up(None)
+    started, processor_started = time.perf_counter(), time.process_time()
+    rows = sum(stream.feed(None) for _ in range(2 * stream.windows))
+    core_seconds_per_row.append((time.process_time() - processor_started) / rows)
+    return rows / (time.perf_counter() - started)
 
-    def resident(rows: int) -> float:
+
+def _sides(stream: Stream, engine: Engine, block: np.ndarray) -> tuple[Side, Side]:
+    """Return the streaming and the resident side of one engine, with equal rows per region."""
+
+    def resident_rate(rows: int) -> float:
         started, done = time.perf_counter(), 0
         while done < rows:
             engine.advance(block, 0, len(block))
@@ -141,39 +146,39 @@ def _sides(
         stream.use_up(engine)
         return stream.rate(engine, rows)
 
-    resident(1)
-    rows = max(round(resident(4 * len(block)) * REGION_SECONDS), 2)
-    return {
-        ("streaming", size, count): streaming,
-        ("resident", size, count): lambda: resident(rows),
-    }
+    resident_rate(1)  # warms up
+    rows = max(round(resident_rate(4 * len(block)) * REGION_SECONDS), 2)
+    return streaming, partial(resident_rate, rows)
 
 
-def cell(
-    samples: dict[tuple, list[float]], size: int, threads: int, cores: int, delivery_seconds: float
-) -> Json:
-    """A batch size on so many threads. `delivery_seconds`: core-seconds a row."""
-    streaming, resident = samples["streaming", size, threads], samples["resident", size, threads]
-    rates = {"streaming": measure(streaming, log=True), "resident": measure(resident, log=True)}
-    ratio, lo, hi = paired_ratio(streaming, resident)
+def cell(samples: Samples, size: int, threads: int, cores: int, delivery_seconds: float) -> Json:
+    """Return the figures of a batch size on `threads` threads.
+
+    `delivery_seconds` is the processor time of delivery per row, in core-seconds.
+    """
+    streaming = figure(samples["streaming", size, threads])
+    resident = figure(samples["resident", size, threads])
+    ratio = ratio_figure(samples["streaming", size, threads], samples["resident", size, threads])
     return {
         "batch_size": size,
         "threads": threads,
-        "streaming_rows_per_second": rates["streaming"]["value"],
-        "resident_rows_per_second": rates["resident"]["value"],
-        "ratio": ratio,
-        "bound": bound(threads / rates["resident"]["value"], delivery_seconds, threads, cores),
+        "streaming_rows_per_second": streaming["value"],
+        "resident_rows_per_second": resident["value"],
+        "ratio": ratio["value"],
+        "bound": bound(threads / resident["value"], delivery_seconds, threads, cores),
         "intervals": {
-            "streaming_rows_per_second": rates["streaming"].to_json(),
-            "resident_rows_per_second": rates["resident"].to_json(),
-            "ratio": {"value": ratio, "n": len(streaming), "lo": lo, "hi": hi},
+            "streaming_rows_per_second": streaming,
+            "resident_rows_per_second": resident,
+            "ratio": ratio,
         },
     }
 
 
 def bound(step: float, delivery: float, threads: int, cores: int) -> float:
-    """The share of the resident rate that is possible when step and delivery, core-seconds a row,
-    share the cores.
+    """Return the fraction of the resident rate that is possible when the cores are shared.
+
+    `step` and `delivery` are the core-seconds per row of both. The bound is cores over threads
+    times step over step plus delivery, at most 1.
 
     >>> bound(100, 25, 2, 2), bound(100, 25, 1, 2)
     (0.8, 1.0)
@@ -182,23 +187,19 @@ def bound(step: float, delivery: float, threads: int, cores: int) -> float:
 
 
 def limit(cells: list[Json]) -> str:
-    """One sentence: what keeps a streaming run from being faster."""
-    slower = [c for c in cells if c["ratio"] < 0.95]
-    worst = min(slower or cells, key=lambda c: c["ratio"] / c["bound"])
-    where = (
-        f"minibatches of {worst['batch_size']:,} on {worst['threads']}"
-        f" thread{'s' if worst['threads'] > 1 else ''}"
-    )
-    share = worst["ratio"] / worst["bound"]
+    """Return one sentence on what keeps a streaming run from being faster."""
+    slower = [cell for cell in cells if cell["ratio"] < 0.95]
+    worst = min(slower or cells, key=lambda cell: cell["ratio"] / cell["bound"])
+    plural = "s" if worst["threads"] > 1 else ""
+    where = f"minibatches of {worst['batch_size']:,} on {worst['threads']} thread{plural}"
+    fraction = worst["ratio"] / worst["bound"]
     if not slower:
+        cost = max(0.0, 1 - worst["ratio"])
+        return f"The step is the limit everywhere: the loader costs {cost:.1%} at most ({where})."
+    if fraction >= 0.95:
         return (
-            f"The step is the limit everywhere: the loader costs {max(0.0, 1 - worst['ratio']):.1%}"
-            f" at most ({where})."
-        )
-    if share >= 0.95:
-        return (
-            f"The cores are the limit: step and delivery share them, and reach {share:.0%} of what"
-            f" that leaves at worst ({where})."
+            "The cores are the limit: step and delivery share them, and reach at worst"
+            f" {fraction:.0%} of what sharing leaves ({where})."
         )
     return (
         f"Delivery is the limit at {where}: {worst['ratio']:.2f} of the resident rate, where"

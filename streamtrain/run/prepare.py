@@ -168,17 +168,14 @@ class Prepared:
         )
 
 
-def open_data(config: Config) -> tuple[Source, int]:
-    """Return the source of a run in raw units, and the rows of a window. Reads footers only.
+def open_data(config: Config) -> Source:
+    """Return the source of a run in raw units. Reads footers only.
 
     Raises ConfigError or DataError.
     """
     data = config.data
     if data.path is None:
         raise ConfigError("no data: name a file, a folder or a glob, or set data.path.")
-    holdout = data.holdout
-    if holdout is None and data.eval_data is not None:
-        holdout = 0
     storage = make_storage(data.storage_options, timeout_seconds=config.fetch.timeout_seconds)
     dataset = open_shards(
         data.path,
@@ -187,19 +184,9 @@ def open_data(config: Config) -> tuple[Source, int]:
         on_bad_shard=data.on_bad_shard,
         storage=storage,
     )
-    return open_source(
-        dataset,
-        seed=config.order.seed,
-        span_rows=config.order.span_rows,
-        window_rows=config.order.window_rows,
-        holdout=holdout,
-        eval_rows=config.eval.eval_rows,
-        on_null=data.on_null,
-        transform=data.transform,
-        on_bad_shard=data.on_bad_shard,
-        timeout_seconds=config.fetch.timeout_seconds,
-        limit_bytes=config.fetch.memory,
-    )
+    # Nothing is held out where another data set is evaluated on, unless asked for.
+    holdout = 0 if data.holdout is None and data.eval_data is not None else data.holdout
+    return open_source(dataset, config, holdout=holdout)
 
 
 def prepare(config: Config, *, learners: int, rates: int) -> Prepared:

@@ -1,6 +1,6 @@
-"""Plan → fetch → shuffle → minibatches.
+"""Shuffled blocks of rows, delivered from shards in the order of a plan.
 
-`Plan` is arithmetic: which spans make which window. `fetch` builds windows into `Block`s, ahead of
-use, with Dask. `survey` reads the held-out rows and the statistics once. `Stream` cuts blocks into
-torch minibatches.
+`open_source` opens a data set, `take_survey` reads the held-out rows and the column statistics
+once, and `fetch` builds windows into `Block`s with Dask, ahead of use. `Stream` cuts the blocks
+into torch minibatches.
 """

@@ -11,13 +11,18 @@ from streamtrain.types import Receipt
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Block:
-    """The shuffled rows of one window: `rows` is C-contiguous float32 (rows, features + 1), target
-    last.
+    """The shuffled rows of one window.
 
-    `ends_epoch`: the window is the epoch's last. `dropped`: for each of its spans, in the order of
-    their deal, the positions of the rows that were dropped, by the null policy or with their span;
-    `nulls` counts them, or the imputed values, by shard and column. The memory belongs to a pool:
-    it is used again once no array or tensor made from `rows` is alive.
+    Attributes:
+        epoch: The epoch that the window belongs to.
+        index: The number of the window in its epoch.
+        rows: C-contiguous float32 (rows, features + 1), target last. The memory belongs to a pool
+            and is reused once no array or tensor made from `rows` is alive.
+        receipt: The count and digest of the row ids delivered, and the rows left out.
+        ends_epoch: Whether the window is the last of its epoch.
+        dropped: For each span of the window, in the order in which the spans were dealt, the
+            positions of the rows that were dropped, by the null policy or with their span.
+        nulls: The dropped rows or imputed values, by shard and column.
     """
 
     epoch: int
@@ -37,5 +42,5 @@ class BufferPool:
         self._buffers = Buffers(capacity_rows * width * 4, keep)
 
     def lend(self, num_rows: int) -> np.ndarray:
-        """An array (num_rows, width) with any contents."""
+        """Return an uninitialised array (num_rows, width)."""
         return self._buffers.lend((num_rows, self.width))

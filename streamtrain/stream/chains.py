@@ -1,9 +1,8 @@
-"""Chains: row groups larger than a window, read slice by slice in order, a few of them open at a
-time.
+"""Chains: row groups larger than a window, read slice by slice in order, a few at a time.
 
-A slice is asked for by whichever thread builds its window; it waits until the slice before it was
-read. Windows are submitted in plan order and started in that order, so the one waited for is always
-running or done.
+The thread that builds a window asks for its slices and waits until the slice before each was read.
+Windows are submitted and started in plan order, so the window waited for is always running or done,
+and there is no deadlock.
 """
 
 from collections import deque
@@ -20,42 +19,44 @@ from streamtrain.plan.spans import Spans
 from streamtrain.storage.parquet.parquet_reader import BATCH_ROWS as PARQUET_BATCH_ROWS
 from streamtrain.storage.parquet.parquet_reader import BUFFER_BYTES as PARQUET_BUFFER_BYTES
 from streamtrain.storage.readers import Forward
-from streamtrain.stream.read_timeout import ReadTimeout, read_within
+from streamtrain.stream.read_timeout import ReadTimeout, read_with_timeout
 from streamtrain.stream.source import Source
+from streamtrain.stream.transform import TransformedForward
 from streamtrain.types import Shard, Span
 
 
 class Chains:
-    """The open chains of one fetch. Thread-safe; `close` ends every wait."""
+    """The open chains of one fetch. Thread-safe.
+
+    A chain is identified by its epoch and its unit. Call `stop` to end every wait, and `close`
+    when no thread is reading any more.
+    """
 
     def __init__(self, source: Source):
-        self._spans, self._readers, self._quarantine = (
-            source.spans,
-            source.readers,
-            source.quarantine,
-        )
         self._source = source
+        self._spans = source.spans
+        self._quarantine = source.quarantine
         self._changed = Condition()
         self._turns: dict[tuple[int, int], deque[int]] = {}
-        self._open: dict[tuple[int, int], Forward] = {}
+        self._open: dict[tuple[int, int], Forward | TransformedForward] = {}
         self._broken: set[tuple[int, int]] = set()
         self._closed = False
 
     def expect(self, window: Window) -> None:
-        """Say that a window will be built; call it in plan order, before it is."""
+        """Announce a window that will be built; call it in plan order, before the window is."""
         with self._changed:
-            for number in window.spans[self._spans.is_slice(window.spans)]:
-                self._turns.setdefault(
-                    (window.epoch, self._spans.unit_of(int(number))), deque()
-                ).append(int(number))
+            for number in map(int, window.spans[self._spans.is_slice(window.spans)]):
+                chain = (window.epoch, self._spans.unit_of(number))
+                self._turns.setdefault(chain, deque()).append(number)
 
     def read(self, epoch: int, number: int) -> tuple[np.ndarray, ...] | None:
-        """The decoded columns of slice `number`, in its turn; None when it is quarantined, with all
-        slices after it.
+        """Return the decoded columns of slice `number`, after waiting for its turn.
 
-        Raises what the reader raises; the slices that follow it in its chain raise
-        StreamTrainError. Other chains go on, so the windows before are built, and the consumer
-        meets the error where its block would have come.
+        Returns None for a slice in quarantine; all later slices of its chain are quarantined too.
+
+        Raises what the reader raises. The slices that follow it in its chain then raise
+        StreamTrainError. Other chains continue, so the windows before are still built, and the
+        consumer meets the error where its block would have come.
         """
         span, unit = self._spans[number], self._spans.unit_of(number)
         chain = (epoch, unit)
@@ -72,13 +73,14 @@ class Chains:
                 self._broken.add(chain)
                 self._changed.notify_all()
             raise
+        ends_chain = number + 1 == self._spans.unit_range(unit)[1]
         with self._changed:
             self._turns[chain].popleft()
-            if columns is None or number + 1 == self._spans.unit_range(unit)[1]:
+            if columns is None or ends_chain:
                 reader = self._open.pop(chain, None)
                 if reader is not None:
                     reader.close()
-            if number + 1 == self._spans.unit_range(unit)[1]:
+            if ends_chain:
                 del self._turns[chain]
             self._changed.notify_all()
         return columns
@@ -89,9 +91,10 @@ class Chains:
         if self._quarantine is not None and number in self._quarantine:
             return None
         if chain not in self._open:
-            self._open[chain] = self._readers.forward(span.shard)
+            self._open[chain] = self._source.readers.forward(span.shard)
+        shard = self._source.dataset.shards[span.shard]
         try:
-            with self._source.watch.reading(self._source.dataset.shards[span.shard], span):
+            with self._source.watch.reading(shard, span):
                 return self._open[chain].read(span.start, span.stop)
         except DataError as error:
             if self._quarantine is None:
@@ -115,30 +118,34 @@ class Chains:
 def read_ascending(
     source: Source, numbers: Iterable[int]
 ) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
-    """(number, decoded columns) of spans with ascending numbers: slices of one chain are read in
-    one go through it.
+    """Yield (number, decoded columns) of spans, given in ascending order.
 
-    Spans that are in quarantine, or have to go there, do not come. Raises ReadTimeout when a read
-    takes longer than it may.
+    The slices of one chain are read in one go through it, so each row is decoded once. Spans that
+    are in quarantine, or have to go there, are left out.
+
+    Raises ReadTimeout when a read exceeds its timeout.
     """
     spans, quarantine = source.spans, source.quarantine
-    unit, reader = -1, None
+    open_unit, reader = -1, None
     try:
         for number in map(int, numbers):
             span = spans[number]
             if quarantine is not None and number in quarantine:
                 continue
-            read = partial(source.readers.read, span.shard, span.start, span.stop)
             if spans.is_slice(np.array([number]))[0]:
-                if spans.unit_of(number) != unit:
+                unit = spans.unit_of(number)
+                if reader is None or unit != open_unit:
                     if reader is not None:
                         reader.close()
-                    unit, reader = spans.unit_of(number), source.readers.forward(span.shard)
+                    open_unit, reader = unit, source.readers.forward(span.shard)
                 read = partial(reader.read, span.start, span.stop)
+            else:
+                read = partial(source.readers.read, span.shard, span.start, span.stop)
+            shard = source.dataset.shards[span.shard]
             try:
-                columns = read_within(source.watch, source.dataset.shards[span.shard], span, read)
+                columns = read_with_timeout(source.watch, shard, span, read)
             except ReadTimeout:
-                reader = None  # still at work on another thread
+                reader = None  # another thread is still reading from it
                 raise
             except DataError as error:
                 if quarantine is None:
@@ -152,17 +159,23 @@ def read_ascending(
 
 
 def chain_bytes(spans: Spans, shards: Sequence[Shard], num_columns: int, itemsize: int) -> int:
-    """Bytes that open chains hold: for Parquet a decoded batch and the file's buffers, for Zarr the
-    decoded chunk.
+    """Return the bytes that open chains hold, for the memory projection.
+
+    For Parquet these are a decoded batch and the file's buffers, for Zarr the decoded chunk.
     """
     sliced = spans.is_slice(np.arange(len(spans)))
     if not sliced.any():
         return 0
-    held = [shards[number] for number in np.unique(spans.shard[sliced])]
-    rows = max(max(int(np.diff(shard.boundaries).max()), shard.read_rows) for shard in held)
-    in_zarr = any(shard.format == "zarr" for shard in held)
-    batch_rows = rows if in_zarr else min(rows, PARQUET_BATCH_ROWS)
-    each = num_columns * (2 * batch_rows * itemsize + min(rows * itemsize, PARQUET_BUFFER_BYTES))
+    sliced_shards = [shards[number] for number in np.unique(spans.shard[sliced])]
+    group_rows = max(
+        max(int(np.diff(shard.boundaries).max()), shard.read_rows) for shard in sliced_shards
+    )
+    if any(shard.format == "zarr" for shard in sliced_shards):
+        batch_rows = group_rows
+    else:
+        batch_rows = min(group_rows, PARQUET_BATCH_ROWS)
+    file_bytes = min(group_rows * itemsize, PARQUET_BUFFER_BYTES)
+    bytes_per_chain = num_columns * (2 * batch_rows * itemsize + file_bytes)
     num_chains = int((np.diff(spans.unit_starts) > 1).sum())
-    # twice: an epoch's last windows meet the next one's first
-    return min(2 * OPEN_CHAINS, 2 * num_chains) * each
+    # twice, because the last windows of an epoch and the first of the next are in flight together
+    return min(2 * OPEN_CHAINS, 2 * num_chains) * bytes_per_chain

@@ -1,20 +1,20 @@
-"""Blocks in plan order, built ahead of use by Dask on threads; bounded in number, so in bytes.
+"""Blocks in plan order, built ahead of use by Dask on threads.
 
-Each window is a graph of two tasks a span and one more, on a one-thread pool of its own; windows
-are built in parallel:
+The number of blocks in flight is bounded, and so is their memory. Windows are built in parallel.
+Each is a graph of two tasks per span and one more, which runs on a one-thread executor of its own:
 
 ```
 decode 0 ─▶ deal 0 ─▶ decode 1 ─▶ deal 1 ─▶ … ─▶ permute
 ```
-The chain of dependencies makes
-Dask run the deals in plan order, and keeps one decoded span in memory a window. Tiny spans share
-tasks: a task takes 10 kB, which is more than a hundred rows do. There is no scheduler process and
-no open port.
+
+The chain of dependencies makes Dask run the deals in plan order, and keeps one decoded span per
+window in memory. Tiny spans share tasks: a task takes 10 kB, which is more than a hundred rows do.
+There is no scheduler process and no open port.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from functools import partial
 from itertools import pairwise
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import dask.threaded
 import numpy as np
@@ -40,14 +40,14 @@ from streamtrain.stream.window import WindowBuild
 
 @dataclass(slots=True)
 class FetchStats:
-    """Seconds and counts of the parts of a stream, added up over threads.
+    """Seconds and counts of the parts of a stream, summed over threads.
 
     Thread-safe through `add`.
 
-    `decode` is reading and decoding together: the decoder pulls the bytes it needs. `wait_seconds`
-    is what the consumer waited for a block; `consumer_seconds` is what it spent between blocks.
-    `read_bytes` and `read_seconds` are of object stores: what came, and how long the requests took;
-    0 for local files.
+    `decode_seconds` covers reading and decoding together, since the decoder pulls the bytes that it
+    needs. `wait_seconds` is the time that the consumer waited for a block, and `consumer_seconds`
+    the time that it spent between blocks. `read_bytes` and `read_seconds` are for object stores:
+    the bytes received, and the duration of the requests; 0 for local files.
     """
 
     decode_seconds: float = 0.0
@@ -63,104 +63,112 @@ class FetchStats:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def add(self, **amounts: float) -> None:
+        """Add to the fields named."""
         with self._lock:
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
 
     def to_json(self) -> dict[str, float | int]:
+        """Return the public fields by name."""
         names = [name for name in self.__dataclass_fields__ if not name.startswith("_")]
         return {name: getattr(self, name) for name in names}
 
 
-#: Spans that share a task hold at most so many values, and are at most so many.
+#: Spans that share a task hold at most TASK_VALUES values together, and are at most TASK_SPANS.
 TASK_VALUES, TASK_SPANS = 2**16, 64
 
 
 def window_graph(build: WindowBuild) -> tuple[dict[Any, Any], Any]:
-    """The Dask graph of one window and the key of its block; every task's key starts with its
-    kind.
+    """Return the Dask graph of one window and the key of its block.
+
+    The key of every task starts with the kind of the task.
     """
     graph: dict[Any, Any] = {}
-    done: Any = None
-    for i, spans in enumerate(
-        share_tasks([span.num_rows for span in build.spans], build.source.num_columns)
-    ):
-        graph["decode", i] = (_decode, build, spans, done)
+    last_deal: Any = None
+    rows_of_spans = [span.num_rows for span in build.spans]
+    for i, spans in enumerate(share_tasks(rows_of_spans, build.source.num_columns)):
+        graph["decode", i] = (_decode, build, spans, last_deal)
         graph["deal", i] = (_deal, build, spans, ("decode", i))
-        done = ("deal", i)
-    graph["permute", 0] = (_permute, build, done)
+        last_deal = ("deal", i)
+    graph["permute", 0] = (_permute, build, last_deal)
     return graph, ("permute", 0)
 
 
 def share_tasks(num_rows: Sequence[int], num_columns: int) -> Iterator[range]:
-    """Which spans of a window go together through a task, given their rows.
+    """Yield the spans of a window that share a task, given the rows of each span.
 
     >>> list(share_tasks([40_000, 5_000, 5_000, 40_000], num_columns=5))
     [range(0, 1), range(1, 3), range(3, 4)]
     """
     edges = cut_windows(np.asarray(num_rows), TASK_VALUES // num_columns).tolist()
     for first, last in pairwise(edges):
-        for begin in range(first, last, TASK_SPANS):
-            yield range(begin, min(begin + TASK_SPANS, last))
+        for start in range(first, last, TASK_SPANS):
+            yield range(start, min(start + TASK_SPANS, last))
 
 
 def fetch(
     windows: Iterator[Window], source: Source, budget: Budget, stats: FetchStats, pool: BufferPool
-) -> Iterator[Block]:
-    """Blocks of `windows`, in their order. Closing the iterator ends its threads.
+) -> Generator[Block, None, None]:
+    """Yield the blocks of `windows`, in their order. Closing the generator ends its threads.
 
-    At most `budget.windows` blocks exist at once, the one in the consumer's hands included. Errors
-    of a read are raised where its block would have come, ReadTimeout when one takes longer than
-    `source.watch` allows. The iterator itself belongs to one thread.
+    At most `budget.windows` blocks exist at once, including the one that the consumer holds. The
+    generator belongs to one thread.
+
+    Raises the error of a read where its block would have come; ReadTimeout when a read takes longer
+    than `source.watch` allows.
     """
     with ExitStack() as stack:
-        chains, tell_traffic = Chains(source), _traffic_teller(source, stats)
-        stack.callback(tell_traffic)  # entered first, left last
+        chains, count_traffic = Chains(source), _traffic_counter(source, stats)
+        stack.callback(count_traffic)  # entered first, so run last
         builders = DaemonExecutor(budget.readers, "streamtrain-window")
-        # then this: no thread reads by then
+        # run after the threads have ended, so that no thread reads from a closed file
         stack.callback(lambda: None if builders.abandoned else chains.close())
-        pools = [
+        task_executors = [
             DaemonExecutor(1, f"streamtrain-lane-{number}") for number in range(budget.readers)
         ]
-        lanes: SimpleQueue[DaemonExecutor] = SimpleQueue()
-        for lane in pools:
-            lanes.put(stack.enter_context(lane))
+        free_executors: SimpleQueue[DaemonExecutor] = SimpleQueue()
+        for executor in task_executors:
+            free_executors.put(stack.enter_context(executor))
         stack.enter_context(builders)
-        waiting: deque[Future[Block]] = deque()
-        take = partial(_take, waiting, stats, source.watch, builders, *pools)
-        stack.callback(_cancel, waiting)
+        pending: deque[Future[Block]] = deque()
+        next_block = partial(_next_block, pending, stats, source.watch, builders, *task_executors)
+        stack.callback(_cancel, pending)
         stack.callback(chains.stop)
         for window in windows:
-            tell_traffic()
+            count_traffic()
             chains.expect(window)
-            waiting.append(builders.submit(_build, window, source, chains, pool, lanes, stats))
-            if len(waiting) >= budget.windows - 1:
-                yield from take()
-        while waiting:
-            yield from take()
-            tell_traffic()
+            pending.append(
+                builders.submit(_build, window, source, chains, pool, free_executors, stats)
+            )
+            if len(pending) >= budget.windows - 1:
+                yield from next_block()
+        while pending:
+            yield from next_block()
+            count_traffic()
 
 
-def _traffic_teller(source: Source, stats: FetchStats) -> Callable[[], None]:
-    """What adds to `stats` the traffic since it was called last."""
+def _traffic_counter(source: Source, stats: FetchStats) -> Callable[[], None]:
+    """Return a function that adds to `stats` the traffic since its last call."""
     traffic = source.readers.traffic
-    told = traffic.read_bytes, traffic.read_seconds
+    counted_bytes, counted_seconds = traffic.read_bytes, traffic.read_seconds
 
-    def tell() -> None:
-        nonlocal told
-        now = traffic.read_bytes, traffic.read_seconds
-        stats.add(read_bytes=now[0] - told[0], read_seconds=now[1] - told[1])
-        told = now
+    def count_traffic() -> None:
+        nonlocal counted_bytes, counted_seconds
+        read_bytes, read_seconds = traffic.read_bytes, traffic.read_seconds
+        stats.add(
+            read_bytes=read_bytes - counted_bytes, read_seconds=read_seconds - counted_seconds
+        )
+        counted_bytes, counted_seconds = read_bytes, read_seconds
 
-    return tell
+    return count_traffic
 
 
-def _take(
-    waiting: deque[Future[Block]], stats: FetchStats, watch: Watch, *pools: DaemonExecutor
+def _next_block(
+    pending: deque[Future[Block]], stats: FetchStats, watch: Watch, *executors: DaemonExecutor
 ) -> Iterator[Block]:
     started = time.perf_counter()
-    block = wait_for(waiting[0], watch, *pools)
-    waiting.popleft()
+    block = wait_for(pending[0], watch, *executors)
+    pending.popleft()
     ready = time.perf_counter()
     stats.add(wait_seconds=ready - started, blocks=1, rows=len(block.rows))
     yield block
@@ -168,10 +176,10 @@ def _take(
     stats.add(consumer_seconds=time.perf_counter() - ready)
 
 
-def _cancel(waiting: deque[Future[Block]]) -> None:
-    for future in waiting:
+def _cancel(pending: deque[Future[Block]]) -> None:
+    for future in pending:
         future.cancel()
-    waiting.clear()
+    pending.clear()
 
 
 def _build(
@@ -179,22 +187,22 @@ def _build(
     source: Source,
     chains: Chains,
     pool: BufferPool,
-    lanes: SimpleQueue,
+    free_executors: SimpleQueue[DaemonExecutor],
     stats: FetchStats,
 ) -> Block:
-    lane = lanes.get()
+    executor = free_executors.get()
     try:
         graph, key = window_graph(WindowBuild(window, source, pool, chains))
         callbacks = [*Callback.active, _TaskClock(stats)._callback]
-        return dask.threaded.get(graph, key, pool=lane, callbacks=callbacks)
+        return cast(Block, dask.threaded.get(graph, key, pool=executor, callbacks=callbacks))
     finally:
-        lanes.put(lane)
+        free_executors.put(executor)
 
 
 class _TaskClock(Callback):
-    """Adds each task's seconds to the statistics.
+    """Adds the seconds of each task to the statistics.
 
-    One window runs one task at a time, so start and end are its own.
+    A window runs one task at a time, so the start and the end that it sees belong to one task.
     """
 
     def __init__(self, stats: FetchStats):
@@ -209,7 +217,7 @@ class _TaskClock(Callback):
         self.stats.add(**{f"{key[0]}_seconds": time.perf_counter() - self.started, "tasks": 1})
 
 
-def _decode(build: WindowBuild, spans: range, done: None) -> list:
+def _decode(build: WindowBuild, spans: range, last_deal: None) -> list:
     return [build.decode(i) for i in spans]
 
 
@@ -218,5 +226,5 @@ def _deal(build: WindowBuild, spans: range, decoded: list) -> None:
         build.deal(i, columns)
 
 
-def _permute(build: WindowBuild, done: None) -> Block:
+def _permute(build: WindowBuild, last_deal: None) -> Block:
     return build.permute()

@@ -1,12 +1,13 @@
 """The null policy: what is done with a value that cannot be trained on.
 
 Such a value is null, NaN, ±Inf, or too large for float32 in model units: whatever the arithmetic of
-the deal kernel does not turn into a finite float32. `error` refuses it; `drop` steps over its row;
-`impute` puts the mean of its feature in its place, and refuses it in the target. A dropped row
-counts once, at its first bad column; imputed values count one by one.
+the deal kernel does not turn into a finite float32. `error` refuses it; `drop` leaves its row out;
+`impute` replaces it by the mean of its feature, and refuses it in the target. A dropped row counts
+once, at its first bad column; imputed values are counted one by one.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,15 +22,19 @@ Columns = tuple[np.ndarray, ...]
 #: (shard, column) → rows dropped or values imputed.
 NullCounts = Counter[tuple[int, int]]
 
-NOTHING = np.empty(0, dtype=np.int64)
+NO_POSITIONS = np.empty(0, dtype=np.int64)
 
-#: Records name this many shards, those with the most.
+#: Records name at most this many shards, those with the most bad values.
 _NAMED_SHARDS = 16
 
 
-class Mended(NamedTuple):
-    """A span after the policy: its columns, the ascending positions of the rows to step over, and
-    what was done.
+class NullPolicyResult(NamedTuple):
+    """A span after the null policy.
+
+    Attributes:
+        columns: Its columns, imputed where the policy says so.
+        dropped: The positions of the rows to leave out, ascending.
+        counts: The rows dropped or values imputed, by shard and column.
     """
 
     columns: Columns
@@ -38,84 +43,88 @@ class Mended(NamedTuple):
 
 
 def bad_values(values: np.ndarray, mean: float, scale: float) -> np.ndarray:
-    """Which values of a column cannot be trained on: bool (rows,)."""
+    """Return which values of a column cannot be trained on: bool (rows,)."""
     with np.errstate(over="ignore", invalid="ignore"):
-        # The arithmetic is monotone and NaN shows in the extremes: where both are good, all are,
-        # and the column is not searched.
-        ends = (
-            np.array([values.min(), values.max()], dtype=np.float64) if len(values) else np.empty(0)
-        )
-        if np.isfinite(((ends - mean) * scale).astype(np.float32)).all():
+        # The arithmetic is monotone, and NaN shows in the extremes: where both are good, all values
+        # are, and the column need not be searched.
+        extremes = np.empty(0)
+        if len(values):
+            extremes = np.array([values.min(), values.max()], dtype=np.float64)
+        if np.isfinite(((extremes - mean) * scale).astype(np.float32)).all():
             return np.zeros(len(values), dtype=bool)
         return ~np.isfinite(((values.astype(np.float64) - mean) * scale).astype(np.float32))
 
 
-def first_bad(columns: Columns, standard: Standardization) -> np.ndarray:
-    """The first bad column of each row, -1 where all are good: int64 (rows,)."""
+def first_bad_column(columns: Columns, standard: Standardization) -> np.ndarray:
+    """Return the first bad column of each row, -1 where all values are good: int64 (rows,)."""
     first = np.full(len(columns[0]), -1)
     for number in reversed(range(len(columns))):
         first[bad_values(columns[number], standard.mean[number], standard.scale[number])] = number
     return first
 
 
-def mend(source: Source, span: Span, columns: Columns, skip: np.ndarray = NOTHING) -> Mended:
-    """Apply the policy to a span.
+def apply_null_policy(
+    source: Source, span: Span, columns: Columns, skip: np.ndarray = NO_POSITIONS
+) -> NullPolicyResult:
+    """Apply the policy of `source` to the decoded columns of a span.
 
-    Rows at `skip` (held out) are neither refused nor imputed, but a bad one is dropped.
+    Rows at the positions `skip` (held out) are neither refused nor imputed, but a bad one is
+    dropped.
 
-    Raises DataError naming file, column, row and cause.
+    Raises DataError naming the file, column, row and cause of a value that the policy refuses.
     """
     if source.on_null == "drop":
-        first = first_bad(columns, source.standard)
+        first = first_bad_column(columns, source.standard)
         dropped = np.flatnonzero(first >= 0)
-        per_column = np.bincount(first[dropped], minlength=len(columns))
-        return Mended(columns, dropped, _counts(span, per_column))
-    masks = [
-        bad_values(*each)
-        for each in zip(columns, source.standard.mean, source.standard.scale, strict=True)
-    ]
+        rows_per_column = np.bincount(first[dropped], minlength=len(columns))
+        return NullPolicyResult(columns, dropped, _counts(span, rows_per_column.tolist()))
+    masks = _bad_masks(source, columns)
     for mask in masks:
         mask[skip] = False
     if source.fill is None:
         _refuse(source, span, columns, masks)
-        return Mended(columns, NOTHING, Counter())
-    _refuse(source, span, columns[-1:], masks[-1:])
-    features = zip(columns, masks, source.fill, strict=False)
-    filled = [np.where(mask, fill, column).astype(column.dtype) for column, mask, fill in features]
-    return Mended(
-        (*filled, columns[-1]), NOTHING, _counts(span, [int(mask.sum()) for mask in masks])
-    )
+        return NullPolicyResult(columns, NO_POSITIONS, Counter())
+    *features, target = columns
+    _refuse(source, span, (target,), masks[-1:])
+    filled = [
+        np.where(mask, fill, column).astype(column.dtype)
+        for column, mask, fill in zip(features, masks, source.fill, strict=False)
+    ]
+    values_per_column = [int(mask.sum()) for mask in masks]
+    return NullPolicyResult((*filled, target), NO_POSITIONS, _counts(span, values_per_column))
 
 
 def mend_evaluation(source: Source, rows: np.ndarray) -> np.ndarray:
-    """The policy for evaluation rows, float64 (rows, columns) in raw units, once the
-    standardisation of `source` is known.
+    """Apply the policy to evaluation rows, once the standardisation of `source` is known.
+
+    `rows` and the result are float64 (rows, columns) in raw units.
+
+    Raises DataError for a value that the policy refuses.
     """
-    columns = tuple(rows.T)
-    masks = [
-        bad_values(*each)
-        for each in zip(columns, source.standard.mean, source.standard.scale, strict=True)
-    ]
-    bad = np.stack(masks, axis=1)
+    bad = np.stack(_bad_masks(source, tuple(rows.T)), axis=1)
     if source.on_null == "drop":
         return rows[~bad.any(axis=1)]
     refused = bad if source.fill is None else bad[:, -1:]
     if refused.any():
-        column = int(np.flatnonzero(bad.any(axis=0))[0]) if source.fill is None else -1
+        column = -1
+        if source.fill is None:
+            column = int(np.flatnonzero(bad.any(axis=0))[0])
+        name = source.dataset.columns[column]
         value = rows[bad[:, column], column][0]
         raise DataError(
-            f"{source.dataset.url}: column {source.dataset.columns[column]!r}: the value"
-            f" {value:.6g} of a held-out row is too large for float32 beside the other rows'"
-            f" deviation of {1 / source.standard.scale[column]:.3g}."
-            f" {_remedy(source, source.dataset.columns[column])}"
+            f"{source.dataset.url}: column {name!r}: the value {value:.6g} of a held-out row is too"
+            " large for float32 beside the other rows' standard deviation of"
+            f" {1 / source.standard.scale[column]:.3g}. {_remedy(source, name)}"
         )
-    return rows if source.fill is None else np.where(bad, np.append(source.fill, 0.0), rows)
+    if source.fill is None:
+        return rows
+    return np.where(bad, np.append(source.fill, 0.0), rows)
 
 
-def alike(columns: Columns) -> Columns:
-    """Read-only views of one memory layout: a tuple of one type, which a kernel needs.
+def as_uniform_views(columns: Columns) -> Columns:
+    """Return read-only views of one memory layout, so that a kernel sees a tuple of one type.
 
-    A decoder gives read-only views of its own memory, copies where it had to cast, and strided
+    Decoders give read-only views of their own memory, copies where they had to cast, and strided
     columns of 2-D arrays.
     """
     if len({column.flags.c_contiguous for column in columns}) > 1:
@@ -133,7 +142,7 @@ def null_fields(counts: NullCounts, source: Source) -> dict[str, NullSummary]:
 
 
 def summarize_nulls(counts: NullCounts, dataset: Dataset) -> NullSummary:
-    """Return counts by name; of shards, the 16 with the most bad values."""
+    """Return the counts by column name and by shard: the 16 shards with the most bad values."""
     columns: Counter[str] = Counter()
     shards: Counter[str] = Counter()
     for (shard, column), count in counts.items():
@@ -146,37 +155,42 @@ def summarize_nulls(counts: NullCounts, dataset: Dataset) -> NullSummary:
     )
 
 
-def _counts(span: Span, per_column) -> NullCounts:
+def _bad_masks(source: Source, columns: Columns) -> list[np.ndarray]:
+    standard = source.standard
+    return [
+        bad_values(column, mean, scale)
+        for column, mean, scale in zip(columns, standard.mean, standard.scale, strict=True)
+    ]
+
+
+def _counts(span: Span, per_column: Sequence[int]) -> NullCounts:
     return Counter(
-        {(span.shard, column): int(count) for column, count in enumerate(per_column) if count}
+        {(span.shard, column): count for column, count in enumerate(per_column) if count}
     )
 
 
 def _refuse(source: Source, span: Span, columns: Columns, masks: list[np.ndarray]) -> None:
     """Raise DataError for the first bad value; `columns` are the last ones of the data set."""
-    for name, values, mask in zip(
-        source.dataset.columns[-len(columns) :], columns, masks, strict=True
-    ):
+    names = source.dataset.columns[-len(columns) :]
+    for name, values, mask in zip(names, columns, masks, strict=True):
         bad = np.flatnonzero(mask)
-        if len(bad):
-            value = values[bad[0]]
-            what = (
-                "null or NaN"
-                if np.isnan(value)
-                else "infinite"
-                if np.isinf(value)
-                else f"{value:.6g}, too large for float32"
-            )
-            remedy = (
-                _remedy(source, name)
-                if not np.isfinite(value) or len(bad) < len(values)
-                else "Rescale the column: every value of these rows is."
-            )
-            raise DataError(
-                f"{source.dataset.shards[span.shard].url}: column {name!r}, row"
-                f" {span.start + int(bad[0]):,}: the value is {what} ({len(bad):,} such in rows"
-                f" {span.start:,} to {span.stop:,}). {remedy}"
-            )
+        if not len(bad):
+            continue
+        value = values[bad[0]]
+        remedy = _remedy(source, name)
+        if np.isnan(value):
+            cause = "null or NaN"
+        elif np.isinf(value):
+            cause = "infinite"
+        else:
+            cause = f"{value:.6g}, too large for float32"
+            if len(bad) == len(values):
+                remedy = "Rescale the column: every value of these rows is too large."
+        raise DataError(
+            f"{source.dataset.shards[span.shard].url}: column {name!r}, row"
+            f" {span.start + int(bad[0]):,}: the value is {cause} ({len(bad):,} such in rows"
+            f" {span.start:,} to {span.stop:,}). {remedy}"
+        )
 
 
 def _remedy(source: Source, name: str) -> str:

@@ -1,13 +1,14 @@
-"""Quarantine: spans that cannot be read are stepped over for the rest of the run, and written down.
+"""Quarantine: spans that cannot be read are skipped for the rest of the run, and listed.
 
-The plan is arithmetic and knows nothing of it: a quarantined span keeps its place in the order, and
-its rows never come. So visited + held out + dropped + quarantined = total, other rows come as they
-would have, and a position means what it meant. A span that was quarantined once is not tried again:
-a run that is resumed steps over the same rows.
+The plan is arithmetic and does not depend on it: a quarantined span keeps its place in the order,
+and its rows are left out. So visited + held out + dropped + quarantined = total, all other rows
+come as they would have, and a position keeps its meaning. A span in quarantine is not tried again,
+and a resumed run skips the same rows.
 """
 
 from collections.abc import Iterable, Mapping
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from streamtrain.plan.spans import Spans
 from streamtrain.records import QuarantineChanged
 from streamtrain.types import Dataset, Json
 
-#: Records name this many spans; `quarantine.json` and a Stream's state name all.
+#: Records name at most this many spans; `quarantine.json` and a Stream's state name all of them.
 _NAMED_SPANS = 16
 
 
@@ -38,16 +39,16 @@ class Quarantine:
 
     @property
     def num_rows(self) -> int:
-        """Rows of all quarantined spans, held-out ones included."""
+        """The rows of all quarantined spans, including held-out rows."""
         with self._lock:
             numbers = np.fromiter(self._causes, dtype=np.int64)
         return int(self._spans.num_rows[numbers].sum())
 
     def add(self, span: int, cause: DataError) -> None:
-        """Quarantine a span; of a chain, also the slices after it, which are read by way of it.
+        """Quarantine a span; in a chain also the slices after it, which cannot be reached.
 
-        Raises `cause` where that cannot be: its store does not answer, rows of its window were
-        delivered before this run was resumed, or no span is left.
+        Raises `cause` itself when the store does not answer, and DataError when rows of the span's
+        window were delivered before this run was resumed, or when no span is left.
         """
         if isinstance(cause, StoreError):
             raise cause
@@ -55,11 +56,10 @@ class Quarantine:
         if self._spans.is_slice(np.array([span]))[0]:
             numbers = range(span, self._spans.unit_range(self._spans.unit_of(span))[1])
         if not self._sealed.isdisjoint(numbers):
-            late = (
-                "Rows of its window were delivered before the run was resumed, so it cannot be"
-                " quarantined now."
-            )
-            raise DataError(f"{cause} {late}") from cause
+            raise DataError(
+                f"{cause} Rows of its window were delivered before the run was resumed, so it"
+                " cannot be quarantined now."
+            ) from cause
         with self._lock:
             for number in numbers:
                 self._causes.setdefault(number, str(cause))
@@ -70,24 +70,26 @@ class Quarantine:
                 ) from cause
 
     def lose_holdout(self, span: int) -> None:
-        """Say that a quarantined span's held-out rows could not be read either: they count as
-        quarantined, not as held out.
+        """Note that the held-out rows of a quarantined span could not be read either.
+
+        They then count as quarantined, not as held out.
         """
         with self._lock:
             self._lost_holdout.add(span)
 
     def lost_rows(self, span: int, held_out: int) -> int:
-        """How many rows a pass misses at a quarantined span that has `held_out` held-out rows."""
+        """Return the rows that a pass misses at a span that has `held_out` held-out rows."""
         return int(self._spans.num_rows[span]) - (0 if span in self._lost_holdout else held_out)
 
     def seal(self, spans: Iterable[int]) -> None:
-        """Rows of these spans were delivered already: those that are not quarantined now cannot be
-        later.
+        """Refuse to quarantine these spans from now on: rows of them were delivered already.
+
+        Spans that are in quarantine already stay there.
         """
         self._sealed = frozenset(int(span) for span in spans) - frozenset(self._causes)
 
     def record(self) -> Json:
-        """For a pass's record: counts, and the first spans with file, rows and cause."""
+        """Return the field of a pass's record: counts, and the first spans with their causes."""
         state = self.to_json()
         return {
             "rows": state["rows"],
@@ -97,17 +99,17 @@ class Quarantine:
         }
 
     def to_record(self) -> QuarantineChanged:
-        """Return all of it as a record."""
+        """Return the whole quarantine as a record."""
         return QuarantineChanged(**self.to_json())
 
     def to_json(self) -> Json:
-        """All of it, as plain JSON values.
+        """Return the whole quarantine as plain JSON values.
 
-        `left_out`: shards that could not be opened, so that nobody knows their rows.
+        `left_out` lists the shards that could not be opened, so that their rows are not known.
         """
         with self._lock:
             causes, lost = sorted(self._causes.items()), sorted(self._lost_holdout)
-        spans = []
+        spans: list[Json] = []
         for number, cause in causes:
             span = self._spans[number]
             spans.append(
@@ -127,20 +129,24 @@ class Quarantine:
             "left_out": [{"url": url, "cause": cause} for url, cause in self._dataset.left_out],
         }
 
-    def restore(self, state: Mapping) -> None:
-        """Quarantine what `to_json` listed. Raises ConfigError when it is of other spans."""
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Quarantine the spans that `to_json` listed.
+
+        Raises ConfigError when the list belongs to other spans.
+        """
         try:
             for entry in state["spans"]:
-                span = self._spans[entry["span"]]
+                number = entry["span"]
+                span = self._spans[number]
                 if (span.start, span.stop) != (entry["start"], entry["stop"]):
-                    now = f"rows {span.start:,} to {span.stop:,} now"
                     raise ConfigError(
-                        f"the quarantined span {entry['span']} is {now}. Open the data as it was."
+                        f"the quarantined span {number} is rows {span.start:,} to {span.stop:,}"
+                        " now. Open the data set as it was."
                     )
-                self._causes[entry["span"]] = str(entry["cause"])
+                self._causes[number] = str(entry["cause"])
                 if entry["holdout_lost"]:
-                    self._lost_holdout.add(entry["span"])
+                    self._lost_holdout.add(number)
         except (KeyError, TypeError, IndexError) as error:
             raise ConfigError(
-                "this is not a list of quarantined spans. Use what to_json() gave."
+                "this is not a list of quarantined spans. Pass what to_json() returned."
             ) from error

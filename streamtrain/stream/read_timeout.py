@@ -1,8 +1,7 @@
-"""A read that hangs is found: every read is timed, and threads that never come back are left
-behind.
+"""Read timeouts: every read is timed, and a thread whose read hangs is abandoned.
 
 A thread cannot be ended from outside. So reads run on daemon threads, which do not keep the process
-alive, and whoever waits for one looks at the clock.
+alive, and the thread that waits for a read checks the clock.
 """
 
 import threading
@@ -21,14 +20,14 @@ Result = TypeVar("Result")
 
 
 class ReadTimeout(DataError):
-    """A read takes longer than it may.
+    """A read exceeded its timeout.
 
-    It is never quarantined: a span that hangs says more of the disk than of the data.
+    Its span is never quarantined, since the cause is more likely the disk than the data.
     """
 
 
 class Watch:
-    """The reads that are running now. Thread-safe: a thread has one read at a time."""
+    """The reads in progress and their timeout. Thread-safe; a thread has one read at a time."""
 
     def __init__(self, timeout_seconds: float):
         self.timeout_seconds = timeout_seconds
@@ -36,7 +35,7 @@ class Watch:
 
     @contextmanager
     def reading(self, shard: Shard, span: Span) -> Iterator[None]:
-        """Around one read."""
+        """Register one read for the duration of the context."""
         thread = threading.get_ident()
         self._running[thread] = time.monotonic(), shard, span
         try:
@@ -45,7 +44,7 @@ class Watch:
             self._running.pop(thread, None)
 
     def check(self) -> None:
-        """Raise ReadTimeout naming a read that has run longer than it may."""
+        """Raise ReadTimeout naming a read that has run longer than the timeout."""
         now = time.monotonic()
         for started, shard, span in list(self._running.values()):
             if now - started > self.timeout_seconds:
@@ -56,10 +55,10 @@ class Watch:
                 )
 
 
-def read_within(watch: Watch, shard: Shard, span: Span, read: Callable[[], Result]) -> Result:
-    """Call `read` on a thread of its own and wait for it as long as the watch allows.
+def read_with_timeout(watch: Watch, shard: Shard, span: Span, read: Callable[[], Result]) -> Result:
+    """Call `read` on a thread of its own and return its result.
 
-    Raises what it raises, or ReadTimeout.
+    Raises what `read` raises, or ReadTimeout when the watch's timeout has passed.
     """
     with DaemonExecutor(1, "streamtrain-read") as executor:
         future = executor.submit(_watched, watch, shard, span, read)
@@ -67,9 +66,9 @@ def read_within(watch: Watch, shard: Shard, span: Span, read: Callable[[], Resul
 
 
 def wait_for(future: Future[Result], watch: Watch, *executors: "DaemonExecutor") -> Result:
-    """The future's result.
+    """Return the future's result.
 
-    Raises ReadTimeout when a watched read takes too long; the executors are then left behind.
+    Raises ReadTimeout when any read of `watch` exceeds its timeout; `executors` are then abandoned.
     """
     while True:
         try:
@@ -91,18 +90,17 @@ def _watched(watch: Watch, shard: Shard, span: Span, read: Callable[[], Result])
 
 
 class DaemonExecutor(Executor):
-    """A thread pool whose threads do not keep the process alive, and which can be left without
-    waiting for them.
-    """
+    """A thread pool of daemon threads, which can be shut down without waiting for them."""
 
     def __init__(self, num_threads: int, name: str):
-        self._max_workers = num_threads  # where dask looks
-        self._work: SimpleQueue[tuple[Future, Callable[[], Any]] | None] = SimpleQueue()
+        self._max_workers = num_threads  # dask reads this attribute
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True)
             for i in range(num_threads)
         ]
-        self._abandoned = self._closed = False
+        self._abandoned = False
+        self._closed = False
         self._lock = threading.Lock()
         for thread in self._threads:
             thread.start()
@@ -110,8 +108,10 @@ class DaemonExecutor(Executor):
     def submit(
         self, function: Callable[..., Result], /, *args: Any, **kwargs: Any
     ) -> Future[Result]:
-        """Raises RuntimeError after `shutdown`: who was left behind with a hanging read must not
-        wait for threads that are gone.
+        """Schedule a call; see `concurrent.futures.Executor.submit`.
+
+        Raises RuntimeError after `shutdown`: a thread that was abandoned with a hanging read would
+        otherwise wait for threads that no longer exist.
         """
         future: Future[Result] = Future()
         with self._lock:
@@ -121,14 +121,19 @@ class DaemonExecutor(Executor):
         return future
 
     def abandon(self) -> None:
-        """Do not wait for the threads at the end: one of them hangs."""
+        """Do not wait for the threads in `shutdown`, because one of them hangs."""
         self._abandoned = True
 
     @property
     def abandoned(self) -> bool:
+        """Whether `abandon` was called."""
         return self._abandoned
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse new calls and end the threads once the scheduled calls are done.
+
+        Waits for them unless the executor was abandoned. `cancel_futures` is ignored.
+        """
         with self._lock:
             self._closed = True
             for _ in self._threads:

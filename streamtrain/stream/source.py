@@ -17,17 +17,28 @@ TIMEOUT_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
-    """Data set, readers, spans, hold-out, how values become model units, and what is done with
-    those that cannot (nulls.py).
+    """An opened data set, and all that decides how its rows are delivered.
 
-    With a transform, `dataset` has the columns that it makes. `fill`: float64 (features,), raw
-    units, what `impute` puts in. `quarantine`: where spans go that cannot be read; None: they end
-    the run. `watch` finds reads that hang. Thread-safe: readers hold no open file.
+    Thread-safe: readers hold no open file.
+
+    Attributes:
+        dataset: The data set; with a transform, its columns are those that the transform makes.
+        readers: Read row ranges of its shards.
+        spans: Its row ranges, the units of reading.
+        window_rows: The rows shuffled together, a constant of the run.
+        holdout: The rows reserved for evaluation.
+        standard: How raw values become model units.
+        on_null: The policy for values that cannot be trained on (nulls.py).
+        fill: What `impute` puts in their place: float64 (features,), raw units.
+        transform: The user's function that makes the features, if there is one.
+        quarantine: Collects spans that cannot be read; None: such a span ends the run.
+        watch: Finds reads that hang.
     """
 
     dataset: Dataset
     readers: Readers | TransformedReaders
     spans: Spans
+    window_rows: int
     holdout: Holdout
     standard: Standardization
     on_null: OnNull = "error"
@@ -38,16 +49,19 @@ class Source:
 
     @property
     def num_columns(self) -> int:
+        """The number of columns delivered, target included."""
         return len(self.dataset.columns)
 
     @property
     def decoded_columns(self) -> int:
-        """Columns in memory while a span is decoded: with a transform, those it is given and those
-        it makes.
-        """
-        return self.num_columns + (len(self.transform.inputs) if self.transform else 0)
+        """The columns in memory while a span is decoded: a transform's inputs and outputs."""
+        num_inputs = len(self.transform.inputs) if self.transform else 0
+        return self.num_columns + num_inputs
 
     def read(self, span: Span) -> tuple[np.ndarray, ...]:
-        """The decoded columns of a span: 1-D arrays of the data set's decoded type, target last."""
+        """Return the decoded columns of a span: 1-D arrays, target last.
+
+        They have the decoded type of the data set.
+        """
         with self.watch.reading(self.dataset.shards[span.shard], span):
             return self.readers.read(span.shard, span.start, span.stop)

@@ -1,12 +1,13 @@
-"""The public Stream: an epoch of shuffled minibatches as torch tensors.
+"""The public Stream: epochs of shuffled minibatches as torch tensors.
 
-Also `torch.utils.data.IterableDataset`.
+`open_stream` opens one; it is a `torch.utils.data.IterableDataset`.
 """
 
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,9 +25,10 @@ from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts, summarize_nulls
 from streamtrain.stream.open_source import open_source, stream_budget, with_fill
 from streamtrain.stream.window import RECEIPT_KEY, shuffle_once, window_ids
-from streamtrain.types import Json, Receipt, Span
+from streamtrain.types import Json, Receipt
 
-_STREAM_FLAGS = {
+#: Parameter of `open_stream` → key of the config.
+STREAM_FLAGS = {
     "features": "data.features",
     "target": "data.target",
     "holdout": "data.holdout",
@@ -44,26 +46,28 @@ _STREAM_FLAGS = {
     "storage_options": "data.storage_options",
 }
 
-#: What a position cannot do without.
+#: The keys that a state must have.
 _STATE_KEYS = ("epoch", "window", "row", "receipt", "receipt_before_window", "imputed", "order")
 
+Minibatch = tuple[torch.Tensor, torch.Tensor]
 
-class Stream(IterableDataset):
-    """Shuffled minibatches of a data set, out of core, each row exactly once an epoch.
 
-    Iterating yields `(x, y)`: float32 tensors (batch, features) and (batch, 1) of raw values; the
+class Stream(IterableDataset[Minibatch]):
+    """Shuffled minibatches of a data set, out of core, each row exactly once per epoch.
+
+    Iterating yields `(x, y)`: float32 tensors (batch, features) and (batch, 1) of raw values. The
     last minibatch of an epoch may be short unless `drop_last`. The tensors belong to the caller:
-    their memory is used again only after they are dropped. An epoch that was iterated to its end
-    moves the stream on to the next one, which has another order. One thread at a time may iterate;
-    reading ahead happens on threads of the stream's own.
+    their memory is reused only after they are dropped. After an epoch was iterated to its end, the
+    next iteration is the next epoch, which has another order. One thread at a time may iterate;
+    the stream reads ahead on threads of its own.
 
-    Raises DataError for rows that cannot be used, ResourceError when two windows do not fit
+    Raises DataError for rows that cannot be used, and ResourceError when two windows do not fit
     `memory`.
     """
 
     def __init__(self, path: str, config: Config, *, drop_last: bool = False):
         super().__init__()
-        data, order = config.data, config.order
+        data = config.data
         self.batch_size, self.drop_last = config.train.batch_size, drop_last
         self.device = open_device(config.train.device)
         storage = make_storage(data.storage_options, timeout_seconds=config.fetch.timeout_seconds)
@@ -74,171 +78,155 @@ class Stream(IterableDataset):
             on_bad_shard=data.on_bad_shard,
             storage=storage,
         )
-        source, self._window_rows = open_source(
-            dataset,
-            seed=order.seed,
-            span_rows=order.span_rows,
-            window_rows=order.window_rows,
-            holdout=0 if data.holdout is None else data.holdout,
-            eval_rows=config.eval.eval_rows,
-            on_null=data.on_null,
-            transform=data.transform,
-            on_bad_shard=data.on_bad_shard,
-            timeout_seconds=config.fetch.timeout_seconds,
-            limit_bytes=config.fetch.memory,
-        )
+        source = open_source(dataset, config, holdout=0 if data.holdout is None else data.holdout)
         self._source = with_fill(source)
         self.dataset = source.dataset
-        self._seed = order.seed
+        self._seed = config.order.seed
         self._go_to(0)
         width = self._source.num_columns
         carried_bytes = 2 * min(self.batch_size, self.dataset.num_rows) * width * 4
         self.budget = stream_budget(
-            self._source, self._window_rows, config.fetch, fixed_bytes=carried_bytes
+            self._source, self._source.window_rows, config.fetch, fixed_bytes=carried_bytes
         )
         self._pool = BufferPool(self.budget.window_rows, width, keep=self.budget.windows)
         self._stats = FetchStats()
         self._nulls: NullCounts = Counter()
 
     def __len__(self) -> int:
-        """Minibatches in an epoch: known before it starts, the same in every epoch.
+        """The number of minibatches per epoch; the same for every epoch.
 
-        With `on_null="drop"`, or spans in quarantine, an upper bound.
+        With `on_null="drop"`, or with spans in quarantine, it is an upper bound.
         """
         whole, rest = divmod(self._plan.num_rows, self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
     @property
     def num_rows(self) -> int:
-        """Rows an epoch delivers: all but the held-out ones.
+        """The rows that an epoch delivers: all but the held-out ones.
 
-        With `on_null="drop"`, or spans in quarantine, an upper bound; `receipt` has the count.
+        With `on_null="drop"`, or with spans in quarantine, it is an upper bound; the receipt has
+        the exact count.
         """
         return self._plan.num_rows
 
     @property
     def epoch(self) -> int:
+        """The epoch being delivered, or delivered last."""
         return self._epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch; naming the epoch that a loaded state is in keeps the state's
-        position.
+        """Go to the start of an epoch.
+
+        After `load_state_dict`, naming the epoch of the state keeps the state's position.
         """
-        _refuse_position("epoch", epoch)
+        _check_position("epoch", epoch)
         if not (self._resumed and epoch == self._epoch):
             self._go_to(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, as plain JSON values: epoch, window, rows of it delivered; and what the
-        order of rows depends on.
+        """Return the position as plain JSON values, with all that the row order depends on.
+
+        The position is the epoch, the window, and the rows of that window that were delivered.
         """
-        epoch, window, row, receipt, before = (
-            self._epoch,
-            self._window,
-            self._row,
-            self.receipt(),
-            self._receipts[self._window],
-        )
+        epoch, window, row = self._epoch, self._window, self._row
+        receipt, receipt_before_window = self.receipt(), self._receipts[self._window]
         if self._finished:
-            epoch, window, row, receipt, before = epoch + 1, 0, 0, Receipt(), Receipt()
+            epoch, window, row = epoch + 1, 0, 0
+            receipt = receipt_before_window = Receipt()
         return {
             "epoch": epoch,
             "window": window,
             "row": row,
             "receipt": receipt.to_json(),
-            "receipt_before_window": before.to_json(),
+            "receipt_before_window": receipt_before_window.to_json(),
             "imputed": None if self._source.fill is None else self._source.fill.tolist(),
             "quarantine": self.quarantine(),
             "order": self._order(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a position: the next iteration delivers the rows after it.
+        """Resume from a position: the next iteration delivers the rows after it.
 
-        The batch size may be another one.
+        The batch size may differ from the one that the state was saved with.
 
-        Raises ConfigError when the order of the rows would not be the one the position belongs to.
+        Raises ConfigError when the state is malformed or belongs to another order of rows.
         """
         missing = [name for name in _STATE_KEYS if not isinstance(state, dict) or name not in state]
         if missing:
             raise ConfigError(
-                f"this is not a Stream's state: {', '.join(missing)} missing. Use what state_dict()"
-                " gave."
+                f"this is not a Stream's state: {', '.join(missing)} missing. Pass what"
+                " state_dict() returned."
             )
-        then = state["order"]
-        changed = [
-            f"{name} was {then.get(name)!r}, is {now!r}"
-            for name, now in self._order().items()
-            if then.get(name) != now
+        saved_order = state["order"]
+        changes = [
+            f"{name} was {saved_order.get(name)!r}, is {value!r}"
+            for name, value in self._order().items()
+            if saved_order.get(name) != value
         ]
-        if changed:
+        if changes:
             raise ConfigError(
-                f"this state belongs to another order of rows ({'; '.join(changed)}). Open the"
-                " stream as it was then."
+                f"this state belongs to another order of rows ({'; '.join(changes)}). Open the"
+                " stream with the options that it was saved under."
             )
-        _refuse_position("epoch", state["epoch"])
-        # spans of unlike sizes make other windows in another epoch
-        plan = self._plan_of(state["epoch"])
-        _refuse_position("window", state["window"], len(plan))
-        _refuse_position(
-            "row",
-            state["row"],
-            plan.window(state["window"]).num_rows if state["window"] < len(plan) else 0,
-        )
+        epoch, window, row = state["epoch"], state["window"], state["row"]
+        _check_position("epoch", epoch)
+        # of this epoch: where spans differ in size, another epoch has other windows
+        plan = self._plan_of(epoch)
+        _check_position("window", window, len(plan))
+        window_rows = plan.window(window).num_rows if window < len(plan) else 0
+        _check_position("row", row, window_rows)
         if state["imputed"] is not None:
             self._source = replace(self._source, fill=np.array(state["imputed"]))
-        self._go_to(state["epoch"])
-        if state.get("quarantine") is not None:
-            self._source.quarantine.restore(state["quarantine"])
-            if state["row"]:
-                self._source.quarantine.seal(self._plan.window(state["window"]).spans)
-        self._window, self._row, self._resumed = state["window"], state["row"], True
-        self._receipts = {self._window: Receipt.from_json(state["receipt_before_window"])}
-        self._known = self._window, self._row, Receipt.from_json(state["receipt"])
+        self._go_to(epoch)
+        quarantine = self._source.quarantine
+        if quarantine is not None and state.get("quarantine") is not None:
+            quarantine.restore(state["quarantine"])
+            if row:
+                quarantine.seal(self._plan.window(window).spans)
+        self._window, self._row, self._resumed = window, row, True
+        self._receipts = {window: Receipt.from_json(state["receipt_before_window"])}
+        self._counted = window, row, Receipt.from_json(state["receipt"])
 
     def receipt(self) -> Receipt:
-        """Count and order-free digest of the ids of the rows delivered in this epoch: exact at
-        every minibatch, kept to the next epoch.
+        """Return the count and order-independent digest of the row ids delivered in this epoch.
+
+        It is exact after every minibatch, and kept until the next epoch starts.
         """
-        window, row, receipt = self._known
+        window, row, receipt = self._counted
         if (window, row) != (self._window, self._row):
             receipt = self._receipts[self._window] + self._partial_receipt()
-            self._known = self._window, self._row, receipt
+            self._counted = self._window, self._row, receipt
         return receipt
 
     def warm_up(self) -> None:
-        """Compile the shuffle's kernels, or load them from the disk's cache, on a few rows;
-        iterating would do it otherwise.
+        """Compile the shuffle's kernels, or load them from the disk cache, on a few rows.
+
+        Otherwise the first iteration does.
         """
         span = self._source.spans[0]
-        few = min(span.num_rows, 16)
-        shuffle_once(
-            self._source,
-            Span(shard=span.shard, start=span.start, stop=span.start + few, first_id=span.first_id),
-        )
+        stop = span.start + min(span.num_rows, 16)
+        shuffle_once(self._source, replace(span, stop=stop))
 
     def nulls(self) -> Json:
-        """Rows dropped or values imputed since the stream was opened: `{total, columns: {name: n},
-        shards: {url: n}}`.
+        """Return the rows dropped or values imputed since the stream was opened.
 
-        A dropped row counts at its first bad column. The 16 shards with the most are named.
+        The form is `{total, columns: {name: n}, shards: {url: n}}`. A dropped row counts at its
+        first bad column. Only the 16 shards with the most are named.
         """
         return to_json(summarize_nulls(self._nulls, self.dataset))
 
     def quarantine(self) -> Json | None:
-        """The spans that could not be read, with files, rows and causes.
+        """Return the spans that could not be read, with files, rows and causes.
 
         None when `on_bad_shard` is "error".
         """
         return None if self._source.quarantine is None else self._source.quarantine.to_json()
 
     def stats(self) -> dict[str, float | int]:
-        """Seconds worked and waited in each part, and bytes from object stores, over all epochs so
-        far (stream/fetch.py).
-        """
+        """Return the seconds, counts and bytes of all epochs so far; see `FetchStats`."""
         return self._stats.to_json()
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Generator[Minibatch, None, None]:
         if get_worker_info() is not None:
             raise ConfigError(
                 "a Stream inside a DataLoader with workers would deliver every row once per worker:"
@@ -249,49 +237,46 @@ class Stream(IterableDataset):
         self._resumed = False
         return self._minibatches()
 
-    def _minibatches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        size, skip = self.batch_size, self._row
+    def _minibatches(self) -> Generator[Minibatch, None, None]:
+        size, start = self.batch_size, self._row
         carried: list[torch.Tensor] = []  # rows of a minibatch that crosses a window's edge
-        blocks = fetch(
-            self._plan.windows(self._window), self._source, self.budget, self._stats, self._pool
-        )
+        windows = self._plan.windows(self._window)
+        blocks = fetch(windows, self._source, self.budget, self._stats, self._pool)
         try:
             for block in blocks:
-                self._receipts[block.index + 1] = self._receipts[block.index] + block.receipt
+                window = block.index
+                self._receipts[window + 1] = self._receipts[window] + block.receipt
                 self._nulls += block.nulls
-                self._dropped = {
-                    w: dropped for w, dropped in self._dropped.items() if w >= self._window
-                } | {block.index: block.dropped}
+                needed = {w: spans for w, spans in self._dropped.items() if w >= self._window}
+                self._dropped = needed | {window: block.dropped}
                 rows = torch.from_numpy(block.rows).to(self.device)
-                window, place = block.index, skip
                 del block  # only tensors keep the buffer alive from here on
-                skip = 0
                 if carried:
-                    place = size - sum(map(len, carried))
-                    carried.append(rows[:place].clone())
-                    if place > len(rows):
+                    start = size - sum(map(len, carried))
+                    carried.append(rows[:start].clone())
+                    if start > len(rows):
                         continue
-                    self._window, self._row = window, place
+                    self._window, self._row = window, start
                     yield _split(torch.cat(carried))
                     carried = []
-                end = len(rows) - (len(rows) - place) % size
-                for x, y in zip(
-                    rows[place:end, :-1].split(size), rows[place:end, -1:].split(size), strict=True
-                ):
-                    if end > place:
+                end = len(rows) - (len(rows) - start) % size
+                inputs, targets = _split(rows[start:end])
+                for x, y in zip(inputs.split(size), targets.split(size), strict=True):
+                    if end > start:
                         self._window, self._row = window, self._row + size
                         yield x, y
                 if end < len(rows):
                     carried = [rows[end:].clone()]
                 else:
                     self._window, self._row = window + 1, 0
+                start = 0
             if carried and not self.drop_last:
                 self._window, self._row = len(self._plan), 0
                 yield _split(torch.cat(carried))
         finally:
             blocks.close()
-        done = self._receipts[len(self._plan)]
-        if not done.count and done.dropped and self._plan.num_rows:
+        delivered = self._receipts[len(self._plan)]
+        if not delivered.count and delivered.dropped and self._plan.num_rows:
             raise DataError(
                 f"{self.dataset.url}: every row has a bad value, so all were dropped. Leave columns"
                 " out with --features."
@@ -301,8 +286,10 @@ class Stream(IterableDataset):
     def _go_to(self, epoch: int) -> None:
         self._epoch, self._window, self._row = epoch, 0, 0
         self._resumed = self._finished = False
+        #: Window → the receipt of all windows before it.
         self._receipts = {0: Receipt()}
-        self._known = 0, 0, Receipt()
+        #: The position that a receipt was computed for, and that receipt.
+        self._counted = 0, 0, Receipt()
         self._dropped: dict[int, tuple[np.ndarray, ...]] = {}
         self._ids: tuple[int, np.ndarray] | None = None
         self._plan = self._plan_of(epoch)
@@ -314,58 +301,53 @@ class Stream(IterableDataset):
             seed=self._seed,
             trial=0,
             epoch=epoch,
-            window_rows=self._window_rows,
+            window_rows=self._source.window_rows,
         )
 
     def _order(self) -> dict[str, Any]:
+        source = self._source
         return {
             "seed": self._seed,
-            "window_rows": self._window_rows,
-            "spans": self._source.spans.fingerprint,
-            "holdout_rows": self._source.holdout.num_rows,
+            "window_rows": source.window_rows,
+            "spans": source.spans.fingerprint,
+            "holdout_rows": source.holdout.num_rows,
             "data": self.dataset.fingerprint,
             "columns": list(self.dataset.columns),
-            "on_null": self._source.on_null,
-            "on_bad_shard": "error" if self._source.quarantine is None else "quarantine",
-            "transform": (
-                None if self._source.transform is None else self._source.transform.record()
-            ),
+            "on_null": source.on_null,
+            "on_bad_shard": "error" if source.quarantine is None else "quarantine",
+            "transform": None if source.transform is None else source.transform.record(),
         }
 
     def _partial_receipt(self) -> Receipt:
-        """Of the rows delivered from the current window: their ids follow from the plan and from
-        what was dropped.
+        """Return the receipt of the rows delivered from the current window.
+
+        Their ids follow from the plan and from the rows that were dropped.
         """
         if self._row == 0:
             return Receipt()
         if self._ids is None or self._ids[0] != self._window:
             window = self._plan.window(self._window)
-            self._ids = (
-                self._window,
-                window_ids(window, self._source, self._dropped[self._window]),
-            )
+            ids = window_ids(window, self._source, self._dropped[self._window])
+            self._ids = self._window, ids
         hashes = hash_array(self._ids[1][: self._row], int(RECEIPT_KEY))
         return Receipt(count=self._row, digest=int(hashes.sum(dtype=np.uint64)))
 
 
-def _refuse_position(name: str, number: object, most: int | None = None) -> None:
-    """Raise ConfigError for what is no whole number from 0 to `most`."""
-    if (
-        not isinstance(number, int)
-        or isinstance(number, bool)
-        or number < 0
-        or (most is not None and number > most)
-    ):
-        raise ConfigError(
-            f"{name} {number!r} is no position of this stream: a whole number from 0"
-            + (f" to {most:,}." if most else ".")
-        )
+def _check_position(name: str, number: Any, most: int | None = None) -> None:
+    """Raise ConfigError unless `number` is a whole number from 0 to `most`."""
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if whole and 0 <= number <= (number if most is None else most):
+        return
+    limit = f"0 to {most:,}" if most else "0"
+    raise ConfigError(
+        f"{name} {number!r} is not a position of this stream: expected a whole number from {limit}."
+    )
 
 
 def open_device(name: str) -> torch.device:
-    """The device of a stream's tensors.
+    """Return the torch device of that name; `auto` is the CPU.
 
-    `auto` is the CPU. Raises ConfigError when it cannot be used here.
+    Raises ConfigError when it cannot be used on this machine.
     """
     try:
         device = torch.device("cpu" if name == "auto" else name)
@@ -378,20 +360,39 @@ def open_device(name: str) -> torch.device:
     return device
 
 
-def _split(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _split(rows: torch.Tensor) -> Minibatch:
     return rows[:, :-1], rows[:, -1:]
 
 
-def open_stream(path: str, *, drop_last: bool = False, **flags: Any) -> Stream:
+def open_stream(
+    path: str | os.PathLike[str],
+    *,
+    drop_last: bool = False,
+    features: str | Sequence[str] | None = None,
+    target: str | None = None,
+    batch_size: int | float | str | None = None,
+    holdout: int | float | str | None = None,
+    seed: int | str | None = None,
+    device: str | None = None,
+    memory: int | str | None = None,
+    readers: int | None = None,
+    span_rows: int | float | str | None = None,
+    window_rows: int | float | str | None = None,
+    on_null: Literal["error", "drop", "impute"] | None = None,
+    on_bad_shard: Literal["error", "quarantine"] | None = None,
+    transform: str | None = None,
+    timeout_seconds: float | str | None = None,
+    storage_options: dict[str, str | bool] | None = None,
+) -> Stream:
     """Open a data set as a `Stream` of minibatches.
 
-    Flags: features, target, batch_size (1024), seed (0), holdout (0), memory, readers, device
-    ("cpu"), span_rows, window_rows, on_null ("error"), transform, on_bad_shard ("error"),
-    storage_options (of an object store, under fsspec's names), timeout_seconds (300); each as on
-    the command line. `features` and `target` may be left out: the last column is the target. With
-    `on_null="impute"` the survey's spans are read here, at most 64 of them or so.
+    None means the default: all columns, the last as the target, minibatches of 1,024 rows, seed 0,
+    nothing held out, and the CPU. Values may be written as on the command line, such as `"64Ki"`
+    rows or `"2GiB"` of memory. `storage_options` are those of an object store, under fsspec's
+    names. With `on_null="impute"` the spans of the survey are read here, usually at most 64.
 
-    Raises ConfigError for a flag, DataError for the data, ResourceError for the memory.
+    Raises ConfigError for a wrong value, DataError for the data, ResourceError for the memory.
     """
-    config = make_config(flag_values(flags, _STREAM_FLAGS))
-    return Stream(path, config, drop_last=drop_last)
+    flags = {name: value for name, value in locals().items() if name in STREAM_FLAGS}
+    config = make_config(flag_values(flags, STREAM_FLAGS))
+    return Stream(os.fspath(path), config, drop_last=drop_last)

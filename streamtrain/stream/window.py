@@ -1,6 +1,6 @@
 """Building one window: count, decode, deal, permute.
 
-Each step is a plain function that a Dask task runs.
+`WindowBuild` holds the state of one window; the Dask tasks of fetch.py call its methods.
 """
 
 from collections import Counter
@@ -18,22 +18,31 @@ from streamtrain.plan.plan import Window
 from streamtrain.plan.spans import Spans
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.chains import Chains
-from streamtrain.stream.nulls import NOTHING, NullCounts, alike, first_bad, mend
-from streamtrain.stream.read_timeout import read_within
+from streamtrain.stream.nulls import (
+    NO_POSITIONS,
+    NullCounts,
+    apply_null_policy,
+    as_uniform_views,
+    first_bad_column,
+)
+from streamtrain.stream.read_timeout import read_with_timeout
 from streamtrain.stream.source import Source
 from streamtrain.types import Receipt, Span, Standardization
 
-#: Receipts of all runs use one key, so that they can be compared.
+#: The receipts of all runs use one key, so that they can be compared.
 RECEIPT_KEY = np.uint64(make_key(RECEIPT))
 
-#: A bucket of about this size is permuted inside a second-level cache.
+#: A bucket of about this size is permuted inside the L2 cache.
 BUCKET_BYTES = 192 * 1024
 
 
 class WindowBuild:
     """The state of one window while it is built; used by one thread at a time.
 
-    `positions[i]` is where span i begins among the window's row positions; each begins at a
+    The constructor counts the rows of each bucket. Then call, for each span i in order, `decode(i)`
+    and `deal(i, columns)`, and at the end `permute()`. `chains` is needed for windows with slices.
+
+    `positions[i]` is where span i starts among the row positions of the window; each start is a
     multiple of 8 (kernels/shuffle.py).
     """
 
@@ -45,9 +54,9 @@ class WindowBuild:
         self.width = (0,) * pool.width
         self.spans = [source.spans[int(number)] for number in window.spans]
         self.skips = [source.holdout.of(int(number)) for number in window.spans]
-        padded = [(span.num_rows + 7) // 8 * 8 for span in self.spans]
-        self.positions = np.concatenate([[0], np.cumsum(padded)]).tolist()
-        # of the data's width: ids alone must fall alike
+        padded_rows = [(span.num_rows + 7) // 8 * 8 for span in self.spans]
+        self.positions = np.concatenate([[0], np.cumsum(padded_rows)]).tolist()
+        # from the width of the data, not of the pool, so that `window_ids` uses the same buckets
         num_buckets = bucket_count(window.num_rows, source.num_columns)
         self.mask = np.uint64(num_buckets - 1)
         self.key = np.uint64(window.key)
@@ -58,16 +67,17 @@ class WindowBuild:
         self.cursors = self.starts.copy()
         self.buffer = pool.lend(window.num_rows)
         self.receipt = Receipt()
-        self.dropped = [NOTHING] * len(self.spans)
+        self.dropped = [NO_POSITIONS] * len(self.spans)
         self.nulls: NullCounts = Counter()
 
     def decode(self, i: int) -> tuple[np.ndarray, ...] | None:
-        """The columns of the window's i-th span; a slice of a chain comes in its turn.
+        """Return the columns of the window's i-th span; None if it is in quarantine.
 
-        None when it is quarantined.
+        A slice of a chain waits for its turn.
         """
         number, quarantine = int(self.window.spans[i]), self.source.quarantine
         if self.sliced[i]:
+            assert self.chains is not None, "a window with slices needs the chains of its fetch"
             return self.chains.read(self.window.epoch, number)
         if quarantine is not None and number in quarantine:
             return None
@@ -80,29 +90,32 @@ class WindowBuild:
             return None
 
     def deal(self, i: int, columns: tuple[np.ndarray, ...] | None) -> None:
-        """Deal the i-th span's rows into buckets, under the null policy; raises DataError for a
-        value that it refuses.
+        """Deal the rows of the i-th span into buckets, under the null policy.
 
-        Of a quarantined span (None) all rows are stepped over.
+        All rows of a span in quarantine (None) are left out.
 
-        The kernel says whether all it dealt was finite, so a good span is not searched. A bad one
-        is dealt once more, over the places it took: what is dropped joins the rows to skip, and
+        The kernel reports whether every value it dealt was finite, so a good span is not searched.
+        A bad one is dealt again over the same places: the dropped rows join the rows to skip, and
         `permute` closes the gaps that are left.
+
+        Raises DataError for a value that the policy refuses.
         """
         if columns is None:
-            lost = self.source.quarantine.lost_rows(int(self.window.spans[i]), len(self.skips[i]))
+            quarantine = self.source.quarantine
+            assert quarantine is not None, "only a quarantined span has no columns"
+            lost = quarantine.lost_rows(int(self.window.spans[i]), len(self.skips[i]))
             self.dropped[i] = self.skips[i] = np.arange(self.spans[i].num_rows)
             self.receipt += Receipt(quarantined=lost)
             return
-        columns, cursors = alike(columns), self.cursors.copy()
+        columns, cursors = as_uniform_views(columns), self.cursors.copy()
         receipt, finite = self._deal(i, columns)
         if not finite or self._drops_held_out(i, columns):
-            mended = mend(self.source, self.spans[i], columns, self.skips[i])
-            self.dropped[i] = mended.dropped
-            self.skips[i] = np.union1d(self.skips[i], mended.dropped)
-            self.nulls.update(mended.counts)
+            result = apply_null_policy(self.source, self.spans[i], columns, self.skips[i])
+            self.dropped[i] = result.dropped
+            self.skips[i] = np.union1d(self.skips[i], result.dropped)
+            self.nulls.update(result.counts)
             self.cursors[:] = cursors
-            receipt, finite = self._deal(i, alike(mended.columns))
+            receipt, finite = self._deal(i, as_uniform_views(result.columns))
             assert finite
         self.receipt += replace(receipt, dropped=len(self.dropped[i]))
 
@@ -124,18 +137,19 @@ class WindowBuild:
         return Receipt(count=int(count), digest=int(digest)), bool(finite)
 
     def _drops_held_out(self, i: int, columns: tuple[np.ndarray, ...]) -> bool:
-        """Held-out rows are not dealt, so the kernel does not judge them; a bad one counts as
+        """Return whether a held-out row is bad and the policy drops it.
+
+        The kernel does not deal held-out rows, so it does not check them; a bad one counts as
         dropped.
         """
-        held = self.skips[i]
-        if self.source.on_null != "drop" or not len(held):
+        held_out = self.skips[i]
+        if self.source.on_null != "drop" or not len(held_out):
             return False
-        return bool(
-            (first_bad(tuple(column[held] for column in columns), self.source.standard) >= 0).any()
-        )
+        rows = tuple(column[held_out] for column in columns)
+        return bool((first_bad_column(rows, self.source.standard) >= 0).any())
 
     def permute(self) -> Block:
-        """Shuffle inside the buckets; the block is ready."""
+        """Shuffle inside the buckets and return the finished block."""
         rows = kernels.permute(self.buffer, self.starts, self.cursors, self.key, self.width)
         return Block(
             epoch=self.window.epoch,
@@ -149,7 +163,7 @@ class WindowBuild:
 
 
 def bucket_count(num_rows: int, num_columns: int) -> int:
-    """A power of two, at most 256: buckets of about BUCKET_BYTES.
+    """Return the number of buckets: a power of two, at most 256, for about BUCKET_BYTES each.
 
     >>> bucket_count(2**21, 5), bucket_count(1000, 5)
     (256, 1)
@@ -159,36 +173,37 @@ def bucket_count(num_rows: int, num_columns: int) -> int:
 
 
 def window_ids(window: Window, source: Source, dropped: Sequence[np.ndarray]) -> np.ndarray:
-    """The ids of a window's rows in the order of its block, given what its block says was dropped:
-    int64 (rows,). Reads no data.
+    """Return the ids of a window's rows in the order of its block: int64 (rows,). Reads no data.
 
-    Row positions are dealt in place of values, as two float32 columns of 16 bits each, which
-    float32 holds exactly.
+    `dropped` is what the block says was dropped. The positions of the rows are dealt in place of
+    values, as two float32 columns of 16 bits each, which float32 holds exactly.
     """
-    parts = []
-    for number in window.spans:
-        span = source.spans[int(number)]
-        parts.append(np.arange(span.first_id, span.first_id + span.num_rows))
-    ids = np.concatenate(parts)
-    plain = replace(
-        source, standard=Standardization.identity(2), on_null="error", fill=None, quarantine=None
+    spans = [source.spans[int(number)] for number in window.spans]
+    ids = np.concatenate(
+        [np.arange(span.first_id, span.first_id + span.num_rows) for span in spans]
     )
+    identity = Standardization.identity(2)
+    plain = replace(source, standard=identity, on_null="error", fill=None, quarantine=None)
     build = WindowBuild(window, plain, BufferPool(window.num_rows, 2, keep=0))
     first = 0
-    for i, part in enumerate(parts):
-        places = np.arange(first, first + len(part))
+    for i, span in enumerate(spans):
+        positions = np.arange(first, first + span.num_rows)
+        high, low = (positions >> 16).astype(np.float32), (positions & 0xFFFF).astype(np.float32)
         build.skips[i] = np.union1d(build.skips[i], dropped[i])
-        build.deal(i, ((places >> 16).astype(np.float32), (places & 0xFFFF).astype(np.float32)))
-        first += len(part)
+        build.deal(i, (high, low))
+        first += span.num_rows
     dealt = build.permute().rows.astype(np.int64)
     return ids[(dealt[:, 0] << 16) | dealt[:, 1]]
 
 
 def shuffle_once(source: Source, span: Span) -> np.ndarray:
-    """One span read, dealt and permuted as a window of its own, with nothing held out: for warming
-    up. Raises ReadTimeout.
+    """Read, deal and permute one span as a window of its own, for warming up; return its rows.
+
+    Nothing is held out.
+
+    Raises ReadTimeout when the read exceeds its timeout.
     """
-    alone = Spans(
+    spans = Spans(
         shard=np.array([span.shard]),
         start=np.array([span.start]),
         stop=np.array([span.stop]),
@@ -198,12 +213,8 @@ def shuffle_once(source: Source, span: Span) -> np.ndarray:
     window = Window(
         epoch=0, index=0, key=0, spans=np.array([0]), num_rows=span.num_rows, ends_epoch=False
     )
-    source = replace(source, spans=alone, holdout=Holdout(spread=np.array([0])))
+    source = replace(source, spans=spans, holdout=Holdout(spread=np.array([0])))
     build = WindowBuild(window, source, BufferPool(span.num_rows, source.num_columns, keep=0))
-    build.deal(
-        0,
-        read_within(
-            source.watch, source.dataset.shards[span.shard], span, partial(build.decode, 0)
-        ),
-    )
+    shard = source.dataset.shards[span.shard]
+    build.deal(0, read_with_timeout(source.watch, shard, span, partial(build.decode, 0)))
     return build.permute().rows

@@ -1,6 +1,4 @@
-"""Data sets of uneven row groups whose first column is the row's number and whose target is three
-times that.
-"""
+"""Data sets of uneven row groups; the first column is the row number, the target three times it."""
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +8,7 @@ import zarr
 
 from streamtrain.storage.dataset import open_shards
 
-# 11: the last turn of the expert's loop holds fewer than eight
+# 11 groups, so that the last turn of the expert's loop holds fewer than eight
 GROUPS = [700, 1, 300, 64, 2000, 17, 500, 500, 500, 418, 3]
 ROWS = 2 * sum(GROUPS)
 
@@ -21,15 +19,16 @@ def numbered(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("numbered") / request.param
     folder.mkdir()
     ids = np.arange(ROWS, dtype=np.float32)
-    for number, part in enumerate(np.split(np.stack([ids, -ids, 3 * ids], axis=1), 2)):
+    rows = np.stack([ids, -ids, 3 * ids], axis=1)
+    for number, shard_rows in enumerate(np.split(rows, 2)):
         if request.param == "zarr":
             array = zarr.create_array(
-                folder / f"{number}.zarr", shape=part.shape, chunks=(450, 3), dtype="float32"
+                folder / f"{number}.zarr", shape=shard_rows.shape, chunks=(450, 3), dtype="float32"
             )
-            array[:] = part
+            array[:] = shard_rows
             continue
-        table = pa.table({name: part[:, i] for i, name in enumerate("abc")})
+        table = pa.table({name: shard_rows[:, i] for i, name in enumerate("abc")})
         with pq.ParquetWriter(folder / f"{number}.parquet", table.schema) as writer:
-            for start, rows in zip(np.cumsum([0, *GROUPS]), GROUPS, strict=False):
-                writer.write_table(table.slice(start, rows))
+            for start, num_rows in zip(np.cumsum([0, *GROUPS]), GROUPS, strict=False):
+                writer.write_table(table.slice(start, num_rows))
     return open_shards(str(folder))

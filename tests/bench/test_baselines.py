@@ -1,4 +1,4 @@
-"""The other sides do their work whole: a rival that skips rows would flatter us."""
+"""The other sides deliver every row: one that skipped rows would make the ratios meaningless."""
 
 from functools import partial
 
@@ -23,10 +23,11 @@ LOOPS = [
 
 
 def ids(minibatches, batch_size):
-    """The row numbers of an epoch, in order; checks every minibatch's shape, type and that its
-    values belong together.
+    """Return the row numbers of an epoch, in order.
+
+    Checks the shape and type of every minibatch, and that its values belong together.
     """
-    found = []
+    numbers = []
     for x, y in minibatches:
         assert x.dtype == y.dtype == torch.float32
         assert x.shape[1:] == (2,)
@@ -34,8 +35,8 @@ def ids(minibatches, batch_size):
         assert 0 < len(x) <= batch_size
         assert torch.equal(x[:, 1], -x[:, 0])
         assert torch.equal(y[:, 0], 3 * x[:, 0])
-        found += x[:, 0].int().tolist()
-    return found
+        numbers += x[:, 0].int().tolist()
+    return numbers
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -60,7 +61,7 @@ def test_the_tuned_loop_gives_the_experts_rows(numbered):
 def test_an_abandoned_loop_ends_its_threads(numbered, loop):
     minibatches = loop(Groups(numbered), 64, seed=0)
     next(minibatches)
-    minibatches.close()  # the fixture `no_leaks` looks
+    minibatches.close()  # the fixture `no_leaks` checks for threads
 
 
 @pytest.mark.parametrize(

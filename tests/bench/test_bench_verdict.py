@@ -1,6 +1,4 @@
-"""Ratios are of pairs, a bad rival is called one, and the bottleneck is the part that the others
-wait for.
-"""
+"""Ratios are of pairs, a slow loop is not compared with, and the bottleneck limits the others."""
 
 import json
 

@@ -1,6 +1,4 @@
-"""The driver against simulated workers: a small run is exact, grows no worse than linearly, and
-prints what it says.
-"""
+"""The driver against simulated workers: each window once, costs that grow linearly, the command."""
 
 import json
 
@@ -37,7 +35,7 @@ def test_a_thousand_workers_and_a_million_million_rows():
     assert all(
         slope < 1.1 for name, slope in document["growth"].items() if name != "plan_seconds"
     ), document["growth"]
-    assert document["growth"]["plan_seconds"] < 1.5  # n log n, and arrays that outgrow the caches
+    assert document["growth"]["plan_seconds"] < 1.5  # n log n, and the arrays outgrow the caches
 
 
 def test_the_verb(capsys):

@@ -1,6 +1,4 @@
-"""The check passes on the trainer as it is, and fails on one whose step is two per cent too
-long.
-"""
+"""The check passes on the trainer as it is, and fails on one with a wrong step."""
 
 import numpy as np
 import pytest
@@ -31,7 +29,7 @@ def test_a_wrong_step_is_found_out(wrong, monkeypatch):
             )
 
         def advance(self, block, start, stop):
-            # loses a row of every call
+            # "mean" loses a row of every call
             return super().advance(block, start + (wrong == "mean"), stop)
 
     monkeypatch.setattr(oracle, "FusedEngine", Wrong)

@@ -1,4 +1,4 @@
-"""`streamtrain bench step` on short regions: every figure is there and fits the others.
+"""`streamtrain bench step` on short regions: every figure is there and agrees with the others.
 
 Speed itself is never asserted.
 """
@@ -67,8 +67,8 @@ def test_json_says_all(capsys):
     ]
     text = step_page(document)
     assert all(
-        part in text
-        for part in ("torch eager", "of sgemm", "rows of 2,048", "6 replicas", document["limit"])
+        phrase in text
+        for phrase in ("torch eager", "of sgemm", "rows of 2,048", "6 replicas", document["limit"])
     )
 
 
@@ -97,9 +97,7 @@ def test_one_engine_on_one_thread():
     ],
 )
 def test_the_plain_loop_does_the_same_work(train):
-    """It takes the steps that our engine takes, on the same minibatches: else a ratio would compare
-    different things.
-    """
+    """It takes the steps of our engine on the same minibatches, so that a ratio is meaningful."""
     rows = np.random.default_rng(0).standard_normal((640, 5)).astype(np.float32)
     shape, config = Shape(widths=(4, 8, 1), activation="tanh"), TrainConfig(lr=0.003, **train)
     loop = TorchLoop(shape, rows, 64, config, 1)
@@ -107,29 +105,31 @@ def test_the_plain_loop_does_the_same_work(train):
     shape.load_flat(loop.network, parameters)
     engine = FusedEngine(shape, parameters, 64, (0.003,), config)
     losses = [loop.take(1) for _ in range(10)]
-    # the tutorial's MSE has no ½, which Adam does not feel
+    # the tutorial's MSE has no factor ½, which does not change the steps of Adam
     scale = 1 if config.loss == "huber" else 2
     sums = [engine.advance(rows, start, start + 64)[0] for start in range(0, 640, 64)]
     np.testing.assert_allclose(losses, np.array(sums) / 64 * scale, rtol=1e-3)
-    assert loop.take(1) < losses[0], "it goes on from the first row"
-    assert torch.get_num_threads() == 1, "it goes on from the first row"
+    assert loop.take(1) < losses[0], "it continues from the first row"
+    assert torch.get_num_threads() == 1
 
 
 def test_our_sides_are_made_on_the_thread_that_they_are_timed_on():
-    """What torch compiled for another number of threads would be compiled anew inside the clock:
-    twenty times slower, once.
+    """What torch compiled for another number of threads would be compiled again while timed.
+
+    That made one region twenty times slower.
     """
-    seen = []
+    thread_counts = []
     engine = SimpleNamespace(
-        batch_size=8, advance=lambda _rows, _start, _stop: seen.append(torch.get_num_threads())
+        batch_size=8,
+        advance=lambda _rows, _start, _stop: thread_counts.append(torch.get_num_threads()),
     )
     with torch_threads(2):
         side = bench.on_one_thread(bench.engine_side, engine, np.zeros((64, 5), dtype=np.float32))
-        made = len(seen)
+        calls_when_made = len(thread_counts)
         assert side() > 0
         assert torch.get_num_threads() == 2
-    assert made
-    assert set(seen) == {1}
+    assert calls_when_made
+    assert set(thread_counts) == {1}
 
 
 def test_torch_threads_are_put_back():

@@ -28,7 +28,7 @@ def data(request, tmp_path_factory):
 
 
 def check_document(document, *, rows, repeats):
-    """A figure for every key, null where a reason says why, and parts that fit together."""
+    """Check that every key has a figure, or null with a reason, and that the figures agree."""
     assert document["rows"] == rows
     assert document["data_rows"] == ROWS
     assert document["repeats"] == repeats
@@ -89,7 +89,7 @@ def test_fewer_rows_other_readers_and_the_page(data):
     document = bench.measure_stream(config, rows=10_000, repeats=2)
     check_document(document, rows=10_000, repeats=2)
     text = page(document)
-    for part in (
+    for phrase in (
         "10,000 rows per side",
         "minibatches of 7,000",
         "raw decode, 3 threads",
@@ -97,7 +97,7 @@ def test_fewer_rows_other_readers_and_the_page(data):
         "bottleneck",
         "projected",
     ):
-        assert part in text
+        assert phrase in text
 
 
 def test_what_does_not_fit_in_memory_is_left_out_and_said(data, monkeypatch):

@@ -1,4 +1,4 @@
-"""`streamtrain bench train` on small data: every figure is there and fits the others.
+"""`streamtrain bench train` on small data: every figure is there and agrees with the others.
 
 Speed itself is never asserted.
 """
@@ -66,10 +66,10 @@ def test_json_says_all(data, capsys, monkeypatch, engine):
     step=st.floats(1, 1e6),
     delivery=st.floats(0, 1e6),
     threads=st.integers(1, 64),
-    more=st.integers(0, 64),
+    idle_cores=st.integers(0, 64),
 )
-def test_the_bound_is_what_the_cores_leave(step, delivery, threads, more):
-    cores = threads + more
+def test_the_bound_is_what_the_cores_leave(step, delivery, threads, idle_cores):
+    cores = threads + idle_cores
     bound = bench.bound(step, delivery, threads, cores)
     rate = bound * threads / step
     assert rate * (step + delivery) <= cores * (1 + 1e-9), "no more core-seconds than there are"

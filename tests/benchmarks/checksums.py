@@ -1,15 +1,15 @@
-"""What it costs to verify while reading: the same work with and without checksums, taking turns in
-one process.
+"""The cost of verifying checksums while reading: the same work with and without them.
 
     python tests/benchmarks/checksums.py [--rows 4M] [--repeats 7] [--batch-size 1024]
 
-Three sides in both formats, each an epoch: `decode` (spans to columns), `stream` (shuffled blocks
-that nobody looks at) and `train` (one learner of the default shape, fused engine, on all cores).
-Without: the checksums in Parquet's page headers are passed over, and the Zarr arrays are copied
-without their crc32c. A cost is the ratio of seconds with to seconds without, less one, and its 95 %
-interval over the pairs: of the clock, and of the processor time of all threads, which other
-programs on the machine blur less. The last column needs no quiet machine: the checksums of all the
-bytes alone, their fastest time over the fastest processor time of the side without them.
+All sides take turns in one process. There are three in both formats, each an epoch: `decode` (spans
+to columns), `stream` (shuffled blocks, which are discarded) and `train` (one learner of the default
+shape, fused engine, on all cores). Without checksums, those in Parquet's page headers are ignored,
+and the Zarr arrays are copied without their crc32c. A cost is the ratio of seconds with to seconds
+without, less one, and its 95 % interval over the pairs; it is given for the clock, and for the
+processor time of all threads, which other programs on the machine affect less. The last column
+needs no quiet machine: it is the fastest time of the checksums of all bytes alone, over the fastest
+processor time of the side without them.
 """
 
 import argparse
@@ -33,24 +33,27 @@ from streamtrain.config import make_config
 from streamtrain.kernels.page_headers import CRC, read_page_headers
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.science.intervals import paired_ratio
-from streamtrain.storage.parquet import fast_pages as plain
+from streamtrain.storage.parquet import fast_pages
 from streamtrain.stream.block import Block
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.fused_engine import one_blas_thread
+from streamtrain.types import Format
 
 
 def decode(prepared: Prepared, batch_size: int) -> None:
-    for span in map(prepared.source.spans.__getitem__, range(len(prepared.source.spans))):
-        prepared.source.readers.read(span.shard, span.start, span.stop)
+    source = prepared.source
+    for number in range(len(source.spans)):
+        span = source.spans[number]
+        source.readers.read(span.shard, span.start, span.stop)
 
 
 def stream(prepared: Prepared, batch_size: int) -> None:
-    for _ in an_epoch(prepared):
+    for _ in one_epoch(prepared):
         pass
 
 
-def an_epoch(prepared: Prepared) -> Iterator[Block]:
+def one_epoch(prepared: Prepared) -> Iterator[Block]:
     with closing(prepared.blocks(0, FetchStats())) as blocks:
         for block in blocks:
             yield block
@@ -59,15 +62,15 @@ def an_epoch(prepared: Prepared) -> Iterator[Block]:
 
 
 def train(prepared: Prepared, batch_size: int) -> None:
-    with one_blas_thread(True), ComputePool(default_readers()) as team:
+    with one_blas_thread(True), ComputePool(default_readers()) as cores:
         engine = prepared.learner(batch_size, (1e-6,), 0).engine
-        engine.cores = team
-        for block in an_epoch(prepared):
+        engine.cores = cores
+        for block in one_epoch(prepared):
             engine.advance(block.rows, 0, len(block.rows))
 
 
 def without_crc32c(source: Path, out: Path) -> Path:
-    """A copy of Zarr shards, chunk by chunk the same, without checksums and manifest."""
+    """Copy Zarr shards with the same chunks, without checksums and manifest."""
     for shard in sorted(source.glob("*.zarr")):
         whole = zarr.open_array(shard, mode="r")
         copy = zarr.create_array(
@@ -84,71 +87,73 @@ def without_crc32c(source: Path, out: Path) -> Path:
     return out
 
 
-def checksum_seconds(format: str, num_bytes: int) -> float:
-    """The fastest of ten times for the checksums of so many bytes, in pieces of a page or a chunk
-    of five columns.
+def checksum_seconds(format: Format, num_bytes: int) -> float:
+    """Return the fastest of ten times for the checksums of `num_bytes` bytes.
+
+    They are computed in pieces of the size of a page, or of a chunk of five columns.
     """
-    piece = np.random.default_rng(0).integers(
-        0, 256, 80_000 if format == "parquet" else 5_242_880, dtype=np.uint8
-    )
+    piece_bytes = 80_000 if format == "parquet" else 5_242_880
+    piece = np.random.default_rng(0).integers(0, 256, piece_bytes, dtype=np.uint8)
     check = isal_zlib.crc32 if format == "parquet" else google_crc32c.value
-    return min(
-        seconds(lambda: [check(piece) for _ in range(max(1, num_bytes // len(piece)))])[1]
-        for _ in range(10)
-    )
+    num_pieces = max(1, num_bytes // len(piece))
+    return min(seconds(lambda: [check(piece) for _ in range(num_pieces)])[1] for _ in range(10))
 
 
-def seconds(work: Callable[[], None]) -> tuple[float, float]:
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds of the clock and the processor time of all threads."""
     clock, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - clock, time.process_time() - processor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=parse_count, default=4_000_000)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batch-size", type=int, default=1024)
-    asked = parser.parse_args()
-    off = partial(patch.object, plain, "read_page_headers", _headers_without_crc)
+    options = parser.parse_args()
+    off = partial(patch.object, fast_pages, "read_page_headers", _headers_without_crc)
     with tempfile.TemporaryDirectory() as folder:
-        data = {format: Path(folder, format) for format in ("parquet", "zarr")}
-        for format, path in data.items():
-            generate(path, kind="friedman2", rows=asked.rows, format=format)
-        bare = {
-            "parquet": data["parquet"],
-            "zarr": without_crc32c(data["zarr"], Path(folder, "bare")),
+        data: dict[Format, Path] = {
+            "parquet": Path(folder, "parquet"),
+            "zarr": Path(folder, "zarr"),
         }
+        for format, path in data.items():
+            generate(path, kind="friedman2", rows=options.rows, format=format)
+        bare = data | {"zarr": without_crc32c(data["zarr"], Path(folder, "bare"))}
         print(
-            f"{asked.rows:,} rows of 5 columns, minibatches of {asked.batch_size:,},"
-            f" {default_readers()} readers, {asked.repeats} repeats\n"
+            f"{options.rows:,} rows of 5 columns, minibatches of {options.batch_size:,},"
+            f" {default_readers()} readers, {options.repeats} repeats\n"
         )
         print(
             "| side | format | cost by the clock | cost in processor time | s with | s without |"
             " checksums alone |\n|---|---|---|---|---|---|---|"
         )
         for format in data:
-            alone = checksum_seconds(format, asked.rows * 20)
-            pair = [_prepared(path[format], asked.batch_size) for path in (data, bare)]
+            alone = checksum_seconds(format, options.rows * 20)
+            pair = [_prepared(path[format], options.batch_size) for path in (data, bare)]
             for side in (decode, stream, train):
-                taken: tuple[list, list] = [], []
-                for repeat in range(asked.repeats + 1):  # the first warms up
+                # (clock, processor) seconds of each repeat, with and without checksums
+                timings: tuple[list, list] = [], []
+                for repeat in range(options.repeats + 1):  # the first warms up
                     for number in (0, 1) if repeat % 2 else (1, 0):
                         with ExitStack() as stack:
                             if number and format == "parquet":
                                 stack.enter_context(off())
-                            taken[number].append(
-                                seconds(partial(side, pair[number], asked.batch_size))
-                            )
-                clock, processor = (
-                    paired_ratio(*([each[i] for each in one[1:]] for one in taken)) for i in (0, 1)
-                )
-                best = (f"{min(each[0] for each in one[1:]):.2f}" for one in taken)
-                print(
-                    f"| {side.__name__} | {format} | {_cost(*clock)} | {_cost(*processor)} |"
-                    f" {' | '.join(best)} | {alone / min(each[1] for each in taken[1][1:]):.1%} |",
-                    flush=True,
-                )
+                            work = partial(side, pair[number], options.batch_size)
+                            timings[number].append(seconds(work))
+                with_clock, with_processor = zip(*timings[0][1:], strict=True)
+                without_clock, without_processor = zip(*timings[1][1:], strict=True)
+                cells = [
+                    side.__name__,
+                    format,
+                    _cost(*paired_ratio(with_clock, without_clock)),
+                    _cost(*paired_ratio(with_processor, without_processor)),
+                    f"{min(with_clock):.2f}",
+                    f"{min(without_clock):.2f}",
+                    f"{alone / min(without_processor):.1%}",
+                ]
+                print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def _prepared(path: Path, batch_size: int) -> Prepared:
@@ -169,9 +174,9 @@ def _headers_without_crc(data: np.ndarray, num_values: int, pages: np.ndarray) -
 
 
 def _cost(ratio: float, low: float | None, high: float | None) -> str:
-    return f"{ratio - 1:+.1%}" + (
-        f" ({low - 1:+.1%} to {high - 1:+.1%})" if low is not None and high is not None else ""
-    )
+    if low is None or high is None:
+        return f"{ratio - 1:+.1%}"
+    return f"{ratio - 1:+.1%} ({low - 1:+.1%} to {high - 1:+.1%})"
 
 
 if __name__ == "__main__":

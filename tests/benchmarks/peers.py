@@ -6,12 +6,12 @@ Run by hand; prints a Markdown table.
     streamtrain generate runs/peers-data --rows 20M --span-rows 250000
     python tests/benchmarks/peers.py runs/peers-data
 
-Each measurement is a process of its own, sides take turns, and the table gives medians. A peer is
-timed from its second minibatch on, until `--seconds` are over or its epoch ends: what it needs to
-start is not counted. streamtrain is timed over a whole epoch, from opening the data set on. A peer
-that is not installed is left out by name. Every side turns rows into float32 tensors x (batch,
-features) and y (batch, 1), and the consumer looks at their length only. Each peer is used as its
-documentation recommends:
+Each measurement is a separate process, sides take turns, and the table gives medians. A peer is
+timed from its second minibatch until `--seconds` have passed or its epoch ends, so its start is not
+counted. streamtrain is timed over a whole epoch, from opening the data set on. The table names the
+peers that are not installed. Every side turns rows into float32 tensors x (batch, features) and y
+(batch, 1), and the consumer reads only their length. Each peer is used as its documentation
+recommends:
 
 - torch DataLoader, rows: an IterableDataset that shares files among two workers and yields rows;
   default batching (pytorch.org, torch.utils.data, "Iterable-style datasets" and "Multi-process data
@@ -72,7 +72,7 @@ def buffer_rows(batch_size: int) -> int:
 
 
 def to_xy(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Columns by name, target last, to (batch, features) and (batch, 1)."""
+    """Turn columns by name, target last, into (batch, features) and (batch, 1)."""
     *x, y = batch.values()
     return torch.stack(x, dim=1), y[:, None]
 
@@ -84,7 +84,7 @@ def streamtrain(data: str, batch_size: int) -> Iterator[Any]:
 
 
 class Rows(IterableDataset):
-    """Rows of Parquet files, a worker taking every second file; shuffled by a buffer."""
+    """Rows of Parquet files, shuffled by a buffer; each worker reads every n-th file."""
 
     def __init__(self, data: str, buffer: int):
         self.files, self.buffer = files(data), buffer
@@ -116,7 +116,7 @@ def torch_in_memory(data: str, batch_size: int) -> Iterator[Any]:
 
 def hugging_face(data: str, batch_size: int) -> Iterator[Any]:
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import datasets
+    import datasets  # pyright: ignore[reportMissingImports]  # of the extra `peers`
 
     with tempfile.TemporaryDirectory() as cache:
         rows = datasets.load_dataset(
@@ -127,7 +127,7 @@ def hugging_face(data: str, batch_size: int) -> Iterator[Any]:
 
 
 def ray_data(data: str, batch_size: int) -> Iterator[Any]:
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]  # of the extra `peers`
 
     ray.init(
         num_cpus=psutil.cpu_count(),
@@ -161,9 +161,9 @@ def installed(package: str) -> str | None:
 
 
 def measure(side: str, data: str, batch_size: int, seconds: float) -> float:
-    """Rows a second of one side, in this process."""
+    """Return the rows per second of one side, in this process."""
     loop = SIDES[side][1]
-    # compiled kernels are loaded once a process; its start is counted otherwise
+    # loads the compiled kernels, which happens once per process
     if side == "streamtrain":
         next(loop(data, batch_size))
     rows, started, minibatches = 0, time.perf_counter(), loop(data, batch_size)
@@ -178,7 +178,7 @@ def measure(side: str, data: str, batch_size: int, seconds: float) -> float:
 
 
 def in_a_process(side: str, options: argparse.Namespace, batch_size: int) -> float | None:
-    """The same in a process of its own; None when it fails, with its last line on stderr."""
+    """Return `measure` in a separate process; None, with a line on stderr, when it fails."""
     words = [
         sys.executable,
         __file__,
@@ -192,16 +192,14 @@ def in_a_process(side: str, options: argparse.Namespace, batch_size: int) -> flo
     ]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
-        print(
-            f"{side}, B = {batch_size}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}",
-            file=sys.stderr,
-        )
+        cause = (done.stderr.strip().splitlines() or ["failed"])[-1]
+        print(f"{side}, B = {batch_size}: {cause}", file=sys.stderr)
         return None
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def table(rates: dict[tuple[str, int], list[float]], sizes: list[int]) -> str:
-    """Markdown: million rows/s, median of the repeats, and how many times faster streamtrain is."""
+    """Return a Markdown table: median million rows/s, and the ratio of streamtrain to each peer."""
     lines = [
         "| million rows/s | " + " | ".join(f"B = {size:,}" for size in sizes) + " |",
         "|---" * (len(sizes) + 1) + "|",
@@ -220,12 +218,10 @@ def _cell(rates: dict[tuple[str, int], list[float]], side: str, size: int) -> st
         return "failed"
     rate = statistics.median(rates[side, size])
     ours = rates.get(("streamtrain", size))
-    times = (
-        f" ({statistics.median(ours) / rate:.3g} × slower)"
-        if ours and side != "streamtrain"
-        else ""
-    )
-    return f"{rate / 1e6:.3g}{times}"
+    text = f"{rate / 1e6:.3g}"
+    if ours and side != "streamtrain":
+        text += f" ({statistics.median(ours) / rate:.3g} × slower)"
+    return text
 
 
 def machine() -> str:
@@ -251,7 +247,9 @@ def main() -> None:
     )
     parser.add_argument("data", help="a folder of Parquet files")
     parser.add_argument("--batch-sizes", default="100,1000,100000")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement of a peer")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="length of each measurement of a peer"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--only", choices=SIDES, help="measure one side in this process and print its rows/s"
@@ -262,27 +260,22 @@ def main() -> None:
         print(
             json.dumps(measure(options.only, options.data, sizes[0], options.seconds)), flush=True
         )
-        # peers keep workers and prefetching threads; nothing of theirs is needed any more
+        # peers leave workers and prefetching threads behind, which would delay a normal exit
         os._exit(0)
     rates: dict[tuple[str, int], list[float]] = {}
     for _ in range(options.repeats):
         for size in sizes:
             for side, (package, _) in SIDES.items():
                 rate = in_a_process(side, options, size) if installed(package) else None
-                rates.setdefault((side, size), []).extend([] if rate is None else [rate])
-                print(
-                    f"{side}, B = {size:,}:"
-                    f" {'no figure' if rate is None else f'{rate:,.0f} rows/s'}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                measured = rates.setdefault((side, size), [])
+                text = "no figure"
+                if rate is not None:
+                    measured.append(rate)
+                    text = f"{rate:,.0f} rows/s"
+                print(f"{side}, B = {size:,}: {text}", file=sys.stderr, flush=True)
     rows = sum(pq.read_metadata(path).num_rows for path in files(options.data))
-    command = " ".join(
-        [
-            "python tests/benchmarks/peers.py DATA",
-            *(word for word in sys.argv[1:] if word != options.data),
-        ]
-    )
+    words = [word for word in sys.argv[1:] if word != options.data]
+    command = " ".join(["python tests/benchmarks/peers.py DATA", *words])
     print(f"{table(rates, sizes)}\n")
     print(
         f"{date.today()}; {rows:,} rows in {len(files(options.data))} files; medians of"

@@ -1,29 +1,31 @@
-"""The race a user cares about: seconds to a good model of friedman2, by streamtrain, XGBoost and a
-plain torch loop. Run by hand.
+"""Seconds to a good model of friedman2, by streamtrain, XGBoost and a plain torch loop.
+
+Run by hand.
 
     pip install -e '.[peers]'
     streamtrain generate runs/quality-data --kind friedman2 --rows 10M --noise 0.1
     python tests/benchmarks/quality.py runs/quality-data --out runs/quality.json
 
 Excess is the mean squared difference from the noiseless target on 131,072 other rows, in units of
-the noiseless target's variance. Each side is a process of its own; sides take turns; medians.
-Imports, compilation and scoring are outside the clocks.
+the noiseless target's variance. Each side is a separate process, sides take turns, and figures are
+medians. Imports, compilation and scoring are not timed.
 
-- streamtrain: from opening the Parquet files to the last step, on the path of `streamtrain train`:
-  survey of the data, window, training. Where it arrives is found first, in a run that is scored as
-  it goes; the clock is on a second run, which trains just so far and is not scored.
+- streamtrain is timed from opening the Parquet files to the last step of `streamtrain train`: the
+  survey of the data, the first window, and training. The row at which it reaches the target is
+  found first, in a run that is scored as it trains; a second run, which trains up to that row and
+  is not scored, is timed.
 - The torch loop has its rows in memory, as standardised tensors, before its clock starts: one
-  permutation an epoch, slices of it, Adam(fused).
-- XGBoost grows histogram trees on two threads; reading and binning are inside its clock.
+  permutation per epoch, slices of it, Adam(fused).
+- XGBoost grows histogram trees on two threads; its reading and binning are timed.
 
-Both networks are 4-32-32-1, SiLU, Adam, the rate falling along a cosine. Size, rate and length are
-each side's own best, found by trying sizes 16 to 2,048, rates 0.008 to 0.06 and lengths 0.3 M to 2
-M rows: at a given length all sizes from 16 to 64 do about as well, and larger ones need more rows,
-so the size is decided by what a step costs. Ours costs 2 µs + 0.13 µs a row, and 32 rows and 0.6 M
-rows in all win; the loop's costs 300 µs before its first row, and 1,024 rows and 1.25 M in all win,
-on one thread (two are slower). XGBoost: depth 8, rate 0.3, its default. A side ends when it is
-there, or after `--times` streamtrain's seconds (the loop 5, XGBoost 20): what is not reached counts
-as more than that.
+Both networks are 4-32-32-1 with SiLU, trained by Adam with a cosine schedule. Batch size, learning
+rate and length are the best of each side, found by trying sizes 16 to 2,048, rates 0.008 to 0.06
+and lengths 0.3 M to 2 M rows. At a given length all sizes from 16 to 64 do about equally well, and
+larger ones need more rows, so the time of a step decides. A step of ours takes 2 µs + 0.13 µs per
+row, and minibatches of 32 rows and 0.6 M rows in all win; a step of the loop takes 300 µs before
+its first row, and 1,024 rows and 1.25 M in all win, on one thread (two are slower). XGBoost has
+depth 8 and its default rate, 0.3. A side ends when it reaches the target, or after `TIMES` times
+streamtrain's seconds; a target that is not reached counts as more than that.
 """
 
 import argparse
@@ -45,13 +47,14 @@ HIDDEN = (32, 32)
 #: Rows between two scores of streamtrain's curve.
 PART = 32 * 1024
 
-#: A side that is not there after so many times streamtrain's seconds is not waited for.
+#: A side that has not reached the target after this many times streamtrain's seconds is stopped.
 TIMES = {"torch_loop": 5.0, "xgboost": 20.0}
 
 
 def test_set() -> tuple[np.ndarray, np.ndarray, float]:
-    """Features (rows, 4), the noiseless target, and its variance over the features'
-    distribution.
+    """Return features (rows, 4), the noiseless target, and its variance.
+
+    The variance is over the distribution of the features.
     """
     from data_gen.friedman import friedman2
 
@@ -65,7 +68,7 @@ def test_set() -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def read(data: str) -> tuple[np.ndarray, np.ndarray]:
-    """All rows, float32: features (rows, 4) and target."""
+    """Return all rows, float32: features (rows, 4) and target."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(data)
@@ -76,7 +79,7 @@ def read(data: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, float]]:
-    """(seconds, excess); the last is measured, those before it have its pace."""
+    """Return (seconds, excess); the last is measured, those before are interpolated by rows."""
     import data_gen
     from streamtrain.config import make_config
     from streamtrain.run.passes import run_pass
@@ -85,8 +88,7 @@ def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, flo
     from streamtrain.training.compute_pool import ComputePool
     from streamtrain.training.fused_engine import one_blas_thread
 
-    # The window is no longer than the run: half a million rows, mixed from spans of the whole data
-    # set.
+    # The window is shorter than the run: half a million rows, from spans of the whole data set.
     values = {
         "model": {"hidden": HIDDEN, "activation": options.activation},
         "eval": {"eval_rows": 4096},
@@ -121,7 +123,7 @@ def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, flo
         while done < options.rows and not (curve and curve[-1][1] <= TARGET):
             if start == len(rows):
                 rows, start = next(blocks).rows, 0
-            # whole minibatches, so that a run that ends here is the same
+            # a multiple of the minibatch, so that a run that ends here takes the same steps
             mark = min((done // PART + 1) * PART, options.rows)
             stop = min(len(rows), start + mark - done)
             engine.advance(rows, start, stop)
@@ -133,17 +135,21 @@ def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, flo
     started = time.perf_counter()
     prepared = prepare(config, learners=1, rates=1)
     learner = prepared.learner(options.batch_size, (options.lr,), 0, stop_row=done, watched=False)
-    made = run_pass(prepared, [learner], 0, lambda record: None)
+    ended = run_pass(prepared, [learner], 0, lambda record: None)
     seconds = time.perf_counter() - started
-    begun = seconds - made["training_seconds"]
-    before = [(begun + made["training_seconds"] * rows / done, level) for rows, level in curve[:-1]]
-    # of the clocked run: it cuts its rows elsewhere, and rounds otherwise
+    opening_seconds = seconds - ended.training_seconds
+    before = [
+        (opening_seconds + ended.training_seconds * rows / done, level)
+        for rows, level in curve[:-1]
+    ]
+    # scored again: the timed run cuts its rows at other places, and so rounds differently
     return [*before, (seconds, excess(learner.engine))]
 
 
 def torch_loop(data: str, options: argparse.Namespace) -> list[tuple[float, float]]:
-    """The loop of the tutorials over tensors in memory: one permutation an epoch, slices of it,
-    fused Adam; as many epochs as it needs.
+    """Return (seconds, excess) of the loop of the tutorials over tensors in memory.
+
+    One permutation per epoch, slices of it, fused Adam; as many epochs as it needs.
     """
     import torch
 
@@ -163,12 +169,8 @@ def torch_loop(data: str, options: argparse.Namespace) -> list[tuple[float, floa
     size = options.torch_batch_size
     optimizer = torch.optim.Adam(model.parameters(), lr=options.torch_lr, fused=True)
     x, y = read(data)
-    mean, sd, y_mean, y_sd = (
-        x.mean(axis=0, dtype=np.float64),
-        x.std(axis=0, dtype=np.float64),
-        y.mean(dtype=np.float64),
-        y.std(dtype=np.float64),
-    )
+    mean, sd = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    y_mean, y_sd = y.mean(dtype=np.float64), y.std(dtype=np.float64)
     inputs = torch.from_numpy(((x - mean) / sd).astype(np.float32))
     targets = torch.from_numpy(((y - y_mean) / y_sd).astype(np.float32))[:, None]
     test = torch.from_numpy(((x_test - mean) / sd).astype(np.float32))
@@ -176,7 +178,7 @@ def torch_loop(data: str, options: argparse.Namespace) -> list[tuple[float, floa
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, steps, eta_min=options.torch_lr / 100
     )
-    for _ in range(3):  # torch's own first calls
+    for _ in range(3):  # warms torch up
         torch.nn.functional.mse_loss(model(inputs[:size]), targets[:size]).backward()
     curve, paused, step, started = [], 0.0, 0, time.perf_counter()
     while True:
@@ -200,8 +202,8 @@ def torch_loop(data: str, options: argparse.Namespace) -> list[tuple[float, floa
 
 
 def xgboost(data: str, options: argparse.Namespace) -> list[tuple[float, float]]:
-    """Histogram trees, 256 bins, depth 8, learning rate 0.3 (its own default), two threads."""
-    import xgboost
+    """Return (seconds, excess) of histogram trees: 256 bins, depth 8, rate 0.3, two threads."""
+    import xgboost  # pyright: ignore[reportMissingImports]  # of the extra `peers`
 
     x_test, y_test, variance = test_set()
     test = xgboost.DMatrix(x_test)
@@ -242,7 +244,7 @@ def options_from(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("data")
     parser.add_argument(
-        "--side", choices=SIDES, help="one side alone, in this process: what the race starts"
+        "--side", choices=SIDES, help="run one side in this process, as the race does for each"
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", help="write the curves here, as JSON")
@@ -261,8 +263,9 @@ def options_from(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def race(options: argparse.Namespace) -> dict[str, list]:
-    """Side → its curves; sides take turns, and none goes on beyond so many times streamtrain's
-    seconds of the same turn.
+    """Return the curves of each side.
+
+    Sides take turns. Each is stopped after `TIMES` times streamtrain's seconds of the same turn.
     """
     curves: dict[str, list] = {side: [] for side in SIDES}
     for _ in range(options.repeats):
@@ -273,19 +276,19 @@ def race(options: argparse.Namespace) -> dict[str, list]:
             done = subprocess.run(
                 [sys.executable, __file__, *words], check=True, stdout=subprocess.PIPE, text=True
             )
-            curves[side].append(json.loads(done.stdout.splitlines()[-1]))
+            curve = json.loads(done.stdout.splitlines()[-1])
+            curves[side].append(curve)
+            seconds, excess = curve[-1]
             if side == "streamtrain":
-                ours = curves[side][-1][-1][0]
-            print(
-                f"{side}: {curves[side][-1][-1][0]:.2f} s, excess {curves[side][-1][-1][1]:.2g}",
-                file=sys.stderr,
-            )
+                ours = seconds
+            print(f"{side}: {seconds:.2f} s, excess {excess:.2g}", file=sys.stderr)
     return curves
 
 
 def table(curves: dict[str, list]) -> str:
-    """Markdown: seconds to the target, medians over the repeats, and how many times streamtrain's
-    of the same turn.
+    """Return a Markdown table: median seconds to the target, and their ratio to streamtrain's.
+
+    The ratios are of the same turn.
     """
     lines = [
         f"| side | seconds to an excess of {TARGET:g} | times streamtrain's | excess reached |",
@@ -304,14 +307,14 @@ def table(curves: dict[str, list]) -> str:
 
 
 def draw(curves: dict[str, list], path: Path) -> None:
-    """Excess against seconds, a line a run."""
+    """Draw excess against seconds, with a line per run."""
     import altair as alt
     import vl_convert
 
     rows = [
-        {"side": side.replace("_", " "), "run": at, "seconds": seconds, "excess": excess}
+        {"side": side.replace("_", " "), "run": number, "seconds": seconds, "excess": excess}
         for side, runs in curves.items()
-        for at, run in enumerate(runs)
+        for number, run in enumerate(runs)
         for seconds, excess in run
     ]
     last = [

@@ -1,4 +1,4 @@
-"""What a sweep costs against the same runs as a plain PyTorch script. Run by hand.
+"""The cost of a sweep beside that of the same runs in a plain PyTorch script. Run by hand.
 
     streamtrain generate runs/cost-data --kind friedman2 --rows 2M
     python tests/benchmarks/sweep_cost.py runs/cost-data
@@ -7,13 +7,13 @@
 passes only), one epoch. The script has its rows in memory and a DataLoader with a batch-index
 sampler (torch.utils.data, "Disable automatic batching"), Adam(fused=True), the same network, and
 evaluates at the same rows on the same number of held-out rows. It takes too long to be run whole:
-one model of every size is timed over at most `--sample-seconds`, and its seconds are scaled to all
-rows and to the 15 models of that size. Both use two threads at most; the script is timed at one and
-at two, and the faster counts. Sides take turns.
+one model of every size is timed for at most `--sample-seconds`, and its seconds are scaled to all
+rows and to the 15 models of that size. Both use at most two threads; the script is timed with one
+and with two, and the faster one counts. Sides take turns.
 
-Outside both clocks: imports, compilation, opening and standardising the data. Inside ours: reading,
-shuffling, training, evaluating. Inside the script's: batches, training, evaluating; not its first
-three minibatches, nor its reading, nor its permutation of indices.
+Not timed on either side: imports, compilation, opening and standardising the data. Timed for the
+sweep: reading, shuffling, training, evaluating. Timed for the script: batches, training,
+evaluating; but not its first three minibatches, its reading, or its permutation of indices.
 """
 
 import argparse
@@ -36,12 +36,12 @@ RATES = (0.001, 0.002, 0.004, 0.008, 0.016)
 TRIALS = 3
 EVALUATION_ROWS = 131_072
 
-#: `eval.first_row`, which both sides go by.
+#: `eval.first_row` of both sides.
 FIRST_ROW = 1024
 
 
 def sweep_seconds(data: str) -> float:
-    """Seconds of the tuning passes: reading, training and evaluating all 120 models."""
+    """Return the seconds of the tuning passes: reading, training and evaluating 120 models."""
     with tempfile.TemporaryDirectory() as folder:
         result = st.sweep(
             data,
@@ -69,14 +69,13 @@ class Script:
         table = pq.read_table(data)
         rows = np.stack([table[name].to_numpy() for name in table.column_names], axis=1)
         rows = ((rows - rows.mean(axis=0)) / rows.std(axis=0)).astype(np.float32)
-        self.held_out, self.train = (
-            torch.from_numpy(rows[:EVALUATION_ROWS]),
-            torch.from_numpy(rows[EVALUATION_ROWS:]),
-        )
+        self.held_out = torch.from_numpy(rows[:EVALUATION_ROWS])
+        self.train = torch.from_numpy(rows[EVALUATION_ROWS:])
 
     def seconds(self, batch_size: int, threads: int, sample_seconds: float) -> float:
-        """Seconds of one model over all rows, from a sample of its minibatches and of its
-        evaluations.
+        """Return the seconds of one model over all rows, extrapolated from a sample.
+
+        The sample is of its minibatches and of its evaluations.
         """
         torch.set_num_threads(threads)
         torch.manual_seed(0)
@@ -125,13 +124,13 @@ def main() -> None:
     ours, theirs, sizes = [], [], []
     for _ in range(options.repeats):
         ours.append(sweep_seconds(options.data))
-        each = {
+        seconds_per_model = {
             size: min(script.seconds(size, threads, options.sample_seconds) for threads in (1, 2))
             for size in SIZES
         }
-        theirs.append(len(RATES) * TRIALS * sum(each.values()))
-        sizes.append(each)
-        print({size: round(seconds, 2) for size, seconds in each.items()}, flush=True)
+        theirs.append(len(RATES) * TRIALS * sum(seconds_per_model.values()))
+        sizes.append(seconds_per_model)
+        print({size: round(seconds, 2) for size, seconds in seconds_per_model.items()}, flush=True)
     ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
     models = len(SIZES) * len(RATES) * TRIALS
     print(f"| {models} models over {len(script.train):,} rows | seconds |\n|---|---|")
@@ -139,13 +138,13 @@ def main() -> None:
     print(f"| plain PyTorch script, extrapolated | {statistics.median(theirs):,.0f} |")
     print(f"| ratio | {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}) |")
     if options.out:
-        found = {
+        document = {
             "streamtrain_seconds": ours,
             "script_seconds": theirs,
             "script_seconds_a_model": sizes,
             "ratios": ratios,
         }
-        Path(options.out).write_text(json.dumps(found, indent=1) + "\n")
+        Path(options.out).write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

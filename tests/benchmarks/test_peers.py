@@ -1,6 +1,6 @@
-"""The script of peers: its table says what is missing, and its own side is whole.
+"""The script of peers: its table names what is missing, and every side delivers all rows.
 
-No peer is needed.
+No peer has to be installed.
 """
 
 import importlib.util
@@ -16,6 +16,8 @@ PATH = Path(__file__).with_name("peers.py")
 @pytest.fixture(scope="module")
 def peers():
     spec = importlib.util.spec_from_file_location("peers", PATH)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -42,5 +44,5 @@ def test_every_side_at_hand_delivers_every_row_once(peers, side, tmp_path, monke
     batches = list(getattr(peers, side)(str(tmp_path / "data"), 128))
     assert sum(len(x) for x, _ in batches) == 3000
     assert all(x.shape[1:] == (4,) and y.shape == (len(x), 1) for x, y in batches)
-    # random values: hardly two are equal
+    # the values are random, so hardly two are equal
     assert len({float(value) for x, _ in batches for value in x[:, 0]}) > 2900

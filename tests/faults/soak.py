@@ -1,8 +1,7 @@
-"""A stream that runs for many epochs over a reader that fails and dawdles; what a child of
-`test_soak.py` runs.
+"""Many epochs of a stream whose reader fails and is slow; `test_soak.py` runs it as a child.
 
-`python -m tests.faults.soak FORMAT ROWS EPOCHS FOLDER` prints one JSON line an epoch: the receipt,
-resident bytes, descriptors, threads, and how many failures were injected so far.
+`python -m tests.faults.soak FORMAT ROWS EPOCHS FOLDER` prints one JSON line per epoch: the receipt,
+resident bytes, descriptors, threads, and the number of failures injected so far.
 """
 
 import json
@@ -20,13 +19,13 @@ import streamtrain
 from data_gen import generate
 from streamtrain.storage.parquet.parquet_reader import ParquetForward, ParquetReader
 from streamtrain.storage.zarr.zarr_reader import ZarrReader
+from streamtrain.types import Format
 
 
 def make_unreliable(cls: type, chance: random.Random, failures: list[int]) -> None:
-    """Every fifth read of a class fails, but never the second attempt of one; every fourth is
-    slow.
-    """
-    whole, failed, lock = cls.read, set(), threading.Lock()
+    """Make a fifth of a class's reads fail, but never a second attempt, and a fourth slow."""
+    original_read, lock = cls.read, threading.Lock()
+    failed: set[int] = set()  # threads whose last read failed
 
     def read(self, *args):
         thread = threading.get_ident()
@@ -39,31 +38,31 @@ def make_unreliable(cls: type, chance: random.Random, failures: list[int]) -> No
             time.sleep(0.001)
         if fails:
             raise OSError(5, "Input/output error")
-        return whole(self, *args)
+        return original_read(self, *args)
 
     cls.read = read
 
 
-def main(format: str, rows: int, epochs: int, folder: Path) -> None:
+def main(format: Format, rows: int, epochs: int, folder: Path) -> None:
     torch.set_num_threads(1)
     generate(folder / "data", rows=rows, span_rows=rows // 10, format=format)
     failures, chance = [0], random.Random(0)
-    # Zarr's forward reader reads by the other
+    # the forward reader of Zarr reads through ZarrReader
     for cls in (ParquetReader, ParquetForward) if format == "parquet" else (ZarrReader,):
         make_unreliable(cls, chance, failures)
     flags = {"batch_size": 256, "span_rows": rows // 10, "memory": "256MiB", "readers": 2}
     stream = streamtrain.open_stream(folder / "data", window_rows=rows // 4, **flags)
-    # less than a span: read in slices
+    # windows smaller than a span, which is then read in slices
     chained = streamtrain.open_stream(folder / "data", window_rows=rows // 12, **flags)
     process = psutil.Process()
     for epoch in range(epochs):
-        each = chained if epoch % 4 == 1 else stream
-        count = sum(len(x) for x, _ in each)
+        current = chained if epoch % 4 == 1 else stream
+        count = sum(len(x) for x, _ in current)
         print(
             json.dumps(
                 {
                     "count": count,
-                    "receipt": each.receipt().to_json(),
+                    "receipt": current.receipt().to_json(),
                     "rss_bytes": process.memory_info().rss,
                     "files": len(os.listdir("/proc/self/fd")),
                     "threads": threading.active_count(),
@@ -75,4 +74,10 @@ def main(format: str, rows: int, epochs: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    format_name, num_rows, num_epochs, data_folder = sys.argv[1:]
+    main(
+        "zarr" if format_name == "zarr" else "parquet",
+        int(num_rows),
+        int(num_epochs),
+        Path(data_folder),
+    )

@@ -1,6 +1,6 @@
-"""Small machines: few descriptors, thousands of tiny shards, little memory, bombs.
+"""Small machines: few descriptors, thousands of tiny shards, little memory, decompression bombs.
 
-Each works, or the limit is named.
+Each works, or the error names the limit.
 """
 
 import json
@@ -19,8 +19,8 @@ from tests.faults.told import left_over, told, weights
 
 ROOT = Path(__file__).parents[2]
 
-#: Does jobs (limit, path, flags) one after the other: opens a stream, iterates it, prints a line of
-#: what came of it.
+#: Runs jobs (limit, path, flags) one after another: opens a stream, iterates it, and prints a line
+#: with the result or the error.
 CHILD = """
 import json, os, resource, sys
 import torch
@@ -46,9 +46,9 @@ DESCRIPTORS = "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
 
 
 def child(*jobs: tuple[str, Path, dict]) -> list[dict]:
-    told = json.dumps([(limit, str(path), flags) for limit, path, flags in jobs])
+    arguments = json.dumps([(limit, str(path), flags) for limit, path, flags in jobs])
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, told],
+        [sys.executable, "-c", CHILD, arguments],
         cwd=ROOT,
         check=False,
         capture_output=True,
@@ -81,20 +81,8 @@ def test_two_thousand_tiny_shards_need_few_descriptors(tmp_path: Path) -> None:
 def train(
     data: Path, out: Path, *words: str, prefix: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess:
-    command = [
-        *prefix,
-        sys.executable,
-        "-m",
-        "streamtrain",
-        "train",
-        str(data),
-        "-o",
-        str(out),
-        "--memory",
-        "256MiB",
-        "-q",
-        *words,
-    ]
+    command = [*prefix, sys.executable, "-m", "streamtrain", "train", str(data), *words]
+    command += ["-o", str(out), "--memory", "256MiB", "-q"]
     return subprocess.run(
         command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=300
     )
@@ -121,9 +109,7 @@ def test_a_whole_run_with_64_descriptors_and_no_shared_memory(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_costs_no_row(tmp_path: Path) -> None:
-    """A real one: room for two checkpoints of 0.8 MB, then none; with more room the run goes on as
-    if nothing had happened.
-    """
+    """A real disk has room for two checkpoints of 0.8 MB; with more room the run resumes."""
     generate(tmp_path / "data", rows=40_000, span_rows=4000)
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -134,16 +120,11 @@ def test_a_disk_that_fills_up_costs_no_row(tmp_path: Path) -> None:
     ).returncode:
         pytest.skip("mounting is not allowed here")
     words = (
-        "--hidden",
-        "256,256",
-        "--holdout",
-        "1000",
-        "--batch-size",
-        "64",
-        "--epochs",
-        "6",
-        "--window-rows",
-        "8000",
+        "--hidden=256,256",
+        "--holdout=1000",
+        "--batch-size=64",
+        "--epochs=6",
+        "--window-rows=8000",
     )
     try:
         full = train(tmp_path / "data", disk / "out", *words)
@@ -185,7 +166,7 @@ def test_bombs(tmp_path: Path) -> None:
     sliced, refused, out = child(
         ("spare(600)", tmp_path / "bomb.parquet", {"memory": "128MiB", "window_rows": 500_000}),
         ("spare(600)", tmp_path / "bomb.zarr", {"memory": "128MiB"}),
-        # the arithmetic says that it fits into what was promised; the machine has less
+        # it fits the --memory that was promised, but the machine has less
         ("spare(30)", tmp_path / "large.parquet", {"memory": "8GiB", "window_rows": 2_000_000}),
     )
     assert sliced["rows"] == rows  # read in slices

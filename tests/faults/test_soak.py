@@ -1,4 +1,4 @@
-"""Fifty epochs with reads that fail and dawdle: every receipt right, and nothing grows."""
+"""Fifty epochs with reads that fail and are slow: every receipt is right, and nothing grows."""
 
 import json
 import subprocess
@@ -16,38 +16,32 @@ FORMATS = ["parquet", "zarr"]
 
 
 def soak(format: str, rows: int, epochs: int, folder: Path, most_growth_bytes: int) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.faults.soak",
-        format,
-        str(rows),
-        str(epochs),
-        str(folder),
-    ]
+    arguments = [format, str(rows), str(epochs), str(folder)]
+    command = [sys.executable, "-m", "tests.faults.soak", *arguments]
     child = subprocess.run(
         command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=60 + 5 * epochs
     )
     assert child.returncode == 0, child.stderr[-3000:]
-    told = [json.loads(line) for line in child.stdout.splitlines()]
-    assert len(told) == epochs
+    reports = [json.loads(line) for line in child.stdout.splitlines()]
+    assert len(reports) == epochs
     digest = int(hash_array(np.arange(rows), int(RECEIPT_KEY)).sum(dtype=np.uint64))
-    for epoch in told:
-        assert epoch["count"] == rows
-        assert epoch["receipt"] == {
+    for report in reports:
+        assert report["count"] == rows
+        assert report["receipt"] == {
             "count": rows,
             "digest": f"{digest:016x}",
             "dropped": 0,
             "quarantined": 0,
         }
-    settled, late = told[epochs // 3 : epochs // 2], told[-epochs // 5 :]
-    assert max(each["files"] for each in late) <= max(each["files"] for each in settled)
-    assert max(each["threads"] for each in late) <= max(each["threads"] for each in settled)
-    growth = np.median([each["rss_bytes"] for each in late]) - np.median(
-        [each["rss_bytes"] for each in settled]
+    settled, late = reports[epochs // 3 : epochs // 2], reports[-epochs // 5 :]
+    for name in ("files", "threads"):
+        assert max(report[name] for report in late) <= max(report[name] for report in settled)
+    settled_bytes, late_bytes = (
+        np.median([report["rss_bytes"] for report in part]) for part in (settled, late)
     )
+    growth = late_bytes - settled_bytes
     assert growth < most_growth_bytes, f"{growth:,.0f} bytes"
-    assert told[-1]["failures"] > epochs
+    assert reports[-1]["failures"] > epochs
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -86,11 +86,11 @@ def test_the_report_keeps_the_call_and_a_notebook_shows_the_answer(data, tmp_pat
         **SWEEP,
     )
     call = result.summary["command"]
-    assert call.startswith(
-        f"streamtrain.sweep({str(data)!r}, storage_options={{'secret': '***', 'region': 'eu'}},"
-        " batch_sizes=[32, 256, 5000], lr_grid=2,"
-    )
-    assert call.endswith(f", measure='none', out={str(tmp_path / 's')!r})")
+    start = f"streamtrain.sweep({str(data)!r}, batch_sizes=[32, 256, 5000], lr_grid=2,"
+    assert call.startswith(start)
+    assert ", storage_options={'secret': '***', 'region': 'eu'}," in call
+    assert ", measure='none'," in call
+    assert call.endswith(f", out={str(tmp_path / 's')!r})")
     assert "hunter2-swordfish" not in (result.out / "report.html").read_text()
     assert repr(result) == f"<SweepResult {result.out}: {result.summary['sentence']}>"
 

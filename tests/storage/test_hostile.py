@@ -16,7 +16,7 @@ import pytest
 import zarr
 
 from data_gen import generate
-from streamtrain.config import FetchConfig
+from streamtrain.config import FetchConfig, make_config
 from streamtrain.errors import DataError, ResourceError, StreamTrainError
 from streamtrain.plan.spans import MAX_SPANS, cut_spans
 from streamtrain.storage.dataset import open_shards
@@ -185,13 +185,10 @@ def test_a_zarr_chunk_far_larger_than_its_array_counts_in_the_budget(tmp_path: P
     dataset = open_shards(str(path))
     assert dataset.shards[0].read_rows == 5_000_000
     assert dataset.shards[0].num_bytes < 2**20
-    source, window_rows = open_source(
-        dataset, seed=0, span_rows=100, window_rows=None, holdout=0, eval_rows=1
-    )
+    source = open_source(dataset, make_config({"order": {"span_rows": 100}}), holdout=0)
     with pytest.raises(ResourceError, match=r"decoding \(1\d\d[\d.]* MiB\)"):
-        stream_budget(
-            source, window_rows, FetchConfig.model_validate({"memory": 2**27}), fixed_bytes=0
-        )
+        fetch = FetchConfig.model_validate({"memory": 2**27})
+        stream_budget(source, source.window_rows, fetch, fixed_bytes=0)
 
 
 def test_more_rows_than_a_plan_can_hold_are_refused_before_the_plan_is_made(tmp_path: Path) -> None:

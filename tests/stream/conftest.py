@@ -8,8 +8,9 @@ import zarr
 
 
 def id_rows(num_rows: int, num_columns: int = 5) -> np.ndarray:
-    """Row `i`: two columns of 16 bits each hold the id, the others are functions of it; float32
-    (rows, columns).
+    """Return float32 (rows, columns): two columns of 16 bits each hold the id of the row.
+
+    The other columns are functions of the id.
     """
     ids = np.arange(num_rows)
     columns = [
@@ -21,7 +22,7 @@ def id_rows(num_rows: int, num_columns: int = 5) -> np.ndarray:
 
 
 def row_ids(rows) -> np.ndarray:
-    """The ids that delivered rows carry."""
+    """Return the ids that delivered rows carry."""
     rows = np.asarray(rows)
     return rows[:, 0].astype(np.int64) << 16 | rows[:, 1].astype(np.int64)
 
@@ -32,10 +33,10 @@ def _with_nulls(column: np.ndarray) -> pa.Array:
 
 @pytest.fixture
 def write_data(tmp_path):
-    """`write_data([[100, 50], [70]])`: one shard for each list, one row group or chunk for each
-    number; returns the folder.
+    """`write_data([[100, 50], [70]])`: a shard per list, a row group or chunk per number.
 
-    `rows` stand in place of `id_rows`; in Parquet every other NaN of theirs is stored as null.
+    Returns the folder. `rows` replace those of `id_rows`; in Parquet every other NaN of theirs is
+    stored as null.
     """
     counter = iter(range(1000))
 
@@ -53,27 +54,28 @@ def write_data(tmp_path):
         names = [f"c{k}" for k in range(num_columns)]
         start = 0
         for number, groups in enumerate(layout):
-            part = rows[start : start + sum(groups)].astype(stored)
+            shard_rows = rows[start : start + sum(groups)].astype(stored)
             start += sum(groups)
             if format == "parquet":
-                table = pa.table({name: _with_nulls(part[:, k]) for k, name in enumerate(names)})
+                columns = {name: _with_nulls(shard_rows[:, k]) for k, name in enumerate(names)}
+                table = pa.table(columns)
                 with pq.ParquetWriter(
                     folder / f"part-{number:04d}.parquet", table.schema
                 ) as writer:
-                    done = 0
+                    written = 0
                     for group in groups:
-                        writer.write_table(table.slice(done, group), row_group_size=group)
-                        done += group
+                        writer.write_table(table.slice(written, group), row_group_size=group)
+                        written += group
             else:
                 assert len(set(groups[:-1])) <= 1, "a Zarr array has chunks of one size"
                 array = zarr.create_array(
                     folder / f"part-{number:04d}.zarr",
-                    shape=part.shape,
+                    shape=shard_rows.shape,
                     chunks=(groups[0], num_columns),
-                    dtype=part.dtype,
+                    dtype=shard_rows.dtype,
                     attributes={"columns": names},
                 )
-                array[:] = part
+                array[:] = shard_rows
         return folder
 
     return write

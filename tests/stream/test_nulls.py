@@ -1,5 +1,6 @@
-"""The laws of the null policy, on real files: rows are known by the ids in their first two columns,
-which are never bad.
+"""The laws of the null policy (DESIGN.md §8), on real files.
+
+Rows are identified by the ids in their first two columns, which are never bad.
 """
 
 import itertools
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import DTypeLike
 
 import streamtrain
 from streamtrain.errors import ConfigError, DataError
@@ -27,23 +29,22 @@ bad_cells = st.lists(
 )
 
 
-def spoil(total: int, cells, dtype=np.float32) -> np.ndarray:
-    """Rows with ids, and bad values at (row modulo total, column)."""
+def spoil(total: int, cells, dtype: DTypeLike = np.float32) -> np.ndarray:
+    """Return rows with ids, and bad values at (row modulo total, column)."""
     rows = id_rows(total).astype(dtype)
     for row, column, value in cells:
         rows[row % total, column] = value
     return rows
 
 
-def usual_cells(seed: int = 0, total: int = TOTAL, count: int = 60, columns=(2, 5)):
+def usual_cells(
+    seed: int = 0, total: int = TOTAL, count: int = 60, columns: tuple[int, int] = (2, 5)
+):
     random = np.random.default_rng(seed)
-    places = zip(
-        random.integers(0, total, count),
-        random.integers(*columns, count),
-        itertools.cycle(BAD),
-        strict=False,
-    )
-    return [(int(row), int(column), value) for row, column, value in places]
+    rows = random.integers(0, total, count).tolist()
+    low, high = columns
+    bad_columns = random.integers(low, high, count).tolist()
+    return list(zip(rows, bad_columns, itertools.cycle(BAD), strict=False))
 
 
 def minibatches(stream) -> list[np.ndarray]:
@@ -51,7 +52,7 @@ def minibatches(stream) -> list[np.ndarray]:
 
 
 def rebuilt(rows: np.ndarray, dropped: int) -> Receipt:
-    """The receipt, from delivered values alone."""
+    """Return the receipt, computed from the delivered values alone."""
     ids = row_ids(rows)
     return Receipt(
         count=len(ids),
@@ -119,11 +120,11 @@ def test_drop_delivers_exactly_the_good_rows(
 def test_the_order_of_what_is_left_does_not_change(write_data, change):
     folder = write_data(LAYOUT, rows=spoil(TOTAL, usual_cells()))
     usual = {"batch_size": 32, "readers": 2, "on_null": "drop", "holdout": 0.1, **SMALL}
-    one, other = (
+    expected, changed = (
         np.concatenate(minibatches(streamtrain.open_stream(folder, **flags)))
         for flags in (usual, {**usual, **change})
     )
-    assert np.array_equal(one, other)
+    assert np.array_equal(expected, changed)
 
 
 @pytest.mark.parametrize("policy", ["drop", "impute"])
@@ -135,11 +136,11 @@ def test_both_formats_give_the_same_sequence(write_data, policy, stored):
         write_data(layout, format=format, stored=stored, rows=rows)
         for format in ("parquet", "zarr")
     ]
-    one, other = (
+    from_parquet, from_zarr = (
         np.concatenate(minibatches(streamtrain.open_stream(folder, on_null=policy, **SMALL)))
         for folder in folders
     )
-    assert np.array_equal(one, other)
+    assert np.array_equal(from_parquet, from_zarr)
 
 
 def test_a_dropped_row_moves_no_other_window(write_data):
@@ -203,22 +204,22 @@ def test_impute_equals_numpy(write_data, cells, holdout):
     stream = streamtrain.open_stream(
         write_data(LAYOUT, rows=rows), on_null="impute", holdout=holdout, **SMALL
     )
-    trained = np.setdiff1d(np.arange(TOTAL), sorted(held_out_ids(stream)))
+    training = np.setdiff1d(np.arange(TOTAL), sorted(held_out_ids(stream)))
     bad = ~np.isfinite(rows)
     expected = rows.copy()
     for column in (2, 3):
         expected[bad[:, column], column] = (
-            rows[trained, column][~bad[trained, column]].astype(np.float64).mean()
+            rows[training, column][~bad[training, column]].astype(np.float64).mean()
         )
     delivered = np.concatenate(minibatches(stream))
-    # a mean of 0 is one to rounding
+    # atol: a mean of 0 is one only up to rounding
     np.testing.assert_allclose(
-        delivered[np.argsort(row_ids(delivered))], expected[trained], rtol=1e-6, atol=1e-12
+        delivered[np.argsort(row_ids(delivered))], expected[training], rtol=1e-6, atol=1e-12
     )
     assert len(delivered) == stream.num_rows
     assert stream.receipt() == rebuilt(delivered, dropped=0)
     assert stream.nulls()["columns"] == {
-        f"c{c}": int(bad[trained, c].sum()) for c in (2, 3) if bad[trained, c].any()
+        f"c{c}": int(bad[training, c].sum()) for c in (2, 3) if bad[training, c].any()
     }
 
 
@@ -307,9 +308,7 @@ def test_a_feature_without_a_value_cannot_be_imputed(write_data):
 
 
 def test_columns_of_many_types_are_dealt_together(tmp_path):
-    """Decoders give read-only views for some types and copies for others; the kernel takes them
-    all.
-    """
+    """Decoders give read-only views for some types and copies for others; all are accepted."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,5 +1,6 @@
-"""The laws of quarantine, on files with real damage: rows are known by the ids in their first two
-columns.
+"""The laws of quarantine (DESIGN.md §8), on files with real damage.
+
+Rows are identified by the ids in their first two columns.
 """
 
 import itertools
@@ -34,7 +35,7 @@ TOTAL = sum(map(sum, LAYOUT))
 
 
 def write(folder: Path, layout=LAYOUT, rows: np.ndarray | None = None) -> Path:
-    """Shards whose pages carry checksums, a row group for each number."""
+    """Write shards whose pages carry checksums, with a row group per number."""
     folder.mkdir(parents=True)
     rows = id_rows(sum(map(sum, layout))) if rows is None else rows
     starts = iter(np.cumsum([0, *itertools.chain(*layout)]).tolist())
@@ -81,7 +82,7 @@ def digest(ids) -> int:
 
 
 def lost_ids(stream) -> set[int]:
-    """Of the spans that the stream says it stepped over, held-out rows left out."""
+    """Return the ids of the training rows in the spans that the stream skipped."""
     spans, ids = stream._source.spans, set()
     for entry in stream.quarantine()["spans"]:
         first = int(spans.first_id[entry["span"]])
@@ -117,15 +118,11 @@ def test_every_row_outside_of_bad_spans_comes_once_and_the_sum_is_exact(
         assert stream.quarantine()["spans"] == []
         return
     first = np.cumsum([0, *itertools.chain(*layout)])
-    at = {
-        (s, g): n
-        for n, (s, g) in enumerate(
-            (s, g) for s, groups in enumerate(layout) for g in range(len(groups))
-        )
-    }
-    damaged = set(
-        itertools.chain(*(range(first[at[place]], first[at[place] + 1]) for place in bad))
-    )
+    groups = [(shard, group) for shard, rows in enumerate(layout) for group in range(len(rows))]
+    damaged: set[int] = set()
+    for number, group in enumerate(groups):
+        if group in bad:
+            damaged |= set(range(first[number], first[number + 1]))
     held = {
         int(clean._source.spans.first_id[span] + row)
         for span, rows in clean._source.holdout.positions.items()
@@ -157,20 +154,20 @@ def test_a_quarantined_span_moves_no_other_window(tmp_path: Path) -> None:
     stream = open_stream(folder)
     rows = np.concatenate(minibatches(stream))
     (lost,) = {entry["span"] for entry in stream.quarantine()["spans"]}
-    starts, place = clean._plan.window_starts, 0
-    touched = 0
+    starts, position = clean._plan.window_starts, 0
+    changed_windows = 0
     for window in clean._plan.windows():
-        there = whole[starts[window.index] : starts[window.index + 1]]
+        expected = whole[starts[window.index] : starts[window.index + 1]]
         missing = 30 if lost in window.spans else 0
-        here = rows[place : place + len(there) - missing]
-        place += len(here)
+        delivered = rows[position : position + len(expected) - missing]
+        position += len(delivered)
         if missing:
-            touched += 1
-            assert set(row_ids(here)) == set(row_ids(there)) - lost_ids(stream)
+            changed_windows += 1
+            assert set(row_ids(delivered)) == set(row_ids(expected)) - lost_ids(stream)
         else:
-            np.testing.assert_array_equal(here, there)
-    assert place == len(rows)
-    assert touched == 1
+            np.testing.assert_array_equal(delivered, expected)
+    assert position == len(rows)
+    assert changed_windows == 1
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 4, 7, 10])
@@ -180,7 +177,7 @@ def test_resume_anywhere_steps_over_the_same_rows(stop_after: int, tmp_path: Pat
     spoil(folder, 0, 1)
     unbroken = minibatches(open_stream(folder))
     stream = open_stream(folder)
-    before = list(itertools.islice(iter(minibatch for minibatch in _lazy(stream)), stop_after))
+    before = list(itertools.islice(_lazy(stream), stop_after))
     state = json.loads(json.dumps(stream.state_dict()))
     other = open_stream(folder)
     other.load_state_dict(state)
@@ -204,7 +201,7 @@ def test_a_span_that_was_quarantined_is_not_tried_again_after_a_resume(tmp_path:
     epoch = [np.concatenate(minibatches(stream)) for _ in range(2)]
     state = stream.state_dict()
     shutil.rmtree(folder)
-    shutil.copytree(kept, folder)  # the disk is well again
+    shutil.copytree(kept, folder)  # the damage is gone
     other = open_stream(folder)
     other.load_state_dict(state)
     assert len(np.concatenate(minibatches(other))) == len(epoch[0]) == len(epoch[1]) == TOTAL - 30
@@ -215,7 +212,8 @@ def test_rows_of_a_window_that_was_half_delivered_cannot_go_missing_after_a_resu
 ) -> None:
     folder = write(tmp_path / "data", [[30, 30]])
     stream = open_stream(folder, window_rows=1000)
-    next(iterator := iter(stream))
+    iterator = iter(stream)
+    next(iterator)
     state = stream.state_dict()
     iterator.close()
     spoil(folder, 0, 1)
@@ -267,11 +265,12 @@ def test_a_shard_that_nobody_describes_is_left_out_and_said(tmp_path: Path) -> N
     pq.write_table(pa.table({"c0": [1.0] * 9, "other": [1.0] * 9}), folder / "part-0009.parquet")
     stream = open_stream(folder)
     rows = np.concatenate(minibatches(stream))
-    said = stream.quarantine()
-    assert [Path(each["url"]).name for each in said["left_out"]] == ["part-0001.parquet"]
-    assert [Path(each["url"]).name for each in said["spans"]] == ["part-0009.parquet"]
-    assert said["rows"] == 9
-    assert len(rows) + said["rows"] == stream.dataset.num_rows == TOTAL - 1 + 9
+    report = stream.quarantine()
+    assert report is not None
+    assert [Path(shard["url"]).name for shard in report["left_out"]] == ["part-0001.parquet"]
+    assert [Path(span["url"]).name for span in report["spans"]] == ["part-0009.parquet"]
+    assert report["rows"] == 9
+    assert len(rows) + report["rows"] == stream.dataset.num_rows == TOTAL - 1 + 9
 
 
 def test_a_run_counts_and_lists_what_it_stepped_over(tmp_path: Path) -> None:
@@ -294,7 +293,7 @@ def test_a_run_counts_and_lists_what_it_stepped_over(tmp_path: Path) -> None:
     assert header["integrity"].startswith("unverified: no manifest")
     listed = json.loads((tmp_path / "run" / "quarantine.json").read_text())
     assert listed["rows"] == 1000
-    assert [(each["start"], each["stop"]) for each in listed["spans"]] == [(3000, 4000)]
+    assert [(span["start"], span["stop"]) for span in listed["spans"]] == [(3000, 4000)]
     assert "CRC checksum" in listed["spans"][0]["cause"]
     assert listed["spans"][0]["holdout_lost"]
     (done,) = [event for event in events if event["event"] == "pass"]
@@ -316,19 +315,17 @@ def test_a_run_counts_and_lists_what_it_stepped_over(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hang(monkeypatch: pytest.MonkeyPatch):
-    """`hang(kind, number)`: read number `number` waits until the test is over; returns how many
-    reads began.
-    """
+    """`hang(kind, number)`: the read of that number does not return before the test is over."""
     released, calls = threading.Event(), itertools.count()
 
     def start(kind: str, number: int) -> None:
         cls = {"span": Readers, "slice": Forward}[kind]
-        whole = cls.read
+        original_read = cls.read
 
         def read(*args):
             if next(calls) == number:
                 assert released.wait(30)
-            return whole(*args)
+            return original_read(*args)
 
         monkeypatch.setattr(cls, "read", read)
 
@@ -369,13 +366,12 @@ def test_a_slow_read_within_the_limit_changes_nothing(
 ) -> None:
     folder = write(tmp_path / "data")
     expected = [batch.tobytes() for batch in minibatches(open_stream(folder))]
-    whole = Readers.read
+    original_read = Readers.read
 
     def read(*args):
         time.sleep(0.02)
-        return whole(*args)
+        return original_read(*args)
 
     monkeypatch.setattr(Readers, "read", read)
-    assert [
-        batch.tobytes() for batch in minibatches(open_stream(folder, timeout_seconds=5))
-    ] == expected
+    delivered = minibatches(open_stream(folder, timeout_seconds=5))
+    assert [batch.tobytes() for batch in delivered] == expected

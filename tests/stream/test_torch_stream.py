@@ -1,5 +1,6 @@
-"""The laws of the stream (DESIGN.md §8), on real files: rows are known by the ids in their
-delivered values.
+"""The laws of the stream (DESIGN.md §8), on real files.
+
+Rows are identified by the ids in their delivered values.
 """
 
 import itertools
@@ -36,7 +37,7 @@ def deliver(stream) -> np.ndarray:
 
 
 def rebuilt(rows: np.ndarray) -> Receipt:
-    """The receipt, from delivered values alone."""
+    """Return the receipt, computed from the delivered values alone."""
     ids = row_ids(rows)
     return Receipt(
         count=len(ids), digest=int(hash_array(ids, int(RECEIPT_KEY)).sum(dtype=np.uint64))
@@ -106,9 +107,7 @@ def test_the_row_sequence_does_not_change(write_data, change):
 
 @pytest.mark.parametrize("format", ["parquet", "zarr"])
 def test_a_chain_is_decoded_once(write_data, format, monkeypatch):
-    """Slices of a row group larger than a window go forward through it: each row is decoded once an
-    epoch, not once a slice.
-    """
+    """Slices are read one after another, so each row is decoded once per epoch, not per slice."""
     from streamtrain.storage.parquet import parquet_reader as parquet
     from streamtrain.storage.zarr import zarr_reader as zarr
 
@@ -131,15 +130,15 @@ def test_a_chain_is_decoded_once(write_data, format, monkeypatch):
 @pytest.mark.parametrize("stored", ["float32", "float64"])
 def test_parquet_and_zarr_give_the_same_sequence(write_data, stored):
     layout = [[64, 64, 10], [64, 64]]
-    sequences = [
+    from_parquet, from_zarr = (
         deliver(
             streamtrain.open_stream(
                 write_data(layout, format=format, stored=stored), **SMALL, holdout=0.1
             )
         )
         for format in ("parquet", "zarr")
-    ]
-    assert np.array_equal(*sequences)
+    )
+    assert np.array_equal(from_parquet, from_zarr)
 
 
 def test_orders_of_seeds_and_epochs_differ(write_data):
@@ -150,8 +149,8 @@ def test_orders_of_seeds_and_epochs_differ(write_data):
         deliver(first),
         deliver(streamtrain.open_stream(folder, seed=1, **SMALL)),
     ]
-    for one, other in itertools.combinations(orders, 2):
-        assert not np.array_equal(one, other)
+    for first_order, second_order in itertools.combinations(orders, 2):
+        assert not np.array_equal(first_order, second_order)
     assert np.array_equal(orders[0], deliver(streamtrain.open_stream(folder, seed=0, **SMALL)))
 
 
@@ -186,8 +185,9 @@ def test_state_after_an_epoch_is_the_next_one(write_data):
 
 
 def test_a_state_of_an_epoch_with_more_windows_than_the_first(write_data):
-    """Spans of unlike sizes fill windows otherwise in another order: the position's window is one
-    of its own epoch's.
+    """Spans of different sizes make another number of windows in another order.
+
+    So the window of a position is checked against the plan of its own epoch.
     """
     flags = {"seed": 14, "batch_size": 8, "window_rows": 100, "span_rows": 10}
     folder = write_data([[7, 93, 1, 1, 66, 3, 64, 40, 40, 80, 12]])
@@ -200,7 +200,7 @@ def test_a_state_of_an_epoch_with_more_windows_than_the_first(write_data):
     other.load_state_dict(stream.state_dict())
     assert other.receipt() == stream.receipt()
     assert list(other) == []  # its last minibatch was delivered
-    with pytest.raises(ConfigError, match="no position"):
+    with pytest.raises(ConfigError, match="not a position"):
         other.load_state_dict({**stream.state_dict(), "window": stream.state_dict()["window"] + 1})
 
 
@@ -212,7 +212,7 @@ def test_state_of_another_order_is_refused(write_data):
 
 
 def test_state_of_other_cuts_is_refused(write_data):
-    """The same number of spans, cut elsewhere: the position would mean other rows."""
+    """Spans of the same number, cut elsewhere, would give the position another meaning."""
     folder = write_data([[7] * 60])
     state = streamtrain.open_stream(folder, span_rows=105, window_rows=200).state_dict()
     with pytest.raises(ConfigError, match="another order of rows"):
@@ -224,7 +224,7 @@ def test_state_of_other_cuts_is_refused(write_data):
 )
 def test_a_position_that_is_none_is_refused(write_data, change):
     stream = streamtrain.open_stream(write_data(LAYOUTS["even"]), **SMALL)
-    with pytest.raises(ConfigError, match="no position"):
+    with pytest.raises(ConfigError, match="not a position"):
         stream.load_state_dict({**stream.state_dict(), **change})
     whole = stream.state_dict()
     for name in whole.keys() - {"quarantine"}:
@@ -238,7 +238,7 @@ def test_a_row_beyond_its_own_window_is_refused(write_data):
     for window in range(len(plan)):
         rows = plan.window(window).num_rows
         stream.load_state_dict({**stream.state_dict(), "window": window, "row": rows})
-        with pytest.raises(ConfigError, match=f"row {rows + 1} is no position"):
+        with pytest.raises(ConfigError, match=f"row {rows + 1} is not a position"):
             stream.load_state_dict({**stream.state_dict(), "window": window, "row": rows + 1})
 
 
@@ -282,15 +282,19 @@ def test_buffers_are_used_again(write_data):
 
 @pytest.mark.parametrize("readers", [1, 3], ids=str)
 def test_no_more_windows_are_in_memory_than_the_budget_says(write_data, monkeypatch, readers):
-    """Those being built, those ready and the one in a slow consumer's hands, whose variables still
-    hold the one before.
+    """Counted are those being built, those ready, and the two that a slow consumer may hold.
+
+    Its variables still refer to the previous one while it asks for the next.
     """
-    alive, most, genuine = set(), [0], BufferPool.lend
+    alive: set[int] = set()
+    most_alive = 0
+    original_lend = BufferPool.lend
 
     def lend(self, num_rows):
-        array = genuine(self, num_rows)
+        nonlocal most_alive
+        array = original_lend(self, num_rows)
         alive.add(id(array.base))
-        most[0] = max(most[0], len(alive))
+        most_alive = max(most_alive, len(alive))
         weakref.finalize(array.base, alive.discard, id(array.base))
         return array
 
@@ -300,7 +304,7 @@ def test_no_more_windows_are_in_memory_than_the_budget_says(write_data, monkeypa
     )
     for number, _minibatch in enumerate(stream):
         time.sleep(0.02 if number < 8 else 0)
-    assert readers < most[0] <= stream.budget.windows == readers + 2
+    assert readers < most_alive <= stream.budget.windows == readers + 2
 
 
 def test_tasks_are_two_a_span_and_one_a_window(write_data, monkeypatch):
@@ -330,13 +334,13 @@ def test_each_row_is_equally_likely_everywhere(write_data):
     from scipy.stats import chisquare
 
     folder = write_data([[16, 16], [16, 16]])
-    places = np.zeros((64, 8))
+    counts = np.zeros((64, 8))
     for seed in range(120):
         ids = row_ids(
             deliver(streamtrain.open_stream(folder, seed=seed, window_rows=64, span_rows=16))
         )
-        places[ids, np.arange(64) // 8] += 1
-    assert chisquare(places.ravel()).pvalue > 1e-4
+        counts[ids, np.arange(64) // 8] += 1
+    assert chisquare(counts.ravel()).pvalue > 1e-4
 
 
 def test_in_a_dataloader(write_data):

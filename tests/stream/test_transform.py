@@ -1,6 +1,4 @@
-"""Transforms: the function of a user, from the module in the current folder to the delivered
-features.
-"""
+"""Transforms: from a user's module in the current folder to the delivered features."""
 
 import itertools
 
@@ -21,13 +19,14 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def transform(tmp_path, monkeypatch):
-    """`transform(body)`: writes a module with `def make(c): body` in the current folder; returns
-    `module:make`.
+    """`transform(body)` writes a module with `def make(c): body` in the current folder.
+
+    Returns its name, `module:make`.
     """
     monkeypatch.chdir(tmp_path)
 
     def write(body: str) -> str:
-        name = f"features_{next(_numbers)}"  # a module is imported once a process
+        name = f"features_{next(_numbers)}"  # a module is imported once per process
         (tmp_path / f"{name}.py").write_text(f"import numpy as np\n\ndef make(c):\n    {body}\n")
         return f"{name}:make"
 
