@@ -12,7 +12,7 @@ from typing import Any
 
 from streamtrain.base.interrupt import Interrupt
 from streamtrain.base.redact import redact_options, redact_url
-from streamtrain.cluster.runner import place
+from streamtrain.cluster.runner import choose_runner
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
 from streamtrain.records import Emit
 from streamtrain.report.dry_run import plan_run, plan_text
@@ -112,9 +112,9 @@ def run_sweep(
         if run.finished:
             return SweepResult(out=out, summary=run.summary(), already_complete=True)
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, tell=on_note))
-        with place("sweep", config.cluster, out, client=client, tell=on_note) as run_pass:
+        with choose_runner("sweep", config.cluster, out, client=client, notify=on_note) as runner:
             sweep_records(
-                config, run.log, {"command": command, "env": environment()}, saving, run_pass
+                config, run.log, {"command": command, "env": environment()}, saving, runner
             )
     return SweepResult(out=out, summary=write_report(run.records, out))
 
@@ -141,13 +141,13 @@ def run_train(
             return TrainResult(
                 out=out, summary=run.summary(), model=load_model(out), already_complete=True
             )
-        with place("train", config.cluster, out, client=client, tell=on_note) as run_pass:
+        with choose_runner("train", config.cluster, out, client=client, notify=on_note) as runner:
             trained = train_records(
                 config,
                 run.log,
                 {"command": command, "env": environment()},
                 run.saving(config, Interrupt(tell=on_note)),
-                run_pass,
+                runner,
             )
     if trained.best is not None:
         (out / "best").mkdir(exist_ok=True)

@@ -1,8 +1,7 @@
-"""Simulated workers: a clock that jumps from event to event, workers of different speed that die,
-hang and come back.
+"""A simulated cluster: a clock that jumps from event to event, and workers of different speed.
 
-Everything follows from a seed, so a run of the driver against them can be repeated to the last
-message.
+Workers die, hang and are replaced. Everything follows from a seed, so a run of the driver against
+them can be repeated to the last message.
 """
 
 import heapq
@@ -18,11 +17,11 @@ from streamtrain.errors import ResourceError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerModel:
-    """Of simulated workers. Seconds are simulated; a rate of 0 means never.
+    """How simulated workers behave. Seconds are simulated; 0 for a mean or a fraction means never.
 
     `rows_per_second` varies among workers by `spread` (sd of its logarithm). `failure_seconds`:
-    mean life of a worker, which a new one replaces after `return_seconds`. `hang_share`: of tasks,
-    which take `hang_seconds` longer. `error_share`: of tasks, which raise.
+    mean life of a worker, which a new one replaces after `return_seconds`. `hang_share`: fraction
+    of tasks that take `hang_seconds` longer. `error_share`: fraction of tasks that raise.
     """
 
     rows_per_second: float = 5e6
@@ -38,27 +37,29 @@ class WorkerModel:
 class SimulatedBackend:
     """See `ClusterBackend`.
 
-    `work` turns a payload into (rows, result): what a worker would have taken, and what it would
-    have sent back.
+    `work` turns a payload into (rows, result): the rows that set how long a worker takes, and what
+    it sends back.
     """
 
     def __init__(
         self,
         workers: int,
-        habits: WorkerModel,
+        model: WorkerModel,
         work: Callable[[Any], tuple[float, Any]],
         *,
         seed: int = 0,
     ):
-        self._habits, self._work = habits, work
+        self._model = model
+        self._work = work
         self._random = np.random.Generator(np.random.Philox(seed))
-        self._events: list[tuple[float, int, Event]] = []
-        self._clock, self._sent, self._born = 0.0, 0, 0
-        self._dies: dict[str, float] = {}
-        self._speeds: dict[str, float] = {}
-        self._doing: dict[str, int] = {}
+        self._events: list[tuple[float, int, Event]] = []  # (time, number of the event, event)
+        self._clock = 0.0
+        self._event_count = self._worker_count = 0
+        self._alive: set[str] = set()
+        self._speeds: dict[str, float] = {}  # rows per second
+        self._tasks: dict[str, int] = {}  # worker → number of its lease
         for _ in range(workers):
-            self._be_born(0.0)
+            self._spawn(0.0)
 
     def now(self) -> float:
         """See `ClusterBackend.now`."""
@@ -66,68 +67,63 @@ class SimulatedBackend:
 
     def submit(self, number: int, worker: str, payload: Any) -> None:
         """See `ClusterBackend.submit`."""
-        assert worker not in self._doing, f"{worker} has a task already"
-        if worker not in self._dies:
-            return  # it died on the way: `Left` is coming, or has come
-        self._doing[worker] = number
+        assert worker not in self._tasks, f"{worker} has a task already"
+        if worker not in self._alive:
+            return  # it died in the meantime: `Left` is coming, or has come
+        self._tasks[worker] = number
         rows, result = self._work(payload)
-        habits, chance = self._habits, self._random.random()
-        seconds = (
-            2 * habits.latency_seconds
-            + rows / self._speeds[worker]
-            + (habits.hang_seconds if chance < habits.hang_share else 0)
-        )
-        if chance > 1 - habits.error_share:
-            self._push(
-                self._clock + seconds,
-                Failed(number=number, worker=worker, error=OSError("simulated")),
-            )
+        model = self._model
+        chance = self._random.random()
+        seconds = 2 * model.latency_seconds + rows / self._speeds[worker]
+        if chance < model.hang_share:
+            seconds += model.hang_seconds
+        if chance > 1 - model.error_share:
+            event = Failed(number=number, worker=worker, error=OSError("simulated"))
         else:
-            self._push(self._clock + seconds, Finished(number=number, worker=worker, result=result))
+            event = Finished(number=number, worker=worker, result=result)
+        self._push(self._clock + seconds, event)
 
     def wait(self, seconds: float | None) -> list[Event]:
         """See `ClusterBackend.wait`."""
-        until = None if seconds is None else self._clock + seconds
-        while self._events and (until is None or self._events[0][0] <= until):
-            at, _, event = heapq.heappop(self._events)
+        deadline = None if seconds is None else self._clock + seconds
+        while self._events and (deadline is None or self._events[0][0] <= deadline):
+            time, _, event = heapq.heappop(self._events)
             if isinstance(event, Left):
-                self._die(event.worker, at)
+                self._remove(event.worker, time)
             elif isinstance(event, Joined):
-                self._speeds[event.worker] = self._habits.rows_per_second * float(
-                    np.exp(self._habits.spread * self._random.standard_normal())
-                )
-            elif event.worker not in self._dies or self._doing.get(event.worker) != event.number:
-                continue  # the worker died before it was done
+                deviation = self._model.spread * self._random.standard_normal()
+                speed = self._model.rows_per_second * float(np.exp(deviation))
+                self._speeds[event.worker] = speed
+            elif event.worker not in self._alive or self._tasks.get(event.worker) != event.number:
+                continue  # the worker died before the task was done
             else:
-                del self._doing[event.worker]
-            self._clock = max(self._clock, at)
+                del self._tasks[event.worker]
+            self._clock = max(self._clock, time)
             return [event]
-        if until is None:
+        if deadline is None:
             raise ResourceError("the simulated cluster is lost: nothing will ever happen again.")
-        self._clock = until
+        self._clock = deadline
         return []
 
-    def recover(self, worker: str) -> None:
-        """See `ClusterBackend.recover`: nobody starts it anew; it answers late."""
+    def restart(self, worker: str) -> None:
+        """See `ClusterBackend.restart`; simulated workers are not ours, and answer late."""
 
-    def _be_born(self, at: float) -> None:
-        worker = f"worker-{self._born:05d}"
-        self._born += 1
-        life = (
-            self._random.exponential(self._habits.failure_seconds)
-            if self._habits.failure_seconds
-            else float("inf")
-        )
-        self._dies[worker] = at + life
-        self._push(at, Joined(worker=worker))
-        if life < float("inf"):
-            self._push(at + life, Left(worker=worker))
+    def _spawn(self, time: float) -> None:
+        """Add a worker that joins at `time`, and draw when it dies."""
+        worker = f"worker-{self._worker_count:05d}"
+        self._worker_count += 1
+        self._alive.add(worker)
+        self._push(time, Joined(worker=worker))
+        if self._model.failure_seconds:
+            life = self._random.exponential(self._model.failure_seconds)
+            self._push(time + life, Left(worker=worker))
 
-    def _die(self, worker: str, at: float) -> None:
-        self._doing.pop(worker, None)
-        del self._dies[worker], self._speeds[worker]
-        self._be_born(at + self._habits.return_seconds)
+    def _remove(self, worker: str, time: float) -> None:
+        self._tasks.pop(worker, None)
+        self._alive.discard(worker)
+        del self._speeds[worker]
+        self._spawn(time + self._model.return_seconds)
 
-    def _push(self, at: float, event: Event) -> None:
-        self._sent += 1
-        heapq.heappush(self._events, (at, self._sent, event))
+    def _push(self, time: float, event: Event) -> None:
+        self._event_count += 1
+        heapq.heappush(self._events, (time, self._event_count, event))
