@@ -1,8 +1,8 @@
 """What a worker needs to open the same run by itself and to compute the same numbers.
 
 Rows never travel: a worker reads the shards it trains on. What the driver measured
-(standardisation, imputed values, evaluation rows) is sent verbatim, so that results do not depend on
-the worker's CPU.
+(standardisation, imputed values, evaluation rows) is sent verbatim, so that results do not depend
+on the worker's CPU.
 """
 
 from dataclasses import dataclass, replace

@@ -127,7 +127,8 @@ class Leases:
     def fail(self, number: int, reason: str) -> Lease | None:
         """Count a failed lease: its item waits again, or is given up.
 
-        Returns the lease of an item that is given up, else None. Raises ResourceError when `max_failures` is exceeded.
+        Returns the lease of an item that is given up, else None. Raises ResourceError when
+        `max_failures` is exceeded.
         """
         lease = self._drop(number)
         if lease is None:
