@@ -217,10 +217,10 @@ def test_what_would_be_refused_anywhere_is_raised_at_once():
         )
 
 
-@pytest.mark.parametrize("unfit", [1, 2])
-def test_unfit_workers_are_given_nothing_and_cost_no_attempt(unfit):
+@pytest.mark.parametrize("failing", [1, 2])
+def test_unfit_workers_are_given_nothing_and_cost_no_attempt(failing):
     """With one such worker of two the other does everything; with both the reason is raised."""
-    refused = {f"worker-{number:05d}" for number in range(unfit)}
+    refused = {f"worker-{number:05d}" for number in range(failing)}
 
     class Blind(SimulatedBackend):
         def wait(self, seconds):
@@ -243,10 +243,12 @@ def test_unfit_workers_are_given_nothing_and_cost_no_attempt(unfit):
     pool = WorkerPool(
         Blind(2, WorkerModel(rows_per_second=1.0), lambda payload: (1.0, None)), notify=notes.append
     )
-    with nullcontext() if unfit < 2 else pytest.raises(DataError, match="other data"):
+    with nullcontext() if failing < 2 else pytest.raises(DataError, match="other data"):
         dispatch(pool, leases, lambda lease: None, lambda lease, result: done.append(lease.worker))
-    assert done == ["worker-00001"] * (6 if unfit < 2 else 0)
-    assert notes == [f"worker worker-{number:05d} excluded: other data" for number in range(unfit)]
+    assert done == ["worker-00001"] * (6 if failing < 2 else 0)
+    assert notes == [
+        f"worker worker-{number:05d} excluded: other data" for number in range(failing)
+    ]
 
 
 def test_min_workers_are_waited_for():
