@@ -79,7 +79,7 @@ def sweep(
     emit: Emit,
     describe: Json,
     saving: Checkpointer | None = None,
-    runner: PassRunner = run_pass,
+    place: PassRunner = run_pass,
 ) -> None:
     """Run a sweep and emit its Records.
 
@@ -116,7 +116,7 @@ def sweep(
         again = again or bool(interrupted)
         while interrupted:
             run.add(interrupted.pop(0))
-        return _make_pass(prepared, run, plan, tell, saving, runner, again=again)
+        return _make_pass(prepared, run, plan, tell, saving, place, again=again)
 
     def tell(record: Record) -> None:
         run.add(record)
@@ -241,7 +241,7 @@ def _make_pass(
     plan: PassPlan,
     emit: Emit,
     saving: Checkpointer | None,
-    runner: PassRunner,
+    place: PassRunner,
     *,
     again: bool,
 ) -> list[Learner]:
@@ -269,7 +269,7 @@ def _make_pass(
             )
         )
     learners = [prepared.learner(size, lrs, plan.trial) for size, lrs in plan.lrs.items()]
-    runner(prepared, learners, plan.trial, emit, kind=plan.kind, max_seconds=share, saving=saving)
+    place(prepared, learners, plan.trial, emit, kind=plan.kind, max_seconds=share, saving=saving)
     return learners
 
 

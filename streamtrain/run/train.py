@@ -33,7 +33,7 @@ def train(
     emit: Emit,
     describe: Json,
     saving: Checkpointer | None = None,
-    runner: PassRunner = run_pass,
+    place: PassRunner = run_pass,
 ) -> Trained:
     """Train one model and emit its Records.
 
@@ -66,7 +66,7 @@ def train(
     learner = prepared.learner(
         sizes[0], rates, 0, patience=config.train.early_stop, keeps_best=True
     )
-    done = runner(prepared, [learner], 0, emit, max_seconds=config.train.max_time, saving=saving)
+    done = place(prepared, [learner], 0, emit, max_seconds=config.train.max_time, saving=saving)
     if done.sync is None:  # on workers, rounds tell their speed; this machine's is not theirs
         measure_throughput(prepared, sizes, emit)
     seconds = time.perf_counter() - started + (saving.seconds if saving is not None else 0)
