@@ -101,7 +101,7 @@ class _SliceCheckpoint:
     def listening(self) -> Iterator[None]:
         yield
 
-    def edge(self, part: float, state: Callable[[], PassState]) -> None:
+    def edge(self, fraction: float, state: Callable[[], PassState]) -> None:
         self._edges += 1
         if self._edges > 1 and time.perf_counter() >= self._deadline:
             self.state = state()

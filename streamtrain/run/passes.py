@@ -30,7 +30,7 @@ from streamtrain.training.position import Position
 class Checkpointing(Protocol):
     """Saves a pass and resumes it: a `Checkpointer`, or a slice of a pass on a worker."""
 
-    def take(self, name: str) -> PassState | None:
+    def take(self, name: str, /) -> PassState | None:
         """Return the state to resume the pass of this name from; None for a pass that starts."""
         ...
 
@@ -38,11 +38,11 @@ class Checkpointing(Protocol):
         """Make Ctrl-C and SIGTERM wait for the next `edge`."""
         ...
 
-    def edge(self, part: float, state: Callable[[], PassState]) -> None:
-        """Save if it is time to; raises to end the pass here. `part`: the fraction done."""
+    def edge(self, fraction: float, state: Callable[[], PassState], /) -> None:
+        """Save if it is time to; raises to end the pass here."""
         ...
 
-    def save(self, state: PassState) -> None:
+    def save(self, state: PassState, /) -> None:
         """Save the state of a pass that has ended, or can go no further."""
         ...
 
