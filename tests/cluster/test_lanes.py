@@ -1,5 +1,8 @@
 """Properties of lanes: every row once, equal parts while they last, any number of workers."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -112,3 +115,15 @@ def test_a_lane_draws_its_spans_from_the_whole_data_set(lanes):
     spans = _spans([[50] * 400], 400)
     for sequence in deal_lanes(spans, 11, lanes):
         assert abs(sequence.mean() - 199.5) < 5 * 400 / np.sqrt(12 * len(sequence))
+
+
+def test_other_folders_import_only_the_entry_of_allreduce():
+    package = Path(__file__).parents[2] / "streamtrain"
+    allreduce = package / "cluster/allreduce"
+    imported = {
+        module
+        for path in package.rglob("*.py")
+        if allreduce not in path.parents
+        for module in re.findall(r"streamtrain\.cluster\.allreduce\.(\w+)", path.read_text())
+    }
+    assert imported == {"allreduce_pass"}
