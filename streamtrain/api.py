@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from streamtrain.base.interrupt import Interrupt
 from streamtrain.base.redact import redact_options, redact_url
-from streamtrain.cluster.runner import place
+from streamtrain.cluster.runner import choose_runner
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
 from streamtrain.records import Emit
 from streamtrain.report.dry_run import plan_run, plan_text
@@ -129,9 +129,9 @@ def run_sweep(
         if run.finished:
             return SweepResult(out=out, summary=run.summary(), already_complete=True)
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, tell=on_note))
-        description = {"command": command, "env": environment()}
-        with place("sweep", config.cluster, out, client=client, tell=on_note) as run_pass:
-            sweep_records(config, run.log, description, saving, run_pass)
+        metadata = {"command": command, "env": environment()}
+        with choose_runner("sweep", config.cluster, out, client=client, notify=on_note) as runner:
+            sweep_records(config, run.log, metadata, saving, runner)
     return SweepResult(out=out, summary=write_report(run.records, out))
 
 
@@ -156,10 +156,10 @@ def run_train(
             return TrainResult(
                 out=out, summary=run.summary(), model=load_model(out), already_complete=True
             )
-        description = {"command": command, "env": environment()}
-        with place("train", config.cluster, out, client=client, tell=on_note) as run_pass:
+        metadata = {"command": command, "env": environment()}
+        with choose_runner("train", config.cluster, out, client=client, notify=on_note) as runner:
             saving = run.saving(config, Interrupt(tell=on_note))
-            trained = train_records(config, run.log, description, saving, run_pass)
+            trained = train_records(config, run.log, metadata, saving, runner)
     if trained.best is not None:
         (out / "best").mkdir(exist_ok=True)
         save_model(trained.best, out / "best")

@@ -1,21 +1,19 @@
-"""`streamtrain bench cluster`: the driver of a cluster run against simulated workers.
+"""The cost of a cluster's driver, measured against simulated workers: planning, leases, failures.
 
-It measures what planning, leasing and surviving failures cost, without a cluster. The plan, the
-rounds, the leases and their scheduling are those of a real run; only the workers are simulated, and
-no row is read.
+The plan, the rounds, the leases and their dispatch are those of a real run; only the workers are
+simulated, and no row is read.
 """
 
 import math
 import time
 import tracemalloc
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from streamtrain.bench.simulated_backend import SimulatedBackend, WorkerModel
-from streamtrain.cluster.local_sgd.rounds import Rounds, Share, run_round, windows_a_round
+from streamtrain.cluster.local_sgd.rounds import Rounds, Share, run_round, windows_per_round
 from streamtrain.cluster.scheduling import Leases
 from streamtrain.cluster.worker_pool import WorkerPool
 from streamtrain.errors import CheckFailed
@@ -31,11 +29,10 @@ COLUMNS = 5
 HOLDOUT_ROWS = 131_072
 TIMEOUT_SECONDS = 300.0
 
-#: The plan is made this often and the shortest time reported: the first one also takes fresh memory
-#: pages from the system.
+#: The least of this many plans is reported: the first takes fresh pages from the system.
 PLAN_REPEATS = 3
 
-#: Key of the digest of windows, the same order-independent sum as in a receipt of rows.
+#: Key of the digest of windows, which is an order-independent sum like that of a receipt.
 _DIGEST_KEY = 7
 
 
@@ -47,45 +44,35 @@ def simulate(
     seed: int = 0,
     sizes: Sequence[float] = (0.01, 0.1, 1.0),
 ) -> Json:
-    """Simulate one epoch of local SGD in rounds, and return what it costs the driver.
+    """Run one epoch of local SGD, over `rows` rows and over fractions `sizes` of them.
 
-    It is run over the fractions `sizes` of `rows` rows. `growth` is the slope of the logarithm of
-    each cost against the logarithm of the number of spans, between the two largest sizes; 1 is
-    linear.
-
-    Raises CheckFailed when a window was trained on twice or not at all.
+    Returns the driver's seconds, bytes and messages per scale. `growth` is the slope of the
+    logarithm of each against that of the spans, between the two largest scales; 1 is linear. Raises
+    CheckFailed when a window was trained on twice or not at all.
     """
-    scales = [_one_scale(round(rows * size), workers, habits, seed) for size in sorted(sizes)]
-    growth: dict[str, float] = {}
+    scales = [_run_scale(round(rows * size), workers, habits, seed) for size in sorted(sizes)]
+    growth = {}
     if len(scales) > 1:
-        below, above = scales[-2:]
-        log_spans = math.log(above["spans"] / below["spans"])
+        smaller, larger = scales[-2:]
+        spans_growth = math.log(larger["spans"] / smaller["spans"])
         for name in ("plan_seconds", "plan_peak_bytes", "driver_seconds", "messages"):
-            growth[name] = math.log(above[name] / below[name]) / log_spans
+            growth[name] = math.log(larger[name] / smaller[name]) / spans_growth
     return {
         "rows": rows,
         "workers": workers,
         "seed": seed,
-        "habits": asdict(habits),
+        "habits": {name: getattr(habits, name) for name in habits.__dataclass_fields__},
         "scales": scales,
         "growth": growth,
     }
 
 
-def _one_scale(rows: int, workers: int, habits: WorkerModel, seed: int) -> Json:
-    plan_seconds, plan = _timed_plan(rows, seed)
-    for _ in range(PLAN_REPEATS - 1):
-        plan_seconds = min(plan_seconds, _timed_plan(rows, seed)[0])
-    tracemalloc.start()
-    _plan(rows, seed)
-    peak_bytes = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-
-    windows_per_share = windows_a_round(habits.rows_per_second, default_window_rows(COLUMNS))
+def _run_scale(rows: int, workers: int, habits: WorkerModel, seed: int) -> Json:
+    plan, plan_seconds, plan_peak_bytes = _measure_plan(rows, seed)
     rounds = Rounds(
         lambda epoch: plan,
         shares=workers,
-        windows_a_share=windows_per_share,
+        windows_per_share=windows_per_round(habits.rows_per_second, default_window_rows(COLUMNS)),
         last_row=None,
         last_epoch=1,
     )
@@ -102,45 +89,49 @@ def _one_scale(rows: int, workers: int, habits: WorkerModel, seed: int) -> Json:
             windows += result["windows"]
         rounds.commit(sum(result["rows"] for result in results))
     driver_seconds = time.process_time() - started
-    whole_digest = _digest(np.arange(len(plan)))
-    if windows != len(plan) or digest != whole_digest or rounds.rows != plan.num_rows:
+    is_complete = windows == len(plan) and rounds.rows == plan.num_rows
+    if not is_complete or digest != _digest(np.arange(len(plan))):
         raise CheckFailed(
             f"{windows:,} windows were trained on; the plan has {len(plan):,}. This is a defect:"
             f" please report it with the seed, {seed}."
         )
-    simulated_seconds = backend.now()
     return {
         "rows": rows,
         "spans": len(plan.spans),
         "windows": len(plan),
         "plan_seconds": plan_seconds,
-        "plan_peak_bytes": peak_bytes,
+        "plan_peak_bytes": plan_peak_bytes,
         "rounds": rounds.number,
         "tasks": leases.issued,
         "failures": leases.failures,
         "lost_workers": pool.lost_workers,
         "discarded_results": leases.discarded,
         "messages": pool.messages,
-        "simulated_seconds": simulated_seconds,
-        "messages_per_simulated_second": pool.messages / simulated_seconds,
+        "simulated_seconds": backend.now(),
+        "messages_per_simulated_second": pool.messages / backend.now(),
         "driver_seconds": driver_seconds,
         "driver_messages_per_second": pool.messages / driver_seconds,
-        "efficiency": rows / habits.rows_per_second / workers / simulated_seconds,
+        "efficiency": rows / habits.rows_per_second / workers / backend.now(),
     }
 
 
-def _timed_plan(rows: int, seed: int) -> tuple[float, Plan]:
-    """Return the processor time of this process for one plan, and the plan.
-
-    Other processes may be using the machine, so the clock would not do.
-    """
-    started = time.process_time()
+def _measure_plan(rows: int, seed: int) -> tuple[Plan, float, int]:
+    """Return the plan, and the seconds and peak bytes that it takes."""
+    plan_seconds = math.inf
+    for _ in range(PLAN_REPEATS):
+        # Processor time of this process: the machine may be doing other things.
+        started = time.process_time()
+        plan = _plan(rows, seed)
+        plan_seconds = min(plan_seconds, time.process_time() - started)
+    tracemalloc.start()
     plan = _plan(rows, seed)
-    return time.process_time() - started, plan
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return plan, plan_seconds, peak_bytes
 
 
 def _plan(rows: int, seed: int) -> Plan:
-    """Return the plan of an epoch over shards of 262 M rows, made from their boundaries."""
+    """Return the plan of an epoch, made from the boundaries of shards of 262 M rows."""
     shard_rows = SHARD_SPANS * SPAN_ROWS
     shards = [_shard(min(shard_rows, rows - first)) for first in range(0, rows, shard_rows)]
     window_rows = default_window_rows(COLUMNS)
@@ -163,7 +154,7 @@ def _shard(num_rows: int) -> Shard:
 
 
 def _train(share: Share) -> tuple[float, Any]:
-    """Return the rows that a worker would train on, and the result that it would send back."""
+    """Return the rows that a worker would train on, and what it would send back."""
     indices = np.array([window.index for window in share.windows], dtype=np.int64)
     return share.rows, {"rows": share.rows, "windows": len(indices), "digest": _digest(indices)}
 

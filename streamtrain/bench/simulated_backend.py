@@ -1,7 +1,7 @@
-"""Simulated workers of different speed that die, hang and come back, on an event-driven clock.
+"""A simulated cluster: a clock that jumps from event to event, and workers of different speed.
 
-Everything follows from a seed, so a run of the driver against them can be repeated message by
-message.
+Workers die, hang and are replaced. Everything follows from a seed, so a run of the driver against
+them can be repeated to the last message.
 """
 
 import heapq
@@ -17,17 +17,11 @@ from streamtrain.errors import ResourceError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerModel:
-    """How simulated workers behave. Seconds are simulated; a rate of 0 means never.
+    """How simulated workers behave. Seconds are simulated; 0 for a mean or a fraction means never.
 
-    Attributes:
-        rows_per_second: The median speed of a worker.
-        spread: The standard deviation of the logarithm of the speed.
-        latency_seconds: The time of one message.
-        failure_seconds: The mean life of a worker.
-        return_seconds: The time until a new worker replaces a dead one.
-        hang_share: The fraction of tasks that hang.
-        hang_seconds: The extra time of a task that hangs.
-        error_share: The fraction of tasks that raise.
+    `rows_per_second` varies among workers by `spread` (sd of its logarithm). `failure_seconds`:
+    mean life of a worker, which a new one replaces after `return_seconds`. `hang_share`: fraction
+    of tasks that take `hang_seconds` longer. `error_share`: fraction of tasks that raise.
     """
 
     rows_per_second: float = 5e6
@@ -41,10 +35,10 @@ class WorkerModel:
 
 
 class SimulatedBackend:
-    """A `ClusterBackend` of simulated workers.
+    """See `ClusterBackend`.
 
-    `work` maps a payload to (rows, result): the rows that a worker would process, and the result
-    that it would send back.
+    `work` turns a payload into (rows, result): the rows that set how long a worker takes, and what
+    it sends back.
     """
 
     def __init__(
@@ -55,16 +49,15 @@ class SimulatedBackend:
         *,
         seed: int = 0,
     ):
-        self._model, self._work = model, work
+        self._model = model
+        self._work = work
         self._random = np.random.Generator(np.random.Philox(seed))
-        #: A heap of (time, serial number, event).
-        self._events: list[tuple[float, int, Event]] = []
+        self._events: list[tuple[float, int, Event]] = []  # (time, number of the event, event)
         self._clock = 0.0
-        self._num_events = 0
-        self._num_workers = 0
-        self._death_times: dict[str, float] = {}
-        self._speeds: dict[str, float] = {}
-        self._doing: dict[str, int] = {}
+        self._event_count = self._worker_count = 0
+        self._alive: set[str] = set()
+        self._speeds: dict[str, float] = {}  # rows per second
+        self._tasks: dict[str, int] = {}  # worker → number of its lease
         for _ in range(workers):
             self._spawn(0.0)
 
@@ -74,60 +67,63 @@ class SimulatedBackend:
 
     def submit(self, number: int, worker: str, payload: Any) -> None:
         """See `ClusterBackend.submit`."""
-        assert worker not in self._doing, f"{worker} has a task already"
-        if worker not in self._death_times:
-            return  # it died meanwhile: `Left` will come, or has come
-        self._doing[worker] = number
+        assert worker not in self._tasks, f"{worker} has a task already"
+        if worker not in self._alive:
+            return  # it died in the meantime: `Left` is coming, or has come
+        self._tasks[worker] = number
         rows, result = self._work(payload)
-        model, chance = self._model, self._random.random()
+        model = self._model
+        chance = self._random.random()
         seconds = 2 * model.latency_seconds + rows / self._speeds[worker]
         if chance < model.hang_share:
             seconds += model.hang_seconds
-        event: Event = Finished(number=number, worker=worker, result=result)
         if chance > 1 - model.error_share:
             event = Failed(number=number, worker=worker, error=OSError("simulated"))
+        else:
+            event = Finished(number=number, worker=worker, result=result)
         self._push(self._clock + seconds, event)
 
     def wait(self, seconds: float | None) -> list[Event]:
         """See `ClusterBackend.wait`."""
-        until = None if seconds is None else self._clock + seconds
-        while self._events and (until is None or self._events[0][0] <= until):
-            event_time, _, event = heapq.heappop(self._events)
+        deadline = None if seconds is None else self._clock + seconds
+        while self._events and (deadline is None or self._events[0][0] <= deadline):
+            time, _, event = heapq.heappop(self._events)
             if isinstance(event, Left):
-                self._die(event.worker, event_time)
+                self._remove(event.worker, time)
             elif isinstance(event, Joined):
-                factor = float(np.exp(self._model.spread * self._random.standard_normal()))
-                self._speeds[event.worker] = self._model.rows_per_second * factor
-            elif self._doing.get(event.worker) != event.number:
-                continue  # the worker died before it was done
+                deviation = self._model.spread * self._random.standard_normal()
+                speed = self._model.rows_per_second * float(np.exp(deviation))
+                self._speeds[event.worker] = speed
+            elif event.worker not in self._alive or self._tasks.get(event.worker) != event.number:
+                continue  # the worker died before the task was done
             else:
-                del self._doing[event.worker]
-            self._clock = max(self._clock, event_time)
+                del self._tasks[event.worker]
+            self._clock = max(self._clock, time)
             return [event]
-        if until is None:
-            raise ResourceError("the simulated cluster is lost: no event is left.")
-        self._clock = until
+        if deadline is None:
+            raise ResourceError("the simulated cluster is lost: nothing will ever happen again.")
+        self._clock = deadline
         return []
 
-    def recover(self, worker: str) -> None:
-        """See `ClusterBackend.recover`: simulated workers are not restarted; they answer late."""
+    def restart(self, worker: str) -> None:
+        """See `ClusterBackend.restart`; simulated workers are not ours, and answer late."""
 
-    def _spawn(self, now: float) -> None:
-        worker = f"worker-{self._num_workers:05d}"
-        self._num_workers += 1
-        life = float("inf")
+    def _spawn(self, time: float) -> None:
+        """Add a worker that joins at `time`, and draw when it dies."""
+        worker = f"worker-{self._worker_count:05d}"
+        self._worker_count += 1
+        self._alive.add(worker)
+        self._push(time, Joined(worker=worker))
         if self._model.failure_seconds:
             life = self._random.exponential(self._model.failure_seconds)
-        self._death_times[worker] = now + life
-        self._push(now, Joined(worker=worker))
-        if life < float("inf"):
-            self._push(now + life, Left(worker=worker))
+            self._push(time + life, Left(worker=worker))
 
-    def _die(self, worker: str, now: float) -> None:
-        self._doing.pop(worker, None)
-        del self._death_times[worker], self._speeds[worker]
-        self._spawn(now + self._model.return_seconds)
+    def _remove(self, worker: str, time: float) -> None:
+        self._tasks.pop(worker, None)
+        self._alive.discard(worker)
+        del self._speeds[worker]
+        self._spawn(time + self._model.return_seconds)
 
-    def _push(self, event_time: float, event: Event) -> None:
-        self._num_events += 1
-        heapq.heappush(self._events, (event_time, self._num_events, event))
+    def _push(self, time: float, event: Event) -> None:
+        self._event_count += 1
+        heapq.heappush(self._events, (time, self._event_count, event))

@@ -1,5 +1,6 @@
-"""`dask streamtrain …`: the same command behind Dask's own, through the entry point `dask_cli`,
-which takes only click's commands.
+"""`dask streamtrain …`: the same command as a subcommand of Dask's own.
+
+Dask's entry point `dask_cli` takes only click's commands.
 """
 
 import sys
@@ -15,7 +16,5 @@ from streamtrain.cli.main import run
 )
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def streamtrain(words: tuple[str, ...]) -> None:
-    """Train regressors on data that does not fit in memory, and find the minibatch size that suits
-    it.
-    """
+    """Train regressors on data larger than memory, and find the minibatch size that suits it."""
     sys.exit(run(words or ("--help",)))

@@ -1,7 +1,12 @@
-"""The same job on a Dask cluster: work leased to workers, their death survived, results that do not
-depend on who did what.
+"""The same run on the workers of a Dask cluster: results do not depend on who did the work.
 
-`placement.py` and `leases.py` say who does what next, `crew.py` and `dispatch.py` drive them over a
-`ClusterBackend`: a Dask cluster (`dask_fabric.py`), or a thousand simulated workers
-(`simulate.py`).
+- `connect.py`, `versions.py`: connect to a cluster, or start one here, and compare versions.
+- `backend.py`: the driver's interface to a cluster; `dask_backend.py` implements it with Dask, and
+  `bench/simulated_backend.py` with a simulation.
+- `worker_pool.py`, `worker_group.py`: the workers the driver knows, and those that act together.
+- `scheduling.py`: leases with deadlines, retries and backup tasks, and the loop that issues them.
+- `run_spec.py`, `worker.py`: what a worker needs to open the run, and the task that it performs.
+- `runner.py`: chooses what runs a pass; `cluster_pass.py`: what all passes on workers share.
+- `sweep_pass.py`, `sweep_slices.py`, `record_merge.py`: a sweep, one learner per work item.
+- `local_sgd/`, `allreduce/`: one learner trained by all workers, the two ways of `train`.
 """

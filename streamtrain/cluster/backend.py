@@ -1,5 +1,6 @@
-"""What the driver asks of a cluster, and what it hears from one: a Dask cluster and a simulated one
-keep the same contract.
+"""The driver's interface to a cluster, and the events a cluster reports.
+
+A Dask cluster and a simulated one implement the same contract.
 """
 
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The task of lease `number` has ended on `worker` and gave `result`."""
+    """The task of lease `number` ended on `worker` and returned `result`."""
 
     number: int
     worker: str
@@ -17,7 +18,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """The task of lease `number` raised on `worker`, or was lost with the way there."""
+    """The task of lease `number` raised on `worker`, or was lost on the way to or from it."""
 
     number: int
     worker: str
@@ -33,7 +34,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """`worker` is gone: what it was doing will never end."""
+    """`worker` is gone: its task will never end."""
 
     worker: str
 
@@ -44,29 +45,31 @@ Event = Finished | Failed | Joined | Left
 class ClusterBackend(Protocol):
     """Workers by address, each doing one task at a time. Owned by one thread.
 
-    A worker that was there from the beginning joins like any other. Raises ResourceError when the
-    cluster itself is lost.
+    Workers that were there before the driver connected are reported as `Joined` too. Every method
+    raises ResourceError when the cluster itself is lost.
     """
 
     def now(self) -> float:
-        """Seconds on the clock that deadlines are measured by."""
+        """Return the time in seconds on the clock that deadlines are measured by."""
         ...
 
     def submit(self, number: int, worker: str, payload: Any) -> None:
         """Send the task of lease `number` to a worker that has none.
 
-        A worker that is gone meanwhile leaves later.
+        If the worker is already gone, its `Left` event follows.
         """
         ...
 
     def wait(self, seconds: float | None) -> list[Event]:
-        """What has happened since the last call, in its order; blocks until there is something, or
-        for so long at most.
+        """Return the events since the last call, in order.
+
+        Blocks until there is one, or for `seconds` at most; None: without a limit.
         """
         ...
 
-    def recover(self, worker: str) -> None:
-        """Start a worker anew that has not answered in time, where that is ours to do; it leaves
-        and another one joins.
+    def restart(self, worker: str) -> None:
+        """Restart a worker that did not answer in time, if the cluster is ours.
+
+        The worker then leaves, and another one joins.
         """
         ...

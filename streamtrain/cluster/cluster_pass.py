@@ -1,63 +1,111 @@
-"""What the passes of a driver have in common: one learner that workers train, counted, recorded and
-saved commit by commit.
+"""What all passes on workers share: the run to the end, checkpoints, and the pass's record.
+
+`ClusterPass` is any pass. `SharedLearnerPass` is one whose workers train one learner together: it
+is counted, recorded and saved commit by commit.
 """
 
 import json
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from streamtrain.cluster.scheduling import Leases
 from streamtrain.cluster.worker_pool import WorkerPool
 from streamtrain.errors import ResourceError
-from streamtrain.records import Emit, PassEnded, Record, RoundEnded, parse_pass
+from streamtrain.records import (
+    Emit,
+    PassEnded,
+    Record,
+    RoundEnded,
+    SyncChosen,
+    parse,
+    parse_pass,
+)
+from streamtrain.run.passes import Checkpointing
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.nulls import NullCounts, null_fields
-from streamtrain.training.checkpointing import Checkpointer, PassState
+from streamtrain.training.checkpointing import PassState
 from streamtrain.training.learner import Learner
 from streamtrain.types import Json, Receipt
 
-
-@contextmanager
-def saved_if_lost(saving: Checkpointer | None, state: Callable[[], PassState]) -> Iterator[None]:
-    """Ctrl-C waits for the next edge; and when the cluster is lost, what came back from it is
-    not.
-    """
-    if saving is None:
-        yield
-        return
-    with saving.listening():
-        try:
-            yield
-        except ResourceError:
-            saving.save(state())
-            raise
-
-
-def pass_name(learner: Learner, kind: str) -> str:
-    """Of a pass over workers, in its checkpoints."""
-    return json.dumps(
-        [
-            "workers",
-            kind,
-            learner.trial,
-            learner.engine.batch_size,
-            list(learner.engine.learning_rates),
-        ]
-    )
+Arrays = dict[str, np.ndarray]
 
 
 class ClusterPass(ABC):
-    """A pass of one learner over workers.
+    """A pass whose learners are trained on workers. Owned by one thread.
 
-    `chosen` goes into its record and its checkpoints; `begun`: a `state` to go on from.
+    `record`: the pass's own, once it has ended.
+    """
 
-    `record`: the pass's own, once it has ended. A commit is what counts: `commits` of them were
-    made.
+    def __init__(
+        self, prepared: Prepared, emit: Emit, *, kind: str, saving: Checkpointing | None = None
+    ):
+        self.prepared = prepared
+        self.emit = emit
+        self.kind = kind
+        self.saving = saving
+        self.record: PassEnded | None = None
+        self._started = time.perf_counter()
+
+    def run(self, pool: WorkerPool, leases: Leases) -> PassEnded:
+        """Train to the end of the pass; return and emit its record.
+
+        Between two passes `leases` has no items. Raises ResourceError when the cluster is lost;
+        what came back from it is saved first.
+        """
+        with _saved_if_lost(self.saving, self.state):
+            lost_workers, failures = pool.lost_workers, leases.failures
+            pool.check_interrupt = self._reach_edge
+            pool.wait_for(pool.min_workers)
+            self._train(pool, leases)
+            self.record = replace(
+                self._pass_record(),
+                lost_workers=pool.lost_workers - lost_workers,
+                failed_tasks=leases.failures - failures,
+            )
+            self.emit(self.record)
+            if self.saving is not None:
+                self.saving.save(self.state())
+        return self.record
+
+    @abstractmethod
+    def state(self) -> PassState:
+        """Return all that is needed to continue from here."""
+
+    @abstractmethod
+    def load_state(self, resume_state: PassState) -> None:
+        """Continue from a `state`."""
+
+    @abstractmethod
+    def _train(self, pool: WorkerPool, leases: Leases) -> None:
+        """Train every learner to its end and emit its records."""
+
+    @abstractmethod
+    def _fraction_done(self) -> float:
+        """Return how much of the pass is done, from 0 to 1."""
+
+    @abstractmethod
+    def _pass_record(self) -> PassEnded:
+        """Return the record of the pass, as `run_pass` would, without lost workers and failures."""
+
+    def _reach_edge(self) -> None:
+        """Save if it is time to, and stop here if the user asked for it."""
+        if self.saving is not None:
+            self.saving.edge(self._fraction_done(), self.state)
+
+
+class SharedLearnerPass(ClusterPass):
+    """A pass of one learner that workers train together.
+
+    Rows count with the commit that they belong to; `commits` have been made. `chosen` goes into the
+    pass's record and checkpoints.
     """
 
     def __init__(
@@ -67,76 +115,52 @@ class ClusterPass(ABC):
         emit: Emit,
         *,
         kind: str = "tuning",
-        saving: Checkpointer | None = None,
-        chosen: Json | None = None,
+        saving: Checkpointing | None = None,
+        chosen: SyncChosen | None = None,
     ):
-        self.prepared, self.learner, self.emit, self.saving, self.kind, self.chosen = (
-            prepared,
-            learner,
-            emit,
-            saving,
-            kind,
-            chosen or {},
-        )
-        self.receipt, self.stats = Receipt(), FetchStats()
+        super().__init__(prepared, emit, kind=kind, saving=saving)
+        self.learner = learner
+        self.chosen = chosen
+        self.receipt = Receipt()
+        self.stats = FetchStats()
         self.nulls: NullCounts = Counter()
         self.rows_read = self.commits = 0
-        self._started = self._first_commit = time.perf_counter()
-        self.record: PassEnded | None = None
-
-    def run(self, crew: WorkerPool, leases: Leases) -> PassEnded:
-        """Train to the pass's end; returns and emits its record.
-
-        Raises ResourceError when the cluster is lost: the last commit is saved.
-        """
-        with saved_if_lost(self.saving, self.state):
-            lost_workers, failures = crew.lost_workers, leases.failures
-            crew.interrupted = self._edge
-            crew.wait_for(crew.min_workers)
-            self._train(crew, leases)
-            self.tell(self.learner.finish())
-            self.record = replace(
-                self._pass_record(),
-                **{
-                    **self.chosen,
-                    **self._own_record(),
-                    "lost_workers": crew.lost_workers - lost_workers,
-                    "failed_tasks": leases.failures - failures,
-                },
-            )
-            self.emit(self.record)
-            if self.saving is not None:
-                self.saving.save(self.state())
-        return self.record
+        self._first_commit = self._started
 
     @abstractmethod
-    def _train(self, crew: WorkerPool, leases: Leases) -> None:
-        """Until the learner is done: commit after commit."""
+    def _train_commits(self, pool: WorkerPool, leases: Leases) -> None:
+        """Make commits until the learner is done."""
 
     @abstractmethod
-    def _own_record(self) -> Json:
-        """What the pass's record says of this way of training."""
+    def _with_own_fields(self, record: PassEnded) -> PassEnded:
+        """Return the pass's record with the fields of this way of training."""
 
     @abstractmethod
     def _own_state(self) -> PassState:
-        """What `_load_own_state` goes on from; names of arrays do not begin with `learner/`."""
+        """Return what `_load_own_state` needs; no array's name starts with `learner/`."""
 
     @abstractmethod
-    def _load_own_state(self, document: Json, arrays: dict) -> None: ...
+    def _load_own_state(self, document: Json, arrays: Arrays) -> None: ...
 
-    def tell(self, records: Iterable[Record]) -> None:
+    def emit_all(self, records: Iterable[Record]) -> None:
+        """Emit records in order."""
         for record in records:
             self.emit(record)
 
     def count(self, receipt: Receipt, nulls: NullCounts, stats: Json) -> None:
-        """What one worker delivered to a commit."""
+        """Add what one worker delivered to a commit."""
         self.receipt, self.nulls = self.receipt + receipt, self.nulls + nulls
         self.rows_read += receipt.count
         self.stats.add(**stats)
 
-    def committed(self, *, started: float, workers: int, failed_tasks: int, **own: object) -> None:
-        """All of a commit is in the learner and counted: its record, and a place to stop and to
-        save.
+    def finish_commit(
+        self, *, started: float, workers: int, failed_tasks: int, **own_fields: Any
+    ) -> None:
+        """Emit the record of a commit, then allow a checkpoint or an interrupt.
+
+        The learner and the counts must have all of the commit already. `started`: when it began,
+        on the clock of `time.perf_counter`. `own_fields`: those of `RoundEnded` that only this way
+        of training has.
         """
         now = time.perf_counter()
         if not self.commits:
@@ -149,47 +173,21 @@ class ClusterPass(ABC):
                 seconds=now - started,
                 workers=workers,
                 failed_tasks=failed_tasks,
-                **own,
+                **own_fields,
             )
         )
-        self._edge()
-
-    def _edge(self) -> None:
-        if self.saving is not None:
-            self.saving.edge(min(1.0, self.learner.rows / self.learner.last_row), self.state)
-
-    def _pass_record(self) -> PassEnded:
-        """As `run_pass` has it."""
-        prepared, now, rates = (
-            self.prepared,
-            time.perf_counter(),
-            tuple(self.learner.engine.learning_rates),
-        )
-        return PassEnded(
-            kind=self.kind,
-            trial=self.learner.trial,
-            rows_read=self.rows_read,
-            learners=1,
-            lrs={self.learner.engine.batch_size: rates},
-            replicas=len(rates),
-            seconds=now - self._started,
-            fill_seconds=self._first_commit - self._started,
-            training_seconds=now - self._first_commit,
-            receipt=self.receipt,
-            stats=self.stats.to_json(),
-            **null_fields(self.nulls, prepared.source),
-        )
+        self._reach_edge()
 
     def state(self) -> PassState:
-        """Where the last commit left it."""
+        """Return the state after the last commit."""
         own, own_arrays = self._own_state()
-        about, arrays = self.learner.state()
+        learner, arrays = self.learner.state()
         document = {
             "name": pass_name(self.learner, self.kind),
             "record": None if self.record is None else self.record.to_json(),
-            "chosen": self.chosen,
+            "chosen": self._chosen_fields(),
             "commits": self.commits,
-            "learner": about,
+            "learner": learner,
             "receipt": self.receipt.to_json(),
             "rows_read": self.rows_read,
             "stats": self.stats.to_json(),
@@ -198,32 +196,106 @@ class ClusterPass(ABC):
             "fill_seconds": self._first_commit - self._started,
             "own": own,
         }
-        return document, {
-            **{f"learner/{name}": array for name, array in arrays.items()},
-            **own_arrays,
-        }
+        return document, nest("learner", arrays) | own_arrays
 
-    def load_state(self, begun: PassState) -> None:
-        """Go on from a `state`."""
-        document, arrays = begun
-        self.learner.load_state(document["learner"], below(arrays, "learner/"))
-        self.chosen, self.commits, self.record = (
-            document["chosen"],
-            document["commits"],
-            parse_pass(document["record"]),
-        )
-        self.receipt, self.rows_read = Receipt.from_json(document["receipt"]), document["rows_read"]
+    def load_state(self, resume_state: PassState) -> None:
+        """Continue from a `state`."""
+        document, arrays = resume_state
+        self.learner.load_state(document["learner"], unnest("learner", arrays))
+        self.chosen = saved_choice(resume_state)
+        self.commits = document["commits"]
+        self.record = parse_pass(document["record"])
+        self.receipt = Receipt.from_json(document["receipt"])
+        self.rows_read = document["rows_read"]
         self.stats = FetchStats(**document["stats"])
         self.nulls = Counter({(shard, column): count for shard, column, count in document["nulls"]})
         self._started = time.perf_counter() - document["seconds"]
         self._first_commit = self._started + document["fill_seconds"]
         self._load_own_state(document["own"], arrays)
 
+    def _train(self, pool: WorkerPool, leases: Leases) -> None:
+        self._train_commits(pool, leases)
+        self.emit_all(self.learner.finish())
 
-def below(arrays: dict, prefix: str) -> dict:
-    """Those whose names begin so, without it."""
+    def _fraction_done(self) -> float:
+        return min(1.0, self.learner.rows / self.learner.last_row)
+
+    def _pass_record(self) -> PassEnded:
+        now = time.perf_counter()
+        engine = self.learner.engine
+        learning_rates = tuple(engine.learning_rates)
+        nulls = null_fields(self.nulls, self.prepared.source)
+        record = PassEnded(
+            kind=self.kind,
+            trial=self.learner.trial,
+            rows_read=self.rows_read,
+            learners=1,
+            lrs={engine.batch_size: learning_rates},
+            replicas=len(learning_rates),
+            seconds=now - self._started,
+            fill_seconds=self._first_commit - self._started,
+            training_seconds=now - self._first_commit,
+            receipt=self.receipt,
+            stats=self.stats.to_json(),
+            imputed=nulls.get("imputed"),
+            dropped=nulls.get("dropped"),
+            **self._chosen_fields(),
+        )
+        return self._with_own_fields(record)
+
+    def _chosen_fields(self) -> Json:
+        if self.chosen is None:
+            return {}
+        return {name: value for name, value in self.chosen.to_json().items() if name != "event"}
+
+
+def pass_name(learner: Learner, kind: str) -> str:
+    """Return the name of a `SharedLearnerPass` in its checkpoints."""
+    engine = learner.engine
+    return json.dumps(
+        ["workers", kind, learner.trial, engine.batch_size, list(engine.learning_rates)]
+    )
+
+
+def saved_choice(resume_state: PassState) -> SyncChosen | None:
+    """Return the `chosen` of a saved `SharedLearnerPass`.
+
+    Raises DataError when it is damaged.
+    """
+    values = resume_state[0]["chosen"]
+    return parse(SyncChosen, values, SyncChosen.EVENT) if values else None
+
+
+def nest(prefix: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """Return arrays under names with a prefix, as the state of a pass keeps those of its parts.
+
+    >>> list(nest("learner", {"parameters": np.zeros(1)}))
+    ['learner/parameters']
+    """
+    return {f"{prefix}/{name}": array for name, array in arrays.items()}
+
+
+def unnest(prefix: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """Return the arrays that `nest` put under a prefix, by their own names.
+
+    >>> list(unnest("learner", {"learner/parameters": np.zeros(1), "own": np.zeros(1)}))
+    ['parameters']
+    """
+    start = f"{prefix}/"
     return {
-        name.removeprefix(prefix): array
-        for name, array in arrays.items()
-        if name.startswith(prefix)
+        name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)
     }
+
+
+@contextmanager
+def _saved_if_lost(saving: Checkpointing | None, state: Callable[[], PassState]) -> Iterator[None]:
+    """Make Ctrl-C wait for the next edge, and save the state when the cluster is lost."""
+    if saving is None:
+        yield
+        return
+    with saving.listening():
+        try:
+            yield
+        except ResourceError:
+            saving.save(state())
+            raise

@@ -1,19 +1,17 @@
-"""Connecting to a Dask cluster, or starting one on this machine: on loopback, so nobody else can
-reach it.
+"""Connecting to a Dask cluster, or starting one on this machine, on loopback only.
 
-Whoever can connect to a Dask scheduler can run code on it and on its workers. So nothing here opens
-a port to other machines; a cluster of several machines is the user's own, with TLS where the
+Anyone who can connect to a Dask scheduler can run code on it and on its workers. So nothing here
+opens a port to other machines; a cluster of several machines is the user's own, with TLS where the
 network is not trusted.
 
-Where the scheduler is, by flag, file or environment, and a client of it: with an end to the wait
-for what is no scheduler.
+The scheduler is named by a flag, a file or the environment. Waiting ends after CONNECT_SECONDS also
+for an endpoint that is not a scheduler.
 """
 
 import asyncio
 import json
 import logging
 import os
-import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -33,8 +31,8 @@ LOOPBACK = "127.0.0.1"
 #: How long a scheduler and its workers may take to answer.
 CONNECT_SECONDS = 30.0
 
-#: Of clusters that we start. Blocks belong to us, so Dask must not move or spill anything; one task
-#: at a time is enough.
+#: Dask settings of the clusters that we start. Blocks belong to us, so Dask must not move or spill
+#: anything; one task at a time is enough.
 OWN_CLUSTER = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
@@ -46,24 +44,35 @@ OWN_CLUSTER = {
     "distributed.scheduler.no-workers-timeout": "120s",
 }
 
+#: Environment variables that set the threads of a library; workers share the cores.
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+#: A scheduler file that is still being written is read again, after this time, this many times.
+_READ_RETRY_SECONDS, _READ_ATTEMPTS = 0.05, 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """A connected client, and whether its workers are ours to start anew."""
+    """A connected client; `is_ours`: we started the cluster, and may restart its workers."""
 
     client: Any
-    own: bool
+    is_ours: bool
 
     @property
     def dashboard(self) -> str | None:
-        """The link to Dask's dashboard, where there is one."""
+        """The link to Dask's dashboard; None when there is none."""
         with suppress(Exception):
             return self.client.dashboard_link or None
         return None
 
 
 def is_wanted(config: ClusterConfig) -> bool:
-    """True when a flag, the config or `DASK_SCHEDULER_ADDRESS` names a cluster."""
+    """Return True when a flag, the config or `DASK_SCHEDULER_ADDRESS` names a cluster."""
     named = (config.scheduler, config.scheduler_file, config.workers, config.factory)
     return any(value is not None for value in named) or bool(
         os.environ.get("DASK_SCHEDULER_ADDRESS")
@@ -72,35 +81,31 @@ def is_wanted(config: ClusterConfig) -> bool:
 
 @contextmanager
 def connect(config: ClusterConfig, client: Any = None) -> Iterator[Connection]:
-    """A client of the cluster that the config names; what was started here ends with the context.
+    """Yield a connection to the cluster that the config names; stop at the end what started here.
 
-    `client`: one that exists already.
-
-    Raises ConfigError for what cannot be used, ResourceError when no scheduler answers or a version
-    of streamtrain differs.
+    `client`: one that exists already. Raises ConfigError for what cannot be used or differs in its
+    version of streamtrain, and ResourceError when no scheduler answers.
     """
     distributed = _import_distributed()
     with ExitStack() as stack:
+        is_ours = False
         if client is None:
-            client, own = _open(config, distributed, stack)
-        else:
-            own = False
+            client, is_ours = _open(config, distributed, stack)
         if client.asynchronous:
             raise ConfigError(
                 "client= is asynchronous; give a distributed.Client(asynchronous=False)."
             )
-        connection = Connection(client=client, own=own)
+        connection = Connection(client=client, is_ours=is_ours)
         check_workers(connection)
         yield connection
 
 
 def check_workers(connection: Connection) -> None:
-    """Compare versions with the workers that are there now.
+    """Compare versions with the scheduler and the workers that are there now.
 
-    Raises ConfigError, or warns where only the last bits may differ.
-
-    The scheduler unpickles what it hands on, so without streamtrain it would refuse every task.
-    Workers that join later are checked before their first task.
+    Workers that join later are checked before their first task. Raises ConfigError, or warns where
+    only the last bits of results may differ. The scheduler unpickles the tasks it passes on, so
+    without streamtrain it would refuse all of them.
     """
     client = connection.client
     try:
@@ -109,26 +114,25 @@ def check_workers(connection: Connection) -> None:
             client.sync(_ask_scheduler, client, callback_timeout=CONNECT_SECONDS),
             "the scheduler",
         )
-        found = client.sync(
+        answers = client.sync(
             client.run, versions, on_error="return", callback_timeout=CONNECT_SECONDS
         )
     except OSError as error:
         raise ResourceError(
             f"the cluster's scheduler or workers do not answer ({error}). Look at their logs."
         ) from error
-    odd = []
-    for address, answer in found.items():
-        odd += check_answer(versions(), answer, address)
-    if odd:
+    differences = []
+    for address, answer in answers.items():
+        differences += check_answer(versions(), answer, address)
+    if differences:
+        others = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         warnings.warn(
-            f"{odd[0]}{f' (and {len(odd) - 1} more)' if len(odd) > 1 else ''}: losses may differ in"
-            " their last bits.",
-            stacklevel=3,
+            f"{differences[0]}{others}: losses may differ in their last bits.", stacklevel=3
         )
 
 
 async def _ask_scheduler(client: Any) -> Any:
-    """Its versions, or what it raised when it was asked."""
+    """Return the scheduler's versions, or what it raised when it was asked."""
     try:
         return await client.run_on_scheduler(versions)
     except Exception as error:
@@ -137,12 +141,14 @@ async def _ask_scheduler(client: Any) -> Any:
 
 @contextmanager
 def performance_report(connection: Connection, path: Path) -> Iterator[None]:
-    """Dask's own report of what its workers did, as one HTML file; nothing where Bokeh is not
-    installed, or the cluster is lost.
+    """Write Dask's own report of what its workers did, as one HTML file.
+
+    Writes nothing when Bokeh is not installed or the cluster is lost.
     """
     distributed = _import_distributed()
     try:
-        import bokeh  # noqa: F401 - of the extra [cluster]: without it Dask's report would be an error page
+        # Of the extra [cluster]; without it Dask's report would be an error page.
+        import bokeh  # noqa: F401
     except ImportError:
         yield
         return
@@ -153,71 +159,62 @@ def performance_report(connection: Connection, path: Path) -> Iterator[None]:
     finally:
         with suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # it asks every worker: one may hang
+            # Dask asks every worker, and one may hang.
             connection.client.sync(
                 report.__aexit__, None, None, None, callback_timeout=CONNECT_SECONDS
             )
 
 
 def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[Any, bool]:
+    """Return a client, and whether the cluster is ours."""
     if config.workers is not None:
         cluster = stack.enter_context(_local_cluster(config.workers, distributed))
         return stack.enter_context(distributed.Client(cluster, timeout=CONNECT_SECONDS)), True
     if config.factory is not None:
-        made = _make(config.factory)
-        if isinstance(made, distributed.Client):
-            return stack.enter_context(made), False
-        if not hasattr(made, "scheduler_address"):
-            raise ConfigError(
-                f"--cluster {config.factory} returned {type(made).__name__}. Return a Dask cluster"
-                " or a distributed.Client."
-            )
-        return (
-            stack.enter_context(
-                distributed.Client(stack.enter_context(made), timeout=CONNECT_SECONDS)
-            ),
-            False,
-        )
+        return _open_factory(config.factory, distributed, stack), False
     address = find_address(config)
-    where = (
-        address
-        if config.scheduler_file is None
-        else f"{address}, as {config.scheduler_file} names it,"
-    )
+    named = address
+    if config.scheduler_file is not None:
+        named = f"{address}, as {config.scheduler_file} names it,"
     security = _security(config, distributed)
     try:
         return stack.enter_context(open_client(address, security, CONNECT_SECONDS)), False
-    # a tls:// address without certificates is a TypeError
+    # A tls:// address without certificates is a TypeError.
     except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:
         raise ResourceError(
-            f"the Dask scheduler {where} does not answer: {first_line(error)}. Check the address,"
+            f"the Dask scheduler {named} does not answer: {first_line(error)}. Check the address,"
             " the network, and TLS."
         ) from None
 
 
+def _open_factory(factory: str, distributed: Any, stack: ExitStack) -> Any:
+    """Return a client of the cluster that the user's function returns, or that client itself."""
+    result = _call_factory(factory)
+    if isinstance(result, distributed.Client):
+        return stack.enter_context(result)
+    if not hasattr(result, "scheduler_address"):
+        raise ConfigError(
+            f"--cluster {factory} returned {type(result).__name__}. Return a Dask cluster or a"
+            " distributed.Client."
+        )
+    cluster = stack.enter_context(result)
+    return stack.enter_context(distributed.Client(cluster, timeout=CONNECT_SECONDS))
+
+
 @contextmanager
 def _local_cluster(workers: int, distributed: Any) -> Iterator[Any]:
-    """So many worker processes on loopback, which share the cores."""
+    """Start `workers` worker processes on loopback, which share the cores."""
     import dask
 
     threads = max(1, default_readers() // workers)
-    before = {
-        name: str(threads)
-        for name in (
-            "OMP_NUM_THREADS",
-            "MKL_NUM_THREADS",
-            "OPENBLAS_NUM_THREADS",
-            "NUMBA_NUM_THREADS",
-        )
-    }
-    environment = {**before, "MALLOC_ARENA_MAX": "2"}
+    environment = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"MALLOC_ARENA_MAX": "2"}
     with dask.config.set({**OWN_CLUSTER, "distributed.nanny.pre-spawn-environ": environment}):
         cluster = distributed.LocalCluster(
-            # a dashboard address of None would listen on every address
             n_workers=workers,
             processes=True,
             threads_per_worker=threads,
             host=LOOPBACK,
+            # None would make the dashboard listen on every address.
             dashboard_address=f"{LOOPBACK}:0",
             worker_dashboard_address=None,
             silence_logs=logging.ERROR,
@@ -227,8 +224,8 @@ def _local_cluster(workers: int, distributed: Any) -> Iterator[Any]:
         yield cluster
 
 
-def _make(factory: str) -> Any:
-    """What the user's function returns. Raises ConfigError for what it raises."""
+def _call_factory(factory: str) -> Any:
+    """Return what the user's function returns. Raises ConfigError for what it raises."""
     function = import_function("--cluster", factory)
     try:
         return function()
@@ -236,27 +233,29 @@ def _make(factory: str) -> Any:
         raise
     except Exception as error:
         raise ConfigError(
-            f"--cluster {factory} raised {type(error).__name__}: {first_line(error)}. Mend the"
+            f"--cluster {factory} raised {type(error).__name__}: {first_line(error)}. Fix the"
             " factory."
         ) from error
 
 
 def _security(config: ClusterConfig, distributed: Any) -> Any:
-    """TLS from the config; None leaves it to Dask's own configuration."""
+    """Return the TLS settings of the config; None leaves them to Dask's own configuration."""
     files = {
         "tls_ca_file": config.tls_ca_file,
-        "tls_client_cert": config.tls_cert,
-        "tls_client_key": config.tls_key,
+        "tls_cert": config.tls_cert,
+        "tls_key": config.tls_key,
     }
-    given = {name: value for name, value in files.items() if value is not None}
+    given = {name: path for name, path in files.items() if path is not None}
     if not given:
         return None
-    for name, value in given.items():
-        if not Path(value).is_file():
-            raise ConfigError(
-                f"cluster.{re.sub('_client', '', name)} is {value}, which is not a file."
-            )
-    return distributed.Security(require_encryption=True, **given)
+    for name, path in given.items():
+        if not Path(path).is_file():
+            raise ConfigError(f"cluster.{name} is {path}, which is not a file.")
+    dask_names = {"tls_cert": "tls_client_cert", "tls_key": "tls_client_key"}
+    return distributed.Security(
+        require_encryption=True,
+        **{dask_names.get(name, name): path for name, path in given.items()},
+    )
 
 
 def _import_distributed() -> Any:
@@ -269,14 +268,10 @@ def _import_distributed() -> Any:
     return distributed
 
 
-#: A file that a scheduler has begun to write is read again after so many seconds, so many times.
-_READ_AGAIN, _READS = 0.05, 10
-
-
 def find_address(config: ClusterConfig) -> str:
-    """The address that the config names, or else `DASK_SCHEDULER_ADDRESS`.
+    """Return the address that the config names, or else `DASK_SCHEDULER_ADDRESS`.
 
-    Raises ConfigError for a file that has none.
+    Raises ConfigError for a scheduler file without an address.
     """
     if config.scheduler_file is not None:
         return _read_address(config.scheduler_file)
@@ -284,16 +279,18 @@ def find_address(config: ClusterConfig) -> str:
 
 
 def open_client(address: str, security: Any, seconds: float) -> Any:
-    """A connected client.
+    """Return a connected client.
 
     Raises OSError when no scheduler answers in time, and what Dask raises for an address that it
     cannot use.
     """
-    import distributed  # of the extra [cluster]; the caller says so where it is missing
+    import distributed  # of the extra [cluster]; the caller reports where it is missing
 
     class Client(distributed.Client):
-        """Dask's time-out ends with the connection: by a port that lets everybody in and says
-        nothing it would wait for ever.
+        """A client that does not wait for ever.
+
+        Dask's time-out covers only the connection: an endpoint that accepts it and then sends
+        nothing would block the client.
         """
 
         async def _start(self, **kwargs: Any) -> Any:
@@ -302,8 +299,8 @@ def open_client(address: str, security: Any, seconds: float) -> Any:
             except TimeoutError:
                 await self._close(fast=True)
                 raise OSError(
-                    f"something listens there that did not greet within {1.5 * seconds:.0f} s, as a"
-                    " scheduler does"
+                    "the endpoint accepted the connection but did not complete the Dask handshake"
+                    f" within {1.5 * seconds:.0f} s"
                 ) from None
 
     return Client(address, timeout=seconds, security=security)
@@ -315,7 +312,7 @@ def _read_address(path: str) -> str:
             f"--scheduler-file {path} does not exist. Start the scheduler with the same"
             " --scheduler-file."
         )
-    for _ in range(_READS):
+    for _ in range(_READ_ATTEMPTS):
         try:
             with open(path, encoding="utf-8") as file:
                 address = json.load(file)["address"]
@@ -323,13 +320,13 @@ def _read_address(path: str) -> str:
                 return address
         except OSError as error:
             raise ConfigError(
-                f"--scheduler-file {path} cannot be read: {error.strerror}. Let its owner give you"
-                " the right to."
+                f"--scheduler-file {path} cannot be read: {error.strerror}. Ask its owner for"
+                " permission to read it."
             ) from None
         except (ValueError, KeyError, TypeError):
             pass
-        time.sleep(_READ_AGAIN)
+        time.sleep(_READ_RETRY_SECONDS)
     raise ConfigError(
-        f"--scheduler-file {path} holds no scheduler's address. Name the file that `dask scheduler"
-        " --scheduler-file` wrote."
+        f"--scheduler-file {path} does not contain a scheduler's address. Name the file that"
+        " `dask scheduler --scheduler-file` wrote."
     )

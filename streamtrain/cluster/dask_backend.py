@@ -1,10 +1,9 @@
 """A Dask cluster as a `ClusterBackend`.
 
-Tasks are pinned, tried once, named uniquely and gathered at once; all else is the driver's.
-
-Why so: a pinned task whose worker died waits for ever, loose ones are stolen by other workers,
-results are computed again when their worker leaves, and equal calls are answered from memory
-(distributed#7346, xgboost#10985, xgboost#11804).
+Tasks are pinned to a worker, tried once, named uniquely, and their results are gathered at once;
+the driver decides everything else. The reasons: a pinned task whose worker died waits for ever,
+loose tasks are stolen by other workers, results are recomputed when their worker leaves, and equal
+calls are answered from memory (distributed#7346, xgboost#10985, xgboost#11804).
 """
 
 import asyncio
@@ -16,6 +15,7 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_all
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -25,70 +25,72 @@ from streamtrain.cluster.versions import check_answer, versions
 from streamtrain.cluster.worker import Work, forget, perform
 from streamtrain.errors import ConfigError, ResourceError
 
-#: The scheduler is asked for its workers this often, beside what it tells by itself.
+#: The scheduler is asked for its workers at this interval, besides the changes it announces.
 POLL_SECONDS = 5.0
 
-#: A connection that is cut for longer is not waited for.
+#: A connection that has been cut for longer counts as lost.
 CUT_SECONDS = 20.0
 
-#: A scheduler whose connections stand, but which answers nothing for so long, counts as lost: it is
+#: A scheduler that keeps its connections but does not answer for this long counts as lost: it is
 #: stopped, or starved.
 SILENT_SECONDS = 60.0
 
-#: A result that does not come within this after its task has ended went down with its worker.
+#: A result that does not arrive within this time after its task ended was lost with its worker.
 GATHER_SECONDS = 60.0
 
-#: Workers are told of a run's end; one that hangs is not waited for.
+#: How long to wait for workers to forget the run at its end; one of them may hang.
 FORGET_SECONDS = 5.0
 
-#: Payloads beyond this many bytes go to the worker by themselves, not in a task.
+#: Payloads beyond this many bytes are sent to the worker separately, not within the task.
 LARGE_BYTES = 2**23
+
+#: Dask announces the workers that join and leave under this topic, with these actions.
+_TOPIC = "all"
+_WORKER_ACTIONS = ("add-worker", "remove-worker", "retire-workers")
 
 
 class DaskBackend:
-    """See `ClusterBackend`.
+    """See `ClusterBackend`. Use it as a context; the client belongs to the caller.
 
-    `work(prepared, payload)` is what a task does; use as a context, and the client belongs to the
-    caller.
-
-    `restarts`: a worker that does not answer is started anew (for clusters of our own; at a user's
-    nothing is changed). `tell` hears of workers that cannot be used.
+    `work(prepared, payload)` is what a task does. `restarts`: restart workers that do not answer
+    (for clusters of our own; a user's workers are left alone). `notify` receives messages about
+    workers that cannot be used.
     """
 
     def __init__(
         self,
         client: Any,
         run: str,
-        blueprint: RunSpec,
+        run_spec: RunSpec,
         work: Work,
         *,
         restarts: bool = False,
-        tell: Callable[[str], None] = lambda _: None,
+        notify: Callable[[str], None] = lambda _: None,
     ):
-        self._client, self._run, self._blueprint, self._work, self._restarts = (
-            client,
-            run,
-            blueprint,
-            work,
-            restarts,
-        )
-        self._versions, self._tell = versions(), tell
-        self._heard: SimpleQueue[Callable[[], list[Event]]] = SimpleQueue()
-        self._tasks: dict[int, tuple[str, Any]] = {}
-        self._known: set[str] = set()
-        self._welcome: set[str] = set()
-        self._opened: set[str] = set()
-        self._polled = self._cut_since = -float("inf")
+        self._client = client
+        self._run = run
+        self._run_spec = run_spec
+        self._work = work
+        self._restarts = restarts
+        self._notify = notify
+        self._versions = versions()
+        # Calls that turn what happened on Dask's threads into events, on the driver's thread.
+        self._pending: SimpleQueue[Callable[[], list[Event]]] = SimpleQueue()
+        self._tasks: dict[int, tuple[str, Any]] = {}  # lease → (worker, future)
+        self._listed: set[str] = set()  # workers that the scheduler lists
+        self._accepted: set[str] = set()  # those of them that have joined
+        self._has_run_spec: set[str] = set()
+        self._polled = -float("inf")
         self._answered = time.monotonic()
-        self._topic = "all"
+        self._cut_since: float | None = None
 
     def __enter__(self) -> "DaskBackend":
-        self._client.subscribe_topic(self._topic, self._hear)
+        self._client.subscribe_topic(_TOPIC, self._on_announcement)
         return self
 
     def __exit__(self, *error: object) -> None:
         with suppress(Exception):  # the cluster may be gone
-            self._client.unsubscribe_topic(self._topic)
+            self._client.unsubscribe_topic(_TOPIC)
             self._client.sync(
                 self._client.cancel,
                 [future for _, future in self._tasks.values()],
@@ -96,12 +98,11 @@ class DaskBackend:
             )
             self._tasks.clear()
             if self._client.status == "running":
-                there = list(self._opened & self._known)
                 self._client.sync(
                     self._client.run,
                     forget,
                     self._run,
-                    workers=there,
+                    workers=list(self._has_run_spec & self._listed),
                     on_error="ignore",
                     callback_timeout=FORGET_SECONDS,
                 )
@@ -112,15 +113,14 @@ class DaskBackend:
 
     def submit(self, number: int, worker: str, payload: Any) -> None:
         """See `ClusterBackend.submit`."""
-        first = worker not in self._opened
-        self._opened.add(worker)
-        blueprint = self._blueprint if first else None
+        run_spec = None if worker in self._has_run_spec else self._run_spec
+        self._has_run_spec.add(worker)
         if _nbytes(payload) > LARGE_BYTES:
             payload = self._client.scatter([payload], workers=[worker], hash=False)[0]
         future = self._client.submit(
             perform,
             self._run,
-            blueprint,
+            run_spec,
             self._work,
             payload,
             key=f"streamtrain-{self._run}-{number}",
@@ -130,48 +130,43 @@ class DaskBackend:
             retries=0,
         )
         self._tasks[number] = (worker, future)
-        future.add_done_callback(lambda _: self._heard.put(lambda: self._collect(number)))
+        future.add_done_callback(lambda _: self._pending.put(partial(self._collect, number)))
 
     def wait(self, seconds: float | None) -> list[Event]:
         """See `ClusterBackend.wait`."""
-        until = None if seconds is None else time.monotonic() + seconds
+        deadline = None if seconds is None else time.monotonic() + seconds
         while True:
             self._check_connection()
             is_due = time.monotonic() - self._polled > POLL_SECONDS
             if is_due and (events := self._poll()):
                 return events
-            left = (
-                POLL_SECONDS
-                if until is None
-                else max(0.0, min(until - time.monotonic(), POLL_SECONDS))
-            )
+            timeout = POLL_SECONDS
+            if deadline is not None:
+                timeout = max(0.0, min(deadline - time.monotonic(), POLL_SECONDS))
             events = []
             with suppress(Empty):
-                events = self._heard.get(timeout=left)()
+                events = self._pending.get(timeout=timeout)()
                 while True:
-                    events += self._heard.get_nowait()()
-            if events or (until is not None and time.monotonic() >= until):
+                    events += self._pending.get_nowait()()
+            if events or (deadline is not None and time.monotonic() >= deadline):
                 return events
 
-    def recover(self, worker: str) -> None:
-        """See `ClusterBackend.recover`."""
+    def restart(self, worker: str) -> None:
+        """See `ClusterBackend.restart`."""
+        # The workers of our own LocalCluster; one that is stopped would not end by itself.
         nannies = getattr(self._client.cluster, "workers", {}).values() if self._restarts else ()
-        # of our own LocalCluster; one that is stopped would not end by itself
         for nanny in nannies:
             if nanny.worker_address == worker and nanny.pid:
                 with suppress(ProcessLookupError):
                     os.kill(nanny.pid, signal.SIGKILL)
 
-    def _hear(self, event: tuple[float, Any]) -> None:
-        """On the client's own thread: workers that join and leave are told on this topic."""
-        if isinstance(event[1], dict) and event[1].get("action") in (
-            "add-worker",
-            "remove-worker",
-            "retire-workers",
-        ):
-            self._heard.put(self._poll)
+    def _on_announcement(self, event: tuple[float, Any]) -> None:
+        """On the client's own thread: ask for the workers again when some have joined or left."""
+        if isinstance(event[1], dict) and event[1].get("action") in _WORKER_ACTIONS:
+            self._pending.put(self._poll)
 
     def _poll(self) -> list[Event]:
+        """Ask the scheduler for its workers; return the events of those that joined or left."""
         if self._client.status != "running":
             return []
         try:
@@ -181,35 +176,30 @@ class DaskBackend:
         except (OSError, TimeoutError):
             self._polled = time.monotonic()
             return []
-        there, self._polled = set(info["workers"]), time.monotonic()
-        self._answered = self._polled
-        left, joined, first = self._known - there, sorted(there - self._known), not self._known
-        self._known = there
-        gone = sorted(left & self._welcome)
-        self._welcome -= left
+        self._polled = self._answered = time.monotonic()
+        listed = set(info["workers"])
+        is_first = not self._listed
+        left, joined = self._listed - listed, sorted(listed - self._listed)
+        self._listed = listed
+        events: list[Event] = [Left(worker=worker) for worker in sorted(left & self._accepted)]
+        self._accepted -= left
         for worker in left:
-            self._opened.discard(worker)
+            self._has_run_spec.discard(worker)
             self._drop([number for number, (owner, _) in self._tasks.items() if owner == worker])
-        asked = {worker: self._ask(worker) for worker in joined}
-        if first:  # those that were there before us join together
-            wait_for_all(asked.values(), timeout=POLL_SECONDS)
-        here = [worker for worker in joined if first and asked[worker].done()]
-        for worker in joined:
-            if worker not in here:
-                asked[worker].add_done_callback(
-                    lambda answer, worker=worker: self._heard.put(
-                        lambda: self._welcome_in(worker, answer)
-                    )
-                )
-        return [
-            *(Left(worker=worker) for worker in gone),
-            *(event for worker in here for event in self._welcome_in(worker, asked[worker])),
-        ]
+        answers = {worker: self._ask_versions(worker) for worker in joined}
+        if is_first:  # the workers that were there before us join together
+            wait_for_all(answers.values(), timeout=POLL_SECONDS)
+        for worker, answer in answers.items():
+            if is_first and answer.done():
+                events += self._admit(worker, answer)
+            else:
+                answer.add_done_callback(partial(self._admit_later, worker))
+        return events
 
-    def _ask(self, worker: str) -> Future:
-        """Ask one that has come for its versions.
+    def _ask_versions(self, worker: str) -> Future:
+        """Ask a new worker for its versions.
 
-        It joins with its answer: without streamtrain it would die of its first task.
+        A worker joins once they are known: without streamtrain its first task would fail.
         """
 
         async def ask() -> Any:
@@ -217,33 +207,38 @@ class DaskBackend:
 
         return asyncio.run_coroutine_threadsafe(ask(), self._client.loop.asyncio_loop)
 
-    def _welcome_in(self, worker: str, asked: Future) -> list[Event]:
+    def _admit_later(self, worker: str, answer: Future) -> None:
+        """On the client's own thread: admit a worker that has answered."""
+        self._pending.put(partial(self._admit, worker, answer))
+
+    def _admit(self, worker: str, asked: Future) -> list[Event]:
+        """Return the `Joined` event of a worker whose versions fit; notify of any other worker."""
         try:
             answer = asked.result()[worker]
             if isinstance(answer, OSError):
                 raise answer
-        except Exception:  # the way to it is cut: whoever is still there is asked again
-            self._known.discard(worker)
+        except Exception:  # the connection was cut: a worker that is still there is asked again
+            self._listed.discard(worker)
             return []
-        if worker not in self._known:
+        if worker not in self._listed:
             return []
         try:
             check_answer(self._versions, answer, worker)
         except ConfigError as error:
-            self._tell(f"{worker} is given nothing: {error}")
+            self._notify(f"worker {worker} excluded: {error}")
             return []
-        self._welcome.add(worker)
+        self._accepted.add(worker)
         return [Joined(worker=worker)]
 
     def _collect(self, number: int) -> list[Event]:
-        """The end of a task: fetched now, and let go, before its worker can leave with it."""
+        """Return the end of a task; its result is fetched at once, before its worker can leave."""
         if number not in self._tasks:
             return []
         worker, future = self._tasks[number]
         if future.status == "finished":
             try:
                 result = future.result(timeout=GATHER_SECONDS)
-            # whatever the task raised, or the way here: the driver decides
+            # Whatever the task or the connection raised: the driver decides.
             except Exception as error:
                 return self._failed(number, worker, error)
             self._drop([number])
@@ -251,7 +246,7 @@ class DaskBackend:
         if future.status == "error":
             with suppress(Exception):
                 return self._failed(number, worker, future.exception(timeout=GATHER_SECONDS))
-        events = self._poll()  # lost or cancelled: mostly, its worker is gone
+        events = self._poll()  # lost or cancelled: usually because its worker is gone
         if number not in self._tasks:
             return events
         return [*events, *self._failed(number, worker, OSError(f"the task was {future.status}"))]
@@ -268,33 +263,33 @@ class DaskBackend:
             future.release()
 
     def _check_connection(self) -> None:
-        """Raises ResourceError when the scheduler is out of reach."""
+        """Raise ResourceError when the scheduler cannot be reached."""
         now = time.monotonic()
         if self._client.status == "running":
-            self._cut_since = float("inf")
+            self._cut_since = None
             if self._polled - self._answered > SILENT_SECONDS:
                 raise ResourceError(
                     "the cluster is lost: its scheduler has not answered for"
-                    f" {now - self._answered:.0f} s. Look at its machine, then go on with --resume"
-                    " auto."
+                    f" {now - self._answered:.0f} s. Look at its machine, then resume with"
+                    " --resume auto."
                 )
             return
         self._answered = now
-        if self._cut_since in (float("inf"), -float("inf")):
+        if self._cut_since is None:
             self._cut_since = now
         if self._client.status == "closed" or now - self._cut_since > CUT_SECONDS:
             raise ResourceError(
                 "the cluster is lost: its scheduler cannot be reached any more. Start it again,"
-                " then go on with --resume auto."
+                " then resume with --resume auto."
             )
 
 
 def _nbytes(payload: Any) -> int:
-    """Of the arrays in nested tuples, lists, dicts and dataclasses."""
+    """Return the bytes of the arrays in nested tuples, lists, dicts and dataclasses."""
     if hasattr(payload, "nbytes"):
         return int(payload.nbytes)
     if is_dataclass(payload):
-        return sum(_nbytes(getattr(payload, each.name)) for each in fields(payload))
+        return sum(_nbytes(getattr(payload, item.name)) for item in fields(payload))
     if isinstance(payload, dict):
         return sum(map(_nbytes, payload.values()))
-    return sum(map(_nbytes, payload)) if isinstance(payload, (list, tuple)) else 0
+    return sum(map(_nbytes, payload)) if isinstance(payload, list | tuple) else 0

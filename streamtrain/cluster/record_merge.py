@@ -1,8 +1,8 @@
-"""Records of units that were done apart, in the order in which one machine would have told them.
+"""Merge the records of learners that were trained apart, into the order of one machine.
 
-One machine feeds a block to the pass's learners one after another, then the next block. So records
-are ordered by block, then by the learner's place in the pass, then as the learner told them; and
-what comes before a block is known once every unit is beyond it.
+One machine feeds a block to the learners of a pass one after another, then the next block. So
+records are ordered by block, then by the learner's index in the pass, then as the learner emitted
+them. The records before a block are complete once every learner is past it.
 """
 
 import math
@@ -11,38 +11,52 @@ from collections.abc import Iterator, Sequence
 
 from streamtrain.records import Record
 
-Place = tuple[float, float]
+#: (epoch, window): the block at which a record was emitted.
+BlockPosition = tuple[float, float]
 
-#: Beyond every block.
-END: Place = (math.inf, math.inf)
+START: BlockPosition = (0, 0)
+
+#: After every block.
+END: BlockPosition = (math.inf, math.inf)
 
 
-class Merge:
-    """Records of `units` units come in any order of units; each unit's own come in theirs."""
+class RecordMerge:
+    """Merges the records of `learners` learners.
 
-    def __init__(self, units: int):
-        self._waiting: list[deque[tuple[Place, Record]]] = [deque() for _ in range(units)]
-        self._reached: list[Place] = [(0, 0)] * units
+    They come in any order of learners; those of one learner come in its own order.
+    """
 
-    def add(self, unit: int, told: Sequence[tuple[Place, Record]], reached: Place) -> None:
-        """What a unit told, and the block that it comes to next: nothing before that one is still
-        to come from it.
+    def __init__(self, learners: int):
+        self._waiting: list[deque[tuple[BlockPosition, Record]]] = [
+            deque() for _ in range(learners)
+        ]
+        self._reached = [START] * learners
+
+    def add(
+        self,
+        learner: int,
+        records: Sequence[tuple[BlockPosition, Record]],
+        reached: BlockPosition,
+    ) -> None:
+        """Add records of a learner that comes to the block `reached` next.
+
+        It will emit no more records of earlier blocks.
         """
-        self._waiting[unit].extend(told)
-        self._reached[unit] = reached
+        self._waiting[learner].extend(records)
+        self._reached[learner] = reached
 
     def ready(self) -> Iterator[Record]:
-        """The records whose turn it is; they are taken out."""
-        known = min(self._reached)
+        """Remove and return the records that no other record can precede any more."""
+        complete = min(self._reached)
         while True:
-            place, unit = min(
-                ((queue[0][0], unit) for unit, queue in enumerate(self._waiting) if queue),
+            position, learner = min(
+                ((queue[0][0], learner) for learner, queue in enumerate(self._waiting) if queue),
                 default=(END, -1),
             )
-            if unit < 0 or (place >= known and known != END):
+            if learner < 0 or (position >= complete and complete != END):
                 return
-            yield self._waiting[unit].popleft()[1]
+            yield self._waiting[learner].popleft()[1]
 
-    def waiting(self) -> list[list[tuple[Place, Record]]]:
-        """What is not ready, by unit: for a checkpoint."""
+    def waiting(self) -> list[list[tuple[BlockPosition, Record]]]:
+        """Return the records that are not ready, per learner, for a checkpoint."""
         return [list(queue) for queue in self._waiting]

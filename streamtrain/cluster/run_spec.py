@@ -1,9 +1,8 @@
-"""What a worker is told of a run, once: enough to open the same data by itself and to come to the
-same numbers.
+"""What a worker needs to open the same run by itself and to compute the same numbers.
 
 Rows never travel: a worker reads the shards it trains on. What the driver measured
-(standardisation, imputed values, evaluation rows) travels as it is, so that no worker's processor
-has a say in it.
+(standardisation, imputed values, evaluation rows) is sent verbatim, so that results do not depend
+on the worker's CPU.
 """
 
 from dataclasses import dataclass, replace
@@ -22,14 +21,14 @@ from streamtrain.types import Standardization
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunSpec:
-    """A run without its data.
+    """A prepared run without its data.
 
-    `data`: the fingerprint that the data must have; `fixed_bytes`: what learners and evaluation
-    rows take.
+    `data_fingerprint`: what the data that a worker sees must have. `fixed_bytes`: the memory of
+    learners and evaluation rows.
     """
 
     config: Config
-    data: str
+    data_fingerprint: str
     standard: Standardization
     fill: np.ndarray | None
     evaluation: np.ndarray | None
@@ -42,74 +41,76 @@ class RunSpec:
     last_epoch: int | None
     fixed_bytes: int
 
+    @classmethod
+    def of(cls, prepared: Prepared) -> "RunSpec":
+        """Return the spec of a run that the driver prepared.
 
-def draw(prepared: Prepared) -> RunSpec:
-    """The blueprint of a run that the driver prepared.
-
-    Raises ConfigError for what workers cannot agree on.
-    """
-    if prepared.source.quarantine is not None:
-        raise ConfigError(
-            "--on-bad-shard quarantine is for one machine: workers could step over different rows."
-            " Leave out what `streamtrain verify` lists."
+        Raises ConfigError for options whose outcome could differ between workers.
+        """
+        if prepared.source.quarantine is not None:
+            raise ConfigError(
+                "--on-bad-shard quarantine is for one machine: workers could step over different"
+                " rows. Leave out what `streamtrain verify` lists."
+            )
+        if prepared.config.train.max_time is not None:
+            raise ConfigError(
+                "--max-time ends a pass by one machine's clock; on a cluster give --epochs or"
+                " --max-rows."
+            )
+        return cls(
+            config=prepared.config,
+            data_fingerprint=prepared.source.dataset.fingerprint,
+            standard=prepared.standard,
+            fill=prepared.source.fill,
+            evaluation=prepared.evaluation,
+            baselines=prepared.baselines,
+            engine=prepared.engine,
+            engine_reason=prepared.engine_reason,
+            target_sd=prepared.target_sd,
+            loss_scale=prepared.loss_scale,
+            last_row=prepared.last_row,
+            last_epoch=prepared.last_epoch,
+            fixed_bytes=max(0, prepared.budget.fixed_bytes - RUNTIME_BYTES),
         )
-    if prepared.config.train.max_time is not None:
-        raise ConfigError(
-            "--max-time ends a pass by one machine's clock; on a cluster give --epochs or"
-            " --max-rows."
-        )
-    return RunSpec(
-        config=prepared.config,
-        data=prepared.source.dataset.fingerprint,
-        standard=prepared.standard,
-        fill=prepared.source.fill,
-        evaluation=prepared.evaluation,
-        baselines=prepared.baselines,
-        engine=prepared.engine,
-        engine_reason=prepared.engine_reason,
-        target_sd=prepared.target_sd,
-        loss_scale=prepared.loss_scale,
-        last_row=prepared.last_row,
-        last_epoch=prepared.last_epoch,
-        fixed_bytes=max(0, prepared.budget.fixed_bytes - RUNTIME_BYTES),
-    )
 
 
-def build(blueprint: RunSpec, *, threads: int, memory_limit: int | None) -> Prepared:
-    """The run on this machine, within the worker's threads and memory.
+def open_run(spec: RunSpec, *, threads: int, memory_limit: int | None) -> Prepared:
+    """Open the run on this machine, within a worker's threads and memory (bytes).
 
-    Raises DataError when it sees other data than the driver.
+    Raises DataError when this machine sees other data than the driver.
     """
-    config = blueprint.config
-    memory = config.fetch.memory or min(default_limit_bytes(), (memory_limit or 2**62) // 2)
-    fetch = config.fetch.model_copy(
-        update={"memory": memory, "readers": config.fetch.readers or threads}
-    )
-    train = config.train.model_copy(update={"threads": config.train.threads or threads})
-    config = config.model_copy(update={"fetch": fetch, "train": train})
-    source, window_rows = open_data(config)
+    config = _worker_config(spec.config, threads, memory_limit)
+    source = open_data(config)
     dataset = source.dataset
-    if dataset.fingerprint != blueprint.data:
+    if dataset.fingerprint != spec.data_fingerprint:
         raise DataError(
             f"{dataset.url}: a worker sees other data than the driver (fingerprint"
-            f" {dataset.fingerprint}, not {blueprint.data}). Put the data where every machine finds"
-            " the same files under the same name."
+            f" {dataset.fingerprint}, not {spec.data_fingerprint}). Put the data where every"
+            " machine finds the same files under the same name."
         )
-    source = replace(source, fill=blueprint.fill, standard=blueprint.standard)
+    source = replace(source, fill=spec.fill, standard=spec.standard)
     return Prepared(
         config=config,
         source=source,
-        standard=blueprint.standard,
-        window_rows=window_rows,
-        evaluation=blueprint.evaluation,
-        baselines=blueprint.baselines,
+        standard=spec.standard,
+        evaluation=spec.evaluation,
+        baselines=spec.baselines,
         model=make_model(config.model, len(dataset.features)),
-        engine=blueprint.engine,
-        engine_reason=blueprint.engine_reason,
-        target_sd=blueprint.target_sd,
-        loss_scale=blueprint.loss_scale,
+        engine=spec.engine,
+        engine_reason=spec.engine_reason,
+        target_sd=spec.target_sd,
+        loss_scale=spec.loss_scale,
         epoch_rows=dataset.num_rows - source.holdout.num_rows,
-        last_row=blueprint.last_row,
-        last_epoch=blueprint.last_epoch,
-        budget=stream_budget(source, window_rows, config.fetch, fixed_bytes=blueprint.fixed_bytes),
+        last_row=spec.last_row,
+        last_epoch=spec.last_epoch,
+        budget=stream_budget(source, config.fetch, fixed_bytes=spec.fixed_bytes),
     )
+
+
+def _worker_config(config: Config, threads: int, memory_limit: int | None) -> Config:
+    """Return the config with the worker's memory and threads wherever it leaves them open."""
+    memory = config.fetch.memory or min(default_limit_bytes(), (memory_limit or 2**62) // 2)
+    readers = config.fetch.readers or threads
+    fetch = config.fetch.model_copy(update={"memory": memory, "readers": readers})
+    train = config.train.model_copy(update={"threads": config.train.threads or threads})
+    return config.model_copy(update={"fetch": fetch, "train": train})

@@ -1,14 +1,9 @@
-"""Where learners run: on this machine, or on the workers of a Dask cluster.
+"""What runs the passes of a run: this process, or the workers of a Dask cluster.
 
-Both are called like `passes.run_pass`.
-
-Where `train` runs on a cluster: one pass of one learner, in rounds or by all-reduce.
-
-How `train` goes over workers: rounds of local SGD, or an all-reduce at every step; as asked for,
-or by what a step and a sum take here.
+`train` on a cluster is one pass of one learner, by rounds of local SGD or by an all-reduce at every
+step: as requested, or as the times of a step and of a sum suggest.
 """
 
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,74 +11,90 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streamtrain.base.units import format_seconds
-from streamtrain.cluster.allreduce.allreduce_pass import COLLECTIVE_SECONDS, LanesPass, Rendezvous
-from streamtrain.cluster.allreduce.lane_tasks import AllReduceTiming, measure_exchange
-from streamtrain.cluster.allreduce.lane_work import LaneWork
-from streamtrain.cluster.cluster_pass import ClusterPass, pass_name
+from streamtrain.cluster.allreduce.allreduce_pass import (
+    COLLECTIVE_SECONDS,
+    AllReducePass,
+    GroupTiming,
+    Rendezvous,
+    measure_group,
+)
+from streamtrain.cluster.cluster_pass import SharedLearnerPass, pass_name, saved_choice
 from streamtrain.cluster.connect import Connection, connect, is_wanted, performance_report
 from streamtrain.cluster.dask_backend import DaskBackend
 from streamtrain.cluster.local_sgd.rounds import count_shares
 from streamtrain.cluster.local_sgd.rounds_pass import RoundsPass
-from streamtrain.cluster.run_spec import draw
+from streamtrain.cluster.run_spec import RunSpec
 from streamtrain.cluster.scheduling import Leases
 from streamtrain.cluster.sweep_pass import SweepRunner
-from streamtrain.cluster.worker import call, ready
-from streamtrain.cluster.worker_group import Broken, WorkerGroup
-from streamtrain.cluster.worker_pool import LOOK_SECONDS, WorkerPool
+from streamtrain.cluster.worker import call_work
+from streamtrain.cluster.worker_group import GroupFailedError, WorkerGroup
+from streamtrain.cluster.worker_pool import CHECK_SECONDS, WorkerPool
 from streamtrain.config import ClusterConfig
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, DataError
 from streamtrain.records import Emit, PassEnded, SyncChosen
-from streamtrain.run.passes import PassRunner, run_pass
+from streamtrain.run.passes import Checkpointing, PassRunner, run_pass
 from streamtrain.run.prepare import Prepared
-from streamtrain.training.checkpointing import Checkpointer, PassState
+from streamtrain.training.checkpointing import PassState
 from streamtrain.training.learner import Learner
-from streamtrain.types import Json
 
-#: Dask's own report of a run, in its folder.
+#: Dask's own report of a run, in the run's folder.
 DASK_REPORT = "dask-report.html"
+
+#: All-reduce is chosen where a sum takes at most this fraction of what a worker does between two
+#: sums; then four fifths of the time are training.
+MAX_SUM_FRACTION = 0.25
+
+_REQUESTED = "requested with --sync"
 
 
 @contextmanager
-def place(
+def choose_runner(
     verb: Literal["sweep", "train"],
     config: ClusterConfig,
     out: Path,
     *,
     client: Any = None,
-    tell: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> Iterator[PassRunner]:
-    """Where the passes of a run go.
+    """Yield what runs the passes of a run whose folder is `out`.
 
-    `client`: a `distributed.Client` of the caller's, which wins over the config.
+    `client`: the caller's own `distributed.Client`, which takes precedence over the config.
+    `notify` receives messages for the user. Raises ConfigError, ResourceError.
     """
     if client is None and not is_wanted(config):
         yield run_pass
         return
     with connect(config, client) as connection:
-        tell(_greeting(connection))
-        chosen = (
-            SweepRunner(connection, config, tell)
-            if verb == "sweep"
-            else nullcontext(TrainRunner(connection, config, tell))
-        )
-        with performance_report(connection, out / DASK_REPORT), chosen as run:
-            yield run
+        notify(_describe_cluster(connection))
+        if verb == "sweep":
+            runner_context = SweepRunner(connection, config, notify)
+        else:
+            runner_context = nullcontext(TrainRunner(connection, config, notify))
+        with performance_report(connection, out / DASK_REPORT), runner_context as runner:
+            yield runner
 
 
-def _greeting(connection: Any) -> str:
-    workers = len(connection.client.scheduler_info(n_workers=-1)["workers"])
-    at = connection.client.scheduler.address if connection.client.scheduler is not None else "?"
-    dashboard = connection.dashboard
-    return f"cluster: {workers:,} worker{'' if workers == 1 else 's'} at {at}" + (
-        f"; dashboard {dashboard}" if dashboard else ""
-    )
+def _describe_cluster(connection: Connection) -> str:
+    client = connection.client
+    workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    address = client.scheduler.address if client.scheduler is not None else "?"
+    plural = "" if workers == 1 else "s"
+    dashboard = f"; dashboard {connection.dashboard}" if connection.dashboard else ""
+    return f"cluster: {workers:,} worker{plural} at {address}{dashboard}"
 
 
 class TrainRunner:
-    """Call it like `passes.run_pass`, with one learner. `tell` hears what happens, for people."""
+    """Runs the pass of `train` on workers: a `PassRunner` for one learner.
 
-    def __init__(self, connection: Connection, config: ClusterConfig, tell: Callable[[str], None]):
-        self._connection, self._config, self._tell = connection, config, tell
+    `notify` receives messages for the user.
+    """
+
+    def __init__(
+        self, connection: Connection, config: ClusterConfig, notify: Callable[[str], None]
+    ):
+        self._connection = connection
+        self._config = config
+        self._notify = notify
 
     def __call__(
         self,
@@ -94,141 +105,149 @@ class TrainRunner:
         *,
         kind: str = "tuning",
         max_seconds: float | None = None,
-        saving: Checkpointer | None = None,
+        saving: Checkpointing | None = None,
     ) -> PassEnded:
         """See `run_pass`.
 
-        Raises ConfigError for what workers cannot do, ResourceError when the cluster is lost: the
-        last commit is saved.
+        Raises ConfigError for what workers cannot do, and ResourceError when the cluster is lost;
+        the last commit is saved.
         """
-        (learner,), config, run = learners, self._config, uuid.uuid4().hex[:12]
-        blueprint = draw(prepared)
-        begun = saving.take(pass_name(learner, kind)) if saving is not None else None
+        (learner,) = learners
+        config = self._config
+        run = uuid.uuid4().hex[:12]
+        run_spec = RunSpec.of(prepared)
+        resume_state = saving.take(pass_name(learner, kind)) if saving is not None else None
         with DaskBackend(
             self._connection.client,
             run,
-            blueprint,
-            call,
-            restarts=self._connection.own,
-            tell=self._tell,
-        ) as fabric:
-            crew = WorkerPool(
-                fabric, min_workers=config.min_workers, tell=self._tell, look_seconds=LOOK_SECONDS
+            run_spec,
+            call_work,
+            restarts=self._connection.is_ours,
+            notify=self._notify,
+        ) as backend:
+            pool = WorkerPool(
+                backend,
+                min_workers=config.min_workers,
+                notify=self._notify,
+                check_seconds=CHECK_SECONDS,
             )
             leases = Leases(
                 timeout_seconds=config.timeout_seconds, max_failures=config.max_failures
             )
-            notice_seconds = min(COLLECTIVE_SECONDS, config.timeout_seconds)
-            meeting = Rendezvous(
-                WorkerGroup(crew, leases, notice_seconds=notice_seconds),
-                run,
-                timeout_seconds=notice_seconds,
-            )
-            if begun is None:
-                crew.wait_for(crew.min_workers)
-                chosen = choose_sync(prepared, learner, config, crew, meeting)
-                emit(SyncChosen(**chosen))
+            peer_timeout = min(COLLECTIVE_SECONDS, config.timeout_seconds)
+            group = WorkerGroup(pool, leases, peer_timeout_seconds=peer_timeout)
+            rendezvous = Rendezvous(group, run, timeout_seconds=peer_timeout)
+            if resume_state is None:
+                pool.wait_for(pool.min_workers)
+                chosen = choose_sync(prepared, learner, config, pool, rendezvous)
+                emit(chosen)
             else:
-                chosen = begun[0]["chosen"]
-            self._tell(
-                f"{'all-reduce' if chosen['sync'] == 'allreduce' else 'rounds of local SGD'}:"
-                f" {chosen['reason']}"
+                chosen = saved_choice(resume_state)
+                if chosen is None:
+                    raise DataError("the checkpoint does not say how its workers were synchronised")
+            way = "all-reduce" if chosen.sync == "allreduce" else "rounds of local SGD"
+            self._notify(f"{way}: {chosen.reason}")
+            train_pass = self._make_pass(
+                prepared, learner, emit, rendezvous, chosen, kind, saving, resume_state
             )
-            work = self._pass(
-                prepared, learner, emit, meeting, chosen, kind=kind, saving=saving, begun=begun
-            )
-            return work.record if work.record is not None else work.run(crew, leases)
+            if train_pass.record is not None:
+                return train_pass.record
+            return train_pass.run(pool, leases)
 
-    def _pass(
+    def _make_pass(
         self,
         prepared: Prepared,
         learner: Learner,
         emit: Emit,
-        meeting: Rendezvous,
-        chosen: Json,
-        *,
+        rendezvous: Rendezvous,
+        chosen: SyncChosen,
         kind: str,
-        saving: Checkpointer | None,
-        begun: PassState | None,
-    ) -> ClusterPass:
-        if chosen["sync"] == "allreduce":
-            return LanesPass(
+        saving: Checkpointing | None,
+        resume_state: PassState | None,
+    ) -> SharedLearnerPass:
+        if chosen.sync == "allreduce":
+            assert chosen.lanes is not None
+            return AllReducePass(
                 prepared,
                 learner,
                 emit,
-                meeting,
-                lanes=chosen["lanes"],
+                rendezvous,
+                lanes=chosen.lanes,
                 kind=kind,
                 saving=saving,
                 chosen=chosen,
-                begun=begun,
+                resume_state=resume_state,
             )
-        if begun is None or begun[0]["record"] is None:
-            meeting.gang.gather(chosen["shares"])  # opening the run is no part of a round
-        meeting.gang.disband()
+        assert chosen.shares is not None
+        if resume_state is None or resume_state[0]["record"] is None:
+            # Opening the run must not count in the first round.
+            rendezvous.group.gather(chosen.shares)
+        rendezvous.group.disband()
         rows = self._config.round_rows
-        windows = None if rows is None else max(1, round(rows / prepared.window_rows))
+        windows_per_share = (
+            None if rows is None else max(1, round(rows / prepared.source.window_rows))
+        )
         return RoundsPass(
             prepared,
             learner,
             emit,
-            shares=chosen["shares"],
-            windows_a_share=windows,
+            shares=chosen.shares,
+            windows_per_share=windows_per_share,
             kind=kind,
             saving=saving,
             chosen=chosen,
-            begun=begun,
+            resume_state=resume_state,
         )
-
-
-#: All-reduce is chosen where a sum takes at most this part of what a worker does between two sums:
-#: then four fifths are training.
-MOST_WAITING = 0.25
 
 
 def choose_sync(
     prepared: Prepared,
     learner: Learner,
     config: ClusterConfig,
-    crew: WorkerPool,
-    meeting: Rendezvous,
-) -> Json:
-    """What the run's record and its checkpoints keep: `sync`, its `reason`, what was measured, and
-    the constants of that way.
+    pool: WorkerPool,
+    rendezvous: Rendezvous,
+) -> SyncChosen:
+    """Return how the workers train together, why, and what was measured.
 
-    Raises ConfigError when --sync asks for what cannot be.
+    Raises ConfigError when --sync requests what is not possible.
     """
-    batch_size, workers = learner.engine.batch_size, len(crew)
+    batch_size, workers = learner.engine.batch_size, len(pool)
     obstacle = why_not_allreduce(prepared, config.lanes, batch_size)
-    measured: Json = {}
+    sync: Literal["allreduce", "rounds"] = "rounds"
+    timing: GroupTiming | None = None
     if config.sync == "allreduce":
         if obstacle is not None:
             raise ConfigError(f"--sync allreduce: {obstacle}")
-        sync, reason = "allreduce", "as asked for"
+        sync, reason = "allreduce", _REQUESTED
     elif config.sync == "rounds":
-        sync, reason = "rounds", "as asked for"
+        reason = _REQUESTED
     elif obstacle is not None:
-        sync, reason = "rounds", f"all-reduce cannot be: {obstacle}"
+        reason = f"all-reduce is not possible: {obstacle}"
     elif workers < 2:
-        sync, reason = (
-            "rounds",
-            (
-                "one worker was there at the start, and has nothing to wait for (--min-workers"
-                " waits for more)"
-            ),
+        reason = (
+            "there was one worker at the start, which has no other to wait for (--min-workers"
+            " waits for more)"
         )
     else:
-        sync, reason, measured = _measured(learner, config, crew, meeting)
-    constants = (
-        {"lanes": config.lanes}
-        if sync == "allreduce"
-        else {"shares": _shares(config, batch_size, workers)}
+        try:
+            timing = measure_group(rendezvous, learner, config.lanes)
+            sync, reason = _compare(timing, batch_size)
+        except GroupFailedError as error:
+            reason = f"workers could not form a group to sum gradients ({error})"
+    return SyncChosen(
+        sync=sync,
+        reason=reason,
+        workers_at_start=workers,
+        sum_seconds=None if timing is None else timing.sum_seconds,
+        part_seconds=None if timing is None else timing.local_step_seconds,
+        task_seconds=None if timing is None else timing.task_seconds,
+        lanes=config.lanes if sync == "allreduce" else None,
+        shares=_shares(config, batch_size, workers) if sync == "rounds" else None,
     )
-    return {"sync": sync, "reason": reason, "workers_at_start": workers, **measured, **constants}
 
 
 def why_not_allreduce(prepared: Prepared, lanes: int, batch_size: int) -> str | None:
-    """What stands against it, with the next move; None when nothing does."""
+    """Return why this run cannot use all-reduce, with what to do instead; None when it can."""
     train = prepared.config.train
     if batch_size % lanes:
         return (
@@ -237,11 +256,11 @@ def why_not_allreduce(prepared: Prepared, lanes: int, batch_size: int) -> str | 
         )
     if prepared.source.on_null == "drop":
         return (
-            "rows that --on-null drop steps over are not known before they are read, and lanes"
-            " count rows. Use --on-null impute or --sync rounds."
+            "lanes count rows in advance, but the rows that --on-null drop leaves out are known"
+            " only once they are read. Use --on-null impute or --sync rounds."
         )
     if train.early_stop is not None:
-        return "--early-stop would have to be judged alike on every worker. Use --sync rounds."
+        return "--early-stop would have to stop every worker at the same row. Use --sync rounds."
     return None
 
 
@@ -254,49 +273,16 @@ def _shares(config: ClusterConfig, batch_size: int, workers: int) -> int:
     return config.shares or count_shares(batch_size, workers)
 
 
-def _measured(
-    learner: Learner, config: ClusterConfig, crew: WorkerPool, meeting: Rendezvous
-) -> tuple[str, str, Json]:
-    """By a sum and a part of a step on the workers that are there, and a task that does nothing,
-    all timed now.
-    """
-    work = {
-        "batch_size": learner.engine.batch_size,
-        "lrs": tuple(learner.engine.learning_rates),
-        "trial": learner.trial,
-        "lanes": config.lanes,
-    }
-    try:
-        group = meeting.meet(config.lanes)
-        started = time.perf_counter()
-        meeting.gang.do(dict.fromkeys(group, (ready, None)))
-        task_seconds = time.perf_counter() - started
-        found: list[AllReduceTiming] = list(
-            meeting.gang.do(
-                {
-                    worker: (measure_exchange, LaneWork(**work, keeps_best=False, group=own))
-                    for worker, own in group.items()
-                }
-            ).values()
-        )
-    except Broken as error:
-        return "rounds", f"workers did not come together for a sum of gradients ({error})", {}
-    meeting.gang.succeeded()
-    sum_seconds, part_seconds = (
-        max(getattr(one, name) for one in found) for name in ("sum_seconds", "part_seconds")
-    )
-    pays = sum_seconds <= MOST_WAITING * part_seconds
+def _compare(timing: GroupTiming, batch_size: int) -> tuple[Literal["allreduce", "rounds"], str]:
+    """Return the faster way to synchronise, and the reason."""
+    pays = timing.sum_seconds <= MAX_SUM_FRACTION * timing.local_step_seconds
+    comparison = "at most" if pays else "more than"
     reason = (
-        f"a sum of gradients over {len(group)} workers takes {_short(sum_seconds)}, which is"
-        f" {'at most' if pays else 'more than'} a quarter of a worker's part of a step of"
-        f" {work['batch_size']:,} rows, {_short(part_seconds)}"
+        f"a sum of gradients over {timing.workers} workers takes {_short(timing.sum_seconds)},"
+        f" which is {comparison} a quarter of a worker's part of a step of {batch_size:,} rows,"
+        f" {_short(timing.local_step_seconds)}"
     )
-    measured = {
-        "sum_seconds": sum_seconds,
-        "part_seconds": part_seconds,
-        "task_seconds": task_seconds,
-    }
-    return "allreduce" if pays else "rounds", reason, measured
+    return ("allreduce" if pays else "rounds"), reason
 
 
 def _short(seconds: float) -> str:

@@ -1,11 +1,9 @@
-"""Leases: which item is in whose hands until when.
+"""Task leases with deadlines, retries and speculative re-execution, and the loop that issues them.
 
-Every item comes back until a result is accepted, and only one ever is.
-
-Pure bookkeeping: it knows no cluster and no clock but the one it is told. O(log n) for each call.
-
-Work that any worker may do at any time: lease items to idle workers, take results, bring back
-what was lost with a worker.
+Every item is leased again until a result is accepted, and only one result ever is. `Leases` is pure
+bookkeeping: it knows no cluster, and the time is an argument. Each call is O(log n) in the items.
+`dispatch` drives it for work that any worker can do at any time: it leases items to idle workers,
+takes the results, and leases again what was lost with a worker.
 """
 
 import heapq
@@ -14,20 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamtrain.cluster.backend import Event, Failed, Finished, Left
-from streamtrain.cluster.worker_pool import WorkerPool, unfit
+from streamtrain.cluster.worker_pool import WorkerPool, setup_error
 from streamtrain.errors import ResourceError, StreamTrainError
 
-#: An item that is out for so many times what such items take is leased a second time when a worker
-#: stands idle, and the first result counts: backup tasks (Dean and Ghemawat, OSDI 2004, §3.6).
-#: Never before so many seconds.
-SLOW_FACTOR, SLOW_SECONDS, FADING = 4.0, 5.0, 0.8
+#: Backup tasks (Dean and Ghemawat, OSDI 2004, §3.6): when a worker is idle, an item whose lease has
+#: taken this many times longer than expected is leased a second time, and the first result counts …
+STRAGGLER_FACTOR = 4.0
+#: … but never before this many seconds.
+STRAGGLER_SECONDS = 5.0
+
+#: Weight of the earlier leases against the newest one, in the seconds that a unit of cost takes.
+EMA_DECAY = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """Item `item` is in the hands of `worker`.
+    """Item `item` is assigned to `worker` until `deadline`.
 
-    `number` is never used again: it tells late results from those that are waited for.
+    `number` is never used again, so late results can be told from expected ones.
     """
 
     number: int
@@ -39,58 +41,54 @@ class Lease:
 
 
 class Leases:
-    """Items to be done, each by one worker at a time, the costliest first (Graham 1969: at most 4/3
-    of the best makespan).
+    """Items to be done, each by one worker at a time, the costliest first. Not thread-safe.
 
-    `timeout_seconds`: a lease that is out for longer has failed. `max_failures`: of all leases
-    together; None: any number. `max_attempts`: an item whose lease failed so often is given up. Not
-    thread-safe.
+    That order takes at most 4/3 of the best possible time (Graham 1969). `timeout_seconds`: a lease
+    that takes longer has failed. `max_failures`: of all leases together; None: any number.
+    `max_attempts`: an item whose leases failed this many times is given up.
     """
 
     def __init__(
         self, *, timeout_seconds: float, max_failures: int | None = None, max_attempts: int = 3
     ):
-        self._timeout_seconds, self._max_failures, self._max_attempts = (
-            timeout_seconds,
-            max_failures,
-            max_attempts,
-        )
-        self._pending: list[tuple[float, int]] = []
+        self._timeout_seconds = timeout_seconds
+        self._max_failures = max_failures
+        self._max_attempts = max_attempts
+        self._pending: list[tuple[float, int]] = []  # (-cost, item)
         self._costs: dict[int, float] = {}  # of the items that are neither done nor given up
         self._attempts: dict[int, int] = {}
         self._live: dict[int, Lease] = {}
         self._holders: dict[int, set[int]] = {}  # item → numbers of its live leases
-        self._deadlines: list[tuple[float, int]] = []
-        self._slow: list[tuple[float, int]] = []
-        self._lately = (
-            0.0,
-            0.0,
-            # seconds and cost of accepted leases, fading: an item of no cost has hardly a say
-            # in their ratio
-        )
+        self._deadlines: list[tuple[float, int]] = []  # (time, lease number)
+        self._stragglers: list[tuple[float, int]] = []  # (time of a backup task, lease number)
+        # Exponentially weighted sums over the accepted leases. Their ratio is the seconds per unit
+        # of cost; an item of little cost has little weight in it.
+        self._recent_seconds = self._recent_cost = 0.0
         self.issued = self.failures = self.discarded = 0
 
     def __len__(self) -> int:
-        """Items that are neither done nor given up."""
+        """Return the number of items that are neither done nor given up."""
         return len(self._costs)
 
     @property
     def leased(self) -> int:
+        """The number of leases that count."""
         return len(self._live)
 
     def add(self, item: int, cost: float) -> None:
-        """One more item to be done; one that was done may come again."""
+        """Add an item to be done; one that was done can be added again."""
         assert item not in self._costs, item
         self._costs[item] = cost
         heapq.heappush(self._pending, (-cost, item))
 
     def lease(self, worker: str, now: float) -> Lease | None:
-        """The next item for an idle worker: the costliest that waits, else one that is slow
-        elsewhere; None when there is nothing to do.
+        """Lease the next item to an idle worker; None when there is nothing to do.
+
+        That is the costliest waiting item, or else one that is a straggler on another worker.
         """
         item = self._next_pending()
         if item is None:
-            item = self._next_slow(now)
+            item = self._next_straggler(now)
         if item is None:
             return None
         cost = self._costs[item]
@@ -106,36 +104,31 @@ class Leases:
         self._live[lease.number] = lease
         self._holders.setdefault(item, set()).add(lease.number)
         heapq.heappush(self._deadlines, (lease.deadline, lease.number))
-        seconds, done = self._lately
-        if done:
-            heapq.heappush(
-                self._slow,
-                (now + max(SLOW_SECONDS, SLOW_FACTOR * seconds / done * cost), lease.number),
-            )
+        if self._recent_cost:
+            expected_seconds = self._recent_seconds / self._recent_cost * cost
+            backup_seconds = max(STRAGGLER_SECONDS, STRAGGLER_FACTOR * expected_seconds)
+            heapq.heappush(self._stragglers, (now + backup_seconds, lease.number))
         return lease
 
     def accept(self, number: int, now: float) -> Lease | None:
-        """A result has come: the lease when it is the first of its item, which is then done.
+        """Accept a result: return its lease if it is the item's first, and the item is done.
 
-        None for a late or second one.
+        Returns None for a late or second result.
         """
         lease = self._drop(number)
         if lease is None:
             self.discarded += 1
             return None
-        self._lately = (
-            FADING * self._lately[0] + now - lease.issued,
-            FADING * self._lately[1] + lease.cost,
-        )
+        self._recent_seconds = EMA_DECAY * self._recent_seconds + now - lease.issued
+        self._recent_cost = EMA_DECAY * self._recent_cost + lease.cost
         self._forget(lease.item)
         return lease
 
-    def fail(self, number: int, why: str) -> Lease | None:
-        """A lease has come to nothing.
+    def fail(self, number: int, reason: str) -> Lease | None:
+        """Count a failed lease: its item waits again, or is given up.
 
-        Its item waits again, or is given up: then the lease is returned, else None.
-
-        Raises ResourceError when that was one failure too many.
+        Returns the lease of an item that is given up, else None. Raises ResourceError when
+        `max_failures` is exceeded.
         """
         lease = self._drop(number)
         if lease is None:
@@ -144,53 +137,54 @@ class Leases:
         if self._max_failures is not None and self.failures > self._max_failures:
             raise ResourceError(
                 f"{self.failures:,} tasks of the cluster failed, the last one on {lease.worker}"
-                f" ({why}); --max-failures is {self._max_failures:,}. Mend the workers, then go on"
-                " with --resume auto."
+                f" ({reason}); --max-failures is {self._max_failures:,}. Repair the workers, then"
+                " resume with --resume auto."
             )
         self._attempts[lease.item] = self._attempts.get(lease.item, 0) + 1
-        if self._attempts[lease.item] >= self._max_attempts and not self._holders.get(lease.item):
+        if self._holders.get(lease.item):
+            return None  # a backup task is still running
+        if self._attempts[lease.item] >= self._max_attempts:
             self._forget(lease.item)
             return lease
-        if not self._holders.get(lease.item):
-            heapq.heappush(self._pending, (-lease.cost, lease.item))
+        heapq.heappush(self._pending, (-lease.cost, lease.item))
         return None
 
     def give_back(self, number: int) -> None:
-        """A lease was never begun: its item waits again, and that counts as no failure."""
+        """Return a lease whose task was never started: its item waits again, without a failure."""
         lease = self._drop(number)
         if lease is not None and not self._holders.get(lease.item):
             heapq.heappush(self._pending, (-lease.cost, lease.item))
 
     def withdraw(self, item: int) -> None:
-        """An item is not to be done after all; a late result of it will be discarded."""
+        """Remove an item that is not to be done after all; a late result will be discarded."""
         if item in self._costs:
             self._forget(item)
 
     def worker(self, number: int) -> str | None:
-        """Who holds a lease; None when it no longer counts."""
+        """Return the worker that holds a lease; None when the lease no longer counts."""
         return self._live[number].worker if number in self._live else None
 
     def overdue(self, now: float) -> list[Lease]:
-        """Leases beyond their deadline, which the caller lets fail."""
-        found = []
+        """Return the leases past their deadline, each once; the caller calls `fail` on them."""
+        leases = []
         while self._deadlines and (
             self._deadlines[0][1] not in self._live or self._deadlines[0][0] <= now
         ):
             _, number = heapq.heappop(self._deadlines)
             if number in self._live:
-                found.append(self._live[number])
-        return found
+                leases.append(self._live[number])
+        return leases
 
-    def next_look(self, now: float) -> float | None:
-        """When something may be overdue, or slow enough for a second try.
+    def next_check(self, now: float) -> float | None:
+        """Return the next time at which a lease may be overdue or a straggler.
 
         None while nothing is leased.
         """
-        for heap in (self._deadlines, self._slow):
+        heaps = (self._deadlines, self._stragglers)
+        for heap in heaps:
             while heap and heap[0][1] not in self._live:
                 heapq.heappop(heap)
-        times = [heap[0][0] for heap in (self._deadlines, self._slow) if heap and heap[0][0] > now]
-        return min(times, default=None)
+        return min((heap[0][0] for heap in heaps if heap and heap[0][0] > now), default=None)
 
     def _next_pending(self) -> int | None:
         while self._pending:
@@ -199,9 +193,10 @@ class Leases:
                 return item
         return None
 
-    def _next_slow(self, now: float) -> int | None:
-        while self._slow and (self._slow[0][0] <= now or self._slow[0][1] not in self._live):
-            _, number = heapq.heappop(self._slow)
+    def _next_straggler(self, now: float) -> int | None:
+        stragglers = self._stragglers
+        while stragglers and (stragglers[0][0] <= now or stragglers[0][1] not in self._live):
+            _, number = heapq.heappop(stragglers)
             lease = self._live.get(number)
             if lease is not None and len(self._holders[lease.item]) == 1:
                 return lease.item
@@ -214,7 +209,7 @@ class Leases:
         return lease
 
     def _forget(self, item: int) -> None:
-        """It is done or given up: no lease of it counts any more."""
+        """Remove an item that is done or given up: none of its leases count any more."""
         for number in list(self._holders.pop(item, ())):
             del self._live[number]
         del self._costs[item]
@@ -226,78 +221,76 @@ GiveUp = Callable[[Lease, str], None]
 
 
 def dispatch(
-    crew: WorkerPool,
+    pool: WorkerPool,
     leases: Leases,
-    payload: Callable[[Lease], Any],
+    make_payload: Callable[[Lease], Any],
     take: Take,
     give_up: GiveUp | None = None,
-    *,
-    until: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Until every item is done or given up, or `until` says so: send `payload`s, and `take` the
-    first result of each lease.
+    """Lease items to idle workers, and `take` the first result of each, until every item is done.
 
-    `take` may add items. What is still out after `until` counts in the next call with the same
-    leases. `give_up` is told of items whose tasks failed too often; without it that is a
-    ResourceError. Raises what a task raised when it would raise that anywhere: a StreamTrainError
+    `take` may add items. `give_up` is called for items whose leases failed too often; without it
+    that is a ResourceError. Raises the errors that every worker would raise: a StreamTrainError
     that is not about memory or disk.
     """
-    while len(leases) and not until():
-        while crew.enough and crew.idle:
-            worker = next(iter(crew.idle))
-            lease = leases.lease(worker, crew.fabric.now())
+    while len(leases):
+        while pool.has_enough and pool.idle:
+            worker = next(iter(pool.idle))
+            lease = leases.lease(worker, pool.backend.now())
             if lease is None:
                 break
-            crew.send(lease.number, worker, payload(lease))
-        for event in crew.wait([leases.next_look(crew.fabric.now())]):
-            _hear(event, crew, leases, take, give_up)
-        for lease in leases.overdue(crew.fabric.now()):
-            _fail(crew, leases, lease.number, "no answer in time", give_up)
-            crew.hang_up(lease.worker)
+            pool.send(lease.number, worker, make_payload(lease))
+        for event in pool.wait([leases.next_check(pool.backend.now())]):
+            _process(event, pool, leases, take, give_up)
+        for lease in leases.overdue(pool.backend.now()):
+            _fail(pool, leases, lease.number, "no answer in time", give_up)
+            pool.mark_hung(lease.worker)
 
 
-def _hear(
-    event: Event, crew: WorkerPool, leases: Leases, take: Take, give_up: GiveUp | None
+def _process(
+    event: Event, pool: WorkerPool, leases: Leases, take: Take, give_up: GiveUp | None
 ) -> None:
     match event:
         case Left(worker=worker):
-            if (number := crew.take_away(worker)) is not None:
-                _fail(crew, leases, number, "the worker is gone", give_up)
+            if (number := pool.take_task(worker)) is not None:
+                _fail(pool, leases, number, "the worker is gone", give_up)
         case Finished(number=number, result=result):
-            if (lease := leases.accept(number, crew.fabric.now())) is not None:
+            if (lease := leases.accept(number, pool.backend.now())) is not None:
                 take(lease, result)
-        case Failed(number=number) if unfit(event) is not None:
+        case Failed(number=number) if setup_error(event) is not None:
             leases.give_back(number)
         case Failed(number=number, error=error):
-            raise_if_anywhere(error)
-            _fail(
-                crew,
-                leases,
-                number,
-                f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
-                give_up,
-            )
+            raise_if_fatal(error)
+            _fail(pool, leases, number, describe_error(error), give_up)
 
 
-def raise_if_anywhere(error: BaseException) -> None:
-    """Raise what every worker would raise: a StreamTrainError that is not about one machine's
-    memory or disk.
+def raise_if_fatal(error: BaseException) -> None:
+    """Raise an error that every worker would raise.
+
+    That is a StreamTrainError that is not about one machine's memory or disk.
     """
     if isinstance(error, StreamTrainError) and not isinstance(error, ResourceError):
         raise error
 
 
-def _fail(crew: WorkerPool, leases: Leases, number: int, why: str, give_up: GiveUp | None) -> None:
+def describe_error(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def _fail(
+    pool: WorkerPool, leases: Leases, number: int, reason: str, give_up: GiveUp | None
+) -> None:
     worker = leases.worker(number)
     if worker is None:
         return
-    crew.tell(f"{worker}: {why}; its work goes to another one")
-    given_up = leases.fail(number, why)
+    pool.notify(f"worker {worker}: {reason}; its work goes to another worker")
+    given_up = leases.fail(number, reason)
     if given_up is None:
         return
     if give_up is None:
         raise ResourceError(
-            f"a task failed on every worker that tried it, the last one {given_up.worker} ({why})."
-            " See the workers' logs."
+            "a task failed on every worker that tried it, the last time on"
+            f" {given_up.worker} ({reason}). See the workers' logs."
         )
-    give_up(given_up, why)
+    give_up(given_up, reason)

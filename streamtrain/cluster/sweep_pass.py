@@ -1,63 +1,76 @@
-"""A sweep's pass over workers: the same learners, records and result as `passes.run_pass`, with
-every learner trained elsewhere.
+"""A sweep's pass on workers: the same learners, records and result as `run_pass`.
 
-Each unit (batch size, trial) goes from slice to slice and from worker to worker; the driver keeps
-its state, tells the records in one machine's order, and saves where all units stand.
+Each learner is a work item that moves from slice to slice and from worker to worker. The driver
+keeps its state, emits the records in the order of one machine, and saves the state of every
+learner.
 """
 
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from streamtrain.cluster.cluster_pass import saved_if_lost
+from streamtrain.cluster.cluster_pass import ClusterPass, nest, unnest
 from streamtrain.cluster.connect import Connection
 from streamtrain.cluster.dask_backend import DaskBackend
-from streamtrain.cluster.record_merge import END, Merge
-from streamtrain.cluster.run_spec import draw
+from streamtrain.cluster.record_merge import END, START, BlockPosition, RecordMerge
+from streamtrain.cluster.run_spec import RunSpec
 from streamtrain.cluster.scheduling import Lease, Leases, dispatch
-from streamtrain.cluster.sweep_slices import Slice, Unit, cut_units, expected_cost, train_slice
-from streamtrain.cluster.worker_pool import LOOK_SECONDS, WorkerPool
+from streamtrain.cluster.sweep_slices import (
+    SliceResult,
+    SweepItem,
+    expected_cost,
+    sweep_items,
+    train_slice,
+)
+from streamtrain.cluster.worker_pool import CHECK_SECONDS, WorkerPool
 from streamtrain.config import ClusterConfig
 from streamtrain.errors import DataError
-from streamtrain.records import Emit, PassEnded, parse_pass, parse_record
+from streamtrain.records import Emit, PassEnded, Record, parse_pass, parse_record
+from streamtrain.run.passes import Checkpointing
 from streamtrain.run.prepare import Prepared
-from streamtrain.training.checkpointing import Checkpointer, PassState
+from streamtrain.training.checkpointing import PassState
 from streamtrain.training.learner import Learner
-from streamtrain.types import Receipt
+from streamtrain.types import Json, Receipt
 
-#: A unit whose tasks failed so often, on whatever workers, is a failed cell; the sweep goes on.
-UNIT_ATTEMPTS = 3
+#: A learner whose tasks failed this many times, on any workers, is a failed cell; the sweep
+#: continues with the others.
+ITEM_ATTEMPTS = 3
 
-Payload = tuple[Unit, str, PassState | None, float]
+Payload = tuple[SweepItem, str, PassState | None, float]
 
 
-def perform_slice(prepared: Prepared, payload: Payload) -> Slice:
-    """The Dask task of a sweep."""
-    unit, kind, begun, seconds = payload
-    return train_slice(prepared, unit, kind, begun, seconds)
+def perform_slice(prepared: Prepared, payload: Payload) -> SliceResult:
+    """Train a learner for a slice; the Dask task of a sweep."""
+    item, kind, resume_state, seconds = payload
+    return train_slice(prepared, item, kind, resume_state, seconds)
 
 
 class SweepRunner:
-    """Where the passes of one sweep run: call it like `passes.run_pass`, inside `with`.
+    """Runs the passes of one sweep on workers: a `PassRunner`, to be called inside `with`.
 
-    `tell` hears what happens, for people.
+    `notify` receives messages for the user.
     """
 
-    def __init__(self, connection: Connection, config: ClusterConfig, tell: Callable[[str], None]):
-        self._connection, self._config, self._tell = connection, config, tell
+    def __init__(
+        self, connection: Connection, config: ClusterConfig, notify: Callable[[str], None]
+    ):
+        self._connection = connection
+        self._config = config
+        self._notify = notify
         self._leases = Leases(
             timeout_seconds=config.slice_seconds + config.timeout_seconds,
             max_failures=config.max_failures,
-            max_attempts=UNIT_ATTEMPTS,
+            max_attempts=ITEM_ATTEMPTS,
         )
         self._stack = ExitStack()
-        self._crew: WorkerPool | None = None
+        self._pool: WorkerPool | None = None
 
     def __enter__(self) -> "SweepRunner":
         return self
@@ -74,13 +87,13 @@ class SweepRunner:
         *,
         kind: str = "tuning",
         max_seconds: float | None = None,
-        saving: Checkpointer | None = None,
+        saving: Checkpointing | None = None,
     ) -> PassEnded:
         """See `run_pass`.
 
         Raises ResourceError when the cluster is lost; what was done until then is saved.
         """
-        work = SweepPass(
+        sweep_pass = SweepPass(
             prepared,
             learners,
             trial,
@@ -89,29 +102,31 @@ class SweepRunner:
             saving=saving,
             slice_seconds=self._config.slice_seconds,
         )
-        if work.record is not None:
-            return work.record
-        if self._crew is None:
-            run, own = uuid.uuid4().hex[:12], self._connection.own
-            fabric = DaskBackend(
-                self._connection.client,
-                run,
-                draw(prepared),
-                perform_slice,
-                restarts=own,
-                tell=self._tell,
-            )
-            self._crew = WorkerPool(
-                self._stack.enter_context(fabric),
-                min_workers=self._config.min_workers,
-                tell=self._tell,
-                look_seconds=LOOK_SECONDS,
-            )
-        return work.run(self._crew, self._leases)
+        if sweep_pass.record is not None:
+            return sweep_pass.record
+        if self._pool is None:
+            self._pool = self._open_pool(RunSpec.of(prepared))
+        return sweep_pass.run(self._pool, self._leases)
+
+    def _open_pool(self, run_spec: RunSpec) -> WorkerPool:
+        backend = DaskBackend(
+            self._connection.client,
+            uuid.uuid4().hex[:12],
+            run_spec,
+            perform_slice,
+            restarts=self._connection.is_ours,
+            notify=self._notify,
+        )
+        return WorkerPool(
+            self._stack.enter_context(backend),
+            min_workers=self._config.min_workers,
+            notify=self._notify,
+            check_seconds=CHECK_SECONDS,
+        )
 
 
-class SweepPass:
-    """One pass, on any fabric whose workers do `perform_slice`."""
+class SweepPass(ClusterPass):
+    """One pass of a sweep, on any backend whose workers do `perform_slice`."""
 
     def __init__(
         self,
@@ -121,222 +136,186 @@ class SweepPass:
         emit: Emit,
         *,
         kind: str,
-        saving: Checkpointer | None,
+        saving: Checkpointing | None,
         slice_seconds: float,
     ):
-        self._prepared, self._learners, self._emit, self._saving = prepared, learners, emit, saving
-        self._kind, self._trial, self._slice_seconds = kind, trial, slice_seconds
+        super().__init__(prepared, emit, kind=kind, saving=saving)
+        self._learners = learners
+        self._trial = trial
+        self._slice_seconds = slice_seconds
         self._lrs = {
             learner.engine.batch_size: tuple(learner.engine.learning_rates) for learner in learners
         }
-        self._units = cut_units(self._lrs, trial)
-        self._states: list[PassState | None] = [None] * len(self._units)
-        self._done = [False] * len(self._units)
-        self._merge = Merge(len(self._units))
+        self._items = sweep_items(self._lrs, trial)
+        self._states: list[PassState | None] = [None] * len(self._items)
+        self._done = [False] * len(self._items)
+        self._merge = RecordMerge(len(self._items))
         self._workers: set[str] = set()
-        self._started, self._first_result = time.perf_counter(), None
+        self._first_result: float | None = None
         self._name = json.dumps(["cluster", kind, trial, self._lrs])
-        self.record: PassEnded | None = None
-        begun = saving.take(self._name) if saving is not None else None
-        if begun is not None:
-            self._load_state(begun)
+        resume_state = saving.take(self._name) if saving is not None else None
+        if resume_state is not None:
+            self.load_state(resume_state)
 
-    def run(self, crew: WorkerPool, leases: Leases) -> PassEnded:
-        """Train every unit to its end, tell its records, and return the pass's own.
-
-        Between two passes `leases` has no items.
-        """
-        with saved_if_lost(self._saving, self._state):
-            return self._run(crew, leases)
-
-    def _run(self, crew: WorkerPool, leases: Leases) -> PassEnded:
-        lost_workers, failures = crew.lost_workers, leases.failures
-        crew.interrupted = self._edge
-        crew.wait_for(crew.min_workers)
-        for unit in self._units:
-            if not self._done[unit.number]:
-                leases.add(unit.number, self._cost_left(unit))
-
-        def take(lease: Lease, result: Slice) -> None:
-            self._workers.add(lease.worker)
-            self._take(lease.item, result)
-            if not result.done:
-                leases.add(lease.item, self._cost_left(self._units[lease.item]))
-
-        dispatch(crew, leases, self._payload, take, self._give_up)
-        for learner, state in zip(self._learners, self._states, strict=True):
-            if state is not None:
-                _load_learner(learner, state)
-        self.record = replace(
-            self._pass_record(),
-            workers=len(self._workers),
-            lost_workers=crew.lost_workers - lost_workers,
-            failed_tasks=leases.failures - failures,
-        )
-        self._emit(self.record)
-        if self._saving is not None:
-            self._saving.save(self._state())
-        return self.record
-
-    def _payload(self, lease: Lease) -> Payload:
-        return self._units[lease.item], self._kind, self._states[lease.item], self._slice_seconds
-
-    def _take(self, number: int, result: Slice) -> None:
-        self._first_result = self._first_result or time.perf_counter()
-        self._states[number], self._done[number] = result.state, result.done
-        # the unit's own; ours says it for all of them
-        told = [entry for entry in result.told if not isinstance(entry[1], PassEnded)]
-        self._merge.add(number, told, END if result.done else result.reached)
-        for record in self._merge.ready():
-            self._emit(record)
-
-    def _give_up(self, lease: Lease, why: str) -> None:
-        """A unit that no worker gets through: its replicas failed, and the others go on."""
-        learner, state = self._learners[lease.item], self._states[lease.item]
-        if state is not None:
-            _load_learner(learner, state)
-        place = (0, 0) if state is None else (state[0]["epoch"], state[0]["window"])
-        reason = f"{UNIT_ATTEMPTS} workers failed at it, the last one with: {why}"
-        self._done[lease.item] = True
-        self._merge.add(
-            lease.item, [(place, record) for record in learner.failed("failed", reason)], END
-        )
-        for record in self._merge.ready():
-            self._emit(record)
-
-    def _edge(self) -> None:
-        if self._saving is not None:
-            self._saving.edge(self._part(), self._state)
-
-    def _rows(self, unit: Unit) -> int:
-        state = self._states[unit.number]
-        about = state[0]["learners"].get("0") if state is not None else None
-        return (
-            self._learners[unit.number].last_row
-            if self._done[unit.number]
-            else about["rows"]
-            if about is not None
-            else 0
-        )
-
-    def _part(self) -> float:
-        return float(
-            np.mean(
-                [
-                    self._rows(unit) / learner.last_row
-                    for unit, learner in zip(self._units, self._learners, strict=True)
-                ]
-            )
-        )
-
-    def _cost_left(self, unit: Unit) -> float:
-        rows = self._learners[unit.number].last_row - self._rows(unit)
-        return expected_cost(unit, rows=rows, num_parameters=self._prepared.model.num_parameters)
-
-    def _pass_record(self) -> PassEnded:
-        """As `run_pass` has it. Rows read are those of all units: each reads for itself."""
-        own = [
-            record
-            for state in self._states
-            if state is not None and (record := parse_pass(state[0]["record"])) is not None
-        ]
-        furthest = max(
-            own,
-            key=lambda record: record.receipt.count,
-            default=PassEnded(receipt=Receipt()),
-        )
-        for record in own:
-            same = (
-                record.receipt.count != furthest.receipt.count
-                or record.receipt.digest == furthest.receipt.digest
-            )
-            if not same:
-                raise DataError(
-                    "two learners of a pass were given different rows: the data changed while they"
-                    " were read. Begin again."
-                )
-        ended = time.perf_counter()
-        fill = (self._first_result or ended) - self._started
-        return replace(
-            furthest,
-            kind=self._kind,
-            trial=self._trial,
-            rows_read=sum(record.rows_read for record in own),
-            learners=len(self._learners),
-            lrs=self._lrs,
-            replicas=sum(map(len, self._lrs.values())),
-            seconds=ended - self._started,
-            fill_seconds=fill,
-            training_seconds=ended - self._started - fill,
-            stats={name: sum(record.stats[name] for record in own) for name in furthest.stats},
-        )
-
-    def _state(self) -> PassState:
-        """Where every unit stands, and what it told that is not yet to be told."""
-        units, arrays = [], {}
-        for number, (state, waiting) in enumerate(
-            zip(self._states, self._merge.waiting(), strict=True)
-        ):
-            units.append(
-                {
-                    "state": None if state is None else state[0],
-                    "done": self._done[number],
-                    "waiting": [[place, record.to_json()] for place, record in waiting],
-                }
-            )
-            arrays |= {
-                f"{number}/{name}": array
-                for name, array in (state[1] if state is not None else {}).items()
+    def state(self) -> PassState:
+        """Return the state of every learner, and the records that are not emitted yet."""
+        documents, arrays = [], {}
+        for number, waiting in enumerate(self._merge.waiting()):
+            state = self._states[number]
+            document = {
+                "state": None if state is None else state[0],
+                "done": self._done[number],
+                "waiting": [[position, record.to_json()] for position, record in waiting],
             }
+            documents.append(document)
+            if state is not None:
+                arrays |= nest(str(number), state[1])
         document = {
             "name": self._name,
             "record": None if self.record is None else self.record.to_json(),
-            "units": units,
+            "units": documents,
             "seconds": time.perf_counter() - self._started,
         }
         return document, arrays
 
-    def _load_state(self, begun: PassState) -> None:
-        document, arrays = begun
-        for number, unit in enumerate(document["units"]):
-            prefix = f"{number}/"
-            own = {
-                name.removeprefix(prefix): array
-                for name, array in arrays.items()
-                if name.startswith(prefix)
-            }
-            self._states[number] = None if unit["state"] is None else (unit["state"], own)
-            self._done[number] = unit["done"]
-            reached: Any = (
-                END
-                if unit["done"]
-                else (
-                    (0, 0)
-                    if unit["state"] is None
-                    else (unit["state"]["epoch"], unit["state"]["window"])
-                )
-            )
-            waiting = [(tuple(place), parse_record(record)) for place, record in unit["waiting"]]
+    def load_state(self, resume_state: PassState) -> None:
+        """Continue from a `state`; the learners of a pass that had ended are restored."""
+        document, arrays = resume_state
+        for number, saved in enumerate(document["units"]):
+            if saved["state"] is not None:
+                self._states[number] = saved["state"], unnest(str(number), arrays)
+            self._done[number] = saved["done"]
+            waiting = [(_position(pair), parse_record(values)) for pair, values in saved["waiting"]]
+            reached = END if saved["done"] else _reached(self._states[number])
             self._merge.add(number, waiting, reached)
         self._started = time.perf_counter() - document["seconds"]
         self.record = parse_pass(document["record"])
         if self.record is not None:
-            for learner, state in zip(self._learners, self._states, strict=True):
-                if state is not None:
-                    _load_learner(learner, state)
+            self._load_learners()
+
+    def _train(self, pool: WorkerPool, leases: Leases) -> None:
+        for item in self._items:
+            if not self._done[item.number]:
+                leases.add(item.number, self._cost_left(item))
+        dispatch(pool, leases, self._payload, partial(self._take, leases), self._give_up)
+        self._load_learners()
+
+    def _payload(self, lease: Lease) -> Payload:
+        return self._items[lease.item], self.kind, self._states[lease.item], self._slice_seconds
+
+    def _take(self, leases: Leases, lease: Lease, result: SliceResult) -> None:
+        """Keep the state of a learner, emit the records that are complete, and lease it again."""
+        number = lease.item
+        self._workers.add(lease.worker)
+        self._first_result = self._first_result or time.perf_counter()
+        self._states[number], self._done[number] = result.state, result.done
+        # The learner's own pass record is left out: ours is for all learners.
+        records = [entry for entry in result.records if not isinstance(entry[1], PassEnded)]
+        self._add_records(number, records, END if result.done else result.reached)
+        if not result.done:
+            leases.add(number, self._cost_left(self._items[number]))
+
+    def _give_up(self, lease: Lease, reason: str) -> None:
+        """End a learner that no worker can train: its replicas failed, the others continue."""
+        learner, state = self._learners[lease.item], self._states[lease.item]
+        if state is not None:
+            _load_learner(learner, state)
+        position = _reached(state)
+        outcome = f"{ITEM_ATTEMPTS} workers failed to train it, the last one with: {reason}"
+        records = [(position, record) for record in learner.failed("failed", outcome)]
+        self._done[lease.item] = True
+        self._add_records(lease.item, records, END)
+
+    def _add_records(
+        self, number: int, records: Sequence[tuple[BlockPosition, Record]], reached: BlockPosition
+    ) -> None:
+        self._merge.add(number, records, reached)
+        for record in self._merge.ready():
+            self.emit(record)
+
+    def _rows(self, item: SweepItem) -> int:
+        """Return the rows that a learner has been trained on."""
+        if self._done[item.number]:
+            return self._learners[item.number].last_row
+        state = self._states[item.number]
+        learner = None if state is None else state[0]["learners"].get("0")
+        return 0 if learner is None else learner["rows"]
+
+    def _fraction_done(self) -> float:
+        fractions = [
+            self._rows(item) / learner.last_row
+            for item, learner in zip(self._items, self._learners, strict=True)
+        ]
+        return float(np.mean(fractions))
+
+    def _cost_left(self, item: SweepItem) -> float:
+        rows = self._learners[item.number].last_row - self._rows(item)
+        return expected_cost(item, rows=rows, num_parameters=self.prepared.model.num_parameters)
+
+    def _load_learners(self) -> None:
+        for learner, state in zip(self._learners, self._states, strict=True):
+            if state is not None:
+                _load_learner(learner, state)
+
+    def _pass_record(self) -> PassEnded:
+        """Return the pass's record; its rows read are those of all learners, as each reads alone.
+
+        Raises DataError when two learners were given different rows.
+        """
+        records = [record for state in self._states if (record := _own_record(state)) is not None]
+        furthest = max(
+            records,
+            key=lambda record: _receipt(record).count,
+            default=PassEnded(receipt=Receipt()),
+        )
+        expected = _receipt(furthest)
+        for receipt in map(_receipt, records):
+            if receipt.count == expected.count and receipt.digest != expected.digest:
+                raise DataError(
+                    "two learners of a pass were given different rows: the data changed while they"
+                    " were read. Start the run again."
+                )
+        ended = time.perf_counter()
+        fill_seconds = (self._first_result or ended) - self._started
+        return replace(
+            furthest,
+            kind=self.kind,
+            trial=self._trial,
+            rows_read=sum(record.rows_read for record in records),
+            learners=len(self._learners),
+            lrs=self._lrs,
+            replicas=sum(map(len, self._lrs.values())),
+            seconds=ended - self._started,
+            fill_seconds=fill_seconds,
+            training_seconds=ended - self._started - fill_seconds,
+            stats={name: sum(record.stats[name] for record in records) for name in furthest.stats},
+            workers=len(self._workers),
+        )
+
+
+def _own_record(state: PassState | None) -> PassEnded | None:
+    """Return the pass record of a learner that has ended on a worker."""
+    return None if state is None else parse_pass(state[0]["record"])
+
+
+def _receipt(record: PassEnded) -> Receipt:
+    assert record.receipt is not None
+    return record.receipt
+
+
+def _reached(state: PassState | None) -> BlockPosition:
+    """Return the block that comes next for a learner."""
+    return START if state is None else (state[0]["epoch"], state[0]["window"])
+
+
+def _position(pair: Any) -> BlockPosition:
+    epoch, window = pair
+    return epoch, window
 
 
 def _load_learner(learner: Learner, state: PassState) -> None:
-    """Give a learner made here what its unit became on workers; one that failed has nothing to
-    give.
-    """
+    """Load what workers made of a learner; one that failed has left no state."""
     document, arrays = state
-    if "0" in document["learners"]:
-        learner.load_state(
-            document["learners"]["0"],
-            {
-                name.removeprefix("0/"): array
-                for name, array in arrays.items()
-                if name.startswith("0/")
-            },
-        )
+    saved: Json | None = document["learners"].get("0")
+    if saved is not None:
+        learner.load_state(saved, unnest("0", arrays))

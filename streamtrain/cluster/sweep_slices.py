@@ -1,13 +1,11 @@
-"""What a sweep's pass is cut into, and what a part costs: one unit a (batch size, trial), with all
-its learning rates.
+"""The work items of a sweep's pass, their costs, and the training of one for a slice of time.
 
-A sweep's unit on a worker: some seconds of its pass at a time.
+A work item is one learner: a (batch size, trial) with all its learning rates. A worker trains it
+for some seconds and sends back all that is needed to continue on any other worker.
 
-It is sent back with all that is needed to go on anywhere else.
-
-A slice ends where a block ends (or within a block where a step ended), and the learner's state goes
-on bit for bit. So neither the length of slices nor who does them changes a number, and the death of
-a worker costs the slice it was at.
+A slice ends where a block ends (or within a block where a step ended), and the learner's state
+continues bit-identically. So neither the length of slices nor the workers change a number, and the
+death of a worker costs only the slice it was training.
 """
 
 import time
@@ -15,28 +13,26 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from streamtrain.cluster.record_merge import BlockPosition
 from streamtrain.records import Record
 from streamtrain.run.passes import run_pass
 from streamtrain.run.prepare import Prepared
 from streamtrain.training.checkpointing import PassState
 from streamtrain.training.position import Position
 
-#: Operations a row and parameter, of a step a parameter, and of any step at all: what one replica
-#: costs on one core (kernels/: forward and backward passes in layers.py, the update in updates.py,
-#: the call in mlp.py).
+#: Operations that one replica costs on one core: per row and parameter, per step and parameter, and
+#: per step (kernels/: forward and backward passes in layers.py, the update in updates.py, the call
+#: in mlp.py).
 ROW_OPERATIONS, STEP_OPERATIONS, CALL_OPERATIONS = 6.0, 30.0, 2e3
 
-#: Reading and shuffling a row, in the same operations: what every unit does once, however many
-#: rates it has.
+#: The cost of reading and shuffling a row, in the same operations; a learner pays it once for all
+#: its learning rates.
 READ_OPERATIONS = 400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
-    """One learner of a pass.
-
-    `number` is its place among the pass's learners, which its records come out in.
-    """
+class SweepItem:
+    """One learner of a pass; `number` is its index there, by which its records are ordered."""
 
     number: int
     batch_size: int
@@ -44,60 +40,59 @@ class Unit:
     trial: int
 
 
-def cut_units(lrs: Mapping[int, tuple[float, ...]], trial: int) -> list[Unit]:
-    """The units of a pass, in the order of its learners.
+def sweep_items(lrs: Mapping[int, tuple[float, ...]], trial: int) -> list[SweepItem]:
+    """Return the work items of a pass, in the order of its learners.
 
-    >>> [unit.batch_size for unit in cut_units({64: (0.1,), 256: (0.1, 0.2)}, trial=0)]
+    >>> [item.batch_size for item in sweep_items({64: (0.1,), 256: (0.1, 0.2)}, trial=0)]
     [64, 256]
     """
     return [
-        Unit(number=i, batch_size=size, lrs=rates, trial=trial)
-        for i, (size, rates) in enumerate(lrs.items())
+        SweepItem(number=number, batch_size=batch_size, lrs=learning_rates, trial=trial)
+        for number, (batch_size, learning_rates) in enumerate(lrs.items())
     ]
 
 
-def expected_cost(unit: Unit, *, rows: int, num_parameters: int) -> float:
-    """Of `rows` more rows, in operations: replicas share the reading, and small minibatches step
-    more often.
+def expected_cost(item: SweepItem, *, rows: int, num_parameters: int) -> float:
+    """Return the cost of training on `rows` more rows, in operations.
+
+    The replicas share the reading, and small minibatches take more steps.
     """
-    steps = rows / unit.batch_size
+    steps = rows / item.batch_size
     replica = (
         num_parameters * (ROW_OPERATIONS * rows + STEP_OPERATIONS * steps) + CALL_OPERATIONS * steps
     )
-    return 1.0 + READ_OPERATIONS * rows + len(unit.lrs) * replica
-
-
-#: Where a record was told: (epoch, window).
-Place = tuple[int, int]
+    return 1.0 + READ_OPERATIONS * rows + len(item.lrs) * replica
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Slice:
-    """What a worker sends back: what was told and where, how far it came, and its state, which goes
-    on or has ended (`done`).
+class SliceResult:
+    """The result of a slice.
+
+    `records` come with the block at which each was emitted; `reached` is the block that comes next;
+    `done`: the learner's pass has ended.
     """
 
-    told: list[tuple[Place, Record]]
-    reached: Place
+    records: list[tuple[BlockPosition, Record]]
+    reached: BlockPosition
     state: PassState
     done: bool
 
 
 class _SliceOver(Exception):
-    """The time of a slice is over; the state to go on with is kept."""
+    """The time of a slice is over, and the state to continue from has been kept."""
 
 
-class _Pauses:
-    """In place of `Checkpointer`: a pass begins with a given state, and is left at the first edge
-    after so many seconds.
+class _SliceCheckpoint:
+    """The `Checkpointing` of a slice: resume from a given state, stop at the first edge in time.
+
+    That is the first edge after `seconds`, but not the one at which the slice starts, so that every
+    slice makes progress.
     """
 
-    seconds = 0.0
-
-    def __init__(self, begun: PassState | None, seconds: float):
-        self.state = begun
-        self._until = time.perf_counter() + seconds
-        self._met_edges = 0
+    def __init__(self, resume_state: PassState | None, seconds: float):
+        self.state = resume_state
+        self._deadline = time.perf_counter() + seconds
+        self._edges = 0
 
     def take(self, name: str) -> PassState | None:
         return self.state
@@ -106,10 +101,9 @@ class _Pauses:
     def listening(self) -> Iterator[None]:
         yield
 
-    def edge(self, part: float, state: Callable[[], PassState]) -> None:
-        self._met_edges += 1
-        # the first edge is where it began: every slice gets somewhere
-        if self._met_edges > 1 and time.perf_counter() >= self._until:
+    def edge(self, fraction: float, state: Callable[[], PassState]) -> None:
+        self._edges += 1
+        if self._edges > 1 and time.perf_counter() >= self._deadline:
             self.state = state()
             raise _SliceOver
 
@@ -118,22 +112,28 @@ class _Pauses:
 
 
 def train_slice(
-    prepared: Prepared, unit: Unit, kind: str, begun: PassState | None, seconds: float
-) -> Slice:
-    """Train a unit from where it was for about so many seconds, a block at least."""
-    learner = prepared.learner(unit.batch_size, unit.lrs, unit.trial)
-    position = Position(f"{kind} {unit.trial} {unit.batch_size}", [learner])
-    pauses, told = _Pauses(begun, seconds), []
+    prepared: Prepared, item: SweepItem, kind: str, resume_state: PassState | None, seconds: float
+) -> SliceResult:
+    """Train a learner from its saved state for about `seconds`, and for a block at least."""
+    learner = prepared.learner(item.batch_size, item.lrs, item.trial)
+    position = Position(f"{kind} {item.trial} {item.batch_size}", [learner])
+    checkpoint = _SliceCheckpoint(resume_state, seconds)
+    records: list[tuple[BlockPosition, Record]] = []
 
-    def tell(record: Record) -> None:
-        told.append(((position.epoch, position.window), record))
+    def emit(record: Record) -> None:
+        records.append(((position.epoch, position.window), record))
 
     try:
-        run_pass(prepared, [learner], unit.trial, tell, kind=kind, saving=pauses, position=position)
+        run_pass(
+            prepared, [learner], item.trial, emit, kind=kind, saving=checkpoint, position=position
+        )
         done = True
     except _SliceOver:
         done = False
-    assert pauses.state is not None
-    return Slice(
-        told=told, reached=(position.epoch, position.window), state=pauses.state, done=done
+    assert checkpoint.state is not None
+    return SliceResult(
+        records=records,
+        reached=(position.epoch, position.window),
+        state=checkpoint.state,
+        done=done,
     )

@@ -1,6 +1,6 @@
-"""Which versions a process runs under, and whether two can work together.
+"""The versions a process runs under, and whether two processes can work together.
 
-It imports next to nothing: a worker answers at once.
+This module imports almost nothing, so that a worker answers at once.
 """
 
 import platform
@@ -9,27 +9,29 @@ from importlib.metadata import PackageNotFoundError, version
 from streamtrain.errors import ConfigError, first_line
 from streamtrain.types import Json
 
-#: What must be the same everywhere, and what only the last bits depend on.
-_SAME, _EXACT = ("streamtrain",), ("python", "numpy", "numba", "torch")
+#: Must be the same everywhere.
+_REQUIRED = ("streamtrain",)
+
+#: May differ; only the last bits of results depend on them.
+_COMPARED = ("python", "numpy", "numba", "torch")
 
 
 def versions() -> Json:
-    """What this process runs under: versions by name, None for what is not there."""
-    found: Json = {"python": platform.python_version()}
-    for name in (*_SAME, *_EXACT[1:]):
+    """Return the versions this process runs under, by name; None for what is not installed."""
+    installed: Json = {"python": platform.python_version()}
+    for name in (*_REQUIRED, *_COMPARED[1:]):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            installed[name] = None
+    return installed
 
 
 def check_answer(driver: Json, answer: Json | BaseException, address: str) -> list[str]:
-    """As `check_versions`, of what a worker answered when it was asked for its `versions`; nothing
-    of one that left just now.
+    """Check a worker's answer to a request for its `versions`; see `check_versions`.
 
-    Dask brings what a worker raised as a plain Exception that quotes it, and connections that end
-    as OSError.
+    Returns an empty list for a worker that has just left. Dask reports what a worker raised as a
+    plain Exception that quotes it, and lost connections as OSError.
     """
     if isinstance(answer, OSError):
         return []
@@ -42,11 +44,11 @@ def check_answer(driver: Json, answer: Json | BaseException, address: str) -> li
 
 
 def check_versions(driver: Json, worker: Json, address: str) -> list[str]:
-    """What differs and changes the last bits only, in words.
+    """Return one sentence per difference that changes only the last bits of results.
 
-    Raises ConfigError for what cannot work together.
+    Raises ConfigError for versions that cannot work together.
     """
-    for name in _SAME:
+    for name in _REQUIRED:
         if worker.get(name) != driver[name]:
             there = worker.get(name) or "not installed"
             raise ConfigError(
@@ -55,6 +57,6 @@ def check_versions(driver: Json, worker: Json, address: str) -> list[str]:
             )
     return [
         f"{name} is {driver[name]} here and {worker.get(name)} on {address}"
-        for name in _EXACT
+        for name in _COMPARED
         if worker.get(name) != driver[name]
     ]

@@ -1,5 +1,4 @@
-"""What runs on a Dask worker: it opens a run once, by its blueprint, and then does whatever piece
-of work it is sent.
+"""The code that runs on a Dask worker: open a run once, by its spec, then do the work that is sent.
 
 Everything here is imported by name on the worker, so streamtrain must be installed there in the
 driver's version.
@@ -8,125 +7,143 @@ driver's version.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from streamtrain.cluster.run_spec import RunSpec, build
+from streamtrain.cluster.run_spec import RunSpec, open_run
 from streamtrain.errors import StreamTrainError
 from streamtrain.run.prepare import Prepared, warm_up
+from streamtrain.training.compute_pool import ComputePool
+from streamtrain.training.engine import Engine
+from streamtrain.training.fused_engine import FusedEngine
 
 Work = Callable[[Prepared, Any], Any]
 
 
-class Unfit(Exception):
-    """This worker cannot open the run, for the reason that is its argument: other data, no data,
-    too little memory.
-    """
+class WorkerSetupError(Exception):
+    """The worker cannot open the run; its argument says why: other data, no data, little memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """The result of a task that stopped because another worker of its group is gone."""
+
+    reason: str
 
 
 class WorkerState:
-    """The runs that a worker process has opened, and what they `kept` between tasks, each with a
-    `close`. A worker does one task at a time.
+    """The runs that a worker process has opened, and the `resources` it keeps between tasks.
+
+    A worker does one task at a time.
     """
 
     def __init__(self) -> None:
-        self.kept: dict[str, Any] = {}
+        self.resources: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._working, self._forgetting = 0, False
-        self._blueprints: dict[str, RunSpec] = {}
+        self._tasks = 0
+        self._closing = False
+        self._run_specs: dict[str, RunSpec] = {}
         self._prepared: dict[str, Prepared] = {}
 
     def open(
-        self, run: str, blueprint: RunSpec | None, threads: int, memory_limit: int | None
+        self, run: str, run_spec: RunSpec | None, threads: int, memory_limit: int | None
     ) -> Prepared:
-        """The run by this name; the blueprint comes with a worker's first task.
+        """Return the run of this name; its spec comes with the worker's first task.
 
         Raises what opening the data raises.
         """
         with self._lock:
-            if blueprint is not None:
-                self._blueprints.setdefault(run, blueprint)
+            if run_spec is not None:
+                self._run_specs.setdefault(run, run_spec)
             if run not in self._prepared:
-                self._prepared[run] = build(
-                    self._blueprints[run], threads=threads, memory_limit=memory_limit
+                self._prepared[run] = open_run(
+                    self._run_specs[run], threads=threads, memory_limit=memory_limit
                 )
-                # kernels are compiled or loaded before anything is measured
+                # Kernels are compiled or loaded now, before anything is measured.
                 warm_up(self._prepared[run])
             return self._prepared[run]
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """A task is at work here: what is kept stays until it has ended."""
+    def task(self) -> Iterator[None]:
+        """Keep the resources open until the task inside the context has ended."""
         with self._lock:
-            self._working += 1
+            self._tasks += 1
         try:
             yield
         finally:
             with self._lock:
-                self._working -= 1
-                if self._forgetting:
-                    self._let_go()
+                self._tasks -= 1
+                if self._closing:
+                    self._close_resources()
 
     def forget(self, run: str) -> None:
-        """Let go of a run, and of all that is kept; a task that is still at work ends first."""
+        """Drop a run and close all resources, once a task that is still running has ended."""
         with self._lock:
             self._prepared.pop(run, None)
-            self._blueprints.pop(run, None)
-            self._forgetting = True
-            self._let_go()
+            self._run_specs.pop(run, None)
+            self._closing = True
+            self._close_resources()
 
-    def _let_go(self) -> None:
-        if not self._working:
-            self._forgetting = False
-            while self.kept:
-                self.kept.popitem()[1].close()
+    def _close_resources(self) -> None:
+        if not self._tasks:
+            self._closing = False
+            while self.resources:
+                self.resources.popitem()[1].close()
 
 
-def perform(run: str, blueprint: RunSpec | None, work: Work, payload: Any) -> Any:
-    """The one Dask task.
+def perform(run: str, run_spec: RunSpec | None, work: Work, payload: Any) -> Any:
+    """Return `work(prepared, payload)` on this worker; the only Dask task.
 
-    `work(prepared, payload)` on this worker. Raises what it raises, and Unfit.
+    Raises what `work` raises, and WorkerSetupError when the run cannot be opened.
     """
-    worker = _worker()
-    limit, site = getattr(worker.memory_manager, "memory_limit", None), _site(worker)
-    with site.at_work():
+    worker = _dask_worker()
+    memory_limit = getattr(worker.memory_manager, "memory_limit", None)
+    state = _state_of(worker)
+    with state.task():
         try:
-            prepared = site.open(run, blueprint, worker.state.nthreads, limit)
+            prepared = state.open(run, run_spec, worker.state.nthreads, memory_limit)
         except StreamTrainError as error:
-            raise Unfit(error) from error
+            raise WorkerSetupError(error) from error
         return work(prepared, payload)
 
 
-def call(prepared: Prepared, payload: tuple[Work, Any]) -> Any:
-    """Work that comes with its payload: `(function, argument)`."""
+def call_work(prepared: Prepared, payload: tuple[Work, Any]) -> Any:
+    """Do work that is sent with its payload, as `(function, argument)`."""
     function, argument = payload
     return function(prepared, argument)
 
 
-def ready(prepared: Prepared, payload: None) -> None:
-    """Work that is nothing: the run was opened on the way to it."""
+def only_open(prepared: Prepared, payload: None) -> None:
+    """Do nothing: the run was opened before this was called."""
 
 
 def forget(run: str, dask_worker: Any = None) -> None:
-    """Let go of a run, through `Client.run`."""
-    _site(dask_worker or _worker()).forget(run)
+    """Drop a run on this worker; called through `Client.run`."""
+    _state_of(dask_worker or _dask_worker()).forget(run)
 
 
-def current_site() -> WorkerState:
-    """That of the worker which runs this task."""
-    return _site(_worker())
+def current_state() -> WorkerState:
+    """Return the state of the worker that runs this task."""
+    return _state_of(_dask_worker())
 
 
 def own_host() -> str:
-    """The address of this worker in Dask's network."""
-    return _worker().address.split("://")[-1].rsplit(":", 1)[0].strip("[]")
+    """Return the address of this worker in Dask's network, without the port."""
+    return _dask_worker().address.split("://")[-1].rsplit(":", 1)[0].strip("[]")
 
 
-def _worker() -> Any:
+def use_threads(engine: Engine, threads: ComputePool) -> None:
+    """Let a fused engine compute on these threads; torch has its own."""
+    if isinstance(engine, FusedEngine):
+        engine.cores = threads
+
+
+def _dask_worker() -> Any:
     from distributed import get_worker  # of the extra [cluster]: imported on workers only
 
     return get_worker()
 
 
-def _site(worker: Any) -> WorkerState:
-    """One a process: kept on Dask's own worker object, so it goes when the worker goes."""
-    return vars(worker).setdefault("streamtrain_site", WorkerState())
+def _state_of(worker: Any) -> WorkerState:
+    """Return the state kept as an attribute of Dask's worker, so that it ends with the worker."""
+    return vars(worker).setdefault("streamtrain_state", WorkerState())

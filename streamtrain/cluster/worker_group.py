@@ -1,8 +1,7 @@
-"""Workers that act together: one task for each of them at the same time, and all of it counts or
-nothing does.
+"""Gang scheduling: run one task per worker at the same time; all succeed, or all are discarded.
 
-A worker is first made `ready`: it opens the run, which may compile for a minute, while those that
-are ready go on without it.
+A worker first opens the run, which may compile for a minute, while those that are ready carry on
+without it.
 """
 
 from collections import Counter
@@ -10,178 +9,191 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
-from streamtrain.cluster.allreduce.lane_work import Lost
 from streamtrain.cluster.backend import Event, Failed, Finished, Left
-from streamtrain.cluster.scheduling import Leases, raise_if_anywhere
-from streamtrain.cluster.worker import Work, ready
-from streamtrain.cluster.worker_pool import WorkerPool, unfit
+from streamtrain.cluster.scheduling import Leases, describe_error, raise_if_fatal
+from streamtrain.cluster.worker import PeerLost, Work, only_open
+from streamtrain.cluster.worker_pool import WorkerPool, setup_error
 from streamtrain.errors import ResourceError
 
-#: A worker that failed so often is asked no more; so many groups in a row that came to nothing end
-#: the run.
-WORKER_ATTEMPTS, GROUP_ATTEMPTS = 3, 5
+#: A worker that failed this many times gets no more tasks.
+WORKER_ATTEMPTS = 3
 
-#: Beyond the time in which a collective notices that a peer is gone.
+#: This many failed groups in a row end the run.
+GROUP_ATTEMPTS = 5
+
+#: Added to the time within which a collective notices that a peer is gone.
 SLACK_SECONDS = 5.0
 
 
-class Broken(Exception):
-    """A member of the group is gone, failed, or was left by another one: what the rest did counts
-    for nothing.
-    """
+class GroupFailedError(Exception):
+    """A member of the group left, failed, or lost a peer: what the others did does not count."""
 
 
 class WorkerGroup:
-    """Of a crew's workers, those that are ready.
+    """The workers of a pool that have opened the run and can act together.
 
-    Its tasks are leases, so that failures count and late results do not.
-
-    `notice_seconds`: within this, members notice that another one is gone.
+    Its tasks are leases, so that failures are counted and late results are discarded.
+    `peer_timeout_seconds`: within this time members notice that another one is gone.
     """
 
-    def __init__(self, crew: WorkerPool, leases: Leases, *, notice_seconds: float):
-        self._crew, self._leases, self._notice_seconds = crew, leases, notice_seconds
+    def __init__(self, pool: WorkerPool, leases: Leases, *, peer_timeout_seconds: float):
+        self._pool = pool
+        self._leases = leases
+        self._peer_timeout_seconds = peer_timeout_seconds
         self._ready: set[str] = set()
         self._failures: Counter[str] = Counter()
         self._opening: dict[int, str] = {}  # lease → worker that opens the run
         self._items: dict[int, int] = {}  # lease → item
         self._next_item = count()
-        self._broken = 0
+        self._failed_in_a_row = 0
 
     @property
     def ready(self) -> list[str]:
-        """Workers that can be given a task now."""
-        return [worker for worker in self._crew.idle if worker in self._ready]
+        """The workers that can be given a task now."""
+        return [worker for worker in self._pool.idle if worker in self._ready]
 
-    def gather(self, most: int) -> list[str]:
-        """Up to `most` ready workers: as soon as there are enough, and at first when all that are
-        there are ready.
+    def gather(self, max_workers: int) -> list[str]:
+        """Return up to `max_workers` ready workers, once there are enough of them.
 
-        Raises ResourceError when there are too few for too long, or when they cannot be made ready.
+        The first call waits until every worker of the pool has opened the run. Raises ResourceError
+        when there are too few workers for too long, or when they cannot open the run.
         """
         first = not self._ready
+        needed = self._pool.min_workers
         while True:
             self._open_on_idle()
-            found, needed = self.ready, self._crew.min_workers
-            if len(found) >= needed and not (first and self._opening):
-                return found[:most]
-            barred = sum(self._failures[worker] >= WORKER_ATTEMPTS for worker in self._crew.idle)
-            if barred and len(self._crew) - barred < needed:
+            ready = self.ready
+            if len(ready) >= needed and not (first and self._opening):
+                return ready[:max_workers]
+            excluded = sum(self._failures[worker] >= WORKER_ATTEMPTS for worker in self._pool.idle)
+            if excluded and len(self._pool) - excluded < needed:
                 raise ResourceError(
-                    f"{barred} of the cluster's workers cannot open the run: see the notes above,"
+                    f"{excluded} of the cluster's workers cannot open the run: see the notes above,"
                     " and their logs."
                 )
-            self._hear(self._wait())
+            self._process(self._wait())
 
-    def do(self, tasks: Mapping[str, tuple[Work, Any]]) -> dict[str, Any]:
-        """What each worker's task gave, in the order of tasks.
+    def run(self, tasks: Mapping[str, tuple[Work, Any]]) -> dict[str, Any]:
+        """Run one task per worker; return the results by worker, in the order of `tasks`.
 
-        Raises Broken when it was not all of them, and ResourceError when that was once too often.
+        Raises GroupFailedError when one of them failed, and ResourceError when that happened too
+        often in a row.
         """
-        out = {self._send(worker, task): worker for worker, task in tasks.items()}
+        running = {self._send(worker, task): worker for worker, task in tasks.items()}
         results: dict[str, Any] = {}
-        why, until = "", None
-        while out:
+        reason, deadline = "", None
+        while running:
             self._open_on_idle()
-            for number, result, lost in self._hear(self._wait(until)):
-                if (worker := out.pop(number, None)) is None:
+            for number, result, failure in self._process(self._wait(deadline)):
+                if (worker := running.pop(number, None)) is None:
                     continue
-                if isinstance(result, Lost):
-                    lost = f"left by a peer ({result.why})"
+                if isinstance(result, PeerLost):
+                    failure = f"lost a peer ({result.reason})"
                 results[worker] = result
-                why = why or (f"{worker}: {lost}" if lost else "")
-            now = self._crew.fabric.now()
-            if why and until is None:
-                until = now + self._notice_seconds + SLACK_SECONDS
-            if until is not None and now >= until:
-                for number, worker in out.items():
-                    self._give_up(number, worker, "no answer, though its peers are gone")
+                if failure and not reason:
+                    reason = f"{worker}: {failure}"
+            now = self._pool.backend.now()
+            if reason and deadline is None:
+                deadline = now + self._peer_timeout_seconds + SLACK_SECONDS
+            if deadline is not None and now >= deadline:
+                for number, worker in running.items():
+                    self._fail_hung(number, worker, "no answer, though its peers are gone")
                 break
-        if why:
-            self._broken += 1
-            self._crew.tell(f"{why}; its group of {len(tasks)} comes together again")
-            if self._broken >= GROUP_ATTEMPTS:
+        if reason:
+            self._failed_in_a_row += 1
+            self._pool.notify(f"worker {reason}; its group of {len(tasks)} is formed again")
+            if self._failed_in_a_row >= GROUP_ATTEMPTS:
                 raise ResourceError(
-                    f"{self._broken} groups of workers in a row came to nothing, the last one by"
-                    f" {why}. See the workers' logs."
+                    f"{self._failed_in_a_row} groups of workers in a row failed, the last one"
+                    f" because of {reason}. See the workers' logs."
                 )
-            raise Broken(why)
+            raise GroupFailedError(reason)
         return {worker: results[worker] for worker in tasks}
 
-    def succeeded(self) -> None:
-        """What the group did was of use: failures in a row are counted anew."""
-        self._broken = 0
+    def reset_failures(self) -> None:
+        """Reset the count of failed groups in a row, after one whose results were used."""
+        self._failed_in_a_row = 0
 
     def disband(self) -> None:
-        """Nothing more is wanted of it: what is still out counts no more."""
+        """Forget all tasks: results that still come are discarded."""
         for number in list(self._items):
-            self._settle(number)
+            self._withdraw(number)
         self._opening.clear()
 
     def _open_on_idle(self) -> None:
-        for worker in list(self._crew.idle):
+        for worker in list(self._pool.idle):
             if worker not in self._ready and self._failures[worker] < WORKER_ATTEMPTS:
-                self._opening[self._send(worker, (ready, None))] = worker
+                self._opening[self._send(worker, (only_open, None))] = worker
 
     def _send(self, worker: str, task: tuple[Work, Any]) -> int:
         item = next(self._next_item)
         self._leases.add(item, 1.0)
-        lease = self._leases.lease(worker, self._crew.fabric.now())
+        lease = self._leases.lease(worker, self._pool.backend.now())
         assert lease is not None
         assert lease.item == item
         self._items[lease.number] = item
-        self._crew.send(lease.number, worker, task)
+        self._pool.send(lease.number, worker, task)
         return lease.number
 
-    def _wait(self, until: float | None = None) -> list[Event]:
-        return self._crew.wait([until, self._leases.next_look(self._crew.fabric.now())])
+    def _wait(self, deadline: float | None = None) -> list[Event]:
+        return self._pool.wait([deadline, self._leases.next_check(self._pool.backend.now())])
 
-    def _hear(self, events: list[Event]) -> list[tuple[int, Any, str]]:
-        """(lease, result, why it was lost) of tasks that ended, or are overdue; those that make a
-        worker ready are dealt with here.
+    def _process(self, events: list[Event]) -> list[tuple[int, Any, str]]:
+        """Return (lease, result, failure) of the tasks that ended or are overdue.
+
+        Workers whose set-up task ended become ready, or are reported.
         """
-        ended: list[tuple[int, Any, str]] = []
-        for event in events:
-            match event:
-                case Left(worker=worker):
-                    self._ready.discard(worker)
-                    if (number := self._crew.take_away(worker)) in self._items:
-                        self._fail(number, worker, "the worker is gone")
-                        ended.append((number, None, "the worker is gone"))
-                case Finished(number=number, worker=worker, result=result) if number in self._items:
-                    # not accepted: what it took says nothing of other items' pace
-                    self._settle(number)
-                    if number in self._opening:
-                        self._ready.add(worker)
-                    ended.append((number, result, ""))
-                case Failed(number=number) if unfit(event) is not None:
-                    if number in self._items:
-                        self._settle(number)
-                        self._opening.pop(number, None)
-                        ended.append((number, None, "it cannot open the run"))
-                case Failed(number=number, worker=worker, error=error):
-                    raise_if_anywhere(error)
-                    if number in self._items:
-                        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-                        self._fail(number, worker, why)
-                        ended.append((number, None, why))
-        for lease in self._leases.overdue(self._crew.fabric.now()):
-            self._give_up(lease.number, lease.worker, "no answer in time")
+        ended = [outcome for event in events if (outcome := self._outcome(event)) is not None]
+        for lease in self._leases.overdue(self._pool.backend.now()):
+            self._fail_hung(lease.number, lease.worker, "no answer in time")
             ended.append((lease.number, None, "no answer in time"))
-        for number, _, lost in ended:
-            if (worker := self._opening.pop(number, None)) is not None and lost:
-                self._crew.tell(f"{worker}: {lost}")
+        for number, _, failure in ended:
+            worker = self._opening.pop(number, None)
+            if worker is not None and failure:
+                self._pool.notify(f"worker {worker}: {failure}")
         return ended
 
-    def _give_up(self, number: int, worker: str, why: str) -> None:
-        self._fail(number, worker, why)
-        self._crew.hang_up(worker)
+    def _outcome(self, event: Event) -> tuple[int, Any, str] | None:
+        """Return (lease, result, failure) of the task that an event ended, or None."""
+        match event:
+            case Left(worker=worker):
+                self._ready.discard(worker)
+                number = self._pool.take_task(worker)
+                if number is None or number not in self._items:
+                    return None
+                self._fail(number, worker, "the worker is gone")
+                return number, None, "the worker is gone"
+            case Finished(number=number, worker=worker, result=result) if number in self._items:
+                # Withdrawn, not accepted: set-up and group tasks must not enter the straggler
+                # estimate.
+                self._withdraw(number)
+                if number in self._opening:
+                    self._ready.add(worker)
+                return number, result, ""
+            case Failed(number=number) if setup_error(event) is not None:
+                if number not in self._items:
+                    return None
+                self._withdraw(number)
+                self._opening.pop(number, None)  # the pool has reported it
+                return number, None, "it cannot open the run"
+            case Failed(number=number, worker=worker, error=error):
+                raise_if_fatal(error)
+                if number not in self._items:
+                    return None
+                reason = describe_error(error)
+                self._fail(number, worker, reason)
+                return number, None, reason
+        return None
 
-    def _fail(self, number: int, worker: str, why: str) -> None:
+    def _fail_hung(self, number: int, worker: str, reason: str) -> None:
+        self._fail(number, worker, reason)
+        self._pool.mark_hung(worker)
+
+    def _fail(self, number: int, worker: str, reason: str) -> None:
         self._failures[worker] += 1
         self._ready.discard(worker)
-        self._leases.fail(number, why)
-        self._settle(number)
+        self._leases.fail(number, reason)
+        self._withdraw(number)
 
-    def _settle(self, number: int) -> None:
+    def _withdraw(self, number: int) -> None:
         self._leases.withdraw(self._items.pop(number))

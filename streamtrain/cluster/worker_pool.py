@@ -1,103 +1,112 @@
-"""The workers of a cluster as the driver knows them: who is idle, who is at work, who does not
-answer, and when there are too few.
+"""The workers of a cluster as the driver knows them.
+
+The pool records which workers are idle, busy, hung or unable to open the run, and ends the run when
+too few remain.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from streamtrain.cluster.backend import ClusterBackend, Event, Failed, Finished, Joined, Left
-from streamtrain.cluster.worker import Unfit
+from streamtrain.cluster.worker import WorkerSetupError
 from streamtrain.errors import ResourceError, first_line
 
 #: How long a cluster may have fewer workers than it needs, as
 #: `distributed.scheduler.no-workers-timeout`.
 NO_WORKERS_SECONDS = 120.0
 
-#: How often the driver looks up from waiting: for Ctrl-C, and whether it is time to save.
-LOOK_SECONDS = 0.5
+#: The driver stops waiting at this interval, to look for Ctrl-C and to save when it is time.
+CHECK_SECONDS = 0.5
 
 
 class WorkerPool:
-    """Keeps count of a fabric's workers. Owned by one thread.
+    """Keeps track of a backend's workers. Owned by one thread.
 
-    `min_workers`: after `no_workers_seconds` with fewer the cluster counts as lost. `look_seconds`:
-    how often the driver looks up from waiting; `interrupted` is called then, and what it raises
-    ends the run.
+    `min_workers`: after `no_workers_seconds` with fewer the cluster counts as lost. `notify`
+    receives messages for the user. `check_seconds`: the longest wait between two calls of
+    `check_interrupt`; what that raises ends the run.
     """
 
     def __init__(
         self,
-        fabric: ClusterBackend,
+        backend: ClusterBackend,
         *,
         min_workers: int = 1,
         no_workers_seconds: float = NO_WORKERS_SECONDS,
-        tell: Callable[[str], None] = lambda _: None,
-        look_seconds: float | None = None,
+        notify: Callable[[str], None] = lambda _: None,
+        check_seconds: float | None = None,
     ):
-        self.fabric, self.min_workers, self.tell = fabric, min_workers, tell
-        self.interrupted: Callable[[], None] = lambda: None
-        self._no_workers_seconds, self._look_seconds = no_workers_seconds, look_seconds
+        self.backend = backend
+        self.min_workers = min_workers
+        self.notify = notify
+        self.check_interrupt: Callable[[], None] = lambda: None
+        self._no_workers_seconds = no_workers_seconds
+        self._check_seconds = check_seconds
         self.idle: dict[str, None] = {}  # in the order in which they became idle
-        self.busy: dict[str, int] = {}
+        self.busy: dict[str, int] = {}  # worker → number of its lease
         self._hung: set[str] = set()
-        # workers that cannot open the run, and why: they are given nothing more
-        self._unfit: dict[str, BaseException] = {}
-        self._alone_since: float | None = None
+        self._excluded: dict[str, BaseException] = {}  # worker → why it cannot open the run
+        self._too_few_since: float | None = None
         self.messages = self.lost_workers = 0
 
     def __len__(self) -> int:
-        """Workers that are there and answer."""
+        """Return the number of workers that are present and answer."""
         return len(self.idle) + len(self.busy) - len(self._hung)
 
+    @property
+    def has_enough(self) -> bool:
+        """True when at least `min_workers` are present and answer."""
+        return len(self) >= self.min_workers
+
     def send(self, number: int, worker: str, payload: Any) -> None:
-        """Give an idle worker a task."""
+        """Give an idle worker the task of lease `number`."""
         del self.idle[worker]
         self.busy[worker] = number
         self.messages += 1
-        self.fabric.submit(number, worker, payload)
+        self.backend.submit(number, worker, payload)
 
-    def hang_up(self, worker: str) -> None:
-        """A worker does not answer: it does not count until it does, or leaves."""
+    def mark_hung(self, worker: str) -> None:
+        """Restart a worker that does not answer; it does not count until it answers or leaves."""
         if worker in self.busy:
             self._hung.add(worker)
-            self.fabric.recover(worker)
+            self.backend.restart(worker)
 
-    def wait(self, times: Iterable[float | None] = (), *, wanted: int | None = None) -> list[Event]:
-        """What happens next, with idle and busy workers brought up to date; nothing when the first
-        of `times` came before.
+    def take_task(self, worker: str) -> int | None:
+        """Return the lease number of the task of a worker that left, and forget the task."""
+        return self.busy.pop(worker, None)
 
-        Raises ResourceError when there were too few workers for too long, and why the last one was
-        unfit when all are.
+    def wait(self, times: Iterable[float | None] = (), *, needed: int | None = None) -> list[Event]:
+        """Return the next events, with idle and busy workers brought up to date.
+
+        Returns an empty list when the first of `times` came before an event. `needed`: replaces
+        `min_workers`. Raises ResourceError when there were too few workers for too long; and when
+        no worker can open the run, the reason of the last one.
         """
-        self.interrupted()
-        self._check(self.min_workers if wanted is None else wanted)
-        now = self.fabric.now()
-        looks = [time for time in times if time is not None]
-        if self._look_seconds is not None:
-            looks.append(now + self._look_seconds)
-        if self._alone_since is not None:
-            looks.append(self._alone_since + self._no_workers_seconds)
-        return list(
-            map(self._hear, self.fabric.wait(max(0.0, min(looks) - now) if looks else None))
-        )
+        self.check_interrupt()
+        self._check_count(self.min_workers if needed is None else needed)
+        now = self.backend.now()
+        wake_times = [time for time in times if time is not None]
+        if self._check_seconds is not None:
+            wake_times.append(now + self._check_seconds)
+        if self._too_few_since is not None:
+            wake_times.append(self._too_few_since + self._no_workers_seconds)
+        events = self.backend.wait(max(0.0, min(wake_times) - now) if wake_times else None)
+        for event in events:
+            self._update(event)
+        return events
 
     def wait_for(self, count: int) -> None:
-        """Until so many workers are there.
+        """Block until `count` workers have joined; the tasks of those that leave are forgotten.
 
-        Raises ResourceError when that takes too long. Whatever is out counts no more.
+        Raises ResourceError when that takes too long.
         """
         while len(self) < count:
-            for event in self.wait(wanted=count):
+            for event in self.wait(needed=count):
                 if isinstance(event, Left):
-                    self.take_away(event.worker)
-        self._alone_since = None
+                    self.take_task(event.worker)
+        self._too_few_since = None
 
-    @property
-    def enough(self) -> bool:
-        """Whether there are workers enough to go on."""
-        return len(self) >= self.min_workers
-
-    def _hear(self, event: Event) -> Event:
+    def _update(self, event: Event) -> None:
         self.messages += 1
         match event:
             case Joined(worker=worker):
@@ -106,44 +115,37 @@ class WorkerPool:
             case Left(worker=worker):
                 self.idle.pop(worker, None)
                 self._hung.discard(worker)
-                self._unfit.pop(worker, None)
+                self._excluded.pop(worker, None)
                 self.lost_workers += 1
             case Finished(number=number, worker=worker) | Failed(number=number, worker=worker):
                 if self.busy.get(worker) == number:
                     del self.busy[worker]
                     self._hung.discard(worker)
                     self.idle[worker] = None
-                if (why := unfit(event)) is not None:
+                if (reason := setup_error(event)) is not None:
                     self.idle.pop(worker, None)
-                    self._unfit[worker] = why
-                    self.tell(f"{worker} is given nothing: {first_line(why)}")
-        return event
+                    self._excluded[worker] = reason
+                    self.notify(f"worker {worker} excluded: {first_line(reason)}")
 
-    def take_away(self, worker: str) -> int | None:
-        """The number of the task that a worker which left was at."""
-        return self.busy.pop(worker, None)
-
-    def _check(self, wanted: int) -> None:
-        if len(self) >= wanted:
-            self._alone_since = None
+    def _check_count(self, needed: int) -> None:
+        if len(self) >= needed:
+            self._too_few_since = None
             return
-        if self._unfit and not self.idle and not self.busy:
-            raise next(reversed(self._unfit.values()))
-        now = self.fabric.now()
-        if self._alone_since is None:
-            self._alone_since = now
-        if now - self._alone_since >= self._no_workers_seconds:
+        if self._excluded and not self.idle and not self.busy:
+            raise next(reversed(self._excluded.values()))
+        now = self.backend.now()
+        if self._too_few_since is None:
+            self._too_few_since = now
+        if now - self._too_few_since >= self._no_workers_seconds:
             raise ResourceError(
-                f"the cluster is lost: {len(self):,} of at least {wanted:,} workers were there for"
-                f" {self._no_workers_seconds:.0f} s. Start workers, or lower --min-workers, then go"
-                " on with --resume auto."
+                f"the cluster is lost: {len(self):,} of at least {needed:,} workers were there for"
+                f" {self._no_workers_seconds:.0f} s. Start workers, or lower --min-workers, then"
+                " resume with --resume auto."
             )
 
 
-def unfit(event: Event) -> BaseException | None:
-    """Why a worker could not open the run; None when that is not what happened."""
-    return (
-        event.error.args[0]
-        if isinstance(event, Failed) and isinstance(event.error, Unfit)
-        else None
-    )
+def setup_error(event: Event) -> BaseException | None:
+    """Return why a worker could not open the run; None for any other event."""
+    if isinstance(event, Failed) and isinstance(event.error, WorkerSetupError):
+        return event.error.args[0]
+    return None

@@ -57,7 +57,7 @@ def plan_run(config: Config, verb: str) -> Json:
         ),
         "num_spans": len(source.spans),
         "num_windows": len(prepared.plan(0, 0)),
-        "window_rows": prepared.window_rows,
+        "window_rows": prepared.source.window_rows,
         "holdout_rows": 0 if prepared.evaluation is None else len(prepared.evaluation),
         "projected_bytes": budget.projected_bytes,
         "budget_bytes": budget.limit_bytes,

@@ -226,7 +226,7 @@ def measure(
         }
     if "shuffle" in what:
         result["shuffle"] = model_measures.measure_shuffle(
-            probe, models, chosen, pool, None if all_read else windows, prepared.window_rows
+            probe, models, chosen, pool, None if all_read else windows, prepared.source.window_rows
         )
     return result
 

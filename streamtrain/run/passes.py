@@ -7,11 +7,12 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from threading import Event
+from typing import Protocol
 
 from streamtrain.base.budget import default_readers
 from streamtrain.errors import first_line
@@ -19,15 +20,53 @@ from streamtrain.records import Emit, Evaluation, PassEnded, Record, ReplicaEnde
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.block import Block
 from streamtrain.stream.nulls import null_fields
-from streamtrain.training.checkpointing import Checkpointer
+from streamtrain.training.checkpointing import PassState
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine_choice import is_out_of_memory
 from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
 from streamtrain.training.learner import Learner
 from streamtrain.training.position import Position
 
-#: What runs a pass: `run_pass` here, or its like on a cluster (cluster/place.py).
-PassRunner = Callable[..., PassEnded]
+
+class Checkpointing(Protocol):
+    """Saves a pass and resumes it: a `Checkpointer`, or a slice of a pass on a worker."""
+
+    def take(self, name: str, /) -> PassState | None:
+        """Return the state to resume the pass of this name from; None for a pass that starts."""
+        ...
+
+    def listening(self) -> AbstractContextManager[None]:
+        """Make Ctrl-C and SIGTERM wait for the next `edge`."""
+        ...
+
+    def edge(self, fraction: float, state: Callable[[], PassState], /) -> None:
+        """Save if it is time to; raises to end the pass here."""
+        ...
+
+    def save(self, state: PassState, /) -> None:
+        """Save the state of a pass that has ended, or can go no further."""
+        ...
+
+
+class PassRunner(Protocol):
+    """What runs a pass: `run_pass` in this process, or a runner on a cluster's workers.
+
+    See `run_pass`; a runner on workers raises ResourceError when the cluster is lost.
+    """
+
+    def __call__(
+        self,
+        prepared: Prepared,
+        learners: list[Learner],
+        trial: int,
+        emit: Emit,
+        *,
+        kind: str = "tuning",
+        max_seconds: float | None = None,
+        saving: Checkpointing | None = None,
+    ) -> PassEnded:
+        """Train the learners to the end of the pass; return and emit its record."""
+        ...
 
 
 def run_pass(
@@ -38,7 +77,7 @@ def run_pass(
     *,
     kind: str = "tuning",
     max_seconds: float | None = None,
-    saving: Checkpointer | None = None,
+    saving: Checkpointing | None = None,
     position: Position | None = None,
 ) -> PassEnded:
     """Read the rows once, feed every block to every learner, and emit their records.
@@ -102,7 +141,7 @@ def _train(
     trial: int,
     emit: Emit,
     max_seconds: float | None,
-    saving: Checkpointer | None,
+    saving: Checkpointing | None,
 ) -> None:
     """Feed blocks to the learners, from the position on until the pass has ended."""
 

@@ -64,7 +64,6 @@ class Prepared:
     config: Config
     source: Source
     standard: Standardization
-    window_rows: int
     evaluation: np.ndarray | None
     baselines: Baseline
     model: Model
@@ -90,7 +89,7 @@ class Prepared:
             seed=self.config.order.seed,
             trial=trial,
             epoch=epoch,
-            window_rows=self.window_rows,
+            window_rows=self.source.window_rows,
         )
 
     def blocks(
@@ -122,7 +121,7 @@ class Prepared:
             "the data": source.dataset.fingerprint,
             "columns": list(source.dataset.columns),
             "spans": source.spans.fingerprint,
-            "window_rows": self.window_rows,
+            "window_rows": self.source.window_rows,
             "transform": None if source.transform is None else source.transform.record(),
             "imputed values": array_hash(source.fill),
             "standardisation": array_hash(np.stack([self.standard.mean, self.standard.scale])),
@@ -196,7 +195,7 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     memory budget. Raises ConfigError, DataError or ResourceError.
     """
     data, has_eval_data = config.data, config.data.eval_data is not None
-    source, window_rows = open_data(config)
+    source = open_data(config)
     dataset = source.dataset
     model = make_model(config.model, len(dataset.features))
     engine, engine_reason = choose_engine(config.train, model)
@@ -206,7 +205,7 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
     fixed_bytes = _fixed_bytes(
         model, learners=learners, rates=rates, width=width, evaluation_rows=evaluation_rows
     )
-    budget = stream_budget(source, window_rows, config.fetch, fixed_bytes=fixed_bytes)
+    budget = stream_budget(source, config.fetch, fixed_bytes=fixed_bytes)
     source = with_fill(source)
     survey = take_survey(source)
     if not survey.count:
@@ -232,7 +231,6 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
         config=config,
         source=source,
         standard=standard,
-        window_rows=window_rows,
         evaluation=standardized(rows, standard) if len(rows) else None,
         baselines=baselines(survey, rows if len(rows) else None),
         model=model,

@@ -94,9 +94,7 @@ def _hold_out(
         raise ConfigError(f"data.holdout: {error}. Ask for fewer, or use --eval-data.") from None
 
 
-def stream_budget(
-    source: Source, window_rows: int, fetch: FetchConfig, *, fixed_bytes: int
-) -> Budget:
+def stream_budget(source: Source, fetch: FetchConfig, *, fixed_bytes: int) -> Budget:
     """Return what a stream of this source may hold in memory at once.
 
     `fixed_bytes` are those that the caller keeps in memory besides.
@@ -110,7 +108,7 @@ def stream_budget(
     )
     return make_budget(
         limit_bytes=fetch.memory or default_limit_bytes(),
-        window_rows=min(window_rows, source.dataset.num_rows),
+        window_rows=min(source.window_rows, source.dataset.num_rows),
         span_rows=_most_decoded_rows(source),
         num_columns=source.num_columns,
         decoded_columns=source.decoded_columns,

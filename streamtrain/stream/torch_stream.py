@@ -85,9 +85,7 @@ class Stream(IterableDataset[Minibatch]):
         self._go_to(0)
         width = self._source.num_columns
         carried_bytes = 2 * min(self.batch_size, self.dataset.num_rows) * width * 4
-        self.budget = stream_budget(
-            self._source, self._source.window_rows, config.fetch, fixed_bytes=carried_bytes
-        )
+        self.budget = stream_budget(self._source, config.fetch, fixed_bytes=carried_bytes)
         self._pool = BufferPool(self.budget.window_rows, width, keep=self.budget.windows)
         self._stats = FetchStats()
         self._nulls: NullCounts = Counter()

@@ -1,5 +1,6 @@
-"""One cluster of two worker processes for all tests here, on loopback; small data; runs on one
-machine to compare with.
+"""Fixtures: one cluster of two worker processes on loopback, small data, and a run on one machine.
+
+The run on one machine is what the runs on workers are compared with.
 """
 
 import json
@@ -36,10 +37,10 @@ SWEEP = {
     "measure": "none",
 }
 
-#: What a pass's record says of times and of who did the work, which differ.
-_OWN_OF_A_PASS = ("stats", "rows_read", "workers", "lost_workers", "failed_tasks")
+#: Keys of a pass's record that depend on timing and on who did the work.
+VARYING_PASS_KEYS = ("stats", "rows_read", "workers", "lost_workers", "failed_tasks")
 
-#: Threads that Dask keeps for the life of a process or of a cluster that other tests use too.
+#: Threads that Dask keeps for the life of the process, or of the cluster that all tests share.
 _DASK_THREADS = re.compile(
     r"IO loop|Profile|Dask-|TCP-Executor|AsyncProcess|asyncio_|zarr_io|ThreadPoolExecutor|watch"
     r" message queue"
@@ -48,7 +49,10 @@ _DASK_THREADS = re.compile(
 
 @pytest.fixture(autouse=True)
 def no_leaks():
-    """Of our own threads; in place of tests/conftest.py's, which knows no Dask."""
+    """Check that none of our threads is left.
+
+    It replaces the fixture of tests/conftest.py, which does not know Dask's threads.
+    """
     before = set(threading.enumerate())
     yield
     left = [
@@ -68,7 +72,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def connection():
-    """Two workers with a nanny each, which starts a killed one again."""
+    """Two workers, each with a nanny that restarts it when it is killed."""
     with connect(ClusterConfig(workers=2)) as connection:
         yield connection
 
@@ -79,38 +83,40 @@ def client(connection):
 
 
 def config_of(data, flags: dict, **more) -> Config:
-    """A config from flags, and from dotted keys with underscores doubled.
-
-    `cluster__slice_seconds=0.1`.
-    """
+    """Return a config from flags, and from keys such as `cluster__slice_seconds=0.1`."""
     values = flag_values(flags, TRAIN_FLAGS | SWEEP_FLAGS)
     for key, value in {"data__path": str(data), **more}.items():
-        part, name = key.split("__")
-        values = merge(values, {part: {name: value}})
+        section, name = key.split("__")
+        values = merge(values, {section: {name: value}})
     return make_config(values)
 
 
 def records(out, *events: str) -> list[dict]:
-    found = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    return [record for record in found if not events or record["event"] in events]
+    """Return the records of a run's log, as JSON values; with `events` only those."""
+    logged = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    return [record for record in logged if not events or record["event"] in events]
 
 
 def convergence(out) -> list[dict]:
-    """All that a run measured of learning, in its order, less times and who did the work."""
-    kept = records(out, "baseline", "evaluation", "outcome", "pass", "winners")
+    """Return what a run measured of learning, in order, without times and who did the work."""
+    return plain(records(out, "baseline", "evaluation", "outcome", "pass", "winners"))
+
+
+def plain(documents: list[dict]) -> list[dict]:
+    """Return records as JSON values, without times and who did the work."""
     return [
         {
             key: value
-            for key, value in record.items()
-            if not key.endswith("seconds") and key not in _OWN_OF_A_PASS
+            for key, value in document.items()
+            if not key.endswith("seconds") and key not in VARYING_PASS_KEYS
         }
-        for record in kept
+        for document in documents
     ]
 
 
 @pytest.fixture(scope="session")
 def alone(data, tmp_path_factory):
-    """The sweep on one machine."""
+    """The records of the sweep on one machine."""
     return convergence(
         streamtrain.sweep(data, out=tmp_path_factory.mktemp("alone") / "run", **SWEEP).out
     )

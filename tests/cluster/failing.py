@@ -1,6 +1,4 @@
-"""Failures that happen where they should: in the worker that was told, at the step that was
-named.
-"""
+"""Failures at a given place: in one worker, at one of its steps or shares."""
 
 import os
 import socket
@@ -8,11 +6,11 @@ import threading
 from contextlib import suppress
 
 from streamtrain.cluster.allreduce.lane_engine import LaneEngine
-from streamtrain.cluster.local_sgd import round_worker as shares
+from streamtrain.cluster.local_sgd import round_worker
 
 
 def in_a_collective(step: int, how: int) -> None:
-    """On a worker: get a signal before the sum of its nth step from now on."""
+    """On a worker: send it the signal `how` before the sum of its `step`-th step from now."""
     original, left = LaneEngine._step, [step]
 
     def step_or_die(self):
@@ -26,17 +24,17 @@ def in_a_collective(step: int, how: int) -> None:
 
 
 def in_a_share(number: int, how: int) -> None:
-    """On a worker: get a signal at the beginning of its nth share from now on."""
-    original, left = shares.share_engine, [number]
+    """On a worker: send it the signal `how` at the start of its `number`-th share from now."""
+    original, left = round_worker.share_engine, [number]
 
     def engine_or_die(*args):
         left[0] -= 1
         if not left[0]:
-            shares.share_engine = original
+            round_worker.share_engine = original
             os.kill(os.getpid(), how)
         return original(*args)
 
-    shares.share_engine = engine_or_die
+    round_worker.share_engine = engine_or_die
 
 
 def worker_pids(client) -> dict[str, int]:
@@ -44,37 +42,38 @@ def worker_pids(client) -> dict[str, int]:
 
 
 def whole_again(client, workers: int = 2) -> None:
-    """Wait until nannies have started what was killed."""
+    """Wait until the nannies have restarted the workers that were killed."""
     client.wait_for_workers(workers, timeout=60)
 
 
 class Proxy:
-    """A way to a scheduler that can be cut: a port on loopback that forwards to another one."""
+    """A connection to a scheduler that can be cut: a port on loopback that forwards to it."""
 
     def __init__(self, address: str):
         host, port = address.removeprefix("tcp://").rsplit(":", 1)
-        self._to, self._ends = (host, int(port)), []
+        self._target = (host, int(port))
+        self._sockets: list[socket.socket] = []
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
     def cut(self, *, for_good: bool = True) -> None:
-        """Every connection ends; with `for_good` nobody is let in again."""
+        """End every connection; with `for_good` new ones are refused too."""
         if for_good:
             self._listening.shutdown(socket.SHUT_RDWR)
             self._listening.close()
-        for end in self._ends:
+        for end in self._sockets:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
-        self._ends.clear()
+        self._sockets.clear()
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 here, _ = self._listening.accept()
-                there = socket.create_connection(self._to)
-                self._ends += [here, there]
+                there = socket.create_connection(self._target)
+                self._sockets += [here, there]
                 for pair in ((here, there), (there, here)):
                     threading.Thread(
                         target=self._forward, args=pair, name="proxy", daemon=True

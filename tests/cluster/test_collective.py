@@ -1,6 +1,6 @@
-"""Who sums gradients: gloo for all, NCCL where each worker has a GPU that no other one has.
+"""Which library sums gradients: NCCL where each worker has a GPU of its own, and gloo otherwise.
 
-Its own test needs two GPUs.
+The test of NCCL itself needs two GPUs.
 """
 
 import multiprocessing
@@ -13,15 +13,15 @@ import torch
 import torch.distributed as dist
 
 from streamtrain.cluster.allreduce import collective
-from streamtrain.cluster.allreduce.collective import Collective, PeerLost, Store, name_gpu
+from streamtrain.cluster.allreduce.collective import Collective, PeerLostError, Store, name_gpu
 
 HOST = "127.0.0.1"
 
 
 class GlooForNccl:
-    """In NCCL's place, on a machine without GPUs: the same calls.
+    """A stand-in for NCCL on a machine without GPUs: it takes the same calls.
 
-    It counts its sums, and may lose a peer.
+    It counts its sums, and can pretend to have lost a peer.
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int, timeout: timedelta):
@@ -44,12 +44,10 @@ class GlooForNccl:
 
 
 def sums_of(gpus: list[str], act) -> list:
-    """What `act(collective, rank)` gives on one worker for each of these GPUs, as threads of this
-    process.
-    """
+    """Return `act(collective, rank)` of one worker per GPU; they are threads of this process."""
     store = Store(HOST, 20.0)
 
-    def one(rank: int):
+    def worker(rank: int):
         joined = Collective(
             (HOST, store.port),
             rank=rank,
@@ -66,12 +64,12 @@ def sums_of(gpus: list[str], act) -> list:
             joined.close()
 
     with ThreadPoolExecutor(len(gpus)) as pool:
-        return list(pool.map(one, range(len(gpus))))
+        return list(pool.map(worker, range(len(gpus))))
 
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """Workers have these GPUs, and NCCL is gloo."""
+    """Return a function that gives workers these GPUs, with gloo in place of NCCL."""
 
     def these(gpus: list[str]) -> None:
         monkeypatch.setattr(collective, "name_gpu", lambda device: gpus[device.index])
@@ -102,8 +100,8 @@ def test_nccl_sums_where_each_worker_has_a_gpu_of_its_own(pretend, gpus, backend
             joined.sum(array)
         return joined.backend, 0 if joined._gpu_group is None else joined._gpu_group.sums, sums
 
-    for found, gpu_sums, (small, wide) in sums_of(gpus, act):
-        assert found == backend
+    for used, gpu_sums, (small, wide) in sums_of(gpus, act):
+        assert used == backend
         assert gpu_sums == (3 if backend == "nccl" else 0)
         assert (small == 111).all()
         assert small.dtype == np.float32
@@ -116,7 +114,7 @@ def test_what_nccl_says_of_a_lost_peer_is_heard_as_that(pretend):
 
     def act(joined: Collective, rank: int):
         joined._gpu_group.lost = True
-        with pytest.raises(PeerLost, match="NCCL error"):
+        with pytest.raises(PeerLostError, match="NCCL error"):
             joined.sum(np.ones(3))
         return True
 
@@ -128,7 +126,7 @@ def test_without_a_gpu_there_is_no_nccl():
 
 
 def _on_gpu(rank: int, port, out) -> None:
-    """Rank 1 goes without a word after one sum."""
+    """Sum on a GPU; rank 1 leaves without closing after one sum."""
     store = Store(HOST, 20.0) if rank == 0 else None
     if store is not None:
         port.value = store.port
@@ -150,7 +148,7 @@ def _on_gpu(rank: int, port, out) -> None:
     if rank == 0:
         try:
             joined.sum(array)
-        except PeerLost:
+        except PeerLostError:
             out.put("lost")
         joined.close()
 
@@ -165,6 +163,6 @@ def test_two_gpus_sum_over_nccl_and_notice_a_lost_peer():
     ]
     for worker in workers:
         worker.start()
-    told = sorted((out.get(timeout=60) for _ in range(2)), key=str)
-    assert told == [(0, "nccl", [3.0] * 5), (1, "nccl", [3.0] * 5)]
+    results = sorted((out.get(timeout=60) for _ in range(2)), key=str)
+    assert results == [(0, "nccl", [3.0] * 5), (1, "nccl", [3.0] * 5)]
     assert out.get(timeout=60) == "lost"

@@ -1,6 +1,4 @@
-"""The examples in configs/: each names a factory that exists, which asks its library for what that
-library has.
-"""
+"""The examples in configs/: each names a factory that exists and calls its library correctly."""
 
 import importlib
 import inspect
@@ -18,7 +16,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 class Cluster(SimpleNamespace):
-    """Takes what the real one was read to take, and keeps it."""
+    """A stand-in that keeps the arguments that the real class takes, according to its source."""
 
     scheduler_address = "tcp://127.0.0.1:1"
 
@@ -27,7 +25,7 @@ class Cluster(SimpleNamespace):
 
 
 def slurm(**options):
-    known = {
+    accepted = {
         "queue",
         "account",
         "walltime",
@@ -38,7 +36,7 @@ def slurm(**options):
         "worker_extra_args",
         "job_script_prologue",
     }
-    assert options.keys() <= known
+    assert options.keys() <= accepted
     return Cluster(**options)
 
 
@@ -49,7 +47,7 @@ def cuda(**options):
 
 
 def make_cluster_spec(*, name, image, n_workers, resources, env, worker_command):
-    """As of dask-kubernetes: the parts of the spec that the factory adds to."""
+    """Return the parts of dask-kubernetes' spec that the factory adds to."""
     container = {
         "name": "worker",
         "image": image,
@@ -73,9 +71,7 @@ FAKES = {
 
 @pytest.fixture
 def fakes(monkeypatch):
-    """The libraries are not installed here: modules with the names that the factories take from
-    them.
-    """
+    """Install modules with the names that the factories import; the libraries are not here."""
     for name, members in FAKES.items():
         module = ModuleType(name)
         vars(module).update(members)
@@ -90,19 +86,17 @@ def test_a_config_names_a_factory_that_makes_a_cluster(name, verb, fakes, monkey
     config, _origins = resolve(file_layer(str(CONFIGS / f"{name}.yaml")), {}, {}, {})
     assert config.cluster.factory == f"{name}_cluster:make"
     assert f"streamtrain {verb} -c {name}.yaml" in (CONFIGS / f"{name}.yaml").read_text()
-    made = importlib.import_module(f"{name}_cluster").make()
-    assert isinstance(made, Cluster)
+    cluster = importlib.import_module(f"{name}_cluster").make()
+    assert isinstance(cluster, Cluster)
     assert connecting.is_wanted(config.cluster)
     sys.modules.pop(f"{name}_cluster")
 
 
 def test_a_pod_has_the_data_of_its_config(fakes):
-    made = (
-        importlib.import_module("kubernetes_cluster")
-        .make()
-        .custom_cluster_spec["spec"]["worker"]["spec"]
-    )
+    cluster = importlib.import_module("kubernetes_cluster").make()
+    pod = cluster.custom_cluster_spec["spec"]["worker"]["spec"]
     config, _ = resolve(file_layer(str(CONFIGS / "kubernetes.yaml")), {}, {}, {})
-    assert made["containers"][0]["volumeMounts"][0]["mountPath"] == config.data.path
-    assert made["containers"][0]["volumeMounts"][0]["name"] == made["volumes"][0]["name"]
+    mount = pod["containers"][0]["volumeMounts"][0]
+    assert mount["mountPath"] == config.data.path
+    assert mount["name"] == pod["volumes"][0]["name"]
     sys.modules.pop("kubernetes_cluster")

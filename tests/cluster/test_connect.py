@@ -1,4 +1,4 @@
-"""Connecting: whose cluster, which versions, and nothing that others can reach."""
+"""Connecting: our cluster or the user's, the versions, and no port open to other machines."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from streamtrain.cli.dask_plugin import streamtrain as dask_command
-from streamtrain.cluster import dask_backend as dask_fabric
+from streamtrain.cluster import dask_backend
 from streamtrain.cluster.connect import connect, is_wanted
 from streamtrain.cluster.dask_backend import DaskBackend
 from streamtrain.cluster.versions import check_answer, check_versions, versions
@@ -31,13 +31,13 @@ def test_no_port_is_open_to_other_machines(connection):
         *connection.client.run(os.getppid).values(),
     ]
     listening = [
-        one
+        connection
         for pid in set(pids)
-        for one in psutil.Process(pid).net_connections()
-        if one.status == psutil.CONN_LISTEN
+        for connection in psutil.Process(pid).net_connections()
+        if connection.status == psutil.CONN_LISTEN
     ]
     assert listening
-    assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
+    assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
 
 
 def test_nor_without_bokeh(monkeypatch):
@@ -50,10 +50,9 @@ def test_nor_without_bokeh(monkeypatch):
 
 
 def _own_ports():
-    """Where this process, which has the scheduler in it, listens."""
-    return (
-        one.laddr for one in psutil.Process().net_connections() if one.status == psutil.CONN_LISTEN
-    )
+    """Return the addresses at which this process, which contains the scheduler, listens."""
+    connections = psutil.Process().net_connections()
+    return [item.laddr for item in connections if item.status == psutil.CONN_LISTEN]
 
 
 def test_a_local_cluster_shares_cores_and_leaves_memory_to_us(connection):
@@ -61,14 +60,14 @@ def test_a_local_cluster_shares_cores_and_leaves_memory_to_us(connection):
     assert len(workers) == 2
     assert {worker["nthreads"] for worker in workers} == {max(1, len(os.sched_getaffinity(0)) // 2)}
     assert {worker["resources"]["trainer"] for worker in workers} == {1}
-    assert connection.own
+    assert connection.is_ours
     assert connection.dashboard.startswith("http://127.0.0.1:")
 
 
 def test_an_existing_client_is_used_and_left_open(client):
     with connect(ClusterConfig(), client) as connection:
         assert connection.client is client
-        assert not connection.own
+        assert not connection.is_ours
     assert client.status == "running"
 
 
@@ -85,7 +84,7 @@ def test_a_scheduler_by_address_file_and_environment(client, tmp_path, monkeypat
     ):
         with connect(config) as connection:
             assert connection.client.scheduler.address == address
-            assert not connection.own
+            assert not connection.is_ours
 
 
 def test_a_tls_scheduler_by_files(tmp_path):
@@ -175,7 +174,7 @@ def test_a_port_that_lets_everybody_in_and_says_nothing_is_not_waited_for(monkey
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         with (
-            pytest.raises(ResourceError, match="did not greet"),
+            pytest.raises(ResourceError, match="did not complete the Dask handshake"),
             connect(ClusterConfig(scheduler=f"tcp://127.0.0.1:{silent.getsockname()[1]}")),
         ):
             pass
@@ -186,7 +185,7 @@ def test_a_port_that_lets_everybody_in_and_says_nothing_is_not_waited_for(monkey
 def test_a_scheduler_file_without_an_address_is_refused(tmp_path, text):
     (tmp_path / "scheduler.json").write_text(text)
     with (
-        pytest.raises(ConfigError, match="holds no scheduler's address"),
+        pytest.raises(ConfigError, match="does not contain a scheduler's address"),
         connect(ClusterConfig(scheduler_file=str(tmp_path / "scheduler.json"))),
     ):
         pass
@@ -205,7 +204,7 @@ def test_versions_are_compared():
         == check_answer(here, OSError("it left"), "tcp://a")
         == []
     )
-    # so Dask brings it: as a plain Exception
+    # Dask reports what a worker raised as a plain Exception.
     with pytest.raises(ConfigError, match="cannot be imported on tcp://a"):
         check_answer(
             here, Exception("""ModuleNotFoundError("No module named 'streamtrain'")"""), "tcp://a"
@@ -244,35 +243,35 @@ def test_a_scheduler_without_streamtrain_is_refused_before_it_refuses_every_task
 
 
 def test_a_worker_that_comes_without_streamtrain_is_given_nothing(client, monkeypatch):
-    """It would die of its first task, and take three attempts of every learner with it."""
+    """Its first task would fail, and so would three attempts at every learner."""
     bad, notes = sorted(client.run(os.getpid))[0], []
-    genuine = client.run
+    original = client.run
 
     async def answer(function, workers, on_error):
-        found = await genuine(function, workers=workers, on_error=on_error)
+        answers = await original(function, workers=workers, on_error=on_error)
         return {
-            worker: Exception("""ImportError('no streamtrain')""") if worker == bad else about
-            for worker, about in found.items()
+            worker: Exception("""ImportError('no streamtrain')""") if worker == bad else installed
+            for worker, installed in answers.items()
         }
 
-    with DaskBackend(client, "run", None, None, tell=notes.append) as fabric:
+    with DaskBackend(client, "run", None, None, notify=notes.append) as backend:
         monkeypatch.setattr(client, "run", answer)
-        joined = fabric.wait(20)
+        joined = backend.wait(20)
         monkeypatch.undo()
     assert [event.worker for event in joined] == sorted(client.run(os.getpid))[1:]
     assert len(notes) == 1
-    assert notes[0].startswith(f"{bad} is given nothing: streamtrain cannot be imported")
+    assert notes[0].startswith(f"worker {bad} excluded: streamtrain cannot be imported")
 
 
 def test_a_scheduler_that_falls_silent_is_lost_and_not_waited_for(client, monkeypatch):
-    """Its connections stand, as they do when it is stopped."""
+    """Its connections stay open, as they do when the process is stopped."""
 
     async def never(**_):
         await asyncio.sleep(600)
 
-    monkeypatch.setattr(dask_fabric, "POLL_SECONDS", 0.1)
-    monkeypatch.setattr(dask_fabric, "SILENT_SECONDS", 0.5)
-    with DaskBackend(client, "run", None, None) as fabric:
+    monkeypatch.setattr(dask_backend, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(dask_backend, "SILENT_SECONDS", 0.5)
+    with DaskBackend(client, "run", None, None) as backend:
         monkeypatch.setattr(client.scheduler, "identity", never, raising=False)
         with pytest.raises(ResourceError, match="its scheduler has not answered for"):
-            fabric.wait(20)
+            backend.wait(20)

@@ -1,12 +1,11 @@
-"""The same on real worker processes: bit-equal records, and workers that are killed, hang, leave
-and join.
-"""
+"""Sweeps on real worker processes: bit-equal records, also when a worker is killed."""
 
 import os
 import signal
 
 import streamtrain
 from streamtrain import api
+from streamtrain.records import Evaluation
 from tests.cluster.conftest import SWEEP, config_of, convergence, records
 
 
@@ -20,10 +19,9 @@ def test_a_sweep_over_workers_has_the_records_of_one_machine(data, alone, client
     result = api.run_sweep(config, tmp_path / "a", client=client, on_note=notes.append)
     assert convergence(result.out) == alone
     passes = records(result.out, "pass")
-    assert all(
-        one["workers"] == 2 and one["rows_read"] == 3 * one["receipt"]["count"] == 24_000
-        for one in passes
-    )
+    for ended in passes:
+        assert ended["workers"] == 2
+        assert ended["rows_read"] == 3 * ended["receipt"]["count"] == 24_000
     assert "2 workers at tcp://127.0.0.1" in notes[0]
     assert (result.out / "dask-report.html").stat().st_size > 1000
     assert result.summary["cells"]
@@ -33,7 +31,7 @@ def test_a_killed_worker_costs_a_slice_and_no_number(data, alone, client, tmp_pa
     before, killed = worker_pids(client), []
 
     def kill_once(record):
-        if record["event"] == "evaluation" and record["rows"] > 1000 and not killed:
+        if isinstance(record, Evaluation) and record.rows > 1000 and not killed:
             killed.append(before[0])
             os.kill(before[0], signal.SIGKILL)
 
@@ -41,7 +39,7 @@ def test_a_killed_worker_costs_a_slice_and_no_number(data, alone, client, tmp_pa
     result = api.run_sweep(config, tmp_path / "a", client=client, on_record=kill_once)
     assert killed
     assert convergence(result.out) == alone
-    assert sum(one["lost_workers"] for one in records(result.out, "pass")) == 1
+    assert sum(ended["lost_workers"] for ended in records(result.out, "pass")) == 1
     client.wait_for_workers(2, timeout=60)
     assert before[0] not in worker_pids(client)
 

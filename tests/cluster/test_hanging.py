@@ -1,5 +1,6 @@
-"""Workers that stop without dying, connections that come back, workers that come later: on real
-processes.
+"""Workers that stop without dying, connections that come back, workers that join later.
+
+They are real processes.
 """
 
 import itertools
@@ -11,8 +12,9 @@ import pytest
 from distributed import Client
 
 from streamtrain import api
-from streamtrain.cluster import worker_group as gang
-from streamtrain.cluster.allreduce import allreduce_pass as synchronous
+from streamtrain.cluster import worker_group
+from streamtrain.cluster.allreduce import allreduce_pass
+from streamtrain.records import Evaluation, RoundEnded
 from tests.cluster.conftest import SWEEP, config_of, convergence, records
 from tests.cluster.failing import Proxy, in_a_collective, in_a_share, whole_again, worker_pids
 from tests.cluster.test_runner import (  # noqa: F401 - fixtures
@@ -27,13 +29,13 @@ from tests.cluster.test_runner import (  # noqa: F401 - fixtures
 @pytest.fixture(autouse=True)
 def short_patience(monkeypatch):
     monkeypatch.setattr("streamtrain.cluster.runner.COLLECTIVE_SECONDS", 2.0)
-    monkeypatch.setattr(gang, "SLACK_SECONDS", 1.0)
+    monkeypatch.setattr(worker_group, "SLACK_SECONDS", 1.0)
     monkeypatch.setattr("streamtrain.cluster.connect.CONNECT_SECONDS", 5.0)
 
 
 @pytest.fixture
 def our_own(connection, monkeypatch):
-    """A client= is a user's, whose cluster is left as it is; this one we may mend."""
+    """Connect as to a cluster that we started, whose workers may be restarted."""
 
     @contextmanager
     def connect(config, client):
@@ -43,12 +45,13 @@ def our_own(connection, monkeypatch):
 
 
 def stop_in(arm, client, stopped: dict):
-    """Called with records: tells the first worker to stop in its second collective or share after
-    round 3.
+    """Return a callback for records that stops a worker after round 3.
+
+    The first worker stops in its second collective or share from then on.
     """
 
     def on_record(record):
-        if record["event"] == "round" and record["round"] == 3:
+        if isinstance(record, RoundEnded) and record.round == 3:
             address, pid = sorted(worker_pids(client).items())[0]
             stopped[address] = pid
             client.run(arm, 2, signal.SIGSTOP, workers=[address])
@@ -98,7 +101,7 @@ def test_a_slice_of_a_sweep_that_hangs_is_done_by_another_worker(data, alone, cl
     stopped = []
 
     def stop_once(record):
-        if record["event"] == "evaluation" and record["rows"] > 1000 and not stopped:
+        if isinstance(record, Evaluation) and record.rows > 1000 and not stopped:
             stopped.append(sorted(worker_pids(client).values())[0])
             os.kill(stopped[0], signal.SIGSTOP)
 
@@ -123,7 +126,7 @@ def test_a_connection_that_comes_back_costs_no_number(data, client, unbroken, tm
     proxy = Proxy(client.scheduler.address)
 
     def cut(record):
-        if record["event"] == "round" and record["round"] in (3, 6):
+        if isinstance(record, RoundEnded) and record.round in (3, 6):
             proxy.cut(for_good=False)
 
     with Client(proxy.address, set_as_default=False) as through:
@@ -134,18 +137,18 @@ def test_a_connection_that_comes_back_costs_no_number(data, client, unbroken, tm
 
 
 class Seen(Exception):
-    """What was waited for has come."""
+    """A round of three workers has ended."""
 
 
 @pytest.mark.slow
 def test_a_worker_that_comes_later_joins_at_a_commit(data, client, tmp_path, monkeypatch):
-    monkeypatch.setattr(synchronous, "COMMIT_SECONDS", 0.2)
+    monkeypatch.setattr(allreduce_pass, "COMMIT_SECONDS", 0.2)
 
     def look(record):
-        if record["event"] == "round":
-            if record["round"] == 2:
+        if isinstance(record, RoundEnded):
+            if record.round == 2:
                 client.cluster.scale(3)
-            if record["workers"] == 3:
+            if record.workers == 3:
                 raise Seen
 
     try:

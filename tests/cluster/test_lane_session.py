@@ -1,5 +1,6 @@
-"""A synchronous run of 1, 2 and 4 workers: the same bits, the receipts of one machine, and what
-happens when a peer is gone.
+"""A synchronous run of 1, 2 and 4 workers: the same bits, and the receipts of one machine.
+
+Also what happens when a peer is gone.
 """
 
 import threading
@@ -8,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from streamtrain.cluster.allreduce.collective import Collective, PeerLost, Store
+from streamtrain.cluster.allreduce.collective import Collective, PeerLostError, Store
 from streamtrain.cluster.allreduce.lane_session import LaneSession
-from streamtrain.cluster.allreduce.lane_work import Group, LaneWork
-from streamtrain.cluster.run_spec import build, draw
+from streamtrain.cluster.allreduce.lane_work import LaneTask, RankInfo
+from streamtrain.cluster.run_spec import RunSpec, open_run
+from streamtrain.records import Evaluation
 from streamtrain.run.prepare import prepare
 from streamtrain.types import Receipt
 from tests.cluster.conftest import config_of
@@ -27,7 +29,7 @@ def prepared(data):
     )
 
 
-def work_of(
+def task_of(
     prepared,
     *,
     rank,
@@ -41,7 +43,7 @@ def work_of(
     steps=10**6,
     timeout_seconds=20.0,
 ):
-    group = Group(
+    group = RankInfo(
         run="a",
         rank=rank,
         size=size,
@@ -49,7 +51,7 @@ def work_of(
         address=(HOST, port),
         timeout_seconds=timeout_seconds,
     )
-    return LaneWork(
+    return LaneTask(
         batch_size=512,
         lrs=(0.01,),
         trial=0,
@@ -64,17 +66,17 @@ def work_of(
 
 
 def together(prepared, size, lanes, **more):
-    """What each of `size` workers, as threads of this process, sends back of one task."""
-    own = [build(draw(prepared), threads=1, memory_limit=None) for _ in range(size)]
+    """Return each worker's result of one task; `size` workers are threads of this process."""
+    opened = [open_run(RunSpec.of(prepared), threads=1, memory_limit=None) for _ in range(size)]
     store = Store(HOST, 20.0) if size > 1 else None
 
-    def one(rank):
-        work = work_of(
+    def worker(rank):
+        task = task_of(
             prepared, rank=rank, size=size, lanes=lanes, port=store.port if store else 0, **more
         )
 
-        def join(work):
-            group = work.group
+        def join(task):
+            group = task.group
             return Collective(
                 group.address,
                 rank=rank,
@@ -85,20 +87,21 @@ def together(prepared, size, lanes, **more):
                 store=store if rank == 0 else None,
             )
 
-        session = LaneSession(own[rank], work, join)
+        session = LaneSession(opened[rank], task, join)
         try:
-            return session.train(work)
+            return session.train(task)
         finally:
             session.close()
 
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(one, range(size)))
+        return list(pool.map(worker, range(size)))
 
 
-def plain(told):
+def without_times(records):
+    documents = [record.to_json() for record in records]
     return [
-        {key: value for key, value in record.items() if not key.endswith("seconds")}
-        for record in told
+        {key: value for key, value in document.items() if not key.endswith("seconds")}
+        for document in documents
     ]
 
 
@@ -106,32 +109,31 @@ def plain(told):
 def test_losses_and_weights_are_the_same_bits_for_any_number_of_workers(prepared, lanes):
     alone = together(prepared, 1, lanes)[0]
     expected, learner = on_one_machine(prepared)
-    assert [one["rows"] for one in alone.told] == [
-        one["rows"] for one in expected if one["event"] == "evaluation"
+    assert [record.rows for record in alone.records] == [
+        record.rows for record in expected if isinstance(record, Evaluation)
     ]
-    assert alone.told[-1]["steps"] == learner.engine.steps
+    assert alone.records[-1].steps == learner.engine.steps
     for size in (2, 4):
-        done = together(prepared, size, lanes)
-        assert plain(done[0].told) == plain(alone.told)
-        assert (done[0].state[1]["engine/parameters"] == alone.state[1]["engine/parameters"]).all()
-        receipt = sum((one.receipt for one in done), Receipt())
-        assert receipt == alone.receipt
-        assert all(one.told == [] and one.state is None for one in done[1:])
-    assert alone.told[-1]["holdout_loss"] < 0.7 * alone.told[0]["holdout_loss"]
+        first, *others = together(prepared, size, lanes)
+        assert without_times(first.records) == without_times(alone.records)
+        assert (first.state[1]["engine/parameters"] == alone.state[1]["engine/parameters"]).all()
+        assert sum((other.receipt for other in others), first.receipt) == alone.receipt
+        assert all(other.records == [] and other.state is None for other in others)
+    assert alone.records[-1].holdout_loss < 0.7 * alone.records[0].holdout_loss
 
 
 def test_so_it_is_with_the_torch_engine(data):
-    """Which is the one that GPUs train with."""
+    """This is the engine that trains on GPUs."""
     prepared = prepare(
         config_of(data, {**TRAIN, "epochs": 0.5, "batch_size": 512, "engine": "torch"}),
         learners=1,
         rates=1,
     )
     alone, pair = together(prepared, 1, 8)[0], together(prepared, 2, 8)
-    assert plain(pair[0].told) == plain(alone.told)
+    assert without_times(pair[0].records) == without_times(alone.records)
     assert alone.backend == "none"
     assert pair[0].backend == "gloo"
-    assert alone.told[-1]["holdout_loss"] < 0.9 * alone.told[0]["holdout_loss"]
+    assert alone.records[-1].holdout_loss < 0.9 * alone.records[0].holdout_loss
 
 
 def test_large_models_agree_to_summation_order(prepared, monkeypatch):
@@ -147,34 +149,32 @@ def test_large_models_agree_to_summation_order(prepared, monkeypatch):
 
 
 def test_one_lane_is_the_run_of_one_machine(prepared):
-    """Then minibatches are the same rows; only where a sum is cut may differ."""
+    """Minibatches are then the same rows; only the order of summation may differ."""
     alone = together(prepared, 1, 1)[0]
     expected, learner = on_one_machine(prepared)
-    losses = [one["holdout_loss"] for one in expected if one["event"] == "evaluation"]
-    assert [one["holdout_loss"] for one in alone.told] == pytest.approx(losses, rel=1e-4)
-    assert alone.told[-1]["rows"] == learner.rows
-    # the block that the run ends in counts as a whole, as in a pass
-    assert alone.receipt.to_json() == expected[-1]["receipt"]
+    losses = [record.holdout_loss for record in expected if isinstance(record, Evaluation)]
+    assert [record.holdout_loss for record in alone.records] == pytest.approx(losses, rel=1e-4)
+    assert alone.records[-1].rows == learner.rows
+    # The block in which the run ends counts as a whole, as in a pass.
+    assert alone.receipt == expected[-1].receipt
 
 
 @pytest.mark.parametrize("cut", [1, 7, 20, 25])
 def test_a_group_of_others_goes_on_from_what_was_committed(prepared, cut):
-    """One worker, then three: as after a death, when survivors form another group at the last
-    commit.
-    """
+    """One worker, then three: as after a death, when survivors continue from a commit."""
     whole = together(prepared, 1, 8)[0]
     first = together(prepared, 1, 8, steps=cut)[0]
     rest = together(
         prepared, 3, 8, epoch=first.epoch, done=first.done, state=first.state, generation=1
     )
-    told = [
-        {**one, "train_loss": pytest.approx(one["train_loss"], rel=1e-12)}
-        for one in plain(first.told + rest[0].told)[1:]
+    # A float64 sum of losses was cut in two; nothing that trains was.
+    expected = [
+        {**document, "train_loss": pytest.approx(document["train_loss"], rel=1e-12)}
+        for document in without_times(first.records + rest[0].records)[1:]
     ]
-    # a sum of losses in float64 was cut in two; nothing that trains was
-    assert plain(whole.told)[1:] == told
+    assert without_times(whole.records)[1:] == expected
     assert (rest[0].state[1]["engine/parameters"] == whole.state[1]["engine/parameters"]).all()
-    assert first.receipt + sum((one.receipt for one in rest), Receipt()) == whole.receipt
+    assert sum((result.receipt for result in rest), first.receipt) == whole.receipt
 
 
 def test_an_epoch_is_every_row_once(data):
@@ -183,12 +183,12 @@ def test_an_epoch_is_every_row_once(data):
     )
     done = together(prepared, 2, 8)
     expected, _ = on_one_machine(prepared)
-    assert sum((one.receipt for one in done), Receipt()).to_json() == expected[-1]["receipt"]
+    assert sum((result.receipt for result in done), Receipt()) == expected[-1].receipt
 
 
 def test_a_peer_that_never_comes_and_one_that_leaves(prepared):
     store = Store(HOST, 1.0)
-    with pytest.raises(PeerLost):
+    with pytest.raises(PeerLostError):
         Collective(
             (HOST, store.port),
             rank=0,
@@ -220,5 +220,5 @@ def test_a_peer_that_never_comes_and_one_that_leaves(prepared):
         )
         ready.wait()
         leaving.result()
-        with pytest.raises(PeerLost):
+        with pytest.raises(PeerLostError):
             collective.sum(np.ones(3))

@@ -1,6 +1,7 @@
-"""Laws of lanes: every row once, equal shares while they last, and nothing that depends on the
-number of workers.
-"""
+"""Properties of lanes: every row once, equal parts while they last, any number of workers."""
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,13 +56,13 @@ def _spans(sizes, window_rows):
         Shard(
             url="x",
             format="parquet",
-            num_rows=sum(one),
+            num_rows=sum(groups),
             num_bytes=0,
-            boundaries=np.cumsum([0, *one]),
+            boundaries=np.cumsum([0, *groups]),
             columns=(),
             source="",
         )
-        for one in sizes
+        for groups in sizes
     ]
     return cut_spans(shards, span_rows=50, window_rows=window_rows)
 
@@ -81,11 +82,12 @@ def test_lanes_hold_every_span_once_and_chains_in_order(sizes, window_rows, lane
     dealt = deal_lanes(spans, key, lanes)
     assert sorted(np.concatenate(dealt).tolist()) == list(range(len(spans)))
     for sequence in dealt:
-        place = {span: at for at, span in enumerate(sequence.tolist())}
+        position = {span: index for index, span in enumerate(sequence.tolist())}
         for unit in range(spans.num_units):
-            members = [place[span] for span in range(*spans.unit_range(unit)) if span in place]
+            unit_spans = range(*spans.unit_range(unit))
+            members = [position[span] for span in unit_spans if span in position]
             assert members == sorted(members)
-            assert len(members) in (0, len(range(*spans.unit_range(unit))))  # a chain is one lane's
+            assert len(members) in (0, len(unit_spans))  # a chain is in one lane
     assert deal_lanes(spans, key, 1)[0].tolist() == read_sequence(spans, key).tolist()
 
 
@@ -113,3 +115,15 @@ def test_a_lane_draws_its_spans_from_the_whole_data_set(lanes):
     spans = _spans([[50] * 400], 400)
     for sequence in deal_lanes(spans, 11, lanes):
         assert abs(sequence.mean() - 199.5) < 5 * 400 / np.sqrt(12 * len(sequence))
+
+
+def test_other_folders_import_only_the_entry_of_allreduce():
+    package = Path(__file__).parents[2] / "streamtrain"
+    allreduce = package / "cluster/allreduce"
+    imported = {
+        module
+        for path in package.rglob("*.py")
+        if allreduce not in path.parents
+        for module in re.findall(r"streamtrain\.cluster\.allreduce\.(\w+)", path.read_text())
+    }
+    assert imported == {"allreduce_pass"}

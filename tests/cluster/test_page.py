@@ -1,4 +1,4 @@
-"""The commands of docs/cluster.md, as they stand there."""
+"""The commands of docs/cluster.md, run as they are written there."""
 
 import json
 import shlex
@@ -13,9 +13,9 @@ def test_its_commands_run(tmp_path, monkeypatch, capsys):
     for language, code in blocks(DOCS / "cluster.md"):
         for line in code.splitlines() if language == "sh" else ():
             assert run(shlex.split(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
-    said = capsys.readouterr().err
-    assert "cluster: 2 workers at tcp://127.0.0.1" in said
-    assert "all-reduce: " in said or "rounds of local SGD: " in said
+    printed = capsys.readouterr().err
+    assert "cluster: 2 workers at tcp://127.0.0.1" in printed
+    assert "all-reduce: " in printed or "rounds of local SGD: " in printed
     workers = json.loads((tmp_path / "runs/w2/summary.json").read_text())["workers"]
     assert workers["most_workers"] == 2
     assert workers["by_workers"][0]["rows"] == workers["by_workers"][-1]["end_rows"]

@@ -1,16 +1,14 @@
-"""How large a task's payload is said to be: beyond a limit it travels by itself, beside the
-task.
-"""
+"""The size of a task's payload: beyond a limit it is sent separately from the task."""
 
 import numpy as np
 import pytest
 
 from streamtrain import api
-from streamtrain.cluster import dask_backend as dask_fabric
-from streamtrain.cluster.allreduce.lane_work import Group, LaneWork
-from streamtrain.cluster.local_sgd.round_worker import ShareWork, train_share
+from streamtrain.cluster import dask_backend
+from streamtrain.cluster.allreduce.lane_work import LaneTask, RankInfo
+from streamtrain.cluster.local_sgd.round_worker import ShareTask, train_share
 from streamtrain.cluster.local_sgd.rounds import Share
-from streamtrain.cluster.sweep_slices import Unit
+from streamtrain.cluster.sweep_slices import SweepItem
 from tests.cluster.conftest import config_of, records
 
 ARRAYS = {
@@ -18,21 +16,21 @@ ARRAYS = {
     "moments": np.zeros((2, 2, 1000), dtype=np.float32),
 }
 SHARE = Share(number=0, windows=(), rows=0, ends_epoch=False)
-GROUP = Group(run="r", generation=0, rank=0, size=1, address=("", 0), timeout_seconds=1.0)
+GROUP = RankInfo(run="r", generation=0, rank=0, size=1, address=("", 0), timeout_seconds=1.0)
 PAYLOADS = {
     "sweep": (
-        Unit(number=0, batch_size=8, lrs=(0.1,), trial=0),
+        SweepItem(number=0, batch_size=8, lrs=(0.1,), trial=0),
         "tuning",
         ({"rows": 3}, ARRAYS),
         20.0,
     ),
     "rounds": (
         train_share,
-        ShareWork(share=SHARE, batch_size=8, lrs=(0.1,), trial=0, shares=1, state=ARRAYS),
+        ShareTask(share=SHARE, batch_size=8, lrs=(0.1,), trial=0, shares=1, state=ARRAYS),
     ),
     "allreduce": (
         print,
-        LaneWork(
+        LaneTask(
             batch_size=8,
             lrs=(0.1,),
             trial=0,
@@ -47,7 +45,7 @@ PAYLOADS = {
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_the_arrays_of_every_kind_of_work_are_counted(payload):
-    assert dask_fabric._nbytes(payload) == 2 * 4000 + 4 * 4000
+    assert dask_backend._nbytes(payload) == 2 * 4000 + 4 * 4000
 
 
 @pytest.mark.slow
@@ -64,11 +62,11 @@ def test_large_payloads_change_nothing(data, client, tmp_path, monkeypatch, sync
     }
     losses = []
     for limit in (2**23, 1):
-        monkeypatch.setattr(dask_fabric, "LARGE_BYTES", limit)
+        monkeypatch.setattr(dask_backend, "LARGE_BYTES", limit)
         out = tmp_path / str(limit)
         api.run_train(
             config_of(data, flags, cluster__shares=2, cluster__round_rows=1024), out, client=client
         )
-        losses.append([one["holdout_loss"] for one in records(out, "evaluation")])
+        losses.append([evaluation["holdout_loss"] for evaluation in records(out, "evaluation")])
     assert losses[0] == losses[1]
     assert len(losses[0]) > 2

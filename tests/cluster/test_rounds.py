@@ -1,5 +1,6 @@
-"""Laws of rounds: every row of every epoch exactly once, for any number of shares, windows a round,
-and end of the run.
+"""Properties of rounds: every row of every epoch exactly once.
+
+They hold for any number of shares, any windows per round, and any end of the run.
 """
 
 import numpy as np
@@ -39,10 +40,10 @@ setups = st.tuples(
 @settings(max_examples=60)
 def test_each_window_of_an_epoch_is_dealt_once_and_in_turn(setup, shares, windows, epochs):
     plan_of = plans(*setup)
-    rounds, seen = (
-        Rounds(plan_of, shares=shares, windows_a_share=windows, last_row=None, last_epoch=epochs),
-        [],
+    rounds = Rounds(
+        plan_of, shares=shares, windows_per_share=windows, last_row=None, last_epoch=epochs
     )
+    seen = []
     while not rounds.done:
         dealt = rounds.deal()
         assert [share.number for share in dealt] == list(range(shares))
@@ -71,31 +72,25 @@ def test_a_run_ends_at_its_last_row_and_an_interrupted_one_goes_on(setup, shares
                 for share in dealt
             ]
             through = sum(plan_of(epoch).num_rows for epoch in range(rounds.epoch + 1))
-            # A short minibatch is stepped with where the epoch ends, and not where only the run
-            # does.
+            # A short minibatch makes a step where the epoch ends, but not where only the run ends.
             assert {share.ends_epoch for share in dealt} == {
                 rounds.rows + sum(share.rows for share in dealt) == through
             }
             rounds.commit(sum(share.rows for share in dealt))
         assert rounds.rows == last_row
 
-    whole = list(
-        rows_of(
-            Rounds(
-                plan_of, shares=shares, windows_a_share=windows, last_row=last_row, last_epoch=None
-            )
+    def new_rounds():
+        return Rounds(
+            plan_of, shares=shares, windows_per_share=windows, last_row=last_row, last_epoch=None
         )
-    )
-    first = Rounds(
-        plan_of, shares=shares, windows_a_share=windows, last_row=last_row, last_epoch=None
-    )
+
+    whole = list(rows_of(new_rounds()))
+    first = new_rounds()
     dealt = first.deal()
     first.commit(sum(share.rows for share in dealt))
-    again = Rounds(
-        plan_of, shares=shares, windows_a_share=windows, last_row=last_row, last_epoch=None
-    )
-    again.go_on(number=first.number, epoch=first.epoch, window=first.window, rows=first.rows)
-    assert list(rows_of(again)) == whole[1:]
+    resumed = new_rounds()
+    resumed.resume(number=first.number, epoch=first.epoch, window=first.window, rows=first.rows)
+    assert list(rows_of(resumed)) == whole[1:]
 
 
 @given(batch_size=st.integers(1, 10**6), workers=st.integers(1, 64))

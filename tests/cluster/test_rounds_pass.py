@@ -1,5 +1,6 @@
-"""Training in rounds: what it equals, that deaths change nothing, and that it goes on; on simulated
-workers that really train.
+"""Training in rounds, on simulated workers that really train.
+
+It equals one machine where it should, deaths change nothing, and it resumes.
 """
 
 import numpy as np
@@ -10,9 +11,10 @@ from streamtrain.bench.simulated_backend import SimulatedBackend, WorkerModel
 from streamtrain.cluster.cluster_pass import pass_name
 from streamtrain.cluster.local_sgd.round_worker import average
 from streamtrain.cluster.local_sgd.rounds_pass import RoundsPass
-from streamtrain.cluster.run_spec import build, draw
+from streamtrain.cluster.run_spec import RunSpec, open_run
 from streamtrain.cluster.scheduling import Leases
 from streamtrain.cluster.worker_pool import WorkerPool
+from streamtrain.records import Evaluation, ReplicaEnded, RoundEnded, SyncChosen
 from streamtrain.run.passes import run_pass
 from streamtrain.run.prepare import prepare
 from tests.cluster.conftest import config_of
@@ -30,55 +32,59 @@ def prepared_of(data, batch_size=64, first_row=1024, **flags):
     )
 
 
+def new_learner(prepared, **options):
+    train = prepared.config.train
+    return prepared.learner(train.batch_size, (train.rate,), 0, **options)
+
+
 def in_rounds(
-    prepared, *, shares, windows=1, habits=STEADY, workers=3, seed=0, saving=None, **learner
+    prepared, *, shares, windows=1, model=STEADY, workers=3, seed=0, saving=None, **options
 ):
-    """(records, learner, leases)."""
-    own = build(draw(prepared), threads=1, memory_limit=None)
-    told = []
-    trained = prepared.learner(
-        prepared.config.train.batch_size, (prepared.config.train.rate,), 0, **learner
-    )
-    begun = saving.take(pass_name(trained, "tuning")) if saving is not None else None
-    work = RoundsPass(
+    """Train in rounds; return (records, learner, leases)."""
+    opened = open_run(RunSpec.of(prepared), threads=1, memory_limit=None)
+    records, learner = [], new_learner(prepared, **options)
+    resume_state = saving.take(pass_name(learner, "tuning")) if saving is not None else None
+    rounds_pass = RoundsPass(
         prepared,
-        trained,
-        told.append,
+        learner,
+        records.append,
         saving=saving,
         shares=shares,
-        windows_a_share=windows,
-        chosen={"sync": "rounds"},
-        begun=begun,
+        windows_per_share=windows,
+        chosen=SyncChosen(sync="rounds", reason="a test", workers_at_start=workers, shares=shares),
+        resume_state=resume_state,
     )
     leases = Leases(timeout_seconds=20.0, max_attempts=10**9)
-    fabric = SimulatedBackend(
-        workers, habits, lambda payload: (1.0, payload[0](own, payload[1])), seed=seed
+    backend = SimulatedBackend(
+        workers, model, lambda payload: (1.0, payload[0](opened, payload[1])), seed=seed
     )
-    if work.record is None:
-        work.run(WorkerPool(fabric, no_workers_seconds=1e9), leases)
-    return told, trained, leases
+    if rounds_pass.record is None:
+        rounds_pass.run(WorkerPool(backend, no_workers_seconds=1e9), leases)
+    return records, learner, leases
 
 
-def on_one_machine(prepared, **learner):
-    told = []
-    trained = prepared.learner(
-        prepared.config.train.batch_size, (prepared.config.train.rate,), 0, **learner
-    )
-    run_pass(prepared, [trained], 0, told.append)
-    return told, trained
+def on_one_machine(prepared):
+    """Train on this machine; return (records, learner)."""
+    records, learner = [], new_learner(prepared)
+    run_pass(prepared, [learner], 0, records.append)
+    return records, learner
+
+
+def evaluations(records):
+    return [record for record in records if isinstance(record, Evaluation)]
 
 
 def test_one_share_is_training_on_one_machine_bit_for_bit(data):
-    # an evaluation within a minibatch cuts its sum
+    # No evaluation falls within a minibatch: it would cut the minibatch's sum in two.
     prepared = prepared_of(data, batch_size=100, epochs=1.7, first_row=10**9)
-    told, trained, _ = in_rounds(prepared, shares=1, windows=2)
+    records, trained, _ = in_rounds(prepared, shares=1, windows=2)
     expected, alone = on_one_machine(prepared)
     assert (trained.engine.parameters() == alone.engine.parameters()).all()
     assert trained.rows == alone.rows
     assert trained.engine.steps == alone.engine.steps
-    assert told[-1]["receipt"] == expected[-1]["receipt"]
-    assert [one for one in told if one["event"] == "outcome"] == [
-        one for one in expected if one["event"] == "outcome"
+    assert records[-1].receipt == expected[-1].receipt
+    assert [record for record in records if isinstance(record, ReplicaEnded)] == [
+        record for record in expected if isinstance(record, ReplicaEnded)
     ]
 
 
@@ -88,9 +94,7 @@ def test_one_share_is_training_on_one_machine_bit_for_bit(data):
     ids=["relu", "tanh"],
 )
 def test_a_round_of_one_sgd_step_is_the_synchronous_step(tmp_path, flags):
-    """Averages of parameters and momenta after one step from the same place are those of the mean
-    gradient.
-    """
+    """The averages of parameters and momenta after one step are those of the mean gradient."""
     generate(tmp_path / "data", kind="friedman2", rows=1024, span_rows=16)
     prepared = prepared_of(
         tmp_path / "data", batch_size=64, holdout=0, window_rows=16, span_rows=16, **flags
@@ -106,7 +110,7 @@ def test_a_round_of_one_sgd_step_is_the_synchronous_step(tmp_path, flags):
 @pytest.mark.parametrize("on_null", ["error", "drop"])
 def test_deaths_hangs_and_errors_change_no_number_and_every_row_comes_once(data, on_null):
     prepared = prepared_of(data, epochs=2, on_null=on_null)
-    habits = WorkerModel(
+    model = WorkerModel(
         rows_per_second=1.0,
         failure_seconds=8.0,
         return_seconds=2.0,
@@ -114,24 +118,24 @@ def test_deaths_hangs_and_errors_change_no_number_and_every_row_comes_once(data,
         hang_seconds=60.0,
         error_share=0.05,
     )
-    told, trained, leases = in_rounds(prepared, shares=4, habits=habits, seed=3)
+    records, trained, leases = in_rounds(prepared, shares=4, model=model, seed=3)
     steady, expected, _ = in_rounds(prepared, shares=4, workers=1)
     assert leases.failures > 3
-    assert told[-1]["lost_workers"] > 3
+    assert records[-1].lost_workers > 3
     assert (trained.engine.parameters() == expected.engine.parameters()).all()
     alone, _ = on_one_machine(prepared)
-    assert told[-1]["receipt"] == steady[-1]["receipt"] == alone[-1]["receipt"]
-    assert told[-1]["receipt"]["count"] == 2 * 8000 == trained.rows
-    losses = [one["holdout_loss"] for one in told if one["event"] == "evaluation"]
-    assert losses == [one["holdout_loss"] for one in steady if one["event"] == "evaluation"]
+    assert records[-1].receipt == steady[-1].receipt == alone[-1].receipt
+    assert records[-1].receipt.count == 2 * 8000 == trained.rows
+    losses = [evaluation.holdout_loss for evaluation in evaluations(records)]
+    assert losses == [evaluation.holdout_loss for evaluation in evaluations(steady)]
     assert losses[-1] < 0.5 * losses[0]
 
 
 def test_a_run_ends_at_its_last_row_in_the_middle_of_a_window(data):
     prepared = prepared_of(data, max_rows=9_900)
-    told, trained, _ = in_rounds(prepared, shares=2, windows=3)
+    records, trained, _ = in_rounds(prepared, shares=2, windows=3)
     assert trained.rows == 9_900
-    assert [one["rows"] for one in told if one["event"] == "evaluation"][-1] == 9_900
+    assert evaluations(records)[-1].rows == 9_900
 
 
 @pytest.mark.parametrize("edges", [2, 7, 40])
@@ -141,25 +145,25 @@ def test_an_interrupted_driver_goes_on_from_its_last_round(data, edges):
     first = Checkpoints(edges=edges)
     with pytest.raises(Interrupted):
         in_rounds(prepared, shares=4, saving=first, keeps_best=True)
-    again = Checkpoints(first.saved)
-    rest, trained, _ = in_rounds(prepared, shares=4, saving=again, keeps_best=True)
+    resumed = Checkpoints(first.saved)
+    rest, trained, _ = in_rounds(prepared, shares=4, saving=resumed, keeps_best=True)
     assert (trained.engine.parameters() == expected.engine.parameters()).all()
     assert (trained.best_parameters == expected.best_parameters).all()
-    assert rest[-1]["receipt"] == whole[-1]["receipt"]
-    assert rest[-1]["rounds"] == whole[-1]["rounds"]
+    assert rest[-1].receipt == whole[-1].receipt
+    assert rest[-1].rounds == whole[-1].rounds
     nothing, trained, _ = in_rounds(
-        prepared, shares=4, saving=Checkpoints(again.saved), keeps_best=True
+        prepared, shares=4, saving=Checkpoints(resumed.saved), keeps_best=True
     )
     assert nothing == []
     assert (trained.engine.parameters() == expected.engine.parameters()).all()
 
 
 def test_the_length_of_rounds_is_measured_once_and_recorded(data):
-    told, _, _ = in_rounds(prepared_of(data, epochs=4), shares=2, windows=None)
-    windows = [one["windows"] for one in told if one["event"] == "round"]
+    records, _, _ = in_rounds(prepared_of(data, epochs=4), shares=2, windows=None)
+    windows = [record.windows for record in records if isinstance(record, RoundEnded)]
     assert windows[:2] == [2, 2]
-    assert told[-1]["windows_a_share"] > 1  # seconds' worth: more than an epoch of this data
-    assert told[-1]["receipt"]["count"] == 4 * 8000
+    assert records[-1].windows_a_share > 1  # some seconds' worth: more than an epoch of this data
+    assert records[-1].receipt.count == 4 * 8000
 
 
 def test_the_average_weighs_rows_and_skips_shares_without_a_step():

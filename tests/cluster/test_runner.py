@@ -1,5 +1,6 @@
-"""`train` on real worker processes: the numbers do not depend on them, and no failure costs a row,
-a number, or more than a round.
+"""`train` on real worker processes: the numbers do not depend on them.
+
+No failure costs a row, a number, or more than a round.
 """
 
 import os
@@ -13,14 +14,15 @@ import pytest
 from distributed import Client
 
 from streamtrain import api
-from streamtrain.cluster.allreduce import allreduce_pass as synchronous
+from streamtrain.cluster.allreduce import allreduce_pass
 from streamtrain.errors import ConfigError, ResourceError
+from streamtrain.records import RoundEnded
 from streamtrain.run.prepare import prepare
 from tests.cluster.conftest import config_of, records
 from tests.cluster.failing import Proxy, in_a_collective, in_a_share, whole_again, worker_pids
 from tests.cluster.test_lane_session import together
 
-#: Sixteen epochs of 8,000 rows, in minibatches of 512; rounds of a window a share.
+#: Sixteen epochs of 8,000 rows, in minibatches of 512; rounds of one window per share.
 TRAIN = {
     "batch_size": 512,
     "epochs": 16,
@@ -39,25 +41,29 @@ def config(data, sync, **flags):
 
 
 def learned(out) -> list[dict]:
-    """What is equal for all workers: evaluations and outcomes, less times and the training losses,
-    whose float64 sums are cut elsewhere.
+    """Return what is equal for any workers: evaluations and outcomes.
+
+    Times are left out, and training losses, whose float64 sums are cut at other rows.
     """
-    kept = records(out, "evaluation", "outcome")
+    return comparable(records(out, "evaluation", "outcome"))
+
+
+def comparable(documents: list[dict]) -> list[dict]:
     return [
-        {key: value for key, value in one.items() if key not in ("seconds", "train_loss")}
-        for one in kept
+        {key: value for key, value in document.items() if key not in ("seconds", "train_loss")}
+        for document in documents
     ]
 
 
 def the_pass(out) -> dict:
-    (one,) = records(out, "pass")
-    return one
+    (ended,) = records(out, "pass")
+    return ended
 
 
 @pytest.fixture(autouse=True)
 def short_commits(monkeypatch):
-    monkeypatch.setattr(synchronous, "COMMIT_SECONDS", 0.02)
-    monkeypatch.setattr(synchronous, "FIRST_STEPS", 4)
+    monkeypatch.setattr(allreduce_pass, "COMMIT_SECONDS", 0.02)
+    monkeypatch.setattr(allreduce_pass, "FIRST_STEPS", 4)
 
 
 @dataclass
@@ -70,15 +76,13 @@ class Unbroken:
 
 @pytest.fixture(scope="session")
 def unbroken(data, client, tmp_path_factory):
-    """The runs that nothing happened to; with the addresses at which their processes listened in
-    the middle.
-    """
-    found = {}
+    """Runs without a failure, and the addresses at which their processes listened halfway."""
+    runs = {}
     for sync in ("rounds", "allreduce"):
         notes, listening = [], set()
 
         def look(record, listening=listening):
-            if record["event"] == "round" and record["round"] == 3:
+            if isinstance(record, RoundEnded) and record.round == 3:
                 listening |= addresses_listened_at(client)
 
         out = api.run_train(
@@ -88,17 +92,17 @@ def unbroken(data, client, tmp_path_factory):
             on_record=look,
             on_note=notes.append,
         ).out
-        found[sync] = Unbroken(the_pass(out)["receipt"], learned(out), notes, listening)
-    return found
+        runs[sync] = Unbroken(the_pass(out)["receipt"], learned(out), notes, listening)
+    return runs
 
 
 def addresses_listened_at(client) -> set[str]:
     pids = [os.getpid(), *worker_pids(client).values(), *client.run(os.getppid).values()]
     return {
-        one.laddr.ip
+        connection.laddr.ip
         for pid in set(pids)
-        for one in psutil.Process(pid).net_connections()
-        if one.status == psutil.CONN_LISTEN
+        for connection in psutil.Process(pid).net_connections()
+        if connection.status == psutil.CONN_LISTEN
     }
 
 
@@ -108,22 +112,23 @@ def test_every_row_once_an_epoch_and_the_rows_of_one_machine(data, unbroken, tmp
     assert alone["receipt"]["count"] == 16 * 8000
     for sync in ("rounds", "allreduce"):
         losses = [
-            one["holdout_loss"] for one in unbroken[sync].learned if one["event"] == "evaluation"
+            record["holdout_loss"]
+            for record in unbroken[sync].learned
+            if record["event"] == "evaluation"
         ]
         assert losses[-1] < 0.2 * losses[0]
         assert "2 workers at tcp://127.0.0.1" in unbroken[sync].notes[0]
-        assert unbroken[sync].notes[1].endswith("as asked for")
+        assert unbroken[sync].notes[1].endswith("requested with --sync")
         assert unbroken[sync].listening == {"127.0.0.1"}
 
 
 def test_two_processes_have_the_losses_of_one(data, unbroken):
-    """test_lane_session.py has them for 1, 2 and 4 workers that are threads."""
+    """test_lane_session.py compares 1, 2 and 4 workers that are threads."""
     alone = together(prepare(config(data, "allreduce"), learners=1, rates=1), 1, 8)[0]
-    evaluations = [one for one in unbroken["allreduce"].learned if one["event"] == "evaluation"]
-    assert evaluations == [
-        {key: value for key, value in one.items() if key not in ("seconds", "train_loss")}
-        for one in alone.told
+    evaluations = [
+        record for record in unbroken["allreduce"].learned if record["event"] == "evaluation"
     ]
+    assert evaluations == comparable([record.to_json() for record in alone.records])
 
 
 @pytest.mark.slow
@@ -132,7 +137,7 @@ def test_so_have_one_and_four(data, unbroken, tmp_path, workers):
     out = api.run_train(
         config(data, "allreduce", min_workers=workers, workers=workers), tmp_path / "a"
     ).out
-    assert {one["workers"] for one in records(out, "round")} == {workers}
+    assert {ended["workers"] for ended in records(out, "round")} == {workers}
     assert learned(out) == unbroken["allreduce"].learned
     assert the_pass(out)["receipt"] == unbroken["allreduce"].receipt
 
@@ -148,7 +153,7 @@ def test_a_worker_killed_at_work_costs_a_round_and_no_number(
     armed, notes = [], []
 
     def kill_in_the_next(record):
-        if record["event"] == "round" and record["round"] == 3:
+        if isinstance(record, RoundEnded) and record.round == 3:
             armed.append(sorted(worker_pids(client))[0])
             client.run(arm, 2, signal.SIGKILL, workers=armed)
 
@@ -174,14 +179,15 @@ DRIVER = """
 import os, signal, sys
 from distributed import Client
 from streamtrain import api
-from streamtrain.cluster.allreduce import allreduce_pass as synchronous
+from streamtrain.cluster.allreduce import allreduce_pass
 from streamtrain.config import make_config
+from streamtrain.records import RoundEnded
 import json
-synchronous.COMMIT_SECONDS, synchronous.FIRST_STEPS = 0.02, 4
+allreduce_pass.COMMIT_SECONDS, allreduce_pass.FIRST_STEPS = 0.02, 4
 config = make_config(json.loads(sys.argv[1]))
 out, address, rounds = sys.argv[2], sys.argv[3], int(sys.argv[4])
 def kill(record):
-    if record["event"] == "round" and record["round"] == rounds:
+    if isinstance(record, RoundEnded) and record.round == rounds:
         os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
     from pathlib import Path
@@ -199,19 +205,17 @@ def test_a_killed_driver_goes_on_from_its_last_commit(data, client, unbroken, tm
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     rows = records(tmp_path / "a", "round")[-1]["rows"]
-    first = []
     result = api.run_train(
         given,
         tmp_path / "a",
         resume=True,
         client=client,
-        on_record=lambda one: first.append(one["rows"]) if one["event"] == "round" else None,
     )
     assert learned(result.out) == unbroken[sync].learned
     assert the_pass(result.out)["receipt"] == unbroken[sync].receipt
-    told = [one["rows"] for one in records(result.out, "round")]
-    # at most one round was done again
-    assert (told == sorted(set(told)) and rows in told) or sync == "allreduce"
+    committed = [ended["rows"] for ended in records(result.out, "round")]
+    # At most one round was repeated.
+    assert (committed == sorted(set(committed)) and rows in committed) or sync == "allreduce"
 
 
 def test_a_cut_connection_ends_the_run_saved_and_it_goes_on(
@@ -221,7 +225,7 @@ def test_a_cut_connection_ends_the_run_saved_and_it_goes_on(
     proxy = Proxy(client.scheduler.address)
 
     def cut(record):
-        if record["event"] == "round" and record["round"] == 5:
+        if isinstance(record, RoundEnded) and record.round == 5:
             proxy.cut()
 
     given = config(data, "rounds")
@@ -233,16 +237,16 @@ def test_a_cut_connection_ends_the_run_saved_and_it_goes_on(
     result = api.run_train(given, tmp_path / "a", resume=True, client=client)
     assert learned(result.out) == unbroken["rounds"].learned
     assert the_pass(result.out)["receipt"] == unbroken["rounds"].receipt
-    assert len(records(result.out, "round")) == len(
-        {one["rows"] for one in records(result.out, "round")}
-    )
+    rows = [ended["rows"] for ended in records(result.out, "round")]
+    assert len(rows) == len(set(rows))
 
 
 def test_what_allreduce_cannot_do_is_refused_with_the_next_move(data, client, tmp_path):
-    for flags, said in (
+    for flags, message in (
         ({"batch_size": 500}, "500 rows cannot be cut into 8 lanes"),
         ({"early_stop": 3}, "--early-stop"),
         ({"on_null": "drop"}, "--on-null impute"),
     ):
-        with pytest.raises(ConfigError, match=said):
-            api.run_train(config(data, "allreduce", **flags), tmp_path / said[:3], client=client)
+        with pytest.raises(ConfigError, match=message):
+            out = tmp_path / message[:3]
+            api.run_train(config(data, "allreduce", **flags), out, client=client)

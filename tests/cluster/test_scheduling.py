@@ -1,4 +1,4 @@
-"""Laws of placement, leases and dispatch: every item once, whoever dies, hangs or answers late."""
+"""Properties of leases and dispatch: every item once, whoever dies, hangs or answers late."""
 
 from contextlib import nullcontext
 
@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from streamtrain.bench.simulated_backend import SimulatedBackend, WorkerModel
 from streamtrain.cluster.backend import Failed, Finished
 from streamtrain.cluster.scheduling import Leases, dispatch
-from streamtrain.cluster.sweep_slices import Unit, cut_units, expected_cost
-from streamtrain.cluster.worker import Unfit
+from streamtrain.cluster.sweep_slices import SweepItem, expected_cost, sweep_items
+from streamtrain.cluster.worker import WorkerSetupError
 from streamtrain.cluster.worker_pool import WorkerPool
 from streamtrain.errors import DataError, ResourceError
 
 
-def run_all(costs: list[float], workers: int, habits: WorkerModel, seed: int, **limits):
-    """Items done by simulated workers.
+def run_all(costs: list[float], workers: int, model: WorkerModel, seed: int, **limits):
+    """Have items done by simulated workers.
 
-    (results in the order of their coming, leases, crew, fabric).
+    Returns (results in the order in which they came, leases, backend).
     """
     leases = Leases(
         timeout_seconds=limits.pop("timeout_seconds", 100.0),
@@ -27,15 +27,15 @@ def run_all(costs: list[float], workers: int, habits: WorkerModel, seed: int, **
     )
     for item, cost in enumerate(costs):
         leases.add(item, cost)
-    fabric = SimulatedBackend(workers, habits, lambda payload: payload, seed=seed)
-    crew, done = WorkerPool(fabric, no_workers_seconds=1e9), []
+    backend = SimulatedBackend(workers, model, lambda payload: payload, seed=seed)
+    done = []
     dispatch(
-        crew,
+        WorkerPool(backend, no_workers_seconds=1e9),
         leases,
         lambda lease: (costs[lease.item], lease.item),
         lambda lease, result: done.append((lease.item, result)),
     )
-    return done, leases, crew, fabric
+    return done, leases, backend
 
 
 @given(
@@ -50,7 +50,7 @@ def run_all(costs: list[float], workers: int, habits: WorkerModel, seed: int, **
 def test_every_item_is_done_exactly_once(
     costs, workers, seed, failure_seconds, hang_share, error_share
 ):
-    habits = WorkerModel(
+    model = WorkerModel(
         rows_per_second=1.0,
         failure_seconds=failure_seconds,
         return_seconds=5.0,
@@ -58,7 +58,7 @@ def test_every_item_is_done_exactly_once(
         hang_seconds=500.0,
         error_share=error_share,
     )
-    done, leases, _, _ = run_all(costs, workers, habits, seed)
+    done, leases, _ = run_all(costs, workers, model, seed)
     assert sorted(item for item, _ in done) == list(range(len(costs)))
     assert all(item == result for item, result in done)
     assert len(leases) == leases.leased == 0
@@ -66,16 +66,13 @@ def test_every_item_is_done_exactly_once(
 
 @given(costs=st.lists(st.floats(0.1, 30), min_size=1, max_size=40), workers=st.integers(1, 9))
 def test_no_worker_stands_idle_while_something_waits(costs, workers):
-    """Graham 1966: then the makespan is at most mean load + (1 - 1/m) of the longest item.
-
-    Costliest first: the shorter ones fill the end.
-    """
-    _, _, _, fabric = run_all(
+    """The makespan is then at most the mean load + (1 - 1/m) of the longest item (Graham 1966)."""
+    _, _, backend = run_all(
         costs, workers, WorkerModel(rows_per_second=1.0, spread=0.0, latency_seconds=0.0), 0
     )
     assert (
         max(sum(costs) / workers, max(costs)) * (1 - 1e-9)
-        <= fabric.now()
+        <= backend.now()
         <= sum(costs) / workers + (1 - 1 / workers) * max(costs) + 1e-6
     )
 
@@ -88,12 +85,12 @@ def test_the_costliest_item_starts_first():
 
 
 def test_the_same_seed_gives_the_same_run():
-    habits = WorkerModel(rows_per_second=1.0, failure_seconds=50.0, hang_share=0.1)
+    model = WorkerModel(rows_per_second=1.0, failure_seconds=50.0, hang_share=0.1)
     costs = [float(k % 7 + 1) for k in range(50)]
     assert (
-        run_all(costs, 5, habits, 3)[0]
-        == run_all(costs, 5, habits, 3)[0]
-        != run_all(costs, 5, habits, 4)[0]
+        run_all(costs, 5, model, 3)[0]
+        == run_all(costs, 5, model, 3)[0]
+        != run_all(costs, 5, model, 4)[0]
     )
 
 
@@ -120,7 +117,7 @@ def test_a_slow_item_is_leased_a_second_time_and_the_first_answer_counts():
     slow = leases.lease("a", 10.0)
     assert leases.accept(leases.lease("b", 10.0).number, 20.0)
     assert leases.lease("b", 20.0) is None
-    assert leases.next_look(20.0) == pytest.approx(50.0)
+    assert leases.next_check(20.0) == pytest.approx(50.0)
     backup = leases.lease("b", 51.0)
     assert backup.item == slow.item
     assert leases.lease("c", 52.0) is None
@@ -181,7 +178,7 @@ def test_what_failed_before_it_was_done_does_not_count_when_it_comes_again():
 def test_the_clusters_end_is_an_error_that_says_what_to_do():
     leases = Leases(timeout_seconds=1e9, max_attempts=10**9)
     leases.add(0, 1e9)
-    fabric = SimulatedBackend(
+    backend = SimulatedBackend(
         1,
         WorkerModel(rows_per_second=1.0, failure_seconds=5.0, return_seconds=1e7),
         lambda payload: payload,
@@ -189,8 +186,8 @@ def test_the_clusters_end_is_an_error_that_says_what_to_do():
     with pytest.raises(
         ResourceError, match=r"the cluster is lost: 0 of at least 1 workers.*--resume auto"
     ):
-        dispatch(WorkerPool(fabric), leases, lambda lease: (1e9, None), lambda lease, result: None)
-    assert fabric.now() < 1e3
+        dispatch(WorkerPool(backend), leases, lambda lease: (1e9, None), lambda lease, result: None)
+    assert backend.now() < 1e3
 
 
 def test_what_would_be_refused_anywhere_is_raised_at_once():
@@ -220,12 +217,10 @@ def test_what_would_be_refused_anywhere_is_raised_at_once():
         )
 
 
-@pytest.mark.parametrize("unfit", [1, 2])
-def test_unfit_workers_are_given_nothing_and_cost_no_attempt(unfit):
-    """Workers that cannot open the run, the costliest item first: with one of two the other does
-    all, with both the reason is raised.
-    """
-    refused = {f"worker-{number:05d}" for number in range(unfit)}
+@pytest.mark.parametrize("failing", [1, 2])
+def test_unfit_workers_are_given_nothing_and_cost_no_attempt(failing):
+    """With one such worker of two the other does everything; with both the reason is raised."""
+    refused = {f"worker-{number:05d}" for number in range(failing)}
 
     class Blind(SimulatedBackend):
         def wait(self, seconds):
@@ -234,7 +229,7 @@ def test_unfit_workers_are_given_nothing_and_cost_no_attempt(unfit):
                     Failed(
                         number=event.number,
                         worker=event.worker,
-                        error=Unfit(DataError("other data")),
+                        error=WorkerSetupError(DataError("other data")),
                     )
                     if isinstance(event, Finished) and event.worker in refused
                     else event
@@ -245,22 +240,24 @@ def test_unfit_workers_are_given_nothing_and_cost_no_attempt(unfit):
     leases, notes, done = Leases(timeout_seconds=100, max_failures=0, max_attempts=1), [], []
     for item in range(6):
         leases.add(item, 1.0)
-    crew = WorkerPool(
-        Blind(2, WorkerModel(rows_per_second=1.0), lambda payload: (1.0, None)), tell=notes.append
+    pool = WorkerPool(
+        Blind(2, WorkerModel(rows_per_second=1.0), lambda payload: (1.0, None)), notify=notes.append
     )
-    with nullcontext() if unfit < 2 else pytest.raises(DataError, match="other data"):
-        dispatch(crew, leases, lambda lease: None, lambda lease, result: done.append(lease.worker))
-    assert done == ["worker-00001"] * (6 if unfit < 2 else 0)
-    assert notes == [f"worker-{number:05d} is given nothing: other data" for number in range(unfit)]
+    with nullcontext() if failing < 2 else pytest.raises(DataError, match="other data"):
+        dispatch(pool, leases, lambda lease: None, lambda lease, result: done.append(lease.worker))
+    assert done == ["worker-00001"] * (6 if failing < 2 else 0)
+    assert notes == [
+        f"worker worker-{number:05d} excluded: other data" for number in range(failing)
+    ]
 
 
 def test_min_workers_are_waited_for():
-    fabric = SimulatedBackend(3, WorkerModel(), lambda payload: payload)
-    crew = WorkerPool(fabric, min_workers=3)
-    crew.wait_for(3)
-    assert len(crew) == 3
+    backend = SimulatedBackend(3, WorkerModel(), lambda payload: payload)
+    pool = WorkerPool(backend, min_workers=3)
+    pool.wait_for(3)
+    assert len(pool) == 3
     with pytest.raises(ResourceError, match="3 of at least 4"):
-        crew.wait_for(4)
+        pool.wait_for(4)
 
 
 @given(
@@ -272,15 +269,15 @@ def test_min_workers_are_waited_for():
     )
 )
 def test_units_keep_the_order_of_the_pass_and_all_its_rates(lrs):
-    units = cut_units(lrs, trial=3)
-    assert {unit.batch_size: unit.lrs for unit in units} == lrs
-    assert [unit.number for unit in units] == list(range(len(lrs)))
+    items = sweep_items(lrs, trial=3)
+    assert {item.batch_size: item.lrs for item in items} == lrs
+    assert [item.number for item in items] == list(range(len(lrs)))
 
 
 def test_cost_grows_with_rows_and_rates_and_falls_with_the_size():
-    def cost(size, rates, rows=10**6):
+    def cost(batch_size, rates, rows=10**6):
         return expected_cost(
-            Unit(number=0, batch_size=size, lrs=(0.1,) * rates, trial=0),
+            SweepItem(number=0, batch_size=batch_size, lrs=(0.1,) * rates, trial=0),
             rows=rows,
             num_parameters=1249,
         )
@@ -291,11 +288,11 @@ def test_cost_grows_with_rows_and_rates_and_falls_with_the_size():
 def test_a_cluster_whose_workers_all_hang_is_lost():
     leases = Leases(timeout_seconds=10, max_attempts=10**9)
     leases.add(0, 1.0)
-    fabric = SimulatedBackend(
+    backend = SimulatedBackend(
         2,
         WorkerModel(rows_per_second=1.0, hang_share=1.0, hang_seconds=1e6),
         lambda payload: payload,
     )
     with pytest.raises(ResourceError, match="the cluster is lost: 0 of at least 1"):
-        dispatch(WorkerPool(fabric), leases, lambda lease: (1.0, None), lambda lease, result: None)
-    assert fabric.now() < 300
+        dispatch(WorkerPool(backend), leases, lambda lease: (1.0, None), lambda lease, result: None)
+    assert backend.now() < 300

@@ -188,7 +188,7 @@ def test_a_zarr_chunk_far_larger_than_its_array_counts_in_the_budget(tmp_path: P
     source = open_source(dataset, make_config({"order": {"span_rows": 100}}), holdout=0)
     with pytest.raises(ResourceError, match=r"decoding \(1\d\d[\d.]* MiB\)"):
         fetch = FetchConfig.model_validate({"memory": 2**27})
-        stream_budget(source, source.window_rows, fetch, fixed_bytes=0)
+        stream_budget(source, fetch, fixed_bytes=0)
 
 
 def test_more_rows_than_a_plan_can_hold_are_refused_before_the_plan_is_made(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import streamtrain as st
 from streamtrain.api import run_train
 from streamtrain.base.redact import HIDDEN
 from streamtrain.cli.main import run
-from streamtrain.cluster.run_spec import build, draw
+from streamtrain.cluster.run_spec import RunSpec, open_run
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.records import Evaluation, PassEnded
@@ -202,11 +202,11 @@ def test_a_worker_opens_the_same_data_by_its_blueprint(bucket, local):
         learners=1,
         rates=1,
     )
-    run_spec = pickle.loads(pickle.dumps(draw(prepared)))
+    run_spec = pickle.loads(pickle.dumps(RunSpec.of(prepared)))
     assert SECRET not in repr(run_spec)
     assert SECRET not in run_spec.config.model_dump_json()
     assert SECRET not in repr(prepared.source.dataset.shards)
-    worker = build(run_spec, threads=1, memory_limit=None)
+    worker = open_run(run_spec, threads=1, memory_limit=None)
     assert worker.source.dataset.fingerprint == local["parquet"].fingerprint
     assert len(worker.source.read(worker.source.spans[1])[0]) == 4 * SPAN_ROWS
 

@@ -1,60 +1,73 @@
-"""Training one learner by synchronous all-reduce: a group of workers takes some seconds' worth of
-steps, which then are committed.
+"""Training one learner by synchronous all-reduce: the driver's half.
+
+A group of workers takes some seconds' worth of steps, which are then committed.
 
 ```
-generation 0   w0 w1 w2 w3   commit  commit  w2 dies: these steps count for nothing
+generation 0   w0 w1 w2 w3   commit  commit  w2 dies: the steps since the last commit are lost
 generation 1   w0 w1 w3      from the last commit …  commit   w4 is ready
 generation 2   w0 w1 w3 w4   commit  …
 ```
-Lanes belong to the run, and workers own lanes for a generation. So whoever takes part, and whoever
-dies, changes no number, and each row counts once an epoch: in the commit that its block ended in.
+Lanes belong to the run, and workers own lanes for a generation. So results do not depend on which
+workers take part or die, and each row counts once per epoch: in the commit that ended its block.
 """
 
 import time
+from dataclasses import dataclass, replace
 
-from streamtrain.cluster.allreduce.lane_tasks import open_store, train_lanes
-from streamtrain.cluster.allreduce.lane_work import Group, LanesDone, LaneWork
-from streamtrain.cluster.cluster_pass import ClusterPass, below
+from streamtrain.cluster.allreduce.lane_tasks import (
+    AllReduceTiming,
+    measure_allreduce,
+    open_store,
+    train_lanes,
+)
+from streamtrain.cluster.allreduce.lane_work import LaneResult, LaneTask, RankInfo
+from streamtrain.cluster.cluster_pass import Arrays, SharedLearnerPass, nest, unnest
 from streamtrain.cluster.scheduling import Leases
-from streamtrain.cluster.worker import Work
-from streamtrain.cluster.worker_group import Broken, WorkerGroup
+from streamtrain.cluster.worker import Work, only_open
+from streamtrain.cluster.worker_group import GroupFailedError, WorkerGroup
 from streamtrain.cluster.worker_pool import WorkerPool
-from streamtrain.records import Emit
+from streamtrain.records import Emit, PassEnded, SyncChosen
+from streamtrain.run.passes import Checkpointing
 from streamtrain.run.prepare import Prepared
-from streamtrain.training.checkpointing import Checkpointer, PassState
+from streamtrain.training.checkpointing import PassState
 from streamtrain.training.learner import Learner
 from streamtrain.types import Json
 
-#: A commit comes about so often: most that a death costs; and the steps before the first, from
-#: whose speed the rest follow.
-COMMIT_SECONDS, FIRST_STEPS = 2.0, 16
+#: The aim for the time between two commits, which is the most that a worker's death costs.
+COMMIT_SECONDS = 2.0
 
-#: A commit has at most so many times the steps of the one before.
-FASTER = 8
+#: Steps of the first commit; its speed sets the steps of the others.
+FIRST_STEPS = 16
 
-#: A worker that is not heard of for so long within a collective is taken for gone.
+#: A commit has at most this many times the steps of the one before.
+MAX_GROWTH = 8
+
+#: A worker that is silent for this long within a collective counts as gone.
 COLLECTIVE_SECONDS = 60.0
 
 
 class Rendezvous:
-    """Makes groups of a run's ready workers, one generation after another."""
+    """Forms groups of a run's ready workers, one generation after another."""
 
-    def __init__(self, gang: WorkerGroup, run: str, *, timeout_seconds: float):
-        self.gang, self._run, self._timeout_seconds = gang, run, timeout_seconds
+    def __init__(self, group: WorkerGroup, run: str, *, timeout_seconds: float):
+        self.group = group
+        self._run = run
+        self._timeout_seconds = timeout_seconds
         self.generation = 0
 
-    def meet(self, most: int) -> dict[str, Group]:
-        """A new group of at most so many workers, by worker and in the order of ranks.
+    def form(self, max_workers: int) -> dict[str, RankInfo]:
+        """Form a new group of at most `max_workers`: each worker's rank, in the order of ranks.
 
-        Raises Broken, ResourceError.
+        Raises GroupFailedError, ResourceError.
         """
-        members = self.gang.gather(most)
+        members = self.group.gather(max_workers)
         self.generation += 1
         address = ("", 0)
         if len(members) > 1:
-            address = self.gang.do({members[0]: (open_store, self._timeout_seconds)})[members[0]]
+            first = members[0]
+            address = self.group.run({first: (open_store, self._timeout_seconds)})[first]
         return {
-            worker: Group(
+            worker: RankInfo(
                 run=self._run,
                 generation=self.generation,
                 rank=rank,
@@ -66,8 +79,54 @@ class Rendezvous:
         }
 
 
-class LanesPass(ClusterPass):
-    """By all-reduce, on a fabric whose workers do what `worker.call` does.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupTiming:
+    """Seconds of a sum over `workers`, of a worker's part of a step, and of a task without work.
+
+    The first two are those of the slowest worker.
+    """
+
+    workers: int
+    sum_seconds: float
+    local_step_seconds: float
+    task_seconds: float
+
+
+def measure_group(rendezvous: Rendezvous, learner: Learner, lanes: int) -> GroupTiming:
+    """Form a group of the workers that are present, and time what decides for or against it.
+
+    Raises GroupFailedError, ResourceError.
+    """
+    group = rendezvous.form(lanes)
+    started = time.perf_counter()
+    rendezvous.group.run(dict.fromkeys(group, (only_open, None)))
+    task_seconds = time.perf_counter() - started
+    tasks = {
+        worker: (
+            measure_allreduce,
+            LaneTask(
+                batch_size=learner.engine.batch_size,
+                lrs=tuple(learner.engine.learning_rates),
+                trial=learner.trial,
+                lanes=lanes,
+                keeps_best=False,
+                group=rank,
+            ),
+        )
+        for worker, rank in group.items()
+    }
+    timings: list[AllReduceTiming] = list(rendezvous.group.run(tasks).values())
+    rendezvous.group.reset_failures()
+    return GroupTiming(
+        workers=len(group),
+        sum_seconds=max(timing.sum_seconds for timing in timings),
+        local_step_seconds=max(timing.local_step_seconds for timing in timings),
+        task_seconds=task_seconds,
+    )
+
+
+class AllReducePass(SharedLearnerPass):
+    """A pass by all-reduce, on a backend whose workers do `worker.call_work`.
 
     `lanes` divides the batch size.
     """
@@ -77,123 +136,124 @@ class LanesPass(ClusterPass):
         prepared: Prepared,
         learner: Learner,
         emit: Emit,
-        meeting: Rendezvous,
+        rendezvous: Rendezvous,
         *,
         lanes: int,
         kind: str = "tuning",
-        saving: Checkpointer | None = None,
-        chosen: Json | None = None,
-        begun: PassState | None = None,
+        saving: Checkpointing | None = None,
+        chosen: SyncChosen | None = None,
+        resume_state: PassState | None = None,
     ):
         super().__init__(prepared, learner, emit, kind=kind, saving=saving, chosen=chosen)
-        self._meeting, self._lanes, self._steps = meeting, lanes, FIRST_STEPS
-        self._epoch = self._done = self._generations = 0
+        self._rendezvous = rendezvous
+        self._lanes = lanes
+        self._steps = FIRST_STEPS
+        self._epoch = self._done = 0  # minibatches of the epoch that are committed
+        self._generations = 0
         self._backend = "none"
-        self._state: PassState | None = None
-        if begun is not None:
-            self.load_state(begun)
+        self._group_state: PassState | None = None
+        if resume_state is not None:
+            self.load_state(resume_state)
 
-    def _train(self, crew: WorkerPool, leases: Leases) -> None:
-        gang = self._meeting.gang
+    def _train_commits(self, pool: WorkerPool, leases: Leases) -> None:
         while not self.learner.done:
             try:
-                group = self._meeting.meet(self._lanes)
+                group = self._rendezvous.form(self._lanes)
                 self._generations += 1
                 while not self.learner.done and not self._could_grow(group):
-                    started, before = time.perf_counter(), leases.failures
-                    self._take(list(gang.do(self._tasks(group)).values()))
-                    gang.succeeded()
-                    self.committed(
-                        started=started,
-                        workers=len(group),
-                        failed_tasks=leases.failures - before,
-                        generation=self._generations,
-                        steps=self.learner.engine.steps,
-                        collective=self._backend,
-                    )
-            except Broken:  # its commits stay; the next group goes on from the last one
+                    self._take_commit(group, leases)
+            except GroupFailedError:  # its commits stay; the next group continues from the last one
                 continue
-        gang.disband()
+        self._rendezvous.group.disband()
 
-    def _could_grow(self, group: dict[str, Group]) -> bool:
-        return len(group) < self._lanes and any(
-            worker not in group for worker in self._meeting.gang.ready
+    def _take_commit(self, group: dict[str, RankInfo], leases: Leases) -> None:
+        started, failures = time.perf_counter(), leases.failures
+        workers = self._rendezvous.group
+        self._commit(list(workers.run(self._tasks(group)).values()))
+        workers.reset_failures()
+        self.finish_commit(
+            started=started,
+            workers=len(group),
+            failed_tasks=leases.failures - failures,
+            generation=self._generations,
+            steps=self.learner.engine.steps,
+            collective=self._backend,
         )
 
-    def _tasks(self, group: dict[str, Group]) -> dict[str, tuple[Work, LaneWork]]:
+    def _could_grow(self, group: dict[str, RankInfo]) -> bool:
+        if len(group) >= self._lanes:
+            return False
+        return any(worker not in group for worker in self._rendezvous.group.ready)
+
+    def _tasks(self, group: dict[str, RankInfo]) -> dict[str, tuple[Work, LaneTask]]:
         engine = self.learner.engine
         return {
             worker: (
                 train_lanes,
-                LaneWork(
+                LaneTask(
                     batch_size=engine.batch_size,
                     lrs=tuple(engine.learning_rates),
                     trial=self.learner.trial,
                     lanes=self._lanes,
                     keeps_best=self.learner.best_parameters is not None,
-                    group=own,
+                    group=rank,
                     epoch=self._epoch,
                     done=self._done,
-                    state=self._state,
+                    state=self._group_state,
                     steps=self._steps,
                 ),
             )
-            for worker, own in group.items()
+            for worker, rank in group.items()
         }
 
-    def _take(self, done: list[LanesDone]) -> None:
-        """All of the group are there: their learner is ours, their rows are counted."""
-        first = done[0]
+    def _commit(self, results: list[LaneResult]) -> None:
+        """Take over the group's learner, count its rows, and emit its records."""
+        first = results[0]
         assert first.state is not None
-        assert len({(one.epoch, one.done, one.steps) for one in done}) == 1
-        self._state, self._epoch, self._done, self._backend = (
-            first.state,
-            first.epoch,
-            first.done,
-            first.backend,
-        )
-        self._load_learner()
-        for one in done:
-            self.count(one.receipt, one.nulls, one.stats)
-        seconds = max(one.seconds for one in done)
-        self._steps = max(
-            1, min(round(COMMIT_SECONDS * first.steps / max(seconds, 1e-6)), FASTER * self._steps)
-        )
-        self.tell(first.told)
+        assert len({(result.epoch, result.done, result.steps) for result in results}) == 1
+        self._group_state = first.state
+        self._epoch, self._done = first.epoch, first.done
+        self._backend = first.backend
+        self._load_learner(first.state)
+        for result in results:
+            self.count(result.receipt, result.nulls, result.stats)
+        seconds = max(result.seconds for result in results)
+        wanted_steps = round(COMMIT_SECONDS * first.steps / max(seconds, 1e-6))
+        self._steps = max(1, min(wanted_steps, MAX_GROWTH * self._steps))
+        self.emit_all(first.records)
 
-    def _load_learner(self) -> None:
-        """Between minibatches no rows are carried, so gradient sums, whose shape is the engine's
-        own business, are zero.
+    def _load_learner(self, state: PassState) -> None:
+        """Load the state of a worker's learner.
+
+        Gradient sums have the shape that the engine of this machine gives them, and are zero: no
+        rows are carried between minibatches.
         """
-        assert self._state is not None
-        document, arrays = self._state
+        document, arrays = state
         gradient = self.learner.engine.state()["gradient"]
         gradient[:] = 0
         self.learner.load_state(document, {**arrays, "engine/gradient": gradient})
 
-    def _own_record(self) -> Json:
-        return {
-            "commits": self.commits,
-            "lanes": self._lanes,
-            "generations": self._generations,
-            "collective": self._backend,
-        }
+    def _with_own_fields(self, record: PassEnded) -> PassEnded:
+        return replace(
+            record,
+            commits=self.commits,
+            lanes=self._lanes,
+            generations=self._generations,
+            collective=self._backend,
+        )
 
     def _own_state(self) -> PassState:
-        document, arrays = self._state or (None, {})
+        document, arrays = self._group_state or (None, {})
         own = {
             "epoch": self._epoch,
             "done": self._done,
             "generations": self._generations,
             "group": document,
         }
-        return own, {f"group/{name}": array for name, array in arrays.items()}
+        return own, nest("group", arrays)
 
-    def _load_own_state(self, document: Json, arrays: dict) -> None:
-        self._epoch, self._done, self._generations = (
-            document["epoch"],
-            document["done"],
-            document["generations"],
-        )
+    def _load_own_state(self, document: Json, arrays: Arrays) -> None:
+        self._epoch, self._done = document["epoch"], document["done"]
+        self._generations = document["generations"]
         if document["group"] is not None:
-            self._state = document["group"], below(arrays, "group/")
+            self._group_state = document["group"], unnest("group", arrays)

@@ -1,11 +1,11 @@
 """Sums over the workers of a synchronous run: one flat tensor, one all-reduce of gloo or NCCL.
 
-The only torch of the cluster.
+This is the only module in cluster/ that imports torch.
 
-Workers meet at a store that the first of them opens on the address it has in Dask's own network,
-and nowhere else. Gloo is bound to that address: on a cluster of our own, to loopback. NCCL takes
-over the sums where each worker trains on a GPU that no other one has: it refuses to run with two of
-them on one. Which interface it uses is its own affair (`NCCL_SOCKET_IFNAME`).
+Workers find each other through a store that the first of them opens on its address in Dask's own
+network, and on no other. Gloo is bound to that address too: on a cluster of our own, to loopback.
+NCCL takes over the sums where each worker trains on a GPU of its own; it refuses to run with two
+workers on one GPU. Which interface NCCL uses is set by its own `NCCL_SOCKET_IFNAME`.
 """
 
 import os
@@ -13,55 +13,55 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-#: Workers that may knock at a store at the same time.
+#: Workers that may connect to a store at the same time.
 _BACKLOG = 256
 
 
-class PeerLost(Exception):
+class PeerLostError(Exception):
     """Another worker of the collective is gone, or did not answer in time."""
 
 
 class Store:
-    """Where workers meet: open on one of them as long as the group lives."""
+    """The key-value store through which a group's workers find each other, open on one of them."""
 
     def __init__(self, host: str, timeout_seconds: float):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        listener = socket.socket(family, socket.SOCK_STREAM)
         try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((host, 0))
-            listening.listen(_BACKLOG)
-            self.port = listening.getsockname()[1]
-            self.store = dist.TCPStore(
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, 0))
+            listener.listen(_BACKLOG)
+            self.port = listener.getsockname()[1]
+            self.store: dist.TCPStore | None = dist.TCPStore(
                 host,
                 self.port,
                 is_master=True,
                 wait_for_workers=False,
                 timeout=timedelta(seconds=timeout_seconds),
-                master_listen_fd=listening.detach(),
+                master_listen_fd=listener.detach(),
             )
         except BaseException:
-            listening.close()
+            listener.close()
             raise
 
     def close(self) -> None:
-        """Nobody meets here any more."""
+        """Close the store."""
         self.store = None
 
 
 class Collective:
-    """`size` workers that call `sum` in the same order.
-
-    Not thread-safe. With one worker nothing is opened.
+    """`size` workers that call `sum` in the same order; with one worker nothing is opened.
 
     `address`: host and port of the store; `generation` keeps groups that use one store apart.
-    `own_host`: this worker's address. `device`: where it trains. `backend` says what sums. Raises
-    PeerLost when not all of them come within `timeout_seconds`.
+    `own_host`: this worker's address. `device`: where it trains. `backend`: the library that sums,
+    "gloo", "nccl" or "none". Raises PeerLostError when not all of them come within
+    `timeout_seconds`. Not thread-safe.
     """
 
     def __init__(
@@ -76,42 +76,45 @@ class Collective:
         store: Store | None = None,
         device: str = "cpu",
     ):
-        self.rank, self.size, self.backend = rank, size, "none" if size == 1 else "gloo"
-        self._group = self._gpu_group = None
+        self.rank, self.size = rank, size
+        self.backend = "none" if size == 1 else "gloo"
+        # torch's stubs do not know their `allreduce`
+        self._group: Any = None
+        self._gpu_group: Any = None
         if size == 1:
             return
         timeout = timedelta(seconds=timeout_seconds)
-        with _peers():
-            met = (
-                store.store
-                if store is not None
-                else dist.TCPStore(*address, is_master=False, timeout=timeout)
+        with _peer_errors():
+            if store is not None and store.store is not None:
+                shared_store = store.store
+            else:
+                shared_store = dist.TCPStore(*address, is_master=False, timeout=timeout)
+            group_store = dist.PrefixStore(f"generation {generation}", shared_store)
+            self._group = _open_gloo(
+                dist.PrefixStore("gloo", group_store), rank, size, timeout, own_host
             )
-            options = dist.ProcessGroupGloo._Options()
-            options._devices = [dist.ProcessGroupGloo.create_device(hostname=own_host)]
-            options._timeout = timeout
-            meeting = dist.PrefixStore(f"generation {generation}", met)
-            self._group = dist.ProcessGroupGloo(
-                dist.PrefixStore("gloo", meeting), rank, size, options
-            )
-        # connects every pair, so that a peer that cannot be reached is known now
+        # This connects every pair, so that a peer that cannot be reached is noticed now.
         self.sum(np.ones(1, dtype=np.float32))
         self._device = torch.device(device)
-        # all are here, so NCCL, which would wait for ever to begin, need not wait
-        if self._have_each_a_gpu(meeting):
-            with _peers():
-                self._gpu_group = open_nccl(dist.PrefixStore("nccl", meeting), rank, size, timeout)
+        # NCCL would wait for ever for a peer to start, but all have just answered.
+        if self._have_each_a_gpu(group_store):
+            with _peer_errors():
+                self._gpu_group = open_nccl(
+                    dist.PrefixStore("nccl", group_store), rank, size, timeout
+                )
             self.backend = "nccl"
             self.sum(np.ones(1, dtype=np.float32))
 
     def sum(self, array: np.ndarray) -> None:
-        """Add up an array of all workers, in place, on each of them: float32 or float64,
-        C-contiguous, of one shape. Raises PeerLost.
+        """Add up the arrays of all workers, in place, on each of them.
+
+        The arrays are float32 or float64, C-contiguous, and of the same shape. Raises
+        PeerLostError.
         """
         if self._group is None:
             return
         tensor = torch.from_numpy(array)
-        with _peers():
+        with _peer_errors():
             if self._gpu_group is None:
                 self._group.allreduce([tensor]).wait()
                 return
@@ -120,30 +123,30 @@ class Collective:
             tensor.copy_(on_gpu)
 
     def close(self) -> None:
-        """Let go of the connections: peers that wait for us are told."""
+        """Close the connections; peers that wait for this worker get an error."""
         if self._gpu_group is not None:
             self._gpu_group.abort()
         self._group = self._gpu_group = None
 
-    def _have_each_a_gpu(self, meeting: dist.Store) -> bool:
-        """The same answer on all workers, each of which says what it has."""
-        with _peers():
-            meeting.set(f"gpu {self.rank}", name_gpu(self._device))
-            gpus = [meeting.get(f"gpu {rank}").decode() for rank in range(self.size)]
+    def _have_each_a_gpu(self, group_store: dist.Store) -> bool:
+        """Return the same answer on all workers, each of which publishes its GPU."""
+        with _peer_errors():
+            group_store.set(f"gpu {self.rank}", name_gpu(self._device))
+            gpus = [group_store.get(f"gpu {rank}").decode() for rank in range(self.size)]
         return all(gpus) and len(set(gpus)) == self.size
 
 
 def name_gpu(device: torch.device) -> str:
-    """What tells a GPU from all others; empty where NCCL cannot be used."""
+    """Return an identifier of the GPU that no other has; empty where NCCL cannot be used."""
     if device.type != "cuda" or not dist.is_nccl_available():
         return ""
     return str(torch.cuda.get_device_properties(device).uuid)
 
 
-def open_nccl(store: dist.Store, rank: int, size: int, timeout: timedelta) -> dist.ProcessGroup:
-    """A group whose sums raise when a peer does not answer in time.
+def open_nccl(store: dist.Store, rank: int, size: int, timeout: timedelta) -> Any:
+    """Return an NCCL process group whose sums raise when a peer does not answer in time.
 
-    Without blocking waits a watchdog would end this process instead.
+    Without blocking waits, a watchdog would end this process instead.
     """
     os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
     options = dist.ProcessGroupNCCL.Options()
@@ -151,12 +154,22 @@ def open_nccl(store: dist.Store, rank: int, size: int, timeout: timedelta) -> di
     return dist.ProcessGroupNCCL(store, rank, size, options)
 
 
+def _open_gloo(store: dist.Store, rank: int, size: int, timeout: timedelta, own_host: str) -> Any:
+    """Return a gloo process group that listens on `own_host` only."""
+    gloo: Any = dist.ProcessGroupGloo
+    options = gloo._Options()
+    options._devices = [gloo.create_device(hostname=own_host)]
+    options._timeout = timeout
+    return gloo(store, rank, size, options)
+
+
 @contextmanager
-def _peers() -> Iterator[None]:
-    """Gloo and NCCL say RuntimeError, and a store DistError or TimeoutError, for peers that are
-    gone or silent.
+def _peer_errors() -> Iterator[None]:
+    """Raise PeerLostError for the errors that a lost or silent peer causes.
+
+    Gloo and NCCL raise RuntimeError for them, and a store DistError or TimeoutError.
     """
     try:
         yield
     except (RuntimeError, TimeoutError, OSError) as error:
-        raise PeerLost((str(error).splitlines() or [""])[0]) from error
+        raise PeerLostError((str(error).splitlines() or [""])[0]) from error

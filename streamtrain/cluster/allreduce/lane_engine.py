@@ -1,10 +1,11 @@
-"""An engine whose minibatches are gathered from the lanes of all workers: each adds the gradients
-of its own rows, and one sum steps all.
+"""An engine whose minibatches are gathered from the lanes of all workers.
 
-The sums of lanes stay apart until all of them are known, and are then added in the order of lanes.
-Other workers' lanes are zeros in ours, and a sum with zeros is exact: so losses and parameters are
-the same bits for any number of workers. Where that tensor would be large, each worker adds its own
-lanes first: then they are the same to float32 summation order.
+Each worker adds the gradients of its own rows, and one sum over workers makes the step of all.
+
+The sums of lanes are kept apart until all of them are known, and are then added in lane order. A
+worker has zeros in place of the lanes of others, and a sum with zeros is exact: so losses and
+parameters are bit-identical for any number of workers. Where that tensor would be large, each
+worker adds its own lanes first, and they agree only to float32 summation order.
 """
 
 from collections.abc import Mapping
@@ -16,18 +17,16 @@ from streamtrain.cluster.allreduce.lane_feed import LaneFeed
 from streamtrain.cluster.allreduce.lanes import take_rows
 from streamtrain.training.gradient_accumulator import GradientAccumulator
 
-#: Sums of lanes are kept apart in a tensor up to this many bytes.
+#: Lanes are kept apart in a tensor of up to this many bytes.
 APART_BYTES = 2**20
 
 
 class LaneEngine:
     """See `Engine`.
 
-    The rows it is given have a length alone (`VirtualRows`): what is trained on comes from the
-    lanes.
-
-    `left`: rows that each lane still has in this epoch, int64 (lanes,). All workers call everything
-    in the same order.
+    The blocks it is given have a length only (`rows_without_columns`): the rows it trains on come
+    from the lanes. `left`: the rows that each lane still has in this epoch, int64 (lanes,). All
+    workers must make the same calls in the same order.
     """
 
     def __init__(
@@ -38,30 +37,25 @@ class LaneEngine:
         collective: Collective,
         left: np.ndarray,
     ):
-        self._gradients, self.batch_size, self._feeds, self._collective = (
-            gradients,
-            batch_size,
-            feeds,
-            collective,
-        )
+        self._gradients = gradients
+        self.batch_size = batch_size
+        self._feeds = feeds
+        self._collective = collective
         self.learning_rates = gradients.engine.learning_rates
+        self.steps = gradients.engine.steps
         replicas, parameters = gradients.engine.parameters().shape
         self._sums_LRP = np.zeros(shape_of_sums(len(left), replicas, parameters), dtype=np.float32)
         self._apart = len(self._sums_LRP) == len(left)
         self._losses_LR = np.zeros((len(left), replicas))
-        self.begin_epoch(left)
+        self.start_epoch(left)
 
-    @property
-    def steps(self) -> int:
-        return self._gradients.engine.steps
-
-    def begin_epoch(self, left: np.ndarray) -> None:
-        """Rows of each lane of the epoch that comes next."""
+    def start_epoch(self, left: np.ndarray) -> None:
+        """Set the rows that each lane has in the next epoch."""
         self._left, self._done = left.copy(), 0
         self._take = take_rows(self._left, self.batch_size)
 
-    def advance(self, block: "VirtualRows", start: int, stop: int) -> np.ndarray:
-        """See `Engine.advance`. Raises PeerLost."""
+    def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """See `Engine.advance`. Raises PeerLostError."""
         rows = stop - start
         while rows:
             taken = min(rows, int(self._take.sum()) - self._done)
@@ -76,32 +70,36 @@ class LaneEngine:
         return losses_R
 
     def finish_epoch(self) -> None:
-        """See `Engine.finish_epoch`."""
+        """See `Engine.finish_epoch`. Raises PeerLostError."""
         if self._done:
             self._step()
 
     def parameters(self) -> np.ndarray:
+        """See `Engine.parameters`."""
         return self._gradients.engine.parameters()
 
     def evaluate(self, rows: np.ndarray) -> np.ndarray:
+        """See `Engine.evaluate`."""
         return self._gradients.engine.evaluate(rows)
 
     def state(self) -> dict[str, np.ndarray]:
-        """See `Engine.state`; between minibatches."""
+        """See `Engine.state`; call it between minibatches only."""
         return self._gradients.engine.state()
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        """See `Engine.load_state`; between minibatches."""
+        """See `Engine.load_state`; call it between minibatches only."""
         self._gradients.engine.load_state(state)
+        self.steps = self._gradients.engine.steps
 
     def _add(self, first: int, last: int) -> None:
-        """Rows `[first, last)` of the minibatch, whose rows are ordered by lane: those that are
-        ours.
+        """Add the gradients of our part of rows `[first, last)` of the minibatch.
+
+        The rows of a minibatch are ordered by lane.
         """
         ends = np.cumsum(self._take)
         for lane, feed in self._feeds.items():
-            begin = max(first, int(ends[lane] - self._take[lane]))
-            rows = min(last, int(ends[lane])) - begin
+            lane_start = int(ends[lane] - self._take[lane])
+            rows = min(last, int(ends[lane])) - max(first, lane_start)
             if rows <= 0:
                 continue
             for block, start, stop in feed.take(rows):
@@ -114,21 +112,21 @@ class LaneEngine:
         for lane in range(1, len(self._sums_LRP)):
             summed_RP += self._sums_LRP[lane]
         self._gradients.step(summed_RP, self._done)
+        self.steps = self._gradients.engine.steps
         self._sums_LRP[:] = 0
         self._left, self._done = self._left - self._take, 0
         self._take = take_rows(self._left, self.batch_size)
 
 
 def shape_of_sums(lanes: int, replicas: int, parameters: int) -> tuple[int, int, int]:
-    """Of the tensor that is summed a step: lanes apart, or added up where that would be large."""
-    return lanes if lanes * replicas * parameters * 4 <= APART_BYTES else 1, replicas, parameters
+    """Return the shape of the tensor that is summed at each step: (lanes, replicas, parameters).
+
+    There is one lane for all where the tensor would be larger than APART_BYTES.
+    """
+    apart = lanes * replicas * parameters * 4 <= APART_BYTES
+    return lanes if apart else 1, replicas, parameters
 
 
-class VirtualRows:
-    """So many rows, which lie in lanes."""
-
-    def __init__(self, rows: int):
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return self._rows
+def rows_without_columns(count: int) -> np.ndarray:
+    """Return a block of `count` rows that takes no memory: the rows themselves are in lanes."""
+    return np.empty((count, 0), dtype=np.float32)

@@ -1,6 +1,4 @@
-"""The rows of one lane on the worker that reads it: blocks of its windows, epoch after epoch, taken
-a few rows at a time.
-"""
+"""The rows of one lane on the worker that reads it: blocks of its windows, epoch after epoch."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,27 +10,30 @@ import numpy as np
 from streamtrain.base.budget import Budget
 from streamtrain.base.units import format_bytes
 from streamtrain.errors import ResourceError
-from streamtrain.plan.plan import Plan
+from streamtrain.plan.plan import Plan, Window
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts
 from streamtrain.types import Receipt
 
-#: Of a lane: one block is used, one is ready, one is built.
+#: Windows of a lane in memory: one block is used, one is ready, one is built.
 LANE_WINDOWS = 3
 
 #: (epoch) → the plans of its lanes.
-Lanes = Callable[[int], list[Plan]]
+LanePlans = Callable[[int], list[Plan]]
 
 
 class LaneFeed:
-    """One lane from row `row` of an epoch on. Owned by one thread; `close` ends its own."""
+    """The rows of one lane, from row `row` of an epoch on.
+
+    Owned by one thread; `close` ends the threads that it started.
+    """
 
     def __init__(
         self,
         prepared: Prepared,
-        lanes: Lanes,
+        plans_of: LanePlans,
         lane: int,
         budget: Budget,
         *,
@@ -40,21 +41,25 @@ class LaneFeed:
         row: int,
         last_epoch: int | None,
     ):
-        plan = lanes(epoch)[lane]
+        plan = plans_of(epoch)[lane]
         window = plan.window_at(row) if row < plan.num_rows else len(plan)
         self._start = row - int(plan.window_starts[window]) if window < len(plan) else 0
         self._block: Block | None = None
         self.receipt, self.stats = Receipt(), FetchStats()
         self.nulls: NullCounts = Counter()
-        self._told: dict[str, float] = {}
-        epochs = count(epoch + 1) if last_epoch is None else range(epoch + 1, last_epoch)
-        later = (one for number in epochs for one in lanes(number)[lane].windows())
-        windows = (one for part in (plan.windows(window), later) for one in part)
-        pool = BufferPool(budget.window_rows, prepared.source.num_columns, keep=budget.windows)
-        self._blocks = fetch(windows, prepared.source, budget, self.stats, pool)
+        self._reported_stats: dict[str, float] = {}
+
+        def windows() -> Iterator[Window]:
+            yield from plan.windows(window)
+            later_epochs = count(epoch + 1) if last_epoch is None else range(epoch + 1, last_epoch)
+            for number in later_epochs:
+                yield from plans_of(number)[lane].windows()
+
+        buffers = BufferPool(budget.window_rows, prepared.source.num_columns, keep=budget.windows)
+        self._blocks = fetch(windows(), prepared.source, budget, self.stats, buffers)
 
     def take(self, rows: int) -> Iterator[tuple[np.ndarray, int, int]]:
-        """(block, start, stop) for the lane's next rows; they lie in one epoch."""
+        """Yield (block, start, stop) for the next `rows` rows, which must be of one epoch."""
         while rows:
             if self._block is None:
                 self._block = next(self._blocks)
@@ -68,27 +73,27 @@ class LaneFeed:
                 self._finish_block()
 
     def end_run(self) -> None:
-        """Count the block that the run ended in, as a pass does; also one that another group began
-        and this one took no row of.
+        """Count the block in which the run ended, as a pass does.
+
+        That includes a block started by an earlier group, of which this one took no row.
         """
         if self._start:
             self._block = self._block or next(self._blocks)
             self._finish_block()
 
     def delivered(self) -> tuple[Receipt, NullCounts, dict[str, float]]:
-        """What was counted since the last call, of blocks that were used to their end; and what the
-        parts of delivery took since.
+        """Return what was counted since the last call: receipt, nulls and amounts of `FetchStats`.
+
+        Receipt and nulls are of the blocks that were used to their end.
         """
-        stats = self.stats.to_json()
-        counted = (
-            self.receipt,
-            self.nulls,
-            {name: value - self._told.get(name, 0) for name, value in stats.items()},
-        )
-        self.receipt, self.nulls, self._told = Receipt(), Counter(), stats
-        return counted
+        receipt, nulls, stats = self.receipt, self.nulls, self.stats.to_json()
+        reported = self._reported_stats
+        new_stats = {name: value - reported.get(name, 0) for name, value in stats.items()}
+        self.receipt, self.nulls, self._reported_stats = Receipt(), Counter(), stats
+        return receipt, nulls, new_stats
 
     def close(self) -> None:
+        """End the threads that build blocks."""
         self._block = None
         self._blocks.close()
 
@@ -100,26 +105,26 @@ class LaneFeed:
 
 
 def lane_budget(prepared: Prepared, lanes: int, owned: int) -> Budget:
-    """What each of the `owned` lanes of a worker may hold.
+    """Return the budget of each of the `owned` lanes of a worker.
 
     Raises ResourceError when they do not fit together.
     """
     budget, source = prepared.budget, prepared.source
-    rows = min(
-        budget.window_rows, max(-(-prepared.window_rows // lanes), int(source.spans.num_rows.max()))
-    )
-    one = replace(
+    lane_rows = max(-(-prepared.source.window_rows // lanes), int(source.spans.num_rows.max()))
+    rows = min(budget.window_rows, lane_rows)
+    one_lane = replace(
         budget,
         window_rows=rows,
         window_bytes=rows * source.num_columns * 4,
         readers=1,
         windows=LANE_WINDOWS,
     )
-    needed = owned * (LANE_WINDOWS * one.window_bytes + one.decode_bytes) + one.fixed_bytes
+    lane_bytes = LANE_WINDOWS * one_lane.window_bytes + one_lane.decode_bytes
+    needed = owned * lane_bytes + one_lane.fixed_bytes
     if needed > budget.limit_bytes:
         raise ResourceError(
-            f"{owned} lanes of {rows:,} rows a window need {format_bytes(needed)} on one worker;"
-            f" its budget is {format_bytes(budget.limit_bytes)}. Use more workers, raise --memory,"
-            " or lower --window-rows."
+            f"{owned} lanes with windows of {rows:,} rows need {format_bytes(needed)} on one"
+            f" worker; its budget is {format_bytes(budget.limit_bytes)}. Use more workers, raise"
+            " --memory, or lower --window-rows."
         )
-    return one
+    return one_lane

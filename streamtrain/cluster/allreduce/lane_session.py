@@ -1,20 +1,22 @@
-"""A synchronous run on one worker: its lanes, its place in the group, and the learner that every
-worker holds alike.
-"""
+"""A synchronous run on one worker: its lanes, its rank, and its copy of the learner."""
 
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 
 from streamtrain.cluster.allreduce.collective import Collective
-from streamtrain.cluster.allreduce.lane_engine import LaneEngine, VirtualRows
+from streamtrain.cluster.allreduce.lane_engine import LaneEngine, rows_without_columns
 from streamtrain.cluster.allreduce.lane_feed import LaneFeed, lane_budget
-from streamtrain.cluster.allreduce.lane_work import LanesDone, LaneWork
+from streamtrain.cluster.allreduce.lane_work import LaneResult, LaneTask
 from streamtrain.cluster.allreduce.lanes import lanes_of, take_rows_until
+from streamtrain.cluster.worker import use_threads
 from streamtrain.plan.plan import Plan, make_lanes
+from streamtrain.records import Record
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared
+from streamtrain.stream.nulls import NullCounts
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine import Engine
 from streamtrain.training.engine_choice import ENGINES
@@ -26,90 +28,84 @@ from streamtrain.types import Receipt
 
 
 class LaneSession:
-    """The group of one generation, seen from one worker.
+    """The group of one generation, on one of its workers. Owned by one thread.
 
-    `join` connects it to the others, and raises PeerLost when they do not come.
+    `join` connects this worker to the others, and raises PeerLostError when they do not come.
     """
 
-    def __init__(self, prepared: Prepared, work: LaneWork, join: Callable[[LaneWork], Collective]):
-        self.group, self._prepared, self._lanes = work.group, prepared, work.lanes
+    def __init__(self, prepared: Prepared, task: LaneTask, join: Callable[[LaneTask], Collective]):
+        self.group = task.group
+        self._prepared = prepared
+        self._lanes = task.lanes
+        self._trial = task.trial
         self._plans: dict[int, list[Plan]] = {}
-        self._epoch, self._done = work.epoch, work.done
-        self._trial = work.trial
-        owned = lanes_of(work.group.rank, work.group.size, work.lanes)
-        budget = lane_budget(prepared, work.lanes, len(owned))
-        given = take_rows_until(self._rows_of_lanes(work.epoch), work.batch_size, work.done)
-        self._cores = ComputePool(prepared.config.train.threads or 1).__enter__()
+        self._epoch, self._done = task.epoch, task.done
         self._feeds: dict[int, LaneFeed] = {}
+        owned = lanes_of(task.group.rank, task.group.size, task.lanes)
+        budget = lane_budget(prepared, task.lanes, len(owned))
+        lane_rows = self._rows_of_lanes(task.epoch)
+        given = take_rows_until(lane_rows, task.batch_size, task.done)
+        self._stack = ExitStack()
         try:
+            threads = self._stack.enter_context(ComputePool(prepared.config.train.threads or 1))
             for lane in owned:
                 self._feeds[lane] = LaneFeed(
                     prepared,
-                    self.lanes,
+                    self.lane_plans,
                     lane,
                     budget,
-                    epoch=work.epoch,
+                    epoch=task.epoch,
                     row=int(given[lane]),
                     last_epoch=prepared.last_epoch,
                 )
-            self._collective = join(work)
-            engine = inner_engine(prepared, work)
-            if prepared.engine == "fused":
-                engine.cores = self._cores
+                self._stack.callback(self._feeds[lane].close)
+            self._collective = join(task)
+            self._stack.callback(self._collective.close)
             self._engine = LaneEngine(
-                GradientAccumulator(engine),
-                work.batch_size,
+                GradientAccumulator(inner_engine(prepared, task, threads)),
+                task.batch_size,
                 self._feeds,
                 self._collective,
-                self._rows_of_lanes(work.epoch) - given,
+                lane_rows - given,
             )
             self._learner = Learner(
                 self._engine,
-                trial=work.trial,
+                trial=task.trial,
                 first_row=prepared.config.eval.first_row,
                 last_row=prepared.last_row,
                 holdout=prepared.evaluation,
                 loss_scale=prepared.loss_scale,
                 target_sd=prepared.target_sd,
-                keeps_best=work.keeps_best,
+                keeps_best=task.keeps_best,
             )
         except BaseException:
             self.close()
             raise
 
-    def train(self, work: LaneWork) -> LanesDone:
-        """So many steps more, all workers together; fewer where the run ends. Raises PeerLost."""
-        assert (work.epoch, work.done) == (self._epoch, self._done)
-        if work.state is not None:
-            # the same on all, whatever their processors round
-            self._learner.load_state(*work.state)
-        started, told, steps = time.perf_counter(), [], 0
-        with one_blas_thread(self._prepared.engine == "fused"):
-            while steps < work.steps and not self._learner.done:
-                left = int(self._rows_of_lanes(self._epoch).sum()) - self._done * work.batch_size
-                rows = min((work.steps - steps) * work.batch_size, left)
-                told += [
-                    one
-                    for one in self._learner.consume(VirtualRows(rows), ends_epoch=rows == left)
-                    if not isinstance(one, int)
-                ]
-                taken = -(-rows // work.batch_size)
-                steps, self._done = steps + taken, self._done + taken
-                if rows == left and not self._learner.done:
-                    self._epoch, self._done = self._epoch + 1, 0
-                    self._engine.begin_epoch(self._rows_of_lanes(self._epoch))
+    def train(self, task: LaneTask) -> LaneResult:
+        """Take `task.steps` more steps with all workers; fewer where the run ends.
+
+        Raises PeerLostError.
+        """
+        assert (task.epoch, task.done) == (self._epoch, self._done)
+        if task.state is not None:
+            # The driver's state is loaded on all workers, whatever their processors rounded.
+            self._learner.load_state(*task.state)
+        started = time.perf_counter()
+        records, steps = self._take_steps(task.steps, task.batch_size)
         if self._learner.done:
             for feed in self._feeds.values():
                 feed.end_run()
-        first = self.group.rank == 0
-        receipt, nulls, stats = Receipt(), Counter(), Counter()
+        is_first = self.group.rank == 0
+        receipt, stats = Receipt(), Counter()
+        nulls: NullCounts = Counter()
         for feed in self._feeds.values():
-            counted = feed.delivered()
-            receipt, nulls = receipt + counted[0], nulls + counted[1]
-            stats.update(counted[2])
-        return LanesDone(
-            told=told if first else [],
-            state=self._learner.state() if first else None,
+            lane_receipt, lane_nulls, lane_stats = feed.delivered()
+            receipt, nulls = receipt + lane_receipt, nulls + lane_nulls
+            stats.update(lane_stats)
+        return LaneResult(
+            records=records if is_first else [],
+            state=self._learner.state() if is_first else None,
             epoch=self._epoch,
             done=self._done,
             steps=steps,
@@ -122,14 +118,10 @@ class LaneSession:
 
     def close(self) -> None:
         """Leave the group, and end every thread."""
-        if hasattr(self, "_collective"):
-            self._collective.close()
-        for feed in self._feeds.values():
-            feed.close()
-        self._cores.__exit__(None, None, None)
+        self._stack.close()
 
-    def lanes(self, epoch: int) -> list[Plan]:
-        """The plans of an epoch's lanes; the last few epochs' are kept."""
+    def lane_plans(self, epoch: int) -> list[Plan]:
+        """Return the plans of an epoch's lanes; those of the last few epochs are kept."""
         if epoch not in self._plans:
             prepared = self._prepared
             self._plans[epoch] = make_lanes(
@@ -138,27 +130,48 @@ class LaneSession:
                 seed=prepared.config.order.seed,
                 trial=self._trial,
                 epoch=epoch,
-                window_rows=prepared.window_rows,
+                window_rows=prepared.source.window_rows,
                 lanes=self._lanes,
             )
             for old in [number for number in self._plans if number < epoch - 1]:
                 del self._plans[old]
         return self._plans[epoch]
 
+    def _take_steps(self, wanted: int, batch_size: int) -> tuple[list[Record], int]:
+        """Take up to `wanted` steps; return the learner's records and the steps taken."""
+        records: list[Record] = []
+        steps = 0
+        with one_blas_thread(self._prepared.engine == "fused"):
+            while steps < wanted and not self._learner.done:
+                left = int(self._rows_of_lanes(self._epoch).sum()) - self._done * batch_size
+                rows = min((wanted - steps) * batch_size, left)
+                ends_epoch = rows == left
+                fed = self._learner.consume(rows_without_columns(rows), ends_epoch=ends_epoch)
+                records += [item for item in fed if not isinstance(item, int)]
+                taken = -(-rows // batch_size)
+                steps += taken
+                self._done += taken
+                if ends_epoch and not self._learner.done:
+                    self._epoch, self._done = self._epoch + 1, 0
+                    self._engine.start_epoch(self._rows_of_lanes(self._epoch))
+        return records, steps
+
     def _rows_of_lanes(self, epoch: int) -> np.ndarray:
-        return np.array([plan.num_rows for plan in self.lanes(epoch)], dtype=np.int64)
+        return np.array([plan.num_rows for plan in self.lane_plans(epoch)], dtype=np.int64)
 
 
-def inner_engine(prepared: Prepared, work: LaneWork) -> Engine:
+def inner_engine(prepared: Prepared, task: LaneTask, threads: ComputePool) -> Engine:
     """Return an engine for a `GradientAccumulator`: its minibatch is never full."""
-    seed, train = prepared.config.order.seed, prepared.config.train.at(work.batch_size)
+    seed, train = prepared.config.order.seed, prepared.config.train.at(task.batch_size)
     last_row = prepared.last_row if prepared.last_row < NO_LAST_ROW else None
-    parameters_P = initial_parameters(prepared.model, seed, work.trial)
-    return ENGINES[prepared.engine](
-        prepared.model.of_trial(seed, work.trial),
+    parameters_P = initial_parameters(prepared.model, seed, task.trial)
+    engine = ENGINES[prepared.engine](
+        prepared.model.of_trial(seed, task.trial),
         parameters_P,
-        work.batch_size + 1,
-        work.lrs,
+        task.batch_size + 1,
+        task.lrs,
         train,
         last_row,
     )
+    use_threads(engine, threads)
+    return engine

@@ -1,105 +1,101 @@
-"""The tasks of a synchronous run, as Dask workers do them: meet, measure, train some steps,
-leave.
-"""
+"""The Dask tasks of a synchronous run: open a store, measure, take some steps."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from streamtrain.cluster.allreduce.collective import Collective, PeerLost, Store
+from streamtrain.cluster.allreduce.collective import Collective, PeerLostError, Store
 from streamtrain.cluster.allreduce.lane_engine import shape_of_sums
 from streamtrain.cluster.allreduce.lane_session import LaneSession, inner_engine
-from streamtrain.cluster.allreduce.lane_work import LanesDone, LaneWork, Lost
-from streamtrain.cluster.worker import current_site, own_host
+from streamtrain.cluster.allreduce.lane_work import LaneResult, LaneTask
+from streamtrain.cluster.worker import PeerLost, current_state, own_host
 from streamtrain.run.prepare import Prepared
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.fused_engine import one_blas_thread
 from streamtrain.training.gradient_accumulator import GradientAccumulator
 from streamtrain.training.torch.device_feed import train_device
 
-#: Where a worker keeps these between tasks.
+#: Names of a worker's resources.
 _SESSION, _STORE = "lane session", "store"
 
-#: Sums and steps that are tried, after as many that warm up; rows of a part of a step that are
-#: tried at most.
-TRIES, TRIED_ROWS = 16, 2**17
+#: Sums and steps that are timed, after as many that warm up.
+TRIES = 16
+
+#: A worker's part of a step is timed on this many rows at most.
+TIMED_ROWS = 2**17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllReduceTiming:
-    """Seconds of one sum over all workers, and of the part of a step that is a worker's own:
-    medians.
-    """
+    """Median seconds of a sum over all workers, and of one worker's own part of a step."""
 
     sum_seconds: float
-    part_seconds: float
+    local_step_seconds: float
 
 
 def open_store(prepared: Prepared, timeout_seconds: float) -> tuple[str, int]:
-    """A task for the first worker of a group: open the place where all meet, and say where it
-    is.
-    """
-    host, kept = own_host(), current_site().kept
-    _drop(_STORE)
-    kept[_STORE] = Store(host, timeout_seconds)
-    return host, kept[_STORE].port
+    """Open the store of a group on its first worker; return its host and port."""
+    host, resources = own_host(), current_state().resources
+    _close_resource(_STORE)
+    resources[_STORE] = store = Store(host, timeout_seconds)
+    return host, store.port
 
 
-def measure_exchange(prepared: Prepared, work: LaneWork) -> AllReduceTiming | Lost:
-    """How long this group takes for a sum of its gradients, and this worker for its part of a
-    step.
-    """
+def measure_allreduce(prepared: Prepared, task: LaneTask) -> AllReduceTiming | PeerLost:
+    """Time a sum of the group's gradients, and this worker's part of a step."""
+    sums_shape = shape_of_sums(task.lanes, len(task.lrs), prepared.model.num_parameters)
+    sums = np.zeros(sums_shape, dtype=np.float32)
     try:
-        collective = _join(prepared, work)
-        sums = np.zeros(
-            shape_of_sums(work.lanes, len(work.lrs), prepared.model.num_parameters),
-            dtype=np.float32,
-        )
+        collective = _join(prepared, task)
         try:
             sum_seconds = _median_seconds(lambda: collective.sum(sums))
         finally:
             collective.close()
-    except PeerLost as error:
-        return Lost(str(error))
-    rows = max(1, work.batch_size // work.group.size)
-    block = np.zeros((min(rows, TRIED_ROWS), prepared.source.num_columns), dtype=np.float32)
-    fused = prepared.engine == "fused"
-    with one_blas_thread(fused), ComputePool(prepared.config.train.threads or 1) as cores:
-        engine = inner_engine(prepared, work)
-        if fused:
-            engine.cores = cores
-        gradients = GradientAccumulator(engine)
+    except PeerLostError as error:
+        return PeerLost(str(error))
+    rows = max(1, task.batch_size // task.group.size)
+    block = np.zeros((min(rows, TIMED_ROWS), prepared.source.num_columns), dtype=np.float32)
+    with (
+        one_blas_thread(prepared.engine == "fused"),
+        ComputePool(prepared.config.train.threads or 1) as threads,
+    ):
+        gradients = GradientAccumulator(inner_engine(prepared, task, threads))
 
-        def part() -> None:
+        def local_step() -> None:
             gradients.add(block, 0, len(block))
             gradients.step(gradients.take(), len(block))
 
-        part_seconds = _median_seconds(part) * rows / len(block)
-    return AllReduceTiming(sum_seconds=sum_seconds, part_seconds=part_seconds)
+        local_step_seconds = _median_seconds(local_step) * rows / len(block)
+    return AllReduceTiming(sum_seconds=sum_seconds, local_step_seconds=local_step_seconds)
 
 
-def train_lanes(prepared: Prepared, work: LaneWork) -> LanesDone | Lost:
-    """The task of every worker of a group. A group that is already together goes on as it is."""
-    kept = current_site().kept
-    session = kept.get(_SESSION)
+def train_lanes(prepared: Prepared, task: LaneTask) -> LaneResult | PeerLost:
+    """Take some steps with the other workers of the group; the session of a group is kept."""
+    resources = current_state().resources
+    session: LaneSession | None = resources.get(_SESSION)
     try:
-        if session is None or session.group != work.group:
-            _drop(_SESSION)
-            session = kept[_SESSION] = LaneSession(prepared, work, partial(_join, prepared))
-        return session.train(work)
-    except PeerLost as error:
-        _drop(_SESSION)
-        return Lost(str(error))
+        if session is None or session.group != task.group:
+            _close_resource(_SESSION)
+            session = resources[_SESSION] = LaneSession(prepared, task, partial(_join, prepared))
+        return session.train(task)
+    except PeerLostError as error:
+        _close_resource(_SESSION)
+        return PeerLost(str(error))
     except BaseException:
-        _drop(_SESSION)
+        _close_resource(_SESSION)
         raise
 
 
-def _join(prepared: Prepared, work: LaneWork) -> Collective:
-    group = work.group
-    store = current_site().kept.get(_STORE) if group.rank == 0 and group.size > 1 else None
+def _join(prepared: Prepared, task: LaneTask) -> Collective:
+    group = task.group
+    owns_store = group.rank == 0 and group.size > 1
+    if prepared.engine == "fused":
+        device = "cpu"
+    else:
+        device = str(train_device(prepared.config.train.device))
     return Collective(
         group.address,
         rank=group.rank,
@@ -107,24 +103,22 @@ def _join(prepared: Prepared, work: LaneWork) -> Collective:
         generation=group.generation,
         own_host=own_host(),
         timeout_seconds=group.timeout_seconds,
-        store=store,
-        device=(
-            "cpu" if prepared.engine == "fused" else str(train_device(prepared.config.train.device))
-        ),
+        store=current_state().resources.get(_STORE) if owns_store else None,
+        device=device,
     )
 
 
-def _drop(name: str) -> None:
-    """Close what was kept of an earlier group, if anything."""
-    kept = current_site().kept.pop(name, None)
-    if kept is not None:
-        kept.close()
+def _close_resource(name: str) -> None:
+    """Close what an earlier group left on this worker, if anything."""
+    resource = current_state().resources.pop(name, None)
+    if resource is not None:
+        resource.close()
 
 
-def _median_seconds(act) -> float:
+def _median_seconds(action: Callable[[], object]) -> float:
     seconds = []
     for _ in range(2 * TRIES):
         started = time.perf_counter()
-        act()
+        action()
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds[TRIES:]))

@@ -1,4 +1,4 @@
-"""What the driver and the workers of a synchronous run tell each other."""
+"""What the driver and the workers of a synchronous run send each other."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,11 +10,10 @@ from streamtrain.types import Json, Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """Who takes part.
+class RankInfo:
+    """One worker's place in a group: `rank` of `size` workers, whose store is at `address`.
 
-    `rank` of `size` workers, who meet at `address`. `run` and `generation` together are no other
-    group's.
+    No two groups have the same `run` and `generation`.
     """
 
     run: str
@@ -26,10 +25,10 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LaneWork:
-    """So many `steps` from a committed place.
+class LaneTask:
+    """`steps` more steps from a commit.
 
-    `done` minibatches of `epoch`, and the learner's state there (None: the beginning).
+    The commit is `done` minibatches of `epoch`, and the learner's state there (None: the start).
     """
 
     batch_size: int
@@ -37,7 +36,7 @@ class LaneWork:
     trial: int
     lanes: int
     keeps_best: bool
-    group: Group
+    group: RankInfo
     epoch: int = 0
     done: int = 0
     state: PassState | None = None
@@ -45,15 +44,15 @@ class LaneWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LanesDone:
-    """Where the group is now.
+class LaneResult:
+    """Where the group is after a task.
 
-    `told` and `state` are the first worker's alone: all have the same. The rest is each one's own:
-    receipts and what was dropped are of blocks used to their end since the last commit, and so are
-    `stats`. `backend`: what sums.
+    `records` and `state` come from the first worker only, since all workers have the same. The
+    receipt, dropped or imputed values and `stats` are each worker's own; they count the blocks used
+    to their end since the last commit. `backend`: the library that sums gradients.
     """
 
-    told: list[Record]
+    records: list[Record]
     state: PassState | None
     epoch: int
     done: int
@@ -63,10 +62,3 @@ class LanesDone:
     receipt: Receipt = field(default_factory=Receipt)
     nulls: NullCounts = field(default_factory=Counter)
     stats: Json = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A task that came to nothing because of others: what was seen of it."""
-
-    why: str

@@ -1,10 +1,10 @@
-"""Local SGD: a share of a round on a worker, and the average of shares on the driver.
+"""Local SGD: a share of a round on a worker, and the average of the shares on the driver.
 
-Each share takes steps of its own on minibatches of batch_size / shares rows, from the same
-parameters; after the round the driver averages parameters and moments (Stich 2019,
-arXiv:1805.09767; McMahan et al. 2017, arXiv:1602.05629, for the weights). A minibatch is the global
-one: shares together take as many rows a step as one machine would, and as many steps an epoch. With
-plain SGD and a round of one step this is the synchronous step, exactly.
+Each share starts from the same parameters and takes its own steps, on minibatches of batch_size /
+shares rows; after the round the driver averages parameters and moments (Stich 2019,
+arXiv:1805.09767; McMahan et al. 2017, arXiv:1602.05629, for the weights). The minibatch size is the
+global one: the shares together take as many rows per step, and as many steps per epoch, as one
+machine would. With plain SGD and rounds of one step this is exactly the synchronous step.
 """
 
 import time
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streamtrain.cluster.local_sgd.rounds import Share
+from streamtrain.cluster.worker import use_threads
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
@@ -27,18 +28,20 @@ from streamtrain.training.fused_engine import one_blas_thread
 from streamtrain.training.model import initial_parameters
 from streamtrain.types import Json, Receipt
 
-#: What of an engine's state is averaged, and what stays a share's own: the rows of a minibatch that
-#: is not full, and counters.
-AVERAGED, OWN = ("parameters", "moments"), ("gradient", "counters")
+#: The parts of an engine's state that are averaged.
+AVERAGED = ("parameters", "moments")
+
+#: The parts that each share keeps: the rows of a minibatch that is not full, and counters.
+KEPT_BY_SHARE = ("gradient", "counters")
 
 State = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ShareWork:
-    """One share of a round, and the state that it begins at.
+class ShareTask:
+    """One share of a round, and the engine's state at its start (None: a new engine).
 
-    `batch_size` is the global one, of which there are `shares` parts.
+    `batch_size` is the global one, of which each of the `shares` takes an equal part.
     """
 
     share: Share
@@ -50,11 +53,11 @@ class ShareWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ShareDone:
-    """`rows` were trained on.
+class ShareResult:
+    """A share after its round; `rows` were trained on.
 
-    `weight` of them (and of rows carried before) are in the steps that were taken. `losses`: sums,
-    (replicas,).
+    `weight`: the rows in the steps that were taken, including rows carried from before. `losses`:
+    sums of ½r², float64 (replicas,).
     """
 
     state: State
@@ -70,7 +73,7 @@ class ShareDone:
 def share_engine(
     prepared: Prepared, batch_size: int, lrs: tuple[float, ...], trial: int, shares: int
 ) -> Engine:
-    """An engine for a share: its part of every minibatch, with a schedule in rows of its own."""
+    """Return an engine for a share: its part of every minibatch, its schedule in its own rows."""
     seed, train = prepared.config.order.seed, prepared.config.train.at(batch_size)
     train = train.model_copy(update={"warmup_rows": train.warmup_rows // shares})
     last_row = prepared.last_row // shares if prepared.last_row < NO_LAST_ROW else None
@@ -85,46 +88,44 @@ def share_engine(
     )
 
 
-def train_share(prepared: Prepared, work: ShareWork) -> ShareDone:
-    """The Dask task of a round: read the share's windows, train on them, and give back what it
-    became.
-    """
-    engine = share_engine(prepared, work.batch_size, work.lrs, work.trial, work.shares)
-    if work.state is not None:
-        engine.load_state(work.state)
-    before = _rows_in_steps(engine.state())
-    losses, receipt, stats, nulls = np.zeros(len(work.lrs)), Receipt(), FetchStats(), Counter()
-    rows, left, seconds = 0, work.share.rows, 0.0
-    pool = BufferPool(
-        prepared.budget.window_rows, prepared.source.num_columns, keep=prepared.budget.windows
-    )
-    fused = prepared.engine == "fused"
+def train_share(prepared: Prepared, task: ShareTask) -> ShareResult:
+    """Read the windows of a share and train on them; the Dask task of a round."""
+    engine = share_engine(prepared, task.batch_size, task.lrs, task.trial, task.shares)
+    if task.state is not None:
+        engine.load_state(task.state)
+    rows_before = rows_in_steps(engine.state())
+    losses, receipt, stats = np.zeros(len(task.lrs)), Receipt(), FetchStats()
+    nulls: NullCounts = Counter()
+    rows, rows_left, seconds = 0, task.share.rows, 0.0
+    budget = prepared.budget
+    buffers = BufferPool(budget.window_rows, prepared.source.num_columns, keep=budget.windows)
     with (
-        one_blas_thread(fused),
-        ComputePool(prepared.config.train.threads or 1) as cores,
-        closing(
-            fetch(iter(work.share.windows), prepared.source, prepared.budget, stats, pool)
-        ) as blocks,
+        one_blas_thread(prepared.engine == "fused"),
+        ComputePool(prepared.config.train.threads or 1) as threads,
+        closing(fetch(iter(task.share.windows), prepared.source, budget, stats, buffers)) as blocks,
     ):
-        if fused:
-            engine.cores = cores
-        for window in work.share.windows:
+        use_threads(engine, threads)
+        for window in task.share.windows:
             block = next(blocks)
             started = time.perf_counter()
-            wanted = min(left, window.num_rows)
-            left -= wanted
-            taken = len(block.rows) if wanted == window.num_rows else min(wanted, len(block.rows))
+            wanted = min(rows_left, window.num_rows)
+            rows_left -= wanted
+            # The null policy may have dropped rows of the window.
+            whole_window = wanted == window.num_rows
+            taken = len(block.rows) if whole_window else min(wanted, len(block.rows))
             losses += engine.advance(block.rows, 0, taken)
-            rows, receipt, nulls = rows + taken, receipt + block.receipt, nulls + block.nulls
+            rows += taken
+            receipt += block.receipt
+            nulls = nulls + block.nulls
             del block
             seconds += time.perf_counter() - started
-        if work.share.ends_epoch:
+        if task.share.ends_epoch:
             engine.finish_epoch()
     state = engine.state()
-    return ShareDone(
+    return ShareResult(
         state=state,
         rows=rows,
-        weight=_rows_in_steps(state) - before,
+        weight=rows_in_steps(state) - rows_before,
         losses=losses,
         receipt=receipt,
         nulls=nulls,
@@ -134,8 +135,9 @@ def train_share(prepared: Prepared, work: ShareWork) -> ShareDone:
 
 
 def average(states: Sequence[State], weights: Sequence[int]) -> State:
-    """The weighted mean of parameters and moments, in float64, in the order of the shares; the
-    first one's where no step was taken.
+    """Return the weighted mean of parameters and moments, summed in float64 in the order of shares.
+
+    Returns those of the first share when no step was taken.
     """
     total = sum(weights)
     if not total:
@@ -150,17 +152,34 @@ def average(states: Sequence[State], weights: Sequence[int]) -> State:
     return mean
 
 
-def whole_state(engine: Engine, averaged: Mapping[str, np.ndarray], counters: np.ndarray) -> State:
-    """The state of the driver's own engine after a round: the average, no carried rows, and as many
-    steps as `counters` say.
+def joint_counters(states: Sequence[State]) -> np.ndarray:
+    """Return the counters of all shares together.
+
+    Steps are those of the share that took most, since shares step side by side; rows are added.
     """
-    own = engine.state()
-    own["gradient"][:] = 0
-    own["counters"][...] = counters
-    own["counters"][..., 0] = 0
-    return {**own, **{name: averaged[name].reshape(own[name].shape) for name in AVERAGED}}
+    counters = max((state["counters"] for state in states), key=_steps).copy()
+    counters[..., 2] = sum(map(rows_in_steps, states))
+    return counters
 
 
-def _rows_in_steps(state: State) -> int:
-    """The engines' last counter: rows of the steps that were taken."""
+def joint_state(engine: Engine, averaged: Mapping[str, np.ndarray], counters: np.ndarray) -> State:
+    """Return the state of the driver's engine after a round.
+
+    It has the averages, no carried rows, and the steps of `counters`.
+    """
+    state = engine.state()
+    state["gradient"][:] = 0
+    state["counters"][...] = counters
+    state["counters"][..., 0] = 0
+    for name in AVERAGED:
+        state[name] = averaged[name].reshape(state[name].shape)
+    return state
+
+
+def rows_in_steps(state: State) -> int:
+    """Return the rows of the steps that were taken: the last of an engine's three counters."""
     return int(state["counters"].reshape(-1, 3)[0, 2])
+
+
+def _steps(counters: np.ndarray) -> int:
+    return int(counters.reshape(-1, 3)[0, 1])

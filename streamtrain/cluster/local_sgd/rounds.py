@@ -1,15 +1,14 @@
-"""Rounds of local SGD, as bookkeeping: which windows each share trains on, and how far the run has
-come.
+"""Rounds of local SGD, as bookkeeping: the windows of each share, and how far the run has come.
 
 ```
 windows of the plan   | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 |
-                      (3 shares, 2 windows a share and round)
+                      (3 shares, 2 windows per share and round)
 round 0               share 0: 0 3   share 1: 1 4   share 2: 2 5
 round 1               share 0: 6     share 1: 7     share 2: 8
 ```
-Shares are constants of the run and workers are not: whichever worker a share falls to, and however
-often it is tried, it begins at the same parameters and takes the same rows. So the result does not
-depend on who worked, nor on who died.
+Shares are constants of the run, and workers are not: whichever worker trains a share, and however
+often it is retried, it starts from the same parameters and takes the same rows. So the result does
+not depend on which workers did the work or died.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from streamtrain.cluster.scheduling import Lease, Leases, dispatch
 from streamtrain.cluster.worker_pool import WorkerPool
 from streamtrain.plan.plan import Plan, Window
 
-#: A round is about so long on a worker: at 1 ms a task, what the driver adds stays below 1 %.
+#: The aim for the time of a round on a worker: at 1 ms per task, the driver adds less than 1 %.
 ROUND_SECONDS = 2.0
 
 
@@ -28,7 +27,7 @@ ROUND_SECONDS = 2.0
 class Share:
     """What one task of a round trains on: the first `rows` rows of `windows`, in order.
 
-    With `ends_epoch` a short minibatch ends it.
+    With `ends_epoch` a short minibatch at the end is a step of its own.
     """
 
     number: int
@@ -38,8 +37,7 @@ class Share:
 
 
 def count_shares(batch_size: int, workers: int) -> int:
-    """How many shares a minibatch of the run is cut into: the largest divisor of its size that is
-    no more than the workers.
+    """Return the number of shares of a minibatch: its largest divisor of at most `workers`.
 
     >>> count_shares(1024, 6), count_shares(1000, 6), count_shares(7, 6)
     (4, 5, 1)
@@ -47,10 +45,10 @@ def count_shares(batch_size: int, workers: int) -> int:
     return max(shares for shares in range(1, max(1, workers) + 1) if batch_size % shares == 0)
 
 
-def windows_a_round(rows_per_second: float, window_rows: int) -> int:
-    """Windows of a share in a round, from the speed of one worker; at least one.
+def windows_per_round(rows_per_second: float, window_rows: int) -> int:
+    """Return the windows of a share in one round, from the speed of one worker; at least one.
 
-    >>> windows_a_round(5e6, 2**21), windows_a_round(1e5, 2**21)
+    >>> windows_per_round(5e6, 2**21), windows_per_round(1e5, 2**21)
     (5, 1)
     """
     return max(1, round(ROUND_SECONDS * rows_per_second / window_rows))
@@ -59,10 +57,8 @@ def windows_a_round(rows_per_second: float, window_rows: int) -> int:
 class Rounds:
     """The rounds of a run, one after another: `deal`, then `commit` once all its shares are done.
 
-    Memory: one epoch's plan.
-
-    `plan_of`: the plan of an epoch. `last_row`: where the run ends, None when it ends with
-    `last_epoch` alone.
+    Takes the memory of one epoch's plan. `plan_of`: the plan of an epoch. `last_row`: where the run
+    ends, None when it ends with `last_epoch` alone.
     """
 
     def __init__(
@@ -70,76 +66,85 @@ class Rounds:
         plan_of: Callable[[int], Plan],
         *,
         shares: int,
-        windows_a_share: int,
+        windows_per_share: int,
         last_row: int | None,
         last_epoch: int | None,
     ):
-        self._plan_of, self.shares, self.windows_a_share = plan_of, shares, windows_a_share
+        self._plan_of = plan_of
+        self.shares = shares
+        self.windows_per_share = windows_per_share
         self._last_row, self._last_epoch = last_row, last_epoch
         self.number = self.epoch = self.window = self.rows = 0
         self._plan: Plan | None = None
-        self._dealt: tuple[int, bool] = (0, False)
+        self._dealt: tuple[int, bool] = (0, False)  # (the window after it, whether an epoch ended)
 
     @property
     def done(self) -> bool:
-        return self.epoch == self._last_epoch or (
-            self._last_row is not None and self.rows >= self._last_row
-        )
+        """True when the last row or the last epoch has been trained on."""
+        if self.epoch == self._last_epoch:
+            return True
+        return self._last_row is not None and self.rows >= self._last_row
 
-    def go_on(self, *, number: int, epoch: int, window: int, rows: int) -> None:
-        """Begin at a round that follows those which were committed before."""
-        self.number, self.epoch, self.window, self.rows, self._plan = (
-            number,
-            epoch,
-            window,
-            rows,
-            None,
-        )
+    def resume(self, *, number: int, epoch: int, window: int, rows: int) -> None:
+        """Continue with round `number`, after rounds that were committed before."""
+        self.number = number
+        self.epoch, self.window, self.rows = epoch, window, rows
+        self._plan = None
 
     def deal(self) -> list[Share]:
-        """The shares of the next round, all of them, those without a window included; the same
-        until it is committed.
+        """Return all shares of the next round, those without a window included.
+
+        They are the same until the round is committed.
         """
         if self._plan is None or self._plan.epoch != self.epoch:
             self._plan = self._plan_of(self.epoch)
-        stop = min(len(self._plan), self.window + self.shares * self.windows_a_share)
+        stop = min(len(self._plan), self.window + self.shares * self.windows_per_share)
         windows = [self._plan.window(index) for index in range(self.window, stop)]
         limits = [0] * self.shares
-        left = self._last_row - self.rows if self._last_row is not None else None
+        left = None if self._last_row is None else self._last_row - self.rows
         dealt: list[list[Window]] = [[] for _ in range(self.shares)]
-        for place, window in enumerate(windows):
+        for index, window in enumerate(windows):
             taken = window.num_rows if left is None else min(window.num_rows, left)
             if left is not None:
                 left -= taken
             if taken or not window.num_rows:
-                dealt[place % self.shares].append(window)
-                limits[place % self.shares] += taken
-        self._dealt = (stop, stop == len(self._plan))
-        whole = sum(limits) == sum(window.num_rows for window in windows)
+                dealt[index % self.shares].append(window)
+                limits[index % self.shares] += taken
+        reaches_end = stop == len(self._plan)
+        self._dealt = (stop, reaches_end)
+        # Where only the run ends, a short minibatch is not stepped with.
+        ends_epoch = reaches_end and sum(limits) == sum(window.num_rows for window in windows)
         return [
             Share(
-                number=i,
-                windows=tuple(dealt[i]),
-                rows=limits[i],
-                ends_epoch=stop == len(self._plan) and whole,
+                number=number,
+                windows=tuple(dealt[number]),
+                rows=limits[number],
+                ends_epoch=ends_epoch,
             )
-            for i in range(self.shares)
+            for number in range(self.shares)
         ]
 
     def commit(self, rows: int) -> None:
-        """The dealt round is done.
+        """Finish the dealt round.
 
-        `rows` were trained on, fewer than dealt where the null policy dropped some.
+        `rows`: those that were trained on, fewer than dealt where the null policy dropped some.
         """
-        stop, ended = self._dealt
-        self.number, self.rows = self.number + 1, self.rows + rows
-        self.epoch, self.window = (self.epoch + 1, 0) if ended else (self.epoch, stop)
+        stop, ended_epoch = self._dealt
+        self.number += 1
+        self.rows += rows
+        if ended_epoch:
+            self.epoch, self.window = self.epoch + 1, 0
+        else:
+            self.window = stop
 
 
 def run_round(
-    crew: WorkerPool, leases: Leases, shares: Sequence[Share], payload: Callable[[Share], Any]
+    pool: WorkerPool,
+    leases: Leases,
+    shares: Sequence[Share],
+    make_payload: Callable[[Share], Any],
 ) -> list[Any]:
-    """Have every share done by some worker; their results in the order of the shares."""
+    """Have every share trained by some worker; return the results in the order of the shares."""
     results: list[Any] = [None] * len(shares)
 
     def take(lease: Lease, result: Any) -> None:
@@ -147,5 +152,5 @@ def run_round(
 
     for share in shares:
         leases.add(share.number, 1.0 + share.rows)
-    dispatch(crew, leases, lambda lease: payload(shares[lease.item]), take)
+    dispatch(pool, leases, lambda lease: make_payload(shares[lease.item]), take)
     return results

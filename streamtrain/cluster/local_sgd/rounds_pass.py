@@ -1,45 +1,47 @@
-"""Training one learner over workers by local SGD: a round's shares are leased, done, averaged and
-committed, then comes the next.
+"""Training one learner by local SGD: the shares of a round are leased, trained and averaged.
 
-A round counts when all its shares are done. So a worker's death costs the share that it was at, an
-interrupted driver goes on from the last round, and the receipt of the committed rounds holds each
-row once an epoch.
+A round counts once all its shares are done. So the death of a worker costs the share it was
+training, an interrupted driver continues from the last round, and the receipt of the committed
+rounds counts each row once per epoch.
 """
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
-from streamtrain.cluster.cluster_pass import ClusterPass, below
+from streamtrain.cluster.cluster_pass import Arrays, SharedLearnerPass, nest, unnest
 from streamtrain.cluster.local_sgd.round_worker import (
     AVERAGED,
-    OWN,
-    ShareDone,
-    ShareWork,
+    KEPT_BY_SHARE,
+    ShareResult,
+    ShareTask,
     State,
     average,
+    joint_counters,
+    joint_state,
     train_share,
-    whole_state,
 )
-from streamtrain.cluster.local_sgd.rounds import Rounds, Share, run_round, windows_a_round
+from streamtrain.cluster.local_sgd.rounds import Rounds, Share, run_round, windows_per_round
 from streamtrain.cluster.scheduling import Leases
 from streamtrain.cluster.worker import Work
 from streamtrain.cluster.worker_pool import WorkerPool
-from streamtrain.records import Emit
+from streamtrain.records import Emit, PassEnded, SyncChosen
+from streamtrain.run.passes import Checkpointing
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared
-from streamtrain.training.checkpointing import Checkpointer, PassState
+from streamtrain.training.checkpointing import PassState
 from streamtrain.training.learner import Learner
 from streamtrain.types import Json
 
-#: Rounds of one window a share, from whose speed the length of the others is chosen.
+#: Rounds of one window per share, whose speed sets the length of the others.
 MEASURED_ROUNDS = 2
 
 
-class RoundsPass(ClusterPass):
-    """In rounds, on any fabric whose workers do what `worker.call` does.
+class RoundsPass(SharedLearnerPass):
+    """A pass in rounds, on any backend whose workers do `worker.call_work`.
 
-    `windows_a_share`: of a round; None: chosen after MEASURED_ROUNDS rounds, and written into the
-    record.
+    `windows_per_share`: the length of a round; None: chosen after MEASURED_ROUNDS rounds, and
+    written into the record.
     """
 
     def __init__(
@@ -49,49 +51,49 @@ class RoundsPass(ClusterPass):
         emit: Emit,
         *,
         shares: int,
-        windows_a_share: int | None,
+        windows_per_share: int | None,
         kind: str = "tuning",
-        saving: Checkpointer | None = None,
-        chosen: Json | None = None,
-        begun: PassState | None = None,
+        saving: Checkpointing | None = None,
+        chosen: SyncChosen | None = None,
+        resume_state: PassState | None = None,
     ):
         super().__init__(prepared, learner, emit, kind=kind, saving=saving, chosen=chosen)
-        self._fixed, self._speeds = windows_a_share, []
-        last_row = prepared.last_row if prepared.last_row < NO_LAST_ROW else None
+        self._fixed_length = windows_per_share
+        self._speeds: list[list[float]] = []  # per measured round: rows per second of its shares
         self._rounds = Rounds(
             lambda epoch: prepared.plan(learner.trial, epoch),
             shares=shares,
-            windows_a_share=windows_a_share or 1,
-            last_row=last_row,
+            windows_per_share=windows_per_share or 1,
+            last_row=prepared.last_row if prepared.last_row < NO_LAST_ROW else None,
             last_epoch=prepared.last_epoch,
         )
-        self._own: list[State] = []
-        if begun is not None:
-            self.load_state(begun)
+        self._share_states: list[State] = []
+        if resume_state is not None:
+            self.load_state(resume_state)
 
-    def _train(self, crew: WorkerPool, leases: Leases) -> None:
-        if not self.learner.rows:
-            self.tell(self.learner.take_over(0, np.zeros(len(self.learner.engine.learning_rates))))
-        while not self._rounds.done and not self.learner.done:
+    def _train_commits(self, pool: WorkerPool, leases: Leases) -> None:
+        learner = self.learner
+        if not learner.rows:
+            self.emit_all(learner.take_over(0, np.zeros(len(learner.engine.learning_rates))))
+        while not self._rounds.done and not learner.done:
             self._choose_length()
-            started, before, shares = time.perf_counter(), leases.failures, self._rounds.deal()
-            self._take(run_round(crew, leases, shares, self._payload))
-            self.committed(
+            started, failures = time.perf_counter(), leases.failures
+            shares = self._rounds.deal()
+            self._commit(run_round(pool, leases, shares, self._payload))
+            self.finish_commit(
                 started=started,
-                workers=min(len(crew), len(shares)),
-                failed_tasks=leases.failures - before,
+                workers=min(len(pool), len(shares)),
+                failed_tasks=leases.failures - failures,
                 windows=sum(len(share.windows) for share in shares),
             )
 
-    def _payload(self, share: Share) -> tuple[Work, ShareWork]:
+    def _payload(self, share: Share) -> tuple[Work, ShareTask]:
         engine = self.learner.engine
-        whole = engine.state()
-        state = (
-            {**{name: whole[name] for name in AVERAGED}, **self._own[share.number]}
-            if self._own
-            else None
-        )
-        return train_share, ShareWork(
+        state = None
+        if self._share_states:
+            joint = engine.state()
+            state = {name: joint[name] for name in AVERAGED} | self._share_states[share.number]
+        return train_share, ShareTask(
             share=share,
             batch_size=engine.batch_size,
             lrs=tuple(engine.learning_rates),
@@ -100,51 +102,51 @@ class RoundsPass(ClusterPass):
             state=state,
         )
 
-    def _take(self, done: list[ShareDone]) -> None:
-        """All shares of the round are in: average them, count their rows, judge the result."""
+    def _commit(self, results: list[ShareResult]) -> None:
+        """Average the shares of a round, count their rows, and evaluate the learner if due."""
         engine = self.learner.engine
-        averaged = average([one.state for one in done], [one.weight for one in done])
-        self._own = [{name: one.state[name] for name in OWN} for one in done]
-        # Steps follow one another on the share that took most of them; rows are those of all.
-        counters = max(
-            (one.state["counters"] for one in done), key=lambda c: int(c.reshape(-1, 3)[0, 1])
-        ).copy()
-        counters[..., 2] = sum(int(one.state["counters"].reshape(-1, 3)[0, 2]) for one in done)
-        engine.load_state(whole_state(engine, averaged, counters))
-        rows = sum(one.rows for one in done)
-        for one in done:
-            self.count(one.receipt, one.nulls, one.stats)
+        states = [result.state for result in results]
+        averaged = average(states, [result.weight for result in results])
+        self._share_states = [{name: state[name] for name in KEPT_BY_SHARE} for state in states]
+        engine.load_state(joint_state(engine, averaged, joint_counters(states)))
+        for result in results:
+            self.count(result.receipt, result.nulls, result.stats)
         if self._rounds.number < MEASURED_ROUNDS:
-            self._speeds.append(
-                [one.rows / one.seconds for one in done if one.rows and one.seconds]
-            )
+            speeds = [
+                result.rows / result.seconds for result in results if result.rows and result.seconds
+            ]
+            self._speeds.append(speeds)
+        rows = sum(result.rows for result in results)
+        losses_R = np.zeros(len(engine.learning_rates))
+        for result in results:
+            losses_R += result.losses
         self._rounds.commit(rows)
-        self.tell(self.learner.take_over(rows, sum(one.losses for one in done)))
+        self.emit_all(self.learner.take_over(rows, losses_R))
 
     def _choose_length(self) -> None:
-        """After the measured rounds: as many windows as the slower half of the workers do in a
-        round's time.
-        """
-        if self._fixed is None and self._rounds.number >= MEASURED_ROUNDS and self._speeds:
-            self._fixed = windows_a_round(
-                float(np.median(self._speeds[-1] or [0.0])), self.prepared.window_rows
+        """After the measured rounds, set the windows that a median worker trains in a round."""
+        if self._fixed_length is None and self._rounds.number >= MEASURED_ROUNDS and self._speeds:
+            rows_per_second = float(np.median(self._speeds[-1] or [0.0]))
+            self._fixed_length = windows_per_round(
+                rows_per_second, self.prepared.source.window_rows
             )
-            self._rounds.windows_a_share = self._fixed
+            self._rounds.windows_per_share = self._fixed_length
 
-    def _own_record(self) -> Json:
-        return {
-            "rounds": self._rounds.number,
-            "shares": self._rounds.shares,
-            "windows_a_share": self._rounds.windows_a_share,
-            "outer_optimizer": "average",
-        }
+    def _with_own_fields(self, record: PassEnded) -> PassEnded:
+        return replace(
+            record,
+            rounds=self._rounds.number,
+            shares=self._rounds.shares,
+            windows_a_share=self._rounds.windows_per_share,
+            outer_optimizer="average",
+        )
 
     def _own_state(self) -> PassState:
         rounds = self._rounds
         document = {
-            "fixed": self._fixed,
+            "fixed": self._fixed_length,
             "speeds": self._speeds,
-            "windows_a_share": rounds.windows_a_share,
+            "windows_a_share": rounds.windows_per_share,
             "rounds": {
                 "number": rounds.number,
                 "epoch": rounds.epoch,
@@ -152,21 +154,15 @@ class RoundsPass(ClusterPass):
                 "rows": rounds.rows,
             },
         }
-        return document, {
-            f"share/{number}/{name}": array
-            for number, state in enumerate(self._own)
-            for name, array in state.items()
-        }
+        arrays: Arrays = {}
+        for number, state in enumerate(self._share_states):
+            arrays |= nest(f"share/{number}", state)
+        return document, arrays
 
-    def _load_own_state(self, document: Json, arrays: State) -> None:
-        self._rounds.go_on(**document["rounds"])
-        self._rounds.windows_a_share, self._fixed, self._speeds = (
-            document["windows_a_share"],
-            document["fixed"],
-            document["speeds"],
-        )
-        self._own = [
-            own
-            for number in range(self._rounds.shares)
-            if (own := below(arrays, f"share/{number}/"))
-        ]
+    def _load_own_state(self, document: Json, arrays: Arrays) -> None:
+        self._rounds.resume(**document["rounds"])
+        self._rounds.windows_per_share = document["windows_a_share"]
+        self._fixed_length = document["fixed"]
+        self._speeds = document["speeds"]
+        share_states = [unnest(f"share/{number}", arrays) for number in range(self._rounds.shares)]
+        self._share_states = [state for state in share_states if state]
