@@ -59,7 +59,7 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
     """
     require_positive("--repeats", repeats)
     sizes, train = config.sweep.batch_sizes, config.train
-    model = make_model(config.model, FEATURES).of_trial(config.order.seed, 0)
+    model = make_model(config.model, FEATURES).for_trial(config.order.seed, 0)
     chosen, _ = choose_engine(train, model)
     engines = ("fused", "torch") if train.engine == "auto" and chosen == "fused" else (chosen,)
     threads = train.threads or default_readers()

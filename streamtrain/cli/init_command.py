@@ -26,7 +26,7 @@ from streamtrain.config import config_keys
 from streamtrain.errors import ConfigError
 
 if TYPE_CHECKING:
-    from streamtrain.storage.dataset import Found
+    from streamtrain.storage.dataset import FoundShards
 
 _OUT = "the file to write, - for stdout; default: streamtrain.yaml"
 File = Annotated[
@@ -93,7 +93,7 @@ def init(
     show(next_move, {"out": out, "features": names, "target": chosen}, as_json=output.json)
 
 
-def left_out(found: "Found", document: Mapping[str, Any]) -> list[str]:
+def left_out(found: "FoundShards", document: Mapping[str, Any]) -> list[str]:
     """Return the columns of the data that the config does not name, each with its type."""
     bound = {column["name"] for column in document["columns"]}
     return [

@@ -222,7 +222,7 @@ class SweepPass(ClusterPass):
             _load_learner(learner, state)
         position = _reached(state)
         outcome = f"{ITEM_ATTEMPTS} workers failed to train it, the last one with: {reason}"
-        records = [(position, record) for record in learner.failed("failed", outcome)]
+        records = [(position, record) for record in learner.report_failure("failed", outcome)]
         self._done[lease.item] = True
         self._add_records(lease.item, records, END)
 

@@ -24,7 +24,7 @@ from streamtrain.kernels.activations import (
 from streamtrain.kernels.products import (
     ADD,
     MASK,
-    MOST_WEIGHTS,
+    MAX_WEIGHTS,
     SET,
     SHIFT,
     SHIFT_RELU,
@@ -59,7 +59,7 @@ def _hidden_layer(below, m, inputs, outputs, weight, bias, z, a, activation):
     ReLU and identity leave z unused.
     """
     target = a if activation in (RELU, IDENTITY) else z
-    if inputs * outputs <= MOST_WEIGHTS:
+    if inputs * outputs <= MAX_WEIGHTS:
         finish = SHIFT_RELU if activation == RELU else SHIFT
         multiply(below, inputs, 1, weight, target, m, outputs, inputs, bias, finish)
         if activation == RELU:
@@ -79,7 +79,7 @@ def _below_layer(d_above, m, inputs, outputs, weight, scratch, d, other, activat
 
     All arrays have one axis; `_derivatives` says which arrays `d` and `other` are.
     """
-    if inputs * outputs <= MOST_WEIGHTS:
+    if inputs * outputs <= MAX_WEIGHTS:
         transpose(weight, inputs, outputs, scratch)
         finish = MASK if activation == RELU else SET
         multiply(d_above, outputs, 1, scratch, d, m, inputs, outputs, d, finish)
@@ -99,7 +99,7 @@ def _add_layer_gradient(below, d, m, inputs, outputs, gradient, scratch, one):
     All arrays have one axis. `one` is an array with the number 1.
     """
     size = inputs * outputs
-    if size <= MOST_WEIGHTS:
+    if size <= MAX_WEIGHTS:
         multiply(below, 1, inputs, d, gradient, inputs, outputs, m, one, ADD)
     else:
         product = scratch[:size].reshape(inputs, outputs)

@@ -16,10 +16,10 @@ from streamtrain.kernels.updates import step
 PART_ROWS = 256
 
 #: The most slots for a minibatch's gradient.
-MOST_SLOTS = 16
+MAX_SLOTS = 16
 
 #: int64 values of the array that coordinates threads; see `advance`.
-TURN = 16 + MOST_SLOTS
+TURN = 16 + MAX_SLOTS
 
 
 @njit(inline="always")

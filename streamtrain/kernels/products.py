@@ -16,7 +16,7 @@ from numba.core import types
 from streamtrain.kernels.intrinsics import intrinsic
 
 #: The most weights of a layer that uses these products; for larger layers BLAS is faster.
-MOST_WEIGHTS = 2**14
+MAX_WEIGHTS = 2**14
 
 #: What is done with the product p of a block: c = p; c += p; c = p + e; c = relu(p + e); or c = p
 #: where e > 0 and 0 elsewhere. For the shifts, e is one row (a bias); for MASK, a matrix like c.

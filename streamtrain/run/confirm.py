@@ -50,7 +50,7 @@ def neighbours(judgement: Judgement) -> list[Cell]:
 
 def _train_to_target(prepared: Prepared, cell: Cell, trial: int) -> Confirmed:
     learner = prepared.learner(
-        cell.batch_size, (cell.lr,), trial, stop_row=cell.arrival_row(trial), watched=False
+        cell.batch_size, (cell.lr,), trial, stop_row=cell.row_at_target(trial), watched=False
     )
     ended = run_pass(prepared, [learner], trial, lambda record: None, kind="confirmation")
     # Only a held-out loss can have reached the target.

@@ -251,7 +251,11 @@ def measure_at_target(prepared: Prepared, cells: Sequence[Cell], target: float) 
     for trial in trials:
         learners = [
             prepared.learner(
-                cell.batch_size, (cell.lr,), trial, stop_row=cell.arrival_row(trial), watched=False
+                cell.batch_size,
+                (cell.lr,),
+                trial,
+                stop_row=cell.row_at_target(trial),
+                watched=False,
             )
             for cell in cells
         ]
@@ -354,6 +358,6 @@ def _has_diverged(prepared: Prepared, probe: Probe, model: TrainedModel, pool: n
 def _probe(prepared: Prepared, trial: int) -> Probe:
     train = prepared.config.train
     return probe_model(
-        prepared.model.of_trial(prepared.config.order.seed, trial),
+        prepared.model.for_trial(prepared.config.order.seed, trial),
         train.huber_delta if train.loss == "huber" else 0.0,
     )

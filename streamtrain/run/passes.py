@@ -244,7 +244,7 @@ def _consume(learner: Learner, block: Block, first: int) -> Iterator[Record | in
         yield from learner.consume(block.rows, ends_epoch=block.ends_epoch, first=first)
     except (MemoryError, RuntimeError) as error:
         outcome = "out_of_memory" if is_out_of_memory(error) else "failed"
-        yield from learner.failed(outcome, first_line(error))
+        yield from learner.report_failure(outcome, first_line(error))
 
 
 def _collect_records(stopping: Event, items: Iterator[Record | int]) -> list[Record]:

@@ -22,12 +22,12 @@ from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
-from streamtrain.stream.nulls import mend_evaluation
+from streamtrain.stream.nulls import apply_null_policy_to_evaluation
 from streamtrain.stream.open_source import (
     open_source,
     read_evaluation_rows,
     stream_budget,
-    with_fill,
+    with_imputed_values,
     with_standard,
 )
 from streamtrain.stream.source import Source
@@ -147,7 +147,7 @@ class Prepared:
         seed = self.config.order.seed
         parameters_P = initial_parameters(self.model, seed, trial)
         engine = ENGINES[self.engine](
-            self.model.of_trial(seed, trial),
+            self.model.for_trial(seed, trial),
             parameters_P,
             batch_size,
             learning_rates,
@@ -206,7 +206,7 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
         model, learners=learners, rates=rates, width=width, evaluation_rows=evaluation_rows
     )
     budget = stream_budget(source, config.fetch, fixed_bytes=fixed_bytes)
-    source = with_fill(source)
+    source = with_imputed_values(source)
     survey = take_survey(source)
     if not survey.count:
         raise DataError(
@@ -220,7 +220,7 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
         rows = read_evaluation_rows(
             data.eval_data, source, rows=config.eval.eval_rows, span_rows=config.order.span_rows
         )
-    rows = mend_evaluation(source, rows)
+    rows = apply_null_policy_to_evaluation(source, rows)
     if not len(rows) and (has_eval_data or source.holdout.num_rows):
         raise DataError(
             f"{redact_url(data.eval_data or dataset.url)}: every evaluation row has a null, NaN or"
@@ -262,7 +262,7 @@ def _fixed_bytes(
     slots = gradient_slots(NO_LAST_ROW, model.num_parameters)
     partial_gradients = slots * _FLOAT32_BYTES * parameters
     # activations, their gradients and a temporary, for one learner at a time
-    activations = 3 * _FLOAT32_BYTES * rates * PART_ROWS * model.values_a_row
+    activations = 3 * _FLOAT32_BYTES * rates * PART_ROWS * model.values_per_row
     evaluation = 8 * width * evaluation_rows
     timed_block = _FLOAT32_BYTES * width * TIMED_ROWS
     return training + checkpoint + partial_gradients + activations + evaluation + timed_block

@@ -102,7 +102,7 @@ def network_of(prepared: Prepared, parameters_P: np.ndarray) -> Network:
     """
     source = prepared.source
     network = Network(
-        prepared.model.of_trial(prepared.config.order.seed, 0),
+        prepared.model.for_trial(prepared.config.order.seed, 0),
         prepared.standard,
         source.dataset.features,
         source.dataset.target,

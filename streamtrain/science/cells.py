@@ -56,7 +56,7 @@ class Cell:
             for trial, steps in self.steps_to_target.items()
         )
 
-    def arrival_row(self, trial: int) -> int:
+    def row_at_target(self, trial: int) -> int:
         """Return the row at the end of the step at which a trial reached the target.
 
         Rows and weights of a trial repeat, so training it again to this row reaches the target too.

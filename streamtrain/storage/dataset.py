@@ -38,7 +38,7 @@ Described = tuple[str, Shard | DataError]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Found:
+class FoundShards:
     """The shards that a path means, before columns are chosen; shards without rows are excluded.
 
     `left_out`: (file, cause) of shards that could not be opened, where those are quarantined.
@@ -81,7 +81,7 @@ def open_shards(
 
 def find_shards(
     path: str | os.PathLike[str], on_bad_shard: OnBadShard = "error", storage: Storage = LOCAL
-) -> Found:
+) -> FoundShards:
     """Find and describe the shards of a path.
 
     Warns of Hive partitions, which are not read, and of one file under two names.
@@ -122,7 +122,7 @@ def find_shards(
     shards = [shard for shard in shards if shard.num_rows]
     if not shards:
         raise DataError(f"{path}: no rows. Choose a data set that has some.")
-    return Found(
+    return FoundShards(
         url=path,
         shards=tuple(shards),
         integrity="verified" if manifest else "unverified",
@@ -143,7 +143,7 @@ def describe_shard(url: str, storage: Storage = LOCAL) -> Shard:
 
 
 def bind_columns(
-    found: Found,
+    found: FoundShards,
     *,
     features: Sequence[str] | None,
     target: str | None,
@@ -373,7 +373,7 @@ def _raise_all(problems: Sequence[str]) -> None:
         raise DataError("\n".join(lines))
 
 
-def _fingerprint(found: Found) -> str:
+def _fingerprint(found: FoundShards) -> str:
     """Return a hash of the shards that does not depend on the path of their folder."""
     # The `//` of a URL becomes `/` in this computation, for all URLs alike: only what follows the
     # common folder enters the hash.

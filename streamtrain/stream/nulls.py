@@ -94,7 +94,7 @@ def apply_null_policy(
     return NullPolicyResult((*filled, target), NO_POSITIONS, _counts(span, values_per_column))
 
 
-def mend_evaluation(source: Source, rows: np.ndarray) -> np.ndarray:
+def apply_null_policy_to_evaluation(source: Source, rows: np.ndarray) -> np.ndarray:
     """Apply the policy to evaluation rows, once the standardisation of `source` is known.
 
     `rows` and the result are float64 (rows, columns) in raw units.

@@ -133,7 +133,7 @@ def _most_decoded_rows(source: Source) -> int:
     return max(int(spans.num_rows.max()), max(whole_reads, default=0))
 
 
-def with_fill(source: Source) -> Source:
+def with_imputed_values(source: Source) -> Source:
     """Return the source with the values that its policy imputes, if it imputes any.
 
     Reads the spans of the survey once.

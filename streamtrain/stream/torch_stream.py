@@ -23,7 +23,7 @@ from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts, summarize_nulls
-from streamtrain.stream.open_source import open_source, stream_budget, with_fill
+from streamtrain.stream.open_source import open_source, stream_budget, with_imputed_values
 from streamtrain.stream.window import RECEIPT_KEY, shuffle_once, window_ids
 from streamtrain.types import Json, Receipt
 
@@ -79,7 +79,7 @@ class Stream(IterableDataset[Minibatch]):
             storage=storage,
         )
         source = open_source(dataset, config, holdout=0 if data.holdout is None else data.holdout)
-        self._source = with_fill(source)
+        self._source = with_imputed_values(source)
         self.dataset = source.dataset
         self._seed = config.order.seed
         self._go_to(0)

@@ -45,13 +45,13 @@ class Factory:
     sha256: str | None
     num_features: int
     num_parameters: int = 0
-    values_a_row: int = 0
+    values_per_row: int = 0
     stacks: bool = True
     has_constants: bool = True
     seed: int = 0
     trial: int = 0
 
-    def of_trial(self, seed: int, trial: int) -> "Factory":
+    def for_trial(self, seed: int, trial: int) -> "Factory":
         """Return the same factory with the constants of a trial.
 
         A factory without constants is returned unchanged, so that what was compiled for it is
@@ -162,7 +162,7 @@ def load_factory(name: str, num_features: int) -> Factory:
     factory = replace(
         factory,
         num_parameters=sum(tensor.numel() for _, tensor in trainable),
-        values_a_row=_check_module(name, module, num_features),
+        values_per_row=_check_module(name, module, num_features),
         has_constants=len(trainable) < num_tensors,
     )
     return replace(factory, stacks=_can_stack(factory))

@@ -54,7 +54,7 @@ def gradient_slots(batch_size: int, num_parameters: int) -> int:
     on the number of threads, so that threads do not change a result.
     """
     by_memory = max(2, MAX_SLOT_FLOATS // num_parameters)
-    return max(1, min(mlp.MOST_SLOTS, batch_size // SLOT_ROWS, by_memory))
+    return max(1, min(mlp.MAX_SLOTS, batch_size // SLOT_ROWS, by_memory))
 
 
 class FusedEngine:

@@ -136,7 +136,7 @@ class Learner:
         if ends_epoch and not len(rows):
             self._finish_epoch()
 
-    def take_over(self, rows: int, losses: np.ndarray) -> Iterator[Evaluation]:
+    def count_remote_rows(self, rows: int, losses: np.ndarray) -> Iterator[Evaluation]:
         """Count rows that were trained on elsewhere, with the sums of their losses, float64 (R,).
 
         The engine must already have the parameters after these rows. Yields one evaluation of each
@@ -166,9 +166,6 @@ class Learner:
         """Yield `outcome` for each replica of a learner that failed or ran out of memory."""
         for lr in self.engine.learning_rates:
             yield self._ended(lr, outcome, reason)
-
-    # The old name, until run/ and cluster/ use the new one.
-    failed = report_failure
 
     def state(self) -> tuple[Json, dict[str, np.ndarray]]:
         """Return copies of everything that changes: JSON values, and arrays by name.

@@ -59,11 +59,11 @@ class Shape:
         return self.widths[0]
 
     @property
-    def values_a_row(self) -> int:
+    def values_per_row(self) -> int:
         """The number of values that a forward pass keeps per row."""
         return sum(self.widths)
 
-    def of_trial(self, seed: int, trial: int) -> "Shape":
+    def for_trial(self, seed: int, trial: int) -> "Shape":
         """Return self: a perceptron has no constants that a trial would draw."""
         return self
 

@@ -39,7 +39,7 @@ def by_hand(made: Factory, rows: np.ndarray, lr: float) -> torch.nn.Module:
     ],
 )
 def test_a_module_of_the_user_s_own_trains_as_by_hand(name, stacks):
-    made, rows = factory(name).of_trial(0, 0), make_rows(32 * 50)
+    made, rows = factory(name).for_trial(0, 0), make_rows(32 * 50)
     assert made.stacks == stacks, "control flow that depends on values: replica by replica"
     engine = make_engine(made)
     parameters, _ = trained(engine, rows)
@@ -60,7 +60,7 @@ def test_a_trial_is_a_start_and_constants_of_its_own():
     made = factory("Fourier")
     state = torch.random.get_rng_state()
     starts = [initial_parameters(made, 5, trial) for trial in (0, 0, 1)]
-    waves = [made.of_trial(5, trial).module().waves for trial in (0, 0, 1)]
+    waves = [made.for_trial(5, trial).module().waves for trial in (0, 0, 1)]
     assert (torch.random.get_rng_state() == state).all(), (
         "the state of torch's generator is preserved"
     )
@@ -69,7 +69,7 @@ def test_a_trial_is_a_start_and_constants_of_its_own():
     assert torch.equal(waves[0], waves[1])
     assert not torch.equal(waves[0], waves[2])
     plain = factory("mlp")
-    assert plain.of_trial(5, 1) is plain, (
+    assert plain.for_trial(5, 1) is plain, (
         "without constants, what was compiled is reused in every trial"
     )
     assert (initial_parameters(plain, 5, 0) != initial_parameters(plain, 5, 1)).any()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numba.core.runtime import _nrt_python, rtsys
 
 from streamtrain.config import TrainConfig
-from streamtrain.kernels.products import MOST_WEIGHTS
+from streamtrain.kernels.products import MAX_WEIGHTS
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.fused_engine import FusedEngine, gradient_slots, one_blas_thread
 from streamtrain.training.model import Shape, initial_parameters, views
@@ -107,7 +107,7 @@ def test_any_shape_size_and_cut_equals_the_torch_engine(
 @pytest.mark.parametrize("activation", ["relu", "tanh", "silu", "gelu", "identity"])
 def test_layers_too_large_for_registers_go_through_blas(widths, activation):
     """The large layer is a hidden one or the first; the last tile is not full."""
-    assert max(inputs * outputs for inputs, outputs in pairwise(widths)) > MOST_WEIGHTS
+    assert max(inputs * outputs for inputs, outputs in pairwise(widths)) > MAX_WEIGHTS
     rows = np.random.default_rng(0).standard_normal((700, widths[0] + 1)).astype(np.float32)
     with one_blas_thread():
         fused, eager = (

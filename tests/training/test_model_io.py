@@ -188,7 +188,7 @@ def test_a_model_of_a_factory_is_trained_saved_loaded_and_exported(
         "--model modules_to_export:Waves is for the torch engine",
     )
     loaded = load_model(tmp_path / "run")
-    constants = load_factory("modules_to_export:Waves", 4).of_trial(3, 0).module()
+    constants = load_factory("modules_to_export:Waves", 4).for_trial(3, 0).module()
     assert torch.equal(loaded.layers.waves, constants.waves)
     assert torch.equal(loaded.layers.phases, constants.phases)
     x = raw(data)[:500]

@@ -166,7 +166,7 @@ def inner_engine(prepared: Prepared, task: LaneTask, threads: ComputePool) -> En
     last_row = prepared.last_row if prepared.last_row < NO_LAST_ROW else None
     parameters_P = initial_parameters(prepared.model, seed, task.trial)
     engine = ENGINES[prepared.engine](
-        prepared.model.of_trial(seed, task.trial),
+        prepared.model.for_trial(seed, task.trial),
         parameters_P,
         task.batch_size + 1,
         task.lrs,

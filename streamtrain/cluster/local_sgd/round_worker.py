@@ -79,7 +79,7 @@ def share_engine(
     last_row = prepared.last_row // shares if prepared.last_row < NO_LAST_ROW else None
     parameters_P = initial_parameters(prepared.model, seed, trial)
     return ENGINES[prepared.engine](
-        prepared.model.of_trial(seed, trial),
+        prepared.model.for_trial(seed, trial),
         parameters_P,
         batch_size // shares,
         lrs,

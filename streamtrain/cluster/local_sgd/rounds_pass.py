@@ -74,7 +74,9 @@ class RoundsPass(SharedLearnerPass):
     def _train_commits(self, pool: WorkerPool, leases: Leases) -> None:
         learner = self.learner
         if not learner.rows:
-            self.emit_all(learner.take_over(0, np.zeros(len(learner.engine.learning_rates))))
+            self.emit_all(
+                learner.count_remote_rows(0, np.zeros(len(learner.engine.learning_rates)))
+            )
         while not self._rounds.done and not learner.done:
             self._choose_length()
             started, failures = time.perf_counter(), leases.failures
@@ -121,7 +123,7 @@ class RoundsPass(SharedLearnerPass):
         for result in results:
             losses_R += result.losses
         self._rounds.commit(rows)
-        self.emit_all(self.learner.take_over(rows, losses_R))
+        self.emit_all(self.learner.count_remote_rows(rows, losses_R))
 
     def _choose_length(self) -> None:
         """After the measured rounds, set the windows that a median worker trains in a round."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from streamtrain.errors import DataError, ResourceError, first_line, shown
-from streamtrain.storage.dataset import Found, bind_columns, find_shards
+from streamtrain.storage.dataset import FoundShards, bind_columns, find_shards
 from streamtrain.storage.decode import MAX_EXACT_INTEGER, arrow_column, decode_arrow
 from streamtrain.storage.locate import locate, read_list
 from streamtrain.storage.parquet.parquet_reader import stream_parquet
@@ -181,7 +181,7 @@ def _open_arrow(path: str, storage: Storage) -> pa.NativeFile:
     return pa.OSFile(path)
 
 
-def _shard_table(found: Found) -> Table:
+def _shard_table(found: FoundShards) -> Table:
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
         dataset = bind_columns(found, features=chosen[:-1], target=chosen[-1])
         for number, shard in enumerate(dataset.shards):
@@ -202,7 +202,7 @@ def _zarr_pieces(dataset: Dataset, number: int, decoded_type: str) -> Iterator[P
         yield tuple(column.astype(decoded_type, copy=False) for column in columns)
 
 
-def _common_columns(found: Found) -> tuple[Column, ...]:
+def _common_columns(found: FoundShards) -> tuple[Column, ...]:
     """Return the first shard's columns, each in the widest type that any shard needs."""
     wide = {
         column.name
