@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from streamtrain.base.units import format_count
 from streamtrain.errors import DataError
+from streamtrain.report.analysis import Summary
 from streamtrain.report.number_format import NOTHING, size_text, target_word
-from streamtrain.report.summary import summarize_run
+from streamtrain.report.summary import analyze
 from streamtrain.science.cells import Cell, losses_at, rows_in_common, seconds_to_target, throughput
 from streamtrain.science.intervals import independent_ratio, paired_ratio
 from streamtrain.science.judge import arm_cells
@@ -59,8 +60,8 @@ def compare(a: Run, b: Run) -> Document:
             f"no batch size is in both runs: {_sizes(a)} and {_sizes(b)}. Compare runs that have a"
             " size in common."
         )
-    summaries = summarize_run(a), summarize_run(b)
-    target = summaries[0]["target_loss"]
+    analyses = analyze(a), analyze(b)
+    target = analyses[0].summary.target_loss
     cells = [
         {cell.batch_size: cell for cell in arm_cells(run, run.rules[0], target)} for run in (a, b)
     ]
@@ -80,7 +81,7 @@ def compare(a: Run, b: Run) -> Document:
         "paired": pairs,
         "target_loss": target,
         "holdout_loss_at_rows": rows,
-        "sides": [_side(summary) for summary in summaries],
+        "sides": [_side(analysis.summary) for analysis in analyses],
         "changed": changed_keys(a.header.config, b.header.config),
         "same_data": _fingerprint(a) == _fingerprint(b),
         "only_in_a": [size for size in a.batch_sizes if size not in shared],
@@ -339,14 +340,12 @@ def _changes(document: Mapping[str, Any]) -> str:
     )
 
 
-def _side(summary: Mapping[str, Any]) -> Document:
-    env = summary.get("env") or {}
-    machine = [env.get(name) for name in ("cpu", "cores")]
+def _side(summary: Summary) -> Document:
     return {
-        "version": summary["version"],
-        "command": summary["command"],
-        "sentence": summary["sentence"],
-        "machine": machine,
+        "version": summary.version,
+        "command": summary.command,
+        "sentence": summary.sentence,
+        "machine": [summary.env.get(name) for name in ("cpu", "cores")],
     }
 
 

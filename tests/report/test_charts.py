@@ -12,18 +12,16 @@ from streamtrain.report.axis import with_intervals
 from streamtrain.report.chart_data import make_tables
 from streamtrain.report.charts import chart_specs
 from streamtrain.report.charts.theme import reference_layers, round_ticks
-from streamtrain.report.summary import summarize_run
-from streamtrain.science.judge import judge
+from streamtrain.report.summary import analyze
 from streamtrain.science.run_log import collect
 from tests.report.synthetic import make_records, with_measures
 
 
 def drawn(records):
     """(specs, tables) of a run."""
-    run = collect(records)
-    summary = summarize_run(run)
-    tables = make_tables(run, judge(run).cells, summary)
-    return chart_specs(summary, tables), tables
+    analysis = analyze(collect(records))
+    tables = make_tables(analysis)
+    return chart_specs(analysis.summary, tables), tables
 
 
 def domains(spec, channel):

@@ -4,24 +4,31 @@ measured, and nothing where nothing was.
 
 import html
 import json
+from dataclasses import replace
 from importlib.resources import files
 
 import jsonschema
 import pytest
 
 from streamtrain.report import write
+from streamtrain.report.analysis import CellFigures, Figure, Summary
 from streamtrain.report.markdown import render_markdown, render_table
-from streamtrain.report.summary import summarize
-from streamtrain.report.text import facts
+from streamtrain.report.summary import analyze, summarize
+from streamtrain.report.text import facts, run_facts
 from streamtrain.report.workers import worker_facts
+from streamtrain.science.run_log import collect
 from tests.report.synthetic import make_records, with_measures
 
 SIZES = (256, 1024, 4096, 65536)
 
 
+def analyzed(records) -> Summary:
+    return analyze(collect(records)).summary
+
+
 @pytest.fixture(scope="module")
 def summary():
-    return summarize(with_measures(make_records(SIZES, trials=3, target_loss=[0.05])))
+    return analyzed(with_measures(make_records(SIZES, trials=3, target_loss=[0.05])))
 
 
 def test_a_run_with_measurements_keeps_to_the_schema(summary):
@@ -29,7 +36,7 @@ def test_a_run_with_measurements_keeps_to_the_schema(summary):
         files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8")
     )
     jsonschema.Draft202012Validator(schema).validate(
-        json.loads(json.dumps(summary, allow_nan=False))
+        json.loads(json.dumps(summary.to_json(), allow_nan=False))
     )
 
 
@@ -43,7 +50,7 @@ def test_the_page_and_the_markdown_say_the_same(summary, tmp_path, monkeypatch):
     pairs = [
         *facts.speed_facts(summary),
         *facts.landmark_facts(summary),
-        *facts.measure_facts(summary),
+        *facts.measure_facts(summary.measures),
     ]
     assert len(pairs) > 15
     for name, text in pairs:
@@ -57,23 +64,23 @@ def test_the_page_and_the_markdown_say_the_same(summary, tmp_path, monkeypatch):
 def test_alpha_and_beta_are_those_of_the_records(summary):
     """The synthetic step takes 90 µs and 60 ns a row; delivery is 12 M rows/s."""
     said = dict(facts.speed_facts(summary))
-    laws = summary["landmarks"]["laws"]
+    laws = summary.landmarks["laws"]
     assert laws["alpha_seconds"]["value"] == pytest.approx(9e-5, rel=0.1)
     assert laws["beta_seconds_a_row"]["value"] == pytest.approx(6e-8, rel=0.1)
     assert f"α = {laws['alpha_seconds']['value'] * 1e6:.3g} µs" in said["a step of B rows takes"]
 
 
 def test_intervals_say_their_kind_and_n(summary):
-    said = dict(facts.measure_facts(summary))
+    said = dict(facts.measure_facts(summary.measures))
     assert "(fieller, n = 16)" in said["B_simple, tr Σ / |G|²"]
     assert "(jackknife, n = 8)" in said["√m law, slope"]
     assert "η/B" in said["B_simple, tr Σ / |G|²"]
-    assert "95 % intervals  Student over 3 trials" in render_table(summary)
+    assert "95 % intervals  Student over 3 trials" in render_table(summary.to_json())
     assert "1 run" in render_table(summarize(make_records(SIZES, trials=1)))
 
 
 def test_both_sharpnesses_their_spaces_and_what_they_are_of_are_printed(summary):
-    said = dict(facts.measure_facts(summary))
+    said = dict(facts.measure_facts(summary.measures))
     for name in (
         "Keskar's sharpness φ",
         "φ in a random subspace of 100 dimensions",
@@ -88,14 +95,9 @@ def test_both_sharpnesses_their_spaces_and_what_they_are_of_are_printed(summary)
 
 
 def test_a_scale_without_an_upper_end_is_at_least_its_lower_bound():
-    assert facts.scale_text(
-        {"value": 900.0, "lo": 512.4, "hi": None, "n": 16, "kind": "fieller lower bound"}
-    ).startswith("≥ 512")
-    assert (
-        facts.scale_text({"value": None, "lo": None, "hi": None, "n": 0, "kind": "too few rows"})
-        == ""
-        == facts.scale_text(None)
-    )
+    at_least = Figure(value=900.0, lo=512.4, n=16, kind="fieller lower bound")
+    assert facts.scale_text(at_least).startswith("≥ 512")
+    assert facts.scale_text(Figure(kind="too few rows")) == facts.scale_text(None) == ""
 
 
 def test_a_growing_batch_is_proposed_with_its_bound():
@@ -109,13 +111,15 @@ def test_a_growing_batch_is_proposed_with_its_bound():
         }
     }
     # one size has no others beside it
-    assert facts.landmark_facts({"landmarks": marks, "cells": [{"batch_size": 64}]}) == []
-    text = dict(facts.landmark_facts({"landmarks": marks}))["a batch that grows"]
+    assert facts.landmark_facts(Summary(landmarks=marks, cells=(CellFigures(batch_size=64),))) == []
+    text = dict(facts.landmark_facts(Summary(landmarks=marks)))["a batch that grows"]
     assert "growing the batch could save at most 23 % of the rows" in text
     assert "double the minibatch 3 times" in text
     assert "√2 (Adam)" in text
     marks["growth"] |= {"doublings": 0}
-    assert "double" not in dict(facts.landmark_facts({"landmarks": marks}))["a batch that grows"]
+    assert (
+        "double" not in dict(facts.landmark_facts(Summary(landmarks=marks)))["a batch that grows"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,13 +130,16 @@ def test_the_bottleneck_is_named(slower, word):
     for record in records:
         if record["event"] == "delivery":
             record["seconds"] *= slower
-    assert facts.bottleneck(summarize(records)).startswith(word)
+    assert facts.bottleneck(analyzed(records)).startswith(word)
 
 
 def test_nothing_measured_is_nothing_said():
-    bare = summarize(make_records([1024], trials=1, lrs=[0.004], verb="train", timing=False))
+    bare = analyzed(make_records([1024], trials=1, lrs=[0.004], verb="train", timing=False))
     assert (
-        facts.speed_facts(bare) == facts.measure_facts(bare) == facts.confirmation_rows(bare) == []
+        facts.speed_facts(bare)
+        == facts.measure_facts(bare.measures)
+        == facts.confirmation_rows(bare)
+        == []
     )
     assert "## Measured" not in render_markdown(bare)
 
@@ -151,14 +158,14 @@ def test_a_bad_shuffle_a_slope_that_is_not_and_a_quarantine_are_said():
     for record in records:
         if record["event"] == "pass":
             record["quarantined"] = lost
-    summary = summarize(records)
-    said = dict(facts.measure_facts(summary))
+    summary = analyzed(records)
+    said = dict(facts.measure_facts(summary.measures))
     assert (
         "these statistics are of your shuffle, not of the batch size"
         in said["shuffle, design effect"]
     )
     assert "not 1/√m" in said["√m law, slope"]
-    found = dict(facts.integrity_facts(summary))
+    found = dict(run_facts.integrity_facts(summary))
     assert found["quarantined"].startswith("5 rows that could not be read")
     assert "a.parquet rows 0 to 5 (cut short)" in found["quarantined"]
     assert found["left out"] == "b (no)"
@@ -196,20 +203,16 @@ def on_workers(**last) -> list[dict]:
 
 
 def test_a_run_on_workers_tells_speed_and_loss_by_their_number(tmp_path, monkeypatch):
-    summary = summarize(on_workers())
-    one, two = summary["workers"]["by_workers"]
-    assert (one["workers"], one["rows"], one["rows_per_second"]["value"]) == (
-        1,
-        1_000_000,
-        1_000_000,
-    )
-    assert (two["rounds"], two["rows"], two["end_rows"]) == (3, 3_000_000, 4_000_000)
+    summary = analyzed(on_workers())
+    one, two = summary.workers.by_workers
+    assert (one.workers, one.rows, one.rows_per_second.value) == (1, 1_000_000, 1_000_000)
+    assert (two.rounds, two.rows, two.end_rows) == (3, 3_000_000, 4_000_000)
     # the first round was too short to tell
-    assert two["rows_per_second"]["value"] == pytest.approx(1.5e6, rel=0.01)
-    assert one["holdout_loss"] > two["holdout_loss"]
-    assert summary["cells"][0]["rows_per_second"]["n"] == 3
-    assert summary["cells"][0]["wait_fraction"]["value"] is None
-    said = dict(worker_facts(summary))
+    assert two.rows_per_second.value == pytest.approx(1.5e6, rel=0.01)
+    assert one.holdout_loss > two.holdout_loss
+    assert summary.cells[0].rows_per_second.n == 3
+    assert summary.cells[0].wait_fraction.value is None
+    said = dict(worker_facts(summary.workers))
     assert said["workers"] == "2 at most; 1 lost, 3 tasks failed and were done again"
     assert said["period"].endswith("over 2 shares; outer optimizer: average")
     assert said["with 1 worker"].startswith("1.00 M rows/s")
@@ -221,22 +224,19 @@ def test_a_run_on_workers_tells_speed_and_loss_by_their_number(tmp_path, monkeyp
         files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8")
     )
     jsonschema.Draft202012Validator(schema).validate(
-        json.loads(json.dumps(summary, allow_nan=False))
+        json.loads(json.dumps(summary.to_json(), allow_nan=False))
     )
-    assert worker_facts(summarize(make_records([1024]))) == []
+    assert worker_facts(analyzed(make_records([1024])).workers) == []
     assert facts.bottleneck(summary) == ""
 
 
 @pytest.mark.parametrize(("waits", "why"), [(0.38, True), (0.0, False)])
 def test_a_step_that_waits_though_reading_is_faster_has_its_reason(summary, waits, why):
-    cells = [
-        {**cell, "wait_fraction": {**cell["wait_fraction"], "value": waits}}
-        for cell in summary["cells"]
-    ]
-    laws = {**summary["landmarks"]["laws"], "kink": None}
-    said = dict(
-        facts.speed_facts(
-            {**summary, "cells": cells, "landmarks": {**summary["landmarks"], "laws": laws}}
-        )
+    cells = tuple(
+        replace(cell, wait_fraction=replace(cell.wait_fraction, value=waits))
+        for cell in summary.cells
     )
+    laws = summary.landmarks["laws"] | {"kink": None}
+    landmarks = summary.landmarks | {"laws": laws}
+    said = dict(facts.speed_facts(replace(summary, cells=cells, landmarks=landmarks)))
     assert ("the same processor cores" in said["reading is the limit"]) == why

@@ -7,18 +7,18 @@ is a hollow mark at the edge. `house` has what all share; `picture`, `speed`, `r
 the charts of the report's sections 2 and 3, 4, 6, 6.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import altair as alt
 
+from streamtrain.report.analysis import Summary
 from streamtrain.report.charts import measures, rates, speed
 from streamtrain.report.charts import tradeoff as picture
 from streamtrain.report.charts.theme import Spec, Tables, finish, theme, whole_spec
 
 __all__ = ["NAMES", "Spec", "Tables", "chart_specs", "theme", "whole_spec"]
 
-Draw = Callable[[Mapping[str, Any], Tables], alt.LayerChart | None]
+Draw = Callable[[Summary, Tables], alt.LayerChart | None]
 #: Name → (what draws it, height in pixels).
 _CHARTS: dict[str, tuple[Draw, int]] = {
     "tradeoff": (picture.tradeoff, 340),
@@ -43,7 +43,7 @@ _CHARTS: dict[str, tuple[Draw, int]] = {
 NAMES = tuple(_CHARTS)
 
 
-def chart_specs(summary: Mapping[str, Any], tables: Tables) -> dict[str, Spec]:
+def chart_specs(summary: Summary, tables: Tables) -> dict[str, Spec]:
     """The specs by name, of NAMES; a chart without a single point to show is left out."""
     drawn = {name: (draw(summary, tables), height) for name, (draw, height) in _CHARTS.items()}
     return {

@@ -2,11 +2,9 @@
 two models.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import altair as alt
 
+from streamtrain.report.analysis import Summary
 from streamtrain.report.axis import ends_of
 from streamtrain.report.charts.theme import (
     Tables,
@@ -18,7 +16,7 @@ from streamtrain.report.charts.theme import (
 )
 
 
-def noise_scale(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def noise_scale(summary: Summary, tables: Tables) -> alt.LayerChart | None:
     """The noise scales and the critical batch size beside the recommended one, on one axis of batch
     sizes; None without one.
     """
@@ -60,7 +58,7 @@ def noise_scale(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | 
     )
 
 
-def sqrt_m(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def sqrt_m(summary: Summary, tables: Tables) -> alt.LayerChart | None:
     """The gradient's standard deviation against the rows it is averaged over, with the line of
     slope -½.
     """
@@ -91,7 +89,7 @@ def sqrt_m(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
     )
 
 
-def curvature(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def curvature(summary: Summary, tables: Tables) -> alt.LayerChart | None:
     """λ_max at the end of training, by batch size, beside the line above which a step of its rate
     is unstable.
     """
@@ -122,7 +120,7 @@ def curvature(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | No
     )
 
 
-def sharpness(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def sharpness(summary: Summary, tables: Tables) -> alt.LayerChart | None:
     """Keskar's φ and the adaptive φ by batch size; None without one."""
     rows = [row for row in tables["sharpness"] if row["value"]]
     if not rows:
@@ -151,7 +149,7 @@ def sharpness(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | No
     return alt.layer(*layers).properties(title="Sharpness of the trained models")
 
 
-def line(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def line(summary: Summary, tables: Tables) -> alt.LayerChart | None:
     """Training loss on the straight line from the smallest batch's model to the largest's."""
     rows = [row for row in tables["line"] if row["loss"]]
     if len(rows) < 2:

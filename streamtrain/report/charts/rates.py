@@ -2,11 +2,9 @@
 rate for each size.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import altair as alt
 
+from streamtrain.report.analysis import Summary
 from streamtrain.report.axis import ends_of
 from streamtrain.report.charts.theme import Tables, chart_title, log_axis, size_axis, size_steps
 
@@ -14,7 +12,7 @@ from streamtrain.report.charts.theme import Tables, chart_title, log_axis, size_
 STABILITY = {"curvature": [5, 4], "mean-square stability": [2, 3]}
 
 
-def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def learning_rates(summary: Summary, tables: Tables) -> alt.LayerChart | None:
     """B x η: a square a learner, coloured by its loss; crosses diverged.
 
     None where no size had two rates.
@@ -33,7 +31,7 @@ def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart
     base = alt.Chart(alt.NamedData("tried"))
     # What is worse than twice the best constant has one colour, or a single runaway would leave one
     # colour to all the others.
-    worst = 2 * ((summary["best_constant_loss"] or {}).get("value") or 1.0)
+    worst = 2 * (summary.constant_loss or 1.0)
     scale = alt.Scale(
         type="log",
         domain=list(ends_of([min(loss, worst) for loss in losses], 1.0)),
@@ -92,7 +90,7 @@ def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart
     )
 
 
-def rules(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def rules(summary: Summary, tables: Tables) -> alt.LayerChart | None:
     """Held-out loss at equal rows against batch size, a line a learning-rate rule, labelled
     directly; None with one rule.
     """

@@ -2,16 +2,14 @@
 stream's time goes.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import altair as alt
 
+from streamtrain.report.analysis import Summary
 from streamtrain.report.axis import ends_of
 from streamtrain.report.charts.theme import Tables, chart_title, log_axis, size_axis, size_color
 
 
-def throughput(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def throughput(summary: Summary, tables: Tables) -> alt.LayerChart | None:
     """Rows/s of the steps alone, a mark a repeat, with B/(α + βB) through them and delivery as a
     roof; None without timings.
     """
@@ -56,7 +54,7 @@ def throughput(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | N
     )
 
 
-def parts(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def parts(summary: Summary, tables: Tables) -> alt.LayerChart | None:
     """Seconds of work in each part of the stream, all passes together.
 
     None where nothing was timed.

@@ -4,17 +4,16 @@ alone.
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 
 from streamtrain.report.axis import ends_of
-from streamtrain.report.chart_data import Row
+from streamtrain.report.measure_data import Tables
 from streamtrain.report.number_format import size_text
 
 Spec = dict[str, Any]
-Tables = Mapping[str, Sequence[Row]]
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 _RAMPS = {
     "light": ["#4f9be0", "#2a76c6", "#14508f", "#081f40"],

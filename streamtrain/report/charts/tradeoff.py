@@ -3,13 +3,12 @@ seconds.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import altair as alt
 
+from streamtrain.report.analysis import Summary
 from streamtrain.report.axis import ends_of, share_of, with_intervals
-from streamtrain.report.chart_data import Row
 from streamtrain.report.charts.theme import (
     Tables,
     chart_title,
@@ -22,6 +21,7 @@ from streamtrain.report.charts.theme import (
     size_color,
     sizes_where,
 )
+from streamtrain.report.measure_data import Row
 from streamtrain.report.number_format import target_word
 
 AXES = {"rows": "rows trained on", "steps": "steps", "seconds": "seconds of training alone"}
@@ -38,7 +38,7 @@ _TOLD = [
 ]
 
 
-def tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def tradeoff(summary: Summary, tables: Tables) -> alt.LayerChart | None:
     """Rows per second against held-out loss at equal rows.
 
     None without a loss, or with a single size.
@@ -67,7 +67,7 @@ def tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | Non
         if cell["holdout_loss"]
         for loss in (cell["holdout_loss"], cell["label_holdout_loss"])
     ]
-    title = f"held-out loss at {summary['holdout_loss_at_rows']:,} rows"
+    title = f"held-out loss at {summary.holdout_loss_at_rows:,} rows"
     y = alt.Y("holdout_loss:Q", title=title, **log_axis(ends))
     base, color = (
         sizes_where("datum.rows_per_second > 0 && datum.holdout_loss > 0"),
@@ -100,17 +100,17 @@ def tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | Non
     )
 
 
-def seconds_to_target(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def seconds_to_target(summary: Summary, tables: Tables) -> alt.LayerChart | None:
     """Seconds to the target against batch size, with the laws' curve and what was confirmed.
 
     None without target or timings.
     """
-    cells, target = tables["cells"], summary["target_loss"]
+    cells, target = tables["cells"], summary.target_loss
     if target is None or len(cells) < 2 or not any(cell["rows_per_second"] for cell in cells):
         return None
     reached = [cell["seconds_to_target"] for cell in cells if cell["seconds_to_target"]]
     budgets = [
-        summary["train_rows"] / cell["rows_per_second"] for cell in cells if cell["rows_per_second"]
+        summary.train_rows / cell["rows_per_second"] for cell in cells if cell["rows_per_second"]
     ]
     x = size_axis(tables)
     title = f"seconds to loss ≤ {target_word(target)}"
@@ -168,7 +168,7 @@ def seconds_to_target(summary: Mapping[str, Any], tables: Tables) -> alt.LayerCh
     )
 
 
-def curves(name: str, summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def curves(name: str, summary: Summary, tables: Tables) -> alt.LayerChart | None:
     """Loss against `rows`, `steps` or `seconds`: medians, and each trial as a thin line.
 
     None without a point.
@@ -184,7 +184,7 @@ def curves(name: str, summary: Mapping[str, Any], tables: Tables) -> alt.LayerCh
     losses = [min(row["loss"], 1.5 * start) for row in rows]
     ends = ends_of([*losses, *(row["loss"] for row in tables["references"])], 1.15)
     scale = log_scale(ends)
-    held_out = summary["data"].get("holdout_source") != "none"
+    held_out = summary.data.holdout_source != "none"
     reach = ends_of((row[name] for row in rows), 1.0)
     x = alt.X(f"{name}:Q", title=AXES[name], **log_axis(reach, "~g" if name == "seconds" else "~s"))
     marks = [(share_of(row[name], reach), row["loss"]) for row in rows]
