@@ -513,8 +513,8 @@ def parse(kind: type[Parsed], values: Json, name: str) -> Parsed:
 
 
 def to_json(value: Any) -> Any:
-    """Return dataclasses, tuples and mappings as JSON values; anything else as it is."""
-    if isinstance(value, Receipt):
+    """Return dataclasses, tuples and mappings as JSON values; other values unchanged."""
+    if hasattr(value, "to_json"):
         return value.to_json()
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: to_json(getattr(value, item.name)) for item in fields(value)}

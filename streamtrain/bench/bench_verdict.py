@@ -30,7 +30,7 @@ def summarize(samples: Mapping[str, Sequence[float]], reasons: Mapping[str, str]
     """Medians, intervals and paired ratios of the samples; null with its reason where a side is
     missing or says nothing.
     """
-    medians = {name: measure(sample, log=True) for name, sample in samples.items()}
+    medians = {name: measure(sample, log=True).to_json() for name, sample in samples.items()}
     reasons, reference = dict(reasons), medians.get("decode_2_threads") or medians.get("decode")
     document: Json = {"rows_per_second": medians["streamtrain"]["value"]}
     intervals: Json = {"rows_per_second": medians["streamtrain"]}

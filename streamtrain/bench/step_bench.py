@@ -264,7 +264,7 @@ def cell(
         "threads": 1,
         "torch_eager_threads": better,
         "intervals": {
-            "rows_per_second": rate,
+            "rows_per_second": rate.to_json(),
             "ratio": {"value": ratio[0], "n": len(ours), "lo": ratio[1], "hi": ratio[2]},
         },
     }

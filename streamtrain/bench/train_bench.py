@@ -164,8 +164,8 @@ def cell(
         "ratio": ratio,
         "bound": bound(threads / rates["resident"]["value"], delivery_seconds, threads, cores),
         "intervals": {
-            "streaming_rows_per_second": rates["streaming"],
-            "resident_rows_per_second": rates["resident"],
+            "streaming_rows_per_second": rates["streaming"].to_json(),
+            "resident_rows_per_second": rates["resident"].to_json(),
             "ratio": {"value": ratio, "n": len(streaming), "lo": lo, "hi": hi},
         },
     }

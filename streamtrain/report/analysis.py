@@ -8,61 +8,45 @@ records ──collect──▶ Run ──judge──▶ Judgement ──analyze�
 ```
 
 `Summary` is the part that `summary.json` keeps, as nested dataclasses; `schema.json` gives the
-meaning and the unit of every field. `landmarks` and `measures` are JSON documents, read with
-`section` and `figure_of`.
+meaning and the unit of every field. `measures` is a JSON document, read with `section` and
+`estimate_of`.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from streamtrain.records import DataInfo, parse
 from streamtrain.science.cells import Cell
-from streamtrain.science.intervals import measure
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.judge import Judgement
+from streamtrain.science.landmarks import Landmarks
 from streamtrain.science.run_log import Run
 from streamtrain.types import Json, Status
 
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """A measured value of `n` repeats with its 95 % interval.
-
-    `value` is None where nothing was measured; `lo` and `hi` are None without repeats. `kind` names
-    the method of the interval where it is worth saying.
-    """
-
-    value: float | None = None
-    n: int = 0
-    lo: float | None = None
-    hi: float | None = None
-    kind: str = ""
-
-    def to_json(self) -> Json:
-        """Return the figure as JSON values; `kind` is left out when empty."""
-        values: Json = {"value": self.value, "n": self.n, "lo": self.lo, "hi": self.hi}
-        return values | {"kind": self.kind} if self.kind else values
+NOT_MEASURED = Estimate(value=None)
 
 
-def figure(values: Iterable[float | None], *, log: bool = False) -> Figure:
-    """Return the median of repeats with its interval; `log` is for positive quantities."""
-    return figure_of(measure(values, log=log)) or Figure()
-
-
-def figure_of(values: Mapping[str, Any] | None) -> Figure | None:
-    """Return an interval of a JSON document as a Figure; None where the document has none."""
+def estimate_of(values: Mapping[str, Any] | None) -> Estimate | None:
+    """Return an interval of a JSON document as an Estimate; None where the document has none."""
     if not values:
         return None
-    return Figure(
+    return Estimate(
         value=finite(values.get("value")),
-        n=values.get("n") or 0,
         lo=finite(values.get("lo")),
         hi=finite(values.get("hi")),
+        n=values.get("n") or 0,
         kind=values.get("kind") or "",
     )
+
+
+def is_trained(status: str) -> bool:
+    """True for the status of a cell whose training ended as planned, at the target or not."""
+    return status in ("reached", "not_reached")
 
 
 def section(document: Mapping[str, Any] | None, *names: str) -> Json:
@@ -84,25 +68,15 @@ class CellFigures:
     batch_size: int
     lr: float = 0.0
     status: Status = "not_reached"
-    rows_per_second: Figure = Figure()
-    wait_fraction: Figure = Figure()
-    holdout_loss: Figure = Figure()
-    holdout_rmse: Figure = Figure()
-    holdout_loss_at_steps: Figure = Figure()
-    holdout_loss_at_seconds: Figure = Figure()
-    steps_to_target: Figure = Figure()
-    rows_to_target: Figure = Figure()
-    seconds_to_target: Figure = Figure()
-
-    @property
-    def status_text(self) -> str:
-        """The status in words."""
-        return self.status.replace("_", " ")
-
-    @property
-    def is_trained(self) -> bool:
-        """True when its training ended as planned, at the target or not."""
-        return self.status in ("reached", "not_reached")
+    rows_per_second: Estimate = NOT_MEASURED
+    wait_fraction: Estimate = NOT_MEASURED
+    holdout_loss: Estimate = NOT_MEASURED
+    holdout_rmse: Estimate = NOT_MEASURED
+    holdout_loss_at_steps: Estimate = NOT_MEASURED
+    holdout_loss_at_seconds: Estimate = NOT_MEASURED
+    steps_to_target: Estimate = NOT_MEASURED
+    rows_to_target: Estimate = NOT_MEASURED
+    seconds_to_target: Estimate = NOT_MEASURED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +86,9 @@ class TargetCell:
     batch_size: int
     lr: float = 0.0
     status: Status = "not_reached"
-    steps_to_target: Figure = Figure()
-    rows_to_target: Figure = Figure()
-    seconds_to_target: Figure = Figure()
-
-    @property
-    def status_text(self) -> str:
-        """The status in words."""
-        return self.status.replace("_", " ")
+    steps_to_target: Estimate = NOT_MEASURED
+    rows_to_target: Estimate = NOT_MEASURED
+    seconds_to_target: Estimate = NOT_MEASURED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +135,10 @@ class Confirmation:
     """
 
     batch_size: int
-    predicted_seconds: Figure
-    measured_seconds: Figure
-    ratio: Figure
-    fill_seconds: Figure
+    predicted_seconds: Estimate
+    measured_seconds: Estimate
+    ratio: Estimate
+    fill_seconds: Estimate
 
     @property
     def seconds_off(self) -> float:
@@ -185,7 +154,7 @@ class WorkerCount:
     rounds: int
     rows: int
     seconds: float
-    rows_per_second: Figure
+    rows_per_second: Estimate
     end_rows: int
     holdout_loss: float | None = None
 
@@ -275,11 +244,6 @@ class Summary:
     warnings: tuple[ReportWarning, ...] = ()
 
     @property
-    def laws(self) -> "Laws":
-        """The fitted laws of steps and of time."""
-        return Laws.from_json(section(self.landmarks, "laws"))
-
-    @property
     def constant_loss(self) -> float | None:
         """The loss of the best constant."""
         return None if self.best_constant_loss is None else self.best_constant_loss.value
@@ -306,45 +270,15 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Laws:
-    """The fitted laws; a field is None where the run cannot tell.
-
-    The steps to the target follow S_min·(1 + B_crit/B): `steps_min`, `critical_batch_size`. The
-    seconds of a step follow α + βB: `alpha_seconds`, `beta_seconds`. `delivery_rate`: rows per
-    second of the stream alone; `crossover`: the batch size from which delivery is slower than the
-    step. `free_batch_size`, `best_batch_size` and `best_seconds` are the optimum without and with
-    delivery, and the seconds to the target there. `overlap`: γ of reading and computing.
-    """
-
-    alpha_seconds: Figure | None = None
-    beta_seconds: Figure | None = None
-    delivery_rate: Figure | None = None
-    crossover: Figure | None = None
-    overlap: Figure | None = None
-    free_batch_size: Figure | None = None
-    best_batch_size: Figure | None = None
-    best_seconds: Figure | None = None
-    steps_min: Figure | None = None
-    critical_batch_size: Figure | None = None
-
-    @staticmethod
-    def from_json(laws: Json) -> "Laws":
-        """Return `landmarks.laws` of `summary.json`."""
-        keys = {
-            "beta_seconds": "beta_seconds_a_row",
-            "delivery_rate": "rows_per_second",
-            "crossover": "kink",
-        }
-        names = [item.name for item in fields(Laws)]
-        return Laws(**{name: figure_of(laws.get(keys.get(name, name))) for name in names})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """A run, its judgement and everything computed from them; `summary` is what is kept of it."""
+    """A run, its judgement and everything computed from them; `summary` is what is kept of it.
+
+    `landmarks` is here with its types, and in the summary as JSON.
+    """
 
     run: Run
     judgement: Judgement
+    landmarks: Landmarks
     summary: Summary
 
     @property
@@ -368,8 +302,8 @@ class Analysis:
 
 def strict(value: Any) -> Any:
     """Return JSON values: None for NaN and infinity, lists for tuples, numbers for NumPy's."""
-    if isinstance(value, Figure):
-        return strict(value.to_json())
+    if isinstance(value, Estimate):
+        return strict(_estimate_json(value))
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: strict(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, dict):
@@ -377,6 +311,13 @@ def strict(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [strict(item) for item in value]
     return finite(value.item() if hasattr(value, "item") else value)
+
+
+def _estimate_json(estimate: Estimate) -> Json:
+    """Return an estimate as JSON, its keys in the order that `summary.json` had from the start."""
+    if estimate.kind:
+        return estimate.to_json()
+    return {"value": estimate.value, "n": estimate.n, "lo": estimate.lo, "hi": estimate.hi}
 
 
 def finite(value: Any) -> Any:

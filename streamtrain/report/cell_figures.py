@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from streamtrain.report.analysis import CellFigures, Confirmation, Figure, figure
+from streamtrain.report.analysis import CellFigures, Confirmation
 from streamtrain.science.cells import (
     Cell,
     losses_at,
@@ -12,7 +12,12 @@ from streamtrain.science.cells import (
     throughput,
 )
 from streamtrain.science.equal_budget import losses_at_seconds, losses_at_steps
-from streamtrain.science.intervals import kaplan_meier_median, paired_ratio
+from streamtrain.science.intervals import (
+    Estimate,
+    kaplan_meier_median,
+    measure,
+    paired_ratio,
+)
 from streamtrain.science.run_log import Run
 
 
@@ -34,7 +39,7 @@ def cell_figures(run: Run, cell: Cell, compared_at: ComparedAt) -> CellFigures:
         lr=cell.lr,
         status=cell.status,
         rows_per_second=_log_figure(speeds),
-        wait_fraction=_fraction(figure(waits)),
+        wait_fraction=_fraction(measure(waits)),
         holdout_loss=_log_figure(losses_at(cell, compared_at.rows)),
         holdout_rmse=_log_figure(losses_at(cell, compared_at.rows, "holdout_rmse")),
         holdout_loss_at_steps=_log_figure(losses_at_steps(cell, compared_at.steps)),
@@ -43,7 +48,7 @@ def cell_figures(run: Run, cell: Cell, compared_at: ComparedAt) -> CellFigures:
     )
 
 
-def target_figures(run: Run, cell: Cell) -> dict[str, Figure]:
+def target_figures(run: Run, cell: Cell) -> dict[str, Estimate]:
     """Return steps, rows and seconds to the target; `n` counts the trials that reached it.
 
     Where some trials did not reach it, the value is the Kaplan-Meier median of all trials, without
@@ -60,11 +65,11 @@ def target_figures(run: Run, cell: Cell) -> dict[str, Figure]:
     }
 
 
-def _censored(reached: Mapping[int, float], missed: Mapping[int, float]) -> Figure:
+def _censored(reached: Mapping[int, float], missed: Mapping[int, float]) -> Estimate:
     """Return the figure of the trials that reached the target and those that missed it."""
     if not missed:
         return _log_figure(reached.values())
-    return Figure(value=kaplan_meier_median(reached.values(), missed.values()), n=len(reached))
+    return Estimate(value=kaplan_meier_median(reached.values(), missed.values()), n=len(reached))
 
 
 def confirmations(run: Run, cells: Sequence[Cell]) -> tuple[Confirmation, ...]:
@@ -81,25 +86,24 @@ def confirmations(run: Run, cells: Sequence[Cell]) -> tuple[Confirmation, ...]:
         if not trials:
             continue
         measured = [records[trial].seconds for trial in trials]
-        ratio, lo, hi = paired_ratio(measured, [predicted[trial] for trial in trials])
         confirmed.append(
             Confirmation(
                 batch_size=cell.batch_size,
                 predicted_seconds=_log_figure(predicted[trial] for trial in trials),
                 measured_seconds=_log_figure(measured),
-                ratio=Figure(value=ratio, n=len(trials), lo=lo, hi=hi),
+                ratio=paired_ratio(measured, [predicted[trial] for trial in trials]),
                 fill_seconds=_log_figure(records[trial].fill_seconds for trial in trials),
             )
         )
     return tuple(confirmed)
 
 
-def _log_figure(values: Iterable[float | None]) -> Figure:
+def _log_figure(values: Iterable[float | None]) -> Estimate:
     """Return the figure of a positive quantity, whose interval is taken on logarithms."""
-    return figure(values, log=True)
+    return measure(values, log=True)
 
 
-def _fraction(fraction: Figure) -> Figure:
+def _fraction(fraction: Estimate) -> Estimate:
     """Return a fraction with its interval kept between 0 and 1."""
     if fraction.lo is None or fraction.hi is None:
         return fraction

@@ -9,10 +9,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from streamtrain.report.analysis import Analysis, CellFigures, Figure, Summary
+from streamtrain.report.analysis import Analysis, CellFigures, Summary
 from streamtrain.report.axis import ends_of, spread, with_intervals
 from streamtrain.report.measure_data import Row, measure_tables
-from streamtrain.report.number_format import loss_text, size_text
+from streamtrain.report.number_format import loss_text, size_text, status_text
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import Curve
 
 #: Curves with more points than this are thinned, so that the page of 200 sizes opens at once.
@@ -60,12 +61,12 @@ def _cell_row(cell: CellFigures, is_labelled: bool, recommended: int | None) -> 
         "batch_size": cell.batch_size,
         "size": size,
         "lr": cell.lr,
-        "status": cell.status_text,
+        "status": status_text(cell.status),
         "recommended": cell.batch_size == recommended,
         "label": size if is_labelled else "",
     }
     for name in ("rows_per_second", "holdout_loss", "seconds_to_target"):
-        figure: Figure = getattr(cell, name)
+        figure: Estimate = getattr(cell, name)
         row |= {name: figure.value, f"{name}_lo": figure.lo, f"{name}_hi": figure.hi}
     return row
 

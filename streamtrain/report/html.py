@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from streamtrain.base.units import format_seconds
-from streamtrain.report.analysis import Summary
+from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.chart_data import compact
 from streamtrain.report.charts import Spec, theme
 from streamtrain.report.markdown import markdown_table, verdict_text
@@ -91,7 +91,7 @@ _ALWAYS = {"table", "warnings", "understanding", "run"}
 
 
 def render_html(
-    summary: Summary,
+    analysis: Analysis,
     specs: Mapping[str, Spec],
     tables: Tables,
     csv_text: str,
@@ -101,8 +101,9 @@ def render_html(
     Only its own scripts may run, allowed by their hash, and none needs `eval`; all names are
     escaped.
     """
+    summary = analysis.summary
     bundle, script = vega_bundle(), _asset("report.js")
-    sections = _sections(summary, specs)
+    sections = _sections(analysis, specs)
     context = {
         "s": summary,
         "specs": specs,
@@ -114,10 +115,10 @@ def render_html(
         "sections": sections,
         "title_of": lambda name: _title(specs[name]),
         "contents": [(name, word) for name, word in _CONTENTS.items() if name in sections],
-        "speed_facts": speed_facts(summary),
+        "speed_facts": speed_facts(analysis),
         "worker_facts": worker_facts(summary.workers),
         "confirmed": confirmation_rows(summary),
-        "landmark_facts": landmark_facts(summary),
+        "landmark_facts": landmark_facts(analysis),
         "measure_facts": measure_facts(summary.measures),
         "captions": captions(summary, tables),
         "confirmation_note": confirmation_note(summary),
@@ -172,11 +173,12 @@ def _title(spec: Spec) -> str:
     return title["text"] if isinstance(title, dict) else title
 
 
-def _sections(summary: Summary, specs: Mapping[str, Spec]) -> set[str]:
+def _sections(analysis: Analysis, specs: Mapping[str, Spec]) -> set[str]:
     """Return the sections that are not empty."""
+    summary = analysis.summary
     content = {
-        "throughput": speed_facts(summary) + worker_facts(summary.workers),
-        "measures": [*measure_facts(summary.measures), *landmark_facts(summary), *summary.why],
+        "throughput": speed_facts(analysis) + worker_facts(summary.workers),
+        "measures": [*measure_facts(summary.measures), *landmark_facts(analysis), *summary.why],
     }
     with_charts = {name for name, charts in _CHARTS.items() if charts & set(specs)}
     with_content = {name for name, items in content.items() if items}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from streamtrain.base.units import format_count
-from streamtrain.report.analysis import CellFigures, Figure, ReportWarning, Summary
+from streamtrain.report.analysis import Analysis, CellFigures, ReportWarning, Summary, is_trained
 from streamtrain.report.number_format import (
     NOTHING,
     loss_figure_text,
@@ -15,6 +15,7 @@ from streamtrain.report.number_format import (
     share_text,
     size_text,
     speed_text,
+    status_text,
     target_word,
 )
 from streamtrain.report.text.advice import INPUT_BOUND
@@ -27,7 +28,7 @@ from streamtrain.report.text.facts import (
 )
 from streamtrain.report.text.run_facts import cost_facts, integrity_facts
 from streamtrain.report.workers import worker_facts
-from streamtrain.science.intervals import BOOTSTRAP_FROM
+from streamtrain.science.intervals import BOOTSTRAP_FROM, Estimate
 from streamtrain.types import Json
 
 _FIGURES = (
@@ -108,7 +109,7 @@ def target_text(summary: Summary, cell: CellFigures) -> str:
         return f"{plural(cell.steps_to_target.n, 'trial')} only{median}"
     if cell.status == "not_reached" and summary.target_loss is None:
         return NOTHING
-    return cell.status_text
+    return status_text(cell.status)
 
 
 def verdict_text(summary: Summary, cell: CellFigures) -> str:
@@ -117,8 +118,8 @@ def verdict_text(summary: Summary, cell: CellFigures) -> str:
     A size that waits for rows is marked: `slower, input-bound`.
     """
     recommendation = summary.recommendation
-    is_bound = cell.is_trained and (cell.wait_fraction.value or 0) > INPUT_BOUND
-    if summary.verb == "train" and cell.is_trained:
+    is_bound = is_trained(cell.status) and (cell.wait_fraction.value or 0) > INPUT_BOUND
+    if summary.verb == "train" and is_trained(cell.status):
         return "input-bound" if is_bound else "trained"
     if cell.batch_size == recommendation.batch_size:
         if len(summary.cells) == 1:
@@ -127,7 +128,7 @@ def verdict_text(summary: Summary, cell: CellFigures) -> str:
     if cell.batch_size in recommendation.equivalent:
         return "as good"
     if recommendation.batch_size is None or cell.status != "reached":
-        verdict = cell.status_text
+        verdict = status_text(cell.status)
     else:
         verdict = "undecided" if cell.batch_size in recommendation.undecided else "slower"
     return f"{verdict}, input-bound" if is_bound else verdict
@@ -160,8 +161,9 @@ def intervals(summary: Summary) -> str:
     return f"95 % intervals  {method}{timings}"
 
 
-def render_markdown(summary: Summary) -> str:
+def render_markdown(analysis: Analysis) -> str:
     """Return `report.md`: the answer, the table, the warnings and what was run."""
+    summary = analysis.summary
     parts = [
         "# streamtrain report",
         summary.sentence,
@@ -171,9 +173,9 @@ def render_markdown(summary: Summary) -> str:
         *summary.why,
     ]
     facts = {
-        "Throughput": speed_facts(summary),
+        "Throughput": speed_facts(analysis),
         "Workers": worker_facts(summary.workers),
-        "Sizes to know": landmark_facts(summary),
+        "Sizes to know": landmark_facts(analysis),
         "Measured": measure_facts(summary.measures),
     }
     for heading, pairs in facts.items():
@@ -233,7 +235,7 @@ def flat_rows(summary: Summary) -> list[Mapping[str, Any]]:
 def _flat(cell: CellFigures) -> dict[str, Any]:
     row: dict[str, Any] = {"batch_size": cell.batch_size, "lr": cell.lr, "status": cell.status}
     for name in _FIGURES:
-        figure: Figure = getattr(cell, name)
+        figure: Estimate = getattr(cell, name)
         row |= {name: figure.value, f"{name}_lo": figure.lo, f"{name}_hi": figure.hi}
         row[f"{name}_n"] = figure.n
     return row

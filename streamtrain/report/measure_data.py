@@ -1,6 +1,6 @@
 """The tables behind the charts of speed, learning rates and measurements.
 
-`repeats`, `roof`, `law`, `parts`: speed. `tried`, `stability`, `arms`: learning rates. `noise`,
+`repeats`, `delivery`, `law`, `parts`: speed. `tried`, `stability`, `arms`: learning rates. `noise`,
 `sqrt_m`, `curvature`, `sharpness`, `line`: what `--measure` found. `confirmed`: sizes trained from
 start to end. Every value is finite or None.
 """
@@ -12,16 +12,18 @@ from typing import Any
 
 from streamtrain.base.units import format_count, format_seconds
 from streamtrain.report.analysis import (
+    NOT_MEASURED,
     Analysis,
     CellFigures,
-    Figure,
     Summary,
-    figure_of,
+    estimate_of,
     finite,
     section,
 )
 from streamtrain.report.axis import spread
-from streamtrain.report.number_format import size_text
+from streamtrain.report.number_format import size_text, status_text
+from streamtrain.science.intervals import Estimate
+from streamtrain.science.landmarks import Laws, Stability
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.types import Json
 
@@ -50,14 +52,14 @@ def measure_tables(analysis: Analysis) -> dict[str, list[Row]]:
     sharpness = section(summary.measures, "sharpness")
     tables = {
         "repeats": _repeats(run),
-        "roof": _roof(summary),
-        "law": _law(summary),
+        "delivery": _delivery(analysis.landmarks.laws),
+        "law": _law(summary.cells, analysis.landmarks.laws),
         "parts": _parts(summary),
         "confirmed": _confirmed(summary),
         "tried": _tried(run, summary),
-        "stability": _stability(summary, curvature),
+        "stability": _stability(analysis.landmarks.stability, curvature),
         "arms": _arms(summary),
-        "noise": _noise(summary),
+        "noise": _noise(summary, analysis.landmarks.laws),
         "sqrt_m": _sqrt_m(section(summary.measures, "sqrt_m_slope")),
         "curvature": _curvature(curvature),
         "sharpness": _sharpness(section(sharpness, "by_batch_size")),
@@ -86,24 +88,24 @@ def _repeats(run: Run) -> Iterator[Row]:
                 }
 
 
-def _roof(summary: Summary) -> Iterator[Row]:
+def _delivery(laws: Laws) -> Iterator[Row]:
     """Yield the delivery rate, which limits the rows per second of every size."""
-    rate = _value(summary.laws.delivery_rate)
+    rate = _value(laws.throughput.delivery_rate)
     if rate:
         yield {"name": f"delivery {format_count(rate)} rows/s", "rows_per_second": rate}
 
 
-def _law(summary: Summary) -> Iterator[Row]:
+def _law(cells: Sequence[CellFigures], laws: Laws) -> Iterator[Row]:
     """Yield the curves of the fitted laws, from the smallest to the largest size.
 
     The step alone takes B/(α + βB) rows per second, and the target
     T(B) = S_min·(1 + B_crit/B)·max(α + βB, B/R) seconds at a delivery rate of R.
     """
-    laws = summary.laws
-    alpha, beta = _value(laws.alpha_seconds), _value(laws.beta_seconds)
-    rate, steps_min = _value(laws.delivery_rate), _value(laws.steps_min)
-    critical = _value(laws.critical_batch_size)
-    sizes = [cell.batch_size for cell in summary.cells]
+    timings, steps = laws.throughput, laws.steps
+    alpha, beta = _value(timings.alpha_seconds), _value(timings.beta_seconds_per_row)
+    rate = _value(timings.delivery_rate)
+    steps_min, critical = _value(steps.steps_min), _value(steps.critical_batch_size)
+    sizes = [cell.batch_size for cell in cells]
     if alpha is None or beta is None or alpha + beta <= 0 or len(sizes) < 2:
         return
     low, high = math.log(min(sizes)), math.log(max(sizes))
@@ -117,7 +119,7 @@ def _law(summary: Summary) -> Iterator[Row]:
         yield {"batch_size": size, "step_rows_per_second": size / step, "seconds": seconds}
 
 
-def _value(figure: Figure | None) -> float | None:
+def _value(figure: Estimate | None) -> float | None:
     return None if figure is None else figure.value
 
 
@@ -151,7 +153,7 @@ def _tried(run: Run, summary: Summary) -> Iterator[Row]:
         curves = list(trials.values())
         last_losses = [_last_loss(run, curve) for curve in curves if curve.finished]
         losses = [loss for loss in last_losses if loss is not None]
-        outcomes = {curve.outcome.replace("_", " ") or "interrupted" for curve in curves}
+        outcomes = {status_text(curve.outcome) or "interrupted" for curve in curves}
         yield {
             "batch_size": size,
             "size": size_text(size),
@@ -168,7 +170,7 @@ def _last_loss(run: Run, curve: Curve) -> float | None:
     return losses[-1] if losses and math.isfinite(losses[-1]) and losses[-1] > 0 else None
 
 
-def _stability(summary: Summary, curvature: Json) -> Iterator[Row]:
+def _stability(stability: Stability | None, curvature: Json) -> Iterator[Row]:
     """Yield the rates at which steps become unstable.
 
     One line is by the measured curvature, the other in the mean square of a linear model (SGD).
@@ -182,9 +184,7 @@ def _stability(summary: Summary, curvature: Json) -> Iterator[Row]:
                 "size": size_text(int(size)),
                 "lr": found["lr"] * line / largest,
             }
-    stability = section(summary.landmarks, "stability")
-    limits = zip(stability.get("batch_sizes", ()), stability.get("lrs", ()), strict=True)
-    for size, lr in limits:
+    for size, lr in (stability.learning_rates if stability else {}).items():
         yield {
             "line": "mean-square stability",
             "batch_size": size,
@@ -216,7 +216,7 @@ def _arms(summary: Summary) -> Iterator[Row]:
                 "size": size_text(cell.batch_size),
                 "lr": cell.lr,
                 "holdout_loss": cell.holdout_loss.value,
-                "status": cell.status_text,
+                "status": status_text(cell.status),
                 "last": cell.batch_size == largest,
                 "label_loss": heights.get(rule),
             }
@@ -248,14 +248,14 @@ def _label_heights(arms: Mapping[str, Sequence[CellFigures]]) -> dict[str, float
     return heights
 
 
-def _noise(summary: Summary) -> Iterator[Row]:
+def _noise(summary: Summary, laws: Laws) -> Iterator[Row]:
     """Yield the noise scales, the critical batch size of the steps and the recommended size."""
     noise = section(summary.measures, "noise_scale")
     scales = {
-        "B_simple": figure_of(noise),
-        "B_noise (weighted by curvature)": figure_of(noise.get("weighted")),
-        "B_simple as Adam steps": figure_of(noise.get("preconditioned")),
-        "B_crit (fitted to the steps)": summary.laws.critical_batch_size,
+        "B_simple": estimate_of(noise),
+        "B_noise (weighted by curvature)": estimate_of(noise.get("weighted")),
+        "B_simple as Adam steps": estimate_of(noise.get("preconditioned")),
+        "B_crit (fitted to the steps)": laws.steps.critical_batch_size,
     }
     for name, scale in scales.items():
         # a scale below one row only says that every size is above it
@@ -283,7 +283,7 @@ def _sqrt_m(slope: Json) -> Iterator[Row]:
 
 def _curvature(curvature: Json) -> Iterator[Row]:
     for size, found in section(curvature, "by_batch_size").items():
-        largest = figure_of(_stepped_curvature(found)) or Figure()
+        largest = estimate_of(_stepped_curvature(found)) or NOT_MEASURED
         yield {
             "batch_size": int(size),
             "size": size_text(int(size)),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from streamtrain.report.analysis import Figure
+from streamtrain.science.intervals import Estimate
 
 NOTHING = "–"
 
@@ -41,6 +41,15 @@ def plural(number: int, noun: str) -> str:
     ('1 round', '1,200 rounds')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def status_text(status: str) -> str:
+    """Return the status or the outcome of a training in words.
+
+    >>> status_text("out_of_memory")
+    'out of memory'
+    """
+    return status.replace("_", " ")
 
 
 def size_text(batch_size: int) -> str:
@@ -94,56 +103,56 @@ def loss_text(value: float | None) -> str:
     return NOTHING if value is None else _loss(value).number(value)
 
 
-def loss_figure_text(figure: Figure) -> str:
+def loss_figure_text(figure: Estimate) -> str:
     """Return a loss with its interval.
 
-    >>> loss_figure_text(Figure(value=0.0812, n=5, lo=0.0808, hi=0.0816))
+    >>> loss_figure_text(Estimate(value=0.0812, n=5, lo=0.0808, hi=0.0816))
     '0.0812 ± 0.0004'
     """
     return _with_interval(figure, _loss)
 
 
-def rmse_text(figure: Figure) -> str:
+def rmse_text(figure: Estimate) -> str:
     """Return an RMSE in the target's units with its interval, at four significant digits."""
     return _with_interval(figure, _four_digits)
 
 
-def speed_text(figure: Figure) -> str:
+def speed_text(figure: Estimate) -> str:
     """Return rows per second with their interval.
 
-    >>> speed_text(Figure(value=4.01e6, n=5, lo=3.9e6, hi=4.1e6))
+    >>> speed_text(Estimate(value=4.01e6, n=5, lo=3.9e6, hi=4.1e6))
     '4.01 M [3.90, 4.10]'
     """
     return _with_interval(figure, _count, brackets=True)
 
 
-def count_text(figure: Figure) -> str:
+def count_text(figure: Estimate) -> str:
     """Return rows or steps with their interval."""
     return _with_interval(figure, _count)
 
 
-def seconds_text(figure: Figure) -> str:
+def seconds_text(figure: Estimate) -> str:
     """Return seconds with their interval.
 
-    >>> seconds_text(Figure(value=6.2, n=5, lo=6.0, hi=6.4))
+    >>> seconds_text(Estimate(value=6.2, n=5, lo=6.0, hi=6.4))
     '6.20 s ± 0.20'
-    >>> seconds_text(Figure(value=0.0123, n=1))
+    >>> seconds_text(Estimate(value=0.0123, n=1))
     '12.3 ms'
-    >>> seconds_text(Figure(value=0.0348, n=2, lo=9e-6, hi=134.9))
+    >>> seconds_text(Estimate(value=0.0348, n=2, lo=9e-6, hi=134.9))
     '34.8 ms [9.00 µs, 135 s]'
-    >>> seconds_text(Figure(value=7.4e-5, n=3, lo=3.1e-5, hi=1.2e-4))
+    >>> seconds_text(Estimate(value=7.4e-5, n=3, lo=3.1e-5, hi=1.2e-4))
     '74.0 µs [31.0, 120.0]'
     """
     return _with_interval(figure, _seconds)
 
 
-def share_text(figure: Figure) -> str:
+def share_text(figure: Estimate) -> str:
     """Return a fraction in whole percent."""
     return NOTHING if figure.value is None else f"{100 * figure.value:.0f} %"
 
 
 def _with_interval(
-    figure: Figure, scale_of: Callable[[float], Scale], *, brackets: bool = False
+    figure: Estimate, scale_of: Callable[[float], Scale], *, brackets: bool = False
 ) -> str:
     """Return `value ± half-width`, or `value [lo, hi]`.
 

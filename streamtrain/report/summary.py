@@ -39,6 +39,7 @@ def analyze(run: Run) -> Analysis:
     The texts are written last, in this order, because each reads the ones before it.
     """
     judgement = judge(run)
+    marks = landmarks(run, judgement)
     cells = judgement.cells
     compared_at = ComparedAt(
         rows=rows_in_common(cells),
@@ -67,7 +68,7 @@ def analyze(run: Run) -> Analysis:
         best_constant_loss=_model_loss(run.baseline.best_constant_loss),
         best_linear_loss=_model_loss(run.baseline.best_linear_loss),
         best_possible_loss=_best_possible(header.data),
-        landmarks=strict(landmarks(run, judgement)),
+        landmarks=strict(marks.to_json()),
         confirmation=confirmations(run, cells),
         measures=strict(run.measures),
         arms={
@@ -104,7 +105,7 @@ def analyze(run: Run) -> Analysis:
         env=header.env,
         config=header.config,
     )
-    analysis = Analysis(run=run, judgement=judgement, summary=summary)
+    analysis = Analysis(run=run, judgement=judgement, landmarks=marks, summary=summary)
     analysis = analysis.revise(recommendation=describe(analysis))
     analysis = analysis.revise(sentence=sentence(analysis))
     analysis = analysis.revise(why=tuple(explain(analysis.summary)))

@@ -6,9 +6,10 @@ from itertools import pairwise
 
 from streamtrain.base.units import format_count
 from streamtrain.records import PassEnded, RoundEnded
-from streamtrain.report.analysis import WorkerCount, Workers, figure, finite
+from streamtrain.report.analysis import WorkerCount, Workers, finite
 from streamtrain.report.number_format import loss_text, plural, speed_text
 from streamtrain.science.cells import round_speeds
+from streamtrain.science.intervals import measure
 from streamtrain.science.run_log import Run
 
 _WAYS = {"rounds": "rounds of local SGD", "allreduce": "all-reduce at every step"}
@@ -36,7 +37,7 @@ def summarize_workers(run: Run) -> Workers | None:
         lost_workers=sum(record.lost_workers or 0 for record in passes),
         failed_tasks=sum(record.failed_tasks or 0 for record in passes),
         rounds=len(run.rounds),
-        rows_a_round=figure(rows).value,
+        rows_a_round=measure(rows).value,
         outer_optimizer=last.outer_optimizer,
         generations=last.generations,
         collective=last.collective,
@@ -65,7 +66,7 @@ def _by_workers(run: Run, rows: Sequence[int]) -> list[WorkerCount]:
                 rounds=len(trained_rounds),
                 rows=sum(trained for trained, _ in trained_rounds),
                 seconds=sum(record.seconds for _, record in trained_rounds),
-                rows_per_second=figure(round_speeds(run.rounds, workers), log=True),
+                rows_per_second=measure(round_speeds(run.rounds, workers), log=True),
                 end_rows=end_rows,
                 holdout_loss=finite(max(before_end)[1]) if before_end else None,
             )

@@ -35,7 +35,7 @@ def write_report(records: Iterable[Record], out_dir: Path) -> Json:
     pictures: dict[str, tuple[str, bytes]] = {}
     try:
         pictures = draw({name: whole_spec(spec, tables) for name, spec in specs.items()})
-        page = render_html(analysis.summary, specs, tables, csv_text)
+        page = render_html(analysis, specs, tables, csv_text)
     except ResourceError as failure:  # the figures are worth more than their pictures
         pictures = {}
         analysis = analysis.warn(
@@ -47,7 +47,7 @@ def write_report(records: Iterable[Record], out_dir: Path) -> Json:
         write_atomically(charts / f"{name}.svg", svg.encode())
         write_atomically(charts / f"{name}.png", png)
     write_atomically(out_dir / "summary.csv", csv_text.encode())
-    write_atomically(out_dir / "report.md", render_markdown(analysis.summary).encode())
+    write_atomically(out_dir / "report.md", render_markdown(analysis).encode())
     if page is not None:
         write_atomically(out_dir / "report.html", page.encode())
     document = analysis.to_json()

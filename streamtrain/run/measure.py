@@ -185,7 +185,7 @@ def measure_at_target(prepared: Prepared, cells: Sequence[Cell], target: float) 
             )
 
     def over_trials(values: Sequence[float]) -> Json:
-        return log_estimate(float(np.exp(np.mean(np.log(values)))), values)
+        return log_estimate(float(np.exp(np.mean(np.log(values)))), values).to_json()
 
     names = list(found[cells[0].batch_size][0])
     by_size = {

@@ -244,6 +244,15 @@ def rows_in_common(cells: Sequence[Cell]) -> int | None:
     return max(set.intersection(*seen), default=None) if seen else None
 
 
+def shared_trials(cells: Sequence[Cell]) -> list[int]:
+    """Return the trials in which every cell reached the target, ascending; empty without cells."""
+    if not cells:
+        return []
+    return sorted(
+        set(cells[0].steps_to_target).intersection(*(cell.steps_to_target for cell in cells))
+    )
+
+
 def losses_at(cell: Cell, rows: int | None, name: str = "holdout_loss") -> list[float]:
     """One value a trial, of those evaluated at exactly `rows`; nothing from learners that did not
     finish.

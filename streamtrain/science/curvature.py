@@ -15,8 +15,7 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from streamtrain.errors import ConfigError
-from streamtrain.science.intervals import estimate, t_estimate
-from streamtrain.types import Json
+from streamtrain.science.intervals import Estimate, estimate, t_estimate
 
 Hvp = Callable[[np.ndarray], np.ndarray]
 
@@ -37,7 +36,7 @@ class Bracket:
     vector: np.ndarray
     steps: int
 
-    def record(self) -> Json:
+    def record(self) -> Estimate:
         """The value with the certificate's interval [ritz, ritz + residual]: of linear algebra, not
         of sampling.
         """
@@ -89,7 +88,7 @@ def largest_eigenvalue(
     )
 
 
-def rayleigh_on_independent_rows(hvps: Sequence[Hvp], vector_P: np.ndarray) -> Json:
+def rayleigh_on_independent_rows(hvps: Sequence[Hvp], vector_P: np.ndarray) -> Estimate:
     """vᵀHv on T blocks of rows that had no part in finding `vector_P`, with Student's interval.
 
     A sample's λ_max is biased up, since its eigenvector was fitted to the sample; this is an

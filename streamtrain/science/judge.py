@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamtrain.science.cells import Cell, find_target, make_cell, rate_of_rule, seconds_to_target
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.rule import Candidate, Recommendation, recommend
 from streamtrain.science.run_log import Run
 from streamtrain.science.shuffle_quality import is_bad_shuffle
@@ -106,7 +107,7 @@ def is_correlated(run: Run, batch_size: int) -> bool:
     """
     shuffle = run.measures.get("shuffle") or {}
     deff = (shuffle.get("by_batch_size") or {}).get(str(batch_size)) or shuffle.get("deff") or {}
-    return bool(deff) and is_bad_shuffle(deff)
+    return bool(deff) and is_bad_shuffle(Estimate.from_json(deff))
 
 
 def _fresh_trials(run: Run, rule: str) -> list[int]:

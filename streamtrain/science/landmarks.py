@@ -1,103 +1,161 @@
-"""Sizes to know beside the recommended one: the laws' optimum, the fewest rows, the fewest steps,
-20 % overhead (docs/science.md §7).
+"""Batch sizes to know beside the recommended one (docs/science.md §7).
+
+They are the optimum of the laws, the size with the fewest rows, the one with the fewest steps, and
+the largest that wastes at most 20 % of its rows.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from streamtrain.science.cells import Cell, throughput
-from streamtrain.science.intervals import paired_ratio
+from streamtrain.science.cells import Cell, shared_trials, throughput
+from streamtrain.science.intervals import Estimate, paired_ratio
 from streamtrain.science.judge import Judgement, is_correlated
 from streamtrain.science.oracle import GaussianLinear
 from streamtrain.science.run_log import Run
 from streamtrain.science.steps_law import (
-    critical_batch_size,
+    LocalGrowth,
+    StepsLaw,
     efficient_batch_size,
+    fit_steps_law,
     goodput,
     local_growth,
 )
-from streamtrain.science.throughput import throughput_law
+from streamtrain.science.throughput import ThroughputLaw, throughput_law
 from streamtrain.types import Json
 
-#: Farther than this from the laws' optimum, some premise of theirs does not hold; within 10 % of
-#: S_min counts as fewest steps. Both are choices of this project.
+#: A recommendation that is farther than this factor from the laws' optimum means that some premise
+#: of theirs does not hold; steps within this factor of S_min count as fewest. Both are choices of
+#: this project.
 FAR_APART, FEW_STEPS = 4.0, 1.1
 
-#: Steps farther than this (root mean square of logarithms) from S_min(1 + B_crit/B) do not follow
-#: it.
+#: Steps whose misfit (root mean square of logarithms) is above this do not follow
+#: S_min(1 + B_crit/B).
 MOST_MISFIT = 0.25
 
-#: A confirmation shorter than this is mostly its beginning: it says nothing of how reading and
-#: computing overlap.
+#: In a confirmation shorter than this many seconds most of the time is its start, which does not
+#: tell how reading and computing overlap.
 LEAST_JOINT_SECONDS = 0.2
 
 #: Two parameters and a residual.
 _FEWEST_SIZES = 3
 
+#: A trial that reached the target in no measurable step counts as having taken this many.
+_FEWEST_STEPS = 1e-9
 
-def landmarks(run: Run, judgement: Judgement) -> Json:
-    """`{laws, fewest_rows, fewest_rows_tied, fewest_steps, steps_10, overhead_20, goodput, growth,
-    stability, premise}`; what the run cannot tell is None.
 
-    `laws`: S_min and B_crit from the steps to the target (of sizes at which these were seen, not
-    guessed), α, β and the roof of delivery from the timings, and `free_batch_size` (√(B_crit·α/β)),
-    `best_batch_size` and `best_seconds` that follow. `fewest_rows_tied`: sizes whose rows are not
-    shown to be more. `fewest_steps`: the smallest size tried within 10 % of S_min; `steps_10`:
-    where the law has that. `goodput`: rows a second that count, by size. `growth`: of B_crit along
-    the run. `stability`: the mean-square boundary of SGD. `premise`: why the recommendation lies
-    more than 4 x from √(B_crit·α/β), None where it does not.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Laws:
+    """The law of steps and the law of throughput, as far as the run tells them."""
+
+    steps: StepsLaw = field(default_factory=StepsLaw)
+    throughput: ThroughputLaw = field(default_factory=ThroughputLaw)
+
+    def to_json(self) -> Json:
+        """Return both laws as one document, as `summary.json` has them."""
+        return self.throughput.to_json() | self.steps.to_json()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stability:
+    """η_max of plain SGD by batch size; `eigenvalues` of the features' correlations, 1 for the
+    bias last.
+    """
+
+    eigenvalues: tuple[float, ...]
+    learning_rates: Mapping[int, float]
+
+    def to_json(self) -> Json:
+        """Return the boundary as `summary.json` has it."""
+        return {
+            "eigenvalues": list(self.eigenvalues),
+            "batch_sizes": list(self.learning_rates),
+            "lrs": list(self.learning_rates.values()),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landmarks:
+    """Batch sizes to know, and the laws they follow from; None for what the run cannot tell.
+
+    `fewest_rows_tied`: sizes that are not shown to need more rows than `fewest_rows`.
+    `fewest_steps`: the smallest size tried within 10 % of S_min; `ten_percent_steps`: the size
+    where the law gives that. `overhead_20`: the largest size that wastes at most 20 % of its rows.
+    `goodput`: rows per second times statistical efficiency, by size. `growth`: of B_crit along the
+    run. `stability`: the mean-square boundary of SGD. `premise`: why the recommendation is more
+    than `FAR_APART` from √(B_crit·α/β); None where it is not.
+    """
+
+    laws: Laws
+    fewest_rows: int | None
+    fewest_rows_tied: tuple[int, ...]
+    fewest_steps: int | None
+    ten_percent_steps: float | None
+    overhead_20: float | None
+    goodput: Mapping[int, float]
+    growth: LocalGrowth | None
+    stability: Stability | None
+    premise: str | None
+
+    def to_json(self) -> Json:
+        """Return the landmarks as `summary.json` has them."""
+        return {
+            "laws": self.laws.to_json(),
+            "fewest_rows": self.fewest_rows,
+            "fewest_rows_tied": list(self.fewest_rows_tied),
+            "fewest_steps": self.fewest_steps,
+            "steps_10": self.ten_percent_steps,
+            "overhead_20": self.overhead_20,
+            "goodput": [
+                {"batch_size": size, "rows_per_second": rate} for size, rate in self.goodput.items()
+            ],
+            "growth": None if self.growth is None else self.growth.to_json(),
+            "stability": None if self.stability is None else self.stability.to_json(),
+            "premise": self.premise,
+        }
+
+
+def landmarks(run: Run, judgement: Judgement) -> Landmarks:
+    """Return the landmarks of a judged run.
+
+    The law of steps is fitted to sizes at which the steps to the target were seen and not guessed.
     """
     reached = sorted(
         (cell for cell in judgement.cells if cell.status == "reached"),
         key=lambda cell: cell.batch_size,
     )
     steps = _steps_law([cell for cell in reached if not cell.is_guessed])
-    fits_T, (smallest, critical) = (
-        steps.pop("steps_T"),
-        ((steps[name] or {}).get("value") for name in ("steps_min", "critical_batch_size")),
-    )
-    laws = _timing_law(run, judgement, (smallest, critical) if critical else None, fits_T) | steps
+    laws = Laws(steps=steps, throughput=_throughput_law(run, judgement, steps))
+    critical = _value(steps.critical_batch_size)
     fewest = min(reached, key=lambda cell: _median(cell.rows_to_target.values()), default=None)
-    return {
-        "laws": laws,
-        "fewest_rows": fewest.batch_size if fewest else None,
-        "fewest_rows_tied": (
-            [
-                cell.batch_size
-                for cell in reached
-                if cell is not fewest and not _more_rows(cell, fewest)
-            ]
-            if fewest
-            else []
-        ),
-        "fewest_steps": _fewest_steps(reached, smallest),
-        "steps_10": critical / (FEW_STEPS - 1) if critical else None,
-        "overhead_20": efficient_batch_size(critical) if critical else None,
-        "goodput": _goodput(run, judgement, critical),
-        "growth": local_growth(reached, judgement.target) if judgement.target else None,
-        "stability": mean_square_stability(run),
-        "premise": _premise(run, judgement, laws),
-    }
+    return Landmarks(
+        laws=laws,
+        fewest_rows=None if fewest is None else fewest.batch_size,
+        fewest_rows_tied=() if fewest is None else _tied_sizes(reached, fewest),
+        fewest_steps=_fewest_steps(reached, _value(steps.steps_min)),
+        ten_percent_steps=critical / (FEW_STEPS - 1) if critical else None,
+        overhead_20=efficient_batch_size(critical) if critical else None,
+        goodput=_goodput(run, judgement, critical) if critical else {},
+        growth=local_growth(reached, judgement.target) if judgement.target else None,
+        stability=mean_square_stability(run),
+        premise=_premise(run, judgement, laws),
+    )
 
 
-def mean_square_stability(run: Run) -> Json | None:
-    """`{eigenvalues, batch_sizes, lrs}`: η_max of plain SGD at each size, exact for a linear model
-    of these features, were they Gaussian.
+def mean_square_stability(run: Run) -> Stability | None:
+    """Return η_max of plain SGD at each size, exact for a linear model of Gaussian features.
 
-    `eigenvalues`: of the features' correlations, then 1 for the bias. At a small B single runs can
-    shrink beyond it, although the mean square grows. None for other optimizers, where features were
+    The features are those of the run, taken as Gaussian. At a small B single runs can converge
+    above η_max, although their mean square grows. None for other optimizers, where features were
     not standardised, and where Huber's loss or clipping bounds a step.
     """
     config, eigenvalues = run.header.config, run.baseline.feature_eigenvalues
-    train = config.get("train") or {}
-    if (
-        not eigenvalues
-        or not config["data"]["standardize"]
-        or train["optimizer"] != "sgd"
-        or train["momentum"]
-    ):
+    train: Json = config.get("train") or {}
+    if not eigenvalues or not config["data"]["standardize"]:
+        return None
+    if train["optimizer"] != "sgd" or train["momentum"]:
         return None
     if train.get("loss") == "huber" or train.get("clip_norm"):
         return None
@@ -108,62 +166,42 @@ def mean_square_stability(run: Run) -> Json | None:
         start=np.zeros(len(spectrum)),
         kurtosis=np.append(np.full(len(eigenvalues), 3.0), 1.0),
     )
-    sizes = sorted(run.batch_sizes)
-    return {
-        "eigenvalues": spectrum.tolist(),
-        "batch_sizes": sizes,
-        "lrs": [linear.largest_stable_lr(size) for size in sizes],
-    }
-
-
-def _steps_law(reached: Sequence[Cell]) -> Json:
-    trials = (
-        sorted(set.intersection(*(set(cell.steps_to_target) for cell in reached)))
-        if reached
-        else []
+    return Stability(
+        eigenvalues=tuple(spectrum.tolist()),
+        learning_rates={size: linear.largest_stable_lr(size) for size in sorted(run.batch_sizes)},
     )
+
+
+def _steps_law(reached: Sequence[Cell]) -> StepsLaw:
+    trials = shared_trials(reached)
     if len(reached) < _FEWEST_SIZES or not trials:
-        return {"steps_min": None, "critical_batch_size": None, "misfit": None, "steps_T": ()}
-    steps_TM = np.array(
-        [[max(cell.steps_to_target[trial], 1e-9) for cell in reached] for trial in trials]
-    )
-    return dict(critical_batch_size([cell.batch_size for cell in reached], steps_TM))
-
-
-def _timing_law(
-    run: Run,
-    judgement: Judgement,
-    steps: tuple[float, float] | None,
-    steps_T: Sequence[tuple[float, float]],
-) -> Json:
-    sizes = [
-        cell.batch_size
-        for cell in judgement.cells
-        if len(run.step_seconds.get(cell.batch_size, {})) > 0
+        return StepsLaw()
+    steps_TM = [
+        [max(cell.steps_to_target[trial], _FEWEST_STEPS) for cell in reached] for trial in trials
     ]
+    return fit_steps_law([cell.batch_size for cell in reached], steps_TM)
+
+
+def _throughput_law(run: Run, judgement: Judgement, steps: StepsLaw) -> ThroughputLaw:
+    sizes = [cell.batch_size for cell in judgement.cells if run.step_seconds.get(cell.batch_size)]
     if len(sizes) < 2:
-        return dict.fromkeys(
-            (
-                "alpha_seconds",
-                "beta_seconds_a_row",
-                "rows_per_second",
-                "overlap",
-                "kink",
-                "free_batch_size",
-                "best_batch_size",
-                "best_seconds",
-            )
-        )
-    repeats = sorted(set.intersection(*(set(run.step_seconds[size]) for size in sizes)))
+        return ThroughputLaw()
+    repeats = sorted(
+        set(run.step_seconds[sizes[0]]).intersection(*(run.step_seconds[size] for size in sizes))
+    )
     seconds_RM = np.array(
         [[_step_seconds(run, size, repeat) for size in sizes] for repeat in repeats]
     )
-    roofs = [
-        rows / seconds
-        for rows, seconds in (run.delivery_seconds.get(repeat, (0, 0.0)) for repeat in repeats)
-        if seconds > 0
-    ]
-    return throughput_law(sizes, seconds_RM, roofs, steps=steps, steps_T=steps_T, joint=_joint(run))
+    delivered = [run.delivery_seconds.get(repeat, (0, 0.0)) for repeat in repeats]
+    steps_min, critical = _value(steps.steps_min), _value(steps.critical_batch_size)
+    return throughput_law(
+        sizes,
+        seconds_RM,
+        [rows / seconds for rows, seconds in delivered if seconds > 0],
+        steps=(steps_min, critical) if steps_min and critical else None,
+        trial_fits=steps.trial_fits,
+        joint=_joint_timings(run),
+    )
 
 
 def _step_seconds(run: Run, size: int, repeat: int) -> float:
@@ -171,28 +209,36 @@ def _step_seconds(run: Run, size: int, repeat: int) -> float:
     return seconds * size / rows
 
 
-def _joint(run: Run) -> list[tuple[float, list[float]]]:
-    """(size, seconds of a step in each confirmation), where steps were taken while rows were
-    delivered for long enough.
+def _joint_timings(run: Run) -> list[tuple[float, list[float]]]:
+    """(size, seconds of a step in each confirmation) of the sizes with at least two confirmations
+    that were long enough, in which steps were taken while rows were delivered.
     """
-    each: dict[int, list[float]] = {}
-    for one in run.confirmations:
-        if one.seconds >= LEAST_JOINT_SECONDS and one.rows:
-            each.setdefault(one.batch_size, []).append(one.seconds * one.batch_size / one.rows)
-    return sorted((size, seconds) for size, seconds in each.items() if len(seconds) > 1)
+    by_size: dict[int, list[float]] = {}
+    for confirmed in run.confirmations:
+        if confirmed.seconds >= LEAST_JOINT_SECONDS and confirmed.rows:
+            step_seconds = confirmed.seconds * confirmed.batch_size / confirmed.rows
+            by_size.setdefault(confirmed.batch_size, []).append(step_seconds)
+    return sorted((size, seconds) for size, seconds in by_size.items() if len(seconds) > 1)
 
 
-def _more_rows(cell: Cell, fewest: Cell) -> bool:
-    """True when a size is shown to need more rows."""
-    shared = sorted(set(cell.rows_to_target) & set(fewest.rows_to_target))
-    lo = (
-        paired_ratio(
-            [cell.rows_to_target[t] for t in shared], [fewest.rows_to_target[t] for t in shared]
-        )[1]
-        if shared
-        else None
+def _tied_sizes(reached: Sequence[Cell], fewest: Cell) -> tuple[int, ...]:
+    return tuple(
+        cell.batch_size
+        for cell in reached
+        if cell is not fewest and not _needs_more_rows(cell, fewest)
     )
-    return lo is not None and lo > 1
+
+
+def _needs_more_rows(cell: Cell, fewest: Cell) -> bool:
+    """True when the interval shows that a size needs more rows than `fewest`."""
+    trials = sorted(set(cell.rows_to_target) & set(fewest.rows_to_target))
+    if not trials:
+        return False
+    ratio = paired_ratio(
+        [cell.rows_to_target[trial] for trial in trials],
+        [fewest.rows_to_target[trial] for trial in trials],
+    )
+    return ratio.lo is not None and ratio.lo > 1
 
 
 def _fewest_steps(reached: Sequence[Cell], steps_min: float | None) -> int | None:
@@ -201,48 +247,49 @@ def _fewest_steps(reached: Sequence[Cell], steps_min: float | None) -> int | Non
     return min((size for size, value in steps.items() if value <= FEW_STEPS * least), default=None)
 
 
-def _goodput(run: Run, judgement: Judgement, critical: float | None) -> list[Json]:
-    """Of every size that was timed: rows a second times 1/(1 + B/B_crit)."""
-    speeds = (
-        {cell.batch_size: throughput(run, cell.batch_size)[0] for cell in judgement.cells}
-        if critical
-        else {}
-    )
-    return [
-        {"batch_size": size, "rows_per_second": goodput(float(np.median(each)), size, critical)}
-        for size, each in speeds.items()
-        if each
-    ]
+def _goodput(run: Run, judgement: Judgement, critical: float) -> dict[int, float]:
+    """Rows per second times 1/(1 + B/B_crit), by size, of every size that was timed."""
+    speeds = {cell.batch_size: throughput(run, cell.batch_size)[0] for cell in judgement.cells}
+    return {
+        size: goodput(float(np.median(repeats)), size, critical)
+        for size, repeats in speeds.items()
+        if repeats
+    }
 
 
-def _premise(run: Run, judgement: Judgement, laws: Json) -> str | None:
-    free, size = laws.get("free_batch_size"), judgement.choice.batch_size
+def _premise(run: Run, judgement: Judgement, laws: Laws) -> str | None:
+    free, size = laws.throughput.free_batch_size, judgement.choice.batch_size
     if free is None or size is None:
         return None
-    # a row that costs nothing: the more the better
-    best = math.inf if free["value"] is None else free["value"]
+    # where a row costs nothing, the largest size is the best
+    best = math.inf if free.value is None else free.value
     if max(best / size, size / best) <= FAR_APART:
         return None
-    kink = (laws["kink"] or {}).get("value")
-    if kink is not None and best >= kink * 0.999:
+    crossover = _value(laws.throughput.crossover_batch_size)
+    if crossover is not None and best >= crossover * 0.999:
         return (
             "reading, not computing, is the limit (I/O-bound), so larger minibatches cost no less"
             " time"
         )
-    # never the recommended one, which would not be eligible
+    # any size but the recommended one, which would not have been eligible
     if any(is_correlated(run, other) for other in run.batch_sizes):
         return "rows of a minibatch resemble one another: the shuffle, not the size, was measured"
     if run.rules[0] == "fixed":
         return "the learning rate was the same at every size (no scaling of η)"
-    if laws["misfit"] > MOST_MISFIT:
+    misfit = laws.steps.misfit
+    if misfit is not None and misfit > MOST_MISFIT:
         return (
             "steps do not follow S_min(1 + B_crit/B) (lack of fit): they are off it by"
-            f" {laws['misfit']:.0%}"
+            f" {misfit:.0%}"
         )
     fewest, most = min(run.batch_sizes), max(run.batch_sizes)
     if not fewest <= best <= most:
         return f"the optimum lies outside the sizes that were tried ({fewest:,} to {most:,})"
     return "sizes between the two are equally fast within 5 %, and the smaller is recommended"
+
+
+def _value(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
 
 
 def _median(values: Iterable[float]) -> float:

@@ -21,8 +21,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streamtrain.science.intervals import fieller, jackknife
-from streamtrain.types import Json
+from streamtrain.science.intervals import Estimate, estimate, fieller, jackknife
 
 
 def variance_and_signal(gradients_KP: np.ndarray, rows: int = 1) -> tuple[float, float]:
@@ -67,7 +66,7 @@ def weighted_variance_and_signal(
     return rows / (micro - 1) * (own - total / micro), (total - own) / (micro * (micro - 1))
 
 
-def noise_scale(variances_T: np.ndarray, signals_T: np.ndarray) -> Json:
+def noise_scale(variances_T: np.ndarray, signals_T: np.ndarray) -> Estimate:
     """B_simple or B_noise, in rows, from T replicates of its unbiased parts.
 
     `hi` is None where only "at least `lo`" can be said.
@@ -77,7 +76,7 @@ def noise_scale(variances_T: np.ndarray, signals_T: np.ndarray) -> Json:
 
 def block_bootstrap(
     variances_S: np.ndarray, signals_S: np.ndarray, *, block: int, resamples: int = 2000
-) -> Json:
+) -> Estimate:
     """The noise scale over S steps of training, whose neighbours are not independent: circular
     blocks of `block` steps.
 
@@ -93,13 +92,8 @@ def block_bootstrap(
     ratios = np.where(b > 0, a / np.where(b > 0, b, 1.0), np.inf)
     lo, hi = np.percentile(ratios, [2.5, 97.5], method="inverted_cdf")
     mean = bottom.mean()
-    return {
-        "value": float(top.mean() / mean) if mean > 0 else None,
-        "lo": float(lo) if np.isfinite(lo) else None,
-        "hi": float(hi) if np.isfinite(hi) else None,
-        "n": blocks,
-        "kind": "block bootstrap",
-    }
+    value = top.mean() / mean if mean > 0 else np.nan
+    return estimate(value, lo, hi, n=blocks, kind="block bootstrap")
 
 
 def adam_scale(second_moment_P: np.ndarray, epsilon: float = 1e-8) -> np.ndarray:
@@ -122,7 +116,7 @@ def group_variances(gradients_GP: np.ndarray, levels: int) -> np.ndarray:
     return np.array(result)
 
 
-def sqrt_m_slope(sizes_M: np.ndarray, variances_TM: np.ndarray) -> Json:
+def sqrt_m_slope(sizes_M: np.ndarray, variances_TM: np.ndarray) -> Estimate:
     """The log-log slope of the gradient's standard deviation against m, over T independent sets of
     rows; -½ for independent rows.
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import stdtrit
 
-from streamtrain.science.intervals import BOOTSTRAP_FROM, paired_ratio
+from streamtrain.science.intervals import BOOTSTRAP_FROM, Estimate, paired_ratio
+from streamtrain.science.scipy_functions import t_quantile
 from streamtrain.types import Status
 
 #: A size is as good as the best if its 95 % upper bound for T(B)/T(best) is below this: a choice of
@@ -52,16 +52,8 @@ class Candidate:
         return float(np.median(list(self.seconds.values())))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ratio:
-    """T(B)/T(best) over the trials that both ran: the ratio and its 95 % interval, None for a
-    single run.
-    """
-
-    value: float
-    lo: float | None
-    hi: float | None
-    pairs: int
+#: Temporary, until report/ uses Estimate.
+Ratio = Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +68,7 @@ class Recommendation:
     best: int | None
     conclusive: bool
     equivalent: tuple[int, ...]
-    ratios: Mapping[int, Ratio]
+    ratios: Mapping[int, Estimate]
     more_trials: int | None
 
 
@@ -112,38 +104,35 @@ def recommend(cells: Sequence[Candidate]) -> Recommendation:
     )
 
 
-def _ratio(cell: Candidate, best: Candidate) -> Ratio:
+def _ratio(cell: Candidate, best: Candidate) -> Estimate:
     # an interrupted run can leave trials that not all sizes ran
     shared = sorted(set(cell.seconds) & set(best.seconds))
     if not shared:
-        return Ratio(
-            value=cell.median / best.median if best.median else 1.0, lo=None, hi=None, pairs=0
-        )
-    value, lo, hi = paired_ratio(
+        return Estimate(value=cell.median / best.median if best.median else 1.0)
+    return paired_ratio(
         [cell.seconds[trial] for trial in shared], [best.seconds[trial] for trial in shared]
     )
-    return Ratio(value=value, lo=lo, hi=hi, pairs=len(shared))
 
 
 def _below(bound: float | None, limit: float) -> bool:
     return bound is not None and bound < limit
 
 
-def _more_trials(best: Candidate, outside: Sequence[Ratio]) -> int | None:
+def _more_trials(best: Candidate, outside: Sequence[Estimate]) -> int | None:
     """Trials beyond those run at which an interval as noisy as the present one would exclude 1.
 
     None: cannot tell.
     """
     needed = 0
     for ratio in outside:
-        if ratio.lo is None or ratio.hi is None or ratio.value <= 1:
+        if ratio.lo is None or ratio.hi is None or ratio.value is None or ratio.value <= 1:
             return None
         if ratio.lo > 1:
             continue
-        spread = math.log(ratio.hi / ratio.lo) / 2 / _reach(ratio.pairs)
+        spread = math.log(ratio.hi / ratio.lo) / 2 / _reach(ratio.n)
         enough = (
             trials
-            for trials in range(ratio.pairs + 1, MOST_TRIALS + 1)
+            for trials in range(ratio.n + 1, MOST_TRIALS + 1)
             if spread * _reach(trials) < math.log(ratio.value)
         )
         needed = max(needed, next(enough, MOST_TRIALS + 1))
@@ -154,9 +143,5 @@ def _reach(trials: int) -> float:
     """Half the width of an interval over so many trials, in standard deviations of one: of a mean
     below ten, of a median from there.
     """
-    quantile = (
-        float(stdtrit(trials - 1, 0.975))
-        if trials < BOOTSTRAP_FROM
-        else 1.96 * math.sqrt(math.pi / 2)
-    )
+    quantile = t_quantile(trials - 1) if trials < BOOTSTRAP_FROM else 1.96 * math.sqrt(math.pi / 2)
     return quantile / math.sqrt(trials)

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import stdtrit
 
-from streamtrain.science.intervals import estimate
+from streamtrain.science.intervals import Estimate, estimate, welch
+from streamtrain.science.scipy_functions import t_quantile
 from streamtrain.types import Json
 
 ValueAndGrad = Callable[[np.ndarray], tuple[float, np.ndarray]]
@@ -46,7 +46,7 @@ def sharpness(
     restarts: int = RESTARTS,
     iterations: int = ITERATIONS,
     seed: int = 0,
-) -> Json:
+) -> Estimate:
     """φ in percent: the best of `restarts` searches, so a lower bound (`lo`); `basis_PD` has
     orthonormal columns, so A⁺ = Aᵀ.
 
@@ -131,7 +131,7 @@ def parametric_line(
     }
 
 
-def generalization_gap(train_losses_N: np.ndarray, holdout_losses_M: np.ndarray) -> Json:
+def generalization_gap(train_losses_N: np.ndarray, holdout_losses_M: np.ndarray) -> Estimate:
     """mean(hold-out) - mean(training) of per-row losses of one model, with Welch's interval (Welch
     1947, Biometrika 34:28).
 
@@ -142,10 +142,6 @@ def generalization_gap(train_losses_N: np.ndarray, holdout_losses_M: np.ndarray)
     gap, n = held.mean() - train.mean(), min(train.size, held.size)
     if n < 2:
         return estimate(gap, n=n, kind="welch")
-    parts = np.array([sample.var(ddof=1) / sample.size for sample in (train, held)])
-    total = parts.sum()
-    degrees = (
-        total**2 / (parts**2 / (np.array([train.size, held.size]) - 1)).sum() if total > 0 else 1.0
-    )
-    reach = float(stdtrit(degrees, 0.975)) * total**0.5
+    variance, degrees = welch(train, held)
+    reach = t_quantile(degrees) * variance**0.5
     return estimate(gap, gap - reach, gap + reach, n=n, kind="welch")

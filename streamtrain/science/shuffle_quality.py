@@ -7,10 +7,11 @@ of cluster sampling (Kish 1965, Survey Sampling, §5.4). DEFF is 1 for independe
 of B rows is worth B/DEFF of them.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
-from streamtrain.science.intervals import jackknife
-from streamtrain.types import Json
+from streamtrain.science.intervals import Estimate, jackknife
 
 #: A lower bound above this says that the statistics are of the shuffle, not of the batch size: a
 #: choice of this project.
@@ -22,7 +23,7 @@ def intraclass_correlation(
     mean_squares_K: np.ndarray,
     rows: int,
     clusters_K: np.ndarray | None = None,
-) -> Json:
+) -> Estimate:
     """ρ of K minibatches of `rows` rows: their mean gradients (K, P), and the mean of |g_i|² in
     each (K,); `rows` ≥ 2.
 
@@ -68,18 +69,18 @@ def intraclass_correlation(
     return jackknife(float(np.clip(unbiased, -1 / (rows - 1), 1.0)), without)
 
 
-def design_effect(rho: Json, batch_size: int) -> Json:
+def design_effect(rho: Estimate, batch_size: int) -> Estimate:
     """DEFF of minibatches of `batch_size` rows, value and interval, from ρ measured at any size."""
-    ends = {
-        end: None if rho[end] is None else max(1 + (batch_size - 1) * rho[end], 0.0)
-        for end in ("value", "lo", "hi")
-    }
-    return {**rho, **ends}
+
+    def effect(correlation: float | None) -> float | None:
+        return None if correlation is None else max(1 + (batch_size - 1) * correlation, 0.0)
+
+    return replace(rho, value=effect(rho.value), lo=effect(rho.lo), hi=effect(rho.hi))
 
 
-def is_bad_shuffle(deff: Json) -> bool:
+def is_bad_shuffle(deff: Estimate) -> bool:
     """True when the lower bound of DEFF exceeds 1.1."""
-    return deff["lo"] is not None and deff["lo"] > BAD_SHUFFLE_ABOVE
+    return deff.lo is not None and deff.lo > BAD_SHUFFLE_ABOVE
 
 
 def _rho(

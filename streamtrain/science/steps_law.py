@@ -1,153 +1,215 @@
-"""Steps against minibatch size: S = S_min(1 + B_crit/B), what follows from it, and what an adaptive
-batch could save.
+"""Steps against minibatch size: the law S = S_min(1 + B_crit/B) and what follows from it.
 
 McCandlish et al. 2018 (arXiv 1812.06162), §2.3: (S/S_min - 1)(E/E_min - 1) = 1 for E = B·S
 examples, so B_crit = E_min/S_min.
 
-How the useful batch grows along a run: the steps law fitted to one stretch of the loss after
-another (docs/science.md §7, rule 6).
-
-From loss L_k to L_{k+1} a size needs ΔS(B) = ΔS_min(1 + b_k/B) steps: b_k is the local B_crit
-(McCandlish et al. 2018, arXiv 1812.06162, §2.3 and appendix D). Crossings of several targets are
-all it takes, so nothing more is measured.
+`local_growth` fits the same law to one stretch of the loss after another, which tells how the
+useful minibatch grows along a run (docs/science.md §7, rule 6): from loss L_k to L_{k+1} a size
+needs ΔS(B) = ΔS_min(1 + b_k/B) steps, where b_k is the local B_crit (ibid., appendix D). It needs
+no measurement beyond the steps at which each curve crosses several losses.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
-from streamtrain.science.cells import Cell
+from streamtrain.science.cells import Cell, shared_trials
 from streamtrain.science.crossing import first_crossing
-from streamtrain.science.intervals import log_estimate
+from streamtrain.science.intervals import Estimate, Sample, Vector, log_estimate
+from streamtrain.science.scipy_functions import minimize_between
 from streamtrain.types import Json
 
+#: Stretches of the loss, equal on a logarithmic scale. The first starts at this fraction of the
+#: smallest untrained loss, so below every one of them.
+STRETCHES, START = 4, 0.8
 
-def fit_steps(
-    batch_sizes_M: Sequence[float] | np.ndarray, steps_M: Sequence[float] | np.ndarray
-) -> tuple[float, float, float]:
-    """(S_min, B_crit, root mean square of the residuals of log S) by least squares on log S; three
-    sizes at least.
+#: A local B_crit that grows by more than this makes a growing minibatch worthwhile: a choice of
+#: this project.
+MUCH_GROWTH = 4.0
 
-    B_crit is sought between a thousandth of the smallest size and a thousand times the largest: at
-    an edge the curve is flat, or is still in perfect scaling, and only a bound is known.
+#: A size that crosses a stretch in no measurable step counts as having taken this many.
+_FEWEST_STEPS = 1e-3
+
+#: Points at which the fit looks for B_crit before it refines the best one.
+_GRID_POINTS = 200
+
+
+class StepsFit(NamedTuple):
+    """S_min and B_crit of one fit; `misfit` is the root mean square residual of log S."""
+
+    steps_min: float
+    critical_batch_size: float
+    misfit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepsLaw:
+    """S_min and B_crit over several trials; None where there is too little to fit.
+
+    `misfit`: the root mean square residual of log S; 0.1 is 10 % off the law. `trial_fits`:
+    (S_min, B_crit) of each trial.
     """
-    sizes, log_steps = (
-        np.asarray(batch_sizes_M, dtype=float),
-        np.log(np.asarray(steps_M, dtype=float)),
-    )
+
+    steps_min: Estimate | None = None
+    critical_batch_size: Estimate | None = None
+    misfit: float | None = None
+    trial_fits: tuple[tuple[float, float], ...] = ()
+
+    def to_json(self) -> Json:
+        """Return the law as `summary.json` has it, without the fits of single trials."""
+        return {
+            "steps_min": optional_json(self.steps_min),
+            "critical_batch_size": optional_json(self.critical_batch_size),
+            "misfit": self.misfit,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalGrowth:
+    """How B_crit grows along a run.
+
+    `losses`: the ends of the stretches. `local_critical`: b_k of each stretch, between one row and
+    ten times the largest size; beyond that it is not known. `growth`: the last b_k over the first.
+    `gamma` ≤ 1: a minibatch that follows b_k saves at most 100(1 - gamma) % of the rows.
+    `doublings`: how many times such a minibatch doubles; 0 unless the growth is more than
+    `MUCH_GROWTH` and its interval, if it has one, is above 1.
+    """
+
+    losses: tuple[float, ...]
+    local_critical: tuple[float, ...]
+    growth: Estimate
+    gamma: float
+    doublings: int
+
+    def to_json(self) -> Json:
+        """Return the growth as `summary.json` has it."""
+        return {
+            "losses": list(self.losses),
+            "local_critical": list(self.local_critical),
+            "growth": self.growth.to_json(),
+            "gamma": self.gamma,
+            "doublings": self.doublings,
+        }
+
+
+def optional_json(estimate: Estimate | None) -> Json | None:
+    """Return the JSON of an estimate, or None."""
+    return None if estimate is None else estimate.to_json()
+
+
+def fit_steps(batch_sizes_M: Sample, steps_M: Sample) -> StepsFit:
+    """Fit S_min and B_crit to the steps at M ≥ 3 sizes by least squares on log S.
+
+    B_crit is sought between a thousandth of the smallest size and a thousand times the largest. At
+    the ends of that range the curve is flat or is still in perfect scaling, and the fitted value
+    is only a bound.
+
+    Raises ValueError below three sizes.
+    """
+    sizes = np.asarray(batch_sizes_M, dtype=float)
+    log_steps = np.log(np.asarray(steps_M, dtype=float))
     if sizes.size < 3:
         raise ValueError(
             f"two parameters need at least 3 batch sizes to be fitted and judged; got {sizes.size}"
         )
 
-    def residuals(log_critical: np.ndarray) -> np.ndarray:
-        rest = log_steps - np.log1p(np.exp(np.atleast_1d(log_critical))[:, None] / sizes)
+    def residuals(log_critical: Vector) -> Vector:
+        rest = log_steps - np.log1p(np.exp(log_critical)[:, None] / sizes)
         return rest - rest.mean(axis=1, keepdims=True)
 
-    def squares(log_critical: np.ndarray) -> np.ndarray:
+    def squares(log_critical: Vector) -> Vector:
         return (residuals(log_critical) ** 2).sum(axis=1)
 
-    grid, apart = np.linspace(
-        np.log(sizes.min() / 1e3), np.log(sizes.max() * 1e3), 200, retstep=True
+    def square(log_critical: float) -> float:
+        return float(squares(np.array([log_critical]))[0])
+
+    lowest, highest = float(np.log(sizes.min() / 1e3)), float(np.log(sizes.max() * 1e3))
+    grid = np.linspace(lowest, highest, _GRID_POINTS)
+    spacing = (highest - lowest) / (_GRID_POINTS - 1)
+    nearest = float(grid[np.argmin(squares(grid))])
+    log_critical = minimize_between(
+        square,
+        max(float(grid[0]), nearest - spacing),
+        min(float(grid[-1]), nearest + spacing),
+        tolerance=1e-9,
     )
-    near = grid[np.argmin(squares(grid))]
-    bounds = (max(grid[0], near - apart), min(grid[-1], near + apart))
-    found = minimize_scalar(
-        lambda point: float(squares(point)[0]),
-        bounds=bounds,
-        method="bounded",
-        options={"xatol": 1e-9},
-    ).x
-    critical = float(np.exp(found))
-    return (
-        float(np.exp((log_steps - np.log1p(critical / sizes)).mean())),
-        critical,
-        float(np.sqrt(squares(found)[0] / sizes.size)),
+    critical = float(np.exp(log_critical))
+    return StepsFit(
+        steps_min=float(np.exp((log_steps - np.log1p(critical / sizes)).mean())),
+        critical_batch_size=critical,
+        misfit=float(np.sqrt(square(log_critical) / sizes.size)),
     )
 
 
-def critical_batch_size(
-    batch_sizes_M: Sequence[float], steps_TM: Sequence[Sequence[float]] | np.ndarray
-) -> Mapping[str, Json | float]:
-    """`{steps_min, critical_batch_size, misfit, steps_T}` from steps to a target in T independent
-    trials at M sizes.
+def fit_steps_law(batch_sizes_M: Sample, steps_TM: Sequence[Sequence[float]] | Vector) -> StepsLaw:
+    """Fit the law to the steps to a target in T independent trials at M sizes.
 
-    Value: the fit to the mean of log S. Interval: Student's, in log space, over the fits of single
-    trials; none for one trial. `misfit`: root mean square residual of log S; 0.1 is 10 % off the
-    law. `steps_T`: (S_min, B_crit) of each trial.
+    Values come from the fit to the mean of log S. Intervals are Student's, on logarithms, over the
+    fits of single trials; one trial gives none.
     """
     steps = np.atleast_2d(np.asarray(steps_TM, dtype=float))
-    smallest, critical, misfit = fit_steps(batch_sizes_M, np.exp(np.log(steps).mean(axis=0)))
-    fits = np.array([fit_steps(batch_sizes_M, line)[:2] for line in steps])
-    return {
-        "steps_min": log_estimate(smallest, fits[:, 0]),
-        "critical_batch_size": log_estimate(critical, fits[:, 1]),
-        "misfit": misfit,
-        "steps_T": fits.tolist(),
-    }
+    joint = fit_steps(batch_sizes_M, np.exp(np.log(steps).mean(axis=0)))
+    fits = [fit_steps(batch_sizes_M, steps_M) for steps_M in steps]
+    return StepsLaw(
+        steps_min=log_estimate(joint.steps_min, [fit.steps_min for fit in fits]),
+        critical_batch_size=log_estimate(
+            joint.critical_batch_size, [fit.critical_batch_size for fit in fits]
+        ),
+        misfit=joint.misfit,
+        trial_fits=tuple((fit.steps_min, fit.critical_batch_size) for fit in fits),
+    )
 
 
 def goodput(rows_per_second: float, batch_size: float, critical: float) -> float:
-    """Rows a second that count: throughput times statistical efficiency 1/(1 + B/B_crit) (Qiao et
-    al. 2021, Pollux, OSDI, §3.1).
+    """Return throughput times statistical efficiency, 1/(1 + B/B_crit), in rows per second.
+
+    Qiao et al. 2021, Pollux, OSDI, §3.1.
     """
     return rows_per_second / (1 + batch_size / critical)
 
 
 def efficient_batch_size(critical: float, overhead: float = 0.2) -> float:
-    """The largest size that wastes no more than `overhead` of its rows: E/E_min = 1 + B/B_crit."""
+    """Return the largest size that wastes at most the fraction `overhead` of its rows.
+
+    It follows from E/E_min = 1 + B/B_crit.
+    """
     return overhead * critical
 
 
-def adaptive_batch_bound(steps_S: Sequence[float], critical_S: Sequence[float]) -> float:
-    """γ = (∫√B ds)²/(∫ds·∫B ds) ≤ 1, of B_crit along a run (McCandlish et al. 2018, appendix D):
-    the trade-off's constant with a batch that grows.
+def adaptive_batch_bound(steps_S: Sample, critical_S: Sample) -> float:
+    """Return γ = (∫√B ds)²/(∫ds·∫B ds) ≤ 1 of B_crit along a run, by trapezoids over `steps_S`.
 
-    "Growing the batch could save at most 100·(1 - γ) % of the rows"; at a fixed size B it is that
-    over 1 + B_crit/B (`adaptive_saving`). Trapezoids over `steps_S`, ascending.
+    γ is the constant of the trade-off between steps and rows with a minibatch that grows
+    (McCandlish et al. 2018, appendix D): growing the minibatch could save at most 100·(1 - γ) % of
+    the rows, and against a fixed size B that over 1 + B_crit/B (`adaptive_saving`). `steps_S` is
+    ascending.
     """
     steps, critical = np.asarray(steps_S, dtype=float), np.asarray(critical_S, dtype=float)
     smallest, examples = steps[-1] - steps[0], np.trapezoid(critical, steps)
-    # A trapezoid of √B is not the root of B's: Cauchy and Schwarz hold for each rule only up to
-    # rounding, hence the minimum.
+    # The trapezoids of √B are not the roots of those of B: the Cauchy-Schwarz inequality holds for
+    # this rule up to rounding only, hence the minimum.
     return float(min(np.trapezoid(np.sqrt(critical), steps) ** 2 / (smallest * examples), 1.0))
 
 
 def adaptive_saving(gamma: float, batch_size: float, critical: float) -> float:
-    """The share of rows that the best growing batch saves against the fixed `batch_size` at the
-    same number of steps.
+    """Return the fraction of rows that the best growing minibatch saves against a fixed one.
+
+    Both take the same number of steps.
     """
     return (1 - gamma) / (1 + critical / batch_size)
 
 
-#: Stretches of the loss, equal on a logarithm from a start below every untrained loss.
-STRETCHES, START = 4, 0.8
+def local_growth(reached: Sequence[Cell], target: float) -> LocalGrowth | None:
+    """Return how B_crit grows along the curves of cells that reached `target` in every trial.
 
-#: A local B_crit that grows by more than this is worth a growing batch: a choice of this project.
-MUCH_GROWTH = 4.0
-
-#: A size that gains a stretch in no measurable step still took this many.
-_FEWEST_STEPS = 1e-3
-
-
-def local_growth(reached: Sequence[Cell], target: float) -> Json | None:
-    """`{losses, local_critical, growth, gamma, doublings}` of cells that reached `target` in every
-    trial; None below three sizes.
-
-    `losses`: the ends of the stretches. `local_critical`: b_k of each, between one row and ten
-    times the largest size, beyond which it is not known. `growth`: last over first, Student's
-    interval on logarithms over trials. `gamma` ≤ 1: at most 100(1 - gamma) % of the rows could be
-    saved by a batch that follows b_k. `doublings`: how often it would double, where the growth is
-    more than 4 times and its interval, if it has one, leaves out 1; else 0.
+    None below three sizes, without a trial that all sizes ran, and where the losses leave too short
+    a way to the target. The interval of the growth is Student's, on logarithms, over trials.
     """
     sizes = np.array([cell.batch_size for cell in reached], dtype=float)
-    trials = (
-        sorted(set.intersection(*(set(cell.steps_to_target) for cell in reached)))
-        if reached
-        else []
-    )
+    trials = shared_trials(reached)
     if sizes.size < 3 or not trials:
         return None
     start = START * min(cell.curves[trial].holdout_loss[0] for cell in reached for trial in trials)
@@ -161,22 +223,29 @@ def local_growth(reached: Sequence[Cell], target: float) -> Json | None:
         ]
     )
     taken_TKM = np.maximum(np.diff(steps_TLM, axis=1), _FEWEST_STEPS)
-    smallest_K, critical_K = _fits(sizes, np.exp(np.log(taken_TKM).mean(axis=0)))
-    each = [
-        critical[-1] / critical[0]
-        for critical in (_fits(sizes, taken_KM)[1] for taken_KM in taken_TKM)
-    ]
-    growth = log_estimate(float(critical_K[-1] / critical_K[0]), each)
-    much = growth["value"] > MUCH_GROWTH and (growth["lo"] is None or growth["lo"] > 1)
+    smallest_K, critical_K = _fit_stretches(sizes, np.exp(np.log(taken_TKM).mean(axis=0)))
+    growth_T: list[float] = []
+    for taken_KM in taken_TKM:
+        _, trial_critical_K = _fit_stretches(sizes, taken_KM)
+        growth_T.append(float(trial_critical_K[-1] / trial_critical_K[0]))
+    growth = log_estimate(float(critical_K[-1] / critical_K[0]), growth_T)
     edges = np.concatenate([[0.0], np.cumsum(smallest_K)])
-    return {
-        "losses": losses.tolist(),
-        "local_critical": critical_K.tolist(),
-        "growth": growth,
-        # A staircase, by trapezoids: each height twice, at both ends of its step.
-        "gamma": adaptive_batch_bound(np.repeat(edges, 2)[1:-1], np.repeat(critical_K, 2)),
-        "doublings": round(math.log2(growth["value"])) if much else 0,
-    }
+    # b_k is a staircase: for trapezoids each height counts at both ends of its step.
+    gamma = adaptive_batch_bound(np.repeat(edges, 2)[1:-1], np.repeat(critical_K, 2))
+    return LocalGrowth(
+        losses=tuple(losses.tolist()),
+        local_critical=tuple(critical_K.tolist()),
+        growth=growth,
+        gamma=gamma,
+        doublings=_doublings(growth),
+    )
+
+
+def _doublings(growth: Estimate) -> int:
+    if growth.value is None or growth.value <= MUCH_GROWTH:
+        return 0
+    is_shown = growth.lo is None or growth.lo > 1
+    return round(math.log2(growth.value)) if is_shown else 0
 
 
 def _crossing(cell: Cell, trial: int, loss: float) -> float:
@@ -184,7 +253,9 @@ def _crossing(cell: Cell, trial: int, loss: float) -> float:
     return first_crossing(curve.steps, curve.holdout_loss, loss) or 0.0
 
 
-def _fits(sizes_M: np.ndarray, taken_KM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(ΔS_min, b) of each stretch, (K,) both."""
-    smallest, critical, _ = np.array([fit_steps(sizes_M, taken_M) for taken_M in taken_KM]).T
-    return smallest, np.clip(critical, 1.0, 10 * sizes_M.max())
+def _fit_stretches(sizes_M: Vector, taken_KM: Vector) -> tuple[Vector, Vector]:
+    """ΔS_min and b of each stretch, both (K,)."""
+    fits = [fit_steps(sizes_M, taken_M) for taken_M in taken_KM]
+    smallest_K = np.array([fit.steps_min for fit in fits])
+    critical_K = np.array([fit.critical_batch_size for fit in fits])
+    return smallest_K, np.clip(critical_K, 1.0, 10 * sizes_M.max())

@@ -1,222 +1,246 @@
-"""Throughput joined to convergence: seconds of a step against minibatch size, the I/O roof, and the
-fastest size (docs/science.md §3).
+"""Throughput joined to convergence: seconds per step against minibatch size, and the fastest size.
 
-Seconds of a step: t_c = α + βB on the processor, t_io = B/R to deliver its rows at R rows a second;
-together (t_c^γ + t_io^γ)^(1/γ) (Qiao et al. 2021, Pollux, OSDI, §3.2), γ = ∞ for reading that
-overlaps wholly. With S = S_min(1 + B_crit/B): T(B) = S_min(1 + B_crit/B)·t_step, least at
-√(B_crit·α/β), or at the kink t_c = t_io if that is smaller.
+A step computes for t_c = α + βB seconds, and its rows are delivered in t_io = B/R seconds at R rows
+per second. Together they take (t_c^γ + t_io^γ)^(1/γ) (Qiao et al. 2021, Pollux, OSDI, §3.2), with
+γ = ∞ for reading that overlaps wholly. With S = S_min(1 + B_crit/B) steps, the seconds to the
+target are T(B) = S_min(1 + B_crit/B)·t_step. T is smallest at √(B_crit·α/β), or at the size where
+t_c = t_io if that is smaller (docs/science.md §3).
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize_scalar, nnls
 
-from streamtrain.science.intervals import log_estimate
+from streamtrain.science.intervals import Estimate, Sample, Vector, log_estimate
+from streamtrain.science.scipy_functions import minimize_between, non_negative_least_squares
+from streamtrain.science.steps_law import optional_json
 from streamtrain.types import Json
 
-#: Where a batch size is looked for.
+#: The largest batch size that is looked at.
 _LARGEST = 1e12
 
-#: A roof that makes a step less than this much slower, however little it overlaps, tells nothing of
-#: its overlap.
+#: Where no overlap at all would make a step less than this many times as slow as whole overlap,
+#: timings do not tell the overlap.
 _FELT = 1.05
+
+#: γ is sought up to the first; from the second on it counts as infinite.
+_LARGEST_OVERLAP, _WHOLE_OVERLAP = 64.0, 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-    """`seconds` α a step, `seconds_a_row` β, `rows_per_second` R delivered (infinite: no roof),
-    `overlap` γ ≥ 1.
+    """The seconds of a step: α per step, β per row, and the delivery of its rows.
+
+    `delivery_rate`: R, in rows per second; infinite where delivery is not the limit. `overlap`:
+    γ ≥ 1.
     """
 
     seconds: float
-    seconds_a_row: float
-    rows_per_second: float = math.inf
+    seconds_per_row: float
+    delivery_rate: float = math.inf
     overlap: float = math.inf
 
     def at(self, batch_size: float) -> float:
-        """Seconds of one step of `batch_size` rows."""
-        computing, reading = (
-            self.seconds + self.seconds_a_row * batch_size,
-            batch_size / self.rows_per_second,
-        )
+        """Return the seconds of one step of `batch_size` rows."""
+        computing = self.seconds + self.seconds_per_row * batch_size
+        reading = batch_size / self.delivery_rate
         larger, smaller = max(computing, reading), min(computing, reading)
-        return (
-            larger
-            if math.isinf(self.overlap)
-            else larger * (1 + (smaller / larger) ** self.overlap) ** (1 / self.overlap)
-        )
+        if math.isinf(self.overlap):
+            return larger
+        return larger * (1 + (smaller / larger) ** self.overlap) ** (1 / self.overlap)
 
     @property
-    def kink(self) -> float:
-        """The size at which delivery becomes the slower part: infinite where it never does."""
-        gap = 1 / self.rows_per_second - self.seconds_a_row
+    def crossover_batch_size(self) -> float:
+        """The size from which on delivery is slower than computing; infinite if there is none."""
+        gap = 1 / self.delivery_rate - self.seconds_per_row
         return self.seconds / gap if gap > 0 else math.inf
 
     def to_target(self, batch_size: float, steps_min: float, critical: float) -> float:
-        """T(B): seconds to the target."""
+        """Return T(B), the seconds to the target."""
         return steps_min * (1 + critical / batch_size) * self.at(batch_size)
 
     def best_batch_size(self, critical: float) -> float:
-        """B_opt, at least 1. Infinite when a row costs nothing."""
-        if not math.isinf(self.overlap):
-            found = minimize_scalar(
-                lambda x: math.log(self.to_target(math.exp(x), 1.0, critical)),
-                bounds=(0.0, math.log(_LARGEST)),
-                method="bounded",
-                options={"xatol": 1e-6},
-            )
-            return float(math.exp(found.x))
-        return max(1.0, min(self.free_batch_size(critical), self.kink))
+        """Return the size with the smallest T, at least 1; infinite when a row costs nothing."""
+        if math.isinf(self.overlap):
+            return max(1.0, min(self.free_batch_size(critical), self.crossover_batch_size))
+        log_best = minimize_between(
+            lambda log_size: math.log(self.to_target(math.exp(log_size), 1.0, critical)),
+            0.0,
+            math.log(_LARGEST),
+            tolerance=1e-6,
+        )
+        return math.exp(log_best)
 
     def free_batch_size(self, critical: float) -> float:
-        """√(B_crit·α/β), as if rows were there for nothing, at least 1.
+        """Return √(B_crit·α/β), the best size if delivery took no time; at least 1.
 
         Infinite when a row costs nothing to compute.
         """
-        return (
-            max(1.0, math.sqrt(critical * self.seconds / self.seconds_a_row))
-            if self.seconds_a_row > 0
-            else math.inf
-        )
+        if not self.seconds_per_row > 0:
+            return math.inf
+        return max(1.0, math.sqrt(critical * self.seconds / self.seconds_per_row))
 
     def best_seconds(self, steps_min: float, critical: float) -> float:
-        """T at B_opt; without a roof that is S_min·β·(√B_crit + √(α/β))²."""
+        """Return T at the best size; S_min·β·(√B_crit + √(α/β))² where delivery takes no time."""
         return self.to_target(self.best_batch_size(critical), steps_min, critical)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThroughputLaw:
+    """The law of a run's timings; None for what could not be fitted.
+
+    `delivery_rate` is in rows per second. `crossover_batch_size`: see `StepTime`.
+    `free_batch_size`: √(B_crit·α/β). A value that is infinite is None within its Estimate.
+    """
+
+    alpha_seconds: Estimate | None = None
+    beta_seconds_per_row: Estimate | None = None
+    delivery_rate: Estimate | None = None
+    overlap: Estimate | None = None
+    crossover_batch_size: Estimate | None = None
+    free_batch_size: Estimate | None = None
+    best_batch_size: Estimate | None = None
+    best_seconds: Estimate | None = None
+
+    def to_json(self) -> Json:
+        """Return the law as `summary.json` has it."""
+        return {
+            "alpha_seconds": optional_json(self.alpha_seconds),
+            "beta_seconds_a_row": optional_json(self.beta_seconds_per_row),
+            "rows_per_second": optional_json(self.delivery_rate),
+            "overlap": optional_json(self.overlap),
+            "kink": optional_json(self.crossover_batch_size),
+            "free_batch_size": optional_json(self.free_batch_size),
+            "best_batch_size": optional_json(self.best_batch_size),
+            "best_seconds": optional_json(self.best_seconds),
+        }
+
+
 def fit_step_time(
-    batch_sizes_M: Sequence[float],
-    seconds_M: Sequence[float],
-    rows_per_second: float = math.inf,
+    batch_sizes_M: Sample,
+    seconds_M: Sample,
+    delivery_rate: float = math.inf,
     overlap: float = math.inf,
 ) -> StepTime:
-    """α and β, neither negative, from seconds of a step at M ≥ 2 sizes: least squares on relative
-    errors, as sizes span decades.
+    """Fit α ≥ 0 and β ≥ 0 to the seconds of a step at M ≥ 2 sizes.
+
+    Least squares on relative errors, since sizes span decades. Raises ValueError below two
+    distinct sizes.
     """
     sizes, seconds = np.asarray(batch_sizes_M, dtype=float), np.asarray(seconds_M, dtype=float)
     if np.unique(sizes).size < 2:
         raise ValueError(f"a line needs at least 2 batch sizes; got {np.unique(sizes).size}")
-    # both columns of like size, so that nnls' own tolerance means the same for both
+    # Both columns are scaled alike, so that the solver's own tolerance means the same for both.
     scale = sizes.max()
-    (alpha, slope), _ = nnls(
+    alpha, slope = non_negative_least_squares(
         np.stack([1 / seconds, sizes / scale / seconds], axis=1) * seconds.min(),
         np.full(sizes.size, seconds.min()),
     )
     return StepTime(
         seconds=float(alpha),
-        seconds_a_row=float(slope / scale),
-        rows_per_second=rows_per_second,
+        seconds_per_row=float(slope / scale),
+        delivery_rate=delivery_rate,
         overlap=overlap,
     )
 
 
 def fit_overlap(
-    step: StepTime, batch_sizes_M: Sequence[float], joint_seconds_M: Sequence[float]
+    step: StepTime, batch_sizes_M: Sequence[float], joint_seconds_M: Sample
 ) -> StepTime:
-    """The same with γ fitted to steps timed while rows were delivered; γ in [1, 64], 64 counting as
-    whole overlap.
+    """Return `step` with γ fitted to steps that were timed while rows were delivered.
+
+    γ is in [1, 64]; from 60 on it counts as whole overlap, which is infinite.
     """
     joint = np.log(np.asarray(joint_seconds_M, dtype=float))
 
     def misfit(log_overlap: float) -> float:
-        fitted = _with_overlap(step, math.exp(log_overlap))
+        fitted = replace(step, overlap=math.exp(log_overlap))
         return float(((np.log([fitted.at(size) for size in batch_sizes_M]) - joint) ** 2).sum())
 
-    found = minimize_scalar(misfit, bounds=(0.0, math.log(64.0)), method="bounded").x
-    return _with_overlap(step, math.inf if found > math.log(60.0) else math.exp(found))
+    log_overlap = minimize_between(misfit, 0.0, math.log(_LARGEST_OVERLAP))
+    is_whole = log_overlap > math.log(_WHOLE_OVERLAP)
+    return replace(step, overlap=math.inf if is_whole else math.exp(log_overlap))
 
 
 def throughput_law(
-    batch_sizes_M: Sequence[float],
-    seconds_RM: Sequence[Sequence[float]] | np.ndarray,
-    rows_per_second_R: Sequence[float] = (),
+    batch_sizes_M: Sample,
+    seconds_RM: Sequence[Sequence[float]] | Vector,
+    delivery_rates_R: Sample = (),
     *,
     steps: tuple[float, float] | None = None,
-    steps_T: Sequence[tuple[float, float]] = (),
+    trial_fits: Sequence[tuple[float, float]] = (),
     joint: Sequence[tuple[float, Sequence[float]]] = (),
-) -> Json:
-    """`{alpha_seconds, beta_seconds_a_row, rows_per_second, overlap, kink, free_batch_size,
-    best_batch_size, best_seconds}`.
+) -> ThroughputLaw:
+    """Fit the law to R interleaved timing repeats of the seconds of a step at M sizes.
 
-    From R interleaved repeats: each is fitted by itself; values come from the medians, Student's
-    intervals over the repeats, on logarithms. `joint`: (size, seconds of a step while rows were
-    delivered, in each of some runs), from which the roof's γ is fitted; without them reading
-    overlaps wholly. `free_batch_size` is √(B_crit·α/β), which knows of no roof. The last three need
-    `steps`, (S_min, B_crit); where `steps_T` has those of single trials too, trials are paired with
-    repeats, so that the intervals hold the noise of both, else of the timing alone. An infinite
-    value is None.
+    Values come from the medians over repeats. Each repeat is also fitted by itself; intervals are
+    Student's over these fits, on logarithms.
+
+    `joint`: (size, seconds of a step while rows were delivered, in each of some runs), to which γ
+    is fitted; without them reading counts as wholly overlapped. `steps`: (S_min, B_crit), without
+    which the last three fields are None. `trial_fits`: `steps` of single trials. Where these are
+    given, trials are paired with repeats, so that the intervals hold the noise of both; otherwise
+    that of the timing alone.
     """
-    seconds, roofs = (
-        np.atleast_2d(np.asarray(seconds_RM, dtype=float)),
-        np.asarray(rows_per_second_R, dtype=float),
-    )
-    roof = float(np.median(roofs)) if roofs.size else math.inf
-    whole = fit_step_time(batch_sizes_M, np.median(seconds, axis=0), roof)
-    overlap = _overlap(whole, joint)
-    whole = _with_overlap(whole, overlap["value"] or math.inf)
-    each = roofs if roofs.size == len(seconds) else np.full(len(seconds), roof)
+    seconds = np.atleast_2d(np.asarray(seconds_RM, dtype=float))
+    rates = np.asarray(delivery_rates_R, dtype=float)
+    rate = float(np.median(rates)) if rates.size else math.inf
+    whole = fit_step_time(batch_sizes_M, np.median(seconds, axis=0), rate)
+    overlap = _fit_joint_overlap(whole, joint)
+    whole = replace(whole, overlap=overlap.value or math.inf)
+    rate_of_repeat = rates if rates.size == len(seconds) else np.full(len(seconds), rate)
     repeats = [
-        fit_step_time(batch_sizes_M, line, one, whole.overlap)
-        for line, one in zip(seconds, each, strict=True)
+        fit_step_time(batch_sizes_M, seconds_M, float(repeat_rate), whole.overlap)
+        for seconds_M, repeat_rate in zip(seconds, rate_of_repeat, strict=True)
     ]
 
-    def over_repeats(quantity: Callable[[StepTime], float]) -> Json:
+    def over_repeats(quantity: Callable[[StepTime], float]) -> Estimate:
         return log_estimate(quantity(whole), [quantity(step) for step in repeats])
 
-    law = {
-        "alpha_seconds": over_repeats(lambda step: step.seconds),
-        "beta_seconds_a_row": over_repeats(lambda step: step.seconds_a_row),
-        "rows_per_second": log_estimate(roof, roofs),
-        "overlap": overlap,
-        "kink": over_repeats(lambda step: step.kink),
-        "free_batch_size": None,
-        "best_batch_size": None,
-        "best_seconds": None,
-    }
-    if steps is not None:
-        paired = list(zip(repeats, steps_T or [steps] * len(repeats), strict=False))
-        for name, quantity in (
-            ("free_batch_size", lambda step, _, b: step.free_batch_size(b)),
-            ("best_batch_size", lambda step, _, b: step.best_batch_size(b)),
-            ("best_seconds", lambda step, s, b: step.best_seconds(s, b)),
-        ):
-            law[name] = log_estimate(
-                quantity(whole, *steps), [quantity(step, *one) for step, one in paired]
-            )
-    return law
-
-
-def _overlap(step: StepTime, joint: Sequence[tuple[float, Sequence[float]]]) -> Json:
-    """γ fitted to the medians of the joint timings, its interval over their runs; None (infinite)
-    for whole overlap.
-
-    `n` is 0 where nothing was timed jointly, or where delivery is so fast that γ would make no
-    difference.
-    """
-    runs, sizes = (
-        min((len(seconds) for _, seconds in joint), default=0),
-        [size for size, _ in joint],
-    )
-    apart = _with_overlap(step, 1.0)
-    if not runs or max(apart.at(size) / step.at(size) for size in sizes) < _FELT:
-        return log_estimate(math.inf, [])
-    value = fit_overlap(step, sizes, [float(np.median(seconds)) for _, seconds in joint]).overlap
-    return log_estimate(
-        value,
-        [
-            fit_overlap(step, sizes, [seconds[run] for _, seconds in joint]).overlap
-            for run in range(runs)
-        ],
-    )
-
-
-def _with_overlap(step: StepTime, overlap: float) -> StepTime:
-    return StepTime(
-        seconds=step.seconds,
-        seconds_a_row=step.seconds_a_row,
-        rows_per_second=step.rows_per_second,
+    law = ThroughputLaw(
+        alpha_seconds=over_repeats(lambda step: step.seconds),
+        beta_seconds_per_row=over_repeats(lambda step: step.seconds_per_row),
+        delivery_rate=log_estimate(rate, rates),
         overlap=overlap,
+        crossover_batch_size=over_repeats(lambda step: step.crossover_batch_size),
+    )
+    if steps is None:
+        return law
+    steps_min, critical = steps
+    fits = trial_fits or [steps] * len(repeats)
+    # there may be more repeats than trials, or fewer
+    paired = [(step, *fit) for step, fit in zip(repeats, fits, strict=False)]
+    return replace(
+        law,
+        free_batch_size=log_estimate(
+            whole.free_batch_size(critical), [step.free_batch_size(b) for step, _, b in paired]
+        ),
+        best_batch_size=log_estimate(
+            whole.best_batch_size(critical), [step.best_batch_size(b) for step, _, b in paired]
+        ),
+        best_seconds=log_estimate(
+            whole.best_seconds(steps_min, critical),
+            [step.best_seconds(s, b) for step, s, b in paired],
+        ),
+    )
+
+
+def _fit_joint_overlap(step: StepTime, joint: Sequence[tuple[float, Sequence[float]]]) -> Estimate:
+    """γ fitted to the medians of the joint timings, its interval over their runs.
+
+    None (infinite) for whole overlap. `n` is 0 where nothing was timed jointly, or where delivery
+    is so fast that γ would make no difference.
+    """
+    num_runs = min((len(seconds) for _, seconds in joint), default=0)
+    sizes = [size for size, _ in joint]
+    apart = replace(step, overlap=1.0)
+    if not num_runs or max(apart.at(size) / step.at(size) for size in sizes) < _FELT:
+        return log_estimate(math.inf, [])
+    medians = [float(np.median(seconds)) for _, seconds in joint]
+    by_run = [[seconds[run] for _, seconds in joint] for run in range(num_runs)]
+    return log_estimate(
+        fit_overlap(step, sizes, medians).overlap,
+        [fit_overlap(step, sizes, seconds_M).overlap for seconds_M in by_run],
     )

@@ -8,6 +8,7 @@ rows. Nothing here reads or trains.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from streamtrain.science import curvature as lanczos
 from streamtrain.science import noise_scale, sharpness, shuffle_quality
 from streamtrain.science import noise_scale as sqrt_law
 from streamtrain.science.curvature import stable_curvature
-from streamtrain.science.intervals import estimate
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.sharpness import generalization_gap
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.probes import Probe, rescale
@@ -67,10 +68,7 @@ def measure_noise(probe: Probe, model: TrainedModel, pool: np.ndarray, *, adam: 
     each = len(pool) // REPLICATES
     rows = min(REPLICATE_ROWS, each) // MICRO_BATCHES * MICRO_BATCHES
     if rows < 2 * MICRO_BATCHES:
-        return estimate(np.nan, n=0, kind="too few rows") | {
-            "batch_size": model.batch_size,
-            "lr": model.lr,
-        }
+        return {**_nothing("too few rows"), "batch_size": model.batch_size, "lr": model.lr}
     micro, x = rows // MICRO_BATCHES, model.parameters
     scale = noise_scale.adam_scale(_second_moment(probe, model, pool)) if adam else None
     simple, weighted, scaled = [], [], []
@@ -90,11 +88,11 @@ def measure_noise(probe: Probe, model: TrainedModel, pool: np.ndarray, *, adam: 
         if scale is not None:
             scaled.append(noise_scale.variance_and_signal(groups * scale, micro))
     made = {
-        name: noise_scale.noise_scale(*np.array(parts).T)
+        name: noise_scale.noise_scale(*np.array(parts).T).to_json()
         for name, parts in (("simple", simple), ("weighted", weighted))
     }
     if scaled:
-        made["preconditioned"] = noise_scale.noise_scale(*np.array(scaled).T)
+        made["preconditioned"] = noise_scale.noise_scale(*np.array(scaled).T).to_json()
     variance, signal = np.mean(simple, axis=0)
     return {
         **made.pop("simple"),
@@ -114,10 +112,7 @@ def measure_sqrt_m(probe: Probe, model: TrainedModel, pool: np.ndarray) -> Json:
     )
     levels = int(np.log2(groups)) - int(np.log2(LARGEST_M_GROUPS))
     if levels < 1:
-        return estimate(np.nan, n=0, kind="too few rows for so many parameters") | {
-            "sizes": [],
-            "sd": [],
-        }
+        return {**_nothing("too few rows for so many parameters"), "sizes": [], "sd": []}
     rows = len(pool) // SETS
     group = rows // groups
     sets = [pool[i * rows : i * rows + groups * group] for i in range(SETS)]
@@ -129,7 +124,7 @@ def measure_sqrt_m(probe: Probe, model: TrainedModel, pool: np.ndarray) -> Json:
     )
     sizes = group * 2 ** np.arange(levels + 1)
     return {
-        **sqrt_law.sqrt_m_slope(sizes, variances),
+        **sqrt_law.sqrt_m_slope(sizes, variances).to_json(),
         "sizes": sizes.tolist(),
         "sd": np.sqrt(variances.mean(axis=0)).tolist(),
         "batch_size": model.batch_size,
@@ -167,11 +162,13 @@ def measure_curvature(
 
         found = lanczos.largest_eigenvalue(product(rows), probe.num_parameters, steps=LANCZOS_STEPS)
         rayleigh = (
-            lanczos.rayleigh_on_independent_rows([product(part) for part in others], found.vector)
+            lanczos.rayleigh_on_independent_rows(
+                [product(part) for part in others], found.vector
+            ).to_json()
             if others
             else None
         )
-        return {**found.record(), "rayleigh": rayleigh, "smallest": found.smallest}
+        return {**found.record().to_json(), "rayleigh": rayleigh, "smallest": found.smallest}
 
     made = {**spectrum(1.0), "lr": model.lr, "stability_line": line, "rows": len(rows)}
     if is_adam(train):
@@ -201,19 +198,19 @@ def measure_sharpness(
     if holdout is not None:
         gap = generalization_gap(
             probe.row_losses(x, pool[:GAP_ROWS]), probe.row_losses(x, holdout[:GAP_ROWS])
-        )
-    full = {f"{epsilon:g}": search(epsilon) for epsilon in sharpness.EPSILONS}
+        ).to_json()
+
+    def at_each_epsilon(**options: Any) -> Json:
+        return {
+            f"{epsilon:g}": search(epsilon, **options).to_json() for epsilon in sharpness.EPSILONS
+        }
+
+    full = at_each_epsilon()
     return {
         **next(iter(full.values())),
         "full": full,
-        "subspace": (
-            {f"{epsilon:g}": search(epsilon, basis_PD=basis) for epsilon in sharpness.EPSILONS}
-            if basis is not None
-            else None
-        ),
-        "adaptive": {
-            f"{epsilon:g}": search(epsilon, adaptive=True) for epsilon in sharpness.EPSILONS
-        },
+        "subspace": None if basis is None else at_each_epsilon(basis_PD=basis),
+        "adaptive": at_each_epsilon(adaptive=True),
         "generalization_gap": gap,
         "lr": model.lr,
         "rows": len(rows),
@@ -237,8 +234,8 @@ def measure_at_weights(
         partial(probe.hvp, parameters_P, rows), probe.num_parameters, steps=LANCZOS_STEPS
     )
     return {
-        "phi": search()["value"],
-        "adaptive": search(adaptive=True)["value"],
+        "phi": search().value,
+        "adaptive": search(adaptive=True).value,
         "curvature": spectrum.ritz,
         "loss": 2 * probe.loss(parameters_P, rows),
     }
@@ -259,7 +256,7 @@ def audit_invariance(
         def phi(x: np.ndarray, adaptive: bool = adaptive) -> float:
             return sharpness.sharpness(
                 partial(_value_and_grad, probe, rows), x, sharpness.EPSILONS[0], adaptive=adaptive
-            )["value"]
+            ).value
 
         found[name] = sharpness.invariance_audit(
             phi, partial(rescale, shape), model.parameters.astype(float)
@@ -299,7 +296,7 @@ def measure_shuffle(
     rows = min(SHUFFLE_ROWS, len(pool) // 8)
     if rows < 2:
         return {
-            "deff": estimate(np.nan, n=0, kind="too few rows"),
+            "deff": _nothing("too few rows"),
             "rho": None,
             "by_batch_size": {},
             "is_bad": False,
@@ -313,17 +310,17 @@ def measure_shuffle(
     rho = shuffle_quality.intraclass_correlation(
         means, squares, rows, None if windows is None else windows[kept * rows]
     )
-    each = {
-        str(one.batch_size): shuffle_quality.design_effect(rho, min(one.batch_size, window_rows))
+    effects = {
+        one.batch_size: shuffle_quality.design_effect(rho, min(one.batch_size, window_rows))
         for one in models
     }
-    deff = each[str(model.batch_size)]
+    deff = effects[model.batch_size]
     return {
-        "deff": deff,
-        "rho": rho,
+        "deff": deff.to_json(),
+        "rho": rho.to_json(),
         "rows_a_minibatch": rows,
         "minibatches": count,
-        "by_batch_size": each,
+        "by_batch_size": {str(size): effect.to_json() for size, effect in effects.items()},
         "is_bad": shuffle_quality.is_bad_shuffle(deff),
     }
 
@@ -342,6 +339,11 @@ def can_rescale(model: Model) -> bool:
         and model.activation in ("relu", "identity")
         and len(model.layers) > 1
     )
+
+
+def _nothing(why: str) -> Json:
+    """The estimate of what could not be measured."""
+    return Estimate(value=None, kind=why).to_json()
 
 
 def _second_moment(probe: Probe, model: TrainedModel, pool: np.ndarray) -> np.ndarray:

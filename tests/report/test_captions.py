@@ -30,7 +30,7 @@ def report(request):
 def test_a_caption_speaks_of_what_is_drawn(report):
     text, summary, tables = report
     assert ("dashed" in text["throughput"]) == bool(tables["law"])
-    assert ("delivery line" in text["throughput"]) == bool(tables["roof"])
+    assert ("delivery line" in text["throughput"]) == bool(tables["delivery"])
     assert (
         ("Ringed" in text["tradeoff"])
         == ("Ringed" in text["seconds_to_target"])

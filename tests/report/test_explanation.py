@@ -4,17 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from streamtrain.report.analysis import CellFigures, Figure, OtherTarget, Summary
+from streamtrain.report.analysis import CellFigures, OtherTarget, Summary
 from streamtrain.report.text.explanation import explain
+from streamtrain.science.intervals import Estimate
 
 
 def cell(size, status="reached", lr=0.01, steps=100.0):
     figures = {}
     if status == "reached":
-        figures["steps_to_target"] = Figure(value=steps)
-        figures["rows_to_target"] = Figure(value=steps * size)
+        figures["steps_to_target"] = Estimate(value=steps)
+        figures["rows_to_target"] = Estimate(value=steps * size)
     return CellFigures(
-        batch_size=size, status=status, lr=lr, holdout_loss=Figure(value=0.1), **figures
+        batch_size=size, status=status, lr=lr, holdout_loss=Estimate(value=0.1), **figures
     )
 
 
@@ -42,13 +43,13 @@ def test_the_same_rate_takes_the_same_steps_and_a_thousand_times_the_rows():
 def test_step_for_step_a_larger_minibatch_is_hardly_better():
     cells = [cell(1000, steps=480), cell(1_000_000, "not_reached")]
     cells = [
-        replace(one, holdout_loss_at_steps=Figure(value=loss, n=1))
+        replace(one, holdout_loss_at_steps=Estimate(value=loss, n=1))
         for one, loss in zip(cells, (0.214, 0.213), strict=True)
     ]
     said = explain(summary(cells=cells, holdout_loss_at_steps=19))[-1]
     assert said.startswith("After 19 steps each, 1,000 is at loss 0.2140 and 1,000,000 at 0.2130")
     assert "1,000 times the rows a step, and no better" in said
-    cells[1] = replace(cells[1], holdout_loss_at_steps=Figure(value=0.1, n=1))
+    cells[1] = replace(cells[1], holdout_loss_at_steps=Estimate(value=0.1, n=1))
     assert "2.1 times better" in explain(summary(cells=cells, holdout_loss_at_steps=19))[-1]
 
 

@@ -12,10 +12,11 @@ import pytest
 
 from streamtrain.errors import DataError
 from streamtrain.report import cell_figures as cells
-from streamtrain.report.analysis import CellFigures, Figure, Summary, TargetCell
+from streamtrain.report.analysis import CellFigures, Summary, TargetCell
 from streamtrain.report.markdown import render_markdown, render_table, verdict_text
 from streamtrain.report.summary import analyze, summarize
 from streamtrain.report.text.headline import ladder, tiles
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import collect
 from tests.report.synthetic import make_records
 
@@ -54,7 +55,8 @@ RUNS = [
 @pytest.mark.parametrize("options", RUNS)
 def test_every_run_has_a_summary_that_keeps_to_the_schema(options):
     records = make_records(**options)
-    summary = summarize(records)
+    analysis = analyze(collect(records))
+    summary = analysis.to_json()
     text = json.dumps(summary, allow_nan=False)
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(text))
     assert [cell["batch_size"] for cell in summary["cells"]] == records[0]["batch_sizes"]
@@ -63,7 +65,7 @@ def test_every_run_has_a_summary_that_keeps_to_the_schema(options):
         str(size) for size in records[0]["batch_sizes"]
     }
     assert summary["sentence"] in render_table(summary)
-    assert summary["sentence"] in render_markdown(Summary.from_json(summary))
+    assert summary["sentence"] in render_markdown(analysis)
     assert all(line == line.rstrip() for line in render_table(summary).splitlines())
 
 
@@ -75,7 +77,7 @@ def test_a_summary_is_read_back_as_it_was(options):
 
 
 def test_the_schema_has_the_fields_of_the_types():
-    for name, kind in {"cell": CellFigures, "target_cell": TargetCell, "figure": Figure}.items():
+    for name, kind in {"cell": CellFigures, "target_cell": TargetCell, "figure": Estimate}.items():
         names = {field.name for field in fields(kind)} - {"kind"}
         assert names == SCHEMA["$defs"][name]["properties"].keys(), name
     assert {field.name for field in fields(Summary)} == SCHEMA["properties"].keys()
@@ -302,7 +304,7 @@ def test_a_size_that_waits_keeps_its_verdict():
     summary = analyze(collect(make_records(sizes=[32, 1000, 65536], trials=5))).summary
     verdicts = []
     for waits in (0.0, 0.5):
-        figure = Figure(value=waits, n=5, lo=waits, hi=waits)
+        figure = Estimate(value=waits, n=5, lo=waits, hi=waits)
         cells = [replace(cell, wait_fraction=figure) for cell in summary.cells]
         verdicts.append([verdict_text(summary, cell) for cell in cells])
     assert any("recommended" in verdict for verdict in verdicts[0])

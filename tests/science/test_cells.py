@@ -41,7 +41,7 @@ def test_a_target_no_better_than_the_best_constant_is_no_target():
 
 def test_an_interval_of_times_is_never_negative():
     figure = measure([0.0, 0.07, 0.14], log=True)
-    assert 0 <= figure["lo"] <= figure["value"] <= figure["hi"]
+    assert 0 <= figure.lo <= figure.value <= figure.hi
 
 
 def timed(

@@ -53,7 +53,7 @@ def test_the_certificate_holds_after_any_number_of_steps(seed, steps):
         np.linalg.norm(matrix @ found.vector - found.ritz * found.vector) <= found.residual + 1e-10
     )
     assert found.steps <= steps
-    assert found.record()["kind"] == "lanczos certificate"
+    assert found.record().kind == "lanczos certificate"
 
 
 def test_a_sample_is_biased_up_and_independent_rows_are_not():
@@ -67,9 +67,9 @@ def test_a_sample_is_biased_up_and_independent_rows_are_not():
         found = largest_eigenvalue(hvps[0], 10, steps=10, seed=seed)
         above.append(found.ritz)
         other = rayleigh_on_independent_rows(hvps[1:], found.vector)
-        inside += other["lo"] <= 1 <= other["hi"]
-        assert other["n"] == 8
-        assert other["value"] < found.ritz
+        inside += other.lo <= 1 <= other.hi
+        assert other.n == 8
+        assert other.value < found.ritz
     assert min(above) > 1.1
     assert inside >= 52
 
@@ -117,9 +117,9 @@ def test_sharpness_of_a_quadratic_is_exact_at_its_minimiser(seed, size, epsilon,
     a = epsilon * (np.abs(centre) + (not adaptive))
     corners = np.array(list(itertools.product([-1, 1], repeat=size))) * a
     exact = 100 * 0.5 * np.einsum("ci,ij,cj->c", corners, matrix, corners).max() / (1 + floor)
-    assert found["value"] == pytest.approx(exact, rel=1e-9)
-    assert found["lo"] == found["value"]
-    assert found["hi"] is None
+    assert found.value == pytest.approx(exact, rel=1e-9)
+    assert found.lo == found.value
+    assert found.hi is None
 
 
 def test_sharpness_in_a_subspace_is_that_of_the_quadratic_in_it():
@@ -140,11 +140,9 @@ def test_the_box_and_not_the_minimiser_is_where_the_search_starts():
     a rise.
     """
     matrix = symmetric(0, 5, positive=True)
-    assert (
-        sharpness(_quadratic(matrix, np.zeros(5), 0.0), np.zeros(5), 1e-3, restarts=1)["value"] > 0
-    )
+    assert sharpness(_quadratic(matrix, np.zeros(5), 0.0), np.zeros(5), 1e-3, restarts=1).value > 0
     # flat: no gradient anywhere
-    assert sharpness(_quadratic(0 * matrix, np.zeros(5), 0.0), np.zeros(5), 1e-3)["value"] == 0
+    assert sharpness(_quadratic(0 * matrix, np.zeros(5), 0.0), np.zeros(5), 1e-3).value == 0
 
 
 def test_invariance_audit_of_one_function_written_in_five_ways():
@@ -153,9 +151,11 @@ def test_invariance_audit_of_one_function_written_in_five_ways():
     rows = np.random.default_rng(0).standard_normal((256, 5)).astype(np.float32)
 
     def measured(adaptive: bool):
-        return lambda x: sharpness(
-            lambda w: probe.value_and_grad(w, rows), x, 1e-3, adaptive=adaptive, restarts=2
-        )["value"]
+        return lambda x: (
+            sharpness(
+                lambda w: probe.value_and_grad(w, rows), x, 1e-3, adaptive=adaptive, restarts=2
+            ).value
+        )
 
     def rescaled(x: np.ndarray, factor: float) -> np.ndarray:
         return rescale(shape, x, factor)
@@ -185,11 +185,11 @@ def test_generalization_gap_covers_the_difference_of_means():
     random, inside = np.random.default_rng(0), 0
     for _ in range(300):
         gap = generalization_gap(random.exponential(1.0, 400), random.exponential(1.2, 300))
-        inside += gap["lo"] <= 0.2 <= gap["hi"]
+        inside += gap.lo <= 0.2 <= gap.hi
     assert 275 <= inside <= 296
-    assert gap["n"] == 300
-    assert generalization_gap(np.ones(3), np.ones(3))["value"] == 0
-    assert generalization_gap(np.ones(1), np.ones(3))["lo"] is None
+    assert gap.n == 300
+    assert generalization_gap(np.ones(3), np.ones(3)).value == 0
+    assert generalization_gap(np.ones(1), np.ones(3)).lo is None
 
 
 def _quadratic(matrix: np.ndarray, centre: np.ndarray, floor: float):

@@ -150,7 +150,7 @@ def test_small_and_large_batches_end_at_other_sharpness_by_a_sign_that_is_report
                         weights.astype(float),
                         1e-3,
                         restarts=8,
-                    )["value"]
+                    ).value
                 )
     tuned = {
         size: min(rates, key=lambda lr, size=size: np.mean(losses[size, lr])) for size in sizes
@@ -168,6 +168,6 @@ def test_small_and_large_batches_end_at_other_sharpness_by_a_sign_that_is_report
             f" small {gap['value']:+.4f} ({gap['lo']:+.4f} to {gap['hi']:+.4f}), {ratio['n']}"
             " trials"
         )
-        assert np.isfinite([ratio["lo"], ratio["hi"], gap["lo"], gap["hi"]]).all()
-        assert ratio["n"] == trials
+        assert np.isfinite([ratio.lo, ratio.hi, gap.lo, gap.hi]).all()
+        assert ratio.n == trials
     assert all(value > 0 for values in phi.values() for value in values)

@@ -9,6 +9,7 @@ import pytest
 
 from streamtrain.records import parse_record
 from streamtrain.science.cells import make_cell
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import Run
 from streamtrain.science.steps_law import local_growth
 
@@ -74,22 +75,22 @@ def cells(local, *, trials=3, noise=0.02, stretch_steps=50.0):
 def test_a_batch_that_should_grow_is_found_and_doubles():
     made = [20.0, 60.0, 200.0, 600.0]
     found = local_growth(cells(made), 0.05)
-    assert found["local_critical"] == pytest.approx(made, rel=0.15)
-    assert found["growth"]["value"] == pytest.approx(30, rel=0.2)
-    assert found["growth"]["lo"] <= 30 * 1.1
-    assert found["growth"]["n"] == 3
-    assert found["doublings"] == 5
+    assert found.local_critical == pytest.approx(made, rel=0.15)
+    assert found.growth.value == pytest.approx(30, rel=0.2)
+    assert found.growth.lo <= 30 * 1.1
+    assert found.growth.n == 3
+    assert found.doublings == 5
     bound = np.sqrt(made).mean() ** 2 / np.mean(made)  # stretches of equal ΔS_min
-    assert found["gamma"] == pytest.approx(bound, abs=0.02)
+    assert found.gamma == pytest.approx(bound, abs=0.02)
 
 
 def test_a_useful_batch_that_stands_still_saves_nothing():
     found = local_growth(cells([100.0] * 4, trials=1), 0.05)
-    assert found["growth"]["value"] == pytest.approx(1, rel=0.1)
-    assert found["doublings"] == 0
-    assert found["gamma"] == pytest.approx(1, abs=0.01)
-    assert found["growth"]["lo"] is None
-    assert found["growth"]["kind"] == "1 run"
+    assert found.growth.value == pytest.approx(1, rel=0.1)
+    assert found.doublings == 0
+    assert found.gamma == pytest.approx(1, abs=0.01)
+    assert found.growth.lo is None
+    assert found.growth.kind == "1 run"
 
 
 def test_what_cannot_be_told_is_not():
@@ -107,6 +108,6 @@ def test_what_cannot_be_told_is_not():
 def test_it_doubles_only_where_growth_is_large_and_shown(monkeypatch, value, lo, doublings):
     monkeypatch.setattr(
         "streamtrain.science.steps_law.log_estimate",
-        lambda *_: {"value": value, "lo": lo, "hi": None, "n": 3, "kind": ""},
+        lambda *_: Estimate(value=value, lo=lo, n=3),
     )
-    assert local_growth(cells([100.0] * 4, trials=1), 0.05)["doublings"] == doublings
+    assert local_growth(cells([100.0] * 4, trials=1), 0.05).doublings == doublings

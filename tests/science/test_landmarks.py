@@ -11,7 +11,7 @@ from streamtrain.records import Baseline, parse_record
 from streamtrain.report.cell_figures import cell_figures
 from streamtrain.report.text.recommendation import describe, why_not
 from streamtrain.science.judge import judge
-from streamtrain.science.landmarks import landmarks
+from streamtrain.science.landmarks import Laws, landmarks
 from streamtrain.science.run_log import Run
 
 STEPS_MIN, CRITICAL, ALPHA, BETA = 400.0, 1000.0, 40e-6, 0.1e-6
@@ -100,26 +100,30 @@ def run_of_laws(
 def test_the_laws_come_back():
     run = run_of_laws()
     found = landmarks(run, judge(run))
-    laws = found["laws"]
-    assert laws["critical_batch_size"]["value"] == pytest.approx(CRITICAL, rel=0.1)
-    assert laws["steps_min"]["value"] == pytest.approx(STEPS_MIN, rel=0.1)
-    assert laws["misfit"] < 0.05
-    assert laws["alpha_seconds"]["value"] == pytest.approx(ALPHA, rel=0.1)
-    assert laws["beta_seconds_a_row"]["value"] == pytest.approx(BETA, rel=0.1)
-    assert laws["best_batch_size"]["value"] == pytest.approx(
+    laws = found.laws
+    assert laws.steps.critical_batch_size.value == pytest.approx(CRITICAL, rel=0.1)
+    assert laws.steps.steps_min.value == pytest.approx(STEPS_MIN, rel=0.1)
+    assert laws.steps.misfit < 0.05
+    assert laws.throughput.alpha_seconds.value == pytest.approx(ALPHA, rel=0.1)
+    assert laws.throughput.beta_seconds_per_row.value == pytest.approx(BETA, rel=0.1)
+    assert laws.throughput.best_batch_size.value == pytest.approx(
         math.sqrt(CRITICAL * ALPHA / BETA), rel=0.15
     )
-    for name in ("critical_batch_size", "alpha_seconds", "best_batch_size"):
-        assert laws[name]["lo"] < laws[name]["value"] < laws[name]["hi"], name
-    assert laws["free_batch_size"] == laws["best_batch_size"]
-    assert laws["overlap"]["value"] is None
-    assert found["fewest_rows"] == 16
-    assert found["fewest_rows_tied"] == []
-    assert found["fewest_steps"] == 16384
-    assert found["steps_10"] == pytest.approx(10 * CRITICAL, rel=0.1)
-    assert found["overhead_20"] == pytest.approx(0.2 * CRITICAL, rel=0.1)
+    for found_law in (
+        laws.steps.critical_batch_size,
+        laws.throughput.alpha_seconds,
+        laws.throughput.best_batch_size,
+    ):
+        assert found_law.lo < found_law.value < found_law.hi
+    assert laws.throughput.free_batch_size == laws.throughput.best_batch_size
+    assert laws.throughput.overlap.value is None
+    assert found.fewest_rows == 16
+    assert found.fewest_rows_tied == ()
+    assert found.fewest_steps == 16384
+    assert found.ten_percent_steps == pytest.approx(10 * CRITICAL, rel=0.1)
+    assert found.overhead_20 == pytest.approx(0.2 * CRITICAL, rel=0.1)
     assert judge(run).choice.batch_size == 1024
-    assert found["premise"] is None
+    assert found.premise is None
 
 
 def test_steps_that_were_guessed_are_no_part_of_the_law():
@@ -132,7 +136,7 @@ def test_steps_that_were_guessed_are_no_part_of_the_law():
                 setattr(curve, name, [values[0], *values[-2:]])
     judgement = judge(run)
     assert [cell.batch_size for cell in judgement.cells if cell.is_guessed] == [16, 64]
-    assert landmarks(run, judgement)["laws"]["critical_batch_size"]["value"] == pytest.approx(
+    assert landmarks(run, judgement).laws.steps.critical_batch_size.value == pytest.approx(
         CRITICAL, rel=0.02
     )
 
@@ -141,13 +145,13 @@ def test_a_slow_reader_moves_the_optimum_to_the_kink_and_is_named():
     run = run_of_laws(roof=1e6)  # a row is delivered in 1 µs, and computed in 0.1
     found = landmarks(run, judge(run))
     kink = ALPHA / (1e-6 - BETA)
-    assert found["laws"]["kink"]["value"] == pytest.approx(kink, rel=0.1)
-    assert found["laws"]["best_batch_size"]["value"] == pytest.approx(kink, rel=0.1)
+    assert found.laws.throughput.crossover_batch_size.value == pytest.approx(kink, rel=0.1)
+    assert found.laws.throughput.best_batch_size.value == pytest.approx(kink, rel=0.1)
     assert judge(run).choice.batch_size in (16, 64)
-    assert found["laws"]["free_batch_size"]["value"] == pytest.approx(
+    assert found.laws.throughput.free_batch_size.value == pytest.approx(
         math.sqrt(CRITICAL * ALPHA / BETA), rel=0.15
     )
-    assert "I/O-bound" in found["premise"]  # 632 rows would be best if reading were free
+    assert "I/O-bound" in found.premise  # 632 rows would be best if reading were free
 
 
 def test_overlap_is_fitted_to_what_the_confirmations_took():
@@ -165,29 +169,23 @@ def test_overlap_is_fitted_to_what_the_confirmations_took():
                     "seconds": (computing**2 + reading**2) ** 0.5,
                 }
             )
-    overlap = landmarks(run, judge(run))["laws"]["overlap"]
-    assert overlap["value"] == pytest.approx(2, rel=0.1)
-    assert overlap["lo"] <= overlap["value"] <= overlap["hi"]
-    assert overlap["n"] == 3
+    overlap = landmarks(run, judge(run)).laws.throughput.overlap
+    assert overlap.value == pytest.approx(2, rel=0.1)
+    assert overlap.lo <= overlap.value <= overlap.hi
+    assert overlap.n == 3
     run.confirmations = [
         replace(one, seconds=one.seconds / 1e4, rows=one.rows // 10_000)
         for one in run.confirmations
     ]
-    assert landmarks(run, judge(run))["laws"]["overlap"]["n"] == 0  # too short to tell
+    assert landmarks(run, judge(run)).laws.throughput.overlap.n == 0  # too short to tell
 
 
 def test_goodput_counts_the_rows_that_help():
     found = landmarks(run := run_of_laws(), judge(run))
-    critical = found["laws"]["critical_batch_size"]["value"]
-    for one in found["goodput"]:
-        size = one["batch_size"]
-        assert one["rows_per_second"] == pytest.approx(
-            size / (ALPHA + BETA * size) / (1 + size / critical), rel=0.05
-        )
-    assert (
-        max(found["goodput"], key=lambda one: one["rows_per_second"])["batch_size"]
-        == judge(run).choice.batch_size
-    )
+    critical = found.laws.steps.critical_batch_size.value
+    for size, rate in found.goodput.items():
+        assert rate == pytest.approx(size / (ALPHA + BETA * size) / (1 + size / critical), rel=0.05)
+    assert max(found.goodput, key=found.goodput.get) == judge(run).choice.batch_size
 
 
 def test_sizes_of_like_rows_are_said_to_be_tied():
@@ -200,9 +198,7 @@ def test_sizes_of_like_rows_are_said_to_be_tied():
             curve.steps = [
                 round(step * (1 + 0.02 * trial * (1 if size == 16 else -1))) for step in curve.steps
             ]
-    assert landmarks(run, judge(run))["fewest_rows_tied"] == [64] or landmarks(run, judge(run))[
-        "fewest_rows_tied"
-    ] == [16]
+    assert landmarks(run, judge(run)).fewest_rows_tied in ((64,), (16,))
 
 
 def test_mean_square_stability_is_the_oracles_and_only_of_plain_sgd():
@@ -210,15 +206,16 @@ def test_mean_square_stability_is_the_oracles_and_only_of_plain_sgd():
     run.baseline = Baseline(feature_eigenvalues=(0.4, 0.8, 1.2, 1.6))
     train = {"optimizer": "sgd", "momentum": 0}
     run.header = replace(run.header, config={"data": {"standardize": True}, "train": train})
-    found = landmarks(run, judge(run))["stability"]
+    found = landmarks(run, judge(run)).stability
     lam = [*run.baseline.feature_eigenvalues, 1.0]
-    for size, lr in zip(found["batch_sizes"], found["lrs"], strict=True):
-        gains = [value * (1 + (1 if at < 4 else -1) / size) for at, value in enumerate(lam)]
+    for size, lr in found.learning_rates.items():
+        gains = [value * (1 + (1 if k < 4 else -1) / size) for k, value in enumerate(lam)]
         assert all(lr * gain < 2 for gain in gains)
         assert lr / size * sum(
             value / (2 - lr * gain) for value, gain in zip(lam, gains, strict=True)
         ) == pytest.approx(1)
-    assert found["lrs"] == sorted(found["lrs"])
+    rates = list(found.learning_rates.values())
+    assert rates == sorted(rates)
     for changes in (
         {"optimizer": "adam"},
         {"momentum": 0.9},
@@ -226,7 +223,7 @@ def test_mean_square_stability_is_the_oracles_and_only_of_plain_sgd():
         {"clip_norm": 1.0},
     ):
         run.header.config["train"] = train | changes
-        assert landmarks(run, judge(run))["stability"] is None
+        assert landmarks(run, judge(run)).stability is None
 
 
 @pytest.mark.parametrize(
@@ -251,21 +248,19 @@ def test_the_premise_that_failed_is_named(changes, says):
     run = run_of_laws(**changes)
     judgement = judge(run)
     found = landmarks(run, judgement)
-    best, size = found["laws"]["free_batch_size"]["value"], judgement.choice.batch_size
+    best, size = found.laws.throughput.free_batch_size.value, judgement.choice.batch_size
     assert max(best / size, size / best) > 4, (best, size)
-    assert says in found["premise"]
+    assert says in found.premise
 
 
 def test_one_size_has_no_laws():
     run = run_of_laws()
     run.header = replace(run.header, batch_sizes=(64,), lrs=((0.01,),))
     found = landmarks(run, judge(run))
-    assert all(
-        found["laws"][name] is None
-        for name in ("alpha_seconds", "critical_batch_size", "best_batch_size")
-    )
-    assert found["fewest_rows"] == 64
-    assert found["premise"] is None
+    assert found.laws == Laws()
+    assert set(found.laws.to_json().values()) == {None}
+    assert found.fewest_rows == 64
+    assert found.premise is None
 
 
 def test_a_correlated_size_is_not_eligible():
@@ -288,7 +283,7 @@ def test_a_correlated_size_is_not_eligible():
     assert judgement.choice.batch_size == 16
     assert set(judgement.choice.ratios) == {16}
     # why 16 is recommended where 632 would be best
-    assert "the shuffle, not the size, was measured" in landmarks(run, judgement)["premise"]
+    assert "the shuffle, not the size, was measured" in landmarks(run, judgement).premise
 
 
 def test_what_the_shuffle_did_is_said_where_it_keeps_sizes_from_being_judged():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamtrain.science.intervals import fieller
+from streamtrain.science.intervals import Estimate, fieller
 from streamtrain.science.noise_scale import (
     adam_scale,
     block_bootstrap,
@@ -43,10 +43,10 @@ def test_closed_form_and_coverage_of_a_thousand_intervals():
         ratios += [variance.sum(), signal.sum(), variance_h.sum(), signal_h.sum()]
         for parts in zip(variance, signal, variance_h, signal_h, strict=True):
             one, other = noise_scale(*parts[:2]), noise_scale(*parts[2:])
-            assert one["n"] == REPLICATES
-            assert one["kind"] == "fieller"
-            inside += one["lo"] <= simple <= one["hi"]
-            inside_weighted += other["lo"] <= weighted <= other["hi"]
+            assert one.n == REPLICATES
+            assert one.kind == "fieller"
+            inside += one.lo <= simple <= one.hi
+            inside_weighted += other.lo <= weighted <= other.hi
     assert ratios[0] / ratios[1] == pytest.approx(simple, rel=0.01)
     assert ratios[2] / ratios[3] == pytest.approx(weighted, rel=0.01)
     assert inside / EXPERIMENTS == pytest.approx(0.95, abs=0.014)
@@ -84,19 +84,13 @@ def test_micro_batches_are_unbiased(micro, rows):
 def test_a_denominator_that_may_be_zero_gives_a_lower_bound_only():
     random = np.random.default_rng(0)
     found = fieller(5 + random.standard_normal(12), 0.1 + random.standard_normal(12))
-    assert found["kind"] == "fieller lower bound"
-    assert found["hi"] is None
-    assert found["lo"] > 0
+    assert found.kind == "fieller lower bound"
+    assert found.hi is None
+    assert found.lo > 0
     negative = fieller(5 + random.standard_normal(12), -5 + random.standard_normal(12))
-    assert negative["value"] is None
-    assert negative["hi"] is None
-    assert fieller([1.0], [2.0]) == {
-        "value": 0.5,
-        "lo": None,
-        "hi": None,
-        "n": 1,
-        "kind": "fieller",
-    }
+    assert negative.value is None
+    assert negative.hi is None
+    assert fieller([1.0], [2.0]) == Estimate(value=0.5, n=1, kind="fieller")
     with pytest.raises(ValueError, match="same length"):
         fieller([1.0], [1.0, 2.0])
 
@@ -109,13 +103,13 @@ def test_a_denominator_that_may_be_zero_gives_a_lower_bound_only():
 def test_fieller_contains_the_ratio_and_scales_with_units(pairs, up, down):
     a, b = np.array(pairs).T
     one, other = fieller(a, b), fieller(a * up, b * down)
-    assert one["kind"] == other["kind"]
+    assert one.kind == other.kind
     for end in ("value", "lo", "hi"):
         assert (one[end] is None) == (other[end] is None)
         if one[end] is not None:
             assert other[end] == pytest.approx(one[end] * up / down, rel=1e-4, abs=1e-6 * up / down)
-    assert one["lo"] <= one["value"] * (1 + 1e-9)
-    assert one["hi"] is None or one["value"] <= one["hi"] * (1 + 1e-9)
+    assert one.lo <= one.value * (1 + 1e-9)
+    assert one.hi is None or one.value <= one.hi * (1 + 1e-9)
 
 
 def test_block_bootstrap_covers_where_neighbours_are_correlated():
@@ -128,8 +122,8 @@ def test_block_bootstrap_covers_where_neighbours_are_correlated():
             series[i] = 0.9 * series[i - 1] + noise[i]
         for block in covered:
             found = block_bootstrap(np.full(600, 20.0), 4 + series, block=block, resamples=300)
-            covered[block] += found["lo"] <= 5.0 <= found["hi"]
-            assert found["n"] == -(-600 // block)
+            covered[block] += found.lo <= 5.0 <= found.hi
+            assert found.n == -(-600 // block)
     assert covered[50] >= 48
     assert covered[1] < 36
 
@@ -142,9 +136,9 @@ def test_sqrt_m_law_of_independent_and_of_correlated_rows():
     random, sizes = np.random.default_rng(7), 4 * 2.0 ** np.arange(6)
     sets = [group_variances(gradients(random, 512, 4).mean(axis=1), 5) for _ in range(12)]
     slope = sqrt_m_slope(sizes, np.array(sets))
-    assert slope["lo"] < -0.5 < slope["hi"]
-    assert slope["hi"] - slope["lo"] < 0.1
-    assert slope["n"] == 12
+    assert slope.lo < -0.5 < slope.hi
+    assert slope.hi - slope.lo < 0.1
+    assert slope.n == 12
     shared = [
         group_variances(
             gradients(random, 512, 4).mean(axis=1)
@@ -153,5 +147,5 @@ def test_sqrt_m_law_of_independent_and_of_correlated_rows():
         )
         for _ in range(12)
     ]
-    assert sqrt_m_slope(sizes, np.array(shared))["lo"] > -0.4
-    assert sqrt_m_slope(sizes, np.array(sets[:1]))["lo"] is None
+    assert sqrt_m_slope(sizes, np.array(shared)).lo > -0.4
+    assert sqrt_m_slope(sizes, np.array(sets[:1])).lo is None

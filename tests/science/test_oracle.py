@@ -126,8 +126,8 @@ def test_fitted_critical_batch_size_agrees_with_the_oracles_own_fit():
         assert np.isfinite(steps).all(), steps
         found = critical_batch_size(sizes, steps)["critical_batch_size"]
         own = TRAINED.critical_batch_size(target, sizes)
-        assert found["lo"] <= own <= found["hi"], (target, found, own)
-        fitted.append(found["value"])
+        assert found.lo <= own <= found.hi, (target, found, own)
+        fitted.append(found.value)
     assert 5 < fitted[2] / fitted[0] < 20  # tenfold for tenfold lower excess
     exact = [
         PAGE.critical_batch_size(target, 10.0 ** np.arange(1, 7)) for target in (1e-2, 1e-3, 1e-4)

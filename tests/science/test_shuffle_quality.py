@@ -32,10 +32,10 @@ def test_a_shared_shift_of_known_variance(shift, rows):
         g = random.standard_normal((40, rows, 3)) + shift * random.standard_normal((40, 1, 3))
         rho = minibatches(g)
         deff = design_effect(rho, rows)
-        values.append(deff["value"])
-        inside += rho["lo"] <= truth <= rho["hi"]
-        assert deff["n"] == 40
-        assert deff["kind"] == "jackknife"
+        values.append(deff.value)
+        inside += rho.lo <= truth <= rho.hi
+        assert deff.n == 40
+        assert deff.kind == "jackknife"
     assert np.mean(values) == pytest.approx(1 + (rows - 1) * truth, rel=0.05)
     assert 178 <= inside <= 199
 
@@ -51,9 +51,9 @@ def test_independent_rows_are_not_called_a_bad_shuffle_and_sorted_ones_are():
     )
     assert fair <= 5
     in_order = minibatches(np.sort(g, axis=0).reshape(64, 128, 2))
-    assert in_order["value"] > 0.99
+    assert in_order.value > 0.99
     assert is_bad_shuffle(design_effect(in_order, 128))
-    assert design_effect(in_order, 128)["value"] > 125
+    assert design_effect(in_order, 128).value > 125
 
 
 def test_minibatches_of_one_window_are_not_independent_of_one_another():
@@ -66,8 +66,8 @@ def test_minibatches_of_one_window_are_not_independent_of_one_another():
         g = random.standard_normal((48, 32, 1)) + shift
         for by_window in inside:
             rho = minibatches(g, np.repeat(np.arange(12), 4) if by_window else None)
-            assert rho["n"] == (12 if by_window else 48)
-            inside[by_window] += rho["lo"] <= truth <= rho["hi"]
+            assert rho.n == (12 if by_window else 48)
+            inside[by_window] += rho.lo <= truth <= rho.hi
     assert inside[True] >= 125
     assert inside[True] > inside[False] + 15
 
@@ -85,18 +85,18 @@ def test_few_windows_do_not_hide_what_their_rows_share():
                 windows,
             )
         )
-    assert np.mean([rho["value"] for rho in found]) == pytest.approx(0.2, abs=0.01)
-    assert sum(rho["lo"] <= 0.2 <= rho["hi"] for rho in found) >= 270
+    assert np.mean([rho.value for rho in found]) == pytest.approx(0.2, abs=0.01)
+    assert sum(rho.lo <= 0.2 <= rho.hi for rho in found) >= 270
 
 
 @given(st.integers(2, 30), st.integers(2, 50), st.integers(0, 100))
 def test_bounds_hold_for_any_rows(count, rows, seed):
     g = np.random.default_rng(seed).standard_normal((count, rows, 2)) ** 3
     rho = minibatches(g)
-    assert -1 / (rows - 1) - 1e-9 <= rho["value"] <= 1
-    assert 0 <= design_effect(rho, rows)["value"] <= rows
+    assert -1 / (rows - 1) - 1e-9 <= rho.value <= 1
+    assert 0 <= design_effect(rho, rows).value <= rows
 
 
 def test_equal_gradients_have_no_spread_to_speak_of():
-    assert minibatches(np.ones((4, 8, 1)))["value"] == 0
-    assert minibatches(np.arange(4.0).repeat(8).reshape(4, 8, 1))["value"] == 1
+    assert minibatches(np.ones((4, 8, 1))).value == 0
+    assert minibatches(np.arange(4.0).repeat(8).reshape(4, 8, 1)).value == 1

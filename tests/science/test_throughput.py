@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from streamtrain.science.steps_law import (
     adaptive_batch_bound,
     adaptive_saving,
-    critical_batch_size,
     efficient_batch_size,
     fit_steps,
+    fit_steps_law,
     goodput,
 )
 from streamtrain.science.throughput import StepTime, fit_overlap, fit_step_time, throughput_law
@@ -27,9 +27,9 @@ SIZES = [2.0**k for k in range(4, 21, 2)]
 
 @given(POSITIVE, st.floats(-9, -5).map(lambda x: 10**x), st.floats(0, 5).map(lambda x: 10**x))
 def test_the_best_size_and_time_are_those_of_the_formula(alpha, beta, critical):
-    step = StepTime(seconds=alpha, seconds_a_row=beta)
+    step = StepTime(seconds=alpha, seconds_per_row=beta)
     best = step.best_batch_size(critical)
-    assert math.isinf(step.kink)
+    assert math.isinf(step.crossover_batch_size)
     assert best == pytest.approx(max(1.0, math.sqrt(critical * alpha / beta)))
     if best > 1:
         assert step.best_seconds(7.0, critical) == pytest.approx(
@@ -48,18 +48,18 @@ def test_the_best_size_and_time_are_those_of_the_formula(alpha, beta, critical):
     st.floats(1.5, 30),
 )
 def test_behind_a_roof_the_optimum_moves_to_the_kink(alpha, beta, critical, slower):
-    step = StepTime(seconds=alpha, seconds_a_row=beta, rows_per_second=1 / (slower * beta))
-    kink, best = step.kink, step.best_batch_size(critical)
-    assert alpha + beta * kink == pytest.approx(kink / step.rows_per_second)
+    step = StepTime(seconds=alpha, seconds_per_row=beta, delivery_rate=1 / (slower * beta))
+    crossover, best = step.crossover_batch_size, step.best_batch_size(critical)
+    assert alpha + beta * crossover == pytest.approx(crossover / step.delivery_rate)
     grid = np.geomspace(1, 1e12, 400)
     assert step.to_target(best, 1, critical) <= min(
         step.to_target(size, 1, critical) for size in grid
     ) * (1 + 1e-9)
-    assert best <= max(kink, 1)
+    assert best <= max(crossover, 1)
     soft = StepTime(
-        seconds=alpha, seconds_a_row=beta, rows_per_second=step.rows_per_second, overlap=4.0
+        seconds=alpha, seconds_per_row=beta, delivery_rate=step.delivery_rate, overlap=4.0
     )
-    assert step.at(kink) <= soft.at(kink) == pytest.approx(step.at(kink) * 2**0.25)
+    assert step.at(crossover) <= soft.at(crossover) == pytest.approx(step.at(crossover) * 2**0.25)
     assert soft.best_seconds(1, critical) <= min(
         soft.to_target(size, 1, critical) for size in grid
     ) * (1 + 1e-6)
@@ -78,22 +78,22 @@ def test_exact_timings_give_the_line_back(alpha, beta, sizes):
 
 def test_rows_that_cost_nothing_and_lines_that_are_none():
     fitted = fit_step_time([10, 1000], [0.1, 0.1])
-    assert fitted.seconds_a_row == 0
+    assert fitted.seconds_per_row == 0
     assert math.isinf(fitted.best_batch_size(100.0))
-    assert fit_step_time([10, 1000], [0.2, 0.1]).seconds_a_row == 0  # never a negative cost
+    assert fit_step_time([10, 1000], [0.2, 0.1]).seconds_per_row == 0  # never a negative cost
     with pytest.raises(ValueError, match="at least 2 batch sizes"):
         fit_step_time([10, 10], [0.1, 0.1])
 
 
 def test_overlap_is_recovered_from_joint_timings():
-    made = StepTime(seconds=1e-3, seconds_a_row=1e-6, rows_per_second=5e5, overlap=2.5)
+    made = StepTime(seconds=1e-3, seconds_per_row=1e-6, delivery_rate=5e5, overlap=2.5)
     found = fit_overlap(
-        StepTime(seconds=1e-3, seconds_a_row=1e-6, rows_per_second=5e5),
+        StepTime(seconds=1e-3, seconds_per_row=1e-6, delivery_rate=5e5),
         SIZES,
         [made.at(size) for size in SIZES],
     )
     assert found.overlap == pytest.approx(2.5, rel=0.01)
-    wholly = StepTime(seconds=1e-3, seconds_a_row=1e-6, rows_per_second=5e5)
+    wholly = StepTime(seconds=1e-3, seconds_per_row=1e-6, delivery_rate=5e5)
     assert math.isinf(fit_overlap(wholly, SIZES, [wholly.at(size) for size in SIZES]).overlap)
 
 
@@ -102,12 +102,12 @@ def test_intervals_over_repeats_cover_the_truth():
     for _ in range(100):
         seconds = (1e-3 + 1e-6 * np.array(SIZES)) * random.lognormal(0, 0.1, (5, len(SIZES)))
         law = throughput_law(SIZES, seconds, steps=(10.0, 100.0))
-        inside += law["best_batch_size"]["lo"] <= math.sqrt(1e5) <= law["best_batch_size"]["hi"]
-        assert law["kink"]["value"] is None
-        assert law["rows_per_second"]["value"] is None
-        assert law["alpha_seconds"]["n"] == 5
+        inside += law.best_batch_size.lo <= math.sqrt(1e5) <= law.best_batch_size.hi
+        assert law.crossover_batch_size.value is None
+        assert law.delivery_rate.value is None
+        assert law.alpha_seconds.n == 5
     assert inside >= 88
-    assert throughput_law(SIZES, seconds[:1])["alpha_seconds"]["lo"] is None
+    assert throughput_law(SIZES, seconds[:1]).alpha_seconds.lo is None
 
 
 class SleepingLearner:
@@ -134,20 +134,20 @@ class ThrottledReader:
 
 def test_a_sleeping_learner_and_a_throttled_reader_are_recognised():
     learner, reader, sizes = SleepingLearner(), ThrottledReader(), [16, 256, 1024, 4096]
-    seconds, roofs = [], []
+    seconds, rates = [], []
     for _ in range(5):  # repeats are interleaved, as timing.py has them
         seconds.append([min(learner.step(size) for _ in range(2)) for size in sizes])
-        roofs.append(max(reader.read(1000) for _ in range(2)))
+        rates.append(max(reader.read(1000) for _ in range(2)))
     critical = 50.0
     law = throughput_law(sizes, seconds, steps=(1.0, critical))
-    assert law["best_batch_size"]["value"] == pytest.approx(
+    assert law.best_batch_size.value == pytest.approx(
         math.sqrt(critical * learner.alpha / learner.beta), rel=0.25
     )
-    behind = throughput_law(sizes, seconds, roofs, steps=(1.0, 1e6))
-    kink = learner.alpha / (1 / reader.rows_per_second - learner.beta)
-    assert behind["kink"]["value"] == pytest.approx(kink, rel=0.25)
+    behind = throughput_law(sizes, seconds, rates, steps=(1.0, 1e6))
+    crossover = learner.alpha / (1 / reader.rows_per_second - learner.beta)
+    assert behind.crossover_batch_size.value == pytest.approx(crossover, rel=0.25)
     # √(B_crit·α/β) would be 22,000
-    assert behind["best_batch_size"]["value"] == behind["kink"]["value"]
+    assert behind.best_batch_size.value == behind.crossover_batch_size.value
 
 
 @given(st.floats(0, 4).map(lambda x: 10**x), st.floats(1, 5).map(lambda x: 10**x))
@@ -162,11 +162,11 @@ def test_the_critical_size_covers_the_truth_over_trials():
     random, inside = np.random.default_rng(0), 0
     for _ in range(60):
         steps = 10 * (1 + 500 / np.array(SIZES)) * random.lognormal(0, 0.1, (5, len(SIZES)))
-        found = critical_batch_size(SIZES, steps)
-        inside += found["critical_batch_size"]["lo"] <= 500 <= found["critical_batch_size"]["hi"]
-        assert found["misfit"] < 0.15
+        found = fit_steps_law(SIZES, steps)
+        inside += found.critical_batch_size.lo <= 500 <= found.critical_batch_size.hi
+        assert found.misfit < 0.15
     assert inside >= 53
-    assert critical_batch_size(SIZES, steps[0])["critical_batch_size"]["lo"] is None
+    assert fit_steps_law(SIZES, steps[0]).critical_batch_size.lo is None
     with pytest.raises(ValueError, match="at least 3"):
         fit_steps([1, 2], [3, 4])
 

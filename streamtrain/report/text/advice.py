@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from streamtrain.base.units import format_bytes
-from streamtrain.report.analysis import Analysis, ReportWarning, Summary
+from streamtrain.report.analysis import Analysis, ReportWarning, Summary, is_trained
 from streamtrain.report.number_format import (
     loss_text,
     rate_text,
@@ -141,7 +141,9 @@ def _of_steps(analysis: Analysis) -> Warnings:
                 " every step takes all of them."
             )
             yield text, "--batch-sizes"
-    untrained = [cell for cell in cells if cell.curves and _steps(cell) == 0 and _is_trained(cell)]
+    untrained = [
+        cell for cell in cells if cell.curves and _steps(cell) == 0 and is_trained(cell.status)
+    ]
     if untrained:
         text = (
             f"{_sizes(untrained)} took no step: there were fewer rows than one minibatch, so its"
@@ -201,7 +203,7 @@ def _of_rates(analysis: Analysis) -> Warnings:
             " the figures are a little too good."
         )
         yield text, "--set sweep.rerun=on"
-    learned = [cell for cell in tuned if _is_trained(cell) and _steps(cell) > 0]
+    learned = [cell for cell in tuned if is_trained(cell.status) and _steps(cell) > 0]
     for name, pick in (("smallest", min), ("largest", max)):
         at_edge = [cell for cell in learned if cell.lr == pick(run.rates(cell.batch_size))]
         if at_edge:
@@ -252,10 +254,6 @@ def _steps(cell: Cell) -> int:
     """Return the steps of the longest finished curve."""
     finished = [curve for curve in cell.curves.values() if curve.finished and curve.steps]
     return max((curve.steps[-1] for curve in finished), default=0)
-
-
-def _is_trained(cell: Cell) -> bool:
-    return cell.status in ("reached", "not_reached")
 
 
 def _sizes(cells: Iterable[Cell]) -> str:

@@ -2,7 +2,7 @@
 
 from streamtrain.report.analysis import Summary, section
 from streamtrain.report.measure_data import Tables
-from streamtrain.report.number_format import size_text
+from streamtrain.report.number_format import size_text, status_text
 from streamtrain.report.text.advice import LEAST_OFF_SECONDS
 
 
@@ -58,7 +58,7 @@ def confirmation_note(summary: Summary) -> str:
 
 def _tradeoff(summary: Summary, tables: Tables) -> list[str]:
     missing = [
-        f"{size_text(cell.batch_size)} ({cell.status_text})"
+        f"{size_text(cell.batch_size)} ({status_text(cell.status)})"
         for cell in summary.cells
         if cell.holdout_loss.value is None and cell.rows_per_second.value
     ]
@@ -110,7 +110,7 @@ def _throughput(tables: Tables) -> list[str]:
     law = "; dashed, B / (α + βB) through them" if tables.get("law") else ""
     return [
         f"Each mark is one timing repeat of the step alone{turns}{law}.",
-        "Above the delivery line a step waits for rows." if tables.get("roof") else "",
+        "Above the delivery line a step waits for rows." if tables.get("delivery") else "",
     ]
 
 

@@ -1,16 +1,17 @@
-"""Why one minibatch size beats another, in plain words and the run's own figures: steps,
-Goodfellow's √m law, gradient noise, Keskar's sharpness.
+"""Why one minibatch size beats another, in plain words and the run's own figures.
+
+The reasons are steps, Goodfellow's √m law, gradient noise, and Keskar's sharpness.
 """
 
 from collections.abc import Iterator, Sequence
 
 from streamtrain.base.units import format_count
 from streamtrain.report.analysis import (
+    NOT_MEASURED,
     CellFigures,
-    Figure,
     Summary,
     TargetCell,
-    figure_of,
+    estimate_of,
     section,
 )
 from streamtrain.report.number_format import (
@@ -22,6 +23,7 @@ from streamtrain.report.number_format import (
     times_text,
 )
 from streamtrain.report.text.facts import scale_text
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.landmarks import FEW_STEPS
 from streamtrain.types import Json
 
@@ -148,7 +150,7 @@ def _tuned(summary: Summary) -> Iterator[str]:
 def _sqrt_m(summary: Summary) -> Iterator[str]:
     """Yield Goodfellow's √m law: what it predicts, what was measured, and what that buys."""
     measured = section(summary.measures, "sqrt_m_slope")
-    slope = figure_of(measured)
+    slope = estimate_of(measured)
     if slope is None or slope.value is None or slope.lo is None or slope.hi is None:
         return
     agrees = "more steeply than"
@@ -173,7 +175,7 @@ def _sqrt_m(summary: Summary) -> Iterator[str]:
 
 def _noise(summary: Summary) -> Iterator[str]:
     scale = section(summary.measures, "noise_scale")
-    if text := scale_text(figure_of(scale)):
+    if text := scale_text(estimate_of(scale)):
         where = ""
         if scale.get("batch_size"):
             where = f" at the end of the training of {size_text(scale['batch_size'])}"
@@ -197,6 +199,7 @@ def _sharpness(summary: Summary) -> Iterator[str]:
     if len(values) < 2:
         return
     small, large = min(values), max(values)
+    trend = _trend(Estimate(value=values[large] / values[small]))
     losses = {cell.batch_size: cell.holdout_loss.value for cell in summary.cells}
     small_loss, large_loss = losses.get(small), losses.get(large)
     caution = ""
@@ -213,9 +216,8 @@ def _sharpness(summary: Summary) -> Iterator[str]:
         )
     yield (
         f"Keskar's sharpness is {loss_text(values[small])} % at {size_text(small)} and"
-        f" {loss_text(values[large])} % at {size_text(large)}{caution}:"
-        f" {_trend(Figure(value=values[large] / values[small]))}.{rescaled} Sharpness never enters"
-        " the recommendation."
+        f" {loss_text(values[large])} % at {size_text(large)}{caution}: {trend}."
+        f"{rescaled} Sharpness never enters the recommendation."
     )
 
 
@@ -230,7 +232,8 @@ def _sharpness_at_target(at_targets: Sequence[Json]) -> str:
     )
     sizes = sorted(map(int, equal["by_batch_size"]))
     ratios = {
-        name: figure_of(ratio) or Figure() for name, ratio in equal["largest_over_smallest"].items()
+        name: estimate_of(ratio) or NOT_MEASURED
+        for name, ratio in equal["largest_over_smallest"].items()
     }
     phi = ratios["phi"]
     return (
@@ -247,7 +250,7 @@ def _smallest_epsilon(by_epsilon: Json | None) -> float | None:
     return next(iter((by_epsilon or {}).values()), {}).get("value")
 
 
-def _trend(ratio: Figure) -> str:
+def _trend(ratio: Estimate) -> str:
     """Return what a ratio of sharpness says.
 
     With an interval it depends on whether that excludes 1, without one on a factor of two.
@@ -262,7 +265,7 @@ def _trend(ratio: Figure) -> str:
     return "no difference that could be shown"
 
 
-def _ratio(ratio: Figure) -> str:
+def _ratio(ratio: Estimate) -> str:
     if ratio.lo is None:
         return f"{ratio.value:.2f}"
     return f"{ratio.value:.2f} [{ratio.lo:.2f}, {ratio.hi:.2f}]"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from streamtrain.base.units import format_count, format_seconds
-from streamtrain.report.analysis import Figure, Laws, Summary, figure_of, section
+from streamtrain.report.analysis import Analysis, Summary, estimate_of, section
 from streamtrain.report.number_format import (
     NOTHING,
     loss_text,
@@ -12,6 +12,10 @@ from streamtrain.report.number_format import (
     size_text,
     times_text,
 )
+from streamtrain.science.intervals import Estimate
+from streamtrain.science.landmarks import Landmarks, Laws
+from streamtrain.science.steps_law import LocalGrowth, StepsLaw
+from streamtrain.science.throughput import ThroughputLaw
 from streamtrain.types import Json
 
 Facts = list[tuple[str, str]]
@@ -20,30 +24,30 @@ FactIterator = Iterator[tuple[str, str]]
 _HARDLY = 0.05
 
 
-def speed_facts(summary: Summary) -> Facts:
+def speed_facts(analysis: Analysis) -> Facts:
     """Return the law of a step's time, the delivery rate, the crossover and the bottleneck."""
-    laws = summary.laws
+    summary, law = analysis.summary, analysis.landmarks.laws.throughput
     facts: Facts = []
-    if laws.alpha_seconds and laws.beta_seconds:
-        alpha = _interval(laws.alpha_seconds, format_seconds)
-        beta = _interval(laws.beta_seconds, _nanoseconds)
+    if law.alpha_seconds and law.beta_seconds_per_row:
+        alpha = _interval(law.alpha_seconds, format_seconds)
+        beta = _interval(law.beta_seconds_per_row, _nanoseconds)
         facts.append(("a step of B rows takes", f"α + βB: α = {alpha} and β = {beta} a row"))
-    if laws.delivery_rate and laws.delivery_rate.value:
-        rate = _interval(laws.delivery_rate, format_count)
+    if law.delivery_rate and law.delivery_rate.value:
+        rate = _interval(law.delivery_rate, format_count)
         facts.append(("the stream delivers", f"{rate} rows/s"))
-    if laws.alpha_seconds and laws.beta_seconds:
-        facts.append(("reading is the limit", _crossover(summary, laws)))
-    if text := _overlap(laws.overlap):
+    if law.alpha_seconds and law.beta_seconds_per_row:
+        facts.append(("reading is the limit", _crossover(summary, law)))
+    if text := _overlap(law.overlap):
         facts.append(("reading and computing overlap", text))
     if text := bottleneck(summary):
         facts.append(("bottleneck", text))
     return facts
 
 
-def _crossover(summary: Summary, laws: Laws) -> str:
+def _crossover(summary: Summary, law: ThroughputLaw) -> str:
     """Return the size from which delivery is slower than the step, or that there is none."""
-    if laws.crossover and laws.crossover.value:
-        return f"from B = {_interval(laws.crossover, _rows)}"
+    if law.crossover_batch_size and law.crossover_batch_size.value:
+        return f"from B = {_interval(law.crossover_batch_size, _rows)}"
     never = "at no size: a step is always the slower part"
     if any((cell.wait_fraction.value or 0) > _HARDLY for cell in summary.cells):
         never += "; it waits because reading takes the same processor cores"
@@ -71,7 +75,7 @@ def bottleneck(summary: Summary) -> str:
     return f"the training step: at {size} it hardly waits for rows ({waits:.0%})"
 
 
-def _overlap(overlap: Figure | None) -> str:
+def _overlap(overlap: Estimate | None) -> str:
     """Return γ of (t_c^γ + t_io^γ)^(1/γ), fitted to the confirmations."""
     if overlap is None or not overlap.n:
         return ""
@@ -93,48 +97,47 @@ def confirmation_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def landmark_facts(summary: Summary) -> Facts:
+def landmark_facts(analysis: Analysis) -> Facts:
     """Return the sizes to know beside the recommended one, as far as the run can tell.
 
     A run of one size has none.
     """
-    if len(summary.cells) == 1:
+    if len(analysis.summary.cells) == 1:
         return []
-    marks, laws = summary.landmarks, summary.laws
-    overhead = marks.get("overhead_20")
+    marks = analysis.landmarks
+    overhead = ""
+    if marks.overhead_20:
+        overhead = f"{_rows(marks.overhead_20)} (a fifth of B_crit)"
     facts = (
         ("fewest rows to the target", _fewest_rows(marks)),
         ("fewest steps (within 10 % of S_min)", _fewest_steps(marks)),
-        (
-            "20 % more rows than needed",
-            f"{_rows(overhead)} (a fifth of B_crit)" if overhead else "",
-        ),
-        ("steps follow", _steps_law(laws)),
-        ("the laws' optimum, √(B_crit·α/β)", _optimum(laws)),
-        ("why it is another size", marks.get("premise") or ""),
+        ("20 % more rows than needed", overhead),
+        ("steps follow", _steps_law(marks.laws.steps)),
+        ("the laws' optimum, √(B_crit·α/β)", _optimum(marks.laws)),
+        ("why it is another size", marks.premise or ""),
         ("goodput: rows a second that count, 1/(1 + B/B_crit) of them", _goodput(marks)),
-        ("a batch that grows", _growth(marks)),
+        ("a batch that grows", _growth(marks.growth)),
     )
     return [(name, text) for name, text in facts if text]
 
 
-def _fewest_rows(marks: Json) -> str:
-    if not marks.get("fewest_rows"):
+def _fewest_rows(marks: Landmarks) -> str:
+    if marks.fewest_rows is None:
         return ""
-    tied = ", ".join(map(size_text, marks["fewest_rows_tied"]))
-    return size_text(marks["fewest_rows"]) + (f" (not shown to differ: {tied})" if tied else "")
+    tied = ", ".join(map(size_text, marks.fewest_rows_tied))
+    return size_text(marks.fewest_rows) + (f" (not shown to differ: {tied})" if tied else "")
 
 
-def _fewest_steps(marks: Json) -> str:
-    if marks.get("fewest_steps"):
-        return size_text(marks["fewest_steps"])
-    if marks.get("steps_10"):
-        return f"none of those tried; by the law from {_rows(marks['steps_10'])} on"
+def _fewest_steps(marks: Landmarks) -> str:
+    if marks.fewest_steps is not None:
+        return size_text(marks.fewest_steps)
+    if marks.ten_percent_steps:
+        return f"none of those tried; by the law from {_rows(marks.ten_percent_steps)} on"
     return ""
 
 
-def _steps_law(laws: Laws) -> str:
-    steps, critical = laws.steps_min, laws.critical_batch_size
+def _steps_law(law: StepsLaw) -> str:
+    steps, critical = law.steps_min, law.critical_batch_size
     if steps is None or critical is None or critical.value is None:
         return ""
     return (
@@ -145,7 +148,8 @@ def _steps_law(laws: Laws) -> str:
 
 def _optimum(laws: Laws) -> str:
     """Return the optimum of the laws where delivery is free, then where it is not."""
-    free, best, seconds = laws.free_batch_size, laws.best_batch_size, laws.best_seconds
+    law = laws.throughput
+    free, best, seconds = law.free_batch_size, law.best_batch_size, law.best_seconds
     if best is None or best.value is None:
         return ""
     if free is None or free.value is None:
@@ -161,32 +165,27 @@ def _optimum(laws: Laws) -> str:
     return text
 
 
-def _goodput(marks: Json) -> str:
-    entries = sorted(marks.get("goodput") or (), key=lambda entry: -entry["rows_per_second"])
-    return ", ".join(
-        f"{size_text(entry['batch_size'])}: {format_count(entry['rows_per_second']).strip()}/s"
-        for entry in entries[:3]
-    )
+def _goodput(marks: Landmarks) -> str:
+    """Return the three sizes with the most goodput."""
+    entries = sorted(marks.goodput.items(), key=lambda entry: -entry[1])[:3]
+    return ", ".join(f"{size_text(size)}: {format_count(rate).strip()}/s" for size, rate in entries)
 
 
-def _growth(marks: Json) -> str:
+def _growth(found: LocalGrowth | None) -> str:
     """Return how B_crit grew along the run, and what a growing minibatch could save."""
-    found = marks.get("growth")
-    if not found:
+    if found is None:
         return ""
-    growth = figure_of(found["growth"]) or Figure()
-    first, last = found["local_critical"][0], found["local_critical"][-1]
-    saving = 100 * (1 - found["gamma"])
+    growth, saving = found.growth, 100 * (1 - found.gamma)
     text = (
-        f"B_crit went from {_rows(first)} to {_rows(last)} between loss"
-        f" {loss_text(found['losses'][0])} and {loss_text(found['losses'][-1])}"
+        f"B_crit went from {_rows(found.local_critical[0])} to {_rows(found.local_critical[-1])}"
+        f" between loss {loss_text(found.losses[0])} and {loss_text(found.losses[-1])}"
         f" ({_interval(growth, times_text)} ×): growing the batch could save at most"
         f" {saving:.0f} % of the rows"
     )
-    if not found["doublings"]:
+    if not found.doublings:
         is_shown = (growth.lo or 0) > 1 or growth.n < 2
         return text if is_shown else f"{text}; it is not shown to grow"
-    times = "twice" if found["doublings"] == 2 else f"{found['doublings']} times"
+    times = "twice" if found.doublings == 2 else f"{found.doublings} times"
     return (
         f"{text}. It grew more than 4 ×: double the minibatch {times} on the way, each time with"
         " the rate × 2 (SGD) or × √2 (Adam)"
@@ -205,7 +204,7 @@ def measure_facts(measures: Json) -> Facts:
 
 def _noise_facts(measures: Json) -> FactIterator:
     noise = section(measures, "noise_scale")
-    if text := scale_text(figure_of(noise)):
+    if text := scale_text(estimate_of(noise)):
         size = noise.get("batch_size")
         model = f" (of the model of {size_text(size)})" if size else ""
         yield (
@@ -213,11 +212,11 @@ def _noise_facts(measures: Json) -> FactIterator:
             f"{text} rows{model}; near the floor of SGD it is about 2B·tr C/(η·tr C²) and reports"
             " the run's own η/B",
         )
-    if text := scale_text(figure_of(noise.get("weighted"))):
+    if text := scale_text(estimate_of(noise.get("weighted"))):
         yield "B_noise, tr HΣ / GᵀHG", f"{text} rows"
-    if text := scale_text(figure_of(noise.get("preconditioned"))):
+    if text := scale_text(estimate_of(noise.get("preconditioned"))):
         yield "B_simple as Adam steps", f"{text} rows"
-    slope = figure_of(section(measures, "sqrt_m_slope"))
+    slope = estimate_of(section(measures, "sqrt_m_slope"))
     if slope and slope.value is not None:
         holds = slope.lo is not None and slope.hi is not None and slope.lo <= -0.5 <= slope.hi
         verdict = (
@@ -228,7 +227,7 @@ def _noise_facts(measures: Json) -> FactIterator:
         yield "√m law, slope", f"{_interval(slope, _three)}; {verdict}"
 
 
-def scale_text(scale: Figure | None) -> str:
+def scale_text(scale: Estimate | None) -> str:
     """Return a noise scale in rows, `105 [88, 131]`; empty without one.
 
     It is `≥ 88` where the gradient is not significantly different from zero.
@@ -241,20 +240,20 @@ def scale_text(scale: Figure | None) -> str:
 
 
 def _curvature_facts(curvature: Json) -> FactIterator:
-    largest = figure_of(curvature)
+    largest = estimate_of(curvature)
     if largest and largest.value is not None:
         yield (
             "largest curvature λ",
             f"{_interval(largest, _four)} (bracket of the eigenvalue on {curvature['rows']:,}"
             " rows, which is biased up)",
         )
-    rayleigh = figure_of(curvature.get("rayleigh"))
+    rayleigh = estimate_of(curvature.get("rayleigh"))
     if rayleigh and rayleigh.value is not None:
         yield (
             "λ along that direction, on other rows",
             f"{_interval(rayleigh, _four)} (the true λ is at least that)",
         )
-    preconditioned = figure_of(curvature.get("preconditioned"))
+    preconditioned = estimate_of(curvature.get("preconditioned"))
     if preconditioned and preconditioned.value is not None:
         yield "λ in the coordinates in which Adam steps", _four(preconditioned.value)
     share = curvature.get("share_of_stability_line")
@@ -285,7 +284,7 @@ def _sharpness_facts(sharpness: Json) -> FactIterator:
             f" (its sd is {sharpness['target_sd']:.4g}); it follows the learning rate more than"
             " generalisation, and never enters the recommendation",
         )
-    gap = figure_of(sharpness.get("generalization_gap"))
+    gap = estimate_of(sharpness.get("generalization_gap"))
     if gap and gap.value is not None:
         yield (
             "generalisation gap",
@@ -308,7 +307,7 @@ def _sharpness_at_target(equal: Json) -> tuple[str, str]:
     """Return the sharpness of the largest over the smallest size, trained to the same loss."""
     sizes = sorted(map(int, equal["by_batch_size"]))
     phi, adaptive, curvature = (
-        _interval(figure_of(equal["largest_over_smallest"][name]), _two)
+        _interval(estimate_of(equal["largest_over_smallest"][name]), _two)
         for name in ("phi", "adaptive", "curvature")
     )
     loss, largest, smallest = equal["target_loss"], size_text(sizes[-1]), size_text(sizes[0])
@@ -327,7 +326,7 @@ def _each_epsilon(by_epsilon: Json) -> str:
 
 
 def _shuffle_facts(shuffle: Json) -> FactIterator:
-    effect = figure_of(shuffle.get("deff"))
+    effect = estimate_of(shuffle.get("deff"))
     if effect is None or effect.value is None:
         return
     verdict = "as good as independent rows"
@@ -340,7 +339,7 @@ def _shuffle_facts(shuffle: Json) -> FactIterator:
     yield "shuffle, design effect", f"{_interval(effect, _two)} (1 is perfect); {verdict}"
 
 
-def _interval(figure: Figure | None, text: Callable[[float], str]) -> str:
+def _interval(figure: Estimate | None, text: Callable[[float], str]) -> str:
     """Return `value [lo, hi]` with each number written by `text`.
 
     The kind of the interval and its n follow where the figure has a kind.

@@ -18,8 +18,9 @@ from streamtrain.report.number_format import (
 from streamtrain.report.text.headline import trained_sentence
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up, rows_to_reach
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.judge import is_correlated
-from streamtrain.science.rule import EQUIVALENT_BELOW, Ratio
+from streamtrain.science.rule import EQUIVALENT_BELOW
 from streamtrain.science.run_log import Run
 from streamtrain.science.shuffle_quality import BAD_SHUFFLE_ABOVE
 
@@ -269,11 +270,11 @@ def _doubt(recommendation: Recommended, num_cells: int) -> str:
     return f"{doubt}; about {plural(recommendation.more_trials, 'more trial')} would show one."
 
 
-def _proven(ratio: Ratio) -> bool:
+def _proven(ratio: Estimate) -> bool:
     return ratio.lo is not None and ratio.lo > 1
 
 
-def _ratio_text(ratio: Ratio) -> str:
+def _ratio_text(ratio: Estimate) -> str:
     if ratio.lo is None or ratio.hi is None:
         return f"{ratio.value:.2f}"
     return f"{ratio.value:.2f} [{ratio.lo:.2f}, {ratio.hi:,.2f}]"
