@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from streamtrain.records import DataInfo, parse
 from streamtrain.science.cells import Cell
 from streamtrain.science.intervals import Estimate
@@ -310,7 +312,7 @@ def strict(value: Any) -> Any:
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [strict(item) for item in value]
-    return finite(value.item() if hasattr(value, "item") else value)
+    return finite(value.item() if isinstance(value, np.generic) else value)
 
 
 def _estimate_json(estimate: Estimate) -> Json:

@@ -119,7 +119,7 @@ def plan_text(plan: Json) -> str:
         f" {plural(len(plan['learning_rates']), 'learning rate')} each"
     )
     if plan["trials"] > 1:
-        work += "; one pass over the data a trial"
+        work += "; one pass over the data per trial"
     facts = {
         "data": (
             f"{plural(plan['num_rows'], 'row')} in {shards};"
@@ -141,15 +141,15 @@ def plan_text(plan: Json) -> str:
     }
     if plan["cluster"]:
         facts["cluster"] = (
-            "not asked: memory is of a worker like this machine, time as if there were only one"
+            "not contacted: memory and time are those of one worker like this machine"
         )
     return "\n".join(f"{name:<11}{text}" for name, text in facts.items())
 
 
 def _time_text(plan: Json) -> str:
-    read = f"one span was read at {format_count(plan['read_rows_per_second'])} rows/s a thread"
+    read = f"one span was read at {format_count(plan['read_rows_per_second'])} rows/s per thread"
     if plan["train_rows"] is None:
-        return f"until {format_seconds(plan['max_seconds'])} are over; {read}"
+        return f"until {format_seconds(plan['max_seconds'])} have passed; {read}"
     reading, training = plan["reading_seconds"], plan["training_seconds"]
     bottleneck = "training" if training >= reading else "reading"
     limit = ""

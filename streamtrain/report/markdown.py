@@ -213,7 +213,7 @@ def _confirmed_table(rows: Sequence[Sequence[str]]) -> str:
     lines = [
         "## Confirmation",
         "",
-        "| batch | predicted | measured from end to end | measured / predicted |",
+        "| batch | predicted | measured from start to end | measured / predicted |",
         "|---:|---|---|---|",
         *(f"| {' | '.join(row)} |" for row in rows),
     ]

@@ -12,8 +12,10 @@ from streamtrain.science.cells import round_speeds
 from streamtrain.science.intervals import measure
 from streamtrain.science.run_log import Run
 
-_WAYS = {"rounds": "rounds of local SGD", "allreduce": "all-reduce at every step"}
-_BACKENDS = {"gloo": "gloo, between processors", "nccl": "NCCL, between GPUs"}
+_WAYS = {"rounds": "local SGD in rounds", "allreduce": "all-reduce every step"}
+#: The record of a run whose user chose the way says so in these words.
+_CHOSEN_BY_USER = "as asked for"
+_BACKENDS = {"gloo": "gloo, between CPUs", "nccl": "NCCL, between GPUs"}
 
 
 def summarize_workers(run: Run) -> Workers | None:
@@ -84,15 +86,17 @@ def worker_facts(workers: Workers | None) -> list[tuple[str, str]]:
             (
                 "workers",
                 f"{workers.most_workers:,} at most; {workers.lost_workers:,} lost,"
-                f" {workers.failed_tasks:,} tasks failed and were done again",
+                f" {workers.failed_tasks:,} tasks failed and were retried",
             )
         )
     if workers.sync:
-        facts.append(("kept together by", f"{_WAYS[workers.sync]}: {workers.reason}"))
+        is_chosen = workers.reason == _CHOSEN_BY_USER
+        reason = "requested" if is_chosen else workers.reason
+        facts.append(("synchronisation", f"{_WAYS[workers.sync]} ({reason})"))
     if workers.sync == "rounds" and workers.rounds:
         facts.append(("period", _period(workers)))
     if workers.generations:
-        facts.append(("groups formed", str(workers.generations)))
+        facts.append(("worker groups formed", str(workers.generations)))
     if workers.collective in _BACKENDS:
         facts.append(("gradients summed by", _BACKENDS[workers.collective]))
     return facts + [_count_fact(count) for count in workers.by_workers]
@@ -100,7 +104,7 @@ def worker_facts(workers: Workers | None) -> list[tuple[str, str]]:
 
 def _period(workers: Workers) -> str:
     return (
-        f"{format_count(workers.rows_a_round or 0).strip()} rows a round over"
+        f"{format_count(workers.rows_a_round or 0).strip()} rows per round over"
         f" {workers.shares} shares; outer optimizer: {workers.outer_optimizer}"
     )
 

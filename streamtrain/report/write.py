@@ -82,7 +82,7 @@ def read_records(path: Path | str) -> list[Record]:
         # a complete line ends with a newline, so the last piece is empty or cut short
         elif number < len(lines):
             raise DataError(
-                f"{path}: line {number} is not a record. The file was damaged; run again, or remove"
+                f"{path}: line {number} is not a record. The file is damaged; run again, or remove"
                 " the line."
             )
     return records

@@ -48,7 +48,7 @@ def test_step_for_step_a_larger_minibatch_is_hardly_better():
     ]
     said = explain(summary(cells=cells, holdout_loss_at_steps=19))[-1]
     assert said.startswith("After 19 steps each, 1,000 is at loss 0.2140 and 1,000,000 at 0.2130")
-    assert "1,000 times the rows a step, and no better" in said
+    assert "1,000 times the rows per step, and no better" in said
     cells[1] = replace(cells[1], holdout_loss_at_steps=Estimate(value=0.1, n=1))
     assert "2.1 times better" in explain(summary(cells=cells, holdout_loss_at_steps=19))[-1]
 

@@ -104,7 +104,9 @@ def test_both_sharpnesses_their_spaces_and_what_they_are_of_are_printed(summary)
 def test_a_scale_without_an_upper_end_is_at_least_its_lower_bound():
     at_least = Estimate(value=900.0, lo=512.4, n=16, kind="fieller lower bound")
     assert facts.scale_text(at_least).startswith("≥ 512")
-    assert facts.scale_text(Estimate(value=None, kind="too few rows")) == facts.scale_text(None) == ""
+    assert (
+        facts.scale_text(Estimate(value=None, kind="too few rows")) == facts.scale_text(None) == ""
+    )
 
 
 def test_a_growing_batch_is_proposed_with_its_bound(analysis):
@@ -119,10 +121,10 @@ def test_a_growing_batch_is_proposed_with_its_bound(analysis):
         grown = replace(analysis, landmarks=replace(analysis.landmarks, growth=growth))
         # one size has no others beside it
         assert facts.landmark_facts(grown.revise(cells=(CellFigures(batch_size=64),))) == []
-        return dict(facts.landmark_facts(grown))["a batch that grows"]
+        return dict(facts.landmark_facts(grown))["a growing minibatch"]
 
     text = growth_text(3)
-    assert "growing the batch could save at most 23 % of the rows" in text
+    assert "growing the minibatch could save at most 23 % of the rows" in text
     assert "double the minibatch 3 times" in text
     assert "√2 (Adam)" in text
     assert "double" not in growth_text(0)
@@ -164,7 +166,7 @@ def test_a_bad_shuffle_a_slope_that_is_not_and_a_quarantine_are_said():
     summary = analyzed(records).summary
     said = dict(facts.measure_facts(summary.measures))
     assert (
-        "these statistics are of your shuffle, not of the batch size"
+        "these statistics describe your shuffle, not the batch size"
         in said["shuffle, design effect"]
     )
     assert "not 1/√m" in said["√m law, slope"]
@@ -216,7 +218,7 @@ def test_a_run_on_workers_tells_speed_and_loss_by_their_number(tmp_path, monkeyp
     assert summary.cells[0].rows_per_second.n == 3
     assert summary.cells[0].wait_fraction.value is None
     said = dict(worker_facts(summary.workers))
-    assert said["workers"] == "2 at most; 1 lost, 3 tasks failed and were done again"
+    assert said["workers"] == "2 at most; 1 lost, 3 tasks failed and were retried"
     assert said["period"].endswith("over 2 shares; outer optimizer: average")
     assert said["with 1 worker"].startswith("1.00 M rows/s")
     monkeypatch.setattr(write, "draw", lambda charts: {})
@@ -243,4 +245,4 @@ def test_a_step_that_waits_though_reading_is_faster_has_its_reason(analysis, wai
     law = replace(laws.throughput, crossover_batch_size=None)
     landmarks = replace(analysis.landmarks, laws=replace(laws, throughput=law))
     said = dict(facts.speed_facts(replace(analysis.revise(cells=cells), landmarks=landmarks)))
-    assert ("the same processor cores" in said["reading is the limit"]) == why
+    assert ("the same CPU cores" in said["reading is the limit"]) == why

@@ -257,7 +257,7 @@ def test_a_chosen_target_far_above_the_smallest_loss_is_called_easy():
         for r in records
     ]
     flags = [
-        [w["flag"] for w in summarize(rows)["warnings"] if "may be fast to the one" in w["text"]]
+        [w["flag"] for w in summarize(rows)["warnings"] if "may reach one fast" in w["text"]]
         for rows in (records, worse)
     ]
     smallest = min(cell["holdout_loss"]["value"] for cell in summarize(worse)["cells"])

@@ -54,7 +54,7 @@ def throughput(summary: Summary, tables: Tables) -> AnyChart | None:
             ),
         ]
     return alt.layer(*layers).properties(
-        title=chart_title("Rows per second of the step alone", f"a mark a repeat{dashed}")
+        title=chart_title("Rows per second of the step alone", f"one mark per repeat{dashed}")
     )
 
 

@@ -147,7 +147,7 @@ def seconds_to_target(summary: Summary, tables: Tables) -> AnyChart | None:
         )
         tooltip = [
             alt.Tooltip("size:N", title="minibatch"),
-            alt.Tooltip("seconds:Q", title="measured, end to end", format=".3~g"),
+            alt.Tooltip("seconds:Q", title="measured, start to end", format=".3~g"),
         ]
         layers.append(square.encode(x=x, y=alt.Y("seconds:Q", title=title), tooltip=tooltip))
     return alt.layer(*layers).properties(

@@ -56,24 +56,26 @@ def warn(analysis: Analysis) -> list[ReportWarning]:
 def _of_run(analysis: Analysis) -> Warnings:
     run, data = analysis.run, analysis.run.header.data
     if not run.end:
-        yield "The run did not end: these figures are of what had been read when it stopped.", None
+        yield (
+            "The run did not end: these figures cover only what it had read when it stopped.",
+            None,
+        )
     if not run.has_holdout:
         yield "No rows were held out: there is no held-out loss and no recommendation.", "--holdout"
     elif data.holdout_rows and data.holdout_rows < _FEW_HELD_OUT:
         rows = f"{data.holdout_rows:,} {'row was' if data.holdout_rows == 1 else 'rows were'}"
-        yield f"Only {rows} held out: a loss on so few says little.", "--eval-data"
+        yield f"Only {rows} held out: a loss on so few rows says little.", "--eval-data"
     if data.integrity == "unverified":
         text = (
-            "Integrity unverified: the data carry no checksums, so a flipped bit would go"
-            " unnoticed."
+            "Integrity unverified: the data have no checksums, so a flipped bit would go unnoticed."
         )
         yield text, "streamtrain ingest"
     correlated = [cell for cell in analysis.cells if is_correlated(run, cell.batch_size)]
     if correlated:
         text = (
-            f"Rows of a minibatch resemble one another at {_sizes(correlated)}: these statistics"
-            " are of your shuffle, not of the batch size. Ingest the data with smaller spans, and"
-            " read them so."
+            f"Rows of a minibatch are similar to one another at {_sizes(correlated)}: these"
+            " statistics describe your shuffle, not the batch size. Ingest the data with smaller"
+            " spans, and read it with them."
         )
         yield text, f"--span-rows {mixed_span_rows(run)}"
 
@@ -126,7 +128,7 @@ def _of_target(analysis: Analysis) -> Warnings:
     if early:
         text = (
             f"{_sizes(early)} reached the target before the first evaluation: its steps and rows"
-            " are guessed, and may be several times too many."
+            " are guesses, and may be several times too large."
         )
         yield text, f"--set eval.first_row={min(cell.batch_size for cell in cells)}"
 
@@ -138,7 +140,7 @@ def _of_steps(analysis: Analysis) -> Warnings:
         if larger:
             text = (
                 f"{_sizes(larger)}: more than the {rows:,} rows that there are to train on, so"
-                " every step takes all of them."
+                " every step uses all of them."
             )
             yield text, "--batch-sizes"
     untrained = [
@@ -147,7 +149,7 @@ def _of_steps(analysis: Analysis) -> Warnings:
     if untrained:
         text = (
             f"{_sizes(untrained)} took no step: there were fewer rows than one minibatch, so its"
-            " weights are those it began with."
+            " weights are still the initial ones."
         )
         yield text, "--batch-size"
 
@@ -177,8 +179,8 @@ def _of_easy_target(summary: Summary) -> Warnings:
     if target > _EASY_TARGET * smallest:
         text = (
             f"The target, {target_word(target)}, was chosen so that at least half of the sizes"
-            f" reach it; the smallest loss is {loss_text(smallest)}, and a size may be fast to the"
-            " one and slow to the other."
+            f" reach it; the smallest loss is {loss_text(smallest)}, and a size may reach"
+            " one fast and the other slowly."
         )
         yield text, f"--target-loss {round_up(1.05 * smallest, 2):g}"
 
@@ -188,7 +190,7 @@ def _of_few_steps(analysis: Analysis) -> Warnings:
     if few:
         text = (
             f"{_sizes(few)} took fewer than {_FEW_STEPS} steps: a budget of rows favours small"
-            " minibatches; look at the loss by steps too."
+            " minibatches; look at the loss against steps too."
         )
         yield text, "--max-rows"
 
@@ -200,7 +202,7 @@ def _of_rates(analysis: Analysis) -> Warnings:
     if tuned and not analysis.summary.fresh_seeds:
         text = (
             "Learning rates were chosen on the same trials that judge them (the winner's curse):"
-            " the figures are a little too good."
+            " the figures are slightly optimistic."
         )
         yield text, "--set sweep.rerun=on"
     learned = [cell for cell in tuned if is_trained(cell.status) and _steps(cell) > 0]
@@ -210,7 +212,7 @@ def _of_rates(analysis: Analysis) -> Warnings:
             tried = ", ".join(sorted({rate_text(cell.lr) for cell in at_edge}, key=float))
             text = (
                 f"The best learning rate of {_sizes(at_edge)} is the {name} that was tried"
-                f" ({tried}): the best may lie beyond."
+                f" ({tried}): the best may be beyond it."
             )
             yield text, "--lr-grid"
     if len(cells) > 1 and run.header.trials == 1:
@@ -234,8 +236,8 @@ def _of_speed(summary: Summary) -> Warnings:
     ]
     if bound:
         text = (
-            f"{sizes_text(bound)}: bringing rows takes more than {INPUT_BOUND:.0%} of the time,"
-            " beside steps on the same cores: input-bound."
+            f"{sizes_text(bound)}: input-bound, since steps wait for rows more than"
+            f" {INPUT_BOUND:.0%} of the time; reading uses the same cores."
         )
         yield text, "--readers"
     recommendation = summary.recommendation

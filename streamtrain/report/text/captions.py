@@ -23,17 +23,16 @@ def captions(summary: Summary, tables: Tables) -> dict[str, str]:
         ],
         "sqrt_m": ["Independent rows follow the dashed line, slope −½ through the first point."],
         "learning_rates": _rates(summary, tables),
-        "rules": ["Rules that say a rate for each size, at the same rows."],
+        "rules": ["Rules that set the rate of each size, compared at the same rows."],
         "curvature": [
-            "Above the dashed line a step of the size's learning rate grows along that direction."
+            "Above the dashed line steps at the size's learning rate diverge along that direction."
         ],
         "sharpness": [
             "A lower bound; compare sizes by the adaptive one, which does not change when weights"
-            " are rescaled and the function is not."
+            " are rescaled without changing the function."
         ],
         "line": [
-            "A wide valley round the one and a narrow one round the other is what “sharp” means"
-            " here."
+            "“Sharp” here means a wide valley around one model and a narrow one around the other."
         ],
     }
     return {name: " ".join(filter(None, parts)) for name, parts in sentences.items()}
@@ -51,7 +50,7 @@ def confirmation_note(summary: Summary) -> str:
     if off and longest < LEAST_OFF_SECONDS and max(off) > 0.1 * longest:
         text += (
             f" These trainings took less than {LEAST_OFF_SECONDS:g} s: so short a time is mostly"
-            " that of starting, and says little about the rate of steps."
+            " that of the start, and says little about the rate of steps."
         )
     return text
 
@@ -77,7 +76,7 @@ def _seconds(summary: Summary, tables: Tables) -> list[str]:
     if any(row["seconds_to_target"] and row["status"] != "reached" for row in cells):
         sentences.append("A hollow mark on the line reached it in some trials only.")
     if summary.confirmation:
-        sentences.append("Squares: trained from end to end, against the clock.")
+        sentences.append("Squares: trained from start to end, measured by the clock.")
     if any(row["seconds"] for row in tables.get("law", ())):
         sentences.append("Dashed: what the laws of steps and of time predict.")
     return sentences
@@ -90,7 +89,7 @@ def _ring(tables: Tables) -> str:
 
 def _curves(summary: Summary, tables: Tables) -> list[str]:
     if len(summary.cells) < 2:
-        return ["Evaluated at growing distances: both scales are logarithmic."]
+        return ["Evaluated at growing intervals: both scales are logarithmic."]
     trials, rule = len({row["trial"] for row in tables["curves"]}), summary.lr_rules[0]
     shown = "the median, and every trial as a thin line" if trials > 1 else "the one trial"
     rate = f"at the learning rate of the rule “{rule}”"
@@ -99,7 +98,7 @@ def _curves(summary: Summary, tables: Tables) -> list[str]:
     return [
         f"Each size {rate}: {shown}.",
         (
-            "A budget of rows flatters small minibatches, a budget of steps large ones: look at all"
+            "A budget of rows favours small minibatches, a budget of steps large ones: look at all"
             " axes."
         ),
     ]
@@ -129,8 +128,8 @@ def _rates(summary: Summary, tables: Tables) -> list[str]:
         sentences.append("Dashed: the rate at which the measured curvature becomes unstable.")
     if "mean-square stability" in lines:
         sentences.append(
-            "Dotted: mean-square stability of SGD on a linear model of these features, were they"
-            " Gaussian; at small minibatches a single run can shrink beyond it although the mean"
-            " square grows."
+            "Dotted: mean-square stability of SGD on a linear model of these features, taken as"
+            " Gaussian; at small minibatches a single run can converge beyond it although the"
+            " mean square grows."
         )
     return sentences

@@ -73,7 +73,7 @@ def _steps(summary: Summary) -> Iterator[str]:
         yield (
             f"From {size_text(small.batch_size)} to {size_text(largest.batch_size)} the steps"
             f" hardly fall and the rows grow {times_text(rows)} times: a step of more rows is"
-            " hardly a better step, and costs them all."
+            " hardly a better step, but costs more rows."
         )
     yield from _too_few(summary)
     judged = {cell.batch_size: cell for cell in summary.cells_of("fixed")}
@@ -127,7 +127,7 @@ def _step_for_step(summary: Summary, small: CellFigures, large: CellFigures) -> 
         f"After {steps:,} steps each, {size_text(small.batch_size)} is at loss"
         f" {loss_figure_text(small_loss)} and {size_text(large.batch_size)} at"
         f" {loss_figure_text(large_loss)}: {times_text(large.batch_size / small.batch_size)}"
-        f" times the rows a step, and {gain}."
+        f" times the rows per step, and {gain}."
     )
 
 
@@ -206,13 +206,13 @@ def _sharpness(summary: Summary) -> Iterator[str]:
     if small_loss and large_loss:
         low, high = sorted((small_loss, large_loss))
         if high > _UNLIKE * low:
-            caution = " (their losses differ, so these are not minima of one depth)"
+            caution = " (their losses differ, so these minima are not equally deep)"
     adaptive = [_smallest_epsilon(by_size[str(size)].get("adaptive")) for size in (small, large)]
     rescaled = ""
     if all(adaptive):
         rescaled = (
-            f" The adaptive one, which layers rescaled leave alone, is {loss_text(adaptive[0])} %"
-            f" and {loss_text(adaptive[1])} %."
+            " The adaptive one, which does not change when layers are rescaled, is"
+            f" {loss_text(adaptive[0])} % and {loss_text(adaptive[1])} %."
         )
     yield (
         f"Keskar's sharpness is {loss_text(values[small])} % at {size_text(small)} and"
@@ -262,7 +262,7 @@ def _trend(ratio: Estimate) -> str:
         return "as Keskar et al. found"
     if hi < 1:
         return "the opposite of what Keskar et al. found"
-    return "no difference that could be shown"
+    return "no difference could be shown"
 
 
 def _ratio(ratio: Estimate) -> str:

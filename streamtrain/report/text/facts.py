@@ -31,7 +31,7 @@ def speed_facts(analysis: Analysis) -> Facts:
     if law.alpha_seconds and law.beta_seconds_per_row:
         alpha = _interval(law.alpha_seconds, format_seconds)
         beta = _interval(law.beta_seconds_per_row, _nanoseconds)
-        facts.append(("a step of B rows takes", f"α + βB: α = {alpha} and β = {beta} a row"))
+        facts.append(("a step of B rows takes", f"α + βB: α = {alpha} and β = {beta} per row"))
     if law.delivery_rate and law.delivery_rate.value:
         rate = _interval(law.delivery_rate, format_count)
         facts.append(("the stream delivers", f"{rate} rows/s"))
@@ -48,9 +48,9 @@ def _crossover(summary: Summary, law: ThroughputLaw) -> str:
     """Return the size from which delivery is slower than the step, or that there is none."""
     if law.crossover_batch_size and law.crossover_batch_size.value:
         return f"from B = {_interval(law.crossover_batch_size, _rows)}"
-    never = "at no size: a step is always the slower part"
+    never = "at no size: the step is always slower than delivery"
     if any((cell.wait_fraction.value or 0) > _HARDLY for cell in summary.cells):
-        never += "; it waits because reading takes the same processor cores"
+        never += "; it waits because reading uses the same CPU cores"
     return never
 
 
@@ -67,10 +67,10 @@ def bottleneck(summary: Summary) -> str:
     if waits is None:
         return ""
     if waits > 0.5:
-        return f"reading: at {size} the step waits {waits:.0%} of the time for rows"
+        return f"reading: at {size} the step waits for rows {waits:.0%} of the time"
     if waits > _HARDLY:
         return (
-            f"both: at {size} the step takes most of the time, and waits {waits:.0%} of it for rows"
+            f"both: at {size} the step takes most of the time, and waits for rows {waits:.0%} of it"
         )
     return f"the training step: at {size} it hardly waits for rows ({waits:.0%})"
 
@@ -80,8 +80,8 @@ def _overlap(overlap: Estimate | None) -> str:
     if overlap is None or not overlap.n:
         return ""
     if overlap.value is None:
-        return "wholly (γ = ∞)"
-    return f"γ = {_interval(overlap, _four)} (1: not at all, ∞: wholly)"
+        return "completely (γ = ∞)"
+    return f"γ = {_interval(overlap, _four)} (1: not at all, ∞: completely)"
 
 
 def confirmation_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
@@ -114,9 +114,9 @@ def landmark_facts(analysis: Analysis) -> Facts:
         ("20 % more rows than needed", overhead),
         ("steps follow", _steps_law(marks.laws.steps)),
         ("the laws' optimum, √(B_crit·α/β)", _optimum(marks.laws)),
-        ("why it is another size", marks.premise or ""),
-        ("goodput: rows a second that count, 1/(1 + B/B_crit) of them", _goodput(marks)),
-        ("a batch that grows", _growth(marks.growth)),
+        ("why the recommended size differs", marks.premise or ""),
+        ("goodput: useful rows per second, 1/(1 + B/B_crit) of all", _goodput(marks)),
+        ("a growing minibatch", _growth(marks.growth)),
     )
     return [(name, text) for name, text in facts if text]
 
@@ -132,7 +132,7 @@ def _fewest_steps(marks: Landmarks) -> str:
     if marks.fewest_steps is not None:
         return size_text(marks.fewest_steps)
     if marks.ten_percent_steps:
-        return f"none of those tried; by the law from {_rows(marks.ten_percent_steps)} on"
+        return f"none of those tried; {_rows(marks.ten_percent_steps)} or more by the law"
     return ""
 
 
@@ -153,15 +153,15 @@ def _optimum(laws: Laws) -> str:
     if best is None or best.value is None:
         return ""
     if free is None or free.value is None:
-        text = "without end: a row costs nothing to compute"
+        text = "unbounded: a row costs nothing to compute"
         is_limited = True
     else:
         text = f"{_interval(free, _rows)} rows"
         is_limited = abs(best.value - free.value) > 0.01 * free.value
     if is_limited:
-        text += f"; behind the roof of delivery {_interval(best, _rows)}"
+        text += f"; limited by the delivery rate {_interval(best, _rows)}"
     if seconds and seconds.value:
-        text += f"; {_interval(seconds, format_seconds)} to the target there"
+        text += f"; {_interval(seconds, format_seconds)} to the target at that size"
     return text
 
 
@@ -179,7 +179,7 @@ def _growth(found: LocalGrowth | None) -> str:
     text = (
         f"B_crit went from {_rows(found.local_critical[0])} to {_rows(found.local_critical[-1])}"
         f" between loss {loss_text(found.losses[0])} and {loss_text(found.losses[-1])}"
-        f" ({_interval(growth, times_text)} ×): growing the batch could save at most"
+        f" ({_interval(growth, times_text)} ×): growing the minibatch could save at most"
         f" {saving:.0f} % of the rows"
     )
     if not found.doublings:
@@ -187,8 +187,8 @@ def _growth(found: LocalGrowth | None) -> str:
         return text if is_shown else f"{text}; it is not shown to grow"
     times = "twice" if found.doublings == 2 else f"{found.doublings} times"
     return (
-        f"{text}. It grew more than 4 ×: double the minibatch {times} on the way, each time with"
-        " the rate × 2 (SGD) or × √2 (Adam)"
+        f"{text}. It grew more than 4 ×: double the minibatch {times} during training, each time"
+        " with the rate × 2 (SGD) or × √2 (Adam)"
     )
 
 
@@ -206,16 +206,16 @@ def _noise_facts(measures: Json) -> FactIterator:
     noise = section(measures, "noise_scale")
     if text := scale_text(estimate_of(noise)):
         size = noise.get("batch_size")
-        model = f" (of the model of {size_text(size)})" if size else ""
+        model = f" (model trained at {size_text(size)})" if size else ""
         yield (
             "B_simple, tr Σ / |G|²",
-            f"{text} rows{model}; near the floor of SGD it is about 2B·tr C/(η·tr C²) and reports"
-            " the run's own η/B",
+            f"{text} rows{model}; near the noise floor of SGD it is about 2B·tr C/(η·tr C²) and"
+            " reflects the run's own η/B",
         )
     if text := scale_text(estimate_of(noise.get("weighted"))):
         yield "B_noise, tr HΣ / GᵀHG", f"{text} rows"
     if text := scale_text(estimate_of(noise.get("preconditioned"))):
-        yield "B_simple as Adam steps", f"{text} rows"
+        yield "B_simple in the coordinates of Adam", f"{text} rows"
     slope = estimate_of(section(measures, "sqrt_m_slope"))
     if slope and slope.value is not None:
         holds = slope.lo is not None and slope.hi is not None and slope.lo <= -0.5 <= slope.hi
@@ -235,7 +235,8 @@ def scale_text(scale: Estimate | None) -> str:
     if scale is None or (scale.value is None and not scale.lo):
         return ""
     if scale.kind == "fieller lower bound":
-        return f"≥ {_rows(scale.lo or 0.0)} (the gradient is lost in its noise: no upper end)"
+        least = _rows(scale.lo or 0.0)
+        return f"≥ {least} (the gradient cannot be told from its noise: no upper bound)"
     return _interval(scale, _rows)
 
 
@@ -244,18 +245,18 @@ def _curvature_facts(curvature: Json) -> FactIterator:
     if largest and largest.value is not None:
         yield (
             "largest curvature λ",
-            f"{_interval(largest, _four)} (bracket of the eigenvalue on {curvature['rows']:,}"
-            " rows, which is biased up)",
+            f"{_interval(largest, _four)} (bounds of the eigenvalue on {curvature['rows']:,}"
+            " rows, which is biased upwards)",
         )
     rayleigh = estimate_of(curvature.get("rayleigh"))
     if rayleigh and rayleigh.value is not None:
         yield (
             "λ along that direction, on other rows",
-            f"{_interval(rayleigh, _four)} (the true λ is at least that)",
+            f"{_interval(rayleigh, _four)} (the true λ is at least that large)",
         )
     preconditioned = estimate_of(curvature.get("preconditioned"))
     if preconditioned and preconditioned.value is not None:
-        yield "λ in the coordinates in which Adam steps", _four(preconditioned.value)
+        yield "λ in the coordinates of Adam", _four(preconditioned.value)
     share = curvature.get("share_of_stability_line")
     if share is not None:
         side = "below it" if share < 1 else "above it: at the edge of stability or beyond"
@@ -280,7 +281,7 @@ def _sharpness_facts(sharpness: Json) -> FactIterator:
             yield _sharpness_at_target(equal)
         yield (
             "what sharpness is measured on",
-            f"{sharpness['rows']:,} rows, the same ones for every size, target standardised"
+            f"{sharpness['rows']:,} rows, the same for every size, target standardised"
             f" (its sd is {sharpness['target_sd']:.4g}); it follows the learning rate more than"
             " generalisation, and never enters the recommendation",
         )
@@ -288,18 +289,18 @@ def _sharpness_facts(sharpness: Json) -> FactIterator:
     if gap and gap.value is not None:
         yield (
             "generalisation gap",
-            f"{_interval(gap, _two_digits)} in loss, held out minus trained on",
+            f"{_interval(gap, _two_digits)} in loss, held-out minus training rows",
         )
     for name, word in (("keskar", "Keskar's φ"), ("adaptive", "adaptive φ")):
         ratio = section(sharpness, "invariance_audit", name).get("ratio")
         if ratio is not None:
-            verdict = "so sizes must not be compared by it"
+            verdict = "do not compare sizes by it"
             if ratio < 1.05:
                 verdict = "the same function, the same sharpness"
             yield (
                 f"audit of {word}",
-                f"changes by a factor of {times_text(ratio)} when weights are rescaled and the"
-                f" function is not: {verdict}",
+                f"changes by a factor of {times_text(ratio)} when weights are rescaled without"
+                f" changing the function: {verdict}",
             )
 
 
@@ -332,9 +333,9 @@ def _shuffle_facts(shuffle: Json) -> FactIterator:
     verdict = "as good as independent rows"
     if shuffle.get("is_bad"):
         verdict = (
-            "these statistics are of your shuffle, not of the batch size: rows of a minibatch"
-            " resemble one another; smaller --span-rows (for ingest too), or a larger"
-            " --window-rows, mix them"
+            "these statistics describe your shuffle, not the batch size: rows of a minibatch are"
+            " similar to one another; smaller --span-rows (for ingest too) or a larger"
+            " --window-rows mix them"
         )
     yield "shuffle, design effect", f"{_interval(effect, _two)} (1 is perfect); {verdict}"
 

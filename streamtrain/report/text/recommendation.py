@@ -82,7 +82,7 @@ def why_not(analysis: Analysis, cell: Cell) -> str:
         case "failed" if cell.curves:
             return f"failed{because}"
         case "failed":
-            return "left no measurement: the run ended before"
+            return "not measured: the run ended before"
         case "diverged":
             return "diverged in every trial at every learning rate"
         case "not_reached":
@@ -91,8 +91,8 @@ def why_not(analysis: Analysis, cell: Cell) -> str:
             pass
     if is_correlated(run, cell.batch_size):
         return (
-            "rows of its minibatches resemble one another (design effect above"
-            f" {BAD_SHUFFLE_ABOVE:g}): its figures are of the shuffle, not of the size"
+            "rows of its minibatches are similar to one another (design effect above"
+            f" {BAD_SHUFFLE_ABOVE:g}): its figures describe the shuffle, not the size"
         )
     ratio = choice.ratios.get(cell.batch_size)
     if ratio is None or choice.best is None:
@@ -179,8 +179,8 @@ def _no_reason(analysis: Analysis) -> str:
         rows = mixed_span_rows(run)
         return (
             "Sizes reached the target, but the design effect of their minibatches is above"
-            f" {BAD_SHUFFLE_ABOVE:g}: these statistics are of your shuffle, not of the batch size,"
-            " so none can be recommended. Let a window hold rows of many places: streamtrain"
+            f" {BAD_SHUFFLE_ABOVE:g}: these statistics describe your shuffle, not the batch size,"
+            " so none can be recommended. Let a window mix rows of many places: streamtrain"
             f" ingest --span-rows {rows}, then --span-rows {rows} here too; or raise --window-rows."
         )
     if reached:
@@ -231,13 +231,13 @@ def _needed_budget(run: Run, cell: Cell, target: float) -> str:
     reachable = [rows for rows in estimates if rows is not None]
     if not reachable or len(reachable) < len(estimates):
         return (
-            "Its curve no longer falls fast enough to say which budget would; try a larger"
+            "Its curve no longer falls fast enough to tell which budget would; try a larger"
             " --target-loss."
         )
     # the fit may promise a budget at which the trials just failed
     rows = max(*reachable, 1.1 * run.train_rows)
     budget = format_count(round_up(rows, 2)).replace(" ", "")
-    return f"If its curve goes on falling as it did, --max-rows {budget} would."
+    return f"If its curve continues to fall as it did, --max-rows {budget} would."
 
 
 def _contrast(run: Run, cell: CellFigures, chosen: CellFigures) -> str:

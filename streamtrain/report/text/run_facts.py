@@ -79,10 +79,10 @@ def cost_facts(summary: Summary) -> Facts:
     if summary.rows_read is not None:
         facts.append(("rows read", f"{summary.rows_read:,} in {summary.passes} passes"))
     if summary.rows_saved is not None:
-        facts.append(("rows not read, thanks to sharing", f"{summary.rows_saved:,}"))
+        facts.append(("rows not read because passes are shared", f"{summary.rows_saved:,}"))
     if fetched and fetch_seconds:
         rate = format_bytes(round(fetched / fetch_seconds))
-        facts.append(("from the object store", f"{format_bytes(fetched)}, {rate}/s a request"))
+        facts.append(("from the object store", f"{format_bytes(fetched)}, {rate}/s per request"))
     if summary.seconds:
         facts.append(("duration", format_seconds(summary.seconds)))
     if peak and projected:
