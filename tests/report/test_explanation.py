@@ -1,4 +1,4 @@
-"""The reasons in words are the summary's own figures, and nothing is said that was not measured."""
+"""The explanation quotes the figures of the summary, and nothing that was not measured."""
 
 from dataclasses import replace
 

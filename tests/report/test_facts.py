@@ -1,6 +1,4 @@
-"""What stands beside the charts in words: the same on the page and in report.md, from what was
-measured, and nothing where nothing was.
-"""
+"""The facts beside the charts: the same on the page and in report.md, only what was measured."""
 
 import html
 import json
@@ -69,7 +67,7 @@ def test_the_page_and_the_markdown_say_the_same(analysis, summary, tmp_path, mon
 
 
 def test_alpha_and_beta_are_those_of_the_records(analysis):
-    """The synthetic step takes 90 µs and 60 ns a row; delivery is 12 M rows/s."""
+    """The synthetic step takes 90 µs and 60 ns per row; delivery is 12 M rows/s."""
     said = dict(facts.speed_facts(analysis))
     law = analysis.landmarks.laws.throughput
     assert law.alpha_seconds.value == pytest.approx(9e-5, rel=0.1)
@@ -178,8 +176,9 @@ def test_a_bad_shuffle_a_slope_that_is_not_and_a_quarantine_are_said():
 
 
 def on_workers(**last) -> list[dict]:
-    """Training whose second of three workers' rounds lost one; each round has a million rows a
-    worker and takes a second.
+    """Return records of training on two workers, one of which is lost for the third round.
+
+    After a short first round each takes a second and has a million rows per worker or fewer.
     """
     records = make_records([1024], trials=1, lrs=[0.004], verb="train", timing=False)
     sync = {

@@ -1,4 +1,4 @@
-"""summary.json: its schema, its figures against the records, and every way a run can go."""
+"""summary.json: its schema, its figures against the records, and every outcome of a run."""
 
 import json
 import math
@@ -223,9 +223,7 @@ def test_a_handful_of_held_out_rows_is_said_to_say_little():
 
 
 def test_a_bad_shuffle_is_cured_by_spans_of_which_a_window_holds_many():
-    """Large spans of sorted files stay what they are when `ingest` copies them in order: the figure
-    to give it is named.
-    """
+    """`ingest` keeps large spans of sorted files as they are, so the text names --span-rows."""
     records = make_records()
     deff = {"value": 9.0, "lo": 8.0, "hi": 10.0, "n": 99, "kind": "jackknife"}
     records[0] = {
@@ -441,8 +439,9 @@ def test_a_divergence_names_the_flag_that_sets_the_rate(rules, verb, flag, text)
 
 
 def test_a_target_reached_before_the_first_evaluation_is_said_to_be_a_guess():
-    """From row 0 to row 1,024 a size of 8 takes 128 steps, and a line between them put a target of
-    14 steps at 68.
+    """The crossing is interpolated between row 0 and the first evaluation, which can be far off.
+
+    A size of 8 takes 128 steps to row 1,024, and a target of 14 steps was put at 68.
     """
     for target, flags in ((0.6, ["256: --set eval.first_row=256"]), (0.1, [])):
         records = make_records(target_loss=(target,))
