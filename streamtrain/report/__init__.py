@@ -1,7 +1,7 @@
-"""From records to answers: a pure function of `events.jsonl`; it opens no data set, trains nothing.
+"""The report of a run: a pure function of `events.jsonl`; it opens no data set and trains nothing.
 
 ```
-records ──run──▶ Run ──cells──▶ figures per batch size ──rule, verdict──▶ summary
-summary ──▶ table · charts · html · write
+records ──collect──▶ Run ──analyze──▶ Analysis ──▶ texts · tables · charts ──▶ report.html, .md
+                                          └──▶ summary.json, summary.csv
 ```
 """

@@ -1,21 +1,19 @@
-"""How far a logarithmic axis reaches, and where a value lies on it.
+"""Arithmetic of logarithmic axes: their ends, positions on them, and labels that do not overlap.
 
-Pure arithmetic: tables place labels by it, charts draw by it.
-
-Labels apart from one another: heights moved as little as that takes.
+The tables place labels by it, and the charts draw by it.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-#: An axis has room for intervals up to so many times beyond the outermost values; two runs can
-#: leave everything open.
+#: An axis includes intervals up to this factor beyond the outermost values: an interval of two
+#: repeats can span many orders of magnitude.
 _WIDEST = 10.0
 
 
 def share_of(value: float, ends: tuple[float, float]) -> float:
-    """Where a value lies on a log axis: 0 at its low end, 1 at its high one.
+    """Return the position of a value on a log axis: 0 at its low end, 1 at its high end.
 
     >>> share_of(10.0, (1.0, 100.0))
     0.5
@@ -24,33 +22,35 @@ def share_of(value: float, ends: tuple[float, float]) -> float:
 
 
 def ends_of(values: Iterable[float], pad: float) -> tuple[float, float]:
-    """A log axis' ends around positive values; never empty."""
+    """Return the ends of a log axis around positive values, `pad` times beyond them.
+
+    The axis never has zero length.
+    """
     known = [value for value in values if value and value > 0 and math.isfinite(value)] or [1.0]
     low, high = min(known) / pad, max(known) * pad
     return (low, high) if high > 1.01 * low else (low / 1.5, high * 1.5)
 
 
 def with_intervals(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
-    """A figure's positive values and the ends of their intervals, those that are far beyond all
-    values cut.
+    """Return the positive values of a figure with the ends of their intervals.
+
+    Ends far beyond all values are cut.
     """
-    values = [row[name] for row in rows if (row[name] or 0) > 0]
+    positive = [row for row in rows if (row[name] or 0) > 0]
+    values = [row[name] for row in positive]
     ends = [
-        row[f"{name}_{end}"]
-        for row in rows
-        for end in ("lo", "hi")
-        if (row[name] or 0) > 0 and row[f"{name}_{end}"]
+        row[f"{name}_{end}"] for row in positive for end in ("lo", "hi") if row[f"{name}_{end}"]
     ]
     return [*values, *(min(max(end, min(values) / _WIDEST), _WIDEST * max(values)) for end in ends)]
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending heights moved apart to at least `gap`, clusters staying centred where they were.
+    """Move ascending heights apart to at least `gap`; clusters stay centred where they were.
 
     >>> spread([0.0, 0.0, 5.0], 1.0)
     [-0.5, 0.5, 5.0]
     """
-    clusters: list[list[float]] = []  # of [sum of heights, members]
+    clusters: list[list[float]] = []  # [sum of heights, number of heights]
     for height in heights:
         clusters.append([height, 1])
         while len(clusters) > 1 and _low(clusters[-1], gap) - _high(clusters[-2], gap) < gap:

@@ -1,8 +1,9 @@
-"""A cell's figures, as `summary.json` has them."""
+"""The figures of a cell, as `summary.json` has them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from streamtrain.report.analysis import CellFigures, Confirmation
 from streamtrain.science.cells import (
     Cell,
     losses_at,
@@ -11,97 +12,99 @@ from streamtrain.science.cells import (
     throughput,
 )
 from streamtrain.science.equal_budget import losses_at_seconds, losses_at_steps
-from streamtrain.science.intervals import kaplan_meier_median, measure, paired_ratio
+from streamtrain.science.intervals import (
+    Estimate,
+    kaplan_meier_median,
+    measure,
+    paired_ratio,
+)
 from streamtrain.science.run_log import Run
 
 
-def cell_figures(
-    run: Run, cell: Cell, rows: int | None, steps: int | None = None, seconds: float | None = None
-) -> dict[str, Any]:
-    """The cell as `summary.json` has it; every measured figure is `{value, n, lo, hi}`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedAt:
+    """The rows, steps and seconds of training at which losses are compared."""
 
-    Units: see `schema.json`.
+    rows: int | None
+    steps: int | None
+    seconds: float | None
 
-    `rows`, `steps`, `seconds`: where losses are compared.
-    """
+
+def cell_figures(run: Run, cell: Cell, compared_at: ComparedAt) -> CellFigures:
+    """Return the figures of a cell; for their units see `schema.json`."""
     speeds, waits = throughput(run, cell.batch_size)
-    return {
-        "batch_size": cell.batch_size,
-        "lr": cell.lr,
-        "status": cell.status,
-        "rows_per_second": measure(speeds, log=True),
-        "wait_fraction": _share(measure(waits)),
-        "holdout_loss": measure(losses_at(cell, rows), log=True),
-        "holdout_rmse": measure(losses_at(cell, rows, "holdout_rmse"), log=True),
-        "holdout_loss_at_steps": measure(losses_at_steps(cell, steps), log=True),
-        "holdout_loss_at_seconds": measure(losses_at_seconds(run, cell, seconds), log=True),
+    losses_by_time = losses_at_seconds(run, cell, compared_at.seconds)
+    return CellFigures(
+        batch_size=cell.batch_size,
+        lr=cell.lr,
+        status=cell.status,
+        rows_per_second=_log_figure(speeds),
+        wait_fraction=_fraction(measure(waits)),
+        holdout_loss=_log_figure(losses_at(cell, compared_at.rows)),
+        holdout_rmse=_log_figure(losses_at(cell, compared_at.rows, "holdout_rmse")),
+        holdout_loss_at_steps=_log_figure(losses_at_steps(cell, compared_at.steps)),
+        holdout_loss_at_seconds=_log_figure(losses_by_time),
         **target_figures(run, cell),
-    }
+    )
 
 
-def target_figures(run: Run, cell: Cell) -> dict[str, Any]:
-    """Steps, rows and seconds to the target; `n` counts the trials that reached it.
+def target_figures(run: Run, cell: Cell) -> dict[str, Estimate]:
+    """Return steps, rows and seconds to the target; `n` counts the trials that reached it.
 
-    Where some did not, the value is the Kaplan-Meier median of all trials: null where fewer than
-    half arrived, and without interval.
+    Where some trials did not reach it, the value is the Kaplan-Meier median of all trials, without
+    an interval; it is None where fewer than half reached it.
     """
-    each, away = seconds_per_row(run, cell), cell.censored_rows
-    figures = {
-        "steps_to_target": (cell.steps_to_target, cell.censored_steps),
-        "rows_to_target": (cell.rows_to_target, away),
-        "seconds_to_target": (
-            seconds_to_target(run, cell),
-            {trial: rows * each[trial] for trial, rows in away.items()} if each else {},
-        ),
+    per_row, missed_rows = seconds_per_row(run, cell), cell.censored_rows
+    missed_seconds = {
+        trial: rows * per_row[trial] for trial, rows in missed_rows.items() if per_row
     }
     return {
-        name: _censored(there, missed) if missed else measure(there.values(), log=True)
-        for name, (there, missed) in figures.items()
+        "steps_to_target": _censored(cell.steps_to_target, cell.censored_steps),
+        "rows_to_target": _censored(cell.rows_to_target, missed_rows),
+        "seconds_to_target": _censored(seconds_to_target(run, cell), missed_seconds),
     }
 
 
-def _share(figure: dict[str, Any]) -> dict[str, Any]:
-    """A share of the time lies between 0 and 1, and so does its interval."""
-    bounds = {
-        name: None if figure[name] is None else min(max(figure[name], 0.0), 1.0)
-        for name in ("lo", "hi")
-    }
-    return {**figure, **bounds}
+def _censored(reached: Mapping[int, float], missed: Mapping[int, float]) -> Estimate:
+    """Return the figure of the trials that reached the target and those that missed it."""
+    if not missed:
+        return _log_figure(reached.values())
+    return Estimate(value=kaplan_meier_median(reached.values(), missed.values()), n=len(reached))
 
 
-def _censored(there: Mapping[int, float], missed: Mapping[int, float]) -> dict[str, Any]:
-    return {
-        "value": kaplan_meier_median(there.values(), missed.values()),
-        "n": len(there),
-        "lo": None,
-        "hi": None,
-    }
-
-
-def confirmation(run: Run, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Sizes that were trained to the target from end to end: seconds predicted and measured, over
-    the same trials.
-
-    `fill_seconds` came before the first block and is in neither; `ratio` is measured over
-    predicted.
-    """
-    found = []
+def confirmations(run: Run, cells: Sequence[Cell]) -> tuple[Confirmation, ...]:
+    """Return the sizes trained to the target from start to end, beside their predicted seconds."""
+    confirmed = []
     for cell in cells:
-        records = {one.trial: one for one in run.confirmations if one.batch_size == cell.batch_size}
+        records = {
+            record.trial: record
+            for record in run.confirmations
+            if record.batch_size == cell.batch_size
+        }
         predicted = seconds_to_target(run, cell)
-        both = sorted(records.keys() & predicted.keys())
-        if both:
-            measured = [records[trial].seconds for trial in both]
-            ratio, lo, hi = paired_ratio(measured, [predicted[trial] for trial in both])
-            found.append(
-                {
-                    "batch_size": cell.batch_size,
-                    "predicted_seconds": measure((predicted[trial] for trial in both), log=True),
-                    "measured_seconds": measure(measured, log=True),
-                    "ratio": {"value": ratio, "n": len(both), "lo": lo, "hi": hi},
-                    "fill_seconds": measure(
-                        (records[trial].fill_seconds for trial in both), log=True
-                    ),
-                }
+        trials = sorted(records.keys() & predicted.keys())
+        if not trials:
+            continue
+        measured = [records[trial].seconds for trial in trials]
+        confirmed.append(
+            Confirmation(
+                batch_size=cell.batch_size,
+                predicted_seconds=_log_figure(predicted[trial] for trial in trials),
+                measured_seconds=_log_figure(measured),
+                ratio=paired_ratio(measured, [predicted[trial] for trial in trials]),
+                fill_seconds=_log_figure(records[trial].fill_seconds for trial in trials),
             )
-    return found
+        )
+    return tuple(confirmed)
+
+
+def _log_figure(values: Iterable[float | None]) -> Estimate:
+    """Return the figure of a positive quantity, whose interval is taken on logarithms."""
+    return measure(values, log=True)
+
+
+def _fraction(fraction: Estimate) -> Estimate:
+    """Return a fraction with its interval kept between 0 and 1."""
+    if fraction.lo is None or fraction.hi is None:
+        return fraction
+    return replace(fraction, lo=max(fraction.lo, 0.0), hi=min(fraction.hi, 1.0))

@@ -1,106 +1,115 @@
-"""The tables behind every chart.
+"""The tables behind every chart: `cells`, `curves`, `references`, and those of `measure_data`.
 
-`cells` (a row a batch size), `curves` (a row an evaluation), `references` (a row a known loss).
+`cells` has a row per batch size, `curves` a row per evaluation, `references` a row per reference
+loss.
 """
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from streamtrain.report.analysis import Analysis, CellFigures, Summary
 from streamtrain.report.axis import ends_of, spread, with_intervals
-from streamtrain.report.measure_data import measure_tables
-from streamtrain.report.number_format import loss_text, size_text
-from streamtrain.science.cells import Cell
-from streamtrain.science.run_log import Curve, Run
+from streamtrain.report.measure_data import Row, measure_tables
+from streamtrain.report.number_format import loss_text, size_text, status_text
+from streamtrain.science.intervals import Estimate
+from streamtrain.science.run_log import Curve
 
-Row = dict[str, Any]
-#: More points than this are thinned, so that a sweep of 200 sizes stays a page that opens at once.
+#: Curves with more points than this are thinned, so that the page of 200 sizes opens at once.
 _MAX_POINTS = 20_000
+#: Up to this many sizes all have a label.
 _ALL_LABELLED = 12
+#: Lines of text on the loss axis of the curves and of the trade-off chart: labels one line apart do
+#: not overlap.
+_CURVE_LINES, _TRADEOFF_LINES = 18, 16
 
 
-def make_tables(
-    run: Run, cells: Sequence[Cell], summary: Mapping[str, Any]
-) -> dict[str, list[Row]]:
-    """`{"cells": [...], "curves": [...], "references": [...], …}` for the charts; every value is
-    finite or None.
+def make_tables(analysis: Analysis) -> dict[str, list[Row]]:
+    """Return the rows of every table by its name; every value is finite or None.
 
-    Without a hold-out `loss` of a curve is the training loss, as a mean of r² like the held-out one
-    (twice ½r²).
+    Without a hold-out the `loss` of a curve is the training loss as a mean of r², like the held-out
+    one (twice the mean of ½r²).
     """
-    points = sum(len(curve.rows) for cell in cells for curve in cell.curves.values())
-    stride = max(1, math.ceil(points / _MAX_POINTS))
-    speeds = {cell["batch_size"]: cell["rows_per_second"]["value"] for cell in summary["cells"]}
-    curves = [
-        row
-        for cell in cells
-        for curve in cell.curves.values()
-        for row in _curve_rows(run, curve, speeds[cell.batch_size], stride)
+    summary = analysis.summary
+    labelled = _labelled_sizes(summary)
+    curves = _curve_table(analysis)
+    cells = [
+        _cell_row(cell, cell.batch_size in labelled, summary.recommendation.batch_size)
+        for cell in summary.cells
     ]
-    labelled = _labelled(summary)
-    rows = [_cell_row(cell, cell["batch_size"] in labelled, summary) for cell in summary["cells"]]
-    _add_ends(rows, curves)
     references = _references(summary)
-    _add_picture_labels(rows, references)
-    return {"cells": rows, "curves": curves, "references": references} | measure_tables(
-        run, summary
-    )
+    _add_ends(cells, curves)
+    _add_tradeoff_labels(cells, references)
+    tables = {"cells": cells, "curves": curves, "references": references}
+    return tables | measure_tables(analysis)
 
 
 def compact(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """The same table by columns, floats at six digits: a third of the bytes in the page."""
+    """Return a table by columns, with floats at six digits: a third of the bytes in the page."""
     names = list(rows[0]) if rows else []
-    return {
-        name: [float(f"{v:.6g}") if isinstance(v := row[name], float) else v for row in rows]
-        for name in names
-    }
+    return {name: [_six_digits(row[name]) for row in rows] for name in names}
 
 
-def _cell_row(cell: Mapping[str, Any], labelled: bool, summary: Mapping[str, Any]) -> Row:
+def _six_digits(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _cell_row(cell: CellFigures, is_labelled: bool, recommended: int | None) -> Row:
+    size = size_text(cell.batch_size)
     row: Row = {
-        "batch_size": cell["batch_size"],
-        "size": size_text(cell["batch_size"]),
-        "lr": cell["lr"],
+        "batch_size": cell.batch_size,
+        "size": size,
+        "lr": cell.lr,
+        "status": status_text(cell.status),
+        "recommended": cell.batch_size == recommended,
+        "label": size if is_labelled else "",
     }
-    row["status"] = cell["status"].replace("_", " ")
-    row["recommended"] = cell["batch_size"] == summary["recommendation"]["batch_size"]
-    row["label"] = row["size"] if labelled else ""
     for name in ("rows_per_second", "holdout_loss", "seconds_to_target"):
-        row[name] = cell[name]["value"]
-        row[f"{name}_lo"], row[f"{name}_hi"] = cell[name]["lo"], cell[name]["hi"]
+        figure: Estimate = getattr(cell, name)
+        row |= {name: figure.value, f"{name}_lo": figure.lo, f"{name}_hi": figure.hi}
     return row
 
 
-def _references(summary: Mapping[str, Any]) -> list[Row]:
-    known = (
-        ("best linear", summary["best_linear_loss"]),
-        ("best possible", summary["best_possible_loss"]),
-    )
+def _references(summary: Summary) -> list[Row]:
+    losses = {"best linear": summary.best_linear_loss, "best possible": summary.best_possible_loss}
     return [
         {
-            "name": f"{name} {loss_text(one['value'])}",
-            "loss": one["value"],
+            "name": f"{name} {loss_text(loss.value)}",
+            "loss": loss.value,
             "lowest": name == "best possible",
         }
-        for name, one in known
-        if one and (one["value"] or 0) > 0
+        for name, loss in losses.items()
+        if loss is not None and (loss.value or 0) > 0
     ]
 
 
-def _labelled(summary: Mapping[str, Any]) -> set[int]:
-    """All sizes where they are few; else ten spread ones and the recommended one."""
-    sizes = [cell["batch_size"] for cell in summary["cells"]]
+def _labelled_sizes(summary: Summary) -> set[int]:
+    """Return all sizes where they are few, else ten spread ones and the recommended one."""
+    sizes = [cell.batch_size for cell in summary.cells]
     if len(sizes) <= _ALL_LABELLED:
         return set(sizes)
-    return {sizes[round(k * (len(sizes) - 1) / 9)] for k in range(10)} | {
-        summary["recommendation"]["batch_size"] or sizes[0]
-    }
+    spread_sizes = {sizes[round(k * (len(sizes) - 1) / 9)] for k in range(10)}
+    return spread_sizes | {summary.recommendation.batch_size or sizes[0]}
 
 
-def _curve_rows(run: Run, curve: Curve, speed: float | None, stride: int) -> list[Row]:
-    losses = curve.holdout_loss if run.has_holdout else [2 * loss for loss in curve.train_loss]
-    last = len(curve.rows) - 1
+def _curve_table(analysis: Analysis) -> list[Row]:
+    curves = [curve for cell in analysis.cells for curve in cell.curves.values()]
+    stride = max(1, math.ceil(sum(len(curve.rows) for curve in curves) / _MAX_POINTS))
+    speeds = {cell.batch_size: cell.rows_per_second.value for cell in analysis.summary.cells}
+    return [
+        row
+        for curve in curves
+        for row in _curve_rows(
+            curve, speeds[curve.batch_size], stride, held_out=analysis.run.has_holdout
+        )
+    ]
+
+
+def _curve_rows(curve: Curve, speed: float | None, stride: int, *, held_out: bool) -> list[Row]:
+    """Return every `stride`-th evaluation of a curve, and the last."""
+    losses = curve.holdout_loss if held_out else [2 * loss for loss in curve.train_loss]
+    points = list(zip(curve.rows, curve.steps, losses, strict=True))
     return [
         {
             "batch_size": curve.batch_size,
@@ -111,53 +120,47 @@ def _curve_rows(run: Run, curve: Curve, speed: float | None, stride: int) -> lis
             "seconds": rows / speed if speed else None,
             "loss": loss,
         }
-        for at, (rows, steps, loss) in enumerate(zip(curve.rows, curve.steps, losses, strict=True))
-        if math.isfinite(loss) and loss > 0 and (at % stride == 0 or at == last)
+        for index, (rows, steps, loss) in enumerate(points)
+        if math.isfinite(loss) and loss > 0 and (index % stride == 0 or index == len(points) - 1)
     ]
 
 
 def _add_ends(cells: list[Row], curves: Sequence[Row]) -> None:
-    """Where each median curve ends, and a height for its label at which labels do not cover each
-    other.
-    """
+    """Add where each median curve ends, and a height at which its label overlaps no other."""
     for cell in cells:
-        mine = [row for row in curves if row["batch_size"] == cell["batch_size"]]
-        end = max((row["rows"] for row in mine), default=None)
-        last = [row for row in mine if row["rows"] == end]
+        points = [row for row in curves if row["batch_size"] == cell["batch_size"]]
+        end = max((row["rows"] for row in points), default=None)
+        last = [row for row in points if row["rows"] == end]
         for name in ("rows", "steps", "seconds"):
             cell[f"end_{name}"] = last[0][name] if last else None
-        cell["end_loss"] = cell["label_loss"] = (
-            statistics.median(row["loss"] for row in last) if last else None
-        )
-    shown = sorted(
-        (cell for cell in cells if cell["label"] and cell["end_loss"]),
-        key=lambda cell: cell["end_loss"],
-    )
-    if shown:
+        cell["end_loss"] = statistics.median(row["loss"] for row in last) if last else None
+        cell["label_loss"] = cell["end_loss"]
+    labelled = [cell for cell in cells if cell["label"] and cell["end_loss"]]
+    if labelled:
         top = max(row["loss"] for row in curves)
-        # a line of text, on an axis of 18 lines
-        gap = max(math.log(top / shown[0]["end_loss"]), 0.5) / 18
-        heights = spread([math.log(cell["end_loss"]) for cell in shown], gap)
-        for cell, height in zip(shown, heights, strict=True):
-            cell["label_loss"] = math.exp(height)
+        lowest = min(cell["end_loss"] for cell in labelled)
+        gap = max(math.log(top / lowest), 0.5) / _CURVE_LINES
+        _spread_labels(labelled, "end_loss", "label_loss", gap)
 
 
-def _add_picture_labels(cells: list[Row], references: Sequence[Row]) -> None:
-    """Heights for the labels beside the points of the picture, at which labels of like speed do not
-    cover each other.
+def _add_tradeoff_labels(cells: list[Row], references: Sequence[Row]) -> None:
+    """Add a height for the label beside each point of the trade-off chart.
+
+    Labels of sizes of similar speed do not overlap there.
     """
     for cell in cells:
         cell["label_holdout_loss"] = cell["holdout_loss"]
-    shown = sorted(
-        (cell for cell in cells if cell["label"] and cell["holdout_loss"]),
-        key=lambda cell: cell["holdout_loss"],
-    )
-    if shown:
-        low, high = ends_of(
-            [*with_intervals(cells, "holdout_loss"), *(row["loss"] for row in references)], 1.3
-        )
-        gap = math.log(high / low) / 16  # a line of text, on an axis of 16 lines
-        for cell, height in zip(
-            shown, spread([math.log(cell["holdout_loss"]) for cell in shown], gap), strict=True
-        ):
-            cell["label_holdout_loss"] = math.exp(height)
+    labelled = [cell for cell in cells if cell["label"] and cell["holdout_loss"]]
+    if labelled:
+        losses = [*with_intervals(cells, "holdout_loss"), *(row["loss"] for row in references)]
+        low, high = ends_of(losses, 1.3)
+        gap = math.log(high / low) / _TRADEOFF_LINES
+        _spread_labels(labelled, "holdout_loss", "label_holdout_loss", gap)
+
+
+def _spread_labels(cells: list[Row], loss: str, label: str, gap: float) -> None:
+    """Set the field `label` to the loss field `loss`, moved apart to `gap` on the log axis."""
+    ordered = sorted(cells, key=lambda cell: cell[loss])
+    heights = spread([math.log(cell[loss]) for cell in ordered], gap)
+    for cell, height in zip(ordered, heights, strict=True):
+        cell[label] = math.exp(height)

@@ -8,16 +8,14 @@ from typing import Any, Literal
 from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError
 from streamtrain.report.compare import FIGURES, change_text
-from streamtrain.report.number_format import size_text
+from streamtrain.report.number_format import size_text, status_text
 
 _LIMIT = re.compile(r"\s*([a-z_]+)\s*([<>])\s*([+-]?\d+(?:\.\d+)?)\s*%\s*")
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The check fails when `figure` changed by less (`<`) or more (`>`) than `change`, a
-    fraction.
-    """
+    """Fails when `figure` changed by less (`<`) or more (`>`) than `change`, a fraction."""
 
     figure: str
     sign: Literal["<", ">"]
@@ -26,12 +24,20 @@ class Limit:
     def __str__(self) -> str:
         return f"{self.figure}{self.sign}{100 * self.change:+g}%"
 
+    @property
+    def guards_worse(self) -> bool:
+        """True when the limit is on the figure getting worse."""
+        return (self.sign == "<") == FIGURES[self.figure].more_is_better
+
     def crossed(self, change: float) -> bool:
+        """True when a change is beyond the limit."""
         return change < self.change if self.sign == "<" else change > self.change
 
 
 def parse_limits(text: str) -> list[Limit]:
-    """Limits by commas. Raises ConfigError that shows how to write one.
+    """Parse limits separated by commas.
+
+    Raises ConfigError, which shows how to write one.
 
     >>> [str(limit) for limit in parse_limits("rows_per_second<-5%, holdout_loss>+1%")]
     ['rows_per_second<-5%', 'holdout_loss>+1%']
@@ -55,38 +61,28 @@ def parse_limits(text: str) -> list[Limit]:
 def check_limits(
     document: Mapping[str, Any], limits: Sequence[Limit]
 ) -> tuple[list[str], list[str]]:
-    """`(failures, doubts)`, a sentence each.
+    """Return `(failures, doubts)`, a sentence each.
 
-    A limit fails where the change is beyond it and no accident: its interval leaves out 0, or there
-    is none (a single run). A change beyond the limit whose interval has 0 in it is a doubt. A
-    figure that B lost fails where the limit is on its getting worse; one that A or both lack is a
-    doubt, for a check of nothing must not pass in silence.
+    A limit fails where the change is beyond it and its interval excludes 0, or where there is no
+    interval (a single run). A change beyond the limit whose interval includes 0 is a doubt. Where B
+    has lost the figure, the limit fails if it is on the figure getting worse. Where A or both lack
+    it, that is a doubt, because a check that checked nothing must not pass silently.
     """
-    failures, doubts = [], []
+    failures: list[str] = []
+    doubts: list[str] = []
     for limit in limits:
-        rises = FIGURES[limit.figure][2]
-        guards_worse = (limit.sign == "<") == rises
-        known, gained = 0, False
-        for cell in document["cells"]:
-            figure = cell[limit.figure]
+        figures = [(cell, cell[limit.figure]) for cell in document["cells"]]
+        for cell, figure in figures:
             where = f"{size_text(cell['batch_size'])}: {limit.figure}"
-            known += figure["verdict"] not in ("none", "gained")
-            gained |= figure["verdict"] == "gained"
-            if figure["verdict"] == "missing" and guards_worse:
-                failures.append(
-                    f"{where} has no value in B ({cell['status'][1].replace('_', ' ')}); the limit"
-                    f" is {limit}"
-                )
+            if figure["verdict"] == "missing" and limit.guards_worse:
+                status = status_text(cell["status"][1])
+                failures.append(f"{where} has no value in B ({status}); the limit is {limit}")
             elif figure["change"] is not None and limit.crossed(figure["change"]):
-                text = f"{where} changed by {change_text(figure)}; the limit is {limit}"
-                (
-                    doubts
-                    if figure["verdict"] == "undecided" and figure["lo"] is not None
-                    else failures
-                ).append(text)
-        if not known:
-            doubts.append(
-                f"{limit}: {'A does not have' if gained else 'neither run has'} {limit.figure};"
-                " nothing was checked"
-            )
+                is_doubtful = figure["verdict"] == "undecided" and figure["lo"] is not None
+                sentences = doubts if is_doubtful else failures
+                sentences.append(f"{where} changed by {change_text(figure)}; the limit is {limit}")
+        verdicts = {figure["verdict"] for _, figure in figures}
+        if verdicts <= {"none", "gained"}:
+            lacking = "A does not have" if "gained" in verdicts else "neither run has"
+            doubts.append(f"{limit}: {lacking} {limit.figure}; nothing was checked")
     return failures, doubts

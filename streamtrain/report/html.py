@@ -1,22 +1,23 @@
-"""One offline HTML page: the answer first, everything a researcher checks below; opens from disk,
-loads nothing.
+"""The report as one offline HTML page: the answer first, everything a researcher checks below it.
+
+It opens from disk and loads nothing.
 """
 
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from streamtrain.base.units import format_seconds
-from streamtrain.report.chart_data import Row, compact
+from streamtrain.report.analysis import Analysis, Summary
+from streamtrain.report.chart_data import compact
 from streamtrain.report.charts import Spec, theme
 from streamtrain.report.markdown import markdown_table, verdict_text
-from streamtrain.report.measure_data import used_tables
+from streamtrain.report.measure_data import Tables, used_tables
 from streamtrain.report.number_format import (
     count_text,
     loss_figure_text,
@@ -32,14 +33,14 @@ from streamtrain.report.render import vega_bundle
 from streamtrain.report.text.captions import captions, confirmation_note
 from streamtrain.report.text.facts import (
     confirmation_rows,
-    cost_facts,
-    integrity_facts,
     landmark_facts,
     measure_facts,
     speed_facts,
 )
 from streamtrain.report.text.headline import ladder, tiles
+from streamtrain.report.text.run_facts import holdout_text, run_facts
 from streamtrain.report.workers import worker_facts
+from streamtrain.types import Json
 
 #: Section → its word in the contents.
 _CONTENTS = {
@@ -63,77 +64,7 @@ _FIGURES = (
     ("rows to target", "rows_to_target", count_text),
     ("steps to target", "steps_to_target", count_text),
 )
-
-
-def render_html(
-    summary: Mapping[str, Any],
-    specs: Mapping[str, Spec],
-    tables: Mapping[str, Sequence[Row]],
-    csv_text: str,
-) -> str:
-    """The page as text.
-
-    Scripts are allowed by their hash only, and none needs `eval`; all names are escaped.
-    """
-    bundle, script = vega_bundle(), _asset("report.js")
-    sections = _sections(summary, specs)
-    page = {
-        "specs": {
-            name: {key: value for key, value in spec.items() if key != "title"}
-            for name, spec in specs.items()
-        },
-        "tables": {name: compact(rows) for name, rows in used_tables(tables).items()},
-        "themes": {name: theme(name) for name in ("light", "dark")},
-        "texts": {
-            "markdown": markdown_table(summary),
-            "csv": csv_text,
-            "command": str(summary["command"]),
-        },
-        "points": len(tables["curves"]),
-    }
-    return (
-        _environment()
-        .get_template("template.html.j2")
-        .render(
-            s=summary,
-            specs=specs,
-            policy=_policy(bundle, script),
-            style=Markup(_asset("report.css")),
-            bundle=Markup(bundle),
-            script=Markup(script),
-            page=page,
-            sections=sections,
-            title_of=lambda name: _title(specs[name]),
-            contents=[(name, word) for name, word in _CONTENTS.items() if name in sections],
-            speed_facts=speed_facts(summary),
-            worker_facts=worker_facts(summary),
-            confirmed=confirmation_rows(summary),
-            landmark_facts=landmark_facts(summary),
-            measure_facts=measure_facts(summary),
-            captions=captions(summary, tables),
-            confirmation_note=confirmation_note(summary),
-            figures=_FIGURES,
-            tiles=tiles(summary),
-            ladder=ladder(summary),
-            holdout_name=_HOLDOUTS.get(summary["data"].get("holdout_source", ""), ""),
-            unfinished=summary["seconds"] is None,
-            verdict=lambda cell: verdict_text(summary, cell),
-            run_facts=_run_facts(summary),
-            details=[
-                (name, json.dumps(summary[key], indent=2, ensure_ascii=False))
-                for name, key in _DETAILS
-                if summary.get(key)
-            ],
-        )
-    )
-
-
-#: Where the held-out rows come from, as the records name it → in words.
-_HOLDOUTS = {
-    "rows": "rows of this data set that are never trained on",
-    "eval_data": "rows of another data set (--eval-data)",
-}
-
+#: Parts of `summary.json` that the page shows as they are.
 _DETAILS = (
     ("Configuration", "config"),
     ("Machine and versions", "env"),
@@ -141,38 +72,117 @@ _DETAILS = (
     ("Standardisation", "standard"),
     ("Receipts", "receipts"),
 )
+#: Section → its charts.
+_CHARTS = {
+    "picture": {"tradeoff", "seconds_to_target"},
+    "curves": {"loss_by_rows", "loss_by_steps"},
+    "throughput": {"throughput", "parts"},
+    "measures": {
+        "noise_scale",
+        "sqrt_m",
+        "learning_rates",
+        "rules",
+        "curvature",
+        "sharpness",
+        "line",
+    },
+}
+_ALWAYS = {"table", "warnings", "understanding", "run"}
+
+
+def render_html(
+    analysis: Analysis,
+    specs: Mapping[str, Spec],
+    tables: Tables,
+    csv_text: str,
+) -> str:
+    """Return the page as text.
+
+    Only its own scripts may run, allowed by their hash, and none needs `eval`; all names are
+    escaped.
+    """
+    summary = analysis.summary
+    bundle, script = vega_bundle(), _asset("report.js")
+    sections = _sections(analysis, specs)
+    context = {
+        "s": summary,
+        "specs": specs,
+        "policy": _policy(bundle, script),
+        "style": Markup(_asset("report.css")),
+        "bundle": Markup(bundle),
+        "script": Markup(script),
+        "page": _page_data(summary, specs, tables, csv_text),
+        "sections": sections,
+        "title_of": lambda name: _title(specs[name]),
+        "contents": [(name, word) for name, word in _CONTENTS.items() if name in sections],
+        "speed_facts": speed_facts(analysis),
+        "worker_facts": worker_facts(summary.workers),
+        "confirmed": confirmation_rows(summary),
+        "landmark_facts": landmark_facts(analysis),
+        "measure_facts": measure_facts(summary.measures),
+        "captions": captions(summary, tables),
+        "confirmation_note": confirmation_note(summary),
+        "figures": _FIGURES,
+        "tiles": tiles(summary),
+        "ladder": ladder(summary),
+        "holdout_name": holdout_text(summary),
+        "unfinished": summary.seconds is None,
+        "verdict": lambda cell: verdict_text(summary, cell),
+        "run_facts": run_facts(summary),
+        "details": _details(summary),
+    }
+    return _environment().get_template("template.html.j2").render(context)
+
+
+def _page_data(
+    summary: Summary,
+    specs: Mapping[str, Spec],
+    tables: Tables,
+    csv_text: str,
+) -> Json:
+    """Return what `report.js` reads; the page sets the titles of charts itself."""
+    untitled = {
+        name: {key: value for key, value in spec.items() if key != "title"}
+        for name, spec in specs.items()
+    }
+    return {
+        "specs": untitled,
+        "tables": {name: compact(rows) for name, rows in used_tables(tables).items()},
+        "themes": {name: theme(name) for name in ("light", "dark")},
+        "texts": {
+            "markdown": markdown_table(summary),
+            "csv": csv_text,
+            "command": str(summary.command),
+        },
+        "points": len(tables["curves"]),
+    }
+
+
+def _details(summary: Summary) -> list[tuple[str, str]]:
+    """Return `(heading, JSON)` of the parts of `summary.json` that the page shows as they are."""
+    document = summary.to_json()
+    return [
+        (heading, json.dumps(document[key], indent=2, ensure_ascii=False))
+        for heading, key in _DETAILS
+        if document[key]
+    ]
 
 
 def _title(spec: Spec) -> str:
-    """A chart's title, which the page sets in its own type."""
     title = spec.get("title", "")
     return title["text"] if isinstance(title, dict) else title
 
 
-def _sections(summary: Mapping[str, Any], specs: Mapping[str, Spec]) -> set[str]:
-    """Those with something in them."""
-    of_charts = {
-        "picture": {"tradeoff", "seconds_to_target"},
-        "curves": {"loss_by_rows", "loss_by_steps"},
-        "throughput": {"throughput", "parts"},
-        "measures": {
-            "noise_scale",
-            "sqrt_m",
-            "learning_rates",
-            "rules",
-            "curvature",
-            "sharpness",
-            "line",
-        },
+def _sections(analysis: Analysis, specs: Mapping[str, Spec]) -> set[str]:
+    """Return the sections that are not empty."""
+    summary = analysis.summary
+    content = {
+        "throughput": speed_facts(analysis) + worker_facts(summary.workers),
+        "measures": [*measure_facts(summary.measures), *landmark_facts(analysis), *summary.why],
     }
-    found = {"table", "warnings", "understanding", "run"} | {
-        name for name, charts in of_charts.items() if charts & set(specs)
-    }
-    more = {
-        "throughput": speed_facts(summary) + worker_facts(summary),
-        "measures": measure_facts(summary) + landmark_facts(summary) + summary["why"],
-    }
-    return found | {name for name, content in more.items() if content}
+    with_charts = {name for name, charts in _CHARTS.items() if charts & set(specs)}
+    with_content = {name for name, items in content.items() if items}
+    return _ALWAYS | with_charts | with_content
 
 
 def _environment() -> jinja2.Environment:
@@ -197,61 +207,10 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _run_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    data, env = summary["data"], summary["env"] or {}
-    held_out = _HOLDOUTS.get(data.get("holdout_source", ""), "")
-    known = (
-        (
-            "machine",
-            ", ".join(
-                filter(
-                    None,
-                    (
-                        env.get("cpu"),
-                        f"{env['cores']} cores" if "cores" in env else "",
-                        env.get("system"),
-                    ),
-                )
-            ),
-        ),
-        (
-            "versions",
-            ", ".join(
-                f"{name} {env[name]}"
-                for name in ("streamtrain", "python", "torch", "numba", "dask")
-                if env.get(name)
-            )
-            or summary["version"],
-        ),
-        ("data", data.get("url")),
-        (
-            "rows",
-            (
-                f"{data['num_rows']:,} in {data['num_shards']:,}"
-                f" {'shard' if data['num_shards'] == 1 else 'shards'}"
-                if "num_rows" in data
-                else None
-            ),
-        ),
-        (
-            "features → target",
-            ", ".join(data.get("features", [])) + " → " + str(data.get("target")),
-        ),
-        (
-            "held out",
-            f"{data['holdout_rows']:,} rows: {held_out}" if data.get("holdout_rows") else "nothing",
-        ),
-        ("fingerprint", data.get("fingerprint")),
-        *integrity_facts(summary),
-        *cost_facts(summary),
-    )
-    return [(name, str(value)) for name, value in known if value]
-
-
 def _policy(*scripts: str) -> str:
-    """The Content-Security-Policy: these scripts and no others, no network, no eval.
+    """Return the Content-Security-Policy: these scripts only, no network, no eval.
 
-    Vega sets styles inline.
+    Inline styles are allowed because Vega sets them.
     """
     allowed = " ".join(map(_hash, scripts))
     return (

@@ -1,36 +1,36 @@
-"""The result as text: an aligned table with its sentence, the same as Markdown, and flat rows for
-CSV.
-"""
+"""The result as text: an aligned table with the answer, a Markdown report, flat rows for CSV."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from streamtrain.base.units import format_count
+from streamtrain.report.analysis import Analysis, CellFigures, ReportWarning, Summary, is_trained
 from streamtrain.report.number_format import (
     NOTHING,
     loss_figure_text,
     loss_text,
+    plural,
     rate_text,
     seconds_text,
     share_text,
     size_text,
     speed_text,
+    status_text,
     target_word,
 )
 from streamtrain.report.text.advice import INPUT_BOUND
 from streamtrain.report.text.captions import confirmation_note
 from streamtrain.report.text.facts import (
     confirmation_rows,
-    cost_facts,
-    integrity_facts,
     landmark_facts,
     measure_facts,
     speed_facts,
 )
+from streamtrain.report.text.run_facts import cost_facts, integrity_facts
 from streamtrain.report.workers import worker_facts
-from streamtrain.science.intervals import BOOTSTRAP_FROM
+from streamtrain.science.intervals import BOOTSTRAP_FROM, Estimate
+from streamtrain.types import Json
 
-Summary = Mapping[str, Any]
 _FIGURES = (
     "rows_per_second",
     "holdout_loss",
@@ -42,38 +42,39 @@ _FIGURES = (
     "seconds_to_target",
     "wait_fraction",
 )
-_REFERENCES = (
-    ("best constant", "best_constant_loss"),
-    ("best linear", "best_linear_loss"),
-    ("best possible", "best_possible_loss"),
-)
+#: Columns of the table that are aligned to the right: batch sizes and waits.
+_RIGHT_ALIGNED = {0, 5}
 
 
-def render_table(summary: Summary) -> str:
-    """The table of cells, the losses to compare with, and the one-sentence answer, as plain text
-    without colour.
+def render_table(document: Json) -> str:
+    """Return a `summary.json` as plain text: the table, the reference losses and the answer.
 
-    Batch sizes and rates are exact; other figures are rounded for reading (`summary.json` has every
-    digit).
+    Batch sizes and learning rates are exact; other figures are rounded for reading (`summary.json`
+    has every digit).
     """
-    table = [headings(summary), *(row_texts(summary, cell) for cell in summary["cells"])]
+    summary = Summary.from_json(document)
+    table = _texts(summary)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    right = {0, 5}  # batch sizes and waits
-    lines = [
-        "  ".join(
-            text.rjust(widths[at]) if at in right else text.ljust(widths[at])
-            for at, text in enumerate(row)
-        ).rstrip()
-        for row in table
+    lines = [_aligned(row, widths) for row in table]
+    return "\n".join([*lines, "", *references(summary), intervals(summary), "", summary.sentence])
+
+
+def _texts(summary: Summary) -> list[list[str]]:
+    """Return the table row by row, headings first."""
+    return [headings(summary), *(row_texts(summary, cell) for cell in summary.cells)]
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    columns = [
+        text.rjust(width) if index in _RIGHT_ALIGNED else text.ljust(width)
+        for index, (text, width) in enumerate(zip(row, widths, strict=True))
     ]
-    return "\n".join(
-        [*lines, "", *references(summary), intervals(summary), "", summary["sentence"]]
-    )
+    return "  ".join(columns).rstrip()
 
 
 def headings(summary: Summary) -> list[str]:
-    """The headings of the table's columns."""
-    rows, target = summary["holdout_loss_at_rows"], summary["target_loss"]
+    """Return the headings of the table's columns."""
+    rows, target = summary.holdout_loss_at_rows, summary.target_loss
     return [
         "batch",
         "lr",
@@ -85,168 +86,161 @@ def headings(summary: Summary) -> list[str]:
     ]
 
 
-def row_texts(summary: Summary, cell: Mapping[str, Any]) -> list[str]:
-    """One cell as the texts of the table's columns."""
+def row_texts(summary: Summary, cell: CellFigures) -> list[str]:
+    """Return one cell as the texts of the table's columns."""
     return [
-        size_text(cell["batch_size"]),
-        rate_text(cell["lr"]),
-        speed_text(cell["rows_per_second"]),
-        loss_figure_text(cell["holdout_loss"]),
+        size_text(cell.batch_size),
+        rate_text(cell.lr),
+        speed_text(cell.rows_per_second),
+        loss_figure_text(cell.holdout_loss),
         target_text(summary, cell),
-        share_text(cell["wait_fraction"]),
+        share_text(cell.wait_fraction),
         verdict_text(summary, cell),
     ]
 
 
-def target_text(summary: Summary, cell: Mapping[str, Any]) -> str:
-    """Seconds to the target, or the status: an unreached target stays in the table."""
-    if cell["status"] == "reached":
-        return (
-            seconds_text(cell["seconds_to_target"])
-            if cell["seconds_to_target"]["value"] is not None
-            else "reached, not timed"
-        )
-    if cell["status"] == "not_reached" and (n := cell["steps_to_target"]["n"]):
-        known = (
-            f", median {seconds_text(cell['seconds_to_target'])}"
-            if cell["seconds_to_target"]["value"] is not None
-            else ""
-        )
-        return f"{n} {'trial' if n == 1 else 'trials'} only{known}"
-    return (
-        NOTHING
-        if summary["target_loss"] is None and cell["status"] == "not_reached"
-        else cell["status"].replace("_", " ")
-    )
+def target_text(summary: Summary, cell: CellFigures) -> str:
+    """Return the seconds to the target, or the status: a missed target stays in the table."""
+    seconds, is_timed = cell.seconds_to_target, cell.seconds_to_target.value is not None
+    if cell.status == "reached":
+        return seconds_text(seconds) if is_timed else "reached, not timed"
+    if cell.status == "not_reached" and cell.steps_to_target.n:
+        median = f", median {seconds_text(seconds)}" if is_timed else ""
+        return f"{plural(cell.steps_to_target.n, 'trial')} only{median}"
+    if cell.status == "not_reached" and summary.target_loss is None:
+        return NOTHING
+    return status_text(cell.status)
 
 
-def verdict_text(summary: Summary, cell: Mapping[str, Any]) -> str:
-    """`recommended`, `as good`, `undecided`, `slower`, or why the size is out; and whether it waits
-    for rows: `slower, input-bound`.
+def verdict_text(summary: Summary, cell: CellFigures) -> str:
+    """Return `recommended`, `as good`, `undecided`, `slower`, or why the size is not eligible.
+
+    A size that waits for rows is marked: `slower, input-bound`.
     """
-    recommendation = summary["recommendation"]
-    bound = (
-        cell["status"] in ("reached", "not_reached")
-        and (cell["wait_fraction"]["value"] or 0) > INPUT_BOUND
-    )
-    if summary["verb"] == "train" and cell["status"] in ("reached", "not_reached"):
-        return "input-bound" if bound else "trained"
-    if cell["batch_size"] == recommendation["batch_size"]:
-        if len(summary["cells"]) == 1:
+    recommendation = summary.recommendation
+    is_bound = is_trained(cell.status) and (cell.wait_fraction.value or 0) > INPUT_BOUND
+    if summary.verb == "train" and is_trained(cell.status):
+        return "input-bound" if is_bound else "trained"
+    if cell.batch_size == recommendation.batch_size:
+        if len(summary.cells) == 1:
             return "the only size"
-        return "recommended" if recommendation["conclusive"] else "recommended (inconclusive)"
-    if cell["batch_size"] in recommendation["equivalent"]:
+        return "recommended" if recommendation.conclusive else "recommended (inconclusive)"
+    if cell.batch_size in recommendation.equivalent:
         return "as good"
-    if recommendation["batch_size"] is None or cell["status"] != "reached":
-        verdict = cell["status"].replace("_", " ")
+    if recommendation.batch_size is None or cell.status != "reached":
+        verdict = status_text(cell.status)
     else:
-        verdict = "undecided" if cell["batch_size"] in recommendation["undecided"] else "slower"
-    return verdict + (", input-bound" if bound else "")
+        verdict = "undecided" if cell.batch_size in recommendation.undecided else "slower"
+    return f"{verdict}, input-bound" if is_bound else verdict
 
 
 def references(summary: Summary) -> list[str]:
-    """One line each for the best constant, the best linear and the best possible model, where
-    known.
-    """
-    known = [
-        (name, summary[key])
-        for name, key in _REFERENCES
-        if summary[key] and summary[key]["value"] is not None
-    ]
+    """Return a line per reference model whose loss is known: constant, linear, best possible."""
+    losses = {
+        "best constant": summary.best_constant_loss,
+        "best linear": summary.best_linear_loss,
+        "best possible": summary.best_possible_loss,
+    }
     return [
-        f"{name:<13}  loss {loss_text(one['value'])}  rmse {one['rmse']:.6g}  ({one['scored_on']})"
-        for name, one in known
+        f"{name:<13}  loss {loss_text(loss.value)}  rmse {loss.rmse:.6g}  ({loss.scored_on})"
+        for name, loss in losses.items()
+        if loss is not None and loss.value is not None
     ]
 
 
 def intervals(summary: Summary) -> str:
-    """How the table's intervals were had, and from how many repeats."""
-    trials, repeats = (
-        summary["trials"] or 1,
-        max((cell["rows_per_second"]["n"] for cell in summary["cells"]), default=0),
-    )
-    fresh = " with fresh seeds" if summary["fresh_seeds"] else ""
-    of = (
-        f"{'Student' if trials < BOOTSTRAP_FROM else 'bootstrap'} over {trials} trials{fresh}"
-        if trials > 1
-        else "1 run, none"
-    )
-    return f"95 % intervals  {of}" + (f"; rows/s: {repeats} timing repeats" if repeats > 1 else "")
+    """Return the method of the table's intervals and the number of repeats."""
+    trials = summary.trials or 1
+    repeats = max((cell.rows_per_second.n for cell in summary.cells), default=0)
+    method = "1 run, none"
+    if trials > 1:
+        name = "Student" if trials < BOOTSTRAP_FROM else "bootstrap"
+        fresh = " with fresh seeds" if summary.fresh_seeds else ""
+        method = f"{name} over {trials} trials{fresh}"
+    timings = f"; rows/s: {repeats} timing repeats" if repeats > 1 else ""
+    return f"95 % intervals  {method}{timings}"
 
 
-def render_markdown(summary: Summary) -> str:
-    """`report.md`: the answer, the table, the warnings and what was run."""
+def render_markdown(analysis: Analysis) -> str:
+    """Return `report.md`: the answer, the table, the warnings and what was run."""
+    summary = analysis.summary
     parts = [
         "# streamtrain report",
-        summary["sentence"],
-        f"Why: {summary['recommendation']['reason']}",
+        summary.sentence,
+        f"Why: {summary.recommendation.reason}",
         markdown_table(summary),
+        _bullets([*references(summary), intervals(summary)]),
+        *summary.why,
     ]
-    parts.append("\n".join(f"- {line}" for line in [*references(summary), intervals(summary)]))
-    parts += summary["why"]
-    told = {
-        "Throughput": speed_facts,
-        "Workers": worker_facts,
-        "Sizes to know": landmark_facts,
-        "Measured": measure_facts,
+    facts = {
+        "Throughput": speed_facts(analysis),
+        "Workers": worker_facts(summary.workers),
+        "Sizes to know": landmark_facts(analysis),
+        "Measured": measure_facts(summary.measures),
     }
-    for heading, pairs in ((heading, facts(summary)) for heading, facts in told.items()):
+    for heading, pairs in facts.items():
         if pairs:
-            parts.append(
-                "\n".join([f"## {heading}", "", *(f"- {name}: {text}" for name, text in pairs)])
-            )
+            parts.append(f"## {heading}\n\n{_bullets(f'{name}: {text}' for name, text in pairs)}")
     if confirmed := confirmation_rows(summary):
         parts += [_confirmed_table(confirmed), confirmation_note(summary)]
-    if summary["warnings"]:
-        parts.append(
-            "\n".join(
-                ["## Warnings", "", *(_warning_line(warning) for warning in summary["warnings"])]
-            )
-        )
-    data = summary["data"]
-    facts = [f"{name}: {data.get(name)}" for name in ("url", "fingerprint")]
-    facts += [
-        f"{name}: {text}" for name, text in [*integrity_facts(summary), *cost_facts(summary)]
-    ] + [f"command: {summary['command']}"]
-    return "\n\n".join([*parts, "## This run", "\n".join(f"    {fact}" for fact in facts)]) + "\n"
+    if summary.warnings:
+        parts.append(f"## Warnings\n\n{_bullets(map(_warning_text, summary.warnings))}")
+    run_facts = [
+        ("url", summary.data.url),
+        ("fingerprint", summary.data.fingerprint),
+        *integrity_facts(summary),
+        *cost_facts(summary),
+        ("command", summary.command),
+    ]
+    lines = "\n".join(f"    {name}: {text}" for name, text in run_facts)
+    return "\n\n".join([*parts, "## This run", lines]) + "\n"
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def markdown_table(summary: Summary) -> str:
-    """The table as Markdown."""
-    rows = [headings(summary), *(row_texts(summary, cell) for cell in summary["cells"])]
-    lines = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
+    """Return the table as Markdown."""
+    lines = [
+        "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |"
+        for row in _texts(summary)
+    ]
     return "\n".join([lines[0], "|---:|---|---|---|---|---:|---|", *lines[1:]])
 
 
-def _confirmed_table(rows: list[tuple[str, str, str, str]]) -> str:
+def _confirmed_table(rows: Sequence[Sequence[str]]) -> str:
     lines = [
-        "| batch | predicted | measured from end to end | measured / predicted |",
+        "## Confirmation",
+        "",
+        "| batch | predicted | measured from start to end | measured / predicted |",
         "|---:|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows),
     ]
-    return "\n".join(["## Confirmation", "", *lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    return "\n".join(lines)
 
 
-def _warning_line(warning: Mapping[str, Any]) -> str:
-    return f"- {warning['text']}" + (f" `{warning['flag']}`" if warning["flag"] else "")
+def _warning_text(warning: ReportWarning) -> str:
+    return f"{warning.text} `{warning.flag}`" if warning.flag else warning.text
 
 
-def flat_rows(summary: Summary) -> list[dict[str, Any]]:
-    """One flat dict a cell for `summary.csv`.
+def flat_rows(summary: Summary) -> list[Mapping[str, Any]]:
+    """Return one flat row per cell for `summary.csv`, with every digit.
 
-    `name`, `name_lo`, `name_hi`, `name_n` for every figure, full digits.
+    Every figure has the columns `name`, `name_lo`, `name_hi` and `name_n`.
     """
-    return [_flat(cell) for cell in summary["cells"]]
+    return [_flat(cell) for cell in summary.cells]
 
 
-def _flat(cell: Mapping[str, Any]) -> dict[str, Any]:
-    row = {name: cell[name] for name in ("batch_size", "lr", "status")}
+def _flat(cell: CellFigures) -> dict[str, Any]:
+    row: dict[str, Any] = {"batch_size": cell.batch_size, "lr": cell.lr, "status": cell.status}
     for name in _FIGURES:
-        row |= {name: cell[name]["value"]} | {
-            f"{name}_{part}": cell[name][part] for part in ("lo", "hi", "n")
-        }
+        figure: Estimate = getattr(cell, name)
+        row |= {name: figure.value, f"{name}_lo": figure.lo, f"{name}_hi": figure.hi}
+        row[f"{name}_n"] = figure.n
     return row
 
 
 def _rows_text(rows: int) -> str:
-    """Exact where short, else three digits: `100M`, `2.1M`, `1,024`."""
+    """Return a number of rows, at three digits from a million on: `100M`, `2.1M`, `1,024`."""
     return f"{rows:,}" if rows < 1_000_000 else format_count(rows).replace(" ", "")

@@ -1,9 +1,8 @@
-"""The tables behind the charts of throughput, learning rates and measurements; every value is
-finite or None.
+"""The tables behind the charts of speed, learning rates and measurements.
 
-`repeats`, `roof`, `law`, `parts`: speed. `tried`, `stability`, `arms`: learning rates. `noise`,
+`repeats`, `delivery`, `law`, `parts`: speed. `tried`, `stability`, `arms`: learning rates. `noise`,
 `sqrt_m`, `curvature`, `sharpness`, `line`: what `--measure` found. `confirmed`: sizes trained from
-end to end.
+start to end. Every value is finite or None.
 """
 
 import math
@@ -12,16 +11,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from streamtrain.base.units import format_count, format_seconds
+from streamtrain.report.analysis import (
+    NOT_MEASURED,
+    Analysis,
+    CellFigures,
+    Summary,
+    estimate_of,
+    finite,
+    section,
+)
 from streamtrain.report.axis import spread
-from streamtrain.report.number_format import size_text
+from streamtrain.report.number_format import size_text, status_text
+from streamtrain.science.intervals import Estimate
+from streamtrain.science.landmarks import Laws, Stability
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.types import Json
 
 Row = dict[str, Any]
-Summary = Mapping[str, Any]
-#: Points of a law's curve: it is smooth.
+Tables = Mapping[str, Sequence[Row]]
+#: Points of the curve of a law.
 _CURVE_POINTS = 60
-#: Names of the stream's parts as a reader knows them; others are shown as they are.
+#: Lines of text on the loss axis of the rules chart.
+_RULES_LINES = 16
+#: Names of the stream's parts for a reader; others are shown as they are.
 _PARTS = {
     "decode": "decode",
     "deal": "shuffle: deal",
@@ -29,37 +41,39 @@ _PARTS = {
     "wait": "training waits",
     "consumer": "training",
 }
+#: Tables that every page has, also when empty.
+_ALWAYS_USED = ("cells", "curves", "references")
 
 
-def measure_tables(run: Run, summary: Summary) -> dict[str, list[Row]]:
-    """Every table by name; those without data are empty."""
-    measures = summary["measures"] or {}
+def measure_tables(analysis: Analysis) -> dict[str, list[Row]]:
+    """Return every table by name; those without data are empty."""
+    run, summary = analysis.run, analysis.summary
+    curvature = section(summary.measures, "curvature")
+    sharpness = section(summary.measures, "sharpness")
     tables = {
-        "repeats": list(_repeats(run)),
-        "roof": _roof(summary),
-        "law": list(_law(summary)),
-        "parts": list(_parts(summary)),
-        "confirmed": [
-            {
-                "batch_size": one["batch_size"],
-                "size": size_text(one["batch_size"]),
-                "seconds": one["measured_seconds"]["value"],
-            }
-            for one in summary["confirmation"]
-        ],
-        "tried": list(_tried(run, summary)),
-        "stability": list(_stability(summary, measures)),
-        "arms": list(_arms(summary)),
-        "noise": list(_noise(summary, measures)),
-        "sqrt_m": list(_sqrt_m(measures.get("sqrt_m_slope") or {})),
-        "curvature": list(_curvature(measures)),
-        "sharpness": list(_sharpness(measures)),
-        "line": list(_line(measures)),
+        "repeats": _repeats(run),
+        "delivery": _delivery(analysis.landmarks.laws),
+        "law": _law(summary.cells, analysis.landmarks.laws),
+        "parts": _parts(summary),
+        "confirmed": _confirmed(summary),
+        "tried": _tried(run, summary),
+        "stability": _stability(analysis.landmarks.stability, curvature),
+        "arms": _arms(summary),
+        "noise": _noise(summary, analysis.landmarks.laws),
+        "sqrt_m": _sqrt_m(section(summary.measures, "sqrt_m_slope")),
+        "curvature": _curvature(curvature),
+        "sharpness": _sharpness(section(sharpness, "by_batch_size")),
+        "line": _line(section(sharpness, "parametric_line")),
     }
     return {
-        name: [{key: _finite(value) for key, value in row.items()} for row in rows]
+        name: [{key: finite(value) for key, value in row.items()} for row in rows]
         for name, rows in tables.items()
     }
+
+
+def used_tables(tables: Tables) -> dict[str, Sequence[Row]]:
+    """Return the tables with rows, and those that every page has."""
+    return {name: rows for name, rows in tables.items() if rows or name in _ALWAYS_USED}
 
 
 def _repeats(run: Run) -> Iterator[Row]:
@@ -74,73 +88,79 @@ def _repeats(run: Run) -> Iterator[Row]:
                 }
 
 
-def _roof(summary: Summary) -> list[Row]:
-    rate = (_laws(summary).get("rows_per_second") or {}).get("value")
-    return (
-        [{"name": f"delivery {format_count(rate)} rows/s", "rows_per_second": rate}] if rate else []
-    )
+def _delivery(laws: Laws) -> Iterator[Row]:
+    """Yield the delivery rate, which limits the rows per second of every size."""
+    rate = _value(laws.throughput.delivery_rate)
+    if rate:
+        yield {"name": f"delivery {format_count(rate)} rows/s", "rows_per_second": rate}
 
 
-def _law(summary: Summary) -> Iterator[Row]:
-    """The step's rate B/(α + βB), and T(B) = S_min(1 + B_crit/B)·max(α + βB, B/R), from the
-    smallest to the largest size.
+def _law(cells: Sequence[CellFigures], laws: Laws) -> Iterator[Row]:
+    """Yield the curves of the fitted laws, from the smallest to the largest size.
+
+    The step alone takes B/(α + βB) rows per second, and the target
+    T(B) = S_min·(1 + B_crit/B)·max(α + βB, B/R) seconds at a delivery rate of R.
     """
-    laws = _laws(summary)
-    values = {
-        name: (laws.get(name) or {}).get("value")
-        for name in (
-            "alpha_seconds",
-            "beta_seconds_a_row",
-            "rows_per_second",
-            "steps_min",
-            "critical_batch_size",
-        )
-    }
-    alpha, beta = values["alpha_seconds"], values["beta_seconds_a_row"]
-    sizes = [cell["batch_size"] for cell in summary["cells"]]
+    timings, steps = laws.throughput, laws.steps
+    alpha, beta = _value(timings.alpha_seconds), _value(timings.beta_seconds_per_row)
+    rate = _value(timings.delivery_rate)
+    steps_min, critical = _value(steps.steps_min), _value(steps.critical_batch_size)
+    sizes = [cell.batch_size for cell in cells]
     if alpha is None or beta is None or alpha + beta <= 0 or len(sizes) < 2:
         return
     low, high = math.log(min(sizes)), math.log(max(sizes))
     for point in range(_CURVE_POINTS):
         size = math.exp(low + (high - low) * point / (_CURVE_POINTS - 1))
         step = alpha + beta * size
-        slower = max(step, size / values["rows_per_second"]) if values["rows_per_second"] else step
-        known = values["steps_min"] and values["critical_batch_size"]
-        seconds = (
-            values["steps_min"] * (1 + values["critical_batch_size"] / size) * slower
-            if known
-            else None
-        )
+        slower = max(step, size / rate) if rate else step
+        seconds = None
+        if steps_min and critical:
+            seconds = steps_min * (1 + critical / size) * slower
         yield {"batch_size": size, "step_rows_per_second": size / step, "seconds": seconds}
 
 
+def _value(figure: Estimate | None) -> float | None:
+    return None if figure is None else figure.value
+
+
 def _parts(summary: Summary) -> Iterator[Row]:
-    for name, seconds in summary["stream_seconds"].items():
+    for name, seconds in summary.stream_seconds.items():
         if seconds:
-            word = name.removesuffix("_seconds")
+            part = name.removesuffix("_seconds")
             yield {
-                "part": _PARTS.get(word, word.replace("_", " ")),
+                "part": _PARTS.get(part, part.replace("_", " ")),
                 "seconds": seconds,
                 "label": format_seconds(seconds),
             }
 
 
+def _confirmed(summary: Summary) -> Iterator[Row]:
+    for confirmation in summary.confirmation:
+        yield {
+            "batch_size": confirmation.batch_size,
+            "size": size_text(confirmation.batch_size),
+            "seconds": confirmation.measured_seconds.value,
+        }
+
+
 def _tried(run: Run, summary: Summary) -> Iterator[Row]:
-    """Every size and rate with the median of the losses at its learners' last evaluation; a rate
-    that was stopped early has few rows.
+    """Yield every size and rate with the median of the losses at the learners' last evaluation.
+
+    A rate that was stopped early has few rows.
     """
-    chosen = {cell["batch_size"]: cell["lr"] for cell in summary["cells"]}
+    chosen = {cell.batch_size: cell.lr for cell in summary.cells}
     for (size, lr), trials in sorted(run.curves.items()):
-        ended = [(curve, _last_loss(run, curve)) for curve in trials.values()]
-        losses = [loss for curve, loss in ended if curve.finished and loss is not None]
-        outcomes = sorted({curve.outcome.replace("_", " ") or "interrupted" for curve, _ in ended})
+        curves = list(trials.values())
+        last_losses = [_last_loss(run, curve) for curve in curves if curve.finished]
+        losses = [loss for loss in last_losses if loss is not None]
+        outcomes = {status_text(curve.outcome) or "interrupted" for curve in curves}
         yield {
             "batch_size": size,
             "size": size_text(size),
             "lr": lr,
             "loss": statistics.median(losses) if losses else None,
-            "rows": max((curve.rows[-1] for curve, _ in ended if curve.rows), default=None),
-            "outcome": ", ".join(outcomes),
+            "rows": max((curve.rows[-1] for curve in curves if curve.rows), default=None),
+            "outcome": ", ".join(sorted(outcomes)),
             "chosen": chosen.get(size) == lr,
         }
 
@@ -150,21 +170,21 @@ def _last_loss(run: Run, curve: Curve) -> float | None:
     return losses[-1] if losses and math.isfinite(losses[-1]) and losses[-1] > 0 else None
 
 
-def _stability(summary: Summary, measures: Summary) -> Iterator[Row]:
-    """Rates at which steps become unstable: by the curvature that was measured, and in the mean
-    square of a linear model (SGD).
+def _stability(stability: Stability | None, curvature: Json) -> Iterator[Row]:
+    """Yield the rates at which steps become unstable.
+
+    One line is by the measured curvature, the other in the mean square of a linear model (SGD).
     """
-    for size, one in ((measures.get("curvature") or {}).get("by_batch_size") or {}).items():
-        judged = (one.get("preconditioned") or one).get("value")
-        if judged and judged > 0 and one.get("stability_line"):
+    for size, found in section(curvature, "by_batch_size").items():
+        largest, line = _stepped_curvature(found).get("value"), found.get("stability_line")
+        if largest and largest > 0 and line:
             yield {
                 "line": "curvature",
                 "batch_size": int(size),
                 "size": size_text(int(size)),
-                "lr": one["lr"] * one["stability_line"] / judged,
+                "lr": found["lr"] * line / largest,
             }
-    found = (summary.get("landmarks") or {}).get("stability")
-    for size, lr in zip(found["batch_sizes"], found["lrs"], strict=True) if found else ():
+    for size, lr in (stability.learning_rates if stability else {}).items():
         yield {
             "line": "mean-square stability",
             "batch_size": size,
@@ -173,137 +193,129 @@ def _stability(summary: Summary, measures: Summary) -> Iterator[Row]:
         }
 
 
+def _stepped_curvature(found: Json) -> Json:
+    """Return the curvature in the coordinates in which training steps, which Adam scales.
+
+    The stability line holds for that one.
+    """
+    return found.get("preconditioned") or found
+
+
 def _arms(summary: Summary) -> Iterator[Row]:
-    arms = dict.fromkeys(summary["lr_rules"][:1], summary["cells"]) | summary["arms"]
+    arms = dict.fromkeys(summary.lr_rules[:1], summary.cells) | summary.arms
     if len(arms) < 2:
         return
     heights = _label_heights(arms)
     for rule, cells in arms.items():
-        scored = [cell["batch_size"] for cell in cells if cell["holdout_loss"]["value"] is not None]
+        scored = [cell.batch_size for cell in cells if cell.holdout_loss.value is not None]
+        largest = max(scored, default=None)
         for cell in cells:
             yield {
                 "rule": rule,
-                "batch_size": cell["batch_size"],
-                "size": size_text(cell["batch_size"]),
-                "lr": cell["lr"],
-                "holdout_loss": cell["holdout_loss"]["value"],
-                "status": cell["status"].replace("_", " "),
-                "last": bool(scored) and cell["batch_size"] == max(scored),
+                "batch_size": cell.batch_size,
+                "size": size_text(cell.batch_size),
+                "lr": cell.lr,
+                "holdout_loss": cell.holdout_loss.value,
+                "status": status_text(cell.status),
+                "last": cell.batch_size == largest,
                 "label_loss": heights.get(rule),
             }
 
 
-def _label_heights(arms: Mapping[str, Any]) -> dict[str, float]:
-    """Rule → the loss at which its name stands, at the end of its line; names at one size stand
-    apart.
+def _label_heights(arms: Mapping[str, Sequence[CellFigures]]) -> dict[str, float]:
+    """Return the loss at which the name of each rule is written, at the end of its line.
+
+    Names at the same size are moved apart.
     """
     ends: dict[int, list[tuple[float, str]]] = {}
-    losses = []
+    losses: list[float] = []
     for rule, cells in arms.items():
-        scored = [
-            (cell["batch_size"], cell["holdout_loss"]["value"])
-            for cell in cells
-            if (cell["holdout_loss"]["value"] or 0) > 0
-        ]
+        pairs = [(cell.batch_size, cell.holdout_loss.value) for cell in cells]
+        scored = [(size, loss) for size, loss in pairs if loss is not None and loss > 0]
         losses += [loss for _, loss in scored]
         if scored:
             size, loss = max(scored)
             ends.setdefault(size, []).append((math.log(loss), rule))
-    gap = max(math.log(max(losses) / min(losses)), 0.5) / 16 if losses else 0.0
-    placed = {}
-    for found in ends.values():
-        for (_, rule), height in zip(
-            sorted(found), spread([height for height, _ in sorted(found)], gap), strict=True
-        ):
-            placed[rule] = math.exp(height)
-    return placed
+    if not losses:
+        return {}
+    gap = max(math.log(max(losses) / min(losses)), 0.5) / _RULES_LINES
+    heights: dict[str, float] = {}
+    for names in ends.values():
+        names.sort()
+        spread_heights = spread([height for height, _ in names], gap)
+        for (_, rule), height in zip(names, spread_heights, strict=True):
+            heights[rule] = math.exp(height)
+    return heights
 
 
-def _noise(summary: Summary, measures: Summary) -> Iterator[Row]:
-    """The noise scales, then the critical batch size of the steps, then the recommended size."""
-    scales = measures.get("noise_scale") or {}
-    named = [
-        ("B_simple", scales),
-        ("B_noise (weighted by curvature)", scales.get("weighted")),
-        ("B_simple as Adam steps", scales.get("preconditioned")),
-        ("B_crit (fitted to the steps)", _laws(summary).get("critical_batch_size")),
-    ]
-    for name, found in named:
-        # a scale below one row says no more than: any size
-        if found and (found.get("value") or 0) >= 1:
-            ends = {
-                end: found.get(end) if (found.get(end) or 0) > 0 else None for end in ("lo", "hi")
+def _noise(summary: Summary, laws: Laws) -> Iterator[Row]:
+    """Yield the noise scales, the critical batch size of the steps and the recommended size."""
+    noise = section(summary.measures, "noise_scale")
+    scales = {
+        "B_simple": estimate_of(noise),
+        "B_noise (weighted by curvature)": estimate_of(noise.get("weighted")),
+        "B_simple as Adam steps": estimate_of(noise.get("preconditioned")),
+        "B_crit (fitted to the steps)": laws.steps.critical_batch_size,
+    }
+    for name, scale in scales.items():
+        # a scale below one row only says that every size is above it
+        if scale and (scale.value or 0) >= 1:
+            yield {
+                "name": name,
+                "value": scale.value,
+                "lo": _positive(scale.lo),
+                "hi": _positive(scale.hi),
+                "kind": "measured",
             }
-            yield {"name": name, "value": found["value"], **ends, "kind": "measured"}
-    if size := summary["recommendation"]["batch_size"]:
+    if size := summary.recommendation.batch_size:
         yield {"name": "recommended", "value": size, "lo": None, "hi": None, "kind": "chosen"}
 
 
-def _sqrt_m(found: Summary) -> Iterator[Row]:
-    sizes, sds = found.get("sizes") or (), found.get("sd") or ()
-    for m, sd in zip(sizes, sds, strict=True):
-        yield {"m": m, "sd": sd, "ideal": sds[0] * math.sqrt(sizes[0] / m)}
+def _positive(value: float | None) -> float | None:
+    return value if (value or 0) > 0 else None
 
 
-def _curvature(measures: Summary) -> Iterator[Row]:
-    """Where training scales its steps (Adam) the curvature in the coordinates in which it steps:
-    the line holds for that one.
-    """
-    for size, one in ((measures.get("curvature") or {}).get("by_batch_size") or {}).items():
-        found = one.get("preconditioned") or one
-        row = {
+def _sqrt_m(slope: Json) -> Iterator[Row]:
+    sizes, sds = slope.get("sizes", []), slope.get("sd", [])
+    for size, sd in zip(sizes, sds, strict=True):
+        yield {"m": size, "sd": sd, "ideal": sds[0] * math.sqrt(sizes[0] / size)}
+
+
+def _curvature(curvature: Json) -> Iterator[Row]:
+    for size, found in section(curvature, "by_batch_size").items():
+        largest = estimate_of(_stepped_curvature(found)) or NOT_MEASURED
+        yield {
             "batch_size": int(size),
             "size": size_text(int(size)),
-            **{end: found.get(end) for end in ("value", "lo", "hi")},
+            "value": largest.value,
+            "lo": largest.lo,
+            "hi": largest.hi,
+            "line": found.get("stability_line"),
         }
-        yield row | {"line": one.get("stability_line")}
 
 
-def _sharpness(measures: Summary) -> Iterator[Row]:
-    each = sorted(
-        (int(size), one)
-        for size, one in ((measures.get("sharpness") or {}).get("by_batch_size") or {}).items()
-    )
-    for at, (size, one) in enumerate(each):
-        for name, found in (("Keskar's φ", one), ("adaptive φ", _first(one.get("adaptive")))):
-            if found and found.get("value") is not None:
+def _sharpness(by_batch_size: Json) -> Iterator[Row]:
+    """Yield both sharpnesses of every size, each at the smallest ε, which comes first."""
+    by_size = {int(size): found for size, found in by_batch_size.items()}
+    for size, found in sorted(by_size.items()):
+        adaptive = next(iter(section(found, "adaptive").values()), {})
+        values = {"Keskar's φ": found.get("value"), "adaptive φ": adaptive.get("value")}
+        for name, value in values.items():
+            if value is not None:
                 yield {
                     "batch_size": size,
                     "size": size_text(size),
                     "measure": name,
-                    "value": found["value"],
-                    "last": at == len(each) - 1,
+                    "value": value,
+                    "last": size == max(by_size),
                 }
 
 
-def _first(found: Json | None) -> Json | None:
-    """The one at the smallest ε, which is named first."""
-    return next(iter(found.values()), None) if found else None
-
-
-def _line(measures: Summary) -> Iterator[Row]:
-    found = (measures.get("sharpness") or {}).get("parametric_line") or {}
-    ends = {0.0: found.get("small_batch_size"), 1.0: found.get("large_batch_size")}
-    for alpha, loss in zip(found.get("alpha") or (), found.get("loss") or (), strict=True):
-        size = next(
-            (size for end, size in ends.items() if size and math.isclose(alpha, end, abs_tol=1e-9)),
-            None,
-        )
-        yield {"alpha": alpha, "loss": loss, "end": size_text(size) if size else ""}
-
-
-def _laws(summary: Summary) -> Mapping[str, Any]:
-    return (summary.get("landmarks") or {}).get("laws") or {}
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def used_tables(tables: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:
-    """Those with rows, and the three that every page has."""
-    return {
-        name: rows
-        for name, rows in tables.items()
-        if rows or name in ("cells", "curves", "references")
-    }
+def _line(line: Json) -> Iterator[Row]:
+    """Yield the loss between two models; their batch sizes are at α = 0 and α = 1."""
+    ends = {0.0: line.get("small_batch_size"), 1.0: line.get("large_batch_size")}
+    for alpha, loss in zip(line.get("alpha") or (), line.get("loss") or (), strict=True):
+        sizes = [
+            size for end, size in ends.items() if size and math.isclose(alpha, end, abs_tol=1e-9)
+        ]
+        yield {"alpha": alpha, "loss": loss, "end": size_text(sizes[0]) if sizes else ""}

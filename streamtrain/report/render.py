@@ -1,8 +1,8 @@
-"""Drawing in a process of its own: the JavaScript engine behind it wants memory of its own, and
-dies rather than do without.
+"""Draw charts in a separate process.
 
-So a run under a memory limit keeps its result whatever becomes of the pictures, and a run's peak
-memory is the run's alone.
+The JavaScript engine behind the drawing needs much memory and aborts when it does not get it. In a
+process of its own it cannot take the result of a run under a memory limit with it, and its memory
+does not count in the run's peak.
 """
 
 import base64
@@ -19,9 +19,9 @@ from streamtrain.errors import ResourceError
 
 
 def draw(charts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
-    """Whole Vega-Lite specs by name → SVG text and PNG bytes, without a browser or network.
+    """Return SVG text and PNG bytes of complete Vega-Lite specs, by name.
 
-    Raises ResourceError.
+    Needs neither a browser nor the network. Raises ResourceError where the process fails.
     """
     drawn = _ask({"charts": charts})
     return {name: (svg, base64.b64decode(png)) for name, (svg, png) in drawn.items()}
@@ -29,10 +29,10 @@ def draw(charts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
 
 @lru_cache(maxsize=1)
 def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed (with its expression interpreter) as one script that sets
-    `window.vegaEmbed`.
+    """Return Vega, Vega-Lite and Vega-Embed as one script that sets `window.vegaEmbed`.
 
-    Raises ResourceError.
+    It includes the expression interpreter, which needs no `eval`. Raises ResourceError where the
+    process fails.
     """
     return _ask({"bundle": True}).replace("</script", "<\\/script")
 

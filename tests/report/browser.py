@@ -1,8 +1,7 @@
-"""A headless Chromium, driven over its own pipe (`--remote-debugging-pipe`, the DevTools protocol):
-no driver to install.
+"""A headless Chromium, driven over a pipe (`--remote-debugging-pipe`, the DevTools protocol).
 
-One browser for all tests, a fresh tab a page; every network request and every line on the console
-is kept.
+No driver needs to be installed. One browser serves all tests, with a fresh tab per page; every
+network request and every console message is recorded.
 """
 
 import base64
@@ -37,14 +36,12 @@ _SECONDS = 60.0
 
 
 class Browser:
-    """Sends a command and waits for its answer; events that come in between are told to the tab
-    they belong to.
-    """
+    """Send commands and wait for their answers; events in between go to the tab they belong to."""
 
     def __init__(self, profile: Path):
         commands, ours = os.pipe()
         answers, theirs = os.pipe()
-        # 3 and 4 may be taken until the fork
+        # descriptors 3 and 4 may be in use until the fork
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (commands, theirs)]
 
         def place() -> None:
@@ -118,7 +115,7 @@ class Browser:
         dark: bool = False,
         ready: str = "document.documentElement?.dataset.ready === 'true'",
     ) -> Iterator["Page"]:
-        """A tab with the file open, once `ready` holds in it."""
+        """Open the file in a tab and yield it as soon as `ready` holds there."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session)
@@ -150,12 +147,12 @@ class Page:
         self._browser, self._session = browser, session
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression, which may be a promise."""
+        """Return the value of a JavaScript expression, which may be a promise."""
         parameters = {"expression": expression, "returnByValue": True, "awaitPromise": True}
-        found = self._browser.call("Runtime.evaluate", self._session, **parameters)
-        if "exceptionDetails" in found:
-            raise RuntimeError(f"{expression}: {found['exceptionDetails']}")
-        return found["result"].get("value")
+        answer = self._browser.call("Runtime.evaluate", self._session, **parameters)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
+        return answer["result"].get("value")
 
     def wait_for(self, expression: str, seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds
@@ -169,7 +166,7 @@ class Page:
 
     @property
     def requests(self) -> list[str]:
-        """What was asked for over the network; the file itself and data it carries are not."""
+        """The network requests, without the file itself and the data in it."""
         asked = (
             event["params"]["request"]["url"] for event in self._events("Network.requestWillBeSent")
         )
@@ -197,7 +194,7 @@ class Page:
         return [*thrown, *said, *logged]
 
     def screenshot(self, height: int | None = None) -> bytes:
-        """The whole page, or its first `height` pixels, as PNG."""
+        """Return the whole page, or its first `height` pixels, as PNG."""
         width, whole = self.evaluate("[window.innerWidth, document.documentElement.scrollHeight]")
         clip = {"x": 0, "y": 0, "width": width, "height": height or whole, "scale": 1}
         return base64.b64decode(
@@ -207,11 +204,11 @@ class Page:
         )
 
     def pdf(self) -> bytes:
-        """The page as it prints."""
+        """Return the page as it prints."""
         return base64.b64decode(self._browser.call("Page.printToPDF", self._session)["data"])
 
     def press(self, key: str) -> None:
-        """One key, down and up."""
+        """Press and release one key."""
         codes = {"Tab": 9, "Enter": 13}
         for kind in ("rawKeyDown", "keyUp"):
             self._browser.call(

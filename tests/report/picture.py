@@ -1,4 +1,4 @@
-"""The top of a report as a picture, for the guide.
+"""Take a picture of the top of a report, for the guide.
 
 `python -m tests.report.picture runs/demo/report.html docs/images/report.png`.
 """
@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 1240, 1290
 
 
 def take(page: Path, picture: Path, *, height: int = HEIGHT) -> None:
-    """The first `height` pixels of the page, light, in a window of WIDTH pixels, as PNG."""
+    """Write the first `height` pixels of the page as PNG, light, in a window of WIDTH pixels."""
     with tempfile.TemporaryDirectory() as profile:
         browser = Browser(Path(profile))
         try:

@@ -1,4 +1,4 @@
-"""Records of made-up runs: power-law loss curves with seeds, sizes and outcomes as asked."""
+"""Records of synthetic runs: power-law loss curves with given seeds, sizes and outcomes."""
 
 import json
 import math
@@ -11,7 +11,7 @@ COLUMNS = ("x0", "x1", "x2", "x3")
 
 
 def points(train_rows: int, first_row: int = 1024) -> list[int]:
-    """Evaluation rows: 0, first_row x 2^(k/2), and the end."""
+    """Return the rows of the evaluations: 0, first_row × 2^(k/2), and the end."""
     rows = [round(first_row * 2 ** (k / 2)) for k in range(80)]
     return [0, *(row for row in rows if row < train_rows), train_rows]
 
@@ -32,7 +32,7 @@ def make_records(
     timing: bool = True,
     seed: int = 0,
 ) -> list[dict]:
-    """The records of a sweep.
+    """Return the records of a sweep.
 
     `outcomes` maps a size to `diverged`, `out_of_memory` or `failed` at all its rates.
     """
@@ -44,7 +44,7 @@ def make_records(
     ]
     for trial in range(trials):
         for size in sizes:
-            for at, lr in enumerate(lrs):
+            for index, lr in enumerate(lrs):
                 best = min(len(lrs) - 1, int(math.log10(max(size, 10)) / 2.5))
                 outcome = outcomes.get(size, "finished")
                 records += _learner(
@@ -52,7 +52,7 @@ def make_records(
                     trial,
                     size,
                     lr,
-                    1 + abs(at - best),
+                    1 + abs(index - best),
                     train_rows,
                     outcome,
                     size in nan_sizes,
@@ -214,8 +214,9 @@ def _timings(rng, sizes) -> list[dict]:
 def with_measures(
     records: list[dict], sizes: Sequence[int] = (256, 1024, 4096, 65536)
 ) -> list[dict]:
-    """The records of a run that also has arms, a confirmation and every measurement; those are real
-    ones of 4 M rows of friedman2.
+    """Return the records of a run that also has arms, a confirmation and every measurement.
+
+    The measurements are real ones, on 4 M rows of friedman2.
     """
     measures = json.loads((Path(__file__).parent / "measures.json").read_text())
     records[0]["lr_rules"], records[0]["lr"] = ["tuned", "fixed", "linear"], 0.004

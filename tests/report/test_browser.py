@@ -1,5 +1,6 @@
-"""The page in a real browser, from disk: no request, no complaint, its table that of summary.json,
-whatever the run was.
+"""The page in a real browser, opened from disk, for every kind of run.
+
+It makes no request, logs no error, and its table has the figures of summary.json.
 """
 
 import json
@@ -36,7 +37,7 @@ RUNS = {
         features=["<script>alert(1)</script>", "</script>", "{{ 7*7 }}", "\x1b]0;x\x07\u202e"],
     ),
 }
-#: Key of the summary of a cell → what its column in the page says.
+#: The rows of the page's table: batch size, status, and figures by their key.
 TABLE = """[...document.querySelectorAll("#cells tbody tr")].map(row => [
   Number(row.dataset.batchSize), row.querySelector("[data-status]").dataset.status,
   Object.fromEntries([...row.querySelectorAll("[data-key]")].map(
@@ -45,15 +46,16 @@ TABLE = """[...document.querySelectorAll("#cells tbody tr")].map(row => [
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    one = chromium.Browser(tmp_path_factory.mktemp("profile"))
-    yield one
-    one.close()
+    instance = chromium.Browser(tmp_path_factory.mktemp("profile"))
+    yield instance
+    instance.close()
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """Name → the folder of its report, made when first asked for; pictures are drawn for one of
-    them, which takes most of the time.
+    """Return the folder of a report by its name; it is written when first used.
+
+    Pictures are drawn for one report only, since they take most of the time.
     """
     made = {}
 

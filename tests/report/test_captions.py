@@ -1,13 +1,10 @@
-"""Captions of the page: they speak of marks and lines that the run's chart has, and of no
-others.
-"""
+"""Captions of the page mention the marks and lines that were drawn, and no others."""
 
 import pytest
 
 from streamtrain.report.chart_data import make_tables
-from streamtrain.report.summary import summarize_run
+from streamtrain.report.summary import analyze
 from streamtrain.report.text.captions import captions, confirmation_note
-from streamtrain.science.judge import judge
 from streamtrain.science.run_log import collect
 from tests.report.synthetic import make_records, with_measures
 
@@ -23,22 +20,21 @@ RUNS = {
 
 
 @pytest.fixture(params=RUNS)
-def told(request):
-    """(captions, summary, tables) of a run."""
-    run = collect(RUNS[request.param]())
-    summary = summarize_run(run)
-    tables = make_tables(run, judge(run).cells, summary)
-    return captions(summary, tables), summary, tables
+def report(request):
+    """The captions, the summary and the tables of a run."""
+    analysis = analyze(collect(RUNS[request.param]()))
+    tables = make_tables(analysis)
+    return captions(analysis.summary, tables), analysis.summary, tables
 
 
-def test_a_caption_speaks_of_what_is_drawn(told):
-    text, summary, tables = told
+def test_a_caption_speaks_of_what_is_drawn(report):
+    text, summary, tables = report
     assert ("dashed" in text["throughput"]) == bool(tables["law"])
-    assert ("delivery line" in text["throughput"]) == bool(tables["roof"])
+    assert ("delivery line" in text["throughput"]) == bool(tables["delivery"])
     assert (
         ("Ringed" in text["tradeoff"])
         == ("Ringed" in text["seconds_to_target"])
-        == (summary["recommendation"]["batch_size"] is not None)
+        == (summary.recommendation.batch_size is not None)
     )
     assert ("Squares" in text["seconds_to_target"]) == bool(tables["confirmed"])
     assert ("top edge" in text["seconds_to_target"]) == any(
@@ -50,7 +46,7 @@ def test_a_caption_speaks_of_what_is_drawn(told):
     assert ("Crosses" in text["learning_rates"]) == any(
         row["loss"] is None for row in tables["tried"]
     )
-    assert ("thin line" in text["curves"]) == (len(tables["cells"]) > 1 and summary["trials"] > 1)
+    assert ("thin line" in text["curves"]) == (len(tables["cells"]) > 1 and summary.trials > 1)
 
 
 @pytest.mark.parametrize(
@@ -61,4 +57,4 @@ def test_a_confirmation_of_milliseconds_is_said_to_tell_little(factor, short):
     for record in records:
         if record["event"] == "confirmation":
             record["seconds"] *= factor
-    assert ("says little" in confirmation_note(summarize_run(collect(records)))) == short
+    assert ("says little" in confirmation_note(analyze(collect(records)).summary)) == short

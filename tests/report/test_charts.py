@@ -1,6 +1,4 @@
-"""The charts as specs: axes hold what is drawn, names stand where there is room, subtitles say no
-more than is there.
-"""
+"""The charts as specs: axes include what is drawn, labels do not overlap, subtitles are true."""
 
 import math
 from itertools import pairwise
@@ -12,22 +10,20 @@ from streamtrain.report.axis import with_intervals
 from streamtrain.report.chart_data import make_tables
 from streamtrain.report.charts import chart_specs
 from streamtrain.report.charts.theme import reference_layers, round_ticks
-from streamtrain.report.summary import summarize_run
-from streamtrain.science.judge import judge
+from streamtrain.report.summary import analyze
 from streamtrain.science.run_log import collect
 from tests.report.synthetic import make_records, with_measures
 
 
 def drawn(records):
-    """(specs, tables) of a run."""
-    run = collect(records)
-    summary = summarize_run(run)
-    tables = make_tables(run, judge(run).cells, summary)
-    return chart_specs(summary, tables), tables
+    """Return the specs and the tables of a run."""
+    analysis = analyze(collect(records))
+    tables = make_tables(analysis)
+    return chart_specs(analysis.summary, tables), tables
 
 
 def domains(spec, channel):
-    """The domain of every scale of a channel."""
+    """Return the domain of every scale of a channel."""
     return [
         layer["encoding"][channel]["scale"]["domain"]
         for layer in spec["layer"]
@@ -36,8 +32,9 @@ def domains(spec, channel):
 
 
 def noisy():
-    """Repeats of which every other takes six times as long, losses that differ by trial: intervals
-    are far wider than the sizes lie apart.
+    """Return records whose intervals are far wider than the distances between sizes.
+
+    Every other repeat takes six times as long, and losses differ between trials.
     """
     records = make_records((256, 1024), trials=3, target_loss=[0.2])
     for record in records:
@@ -71,9 +68,7 @@ def test_an_interval_that_leaves_everything_open_does_not_stretch_the_axis():
 
 
 def test_labels_of_sizes_lie_inside_the_picture():
-    """Many sizes at one loss and one far above: their labels, spread apart, are lower than any
-    loss.
-    """
+    """Many sizes at one loss and one far above: labels moved apart are below every loss."""
     records = make_records(
         [2**power for power in range(2, 13)], trials=1, truth=False, train_rows=100_000
     )

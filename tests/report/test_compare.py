@@ -29,7 +29,7 @@ SIZES = (256, 1024, 65536)
 
 
 def runs(change=lambda record: None, **options):
-    """A run, and the same run with `change` applied to each of its records."""
+    """Return a run, and the same run with `change` applied to each of its records."""
     before = make_records(SIZES, target_loss=[0.1], trials=3, **options)
     after = copy.deepcopy(before)
     for record in after:
@@ -60,9 +60,7 @@ def test_a_run_beside_itself_has_not_changed():
 
 
 def test_a_known_change_is_found_and_named():
-    """Losses 10 % higher in every trial: the paired interval has no width, whatever the trials'
-    spread.
-    """
+    """Losses are 10 % higher in every trial, so the paired interval has no width."""
     document = compare(*runs(scale("evaluation", "holdout_loss", 1.1)))
     for cell in document["cells"]:
         loss = cell["holdout_loss"]
@@ -98,12 +96,12 @@ def test_independent_ratio_is_welchs_interval():
     draw = np.random.default_rng(1)
     a, b = draw.lognormal(1, 0.1, 5), draw.lognormal(0, 0.3, 7)
     interval = stats.ttest_ind(np.log(a), np.log(b), equal_var=False).confidence_interval()
-    assert independent_ratio(a, b)[1:] == pytest.approx(
-        (np.exp(interval.low), np.exp(interval.high))
-    )
+    ratio = independent_ratio(a, b)
+    assert ratio.lo == pytest.approx(np.exp(interval.low))
+    assert ratio.hi == pytest.approx(np.exp(interval.high))
     many = independent_ratio(draw.lognormal(1, 0.1, 200), draw.lognormal(0, 0.1, 200))
-    assert many[1] < np.e < many[2]
-    assert many[2] / many[1] < 1.1
+    assert many.lo < np.e < many.hi
+    assert many.hi / many.lo < 1.1
     with pytest.raises(ValueError, match="positive"):
         independent_ratio([], [1.0])
 
@@ -208,8 +206,9 @@ def test_a_limit_on_what_a_run_does_not_have_is_no_pass(lacking, words):
 
 
 def test_samples_that_share_one_trial_of_several_are_independent():
-    """Fresh trials of a run of two are 2 and 3, of a run of three 3, 4 and 5: a pair of one trial
-    says nothing, five trials do.
+    """The fresh trials of a run of two are 2 and 3, and of a run of three 3, 4 and 5.
+
+    One pair has no interval; five independent trials have one.
     """
     a, b = Sample({2: 1.0, 3: 1.1}, paired=True), Sample({3: 1.1, 4: 1.2, 5: 1.0}, paired=True)
     assert _change(a, b, True, "holdout_loss") == _change(a, b, False, "holdout_loss")

@@ -1,34 +1,32 @@
-"""The reasons in words are the summary's own figures, and nothing is said that was not measured."""
+"""The explanation quotes the figures of the summary, and nothing that was not measured."""
+
+from dataclasses import replace
 
 import pytest
 
+from streamtrain.report.analysis import CellFigures, OtherTarget, Summary
 from streamtrain.report.text.explanation import explain
+from streamtrain.science.intervals import Estimate
 
 
 def cell(size, status="reached", lr=0.01, steps=100.0):
-    figures = (
-        {"steps_to_target": {"value": steps}, "rows_to_target": {"value": steps * size}}
-        if status == "reached"
-        else {}
+    figures = {}
+    if status == "reached":
+        figures["steps_to_target"] = Estimate(value=steps)
+        figures["rows_to_target"] = Estimate(value=steps * size)
+    return CellFigures(
+        batch_size=size, status=status, lr=lr, holdout_loss=Estimate(value=0.1), **figures
     )
-    return {
-        "batch_size": size,
-        "status": status,
-        "lr": lr,
-        "holdout_loss": {"value": 0.1},
-    } | figures
 
 
 def summary(**changes):
-    return {
+    values = {
         "cells": [cell(1000, steps=480), cell(1_000_000, steps=481)],
         "lr_rules": ["fixed"],
-        "arms": {},
-        "measures": {},
         "target_loss": 0.15,
         "train_rows": 10**9,
-        "recommendation": {"batch_size": None},
-    } | changes
+    }
+    return Summary(**(values | changes))
 
 
 def test_the_same_rate_takes_the_same_steps_and_a_thousand_times_the_rows():
@@ -44,26 +42,28 @@ def test_the_same_rate_takes_the_same_steps_and_a_thousand_times_the_rows():
 
 def test_step_for_step_a_larger_minibatch_is_hardly_better():
     cells = [cell(1000, steps=480), cell(1_000_000, "not_reached")]
-    for one, loss in zip(cells, (0.214, 0.213), strict=True):
-        one["holdout_loss_at_steps"] = {"value": loss, "n": 1, "lo": None, "hi": None}
+    cells = [
+        replace(one, holdout_loss_at_steps=Estimate(value=loss, n=1))
+        for one, loss in zip(cells, (0.214, 0.213), strict=True)
+    ]
     said = explain(summary(cells=cells, holdout_loss_at_steps=19))[-1]
     assert said.startswith("After 19 steps each, 1,000 is at loss 0.2140 and 1,000,000 at 0.2130")
-    assert "1,000 times the rows a step, and no better" in said
-    cells[1]["holdout_loss_at_steps"]["value"] = 0.1
+    assert "1,000 times the rows per step, and no better" in said
+    cells[1] = replace(cells[1], holdout_loss_at_steps=Estimate(value=0.1, n=1))
     assert "2.1 times better" in explain(summary(cells=cells, holdout_loss_at_steps=19))[-1]
 
 
 def test_the_hardest_target_that_the_largest_size_reached_is_told():
     cells = [cell(100, steps=3000), cell(1000, steps=480), cell(1_000_000, "not_reached")]
     easier = [
-        {
-            "target_loss": 0.2,
-            "cells": [cell(100, steps=90), cell(1000, steps=20), cell(1_000_000, steps=21)],
-        },
-        {
-            "target_loss": 0.3,
-            "cells": [cell(100, steps=9), cell(1000, steps=2), cell(1_000_000, steps=2)],
-        },
+        OtherTarget(
+            target_loss=0.2,
+            cells=(cell(100, steps=90), cell(1000, steps=20), cell(1_000_000, steps=21)),
+        ),
+        OtherTarget(
+            target_loss=0.3,
+            cells=(cell(100, steps=9), cell(1000, steps=2), cell(1_000_000, steps=2)),
+        ),
     ]
     said = explain(summary(cells=cells, other_targets=easier, train_rows=20_000_000))
     assert (

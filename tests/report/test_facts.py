@@ -1,27 +1,39 @@
-"""What stands beside the charts in words: the same on the page and in report.md, from what was
-measured, and nothing where nothing was.
-"""
+"""The facts beside the charts: the same on the page and in report.md, only what was measured."""
 
 import html
 import json
+from dataclasses import replace
 from importlib.resources import files
 
 import jsonschema
 import pytest
 
 from streamtrain.report import write
+from streamtrain.report.analysis import Analysis, CellFigures
 from streamtrain.report.markdown import render_markdown, render_table
-from streamtrain.report.summary import summarize
-from streamtrain.report.text import facts
+from streamtrain.report.summary import analyze, summarize
+from streamtrain.report.text import facts, run_facts
 from streamtrain.report.workers import worker_facts
+from streamtrain.science.intervals import Estimate
+from streamtrain.science.run_log import collect
+from streamtrain.science.steps_law import LocalGrowth
 from tests.report.synthetic import make_records, with_measures
 
 SIZES = (256, 1024, 4096, 65536)
 
 
+def analyzed(records) -> Analysis:
+    return analyze(collect(records))
+
+
 @pytest.fixture(scope="module")
-def summary():
-    return summarize(with_measures(make_records(SIZES, trials=3, target_loss=[0.05])))
+def analysis():
+    return analyzed(with_measures(make_records(SIZES, trials=3, target_loss=[0.05])))
+
+
+@pytest.fixture
+def summary(analysis):
+    return analysis.summary
 
 
 def test_a_run_with_measurements_keeps_to_the_schema(summary):
@@ -29,11 +41,11 @@ def test_a_run_with_measurements_keeps_to_the_schema(summary):
         files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8")
     )
     jsonschema.Draft202012Validator(schema).validate(
-        json.loads(json.dumps(summary, allow_nan=False))
+        json.loads(json.dumps(summary.to_json(), allow_nan=False))
     )
 
 
-def test_the_page_and_the_markdown_say_the_same(summary, tmp_path, monkeypatch):
+def test_the_page_and_the_markdown_say_the_same(analysis, summary, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "draw", lambda charts: {})
     write.write_report(with_measures(make_records(SIZES, trials=3, target_loss=[0.05])), tmp_path)
     page, markdown = (
@@ -41,9 +53,9 @@ def test_the_page_and_the_markdown_say_the_same(summary, tmp_path, monkeypatch):
         (tmp_path / "report.md").read_text(),
     )
     pairs = [
-        *facts.speed_facts(summary),
-        *facts.landmark_facts(summary),
-        *facts.measure_facts(summary),
+        *facts.speed_facts(analysis),
+        *facts.landmark_facts(analysis),
+        *facts.measure_facts(summary.measures),
     ]
     assert len(pairs) > 15
     for name, text in pairs:
@@ -54,26 +66,26 @@ def test_the_page_and_the_markdown_say_the_same(summary, tmp_path, monkeypatch):
         assert all(f">{text}</t" in page for text in row)
 
 
-def test_alpha_and_beta_are_those_of_the_records(summary):
-    """The synthetic step takes 90 µs and 60 ns a row; delivery is 12 M rows/s."""
-    said = dict(facts.speed_facts(summary))
-    laws = summary["landmarks"]["laws"]
-    assert laws["alpha_seconds"]["value"] == pytest.approx(9e-5, rel=0.1)
-    assert laws["beta_seconds_a_row"]["value"] == pytest.approx(6e-8, rel=0.1)
-    assert f"α = {laws['alpha_seconds']['value'] * 1e6:.3g} µs" in said["a step of B rows takes"]
+def test_alpha_and_beta_are_those_of_the_records(analysis):
+    """The synthetic step takes 90 µs and 60 ns per row; delivery is 12 M rows/s."""
+    said = dict(facts.speed_facts(analysis))
+    law = analysis.landmarks.laws.throughput
+    assert law.alpha_seconds.value == pytest.approx(9e-5, rel=0.1)
+    assert law.beta_seconds_per_row.value == pytest.approx(6e-8, rel=0.1)
+    assert f"α = {law.alpha_seconds.value * 1e6:.3g} µs" in said["a step of B rows takes"]
 
 
 def test_intervals_say_their_kind_and_n(summary):
-    said = dict(facts.measure_facts(summary))
+    said = dict(facts.measure_facts(summary.measures))
     assert "(fieller, n = 16)" in said["B_simple, tr Σ / |G|²"]
     assert "(jackknife, n = 8)" in said["√m law, slope"]
     assert "η/B" in said["B_simple, tr Σ / |G|²"]
-    assert "95 % intervals  Student over 3 trials" in render_table(summary)
+    assert "95 % intervals  Student over 3 trials" in render_table(summary.to_json())
     assert "1 run" in render_table(summarize(make_records(SIZES, trials=1)))
 
 
 def test_both_sharpnesses_their_spaces_and_what_they_are_of_are_printed(summary):
-    said = dict(facts.measure_facts(summary))
+    said = dict(facts.measure_facts(summary.measures))
     for name in (
         "Keskar's sharpness φ",
         "φ in a random subspace of 100 dimensions",
@@ -88,34 +100,32 @@ def test_both_sharpnesses_their_spaces_and_what_they_are_of_are_printed(summary)
 
 
 def test_a_scale_without_an_upper_end_is_at_least_its_lower_bound():
-    assert facts.scale_text(
-        {"value": 900.0, "lo": 512.4, "hi": None, "n": 16, "kind": "fieller lower bound"}
-    ).startswith("≥ 512")
+    at_least = Estimate(value=900.0, lo=512.4, n=16, kind="fieller lower bound")
+    assert facts.scale_text(at_least).startswith("≥ 512")
     assert (
-        facts.scale_text({"value": None, "lo": None, "hi": None, "n": 0, "kind": "too few rows"})
-        == ""
-        == facts.scale_text(None)
+        facts.scale_text(Estimate(value=None, kind="too few rows")) == facts.scale_text(None) == ""
     )
 
 
-def test_a_growing_batch_is_proposed_with_its_bound():
-    marks = {
-        "growth": {
-            "losses": [0.8, 0.05],
-            "local_critical": [20.0, 170.0],
-            "gamma": 0.77,
-            "doublings": 3,
-            "growth": {"value": 8.5, "lo": 7.0, "hi": 10.0, "n": 3, "kind": "t on logarithms"},
-        }
-    }
-    # one size has no others beside it
-    assert facts.landmark_facts({"landmarks": marks, "cells": [{"batch_size": 64}]}) == []
-    text = dict(facts.landmark_facts({"landmarks": marks}))["a batch that grows"]
-    assert "growing the batch could save at most 23 % of the rows" in text
+def test_a_growing_batch_is_proposed_with_its_bound(analysis):
+    def growth_text(doublings):
+        growth = LocalGrowth(
+            losses=(0.8, 0.05),
+            local_critical=(20.0, 170.0),
+            gamma=0.77,
+            doublings=doublings,
+            growth=Estimate(value=8.5, lo=7.0, hi=10.0, n=3, kind="t on logarithms"),
+        )
+        grown = replace(analysis, landmarks=replace(analysis.landmarks, growth=growth))
+        # one size has no others beside it
+        assert facts.landmark_facts(grown.revise(cells=(CellFigures(batch_size=64),))) == []
+        return dict(facts.landmark_facts(grown))["a growing minibatch"]
+
+    text = growth_text(3)
+    assert "growing the minibatch could save at most 23 % of the rows" in text
     assert "double the minibatch 3 times" in text
     assert "√2 (Adam)" in text
-    marks["growth"] |= {"doublings": 0}
-    assert "double" not in dict(facts.landmark_facts({"landmarks": marks}))["a batch that grows"]
+    assert "double" not in growth_text(0)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +136,14 @@ def test_the_bottleneck_is_named(slower, word):
     for record in records:
         if record["event"] == "delivery":
             record["seconds"] *= slower
-    assert facts.bottleneck(summarize(records)).startswith(word)
+    assert facts.bottleneck(analyzed(records).summary).startswith(word)
 
 
 def test_nothing_measured_is_nothing_said():
-    bare = summarize(make_records([1024], trials=1, lrs=[0.004], verb="train", timing=False))
-    assert (
-        facts.speed_facts(bare) == facts.measure_facts(bare) == facts.confirmation_rows(bare) == []
-    )
+    bare = analyzed(make_records([1024], trials=1, lrs=[0.004], verb="train", timing=False))
+    assert facts.speed_facts(bare) == []
+    assert facts.measure_facts(bare.summary.measures) == []
+    assert facts.confirmation_rows(bare.summary) == []
     assert "## Measured" not in render_markdown(bare)
 
 
@@ -151,14 +161,14 @@ def test_a_bad_shuffle_a_slope_that_is_not_and_a_quarantine_are_said():
     for record in records:
         if record["event"] == "pass":
             record["quarantined"] = lost
-    summary = summarize(records)
-    said = dict(facts.measure_facts(summary))
+    summary = analyzed(records).summary
+    said = dict(facts.measure_facts(summary.measures))
     assert (
-        "these statistics are of your shuffle, not of the batch size"
+        "these statistics describe your shuffle, not the batch size"
         in said["shuffle, design effect"]
     )
     assert "not 1/√m" in said["√m law, slope"]
-    found = dict(facts.integrity_facts(summary))
+    found = dict(run_facts.integrity_facts(summary))
     assert found["quarantined"].startswith("5 rows that could not be read")
     assert "a.parquet rows 0 to 5 (cut short)" in found["quarantined"]
     assert found["left out"] == "b (no)"
@@ -166,8 +176,9 @@ def test_a_bad_shuffle_a_slope_that_is_not_and_a_quarantine_are_said():
 
 
 def on_workers(**last) -> list[dict]:
-    """Training whose second of three workers' rounds lost one; each round has a million rows a
-    worker and takes a second.
+    """Return records of training on two workers, one of which is lost for the third round.
+
+    After a short first round each takes a second and has a million rows per worker or fewer.
     """
     records = make_records([1024], trials=1, lrs=[0.004], verb="train", timing=False)
     sync = {
@@ -196,21 +207,17 @@ def on_workers(**last) -> list[dict]:
 
 
 def test_a_run_on_workers_tells_speed_and_loss_by_their_number(tmp_path, monkeypatch):
-    summary = summarize(on_workers())
-    one, two = summary["workers"]["by_workers"]
-    assert (one["workers"], one["rows"], one["rows_per_second"]["value"]) == (
-        1,
-        1_000_000,
-        1_000_000,
-    )
-    assert (two["rounds"], two["rows"], two["end_rows"]) == (3, 3_000_000, 4_000_000)
+    summary = analyzed(on_workers()).summary
+    one, two = summary.workers.by_workers
+    assert (one.workers, one.rows, one.rows_per_second.value) == (1, 1_000_000, 1_000_000)
+    assert (two.rounds, two.rows, two.end_rows) == (3, 3_000_000, 4_000_000)
     # the first round was too short to tell
-    assert two["rows_per_second"]["value"] == pytest.approx(1.5e6, rel=0.01)
-    assert one["holdout_loss"] > two["holdout_loss"]
-    assert summary["cells"][0]["rows_per_second"]["n"] == 3
-    assert summary["cells"][0]["wait_fraction"]["value"] is None
-    said = dict(worker_facts(summary))
-    assert said["workers"] == "2 at most; 1 lost, 3 tasks failed and were done again"
+    assert two.rows_per_second.value == pytest.approx(1.5e6, rel=0.01)
+    assert one.holdout_loss > two.holdout_loss
+    assert summary.cells[0].rows_per_second.n == 3
+    assert summary.cells[0].wait_fraction.value is None
+    said = dict(worker_facts(summary.workers))
+    assert said["workers"] == "2 at most; 1 lost, 3 tasks failed and were retried"
     assert said["period"].endswith("over 2 shares; outer optimizer: average")
     assert said["with 1 worker"].startswith("1.00 M rows/s")
     monkeypatch.setattr(write, "draw", lambda charts: {})
@@ -221,22 +228,20 @@ def test_a_run_on_workers_tells_speed_and_loss_by_their_number(tmp_path, monkeyp
         files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8")
     )
     jsonschema.Draft202012Validator(schema).validate(
-        json.loads(json.dumps(summary, allow_nan=False))
+        json.loads(json.dumps(summary.to_json(), allow_nan=False))
     )
-    assert worker_facts(summarize(make_records([1024]))) == []
+    assert worker_facts(analyzed(make_records([1024])).summary.workers) == []
     assert facts.bottleneck(summary) == ""
 
 
 @pytest.mark.parametrize(("waits", "why"), [(0.38, True), (0.0, False)])
-def test_a_step_that_waits_though_reading_is_faster_has_its_reason(summary, waits, why):
-    cells = [
-        {**cell, "wait_fraction": {**cell["wait_fraction"], "value": waits}}
-        for cell in summary["cells"]
-    ]
-    laws = {**summary["landmarks"]["laws"], "kink": None}
-    said = dict(
-        facts.speed_facts(
-            {**summary, "cells": cells, "landmarks": {**summary["landmarks"], "laws": laws}}
-        )
+def test_a_step_that_waits_though_reading_is_faster_has_its_reason(analysis, waits, why):
+    cells = tuple(
+        replace(cell, wait_fraction=replace(cell.wait_fraction, value=waits))
+        for cell in analysis.summary.cells
     )
-    assert ("the same processor cores" in said["reading is the limit"]) == why
+    laws = analysis.landmarks.laws
+    law = replace(laws.throughput, crossover_batch_size=None)
+    landmarks = replace(analysis.landmarks, laws=replace(laws, throughput=law))
+    said = dict(facts.speed_facts(replace(analysis.revise(cells=cells), landmarks=landmarks)))
+    assert ("the same CPU cores" in said["reading is the limit"]) == why

@@ -1,8 +1,9 @@
-"""summary.json: its schema, its figures against the records, and every way a run can go."""
+"""summary.json: its schema, its figures against the records, and every outcome of a run."""
 
 import json
 import math
 import re
+from dataclasses import fields, replace
 from importlib.resources import files
 
 import jsonschema
@@ -11,9 +12,12 @@ import pytest
 
 from streamtrain.errors import DataError
 from streamtrain.report import cell_figures as cells
+from streamtrain.report.analysis import CellFigures, Summary, TargetCell
 from streamtrain.report.markdown import render_markdown, render_table, verdict_text
-from streamtrain.report.summary import summarize
+from streamtrain.report.summary import analyze, summarize
 from streamtrain.report.text.headline import ladder, tiles
+from streamtrain.science.intervals import Estimate
+from streamtrain.science.run_log import collect
 from tests.report.synthetic import make_records
 
 SCHEMA = json.loads(files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8"))
@@ -51,7 +55,8 @@ RUNS = [
 @pytest.mark.parametrize("options", RUNS)
 def test_every_run_has_a_summary_that_keeps_to_the_schema(options):
     records = make_records(**options)
-    summary = summarize(records)
+    analysis = analyze(collect(records))
+    summary = analysis.to_json()
     text = json.dumps(summary, allow_nan=False)
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(text))
     assert [cell["batch_size"] for cell in summary["cells"]] == records[0]["batch_sizes"]
@@ -60,8 +65,22 @@ def test_every_run_has_a_summary_that_keeps_to_the_schema(options):
         str(size) for size in records[0]["batch_sizes"]
     }
     assert summary["sentence"] in render_table(summary)
-    assert summary["sentence"] in render_markdown(summary)
+    assert summary["sentence"] in render_markdown(analysis)
     assert all(line == line.rstrip() for line in render_table(summary).splitlines())
+
+
+@pytest.mark.parametrize("options", RUNS)
+def test_a_summary_is_read_back_as_it_was(options):
+    analysis = analyze(collect(make_records(**options)))
+    document = json.loads(json.dumps(analysis.to_json()))
+    assert Summary.from_json(document).to_json() == document
+
+
+def test_the_schema_has_the_fields_of_the_types():
+    for name, kind in {"cell": CellFigures, "target_cell": TargetCell, "figure": Estimate}.items():
+        names = {field.name for field in fields(kind)} - {"kind"}
+        assert names == SCHEMA["$defs"][name]["properties"].keys(), name
+    assert {field.name for field in fields(Summary)} == SCHEMA["properties"].keys()
 
 
 def test_schema_itself_is_valid():
@@ -204,9 +223,7 @@ def test_a_handful_of_held_out_rows_is_said_to_say_little():
 
 
 def test_a_bad_shuffle_is_cured_by_spans_of_which_a_window_holds_many():
-    """Large spans of sorted files stay what they are when `ingest` copies them in order: the figure
-    to give it is named.
-    """
+    """`ingest` keeps large spans of sorted files as they are, so the text names --span-rows."""
     records = make_records()
     deff = {"value": 9.0, "lo": 8.0, "hi": 10.0, "n": 99, "kind": "jackknife"}
     records[0] = {
@@ -238,7 +255,7 @@ def test_a_chosen_target_far_above_the_smallest_loss_is_called_easy():
         for r in records
     ]
     flags = [
-        [w["flag"] for w in summarize(rows)["warnings"] if "may be fast to the one" in w["text"]]
+        [w["flag"] for w in summarize(rows)["warnings"] if "may reach one fast" in w["text"]]
         for rows in (records, worse)
     ]
     smallest = min(cell["holdout_loss"]["value"] for cell in summarize(worse)["cells"])
@@ -282,12 +299,12 @@ def test_table_labels_sizes_exactly_and_aligns():
 
 
 def test_a_size_that_waits_keeps_its_verdict():
-    summary = summarize(make_records(sizes=[32, 1000, 65536], trials=5))
+    summary = analyze(collect(make_records(sizes=[32, 1000, 65536], trials=5))).summary
     verdicts = []
     for waits in (0.0, 0.5):
-        for cell in summary["cells"]:
-            cell["wait_fraction"] = {"value": waits, "n": 5, "lo": waits, "hi": waits}
-        verdicts.append([verdict_text(summary, cell) for cell in summary["cells"]])
+        figure = Estimate(value=waits, n=5, lo=waits, hi=waits)
+        cells = [replace(cell, wait_fraction=figure) for cell in summary.cells]
+        verdicts.append([verdict_text(summary, cell) for cell in cells])
     assert any("recommended" in verdict for verdict in verdicts[0])
     assert "slower" in verdicts[0]
     for without, verdict in zip(*verdicts, strict=True):
@@ -354,7 +371,7 @@ def test_the_answer_of_train_is_how_good_the_model_is(options, sentence):
 
 
 def test_the_ladder_stands_between_the_mean_and_the_best_possible():
-    rungs = ladder(summarize(make_records()))
+    rungs = ladder(analyze(collect(make_records())).summary)
     assert [name for name, *_ in rungs] == [
         "always the mean",
         "best linear model",
@@ -364,7 +381,7 @@ def test_the_ladder_stands_between_the_mean_and_the_best_possible():
     losses = [float(loss) for _, loss, *_ in rungs]
     assert losses == sorted(losses, reverse=True)
     assert [own for *_, own in rungs] == [False, False, True, False]
-    assert tiles(summarize(make_records(target_loss=[0.005]))) == []
+    assert tiles(analyze(collect(make_records(target_loss=[0.005]))).summary) == []
 
 
 def test_inconclusive_names_the_sizes_that_may_be_as_fast():
@@ -422,8 +439,9 @@ def test_a_divergence_names_the_flag_that_sets_the_rate(rules, verb, flag, text)
 
 
 def test_a_target_reached_before_the_first_evaluation_is_said_to_be_a_guess():
-    """From row 0 to row 1,024 a size of 8 takes 128 steps, and a line between them put a target of
-    14 steps at 68.
+    """The crossing is interpolated between row 0 and the first evaluation, which can be far off.
+
+    A size of 8 takes 128 steps to row 1,024, and a target of 14 steps was put at 68.
     """
     for target, flags in ((0.6, ["256: --set eval.first_row=256"]), (0.1, [])):
         records = make_records(target_loss=(target,))

@@ -1,6 +1,4 @@
-"""The report's files: whole or absent, equal to each other, safe against hostile names, drawn in a
-real browser.
-"""
+"""The report's files: complete or absent, equal to each other, and safe against hostile names."""
 
 import base64
 import csv
@@ -36,7 +34,7 @@ CHARTS = {f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")}
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """A report with a diverged cell and hostile names: its directory and its summary."""
+    """The directory and the summary of a report with a diverged cell and hostile names."""
     out = tmp_path_factory.mktemp("report")
     records = make_records(outcomes={65536: "diverged"}, features=[SCRIPTED, "</script>", "b", "c"])
     return out, write_report(records, out)
@@ -130,9 +128,7 @@ def test_compact_tables_keep_every_row():
     "python", ["/bin/false", "/no/such/python"], ids=["dies", "does not start"]
 )
 def test_a_run_keeps_its_figures_when_drawing_fails(tmp_path, monkeypatch, python):
-    """Under a memory limit the drawing process dies; the summary says so, and the table is
-    there.
-    """
+    """The drawing process can die under a memory limit; the summary says so and has its table."""
     vega_bundle.cache_clear()
     monkeypatch.setattr("sys.executable", python)
     summary = write_report(make_records(), tmp_path)

@@ -1,35 +1,28 @@
-"""The charts as Vega-Lite specs; one definition gives the page's interactive chart, the SVG and the
-PNG.
+"""The charts as Vega-Lite specs: one definition for the page, the SVG and the PNG.
 
-Specs name their data (`tables.py`, `measure_tables.py`) and hold none, so that the page embeds each
-table once. Batch sizes are ordered by one hue and labelled exactly; what did not reach its target
-is a hollow mark at the edge. `house` has what all share; `picture`, `speed`, `rates`, `measures`
-the charts of the report's sections 2 and 3, 4, 6, 6.
+Specs name their tables (`chart_data.py`, `measure_data.py`) and contain no data, so that the page
+embeds each table once. Batch sizes are shown in one hue, deeper for larger sizes, and labelled
+exactly; a size that did not reach its target is a hollow mark at the edge. `theme` has what the
+charts share.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
-import altair as alt
-
-from streamtrain.report.charts import measures, rates, speed
-from streamtrain.report.charts import tradeoff as picture
-from streamtrain.report.charts.theme import Spec, Tables, finish, theme, whole_spec
+from streamtrain.report.analysis import Summary
+from streamtrain.report.charts import measures, rates, speed, tradeoff
+from streamtrain.report.charts.theme import AnyChart, Spec, Tables, finish, theme, whole_spec
 
 __all__ = ["NAMES", "Spec", "Tables", "chart_specs", "theme", "whole_spec"]
 
-Draw = Callable[[Mapping[str, Any], Tables], alt.LayerChart | None]
-#: Name → (what draws it, height in pixels).
+Draw = Callable[[Summary, Tables], AnyChart | None]
+#: Chart → the function that draws it, and its height in pixels.
 _CHARTS: dict[str, tuple[Draw, int]] = {
-    "tradeoff": (picture.tradeoff, 340),
-    "seconds_to_target": (picture.seconds_to_target, 340),
-    **{
-        f"loss_by_{name}": (
-            lambda summary, tables, name=name: picture.curves(name, summary, tables),
-            380,
-        )
-        for name in picture.AXES
-    },
+    "tradeoff": (tradeoff.tradeoff, 340),
+    "seconds_to_target": (tradeoff.seconds_to_target, 340),
+    "loss_by_rows": (partial(tradeoff.curves, "rows"), 380),
+    "loss_by_steps": (partial(tradeoff.curves, "steps"), 380),
+    "loss_by_seconds": (partial(tradeoff.curves, "seconds"), 380),
     "throughput": (speed.throughput, 320),
     "parts": (speed.parts, 170),
     "learning_rates": (rates.learning_rates, 340),
@@ -43,8 +36,8 @@ _CHARTS: dict[str, tuple[Draw, int]] = {
 NAMES = tuple(_CHARTS)
 
 
-def chart_specs(summary: Mapping[str, Any], tables: Tables) -> dict[str, Spec]:
-    """The specs by name, of NAMES; a chart without a single point to show is left out."""
+def chart_specs(summary: Summary, tables: Tables) -> dict[str, Spec]:
+    """Return the specs by name, of NAMES; a chart without anything to show is left out."""
     drawn = {name: (draw(summary, tables), height) for name, (draw, height) in _CHARTS.items()}
     return {
         name: finish(chart, height) for name, (chart, height) in drawn.items() if chart is not None

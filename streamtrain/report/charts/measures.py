@@ -1,14 +1,11 @@
-"""Measurements of the trained models: noise scale, √m law, curvature, sharpness, the line between
-two models.
-"""
-
-from collections.abc import Mapping
-from typing import Any
+"""Charts of what was measured of the trained models: noise, √m law, curvature, sharpness."""
 
 import altair as alt
 
+from streamtrain.report.analysis import Summary
 from streamtrain.report.axis import ends_of
 from streamtrain.report.charts.theme import (
+    AnyChart,
     Tables,
     chart_title,
     interval_bars,
@@ -18,26 +15,21 @@ from streamtrain.report.charts.theme import (
 )
 
 
-def noise_scale(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """The noise scales and the critical batch size beside the recommended one, on one axis of batch
-    sizes; None without one.
-    """
+def noise_scale(summary: Summary, tables: Tables) -> AnyChart | None:
+    """The noise scales and the critical batch size beside the recommended one; None without one."""
     rows = tables["noise"]
     if not any(row["kind"] == "measured" for row in rows):
         return None
     values = [row["value"] for row in rows]
-    known = [
+    bounds = [
         row[name]
         for row in rows
         for name in ("lo", "hi")
         if row[name] and min(values) / 30 < row[name] < 30 * max(values)
     ]
-    x = alt.X(
-        "value:Q", title="rows of a minibatch", **log_axis(ends_of([*values, *known], 1.6), "~s")
-    )
-    y = alt.Y(
-        "name:N", title=None, sort=[row["name"] for row in rows], axis=alt.Axis(labelLimit=260)
-    )
+    ends, names = ends_of([*values, *bounds], 1.6), [row["name"] for row in rows]
+    x = alt.X("value:Q", title="rows of a minibatch", **log_axis(ends, "~s"))
+    y = alt.Y("name:N", title=None, sort=names, axis=alt.Axis(labelLimit=260))
     base = alt.Chart(alt.NamedData("noise"))
     tooltip = [
         alt.Tooltip("name:N"),
@@ -54,28 +46,22 @@ def noise_scale(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | 
         .mark_point(size=200, strokeWidth=2, opacity=1, style="reference")
         .encode(x=x, y=y, tooltip=tooltip),
     ]
-    return alt.layer(*layers).properties(
-        title="Noise scales"
-        + " beside the recommended size" * any(row["kind"] == "chosen" for row in rows)
-    )
+    title = "Noise scales"
+    if any(row["kind"] == "chosen" for row in rows):
+        title += " beside the recommended size"
+    return alt.layer(*layers).properties(title=title)
 
 
-def sqrt_m(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """The gradient's standard deviation against the rows it is averaged over, with the line of
-    slope -½.
-    """
+def sqrt_m(summary: Summary, tables: Tables) -> AnyChart | None:
+    """The gradient's standard deviation against the rows averaged, with a line of slope −½."""
     rows = tables["sqrt_m"]
     if len(rows) < 2:
         return None
     title = "standard deviation of the gradient"
-    x = alt.X(
-        "m:Q", title="rows averaged (m)", **log_axis(ends_of([row["m"] for row in rows], 1.2), "~s")
-    )
-    y = alt.Y(
-        "sd:Q",
-        title=title,
-        **log_axis(ends_of([row[name] for row in rows for name in ("sd", "ideal")], 1.2)),
-    )
+    x_ends = ends_of([row["m"] for row in rows], 1.2)
+    y_ends = ends_of([row[name] for row in rows for name in ("sd", "ideal")], 1.2)
+    x = alt.X("m:Q", title="rows averaged (m)", **log_axis(x_ends, "~s"))
+    y = alt.Y("sd:Q", title=title, **log_axis(y_ends))
     base = alt.Chart(alt.NamedData("sqrt_m"))
     tooltip = [alt.Tooltip("m:Q", format=",d"), alt.Tooltip("sd:Q", format=".4~g")]
     layers = [
@@ -91,10 +77,8 @@ def sqrt_m(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
     )
 
 
-def curvature(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """λ_max at the end of training, by batch size, beside the line above which a step of its rate
-    is unstable.
-    """
+def curvature(summary: Summary, tables: Tables) -> AnyChart | None:
+    """λ_max at the end of training by batch size, with the line above which steps are unstable."""
     rows = tables["curvature"]
     if not rows:
         return None
@@ -122,15 +106,14 @@ def curvature(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | No
     )
 
 
-def sharpness(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """Keskar's φ and the adaptive φ by batch size; None without one."""
+def sharpness(summary: Summary, tables: Tables) -> AnyChart | None:
+    """Keskar's φ and the adaptive φ by batch size; None where neither was measured."""
     rows = [row for row in tables["sharpness"] if row["value"]]
     if not rows:
         return None
     x, color = size_axis(tables), size_color(tables)
-    y = alt.Y(
-        "value:Q", title="sharpness φ, %", **log_axis(ends_of([row["value"] for row in rows], 1.6))
-    )
+    ends = ends_of([row["value"] for row in rows], 1.6)
+    y = alt.Y("value:Q", title="sharpness φ, %", **log_axis(ends))
     base = alt.Chart(alt.NamedData("sharpness")).transform_filter("datum.value > 0")
     tooltip = [
         alt.Tooltip("size:N", title="minibatch"),
@@ -151,7 +134,7 @@ def sharpness(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | No
     return alt.layer(*layers).properties(title="Sharpness of the trained models")
 
 
-def line(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def line(summary: Summary, tables: Tables) -> AnyChart | None:
     """Training loss on the straight line from the smallest batch's model to the largest's."""
     rows = [row for row in tables["line"] if row["loss"]]
     if len(rows) < 2:
@@ -161,9 +144,8 @@ def line(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
         title="0: the smallest size's model, 1: the largest's",
         axis=alt.Axis(format="~g"),
     )
-    y = alt.Y(
-        "loss:Q", title="training loss", **log_axis(ends_of([row["loss"] for row in rows], 1.2))
-    )
+    y_ends = ends_of([row["loss"] for row in rows], 1.2)
+    y = alt.Y("loss:Q", title="training loss", **log_axis(y_ends))
     base = alt.Chart(alt.NamedData("line")).transform_filter("datum.loss > 0")
     ends = base.transform_filter("datum.end != ''")
     layers = [

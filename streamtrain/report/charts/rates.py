@@ -1,28 +1,31 @@
-"""Learning rates: the loss at every size and rate with the stability line, and the rules that say a
-rate for each size.
-"""
-
-from collections.abc import Mapping
-from typing import Any
+"""Charts of learning rates: the loss at every size and rate, and the rules side by side."""
 
 import altair as alt
 
+from streamtrain.report.analysis import Summary
 from streamtrain.report.axis import ends_of
-from streamtrain.report.charts.theme import Tables, chart_title, log_axis, size_axis, size_steps
+from streamtrain.report.charts.theme import (
+    AnyChart,
+    Tables,
+    chart_title,
+    log_axis,
+    size_axis,
+    size_steps,
+)
 
-#: Stability line → its dashes.
+#: Stability line → its dash pattern.
 STABILITY = {"curvature": [5, 4], "mean-square stability": [2, 3]}
 
 
-def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """B x η: a square a learner, coloured by its loss; crosses diverged.
+def learning_rates(summary: Summary, tables: Tables) -> AnyChart | None:
+    """Loss by batch size and learning rate, one square per learner.
 
-    None where no size had two rates.
+    Crosses mark learners without a loss, and lines the rates at which steps become unstable. None
+    where no size had two rates.
     """
     tried = tables["tried"]
-    if len({(row["batch_size"], row["lr"]) for row in tried}) <= len(
-        {row["batch_size"] for row in tried}
-    ):
+    learners = {(row["batch_size"], row["lr"]) for row in tried}
+    if len(learners) <= len({size for size, _ in learners}):
         return None
     losses = [row["loss"] for row in tried if row["loss"]]
     limits = [row["lr"] for row in tables["stability"]]
@@ -31,9 +34,9 @@ def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart
     ends = ends_of([*rates, *(limit for limit in limits if limit < 30 * max(rates))], 1.6)
     y = alt.Y("lr:Q", title="learning rate", **log_axis(ends))
     base = alt.Chart(alt.NamedData("tried"))
-    # What is worse than twice the best constant has one colour, or a single runaway would leave one
-    # colour to all the others.
-    worst = 2 * ((summary["best_constant_loss"] or {}).get("value") or 1.0)
+    # Losses above twice that of the best constant share one colour: a single diverging learner
+    # would otherwise leave one colour for all the others.
+    worst = 2 * (summary.constant_loss or 1.0)
     scale = alt.Scale(
         type="log",
         domain=list(ends_of([min(loss, worst) for loss in losses], 1.0)),
@@ -69,7 +72,7 @@ def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart
         line = alt.Chart(alt.NamedData("stability")).transform_filter(
             f"datum.lr <= {ends[1]} && datum.lr >= {ends[0]}"
         )
-        told = [
+        limit_tooltip = [
             alt.Tooltip("line:N"),
             alt.Tooltip("batch_size:Q", title="minibatch", format=",d"),
             alt.Tooltip("lr:Q", title="stable below", format=".3~g"),
@@ -82,7 +85,7 @@ def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart
         layers += [
             line.mark_line(strokeWidth=1.5, style="reference").encode(x=x, y=y, strokeDash=dash),
             line.mark_point(size=30, filled=True, opacity=1, style="reference").encode(
-                x=x, y=y, tooltip=told
+                x=x, y=y, tooltip=limit_tooltip
             ),
         ]
     return alt.layer(*layers).properties(
@@ -92,22 +95,16 @@ def learning_rates(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart
     )
 
 
-def rules(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """Held-out loss at equal rows against batch size, a line a learning-rate rule, labelled
-    directly; None with one rule.
+def rules(summary: Summary, tables: Tables) -> AnyChart | None:
+    """Held-out loss at equal rows against batch size, one labelled line per learning-rate rule.
+
+    None with one rule.
     """
-    found = [row for row in tables["arms"] if row["holdout_loss"]]
-    if len({row["rule"] for row in found}) < 2:
+    rows = [row for row in tables["arms"] if row["holdout_loss"]]
+    if len({row["rule"] for row in rows}) < 2:
         return None
-    title = "held-out loss at equal rows"
-    x, y = (
-        size_axis(tables),
-        alt.Y(
-            "holdout_loss:Q",
-            title=title,
-            **log_axis(ends_of([row["holdout_loss"] for row in found], 1.3)),
-        ),
-    )
+    title, ends = "held-out loss at equal rows", ends_of([row["holdout_loss"] for row in rows], 1.3)
+    x, y = size_axis(tables), alt.Y("holdout_loss:Q", title=title, **log_axis(ends))
     base = alt.Chart(alt.NamedData("arms")).transform_filter("datum.holdout_loss > 0")
     dash = alt.StrokeDash("rule:N", legend=None)
     shape = alt.Shape("rule:N", legend=None)

@@ -1,30 +1,32 @@
-"""Throughput: every timing repeat at every size, the line that a step's time follows, and where the
-stream's time goes.
-"""
-
-from collections.abc import Mapping
-from typing import Any
+"""Charts of throughput: timing repeats with the law of a step's time, and the stream's time."""
 
 import altair as alt
 
+from streamtrain.report.analysis import Summary
 from streamtrain.report.axis import ends_of
-from streamtrain.report.charts.theme import Tables, chart_title, log_axis, size_axis, size_color
+from streamtrain.report.charts.theme import (
+    AnyChart,
+    Tables,
+    chart_title,
+    log_axis,
+    size_axis,
+    size_color,
+)
 
 
-def throughput(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """Rows/s of the steps alone, a mark a repeat, with B/(α + βB) through them and delivery as a
-    roof; None without timings.
+def throughput(summary: Summary, tables: Tables) -> AnyChart | None:
+    """Rows per second of the step alone, one mark per repeat; None without timings.
+
+    The law B/(α + βB) goes through the marks, and the delivery rate is a line above which a step
+    waits for rows.
     """
     repeats = tables["repeats"]
     if not repeats:
         return None
-    roof = [row for row in tables["roof"] if row["rows_per_second"]]
+    delivery = [row for row in tables["delivery"] if row["rows_per_second"]]
     title = "rows per second"
-    y = alt.Y(
-        "rows_per_second:Q",
-        title=title,
-        **log_axis(ends_of([row["rows_per_second"] for row in [*repeats, *roof]], 1.3), "~s"),
-    )
+    ends = ends_of([row["rows_per_second"] for row in [*repeats, *delivery]], 1.3)
+    y = alt.Y("rows_per_second:Q", title=title, **log_axis(ends, "~s"))
     x, color = size_axis(tables), size_color(tables)
     base = alt.Chart(alt.NamedData("repeats"))
     tooltip = [
@@ -41,31 +43,28 @@ def throughput(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | N
         ),
     ]
     dashed = "; dashed: B / (α + βB)" if tables["law"] else ""
-    if roof:
-        ceiling = alt.Chart(alt.NamedData("roof"))
+    if delivery:
+        rate = alt.Chart(alt.NamedData("delivery"))
         layers += [
-            ceiling.mark_rule(strokeDash=[5, 4], style="reference").encode(
+            rate.mark_rule(strokeDash=[5, 4], style="reference").encode(
                 y=alt.Y("rows_per_second:Q", title=title)
             ),
-            ceiling.mark_text(align="left", dx=4, dy=-7, fontSize=10, style="reference").encode(
+            rate.mark_text(align="left", dx=4, dy=-7, fontSize=10, style="reference").encode(
                 x=alt.value(0), y=alt.Y("rows_per_second:Q", title=title), text="name:N"
             ),
         ]
     return alt.layer(*layers).properties(
-        title=chart_title("Rows per second of the step alone", f"a mark a repeat{dashed}")
+        title=chart_title("Rows per second of the step alone", f"one mark per repeat{dashed}")
     )
 
 
-def parts(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """Seconds of work in each part of the stream, all passes together.
-
-    None where nothing was timed.
-    """
+def parts(summary: Summary, tables: Tables) -> AnyChart | None:
+    """Seconds of work in each part of the stream, over all passes; None if nothing was timed."""
     if not tables["parts"]:
         return None
     base = alt.Chart(alt.NamedData("parts"))
     y = alt.Y("part:N", title=None, sort=[row["part"] for row in tables["parts"]])
-    x = alt.X("seconds:Q", axis=None)  # every bar has its figure
+    x = alt.X("seconds:Q", axis=None)  # every bar is labelled with its figure
     bar = base.mark_bar(height=14, color="#2f7fd0")
     text = base.mark_text(align="left", dx=5)
     return alt.layer(bar.encode(x=x, y=y), text.encode(x=x, y=y, text="label:N")).properties(

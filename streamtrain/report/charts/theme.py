@@ -1,20 +1,18 @@
-"""What every chart is made of: the theme, scales and ticks, colours, marks, and a spec that stands
-alone.
-"""
+"""What the charts share: the theme, scales and ticks, colours, marks, and complete specs."""
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 
 from streamtrain.report.axis import ends_of
-from streamtrain.report.chart_data import Row
+from streamtrain.report.measure_data import Tables
 from streamtrain.report.number_format import size_text
 
 Spec = dict[str, Any]
-Tables = Mapping[str, Sequence[Row]]
+AnyChart = alt.LayerChart | alt.FacetChart
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 _RAMPS = {
     "light": ["#4f9be0", "#2a76c6", "#14508f", "#081f40"],
@@ -24,16 +22,16 @@ _INKS = {
     "light": ("#22262b", "#d9dde2", "#b4530a", "#ffffff"),
     "dark": ("#e4e7eb", "#3a4048", "#f2a65a", "#14171b"),
 }
-#: Sizes nearer to one another than this share of their axis have one label together.
+#: Sizes nearer to one another than this fraction of their axis share a label.
 _LABEL_SHARE = 0.06
-#: First digits of ticks, from few to many.
+#: First digits of ticks, from few ticks to many.
 _DIGITS = ((1,), (1, 2, 5), (1, 2, 3, 5, 7))
-#: With fewer ticks an axis tells no distances.
+#: With fewer ticks an axis does not show its scale.
 _FEWEST_TICKS = 3
 
 
 def theme(name: str) -> Spec:
-    """The Vega config `light` or `dark`: colours and type only."""
+    """Return the Vega config `light` or `dark`: colours and type only."""
     ink, grid, accent, paper = _INKS[name]
     axis = {
         "labelColor": ink,
@@ -77,42 +75,39 @@ def theme(name: str) -> Spec:
 
 
 def whole_spec(spec: Spec, tables: Tables) -> Spec:
-    """The spec with its data, a size and a white background: a chart that stands alone."""
-    whole = copy.deepcopy(spec)
+    """Return the spec with its data, a size and a white background: a complete chart."""
     used = _data_names(spec)
-    whole |= {
+    return copy.deepcopy(spec) | {
         "width": 640,
         "height": 1.06 * spec["height"],
         "datasets": {name: list(rows) for name, rows in tables.items() if name in used},
+        "config": theme("light") | {"background": "white", "padding": 16},
     }
-    whole["config"] = theme("light") | {"background": "white", "padding": 16}
-    return whole
 
 
 def _data_names(spec: Any) -> set[str]:
-    """The tables that a spec names, at whatever depth."""
-    if isinstance(spec, dict):
-        own = (
-            {spec["data"]["name"]}
-            if isinstance(spec.get("data"), dict) and "name" in spec["data"]
-            else set()
-        )
-        return own.union(*map(_data_names, spec.values()))
-    return set().union(*map(_data_names, spec)) if isinstance(spec, list) else set()
+    """Return the tables that a spec names, at any depth."""
+    if isinstance(spec, list):
+        return set().union(*map(_data_names, spec))
+    if not isinstance(spec, dict):
+        return set()
+    data = spec.get("data")
+    names = {data["name"]} if isinstance(data, dict) and "name" in data else set()
+    return names.union(*map(_data_names, spec.values()))
 
 
 def chart_title(text: str, subtitle: str = "") -> alt.Title:
-    """A title, with a line below it where there is something to say."""
+    """Return a title, with a line below it if `subtitle` is not empty."""
     return alt.Title(text, subtitle=subtitle) if subtitle else alt.Title(text)
 
 
 def interval_bars(base: alt.Chart) -> alt.Chart:
-    """95 % intervals; one far wider than the picture is cut at its edge."""
+    """Return the bars of 95 % intervals; one far wider than the chart is cut at its edge."""
     return base.mark_rule(clip=True, strokeWidth=1.5)
 
 
 def edge_marks(base: alt.Chart, x: alt.X, color: alt.Color) -> alt.Chart:
-    """Hollow triangles at the top edge for what has no value, with its status on hover."""
+    """Return hollow triangles at the top edge for sizes without a value, with their status."""
     tooltip = [alt.Tooltip("size:N", title="minibatch"), alt.Tooltip("status:N")]
     mark = base.mark_point(shape="triangle-up", size=90, strokeWidth=1.8, opacity=1)
     return mark.encode(x=x, y=alt.value(0), color=color, tooltip=tooltip)
@@ -121,17 +116,17 @@ def edge_marks(base: alt.Chart, x: alt.X, color: alt.Color) -> alt.Chart:
 def reference_layers(
     y: alt.Y, tables: Tables, marks: Sequence[tuple[float, float]]
 ) -> list[alt.Chart]:
-    """The best linear and the best possible loss as labelled lines; below the latter there is room,
-    since nothing can lie there.
+    """Return the best linear and the best possible loss as labelled lines.
 
-    `marks` are what else is drawn, as (share of the width, loss): a line has its name at the end
-    that they leave free.
+    `marks` are what else is drawn, as (fraction of the width, loss): the label of a line is at the
+    end where they leave more room. That of the best possible loss is below its line, since no mark
+    can be there.
     """
     base, layers = alt.Chart(alt.NamedData("references")), []
+    left_losses = [loss for x, loss in marks if x < 0.4]
+    right_losses = [loss for x, loss in marks if x > 0.6]
     for row in tables["references"]:
-        right = _nearest(row["loss"], [loss for x, loss in marks if x < 0.4]) < _nearest(
-            row["loss"], [loss for x, loss in marks if x > 0.6]
-        )
+        right = _nearest(row["loss"], left_losses) < _nearest(row["loss"], right_losses)
         ends = {"align": "right", "dx": -4} if right else {"align": "left", "dx": 4}
         mark = base.transform_filter(f"datum.name == '{row['name']}'").mark_text(
             **ends, dy=9 if row["lowest"] else -7, fontSize=10, style="reference"
@@ -141,41 +136,37 @@ def reference_layers(
 
 
 def _nearest(loss: float, others: Sequence[float]) -> float:
-    """How far the nearest of the others is, on a log axis."""
+    """Return the distance to the nearest of the others, on a log axis."""
     return min((abs(math.log(other / loss)) for other in others), default=math.inf)
 
 
 def sizes_where(condition: str) -> alt.Chart:
-    """The batch sizes for which a Vega expression holds."""
+    """Return a chart of the batch sizes for which a Vega expression holds."""
     return alt.Chart(alt.NamedData("cells")).transform_filter(condition)
 
 
 def size_color(tables: Tables) -> alt.Color:
-    """One hue, deeper with larger sizes; the ramp of the theme."""
+    """Return the colours of sizes: one hue, deeper with larger sizes."""
     sizes = [cell["batch_size"] for cell in tables["cells"]]
     scale = alt.Scale(type="log", domain=[min(sizes), max(max(sizes), 2 * min(sizes))])
-    return alt.Color("batch_size:Q", scale=scale, legend=None)  # lines and points carry their sizes
+    return alt.Color("batch_size:Q", scale=scale, legend=None)  # every line and point is labelled
 
 
 def log_axis(ends: tuple[float, float], format: str = "~g") -> dict[str, Any]:
-    """A log scale between `ends` with round ticks: 1, 2, 5 over a short reach, else powers of
-    ten.
-    """
-    return {
-        "scale": log_scale(ends),
-        "axis": alt.Axis(
-            format=format, values=round_ticks(*ends), labelOverlap="greedy", labelSeparation=4
-        ),
-    }
+    """Return a log scale between `ends` with round ticks (1, 2, 5; powers of ten if long)."""
+    axis = alt.Axis(
+        format=format, values=round_ticks(*ends), labelOverlap="greedy", labelSeparation=4
+    )
+    return {"scale": log_scale(ends), "axis": axis}
 
 
 def log_scale(ends: tuple[float, float]) -> alt.Scale:
-    """Exactly from end to end."""
+    """Return a log scale that ends exactly at `ends`."""
     return alt.Scale(type="log", domain=list(ends), nice=False)
 
 
 def round_ticks(low: float, high: float) -> list[float]:
-    """Round numbers between the ends: more digits over fewer decades.
+    """Return round numbers between the ends, with more digits over fewer decades.
 
     >>> round_ticks(0.3, 20)
     [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
@@ -183,7 +174,7 @@ def round_ticks(low: float, high: float) -> list[float]:
     ([0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0], [12000000.0, 14000000.0, 16000000.0, 18000000.0])
     """
     decades = math.log10(high / low)
-    coarsest = 2 if decades < 0.8 else 1 if decades < 2.5 else 0
+    coarsest = sum(decades < most for most in (0.8, 2.5))
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in _DIGITS[coarsest:]:
         ticks = [
@@ -198,32 +189,30 @@ def round_ticks(low: float, high: float) -> list[float]:
 
 
 def _even_ticks(low: float, high: float) -> list[float]:
-    """Ticks at one distance, for a reach so short that hardly a round number lies in it: one tick
-    tells no scale.
-    """
+    """Return ticks at equal distances, for an axis so short that it has too few round numbers."""
     for power in range(math.ceil(math.log10(high)), math.floor(math.log10(high - low)) - 2, -1):
         for digit in (5, 2, 1):
-            first, last = (
-                math.ceil(low / (digit * 10.0**power)),
-                math.floor(high / (digit * 10.0**power)),
-            )
+            distance = digit * 10.0**power
+            first, last = math.ceil(low / distance), math.floor(high / distance)
             if last - first + 1 >= _FEWEST_TICKS:
                 return [float(f"{digit * k}e{power}") for k in range(first, last + 1)]
     return [low, high]
 
 
 def size_axis(tables: Tables, *, title: str = "minibatch size") -> alt.X:
-    """Batch sizes along x, labelled exactly; sizes as near as 1,000 and 1,024 share a label that
-    names both.
+    """Return an axis of batch sizes, labelled exactly.
+
+    Sizes as near to one another as 1,000 and 1,024 share a label that names both.
     """
     cells = tables["cells"]
     ends = ends_of([cell["batch_size"] for cell in cells], 1.4)
     groups: list[list[int]] = []
+    near = _LABEL_SHARE * math.log(ends[1] / ends[0])
     for size in (cell["batch_size"] for cell in cells if cell["label"]):
-        near = groups and math.log(size / groups[-1][0]) < _LABEL_SHARE * math.log(
-            ends[1] / ends[0]
-        )
-        groups[-1:] = [[*groups[-1], size]] if near else [*groups[-1:], [size]]
+        if groups and math.log(size / groups[-1][0]) < near:
+            groups[-1].append(size)
+        else:
+            groups.append([size])
     several = [
         f"datum.value == {group[0]} ? '{' · '.join(map(size_text, group))}' : "
         for group in groups
@@ -237,9 +226,7 @@ def size_axis(tables: Tables, *, title: str = "minibatch size") -> alt.X:
 
 
 def size_steps(tables: Tables) -> alt.X:
-    """Batch sizes one beside the other, at equal distances: for what would cover its neighbour on a
-    scale.
-    """
+    """Return an axis of batch sizes at equal distances, on which wide marks do not overlap."""
     sizes = [cell["size"] for cell in tables["cells"]]
     axis = alt.Axis(
         values=[cell["size"] for cell in tables["cells"] if cell["label"]],
@@ -252,25 +239,28 @@ def size_steps(tables: Tables) -> alt.X:
 
 
 def _with_halo(layer: Spec) -> list[Spec]:
-    """A text stands on a rim of paper, so that the lines below it do not strike it through."""
+    """Return a layer, below it its outline in the background colour if it is text.
+
+    The outline keeps lines from crossing the text.
+    """
     if layer["mark"]["type"] != "text":
         return [layer]
-    rim = copy.deepcopy(layer)
-    rim["mark"]["style"] = [*filter(None, [layer["mark"].get("style")]), "halo"]
-    return [rim, layer]
+    outline = copy.deepcopy(layer)
+    outline["mark"]["style"] = [*filter(None, [layer["mark"].get("style")]), "halo"]
+    return [outline, layer]
 
 
 def _depth(layer: Spec) -> int:
-    """Lines lie below text, and points above all: what was measured is never covered."""
+    """Return the order of drawing: lines, text, then points, which nothing may cover."""
     return {"text": 1, "point": 2}.get(layer["mark"]["type"], 0)
 
 
-def finish(chart: alt.LayerChart, height: int = 340) -> Spec:
-    """The spec without data, as wide as its place."""
+def finish(chart: AnyChart, height: int = 340) -> Spec:
+    """Return the spec without data, as wide as its container."""
     spec = chart.to_dict()
     spec.pop("config", None)  # a theme belongs to the page or to `draw`
     spec["layer"] = sorted(
-        (one for layer in spec["layer"] for one in _with_halo(layer)), key=_depth
+        (part for layer in spec["layer"] for part in _with_halo(layer)), key=_depth
     )
     return spec | {
         "width": "container",

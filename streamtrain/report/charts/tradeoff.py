@@ -1,16 +1,15 @@
-"""The picture and the curves: rows/s against loss, seconds to the target, loss against rows, steps,
-seconds.
-"""
+"""The main charts: speed against loss, seconds to the target, and the loss curves."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal
 
 import altair as alt
 
+from streamtrain.report.analysis import Summary
 from streamtrain.report.axis import ends_of, share_of, with_intervals
-from streamtrain.report.chart_data import Row
 from streamtrain.report.charts.theme import (
+    AnyChart,
     Tables,
     chart_title,
     edge_marks,
@@ -22,13 +21,13 @@ from streamtrain.report.charts.theme import (
     size_color,
     sizes_where,
 )
+from streamtrain.report.measure_data import Row
 from streamtrain.report.number_format import target_word
 
 AXES = {"rows": "rows trained on", "steps": "steps", "seconds": "seconds of training alone"}
 
-
-#: What a size's mark tells when it is pointed at.
-_TOLD = [
+#: The tooltip of a size's mark.
+_TOOLTIP = [
     alt.Tooltip("size:N", title="minibatch"),
     alt.Tooltip("lr:Q", title="learning rate", format="~g"),
     alt.Tooltip("status:N"),
@@ -38,10 +37,10 @@ _TOLD = [
 ]
 
 
-def tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
+def tradeoff(summary: Summary, tables: Tables) -> AnyChart | None:
     """Rows per second against held-out loss at equal rows.
 
-    None without a loss, or with a single size.
+    None without a loss, and with a single size.
     """
     cells = [cell for cell in tables["cells"] if cell["rows_per_second"]]
     losses = [cell["holdout_loss"] for cell in cells if cell["holdout_loss"]]
@@ -52,14 +51,8 @@ def tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | Non
     heights = [
         cell["label_holdout_loss"] for cell in cells if cell["label"] and cell["holdout_loss"]
     ]
-    ends = ends_of(
-        [
-            *with_intervals(cells, "holdout_loss"),
-            *heights,
-            *(row["loss"] for row in tables["references"]),
-        ],
-        1.3,
-    )
+    reference_losses = [row["loss"] for row in tables["references"]]
+    ends = ends_of([*with_intervals(cells, "holdout_loss"), *heights, *reference_losses], 1.3)
     scale = log_scale(ends)
     marks = [
         (share_of(cell["rows_per_second"], reach), loss)
@@ -67,12 +60,10 @@ def tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | Non
         if cell["holdout_loss"]
         for loss in (cell["holdout_loss"], cell["label_holdout_loss"])
     ]
-    title = f"held-out loss at {summary['holdout_loss_at_rows']:,} rows"
+    title = f"held-out loss at {summary.holdout_loss_at_rows:,} rows"
     y = alt.Y("holdout_loss:Q", title=title, **log_axis(ends))
-    base, color = (
-        sizes_where("datum.rows_per_second > 0 && datum.holdout_loss > 0"),
-        size_color(tables),
-    )
+    base = sizes_where("datum.rows_per_second > 0 && datum.holdout_loss > 0")
+    color = size_color(tables)
     edge = sizes_where("datum.rows_per_second > 0 && !(datum.holdout_loss > 0)")
     layers = [
         *reference_layers(alt.Y("loss:Q", title=title, scale=scale), tables, marks),
@@ -90,27 +81,25 @@ def tradeoff(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | Non
         edge_marks(edge, x, color),
     ]
     missing = [f"{cell['size']} ({cell['status']})" for cell in cells if not cell["holdout_loss"]]
-    subtitle = (
-        f"no loss, at the edge: {', '.join(missing)}"
-        if 0 < len(missing) <= 4
-        else f"{_ring(tables)}right is faster, down is better"
-    )
+    subtitle = f"{_ring(tables)}right is faster, down is better"
+    if 0 < len(missing) <= 4:
+        subtitle = f"no loss, at the edge: {', '.join(missing)}"
     return alt.layer(*layers).properties(
         title=chart_title("Speed against loss at equal rows", subtitle)
     )
 
 
-def seconds_to_target(summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """Seconds to the target against batch size, with the laws' curve and what was confirmed.
+def seconds_to_target(summary: Summary, tables: Tables) -> AnyChart | None:
+    """Seconds to the target against batch size, with the curve of the laws and confirmations.
 
-    None without target or timings.
+    None without a target, without timings, and with a single size.
     """
-    cells, target = tables["cells"], summary["target_loss"]
+    cells, target = tables["cells"], summary.target_loss
     if target is None or len(cells) < 2 or not any(cell["rows_per_second"] for cell in cells):
         return None
     reached = [cell["seconds_to_target"] for cell in cells if cell["seconds_to_target"]]
     budgets = [
-        summary["train_rows"] / cell["rows_per_second"] for cell in cells if cell["rows_per_second"]
+        summary.train_rows / cell["rows_per_second"] for cell in cells if cell["rows_per_second"]
     ]
     x = size_axis(tables)
     title = f"seconds to loss ≤ {target_word(target)}"
@@ -118,22 +107,20 @@ def seconds_to_target(summary: Mapping[str, Any], tables: Tables) -> alt.LayerCh
         row["seconds"]
         for name in ("law", "confirmed")
         for row in tables.get(name, ())
-        if reached and row["seconds"]
+        if row["seconds"] and row["seconds"] < 30 * max(reached, default=0.0)
     ]
-    known = with_intervals(cells, "seconds_to_target") or budgets
-    ends = ends_of([*known, *(seconds for seconds in others if seconds < 30 * max(reached))], 2.0)
+    measured = with_intervals(cells, "seconds_to_target") or budgets
+    ends = ends_of([*measured, *others], 2.0)
     y = alt.Y("seconds_to_target:Q", title=title, **log_axis(ends))
-    base, color = (
-        sizes_where("datum.seconds_to_target > 0 && datum.status == 'reached'"),
-        size_color(tables),
-    )
+    base = sizes_where("datum.seconds_to_target > 0 && datum.status == 'reached'")
+    color = size_color(tables)
     censored = sizes_where("datum.seconds_to_target > 0 && datum.status != 'reached'")
     layers = [
         sizes_where("datum.seconds_to_target > 0")
         .mark_line(strokeWidth=1, strokeOpacity=0.5, color="#8a929c")
         .encode(x=x, y=y),
         censored.mark_point(filled=False, size=80, opacity=1, strokeWidth=1.8).encode(
-            x=x, y=y, color=color, tooltip=_TOLD
+            x=x, y=y, color=color, tooltip=_TOOLTIP
         ),
         interval_bars(base).encode(
             x=x,
@@ -158,45 +145,40 @@ def seconds_to_target(summary: Mapping[str, Any], tables: Tables) -> alt.LayerCh
         square = alt.Chart(alt.NamedData("confirmed")).mark_point(
             shape="square", size=130, strokeWidth=1.8, opacity=1, style="reference"
         )
-        told = [
+        tooltip = [
             alt.Tooltip("size:N", title="minibatch"),
-            alt.Tooltip("seconds:Q", title="measured, end to end", format=".3~g"),
+            alt.Tooltip("seconds:Q", title="measured, start to end", format=".3~g"),
         ]
-        layers.append(square.encode(x=x, y=alt.Y("seconds:Q", title=title), tooltip=told))
+        layers.append(square.encode(x=x, y=alt.Y("seconds:Q", title=title), tooltip=tooltip))
     return alt.layer(*layers).properties(
         title=chart_title("Seconds to the target", f"{_ring(tables)}{_hollow(cells)}down is better")
     )
 
 
-def curves(name: str, summary: Mapping[str, Any], tables: Tables) -> alt.LayerChart | None:
-    """Loss against `rows`, `steps` or `seconds`: medians, and each trial as a thin line.
+def curves(name: str, summary: Summary, tables: Tables) -> AnyChart | None:
+    """Loss against `rows`, `steps` or `seconds`: medians, and every trial as a thin line.
 
-    None without a point.
+    None without points.
     """
     rows = [row for row in tables["curves"] if row[name]]
     if not rows:
         return None
-    start = max(
-        (row["loss"] for row in tables["curves"] if row["rows"] == 0),
-        default=max(row["loss"] for row in rows),
-    )
-    # a diverging curve leaves the picture at the top
+    starts = [row["loss"] for row in tables["curves"] if row["rows"] == 0]
+    start = max(starts or (row["loss"] for row in rows))
+    # a diverging curve leaves the chart at the top
     losses = [min(row["loss"], 1.5 * start) for row in rows]
     ends = ends_of([*losses, *(row["loss"] for row in tables["references"])], 1.15)
     scale = log_scale(ends)
-    held_out = summary["data"].get("holdout_source") != "none"
+    held_out = summary.data.holdout_source != "none"
     reach = ends_of((row[name] for row in rows), 1.0)
     x = alt.X(f"{name}:Q", title=AXES[name], **log_axis(reach, "~g" if name == "seconds" else "~s"))
     marks = [(share_of(row[name], reach), row["loss"]) for row in rows]
     y_title = "held-out loss" if held_out else "training loss (mean of r²)"
     y = alt.Y("loss:Q", title=y_title, **log_axis(ends))
     median = alt.Y("median(loss):Q", title=y_title, scale=scale)
-    base, color = (
-        alt.Chart(alt.NamedData("curves")).transform_filter(
-            f"datum.{name} > 0 && datum.loss <= {ends[1]}"
-        ),
-        size_color(tables),
-    )
+    drawn = f"datum.{name} > 0 && datum.loss <= {ends[1]}"
+    base = alt.Chart(alt.NamedData("curves")).transform_filter(drawn)
+    color = size_color(tables)
     last = sizes_where(f"datum.end_{name} > 0 && datum.end_loss <= {ends[1]} && datum.label != ''")
     end_x = alt.X(f"end_{name}:Q", title=AXES[name])
     label_y = "end_loss" if name == "steps" else "label_loss"
@@ -227,28 +209,32 @@ def _ring(tables: Tables) -> str:
 
 
 def _hollow(cells: Sequence[Row]) -> str:
-    return (
-        "" if all(cell["status"] == "reached" for cell in cells) else "hollow: not in every trial; "
-    )
+    all_reached = all(cell["status"] == "reached" for cell in cells)
+    return "" if all_reached else "hollow: not in every trial; "
 
 
 def _points(base: alt.Chart, x: alt.X, y: alt.Y, color: alt.Color) -> list[alt.Chart]:
-    """A filled mark a size, and a ring round the recommended one."""
+    """Return a filled mark per size, and a ring around the recommended one."""
     return [
         base.mark_point(size=260, strokeWidth=2, opacity=1, style="reference")
         .transform_filter("datum.recommended")
         .encode(x=x, y=y),
         base.mark_point(filled=True, size=80, opacity=1).encode(
-            x=x, y=y, color=color, tooltip=_TOLD
+            x=x, y=y, color=color, tooltip=_TOOLTIP
         ),
     ]
 
 
 def _sides(base: alt.Chart, x: alt.X, title: str, middle: float) -> list[alt.Chart]:
-    """Exact sizes beside their points, apart from one another, on the side that faces the middle,
-    so that none leaves the picture.
+    """Return labels with the exact sizes beside their points.
+
+    They are on the side that faces the `middle`, so that none leaves the chart.
     """
-    sides = (("<=", "left", 12), (">", "right", -12))  # beyond the ring
+    # 12 pixels: outside of the ring
+    sides: tuple[tuple[str, Literal["left", "right"], int], ...] = (
+        ("<=", "left", 12),
+        (">", "right", -12),
+    )
     return [
         base.transform_filter(f"datum.rows_per_second {sign} {middle}")
         .mark_text(align=align, dx=dx, dy=-8)

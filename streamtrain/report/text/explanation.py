@@ -1,11 +1,19 @@
-"""Why one minibatch size beats another, in plain words and the run's own figures: steps,
-Goodfellow's √m, noise, Keskar's sharpness.
+"""Why one minibatch size beats another, in plain words and the run's own figures.
+
+The reasons are steps, Goodfellow's √m law, gradient noise, and Keskar's sharpness.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from streamtrain.base.units import format_count
+from streamtrain.report.analysis import (
+    NOT_MEASURED,
+    CellFigures,
+    Summary,
+    TargetCell,
+    estimate_of,
+    section,
+)
 from streamtrain.report.number_format import (
     loss_figure_text,
     loss_text,
@@ -15,21 +23,24 @@ from streamtrain.report.number_format import (
     times_text,
 )
 from streamtrain.report.text.facts import scale_text
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.landmarks import FEW_STEPS
+from streamtrain.types import Json
 
-Summary = Mapping[str, Any]
-
-#: Sharpness of the largest size this many times the smallest's, or the inverse, is called a
-#: difference: a lower bound says no more.
+#: Sharpness is a lower bound, so without an interval only a ratio of at least this counts as a
+#: difference between the largest and the smallest size.
 _SHARPER = 2.0
-
 #: A loss less than this many times smaller is not called better.
 _LITTLE_BETTER = 1.1
+#: Losses that differ by more than this factor are not minima of one depth.
+_UNLIKE = 1.5
+
+AnyCell = CellFigures | TargetCell
 
 
 def explain(summary: Summary) -> list[str]:
-    """Sentences for the report, as far as the run can tell; none for a run of one size."""
-    if len(summary["cells"]) < 2:
+    """Return sentences for the report, as far as the run can tell; none for a run of one size."""
+    if len(summary.cells) < 2:
         return []
     return [
         *_steps(summary),
@@ -41,121 +52,118 @@ def explain(summary: Summary) -> list[str]:
 
 
 def _steps(summary: Summary) -> Iterator[str]:
-    """The observation itself: the same rate, about the same steps, many more rows.
+    """Yield the observation itself: at the same rate, about the same steps but many more rows.
 
-    At the hardest target that the largest size reached.
+    It is told at the hardest target that the largest size reached.
     """
-    target, cells = _told_target(summary)
-    reached = [cell for cell in cells if cell["status"] == "reached"]
-    largest = max(cells, key=lambda cell: cell["batch_size"], default=None)
-    if not reached or reached == [largest]:
+    target, cells = _hardest_target(summary)
+    reached = [cell for cell in cells if cell.status == "reached"]
+    if not reached or reached == [cells[-1]]:
         return
-    each = "; ".join(_cost(cell) for cell in reached)
+    largest = cells[-1]
+    costs = "; ".join(_cost(cell) for cell in reached)
     yield (
-        f"At the same learning rate ({rate_text(reached[0]['lr'])}) loss {target_word(target)}"
-        f" took: {each}."
+        f"At the same learning rate ({rate_text(reached[0].lr)}) loss {target_word(target)}"
+        f" took: {costs}."
     )
-    fewest = min(cell["steps_to_target"]["value"] for cell in reached)
-    small = next(cell for cell in reached if cell["steps_to_target"]["value"] <= FEW_STEPS * fewest)
-    if largest["status"] == "reached" and small is not largest:
-        rows = largest["rows_to_target"]["value"] / small["rows_to_target"]["value"]
+    fewest = min(_steps_of(cell) for cell in reached)
+    small = next(cell for cell in reached if _steps_of(cell) <= FEW_STEPS * fewest)
+    if largest.status == "reached" and small is not largest:
+        rows = _rows_of(largest) / _rows_of(small)
         yield (
-            f"From {size_text(small['batch_size'])} to {size_text(largest['batch_size'])} the steps"
+            f"From {size_text(small.batch_size)} to {size_text(largest.batch_size)} the steps"
             f" hardly fall and the rows grow {times_text(rows)} times: a step of more rows is"
-            " hardly a better step, and costs them all."
+            " hardly a better step, but costs more rows."
         )
     yield from _too_few(summary)
-    judged = {cell["batch_size"]: cell for cell in _cells(summary, "fixed")}
-    yield from _step_for_step(summary, judged[small["batch_size"]], judged[largest["batch_size"]])
+    judged = {cell.batch_size: cell for cell in summary.cells_of("fixed")}
+    yield from _step_for_step(summary, judged[small.batch_size], judged[largest.batch_size])
 
 
-def _told_target(summary: Summary) -> tuple[float | None, Sequence[Mapping[str, Any]]]:
-    """(target, cells at the same rate): the smallest that the largest size reached, else the judged
-    one.
+def _hardest_target(summary: Summary) -> tuple[float | None, Sequence[AnyCell]]:
+    """Return a target and the cells at the same rate, by size.
+
+    It is the smallest target that the largest size reached, else the judged one.
     """
-    cells = _cells(summary, "fixed")
-    known = [(summary["target_loss"], cells)]
-    if summary["lr_rules"][0] == "fixed":
-        known += [
-            (other["target_loss"], other["cells"]) for other in summary.get("other_targets", ())
-        ]
-    all_reached = [
-        one
-        for one in known
-        if one[1] and max(one[1], key=lambda cell: cell["batch_size"])["status"] == "reached"
+    targets: list[tuple[float | None, Sequence[AnyCell]]] = [
+        (summary.target_loss, _by_size(summary.cells_of("fixed")))
     ]
-    target, cells = min(all_reached or known[:1], key=lambda one: one[0] or 0.0)
-    return target, sorted(cells, key=lambda cell: cell["batch_size"])
+    if summary.lr_rules[0] == "fixed":
+        targets += [(other.target_loss, _by_size(other.cells)) for other in summary.other_targets]
+    reached = [
+        (target, cells) for target, cells in targets if cells and cells[-1].status == "reached"
+    ]
+    return min(reached or targets[:1], key=lambda pair: pair[0] or 0.0)
+
+
+def _by_size(cells: Sequence[AnyCell]) -> Sequence[AnyCell]:
+    return sorted(cells, key=lambda cell: cell.batch_size)
 
 
 def _too_few(summary: Summary) -> Iterator[str]:
-    """The sizes that did not arrive at the judged target had too few updates."""
-    missed = [
-        cell["batch_size"] for cell in _cells(summary, "fixed") if cell["status"] == "not_reached"
-    ]
-    if missed and summary["train_rows"] and summary["target_loss"] is not None:
+    """Yield the sizes whose updates were too few to reach the judged target."""
+    rows, cells = summary.train_rows, summary.cells_of("fixed")
+    missed = sorted(cell.batch_size for cell in cells if cell.status == "not_reached")
+    if missed and rows and summary.target_loss is not None:
         steps = ", ".join(
-            f"{format_count(summary['train_rows'] // size).strip()} steps of {size_text(size)}"
-            for size in sorted(missed)
+            f"{format_count(rows // size).strip()} steps of {size_text(size)}" for size in missed
         )
         yield (
-            f"{format_count(summary['train_rows']).strip()} rows are only {steps}: too few updates"
-            f" to reach loss {target_word(summary['target_loss'])}, however exact each is."
+            f"{format_count(rows).strip()} rows are only {steps}: too few updates"
+            f" to reach loss {target_word(summary.target_loss)}, however exact each is."
         )
 
 
-def _step_for_step(
-    summary: Summary, small: Mapping[str, Any], large: Mapping[str, Any]
-) -> Iterator[str]:
-    """The losses of both after the same number of steps."""
-    steps, losses = (
-        summary.get("holdout_loss_at_steps"),
-        [cell.get("holdout_loss_at_steps") or {"value": None} for cell in (small, large)],
-    )
-    if not steps or any(loss["value"] is None for loss in losses):
+def _step_for_step(summary: Summary, small: CellFigures, large: CellFigures) -> Iterator[str]:
+    """Yield the losses of both sizes after the same number of steps."""
+    steps = summary.holdout_loss_at_steps
+    small_loss, large_loss = small.holdout_loss_at_steps, large.holdout_loss_at_steps
+    if not steps or small_loss.value is None or large_loss.value is None:
         return
-    ratio = losses[1]["value"] / losses[0]["value"]
-    alike = "no better" if ratio > 1 / _LITTLE_BETTER else f"{times_text(1 / ratio)} times better"
+    ratio = large_loss.value / small_loss.value
+    better = f"{times_text(1 / ratio)} times better"
+    gain = "no better" if ratio > 1 / _LITTLE_BETTER else better
     yield (
-        f"After {steps:,} steps each, {size_text(small['batch_size'])} is at loss"
-        f" {loss_figure_text(losses[0])} and {size_text(large['batch_size'])} at"
-        f" {loss_figure_text(losses[1])}: {times_text(large['batch_size'] / small['batch_size'])}"
-        f" times the rows a step, and {alike}."
+        f"After {steps:,} steps each, {size_text(small.batch_size)} is at loss"
+        f" {loss_figure_text(small_loss)} and {size_text(large.batch_size)} at"
+        f" {loss_figure_text(large_loss)}: {times_text(large.batch_size / small.batch_size)}"
+        f" times the rows per step, and {gain}."
     )
 
 
 def _tuned(summary: Summary) -> Iterator[str]:
-    """What tuning the rate at every size gives back."""
-    tuned = {
-        cell["batch_size"]: cell for cell in _cells(summary, "tuned") if cell["status"] == "reached"
-    }
-    if "fixed" not in summary["lr_rules"] or len(tuned) < 2:
+    """Yield what tuning the rate at every size recovers."""
+    tuned = [cell for cell in summary.cells_of("tuned") if cell.status == "reached"]
+    if "fixed" not in summary.lr_rules or len(tuned) < 2:
         return
-    small, large = tuned[min(tuned)], tuned[max(tuned)]
-    rows = large["rows_to_target"]["value"] / small["rows_to_target"]["value"]
+    small = min(tuned, key=lambda cell: cell.batch_size)
+    large = max(tuned, key=lambda cell: cell.batch_size)
+    rows = _rows_of(large) / _rows_of(small)
     yield (
-        f"With the rate tuned at every size, loss {target_word(summary['target_loss'])} took:"
-        f" {_cost(small)} (rate {rate_text(small['lr'])}); {_cost(large)} (rate"
-        f" {rate_text(large['lr'])}). {size_text(large['batch_size'])} still reads"
+        f"With the rate tuned at every size, loss {target_word(summary.target_loss)} took:"
+        f" {_cost(small)} (rate {rate_text(small.lr)}); {_cost(large)} (rate"
+        f" {rate_text(large.lr)}). {size_text(large.batch_size)} still reads"
         f" {times_text(rows)} times the rows."
     )
 
 
 def _sqrt_m(summary: Summary) -> Iterator[str]:
-    """Goodfellow's law: what it predicts for the sizes that were averaged, what was measured, and
-    what that buys.
-    """
-    slope = (summary["measures"] or {}).get("sqrt_m_slope")
-    if not slope or slope.get("value") is None or slope.get("lo") is None:
+    """Yield Goodfellow's √m law: what it predicts, what was measured, and what that buys."""
+    measured = section(summary.measures, "sqrt_m_slope")
+    slope = estimate_of(measured)
+    if slope is None or slope.value is None or slope.lo is None or slope.hi is None:
         return
-    lo, hi = slope["lo"], slope["hi"]
-    agrees = "as" if lo <= -0.5 <= hi else "less steeply than" if lo > -0.5 else "more steeply than"
+    agrees = "more steeply than"
+    if slope.lo > -0.5:
+        agrees = "less steeply than"
+    elif slope.hi >= -0.5:
+        agrees = "as"
     text = (
         "The standard deviation of the gradient fell with the rows m averaged as"
-        f" m^{slope['value']:.2f} [{lo:.2f}, {hi:.2f}], {agrees} Goodfellow's"
+        f" m^{slope.value:.2f} [{slope.lo:.2f}, {slope.hi:.2f}], {agrees} Goodfellow's √m law says"
+        " (-0.50)"
     )
-    text += " √m law says (-0.50)"
-    sizes, sds = slope.get("sizes") or (), slope.get("sd") or ()
+    sizes, sds = measured.get("sizes", []), measured.get("sd", [])
     if len(sizes) > 1 and sds[-1]:
         more = sizes[-1] / sizes[0]
         text += (
@@ -166,13 +174,11 @@ def _sqrt_m(summary: Summary) -> Iterator[str]:
 
 
 def _noise(summary: Summary) -> Iterator[str]:
-    scale = (summary["measures"] or {}).get("noise_scale")
-    if scale and (text := scale_text(scale)):
-        where = (
-            f" at the end of the training of {size_text(scale['batch_size'])}"
-            if scale.get("batch_size")
-            else ""
-        )
+    scale = section(summary.measures, "noise_scale")
+    if text := scale_text(estimate_of(scale)):
+        where = ""
+        if scale.get("batch_size"):
+            where = f" at the end of the training of {size_text(scale['batch_size'])}"
         yield (
             f"Noise and signal of the gradient balance at {text} rows{where}: beyond that a larger"
             " minibatch hardly changes the direction."
@@ -180,83 +186,101 @@ def _noise(summary: Summary) -> Iterator[str]:
 
 
 def _sharpness(summary: Summary) -> Iterator[str]:
-    """Keskar's claim: at equal loss where sizes were trained to the target, else of the models as
-    training left them.
+    """Yield Keskar's claim, at equal loss where sizes were trained to the target.
+
+    Otherwise of the models as training left them.
     """
-    found = (summary["measures"] or {}).get("sharpness") or {}
-    # the one with the largest minibatch, and of those the deepest
-    if at_targets := found.get("at_targets"):
-        equal = max(
-            at_targets, key=lambda one: (max(map(int, one["by_batch_size"])), -one["target_loss"])
-        )
-        sizes = sorted(map(int, equal["by_batch_size"]))
-        phi, adaptive, curvature = (
-            equal["largest_over_smallest"][name] for name in ("phi", "adaptive", "curvature")
-        )
-        yield (
-            f"Trained to the same loss ({target_word(equal['target_loss'])}),"
-            f" {size_text(sizes[-1])} is {_ratio(phi)} times as sharp as {size_text(sizes[0])} by"
-            f" Keskar's φ ({_ratio(adaptive)} by the adaptive one, {_ratio(curvature)} by the"
-            f" largest curvature): {_trend(phi)}. Sharpness never enters the recommendation."
-        )
+    sharpness = section(summary.measures, "sharpness")
+    if at_targets := sharpness.get("at_targets"):
+        yield _sharpness_at_target(at_targets)
         return
-    each = found.get("by_batch_size") or {}
-    values = {int(size): one["value"] for size, one in each.items() if one.get("value")}
+    by_size = section(sharpness, "by_batch_size")
+    values = {int(size): found["value"] for size, found in by_size.items() if found.get("value")}
     if len(values) < 2:
         return
     small, large = min(values), max(values)
-    trend = _trend({"value": values[large] / values[small], "lo": None, "hi": None})
-    losses = {cell["batch_size"]: cell["holdout_loss"]["value"] for cell in summary["cells"]}
-    unlike = (
-        losses.get(small)
-        and losses.get(large)
-        and max(losses[small], losses[large]) > 1.5 * min(losses[small], losses[large])
-    )
-    caution = " (their losses differ, so these are not minima of one depth)" if unlike else ""
-    adaptive = [
-        next(iter((each[str(size)].get("adaptive") or {}).values()), {}).get("value")
-        for size in (small, large)
-    ]
-    honest = (
-        f" The adaptive one, which layers rescaled leave alone, is {loss_text(adaptive[0])} % and"
-        f" {loss_text(adaptive[1])} %."
-        if all(adaptive)
-        else ""
-    )
+    trend = _trend(Estimate(value=values[large] / values[small]))
+    losses = {cell.batch_size: cell.holdout_loss.value for cell in summary.cells}
+    small_loss, large_loss = losses.get(small), losses.get(large)
+    caution = ""
+    if small_loss and large_loss:
+        low, high = sorted((small_loss, large_loss))
+        if high > _UNLIKE * low:
+            caution = " (their losses differ, so these minima are not equally deep)"
+    adaptive = [_smallest_epsilon(by_size[str(size)].get("adaptive")) for size in (small, large)]
+    rescaled = ""
+    if all(adaptive):
+        rescaled = (
+            " The adaptive one, which does not change when layers are rescaled, is"
+            f" {loss_text(adaptive[0])} % and {loss_text(adaptive[1])} %."
+        )
     yield (
         f"Keskar's sharpness is {loss_text(values[small])} % at {size_text(small)} and"
-        f" {loss_text(values[large])} % at {size_text(large)}{caution}: {trend}.{honest} Sharpness"
-        " never enters the recommendation."
+        f" {loss_text(values[large])} % at {size_text(large)}{caution}: {trend}."
+        f"{rescaled} Sharpness never enters the recommendation."
     )
 
 
-def _trend(ratio: Mapping[str, Any]) -> str:
-    """In words: with an interval by whether it leaves out 1, without one by a factor of two."""
-    lo, hi = (
-        (ratio["value"] / _SHARPER, ratio["value"] * _SHARPER)
-        if ratio["lo"] is None
-        else (ratio["lo"], ratio["hi"])
+def _sharpness_at_target(at_targets: Sequence[Json]) -> str:
+    """Return the comparison at equal loss.
+
+    It is the one with the largest minibatch, and of those the one at the smallest loss.
+    """
+    equal = max(
+        at_targets,
+        key=lambda entry: (max(map(int, entry["by_batch_size"])), -entry["target_loss"]),
     )
+    sizes = sorted(map(int, equal["by_batch_size"]))
+    ratios = {
+        name: estimate_of(ratio) or NOT_MEASURED
+        for name, ratio in equal["largest_over_smallest"].items()
+    }
+    phi = ratios["phi"]
+    return (
+        f"Trained to the same loss ({target_word(equal['target_loss'])}),"
+        f" {size_text(sizes[-1])} is {_ratio(phi)} times as sharp as {size_text(sizes[0])} by"
+        f" Keskar's φ ({_ratio(ratios['adaptive'])} by the adaptive one,"
+        f" {_ratio(ratios['curvature'])} by the largest curvature): {_trend(phi)}. Sharpness never"
+        " enters the recommendation."
+    )
+
+
+def _smallest_epsilon(by_epsilon: Json | None) -> float | None:
+    """Return the value at the smallest ε, which comes first."""
+    return next(iter((by_epsilon or {}).values()), {}).get("value")
+
+
+def _trend(ratio: Estimate) -> str:
+    """Return what a ratio of sharpness says.
+
+    With an interval it depends on whether that excludes 1, without one on a factor of two.
+    """
+    value = ratio.value or 0.0
+    lo = value / _SHARPER if ratio.lo is None else ratio.lo
+    hi = value * _SHARPER if ratio.hi is None else ratio.hi
     if lo > 1:
         return "as Keskar et al. found"
-    return (
-        "the opposite of what Keskar et al. found"
-        if hi < 1
-        else "no difference that could be shown"
-    )
+    if hi < 1:
+        return "the opposite of what Keskar et al. found"
+    return "no difference could be shown"
 
 
-def _ratio(found: Mapping[str, Any]) -> str:
-    ends = "" if found["lo"] is None else f" [{found['lo']:.2f}, {found['hi']:.2f}]"
-    return f"{found['value']:.2f}{ends}"
+def _ratio(ratio: Estimate) -> str:
+    if ratio.lo is None:
+        return f"{ratio.value:.2f}"
+    return f"{ratio.value:.2f} [{ratio.lo:.2f}, {ratio.hi:.2f}]"
 
 
-def _cells(summary: Summary, rule: str) -> Sequence[Mapping[str, Any]]:
-    return summary["cells"] if summary["lr_rules"][0] == rule else summary["arms"].get(rule, ())
+def _steps_of(cell: AnyCell) -> float:
+    """Return the steps to the target of a cell that reached it."""
+    return cell.steps_to_target.value or 0.0
 
 
-def _cost(cell: Mapping[str, Any]) -> str:
-    steps, rows = (
-        format_count(cell[f"{name}_to_target"]["value"]).strip() for name in ("steps", "rows")
-    )
-    return f"{size_text(cell['batch_size'])}: {steps} steps, {rows} rows"
+def _rows_of(cell: AnyCell) -> float:
+    """Return the rows to the target of a cell that reached it."""
+    return cell.rows_to_target.value or 0.0
+
+
+def _cost(cell: AnyCell) -> str:
+    steps, rows = format_count(_steps_of(cell)).strip(), format_count(_rows_of(cell)).strip()
+    return f"{size_text(cell.batch_size)}: {steps} steps, {rows} rows"

@@ -1,12 +1,9 @@
-"""What stands beside the charts in words.
+"""The facts beside the charts: `(name, text)` pairs for the page and for `report.md`."""
 
-`(name, text)` pairs for the page and for `report.md`, from the summary alone.
-"""
+from collections.abc import Callable, Iterator
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
-
-from streamtrain.base.units import format_bytes, format_count, format_seconds
+from streamtrain.base.units import format_count, format_seconds
+from streamtrain.report.analysis import Analysis, Summary, estimate_of, section
 from streamtrain.report.number_format import (
     NOTHING,
     loss_text,
@@ -15,438 +12,368 @@ from streamtrain.report.number_format import (
     size_text,
     times_text,
 )
+from streamtrain.science.intervals import Estimate
+from streamtrain.science.landmarks import Landmarks, Laws
+from streamtrain.science.steps_law import LocalGrowth, StepsLaw
+from streamtrain.science.throughput import ThroughputLaw
+from streamtrain.types import Json
 
-Summary = Mapping[str, Any]
 Facts = list[tuple[str, str]]
-#: A step that stands still for no more than this share of the time hardly waits.
+FactIterator = Iterator[tuple[str, str]]
+#: A step that waits for no more than this fraction of the time hardly waits.
 _HARDLY = 0.05
 
 
-def speed_facts(summary: Summary) -> Facts:
-    """The line that a step's time follows, delivery, where reading becomes the limit, and the
-    bottleneck by name.
-    """
-    laws = _laws(summary)
-    alpha, beta, roof, kink = (
-        laws.get(name)
-        for name in ("alpha_seconds", "beta_seconds_a_row", "rows_per_second", "kink")
-    )
+def speed_facts(analysis: Analysis) -> Facts:
+    """Return the law of a step's time, the delivery rate, the crossover and the bottleneck."""
+    summary, law = analysis.summary, analysis.landmarks.laws.throughput
     facts: Facts = []
-    if alpha and beta:
-        row = _interval(beta, lambda seconds: f"{seconds * 1e9:.3g} ns")
-        facts.append(
-            (
-                "a step of B rows takes",
-                f"α + βB: α = {_interval(alpha, format_seconds)} and β = {row} a row",
-            )
-        )
-    if roof and roof["value"]:
-        facts.append(("the stream delivers", f"{_interval(roof, format_count)} rows/s"))
-    if alpha and beta:
-        waits = any((cell["wait_fraction"]["value"] or 0) > _HARDLY for cell in summary["cells"])
-        never = (
-            "at no size: a step is always the slower part"
-            + "; it waits because reading takes the same processor cores" * waits
-        )
-        facts.append(
-            (
-                "reading is the limit",
-                f"from B = {_interval(kink, _rows)}" if kink and kink["value"] else never,
-            )
-        )
-    if text := _overlap(laws.get("overlap") or {}):
+    if law.alpha_seconds and law.beta_seconds_per_row:
+        alpha = _interval(law.alpha_seconds, format_seconds)
+        beta = _interval(law.beta_seconds_per_row, _nanoseconds)
+        facts.append(("a step of B rows takes", f"α + βB: α = {alpha} and β = {beta} per row"))
+    if law.delivery_rate and law.delivery_rate.value:
+        rate = _interval(law.delivery_rate, format_count)
+        facts.append(("the stream delivers", f"{rate} rows/s"))
+    if law.alpha_seconds and law.beta_seconds_per_row:
+        facts.append(("reading is the limit", _crossover(summary, law)))
+    if text := _overlap(law.overlap):
         facts.append(("reading and computing overlap", text))
     if text := bottleneck(summary):
         facts.append(("bottleneck", text))
     return facts
 
 
+def _crossover(summary: Summary, law: ThroughputLaw) -> str:
+    """Return the size from which delivery is slower than the step, or that there is none."""
+    if law.crossover_batch_size and law.crossover_batch_size.value:
+        return f"from B = {_interval(law.crossover_batch_size, _rows)}"
+    never = "at no size: the step is always slower than delivery"
+    if any((cell.wait_fraction.value or 0) > _HARDLY for cell in summary.cells):
+        never += "; it waits because reading uses the same CPU cores"
+    return never
+
+
 def bottleneck(summary: Summary) -> str:
-    """What a run at the recommended size, or at the fastest one, would wait for."""
-    timed = [cell for cell in summary["cells"] if cell["rows_per_second"]["value"]]
+    """Return what a run at the recommended size, else at the fastest one, would wait for."""
+    speeds = [(cell.rows_per_second.value, cell) for cell in summary.cells]
+    timed = [(speed, cell) for speed, cell in speeds if speed]
     if not timed:
         return ""
-    chosen = [
-        cell for cell in timed if cell["batch_size"] == summary["recommendation"]["batch_size"]
-    ]
-    cell = (chosen or [max(timed, key=lambda cell: cell["rows_per_second"]["value"])])[0]
-    share = cell["wait_fraction"]["value"]
-    if share is None:
+    cell = max(timed, key=lambda pair: pair[0])[1]
+    if summary.recommended_cell and summary.recommended_cell.rows_per_second.value:
+        cell = summary.recommended_cell
+    waits, size = cell.wait_fraction.value, size_text(cell.batch_size)
+    if waits is None:
         return ""
-    size = size_text(cell["batch_size"])
-    if share > 0.5:
-        return f"reading: at {size} the step waits {share:.0%} of the time for rows"
-    if share > _HARDLY:
+    if waits > 0.5:
+        return f"reading: at {size} the step waits for rows {waits:.0%} of the time"
+    if waits > _HARDLY:
         return (
-            f"both: at {size} the step takes most of the time, and waits {share:.0%} of it for rows"
+            f"both: at {size} the step takes most of the time, and waits for rows {waits:.0%} of it"
         )
-    return f"the training step: at {size} it hardly waits for rows ({share:.0%})"
+    return f"the training step: at {size} it hardly waits for rows ({waits:.0%})"
 
 
-def _overlap(overlap: Summary) -> str:
-    """γ of (t_c^γ + t_io^γ)^(1/γ), fitted to the confirmations."""
-    if not overlap.get("n"):
+def _overlap(overlap: Estimate | None) -> str:
+    """Return γ of (t_c^γ + t_io^γ)^(1/γ), fitted to the confirmations."""
+    if overlap is None or not overlap.n:
         return ""
-    return (
-        f"γ = {_interval(overlap, _four)} (1: not at all, ∞: wholly)"
-        if overlap["value"] is not None
-        else "wholly (γ = ∞)"
-    )
+    if overlap.value is None:
+        return "completely (γ = ∞)"
+    return f"γ = {_interval(overlap, _four)} (1: not at all, ∞: completely)"
 
 
 def confirmation_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
-    """`(size, predicted, measured, measured / predicted)` of the sizes that were trained from end
-    to end.
-    """
+    """Return `(size, predicted, measured, measured / predicted)` of the confirmed sizes."""
     return [
         (
-            size_text(one["batch_size"]),
-            seconds_text(one["predicted_seconds"]),
-            seconds_text(one["measured_seconds"]),
-            _interval(one["ratio"], times_text),
+            size_text(confirmation.batch_size),
+            seconds_text(confirmation.predicted_seconds),
+            seconds_text(confirmation.measured_seconds),
+            _interval(confirmation.ratio, times_text),
         )
-        for one in summary["confirmation"]
+        for confirmation in summary.confirmation
     ]
 
 
-def landmark_facts(summary: Summary) -> Facts:
-    """Sizes to know beside the recommended one; what the run cannot tell is left out, all of it
-    where there is one size.
+def landmark_facts(analysis: Analysis) -> Facts:
+    """Return the sizes to know beside the recommended one, as far as the run can tell.
+
+    A run of one size has none.
     """
-    if len(summary.get("cells", ())) == 1:
+    if len(analysis.summary.cells) == 1:
         return []
-    marks, laws = summary["landmarks"] or {}, _laws(summary)
-    critical, steps = (laws.get(name) for name in ("critical_batch_size", "steps_min"))
-    known = (
+    marks = analysis.landmarks
+    overhead = ""
+    if marks.overhead_20:
+        overhead = f"{_rows(marks.overhead_20)} (a fifth of B_crit)"
+    facts = (
         ("fewest rows to the target", _fewest_rows(marks)),
         ("fewest steps (within 10 % of S_min)", _fewest_steps(marks)),
-        (
-            "20 % more rows than needed",
-            marks.get("overhead_20") and f"{_rows(marks['overhead_20'])} (a fifth of B_crit)",
-        ),
-        (
-            "steps follow",
-            steps
-            and critical
-            and critical["value"] is not None
-            and f"S_min (1 + B_crit/B): S_min = {_interval(steps, _rows)},"
-            f" B_crit = {_interval(critical, _rows)}",
-        ),
-        ("the laws' optimum, √(B_crit·α/β)", _optimum(laws)),
-        ("why it is another size", marks.get("premise")),
-        ("goodput: rows a second that count, 1/(1 + B/B_crit) of them", _goodput(marks)),
-        ("a batch that grows", _growth(marks)),
+        ("20 % more rows than needed", overhead),
+        ("steps follow", _steps_law(marks.laws.steps)),
+        ("the laws' optimum, √(B_crit·α/β)", _optimum(marks.laws)),
+        ("why the recommended size differs", marks.premise or ""),
+        ("goodput: useful rows per second, 1/(1 + B/B_crit) of all", _goodput(marks)),
+        ("a growing minibatch", _growth(marks.growth)),
     )
-    return [(name, str(text)) for name, text in known if text]
+    return [(name, text) for name, text in facts if text]
 
 
-def _fewest_rows(marks: Summary) -> str:
-    if not marks.get("fewest_rows"):
+def _fewest_rows(marks: Landmarks) -> str:
+    if marks.fewest_rows is None:
         return ""
-    tied = ", ".join(map(size_text, marks["fewest_rows_tied"]))
-    return size_text(marks["fewest_rows"]) + (f" (not shown to differ: {tied})" if tied else "")
+    tied = ", ".join(map(size_text, marks.fewest_rows_tied))
+    return size_text(marks.fewest_rows) + (f" (not shown to differ: {tied})" if tied else "")
 
 
-def _fewest_steps(marks: Summary) -> str:
-    if marks.get("fewest_steps"):
-        return size_text(marks["fewest_steps"])
+def _fewest_steps(marks: Landmarks) -> str:
+    if marks.fewest_steps is not None:
+        return size_text(marks.fewest_steps)
+    if marks.ten_percent_steps:
+        return f"none of those tried; {_rows(marks.ten_percent_steps)} or more by the law"
+    return ""
+
+
+def _steps_law(law: StepsLaw) -> str:
+    steps, critical = law.steps_min, law.critical_batch_size
+    if steps is None or critical is None or critical.value is None:
+        return ""
     return (
-        f"none of those tried; by the law from {_rows(marks['steps_10'])} on"
-        if marks.get("steps_10")
-        else ""
+        f"S_min (1 + B_crit/B): S_min = {_interval(steps, _rows)},"
+        f" B_crit = {_interval(critical, _rows)}"
     )
 
 
-def _optimum(laws: Summary) -> str:
-    free, best = laws.get("free_batch_size") or {}, laws.get("best_batch_size") or {}
-    if best.get("value") is None:
+def _optimum(laws: Laws) -> str:
+    """Return the optimum of the laws where delivery is free, then where it is not."""
+    law = laws.throughput
+    free, best, seconds = law.free_batch_size, law.best_batch_size, law.best_seconds
+    if best is None or best.value is None:
         return ""
-    text = (
-        f"{_interval(free, _rows)} rows"
-        if free.get("value") is not None
-        else "without end: a row costs nothing to compute"
-    )
-    if free.get("value") is None or abs(best["value"] - free["value"]) > 0.01 * free["value"]:
-        text += f"; behind the roof of delivery {_interval(best, _rows)}"
-    seconds = laws.get("best_seconds") or {}
-    return text + (
-        f"; {_interval(seconds, format_seconds)} to the target there"
-        if seconds.get("value")
-        else ""
-    )
+    if free is None or free.value is None:
+        text = "unbounded: a row costs nothing to compute"
+        is_limited = True
+    else:
+        text = f"{_interval(free, _rows)} rows"
+        is_limited = abs(best.value - free.value) > 0.01 * free.value
+    if is_limited:
+        text += f"; limited by the delivery rate {_interval(best, _rows)}"
+    if seconds and seconds.value:
+        text += f"; {_interval(seconds, format_seconds)} to the target at that size"
+    return text
 
 
-def _goodput(marks: Summary) -> str:
-    each = sorted(marks.get("goodput") or (), key=lambda one: -one["rows_per_second"])[:3]
-    return ", ".join(
-        f"{size_text(one['batch_size'])}: {format_count(one['rows_per_second']).strip()}/s"
-        for one in each
-    )
+def _goodput(marks: Landmarks) -> str:
+    """Return the three sizes with the most goodput."""
+    entries = sorted(marks.goodput.items(), key=lambda entry: -entry[1])[:3]
+    return ", ".join(f"{size_text(size)}: {format_count(rate).strip()}/s" for size, rate in entries)
 
 
-def _growth(marks: Summary) -> str:
-    """Whether B_crit grew along the run, what a growing batch could save, and how it would grow."""
-    found = marks.get("growth")
-    if not found:
+def _growth(found: LocalGrowth | None) -> str:
+    """Return how B_crit grew along the run, and what a growing minibatch could save."""
+    if found is None:
         return ""
-    first, last, saving = (
-        found["local_critical"][0],
-        found["local_critical"][-1],
-        100 * (1 - found["gamma"]),
-    )
+    growth, saving = found.growth, 100 * (1 - found.gamma)
     text = (
-        f"B_crit went from {_rows(first)} to {_rows(last)} between loss"
-        f" {loss_text(found['losses'][0])} and {loss_text(found['losses'][-1])}"
-        f" ({_interval(found['growth'], times_text)} ×): growing the batch could save at most"
+        f"B_crit went from {_rows(found.local_critical[0])} to {_rows(found.local_critical[-1])}"
+        f" between loss {loss_text(found.losses[0])} and {loss_text(found.losses[-1])}"
+        f" ({_interval(growth, times_text)} ×): growing the minibatch could save at most"
         f" {saving:.0f} % of the rows"
     )
-    if not found["doublings"]:
-        return text + (
-            ""
-            if (found["growth"]["lo"] or 0) > 1 or found["growth"]["n"] < 2
-            else "; it is not shown to grow"
-        )
-    times = "twice" if found["doublings"] == 2 else f"{found['doublings']} times"
+    if not found.doublings:
+        is_shown = (growth.lo or 0) > 1 or growth.n < 2
+        return text if is_shown else f"{text}; it is not shown to grow"
+    times = "twice" if found.doublings == 2 else f"{found.doublings} times"
     return (
-        f"{text}. It grew more than 4 ×: double the minibatch {times} on the way, each time with"
-        " the rate × 2 (SGD) or × √2 (Adam)"
+        f"{text}. It grew more than 4 ×: double the minibatch {times} during training, each time"
+        " with the rate × 2 (SGD) or × √2 (Adam)"
     )
 
 
-def measure_facts(summary: Summary) -> Facts:
-    """What was measured of the trained models, each with its interval and what to compare it
-    with.
-    """
-    measures = summary["measures"] or {}
+def measure_facts(measures: Json) -> Facts:
+    """Return what was measured of the trained models, each with what to compare it with."""
     return [
         *_noise_facts(measures),
-        *_curvature_facts(measures),
-        *_sharpness_facts(measures),
-        *_shuffle_facts(measures),
+        *_curvature_facts(section(measures, "curvature")),
+        *_sharpness_facts(section(measures, "sharpness")),
+        *_shuffle_facts(section(measures, "shuffle")),
     ]
 
 
-def integrity_facts(summary: Summary) -> Facts:
-    """What vouches for the data, and what was left out."""
-    quarantined = summary.get("quarantined") or {}
-    spans = ", ".join(
-        f"{one['url']} rows {one['start']:,} to {one['stop']:,} ({one['cause']})"
-        for one in quarantined.get("first", ())
-    )
-    files = ", ".join(f"{one['url']} ({one['cause']})" for one in quarantined.get("left_out", ()))
-    known = (
-        ("integrity", summary.get("integrity")),
-        (
-            "quarantined",
-            quarantined.get("rows")
-            and f"{quarantined['rows']:,} rows that could not be read,"
-            f" in {quarantined['spans']:,} spans: {spans}",
-        ),
-        ("left out", files),
-    )
-    return [(name, str(text)) for name, text in known if text]
-
-
-def cost_facts(summary: Summary) -> Facts:
-    """What the run read and used."""
-    peak, projected = summary["peak_rss_bytes"], summary["projected_bytes"]
-    came, waited = summary.get("read_bytes"), summary["stream_seconds"].get("read_seconds")
-    known = (
-        (
-            "rows read",
-            summary["rows_read"] is not None
-            and f"{summary['rows_read']:,} in {summary['passes']} passes",
-        ),
-        (
-            "rows not read, thanks to sharing",
-            summary["rows_saved"] is not None and f"{summary['rows_saved']:,}",
-        ),
-        (
-            "from the object store",
-            came
-            and waited
-            and f"{format_bytes(came)}, {format_bytes(round(came / waited))}/s a request",
-        ),
-        ("duration", summary["seconds"] and format_seconds(summary["seconds"])),
-        (
-            "memory: peak / projected",
-            peak and projected and f"{format_bytes(peak)} / {format_bytes(projected)}",
-        ),
-    )
-    return [(name, str(text)) for name, text in known if text]
-
-
-def _noise_facts(measures: Summary) -> Iterator[tuple[str, str]]:
-    noise, slope = measures.get("noise_scale") or {}, measures.get("sqrt_m_slope") or {}
-    of = f" (of the model of {size_text(noise['batch_size'])})" if noise.get("batch_size") else ""
-    if text := scale_text(noise):
-        caveat = (
-            "; near the floor of SGD it is about 2B·tr C/(η·tr C²) and reports the run's own η/B"
+def _noise_facts(measures: Json) -> FactIterator:
+    noise = section(measures, "noise_scale")
+    if text := scale_text(estimate_of(noise)):
+        size = noise.get("batch_size")
+        model = f" (model trained at {size_text(size)})" if size else ""
+        yield (
+            "B_simple, tr Σ / |G|²",
+            f"{text} rows{model}; near the noise floor of SGD it is about 2B·tr C/(η·tr C²) and"
+            " reflects the run's own η/B",
         )
-        yield "B_simple, tr Σ / |G|²", f"{text} rows{of}{caveat}"
-    if text := scale_text(noise.get("weighted")):
+    if text := scale_text(estimate_of(noise.get("weighted"))):
         yield "B_noise, tr HΣ / GᵀHG", f"{text} rows"
-    if text := scale_text(noise.get("preconditioned")):
-        yield "B_simple as Adam steps", f"{text} rows"
-    if slope.get("value") is not None:
-        holds = slope["lo"] is not None and slope["lo"] <= -0.5 <= slope["hi"]
+    if text := scale_text(estimate_of(noise.get("preconditioned"))):
+        yield "B_simple in the coordinates of Adam", f"{text} rows"
+    slope = estimate_of(section(measures, "sqrt_m_slope"))
+    if slope and slope.value is not None:
+        holds = slope.lo is not None and slope.hi is not None and slope.lo <= -0.5 <= slope.hi
         verdict = (
-            "consistent with 1/√m"
-            if holds
-            else "not 1/√m: rows of a minibatch are not independent, or their noise has heavy tails"
+            "not 1/√m: rows of a minibatch are not independent, or their noise has heavy tails"
         )
-        yield "√m law, slope", f"{_interval(slope, lambda value: f'{value:.3f}')}; {verdict}"
+        if holds:
+            verdict = "consistent with 1/√m"
+        yield "√m law, slope", f"{_interval(slope, _three)}; {verdict}"
 
 
-def scale_text(scale: Mapping[str, Any] | None) -> str:
-    """A noise scale in rows, `105 [88, 131]`, or `≥ 88` where its gradient is not significantly
-    other than zero; empty without one.
+def scale_text(scale: Estimate | None) -> str:
+    """Return a noise scale in rows, `105 [88, 131]`; empty without one.
+
+    It is `≥ 88` where the gradient is not significantly different from zero.
     """
-    if not scale or (scale.get("value") is None and not scale.get("lo")):
+    if scale is None or (scale.value is None and not scale.lo):
         return ""
-    if scale["kind"] == "fieller lower bound":
-        return f"≥ {_rows(scale['lo'] or 0.0)} (the gradient is lost in its noise: no upper end)"
+    if scale.kind == "fieller lower bound":
+        least = _rows(scale.lo or 0.0)
+        return f"≥ {least} (the gradient cannot be told from its noise: no upper bound)"
     return _interval(scale, _rows)
 
 
-def _curvature_facts(measures: Summary) -> Iterator[tuple[str, str]]:
-    curvature = measures.get("curvature") or {}
-    if curvature.get("value") is not None:
+def _curvature_facts(curvature: Json) -> FactIterator:
+    largest = estimate_of(curvature)
+    if largest and largest.value is not None:
         yield (
             "largest curvature λ",
-            (
-                f"{_interval(curvature, _four)} (bracket of the eigenvalue on {curvature['rows']:,}"
-                " rows, which is biased up)"
-            ),
+            f"{_interval(largest, _four)} (bounds of the eigenvalue on {curvature['rows']:,}"
+            " rows, which is biased upwards)",
         )
-    if (curvature.get("rayleigh") or {}).get("value") is not None:
+    rayleigh = estimate_of(curvature.get("rayleigh"))
+    if rayleigh and rayleigh.value is not None:
         yield (
             "λ along that direction, on other rows",
-            f"{_interval(curvature['rayleigh'], _four)} (the true λ is at least that)",
+            f"{_interval(rayleigh, _four)} (the true λ is at least that large)",
         )
-    if (curvature.get("preconditioned") or {}).get("value") is not None:
-        yield (
-            "λ in the coordinates in which Adam steps",
-            f"{curvature['preconditioned']['value']:.4g}",
-        )
-    if curvature.get("share_of_stability_line") is not None:
-        share, line = curvature["share_of_stability_line"], curvature["stability_line"]
+    preconditioned = estimate_of(curvature.get("preconditioned"))
+    if preconditioned and preconditioned.value is not None:
+        yield "λ in the coordinates of Adam", _four(preconditioned.value)
+    share = curvature.get("share_of_stability_line")
+    if share is not None:
         side = "below it" if share < 1 else "above it: at the edge of stability or beyond"
         yield (
             "stability line at this rate",
-            (
-                f"{line:.4g} (learning rate {rate_text(curvature['lr'])}); training ended at"
-                f" {share:.0%} of it, {side}"
-            ),
+            f"{curvature['stability_line']:.4g} (learning rate {rate_text(curvature['lr'])});"
+            f" training ended at {share:.0%} of it, {side}",
         )
 
 
-def _sharpness_facts(measures: Summary) -> Iterator[tuple[str, str]]:
-    sharpness = measures.get("sharpness") or {}
+def _sharpness_facts(sharpness: Json) -> FactIterator:
     if sharpness.get("value") is not None:
         yield (
             "Keskar's sharpness φ",
-            (
-                f"{_each_epsilon(sharpness['full'])}, a lower bound: the best of {sharpness['n']}"
-                " restarts"
-            ),
+            f"{_each_epsilon(sharpness['full'])}, a lower bound: the best of {sharpness['n']}"
+            " restarts",
         )
         if sharpness.get("subspace"):
             yield "φ in a random subspace of 100 dimensions", _each_epsilon(sharpness["subspace"])
         yield "adaptive φ (without the +1)", _each_epsilon(sharpness["adaptive"])
         for equal in sharpness.get("at_targets") or ():
-            ratios, sizes = equal["largest_over_smallest"], sorted(map(int, equal["by_batch_size"]))
-            yield (
-                (
-                    f"at loss {loss_text(equal['target_loss'])}, {size_text(sizes[-1])} over"
-                    f" {size_text(sizes[0])}"
-                ),
-                (
-                    f"φ {_interval(ratios['phi'], _two)}, adaptive φ"
-                    f" {_interval(ratios['adaptive'], _two)}, largest curvature"
-                    f" {_interval(ratios['curvature'], _two)}"
-                ),
-            )
+            yield _sharpness_at_target(equal)
         yield (
             "what sharpness is measured on",
-            (
-                f"{sharpness['rows']:,} rows, the same ones for every size, target standardised"
-                f" (its sd is {sharpness['target_sd']:.4g}); it follows the learning rate more than"
-                " generalisation, and never enters the recommendation"
-            ),
+            f"{sharpness['rows']:,} rows, the same for every size, target standardised"
+            f" (its sd is {sharpness['target_sd']:.4g}); it follows the learning rate more than"
+            " generalisation, and never enters the recommendation",
         )
-    gap = sharpness.get("generalization_gap") or {}
-    if gap.get("value") is not None:
+    gap = estimate_of(sharpness.get("generalization_gap"))
+    if gap and gap.value is not None:
         yield (
             "generalisation gap",
-            f"{_interval(gap, lambda value: f'{value:.2g}')} in loss, held out minus trained on",
+            f"{_interval(gap, _two_digits)} in loss, held-out minus training rows",
         )
-    audit = sharpness.get("invariance_audit") or {}
     for name, word in (("keskar", "Keskar's φ"), ("adaptive", "adaptive φ")):
-        ratio = (audit.get(name) or {}).get("ratio")
+        ratio = section(sharpness, "invariance_audit", name).get("ratio")
         if ratio is not None:
-            verdict = (
-                "the same function, the same sharpness"
-                if ratio < 1.05
-                else "so sizes must not be compared by it"
-            )
+            verdict = "do not compare sizes by it"
+            if ratio < 1.05:
+                verdict = "the same function, the same sharpness"
             yield (
                 f"audit of {word}",
-                (
-                    f"changes by a factor of {times_text(ratio)} when weights are rescaled and the"
-                    f" function is not: {verdict}"
-                ),
+                f"changes by a factor of {times_text(ratio)} when weights are rescaled without"
+                f" changing the function: {verdict}",
             )
 
 
-def _each_epsilon(found: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{one['value']:.4g} % (ε = {epsilon})"
-        for epsilon, one in found.items()
-        if one.get("value") is not None
+def _sharpness_at_target(equal: Json) -> tuple[str, str]:
+    """Return the sharpness of the largest over the smallest size, trained to the same loss."""
+    sizes = sorted(map(int, equal["by_batch_size"]))
+    phi, adaptive, curvature = (
+        _interval(estimate_of(equal["largest_over_smallest"][name]), _two)
+        for name in ("phi", "adaptive", "curvature")
+    )
+    loss, largest, smallest = equal["target_loss"], size_text(sizes[-1]), size_text(sizes[0])
+    return (
+        f"at loss {loss_text(loss)}, {largest} over {smallest}",
+        f"φ {phi}, adaptive φ {adaptive}, largest curvature {curvature}",
     )
 
 
-def _shuffle_facts(measures: Summary) -> Iterator[tuple[str, str]]:
-    deff = (measures.get("shuffle") or {}).get("deff") or {}
-    if deff.get("value") is not None:
-        bad = measures["shuffle"].get("is_bad")
+def _each_epsilon(by_epsilon: Json) -> str:
+    return ", ".join(
+        f"{found['value']:.4g} % (ε = {epsilon})"
+        for epsilon, found in by_epsilon.items()
+        if found.get("value") is not None
+    )
+
+
+def _shuffle_facts(shuffle: Json) -> FactIterator:
+    effect = estimate_of(shuffle.get("deff"))
+    if effect is None or effect.value is None:
+        return
+    verdict = "as good as independent rows"
+    if shuffle.get("is_bad"):
         verdict = (
-            "these statistics are of your shuffle, not of the batch size: rows of a minibatch"
-            " resemble one another; smaller --span-rows (for ingest too), or a larger"
-            " --window-rows, mix them"
-            if bad
-            else "as good as independent rows"
+            "these statistics describe your shuffle, not the batch size: rows of a minibatch are"
+            " similar to one another; smaller --span-rows (for ingest too) or a larger"
+            " --window-rows mix them"
         )
-        yield (
-            "shuffle, design effect",
-            f"{_interval(deff, lambda value: f'{value:.2f}')} (1 is perfect); {verdict}",
-        )
+    yield "shuffle, design effect", f"{_interval(effect, _two)} (1 is perfect); {verdict}"
 
 
-def _interval(found: Mapping[str, Any] | None, text: Callable[[float], str]) -> str:
-    """A value with its 95 % interval in brackets, both in the words of `text`, and the kind and n
-    of the interval where it tells them.
+def _interval(figure: Estimate | None, text: Callable[[float], str]) -> str:
+    """Return `value [lo, hi]` with each number written by `text`.
+
+    The kind of the interval and its n follow where the figure has a kind.
     """
-    if not found or found["value"] is None:
+    if figure is None or figure.value is None:
         return NOTHING
-    if found["lo"] is None or found["hi"] is None:
-        return text(found["value"]) + (" (1 run)" if found.get("kind") == "1 run" else "")
-    of = f" ({found['kind']}, n = {found['n']:,})" if found.get("kind") else ""
-    return f"{text(found['value'])} [{text(found['lo'])}, {text(found['hi'])}]{of}"
+    if figure.lo is None or figure.hi is None:
+        return text(figure.value) + (" (1 run)" if figure.kind == "1 run" else "")
+    kind = f" ({figure.kind}, n = {figure.n:,})" if figure.kind else ""
+    return f"{text(figure.value)} [{text(figure.lo)}, {text(figure.hi)}]{kind}"
 
 
 def _rows(value: float) -> str:
-    return f"{value:.3g}" if value < 10 else f"{value:,.0f}" if value < 1e6 else format_count(value)
+    if value < 10:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if value < 1e6 else format_count(value)
+
+
+def _nanoseconds(seconds: float) -> str:
+    return f"{seconds * 1e9:.3g} ns"
 
 
 def _two(value: float) -> str:
     return f"{value:.2f}"
 
 
+def _three(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.2g}"
+
+
 def _four(value: float) -> str:
     return f"{value:.4g}"
-
-
-def _laws(summary: Summary) -> Mapping[str, Any]:
-    return (summary["landmarks"] or {}).get("laws") or {}

@@ -1,14 +1,13 @@
-"""What the top of the page says beside the sentence: a few large figures, and a ladder of losses to
-compare the model's with.
-"""
+"""The top of the page beside the answer: a few large figures, and a ladder of reference losses."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from streamtrain.base.units import format_seconds
+from streamtrain.report.analysis import Analysis, CellFigures, ModelLoss, Summary
 from streamtrain.report.number_format import (
     loss_text,
+    plural,
     rmse_text,
     seconds_text,
     size_text,
@@ -17,57 +16,49 @@ from streamtrain.report.number_format import (
 )
 from streamtrain.science.run_log import Curve, Run
 
-Summary = Mapping[str, Any]
+_ENDED_EARLY = {
+    "diverged": "diverged",
+    "out_of_memory": "ran out of memory",
+    "failed": "failed",
+}
+_EXPLAINED = " of the variance explained"
 
 
-def trained_sentence(run: Run, cell: Mapping[str, Any]) -> str:
-    """The answer of `train`: how good the model is after how many rows, or how its training
-    ended.
-    """
-    size, curves = (
-        size_text(cell["batch_size"]),
-        [curve for trials in run.curves.values() for curve in trials.values()],
-    )
+def trained_sentence(analysis: Analysis) -> str:
+    """Return the answer of `train`: how good the model is, or how its training ended."""
+    run, cell = analysis.run, analysis.summary.cells[0]
+    size = size_text(cell.batch_size)
+    curves = [curve for trials in run.curves.values() for curve in trials.values()]
     rows = max((curve.rows[-1] for curve in curves if curve.rows), default=0)
-    reason = next((f": {curve.reason}" for curve in curves if curve.reason), "")
-    if cell["status"] in ("diverged", "out_of_memory", "failed"):
-        word = {"diverged": "diverged", "out_of_memory": "ran out of memory", "failed": "failed"}[
-            cell["status"]
-        ]
-        if cell["status"] == "diverged":
-            return f"The training at minibatch size {size} {word} {_lost(run, curves, rows)}."
-        return f"The training at minibatch size {size} {word} after {rows:,} rows{reason}."
-    loss, constant = (
-        cell["holdout_loss"]["value"],
-        run.baseline.constant_loss,
-    )
-    done = f"{rows:,} row{'s' * (rows != 1)} at minibatch size {size}"
+    reason = next((curve.reason for curve in curves if curve.reason), "")
+    if cell.status in _ENDED_EARLY:
+        why = f": {reason}" if reason else ""
+        ending = f"after {rows:,} rows{why}"
+        if cell.status == "diverged":
+            ending = f"within {_diverged_at(run, curves, rows):,} rows"
+        return f"The training at minibatch size {size} {_ENDED_EARLY[cell.status]} {ending}."
+    trained = f"{plural(rows, 'row')} at minibatch size {size}"
+    loss = cell.holdout_loss.value
     if loss is None:
-        return f"Trained on {done}; no held-out loss says how good the model is."
+        return f"Trained on {trained}; no held-out loss says how good the model is."
+    constant = run.baseline.constant_loss
     share = "" if constant is None else f": {explained(loss, constant)}"
-    return (
-        f"After {done} the held-out loss is"
-        f" {loss_text(loss)}{share}{f' ({reason[2:]})' if reason else ''}."
-    )
+    why = f" ({reason})" if reason else ""
+    return f"After {trained} the held-out loss is {loss_text(loss)}{share}{why}."
 
 
-def _lost(run: Run, curves: Sequence[Curve], rows: int) -> str:
-    """When a training left all bounds: at the first evaluation whose loss was no number, else at
-    its end.
-    """
-    each = (
-        (curve.rows, curve.holdout_loss if run.has_holdout else curve.train_loss)
-        for curve in curves
-    )
-    losses = (
-        (at, loss) for where, values in each for at, loss in zip(where, values, strict=True) if at
-    )
-    first = next((at for at, loss in losses if not math.isfinite(loss)), rows)
-    return f"within {first:,} rows"
+def _diverged_at(run: Run, curves: Sequence[Curve], last_rows: int) -> int:
+    """Return the rows of the first evaluation with a loss that is not finite, else the last."""
+    for curve in curves:
+        losses = curve.holdout_loss if run.has_holdout else curve.train_loss
+        for rows, loss in zip(curve.rows, losses, strict=True):
+            if rows and not math.isfinite(loss):
+                return rows
+    return last_rows
 
 
 def explained(loss: float, constant: float) -> str:
-    """A loss as the share of the target's variance that the model explains.
+    """Return a loss as the share of the target's variance that the model explains.
 
     >>> explained(0.0106, 1.0), explained(1.2, 1.0)
     ('98.94% of the variance explained', 'no better than the mean')
@@ -77,97 +68,83 @@ def explained(loss: float, constant: float) -> str:
     share = 1 - loss / constant if constant else 0.0
     if share <= 0:
         return "no better than the mean"
-    return (
-        "over 99.99% of the variance explained"
-        if share > 0.9999
-        else f"{100 * share:.2f}% of the variance explained"
-    )
+    if share > 0.9999:
+        return f"over 99.99%{_EXPLAINED}"
+    return f"{100 * share:.2f}%{_EXPLAINED}"
 
 
 def _share(loss: float, constant: float) -> str:
-    return (
-        "0%"
-        if loss >= constant
-        else explained(loss, constant).removesuffix(" of the variance explained")
-    )
+    return "0%" if loss >= constant else explained(loss, constant).removesuffix(_EXPLAINED)
 
 
 def tiles(summary: Summary) -> list[tuple[str, str, str]]:
-    """`(name, figure, note)` of the recommended size, or of the only one; none where there is
-    neither.
-    """
-    chosen = summary["recommendation"]["batch_size"]
-    cells = [cell for cell in summary["cells"] if cell["batch_size"] == chosen] or (
-        summary["cells"] if len(summary["cells"]) == 1 else []
-    )
-    return list(_tiles(summary, cells[0])) if cells else []
+    """Return `(name, figure, note)` of the recommended size, or of a run's only size."""
+    cell = summary.recommended_cell
+    if cell is None and len(summary.cells) == 1:
+        cell = summary.cells[0]
+    return [] if cell is None else list(_tiles(summary, cell))
 
 
-def _tiles(summary: Summary, cell: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    target, constant = summary["target_loss"], summary["best_constant_loss"] or {}
-    if summary["verb"] != "train" and cell["seconds_to_target"]["value"] is not None:
-        yield f"to loss ≤ {target_word(target)}", *_apart(seconds_text(cell["seconds_to_target"]))
-    if (loss := cell["holdout_loss"]["value"]) is not None:
-        share = explained(loss, constant["value"]) if constant.get("value") is not None else ""
-        yield "held-out loss", loss_text(loss), share
+def _tiles(summary: Summary, cell: CellFigures) -> Iterator[tuple[str, str, str]]:
+    constant, loss = summary.constant_loss, cell.holdout_loss.value
+    if summary.verb != "train" and cell.seconds_to_target.value is not None:
+        name = f"to loss ≤ {target_word(summary.target_loss)}"
+        yield name, *_apart(seconds_text(cell.seconds_to_target))
+    if loss is not None:
         yield (
-            "typical error (RMSE)",
-            _apart(rmse_text(cell["holdout_rmse"]))[0],
-            f"in units of {summary['data'].get('target', 'the target')}",
+            "held-out loss",
+            loss_text(loss),
+            "" if constant is None else explained(loss, constant),
         )
-    if cell["rows_per_second"]["value"] is not None:
-        yield "rows per second", *_apart(speed_text(cell["rows_per_second"]))
-    if summary["verb"] == "train" and summary["seconds"]:
-        yield "duration", format_seconds(summary["seconds"]), ""
+        rmse, _ = _apart(rmse_text(cell.holdout_rmse))
+        yield "typical error (RMSE)", rmse, f"in units of {summary.data.target}"
+    if cell.rows_per_second.value is not None:
+        yield "rows per second", *_apart(speed_text(cell.rows_per_second))
+    if summary.verb == "train" and summary.seconds:
+        yield "duration", format_seconds(summary.seconds), ""
 
 
 def _apart(text: str) -> tuple[str, str]:
-    """A figure, and its interval below it."""
-    for mark in (" ±", " ["):
-        figure, found, interval = text.partition(mark)
-        if found:
-            return (
-                figure,
-                f"95 %: {mark.strip()}{interval if mark == ' [' else f' {interval.strip()}'}",
-            )
+    """Return a figure and, apart from it, its interval.
+
+    >>> _apart("6.20 s ± 0.20"), _apart("4.01 M [3.90, 4.10]")
+    (('6.20 s', '95 %: ± 0.20'), ('4.01 M', '95 %: [3.90, 4.10]'))
+    """
+    for mark in ("±", "["):
+        figure, _, interval = text.partition(f" {mark}")
+        if interval:
+            return figure, f"95 %: {mark}{interval}"
     return text, ""
 
 
 def ladder(summary: Summary) -> list[tuple[str, str, str, str, bool]]:
-    """`(model, loss, rmse, explained, is this run's)`: from always guessing the mean to the best
-    possible, where known.
+    """Return `(model, loss, RMSE, variance explained, is this run's)` of models to compare with.
+
+    They go from always guessing the mean to the best possible model, where its loss is known.
     """
-    constant = summary["best_constant_loss"] or {}
-    if constant.get("value") is None:
+    constant = summary.constant_loss
+    if constant is None:
         return []
     rungs = [
-        (name, summary[key], False)
-        for name, key in (
-            ("always the mean", "best_constant_loss"),
-            ("best linear model", "best_linear_loss"),
-        )
+        ("always the mean", summary.best_constant_loss, False),
+        ("best linear model", summary.best_linear_loss, False),
     ]
-    scored = [cell for cell in summary["cells"] if cell["holdout_loss"]["value"] is not None]
-    chosen = [
-        cell for cell in scored if cell["batch_size"] == summary["recommendation"]["batch_size"]
-    ] or sorted(scored, key=lambda cell: cell["holdout_loss"]["value"])[:1]
-    rungs += [
-        (
-            f"this network, minibatch {size_text(cell['batch_size'])}",
-            {"value": cell["holdout_loss"]["value"], "rmse": cell["holdout_rmse"]["value"]},
-            True,
-        )
-        for cell in chosen
-    ]
-    rungs.append(("best possible on this data", summary["best_possible_loss"], False))
+    if cell := _best_scored(summary):
+        loss = ModelLoss(value=cell.holdout_loss.value, rmse=cell.holdout_rmse.value)
+        rungs.append((f"this network, minibatch {size_text(cell.batch_size)}", loss, True))
+    rungs.append(("best possible on this data", summary.best_possible_loss, False))
     return [
-        (
-            name,
-            loss_text(one["value"]),
-            f"{one['rmse']:.4g}",
-            _share(one["value"], constant["value"]),
-            own,
-        )
-        for name, one, own in rungs
-        if one and one["value"] is not None
+        (name, loss_text(loss.value), f"{loss.rmse:.4g}", _share(loss.value, constant), is_own)
+        for name, loss, is_own in rungs
+        if loss is not None and loss.value is not None
     ]
+
+
+def _best_scored(summary: Summary) -> CellFigures | None:
+    """Return the recommended cell if it has a loss, else the one with the smallest loss."""
+    losses = [(cell.holdout_loss.value, cell) for cell in summary.cells]
+    scored = [(loss, cell) for loss, cell in losses if loss is not None]
+    for _, cell in scored:
+        if cell.batch_size == summary.recommendation.batch_size:
+            return cell
+    return min(scored, key=lambda pair: pair[0])[1] if scored else None
