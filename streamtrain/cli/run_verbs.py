@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from streamtrain.cli.progress import progress
 from streamtrain.cli.terminal import fit, note, plain_warnings, show
 from streamtrain.errors import ConfigError, DataError, StreamTrainError
 from streamtrain.records import Emit, Record
+from streamtrain.types import Json
 
 #: Status of a cell without a model → how the error message ends.
 _FAILED = {
@@ -131,7 +132,7 @@ def _report_so_far(folder: Path) -> None:
         note(f"report so far: {_page(folder)}")
 
 
-def result_text(summary: Mapping[str, Any], out: Path) -> str:
+def result_text(summary: Json, out: Path) -> str:
     """Return the table and its sentence, the warnings with their flags, and the report's path."""
     from streamtrain.report.markdown import render_table
 

@@ -316,7 +316,7 @@ def default_out(verb: str) -> Path:
 
 
 def choose_out(
-    verb: str, config: Config, out: str | os.PathLike | None, resume: str | os.PathLike
+    verb: str, config: Config, out: str | os.PathLike[str] | None, resume: str | os.PathLike[str]
 ) -> tuple[Path, bool]:
     """Return the folder of a run, and whether a run that is in it may be resumed.
 

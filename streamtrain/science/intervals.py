@@ -4,9 +4,8 @@ Every function returns an `Estimate`, apart from `kaplan_meier_median`, which ha
 docs/science.md says which interval is used where.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,26 +55,6 @@ class Estimate:
             n=values.get("n", 0),
             kind=values.get("kind", ""),
         )
-
-    # Temporary, until every reader uses attributes: access by key as to the dictionaries, and by
-    # position as to the tuples (value, lo, hi) that these functions returned before.
-    def __getitem__(self, key: Any) -> Any:
-        values: Any = self.to_json() if isinstance(key, str) else (self.value, self.lo, self.hi)
-        return values[key]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.value, self.lo, self.hi))
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.to_json()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return a JSON value, or the default."""
-        return self.to_json().get(key, default)
-
-    def keys(self) -> Any:
-        """Return the JSON keys."""
-        return self.to_json().keys()
 
 
 def estimate(

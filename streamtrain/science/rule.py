@@ -56,10 +56,6 @@ class Candidate:
         return float(np.median(list(self.seconds.values())))
 
 
-#: Temporary, until report/ uses Estimate.
-Ratio = Estimate
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
     """The smallest size that is as good as the best; None when no size is eligible.

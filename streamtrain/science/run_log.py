@@ -139,9 +139,6 @@ class Run:
                 lrs.update(ended.lrs.get(batch_size, ()))
         return sorted(lrs)
 
-    #: Temporary, until report/text/advice.py uses `learning_rates`.
-    rates = learning_rates
-
     def add(self, record: Record | Json) -> None:
         """Add one more record.
 

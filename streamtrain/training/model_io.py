@@ -47,7 +47,7 @@ def save_model(network: Network, folder: Path) -> None:
     write_atomically(folder / "model.json", json.dumps(about, indent=2).encode() + b"\n")
 
 
-def load_model(folder: str | os.PathLike) -> Network:
+def load_model(folder: str | os.PathLike[str]) -> Network:
     """Load the model that `train` wrote to a run's folder.
 
     It is a torch module from raw features (rows, features) to predictions (rows, 1). If the run had

@@ -15,6 +15,7 @@ import numpy as np
 from streamtrain.cluster.allreduce.collective import Collective
 from streamtrain.cluster.allreduce.lane_feed import LaneFeed
 from streamtrain.cluster.allreduce.lanes import take_rows
+from streamtrain.training.compute_pool import CallerThread, ComputePool
 from streamtrain.training.gradient_accumulator import GradientAccumulator
 
 #: Lanes are kept apart in a tensor of up to this many bytes.
@@ -48,6 +49,15 @@ class LaneEngine:
         self._apart = len(self._sums_LRP) == len(left)
         self._losses_LR = np.zeros((len(left), replicas))
         self.start_epoch(left)
+
+    @property
+    def cores(self) -> ComputePool | CallerThread:
+        """The threads of the engine that sums the gradients."""
+        return self._gradients.engine.cores
+
+    @cores.setter
+    def cores(self, cores: ComputePool | CallerThread) -> None:
+        self._gradients.engine.cores = cores
 
     def start_epoch(self, left: np.ndarray) -> None:
         """Set the rows that each lane has in the next epoch."""

@@ -198,7 +198,7 @@ def _of_few_steps(analysis: Analysis) -> Warnings:
 def _of_rates(analysis: Analysis) -> Warnings:
     run, cells = analysis.run, analysis.cells
     is_tuned = run.rules[0] == "tuned"
-    tuned = [cell for cell in cells if is_tuned and len(run.rates(cell.batch_size)) > 1]
+    tuned = [cell for cell in cells if is_tuned and len(run.learning_rates(cell.batch_size)) > 1]
     if tuned and not analysis.summary.fresh_seeds:
         text = (
             "Learning rates were chosen on the same trials that judge them (the winner's curse):"
@@ -207,7 +207,7 @@ def _of_rates(analysis: Analysis) -> Warnings:
         yield text, "--set sweep.rerun=on"
     learned = [cell for cell in tuned if is_trained(cell.status) and _steps(cell) > 0]
     for name, pick in (("smallest", min), ("largest", max)):
-        at_edge = [cell for cell in learned if cell.lr == pick(run.rates(cell.batch_size))]
+        at_edge = [cell for cell in learned if cell.lr == pick(run.learning_rates(cell.batch_size))]
         if at_edge:
             tried = ", ".join(sorted({rate_text(cell.lr) for cell in at_edge}, key=float))
             text = (

@@ -1,0 +1,239 @@
+"""The events of every run: its start and end, evaluations, passes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+from pydantic import BeforeValidator
+
+from streamtrain.records.record import OPTIONAL, Record
+from streamtrain.types import Json, Receipt
+
+SCHEMA_VERSION = 1
+
+Outcome = Literal["finished", "diverged", "out_of_memory", "failed"]
+
+
+def _parse_receipt(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    return Receipt.from_json(cast("Mapping[str, Any]", value))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceLoss:
+    """The loss of a reference model on held-out rows, or on those named by `scored_on`.
+
+    `rmse` is in the target's units.
+    """
+
+    value: float
+    rmse: float | None = None
+    scored_on: str = "holdout"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataInfo:
+    """The data set as the run read it; `truth` is known for generated data only."""
+
+    url: str = ""
+    fingerprint: str | None = None
+    num_rows: int | None = None
+    num_shards: int | None = None
+    num_spans: int | None = None
+    features: tuple[str, ...] = ()
+    target: str = ""
+    holdout_rows: int | None = None
+    holdout_source: str = "rows"
+    integrity: str | None = None
+    truth: Json | None = None
+    on_null: str = "error"
+    transform: Json | None = None
+    imputed: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryInfo:
+    """The memory budget, and the memory that the run was projected to need, in bytes."""
+
+    budget_bytes: int | None = None
+    projected_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Record):
+    """The first record, with everything needed to interpret the others.
+
+    `lrs`: the grid of learning rates of each batch size. `train_rows`: the rows each learner trains
+    on; None when only a time limit ends the run. The fields from `lr` on are those of a sweep.
+    """
+
+    EVENT: ClassVar[str] = "run"
+
+    schema_version: int = SCHEMA_VERSION
+    verb: Literal["sweep", "train"] = "sweep"
+    batch_sizes: tuple[int, ...] = ()
+    lrs: tuple[tuple[float, ...], ...] = ()
+    trials: int = 1
+    train_rows: int | None = None
+    epoch_rows: int | None = None
+    integrity: str | None = None
+    target_loss: tuple[float, ...] = ()
+    config: Json = field(default_factory=dict)
+    data: DataInfo = field(default_factory=DataInfo)
+    standard: Json | None = None
+    target_sd: float | None = None
+    engine: str = ""
+    engine_reason: str = ""
+    compile_seconds: float = 0.0
+    memory: MemoryInfo = field(default_factory=MemoryInfo)
+    command: str = ""
+    env: Json = field(default_factory=dict)
+    lr: float | None = field(default=None, metadata=OPTIONAL)
+    lr_rules: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
+    halving: bool | None = field(default=None, metadata=OPTIONAL)
+    extend: bool | None = field(default=None, metadata=OPTIONAL)
+    rerun: bool | None = field(default=None, metadata=OPTIONAL)
+    version: str | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline(Record):
+    """The losses of reference models.
+
+    `feature_eigenvalues`: those of the features' covariance in model units.
+    """
+
+    EVENT: ClassVar[str] = "baseline"
+
+    best_constant_loss: ReferenceLoss | None = None
+    best_linear_loss: ReferenceLoss | None = None
+    feature_eigenvalues: tuple[float, ...] | None = None
+
+    @property
+    def constant_loss(self) -> float | None:
+        """The loss of the best constant."""
+        return None if self.best_constant_loss is None else self.best_constant_loss.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Record):
+    """The losses of one replica after `rows` rows; None where one is not finite or not known.
+
+    `holdout_loss` is the mean of r² in units of the target's variance, `holdout_rmse` in the
+    target's own units, `train_loss` the mean of ½r² since the last evaluation.
+    """
+
+    EVENT: ClassVar[str] = "evaluation"
+
+    trial: int
+    batch_size: int
+    lr: float
+    rows: int
+    steps: int = 0
+    holdout_loss: float | None = None
+    holdout_rmse: float | None = None
+    train_loss: float | None = None
+    seconds: float = 0.0
+    wait_seconds: float | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaEnded(Record):
+    """How the training of one replica ended, and why if it ended early."""
+
+    EVENT: ClassVar[str] = "outcome"
+
+    trial: int
+    batch_size: int
+    lr: float
+    rows: int = 0
+    steps: int = 0
+    outcome: Outcome
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NullSummary:
+    """Bad values by column, and by shard for the 16 shards with the most."""
+
+    total: int = 0
+    columns: dict[str, int] = field(default_factory=dict)
+    shards: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassEnded(Record):
+    """One reading of the data that fed every learner of a trial.
+
+    `lrs`: learning rates by batch size. `fill_seconds`: time before the first block;
+    `training_seconds`: time after it. `stats`: the amounts of `FetchStats`. The null policy decides
+    which one of `imputed` and `dropped` is set. The fields from `workers` on are those of a pass on
+    workers.
+    """
+
+    EVENT: ClassVar[str] = "pass"
+
+    kind: str = "tuning"
+    trial: int = 0
+    rows_read: int = 0
+    learners: int = 0
+    lrs: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    replicas: int = 0
+    seconds: float = 0.0
+    fill_seconds: float = 0.0
+    training_seconds: float = 0.0
+    receipt: Annotated[Receipt | None, BeforeValidator(_parse_receipt)] = None
+    stats: dict[str, int | float] = field(default_factory=dict)
+    imputed: NullSummary | None = field(default=None, metadata=OPTIONAL)
+    dropped: NullSummary | None = field(default=None, metadata=OPTIONAL)
+    quarantined: Json | None = None
+    workers: int | None = field(default=None, metadata=OPTIONAL)
+    sync: str | None = field(default=None, metadata=OPTIONAL)
+    reason: str | None = field(default=None, metadata=OPTIONAL)
+    workers_at_start: int | None = field(default=None, metadata=OPTIONAL)
+    sum_seconds: float | None = field(default=None, metadata=OPTIONAL)
+    part_seconds: float | None = field(default=None, metadata=OPTIONAL)
+    task_seconds: float | None = field(default=None, metadata=OPTIONAL)
+    lanes: int | None = field(default=None, metadata=OPTIONAL)
+    shares: int | None = field(default=None, metadata=OPTIONAL)
+    commits: int | None = field(default=None, metadata=OPTIONAL)
+    generations: int | None = field(default=None, metadata=OPTIONAL)
+    collective: str | None = field(default=None, metadata=OPTIONAL)
+    rounds: int | None = field(default=None, metadata=OPTIONAL)
+    windows_a_share: int | None = field(default=None, metadata=OPTIONAL)
+    outer_optimizer: str | None = field(default=None, metadata=OPTIONAL)
+    lost_workers: int | None = field(default=None, metadata=OPTIONAL)
+    failed_tasks: int | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineChanged(Record):
+    """All spans skipped so far because they could not be read.
+
+    `left_out`: shards that could not be opened, so that their number of rows is not known.
+    """
+
+    EVENT: ClassVar[str] = "quarantine"
+
+    total_rows: int = 0
+    rows: int = 0
+    spans: tuple[Json, ...] = ()
+    left_out: tuple[Json, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded(Record):
+    """The last record of a complete run.
+
+    `rows_saved`: rows that did not have to be read because learners shared passes.
+    """
+
+    EVENT: ClassVar[str] = "end"
+
+    seconds: float | None = None
+    rows_read: int | None = None
+    passes: int | None = None
+    rows_saved: int | None = None
+    projected_bytes: int | None = None
+    peak_rss_bytes: int | None = None

@@ -1,0 +1,140 @@
+"""The events of sweeps and of runs on workers: plans, timings, measurements, rounds."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from streamtrain.records.record import OPTIONAL, Record
+from streamtrain.types import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassPlanned(Record):
+    """A pass of a sweep that is about to start."""
+
+    EVENT: ClassVar[str] = "next_pass"
+
+    kind: str
+    trial: int
+    batch_sizes: int
+    replicas: int
+    passes_left: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetWinners:
+    """The winning learning rate of each batch size, and whether it is at the edge of its grid."""
+
+    target_loss: float | None
+    lrs: tuple[float, ...]
+    at_edge: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WinningRates(Record):
+    """The tuned learning rate of each batch size, for each target loss."""
+
+    EVENT: ClassVar[str] = "winners"
+
+    targets: tuple["TargetWinners", ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryTimed(Record):
+    """The steady stream without training.
+
+    `seconds` of wall time and `core_seconds` of processor time, over all threads.
+    """
+
+    EVENT: ClassVar[str] = "delivery"
+
+    repeat: int
+    rows: int
+    seconds: float
+    core_seconds: float = 0.0
+    cores: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepsTimed(Record):
+    """Steps without the stream, at one batch size, on rows in memory."""
+
+    EVENT: ClassVar[str] = "timing"
+
+    batch_size: int
+    repeat: int
+    rows: int
+    seconds: float
+    core_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuringStarted(Record):
+    """The expected cost of each measurement, or why there are none."""
+
+    EVENT: ClassVar[str] = "measuring"
+
+    costs: tuple[Json, ...] = ()
+    skipped: str | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured(Record):
+    """Measurements of the trained models, by name; see docs/science.md."""
+
+    EVENT: ClassVar[str] = "measures"
+
+    measures: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed(Record):
+    """One batch size trained to the target by itself, to measure the time it takes."""
+
+    EVENT: ClassVar[str] = "confirmation"
+
+    batch_size: int
+    lr: float
+    trial: int
+    rows: int = 0
+    seconds: float
+    fill_seconds: float = 0.0
+    holdout_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncChosen(Record):
+    """How workers train one model together, and the timings that decided it.
+
+    `lanes` belongs to all-reduce, `shares` to local SGD.
+    """
+
+    EVENT: ClassVar[str] = "sync"
+
+    sync: Literal["allreduce", "rounds"]
+    reason: str
+    workers_at_start: int
+    sum_seconds: float | None = field(default=None, metadata=OPTIONAL)
+    part_seconds: float | None = field(default=None, metadata=OPTIONAL)
+    task_seconds: float | None = field(default=None, metadata=OPTIONAL)
+    lanes: int | None = field(default=None, metadata=OPTIONAL)
+    shares: int | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundEnded(Record):
+    """One commit of a run on workers. `rows`: the rows trained on since the start of the run.
+
+    `windows` belongs to local SGD; `generation`, `steps` and `collective` belong to all-reduce.
+    """
+
+    EVENT: ClassVar[str] = "round"
+
+    round: int
+    rows: int
+    seconds: float
+    workers: int
+    failed_tasks: int = 0
+    windows: int | None = field(default=None, metadata=OPTIONAL)
+    generation: int | None = field(default=None, metadata=OPTIONAL)
+    steps: int | None = field(default=None, metadata=OPTIONAL)
+    collective: str | None = field(default=None, metadata=OPTIONAL)
