@@ -113,7 +113,7 @@ def test_an_older_log_has_fewer_fields_and_a_newer_one_more():
         pytest.param({"event": "run", "verb": "walk"}, "`run`: verb", id="not a choice"),
         pytest.param({"event": "round", "round": "x"}, "`round`: round", id="not a number"),
         pytest.param({"event": "pass", "lrs": [1]}, "`pass`: lrs", id="not a table"),
-        pytest.param({"rows": 1}, "without an `event`", id="no event"),
+        pytest.param({"rows": 1}, "has no `event`", id="no event"),
     ],
 )
 def test_a_wrong_field_is_named(values, words):

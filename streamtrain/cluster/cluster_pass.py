@@ -8,7 +8,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -27,11 +27,11 @@ from streamtrain.records import (
     parse,
     parse_pass,
 )
-from streamtrain.run.passes import Checkpointing
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.nulls import NullCounts, null_fields
-from streamtrain.training.checkpointing import PassState
+from streamtrain.training.checkpoint import nest, unnest
+from streamtrain.training.checkpointing import Checkpointing, PassState
 from streamtrain.training.learner import Learner
 from streamtrain.types import Json, Receipt
 
@@ -264,27 +264,6 @@ def saved_choice(resume_state: PassState) -> SyncChosen | None:
     """
     values = resume_state[0]["chosen"]
     return parse(SyncChosen, values, SyncChosen.EVENT) if values else None
-
-
-def nest(prefix: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
-    """Return arrays under names with a prefix, as the state of a pass keeps those of its parts.
-
-    >>> list(nest("learner", {"parameters": np.zeros(1)}))
-    ['learner/parameters']
-    """
-    return {f"{prefix}/{name}": array for name, array in arrays.items()}
-
-
-def unnest(prefix: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
-    """Return the arrays that `nest` put under a prefix, by their own names.
-
-    >>> list(unnest("learner", {"learner/parameters": np.zeros(1), "own": np.zeros(1)}))
-    ['parameters']
-    """
-    start = f"{prefix}/"
-    return {
-        name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)
-    }
 
 
 @contextmanager

@@ -32,9 +32,9 @@ from streamtrain.cluster.worker_pool import CHECK_SECONDS, WorkerPool
 from streamtrain.config import ClusterConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.records import Emit, PassEnded, SyncChosen
-from streamtrain.run.passes import Checkpointing, PassRunner, run_pass
+from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared
-from streamtrain.training.checkpointing import PassState
+from streamtrain.training.checkpointing import Checkpointing, PassState
 from streamtrain.training.learner import Learner
 
 #: Dask's own report of a run, in the run's folder.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from streamtrain.cluster.cluster_pass import ClusterPass, nest, unnest
+from streamtrain.cluster.cluster_pass import ClusterPass
 from streamtrain.cluster.connect import Connection
 from streamtrain.cluster.dask_backend import DaskBackend
 from streamtrain.cluster.record_merge import END, START, BlockPosition, RecordMerge
@@ -33,9 +33,9 @@ from streamtrain.cluster.worker_pool import CHECK_SECONDS, WorkerPool
 from streamtrain.config import ClusterConfig
 from streamtrain.errors import DataError
 from streamtrain.records import Emit, PassEnded, Record, parse_pass, parse_record
-from streamtrain.run.passes import Checkpointing
 from streamtrain.run.prepare import Prepared
-from streamtrain.training.checkpointing import PassState
+from streamtrain.training.checkpoint import nest, unnest
+from streamtrain.training.checkpointing import Checkpointing, PassState
 from streamtrain.training.learner import Learner
 from streamtrain.types import Json, Receipt
 

@@ -13,9 +13,6 @@ from typing import Any
 from streamtrain.cluster.run_spec import RunSpec, open_run
 from streamtrain.errors import StreamTrainError
 from streamtrain.run.prepare import Prepared, warm_up
-from streamtrain.training.compute_pool import ComputePool
-from streamtrain.training.engine import Engine
-from streamtrain.training.fused_engine import FusedEngine
 
 Work = Callable[[Prepared, Any], Any]
 
@@ -130,12 +127,6 @@ def current_state() -> WorkerState:
 def own_host() -> str:
     """Return the address of this worker in Dask's network, without the port."""
     return _dask_worker().address.split("://")[-1].rsplit(":", 1)[0].strip("[]")
-
-
-def use_threads(engine: Engine, threads: ComputePool) -> None:
-    """Let a fused engine compute on these threads; torch has its own."""
-    if isinstance(engine, FusedEngine):
-        engine.cores = threads
 
 
 def _dask_worker() -> Any:

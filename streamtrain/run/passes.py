@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
@@ -20,32 +20,12 @@ from streamtrain.records import Emit, Evaluation, PassEnded, Record, ReplicaEnde
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.block import Block
 from streamtrain.stream.nulls import null_fields
-from streamtrain.training.checkpointing import PassState
+from streamtrain.training.checkpointing import Checkpointing
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine_choice import is_out_of_memory
 from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
 from streamtrain.training.learner import Learner
 from streamtrain.training.position import Position
-
-
-class Checkpointing(Protocol):
-    """Saves a pass and resumes it: a `Checkpointer`, or a slice of a pass on a worker."""
-
-    def take(self, name: str, /) -> PassState | None:
-        """Return the state to resume the pass of this name from; None for a pass that starts."""
-        ...
-
-    def listening(self) -> AbstractContextManager[None]:
-        """Make Ctrl-C and SIGTERM wait for the next `edge`."""
-        ...
-
-    def edge(self, fraction: float, state: Callable[[], PassState], /) -> None:
-        """Save if it is time to; raises to end the pass here."""
-        ...
-
-    def save(self, state: PassState, /) -> None:
-        """Save the state of a pass that has ended, or can go no further."""
-        ...
 
 
 class PassRunner(Protocol):

@@ -125,7 +125,7 @@ def test_an_axis_has_ticks_enough_to_tell_distances(low, reach):
 
 def test_subtitles_speak_of_what_is_drawn():
     specs, _ = drawn(make_records([1024], trials=1, lrs=[0.004], verb="train"))
-    assert specs["throughput"]["title"]["subtitle"] == "a mark a repeat"
+    assert specs["throughput"]["title"]["subtitle"] == "one mark per repeat"
     specs, _ = drawn(make_records((256, 1024), target_loss=[0.05]))
     assert "dashed" in specs["throughput"]["title"]["subtitle"]
     assert "hollow" not in specs["seconds_to_target"]["title"]["subtitle"]

@@ -102,7 +102,7 @@ def test_nothing_to_draw_still_makes_a_report(tmp_path):
 def test_read_records_forgives_a_torn_last_line_only(tmp_path):
     path = tmp_path / "events.jsonl"
     path.write_text('{"event": "run"}\n{"event": "end"}\n{"event": "tor')
-    assert [record["event"] for record in read_records(path)] == ["run", "end"]
+    assert [record.EVENT for record in read_records(path)] == ["run", "end"]
     path.write_text('{"event": "run"}\n{"event": "to\n{"event": "end"}\n')
     with pytest.raises(DataError, match="line 2"):
         read_records(path)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from streamtrain.records import StepsTimed
 from streamtrain.report.cell_figures import target_figures
 from streamtrain.science.cells import make_cell
-from streamtrain.science.intervals import kaplan_meier_median
+from streamtrain.science.intervals import Estimate, kaplan_meier_median
 from streamtrain.science.run_log import Run
 from tests.science.runs import add_curve, make_header
 
@@ -74,13 +74,13 @@ def test_a_censored_size_has_a_median_and_no_interval(missed, steps):
     figures = target_figures(run, cell)
     assert cell.status == "not_reached"
     assert cell.censored_steps == dict.fromkeys(range(3 - missed, 3), 3)
-    assert figures["steps_to_target"] == {"value": steps, "n": 3 - missed, "lo": None, "hi": None}
-    assert figures["rows_to_target"]["value"] == (None if steps is None else 20.0)
-    assert figures["seconds_to_target"]["value"] == (None if steps is None else pytest.approx(4.0))
+    assert figures["steps_to_target"] == Estimate(value=steps, n=3 - missed)
+    assert figures["rows_to_target"].value == (None if steps is None else 20.0)
+    assert figures["seconds_to_target"].value == (None if steps is None else pytest.approx(4.0))
 
 
 def test_a_diverged_trial_can_never_arrive():
     run = make_run([[4.0, 2.0, 1.0, 1.0], [4.0, 9.0]], ["finished", "diverged"])
     cell = make_cell(run, 10, 0.1, 1.0)
     assert cell.censored_rows == {1: np.inf}
-    assert target_figures(run, cell)["rows_to_target"]["value"] == 20.0
+    assert target_figures(run, cell)["rows_to_target"].value == 20.0

@@ -15,7 +15,7 @@ from streamtrain.records import (
     PassEnded,
     StepsTimed,
 )
-from streamtrain.report.cell_figures import cell_figures
+from streamtrain.report.summary import analyze
 from streamtrain.report.text.recommendation import describe, why_not
 from streamtrain.science.judge import judge
 from streamtrain.science.landmarks import Laws, landmarks
@@ -254,9 +254,6 @@ def test_what_the_shuffle_did_is_said_where_it_keeps_sizes_from_being_judged():
     judgement = judge(run)
     assert judgement.choice.batch_size is None
     assert not judgement.choice.conclusive
-    assert "resemble one another" in why_not(run, judgement.cells[0], judgement.choice, 0.5)
-    figures = [cell_figures(run, cell, None) for cell in judgement.cells]
-    assert (
-        "of your shuffle, not of the batch size"
-        in describe(run, judgement.cells, figures, judgement.choice, 0.5)["reason"]
-    )
+    analysis = analyze(run)
+    assert "similar to one another" in why_not(analysis, judgement.cells[0])
+    assert "your shuffle, not the batch size" in describe(analysis).reason

@@ -105,9 +105,11 @@ def test_fieller_contains_the_ratio_and_scales_with_units(pairs, up, down):
     one, other = fieller(a, b), fieller(a * up, b * down)
     assert one.kind == other.kind
     for end in ("value", "lo", "hi"):
-        assert (one[end] is None) == (other[end] is None)
-        if one[end] is not None:
-            assert other[end] == pytest.approx(one[end] * up / down, rel=1e-4, abs=1e-6 * up / down)
+        before, after = getattr(one, end), getattr(other, end)
+        assert (before is None) == (after is None)
+        if before is not None:
+            expected = before * up / down
+            assert after == pytest.approx(expected, rel=1e-4, abs=1e-6 * up / down)
     assert one.lo <= one.value * (1 + 1e-9)
     assert one.hi is None or one.value <= one.hi * (1 + 1e-9)
 

@@ -21,15 +21,15 @@ from streamtrain.cluster.allreduce.lane_tasks import (
     train_lanes,
 )
 from streamtrain.cluster.allreduce.lane_work import LaneResult, LaneTask, RankInfo
-from streamtrain.cluster.cluster_pass import Arrays, SharedLearnerPass, nest, unnest
+from streamtrain.cluster.cluster_pass import Arrays, SharedLearnerPass
 from streamtrain.cluster.scheduling import Leases
 from streamtrain.cluster.worker import Work, only_open
 from streamtrain.cluster.worker_group import GroupFailedError, WorkerGroup
 from streamtrain.cluster.worker_pool import WorkerPool
 from streamtrain.records import Emit, PassEnded, SyncChosen
-from streamtrain.run.passes import Checkpointing
 from streamtrain.run.prepare import Prepared
-from streamtrain.training.checkpointing import PassState
+from streamtrain.training.checkpoint import nest, unnest
+from streamtrain.training.checkpointing import Checkpointing, PassState
 from streamtrain.training.learner import Learner
 from streamtrain.types import Json
 

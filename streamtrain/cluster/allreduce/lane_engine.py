@@ -15,7 +15,6 @@ import numpy as np
 from streamtrain.cluster.allreduce.collective import Collective
 from streamtrain.cluster.allreduce.lane_feed import LaneFeed
 from streamtrain.cluster.allreduce.lanes import take_rows
-from streamtrain.training.compute_pool import CallerThread, ComputePool
 from streamtrain.training.gradient_accumulator import GradientAccumulator
 
 #: Lanes are kept apart in a tensor of up to this many bytes.
@@ -43,21 +42,13 @@ class LaneEngine:
         self._feeds = feeds
         self._collective = collective
         self.learning_rates = gradients.engine.learning_rates
+        self.cores = gradients.engine.cores
         self.steps = gradients.engine.steps
         replicas, parameters = gradients.engine.parameters().shape
         self._sums_LRP = np.zeros(shape_of_sums(len(left), replicas, parameters), dtype=np.float32)
         self._apart = len(self._sums_LRP) == len(left)
         self._losses_LR = np.zeros((len(left), replicas))
         self.start_epoch(left)
-
-    @property
-    def cores(self) -> ComputePool | CallerThread:
-        """The threads of the engine that sums the gradients."""
-        return self._gradients.engine.cores
-
-    @cores.setter
-    def cores(self, cores: ComputePool | CallerThread) -> None:
-        self._gradients.engine.cores = cores
 
     def start_epoch(self, left: np.ndarray) -> None:
         """Set the rows that each lane has in the next epoch."""

@@ -12,7 +12,6 @@ from streamtrain.cluster.allreduce.lane_engine import LaneEngine, rows_without_c
 from streamtrain.cluster.allreduce.lane_feed import LaneFeed, lane_budget
 from streamtrain.cluster.allreduce.lane_work import LaneResult, LaneTask
 from streamtrain.cluster.allreduce.lanes import lanes_of, take_rows_until
-from streamtrain.cluster.worker import use_threads
 from streamtrain.plan.plan import Plan, make_lanes
 from streamtrain.records import Record
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared
@@ -173,5 +172,5 @@ def inner_engine(prepared: Prepared, task: LaneTask, threads: ComputePool) -> En
         train,
         last_row,
     )
-    use_threads(engine, threads)
+    engine.cores = threads
     return engine

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streamtrain.cluster.local_sgd.rounds import Share
-from streamtrain.cluster.worker import use_threads
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
@@ -104,7 +103,7 @@ def train_share(prepared: Prepared, task: ShareTask) -> ShareResult:
         ComputePool(prepared.config.train.threads or 1) as threads,
         closing(fetch(iter(task.share.windows), prepared.source, budget, stats, buffers)) as blocks,
     ):
-        use_threads(engine, threads)
+        engine.cores = threads
         for window in task.share.windows:
             block = next(blocks)
             started = time.perf_counter()

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from streamtrain.cluster.cluster_pass import Arrays, SharedLearnerPass, nest, unnest
+from streamtrain.cluster.cluster_pass import Arrays, SharedLearnerPass
 from streamtrain.cluster.local_sgd.round_worker import (
     AVERAGED,
     KEPT_BY_SHARE,
@@ -27,9 +27,9 @@ from streamtrain.cluster.scheduling import Leases
 from streamtrain.cluster.worker import Work
 from streamtrain.cluster.worker_pool import WorkerPool
 from streamtrain.records import Emit, PassEnded, SyncChosen
-from streamtrain.run.passes import Checkpointing
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared
-from streamtrain.training.checkpointing import PassState
+from streamtrain.training.checkpoint import nest, unnest
+from streamtrain.training.checkpointing import Checkpointing, PassState
 from streamtrain.training.learner import Learner
 from streamtrain.types import Json
 
