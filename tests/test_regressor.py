@@ -80,7 +80,7 @@ def test_it_works_in_a_pipeline_and_under_cross_validation(linear):
     [
         ({"optimizer": "adan"}, "train.optimizer"),
         ({"hidden": (0,)}, "model.hidden"),
-        ({"epochs": 1, "max_rows": 5}, "twice"),
+        ({"epochs": 1, "max_rows": 5}, "both set the length"),
         ({"lr": 1e30, "optimizer": "sgd"}, "diverged"),
     ],
 )

@@ -228,8 +228,8 @@ class RunDirectory:
 
     def _remove_temporaries(self) -> None:
         """Remove the files that a killed process was writing."""
-        for folder in (self.out, self.out / CHECKPOINTS):
-            remove_temporaries(folder)
+        for name in ("", CHECKPOINTS, "best", "charts"):
+            remove_temporaries(self.out / name)
 
     def _reopen(self) -> None:
         """Open the log of an earlier run, and read the records up to the first damaged line."""
