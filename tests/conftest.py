@@ -12,14 +12,14 @@ import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("house", deadline=None)  # a busy machine is not a wrong result
-settings.load_profile("house")
+settings.register_profile("streamtrain", deadline=None)  # a busy machine is not a wrong result
+settings.load_profile("streamtrain")
 
-# on a shared machine its threads spin for one another; no test is about their number
+# On a shared machine torch's threads spin while they wait; no test depends on their number.
 torch.set_num_threads(1)
 
-#: Zarr keeps one event loop, with its thread pool, for the life of the process, and tqdm, where it
-#: is installed, a monitor.
+#: Zarr keeps an event loop and a thread pool for the life of the process; tqdm, where it is
+#: installed, keeps a monitor thread.
 _LIFELONG_THREADS = ("zarr_io", "asyncio_", "tqdm_monitor")
 _FD = Path("/proc/self/fd")
 
@@ -31,8 +31,9 @@ def _threads() -> set[threading.Thread]:
 
 
 def _open_files() -> set[str]:
-    """Descriptors of named files, as `number → path`; sockets and pipes are those of lifelong
-    loops, unnamed files those of V8.
+    """Return the descriptors of named files, as `number → path`.
+
+    Sockets and pipes belong to event loops that live as long as the process, unnamed files to V8.
     """
     found = set()
     for number in os.listdir(_FD) if _FD.exists() else ():
@@ -51,8 +52,9 @@ def _open_files() -> set[str]:
 
 @pytest.fixture(autouse=True)
 def no_pictures(request, monkeypatch):
-    """Pictures take seconds a run, and are the report's tests' business; everything else of a
-    report is written elsewhere too.
+    """Draw no charts outside tests/report: they take seconds per run.
+
+    The other files of a report are written in every test.
     """
     if "report" not in Path(request.path).parts:
         monkeypatch.setattr("streamtrain.report.write.draw", lambda charts: {})
@@ -60,19 +62,20 @@ def no_pictures(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def short_timings(monkeypatch):
-    """Speed is never asserted: regions that are timed need not be long."""
+    """Keep timed regions short: no test asserts a speed."""
     monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.01)
     monkeypatch.setattr("streamtrain.run.timing.REST_SECONDS", 0.005)
 
 
 @pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
-    """Fails the test that leaves a thread or a file open; a second is given to threads that are on
-    their way out.
+    """Fail a test that leaves a thread running or a file open.
+
+    Threads that are ending get a few seconds, since the machine may be busy.
     """
     threads, files = _threads(), _open_files()
     yield
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + 5
     while (left := (_threads() - threads, _open_files() - files)) != (
         set(),
         set(),
