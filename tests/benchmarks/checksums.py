@@ -32,7 +32,7 @@ from streamtrain.base.units import parse_count
 from streamtrain.config import make_config
 from streamtrain.kernels.page_headers import CRC, read_page_headers
 from streamtrain.run.prepare import Prepared, prepare, warm_up
-from streamtrain.science.intervals import paired_ratio
+from streamtrain.science.intervals import Estimate, paired_ratio
 from streamtrain.storage.parquet import fast_pages
 from streamtrain.stream.block import Block
 from streamtrain.stream.fetch import FetchStats
@@ -147,8 +147,8 @@ def main() -> None:
                 cells = [
                     side.__name__,
                     format,
-                    _cost(*paired_ratio(with_clock, without_clock)),
-                    _cost(*paired_ratio(with_processor, without_processor)),
+                    _cost(paired_ratio(with_clock, without_clock)),
+                    _cost(paired_ratio(with_processor, without_processor)),
                     f"{min(with_clock):.2f}",
                     f"{min(without_clock):.2f}",
                     f"{alone / min(without_processor):.1%}",
@@ -173,10 +173,11 @@ def _headers_without_crc(data: np.ndarray, num_values: int, pages: np.ndarray) -
     return count
 
 
-def _cost(ratio: float, low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return f"{ratio - 1:+.1%}"
-    return f"{ratio - 1:+.1%} ({low - 1:+.1%} to {high - 1:+.1%})"
+def _cost(ratio: Estimate) -> str:
+    assert ratio.value is not None
+    if ratio.lo is None or ratio.hi is None:
+        return f"{ratio.value - 1:+.1%}"
+    return f"{ratio.value - 1:+.1%} ({ratio.lo - 1:+.1%} to {ratio.hi - 1:+.1%})"
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ def test_rows_of_a_span_share_a_shift_of_known_variance(tmp_path: Path) -> None:
         (noise.reshape(400, 100) ** 2).mean(axis=1),
         100,
     )
-    assert rho["lo"] <= 0.16 / 0.41 <= rho["hi"]
-    assert design_effect(rho, 100)["lo"] > 1.1
+    assert rho.lo <= 0.16 / 0.41 <= rho.hi
+    assert design_effect(rho, 100).lo > 1.1
 
 
 @pytest.mark.parametrize(

@@ -156,9 +156,9 @@ def test_small_and_large_batches_end_at_other_sharpness_by_a_sign_that_is_report
             np.array(losses[sizes[1], chosen[sizes[1]]]) - losses[sizes[0], chosen[sizes[0]]]
         )
         print(
-            f"{name} {chosen}: sharpness large/small {np.exp(ratio['value']):.2f}"
-            f" ({np.exp(ratio['lo']):.2f} to {np.exp(ratio['hi']):.2f}), held-out loss large -"
-            f" small {gap['value']:+.4f} ({gap['lo']:+.4f} to {gap['hi']:+.4f}), {ratio['n']}"
+            f"{name} {chosen}: sharpness large/small {np.exp(ratio.value):.2f}"
+            f" ({np.exp(ratio.lo):.2f} to {np.exp(ratio.hi):.2f}), held-out loss large -"
+            f" small {gap.value:+.4f} ({gap.lo:+.4f} to {gap.hi:+.4f}), {ratio.n}"
             " trials"
         )
         assert np.isfinite([ratio.lo, ratio.hi, gap.lo, gap.hi]).all()

@@ -22,6 +22,7 @@ import streamtrain
 from streamtrain.config import TRAIN_FLAGS, flag_values, make_config, merge
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.order import hash_array
+from streamtrain.records import PassEnded, started_record
 from streamtrain.run.directory import RunDirectory
 from streamtrain.run.train import train
 from streamtrain.storage.readers import Forward, Readers
@@ -289,25 +290,24 @@ def test_a_run_counts_and_lists_what_it_stepped_over(tmp_path: Path) -> None:
     with RunDirectory(tmp_path / "run") as directory:
         train(config, directory.log, {"command": "", "env": {}})
     events = directory.records
-    header = events[0]
-    assert header["integrity"].startswith("unverified: no manifest")
+    header = started_record(events[0])
+    assert (header.integrity or "").startswith("unverified: no manifest")
     listed = json.loads((tmp_path / "run" / "quarantine.json").read_text())
     assert listed["rows"] == 1000
     assert [(span["start"], span["stop"]) for span in listed["spans"]] == [(3000, 4000)]
     assert "CRC checksum" in listed["spans"][0]["cause"]
     assert listed["spans"][0]["holdout_lost"]
-    (done,) = [event for event in events if event["event"] == "pass"]
-    receipt = done["receipt"]
+    (done,) = [event for event in events if isinstance(event, PassEnded)]
+    receipt = done.receipt
+    assert receipt is not None
     visited = (
-        receipt["count"]
-        + header["data"]["holdout_rows"]
-        + receipt["dropped"]
-        + receipt["quarantined"]
+        receipt.count + (header.data.holdout_rows or 0) + receipt.dropped + receipt.quarantined
     )
-    assert visited == header["data"]["num_rows"] == 12_000
-    assert done["rows_read"] == receipt["count"]
-    assert done["quarantined"]["rows"] == 1000
-    assert done["quarantined"]["spans"] == 1
+    assert visited == header.data.num_rows == 12_000
+    assert done.rows_read == receipt.count
+    assert done.quarantined is not None
+    assert done.quarantined["rows"] == 1000
+    assert done.quarantined["spans"] == 1
 
 
 # --- reads that hang ---
