@@ -1,4 +1,4 @@
-"""Every test: no thread and no open file is left behind."""
+"""Fixtures for all tests, which must leave no thread and no open file behind."""
 
 import gc
 import os
@@ -12,14 +12,13 @@ import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("house", deadline=None)  # a busy machine is not a wrong result
-settings.load_profile("house")
+settings.register_profile("streamtrain", deadline=None)  # slowness alone is not a failure
+settings.load_profile("streamtrain")
 
-# on a shared machine its threads spin for one another; no test is about their number
+# On a shared machine torch's threads would compete, and no test depends on their number.
 torch.set_num_threads(1)
 
-#: Zarr keeps one event loop, with its thread pool, for the life of the process, and tqdm, where it
-#: is installed, a monitor.
+#: For the life of the process, Zarr keeps an event loop with its thread pool, and tqdm a monitor.
 _LIFELONG_THREADS = ("zarr_io", "asyncio_", "tqdm_monitor")
 _FD = Path("/proc/self/fd")
 
@@ -31,10 +30,11 @@ def _threads() -> set[threading.Thread]:
 
 
 def _open_files() -> set[str]:
-    """Descriptors of named files, as `number → path`; sockets and pipes are those of lifelong
-    loops, unnamed files those of V8.
+    """Return the descriptors of named files, as `number → path`.
+
+    Sockets and pipes belong to lifelong event loops, and unnamed files to V8.
     """
-    found = set()
+    open_files = set()
     for number in os.listdir(_FD) if _FD.exists() else ():
         try:
             path = os.readlink(_FD / number)
@@ -45,14 +45,15 @@ def _open_files() -> set[str]:
             and not path.startswith(("/dev/", "/proc/"))
             and not re.search(r"/#\d+ \(deleted\)$", path)
         ):
-            found.add(f"{number} → {path}")
-    return found
+            open_files.add(f"{number} → {path}")
+    return open_files
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(request, monkeypatch):
-    """Pictures take seconds a run, and are the report's tests' business; everything else of a
-    report is written elsewhere too.
+    """Draw pictures only in the report's tests, since they take seconds per run.
+
+    The rest of a report is always written.
     """
     if "report" not in Path(request.path).parts:
         monkeypatch.setattr("streamtrain.report.write.draw", lambda charts: {})
@@ -60,15 +61,16 @@ def no_pictures(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def short_timings(monkeypatch):
-    """Speed is never asserted: regions that are timed need not be long."""
+    """Shorten the timed regions, since no test asserts a speed."""
     monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.01)
     monkeypatch.setattr("streamtrain.run.timing.REST_SECONDS", 0.005)
 
 
 @pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
-    """Fails the test that leaves a thread or a file open; a second is given to threads that are on
-    their way out.
+    """Fail a test that leaves a thread running or a file open.
+
+    Threads that are about to end are given a second.
     """
     threads, files = _threads(), _open_files()
     yield

@@ -134,7 +134,7 @@ def _finite(rows: float) -> float | None:
 
 
 def _announcement(record: Record) -> str | None:
-    """Return a line about what a sweep does next."""
+    """Return a line that announces the next part of a sweep."""
     if isinstance(record, PassPlanned):
         models = plural(record.replicas, "model")
         sizes = plural(record.batch_sizes, "batch size")

@@ -52,7 +52,7 @@ _WORKER_ACTIONS = ("add-worker", "remove-worker", "retire-workers")
 class DaskBackend:
     """See `ClusterBackend`. Use it as a context; the client belongs to the caller.
 
-    `work(prepared, payload)` is what a task does. `restarts`: restart workers that do not answer
+    A task calls `work(prepared, payload)`. `restarts`: restart workers that do not answer
     (for clusters of our own; a user's workers are left alone). `notify` receives messages about
     workers that cannot be used.
     """
@@ -238,7 +238,7 @@ class DaskBackend:
         if future.status == "finished":
             try:
                 result = future.result(timeout=GATHER_SECONDS)
-            # Whatever the task or the connection raised: the driver decides.
+            # The driver handles any error of the task or of the connection.
             except Exception as error:
                 return self._failed(number, worker, error)
             self._drop([number])

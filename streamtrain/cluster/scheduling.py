@@ -1,7 +1,7 @@
 """Task leases with deadlines, retries and speculative re-execution, and the loop that issues them.
 
-An item is leased again until a result is accepted; later results are discarded. `Leases` is
-pure bookkeeping: it knows nothing of the cluster, and takes the time as an argument. Each call takes
+An item is leased again until a result is accepted; later results are discarded. `Leases` is pure
+bookkeeping: it knows nothing of the cluster, and takes the time as an argument. Each call takes
 O(log n) time for n items. `dispatch` uses it for work that any worker can do at any time: it leases
 items to idle workers, collects the results, and leases the items of lost workers again.
 """
@@ -150,7 +150,7 @@ class Leases:
         return None
 
     def give_back(self, number: int) -> None:
-        """Cancel a lease whose task was never started: its item waits again; no failure is counted."""
+        """Cancel a lease whose task never started: its item waits again, without a failure."""
         lease = self._drop(number)
         if lease is not None and not self._holders.get(lease.item):
             heapq.heappush(self._pending, (-lease.cost, lease.item))
@@ -230,8 +230,8 @@ def dispatch(
     """Lease items to idle workers, and `take` the first result of each, until every item is done.
 
     `take` may add items. `give_up` is called for items whose leases failed too often; without it
-    such an item raises ResourceError. Raises the errors that every worker would raise: a StreamTrainError
-    that is not about memory or disk.
+    such an item raises ResourceError. Raises the errors that every worker would raise: a
+    StreamTrainError that is not about memory or disk.
     """
     while len(leases):
         while pool.has_enough and pool.idle:

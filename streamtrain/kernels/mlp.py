@@ -186,7 +186,7 @@ def _kernels(sources):
         hyper,
         squares,
     ):
-        """Process rows `[start, stop)` of a block, and carry the rows after its last full minibatch.
+        """Process rows `[start, stop)` of a block, and carry the rows of an unfinished minibatch.
 
         The sum of the carried rows' gradients stays in `gradients`. With one slot, this thread
         processes the minibatches one after another. With more slots, several threads may call this
@@ -208,7 +208,8 @@ def _kernels(sources):
             state: int64: rows carried, steps taken, rows of those steps; all are updated.
             losses: Sums of the rows' losses are added, float64 (slots,).
             turn: int64 (TURN,), zeros before the call. [0]: the current minibatch. [8], in the next
-                cache line: its completed slots. [16:]: per slot, 1 + the last minibatch that claimed it.
+                cache line: its completed slots. [16:]: per slot, 1 + the last minibatch that
+                claimed it.
             carried: Rows carried before the call.
             thread: Number of this thread. It starts with the slots that it processed in the
                 previous minibatch, because they are in its cache.

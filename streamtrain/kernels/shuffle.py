@@ -10,9 +10,9 @@ A store of 20 bytes would first read its whole cache line from memory. Therefore
 bucket, which are whole cache lines, are collected in the cache and then written at once, bypassing
 it (software write-combining: Balkesen et al., ICDE 2013, §4.2).
 
-Terms: a position counts the rows of a window in reading order; each span starts at a multiple of
-8, because one hash deals 8 rows. `flat` is the block as one axis, in which row r starts at
-r * width. A group is 16 rows of the block, starting at a multiple of 16.
+Terms: a position counts the rows of a window in reading order; each span starts at a multiple of 8,
+because one hash deals 8 rows. `flat` is the block as one axis, in which row r starts at r * width.
+A group is 16 rows of the block, starting at a multiple of 16.
 """
 
 import numpy as np

@@ -62,8 +62,8 @@ def run_pass(
 ) -> PassEnded:
     """Read the rows once, feed every block to every learner, and emit their records.
 
-    Emits the record of the pass last, and returns it. A learner that fails or
-    runs out of memory ends without affecting the others, and its outcome records why.
+    Emits the record of the pass last, and returns it. A learner that fails or runs out of memory
+    ends without affecting the others, and its outcome records why.
 
     With `saving`, the state of all learners is saved between blocks. A single learner can also be
     saved within a block, wherever `consume` allows it. Ctrl-C and SIGTERM take effect at these

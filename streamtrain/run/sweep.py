@@ -1,9 +1,9 @@
 """The sweep: trials x batch sizes x learning rates.
 
-One pass over the data feeds every learner of a trial, so all of them see the same rows. The
-records decide which pass comes next (`science/tuning.py`): tuning, an extension of the grid, or a
-rerun on a fresh seed. After the passes, steps and delivery are timed separately, the trained models
-are measured, and the recommended size is trained once more to measure the time it takes.
+One pass over the data feeds every learner of a trial, so all of them see the same rows. The records
+decide which pass comes next (`science/tuning.py`): tuning, an extension of the grid, or a rerun on
+a fresh seed. After the passes, steps and delivery are timed separately, the trained models are
+measured, and the recommended size is trained once more to measure the time it takes.
 """
 
 import time
@@ -52,8 +52,8 @@ _BETWEEN_PASSES = (Baseline, PassEnded, WinningRates)
 def learning_rates(config: Config) -> tuple[float, ...]:
     """Return the learning rates tried at every batch size, ascending.
 
-    `sweep.lr_grid` is a list of rates, or the number of rates to try: these are half a decade apart,
-    centred on `train.lr`.
+    `sweep.lr_grid` is a list of rates, or the number of rates to try: these are half a decade
+    apart, centred on `train.lr`.
     """
     grid = config.sweep.lr_grid
     if not isinstance(grid, int):
@@ -72,9 +72,9 @@ def sweep(
 ) -> None:
     """Run a sweep and emit its records.
 
-    `run_metadata`: fields of the `run` record that only the caller knows. With a `checkpointer`
-    the sweep can be interrupted and resumed: the records of the interrupted sweep decide the next
-    pass. `runner` runs the passes.
+    `run_metadata`: fields of the `run` record that only the caller knows. With a `checkpointer` the
+    sweep can be interrupted and resumed: the records of the interrupted sweep decide the next pass.
+    `runner` runs the passes.
     """
     started = time.perf_counter()
     sizes, rates = config.sweep.batch_sizes, learning_rates(config)
@@ -282,8 +282,8 @@ def run_record(
 ) -> RunStarted:
     """Return the first record of a run: everything that is needed to read the others.
 
-    `rates`: the learning rates of each batch size in `sizes`. `run_metadata` is added to
-    the record unchanged.
+    `rates`: the learning rates of each batch size in `sizes`. `run_metadata` is added to the record
+    unchanged.
     """
     config = prepared.config
     return RunStarted(

@@ -18,11 +18,11 @@ from streamtrain.science.scipy_functions import minimize_between, non_negative_l
 from streamtrain.science.steps_law import optional_json
 from streamtrain.types import Json
 
-#: The largest batch size that is looked at.
+#: The largest batch size considered.
 _LARGEST = 1e12
 
-#: Timings tell γ only if a step without any overlap would take at least this many times as long as
-#: one with whole overlap.
+#: Timings determine γ only if a step without any overlap would take at least this many times as
+#: long as one with whole overlap.
 _FELT = 1.05
 
 #: γ is sought up to the first; from the second on it counts as infinite.
@@ -105,7 +105,7 @@ class ThroughputLaw:
     best_seconds: Estimate | None = None
 
     def to_json(self) -> Json:
-        """Return the law as `summary.json` has it."""
+        """Return the law in the form of `summary.json`."""
         return {
             "alpha_seconds": optional_json(self.alpha_seconds),
             "beta_seconds_a_row": optional_json(self.beta_seconds_per_row),

@@ -39,7 +39,7 @@ Described = tuple[str, Shard | DataError]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FoundShards:
-    """The shards that a path refers to, before columns are chosen; shards without rows are excluded.
+    """The shards that a path refers to, before columns are chosen; empty shards are excluded.
 
     `left_out`: (file, cause) of shards that could not be opened, when such shards are quarantined.
     """
@@ -62,8 +62,8 @@ def open_shards(
     """Open a Parquet file, a Zarr v3 array or group, a folder of them, a glob, or a list of files.
 
     Reads footers only, several at once. The target defaults to the last column of the first shard,
-    the features to all its other columns. In a folder with a manifest, shards
-    whose size and footer hash still match are described by the manifest.
+    the features to all its other columns. In a folder with a manifest, shards whose size and footer
+    hash still match are described by the manifest.
 
     With `on_bad_shard="quarantine"`, a bad shard whose rows are known, from a manifest or from its
     own footer, keeps its place, and fails when it is read; any other is listed in `left_out`.
@@ -375,8 +375,8 @@ def _raise_all(problems: Sequence[str]) -> None:
 
 def _fingerprint(found: FoundShards) -> str:
     """Return a hash of the shards that does not depend on the path of their folder."""
-    # These paths turn the `//` of a URL into `/`. That does no harm: it happens to all URLs, and only
-    # the part after their common folder is hashed.
+    # These paths turn the `//` of a URL into `/`. That does no harm: it happens to all URLs, and
+    # only the part after their common folder is hashed.
     urls = [f"/{shard.url}" if is_remote(shard.url) else shard.url for shard in found.shards]
     root = os.path.dirname(urls[0]) if len(urls) == 1 else os.path.commonpath(urls)
     rows = [

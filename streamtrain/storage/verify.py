@@ -339,8 +339,8 @@ def _decode_fault(file: pq.ParquetFile, group: int, column: int) -> str | None:
 def _missing_columns(shards: Sequence[Shard], listed: Sequence[str] | None) -> list[Finding]:
     """Return a finding for each shard that lacks a column.
 
-    Columns are bound by name, so a shard that lacks one of the manifest's columns, or of the first
-    shard's where there is no manifest, cannot be read with the others.
+    Columns are bound by name, so a shard that lacks one of the manifest's columns (without a
+    manifest: one of the first shard's) cannot be read with the others.
     """
     if not shards:
         return []

@@ -54,9 +54,9 @@ class Chains:
 
         Returns None for a slice in quarantine; all later slices of its chain are quarantined too.
 
-        Raises what the reader raises. The later slices of the chain then raise
-        StreamTrainError. Other chains continue, so earlier windows are still built, and the
-        consumer gets the error in place of the failed block.
+        Raises what the reader raises. The later slices of the chain then raise StreamTrainError.
+        Other chains continue, so earlier windows are still built, and the consumer gets the error
+        in place of the failed block.
         """
         span, unit = self._spans[number], self._spans.unit_of(number)
         chain = (epoch, unit)

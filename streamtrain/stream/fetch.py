@@ -8,8 +8,8 @@ decode 0 ─▶ deal 0 ─▶ decode 1 ─▶ deal 1 ─▶ … ─▶ permute
 ```
 
 The chain of dependencies makes Dask run the deals in plan order, and keeps one decoded span per
-window in memory. Tiny spans share tasks: a task takes 10 kB, more than a hundred rows.
-There is no scheduler process and no open port.
+window in memory. Tiny spans share tasks: a task takes 10 kB, more than a hundred rows. There is no
+scheduler process and no open port.
 """
 
 import time

@@ -56,7 +56,7 @@ def check_cuts(make: Make, *, batch_size: int, blocks: list[int]) -> None:
 
 
 def check_short_minibatch(make: Make) -> None:
-    """The rows left at the end of an epoch are a minibatch of their own; without any, no step."""
+    """The rows left at the end of an epoch form a short minibatch; if none are left, no step."""
     rows = make_rows(1000)
     short, full = make(700, RATES), make(300, RATES)
     for engine in (short, full):

@@ -1,8 +1,9 @@
 """An engine whose minibatches are gathered from the lanes of all workers.
 
-Each worker adds the gradients of its own rows, and one sum over workers makes the step of all.
+Each worker adds the gradients of its own rows, and all take the same step with the sum over
+workers.
 
-The sums of lanes are kept apart until all of them are known, and are then added in lane order. A
+The sums of lanes are kept separate until all of them are known, and are then added in lane order. A
 worker has zeros in place of the lanes of others, and a sum with zeros is exact: so losses and
 parameters are bit-identical for any number of workers. Where that tensor would be large, each
 worker adds its own lanes first, and they agree only to float32 summation order.

@@ -27,7 +27,7 @@ ROUND_SECONDS = 2.0
 class Share:
     """What one task of a round trains on: the first `rows` rows of `windows`, in order.
 
-    With `ends_epoch` a short minibatch at the end is a step of its own.
+    With `ends_epoch` a short minibatch at the end becomes a separate step.
     """
 
     number: int

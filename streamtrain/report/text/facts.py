@@ -98,7 +98,7 @@ def confirmation_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
 
 
 def landmark_facts(analysis: Analysis) -> Facts:
-    """Return the sizes to know beside the recommended one, as far as the run can tell.
+    """Return the notable sizes besides the recommended one, as far as the run determines them.
 
     A run of one size has none.
     """

@@ -3,9 +3,9 @@
 Arrow's decoder verifies the CRC-32 of the pages and copies every value three times: 14 to 17 ns per
 row of five float32 columns, against 5 ns here (DESIGN.md §7). Most writers store numbers as PLAIN
 pages without nulls, where a page is one run of definition levels followed by the values. Such a
-page needs no decoder: it can be decompressed straight into the output array. Pages are decompressed from the
-last to the first, because the levels of a page overwrite the end of the values of the page before it,
-which is decompressed next and restores them:
+page needs no decoder: it can be decompressed straight into the output array. Pages are decompressed
+from the last to the first, because the levels of a page overwrite the end of the values of the page
+before it, which is decompressed next and restores them:
 
     | pad   0 | values 0       | values 1       |  page 1 first: its levels end at its values
     |    lev 0| values 0  lev 1| values 1       |  page 0 then overwrites those levels
