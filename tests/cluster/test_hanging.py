@@ -65,7 +65,9 @@ def stop_in(arm, client, stopped: dict):
     return on_record
 
 
-def test_a_worker_that_stops_in_a_collective_is_replaced(data, client, unbroken, our_own, tmp_path):
+def test_a_worker_that_stops_in_a_collective_is_started_anew(
+    data, client, unbroken, our_own, tmp_path
+):
     stopped = {}
     out = api.run_train(
         config(data, "allreduce"),
