@@ -88,7 +88,7 @@ def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
 def _print_lines(
     lines: list[Line], tracker: ProgressTracker, record: Record, write: Callable[[str], None]
 ) -> None:
-    """Write what a record announces, and the lines that it completed."""
+    """Write the announcement of a record, and the lines that it completed."""
     if isinstance(record, RunStarted):
         if record.engine_reason:
             write(f"engine: {record.engine}, {record.engine_reason}")

@@ -179,11 +179,11 @@ class DaskBackend:
         self._polled = self._answered = time.monotonic()
         listed = set(info["workers"])
         is_first = not self._listed
-        left, joined = self._listed - listed, sorted(listed - self._listed)
+        gone, joined = self._listed - listed, sorted(listed - self._listed)
         self._listed = listed
-        events: list[Event] = [Left(worker=worker) for worker in sorted(left & self._accepted)]
-        self._accepted -= left
-        for worker in left:
+        events: list[Event] = [Left(worker=worker) for worker in sorted(gone & self._accepted)]
+        self._accepted -= gone
+        for worker in gone:
             self._has_run_spec.discard(worker)
             self._drop([number for number, (owner, _) in self._tasks.items() if owner == worker])
         answers = {worker: self._ask_versions(worker) for worker in joined}

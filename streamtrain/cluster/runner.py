@@ -207,7 +207,7 @@ def choose_sync(
     pool: WorkerPool,
     rendezvous: Rendezvous,
 ) -> SyncChosen:
-    """Return how the workers train together, why, and what was measured.
+    """Return how the workers train together, the reason, and the measurements.
 
     Raises ConfigError when --sync requests what is not possible.
     """

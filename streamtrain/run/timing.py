@@ -1,6 +1,6 @@
-"""Throughput, measured apart from convergence, in interleaved repeats.
+"""Throughput, measured separately from convergence, in interleaved repeats.
 
-The step alone at each batch size, on a block in memory, and the stream alone, without training.
+Times the step alone at each batch size, on a block in memory, and the stream without training.
 """
 
 import time

@@ -73,8 +73,8 @@ def measure(values: Iterable[float | None], *, log: bool = False) -> Estimate:
 
     None, NaN and infinite values are left out. The interval is Student's t for 2 ≤ n < 10 and a
     percentile bootstrap with a fixed seed from n = 10. `log=True` is for positive quantities: the t
-    interval is taken on logarithms. There is no interval for fewer than
-    two values, or where it would be too wide for a float. Always lo ≤ value ≤ hi.
+    interval is taken on logarithms. There is no interval for fewer than two values, or where it
+    would be too wide for a float. Always lo ≤ value ≤ hi.
 
     >>> measure([3.0, 1.0, None, 2.0]).value, measure([5.0])
     (2.0, Estimate(value=5.0, lo=None, hi=None, n=1, kind=''))

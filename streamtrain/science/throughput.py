@@ -175,14 +175,14 @@ def throughput_law(
 ) -> ThroughputLaw:
     """Fit the law to R interleaved timing repeats of the seconds of a step at M sizes.
 
-    Values come from the medians over repeats. Each repeat is also fitted by itself; intervals are
+    Values come from the medians over repeats. Each repeat is also fitted separately; intervals are
     Student's over these fits, on logarithms.
 
     `joint`: (size, seconds of a step while rows were delivered, in each of some runs), to which γ
     is fitted; without them reading counts as wholly overlapped. `steps`: (S_min, B_crit), without
     which the last three fields are None. `trial_fits`: `steps` of single trials. Where these are
-    given, trials are paired with repeats, so that the intervals hold the noise of both; otherwise
-    that of the timing alone.
+    given, trials are paired with repeats, so that the intervals include the noise of both;
+    otherwise they include that of the timing alone.
     """
     seconds = np.atleast_2d(np.asarray(seconds_RM, dtype=float))
     rates = np.asarray(delivery_rates_R, dtype=float)
@@ -235,8 +235,8 @@ def _fit_joint_overlap(step: StepTime, joint: Sequence[tuple[float, Sequence[flo
     """
     num_runs = min((len(seconds) for _, seconds in joint), default=0)
     sizes = [size for size, _ in joint]
-    apart = replace(step, overlap=1.0)
-    if not num_runs or max(apart.at(size) / step.at(size) for size in sizes) < _FELT:
+    serial = replace(step, overlap=1.0)
+    if not num_runs or max(serial.at(size) / step.at(size) for size in sizes) < _FELT:
         return log_estimate(math.inf, [])
     medians = [float(np.median(seconds)) for _, seconds in joint]
     by_run = [[seconds[run] for _, seconds in joint] for run in range(num_runs)]

@@ -60,10 +60,10 @@ class LaneEngine:
         """See `Engine.advance`. Raises PeerLostError."""
         rows = stop - start
         while rows:
-            taken = min(rows, int(self._take.sum()) - self._done)
-            self._add(self._done, self._done + taken)
-            self._done += taken
-            rows -= taken
+            count = min(rows, int(self._take.sum()) - self._done)
+            self._add(self._done, self._done + count)
+            self._done += count
+            rows -= count
             if self._done == self.batch_size:
                 self._step()
         self._collective.sum(self._losses_LR)
@@ -123,7 +123,7 @@ class LaneEngine:
 def shape_of_sums(lanes: int, replicas: int, parameters: int) -> tuple[int, int, int]:
     """Return the shape of the tensor that is summed at each step: (lanes, replicas, parameters).
 
-    There is one lane for all where the tensor would be larger than APART_BYTES.
+    The lanes share one sum where the tensor would be larger than APART_BYTES.
     """
     apart = lanes * replicas * parameters * 4 <= APART_BYTES
     return lanes if apart else 1, replicas, parameters

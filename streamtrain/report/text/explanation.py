@@ -148,7 +148,7 @@ def _tuned(summary: Summary) -> Iterator[str]:
 
 
 def _sqrt_m(summary: Summary) -> Iterator[str]:
-    """Yield Goodfellow's √m law: what it predicts, what was measured, and what that buys."""
+    """Yield Goodfellow's √m law: its prediction, the measurement, and the gain."""
     measured = section(summary.measures, "sqrt_m_slope")
     slope = estimate_of(measured)
     if slope is None or slope.value is None or slope.lo is None or slope.hi is None:
@@ -252,7 +252,7 @@ def _smallest_epsilon(by_epsilon: Json | None) -> float | None:
 
 
 def _trend(ratio: Estimate) -> str:
-    """Return what a ratio of sharpness says.
+    """Return the conclusion from a ratio of sharpness.
 
     An interval must exclude 1 to show a difference; without one, a factor of two is needed.
     """
