@@ -344,13 +344,13 @@ def _missing_columns(shards: Sequence[Shard], listed: Sequence[str] | None) -> l
     """
     if not shards:
         return []
-    wanted = [column.name for column in shards[0].columns] if listed is None else listed
+    expected = [column.name for column in shards[0].columns] if listed is None else listed
     reference = os.path.basename(shards[0].url) if listed is None else MANIFEST_NAME
     findings = []
     for shard in shards:
-        missing = set(wanted) - {column.name for column in shard.columns}
+        missing = set(expected) - {column.name for column in shard.columns}
         if missing:
-            names = ", ".join(shown(name) for name in wanted if name in missing)
+            names = ", ".join(shown(name) for name in expected if name in missing)
             cause = f"lacks {names}, which {reference} has"
             findings.append(Finding(url=shard.url, place="columns", cause=cause))
     return findings

@@ -47,7 +47,7 @@ def config(data, sync, **flags):
 
 
 def learned(out) -> list[dict]:
-    """Return what is equal for any workers: evaluations and outcomes.
+    """Return the records that do not depend on the workers: evaluations and outcomes.
 
     Times are left out, and training losses, whose float64 sums are cut at other rows.
     """

@@ -86,7 +86,7 @@ def check_losses(make: Make) -> None:
 
 
 def check_replicas(make: Make) -> None:
-    """A replica is what it would be alone; returned arrays are copies."""
+    """A replica trains as it would alone; returned arrays are copies."""
     rows, together = make_rows(1000), make(300, RATES)
     together.advance(rows, 0, 1000)
     for replica, rate in enumerate(RATES):
