@@ -74,10 +74,10 @@ def generate(
             " least 1, the others at least 0, seed below 2^64."
         )
     layout = Layout(columns=COLUMNS, decoded_type="float32", format=format, span_rows=span_rows)
-    made = KINDS[kind](seed)
-    sd = made.variance**0.5
-    spans = _spans(made, rows, noise * sd, cluster_shift * sd, seed, span_rows)
-    truth = made.truth(math.hypot(noise, cluster_shift))
+    distribution = KINDS[kind](seed)
+    sd = distribution.variance**0.5
+    spans = _spans(distribution, rows, noise * sd, cluster_shift * sd, seed, span_rows)
+    truth = distribution.truth(math.hypot(noise, cluster_shift))
     storage = make_storage(storage_options)
     return open_shards(
         write_dataset(

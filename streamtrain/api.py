@@ -58,8 +58,8 @@ Count = int | float | str
 
 Activation = Literal["relu", "tanh", "silu", "gelu", "identity"]
 
-#: When a sweep is asked to stop, it finishes its block if that takes less than this; `train` always
-#: finishes its step.
+#: When a sweep is asked to stop, it finishes its block if that takes fewer seconds than this;
+#: `train` always finishes its step.
 SWEEP_GRACE_SECONDS = 5.0
 
 
@@ -80,7 +80,7 @@ class SweepResult:
         return self.summary["recommendation"]["batch_size"]
 
     def __repr__(self) -> str:
-        """The folder and the answer, for notebooks; not the whole summary."""
+        """Show the folder and the answer in notebooks, rather than the whole summary."""
         return f"<SweepResult {self.out}: {self.summary['sentence']}>"
 
 
@@ -128,7 +128,7 @@ def run_sweep(
         run.check_config("sweep", config)
         if run.finished:
             return SweepResult(out=out, summary=run.summary(), already_complete=True)
-        saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, tell=on_note))
+        saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, notify=on_note))
         metadata = {"command": command, "env": environment()}
         with choose_runner("sweep", config.cluster, out, client=client, notify=on_note) as runner:
             sweep_records(config, run.log, metadata, saving, runner)
@@ -158,7 +158,7 @@ def run_train(
             )
         metadata = {"command": command, "env": environment()}
         with choose_runner("train", config.cluster, out, client=client, notify=on_note) as runner:
-            saving = run.saving(config, Interrupt(tell=on_note))
+            saving = run.saving(config, Interrupt(notify=on_note))
             trained = train_records(config, run.log, metadata, saving, runner)
     if trained.best is not None:
         (out / "best").mkdir(exist_ok=True)
@@ -219,7 +219,7 @@ def sweep(
 
     `path` is a file, a folder or a glob of Parquet or Zarr shards. `out` is the folder of the run;
     None chooses a new one in `runs/`. `resume="auto"` continues an interrupted run, `"never"`
-    refuses to, and the folder of a run continues that run. The workers of `client`, a
+    refuses to, and the folder of an existing run continues that run. The workers of `client`, a
     `distributed.Client`, do the training. Every other keyword is the option of `streamtrain sweep`
     with the same name, and None means its default (docs/flags.md). Values may be written as on the
     command line.

@@ -22,7 +22,7 @@ MAX_ROWS = 2**53
 
 Status = Literal["reached", "not_reached", "diverged", "out_of_memory", "failed"]
 
-#: A JSON document without a type of its own, such as a checkpoint's state.
+#: A JSON document without a more specific type, such as a checkpoint's state.
 Json = dict[str, Any]
 
 

@@ -1,4 +1,4 @@
-"""Every test: no thread and no open file is left behind."""
+"""Fixtures for all tests, which must leave no thread and no open file behind."""
 
 import gc
 import os
@@ -35,7 +35,7 @@ def _open_files() -> set[str]:
 
     Sockets and pipes belong to event loops that live as long as the process, unnamed files to V8.
     """
-    found = set()
+    open_files = set()
     for number in os.listdir(_FD) if _FD.exists() else ():
         try:
             path = os.readlink(_FD / number)
@@ -46,8 +46,8 @@ def _open_files() -> set[str]:
             and not path.startswith(("/dev/", "/proc/"))
             and not re.search(r"/#\d+ \(deleted\)$", path)
         ):
-            found.add(f"{number} → {path}")
-    return found
+            open_files.add(f"{number} → {path}")
+    return open_files
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The config: flags, defaults, how values may be written, and messages for what is refused."""
+"""The config: flags, defaults, notations of values, and messages for refused values."""
 
 import json
 

@@ -16,7 +16,7 @@ from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, config_keys, flag_name
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-#: Pages whose code blocks run here. minibatch_question.md is a benchmark of its own, gpu.md needs a
+#: Pages whose code blocks run here. minibatch_question.md is a separate benchmark, gpu.md needs a
 #: GPU, and cluster.md runs in tests/cluster.
 RUN = [
     page

@@ -22,7 +22,7 @@ FLOORS = (
     ("report", "cluster", "bench"),
     ("api", "regressor", "cli", "__main__", "__init__"),
 )
-#: data_gen stands beside the stream and imports plan, storage and kernels at most.
+#: data_gen is on the floor of the stream, but may import only plan, storage, kernels and below.
 DATA_GEN_FLOOR, DATA_GEN_IMPORTS = 3, 2
 #: Heavy library → the only modules of streamtrain that import it.
 DOORS = {
@@ -56,7 +56,7 @@ def within(module: str, place: str) -> bool:
 
 
 def floor(module: str) -> int | None:
-    """The floor of `streamtrain.…` or `data_gen.…`; None for what the table does not know."""
+    """The floor of a module of streamtrain or data_gen; None if it is not in the table."""
     if within(module, "data_gen"):
         return DATA_GEN_FLOOR
     name = module.removeprefix("streamtrain").removeprefix(".").split(".")[0] or "__init__"
@@ -64,7 +64,7 @@ def floor(module: str) -> int | None:
 
 
 def imports(tree: ast.AST, module: str, *, is_package: bool) -> Iterator[tuple[str, bool]]:
-    """Every imported module, with whether the import stands inside a function.
+    """Every imported module, with whether the import is inside a function.
 
     `from a import b` gives `a.b`.
     """
@@ -96,7 +96,7 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
         top, inner = name.split(".")[0], module.removeprefix("streamtrain.")
         if top in ("streamtrain", "data_gen"):
             other = floor(name)
-            if name == "streamtrain.__version__":  # a word, whatever the file it stands in
+            if name == "streamtrain.__version__":  # a string, not a module
                 continue
             if (
                 other is None

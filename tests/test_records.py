@@ -1,4 +1,4 @@
-"""Records: what is written is read back, older logs parse, and a wrong field is named."""
+"""Records: they survive writing and reading, older logs parse, and a wrong field is named."""
 
 import dataclasses
 import json

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-#: Where a document lies that is named without its folder.
+#: Folders in which to look for a document that is named without one.
 _FOLDERS = ("", "docs", "streamtrain")
 _DOCUMENT = re.compile(r"(?<![\w/.-])((?:[\w.-]+/)*\w+\.md)\b(?:[,:]? §\s*(\d+))?")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)

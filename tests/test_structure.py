@@ -9,7 +9,7 @@ PACKAGE, TESTS = ROOT / "streamtrain", ROOT / "tests"
 #: The most files on the package's own level, and the most lines of a file.
 TOP_FILES, FILE_LINES = 10, 400
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if not path.stem.startswith("__")]
-#: Module without a test file of its own name → the files that test it.
+#: Module without a test file of the same name → the files that test it.
 WHERE: dict[str, list[str]] = tomllib.loads((TESTS / "where.toml").read_text(encoding="utf-8"))
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a temporary file beside `path`, fsync it, rename it over `path`, fsync the folder.
 
-    Whatever fails, and whenever the process is killed, `path` holds either the old bytes or the new
-    ones. Raises OSError.
+    If this fails or the process is killed at any moment, `path` holds either the old bytes or the
+    new ones. Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -15,7 +15,7 @@ class Buffers:
     """A pool that lends arrays and takes each back when nothing refers to it any more.
 
     At most `keep` unused buffers of `capacity_bytes` are kept. A request for more than
-    `capacity_bytes` gets an array of its own, which is not pooled. Thread-safe.
+    `capacity_bytes` gets a separate array, which is not pooled. Thread-safe.
     """
 
     def __init__(self, capacity_bytes: int, keep: int):

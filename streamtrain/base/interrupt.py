@@ -23,14 +23,14 @@ class Interrupt:
         grace_seconds: Time after the first signal until it is sent again, which stops the run at
             once; None: it is not sent again.
 
-    `tell` is called with a message when the first signal arrives.
+    `notify` is called with a message when the first signal arrives.
     """
 
     def __init__(
-        self, grace_seconds: float | None = None, tell: Callable[[str], None] = lambda _: None
+        self, grace_seconds: float | None = None, notify: Callable[[str], None] = lambda _: None
     ):
         self.grace_seconds = grace_seconds
-        self._tell = tell
+        self._notify = notify
         self.asked: int | None = None
         self._before: dict[int, Any] = {}
         self._timer: threading.Timer | None = None
@@ -75,7 +75,7 @@ class Interrupt:
             self.leave()
         self.asked = number
         with suppress(Exception):  # a handler may run while another message is being written
-            self._tell(
+            self._notify(
                 f"{signal.Signals(number).name}: stopping where the run can be saved next; a second"
                 " one stops at once"
             )

@@ -154,7 +154,7 @@ def _shard(num_rows: int) -> Shard:
 
 
 def _train(share: Share) -> tuple[float, Any]:
-    """Return the rows that a worker would train on, and what it would send back."""
+    """Return the rows that a worker would train on, and the result that it would send back."""
     indices = np.array([window.index for window in share.windows], dtype=np.int64)
     return share.rows, {"rows": share.rows, "windows": len(indices), "digest": _digest(indices)}
 

@@ -86,7 +86,7 @@ def page(document: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, str]:
-    """Describe what a run has here, by name."""
+    """Describe the resources that a run has on this machine, by name."""
     from streamtrain.base.budget import default_limit_bytes
     from streamtrain.run.directory import environment
 

@@ -88,7 +88,7 @@ def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
 def _print_lines(
     lines: list[Line], tracker: ProgressTracker, record: Record, write: Callable[[str], None]
 ) -> None:
-    """Write what a record announces, and the lines that it completed."""
+    """Write the announcement of a record, and the lines that it completed."""
     if isinstance(record, RunStarted):
         if record.engine_reason:
             write(f"engine: {record.engine}, {record.engine_reason}")
@@ -134,7 +134,7 @@ def _finite(rows: float) -> float | None:
 
 
 def _announcement(record: Record) -> str | None:
-    """Return a line about what a sweep does next."""
+    """Return a line that announces the next part of a sweep."""
     if isinstance(record, PassPlanned):
         models = plural(record.replicas, "model")
         sizes = plural(record.batch_sizes, "batch size")

@@ -101,9 +101,9 @@ def _observer(folder: Path, output: Output, *, tensorboard: bool) -> Iterator[Em
 
 @contextmanager
 def _resume_hint(folder: Path) -> Iterator[None]:
-    """If the run ends early and has a checkpoint, tell how to resume it.
+    """If the run ends early and has a checkpoint, print how to resume it.
 
-    After Ctrl-C, also write a report of what has been seen.
+    After Ctrl-C, also write a report of the run so far.
     """
     from streamtrain import api
 
@@ -120,9 +120,9 @@ def _resume_hint(folder: Path) -> Iterator[None]:
 
 
 def _report_so_far(folder: Path) -> None:
-    """Write the report of what an interrupted run has seen.
+    """Write a report of an interrupted run.
 
-    A second Ctrl-C skips it. Whatever goes wrong here, the run is saved.
+    A second Ctrl-C skips it. The run itself is already saved, so errors here do no harm.
     """
     from streamtrain.report.write import read_records, write_report
 

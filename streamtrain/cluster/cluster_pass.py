@@ -148,7 +148,7 @@ class SharedLearnerPass(ClusterPass):
             self.emit(record)
 
     def count(self, receipt: Receipt, nulls: NullCounts, stats: Json) -> None:
-        """Add what one worker delivered to a commit."""
+        """Add the rows that one worker delivered to a commit."""
         self.receipt, self.nulls = self.receipt + receipt, self.nulls + nulls
         self.rows_read += receipt.count
         self.stats.add(**stats)

@@ -132,7 +132,7 @@ def check_workers(connection: Connection) -> None:
 
 
 async def _ask_scheduler(client: Any) -> Any:
-    """Return the scheduler's versions, or what it raised when it was asked."""
+    """Return the scheduler's versions, or the error of asking for them."""
     try:
         return await client.run_on_scheduler(versions)
     except Exception as error:
@@ -225,7 +225,7 @@ def _local_cluster(workers: int, distributed: Any) -> Iterator[Any]:
 
 
 def _call_factory(factory: str) -> Any:
-    """Return what the user's function returns. Raises ConfigError for what it raises."""
+    """Call the user's function and return its result. Raises ConfigError for any error in it."""
     function = import_function("--cluster", factory)
     try:
         return function()

@@ -52,7 +52,7 @@ _WORKER_ACTIONS = ("add-worker", "remove-worker", "retire-workers")
 class DaskBackend:
     """See `ClusterBackend`. Use it as a context; the client belongs to the caller.
 
-    `work(prepared, payload)` is what a task does. `restarts`: restart workers that do not answer
+    A task calls `work(prepared, payload)`. `restarts`: restart workers that do not answer
     (for clusters of our own; a user's workers are left alone). `notify` receives messages about
     workers that cannot be used.
     """
@@ -179,11 +179,11 @@ class DaskBackend:
         self._polled = self._answered = time.monotonic()
         listed = set(info["workers"])
         is_first = not self._listed
-        left, joined = self._listed - listed, sorted(listed - self._listed)
+        gone, joined = self._listed - listed, sorted(listed - self._listed)
         self._listed = listed
-        events: list[Event] = [Left(worker=worker) for worker in sorted(left & self._accepted)]
-        self._accepted -= left
-        for worker in left:
+        events: list[Event] = [Left(worker=worker) for worker in sorted(gone & self._accepted)]
+        self._accepted -= gone
+        for worker in gone:
             self._has_run_spec.discard(worker)
             self._drop([number for number, (owner, _) in self._tasks.items() if owner == worker])
         answers = {worker: self._ask_versions(worker) for worker in joined}
@@ -238,7 +238,7 @@ class DaskBackend:
         if future.status == "finished":
             try:
                 result = future.result(timeout=GATHER_SECONDS)
-            # Whatever the task or the connection raised: the driver decides.
+            # The driver handles any error of the task or of the connection.
             except Exception as error:
                 return self._failed(number, worker, error)
             self._drop([number])

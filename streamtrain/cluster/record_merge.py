@@ -1,4 +1,4 @@
-"""Merge the records of learners that were trained apart, into the order of one machine.
+"""Merge the records of separately trained learners into the order of one machine.
 
 One machine feeds a block to the learners of a pass one after another, then the next block. So
 records are ordered by block, then by the learner's index in the pass, then as the learner emitted
@@ -23,7 +23,7 @@ END: BlockPosition = (math.inf, math.inf)
 class RecordMerge:
     """Merges the records of `learners` learners.
 
-    They come in any order of learners; those of one learner come in its own order.
+    Records of different learners may come in any order; those of one learner come in sequence.
     """
 
     def __init__(self, learners: int):

@@ -1,4 +1,4 @@
-"""What a worker needs to open the same run by itself and to compute the same numbers.
+"""What a worker needs to open the same run independently and to compute the same numbers.
 
 Rows never travel: a worker reads the shards it trains on. What the driver measured
 (standardisation, imputed values, evaluation rows) is sent verbatim, so that results do not depend

@@ -40,8 +40,8 @@ from streamtrain.training.learner import Learner
 #: Dask's own report of a run, in the run's folder.
 DASK_REPORT = "dask-report.html"
 
-#: All-reduce is chosen where a sum takes at most this fraction of what a worker does between two
-#: sums; then four fifths of the time are training.
+#: All-reduce is chosen where a sum takes at most this fraction of the time that a worker computes
+#: between two sums; then four fifths of the time go into training.
 MAX_SUM_FRACTION = 0.25
 
 _REQUESTED = "requested with --sync"
@@ -207,7 +207,7 @@ def choose_sync(
     pool: WorkerPool,
     rendezvous: Rendezvous,
 ) -> SyncChosen:
-    """Return how the workers train together, why, and what was measured.
+    """Return how the workers train together, the reason, and the measurements.
 
     Raises ConfigError when --sync requests what is not possible.
     """

@@ -1,9 +1,9 @@
 """Task leases with deadlines, retries and speculative re-execution, and the loop that issues them.
 
-Every item is leased again until a result is accepted, and only one result ever is. `Leases` is pure
-bookkeeping: it knows no cluster, and the time is an argument. Each call is O(log n) in the items.
-`dispatch` drives it for work that any worker can do at any time: it leases items to idle workers,
-takes the results, and leases again what was lost with a worker.
+An item is leased again until a result is accepted; later results are discarded. `Leases` is pure
+bookkeeping: it knows nothing of the cluster, and takes the time as an argument. Each call takes
+O(log n) time for n items. `dispatch` uses it for work that any worker can do at any time: it leases
+items to idle workers, collects the results, and leases the items of lost workers again.
 """
 
 import heapq
@@ -21,7 +21,7 @@ STRAGGLER_FACTOR = 4.0
 #: … but never before this many seconds.
 STRAGGLER_SECONDS = 5.0
 
-#: Weight of the earlier leases against the newest one, in the seconds that a unit of cost takes.
+#: Weight of earlier leases relative to the newest one, in the estimate of seconds per unit of cost.
 EMA_DECAY = 0.8
 
 
@@ -29,7 +29,7 @@ EMA_DECAY = 0.8
 class Lease:
     """Item `item` is assigned to `worker` until `deadline`.
 
-    `number` is never used again, so late results can be told from expected ones.
+    `number` is never reused, so that a late result cannot be mistaken for an expected one.
     """
 
     number: int
@@ -41,11 +41,11 @@ class Lease:
 
 
 class Leases:
-    """Items to be done, each by one worker at a time, the costliest first. Not thread-safe.
+    """Items of work, of which the costliest are leased first. Not thread-safe.
 
     That order takes at most 4/3 of the best possible time (Graham 1969). `timeout_seconds`: a lease
-    that takes longer has failed. `max_failures`: of all leases together; None: any number.
-    `max_attempts`: an item whose leases failed this many times is given up.
+    that takes longer has failed. `max_failures`: the limit over all leases; None: no limit.
+    `max_attempts`: an item is given up when its leases have failed this many times.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Leases:
 
     @property
     def leased(self) -> int:
-        """The number of leases that count."""
+        """The number of live leases."""
         return len(self._live)
 
     def add(self, item: int, cost: float) -> None:
-        """Add an item to be done; one that was done can be added again."""
+        """Add an item; one that is done can be added again."""
         assert item not in self._costs, item
         self._costs[item] = cost
         heapq.heappush(self._pending, (-cost, item))
@@ -84,7 +84,7 @@ class Leases:
     def lease(self, worker: str, now: float) -> Lease | None:
         """Lease the next item to an idle worker; None when there is nothing to do.
 
-        That is the costliest waiting item, or else one that is a straggler on another worker.
+        The next item is the costliest that waits, or else a straggler on another worker.
         """
         item = self._next_pending()
         if item is None:
@@ -111,9 +111,9 @@ class Leases:
         return lease
 
     def accept(self, number: int, now: float) -> Lease | None:
-        """Accept a result: return its lease if it is the item's first, and the item is done.
+        """Mark an item as done by its first result, and return the lease.
 
-        Returns None for a late or second result.
+        Returns None for a late or second result, which is discarded.
         """
         lease = self._drop(number)
         if lease is None:
@@ -150,13 +150,13 @@ class Leases:
         return None
 
     def give_back(self, number: int) -> None:
-        """Return a lease whose task was never started: its item waits again, without a failure."""
+        """Cancel a lease whose task never started: its item waits again, without a failure."""
         lease = self._drop(number)
         if lease is not None and not self._holders.get(lease.item):
             heapq.heappush(self._pending, (-lease.cost, lease.item))
 
     def withdraw(self, item: int) -> None:
-        """Remove an item that is not to be done after all; a late result will be discarded."""
+        """Remove an item that is no longer needed; a late result will be discarded."""
         if item in self._costs:
             self._forget(item)
 
@@ -230,8 +230,8 @@ def dispatch(
     """Lease items to idle workers, and `take` the first result of each, until every item is done.
 
     `take` may add items. `give_up` is called for items whose leases failed too often; without it
-    that is a ResourceError. Raises the errors that every worker would raise: a StreamTrainError
-    that is not about memory or disk.
+    such an item raises ResourceError. Raises the errors that every worker would raise: a
+    StreamTrainError that is not about memory or disk.
     """
     while len(leases):
         while pool.has_enough and pool.idle:

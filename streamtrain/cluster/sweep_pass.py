@@ -258,7 +258,7 @@ class SweepPass(ClusterPass):
                 _load_learner(learner, state)
 
     def _pass_record(self) -> PassEnded:
-        """Return the pass's record; its rows read are those of all learners, as each reads alone.
+        """Return the record of the pass; rows read are summed, since each learner reads alone.
 
         Raises DataError when two learners were given different rows.
         """
@@ -275,8 +275,8 @@ class SweepPass(ClusterPass):
                     "two learners of a pass were given different rows: the data changed while they"
                     " were read. Start the run again."
                 )
-        ended = time.perf_counter()
-        fill_seconds = (self._first_result or ended) - self._started
+        now = time.perf_counter()
+        fill_seconds = (self._first_result or now) - self._started
         return replace(
             furthest,
             kind=self.kind,
@@ -285,9 +285,9 @@ class SweepPass(ClusterPass):
             learners=len(self._learners),
             lrs=self._lrs,
             replicas=sum(map(len, self._lrs.values())),
-            seconds=ended - self._started,
+            seconds=now - self._started,
             fill_seconds=fill_seconds,
-            training_seconds=ended - self._started - fill_seconds,
+            training_seconds=now - self._started - fill_seconds,
             stats={name: sum(record.stats[name] for record in records) for name in furthest.stats},
             workers=len(self._workers),
         )

@@ -1,11 +1,11 @@
 """The work items of a sweep's pass, their costs, and the training of one for a slice of time.
 
 A work item is one learner: a (batch size, trial) with all its learning rates. A worker trains it
-for some seconds and sends back all that is needed to continue on any other worker.
+for some seconds and sends back everything needed to continue on any other worker.
 
 A slice ends where a block ends (or within a block where a step ended), and the learner's state
-continues bit-identically. So neither the length of slices nor the workers change a number, and the
-death of a worker costs only the slice it was training.
+continues bit-identically. So the results depend neither on the length of slices nor on the workers,
+and the death of a worker costs only the slice that it was training.
 """
 
 import time

@@ -17,7 +17,7 @@ _COMPARED = ("python", "numpy", "numba", "torch")
 
 
 def versions() -> Json:
-    """Return the versions this process runs under, by name; None for what is not installed."""
+    """Return the versions this process runs under, by name; None for a missing package."""
     installed: Json = {"python": platform.python_version()}
     for name in (*_REQUIRED, *_COMPARED[1:]):
         try:

@@ -26,14 +26,14 @@ SLACK_SECONDS = 5.0
 
 
 class GroupFailedError(Exception):
-    """A member of the group left, failed, or lost a peer: what the others did does not count."""
+    """A member of the group left, failed, or lost a peer, so the results of all are discarded."""
 
 
 class WorkerGroup:
     """The workers of a pool that have opened the run and can act together.
 
     Its tasks are leases, so that failures are counted and late results are discarded.
-    `peer_timeout_seconds`: within this time members notice that another one is gone.
+    `peer_timeout_seconds`: the longest time in which members notice that another one is gone.
     """
 
     def __init__(self, pool: WorkerPool, leases: Leases, *, peer_timeout_seconds: float):
@@ -58,12 +58,12 @@ class WorkerGroup:
         The first call waits until every worker of the pool has opened the run. Raises ResourceError
         when there are too few workers for too long, or when they cannot open the run.
         """
-        first = not self._ready
+        is_first_call = not self._ready
         needed = self._pool.min_workers
         while True:
             self._open_on_idle()
             ready = self.ready
-            if len(ready) >= needed and not (first and self._opening):
+            if len(ready) >= needed and not (is_first_call and self._opening):
                 return ready[:max_workers]
             excluded = sum(self._failures[worker] >= WORKER_ATTEMPTS for worker in self._pool.idle)
             if excluded and len(self._pool) - excluded < needed:
@@ -115,7 +115,7 @@ class WorkerGroup:
         self._failed_in_a_row = 0
 
     def disband(self) -> None:
-        """Forget all tasks: results that still come are discarded."""
+        """Forget all tasks: results that still arrive are discarded."""
         for number in list(self._items):
             self._withdraw(number)
         self._opening.clear()
@@ -141,20 +141,23 @@ class WorkerGroup:
     def _process(self, events: list[Event]) -> list[tuple[int, Any, str]]:
         """Return (lease, result, failure) of the tasks that ended or are overdue.
 
-        Workers whose set-up task ended become ready, or are reported.
+        Notifies of failed set-up tasks.
         """
-        ended = [outcome for event in events if (outcome := self._outcome(event)) is not None]
+        outcomes = [outcome for event in events if (outcome := self._outcome(event)) is not None]
         for lease in self._leases.overdue(self._pool.backend.now()):
             self._fail_hung(lease.number, lease.worker, "no answer in time")
-            ended.append((lease.number, None, "no answer in time"))
-        for number, _, failure in ended:
+            outcomes.append((lease.number, None, "no answer in time"))
+        for number, _, failure in outcomes:
             worker = self._opening.pop(number, None)
             if worker is not None and failure:
                 self._pool.notify(f"worker {worker}: {failure}")
-        return ended
+        return outcomes
 
     def _outcome(self, event: Event) -> tuple[int, Any, str] | None:
-        """Return (lease, result, failure) of the task that an event ended, or None."""
+        """Return (lease, result, failure) of the task that an event ended, or None.
+
+        A worker whose set-up task succeeded becomes ready.
+        """
         match event:
             case Left(worker=worker):
                 self._ready.discard(worker)

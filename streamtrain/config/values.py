@@ -1,6 +1,6 @@
 """How config values may be written: `64Ki`, `0.1`, `64..1Mi*4`, `on`.
 
-A parser returns a value that it does not recognise as it is; pydantic then refuses it.
+A parser returns a value that it does not recognise unchanged, and pydantic then refuses it.
 """
 
 from collections.abc import Sequence

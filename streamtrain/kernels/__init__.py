@@ -4,7 +4,7 @@ Tests compare each with a plain implementation: NumPy for rows and pages, torch 
 
 Kernels are compiled on first use and cached on disk. They release the GIL and start no threads.
 Numba's cache does not notice that a callee in another file has changed. A cached kernel therefore
-either calls only functions of its own file, or keeps the hash of all kernels in its closure
+either calls only functions in the same file, or keeps the hash of all kernels in its closure
 (sources.py).
 """
 

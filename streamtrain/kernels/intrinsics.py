@@ -1,7 +1,7 @@
 """Numba's `intrinsic` decorator, typed.
 
 A decorated function is called without its first parameter, the typing context, which Numba passes
-itself; its own annotations do not tell type checkers so.
+itself. Numba's annotations hide this from type checkers.
 """
 
 from typing import Any

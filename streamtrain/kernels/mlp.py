@@ -12,13 +12,13 @@ from streamtrain.kernels.layers import TILE_ROWS, add_tile, tile_squared_error
 from streamtrain.kernels.sources import SOURCES
 from streamtrain.kernels.updates import step
 
-#: Rows of a part of a minibatch: what one thread adds to one slot at a time.
+#: Rows per part of a minibatch. A thread adds one part at a time to a slot.
 PART_ROWS = 256
 
 #: The most slots for a minibatch's gradient.
 MAX_SLOTS = 16
 
-#: int64 values of the array that coordinates threads; see `advance`.
+#: Length of the int64 array that coordinates threads; see `advance`.
 TURN = 16 + MAX_SLOTS
 
 
@@ -114,7 +114,7 @@ def _advance_together(
     """Process minibatches together with other threads: `advance` with several slots."""
     while True:
         minibatch = load(turn, 0)
-        # Rows [begin, end) of the block are the rows of this minibatch from number `offset` on.
+        # Rows [begin, end) of the block belong to this minibatch, starting at its row `offset`.
         begin, offset = start, carried
         if minibatch > 0:
             begin, offset = start + minibatch * batch_size - carried, 0
@@ -186,7 +186,7 @@ def _kernels(sources):
         hyper,
         squares,
     ):
-        """Process rows `[start, stop)` of a block; the rows after its last minibatch are carried.
+        """Process rows `[start, stop)` of a block, and carry the rows of an unfinished minibatch.
 
         The sum of the carried rows' gradients stays in `gradients`. With one slot, this thread
         processes the minibatches one after another. With more slots, several threads may call this
@@ -208,10 +208,11 @@ def _kernels(sources):
             state: int64: rows carried, steps taken, rows of those steps; all are updated.
             losses: Sums of the rows' losses are added, float64 (slots,).
             turn: int64 (TURN,), zeros before the call. [0]: the current minibatch. [8], in the next
-                cache line: its completed slots. [16:]: per slot, the minibatches it was taken for.
+                cache line: its completed slots. [16:]: per slot, 1 + the last minibatch that
+                claimed it.
             carried: Rows carried before the call.
-            thread: Number of this thread. It starts with the slots that it had in the previous
-                minibatch, which are in its cache.
+            thread: Number of this thread. It starts with the slots that it processed in the
+                previous minibatch, because they are in its cache.
             threads: Number of threads.
             activation: Activation function; see activations.py.
             huber_delta: Where Huber's loss becomes linear; 0: squared loss.

@@ -10,9 +10,9 @@ A store of 20 bytes would first read its whole cache line from memory. Therefore
 bucket, which are whole cache lines, are collected in the cache and then written at once, bypassing
 it (software write-combining: Balkesen et al., ICDE 2013, §4.2).
 
-Legend: a position counts the rows of a window in reading order; each span starts at a multiple of
-8, because one hash deals 8 rows. `flat` is the block as one axis, in which row r starts at
-r * width. A group is 16 rows of the block, starting at a multiple of 16.
+Terms: a position counts the rows of a window in reading order; each span starts at a multiple of 8,
+because one hash deals 8 rows. `flat` is the block as one axis, in which row r starts at r * width.
+A group is 16 rows of the block, starting at a multiple of 16.
 """
 
 import numpy as np
@@ -162,7 +162,7 @@ def deal(
     bypass_cache = block.ctypes.data % _CACHE_LINE_BYTES == 0
     stage = _aligned_floats(cursors.shape[0] * GROUP_ROWS * width)
     first_rows = cursors.copy()
-    # Copy what groups contain already, from this bucket or the one before.
+    # Stage the rows of partly filled groups, which come from this bucket or the previous one.
     for bucket in range(cursors.shape[0]):
         first = cursors[bucket] // GROUP_ROWS * GROUP_ROWS * width
         if cursors[bucket] % GROUP_ROWS:
@@ -232,7 +232,7 @@ def _aligned_floats(count):
 
 @njit(nogil=True, boundscheck=False)
 def _standardise(column, mean, scale, out):
-    """Set `out` to the standardised column; return the largest bits of a value without its sign.
+    """Set `out` to the standardised column; return the largest bits of any value, ignoring signs.
 
     These bits order values by magnitude, with infinity and then NaN as the largest.
     """
@@ -246,7 +246,7 @@ def _standardise(column, mean, scale, out):
 
 @njit(nogil=True, boundscheck=False)
 def _largest_bits(values, keep):
-    """Return the largest bits, without the sign, of the values that are kept."""
+    """Return the largest bits of the values that are kept, ignoring signs."""
     largest = uint32(0)
     for row in range(values.shape[0]):
         largest = max(largest, (_float32_bits(values[row]) & _SIGN_OFF) * uint32(keep[row]))

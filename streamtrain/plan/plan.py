@@ -12,7 +12,7 @@ from streamtrain.plan.holdout import Holdout
 from streamtrain.plan.order import SPANS, WINDOW, cut_windows, deal_lanes, make_key, read_sequence
 from streamtrain.plan.spans import Spans
 
-#: Values of a window by default: 40 MiB of float32, whatever the number of columns.
+#: Values of a window by default: 40 MiB of float32, for any number of columns.
 WINDOW_VALUES = 2**21 * 5
 
 

@@ -33,7 +33,7 @@ Emit = Callable[[Record], None]
 def to_json(value: Any) -> Any:
     """Return dataclasses, tuples and mappings as JSON values; other values unchanged.
 
-    An object that has a `to_json` of its own is converted by it.
+    An object with a `to_json` method is converted by that method.
     """
     if hasattr(value, "to_json"):
         return value.to_json()

@@ -57,15 +57,15 @@ def section(document: Mapping[str, Any] | None, *names: str) -> Json:
     >>> section({"laws": {"alpha": {"value": 1.0}}}, "laws", "alpha"), section({}, "laws", "alpha")
     ({'value': 1.0}, {})
     """
-    found: Any = document
+    value: Any = document
     for name in names:
-        found = (found or {}).get(name)
-    return found or {}
+        value = (value or {}).get(name)
+    return value or {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellFigures:
-    """One batch size at its learning rate, with its figures over the trials that judge it."""
+    """One batch size at its learning rate, with its figures over the trials that are judged."""
 
     batch_size: int
     lr: float = 0.0
@@ -95,7 +95,7 @@ class TargetCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherTarget:
-    """A further target loss. It is reported, and never enters the recommendation."""
+    """A further target loss. It is reported, but never affects the recommendation."""
 
     target_loss: float
     cells: tuple[TargetCell, ...] = ()
@@ -112,11 +112,11 @@ class ModelLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommended:
-    """The recommended batch size with its reasons in words; `batch_size` None: there is none.
+    """The recommended batch size and the reasons; `batch_size` is None when there is none.
 
     `undecided`: eligible sizes that are neither equivalent nor proven slower. `more_trials`: an
-    estimate of the trials that would settle it, None where it cannot be estimated. `not_chosen`:
-    why not, by batch size.
+    estimate of the trials that would settle it; None if unknown. `not_chosen`: why another size was
+    not chosen, by batch size.
     """
 
     batch_size: int | None = None
@@ -163,7 +163,7 @@ class WorkerCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """What the workers of a cluster did; `by_workers` has one entry per number of workers."""
+    """How the workers of a cluster shared a run; `by_workers`: an entry per number of workers."""
 
     sync: str | None = None
     reason: str | None = None
@@ -185,7 +185,7 @@ class Workers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportWarning:
-    """What to know before relying on a figure, and the flag that helps (None where none does)."""
+    """A caveat about a figure, and the flag that would resolve it, if any."""
 
     text: str
     flag: str | None = None
@@ -195,8 +195,8 @@ class ReportWarning:
 class Summary:
     """Everything a run found: the content of `summary.json`, in its order.
 
-    `cells` are of the first rule of `lr_rules`, in the order of the run; `arms` has the cells of
-    the other rules, which are reported and not judged.
+    `cells` belong to the first rule of `lr_rules`, in the order of the run; `arms` has the cells of
+    the other rules, which are reported but not judged.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -266,16 +266,16 @@ class Summary:
 
     @staticmethod
     def from_json(document: Json) -> "Summary":
-        """Return what `to_json` gave, also of an older version; raises DataError."""
-        known = {name: value for name, value in document.items() if value is not None}
-        return parse(Summary, known, "summary.json")
+        """Parse what `to_json` of this or an older version returned; raises DataError."""
+        present = {name: value for name, value in document.items() if value is not None}
+        return parse(Summary, present, "summary.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """A run, its judgement and everything computed from them; `summary` is what is kept of it.
+    """A run, its judgement and everything computed from them; `summary` is the part that is saved.
 
-    `landmarks` is here with its types, and in the summary as JSON.
+    `landmarks` has its own type here, and is JSON in the summary.
     """
 
     run: Run
@@ -316,7 +316,7 @@ def strict(value: Any) -> Any:
 
 
 def _estimate_json(estimate: Estimate) -> Json:
-    """Return an estimate as JSON, its keys in the order that `summary.json` had from the start."""
+    """Return an estimate as JSON, with the keys in the order that `summary.json` always used."""
     if estimate.kind:
         return estimate.to_json()
     return {"value": estimate.value, "n": estimate.n, "lo": estimate.lo, "hi": estimate.hi}

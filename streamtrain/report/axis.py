@@ -26,8 +26,8 @@ def ends_of(values: Iterable[float], pad: float) -> tuple[float, float]:
 
     The axis never has zero length.
     """
-    known = [value for value in values if value and value > 0 and math.isfinite(value)] or [1.0]
-    low, high = min(known) / pad, max(known) * pad
+    positive = [value for value in values if value and value > 0 and math.isfinite(value)] or [1.0]
+    low, high = min(positive) / pad, max(positive) * pad
     return (low, high) if high > 1.01 * low else (low / 1.5, high * 1.5)
 
 

@@ -162,7 +162,7 @@ def intervals(summary: Summary) -> str:
 
 
 def render_markdown(analysis: Analysis) -> str:
-    """Return `report.md`: the answer, the table, the warnings and what was run."""
+    """Return `report.md`: the answer, the table, the warnings and the run itself."""
     summary = analysis.summary
     parts = [
         "# streamtrain report",

@@ -1,8 +1,8 @@
 """Draw charts in a separate process.
 
 The JavaScript engine behind the drawing needs much memory and aborts when it does not get it. In a
-process of its own it cannot take the result of a run under a memory limit with it, and its memory
-does not count in the run's peak.
+separate process, such an abort does not lose the result of a run under a memory limit, and the
+memory does not count towards the run's peak.
 """
 
 import base64

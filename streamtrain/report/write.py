@@ -23,9 +23,9 @@ from streamtrain.types import Json
 def write_report(records: Iterable[Record], out_dir: Path) -> Json:
     """Write `summary.json`, `summary.csv`, `report.md`, `report.html` and `charts/*.svg, *.png`.
 
-    Returns the content of `summary.json`, which is written last: a run's directory that has it has
-    the whole report. Where drawing fails, the rest is written and a warning says so. Raises
-    DataError when the records contain no run.
+    Returns the content of `summary.json`, which is written last: if it is there, the report is
+    complete. Where drawing fails, the rest is written and a warning says so. Raises DataError when
+    the records contain no run.
     """
     analysis = analyze(collect(records))
     tables = make_tables(analysis)

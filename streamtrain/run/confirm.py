@@ -52,7 +52,7 @@ def _train_to_target(prepared: Prepared, cell: Cell, trial: int) -> Confirmed:
     learner = prepared.learner(
         cell.batch_size, (cell.lr,), trial, stop_row=cell.row_at_target(trial), watched=False
     )
-    ended = run_pass(prepared, [learner], trial, lambda record: None, kind="confirmation")
+    pass_record = run_pass(prepared, [learner], trial, lambda record: None, kind="confirmation")
     # Only a held-out loss can have reached the target.
     assert prepared.evaluation is not None
     loss = float(learner.engine.evaluate(prepared.evaluation)[0] * prepared.loss_scale)
@@ -61,7 +61,7 @@ def _train_to_target(prepared: Prepared, cell: Cell, trial: int) -> Confirmed:
         lr=cell.lr,
         trial=trial,
         rows=learner.rows,
-        seconds=ended.training_seconds,
-        fill_seconds=ended.fill_seconds,
+        seconds=pass_record.training_seconds,
+        fill_seconds=pass_record.fill_seconds,
         holdout_loss=loss if math.isfinite(loss) else None,
     )

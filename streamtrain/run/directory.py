@@ -361,9 +361,9 @@ def find_interrupted(verb: str, config: Config) -> Path | None:
 
 
 def _is_interrupted(out: Path) -> bool:
-    """Whether a log is there and lacks its last record, or the report is missing.
+    """Whether there is a log that lacks its last record, or the report is missing.
 
-    The report alone does not tell: an interrupted run may have a partial one.
+    The report alone does not decide it, since an interrupted run may have a partial one.
     """
     try:
         with open(out / EVENTS, "rb") as file:

@@ -238,9 +238,9 @@ def measure_at_target(prepared: Prepared, cells: Sequence[Cell], target: float) 
     `{target_loss, trials, by_batch_size: {size: {lr, phi, adaptive, curvature, loss}},
     largest_over_smallest}`, with intervals over trials.
 
-    Minima of different loss have different sharpness whatever the batch size (Keskar et al. 2017
-    train all models to the same accuracy), and a large minibatch ends a budget of rows far above a
-    small one. So each size is trained once more to the step at which it reached the target, all
+    Minima of different loss differ in sharpness at any batch size (Keskar et al. 2017 train all
+    models to the same accuracy), and after the same rows a large minibatch is at a much higher loss
+    than a small one. So each size is trained again to the step at which it reached the target, all
     sizes of a trial in one pass, and all are measured on the same rows.
     """
     cells, trials = equal_cells(cells)
@@ -328,7 +328,7 @@ def _read_pool(prepared: Prepared, trial: int) -> tuple[np.ndarray, np.ndarray, 
     total = len(prepared.plan(trial, 0))
     num_windows = min(MOST_WINDOWS, total)
     minibatch = model_measures.SHUFFLE_ROWS
-    # whole minibatches per window, so that no minibatch of the pool lies in two windows
+    # whole minibatches per window, so that no minibatch of the pool spans two windows
     rows_per_window = -(-POOL_ROWS // (num_windows * minibatch)) * minibatch
     parts: list[np.ndarray] = []
     blocks = prepared.blocks(trial, FetchStats())

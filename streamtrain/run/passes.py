@@ -29,9 +29,9 @@ from streamtrain.training.position import Position
 
 
 class PassRunner(Protocol):
-    """What runs a pass: `run_pass` in this process, or a runner on a cluster's workers.
+    """Runs a pass: `run_pass` in this process, or a function that runs it on a cluster's workers.
 
-    See `run_pass`; a runner on workers raises ResourceError when the cluster is lost.
+    See `run_pass`. A runner on workers raises ResourceError when the cluster is lost.
     """
 
     def __call__(
@@ -62,15 +62,15 @@ def run_pass(
 ) -> PassEnded:
     """Read the rows once, feed every block to every learner, and emit their records.
 
-    Emits the record of the pass last, and returns it. A learner that runs out of memory or fails
-    ends alone, with an outcome that says so.
+    Emits the record of the pass last, and returns it. A learner that fails or runs out of memory
+    ends without affecting the others, and its outcome records why.
 
-    With `saving`, the state of all learners is saved between blocks (that of a single learner also
-    within a block, where `consume` allows it), and Ctrl-C and SIGTERM take effect at such a point.
-    A pass that was interrupted continues from its checkpoint. A pass that had ended is not run
-    again: its learners get the state that they ended with, and its record is returned.
+    With `saving`, the state of all learners is saved between blocks. A single learner can also be
+    saved within a block, wherever `consume` allows it. Ctrl-C and SIGTERM take effect at these
+    points. An interrupted pass continues from its checkpoint. A pass that has already ended is not
+    run again: the final state of its learners is loaded, and its record is returned.
 
-    `position`: that of these learners, for a caller that reads it when a record is emitted.
+    `position`: the object that tracks progress, for a caller that reads it as records are emitted.
     """
     learning_rates = {
         learner.engine.batch_size: tuple(learner.engine.learning_rates) for learner in learners
@@ -85,7 +85,8 @@ def run_pass(
             quarantine.seal(window.spans)
         if position.record is not None:
             return position.record
-    with nullcontext() if saving is None else saving.listening():
+    listening = nullcontext() if saving is None else saving.listening()
+    with listening:
         _train(prepared, position, trial, emit, max_seconds, saving)
         for learner in position.active:
             for record in learner.finish():
@@ -123,20 +124,19 @@ def _train(
     max_seconds: float | None,
     saving: Checkpointing | None,
 ) -> None:
-    """Feed blocks to the learners, from the position on until the pass has ended."""
+    """Feed blocks to the learners, from the current position until the pass ends."""
 
     def save_if_due() -> None:
         if saving is not None:
-            saving.edge(_part_done(position, max_seconds), position.state)
+            saving.edge(_fraction_done(position, max_seconds), position.state)
 
     stopping = Event()
     # The learners of the fused engine train side by side, and their replicas share one pool of
     # threads. Torch has threads of its own, so its learners take turns.
     fused = prepared.engine == "fused"
+    learner_threads = len(position.learners) if fused else 1
     with (
-        ThreadPoolExecutor(
-            len(position.learners) if fused else 1, thread_name_prefix="streamtrain-learner"
-        ) as pool,
+        ThreadPoolExecutor(learner_threads, thread_name_prefix="streamtrain-learner") as pool,
         one_blas_thread(fused),
         ComputePool(prepared.config.train.threads or default_readers()) as cores,
     ):
@@ -162,11 +162,11 @@ def _train(
             blocks.close()
 
 
-def _part_done(position: Position, max_seconds: float | None) -> float:
-    """The part of the pass that is done, from 0 to 1, by rows or by time, whichever is larger."""
+def _fraction_done(position: Position, max_seconds: float | None) -> float:
+    """The fraction of the pass that is done, by rows or by time, whichever is larger."""
     last_row = max(learner.last_row for learner in position.learners)
-    part_of_time = position.seconds / max_seconds if max_seconds else 0.0
-    return max(position.rows / last_row, part_of_time)
+    fraction_of_time = position.seconds / max_seconds if max_seconds else 0.0
+    return max(position.rows / last_row, fraction_of_time)
 
 
 def _has_ended(prepared: Prepared, position: Position, max_seconds: float | None) -> bool:
@@ -185,9 +185,9 @@ def _has_ended(prepared: Prepared, position: Position, max_seconds: float | None
 def _feed_one(
     position: Position, block: Block, emit: Emit, save_if_due: Callable[[], None]
 ) -> None:
-    """Feed a block to the only active learner, and emit each record when it comes.
+    """Feed a block to the only active learner, and emit each record as it is produced.
 
-    The block may be large and the minibatch small, so the run can also be saved within the block:
+    A large block may hold many small minibatches, so the run can also be saved within the block:
     `position.row` is then the row of the block to continue from.
     """
     (learner,) = position.active
@@ -218,7 +218,7 @@ def _feed_side_by_side(
 def _consume(learner: Learner, block: Block, first: int) -> Iterator[Record | int]:
     """Yield what `Learner.consume` yields; an error becomes the learner's outcome.
 
-    So a learner that fails never ends the sweep.
+    This keeps a failing learner from ending the sweep.
     """
     try:
         yield from learner.consume(block.rows, ends_epoch=block.ends_epoch, first=first)
@@ -228,13 +228,13 @@ def _consume(learner: Learner, block: Block, first: int) -> Iterator[Record | in
 
 
 def _collect_records(stopping: Event, items: Iterator[Record | int]) -> list[Record]:
-    """Return a learner's records of a block; fewer if the pass is stopped within the block."""
+    """Return the records that a learner yields for a block, or until the pass is stopped."""
     until_stopped = takewhile(lambda _: not stopping.is_set(), items)
     return [item for item in until_stopped if isinstance(item, Record)]
 
 
 def _report(record: Record, learner: Learner, position: Position, emit: Emit) -> None:
-    """Emit a record of a learner; a learner that failed gets no further blocks."""
+    """Emit a record of a learner, and feed no more blocks to a learner that has failed."""
     if isinstance(record, Evaluation):
         record = replace(record, wait_seconds=position.stats.wait_seconds)
     emit(record)

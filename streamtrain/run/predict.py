@@ -200,8 +200,8 @@ def _scored(
 def _bind(data: str, columns: tuple[str, ...], storage: Storage) -> Dataset:
     """Open a data set with `columns` as its last columns, in this order.
 
-    The last of them is bound as the target of the data set, whatever it is for the model. A data
-    set has at least two columns, so beside a single one another column is read and not used.
+    The last of them is bound as the target of the data set, whatever its role in the model. A data
+    set has at least two columns, so if one is wanted, a second is read and not used.
     """
     found = find_shards(data, storage=storage)
     if len(columns) != 1:

@@ -1,9 +1,9 @@
 """The sweep: trials x batch sizes x learning rates.
 
-One pass over the data feeds every learner of a trial, so all of them see the same rows. Which pass
-comes next follows from the records (`science/tuning.py`): tuning, extensions of the grid, fresh
-seeds. Then steps and delivery are timed apart, the trained models are measured, and the recommended
-size is trained once more against the clock.
+One pass over the data feeds every learner of a trial, so all of them see the same rows. The records
+decide which pass comes next (`science/tuning.py`): tuning, an extension of the grid, or a rerun on
+a fresh seed. After the passes, steps and delivery are timed separately, the trained models are
+measured, and the recommended size is trained once more to measure the time it takes.
 """
 
 import time
@@ -52,14 +52,15 @@ _BETWEEN_PASSES = (Baseline, PassEnded, WinningRates)
 def learning_rates(config: Config) -> tuple[float, ...]:
     """Return the learning rates tried at every batch size, ascending.
 
-    `sweep.lr_grid` is a list of rates, or their number: they are then half a decade apart, around
-    `train.lr`.
+    `sweep.lr_grid` is a list of rates, or the number of rates to try: these are half a decade
+    apart, centred on `train.lr`.
     """
     grid = config.sweep.lr_grid
     if not isinstance(grid, int):
         return tuple(sorted(set(grid)))
     center = config.train.rate
-    return tuple(float(f"{center * 10 ** ((k - (grid - 1) / 2) / 2):.3g}") for k in range(grid))
+    exponents = [(k - (grid - 1) / 2) / 2 for k in range(grid)]
+    return tuple(float(f"{center * 10**exponent:.3g}") for exponent in exponents)
 
 
 def sweep(
@@ -71,9 +72,9 @@ def sweep(
 ) -> None:
     """Run a sweep and emit its records.
 
-    `run_metadata`: fields of the `run` record that the sweep does not know itself. With a
-    `checkpointer` the sweep can be interrupted, and an interrupted one is resumed: the next pass
-    follows from the records that it left. `runner` runs the passes.
+    `run_metadata`: fields of the `run` record that only the caller knows. With a `checkpointer` the
+    sweep can be interrupted and resumed: the records of the interrupted sweep decide the next pass.
+    `runner` runs the passes.
     """
     started = time.perf_counter()
     sizes, rates = config.sweep.batch_sizes, learning_rates(config)
@@ -114,7 +115,7 @@ def sweep(
         confirm(prepared, run, sweep_run.emit)
 
     rows_read = sum(record.rows_read for record in run.passes)
-    rows_if_apart = sum(record.rows_read * record.replicas for record in run.passes)
+    rows_if_separate = sum(record.rows_read * record.replicas for record in run.passes)
     seconds_before = 0 if checkpointer is None else checkpointer.seconds
     emit(
         end_record(
@@ -122,7 +123,7 @@ def sweep(
             seconds=time.perf_counter() - started + seconds_before,
             rows_read=rows_read,
             passes=len(run.passes),
-            saved=rows_if_apart - rows_read,
+            saved=rows_if_separate - rows_read,
             peak=peak,
         )
     )
@@ -157,21 +158,21 @@ class SweepRun:
         self._emit(record)
 
     def resume_from(self, records: Sequence[Record]) -> None:
-        """Take over the records of an interrupted sweep, the `run` record first.
+        """Load the records of an interrupted sweep; the first is the `run` record.
 
-        Only the passes that have ended decide which pass was interrupted. The records of that one
-        are therefore added to the run only when it is continued.
+        Which pass was interrupted follows from the completed passes alone, so the records of the
+        interrupted pass are not added to the run until that pass continues.
         """
-        ended = [i for i, record in enumerate(records) if isinstance(record, _BETWEEN_PASSES)]
-        stop = 1 + max(ended, default=0)
+        boundaries = [i for i, record in enumerate(records) if isinstance(record, _BETWEEN_PASSES)]
+        stop = 1 + max(boundaries, default=0)
         for record in records[1:stop]:
             self.run.add(record)
         self._interrupted = list(records[stop:])
 
     def run_passes(self) -> list[Learner]:
-        """Run all passes that are left, and return the learners of the last one.
+        """Run the remaining passes, and return the learners of the last one.
 
-        If none is left, these come from the checkpoint of the last pass.
+        If no pass remains, its learners are loaded from the checkpoint of the last pass.
         """
         learners: list[Learner] = []
         while plan := next_tuning_pass(self.run):
@@ -187,7 +188,7 @@ class SweepRun:
     def _run_pass(self, plan: PassPlan, *, announce: bool = True) -> list[Learner]:
         """Run one pass and return its learners.
 
-        A pass that was interrupted has been announced before.
+        An interrupted pass was already announced when it first started.
         """
         if self._interrupted:
             announce = False
@@ -219,23 +220,24 @@ class SweepRun:
         return learners
 
     def _passes_left(self, plan: PassPlan) -> int:
-        """The passes that are foreseen, this one included; extensions cannot be foreseen."""
+        """The number of passes still expected, including this one but no further extensions."""
         run = self.run
         fresh = run.trials if run.header.rerun and is_tuned(run) else 0
         done = sum(record.kind != "extension" for record in run.passes)
-        foreseen = max(1, run.trials + fresh - done)
-        return foreseen + 1 if plan.kind == "extension" else foreseen
+        expected = max(1, run.trials + fresh - done)
+        return expected + 1 if plan.kind == "extension" else expected
 
     def _max_seconds(self, passes_left: int) -> float | None:
-        """The seconds that one pass may take: an equal part of what is left of `--max-time`."""
+        """The time limit of one pass: an equal share of the remaining `--max-time`."""
         max_time = self._prepared.config.train.max_time
         if max_time is None:
             return None
-        return max(0.0, max_time - sum(record.seconds for record in self.run.passes)) / passes_left
+        seconds_used = sum(record.seconds for record in self.run.passes)
+        return max(0.0, max_time - seconds_used) / passes_left
 
 
 def sweep_rules(config: Config) -> Json:
-    """Return the fields of the `run` record that `science/tuning.py` decides by."""
+    """Return the fields of the `run` record that `science/tuning.py` bases its decisions on."""
     sweep = config.sweep
     return {
         "lr": config.train.rate,
@@ -255,9 +257,9 @@ def most_rates(config: Config) -> int:
 
 
 def _can_step(run: Run, batch_size: int) -> bool:
-    """Whether a learner of this size neither ran out of memory nor failed.
+    """Whether at least one learner of this size neither failed nor ran out of memory.
 
-    Timing the steps of a size at which every learner did would end the sweep in the same way.
+    If every learner did, timing the steps of this size would fail too, and end the sweep.
     """
     curves = [
         curve
@@ -280,8 +282,8 @@ def run_record(
 ) -> RunStarted:
     """Return the first record of a run: everything that is needed to read the others.
 
-    `rates`: the learning rates of each batch size in `sizes`. `run_metadata` becomes fields of the
-    record as it is.
+    `rates`: the learning rates of each batch size in `sizes`. `run_metadata` is added to the record
+    unchanged.
     """
     config = prepared.config
     return RunStarted(
@@ -343,8 +345,8 @@ def end_record(
 ) -> RunEnded:
     """Return the last record of a run.
 
-    `saved`: rows that were not read because learners shared a pass. `peak`: the most resident bytes
-    beyond imports and warm-up while the passes ran.
+    `saved`: rows that were not read because learners shared a pass. `peak`: the peak resident
+    memory of the passes, in bytes, beyond that of imports and warm-up.
     """
     return RunEnded(
         seconds=seconds,

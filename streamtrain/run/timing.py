@@ -1,6 +1,6 @@
-"""Throughput, measured apart from convergence, in interleaved repeats.
+"""Throughput, measured separately from convergence, in interleaved repeats.
 
-The step alone at each batch size, on a block in memory, and the stream alone, without training.
+Times the step alone at each batch size, on a block in memory, and the stream without training.
 """
 
 import time
@@ -49,7 +49,7 @@ def measure_throughput(
 
     The sizes take turns within a repeat, so that a drift of the machine's speed affects all of them
     alike. Warm-up is not timed, and no step is timed while the stream still reads ahead. Each trial
-    needs a repeat of its own: two trials that share one share its noise, and an interval over
+    needs its own repeat: trials that shared a repeat would share its noise, and an interval over
     trials would be too narrow.
     """
     stats = FetchStats()

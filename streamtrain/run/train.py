@@ -73,16 +73,16 @@ def train(
         sizes[0], rates, 0, patience=config.train.early_stop, keeps_best=True
     )
     max_time = config.train.max_time
-    ended = runner(prepared, [learner], 0, emit, max_seconds=max_time, saving=checkpointer)
+    pass_record = runner(prepared, [learner], 0, emit, max_seconds=max_time, saving=checkpointer)
     # The speed of workers is in the records of their rounds; this machine's would not describe it.
-    if ended.sync is None:
+    if pass_record.sync is None:
         measure_throughput(prepared, sizes, emit)
     seconds_before = 0 if checkpointer is None else checkpointer.seconds
     emit(
         end_record(
             prepared,
             seconds=time.perf_counter() - started + seconds_before,
-            rows_read=ended.rows_read,
+            rows_read=pass_record.rows_read,
             passes=1,
             saved=0,
             peak=max(0, peak_rss_bytes() - resident_bytes),

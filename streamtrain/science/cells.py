@@ -1,7 +1,7 @@
 """Cells: one batch size at one learning rate, with its status and figures.
 
-A cell covers the trials that judge it. Speeds come from the timing repeats of a run, steps and rows
-from its loss curves.
+A cell is judged by the trials it covers. Speeds come from the timing repeats of a run, steps and
+rows from its loss curves.
 """
 
 import math
@@ -15,13 +15,13 @@ from streamtrain.science.crossing import LossCurve, automatic_target, first_cros
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.types import Status
 
-#: The batch size to which `train.lr` belongs under the rules that do not tune.
+#: The batch size that `train.lr` is meant for under the rules that do not tune.
 REFERENCE_BATCH_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A batch size at one learning rate. `steps_to_target` has the trials that reached the target.
+    """A batch size at one learning rate. `steps_to_target` has only the trials that reached it.
 
     `epoch_rows`: the rows of an epoch, whose last minibatch may be short, so that steps x batch
     size would overstate the rows.
@@ -46,20 +46,20 @@ class Cell:
     def is_guessed(self) -> bool:
         """True when a trial reached the target before its first evaluation after several steps.
 
-        Its steps are then read from a line from step 0, which is far off on a curve that bends.
+        Its steps are then interpolated linearly from step 0, which is far off on a curved loss.
         """
-        firsts = {
+        first_steps = {
             trial: next(filter(None, self.curves[trial].steps), 0) for trial in self.steps_to_target
         }
         return any(
-            0 < steps < firsts[trial] and firsts[trial] > 1
+            0 < steps < first_steps[trial] and first_steps[trial] > 1
             for trial, steps in self.steps_to_target.items()
         )
 
     def row_at_target(self, trial: int) -> int:
         """Return the row at the end of the step at which a trial reached the target.
 
-        Rows and weights of a trial repeat, so training it again to this row reaches the target too.
+        A trial always has the same rows and weights, so training to this row reaches it again.
         """
         steps = math.ceil(self.steps_to_target[trial])
         return round(rows_of_steps(steps, self.batch_size, self.epoch_rows))
@@ -68,7 +68,7 @@ class Cell:
     def censored_rows(self) -> dict[int, float]:
         """The rows at the last evaluation of each trial that missed the target.
 
-        Infinite for one that diverged or failed, since it will never reach it.
+        Infinite for a trial that diverged or failed, since more rows would not help.
         """
         missed = {
             trial: curve
@@ -109,7 +109,7 @@ def rows_of_steps(steps: float, batch_size: int, epoch_rows: int | None) -> floa
 
 
 def learning_rate_of_rule(rule: str, lr: float, batch_size: int) -> float:
-    """Return the learning rate of a rule that does not tune; `lr` is that of 1,024 rows.
+    """Return the learning rate of a rule that does not tune; `lr` is the rate at 1,024 rows.
 
     `linear`: Goyal et al. 2017 (arXiv 1706.02677, §2.1); `sqrt`: Krizhevsky 2014 (arXiv 1404.5997,
     §5).
@@ -166,8 +166,8 @@ def best_cell(
     """Return the cell of the best learning rate.
 
     It is the one with the fewest median rows to the target among those that reach it in every
-    trial. If none does, the one with the smallest median final loss (the training loss when
-    nothing was held out).
+    trial. If none does, it is the one with the smallest median final loss (training loss if nothing
+    was held out).
     """
     cells = (make_cell(run, batch_size, lr, target, trials) for lr in learning_rates)
     return min(cells, key=lambda cell: rank(run, cell))
@@ -192,9 +192,9 @@ def find_target(
 ) -> float | None:
     """Return the target loss when none was given: `automatic_target` of the curves that finished.
 
-    `learning_rates`: those to look at, by batch size. One counts when it finished all of `trials`
-    (all that it ran, when None). None for a loss that the weights had before the first step, or
-    that a constant has, since such a loss was not learned.
+    `learning_rates`: those to consider, by batch size. A rate counts if it finished all of `trials`
+    (None: all that it ran). Returns None for a target that the initial weights or a constant meet,
+    since reaching it takes no learning.
     """
     if not run.has_holdout:
         return None
@@ -203,11 +203,11 @@ def find_target(
     for size, lrs in learning_rates.items():
         for lr in lrs:
             by_trial = run.curves.get((size, lr), {})
-            ran = [c for trial, c in by_trial.items() if trials is None or trial in trials]
-            untrained += [c.holdout_loss[0] for c in ran if c.finished and c.holdout_loss]
-            ran_all = trials is None or len(ran) == len(trials)
-            if ran and ran_all and all(c.finished for c in ran):
-                curves.setdefault(size, []).append([(c.steps, c.holdout_loss) for c in ran])
+            runs = [c for trial, c in by_trial.items() if trials is None or trial in trials]
+            untrained += [c.holdout_loss[0] for c in runs if c.finished and c.holdout_loss]
+            ran_all = trials is None or len(runs) == len(trials)
+            if runs and ran_all and all(c.finished for c in runs):
+                curves.setdefault(size, []).append([(c.steps, c.holdout_loss) for c in runs])
     target = automatic_target(curves)
     constant = run.baseline.constant_loss
     not_learned = [*untrained, *([] if constant is None else [constant])]
@@ -267,9 +267,11 @@ def throughput(run: Run, batch_size: int) -> tuple[list[float], list[float]]:
     waits: list[float] = []
     for repeat, (rows, step) in sorted(run.step_seconds.get(batch_size, {}).items()):
         streamed, delivery = run.delivery_seconds.get(repeat, (1, 0.0))
-        delivering = run.core_seconds.get(None, {}).get(repeat, 0.0)
-        cores = run.core_seconds.get(batch_size, {}).get(repeat, 0.0) + delivering * rows / streamed
-        slowest = max(step, delivery * rows / streamed, cores / run.cores if delivering else 0.0)
+        delivery_cores = run.core_seconds.get(None, {}).get(repeat, 0.0)
+        step_cores = run.core_seconds.get(batch_size, {}).get(repeat, 0.0)
+        core_seconds = step_cores + delivery_cores * rows / streamed
+        cores_bound = core_seconds / run.cores if delivery_cores else 0.0
+        slowest = max(step, delivery * rows / streamed, cores_bound)
         if slowest > 0:
             speeds.append(rows / slowest)
             waits.append((slowest - step) / slowest)
@@ -279,8 +281,8 @@ def throughput(run: Run, batch_size: int) -> tuple[list[float], list[float]]:
 def seconds_per_row(run: Run, cell: Cell) -> dict[int, float]:
     """Return the seconds per row, by trial; empty without timings.
 
-    Timing repeats are dealt to the trials in turn, the same ones at every size. So an interval over
-    trials contains the noise of the clock too, and what slowed a repeat slows all sizes alike.
+    Timing repeats are assigned to the trials in turn, in the same way at every size. So an interval
+    over trials includes timing noise, and a slow repeat affects all sizes alike.
 
         trials   0     1     2          a trial's speed is the median of its repeats
         repeats  0, 3  1, 4  2
@@ -297,16 +299,16 @@ def seconds_per_row(run: Run, cell: Cell) -> dict[int, float]:
 
 
 def round_speeds(rounds: Sequence[RoundEnded], workers: int | None = None) -> list[float]:
-    """Return the rows per second of each whole round, by the clock.
+    """Return the rows per second of each whole round, by wall-clock time.
 
     A round is whole when it has at least half the rows of the longest. `workers`: only rounds with
     this number of workers.
     """
-    trained_rows = np.diff([ended.rows for ended in rounds], prepend=0).tolist()
+    trained_rows = np.diff([record.rows for record in rounds], prepend=0).tolist()
     chosen = [
-        (trained, ended.seconds)
-        for trained, ended in zip(trained_rows, rounds, strict=True)
-        if workers in (None, ended.workers)
+        (trained, record.seconds)
+        for trained, record in zip(trained_rows, rounds, strict=True)
+        if workers in (None, record.workers)
     ]
     longest = max((trained for trained, _ in chosen), default=0)
     return [trained / seconds for trained, seconds in chosen if seconds and 2 * trained >= longest]

@@ -90,8 +90,8 @@ def rows_to_reach(
     """Return the rows at which a curve would reach `target` if it continued as a power law.
 
     The law is fitted to the last factor 8 of rows. `floor` is the best possible loss, where known:
-    the law is then that of the excess over it. None where the curve does not fall, where the target
-    is not above the floor, or where more than 10,000 times the rows seen would be needed.
+    the law is then fitted to the excess over it. None where the curve does not fall, where the
+    target is not above the floor, or where more than 10,000 times the rows seen would be needed.
     """
     row = np.asarray(rows, dtype=float)
     excess = _floats(losses) - floor

@@ -26,8 +26,8 @@ Sample = Sequence[float] | Vector
 class Estimate:
     """A value with its 95 % interval [`lo`, `hi`], from `n` values, trials or other repeats.
 
-    None stands for what is not known or not finite, since JSON has neither NaN nor infinity.
-    `kind` names the interval where it is not that of a plain sample.
+    None means unknown or not finite, since JSON has neither NaN nor infinity. `kind` names the
+    interval where it is not that of a plain sample.
     """
 
     value: float | None
@@ -37,7 +37,7 @@ class Estimate:
     kind: str = ""
 
     def to_json(self) -> Json:
-        """Return the estimate as `summary.json` has it; `kind` only where there is one.
+        """Return the estimate in the form of `summary.json`; `kind` only where there is one.
 
         >>> Estimate(value=2.0, lo=1.0, n=8, kind="fieller").to_json()
         {'value': 2.0, 'lo': 1.0, 'hi': None, 'n': 8, 'kind': 'fieller'}
@@ -72,8 +72,8 @@ def measure(values: Iterable[float | None], *, log: bool = False) -> Estimate:
     """Return the median of the finite values and its 95 % interval; `n` counts these values.
 
     None, NaN and infinite values are left out. The interval is Student's t for 2 ≤ n < 10 and a
-    percentile bootstrap with a fixed seed from n = 10. `log=True` is for positive quantities: the
-    t interval is taken on logarithms. There is no interval below two values, and none where it
+    percentile bootstrap with a fixed seed from n = 10. `log=True` is for positive quantities: the t
+    interval is taken on logarithms. There is no interval for fewer than two values, or where it
     would be too wide for a float. Always lo ≤ value ≤ hi.
 
     >>> measure([3.0, 1.0, None, 2.0]).value, measure([5.0])
@@ -108,8 +108,8 @@ def log_estimate(value: float, repeats: Sample) -> Estimate:
     """Return a positive `value` with Student's interval, on logarithms, over its `repeats` (n,).
 
     `value` comes from all repeats together and need not be their mean; the interval is widened to
-    hold it. There is no interval below two repeats, nor where `value` or any repeat is not
-    positive and finite: an interval without those repeats would be of the others only.
+    include it. There is no interval for fewer than two repeats, or where `value` or any repeat is
+    not positive and finite: leaving such repeats out would describe only the others.
     """
     sample = np.asarray(repeats, dtype=float)
     usable = (

@@ -25,9 +25,9 @@ from streamtrain.types import Json
 class Judgement:
     """The target, the cells that were judged by it, and the recommendation among them.
 
-    `chosen`: where the target is from: given, automatic or none. `cells`: those of the first rule,
-    in the order of the run. `choice`: the recommendation rule's. `fresh`: whether the cells ran on
-    seeds that did not choose their learning rates.
+    `chosen`: the origin of the target: given, automatic or none. `cells`: those of the first rule,
+    in the order of the run. `choice`: the result of the recommendation rule. `fresh`: whether the
+    cells ran on seeds that were not used to choose their learning rates.
     """
 
     target: float | None
@@ -98,8 +98,8 @@ def arm_cells(run: Run, rule: str, target: float | None, target_index: int = 0) 
 def judged_trials(run: Run, rule: str) -> range | list[int]:
     """Return the trials by which a rule is judged.
 
-    For tuned winners the fresh trials that ended, or those of the tuning where none did; for other
-    rules the first N.
+    For tuned winners these are the completed fresh trials, or the tuning trials if there are none.
+    For other rules they are the first N trials.
     """
     return _fresh_trials(run, rule) or range(run.trials)
 
@@ -115,7 +115,7 @@ def is_correlated(run: Run, batch_size: int) -> bool:
 def _fresh_trials(run: Run, rule: str) -> list[int]:
     if rule != "tuned" or not run.header.rerun or not is_tuned(run):
         return []
-    return [ended.trial for ended in run.passes if ended.kind == "fresh"]
+    return [record.trial for record in run.passes if record.kind == "fresh"]
 
 
 def _lrs(run: Run, rule: str, target_index: int) -> list[float]:

@@ -36,7 +36,7 @@ FAR_APART, FEW_STEPS = 4.0, 1.1
 MOST_MISFIT = 0.25
 
 #: In a confirmation shorter than this many seconds most of the time is its start, which does not
-#: tell how reading and computing overlap.
+#: show how reading and computing overlap.
 LEAST_JOINT_SECONDS = 0.2
 
 #: Two parameters and a residual.
@@ -48,7 +48,7 @@ _FEWEST_STEPS = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Laws:
-    """The law of steps and the law of throughput, as far as the run tells them."""
+    """The law of steps and the law of throughput, as far as the run determines them."""
 
     steps: StepsLaw = field(default_factory=StepsLaw)
     throughput: ThroughputLaw = field(default_factory=ThroughputLaw)
@@ -70,7 +70,7 @@ class Stability:
     learning_rates: Mapping[int, float]
 
     def to_json(self) -> Json:
-        """Return the boundary as `summary.json` has it."""
+        """Return the boundary in the form of `summary.json`."""
         return {
             "eigenvalues": list(self.eigenvalues),
             "batch_sizes": list(self.learning_rates),
@@ -80,7 +80,7 @@ class Stability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landmarks:
-    """Batch sizes to know, and the laws they follow from; None for what the run cannot tell.
+    """Batch sizes to know, and the laws they follow from; None for what the run cannot determine.
 
     `fewest_rows_tied`: sizes that are not shown to need more rows than `fewest_rows`.
     `fewest_steps`: the smallest size tried within 10 % of S_min; `ten_percent_steps`: the size

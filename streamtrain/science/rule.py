@@ -13,8 +13,8 @@ from streamtrain.science.intervals import BOOTSTRAP_FROM, Estimate, paired_ratio
 from streamtrain.science.scipy_functions import t_quantile
 from streamtrain.types import Status
 
-#: A size is as good as the best if its 95 % upper bound for T(B)/T(best) is below this, which is a
-#: choice of this project.
+#: A size is as good as the best if its 95 % upper bound for T(B)/T(best) is below this. The value
+#: is a choice of this project.
 EQUIVALENT_BELOW = 1.05
 
 #: The 97.5 % quantile of the normal distribution times the standard error of a normal sample's
@@ -29,9 +29,9 @@ MOST_TRIALS = 30
 class Candidate:
     """One cell as the rule sees it.
 
-    `seconds`: the seconds to the target, by trial that reached it. `trials`: their number, with
-    those that did not. `correlated`: the lower bound of the design effect of its minibatches is
-    above 1.1, so that its figures are of the shuffle rather than the size.
+    `seconds`: the seconds to the target, by trial that reached it. `trials`: the number of trials,
+    including those that missed it. `correlated`: the lower bound of the design effect of its
+    minibatches is above 1.1, so that its figures reflect the shuffle rather than the size.
     """
 
     batch_size: int
@@ -62,8 +62,8 @@ class Recommendation:
 
     `best`: the size with the smallest median time. `equivalent`: the sizes as good as that.
     `ratios`: T(B)/T(best) of each eligible size, over the trials that both ran. `more_trials`: an
-    estimate of the further trials that would make it conclusive; 0 when it is, None when that
-    cannot be told.
+    estimate of the further trials that would make it conclusive; 0 when it is, None when there is
+    no estimate.
     """
 
     batch_size: int | None
@@ -107,7 +107,7 @@ def recommend(cells: Sequence[Candidate]) -> Recommendation:
 
 
 def _ratio(cell: Candidate, best: Candidate) -> Estimate:
-    # an interrupted run can leave trials that not all sizes ran
+    # after an interruption, some sizes may have run fewer trials than others
     shared = sorted(set(cell.seconds) & set(best.seconds))
     if not shared:
         return Estimate(value=cell.median / best.median if best.median else 1.0)
@@ -123,7 +123,7 @@ def _below(bound: float | None, limit: float) -> bool:
 def _more_trials(best: Candidate, outside: Sequence[Estimate]) -> int | None:
     """The further trials after which intervals as noisy as the present ones would exclude 1.
 
-    None where that cannot be told.
+    None where there is no estimate.
     """
     needed = 0
     for ratio in outside:

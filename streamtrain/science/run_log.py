@@ -134,9 +134,9 @@ class Run:
         Learning rates that left no record are included.
         """
         lrs = set(self.header.lrs[self.batch_sizes.index(batch_size)])
-        for ended in self.passes:
-            if ended.kind == "extension":
-                lrs.update(ended.lrs.get(batch_size, ()))
+        for record in self.passes:
+            if record.kind == "extension":
+                lrs.update(record.lrs.get(batch_size, ()))
         return sorted(lrs)
 
     def add(self, record: Record | Json) -> None:

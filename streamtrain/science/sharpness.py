@@ -137,8 +137,8 @@ def generalization_gap(train_losses_N: Vector, holdout_losses_M: Vector) -> Esti
     """Return mean(hold-out) - mean(training) of per-row losses of one model.
 
     Welch's interval (Welch 1947, Biometrika 34:28) is over the rows that were drawn, not over
-    training: for that compare the gaps of several trials. `n`: rows of the smaller set; below two
-    there is no interval.
+    training: for that, compare the gaps of several trials. `n`: rows of the smaller set; fewer than
+    two give no interval.
     """
     train, held = np.asarray(train_losses_N, dtype=float), np.asarray(holdout_losses_M, dtype=float)
     gap, n = float(held.mean() - train.mean()), min(train.size, held.size)

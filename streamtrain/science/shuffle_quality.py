@@ -1,9 +1,9 @@
-"""Shuffle quality: what a minibatch of the stream tells compared with independent rows.
+"""Shuffle quality: how informative a minibatch of the stream is, against independent rows.
 
 One-way analysis of variance on gradients: between = B/(K-1) Σ|ḡ_k - ḡ|², within = mean over k of
 1/(B-1) Σ|g_ik - ḡ_k|², F = between/within, ρ = (F-1)/(F-1+B). DEFF = 1 + (B-1)ρ is the design
 effect of cluster sampling (Kish 1965, Survey Sampling, §5.4). It is 1 for independent rows, and a
-minibatch of B rows tells as much as B/DEFF independent ones (docs/science.md §6).
+minibatch of B rows is as informative as B/DEFF independent ones (docs/science.md §6).
 """
 
 from dataclasses import replace
@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from streamtrain.science.intervals import Estimate, jackknife
 from streamtrain.science.scipy_functions import Vector
 
-#: A design effect whose lower bound is above this means that figures are of the shuffle rather than
-#: the batch size: a choice of this project.
+#: A design effect whose lower bound is above this means that figures reflect the shuffle rather
+#: than the batch size: a choice of this project.
 BAD_SHUFFLE_ABOVE = 1.1
 
 
@@ -28,10 +28,10 @@ def intraclass_correlation(
     """Return ρ of K minibatches of `rows` ≥ 2 rows, with a jackknife interval.
 
     `means_KP`: their mean gradients. `mean_squares_K`: the mean of |g_i|² in each. `clusters_K`:
-    which minibatches were drawn together, such as those of one window; each by itself when None.
-    The jackknife leaves out one cluster at a time, and `n` counts clusters. It also removes the
-    bias of few clusters: K minibatches from C clusters show (C-1)/C of what a cluster shares. ρ is
-    at least -1/(B-1). There is no interval below three clusters.
+    which minibatches were drawn together, such as those of one window; None: each separately. The
+    jackknife leaves out one cluster at a time, and `n` counts clusters. It also removes the bias of
+    few clusters: K minibatches from C clusters show (C-1)/C of what a cluster shares. ρ is at least
+    -1/(B-1). Fewer than three clusters give no interval.
     """
     means, squares = np.asarray(means_KP, dtype=float), np.asarray(mean_squares_K, dtype=float)
     within_K = (squares - (means**2).sum(axis=1)) * rows / (rows - 1)

@@ -3,10 +3,10 @@
 McCandlish et al. 2018 (arXiv 1812.06162), §2.3: (S/S_min - 1)(E/E_min - 1) = 1 for E = B·S
 examples, so B_crit = E_min/S_min.
 
-`local_growth` fits the same law to one stretch of the loss after another, which tells how the
-useful minibatch grows along a run (docs/science.md §7, rule 6): from loss L_k to L_{k+1} a size
-needs ΔS(B) = ΔS_min(1 + b_k/B) steps, where b_k is the local B_crit (ibid., appendix D). It needs
-no measurement beyond the steps at which each curve crosses several losses.
+`local_growth` fits the same law to successive stretches of the loss, which shows how the useful
+minibatch grows along a run (docs/science.md §7, rule 6): from loss L_k to L_{k+1} a size needs
+ΔS(B) = ΔS_min(1 + b_k/B) steps, where b_k is the local B_crit (ibid., appendix D). It needs no
+measurement beyond the steps at which each curve crosses several losses.
 """
 
 import math
@@ -59,7 +59,7 @@ class StepsLaw:
     trial_fits: tuple[tuple[float, float], ...] = ()
 
     def to_json(self) -> Json:
-        """Return the law as `summary.json` has it, without the fits of single trials."""
+        """Return the law in the form of `summary.json`, without the fits of single trials."""
         return {
             "steps_min": optional_json(self.steps_min),
             "critical_batch_size": optional_json(self.critical_batch_size),
@@ -85,7 +85,7 @@ class LocalGrowth:
     doublings: int
 
     def to_json(self) -> Json:
-        """Return the growth as `summary.json` has it."""
+        """Return the growth in the form of `summary.json`."""
         return {
             "losses": list(self.losses),
             "local_critical": list(self.local_critical),

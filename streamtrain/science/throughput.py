@@ -18,11 +18,11 @@ from streamtrain.science.scipy_functions import minimize_between, non_negative_l
 from streamtrain.science.steps_law import optional_json
 from streamtrain.types import Json
 
-#: The largest batch size that is looked at.
+#: The largest batch size considered.
 _LARGEST = 1e12
 
-#: Timings tell γ only if a step without any overlap would take at least this many times as long as
-#: one with whole overlap.
+#: Timings determine γ only if a step without any overlap would take at least this many times as
+#: long as one with whole overlap.
 _FELT = 1.05
 
 #: γ is sought up to the first; from the second on it counts as infinite.
@@ -105,7 +105,7 @@ class ThroughputLaw:
     best_seconds: Estimate | None = None
 
     def to_json(self) -> Json:
-        """Return the law as `summary.json` has it."""
+        """Return the law in the form of `summary.json`."""
         return {
             "alpha_seconds": optional_json(self.alpha_seconds),
             "beta_seconds_a_row": optional_json(self.beta_seconds_per_row),
@@ -175,14 +175,14 @@ def throughput_law(
 ) -> ThroughputLaw:
     """Fit the law to R interleaved timing repeats of the seconds of a step at M sizes.
 
-    Values come from the medians over repeats. Each repeat is also fitted by itself; intervals are
+    Values come from the medians over repeats. Each repeat is also fitted separately; intervals are
     Student's over these fits, on logarithms.
 
     `joint`: (size, seconds of a step while rows were delivered, in each of some runs), to which γ
     is fitted; without them reading counts as wholly overlapped. `steps`: (S_min, B_crit), without
     which the last three fields are None. `trial_fits`: `steps` of single trials. Where these are
-    given, trials are paired with repeats, so that the intervals hold the noise of both; otherwise
-    that of the timing alone.
+    given, trials are paired with repeats, so that the intervals include the noise of both;
+    otherwise they include that of the timing alone.
     """
     seconds = np.atleast_2d(np.asarray(seconds_RM, dtype=float))
     rates = np.asarray(delivery_rates_R, dtype=float)
@@ -235,8 +235,8 @@ def _fit_joint_overlap(step: StepTime, joint: Sequence[tuple[float, Sequence[flo
     """
     num_runs = min((len(seconds) for _, seconds in joint), default=0)
     sizes = [size for size, _ in joint]
-    apart = replace(step, overlap=1.0)
-    if not num_runs or max(apart.at(size) / step.at(size) for size in sizes) < _FELT:
+    serial = replace(step, overlap=1.0)
+    if not num_runs or max(serial.at(size) / step.at(size) for size in sizes) < _FELT:
         return log_estimate(math.inf, [])
     medians = [float(np.median(seconds)) for _, seconds in joint]
     by_run = [[seconds[run] for _, seconds in joint] for run in range(num_runs)]

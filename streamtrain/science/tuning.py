@@ -1,12 +1,12 @@
-"""Which pass a sweep makes next, from its records alone.
+"""Choose the next pass of a sweep from its records alone.
 
 A sweep tunes with successive halving, extends grids, and runs the winners again on fresh seeds.
 
-Shallue et al. 2018 (arXiv 1811.03600, §4): the learning rate is tuned at every batch size, and a
-best learning rate at the edge of its grid is not the best one. A winner is lucky as well as good,
-so it runs again on seeds that did not choose it, and only those give its figures. Halving (Jamieson
-and Talwalkar 2016, arXiv 1502.07943, §3) takes trials as its resource: after each one the worse
-half of the learning rates of a size is dropped.
+Shallue et al. 2018 (arXiv 1811.03600, §4): the learning rate is tuned at every batch size, and when
+the best one is at the edge of its grid, a better one may lie beyond. A winner is lucky as well as
+good, so it is run again on seeds that had no part in choosing it, and judged by those only. Halving
+(Jamieson and Talwalkar 2016, arXiv 1502.07943, §3) takes trials as its resource: after each one the
+worse half of the learning rates of a size is dropped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def next_tuning_pass(run: Run) -> PassPlan | None:
     Learning rates of rules that do not tune take part in every tuning pass. The records of a pass
     that did not end do not count.
     """
-    done = sum(ended.kind == "tuning" for ended in run.passes)
+    done = sum(record.kind == "tuning" for record in run.passes)
     if done and (extension := _extension(run)):
         return extension
     if done >= run.trials:
@@ -57,11 +57,11 @@ def next_tuning_pass(run: Run) -> PassPlan | None:
 
 
 def next_fresh_pass(run: Run) -> PassPlan | None:
-    """Return the pass of the winners on the next fresh seed: trials N … 2N - 1.
+    """Return the pass that reruns the winners on the next fresh seed, as trials N … 2N - 1.
 
     None when all are done, or nothing was tuned.
     """
-    done = sum(ended.kind == "fresh" for ended in run.passes)
+    done = sum(record.kind == "fresh" for record in run.passes)
     if done >= run.trials or not run.header.rerun or not is_tuned(run):
         return None
     lrs = {
@@ -80,7 +80,7 @@ def last_pass(run: Run) -> PassPlan:
 def is_tuned(run: Run) -> bool:
     """True when some size chose among several learning rates.
 
-    Its figures on the seeds that chose would then flatter it.
+    Its figures on the seeds used to choose would then be too optimistic.
     """
     return "tuned" in run.rules and any(
         len(run.learning_rates(size)) > 1 for size in run.batch_sizes
@@ -134,9 +134,9 @@ def _survivors(run: Run, size: int, done: int) -> list[float]:
 
 
 def _extension(run: Run) -> PassPlan | None:
-    """A pass of trial 0 beyond the grid, for the sizes whose best learning rate is at its edge."""
-    extensions = sum(ended.kind == "extension" for ended in run.passes)
-    tuning = sum(ended.kind == "tuning" for ended in run.passes)
+    """A pass of trial 0 with further rates, for each size whose best one is at an edge."""
+    extensions = sum(record.kind == "extension" for record in run.passes)
+    tuning = sum(record.kind == "tuning" for record in run.passes)
     if tuning != 1 or extensions >= EXTENSIONS or not run.header.extend:
         return None
     if "tuned" not in run.rules or not run.has_holdout:
@@ -160,7 +160,7 @@ def _learning_rates_beyond(run: Run, size: int, target: float | None) -> tuple[f
         return ()
     best = best_cell(run, size, grid, target, range(1))
     if not any(curve.steps and curve.steps[-1] for curve in best.curves.values()):
-        # No step was taken: every learning rate has the same loss, and so would all beyond.
+        # No step was taken, so every rate has the same loss, inside the grid or beyond it.
         return ()
     if best.lr == grid[-1] and best.status in ("reached", "not_reached"):
         return _continued(grid[-1], grid[-1] / grid[-2])

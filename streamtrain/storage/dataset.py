@@ -28,20 +28,20 @@ from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, relat
 from streamtrain.storage.zarr.zarr_reader import describe_zarr
 from streamtrain.types import LOCAL, Column, Dataset, Integrity, OnBadShard, Shard, Storage, Truth
 
-#: Threads that read footers, and the number of local shards from which they are used.
+#: Threads that read footers, and the fewest local shards for which they are used.
 FOOTERS_AT_ONCE = 16
 _MIN_PARALLEL_SHARDS = 8
 
 Item = TypeVar("Item")
-#: (path or name, its shard or why it has none)
+#: (path or name, its shard or the error)
 Described = tuple[str, Shard | DataError]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FoundShards:
-    """The shards that a path means, before columns are chosen; shards without rows are excluded.
+    """The shards that a path refers to, before columns are chosen; empty shards are excluded.
 
-    `left_out`: (file, cause) of shards that could not be opened, where those are quarantined.
+    `left_out`: (file, cause) of shards that could not be opened, when such shards are quarantined.
     """
 
     url: str
@@ -62,11 +62,11 @@ def open_shards(
     """Open a Parquet file, a Zarr v3 array or group, a folder of them, a glob, or a list of files.
 
     Reads footers only, several at once. The target defaults to the last column of the first shard,
-    the features to all its other columns. A folder with a manifest is described by it where sizes
-    and footer hashes still match.
+    the features to all its other columns. In a folder with a manifest, shards whose size and footer
+    hash still match are described by the manifest.
 
     With `on_bad_shard="quarantine"`, a bad shard whose rows are known, from a manifest or from its
-    own footer, keeps its place, and reading it will fail; any other is listed in `left_out`.
+    own footer, keeps its place, and fails when it is read; any other is listed in `left_out`.
 
     Raises DataError naming *every* bad shard, ConfigError when a column is chosen twice, and
     StoreError when a store does not answer.
@@ -132,7 +132,7 @@ def find_shards(
 
 
 def describe_shard(url: str, storage: Storage = LOCAL) -> Shard:
-    """Return one file or folder as a shard. Raises DataError."""
+    """Describe one file or folder as a shard. Raises DataError."""
     if not is_remote(url):
         is_array = os.path.isdir(url)
     elif url.endswith(".zarr"):
@@ -340,15 +340,15 @@ def _describe_all(
 
     After a StoreError no further shard is requested from the store, and the error is raised.
     """
-    lost = Event()
+    store_lost = Event()
 
     def attempt(item: Item) -> Shard | DataError:
-        if lost.is_set():
+        if store_lost.is_set():
             return StoreError("not requested")
         try:
             return describe(item)
         except StoreError:
-            lost.set()
+            store_lost.set()
             raise
         except DataError as error:
             return error
@@ -364,7 +364,7 @@ def _describe_all(
 
 
 def _raise_all(problems: Sequence[str]) -> None:
-    """Raise one DataError for all problems; nothing when there are none."""
+    """Raise one DataError that lists all problems; do nothing when there are none."""
     if len(problems) == 1:
         raise DataError(problems[0])
     if problems:
@@ -375,8 +375,8 @@ def _raise_all(problems: Sequence[str]) -> None:
 
 def _fingerprint(found: FoundShards) -> str:
     """Return a hash of the shards that does not depend on the path of their folder."""
-    # The `//` of a URL becomes `/` in this computation, for all URLs alike: only what follows the
-    # common folder enters the hash.
+    # These paths turn the `//` of a URL into `/`. That does no harm: it happens to all URLs, and
+    # only the part after their common folder is hashed.
     urls = [f"/{shard.url}" if is_remote(shard.url) else shard.url for shard in found.shards]
     root = os.path.dirname(urls[0]) if len(urls) == 1 else os.path.commonpath(urls)
     rows = [

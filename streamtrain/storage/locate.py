@@ -229,9 +229,9 @@ def _one_kind(path: str, files: list[str], arrays: list[str], suffixes: Sequence
             f"{path}: contains both files and Zarr arrays ({both}). Choose one kind with a glob."
         )
     if not files and not arrays:
-        wanted = ", ".join(f"*{suffix}" for suffix in (*suffixes, ".zarr"))
+        patterns = ", ".join(f"*{suffix}" for suffix in (*suffixes, ".zarr"))
         raise DataError(
-            f"{path}: the folder contains no shards ({wanted}). Name another folder, or run"
+            f"{path}: the folder contains no shards ({patterns}). Name another folder, or run"
             " streamtrain ingest."
         )
     return sorted(files or arrays)

@@ -177,7 +177,7 @@ def shard_from_entry(
 
     Raises DataError when the name leaves the folder, and, with `check`, when the shard's size or
     footer hash (Zarr: chunk keys and sizes) differ from the manifest. Without `check` the shard is
-    described as the manifest has it, and reading it fails if that is wrong.
+    described by the manifest alone, and reading it fails if that is wrong.
     """
     url = safe_path(folder, entry.name)
     if check:

@@ -61,7 +61,7 @@ class Readers:
         null is NaN. The arrays may be strided or read-only, and belong to the caller. Any range is
         valid; ranges along the shard's boundaries are fast.
 
-        A read that fails is tried once more, since networks and disks fail temporarily.
+        A failed read is retried once, since networks and disks fail temporarily.
 
         Raises DataError naming file, rows and cause, and ResourceError when memory is not
         sufficient.

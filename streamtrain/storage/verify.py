@@ -339,18 +339,18 @@ def _decode_fault(file: pq.ParquetFile, group: int, column: int) -> str | None:
 def _missing_columns(shards: Sequence[Shard], listed: Sequence[str] | None) -> list[Finding]:
     """Return a finding for each shard that lacks a column.
 
-    Columns are bound by name, so a shard that lacks one of the manifest's columns, or of the first
-    shard's where there is no manifest, cannot be read with the others.
+    Columns are bound by name, so a shard that lacks one of the manifest's columns (without a
+    manifest: one of the first shard's) cannot be read with the others.
     """
     if not shards:
         return []
-    wanted = [column.name for column in shards[0].columns] if listed is None else listed
+    expected = [column.name for column in shards[0].columns] if listed is None else listed
     reference = os.path.basename(shards[0].url) if listed is None else MANIFEST_NAME
     findings = []
     for shard in shards:
-        missing = set(wanted) - {column.name for column in shard.columns}
+        missing = set(expected) - {column.name for column in shard.columns}
         if missing:
-            names = ", ".join(shown(name) for name in wanted if name in missing)
+            names = ", ".join(shown(name) for name in expected if name in missing)
             cause = f"lacks {names}, which {reference} has"
             findings.append(Finding(url=shard.url, place="columns", cause=cause))
     return findings

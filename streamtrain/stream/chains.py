@@ -1,8 +1,8 @@
 """Chains: row groups larger than a window, read slice by slice in order, a few at a time.
 
-The thread that builds a window asks for its slices and waits until the slice before each was read.
-Windows are submitted and started in plan order, so the window waited for is always running or done,
-and there is no deadlock.
+The thread that builds a window requests its slices, and waits for each until the slice before it
+has been read. Windows are submitted and started in plan order, so the window that it waits for is
+always running or done, and a deadlock is impossible.
 """
 
 from collections import deque
@@ -54,9 +54,9 @@ class Chains:
 
         Returns None for a slice in quarantine; all later slices of its chain are quarantined too.
 
-        Raises what the reader raises. The slices that follow it in its chain then raise
-        StreamTrainError. Other chains continue, so the windows before are still built, and the
-        consumer meets the error where its block would have come.
+        Raises what the reader raises. The later slices of the chain then raise StreamTrainError.
+        Other chains continue, so earlier windows are still built, and the consumer gets the error
+        in place of the failed block.
         """
         span, unit = self._spans[number], self._spans.unit_of(number)
         chain = (epoch, unit)
@@ -103,7 +103,7 @@ class Chains:
             return None
 
     def stop(self) -> None:
-        """End every wait with an error, now and from now on."""
+        """End all present and future waits with an error."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -120,8 +120,8 @@ def read_ascending(
 ) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
     """Yield (number, decoded columns) of spans, given in ascending order.
 
-    The slices of one chain are read in one go through it, so each row is decoded once. Spans that
-    are in quarantine, or have to go there, are left out.
+    The slices of a chain are read in a single pass, so each row is decoded once. Spans that are
+    quarantined, or become so when they are read, are skipped.
 
     Raises ReadTimeout when a read exceeds its timeout.
     """

@@ -1,15 +1,15 @@
-"""Blocks in plan order, built ahead of use by Dask on threads.
+"""Blocks in plan order, built ahead of time by Dask on threads.
 
-The number of blocks in flight is bounded, and so is their memory. Windows are built in parallel.
-Each is a graph of two tasks per span and one more, which runs on a one-thread executor of its own:
+The number of blocks in flight is bounded, and so is their memory. Windows are built in parallel,
+each on its own one-thread executor. A window is a graph of two tasks per span and a last one:
 
 ```
 decode 0 ─▶ deal 0 ─▶ decode 1 ─▶ deal 1 ─▶ … ─▶ permute
 ```
 
 The chain of dependencies makes Dask run the deals in plan order, and keeps one decoded span per
-window in memory. Tiny spans share tasks: a task takes 10 kB, which is more than a hundred rows do.
-There is no scheduler process and no open port.
+window in memory. Tiny spans share tasks: a task takes 10 kB, more than a hundred rows. There is no
+scheduler process and no open port.
 """
 
 import time
@@ -40,7 +40,7 @@ from streamtrain.stream.window import WindowBuild
 
 @dataclass(slots=True)
 class FetchStats:
-    """Seconds and counts of the parts of a stream, summed over threads.
+    """Seconds and counts of the stages of a stream, summed over threads.
 
     Thread-safe through `add`.
 
@@ -74,7 +74,7 @@ class FetchStats:
         return {name: getattr(self, name) for name in names}
 
 
-#: Spans that share a task hold at most TASK_VALUES values together, and are at most TASK_SPANS.
+#: At most TASK_SPANS spans share a task, with at most TASK_VALUES values between them.
 TASK_VALUES, TASK_SPANS = 2**16, 64
 
 
@@ -95,7 +95,7 @@ def window_graph(build: WindowBuild) -> tuple[dict[Any, Any], Any]:
 
 
 def share_tasks(num_rows: Sequence[int], num_columns: int) -> Iterator[range]:
-    """Yield the spans of a window that share a task, given the rows of each span.
+    """Yield the ranges of spans that share a task, given the rows of each span of a window.
 
     >>> list(share_tasks([40_000, 5_000, 5_000, 40_000], num_columns=5))
     [range(0, 1), range(1, 3), range(3, 4)]
@@ -114,8 +114,8 @@ def fetch(
     At most `budget.windows` blocks exist at once, including the one that the consumer holds. The
     generator belongs to one thread.
 
-    Raises the error of a read where its block would have come; ReadTimeout when a read takes longer
-    than `source.watch` allows.
+    Raises the error of a failed read in place of its block, and ReadTimeout when a read takes
+    longer than `source.watch` allows.
     """
     with ExitStack() as stack:
         chains, count_traffic = Chains(source), _traffic_counter(source, stats)

@@ -1,9 +1,9 @@
-"""The null policy: what is done with a value that cannot be trained on.
+"""The null policy: how values that cannot be trained on are handled.
 
-Such a value is null, NaN, ±Inf, or too large for float32 in model units: whatever the arithmetic of
-the deal kernel does not turn into a finite float32. `error` refuses it; `drop` leaves its row out;
-`impute` replaces it by the mean of its feature, and refuses it in the target. A dropped row counts
-once, at its first bad column; imputed values are counted one by one.
+Such a value is null, NaN, ±Inf, or too large for float32 in model units: any value that the deal
+kernel does not turn into a finite float32. `error` refuses it; `drop` leaves its row out; `impute`
+replaces it by the mean of its feature, and refuses it in the target. A dropped row counts once, at
+its first bad column; imputed values are counted one by one.
 """
 
 from collections import Counter

@@ -95,9 +95,9 @@ def _hold_out(
 
 
 def stream_budget(source: Source, fetch: FetchConfig, *, fixed_bytes: int) -> Budget:
-    """Return what a stream of this source may hold in memory at once.
+    """Return the memory budget of a stream of this source.
 
-    `fixed_bytes` are those that the caller keeps in memory besides.
+    `fixed_bytes`: memory that the caller uses in addition.
 
     Raises ResourceError when two windows do not fit the limit.
     """

@@ -1,9 +1,9 @@
 """Quarantine: spans that cannot be read are skipped for the rest of the run, and listed.
 
 The plan is arithmetic and does not depend on it: a quarantined span keeps its place in the order,
-and its rows are left out. So visited + held out + dropped + quarantined = total, all other rows
-come as they would have, and a position keeps its meaning. A span in quarantine is not tried again,
-and a resumed run skips the same rows.
+and its rows are left out. So visited + held out + dropped + quarantined = total, the order of all
+other rows is unchanged, and a position keeps its meaning. A quarantined span is not read again, and
+a resumed run skips the same rows.
 """
 
 from collections.abc import Iterable, Mapping

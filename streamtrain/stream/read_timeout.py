@@ -56,7 +56,7 @@ class Watch:
 
 
 def read_with_timeout(watch: Watch, shard: Shard, span: Span, read: Callable[[], Result]) -> Result:
-    """Call `read` on a thread of its own and return its result.
+    """Call `read` on a separate thread and return its result.
 
     Raises what `read` raises, or ReadTimeout when the watch's timeout has passed.
     """

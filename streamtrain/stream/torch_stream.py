@@ -58,8 +58,8 @@ class Stream(IterableDataset[Minibatch]):
     Iterating yields `(x, y)`: float32 tensors (batch, features) and (batch, 1) of raw values. The
     last minibatch of an epoch may be short unless `drop_last`. The tensors belong to the caller:
     their memory is reused only after they are dropped. After an epoch was iterated to its end, the
-    next iteration is the next epoch, which has another order. One thread at a time may iterate;
-    the stream reads ahead on threads of its own.
+    next iteration is the next epoch, which has another order. One thread at a time may iterate; the
+    stream reads ahead on its own threads.
 
     Raises DataError for rows that cannot be used, and ResourceError when two windows do not fit
     `memory`.

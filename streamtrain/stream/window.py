@@ -197,7 +197,7 @@ def window_ids(window: Window, source: Source, dropped: Sequence[np.ndarray]) ->
 
 
 def shuffle_once(source: Source, span: Span) -> np.ndarray:
-    """Read, deal and permute one span as a window of its own, for warming up; return its rows.
+    """Read, deal and permute one span as a separate window, for warming up; return its rows.
 
     Nothing is held out.
 

@@ -45,11 +45,11 @@ class Events(Protocol):
     """
 
     def mark(self) -> Json:
-        """Make what was logged durable, and return the mark of its end. Raises OSError."""
+        """Make the log durable so far, and return the mark of its end. Raises OSError."""
         ...
 
     def check(self, mark: Json) -> None:
-        """Raise DataError when the log does not start with what was marked."""
+        """Raise DataError when the log no longer starts with the marked content."""
         ...
 
     def rewind(self, mark: Json) -> list[Record]:
@@ -174,7 +174,7 @@ class Checkpointer:
             yield
 
     def edge(self, fraction: float, state: Callable[[], PassState]) -> None:
-        """Save if it is time to, or if a signal asked the run to stop; then raise what it raises.
+        """Save if a save is due, or if a signal asked the run to stop, and then act on the signal.
 
         `fraction` is how much of the pass is done, from 0 to 1. Raises ResourceError when the disk
         is full.

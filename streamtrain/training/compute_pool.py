@@ -1,6 +1,6 @@
 """A thread pool for computing, shared by all learners of a pass.
 
-A pool of `threads` threads runs at most that many tasks at once, whichever learner they are from.
+A pool of `threads` threads runs at most that many tasks at once, whichever learners they belong to.
 """
 
 import heapq
@@ -84,7 +84,7 @@ class CallerThread:
 
 
 class ComputePool(AbstractContextManager):
-    """A pool of `threads` threads, started on entering the context and ended on leaving it.
+    """A pool of `threads` threads, started on entering the context and stopped on leaving it.
 
     After that, `run` computes on the caller's thread. `run` may be called from several threads at
     once, but not from within a task.
@@ -156,9 +156,7 @@ class ComputePool(AbstractContextManager):
                     batch.required -= 1
                 # Drop the helpers that have not started, and with them the block they refer to.
                 if not batch.required:
-                    self._waiting = [
-                        waiting for waiting in self._waiting if waiting[3] is not batch
-                    ]
+                    self._waiting = [entry for entry in self._waiting if entry[3] is not batch]
                     heapq.heapify(self._waiting)
                     if not batch.helpers:
                         batch.ended.set()

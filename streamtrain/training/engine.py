@@ -27,8 +27,8 @@ class Engine(Protocol):
         batch_size: rows per minibatch.
         learning_rates: one per replica, in the order of the replicas axis of every array.
         cores: the threads that the fused engine computes on; set it to share a pool with other
-            engines. Results do not depend on it. The torch engine ignores it, since torch has
-            threads of its own.
+            engines. Results do not depend on it. The torch engine ignores it, since torch has its
+            own threads.
     """
 
     batch_size: int

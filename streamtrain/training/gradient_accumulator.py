@@ -10,7 +10,7 @@ from streamtrain.training.engine import Engine
 
 
 class GradientAccumulator:
-    """Accumulates the gradients of an engine that never takes a step by itself.
+    """Accumulates the gradients of an engine that never takes a step on its own.
 
     The engine must be constructed with a batch size larger than the number of rows ever added
     between two steps.

@@ -88,7 +88,7 @@ class Learner:
         self._points_passed = 0
         #: (rows, steps) of the latest evaluation
         self._evaluated_at = (-1, -1)
-        # of the training rows since the latest evaluation
+        # sums over the training rows since the latest evaluation
         self._train_loss = np.zeros(replicas)
         self._train_rows = 0
         self._last_losses = np.zeros(replicas)
@@ -109,12 +109,12 @@ class Learner:
     def consume(
         self, rows: np.ndarray, *, ends_epoch: bool, first: int = 0
     ) -> Iterator[Evaluation | int]:
-        """Train on the rows of a block from row `first` on, up to the learner's last row.
+        """Train on the rows of a block, starting at row `first`, up to the learner's last row.
 
         Yields an evaluation of each replica whenever one is due. At edges within the block it
-        yields an int, the block's next row: a `state` taken there is resumed with that row as
-        `first`. `ends_epoch`: this block is the last of its epoch, so a short minibatch at its end
-        gets a step of its own.
+        yields an int, the next row of the block: to resume from a `state` taken there, pass that
+        row as `first`. `ends_epoch`: this block is the last of its epoch, so a short minibatch at
+        its end becomes a separate step.
         """
         start = first
         edge_rows = STEPS_BETWEEN_EDGES * self.engine.batch_size
@@ -140,7 +140,7 @@ class Learner:
         """Count rows that were trained on elsewhere, with the sums of their losses, float64 (R,).
 
         The engine must already have the parameters after these rows. Yields one evaluation of each
-        replica, at the row reached, if at least one evaluation was due on the way.
+        replica, at the row reached, if these rows passed at least one evaluation point.
         """
         self.rows += rows
         self._train_rows += rows
@@ -153,7 +153,7 @@ class Learner:
             yield from self._evaluate()
 
     def finish(self) -> Iterator[Evaluation | ReplicaEnded]:
-        """Yield an evaluation at the row reached, unless there was one, and all outcomes."""
+        """Yield a last evaluation, unless one was made at this row, and then all outcomes."""
         if self._evaluated_at != (self.rows, self.engine.steps):
             yield from self._evaluate()
         for lr, loss in zip(self.engine.learning_rates, self._last_losses, strict=True):
@@ -237,7 +237,7 @@ class Learner:
         self._epoch_rows = 0
 
     def _rows_to_point(self) -> int:
-        """Rows up to the next evaluation; there is one, since the last is at the last row."""
+        """Rows until the next evaluation, which exists because the last row has one."""
         assert self._next_point is not None
         return self._next_point - self.rows
 

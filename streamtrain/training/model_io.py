@@ -79,7 +79,7 @@ def load_model(folder: str | os.PathLike[str]) -> Network:
             f"{folder}: no trained model here ({Path(error.filename).name} is missing). Name the"
             " --out of a `train` run."
         ) from None
-    # Each decoder raises errors of its own; all mean that the files cannot be used.
+    # Each decoder has its own errors; all of them mean that the files cannot be used.
     except Exception as error:
         raise DataError(
             f"{folder}: the trained model cannot be read ({type(error).__name__}: {error})."

@@ -215,7 +215,7 @@ def measure_sharpness(
 def measure_at_weights(
     probe: Probe, parameters_P: np.ndarray, rows: np.ndarray
 ) -> dict[str, float]:
-    """Measure what is compared between models of equal loss, all on the same rows.
+    """Measure sharpness and loss for comparing models of equal loss, all on the same rows.
 
     Returns `{phi, adaptive, curvature, loss}`: both φ at ε = 1e-3, λ_max, and the mean of r².
     """

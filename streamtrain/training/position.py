@@ -60,7 +60,7 @@ class Position:
         self.trained = time.perf_counter()
 
     def state(self) -> PassState:
-        """Return what is needed to resume here with learners constructed in the same way."""
+        """Return everything needed to resume here with learners constructed in the same way."""
         now = time.perf_counter()
         learners: dict[str, Json] = {}
         arrays: dict[str, np.ndarray] = {}
@@ -87,10 +87,10 @@ class Position:
         return document, arrays
 
     def load_state(self, state: PassState) -> None:
-        """Continue from a `state`. Raises DataError when it is that of other learners."""
+        """Continue from a `state`. Raises DataError when it belongs to other learners."""
         document, arrays = state
-        known = {str(number) for number in range(len(self.learners))}
-        if not document["learners"].keys() <= known:
+        numbers = {str(number) for number in range(len(self.learners))}
+        if not document["learners"].keys() <= numbers:
             raise DataError(
                 f"the checkpoint's pass {document['name']} has other learners. Start the run again"
                 " with another --out."

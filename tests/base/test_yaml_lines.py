@@ -1,4 +1,4 @@
-"""YAML 1.2 scalars, the line of every key, and what is refused."""
+"""YAML 1.2 scalars, the line of every key, and refused documents."""
 
 import math
 

@@ -8,7 +8,7 @@ import zarr
 
 from streamtrain.storage.dataset import open_shards
 
-# 11 groups, so that the last turn of the expert's loop holds fewer than eight
+# 11 groups, so that the last round of the expert's loop has fewer than eight
 GROUPS = [700, 1, 300, 64, 2000, 17, 500, 500, 500, 418, 3]
 ROWS = 2 * sum(GROUPS)
 

@@ -1,4 +1,4 @@
-"""The check passes on the trainer as it is, and fails on one with a wrong step."""
+"""The check passes on the real trainer, and fails on one with a wrong step."""
 
 import numpy as np
 import pytest

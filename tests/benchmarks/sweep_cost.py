@@ -1,4 +1,4 @@
-"""The cost of a sweep beside that of the same runs in a plain PyTorch script. Run by hand.
+"""Compare the cost of a sweep with the same runs in a plain PyTorch script. Run by hand.
 
     streamtrain generate runs/cost-data --kind friedman2 --rows 2M
     python tests/benchmarks/sweep_cost.py runs/cost-data

@@ -1,4 +1,4 @@
-"""The script of peers: its table names what is missing, and every side delivers all rows.
+"""The script of peers: its table names missing peers, and every side delivers all rows.
 
 No peer has to be installed.
 """

@@ -6,13 +6,13 @@ import pytest
 from streamtrain.cli.main import run
 
 
-class Said(NamedTuple):
+class CommandResult(NamedTuple):
     code: int
     out: str
     err: str
 
 
-Command = Callable[..., Said]
+Command = Callable[..., CommandResult]
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def command(capsys, monkeypatch, tmp_path) -> Command:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
 
-    def call(*tokens: str) -> Said:
+    def call(*tokens: str) -> CommandResult:
         code = run([str(token) for token in tokens])
-        return Said(code, *capsys.readouterr())
+        return CommandResult(code, *capsys.readouterr())
 
     return call

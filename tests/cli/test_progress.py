@@ -1,4 +1,4 @@
-"""Progress: which lines a run has, what is in them, and how they are shown."""
+"""Progress: the lines of a run, their contents, and how they are shown."""
 
 import io
 import re

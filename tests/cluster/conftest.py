@@ -49,7 +49,7 @@ _DASK_THREADS = re.compile(
 
 @pytest.fixture(autouse=True)
 def no_leaks():
-    """Check that none of our threads is left.
+    """Check that no thread of streamtrain is left.
 
     It replaces the fixture of tests/conftest.py, which does not know Dask's threads.
     """
@@ -98,12 +98,12 @@ def records(out, *events: str) -> list[dict]:
 
 
 def convergence(out) -> list[dict]:
-    """Return what a run measured of learning, in order, without times and who did the work."""
+    """Return the records that show how a run learned, in order, without times and workers."""
     return plain(records(out, "baseline", "evaluation", "outcome", "pass", "winners"))
 
 
 def plain(documents: list[dict]) -> list[dict]:
-    """Return records as JSON values, without times and who did the work."""
+    """Return records as JSON values, without times and workers."""
     return [
         {
             key: value

@@ -1,4 +1,4 @@
-"""Failures at a given place: in one worker, at one of its steps or shares."""
+"""Failures at a chosen point of a run: kill a worker at a step or share, or cut a connection."""
 
 import os
 import socket
@@ -9,29 +9,29 @@ from streamtrain.cluster.allreduce.lane_engine import LaneEngine
 from streamtrain.cluster.local_sgd import round_worker
 
 
-def in_a_collective(step: int, how: int) -> None:
-    """On a worker: send it the signal `how` before the sum of its `step`-th step from now."""
-    original, left = LaneEngine._step, [step]
+def signal_at_step(step: int, signal_number: int) -> None:
+    """Send this worker a signal before the sum of its `step`-th step from now."""
+    original, steps_left = LaneEngine._step, [step]
 
     def step_or_die(self):
-        left[0] -= 1
-        if not left[0]:
+        steps_left[0] -= 1
+        if not steps_left[0]:
             LaneEngine._step = original
-            os.kill(os.getpid(), how)
+            os.kill(os.getpid(), signal_number)
         original(self)
 
     LaneEngine._step = step_or_die
 
 
-def in_a_share(number: int, how: int) -> None:
-    """On a worker: send it the signal `how` at the start of its `number`-th share from now."""
-    original, left = round_worker.share_engine, [number]
+def signal_at_share(number: int, signal_number: int) -> None:
+    """Send this worker a signal at the start of its `number`-th share from now."""
+    original, shares_left = round_worker.share_engine, [number]
 
     def engine_or_die(*args):
-        left[0] -= 1
-        if not left[0]:
+        shares_left[0] -= 1
+        if not shares_left[0]:
             round_worker.share_engine = original
-            os.kill(os.getpid(), how)
+            os.kill(os.getpid(), signal_number)
         return original(*args)
 
     round_worker.share_engine = engine_or_die
@@ -41,7 +41,7 @@ def worker_pids(client) -> dict[str, int]:
     return client.run(os.getpid)
 
 
-def whole_again(client, workers: int = 2) -> None:
+def wait_for_restarts(client, workers: int = 2) -> None:
     """Wait until the nannies have restarted the workers that were killed."""
     client.wait_for_workers(workers, timeout=60)
 

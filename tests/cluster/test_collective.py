@@ -1,4 +1,4 @@
-"""Which library sums gradients: NCCL where each worker has a GPU of its own, and gloo otherwise.
+"""Which library sums gradients: NCCL where each worker has a separate GPU, and gloo otherwise.
 
 The test of NCCL itself needs two GPUs.
 """
@@ -19,7 +19,7 @@ HOST = "127.0.0.1"
 
 
 class GlooForNccl:
-    """A stand-in for NCCL on a machine without GPUs: it takes the same calls.
+    """A fake NCCL for machines without GPUs, with the same interface.
 
     It counts its sums, and can pretend to have lost a peer.
     """

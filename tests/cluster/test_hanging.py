@@ -16,7 +16,13 @@ from streamtrain.cluster import worker_group
 from streamtrain.cluster.allreduce import allreduce_pass
 from streamtrain.records import Evaluation, RoundEnded
 from tests.cluster.conftest import SWEEP, config_of, convergence, records
-from tests.cluster.failing import Proxy, in_a_collective, in_a_share, whole_again, worker_pids
+from tests.cluster.failing import (
+    Proxy,
+    signal_at_share,
+    signal_at_step,
+    wait_for_restarts,
+    worker_pids,
+)
 from tests.cluster.test_runner import (  # noqa: F401 - fixtures
     config,
     learned,
@@ -67,13 +73,13 @@ def test_a_worker_that_stops_in_a_collective_is_started_anew(
         config(data, "allreduce"),
         tmp_path / "a",
         client=client,
-        on_record=stop_in(in_a_collective, client, stopped),
+        on_record=stop_in(signal_at_step, client, stopped),
     ).out
     assert stopped
     assert learned(out) == unbroken["allreduce"].learned
     assert the_pass(out)["receipt"] == unbroken["allreduce"].receipt
     assert the_pass(out)["failed_tasks"] == 1
-    whole_again(client)
+    wait_for_restarts(client)
     assert not stopped.keys() & worker_pids(client).keys()
 
 
@@ -85,7 +91,7 @@ def test_a_share_that_hangs_is_done_by_another_worker(data, client, unbroken, tm
             config(data, "rounds"),
             tmp_path / "a",
             client=client,
-            on_record=stop_in(in_a_share, client, stopped),
+            on_record=stop_in(signal_at_share, client, stopped),
         ).out
     finally:
         for pid in stopped.values():
@@ -93,7 +99,7 @@ def test_a_share_that_hangs_is_done_by_another_worker(data, client, unbroken, tm
     assert stopped
     assert learned(out) == unbroken["rounds"].learned
     assert the_pass(out)["receipt"] == unbroken["rounds"].receipt
-    whole_again(client)
+    wait_for_restarts(client)
 
 
 @pytest.mark.slow
@@ -117,7 +123,7 @@ def test_a_slice_of_a_sweep_that_hangs_is_done_by_another_worker(data, alone, cl
             os.kill(pid, signal.SIGKILL)
     assert stopped
     assert convergence(out) == alone
-    whole_again(client)
+    wait_for_restarts(client)
 
 
 @pytest.mark.slow

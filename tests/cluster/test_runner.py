@@ -19,7 +19,13 @@ from streamtrain.errors import ConfigError, ResourceError
 from streamtrain.records import RoundEnded
 from streamtrain.run.prepare import prepare
 from tests.cluster.conftest import config_of, records
-from tests.cluster.failing import Proxy, in_a_collective, in_a_share, whole_again, worker_pids
+from tests.cluster.failing import (
+    Proxy,
+    signal_at_share,
+    signal_at_step,
+    wait_for_restarts,
+    worker_pids,
+)
 from tests.cluster.test_lane_session import together
 
 #: Sixteen epochs of 8,000 rows, in minibatches of 512; rounds of one window per share.
@@ -41,7 +47,7 @@ def config(data, sync, **flags):
 
 
 def learned(out) -> list[dict]:
-    """Return what is equal for any workers: evaluations and outcomes.
+    """Return the records that do not depend on the workers: evaluations and outcomes.
 
     Times are left out, and training losses, whose float64 sums are cut at other rows.
     """
@@ -144,7 +150,7 @@ def test_so_have_one_and_four(data, unbroken, tmp_path, workers):
 
 @pytest.mark.parametrize(
     ("sync", "arm"),
-    [("allreduce", in_a_collective), ("rounds", in_a_share)],
+    [("allreduce", signal_at_step), ("rounds", signal_at_share)],
     ids=["collective", "round"],
 )
 def test_a_worker_killed_at_work_costs_a_round_and_no_number(
@@ -171,7 +177,7 @@ def test_a_worker_killed_at_work_costs_a_round_and_no_number(
     assert ended["lost_workers"] >= 1
     assert ended["failed_tasks"] >= 1
     assert any("the worker is gone" in note for note in notes)
-    whole_again(client)
+    wait_for_restarts(client)
     assert armed[0] not in worker_pids(client)
 
 

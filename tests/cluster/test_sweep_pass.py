@@ -123,7 +123,7 @@ class Interrupted(Exception):
 
 
 class Checkpoints:
-    """A `Checkpointer` without a disk: it keeps what is saved, and interrupts at an edge."""
+    """A `Checkpointer` without a disk: it keeps saved states, and interrupts at an edge."""
 
     def __init__(self, resume_state=None, edges=10**9):
         self.resume_state = self.saved = resume_state

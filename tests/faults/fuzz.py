@@ -432,7 +432,7 @@ def ingested(folder: Path) -> np.ndarray:
 
 
 def limit_memory(spare_bytes: int = SPARE_BYTES) -> None:
-    """Limit the address space to what it is now and `spare_bytes` more."""
+    """Limit the address space to its present size plus `spare_bytes`."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     if hard == resource.RLIM_INFINITY:

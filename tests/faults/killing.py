@@ -30,7 +30,7 @@ from streamtrain.config import make_config
 from streamtrain.run import timing
 from streamtrain.run.prepare import prepare, warm_up
 from streamtrain.training import checkpointing
-from tests.faults.told import left_over, told, weights
+from tests.faults.run_output import left_over, timeless_records, weights
 
 
 def hasten() -> None:
@@ -96,7 +96,7 @@ def wait(child: int) -> int:
 
 
 def main(tasks: list[dict]) -> list[dict]:
-    """Run each task in a process of its own, which writes its result to a file beside `out`."""
+    """Run each task in a separate process, which writes its result to a file beside `out`."""
     drivers = []
     for task in tasks:
         driver = os.fork()
@@ -122,7 +122,7 @@ def kill_and_resume(task: dict) -> dict:
     if wait(start(task, whole)) != 0:
         raise RuntimeError("the unbroken run failed")
     run_seconds = time.monotonic() - started
-    told_whole, weights_whole = told(whole), weights(whole)
+    whole_records, whole_weights = timeless_records(whole), weights(whole)
     killed = broken = finished = 0
     saved: set[str] = set()
     moments = [*["time"] * task["kills"], *["replace", "after", "fsync"] * task["renames"]]
@@ -149,7 +149,8 @@ def kill_and_resume(task: dict) -> dict:
             raise RuntimeError(f"a run ended with {code} after {killed} kills")
         else:
             finished += 1
-            same = told(out) == told_whole and weights(out) == weights_whole
+            same_records = timeless_records(out) == whole_records
+            same = same_records and weights(out) == whole_weights
             broken += not same or bool(left_over(out))
             if moments:
                 shutil.rmtree(out)

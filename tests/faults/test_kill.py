@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.told import left_over, told, weights
+from tests.faults.run_output import left_over, timeless_records, weights
 
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = {
@@ -102,7 +102,9 @@ def test_a_run_that_is_killed_and_resumed_is_the_unbroken_run(killings, name):
     assert result["broken"] == 0, f"{task}\n{result}"
     assert result["finished"] >= 1, f"{task}\n{result}"
     assert result["killed"] == task["kills"] + 3 * task["renames"], f"{task}\n{result}"
-    passes = [record for record in told(Path(task["whole"])) if record["event"] == "pass"]
+    passes = [
+        record for record in timeless_records(Path(task["whole"])) if record["event"] == "pass"
+    ]
     for record in passes:
         assert record["receipt"]["count"] == record["rows_read"]
     epochs = task["config"]["train"].get("epochs", 1)
@@ -157,6 +159,6 @@ def test_the_command_itself_killed_twenty_times(shards, tmp_path, format):
             (tmp_path / "out").rename(tmp_path / f"done-{kills}")
     assert start(tmp_path / "out").wait() == 0
     for out in (tmp_path / "out", *tmp_path.glob("done-*")):
-        assert told(out) == told(tmp_path / "whole")
+        assert timeless_records(out) == timeless_records(tmp_path / "whole")
         assert weights(out) == weights(tmp_path / "whole")
         assert left_over(out) == []

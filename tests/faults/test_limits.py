@@ -15,7 +15,7 @@ import pytest
 import zarr
 
 from data_gen import generate
-from tests.faults.told import left_over, told, weights
+from tests.faults.run_output import left_over, timeless_records, weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up_costs_no_row(tmp_path: Path) -> None:
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         assert train(tmp_path / "data", disk / "out", *words).returncode == 0
         assert train(tmp_path / "data", tmp_path / "whole", *words).returncode == 0
-        assert told(disk / "out") == told(tmp_path / "whole")
+        assert timeless_records(disk / "out") == timeless_records(tmp_path / "whole")
         assert weights(disk / "out") == weights(tmp_path / "whole")
         assert left_over(disk / "out") == []
     finally:

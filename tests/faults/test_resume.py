@@ -32,7 +32,7 @@ from streamtrain.training import learner as learner_module
 from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.fused_engine import FusedEngine
-from tests.faults.told import left_over, told, weights
+from tests.faults.run_output import left_over, timeless_records, weights
 
 TRAIN = {
     "batch_size": 16,
@@ -158,7 +158,7 @@ def test_train_interrupted_at_edges_is_the_unbroken_run(
     streamtrain.train(data, out=tmp_path / "whole", **flags)
     edges = (0, 3, 9) if flags["batch_size"] > 1000 else (0, 3, 13)
     interrupted("train", data, tmp_path / "out", flags, edges)
-    assert told(tmp_path / "out") == told(tmp_path / "whole")
+    assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
     assert weights(tmp_path / "out") == weights(tmp_path / "whole")
     assert left_over(tmp_path / "out") == []
     assert len(list_checkpoints(tmp_path / "out" / "checkpoints")) == 3
@@ -167,7 +167,7 @@ def test_train_interrupted_at_edges_is_the_unbroken_run(
 def test_a_sweep_interrupted_at_edges_is_the_unbroken_sweep(shards, tmp_path, interrupted):
     streamtrain.sweep(shards["zarr"], out=tmp_path / "whole", **SWEEP)
     interrupted("sweep", shards["zarr"], tmp_path / "out", SWEEP, (0, 3, 6, 7, 12, 20))
-    assert told(tmp_path / "out") == told(tmp_path / "whole")
+    assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
 
 
 def test_other_readers_memory_and_threads_change_nothing(shards, tmp_path, interrupted):
@@ -176,8 +176,8 @@ def test_other_readers_memory_and_threads_change_nothing(shards, tmp_path, inter
     moved = tmp_path / "moved"
     shutil.copytree(shards["parquet"], moved)
     interrupted("train", moved, tmp_path / "out", flags, (3, 8), memory="1GiB", readers=3)
-    assert [{**record, "data": None} for record in told(tmp_path / "out")] == [
-        {**record, "data": None} for record in told(tmp_path / "whole")
+    assert [{**record, "data": None} for record in timeless_records(tmp_path / "out")] == [
+        {**record, "data": None} for record in timeless_records(tmp_path / "whole")
     ]
     assert weights(tmp_path / "out") == weights(tmp_path / "whole")
 
@@ -268,7 +268,7 @@ def test_sigterm_and_ctrl_c_wait_for_an_edge_and_the_run_goes_on(shards, tmp_pat
     assert list_checkpoints(tmp_path / "out" / "checkpoints")[-1] > made[-1]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     api.run_train(config, tmp_path / "out", resume=True)
-    assert told(tmp_path / "out") == told(tmp_path / "whole")
+    assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
     assert left_over(tmp_path / "out") == []
 
 
@@ -314,7 +314,7 @@ def test_a_sweep_finishes_its_block_only_if_that_is_quick(
     monkeypatch.setattr(FusedEngine, "advance", genuine)
     api.run_sweep(make(shards["parquet"], SWEEP), tmp_path / "out", resume=True)
     api.run_sweep(make(shards["parquet"], SWEEP), tmp_path / "whole")
-    assert told(tmp_path / "out") == told(tmp_path / "whole")
+    assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
 
 
 def test_cells_that_diverge_or_run_out_of_memory_stay_so_after_resuming(
@@ -332,7 +332,7 @@ def test_cells_that_diverge_or_run_out_of_memory_stay_so_after_resuming(
     flags = {**SWEEP, "optimizer": "sgd", "lr_grid": [0.01, 1e4], "trials": 1}
     streamtrain.sweep(shards["parquet"], out=tmp_path / "whole", **flags)
     interrupted("sweep", shards["parquet"], tmp_path / "out", flags, (2, 5))
-    assert told(tmp_path / "out") == told(tmp_path / "whole")
+    assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
 
     def refuse(constant):
         raise AssertionError(f"{constant} in JSON")
@@ -366,7 +366,7 @@ def test_a_run_without_a_checkpoint_starts_again_and_says_so(shards, tmp_path):
     ):
         streamtrain.train(shards["parquet"], out=tmp_path / "out", **TRAIN)
     streamtrain.train(shards["parquet"], out=tmp_path / "whole", **TRAIN)
-    assert told(tmp_path / "out") == told(tmp_path / "whole")
+    assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
     assert list((tmp_path / "out").rglob(".*.tmp")) == []
 
 

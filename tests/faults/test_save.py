@@ -21,7 +21,7 @@ from streamtrain.run.directory import RunDirectory
 from streamtrain.training import checkpoint
 from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer
-from tests.faults.told import left_over
+from tests.faults.run_output import left_over
 
 RUN = RunStarted(verb="train", config={"order": {"seed": 0}})
 FINGERPRINT, VERSIONS = {"order.seed": 0}, {"numpy": "2"}

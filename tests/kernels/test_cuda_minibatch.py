@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-#: Runs in a process of its own, because Numba chooses the simulator when it is imported.
+#: Runs in a separate process, because Numba chooses the simulator when it is imported.
 SIMULATED = """
 import numpy as np
 from streamtrain.kernels import cuda_minibatch

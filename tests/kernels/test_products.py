@@ -52,7 +52,7 @@ def test_equals_numpy(rows, columns, inner, transposed, name, seed):
 
 
 def test_one_number_stands_for_a_row_of_ones():
-    """With steps of 0, one number stands for all elements; bias gradients are such products."""
+    """With steps of 0, one number is used for all elements; bias gradients are such products."""
     d = np.arange(12, dtype=np.float32).reshape(4, 3)
     total = np.zeros(3, dtype=np.float32)
     multiply(np.ones(1, dtype=np.float32), 0, 0, d.reshape(-1), total, 1, 3, 4, total, ADD)

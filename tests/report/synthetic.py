@@ -93,7 +93,7 @@ def make_records(
 
 
 def _run(sizes, trials, train_rows, lrs, target_loss, holdout, features, verb, truth) -> dict:
-    known = {
+    ground_truth = {
         "kind": "friedman2",
         "noise_variance": 1400.0,
         "noiseless_variance": 138600.0,
@@ -124,7 +124,7 @@ def _run(sizes, trials, train_rows, lrs, target_loss, holdout, features, verb, t
             "holdout_rows": 131072 if holdout == "rows" else 0,
             "holdout_source": holdout,
             "integrity": "verified",
-            "truth": known if truth else None,
+            "truth": ground_truth if truth else None,
         },
         "standard": {"mean": [0.0] * 5, "scale": [1.0] * 5},
         "target_sd": 374.2,
@@ -144,12 +144,12 @@ def _baseline(holdout: str) -> dict:
 
 def _learner(rng, trial, size, lr, handicap, train_rows, outcome, nan, holdout) -> list[dict]:
     records, shift = [], rng.normal(0, 0.05)
-    name = {"trial": trial, "batch_size": size, "lr": lr}
-    rows_seen = (
-        []
-        if outcome == "out_of_memory"
-        else points(train_rows)[: 12 if outcome != "finished" else None]
-    )
+    replica = {"trial": trial, "batch_size": size, "lr": lr}
+    rows_seen = points(train_rows)
+    if outcome == "out_of_memory":
+        rows_seen = []
+    elif outcome != "finished":
+        rows_seen = rows_seen[:12]
     for rows in rows_seen:
         steps = rows // size
         fall = (1 + steps * min(1, size / 3000) / (8 * handicap)) ** -0.9
@@ -160,7 +160,7 @@ def _learner(rng, trial, size, lr, handicap, train_rows, outcome, nan, holdout) 
         records.append(
             {
                 "event": "evaluation",
-                **name,
+                **replica,
                 "rows": rows,
                 "steps": steps,
                 "holdout_loss": held_out,
@@ -169,15 +169,14 @@ def _learner(rng, trial, size, lr, handicap, train_rows, outcome, nan, holdout) 
                 "seconds": rows / 4e6,
             }
         )
-    reason = {"out_of_memory": "needs 9.1 GiB, 2 GiB are allowed", "failed": "bad <b>luck</b>"}.get(
-        outcome, ""
-    )
+    reasons = {"out_of_memory": "needs 9.1 GiB, 2 GiB are allowed", "failed": "bad <b>luck</b>"}
+    reason = reasons.get(outcome, "")
     last = rows_seen[-1] if rows_seen else 0
     return [
         *records,
         {
             "event": "outcome",
-            **name,
+            **replica,
             "outcome": outcome,
             "rows": last,
             "steps": last // size,
@@ -220,9 +219,9 @@ def with_measures(
     """
     measures = json.loads((Path(__file__).parent / "measures.json").read_text())
     records[0]["lr_rules"], records[0]["lr"] = ["tuned", "fixed", "linear"], 0.004
-    more = [{"event": "measures", "measures": measures}]
+    extra = [{"event": "measures", "measures": measures}]
     for size in sizes[:2]:
-        more += [
+        extra += [
             {
                 "event": "confirmation",
                 "lr": 0.01,
@@ -233,4 +232,4 @@ def with_measures(
             }
             for trial in range(2)
         ]
-    return [*records[:-1], *more, records[-1]]
+    return [*records[:-1], *extra, records[-1]]

@@ -1,4 +1,4 @@
-"""The charts as specs: axes include what is drawn, labels do not overlap, subtitles are true."""
+"""The charts as specs: axes cover all marks, labels do not overlap, and subtitles are true."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Comparison of two runs: laws of a change, pairing, what is missing, and limits."""
+"""Comparison of two runs: properties of a change, pairing, missing figures, and limits."""
 
 import copy
 import json

@@ -166,7 +166,7 @@ def test_at_equal_loss_the_interval_decides(ratio, says):
         "by_batch_size": {"1000": {}, "1000000": {}},
         "largest_over_smallest": dict.fromkeys(("phi", "adaptive", "curvature"), found),
     }
-    # told is the one with the largest minibatch
+    # of the two, the one with the largest minibatch is reported
     deeper = equal | {"target_loss": 0.01, "by_batch_size": {"10": {}, "1000": {}}}
     said = explain(
         summary(measures={"sharpness": {"by_batch_size": {}, "at_targets": [deeper, equal]}})

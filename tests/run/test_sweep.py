@@ -1,4 +1,4 @@
-"""Whole runs in Python on real files: what must be equal between runs."""
+"""Whole runs in Python on real files, and the results that must be equal between runs."""
 
 import json
 from collections import Counter

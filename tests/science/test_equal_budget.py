@@ -20,7 +20,7 @@ SECONDS_PER_ROW = {10: 2e-3, 1000: 1e-3}
 
 
 def make_run(outcome="finished"):
-    """Both sizes halve their loss in two steps, whatever their size."""
+    """Two steps halve the loss at either size."""
     run = Run(header=make_header(list(SIZES), lr=0.1, trials=2))
     for trial in range(2):
         for size, last in SIZES.items():

@@ -1,4 +1,4 @@
-"""The reader contract: any range of any shard, from any thread, equals what was written."""
+"""The reader contract: any range of any shard, read from any thread, equals the rows written."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor

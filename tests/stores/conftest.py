@@ -57,7 +57,7 @@ class Bucket:
 
 
 @pytest.fixture(autouse=True)
-def four_spans_a_shard(monkeypatch):
+def four_spans_per_shard(monkeypatch):
     """Use small shards, since each test makes hundreds of requests.
 
     Undone after each test, because tests in other folders expect 16 spans per shard.

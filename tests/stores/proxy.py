@@ -1,6 +1,6 @@
-"""An HTTP proxy in front of the moto server that fails as networks do.
+"""An HTTP proxy in front of the moto server that imitates network faults.
 
-It cuts connections in the middle of a response, stays silent, or responds with 503.
+It cuts connections in the middle of a response, never responds, or responds with 503.
 """
 
 import http.client
@@ -55,7 +55,7 @@ class Proxy:
                 return connection, address
 
             def handle_error(self, request: object, client_address: object) -> None:
-                """Ignore it: a client that gave up is what the tests want."""
+                """Ignore it: the tests make clients give up on purpose."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"

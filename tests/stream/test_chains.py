@@ -1,4 +1,4 @@
-"""Chains: the turns of their slices, and a broken chain beside whole ones."""
+"""Chains: the order of their slices, and a broken chain among intact ones."""
 
 from itertools import islice
 

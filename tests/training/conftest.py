@@ -1,6 +1,6 @@
-"""Engines under test, and stand-ins for the compiler and for a GPU.
+"""Engines under test, and fakes for the compiler and for a GPU.
 
-With the stand-ins, the code around compiler and GPU is tested everywhere.
+With the fakes, the code around compiler and GPU is tested on any machine.
 """
 
 from contextlib import contextmanager, nullcontext

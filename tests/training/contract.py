@@ -56,7 +56,7 @@ def check_cuts(make: Make, *, batch_size: int, blocks: list[int]) -> None:
 
 
 def check_short_minibatch(make: Make) -> None:
-    """The rows left at the end of an epoch are a minibatch of their own; without any, no step."""
+    """The rows left at the end of an epoch form a short minibatch; if none are left, no step."""
     rows = make_rows(1000)
     short, full = make(700, RATES), make(300, RATES)
     for engine in (short, full):
@@ -86,7 +86,7 @@ def check_losses(make: Make) -> None:
 
 
 def check_replicas(make: Make) -> None:
-    """A replica is what it would be alone; returned arrays are copies."""
+    """A replica trains as it would alone; returned arrays are copies."""
     rows, together = make_rows(1000), make(300, RATES)
     together.advance(rows, 0, 1000)
     for replica, rate in enumerate(RATES):

@@ -78,7 +78,7 @@ def test_on_a_gpu_as_on_the_cpu(batch_size, compile):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_slot_is_not_written_over_while_it_is_used():
-    """The work on each slot is slow, and copies run ahead of it: every sum is of its own rows."""
+    """Copies run ahead of slow work on the slots, and still every sum is of the right rows."""
     rows = make_rows(40_000)
     feed = DeviceFeed(torch.device("cuda"), 5, 1000)
     feed.slot_rows = 1000

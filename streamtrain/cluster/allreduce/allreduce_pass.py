@@ -244,13 +244,13 @@ class AllReducePass(SharedLearnerPass):
 
     def _own_state(self) -> PassState:
         document, arrays = self._group_state or (None, {})
-        own = {
+        own_document = {
             "epoch": self._epoch,
             "done": self._done,
             "generations": self._generations,
             "group": document,
         }
-        return own, nest("group", arrays)
+        return own_document, nest("group", arrays)
 
     def _load_own_state(self, document: Json, arrays: Arrays) -> None:
         self._epoch, self._done = document["epoch"], document["done"]

@@ -4,8 +4,8 @@ This is the only module in cluster/ that imports torch.
 
 Workers find each other through a store that the first of them opens on its address in Dask's own
 network, and on no other. Gloo is bound to that address too: on a cluster of our own, to loopback.
-NCCL takes over the sums where each worker trains on a GPU of its own; it refuses to run with two
-workers on one GPU. Which interface NCCL uses is set by its own `NCCL_SOCKET_IFNAME`.
+NCCL takes over the sums where each worker has a separate GPU; it refuses to run with two workers on
+one GPU. Which interface NCCL uses is set by its own `NCCL_SOCKET_IFNAME`.
 """
 
 import os

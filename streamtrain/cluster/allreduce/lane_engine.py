@@ -1,8 +1,9 @@
 """An engine whose minibatches are gathered from the lanes of all workers.
 
-Each worker adds the gradients of its own rows, and one sum over workers makes the step of all.
+Each worker adds the gradients of its own rows, and all take the same step with the sum over
+workers.
 
-The sums of lanes are kept apart until all of them are known, and are then added in lane order. A
+The sums of lanes are kept separate until all of them are known, and are then added in lane order. A
 worker has zeros in place of the lanes of others, and a sum with zeros is exact: so losses and
 parameters are bit-identical for any number of workers. Where that tensor would be large, each
 worker adds its own lanes first, and they agree only to float32 summation order.
@@ -59,10 +60,10 @@ class LaneEngine:
         """See `Engine.advance`. Raises PeerLostError."""
         rows = stop - start
         while rows:
-            taken = min(rows, int(self._take.sum()) - self._done)
-            self._add(self._done, self._done + taken)
-            self._done += taken
-            rows -= taken
+            count = min(rows, int(self._take.sum()) - self._done)
+            self._add(self._done, self._done + count)
+            self._done += count
+            rows -= count
             if self._done == self.batch_size:
                 self._step()
         self._collective.sum(self._losses_LR)
@@ -122,7 +123,7 @@ class LaneEngine:
 def shape_of_sums(lanes: int, replicas: int, parameters: int) -> tuple[int, int, int]:
     """Return the shape of the tensor that is summed at each step: (lanes, replicas, parameters).
 
-    There is one lane for all where the tensor would be larger than APART_BYTES.
+    The lanes share one sum where the tensor would be larger than APART_BYTES.
     """
     apart = lanes * replicas * parameters * 4 <= APART_BYTES
     return lanes if apart else 1, replicas, parameters

@@ -82,9 +82,9 @@ class LaneFeed:
             self._finish_block()
 
     def delivered(self) -> tuple[Receipt, NullCounts, dict[str, float]]:
-        """Return what was counted since the last call: receipt, nulls and amounts of `FetchStats`.
+        """Return the counts since the last call: receipt, nulls and the fields of `FetchStats`.
 
-        Receipt and nulls are of the blocks that were used to their end.
+        Receipt and nulls cover only blocks that were used up.
         """
         receipt, nulls, stats = self.receipt, self.nulls, self.stats.to_json()
         reported = self._reported_stats

@@ -27,9 +27,9 @@ from streamtrain.types import Receipt
 
 
 class LaneSession:
-    """The group of one generation, on one of its workers. Owned by one thread.
+    """One worker's part in the group of one generation. Owned by one thread.
 
-    `join` connects this worker to the others, and raises PeerLostError when they do not come.
+    `join` connects this worker to the others, and raises PeerLostError when they do not appear.
     """
 
     def __init__(self, prepared: Prepared, task: LaneTask, join: Callable[[LaneTask], Collective]):
@@ -43,7 +43,7 @@ class LaneSession:
         owned = lanes_of(task.group.rank, task.group.size, task.lanes)
         budget = lane_budget(prepared, task.lanes, len(owned))
         lane_rows = self._rows_of_lanes(task.epoch)
-        given = take_rows_until(lane_rows, task.batch_size, task.done)
+        rows_taken = take_rows_until(lane_rows, task.batch_size, task.done)
         self._stack = ExitStack()
         try:
             threads = self._stack.enter_context(ComputePool(prepared.config.train.threads or 1))
@@ -54,7 +54,7 @@ class LaneSession:
                     lane,
                     budget,
                     epoch=task.epoch,
-                    row=int(given[lane]),
+                    row=int(rows_taken[lane]),
                     last_epoch=prepared.last_epoch,
                 )
                 self._stack.callback(self._feeds[lane].close)
@@ -65,7 +65,7 @@ class LaneSession:
                 task.batch_size,
                 self._feeds,
                 self._collective,
-                lane_rows - given,
+                lane_rows - rows_taken,
             )
             self._learner = Learner(
                 self._engine,
@@ -82,13 +82,13 @@ class LaneSession:
             raise
 
     def train(self, task: LaneTask) -> LaneResult:
-        """Take `task.steps` more steps with all workers; fewer where the run ends.
+        """Take `task.steps` more steps together with the other workers; fewer if the run ends.
 
         Raises PeerLostError.
         """
         assert (task.epoch, task.done) == (self._epoch, self._done)
         if task.state is not None:
-            # The driver's state is loaded on all workers, whatever their processors rounded.
+            # All workers load the driver's state, since their processors may round differently.
             self._learner.load_state(*task.state)
         started = time.perf_counter()
         records, steps = self._take_steps(task.steps, task.batch_size)
@@ -116,7 +116,7 @@ class LaneSession:
         )
 
     def close(self) -> None:
-        """Leave the group, and end every thread."""
+        """Leave the group, and stop all threads."""
         self._stack.close()
 
     def lane_plans(self, epoch: int) -> list[Plan]:
@@ -132,24 +132,25 @@ class LaneSession:
                 window_rows=prepared.source.window_rows,
                 lanes=self._lanes,
             )
-            for old in [number for number in self._plans if number < epoch - 1]:
-                del self._plans[old]
+            for old_epoch in [number for number in self._plans if number < epoch - 1]:
+                del self._plans[old_epoch]
         return self._plans[epoch]
 
-    def _take_steps(self, wanted: int, batch_size: int) -> tuple[list[Record], int]:
-        """Take up to `wanted` steps; return the learner's records and the steps taken."""
+    def _take_steps(self, max_steps: int, batch_size: int) -> tuple[list[Record], int]:
+        """Take up to `max_steps` steps; return the learner's records and the steps taken."""
         records: list[Record] = []
         steps = 0
         with one_blas_thread(self._prepared.engine == "fused"):
-            while steps < wanted and not self._learner.done:
-                left = int(self._rows_of_lanes(self._epoch).sum()) - self._done * batch_size
-                rows = min((wanted - steps) * batch_size, left)
-                ends_epoch = rows == left
-                fed = self._learner.consume(rows_without_columns(rows), ends_epoch=ends_epoch)
-                records += [item for item in fed if not isinstance(item, int)]
-                taken = -(-rows // batch_size)
-                steps += taken
-                self._done += taken
+            while steps < max_steps and not self._learner.done:
+                epoch_rows = int(self._rows_of_lanes(self._epoch).sum())
+                rows_left = epoch_rows - self._done * batch_size
+                rows = min((max_steps - steps) * batch_size, rows_left)
+                ends_epoch = rows == rows_left
+                items = self._learner.consume(rows_without_columns(rows), ends_epoch=ends_epoch)
+                records += [item for item in items if not isinstance(item, int)]
+                new_steps = -(-rows // batch_size)
+                steps += new_steps
+                self._done += new_steps
                 if ends_epoch and not self._learner.done:
                     self._epoch, self._done = self._epoch + 1, 0
                     self._engine.start_epoch(self._rows_of_lanes(self._epoch))

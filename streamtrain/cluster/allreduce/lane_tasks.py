@@ -109,7 +109,7 @@ def _join(prepared: Prepared, task: LaneTask) -> Collective:
 
 
 def _close_resource(name: str) -> None:
-    """Close what an earlier group left on this worker, if anything."""
+    """Close the resource that an earlier group left on this worker, if any."""
     resource = current_state().resources.pop(name, None)
     if resource is not None:
         resource.close()

@@ -36,7 +36,7 @@ def take_rows(left: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def take_rows_until(num_rows: np.ndarray, batch_size: int, done: int) -> np.ndarray:
-    """Return the rows that each lane has given after `done` whole minibatches of an epoch.
+    """Return the rows taken from each lane after `done` whole minibatches of an epoch.
 
     `num_rows`: the rows of each lane; both are int64 (lanes,).
 
@@ -45,7 +45,7 @@ def take_rows_until(num_rows: np.ndarray, batch_size: int, done: int) -> np.ndar
     """
     share = batch_size // len(num_rows)
     equal = min(done, int(num_rows.min()) // share)
-    given = np.full(len(num_rows), equal * share)
+    rows_taken = np.full(len(num_rows), equal * share)
     for _ in range(equal, done):
-        given = given + take_rows(num_rows - given, batch_size)
-    return given
+        rows_taken = rows_taken + take_rows(num_rows - rows_taken, batch_size)
+    return rows_taken

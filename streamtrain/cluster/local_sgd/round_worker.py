@@ -107,13 +107,13 @@ def train_share(prepared: Prepared, task: ShareTask) -> ShareResult:
         for window in task.share.windows:
             block = next(blocks)
             started = time.perf_counter()
-            wanted = min(rows_left, window.num_rows)
-            rows_left -= wanted
+            planned_rows = min(rows_left, window.num_rows)
+            rows_left -= planned_rows
             # The null policy may have dropped rows of the window.
-            whole_window = wanted == window.num_rows
-            taken = len(block.rows) if whole_window else min(wanted, len(block.rows))
-            losses += engine.advance(block.rows, 0, taken)
-            rows += taken
+            whole_window = planned_rows == window.num_rows
+            block_rows = len(block.rows) if whole_window else min(planned_rows, len(block.rows))
+            losses += engine.advance(block.rows, 0, block_rows)
+            rows += block_rows
             receipt += block.receipt
             nulls = nulls + block.nulls
             del block
@@ -136,7 +136,7 @@ def train_share(prepared: Prepared, task: ShareTask) -> ShareResult:
 def average(states: Sequence[State], weights: Sequence[int]) -> State:
     """Return the weighted mean of parameters and moments, summed in float64 in the order of shares.
 
-    Returns those of the first share when no step was taken.
+    When no step was taken, returns those of the first share.
     """
     total = sum(weights)
     if not total:
@@ -154,7 +154,7 @@ def average(states: Sequence[State], weights: Sequence[int]) -> State:
 def joint_counters(states: Sequence[State]) -> np.ndarray:
     """Return the counters of all shares together.
 
-    Steps are those of the share that took most, since shares step side by side; rows are added.
+    The steps are the most that any share took, since shares step in parallel; rows are summed.
     """
     counters = max((state["counters"] for state in states), key=_steps).copy()
     counters[..., 2] = sum(map(rows_in_steps, states))

@@ -27,7 +27,7 @@ ROUND_SECONDS = 2.0
 class Share:
     """What one task of a round trains on: the first `rows` rows of `windows`, in order.
 
-    With `ends_epoch` a short minibatch at the end is a step of its own.
+    With `ends_epoch` a short minibatch at the end becomes a separate step.
     """
 
     number: int
@@ -92,7 +92,7 @@ class Rounds:
         self._plan = None
 
     def deal(self) -> list[Share]:
-        """Return all shares of the next round, those without a window included.
+        """Return all shares of the next round, including those without a window.
 
         They are the same until the round is committed.
         """
@@ -101,18 +101,18 @@ class Rounds:
         stop = min(len(self._plan), self.window + self.shares * self.windows_per_share)
         windows = [self._plan.window(index) for index in range(self.window, stop)]
         limits = [0] * self.shares
-        left = None if self._last_row is None else self._last_row - self.rows
+        rows_left = None if self._last_row is None else self._last_row - self.rows
         dealt: list[list[Window]] = [[] for _ in range(self.shares)]
         for index, window in enumerate(windows):
-            taken = window.num_rows if left is None else min(window.num_rows, left)
-            if left is not None:
-                left -= taken
-            if taken or not window.num_rows:
+            rows = window.num_rows if rows_left is None else min(window.num_rows, rows_left)
+            if rows_left is not None:
+                rows_left -= rows
+            if rows or not window.num_rows:
                 dealt[index % self.shares].append(window)
-                limits[index % self.shares] += taken
+                limits[index % self.shares] += rows
         reaches_end = stop == len(self._plan)
         self._dealt = (stop, reaches_end)
-        # Where only the run ends, a short minibatch is not stepped with.
+        # If the run ends but the epoch does not, a short minibatch takes no step.
         ends_epoch = reaches_end and sum(limits) == sum(window.num_rows for window in windows)
         return [
             Share(

@@ -1,4 +1,4 @@
-"""Charts of what was measured of the trained models: noise, √m law, curvature, sharpness."""
+"""Charts of the measurements of the trained models: noise, √m law, curvature, sharpness."""
 
 import altair as alt
 

@@ -39,9 +39,9 @@ def captions(summary: Summary, tables: Tables) -> dict[str, str]:
 
 
 def confirmation_note(summary: Summary) -> str:
-    """Return what the predicted and measured seconds leave out.
+    """Return a note on the time that predicted and measured seconds leave out.
 
-    A training of milliseconds says little about the rate of steps, and the note says so.
+    It also warns when training took so little time that it hardly shows the rate of steps.
     """
     text = "The time before the first block (opening, the first window) is in neither."
     measured = [confirmation.measured_seconds.value or 0.0 for confirmation in summary.confirmation]

@@ -30,9 +30,9 @@ from streamtrain.types import Json
 #: Sharpness is a lower bound, so without an interval only a ratio of at least this counts as a
 #: difference between the largest and the smallest size.
 _SHARPER = 2.0
-#: A loss less than this many times smaller is not called better.
+#: A loss must be smaller by more than this factor to be called better.
 _LITTLE_BETTER = 1.1
-#: Losses that differ by more than this factor are not minima of one depth.
+#: Minima whose losses differ by more than this factor are not called equally deep.
 _UNLIKE = 1.5
 
 AnyCell = CellFigures | TargetCell
@@ -54,7 +54,7 @@ def explain(summary: Summary) -> list[str]:
 def _steps(summary: Summary) -> Iterator[str]:
     """Yield the observation itself: at the same rate, about the same steps but many more rows.
 
-    It is told at the hardest target that the largest size reached.
+    The figures are those at the hardest target that the largest size reached.
     """
     target, cells = _hardest_target(summary)
     reached = [cell for cell in cells if cell.status == "reached"]
@@ -148,7 +148,7 @@ def _tuned(summary: Summary) -> Iterator[str]:
 
 
 def _sqrt_m(summary: Summary) -> Iterator[str]:
-    """Yield Goodfellow's √m law: what it predicts, what was measured, and what that buys."""
+    """Yield Goodfellow's √m law: its prediction, the measurement, and the gain."""
     measured = section(summary.measures, "sqrt_m_slope")
     slope = estimate_of(measured)
     if slope is None or slope.value is None or slope.lo is None or slope.hi is None:
@@ -186,16 +186,17 @@ def _noise(summary: Summary) -> Iterator[str]:
 
 
 def _sharpness(summary: Summary) -> Iterator[str]:
-    """Yield Keskar's claim, at equal loss where sizes were trained to the target.
+    """Yield how sharpness grows with the size, for comparison with Keskar's claim.
 
-    Otherwise of the models as training left them.
+    Sizes are compared at equal loss where they were trained to the target, else as training left
+    them.
     """
     sharpness = section(summary.measures, "sharpness")
     if at_targets := sharpness.get("at_targets"):
         yield _sharpness_at_target(at_targets)
         return
     by_size = section(sharpness, "by_batch_size")
-    values = {int(size): found["value"] for size, found in by_size.items() if found.get("value")}
+    values = {int(size): entry["value"] for size, entry in by_size.items() if entry.get("value")}
     if len(values) < 2:
         return
     small, large = min(values), max(values)
@@ -222,22 +223,22 @@ def _sharpness(summary: Summary) -> Iterator[str]:
 
 
 def _sharpness_at_target(at_targets: Sequence[Json]) -> str:
-    """Return the comparison at equal loss.
+    """Return one comparison at equal loss as text.
 
-    It is the one with the largest minibatch, and of those the one at the smallest loss.
+    Among several, that with the largest minibatch counts, and then that at the smallest loss.
     """
-    equal = max(
+    comparison = max(
         at_targets,
         key=lambda entry: (max(map(int, entry["by_batch_size"])), -entry["target_loss"]),
     )
-    sizes = sorted(map(int, equal["by_batch_size"]))
+    sizes = sorted(map(int, comparison["by_batch_size"]))
     ratios = {
         name: estimate_of(ratio) or NOT_MEASURED
-        for name, ratio in equal["largest_over_smallest"].items()
+        for name, ratio in comparison["largest_over_smallest"].items()
     }
     phi = ratios["phi"]
     return (
-        f"Trained to the same loss ({target_word(equal['target_loss'])}),"
+        f"Trained to the same loss ({target_word(comparison['target_loss'])}),"
         f" {size_text(sizes[-1])} is {_ratio(phi)} times as sharp as {size_text(sizes[0])} by"
         f" Keskar's φ ({_ratio(ratios['adaptive'])} by the adaptive one,"
         f" {_ratio(ratios['curvature'])} by the largest curvature): {_trend(phi)}. Sharpness never"
@@ -251,9 +252,9 @@ def _smallest_epsilon(by_epsilon: Json | None) -> float | None:
 
 
 def _trend(ratio: Estimate) -> str:
-    """Return what a ratio of sharpness says.
+    """Return the conclusion from a ratio of sharpness.
 
-    With an interval it depends on whether that excludes 1, without one on a factor of two.
+    An interval must exclude 1 to show a difference; without one, a factor of two is needed.
     """
     value = ratio.value or 0.0
     lo = value / _SHARPER if ratio.lo is None else ratio.lo

@@ -55,7 +55,7 @@ def _crossover(summary: Summary, law: ThroughputLaw) -> str:
 
 
 def bottleneck(summary: Summary) -> str:
-    """Return what a run at the recommended size, else at the fastest one, would wait for."""
+    """Return the bottleneck of a run at the recommended size, or else at the fastest one."""
     speeds = [(cell.rows_per_second.value, cell) for cell in summary.cells]
     timed = [(speed, cell) for speed, cell in speeds if speed]
     if not timed:
@@ -98,7 +98,7 @@ def confirmation_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
 
 
 def landmark_facts(analysis: Analysis) -> Facts:
-    """Return the sizes to know beside the recommended one, as far as the run can tell.
+    """Return the notable sizes besides the recommended one, as far as the run determines them.
 
     A run of one size has none.
     """
@@ -172,7 +172,7 @@ def _goodput(marks: Landmarks) -> str:
 
 
 def _growth(found: LocalGrowth | None) -> str:
-    """Return how B_crit grew along the run, and what a growing minibatch could save."""
+    """Return how B_crit grew along the run, and the rows that a growing minibatch could save."""
     if found is None:
         return ""
     growth, saving = found.growth, 100 * (1 - found.gamma)
@@ -193,7 +193,7 @@ def _growth(found: LocalGrowth | None) -> str:
 
 
 def measure_facts(measures: Json) -> Facts:
-    """Return what was measured of the trained models, each with what to compare it with."""
+    """Return the measurements of the trained models, each with a figure to compare it with."""
     return [
         *_noise_facts(measures),
         *_curvature_facts(section(measures, "curvature")),

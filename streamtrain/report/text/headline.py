@@ -105,7 +105,7 @@ def _tiles(summary: Summary, cell: CellFigures) -> Iterator[tuple[str, str, str]
 
 
 def _apart(text: str) -> tuple[str, str]:
-    """Return a figure and, apart from it, its interval.
+    """Return a figure and its interval separately.
 
     >>> _apart("6.20 s ± 0.20"), _apart("4.01 M [3.90, 4.10]")
     (('6.20 s', '95 %: ± 0.20'), ('4.01 M', '95 %: [3.90, 4.10]'))

@@ -1,4 +1,4 @@
-"""The facts about the run itself: the machine, the data, what was read and what it cost."""
+"""The facts about the run itself: the machine, the data, the rows read, and their cost."""
 
 from streamtrain.base.units import format_bytes, format_seconds
 from streamtrain.report.analysis import Summary
@@ -50,7 +50,7 @@ def _machine(env: Json) -> str:
 
 
 def integrity_facts(summary: Summary) -> Facts:
-    """Return what vouches for the data, and what was left out."""
+    """Return how the data was verified, and which parts of it were left out."""
     quarantined = summary.quarantined or {}
     spans = ", ".join(
         f"{span['url']} rows {span['start']:,} to {span['stop']:,} ({span['cause']})"
@@ -72,7 +72,7 @@ def integrity_facts(summary: Summary) -> Facts:
 
 
 def cost_facts(summary: Summary) -> Facts:
-    """Return what the run read and used."""
+    """Return the rows and bytes read, and the memory and time used."""
     peak, projected = summary.peak_rss_bytes, summary.projected_bytes
     fetched, fetch_seconds = summary.read_bytes, summary.stream_seconds.get("read_seconds")
     facts: Facts = []

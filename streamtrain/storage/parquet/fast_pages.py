@@ -1,17 +1,17 @@
 """Fast path for plain Parquet pages: read, verify and decompress straight into the output array.
 
-Arrow's decoder verifies the CRC-32 of the pages and copies every value three times: 14 to 17 ns for
-a row of five float32 columns, against 5 ns here (DESIGN.md §7). Most writers store numbers as PLAIN
+Arrow's decoder verifies the CRC-32 of the pages and copies every value three times: 14 to 17 ns per
+row of five float32 columns, against 5 ns here (DESIGN.md §7). Most writers store numbers as PLAIN
 pages without nulls, where a page is one run of definition levels followed by the values. Such a
-page needs no decoder: it is decompressed into the output array. Pages are decompressed from the
-last to the first, because the levels of a page are written over the end of the values of the page
-before it, and those come next:
+page needs no decoder: it can be decompressed straight into the output array. Pages are decompressed
+from the last to the first, because the levels of a page overwrite the end of the values of the page
+before it, which is decompressed next and restores them:
 
     | pad   0 | values 0       | values 1       |  page 1 first: its levels end at its values
     |    lev 0| values 0  lev 1| values 1       |  page 0 then overwrites those levels
 
-Anything unusual is left to Arrow, errors and wrong checksums included: `read_plain` then returns
-None. It never reports an error in the data, so Arrow is the only judge of damaged files.
+Anything unusual, including errors and wrong checksums, is left to Arrow: `read_plain` then returns
+None. It never reports an error in the data, so that Arrow alone decides which files are damaged.
 """
 
 import os
@@ -31,11 +31,11 @@ from streamtrain.types import Shard
 #: Space before the values of each column, for the definition levels of its first page.
 _PAD_BYTES = 64
 
-#: A chunk whose pages have fewer values on average is left to Arrow: the calls would take longer
-#: than the work.
+#: A chunk whose pages have fewer values on average is left to Arrow: the overhead of
+#: the calls would exceed the work.
 _MIN_PAGE_VALUES = 2048
 
-#: Buffers that are kept for reuse, and the largest of them. Larger reads are rare.
+#: Number of buffers kept for reuse, and the size of the largest kept. Larger reads are rare.
 _KEPT_BUFFERS, _MAX_BUFFER_BYTES = 8, 2**26
 
 _DECODED_TYPES = {"FLOAT": "float32", "DOUBLE": "float64"}
@@ -112,7 +112,7 @@ def read_plain(
 ) -> tuple[np.ndarray, ...] | None:
     """Read all rows of row groups `groups`: one 1-D array per column.
 
-    None when anything is not plain, or when the size of the file has changed.
+    None when any page is not plain, or when the size of the file has changed.
 
     The arrays are views of memory that `buffers` lends. Checksums are verified where pages have
     them. Raises OSError.
@@ -126,8 +126,8 @@ def read_plain(
     try:
         if os.fstat(file).st_size != shard.num_bytes:
             return None
-        for line, column in zip(out, columns, strict=True):
-            view = line.data
+        for column_out, column in zip(out, columns, strict=True):
+            view = column_out.data
             end = _PAD_BYTES + value_bytes
             for group, rows in zip(reversed(groups), reversed(group_rows), strict=True):
                 chunk = metadata.row_group(group).column(column.index)
@@ -138,12 +138,12 @@ def read_plain(
     finally:
         os.close(file)
     values = slice(_PAD_BYTES, _PAD_BYTES + value_bytes)
-    return tuple(line[values].view(decoded_type) for line in out)
+    return tuple(column_out[values].view(decoded_type) for column_out in out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Target:
-    """The place of a chunk's values: `out[end - rows * item_bytes : end]`."""
+    """Where a chunk's values go: `out[end - rows * item_bytes : end]`."""
 
     out: memoryview
     end: int
@@ -154,7 +154,7 @@ class _Target:
 def _read_chunk(
     file: int, chunk: pq.ColumnChunkMetaData, optional: bool, target: _Target, buffers: Buffers
 ) -> bool:
-    """Write a chunk's values to their place; False when the chunk is not plain.
+    """Write a chunk's values to `target`; return False when the chunk is not plain.
 
     Up to 64 bytes before the values are overwritten too.
     """
@@ -198,14 +198,14 @@ def _read_chunk(
 def _levels(num_values: int) -> bytes:
     """Return the definition levels of a page without nulls, as all writers encode them.
 
-    They are their length, and one run of `num_values` ones.
+    The encoding is its length, followed by one run of `num_values` ones.
 
     >>> _levels(20000).hex()
     '04000000c0b80201'
     """
-    run, left = bytearray(), num_values << 1
-    while left >= 128:
-        run.append(left & 127 | 128)
-        left >>= 7
-    run += bytes([left, 1])
+    run, remaining = bytearray(), num_values << 1
+    while remaining >= 128:
+        run.append(remaining & 127 | 128)
+        remaining >>= 7
+    run += bytes([remaining, 1])
     return len(run).to_bytes(4, "little") + bytes(run)

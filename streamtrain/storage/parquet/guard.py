@@ -1,4 +1,4 @@
-"""Guard against hostile Parquet files: checks what a file claims before Arrow acts on it.
+"""Guard against hostile Parquet files: check the claims of a file before Arrow acts on them.
 
 Arrow ends the process on some damaged footers, and it allocates what a page header claims, up to
 2 GiB per page. The guard therefore reads footers and page headers itself (`read_chunks`,
@@ -221,7 +221,7 @@ def _crc32(file: BinaryIO, start: int, length: int) -> int:
 
 
 def check_footer(url: str, boundaries: np.ndarray, chunks: Sequence[Chunk], name: str) -> None:
-    """Compare what the footer claims for the column `name` with the rows of each row group.
+    """Compare the claims of the footer for the column `name` with the rows of each row group.
 
     `chunks`: the column's chunk in each row group.
 
@@ -238,7 +238,7 @@ def check_footer(url: str, boundaries: np.ndarray, chunks: Sequence[Chunk], name
 
 
 def check_pages(shard: Shard, columns: Mapping[str, Sequence[Chunk]]) -> None:
-    """Compare what the page headers of `columns` claim with the rows of each row group.
+    """Compare the claims of the page headers of `columns` with the rows of each row group.
 
     `columns`: name → its chunk in each row group.
 

@@ -119,7 +119,7 @@ def validate_pages(shard: Shard, columns: Sequence[str], chunks: Chunks | None) 
 def require_unchanged(
     shard: Shard, metadata: pq.FileMetaData, chunks: Chunks, columns: Sequence[str]
 ) -> None:
-    """Raise DataError when `columns` of the file are not what the shard's description says.
+    """Raise DataError when `columns` of the file do not match the shard's description.
 
     That is when its row groups differ from those in the manifest, or when a column is missing, is
     not numeric, is wider than described, or claims a size that only a decompression bomb has.

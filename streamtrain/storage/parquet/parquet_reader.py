@@ -174,10 +174,10 @@ class ParquetForward:
                 self._rest = next(self._batches, _EMPTY)
                 if self._rest is _EMPTY:
                     _require_rows(self._shard.url, self._position, stop)
-            wanted = self._position >= start
-            limit = stop if wanted else start
+            is_in_range = self._position >= start
+            limit = stop if is_in_range else start
             count = min(self._rest.num_rows, limit - self._position)
-            if wanted:
+            if is_in_range:
                 for name, piece in zip(self._columns, pieces, strict=True):
                     column = self._rest.column(name).slice(0, count)
                     piece.append(decode_arrow(name, pa.chunked_array([column]), self._type))

@@ -109,8 +109,8 @@ class RemoteFile(io.RawIOBase):
 
         Arrow calls this method instead of `read`. Raises StoreError.
         """
-        left = max(self.size - self._position, 0)
-        length = left if length is None or length < 0 else min(length, left)
+        bytes_left = max(self.size - self._position, 0)
+        length = bytes_left if length is None or length < 0 else min(length, bytes_left)
         if not length:
             return pa.py_buffer(b"")
         started = time.perf_counter()

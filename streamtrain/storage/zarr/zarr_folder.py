@@ -58,7 +58,7 @@ class Folder(Protocol):
 
 
 def open_folder(url: str, storage: Storage = LOCAL, traffic: Traffic | None = None) -> Folder:
-    """Return the folder of a node; `traffic` counts what is read from an object store."""
+    """Return the folder of a node; `traffic` counts the bytes read from an object store."""
     return RemoteFolder(url, storage, traffic) if is_remote(url) else LocalFolder(url)
 
 

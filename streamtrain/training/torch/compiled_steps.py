@@ -131,7 +131,7 @@ def eager_steps(gradient: Gradient, train: TrainConfig) -> Steps:
 def _compile(function: types.FunctionType) -> Callable:
     """Compile a function for the shapes that it is called with.
 
-    Each function gets a code object of its own, since the compiler limits recompilations per code
+    Each function gets its own code object, since the compiler limits recompilations per code
     object.
     """
     copy = types.FunctionType(

@@ -2,8 +2,7 @@
 
 They give the same numbers as those of the fused engine (kernels/updates.py: step). What changes
 from step to step is one row of a table (`step_table`), computed beforehand in float64. So a
-compiled or captured step contains no number of its own, and reads the schedule from the device's
-memory.
+compiled or captured step has no number built in, and reads the schedule from the device's memory.
 
 Legend of shape suffixes: R replicas, P parameters, S steps.
 """

@@ -48,8 +48,8 @@ DEVICE_PART_ROWS = 131_072
 #: Steps per step table.
 TABLE_STEPS = 4_096
 
-#: For `compile: auto`: the approximate cost of compiling, and what it saves per call and per row
-#: and replica, on one core.
+#: For `compile: auto`: the approximate cost of compiling, and the seconds that it saves per call
+#: and per row and replica, on one core.
 COMPILE_SECONDS = 30.0
 SAVED_SECONDS_PER_CALL = 4e-4
 SAVED_SECONDS_PER_ROW = 3e-7

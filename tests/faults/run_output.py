@@ -1,4 +1,4 @@
-"""What a run leaves behind, without measured times: equal for two runs of the same config."""
+"""Read the output of a run without measured times, so that equal runs compare as equal."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ _TIMES = frozenset(
 )
 
 
-def told(out: Path) -> list[dict]:
+def timeless_records(out: Path) -> list[dict]:
     """Return the records of `events.jsonl` as JSON, without those that only measure time."""
     records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     return [
