@@ -108,7 +108,7 @@ class Prepared:
         return blocks  # pyright: ignore[reportReturnType] - fetch is a generator function
 
     def fingerprint(self, **more: object) -> Json:
-        """Return everything that the results of a run depend on, as JSON values by name.
+        """Return everything that the results of a run depend on, as JSON by name.
 
         `more`: further entries. The results of the survey represent the values of the data.
         """
@@ -300,7 +300,7 @@ def warm_up(
 
 
 def _last_epoch(train: TrainConfig) -> int | None:
-    """Return the number of epochs after which a pass ends; None when a row or time limit ends it."""
+    """Return the number of epochs after which a pass ends; None when rows or time end it."""
     if train.max_rows is not None or _ends_by_clock(train):
         return None
     return math.ceil(train.epochs or 1.0)
