@@ -1,7 +1,7 @@
 """Prepare the state that all passes of a run share, once before the first pass.
 
-It comprises the opened and surveyed data, the evaluation rows, the memory budget, the model and engine,
-and where a pass ends.
+It comprises the opened and surveyed data, the evaluation rows, the memory budget, the model and
+engine, and where a pass ends.
 """
 
 import math
