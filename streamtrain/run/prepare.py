@@ -1,7 +1,7 @@
-"""What the passes of a run share, made once before the first of them.
+"""Prepare the state that all passes of a run share, once before the first pass.
 
-That is the opened and surveyed data, the evaluation rows, the memory budget, the model and engine,
-and where a pass ends.
+It comprises the opened and surveyed data, the evaluation rows, the memory budget, the model and
+engine, and where a pass ends.
 """
 
 import math
@@ -41,7 +41,7 @@ from streamtrain.training.model import Model, initial_parameters
 from streamtrain.training.torch.torch_engine import PART_ROWS
 from streamtrain.types import Json, Span, Standardization
 
-#: The `last_row` of a run that only a clock ends.
+#: The `last_row` of a run that only a time limit ends.
 NO_LAST_ROW = 2**62
 
 #: Rows of the block on which steps are timed (timing.py), repeatedly if needed. The block counts in
@@ -53,7 +53,7 @@ _FLOAT32_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prepared:
-    """All that the passes of a run share. Immutable; the source may be read from any thread.
+    """The state that all passes of a run share. Immutable; the source may be read from any thread.
 
     `source` delivers rows in model units. `evaluation`: float32 (rows, features + 1) in model
     units, target last, or None. `loss_scale` turns r² in model units into the reported loss.
@@ -78,7 +78,7 @@ class Prepared:
 
     @property
     def end_row(self) -> int | None:
-        """The row at which a pass ends; None when only a clock ends it."""
+        """The row at which a pass ends; None when only a time limit ends it."""
         return self.last_row if self.last_row < NO_LAST_ROW else None
 
     def plan(self, trial: int, epoch: int) -> Plan:
@@ -108,7 +108,7 @@ class Prepared:
         return blocks  # pyright: ignore[reportReturnType] - fetch is a generator function
 
     def fingerprint(self, **more: object) -> Json:
-        """Return all that the numbers of a run depend on, as JSON values by name.
+        """Return everything that the results of a run depend on, as JSON by name.
 
         `more`: further entries. The results of the survey represent the values of the data.
         """
@@ -183,7 +183,7 @@ def open_data(config: Config) -> Source:
         on_bad_shard=data.on_bad_shard,
         storage=storage,
     )
-    # Nothing is held out where another data set is evaluated on, unless asked for.
+    # With a separate evaluation data set, nothing is held out unless requested.
     holdout = 0 if data.holdout is None and data.eval_data is not None else data.holdout
     return open_source(dataset, config, holdout=holdout)
 
@@ -248,7 +248,7 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
 def _fixed_bytes(
     model: Model, *, learners: int, rates: int, width: int, evaluation_rows: int
 ) -> int:
-    """Return the bytes that a run needs beside its windows, whatever the size of the data.
+    """Return the bytes that a run needs in addition to its windows, for data of any size.
 
     `width`: columns of a block. Memory is projected, not measured: the counts are of arrays that
     exist at the same time at most.
@@ -300,7 +300,7 @@ def warm_up(
 
 
 def _last_epoch(train: TrainConfig) -> int | None:
-    """Return the number of epochs after which a pass ends; None when rows or a clock end it."""
+    """Return the number of epochs after which a pass ends; None when rows or time end it."""
     if train.max_rows is not None or _ends_by_clock(train):
         return None
     return math.ceil(train.epochs or 1.0)

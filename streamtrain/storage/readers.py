@@ -37,7 +37,7 @@ class Readers:
     """Reads any row range of any shard. Thread-safe.
 
     The parsed metadata of the last 256 shards is kept; no file stays open between calls. `traffic`
-    counts what was read from object stores so far.
+    counts the reads from object stores so far.
     """
 
     def __init__(self, dataset: Dataset):
