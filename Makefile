@@ -27,11 +27,10 @@ check: lint
 	@$(BIN)/python -m pytest -q tests/base tests/plan tests/science tests/test_config.py \
 	    tests/test_floors.py tests/test_records.py tests/test_references.py tests/test_structure.py
 
-# Kernels are compiled beside the linters; both must succeed. Tests of a file stay on one worker, so
-# that its fixtures are made once.
+# Kernels are compiled beside the linters; both must succeed.
 test: $(READY)
 	@$(BIN)/python -m tests.warm_kernels & warm=$$!; $(MAKE) --no-print-directory lint && wait $$warm
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(PYTEST_FLAGS)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

@@ -53,7 +53,7 @@ def test_200_million_rows_under_prlimit(tmp_path):
     assert records["pass"]["receipt"]["count"] == 200_000_000 - 131_072
 
 
-@pytest.mark.parametrize("format", ["parquet", "zarr"])
+@pytest.mark.parametrize("format", ["parquet", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_open_chains_are_in_the_projection(tmp_path, format):
     """With windows of 64 Ki rows, eight row groups or chunks of 1 M rows are open at a time."""
     generate(tmp_path / "data", kind="linear", rows=8_000_000, span_rows=1_000_000, format=format)
