@@ -13,8 +13,8 @@ from streamtrain.science.intervals import measure
 from streamtrain.science.run_log import Run
 
 _WAYS = {"rounds": "local SGD in rounds", "allreduce": "all-reduce every step"}
-#: The record of a run whose user chose the way says so in these words.
-_CHOSEN_BY_USER = "as asked for"
+#: The reason in the record of a run whose user chose the way; the second one is that of older logs.
+_CHOSEN_BY_USER = ("requested with --sync", "as asked for")
 _BACKENDS = {"gloo": "gloo, between CPUs", "nccl": "NCCL, between GPUs"}
 
 
@@ -90,7 +90,7 @@ def worker_facts(workers: Workers | None) -> list[tuple[str, str]]:
             )
         )
     if workers.sync:
-        is_chosen = workers.reason == _CHOSEN_BY_USER
+        is_chosen = workers.reason in _CHOSEN_BY_USER
         reason = "requested" if is_chosen else workers.reason
         facts.append(("synchronisation", f"{_WAYS[workers.sync]} ({reason})"))
     if workers.sync == "rounds" and workers.rounds:

@@ -8,6 +8,7 @@ from importlib.resources import files
 import jsonschema
 import pytest
 
+from streamtrain.cluster.runner import _REQUESTED
 from streamtrain.report import write
 from streamtrain.report.analysis import Analysis, CellFigures
 from streamtrain.report.markdown import render_markdown, render_table
@@ -204,6 +205,18 @@ def on_workers(**last) -> list[dict]:
     own = {"lost_workers": 1, "failed_tasks": 3, "outer_optimizer": "average", **last}
     ended = [one | own if one["event"] == "pass" else one for one in records]
     return [ended[0], sync, *rounds, *ended[1:]]
+
+
+@pytest.mark.parametrize(
+    "reason", [pytest.param(_REQUESTED, id="runner"), pytest.param("as asked for", id="older log")]
+)
+def test_a_way_that_the_user_chose_is_said_to_be_requested(reason):
+    records = on_workers()
+    for record in records:
+        if "reason" in record and record["event"] == "sync":
+            record["reason"] = reason
+    told = dict(worker_facts(analyzed(records).summary.workers))
+    assert told["synchronisation"].endswith("(requested)")
 
 
 def test_a_run_on_workers_tells_speed_and_loss_by_their_number(tmp_path, monkeypatch):
