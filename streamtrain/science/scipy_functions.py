@@ -15,9 +15,14 @@ from scipy import linalg, optimize, special
 Vector = NDArray[np.float64]
 
 
-def t_quantile(degrees: float) -> float:
-    """Return the 97.5 % quantile of Student's t; Welch's degrees of freedom are not whole."""
-    return float(special.stdtrit(degrees, 0.975))
+def t_quantile(degrees: float, probability: float = 0.975) -> float:
+    """Return a quantile of Student's t; Welch's degrees of freedom are not whole."""
+    return float(special.stdtrit(degrees, probability))
+
+
+def chi_squared_tail(degrees: int, statistic: float) -> float:
+    """Return the probability that a chi-squared variable exceeds `statistic`."""
+    return float(special.chdtrc(degrees, statistic))
 
 
 def minimize_between(

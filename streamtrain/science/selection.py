@@ -1,0 +1,256 @@
+"""Decide between minibatch sizes after any number of paired trials, with a bound on the regret.
+
+Each trial (one seed) runs every size on the same rows from the same weights, so sizes are compared
+within trials (common random numbers). Trials come in looks: after a look, sizes that are certainly
+slower are dropped, and the sweep stops when the chosen size is certainly within the wish of the
+best. The variance is pooled over sizes, with trials as blocks: log times less their size and trial
+means have nearly one variance. A pair that varies more than that is judged by its own variance. The
+bound counts every comparison (Bonferroni). The looks need no further factor: over whole simulated
+sweeps with six looks it is false in at most 3.3 % (tests/science/test_selection.py).
+
+Hsu 1984 (Annals of Statistics 12(3), multiple comparisons with the best); Kim and Nelson 2001 (ACM
+TOMACS 11(3), sequential selection with common random numbers). docs/science.md §14.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from streamtrain.science.intervals import Estimate
+from streamtrain.science.scipy_functions import Vector, chi_squared_tail, t_quantile
+
+#: The numbers of trials after which a sweep looks at its results.
+LOOKS = (3, 5, 8, 12, 20, 30)
+
+#: Variances are taken as unlike when Bartlett's test rejects equal ones at this level, and the
+#: largest is more than `UNLIKE_RATIO` times the smallest.
+UNLIKE_LEVEL, UNLIKE_RATIO = 0.01, 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One minibatch size with the log seconds to the target of each trial.
+
+    Attributes:
+        batch_size: Rows per minibatch.
+        log_seconds: Natural logarithm of the seconds, by trial that reached the target.
+        censored: Lower bound of the log seconds, by trial that missed it.
+    """
+
+    batch_size: int
+    log_seconds: Mapping[int, float] = field(default_factory=dict[int, float])
+    censored: Mapping[int, float] = field(default_factory=dict[int, float])
+
+    @property
+    def values(self) -> dict[int, float]:
+        """The log seconds, or their lower bound, by trial."""
+        return {**self.censored, **self.log_seconds}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The chosen size, and how much slower each could be than the best.
+
+    Ratios are relative: 0.12 is 12 % slower. All bounds of a sweep hold together with 95 %
+    confidence.
+
+    Attributes:
+        batch_size: The chosen size; None where no size reached the target in half of its trials.
+        settled: Whether the regret bound is within the wish.
+        regret: How much slower the chosen size is than the best tried: `hi` is the bound; None with
+            a single trial.
+        slower_by: Each size against the chosen one. `hi` is None where a trial missed the target.
+        equivalent: Sizes that are certainly within the wish of the best, and the chosen one.
+        dropped: Sizes that are certainly slower than the chosen one.
+        pooled: Whether one variance was used for all sizes.
+        sd: Standard deviation of log seconds within a trial; None where it is not known.
+    """
+
+    batch_size: int | None
+    settled: bool
+    regret: Estimate
+    slower_by: Mapping[int, Estimate]
+    equivalent: tuple[int, ...]
+    dropped: tuple[int, ...]
+    pooled: bool
+    sd: float | None
+
+
+def next_look(trials_done: int) -> int | None:
+    """Return the number of trials after which to look next; None after the last look.
+
+    >>> next_look(0), next_look(3), next_look(30)
+    (3, 5, None)
+    """
+    return next((look for look in LOOKS if look > trials_done), None)
+
+
+def select(
+    contenders: Sequence[Contender],
+    *,
+    within: float,
+    alpha: float = 0.05,
+    timing_variance: float = 0.0,
+) -> Selection:
+    """Return the choice among `contenders`; their order does not matter.
+
+    The smallest mean log time is chosen among the sizes that reached the target in every trial, or
+    else in at least half. A missed trial counts with its lower bound: that can only make another
+    size look closer, so bounds stay true. Sizes with missed trials are left out of the variance.
+
+    Args:
+        contenders: Every size that was tried, dropped ones with the trials they ran.
+        within: The largest regret that counts as settled: 0.2 is 20 %.
+        alpha: Probability that any bound is false.
+        timing_variance: Variance of a size's mean log seconds per row, which is common to all of
+            its trials.
+    """
+    ran = sorted((c for c in contenders if c.values), key=lambda c: c.batch_size)
+    chosen = _choose(ran)
+    if chosen is None:
+        return Selection(
+            batch_size=None,
+            settled=False,
+            regret=Estimate(value=None),
+            slower_by={},
+            equivalent=(),
+            dropped=(),
+            pooled=True,
+            sd=None,
+        )
+    variance, degrees = _pooled_variance(ran)
+    pooled = not _are_unlike(ran)
+    level = 1 - alpha / max(1, len(ran) - 1)
+    slower_by: dict[int, Estimate] = {}
+    # log ratios of the chosen size to each other one, at their upper bounds
+    upper: dict[int, float | None] = {}
+    for other in ran:
+        size = other.batch_size
+        if other is chosen:
+            slower_by[size] = Estimate(value=0.0, lo=0.0, hi=0.0, n=len(chosen.values))
+            continue
+        differences = _differences(other, chosen)
+        count = len(differences)
+        mean = float(differences.mean()) if count else math.nan
+        margin: float | None = None
+        if pooled and degrees > 0 and count:
+            own = float(differences.var(ddof=1)) if count > 1 else 0.0
+            error = max(2 * variance, own) / count + 2 * timing_variance
+            margin = t_quantile(degrees, level) * math.sqrt(error)
+        elif count > 1:
+            error = float(differences.var(ddof=1)) / count + 2 * timing_variance
+            margin = t_quantile(count - 1, level) * math.sqrt(error)
+        slower_by[size] = _relative(mean, margin, count, bounded=not other.censored)
+        upper[size] = None if margin is None else margin - mean
+    known = [bound for bound in upper.values() if bound is not None]
+    if len(known) < len(upper):
+        regret = Estimate(value=0.0, lo=0.0, n=len(chosen.values))
+    else:
+        bound = math.expm1(max(0.0, *known)) if known else 0.0
+        regret = Estimate(value=0.0, lo=0.0, hi=bound, n=len(chosen.values))
+    settled = regret.hi is not None and regret.hi <= within and not chosen.censored
+    return Selection(
+        batch_size=chosen.batch_size,
+        settled=settled,
+        regret=regret,
+        slower_by=slower_by,
+        equivalent=_equivalent(chosen, slower_by, regret, within),
+        dropped=tuple(
+            size for size, ratio in slower_by.items() if ratio.lo is not None and ratio.lo > 0
+        ),
+        pooled=pooled,
+        sd=math.sqrt(variance) if degrees > 0 else None,
+    )
+
+
+def _choose(ran: Sequence[Contender]) -> Contender | None:
+    """The fastest of the sizes that reached the target in all trials, or else in at least half."""
+    complete = [c for c in ran if not c.censored]
+    often = [c for c in ran if len(c.log_seconds) >= len(c.censored)]
+    # a size that was dropped ran fewer trials: those that ran the most come first
+    return min(
+        complete or often,
+        key=lambda c: (-len(c.values), float(np.mean(list(c.values.values())))),
+        default=None,
+    )
+
+
+def _differences(one: Contender, other: Contender) -> Vector:
+    """The log ratios of the trials that both ran."""
+    a, b = one.values, other.values
+    return np.array([a[trial] - b[trial] for trial in sorted(a.keys() & b.keys())])
+
+
+def _pooled_variance(ran: Sequence[Contender]) -> tuple[float, int]:
+    """Return the residual variance of a two-way fit, size + trial, and its degrees of freedom.
+
+    Least squares, since dropped sizes ran fewer trials. Sizes with missed trials are left out.
+    """
+    residuals, degrees = _residuals([c for c in ran if not c.censored])
+    squares = sum(float(values @ values) for values in residuals)
+    return (squares / degrees, degrees) if degrees > 0 else (0.0, 0)
+
+
+def _residuals(complete: Sequence[Contender]) -> tuple[list[Vector], int]:
+    """Return the residuals of each size, and their degrees of freedom together."""
+    trials = sorted({trial for c in complete for trial in c.log_seconds})
+    if len(complete) < 2 or len(trials) < 2:
+        return [], 0
+    cells = [
+        (row, trials.index(trial), value)
+        for row, c in enumerate(complete)
+        for trial, value in sorted(c.log_seconds.items())
+    ]
+    sizes = np.array([cell[0] for cell in cells])
+    design = np.zeros((len(cells), len(complete) + len(trials)))
+    design[np.arange(len(cells)), sizes] = 1
+    design[np.arange(len(cells)), len(complete) + np.array([cell[1] for cell in cells])] = 1
+    values = np.array([cell[2] for cell in cells])
+    fit = design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    degrees = len(cells) - int(np.linalg.matrix_rank(design))
+    left = values - fit
+    return [left[sizes == row] for row in range(len(complete))], degrees
+
+
+def _are_unlike(ran: Sequence[Contender]) -> bool:
+    """Whether Bartlett's test finds that sizes vary unlike, from five trials of each on."""
+    residuals, degrees = _residuals([c for c in ran if not c.censored])
+    tested = [values for values in residuals if len(values) >= 5]
+    if degrees <= 0 or len(tested) < 3:
+        return False
+    variances = np.array([float(values @ values) / (len(values) - 1) for values in tested])
+    weights = np.array([len(values) - 1 for values in tested])
+    if variances.min() <= 0:
+        return bool(variances.max() > 0)
+    total, count = weights.sum(), len(tested)
+    mean = float((weights * variances).sum() / total)
+    statistic = total * math.log(mean) - float((weights * np.log(variances)).sum())
+    correction = 1 + float((1 / weights).sum() - 1 / total) / (3 * (count - 1))
+    unlike = chi_squared_tail(count - 1, statistic / correction) < UNLIKE_LEVEL
+    return unlike and bool(variances.max() > UNLIKE_RATIO * variances.min())
+
+
+def _relative(mean: float, margin: float | None, count: int, *, bounded: bool) -> Estimate:
+    """Return exp(mean ± margin) - 1; without an upper end unless `bounded`."""
+    if not count:
+        return Estimate(value=None)
+    value = math.expm1(mean)
+    if margin is None:
+        return Estimate(value=value, n=count)
+    high = math.expm1(min(mean + margin, 700.0)) if bounded else None
+    return Estimate(value=value, lo=math.expm1(mean - margin), hi=high, n=count)
+
+
+def _equivalent(
+    chosen: Contender, slower_by: Mapping[int, Estimate], regret: Estimate, within: float
+) -> tuple[int, ...]:
+    """Sizes certainly within the wish of the best tried: of the chosen one, and of its regret."""
+    if regret.hi is None:
+        return (chosen.batch_size,)
+    return tuple(
+        size
+        for size, ratio in slower_by.items()
+        if size == chosen.batch_size or (ratio.hi is not None and ratio.hi <= within)
+    )
