@@ -6,10 +6,18 @@ that `--help`, docs/flags.md and the JSON schema show.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_serializer,
+    model_validator,
+)
 
 from streamtrain.base.redact import redact_options, redact_url
 from streamtrain.config.values import (
+    Budget,
     Bytes,
     Count,
     Counts,
@@ -24,6 +32,7 @@ from streamtrain.config.values import (
     Rules,
     Seconds,
     Sizes,
+    parse_fraction,
 )
 from streamtrain.errors import ConfigError
 
@@ -276,15 +285,30 @@ class CheckpointConfig(_Section):
 class SweepConfig(_Section):
     """What a sweep compares."""
 
-    batch_sizes: Sizes = Field(
-        default=(64, 256, 1024, 4096, 16384, 65536, 262144, 1048576),
-        description="minibatch sizes to compare, like 64..1Mi*4,1M",
+    batch_sizes: Sizes | None = Field(
+        default=None,
+        description=(
+            "minibatch sizes to compare, like 64..1Mi*4,1M; default: powers of four up to an eighth"
+            " of the rows"
+        ),
+    )
+    budget: Budget = Field(
+        default="60s",
+        description="seconds that the sweep may work (60s, 5m), or rows of all passes (100M)",
+    )
+    within: Annotated[float, BeforeValidator(parse_fraction), Field(gt=0, le=10)] = Field(
+        default=0.2,
+        description="settled when the chosen size is at most this much slower than the best",
     )
     lr_grid: Rates = Field(
         default=5, description="number of learning rates per minibatch size, or a list of them"
     )
-    trials: PositiveCount = Field(
-        default=5, description="trials, each with its own initial weights and row order"
+    trials: PositiveCount | None = Field(
+        default=None,
+        description=(
+            "trials, each with its own initial weights and row order; default: as many as the"
+            " answer needs"
+        ),
     )
     halving: OnOff = Field(
         default=True,

@@ -78,6 +78,24 @@ def _holdout(value: Any) -> Any:
     return int(value) if isinstance(value, float) and is_whole else value
 
 
+def parse_fraction(value: Any) -> Any:
+    """Parse `20%` as 0.2; a number stays as it is."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return float(value.strip()[:-1]) / 100
+    return value
+
+
+def _budget(value: Any) -> Any:
+    """Parse `60s` and `5m` as seconds, `100M` and whole numbers as rows.
+
+    A unit of time is a small letter, a unit of rows a capital one.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        return parse_seconds(text) if text[-1:] in ("s", "m", "h") else parse_count(text)
+    return value
+
+
 def _options(value: Any) -> Any:
     """Convert the values of a mapping to text; YAML reads `anon: true` as a boolean."""
     if not _is_mapping(value):
@@ -102,6 +120,12 @@ PositiveCount = Annotated[
 ]
 OnOff = Annotated[
     bool, BeforeValidator(_on_off, json_schema_input_type=bool | Literal["on", "off"])
+]
+#: A float is seconds, an int rows.
+Budget = Annotated[
+    float | int,
+    BeforeValidator(_budget, json_schema_input_type=_Number),
+    Field(gt=0, union_mode="left_to_right", strict=True, validate_default=True),
 ]
 Names = Annotated[
     tuple[str, ...], BeforeValidator(_split_names, json_schema_input_type=str | list[str])

@@ -61,6 +61,22 @@ class MemoryInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LadderInfo:
+    """The limits of a sweep that chooses its own rows and trials; see science/ladder.py.
+
+    `budget_seconds` or `budget_rows` limits all passes together, `most_rows` what one learner
+    trains on. `sizes_grow`: further sizes are tried, up to `largest_size`, where the best one is at
+    an edge.
+    """
+
+    budget_seconds: float | None = None
+    budget_rows: int | None = None
+    most_rows: int | None = None
+    sizes_grow: bool = False
+    largest_size: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Record):
     """The first record, with everything needed to interpret the others.
 
@@ -94,6 +110,8 @@ class RunStarted(Record):
     halving: bool | None = field(default=None, metadata=OPTIONAL)
     extend: bool | None = field(default=None, metadata=OPTIONAL)
     rerun: bool | None = field(default=None, metadata=OPTIONAL)
+    within: float | None = field(default=None, metadata=OPTIONAL)
+    ladder: LadderInfo | None = field(default=None, metadata=OPTIONAL)
     version: str | None = field(default=None, metadata=OPTIONAL)
 
 

@@ -9,7 +9,11 @@ from streamtrain.types import Json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassPlanned(Record):
-    """A pass of a sweep that is about to start."""
+    """A pass of a sweep that is about to start.
+
+    In a sweep that chooses its own rows: `rows`, those that each learner trains on, and
+    `seconds_left`, the rest of its budget.
+    """
 
     EVENT: ClassVar[str] = "next_pass"
 
@@ -18,6 +22,8 @@ class PassPlanned(Record):
     batch_sizes: int
     replicas: int
     passes_left: int
+    rows: int | None = field(default=None, metadata=OPTIONAL)
+    seconds_left: float | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

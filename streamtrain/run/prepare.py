@@ -7,7 +7,7 @@ engine, and where a pass ends.
 import math
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 
 import numpy as np
@@ -80,6 +80,12 @@ class Prepared:
     def end_row(self) -> int | None:
         """The row at which a pass ends; None when only a time limit ends it."""
         return self.last_row if self.last_row < NO_LAST_ROW else None
+
+    def with_rows(self, rows: int) -> "Prepared":
+        """Return the same state for a pass that ends after `rows` rows."""
+        train = self.config.train.model_copy(update={"max_rows": rows, "epochs": None})
+        config = self.config.model_copy(update={"train": train})
+        return replace(self, config=config, last_row=rows, last_epoch=None)
 
     def plan(self, trial: int, epoch: int) -> Plan:
         """Return the order of the units of one epoch of a trial, cut into windows."""

@@ -6,23 +6,23 @@ a fresh seed. After the passes, steps and delivery are timed separately, the tra
 measured, and the recommended size is trained once more to measure the time it takes.
 """
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Literal
+from dataclasses import replace
 
 from streamtrain.base.budget import peak_rss_bytes
 from streamtrain.config import Config
 from streamtrain.records import (
     Baseline,
-    DataInfo,
+    DeliveryTimed,
     Emit,
-    MemoryInfo,
+    LadderInfo,
     PassEnded,
     PassPlanned,
     Record,
-    RunEnded,
     RunStarted,
+    StepsTimed,
     WinningRates,
     started_record,
 )
@@ -30,7 +30,16 @@ from streamtrain.run.confirm import confirm
 from streamtrain.run.measure import measure_sweep
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, prepare, warm_up
+from streamtrain.run.run_records import end_record, run_record
 from streamtrain.run.timing import REPEATS, measure_throughput
+from streamtrain.science.ladder import (
+    SIZE_RATIO,
+    choose_contest,
+    default_sizes,
+    next_rung,
+    next_trial,
+    projected_seconds,
+)
 from streamtrain.science.run_log import Run
 from streamtrain.science.tuning import (
     EXTENDED_BY,
@@ -45,8 +54,17 @@ from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.learner import Learner
 from streamtrain.types import Json
 
+#: The trials of a sweep with a fixed plan, where none are given.
+FIXED_TRIALS = 5
+
+#: The default sizes and those that the ladder may add to them.
+MOST_SIZES = 12
+
 #: The records that a pass ends with, or that are emitted between two passes.
-_BETWEEN_PASSES = (Baseline, PassEnded, WinningRates)
+_BETWEEN_PASSES = (Baseline, PassEnded, WinningRates, StepsTimed, DeliveryTimed)
+
+#: Timing repeats before the ladder, which needs to know roughly what a row costs at each size.
+FIRST_REPEATS = 2
 
 
 def learning_rates(config: Config) -> tuple[float, ...]:
@@ -77,8 +95,10 @@ def sweep(
     `runner` runs the passes.
     """
     started = time.perf_counter()
-    sizes, rates = config.sweep.batch_sizes, learning_rates(config)
-    prepared = prepare(config, learners=len(sizes), rates=most_rates(config))
+    rates = learning_rates(config)
+    prepared = prepare(config, learners=most_sizes(config), rates=most_rates(config))
+    ladder = ladder_of(prepared)
+    sizes = config.sweep.batch_sizes or default_sizes(prepared.epoch_rows)
     compile_seconds, resident_bytes = warm_up(prepared, sizes, rates)
     records: list[Record] = []
     if checkpointer is not None:
@@ -93,9 +113,11 @@ def sweep(
             compile_seconds=compile_seconds,
             sizes=sizes,
             rates=[rates] * len(sizes),
-            trials=config.sweep.trials,
+            trials=1 if ladder is not None else config.sweep.trials or FIXED_TRIALS,
         )
-        header = replace(header, **sweep_rules(config))
+        header = replace(header, **sweep_rules(config), within=config.sweep.within, ladder=ladder)
+        if ladder is not None:
+            header = replace(header, train_rows=None)
 
     sweep_run = SweepRun(prepared, header, emit, checkpointer, runner)
     if records:
@@ -107,8 +129,8 @@ def sweep(
     peak = max(0, peak_rss_bytes() - resident_bytes)
 
     run = sweep_run.run
-    can_step = tuple(size for size in sizes if _can_step(run, size))
-    measure_throughput(prepared, can_step, sweep_run.emit, max(REPEATS, run.trials))
+    if ladder is None:
+        sweep_run.time_steps(max(REPEATS, run.trials))
     if config.sweep.measure:
         measure_sweep(prepared, run, learners, sweep_run.emit)
     if config.sweep.confirm:
@@ -175,15 +197,36 @@ class SweepRun:
         If no pass remains, its learners are loaded from the checkpoint of the last pass.
         """
         learners: list[Learner] = []
-        while plan := next_tuning_pass(self.run):
+        climbs = self.run.header.ladder is not None
+        if climbs and not self.run.step_seconds:
+            self._time_first_steps()
+        while plan := (next_rung if climbs else next_tuning_pass)(self.run):
             learners = self._run_pass(plan)
         if "tuned" in self.run.rules and not self.run.winners:
-            self.emit(choose_winners(self.run))
-        while plan := next_fresh_pass(self.run):
+            if climbs:
+                self.time_steps(REPEATS)
+            self.emit((choose_contest if climbs else choose_winners)(self.run))
+        while plan := (next_trial if climbs else next_fresh_pass)(self.run):
             learners = self._run_pass(plan)
         if not learners:
             learners = self._run_pass(last_pass(self.run), announce=False)
         return learners
+
+    def time_steps(self, repeats: int) -> None:
+        """Time the stream and the steps of every size that can take one."""
+        sizes = tuple(size for size in self.run.batch_sizes if _can_step(self.run, size))
+        measure_throughput(self._prepared, sizes, self.emit, repeats)
+
+    def _time_first_steps(self) -> None:
+        """Time the steps of the sizes, and of those that may be added, before the first rung."""
+        sizes = set(self.run.batch_sizes)
+        ladder = self.run.header.ladder
+        if ladder is not None and ladder.sizes_grow:
+            sizes |= {max(1, min(sizes) // SIZE_RATIO), max(sizes) * SIZE_RATIO}
+            sizes = {
+                size for size in sizes if size <= max(ladder.largest_size, *self.run.batch_sizes)
+            }
+        measure_throughput(self._prepared, tuple(sorted(sizes)), self.emit, FIRST_REPEATS)
 
     def _run_pass(self, plan: PassPlan, *, announce: bool = True) -> list[Learner]:
         """Run one pass and return its learners.
@@ -195,8 +238,10 @@ class SweepRun:
             for record in self._interrupted:
                 self.run.add(record)
             self._interrupted = []
-        passes_left = self._passes_left(plan)
-        max_seconds = self._max_seconds(passes_left)
+        climbs = self.run.header.ladder is not None
+        passes_left = 1 if climbs else self._passes_left(plan)
+        max_seconds = None if climbs else self._max_seconds(passes_left)
+        prepared = self._prepared if plan.rows is None else self._prepared.with_rows(plan.rows)
         if announce:
             self.emit(
                 PassPlanned(
@@ -205,11 +250,13 @@ class SweepRun:
                     batch_sizes=len(plan.lrs),
                     replicas=sum(map(len, plan.lrs.values())),
                     passes_left=passes_left,
+                    rows=plan.rows,
+                    seconds_left=projected_seconds(self.run) if climbs else None,
                 )
             )
-        learners = [self._prepared.learner(size, lrs, plan.trial) for size, lrs in plan.lrs.items()]
+        learners = [prepared.learner(size, lrs, plan.trial) for size, lrs in plan.lrs.items()]
         self._runner(
-            self._prepared,
+            prepared,
             learners,
             plan.trial,
             self.emit,
@@ -248,6 +295,40 @@ def sweep_rules(config: Config) -> Json:
     }
 
 
+def ladder_of(prepared: Prepared) -> LadderInfo | None:
+    """Return the limits of a sweep that chooses its own rows and trials.
+
+    None for a sweep with a fixed plan: one with `sweep.trials`, with learning rates that are not
+    tuned, or without held-out rows.
+    """
+    config = prepared.config
+    if not is_open(config) or prepared.evaluation is None:
+        return None
+    train, budget = config.train, config.sweep.budget
+    limited = train.max_rows is not None or train.epochs is not None
+    seconds = budget if isinstance(budget, float) else None
+    if train.max_time is not None:
+        seconds = min(train.max_time, math.inf if seconds is None else seconds)
+    sizes = config.sweep.batch_sizes
+    return LadderInfo(
+        budget_seconds=seconds,
+        budget_rows=None if isinstance(budget, float) else budget,
+        most_rows=prepared.last_row if limited else None,
+        sizes_grow=sizes is None,
+        largest_size=max(1, prepared.epoch_rows // 8),
+    )
+
+
+def is_open(config: Config) -> bool:
+    """True for a sweep without `sweep.trials` that tunes its learning rates."""
+    return config.sweep.trials is None and config.sweep.lr_rule == ("tuned",)
+
+
+def most_sizes(config: Config) -> int:
+    """Return the largest number of minibatch sizes that a pass can have."""
+    return MOST_SIZES if config.sweep.batch_sizes is None else len(config.sweep.batch_sizes)
+
+
 def most_rates(config: Config) -> int:
     """Return the largest number of replicas that a batch size can have in one pass."""
     rules = config.sweep.lr_rule
@@ -268,91 +349,3 @@ def _can_step(run: Run, batch_size: int) -> bool:
         for curve in trials.values()
     ]
     return any(curve.outcome not in ("out_of_memory", "failed") for curve in curves)
-
-
-def run_record(
-    prepared: Prepared,
-    run_metadata: Json,
-    *,
-    verb: Literal["sweep", "train"],
-    compile_seconds: float,
-    sizes: tuple[int, ...],
-    rates: list[tuple[float, ...]],
-    trials: int,
-) -> RunStarted:
-    """Return the first record of a run: everything that is needed to read the others.
-
-    `rates`: the learning rates of each batch size in `sizes`. `run_metadata` is added to the record
-    unchanged.
-    """
-    config = prepared.config
-    return RunStarted(
-        verb=verb,
-        batch_sizes=sizes,
-        lrs=tuple(rates),
-        trials=trials,
-        train_rows=prepared.end_row,
-        epoch_rows=prepared.epoch_rows,
-        integrity=prepared.source.dataset.integrity_text,
-        target_loss=tuple(config.sweep.target_loss),
-        config=config.model_dump(mode="json"),
-        data=_data_info(prepared),
-        standard=dict(prepared.standard.to_json()),
-        target_sd=prepared.target_sd,
-        engine=prepared.engine,
-        engine_reason=prepared.engine_reason,
-        compile_seconds=compile_seconds,
-        memory=MemoryInfo(
-            budget_bytes=prepared.budget.limit_bytes,
-            projected_bytes=prepared.budget.projected_bytes,
-        ),
-        **run_metadata,
-    )
-
-
-def _data_info(prepared: Prepared) -> DataInfo:
-    source, evaluation = prepared.source, prepared.evaluation
-    dataset = source.dataset
-    if evaluation is None:
-        holdout_source = "none"
-    elif prepared.config.data.eval_data is not None:
-        holdout_source = "eval_data"
-    else:
-        holdout_source = "rows"
-    imputed = None
-    if source.fill is not None:
-        imputed = dict(zip(dataset.features, source.fill.tolist(), strict=True))
-    return DataInfo(
-        url=dataset.url,
-        fingerprint=dataset.fingerprint,
-        num_rows=dataset.num_rows,
-        num_shards=len(dataset.shards),
-        num_spans=len(source.spans),
-        features=dataset.features,
-        target=dataset.target,
-        holdout_rows=0 if evaluation is None else len(evaluation),
-        holdout_source=holdout_source,
-        integrity=dataset.integrity,
-        truth=None if dataset.truth is None else asdict(dataset.truth),
-        on_null=source.on_null,
-        transform=None if source.transform is None else source.transform.record(),
-        imputed=imputed,
-    )
-
-
-def end_record(
-    prepared: Prepared, *, seconds: float, rows_read: int, passes: int, saved: int, peak: int
-) -> RunEnded:
-    """Return the last record of a run.
-
-    `saved`: rows that were not read because learners shared a pass. `peak`: the peak resident
-    memory of the passes, in bytes, beyond that of imports and warm-up.
-    """
-    return RunEnded(
-        seconds=seconds,
-        rows_read=rows_read,
-        passes=passes,
-        rows_saved=saved,
-        projected_bytes=prepared.budget.projected_bytes,
-        peak_rss_bytes=peak,
-    )

@@ -11,7 +11,7 @@ from streamtrain.errors import ConfigError
 from streamtrain.records import Emit, Record
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, prepare, warm_up
-from streamtrain.run.sweep import end_record, run_record
+from streamtrain.run.run_records import end_record, run_record
 from streamtrain.run.timing import measure_throughput
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.model import Network

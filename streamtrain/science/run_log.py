@@ -86,8 +86,10 @@ class Run:
 
     @property
     def batch_sizes(self) -> list[int]:
-        """The batch sizes in the order of the run."""
-        return list(self.header.batch_sizes)
+        """The batch sizes in the order of the run, then those that it added."""
+        sizes = list(self.header.batch_sizes)
+        added = {size for record in self.passes for size in record.lrs} - set(sizes)
+        return sorted([*sizes, *added]) if added else sizes
 
     @property
     def has_holdout(self) -> bool:
@@ -133,9 +135,11 @@ class Run:
 
         Learning rates that left no record are included.
         """
-        lrs = set(self.header.lrs[self.batch_sizes.index(batch_size)])
+        sizes = self.header.batch_sizes
+        lrs = set(self.header.lrs[sizes.index(batch_size)] if batch_size in sizes else ())
+        kinds = ("extension",) if self.header.ladder is None else ("extension", "tuning")
         for record in self.passes:
-            if record.kind == "extension":
+            if record.kind in kinds:
                 lrs.update(record.lrs.get(batch_size, ()))
         return sorted(lrs)
 

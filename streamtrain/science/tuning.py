@@ -33,12 +33,14 @@ FEWEST_RATES = 2
 class PassPlan:
     """One pass: its trial, and the learning rates of each batch size that takes part.
 
-    `kind`: tuning, extension or fresh.
+    `kind`: tuning, extension or fresh. `rows`: the rows that each learner trains on; None: those of
+    the run.
     """
 
     kind: str
     trial: int
     lrs: Mapping[int, tuple[float, ...]]
+    rows: int | None = None
 
 
 def next_tuning_pass(run: Run) -> PassPlan | None:

@@ -1,0 +1,394 @@
+"""Choose the next pass of a sweep that finds its own rows, sizes and trials within a budget.
+
+A ladder of tuning passes comes first: each rung has fresh seeds and up to four times the rows of
+the one before, and tries at every size the learning rates around the best one so far. It ends when
+another doubling of the rows improves the best loss by less than 1 %, or when a longer rung would
+not leave time to compare. Then every size runs at its best rate on further seeds, in trials
+(science/selection.py): after each look the sizes that are certainly slower are dropped, until the
+regret of the chosen one is within the wish, or the budget is spent.
+
+Every decision is a function of the records before it, seconds included. So a resumed sweep decides
+as the interrupted one would have.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from streamtrain.records import LadderInfo, PassEnded, TargetWinners, WinningRates
+from streamtrain.science.cells import make_cell, rank, throughput
+from streamtrain.science.contest import contenders, timing_variance
+from streamtrain.science.crossing import round_up, smallest_target
+from streamtrain.science.run_log import Curve, Run
+from streamtrain.science.selection import LOOKS, Selection, select
+from streamtrain.science.tuning import PassPlan
+
+#: Rows of the first rung. Rungs grow by the first factor that the budget allows.
+FIRST_ROWS = 65_536
+FACTORS = (4, 2)
+
+#: The loss has flattened when twice the rows improve it by less than this, on the third rung or
+#: later.
+FLAT = 0.01
+FEWEST_RUNGS = 3
+
+#: The target is this fraction above the smallest loss, unless twice the rows improve it by more.
+TARGET_MARGIN = 0.02
+
+#: A trial ends at this many times the rows that the best size needed to reach the target.
+TRIAL_LENGTH = 4
+
+#: Trials of all sizes that the ladder leaves time for: three, and five with half of the sizes.
+TRIALS_RESERVED = 5.5
+
+#: The fraction of the budget for the passes. The rest is for opening, timing and measuring.
+PASSES_SHARE = 0.85
+
+#: Seconds of timing per size: five repeats, and finding how many steps fill a region.
+TIMING_SECONDS = 0.9
+
+#: The last rung is extended this many times at most, where the best size or rate is at an edge.
+EXTENSIONS = 2
+
+SMALLEST_SIZE, SIZE_RATIO = 16, 4
+
+
+def default_sizes(train_rows: int) -> tuple[int, ...]:
+    """Return the sizes that a sweep starts with: powers of four from 16 to 65,536.
+
+    None is above an eighth of the training rows, apart from the smallest ones of a tiny table. The
+    grid grows where its edge wins.
+
+    >>> default_sizes(7_655), default_sizes(100)
+    ((16, 64, 256), (1, 4, 16))
+    """
+    largest = min(train_rows // 8, 65_536)
+    sizes = [SIZE_RATIO**power for power in range(2, 9) if SIZE_RATIO**power <= largest]
+    return tuple(sizes) if len(sizes) > 2 else (1, 4, 16) if largest < 64 else (4, 16, 64)
+
+
+def next_rung(run: Run) -> PassPlan | None:
+    """Return the next pass of the ladder; None when it has ended."""
+    ladder = _ladder(run)
+    rungs = [record for record in run.passes if record.kind == "tuning"]
+    if not rungs:
+        lrs = {
+            size: tuple(rates)
+            for size, rates in zip(run.header.batch_sizes, run.header.lrs, strict=True)
+        }
+        rows = min(FIRST_ROWS, ladder.most_rows or FIRST_ROWS)
+        return PassPlan(kind="tuning", trial=0, lrs=lrs, rows=rows)
+    trial = rungs[-1].trial
+    rows = rung_rows(run, trial)
+    longer = _next_rows(run, rungs, rows)
+    if longer is None:
+        done = sum(record.kind == "extension" and record.trial == trial for record in run.passes)
+        beyond = _beyond_edges(run, trial) if done < EXTENSIONS else {}
+        if not beyond or not _affordable(run, rows, sum(map(len, beyond.values()))):
+            return None
+        return PassPlan(kind="extension", trial=trial, lrs=beyond, rows=rows)
+    best = _best_rates(run, trial)
+    ratio = 10**0.5 if len(rungs) < FEWEST_RUNGS else 2.0
+    lrs = {size: _around(lr, ratio) for size, lr in best.items()}
+    for size in _sizes_beyond(run, trial, best):
+        lrs[size] = _around(best[_nearest(best, size)], 10**0.5)
+    return PassPlan(kind="tuning", trial=trial + 1, lrs=dict(sorted(lrs.items())), rows=longer)
+
+
+def choose_contest(run: Run) -> WinningRates:
+    """Return the `winners` record: the rate of each size, and the target of the trials."""
+    trial = _last_rung(run).trial
+    best = _best_rates(run, trial)
+    target = contest_target(run)
+    sizes = run.batch_sizes
+    at_edge = tuple(best[size] in _edges(run, trial, size) for size in sizes)
+    lrs = tuple(best[size] for size in sizes)
+    return WinningRates(targets=(TargetWinners(target_loss=target, lrs=lrs, at_edge=at_edge),))
+
+
+def next_trial(run: Run) -> PassPlan | None:
+    """Return the next trial of the sizes still compared; None when the comparison has ended."""
+    winners = run.winners[0]
+    fresh = [record for record in run.passes if record.kind == "fresh"]
+    if winners.target_loss is None or len(fresh) >= LOOKS[-1]:
+        return None
+    if len(fresh) == len(run.header.batch_sizes) == 1:
+        return None
+    active, selection = compared_sizes(run, winners.target_loss)
+    if selection is not None and selection.settled:
+        return None
+    rows = fresh[-1] if fresh else None
+    length = _trial_rows(run) if rows is None else rung_rows(run, rows.trial)
+    # Two trials are the fewest with any interval.
+    if len(fresh) >= 2 and not _affordable(run, length, len(active), reserve=False):
+        return None
+    rates = dict(zip(run.batch_sizes, winners.lrs, strict=True))
+    lrs = {size: (rates[size],) for size in active}
+    trial = _last_rung(run).trial + 1 + len(fresh)
+    return PassPlan(kind="fresh", trial=trial, lrs=lrs, rows=length)
+
+
+def compared_sizes(run: Run, target: float) -> tuple[tuple[int, ...], Selection | None]:
+    """Return the sizes still compared, ascending, and the selection at the last look, if any.
+
+    Looks are repeated in order, since each one sees only the sizes that those before it kept.
+    """
+    trials = [record.trial for record in run.passes if record.kind == "fresh"]
+    active: tuple[int, ...] = tuple(sorted(run.batch_sizes))
+    selection: Selection | None = None
+    for look in LOOKS:
+        if look > len(trials):
+            break
+        selection = select_among(run, target, trials[:look])
+        active = tuple(size for size in active if size not in selection.dropped)
+    return active, selection
+
+
+def select_among(run: Run, target: float, trials: Sequence[int]) -> Selection:
+    """Return the selection among all sizes after `trials`."""
+    rates = dict(zip(run.batch_sizes, run.winners[0].lrs, strict=True))
+    cells = [make_cell(run, size, rates[size], target, trials) for size in run.batch_sizes]
+    return select(
+        contenders(run, cells),
+        within=run.header.within or 0.2,
+        timing_variance=timing_variance(run, [cell.batch_size for cell in cells]),
+    )
+
+
+def contest_target(run: Run) -> float | None:
+    """Return the loss that the trials must reach; None where nothing was learned.
+
+    It is within 2 % of the smallest loss of the last rung, or the loss at half of its rows where
+    that is higher: a size that needs twice the rows of the best can then show it. Where a linear
+    model is worse than the best but better than that, the target is below the linear one.
+    """
+    if given := run.header.target_loss:
+        return float(given[0])
+    if not run.has_holdout or not run.passes:
+        return None
+    trial = _last_rung(run).trial
+    best = best_loss(run, trial)
+    halfway = best_loss(run, trial, rung_rows(run, trial) // 2)
+    constant = run.baseline.constant_loss or math.inf
+    target = max((1 + TARGET_MARGIN) * best, halfway)
+    linear = run.baseline.best_linear_loss
+    if linear is not None and best < linear.value <= target:
+        target = max(linear.value * 0.995, best + (linear.value - best) / 2)
+    if not math.isfinite(target):
+        return None
+    target = round_up(target)
+    return target if target < constant else None
+
+
+def best_loss(run: Run, trial: int, rows: int | None = None) -> float:
+    """Return the smallest loss that any learner of a trial reached and held, up to `rows`."""
+    losses = [
+        smallest_target(*_until(curve, rows))
+        for curve in _curves(run, trial)
+        if curve.finished and curve.rows
+    ]
+    return min(losses, default=math.inf)
+
+
+def rung_rows(run: Run, trial: int) -> int:
+    """Return the rows that the learners of a trial trained on."""
+    return max((curve.rows[-1] for curve in _curves(run, trial) if curve.rows), default=0)
+
+
+def is_flat(run: Run, trial: int) -> bool:
+    """Return whether the second half of a trial improved the best loss by less than 1 %."""
+    return fall_per_doubling(run, trial) < FLAT
+
+
+def fall_per_doubling(run: Run, trial: int) -> float:
+    """Return the fraction by which the second half of a trial's rows improved the best loss."""
+    halfway = best_loss(run, trial, rung_rows(run, trial) // 2)
+    best = best_loss(run, trial)
+    return 1 - best / halfway if math.isfinite(halfway) and halfway > 0 else 1.0
+
+
+def best_size_of(run: Run, trial: int) -> int | None:
+    """Return the size that was fastest in a trial of the ladder, by seconds where they are known.
+
+    Before the steps are timed, seconds are taken as rows: then smaller sizes win ties only.
+    """
+    target = _rung_target(run, trial)
+    best = _best_rates(run, trial)
+    cells = [make_cell(run, size, lr, target, (trial,)) for size, lr in best.items()]
+    reached = {
+        cell.batch_size: cell.rows_to_target[trial] * _cost_per_row(run, cell.batch_size)
+        for cell in cells
+        if trial in cell.rows_to_target
+    }
+    return min(reached, key=reached.__getitem__, default=None)
+
+
+def projected_seconds(run: Run) -> float | None:
+    """Return the expected seconds of the passes still to come; None before the first rung ended.
+
+    Without a settled answer it is the rest of the budget.
+    """
+    ladder = _ladder(run)
+    if ladder.budget_seconds is None or not run.passes:
+        return None
+    return max(0.0, ladder.budget_seconds - _seconds_used(run))
+
+
+def _ladder(run: Run) -> LadderInfo:
+    assert run.header.ladder is not None
+    return run.header.ladder
+
+
+def _last_rung(run: Run) -> PassEnded:
+    return [record for record in run.passes if record.kind == "tuning"][-1]
+
+
+def _curves(run: Run, trial: int) -> list[Curve]:
+    return [trials[trial] for trials in run.curves.values() if trial in trials]
+
+
+def _until(curve: Curve, rows: int | None) -> tuple[list[int], list[float | None]]:
+    """The steps and losses of a curve up to `rows`."""
+    count = sum(row <= rows for row in curve.rows) if rows is not None else len(curve.rows)
+    return curve.steps[:count], list(curve.holdout_loss[:count])
+
+
+def _next_rows(run: Run, rungs: Sequence[PassEnded], rows: int) -> int | None:
+    """The rows of the next rung; None where this one is the last."""
+    ladder = _ladder(run)
+    if len(rungs) >= FEWEST_RUNGS and is_flat(run, rungs[-1].trial):
+        return None
+    # The rates around the best one of each size, and a new size at an edge.
+    replicas = 3 * (len(run.batch_sizes) + 1)
+    for factor in FACTORS:
+        longer = min(rows * factor, ladder.most_rows or rows * factor)
+        if longer > rows and _affordable(run, longer, replicas):
+            return longer
+    return None
+
+
+def _affordable(run: Run, rows: int, replicas: int, *, reserve: bool = True) -> bool:
+    """Whether a pass fits into the budget, with `reserve` together with the trials after it."""
+    ladder, sizes = _ladder(run), len(run.batch_sizes)
+    trials = TRIALS_RESERVED if reserve else 0.0
+    if ladder.budget_rows is not None:
+        used = sum(rung_rows(run, record.trial) for record in run.passes)
+        return used + rows * (1 + trials) <= ladder.budget_rows
+    if ladder.budget_seconds is None:
+        return True
+    last = run.passes[-1]
+    trained = rung_rows(run, last.trial) * max(1, last.replicas)
+    per_row = last.training_seconds / max(1, trained)
+    seconds = last.fill_seconds + per_row * rows * replicas
+    seconds += trials * (last.fill_seconds + per_row * rows * sizes)
+    seconds += TIMING_SECONDS * sizes if reserve else 0.0
+    return _seconds_used(run) + seconds <= PASSES_SHARE * ladder.budget_seconds
+
+
+def _seconds_used(run: Run) -> float:
+    timed = sum(seconds for repeats in run.step_seconds.values() for _, seconds in repeats.values())
+    return sum(record.seconds for record in run.passes) + 1.4 * timed
+
+
+def _rung_target(run: Run, trial: int) -> float | None:
+    best = best_loss(run, trial)
+    halfway = best_loss(run, trial, rung_rows(run, trial) // 2)
+    target = max((1 + TARGET_MARGIN) * best, halfway)
+    return target if math.isfinite(target) else None
+
+
+def _best_rates(run: Run, trial: int) -> dict[int, float]:
+    """The best learning rate of each size in a trial of the ladder, extensions included."""
+    target = _rung_target(run, trial)
+    tried: dict[int, set[float]] = {}
+    for record in run.passes:
+        if record.trial == trial and record.kind in ("tuning", "extension"):
+            for size, lrs in record.lrs.items():
+                tried.setdefault(size, set()).update(lrs)
+    return {
+        size: min(sorted(lrs), key=lambda lr: rank(run, make_cell(run, size, lr, target, (trial,))))
+        for size, lrs in sorted(tried.items())
+    }
+
+
+def _edges(run: Run, trial: int, size: int) -> tuple[float, ...]:
+    lrs = sorted(
+        {
+            lr
+            for record in run.passes
+            if record.trial == trial and record.kind in ("tuning", "extension")
+            for lr in record.lrs.get(size, ())
+        }
+    )
+    return (lrs[0], lrs[-1]) if len(lrs) > 1 else ()
+
+
+def _beyond_edges(run: Run, trial: int) -> dict[int, tuple[float, ...]]:
+    """Sizes and rates beyond the edges where the fastest size, or its best rate, is."""
+    best, fastest = _best_rates(run, trial), best_size_of(run, trial)
+    if fastest is None:
+        return {}
+    lrs = {
+        size: _around(best[_nearest(best, size)], 10**0.5)
+        for size in _sizes_beyond(run, trial, best)
+    }
+    for size, lr in best.items():
+        edges = _edges(run, trial, size)
+        near = max(size, fastest) <= SIZE_RATIO * min(size, fastest)
+        if near and lr in edges:
+            factor = 2.0 if lr == edges[-1] else 0.5
+            lrs[size] = tuple(sorted(float(f"{lr * factor**k:.3g}") for k in (1, 2)))
+    return lrs
+
+
+def _sizes_beyond(run: Run, trial: int, best: Mapping[int, float]) -> tuple[int, ...]:
+    """The size beyond the edge of the grid that the fastest size of a trial is at, if it may be."""
+    ladder, fastest = _ladder(run), best_size_of(run, trial)
+    if not ladder.sizes_grow or fastest is None:
+        return ()
+    if fastest == min(best) and fastest >= SIZE_RATIO:
+        return (fastest // SIZE_RATIO,)
+    if fastest == max(best) and fastest * SIZE_RATIO <= ladder.largest_size:
+        return (fastest * SIZE_RATIO,)
+    return ()
+
+
+def _nearest(best: Mapping[int, float], size: int) -> int:
+    return min(best, key=lambda other: abs(math.log(other / size)))
+
+
+def _around(lr: float, ratio: float) -> tuple[float, ...]:
+    return tuple(float(f"{lr * ratio**k:.3g}") for k in (-1, 0, 1))
+
+
+def _trial_rows(run: Run) -> int:
+    """The rows of a trial: four times what the fastest size needs, at most those of the last rung.
+
+    The sizes that do not get there within them are slower, with a bound.
+    """
+    rung = _last_rung(run)
+    rows = rung_rows(run, rung.trial)
+    target = contest_target(run)
+    needed = [
+        cell.rows_to_target[rung.trial]
+        for size, lr in _best_rates(run, rung.trial).items()
+        if (cell := make_cell(run, size, lr, target, (rung.trial,))).rows_to_target
+    ]
+    return min(rows, round(TRIAL_LENGTH * min(needed))) if needed else rows
+
+
+def _cost_per_row(run: Run, size: int) -> float:
+    """Seconds per row of a size where they were timed; before that, 1."""
+    speeds, _ = throughput(run, size)
+    return 1 / float(np.median(speeds)) if speeds else 1.0
+
+
+def rows_of_rungs(run: Run) -> list[tuple[int, int]]:
+    """Return the rows of each rung and the size that was fastest in it, ascending."""
+    rungs = [record.trial for record in run.passes if record.kind == "tuning"]
+    found = [(rung_rows(run, trial), best_size_of(run, trial)) for trial in rungs]
+    ordered = [(rows, size) for rows, size in found if size is not None]
+    assert all(a[0] <= b[0] for a, b in pairwise(ordered))
+    return ordered
