@@ -7,5 +7,5 @@
 - `write.ingest.ingest`: foreign data → verified shards. `write.writer.write_dataset` writes our own
   shards, and `manifest.Manifest` holds the hashes that verify them.
 
-pyarrow is imported in this folder only, and zarr in `zarr/` only.
+zarr is imported in `zarr/` only. pyarrow is imported in this folder and in `bench/baselines.py`.
 """
