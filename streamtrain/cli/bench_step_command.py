@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamtrain.base.units import format_count, format_seconds
+from streamtrain.base.words import plural
 from streamtrain.cli.bench_command import Repeats
 from streamtrain.cli.flag_groups import (
     ConfigDataPath,
@@ -13,7 +14,7 @@ from streamtrain.cli.flag_groups import (
     StepFlags,
     load_config,
 )
-from streamtrain.cli.terminal import format_interval, plain_warnings, plural, show, table
+from streamtrain.cli.terminal import format_interval, plain_warnings, show, table
 from streamtrain.errors import ConfigError
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import yaml
 from cyclopts import Parameter
 
+from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import file_layer, resolve
 from streamtrain.cli.flag_groups import AllFlags, Output, Sources, load_config
-from streamtrain.cli.terminal import plural
 from streamtrain.cli.terminal import show as show_result
 from streamtrain.config import Config
 

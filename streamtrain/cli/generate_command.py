@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import DATA, GLOBAL, Output, SpanRows, StorageOption, count
-from streamtrain.cli.terminal import plain_warnings, plural, show
+from streamtrain.cli.terminal import plain_warnings, show
 from streamtrain.types import Dataset
 
 _KIND = "the target as a function of the features"

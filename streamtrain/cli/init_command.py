@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from streamtrain.base.atomic_files import write_atomically
 from streamtrain.base.redact import HIDDEN, redact_options, redact_url
+from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import (
     GLOBAL,
@@ -21,7 +22,7 @@ from streamtrain.cli.flag_groups import (
     Target,
     column_names,
 )
-from streamtrain.cli.terminal import escape, plain_warnings, plural, show, writing
+from streamtrain.cli.terminal import escape, plain_warnings, show, writing
 from streamtrain.config import config_keys
 from streamtrain.errors import ConfigError
 

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from cyclopts import Parameter
 
+from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import DATA, GLOBAL, Output, StorageOption
-from streamtrain.cli.terminal import note, plain_warnings, plural, show, table, writing
+from streamtrain.cli.terminal import note, plain_warnings, show, table, writing
 
 _OUT = "the Parquet file; default: predictions.parquet in runs/predict-<date>-<n>"
 _ON_NULL = (
