@@ -50,7 +50,7 @@ def stream(
     repeats: Repeats = 5,
     output: Output = Output(),
 ) -> None:
-    """Measure shuffled delivery beside raw decode, an expert's loop and a gather in memory.
+    """Compare shuffled delivery with raw decode, an expert's loop and a gather in memory.
 
     All of them take turns in one run.
     """

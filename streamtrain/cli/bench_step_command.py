@@ -25,7 +25,7 @@ def step(
     repeats: Repeats = 5,
     output: Output = Output(),
 ) -> None:
-    """Measure training steps beside a plain PyTorch loop and single-thread sgemm.
+    """Compare training steps with a plain PyTorch loop and single-thread sgemm.
 
     All of them take turns on the same rows in memory.
     """
@@ -46,7 +46,7 @@ def train(
     repeats: Repeats = 5,
     output: Output = Output(),
 ) -> None:
-    """Measure a learner fed from shards beside the same one fed from a block in memory.
+    """Compare a learner fed from shards with the same one fed from a block in memory.
 
     Both take turns in one run.
     """
@@ -64,7 +64,7 @@ def train(
 
 
 def step_page(document: Mapping[str, Any]) -> str:
-    """Return what was measured, engines beside torch, threads beside one, and what limits them."""
+    """Return engines compared with torch, threads compared with one, and what limits them."""
     compiled = ", ".join(
         f"{name} {format_seconds(seconds)}" for name, seconds in document["compile_seconds"].items()
     )
@@ -133,7 +133,7 @@ def _threads_table(document: Mapping[str, Any]) -> str:
 
 
 def train_page(document: Mapping[str, Any]) -> str:
-    """Return what was measured, streaming beside resident in a table, and what limits it."""
+    """Return what was measured, streaming compared with resident in a table, and what limits it."""
     head = (
         f"{document['data']}: {plural(document['rows'], 'row')} of"
         f" {plural(document['features'], 'feature')}; {document['engine']} engine,"
