@@ -140,9 +140,7 @@ def plan_text(plan: Json) -> str:
         "time": _time_text(plan),
     }
     if plan["cluster"]:
-        facts["cluster"] = (
-            "not contacted: memory and time are those of one worker like this machine"
-        )
+        facts["cluster"] = "not contacted: memory and time are for one worker like this machine"
     return "\n".join(f"{name:<11}{text}" for name, text in facts.items())
 
 

@@ -236,7 +236,7 @@ def scale_text(scale: Estimate | None) -> str:
         return ""
     if scale.kind == "fieller lower bound":
         least = _rows(scale.lo or 0.0)
-        return f"≥ {least} (the gradient cannot be told from its noise: no upper bound)"
+        return f"≥ {least} (the gradient is not distinguishable from noise: no upper bound)"
     return _interval(scale, _rows)
 
 
