@@ -66,7 +66,7 @@ def config_schema() -> dict[str, Any]:
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:
-    """Return the origin of a key, or those of the items of a mapping."""
+    """Return the origin of a key, or the origins of the items of a mapping."""
     if key in origins:
         return origins[key]
     of_items = dict.fromkeys(

@@ -115,8 +115,8 @@ def config_text(
     """Return the text of the YAML file.
 
     Every value has its own line, so that it can be edited, or the # before it removed. `document`:
-    that of `inspect`. `others`: columns that are not used. `options`: storage options that are not
-    secret. `name`: the name of the file.
+    the result of `inspect`. `others`: columns that are not used. `options`: storage options that
+    are not secret. `name`: the name of the file.
     """
     size = (
         f"{plural(document['num_rows'], 'row')} in"

@@ -82,7 +82,7 @@ def evaluate(
 
 
 def page(document: dict[str, Any]) -> str:
-    """Return the errors of a model, beside those of the best constant."""
+    """Return the errors of a model, compared with the errors of the best constant."""
     target = document["target"]
     if document["loss"] is None:
         loss = f"none: {target} is constant in this data"

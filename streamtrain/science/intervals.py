@@ -28,7 +28,7 @@ class Estimate:
     """A value with its 95 % interval [`lo`, `hi`], from `n` values, trials or other repeats.
 
     None means unknown or not finite, since JSON has neither NaN nor infinity. `kind` names the
-    interval where it is not that of a plain sample.
+    interval where it is not the interval of a plain sample.
     """
 
     value: float | None

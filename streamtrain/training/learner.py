@@ -190,8 +190,8 @@ class Learner:
     def load_state(self, document: Json, arrays: dict[str, np.ndarray]) -> None:
         """Continue from a `state`.
 
-        Raises DataError when it is not that of a learner of the same batch size, learning rates and
-        trial.
+        Raises DataError when it is not the state of a learner of the same batch size, learning
+        rates and trial.
         """
         expected = {
             "batch_size": self.engine.batch_size,

@@ -120,7 +120,7 @@ class LaneSession:
         self._stack.close()
 
     def lane_plans(self, epoch: int) -> list[Plan]:
-        """Return the plans of an epoch's lanes; those of the last few epochs are kept."""
+        """Return the plans of an epoch's lanes; the plans of the last few epochs are kept."""
         if epoch not in self._plans:
             prepared = self._prepared
             self._plans[epoch] = make_lanes(

@@ -136,7 +136,7 @@ def train_share(prepared: Prepared, task: ShareTask) -> ShareResult:
 def average(states: Sequence[State], weights: Sequence[int]) -> State:
     """Return the weighted mean of parameters and moments, summed in float64 in the order of shares.
 
-    When no step was taken, returns those of the first share.
+    When no step was taken, returns the state of the first share.
     """
     total = sum(weights)
     if not total:
