@@ -59,8 +59,8 @@ def moments(
 
     Tensor Gauss–Legendre quadrature with a relative error below 1e-10. The only singularity of both
     responses is at x0 = u = 0, inside the range of x2. The x2 axis is therefore split where u = 0,
-    and the nodes of both sides, like those of x0, are graded towards the singularity (t → t⁴). The
-    features are independent, so the explained variance is Σ cov(xⱼ, f)² / var(xⱼ).
+    and the nodes of both sides, like the nodes of x0, are graded towards the singularity (t → t⁴).
+    The features are independent, so the explained variance is Σ cov(xⱼ, f)² / var(xⱼ).
     """
     (x0, w0), (x1, w1), (x3, w3) = (
         _graded(refine, RANGES[0][1]),

@@ -147,7 +147,7 @@ def run_train(
 ) -> TrainResult:
     """Train one model into the folder `out`, which is new or empty: records, model, report.
 
-    `best/` has the model at its smallest held-out loss. The arguments and errors are those of
+    `best/` has the model at its smallest held-out loss. The arguments and errors are as in
     `run_sweep`.
     """
     with RunDirectory(out, resume=resume, on_record=on_record) as run:
@@ -277,7 +277,7 @@ def train(
     """Train a model on a data set, and return a torch module.
 
     The module maps raw features (rows, features) to predictions (rows, 1). `path`, `out`, `resume`
-    and `client` are those of `sweep`; every other keyword is the option of `streamtrain train` with
+    and `client` are as in `sweep`; every other keyword is the option of `streamtrain train` with
     the same name, and None means its default (docs/flags.md).
 
     Raises ConfigError, DataError or ResourceError.

@@ -89,7 +89,7 @@ def imports(tree: ast.AST, module: str, *, is_package: bool) -> Iterator[tuple[s
 
 def violations(module: str, source: str, *, is_package: bool = False) -> list[str]:
     """What is wrong with a module's imports, one sentence each."""
-    own, found = floor(module), []
+    own, wrong = floor(module), []
     if own is None:
         return [f"{module} is on no floor: add it to FLOORS and to DESIGN.md §3"]
     for name, lazy in imports(ast.parse(source), module, is_package=is_package):
@@ -103,15 +103,15 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
                 or other > own
                 or (within(module, "data_gen") and other > DATA_GEN_IMPORTS and top != "data_gen")
             ):
-                found.append(f"{module} (floor {own}) imports {name} (floor {other})")
+                wrong.append(f"{module} (floor {own}) imports {name} (floor {other})")
             if top == "data_gen" and not (within(module, "data_gen") or within(inner, "cli")):
-                found.append(f"{module} imports {name}: only cli/ and tests do")
+                wrong.append(f"{module} imports {name}: only cli/ and tests do")
             if lazy and not within(inner, "cli") and module != "streamtrain":
-                found.append(f"{module} imports {name} inside a function")
+                wrong.append(f"{module} imports {name} inside a function")
         doors = DOORS.get(top, (inner,))
         if not any(within(inner, door) for door in doors) or NOT_EVEN_IN.get(top) == inner:
-            found.append(f"{module} imports {name} outside its doors: {', '.join(doors)}")
-    return found
+            wrong.append(f"{module} imports {name} outside its doors: {', '.join(doors)}")
+    return wrong
 
 
 def modules() -> list[tuple[str, Path]]:

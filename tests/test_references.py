@@ -76,10 +76,9 @@ def broken_references(text: str, path: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=named)
+# without this file, whose planted references are wrong on purpose
+@pytest.mark.parametrize("path", [p for p in SOURCES if p != Path(__file__)], ids=named)
 def test_documents_and_sections_exist(path):
-    if path == Path(__file__):
-        pytest.skip("its planted references are wrong on purpose")
     assert broken_references(path.read_text(encoding="utf-8"), path) == []
 
 

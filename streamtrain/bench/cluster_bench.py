@@ -1,6 +1,6 @@
 """The cost of a cluster's driver, measured against simulated workers: planning, leases, failures.
 
-The plan, the rounds, the leases and their dispatch are those of a real run; only the workers are
+The plan, the rounds, the leases and their dispatch are as in a real run; only the workers are
 simulated, and no row is read.
 """
 
@@ -32,7 +32,7 @@ TIMEOUT_SECONDS = 300.0
 #: The least of this many plans is reported: the first takes fresh pages from the system.
 PLAN_REPEATS = 3
 
-#: Key of the digest of windows, which is an order-independent sum like that of a receipt.
+#: Key of the digest of windows, which is an order-independent sum like the digest of a receipt.
 _DIGEST_KEY = 7
 
 
@@ -47,8 +47,8 @@ def simulate(
     """Run one epoch of local SGD, over `rows` rows and over fractions `sizes` of them.
 
     Returns the driver's seconds, bytes and messages per scale. `growth` is the slope of the
-    logarithm of each against that of the spans, between the two largest scales; 1 is linear. Raises
-    CheckFailed when a window was trained on twice or not at all.
+    logarithm of each against the logarithm of the spans, between the two largest scales; 1 is
+    linear. Raises CheckFailed when a window was trained on twice or not at all.
     """
     scales = [_run_scale(round(rows * size), workers, habits, seed) for size in sorted(sizes)]
     growth = {}

@@ -1,4 +1,4 @@
-"""`streamtrain bench step`: a training step of our engines beside a plain PyTorch loop.
+"""`streamtrain bench step`: a training step of our engines compared with a plain PyTorch loop.
 
 The product of two matrices (sgemm) gives the arithmetic speed of the machine. All sides take turns
 in one process, on the same rows in memory. Compilation is done before.
@@ -266,7 +266,7 @@ def cell(
 
 
 def scaling(samples: Samples, sizes: tuple[int, ...], threads: int) -> list[Json]:
-    """Return the fused engine on all threads beside one thread.
+    """Return the fused engine on all threads compared with one thread.
 
     First come the batch sizes whose rows are shared among threads, then replicas of all sizes in
     parallel.

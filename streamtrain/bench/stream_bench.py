@@ -1,4 +1,4 @@
-"""`streamtrain bench stream`: delivery of minibatches beside raw decode and other loops.
+"""`streamtrain bench stream`: delivery of minibatches compared with raw decode and other loops.
 
 All sides take turns in one process: a warm-up round, then A B C D A B C D …, so that a drift of the
 machine affects all of them alike. Each side reads the same rows every time, so they come from the

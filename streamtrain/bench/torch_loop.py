@@ -16,8 +16,8 @@ class TorchLoop:
     """Eager torch: slices, `zero_grad`, forward, loss, `backward`, `step` of a fused optimizer.
 
     It runs on `threads` threads of the CPU. `rows` are float32 (rows, features + 1), target last.
-    Momentum, decay and betas are those of `train`; its schedule and clipping, which tutorials do
-    not teach, are left out.
+    Momentum, decay and betas come from `train`; its schedule and clipping, which tutorials do not
+    teach, are left out.
     """
 
     def __init__(

@@ -70,8 +70,8 @@ class Stream:
 def measure_train(config: Config, *, repeats: int = REPEATS) -> Json:
     """Time a learner at each of `config.sweep.batch_sizes`, fed from shards and from memory.
 
-    The shards are those of `config.data.path`; a block in memory is the alternative. Rates are in
-    rows per second. The fused engine is timed on one thread and on all; the readers are those of a
+    The shards are at `config.data.path`; a block in memory is the alternative. Rates are in rows
+    per second. The fused engine is timed on one thread and on all; the readers are as many as in a
     run. `bound` is the fraction of the resident rate that is possible when step and delivery share
     the cores; see `bound`.
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from streamtrain.base.units import format_bytes, format_count, format_seconds
+from streamtrain.base.words import plural
 from streamtrain.cli.flag_groups import (
     ConfigDataPath,
     Output,
@@ -14,7 +15,7 @@ from streamtrain.cli.flag_groups import (
     count,
     load_config,
 )
-from streamtrain.cli.terminal import format_interval, plain_warnings, plural, show, table
+from streamtrain.cli.terminal import format_interval, plain_warnings, show, table
 from streamtrain.errors import ConfigError
 
 BENCH = Group("Bench", sort_key=3)
@@ -49,7 +50,7 @@ def stream(
     repeats: Repeats = 5,
     output: Output = Output(),
 ) -> None:
-    """Measure shuffled delivery beside raw decode, an expert's loop and a gather in memory.
+    """Compare shuffled delivery with raw decode, an expert's loop and a gather in memory.
 
     All of them take turns in one run.
     """

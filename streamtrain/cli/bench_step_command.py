@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamtrain.base.units import format_count, format_seconds
+from streamtrain.base.words import plural
 from streamtrain.cli.bench_command import Repeats
 from streamtrain.cli.flag_groups import (
     ConfigDataPath,
@@ -13,7 +14,7 @@ from streamtrain.cli.flag_groups import (
     StepFlags,
     load_config,
 )
-from streamtrain.cli.terminal import format_interval, plain_warnings, plural, show, table
+from streamtrain.cli.terminal import format_interval, plain_warnings, show, table
 from streamtrain.errors import ConfigError
 
 
@@ -24,7 +25,7 @@ def step(
     repeats: Repeats = 5,
     output: Output = Output(),
 ) -> None:
-    """Measure training steps beside a plain PyTorch loop and single-thread sgemm.
+    """Compare training steps with a plain PyTorch loop and single-thread sgemm.
 
     All of them take turns on the same rows in memory.
     """
@@ -45,7 +46,7 @@ def train(
     repeats: Repeats = 5,
     output: Output = Output(),
 ) -> None:
-    """Measure a learner fed from shards beside the same one fed from a block in memory.
+    """Compare a learner fed from shards with the same one fed from a block in memory.
 
     Both take turns in one run.
     """
@@ -63,7 +64,7 @@ def train(
 
 
 def step_page(document: Mapping[str, Any]) -> str:
-    """Return what was measured, engines beside torch, threads beside one, and what limits them."""
+    """Return engines compared with torch, threads compared with one, and what limits them."""
     compiled = ", ".join(
         f"{name} {format_seconds(seconds)}" for name, seconds in document["compile_seconds"].items()
     )
@@ -132,7 +133,7 @@ def _threads_table(document: Mapping[str, Any]) -> str:
 
 
 def train_page(document: Mapping[str, Any]) -> str:
-    """Return what was measured, streaming beside resident in a table, and what limits it."""
+    """Return what was measured, streaming compared with resident in a table, and what limits it."""
     head = (
         f"{document['data']}: {plural(document['rows'], 'row')} of"
         f" {plural(document['features'], 'feature')}; {document['engine']} engine,"

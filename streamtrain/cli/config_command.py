@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import yaml
 from cyclopts import Parameter
 
+from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import file_layer, resolve
 from streamtrain.cli.flag_groups import AllFlags, Output, Sources, load_config
-from streamtrain.cli.terminal import plural
 from streamtrain.cli.terminal import show as show_result
 from streamtrain.config import Config
 
@@ -66,7 +66,7 @@ def config_schema() -> dict[str, Any]:
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:
-    """Return the origin of a key, or those of the items of a mapping."""
+    """Return the origin of a key, or the origins of the items of a mapping."""
     if key in origins:
         return origins[key]
     of_items = dict.fromkeys(

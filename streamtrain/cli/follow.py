@@ -19,11 +19,11 @@ from streamtrain.records import (
 class Line:
     """The progress of a pass at an evaluation point.
 
-    The losses and `batch_size` are those of the replica with the smallest held-out loss at `rows`.
+    The losses and `batch_size` belong to the replica with the smallest held-out loss at `rows`.
     `loss` is its mean training loss since row 0, `loss_since` since the evaluation before.
     `rows_per_second` is the speed of the pass since its first row, however many learners train on
-    the rows, and `waiting` the fraction of that time in which they waited for rows.
-    `left_seconds` lasts until the end of the last pass that is foreseen.
+    the rows, and `waiting` the fraction of that time in which they waited for rows. `left_seconds`
+    lasts until the end of the last pass that is foreseen.
     """
 
     trial: int
@@ -63,8 +63,8 @@ class ProgressTracker:
         self._points: dict[int, list[_Point]] = defaultdict(list)
         # (batch size, learning rate) → rows, sum of training losses
         self._totals: dict[tuple[int, float], tuple[int, float]] = {}
-        # The seconds of the pass, and those of waiting, when it was at row 0. The speed is measured
-        # from there, because opening and the first window come before.
+        # The seconds of the pass, and the seconds of waiting, when it was at row 0. The speed is
+        # measured from there, because opening and the first window come before.
         self._first_row = (0.0, 0.0)
 
     @property

@@ -4,13 +4,14 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import DATA, GLOBAL, Output, SpanRows, StorageOption, count
-from streamtrain.cli.terminal import plain_warnings, plural, show
+from streamtrain.cli.terminal import plain_warnings, show
 from streamtrain.types import Dataset
 
 _KIND = "the target as a function of the features"
-_NOISE = "standard deviation of the noise, as a multiple of that of the noiseless target"
+_NOISE = "standard deviation of the noise, as a multiple of the noiseless target's"
 _SHIFT = (
     "standard deviation of a shift of the target shared by all rows of a span, in the same unit;"
     " for tests of shuffling"
@@ -79,7 +80,7 @@ def _text(dataset: Dataset) -> str:
     assert truth is not None
     linear = ""
     if truth.best_linear_loss is not None:
-        linear = f"; that of a linear model {truth.best_linear_loss:.6g}"
+        linear = f"; the best of a linear model {truth.best_linear_loss:.6g}"
     rows, shards = plural(dataset.num_rows, "row"), plural(len(dataset.shards), "shard")
     return (
         f"{rows} in {shards}: {dataset.url}\n"

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import (
     DATA,
@@ -14,7 +15,7 @@ from streamtrain.cli.flag_groups import (
     Target,
     column_names,
 )
-from streamtrain.cli.terminal import plain_warnings, plural, show
+from streamtrain.cli.terminal import plain_warnings, show
 
 
 def ingest(

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from streamtrain.base.atomic_files import write_atomically
 from streamtrain.base.redact import HIDDEN, redact_options, redact_url
+from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import (
     GLOBAL,
@@ -21,7 +22,7 @@ from streamtrain.cli.flag_groups import (
     Target,
     column_names,
 )
-from streamtrain.cli.terminal import escape, plain_warnings, plural, show, writing
+from streamtrain.cli.terminal import escape, plain_warnings, show, writing
 from streamtrain.config import config_keys
 from streamtrain.errors import ConfigError
 
@@ -114,8 +115,8 @@ def config_text(
     """Return the text of the YAML file.
 
     Every value has its own line, so that it can be edited, or the # before it removed. `document`:
-    that of `inspect`. `others`: columns that are not used. `options`: storage options that are not
-    secret. `name`: the name of the file.
+    the result of `inspect`. `others`: columns that are not used. `options`: storage options that
+    are not secret. `name`: the name of the file.
     """
     size = (
         f"{plural(document['num_rows'], 'row')} in"

@@ -1,7 +1,7 @@
 """`streamtrain`: runs a verb, and turns errors into one line and an exit code.
 
-Global flags may be before or after the verb. Exit codes: those of `streamtrain.errors` (1 to 5),
-130 after Ctrl-C, 143 after SIGTERM, 141 when the reader of stdout has closed it.
+Global flags may be before or after the verb. Exit codes: the codes of `streamtrain.errors` (1 to
+5), 130 after Ctrl-C, 143 after SIGTERM, 141 when the reader of stdout has closed it.
 """
 
 import errno
@@ -104,15 +104,15 @@ CONFIG_VERBS = {
 BENCH_VERBS = {
     "stream": (
         "streamtrain.cli.bench_command:stream",
-        "Measure shuffled delivery beside raw decode, an expert's loop and a gather in memory.",
+        "Compare shuffled delivery with raw decode, an expert's loop and a gather in memory.",
     ),
     "step": (
         "streamtrain.cli.bench_step_command:step",
-        "Measure training steps beside a plain PyTorch loop and single-thread sgemm.",
+        "Compare training steps with a plain PyTorch loop and single-thread sgemm.",
     ),
     "train": (
         "streamtrain.cli.bench_step_command:train",
-        "Measure a learner fed from shards beside the same one fed from memory.",
+        "Compare a learner fed from shards with the same one fed from memory.",
     ),
     "cluster": (
         "streamtrain.cli.bench_cluster_command:cluster",

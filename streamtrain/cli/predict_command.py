@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from cyclopts import Parameter
 
+from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import DATA, GLOBAL, Output, StorageOption
-from streamtrain.cli.terminal import note, plain_warnings, plural, show, table, writing
+from streamtrain.cli.terminal import note, plain_warnings, show, table, writing
 
 _OUT = "the Parquet file; default: predictions.parquet in runs/predict-<date>-<n>"
 _ON_NULL = (
@@ -81,7 +82,7 @@ def evaluate(
 
 
 def page(document: dict[str, Any]) -> str:
-    """Return the errors of a model, beside those of the best constant."""
+    """Return the errors of a model, compared with the errors of the best constant."""
     target = document["target"]
     if document["loss"] is None:
         loss = f"none: {target} is constant in this data"

@@ -15,8 +15,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from streamtrain.base.units import format_bytes, format_count, format_seconds
+from streamtrain.base.words import plural
 from streamtrain.cli.follow import Line, ProgressTracker
-from streamtrain.cli.terminal import note, plural
+from streamtrain.cli.terminal import note
 from streamtrain.records import (
     Confirmed,
     DeliveryTimed,

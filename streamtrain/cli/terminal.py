@@ -88,11 +88,6 @@ def plain_warnings(*, quiet: bool) -> Iterator[None]:
         yield
 
 
-def plural(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 shard`, `2,000 shards`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def format_interval(figure: Mapping[str, Any], form: Callable[[float], str]) -> str:
     """Return the confidence interval of a figure as `[lo, hi]`; empty where it has none."""
     return "" if figure["lo"] is None else f"[{form(figure['lo'])}, {form(figure['hi'])}]"

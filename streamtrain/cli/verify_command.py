@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import DATA, DataPath, Output, StorageOption
-from streamtrain.cli.terminal import plural, show, table
+from streamtrain.cli.terminal import show, table
 
 
 def verify(

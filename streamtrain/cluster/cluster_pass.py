@@ -158,9 +158,9 @@ class SharedLearnerPass(ClusterPass):
     ) -> None:
         """Emit the record of a commit, then allow a checkpoint or an interrupt.
 
-        The learner and the counts must have all of the commit already. `started`: when it began,
-        on the clock of `time.perf_counter`. `own_fields`: those of `RoundEnded` that only this way
-        of training has.
+        The learner and the counts must have all of the commit already. `started`: when it began, on
+        the clock of `time.perf_counter`. `own_fields`: the fields of `RoundEnded` that only this
+        way of training has.
         """
         now = time.perf_counter()
         if not self.commits:

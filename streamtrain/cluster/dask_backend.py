@@ -78,7 +78,7 @@ class DaskBackend:
         self._pending: SimpleQueue[Callable[[], list[Event]]] = SimpleQueue()
         self._tasks: dict[int, tuple[str, Any]] = {}  # lease → (worker, future)
         self._listed: set[str] = set()  # workers that the scheduler lists
-        self._accepted: set[str] = set()  # those of them that have joined
+        self._accepted: set[str] = set()  # listed workers that have joined
         self._has_run_spec: set[str] = set()
         self._polled = -float("inf")
         self._answered = time.monotonic()

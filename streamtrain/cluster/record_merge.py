@@ -23,7 +23,8 @@ END: BlockPosition = (math.inf, math.inf)
 class RecordMerge:
     """Merges the records of `learners` learners.
 
-    Records of different learners may come in any order; those of one learner come in sequence.
+    Records of different learners may come in any order; the records of one learner come in
+    sequence.
     """
 
     def __init__(self, learners: int):

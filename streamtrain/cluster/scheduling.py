@@ -43,9 +43,17 @@ class Lease:
 class Leases:
     """Items of work, of which the costliest are leased first. Not thread-safe.
 
-    That order takes at most 4/3 of the best possible time (Graham 1969). `timeout_seconds`: a lease
-    that takes longer has failed. `max_failures`: the limit over all leases; None: no limit.
-    `max_attempts`: an item is given up when its leases have failed this many times.
+    That order takes at most 4/3 of the best possible time (Graham 1969).
+
+    Args:
+        timeout_seconds: A lease that takes longer has failed.
+        max_failures: The limit of failures over all leases; None: no limit.
+        max_attempts: An item is given up when its leases have failed this many times.
+
+    Attributes:
+        issued: Leases given out so far.
+        failures: Leases that have failed.
+        discarded: Late or second results.
     """
 
     def __init__(

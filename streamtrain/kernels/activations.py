@@ -30,7 +30,7 @@ def _bits_to_float32(typingctx, value):
 def _exp(x):
     """Return e^x in float32, to about 1 ulp, in instructions that vectorise.
 
-    The method is that of Cephes `expf`: 2^k times a polynomial.
+    The method follows Cephes `expf`: 2^k times a polynomial.
     """
     x = min(max(x, float32(-87.0)), float32(88.0))
     k = np.floor(x * float32(1.44269504) + float32(0.5))

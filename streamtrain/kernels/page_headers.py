@@ -2,7 +2,7 @@
 
 A header is a struct in Thrift's compact protocol, which storage/parquet/thrift.py parses in Python.
 There is one per 20,000 values or so; parsing them in Python would take a third of the decoding
-time. Field numbers are those of `PageHeader` and `DataPageHeader` in parquet-format.
+time. Field numbers are as in `PageHeader` and `DataPageHeader` of parquet-format.
 """
 
 import numpy as np

@@ -4,7 +4,7 @@ BLAS copies its operands first, which pays off only for large matrices. Here a b
 and two vectors of columns accumulates in registers over the whole inner length. It is then stored,
 added, shifted by a bias, or multiplied by a ReLU's derivative, before it leaves the registers. The
 blocks are LLVM instructions, since Numba has no vector type; ordinary Numba code below places them.
-The method is that of Goto and van de Geijn 2008 (blocks in registers) without their packing, as the
+The method follows Goto and van de Geijn 2008 (blocks in registers) without their packing, as the
 weights of a layer of up to `MOST_WEIGHTS` fit the caches anyway.
 """
 

@@ -127,7 +127,7 @@ def make_lanes(
 
     A lane's windows have `window_rows / lanes` rows, so that all lanes together shuffle as many
     rows at a time as one window has. A lane without spans has a plan without windows. With one
-    lane, the plan is that of `make_plan`.
+    lane, the plan equals the plan of `make_plan`.
     """
     sequences = deal_lanes(spans, make_key(seed, trial, epoch, SPANS), lanes)
     window_rows = max(1, window_rows // lanes)

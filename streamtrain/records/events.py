@@ -81,7 +81,7 @@ class RunStarted(Record):
     """The first record, with everything needed to interpret the others.
 
     `lrs`: the grid of learning rates of each batch size. `train_rows`: the rows each learner trains
-    on; None when only a time limit ends the run. The fields from `lr` on are those of a sweep.
+    on; None when only a time limit ends the run. The fields from `lr` on belong to a sweep.
     """
 
     EVENT: ClassVar[str] = "run"
@@ -119,7 +119,7 @@ class RunStarted(Record):
 class Baseline(Record):
     """The losses of reference models.
 
-    `feature_eigenvalues`: those of the features' covariance in model units.
+    `feature_eigenvalues`: the eigenvalues of the features' covariance in model units.
     """
 
     EVENT: ClassVar[str] = "baseline"
@@ -186,7 +186,7 @@ class PassEnded(Record):
 
     `lrs`: learning rates by batch size. `fill_seconds`: time before the first block;
     `training_seconds`: time after it. `stats`: the amounts of `FetchStats`. The null policy decides
-    which one of `imputed` and `dropped` is set. The fields from `workers` on are those of a pass on
+    which one of `imputed` and `dropped` is set. The fields from `workers` on belong to a pass on
     workers.
     """
 

@@ -112,11 +112,16 @@ class ModelLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommended:
-    """The recommended batch size and the reasons; `batch_size` is None when there is none.
+    """The recommended batch size and the reasons.
 
-    `undecided`: eligible sizes that are neither equivalent nor proven slower. `more_trials`: an
-    estimate of the trials that would settle it; None if unknown. `not_chosen`: why another size was
-    not chosen, by batch size.
+    Attributes:
+        batch_size: The recommended size; None when there is none.
+        reason: Why it is recommended, or why no size is.
+        conclusive: Whether every eligible size that is not equivalent is proven slower.
+        equivalent: Eligible sizes as good as the one with the smallest median time.
+        undecided: Eligible sizes that are neither equivalent nor proven slower.
+        more_trials: An estimate of the trials that would settle it; None if unknown.
+        not_chosen: Why another size was not chosen, by batch size.
     """
 
     batch_size: int | None = None

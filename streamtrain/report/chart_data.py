@@ -1,4 +1,4 @@
-"""The tables behind every chart: `cells`, `curves`, `references`, and those of `measure_data`.
+"""The tables behind every chart: `cells`, `curves`, `references`, and the tables of `measure_data`.
 
 `cells` has a row per batch size, `curves` a row per evaluation, `references` a row per reference
 loss.

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from streamtrain.base.units import format_bytes, format_count, format_seconds
+from streamtrain.base.words import plural
 from streamtrain.cluster.connect import is_wanted
 from streamtrain.config import Config
-from streamtrain.report.number_format import plural
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up
 from streamtrain.run.sweep import learning_rates
 from streamtrain.training.fused_engine import one_blas_thread
@@ -140,9 +140,7 @@ def plan_text(plan: Json) -> str:
         "time": _time_text(plan),
     }
     if plan["cluster"]:
-        facts["cluster"] = (
-            "not contacted: memory and time are those of one worker like this machine"
-        )
+        facts["cluster"] = "not contacted: memory and time are for one worker like this machine"
     return "\n".join(f"{name:<11}{text}" for name, text in facts.items())
 
 

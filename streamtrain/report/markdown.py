@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from streamtrain.base.units import format_count
+from streamtrain.base.words import plural
 from streamtrain.report.analysis import Analysis, CellFigures, ReportWarning, Summary, is_trained
 from streamtrain.report.number_format import (
     NOTHING,
     loss_figure_text,
     loss_text,
-    plural,
     rate_text,
     seconds_text,
     share_text,

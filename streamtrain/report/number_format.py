@@ -34,15 +34,6 @@ class Scale(NamedTuple):
         return f"{scaled:.{self.decimals}f}"
 
 
-def plural(number: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> plural(1, "round"), plural(1200, "round")
-    ('1 round', '1,200 rounds')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def status_text(status: str) -> str:
     """Return the status or the outcome of a training in words.
 

@@ -115,7 +115,7 @@ def analyze(run: Run) -> Analysis:
 def _other_target(run: Run, target: float, position: int) -> OtherTarget:
     """Return each size at its best learning rate for a further target.
 
-    `position` is that of the target among those given.
+    `position` is the place of the target among all given targets.
     """
     return OtherTarget(
         target_loss=target,

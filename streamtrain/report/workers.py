@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from streamtrain.base.units import format_count
+from streamtrain.base.words import plural
 from streamtrain.records import PassEnded, RoundEnded
 from streamtrain.report.analysis import WorkerCount, Workers, finite
-from streamtrain.report.number_format import loss_text, plural, speed_text
+from streamtrain.report.number_format import loss_text, speed_text
 from streamtrain.science.cells import round_speeds
 from streamtrain.science.intervals import measure
 from streamtrain.science.run_log import Run
 
 _WAYS = {"rounds": "local SGD in rounds", "allreduce": "all-reduce every step"}
-#: The reason in the record of a run whose user chose the way; the second one is that of older logs.
+#: The reason in the record of a run whose user chose the way; the second one is in older logs.
 _CHOSEN_BY_USER = ("requested with --sync", "as asked for")
 _BACKENDS = {"gloo": "gloo, between CPUs", "nccl": "NCCL, between GPUs"}
 
@@ -48,7 +49,7 @@ def summarize_workers(run: Run) -> Workers | None:
 
 
 def _by_workers(run: Run, rows: Sequence[int]) -> list[WorkerCount]:
-    """Return an entry per number of workers; `rows` are those of each round."""
+    """Return an entry per number of workers; `rows` are the rows of each round."""
     rounds: dict[int, list[tuple[int, RoundEnded]]] = defaultdict(list)
     for record, trained in zip(run.rounds, rows, strict=True):
         rounds[record.workers].append((trained, record))

@@ -73,7 +73,7 @@ class RunDirectory:
 
     `resume`: the folder may hold an interrupted run. It is continued by `Checkpointer.begin`, or
     started again if it has no checkpoint yet. `on_record` receives every record when it is logged,
-    and those of an interrupted run when it is resumed.
+    and the records of an interrupted run when it is resumed.
 
     Raises ConfigError when the folder has anything else in it, because nothing is ever overwritten,
     or when another process has the run open; DataError when an interrupted run has lost its

@@ -64,11 +64,12 @@ def predict(
     noticeably (`Network.is_coarse`). Returns `{rows, dropped}`.
 
     A row in which a feature is null, NaN or infinite is refused (`error`) or left out (`drop`); a
-    model that was trained with `impute` fills it. `storage_options`: those of the object store with
-    the data. The model's transform is imported and applied. The target column need not exist.
+    model that was trained with `impute` fills it. `storage_options`: the options of the object
+    store with the data. The model's transform is imported and applied. The target column need not
+    exist.
 
     Raises ConfigError when the transform cannot be imported, when `out` exists, or when its name is
-    not that of a Parquet file; DataError for the model and the data.
+    not the name of a Parquet file; DataError for the model and the data.
     """
     network = finite_model(model_dir)
     if out.suffix.lower() in (".csv", ".tsv", ".txt", ".json"):

@@ -281,8 +281,8 @@ def warm_up(
 
     Returns the seconds that it took and the resident bytes after it. The peak of resident memory is
     reset, so that what the compiler needs does not count as memory of the run, and no timed region
-    includes compilation. `sizes` and `rates` are those of the run's learners: the torch engine
-    compiles a step for each size where that pays.
+    includes compilation. `sizes` and `rates` are the batch sizes and learning rates of the run: the
+    torch engine compiles a step for each size where that pays.
     """
     started = time.perf_counter()
     source, span = prepared.source, prepared.source.spans[0]

@@ -84,7 +84,7 @@ def end_record(
     """Return the last record of a run.
 
     `saved`: rows that were not read because learners shared a pass. `peak`: the peak resident
-    memory of the passes, in bytes, beyond that of imports and warm-up.
+    memory of the passes, in bytes, beyond the memory of imports and warm-up.
     """
     return RunEnded(
         seconds=seconds,

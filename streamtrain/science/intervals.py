@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from streamtrain.base.finite import finite_or_none
 from streamtrain.science.scipy_functions import t_quantile
 from streamtrain.types import Json
 
@@ -27,7 +28,7 @@ class Estimate:
     """A value with its 95 % interval [`lo`, `hi`], from `n` values, trials or other repeats.
 
     None means unknown or not finite, since JSON has neither NaN nor infinity. `kind` names the
-    interval where it is not that of a plain sample.
+    interval where it is not the interval of a plain sample.
     """
 
     value: float | None
@@ -65,7 +66,13 @@ def estimate(
     >>> estimate(2.0, 1.0, float("inf"), n=8, kind="fieller")
     Estimate(value=2.0, lo=1.0, hi=None, n=8, kind='fieller')
     """
-    return Estimate(value=_finite(value), lo=_finite(lo), hi=_finite(hi), n=int(n), kind=kind)
+    return Estimate(
+        value=finite_or_none(value),
+        lo=finite_or_none(lo),
+        hi=finite_or_none(hi),
+        n=int(n),
+        kind=kind,
+    )
 
 
 def measure(values: Iterable[float | None], *, log: bool = False) -> Estimate:
@@ -316,10 +323,6 @@ def _draw(size: int) -> NDArray[np.int64]:
 def _resampled_medians(random: np.random.Generator, sample: Vector) -> Vector:
     indices = random.integers(0, sample.size, (_RESAMPLES, sample.size))
     return np.median(sample[indices], axis=1)
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(value)
 
 
 def _both_finite(lo: float, hi: float) -> tuple[float | None, float | None]:

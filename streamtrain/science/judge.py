@@ -25,9 +25,12 @@ from streamtrain.types import Json
 class Judgement:
     """The target, the cells that were judged by it, and the recommendation among them.
 
-    `chosen`: the origin of the target: given, automatic or none. `cells`: those of the first rule,
-    in the order of the run. `choice`: the result of the recommendation rule. `fresh`: whether the
-    cells ran on seeds that were not used to choose their learning rates.
+    Attributes:
+        target: The loss that the cells were judged by; None when there is none.
+        chosen: The origin of the target: given, automatic or none.
+        cells: The cells of the first rule, in the order of the run.
+        choice: The result of the recommendation rule.
+        fresh: Whether the cells ran on seeds that were not used to choose their learning rates.
     """
 
     target: float | None

@@ -62,7 +62,7 @@ class Laws:
 class Stability:
     """The mean-square stability limit of plain SGD.
 
-    `eigenvalues`: those of the features' correlations, and 1 for the bias, last.
+    `eigenvalues`: the eigenvalues of the features' correlations, and 1 for the bias, last.
     `learning_rates`: η_max by batch size.
     """
 
@@ -82,12 +82,18 @@ class Stability:
 class Landmarks:
     """Batch sizes to know, and the laws they follow from; None for what the run cannot determine.
 
-    `fewest_rows_tied`: sizes that are not shown to need more rows than `fewest_rows`.
-    `fewest_steps`: the smallest size tried within 10 % of S_min; `ten_percent_steps`: the size
-    where the law gives that. `overhead_20`: the largest size that wastes at most 20 % of its rows.
-    `goodput`: rows per second times statistical efficiency, by size. `growth`: of B_crit along the
-    run. `stability`: the mean-square boundary of SGD. `premise`: why the recommendation is more
-    than `FAR_APART` from √(B_crit·α/β); None where it is not.
+    Attributes:
+        laws: The laws of steps and of time.
+        fewest_rows: The size that needs the fewest rows.
+        fewest_rows_tied: Sizes that are not shown to need more rows than `fewest_rows`.
+        fewest_steps: The smallest size tried within 10 % of S_min.
+        ten_percent_steps: The size at which the law gives 10 % more steps than S_min.
+        overhead_20: The largest size that wastes at most 20 % of its rows.
+        goodput: Rows per second times statistical efficiency, by size.
+        growth: The growth of B_crit along the run.
+        stability: The mean-square boundary of SGD.
+        premise: Why the recommendation is more than `FAR_APART` from √(B_crit·α/β); None where it
+            is not.
     """
 
     laws: Laws
@@ -149,9 +155,9 @@ def landmarks(run: Run, judgement: Judgement) -> Landmarks:
 def mean_square_stability(run: Run) -> Stability | None:
     """Return η_max of plain SGD at each size, exact for a linear model of Gaussian features.
 
-    The features are those of the run, taken as Gaussian. At a small B single runs can converge
-    above η_max, although their mean square grows. None for other optimizers, where features were
-    not standardised, and where Huber's loss or clipping bounds a step.
+    The features of the run are taken as Gaussian. At a small B single runs can converge above
+    η_max, although their mean square grows. None for other optimizers, where features were not
+    standardised, and where Huber's loss or clipping bounds a step.
     """
     config, eigenvalues = run.header.config, run.baseline.feature_eigenvalues
     train: Json = config.get("train") or {}

@@ -123,7 +123,7 @@ def parametric_line(
 ) -> Json:
     """Return f(α·x_large + (1-α)·x_small) at `points` values of α from -1 to 2.
 
-    0 is the model of the small batch, 1 that of the large one (Goodfellow et al. 2014, arXiv
+    0 is the model of the small batch, 1 the model of the large one (Goodfellow et al. 2014, arXiv
     1412.6544; Keskar et al., Figure 3).
     """
     alphas = np.linspace(-1, 2, points)

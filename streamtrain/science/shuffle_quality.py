@@ -28,10 +28,10 @@ def intraclass_correlation(
     """Return ρ of K minibatches of `rows` ≥ 2 rows, with a jackknife interval.
 
     `means_KP`: their mean gradients. `mean_squares_K`: the mean of |g_i|² in each. `clusters_K`:
-    which minibatches were drawn together, such as those of one window; None: each separately. The
-    jackknife leaves out one cluster at a time, and `n` counts clusters. It also removes the bias of
-    few clusters: K minibatches from C clusters show (C-1)/C of what a cluster shares. ρ is at least
-    -1/(B-1). Fewer than three clusters give no interval.
+    which minibatches were drawn together, such as the minibatches of one window; None: each
+    separately. The jackknife leaves out one cluster at a time, and `n` counts clusters. It also
+    removes the bias of few clusters: K minibatches from C clusters show (C-1)/C of what a cluster
+    shares. ρ is at least -1/(B-1). Fewer than three clusters give no interval.
     """
     means, squares = np.asarray(means_KP, dtype=float), np.asarray(mean_squares_K, dtype=float)
     within_K = (squares - (means**2).sum(axis=1)) * rows / (rows - 1)

@@ -189,8 +189,8 @@ def adaptive_batch_bound(steps_S: Sample, critical_S: Sample) -> float:
     """
     steps, critical = np.asarray(steps_S, dtype=float), np.asarray(critical_S, dtype=float)
     smallest, examples = steps[-1] - steps[0], np.trapezoid(critical, steps)
-    # The trapezoids of √B are not the roots of those of B: the Cauchy-Schwarz inequality holds for
-    # this rule up to rounding only, hence the minimum.
+    # The trapezoids of √B are not the roots of the trapezoids of B: the Cauchy-Schwarz inequality
+    # holds for this rule up to rounding only, hence the minimum.
     return float(min(np.trapezoid(np.sqrt(critical), steps) ** 2 / (smallest * examples), 1.0))
 
 

@@ -182,7 +182,7 @@ def throughput_law(
     is fitted; without them reading counts as wholly overlapped. `steps`: (S_min, B_crit), without
     which the last three fields are None. `trial_fits`: `steps` of single trials. Where these are
     given, trials are paired with repeats, so that the intervals include the noise of both;
-    otherwise they include that of the timing alone.
+    otherwise they include the noise of the timing alone.
     """
     seconds = np.atleast_2d(np.asarray(seconds_RM, dtype=float))
     rates = np.asarray(delivery_rates_R, dtype=float)

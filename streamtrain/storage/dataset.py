@@ -143,38 +143,38 @@ def describe_shard(url: str, storage: Storage = LOCAL) -> Shard:
 
 
 def bind_columns(
-    found: FoundShards,
+    listing: FoundShards,
     *,
     features: Sequence[str] | None,
     target: str | None,
     on_bad_shard: OnBadShard = "error",
 ) -> Dataset:
     """Choose columns by name. Raises as `open_shards` does."""
-    names = [column.name for column in found.shards[0].columns]
-    columns = choose_columns(names, features, target, found.url)
-    problems, bad_urls = _bind_all(found.shards, columns)
-    if on_bad_shard == "error" or len(bad_urls) == len(found.shards):
+    names = [column.name for column in listing.shards[0].columns]
+    columns = choose_columns(names, features, target, listing.url)
+    problems, bad_urls = _bind_all(listing.shards, columns)
+    if on_bad_shard == "error" or len(bad_urls) == len(listing.shards):
         _raise_all(problems)
     chosen = set(columns)
     types = {
         column.decoded_type
-        for shard in found.shards
+        for shard in listing.shards
         if shard.url not in bad_urls
         for column in shard.columns
         if column.name in chosen
     }
-    ends = np.cumsum([shard.num_rows for shard in found.shards], dtype=np.int64)
+    ends = np.cumsum([shard.num_rows for shard in listing.shards], dtype=np.int64)
     return Dataset(
-        url=found.url,
-        shards=found.shards,
+        url=listing.url,
+        shards=listing.shards,
         columns=columns,
         decoded_type="float32" if types == {"float32"} else "float64",
         first_ids=np.concatenate([[0], ends[:-1]]).astype(np.int64),
         num_rows=int(ends[-1]),
-        integrity=found.integrity,
-        fingerprint=_fingerprint(found),
-        truth=found.truth,
-        left_out=found.left_out,
+        integrity=listing.integrity,
+        fingerprint=_fingerprint(listing),
+        truth=listing.truth,
+        left_out=listing.left_out,
     )
 
 
@@ -373,14 +373,14 @@ def _raise_all(problems: Sequence[str]) -> None:
         raise DataError("\n".join(lines))
 
 
-def _fingerprint(found: FoundShards) -> str:
+def _fingerprint(listing: FoundShards) -> str:
     """Return a hash of the shards that does not depend on the path of their folder."""
     # These paths turn the `//` of a URL into `/`. That does no harm: it happens to all URLs, and
     # only the part after their common folder is hashed.
-    urls = [f"/{shard.url}" if is_remote(shard.url) else shard.url for shard in found.shards]
+    urls = [f"/{shard.url}" if is_remote(shard.url) else shard.url for shard in listing.shards]
     root = os.path.dirname(urls[0]) if len(urls) == 1 else os.path.commonpath(urls)
     rows = [
         (os.path.relpath(url, root), shard.num_rows, shard.num_bytes, shard.source)
-        for url, shard in zip(urls, found.shards, strict=True)
+        for url, shard in zip(urls, listing.shards, strict=True)
     ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]

@@ -1,7 +1,6 @@
 """`_manifest.json`: the shards of a written data set, with hashes that verify them."""
 
 import hashlib
-import math
 import os
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -9,6 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from streamtrain.base.finite import finite_or_none
 from streamtrain.errors import DataError
 from streamtrain.storage.moments import Moments
 from streamtrain.storage.parquet.parquet_footer import parquet_source
@@ -60,10 +60,10 @@ class Statistics(_StrictModel):
         """Return the moments of a column in the form in which the manifest stores them."""
         mean = sd = low = high = None
         if moments.count:
-            mean = _finite_or_none(moments.mean)
-            sd = _finite_or_none(moments.variance**0.5)
-            low = _finite_or_none(moments.low)
-            high = _finite_or_none(moments.high)
+            mean = finite_or_none(moments.mean)
+            sd = finite_or_none(moments.variance**0.5)
+            low = finite_or_none(moments.low)
+            high = finite_or_none(moments.high)
         return Statistics(
             count=moments.count,
             nulls=moments.nulls,
@@ -73,10 +73,6 @@ class Statistics(_StrictModel):
             min=low,
             max=high,
         )
-
-
-def _finite_or_none(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 class ShardEntry(_StrictModel):

@@ -149,8 +149,8 @@ def with_standard(source: Source, standard: Standardization) -> Source:
 def read_evaluation_rows(path: str, source: Source, *, rows: int, span_rows: int) -> np.ndarray:
     """Return rows of another data set, drawn like a hold-out, in raw units.
 
-    The result is float64 (at most `rows`, columns). The columns, the transform, the null policy
-    and the values it imputes are those of `source`.
+    The result is float64 (at most `rows`, columns). The columns, the transform, the null policy and
+    the values it imputes are taken from `source`.
     """
     features, transform = source.dataset.features, None
     if source.transform is not None:

@@ -195,7 +195,7 @@ def linear_model(survey: Survey) -> np.ndarray:
 def feature_eigenvalues(survey: Survey) -> list[float]:
     """Return the eigenvalues of the features' correlation matrix, ascending.
 
-    They are those of the Hessian of a linear model of standardised features.
+    They are the eigenvalues of the Hessian of a linear model of standardised features.
     """
     return np.clip(np.linalg.eigvalsh(_correlation(survey)[1][:-1, :-1]), 0.0, None).tolist()
 

@@ -386,7 +386,7 @@ def open_stream(
 
     None means the default: all columns, the last as the target, minibatches of 1,024 rows, seed 0,
     nothing held out, and the CPU. Values may be written as on the command line, such as `"64Ki"`
-    rows or `"2GiB"` of memory. `storage_options` are those of an object store, under fsspec's
+    rows or `"2GiB"` of memory. `storage_options` are the options of an object store, under fsspec's
     names. With `on_null="impute"` the spans of the survey are read here, usually at most 64.
 
     Raises ConfigError for a wrong value, DataError for the data, ResourceError for the memory.

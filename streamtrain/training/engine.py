@@ -68,7 +68,7 @@ class Engine(Protocol):
     def state(self) -> dict[str, np.ndarray]:
         """Return copies of everything that changes: parameters, moments, gradient sum, counters.
 
-        Names and shapes are those of the engine. An engine constructed with the same arguments and
+        The engine chooses names and shapes. An engine constructed with the same arguments and
         loaded with this state continues bit-identically.
         """
         ...

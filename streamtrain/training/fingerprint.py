@@ -58,7 +58,7 @@ def array_hash(array: np.ndarray | None) -> str | None:
 def differences(
     was: Mapping[str, Any], now: Mapping[str, Any], *, names: Iterable[str] | None = None
 ) -> list[str]:
-    """Return one phrase per value that differs; only those of `names`, if given.
+    """Return one phrase per value that differs; only values of `names`, if given.
 
     >>> differences({"a.b": 1, "c": [1]}, {"a.b": 2, "c": (1,), "d": None})
     ['a.b was 1, is 2']

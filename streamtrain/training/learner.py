@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from streamtrain.base.finite import finite_or_none
 from streamtrain.errors import DataError
 from streamtrain.records import Evaluation, Outcome, ReplicaEnded
 from streamtrain.training.checkpoint import nest, unnest
@@ -189,8 +190,8 @@ class Learner:
     def load_state(self, document: Json, arrays: dict[str, np.ndarray]) -> None:
         """Continue from a `state`.
 
-        Raises DataError when it is not that of a learner of the same batch size, learning rates and
-        trial.
+        Raises DataError when it is not the state of a learner of the same batch size, learning
+        rates and trial.
         """
         expected = {
             "batch_size": self.engine.batch_size,
@@ -266,7 +267,7 @@ class Learner:
             unknown = np.inf if self._train_rows else 0.0
             self._last_losses[:] = np.nan_to_num(2 * train_losses, nan=unknown)
         for i, lr in enumerate(self.engine.learning_rates):
-            loss = None if losses is None else finite(losses[i])
+            loss = None if losses is None else finite_or_none(losses[i])
             yield Evaluation(
                 trial=self.trial,
                 batch_size=self.engine.batch_size,
@@ -275,7 +276,7 @@ class Learner:
                 steps=self.engine.steps,
                 holdout_loss=loss,
                 holdout_rmse=None if loss is None else loss**0.5 * self._target_sd,
-                train_loss=finite(train_losses[i]),
+                train_loss=finite_or_none(train_losses[i]),
                 seconds=time.perf_counter() - self._started,
             )
         self._train_loss[:] = 0
@@ -299,8 +300,3 @@ class Learner:
             outcome=outcome,
             reason=reason,
         )
-
-
-def finite(value: float) -> float | None:
-    """Return None for a value that is not finite, since JSON has no NaN."""
-    return float(value) if np.isfinite(value) else None

@@ -1,8 +1,8 @@
 """The model: a multi-layer perceptron, or a user-defined module (training/factory.py).
 
 A perceptron without hidden layers is a linear model. The parameters of a model are one flat vector,
-and those of all replicas a float32 array (R, P). A perceptron has for each layer the weight
-(inputs, outputs), then the bias (outputs).
+and the parameters of all replicas a float32 array (R, P). A perceptron has for each layer the
+weight (inputs, outputs), then the bias (outputs).
 
 Legend of shape suffixes: R replicas, B rows, D features, P parameters.
 """
@@ -203,7 +203,7 @@ class Network(torch.nn.Module):
         return ((x.to(torch.float64) - self.mean[:-1]) * self.scale[:-1]).to(torch.float32)
 
     def load_flat(self, flat_P: np.ndarray) -> None:
-        """Set the parameters to those of one replica, (P,)."""
+        """Set the parameters to the values of one replica, (P,)."""
         self.shape.load_flat(self.layers, flat_P)
 
 

@@ -263,7 +263,7 @@ def audit_invariance(
 def measure_line(probe: Probe, models: Sequence[TrainedModel], pool: np.ndarray) -> Json | None:
     """Measure the training loss on the line between two models.
 
-    The line goes from the model of the smallest batch size (0) to that of the largest (1).
+    The line goes from the model of the smallest batch size (0) to the model of the largest (1).
     """
     if len(models) < 2:
         return None

@@ -48,7 +48,9 @@ class Probe:
         """Return the loss of each row: float64 (N,)."""
         weights = _double(parameters_P)
         with torch.no_grad():
-            return torch.cat([self._losses(weights, part) for part in _parts(rows)]).numpy()
+            return torch.cat(
+                [self._losses(weights, some_rows) for some_rows in _parts(rows)]
+            ).numpy()
 
     def loss(self, parameters_P: np.ndarray, rows: np.ndarray) -> float:
         """Return the mean loss."""
@@ -60,8 +62,8 @@ class Probe:
         """Return the mean loss and its gradient, float64 (P,)."""
         weights = _double(parameters_P).requires_grad_()
         total = 0.0
-        for part in _parts(rows):
-            loss = self._losses(weights, part).sum() / len(rows)
+        for some_rows in _parts(rows):
+            loss = self._losses(weights, some_rows).sum() / len(rows)
             loss.backward()
             total += float(loss.detach())
         assert weights.grad is not None
@@ -86,14 +88,16 @@ class Probe:
                 return self._losses(weights, group_rows).mean()
 
             per_group = vmap(grad(mean_loss), (None, 0))
-            return torch.cat([per_group(weights, part) for part in grouped.split(at_once)]).numpy()
+            return torch.cat(
+                [per_group(weights, some_groups) for some_groups in grouped.split(at_once)]
+            ).numpy()
         gradients: list[torch.Tensor] = []
-        for part in grouped.split(at_once):
+        for some_groups in grouped.split(at_once):
             pieces: list[torch.Tensor] = []
-            flat_rows = part.reshape(-1, part.shape[-1])
+            flat_rows = some_groups.reshape(-1, some_groups.shape[-1])
             for inputs, deltas in self._inputs_and_deltas(self.shape, weights, flat_rows):
-                a = inputs.view(len(part), group, -1)
-                d = deltas.view(len(part), group, -1)
+                a = inputs.view(len(some_groups), group, -1)
+                d = deltas.view(len(some_groups), group, -1)
                 pieces += [torch.bmm(a.transpose(1, 2), d).flatten(1), d.sum(1)]
             gradients.append(torch.cat(pieces, dim=1) / group)
         return torch.cat(gradients).numpy()
@@ -111,12 +115,12 @@ class Probe:
                 self.group_gradients(parameters_P, rows[i : i + at_once], 1)
                 for i in range(0, len(rows), at_once)
             )
-            return np.concatenate([(part**2).sum(axis=1) for part in gradients])
+            return np.concatenate([(gradients_NP**2).sum(axis=1) for gradients_NP in gradients])
         weights = _double(parameters_P)
         norms: list[torch.Tensor] = []
-        for part in _parts(rows):
-            squares = torch.zeros(len(part), dtype=torch.float64)
-            for a, d in self._inputs_and_deltas(self.shape, weights, part):
+        for some_rows in _parts(rows):
+            squares = torch.zeros(len(some_rows), dtype=torch.float64)
+            for a, d in self._inputs_and_deltas(self.shape, weights, some_rows):
                 squares += (a.square().sum(1) + 1) * d.square().sum(1)
             norms.append(squares)
         return torch.cat(norms).numpy()
@@ -130,8 +134,10 @@ class Probe:
         weights = _double(parameters_P)
         vectors_VP = _double(np.atleast_2d(vectors))
         total = torch.zeros_like(vectors_VP)
-        for part in _parts(rows):
-            gradient = grad(lambda weights, part=part: self._losses(weights, part).sum())
+        for some_rows in _parts(rows):
+            gradient = grad(
+                lambda weights, some_rows=some_rows: self._losses(weights, some_rows).sum()
+            )
             for index, vector in enumerate(vectors_VP):
                 total[index] += jvp(gradient, (weights,), (vector,))[1]
         result = (total / len(rows)).detach().numpy()

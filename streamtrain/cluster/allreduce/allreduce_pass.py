@@ -83,7 +83,7 @@ class Rendezvous:
 class GroupTiming:
     """Seconds of a sum over `workers`, of a worker's part of a step, and of a task without work.
 
-    The first two are those of the slowest worker.
+    The first two belong to the slowest worker.
     """
 
     workers: int

@@ -26,8 +26,8 @@ class LaneEngine:
     """See `Engine`.
 
     The blocks it is given have a length only (`rows_without_columns`): the rows it trains on come
-    from the lanes. `left`: the rows that each lane still has in this epoch, int64 (lanes,). All
-    workers must make the same calls in the same order.
+    from the lanes. `rows_left`: the rows that each lane still has in this epoch, int64 (lanes,).
+    All workers must make the same calls in the same order.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class LaneEngine:
         batch_size: int,
         feeds: Mapping[int, LaneFeed],
         collective: Collective,
-        left: np.ndarray,
+        rows_left: np.ndarray,
     ):
         self._gradients = gradients
         self.batch_size = batch_size
@@ -46,15 +46,17 @@ class LaneEngine:
         self.cores = gradients.engine.cores
         self.steps = gradients.engine.steps
         replicas, parameters = gradients.engine.parameters().shape
-        self._sums_LRP = np.zeros(shape_of_sums(len(left), replicas, parameters), dtype=np.float32)
-        self._apart = len(self._sums_LRP) == len(left)
-        self._losses_LR = np.zeros((len(left), replicas))
-        self.start_epoch(left)
+        self._sums_LRP = np.zeros(
+            shape_of_sums(len(rows_left), replicas, parameters), dtype=np.float32
+        )
+        self._apart = len(self._sums_LRP) == len(rows_left)
+        self._losses_LR = np.zeros((len(rows_left), replicas))
+        self.start_epoch(rows_left)
 
-    def start_epoch(self, left: np.ndarray) -> None:
+    def start_epoch(self, rows_left: np.ndarray) -> None:
         """Set the rows that each lane has in the next epoch."""
-        self._left, self._done = left.copy(), 0
-        self._take = take_rows(self._left, self.batch_size)
+        self._rows_left, self._done = rows_left.copy(), 0
+        self._take = take_rows(self._rows_left, self.batch_size)
 
     def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
         """See `Engine.advance`. Raises PeerLostError."""
@@ -116,8 +118,8 @@ class LaneEngine:
         self._gradients.step(summed_RP, self._done)
         self.steps = self._gradients.engine.steps
         self._sums_LRP[:] = 0
-        self._left, self._done = self._left - self._take, 0
-        self._take = take_rows(self._left, self.batch_size)
+        self._rows_left, self._done = self._rows_left - self._take, 0
+        self._take = take_rows(self._rows_left, self.batch_size)
 
 
 def shape_of_sums(lanes: int, replicas: int, parameters: int) -> tuple[int, int, int]:

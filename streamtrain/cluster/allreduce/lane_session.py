@@ -14,7 +14,7 @@ from streamtrain.cluster.allreduce.lane_work import LaneResult, LaneTask
 from streamtrain.cluster.allreduce.lanes import lanes_of, take_rows_until
 from streamtrain.plan.plan import Plan, make_lanes
 from streamtrain.records import Record
-from streamtrain.run.prepare import NO_LAST_ROW, Prepared
+from streamtrain.run.prepare import Prepared
 from streamtrain.stream.nulls import NullCounts
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine import Engine
@@ -120,7 +120,7 @@ class LaneSession:
         self._stack.close()
 
     def lane_plans(self, epoch: int) -> list[Plan]:
-        """Return the plans of an epoch's lanes; those of the last few epochs are kept."""
+        """Return the plans of an epoch's lanes; the plans of the last few epochs are kept."""
         if epoch not in self._plans:
             prepared = self._prepared
             self._plans[epoch] = make_lanes(
@@ -163,7 +163,6 @@ class LaneSession:
 def inner_engine(prepared: Prepared, task: LaneTask, threads: ComputePool) -> Engine:
     """Return an engine for a `GradientAccumulator`: its minibatch is never full."""
     seed, train = prepared.config.order.seed, prepared.config.train.at(task.batch_size)
-    last_row = prepared.last_row if prepared.last_row < NO_LAST_ROW else None
     parameters_P = initial_parameters(prepared.model, seed, task.trial)
     engine = ENGINES[prepared.engine](
         prepared.model.for_trial(seed, task.trial),
@@ -171,7 +170,7 @@ def inner_engine(prepared: Prepared, task: LaneTask, threads: ComputePool) -> En
         task.batch_size + 1,
         task.lrs,
         train,
-        last_row,
+        prepared.end_row,
     )
     engine.cores = threads
     return engine

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streamtrain.cluster.local_sgd.rounds import Share
-from streamtrain.run.prepare import NO_LAST_ROW, Prepared
+from streamtrain.run.prepare import Prepared
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts
@@ -75,7 +75,7 @@ def share_engine(
     """Return an engine for a share: its part of every minibatch, its schedule in its own rows."""
     seed, train = prepared.config.order.seed, prepared.config.train.at(batch_size)
     train = train.model_copy(update={"warmup_rows": train.warmup_rows // shares})
-    last_row = prepared.last_row // shares if prepared.last_row < NO_LAST_ROW else None
+    end_row = prepared.end_row
     parameters_P = initial_parameters(prepared.model, seed, trial)
     return ENGINES[prepared.engine](
         prepared.model.for_trial(seed, trial),
@@ -83,7 +83,7 @@ def share_engine(
         batch_size // shares,
         lrs,
         train,
-        last_row,
+        None if end_row is None else end_row // shares,
     )
 
 
@@ -136,7 +136,7 @@ def train_share(prepared: Prepared, task: ShareTask) -> ShareResult:
 def average(states: Sequence[State], weights: Sequence[int]) -> State:
     """Return the weighted mean of parameters and moments, summed in float64 in the order of shares.
 
-    When no step was taken, returns those of the first share.
+    When no step was taken, returns the state of the first share.
     """
     total = sum(weights)
     if not total:

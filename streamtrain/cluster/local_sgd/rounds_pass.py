@@ -27,7 +27,7 @@ from streamtrain.cluster.scheduling import Leases
 from streamtrain.cluster.worker import Work
 from streamtrain.cluster.worker_pool import WorkerPool
 from streamtrain.records import Emit, PassEnded, SyncChosen
-from streamtrain.run.prepare import NO_LAST_ROW, Prepared
+from streamtrain.run.prepare import Prepared
 from streamtrain.training.checkpoint import nest, unnest
 from streamtrain.training.checkpointing import Checkpointing, PassState
 from streamtrain.training.learner import Learner
@@ -64,7 +64,7 @@ class RoundsPass(SharedLearnerPass):
             lambda epoch: prepared.plan(learner.trial, epoch),
             shares=shares,
             windows_per_share=windows_per_share or 1,
-            last_row=prepared.last_row if prepared.last_row < NO_LAST_ROW else None,
+            last_row=prepared.end_row,
             last_epoch=prepared.last_epoch,
         )
         self._share_states: list[State] = []

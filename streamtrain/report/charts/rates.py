@@ -34,7 +34,7 @@ def learning_rates(summary: Summary, tables: Tables) -> AnyChart | None:
     ends = ends_of([*rates, *(limit for limit in limits if limit < 30 * max(rates))], 1.6)
     y = alt.Y("lr:Q", title="learning rate", **log_axis(ends))
     base = alt.Chart(alt.NamedData("tried"))
-    # Losses above twice that of the best constant share one colour: a single diverging learner
+    # Losses above twice the loss of the best constant share one colour: a single diverging learner
     # would otherwise leave one colour for all the others.
     worst = 2 * (summary.constant_loss or 1.0)
     scale = alt.Scale(

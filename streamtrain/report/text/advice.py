@@ -244,7 +244,7 @@ def _of_speed(summary: Summary) -> Warnings:
     is_open = recommendation.batch_size is not None and not recommendation.conclusive
     if is_open and recommendation.more_trials:
         trials = summary.trials + recommendation.more_trials
-        yield "The sizes cannot be told apart with certainty.", f"--trials {trials}"
+        yield "The difference between the sizes is within the uncertainty.", f"--trials {trials}"
 
 
 def _smallest_loss(summary: Summary) -> float | None:

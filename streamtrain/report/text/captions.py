@@ -7,7 +7,7 @@ from streamtrain.report.text.advice import LEAST_OFF_SECONDS
 
 
 def captions(summary: Summary, tables: Tables) -> dict[str, str]:
-    """Return the caption of every chart; `curves` is that of all three loss curves."""
+    """Return the caption of every chart; `curves` is the caption of all three loss curves."""
     sentences = {
         "tradeoff": _tradeoff(summary, tables),
         "seconds_to_target": _seconds(summary, tables),
@@ -50,7 +50,7 @@ def confirmation_note(summary: Summary) -> str:
     if off and longest < LEAST_OFF_SECONDS and max(off) > 0.1 * longest:
         text += (
             f" These trainings took less than {LEAST_OFF_SECONDS:g} s: so short a time is mostly"
-            " that of the start, and says little about the rate of steps."
+            " the time of the start, and says little about the rate of steps."
         )
     return text
 
@@ -76,7 +76,7 @@ def _seconds(summary: Summary, tables: Tables) -> list[str]:
     if any(row["seconds_to_target"] and row["status"] != "reached" for row in cells):
         sentences.append("A hollow mark on the line reached it in some trials only.")
     if summary.confirmation:
-        sentences.append("Squares: trained from start to end, measured by the clock.")
+        sentences.append("Squares: trained from start to end, measured in wall-clock time.")
     if any(row["seconds"] for row in tables.get("law", ())):
         sentences.append("Dashed: what the laws of steps and of time predict.")
     return sentences

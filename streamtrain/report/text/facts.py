@@ -171,21 +171,21 @@ def _goodput(marks: Landmarks) -> str:
     return ", ".join(f"{size_text(size)}: {format_count(rate).strip()}/s" for size, rate in entries)
 
 
-def _growth(found: LocalGrowth | None) -> str:
+def _growth(local: LocalGrowth | None) -> str:
     """Return how B_crit grew along the run, and the rows that a growing minibatch could save."""
-    if found is None:
+    if local is None:
         return ""
-    growth, saving = found.growth, 100 * (1 - found.gamma)
+    growth, saving = local.growth, 100 * (1 - local.gamma)
     text = (
-        f"B_crit went from {_rows(found.local_critical[0])} to {_rows(found.local_critical[-1])}"
-        f" between loss {loss_text(found.losses[0])} and {loss_text(found.losses[-1])}"
+        f"B_crit went from {_rows(local.local_critical[0])} to {_rows(local.local_critical[-1])}"
+        f" between loss {loss_text(local.losses[0])} and {loss_text(local.losses[-1])}"
         f" ({_interval(growth, times_text)} ×): growing the minibatch could save at most"
         f" {saving:.0f} % of the rows"
     )
-    if not found.doublings:
+    if not local.doublings:
         is_shown = (growth.lo or 0) > 1 or growth.n < 2
         return text if is_shown else f"{text}; it is not shown to grow"
-    times = "twice" if found.doublings == 2 else f"{found.doublings} times"
+    times = "twice" if local.doublings == 2 else f"{local.doublings} times"
     return (
         f"{text}. It grew more than 4 ×: double the minibatch {times} during training, each time"
         " with the rate × 2 (SGD) or × √2 (Adam)"
@@ -236,7 +236,7 @@ def scale_text(scale: Estimate | None) -> str:
         return ""
     if scale.kind == "fieller lower bound":
         least = _rows(scale.lo or 0.0)
-        return f"≥ {least} (the gradient cannot be told from its noise: no upper bound)"
+        return f"≥ {least} (the gradient is not distinguishable from noise: no upper bound)"
     return _interval(scale, _rows)
 
 
@@ -320,9 +320,9 @@ def _sharpness_at_target(equal: Json) -> tuple[str, str]:
 
 def _each_epsilon(by_epsilon: Json) -> str:
     return ", ".join(
-        f"{found['value']:.4g} % (ε = {epsilon})"
-        for epsilon, found in by_epsilon.items()
-        if found.get("value") is not None
+        f"{change['value']:.4g} % (ε = {epsilon})"
+        for epsilon, change in by_epsilon.items()
+        if change.get("value") is not None
     )
 
 

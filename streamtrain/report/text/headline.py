@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator, Sequence
 
 from streamtrain.base.units import format_seconds
+from streamtrain.base.words import plural
 from streamtrain.report.analysis import Analysis, CellFigures, ModelLoss, Summary
 from streamtrain.report.number_format import (
     loss_text,
-    plural,
     rmse_text,
     seconds_text,
     size_text,

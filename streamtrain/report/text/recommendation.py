@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 
 from streamtrain.base.units import format_count
+from streamtrain.base.words import plural
 from streamtrain.plan.plan import default_window_rows
 from streamtrain.report.analysis import Analysis, CellFigures, Recommended
 from streamtrain.report.number_format import (
     loss_text,
-    plural,
     seconds_text,
     size_text,
     sizes_text,

@@ -1,8 +1,8 @@
 """The facts about the run itself: the machine, the data, the rows read, and their cost."""
 
 from streamtrain.base.units import format_bytes, format_seconds
+from streamtrain.base.words import plural
 from streamtrain.report.analysis import Summary
-from streamtrain.report.number_format import plural
 from streamtrain.report.text.facts import Facts
 from streamtrain.types import Json
 

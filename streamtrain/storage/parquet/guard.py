@@ -10,7 +10,7 @@ entry points:
 
 `verify` also uses `walk_pages`, to check the CRC-32 of every page.
 
-Field numbers are those of parquet-format's `parquet.thrift`: structs FileMetaData, ColumnMetaData,
+Field numbers are as in parquet-format's `parquet.thrift`: structs FileMetaData, ColumnMetaData,
 PageHeader. A page is a PageHeader followed by its stored bytes; `crc` is the CRC-32 of the bytes as
 they are stored.
 """

@@ -75,16 +75,16 @@ def make_storage(options: Mapping[str, str] | None, *, timeout_seconds: float = 
 
     Raises ConfigError for an unknown name, and for a secret that was redacted.
     """
-    known = sorted({name for names in OPTION_NAMES.values() for name in names})
-    given = {
+    option_names = sorted({name for names in OPTION_NAMES.values() for name in names})
+    texts = {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in (options or {}).items()
     }
-    for name, value in given.items():
-        if name not in known:
+    for name, value in texts.items():
+        if name not in option_names:
             raise ConfigError(
                 f"storage option {shown(name)!r} is unknown; known are"
-                f" {', '.join(known)}.{did_you_mean(name, known)}"
+                f" {', '.join(option_names)}.{did_you_mean(name, option_names)}"
             )
         if value == HIDDEN:
             raise ConfigError(
@@ -92,7 +92,7 @@ def make_storage(options: Mapping[str, str] | None, *, timeout_seconds: float = 
                 f" again: --storage-option {name}=…"
             )
     return Storage(
-        options=tuple(sorted(given.items())), request_seconds=timeout_seconds / _REQUESTS_PER_READ
+        options=tuple(sorted(texts.items())), request_seconds=timeout_seconds / _REQUESTS_PER_READ
     )
 
 

@@ -1,7 +1,7 @@
 """The optimizers of the torch engine, for all replicas at once.
 
-They give the same numbers as those of the fused engine (kernels/updates.py: step). What changes
-from step to step is one row of a table (`step_table`), computed beforehand in float64. So a
+They give the same numbers as the optimizers of the fused engine (kernels/updates.py: step). What
+changes from step to step is one row of a table (`step_table`), computed beforehand in float64. So a
 compiled or captured step has no number built in, and reads the schedule from the device's memory.
 
 Legend of shape suffixes: R replicas, P parameters, S steps.

@@ -108,11 +108,11 @@ class TorchEngine:
             for rows in self._rows_on_device(block, start, stop):
                 done = 0
                 while done < len(rows):
-                    left = len(rows) - done
-                    if not self._carried and (taken := self._whole_rows(left)):
+                    remaining = len(rows) - done
+                    if not self._carried and (taken := self._whole_rows(remaining)):
                         losses_R += self._take_whole(rows[done : done + taken])
                     else:
-                        taken = min(self.batch_size - self._carried, self._part_rows, left)
+                        taken = min(self.batch_size - self._carried, self._part_rows, remaining)
                         losses_R += self._add_gradient(rows[done : done + taken])
                         self._carried += taken
                         if self._carried == self.batch_size:
@@ -135,8 +135,9 @@ class TorchEngine:
         """See `Engine.evaluate`. The forward pass has the precision of training."""
         squares_R = torch.zeros(len(self.learning_rates), dtype=torch.float64, device=self.device)
         with self._settings():
-            for part in torch.from_numpy(rows).to(self.device).split(self._part_rows):
-                squares_R += 2 * self._half_squares(self._parameters_RP, part[:, :-1], part[:, -1:])
+            for some_rows in torch.from_numpy(rows).to(self.device).split(self._part_rows):
+                x, y = some_rows[:, :-1], some_rows[:, -1:]
+                squares_R += 2 * self._half_squares(self._parameters_RP, x, y)
             return (squares_R / max(len(rows), 1)).cpu().numpy()
 
     def state(self) -> dict[str, np.ndarray]:
@@ -267,11 +268,11 @@ class TorchEngine:
             return iter([torch.from_numpy(block[start:stop])])
         return self._feed(block, start, stop, self._carried)
 
-    def _whole_rows(self, left: int) -> int:
-        """Return how many of the rows left the next call for whole steps takes, maybe 0."""
-        steps = left // self.batch_size if self._replayed is not None else 0
+    def _whole_rows(self, remaining: int) -> int:
+        """Return how many of the remaining rows the next call for whole steps takes, maybe 0."""
+        steps = remaining // self.batch_size if self._replayed is not None else 0
         if self._steps_at_once:
-            steps = left // self.batch_size // self._steps_at_once * self._steps_at_once
+            steps = remaining // self.batch_size // self._steps_at_once * self._steps_at_once
         return min(steps, TABLE_STEPS) * self.batch_size
 
     def _take_whole(self, rows: torch.Tensor) -> torch.Tensor:
