@@ -26,7 +26,16 @@ from streamtrain.records.parsing import (
     parse_record,
     started_record,
 )
-from streamtrain.records.record import Emit, Record, to_json
+from streamtrain.records.record import (
+    OPTIONAL,
+    Emit,
+    Record,
+    WrittenAs,
+    is_optional,
+    json_fields,
+    json_values,
+    to_json,
+)
 from streamtrain.records.sweep_events import (
     Confirmed,
     DeliveryTimed,
@@ -41,6 +50,7 @@ from streamtrain.records.sweep_events import (
 )
 
 __all__ = [
+    "OPTIONAL",
     "SCHEMA_VERSION",
     "Baseline",
     "Confirmed",
@@ -67,6 +77,10 @@ __all__ = [
     "SyncChosen",
     "TargetWinners",
     "WinningRates",
+    "WrittenAs",
+    "is_optional",
+    "json_fields",
+    "json_values",
     "parse",
     "parse_pass",
     "parse_record",
