@@ -22,6 +22,15 @@ MAX_ROWS = 2**53
 
 Status = Literal["reached", "not_reached", "diverged", "out_of_memory", "failed"]
 
+#: The rows on which a reference model was scored; population: its loss is known exactly.
+ScoredOn = Literal["holdout", "eval_data", "training", "population"]
+
+#: How a target loss was chosen.
+TargetOrigin = Literal["given", "automatic", "none"]
+
+#: How learning rates follow from batch sizes.
+LrRule = Literal["tuned", "fixed", "linear", "sqrt"]
+
 #: A JSON document without a more specific type, such as a checkpoint's state.
 Json = dict[str, Any]
 

@@ -27,7 +27,16 @@ from streamtrain.records.parsing import (
     parse_record,
     started_record,
 )
-from streamtrain.records.record import Emit, Record, to_json
+from streamtrain.records.record import (
+    OPTIONAL,
+    Emit,
+    Record,
+    WrittenAs,
+    is_optional,
+    json_fields,
+    json_values,
+    to_json,
+)
 from streamtrain.records.sweep_events import (
     Confirmed,
     DeliveryTimed,
@@ -42,6 +51,7 @@ from streamtrain.records.sweep_events import (
 )
 
 __all__ = [
+    "OPTIONAL",
     "SCHEMA_VERSION",
     "Baseline",
     "Confirmed",
@@ -69,6 +79,10 @@ __all__ = [
     "SyncChosen",
     "TargetWinners",
     "WinningRates",
+    "WrittenAs",
+    "is_optional",
+    "json_fields",
+    "json_values",
     "parse",
     "parse_pass",
     "parse_record",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import BeforeValidator
 
 from streamtrain.records.record import OPTIONAL, Record
-from streamtrain.types import Json, Receipt
+from streamtrain.types import Json, LrRule, Receipt, ScoredOn
 
 SCHEMA_VERSION = 1
 
@@ -29,12 +29,29 @@ class ReferenceLoss:
 
     value: float
     rmse: float | None = None
-    scored_on: str = "holdout"
+    scored_on: ScoredOn = "holdout"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataInfo:
-    """The data set as the run read it; `truth` is known for generated data only."""
+    """The data set as the run read it.
+
+    Attributes:
+        url: Path or URL that was opened.
+        fingerprint: Hash of the shards' names, sizes and sources.
+        num_rows: Rows of all shards, including held-out rows.
+        num_shards: Parquet files or Zarr arrays.
+        num_spans: Units of reading.
+        features: Names of the features in order.
+        target: Name of the target.
+        holdout_rows: Rows reserved for evaluation.
+        holdout_source: Where they are from: rows of this data set, eval_data or none.
+        integrity: Whether checksums of every page protect the data.
+        truth: What is known exactly about the data; for generated data only.
+        on_null: What is done with rows that have nulls: error, drop or impute.
+        transform: The function that changes each block; None when there is none.
+        imputed: The values that stand for nulls, by column; None when none do.
+    """
 
     url: str = ""
     fingerprint: str | None = None
@@ -106,7 +123,7 @@ class RunStarted(Record):
     command: str = ""
     env: Json = field(default_factory=dict)
     lr: float | None = field(default=None, metadata=OPTIONAL)
-    lr_rules: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
+    lr_rules: tuple[LrRule, ...] | None = field(default=None, metadata=OPTIONAL)
     halving: bool | None = field(default=None, metadata=OPTIONAL)
     extend: bool | None = field(default=None, metadata=OPTIONAL)
     rerun: bool | None = field(default=None, metadata=OPTIONAL)

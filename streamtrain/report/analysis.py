@@ -7,30 +7,39 @@ records ──collect──▶ Run ──judge──▶ Judgement ──analyze�
                                                                └─ .summary ──to_json──▶ summary.json
 ```
 
-`Summary` is the part that `summary.json` keeps, as nested dataclasses; `schema.json` gives the
-meaning and the unit of every field. `measures` is a JSON document, read with `section` and
-`estimate_of`.
+`Summary` is the part that `summary.json` keeps, as nested dataclasses (see also `summary_parts`).
+Their docstrings give the meaning and the unit of every field; `summary_schema` makes `schema.json`
+of them. `measures` is a JSON document, read with `section` and `estimate_of`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from streamtrain.records import DataInfo, parse
+from streamtrain.records import DataInfo, WrittenAs, json_values, parse
+from streamtrain.report.summary_parts import (
+    CellFigures,
+    Confirmation,
+    ModelLoss,
+    OtherTarget,
+    Recommended,
+    ReportWarning,
+    TrialReceipt,
+    Workers,
+)
 from streamtrain.science.cells import Cell
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.judge import Judgement
 from streamtrain.science.landmarks import Landmarks
+from streamtrain.science.landmarks_json import LandmarksJson
 from streamtrain.science.run_log import Run
-from streamtrain.types import Json, Status
+from streamtrain.types import Json, LrRule, TargetOrigin
 
 SCHEMA_VERSION = 1
-
-
-NOT_MEASURED = Estimate(value=None)
 
 
 def estimate_of(values: Mapping[str, Any] | None) -> Estimate | None:
@@ -64,167 +73,90 @@ def section(document: Mapping[str, Any] | None, *names: str) -> Json:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellFigures:
-    """One batch size at its learning rate, with its figures over the trials that are judged."""
-
-    batch_size: int
-    lr: float = 0.0
-    status: Status = "not_reached"
-    rows_per_second: Estimate = NOT_MEASURED
-    wait_fraction: Estimate = NOT_MEASURED
-    holdout_loss: Estimate = NOT_MEASURED
-    holdout_rmse: Estimate = NOT_MEASURED
-    holdout_loss_at_steps: Estimate = NOT_MEASURED
-    holdout_loss_at_seconds: Estimate = NOT_MEASURED
-    steps_to_target: Estimate = NOT_MEASURED
-    rows_to_target: Estimate = NOT_MEASURED
-    seconds_to_target: Estimate = NOT_MEASURED
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetCell:
-    """One batch size at its best learning rate for a further target."""
-
-    batch_size: int
-    lr: float = 0.0
-    status: Status = "not_reached"
-    steps_to_target: Estimate = NOT_MEASURED
-    rows_to_target: Estimate = NOT_MEASURED
-    seconds_to_target: Estimate = NOT_MEASURED
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OtherTarget:
-    """A further target loss. It is reported, but never affects the recommendation."""
-
-    target_loss: float
-    cells: tuple[TargetCell, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelLoss:
-    """The loss of a reference model; `rmse` is in the target's units."""
-
-    value: float | None = None
-    rmse: float | None = None
-    scored_on: str = "holdout"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recommended:
-    """The recommended batch size and the reasons.
-
-    Attributes:
-        batch_size: The recommended size; None when there is none.
-        reason: Why it is recommended, or why no size is.
-        conclusive: Whether every eligible size that is not equivalent is proven slower.
-        equivalent: Eligible sizes as good as the one with the smallest median time.
-        undecided: Eligible sizes that are neither equivalent nor proven slower.
-        more_trials: An estimate of the trials that would settle it; None if unknown.
-        not_chosen: Why another size was not chosen, by batch size.
-    """
-
-    batch_size: int | None = None
-    reason: str = ""
-    conclusive: bool = False
-    equivalent: tuple[int, ...] = ()
-    undecided: tuple[int, ...] = ()
-    more_trials: int | None = None
-    not_chosen: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmation:
-    """A size trained to the target from start to end: seconds predicted and measured.
-
-    Both are over the same trials, and neither includes `fill_seconds`, the time before the first
-    block. `ratio` is measured over predicted.
-    """
-
-    batch_size: int
-    predicted_seconds: Estimate
-    measured_seconds: Estimate
-    ratio: Estimate
-    fill_seconds: Estimate
-
-    @property
-    def seconds_off(self) -> float:
-        """The distance between the measured and the predicted seconds."""
-        return abs((self.measured_seconds.value or 0.0) - (self.predicted_seconds.value or 0.0))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerCount:
-    """The rounds of a run that had one number of workers."""
-
-    workers: int
-    rounds: int
-    rows: int
-    seconds: float
-    rows_per_second: Estimate
-    end_rows: int
-    holdout_loss: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
-    """How the workers of a cluster shared a run; `by_workers`: an entry per number of workers."""
-
-    sync: str | None = None
-    reason: str | None = None
-    shares: int | None = None
-    lanes: int | None = None
-    sum_seconds: float | None = None
-    part_seconds: float | None = None
-    task_seconds: float | None = None
-    most_workers: int | None = None
-    lost_workers: int = 0
-    failed_tasks: int = 0
-    rounds: int = 0
-    rows_a_round: float | None = None
-    outer_optimizer: str | None = None
-    generations: int | None = None
-    collective: str | None = None
-    by_workers: tuple[WorkerCount, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportWarning:
-    """A caveat about a figure, and the flag that would resolve it, if any."""
-
-    text: str
-    flag: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """Everything a run found: the content of `summary.json`, in its order.
 
-    `cells` belong to the first rule of `lr_rules`, in the order of the run; `arms` has the cells of
-    the other rules, which are reported but not judged.
+    Attributes:
+        schema_version: Version of the form of this document.
+        verb: sweep or train.
+        command: The command that reproduces the run.
+        trials: Seeds; each sets weights and row order.
+        epoch_rows: Rows of an epoch.
+        version: Version of streamtrain.
+        train_rows: Rows each learner trains on.
+        target_loss: The held-out loss to reach, in standardised target units; None when there is
+            none.
+        target_loss_chosen: How target_loss was chosen.
+        lr_rules: How learning rates follow from batch sizes; the first is that of `cells` and is
+            judged.
+        fresh_seeds: True: the figures of cells are from seeds that did not choose their learning
+            rates.
+        holdout_loss_at_rows: Rows at which cells[].holdout_loss is compared: the largest
+            evaluation row that every finished cell reached.
+        holdout_loss_at_steps: Steps at which cells[].holdout_loss_at_steps is compared: the most
+            that every finished cell took.
+        holdout_loss_at_seconds: Seconds of training at which cells[].holdout_loss_at_seconds is
+            compared: the longest that every finished cell trained.
+        cells: One per batch size, in the order of the run.
+        recommendation: The recommended minibatch size, by the rule of the report.
+        sentence: The answer in one sentence.
+        best_constant_loss: The loss of the best constant.
+        best_linear_loss: The loss of the best linear model.
+        best_possible_loss: The smallest loss that any model can have; for generated data only.
+        landmarks: Sizes to know beside the recommended one.
+        confirmation: Sizes trained to the target from start to end, beside the prediction.
+        measures: What --measure asked for: noise_scale, sqrt_m_slope, curvature, sharpness,
+            shuffle.
+        arms: The other rules, each with cells like those above, at the same target; they are
+            reported but not judged.
+        workers: How the workers of a Dask cluster shared the run; None on one machine.
+        other_targets: Further targets given; they never enter the recommendation.
+        rows_read: Rows read from storage by the training passes.
+        passes: Passes over the data.
+        rows_saved: Rows not read because learners shared a pass.
+        seconds: Seconds of the whole run.
+        projected_bytes: Bytes projected before the run.
+        budget_bytes: Bytes allowed.
+        peak_rss_bytes: Peak resident bytes beyond the imports.
+        receipts: Proof of exactly-once delivery, one per trial.
+        stream_seconds: Seconds of work by part of the stream, all passes together; read is of
+            object stores, and within decode.
+        read_bytes: Bytes read from object stores, all passes together; 0 for local files.
+        integrity: Whether checksums of every page protect the data.
+        quarantined: Rows that could not be read and were left out, under --on-bad-shard
+            quarantine: rows, spans, the first of them, files left out.
+        data: The data set: url, fingerprint, rows, columns, hold-out, integrity, truth.
+        standard: Mean and 1/sd of each column, target last.
+        target_sd: Standard deviation of the target, in its own units.
+        env: Machine and versions.
+        config: The resolved configuration.
+        why: Why one size beats another, in words: steps, the root law, noise, sharpness.
+        warnings: What to know before relying on a figure.
     """
 
-    schema_version: int = SCHEMA_VERSION
-    verb: str = "sweep"
+    schema_version: Annotated[int, Field(json_schema_extra={"const": SCHEMA_VERSION})] = (
+        SCHEMA_VERSION
+    )
+    verb: Literal["sweep", "train"] = "sweep"
     command: str | None = None
     trials: int = 1
     epoch_rows: int | None = None
     version: str | None = None
     train_rows: int = 0
     target_loss: float | None = None
-    target_loss_chosen: str = "none"
-    lr_rules: tuple[str, ...] = ("tuned",)
+    target_loss_chosen: TargetOrigin = "none"
+    lr_rules: tuple[LrRule, ...] = ("tuned",)
     fresh_seeds: bool = False
     holdout_loss_at_rows: int | None = None
     holdout_loss_at_steps: int | None = None
     holdout_loss_at_seconds: float | None = None
     cells: tuple[CellFigures, ...] = ()
-    recommendation: Recommended = Recommended()
+    recommendation: Recommended = field(default_factory=Recommended)
     sentence: str = ""
     best_constant_loss: ModelLoss | None = None
     best_linear_loss: ModelLoss | None = None
     best_possible_loss: ModelLoss | None = None
-    landmarks: Json = field(default_factory=dict)
+    landmarks: Annotated[Json, WrittenAs(LandmarksJson)] = field(default_factory=dict)
     confirmation: tuple[Confirmation, ...] = ()
     measures: Json = field(default_factory=dict)
     arms: dict[str, tuple[CellFigures, ...]] = field(default_factory=dict)
@@ -237,9 +169,9 @@ class Summary:
     projected_bytes: int | None = None
     budget_bytes: int | None = None
     peak_rss_bytes: int | None = None
-    receipts: tuple[Json, ...] = ()
+    receipts: tuple[TrialReceipt, ...] = ()
     stream_seconds: dict[str, float] = field(default_factory=dict)
-    read_bytes: int = 0
+    read_bytes: Annotated[int, Field(ge=0)] = 0
     integrity: str | None = None
     quarantined: Json | None = None
     data: DataInfo = field(default_factory=DataInfo)
@@ -309,22 +241,13 @@ class Analysis:
 
 def strict(value: Any) -> Any:
     """Return JSON values: None for NaN and infinity, lists for tuples, numbers for NumPy's."""
-    if isinstance(value, Estimate):
-        return strict(_estimate_json(value))
     if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: strict(getattr(value, item.name)) for item in fields(value)}
+        return {key: strict(item) for key, item in json_values(value).items()}
     if isinstance(value, dict):
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [strict(item) for item in value]
     return finite(value.item() if isinstance(value, np.generic) else value)
-
-
-def _estimate_json(estimate: Estimate) -> Json:
-    """Return an estimate as JSON, with the keys in the order that `summary.json` always used."""
-    if estimate.kind:
-        return estimate.to_json()
-    return {"value": estimate.value, "n": estimate.n, "lo": estimate.lo, "hi": estimate.hi}
 
 
 def finite(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from streamtrain.report.analysis import CellFigures, Confirmation
+from streamtrain.report.summary_parts import CellFigures, Confirmation
 from streamtrain.science.cells import (
     Cell,
     losses_at,
@@ -31,7 +31,7 @@ class ComparedAt:
 
 
 def cell_figures(run: Run, cell: Cell, compared_at: ComparedAt) -> CellFigures:
-    """Return the figures of a cell; for their units see `schema.json`."""
+    """Return the figures of a cell; for their units see `CellFigures`."""
     speeds, waits = throughput(run, cell.batch_size)
     losses_by_time = losses_at_seconds(run, cell, compared_at.seconds)
     return CellFigures(

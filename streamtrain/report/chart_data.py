@@ -9,10 +9,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from streamtrain.report.analysis import Analysis, CellFigures, Summary
+from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.axis import ends_of, spread, with_intervals
 from streamtrain.report.measure_data import Row, measure_tables
 from streamtrain.report.number_format import loss_text, size_text, status_text
+from streamtrain.report.summary_parts import CellFigures
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import Curve
 

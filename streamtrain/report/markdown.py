@@ -5,7 +5,7 @@ from typing import Any
 
 from streamtrain.base.units import format_count
 from streamtrain.base.words import plural
-from streamtrain.report.analysis import Analysis, CellFigures, ReportWarning, Summary, is_trained
+from streamtrain.report.analysis import Analysis, Summary, is_trained
 from streamtrain.report.number_format import (
     NOTHING,
     loss_figure_text,
@@ -18,6 +18,7 @@ from streamtrain.report.number_format import (
     status_text,
     target_word,
 )
+from streamtrain.report.summary_parts import CellFigures, ReportWarning
 from streamtrain.report.text.advice import INPUT_BOUND
 from streamtrain.report.text.captions import confirmation_note
 from streamtrain.report.text.facts import (

@@ -11,17 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from streamtrain.base.units import format_count, format_seconds
-from streamtrain.report.analysis import (
-    NOT_MEASURED,
-    Analysis,
-    CellFigures,
-    Summary,
-    estimate_of,
-    finite,
-    section,
-)
+from streamtrain.report.analysis import Analysis, Summary, estimate_of, finite, section
 from streamtrain.report.axis import spread
 from streamtrain.report.number_format import size_text, status_text
+from streamtrain.report.summary_parts import NOT_MEASURED, CellFigures
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.landmarks import Laws, Stability
 from streamtrain.science.run_log import Curve, Run

@@ -4,15 +4,9 @@ import math
 from collections.abc import Iterable
 
 from streamtrain.records import DataInfo, ReferenceLoss, RunEnded
-from streamtrain.report.analysis import (
-    Analysis,
-    ModelLoss,
-    OtherTarget,
-    Summary,
-    TargetCell,
-    strict,
-)
+from streamtrain.report.analysis import Analysis, Summary, strict
 from streamtrain.report.cell_figures import ComparedAt, cell_figures, confirmations, target_figures
+from streamtrain.report.summary_parts import ModelLoss, OtherTarget, TargetCell, TrialReceipt
 from streamtrain.report.text.advice import warn
 from streamtrain.report.text.explanation import explain
 from streamtrain.report.text.recommendation import describe, sentence
@@ -91,7 +85,13 @@ def analyze(run: Run) -> Analysis:
         budget_bytes=header.memory.budget_bytes,
         peak_rss_bytes=end.peak_rss_bytes,
         receipts=tuple(
-            {"trial": record.trial, **record.receipt.to_json()}
+            TrialReceipt(
+                trial=record.trial,
+                count=record.receipt.count,
+                digest=f"{record.receipt.digest:016x}",
+                dropped=record.receipt.dropped,
+                quarantined=record.receipt.quarantined,
+            )
             for record in run.passes
             if record.receipt is not None
         ),

@@ -7,8 +7,9 @@ from itertools import pairwise
 from streamtrain.base.units import format_count
 from streamtrain.base.words import plural
 from streamtrain.records import PassEnded, RoundEnded
-from streamtrain.report.analysis import WorkerCount, Workers, finite
+from streamtrain.report.analysis import finite
 from streamtrain.report.number_format import loss_text, speed_text
+from streamtrain.report.summary_parts import WorkerCount, Workers
 from streamtrain.science.cells import round_speeds
 from streamtrain.science.intervals import measure
 from streamtrain.science.run_log import Run

@@ -5,12 +5,15 @@ docs/science.md says which interval is used where.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from streamtrain.base.finite import finite_or_none
+from streamtrain.records import OPTIONAL, json_values
 from streamtrain.science.scipy_functions import t_quantile
 from streamtrain.types import Json
 
@@ -25,17 +28,23 @@ Sample = Sequence[float] | Vector
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A value with its 95 % interval [`lo`, `hi`], from `n` values, trials or other repeats.
+    """A value, such as a median, with its 95 % interval.
 
-    None means unknown or not finite, since JSON has neither NaN nor infinity. `kind` names the
-    interval where it is not the interval of a plain sample.
+    None means unknown or not finite, since JSON has neither NaN nor infinity.
+
+    Attributes:
+        value: The value.
+        lo: Lower end of the interval; None without repeats.
+        hi: Upper end of the interval; None without repeats.
+        n: Values, trials or other repeats that it is from.
+        kind: Name of the interval where it is not the interval of a plain sample.
     """
 
     value: float | None
     lo: float | None = None
     hi: float | None = None
-    n: int = 0
-    kind: str = ""
+    n: Annotated[int, Field(ge=0)] = 0
+    kind: str = field(default="", metadata=OPTIONAL)
 
     def to_json(self) -> Json:
         """Return the estimate in the form of `summary.json`; `kind` only where there is one.
@@ -43,8 +52,7 @@ class Estimate:
         >>> Estimate(value=2.0, lo=1.0, n=8, kind="fieller").to_json()
         {'value': 2.0, 'lo': 1.0, 'hi': None, 'n': 8, 'kind': 'fieller'}
         """
-        values: Json = {"value": self.value, "lo": self.lo, "hi": self.hi, "n": self.n}
-        return {**values, "kind": self.kind} if self.kind else values
+        return json_values(self)
 
     @classmethod
     def from_json(cls, values: Json) -> "Estimate":

@@ -18,7 +18,7 @@ from streamtrain.science.rule import Candidate, Recommendation, recommend
 from streamtrain.science.run_log import Run
 from streamtrain.science.shuffle_quality import is_bad_shuffle
 from streamtrain.science.tuning import choose_winners, is_tuned
-from streamtrain.types import Json
+from streamtrain.types import Json, TargetOrigin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Judgement:
     """
 
     target: float | None
-    chosen: str
+    chosen: TargetOrigin
     cells: Sequence[Cell]
     choice: Recommendation
     fresh: bool
@@ -63,7 +63,7 @@ def judge(run: Run) -> Judgement:
     )
 
 
-def find_judged_target(run: Run) -> tuple[float | None, str]:
+def find_judged_target(run: Run) -> tuple[float | None, TargetOrigin]:
     """Return the loss by which sizes are judged, and how it was chosen.
 
     It is `given`, `automatic` or `none`. An automatic one is chosen while tuning. Fresh seeds may

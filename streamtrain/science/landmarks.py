@@ -13,6 +13,7 @@ import numpy as np
 from streamtrain.science.cells import Cell, shared_trials, throughput
 from streamtrain.science.intervals import Estimate, paired_ratio
 from streamtrain.science.judge import Judgement, is_correlated
+from streamtrain.science.landmarks_json import LandmarksJson, LawsJson, StabilityJson
 from streamtrain.science.oracle import GaussianLinear
 from streamtrain.science.run_log import Run
 from streamtrain.science.steps_law import (
@@ -53,9 +54,22 @@ class Laws:
     steps: StepsLaw = field(default_factory=StepsLaw)
     throughput: ThroughputLaw = field(default_factory=ThroughputLaw)
 
-    def to_json(self) -> Json:
-        """Return both laws as one document, as `summary.json` has them."""
-        return self.throughput.to_json() | self.steps.to_json()
+    def to_json(self) -> LawsJson:
+        """Return both laws as one document, without the fits of single trials."""
+        time, steps = self.throughput, self.steps
+        return {
+            "alpha_seconds": _optional_json(time.alpha_seconds),
+            "beta_seconds_a_row": _optional_json(time.beta_seconds_per_row),
+            "rows_per_second": _optional_json(time.delivery_rate),
+            "overlap": _optional_json(time.overlap),
+            "kink": _optional_json(time.crossover_batch_size),
+            "free_batch_size": _optional_json(time.free_batch_size),
+            "best_batch_size": _optional_json(time.best_batch_size),
+            "best_seconds": _optional_json(time.best_seconds),
+            "steps_min": _optional_json(steps.steps_min),
+            "critical_batch_size": _optional_json(steps.critical_batch_size),
+            "misfit": steps.misfit,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +83,7 @@ class Stability:
     eigenvalues: tuple[float, ...]
     learning_rates: Mapping[int, float]
 
-    def to_json(self) -> Json:
+    def to_json(self) -> StabilityJson:
         """Return the boundary in the form of `summary.json`."""
         return {
             "eigenvalues": list(self.eigenvalues),
@@ -107,7 +121,7 @@ class Landmarks:
     stability: Stability | None
     premise: str | None
 
-    def to_json(self) -> Json:
+    def to_json(self) -> LandmarksJson:
         """Return the landmarks as `summary.json` has them."""
         return {
             "laws": self.laws.to_json(),
@@ -296,6 +310,10 @@ def _premise(run: Run, judgement: Judgement, laws: Laws) -> str | None:
     if not fewest <= best <= most:
         return f"the optimum lies outside the sizes that were tried ({fewest:,} to {most:,})"
     return "sizes between the two are equally fast within 5 %, and the smaller is recommended"
+
+
+def _optional_json(estimate: Estimate | None) -> Json | None:
+    return None if estimate is None else estimate.to_json()
 
 
 def _value(estimate: Estimate | None) -> float | None:

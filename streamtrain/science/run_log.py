@@ -24,7 +24,7 @@ from streamtrain.records import (
     WinningRates,
     parse_record,
 )
-from streamtrain.types import Json
+from streamtrain.types import Json, LrRule
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,7 +116,7 @@ class Run:
         return self.header.trials
 
     @property
-    def rules(self) -> list[str]:
+    def rules(self) -> list[LrRule]:
         """How learning rates follow from batch sizes; sizes are judged by the first."""
         return list(self.header.lr_rules or ("tuned",))
 

@@ -19,8 +19,8 @@ import numpy as np
 from streamtrain.science.cells import Cell, shared_trials
 from streamtrain.science.crossing import first_crossing
 from streamtrain.science.intervals import Estimate, Sample, Vector, log_estimate
+from streamtrain.science.landmarks_json import GrowthJson
 from streamtrain.science.scipy_functions import minimize_between
-from streamtrain.types import Json
 
 #: Stretches of the loss, equal on a logarithmic scale. The first starts at this fraction of the
 #: smallest untrained loss, so below every one of them.
@@ -58,14 +58,6 @@ class StepsLaw:
     misfit: float | None = None
     trial_fits: tuple[tuple[float, float], ...] = ()
 
-    def to_json(self) -> Json:
-        """Return the law in the form of `summary.json`, without the fits of single trials."""
-        return {
-            "steps_min": optional_json(self.steps_min),
-            "critical_batch_size": optional_json(self.critical_batch_size),
-            "misfit": self.misfit,
-        }
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalGrowth:
@@ -84,7 +76,7 @@ class LocalGrowth:
     gamma: float
     doublings: int
 
-    def to_json(self) -> Json:
+    def to_json(self) -> GrowthJson:
         """Return the growth in the form of `summary.json`."""
         return {
             "losses": list(self.losses),
@@ -93,11 +85,6 @@ class LocalGrowth:
             "gamma": self.gamma,
             "doublings": self.doublings,
         }
-
-
-def optional_json(estimate: Estimate | None) -> Json | None:
-    """Return the JSON of an estimate, or None."""
-    return None if estimate is None else estimate.to_json()
 
 
 def fit_steps(batch_sizes_M: Sample, steps_M: Sample) -> StepsFit:

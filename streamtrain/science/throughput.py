@@ -15,8 +15,6 @@ import numpy as np
 
 from streamtrain.science.intervals import Estimate, Sample, Vector, log_estimate
 from streamtrain.science.scipy_functions import minimize_between, non_negative_least_squares
-from streamtrain.science.steps_law import optional_json
-from streamtrain.types import Json
 
 #: The largest batch size considered.
 _LARGEST = 1e12
@@ -103,19 +101,6 @@ class ThroughputLaw:
     free_batch_size: Estimate | None = None
     best_batch_size: Estimate | None = None
     best_seconds: Estimate | None = None
-
-    def to_json(self) -> Json:
-        """Return the law in the form of `summary.json`."""
-        return {
-            "alpha_seconds": optional_json(self.alpha_seconds),
-            "beta_seconds_a_row": optional_json(self.beta_seconds_per_row),
-            "rows_per_second": optional_json(self.delivery_rate),
-            "overlap": optional_json(self.overlap),
-            "kink": optional_json(self.crossover_batch_size),
-            "free_batch_size": optional_json(self.free_batch_size),
-            "best_batch_size": optional_json(self.best_batch_size),
-            "best_seconds": optional_json(self.best_seconds),
-        }
 
 
 def fit_step_time(

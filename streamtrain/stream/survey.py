@@ -17,7 +17,7 @@ from streamtrain.storage.moments import Moments
 from streamtrain.stream.chains import read_ascending
 from streamtrain.stream.nulls import Columns, apply_null_policy, bad_values
 from streamtrain.stream.source import Source
-from streamtrain.types import Standardization
+from streamtrain.types import ScoredOn, Standardization
 
 #: A standard deviation below this fraction of the mean is rounding, not variation.
 CONSTANT_FRACTION = 1e-13
@@ -216,6 +216,7 @@ def baselines(survey: Survey, evaluation: np.ndarray | None) -> Baseline:
     count = max(survey.count, 1)
     variance = float(survey.comoment[-1, -1]) / count
     coefficients = linear_model(survey)
+    scored_on: ScoredOn
     if evaluation is None:
         scored_on = "training"
         residual = np.append(-coefficients[:-1], 1.0)

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from streamtrain.report.analysis import CellFigures, OtherTarget, Summary
+from streamtrain.report.analysis import Summary
+from streamtrain.report.summary_parts import CellFigures, OtherTarget
 from streamtrain.report.text.explanation import explain
 from streamtrain.science.intervals import Estimate
 

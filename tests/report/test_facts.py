@@ -10,9 +10,10 @@ import pytest
 
 from streamtrain.cluster.runner import _REQUESTED
 from streamtrain.report import write
-from streamtrain.report.analysis import Analysis, CellFigures
+from streamtrain.report.analysis import Analysis
 from streamtrain.report.markdown import render_markdown, render_table
 from streamtrain.report.summary import analyze, summarize
+from streamtrain.report.summary_parts import CellFigures
 from streamtrain.report.text import facts, run_facts
 from streamtrain.report.workers import worker_facts
 from streamtrain.science.intervals import Estimate

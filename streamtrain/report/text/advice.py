@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from streamtrain.base.units import format_bytes
-from streamtrain.report.analysis import Analysis, ReportWarning, Summary, is_trained
+from streamtrain.report.analysis import Analysis, Summary, is_trained
 from streamtrain.report.number_format import (
     loss_text,
     rate_text,
@@ -12,6 +12,7 @@ from streamtrain.report.number_format import (
     sizes_text,
     target_word,
 )
+from streamtrain.report.summary_parts import ReportWarning
 from streamtrain.report.text.recommendation import has_constant_target, mixed_span_rows
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up

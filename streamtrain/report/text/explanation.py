@@ -6,14 +6,7 @@ The reasons are steps, Goodfellow's √m law, gradient noise, and Keskar's sharp
 from collections.abc import Iterator, Sequence
 
 from streamtrain.base.units import format_count
-from streamtrain.report.analysis import (
-    NOT_MEASURED,
-    CellFigures,
-    Summary,
-    TargetCell,
-    estimate_of,
-    section,
-)
+from streamtrain.report.analysis import Summary, estimate_of, section
 from streamtrain.report.number_format import (
     loss_figure_text,
     loss_text,
@@ -22,6 +15,7 @@ from streamtrain.report.number_format import (
     target_word,
     times_text,
 )
+from streamtrain.report.summary_parts import NOT_MEASURED, CellFigures, TargetCell
 from streamtrain.report.text.facts import scale_text
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.landmarks import FEW_STEPS

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from streamtrain.base.units import format_seconds
 from streamtrain.base.words import plural
-from streamtrain.report.analysis import Analysis, CellFigures, ModelLoss, Summary
+from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.number_format import (
     loss_text,
     rmse_text,
@@ -14,6 +14,7 @@ from streamtrain.report.number_format import (
     speed_text,
     target_word,
 )
+from streamtrain.report.summary_parts import CellFigures, ModelLoss
 from streamtrain.science.run_log import Curve, Run
 
 _ENDED_EARLY = {

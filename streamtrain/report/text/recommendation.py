@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from streamtrain.base.units import format_count
 from streamtrain.base.words import plural
 from streamtrain.plan.plan import default_window_rows
-from streamtrain.report.analysis import Analysis, CellFigures, Recommended
+from streamtrain.report.analysis import Analysis
 from streamtrain.report.number_format import (
     loss_text,
     seconds_text,
@@ -15,6 +15,7 @@ from streamtrain.report.number_format import (
     target_word,
     times_text,
 )
+from streamtrain.report.summary_parts import CellFigures, Recommended
 from streamtrain.report.text.headline import trained_sentence
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up, rows_to_reach

@@ -1,0 +1,253 @@
+"""The parts of `analysis.Summary`: the objects within `summary.json`.
+
+`summary_schema` describes each key with the text of the field under `Attributes`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
+
+from streamtrain.science.intervals import Estimate
+from streamtrain.types import ScoredOn, Status
+
+NOT_MEASURED = Estimate(value=None)
+
+#: A measured figure: the median of n values and its 95 % interval, which is that of a plain sample,
+#: so that it has no `kind`.
+Figure = Annotated[Estimate, Field(json_schema_extra={"not": {"required": ["kind"]}})]
+
+BatchSize = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellFigures:
+    """One minibatch size at its best learning rate, with its figures over the judged trials.
+
+    Attributes:
+        batch_size: Rows of a minibatch.
+        lr: The learning rate judged best at this size.
+        status: Whether every trial reached the target, or what prevented it.
+        rows_per_second: Rows per second of training alone; n counts timing repeats.
+        wait_fraction: Fraction of that time spent waiting for rows, 0 to 1; n counts timing
+            repeats.
+        holdout_loss: Mean squared error on held-out rows at holdout_loss_at_rows, in standardised
+            target units.
+        holdout_rmse: Its square root in the target's own units.
+        holdout_loss_at_steps: The same loss at the document's holdout_loss_at_steps: equal steps.
+        holdout_loss_at_seconds: The same loss at the document's holdout_loss_at_seconds: equal
+            time.
+        steps_to_target: Optimizer steps to the target loss, interpolated; n counts the trials that
+            reached it. Where some did not: the Kaplan-Meier median, None where fewer than half
+            did, without interval.
+        rows_to_target: Rows to the target loss: steps x batch_size.
+        seconds_to_target: Seconds to the target loss: rows_to_target over the rows_per_second of
+            the trial's timing repeats; the interval holds the noise of both.
+    """
+
+    batch_size: BatchSize
+    lr: float = 0.0
+    status: Status = "not_reached"
+    rows_per_second: Figure = NOT_MEASURED
+    wait_fraction: Figure = NOT_MEASURED
+    holdout_loss: Figure = NOT_MEASURED
+    holdout_rmse: Figure = NOT_MEASURED
+    holdout_loss_at_steps: Figure = NOT_MEASURED
+    holdout_loss_at_seconds: Figure = NOT_MEASURED
+    steps_to_target: Figure = NOT_MEASURED
+    rows_to_target: Figure = NOT_MEASURED
+    seconds_to_target: Figure = NOT_MEASURED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetCell:
+    """One minibatch size at its best learning rate for a further target.
+
+    Attributes:
+        batch_size: Rows of a minibatch.
+        lr: The learning rate judged best at this size.
+        status: Whether every trial reached the target, or what prevented it.
+        steps_to_target: As in `CellFigures`, for this target.
+        rows_to_target: Rows to the target loss: steps x batch_size.
+        seconds_to_target: As in `CellFigures`, for this target.
+    """
+
+    batch_size: BatchSize
+    lr: float = 0.0
+    status: Status = "not_reached"
+    steps_to_target: Figure = NOT_MEASURED
+    rows_to_target: Figure = NOT_MEASURED
+    seconds_to_target: Figure = NOT_MEASURED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherTarget:
+    """A further target loss. It is reported, but never affects the recommendation.
+
+    Attributes:
+        target_loss: The held-out loss to reach, in standardised target units.
+        cells: One per batch size, in the order of the run.
+    """
+
+    target_loss: float
+    cells: tuple[TargetCell, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLoss:
+    """The loss of a reference model.
+
+    Attributes:
+        value: Mean squared error, in standardised target units.
+        rmse: Root mean squared error, in the target's own units.
+        scored_on: The rows on which it was scored; population: known exactly.
+    """
+
+    value: float | None = None
+    rmse: float | None = None
+    scored_on: ScoredOn = "holdout"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommended:
+    """The recommended minibatch size and the reasons.
+
+    Attributes:
+        batch_size: The smallest size that is as good as the best; None when no size is eligible.
+        reason: Why, in words.
+        conclusive: Every eligible size outside `equivalent` is slower with 95 % confidence; never
+            with one trial.
+        equivalent: Sizes whose 95 % upper bound for T(B)/T(best) is below 1.05.
+        undecided: Eligible sizes that are neither equivalent nor slower with 95 % confidence.
+        more_trials: An estimate of the further trials that would make it conclusive; 0 when it is,
+            None when unknown.
+        not_chosen: Batch size -> why it was not chosen.
+    """
+
+    batch_size: int | None = None
+    reason: str = ""
+    conclusive: bool = False
+    equivalent: tuple[int, ...] = ()
+    undecided: tuple[int, ...] = ()
+    more_trials: int | None = None
+    not_chosen: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """A size trained to the target from start to end: seconds predicted and measured.
+
+    Attributes:
+        batch_size: Rows of a minibatch.
+        predicted_seconds: Seconds to the target as predicted, over the trials measured.
+        measured_seconds: Seconds to the target as measured.
+        ratio: Measured over predicted.
+        fill_seconds: Seconds until the first block, in neither.
+    """
+
+    batch_size: int
+    predicted_seconds: Figure
+    measured_seconds: Figure
+    ratio: Figure
+    fill_seconds: Figure
+
+    @property
+    def seconds_off(self) -> float:
+        """The distance between the measured and the predicted seconds."""
+        return abs((self.measured_seconds.value or 0.0) - (self.predicted_seconds.value or 0.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCount:
+    """The rounds of a run that had one number of workers.
+
+    Attributes:
+        workers: The number of workers.
+        rounds: Rounds with that number.
+        rows: Rows trained on in these rounds.
+        seconds: Seconds of these rounds.
+        rows_per_second: Rows per second; n counts rounds.
+        end_rows: Rows of the run at the end of the last of these rounds.
+        holdout_loss: Held-out loss at end_rows, or at the last evaluation before.
+    """
+
+    workers: int
+    rounds: int
+    rows: int
+    seconds: float
+    rows_per_second: Figure
+    end_rows: int
+    holdout_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """How the workers of a Dask cluster shared a run.
+
+    Attributes:
+        sync: How training was synchronised: rounds or allreduce.
+        reason: Why so.
+        shares: Parts of a round, in local SGD.
+        lanes: Parts of a minibatch, in all-reduce.
+        sum_seconds: Seconds of a sum of gradients.
+        part_seconds: Seconds of a worker's part of a step.
+        task_seconds: Seconds of an empty task.
+        most_workers: How many workers there were at most.
+        lost_workers: Workers that were lost.
+        failed_tasks: Tasks that failed.
+        rounds: Rounds of local SGD.
+        rows_a_round: Median rows of a round.
+        outer_optimizer: What joins the weights at the end of a round.
+        generations: Worker groups formed, in all-reduce.
+        collective: What sums gradients: gloo, nccl or None.
+        by_workers: An entry per number of workers.
+    """
+
+    sync: str | None = None
+    reason: str | None = None
+    shares: int | None = None
+    lanes: int | None = None
+    sum_seconds: float | None = None
+    part_seconds: float | None = None
+    task_seconds: float | None = None
+    most_workers: int | None = None
+    lost_workers: int = 0
+    failed_tasks: int = 0
+    rounds: int = 0
+    rows_a_round: float | None = None
+    outer_optimizer: str | None = None
+    generations: int | None = None
+    collective: str | None = None
+    by_workers: tuple[WorkerCount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialReceipt:
+    """Proof of exactly-once delivery in one pass of a trial.
+
+    Attributes:
+        trial: Number of the trial.
+        count: Rows delivered.
+        digest: Order-free hash of their ids, hexadecimal.
+        dropped: Rows that the null policy dropped.
+        quarantined: Rows that could not be read.
+    """
+
+    trial: int
+    count: int
+    digest: str
+    dropped: int = 0
+    quarantined: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportWarning:
+    """A caveat about a figure.
+
+    Attributes:
+        text: The caveat.
+        flag: The flag that helps, if any.
+    """
+
+    text: str
+    flag: str | None = None
