@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.report.undrawn import Undrawn
+
 settings.register_profile("streamtrain", deadline=None)  # a busy machine is not a wrong result
 settings.load_profile("streamtrain")
 
@@ -57,7 +59,7 @@ def no_pictures(request, monkeypatch):
     The other files of a report are written in every test.
     """
     if "report" not in Path(request.path).parts:
-        monkeypatch.setattr("streamtrain.report.write.draw", lambda charts: {})
+        monkeypatch.setattr("streamtrain.report.write.Drawing", Undrawn)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from streamtrain.base.units import format_bytes, format_count, format_seconds
-from streamtrain.cluster.connect import is_wanted
+from streamtrain.cluster.choice import is_wanted
 from streamtrain.config import Config
 from streamtrain.report.number_format import plural
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up

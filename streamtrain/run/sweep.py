@@ -108,7 +108,13 @@ def sweep(
 
     run = sweep_run.run
     can_step = tuple(size for size in sizes if _can_step(run, size))
-    measure_throughput(prepared, can_step, sweep_run.emit, max(REPEATS, run.trials))
+    measure_throughput(
+        prepared,
+        can_step,
+        sweep_run.emit,
+        max(REPEATS, run.trials),
+        pass_seconds=sum(record.seconds for record in run.passes),
+    )
     if config.sweep.measure:
         measure_sweep(prepared, run, learners, sweep_run.emit)
     if config.sweep.confirm:
