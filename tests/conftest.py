@@ -14,8 +14,10 @@ from hypothesis import settings
 
 from tests.report.undrawn import Undrawn
 
-settings.register_profile("streamtrain", deadline=None)  # a busy machine is not a wrong result
-settings.load_profile("streamtrain")
+# A busy machine is not a wrong result. The full number of examples is for nightly runs.
+settings.register_profile("quick", deadline=None, max_examples=40)
+settings.register_profile("thorough", deadline=None, max_examples=300)
+settings.load_profile(os.environ.get("STREAMTRAIN_HYPOTHESIS", "quick"))
 
 # On a shared machine torch's threads spin while they wait; no test depends on their number.
 torch.set_num_threads(1)
