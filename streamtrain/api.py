@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from streamtrain.base.interrupt import Interrupt
 from streamtrain.base.redact import redact_options, redact_url
-from streamtrain.cluster.runner import choose_runner
+from streamtrain.cluster.choice import choose_runner
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
 from streamtrain.records import Emit
 from streamtrain.report.dry_run import plan_run, plan_text
@@ -106,6 +106,7 @@ def run_sweep(
     out: Path,
     *,
     resume: bool = False,
+    report: bool = True,
     command: str = "",
     on_record: Emit | None = None,
     client: Any = None,
@@ -117,6 +118,7 @@ def run_sweep(
         config: The configuration of the run.
         out: The folder of the run.
         resume: Continue an interrupted run in `out`; a finished one is only read.
+        report: Also write report.html and charts, which `streamtrain report` can do later.
         command: The call or command line that started the run, for the report.
         on_record: Receives every record as it is logged.
         client: A `distributed.Client` whose workers do the training.
@@ -132,7 +134,7 @@ def run_sweep(
         metadata = {"command": command, "env": environment()}
         with choose_runner("sweep", config.cluster, out, client=client, notify=on_note) as runner:
             sweep_records(config, run.log, metadata, saving, runner)
-    return SweepResult(out=out, summary=write_report(run.records, out))
+    return SweepResult(out=out, summary=write_report(run.records, out, pictures=report))
 
 
 def run_train(
@@ -140,6 +142,7 @@ def run_train(
     out: Path,
     *,
     resume: bool = False,
+    report: bool = True,
     command: str = "",
     on_record: Emit | None = None,
     client: Any = None,
@@ -164,7 +167,8 @@ def run_train(
         (out / "best").mkdir(exist_ok=True)
         save_model(trained.best, out / "best")
     save_model(trained.last, out)
-    return TrainResult(out=out, summary=write_report(run.records, out), model=trained.last.eval())
+    summary = write_report(run.records, out, pictures=report)
+    return TrainResult(out=out, summary=summary, model=trained.last.eval())
 
 
 def sweep(
@@ -173,6 +177,7 @@ def sweep(
     out: PathOrUrl | None = None,
     resume: PathOrUrl = "auto",
     client: Any = None,
+    report: bool = True,
     batch_sizes: Count | Sequence[Count] | None = None,
     lr_grid: int | float | str | Sequence[float] | None = None,
     trials: int | None = None,
@@ -220,8 +225,9 @@ def sweep(
     `path` is a file, a folder or a glob of Parquet or Zarr shards. `out` is the folder of the run;
     None chooses a new one in `runs/`. `resume="auto"` continues an interrupted run, `"never"`
     refuses to, and the folder of an existing run continues that run. The workers of `client`, a
-    `distributed.Client`, do the training. Every other keyword is the option of `streamtrain sweep`
-    with the same name, and None means its default (docs/flags.md). Values may be written as on the
+    `distributed.Client`, do the training. `report=False` leaves out the page and the charts, which
+    `streamtrain report` makes later. Every other keyword is the option of `streamtrain sweep` with
+    the same name, and None means its default (docs/flags.md). Values may be written as on the
     command line.
 
     Raises ConfigError, DataError or ResourceError.
@@ -230,7 +236,9 @@ def sweep(
     config = _config(path, flags, SWEEP_FLAGS)
     folder, may_resume = choose_out("sweep", config, out, resume)
     command = _command("sweep", path, out, flags)
-    return run_sweep(config, folder, resume=may_resume, command=command, client=client)
+    return run_sweep(
+        config, folder, resume=may_resume, report=report, command=command, client=client
+    )
 
 
 def train(
@@ -239,6 +247,7 @@ def train(
     out: PathOrUrl | None = None,
     resume: PathOrUrl = "auto",
     client: Any = None,
+    report: bool = True,
     batch_size: Count | None = None,
     early_stop: int | None = None,
     sync: Literal["auto", "rounds", "allreduce"] | None = None,
@@ -276,9 +285,9 @@ def train(
 ) -> Network:
     """Train a model on a data set, and return a torch module.
 
-    The module maps raw features (rows, features) to predictions (rows, 1). `path`, `out`, `resume`
-    and `client` are as in `sweep`; every other keyword is the option of `streamtrain train` with
-    the same name, and None means its default (docs/flags.md).
+    The module maps raw features (rows, features) to predictions (rows, 1). `path`, `out`, `resume`,
+    `client` and `report` are as in `sweep`; every other keyword is the option of `streamtrain train`
+    with the same name, and None means its default (docs/flags.md).
 
     Raises ConfigError, DataError or ResourceError.
     """
@@ -286,7 +295,9 @@ def train(
     config = _config(path, flags, TRAIN_FLAGS)
     folder, may_resume = choose_out("train", config, out, resume)
     command = _command("train", path, out, flags)
-    return run_train(config, folder, resume=may_resume, command=command, client=client).model
+    return run_train(
+        config, folder, resume=may_resume, report=report, command=command, client=client
+    ).model
 
 
 def _given(arguments: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:

@@ -12,8 +12,12 @@ import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("streamtrain", deadline=None)  # a busy machine is not a wrong result
-settings.load_profile("streamtrain")
+from tests.report.undrawn import Undrawn
+
+# A busy machine is not a wrong result. The full number of examples is for nightly runs.
+settings.register_profile("quick", deadline=None, max_examples=40)
+settings.register_profile("thorough", deadline=None, max_examples=300)
+settings.load_profile(os.environ.get("STREAMTRAIN_HYPOTHESIS", "quick"))
 
 # On a shared machine torch's threads spin while they wait; no test depends on their number.
 torch.set_num_threads(1)
@@ -57,7 +61,7 @@ def no_pictures(request, monkeypatch):
     The other files of a report are written in every test.
     """
     if "report" not in Path(request.path).parts:
-        monkeypatch.setattr("streamtrain.report.write.draw", lambda charts: {})
+        monkeypatch.setattr("streamtrain.report.write.Drawing", Undrawn)
 
 
 @pytest.fixture(autouse=True)

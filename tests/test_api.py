@@ -11,8 +11,8 @@ from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS
 from streamtrain.stream.torch_stream import STREAM_FLAGS
 
 SIGNATURES = [
-    pytest.param(streamtrain.sweep, SWEEP_FLAGS, {"out", "resume", "client"}, id="sweep"),
-    pytest.param(streamtrain.train, TRAIN_FLAGS, {"out", "resume", "client"}, id="train"),
+    pytest.param(streamtrain.sweep, SWEEP_FLAGS, {"out", "resume", "client", "report"}, id="sweep"),
+    pytest.param(streamtrain.train, TRAIN_FLAGS, {"out", "resume", "client", "report"}, id="train"),
     pytest.param(streamtrain.open_stream, STREAM_FLAGS, {"drop_last"}, id="open_stream"),
 ]
 

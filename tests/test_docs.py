@@ -28,6 +28,7 @@ BEYOND = {
     "readers": "benchmarks must state how many threads decode, and shared machines limit them",
     "rerun": "off: judge learning rates by the trials that selected them, for a quick look",
     "extend-grid": "off: keep a list of learning rates exactly as given",
+    "no-report": "runs of a second need not wait for a page and charts, which `report` makes later",
     "dry-run": "shows the plan of a run; a requirement, but not named as a flag",
     "tensorboard": "writes event files for TensorBoard, which need not be installed",
     "seconds": "of `doctor`: how long its self-check trains",
@@ -48,8 +49,6 @@ def test_every_code_block_of_a_page_runs_in_order(page, tmp_path, monkeypatch, c
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("STREAMTRAIN_FETCH__MEMORY", "1GiB")
     monkeypatch.setenv("STREAMTRAIN_TRAIN__COMPILE", "off")
-    # the tests of the report draw charts; here they would only take time
-    monkeypatch.setattr("streamtrain.report.write.draw", lambda charts: {})
     names: dict = {}
     ran = 0
     for language, code in blocks(page):

@@ -12,7 +12,7 @@ from data_gen import generate
 def train(data, out, *flags: str, prefix: tuple[str, ...] = ()) -> dict[str, dict]:
     """Run `streamtrain train` and return its records by event."""
     command = [*prefix, sys.executable, "-m", "streamtrain", "train", data, *flags]
-    command += ["--out", out, "--progress", "none"]
+    command += ["--out", out, "--progress", "none", "--no-report"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {

@@ -102,6 +102,9 @@ Resume = Annotated[
         show_default=True,
     ),
 ]
+NoReport = Annotated[
+    bool, _option("write no report.html and no charts; `streamtrain report DIR` makes them later")
+]
 DryRun = Annotated[bool, _option("show what would be read and the memory needed, and stop")]
 StorageOption = Annotated[
     list[str] | None,

@@ -34,6 +34,7 @@ def run(
     out: str | None,
     resume: str,
     dry_run: bool,
+    report: bool,
     tensorboard: bool = False,
 ) -> None:
     """Run `sweep` or `train` with the config of all layers; raises errors of `streamtrain.errors`.
@@ -60,12 +61,13 @@ def run(
         run_verb = api.run_sweep if verb == "sweep" else api.run_train
         with (
             _observer(folder, output, tensorboard=tensorboard) as on_record,
-            _resume_hint(folder),
+            _resume_hint(folder, report=report),
         ):
             result = run_verb(
                 config,
                 folder,
                 resume=may_resume,
+                report=report,
                 command=shlex.join(["streamtrain", *redact_command(sys.argv[1:])]),
                 on_record=on_record,
                 on_note=(lambda text: None) if output.quiet else note,
@@ -100,10 +102,10 @@ def _observer(folder: Path, output: Output, *, tensorboard: bool) -> Iterator[Em
 
 
 @contextmanager
-def _resume_hint(folder: Path) -> Iterator[None]:
+def _resume_hint(folder: Path, *, report: bool) -> Iterator[None]:
     """If the run ends early and has a checkpoint, print how to resume it.
 
-    After Ctrl-C, also write a report of the run so far.
+    After Ctrl-C, also write a report of the run so far, with pictures if `report`.
     """
     from streamtrain import api
 
@@ -115,11 +117,11 @@ def _resume_hint(folder: Path) -> Iterator[None]:
         if api.list_checkpoints(folder / api.CHECKPOINTS):
             note(f"{folder} was saved; resume with --resume {shlex.quote(str(folder))}")
             if isinstance(failure, KeyboardInterrupt):
-                _report_so_far(folder)
+                _report_so_far(folder, report=report)
         raise
 
 
-def _report_so_far(folder: Path) -> None:
+def _report_so_far(folder: Path, *, report: bool) -> None:
     """Write a report of an interrupted run.
 
     A second Ctrl-C skips it. The run itself is already saved, so errors here do no harm.
@@ -128,7 +130,7 @@ def _report_so_far(folder: Path) -> None:
 
     with suppress(StreamTrainError, OSError):
         note("writing the report so far; Ctrl-C skips it")
-        write_report(read_records(folder / "events.jsonl"), folder)
+        write_report(read_records(folder / "events.jsonl"), folder, pictures=report)
         note(f"report so far: {_page(folder)}")
 
 
@@ -146,6 +148,6 @@ def result_text(summary: Json, out: Path) -> str:
 
 
 def _page(out: Path) -> Path:
-    """Return the HTML report, or the Markdown one where charts could not be drawn."""
+    """Return the HTML report, or the Markdown one where there are no charts."""
     page = out / "report.html"
     return page if page.exists() else out / "report.md"

@@ -3,6 +3,7 @@
 from streamtrain.cli.flag_groups import (
     ConfigDataPath,
     DryRun,
+    NoReport,
     Out,
     Output,
     Resume,
@@ -21,7 +22,18 @@ def sweep(
     out: Out = None,
     resume: Resume = "auto",
     dry_run: DryRun = False,
+    no_report: NoReport = False,
     output: Output = Output(),
 ) -> None:
     """Compare minibatch sizes on the same rows and recommend one."""
-    run("sweep", data, flags, sources, output, out=out, resume=resume, dry_run=dry_run)
+    run(
+        "sweep",
+        data,
+        flags,
+        sources,
+        output,
+        out=out,
+        resume=resume,
+        dry_run=dry_run,
+        report=not no_report,
+    )

@@ -8,6 +8,7 @@ from streamtrain.cli.flag_groups import (
     TRAINING,
     ConfigDataPath,
     DryRun,
+    NoReport,
     Out,
     Output,
     Resume,
@@ -31,6 +32,7 @@ def train(
     out: Out = None,
     resume: Resume = "auto",
     dry_run: DryRun = False,
+    no_report: NoReport = False,
     tensorboard: TensorBoard = False,
     output: Output = Output(),
 ) -> None:
@@ -44,5 +46,6 @@ def train(
         out=out,
         resume=resume,
         dry_run=dry_run,
+        report=not no_report,
         tensorboard=tensorboard,
     )

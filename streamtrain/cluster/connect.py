@@ -71,14 +71,6 @@ class Connection:
         return None
 
 
-def is_wanted(config: ClusterConfig) -> bool:
-    """Return True when a flag, the config or `DASK_SCHEDULER_ADDRESS` names a cluster."""
-    named = (config.scheduler, config.scheduler_file, config.workers, config.factory)
-    return any(value is not None for value in named) or bool(
-        os.environ.get("DASK_SCHEDULER_ADDRESS")
-    )
-
-
 @contextmanager
 def connect(config: ClusterConfig, client: Any = None) -> Iterator[Connection]:
     """Yield a connection to the cluster that the config names; stop at the end what started here.

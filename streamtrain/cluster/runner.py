@@ -1,4 +1,4 @@
-"""What runs the passes of a run: this process, or the workers of a Dask cluster.
+"""What runs the passes of a run on the workers of a Dask cluster.
 
 `train` on a cluster is one pass of one learner, by rounds of local SGD or by an all-reduce at every
 step: as requested, or as the times of a step and of a sum suggest.
@@ -19,7 +19,7 @@ from streamtrain.cluster.allreduce.allreduce_pass import (
     measure_group,
 )
 from streamtrain.cluster.cluster_pass import SharedLearnerPass, pass_name, saved_choice
-from streamtrain.cluster.connect import Connection, connect, is_wanted, performance_report
+from streamtrain.cluster.connect import Connection, connect, performance_report
 from streamtrain.cluster.dask_backend import DaskBackend
 from streamtrain.cluster.local_sgd.rounds import count_shares
 from streamtrain.cluster.local_sgd.rounds_pass import RoundsPass
@@ -32,7 +32,7 @@ from streamtrain.cluster.worker_pool import CHECK_SECONDS, WorkerPool
 from streamtrain.config import ClusterConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.records import Emit, PassEnded, SyncChosen
-from streamtrain.run.passes import PassRunner, run_pass
+from streamtrain.run.passes import PassRunner
 from streamtrain.run.prepare import Prepared
 from streamtrain.training.checkpointing import Checkpointing, PassState
 from streamtrain.training.learner import Learner
@@ -48,22 +48,14 @@ _REQUESTED = "requested with --sync"
 
 
 @contextmanager
-def choose_runner(
+def cluster_runner(
     verb: Literal["sweep", "train"],
     config: ClusterConfig,
     out: Path,
-    *,
-    client: Any = None,
-    notify: Callable[[str], None] = lambda _: None,
+    client: Any,
+    notify: Callable[[str], None],
 ) -> Iterator[PassRunner]:
-    """Yield what runs the passes of a run whose folder is `out`.
-
-    `client`: the caller's own `distributed.Client`, which takes precedence over the config.
-    `notify` receives messages for the user. Raises ConfigError, ResourceError.
-    """
-    if client is None and not is_wanted(config):
-        yield run_pass
-        return
+    """Yield what runs the passes of a run on workers; see `choose_runner`."""
     with connect(config, client) as connection:
         notify(_describe_cluster(connection))
         if verb == "sweep":

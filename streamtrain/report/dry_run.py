@@ -10,7 +10,7 @@ import numpy as np
 
 from streamtrain.base.units import format_bytes, format_count, format_seconds
 from streamtrain.base.words import plural
-from streamtrain.cluster.connect import is_wanted
+from streamtrain.cluster.choice import is_wanted
 from streamtrain.config import Config
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up
 from streamtrain.run.sweep import learning_rates

@@ -29,7 +29,6 @@ from streamtrain.report.number_format import (
     size_text,
     speed_text,
 )
-from streamtrain.report.render import vega_bundle
 from streamtrain.report.text.captions import captions, confirmation_note
 from streamtrain.report.text.facts import (
     confirmation_rows,
@@ -95,14 +94,15 @@ def render_html(
     specs: Mapping[str, Spec],
     tables: Tables,
     csv_text: str,
+    bundle: str,
 ) -> str:
-    """Return the page as text.
+    """Return the page as text; `bundle` is the script that draws its charts.
 
     Only its own scripts may run, allowed by their hash, and none needs `eval`; all names are
     escaped.
     """
     summary = analysis.summary
-    bundle, script = vega_bundle(), _asset("report.js")
+    script = _asset("report.js")
     sections = _sections(analysis, specs)
     context = {
         "s": summary,

@@ -3,70 +3,155 @@
 The JavaScript engine behind the drawing needs much memory and aborts when it does not get it. In a
 separate process, such an abort does not lose the result of a run under a memory limit, and the
 memory does not count towards the run's peak.
+
+The process starts before the charts are known and loads its engine meanwhile. It draws them, and
+bundles the scripts of the page where no earlier report has left them in the user's cache folder.
 """
 
 import base64
+import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
 
-import vl_convert
-
+from streamtrain.base.atomic_files import write_atomically
 from streamtrain.errors import ResourceError
 
+#: What the bundle does besides defining Vega, Vega-Lite and Vega-Embed.
+_SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
-def draw(charts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
-    """Return SVG text and PNG bytes of complete Vega-Lite specs, by name.
+#: A chart without data: drawing it loads the engine and compiles Vega.
+_EMPTY_CHART = {"data": {"values": []}, "mark": "point", "encoding": {}}
 
-    Needs neither a browser nor the network. Raises ResourceError where the process fails.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """`pictures`: the SVG text and PNG bytes of each chart, by name. `bundle`: see `Drawing`."""
+
+    pictures: dict[str, tuple[str, bytes]]
+    bundle: str
+
+
+class Drawing:
+    """A process that draws the charts of one report. Needs neither a browser nor the network.
+
+    Use it as a context manager: its process has ended when the block is left.
     """
-    drawn = _ask({"charts": charts})
-    return {name: (svg, base64.b64decode(png)) for name, (svg, png) in drawn.items()}
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._failure: OSError | None = None
+
+    def __enter__(self) -> Self:
+        """Start the process. Where there is none, `draw` says so."""
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "streamtrain.report.render"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        except OSError as error:
+            self._failure = error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process, whether it was asked or not."""
+        if self._child is not None:
+            self._child.kill()
+            with self._child:  # closes its pipes and waits for it
+                pass
+
+    def draw(self, charts: Mapping[str, Any]) -> Drawn:
+        """Draw complete Vega-Lite specs, once.
+
+        The bundle is Vega, Vega-Lite and Vega-Embed as one script that sets `window.vegaEmbed`. It
+        includes the expression interpreter, which needs no `eval`. Raises ResourceError where the
+        process fails.
+        """
+        cache = _cache_file()
+        bundle = _read_bundle(cache)
+        answer = self._ask({"charts": charts, "bundle": bundle is None})
+        if bundle is None:
+            bundle = str(answer["bundle"]).replace("</script", "<\\/script")
+            _keep_bundle(cache, bundle)
+        pictures = {
+            name: (svg, base64.b64decode(png)) for name, (svg, png) in answer["charts"].items()
+        }
+        return Drawn(pictures=pictures, bundle=bundle)
+
+    def _ask(self, request: Mapping[str, Any]) -> Any:
+        if self._child is None:
+            raise ResourceError(
+                f"the charts could not be drawn ({self._failure}). Where Python can start another"
+                " process, streamtrain report draws them."
+            ) from self._failure
+        output, errors = self._child.communicate(json.dumps(request).encode())
+        if self._child.returncode:
+            last = errors.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+            raise ResourceError(
+                f"the charts could not be drawn (exit {self._child.returncode}: {last[0]}). With"
+                " more memory, streamtrain report draws them."
+            )
+        return json.loads(output)
 
 
-@lru_cache(maxsize=1)
-def vega_bundle() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script that sets `window.vegaEmbed`.
-
-    It includes the expression interpreter, which needs no `eval`. Raises ResourceError where the
-    process fails.
-    """
-    return _ask({"bundle": True}).replace("</script", "<\\/script")
-
-
-def _ask(request: Mapping[str, Any]) -> Any:
+def _cache_file() -> Path | None:
+    """Return where the bundle of this version of vl-convert is kept; None without a home folder."""
+    key = hashlib.sha256(_SNIPPET.encode()).hexdigest()[:8]
+    # a relative XDG_CACHE_HOME is invalid by its specification
+    base = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        child = subprocess.run(
-            [sys.executable, "-m", "streamtrain.report.render"],
-            input=json.dumps(request).encode(),
-            capture_output=True,
-        )
-    except OSError as error:
-        raise ResourceError(
-            f"the charts could not be drawn ({error}). Where Python can start another process,"
-            " streamtrain report draws them."
-        ) from error
-    if child.returncode:
-        last = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        raise ResourceError(
-            f"the charts could not be drawn (exit {child.returncode}: {last[0]}). With more memory,"
-            " streamtrain report draws them."
-        )
-    return json.loads(child.stdout)
+        folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return folder / "streamtrain" / f"vega-{version('vl-convert-python')}-{key}.js"
 
 
-def _answer(request: Mapping[str, Any]) -> Any:
-    if "bundle" in request:
-        return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    answer = {}
+def _read_bundle(cache: Path | None) -> str | None:
+    """Return the cached bundle, whose first line is the hash of the rest; None if unusable."""
+    if cache is None:
+        return None
+    try:
+        digest, _, content = cache.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    intact = digest == hashlib.sha256(content).hexdigest().encode()
+    return content.decode() if intact and content else None
+
+
+def _keep_bundle(cache: Path | None, bundle: str) -> None:
+    """Cache the bundle for the next report; a folder that cannot be written does no harm."""
+    if cache is None:
+        return
+    content = bundle.encode()
+    with suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cache, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+
+def _serve() -> None:
+    # imported by this process only: the engine's memory must not count towards the run's peak
+    import vl_convert
+
+    vl_convert.vegalite_to_svg(_EMPTY_CHART, allowed_base_urls=[])
+    request = json.load(sys.stdin)
+    charts = {}
     for name, spec in request["charts"].items():
         svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-        answer[name] = svg, base64.b64encode(vl_convert.svg_to_png(svg, scale=2)).decode()
-    return answer
+        charts[name] = svg, base64.b64encode(vl_convert.svg_to_png(svg, scale=2)).decode()
+    bundle = vl_convert.javascript_bundle(_SNIPPET) if request["bundle"] else None
+    json.dump({"charts": charts, "bundle": bundle}, sys.stdout)
+    sys.stdout.flush()
+    os._exit(0)  # taking the engine apart would take time, and has nothing left to save
 
 
 if __name__ == "__main__":
-    json.dump(_answer(json.load(sys.stdin)), sys.stdout)
+    _serve()

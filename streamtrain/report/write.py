@@ -9,47 +9,54 @@ from pathlib import Path
 from streamtrain.base.atomic_files import write_atomically
 from streamtrain.errors import DataError, ResourceError
 from streamtrain.records import Record, parse_record
-from streamtrain.report.analysis import Summary
+from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.chart_data import make_tables
-from streamtrain.report.charts import chart_specs, whole_spec
-from streamtrain.report.html import render_html
 from streamtrain.report.markdown import flat_rows, render_markdown
-from streamtrain.report.render import draw
+from streamtrain.report.render import Drawing
 from streamtrain.report.summary import analyze
 from streamtrain.science.run_log import collect
 from streamtrain.types import Json
 
 
-def write_report(records: Iterable[Record], out_dir: Path) -> Json:
+def write_report(records: Iterable[Record], out_dir: Path, *, pictures: bool = True) -> Json:
     """Write `summary.json`, `summary.csv`, `report.md`, `report.html` and `charts/*.svg, *.png`.
 
-    Returns the content of `summary.json`, which is written last: if it is there, the report is
-    complete. Where drawing fails, the rest is written and a warning says so. Raises DataError when
-    the records contain no run.
+    Without `pictures` only the first three are written. Returns the content of `summary.json`,
+    which is written last: if it is there, the report is complete. Where drawing fails, the rest is
+    written and a warning says so. Raises DataError when the records contain no run.
     """
-    analysis = analyze(collect(records))
-    tables = make_tables(analysis)
-    specs = chart_specs(analysis.summary, tables)
-    csv_text = _csv_text(analysis.summary)
-    page = None
-    pictures: dict[str, tuple[str, bytes]] = {}
-    try:
-        pictures = draw({name: whole_spec(spec, tables) for name, spec in specs.items()})
-        page = render_html(analysis, specs, tables, csv_text)
-    except ResourceError as failure:  # the figures are worth more than their pictures
-        pictures = {}
-        analysis = analysis.warn(
-            f"No report.html and no charts: {failure}", flag="streamtrain report"
-        )
-    charts = out_dir / "charts"
-    charts.mkdir(parents=True, exist_ok=True)
-    for name, (svg, png) in pictures.items():
-        write_atomically(charts / f"{name}.svg", svg.encode())
-        write_atomically(charts / f"{name}.png", png)
-    write_atomically(out_dir / "summary.csv", csv_text.encode())
-    write_atomically(out_dir / "report.md", render_markdown(analysis).encode())
+    run = collect(records)
+    if not pictures:
+        return _write_figures(analyze(run), out_dir)
+    with Drawing() as drawing:  # its process loads its engine while the rest is computed
+        # Altair and Jinja take half a second, which a run without pictures need not wait for.
+        from streamtrain.report.pages import draw_pages
+
+        analysis = analyze(run)
+        try:
+            page, charts = draw_pages(
+                drawing, analysis, make_tables(analysis), _csv_text(analysis.summary)
+            )
+        except ResourceError as failure:  # the figures are worth more than their pictures
+            page, charts = None, {}
+            analysis = analysis.warn(
+                f"No report.html and no charts: {failure}", flag="streamtrain report"
+            )
+    folder = out_dir / "charts"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (svg, png) in charts.items():
+        write_atomically(folder / f"{name}.svg", svg.encode())
+        write_atomically(folder / f"{name}.png", png)
     if page is not None:
         write_atomically(out_dir / "report.html", page.encode())
+    return _write_figures(analysis, out_dir)
+
+
+def _write_figures(analysis: Analysis, out_dir: Path) -> Json:
+    """Write what a report has without pictures; return the content of `summary.json`."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(out_dir / "summary.csv", _csv_text(analysis.summary).encode())
+    write_atomically(out_dir / "report.md", render_markdown(analysis).encode())
     document = analysis.to_json()
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(out_dir / "summary.json", f"{text}\n".encode())

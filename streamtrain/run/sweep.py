@@ -215,7 +215,8 @@ class SweepRun:
     def time_steps(self, repeats: int) -> None:
         """Time the stream and the steps of every size that can take one."""
         sizes = tuple(size for size in self.run.batch_sizes if _can_step(self.run, size))
-        measure_throughput(self._prepared, sizes, self.emit, repeats)
+        seconds = sum(record.seconds for record in self.run.passes)
+        measure_throughput(self._prepared, sizes, self.emit, repeats, pass_seconds=seconds)
 
     def _time_first_steps(self) -> None:
         """Time the steps of the sizes, and of those that may be added, before the first rung."""
@@ -226,7 +227,9 @@ class SweepRun:
             sizes = {
                 size for size in sizes if size <= max(ladder.largest_size, *self.run.batch_sizes)
             }
-        measure_throughput(self._prepared, tuple(sorted(sizes)), self.emit, FIRST_REPEATS)
+        measure_throughput(
+            self._prepared, tuple(sorted(sizes)), self.emit, FIRST_REPEATS, pass_seconds=0.0
+        )
 
     def _run_pass(self, plan: PassPlan, *, announce: bool = True) -> list[Learner]:
         """Run one pass and return its learners.

@@ -3,6 +3,7 @@
 Times the step alone at each batch size, on a block in memory, and the stream without training.
 """
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -27,11 +28,20 @@ MOST_TIMED_ROWS = 2**20
 #: otherwise take one call for every few rows.
 LEAST_TIMED_ROWS = 2**14
 
-#: A timed region takes at least this long, or one step.
+#: A timed region takes about this long, or one step.
 REGION_SECONDS = 0.12
+
+#: After a short run a region is shorter, down to this; five of them still give a figure to compare.
+SHORTEST_REGION_SECONDS = 0.015
+
+#: The timing takes about this share of the seconds of the passes, between the two limits above.
+TIMED_SHARE = 0.1
 
 #: The stream is at rest when none of its tasks has ended for this long.
 REST_SECONDS = 0.06
+
+#: With shorter regions a rest is shorter in proportion, down to this, which is longer than a task.
+SHORTEST_REST_SECONDS = 0.02
 
 #: A stream that never comes to rest is timed all the same after this long.
 LONGEST_WAIT_SECONDS = 5.0
@@ -39,7 +49,12 @@ LONGEST_WAIT_SECONDS = 5.0
 
 @one_blas_thread()
 def measure_throughput(
-    prepared: Prepared, batch_sizes: tuple[int, ...], emit: Emit, repeats: int = REPEATS
+    prepared: Prepared,
+    batch_sizes: tuple[int, ...],
+    emit: Emit,
+    repeats: int = REPEATS,
+    *,
+    pass_seconds: float = math.inf,
 ) -> None:
     """Emit a `delivery` record per repeat, and a `timing` record per repeat and batch size.
 
@@ -51,7 +66,11 @@ def measure_throughput(
     alike. Warm-up is not timed, and no step is timed while the stream still reads ahead. Each trial
     needs its own repeat: trials that shared a repeat would share its noise, and an interval over
     trials would be too narrow.
+
+    `pass_seconds` is what the passes of the run took. All regions and rests together take about a
+    tenth of it, but a region takes 15 ms at least and 0.12 s at most, and a rest 20 to 60 ms.
     """
+    region, rest = _durations(pass_seconds, repeats, len(batch_sizes))
     stats = FetchStats()
     blocks = prepared.blocks(0, stats)
     with ComputePool(prepared.config.train.threads or default_readers()) as cores:
@@ -62,9 +81,11 @@ def measure_throughput(
             for engine in engines.values():
                 if isinstance(engine, FusedEngine):
                     engine.cores = cores
-            rows = {size: _rows_per_region(engine, block) for size, engine in engines.items()}
+            rows = {
+                size: _rows_per_region(engine, block, region) for size, engine in engines.items()
+            }
             for repeat in range(repeats):
-                emit(_time_delivery(blocks, stats, repeat))
+                emit(_time_delivery(blocks, stats, repeat, region, rest))
                 for size, engine in engines.items():
                     core_started = time.process_time()
                     seconds = _train(engine, block, rows[size])
@@ -82,37 +103,50 @@ def measure_throughput(
             blocks.close()
 
 
-def _time_delivery(blocks: Iterator[Block], stats: FetchStats, repeat: int) -> DeliveryTimed:
+def _durations(pass_seconds: float, repeats: int, sizes: int) -> tuple[float, float]:
+    """Return the seconds of a region and of a rest; see `measure_throughput`.
+
+    A repeat has a region per size and one of delivery, with a rest before and after.
+    """
+    whole = repeats * ((sizes + 1) * REGION_SECONDS + 2 * REST_SECONDS)
+    part = min(1.0, TIMED_SHARE * pass_seconds / whole)
+    region = max(part * REGION_SECONDS, min(SHORTEST_REGION_SECONDS, REGION_SECONDS))
+    return region, max(part * REST_SECONDS, min(SHORTEST_REST_SECONDS, REST_SECONDS))
+
+
+def _time_delivery(
+    blocks: Iterator[Block], stats: FetchStats, repeat: int, region: float, rest: float
+) -> DeliveryTimed:
     """Take blocks for one region, and count the time until the stream is at rest again.
 
     The stream is at rest before and after, with the same windows read ahead. So as many rows were
     built within the region as were taken.
     """
-    _wait_until_at_rest(stats)
+    _wait_until_at_rest(stats, rest)
     started, core_started = time.perf_counter(), time.process_time()
     delivered = 0
-    while delivered == 0 or time.perf_counter() - started < REGION_SECONDS:
+    while delivered == 0 or time.perf_counter() - started < region:
         delivered += len(next(blocks).rows)
-    _wait_until_at_rest(stats)
+    _wait_until_at_rest(stats, rest)
     core_seconds = time.process_time() - core_started
     return DeliveryTimed(
         repeat=repeat,
         rows=delivered,
-        seconds=time.perf_counter() - started - REST_SECONDS,
+        seconds=time.perf_counter() - started - rest,
         core_seconds=core_seconds,
         cores=default_readers(),
     )
 
 
-def _wait_until_at_rest(stats: FetchStats) -> None:
+def _wait_until_at_rest(stats: FetchStats, rest: float) -> None:
     """Wait until the stream has read ahead all that it may."""
     started = last_change = time.perf_counter()
     tasks_ended = stats.tasks
     while (
-        time.perf_counter() - last_change < REST_SECONDS
+        time.perf_counter() - last_change < rest
         and time.perf_counter() - started < LONGEST_WAIT_SECONDS
     ):
-        time.sleep(REST_SECONDS / 20)
+        time.sleep(rest / 20)
         if stats.tasks != tasks_ended:
             tasks_ended, last_change = stats.tasks, time.perf_counter()
 
@@ -123,7 +157,7 @@ def _timed_block(rows: np.ndarray) -> np.ndarray:
     return np.tile(rows, (max(1, LEAST_TIMED_ROWS // len(rows)), 1))
 
 
-def _rows_per_region(engine: Engine, block: np.ndarray) -> int:
+def _rows_per_region(engine: Engine, block: np.ndarray, region: float) -> int:
     """Return the rows of the whole minibatches that fill a timed region.
 
     The first minibatch is not timed: it warms up.
@@ -131,10 +165,10 @@ def _rows_per_region(engine: Engine, block: np.ndarray) -> int:
     size = min(engine.batch_size, MOST_TIMED_ROWS)
     _train(engine, block, size)
     steps, seconds = 1, _train(engine, block, size)
-    while seconds < REGION_SECONDS / 4:
+    while seconds < region / 4:
         steps *= 4
         seconds = _train(engine, block, steps * size)
-    return size * max(1, round(steps * REGION_SECONDS / seconds))
+    return size * max(1, round(steps * region / seconds))
 
 
 def _train(engine: Engine, block: np.ndarray, rows: int) -> float:

@@ -76,7 +76,7 @@ def train(
     pass_record = runner(prepared, [learner], 0, emit, max_seconds=max_time, saving=checkpointer)
     # The speed of workers is in the records of their rounds; this machine's would not describe it.
     if pass_record.sync is None:
-        measure_throughput(prepared, sizes, emit)
+        measure_throughput(prepared, sizes, emit, pass_seconds=pass_record.seconds)
     seconds_before = 0 if checkpointer is None else checkpointer.seconds
     emit(
         end_record(

@@ -1,6 +1,7 @@
 """The functions of SciPy that `science/` uses, with types: SciPy ships no type information.
 
-Nothing else in `science/` imports SciPy.
+Nothing else in `science/` imports SciPy. `optimize` and `linalg` take 0.4 s to import, and most
+runs need neither: the functions that do import them.
 """
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, optimize, special
+from scipy import special
 
 Vector = NDArray[np.float64]
 
@@ -29,6 +30,8 @@ def minimize_between(
     function: Callable[[float], float], lower: float, upper: float, tolerance: float = 1e-5
 ) -> float:
     """Return where `function` is smallest in [lower, upper], to `tolerance` (Brent's method)."""
+    from scipy import optimize
+
     result: Any = optimize.minimize_scalar(
         function, bounds=(lower, upper), method="bounded", options={"xatol": tolerance}
     )
@@ -40,6 +43,8 @@ def find_root(function: Callable[[float], float], lower: float, upper: float) ->
 
     Raises ValueError unless its signs at both ends differ.
     """
+    from scipy import optimize
+
     root: Any = optimize.brentq(function, lower, upper, xtol=1e-15, rtol=np.float64(1e-14))
     return float(root)
 
@@ -51,6 +56,8 @@ def minimize_in_unit_box(
 
     It stops after `iterations` or at an exact minimum: every tolerance is zero.
     """
+    from scipy import optimize
+
     result: Any = optimize.minimize(
         value_and_gradient,
         start,
@@ -64,6 +71,8 @@ def minimize_in_unit_box(
 
 def non_negative_least_squares(matrix: Vector, target: Vector) -> Vector:
     """Return x ≥ 0 with the smallest |matrix @ x - target|."""
+    from scipy import optimize
+
     return optimize.nnls(matrix, target)[0]
 
 
@@ -72,5 +81,7 @@ def tridiagonal_eigenpairs(diagonal: Vector, off_diagonal: Vector) -> tuple[Vect
 
     Eigenvectors are columns.
     """
+    from scipy import linalg
+
     values, vectors = linalg.eigh_tridiagonal(diagonal, off_diagonal)
     return values, vectors

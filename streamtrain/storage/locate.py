@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from streamtrain.errors import DataError, shown
 from streamtrain.storage.remote.filesystem import file_size, list_files, take_query
 from streamtrain.storage.remote.urls import is_remote, normal_url
-from streamtrain.storage.zarr.zarr_node import NODE_FILES, is_zarr
+from streamtrain.storage.zarr.node_files import NODE_FILES, is_zarr
 from streamtrain.types import LOCAL, Shard, Storage
 
 #: A text file that names the shards, one per line.

@@ -20,7 +20,6 @@ from streamtrain.storage.remote.filesystem import (
     read_file,
 )
 from streamtrain.storage.remote.urls import is_remote, is_web
-from streamtrain.storage.zarr.zarr_reader import zarr_source
 from streamtrain.types import LOCAL, MAX_ROWS, Column, Format, Shard, Storage, Truth
 
 MANIFEST_NAME = "_manifest.json"
@@ -221,6 +220,9 @@ def _require_listed_shard(
         if is_parquet:
             source, num_bytes = parquet_source(url, storage)
         else:
+            # imported where a shard is Zarr: see `describe_shard`
+            from streamtrain.storage.zarr.zarr_reader import zarr_source
+
             source, num_bytes = zarr_source(url, storage), entry.bytes
     except DataError as error:
         not_found = isinstance(error.__cause__, FileNotFoundError)

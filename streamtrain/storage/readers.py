@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from streamtrain.errors import DataError, ResourceError, StoreError, first_line
 from streamtrain.storage.parquet.fast_pages import PlainBuffers
 from streamtrain.storage.parquet.parquet_reader import ParquetForward, ParquetReader
 from streamtrain.storage.remote.remote_file import Traffic
-from streamtrain.storage.zarr.zarr_reader import ZarrForward, ZarrReader
 from streamtrain.types import Dataset, Format, Shard
+
+if TYPE_CHECKING:
+    from streamtrain.storage.zarr.zarr_reader import ZarrForward
 
 _CACHED_SHARDS = 256
 _KEPT_BUFFERS = 8
@@ -92,6 +94,9 @@ class Readers:
     def _open(self, shard: int) -> Reader:
         described = self._dataset.shards[shard]
         if described.format == "zarr":
+            # imported where a shard is Zarr: see `describe_shard`
+            from streamtrain.storage.zarr.zarr_reader import ZarrReader
+
             return ZarrReader(described, self._buffers, self.traffic)
         reader = ParquetReader(
             described,
@@ -135,13 +140,15 @@ class Forward:
             self._reader.close()
             self._reader = None
 
-    def _open(self) -> ParquetForward | ZarrForward:
+    def _open(self) -> "ParquetForward | ZarrForward":
         shard, columns, decoded_type = (
             self._shard,
             self._dataset.columns,
             self._dataset.decoded_type,
         )
         if shard.format == "zarr":
+            from streamtrain.storage.zarr.zarr_reader import ZarrForward
+
             return ZarrForward(shard, columns, decoded_type, self._traffic)
         validated = shard.url in self._validated
         reader = ParquetForward(

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.csv
@@ -283,3 +285,31 @@ def test_train_writes_tensorboard_beside_its_records(command, data, tmp_path):
     [file] = (tmp_path / "m" / "tensorboard").rglob("*tfevents*")
     assert evaluations > 3
     assert file.read_bytes().count(b"loss/held out") == evaluations
+
+
+def test_without_a_report_train_imports_only_what_it_needs_and_report_makes_the_rest(
+    command, data, tmp_path
+):
+    """One subprocess: in this one, other tests have imported everything."""
+    words = ["train", str(data), "-o", "m", "-q", "--batch-size", "64", "--no-report", *QUICK]
+    code = f"""
+import sys
+from streamtrain.cli.main import run
+code = run({words!r})
+heavy = ["altair", "distributed", "scipy.optimize", "vl_convert", "zarr"]
+print([name for name in [*heavy, "streamtrain.cluster.runner"] if name in sys.modules], code)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert said.stdout.splitlines()[-1] == "[] 0", said.stderr
+    assert "report: m/report.md" in said.stdout
+    made = {path.name for path in (tmp_path / "m").iterdir()}
+    assert made >= {"summary.json", "summary.csv", "report.md", "model.safetensors"}
+    assert not made & {"report.html", "charts"}
+    again = command("train", "--resume", "m", "-q", "--no-report")
+    assert (again.code, again.err) == (0, "m is already complete: nothing to do\n")
+    summary = (tmp_path / "m/summary.json").read_bytes()
+    assert command("report", "m", "-q").code == 0
+    assert (tmp_path / "m/report.html").exists()
+    assert (tmp_path / "m/summary.json").read_bytes() == summary

@@ -10,7 +10,7 @@ import pytest
 from distributed import LocalCluster
 
 from streamtrain.cli.config_layers import file_layer, resolve
-from streamtrain.cluster import connect as connecting
+from streamtrain.cluster.choice import is_wanted
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -88,7 +88,7 @@ def test_a_config_names_a_factory_that_makes_a_cluster(name, verb, fakes, monkey
     assert f"streamtrain {verb} -c {name}.yaml" in (CONFIGS / f"{name}.yaml").read_text()
     cluster = importlib.import_module(f"{name}_cluster").make()
     assert isinstance(cluster, Cluster)
-    assert connecting.is_wanted(config.cluster)
+    assert is_wanted(config.cluster)
     sys.modules.pop(f"{name}_cluster")
 
 

@@ -17,7 +17,8 @@ from click.testing import CliRunner
 
 from streamtrain.cli.dask_plugin import streamtrain as dask_command
 from streamtrain.cluster import dask_backend
-from streamtrain.cluster.connect import connect, is_wanted
+from streamtrain.cluster.choice import is_wanted
+from streamtrain.cluster.connect import connect
 from streamtrain.cluster.dask_backend import DaskBackend
 from streamtrain.cluster.versions import check_answer, check_versions, versions
 from streamtrain.config import ClusterConfig, make_config

@@ -50,10 +50,10 @@ def fuzz(
     return found
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(2))
 def test_damaged_data_is_refused_or_read_right(part: int, tmp_path: Path) -> None:
-    for outcomes in fuzz(list(CORPORA)[part::4], 0, 150, tmp_path, timeout=300).values():
-        assert sum(outcomes.values()) >= 100
+    for outcomes in fuzz(list(CORPORA)[part::2], 0, 60, tmp_path, timeout=300).values():
+        assert sum(outcomes.values()) >= 40
 
 
 def test_a_footer_cut_at_every_offset_is_refused(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.fused_engine import FusedEngine
 from tests.faults.run_output import left_over, timeless_records, weights
+from tests.report.undrawn import Undrawn
 
 TRAIN = {
     "batch_size": 16,
@@ -68,7 +69,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(checkpointing, "MAX_SAVE_OVERHEAD", math.inf)
     monkeypatch.setattr(checkpointing, "CHECKPOINT_FRACTION", 0)
-    monkeypatch.setattr(api, "write_report", lambda records, out: {})
+    monkeypatch.setattr(api, "write_report", lambda records, out, **_: {})
 
 
 @pytest.fixture
@@ -524,11 +525,12 @@ def test_the_command_is_terminated(shards, tmp_path):
 
 
 def test_a_finished_run_says_so_and_stays_as_it_is(shards, tmp_path, monkeypatch, capsys):
-    def draw(*_):
-        raise ResourceError("no pictures here")
+    class Broken(Undrawn):
+        def draw(self, charts):
+            raise ResourceError("no pictures here")
 
     monkeypatch.undo()  # with the report, except for its pictures
-    monkeypatch.setattr("streamtrain.report.write.draw", draw)
+    monkeypatch.setattr("streamtrain.report.write.Drawing", Broken)
     monkeypatch.chdir(tmp_path)
     words = [
         "train",
@@ -563,7 +565,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(shards, tmp_path, monkeypatch
     # Killed between the last record and the report: it resumes at the end of the last pass.
     Path("out/summary.json").unlink()
     monkeypatch.setattr(
-        api, "write_report", lambda records, out: json.loads(before[out / "summary.json"])
+        api, "write_report", lambda records, out, **_: json.loads(before[out / "summary.json"])
     )
     assert run([*words, "--resume", "auto"]) == 0
     assert weights(Path("out")) == {

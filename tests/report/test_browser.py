@@ -10,6 +10,7 @@ import pytest
 
 from streamtrain.report import write
 from streamtrain.report.charts import NAMES
+from streamtrain.report.render import Drawing
 from tests.report import browser as chromium
 from tests.report.synthetic import make_records, with_measures
 from tests.report.test_summary import MANY
@@ -64,7 +65,8 @@ def reports(tmp_path_factory):
             made[name] = tmp_path_factory.mktemp("report")
             with pytest.MonkeyPatch.context() as patch:
                 if name != "everything":
-                    patch.setattr(write, "draw", lambda charts: {})
+                    draw = Drawing.draw
+                    patch.setattr(Drawing, "draw", lambda drawing, charts: draw(drawing, {}))
                 write.write_report(RUNS[name](), made[name])
         return made[name]
 

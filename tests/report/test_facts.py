@@ -20,6 +20,7 @@ from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import collect
 from streamtrain.science.steps_law import LocalGrowth
 from tests.report.synthetic import make_records, with_measures
+from tests.report.undrawn import Undrawn
 
 SIZES = (256, 1024, 4096, 65536)
 
@@ -48,7 +49,7 @@ def test_a_run_with_measurements_keeps_to_the_schema(summary):
 
 
 def test_the_page_and_the_markdown_say_the_same(analysis, summary, tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "draw", lambda charts: {})
+    monkeypatch.setattr(write, "Drawing", Undrawn)
     write.write_report(with_measures(make_records(SIZES, trials=3, target_loss=[0.05])), tmp_path)
     page, markdown = (
         html.unescape((tmp_path / "report.html").read_text()),
@@ -234,7 +235,7 @@ def test_a_run_on_workers_tells_speed_and_loss_by_their_number(tmp_path, monkeyp
     assert said["workers"] == "2 at most; 1 lost, 3 tasks failed and were retried"
     assert said["period"].endswith("over 2 shares; outer optimizer: average")
     assert said["with 1 worker"].startswith("1.00 M rows/s")
-    monkeypatch.setattr(write, "draw", lambda charts: {})
+    monkeypatch.setattr(write, "Drawing", Undrawn)
     write.write_report(on_workers(), tmp_path)
     page = html.unescape((tmp_path / "report.html").read_text())
     assert all(f"<dt>{name}</dt><dd>{text}</dd>" in page for name, text in said.items())

@@ -13,7 +13,6 @@ import pytest
 from streamtrain.errors import DataError
 from streamtrain.report.axis import spread
 from streamtrain.report.chart_data import compact
-from streamtrain.report.render import vega_bundle
 from streamtrain.report.write import read_records, write_report
 from tests.report.synthetic import make_records
 
@@ -129,7 +128,6 @@ def test_compact_tables_keep_every_row():
 )
 def test_a_run_keeps_its_figures_when_drawing_fails(tmp_path, monkeypatch, python):
     """The drawing process can die under a memory limit; the summary says so and has its table."""
-    vega_bundle.cache_clear()
     monkeypatch.setattr("sys.executable", python)
     summary = write_report(make_records(), tmp_path)
     assert "charts could not be drawn" in summary["warnings"][-1]["text"]

@@ -371,6 +371,7 @@ def test_peak_memory_is_within_the_projection(data, tmp_path):
             "20",
             "--progress",
             "none",
+            "--no-report",
         ],
         check=True,
         capture_output=True,

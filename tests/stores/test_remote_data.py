@@ -156,7 +156,7 @@ def test_every_verb_takes_a_url_and_no_file_of_a_run_holds_a_secret(
 def test_an_interrupted_run_goes_on_with_other_secrets(bucket, local, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "streamtrain.api.write_report",
-        lambda records, out: {
+        lambda records, out, **_: {
             "receipts": [record.receipt for record in records if isinstance(record, PassEnded)]
         },
     )

@@ -1,13 +1,11 @@
-"""Zarr v3 nodes: recognised by their files, opened only if every codec is known, bound to columns.
+"""Zarr v3 nodes: opened only if every codec is known, bound to columns.
 
 An unknown codec is refused before zarr sees it, because zarr would look for a plugin of that name.
 None of the known codecs runs code from the data.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import zarr
@@ -57,14 +55,6 @@ _CODECS = frozenset(
 )
 _MAX_METADATA_BYTES = 1 << 26
 _MAX_COLUMNS = 1 << 20
-
-#: Files that mark a folder as a Zarr node, of v3 or an older version.
-NODE_FILES = frozenset({"zarr.json", ".zarray", ".zgroup", ".zmetadata"})
-
-
-def is_zarr(url: str) -> bool:
-    """Return whether a folder is a Zarr v3 node, or an older one or N5, which are refused later."""
-    return any(os.path.isfile(os.path.join(url, name)) for name in NODE_FILES) or _is_n5(url)
 
 
 def open_node(folder: Folder) -> zarr.Array | zarr.Group:
@@ -126,14 +116,6 @@ def _all_codecs(codecs: Sequence[Mapping[str, Any] | str]) -> Iterator[str]:
         configuration = codec.get("configuration") or {}
         for key in ("codecs", "index_codecs"):
             yield from _all_codecs(configuration.get(key, ()))
-
-
-def _is_n5(url: str) -> bool:
-    try:
-        attributes = Path(url, "attributes.json").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return False
-    return '"n5"' in attributes or '"blockSize"' in attributes
 
 
 def one_line(error: BaseException) -> str:

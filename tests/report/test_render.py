@@ -1,0 +1,78 @@
+"""The drawing process, and the cache of the script that the page's charts need."""
+
+import pytest
+
+from streamtrain.report import render
+from streamtrain.report.render import Drawing
+
+CHART = {
+    "data": {"values": [{"a": 1, "b": 2}]},
+    "mark": "point",
+    "encoding": {"x": {"field": "a", "type": "quantitative"}},
+}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of the cache, which does not exist yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "streamtrain"
+
+
+def draw(charts=None):
+    with Drawing() as drawing:
+        return drawing.draw(charts or {})
+
+
+def test_the_bundle_is_made_once_and_made_again_where_the_file_is_damaged(cache, monkeypatch):
+    asked = []
+    ask = Drawing._ask
+    monkeypatch.setattr(
+        Drawing, "_ask", lambda self, request: asked.append(request["bundle"]) or ask(self, request)
+    )
+    first = draw({"one": CHART})
+    [file] = cache.iterdir()
+    intact = file.read_bytes()
+    assert first.pictures["one"][0].startswith("<svg")
+    assert first.pictures["one"][1].startswith(b"\x89PNG")
+    assert "window.vegaEmbed" in first.bundle
+    assert "</script" not in first.bundle
+    assert draw().bundle == first.bundle
+    file.write_bytes(intact[:-1] + b"?")
+    assert draw().bundle == first.bundle
+    assert file.read_bytes() == intact
+    assert asked == [True, False, True]
+
+
+def test_each_kind_of_damage_is_noticed(tmp_path):
+    file = tmp_path / "vega.js"
+    render._keep_bundle(file, "script")
+    intact = file.read_bytes()
+    assert render._read_bundle(file) == "script"
+    for damaged in (b"", b"script", intact[:-2], intact[1:], intact + b"x", b"\xff\n\xff"):
+        file.write_bytes(damaged)
+        assert render._read_bundle(file) is None
+    assert render._read_bundle(tmp_path / "absent") is None
+    assert render._read_bundle(tmp_path) is None
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    file = render._cache_file()
+    assert file is not None
+    render._keep_bundle(file, "script")
+    assert render._read_bundle(file) is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home_file = render._cache_file()
+    assert home_file is not None
+    assert home_file.parent == tmp_path / ".cache" / "streamtrain"
+
+
+def test_a_drawing_that_is_not_asked_leaves_no_process():
+    with Drawing() as drawing:
+        child = drawing._child
+        assert child is not None
+        assert child.poll() is None
+    assert child.returncode is not None
