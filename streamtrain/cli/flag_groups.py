@@ -230,6 +230,7 @@ _STEP_FLAGS = (
     "model",
     "loss",
     "optimizer",
+    "average",
     "engine",
     "device",
     "seed",

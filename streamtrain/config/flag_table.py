@@ -24,6 +24,7 @@ MODEL_FLAGS = {
     "loss": "train.loss",
     "optimizer": "train.optimizer",
     "lr": "train.lr",
+    "average": "train.average",
     "engine": "train.engine",
     "device": "train.device",
     "epochs": "train.epochs",

@@ -254,10 +254,10 @@ def _fixed_bytes(
     exist at the same time at most.
     """
     parameters = learners * rates * model.num_parameters
-    # parameters, gradient, two moments, two temporaries
-    training = 6 * _FLOAT32_BYTES * parameters
-    # the first four of these, copied and then written out when a checkpoint is saved
-    checkpoint = 8 * _FLOAT32_BYTES * parameters
+    # parameters, gradient, two moments, average, two temporaries
+    training = 7 * _FLOAT32_BYTES * parameters
+    # the first five of these, copied and then written out when a checkpoint is saved
+    checkpoint = 10 * _FLOAT32_BYTES * parameters
     # partial gradients, of which the largest minibatch has the most
     slots = gradient_slots(NO_LAST_ROW, model.num_parameters)
     partial_gradients = slots * _FLOAT32_BYTES * parameters

@@ -90,7 +90,7 @@ def train(
     )
     best_RP = learner.best_parameters
     return Trained(
-        last=network_of(prepared, learner.engine.parameters()[0]),
+        last=network_of(prepared, learner.engine.model_parameters()[0]),
         best=None if best_RP is None else network_of(prepared, best_RP[0]),
     )
 

@@ -55,21 +55,30 @@ class Engine(Protocol):
         ...
 
     def parameters(self) -> np.ndarray:
-        """Return a copy of the parameters: float32 (R, P)."""
+        """Return a copy of the parameters that training continues from: float32 (R, P)."""
+        ...
+
+    def model_parameters(self) -> np.ndarray:
+        """Return a copy of what is judged and delivered: float32 (R, P).
+
+        It is the average of the parameters over the last rows (averaging.py), or, with `average`
+        off, the parameters.
+        """
         ...
 
     def evaluate(self, rows: np.ndarray) -> np.ndarray:
-        """Return the mean of r² over rows at the current parameters: float64 (R,).
+        """Return the mean of r² over rows at `model_parameters`: float64 (R,).
 
         A partly filled minibatch neither affects the result nor is affected.
         """
         ...
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return copies of everything that changes: parameters, moments, gradient sum, counters.
+        """Return copies of everything that changes.
 
-        Names and shapes are those of the engine. An engine constructed with the same arguments and
-        loaded with this state continues bit-identically.
+        That is parameters, moments, average, gradient sum and counters, with names and shapes of
+        the engine. An engine constructed with the same arguments and loaded with this state
+        continues bit-identically.
         """
         ...
 

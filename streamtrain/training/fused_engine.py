@@ -3,7 +3,7 @@
 One call trains a replica on every minibatch of a block.
 
 Legend of shape suffixes: R replicas, S slots, P parameters, L parameters rounded up to whole cache
-lines.
+lines, M two moments and an average.
 """
 
 from collections.abc import Callable, Iterator
@@ -89,9 +89,14 @@ class FusedEngine:
         self._parameters_RP = aligned_zeros((replicas, padded))[:, :parameters]
         self._parameters_RP[:] = parameters_P
         self._gradients_RSL = aligned_zeros((replicas, slots, padded))
-        self._moments_R2L = aligned_zeros((replicas, 2, padded))
-        # rows of the unfinished minibatch, steps, rows of those steps
-        self._counters_R3 = np.zeros((replicas, 3), dtype=np.int64)
+        # two rows of the optimizer, and the average of the parameters unless it is off
+        self._averages = train.averaged_fraction > 0
+        self._moments_RML = aligned_zeros((replicas, 2 + self._averages, padded))
+        if self._averages:
+            self._moments_RML[:, 2, :parameters] = parameters_P
+        # rows of the unfinished minibatch, steps, rows of those steps, and the rows of the last and
+        # the next update of the average
+        self._counters_R5 = np.zeros((replicas, 5), dtype=np.int64)
         self._losses_RS = np.zeros((replicas, slots))
         self._turns_R = np.zeros((replicas, mlp.TURN), dtype=np.int64)
         self._no_squares = np.empty(0, dtype=np.float32)
@@ -110,17 +115,18 @@ class FusedEngine:
                 train.decay,
                 train.clip_norm or 0.0,
                 *schedule_rows(train, last_row),
+                train.averaged_fraction,
             ]
         )
 
     @property
     def steps(self) -> int:
         """See `Engine.steps`."""
-        return int(self._counters_R3[0, 1])
+        return int(self._counters_R5[0, 1])
 
     def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
         """See `Engine.advance`."""
-        carried = int(self._counters_R3[0, 0])
+        carried = int(self._counters_R5[0, 0])
         self._turns_R[:] = 0
         self._losses_RS[:] = 0
         cost = self._cost(stop - start, (carried + stop - start) // self.batch_size)
@@ -140,8 +146,8 @@ class FusedEngine:
             mlp.finish(
                 self._parameters_RP[replica],
                 self._gradients_RSL[replica],
-                self._moments_R2L[replica],
-                self._counters_R3[replica],
+                self._moments_RML[replica],
+                self._counters_R5[replica],
                 self._optimizer,
                 self.learning_rates[replica],
                 self._hyper,
@@ -151,15 +157,19 @@ class FusedEngine:
         """See `Engine.parameters`."""
         return self._parameters_RP.copy()
 
+    def model_parameters(self) -> np.ndarray:
+        """See `Engine.model_parameters`."""
+        return self._model_RP.copy()
+
     def evaluate(self, rows: np.ndarray) -> np.ndarray:
         """See `Engine.evaluate`."""
-        squares_R = np.zeros(len(self.learning_rates))
+        squares_R, model_RP = np.zeros(len(self.learning_rates)), self._model_RP
 
         def evaluate(replica: int, workspace: Workspace) -> None:
             squares_R[replica] = mlp.squared_error(
                 rows,
                 self._widths,
-                self._parameters_RP[replica],
+                model_RP[replica],
                 workspace.floats(self._work_floats),
                 self._activation,
             )
@@ -209,9 +219,9 @@ class FusedEngine:
             self._widths,
             self._parameters_RP[replica],
             self._gradients_RSL[replica],
-            self._moments_R2L[replica],
+            self._moments_RML[replica],
             workspace.floats(self._work_floats),
-            self._counters_R3[replica],
+            self._counters_R5[replica],
             self._losses_RS[replica],
             self._turns_R[replica],
             carried,
@@ -243,9 +253,9 @@ class FusedEngine:
                 self._widths,
                 self._parameters_RP[replica],
                 gradients_R1P[replica],
-                self._moments_R2L[replica],
+                self._moments_RML[replica],
                 workspace.floats(self._work_floats),
-                np.zeros(3, dtype=np.int64),
+                np.zeros(5, dtype=np.int64),
                 np.zeros(1),
                 self._turns_R[replica],
                 0,
@@ -280,12 +290,20 @@ class FusedEngine:
 
     def _state_arrays(self) -> dict[str, np.ndarray]:
         parameters = self._parameters_RP.shape[1]
-        return {
+        arrays = {
             "parameters": self._parameters_RP,
             "gradient": self._gradients_RSL[..., :parameters],
-            "moments": self._moments_R2L[..., :parameters],
-            "counters": self._counters_R3,
+            "moments": self._moments_RML[:, :2, :parameters],
+            "counters": self._counters_R5,
         }
+        return arrays | ({"average": self._model_RP} if self._averages else {})
+
+    @property
+    def _model_RP(self) -> np.ndarray:
+        """A view of the parameters that are judged and delivered."""
+        if not self._averages:
+            return self._parameters_RP
+        return self._moments_RML[:, 2, : self._parameters_RP.shape[1]]
 
 
 @contextmanager

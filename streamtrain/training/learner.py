@@ -94,8 +94,10 @@ class Learner:
         self._last_losses = np.zeros(replicas)
         self._best_losses = np.full(replicas, np.inf)
         self._since_best = np.zeros(replicas, dtype=np.int64)
-        #: The parameters at the smallest held-out loss, float32 (R, P); None if they are not kept.
-        self.best_parameters = engine.parameters() if keeps_best and holdout is not None else None
+        #: `model_parameters` at the smallest held-out loss, float32 (R, P); None if not kept.
+        self.best_parameters = (
+            engine.model_parameters() if keeps_best and holdout is not None else None
+        )
 
     @property
     def done(self) -> bool:
@@ -287,7 +289,7 @@ class Learner:
         self._best_losses[better] = losses[better]
         self._since_best[:] = np.where(better, 0, self._since_best + 1)
         if self.best_parameters is not None and better.any():
-            self.best_parameters[better] = self.engine.parameters()[better]
+            self.best_parameters[better] = self.engine.model_parameters()[better]
 
     def _ended(self, lr: float, outcome: Outcome, reason: str) -> ReplicaEnded:
         return ReplicaEnded(

@@ -253,7 +253,7 @@ def test_a_loss_is_in_units_of_the_targets_variance_whatever_the_model_sees(data
     learner = prepared.learner(64, (0.01,), 0)
     (first,) = learner.consume(prepared.evaluation[:0], ends_epoch=False)
     raw = prepared.evaluation.astype(float) / prepared.standard.scale + prepared.standard.mean
-    network = network_of(prepared, learner.engine.parameters()[0])
+    network = network_of(prepared, learner.engine.model_parameters()[0])
     errors = raw[:, -1] - predict_rows(network, raw[:, :-1])
     assert first.holdout_rmse == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)
     best_constant = prepared.baselines.best_constant_loss

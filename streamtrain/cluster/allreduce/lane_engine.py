@@ -80,6 +80,10 @@ class LaneEngine:
         """See `Engine.parameters`."""
         return self._gradients.engine.parameters()
 
+    def model_parameters(self) -> np.ndarray:
+        """See `Engine.model_parameters`."""
+        return self._gradients.engine.model_parameters()
+
     def evaluate(self, rows: np.ndarray) -> np.ndarray:
         """See `Engine.evaluate`."""
         return self._gradients.engine.evaluate(rows)

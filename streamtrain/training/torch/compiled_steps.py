@@ -18,8 +18,8 @@ from streamtrain.training.torch.optimizers import update_
 #: sums, float64 (R,)).
 Gradient = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
-#: (parameters (R, P), moments, rows (S * B, D + 1), table (S, R, 4)) → sums of losses, float64
-#: (R,). Parameters and moments are updated in place.
+#: (parameters (R, P), moments, rows (S * B, D + 1), table (S, R, 5)) → sums of losses, float64
+#: (R,). Parameters and moments, the average among them, are updated in place.
 Steps = Callable[[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor], torch.Tensor]
 
 #: Steps per compiled call for minibatches of at most `SMALL_ROWS` rows, where most of the time is
@@ -116,12 +116,12 @@ def eager_steps(gradient: Gradient, train: TrainConfig) -> Steps:
         parameters_RP: torch.Tensor,
         moments: tuple[torch.Tensor, ...],
         rows: torch.Tensor,
-        table_SR4: torch.Tensor,
+        table_SR5: torch.Tensor,
     ) -> torch.Tensor:
         losses_R = torch.zeros(len(parameters_RP), dtype=torch.float64, device=rows.device)
-        for row_R4, batch in zip(table_SR4.unbind(), rows.chunk(len(table_SR4)), strict=True):
+        for row_R5, batch in zip(table_SR5.unbind(), rows.chunk(len(table_SR5)), strict=True):
             gradient_RP, sums_R = gradient(parameters_RP, batch[:, :-1], batch[:, -1:])
-            update_(train, parameters_RP, moments, gradient_RP, row_R4)
+            update_(train, parameters_RP, moments, gradient_RP, row_R5)
             losses_R = losses_R + sums_R
         return losses_R
 

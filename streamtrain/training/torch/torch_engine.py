@@ -18,6 +18,7 @@ import torch
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import first_line
+from streamtrain.training.averaging import average_shares
 from streamtrain.training.compute_pool import CallerThread, ComputePool
 from streamtrain.training.engine import check_state
 from streamtrain.training.model import Model
@@ -36,7 +37,12 @@ from streamtrain.training.torch.compiled_steps import (
 )
 from streamtrain.training.torch.cuda_graphs import ReplayedSteps
 from streamtrain.training.torch.device_feed import DeviceFeed, train_device
-from streamtrain.training.torch.optimizers import new_moments, step_table, update_
+from streamtrain.training.torch.optimizers import (
+    count_moments,
+    new_moments,
+    step_table,
+    update_,
+)
 
 #: Rows per forward pass on the CPU. A larger minibatch is taken in parts, so that activations stay
 #: in the cache.
@@ -87,6 +93,7 @@ class TorchEngine:
             self._moments = new_moments(train, self._parameters_RP)
         self._carried = 0  # rows of the unfinished minibatch
         self._rows = 0  # rows of the steps taken
+        self._averaged = (0, 0)  # rows of the last and the next update of the average
         self._part_rows = PART_ROWS if self.device.type == "cpu" else DEVICE_PART_ROWS
         self._half_squares = loss_sums(shape, train.model_copy(update={"loss": "mse"}), self.device)
         self._gradient: Gradient = eager_gradient(shape, train, self.device)
@@ -130,13 +137,17 @@ class TorchEngine:
         """See `Engine.parameters`."""
         return self._parameters_RP.cpu().numpy().copy()
 
+    def model_parameters(self) -> np.ndarray:
+        """See `Engine.model_parameters`."""
+        return self._model_RP.cpu().numpy().copy()
+
     @torch.no_grad()
     def evaluate(self, rows: np.ndarray) -> np.ndarray:
         """See `Engine.evaluate`. The forward pass has the precision of training."""
         squares_R = torch.zeros(len(self.learning_rates), dtype=torch.float64, device=self.device)
         with self._settings():
             for part in torch.from_numpy(rows).to(self.device).split(self._part_rows):
-                squares_R += 2 * self._half_squares(self._parameters_RP, part[:, :-1], part[:, -1:])
+                squares_R += 2 * self._half_squares(self._model_RP, part[:, :-1], part[:, -1:])
             return (squares_R / max(len(rows), 1)).cpu().numpy()
 
     def state(self) -> dict[str, np.ndarray]:
@@ -144,10 +155,13 @@ class TorchEngine:
         tensors = {
             "parameters": self._parameters_RP,
             "gradient": self._gradient_RP,
-            "moments": torch.stack(self._moments, 1),
+            "moments": torch.stack(self._moments[: count_moments(self._train)], 1),
         }
+        if self._train.averaged_fraction:
+            tensors["average"] = self._model_RP
         arrays = {name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
-        return {**arrays, "counters": np.array([self._carried, self.steps, self._rows])}
+        counters = np.array([self._carried, self.steps, self._rows, *self._averaged])
+        return {**arrays, "counters": counters}
 
     @torch.no_grad()
     def load_state(self, state: dict[str, np.ndarray]) -> None:
@@ -155,11 +169,13 @@ class TorchEngine:
         check_state(state, self.state())
         self._parameters_RP.copy_(torch.from_numpy(state["parameters"]))
         self._gradient_RP.copy_(torch.from_numpy(state["gradient"]))
-        for moment, saved in zip(
-            self._moments, torch.from_numpy(state["moments"]).unbind(1), strict=True
-        ):
-            moment.copy_(saved)
-        self._carried, self.steps, self._rows = state["counters"].tolist()
+        saved = [*torch.from_numpy(state["moments"]).unbind(1)]
+        if self._train.averaged_fraction:
+            saved.append(torch.from_numpy(state["average"]))
+        for moment, saved_moment in zip(self._moments, saved, strict=True):
+            moment.copy_(saved_moment)
+        self._carried, self.steps, self._rows, *averaged = state["counters"].tolist()
+        self._averaged = (averaged[0], averaged[1])
 
     def prepare_steps(self) -> float:
         """Compile or capture whole steps, if that is wanted and pays; return the seconds it took.
@@ -277,9 +293,9 @@ class TorchEngine:
     def _take_whole(self, rows: torch.Tensor) -> torch.Tensor:
         """Take whole minibatches, compiled or replayed; return the sums of losses (R,)."""
         steps = len(rows) // self.batch_size
-        table = self._table(np.full(steps, self.batch_size))
-        self.steps += steps
-        self._rows += len(rows)
+        counts = np.full(steps, self.batch_size)
+        table = self._table(counts)
+        self._count(counts)
         if self._replayed is not None:
             return self._replayed(rows, table)
         assert self._compiled is not None
@@ -298,18 +314,37 @@ class TorchEngine:
         return losses_R
 
     def _step(self) -> None:
-        row_R4 = self._table(np.array([self._carried]))[0].to(self.device)
-        update_(self._train, self._parameters_RP, self._moments, self._gradient_RP, row_R4)
+        counts = np.array([self._carried])
+        row_R5 = self._table(counts)[0].to(self.device)
+        update_(self._train, self._parameters_RP, self._moments, self._gradient_RP, row_R5)
         self._gradient_RP.zero_()
-        self._rows += self._carried
-        self.steps += 1
+        self._count(counts)
         self._carried = 0
 
+    @property
+    def _model_RP(self) -> torch.Tensor:
+        """The parameters that are judged and delivered."""
+        return self._moments[-1] if self._train.averaged_fraction else self._parameters_RP
+
     def _table(self, counts: np.ndarray) -> torch.Tensor:
-        table_SR4 = step_table(
-            self._train, self.learning_rates, counts, self.steps, self._rows, self._schedule
+        table_SR5 = step_table(
+            self._train,
+            self.learning_rates,
+            counts,
+            self.steps,
+            self._rows,
+            self._schedule,
+            self._averaged,
         )
-        return torch.from_numpy(table_SR4)
+        return torch.from_numpy(table_SR5)
+
+    def _count(self, counts: np.ndarray) -> None:
+        """Count steps of these rows (S,) as taken."""
+        ends_S = self._rows + np.cumsum(counts)
+        _, *averaged = average_shares(ends_S, self._train.averaged_fraction, *self._averaged)
+        self._averaged = (averaged[0], averaged[1])
+        self.steps += len(counts)
+        self._rows = int(ends_S[-1])
 
     @contextmanager
     def _settings(self) -> Iterator[None]:
