@@ -241,6 +241,7 @@ def train(
     resume: PathOrUrl = "auto",
     client: Any = None,
     batch_size: Count | None = None,
+    batch_schedule: str | Sequence[Any] | None = None,
     early_stop: int | None = None,
     sync: Literal["auto", "rounds", "allreduce"] | None = None,
     target: str | None = None,

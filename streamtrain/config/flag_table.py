@@ -43,7 +43,12 @@ TRAIN_FLAGS = (
     DATA_FLAGS
     | MODEL_FLAGS
     | CLUSTER_FLAGS
-    | {"batch_size": "train.batch_size", "early_stop": "train.early_stop", "sync": "cluster.sync"}
+    | {
+        "batch_size": "train.batch_size",
+        "batch_schedule": "train.batch_schedule",
+        "early_stop": "train.early_stop",
+        "sync": "cluster.sync",
+    }
 )
 SWEEP_FLAGS = (
     DATA_FLAGS

@@ -1,10 +1,18 @@
 """How a learner takes steps: the section `train` of a run's configuration."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from streamtrain.config.values import Count, OnOff, PositiveCount, Seconds
+from streamtrain.config.values import (
+    BatchSchedule,
+    Count,
+    OnOff,
+    PositiveCount,
+    Seconds,
+    is_mapping,
+    parse_batch_schedule,
+)
 from streamtrain.errors import ConfigError
 
 
@@ -24,6 +32,10 @@ class TrainConfig(Section):
     """How a learner takes steps, and for how long."""
 
     batch_size: PositiveCount = Field(default=1024, description="rows per minibatch, for `train`")
+    batch_schedule: BatchSchedule | None = Field(
+        default=None,
+        description="in place of batch_size: sizes from these rows on, like 32@0,128@65k,1Ki@1M",
+    )
     loss: Literal["mse", "huber"] = Field(
         default="mse",
         description="training loss: ½r², or Huber's, which is linear beyond huber_delta",
@@ -107,6 +119,28 @@ class TrainConfig(Section):
     def _refuse_two_lengths(self) -> "TrainConfig":
         if self.epochs is not None and self.max_rows is not None:
             raise ValueError("epochs and max_rows both set the length of a run; give one")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begin_with_the_schedule(cls, values: Any) -> Any:
+        """Set the batch size to the schedule's first, so that it is the size of the run."""
+        if not is_mapping(values) or values.get("batch_schedule") is None:
+            return values
+        if "batch_size" in values:
+            return values
+        try:
+            return {**values, "batch_size": parse_batch_schedule(values["batch_schedule"])[0][0]}
+        except ValueError:  # the field itself is refused
+            return values
+
+    @model_validator(mode="after")
+    def _refuse_two_first_sizes(self) -> "TrainConfig":
+        if self.batch_schedule is not None and self.batch_schedule[0][0] != self.batch_size:
+            raise ValueError(
+                f"batch_schedule begins with {self.batch_schedule[0][0]:,} rows, and batch_size is"
+                f" {self.batch_size:,}; give one of them"
+            )
         return self
 
     @property

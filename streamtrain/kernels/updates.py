@@ -48,7 +48,8 @@ def step(parameters, gradients, moments, state, optimizer, lr, hyper):
         optimizer: SGD, ADAM or ADAMW.
         lr: Learning rate before the schedule.
         hyper: Momentum, nesterov, beta1, beta2, epsilon, decay, clip, warm-up rows, cosine rows,
-            fraction of the rows that the average spans (0: no average).
+            fraction of the rows that the average spans (0: no average), steps to add in the bias
+            correction of the second moment (see `further_steps` in training/engine.py).
     """
     _move(parameters, gradients, moments, state, optimizer, lr, hyper)
     if hyper[9] > 0 and state[2] >= state[4]:
@@ -106,7 +107,9 @@ def _move(parameters, gradients, moments, state, optimizer, lr, hyper):
     keep = float32(1.0 - lr * hyper[5]) if optimizer == ADAMW else float32(1.0)
     added = float32(0.0) if optimizer == ADAMW else decay
     rate = float32(lr / (1.0 - hyper[2] ** steps))
-    root = float32(1.0 / math.sqrt(1.0 - hyper[3] ** steps))
+    # An integer power is rounded otherwise, so it stays where the minibatch size never changed.
+    kept = hyper[3] ** steps if hyper[10] == 0 else hyper[3] ** (steps + hyper[10])
+    root = float32(1.0 / math.sqrt(1.0 - kept))
     # 1 - beta is computed in float64, and beta2 itself is never rounded to float32: if defined per
     # row, it is so close to 1 at small minibatches that rounding would change v by 2 % at B = 1.
     new1, new2 = float32(1.0 - hyper[2]), float32(1.0 - hyper[3])

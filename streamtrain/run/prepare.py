@@ -33,6 +33,7 @@ from streamtrain.stream.open_source import (
 from streamtrain.stream.source import Source
 from streamtrain.stream.survey import baselines, standardized, take_survey
 from streamtrain.stream.window import shuffle_once
+from streamtrain.training.batch_schedule import Stage
 from streamtrain.training.engine_choice import ENGINES, choose_engine, make_model
 from streamtrain.training.fingerprint import array_hash, config_fingerprint
 from streamtrain.training.fused_engine import gradient_slots, one_blas_thread
@@ -138,11 +139,12 @@ class Prepared:
         watched: bool = True,
         patience: int | None = None,
         keeps_best: bool = False,
+        stages: tuple[Stage, ...] = (),
     ) -> Learner:
         """Return a new learner with the trial's initial weights, one replica per learning rate.
 
         `stop_row`: the row at which it ends, if not at the run's. `watched=False`: it is never
-        evaluated. `patience` and `keeps_best`: see `Learner`.
+        evaluated. `patience`, `keeps_best` and `stages`: see `Learner`.
         """
         seed = self.config.order.seed
         parameters_P = initial_parameters(self.model, seed, trial)
@@ -164,6 +166,7 @@ class Prepared:
             target_sd=self.target_sd,
             patience=patience,
             keeps_best=keeps_best,
+            stages=stages,
         )
 
 

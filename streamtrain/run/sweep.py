@@ -13,6 +13,7 @@ from typing import Literal
 
 from streamtrain.base.budget import peak_rss_bytes
 from streamtrain.config import Config
+from streamtrain.errors import ConfigError
 from streamtrain.records import (
     Baseline,
     DataInfo,
@@ -74,9 +75,11 @@ def sweep(
 
     `run_metadata`: fields of the `run` record that only the caller knows. With a `checkpointer` the
     sweep can be interrupted and resumed: the records of the interrupted sweep decide the next pass.
-    `runner` runs the passes.
+    `runner` runs the passes. Raises ConfigError for a `train.batch_schedule`.
     """
     started = time.perf_counter()
+    if config.train.batch_schedule is not None:
+        raise ConfigError("train.batch_schedule is for `train`: a sweep compares constant sizes.")
     sizes, rates = config.sweep.batch_sizes, learning_rates(config)
     prepared = prepare(config, learners=len(sizes), rates=most_rates(config))
     compile_seconds, resident_bytes = warm_up(prepared, sizes, rates)

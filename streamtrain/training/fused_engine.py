@@ -23,7 +23,12 @@ from streamtrain.training.compute_pool import (
     Workspace,
     aligned_zeros,
 )
-from streamtrain.training.engine import ADAM_EPSILON, check_state
+from streamtrain.training.engine import (
+    ADAM_EPSILON,
+    check_state,
+    further_steps,
+    require_whole_minibatch,
+)
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.schedule import schedule_rows
 
@@ -35,6 +40,9 @@ _ACTIVATIONS = {
     "identity": activations.IDENTITY,
 }
 _OPTIMIZERS = {"sgd": updates.SGD, "adam": updates.ADAM, "adamw": updates.ADAMW}
+
+#: Where `hyper` of the kernel's `step` has what changes with the minibatch size.
+_BETA2, _FURTHER_STEPS = 3, 10
 
 #: Batch size of a minibatch that is never full.
 UNBOUNDED = 2**62
@@ -81,14 +89,12 @@ class FusedEngine:
         self.cores: ComputePool | CallerThread = CallerThread()
         replicas = len(learning_rates)
         parameters = shape.num_parameters
-        slots = gradient_slots(batch_size, parameters)
         # Every replica and slot starts on a cache line; the rest of its last line is unused.
         line_floats = CACHE_LINE_BYTES // 4
         padded = -(-parameters // line_floats) * line_floats
         self._widths = np.array(shape.widths, dtype=np.int64)
         self._parameters_RP = aligned_zeros((replicas, padded))[:, :parameters]
         self._parameters_RP[:] = parameters_P
-        self._gradients_RSL = aligned_zeros((replicas, slots, padded))
         # two rows of the optimizer, and the average of the parameters unless it is off
         self._averages = train.averaged_fraction > 0
         self._moments_RML = aligned_zeros((replicas, 2 + self._averages, padded))
@@ -97,7 +103,8 @@ class FusedEngine:
         # rows of the unfinished minibatch, steps, rows of those steps, and the rows of the last and
         # the next update of the average
         self._counters_R5 = np.zeros((replicas, 5), dtype=np.int64)
-        self._losses_RS = np.zeros((replicas, slots))
+        self._changed_size = False
+        self._make_slots()
         self._turns_R = np.zeros((replicas, mlp.TURN), dtype=np.int64)
         self._no_squares = np.empty(0, dtype=np.float32)
         self._work_floats = layers.workspace_size(self._widths)
@@ -116,6 +123,7 @@ class FusedEngine:
                 train.clip_norm or 0.0,
                 *schedule_rows(train, last_row),
                 train.averaged_fraction,
+                0.0,
             ]
         )
 
@@ -152,6 +160,16 @@ class FusedEngine:
                 self.learning_rates[replica],
                 self._hyper,
             )
+
+    def set_batch_size(self, batch_size: int, beta2: float) -> None:
+        """See `Engine.set_batch_size`."""
+        require_whole_minibatch(int(self._counters_R5[0, 0]))
+        self._hyper[_FURTHER_STEPS] = further_steps(
+            self.steps, self._hyper[_FURTHER_STEPS], self._hyper[_BETA2], beta2
+        )
+        self._hyper[_BETA2] = beta2
+        self.batch_size, self._changed_size = batch_size, True
+        self._make_slots()
 
     def parameters(self) -> np.ndarray:
         """See `Engine.parameters`."""
@@ -296,7 +314,18 @@ class FusedEngine:
             "moments": self._moments_RML[:, :2, :parameters],
             "counters": self._counters_R5,
         }
-        return arrays | ({"average": self._model_RP} if self._averages else {})
+        if self._averages:
+            arrays["average"] = self._model_RP
+        if self._changed_size:
+            arrays["further_steps"] = self._hyper[_FURTHER_STEPS:]
+        return arrays
+
+    def _make_slots(self) -> None:
+        """Make the slots in which minibatches of the batch size are summed, empty."""
+        replicas, parameters = self._parameters_RP.shape
+        slots = gradient_slots(self.batch_size, parameters)
+        self._gradients_RSL = aligned_zeros((replicas, slots, self._moments_RML.shape[2]))
+        self._losses_RS = np.zeros((replicas, slots))
 
     @property
     def _model_RP(self) -> np.ndarray:

@@ -401,3 +401,9 @@ def test_a_dry_run_tries_its_steps_with_blas_on_one_thread_as_the_run_does(data,
     assert set(plan["step_rows_per_second"]) == {"64", "256"}
     assert threads
     assert set(threads) == {1}
+
+
+def test_a_sweep_refuses_a_size_that_changes(data, tmp_path):
+    config = make_config({"data": {"path": str(data)}, "train": {"batch_schedule": "8@0,16@99"}})
+    with pytest.raises(ConfigError, match="a sweep compares constant sizes"):
+        streamtrain.api.run_sweep(config, tmp_path / "out")

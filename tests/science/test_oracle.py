@@ -105,6 +105,29 @@ def test_the_trainers_mean_loss_curve_is_the_oracles(batch_size, averaged):
     assert np.abs(errors).max() < 3, errors
 
 
+@pytest.mark.parametrize("averaged", [False, True], ids=["last", "averaged"])
+def test_it_is_the_oracles_too_where_the_minibatch_size_changes(averaged):
+    """The curve is then the product of the matrices of the sizes, step by step."""
+    sizes = [8] * 60 + [64] * 20 + [1024] * 5
+    points, seeds = np.array([1, 20, 60, 61, 65, 80, 81, 83, 85]), 400
+    lr, curves = 0.4 * TRAINED.largest_stable_lr(8), []
+    for seed in range(seeds):
+        random, curve = np.random.default_rng(seed), []
+        engine = FusedEngine(SHAPE, np.zeros(5, np.float32), 8, (lr,), SGD)
+        for step, size in enumerate(sizes, start=1):
+            if size != engine.batch_size:
+                engine.set_batch_size(size, SGD.beta2)
+            engine.advance(make_rows(random, size), 0, size)
+            if step in points:
+                weights = engine.model_parameters() if averaged else engine.parameters()
+                curve.append(0.5 * (weights[0].astype(float) - TRUTH) ** 2 @ TRAINED.eigenvalues)
+        curves.append(curve)
+    expected = TRAINED.curve(sizes, lr, SGD.average_fraction if averaged else 0.0)[points]
+    errors = (np.mean(curves, axis=0) - expected) / (np.std(curves, axis=0, ddof=1) / seeds**0.5)
+    assert np.abs(errors).max() < 3, errors
+    assert expected[-1] < 0.2 * expected[2], "larger minibatches lower the floor"
+
+
 def test_fitted_critical_batch_size_agrees_with_the_oracles_own_fit():
     """B_crit is fitted to crossings of real training runs at the oracle's best η.
 

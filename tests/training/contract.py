@@ -37,6 +37,7 @@ def check_engine(make: Make) -> None:
     check_replicas(make)
     check_state(make)
     check_average(make)
+    check_batch_sizes(make)
 
 
 def check_cuts(make: Make, *, batch_size: int, blocks: list[int]) -> None:
@@ -145,6 +146,36 @@ def check_average(make: Make) -> None:
         state = {**engine.state(), "parameters": engine.model_parameters()}
         engine.load_state(state)
         assert (engine.evaluate(rows) == before).all(), "the average is judged"
+
+
+def check_batch_sizes(make: Make) -> None:
+    """The minibatch size changes between minibatches, and only there; a state goes on from it.
+
+    Another engine of the later size, with the state, takes the steps that are left alone.
+    """
+    rows, engine = make_rows(1000), make(30, RATES)
+    engine.advance(rows, 0, 310)
+    with pytest.raises(ValueError, match="10 rows are in one"):
+        engine.set_batch_size(100, 0.99)
+    engine.finish_epoch()
+    before = engine.parameters(), engine.model_parameters(), engine.evaluate(rows)
+    engine.set_batch_size(100, 0.99)
+    after = engine.parameters(), engine.model_parameters(), engine.evaluate(rows)
+    assert all((old == new).all() for old, new in zip(before, after, strict=True))
+    engine.advance(rows, 310, 450)
+    resumed = make(30, RATES)
+    resumed.set_batch_size(100, 0.99)
+    resumed.load_state(engine.state())
+    for trained in (engine, resumed):
+        trained.advance(rows, 450, 610)
+        trained.set_batch_size(7, 0.9)
+        trained.advance(rows, 610, 1000)
+        trained.finish_epoch()
+        assert trained.steps == 11 + 3 + 56
+    for name, array in engine.state().items():
+        assert resumed.state()[name].tobytes() == array.tobytes()
+    with pytest.raises(DataError, match="further_steps"):
+        make(7, RATES).load_state(engine.state())
 
 
 def check_state(make: Make) -> None:

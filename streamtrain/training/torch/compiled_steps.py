@@ -128,6 +128,18 @@ def eager_steps(gradient: Gradient, train: TrainConfig) -> Steps:
     return steps
 
 
+def check_same(eager: tuple[torch.Tensor, ...], compiled: tuple[torch.Tensor, ...]) -> None:
+    """Raise RuntimeError if a compiled result differs from the eager one.
+
+    The mean difference must be at most a hundredth of the mean value, so that a wrong compiler does
+    not train a model.
+    """
+    for ours, theirs in zip(eager, compiled, strict=True):
+        # The negation also catches NaN.
+        if not (ours - theirs).abs().mean() <= 0.01 * ours.abs().mean():
+            raise RuntimeError("the compiled step gives other numbers")
+
+
 def _compile(function: types.FunctionType) -> Callable:
     """Compile a function for the shapes that it is called with.
 

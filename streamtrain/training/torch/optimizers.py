@@ -35,6 +35,7 @@ def step_table(
     rows: int,
     schedule: tuple[int, int],
     averaged: tuple[int, int],
+    further_steps: float = 0.0,
 ) -> np.ndarray:
     """Return what each of S steps needs besides the gradient: float32 (S, R, 5).
 
@@ -42,6 +43,7 @@ def step_table(
     weight decay leaves, and the share by which the average moves. `counts` (S,) are the rows of
     each minibatch; `steps` and `rows` were taken before them. `schedule`: see `schedule_rows`.
     `averaged`: the rows of the last and the next update of the average; see `average_shares`.
+    `further_steps`: see training/engine.py.
     """
     ends = rows + np.cumsum(counts)
     factors = [
@@ -55,7 +57,7 @@ def step_table(
     if train.optimizer != "sgd":
         taken_S1 = steps + 1.0 + np.arange(len(counts))[:, None]
         table[:, :, 1] /= 1.0 - train.beta1**taken_S1
-        table[:, :, 2] = 1.0 / np.sqrt(1.0 - train.beta2**taken_S1)
+        table[:, :, 2] = 1.0 / np.sqrt(1.0 - train.beta2 ** (taken_S1 + further_steps))
         if train.optimizer == "adamw":
             table[:, :, 3] = 1.0 - rates_SR * train.decay
     table[:, :, 4] = average_shares(ends, train.averaged_fraction, *averaged)[0][:, None]

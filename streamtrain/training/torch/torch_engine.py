@@ -20,7 +20,7 @@ from streamtrain.config import TrainConfig
 from streamtrain.errors import first_line
 from streamtrain.training.averaging import average_shares
 from streamtrain.training.compute_pool import CallerThread, ComputePool
-from streamtrain.training.engine import check_state
+from streamtrain.training.engine import check_state, further_steps, require_whole_minibatch
 from streamtrain.training.model import Model
 from streamtrain.training.schedule import schedule_rows
 from streamtrain.training.torch.compiled_steps import (
@@ -28,6 +28,7 @@ from streamtrain.training.torch.compiled_steps import (
     STEPS_AT_ONCE,
     Gradient,
     Steps,
+    check_same,
     compiled_gradient,
     compiled_steps,
     eager_gradient,
@@ -97,15 +98,11 @@ class TorchEngine:
         self._part_rows = PART_ROWS if self.device.type == "cpu" else DEVICE_PART_ROWS
         self._half_squares = loss_sums(shape, train.model_copy(update={"loss": "mse"}), self.device)
         self._gradient: Gradient = eager_gradient(shape, train, self.device)
-        self._part_gradient = self._gradient
+        self._further_steps: float | None = None  # None: the minibatch size has not changed
         self._feed: DeviceFeed | None = None
         if self.device.type == "cuda":
             self._feed = DeviceFeed(self.device, shape.num_features + 1, batch_size)
-        self._replayed: ReplayedSteps | None = None
-        self._compiled: Steps | None = None
-        self._steps_at_once = 0
-        self._compiled_rows = 0
-        self._ready = False
+        self._forget_steps()
 
     def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
         """See `Engine.advance`."""
@@ -132,6 +129,21 @@ class TorchEngine:
         if self._carried:
             with self._settings(), torch.no_grad():
                 self._step()
+
+    def set_batch_size(self, batch_size: int, beta2: float) -> None:
+        """See `Engine.set_batch_size`. Steps are then compiled or captured anew."""
+        require_whole_minibatch(self._carried)
+        self._further_steps = further_steps(
+            self.steps, self._further_steps or 0.0, self._train.beta2, beta2
+        )
+        self._train = self._train.model_copy(update={"beta2": beta2})
+        self.batch_size = batch_size
+        if self.device.type == "cuda":
+            # Steps in flight read the ring and what was captured.
+            torch.cuda.current_stream(self.device).synchronize()
+        if self._feed is not None:
+            self._feed = DeviceFeed(self.device, self._model.num_features + 1, batch_size)
+        self._forget_steps()
 
     def parameters(self) -> np.ndarray:
         """See `Engine.parameters`."""
@@ -160,6 +172,8 @@ class TorchEngine:
         if self._train.averaged_fraction:
             tensors["average"] = self._model_RP
         arrays = {name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
+        if self._further_steps is not None:
+            arrays["further_steps"] = np.array([self._further_steps])
         counters = np.array([self._carried, self.steps, self._rows, *self._averaged])
         return {**arrays, "counters": counters}
 
@@ -176,6 +190,8 @@ class TorchEngine:
             moment.copy_(saved_moment)
         self._carried, self.steps, self._rows, *averaged = state["counters"].tolist()
         self._averaged = (averaged[0], averaged[1])
+        if self._further_steps is not None:
+            self._further_steps = float(state["further_steps"][0])
 
     def prepare_steps(self) -> float:
         """Compile or capture whole steps, if that is wanted and pays; return the seconds it took.
@@ -208,6 +224,15 @@ class TorchEngine:
             )
         return time.perf_counter() - started
 
+    def _forget_steps(self) -> None:
+        """Forget compiled and captured steps, which have the minibatch size built in."""
+        self._part_gradient = self._gradient
+        self._replayed: ReplayedSteps | None = None
+        self._compiled: Steps | None = None
+        self._steps_at_once = 0
+        self._compiled_rows = 0
+        self._ready = False
+
     def _compile(self) -> None:
         """Compile the step, or the gradient of a part, and compare it with the eager one.
 
@@ -229,7 +254,7 @@ class TorchEngine:
             )
             x, y = rows[:, :-1], rows[:, -1:]
             eager = self._gradient(self._parameters_RP, x, y)
-            _check_same(eager, gradient(self._parameters_RP, x, y))
+            check_same(eager, gradient(self._parameters_RP, x, y))
             self._part_gradient, self._compiled_rows = gradient, len(rows)
             return
         steps = compiled_steps(
@@ -246,7 +271,7 @@ class TorchEngine:
             moments = tuple(moment.clone() for moment in self._moments)
             losses_R = take(parameters_RP, moments, rows, table)
             results.append((losses_R, *moments, parameters_RP - self._parameters_RP))
-        _check_same(*results)
+        check_same(*results)
         self._compiled, self._steps_at_once = steps, at_once
 
     def _capture(self, feed: DeviceFeed) -> None:
@@ -335,6 +360,7 @@ class TorchEngine:
             self._rows,
             self._schedule,
             self._averaged,
+            self._further_steps or 0.0,
         )
         return torch.from_numpy(table_SR5)
 
@@ -364,15 +390,3 @@ class TorchEngine:
                 torch.set_num_threads(self._train.threads)
                 stack.callback(torch.set_num_threads, threads)
             yield
-
-
-def _check_same(eager: tuple[torch.Tensor, ...], compiled: tuple[torch.Tensor, ...]) -> None:
-    """Raise RuntimeError if a compiled result differs from the eager one.
-
-    The mean difference must be at most a hundredth of the mean value, so that a wrong compiler does
-    not train a model.
-    """
-    for ours, theirs in zip(eager, compiled, strict=True):
-        # The negation also catches NaN.
-        if not (ours - theirs).abs().mean() <= 0.01 * ours.abs().mean():
-            raise RuntimeError("the compiled step gives other numbers")
