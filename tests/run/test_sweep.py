@@ -14,9 +14,10 @@ import streamtrain
 from data_gen import generate
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError
+from streamtrain.records import Evaluation
 from streamtrain.report.dry_run import plan_run
 from streamtrain.run.prepare import prepare
-from streamtrain.run.train import network_of
+from streamtrain.run.train import network_of, train
 from streamtrain.storage.write.ingest import ingest
 from streamtrain.training.fused_engine import FusedEngine
 from streamtrain.training.model_io import predict_rows
@@ -407,3 +408,25 @@ def test_a_sweep_refuses_a_size_that_changes(data, tmp_path):
     config = make_config({"data": {"path": str(data)}, "train": {"batch_schedule": "8@0,16@99"}})
     with pytest.raises(ConfigError, match="a sweep compares constant sizes"):
         streamtrain.api.run_sweep(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize("average", ["on", "off"])
+def test_the_model_that_train_delivers_is_the_one_that_was_judged(data, average):
+    config = make_config(
+        {
+            "data": {"path": str(data), "holdout": 1000},
+            "model": {"hidden": [8]},
+            "train": {"average": average, "lr": 0.02, "batch_size": 64},
+        }
+    )
+    records = []
+    trained = train(config, records.append, {})
+    losses = [record for record in records if isinstance(record, Evaluation)]
+    prepared = prepare(config, learners=1, rates=1)
+    raw = prepared.evaluation.astype(float) / prepared.standard.scale + prepared.standard.mean
+    for network, record in (
+        (trained.last, losses[-1]),
+        (trained.best, min(losses, key=lambda record: record.holdout_loss)),
+    ):
+        errors = raw[:, -1] - predict_rows(network, raw[:, :-1])
+        assert record.holdout_rmse == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)
