@@ -181,6 +181,8 @@ def sweep(
     batch_sizes: Count | Sequence[Count] | None = None,
     lr_grid: int | float | str | Sequence[float] | None = None,
     trials: int | None = None,
+    budget: float | str | None = None,
+    within: float | str | None = None,
     target_loss: float | str | Sequence[float] | None = None,
     halving: bool | None = None,
     lr_rule: str | Sequence[str] | None = None,
@@ -208,6 +210,7 @@ def sweep(
     loss: Literal["mse", "huber"] | None = None,
     optimizer: Literal["adam", "adamw", "sgd"] | None = None,
     lr: float | None = None,
+    average: bool | str | None = None,
     engine: Literal["auto", "fused", "torch"] | None = None,
     device: str | None = None,
     epochs: float | None = None,
@@ -249,6 +252,7 @@ def train(
     client: Any = None,
     report: bool = True,
     batch_size: Count | None = None,
+    batch_schedule: str | Sequence[Any] | None = None,
     early_stop: int | None = None,
     sync: Literal["auto", "rounds", "allreduce"] | None = None,
     target: str | None = None,
@@ -271,6 +275,7 @@ def train(
     loss: Literal["mse", "huber"] | None = None,
     optimizer: Literal["adam", "adamw", "sgd"] | None = None,
     lr: float | None = None,
+    average: bool | str | None = None,
     engine: Literal["auto", "fused", "torch"] | None = None,
     device: str | None = None,
     epochs: float | None = None,
@@ -286,8 +291,8 @@ def train(
     """Train a model on a data set, and return a torch module.
 
     The module maps raw features (rows, features) to predictions (rows, 1). `path`, `out`, `resume`,
-    `client` and `report` are as in `sweep`; every other keyword is the option of `streamtrain train`
-    with the same name, and None means its default (docs/flags.md).
+    `client` and `report` are as in `sweep`; every other keyword is the option of `streamtrain
+    train` with the same name, and None means its default (docs/flags.md).
 
     Raises ConfigError, DataError or ResourceError.
     """

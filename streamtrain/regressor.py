@@ -136,7 +136,7 @@ class Regressor(RegressorMixin, BaseEstimator):
         for record in records:
             if isinstance(record, ReplicaEnded) and record.outcome != "finished":
                 raise ValueError(f"training ended early: {record.outcome}. Try a smaller lr.")
-        self.model_: Network = network_of(prepared, learner.engine.parameters()[0]).eval()
+        self.model_: Network = network_of(prepared, learner.engine.model_parameters()[0]).eval()
         self.n_features_in_ = len(self.model_.features)
         self.feature_names_in_ = np.array(self.model_.features, dtype=object)
         return self

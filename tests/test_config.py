@@ -79,6 +79,31 @@ def test_the_defaults_are_a_config_and_its_dump_makes_the_same_one():
             "f:3: sweep.batch_sizes: '8..4' is not a range",
             id="sizes",
         ),
+        pytest.param(
+            {"train": {"batch_schedule": "32@0,64@0"}},
+            "f:3: train.batch_schedule: write size@rows with ascending rows, the first 0, like",
+            id="rows that do not ascend",
+        ),
+        pytest.param(
+            {"train": {"batch_schedule": "32@1"}},
+            "f:3: train.batch_schedule: write size@rows",
+            id="no first size",
+        ),
+        pytest.param(
+            {"train": {"batch_schedule": "0@0"}},
+            "f:3: train.batch_schedule: sizes are whole numbers from 1 to 2^62",
+            id="no rows",
+        ),
+        pytest.param(
+            {"train": {"batch_schedule": "32@0", "batch_size": 64}},
+            "train: batch_schedule begins with 32 rows, and batch_size is 64; give one of them",
+            id="two first sizes",
+        ),
+        pytest.param(
+            {"train": {"average_fraction": 0}},
+            "f:3: train.average_fraction: Input should be greater than 0",
+            id="no span of an average",
+        ),
     ],
 )
 def test_what_is_refused_names_key_origin_and_remedy(values, message):
@@ -105,6 +130,12 @@ def test_what_is_refused_names_key_origin_and_remedy(values, message):
         pytest.param("fetch.memory", "2GiB", 2**31, id="bytes"),
         pytest.param("train.max_time", "10m", 600.0, id="minutes"),
         pytest.param("train.max_rows", "100M", 10**8, id="rows to train on"),
+        pytest.param(
+            "train.batch_schedule",
+            "32@0, 1Ki@65k",
+            ((32, 0), (1024, 65_000)),
+            id="sizes that change",
+        ),
     ],
 )
 def test_values_are_read_as_people_write_them(key, text, value):
@@ -113,6 +144,12 @@ def test_values_are_read_as_people_write_them(key, text, value):
     section, name = key.split(".")
     assert getattr(getattr(make_config(values), section), name) == value
     jsonschema.validate(values, Config.model_json_schema())
+
+
+def test_a_schedule_sets_the_first_size_and_its_dump_makes_the_same_config():
+    config = make_config({"train": {"batch_schedule": [[32, 0], "128@1k"]}})
+    assert config.train.batch_size == 32
+    assert config == make_config(json.loads(config.model_dump_json()))
 
 
 def test_flags_that_are_not_given_set_nothing_and_unknown_ones_are_refused():

@@ -101,6 +101,7 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
         "model": model.to_json(),
         "optimizer": train.optimizer,
         "loss": train.loss,
+        "average": train.average,
         "device": train.device,
         "parameters": model.num_parameters,
         "threads": threads,

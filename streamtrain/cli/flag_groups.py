@@ -233,6 +233,7 @@ _STEP_FLAGS = (
     "model",
     "loss",
     "optimizer",
+    "average",
     "engine",
     "device",
     "seed",

@@ -125,7 +125,9 @@ VALUE_FLAGS = frozenset(
 )
 
 #: Flags with the values on and off, which may be given without a value.
-SWITCHES = frozenset({"--confirm", "--extend-grid", "--halving", "--rerun", "--standardize"})
+SWITCHES = frozenset(
+    {"--average", "--confirm", "--extend-grid", "--halving", "--rerun", "--standardize"}
+)
 
 #: Name prefixes of threads that read. After a run none of them exists, unless a read hangs.
 _READERS = ("streamtrain-window", "streamtrain-lane", "streamtrain-read")

@@ -57,6 +57,11 @@ class RunSpec:
                 "--max-time ends a pass by one machine's clock; on a cluster give --epochs or"
                 " --max-rows."
             )
+        if prepared.config.train.batch_schedule is not None:
+            raise ConfigError(
+                "--batch-schedule is for one machine: shares and lanes are parts of one minibatch"
+                " size. Give --batch-size on a cluster."
+            )
         return cls(
             config=prepared.config,
             data_fingerprint=prepared.source.dataset.fingerprint,

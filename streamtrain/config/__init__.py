@@ -11,8 +11,8 @@ from streamtrain.config.sections import (
     DataConfig,
     FetchConfig,
     ModelConfig,
-    TrainConfig,
 )
+from streamtrain.config.train_section import TrainConfig
 
 __all__ = [
     "DATA_FLAGS",

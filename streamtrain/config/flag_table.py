@@ -24,6 +24,7 @@ MODEL_FLAGS = {
     "loss": "train.loss",
     "optimizer": "train.optimizer",
     "lr": "train.lr",
+    "average": "train.average",
     "engine": "train.engine",
     "device": "train.device",
     "epochs": "train.epochs",
@@ -42,7 +43,12 @@ TRAIN_FLAGS = (
     DATA_FLAGS
     | MODEL_FLAGS
     | CLUSTER_FLAGS
-    | {"batch_size": "train.batch_size", "early_stop": "train.early_stop", "sync": "cluster.sync"}
+    | {
+        "batch_size": "train.batch_size",
+        "batch_schedule": "train.batch_schedule",
+        "early_stop": "train.early_stop",
+        "sync": "cluster.sync",
+    }
 )
 SWEEP_FLAGS = (
     DATA_FLAGS

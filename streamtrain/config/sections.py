@@ -6,16 +6,10 @@ that `--help`, docs/flags.md and the JSON schema show.
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from streamtrain.base.redact import redact_options, redact_url
+from streamtrain.config.train_section import Section, TrainConfig
 from streamtrain.config.values import (
     Budget,
     Bytes,
@@ -34,14 +28,9 @@ from streamtrain.config.values import (
     Sizes,
     parse_fraction,
 )
-from streamtrain.errors import ConfigError
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which rows and columns to use, and which rows to hold out."""
 
     path: str | None = Field(
@@ -93,7 +82,7 @@ class DataConfig(_Section):
         return url and redact_url(url)
 
 
-class OrderConfig(_Section):
+class OrderConfig(Section):
     """The row order; constant throughout a run."""
 
     seed: Annotated[Count, Field(ge=0)] = Field(
@@ -108,7 +97,7 @@ class OrderConfig(_Section):
     )
 
 
-class FetchConfig(_Section):
+class FetchConfig(Section):
     """How blocks are prepared; no key changes the row order."""
 
     memory: Bytes | None = Field(
@@ -123,7 +112,7 @@ class FetchConfig(_Section):
     )
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network: features, hidden layers, one output."""
 
     hidden: Counts = Field(
@@ -138,130 +127,7 @@ class ModelConfig(_Section):
     )
 
 
-#: The smallest 1 - beta2 for Adam: float32 rounding loses smaller updates of the second moment.
-#: When its gradients have vanished, the moment is 3 % too large at 4e-7, 57 % at 1e-7, and at 5e-8
-#: it never decreases.
-LEAST_FORGOTTEN = 2.0**-22
-
-
-class TrainConfig(_Section):
-    """How a learner takes steps, and for how long."""
-
-    batch_size: PositiveCount = Field(default=1024, description="rows per minibatch, for `train`")
-    loss: Literal["mse", "huber"] = Field(
-        default="mse",
-        description="training loss: ½r², or Huber's, which is linear beyond huber_delta",
-    )
-    huber_delta: Annotated[float, Field(gt=0)] = Field(
-        default=1.0, description="residual beyond which Huber's loss is linear, in model units"
-    )
-    optimizer: Literal["adam", "adamw", "sgd"] = Field(
-        default="adam", description="adam, adamw (decoupled weight decay), or sgd with momentum"
-    )
-    lr: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="learning rate; default: 0.004 for adam and adamw, 0.01 for sgd"
-    )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.9, description="momentum of sgd"
-    )
-    nesterov: OnOff = Field(default=False, description="use Nesterov momentum in sgd")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.9, description="decay of the first moment in adam and adamw"
-    )
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.999, description="decay of the second moment in adam and adamw, per beta2_per"
-    )
-    beta2_per: Literal["1024 rows", "step"] = Field(
-        default="1024 rows",
-        description="unit of beta2: 1024 rows (the same half-life in rows at any size), or a step",
-    )
-    weight_decay: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="weight decay; default: 0.01 for adamw, 0 for the others"
-    )
-    clip_norm: Annotated[float, Field(gt=0)] | None = Field(
-        default=None,
-        description="largest norm of a minibatch gradient; larger ones are scaled down to it",
-    )
-    schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="learning rate over the run's rows; cosine ends at 0"
-    )
-    warmup_rows: Annotated[Count, Field(ge=0)] = Field(
-        default=0, description="rows over which the learning rate rises linearly from 0"
-    )
-    precision: Literal["float32", "tf32", "bf16"] = Field(
-        default="float32",
-        description="precision of matrix products on a GPU; parameters stay float32",
-    )
-    compile: Literal["auto", "on", "off"] = Field(
-        default="auto", description="torch engine: compile the whole step; auto: where it pays off"
-    )
-    threads: PositiveCount | None = Field(
-        default=None, description="threads that learners compute on; default: the number of cores"
-    )
-    engine: Literal["auto", "fused", "torch"] = Field(
-        default="auto",
-        description="fused (Numba, CPU), torch (any device), or auto: fused where it applies",
-    )
-    device: str = Field(
-        default="auto",
-        description="cpu, cuda, cuda:N, or auto: with the torch engine a GPU if there is one",
-    )
-    epochs: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="passes over the data; default: 1"
-    )
-    max_rows: PositiveCount | None = Field(
-        default=None, description="rows each learner trains on, over as many epochs as needed"
-    )
-    max_time: Seconds | None = Field(
-        default=None, description="wall-clock seconds of all training passes together"
-    )
-    early_stop: PositiveCount | None = Field(
-        default=None,
-        description="stop `train` after this many evaluations without a lower held-out loss",
-    )
-
-    @model_validator(mode="after")
-    def _refuse_two_lengths(self) -> "TrainConfig":
-        if self.epochs is not None and self.max_rows is not None:
-            raise ValueError("epochs and max_rows both set the length of a run; give one")
-        return self
-
-    @property
-    def rate(self) -> float:
-        """The learning rate: `lr`, or the optimizer's default."""
-        return self.lr or (0.01 if self.optimizer == "sgd" else 0.004)
-
-    @property
-    def decay(self) -> float:
-        """The weight decay: `weight_decay`, or the optimizer's default."""
-        if self.weight_decay is not None:
-            return self.weight_decay
-        return 0.01 if self.optimizer == "adamw" else 0.0
-
-    def at(self, batch_size: int) -> "TrainConfig":
-        """Return this config with `beta2` per step of `batch_size` rows.
-
-        With `beta2_per` = 1024 rows, Adam's second moment decays by rows instead of steps (Marek et
-        al. 2025, arXiv 2507.07101).
-
-        Raises:
-            ConfigError: A step forgets less of the second moment than float32 can represent, so the
-                moment would stay at the value that its first rows gave it.
-        """
-        per_step = self.beta2_per == "step"
-        beta2 = self.beta2 if per_step else self.beta2 ** (batch_size / 1024)
-        if self.optimizer != "sgd" and 1 - beta2 < LEAST_FORGOTTEN:
-            rows = f"{batch_size:,} row{'s' if batch_size > 1 else ''}"
-            alternative = "" if per_step else ", or --set train.beta2_per=step"
-            raise ConfigError(
-                f"train.beta2 {self.beta2:.10g} per {self.beta2_per} makes a step of {rows} forget"
-                f" {1 - beta2:.1g} of the second moment, and float32 rounding loses less than"
-                f" {LEAST_FORGOTTEN:.1g}. Give a smaller train.beta2{alternative}."
-            )
-        return self if per_step else self.model_copy(update={"beta2": beta2})
-
-
-class EvalConfig(_Section):
+class EvalConfig(Section):
     """When to measure the held-out loss, and on how many rows."""
 
     eval_rows: PositiveCount = Field(
@@ -272,7 +138,7 @@ class EvalConfig(_Section):
     )
 
 
-class CheckpointConfig(_Section):
+class CheckpointConfig(Section):
     """When to save a run, so that it can resume after an interruption."""
 
     every_seconds: Seconds = Field(
@@ -282,33 +148,29 @@ class CheckpointConfig(_Section):
     keep: PositiveCount = Field(default=3, description="number of latest checkpoints to keep")
 
 
-class SweepConfig(_Section):
+class SweepConfig(Section):
     """What a sweep compares."""
 
-    batch_sizes: Sizes | None = Field(
+    batch_sizes: Sizes = Field(
+        default=(64, 256, 1024, 4096, 16384, 65536, 262144, 1048576),
+        description="minibatch sizes to compare, like 64..1Mi*4,1M",
+    )
+    budget: Budget | None = Field(
         default=None,
         description=(
-            "minibatch sizes to compare, like 64..1Mi*4,1M; default: powers of four up to an eighth"
-            " of the rows"
+            "seconds of work (60s, 5m) or rows of all passes (100M); the sweep then chooses rows,"
+            " trials and further rates itself"
         ),
-    )
-    budget: Budget = Field(
-        default="60s",
-        description="seconds that the sweep may work (60s, 5m), or rows of all passes (100M)",
     )
     within: Annotated[float, BeforeValidator(parse_fraction), Field(gt=0, le=10)] = Field(
         default=0.2,
-        description="settled when the chosen size is at most this much slower than the best",
+        description="with budget: stop when the chosen size is this close to the best",
     )
     lr_grid: Rates = Field(
         default=5, description="number of learning rates per minibatch size, or a list of them"
     )
-    trials: PositiveCount | None = Field(
-        default=None,
-        description=(
-            "trials, each with its own initial weights and row order; default: as many as the"
-            " answer needs"
-        ),
+    trials: PositiveCount = Field(
+        default=5, description="trials, each with its own initial weights and row order"
     )
     halving: OnOff = Field(
         default=True,
@@ -340,7 +202,7 @@ class SweepConfig(_Section):
     )
 
 
-class ClusterConfig(_Section):
+class ClusterConfig(Section):
     """Which Dask cluster trains; if unset, this machine does, and no port is opened."""
 
     scheduler: str | None = Field(
@@ -409,7 +271,7 @@ class ClusterConfig(_Section):
         return self
 
 
-class Config(_Section):
+class Config(Section):
     """The configuration of a run."""
 
     data: DataConfig = DataConfig()

@@ -17,7 +17,8 @@ def _is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, (list, tuple))
 
 
-def _is_mapping(value: Any) -> TypeGuard[dict[Any, Any]]:
+def is_mapping(value: Any) -> TypeGuard[dict[Any, Any]]:
+    """Return True for a dict."""
     return isinstance(value, dict)
 
 
@@ -98,12 +99,36 @@ def _budget(value: Any) -> Any:
 
 def _options(value: Any) -> Any:
     """Convert the values of a mapping to text; YAML reads `anon: true` as a boolean."""
-    if not _is_mapping(value):
+    if not is_mapping(value):
         return value
     return {
         str(name): str(item).lower() if isinstance(item, bool) else str(item)
         for name, item in value.items()
     }
+
+
+def parse_batch_schedule(value: Any) -> Any:
+    """Return (size, row) pairs of text such as `32@0,128@65k`, or of a list of pairs.
+
+    Raises ValueError unless the first row is 0 and rows ascend.
+
+    >>> parse_batch_schedule("32@0,128@65k")
+    ((32, 0), (128, 65000))
+    """
+    example = "write size@rows with ascending rows, the first 0, like 32@0,128@65k"
+    parts = _split_names(value)
+    if not _is_sequence(parts) or not parts:
+        raise ValueError(example)
+    pairs = [part.split("@") if isinstance(part, str) else part for part in parts]
+    if not all(_is_sequence(pair) and len(pair) == 2 for pair in pairs):
+        raise ValueError(example)
+    stages = tuple((parse_count(size), parse_count(row)) for size, row in pairs)
+    rows = [row for _, row in stages]
+    if rows[0] != 0 or rows != sorted(set(rows)) or rows[-1] > MAX_COUNT:
+        raise ValueError(example)
+    if not all(1 <= size <= MAX_COUNT for size, _ in stages):
+        raise ValueError("sizes are whole numbers from 1 to 2^62")
+    return stages
 
 
 # What a key accepts, for the JSON schema: `10M`; `64..1Mi*4,1M`.
@@ -125,7 +150,7 @@ OnOff = Annotated[
 Budget = Annotated[
     float | int,
     BeforeValidator(_budget, json_schema_input_type=_Number),
-    Field(gt=0, union_mode="left_to_right", strict=True, validate_default=True),
+    Field(gt=0),
 ]
 Names = Annotated[
     tuple[str, ...], BeforeValidator(_split_names, json_schema_input_type=str | list[str])
@@ -133,6 +158,10 @@ Names = Annotated[
 Counts = Annotated[
     tuple[Annotated[int, Field(ge=1)], ...],
     BeforeValidator(_split_counts, json_schema_input_type=_Numbers),
+]
+BatchSchedule = Annotated[
+    tuple[tuple[int, int], ...],
+    BeforeValidator(parse_batch_schedule, json_schema_input_type=str | list[str | list[_Number]]),
 ]
 Sizes = Annotated[tuple[int, ...], BeforeValidator(parse_sizes, json_schema_input_type=_Numbers)]
 Losses = Annotated[

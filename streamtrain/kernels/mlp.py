@@ -203,9 +203,9 @@ def _kernels(sources):
             widths: Widths of all layers, int64.
             parameters: Parameters of the replica, float32 (P,).
             gradients: Sums of gradients, float32 (slots, P or more).
-            moments: Momentum, or first and second moment, float32 (2, P).
+            moments: Of the optimizer, and the average of the parameters; see `step`.
             work: Workspace of this thread; see `workspace_size` in layers.py.
-            state: int64: rows carried, steps taken, rows of those steps; all are updated.
+            state: int64 (5,): rows carried and what follows them; see `step`. All are updated.
             losses: Sums of the rows' losses are added, float64 (slots,).
             turn: int64 (TURN,), zeros before the call. [0]: the current minibatch. [8], in the next
                 cache line: its completed slots. [16:]: per slot, 1 + the last minibatch that

@@ -1,4 +1,4 @@
-"""The optimizer step from a sum of gradients, and the learning-rate schedule."""
+"""The optimizer step from a sum of gradients, the learning-rate schedule, and averaged weights."""
 
 import math
 
@@ -41,12 +41,42 @@ def step(parameters, gradients, moments, state, optimizer, lr, hyper):
     Args:
         parameters: float32 (P,).
         gradients: Sums of gradients in slots, float32 (slots, P or more).
-        moments: Momentum, or first and second moment, float32 (2, P).
-        state: int64: rows carried, steps taken, rows of those steps.
+        moments: Momentum, or first and second moment, and the average of the parameters unless it
+            is off, float32 (2 or 3, P).
+        state: int64: rows carried, steps taken, rows of those steps, rows at which the average was
+            last updated and rows at which it next is.
         optimizer: SGD, ADAM or ADAMW.
         lr: Learning rate before the schedule.
-        hyper: Momentum, nesterov, beta1, beta2, epsilon, decay, clip, warm-up rows, cosine rows.
+        hyper: Momentum, nesterov, beta1, beta2, epsilon, decay, clip, warm-up rows, cosine rows,
+            fraction of the rows that the average spans (0: no average), steps to add in the bias
+            correction of the second moment (see `further_steps` in training/engine.py).
     """
+    _move(parameters, gradients, moments, state, optimizer, lr, hyper)
+    if hyper[9] > 0 and state[2] >= state[4]:
+        _average(parameters, moments[2], state, hyper[9])
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def _average(parameters, average, state, fraction):
+    """Move the average towards the parameters by the rows since its last update.
+
+    The rule is that of training/averaging.py.
+    """
+    rows = state[2]
+    share = (rows - state[3]) / (fraction * rows)
+    state[3], state[4] = rows, rows + max(1, rows // 256)
+    if share >= 1.0:
+        for i in range(parameters.shape[0]):
+            average[i] = parameters[i]
+        return
+    weight = float32(share)
+    for i in range(parameters.shape[0]):
+        average[i] += weight * (parameters[i] - average[i])
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def _move(parameters, gradients, moments, state, optimizer, lr, hyper):
+    """Update parameters and moments, and count the step: `step` without the average."""
     count = state[0]
     lr = lr * rate_factor(state[2], state[2] + count, hyper[7], hyper[8])
     state[0], state[1], state[2] = 0, state[1] + 1, state[2] + count
@@ -77,7 +107,9 @@ def step(parameters, gradients, moments, state, optimizer, lr, hyper):
     keep = float32(1.0 - lr * hyper[5]) if optimizer == ADAMW else float32(1.0)
     added = float32(0.0) if optimizer == ADAMW else decay
     rate = float32(lr / (1.0 - hyper[2] ** steps))
-    root = float32(1.0 / math.sqrt(1.0 - hyper[3] ** steps))
+    # An integer power is rounded otherwise, so it stays where the minibatch size never changed.
+    kept = hyper[3] ** steps if hyper[10] == 0 else hyper[3] ** (steps + hyper[10])
+    root = float32(1.0 / math.sqrt(1.0 - kept))
     # 1 - beta is computed in float64, and beta2 itself is never rounded to float32: if defined per
     # row, it is so close to 1 at small minibatches that rounding would change v by 2 % at B = 1.
     new1, new2 = float32(1.0 - hyper[2]), float32(1.0 - hyper[3])

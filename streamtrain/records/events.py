@@ -82,15 +82,12 @@ class LadderInfo:
     """The limits of a sweep that chooses its own rows and trials; see science/ladder.py.
 
     `budget_seconds` or `budget_rows` limits all passes together, `most_rows` what one learner
-    trains on. `sizes_grow`: further sizes are tried, up to `largest_size`, where the best one is at
-    an edge.
+    trains on.
     """
 
     budget_seconds: float | None = None
     budget_rows: int | None = None
     most_rows: int | None = None
-    sizes_grow: bool = False
-    largest_size: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

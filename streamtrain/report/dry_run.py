@@ -11,7 +11,7 @@ import numpy as np
 from streamtrain.base.units import format_bytes, format_count, format_seconds
 from streamtrain.base.words import plural
 from streamtrain.cluster.choice import is_wanted
-from streamtrain.config import Config
+from streamtrain.config import Config, TrainConfig
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up
 from streamtrain.run.sweep import learning_rates
 from streamtrain.training.fused_engine import one_blas_thread
@@ -31,11 +31,12 @@ def plan_run(config: Config, verb: str) -> Json:
     first step.
     """
     if verb == "train":
-        sizes, rates, trials = (config.train.batch_size,), (config.train.rate,), 1
+        sizes, rates, trials = _train_sizes(config.train), (config.train.rate,), 1
+        learners = 1
     else:
         sizes, rates = config.sweep.batch_sizes, learning_rates(config)
-        trials = config.sweep.trials
-    prepared = prepare(config, learners=len(sizes), rates=len(rates))
+        trials, learners = config.sweep.trials, len(sizes)
+    prepared = prepare(config, learners=learners, rates=len(rates))
     source, budget, dataset = prepared.source, prepared.budget, prepared.source.dataset
     warm_up(prepared)
     read_rate = _read_rate(prepared)
@@ -44,10 +45,13 @@ def plan_run(config: Config, verb: str) -> Json:
     rows = reading_seconds = training_seconds = None
     if prepared.last_row < NO_LAST_ROW:
         rows = prepared.last_row
-        workers = min(budget.readers, len(sizes)) if prepared.engine == "fused" else 1
-        seconds_per_row = sum(1 / rate for rate in step_rates.values())
+        workers = min(budget.readers, learners) if prepared.engine == "fused" else 1
+        rows_of = (
+            _rows_of_sizes(config.train, rows) if verb == "train" else dict.fromkeys(sizes, rows)
+        )
+        seconds = sum(rows_of[size] / rate for size, rate in step_rates.items())
         reading_seconds = trials * rows / read_rate / budget.readers
-        training_seconds = trials * rows * seconds_per_row / workers
+        training_seconds = trials * seconds / workers
     return {
         "verb": verb,
         "url": dataset.url,
@@ -71,7 +75,7 @@ def plan_run(config: Config, verb: str) -> Json:
         "trials": trials,
         "batch_sizes": list(sizes),
         "learning_rates": list(rates),
-        "models": trials * len(sizes) * len(rates),
+        "models": trials * learners * len(rates),
         "train_rows": rows,
         "max_seconds": config.train.max_time,
         "read_rows_per_second": read_rate,
@@ -79,6 +83,26 @@ def plan_run(config: Config, verb: str) -> Json:
         "reading_seconds": reading_seconds,
         "training_seconds": training_seconds,
     }
+
+
+def _train_sizes(train: TrainConfig) -> tuple[int, ...]:
+    """Return the minibatch sizes of `train`, each once, in the order in which they begin."""
+    schedule = train.batch_schedule or ((train.batch_size, 0),)
+    return tuple(dict.fromkeys(size for size, _ in schedule))
+
+
+def _rows_of_sizes(train: TrainConfig, rows: int) -> dict[int, int]:
+    """Return the rows of `train` that are taken in minibatches of each size.
+
+    >>> _rows_of_sizes(TrainConfig(batch_schedule="8@0,16@100,8@150"), 400)
+    {8: 350, 16: 50}
+    """
+    schedule = train.batch_schedule or ((train.batch_size, 0),)
+    taken = dict.fromkeys(_train_sizes(train), 0)
+    ends = [*(row for _, row in schedule[1:]), rows]
+    for (size, start), end in zip(schedule, ends, strict=True):
+        taken[size] += max(0, min(end, rows) - start)
+    return taken
 
 
 def _read_rate(prepared: Prepared) -> float:

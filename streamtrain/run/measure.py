@@ -3,7 +3,8 @@
 See docs/science.md §2, §4, §5 and §6. `measure_costs` says what each will take before it runs, and
 `measure` gives the `measures` of summary.json. All read one pool of rows, taken from up to 16
 windows as the stream delivers them. Training is not affected: models are measured at frozen
-weights.
+weights. These are the weights that training continues from and not their average
+(`train.average`), since noise and curvature say what the next step meets.
 """
 
 import time

@@ -33,6 +33,7 @@ from streamtrain.stream.open_source import (
 from streamtrain.stream.source import Source
 from streamtrain.stream.survey import baselines, standardized, take_survey
 from streamtrain.stream.window import shuffle_once
+from streamtrain.training.batch_schedule import Stage
 from streamtrain.training.engine_choice import ENGINES, choose_engine, make_model
 from streamtrain.training.fingerprint import array_hash, config_fingerprint
 from streamtrain.training.fused_engine import gradient_slots, one_blas_thread
@@ -144,11 +145,12 @@ class Prepared:
         watched: bool = True,
         patience: int | None = None,
         keeps_best: bool = False,
+        stages: tuple[Stage, ...] = (),
     ) -> Learner:
         """Return a new learner with the trial's initial weights, one replica per learning rate.
 
         `stop_row`: the row at which it ends, if not at the run's. `watched=False`: it is never
-        evaluated. `patience` and `keeps_best`: see `Learner`.
+        evaluated. `patience`, `keeps_best` and `stages`: see `Learner`.
         """
         seed = self.config.order.seed
         parameters_P = initial_parameters(self.model, seed, trial)
@@ -170,6 +172,7 @@ class Prepared:
             target_sd=self.target_sd,
             patience=patience,
             keeps_best=keeps_best,
+            stages=stages,
         )
 
 
@@ -260,10 +263,10 @@ def _fixed_bytes(
     exist at the same time at most.
     """
     parameters = learners * rates * model.num_parameters
-    # parameters, gradient, two moments, two temporaries
-    training = 6 * _FLOAT32_BYTES * parameters
-    # the first four of these, copied and then written out when a checkpoint is saved
-    checkpoint = 8 * _FLOAT32_BYTES * parameters
+    # parameters, gradient, two moments, average, two temporaries
+    training = 7 * _FLOAT32_BYTES * parameters
+    # the first five of these, copied and then written out when a checkpoint is saved
+    checkpoint = 10 * _FLOAT32_BYTES * parameters
     # partial gradients, of which the largest minibatch has the most
     slots = gradient_slots(NO_LAST_ROW, model.num_parameters)
     partial_gradients = slots * _FLOAT32_BYTES * parameters

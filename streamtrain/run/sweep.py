@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from streamtrain.base.budget import peak_rss_bytes
 from streamtrain.config import Config
+from streamtrain.errors import ConfigError
 from streamtrain.records import (
     Baseline,
     DeliveryTimed,
@@ -33,9 +34,7 @@ from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.run_records import end_record, run_record
 from streamtrain.run.timing import REPEATS, measure_throughput
 from streamtrain.science.ladder import (
-    SIZE_RATIO,
     choose_contest,
-    default_sizes,
     next_rung,
     next_trial,
     projected_seconds,
@@ -53,12 +52,6 @@ from streamtrain.science.tuning import (
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.learner import Learner
 from streamtrain.types import Json
-
-#: The trials of a sweep with a fixed plan, where none are given.
-FIXED_TRIALS = 5
-
-#: The default sizes and those that the ladder may add to them.
-MOST_SIZES = 12
 
 #: The records that a pass ends with, or that are emitted between two passes.
 _BETWEEN_PASSES = (Baseline, PassEnded, WinningRates, StepsTimed, DeliveryTimed)
@@ -92,13 +85,15 @@ def sweep(
 
     `run_metadata`: fields of the `run` record that only the caller knows. With a `checkpointer` the
     sweep can be interrupted and resumed: the records of the interrupted sweep decide the next pass.
-    `runner` runs the passes.
+    `runner` runs the passes. Raises ConfigError for a `train.batch_schedule`.
     """
     started = time.perf_counter()
+    if config.train.batch_schedule is not None:
+        raise ConfigError("train.batch_schedule is for `train`: a sweep compares constant sizes.")
     rates = learning_rates(config)
-    prepared = prepare(config, learners=most_sizes(config), rates=most_rates(config))
+    prepared = prepare(config, learners=len(config.sweep.batch_sizes), rates=most_rates(config))
     ladder = ladder_of(prepared)
-    sizes = config.sweep.batch_sizes or default_sizes(prepared.epoch_rows)
+    sizes = config.sweep.batch_sizes
     compile_seconds, resident_bytes = warm_up(prepared, sizes, rates)
     records: list[Record] = []
     if checkpointer is not None:
@@ -113,7 +108,7 @@ def sweep(
             compile_seconds=compile_seconds,
             sizes=sizes,
             rates=[rates] * len(sizes),
-            trials=1 if ladder is not None else config.sweep.trials or FIXED_TRIALS,
+            trials=1 if ladder is not None else config.sweep.trials,
         )
         header = replace(header, **sweep_rules(config), within=config.sweep.within, ladder=ladder)
         if ladder is not None:
@@ -219,16 +214,13 @@ class SweepRun:
         measure_throughput(self._prepared, sizes, self.emit, repeats, pass_seconds=seconds)
 
     def _time_first_steps(self) -> None:
-        """Time the steps of the sizes, and of those that may be added, before the first rung."""
-        sizes = set(self.run.batch_sizes)
-        ladder = self.run.header.ladder
-        if ladder is not None and ladder.sizes_grow:
-            sizes |= {max(1, min(sizes) // SIZE_RATIO), max(sizes) * SIZE_RATIO}
-            sizes = {
-                size for size in sizes if size <= max(ladder.largest_size, *self.run.batch_sizes)
-            }
+        """Time the steps roughly, before the first rung."""
         measure_throughput(
-            self._prepared, tuple(sorted(sizes)), self.emit, FIRST_REPEATS, pass_seconds=0.0
+            self._prepared,
+            self.run.header.batch_sizes,
+            self.emit,
+            FIRST_REPEATS,
+            pass_seconds=0.0,
         )
 
     def _run_pass(self, plan: PassPlan, *, announce: bool = True) -> list[Learner]:
@@ -301,35 +293,27 @@ def sweep_rules(config: Config) -> Json:
 def ladder_of(prepared: Prepared) -> LadderInfo | None:
     """Return the limits of a sweep that chooses its own rows and trials.
 
-    None for a sweep with a fixed plan: one with `sweep.trials`, with learning rates that are not
-    tuned, or without held-out rows.
+    None without `sweep.budget`. Raises ConfigError where rates are not tuned, or no rows are held
+    out: the ladder needs both.
     """
     config = prepared.config
-    if not is_open(config) or prepared.evaluation is None:
+    budget, train = config.sweep.budget, config.train
+    if budget is None:
         return None
-    train, budget = config.train, config.sweep.budget
+    if config.sweep.lr_rule != ("tuned",) or prepared.evaluation is None:
+        raise ConfigError(
+            "sweep.budget needs held-out rows and tuned learning rates. Leave out --budget, or"
+            " --lr-rule and --holdout 0."
+        )
     limited = train.max_rows is not None or train.epochs is not None
     seconds = budget if isinstance(budget, float) else None
     if train.max_time is not None:
         seconds = min(train.max_time, math.inf if seconds is None else seconds)
-    sizes = config.sweep.batch_sizes
     return LadderInfo(
         budget_seconds=seconds,
         budget_rows=None if isinstance(budget, float) else budget,
         most_rows=prepared.last_row if limited else None,
-        sizes_grow=sizes is None,
-        largest_size=max(1, prepared.epoch_rows // 8),
     )
-
-
-def is_open(config: Config) -> bool:
-    """True for a sweep without `sweep.trials` that tunes its learning rates."""
-    return config.sweep.trials is None and config.sweep.lr_rule == ("tuned",)
-
-
-def most_sizes(config: Config) -> int:
-    """Return the largest number of minibatch sizes that a pass can have."""
-    return MOST_SIZES if config.sweep.batch_sizes is None else len(config.sweep.batch_sizes)
 
 
 def most_rates(config: Config) -> int:

@@ -13,6 +13,7 @@ from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.run_records import end_record, run_record
 from streamtrain.run.timing import measure_throughput
+from streamtrain.training.batch_schedule import later_stages
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.model import Network
 from streamtrain.types import Json
@@ -52,7 +53,9 @@ def train(
             "train.early_stop needs a held-out loss, and no rows are held out. Set --holdout or"
             " --eval-data."
         )
-    compile_seconds, resident_bytes = warm_up(prepared, sizes, rates)
+    stages = later_stages(config.train)
+    all_sizes = (*sizes, *(stage.batch_size for stage in stages))
+    compile_seconds, resident_bytes = warm_up(prepared, all_sizes, rates)
     records: list[Record] = []
     if checkpointer is not None:
         records = checkpointer.begin(prepared.fingerprint(verb="train"))
@@ -70,7 +73,7 @@ def train(
         )
         emit(prepared.baselines)
     learner = prepared.learner(
-        sizes[0], rates, 0, patience=config.train.early_stop, keeps_best=True
+        sizes[0], rates, 0, patience=config.train.early_stop, keeps_best=True, stages=stages
     )
     max_time = config.train.max_time
     pass_record = runner(prepared, [learner], 0, emit, max_seconds=max_time, saving=checkpointer)
@@ -90,7 +93,7 @@ def train(
     )
     best_RP = learner.best_parameters
     return Trained(
-        last=network_of(prepared, learner.engine.parameters()[0]),
+        last=network_of(prepared, learner.engine.model_parameters()[0]),
         best=None if best_RP is None else network_of(prepared, best_RP[0]),
     )
 

@@ -73,6 +73,9 @@ def find_judged_target(run: Run) -> tuple[float | None, TargetOrigin]:
         return None, "none"
     if given := run.header.target_loss:
         return float(given[0]), "given"
+    if run.header.ladder is not None and run.winners:
+        chosen = run.winners[0].target_loss
+        return (None, "none") if chosen is None else (chosen, "automatic")
     rule = run.rules[0]
     trials = judged_trials(run, rule)
     lrs = {size: (lr,) for size, lr in zip(run.batch_sizes, _lrs(run, rule, 0), strict=True)}

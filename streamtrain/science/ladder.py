@@ -1,4 +1,4 @@
-"""Choose the next pass of a sweep that finds its own rows, sizes and trials within a budget.
+"""Choose the next pass of a sweep that finds its own rows, rates and trials within a budget.
 
 A ladder of tuning passes comes first: each rung has fresh seeds and up to four times the rows of
 the one before, and tries at every size the learning rates around the best one so far. It ends when
@@ -12,8 +12,7 @@ as the interrupted one would have.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,24 +48,11 @@ PASSES_SHARE = 0.85
 #: Seconds of timing per size: five repeats, and finding how many steps fill a region.
 TIMING_SECONDS = 0.9
 
-#: The last rung is extended this many times at most, where the best size or rate is at an edge.
+#: The last rung is extended this many times at most, where a best rate is at an edge.
 EXTENSIONS = 2
 
-SMALLEST_SIZE, SIZE_RATIO = 16, 4
-
-
-def default_sizes(train_rows: int) -> tuple[int, ...]:
-    """Return the sizes that a sweep starts with: powers of four from 16 to 65,536.
-
-    None is above an eighth of the training rows, apart from the smallest ones of a tiny table. The
-    grid grows where its edge wins.
-
-    >>> default_sizes(7_655), default_sizes(100)
-    ((16, 64, 256), (1, 4, 16))
-    """
-    largest = min(train_rows // 8, 65_536)
-    sizes = [SIZE_RATIO**power for power in range(2, 9) if SIZE_RATIO**power <= largest]
-    return tuple(sizes) if len(sizes) > 2 else (1, 4, 16) if largest < 64 else (4, 16, 64)
+#: Sizes within this factor of the fastest one may have their rates extended.
+SIZE_RATIO = 4
 
 
 def next_rung(run: Run) -> PassPlan | None:
@@ -92,8 +78,6 @@ def next_rung(run: Run) -> PassPlan | None:
     best = _best_rates(run, trial)
     ratio = 10**0.5 if len(rungs) < FEWEST_RUNGS else 2.0
     lrs = {size: _around(lr, ratio) for size, lr in best.items()}
-    for size in _sizes_beyond(run, trial, best):
-        lrs[size] = _around(best[_nearest(best, size)], 10**0.5)
     return PassPlan(kind="tuning", trial=trial + 1, lrs=dict(sorted(lrs.items())), rows=longer)
 
 
@@ -260,8 +244,8 @@ def _next_rows(run: Run, rungs: Sequence[PassEnded], rows: int) -> int | None:
     ladder = _ladder(run)
     if len(rungs) >= FEWEST_RUNGS and is_flat(run, rungs[-1].trial):
         return None
-    # The rates around the best one of each size, and a new size at an edge.
-    replicas = 3 * (len(run.batch_sizes) + 1)
+    # the rates around the best one of each size
+    replicas = 3 * len(run.batch_sizes)
     for factor in FACTORS:
         longer = min(rows * factor, ladder.most_rows or rows * factor)
         if longer > rows and _affordable(run, longer, replicas):
@@ -326,14 +310,11 @@ def _edges(run: Run, trial: int, size: int) -> tuple[float, ...]:
 
 
 def _beyond_edges(run: Run, trial: int) -> dict[int, tuple[float, ...]]:
-    """Sizes and rates beyond the edges where the fastest size, or its best rate, is."""
+    """Rates beyond the edge where the best one is, for the sizes near the fastest one."""
     best, fastest = _best_rates(run, trial), best_size_of(run, trial)
     if fastest is None:
         return {}
-    lrs = {
-        size: _around(best[_nearest(best, size)], 10**0.5)
-        for size in _sizes_beyond(run, trial, best)
-    }
+    lrs: dict[int, tuple[float, ...]] = {}
     for size, lr in best.items():
         edges = _edges(run, trial, size)
         near = max(size, fastest) <= SIZE_RATIO * min(size, fastest)
@@ -341,22 +322,6 @@ def _beyond_edges(run: Run, trial: int) -> dict[int, tuple[float, ...]]:
             factor = 2.0 if lr == edges[-1] else 0.5
             lrs[size] = tuple(sorted(float(f"{lr * factor**k:.3g}") for k in (1, 2)))
     return lrs
-
-
-def _sizes_beyond(run: Run, trial: int, best: Mapping[int, float]) -> tuple[int, ...]:
-    """The size beyond the edge of the grid that the fastest size of a trial is at, if it may be."""
-    ladder, fastest = _ladder(run), best_size_of(run, trial)
-    if not ladder.sizes_grow or fastest is None:
-        return ()
-    if fastest == min(best) and fastest >= SIZE_RATIO:
-        return (fastest // SIZE_RATIO,)
-    if fastest == max(best) and fastest * SIZE_RATIO <= ladder.largest_size:
-        return (fastest * SIZE_RATIO,)
-    return ()
-
-
-def _nearest(best: Mapping[int, float], size: int) -> int:
-    return min(best, key=lambda other: abs(math.log(other / size)))
 
 
 def _around(lr: float, ratio: float) -> tuple[float, ...]:
@@ -383,12 +348,3 @@ def _cost_per_row(run: Run, size: int) -> float:
     """Seconds per row of a size where they were timed; before that, 1."""
     speeds, _ = throughput(run, size)
     return 1 / float(np.median(speeds)) if speeds else 1.0
-
-
-def rows_of_rungs(run: Run) -> list[tuple[int, int]]:
-    """Return the rows of each rung and the size that was fastest in it, ascending."""
-    rungs = [record.trial for record in run.passes if record.kind == "tuning"]
-    found = [(rung_rows(run, trial), best_size_of(run, trial)) for trial in rungs]
-    ordered = [(rows, size) for rows, size in found if size is not None]
-    assert all(a[0] <= b[0] for a, b in pairwise(ordered))
-    return ordered

@@ -65,6 +65,34 @@ class GaussianLinear:
             curve = 0.5 * (powers * (modes.T @ self.start) + sums * (modes.T @ b)) @ (modes.T @ lam)
         return np.where(np.isfinite(curve), curve, np.inf)
 
+    def curve(self, batch_sizes_S: Sequence[int], lr: float, fraction: float = 0.0) -> Vector:
+        """Return the mean excess loss before and after each step, (S + 1,), step by step.
+
+        `batch_sizes_S`: the rows of each step. With a `fraction` it is that of the weights averaged
+        over this fraction of the rows (training/averaging.py), and otherwise of the weights. The
+        state is linear in (D, D̄), with D̄ the error of the average. Of its joint second moments
+        the excess needs m_i, c_i = E D_iD̄_i and v_i = E D̄_i² alone, as features are independent: a
+        step makes c_i (1 - ηλ_i)c_i, and a move by a mixes v' = (1-a)²v + 2a(1-a)c + a²m and c' =
+        (1-a)c + am.
+        """
+        lam = np.asarray(self.eigenvalues, dtype=float)
+        m = c = v = np.asarray(self.start, dtype=float)
+        rows = last = due = 0
+        excess = [0.5 * lam @ v]
+        for batch_size in batch_sizes_S:
+            A, b = self.transition(batch_size, lr)
+            m, c = A @ m + b, (1 - lr * lam) * c
+            rows += batch_size
+            if not fraction:
+                v = m
+            elif rows >= due:
+                a = min(1.0, (rows - last) / (fraction * rows))
+                v = (1 - a) ** 2 * v + 2 * a * (1 - a) * c + a**2 * m
+                c = (1 - a) * c + a * m
+                last, due = rows, rows + max(1, rows // 256)
+            excess.append(0.5 * lam @ v)
+        return np.array(excess)
+
     def spectral_radius(self, batch_size: float, lr: float) -> float:
         """Return the spectral radius of A; the mean square shrinks if it is below 1."""
         return float(np.abs(np.linalg.eigvalsh(self.transition(batch_size, lr)[0])).max())

@@ -1,5 +1,6 @@
 """The contract of engines: how learners take steps."""
 
+import math
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -54,22 +55,39 @@ class Engine(Protocol):
         """Take a step with the mean over the rows of a partly filled minibatch, if there is one."""
         ...
 
+    def set_batch_size(self, batch_size: int, beta2: float) -> None:
+        """Take minibatches of another size from here on; everything else carries over.
+
+        `beta2`: of a step of that size (`TrainConfig.at`). Raises ValueError when a minibatch is
+        partly filled. A state taken after this call fits an engine on which it was called too.
+        """
+        ...
+
     def parameters(self) -> np.ndarray:
-        """Return a copy of the parameters: float32 (R, P)."""
+        """Return a copy of the parameters that training continues from: float32 (R, P)."""
+        ...
+
+    def model_parameters(self) -> np.ndarray:
+        """Return a copy of what is judged and delivered: float32 (R, P).
+
+        It is the average of the parameters over the last rows (averaging.py), or, with `average`
+        off, the parameters.
+        """
         ...
 
     def evaluate(self, rows: np.ndarray) -> np.ndarray:
-        """Return the mean of r² over rows at the current parameters: float64 (R,).
+        """Return the mean of r² over rows at `model_parameters`: float64 (R,).
 
         A partly filled minibatch neither affects the result nor is affected.
         """
         ...
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return copies of everything that changes: parameters, moments, gradient sum, counters.
+        """Return copies of everything that changes.
 
-        The engine chooses names and shapes. An engine constructed with the same arguments and
-        loaded with this state continues bit-identically.
+        That is parameters, moments, average, gradient sum and counters, with names and shapes of
+        the engine. An engine constructed with the same arguments and loaded with this state
+        continues bit-identically.
         """
         ...
 
@@ -79,6 +97,28 @@ class Engine(Protocol):
         Raises DataError when it is not the state of an engine constructed with the same arguments.
         """
         ...
+
+
+def further_steps(steps: int, further: float, old_beta2: float, beta2: float) -> float:
+    """Return the steps to add to `steps` in the bias correction of Adam's second moment.
+
+    What is left of its initial zeros is the product of the beta2 of all steps. After a change of
+    beta2 that is beta2^(steps + the result). `further`: the result for the beta2 before.
+
+    >>> round(further_steps(100, 0.0, 0.99**0.5, 0.99), 9)
+    -50.0
+    """
+    if not steps or not 0 < beta2 < 1 or not 0 < old_beta2 < 1:
+        return 0.0
+    return (steps + further) * math.log(old_beta2) / math.log(beta2) - steps
+
+
+def require_whole_minibatch(carried: int) -> None:
+    """Raise ValueError when rows of a minibatch are carried, so that its size cannot change."""
+    if carried:
+        raise ValueError(
+            f"the minibatch size changes between minibatches; {carried} rows are in one"
+        )
 
 
 def check_state(state: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:

@@ -3,7 +3,7 @@
 One call trains a replica on every minibatch of a block.
 
 Legend of shape suffixes: R replicas, S slots, P parameters, L parameters rounded up to whole cache
-lines.
+lines, M two moments and an average.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,12 @@ from streamtrain.training.compute_pool import (
     Workspace,
     aligned_zeros,
 )
-from streamtrain.training.engine import ADAM_EPSILON, check_state
+from streamtrain.training.engine import (
+    ADAM_EPSILON,
+    check_state,
+    further_steps,
+    require_whole_minibatch,
+)
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.schedule import schedule_rows
 
@@ -35,6 +40,9 @@ _ACTIVATIONS = {
     "identity": activations.IDENTITY,
 }
 _OPTIMIZERS = {"sgd": updates.SGD, "adam": updates.ADAM, "adamw": updates.ADAMW}
+
+#: Where `hyper` of the kernel's `step` has what changes with the minibatch size.
+_BETA2, _FURTHER_STEPS = 3, 10
 
 #: Batch size of a minibatch that is never full.
 UNBOUNDED = 2**62
@@ -81,18 +89,22 @@ class FusedEngine:
         self.cores: ComputePool | CallerThread = CallerThread()
         replicas = len(learning_rates)
         parameters = shape.num_parameters
-        slots = gradient_slots(batch_size, parameters)
         # Every replica and slot starts on a cache line; the rest of its last line is unused.
         line_floats = CACHE_LINE_BYTES // 4
         padded = -(-parameters // line_floats) * line_floats
         self._widths = np.array(shape.widths, dtype=np.int64)
         self._parameters_RP = aligned_zeros((replicas, padded))[:, :parameters]
         self._parameters_RP[:] = parameters_P
-        self._gradients_RSL = aligned_zeros((replicas, slots, padded))
-        self._moments_R2L = aligned_zeros((replicas, 2, padded))
-        # rows of the unfinished minibatch, steps, rows of those steps
-        self._counters_R3 = np.zeros((replicas, 3), dtype=np.int64)
-        self._losses_RS = np.zeros((replicas, slots))
+        # two rows of the optimizer, and the average of the parameters unless it is off
+        self._averages = train.averaged_fraction > 0
+        self._moments_RML = aligned_zeros((replicas, 2 + self._averages, padded))
+        if self._averages:
+            self._moments_RML[:, 2, :parameters] = parameters_P
+        # rows of the unfinished minibatch, steps, rows of those steps, and the rows of the last and
+        # the next update of the average
+        self._counters_R5 = np.zeros((replicas, 5), dtype=np.int64)
+        self._changed_size = False
+        self._make_slots()
         self._turns_R = np.zeros((replicas, mlp.TURN), dtype=np.int64)
         self._no_squares = np.empty(0, dtype=np.float32)
         self._work_floats = layers.workspace_size(self._widths)
@@ -110,17 +122,19 @@ class FusedEngine:
                 train.decay,
                 train.clip_norm or 0.0,
                 *schedule_rows(train, last_row),
+                train.averaged_fraction,
+                0.0,
             ]
         )
 
     @property
     def steps(self) -> int:
         """See `Engine.steps`."""
-        return int(self._counters_R3[0, 1])
+        return int(self._counters_R5[0, 1])
 
     def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
         """See `Engine.advance`."""
-        carried = int(self._counters_R3[0, 0])
+        carried = int(self._counters_R5[0, 0])
         self._turns_R[:] = 0
         self._losses_RS[:] = 0
         cost = self._cost(stop - start, (carried + stop - start) // self.batch_size)
@@ -140,26 +154,40 @@ class FusedEngine:
             mlp.finish(
                 self._parameters_RP[replica],
                 self._gradients_RSL[replica],
-                self._moments_R2L[replica],
-                self._counters_R3[replica],
+                self._moments_RML[replica],
+                self._counters_R5[replica],
                 self._optimizer,
                 self.learning_rates[replica],
                 self._hyper,
             )
 
+    def set_batch_size(self, batch_size: int, beta2: float) -> None:
+        """See `Engine.set_batch_size`."""
+        require_whole_minibatch(int(self._counters_R5[0, 0]))
+        self._hyper[_FURTHER_STEPS] = further_steps(
+            self.steps, self._hyper[_FURTHER_STEPS], self._hyper[_BETA2], beta2
+        )
+        self._hyper[_BETA2] = beta2
+        self.batch_size, self._changed_size = batch_size, True
+        self._make_slots()
+
     def parameters(self) -> np.ndarray:
         """See `Engine.parameters`."""
         return self._parameters_RP.copy()
 
+    def model_parameters(self) -> np.ndarray:
+        """See `Engine.model_parameters`."""
+        return self._model_RP.copy()
+
     def evaluate(self, rows: np.ndarray) -> np.ndarray:
         """See `Engine.evaluate`."""
-        squares_R = np.zeros(len(self.learning_rates))
+        squares_R, model_RP = np.zeros(len(self.learning_rates)), self._model_RP
 
         def evaluate(replica: int, workspace: Workspace) -> None:
             squares_R[replica] = mlp.squared_error(
                 rows,
                 self._widths,
-                self._parameters_RP[replica],
+                model_RP[replica],
                 workspace.floats(self._work_floats),
                 self._activation,
             )
@@ -209,9 +237,9 @@ class FusedEngine:
             self._widths,
             self._parameters_RP[replica],
             self._gradients_RSL[replica],
-            self._moments_R2L[replica],
+            self._moments_RML[replica],
             workspace.floats(self._work_floats),
-            self._counters_R3[replica],
+            self._counters_R5[replica],
             self._losses_RS[replica],
             self._turns_R[replica],
             carried,
@@ -243,9 +271,9 @@ class FusedEngine:
                 self._widths,
                 self._parameters_RP[replica],
                 gradients_R1P[replica],
-                self._moments_R2L[replica],
+                self._moments_RML[replica],
                 workspace.floats(self._work_floats),
-                np.zeros(3, dtype=np.int64),
+                np.zeros(5, dtype=np.int64),
                 np.zeros(1),
                 self._turns_R[replica],
                 0,
@@ -280,12 +308,31 @@ class FusedEngine:
 
     def _state_arrays(self) -> dict[str, np.ndarray]:
         parameters = self._parameters_RP.shape[1]
-        return {
+        arrays = {
             "parameters": self._parameters_RP,
             "gradient": self._gradients_RSL[..., :parameters],
-            "moments": self._moments_R2L[..., :parameters],
-            "counters": self._counters_R3,
+            "moments": self._moments_RML[:, :2, :parameters],
+            "counters": self._counters_R5,
         }
+        if self._averages:
+            arrays["average"] = self._model_RP
+        if self._changed_size:
+            arrays["further_steps"] = self._hyper[_FURTHER_STEPS:]
+        return arrays
+
+    def _make_slots(self) -> None:
+        """Make the slots in which minibatches of the batch size are summed, empty."""
+        replicas, parameters = self._parameters_RP.shape
+        slots = gradient_slots(self.batch_size, parameters)
+        self._gradients_RSL = aligned_zeros((replicas, slots, self._moments_RML.shape[2]))
+        self._losses_RS = np.zeros((replicas, slots))
+
+    @property
+    def _model_RP(self) -> np.ndarray:
+        """A view of the parameters that are judged and delivered."""
+        if not self._averages:
+            return self._parameters_RP
+        return self._moments_RML[:, 2, : self._parameters_RP.shape[1]]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 from streamtrain.base.finite import finite_or_none
 from streamtrain.errors import DataError
 from streamtrain.records import Evaluation, Outcome, ReplicaEnded
+from streamtrain.training.batch_schedule import Stage, rows_to_edge
 from streamtrain.training.checkpoint import nest, unnest
 from streamtrain.training.engine import Engine
 from streamtrain.types import Json
@@ -57,7 +58,8 @@ class Learner:
     model units into the reported `loss`, whose unit is the target's variance; `target_sd` turns the
     root of that loss into the target's own units. With `patience`, the learner is done after that
     many consecutive evaluations at which no replica improved on its smallest held-out loss.
-    `keeps_best`: keep `best_parameters`.
+    `keeps_best`: keep `best_parameters`. `stages`: later sizes of minibatches, by ascending rows;
+    records name the learner by its first one.
     """
 
     def __init__(
@@ -72,9 +74,13 @@ class Learner:
         target_sd: float,
         patience: int | None = None,
         keeps_best: bool = False,
+        stages: tuple[Stage, ...] = (),
     ):
         replicas = len(engine.learning_rates)
         self.engine = engine
+        self.batch_size = engine.batch_size
+        self._stages = stages
+        self._stages_begun = 0
         self.trial = trial
         self.rows = 0
         self.last_row = last_row
@@ -83,6 +89,7 @@ class Learner:
         self._target_sd = target_sd
         self._patience = patience
         self._started = time.perf_counter()
+        #: rows since the epoch began, or since the minibatch size changed in it
         self._epoch_rows = 0
         self._points = evaluation_rows(first_row, last_row)
         self._next_point = next(self._points, None)
@@ -95,8 +102,10 @@ class Learner:
         self._last_losses = np.zeros(replicas)
         self._best_losses = np.full(replicas, np.inf)
         self._since_best = np.zeros(replicas, dtype=np.int64)
-        #: The parameters at the smallest held-out loss, float32 (R, P); None if they are not kept.
-        self.best_parameters = engine.parameters() if keeps_best and holdout is not None else None
+        #: `model_parameters` at the smallest held-out loss, float32 (R, P); None if not kept.
+        self.best_parameters = (
+            engine.model_parameters() if keeps_best and holdout is not None else None
+        )
 
     @property
     def done(self) -> bool:
@@ -118,11 +127,9 @@ class Learner:
         its end becomes a separate step.
         """
         start = first
-        edge_rows = STEPS_BETWEEN_EDGES * self.engine.batch_size
         yield from self._evaluate_if_due()
         while start < len(rows) and not self.done:
-            rows_to_edge = edge_rows - self._epoch_rows % edge_rows
-            stop = min(len(rows), start + self._rows_to_point(), start + rows_to_edge)
+            stop = start + min(len(rows) - start, self._rows_to_point(), self._rows_to_save())
             self._train_loss += self.engine.advance(rows, start, stop)
             self._train_rows += stop - start
             self._epoch_rows += stop - start
@@ -130,12 +137,14 @@ class Learner:
             start = stop
             if ends_epoch and start == len(rows):
                 self._finish_epoch()
+            self._begin_stages()
             yield from self._evaluate_if_due()
-            if start < len(rows) and self._epoch_rows % edge_rows == 0:
+            if start < len(rows) and self._epoch_rows % self._edge_rows == 0:
                 yield start
         # The null policy dropped every row of the epoch's last window.
         if ends_epoch and not len(rows):
             self._finish_epoch()
+            self._begin_stages()
 
     def count_remote_rows(self, rows: int, losses: np.ndarray) -> Iterator[Evaluation]:
         """Count rows that were trained on elsewhere, with the sums of their losses, float64 (R,).
@@ -174,7 +183,8 @@ class Learner:
         Call it between blocks, or where `consume` yields a row.
         """
         document = {
-            "batch_size": self.engine.batch_size,
+            "batch_size": self.batch_size,
+            "stages_begun": self._stages_begun,
             "learning_rates": list(self.engine.learning_rates),
             "trial": self.trial,
             "rows": self.rows,
@@ -194,7 +204,7 @@ class Learner:
         rates and trial.
         """
         expected = {
-            "batch_size": self.engine.batch_size,
+            "batch_size": self.batch_size,
             "learning_rates": list(self.engine.learning_rates),
             "trial": self.trial,
         }
@@ -203,6 +213,9 @@ class Learner:
             raise DataError(
                 f"a learner's state does not fit: {saved}, not {expected}. Start the run again."
             )
+        self._stages_begun = document["stages_begun"]
+        if self._stages_begun:
+            self._set_size(self._stages[self._stages_begun - 1])
         self.engine.load_state(unnest("engine", arrays))
         for name, array in self._state_arrays().items():
             array[:] = arrays[name]
@@ -237,6 +250,33 @@ class Learner:
         self.engine.finish_epoch()
         self._epoch_rows = 0
 
+    @property
+    def _edge_rows(self) -> int:
+        return STEPS_BETWEEN_EDGES * self.engine.batch_size
+
+    def _rows_to_save(self) -> int:
+        """Rows until the state may next be saved within a block, or until the size changes."""
+        to_save = self._edge_rows - self._epoch_rows % self._edge_rows
+        if self._stages_begun == len(self._stages):
+            return to_save
+        row, size = self._stages[self._stages_begun].first_row, self.engine.batch_size
+        return min(to_save, rows_to_edge(row, self.rows, self._epoch_rows % size, size))
+
+    def _begin_stages(self) -> None:
+        """Change the minibatch size if that is due and no minibatch is partly filled."""
+        if self._epoch_rows % self.engine.batch_size:
+            return
+        while self._stages_begun < len(self._stages):
+            stage = self._stages[self._stages_begun]
+            if self.rows < stage.first_row:
+                return
+            self._set_size(stage)
+            self._stages_begun += 1
+            self._epoch_rows = 0
+
+    def _set_size(self, stage: Stage) -> None:
+        self.engine.set_batch_size(stage.batch_size, stage.beta2)
+
     def _rows_to_point(self) -> int:
         """Rows until the next evaluation, which exists because the last row has one."""
         assert self._next_point is not None
@@ -270,7 +310,7 @@ class Learner:
             loss = None if losses is None else finite_or_none(losses[i])
             yield Evaluation(
                 trial=self.trial,
-                batch_size=self.engine.batch_size,
+                batch_size=self.batch_size,
                 lr=lr,
                 rows=self.rows,
                 steps=self.engine.steps,
@@ -288,12 +328,12 @@ class Learner:
         self._best_losses[better] = losses[better]
         self._since_best[:] = np.where(better, 0, self._since_best + 1)
         if self.best_parameters is not None and better.any():
-            self.best_parameters[better] = self.engine.parameters()[better]
+            self.best_parameters[better] = self.engine.model_parameters()[better]
 
     def _ended(self, lr: float, outcome: Outcome, reason: str) -> ReplicaEnded:
         return ReplicaEnded(
             trial=self.trial,
-            batch_size=self.engine.batch_size,
+            batch_size=self.batch_size,
             lr=lr,
             rows=self.rows,
             steps=self.engine.steps,

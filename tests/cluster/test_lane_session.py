@@ -116,7 +116,8 @@ def test_losses_and_weights_are_the_same_bits_for_any_number_of_workers(prepared
     for size in (2, 4):
         first, *others = together(prepared, size, lanes)
         assert without_times(first.records) == without_times(alone.records)
-        assert (first.state[1]["engine/parameters"] == alone.state[1]["engine/parameters"]).all()
+        for name in ("engine/parameters", "engine/average"):
+            assert (first.state[1][name] == alone.state[1][name]).all()
         assert sum((other.receipt for other in others), first.receipt) == alone.receipt
         assert all(other.records == [] and other.state is None for other in others)
     assert alone.records[-1].holdout_loss < 0.7 * alone.records[0].holdout_loss

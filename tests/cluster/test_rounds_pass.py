@@ -80,6 +80,8 @@ def test_one_share_is_training_on_one_machine_bit_for_bit(data):
     records, trained, _ = in_rounds(prepared, shares=1, windows=2)
     expected, alone = on_one_machine(prepared)
     assert (trained.engine.parameters() == alone.engine.parameters()).all()
+    assert (trained.engine.model_parameters() == alone.engine.model_parameters()).all()
+    assert (trained.engine.model_parameters() != trained.engine.parameters()).any()
     assert trained.rows == alone.rows
     assert trained.engine.steps == alone.engine.steps
     assert records[-1].receipt == expected[-1].receipt
@@ -94,7 +96,10 @@ def test_one_share_is_training_on_one_machine_bit_for_bit(data):
     ids=["relu", "tanh"],
 )
 def test_a_round_of_one_sgd_step_is_the_synchronous_step(tmp_path, flags):
-    """The averages of parameters and momenta after one step are those of the mean gradient."""
+    """The averages of parameters and momenta after one step are those of the mean gradient.
+
+    So is that of the averaged weights, since shares move theirs at the same steps.
+    """
     generate(tmp_path / "data", kind="friedman2", rows=1024, span_rows=16)
     prepared = prepared_of(
         tmp_path / "data", batch_size=64, holdout=0, window_rows=16, span_rows=16, **flags
@@ -104,6 +109,9 @@ def test_a_round_of_one_sgd_step_is_the_synchronous_step(tmp_path, flags):
     assert trained.engine.steps == alone.engine.steps == 16
     np.testing.assert_allclose(
         trained.engine.parameters(), alone.engine.parameters(), rtol=2e-4, atol=2e-6
+    )
+    np.testing.assert_allclose(
+        trained.engine.model_parameters(), alone.engine.model_parameters(), rtol=2e-4, atol=2e-6
     )
 
 

@@ -34,6 +34,13 @@ CASES = {
         7,
         1,
     ),
+    "train, Parquet, minibatches that grow": (
+        "train",
+        "parquet",
+        {"train": {"batch_schedule": "8@0,32@5k,100@20k,2500@40k", "epochs": 6}},
+        5,
+        1,
+    ),
     "train, Zarr, torch engine": (
         "train",
         "zarr",

@@ -141,6 +141,10 @@ def with_bad_values(shards, folder) -> str:
         pytest.param({"on_null": "impute"}, id="imputed values"),
         pytest.param({"engine": "torch", "batch_size": 64}, id="torch engine"),
         pytest.param({"early_stop": 3, "lr": 0.05, "epochs": 4}, id="patience"),
+        pytest.param(
+            {"batch_schedule": "16@0,100@400,128@700,3000@15k"},
+            id="another minibatch size at edges",
+        ),
     ],
 )
 def test_train_interrupted_at_edges_is_the_unbroken_run(

@@ -17,7 +17,7 @@ from streamtrain.kernels.updates import SGD
 
 parameters, moments = np.zeros(1, dtype=np.float32), np.zeros((2, 1), dtype=np.float32)
 gradient = np.ones((1, 1), dtype=np.float32)
-finish(parameters, gradient, moments, np.array([1, 0, 0]), SGD, 1.0, np.zeros(9))
+finish(parameters, gradient, moments, np.array([1, 0, 0, 0, 0]), SGD, 1.0, np.zeros(11))
 print(parameters[0], sum(finish.stats.cache_hits.values()))
 """
 

@@ -359,6 +359,14 @@ def test_the_answer_of_train_is_how_good_the_model_is(options, sentence):
     assert re.fullmatch(sentence, summary["sentence"]), summary["sentence"]
 
 
+def test_the_answer_of_train_names_the_minibatch_sizes_that_were_reached():
+    header, *records = make_records([1024], trials=1, lrs=[0.004], verb="train")
+    schedule = {"batch_schedule": [[1024, 0], [4096, 65_000], [8192, 4_000_000]]}
+    header = {**header, "config": {**header["config"], "train": schedule}}
+    sentence = summarize([header, *records])["sentence"]
+    assert sentence.startswith("After 4,000,000 rows at minibatch size 1,024, then 4,096 the held-")
+
+
 def test_the_ladder_stands_between_the_mean_and_the_best_possible():
     rungs = ladder(analyze(collect(make_records())).summary)
     assert [name for name, *_ in rungs] == [

@@ -14,9 +14,10 @@ import streamtrain
 from data_gen import generate
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError
+from streamtrain.records import Evaluation
 from streamtrain.report.dry_run import plan_run
 from streamtrain.run.prepare import prepare
-from streamtrain.run.train import network_of
+from streamtrain.run.train import network_of, train
 from streamtrain.storage.write.ingest import ingest
 from streamtrain.training.fused_engine import FusedEngine
 from streamtrain.training.model_io import predict_rows
@@ -253,7 +254,7 @@ def test_a_loss_is_in_units_of_the_targets_variance_whatever_the_model_sees(data
     learner = prepared.learner(64, (0.01,), 0)
     (first,) = learner.consume(prepared.evaluation[:0], ends_epoch=False)
     raw = prepared.evaluation.astype(float) / prepared.standard.scale + prepared.standard.mean
-    network = network_of(prepared, learner.engine.parameters()[0])
+    network = network_of(prepared, learner.engine.model_parameters()[0])
     errors = raw[:, -1] - predict_rows(network, raw[:, :-1])
     assert first.holdout_rmse == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)
     best_constant = prepared.baselines.best_constant_loss
@@ -402,3 +403,31 @@ def test_a_dry_run_tries_its_steps_with_blas_on_one_thread_as_the_run_does(data,
     assert set(plan["step_rows_per_second"]) == {"64", "256"}
     assert threads
     assert set(threads) == {1}
+
+
+def test_a_sweep_refuses_a_size_that_changes(data, tmp_path):
+    config = make_config({"data": {"path": str(data)}, "train": {"batch_schedule": "8@0,16@99"}})
+    with pytest.raises(ConfigError, match="a sweep compares constant sizes"):
+        streamtrain.api.run_sweep(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize("average", ["on", "off"])
+def test_the_model_that_train_delivers_is_the_one_that_was_judged(data, average):
+    config = make_config(
+        {
+            "data": {"path": str(data), "holdout": 1000},
+            "model": {"hidden": [8]},
+            "train": {"average": average, "lr": 0.02, "batch_size": 64},
+        }
+    )
+    records = []
+    trained = train(config, records.append, {})
+    losses = [record for record in records if isinstance(record, Evaluation)]
+    prepared = prepare(config, learners=1, rates=1)
+    raw = prepared.evaluation.astype(float) / prepared.standard.scale + prepared.standard.mean
+    for network, record in (
+        (trained.last, losses[-1]),
+        (trained.best, min(losses, key=lambda record: record.holdout_loss)),
+    ):
+        errors = raw[:, -1] - predict_rows(network, raw[:, :-1])
+        assert record.holdout_rmse == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)

@@ -128,7 +128,7 @@ def test_small_and_large_batches_end_at_other_sharpness_by_a_sign_that_is_report
                 initial_parameters(SHAPE, 0, trial),
                 size,
                 rates,
-                TrainConfig(optimizer="adam"),
+                TrainConfig(optimizer="adam", average="off"),
             )
             for order in orders:
                 engine.advance(train[order], 0, len(train))

@@ -45,11 +45,16 @@ def make_rows(random: np.random.Generator, rows: int) -> np.ndarray:
 
 
 def trained_excess(
-    seed: int, batch_size: int, learning_rates: tuple[float, ...], points: np.ndarray
+    seed: int,
+    batch_size: int,
+    learning_rates: tuple[float, ...],
+    points: np.ndarray,
+    *,
+    averaged: bool = False,
 ) -> np.ndarray:
     """The exact excess loss of one run of the real trainer after each number of steps.
 
-    The result is (learning rates, points).
+    The result is (learning rates, points). `averaged`: of the weights that are judged.
     """
     random = np.random.default_rng(seed)
     engine = FusedEngine(SHAPE, np.zeros(5, np.float32), batch_size, learning_rates, SGD)
@@ -58,7 +63,8 @@ def trained_excess(
         if steps:
             rows = make_rows(random, int(steps) * batch_size)
             engine.advance(rows, 0, len(rows))
-        error = engine.parameters().astype(float) - TRUTH
+        weights = engine.model_parameters() if averaged else engine.parameters()
+        error = weights.astype(float) - TRUTH
         with np.errstate(over="ignore", invalid="ignore"):
             curve.append(0.5 * error**2 @ TRAINED.eigenvalues)
     return np.array(curve).T
@@ -77,18 +83,49 @@ def test_the_figures_of_the_page():
     assert PAGE.information_limited_rows(1e-3) == 200
 
 
+@pytest.mark.parametrize("averaged", [False, True], ids=["last", "averaged"])
 @pytest.mark.parametrize("batch_size", [1, 8, 64, 1024])
-def test_the_trainers_mean_loss_curve_is_the_oracles(batch_size):
+def test_the_trainers_mean_loss_curve_is_the_oracles(batch_size, averaged):
     seeds, last = {1: (700, 400), 8: (500, 200), 64: (300, 60), 1024: (120, 20)}[batch_size]
     lr = 0.4 * TRAINED.largest_stable_lr(batch_size)
     points = np.round(np.linspace(1, last**0.5, 15) ** 2).astype(int)
     points = np.maximum(points, np.arange(1, 16))
-    curves = np.array([trained_excess(seed, batch_size, (lr,), points)[0] for seed in range(seeds)])
-    errors = (curves.mean(axis=0) - TRAINED.excess(points, batch_size, lr)) / (
-        curves.std(axis=0, ddof=1) / seeds**0.5
+    curves = np.array(
+        [
+            trained_excess(seed, batch_size, (lr,), points, averaged=averaged)[0]
+            for seed in range(seeds)
+        ]
     )
+    expected = TRAINED.excess(points, batch_size, lr)
+    if averaged:
+        expected = TRAINED.curve([batch_size] * last, lr, SGD.average_fraction)[points]
+        assert expected[-1] < 0.5 * TRAINED.excess([last], batch_size, lr)[0] or batch_size > 8
+    errors = (curves.mean(axis=0) - expected) / (curves.std(axis=0, ddof=1) / seeds**0.5)
     assert points.size == 15, errors
     assert np.abs(errors).max() < 3, errors
+
+
+@pytest.mark.parametrize("averaged", [False, True], ids=["last", "averaged"])
+def test_it_is_the_oracles_too_where_the_minibatch_size_changes(averaged):
+    """The curve is then the product of the matrices of the sizes, step by step."""
+    sizes = [8] * 60 + [64] * 20 + [1024] * 5
+    points, seeds = np.array([1, 20, 60, 61, 65, 80, 81, 83, 85]), 400
+    lr, curves = 0.4 * TRAINED.largest_stable_lr(8), []
+    for seed in range(seeds):
+        random, curve = np.random.default_rng(seed), []
+        engine = FusedEngine(SHAPE, np.zeros(5, np.float32), 8, (lr,), SGD)
+        for step, size in enumerate(sizes, start=1):
+            if size != engine.batch_size:
+                engine.set_batch_size(size, SGD.beta2)
+            engine.advance(make_rows(random, size), 0, size)
+            if step in points:
+                weights = engine.model_parameters() if averaged else engine.parameters()
+                curve.append(0.5 * (weights[0].astype(float) - TRUTH) ** 2 @ TRAINED.eigenvalues)
+        curves.append(curve)
+    expected = TRAINED.curve(sizes, lr, SGD.average_fraction if averaged else 0.0)[points]
+    errors = (np.mean(curves, axis=0) - expected) / (np.std(curves, axis=0, ddof=1) / seeds**0.5)
+    assert np.abs(errors).max() < 3, errors
+    assert expected[-1] < 0.2 * expected[2], "larger minibatches lower the floor"
 
 
 def test_fitted_critical_batch_size_agrees_with_the_oracles_own_fit():
@@ -187,6 +224,27 @@ def test_the_closed_curve_is_the_recursion(share, size, steps):
     assert TRAINED.excess([steps], size, lr)[0] == pytest.approx(
         0.5 * TRAINED.eigenvalues @ m, rel=1e-9
     )
+    if math.isfinite(size):
+        curve = TRAINED.curve([size] * steps, lr)
+        np.testing.assert_allclose(curve, TRAINED.excess(range(steps + 1), size, lr), rtol=1e-9)
+        # An average over less than a step is the weights themselves.
+        np.testing.assert_allclose(TRAINED.curve([size] * steps, lr, 1e-9), curve)
+
+
+def test_the_curve_of_averages_has_the_joint_second_moments():
+    """The same recursion on the whole (2d, 2d) matrix, for d = 1, where it can be written out."""
+    model = GaussianLinear(eigenvalues=np.ones(1), noise_variance=0.1, start=np.ones(1))
+    lr, size, fraction, last = 0.2, 2, 0.3, 0
+    moments, expected = np.ones((2, 2)), [0.5]  # of (D, its average)
+    for step in range(1, 40):
+        expand = np.diag([1 - lr, 1.0])
+        noise = lr**2 / size * np.diag([2 * moments[0, 0] + 0.1, 0])
+        moments = expand @ moments @ expand + noise
+        a = min(1, (step * size - last) / (fraction * step * size))
+        mix, last = np.array([[1, 0], [a, 1 - a]]), step * size
+        moments = mix @ moments @ mix.T
+        expected.append(0.5 * moments[1, 1])
+    np.testing.assert_allclose(model.curve([size] * 39, lr, fraction), expected)
 
 
 def test_the_floor_above_the_target_is_never_reached():

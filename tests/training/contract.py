@@ -36,6 +36,8 @@ def check_engine(make: Make) -> None:
     check_losses(make)
     check_replicas(make)
     check_state(make)
+    check_average(make)
+    check_batch_sizes(make)
 
 
 def check_cuts(make: Make, *, batch_size: int, blocks: list[int]) -> None:
@@ -52,6 +54,9 @@ def check_cuts(make: Make, *, batch_size: int, blocks: list[int]) -> None:
     assert losses.shape == (len(RATES),)
     np.testing.assert_allclose(losses, np.sum(in_parts, axis=0), rtol=1e-4)
     np.testing.assert_allclose(whole.parameters(), cut.parameters(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        whole.model_parameters(), cut.model_parameters(), rtol=1e-4, atol=1e-5
+    )
     assert (rows == untouched).all(), "a block is read, never written"
 
 
@@ -103,6 +108,76 @@ def check_replicas(make: Make) -> None:
     assert np.abs(before[0] - before[1]).max() > 1e-3
 
 
+def averaged(trajectory: list[np.ndarray], ends: list[int], fraction: float) -> np.ndarray:
+    """Return the average after steps that ended at these rows, by the rule of averaging.py."""
+    average, last, due = np.zeros_like(trajectory[0]), 0, 0
+    for parameters, rows in zip(trajectory, ends, strict=True):
+        if rows >= due:
+            share = min(1, (rows - last) / (fraction * rows))
+            average = average + share * (parameters - average)
+            last, due = rows, rows + max(1, rows // 256)
+    return average
+
+
+def check_average(make: Make) -> None:
+    """What is judged is the average of the parameters, by the rule, wherever blocks are cut.
+
+    At 1 row the average skips steps; at 60 the first ten are copied; the last one is short.
+    """
+    for batch_size, count in ((1, 900), (60, 1000)):
+        rows, engine = make_rows(1000)[:count], make(batch_size, RATES)
+        assert (engine.model_parameters() == engine.parameters()).all()
+        trajectory, ends = [], []
+        for start in range(0, count, batch_size):
+            ends.append(min(start + batch_size, count))
+            engine.advance(rows, start, ends[-1])
+            if ends[-1] == count:
+                engine.finish_epoch()
+            trajectory.append(engine.parameters().astype(np.float64))
+        expected = averaged(trajectory, ends, 0.1)
+        moved = np.abs(trajectory[-1] - expected).max()
+        assert moved > 1e-3
+        np.testing.assert_allclose(engine.model_parameters(), expected, atol=1e-3 * moved)
+        whole, before = make(batch_size, RATES), engine.evaluate(rows)
+        whole.advance(rows, 0, 7)
+        whole.advance(rows, 7, count)
+        whole.finish_epoch()
+        np.testing.assert_allclose(whole.model_parameters(), expected, atol=0.05 * moved)
+        state = {**engine.state(), "parameters": engine.model_parameters()}
+        engine.load_state(state)
+        assert (engine.evaluate(rows) == before).all(), "the average is judged"
+
+
+def check_batch_sizes(make: Make) -> None:
+    """The minibatch size changes between minibatches, and only there; a state goes on from it.
+
+    Another engine of the later size, with the state, takes the steps that are left alone.
+    """
+    rows, engine = make_rows(1000), make(30, RATES)
+    engine.advance(rows, 0, 310)
+    with pytest.raises(ValueError, match="10 rows are in one"):
+        engine.set_batch_size(100, 0.99)
+    engine.finish_epoch()
+    before = engine.parameters(), engine.model_parameters(), engine.evaluate(rows)
+    engine.set_batch_size(100, 0.99)
+    after = engine.parameters(), engine.model_parameters(), engine.evaluate(rows)
+    assert all((old == new).all() for old, new in zip(before, after, strict=True))
+    engine.advance(rows, 310, 450)
+    resumed = make(30, RATES)
+    resumed.set_batch_size(100, 0.99)
+    resumed.load_state(engine.state())
+    for trained in (engine, resumed):
+        trained.advance(rows, 450, 610)
+        trained.set_batch_size(7, 0.9)
+        trained.advance(rows, 610, 1000)
+        trained.finish_epoch()
+        assert trained.steps == 11 + 3 + 56
+    for name, array in engine.state().items():
+        assert resumed.state()[name].tobytes() == array.tobytes()
+    with pytest.raises(DataError, match="further_steps"):
+        make(7, RATES).load_state(engine.state())
+
+
 def check_state(make: Make) -> None:
     """Another engine continues bit-identically from a state taken in the middle of a minibatch.
 
@@ -118,5 +193,6 @@ def check_state(make: Make) -> None:
         trained.finish_epoch()
     assert resumed.steps == engine.steps == 4
     assert resumed.parameters().tobytes() == engine.parameters().tobytes()
+    assert resumed.model_parameters().tobytes() == engine.model_parameters().tobytes()
     with pytest.raises(DataError, match="does not fit: parameters"):
         make(300, RATES[:1]).load_state(state)

@@ -196,5 +196,5 @@ def test_patience_and_the_best_parameters(monkeypatch):
     assert [record.reason for record in learner.finish()] == [
         "stopped early: no smaller held-out loss in 3 evaluations"
     ] * 2
-    learner.engine.load_state({**learner.engine.state(), "parameters": learner.best_parameters})
+    learner.engine.load_state({**learner.engine.state(), "average": learner.best_parameters})
     assert learner.engine.evaluate(rows[:50]).tolist() == losses.min(axis=0).tolist()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from streamtrain.config import TrainConfig
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, DataError
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine_choice import choose_engine
 from streamtrain.training.fused_engine import FusedEngine
@@ -208,6 +208,21 @@ def test_a_beta2_near_one_is_itself(make_engine):
 @pytest.mark.parametrize("hidden", [(), (1,), (33,), (5, 3, 7), (4, 4, 4, 4)], ids=str)
 def test_equals_torch_at_any_depth(make_engine, hidden):
     check_equals_torch(make_engine, Shape(widths=(4, *hidden, 1), activation="silu"), {})
+
+
+def test_without_averages_the_weights_in_training_are_judged_and_are_the_same(make_engine):
+    rows = make_rows(1000)
+    on, off = make_engine(), make_engine(average="off")
+    for engine in (on, off):
+        engine.advance(rows, 0, 1000)
+        engine.finish_epoch()
+    assert on.parameters().tobytes() == off.parameters().tobytes()
+    assert off.model_parameters().tobytes() == off.parameters().tobytes()
+    assert "average" not in off.state()
+    on.load_state({**on.state(), "average": on.parameters()})
+    assert on.evaluate(rows).tobytes() == off.evaluate(rows).tobytes()
+    with pytest.raises(DataError, match="average is none"):
+        on.load_state(off.state())
 
 
 @pytest.mark.parametrize(

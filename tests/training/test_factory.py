@@ -41,7 +41,7 @@ def by_hand(made: Factory, rows: np.ndarray, lr: float) -> torch.nn.Module:
 def test_a_module_of_the_user_s_own_trains_as_by_hand(name, stacks):
     made, rows = factory(name).for_trial(0, 0), make_rows(32 * 50)
     assert made.stacks == stacks, "control flow that depends on values: replica by replica"
-    engine = make_engine(made)
+    engine = make_engine(made, average="off")
     parameters, _ = trained(engine, rows)
     for replica, lr in enumerate(RATES):
         module = by_hand(made, rows, lr)

@@ -16,6 +16,7 @@ import numpy as np
 from streamtrain.cluster.allreduce.collective import Collective
 from streamtrain.cluster.allreduce.lane_feed import LaneFeed
 from streamtrain.cluster.allreduce.lanes import take_rows
+from streamtrain.errors import ConfigError
 from streamtrain.training.gradient_accumulator import GradientAccumulator
 
 #: Lanes are kept apart in a tensor of up to this many bytes.
@@ -78,9 +79,17 @@ class LaneEngine:
         if self._done:
             self._step()
 
+    def set_batch_size(self, batch_size: int, beta2: float) -> None:
+        """Refuse: lanes give equal parts of one size; `RunSpec` refuses such runs before."""
+        raise ConfigError("train.batch_schedule is for one machine.")
+
     def parameters(self) -> np.ndarray:
         """See `Engine.parameters`."""
         return self._gradients.engine.parameters()
+
+    def model_parameters(self) -> np.ndarray:
+        """See `Engine.model_parameters`."""
+        return self._gradients.engine.model_parameters()
 
     def evaluate(self, rows: np.ndarray) -> np.ndarray:
         """See `Engine.evaluate`."""

@@ -27,8 +27,8 @@ from streamtrain.training.fused_engine import one_blas_thread
 from streamtrain.training.model import initial_parameters
 from streamtrain.types import Json, Receipt
 
-#: The parts of an engine's state that are averaged.
-AVERAGED = ("parameters", "moments")
+#: The parts of an engine's state that are averaged; the last exists unless `train.average` is off.
+AVERAGED = ("parameters", "moments", "average")
 
 #: The parts that each share keeps: the rows of a minibatch that is not full, and counters.
 KEPT_BY_SHARE = ("gradient", "counters")
@@ -134,15 +134,15 @@ def train_share(prepared: Prepared, task: ShareTask) -> ShareResult:
 
 
 def average(states: Sequence[State], weights: Sequence[int]) -> State:
-    """Return the weighted mean of parameters and moments, summed in float64 in the order of shares.
+    """Return the weighted mean of what is averaged, summed in float64 in the order of shares.
 
     When no step was taken, returns the state of the first share.
     """
-    total = sum(weights)
+    total, names = sum(weights), averaged_names(states[0])
     if not total:
-        return {name: states[0][name] for name in AVERAGED}
+        return {name: states[0][name] for name in names}
     mean: State = {}
-    for name in AVERAGED:
+    for name in names:
         summed = np.zeros(states[0][name].shape)
         for state, weight in zip(states, weights, strict=True):
             if weight:
@@ -170,15 +170,20 @@ def joint_state(engine: Engine, averaged: Mapping[str, np.ndarray], counters: np
     state["gradient"][:] = 0
     state["counters"][...] = counters
     state["counters"][..., 0] = 0
-    for name in AVERAGED:
+    for name in averaged_names(state):
         state[name] = averaged[name].reshape(state[name].shape)
     return state
 
 
 def rows_in_steps(state: State) -> int:
-    """Return the rows of the steps that were taken: the last of an engine's three counters."""
-    return int(state["counters"].reshape(-1, 3)[0, 2])
+    """Return the rows of the steps that were taken: the third of an engine's counters."""
+    return int(state["counters"][..., 2].flat[0])
+
+
+def averaged_names(state: State) -> tuple[str, ...]:
+    """Return those of `AVERAGED` that an engine's state has."""
+    return tuple(name for name in AVERAGED if name in state)
 
 
 def _steps(counters: np.ndarray) -> int:
-    return int(counters.reshape(-1, 3)[0, 1])
+    return int(counters[..., 1].flat[0])

@@ -12,12 +12,12 @@ import numpy as np
 
 from streamtrain.cluster.cluster_pass import Arrays, SharedLearnerPass
 from streamtrain.cluster.local_sgd.round_worker import (
-    AVERAGED,
     KEPT_BY_SHARE,
     ShareResult,
     ShareTask,
     State,
     average,
+    averaged_names,
     joint_counters,
     joint_state,
     train_share,
@@ -94,7 +94,9 @@ class RoundsPass(SharedLearnerPass):
         state = None
         if self._share_states:
             joint = engine.state()
-            state = {name: joint[name] for name in AVERAGED} | self._share_states[share.number]
+            state = {name: joint[name] for name in averaged_names(joint)} | self._share_states[
+                share.number
+            ]
         return train_share, ShareTask(
             share=share,
             batch_size=engine.batch_size,

@@ -28,17 +28,17 @@ _EXPLAINED = " of the variance explained"
 def trained_sentence(analysis: Analysis) -> str:
     """Return the answer of `train`: how good the model is, or how its training ended."""
     run, cell = analysis.run, analysis.summary.cells[0]
-    size = size_text(cell.batch_size)
     curves = [curve for trials in run.curves.values() for curve in trials.values()]
     rows = max((curve.rows[-1] for curve in curves if curve.rows), default=0)
     reason = next((curve.reason for curve in curves if curve.reason), "")
+    size = f"minibatch size {_sizes(run, cell.batch_size, rows)}"
     if cell.status in _ENDED_EARLY:
         why = f": {reason}" if reason else ""
         ending = f"after {rows:,} rows{why}"
         if cell.status == "diverged":
             ending = f"within {_diverged_at(run, curves, rows):,} rows"
-        return f"The training at minibatch size {size} {_ENDED_EARLY[cell.status]} {ending}."
-    trained = f"{plural(rows, 'row')} at minibatch size {size}"
+        return f"The training at {size} {_ENDED_EARLY[cell.status]} {ending}."
+    trained = f"{plural(rows, 'row')} at {size}"
     loss = cell.holdout_loss.value
     if loss is None:
         return f"Trained on {trained}; no held-out loss says how good the model is."
@@ -46,6 +46,12 @@ def trained_sentence(analysis: Analysis) -> str:
     share = "" if constant is None else f": {explained(loss, constant)}"
     why = f" ({reason})" if reason else ""
     return f"After {trained} the held-out loss is {loss_text(loss)}{share}{why}."
+
+
+def _sizes(run: Run, first: int, rows: int) -> str:
+    """Return the size of minibatches, or those of a schedule that began before row `rows`."""
+    schedule = run.header.config.get("train", {}).get("batch_schedule") or [(first, 0)]
+    return ", then ".join(size_text(size) for size, row in schedule if row < rows or not row)
 
 
 def _diverged_at(run: Run, curves: Sequence[Curve], last_rows: int) -> int:

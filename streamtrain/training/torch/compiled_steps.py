@@ -18,8 +18,8 @@ from streamtrain.training.torch.optimizers import update_
 #: sums, float64 (R,)).
 Gradient = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
-#: (parameters (R, P), moments, rows (S * B, D + 1), table (S, R, 4)) → sums of losses, float64
-#: (R,). Parameters and moments are updated in place.
+#: (parameters (R, P), moments, rows (S * B, D + 1), table (S, R, 5)) → sums of losses, float64
+#: (R,). Parameters and moments, the average among them, are updated in place.
 Steps = Callable[[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor], torch.Tensor]
 
 #: Steps per compiled call for minibatches of at most `SMALL_ROWS` rows, where most of the time is
@@ -116,16 +116,28 @@ def eager_steps(gradient: Gradient, train: TrainConfig) -> Steps:
         parameters_RP: torch.Tensor,
         moments: tuple[torch.Tensor, ...],
         rows: torch.Tensor,
-        table_SR4: torch.Tensor,
+        table_SR5: torch.Tensor,
     ) -> torch.Tensor:
         losses_R = torch.zeros(len(parameters_RP), dtype=torch.float64, device=rows.device)
-        for row_R4, batch in zip(table_SR4.unbind(), rows.chunk(len(table_SR4)), strict=True):
+        for row_R5, batch in zip(table_SR5.unbind(), rows.chunk(len(table_SR5)), strict=True):
             gradient_RP, sums_R = gradient(parameters_RP, batch[:, :-1], batch[:, -1:])
-            update_(train, parameters_RP, moments, gradient_RP, row_R4)
+            update_(train, parameters_RP, moments, gradient_RP, row_R5)
             losses_R = losses_R + sums_R
         return losses_R
 
     return steps
+
+
+def check_same(eager: tuple[torch.Tensor, ...], compiled: tuple[torch.Tensor, ...]) -> None:
+    """Raise RuntimeError if a compiled result differs from the eager one.
+
+    The mean difference must be at most a hundredth of the mean value, so that a wrong compiler does
+    not train a model.
+    """
+    for ours, theirs in zip(eager, compiled, strict=True):
+        # The negation also catches NaN.
+        if not (ours - theirs).abs().mean() <= 0.01 * ours.abs().mean():
+            raise RuntimeError("the compiled step gives other numbers")
 
 
 def _compile(function: types.FunctionType) -> Callable:

@@ -48,7 +48,7 @@ class ReplayedSteps:
         self._y = torch.empty((batch_size, 1), device=device)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
-        self._table = torch.ones((max_steps, replicas, 4), device=device)
+        self._table = torch.ones((max_steps, replicas, 5), device=device)
         self._losses_R = torch.zeros(replicas, dtype=torch.float64, device=device)
         self._offsets = torch.arange(batch_size, device=device)
         # Empty arguments of the kernel: rows in their order, and already standardized.
@@ -60,19 +60,19 @@ class ReplayedSteps:
             self._assemble = self._by_kernel
         self._graph = self._capture()
 
-    def __call__(self, rows: torch.Tensor, table_SR4: torch.Tensor) -> torch.Tensor:
+    def __call__(self, rows: torch.Tensor, table_SR5: torch.Tensor) -> torch.Tensor:
         """Take the minibatches of `rows`, a view of the ring, one per row of the table.
 
         The table may be on the host or on the device. Returns the sums of losses, float64 (R,);
         nothing waits for the device.
         """
-        steps = len(table_SR4)
+        steps = len(table_SR5)
         assert rows.untyped_storage().data_ptr() == self._ring.untyped_storage().data_ptr()
         assert steps <= self.max_steps
         self._position.fill_(rows.storage_offset() // self._ring.shape[1])
         self._step.zero_()
         self._losses_R.zero_()
-        self._table[:steps].copy_(table_SR4)
+        self._table[:steps].copy_(table_SR5)
         for _ in range(steps):
             self._graph.replay()
         return self._losses_R.clone()

@@ -11,14 +11,20 @@ import numpy as np
 import torch
 
 from streamtrain.config import TrainConfig
+from streamtrain.training.averaging import average_shares
 from streamtrain.training.engine import ADAM_EPSILON
 from streamtrain.training.schedule import rate_factor
 
 
+def count_moments(train: TrainConfig) -> int:
+    """Return the number of moments: SGD's velocity, or Adam's two."""
+    return 1 if train.optimizer == "sgd" else 2
+
+
 def new_moments(train: TrainConfig, parameters_RP: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return zeros for SGD's velocity, or for Adam's two moments."""
-    count = 1 if train.optimizer == "sgd" else 2
-    return tuple(torch.zeros_like(parameters_RP) for _ in range(count))
+    """Return zeros for the moments, and then the average of the parameters unless it is off."""
+    moments = [torch.zeros_like(parameters_RP) for _ in range(count_moments(train))]
+    return (*moments, parameters_RP.clone()) if train.averaged_fraction else tuple(moments)
 
 
 def step_table(
@@ -28,12 +34,16 @@ def step_table(
     steps: int,
     rows: int,
     schedule: tuple[int, int],
+    averaged: tuple[int, int],
+    further_steps: float = 0.0,
 ) -> np.ndarray:
-    """Return what each of S steps needs besides the gradient: float32 (S, R, 4).
+    """Return what each of S steps needs besides the gradient: float32 (S, R, 5).
 
-    The columns are 1 / rows of the minibatch, the learning rate, 1/√(1 - β₂ᵗ), and the factor that
-    weight decay leaves. `counts` (S,) are the rows of each minibatch; `steps` and `rows` were taken
-    before them. `schedule`: see `schedule_rows`.
+    The columns are 1 / rows of the minibatch, the learning rate, 1/√(1 - β₂ᵗ), the factor that
+    weight decay leaves, and the share by which the average moves. `counts` (S,) are the rows of
+    each minibatch; `steps` and `rows` were taken before them. `schedule`: see `schedule_rows`.
+    `averaged`: the rows of the last and the next update of the average; see `average_shares`.
+    `further_steps`: see training/engine.py.
     """
     ends = rows + np.cumsum(counts)
     factors = [
@@ -41,15 +51,16 @@ def step_table(
         for end, count in zip(ends, counts, strict=True)
     ]
     rates_SR = np.array(factors)[:, None] * np.array(learning_rates)
-    table = np.ones((*rates_SR.shape, 4))
+    table = np.ones((*rates_SR.shape, 5))
     table[:, :, 0] = 1.0 / counts[:, None]
     table[:, :, 1] = rates_SR
     if train.optimizer != "sgd":
         taken_S1 = steps + 1.0 + np.arange(len(counts))[:, None]
         table[:, :, 1] /= 1.0 - train.beta1**taken_S1
-        table[:, :, 2] = 1.0 / np.sqrt(1.0 - train.beta2**taken_S1)
+        table[:, :, 2] = 1.0 / np.sqrt(1.0 - train.beta2 ** (taken_S1 + further_steps))
         if train.optimizer == "adamw":
             table[:, :, 3] = 1.0 - rates_SR * train.decay
+    table[:, :, 4] = average_shares(ends, train.averaged_fraction, *averaged)[0][:, None]
     return table.astype(np.float32)
 
 
@@ -58,15 +69,28 @@ def update_(
     parameters_RP: torch.Tensor,
     moments: tuple[torch.Tensor, ...],
     gradient_RP: torch.Tensor,
-    row_R4: torch.Tensor,
+    row_R5: torch.Tensor,
 ) -> None:
-    """Take one step in place.
+    """Take one step in place, and move the average if there is one.
 
-    `gradient_RP` is the sum over the minibatch, and is overwritten; `row_R4` is the step's row of
-    the table. For SGD and Adam, weight decay is added to the clipped gradient; for AdamW
-    (Loshchilov and Hutter 2019, algorithm 2) it acts on the parameters.
+    `gradient_RP` is the sum over the minibatch, and is overwritten; `row_R5` is the step's row of
+    the table. A share of 0 leaves the average as it is. For SGD and Adam, weight decay is added to
+    the clipped gradient; for AdamW (Loshchilov and Hutter 2019, algorithm 2) it acts on the
+    parameters.
     """
-    inverse_R1, rate_R1, root_R1, keep_R1 = row_R4.split(1, dim=1)
+    _move_(train, parameters_RP, moments[: count_moments(train)], gradient_RP, row_R5)
+    if train.averaged_fraction:
+        moments[-1].lerp_(parameters_RP, row_R5[:, 4:])
+
+
+def _move_(
+    train: TrainConfig,
+    parameters_RP: torch.Tensor,
+    moments: tuple[torch.Tensor, ...],
+    gradient_RP: torch.Tensor,
+    row_R5: torch.Tensor,
+) -> None:
+    inverse_R1, rate_R1, root_R1, keep_R1, _ = row_R5.split(1, dim=1)
     gradient_RP.mul_(inverse_R1)
     if train.clip_norm is not None:
         norm_R1 = gradient_RP.square().sum(dim=1, keepdim=True, dtype=torch.float64).sqrt()
