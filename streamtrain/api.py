@@ -181,8 +181,6 @@ def sweep(
     batch_sizes: Count | Sequence[Count] | None = None,
     lr_grid: int | float | str | Sequence[float] | None = None,
     trials: int | None = None,
-    budget: float | str | None = None,
-    within: float | str | None = None,
     target_loss: float | str | Sequence[float] | None = None,
     halving: bool | None = None,
     lr_rule: str | Sequence[str] | None = None,

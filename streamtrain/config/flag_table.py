@@ -58,8 +58,6 @@ SWEEP_FLAGS = (
         "batch_sizes": "sweep.batch_sizes",
         "lr_grid": "sweep.lr_grid",
         "trials": "sweep.trials",
-        "budget": "sweep.budget",
-        "within": "sweep.within",
         "target_loss": "sweep.target_loss",
         "halving": "sweep.halving",
         "lr_rule": "sweep.lr_rule",

@@ -6,10 +6,10 @@ slower are dropped, and the sweep stops when the chosen size is certainly within
 best. The variance is pooled over sizes, with trials as blocks: log times less their size and trial
 means have nearly one variance. A pair that varies more than that is judged by its own variance. The
 bound counts every comparison (Bonferroni). The looks need no further factor: over whole simulated
-sweeps with six looks it is false in at most 3.3 % (tests/science/test_selection.py).
+sweeps with six looks it is false in at most 5 % (tests/science/test_selection.py).
 
 Hsu 1984 (Annals of Statistics 12(3), multiple comparisons with the best); Kim and Nelson 2001 (ACM
-TOMACS 11(3), sequential selection with common random numbers). docs/science.md §14.
+TOMACS 11(3), sequential selection with common random numbers). docs/science.md §13.
 """
 
 import math

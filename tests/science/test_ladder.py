@@ -1,0 +1,63 @@
+"""A sweep with a budget: its rungs grow, its trials compare, and its records decide both."""
+
+import itertools
+
+import pytest
+
+from data_gen import generate
+from streamtrain import api
+from streamtrain.config import make_config
+from streamtrain.report.write import read_records
+from streamtrain.science.ladder import FACTORS, FIRST_ROWS, contest_target, next_rung, next_trial
+from streamtrain.science.run_log import collect
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return the run of a sweep with a budget of rows, which makes its decisions repeatable."""
+    folder = tmp_path_factory.mktemp("ladder")
+    generate(folder / "data", kind="friedman2", rows=20_000)
+    values = {
+        "data": {"path": str(folder / "data")},
+        "sweep": {
+            "batch_sizes": [64, 1024],
+            "lr_grid": 3,
+            "budget": 3_000_000,
+            "measure": "none",
+            "confirm": False,
+        },
+        "model": {"hidden": [8]},
+    }
+    api.run_sweep(make_config(values), folder / "out", report=False)
+    return collect(read_records(folder / "out" / "events.jsonl"))
+
+
+def test_rungs_have_fresh_seeds_and_grow(run):
+    rungs = [record for record in run.passes if record.kind == "tuning"]
+    rows = [max(run.curves[64, record.lrs[64][0]][record.trial].rows) for record in rungs]
+    assert rows[0] == FIRST_ROWS
+    assert all(b in [a * factor for factor in FACTORS] for a, b in itertools.pairwise(rows))
+    assert [record.trial for record in rungs] == list(range(len(rungs)))
+
+
+def test_trials_come_after_the_rungs_on_other_seeds(run):
+    kinds = [record.kind for record in run.passes]
+    assert kinds.index("fresh") > max(i for i, kind in enumerate(kinds) if kind != "fresh")
+    fresh = [record.trial for record in run.passes if record.kind == "fresh"]
+    assert len(fresh) >= 2
+    assert min(fresh) > max(record.trial for record in run.passes if record.kind == "tuning")
+
+
+def test_the_budget_of_rows_holds(run):
+    rows = sum(record.rows_read for record in run.passes)
+    assert rows <= 3_000_000 + 2 * 20_000 * len(run.passes)
+
+
+def test_the_ended_sweep_needs_no_further_pass(run):
+    assert next_rung(run) is None
+    assert next_trial(run) is None
+
+
+def test_the_target_is_below_a_constant_and_was_chosen_before_the_trials(run):
+    assert run.winners[0].target_loss == contest_target(run)
+    assert run.winners[0].target_loss < run.baseline.constant_loss
