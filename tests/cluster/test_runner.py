@@ -28,10 +28,10 @@ from tests.cluster.failing import (
 )
 from tests.cluster.test_lane_session import together
 
-#: Six epochs of 8,000 rows, in minibatches of 512; rounds of one window per share.
+#: Sixteen epochs of 8,000 rows, in minibatches of 512; rounds of one window per share.
 TRAIN = {
     "batch_size": 512,
-    "epochs": 6,
+    "epochs": 16,
     "lr": 0.01,
     "holdout": 1000,
     "window_rows": 1024,
@@ -115,7 +115,7 @@ def addresses_listened_at(client) -> set[str]:
 def test_every_row_once_an_epoch_and_the_rows_of_one_machine(data, unbroken, tmp_path):
     alone = the_pass(api.run_train(config_of(data, TRAIN), tmp_path / "alone").out)
     assert unbroken["rounds"].receipt == unbroken["allreduce"].receipt == alone["receipt"]
-    assert alone["receipt"]["count"] == 6 * 8000
+    assert alone["receipt"]["count"] == 16 * 8000
     for sync in ("rounds", "allreduce"):
         losses = [
             record["holdout_loss"]

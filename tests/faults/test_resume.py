@@ -64,7 +64,7 @@ def quick(monkeypatch):
     """
     for verb in ("train", "sweep"):
         monkeypatch.setattr(
-            sys.modules[f"streamtrain.run.{verb}"], "measure_throughput", lambda *_: None
+            sys.modules[f"streamtrain.run.{verb}"], "measure_throughput", lambda *_, **__: None
         )
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(checkpointing, "MAX_SAVE_OVERHEAD", math.inf)
