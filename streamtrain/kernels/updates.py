@@ -60,7 +60,7 @@ def step(parameters, gradients, moments, state, optimizer, lr, hyper):
 def _average(parameters, average, state, fraction):
     """Move the average towards the parameters by the rows since its last update.
 
-    The rule is that of training/averaging.py.
+    training/averaging.py states the rule.
     """
     rows = state[2]
     share = (rows - state[3]) / (fraction * rows)

@@ -80,7 +80,7 @@ def object_schema(kind: type, definitions: Json) -> Json:
 
 
 def field_texts(kind: type) -> tuple[str, dict[str, str]]:
-    """Return the text of a class and those of its fields by name, as its docstring has them."""
+    """Return the text of a class, and the texts of its fields by name, from its docstring."""
     document = inspect.cleandoc(kind.__doc__ or "")
     section = _ATTRIBUTES.search(document)
     entries = _ENTRY.findall(section[1]) if section else []

@@ -90,10 +90,9 @@ def sweep(
     started = time.perf_counter()
     if config.train.batch_schedule is not None:
         raise ConfigError("train.batch_schedule is for `train`: a sweep compares constant sizes.")
-    rates = learning_rates(config)
-    prepared = prepare(config, learners=len(config.sweep.batch_sizes), rates=most_rates(config))
+    sizes, rates = config.sweep.batch_sizes, learning_rates(config)
+    prepared = prepare(config, learners=len(sizes), rates=most_rates(config))
     ladder = ladder_of(prepared)
-    sizes = config.sweep.batch_sizes
     compile_seconds, resident_bytes = warm_up(prepared, sizes, rates)
     records: list[Record] = []
     if checkpointer is not None:
@@ -302,7 +301,7 @@ def ladder_of(prepared: Prepared) -> LadderInfo | None:
         return None
     if config.sweep.lr_rule != ("tuned",) or prepared.evaluation is None:
         raise ConfigError(
-            "sweep.budget needs held-out rows and tuned learning rates. Leave out --budget, or"
+            "sweep.budget needs held-out rows and tuned learning rates. Leave out sweep.budget, or"
             " --lr-rule and --holdout 0."
         )
     limited = train.max_rows is not None or train.epochs is not None

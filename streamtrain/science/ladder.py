@@ -22,7 +22,7 @@ from streamtrain.science.contest import contenders, timing_variance
 from streamtrain.science.crossing import round_up, smallest_target
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.science.selection import LOOKS, Selection, select
-from streamtrain.science.tuning import PassPlan
+from streamtrain.science.tuning import PassPlan, edges_of
 
 #: Rows of the first rung. Rungs grow by the first factor that the budget allows.
 FIRST_ROWS = 65_536
@@ -58,7 +58,7 @@ SIZE_RATIO = 4
 def next_rung(run: Run) -> PassPlan | None:
     """Return the next pass of the ladder; None when it has ended."""
     ladder = _ladder(run)
-    rungs = [record for record in run.passes if record.kind == "tuning"]
+    rungs = _passes_of(run, "tuning")
     if not rungs:
         lrs = {
             size: tuple(rates)
@@ -70,7 +70,7 @@ def next_rung(run: Run) -> PassPlan | None:
     rows = rung_rows(run, trial)
     longer = _next_rows(run, rungs, rows)
     if longer is None:
-        done = sum(record.kind == "extension" and record.trial == trial for record in run.passes)
+        done = sum(record.trial == trial for record in _passes_of(run, "extension"))
         beyond = _beyond_edges(run, trial) if done < EXTENSIONS else {}
         if not beyond or not _affordable(run, rows, sum(map(len, beyond.values()))):
             return None
@@ -87,7 +87,8 @@ def choose_contest(run: Run) -> WinningRates:
     best = _best_rates(run, trial)
     target = contest_target(run)
     sizes = run.batch_sizes
-    at_edge = tuple(best[size] in _edges(run, trial, size) for size in sizes)
+    tried = _tried_rates(run, trial)
+    at_edge = tuple(best[size] in edges_of(tried[size]) for size in sizes)
     lrs = tuple(best[size] for size in sizes)
     return WinningRates(targets=(TargetWinners(target_loss=target, lrs=lrs, at_edge=at_edge),))
 
@@ -95,7 +96,7 @@ def choose_contest(run: Run) -> WinningRates:
 def next_trial(run: Run) -> PassPlan | None:
     """Return the next trial of the sizes still compared; None when the comparison has ended."""
     winners = run.winners[0]
-    fresh = [record for record in run.passes if record.kind == "fresh"]
+    fresh = _passes_of(run, "fresh")
     if winners.target_loss is None or len(fresh) >= LOOKS[-1]:
         return None
     if len(fresh) == len(run.header.batch_sizes) == 1:
@@ -103,15 +104,14 @@ def next_trial(run: Run) -> PassPlan | None:
     active, selection = compared_sizes(run, winners.target_loss)
     if selection is not None and selection.settled:
         return None
-    rows = fresh[-1] if fresh else None
-    length = _trial_rows(run) if rows is None else rung_rows(run, rows.trial)
+    rows = rung_rows(run, fresh[-1].trial) if fresh else _trial_rows(run, winners.target_loss)
     # Two trials are the fewest with any interval.
-    if len(fresh) >= 2 and not _affordable(run, length, len(active), reserve=False):
+    if len(fresh) >= 2 and not _affordable(run, rows, len(active), reserve=False):
         return None
     rates = dict(zip(run.batch_sizes, winners.lrs, strict=True))
     lrs = {size: (rates[size],) for size in active}
     trial = _last_rung(run).trial + 1 + len(fresh)
-    return PassPlan(kind="fresh", trial=trial, lrs=lrs, rows=length)
+    return PassPlan(kind="fresh", trial=trial, lrs=lrs, rows=rows)
 
 
 def compared_sizes(run: Run, target: float) -> tuple[tuple[int, ...], Selection | None]:
@@ -119,7 +119,7 @@ def compared_sizes(run: Run, target: float) -> tuple[tuple[int, ...], Selection 
 
     Looks are repeated in order, since each one sees only the sizes that those before it kept.
     """
-    trials = [record.trial for record in run.passes if record.kind == "fresh"]
+    trials = [record.trial for record in _passes_of(run, "fresh")]
     active: tuple[int, ...] = tuple(sorted(run.batch_sizes))
     selection: Selection | None = None
     for look in LOOKS:
@@ -153,15 +153,13 @@ def contest_target(run: Run) -> float | None:
     if not run.has_holdout or not run.passes:
         return None
     trial = _last_rung(run).trial
-    best = best_loss(run, trial)
-    halfway = best_loss(run, trial, rung_rows(run, trial) // 2)
+    best, target = best_loss(run, trial), _rung_target(run, trial)
+    if target is None:
+        return None
     constant = run.baseline.constant_loss or math.inf
-    target = max((1 + TARGET_MARGIN) * best, halfway)
     linear = run.baseline.best_linear_loss
     if linear is not None and best < linear.value <= target:
         target = max(linear.value * 0.995, best + (linear.value - best) / 2)
-    if not math.isfinite(target):
-        return None
     target = round_up(target)
     return target if target < constant else None
 
@@ -194,9 +192,9 @@ def fall_per_doubling(run: Run, trial: int) -> float:
 
 
 def best_size_of(run: Run, trial: int) -> int | None:
-    """Return the size that was fastest in a trial of the ladder, by seconds where they are known.
+    """Return the size that took the fewest seconds to the target of a rung; None if none did.
 
-    Before the steps are timed, seconds are taken as rows: then smaller sizes win ties only.
+    Steps are timed roughly before the first rung. Sizes without timings are compared by rows.
     """
     target = _rung_target(run, trial)
     best = _best_rates(run, trial)
@@ -210,10 +208,7 @@ def best_size_of(run: Run, trial: int) -> int | None:
 
 
 def projected_seconds(run: Run) -> float | None:
-    """Return the expected seconds of the passes still to come; None before the first rung ended.
-
-    Without a settled answer it is the rest of the budget.
-    """
+    """Return the rest of a budget in seconds; None before the first rung has ended."""
     ladder = _ladder(run)
     if ladder.budget_seconds is None or not run.passes:
         return None
@@ -225,8 +220,12 @@ def _ladder(run: Run) -> LadderInfo:
     return run.header.ladder
 
 
+def _passes_of(run: Run, kind: str) -> list[PassEnded]:
+    return [record for record in run.passes if record.kind == kind]
+
+
 def _last_rung(run: Run) -> PassEnded:
-    return [record for record in run.passes if record.kind == "tuning"][-1]
+    return _passes_of(run, "tuning")[-1]
 
 
 def _curves(run: Run, trial: int) -> list[Curve]:
@@ -277,6 +276,7 @@ def _seconds_used(run: Run) -> float:
 
 
 def _rung_target(run: Run, trial: int) -> float | None:
+    """The loss that one learner reached by half of the rows, or 2 % above the best if higher."""
     best = best_loss(run, trial)
     halfway = best_loss(run, trial, rung_rows(run, trial) // 2)
     target = max((1 + TARGET_MARGIN) * best, halfway)
@@ -286,40 +286,33 @@ def _rung_target(run: Run, trial: int) -> float | None:
 def _best_rates(run: Run, trial: int) -> dict[int, float]:
     """The best learning rate of each size in a trial of the ladder, extensions included."""
     target = _rung_target(run, trial)
-    tried: dict[int, set[float]] = {}
-    for record in run.passes:
-        if record.trial == trial and record.kind in ("tuning", "extension"):
-            for size, lrs in record.lrs.items():
-                tried.setdefault(size, set()).update(lrs)
     return {
-        size: min(sorted(lrs), key=lambda lr: rank(run, make_cell(run, size, lr, target, (trial,))))
-        for size, lrs in sorted(tried.items())
+        size: min(lrs, key=lambda lr: rank(run, make_cell(run, size, lr, target, (trial,))))
+        for size, lrs in _tried_rates(run, trial).items()
     }
 
 
-def _edges(run: Run, trial: int, size: int) -> tuple[float, ...]:
-    lrs = sorted(
-        {
-            lr
-            for record in run.passes
-            if record.trial == trial and record.kind in ("tuning", "extension")
-            for lr in record.lrs.get(size, ())
-        }
-    )
-    return (lrs[0], lrs[-1]) if len(lrs) > 1 else ()
+def _tried_rates(run: Run, trial: int) -> dict[int, list[float]]:
+    """The learning rates of each size in a trial of the ladder, both ascending."""
+    tried: dict[int, set[float]] = {}
+    for record in run.passes:
+        if record.trial == trial:
+            for size, lrs in record.lrs.items():
+                tried.setdefault(size, set()).update(lrs)
+    return {size: sorted(lrs) for size, lrs in sorted(tried.items())}
 
 
 def _beyond_edges(run: Run, trial: int) -> dict[int, tuple[float, ...]]:
     """Rates beyond the edge where the best one is, for the sizes near the fastest one."""
     best, fastest = _best_rates(run, trial), best_size_of(run, trial)
+    tried = _tried_rates(run, trial)
     if fastest is None:
         return {}
     lrs: dict[int, tuple[float, ...]] = {}
     for size, lr in best.items():
-        edges = _edges(run, trial, size)
         near = max(size, fastest) <= SIZE_RATIO * min(size, fastest)
-        if near and lr in edges:
-            factor = 2.0 if lr == edges[-1] else 0.5
+        if near and lr in edges_of(tried[size]):
+            factor = 2.0 if lr == tried[size][-1] else 0.5
             lrs[size] = tuple(sorted(float(f"{lr * factor**k:.3g}") for k in (1, 2)))
     return lrs
 
@@ -328,14 +321,13 @@ def _around(lr: float, ratio: float) -> tuple[float, ...]:
     return tuple(float(f"{lr * ratio**k:.3g}") for k in (-1, 0, 1))
 
 
-def _trial_rows(run: Run) -> int:
-    """The rows of a trial: four times what the fastest size needs, at most those of the last rung.
+def _trial_rows(run: Run, target: float) -> int:
+    """The rows of a trial: four times what the fastest size needs, at most as in the last rung.
 
     The sizes that do not get there within them are slower, with a bound.
     """
     rung = _last_rung(run)
     rows = rung_rows(run, rung.trial)
-    target = contest_target(run)
     needed = [
         cell.rows_to_target[rung.trial]
         for size, lr in _best_rates(run, rung.trial).items()

@@ -86,10 +86,8 @@ class Run:
 
     @property
     def batch_sizes(self) -> list[int]:
-        """The batch sizes in the order of the run, then those that it added."""
-        sizes = list(self.header.batch_sizes)
-        added = {size for record in self.passes for size in record.lrs} - set(sizes)
-        return sorted([*sizes, *added]) if added else sizes
+        """The batch sizes in the order of the run."""
+        return list(self.header.batch_sizes)
 
     @property
     def has_holdout(self) -> bool:
@@ -135,8 +133,7 @@ class Run:
 
         Learning rates that left no record are included.
         """
-        sizes = self.header.batch_sizes
-        lrs = set(self.header.lrs[sizes.index(batch_size)] if batch_size in sizes else ())
+        lrs = set(self.header.lrs[self.batch_sizes.index(batch_size)])
         kinds = ("extension",) if self.header.ladder is None else ("extension", "tuning")
         for record in self.passes:
             if record.kind in kinds:

@@ -120,8 +120,10 @@ def select(
             pooled=True,
             sd=None,
         )
-    variance, degrees = _pooled_variance(ran)
-    pooled = not _are_unlike(ran)
+    residuals, degrees = _residuals([c for c in ran if not c.censored])
+    squares = sum(float(values @ values) for values in residuals)
+    variance = squares / degrees if degrees > 0 else 0.0
+    pooled = not _are_unlike(residuals, degrees)
     level = 1 - alpha / max(1, len(ran) - 1)
     slower_by: dict[int, Estimate] = {}
     # log ratios of the chosen size to each other one, at their upper bounds
@@ -156,7 +158,12 @@ def select(
         settled=settled,
         regret=regret,
         slower_by=slower_by,
-        equivalent=_equivalent(chosen, slower_by, regret, within),
+        equivalent=tuple(
+            size
+            for size, ratio in slower_by.items()
+            if size == chosen.batch_size
+            or (regret.hi is not None and ratio.hi is not None and ratio.hi <= within)
+        ),
         dropped=tuple(
             size for size, ratio in slower_by.items() if ratio.lo is not None and ratio.lo > 0
         ),
@@ -183,18 +190,11 @@ def _differences(one: Contender, other: Contender) -> Vector:
     return np.array([a[trial] - b[trial] for trial in sorted(a.keys() & b.keys())])
 
 
-def _pooled_variance(ran: Sequence[Contender]) -> tuple[float, int]:
-    """Return the residual variance of a two-way fit, size + trial, and its degrees of freedom.
-
-    Least squares, since dropped sizes ran fewer trials. Sizes with missed trials are left out.
-    """
-    residuals, degrees = _residuals([c for c in ran if not c.censored])
-    squares = sum(float(values @ values) for values in residuals)
-    return (squares / degrees, degrees) if degrees > 0 else (0.0, 0)
-
-
 def _residuals(complete: Sequence[Contender]) -> tuple[list[Vector], int]:
-    """Return the residuals of each size, and their degrees of freedom together."""
+    """Return the residuals of each size in a two-way fit, size + trial, and their joint freedom.
+
+    The fit is by least squares, since dropped sizes ran fewer trials.
+    """
     trials = sorted({trial for c in complete for trial in c.log_seconds})
     if len(complete) < 2 or len(trials) < 2:
         return [], 0
@@ -214,9 +214,8 @@ def _residuals(complete: Sequence[Contender]) -> tuple[list[Vector], int]:
     return [left[sizes == row] for row in range(len(complete))], degrees
 
 
-def _are_unlike(ran: Sequence[Contender]) -> bool:
+def _are_unlike(residuals: Sequence[Vector], degrees: int) -> bool:
     """Whether Bartlett's test finds that sizes vary unlike, from five trials of each on."""
-    residuals, degrees = _residuals([c for c in ran if not c.censored])
     tested = [values for values in residuals if len(values) >= 5]
     if degrees <= 0 or len(tested) < 3:
         return False
@@ -241,16 +240,3 @@ def _relative(mean: float, margin: float | None, count: int, *, bounded: bool) -
         return Estimate(value=value, n=count)
     high = math.expm1(min(mean + margin, 700.0)) if bounded else None
     return Estimate(value=value, lo=math.expm1(mean - margin), hi=high, n=count)
-
-
-def _equivalent(
-    chosen: Contender, slower_by: Mapping[int, Estimate], regret: Estimate, within: float
-) -> tuple[int, ...]:
-    """Sizes certainly within the wish of the best tried: of the chosen one, and of its regret."""
-    if regret.hi is None:
-        return (chosen.batch_size,)
-    return tuple(
-        size
-        for size, ratio in slower_by.items()
-        if size == chosen.batch_size or (ratio.hi is not None and ratio.hi <= within)
-    )

@@ -33,8 +33,8 @@ FEWEST_RATES = 2
 class PassPlan:
     """One pass: its trial, and the learning rates of each batch size that takes part.
 
-    `kind`: tuning, extension or fresh. `rows`: the rows that each learner trains on; None: those of
-    the run.
+    `kind`: tuning, extension or fresh. `rows`: the rows that each learner trains on; None: as
+    the run says.
     """
 
     kind: str
@@ -104,7 +104,7 @@ def choose_winners(run: Run) -> WinningRates:
     for target in targets:
         lrs = [best_cell(run, size, survivors[size], target, trials).lr for size in run.batch_sizes]
         at_edge = [
-            lr in _edges(run.learning_rates(size))
+            lr in edges_of(run.learning_rates(size))
             for size, lr in zip(run.batch_sizes, lrs, strict=True)
         ]
         winners.append(TargetWinners(target_loss=target, lrs=tuple(lrs), at_edge=tuple(at_edge)))
@@ -187,5 +187,6 @@ def _target(run: Run, trials: Sequence[int]) -> float | None:
     return find_target(run, grids, trials)
 
 
-def _edges(grid: Sequence[float]) -> set[float]:
+def edges_of(grid: Sequence[float]) -> set[float]:
+    """Return the smallest and the largest rate of an ascending grid; none of a single rate."""
     return {grid[0], grid[-1]} if len(grid) > 1 else set()

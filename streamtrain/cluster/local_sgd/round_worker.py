@@ -181,7 +181,7 @@ def rows_in_steps(state: State) -> int:
 
 
 def averaged_names(state: State) -> tuple[str, ...]:
-    """Return those of `AVERAGED` that an engine's state has."""
+    """Return the names in `AVERAGED` that an engine's state has."""
     return tuple(name for name in AVERAGED if name in state)
 
 

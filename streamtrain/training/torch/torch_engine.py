@@ -131,7 +131,7 @@ class TorchEngine:
                 self._step()
 
     def set_batch_size(self, batch_size: int, beta2: float) -> None:
-        """See `Engine.set_batch_size`. Steps are then compiled or captured anew."""
+        """See `Engine.set_batch_size`. Steps are then compiled or captured again."""
         require_whole_minibatch(self._carried)
         self._further_steps = further_steps(
             self.steps, self._further_steps or 0.0, self._train.beta2, beta2
