@@ -55,11 +55,11 @@ def test_200_million_rows_under_prlimit(tmp_path):
 
 @pytest.mark.parametrize("format", ["parquet", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_open_chains_are_in_the_projection(tmp_path, format):
-    """With windows of 64 Ki rows, eight row groups or chunks of 1 M rows are open at a time."""
-    generate(tmp_path / "data", kind="linear", rows=8_000_000, span_rows=1_000_000, format=format)
+    """With windows of 32 Ki rows, eight row groups or chunks of 512 Ki rows are open at a time."""
+    generate(tmp_path / "data", kind="linear", rows=2**22, span_rows=2**19, format=format)
     flags = (
-        "--memory=1GiB --window-rows=65536 --batch-size=65536 --hidden= --holdout=4096 --epochs=2"
+        "--memory=1GiB --window-rows=32768 --batch-size=65536 --hidden= --holdout=4096 --epochs=2"
     )
     records = train(tmp_path / "data", tmp_path / "run", *flags.split())
     assert records["end"]["peak_rss_bytes"] <= records["end"]["projected_bytes"]
-    assert records["pass"]["receipt"]["count"] == 2 * (8_000_000 - 4096)
+    assert records["pass"]["receipt"]["count"] == 2 * (2**22 - 4096)

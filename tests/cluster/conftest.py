@@ -4,13 +4,18 @@ The run on one machine is what the runs on workers are compared with.
 """
 
 import json
+import os
 import re
 import threading
+from dataclasses import dataclass
 
+import psutil
 import pytest
 
 import streamtrain
 from data_gen import generate
+from streamtrain import api
+from streamtrain.cluster.allreduce import allreduce_pass
 from streamtrain.cluster.connect import connect
 from streamtrain.config import (
     SWEEP_FLAGS,
@@ -21,6 +26,8 @@ from streamtrain.config import (
     make_config,
     merge,
 )
+from streamtrain.records import RoundEnded
+from tests.cluster.failing import worker_pids
 
 SWEEP = {
     "batch_sizes": [32, 256, 5000],
@@ -36,6 +43,18 @@ SWEEP = {
     "confirm": False,
     "measure": "none",
 }
+
+#: Sixteen epochs of 8,000 rows, in minibatches of 512; rounds of one window per share.
+TRAIN = {
+    "batch_size": 512,
+    "epochs": 16,
+    "lr": 0.01,
+    "holdout": 1000,
+    "window_rows": 1024,
+    "hidden": "8,8",
+    "memory": "64MiB",
+}
+
 
 #: Keys of a pass's record that depend on timing and on who did the work.
 VARYING_PASS_KEYS = ("stats", "rows_read", "workers", "lost_workers", "failed_tasks")
@@ -120,3 +139,75 @@ def alone(data, tmp_path_factory):
     return convergence(
         streamtrain.sweep(data, out=tmp_path_factory.mktemp("alone") / "run", **SWEEP).out
     )
+
+
+def config(data, sync, **flags):
+    return config_of(
+        data, {**TRAIN, "sync": sync, **flags}, cluster__shares=2, cluster__round_rows=1024
+    )
+
+
+def learned(out) -> list[dict]:
+    """Return the records that do not depend on the workers: evaluations and outcomes.
+
+    Times are left out, and training losses, whose float64 sums are cut at other rows.
+    """
+    return comparable(records(out, "evaluation", "outcome"))
+
+
+def comparable(documents: list[dict]) -> list[dict]:
+    return [
+        {key: value for key, value in document.items() if key not in ("seconds", "train_loss")}
+        for document in documents
+    ]
+
+
+def the_pass(out) -> dict:
+    (ended,) = records(out, "pass")
+    return ended
+
+
+@pytest.fixture
+def short_commits(monkeypatch):
+    monkeypatch.setattr(allreduce_pass, "COMMIT_SECONDS", 0.02)
+    monkeypatch.setattr(allreduce_pass, "FIRST_STEPS", 4)
+
+
+@dataclass
+class Unbroken:
+    receipt: dict
+    learned: list
+    notes: list
+    listening: set
+
+
+@pytest.fixture(scope="session")
+def unbroken(data, client, tmp_path_factory):
+    """Runs without a failure, and the addresses at which their processes listened halfway."""
+    runs = {}
+    for sync in ("rounds", "allreduce"):
+        notes, listening = [], set()
+
+        def look(record, listening=listening):
+            if isinstance(record, RoundEnded) and record.round == 3:
+                listening |= addresses_listened_at(client)
+
+        out = api.run_train(
+            config(data, sync),
+            tmp_path_factory.mktemp(sync) / "run",
+            client=client,
+            on_record=look,
+            on_note=notes.append,
+        ).out
+        runs[sync] = Unbroken(the_pass(out)["receipt"], learned(out), notes, listening)
+    return runs
+
+
+def addresses_listened_at(client) -> set[str]:
+    pids = [os.getpid(), *worker_pids(client).values(), *client.run(os.getppid).values()]
+    return {
+        connection.laddr.ip
+        for pid in set(pids)
+        for connection in psutil.Process(pid).net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }

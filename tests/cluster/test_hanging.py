@@ -15,7 +15,15 @@ from streamtrain import api
 from streamtrain.cluster import worker_group
 from streamtrain.cluster.allreduce import allreduce_pass
 from streamtrain.records import Evaluation, RoundEnded
-from tests.cluster.conftest import SWEEP, config_of, convergence, records
+from tests.cluster.conftest import (
+    SWEEP,
+    config,
+    config_of,
+    convergence,
+    learned,
+    records,
+    the_pass,
+)
 from tests.cluster.failing import (
     Proxy,
     signal_at_share,
@@ -23,13 +31,8 @@ from tests.cluster.failing import (
     wait_for_restarts,
     worker_pids,
 )
-from tests.cluster.test_runner import (  # noqa: F401 - fixtures
-    config,
-    learned,
-    short_commits,
-    the_pass,
-    unbroken,
-)
+
+pytestmark = pytest.mark.usefixtures("short_commits")
 
 
 @pytest.fixture(autouse=True)

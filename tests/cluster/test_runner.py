@@ -3,22 +3,18 @@
 No failure costs a row, a number, or more than a round.
 """
 
-import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 
-import psutil
 import pytest
 from distributed import Client
 
 from streamtrain import api
-from streamtrain.cluster.allreduce import allreduce_pass
 from streamtrain.errors import ConfigError, ResourceError
 from streamtrain.records import RoundEnded
 from streamtrain.run.prepare import prepare
-from tests.cluster.conftest import config_of, records
+from tests.cluster.conftest import TRAIN, comparable, config, config_of, learned, records, the_pass
 from tests.cluster.failing import (
     Proxy,
     signal_at_share,
@@ -28,88 +24,7 @@ from tests.cluster.failing import (
 )
 from tests.cluster.test_lane_session import together
 
-#: Sixteen epochs of 8,000 rows, in minibatches of 512; rounds of one window per share.
-TRAIN = {
-    "batch_size": 512,
-    "epochs": 16,
-    "lr": 0.01,
-    "holdout": 1000,
-    "window_rows": 1024,
-    "hidden": "8,8",
-    "memory": "64MiB",
-}
-
-
-def config(data, sync, **flags):
-    return config_of(
-        data, {**TRAIN, "sync": sync, **flags}, cluster__shares=2, cluster__round_rows=1024
-    )
-
-
-def learned(out) -> list[dict]:
-    """Return the records that do not depend on the workers: evaluations and outcomes.
-
-    Times are left out, and training losses, whose float64 sums are cut at other rows.
-    """
-    return comparable(records(out, "evaluation", "outcome"))
-
-
-def comparable(documents: list[dict]) -> list[dict]:
-    return [
-        {key: value for key, value in document.items() if key not in ("seconds", "train_loss")}
-        for document in documents
-    ]
-
-
-def the_pass(out) -> dict:
-    (ended,) = records(out, "pass")
-    return ended
-
-
-@pytest.fixture(autouse=True)
-def short_commits(monkeypatch):
-    monkeypatch.setattr(allreduce_pass, "COMMIT_SECONDS", 0.02)
-    monkeypatch.setattr(allreduce_pass, "FIRST_STEPS", 4)
-
-
-@dataclass
-class Unbroken:
-    receipt: dict
-    learned: list
-    notes: list
-    listening: set
-
-
-@pytest.fixture(scope="session")
-def unbroken(data, client, tmp_path_factory):
-    """Runs without a failure, and the addresses at which their processes listened halfway."""
-    runs = {}
-    for sync in ("rounds", "allreduce"):
-        notes, listening = [], set()
-
-        def look(record, listening=listening):
-            if isinstance(record, RoundEnded) and record.round == 3:
-                listening |= addresses_listened_at(client)
-
-        out = api.run_train(
-            config(data, sync),
-            tmp_path_factory.mktemp(sync) / "run",
-            client=client,
-            on_record=look,
-            on_note=notes.append,
-        ).out
-        runs[sync] = Unbroken(the_pass(out)["receipt"], learned(out), notes, listening)
-    return runs
-
-
-def addresses_listened_at(client) -> set[str]:
-    pids = [os.getpid(), *worker_pids(client).values(), *client.run(os.getppid).values()]
-    return {
-        connection.laddr.ip
-        for pid in set(pids)
-        for connection in psutil.Process(pid).net_connections()
-        if connection.status == psutil.CONN_LISTEN
-    }
+pytestmark = pytest.mark.usefixtures("short_commits")
 
 
 def test_every_row_once_an_epoch_and_the_rows_of_one_machine(data, unbroken, tmp_path):
