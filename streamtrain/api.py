@@ -131,7 +131,7 @@ def run_sweep(
         if run.finished:
             return SweepResult(out=out, summary=run.summary(), already_complete=True)
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, notify=on_note))
-        metadata = {"command": command, "env": environment()}
+        metadata = {"command": command, "folder": str(out), "env": environment()}
         with choose_runner("sweep", config.cluster, out, client=client, notify=on_note) as runner:
             sweep_records(config, run.log, metadata, saving, runner)
     return SweepResult(out=out, summary=write_report(run.records, out, pictures=report))
@@ -159,7 +159,7 @@ def run_train(
             return TrainResult(
                 out=out, summary=run.summary(), model=load_model(out), already_complete=True
             )
-        metadata = {"command": command, "env": environment()}
+        metadata = {"command": command, "folder": str(out), "env": environment()}
         with choose_runner("train", config.cluster, out, client=client, notify=on_note) as runner:
             saving = run.saving(config, Interrupt(notify=on_note))
             trained = train_records(config, run.log, metadata, saving, runner)

@@ -95,7 +95,8 @@ class RunStarted(Record):
     """The first record, with everything needed to interpret the others.
 
     `lrs`: the grid of learning rates of each batch size. `train_rows`: the rows each learner trains
-    on; None when only a time limit ends the run. The fields from `lr` on belong to a sweep.
+    on; None when only a time limit ends the run. `folder`: the folder of the run, as it was given.
+    The fields from `lr` to `ladder` belong to a sweep.
     """
 
     EVENT: ClassVar[str] = "run"
@@ -118,6 +119,7 @@ class RunStarted(Record):
     compile_seconds: float = 0.0
     memory: MemoryInfo = field(default_factory=MemoryInfo)
     command: str = ""
+    folder: str = ""
     env: Json = field(default_factory=dict)
     lr: float | None = field(default=None, metadata=OPTIONAL)
     lr_rules: tuple[LrRule, ...] | None = field(default=None, metadata=OPTIONAL)

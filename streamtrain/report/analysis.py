@@ -39,7 +39,7 @@ from streamtrain.science.landmarks_json import LandmarksJson
 from streamtrain.science.run_log import Run
 from streamtrain.types import Json, LrRule, TargetOrigin
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def estimate_of(values: Mapping[str, Any] | None) -> Estimate | None:
@@ -205,6 +205,8 @@ class Summary:
     def from_json(document: Json) -> "Summary":
         """Parse what `to_json` of this or an older version returned; raises DataError."""
         present = {name: value for name, value in document.items() if value is not None}
+        if present.get("schema_version") == 1:
+            present = _from_version_1(present)
         return parse(Summary, present, "summary.json")
 
 
@@ -237,6 +239,15 @@ class Analysis:
     def to_json(self) -> Json:
         """Return `summary.json`."""
         return self.summary.to_json()
+
+
+def _from_version_1(document: Json) -> Json:
+    """Return a summary of version 1 as one of version 2, which has another recommendation."""
+    recommendation = dict(document.get("recommendation") or {})
+    recommendation["settled"] = recommendation.pop("conclusive", False)
+    recommendation.pop("undecided", None)
+    recommendation["target_loss"] = document.get("target_loss")
+    return {**document, "schema_version": SCHEMA_VERSION, "recommendation": recommendation}
 
 
 def strict(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from streamtrain.report.summary_parts import CellFigures, Confirmation
+from streamtrain.report.summary_parts import NOT_MEASURED, CellFigures, Confirmation
 from streamtrain.science.cells import (
     Cell,
     losses_at,
@@ -30,7 +30,9 @@ class ComparedAt:
     seconds: float | None
 
 
-def cell_figures(run: Run, cell: Cell, compared_at: ComparedAt) -> CellFigures:
+def cell_figures(
+    run: Run, cell: Cell, compared_at: ComparedAt, slower_by: Estimate = NOT_MEASURED
+) -> CellFigures:
     """Return the figures of a cell; for their units see `CellFigures`."""
     speeds, waits = throughput(run, cell.batch_size)
     losses_by_time = losses_at_seconds(run, cell, compared_at.seconds)
@@ -44,6 +46,7 @@ def cell_figures(run: Run, cell: Cell, compared_at: ComparedAt) -> CellFigures:
         holdout_rmse=_log_figure(losses_at(cell, compared_at.rows, "holdout_rmse")),
         holdout_loss_at_steps=_log_figure(losses_at_steps(cell, compared_at.steps)),
         holdout_loss_at_seconds=_log_figure(losses_by_time),
+        slower_by=slower_by,
         **target_figures(run, cell),
     )
 

@@ -41,6 +41,7 @@ _FIGURES = (
     "steps_to_target",
     "rows_to_target",
     "seconds_to_target",
+    "slower_by",
     "wait_fraction",
 )
 #: Columns of the table that are aligned to the right: batch sizes and waits.
@@ -57,7 +58,9 @@ def render_table(document: Json) -> str:
     table = _texts(summary)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [_aligned(row, widths) for row in table]
-    return "\n".join([*lines, "", *references(summary), intervals(summary), "", summary.sentence])
+    command = summary.recommendation.command
+    answer = [summary.sentence, *([] if command is None else [f"Next: {command}"])]
+    return "\n".join([*lines, "", *references(summary), intervals(summary), "", *answer])
 
 
 def _texts(summary: Summary) -> list[list[str]]:
@@ -114,7 +117,7 @@ def target_text(summary: Summary, cell: CellFigures) -> str:
 
 
 def verdict_text(summary: Summary, cell: CellFigures) -> str:
-    """Return `recommended`, `as good`, `undecided`, `slower`, or why the size is not eligible.
+    """Return `recommended`, `as good`, `slower`, `undecided`, or why it was not compared.
 
     A size that waits for rows is marked: `slower, input-bound`.
     """
@@ -125,13 +128,13 @@ def verdict_text(summary: Summary, cell: CellFigures) -> str:
     if cell.batch_size == recommendation.batch_size:
         if len(summary.cells) == 1:
             return "the only size"
-        return "recommended" if recommendation.conclusive else "recommended (inconclusive)"
+        return "recommended" if recommendation.settled else "recommended (not settled)"
     if cell.batch_size in recommendation.equivalent:
         return "as good"
     if recommendation.batch_size is None or cell.status != "reached":
         verdict = status_text(cell.status)
     else:
-        verdict = "undecided" if cell.batch_size in recommendation.undecided else "slower"
+        verdict = "slower" if (cell.slower_by.lo or 0.0) > 0 else "undecided"
     return f"{verdict}, input-bound" if is_bound else verdict
 
 
@@ -168,6 +171,7 @@ def render_markdown(analysis: Analysis) -> str:
     parts = [
         "# streamtrain report",
         summary.sentence,
+        *_next_command(summary),
         f"Why: {summary.recommendation.reason}",
         markdown_table(summary),
         _bullets([*references(summary), intervals(summary)]),
@@ -195,6 +199,11 @@ def render_markdown(analysis: Analysis) -> str:
     ]
     lines = "\n".join(f"    {name}: {text}" for name, text in run_facts)
     return "\n\n".join([*parts, "## This run", lines]) + "\n"
+
+
+def _next_command(summary: Summary) -> list[str]:
+    command = summary.recommendation.command
+    return [] if command is None else [f"Next: `{command}`"]
 
 
 def _bullets(lines: Iterable[str]) -> str:

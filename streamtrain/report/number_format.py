@@ -80,6 +80,24 @@ def times_text(ratio: float) -> str:
     return f"{ratio:.1f}" if ratio < 10 else f"{ratio:,.0f}"
 
 
+def slower_text(fraction: float) -> str:
+    """Return how much slower something is: in percent, from 200 % on as a factor.
+
+    >>> slower_text(0.124), slower_text(4.3)
+    ('12 %', '5.3 times')
+    """
+    return f"{100 * fraction:.0f} %" if fraction < 2 else f"{times_text(1 + fraction)} times"
+
+
+def at_most_slower_text(fraction: float) -> str:
+    """Return an upper bound of how much slower something is, rounded up to whole percent.
+
+    >>> at_most_slower_text(0.121), at_most_slower_text(0.0)
+    ('13 %', '1 %')
+    """
+    return slower_text(max(1, math.ceil(100 * fraction - 1e-9)) / 100)
+
+
 def target_word(target: float | None) -> str:
     """Return a target loss as it was given."""
     return NOTHING if target is None else f"{target:.6g}"

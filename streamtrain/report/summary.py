@@ -6,14 +6,20 @@ from collections.abc import Iterable
 from streamtrain.records import DataInfo, ReferenceLoss, RunEnded
 from streamtrain.report.analysis import Analysis, Summary, strict
 from streamtrain.report.cell_figures import ComparedAt, cell_figures, confirmations, target_figures
-from streamtrain.report.summary_parts import ModelLoss, OtherTarget, TargetCell, TrialReceipt
+from streamtrain.report.summary_parts import (
+    NOT_MEASURED,
+    ModelLoss,
+    OtherTarget,
+    TargetCell,
+    TrialReceipt,
+)
 from streamtrain.report.text.advice import warn
 from streamtrain.report.text.explanation import explain
 from streamtrain.report.text.recommendation import describe, sentence
 from streamtrain.report.workers import summarize_workers
 from streamtrain.science.cells import rows_in_common
 from streamtrain.science.equal_budget import equal_seconds, equal_steps
-from streamtrain.science.judge import arm_cells, judge
+from streamtrain.science.judge import arm_cells, judge, judged_trials
 from streamtrain.science.landmarks import landmarks
 from streamtrain.science.run_log import Run, collect
 from streamtrain.types import Json
@@ -47,7 +53,7 @@ def analyze(run: Run) -> Analysis:
     summary = Summary(
         verb=header.verb,
         command=header.command or None,
-        trials=header.trials,
+        trials=len(judged_trials(run, run.rules[0])),
         epoch_rows=header.epoch_rows,
         version=header.version or header.env.get("streamtrain"),
         train_rows=run.train_rows,
@@ -58,7 +64,15 @@ def analyze(run: Run) -> Analysis:
         holdout_loss_at_rows=compared_at.rows,
         holdout_loss_at_steps=compared_at.steps,
         holdout_loss_at_seconds=compared_at.seconds,
-        cells=tuple(cell_figures(run, cell, compared_at) for cell in cells),
+        cells=tuple(
+            cell_figures(
+                run,
+                cell,
+                compared_at,
+                judgement.choice.slower_by.get(cell.batch_size, NOT_MEASURED),
+            )
+            for cell in cells
+        ),
         best_constant_loss=_model_loss(run.baseline.best_constant_loss),
         best_linear_loss=_model_loss(run.baseline.best_linear_loss),
         best_possible_loss=_best_possible(header.data),

@@ -43,6 +43,9 @@ class CellFigures:
         rows_to_target: Rows to the target loss: steps x batch_size.
         seconds_to_target: Seconds to the target loss: rows_to_target over the rows_per_second of
             the trial's timing repeats; the interval holds the noise of both.
+        slower_by: How much slower this size is than the recommended one, relatively (0.12 is
+            12 %), by the mean log seconds to the target; all bounds of a run hold together with
+            95 % confidence. `hi` is None where a trial missed the target.
     """
 
     batch_size: BatchSize
@@ -57,6 +60,7 @@ class CellFigures:
     steps_to_target: Figure = NOT_MEASURED
     rows_to_target: Figure = NOT_MEASURED
     seconds_to_target: Figure = NOT_MEASURED
+    slower_by: Figure = NOT_MEASURED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,26 +114,34 @@ class ModelLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommended:
-    """The recommended minibatch size and the reasons.
+    """The recommended minibatch size, how sure it is, and what to type next.
 
     Attributes:
-        batch_size: The smallest size that is as good as the best; None when no size is eligible.
-        reason: Why, in words.
-        conclusive: Every eligible size outside `equivalent` is slower with 95 % confidence; never
-            with one trial.
-        equivalent: Sizes whose 95 % upper bound for T(B)/T(best) is below 1.05.
-        undecided: Eligible sizes that are neither equivalent nor slower with 95 % confidence.
-        more_trials: An estimate of the further trials that would make it conclusive; 0 when it is,
+        batch_size: The fastest size to the target; None when no size can be recommended.
+        learning_rate: The learning rate that was best at this size.
+        settled: Whether the upper end of `slower_by` is within the wish of `sweep.within`.
+        slower_by: How much slower this size could be than the best one tried, relatively (0.12 is
+            12 %); `hi` is the bound, at 95 % confidence over all sizes together.
+        equivalent: Sizes that are certainly within the wish of the best, with the recommended one.
+        target_loss: The loss by which the sizes are compared.
+        target_rmse: The same target as RMSE, in the target's own units.
+        command: The command that trains at this size and rate.
+        more_trials: An estimate of the further trials that would settle it; 0 when it is settled,
             None when unknown.
+        reason: Why, in words.
         not_chosen: Batch size -> why it was not chosen.
     """
 
     batch_size: int | None = None
-    reason: str = ""
-    conclusive: bool = False
+    learning_rate: float | None = None
+    settled: bool = False
+    slower_by: Figure = NOT_MEASURED
     equivalent: tuple[int, ...] = ()
-    undecided: tuple[int, ...] = ()
+    target_loss: float | None = None
+    target_rmse: float | None = None
+    command: str | None = None
     more_trials: int | None = None
+    reason: str = ""
     not_chosen: dict[str, str] = field(default_factory=dict)
 
 

@@ -11,11 +11,12 @@ from streamtrain.science.cells import (
     find_target,
     learning_rate_of_rule,
     make_cell,
-    seconds_to_target,
+    throughput,
 )
+from streamtrain.science.contest import contenders, timing_variance
 from streamtrain.science.intervals import Estimate
-from streamtrain.science.rule import Candidate, Recommendation, recommend
 from streamtrain.science.run_log import Run
+from streamtrain.science.selection import DEFAULT_WITHIN, Selection, select
 from streamtrain.science.shuffle_quality import is_bad_shuffle
 from streamtrain.science.tuning import choose_winners, is_tuned
 from streamtrain.types import Json, TargetOrigin
@@ -29,14 +30,14 @@ class Judgement:
         target: The loss that the cells were judged by; None when there is none.
         chosen: The origin of the target: given, automatic or none.
         cells: The cells of the first rule, in the order of the run.
-        choice: The result of the recommendation rule.
+        choice: The recommended size, and how much slower each other one is.
         fresh: Whether the cells ran on seeds that were not used to choose their learning rates.
     """
 
     target: float | None
     chosen: TargetOrigin
     cells: Sequence[Cell]
-    choice: Recommendation
+    choice: Selection
     fresh: bool
 
 
@@ -44,21 +45,21 @@ def judge(run: Run) -> Judgement:
     """Return the judgement of a run, finished or not; a pure function of its records."""
     target, chosen = find_judged_target(run)
     cells = arm_cells(run, run.rules[0], target)
-    candidates = [
-        Candidate(
-            batch_size=cell.batch_size,
-            status=cell.status,
-            trials=len(cell.curves),
-            seconds=seconds_to_target(run, cell),
-            correlated=is_correlated(run, cell.batch_size),
-        )
+    # Correlated minibatches say nothing of a size, and a size without timings has no seconds.
+    comparable = [
+        cell
         for cell in cells
+        if throughput(run, cell.batch_size)[0] and not is_correlated(run, cell.batch_size)
     ]
     return Judgement(
         target=target,
         chosen=chosen,
         cells=cells,
-        choice=recommend(candidates),
+        choice=select(
+            contenders(run, comparable),
+            within=run.header.within or DEFAULT_WITHIN,
+            timing_variance=timing_variance(run, [cell.batch_size for cell in comparable]),
+        ),
         fresh=bool(_fresh_trials(run, run.rules[0])),
     )
 

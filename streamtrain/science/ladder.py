@@ -21,7 +21,7 @@ from streamtrain.science.cells import make_cell, rank, throughput
 from streamtrain.science.contest import contenders, timing_variance
 from streamtrain.science.crossing import round_up, smallest_target
 from streamtrain.science.run_log import Curve, Run
-from streamtrain.science.selection import LOOKS, Selection, select
+from streamtrain.science.selection import DEFAULT_WITHIN, LOOKS, Selection, select
 from streamtrain.science.tuning import PassPlan, edges_of
 
 #: Rows of the first rung. Rungs grow by the first factor that the budget allows.
@@ -136,7 +136,7 @@ def select_among(run: Run, target: float, trials: Sequence[int]) -> Selection:
     cells = [make_cell(run, size, rates[size], target, trials) for size in run.batch_sizes]
     return select(
         contenders(run, cells),
-        within=run.header.within or 0.2,
+        within=run.header.within or DEFAULT_WITHIN,
         timing_variance=timing_variance(run, [cell.batch_size for cell in cells]),
     )
 

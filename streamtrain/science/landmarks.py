@@ -309,7 +309,7 @@ def _premise(run: Run, judgement: Judgement, laws: Laws) -> str | None:
     fewest, most = min(run.batch_sizes), max(run.batch_sizes)
     if not fewest <= best <= most:
         return f"the optimum lies outside the sizes that were tried ({fewest:,} to {most:,})"
-    return "sizes between the two are equally fast within 5 %, and the smaller is recommended"
+    return "time changes little between the two sizes"
 
 
 def _optional_json(estimate: Estimate | None) -> Json | None:

@@ -24,6 +24,12 @@ from streamtrain.science.scipy_functions import Vector, chi_squared_tail, t_quan
 #: The numbers of trials after which a sweep looks at its results.
 LOOKS = (3, 5, 8, 12, 20, 30)
 
+#: How much slower than the best a size may be, where a run does not say: `sweep.within`.
+DEFAULT_WITHIN = 0.2
+
+#: More trials than this are not advised, since few can afford them.
+MOST_TRIALS = LOOKS[-1]
+
 #: Variances are taken as unlike when Bartlett's test rejects equal ones at this level, and the
 #: largest is more than `UNLIKE_RATIO` times the smallest.
 UNLIKE_LEVEL, UNLIKE_RATIO = 0.01, 3.0
@@ -64,6 +70,8 @@ class Selection:
         slower_by: Each size against the chosen one. `hi` is None where a trial missed the target.
         equivalent: Sizes that are certainly within the wish of the best, and the chosen one.
         dropped: Sizes that are certainly slower than the chosen one.
+        more_trials: Estimate of the further trials that would settle it, if means and variances
+            stay as they are; 0 when it is settled, None where 30 in total would not.
         pooled: Whether one variance was used for all sizes.
         sd: Standard deviation of log seconds within a trial; None where it is not known.
     """
@@ -74,8 +82,33 @@ class Selection:
     slower_by: Mapping[int, Estimate]
     equivalent: tuple[int, ...]
     dropped: tuple[int, ...]
+    more_trials: int | None
     pooled: bool
     sd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """How a size differs from the chosen one in log time: the mean, and its error.
+
+    `variance` is of one trial's difference; None where one trial cannot tell. `degrees` are those
+    of the t quantile, `count` the trials that both ran, `timing` the variance that all trials
+    share.
+    """
+
+    mean: float
+    variance: float | None
+    degrees: int
+    count: int
+    timing: float
+
+    def margin(self, level: float, count: int | None = None) -> float | None:
+        """Return the one-sided margin of the mean, after `count` trials of the same variance."""
+        if self.variance is None:
+            return None
+        trials = self.count if count is None else count
+        degrees = round(self.degrees * (trials - 1) / max(1, self.count - 1))
+        return t_quantile(degrees, level) * math.sqrt(self.variance / trials + self.timing)
 
 
 def next_look(trials_done: int) -> int | None:
@@ -117,41 +150,32 @@ def select(
             slower_by={},
             equivalent=(),
             dropped=(),
+            more_trials=None,
             pooled=True,
             sd=None,
         )
     residuals, degrees = _residuals([c for c in ran if not c.censored])
     squares = sum(float(values @ values) for values in residuals)
-    variance = squares / degrees if degrees > 0 else 0.0
+    variance = squares / degrees if degrees > 0 else None
     pooled = not _are_unlike(residuals, degrees)
     level = 1 - alpha / max(1, len(ran) - 1)
-    slower_by: dict[int, Estimate] = {}
-    # log ratios of the chosen size to each other one, at their upper bounds
-    upper: dict[int, float | None] = {}
+    slower_by = {chosen.batch_size: Estimate(value=0.0, lo=0.0, hi=0.0, n=len(chosen.values))}
+    pairs: list[_Pair] = []
     for other in ran:
-        size = other.batch_size
-        if other is chosen:
-            slower_by[size] = Estimate(value=0.0, lo=0.0, hi=0.0, n=len(chosen.values))
-            continue
-        differences = _differences(other, chosen)
-        count = len(differences)
-        mean = float(differences.mean()) if count else math.nan
-        margin: float | None = None
-        if pooled and degrees > 0 and count:
-            own = float(differences.var(ddof=1)) if count > 1 else 0.0
-            error = max(2 * variance, own) / count + 2 * timing_variance
-            margin = t_quantile(degrees, level) * math.sqrt(error)
-        elif count > 1:
-            error = float(differences.var(ddof=1)) / count + 2 * timing_variance
-            margin = t_quantile(count - 1, level) * math.sqrt(error)
-        slower_by[size] = _relative(mean, margin, count, bounded=not other.censored)
-        upper[size] = None if margin is None else margin - mean
-    known = [bound for bound in upper.values() if bound is not None]
-    if len(known) < len(upper):
-        regret = Estimate(value=0.0, lo=0.0, n=len(chosen.values))
-    else:
-        bound = math.expm1(max(0.0, *known)) if known else 0.0
-        regret = Estimate(value=0.0, lo=0.0, hi=bound, n=len(chosen.values))
+        if other is not chosen:
+            pair = _pair(other, chosen, variance if pooled else None, degrees, timing_variance)
+            pairs.append(pair)
+            slower_by[other.batch_size] = _relative(pair, level, bounded=not other.censored)
+    slower_by = dict(sorted(slower_by.items()))
+    bounds = [None if (m := pair.margin(level)) is None else m - pair.mean for pair in pairs]
+    known = [bound for bound in bounds if bound is not None]
+    highest = math.expm1(max(0.0, *known)) if known else 0.0
+    regret = Estimate(
+        value=0.0,
+        lo=0.0,
+        hi=highest if len(known) == len(bounds) else None,
+        n=len(chosen.values),
+    )
     settled = regret.hi is not None and regret.hi <= within and not chosen.censored
     return Selection(
         batch_size=chosen.batch_size,
@@ -167,9 +191,44 @@ def select(
         dropped=tuple(
             size for size, ratio in slower_by.items() if ratio.lo is not None and ratio.lo > 0
         ),
+        more_trials=0 if settled else _more_trials(chosen, pairs, level, math.log1p(within)),
         pooled=pooled,
-        sd=math.sqrt(variance) if degrees > 0 else None,
+        sd=None if variance is None else math.sqrt(variance),
     )
+
+
+def _pair(
+    other: Contender, chosen: Contender, pooled: float | None, degrees: int, timing: float
+) -> _Pair:
+    """Compare two sizes by the pooled variance, or by their own where that is larger.
+
+    Without a pooled variance by their own alone.
+    """
+    differences = _differences(other, chosen)
+    count = len(differences)
+    mean = float(differences.mean()) if count else math.nan
+    own = float(differences.var(ddof=1)) if count > 1 else None
+    if pooled is not None and count:
+        variance, freedom = max(2 * pooled, own or 0.0), degrees
+    else:
+        variance, freedom = own, count - 1
+    return _Pair(mean, variance, freedom, count, 2 * timing)
+
+
+def _more_trials(
+    chosen: Contender, pairs: Sequence[_Pair], level: float, wish: float
+) -> int | None:
+    """Return the further trials after which every margin would be within the wish."""
+    done = len(chosen.values)
+    if chosen.censored or any(pair.variance is None for pair in pairs):
+        return None
+    # a dropped size ran fewer trials, and runs no more
+    running = [pair for pair in pairs if pair.count == done]
+    for total in range(done + 1, MOST_TRIALS + 1):
+        margins = [(pair.margin(level, total) or 0.0) - pair.mean for pair in running]
+        if all(margin <= wish for margin in margins):
+            return total - done
+    return None
 
 
 def _choose(ran: Sequence[Contender]) -> Contender | None:
@@ -231,12 +290,12 @@ def _are_unlike(residuals: Sequence[Vector], degrees: int) -> bool:
     return unlike and bool(variances.max() > UNLIKE_RATIO * variances.min())
 
 
-def _relative(mean: float, margin: float | None, count: int, *, bounded: bool) -> Estimate:
+def _relative(pair: _Pair, level: float, *, bounded: bool) -> Estimate:
     """Return exp(mean ± margin) - 1; without an upper end unless `bounded`."""
-    if not count:
+    if not pair.count:
         return Estimate(value=None)
-    value = math.expm1(mean)
+    value, margin = math.expm1(pair.mean), pair.margin(level)
     if margin is None:
-        return Estimate(value=value, n=count)
-    high = math.expm1(min(mean + margin, 700.0)) if bounded else None
-    return Estimate(value=value, lo=math.expm1(mean - margin), hi=high, n=count)
+        return Estimate(value=value, n=pair.count)
+    high = math.expm1(min(pair.mean + margin, 700.0)) if bounded else None
+    return Estimate(value=value, lo=math.expm1(pair.mean - margin), hi=high, n=pair.count)

@@ -44,7 +44,7 @@ def test_a_target_no_better_than_the_best_constant_is_no_target():
     summary = summarize(records)
     assert summary["target_loss"] is None
     assert summary["recommendation"]["batch_size"] is None
-    assert not summary["recommendation"]["conclusive"]
+    assert not summary["recommendation"]["settled"]
     assert any("nothing was learned" in warning["text"] for warning in summary["warnings"])
 
 

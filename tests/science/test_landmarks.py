@@ -237,7 +237,7 @@ def test_a_correlated_size_is_not_eligible():
     )
     judgement = judge(run)
     assert judgement.choice.batch_size == 16
-    assert set(judgement.choice.ratios) == {16}
+    assert set(judgement.choice.slower_by) == {16}
     # why 16 is recommended where 632 would be best
     assert "the shuffle, not the size, was measured" in landmarks(run, judgement).premise
 
@@ -253,7 +253,7 @@ def test_what_the_shuffle_did_is_said_where_it_keeps_sizes_from_being_judged():
     )
     judgement = judge(run)
     assert judgement.choice.batch_size is None
-    assert not judgement.choice.conclusive
+    assert not judgement.choice.settled
     analysis = analyze(run)
     assert "similar to one another" in why_not(analysis, judgement.cells[0])
     assert "your shuffle, not the batch size" in describe(analysis).reason

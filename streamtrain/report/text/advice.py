@@ -216,7 +216,7 @@ def _of_rates(analysis: Analysis) -> Warnings:
                 f" ({tried}): the best may be beyond it."
             )
             yield text, "--lr-grid"
-    if len(cells) > 1 and run.header.trials == 1:
+    if len(cells) > 1 and analysis.summary.trials == 1:
         yield "One run per size: no interval, and no conclusion.", "--trials"
 
 
@@ -241,11 +241,6 @@ def _of_speed(summary: Summary) -> Warnings:
             f" {INPUT_BOUND:.0%} of the time; reading uses the same cores."
         )
         yield text, "--readers"
-    recommendation = summary.recommendation
-    is_open = recommendation.batch_size is not None and not recommendation.conclusive
-    if is_open and recommendation.more_trials:
-        trials = summary.trials + recommendation.more_trials
-        yield "The difference between the sizes is within the uncertainty.", f"--trials {trials}"
 
 
 def _smallest_loss(summary: Summary) -> float | None:

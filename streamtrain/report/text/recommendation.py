@@ -1,19 +1,22 @@
 """The answer in words: the sentence, the reason, and why each other size was not chosen."""
 
 import math
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from streamtrain.base.units import format_count
 from streamtrain.base.words import plural
 from streamtrain.plan.plan import default_window_rows
 from streamtrain.report.analysis import Analysis
 from streamtrain.report.number_format import (
+    at_most_slower_text,
     loss_text,
     seconds_text,
     size_text,
     sizes_text,
+    slower_text,
     target_word,
-    times_text,
 )
 from streamtrain.report.summary_parts import CellFigures, Recommended
 from streamtrain.report.text.headline import trained_sentence
@@ -21,27 +24,28 @@ from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up, rows_to_reach
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.judge import is_correlated
-from streamtrain.science.rule import EQUIVALENT_BELOW
 from streamtrain.science.run_log import Run
+from streamtrain.science.selection import Selection
 from streamtrain.science.shuffle_quality import BAD_SHUFFLE_ABOVE
 
 
 def describe(analysis: Analysis) -> Recommended:
-    """Return `recommendation` of `summary.json`: the rule's choice with its reasons in words."""
-    choice = analysis.judgement.choice
-    undecided = tuple(
-        size
-        for size, ratio in choice.ratios.items()
-        if size not in choice.equivalent and not _proven(ratio)
-    )
-    reason = _no_reason(analysis) if choice.batch_size is None else _reason(analysis, undecided)
+    """Return `recommendation` of `summary.json`: the choice with its reasons in words."""
+    run, choice, target = analysis.run, analysis.judgement.choice, analysis.judgement.target
+    chosen = next((cell for cell in analysis.cells if cell.batch_size == choice.batch_size), None)
+    folder = run.header.folder
+    command = f"streamtrain train --from {shlex.quote(folder)}" if folder and chosen else None
     return Recommended(
         batch_size=choice.batch_size,
-        reason=reason,
-        conclusive=choice.conclusive,
-        equivalent=tuple(choice.equivalent),
-        undecided=undecided,
+        learning_rate=None if chosen is None else chosen.lr,
+        settled=choice.settled,
+        slower_by=choice.regret,
+        equivalent=choice.equivalent,
+        target_loss=target,
+        target_rmse=target_rmse(run, target),
+        command=command,
         more_trials=choice.more_trials,
+        reason=_no_reason(analysis) if choice.batch_size is None else _reason(analysis),
         not_chosen={
             str(cell.batch_size): why_not(analysis, cell)
             for cell in analysis.cells
@@ -50,27 +54,98 @@ def describe(analysis: Analysis) -> Recommended:
     )
 
 
-def sentence(analysis: Analysis) -> str:
-    """Return the answer in one sentence.
+def target_rmse(run: Run, target: float | None) -> float | None:
+    """Return a loss as RMSE in the target's own units; None where its scale is not known."""
+    if target is None or run.header.target_sd is None:
+        return None
+    return math.sqrt(target) * run.header.target_sd
 
-    It says what the recommended size does, and how the largest size that is not as good compares.
+
+def sentence(analysis: Analysis) -> str:
+    """Return the answer in one or two sentences: the size, what it reaches, and how sure that is.
+
+    One of three ends: it is the fastest; others are as fast; or what would settle it.
     """
     summary = analysis.summary
-    recommendation, chosen = summary.recommendation, summary.recommended_cell
+    recommended, chosen = summary.recommendation, summary.recommended_cell
     if summary.verb == "train":
         return trained_sentence(analysis)
     if chosen is None:
-        return recommendation.reason
-    text = (
-        f"{size_text(chosen.batch_size)} reaches loss {target_word(summary.target_loss)} in"
-        f" {seconds_text(chosen.seconds_to_target)}"
+        return recommended.reason
+    goal = _goal(recommended)
+    # The interval is in the table: a sentence has one figure.
+    seconds = seconds_text(replace(chosen.seconds_to_target, lo=None, hi=None))
+    use = f"Use {size_text(chosen.batch_size)}"
+    if len(summary.cells) == 1:
+        return f"{use}, the only size tried: it reaches {goal} in {seconds} of training."
+    if not recommended.settled:
+        return f"{use}: it reaches {goal} in {seconds} of training{_doubt(analysis)}"
+    if len(recommended.equivalent) > 1:
+        bounds = [
+            cell.slower_by.hi or 0.0
+            for cell in summary.cells
+            if cell.batch_size in recommended.equivalent
+        ]
+        equal = _equal_sizes(summary.cells, recommended.equivalent)
+        within = at_most_slower_text(max(*bounds, recommended.slower_by.hi or 0.0))
+        return (
+            f"{use}: it reaches {goal} in {seconds} of training. {equal} do"
+            f" equally well (within {within}, 95 % sure): it does not matter which."
+        )
+    following = _next_fastest(summary.cells, chosen)
+    compared = "" if following is None else f"; the next, {_compared(following)}"
+    return (
+        f"{use}. It is the fastest of {len(summary.cells)} sizes to {goal} ({seconds} of"
+        f" training{compared})."
     )
-    others = [cell for cell in summary.cells if cell.batch_size not in recommendation.equivalent]
-    if others:
-        largest = max(others, key=lambda cell: cell.batch_size)
-        contrast = _contrast(analysis.run, largest, chosen)
-        text += f"; {size_text(largest.batch_size)} {contrast}"
-    return text + "." + _doubt(recommendation, len(summary.cells))
+
+
+def _goal(recommended: Recommended) -> str:
+    loss = f"loss {target_word(recommended.target_loss)}"
+    if recommended.target_rmse is None:
+        return loss
+    return f"RMSE {recommended.target_rmse:.4g} ({loss})"
+
+
+def _doubt(analysis: Analysis) -> str:
+    """Return how much slower than the best an unsettled choice may be, and what would tell."""
+    recommended, trials = analysis.summary.recommendation, analysis.summary.trials
+    bound = recommended.slower_by.hi
+    if bound is None:
+        return f". {'One trial' if trials == 1 else 'So few trials'} cannot tell how sure that is."
+    doubt = f", and may be {slower_text(bound)} slower than the best tried (95 %)."
+    if recommended.more_trials:
+        doubt += f" About {plural(recommended.more_trials, 'more trial')} would settle it."
+    return doubt
+
+
+def _equal_sizes(cells: Sequence[CellFigures], equivalent: Sequence[int]) -> str:
+    """Return the equivalent sizes: `64 to 1,024` where no other size lies between them."""
+    between = [
+        cell.batch_size for cell in cells if equivalent[0] <= cell.batch_size <= equivalent[-1]
+    ]
+    if len(equivalent) > 2 and len(between) == len(equivalent):
+        return f"{size_text(equivalent[0])} to {size_text(equivalent[-1])}"
+    *first, last = map(size_text, equivalent)
+    return f"{', '.join(first)} and {last}"
+
+
+def _next_fastest(cells: Sequence[CellFigures], chosen: CellFigures) -> CellFigures | None:
+    """Return the size that comes closest to the chosen one."""
+    others = [(cell.slower_by.value, cell) for cell in cells if cell is not chosen]
+    known = [(value, cell) for value, cell in others if value is not None]
+    return min(known, key=lambda pair: pair[0])[1] if known else None
+
+
+def _compared(cell: CellFigures) -> str:
+    """Return how many times as long a size takes as the chosen one."""
+    figure, size = cell.slower_by, size_text(cell.batch_size)
+    lo, hi = figure.lo, figure.hi
+    if lo is None:
+        return f"{size}, takes {1 + (figure.value or 0.0):.2g} times as long"
+    if hi is None:
+        return f"{size}, takes at least {1 + lo:.2g} times as long"
+    return f"{size}, takes {1 + lo:.2g} to {1 + hi:.2g} times as long"
 
 
 def why_not(analysis: Analysis, cell: Cell) -> str:
@@ -95,16 +170,15 @@ def why_not(analysis: Analysis, cell: Cell) -> str:
             "rows of its minibatches are similar to one another (design effect above"
             f" {BAD_SHUFFLE_ABOVE:g}): its figures describe the shuffle, not the size"
         )
-    ratio = choice.ratios.get(cell.batch_size)
-    if ratio is None or choice.best is None:
+    slower_by = choice.slower_by.get(cell.batch_size)
+    if slower_by is None or slower_by.value is None:
         return "reached the target, but its speed was not timed"
+    chosen = size_text(choice.batch_size or 0)
     if cell.batch_size in choice.equivalent:
-        return (
-            f"as good as {size_text(choice.best)} within {EQUIVALENT_BELOW - 1:.0%}, and larger"
-            " than needed"
-        )
-    proven = "" if _proven(ratio) else ": no difference proven at this budget"
-    return f"took {_ratio_text(ratio)} times the seconds of {size_text(choice.best)}{proven}"
+        return f"as fast as {chosen} within {at_most_slower_text(slower_by.hi or 0.0)}"
+    if cell.batch_size in choice.dropped:
+        return f"{slower_text(slower_by.value)} slower than {chosen}{_interval(slower_by)}"
+    return f"not told apart from {chosen} at this budget{_interval(slower_by)}"
 
 
 def _missed(analysis: Analysis, cell: Cell) -> str:
@@ -115,8 +189,11 @@ def _missed(analysis: Analysis, cell: Cell) -> str:
     if cell.steps_to_target:
         missed = len(cell.curves) - len(cell.steps_to_target)
         some = f" in {missed} of {len(cell.curves)} trials"
-    budget = budget_text(analysis.run)
-    return f"did not reach loss {target_word(target)}{some} within {budget} rows"
+    text = f"did not reach loss {target_word(target)}{some} within {budget_text(analysis.run)} rows"
+    slower_by = analysis.judgement.choice.slower_by.get(cell.batch_size)
+    if slower_by is None or (slower_by.lo or 0.0) <= 0:
+        return text
+    return f"{text}: at least {slower_text(slower_by.lo or 0.0)} slower"
 
 
 def budget_text(run: Run) -> str:
@@ -142,26 +219,35 @@ def mixed_span_rows(run: Run) -> int:
     return max(1, window // 64)
 
 
-def _reason(analysis: Analysis, undecided: Sequence[int]) -> str:
+def _interval(slower_by: Estimate) -> str:
+    """Return the interval of a ratio less one, in percent; empty without one."""
+    if slower_by.lo is None:
+        return ""
+    if slower_by.hi is None:
+        return f" (at least {slower_by.lo:.0%})"
+    return f" ({slower_by.lo:.0%} to {slower_by.hi:.0%})"
+
+
+def _reason(analysis: Analysis) -> str:
     """Return why the recommended size is recommended."""
     choice, target = analysis.judgement.choice, target_word(analysis.judgement.target)
     if len(analysis.cells) == 1:
         return "the only size measured: there is nothing to compare it with"
-    if len(choice.ratios) == 1:
-        return f"the only size that reached loss {target} in every trial"
-    if len(choice.equivalent) > 1:
-        sizes = ", ".join(map(size_text, choice.equivalent))
-        fastest = size_text(choice.best or choice.equivalent[0])
-        return (
-            f"the smallest of the sizes that are as good as the fastest ({fastest})"
-            f" within {EQUIVALENT_BELOW - 1:.0%}: {sizes}"
-        )
-    if not undecided:
-        return f"the fastest to loss {target}; every other size that reached it is slower"
-    one_run = choice.ratios[undecided[0]].lo is None
-    why = "one run of each cannot tell" if one_run else "the intervals overlap"
-    return (
-        f"the fastest to loss {target} in the median; {sizes_text(undecided)} may be as fast: {why}"
+    if len(choice.slower_by) == 1:
+        return f"the only size that reached loss {target}"
+    open_sizes = undecided(choice)
+    fastest = f"the fastest to loss {target} by the mean of log seconds"
+    if not open_sizes:
+        return f"{fastest}; every size outside {sizes_text(choice.equivalent)} is slower"
+    return f"{fastest}; not told apart from it: {sizes_text(open_sizes)}"
+
+
+def undecided(choice: Selection) -> tuple[int, ...]:
+    """Return the sizes that are neither as fast as the chosen one, nor slower, with certainty."""
+    return tuple(
+        size
+        for size, ratio in choice.slower_by.items()
+        if size not in choice.equivalent and size not in choice.dropped and ratio.n
     )
 
 
@@ -239,43 +325,3 @@ def _needed_budget(run: Run, cell: Cell, target: float) -> str:
     rows = max(*reachable, 1.1 * run.train_rows)
     budget = format_count(round_up(rows, 2)).replace(" ", "")
     return f"If its curve continues to fall as it did, --max-rows {budget} would."
-
-
-def _contrast(run: Run, cell: CellFigures, chosen: CellFigures) -> str:
-    """Return how another size compares with the chosen one."""
-    seconds, best = cell.seconds_to_target.value, chosen.seconds_to_target.value
-    match cell.status:
-        case "reached" if seconds is not None and best:
-            return f"takes {times_text(seconds / best)} times as long"
-        case "reached":
-            return "reaches it too"
-        case "diverged":
-            return "diverged"
-        case "out_of_memory":
-            return "ran out of memory"
-        case "failed":
-            return "failed"
-        case "not_reached":
-            return f"did not reach it within {budget_text(run)} rows"
-
-
-def _doubt(recommendation: Recommended, num_cells: int) -> str:
-    if recommendation.conclusive or num_cells == 1 or recommendation.batch_size is None:
-        return ""
-    doubt = " Inconclusive: no difference detected at this budget"
-    if recommendation.undecided:
-        chosen, others = recommendation.batch_size, recommendation.undecided
-        doubt += f" between {size_text(chosen)} and {sizes_text(others)}"
-    if not recommendation.more_trials:
-        return f"{doubt}."
-    return f"{doubt}; about {plural(recommendation.more_trials, 'more trial')} would show one."
-
-
-def _proven(ratio: Estimate) -> bool:
-    return ratio.lo is not None and ratio.lo > 1
-
-
-def _ratio_text(ratio: Estimate) -> str:
-    if ratio.lo is None or ratio.hi is None:
-        return f"{ratio.value:.2f}"
-    return f"{ratio.value:.2f} [{ratio.lo:.2f}, {ratio.hi:,.2f}]"
