@@ -323,7 +323,7 @@ def _around(lr: float, ratio: float) -> tuple[float, ...]:
 
 
 def _trial_rows(run: Run, target: float) -> int:
-    """The rows of a trial: four times what the fastest size needed, at most those of the last rung.
+    """The rows of a trial: four times what the fastest size needed, at most the last rung's.
 
     Sizes that miss the target within these rows are slower, with a bound.
     """
