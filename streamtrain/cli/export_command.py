@@ -11,7 +11,7 @@ from streamtrain.cli.flag_groups import GLOBAL, Output
 from streamtrain.cli.terminal import plain_warnings, show, writing
 from streamtrain.errors import ConfigError
 
-_OUT = "the ONNX file; default: model.onnx beside the model"
+_OUT = "the ONNX file; default: model.onnx next to the model"
 
 
 def export(

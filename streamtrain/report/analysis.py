@@ -87,8 +87,8 @@ class Summary:
         target_loss: The held-out loss to reach, in standardised target units; None when there is
             none.
         target_loss_chosen: How target_loss was chosen.
-        lr_rules: How learning rates follow from batch sizes; the first is that of `cells` and is
-            judged.
+        lr_rules: How learning rates follow from batch sizes; `cells` and the recommendation use the
+            first rule.
         fresh_seeds: True: the figures of cells are from seeds that did not choose their learning
             rates.
         holdout_loss_at_rows: Rows at which cells[].holdout_loss is compared: the largest
@@ -103,8 +103,8 @@ class Summary:
         best_constant_loss: The loss of the best constant.
         best_linear_loss: The loss of the best linear model.
         best_possible_loss: The smallest loss that any model can have; for generated data only.
-        landmarks: Sizes to know beside the recommended one.
-        confirmation: Sizes trained to the target from start to end, beside the prediction.
+        landmarks: Notable sizes besides the recommended one.
+        confirmation: Sizes trained to the target from start to end, with the predicted seconds.
         measures: What --measure asked for: noise_scale, sqrt_m_slope, curvature, sharpness,
             shuffle.
         arms: The other rules, each with cells like those above, at the same target; they are

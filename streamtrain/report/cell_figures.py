@@ -76,7 +76,7 @@ def _censored(reached: Mapping[int, float], missed: Mapping[int, float]) -> Esti
 
 
 def confirmations(run: Run, cells: Sequence[Cell]) -> tuple[Confirmation, ...]:
-    """Return the sizes trained to the target from start to end, beside their predicted seconds."""
+    """Return the sizes trained to the target from start to end, with their predicted seconds."""
     confirmed = []
     for cell in cells:
         records = {

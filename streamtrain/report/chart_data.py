@@ -145,7 +145,7 @@ def _add_ends(cells: list[Row], curves: Sequence[Row]) -> None:
 
 
 def _add_tradeoff_labels(cells: list[Row], references: Sequence[Row]) -> None:
-    """Add a height for the label beside each point of the trade-off chart.
+    """Add a height for the label next to each point of the trade-off chart.
 
     Labels of sizes of similar speed do not overlap there.
     """

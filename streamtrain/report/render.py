@@ -1,11 +1,12 @@
 """Draw charts in a separate process.
 
-The JavaScript engine behind the drawing needs much memory and aborts when it does not get it. In a
+The JavaScript engine that draws them needs a lot of memory and aborts if it cannot get it. In a
 separate process, such an abort does not lose the result of a run under a memory limit, and the
 memory does not count towards the run's peak.
 
-The process starts before the charts are known and loads its engine meanwhile. It draws them, and
-bundles the scripts of the page where no earlier report has left them in the user's cache folder.
+The process starts early and loads the engine while the charts are prepared. Then it draws them. It
+also bundles the scripts of the page, unless an earlier report has left them in the user's cache
+folder.
 """
 
 import base64
@@ -50,7 +51,7 @@ class Drawing:
         self._failure: OSError | None = None
 
     def __enter__(self) -> Self:
-        """Start the process. Where there is none, `draw` says so."""
+        """Start the process. If that fails, `draw` raises the error."""
         try:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "streamtrain.report.render"],
@@ -63,18 +64,19 @@ class Drawing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the process, whether it was asked or not."""
+        """End the process, whether or not it has drawn anything."""
         if self._child is not None:
             self._child.kill()
             with self._child:  # closes its pipes and waits for it
                 pass
 
     def draw(self, charts: Mapping[str, Any]) -> Drawn:
-        """Draw complete Vega-Lite specs, once.
+        """Draw complete Vega-Lite specs; can be called only once.
 
         The bundle is Vega, Vega-Lite and Vega-Embed as one script that sets `window.vegaEmbed`. It
-        includes the expression interpreter, which needs no `eval`. Raises ResourceError where the
-        process fails.
+        includes the expression interpreter, which needs no `eval`.
+
+        Raises ResourceError if the process fails.
         """
         cache = _cache_file()
         bundle = _read_bundle(cache)
@@ -90,15 +92,15 @@ class Drawing:
     def _ask(self, request: Mapping[str, Any]) -> Any:
         if self._child is None:
             raise ResourceError(
-                f"the charts could not be drawn ({self._failure}). Where Python can start another"
-                " process, streamtrain report draws them."
+                f"the charts could not be drawn ({self._failure}). Run streamtrain report where"
+                " Python can start another process."
             ) from self._failure
         output, errors = self._child.communicate(json.dumps(request).encode())
         if self._child.returncode:
             last = errors.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
             raise ResourceError(
-                f"the charts could not be drawn (exit {self._child.returncode}: {last[0]}). With"
-                " more memory, streamtrain report draws them."
+                f"the charts could not be drawn (exit {self._child.returncode}: {last[0]}). Run"
+                " streamtrain report with more memory."
             )
         return json.loads(output)
 
@@ -128,7 +130,7 @@ def _read_bundle(cache: Path | None) -> str | None:
 
 
 def _keep_bundle(cache: Path | None, bundle: str) -> None:
-    """Cache the bundle for the next report; a folder that cannot be written does no harm."""
+    """Cache the bundle for the next report; do nothing if the folder cannot be written."""
     if cache is None:
         return
     content = bundle.encode()
@@ -150,7 +152,7 @@ def _serve() -> None:
     bundle = vl_convert.javascript_bundle(_SNIPPET) if request["bundle"] else None
     json.dump({"charts": charts, "bundle": bundle}, sys.stdout)
     sys.stdout.flush()
-    os._exit(0)  # taking the engine apart would take time, and has nothing left to save
+    os._exit(0)  # a normal exit would spend time tearing down the engine
 
 
 if __name__ == "__main__":

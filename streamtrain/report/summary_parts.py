@@ -13,8 +13,8 @@ from streamtrain.types import ScoredOn, Status
 
 NOT_MEASURED = Estimate(value=None)
 
-#: A measured figure: the median of n values and its 95 % interval, which is that of a plain sample,
-#: so that it has no `kind`.
+#: A measured figure: the median of n values and its 95 % interval. The interval is of the ordinary
+#: kind for a sample, so `kind` is left out.
 Figure = Annotated[Estimate, Field(json_schema_extra={"not": {"required": ["kind"]}})]
 
 BatchSize = Annotated[int, Field(ge=1)]

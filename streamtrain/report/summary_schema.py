@@ -1,14 +1,14 @@
-"""The JSON schema of `summary.json`, made from `Summary` and the types it refers to.
+"""The JSON schema of `summary.json`, generated from `Summary` and the types it refers to.
 
-The package ships it as `schema.json`. After a change of a type:
+The package ships it as `schema.json`. Regenerate it after changing a type:
 
     python -m streamtrain.report.summary_schema > streamtrain/report/schema.json
 
-Keys are those that `json_fields` gives to whatever writes JSON. A description is the text of the
-field in the `Attributes` section of its class: this is where types of this project describe their
-fields anyway, and it keeps long texts out of annotations. `Annotated` has what a text cannot say:
-limits (`pydantic.Field`), and for a field of type `Json` the type it is written as (`WrittenAs`).
-Pydantic's own schema is used for simple types only, since that of a dataclass says what may be
+`json_fields` gives the keys, here and wherever JSON is written. The description of a field is its
+text in the `Attributes` section of its class, where this project documents fields anyway; this
+keeps long texts out of annotations. `Annotated` holds what a text cannot say: limits
+(`pydantic.Field`), and for a field of type `Json` the type it is written as (`WrittenAs`).
+Pydantic's own schema is used for simple types only. For a dataclass it would describe what may be
 read, where keys may be missing or unknown, and not what is written.
 """
 

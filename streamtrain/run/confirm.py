@@ -1,6 +1,6 @@
-"""The recommendation put to the test.
+"""Check the recommendation: train to the target from shards, and measure the time.
 
-The recommended size and its neighbours are trained to the target from shards, against the clock.
+The recommended size and its neighbours are trained.
 """
 
 import math
@@ -12,14 +12,14 @@ from streamtrain.science.cells import Cell
 from streamtrain.science.judge import Judgement, judge
 from streamtrain.science.run_log import Run
 
-#: The most trials in which a size is run again: a time needs repeats, but few of them.
+#: At most this many trials are run again for each size: a few repeats are enough for a time.
 MOST_TRIALS = 3
 
 
 def confirm(prepared: Prepared, run: Run, emit: Emit) -> None:
     """Emit a `confirmation` record for each size and trial; none without a recommendation.
 
-    The rows and initial weights of a trial can be repeated, so the step at which it reached the
+    The rows and initial weights of a trial are reproducible, so the step at which it reached the
     target is known. The learner trains up to that step, alone on the machine, and is evaluated
     after the clock has stopped. Sizes take turns within a trial.
     """
@@ -33,9 +33,9 @@ def confirm(prepared: Prepared, run: Run, emit: Emit) -> None:
 
 
 def neighbours(judgement: Judgement) -> list[Cell]:
-    """Return the recommended size between the next smaller and larger ones that reached the target.
+    """Return the recommended size and the next smaller and larger ones that reached the target.
 
-    Ascending; empty when no size is recommended.
+    They are ascending. The list is empty when no size is recommended.
     """
     reached = sorted(
         (cell for cell in judgement.cells if cell.status == "reached"),

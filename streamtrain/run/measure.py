@@ -67,7 +67,7 @@ def measure_sweep(prepared: Prepared, run: Run, learners: list[Learner], emit: E
     if budget.projected_bytes + MEASURING_BYTES > budget.limit_bytes:
         text = (
             f"not measured: --memory {format_bytes(budget.limit_bytes)} does not leave"
-            f" {format_bytes(MEASURING_BYTES)} for it beside the stream"
+            f" {format_bytes(MEASURING_BYTES)} for it in addition to the stream"
         )
         emit(MeasuringStarted(skipped=text))
         return

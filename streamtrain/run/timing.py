@@ -21,29 +21,29 @@ from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
 #: The fewest timing repeats; a sweep with more trials has one repeat per trial.
 REPEATS = 5
 
-#: Larger minibatches are timed on this many rows only: the one step at their end no longer counts.
+#: Larger minibatches are timed on this many rows only: the update at their end is negligible.
 MOST_TIMED_ROWS = 2**20
 
 #: A smaller block is repeated up to about this many rows. A minibatch of a million rows would
-#: otherwise take one call for every few rows.
+#: otherwise need one call per few rows.
 LEAST_TIMED_ROWS = 2**14
 
 #: A timed region takes about this long, or one step.
 REGION_SECONDS = 0.12
 
-#: After a short run a region is shorter, down to this; five of them still give a figure to compare.
+#: After a short run regions are shorter, down to this; five of them still suffice to compare sizes.
 SHORTEST_REGION_SECONDS = 0.015
 
-#: The timing takes about this share of the seconds of the passes, between the two limits above.
+#: The timing takes about this fraction of the time of the passes, between the two limits above.
 TIMED_SHARE = 0.1
 
 #: The stream is at rest when none of its tasks has ended for this long.
 REST_SECONDS = 0.06
 
-#: With shorter regions a rest is shorter in proportion, down to this, which is longer than a task.
+#: Rests shrink in proportion to the regions, down to this, which is longer than a task.
 SHORTEST_REST_SECONDS = 0.02
 
-#: A stream that never comes to rest is timed all the same after this long.
+#: A stream that has not come to rest after this long is timed anyway.
 LONGEST_WAIT_SECONDS = 5.0
 
 
@@ -62,13 +62,13 @@ def measure_throughput(
     training. `core_seconds` is the processor time of all threads, because steps and delivery share
     the cores in training (`science/cells.py`).
 
-    The sizes take turns within a repeat, so that a drift of the machine's speed affects all of them
+    The sizes take turns within a repeat, so that a drift in the machine's speed affects all of them
     alike. Warm-up is not timed, and no step is timed while the stream still reads ahead. Each trial
     needs its own repeat: trials that shared a repeat would share its noise, and an interval over
     trials would be too narrow.
 
-    `pass_seconds` is what the passes of the run took. All regions and rests together take about a
-    tenth of it, but a region takes 15 ms at least and 0.12 s at most, and a rest 20 to 60 ms.
+    `pass_seconds` is the time that the passes of the run took. All regions and rests together take
+    about a tenth of it, but each region takes 15 to 120 ms, and each rest 20 to 60 ms.
     """
     region, rest = _durations(pass_seconds, repeats, len(batch_sizes))
     stats = FetchStats()
@@ -119,8 +119,8 @@ def _time_delivery(
 ) -> DeliveryTimed:
     """Take blocks for one region, and count the time until the stream is at rest again.
 
-    The stream is at rest before and after, with the same windows read ahead. So as many rows were
-    built within the region as were taken.
+    The stream is at rest before and after, with the same number of windows read ahead. So as many
+    rows are built in the timed region as are taken.
     """
     _wait_until_at_rest(stats, rest)
     started, core_started = time.perf_counter(), time.process_time()
@@ -139,7 +139,7 @@ def _time_delivery(
 
 
 def _wait_until_at_rest(stats: FetchStats, rest: float) -> None:
-    """Wait until the stream has read ahead all that it may."""
+    """Wait until the stream has read ahead as far as it may."""
     started = last_change = time.perf_counter()
     tasks_ended = stats.tasks
     while (
@@ -152,7 +152,7 @@ def _wait_until_at_rest(stats: FetchStats, rest: float) -> None:
 
 
 def _timed_block(rows: np.ndarray) -> np.ndarray:
-    """Return a copy of the first rows, repeated where there are few."""
+    """Return a copy of the first rows, repeated if there are few."""
     rows = rows[:TIMED_ROWS]
     return np.tile(rows, (max(1, LEAST_TIMED_ROWS // len(rows)), 1))
 

@@ -14,14 +14,14 @@ def contenders(run: Run, cells: Sequence[Cell]) -> list[Contender]:
     """Return one contender per cell: log(rows to the target) plus the mean log seconds per row.
 
     A trial that missed the target counts as censored at its last evaluation. Cells that diverged or
-    failed in any trial are left out. Without timings, rows stand for seconds.
+    failed in any trial are left out. Without timings, rows are used instead of seconds.
     """
     found: list[Contender] = []
     for cell in cells:
         if cell.status not in ("reached", "not_reached") or not cell.curves:
             continue
         cost = mean_log_cost(run, cell.batch_size)
-        # A crossing within the first step is at a fraction of a row's work at least.
+        # a crossing within the first step may be at row 0, which has no logarithm
         reached = {
             trial: math.log(max(rows, 1e-3)) + cost for trial, rows in cell.rows_to_target.items()
         }
@@ -41,9 +41,9 @@ def mean_log_cost(run: Run, batch_size: int) -> float:
 
 
 def timing_variance(run: Run, sizes: Sequence[int]) -> float:
-    """Return the variance of `mean_log_cost`, pooled over sizes, less what repeats have in common.
+    """Return the variance of `mean_log_cost`, pooled over sizes, without what sizes have in common.
 
-    A slow repeat slows all sizes alike (the sizes take turns within it), and does not count.
+    A slow repeat slows all sizes alike, since they take turns within it, so it does not count.
     """
     per_size = [np.log(throughput(run, size)[0]) for size in sizes]
     repeats = min((len(speeds) for speeds in per_size), default=0)

@@ -1,4 +1,4 @@
-"""Losses at equal steps and at equal time, beside those at equal rows.
+"""Losses at equal steps and at equal time, in addition to equal rows.
 
 A budget of one kind only favours some sizes (Shallue et al. 2018, arXiv 1811.03600, §4.3).
 """

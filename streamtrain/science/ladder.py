@@ -1,14 +1,15 @@
 """Choose the next pass of a sweep that finds its own rows, rates and trials within a budget.
 
-A ladder of tuning passes comes first: each rung has fresh seeds and up to four times the rows of
-the one before, and tries at every size the learning rates around the best one so far. It ends when
-another doubling of the rows improves the best loss by less than 1 %, or when a longer rung would
-not leave time to compare. Then every size runs at its best rate on further seeds, in trials
-(science/selection.py): after each look the sizes that are certainly slower are dropped, until the
-regret of the chosen one is within the wish, or the budget is spent.
+A ladder of tuning passes comes first. Each rung has fresh seeds and up to four times the rows of
+the one before, and tries every size at the learning rates around its best one so far. The ladder
+ends when another doubling of the rows improves the best loss by less than 1 %, or when a longer
+rung would leave no time for the comparison. Then every size runs at its best rate in trials on
+further seeds (science/selection.py). After each look, sizes that are certainly slower are dropped.
+The trials end when the regret of the chosen size is at most `sweep.within`, or when the budget is
+spent.
 
-Every decision is a function of the records before it, seconds included. So a resumed sweep decides
-as the interrupted one would have.
+Every decision is a function of the records before it, including their seconds, so a resumed sweep
+decides as the interrupted one would have.
 """
 
 import math
@@ -39,7 +40,7 @@ TARGET_MARGIN = 0.02
 #: A trial ends at this many times the rows that the best size needed to reach the target.
 TRIAL_LENGTH = 4
 
-#: Trials of all sizes that the ladder leaves time for: three, and five with half of the sizes.
+#: The ladder leaves time for this many trials of all sizes: three, and five of half of the sizes.
 TRIALS_RESERVED = 5.5
 
 #: The fraction of the budget for the passes. The rest is for opening, timing and measuring.
@@ -144,9 +145,9 @@ def select_among(run: Run, target: float, trials: Sequence[int]) -> Selection:
 def contest_target(run: Run) -> float | None:
     """Return the loss that the trials must reach; None where nothing was learned.
 
-    It is within 2 % of the smallest loss of the last rung, or the loss at half of its rows where
-    that is higher: a size that needs twice the rows of the best can then show it. Where a linear
-    model is worse than the best but better than that, the target is below the linear one.
+    It is 2 % above the smallest loss of the last rung, or the loss at half of its rows if that is
+    higher, so that a size that needs twice the rows of the best still reaches it. If the loss of a
+    linear model is between the smallest loss and this target, the target is set below that loss.
     """
     if given := run.header.target_loss:
         return float(given[0])
@@ -253,7 +254,7 @@ def _next_rows(run: Run, rungs: Sequence[PassEnded], rows: int) -> int | None:
 
 
 def _affordable(run: Run, rows: int, replicas: int, *, reserve: bool = True) -> bool:
-    """Whether a pass fits into the budget, with `reserve` together with the trials after it."""
+    """Whether a pass fits into the budget; with `reserve`, together with the trials after it."""
     ladder, sizes = _ladder(run), len(run.batch_sizes)
     trials = TRIALS_RESERVED if reserve else 0.0
     if ladder.budget_rows is not None:
@@ -322,9 +323,9 @@ def _around(lr: float, ratio: float) -> tuple[float, ...]:
 
 
 def _trial_rows(run: Run, target: float) -> int:
-    """The rows of a trial: four times what the fastest size needs, at most as in the last rung.
+    """The rows of a trial: four times what the fastest size needed, at most the last rung's.
 
-    The sizes that do not get there within them are slower, with a bound.
+    Sizes that miss the target within these rows are slower, with a bound.
     """
     rung = _last_rung(run)
     rows = rung_rows(run, rung.trial)

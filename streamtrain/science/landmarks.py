@@ -1,4 +1,4 @@
-"""Batch sizes to know beside the recommended one (docs/science.md §7).
+"""Notable batch sizes besides the recommended one (docs/science.md §7).
 
 They are the optimum of the laws, the size with the fewest rows, the one with the fewest steps, and
 the largest that wastes at most 20 % of its rows.

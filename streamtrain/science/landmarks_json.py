@@ -92,7 +92,7 @@ class StabilityJson(TypedDict):
 
 
 class LandmarksJson(TypedDict):
-    """Sizes to know beside the recommended one.
+    """Notable sizes besides the recommended one.
 
     Attributes:
         laws: The laws that they follow from.

@@ -47,7 +47,7 @@ def variance_and_signal_from_norms(
 ) -> tuple[PerBatch, PerBatch]:
     """Return unbiased (tr Σ, |G|²) from the mean gradient of N rows and each row's |g_i|², (N,).
 
-    No gradient of a single row has to be held.
+    No per-row gradient has to be kept in memory.
     """
     rows = squared_norms_N.shape[-1]
     square = (np.asarray(mean_gradient_P, dtype=float) ** 2).sum(axis=-1)
@@ -60,7 +60,7 @@ def weighted_variance_and_signal(
 ) -> tuple[float, float]:
     """Return unbiased (tr HΣ, GᵀHG) from K ≥ 2 independent micro-batches of `rows` rows each.
 
-    `hvp` maps (K, P) to the product of each row with H, which must come from other rows than the
+    `hvp` multiplies each of the K vectors of (K, P) by H. H must come from other rows than the
     gradients. tr HΣ = b/(K-1) Σ(g_k - ḡ)ᵀH(g_k - ḡ); GᵀHG is the mean of g_jᵀHg_k over j ≠ k. It
     takes K products with H and no P x P matrix.
     """
@@ -82,7 +82,7 @@ def noise_scale(variances_T: Vector, signals_T: Vector) -> Estimate:
 def block_bootstrap(
     variances_S: Vector, signals_S: Vector, *, block: int, resamples: int = 2000
 ) -> Estimate:
-    """Return the noise scale over S steps of training, whose neighbours are not independent.
+    """Return the noise scale over S steps of training, which are not independent of each other.
 
     Percentile interval of a bootstrap with circular blocks of `block` steps and a fixed seed
     (Politis and Romano 1992). `n` counts the blocks, not the steps.
@@ -101,7 +101,7 @@ def block_bootstrap(
 
 
 def adam_scale(second_moment_P: Vector, epsilon: float = 1e-8) -> Vector:
-    """Return what a gradient is multiplied by before it is measured under Adam: 1/(√v̂ + ε)."""
+    """Return 1/(√v̂ + ε), the factor for gradients that are measured under Adam."""
     return 1.0 / (np.sqrt(second_moment_P) + epsilon)
 
 
@@ -123,8 +123,8 @@ def group_variances(gradients_GP: Vector, levels: int) -> Vector:
 def sqrt_m_slope(sizes_M: ArrayLike, variances_TM: ArrayLike) -> Estimate:
     """Return the slope of log standard deviation against log m, from T sets of rows.
 
-    It is -½ for independent rows. Sets are independent of one another. `variances_TM`: tr Var of
-    the gradient of m rows in each set. Variances are averaged before the logarithm is taken, since
+    It is -½ for independent rows. The sets must be independent. `variances_TM`: tr Var of the
+    gradient of m rows in each set. Variances are averaged before the logarithm is taken, since
     its bias would otherwise look like a slope. The interval is a jackknife over the sets.
     """
     log_m = np.log(np.asarray(sizes_M, dtype=float))

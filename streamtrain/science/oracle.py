@@ -68,12 +68,12 @@ class GaussianLinear:
     def curve(self, batch_sizes_S: Sequence[int], lr: float, fraction: float = 0.0) -> Vector:
         """Return the mean excess loss before and after each step, (S + 1,), step by step.
 
-        `batch_sizes_S`: the rows of each step. With a `fraction` it is that of the weights averaged
-        over this fraction of the rows (training/averaging.py), and otherwise of the weights. The
-        state is linear in (D, D̄), with D̄ the error of the average. Of its joint second moments
-        the excess needs m_i, c_i = E D_iD̄_i and v_i = E D̄_i² alone, as features are independent: a
-        step makes c_i (1 - ηλ_i)c_i, and a move by a mixes v' = (1-a)²v + 2a(1-a)c + a²m and c' =
-        (1-a)c + am.
+        `batch_sizes_S`: the rows of each step. With a `fraction`, the curve is for the weights
+        averaged over this fraction of the rows (training/averaging.py). The state is linear in
+        (D, D̄), with D̄ the error of the average. Since features are independent, the excess needs
+        only m_i, c_i = E D_iD̄_i and v_i = E D̄_i² of its joint second moments. A step multiplies
+        c_i by 1 - ηλ_i. An update of the average by the fraction a gives v' = (1-a)²v + 2a(1-a)c +
+        a²m and c' = (1-a)c + am.
         """
         lam = np.asarray(self.eigenvalues, dtype=float)
         m = c = v = np.asarray(self.start, dtype=float)

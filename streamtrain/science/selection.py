@@ -1,12 +1,13 @@
 """Decide between minibatch sizes after any number of paired trials, with a bound on the regret.
 
 Each trial (one seed) runs every size on the same rows from the same weights, so sizes are compared
-within trials (common random numbers). Trials come in looks: after a look, sizes that are certainly
-slower are dropped, and the sweep stops when the chosen size is certainly within the wish of the
-best. The variance is pooled over sizes, with trials as blocks: log times less their size and trial
-means have nearly one variance. A pair that varies more than that is judged by its own variance. The
-bound counts every comparison (Bonferroni). The looks need no further factor: over whole simulated
-sweeps with six looks it is false in at most 5 % (tests/science/test_selection.py).
+within trials (common random numbers). The results are looked at after 3, 5, 8 … trials. At each
+look, sizes that are certainly slower are dropped, and the sweep stops if the chosen size is
+certainly at most `within` slower than the best. The variance is pooled over sizes, with trials as
+blocks, because log times minus their size and trial means have nearly the same variance at every
+size. A pair that varies more is judged by its own variance. The bound is corrected for the number
+of comparisons (Bonferroni). It needs no correction for the looks: in whole simulated sweeps with
+six looks, it is false in at most 5 % (tests/science/test_selection.py).
 
 Hsu 1984 (Annals of Statistics 12(3), multiple comparisons with the best); Kim and Nelson 2001 (ACM
 TOMACS 11(3), sequential selection with common random numbers). docs/science.md §13.
@@ -64,11 +65,11 @@ class Selection:
 
     Attributes:
         batch_size: The chosen size; None where no size reached the target in half of its trials.
-        settled: Whether the regret bound is within the wish.
+        settled: Whether the bound of the regret is at most `within`.
         regret: How much slower the chosen size is than the best tried: `hi` is the bound; None with
             a single trial.
         slower_by: Each size against the chosen one. `hi` is None where a trial missed the target.
-        equivalent: Sizes that are certainly within the wish of the best, and the chosen one.
+        equivalent: Sizes that are certainly at most `within` slower than the best, and the chosen.
         dropped: Sizes that are certainly slower than the chosen one.
         more_trials: Estimate of the further trials that would settle it, if means and variances
             stay as they are; 0 when it is settled, None where 30 in total would not.
@@ -131,7 +132,7 @@ def select(
 
     The smallest mean log time is chosen among the sizes that reached the target in every trial, or
     else in at least half. A missed trial counts with its lower bound: that can only make another
-    size look closer, so bounds stay true. Sizes with missed trials are left out of the variance.
+    size look closer, so bounds stay valid. Sizes with missed trials are left out of the variance.
 
     Args:
         contenders: Every size that was tried, dropped ones with the trials they ran.
@@ -250,7 +251,7 @@ def _differences(one: Contender, other: Contender) -> Vector:
 
 
 def _residuals(complete: Sequence[Contender]) -> tuple[list[Vector], int]:
-    """Return the residuals of each size in a two-way fit, size + trial, and their joint freedom.
+    """Return each size's residuals in a two-way fit, size + trial, and their degrees of freedom.
 
     The fit is by least squares, since dropped sizes ran fewer trials.
     """
@@ -274,7 +275,7 @@ def _residuals(complete: Sequence[Contender]) -> tuple[list[Vector], int]:
 
 
 def _are_unlike(residuals: Sequence[Vector], degrees: int) -> bool:
-    """Whether Bartlett's test finds that sizes vary unlike, from five trials of each on."""
+    """Whether Bartlett's test finds unequal variances among sizes with at least five trials."""
     tested = [values for values in residuals if len(values) >= 5]
     if degrees <= 0 or len(tested) < 3:
         return False

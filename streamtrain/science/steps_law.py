@@ -22,15 +22,14 @@ from streamtrain.science.intervals import Estimate, Sample, Vector, log_estimate
 from streamtrain.science.landmarks_json import GrowthJson
 from streamtrain.science.scipy_functions import minimize_between
 
-#: Stretches of the loss, equal on a logarithmic scale. The first starts at this fraction of the
-#: smallest untrained loss, so below every one of them.
+#: The number of stretches of the loss, equal on a logarithmic scale. The first starts at the
+#: fraction `START` of the smallest untrained loss, and so below every curve's untrained loss.
 STRETCHES, START = 4, 0.8
 
-#: A local B_crit that grows by more than this makes a growing minibatch worthwhile: a choice of
-#: this project.
+#: A growing minibatch is considered worthwhile if the local B_crit grows by more than this factor.
 MUCH_GROWTH = 4.0
 
-#: A size that crosses a stretch in no measurable step counts as having taken this many.
+#: A size whose curve crosses both ends of a stretch at the same step counts as taking this many.
 _FEWEST_STEPS = 1e-3
 
 #: Points at which the fit looks for B_crit before it refines the best one.
@@ -77,7 +76,7 @@ class LocalGrowth:
     doublings: int
 
     def to_json(self) -> GrowthJson:
-        """Return the growth in the form of `summary.json`."""
+        """Return the growth as it is written to `summary.json`."""
         return {
             "losses": list(self.losses),
             "local_critical": list(self.local_critical),
@@ -94,7 +93,7 @@ def fit_steps(batch_sizes_M: Sample, steps_M: Sample) -> StepsFit:
     the ends of that range the curve is flat or is still in perfect scaling, and the fitted value
     is only a bound.
 
-    Raises ValueError below three sizes.
+    Raises ValueError for fewer than three sizes.
     """
     sizes = np.asarray(batch_sizes_M, dtype=float)
     log_steps = np.log(np.asarray(steps_M, dtype=float))
@@ -135,7 +134,7 @@ def fit_steps_law(batch_sizes_M: Sample, steps_TM: Sequence[Sequence[float]] | V
     """Fit the law to the steps to a target in T independent trials at M sizes.
 
     Values come from the fit to the mean of log S. Intervals are Student's, on logarithms, over the
-    fits of single trials; one trial gives none.
+    fits of single trials; with one trial there are none.
     """
     steps = np.atleast_2d(np.asarray(steps_TM, dtype=float))
     joint = fit_steps(batch_sizes_M, np.exp(np.log(steps).mean(axis=0)))
@@ -171,13 +170,12 @@ def adaptive_batch_bound(steps_S: Sample, critical_S: Sample) -> float:
 
     γ is the constant of the trade-off between steps and rows with a minibatch that grows
     (McCandlish et al. 2018, appendix D): growing the minibatch could save at most 100·(1 - γ) % of
-    the rows, and against a fixed size B that over 1 + B_crit/B (`adaptive_saving`). `steps_S` is
-    ascending.
+    the rows. Compared with a fixed size B, the saving is divided by 1 + B_crit/B
+    (`adaptive_saving`). `steps_S` is ascending.
     """
     steps, critical = np.asarray(steps_S, dtype=float), np.asarray(critical_S, dtype=float)
     smallest, examples = steps[-1] - steps[0], np.trapezoid(critical, steps)
-    # The trapezoids of √B are not the roots of the trapezoids of B: the Cauchy-Schwarz inequality
-    # holds for this rule up to rounding only, hence the minimum.
+    # the trapezoid rule keeps the Cauchy-Schwarz inequality only up to rounding, hence the minimum
     return float(min(np.trapezoid(np.sqrt(critical), steps) ** 2 / (smallest * examples), 1.0))
 
 
@@ -192,8 +190,8 @@ def adaptive_saving(gamma: float, batch_size: float, critical: float) -> float:
 def local_growth(reached: Sequence[Cell], target: float) -> LocalGrowth | None:
     """Return how B_crit grows along the curves of cells that reached `target` in every trial.
 
-    None below three sizes, without a trial that all sizes ran, and where the losses leave too short
-    a way to the target. The interval of the growth is Student's, on logarithms, over trials.
+    None for fewer than three sizes, without a trial that all sizes ran, or if the losses start too
+    close to the target. The interval of the growth is Student's, on logarithms, over trials.
     """
     sizes = np.array([cell.batch_size for cell in reached], dtype=float)
     trials = shared_trials(reached)
@@ -217,7 +215,7 @@ def local_growth(reached: Sequence[Cell], target: float) -> LocalGrowth | None:
         growth_T.append(float(trial_critical_K[-1] / trial_critical_K[0]))
     growth = log_estimate(float(critical_K[-1] / critical_K[0]), growth_T)
     edges = np.concatenate([[0.0], np.cumsum(smallest_K)])
-    # b_k is a staircase: for trapezoids each height counts at both ends of its step.
+    # b_k is piecewise constant: the trapezoid rule gets each value at both ends of its stretch
     gamma = adaptive_batch_bound(np.repeat(edges, 2)[1:-1], np.repeat(critical_K, 2))
     return LocalGrowth(
         losses=tuple(losses.tolist()),

@@ -113,7 +113,7 @@ def apply_null_policy_to_evaluation(source: Source, rows: np.ndarray) -> np.ndar
         value = rows[bad[:, column], column][0]
         raise DataError(
             f"{source.dataset.url}: column {name!r}: the value {value:.6g} of a held-out row is too"
-            " large for float32 beside the other rows' standard deviation of"
+            " large for float32; the other rows' standard deviation is"
             f" {1 / source.standard.scale[column]:.3g}. {_remedy(source, name)}"
         )
     if source.fill is None:

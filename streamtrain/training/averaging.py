@@ -1,15 +1,16 @@
-"""The average of the weights that is judged and delivered: when it moves, and by how much.
+"""The average of the weights that is judged and delivered: when it is updated, and by how much.
 
 An exponential average over a constant fraction f of the rows so far (Karras et al. 2024, arXiv
-2312.02696 §3; at a constant learning rate it replaces the decay: Zhang et al. 2024, arXiv
-2410.21676). A step that brings the rows of the steps taken to r moves it if r >= next:
+2312.02696 §3). At a constant learning rate it replaces the decay (Zhang et al. 2024, arXiv
+2410.21676). After a step, with r the rows of all steps so far, it is updated if r >= next:
 
     k = r - r_last; a = min(1, k / (f · r)); average += a · (parameters - average)
     r_last = r; next = r + max(1, r // 256)
 
 It starts at the initial parameters with r_last = next = 0, so that the first steps copy (a = 1).
-It moves once in 0.4 % of the rows, or at every step where minibatches are larger, and so costs next
-to nothing. It depends on rows only: neither blocks nor threads change it.
+It is updated once per 0.4 % of the rows so far, or at every step if minibatches are larger than
+that, so it costs almost nothing. It depends only on row counts: blocks and threads do not change
+it.
 """
 
 import numpy as np
@@ -18,12 +19,11 @@ import numpy as np
 def average_shares(
     ends_S: np.ndarray, fraction: float, last: int, due: int
 ) -> tuple[np.ndarray, int, int]:
-    """Return how far each of S steps moves the average, and `r_last` and `next` after them.
+    """Return the share `a` of each of S steps, and `r_last` and `next` after them.
 
     `ends_S`: the rows after each step, ascending. `last`, `due`: `r_last` and `next` before them.
-    The shares are float64 (S,), and 0 for a step that leaves the average; all are 0 when `fraction`
-    is 0, which means that there is no average. The kernel computes the same rule
-    (kernels/updates.py).
+    The result is float64 (S,), and 0 for a step that does not update the average. `fraction` 0
+    means no average: all are 0. The kernel computes the same rule (kernels/updates.py).
 
     >>> average_shares(np.array([32, 64]), 0.1, 0, 0)
     (array([1., 1.]), 64, 65)
@@ -37,7 +37,7 @@ def average_shares(
         shares_S[step] = min(1.0, (rows - last) / (fraction * rows))
         last, due = rows, rows + max(1, rows // 256)
         step += 1
-        # The next step is due in most calls; only where it is not, is one sought.
+        # usually the next step is due, and no search is needed
         if step < len(ends_S) and ends_S[step] < due:
             step = int(np.searchsorted(ends_S, due))
     return shares_S, last, due

@@ -7,9 +7,9 @@ from streamtrain.config import TrainConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Minibatches of one size, from the first edge of a minibatch at or after `first_row` on.
+    """Minibatches of one size, from the first minibatch edge at or after `first_row`.
 
-    `beta2`: Adam's, of a step of that size.
+    `beta2`: Adam's β₂ per step of that size.
     """
 
     first_row: int
@@ -20,7 +20,7 @@ class Stage:
 def later_stages(train: TrainConfig) -> tuple[Stage, ...]:
     """Return the stages after the first one; empty when the size does not change.
 
-    Raises ConfigError for a beta2 that float32 cannot forget by at one of the sizes.
+    Raises ConfigError if beta2 is too close to 1 for float32 at one of the sizes.
 
     >>> later_stages(TrainConfig(batch_schedule="32@0,1024@64k"))
     (Stage(first_row=64000, batch_size=1024, beta2=0.999),)
@@ -32,9 +32,9 @@ def later_stages(train: TrainConfig) -> tuple[Stage, ...]:
 
 
 def rows_to_edge(row: int, rows: int, taken: int, batch_size: int) -> int:
-    """Return the rows from `rows` to the first edge of a minibatch at or after row `row`.
+    """Return the rows from `rows` to the first minibatch edge at or after row `row`.
 
-    `taken`: rows of minibatches of this size since the last edge that began one, modulo whole ones.
+    `taken`: the rows that the current minibatch already has at `rows`.
 
     >>> rows_to_edge(100, 90, 8, 32), rows_to_edge(100, 104, 22, 32), rows_to_edge(100, 104, 0, 32)
     (24, 10, 0)

@@ -1,4 +1,4 @@
-"""The facts beside the charts: the same on the page and in report.md, and all of them measured."""
+"""The facts next to the charts: the same on the page and in report.md, and all of them measured."""
 
 import html
 import json

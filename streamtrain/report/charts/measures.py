@@ -16,7 +16,7 @@ from streamtrain.report.charts.theme import (
 
 
 def noise_scale(summary: Summary, tables: Tables) -> AnyChart | None:
-    """The noise scales and the critical batch size beside the recommended one; None without one."""
+    """The noise scales and the critical batch size with the recommended one; None without one."""
     rows = tables["noise"]
     if not any(row["kind"] == "measured" for row in rows):
         return None
@@ -48,7 +48,7 @@ def noise_scale(summary: Summary, tables: Tables) -> AnyChart | None:
     ]
     title = "Noise scales"
     if any(row["kind"] == "chosen" for row in rows):
-        title += " beside the recommended size"
+        title += " and the recommended size"
     return alt.layer(*layers).properties(title=title)
 
 

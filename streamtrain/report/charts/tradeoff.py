@@ -226,7 +226,7 @@ def _points(base: alt.Chart, x: alt.X, y: alt.Y, color: alt.Color) -> list[alt.C
 
 
 def _sides(base: alt.Chart, x: alt.X, title: str, middle: float) -> list[alt.Chart]:
-    """Return labels with the exact sizes beside their points.
+    """Return labels with the exact sizes next to their points.
 
     They are on the side that faces the `middle`, so that none leaves the chart.
     """

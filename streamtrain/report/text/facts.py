@@ -1,4 +1,4 @@
-"""The facts beside the charts: `(name, text)` pairs for the page and for `report.md`."""
+"""The facts next to the charts: `(name, text)` pairs for the page and for `report.md`."""
 
 from collections.abc import Callable, Iterator
 

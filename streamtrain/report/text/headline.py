@@ -49,7 +49,7 @@ def trained_sentence(analysis: Analysis) -> str:
 
 
 def _sizes(run: Run, first: int, rows: int) -> str:
-    """Return the size of minibatches, or those of a schedule that began before row `rows`."""
+    """Return the minibatch size, or the sizes of a schedule that started before row `rows`."""
     schedule = run.header.config.get("train", {}).get("batch_schedule") or [(first, 0)]
     return ", then ".join(size_text(size) for size, row in schedule if row < rows or not row)
 
