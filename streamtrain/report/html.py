@@ -27,6 +27,7 @@ from streamtrain.report.number_format import (
     seconds_text,
     share_text,
     size_text,
+    slower_figure_text,
     speed_text,
 )
 from streamtrain.report.text.captions import captions, confirmation_note
@@ -54,6 +55,7 @@ _CONTENTS = {
 }
 _FIGURES = (
     ("seconds to target", "seconds_to_target", seconds_text),
+    ("slower by", "slower_by", slower_figure_text),
     ("held-out loss", "holdout_loss", loss_figure_text),
     ("held-out RMSE", "holdout_rmse", rmse_text),
     ("loss at equal steps", "holdout_loss_at_steps", loss_figure_text),

@@ -89,6 +89,24 @@ def slower_text(fraction: float) -> str:
     return f"{100 * fraction:.0f} %" if fraction < 2 else f"{times_text(1 + fraction)} times"
 
 
+def slower_figure_text(figure: Estimate) -> str:
+    """Return how much slower a size is, with its interval in percent.
+
+    >>> slower_figure_text(Estimate(value=0.31, lo=0.1, hi=0.55, n=3))
+    '31 % [10, 55]'
+    >>> slower_figure_text(Estimate(value=0.31, lo=0.1, n=3))
+    '31 %, at least 10 %'
+    """
+    if figure.value is None:
+        return NOTHING
+    text = f"{100 * figure.value:,.0f} %"
+    if figure.lo is None:
+        return text
+    if figure.hi is None:
+        return f"{text}, at least {100 * figure.lo:,.0f} %"
+    return f"{text} [{100 * figure.lo:,.0f}, {100 * figure.hi:,.0f}]"
+
+
 def at_most_slower_text(fraction: float) -> str:
     """Return an upper bound of how much slower something is, rounded up to whole percent.
 

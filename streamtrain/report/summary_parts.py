@@ -119,10 +119,11 @@ class Recommended:
     Attributes:
         batch_size: The fastest size to the target; None when no size can be recommended.
         learning_rate: The learning rate that was best at this size.
-        settled: Whether the upper end of `slower_by` is within the wish of `sweep.within`.
+        settled: Whether the upper end of `slower_by` is at most `sweep.within`.
         slower_by: How much slower this size could be than the best one tried, relatively (0.12 is
             12 %); `hi` is the bound, at 95 % confidence over all sizes together.
-        equivalent: Sizes that are certainly within the wish of the best, with the recommended one.
+        equivalent: Sizes that are certainly at most `sweep.within` slower than the best, and the
+            recommended one.
         target_loss: The loss by which the sizes are compared.
         target_rmse: The same target as RMSE, in the target's own units.
         command: The command that trains at this size and rate.

@@ -219,7 +219,7 @@ def _pair(
 def _more_trials(
     chosen: Contender, pairs: Sequence[_Pair], level: float, wish: float
 ) -> int | None:
-    """Return the further trials after which every margin would be within the wish."""
+    """Return the further trials after which every margin would be at most `wish`."""
     done = len(chosen.values)
     if chosen.censored or any(pair.variance is None for pair in pairs):
         return None

@@ -61,7 +61,7 @@ def test_json_csv_and_html_agree_to_the_digit(report):
     for cell, row in zip(summary["cells"], rows, strict=True):
         line = re.search(rf'<tr data-batch-size="{cell["batch_size"]}".*?</tr>', page, re.DOTALL)[0]
         shown = dict(re.findall(r'data-key="(\w+)" data-value="([^"]*)"', line))
-        assert len(shown) == 9
+        assert len(shown) == 10
         for name, text in shown.items():
             value = cell[name]["value"]
             assert text == row[name] == ("" if value is None else repr(value))

@@ -15,6 +15,7 @@ from streamtrain.report.number_format import (
     seconds_text,
     size_text,
     sizes_text,
+    slower_figure_text,
     slower_text,
     target_word,
 )
@@ -22,7 +23,6 @@ from streamtrain.report.summary_parts import CellFigures, Recommended
 from streamtrain.report.text.headline import trained_sentence
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up, rows_to_reach
-from streamtrain.science.intervals import Estimate
 from streamtrain.science.judge import is_correlated
 from streamtrain.science.run_log import Run
 from streamtrain.science.selection import Selection
@@ -177,8 +177,8 @@ def why_not(analysis: Analysis, cell: Cell) -> str:
     if cell.batch_size in choice.equivalent:
         return f"as fast as {chosen} within {at_most_slower_text(slower_by.hi or 0.0)}"
     if cell.batch_size in choice.dropped:
-        return f"{slower_text(slower_by.value)} slower than {chosen}{_interval(slower_by)}"
-    return f"not told apart from {chosen} at this budget{_interval(slower_by)}"
+        return f"slower than {chosen} by {slower_figure_text(slower_by)}"
+    return f"not told apart from {chosen} yet: slower by {slower_figure_text(slower_by)}"
 
 
 def _missed(analysis: Analysis, cell: Cell) -> str:
@@ -217,15 +217,6 @@ def mixed_span_rows(run: Run) -> int:
     order = run.header.config.get("order", {})
     window = order.get("window_rows") or default_window_rows(len(run.header.data.features) + 1)
     return max(1, window // 64)
-
-
-def _interval(slower_by: Estimate) -> str:
-    """Return the interval of a ratio less one, in percent; empty without one."""
-    if slower_by.lo is None:
-        return ""
-    if slower_by.hi is None:
-        return f" (at least {slower_by.lo:.0%})"
-    return f" ({slower_by.lo:.0%} to {slower_by.hi:.0%})"
 
 
 def _reason(analysis: Analysis) -> str:
