@@ -1,4 +1,4 @@
-"""One config from five layers: defaults < file < `STREAMTRAIN_…` < `--set` < flag.
+"""One config from its layers: defaults < `--from` < file < `STREAMTRAIN_…` < `--set` < flag.
 
 Each value keeps its origin, so that errors and `config show` can name it.
 """
@@ -116,9 +116,11 @@ def path_layer(path: str | None) -> Layer:
 
 _OPTIONS = "data.storage_options"
 
-#: Two keys for the length of a run: a layer that sets one of them replaces the other of an earlier
-#: layer.
-_LENGTHS = ("train.epochs", "train.max_rows")
+#: Two keys for one thing: a layer that sets one of them replaces the other of an earlier layer.
+_ALTERNATIVES = (
+    ("train.epochs", "train.max_rows"),
+    ("train.batch_size", "train.batch_schedule"),
+)
 
 
 def resolve(*layers: Layer) -> tuple[Config, dict[str, str]]:
@@ -128,9 +130,10 @@ def resolve(*layers: Layer) -> tuple[Config, dict[str, str]]:
     """
     settings: Layer = {}
     for layer in layers:
-        for key, other in (_LENGTHS, _LENGTHS[::-1]):
-            if key in layer and other not in layer:
-                settings.pop(other, None)
+        for pair in _ALTERNATIVES:
+            for key, other in (pair, pair[::-1]):
+                if key in layer and other not in layer:
+                    settings.pop(other, None)
         settings |= layer
     origins = {key: setting.origin for key, setting in settings.items()}
     _refuse_non_sections(settings)

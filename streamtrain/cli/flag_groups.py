@@ -21,6 +21,7 @@ from streamtrain.cli.config_layers import (
     resolve,
     set_layer,
 )
+from streamtrain.cli.from_sweep import sweep_layer
 from streamtrain.config import DATA_FLAGS, SWEEP_FLAGS, TRAIN_FLAGS, Config, config_keys, flag_name
 
 DATA, TRAINING, SWEEP, CLUSTER, GLOBAL = (
@@ -104,6 +105,19 @@ Resume = Annotated[
 ]
 NoReport = Annotated[
     bool, _option("write no report.html and no charts; `streamtrain report DIR` makes them later")
+]
+FromRun = Annotated[
+    str | None,
+    Parameter(
+        name="--from",
+        group=TRAINING,
+        metavar="RUN",
+        show_default=False,
+        help=(
+            "folder of a sweep: take its data, recommended batch size, learning rate and rows;"
+            " other flags win"
+        ),
+    ),
 ]
 DryRun = Annotated[bool, _option("show what would be read and the memory needed, and stop")]
 StorageOption = Annotated[
@@ -271,13 +285,17 @@ else:
     AllFlags = _flags_class("AllFlags", TRAIN_FLAGS | SWEEP_FLAGS)
 
 
-def load_config(path: str | None, flags: Any, sources: Sources) -> tuple[Config, dict[str, str]]:
+def load_config(
+    path: str | None, flags: Any, sources: Sources, *, from_run: str | None = None
+) -> tuple[Config, dict[str, str]]:
     """Return the config of a verb, and the origin of every key that was set.
 
-    `path`: the verb's positional DATA. `flags`: an instance of one of the classes above. Raises
+    `path`: the verb's positional DATA. `flags`: an instance of one of the classes above.
+    `from_run`: the folder of the sweep whose recommendation comes before all other layers. Raises
     ConfigError.
     """
     return resolve(
+        sweep_layer(from_run),
         file_layer(sources.config),
         environment_layer(os.environ),
         set_layer(sources.set),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from streamtrain.base.redact import redact_command
 from streamtrain.cli.flag_groups import Output, Sources, load_config
+from streamtrain.cli.from_sweep import taken_text
 from streamtrain.cli.progress import progress
 from streamtrain.cli.terminal import fit, note, plain_warnings, show
 from streamtrain.errors import ConfigError, DataError, StreamTrainError
@@ -36,6 +37,7 @@ def run(
     dry_run: bool,
     report: bool,
     tensorboard: bool = False,
+    from_run: str | None = None,
 ) -> None:
     """Run `sweep` or `train` with the config of all layers; raises errors of `streamtrain.errors`.
 
@@ -44,12 +46,14 @@ def run(
     kept_config = Path(resume) / "config.resolved.yaml"
     if resume not in ("auto", "never") and sources.config is None and kept_config.is_file():
         sources = replace(sources, config=str(kept_config))
-    config, _ = load_config(data, flags, sources)
+    config, origins = load_config(data, flags, sources, from_run=from_run)
     if config.data.path is None:
         raise ConfigError(
             f"{verb} needs DATA: a file, a folder or a glob of Parquet or Zarr shards, or data.path"
             " in the config"
         )
+    if from_run is not None and not output.quiet:
+        note(taken_text(from_run, config, origins))
     from streamtrain import api
 
     with plain_warnings(quiet=output.quiet):

@@ -126,7 +126,7 @@ class Recommended:
             recommended one.
         target_loss: The loss by which the sizes are compared.
         target_rmse: The same target as RMSE, in the target's own units.
-        command: The command that trains at this size and rate.
+        command: The command that trains at this size and rate; None for a run that is no sweep.
         more_trials: An estimate of the further trials that would settle it; 0 when it is settled,
             None when unknown.
         reason: Why, in words.

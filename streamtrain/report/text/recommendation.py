@@ -33,8 +33,9 @@ def describe(analysis: Analysis) -> Recommended:
     """Return `recommendation` of `summary.json`: the choice with its reasons in words."""
     run, choice, target = analysis.run, analysis.judgement.choice, analysis.judgement.target
     chosen = next((cell for cell in analysis.cells if cell.batch_size == choice.batch_size), None)
-    folder = run.header.folder
-    command = f"streamtrain train --from {shlex.quote(folder)}" if folder and chosen else None
+    folder, command = run.header.folder, None
+    if folder and chosen is not None and run.header.verb == "sweep":
+        command = f"streamtrain train --from {shlex.quote(folder)}"
     return Recommended(
         batch_size=choice.batch_size,
         learning_rate=None if chosen is None else chosen.lr,

@@ -1,0 +1,72 @@
+"""`train --from RUN`: the config that a finished sweep recommends."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from streamtrain.cli.config_layers import Layer, Setting, file_layer
+from streamtrain.config import Config
+from streamtrain.errors import ConfigError
+from streamtrain.types import Json
+
+#: Sections of the sweep's config that also hold for training. Storage options are left out: a run
+#: hides those that may be secret.
+_SECTIONS = ("data.", "order.", "fetch.", "model.", "train.", "eval.")
+_LEFT_OUT = "data.storage_options"
+
+
+def sweep_layer(run: str | None) -> Layer:
+    """Return the keys of a sweep's config, with the size, rate and rows that it recommends.
+
+    Raises ConfigError for a folder without a finished sweep, and for a sweep that recommends no
+    size.
+    """
+    if run is None:
+        return {}
+    summary = _read_summary(run)
+    origin = f"--from {run}"
+    layer = {
+        key: Setting(setting.value, origin)
+        for key, setting in file_layer(str(Path(run) / "config.resolved.yaml")).items()
+        if key.startswith(_SECTIONS) and not key.startswith(_LEFT_OUT) and setting.value is not None
+    }
+    recommendation = summary["recommendation"]
+    size = recommendation["batch_size"]
+    if size is None:
+        raise ConfigError(f"{origin}: this sweep recommends no size. {recommendation['reason']}")
+    lr = next(cell["lr"] for cell in summary["cells"] if cell["batch_size"] == size)
+    for key in ("train.epochs", "train.max_time", "train.batch_schedule"):
+        layer.pop(key, None)
+    layer["train.batch_size"] = Setting(size, origin)
+    layer["train.lr"] = Setting(lr, origin)
+    layer["train.max_rows"] = Setting(summary["train_rows"], origin)
+    return layer
+
+
+def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
+    """Return what training takes from a sweep, and what other settings decide instead."""
+    train = config.train
+    texts = {
+        "data.path": f"data {config.data.path}",
+        "train.batch_size": f"batch size {train.batch_size:,}",
+        "train.lr": f"learning rate {train.rate:g}",
+        "train.max_rows": "" if train.max_rows is None else f"{train.max_rows:,} rows",
+        "train.average": f"averaged weights {'on' if train.average else 'off'}",
+    }
+    taken = [text for key, text in texts.items() if origins.get(key) == f"--from {run}" and text]
+    given = sorted({origin for origin in origins.values() if origin != f"--from {run}"})
+    other = f"; given here: {', '.join(given)}" if given else ""
+    return f"from {run}: {', '.join(taken)}{other}"
+
+
+def _read_summary(run: str) -> Json:
+    path = Path(run) / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as failure:
+        raise ConfigError(
+            f"--from {run}: {path} cannot be read ({failure}). Give the folder of a finished sweep."
+        ) from None
+    if not isinstance(summary, dict) or summary.get("verb") != "sweep":
+        raise ConfigError(f"--from {run}: this is no sweep. Give the folder of a finished sweep.")
+    return summary

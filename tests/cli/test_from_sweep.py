@@ -1,0 +1,66 @@
+"""`train --from RUN` trains what a sweep recommends, and says what it took."""
+
+import json
+
+import pytest
+import yaml
+
+import data_gen
+
+SWEEP = ("--batch-sizes", "16,64", "--max-rows", "8192", "--trials", "2", "--lr-grid", "2")
+QUICK = ("--hidden", "4", "--memory", "1GiB", "--device", "cpu", "--no-report")
+
+
+@pytest.fixture
+def swept(command, tmp_path):
+    """The folder of a sweep whose target is a column of its own choice."""
+    data_gen.generate(tmp_path / "data", kind="linear", rows=20_000, span_rows=4096, seed=1)
+    said = command(
+        *("sweep", "data", "--target", "x3", "--set", "sweep.measure=none", "--no-confirm"),
+        *(*SWEEP, *QUICK, "--out", "a sweep", "--target-loss", "0.999", "--json"),
+    )
+    assert said.code == 0, said.err
+    return json.loads(said.out)
+
+
+def test_the_printed_command_trains_at_the_recommended_size_rate_and_rows(command, swept, tmp_path):
+    recommended = swept["recommendation"]
+    assert recommended["command"] == "streamtrain train --from 'a sweep'"
+    said = command("train", "--from", "a sweep", "--out", "model", "--no-report")
+    assert said.code == 0, said.err
+    size, rate = recommended["batch_size"], recommended["learning_rate"]
+    assert (
+        f"from a sweep: data data, batch size {size}, learning rate {rate:g}, 8,192 rows,"
+        " averaged weights on" in said.err
+    )
+    config = yaml.safe_load((tmp_path / "model" / "config.resolved.yaml").read_text())
+    assert (config["train"]["batch_size"], config["train"]["lr"]) == (size, rate)
+    assert config["train"]["max_rows"] == swept["train_rows"] == 8192
+    assert (config["data"]["target"], config["model"]["hidden"]) == ("x3", [4])
+    assert "Next:" not in said.out
+
+
+def test_what_is_given_wins_over_the_sweep(command, swept, tmp_path):
+    said = command(
+        *("train", "data", "--from", "a sweep", "--lr", "0.002", "--epochs", "0.1"),
+        *("--batch-schedule", "8@0,32@1k", "--out", "model", "--no-report"),
+    )
+    assert said.code == 0, said.err
+    assert "given here: --batch-schedule, --epochs, --lr, DATA" in said.err
+    train = yaml.safe_load((tmp_path / "model" / "config.resolved.yaml").read_text())["train"]
+    assert (train["lr"], train["epochs"], train["max_rows"]) == (0.002, 0.1, None)
+    assert train["batch_size"] == 8
+
+
+def test_a_folder_that_recommends_nothing_is_refused(command, swept, tmp_path):
+    path = tmp_path / "a sweep" / "summary.json"
+    swept["recommendation"] |= {"batch_size": None, "reason": "No size did better."}
+    path.write_text(json.dumps(swept))
+    said = command("train", "--from", "a sweep")
+    assert (said.code, "recommends no size. No size did better." in said.err) == (2, True)
+    for text in ("{", "[]", json.dumps(swept | {"verb": "train"})):
+        path.write_text(text)
+        said = command("train", "--from", "a sweep")
+        assert (said.code, "the folder of a finished sweep" in said.err) == (2, True)
+    said = command("train", "--from", "nowhere")
+    assert (said.code, "nowhere/summary.json cannot be read" in said.err) == (2, True)
