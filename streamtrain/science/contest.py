@@ -1,13 +1,17 @@
-"""The times of a run as the selection sees them: log seconds to the target, per size and trial."""
+"""The comparison of a run: its target, and the log seconds to it per size and trial."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from streamtrain.science.cells import Cell, throughput
+from streamtrain.science.crossing import round_up, smallest_target
 from streamtrain.science.run_log import Run
 from streamtrain.science.selection import Contender
+
+#: The target is this fraction above the smallest loss, unless twice the rows improve it by more.
+TARGET_MARGIN = 0.02
 
 
 def contenders(run: Run, cells: Sequence[Cell]) -> list[Contender]:
@@ -32,6 +36,43 @@ def contenders(run: Run, cells: Sequence[Cell]) -> list[Contender]:
         }
         found.append(Contender(batch_size=cell.batch_size, log_seconds=reached, censored=censored))
     return found
+
+
+def held_target(
+    run: Run, target: float, rates: Mapping[int, float], trials: Sequence[int]
+) -> float:
+    """Return `target`, or a higher loss that a size has reached in every trial.
+
+    A target is chosen on other seeds, and fresh ones can miss it all. It is then raised to 2 %
+    above the smallest loss that a size held in each of `trials`, for all sizes alike. `rates`: the
+    learning rate of each size. Sizes that ran fewer trials than others do not count.
+    """
+    curves = {
+        size: [found[trial] for trial in trials if trial in found]
+        for size, rate in rates.items()
+        if (found := run.curves.get((size, rate)))
+    }
+    most = max(map(len, curves.values()), default=0)
+    worst = [
+        max(smallest_target(curve.steps, curve.holdout_loss) for curve in ran)
+        for ran in curves.values()
+        if len(ran) == most > 0 and all(curve.finished for curve in ran)
+    ]
+    best = min(worst, default=math.inf)
+    if not math.isfinite(best):
+        return target
+    return max(target, below_linear(run, best, (1 + TARGET_MARGIN) * best))
+
+
+def below_linear(run: Run, best: float, target: float) -> float:
+    """Return `target` rounded up, or a loss below the best linear model's where `best` is below it.
+
+    `best` is the smallest loss reached. A target that a line meets is no use.
+    """
+    linear = run.baseline.best_linear_loss
+    if linear is not None and best < linear.value <= target:
+        target = max(linear.value * 0.995, best + (linear.value - best) / 2)
+    return round_up(target)
 
 
 def mean_log_cost(run: Run, batch_size: int) -> float:

@@ -13,7 +13,7 @@ from streamtrain.science.cells import (
     make_cell,
     throughput,
 )
-from streamtrain.science.contest import contenders, timing_variance
+from streamtrain.science.contest import contenders, held_target, timing_variance
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import Run
 from streamtrain.science.selection import DEFAULT_WITHIN, Selection, select
@@ -76,7 +76,10 @@ def find_judged_target(run: Run) -> tuple[float | None, TargetOrigin]:
         return float(given[0]), "given"
     if run.header.ladder is not None and run.winners:
         chosen = run.winners[0].target_loss
-        return (None, "none") if chosen is None else (chosen, "automatic")
+        if chosen is None:
+            return None, "none"
+        rates = dict(zip(run.batch_sizes, run.winners[0].lrs, strict=True))
+        return held_target(run, chosen, rates, _fresh_trials(run, run.rules[0])), "automatic"
     rule = run.rules[0]
     trials = judged_trials(run, rule)
     lrs = {size: (lr,) for size, lr in zip(run.batch_sizes, _lrs(run, rule, 0), strict=True)}

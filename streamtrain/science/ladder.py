@@ -19,8 +19,14 @@ import numpy as np
 
 from streamtrain.records import LadderInfo, PassEnded, TargetWinners, WinningRates
 from streamtrain.science.cells import make_cell, rank, throughput
-from streamtrain.science.contest import contenders, timing_variance
-from streamtrain.science.crossing import round_up, smallest_target
+from streamtrain.science.contest import (
+    TARGET_MARGIN,
+    below_linear,
+    contenders,
+    held_target,
+    timing_variance,
+)
+from streamtrain.science.crossing import smallest_target
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.science.selection import DEFAULT_WITHIN, LOOKS, Selection, select
 from streamtrain.science.tuning import PassPlan, edges_of
@@ -33,9 +39,6 @@ FACTORS = (4, 2)
 #: later.
 FLAT = 0.01
 FEWEST_RUNGS = 3
-
-#: The target is this fraction above the smallest loss, unless twice the rows improve it by more.
-TARGET_MARGIN = 0.02
 
 #: A trial ends at this many times the rows that the best size needed to reach the target.
 TRIAL_LENGTH = 4
@@ -132,8 +135,10 @@ def compared_sizes(run: Run, target: float) -> tuple[tuple[int, ...], Selection 
 
 
 def select_among(run: Run, target: float, trials: Sequence[int]) -> Selection:
-    """Return the selection among all sizes after `trials`."""
+    """Return the selection among all sizes after `trials`, at the target or what they held."""
     rates = dict(zip(run.batch_sizes, run.winners[0].lrs, strict=True))
+    if not run.header.target_loss:
+        target = held_target(run, target, rates, trials)
     cells = [make_cell(run, size, rates[size], target, trials) for size in run.batch_sizes]
     return select(
         contenders(run, cells),
@@ -154,14 +159,11 @@ def contest_target(run: Run) -> float | None:
     if not run.has_holdout or not run.passes:
         return None
     trial = _last_rung(run).trial
-    best, target = best_loss(run, trial), _rung_target(run, trial)
+    target = _rung_target(run, trial)
     if target is None:
         return None
+    target = below_linear(run, best_loss(run, trial), target)
     constant = run.baseline.constant_loss or math.inf
-    linear = run.baseline.best_linear_loss
-    if linear is not None and best < linear.value <= target:
-        target = max(linear.value * 0.995, best + (linear.value - best) / 2)
-    target = round_up(target)
     return target if target < constant else None
 
 

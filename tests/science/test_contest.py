@@ -1,0 +1,128 @@
+"""The target of a comparison, and what the selection then concludes, with known truth."""
+
+import math
+
+import numpy as np
+import pytest
+
+from streamtrain.records import Baseline, ReferenceLoss
+from streamtrain.science.cells import make_cell
+from streamtrain.science.contest import below_linear, contenders, held_target
+from streamtrain.science.run_log import Run
+from streamtrain.science.selection import LOOKS, select
+from tests.science.runs import add_curve, make_header
+
+SIZES = (16, 64, 256, 1024, 4096)
+POINTS = [0, *(round(1024 * 2 ** (k / 2)) for k in range(23))]
+
+
+def test_a_target_that_a_size_reached_in_every_trial_stays():
+    run = make_run({64: [[1.0, 0.5, 0.1, 0.1]] * 3, 256: [[1.0, 0.5, 0.3, 0.3]] * 3})
+    assert held_target(run, 0.2, {64: 0.1, 256: 0.1}, range(3)) == 0.2
+
+
+def test_a_target_that_every_size_missed_once_is_raised_to_what_one_of_them_held():
+    missed = {64: [[1.0, 0.5, 0.1, 0.1], [1.0, 0.5, 0.25, 0.25]], 256: [[1.0, 0.5, 0.3, 0.3]] * 2}
+    run = make_run(missed)
+    assert held_target(run, 0.2, {64: 0.1, 256: 0.1}, range(2)) == pytest.approx(0.255)
+    assert held_target(run, 0.2, {64: 0.1, 256: 0.1}, range(1)) == 0.2
+    # a size that was dropped after the first trial has no say
+    del run.curves[64, 0.1][1]
+    assert held_target(run, 0.2, {64: 0.1, 256: 0.1}, range(2)) == pytest.approx(0.306)
+
+
+def test_the_target_stays_below_a_linear_model_that_the_best_loss_is_below():
+    run = make_run({64: [[1.0, 0.5]]})
+    assert below_linear(run, 0.1, 0.102) == 0.102
+    run.add(Baseline(best_linear_loss=ReferenceLoss(value=0.101, rmse=1.0, scored_on="holdout")))
+    assert 0.1 < below_linear(run, 0.1, 0.102) <= 0.101
+    assert below_linear(run, 0.2, 0.204) == 0.204
+
+
+def make_run(curves):
+    """A run of sizes, each with a list of losses per trial, evaluated at every step."""
+    run = Run(header=make_header(tuple(curves), lr=0.1, trials=1))
+    for size, trials in curves.items():
+        for trial, losses in enumerate(trials):
+            steps = range(len(losses))
+            add_curve(run, batch_size=size, lr=0.1, trial=trial, steps=steps, losses=losses)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "most_false"), [(40, 5), pytest.param(400, 27, marks=pytest.mark.slow)]
+)
+def test_the_regret_bound_is_true_at_a_target_that_fresh_seeds_raised(sweeps, most_false):
+    """At most 5 % of bounds are false: of 40 sweeps more than 5 are then 1 % likely, as 27 of 400.
+
+    The truth is the mean log time of each size to the target of that sweep, over 400 trials.
+    """
+    rng = np.random.default_rng(1)
+    truth_run = make_power_laws(np.random.default_rng(2), trials=400)
+    false = settled = 0
+    for _ in range(sweeps):
+        run = make_power_laws(rng, trials=12)
+        aimed = 1.02 * min(
+            min(curve.holdout_loss)
+            for trials in make_power_laws(rng, trials=1).curves.values()
+            for curve in trials.values()
+        )
+        rates = dict.fromkeys(SIZES, 0.1)
+        for look in (look for look in LOOKS if look <= 12):
+            target = held_target(run, aimed, rates, range(look))
+            cells = [make_cell(run, size, 0.1, target, range(look)) for size in SIZES]
+            selection = select(contenders(run, cells), within=0.2)
+            if selection.settled:
+                break
+        settled += selection.settled
+        if selection.batch_size is None or selection.regret.hi is None:
+            continue
+        times = mean_log_times(truth_run, target)
+        slower_by = math.expm1(times[selection.batch_size] - min(times.values()))
+        false += slower_by > selection.regret.hi
+    assert false <= most_false
+    assert settled >= sweeps / 2
+
+
+def make_power_laws(rng, trials):
+    """Losses that fall to a floor by a power of the rows, with noise of seed, size and evaluation.
+
+    Small sizes fall faster, and to a higher floor.
+    """
+    run = Run(header=make_header(SIZES, lr=0.1, trials=trials))
+    for trial in range(trials):
+        seed = rng.normal(0, 0.02)
+        for position, size in enumerate(SIZES):
+            rows = np.array(POINTS)
+            own = rng.normal(0, 0.01)
+            floor = 0.05 * (1 + 0.1 * 0.25**position)
+            fall = (1 + rows / (2000 * 1.5**position)) ** -0.8
+            losses = (floor + 0.95 * fall) * np.exp(seed + own + rng.normal(0, 0.003, rows.size))
+            steps = [math.ceil(row / size) for row in POINTS]
+            add_curve(
+                run,
+                batch_size=size,
+                lr=0.1,
+                trial=trial,
+                steps=steps,
+                losses=losses.tolist(),
+                rows=POINTS,
+            )
+    return run
+
+
+def mean_log_times(run, target):
+    """The mean log rows to a target of each size, over the trials in which all reached it.
+
+    Infinite for a size that reached it in fewer than half as many trials as another.
+    """
+    cells = {size: make_cell(run, size, 0.1, target) for size in SIZES}
+    most = max(len(cell.rows_to_target) for cell in cells.values())
+    reached = [size for size in SIZES if 2 * len(cells[size].rows_to_target) >= most > 0]
+    common = set.intersection(*(set(cells[size].rows_to_target) for size in reached))
+    return {
+        size: float(np.mean([math.log(cells[size].rows_to_target[trial]) for trial in common]))
+        if size in reached
+        else math.inf
+        for size in SIZES
+    }
