@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import altair as alt
 import pytest
+from jsonschema import ValidationError
 
 from streamtrain.report.axis import with_intervals
 from streamtrain.report.chart_data import make_tables
@@ -29,6 +30,37 @@ def domains(spec, channel):
         for layer in spec["layer"]
         if "scale" in layer["encoding"].get(channel, {})
     ]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        pytest.param(
+            lambda: with_measures(
+                make_records((256, 1024, 4096, 65536), trials=3, target_loss=[0.05, 0.03])
+            ),
+            id="everything",
+        ),
+        pytest.param(
+            lambda: make_records([1024], trials=1, lrs=[0.004], verb="train"), id="one size"
+        ),
+        pytest.param(lambda: make_records((256, 1024), nan_sizes=[256, 1024]), id="all NaN"),
+        pytest.param(
+            lambda: make_records((256, 1024, 4096), outcomes={4096: "out_of_memory"}),
+            id="a failed cell",
+        ),
+    ],
+)
+def test_every_spec_is_valid(records):
+    """A report does not validate them: that takes as long as making them."""
+    specs, _ = drawn(records())
+    for spec in specs.values():
+        alt.Root.validate(spec)
+
+
+def test_a_spec_that_is_not_valid_is_found():
+    with pytest.raises(ValidationError):
+        alt.Root.validate({"mark": {"type": "point", "colour": "red"}})
 
 
 def noisy():

@@ -37,7 +37,10 @@ def noise_scale(summary: Summary, tables: Tables) -> AnyChart | None:
     ]
     layers = [
         interval_bars(base).encode(
-            x=alt.X("lo:Q", title="rows of a minibatch"), x2="hi:Q", y=y, color=alt.value("#2f7fd0")
+            x=alt.X("lo:Q", title="rows of a minibatch"),
+            x2=alt.X2("hi:Q"),
+            y=y,
+            color=alt.value("#2f7fd0"),
         ),
         base.transform_filter("datum.kind == 'measured'")
         .mark_point(filled=True, size=80, opacity=1, color="#2f7fd0")
@@ -93,7 +96,9 @@ def curvature(summary: Summary, tables: Tables) -> AnyChart | None:
         alt.Tooltip("line:Q", title="stable below", format=".4~g"),
     ]
     layers = [
-        interval_bars(base).encode(x=x, y=alt.Y("lo:Q", title=title), y2="hi:Q", color=color),
+        interval_bars(base).encode(
+            x=x, y=alt.Y("lo:Q", title=title), y2=alt.Y2("hi:Q"), color=color
+        ),
         base.mark_point(filled=True, size=80, opacity=1).encode(
             x=x, y=y, color=color, tooltip=tooltip
         ),
@@ -122,14 +127,14 @@ def sharpness(summary: Summary, tables: Tables) -> AnyChart | None:
     ]
     layers = [
         base.mark_line(strokeWidth=1, strokeOpacity=0.6, color="#8a929c").encode(
-            x=x, y=y, detail="measure:N"
+            x=x, y=y, detail=alt.Detail("measure:N")
         ),
         base.mark_point(filled=True, size=80, opacity=1).encode(
             x=x, y=y, color=color, shape=alt.Shape("measure:N", legend=None), tooltip=tooltip
         ),
         base.transform_filter("datum.last")
         .mark_text(align="right", dx=-4, dy=-12)
-        .encode(x=x, y=y, text="measure:N"),
+        .encode(x=x, y=y, text=alt.Text("measure:N")),
     ]
     return alt.layer(*layers).properties(title="Sharpness of the trained models")
 
@@ -151,6 +156,6 @@ def line(summary: Summary, tables: Tables) -> AnyChart | None:
     layers = [
         base.mark_line(strokeWidth=1.8, color="#2f7fd0").encode(x=x, y=y),
         ends.mark_point(filled=True, size=80, opacity=1, style="reference").encode(x=x, y=y),
-        ends.mark_text(align="left", dx=8, dy=-8).encode(x=x, y=y, text="end:N"),
+        ends.mark_text(align="left", dx=8, dy=-8).encode(x=x, y=y, text=alt.Text("end:N")),
     ]
     return alt.layer(*layers).properties(title="Loss on the line between two trained models")

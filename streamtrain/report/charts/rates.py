@@ -117,14 +117,14 @@ def rules(summary: Summary, tables: Tables) -> AnyChart | None:
     ]
     layers = [
         base.mark_line(strokeWidth=1.4, color="#2f7fd0").encode(
-            x=x, y=y, strokeDash=dash, detail="rule:N"
+            x=x, y=y, strokeDash=dash, detail=alt.Detail("rule:N")
         ),
         base.mark_point(filled=True, size=60, opacity=1, color="#2f7fd0").encode(
             x=x, y=y, shape=shape, tooltip=tooltip
         ),
         base.transform_filter("datum.last")
         .mark_text(align="left", dx=9)
-        .encode(x=x, y=alt.Y("label_loss:Q", title=title), text="rule:N"),
+        .encode(x=x, y=alt.Y("label_loss:Q", title=title), text=alt.Text("rule:N")),
     ]
     return alt.layer(*layers).properties(
         title=chart_title("Learning-rate rules", "only the first is judged")

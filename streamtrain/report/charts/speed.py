@@ -50,7 +50,7 @@ def throughput(summary: Summary, tables: Tables) -> AnyChart | None:
                 y=alt.Y("rows_per_second:Q", title=title)
             ),
             rate.mark_text(align="left", dx=4, dy=-7, fontSize=10, style="reference").encode(
-                x=alt.value(0), y=alt.Y("rows_per_second:Q", title=title), text="name:N"
+                x=alt.value(0), y=alt.Y("rows_per_second:Q", title=title), text=alt.Text("name:N")
             ),
         ]
     return alt.layer(*layers).properties(
@@ -67,7 +67,9 @@ def parts(summary: Summary, tables: Tables) -> AnyChart | None:
     x = alt.X("seconds:Q", axis=None)  # every bar is labelled with its figure
     bar = base.mark_bar(height=14, color="#2f7fd0")
     text = base.mark_text(align="left", dx=5)
-    return alt.layer(bar.encode(x=x, y=y), text.encode(x=x, y=y, text="label:N")).properties(
+    return alt.layer(
+        bar.encode(x=x, y=y), text.encode(x=x, y=y, text=alt.Text("label:N"))
+    ).properties(
         title=chart_title(
             "Where the stream's time went", "seconds on all threads, all passes together"
         )

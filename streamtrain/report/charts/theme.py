@@ -131,7 +131,9 @@ def reference_layers(
         mark = base.transform_filter(f"datum.name == '{row['name']}'").mark_text(
             **ends, dy=9 if row["lowest"] else -7, fontSize=10, style="reference"
         )
-        layers.append(mark.encode(x=alt.value("width" if right else 0), y=y, text="name:N"))
+        layers.append(
+            mark.encode(x=alt.value("width" if right else 0), y=y, text=alt.Text("name:N"))
+        )
     return [base.mark_rule(strokeDash=[5, 4], style="reference").encode(y=y), *layers]
 
 
@@ -256,8 +258,11 @@ def _depth(layer: Spec) -> int:
 
 
 def finish(chart: AnyChart, height: int = 340) -> Spec:
-    """Return the spec without data, as wide as its container."""
-    spec = chart.to_dict()
+    """Return the spec without data, as wide as its container.
+
+    It is not validated here, which takes as long as making it: the tests do, for every chart.
+    """
+    spec = chart.to_dict(validate=False)
     spec.pop("config", None)  # a theme belongs to the page or to `draw`
     spec["layer"] = sorted(
         (part for layer in spec["layer"] for part in _with_halo(layer)), key=_depth

@@ -68,11 +68,14 @@ def tradeoff(summary: Summary, tables: Tables) -> AnyChart | None:
     layers = [
         *reference_layers(alt.Y("loss:Q", title=title, scale=scale), tables, marks),
         interval_bars(base).encode(
-            x=x, y=alt.Y("holdout_loss_lo:Q", title=title), y2="holdout_loss_hi:Q", color=color
+            x=x,
+            y=alt.Y("holdout_loss_lo:Q", title=title),
+            y2=alt.Y2("holdout_loss_hi:Q"),
+            color=color,
         ),
         interval_bars(base).encode(
             x=alt.X("rows_per_second_lo:Q", title="rows per second"),
-            x2="rows_per_second_hi:Q",
+            x2=alt.X2("rows_per_second_hi:Q"),
             y=y,
             color=color,
         ),
@@ -125,7 +128,7 @@ def seconds_to_target(summary: Summary, tables: Tables) -> AnyChart | None:
         interval_bars(base).encode(
             x=x,
             y=alt.Y("seconds_to_target_lo:Q", title=title),
-            y2="seconds_to_target_hi:Q",
+            y2=alt.Y2("seconds_to_target_hi:Q"),
             color=color,
         ),
         *_points(base, x, y, color),
@@ -187,16 +190,16 @@ def curves(name: str, summary: Summary, tables: Tables) -> AnyChart | None:
     layers = [
         *reference_layers(alt.Y("loss:Q", title=y_title, scale=scale), tables, marks),
         base.mark_line(strokeWidth=0.8, strokeOpacity=0.45, opacity=1).encode(
-            x=x, y=y, color=color, detail="trial:N"
+            x=x, y=y, color=color, detail=alt.Detail("trial:N")
         ),
         base.mark_line(strokeWidth=width, opacity=1).encode(
-            x=x, y=median, color=color, detail="batch_size:O", tooltip=tooltip
+            x=x, y=median, color=color, detail=alt.Detail("batch_size:O"), tooltip=tooltip
         ),
         last.mark_point(filled=True, size=28, opacity=1).encode(
             x=end_x, y=alt.Y("end_loss:Q", title=y_title), color=color
         ),
         last.mark_text(align="left", dx=8).encode(
-            x=end_x, y=alt.Y(f"{label_y}:Q", title=y_title), text="label:N"
+            x=end_x, y=alt.Y(f"{label_y}:Q", title=y_title), text=alt.Text("label:N")
         ),
     ]
     return alt.layer(*layers).properties(
@@ -238,6 +241,6 @@ def _sides(base: alt.Chart, x: alt.X, title: str, middle: float) -> list[alt.Cha
     return [
         base.transform_filter(f"datum.rows_per_second {sign} {middle}")
         .mark_text(align=align, dx=dx, dy=-8)
-        .encode(x=x, y=alt.Y("label_holdout_loss:Q", title=title), text="label:N")
+        .encode(x=x, y=alt.Y("label_holdout_loss:Q", title=title), text=alt.Text("label:N"))
         for sign, align, dx in sides
     ]
