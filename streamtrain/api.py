@@ -179,6 +179,8 @@ def sweep(
     client: Any = None,
     report: bool = True,
     batch_sizes: Count | Sequence[Count] | None = None,
+    budget: float | int | str | None = None,
+    within: float | str | None = None,
     lr_grid: int | float | str | Sequence[float] | None = None,
     trials: int | None = None,
     target_loss: float | str | Sequence[float] | None = None,

@@ -56,6 +56,8 @@ SWEEP_FLAGS = (
     | CLUSTER_FLAGS
     | {
         "batch_sizes": "sweep.batch_sizes",
+        "budget": "sweep.budget",
+        "within": "sweep.within",
         "lr_grid": "sweep.lr_grid",
         "trials": "sweep.trials",
         "target_loss": "sweep.target_loss",

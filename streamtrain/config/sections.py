@@ -164,7 +164,7 @@ class SweepConfig(Section):
     )
     within: Annotated[float, BeforeValidator(parse_fraction), Field(gt=0, le=10)] = Field(
         default=0.2,
-        description="with budget: stop when the chosen size is this close to the best",
+        description="a choice is settled when it is at most this much slower than the best tried",
     )
     lr_grid: Rates = Field(
         default=5, description="number of learning rates per minibatch size, or a list of them"

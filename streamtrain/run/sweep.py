@@ -301,7 +301,7 @@ def ladder_of(prepared: Prepared) -> LadderInfo | None:
         return None
     if config.sweep.lr_rule != ("tuned",) or prepared.evaluation is None:
         raise ConfigError(
-            "sweep.budget needs held-out rows and tuned learning rates. Leave out sweep.budget, or"
+            "--budget needs held-out rows and tuned learning rates. Leave out --budget, or"
             " --lr-rule and --holdout 0."
         )
     limited = train.max_rows is not None or train.epochs is not None
