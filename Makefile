@@ -1,4 +1,4 @@
-# make demo   generate 4M rows, compare minibatch sizes on them, leave the table and runs/demo/report.html
+# make demo   generate 4M rows, compare minibatch sizes on them in 40 s, leave the table and runs/demo/report.html
 # make lint   check format, lint and types
 # make check  lint, then the tests of the pure parts (half a minute each)
 # make test   lint, then every test but those marked slow, gpu or benchmark
