@@ -3,11 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streamtrain.cli.config_layers import Layer, Setting, file_layer
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError
-from streamtrain.types import Json
+
+if TYPE_CHECKING:
+    from streamtrain.report.analysis import Summary
 
 #: Sections of the sweep's config that also hold for training. Storage options are left out: a run
 #: hides those that may be secret.
@@ -19,7 +22,7 @@ def sweep_layer(run: str | None) -> Layer:
     """Return the keys of a sweep's config, with the size, rate and rows that it recommends.
 
     Raises ConfigError for a folder without a finished sweep, and for a sweep that recommends no
-    size.
+    size; DataError for a damaged summary.
     """
     if run is None:
         return {}
@@ -30,16 +33,15 @@ def sweep_layer(run: str | None) -> Layer:
         for key, setting in file_layer(str(Path(run) / "config.resolved.yaml")).items()
         if key.startswith(_SECTIONS) and not key.startswith(_LEFT_OUT) and setting.value is not None
     }
-    recommendation = summary["recommendation"]
-    size = recommendation["batch_size"]
-    if size is None:
-        raise ConfigError(f"{origin}: this sweep recommends no size. {recommendation['reason']}")
-    lr = next(cell["lr"] for cell in summary["cells"] if cell["batch_size"] == size)
+    chosen = summary.recommended_cell
+    if chosen is None:
+        reason = summary.recommendation.reason
+        raise ConfigError(f"{origin}: this sweep recommends no size. {reason}")
     for key in ("train.epochs", "train.max_time", "train.batch_schedule"):
         layer.pop(key, None)
-    layer["train.batch_size"] = Setting(size, origin)
-    layer["train.lr"] = Setting(lr, origin)
-    layer["train.max_rows"] = Setting(summary["train_rows"], origin)
+    layer["train.batch_size"] = Setting(chosen.batch_size, origin)
+    layer["train.lr"] = Setting(chosen.lr, origin)
+    layer["train.max_rows"] = Setting(summary.train_rows, origin)
     return layer
 
 
@@ -59,14 +61,16 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     return f"from {run}: {', '.join(taken)}{other}"
 
 
-def _read_summary(run: str) -> Json:
+def _read_summary(run: str) -> "Summary":
+    from streamtrain.report.analysis import Summary
+
     path = Path(run) / "summary.json"
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as failure:
         raise ConfigError(
             f"--from {run}: {path} cannot be read ({failure}). Give the folder of a finished sweep."
         ) from None
-    if not isinstance(summary, dict) or summary.get("verb") != "sweep":
+    if not isinstance(document, dict) or document.get("verb") != "sweep":
         raise ConfigError(f"--from {run}: this is no sweep. Give the folder of a finished sweep.")
-    return summary
+    return Summary.from_json(document)

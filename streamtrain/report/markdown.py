@@ -58,8 +58,7 @@ def render_table(document: Json) -> str:
     table = _texts(summary)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [_aligned(row, widths) for row in table]
-    command = summary.recommendation.command
-    answer = [summary.sentence, *([] if command is None else [f"Next: {command}"])]
+    answer = [summary.sentence, *_next_command(summary)]
     return "\n".join([*lines, "", *references(summary), intervals(summary), "", *answer])
 
 
@@ -171,7 +170,7 @@ def render_markdown(analysis: Analysis) -> str:
     parts = [
         "# streamtrain report",
         summary.sentence,
-        *_next_command(summary),
+        *_next_command(summary, quote="`"),
         f"Why: {summary.recommendation.reason}",
         markdown_table(summary),
         _bullets([*references(summary), intervals(summary)]),
@@ -201,9 +200,9 @@ def render_markdown(analysis: Analysis) -> str:
     return "\n\n".join([*parts, "## This run", lines]) + "\n"
 
 
-def _next_command(summary: Summary) -> list[str]:
+def _next_command(summary: Summary, quote: str = "") -> list[str]:
     command = summary.recommendation.command
-    return [] if command is None else [f"Next: `{command}`"]
+    return [] if command is None else [f"Next: {quote}{command}{quote}"]
 
 
 def _bullets(lines: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from streamtrain.science.cells import Cell, throughput
 from streamtrain.science.crossing import round_up, smallest_target
 from streamtrain.science.run_log import Run
-from streamtrain.science.selection import Contender
+from streamtrain.science.selection import DEFAULT_WITHIN, Contender, Selection, select
 
 #: The target is this fraction above the smallest loss, unless twice the rows improve it by more.
 TARGET_MARGIN = 0.02
@@ -36,6 +36,15 @@ def contenders(run: Run, cells: Sequence[Cell]) -> list[Contender]:
         }
         found.append(Contender(batch_size=cell.batch_size, log_seconds=reached, censored=censored))
     return found
+
+
+def select_among(run: Run, cells: Sequence[Cell]) -> Selection:
+    """Return the selection among `cells`, with the timings and `sweep.within` of the run."""
+    return select(
+        contenders(run, cells),
+        within=run.header.within or DEFAULT_WITHIN,
+        timing_variance=timing_variance(run, [cell.batch_size for cell in cells]),
+    )
 
 
 def held_target(

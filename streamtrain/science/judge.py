@@ -13,10 +13,10 @@ from streamtrain.science.cells import (
     make_cell,
     throughput,
 )
-from streamtrain.science.contest import contenders, held_target, timing_variance
+from streamtrain.science.contest import held_target, select_among
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import Run
-from streamtrain.science.selection import DEFAULT_WITHIN, Selection, select
+from streamtrain.science.selection import Selection
 from streamtrain.science.shuffle_quality import is_bad_shuffle
 from streamtrain.science.tuning import choose_winners, is_tuned
 from streamtrain.types import Json, TargetOrigin
@@ -55,11 +55,7 @@ def judge(run: Run) -> Judgement:
         target=target,
         chosen=chosen,
         cells=cells,
-        choice=select(
-            contenders(run, comparable),
-            within=run.header.within or DEFAULT_WITHIN,
-            timing_variance=timing_variance(run, [cell.batch_size for cell in comparable]),
-        ),
+        choice=select_among(run, comparable),
         fresh=bool(_fresh_trials(run, run.rules[0])),
     )
 

@@ -22,13 +22,12 @@ from streamtrain.science.cells import make_cell, rank, throughput
 from streamtrain.science.contest import (
     TARGET_MARGIN,
     below_linear,
-    contenders,
     held_target,
-    timing_variance,
+    select_among,
 )
 from streamtrain.science.crossing import smallest_target
 from streamtrain.science.run_log import Curve, Run
-from streamtrain.science.selection import DEFAULT_WITHIN, LOOKS, Selection, select
+from streamtrain.science.selection import LOOKS, Selection
 from streamtrain.science.tuning import PassPlan, edges_of
 
 #: Rows of the first rung. Rungs grow by the first factor that the budget allows.
@@ -129,22 +128,18 @@ def compared_sizes(run: Run, target: float) -> tuple[tuple[int, ...], Selection 
     for look in LOOKS:
         if look > len(trials):
             break
-        selection = select_among(run, target, trials[:look])
+        selection = select_after(run, target, trials[:look])
         active = tuple(size for size in active if size not in selection.dropped)
     return active, selection
 
 
-def select_among(run: Run, target: float, trials: Sequence[int]) -> Selection:
+def select_after(run: Run, target: float, trials: Sequence[int]) -> Selection:
     """Return the selection among all sizes after `trials`, at the target or what they held."""
     rates = dict(zip(run.batch_sizes, run.winners[0].lrs, strict=True))
     if not run.header.target_loss:
         target = held_target(run, target, rates, trials)
     cells = [make_cell(run, size, rates[size], target, trials) for size in run.batch_sizes]
-    return select(
-        contenders(run, cells),
-        within=run.header.within or DEFAULT_WITHIN,
-        timing_variance=timing_variance(run, [cell.batch_size for cell in cells]),
-    )
+    return select_among(run, cells)
 
 
 def contest_target(run: Run) -> float | None:

@@ -62,5 +62,8 @@ def test_a_folder_that_recommends_nothing_is_refused(command, swept, tmp_path):
         path.write_text(text)
         said = command("train", "--from", "a sweep")
         assert (said.code, "the folder of a finished sweep" in said.err) == (2, True)
+    path.write_text('{"verb": "sweep", "cells": 1}')
+    said = command("train", "--from", "a sweep")
+    assert (said.code, "summary.json" in said.err) == (3, True)
     said = command("train", "--from", "nowhere")
     assert (said.code, "nowhere/summary.json cannot be read" in said.err) == (2, True)

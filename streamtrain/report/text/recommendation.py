@@ -43,7 +43,7 @@ def describe(analysis: Analysis) -> Recommended:
         slower_by=choice.regret,
         equivalent=choice.equivalent,
         target_loss=target,
-        target_rmse=target_rmse(run, target),
+        target_rmse=_target_rmse(run, target),
         command=command,
         more_trials=choice.more_trials,
         reason=_no_reason(analysis) if choice.batch_size is None else _reason(analysis),
@@ -55,7 +55,7 @@ def describe(analysis: Analysis) -> Recommended:
     )
 
 
-def target_rmse(run: Run, target: float | None) -> float | None:
+def _target_rmse(run: Run, target: float | None) -> float | None:
     """Return a loss as RMSE in the target's own units; None where its scale is not known."""
     if target is None or run.header.target_sd is None:
         return None
@@ -227,14 +227,14 @@ def _reason(analysis: Analysis) -> str:
         return "the only size measured: there is nothing to compare it with"
     if len(choice.slower_by) == 1:
         return f"the only size that reached loss {target}"
-    open_sizes = undecided(choice)
+    open_sizes = _undecided(choice)
     fastest = f"the fastest to loss {target} by the mean of log seconds"
     if not open_sizes:
         return f"{fastest}; every size outside {sizes_text(choice.equivalent)} is slower"
     return f"{fastest}; not told apart from it: {sizes_text(open_sizes)}"
 
 
-def undecided(choice: Selection) -> tuple[int, ...]:
+def _undecided(choice: Selection) -> tuple[int, ...]:
     """Return the sizes that are neither as fast as the chosen one, nor slower, with certainty."""
     return tuple(
         size
