@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-#: Fields with times, with the memory of the machine, or with the command.
+#: Fields with times, with the memory of the machine, with the command or with the run's own folder.
 _TIMES = frozenset(
     {
         "seconds",
@@ -15,6 +15,7 @@ _TIMES = frozenset(
         "peak_rss_bytes",
         "command",
         "config",
+        "folder",
         "memory",
         "projected_bytes",
     }
