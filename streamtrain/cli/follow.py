@@ -23,7 +23,7 @@ class Line:
     `loss` is its mean training loss since row 0, `loss_since` since the evaluation before.
     `rows_per_second` is the speed of the pass since its first row, however many learners train on
     the rows, and `waiting` the fraction of that time in which they waited for rows. `left_seconds`
-    lasts until the end of the last pass that is foreseen.
+    lasts until the end of the last pass that is foreseen, or of the budget of a sweep.
     """
 
     trial: int
@@ -47,7 +47,8 @@ class ProgressTracker:
 
     There is a line at row 0, whenever the rows have doubled, and at the end of a pass; with
     `every`, at every evaluation point. `train_rows`: the rows of a pass, infinite where only a
-    clock ends it. Used from one thread.
+    clock ends it. `budget_seconds`: the budget of a sweep that has one in seconds, and
+    `budget_left` what is left of it at the last line. Used from one thread.
     """
 
     def __init__(self, *, every: bool = False) -> None:
@@ -55,6 +56,9 @@ class ProgressTracker:
         self.verb = ""
         self.train_rows: float = 0
         self.passes_done, self.passes_left = 0, 1
+        self.budget_seconds: float | None = None
+        self.budget_left: float | None = None
+        self._left_at_start: float | None = None
         self._replicas = 0
         self._start_pass()
 
@@ -81,9 +85,15 @@ class ProgressTracker:
                 self.train_rows = math.inf if record.train_rows is None else record.train_rows
                 self._replicas = sum(map(len, record.lrs))
                 self.passes_left = record.trials
+                if record.ladder is not None:
+                    self.budget_seconds = self._left_at_start = record.ladder.budget_seconds
                 self._start_pass()
             case PassPlanned():
                 self._replicas, self.passes_left = record.replicas, record.passes_left
+                if record.rows is not None:
+                    self.train_rows = record.rows
+                if record.seconds_left is not None:
+                    self._left_at_start = record.seconds_left
                 self._start_pass()
             case Evaluation():
                 self._add(record)
@@ -140,6 +150,8 @@ class ProgressTracker:
                 waiting = max(0.0, waited - first_waited) / seconds
             if math.isfinite(rows_left):
                 left_seconds = max(0, rows_left) / rows_per_second
+        if self._left_at_start is not None:
+            left_seconds = self.budget_left = max(0.0, self._left_at_start - latest.seconds)
         return Line(
             trial=best.trial,
             rows=best.rows,

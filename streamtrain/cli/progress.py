@@ -23,6 +23,7 @@ from streamtrain.records import (
     DeliveryTimed,
     Emit,
     Evaluation,
+    LadderInfo,
     MeasuringStarted,
     PassPlanned,
     Record,
@@ -98,6 +99,8 @@ def _print_lines(
                 f"kernels compiled in {format_seconds(record.compile_seconds)}; they are cached for"
                 " later runs, and this time does not count"
             )
+        if record.ladder is not None:
+            write(_budget_text(record.ladder))
         write(_row(tracker, tuple(_COLUMNS)))
     elif announcement := _announcement(record):
         write(announcement)
@@ -110,6 +113,15 @@ def _move_bar(bar: Progress, task: TaskID, tracker: ProgressTracker, record: Rec
         case RunStarted():
             total = _finite(tracker.passes_left * tracker.train_rows)
             bar.update(task, total=total, description="training")
+        case Evaluation() if tracker.budget_seconds is not None:
+            left = tracker.budget_left
+            done = 0.0 if left is None else tracker.budget_seconds - left
+            bar.update(
+                task,
+                total=tracker.budget_seconds,
+                completed=done,
+                description=f"pass {tracker.passes_done + 1}",
+            )
         case Evaluation():
             passes = tracker.passes_done + tracker.passes_left
             total, done = _finite(passes * tracker.train_rows), tracker.mean_rows
@@ -127,6 +139,15 @@ def _move_bar(bar: Progress, task: TaskID, tracker: ProgressTracker, record: Rec
             bar.update(task, total=None, description="measuring", facts="")
         case Confirmed():
             bar.update(task, total=None, description="confirming", facts="")
+
+
+def _budget_text(ladder: LadderInfo) -> str:
+    """Return the line that says how long a sweep with a budget takes, and why it may end sooner."""
+    if ladder.budget_seconds is not None:
+        limit = f"at most about {format_seconds(ladder.budget_seconds)}"
+    else:
+        limit = f"at most {format_count(ladder.budget_rows or 0)} rows"
+    return f"{limit}: rows grow until the loss is flat, then trials until the choice is settled"
 
 
 def _finite(rows: float) -> float | None:

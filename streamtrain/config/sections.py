@@ -151,15 +151,19 @@ class CheckpointConfig(Section):
 class SweepConfig(Section):
     """What a sweep compares."""
 
-    batch_sizes: Sizes = Field(
-        default=(64, 256, 1024, 4096, 16384, 65536, 262144, 1048576),
-        description="minibatch sizes to compare, like 64..1Mi*4,1M",
+    batch_sizes: Sizes | None = Field(
+        default=None,
+        description=(
+            "minibatch sizes to compare, like 64..1Mi*4,1M; default: five powers of four up to an"
+            " eighth of the rows, and more where the best one is at an edge"
+        ),
     )
     budget: Budget | None = Field(
         default=None,
         description=(
-            "seconds of work (60s, 5m) or rows of all passes (100M); the sweep then chooses rows,"
-            " trials and further rates itself"
+            "seconds of work (60s, 5m) or rows of all passes (100M), within which the sweep chooses"
+            " rows, trials and rates; default: 60s, unless --trials or another flag asks for a"
+            " fixed plan"
         ),
     )
     within: Annotated[float, BeforeValidator(parse_fraction), Field(gt=0, le=10)] = Field(
@@ -169,8 +173,12 @@ class SweepConfig(Section):
     lr_grid: Rates = Field(
         default=5, description="number of learning rates per minibatch size, or a list of them"
     )
-    trials: PositiveCount = Field(
-        default=5, description="trials, each with its own initial weights and row order"
+    trials: PositiveCount | None = Field(
+        default=None,
+        description=(
+            "a fixed plan of this many trials, each with its own initial weights and row order,"
+            " instead of a budget"
+        ),
     )
     halving: OnOff = Field(
         default=True,
@@ -198,7 +206,7 @@ class SweepConfig(Section):
     )
     target_loss: Losses = Field(
         default=(),
-        description="held-out losses to reach; default: one that at least three sizes reach",
+        description="held-out losses to reach; default: 2 % above the best one reached",
     )
 
 

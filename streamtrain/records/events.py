@@ -82,12 +82,14 @@ class LadderInfo:
     """The limits of a sweep that chooses its own rows and trials; see science/ladder.py.
 
     `budget_seconds` or `budget_rows` limits all passes together, `most_rows` what one learner
-    trains on.
+    trains on. `largest_size`: sizes are added up to this one where the best is at an edge; None
+    where the sizes were given.
     """
 
     budget_seconds: float | None = None
     budget_rows: int | None = None
     most_rows: int | None = None
+    largest_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

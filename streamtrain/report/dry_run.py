@@ -13,7 +13,14 @@ from streamtrain.base.words import plural
 from streamtrain.cluster.choice import is_wanted
 from streamtrain.config import Config, TrainConfig
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up
-from streamtrain.run.sweep import learning_rates
+from streamtrain.run.sweep_plan import (
+    DEFAULT_TRIALS,
+    ladder_of,
+    learning_rates,
+    most_rates,
+    most_sizes,
+    sizes_of,
+)
 from streamtrain.training.fused_engine import one_blas_thread
 from streamtrain.types import Json
 
@@ -30,20 +37,26 @@ def plan_run(config: Config, verb: str) -> Json:
     time of the passes if nothing were trained. Raises what the run itself would raise before its
     first step.
     """
+    ladder, trials = None, 1
     if verb == "train":
-        sizes, rates, trials = _train_sizes(config.train), (config.train.rate,), 1
+        prepared = prepare(config, learners=1, rates=1)
+        sizes, rates = _train_sizes(config.train), (config.train.rate,)
         learners = 1
     else:
-        sizes, rates = config.sweep.batch_sizes, learning_rates(config)
-        trials, learners = config.sweep.trials, len(sizes)
-    prepared = prepare(config, learners=learners, rates=len(rates))
+        rates = learning_rates(config)
+        prepared = prepare(config, learners=most_sizes(config), rates=most_rates(config))
+        ladder = ladder_of(prepared)
+        sizes = sizes_of(prepared, ladder)
+        learners = len(sizes)
+        if ladder is None:
+            trials = config.sweep.trials or DEFAULT_TRIALS
     source, budget, dataset = prepared.source, prepared.budget, prepared.source.dataset
     warm_up(prepared)
     read_rate = _read_rate(prepared)
     step_rates = _step_rates(prepared, sizes, rates)
     value_bytes = np.dtype(dataset.decoded_type).itemsize
     rows = reading_seconds = training_seconds = None
-    if prepared.last_row < NO_LAST_ROW:
+    if ladder is None and prepared.last_row < NO_LAST_ROW:
         rows = prepared.last_row
         workers = min(budget.readers, learners) if prepared.engine == "fused" else 1
         rows_of = (
@@ -72,11 +85,13 @@ def plan_run(config: Config, verb: str) -> Json:
         "readers": budget.readers,
         "engine": prepared.engine,
         "cluster": is_wanted(config.cluster),
-        "trials": trials,
+        "trials": None if ladder is not None else trials,
         "batch_sizes": list(sizes),
         "learning_rates": list(rates),
-        "models": trials * learners * len(rates),
+        "models": None if ladder is not None else trials * learners * len(rates),
         "train_rows": rows,
+        "budget_seconds": None if ladder is None else ladder.budget_seconds,
+        "budget_rows": None if ladder is None else ladder.budget_rows,
         "max_seconds": config.train.max_time,
         "read_rows_per_second": read_rate,
         "step_rows_per_second": {str(size): rate for size, rate in step_rates.items()},
@@ -137,13 +152,6 @@ def _step_rates(
 def plan_text(plan: Json) -> str:
     """Return the plan in a few lines."""
     shards = plural(plan["num_shards"], f"{plan['format'].capitalize()} shard")
-    work = (
-        f"{plural(plan['models'], 'model')}: {plural(plan['trials'], 'trial')},"
-        f" {plural(len(plan['batch_sizes']), 'batch size')},"
-        f" {plural(len(plan['learning_rates']), 'learning rate')} each"
-    )
-    if plan["trials"] > 1:
-        work += "; one pass over the data per trial"
     facts = {
         "data": (
             f"{plural(plan['num_rows'], 'row')} in {shards};"
@@ -160,7 +168,7 @@ def plan_text(plan: Json) -> str:
             f" {format_bytes(plan['budget_bytes'])} allowed; {plural(plan['windows'], 'window')}"
             f" in flight, {plural(plan['readers'], 'reader')}"
         ),
-        "work": work,
+        "work": _work_text(plan),
         "time": _time_text(plan),
     }
     if plan["cluster"]:
@@ -168,8 +176,24 @@ def plan_text(plan: Json) -> str:
     return "\n".join(f"{name:<11}{text}" for name, text in facts.items())
 
 
+def _work_text(plan: Json) -> str:
+    sizes, rates = len(plan["batch_sizes"]), len(plan["learning_rates"])
+    each = f"{plural(sizes, 'batch size')}, {plural(rates, 'learning rate')} each"
+    if plan["models"] is None:
+        return (
+            f"starts with {each}; passes of growing rows until the loss is flat, then trials until"
+            " the choice is settled"
+        )
+    work = f"{plural(plan['models'], 'model')}: {plural(plan['trials'], 'trial')}, {each}"
+    return f"{work}; one pass over the data per trial" if plan["trials"] > 1 else work
+
+
 def _time_text(plan: Json) -> str:
     read = f"one span was read at {format_count(plan['read_rows_per_second'])} rows/s per thread"
+    if plan["budget_seconds"] is not None:
+        return f"at most about {format_seconds(plan['budget_seconds'])}; {read}"
+    if plan["budget_rows"] is not None:
+        return f"until {format_count(plan['budget_rows'])} rows are read; {read}"
     if plan["train_rows"] is None:
         return f"until {format_seconds(plan['max_seconds'])} have passed; {read}"
     reading, training = plan["reading_seconds"], plan["training_seconds"]

@@ -8,6 +8,7 @@ import math
 from streamtrain.records import Confirmed, Emit
 from streamtrain.run.passes import run_pass
 from streamtrain.run.prepare import Prepared
+from streamtrain.run.sweep_plan import for_trial
 from streamtrain.science.cells import Cell
 from streamtrain.science.judge import Judgement, judge
 from streamtrain.science.run_log import Run
@@ -29,7 +30,7 @@ def confirm(prepared: Prepared, run: Run, emit: Emit) -> None:
     trials_reached = set.intersection(*(set(cell.steps_to_target) for cell in cells))
     for trial in sorted(trials_reached)[:MOST_TRIALS]:
         for cell in cells:
-            emit(_train_to_target(prepared, cell, trial))
+            emit(_train_to_target(for_trial(prepared, run, trial), cell, trial))
 
 
 def neighbours(judgement: Judgement) -> list[Cell]:

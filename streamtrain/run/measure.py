@@ -16,6 +16,7 @@ from streamtrain.base.units import format_bytes
 from streamtrain.records import Emit, Measured, MeasuringStarted
 from streamtrain.run.passes import run_pass
 from streamtrain.run.prepare import Prepared
+from streamtrain.run.sweep_plan import for_trial
 from streamtrain.science.cells import Cell
 from streamtrain.science.intervals import log_estimate
 from streamtrain.science.judge import arm_cells, judge
@@ -92,8 +93,9 @@ def measure_sweep(prepared: Prepared, run: Run, learners: list[Learner], emit: E
         prepared, models, names, reference=judgement.choice.batch_size, trial=run.passes[-1].trial
     )
     if "sharpness" in measures:
+        lasting = for_trial(prepared, run, run.passes[-1].trial)
         at_targets = [
-            measure_at_target(prepared, cells, target) for target, cells in cells_per_target
+            measure_at_target(lasting, cells, target) for target, cells in cells_per_target
         ]
         measures["sharpness"]["at_targets"] = [
             measured for measured in at_targets if measured is not None

@@ -6,7 +6,6 @@ a fresh seed. After the passes, steps and delivery are timed separately, the tra
 measured, and the recommended size is trained once more to measure the time it takes.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,6 @@ from streamtrain.records import (
     Baseline,
     DeliveryTimed,
     Emit,
-    LadderInfo,
     PassEnded,
     PassPlanned,
     Record,
@@ -32,6 +30,15 @@ from streamtrain.run.measure import measure_sweep
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.run_records import end_record, run_record
+from streamtrain.run.sweep_plan import (
+    DEFAULT_TRIALS,
+    ladder_of,
+    learning_rates,
+    most_rates,
+    most_sizes,
+    sizes_of,
+    sweep_rules,
+)
 from streamtrain.run.timing import REPEATS, measure_throughput
 from streamtrain.science.ladder import (
     choose_contest,
@@ -41,7 +48,6 @@ from streamtrain.science.ladder import (
 )
 from streamtrain.science.run_log import Run
 from streamtrain.science.tuning import (
-    EXTENDED_BY,
     PassPlan,
     choose_winners,
     is_tuned,
@@ -60,20 +66,6 @@ _BETWEEN_PASSES = (Baseline, PassEnded, WinningRates, StepsTimed, DeliveryTimed)
 FIRST_REPEATS = 2
 
 
-def learning_rates(config: Config) -> tuple[float, ...]:
-    """Return the learning rates tried at every batch size, ascending.
-
-    `sweep.lr_grid` is a list of rates, or the number of rates to try: these are half a decade
-    apart, centred on `train.lr`.
-    """
-    grid = config.sweep.lr_grid
-    if not isinstance(grid, int):
-        return tuple(sorted(set(grid)))
-    center = config.train.rate
-    exponents = [(k - (grid - 1) / 2) / 2 for k in range(grid)]
-    return tuple(float(f"{center * 10**exponent:.3g}") for exponent in exponents)
-
-
 def sweep(
     config: Config,
     emit: Emit,
@@ -90,9 +82,9 @@ def sweep(
     started = time.perf_counter()
     if config.train.batch_schedule is not None:
         raise ConfigError("train.batch_schedule is for `train`: a sweep compares constant sizes.")
-    sizes, rates = config.sweep.batch_sizes, learning_rates(config)
-    prepared = prepare(config, learners=len(sizes), rates=most_rates(config))
+    prepared = prepare(config, learners=most_sizes(config), rates=most_rates(config))
     ladder = ladder_of(prepared)
+    sizes, rates = sizes_of(prepared, ladder), learning_rates(config)
     compile_seconds, resident_bytes = warm_up(prepared, sizes, rates)
     records: list[Record] = []
     if checkpointer is not None:
@@ -107,7 +99,7 @@ def sweep(
             compile_seconds=compile_seconds,
             sizes=sizes,
             rates=[rates] * len(sizes),
-            trials=1 if ladder is not None else config.sweep.trials,
+            trials=1 if ladder is not None else config.sweep.trials or DEFAULT_TRIALS,
         )
         header = replace(header, **sweep_rules(config), within=config.sweep.within, ladder=ladder)
         if ladder is not None:
@@ -192,9 +184,9 @@ class SweepRun:
         """
         learners: list[Learner] = []
         climbs = self.run.header.ladder is not None
-        if climbs and not self.run.step_seconds:
-            self._time_first_steps()
         while plan := (next_rung if climbs else next_tuning_pass)(self.run):
+            if climbs and not self._interrupted:
+                self._time_first_steps(plan)
             learners = self._run_pass(plan)
         if "tuned" in self.run.rules and not self.run.winners:
             if climbs:
@@ -212,15 +204,14 @@ class SweepRun:
         seconds = sum(record.seconds for record in self.run.passes)
         measure_throughput(self._prepared, sizes, self.emit, repeats, pass_seconds=seconds)
 
-    def _time_first_steps(self) -> None:
-        """Time the steps roughly, before the first rung."""
-        measure_throughput(
-            self._prepared,
-            self.run.header.batch_sizes,
-            self.emit,
-            FIRST_REPEATS,
-            pass_seconds=0.0,
-        )
+    def _time_first_steps(self, plan: PassPlan) -> None:
+        """Time the steps of new sizes roughly, before the first rung that has them."""
+        new = tuple(size for size in plan.lrs if size not in self.run.step_seconds)
+        if not new:
+            return
+        if self.run.passes:
+            warm_up(self._prepared, new, plan.lrs[new[0]])
+        measure_throughput(self._prepared, new, self.emit, FIRST_REPEATS, pass_seconds=0.0)
 
     def _run_pass(self, plan: PassPlan, *, announce: bool = True) -> list[Learner]:
         """Run one pass and return its learners.
@@ -234,7 +225,7 @@ class SweepRun:
             self._interrupted = []
         climbs = self.run.header.ladder is not None
         passes_left = 1 if climbs else self._passes_left(plan)
-        max_seconds = None if climbs else self._max_seconds(passes_left)
+        max_seconds = self._max_seconds(passes_left)
         prepared = self._prepared if plan.rows is None else self._prepared.with_rows(plan.rows)
         if announce:
             self.emit(
@@ -275,52 +266,6 @@ class SweepRun:
             return None
         seconds_used = sum(record.seconds for record in self.run.passes)
         return max(0.0, max_time - seconds_used) / passes_left
-
-
-def sweep_rules(config: Config) -> Json:
-    """Return the fields of the `run` record that `science/tuning.py` bases its decisions on."""
-    sweep = config.sweep
-    return {
-        "lr": config.train.rate,
-        "lr_rules": list(sweep.lr_rule),
-        "halving": sweep.halving,
-        "extend": sweep.extend_grid,
-        "rerun": sweep.rerun,
-    }
-
-
-def ladder_of(prepared: Prepared) -> LadderInfo | None:
-    """Return the limits of a sweep that chooses its own rows and trials.
-
-    None without `sweep.budget`. Raises ConfigError where rates are not tuned, or no rows are held
-    out: the ladder needs both.
-    """
-    config = prepared.config
-    budget, train = config.sweep.budget, config.train
-    if budget is None:
-        return None
-    if config.sweep.lr_rule != ("tuned",) or prepared.evaluation is None:
-        raise ConfigError(
-            "--budget needs held-out rows and tuned learning rates. Leave out --budget, or"
-            " --lr-rule and --holdout 0."
-        )
-    limited = train.max_rows is not None or train.epochs is not None
-    seconds = budget if isinstance(budget, float) else None
-    if train.max_time is not None:
-        seconds = min(train.max_time, math.inf if seconds is None else seconds)
-    return LadderInfo(
-        budget_seconds=seconds,
-        budget_rows=None if isinstance(budget, float) else budget,
-        most_rows=prepared.last_row if limited else None,
-    )
-
-
-def most_rates(config: Config) -> int:
-    """Return the largest number of replicas that a batch size can have in one pass."""
-    rules = config.sweep.lr_rule
-    tuned = max(len(learning_rates(config)), EXTENDED_BY) if "tuned" in rules else 0
-    extended = EXTENDED_BY if config.sweep.extend_grid and tuned > 1 else 0
-    return tuned + extended + len(rules)
 
 
 def _can_step(run: Run, batch_size: int) -> bool:

@@ -13,6 +13,9 @@ from streamtrain.science.selection import DEFAULT_WITHIN, Contender, Selection, 
 #: The target is this fraction above the smallest loss, unless twice the rows improve it by more.
 TARGET_MARGIN = 0.02
 
+#: It is at most this fraction above it, however noisy the loss.
+MOST_MARGIN = 0.1
+
 
 def contenders(run: Run, cells: Sequence[Cell]) -> list[Contender]:
     """Return one contender per cell: log(rows to the target) plus the mean log seconds per row.
@@ -52,9 +55,10 @@ def held_target(
 ) -> float:
     """Return `target`, or a higher loss that a size has reached in every trial.
 
-    A target is chosen on other seeds, and fresh ones can miss it all. It is then raised to 2 %
-    above the smallest loss that a size held in each of `trials`, for all sizes alike. `rates`: the
-    learning rate of each size. Sizes that ran fewer trials than others do not count.
+    A target is chosen on other seeds, and fresh ones can miss it all. It is then raised to
+    `_noise_margin` above the smallest loss that a size held in each of `trials`, for all sizes
+    alike. `rates`: the learning rate of each size. Sizes that ran fewer trials than others do not
+    count.
     """
     curves = {
         size: [found[trial] for trial in trials if trial in found]
@@ -62,15 +66,33 @@ def held_target(
         if (found := run.curves.get((size, rate)))
     }
     most = max(map(len, curves.values()), default=0)
-    worst = [
-        max(smallest_target(curve.steps, curve.holdout_loss) for curve in ran)
+    held = [
+        [smallest_target(curve.steps, curve.holdout_loss) for curve in ran]
         for ran in curves.values()
         if len(ran) == most > 0 and all(curve.finished for curve in ran)
     ]
-    best = min(worst, default=math.inf)
+    best = min(map(max, held), default=math.inf)
     if not math.isfinite(best):
         return target
-    return max(target, below_linear(run, best, (1 + TARGET_MARGIN) * best))
+    return max(target, below_linear(run, best, (1 + _noise_margin(held)) * best))
+
+
+def _noise_margin(held: Sequence[Sequence[float]]) -> float:
+    """Return three standard deviations of the log loss over trials, from 2 % to 10 %.
+
+    Whether a size reaches a target closer to its best loss is a matter of luck. `held`: the
+    smallest loss of each size and trial. The variance is the median over sizes, since the largest
+    sizes, which are far from the best loss, vary most.
+    """
+    variances = [
+        float(np.log(losses).var(ddof=1))
+        for losses in held
+        if len(losses) > 1 and all(0 < loss < math.inf for loss in losses)
+    ]
+    if not variances:
+        return TARGET_MARGIN
+    noise = 3 * math.sqrt(float(np.median(variances)))
+    return min(MOST_MARGIN, max(TARGET_MARGIN, noise))
 
 
 def below_linear(run: Run, best: float, target: float) -> float:

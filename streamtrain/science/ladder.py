@@ -1,28 +1,28 @@
 """Choose the next pass of a sweep that finds its own rows, rates and trials within a budget.
 
 A ladder of tuning passes comes first. Each rung has fresh seeds and up to four times the rows of
-the one before, and tries every size at the learning rates around its best one so far. The ladder
-ends when another doubling of the rows improves the best loss by less than 1 %, or when a longer
-rung would leave no time for the comparison. Then every size runs at its best rate in trials on
-further seeds (science/selection.py). After each look, sizes that are certainly slower are dropped.
-The trials end when the regret of the chosen size is at most `sweep.within`, or when the budget is
-spent.
+the one before, and tries every size at the learning rates around its best one so far. Where the
+sizes were not given and the fastest is the smallest or the largest, one more is added beyond it.
+The ladder ends when another doubling of the rows improves the best loss by less than 1 %, or when a
+longer rung would leave no time for the comparison. Then every size runs at its best rate in trials
+on further seeds (science/selection.py). After each look, sizes that are certainly slower are
+dropped. The trials end when the regret of the chosen size is at most `sweep.within`, or when the
+budget is spent.
 
 Every decision is a function of the records before it, including their seconds, so a resumed sweep
 decides as the interrupted one would have.
 """
 
 import math
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from streamtrain.records import LadderInfo, PassEnded, TargetWinners, WinningRates
-from streamtrain.science.cells import make_cell, rank, throughput
+from streamtrain.science.cells import make_cell, rank
 from streamtrain.science.contest import (
     TARGET_MARGIN,
     below_linear,
     held_target,
+    mean_log_cost,
     select_among,
 )
 from streamtrain.science.crossing import smallest_target
@@ -57,6 +57,12 @@ EXTENSIONS = 2
 #: Sizes within this factor of the fastest one may have their rates extended.
 SIZE_RATIO = 4
 
+#: A size is added at this ratio to the fastest one, where that one is the smallest or the largest
+#: and the next is slower by this factor, until there are so many sizes.
+SIZE_STEP = 4
+GROWTH_RATIO = 1.25
+MOST_SIZES = 8
+
 
 def next_rung(run: Run) -> PassPlan | None:
     """Return the next pass of the ladder; None when it has ended."""
@@ -72,15 +78,20 @@ def next_rung(run: Run) -> PassPlan | None:
     trial = rungs[-1].trial
     rows = rung_rows(run, trial)
     longer = _next_rows(run, rungs, rows)
+    best = _best_rates(run, trial)
+    grown = _size_beyond(run, trial)
     if longer is None:
         done = sum(record.trial == trial for record in _passes_of(run, "extension"))
         beyond = _beyond_edges(run, trial) if done < EXTENSIONS else {}
-        if not beyond or not _affordable(run, rows, sum(map(len, beyond.values()))):
+        beyond |= grown
+        replicas = {size: len(rates) for size, rates in beyond.items()}
+        if not beyond or not _affordable(run, rows, replicas):
             return None
-        return PassPlan(kind="extension", trial=trial, lrs=beyond, rows=rows)
-    best = _best_rates(run, trial)
+        return PassPlan(kind="extension", trial=trial, lrs=dict(sorted(beyond.items())), rows=rows)
     ratio = 10**0.5 if len(rungs) < FEWEST_RUNGS else 2.0
-    lrs = {size: _around(lr, ratio) for size, lr in best.items()}
+    tunes = any(len(rates) > 1 for rates in run.header.lrs)
+    lrs = {size: _around(lr, ratio) if tunes else (lr,) for size, lr in best.items()}
+    lrs |= grown
     return PassPlan(kind="tuning", trial=trial + 1, lrs=dict(sorted(lrs.items())), rows=longer)
 
 
@@ -109,7 +120,8 @@ def next_trial(run: Run) -> PassPlan | None:
         return None
     rows = rung_rows(run, fresh[-1].trial) if fresh else _trial_rows(run, winners.target_loss)
     # Two trials are the fewest with any interval.
-    if len(fresh) >= 2 and not _affordable(run, rows, len(active), reserve=False):
+    replicas = dict.fromkeys(active, 1)
+    if len(fresh) >= 2 and not _affordable(run, rows, replicas, reserve=False):
         return None
     rates = dict(zip(run.batch_sizes, winners.lrs, strict=True))
     lrs = {size: (rates[size],) for size in active}
@@ -190,18 +202,8 @@ def fall_per_doubling(run: Run, trial: int) -> float:
 
 
 def best_size_of(run: Run, trial: int) -> int | None:
-    """Return the size that took the fewest seconds to the target of a rung; None if none did.
-
-    Steps are timed roughly before the first rung. Sizes without timings are compared by rows.
-    """
-    target = _rung_target(run, trial)
-    best = _best_rates(run, trial)
-    cells = [make_cell(run, size, lr, target, (trial,)) for size, lr in best.items()]
-    reached = {
-        cell.batch_size: cell.rows_to_target[trial] * _cost_per_row(run, cell.batch_size)
-        for cell in cells
-        if trial in cell.rows_to_target
-    }
+    """Return the size that took the fewest seconds to the target of a rung; None if none did."""
+    reached = _seconds_to_target(run, trial)
     return min(reached, key=reached.__getitem__, default=None)
 
 
@@ -242,7 +244,7 @@ def _next_rows(run: Run, rungs: Sequence[PassEnded], rows: int) -> int | None:
     if len(rungs) >= FEWEST_RUNGS and is_flat(run, rungs[-1].trial):
         return None
     # the rates around the best one of each size
-    replicas = 3 * len(run.batch_sizes)
+    replicas = dict.fromkeys(run.batch_sizes, 3)
     for factor in FACTORS:
         longer = min(rows * factor, ladder.most_rows or rows * factor)
         if longer > rows and _affordable(run, longer, replicas):
@@ -250,22 +252,31 @@ def _next_rows(run: Run, rungs: Sequence[PassEnded], rows: int) -> int | None:
     return None
 
 
-def _affordable(run: Run, rows: int, replicas: int, *, reserve: bool = True) -> bool:
-    """Whether a pass fits into the budget; with `reserve`, together with the trials after it."""
-    ladder, sizes = _ladder(run), len(run.batch_sizes)
+def _affordable(run: Run, rows: int, replicas: Mapping[int, int], *, reserve: bool = True) -> bool:
+    """Whether a pass fits into the budget; with `reserve`, together with the trials after it.
+
+    `replicas`: how many learning rates each size has in the pass.
+    """
+    ladder, sizes = _ladder(run), run.batch_sizes
     trials = TRIALS_RESERVED if reserve else 0.0
     if ladder.budget_rows is not None:
         used = sum(rung_rows(run, record.trial) for record in run.passes)
-        return used + rows * (1 + trials) <= ladder.budget_rows
+        if used + rows * (1 + trials) > ladder.budget_rows:
+            return False
     if ladder.budget_seconds is None:
         return True
     last = run.passes[-1]
-    trained = rung_rows(run, last.trial) * max(1, last.replicas)
-    per_row = last.training_seconds / max(1, trained)
-    seconds = last.fill_seconds + per_row * rows * replicas
-    seconds += trials * (last.fill_seconds + per_row * rows * sizes)
-    seconds += TIMING_SECONDS * sizes if reserve else 0.0
+    trained = rung_rows(run, last.trial) * _cost(run, {s: len(lrs) for s, lrs in last.lrs.items()})
+    per_cost = last.training_seconds / max(trained, 1e-12)
+    seconds = last.fill_seconds + per_cost * rows * _cost(run, replicas)
+    seconds += trials * (last.fill_seconds + per_cost * rows * _cost(run, dict.fromkeys(sizes, 1)))
+    seconds += TIMING_SECONDS * len(sizes) if reserve else 0.0
     return _seconds_used(run) + seconds <= PASSES_SHARE * ladder.budget_seconds
+
+
+def _cost(run: Run, replicas: Mapping[int, int]) -> float:
+    """The seconds per row that the replicas of all sizes need together, one after another."""
+    return sum(count * _cost_per_row(run, size) for size, count in replicas.items())
 
 
 def _seconds_used(run: Run) -> float:
@@ -279,6 +290,21 @@ def _rung_target(run: Run, trial: int) -> float | None:
     halfway = best_loss(run, trial, rung_rows(run, trial) // 2)
     target = max((1 + TARGET_MARGIN) * best, halfway)
     return target if math.isfinite(target) else None
+
+
+def _seconds_to_target(run: Run, trial: int) -> dict[int, float]:
+    """The seconds to the target of a rung, of each size that reached it at its best rate.
+
+    Steps are timed roughly before a size's first rung.
+    """
+    target = _rung_target(run, trial)
+    best = _best_rates(run, trial)
+    cells = [make_cell(run, size, lr, target, (trial,)) for size, lr in best.items()]
+    return {
+        cell.batch_size: cell.rows_to_target[trial] * _cost_per_row(run, cell.batch_size)
+        for cell in cells
+        if trial in cell.rows_to_target
+    }
 
 
 def _best_rates(run: Run, trial: int) -> dict[int, float]:
@@ -315,6 +341,30 @@ def _beyond_edges(run: Run, trial: int) -> dict[int, tuple[float, ...]]:
     return lrs
 
 
+def _size_beyond(run: Run, trial: int) -> dict[int, tuple[float, ...]]:
+    """The next size beyond the edge where the fastest one is, with rates around that one's best.
+
+    Empty where the sizes were given, or there are enough of them.
+    """
+    largest = _ladder(run).largest_size
+    sizes = sorted(run.batch_sizes)
+    seconds = _seconds_to_target(run, trial)
+    if largest is None or not seconds or len(sizes) >= MOST_SIZES:
+        return {}
+    fastest = min(seconds, key=seconds.__getitem__)
+    others = [value for size, value in seconds.items() if size != fastest]
+    if others and GROWTH_RATIO * seconds[fastest] > min(others):
+        return {}
+    if fastest == sizes[-1] and fastest * SIZE_STEP <= largest:
+        size = fastest * SIZE_STEP
+    elif fastest == sizes[0] and fastest >= SIZE_STEP:
+        size = fastest // SIZE_STEP
+    else:
+        return {}
+    lr = _best_rates(run, trial)[fastest]
+    return {size: _around(lr, 10**0.5)}
+
+
 def _around(lr: float, ratio: float) -> tuple[float, ...]:
     return tuple(float(f"{lr * ratio**k:.3g}") for k in (-1, 0, 1))
 
@@ -335,6 +385,11 @@ def _trial_rows(run: Run, target: float) -> int:
 
 
 def _cost_per_row(run: Run, size: int) -> float:
-    """Seconds per row of a size where they were timed; before that, 1."""
-    speeds, _ = throughput(run, size)
-    return 1 / float(np.median(speeds)) if speeds else 1.0
+    """Seconds per row of one replica. Before any size was timed, 1.
+
+    A size that was not timed costs what the nearest one does, or as much more as it is smaller.
+    """
+    if not run.step_seconds:
+        return 1.0
+    nearest = min(run.step_seconds, key=lambda timed: abs(math.log(timed / size)))
+    return math.exp(mean_log_cost(run, nearest)) * max(1.0, nearest / size)

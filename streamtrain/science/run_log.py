@@ -86,8 +86,10 @@ class Run:
 
     @property
     def batch_sizes(self) -> list[int]:
-        """The batch sizes in the order of the run."""
-        return list(self.header.batch_sizes)
+        """The batch sizes in the order of the run; ascending where its passes added some."""
+        sizes = list(self.header.batch_sizes)
+        added = {size for record in self.passes for size in record.lrs}.difference(sizes)
+        return sorted(added.union(sizes)) if added else sizes
 
     @property
     def has_holdout(self) -> bool:
@@ -133,7 +135,8 @@ class Run:
 
         Learning rates that left no record are included.
         """
-        lrs = set(self.header.lrs[self.batch_sizes.index(batch_size)])
+        started = dict(zip(self.header.batch_sizes, self.header.lrs, strict=True))
+        lrs = set(started.get(batch_size, ()))
         kinds = ("extension",) if self.header.ladder is None else ("extension", "tuning")
         for record in self.passes:
             if record.kind in kinds:

@@ -85,7 +85,7 @@ def test_precedence_and_origins_as_config_show_prints_them(command, sweep_yaml, 
     assert document["train.beta1"] == {"value": 0.8, "origin": "--set train.beta1"}
     assert document["train.lr"] == {"value": 0.5, "origin": "--lr"}
     assert document["fetch.readers"] == {"value": 1, "origin": "sweep.yaml:7"}
-    assert document["sweep.trials"] == {"value": 5, "origin": "default"}
+    assert document["sweep.lr_grid"] == {"value": 5, "origin": "default"}
 
 
 def test_config_show_prints_a_config_file_of_the_same_config(command, sweep_yaml, tmp_path):

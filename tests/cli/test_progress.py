@@ -15,7 +15,9 @@ from streamtrain.cli.progress import progress
 from streamtrain.records import (
     DeliveryTimed,
     Evaluation,
+    LadderInfo,
     PassEnded,
+    PassPlanned,
     Record,
     ReplicaEnded,
     RunEnded,
@@ -241,3 +243,16 @@ def test_live_writes_the_same_lines_above_a_bar_that_goes_away(monkeypatch):
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert re.search(r" +1 +8,192 +0\.\d{4} +0", text)
     assert "timing the step alone" in text
+
+
+def test_a_budget_is_counted_down_through_its_passes():
+    tracker = ProgressTracker()
+    header = started(None, lrs=[(0.1,)])
+    tracker.update(replace(header, ladder=LadderInfo(budget_seconds=60.0)))
+    plan = PassPlanned(kind="tuning", trial=0, batch_sizes=1, replicas=1, passes_left=1, rows=ROWS)
+    tracker.update(plan)
+    [line] = tracker.update(evaluation(0, 64, 0.1, 0, seconds=2.0))
+    assert line.left_seconds == tracker.budget_left == 58.0
+    tracker.update(replace(plan, trial=1, seconds_left=30.0))
+    [line] = tracker.update(evaluation(1, 64, 0.1, 0, seconds=40.0))
+    assert line.left_seconds == 0.0

@@ -24,11 +24,26 @@ def test_a_target_that_a_size_reached_in_every_trial_stays():
 def test_a_target_that_every_size_missed_once_is_raised_to_what_one_of_them_held():
     missed = {64: [[1.0, 0.5, 0.1, 0.1], [1.0, 0.5, 0.25, 0.25]], 256: [[1.0, 0.5, 0.3, 0.3]] * 2}
     run = make_run(missed)
-    assert held_target(run, 0.2, {64: 0.1, 256: 0.1}, range(2)) == pytest.approx(0.255)
+    assert held_target(run, 0.2, {64: 0.1, 256: 0.1}, range(2)) == pytest.approx(0.275)
     assert held_target(run, 0.2, {64: 0.1, 256: 0.1}, range(1)) == 0.2
     # a size that was dropped after the first trial has no say
     del run.curves[64, 0.1][1]
     assert held_target(run, 0.2, {64: 0.1, 256: 0.1}, range(2)) == pytest.approx(0.306)
+
+
+def test_the_raised_target_is_three_deviations_of_the_median_size_above_the_best_loss():
+    def with_losses(by_size):
+        curves = {size: [[1.0, loss, loss] for loss in losses] for size, losses in by_size.items()}
+        return make_run(curves), dict.fromkeys(by_size, 0.1)
+
+    noisy = [0.2, 0.2 * 1.02, 0.2 / 1.02]
+    run, rates = with_losses({16: noisy, 64: noisy, 256: [0.3, 0.9, 0.4]})
+    deviation = math.log(1.02)
+    assert held_target(run, 0.1, rates, range(3)) == pytest.approx(
+        0.204 * (1 + 3 * deviation), rel=0.01
+    )
+    quiet, rates = with_losses({16: [0.2] * 3, 64: [0.21] * 3, 256: [0.3, 0.9, 0.4]})
+    assert held_target(quiet, 0.1, rates, range(3)) == pytest.approx(0.204, rel=0.01)
 
 
 def test_the_target_stays_below_a_linear_model_that_the_best_loss_is_below():

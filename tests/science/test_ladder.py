@@ -1,15 +1,18 @@
 """A sweep with a budget: its rungs grow, its trials compare, and its records decide both."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from data_gen import generate
 from streamtrain import api
 from streamtrain.config import make_config
+from streamtrain.records import LadderInfo, PassEnded
 from streamtrain.report.write import read_records
 from streamtrain.science.ladder import FACTORS, FIRST_ROWS, contest_target, next_rung, next_trial
-from streamtrain.science.run_log import collect
+from streamtrain.science.run_log import Run, collect
+from tests.science.runs import add_curve, make_header
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +64,44 @@ def test_the_ended_sweep_needs_no_further_pass(run):
 def test_the_target_is_below_a_constant_and_was_chosen_before_the_trials(run):
     assert run.winners[0].target_loss == contest_target(run)
     assert run.winners[0].target_loss < run.baseline.constant_loss
+
+
+@pytest.mark.parametrize(
+    ("losses", "grown"),
+    [
+        pytest.param({16: 0.5, 64: 0.4, 256: 0.1}, 1024, id="the largest is the fastest"),
+        pytest.param({16: 0.1, 64: 0.4, 256: 0.5}, 4, id="the smallest is the fastest"),
+        pytest.param({16: 0.5, 64: 0.1, 256: 0.5}, None, id="an inner size is the fastest"),
+        pytest.param({16: 0.5, 64: 0.1, 256: 0.1}, None, id="two sizes are equally fast"),
+    ],
+)
+def test_a_size_is_added_beyond_the_edge_where_the_fastest_one_is(losses, grown):
+    assert grown_size(losses, largest_size=1024) == grown
+    assert grown_size(losses, largest_size=None) is None
+
+
+def test_no_size_is_added_above_the_largest():
+    losses = {16: 0.5, 64: 0.4, 256: 0.1}
+    assert grown_size(losses, largest_size=256) is None
+
+
+def grown_size(losses, *, largest_size):
+    """Return the size that the second rung adds to `losses`, the best loss of each size."""
+    header = make_header(tuple(losses), lr=0.1, trials=1)
+    run = Run(header=replace(header, ladder=LadderInfo(largest_size=largest_size)))
+    for size, loss in losses.items():
+        rows = [0, 1024, 2048, 4096]
+        add_curve(
+            run,
+            batch_size=size,
+            lr=0.1,
+            trial=0,
+            steps=[row // size for row in rows],
+            losses=[1.0, loss, loss, loss],
+            rows=rows,
+        )
+    run.add(PassEnded(kind="tuning", trial=0, lrs=dict.fromkeys(losses, (0.1,))))
+    plan = next_rung(run)
+    assert plan is not None
+    [size] = set(plan.lrs).difference(losses) or {None}
+    return size

@@ -1,0 +1,160 @@
+"""What a sweep tries and within which limits, from its configuration and its data.
+
+A sweep climbs a ladder within a budget (`science/ladder.py`) unless a flag asks for the fixed plan
+of `science/tuning.py`.
+"""
+
+import math
+
+from streamtrain.config import Config
+from streamtrain.errors import ConfigError
+from streamtrain.records import LadderInfo
+from streamtrain.run.prepare import Prepared
+from streamtrain.science.ladder import MOST_SIZES, rung_rows
+from streamtrain.science.run_log import Run
+from streamtrain.science.tuning import EXTENDED_BY
+from streamtrain.types import Json
+
+#: The budget of a sweep in seconds, and the trials of a fixed plan, where none are given.
+DEFAULT_BUDGET = 60.0
+DEFAULT_TRIALS = 5
+
+#: A sweep that chooses its sizes starts with this many powers of four, from 16 where the rows
+#: allow it. A minibatch is at most this part of the training rows.
+FIRST_SIZES = 5
+SMALLEST_FIRST = 16
+LARGEST_PART = 8
+
+#: The sizes of a fixed plan, as far as the rows allow them, and of the benchmarks.
+FIXED_SIZES = (64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
+
+
+def learning_rates(config: Config) -> tuple[float, ...]:
+    """Return the learning rates tried at every batch size, ascending.
+
+    `sweep.lr_grid` is a list of rates, or the number of rates to try: these are half a decade
+    apart, centred on `train.lr`.
+    """
+    grid = config.sweep.lr_grid
+    if not isinstance(grid, int):
+        return tuple(sorted(set(grid)))
+    center = config.train.rate
+    exponents = [(k - (grid - 1) / 2) / 2 for k in range(grid)]
+    return tuple(float(f"{center * 10**exponent:.3g}") for exponent in exponents)
+
+
+def most_rates(config: Config) -> int:
+    """Return the largest number of replicas that a batch size can have in one pass."""
+    rules = config.sweep.lr_rule
+    tuned = max(len(learning_rates(config)), EXTENDED_BY) if "tuned" in rules else 0
+    extended = EXTENDED_BY if config.sweep.extend_grid and tuned > 1 else 0
+    return tuned + extended + len(rules)
+
+
+def most_sizes(config: Config) -> int:
+    """Return the largest number of batch sizes in one pass."""
+    given = config.sweep.batch_sizes
+    return MOST_SIZES if given is None else len(given)
+
+
+def sizes_of(prepared: Prepared, ladder: LadderInfo | None) -> tuple[int, ...]:
+    """Return the batch sizes that a sweep starts with."""
+    if (given := prepared.config.sweep.batch_sizes) is not None:
+        return given
+    most = largest_size(prepared.epoch_rows)
+    return first_sizes(most) if ladder is not None else fixed_sizes(most)
+
+
+def largest_size(rows: int) -> int:
+    """Return the largest power of four that is at most an eighth of the training rows.
+
+    >>> largest_size(9_568), largest_size(100)
+    (1024, 4)
+    """
+    size = 1
+    while size * 4 * LARGEST_PART <= rows:
+        size *= 4
+    return size
+
+
+def first_sizes(most: int) -> tuple[int, ...]:
+    """Return five powers of four from 16, or from less where fewer than three are at most `most`.
+
+    >>> first_sizes(2**20), first_sizes(64)
+    ((16, 64, 256, 1024, 4096), (4, 16, 64))
+    """
+    sizes = [SMALLEST_FIRST * 4**k for k in range(FIRST_SIZES)]
+    sizes = [size for size in sizes if size <= most]
+    while len(sizes) < 3 and (not sizes or sizes[0] > 1):
+        sizes.insert(0, sizes[0] // 4 if sizes else most)
+    return tuple(sizes)
+
+
+def fixed_sizes(most: int) -> tuple[int, ...]:
+    """Return the sizes of a fixed plan: at most `most`, and at least the three smallest.
+
+    >>> fixed_sizes(4096), fixed_sizes(1)
+    ((64, 256, 1024, 4096), (64, 256, 1024))
+    """
+    return tuple(size for size in FIXED_SIZES if size <= max(most, FIXED_SIZES[2]))
+
+
+def ladder_of(prepared: Prepared) -> LadderInfo | None:
+    """Return the limits of a sweep that chooses its own rows and trials; None for a fixed plan.
+
+    Raises ConfigError where a budget is given together with what only a fixed plan can do.
+    """
+    config = prepared.config
+    budget, train = config.sweep.budget, config.train
+    if reason := _why_fixed(prepared):
+        if budget is not None:
+            raise ConfigError(f"--budget cannot be combined with {reason}. Leave out one of them.")
+        return None
+    if budget is None:
+        budget = DEFAULT_BUDGET
+    limited = train.max_rows is not None or train.epochs is not None
+    seconds = budget if isinstance(budget, float) else None
+    if train.max_time is not None:
+        seconds = min(train.max_time, math.inf if seconds is None else seconds)
+    return LadderInfo(
+        budget_seconds=seconds,
+        budget_rows=None if isinstance(budget, float) else budget,
+        most_rows=prepared.last_row if limited else None,
+        largest_size=(
+            None if config.sweep.batch_sizes is not None else largest_size(prepared.epoch_rows)
+        ),
+    )
+
+
+def for_trial(prepared: Prepared, run: Run, trial: int) -> Prepared:
+    """Return the state for a pass as long as the one that a trial had, to train it again."""
+    if run.header.ladder is None:
+        return prepared
+    return prepared.with_rows(rung_rows(run, trial))
+
+
+def sweep_rules(config: Config) -> Json:
+    """Return the fields of the `run` record that `science/tuning.py` bases its decisions on."""
+    sweep = config.sweep
+    return {
+        "lr": config.train.rate,
+        "lr_rules": list(sweep.lr_rule),
+        "halving": sweep.halving,
+        "extend": sweep.extend_grid,
+        "rerun": sweep.rerun,
+    }
+
+
+def _why_fixed(prepared: Prepared) -> str | None:
+    """The flag that asks for a fixed plan; None if none does."""
+    sweep = prepared.config.sweep
+    reasons = {
+        "--trials": sweep.trials is not None,
+        "--lr-rule": sweep.lr_rule != ("tuned",),
+        "--no-halving": not sweep.halving,
+        "--no-extend-grid": not sweep.extend_grid,
+        "--no-rerun": not sweep.rerun,
+        "several --target-loss": len(sweep.target_loss) > 1,
+        "--holdout 0": prepared.evaluation is None,
+    }
+    return next((name for name, given in reasons.items() if given), None)

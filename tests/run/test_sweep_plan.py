@@ -1,0 +1,82 @@
+"""What a sweep tries, from its flags and its data."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_gen import generate
+from streamtrain.config import make_config
+from streamtrain.errors import ConfigError
+from streamtrain.run.prepare import prepare
+from streamtrain.run.sweep_plan import (
+    DEFAULT_BUDGET,
+    FIXED_SIZES,
+    first_sizes,
+    ladder_of,
+    largest_size,
+    sizes_of,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plan") / "data"
+    generate(folder, kind="linear", rows=20_000)
+    return folder
+
+
+def plan(data, *, data_keys=(), train=(), **sweep):
+    config = make_config(
+        {"data": {"path": str(data), **dict(data_keys)}, "sweep": sweep, "train": dict(train)}
+    )
+    prepared = prepare(config, learners=2, rates=2)
+    ladder = ladder_of(prepared)
+    return sizes_of(prepared, ladder), ladder
+
+
+@given(st.integers(1, 10**12))
+def test_sizes_are_at_most_an_eighth_of_the_rows_and_three_where_the_rows_allow_it(rows):
+    sizes = first_sizes(largest_size(rows))
+    assert list(sizes) == sorted(set(sizes))
+    assert sizes[0] == 1 or sizes[-1] * 8 <= rows
+    assert len(sizes) >= 3 or rows < 8 * 16
+    assert len(sizes) <= 5
+
+
+def test_the_default_is_a_minute_at_sizes_that_may_grow(data):
+    sizes, ladder = plan(data)
+    assert sizes == (16, 64, 256, 1024)
+    assert ladder.budget_seconds == DEFAULT_BUDGET
+    assert ladder.largest_size == 1024
+
+
+def test_given_sizes_stay_and_do_not_grow(data):
+    sizes, ladder = plan(data, batch_sizes="32,100000")
+    assert sizes == (32, 100_000)
+    assert ladder.largest_size is None
+
+
+def test_max_time_shortens_the_budget_and_holds_with_a_budget_of_rows(data):
+    assert plan(data, train={"max_time": 5})[1].budget_seconds == 5
+    _, ladder = plan(data, budget="100M", train={"max_time": 5})
+    assert (ladder.budget_seconds, ladder.budget_rows) == (5, 100_000_000)
+
+
+@pytest.mark.parametrize(
+    ("flag", "keys"),
+    [
+        ("--trials", {"trials": 3}),
+        ("--lr-rule", {"lr_rule": "linear"}),
+        ("--no-halving", {"halving": False}),
+        ("--no-extend-grid", {"extend_grid": False}),
+        ("--no-rerun", {"rerun": False}),
+        ("several --target-loss", {"target_loss": [0.2, 0.3]}),
+        ("--holdout 0", {"data_keys": {"holdout": 0}}),
+    ],
+)
+def test_what_only_a_fixed_plan_can_do_asks_for_one_and_is_refused_with_a_budget(data, flag, keys):
+    sizes, ladder = plan(data, **keys)
+    assert ladder is None
+    assert sizes == FIXED_SIZES[:3]
+    with pytest.raises(ConfigError, match=f"--budget cannot be combined with {flag}"):
+        plan(data, budget="60s", **keys)
