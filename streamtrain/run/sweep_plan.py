@@ -151,9 +151,9 @@ def _why_fixed(prepared: Prepared) -> str | None:
     reasons = {
         "--trials": sweep.trials is not None,
         "--lr-rule": sweep.lr_rule != ("tuned",),
-        "--no-halving": not sweep.halving,
-        "--no-extend-grid": not sweep.extend_grid,
-        "--no-rerun": not sweep.rerun,
+        "--halving off": not sweep.halving,
+        "--extend-grid off": not sweep.extend_grid,
+        "--rerun off": not sweep.rerun,
         "several --target-loss": len(sweep.target_loss) > 1,
         "--holdout 0": prepared.evaluation is None,
     }

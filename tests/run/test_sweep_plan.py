@@ -67,9 +67,9 @@ def test_max_time_shortens_the_budget_and_holds_with_a_budget_of_rows(data):
     [
         ("--trials", {"trials": 3}),
         ("--lr-rule", {"lr_rule": "linear"}),
-        ("--no-halving", {"halving": False}),
-        ("--no-extend-grid", {"extend_grid": False}),
-        ("--no-rerun", {"rerun": False}),
+        ("--halving off", {"halving": False}),
+        ("--extend-grid off", {"extend_grid": False}),
+        ("--rerun off", {"rerun": False}),
         ("several --target-loss", {"target_loss": [0.2, 0.3]}),
         ("--holdout 0", {"data_keys": {"holdout": 0}}),
     ],
