@@ -17,7 +17,7 @@ from streamtrain.bench.bench_verdict import figure, ratio_figure, require_positi
 from streamtrain.bench.stream_bench import REPEATS, Side, take_turns
 from streamtrain.bench.torch_loop import TorchLoop, torch_threads
 from streamtrain.config import Config
-from streamtrain.run.sweep_plan import FIXED_SIZES
+from streamtrain.run.sweep_plan import bench_sizes
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine import Engine
 from streamtrain.training.engine_choice import ENGINES, choose_engine, make_model
@@ -59,7 +59,7 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
     Raises ConfigError for what no engine can do, and for fewer than one repeat.
     """
     require_positive("--repeats", repeats)
-    sizes, train = config.sweep.batch_sizes or FIXED_SIZES, config.train
+    sizes, train = bench_sizes(config), config.train
     model = make_model(config.model, FEATURES).for_trial(config.order.seed, 0)
     chosen, _ = choose_engine(train, model)
     engines = ("fused", "torch") if train.engine == "auto" and chosen == "fused" else (chosen,)
@@ -183,7 +183,7 @@ class Replicas:
         self.rows = rows[: max(REPLICA_WORK // model.num_parameters, 1024)]
         self.engines = [
             FusedEngine(model, parameters, size, RATES, config.train, ROWS)
-            for size in config.sweep.batch_sizes or FIXED_SIZES
+            for size in bench_sizes(config)
         ]
         for engine in self.engines:
             engine.cores = cores

@@ -15,7 +15,7 @@ from streamtrain.bench.bench_verdict import figure, ratio_figure, require_positi
 from streamtrain.bench.stream_bench import REPEATS, Side, take_turns
 from streamtrain.config import Config
 from streamtrain.run.prepare import TIMED_ROWS, Prepared, prepare, warm_up
-from streamtrain.run.sweep_plan import FIXED_SIZES
+from streamtrain.run.sweep_plan import bench_sizes
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine import Engine
@@ -79,7 +79,7 @@ def measure_train(config: Config, *, repeats: int = REPEATS) -> Json:
     Raises ConfigError for fewer than one repeat, and whatever `prepare` raises.
     """
     require_positive("--repeats", repeats)
-    sizes, cores = config.sweep.batch_sizes or FIXED_SIZES, default_readers()
+    sizes, cores = bench_sizes(config), default_readers()
     prepared = prepare(config, learners=len(sizes), rates=1)
     compile_seconds, _ = warm_up(prepared)
     fused = prepared.engine == "fused"

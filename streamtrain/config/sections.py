@@ -206,7 +206,7 @@ class SweepConfig(Section):
     )
     target_loss: Losses = Field(
         default=(),
-        description="held-out losses to reach; default: 2 % above the best one reached",
+        description="held-out losses to reach; default: chosen from what the sizes reach",
     )
 
 

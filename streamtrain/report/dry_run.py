@@ -13,14 +13,7 @@ from streamtrain.base.words import plural
 from streamtrain.cluster.choice import is_wanted
 from streamtrain.config import Config, TrainConfig
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up
-from streamtrain.run.sweep_plan import (
-    DEFAULT_TRIALS,
-    ladder_of,
-    learning_rates,
-    most_rates,
-    most_sizes,
-    sizes_of,
-)
+from streamtrain.run.sweep_plan import plan_sweep
 from streamtrain.training.fused_engine import one_blas_thread
 from streamtrain.types import Json
 
@@ -37,19 +30,15 @@ def plan_run(config: Config, verb: str) -> Json:
     time of the passes if nothing were trained. Raises what the run itself would raise before its
     first step.
     """
-    ladder, trials = None, 1
     if verb == "train":
-        prepared = prepare(config, learners=1, rates=1)
+        prepared, ladder = prepare(config, learners=1, rates=1), None
         sizes, rates = _train_sizes(config.train), (config.train.rate,)
-        learners = 1
+        learners = trials = 1
     else:
-        rates = learning_rates(config)
-        prepared = prepare(config, learners=most_sizes(config), rates=most_rates(config))
-        ladder = ladder_of(prepared)
-        sizes = sizes_of(prepared, ladder)
+        plan = plan_sweep(config)
+        prepared, ladder = plan.prepared, plan.ladder
+        sizes, rates, trials = plan.sizes, plan.rates, plan.trials
         learners = len(sizes)
-        if ladder is None:
-            trials = config.sweep.trials or DEFAULT_TRIALS
     source, budget, dataset = prepared.source, prepared.budget, prepared.source.dataset
     warm_up(prepared)
     read_rate = _read_rate(prepared)

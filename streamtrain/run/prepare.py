@@ -288,6 +288,13 @@ def warm_up(
     torch engine compiles a step for each size where that pays.
     """
     started = time.perf_counter()
+    take_few_steps(prepared, sizes, rates)
+    reset_peak_rss()
+    return time.perf_counter() - started, rss_bytes()
+
+
+def take_few_steps(prepared: Prepared, sizes: tuple[int, ...], rates: tuple[float, ...]) -> None:
+    """Compile or load the kernels of a run, as `warm_up` does, and leave the peak of memory."""
     source, span = prepared.source, prepared.source.spans[0]
     few_rows = Span(
         shard=span.shard,
@@ -304,8 +311,6 @@ def warm_up(
             engine.advance(rows, 0, len(rows))
             engine.finish_epoch()
             engine.evaluate(rows)
-    reset_peak_rss()
-    return time.perf_counter() - started, rss_bytes()
 
 
 def _last_epoch(train: TrainConfig) -> int | None:

@@ -28,15 +28,10 @@ from streamtrain.records import (
 from streamtrain.run.confirm import confirm
 from streamtrain.run.measure import measure_sweep
 from streamtrain.run.passes import PassRunner, run_pass
-from streamtrain.run.prepare import Prepared, prepare, warm_up
+from streamtrain.run.prepare import Prepared, take_few_steps, warm_up
 from streamtrain.run.run_records import end_record, run_record
 from streamtrain.run.sweep_plan import (
-    DEFAULT_TRIALS,
-    ladder_of,
-    learning_rates,
-    most_rates,
-    most_sizes,
-    sizes_of,
+    plan_sweep,
     sweep_rules,
 )
 from streamtrain.run.timing import REPEATS, measure_throughput
@@ -82,9 +77,8 @@ def sweep(
     started = time.perf_counter()
     if config.train.batch_schedule is not None:
         raise ConfigError("train.batch_schedule is for `train`: a sweep compares constant sizes.")
-    prepared = prepare(config, learners=most_sizes(config), rates=most_rates(config))
-    ladder = ladder_of(prepared)
-    sizes, rates = sizes_of(prepared, ladder), learning_rates(config)
+    plan = plan_sweep(config)
+    prepared, ladder, sizes, rates = plan.prepared, plan.ladder, plan.sizes, plan.rates
     compile_seconds, resident_bytes = warm_up(prepared, sizes, rates)
     records: list[Record] = []
     if checkpointer is not None:
@@ -99,7 +93,7 @@ def sweep(
             compile_seconds=compile_seconds,
             sizes=sizes,
             rates=[rates] * len(sizes),
-            trials=1 if ladder is not None else config.sweep.trials or DEFAULT_TRIALS,
+            trials=plan.trials,
         )
         header = replace(header, **sweep_rules(config), within=config.sweep.within, ladder=ladder)
         if ladder is not None:
@@ -184,15 +178,19 @@ class SweepRun:
         """
         learners: list[Learner] = []
         climbs = self.run.header.ladder is not None
-        while plan := (next_rung if climbs else next_tuning_pass)(self.run):
+        if climbs:
+            next_tuning, choose, next_fresh = next_rung, choose_contest, next_trial
+        else:
+            next_tuning, choose, next_fresh = next_tuning_pass, choose_winners, next_fresh_pass
+        while plan := next_tuning(self.run):
             if climbs and not self._interrupted:
                 self._time_first_steps(plan)
             learners = self._run_pass(plan)
         if "tuned" in self.run.rules and not self.run.winners:
             if climbs:
                 self.time_steps(REPEATS)
-            self.emit((choose_contest if climbs else choose_winners)(self.run))
-        while plan := (next_trial if climbs else next_fresh_pass)(self.run):
+            self.emit(choose(self.run))
+        while plan := next_fresh(self.run):
             learners = self._run_pass(plan)
         if not learners:
             learners = self._run_pass(last_pass(self.run), announce=False)
@@ -210,7 +208,7 @@ class SweepRun:
         if not new:
             return
         if self.run.passes:
-            warm_up(self._prepared, new, plan.lrs[new[0]])
+            take_few_steps(self._prepared, new, plan.lrs[new[0]])
         measure_throughput(self._prepared, new, self.emit, FIRST_REPEATS, pass_seconds=0.0)
 
     def _run_pass(self, plan: PassPlan, *, announce: bool = True) -> list[Learner]:

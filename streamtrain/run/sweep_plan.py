@@ -5,11 +5,12 @@ of `science/tuning.py`.
 """
 
 import math
+from dataclasses import dataclass
 
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError
 from streamtrain.records import LadderInfo
-from streamtrain.run.prepare import Prepared
+from streamtrain.run.prepare import Prepared, prepare
 from streamtrain.science.ladder import MOST_SIZES, rung_rows
 from streamtrain.science.run_log import Run
 from streamtrain.science.tuning import EXTENDED_BY
@@ -29,6 +30,33 @@ LARGEST_PART = 8
 FIXED_SIZES = (64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepPlan:
+    """What a sweep starts with: its data, limits, batch sizes, and the rates and trials of each.
+
+    `ladder` is None for a fixed plan. With one, `trials` is 1: further trials follow from records.
+    """
+
+    prepared: Prepared
+    ladder: LadderInfo | None
+    sizes: tuple[int, ...]
+    rates: tuple[float, ...]
+    trials: int
+
+
+def plan_sweep(config: Config) -> SweepPlan:
+    """Open the data of a sweep and return its plan. Raises what `prepare` and `ladder_of` raise."""
+    prepared = prepare(config, learners=_most_sizes(config), rates=_most_rates(config))
+    ladder = ladder_of(prepared)
+    return SweepPlan(
+        prepared=prepared,
+        ladder=ladder,
+        sizes=sizes_of(prepared, ladder),
+        rates=learning_rates(config),
+        trials=1 if ladder is not None else config.sweep.trials or DEFAULT_TRIALS,
+    )
+
+
 def learning_rates(config: Config) -> tuple[float, ...]:
     """Return the learning rates tried at every batch size, ascending.
 
@@ -43,7 +71,7 @@ def learning_rates(config: Config) -> tuple[float, ...]:
     return tuple(float(f"{center * 10**exponent:.3g}") for exponent in exponents)
 
 
-def most_rates(config: Config) -> int:
+def _most_rates(config: Config) -> int:
     """Return the largest number of replicas that a batch size can have in one pass."""
     rules = config.sweep.lr_rule
     tuned = max(len(learning_rates(config)), EXTENDED_BY) if "tuned" in rules else 0
@@ -51,10 +79,16 @@ def most_rates(config: Config) -> int:
     return tuned + extended + len(rules)
 
 
-def most_sizes(config: Config) -> int:
+def _most_sizes(config: Config) -> int:
     """Return the largest number of batch sizes in one pass."""
     given = config.sweep.batch_sizes
     return MOST_SIZES if given is None else len(given)
+
+
+def bench_sizes(config: Config) -> tuple[int, ...]:
+    """Return the batch sizes of a benchmark, which has no table to choose them from."""
+    given = config.sweep.batch_sizes
+    return FIXED_SIZES if given is None else given
 
 
 def sizes_of(prepared: Prepared, ladder: LadderInfo | None) -> tuple[int, ...]:

@@ -78,7 +78,6 @@ def next_rung(run: Run) -> PassPlan | None:
     trial = rungs[-1].trial
     rows = rung_rows(run, trial)
     longer = _next_rows(run, rungs, rows)
-    best = _best_rates(run, trial)
     grown = _size_beyond(run, trial)
     if longer is None:
         done = sum(record.trial == trial for record in _passes_of(run, "extension"))
@@ -88,6 +87,7 @@ def next_rung(run: Run) -> PassPlan | None:
         if not beyond or not _affordable(run, rows, replicas):
             return None
         return PassPlan(kind="extension", trial=trial, lrs=dict(sorted(beyond.items())), rows=rows)
+    best = _best_rates(run, trial)
     ratio = 10**0.5 if len(rungs) < FEWEST_RUNGS else 2.0
     tunes = any(len(rates) > 1 for rates in run.header.lrs)
     lrs = {size: _around(lr, ratio) if tunes else (lr,) for size, lr in best.items()}
@@ -348,8 +348,10 @@ def _size_beyond(run: Run, trial: int) -> dict[int, tuple[float, ...]]:
     """
     largest = _ladder(run).largest_size
     sizes = sorted(run.batch_sizes)
+    if largest is None or len(sizes) >= MOST_SIZES:
+        return {}
     seconds = _seconds_to_target(run, trial)
-    if largest is None or not seconds or len(sizes) >= MOST_SIZES:
+    if not seconds:
         return {}
     fastest = min(seconds, key=seconds.__getitem__)
     others = [value for size, value in seconds.items() if size != fastest]
