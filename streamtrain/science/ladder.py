@@ -42,8 +42,9 @@ FEWEST_RUNGS = 3
 #: A trial ends at this many times the rows that the best size needed to reach the target.
 TRIAL_LENGTH = 4
 
-#: The ladder leaves time for this many trials of all sizes: three, and five of half of the sizes.
-TRIALS_RESERVED = 5.5
+#: The ladder leaves time for this many trials of all sizes. Most tables need 5 to 12, the last of
+#: them with fewer sizes.
+TRIALS_RESERVED = 9.0
 
 #: The fraction of the budget for the passes. The rest is for opening, timing and measuring.
 PASSES_SHARE = 0.85
@@ -151,7 +152,7 @@ def select_after(run: Run, target: float, trials: Sequence[int]) -> Selection:
     if not run.header.target_loss:
         target = held_target(run, target, rates, trials)
     cells = [make_cell(run, size, rates[size], target, trials) for size in run.batch_sizes]
-    return select_among(run, cells)
+    return select_among(run, cells, target)
 
 
 def contest_target(run: Run) -> float | None:
