@@ -24,6 +24,7 @@ from streamtrain.records import DataInfo, WrittenAs, json_values, parse
 from streamtrain.report.summary_parts import (
     CellFigures,
     Confirmation,
+    Frontier,
     ModelLoss,
     OtherTarget,
     Recommended,
@@ -99,6 +100,7 @@ class Summary:
             compared: the longest that every finished cell trained.
         cells: One per batch size, in the order of the run.
         recommendation: The recommended minibatch size, by the rule of the report.
+        frontier: The fastest size to each of a ladder of losses, from the highest to the target.
         sentence: The answer in one sentence.
         best_constant_loss: The loss of the best constant.
         best_linear_loss: The loss of the best linear model.
@@ -152,6 +154,7 @@ class Summary:
     holdout_loss_at_seconds: float | None = None
     cells: tuple[CellFigures, ...] = ()
     recommendation: Recommended = field(default_factory=Recommended)
+    frontier: tuple[Frontier, ...] = ()
     sentence: str = ""
     best_constant_loss: ModelLoss | None = None
     best_linear_loss: ModelLoss | None = None

@@ -8,6 +8,7 @@ from streamtrain.report.analysis import Analysis, Summary, strict
 from streamtrain.report.cell_figures import ComparedAt, cell_figures, confirmations, target_figures
 from streamtrain.report.summary_parts import (
     NOT_MEASURED,
+    Frontier,
     ModelLoss,
     OtherTarget,
     TargetCell,
@@ -15,10 +16,11 @@ from streamtrain.report.summary_parts import (
 )
 from streamtrain.report.text.advice import warn
 from streamtrain.report.text.explanation import explain
-from streamtrain.report.text.recommendation import describe, sentence
+from streamtrain.report.text.recommendation import describe, rmse_of_loss, sentence
 from streamtrain.report.workers import summarize_workers
 from streamtrain.science.cells import rows_in_common
 from streamtrain.science.equal_budget import equal_seconds, equal_steps
+from streamtrain.science.frontier import frontier
 from streamtrain.science.judge import arm_cells, judge, judged_trials
 from streamtrain.science.landmarks import landmarks
 from streamtrain.science.run_log import Run, collect
@@ -72,6 +74,16 @@ def analyze(run: Run) -> Analysis:
                 judgement.choice.slower_by.get(cell.batch_size, NOT_MEASURED),
             )
             for cell in cells
+        ),
+        frontier=tuple(
+            Frontier(
+                loss=point.loss,
+                rmse=rmse_of_loss(run, point.loss),
+                batch_size=point.batch_size,
+                seconds=point.seconds[point.batch_size],
+                by_batch_size={str(size): value for size, value in point.seconds.items()},
+            )
+            for point in frontier(run, cells, judgement.choice.batch_size, judgement.target)
         ),
         best_constant_loss=_model_loss(run.baseline.best_constant_loss),
         best_linear_loss=_model_loss(run.baseline.best_linear_loss),

@@ -147,6 +147,25 @@ class Recommended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Frontier:
+    """The fastest minibatch size to one loss of the ladder down to the target.
+
+    Attributes:
+        loss: Held-out loss, in standardised target units.
+        rmse: The same loss as RMSE, in the target's own units.
+        batch_size: The size that takes the fewest seconds to it, by the mean of log seconds.
+        seconds: Seconds of training that it takes.
+        by_batch_size: Seconds of each size that reached it in every trial, by size.
+    """
+
+    loss: float
+    rmse: float | None = None
+    batch_size: BatchSize
+    seconds: float
+    by_batch_size: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
     """A size trained to the target from start to end: seconds predicted and measured.
 

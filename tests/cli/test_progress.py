@@ -246,7 +246,7 @@ def test_live_writes_the_same_lines_above_a_bar_that_goes_away(monkeypatch):
 
 
 def test_a_budget_is_counted_down_through_its_passes():
-    tracker = ProgressTracker()
+    tracker = ProgressTracker(every=True)
     header = started(None, lrs=[(0.1,)])
     tracker.update(replace(header, ladder=LadderInfo(budget_seconds=60.0)))
     plan = PassPlanned(kind="tuning", trial=0, batch_sizes=1, replicas=1, passes_left=1, rows=ROWS)
@@ -256,3 +256,19 @@ def test_a_budget_is_counted_down_through_its_passes():
     tracker.update(replace(plan, trial=1, seconds_left=30.0))
     [line] = tracker.update(evaluation(1, 64, 0.1, 0, seconds=40.0))
     assert line.left_seconds == 0.0
+
+
+def test_a_sweep_with_a_budget_has_one_line_per_pass_and_counts_down_within_it():
+    tracker = ProgressTracker()
+    tracker.update(replace(started(None, lrs=[(0.1,)]), ladder=LadderInfo(budget_seconds=60.0)))
+    plan = PassPlanned(kind="tuning", trial=0, batch_sizes=1, replicas=1, passes_left=1, rows=ROWS)
+    names = []
+    for kind, trial in (("tuning", 0), ("tuning", 1), ("extension", 1), ("fresh", 2), ("fresh", 3)):
+        tracker.update(replace(plan, kind=kind, trial=trial))
+        assert tracker.update(evaluation(trial, 64, 0.1, 0, seconds=1.0)) == []
+        assert tracker.budget_left == 59.0
+        assert tracker.update(evaluation(trial, 64, 0.1, ROWS // 2, seconds=2.0)) == []
+        [line] = tracker.update(evaluation(trial, 64, 0.1, ROWS, seconds=3.0))
+        assert (line.rows, line.left_seconds) == (ROWS, 57.0)
+        names.append(f"{tracker.plan.kind} {tracker.number}")
+    assert names == ["tuning 1", "tuning 2", "extension 1", "fresh 1", "fresh 2"]

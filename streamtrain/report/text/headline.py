@@ -9,10 +9,8 @@ from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.number_format import (
     loss_text,
     rmse_text,
-    seconds_text,
     size_text,
     speed_text,
-    target_word,
 )
 from streamtrain.report.summary_parts import CellFigures, ModelLoss
 from streamtrain.science.run_log import Curve, Run
@@ -85,18 +83,12 @@ def _share(loss: float, constant: float) -> str:
 
 
 def tiles(summary: Summary) -> list[tuple[str, str, str]]:
-    """Return `(name, figure, note)` of the recommended size, or of a run's only size."""
-    cell = summary.recommended_cell
-    if cell is None and len(summary.cells) == 1:
-        cell = summary.cells[0]
-    return [] if cell is None else list(_tiles(summary, cell))
+    """Return `(name, figure, note)` of what `train` trained; a sweep has a table instead."""
+    return list(_tiles(summary, summary.cells[0])) if summary.verb == "train" else []
 
 
 def _tiles(summary: Summary, cell: CellFigures) -> Iterator[tuple[str, str, str]]:
     constant, loss = summary.constant_loss, cell.holdout_loss.value
-    if summary.verb != "train" and cell.seconds_to_target.value is not None:
-        name = f"to loss ≤ {target_word(summary.target_loss)}"
-        yield name, *_apart(seconds_text(cell.seconds_to_target))
     if loss is not None:
         yield (
             "held-out loss",
@@ -107,7 +99,7 @@ def _tiles(summary: Summary, cell: CellFigures) -> Iterator[tuple[str, str, str]
         yield "typical error (RMSE)", rmse, f"in units of {summary.data.target}"
     if cell.rows_per_second.value is not None:
         yield "rows per second", *_apart(speed_text(cell.rows_per_second))
-    if summary.verb == "train" and summary.seconds:
+    if summary.seconds:
         yield "duration", format_seconds(summary.seconds), ""
 
 

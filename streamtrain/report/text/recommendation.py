@@ -12,6 +12,7 @@ from streamtrain.report.analysis import Analysis
 from streamtrain.report.number_format import (
     at_most_slower_text,
     loss_text,
+    rate_text,
     seconds_text,
     size_text,
     sizes_text,
@@ -22,11 +23,16 @@ from streamtrain.report.number_format import (
 from streamtrain.report.summary_parts import CellFigures, Recommended
 from streamtrain.report.text.headline import trained_sentence
 from streamtrain.science.cells import Cell
+from streamtrain.science.contest import timing_variance
 from streamtrain.science.crossing import round_up, rows_to_reach
 from streamtrain.science.judge import is_correlated
+from streamtrain.science.ladder import PASSES_SHARE
 from streamtrain.science.run_log import Run
-from streamtrain.science.selection import Selection
+from streamtrain.science.selection import Selection, next_look
 from streamtrain.science.shuffle_quality import BAD_SHUFFLE_ABOVE
+
+#: Timings are named as the cause where their deviation alone is this part of the bound.
+TIMING_DOUBT = 0.4
 
 
 def describe(analysis: Analysis) -> Recommended:
@@ -43,7 +49,7 @@ def describe(analysis: Analysis) -> Recommended:
         slower_by=choice.regret,
         equivalent=choice.equivalent,
         target_loss=target,
-        target_rmse=_target_rmse(run, target),
+        target_rmse=rmse_of_loss(run, target),
         command=command,
         more_trials=choice.more_trials,
         reason=_no_reason(analysis) if choice.batch_size is None else _reason(analysis),
@@ -55,11 +61,11 @@ def describe(analysis: Analysis) -> Recommended:
     )
 
 
-def _target_rmse(run: Run, target: float | None) -> float | None:
+def rmse_of_loss(run: Run, loss: float | None) -> float | None:
     """Return a loss as RMSE in the target's own units; None where its scale is not known."""
-    if target is None or run.header.target_sd is None:
+    if loss is None or run.header.target_sd is None:
         return None
-    return math.sqrt(target) * run.header.target_sd
+    return math.sqrt(loss) * run.header.target_sd
 
 
 def sentence(analysis: Analysis) -> str:
@@ -76,11 +82,13 @@ def sentence(analysis: Analysis) -> str:
     goal = _goal(recommended)
     # The interval is in the table: a sentence has one figure.
     seconds = seconds_text(replace(chosen.seconds_to_target, lo=None, hi=None))
-    use = f"Use {size_text(chosen.batch_size)}"
+    use = f"Use {size_text(chosen.batch_size)} (learning rate {rate_text(chosen.lr)})"
+    reaches = f"{use}: it reaches {goal} in {seconds} of training"
     if len(summary.cells) == 1:
-        return f"{use}, the only size tried: it reaches {goal} in {seconds} of training."
+        return f"{reaches}. It is the only size tried."
+    bound = recommended.slower_by.hi
     if not recommended.settled:
-        return f"{use}: it reaches {goal} in {seconds} of training{_doubt(analysis)}"
+        return f"{reaches}{_doubt(analysis)}"
     if len(recommended.equivalent) > 1:
         bounds = [
             cell.slower_by.hi or 0.0
@@ -88,12 +96,14 @@ def sentence(analysis: Analysis) -> str:
             if cell.batch_size in recommended.equivalent
         ]
         equal = _equal_sizes(summary.cells, recommended.equivalent)
-        within = at_most_slower_text(max(*bounds, recommended.slower_by.hi or 0.0))
+        within = at_most_slower_text(max(*bounds, bound or 0.0))
         return (
-            f"{use}: it reaches {goal} in {seconds} of training. {equal} do"
-            f" equally well (within {within}, 95 % sure): it does not matter which."
+            f"{reaches}. {equal} do equally well (within {within}, 95 % sure): it does not matter"
+            " which."
         )
     following = _next_fastest(summary.cells, chosen)
+    if following is not None and (following.slower_by.lo or 0.0) < 0:
+        return f"{reaches}{_at_most(bound or 0.0)}."
     compared = "" if following is None else f"; the next, {_compared(following)}"
     return (
         f"{use}. It is the fastest of {len(summary.cells)} sizes to {goal} ({seconds} of"
@@ -102,10 +112,13 @@ def sentence(analysis: Analysis) -> str:
 
 
 def _goal(recommended: Recommended) -> str:
-    loss = f"loss {target_word(recommended.target_loss)}"
     if recommended.target_rmse is None:
-        return loss
-    return f"RMSE {recommended.target_rmse:.4g} ({loss})"
+        return f"loss {target_word(recommended.target_loss)}"
+    return f"RMSE {recommended.target_rmse:.4g}"
+
+
+def _at_most(bound: float) -> str:
+    return f", at most {at_most_slower_text(bound)} slower than the best size tried (95 % sure)"
 
 
 def _doubt(analysis: Analysis) -> str:
@@ -114,10 +127,32 @@ def _doubt(analysis: Analysis) -> str:
     bound = recommended.slower_by.hi
     if bound is None:
         return f". {'One trial' if trials == 1 else 'So few trials'} cannot tell how sure that is."
-    doubt = f", and may be {slower_text(bound)} slower than the best tried (95 %)."
-    if recommended.more_trials:
-        doubt += f" About {plural(recommended.more_trials, 'more trial')} would settle it."
-    return doubt
+    doubt = f"{_at_most(bound)}."
+    if not recommended.more_trials:
+        timing = math.sqrt(2 * timing_variance(analysis.run, analysis.run.batch_sizes))
+        is_timing = timing > TIMING_DOUBT * math.log1p(bound)
+        return f"{doubt} Its timings vary too much: try a quieter machine." if is_timing else doubt
+    more = recommended.more_trials
+    if analysis.run.header.ladder is not None:
+        more = (next_look(trials + more - 1) or trials + more) - trials
+    budget = _budget_for(analysis.run, more)
+    return f"{doubt} About {plural(more, 'more trial')} would settle it{budget}."
+
+
+def _budget_for(run: Run, more_trials: int) -> str:
+    """Return the flags that buy a sweep with a budget of seconds so many more trials of its rows.
+
+    A larger budget alone would buy longer trials. "" for a sweep without such a budget.
+    """
+    ladder = run.header.ladder
+    if ladder is None or ladder.budget_seconds is None or not run.passes:
+        return ""
+    spent = sum(record.seconds for record in run.passes)
+    seconds = max(ladder.budget_seconds, spent / PASSES_SHARE)
+    seconds += more_trials * run.passes[-1].seconds / PASSES_SHARE
+    minutes = math.ceil(seconds / 30) / 2
+    budget = f"{round(60 * minutes)}s" if minutes % 1 else f"{round(minutes)}m"
+    return f": --budget {budget} --max-rows {run.train_rows}"
 
 
 def _equal_sizes(cells: Sequence[CellFigures], equivalent: Sequence[int]) -> str:
@@ -145,8 +180,8 @@ def _compared(cell: CellFigures) -> str:
     if lo is None:
         return f"{size}, takes {1 + (figure.value or 0.0):.2g} times as long"
     if hi is None:
-        return f"{size}, takes at least {1 + lo:.2g} times as long"
-    return f"{size}, takes {1 + lo:.2g} to {1 + hi:.2g} times as long"
+        return f"{size}, takes at least {1 + lo:.3g} times as long"
+    return f"{size}, takes {1 + lo:.3g} to {1 + hi:.3g} times as long"
 
 
 def why_not(analysis: Analysis, cell: Cell) -> str:
