@@ -455,8 +455,9 @@ def test_the_ladder_stands_between_the_mean_and_the_best_possible():
 ANSWERS = [
     pytest.param(
         {"trials": 2, "noise": 0.4},
-        r"Use \d+ \(learning rate 0\.004\): it reaches RMSE 100 in [\d.]+ ms of training, at most .*"
-        r" slower than the best size tried \(95 % sure\)\. About \d+ more trials would settle it\.",
+        r"Use \d+ \(learning rate 0\.004\): it reaches RMSE 100 in [\d.]+ ms of training, at most"
+        r" .* slower than the best size tried \(95 % sure\)\. About \d+ more trials would settle"
+        r" it\.",
         id="not settled",
     ),
     pytest.param(
@@ -472,14 +473,14 @@ ANSWERS = [
     ),
     pytest.param(
         {"trials": 5, "noise": 0.01, "times": (2.0, 1.0, 1.5, 3.0)},
-        r"Use 256 \(learning rate 0\.004\)\. It is the fastest of 4 sizes to RMSE 100 \([\d.]+ ms of"
-        r" training; the next, 1,024, takes 1\.47 to 1\.52 times as long\)\.",
+        r"Use 256 \(learning rate 0\.004\)\. It is the fastest of 4 sizes to RMSE 100 \([\d.]+ ms"
+        r" of training; the next, 1,024, takes 1\.47 to 1\.52 times as long\)\.",
         id="fastest",
     ),
     pytest.param(
         {"trials": 6, "noise": 0.2, "times": (3.0, 1.0, 1.2, 4.0)},
-        r"Use 256 .*: it reaches RMSE 100 in [\d.]+ ms of training, at most \d+ % slower than the best"
-        r" size tried \(95 % sure\)\.",
+        r"Use 256 .*: it reaches RMSE 100 in [\d.]+ ms of training, at most \d+ % slower than the"
+        r" best size tried \(95 % sure\)\.",
         id="settled, and others may be a little faster",
     ),
 ]
