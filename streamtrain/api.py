@@ -184,6 +184,7 @@ def sweep(
     lr_grid: int | float | str | Sequence[float] | None = None,
     trials: int | None = None,
     target_loss: float | str | Sequence[float] | None = None,
+    target_rmse: float | None = None,
     halving: bool | None = None,
     lr_rule: str | Sequence[str] | None = None,
     measure: str | Sequence[str] | None = None,

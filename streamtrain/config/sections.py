@@ -208,6 +208,16 @@ class SweepConfig(Section):
         default=(),
         description="held-out losses to reach; default: chosen from what the sizes reach",
     )
+    target_rmse: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="held-out error to reach, in units of the target, in place of target_loss",
+    )
+
+    @model_validator(mode="after")
+    def _refuse_two_targets(self) -> "SweepConfig":
+        if self.target_rmse is not None and self.target_loss:
+            raise ValueError("target_loss and target_rmse both set the target; give one")
+        return self
 
 
 class ClusterConfig(Section):

@@ -5,9 +5,7 @@ from typing import Any
 
 from streamtrain.base.words import plural
 from streamtrain.report.analysis import Analysis, Summary
-from streamtrain.report.number_format import (
-    loss_text,
-)
+from streamtrain.report.number_format import error_text, loss_text
 from streamtrain.report.summary_parts import CellFigures, ReportWarning
 from streamtrain.report.table import (
     answer_headings,
@@ -87,7 +85,7 @@ def reference_line(summary: Summary) -> str:
         ("the best possible", summary.best_possible_loss),
     )
     known = [
-        f"{name} {loss.rmse:.4g}"
+        f"{name} {error_text(loss.rmse)}"
         for name, loss in models
         if loss is not None and loss.rmse is not None
     ]

@@ -144,6 +144,15 @@ def rmse_text(figure: Estimate) -> str:
     return _with_interval(figure, _four_digits)
 
 
+def error_text(value: float) -> str:
+    """Return an RMSE in the target's units at four significant digits, without an exponent.
+
+    >>> error_text(3.9362), error_text(21460.3)
+    ('3.936', '21,460')
+    """
+    return f"{value:.4g}" if value < 1e4 else f"{value:,.0f}"
+
+
 def speed_text(figure: Estimate) -> str:
     """Return rows per second with their interval.
 

@@ -1,10 +1,13 @@
 """The table of the answer, and the table of every figure behind it, as texts."""
 
+from dataclasses import replace
+
 from streamtrain.base.units import format_count
 from streamtrain.base.words import plural
 from streamtrain.report.analysis import Summary, is_trained
 from streamtrain.report.number_format import (
     NOTHING,
+    error_text,
     loss_figure_text,
     loss_text,
     rate_text,
@@ -41,7 +44,10 @@ def answer_texts(summary: Summary, cell: CellFigures) -> list[str]:
         return [size, rate_text(cell.lr), speed_text(cell.rows_per_second), error, verdict]
     chosen = cell.batch_size == summary.recommendation.batch_size
     slower_by = NOTHING if chosen else slower_figure_text(cell.slower_by)
-    return [size, error, target_text(summary, cell), slower_by, verdict]
+    # How sure the order is stands in the next column: seconds of few trials have wide intervals.
+    seconds = replace(cell.seconds_to_target, lo=None, hi=None)
+    to_target = target_text(summary, replace(cell, seconds_to_target=seconds))
+    return [size, error, to_target, slower_by, verdict]
 
 
 def _has_rmse(summary: Summary) -> bool:
@@ -53,7 +59,7 @@ def _target_heading(summary: Summary) -> str:
         return "to target"
     rmse = summary.recommendation.target_rmse
     if rmse is not None and _has_rmse(summary):
-        return f"to RMSE ≤ {rmse:.4g}"
+        return f"to RMSE ≤ {error_text(rmse)}"
     return f"to loss ≤ {target_word(summary.target_loss)}"
 
 
@@ -133,7 +139,7 @@ def frontier_table(summary: Summary) -> list[list[str]]:
     rows = [
         [
             loss_text(point.loss),
-            NOTHING if point.rmse is None else f"{point.rmse:.4g}",
+            NOTHING if point.rmse is None else error_text(point.rmse),
             size_text(point.batch_size),
             seconds_text(Estimate(value=point.seconds)),
         ]

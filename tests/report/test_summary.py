@@ -15,6 +15,7 @@ from streamtrain.errors import DataError
 from streamtrain.report import cell_figures as cells
 from streamtrain.report.analysis import Summary
 from streamtrain.report.markdown import render_markdown, render_table
+from streamtrain.report.number_format import error_text
 from streamtrain.report.summary import analyze, summarize
 from streamtrain.report.summary_parts import NOT_MEASURED
 from streamtrain.report.table import answer_headings, answer_texts, plain_verdict, verdict_text
@@ -299,7 +300,7 @@ def test_the_answer_says_the_data_and_five_things_of_every_size():
     assert render_table(summary.to_json()).startswith(f"{summary.data.url}: y from temp, hum; ")
     headings = answer_headings(summary)
     assert len(headings) == 5
-    assert headings[2] == f"to RMSE ≤ {summary.recommendation.target_rmse:.4g}"
+    assert headings[2] == f"to RMSE ≤ {error_text(summary.recommendation.target_rmse)}"
     for cell in summary.cells:
         texts = answer_texts(summary, cell)
         is_chosen = cell.batch_size == summary.recommendation.batch_size

@@ -335,6 +335,14 @@ def test_a_target_that_the_first_weights_reach_takes_no_row_to_confirm(data, tmp
     assert [record["rows"] for record in records if record["event"] == "confirmation"] == [0, 0]
 
 
+def test_a_target_in_units_of_the_target_is_the_loss_of_that_error(data, tmp_path):
+    flags = {**SWEEP, "trials": 1, "measure": "none", "confirm": False}
+    summary = streamtrain.sweep(data, out=tmp_path / "a", target_rmse=200.0, **flags).summary
+    assert summary["target_loss"] == pytest.approx((200.0 / summary["target_sd"]) ** 2)
+    assert summary["target_loss_chosen"] == "given"
+    assert summary["recommendation"]["target_rmse"] == pytest.approx(200.0)
+
+
 def test_one_bad_cell_never_ends_a_sweep(data, tmp_path):
     summary = streamtrain.sweep(
         data, out=tmp_path / "a", optimizer="sgd", **{**SWEEP, "lr_grid": [100.0], "trials": 1}

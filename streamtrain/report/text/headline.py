@@ -7,6 +7,8 @@ from streamtrain.base.units import format_seconds
 from streamtrain.base.words import plural
 from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.number_format import (
+    NOTHING,
+    error_text,
     loss_text,
     rmse_text,
     size_text,
@@ -133,7 +135,13 @@ def ladder(summary: Summary) -> list[tuple[str, str, str, str, bool]]:
         rungs.append((f"this network, minibatch {size_text(cell.batch_size)}", loss, True))
     rungs.append(("best possible on this data", summary.best_possible_loss, False))
     return [
-        (name, loss_text(loss.value), f"{loss.rmse:.4g}", _share(loss.value, constant), is_own)
+        (
+            name,
+            loss_text(loss.value),
+            NOTHING if loss.rmse is None else error_text(loss.rmse),
+            _share(loss.value, constant),
+            is_own,
+        )
         for name, loss, is_own in rungs
         if loss is not None and loss.value is not None
     ]

@@ -11,6 +11,7 @@ from streamtrain.plan.plan import default_window_rows
 from streamtrain.report.analysis import Analysis
 from streamtrain.report.number_format import (
     at_most_slower_text,
+    error_text,
     loss_text,
     rate_text,
     seconds_text,
@@ -114,7 +115,7 @@ def sentence(analysis: Analysis) -> str:
 def _goal(recommended: Recommended) -> str:
     if recommended.target_rmse is None:
         return f"loss {target_word(recommended.target_loss)}"
-    return f"RMSE {recommended.target_rmse:.4g}"
+    return f"RMSE {error_text(recommended.target_rmse)}"
 
 
 def _at_most(bound: float) -> str:
