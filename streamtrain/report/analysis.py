@@ -196,6 +196,14 @@ class Summary:
         size = self.recommendation.batch_size
         return next((cell for cell in self.cells if cell.batch_size == size), None)
 
+    def typical_seconds(self, cell: CellFigures) -> float | None:
+        """Return a size's seconds to the target as sizes are compared: a geometric mean of trials.
+
+        Where a trial missed the target: the median of all.
+        """
+        at_target = self.frontier[-1].by_batch_size if self.frontier else {}
+        return at_target.get(str(cell.batch_size), cell.seconds_to_target.value)
+
     def cells_of(self, rule: str) -> Sequence[CellFigures]:
         """Return the cells of a learning-rate rule; none where the run did not use it."""
         return self.cells if self.lr_rules[0] == rule else self.arms.get(rule, ())

@@ -45,8 +45,8 @@ def answer_texts(summary: Summary, cell: CellFigures) -> list[str]:
     chosen = cell.batch_size == summary.recommendation.batch_size
     slower_by = NOTHING if chosen else slower_figure_text(cell.slower_by)
     # How sure the order is stands in the next column: seconds of few trials have wide intervals.
-    seconds = replace(cell.seconds_to_target, lo=None, hi=None)
-    to_target = target_text(summary, replace(cell, seconds_to_target=seconds))
+    seconds = summary.typical_seconds(cell)
+    to_target = target_text(summary, replace(cell, seconds_to_target=Estimate(value=seconds)))
     return [size, error, to_target, slower_by, verdict]
 
 

@@ -37,6 +37,7 @@ from streamtrain.run.sweep_plan import (
 from streamtrain.run.timing import REPEATS, measure_throughput
 from streamtrain.science.ladder import (
     choose_contest,
+    is_timed,
     next_rung,
     next_trial,
     projected_seconds,
@@ -59,6 +60,9 @@ _BETWEEN_PASSES = (Baseline, PassEnded, WinningRates, StepsTimed, DeliveryTimed)
 
 #: Timing repeats before the ladder, which needs to know roughly what a row costs at each size.
 FIRST_REPEATS = 2
+
+#: Blocks of repeats after it, at most: a busy machine needs more than a quiet one.
+MOST_BLOCKS = 4
 
 
 def sweep(
@@ -188,7 +192,7 @@ class SweepRun:
             learners = self._run_pass(plan)
         if "tuned" in self.run.rules and not self.run.winners:
             if climbs:
-                self.time_steps(REPEATS)
+                self._time_until_sure()
             self.emit(choose(self.run))
         while plan := next_fresh(self.run):
             learners = self._run_pass(plan)
@@ -196,11 +200,24 @@ class SweepRun:
             learners = self._run_pass(last_pass(self.run), announce=False)
         return learners
 
-    def time_steps(self, repeats: int) -> None:
+    def time_steps(self, repeats: int, first_repeat: int = 0) -> None:
         """Time the stream and the steps of every size that can take one."""
         sizes = tuple(size for size in self.run.batch_sizes if _can_step(self.run, size))
-        seconds = sum(record.seconds for record in self.run.passes)
-        measure_throughput(self._prepared, sizes, self.emit, repeats, pass_seconds=seconds)
+        measure_throughput(
+            self._prepared,
+            sizes,
+            self.emit,
+            repeats,
+            first_repeat=first_repeat,
+            pass_seconds=sum(record.seconds for record in self.run.passes),
+        )
+
+    def _time_until_sure(self) -> None:
+        """Time the steps, and again where the repeats differ too much to compare sizes by them."""
+        for block in range(MOST_BLOCKS):
+            self.time_steps(REPEATS, block * REPEATS)
+            if is_timed(self.run):
+                return
 
     def _time_first_steps(self, plan: PassPlan) -> None:
         """Time the steps of new sizes roughly, before the first rung that has them."""

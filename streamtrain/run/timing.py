@@ -54,6 +54,7 @@ def measure_throughput(
     emit: Emit,
     repeats: int = REPEATS,
     *,
+    first_repeat: int = 0,
     pass_seconds: float = math.inf,
 ) -> None:
     """Emit a `delivery` record per repeat, and a `timing` record per repeat and batch size.
@@ -65,7 +66,7 @@ def measure_throughput(
     The sizes take turns within a repeat, so that a drift in the machine's speed affects all of them
     alike. Warm-up is not timed, and no step is timed while the stream still reads ahead. Each trial
     needs its own repeat: trials that shared a repeat would share its noise, and an interval over
-    trials would be too narrow.
+    trials would be too narrow. Repeats are numbered from `first_repeat`.
 
     `pass_seconds` is the time that the passes of the run took. All regions and rests together take
     about a tenth of it, but each region takes 15 to 120 ms, and each rest 20 to 60 ms.
@@ -84,7 +85,7 @@ def measure_throughput(
             rows = {
                 size: _rows_per_region(engine, block, region) for size, engine in engines.items()
             }
-            for repeat in range(repeats):
+            for repeat in range(first_repeat, first_repeat + repeats):
                 emit(_time_delivery(blocks, stats, repeat, region, rest))
                 for size, engine in engines.items():
                     core_started = time.process_time()

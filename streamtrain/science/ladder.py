@@ -24,10 +24,11 @@ from streamtrain.science.contest import (
     held_target,
     mean_log_cost,
     select_among,
+    timing_variance,
 )
 from streamtrain.science.crossing import smallest_target
 from streamtrain.science.run_log import Curve, Run
-from streamtrain.science.selection import LOOKS, Selection
+from streamtrain.science.selection import DEFAULT_WITHIN, LOOKS, Selection
 from streamtrain.science.tuning import PassPlan, edges_of
 
 #: Rows of the first rung. Rungs grow by the first factor that the budget allows.
@@ -51,6 +52,9 @@ PASSES_SHARE = 0.85
 
 #: Seconds of timing per size: five repeats, and finding how many steps fill a region.
 TIMING_SECONDS = 0.9
+
+#: The part of a budget after which no more timing is started.
+TIMING_SHARE = 0.05
 
 #: The last rung is extended this many times at most, where a best rate is at an edge.
 EXTENSIONS = 2
@@ -208,6 +212,19 @@ def best_size_of(run: Run, trial: int) -> int | None:
     return min(reached, key=reached.__getitem__, default=None)
 
 
+def is_timed(run: Run) -> bool:
+    """Return whether the timings are precise enough, or enough of the budget was spent on them.
+
+    They are when their part of a difference's deviation is a tenth of the log of `sweep.within`: it
+    is then a small part of the margin, whatever the trials say.
+    """
+    ladder = _ladder(run)
+    deviation = math.sqrt(2 * timing_variance(run, run.batch_sizes))
+    wish = math.log1p(run.header.within or DEFAULT_WITHIN)
+    limit = TIMING_SHARE * (ladder.budget_seconds or math.inf)
+    return deviation <= wish / 10 or _timed_seconds(run) > limit
+
+
 def projected_seconds(run: Run) -> float | None:
     """Return the rest of a budget in seconds; None before the first rung has ended."""
     ladder = _ladder(run)
@@ -281,8 +298,14 @@ def _cost(run: Run, replicas: Mapping[int, int]) -> float:
 
 
 def _seconds_used(run: Run) -> float:
-    timed = sum(seconds for repeats in run.step_seconds.values() for _, seconds in repeats.values())
-    return sum(record.seconds for record in run.passes) + 1.4 * timed
+    return sum(record.seconds for record in run.passes) + _timed_seconds(run)
+
+
+def _timed_seconds(run: Run) -> float:
+    """The seconds of timing so far, with the rests between the regions."""
+    return 1.4 * sum(
+        seconds for repeats in run.step_seconds.values() for _, seconds in repeats.values()
+    )
 
 
 def _rung_target(run: Run, trial: int) -> float | None:

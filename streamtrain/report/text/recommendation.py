@@ -3,7 +3,6 @@
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 
 from streamtrain.base.units import format_count
 from streamtrain.base.words import plural
@@ -26,6 +25,7 @@ from streamtrain.report.text.headline import trained_sentence
 from streamtrain.science.cells import Cell
 from streamtrain.science.contest import timing_variance
 from streamtrain.science.crossing import round_up, rows_to_reach
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.judge import is_correlated
 from streamtrain.science.ladder import PASSES_SHARE
 from streamtrain.science.run_log import Run
@@ -82,7 +82,7 @@ def sentence(analysis: Analysis) -> str:
         return recommended.reason
     goal = _goal(recommended)
     # The interval is in the table: a sentence has one figure.
-    seconds = seconds_text(replace(chosen.seconds_to_target, lo=None, hi=None))
+    seconds = seconds_text(Estimate(value=summary.typical_seconds(chosen)))
     use = f"Use {size_text(chosen.batch_size)} (learning rate {rate_text(chosen.lr)})"
     reaches = f"{use}: it reaches {goal} in {seconds} of training"
     if len(summary.cells) == 1:
