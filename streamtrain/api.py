@@ -189,6 +189,7 @@ def sweep(
     lr_rule: str | Sequence[str] | None = None,
     measure: str | Sequence[str] | None = None,
     confirm: bool | None = None,
+    grow: bool | None = None,
     rerun: bool | None = None,
     extend_grid: bool | None = None,
     target: str | None = None,

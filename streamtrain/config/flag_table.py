@@ -66,6 +66,7 @@ SWEEP_FLAGS = (
         "lr_rule": "sweep.lr_rule",
         "measure": "sweep.measure",
         "confirm": "sweep.confirm",
+        "grow": "sweep.grow",
         "rerun": "sweep.rerun",
         "extend_grid": "sweep.extend_grid",
     }

@@ -200,6 +200,10 @@ class SweepConfig(Section):
         default=True,
         description="time the recommended size and its neighbours in full training runs",
     )
+    grow: OnOff = Field(
+        default=True,
+        description="within a budget, also try a minibatch size that grows during training",
+    )
     measure: Measures = Field(
         default=("noise", "shuffle"),
         description="noise, curvature, sharpness, shuffle; or all, or none",

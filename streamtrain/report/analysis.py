@@ -25,6 +25,7 @@ from streamtrain.report.summary_parts import (
     CellFigures,
     Confirmation,
     Frontier,
+    Growing,
     ModelLoss,
     OtherTarget,
     Recommended,
@@ -101,6 +102,7 @@ class Summary:
         cells: One per batch size, in the order of the run.
         recommendation: The recommended minibatch size, by the rule of the report.
         frontier: The fastest size to each of a ladder of losses, from the highest to the target.
+        growing: A minibatch size that grows, on fresh seeds; None where there was no case for it.
         sentence: The answer in one sentence.
         best_constant_loss: The loss of the best constant.
         best_linear_loss: The loss of the best linear model.
@@ -155,6 +157,7 @@ class Summary:
     cells: tuple[CellFigures, ...] = ()
     recommendation: Recommended = field(default_factory=Recommended)
     frontier: tuple[Frontier, ...] = ()
+    growing: Growing | None = None
     sentence: str = ""
     best_constant_loss: ModelLoss | None = None
     best_linear_loss: ModelLoss | None = None

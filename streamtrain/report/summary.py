@@ -9,6 +9,7 @@ from streamtrain.report.cell_figures import ComparedAt, cell_figures, confirmati
 from streamtrain.report.summary_parts import (
     NOT_MEASURED,
     Frontier,
+    Growing,
     ModelLoss,
     OtherTarget,
     TargetCell,
@@ -21,6 +22,7 @@ from streamtrain.report.workers import summarize_workers
 from streamtrain.science.cells import rows_in_common
 from streamtrain.science.equal_budget import equal_seconds, equal_steps
 from streamtrain.science.frontier import frontier
+from streamtrain.science.growing import faster_by
 from streamtrain.science.judge import arm_cells, judge, judged_trials
 from streamtrain.science.landmarks import landmarks
 from streamtrain.science.run_log import Run, collect
@@ -85,6 +87,7 @@ def analyze(run: Run) -> Analysis:
             )
             for point in frontier(run, cells, judgement.choice.batch_size, judgement.target)
         ),
+        growing=_growing(run, judgement.target),
         best_constant_loss=_model_loss(run.baseline.best_constant_loss),
         best_linear_loss=_model_loss(run.baseline.best_linear_loss),
         best_possible_loss=_best_possible(header.data),
@@ -154,6 +157,18 @@ def _other_target(run: Run, target: float, position: int) -> OtherTarget:
             )
             for cell in arm_cells(run, run.rules[0], target, position)
         ),
+    )
+
+
+def _growing(run: Run, target: float | None) -> Growing | None:
+    if not run.growth:
+        return None
+    tried, estimate = run.growth[0], faster_by(run, target)
+    return Growing(
+        batch_schedule=",".join(f"{stage.batch_size}@{stage.first_row}" for stage in tried.stages),
+        learning_rate=tried.lr,
+        slower_by=estimate,
+        wins=estimate.hi is not None and estimate.hi < 0,
     )
 
 

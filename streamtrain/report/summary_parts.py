@@ -166,6 +166,24 @@ class Frontier:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Growing:
+    """A minibatch size that grows during training, beside the recommended one.
+
+    Attributes:
+        batch_schedule: The sizes and the rows from which they hold, as --batch-schedule takes them.
+        learning_rate: Its learning rate.
+        slower_by: How much slower it is than the recommended size to the same target, relatively;
+            negative: faster. Each end is false with 5 %.
+        wins: Whether it is certainly faster: `slower_by.hi` is below 0.
+    """
+
+    batch_schedule: str
+    learning_rate: float
+    slower_by: Figure = NOT_MEASURED
+    wins: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
     """A size trained to the target from start to end: seconds predicted and measured.
 

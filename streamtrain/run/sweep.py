@@ -26,6 +26,7 @@ from streamtrain.records import (
     started_record,
 )
 from streamtrain.run.confirm import confirm
+from streamtrain.run.grow import grow
 from streamtrain.run.measure import measure_sweep
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, take_few_steps, warm_up
@@ -57,6 +58,9 @@ from streamtrain.types import Json
 
 #: The records that a pass ends with, or that are emitted between two passes.
 _BETWEEN_PASSES = (Baseline, PassEnded, WinningRates, StepsTimed, DeliveryTimed)
+
+#: Seconds for a growing size in a sweep whose budget is in rows.
+GROWTH_SECONDS = 10.0
 
 #: Timing repeats before the ladder, which needs to know roughly what a row costs at each size.
 FIRST_REPEATS = 2
@@ -119,6 +123,9 @@ def sweep(
         measure_sweep(prepared, run, learners, sweep_run.emit)
     if config.sweep.confirm:
         confirm(prepared, run, sweep_run.emit)
+    if config.sweep.grow and ladder is not None:
+        left = projected_seconds(run)
+        grow(prepared, run, sweep_run.emit, GROWTH_SECONDS if left is None else left)
 
     rows_read = sum(record.rows_read for record in run.passes)
     rows_if_separate = sum(record.rows_read * record.replicas for record in run.passes)

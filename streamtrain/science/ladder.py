@@ -259,7 +259,7 @@ def _until(curve: Curve, rows: int | None) -> tuple[list[int], list[float | None
 def _next_rows(run: Run, rungs: Sequence[PassEnded], rows: int) -> int | None:
     """The rows of the next rung; None where this one is the last."""
     ladder = _ladder(run)
-    if len(rungs) >= FEWEST_RUNGS and is_flat(run, rungs[-1].trial):
+    if len(rungs) >= FEWEST_RUNGS and _has_arrived(run, rungs[-1].trial, rows):
         return None
     # the rates around the best one of each size
     replicas = dict.fromkeys(run.batch_sizes, 3)
@@ -268,6 +268,14 @@ def _next_rows(run: Run, rungs: Sequence[PassEnded], rows: int) -> int | None:
         if longer > rows and _affordable(run, longer, replicas):
             return longer
     return None
+
+
+def _has_arrived(run: Run, trial: int, rows: int) -> bool:
+    """Whether longer rungs are no use: the loss is flat, and a given target was reached halfway."""
+    given = run.header.target_loss
+    if given and best_loss(run, trial, rows // 2) > given[0]:
+        return False
+    return is_flat(run, trial)
 
 
 def _affordable(run: Run, rows: int, replicas: Mapping[int, int], *, reserve: bool = True) -> bool:

@@ -11,6 +11,7 @@ from streamtrain.records import (
     Confirmed,
     DeliveryTimed,
     Evaluation,
+    GrowthTried,
     Measured,
     PassEnded,
     Record,
@@ -79,6 +80,7 @@ class Run:
     cores: int = 1
     winners: list[TargetWinners] = field(default_factory=list)
     confirmations: list[Confirmed] = field(default_factory=list)
+    growth: list[GrowthTried] = field(default_factory=list)
     measures: Json = field(default_factory=dict)
     sync: SyncChosen | None = None
     rounds: list[RoundEnded] = field(default_factory=list)
@@ -201,6 +203,8 @@ def _add(run: Run, record: Record) -> None:
             run.winners = list(record.targets)
         case Confirmed():
             run.confirmations.append(record)
+        case GrowthTried():
+            run.growth.append(record)
         case Measured():
             run.measures = record.measures
         case SyncChosen():

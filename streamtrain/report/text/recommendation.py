@@ -70,7 +70,24 @@ def rmse_of_loss(run: Run, loss: float | None) -> float | None:
 
 
 def sentence(analysis: Analysis) -> str:
-    """Return the answer in one or two sentences: the size, what it reaches, and how sure that is.
+    """Return the answer in one to three sentences: the size, what it reaches, and how sure that is.
+
+    The last one is about a size that grows, where that is faster.
+    """
+    growing = analysis.summary.growing
+    if growing is None or not growing.wins:
+        return _constant_sentence(analysis)
+    lo, hi = growing.slower_by.lo or 0.0, growing.slower_by.hi or 0.0
+    sizes = [int(stage.partition("@")[0]) for stage in growing.batch_schedule.split(",")]
+    return (
+        f"{_constant_sentence(analysis)} A size that grows from {size_text(sizes[0])} to"
+        f" {size_text(sizes[-1])} takes {-100 * hi:.0f} to {-100 * lo:.0f} % less time still: the"
+        " command below uses it."
+    )
+
+
+def _constant_sentence(analysis: Analysis) -> str:
+    """Return the answer about one size.
 
     One of three ends: it is the fastest; others are as fast; or what would settle it.
     """
