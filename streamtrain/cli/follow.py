@@ -46,8 +46,8 @@ class ProgressTracker:
     """Combines the evaluations of all replicas at a row into one line.
 
     There is a line at row 0, whenever the rows have doubled, and at the end of a pass; with
-    `every`, at every evaluation point. `train_rows`: the rows of a pass, infinite where only a
-    clock ends it. `budget_seconds`: the budget of a sweep that has one in seconds, and
+    `every`, at every evaluation point. `train_rows`: the rows of a pass, infinite where a clock or
+    a flat loss ends it. `budget_seconds`: the budget of a sweep that has one in seconds, and
     `budget_left` what is left of it at the last line. Used from one thread.
     """
 
@@ -65,6 +65,7 @@ class ProgressTracker:
     def _start_pass(self) -> None:
         self._live_replicas, self._last_line = self._replicas, 0
         self._points: dict[int, list[_Point]] = defaultdict(list)
+        self._left_out: list[_Point] = []  # of the last evaluation, if it had no line
         # (batch size, learning rate) → rows, sum of training losses
         self._totals: dict[tuple[int, float], tuple[int, float]] = {}
         # The seconds of the pass, and the seconds of waiting, when it was at row 0. The speed is
@@ -103,6 +104,8 @@ class ProgressTracker:
                 return self._complete()
             case PassEnded():
                 lines = self._complete(all_points=True)
+                if self._left_out:
+                    lines.append(self._line(self._left_out))
                 self.passes_done += 1
                 self.passes_left -= 1
                 self._start_pass()
@@ -126,8 +129,10 @@ class ProgressTracker:
                 break
             points = self._points.pop(rows)
             if self._every or rows == 0 or rows >= 2 * self._last_line or rows >= self.train_rows:
-                self._last_line = rows
+                self._last_line, self._left_out = rows, []
                 lines.append(self._line(points))
+            else:
+                self._left_out = points
         return lines
 
     def _line(self, points: list[_Point]) -> Line:

@@ -101,6 +101,8 @@ def _print_lines(
             )
         if record.ladder is not None:
             write(_budget_text(record.ladder))
+        if record.until_flat is not None:
+            write(f"trains {record.until_flat.text}")
         write(_row(tracker, tuple(_COLUMNS)))
     elif announcement := _announcement(record):
         write(announcement)

@@ -19,6 +19,7 @@ from streamtrain.records.events import (
     ReplicaEnded,
     RunEnded,
     RunStarted,
+    UntilFlat,
 )
 from streamtrain.records.parsing import (
     OtherRecord,
@@ -78,6 +79,7 @@ __all__ = [
     "StepsTimed",
     "SyncChosen",
     "TargetWinners",
+    "UntilFlat",
     "WinningRates",
     "WrittenAs",
     "is_optional",

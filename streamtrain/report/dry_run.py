@@ -5,6 +5,7 @@ Reads one span and tries a few steps; writes nothing.
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from streamtrain.base.units import format_bytes, format_count, format_seconds
 from streamtrain.base.words import plural
 from streamtrain.cluster.choice import is_wanted
 from streamtrain.config import Config, TrainConfig
+from streamtrain.records import UntilFlat
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up
 from streamtrain.run.sweep_plan import plan_sweep
 from streamtrain.training.fused_engine import one_blas_thread
@@ -27,11 +29,11 @@ def plan_run(config: Config, verb: str) -> Json:
 
     `training_seconds` is rows × models over the rate of the tried steps, with as many learners side
     by side as there are threads; None where only a clock ends the run. `reading_seconds` is the
-    time of the passes if nothing were trained. Raises what the run itself would raise before its
-    first step.
+    time of the passes if nothing were trained. Where a flat loss ends the run, both are for the
+    most rows that it can take. Raises what the run itself would raise before its first step.
     """
     if verb == "train":
-        prepared, ladder = prepare(config, learners=1, rates=1), None
+        prepared, ladder = prepare(config, learners=1, rates=1, until_flat=True), None
         sizes, rates = _train_sizes(config.train), (config.train.rate,)
         learners = trials = 1
     else:
@@ -78,7 +80,8 @@ def plan_run(config: Config, verb: str) -> Json:
         "batch_sizes": list(sizes),
         "learning_rates": list(rates),
         "models": None if ladder is not None else trials * learners * len(rates),
-        "train_rows": rows,
+        "train_rows": prepared.end_row if ladder is None else None,
+        "until_flat": None if prepared.until_flat is None else asdict(prepared.until_flat),
         "budget_seconds": None if ladder is None else ladder.budget_seconds,
         "budget_rows": None if ladder is None else ladder.budget_rows,
         "max_seconds": config.train.max_time,
@@ -174,6 +177,8 @@ def _work_text(plan: Json) -> str:
             " the choice is settled"
         )
     work = f"{plural(plan['models'], 'model')}: {plural(plan['trials'], 'trial')}, {each}"
+    if plan["until_flat"] is not None:
+        return f"{work}; {UntilFlat(**plan['until_flat']).text}"
     return f"{work}; one pass over the data per trial" if plan["trials"] > 1 else work
 
 
@@ -183,15 +188,16 @@ def _time_text(plan: Json) -> str:
         return f"at most about {format_seconds(plan['budget_seconds'])}; {read}"
     if plan["budget_rows"] is not None:
         return f"until {format_count(plan['budget_rows'])} rows are read; {read}"
-    if plan["train_rows"] is None:
+    if plan["training_seconds"] is None:
         return f"until {format_seconds(plan['max_seconds'])} have passed; {read}"
     reading, training = plan["reading_seconds"], plan["training_seconds"]
     bottleneck = "training" if training >= reading else "reading"
     limit = ""
     if plan["max_seconds"] is not None:
         limit = f", and never longer than {format_seconds(plan['max_seconds'])}"
+    about = "about" if plan["train_rows"] is not None else "at most about"
     return (
-        f"about {format_seconds(max(training, reading))}{limit}, {bottleneck} being the bottleneck"
-        f" (reading alone {format_seconds(reading)}, training alone {format_seconds(training)});"
-        f" {read}"
+        f"{about} {format_seconds(max(training, reading))}{limit}, {bottleneck} being the"
+        f" bottleneck (reading alone {format_seconds(reading)}, training alone"
+        f" {format_seconds(training)}); {read}"
     )

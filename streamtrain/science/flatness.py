@@ -46,9 +46,8 @@ def fall_per_doubling(curves: Iterable[Curve]) -> float | None:
     return 1 - best_loss(curves) / before if before > 0 else 0.0
 
 
-def is_flat(curves: Iterable[Curve]) -> bool:
-    """Return whether the second half of the rows improved the best loss by less than 1 %."""
-    fall = fall_per_doubling(curves)
+def is_flat(fall: float | None) -> bool:
+    """Return whether a `fall_per_doubling` is that of a flat loss."""
     return fall is not None and fall < FLAT
 
 

@@ -24,7 +24,7 @@ from streamtrain.science.contest import (
     mean_log_cost,
     select_among,
 )
-from streamtrain.science.flatness import best_loss, halfway, is_flat
+from streamtrain.science.flatness import best_loss, fall_per_doubling, halfway, is_flat
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.science.selection import LOOKS, Selection
 from streamtrain.science.tuning import PassPlan, edges_of
@@ -210,7 +210,7 @@ def _curves(run: Run, trial: int) -> list[Curve]:
 def _next_rows(run: Run, rungs: Sequence[PassEnded], rows: int) -> int | None:
     """The rows of the next rung; None where this one is the last."""
     ladder = _ladder(run)
-    if len(rungs) >= FEWEST_RUNGS and is_flat(_curves(run, rungs[-1].trial)):
+    if len(rungs) >= FEWEST_RUNGS and is_flat(fall_per_doubling(_curves(run, rungs[-1].trial))):
         return None
     # the rates around the best one of each size
     replicas = dict.fromkeys(run.batch_sizes, 3)
