@@ -96,9 +96,9 @@ class LadderInfo:
 class UntilFlat:
     """The limits of training that ends when its loss is flat; see training/until_flat.py.
 
-    `first_row`: no evaluation is before it, but for that at row 0. `least_rows`: an epoch, before
-    whose end nothing is decided. `most_rows`: where training ends at the latest. `fall`: the loss
-    is flat when twice the rows improve it by less, relatively.
+    `first_row`: no evaluation is before it, but for that at row 0. `least_rows`: an epoch or more,
+    before whose end nothing is decided. `most_rows`: where training ends at the latest. `fall`: the
+    loss is flat when twice the rows improve it by less, relatively.
     """
 
     first_row: int

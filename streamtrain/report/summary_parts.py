@@ -117,7 +117,7 @@ class FlatEnd:
     """The end of a training that goes on until the loss is flat.
 
     Attributes:
-        least_rows: Rows of an epoch: training ends after them at the earliest.
+        least_rows: Rows after which training ends at the earliest: an epoch or more.
         most_rows: Rows after which training ends at the latest.
         fall_per_doubling: What the last doubling of the rows improved the held-out loss by,
             relatively (0.006 is 0.6 %); None where it is not known.

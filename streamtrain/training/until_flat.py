@@ -1,8 +1,7 @@
 """Training until the loss is flat: how far at most, where it is evaluated, when and why it ends.
 
-It goes on for an epoch at least, and ends at the first evaluation from there on at which the loss
-is flat (science/flatness.py) or has diverged. All of it is a function of rows and losses, never of
-time.
+It goes on for an epoch or more, and then ends at the first evaluation at which the loss is flat
+(science/flatness.py) or has diverged. All of it is a function of rows and losses, never of time.
 """
 
 import math
@@ -21,9 +20,14 @@ from streamtrain.types import Json
 MOST_ROWS = 2**23
 MOST_EPOCHS = 2048
 
-#: The first evaluation is after this part of an epoch, or after this many times the held-out rows
-#: if that comes first. Earlier ones cannot end the training, and an evaluation of many held-out
-#: rows costs more than the training before it.
+#: Nothing is decided within so many rows or epochs, whichever are fewer, nor within an epoch. After
+#: few steps at a small learning rate, the loss improves slowly, but is not flat.
+LEAST_ROWS = 2**18
+LEAST_EPOCHS = 64
+
+#: The first evaluation is after this part of the least rows, or after this many times the held-out
+#: rows if that comes first. Earlier ones cannot end the training, and an evaluation of many
+#: held-out rows costs more than the training before it.
 FIRST_PART = 4
 FIRST_HOLDOUTS = 4
 
@@ -35,16 +39,17 @@ def limits_until_flat(train: TrainConfig, epoch_rows: int, holdout_rows: int) ->
     """
     if train.has_length or not holdout_rows or not epoch_rows:
         return None
+    least_rows = max(epoch_rows, min(LEAST_ROWS, LEAST_EPOCHS * epoch_rows))
     return UntilFlat(
-        first_row=min(epoch_rows // FIRST_PART, FIRST_HOLDOUTS * holdout_rows),
-        least_rows=epoch_rows,
+        first_row=min(least_rows // FIRST_PART, FIRST_HOLDOUTS * holdout_rows),
+        least_rows=least_rows,
         most_rows=max(epoch_rows, min(MOST_ROWS, MOST_EPOCHS * epoch_rows)),
         fall=FLAT,
     )
 
 
 def points_until_flat(points: Iterator[int], limits: UntilFlat) -> Iterator[int]:
-    """Yield row 0, the points from `first_row` on, and the ends of half an epoch and of an epoch.
+    """Yield row 0, the points from `first_row` on, half of the least rows, and the least rows.
 
     >>> limits = UntilFlat(first_row=25, least_rows=100, most_rows=200, fall=0.01)
     >>> list(points_until_flat(iter([0, 16, 23, 32, 45, 64, 91, 128, 181, 200]), limits))
@@ -105,7 +110,8 @@ class FlatStop:
             [None if math.isnan(loss) else loss for loss in curve.holdout_loss]
             for curve in self._curves
         ]
-        return {"rows": self._curves[0].rows, "steps": self._curves[0].steps, "losses": curves}
+        rows, steps = self._curves[0].rows, self._curves[0].steps
+        return {"rows": list(rows), "steps": list(steps), "losses": curves}
 
     def load_state(self, document: Json) -> None:
         """Continue from a `state`."""
