@@ -3,6 +3,7 @@
 Reads one span and tries a few steps; writes nothing.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from streamtrain.config import Config, TrainConfig
 from streamtrain.records import UntilFlat
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up
 from streamtrain.run.sweep_plan import plan_sweep
+from streamtrain.stream.fetch import FetchStats
 from streamtrain.training.fused_engine import one_blas_thread
 from streamtrain.types import Json
 
@@ -54,7 +56,8 @@ def plan_run(config: Config, verb: str) -> Json:
             _rows_of_sizes(config.train, rows) if verb == "train" else dict.fromkeys(sizes, rows)
         )
         seconds = sum(rows_of[size] / rate for size, rate in step_rates.items())
-        reading_seconds = trials * rows / read_rate / budget.readers
+        read_rates = (read_rate * budget.readers, _rate_of_tiny_epochs(prepared))
+        reading_seconds = trials * rows / min(read_rates)
         training_seconds = trials * seconds / workers
     return {
         "verb": verb,
@@ -119,6 +122,24 @@ def _read_rate(prepared: Prepared) -> float:
     started = time.perf_counter()
     prepared.source.read(span)
     return span.num_rows / max(time.perf_counter() - started, 1e-9)
+
+
+def _rate_of_tiny_epochs(prepared: Prepared) -> float:
+    """Return rows per second of the stream where an epoch is one window; else infinity.
+
+    The fixed time of a window then exceeds that of reading its few rows.
+    """
+    if len(prepared.plan(0, 0)) > 1:
+        return math.inf
+    blocks = prepared.blocks(0, FetchStats())
+    next(blocks)
+    rows, started = 0, time.perf_counter()
+    while rows == 0 or time.perf_counter() - started < _TRY_SECONDS:
+        rows += prepared.epoch_rows
+        next(blocks)
+    seconds = time.perf_counter() - started
+    blocks.close()
+    return rows / seconds
 
 
 @one_blas_thread()

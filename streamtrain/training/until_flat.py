@@ -91,7 +91,7 @@ class FlatStop:
     @property
     def reason(self) -> str:
         """Why training ended, once it has; "" where it diverged."""
-        percent = f"{100 * (self.fall or 0.0):.1f} %"
+        percent = f"{100 * (self.fall or 0.0):.2g} %"
         if is_flat(self.fall):
             return f"flat: the last doubling of rows improved the loss by {percent}"
         if self.ends:

@@ -118,7 +118,7 @@ def test_it_ends_where_the_last_doubling_improved_the_loss_by_less_than_1_percen
     assert ended.outcome == "finished"
     assert ended.fall_per_doubling is not None
     assert ended.fall_per_doubling < FLAT
-    percent = f"{100 * ended.fall_per_doubling:.1f} %"
+    percent = f"{100 * ended.fall_per_doubling:.2g} %"
     assert ended.reason == f"flat: the last doubling of rows improved the loss by {percent}"
     losses = [record.holdout_loss for record in records if isinstance(record, Evaluation)]
     assert losses[-1] < 0.5 * losses[0]
