@@ -49,8 +49,9 @@ class ProgressTracker:
     with a budget, whose passes are short and many, there is one at the end of a pass only. With
     `every`, there is a line at every evaluation point. `plan` is the pass that the lines belong to,
     in a sweep, and `number` its number among those of its kind. `train_rows`: the rows of a pass,
-    infinite where only a clock ends it. `budget_seconds`: the budget of a sweep that has one in
-    seconds, and `budget_left` what is left of it at the last evaluation. Used from one thread.
+    infinite where a clock or a flat loss ends it. `budget_seconds`: the budget of a sweep that has
+    one in seconds, and `budget_left` what is left of it at the last evaluation. Used from one
+    thread.
     """
 
     def __init__(self, *, every: bool = False) -> None:
@@ -71,6 +72,7 @@ class ProgressTracker:
     def _start_pass(self) -> None:
         self._live_replicas, self._last_line = self._replicas, 0
         self._points: dict[int, list[_Point]] = defaultdict(list)
+        self._left_out: list[_Point] = []  # of the last evaluation, if it had no line
         # (batch size, learning rate) → rows, sum of training losses
         self._totals: dict[tuple[int, float], tuple[int, float]] = {}
         # The seconds of the pass, and the seconds of waiting, when it was at row 0. The speed is
@@ -118,6 +120,8 @@ class ProgressTracker:
                 return self._complete()
             case PassEnded():
                 lines = self._complete(all_points=True)
+                if self._left_out:
+                    lines.append(self._line(self._left_out))
                 self.passes_done += 1
                 self.passes_left -= 1
                 self._start_pass()
@@ -139,11 +143,14 @@ class ProgressTracker:
         for rows in sorted(self._points):
             if len(self._points[rows]) < self._live_replicas and not all_points:
                 break
-            line = self._line(self._points.pop(rows))
+            points = self._points.pop(rows)
+            line = self._line(points)
             doubled = not self._has_ladder and (rows == 0 or rows >= 2 * self._last_line)
             if self._every or doubled or rows >= self.train_rows:
-                self._last_line = rows
+                self._last_line, self._left_out = rows, []
                 lines.append(line)
+            else:
+                self._left_out = points
         return lines
 
     def _line(self, points: list[_Point]) -> Line:

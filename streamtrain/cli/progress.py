@@ -113,6 +113,8 @@ def _print_lines(
             )
         if record.ladder is not None:
             write(_budget_text(record.ladder))
+        if record.until_flat is not None:
+            write(f"trains {record.until_flat.text}")
         columns = _PASS_COLUMNS if tracker.is_by_pass else _COLUMNS
         write(_row(tracker, tuple(columns)))
     elif announcement := _announcement(record, tracker):

@@ -134,7 +134,8 @@ class EvalConfig(Section):
         default=131_072, description="held-out rows, at most 20 % of the data"
     )
     first_row: PositiveCount = Field(
-        default=1024, description="evaluate at row 0, at first_row x 2^(k/2), and at the end"
+        default=1024,
+        description="evaluate at row 0, at first_row x 2^(k/2), and at the end; fewer until flat",
     )
 
 

@@ -19,6 +19,7 @@ from streamtrain.records.events import (
     ReplicaEnded,
     RunEnded,
     RunStarted,
+    UntilFlat,
 )
 from streamtrain.records.parsing import (
     OtherRecord,
@@ -82,6 +83,7 @@ __all__ = [
     "StepsTimed",
     "SyncChosen",
     "TargetWinners",
+    "UntilFlat",
     "WinningRates",
     "WrittenAs",
     "is_optional",

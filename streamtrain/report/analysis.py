@@ -24,6 +24,7 @@ from streamtrain.records import DataInfo, WrittenAs, json_values, parse
 from streamtrain.report.summary_parts import (
     CellFigures,
     Confirmation,
+    FlatEnd,
     Frontier,
     Growing,
     ModelLoss,
@@ -85,7 +86,9 @@ class Summary:
         trials: Seeds; each sets weights and row order.
         epoch_rows: Rows of an epoch.
         version: Version of streamtrain.
-        train_rows: Rows each learner trains on.
+        train_rows: Rows each learner trains on; where their number was not given, those that it
+            trained on.
+        until_flat: Why a training until flat ended; None for any other run.
         target_loss: The held-out loss to reach, in standardised target units; None when there is
             none.
         target_loss_chosen: How target_loss was chosen.
@@ -147,6 +150,7 @@ class Summary:
     epoch_rows: int | None = None
     version: str | None = None
     train_rows: int = 0
+    until_flat: FlatEnd | None = None
     target_loss: float | None = None
     target_loss_chosen: TargetOrigin = "none"
     lr_rules: tuple[LrRule, ...] = ("tuned",)

@@ -8,6 +8,7 @@ from streamtrain.report.analysis import Analysis, Summary, strict
 from streamtrain.report.cell_figures import ComparedAt, cell_figures, confirmations, target_figures
 from streamtrain.report.summary_parts import (
     NOT_MEASURED,
+    FlatEnd,
     Frontier,
     Growing,
     ModelLoss,
@@ -21,6 +22,7 @@ from streamtrain.report.text.recommendation import describe, rmse_of_loss, sente
 from streamtrain.report.workers import summarize_workers
 from streamtrain.science.cells import rows_in_common
 from streamtrain.science.equal_budget import equal_seconds, equal_steps
+from streamtrain.science.flatness import is_flat
 from streamtrain.science.frontier import frontier
 from streamtrain.science.growing import faster_by
 from streamtrain.science.judge import arm_cells, judge, judged_trials
@@ -61,6 +63,7 @@ def analyze(run: Run) -> Analysis:
         epoch_rows=header.epoch_rows,
         version=header.version or header.env.get("streamtrain"),
         train_rows=run.train_rows,
+        until_flat=_flat_end(run),
         target_loss=judgement.target,
         target_loss_chosen=judgement.chosen,
         lr_rules=tuple(run.rules),
@@ -176,6 +179,20 @@ def _model_loss(loss: ReferenceLoss | None) -> ModelLoss | None:
     if loss is None:
         return None
     return ModelLoss(value=loss.value, rmse=loss.rmse, scored_on=loss.scored_on)
+
+
+def _flat_end(run: Run) -> FlatEnd | None:
+    limits = run.header.until_flat
+    if limits is None:
+        return None
+    curves = [curve for trials in run.curves.values() for curve in trials.values()]
+    fall = next((curve.fall_per_doubling for curve in curves), None)
+    return FlatEnd(
+        least_rows=limits.least_rows,
+        most_rows=limits.most_rows,
+        fall_per_doubling=fall,
+        is_flat=is_flat(fall),
+    )
 
 
 def _best_possible(data: DataInfo) -> ModelLoss | None:

@@ -113,6 +113,24 @@ class ModelLoss:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlatEnd:
+    """The end of a training that goes on until the loss is flat.
+
+    Attributes:
+        least_rows: Rows after which training ends at the earliest: an epoch or more.
+        most_rows: Rows after which training ends at the latest.
+        fall_per_doubling: What the last doubling of the rows improved the held-out loss by,
+            relatively (0.006 is 0.6 %); None where it is not known.
+        is_flat: Whether that is less than 1 %.
+    """
+
+    least_rows: int
+    most_rows: int
+    fall_per_doubling: float | None = None
+    is_flat: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recommended:
     """The recommended minibatch size, how sure it is, and what to type next.
 

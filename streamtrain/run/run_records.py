@@ -30,6 +30,7 @@ def run_record(
         lrs=tuple(rates),
         trials=trials,
         train_rows=prepared.end_row,
+        until_flat=prepared.until_flat,
         epoch_rows=prepared.epoch_rows,
         integrity=prepared.source.dataset.integrity_text,
         target_loss=_target_losses(prepared),

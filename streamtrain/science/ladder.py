@@ -3,11 +3,10 @@
 A ladder of tuning passes comes first. Each rung has fresh seeds and up to four times the rows of
 the one before, and tries every size at the learning rates around its best one so far. Where the
 sizes were not given and the fastest is the smallest or the largest, one more is added beyond it.
-The ladder ends when another doubling of the rows improves the best loss by less than 1 %, or when a
-longer rung would leave no time for the comparison. Then every size runs at its best rate in trials
-on further seeds (science/selection.py). After each look, sizes that are certainly slower are
-dropped. The trials end when the regret of the chosen size is at most `sweep.within`, or when the
-budget is spent.
+The ladder ends when the loss is flat (science/flatness.py), or when a longer rung would leave no
+time for the comparison. Then every size runs at its best rate in trials on further seeds
+(science/selection.py). After each look, sizes that are certainly slower are dropped. The trials end
+when the regret of the chosen size is at most `sweep.within`, or when the budget is spent.
 
 Every decision is a function of the records before it, including their seconds, so a resumed sweep
 decides as the interrupted one would have.
@@ -26,7 +25,7 @@ from streamtrain.science.contest import (
     select_among,
     timing_variance,
 )
-from streamtrain.science.crossing import smallest_target
+from streamtrain.science.flatness import best_loss, fall_per_doubling, halfway, is_flat
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.science.selection import DEFAULT_WITHIN, LOOKS, Selection
 from streamtrain.science.tuning import PassPlan, edges_of
@@ -35,9 +34,7 @@ from streamtrain.science.tuning import PassPlan, edges_of
 FIRST_ROWS = 65_536
 FACTORS = (4, 2)
 
-#: The loss has flattened when twice the rows improve it by less than this, on the third rung or
-#: later.
-FLAT = 0.01
+#: Whether the loss is flat is judged on this rung at the earliest.
 FEWEST_RUNGS = 3
 
 #: A trial ends at this many times the rows that the best size needed to reach the target.
@@ -174,36 +171,14 @@ def contest_target(run: Run) -> float | None:
     target = _rung_target(run, trial)
     if target is None:
         return None
-    target = below_linear(run, best_loss(run, trial), target)
+    target = below_linear(run, best_loss(_curves(run, trial)), target)
     constant = run.baseline.constant_loss or math.inf
     return target if target < constant else None
-
-
-def best_loss(run: Run, trial: int, rows: int | None = None) -> float:
-    """Return the smallest loss that any learner of a trial reached and held, up to `rows`."""
-    losses = [
-        smallest_target(*_until(curve, rows))
-        for curve in _curves(run, trial)
-        if curve.finished and curve.rows
-    ]
-    return min(losses, default=math.inf)
 
 
 def rung_rows(run: Run, trial: int) -> int:
     """Return the rows that the learners of a trial trained on."""
     return max((curve.rows[-1] for curve in _curves(run, trial) if curve.rows), default=0)
-
-
-def is_flat(run: Run, trial: int) -> bool:
-    """Return whether the second half of a trial improved the best loss by less than 1 %."""
-    return fall_per_doubling(run, trial) < FLAT
-
-
-def fall_per_doubling(run: Run, trial: int) -> float:
-    """Return the fraction by which the second half of a trial's rows improved the best loss."""
-    halfway = best_loss(run, trial, rung_rows(run, trial) // 2)
-    best = best_loss(run, trial)
-    return 1 - best / halfway if math.isfinite(halfway) and halfway > 0 else 1.0
 
 
 def best_size_of(run: Run, trial: int) -> int | None:
@@ -250,12 +225,6 @@ def _curves(run: Run, trial: int) -> list[Curve]:
     return [trials[trial] for trials in run.curves.values() if trial in trials]
 
 
-def _until(curve: Curve, rows: int | None) -> tuple[list[int], list[float | None]]:
-    """The steps and losses of a curve up to `rows`."""
-    count = sum(row <= rows for row in curve.rows) if rows is not None else len(curve.rows)
-    return curve.steps[:count], list(curve.holdout_loss[:count])
-
-
 def _next_rows(run: Run, rungs: Sequence[PassEnded], rows: int) -> int | None:
     """The rows of the next rung; None where this one is the last."""
     ladder = _ladder(run)
@@ -273,9 +242,10 @@ def _next_rows(run: Run, rungs: Sequence[PassEnded], rows: int) -> int | None:
 def _has_arrived(run: Run, trial: int, rows: int) -> bool:
     """Whether longer rungs are no use: the loss is flat, and a given target was reached halfway."""
     given = run.header.target_loss
-    if given and best_loss(run, trial, rows // 2) > given[0]:
+    curves = _curves(run, trial)
+    if given and best_loss(curves, halfway(rows)) > given[0]:
         return False
-    return is_flat(run, trial)
+    return is_flat(fall_per_doubling(curves))
 
 
 def _affordable(run: Run, rows: int, replicas: Mapping[int, int], *, reserve: bool = True) -> bool:
@@ -318,9 +288,9 @@ def _timed_seconds(run: Run) -> float:
 
 def _rung_target(run: Run, trial: int) -> float | None:
     """The loss that one learner reached by half of the rows, or 2 % above the best if higher."""
-    best = best_loss(run, trial)
-    halfway = best_loss(run, trial, rung_rows(run, trial) // 2)
-    target = max((1 + TARGET_MARGIN) * best, halfway)
+    curves = _curves(run, trial)
+    at_half = best_loss(curves, halfway(rung_rows(run, trial)))
+    target = max((1 + TARGET_MARGIN) * best_loss(curves), at_half)
     return target if math.isfinite(target) else None
 
 

@@ -32,7 +32,7 @@ from streamtrain.types import Json, LrRule
 class Curve:
     """The evaluations of one learner in order of rows, and how it ended.
 
-    Losses that are not finite are NaN.
+    Losses that are not finite are NaN. `fall_per_doubling`: as in `ReplicaEnded`.
     """
 
     batch_size: int
@@ -45,6 +45,7 @@ class Curve:
     train_loss: list[float] = field(default_factory=list)
     outcome: str = ""
     reason: str = ""
+    fall_per_doubling: float | None = None
 
     @property
     def finished(self) -> bool:
@@ -187,6 +188,7 @@ def _add(run: Run, record: Record) -> None:
         case ReplicaEnded():
             curve = _curve(run, record)
             curve.outcome, curve.reason = record.outcome, record.reason
+            curve.fall_per_doubling = record.fall_per_doubling
         case Baseline():
             run.baseline = record
         case PassEnded():

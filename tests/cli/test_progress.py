@@ -23,6 +23,7 @@ from streamtrain.records import (
     RunEnded,
     RunStarted,
     StepsTimed,
+    UntilFlat,
 )
 from streamtrain.training.learner import evaluation_rows
 
@@ -157,6 +158,22 @@ def test_a_learner_that_fails_does_not_hold_the_lines_back():
     failed = ReplicaEnded(trial=0, batch_size=8, lr=0.1, outcome="out_of_memory")
     assert [line.rows for line in tracker.update(failed)] == [0]
     assert [line.rows for line in tracker.update(evaluation(0, 64, 0.1, 16))] == [16]
+
+
+def test_until_flat_the_limits_come_first_and_the_last_evaluation_has_a_line(capsys):
+    limits = UntilFlat(first_row=25, least_rows=100, most_rows=900, fall=0.01)
+    with progress("lines") as on_record:
+        on_record(replace(started(None, verb="train", lrs=[(0.1,)]), until_flat=limits))
+        for rows in (0, 100, 141, 200, 283):
+            on_record(evaluation(0, 64, 0.1, rows))
+        on_record(ReplicaEnded(trial=0, batch_size=64, lr=0.1, outcome="finished"))
+        on_record(PassEnded(trial=0))
+    first, _, *lines = capsys.readouterr().err.splitlines()
+    assert first == (
+        "trains until twice the rows improve the held-out loss by less than 1 %: 100 to 900 rows"
+    )
+    assert [line.split()[0] for line in lines] == ["0", "100", "200", "283"]
+    assert all(line.endswith("B" + " " * 9) for line in lines), "no time left is claimed"
 
 
 def test_nothing_but_lines_off_a_terminal(capsys):

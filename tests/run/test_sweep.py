@@ -172,7 +172,7 @@ def test_a_sweep_and_train_share_rows_and_weights(data, tmp_path):
             **common,
         ).out
     )
-    streamtrain.train(data, out=tmp_path / "t", batch_size=64, lr=0.003, **common)
+    streamtrain.train(data, out=tmp_path / "t", batch_size=64, lr=0.003, epochs=1, **common)
     trained = convergence(tmp_path / "t")
     assert [r for r in swept if r["event"] == "evaluation" and r["batch_size"] == 64] == [
         r for r in trained if r["event"] == "evaluation"
