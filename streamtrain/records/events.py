@@ -161,10 +161,29 @@ class RunStarted(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outlier:
+    """A held-out row that makes a large part of the best linear model's squared error.
+
+    Attributes:
+        share: That part, 0 to 1.
+        column: The column in which the row is farthest from the others.
+        value: Its value there, in the column's units.
+        deviations: The distance to the mean of the other held-out rows, in their standard
+            deviations; None where those do not vary.
+    """
+
+    share: float
+    column: str
+    value: float
+    deviations: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline(Record):
     """The losses of reference models.
 
-    `feature_eigenvalues`: the eigenvalues of the features' covariance in model units.
+    `feature_eigenvalues`: the eigenvalues of the features' covariance in model units. `outlier`:
+    None where no row has a large part in the linear model's loss.
     """
 
     EVENT: ClassVar[str] = "baseline"
@@ -172,6 +191,7 @@ class Baseline(Record):
     best_constant_loss: ReferenceLoss | None = None
     best_linear_loss: ReferenceLoss | None = None
     feature_eigenvalues: tuple[float, ...] | None = None
+    outlier: Outlier | None = None
 
     @property
     def constant_loss(self) -> float | None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from streamtrain.base.units import format_bytes
+from streamtrain.records import Outlier
 from streamtrain.report.analysis import Analysis, Summary, is_trained
 from streamtrain.report.number_format import (
     loss_text,
@@ -41,6 +42,7 @@ def warn(analysis: Analysis) -> list[ReportWarning]:
     has_plan = analysis.run.header.ladder is None
     pairs = [
         *_of_run(analysis),
+        *_of_outlier(analysis.run.baseline.outlier),
         *_of_losses(analysis),
         *_of_outcomes(analysis),
         *_of_nulls(analysis.run),
@@ -78,6 +80,20 @@ def _of_run(analysis: Analysis) -> Warnings:
             " spans, and read it with them."
         )
         yield text, f"--span-rows {mixed_span_rows(run)}"
+
+
+def _of_outlier(outlier: Outlier | None) -> Warnings:
+    if outlier is None:
+        return
+    distance = "far"
+    if outlier.deviations is not None:
+        distance = f"{outlier.deviations:,.0f} standard deviations"
+    yield (
+        f"One held-out row makes {outlier.share:.0%} of the best linear model's squared error: its"
+        f" {outlier.column} is {outlier.value:g}, {distance} from the other rows. Losses measure"
+        " this row more than the model. Remove it, or limit the column with a function.",
+        "--transform",
+    )
 
 
 def _of_integrity(integrity: str | None) -> Warnings:
