@@ -38,12 +38,11 @@ from streamtrain.run.sweep_plan import (
 from streamtrain.run.timing import REPEATS, measure_throughput
 from streamtrain.science.ladder import (
     choose_contest,
-    is_timed,
     next_rung,
     next_trial,
-    projected_seconds,
 )
 from streamtrain.science.run_log import Run
+from streamtrain.science.spending import is_timed, projected_seconds
 from streamtrain.science.tuning import (
     PassPlan,
     choose_winners,

@@ -27,10 +27,10 @@ from streamtrain.science.contest import timing_variance
 from streamtrain.science.crossing import round_up, rows_to_reach
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.judge import is_correlated
-from streamtrain.science.ladder import PASSES_SHARE
 from streamtrain.science.run_log import Run
 from streamtrain.science.selection import Selection, next_look
 from streamtrain.science.shuffle_quality import BAD_SHUFFLE_ABOVE
+from streamtrain.science.spending import PASSES_SHARE
 
 #: Timings are named as the cause where their deviation alone is this part of the bound.
 TIMING_DOUBT = 0.4
