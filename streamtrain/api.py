@@ -180,6 +180,7 @@ def sweep(
     report: bool = True,
     batch_sizes: Count | Sequence[Count] | None = None,
     budget: float | int | str | None = None,
+    goal: str | None = None,
     within: float | str | None = None,
     lr_grid: int | float | str | Sequence[float] | None = None,
     trials: int | None = None,

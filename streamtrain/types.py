@@ -28,6 +28,9 @@ ScoredOn = Literal["holdout", "eval_data", "training", "population"]
 #: How a target loss was chosen.
 TargetOrigin = Literal["given", "automatic", "none"]
 
+#: By what a sweep compares sizes: seconds to a loss, or the loss after equal rows or equal seconds.
+Goal = Literal["time-to-loss", "loss-at-rows", "loss-in-time"]
+
 #: How learning rates follow from batch sizes.
 LrRule = Literal["tuned", "fixed", "linear", "sqrt"]
 

@@ -57,6 +57,7 @@ SWEEP_FLAGS = (
     | {
         "batch_sizes": "sweep.batch_sizes",
         "budget": "sweep.budget",
+        "goal": "sweep.goal",
         "within": "sweep.within",
         "lr_grid": "sweep.lr_grid",
         "trials": "sweep.trials",

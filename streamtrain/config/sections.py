@@ -28,6 +28,7 @@ from streamtrain.config.values import (
     Sizes,
     parse_fraction,
 )
+from streamtrain.types import Goal
 
 
 class DataConfig(Section):
@@ -167,9 +168,16 @@ class SweepConfig(Section):
             " fixed plan"
         ),
     )
-    within: Annotated[float, BeforeValidator(parse_fraction), Field(gt=0, le=10)] = Field(
-        default=0.2,
-        description="a choice is settled when it is at most this much slower than the best tried",
+    goal: Goal = Field(
+        default="time-to-loss",
+        description="compare sizes by seconds to a loss, or by loss at equal rows or in equal time",
+    )
+    within: Annotated[float, BeforeValidator(parse_fraction), Field(gt=0, le=10)] | None = Field(
+        default=None,
+        description=(
+            "a choice is settled when it is at most this much slower than the best tried, or its"
+            " loss this much larger; default: 20 % of the seconds, 1 % of a loss"
+        ),
     )
     lr_grid: Rates = Field(
         default=5, description="number of learning rates per minibatch size, or a list of them"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import BeforeValidator
 
 from streamtrain.records.record import OPTIONAL, Record
-from streamtrain.types import Json, LrRule, Receipt, ScoredOn
+from streamtrain.types import Goal, Json, LrRule, Receipt, ScoredOn
 
 SCHEMA_VERSION = 1
 
@@ -155,6 +155,7 @@ class RunStarted(Record):
     extend: bool | None = field(default=None, metadata=OPTIONAL)
     rerun: bool | None = field(default=None, metadata=OPTIONAL)
     within: float | None = field(default=None, metadata=OPTIONAL)
+    goal: Goal | None = field(default=None, metadata=OPTIONAL)
     ladder: LadderInfo | None = field(default=None, metadata=OPTIONAL)
     until_flat: UntilFlat | None = field(default=None, metadata=OPTIONAL)
     version: str | None = field(default=None, metadata=OPTIONAL)

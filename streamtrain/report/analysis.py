@@ -40,7 +40,7 @@ from streamtrain.science.judge import Judgement
 from streamtrain.science.landmarks import Landmarks
 from streamtrain.science.landmarks_json import LandmarksJson
 from streamtrain.science.run_log import Run
-from streamtrain.types import Json, LrRule, TargetOrigin
+from streamtrain.types import Goal, Json, LrRule, TargetOrigin
 
 SCHEMA_VERSION = 2
 
@@ -105,6 +105,7 @@ class Summary:
         cells: One per batch size, in the order of the run.
         recommendation: The recommended minibatch size, by the rule of the report.
         frontier: The fastest size to each of a ladder of losses, from the highest to the target.
+        goal: By what the sizes are compared. Where it is a loss, every `slower_by` is of the loss.
         growing: A minibatch size that grows, on fresh seeds; None where there was no case for it.
         sentence: The answer in one sentence.
         best_constant_loss: The loss of the best constant.
@@ -161,6 +162,7 @@ class Summary:
     cells: tuple[CellFigures, ...] = ()
     recommendation: Recommended = field(default_factory=Recommended)
     frontier: tuple[Frontier, ...] = ()
+    goal: Goal = "time-to-loss"
     growing: Growing | None = None
     sentence: str = ""
     best_constant_loss: ModelLoss | None = None

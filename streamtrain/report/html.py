@@ -41,7 +41,7 @@ from streamtrain.report.text.facts import (
 from streamtrain.report.text.headline import ladder, tiles
 from streamtrain.report.text.run_facts import holdout_text, run_facts
 from streamtrain.report.workers import worker_facts
-from streamtrain.science.selection import DEFAULT_WITHIN
+from streamtrain.science.contest import default_within
 from streamtrain.types import Json
 
 #: Section → its word in the contents.
@@ -131,7 +131,7 @@ def render_html(
         "answer_table": answer_table(summary) if summary.verb != "train" else [],
         "frontier_table": frontier_table(summary) if summary.frontier else [],
         "data_line": data_line(summary),
-        "within": section(summary.config, "sweep").get("within", DEFAULT_WITHIN),
+        "within": section(summary.config, "sweep").get("within") or default_within(summary.goal),
         "averaged": section(summary.config, "train").get("average", False),
         "ladder": ladder(summary),
         "holdout_name": holdout_text(summary),

@@ -111,6 +111,20 @@ def slower_figure_text(figure: Estimate) -> str:
     return f"{text} [{times_text(1 + figure.lo)}, {times_text(1 + figure.hi)}]"
 
 
+def loss_above_text(figure: Estimate) -> str:
+    """Return how much larger a loss is with its interval, in percent at one decimal.
+
+    >>> loss_above_text(Estimate(value=0.0123, lo=-0.001, hi=0.0256, n=3))
+    '1.2 % [-0.1, 2.6]'
+    """
+    if figure.value is None:
+        return NOTHING
+    text = f"{100 * figure.value:.1f} %"
+    if figure.lo is None or figure.hi is None:
+        return text
+    return f"{text} [{100 * figure.lo:.1f}, {100 * figure.hi:.1f}]"
+
+
 def at_most_slower_text(fraction: float) -> str:
     """Return an upper bound of how much slower something is, rounded up to whole percent.
 

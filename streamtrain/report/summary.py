@@ -18,7 +18,8 @@ from streamtrain.report.summary_parts import (
 )
 from streamtrain.report.text.advice import warn
 from streamtrain.report.text.explanation import explain
-from streamtrain.report.text.recommendation import describe, rmse_of_loss, sentence
+from streamtrain.report.text.recommendation import describe, rmse_of_loss
+from streamtrain.report.text.sentence import sentence
 from streamtrain.report.workers import summarize_workers
 from streamtrain.science.cells import rows_in_common
 from streamtrain.science.equal_budget import equal_seconds, equal_steps
@@ -90,6 +91,7 @@ def analyze(run: Run) -> Analysis:
             )
             for point in frontier(run, cells, judgement.choice.batch_size, judgement.target)
         ),
+        goal=run.goal,
         growing=_growing(run, judgement.target),
         best_constant_loss=_model_loss(run.baseline.best_constant_loss),
         best_linear_loss=_model_loss(run.baseline.best_linear_loss),

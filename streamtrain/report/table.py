@@ -8,6 +8,7 @@ from streamtrain.report.analysis import Summary, is_trained
 from streamtrain.report.number_format import (
     NOTHING,
     error_text,
+    loss_above_text,
     loss_figure_text,
     loss_text,
     rate_text,
@@ -32,7 +33,8 @@ def answer_headings(summary: Summary) -> list[str]:
         return ["batch", "lr", "rows/s [95 %]", error, "verdict"]
     if (rows := summary.holdout_loss_at_rows) is not None:
         error += f" at {count_word(rows)} rows"
-    return ["batch", error, _target_heading(summary), "slower by [95 %]", "verdict"]
+    compared = "slower by [95 %]" if summary.goal == "time-to-loss" else "loss above by [95 %]"
+    return ["batch", error, _target_heading(summary), compared, "verdict"]
 
 
 def answer_texts(summary: Summary, cell: CellFigures) -> list[str]:
@@ -43,7 +45,8 @@ def answer_texts(summary: Summary, cell: CellFigures) -> list[str]:
     if summary.verb == "train":
         return [size, rate_text(cell.lr), speed_text(cell.rows_per_second), error, verdict]
     chosen = cell.batch_size == summary.recommendation.batch_size
-    slower_by = NOTHING if chosen else slower_figure_text(cell.slower_by)
+    as_text = slower_figure_text if summary.goal == "time-to-loss" else loss_above_text
+    slower_by = NOTHING if chosen else as_text(cell.slower_by)
     # How sure the order is stands in the next column: seconds of few trials have wide intervals.
     seconds = summary.typical_seconds(cell)
     to_target = target_text(summary, replace(cell, seconds_to_target=Estimate(value=seconds)))
@@ -116,7 +119,8 @@ def verdict_text(summary: Summary, cell: CellFigures) -> str:
 def plain_verdict(summary: Summary, cell: CellFigures) -> str:
     """Return `recommended`, `as good`, `slower`, `undecided`, or why it was not compared.
 
-    A size that missed the target is slower where its bound says so.
+    A size that missed the target is slower where its bound says so. It is `worse` where losses are
+    compared.
     """
     recommendation = summary.recommendation
     if summary.verb == "train" and is_trained(cell.status):
@@ -128,7 +132,7 @@ def plain_verdict(summary: Summary, cell: CellFigures) -> str:
     if cell.batch_size in recommendation.equivalent:
         return "as good"
     if recommendation.batch_size is not None and (cell.slower_by.lo or 0.0) > 0:
-        return "slower"
+        return "slower" if summary.goal == "time-to-loss" else "worse"
     if recommendation.batch_size is not None and cell.status == "reached":
         return "undecided"
     return status_text(cell.status)

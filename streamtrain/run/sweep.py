@@ -102,7 +102,7 @@ def sweep(
             rates=[rates] * len(sizes),
             trials=plan.trials,
         )
-        header = replace(header, **sweep_rules(config), within=config.sweep.within, ladder=ladder)
+        header = replace(header, **sweep_rules(config), ladder=ladder)
         if ladder is not None:
             header = replace(header, train_rows=None)
 
@@ -122,7 +122,7 @@ def sweep(
         measure_sweep(prepared, run, learners, sweep_run.emit)
     if config.sweep.confirm:
         confirm(prepared, run, sweep_run.emit)
-    if config.sweep.grow and ladder is not None:
+    if config.sweep.grow and ladder is not None and run.goal == "time-to-loss":
         left = projected_seconds(run)
         grow(prepared, run, sweep_run.emit, GROWTH_SECONDS if left is None else left)
 

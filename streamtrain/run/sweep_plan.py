@@ -144,6 +144,11 @@ def ladder_of(prepared: Prepared) -> LadderInfo | None:
     if reason := _why_fixed(prepared):
         if budget is not None:
             raise ConfigError(f"--budget cannot be combined with {reason}. Leave out one of them.")
+        if config.sweep.goal != "time-to-loss":
+            raise ConfigError(
+                f"--goal {config.sweep.goal} needs a budget, which cannot be combined with"
+                f" {reason}. Leave out one of them."
+            )
         return None
     if budget is None:
         budget = DEFAULT_BUDGET
@@ -177,6 +182,8 @@ def sweep_rules(config: Config) -> Json:
         "halving": sweep.halving,
         "extend": sweep.extend_grid,
         "rerun": sweep.rerun,
+        "within": sweep.within,
+        "goal": sweep.goal,
     }
 
 

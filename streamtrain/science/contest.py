@@ -9,12 +9,16 @@ from streamtrain.science.cells import Cell, rows_of_steps, throughput
 from streamtrain.science.crossing import first_crossing, round_up, smallest_target
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.science.selection import DEFAULT_WITHIN, Contender, Selection, select
+from streamtrain.types import Goal
 
 #: The target is this fraction above the smallest loss, unless twice the rows improve it by more.
 TARGET_MARGIN = 0.02
 
 #: It is at most this fraction above it, however noisy the loss.
 MOST_MARGIN = 0.1
+
+#: `sweep.within` where the goal is a loss: 1 % of it, which is half a percent of the RMSE.
+DEFAULT_LOSS_WITHIN = 0.01
 
 #: Log times are averaged over this many losses, from the target to this fraction above it.
 LEVELS, LEVELS_WIDTH = 4, 0.05
@@ -23,14 +27,17 @@ LEVELS, LEVELS_WIDTH = 4, 0.05
 def contenders(run: Run, cells: Sequence[Cell], target: float | None) -> list[Contender]:
     """Return one contender per cell: its mean log seconds to the `levels` of a target.
 
-    They are log(rows to the level), averaged over the levels, plus the mean log seconds per row. A
-    trial that missed the target counts as censored: its last evaluation stands for the levels that
-    it missed. Cells that diverged or failed in any trial are left out. Without timings, rows are
-    used instead of seconds.
+    Where the goal of the run is a loss, the log loss takes their place. The seconds are log(rows to
+    the level), averaged over the levels, plus the mean log seconds per row. A trial that missed the
+    target counts as censored: its last evaluation stands for the levels that it missed. Cells that
+    diverged or failed in any trial are left out. Without timings, rows are used instead of seconds.
     """
+    trained = [cell for cell in cells if cell.status in ("reached", "not_reached") and cell.curves]
+    if run.goal != "time-to-loss":
+        return _by_loss(run, trained)
     found: list[Contender] = []
-    for cell in cells:
-        if cell.status not in ("reached", "not_reached") or not cell.curves or target is None:
+    for cell in trained:
+        if target is None:
             continue
         cost = mean_log_cost(run, cell.batch_size)
         logs = {
@@ -42,6 +49,45 @@ def contenders(run: Run, cells: Sequence[Cell], target: float | None) -> list[Co
         censored = {trial: value for trial, value in logs.items() if trial not in reached}
         found.append(Contender(batch_size=cell.batch_size, log_seconds=reached, censored=censored))
     return found
+
+
+def _by_loss(run: Run, cells: Sequence[Cell]) -> list[Contender]:
+    """Contenders by log loss after equal rows, or after equal seconds by the timings.
+
+    The loss is averaged over the last half of the rows or seconds: at a half, at 1/√2 of them, and
+    at their end. What the curves have in common is what the shortest one has.
+    """
+    costs = {cell.batch_size: mean_log_cost(run, cell.batch_size) for cell in cells}
+    if run.goal == "loss-at-rows":
+        costs = dict.fromkeys(costs, 0.0)
+    ends = [
+        math.log(curve.rows[-1]) + costs[cell.batch_size]
+        for cell in cells
+        for curve in cell.curves.values()
+        if curve.finished and curve.rows and curve.rows[-1]
+    ]
+    end = min(ends, default=0.0)
+    found: list[Contender] = []
+    for cell in cells:
+        rows = [math.exp(end - costs[cell.batch_size] - k * math.log(2) / 2) for k in range(3)]
+        values = {
+            trial: value
+            for trial, curve in cell.curves.items()
+            if (value := _mean_log_loss(curve, rows)) is not None
+        }
+        if values:
+            found.append(Contender(batch_size=cell.batch_size, log_seconds=values))
+    return found
+
+
+def _mean_log_loss(curve: Curve, rows: Sequence[float]) -> float | None:
+    """The mean log loss at `rows`, interpolated in log rows; None where a loss is not positive."""
+    loss = np.array(curve.holdout_loss, dtype=float)
+    at = np.array(curve.rows, dtype=float)
+    known = (at > 0) & np.isfinite(loss) & (loss > 0)
+    if not curve.finished or not known.any() or not known[at > 0].all():
+        return None
+    return float(np.interp(np.log(rows), np.log(at[known]), np.log(loss[known])).mean())
 
 
 def levels(run: Run, target: float) -> list[float]:
@@ -73,11 +119,19 @@ def _mean_log_rows(cell: Cell, curve: Curve, losses: Sequence[float]) -> float:
 
 def select_among(run: Run, cells: Sequence[Cell], target: float | None) -> Selection:
     """Return the selection among `cells`, with the timings and `sweep.within` of the run."""
+    is_timed = run.goal == "time-to-loss"
     return select(
         contenders(run, cells, target),
-        within=run.header.within or DEFAULT_WITHIN,
-        timing_variance=timing_variance(run, [cell.batch_size for cell in cells]),
+        within=run.header.within or default_within(run.goal),
+        timing_variance=(
+            timing_variance(run, [cell.batch_size for cell in cells]) if is_timed else 0.0
+        ),
     )
+
+
+def default_within(goal: Goal) -> float:
+    """Return how much slower than the best, or larger in loss, a settled choice may be."""
+    return DEFAULT_WITHIN if goal == "time-to-loss" else DEFAULT_LOSS_WITHIN
 
 
 def held_target(

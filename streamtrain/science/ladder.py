@@ -20,6 +20,7 @@ from streamtrain.science.cells import make_cell, rank
 from streamtrain.science.contest import (
     TARGET_MARGIN,
     below_linear,
+    contenders,
     held_target,
     select_among,
 )
@@ -55,6 +56,7 @@ SIZE_RATIO = 4
 #: and the next is slower by this factor, until there are so many sizes.
 SIZE_STEP = 4
 GROWTH_RATIO = 1.25
+LOSS_GROWTH_RATIO = 1.01
 MOST_SIZES = 8
 
 
@@ -170,7 +172,7 @@ def contest_target(run: Run) -> float | None:
 
 def best_size_of(run: Run, trial: int) -> int | None:
     """Return the size that took the fewest seconds to the target of a rung; None if none did."""
-    reached = _seconds_to_target(run, trial)
+    reached = _values_of_rung(run, trial)
     return min(reached, key=reached.__getitem__, default=None)
 
 
@@ -213,14 +215,20 @@ def _rung_target(run: Run, trial: int) -> float | None:
     return target if math.isfinite(target) else None
 
 
-def _seconds_to_target(run: Run, trial: int) -> dict[int, float]:
+def _values_of_rung(run: Run, trial: int) -> dict[int, float]:
     """The seconds to the target of a rung, of each size that reached it at its best rate.
 
-    Steps are timed roughly before a size's first rung.
+    Steps are timed roughly before a size's first rung. Where the goal of the run is a loss: the
+    loss of each size.
     """
     target = _rung_target(run, trial)
     best = _best_rates(run, trial)
     cells = [make_cell(run, size, lr, target, (trial,)) for size, lr in best.items()]
+    if run.goal != "time-to-loss":
+        return {
+            contender.batch_size: math.exp(contender.log_seconds[trial])
+            for contender in contenders(run, cells, target)
+        }
     return {
         cell.batch_size: cell.rows_to_target[trial] * cost_per_row(run, cell.batch_size)
         for cell in cells
@@ -229,8 +237,11 @@ def _seconds_to_target(run: Run, trial: int) -> dict[int, float]:
 
 
 def _best_rates(run: Run, trial: int) -> dict[int, float]:
-    """The best learning rate of each size in a trial of the ladder, extensions included."""
-    target = _rung_target(run, trial)
+    """The best learning rate of each size in a trial of the ladder, extensions included.
+
+    Where the goal of the run is a loss, it is the one with the smallest loss at the end.
+    """
+    target = _rung_target(run, trial) if run.goal == "time-to-loss" else None
     return {
         size: min(lrs, key=lambda lr: rank(run, make_cell(run, size, lr, target, (trial,))))
         for size, lrs in _tried_rates(run, trial).items()
@@ -271,12 +282,13 @@ def _size_beyond(run: Run, trial: int) -> dict[int, tuple[float, ...]]:
     sizes = sorted(run.batch_sizes)
     if largest is None or len(sizes) >= MOST_SIZES:
         return {}
-    seconds = _seconds_to_target(run, trial)
-    if not seconds:
+    values = _values_of_rung(run, trial)
+    if not values:
         return {}
-    fastest = min(seconds, key=seconds.__getitem__)
-    others = [value for size, value in seconds.items() if size != fastest]
-    if others and GROWTH_RATIO * seconds[fastest] > min(others):
+    fastest = min(values, key=values.__getitem__)
+    others = [value for size, value in values.items() if size != fastest]
+    ratio = GROWTH_RATIO if run.goal == "time-to-loss" else LOSS_GROWTH_RATIO
+    if others and ratio * values[fastest] > min(others):
         return {}
     if fastest == sizes[-1] and fastest * SIZE_STEP <= largest:
         size = fastest * SIZE_STEP
@@ -299,6 +311,8 @@ def _trial_rows(run: Run, target: float) -> int:
     """
     rung = _last_rung(run)
     rows = rung_rows(run, rung.trial)
+    if run.goal != "time-to-loss":
+        return rows
     needed = [
         cell.rows_to_target[rung.trial]
         for size, lr in _best_rates(run, rung.trial).items()

@@ -25,7 +25,7 @@ from streamtrain.records import (
     WinningRates,
     parse_record,
 )
-from streamtrain.types import Json, LrRule
+from streamtrain.types import Goal, Json, LrRule
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,6 +117,11 @@ class Run:
     def trials(self) -> int:
         """Trials per learning rate. Tuned winners run on as many fresh ones, numbered from here."""
         return self.header.trials
+
+    @property
+    def goal(self) -> Goal:
+        """By what the sizes are compared."""
+        return self.header.goal or "time-to-loss"
 
     @property
     def rules(self) -> list[LrRule]:

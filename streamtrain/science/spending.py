@@ -41,9 +41,10 @@ def rung_rows(run: Run, trial: int) -> int:
 def is_affordable(
     run: Run, rows: int, replicas: Mapping[int, int], *, reserve: bool = True
 ) -> bool:
-    """Return whether a pass fits into the budget; with `reserve`, together with the trials after it.
+    """Return whether a pass fits into the budget.
 
-    `replicas`: how many learning rates each size has in the pass.
+    With `reserve`: together with the trials after it. `replicas`: how many learning rates each size
+    has in the pass.
     """
     ladder, sizes = ladder_of_run(run), run.batch_sizes
     trials = TRIALS_RESERVED if reserve else 0.0

@@ -5,9 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from streamtrain.records import Baseline, ReferenceLoss
+from streamtrain.records import Baseline, DeliveryTimed, ReferenceLoss, StepsTimed
 from streamtrain.science.cells import make_cell
-from streamtrain.science.contest import below_linear, contenders, held_target, levels
+from streamtrain.science.contest import (
+    below_linear,
+    contenders,
+    default_within,
+    held_target,
+    levels,
+    select_among,
+)
 from streamtrain.science.crossing import first_crossing
 from streamtrain.science.run_log import Run
 from streamtrain.science.selection import LOOKS, select
@@ -173,3 +180,43 @@ def test_a_trial_that_missed_the_target_is_censored_at_its_last_row_for_the_leve
     rows = [64 * steps for steps in (*reached, 3, 3, 3)]
     assert found.log_seconds == {}
     assert found.censored == {0: pytest.approx(np.mean(np.log(rows)))}
+
+
+def make_timed(goal):
+    """Losses rows^-0.5 of 64 rows, and of 256 a tenth larger at half the seconds per row."""
+    run = Run(header=make_header((64, 256), lr=0.1, trials=2, goal=goal))
+    rows = [round(64 * 2 ** (k / 2)) for k in range(21)]
+    for trial in range(2):
+        for size, factor in ((64, 1.0), (256, 1.1)):
+            losses = [factor * (1 + 0.1 * trial) * row**-0.5 for row in rows]
+            steps = [math.ceil(row / size) for row in rows]
+            add_curve(
+                run, batch_size=size, lr=0.1, trial=trial, steps=steps, losses=losses, rows=rows
+            )
+    run.add(DeliveryTimed(repeat=0, rows=1000, seconds=1e-9, cores=2))
+    for size, cost in ((64, 2e-6), (256, 1e-6)):
+        run.add(StepsTimed(batch_size=size, repeat=0, rows=1000, seconds=1000 * cost))
+    return run, rows[-1]
+
+
+def test_a_goal_of_loss_compares_the_last_half_of_equal_rows_or_of_equal_seconds():
+    run, end = make_timed("loss-at-rows")
+    cells = [make_cell(run, size, 0.1, None) for size in (64, 256)]
+    found = {c.batch_size: c.log_seconds for c in contenders(run, cells, None)}
+    at = [end, end / 2**0.5, end / 2]
+    for trial in range(2):
+        expected = np.mean([math.log((1 + 0.1 * trial) * row**-0.5) for row in at])
+        assert found[64][trial] == pytest.approx(expected, abs=1e-4)
+        assert found[256][trial] - found[64][trial] == pytest.approx(math.log(1.1))
+    assert select_among(run, cells, None).batch_size == 64
+
+    # in the seconds that 256 has for all its rows, 64 has half of them
+    run, end = make_timed("loss-in-time")
+    found = {c.batch_size: c.log_seconds for c in contenders(run, cells, None)}
+    for trial in range(2):
+        difference = found[64][trial] - found[256][trial]
+        assert difference == pytest.approx(math.log(2**0.5 / 1.1), abs=1e-4)
+    selection = select_among(run, cells, None)
+    assert (selection.batch_size, selection.settled) == (256, True)
+    assert selection.slower_by[64].value == pytest.approx(2**0.5 / 1.1 - 1, abs=1e-4)
+    assert (default_within("loss-in-time"), default_within("time-to-loss")) == (0.01, 0.2)

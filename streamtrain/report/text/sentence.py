@@ -1,0 +1,179 @@
+"""The answer in one to three sentences: the size, what it reaches, and how sure that is."""
+
+import math
+from collections.abc import Sequence
+
+from streamtrain.base.words import plural
+from streamtrain.report.analysis import Analysis, Summary
+from streamtrain.report.number_format import (
+    at_most_slower_text,
+    error_text,
+    rate_text,
+    seconds_text,
+    size_text,
+    target_word,
+)
+from streamtrain.report.summary_parts import CellFigures, Recommended
+from streamtrain.report.text.headline import trained_sentence
+from streamtrain.science.contest import timing_variance
+from streamtrain.science.intervals import Estimate
+from streamtrain.science.run_log import Run
+from streamtrain.science.selection import next_look
+from streamtrain.science.spending import PASSES_SHARE
+
+#: Timings are named as the cause where their deviation alone is this part of the bound.
+TIMING_DOUBT = 0.4
+
+
+def sentence(analysis: Analysis) -> str:
+    """Return the answer in one to three sentences: the size, what it reaches, and how sure that is.
+
+    The last one is about a size that grows, where that is faster.
+    """
+    growing = analysis.summary.growing
+    if growing is None or not growing.wins:
+        return _constant_sentence(analysis)
+    lo, hi = growing.slower_by.lo or 0.0, growing.slower_by.hi or 0.0
+    sizes = [int(stage.partition("@")[0]) for stage in growing.batch_schedule.split(",")]
+    return (
+        f"{_constant_sentence(analysis)} A size that grows from {size_text(sizes[0])} to"
+        f" {size_text(sizes[-1])} takes {-100 * hi:.0f} to {-100 * lo:.0f} % less time still: the"
+        " command below uses it."
+    )
+
+
+def _constant_sentence(analysis: Analysis) -> str:
+    """Return the answer about one size.
+
+    One of three ends: it is the fastest; others are as fast; or what would settle it.
+    """
+    summary = analysis.summary
+    recommended, chosen = summary.recommendation, summary.recommended_cell
+    if summary.verb == "train":
+        return trained_sentence(analysis)
+    if chosen is None:
+        return recommended.reason
+    goal = _goal(recommended)
+    if summary.goal != "time-to-loss":
+        return _loss_sentence(summary, chosen)
+    # The interval is in the table: a sentence has one figure.
+    seconds = seconds_text(Estimate(value=summary.typical_seconds(chosen)))
+    use = f"Use {size_text(chosen.batch_size)} (learning rate {rate_text(chosen.lr)})"
+    reaches = f"{use}: it reaches {goal} in {seconds} of training"
+    if len(summary.cells) == 1:
+        return f"{reaches}. It is the only size tried."
+    bound = recommended.slower_by.hi
+    if not recommended.settled:
+        return f"{reaches}{_doubt(analysis)}"
+    if len(recommended.equivalent) > 1:
+        bounds = [
+            cell.slower_by.hi or 0.0
+            for cell in summary.cells
+            if cell.batch_size in recommended.equivalent
+        ]
+        equal = _equal_sizes(summary.cells, recommended.equivalent)
+        within = at_most_slower_text(max(*bounds, bound or 0.0))
+        return (
+            f"{reaches}. {equal} do equally well (within {within}, 95 % sure): it does not matter"
+            " which."
+        )
+    following = _next_fastest(summary.cells, chosen)
+    if following is not None and (following.slower_by.lo or 0.0) < 0:
+        return f"{reaches}{_at_most(bound or 0.0)}."
+    compared = "" if following is None else f"; the next, {_compared(following)}"
+    return (
+        f"{use}. It is the fastest of {len(summary.cells)} sizes to {goal} ({seconds} of"
+        f" training{compared})."
+    )
+
+
+def _loss_sentence(summary: Summary, chosen: CellFigures) -> str:
+    """Return the answer where losses after equal rows or in equal time are compared."""
+    recommended = summary.recommendation
+    bound, rmse = recommended.slower_by.hi, chosen.holdout_rmse.value
+    budget = "after the same rows" if summary.goal == "loss-at-rows" else "in the same time"
+    error = "" if rmse is None else f" (RMSE {error_text(rmse)} at the end)"
+    use = f"Use {size_text(chosen.batch_size)} (learning rate {rate_text(chosen.lr)})"
+    if bound is None:
+        return f"{use}: it has the smallest loss {budget}{error}. So few trials cannot tell more."
+    equal = ""
+    if len(recommended.equivalent) > 1:
+        sizes = _equal_sizes(summary.cells, recommended.equivalent)
+        equal = f" {sizes} do equally well: it does not matter which."
+    return (
+        f"{use}: {budget} its loss{error} is at most {100 * bound:.1f} % above that of the best"
+        f" size tried (95 % sure).{equal}"
+    )
+
+
+def _goal(recommended: Recommended) -> str:
+    if recommended.target_rmse is None:
+        return f"loss {target_word(recommended.target_loss)}"
+    return f"RMSE {error_text(recommended.target_rmse)}"
+
+
+def _at_most(bound: float) -> str:
+    return f", at most {at_most_slower_text(bound)} slower than the best size tried (95 % sure)"
+
+
+def _doubt(analysis: Analysis) -> str:
+    """Return how much slower than the best an unsettled choice may be, and what would tell."""
+    recommended, trials = analysis.summary.recommendation, analysis.summary.trials
+    bound = recommended.slower_by.hi
+    if bound is None:
+        return f". {'One trial' if trials == 1 else 'So few trials'} cannot tell how sure that is."
+    doubt = f"{_at_most(bound)}."
+    if not recommended.more_trials:
+        timing = math.sqrt(2 * timing_variance(analysis.run, analysis.run.batch_sizes))
+        is_timing = timing > TIMING_DOUBT * math.log1p(bound)
+        return f"{doubt} Its timings vary too much: try a quieter machine." if is_timing else doubt
+    more = recommended.more_trials
+    if analysis.run.header.ladder is not None:
+        more = (next_look(trials + more - 1) or trials + more) - trials
+    budget = _budget_for(analysis.run, more)
+    return f"{doubt} About {plural(more, 'more trial')} would settle it{budget}."
+
+
+def _budget_for(run: Run, more_trials: int) -> str:
+    """Return the flags that buy a sweep with a budget of seconds so many more trials of its rows.
+
+    A larger budget alone would buy longer trials. "" for a sweep without such a budget.
+    """
+    ladder = run.header.ladder
+    if ladder is None or ladder.budget_seconds is None or not run.passes:
+        return ""
+    spent = sum(record.seconds for record in run.passes)
+    seconds = max(ladder.budget_seconds, spent / PASSES_SHARE)
+    seconds += more_trials * run.passes[-1].seconds / PASSES_SHARE
+    minutes = math.ceil(seconds / 30) / 2
+    budget = f"{round(60 * minutes)}s" if minutes % 1 else f"{round(minutes)}m"
+    return f": --budget {budget} --max-rows {run.train_rows}"
+
+
+def _equal_sizes(cells: Sequence[CellFigures], equivalent: Sequence[int]) -> str:
+    """Return the equivalent sizes: `64 to 1,024` where no other size lies between them."""
+    between = [
+        cell.batch_size for cell in cells if equivalent[0] <= cell.batch_size <= equivalent[-1]
+    ]
+    if len(equivalent) > 2 and len(between) == len(equivalent):
+        return f"{size_text(equivalent[0])} to {size_text(equivalent[-1])}"
+    *first, last = map(size_text, equivalent)
+    return f"{', '.join(first)} and {last}"
+
+
+def _next_fastest(cells: Sequence[CellFigures], chosen: CellFigures) -> CellFigures | None:
+    """Return the size that comes closest to the chosen one."""
+    others = [(cell.slower_by.value, cell) for cell in cells if cell is not chosen]
+    known = [(value, cell) for value, cell in others if value is not None]
+    return min(known, key=lambda pair: pair[0])[1] if known else None
+
+
+def _compared(cell: CellFigures) -> str:
+    """Return how many times as long a size takes as the chosen one."""
+    figure, size = cell.slower_by, size_text(cell.batch_size)
+    lo, hi = figure.lo, figure.hi
+    if lo is None:
+        return f"{size}, takes {1 + (figure.value or 0.0):.2g} times as long"
+    if hi is None:
+        return f"{size}, takes at least {1 + lo:.3g} times as long"
+    return f"{size}, takes {1 + lo:.3g} to {1 + hi:.3g} times as long"
