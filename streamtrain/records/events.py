@@ -138,6 +138,8 @@ class Baseline(Record):
     """The losses of reference models.
 
     `feature_eigenvalues`: the eigenvalues of the features' covariance in model units.
+    `holdout_hash`: a hash of the held-out rows' targets as they are stored, by which runs know that
+    they were judged on the same rows; None where nothing is held out.
     """
 
     EVENT: ClassVar[str] = "baseline"
@@ -145,6 +147,7 @@ class Baseline(Record):
     best_constant_loss: ReferenceLoss | None = None
     best_linear_loss: ReferenceLoss | None = None
     feature_eigenvalues: tuple[float, ...] | None = None
+    holdout_hash: str | None = None
 
     @property
     def constant_loss(self) -> float | None:

@@ -236,12 +236,13 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
             " infinite value and was dropped. Evaluate on more rows."
         )
     target_scale = float(survey.standard().scale[-1])
+    reference = baselines(survey, rows if len(rows) else None)
     return Prepared(
         config=config,
         source=source,
         standard=standard,
         evaluation=standardized(rows, standard) if len(rows) else None,
-        baselines=baselines(survey, rows if len(rows) else None),
+        baselines=replace(reference, holdout_hash=array_hash(rows[:, -1]) if len(rows) else None),
         model=model,
         engine=engine,
         engine_reason=engine_reason,

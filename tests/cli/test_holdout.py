@@ -68,6 +68,21 @@ def test_runs_of_different_seeds_are_judged_on_the_same_rows(command, data, tmp_
     assert losses[0] != losses[1], "another seed sets other weights and another order"
 
 
+def test_the_hash_of_the_held_out_rows_depends_on_these_alone(command, data, tmp_path):
+    """By it `compare` knows that runs of other features and units were judged on the same rows."""
+    runs = {
+        "all": (),
+        "two": ("--features", "x0,x1", "--no-standardize", "--seed", "3"),
+        "other": ("--holdout-seed", "1"),
+        "none": ("--holdout", "0"),
+    }
+    for out, words in runs.items():
+        assert command("train", data, *words, *TRAIN, "--out", out).code == 0
+    every, two, other, none = (baseline(tmp_path / out)["holdout_hash"] for out in runs)
+    assert every == two != other
+    assert none is None
+
+
 @pytest.mark.parametrize("older", [False, True], ids=["with its key", "of an older version"])
 def test_train_from_a_sweep_holds_out_the_rows_of_the_sweep(command, data, tmp_path, older):
     said = command("sweep", data, "--seed", "5", "--holdout-seed", "5", *SWEEP, "--out", "s")
