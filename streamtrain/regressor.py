@@ -27,10 +27,6 @@ from streamtrain.storage.write.writer import Layout, write_dataset
 from streamtrain.training.model import Network
 from streamtrain.training.model_io import predict_rows
 
-#: Rows that an array is trained on when neither `epochs` nor `max_rows` is given: 1,024 steps of
-#: the default minibatch.
-DEFAULT_ROWS = 65_536
-
 #: Rows per span of the temporary data set.
 _SPAN_ROWS = 262_144
 
@@ -42,13 +38,12 @@ class Regressor(RegressorMixin, BaseEstimator):
     """A neural network trained by minibatches: `Regressor().fit(X, y).predict(X)`.
 
     On a data set: `Regressor(target="y").fit("data/")`. Paths are streamed and may be larger than
-    memory; arrays (rows, features) are first written to a temporary folder. Nothing is held out, so
-    score on other rows.
+    memory; arrays (rows, features) are first written to a temporary folder.
 
-    The parameters are the flags of `streamtrain train` with the same names; None means the default
-    of the flag. Without `epochs` and `max_rows`, a path is passed over once, and an array is
-    trained on for DEFAULT_ROWS rows, but at least one pass. `random_state` determines weights and
-    row order.
+    The parameters are the flags of `streamtrain train` with the same names and defaults; None means
+    the default of the flag. Without `epochs` and `max_rows`, a fifth of the rows is held out, and
+    training goes on until the loss on them is flat; with one of them nothing is held out. So score
+    on other rows. `random_state` determines weights, row order and hold-out.
 
     After `fit`, `model_` is the trained torch module, from raw features (rows, features) to
     predictions (rows, 1).
@@ -62,7 +57,7 @@ class Regressor(RegressorMixin, BaseEstimator):
         hidden: Any = (32, 32),
         activation: str = "relu",
         *,
-        batch_size: int = 64,
+        batch_size: int = 256,
         optimizer: str = "adam",
         lr: float | None = None,
         loss: str = "mse",
@@ -103,11 +98,11 @@ class Regressor(RegressorMixin, BaseEstimator):
                     "y is a column of the data set, named by the parameter target; call fit(path)"
                     " without y."
                 )
-            return self._train(os.fspath(X), rows=None)
+            return self._train(os.fspath(X), is_array=False)
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
         names = getattr(self, "feature_names_in_", None)
         with _as_dataset(X, np.asarray(y, dtype=np.float64)) as path:
-            self._train(path, rows=len(X))
+            self._train(path, is_array=True)
         # `_train` has set the column names of the temporary folder
         if names is not None:
             self.feature_names_in_ = names
@@ -127,8 +122,9 @@ class Regressor(RegressorMixin, BaseEstimator):
         tiles = [_padded(X[start : start + _TILE_ROWS]) for start in range(0, len(X), _TILE_ROWS)]
         return np.concatenate([predict_rows(self.model_, tile) for tile in tiles])[: len(X)]
 
-    def _train(self, path: str, *, rows: int | None) -> "Regressor":
-        prepared = prepare(self._config(path, rows), learners=1, rates=1)
+    def _train(self, path: str, *, is_array: bool) -> "Regressor":
+        config = self._config(path, is_array=is_array)
+        prepared = prepare(config, learners=1, rates=1, until_flat=True)
         train = prepared.config.train
         learner = prepared.learner(train.batch_size, (train.rate,), 0)
         records: list[Record] = []
@@ -141,16 +137,15 @@ class Regressor(RegressorMixin, BaseEstimator):
         self.feature_names_in_ = np.array(self.model_.features, dtype=object)
         return self
 
-    def _config(self, path: str, rows: int | None) -> Config:
+    def _config(self, path: str, *, is_array: bool) -> Config:
         flags = self.get_params(deep=False)
         del flags["random_state"]
-        if rows is not None:
+        if is_array:
             flags |= {"target": None, "features": None}  # all columns of the temporary folder
-            if self.epochs is None and self.max_rows is None:
-                flags["max_rows"] = max(rows, DEFAULT_ROWS)
         values = flag_values(flags, TRAIN_FLAGS)
         set_key(values, "data.path", path)
-        set_key(values, "data.holdout", 0)
+        if self.epochs is not None or self.max_rows is not None:
+            set_key(values, "data.holdout", 0)
         set_key(values, "order.seed", int(check_random_state(self.random_state).randint(2**31)))
         return make_config(values)
 

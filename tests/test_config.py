@@ -80,6 +80,16 @@ def test_the_defaults_are_a_config_and_its_dump_makes_the_same_one():
             id="sizes",
         ),
         pytest.param(
+            {"sweep": {"budget": "soon"}},
+            "f:3: sweep.budget: 'soon' is not a budget. Write it like 60s, 5m or 100M rows",
+            id="budget",
+        ),
+        pytest.param(
+            {"sweep": {"target_loss": 0.1, "target_rmse": 2.0}},
+            "sweep: target_loss and target_rmse both set the target; give one",
+            id="two targets",
+        ),
+        pytest.param(
             {"train": {"batch_schedule": "32@0,64@0"}},
             "f:3: train.batch_schedule: write size@rows with ascending rows, the first 0, like",
             id="rows that do not ascend",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from streamtrain.errors import DataError
 from streamtrain.records import (
+    BatchStage,
     Evaluation,
     NullSummary,
     OtherRecord,
@@ -26,6 +27,7 @@ from streamtrain.types import Receipt
 
 EVENTS = sorted(parsing.EVENTS.values(), key=lambda kind: kind.EVENT)
 FILLED = {
+    "stages": (BatchStage(first_row=0, batch_size=64),),
     "verb": "sweep",
     "sync": "rounds",
     "outcome": "finished",

@@ -19,6 +19,8 @@ from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import streamtrain as st
+from streamtrain.config import make_config
+from streamtrain.regressor import Regressor
 
 ROWS = 4000
 
@@ -62,6 +64,23 @@ def test_a_path_gives_what_its_array_gives(linear, tmp_path):
     np.testing.assert_allclose(unpickled.predict(path)[:5], predictions[:5])
     with pytest.raises(ValueError, match="without y"):
         st.Regressor().fit(str(path), y)
+
+
+def test_its_defaults_are_those_of_train():
+    config = Regressor()._config("data", is_array=True)
+    assert config == make_config({"data": {"path": "data"}, "order": {"seed": config.order.seed}})
+
+
+def test_it_trains_until_flat_from_a_path_and_from_an_array(tmp_path):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2000, 2))
+    y = np.sin(2 * x[:, 0]) + 0.3 * random.normal(size=2000)
+    path = tmp_path / "d.parquet"
+    pq.write_table(pa.table({"x0": x[:, 0], "x1": x[:, 1], "y": y}), path)
+    from_path = st.Regressor(random_state=1).fit(path)
+    from_array = st.Regressor(random_state=1).fit(x, y)
+    assert from_array.score(x, y) > 0.8
+    np.testing.assert_allclose(from_path.predict(path), from_array.predict(x), rtol=1e-5)
 
 
 def test_it_works_in_a_pipeline_and_under_cross_validation(linear):

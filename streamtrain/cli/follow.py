@@ -1,7 +1,7 @@
 """Lines of progress computed from records as they are emitted; no clock, no terminal."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,10 +45,13 @@ class _Point(NamedTuple):
 class ProgressTracker:
     """Combines the evaluations of all replicas at a row into one line.
 
-    There is a line at row 0, whenever the rows have doubled, and at the end of a pass; with
-    `every`, at every evaluation point. `train_rows`: the rows of a pass, infinite where only a
-    clock ends it. `budget_seconds`: the budget of a sweep that has one in seconds, and
-    `budget_left` what is left of it at the last line. Used from one thread.
+    There is a line at row 0, whenever the rows have doubled, and at the end of a pass. In a sweep
+    with a budget, whose passes are short and many, there is one at the end of a pass only. With
+    `every`, there is a line at every evaluation point. `plan` is the pass that the lines belong to,
+    in a sweep, and `number` its number among those of its kind. `train_rows`: the rows of a pass,
+    infinite where a clock or a flat loss ends it. `budget_seconds`: the budget of a sweep that has
+    one in seconds, and `budget_left` what is left of it at the last evaluation. Used from one
+    thread.
     """
 
     def __init__(self, *, every: bool = False) -> None:
@@ -58,6 +61,10 @@ class ProgressTracker:
         self.passes_done, self.passes_left = 0, 1
         self.budget_seconds: float | None = None
         self.budget_left: float | None = None
+        self.plan: PassPlanned | None = None
+        self.number = 0
+        self._has_ladder = False
+        self._counts: Counter[str] = Counter()
         self._left_at_start: float | None = None
         self._replicas = 0
         self._start_pass()
@@ -65,11 +72,17 @@ class ProgressTracker:
     def _start_pass(self) -> None:
         self._live_replicas, self._last_line = self._replicas, 0
         self._points: dict[int, list[_Point]] = defaultdict(list)
+        self._left_out: list[_Point] = []  # of the last evaluation, if it had no line
         # (batch size, learning rate) → rows, sum of training losses
         self._totals: dict[tuple[int, float], tuple[int, float]] = {}
         # The seconds of the pass, and the seconds of waiting, when it was at row 0. The speed is
         # measured from there, because opening and the first window come before.
         self._first_row = (0.0, 0.0)
+
+    @property
+    def is_by_pass(self) -> bool:
+        """Whether there is one line per pass."""
+        return self._has_ladder and not self._every
 
     @property
     def mean_rows(self) -> float:
@@ -86,9 +99,13 @@ class ProgressTracker:
                 self._replicas = sum(map(len, record.lrs))
                 self.passes_left = record.trials
                 if record.ladder is not None:
+                    self._has_ladder = True
                     self.budget_seconds = self._left_at_start = record.ladder.budget_seconds
                 self._start_pass()
             case PassPlanned():
+                self.plan = record
+                self._counts[record.kind] += 1
+                self.number = self._counts[record.kind]
                 self._replicas, self.passes_left = record.replicas, record.passes_left
                 if record.rows is not None:
                     self.train_rows = record.rows
@@ -103,6 +120,8 @@ class ProgressTracker:
                 return self._complete()
             case PassEnded():
                 lines = self._complete(all_points=True)
+                if self._left_out:
+                    lines.append(self._line(self._left_out))
                 self.passes_done += 1
                 self.passes_left -= 1
                 self._start_pass()
@@ -125,9 +144,13 @@ class ProgressTracker:
             if len(self._points[rows]) < self._live_replicas and not all_points:
                 break
             points = self._points.pop(rows)
-            if self._every or rows == 0 or rows >= 2 * self._last_line or rows >= self.train_rows:
-                self._last_line = rows
-                lines.append(self._line(points))
+            line = self._line(points)
+            doubled = not self._has_ladder and (rows == 0 or rows >= 2 * self._last_line)
+            if self._every or doubled or rows >= self.train_rows:
+                self._last_line, self._left_out = rows, []
+                lines.append(line)
+            else:
+                self._left_out = points
         return lines
 
     def _line(self, points: list[_Point]) -> Line:

@@ -21,6 +21,8 @@ _LEFT_OUT = "data.storage_options"
 def sweep_layer(run: str | None) -> Layer:
     """Return the keys of a sweep's config, with the size, rate and rows that it recommends.
 
+    The size is one that grows where that was certainly faster.
+
     Raises ConfigError for a folder without a finished sweep, and for a sweep that recommends no
     size; DataError for a damaged summary.
     """
@@ -39,8 +41,14 @@ def sweep_layer(run: str | None) -> Layer:
         raise ConfigError(f"{origin}: this sweep recommends no size. {reason}")
     for key in ("train.epochs", "train.max_time", "train.batch_schedule"):
         layer.pop(key, None)
-    layer["train.batch_size"] = Setting(chosen.batch_size, origin)
-    layer["train.lr"] = Setting(chosen.lr, origin)
+    growing = summary.growing
+    if growing is not None and growing.wins:
+        layer.pop("train.batch_size", None)
+        layer["train.batch_schedule"] = Setting(growing.batch_schedule, origin)
+        layer["train.lr"] = Setting(growing.learning_rate, origin)
+    else:
+        layer["train.batch_size"] = Setting(chosen.batch_size, origin)
+        layer["train.lr"] = Setting(chosen.lr, origin)
     layer["train.max_rows"] = Setting(summary.train_rows, origin)
     return layer
 
@@ -51,6 +59,7 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     texts = {
         "data.path": f"data {config.data.path}",
         "train.batch_size": f"batch size {train.batch_size:,}",
+        "train.batch_schedule": f"batch sizes {_schedule_text(config)}",
         "train.lr": f"learning rate {train.rate:g}",
         "train.max_rows": "" if train.max_rows is None else f"{train.max_rows:,} rows",
         "train.average": f"averaged weights {'on' if train.average else 'off'}",
@@ -59,6 +68,10 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     given = sorted({origin for origin in origins.values() if origin != f"--from {run}"})
     other = f"; given here: {', '.join(given)}" if given else ""
     return f"from {run}: {', '.join(taken)}{other}"
+
+
+def _schedule_text(config: Config) -> str:
+    return ",".join(f"{size}@{row}" for size, row in config.train.batch_schedule or ())
 
 
 def _read_summary(run: str) -> "Summary":

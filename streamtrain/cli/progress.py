@@ -46,7 +46,19 @@ _COLUMNS = {
     "left": 7,
 }
 _ONLY_SWEEP = {"trial", "at batch"}
+
+#: The same for a sweep with a budget, which has a line per pass.
+_PASS_COLUMNS = {
+    "pass": 16,
+    "models": 6,
+    "rows": 13,
+    "held-out": 9,
+    "at batch": 9,
+    "rows/s": 8,
+    "left": 7,
+}
 _PASSES = {"tuning": "tuning", "extension": "rates beyond the grid", "fresh": "fresh seeds"}
+_SHORT_PASSES = {"tuning": "rung", "extension": "wider rates", "fresh": "trial"}
 
 
 @contextmanager
@@ -101,11 +113,15 @@ def _print_lines(
             )
         if record.ladder is not None:
             write(_budget_text(record.ladder))
-        write(_row(tracker, tuple(_COLUMNS)))
-    elif announcement := _announcement(record):
+        if record.until_flat is not None:
+            write(f"trains {record.until_flat.text}")
+        columns = _PASS_COLUMNS if tracker.is_by_pass else _COLUMNS
+        write(_row(tracker, tuple(columns)))
+    elif announcement := _announcement(record, tracker):
         write(announcement)
     for line in lines:
-        write(_row(tracker, _cells(line)))
+        cells = _pass_cells(tracker, line) if tracker.is_by_pass else _cells(line)
+        write(_row(tracker, cells))
 
 
 def _move_bar(bar: Progress, task: TaskID, tracker: ProgressTracker, record: Record) -> None:
@@ -155,9 +171,12 @@ def _finite(rows: float) -> float | None:
     return rows if math.isfinite(rows) else None
 
 
-def _announcement(record: Record) -> str | None:
-    """Return a line that announces the next part of a sweep."""
-    if isinstance(record, PassPlanned):
+def _announcement(record: Record, tracker: ProgressTracker) -> str | None:
+    """Return a line that announces the next part of a sweep.
+
+    The line of a pass says it where there is one per pass.
+    """
+    if isinstance(record, PassPlanned) and not tracker.is_by_pass:
         models = plural(record.replicas, "model")
         sizes = plural(record.batch_sizes, "batch size")
         return f"{_PASSES[record.kind]}: trial {record.trial + 1}, {models} of {sizes}"
@@ -186,6 +205,21 @@ def _cells(line: Line) -> tuple[str, ...]:
     )
 
 
+def _pass_cells(tracker: ProgressTracker, line: Line) -> tuple[str, ...]:
+    """Return the cells of `_PASS_COLUMNS`; rungs and trials are each counted from 1."""
+    plan = tracker.plan
+    name = "" if plan is None else f"{_SHORT_PASSES[plan.kind]} {tracker.number}"
+    return (
+        name,
+        "" if plan is None else f"{plan.replicas:,}",
+        f"{line.rows:,}",
+        _loss(line.holdout_loss),
+        f"{line.batch_size:,}",
+        "" if line.rows_per_second is None else format_count(line.rows_per_second),
+        _time_left(line.left_seconds),
+    )
+
+
 def _time_left(seconds: float | None) -> str:
     if seconds is None:
         return ""
@@ -200,8 +234,9 @@ def _loss(loss: float | None, factor: int = 1) -> str:
 
 
 def _row(tracker: ProgressTracker, cells: tuple[str, ...]) -> str:
+    columns = _PASS_COLUMNS if tracker.is_by_pass else _COLUMNS
     return "  ".join(
         cell.rjust(width)
-        for cell, (name, width) in zip(cells, _COLUMNS.items(), strict=True)
+        for cell, (name, width) in zip(cells, columns.items(), strict=True)
         if tracker.verb == "sweep" or name not in _ONLY_SWEEP
     )

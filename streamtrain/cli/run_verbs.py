@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streamtrain.base.redact import redact_command
+from streamtrain.base.words import plural
 from streamtrain.cli.flag_groups import Output, Sources, load_config
 from streamtrain.cli.from_sweep import taken_text
 from streamtrain.cli.progress import progress
@@ -17,6 +18,9 @@ from streamtrain.config import RESOLVED
 from streamtrain.errors import ConfigError, DataError, StreamTrainError
 from streamtrain.records import Emit, Record
 from streamtrain.types import Json
+
+#: Warnings shown on the terminal, the most serious first; the report has all of them.
+WARNINGS_SHOWN = 3
 
 #: Status of a cell without a model → how the error message ends.
 _FAILED = {
@@ -145,9 +149,11 @@ def result_text(summary: Json, out: Path) -> str:
 
     table, _, answer = render_table(summary).rpartition("\n\n")
     warnings = []
-    for warning in summary["warnings"]:
+    for warning in summary["warnings"][:WARNINGS_SHOWN]:
         flag = f" [{warning['flag']}]" if warning["flag"] else ""
         warnings.append(fit(f"warning: {warning['text']}{flag}"))
+    if (more := len(summary["warnings"]) - WARNINGS_SHOWN) > 0:
+        warnings.append(f"{plural(more, 'more warning')} in the report")
     parts = (table, fit(answer), "\n".join(warnings), f"report: {_page(out)}")
     return "\n\n".join(part for part in parts if part)
 

@@ -12,7 +12,7 @@ import numpy as np
 from streamtrain.base.budget import RUNTIME_BYTES, default_limit_bytes
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError, DataError
-from streamtrain.records import Baseline
+from streamtrain.records import Baseline, UntilFlat
 from streamtrain.run.prepare import Prepared, open_data
 from streamtrain.stream.open_source import stream_budget
 from streamtrain.training.engine_choice import make_model
@@ -39,6 +39,7 @@ class RunSpec:
     loss_scale: float
     last_row: int
     last_epoch: int | None
+    until_flat: UntilFlat | None
     fixed_bytes: int
 
     @classmethod
@@ -75,6 +76,7 @@ class RunSpec:
             loss_scale=prepared.loss_scale,
             last_row=prepared.last_row,
             last_epoch=prepared.last_epoch,
+            until_flat=prepared.until_flat,
             fixed_bytes=max(0, prepared.budget.fixed_bytes - RUNTIME_BYTES),
         )
 
@@ -108,6 +110,7 @@ def open_run(spec: RunSpec, *, threads: int, memory_limit: int | None) -> Prepar
         epoch_rows=dataset.num_rows - source.holdout.num_rows,
         last_row=spec.last_row,
         last_epoch=spec.last_epoch,
+        until_flat=spec.until_flat,
         budget=stream_budget(source, config.fetch, fixed_bytes=spec.fixed_bytes),
     )
 

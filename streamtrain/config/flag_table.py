@@ -62,10 +62,12 @@ SWEEP_FLAGS = (
         "lr_grid": "sweep.lr_grid",
         "trials": "sweep.trials",
         "target_loss": "sweep.target_loss",
+        "target_rmse": "sweep.target_rmse",
         "halving": "sweep.halving",
         "lr_rule": "sweep.lr_rule",
         "measure": "sweep.measure",
         "confirm": "sweep.confirm",
+        "grow": "sweep.grow",
         "rerun": "sweep.rerun",
         "extend_grid": "sweep.extend_grid",
     }

@@ -137,7 +137,8 @@ class EvalConfig(Section):
         default=0, description="seed of the choice of held-out rows, which --seed does not change"
     )
     first_row: PositiveCount = Field(
-        default=1024, description="evaluate at row 0, at first_row x 2^(k/2), and at the end"
+        default=1024,
+        description="evaluate at row 0, at first_row x 2^(k/2), and at the end; fewer until flat",
     )
 
 
@@ -203,6 +204,10 @@ class SweepConfig(Section):
         default=True,
         description="time the recommended size and its neighbours in full training runs",
     )
+    grow: OnOff = Field(
+        default=True,
+        description="within a budget, also try a minibatch size that grows during training",
+    )
     measure: Measures = Field(
         default=("noise", "shuffle"),
         description="noise, curvature, sharpness, shuffle; or all, or none",
@@ -211,6 +216,16 @@ class SweepConfig(Section):
         default=(),
         description="held-out losses to reach; default: chosen from what the sizes reach",
     )
+    target_rmse: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="held-out error to reach, in units of the target, in place of target_loss",
+    )
+
+    @model_validator(mode="after")
+    def _refuse_two_targets(self) -> "SweepConfig":
+        if self.target_rmse is not None and self.target_loss:
+            raise ValueError("target_loss and target_rmse both set the target; give one")
+        return self
 
 
 class ClusterConfig(Section):

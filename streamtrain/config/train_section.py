@@ -31,7 +31,7 @@ LEAST_FORGOTTEN = 2.0**-22
 class TrainConfig(Section):
     """How a learner takes steps, and for how long."""
 
-    batch_size: PositiveCount = Field(default=1024, description="rows per minibatch, for `train`")
+    batch_size: PositiveCount = Field(default=256, description="rows per minibatch, for `train`")
     batch_schedule: BatchSchedule | None = Field(
         default=None,
         description="in place of batch_size: sizes from these rows on, like 32@0,128@65k,1Ki@1M",
@@ -102,7 +102,7 @@ class TrainConfig(Section):
         description="cpu, cuda, cuda:N, or auto: with the torch engine a GPU if there is one",
     )
     epochs: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="passes over the data; default: 1"
+        default=None, description="passes over the data; default: until flat for `train`, else 1"
     )
     max_rows: PositiveCount | None = Field(
         default=None, description="rows each learner trains on, over as many epochs as needed"
@@ -142,6 +142,12 @@ class TrainConfig(Section):
                 f" {self.batch_size:,}; give one of them"
             )
         return self
+
+    @property
+    def has_length(self) -> bool:
+        """Whether a key says when training ends, or needs to know it, as a cosine schedule does."""
+        given = (self.epochs, self.max_rows, self.max_time, self.early_stop)
+        return self.schedule == "cosine" or any(value is not None for value in given)
 
     @property
     def rate(self) -> float:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeGuard
 from pydantic import BeforeValidator, Field
 
 from streamtrain.base.units import MAX_COUNT, parse_bytes, parse_count, parse_seconds, parse_sizes
+from streamtrain.errors import ConfigError
 
 _MEASURES = ("noise", "curvature", "sharpness", "shuffle")
 
@@ -93,6 +94,8 @@ def _budget(value: Any) -> Any:
     """
     if isinstance(value, str):
         text = value.strip()
+        if not text[:1].isdigit():
+            raise ConfigError(f"{value!r} is not a budget. Write it like 60s, 5m or 100M rows.")
         return parse_seconds(text) if text[-1:] in ("s", "m", "h") else parse_count(text)
     return value
 

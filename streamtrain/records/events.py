@@ -93,12 +93,38 @@ class LadderInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UntilFlat:
+    """The limits of training that ends when its loss is flat; see training/until_flat.py.
+
+    `first_row`: no evaluation is before it, but for that at row 0. `least_rows`: an epoch or more,
+    before whose end nothing is decided. `most_rows`: where training ends at the latest. `fall`: the
+    loss is flat when twice the rows improve it by less, relatively.
+    """
+
+    first_row: int
+    least_rows: int
+    most_rows: int
+    fall: float
+
+    @property
+    def text(self) -> str:
+        """How long training takes, in words."""
+        if self.least_rows == self.most_rows:
+            return f"one epoch, {self.least_rows:,} rows"
+        return (
+            f"until twice the rows improve the held-out loss by less than {100 * self.fall:g} %:"
+            f" {self.least_rows:,} to {self.most_rows:,} rows"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Record):
     """The first record, with everything needed to interpret the others.
 
     `lrs`: the grid of learning rates of each batch size. `train_rows`: the rows each learner trains
-    on; None when only a time limit ends the run. `folder`: the folder of the run, as it was given.
-    The fields from `lr` to `ladder` belong to a sweep.
+    on; None when a time limit or a flat loss ends the run. `until_flat`: the limits where a flat
+    loss does. `folder`: the folder of the run, as it was given. The fields from `lr` to `ladder`
+    belong to a sweep.
     """
 
     EVENT: ClassVar[str] = "run"
@@ -130,16 +156,36 @@ class RunStarted(Record):
     rerun: bool | None = field(default=None, metadata=OPTIONAL)
     within: float | None = field(default=None, metadata=OPTIONAL)
     ladder: LadderInfo | None = field(default=None, metadata=OPTIONAL)
+    until_flat: UntilFlat | None = field(default=None, metadata=OPTIONAL)
     version: str | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlier:
+    """A held-out row that makes a large part of the best linear model's squared error.
+
+    Attributes:
+        share: That part, 0 to 1.
+        column: The column in which the row is farthest from the others.
+        value: Its value there, in the column's units.
+        deviations: The distance to the mean of the other held-out rows, in their standard
+            deviations; None where those do not vary.
+    """
+
+    share: float
+    column: str
+    value: float
+    deviations: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline(Record):
     """The losses of reference models.
 
-    `feature_eigenvalues`: the eigenvalues of the features' covariance in model units.
-    `holdout_hash`: a hash of the held-out rows' targets as they are stored, by which runs know that
-    they were judged on the same rows; None where nothing is held out.
+    `feature_eigenvalues`: the eigenvalues of the features' covariance in model units. `outlier`:
+    None where no row has a large part in the linear model's loss. `holdout_hash`: a hash of the
+    held-out rows' targets as they are stored, by which runs know that they were judged on the same
+    rows; None where nothing is held out.
     """
 
     EVENT: ClassVar[str] = "baseline"
@@ -147,6 +193,7 @@ class Baseline(Record):
     best_constant_loss: ReferenceLoss | None = None
     best_linear_loss: ReferenceLoss | None = None
     feature_eigenvalues: tuple[float, ...] | None = None
+    outlier: Outlier | None = None
     holdout_hash: str | None = None
 
     @property
@@ -179,7 +226,11 @@ class Evaluation(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaEnded(Record):
-    """How the training of one replica ended, and why if it ended early."""
+    """How the training of one replica ended, and why if it ended early or when it was flat.
+
+    `fall_per_doubling`: what the last doubling of the rows improved the held-out loss by,
+    relatively, where that decided when to end.
+    """
 
     EVENT: ClassVar[str] = "outcome"
 
@@ -190,6 +241,7 @@ class ReplicaEnded(Record):
     steps: int = 0
     outcome: Outcome
     reason: str = ""
+    fall_per_doubling: float | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,6 +108,39 @@ class Confirmed(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchStage:
+    """Minibatches of one size, from a row on, until the next stage begins."""
+
+    first_row: int
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrowthTried(Record):
+    """A growing minibatch size and the recommended one, trained on the same rows of a trial.
+
+    Attributes:
+        trial: The trial; its seed chose neither of the two.
+        stages: The sizes of the growing one.
+        lr: Its learning rate.
+        batch_size: The recommended size.
+        rows: Rows at each evaluation, the same for both.
+        growing_loss: Held-out loss of the growing size; None where it is not finite.
+        constant_loss: Held-out loss of the recommended size.
+    """
+
+    EVENT: ClassVar[str] = "growth"
+
+    trial: int
+    stages: tuple[BatchStage, ...]
+    lr: float
+    batch_size: int
+    rows: tuple[int, ...] = ()
+    growing_loss: tuple[float | None, ...] = ()
+    constant_loss: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SyncChosen(Record):
     """How workers train one model together, and the timings that decided it.
 

@@ -24,6 +24,9 @@ from streamtrain.records import DataInfo, WrittenAs, json_values, parse
 from streamtrain.report.summary_parts import (
     CellFigures,
     Confirmation,
+    FlatEnd,
+    Frontier,
+    Growing,
     ModelLoss,
     OtherTarget,
     Recommended,
@@ -83,7 +86,9 @@ class Summary:
         trials: Seeds; each sets weights and row order.
         epoch_rows: Rows of an epoch.
         version: Version of streamtrain.
-        train_rows: Rows each learner trains on.
+        train_rows: Rows each learner trains on; where their number was not given, those that it
+            trained on.
+        until_flat: Why a training until flat ended; None for any other run.
         target_loss: The held-out loss to reach, in standardised target units; None when there is
             none.
         target_loss_chosen: How target_loss was chosen.
@@ -99,6 +104,8 @@ class Summary:
             compared: the longest that every finished cell trained.
         cells: One per batch size, in the order of the run.
         recommendation: The recommended minibatch size, by the rule of the report.
+        frontier: The fastest size to each of a ladder of losses, from the highest to the target.
+        growing: A minibatch size that grows, on fresh seeds; None where there was no case for it.
         sentence: The answer in one sentence.
         best_constant_loss: The loss of the best constant.
         best_linear_loss: The loss of the best linear model.
@@ -143,6 +150,7 @@ class Summary:
     epoch_rows: int | None = None
     version: str | None = None
     train_rows: int = 0
+    until_flat: FlatEnd | None = None
     target_loss: float | None = None
     target_loss_chosen: TargetOrigin = "none"
     lr_rules: tuple[LrRule, ...] = ("tuned",)
@@ -152,6 +160,8 @@ class Summary:
     holdout_loss_at_seconds: float | None = None
     cells: tuple[CellFigures, ...] = ()
     recommendation: Recommended = field(default_factory=Recommended)
+    frontier: tuple[Frontier, ...] = ()
+    growing: Growing | None = None
     sentence: str = ""
     best_constant_loss: ModelLoss | None = None
     best_linear_loss: ModelLoss | None = None
@@ -192,6 +202,14 @@ class Summary:
         """The cell of the recommended batch size."""
         size = self.recommendation.batch_size
         return next((cell for cell in self.cells if cell.batch_size == size), None)
+
+    def typical_seconds(self, cell: CellFigures) -> float | None:
+        """Return a size's seconds to the target as sizes are compared: a geometric mean of trials.
+
+        Where a trial missed the target: the median of all.
+        """
+        at_target = self.frontier[-1].by_batch_size if self.frontier else {}
+        return at_target.get(str(cell.batch_size), cell.seconds_to_target.value)
 
     def cells_of(self, rule: str) -> Sequence[CellFigures]:
         """Return the cells of a learning-rate rule; none where the run did not use it."""

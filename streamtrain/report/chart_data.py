@@ -1,7 +1,7 @@
 """The tables behind every chart: `cells`, `curves`, `references`, and the tables of `measure_data`.
 
 `cells` has a row per batch size, `curves` a row per evaluation, `references` a row per reference
-loss.
+loss, `frontier` a row per loss of the ladder and size that reached it.
 """
 
 import math
@@ -42,7 +42,12 @@ def make_tables(analysis: Analysis) -> dict[str, list[Row]]:
     references = _references(summary)
     _add_ends(cells, curves)
     _add_tradeoff_labels(cells, references)
-    tables = {"cells": cells, "curves": curves, "references": references}
+    tables = {
+        "cells": cells,
+        "curves": curves,
+        "references": references,
+        "frontier": _frontier_table(summary),
+    }
     return tables | measure_tables(analysis)
 
 
@@ -83,6 +88,37 @@ def _references(summary: Summary) -> list[Row]:
         for name, loss in losses.items()
         if loss is not None and (loss.value or 0) > 0
     ]
+
+
+def _frontier_table(summary: Summary) -> list[Row]:
+    """Return the seconds of each size to each loss; `last` is the lowest loss that it reached."""
+    rows = [
+        {
+            "batch_size": int(size),
+            "size": size_text(int(size)),
+            "loss": point.loss,
+            "error": point.loss if point.rmse is None else point.rmse,
+            "seconds": seconds,
+            "best": int(size) == point.batch_size,
+            "last": False,
+        }
+        for point in summary.frontier
+        for size, seconds in point.by_batch_size.items()
+    ]
+    ends = {row["size"]: row for row in rows}  # losses fall, so the last row of a size is its end
+    lowest = min((row["error"] for row in rows), default=0.0)
+    labels = sorted(ends.values(), key=lambda row: row["seconds"])
+    seconds = [row["seconds"] for row in rows]
+    gap = math.log(max(seconds, default=1.0) / min(seconds, default=1.0)) / _TRADEOFF_LINES
+    at_target = [row for row in labels if row["error"] == lowest]
+    heights = spread([math.log(row["seconds"]) for row in at_target], gap)
+    for row in labels:
+        row |= {"last": True}
+    for row in rows:
+        row["label_seconds"] = row["seconds"]
+    for row, height in zip(at_target, heights, strict=True):
+        row["label_seconds"] = math.exp(height)
+    return rows
 
 
 def _labelled_sizes(summary: Summary) -> set[int]:

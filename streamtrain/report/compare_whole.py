@@ -10,7 +10,6 @@ from streamtrain.records import parse
 from streamtrain.report.analysis import Analysis, is_trained, strict
 from streamtrain.report.cell_figures import ComparedAt, cell_figures
 from streamtrain.report.change import NO_SAMPLE, change, change_text, samples
-from streamtrain.report.markdown import target_text
 from streamtrain.report.number_format import (
     NOTHING,
     loss_figure_text,
@@ -23,6 +22,7 @@ from streamtrain.report.number_format import (
     target_word,
 )
 from streamtrain.report.summary_parts import NOT_MEASURED, CellFigures, Figure
+from streamtrain.report.table import target_text
 from streamtrain.science.cells import Cell, rows_in_common
 from streamtrain.science.intervals import Estimate, measure
 from streamtrain.science.run_log import Run

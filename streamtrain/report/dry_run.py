@@ -3,8 +3,10 @@
 Reads one span and tries a few steps; writes nothing.
 """
 
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -12,8 +14,10 @@ from streamtrain.base.units import format_bytes, format_count, format_seconds
 from streamtrain.base.words import plural
 from streamtrain.cluster.choice import is_wanted
 from streamtrain.config import Config, TrainConfig
+from streamtrain.records import UntilFlat
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up
 from streamtrain.run.sweep_plan import plan_sweep
+from streamtrain.stream.fetch import FetchStats
 from streamtrain.training.fused_engine import one_blas_thread
 from streamtrain.types import Json
 
@@ -27,11 +31,11 @@ def plan_run(config: Config, verb: str) -> Json:
 
     `training_seconds` is rows × models over the rate of the tried steps, with as many learners side
     by side as there are threads; None where only a clock ends the run. `reading_seconds` is the
-    time of the passes if nothing were trained. Raises what the run itself would raise before its
-    first step.
+    time of the passes if nothing were trained. Where a flat loss ends the run, both are for the
+    most rows that it can take. Raises what the run itself would raise before its first step.
     """
     if verb == "train":
-        prepared, ladder = prepare(config, learners=1, rates=1), None
+        prepared, ladder = prepare(config, learners=1, rates=1, until_flat=True), None
         sizes, rates = _train_sizes(config.train), (config.train.rate,)
         learners = trials = 1
     else:
@@ -52,7 +56,8 @@ def plan_run(config: Config, verb: str) -> Json:
             _rows_of_sizes(config.train, rows) if verb == "train" else dict.fromkeys(sizes, rows)
         )
         seconds = sum(rows_of[size] / rate for size, rate in step_rates.items())
-        reading_seconds = trials * rows / read_rate / budget.readers
+        read_rates = (read_rate * budget.readers, _rate_of_tiny_epochs(prepared))
+        reading_seconds = trials * rows / min(read_rates)
         training_seconds = trials * seconds / workers
     return {
         "verb": verb,
@@ -78,7 +83,8 @@ def plan_run(config: Config, verb: str) -> Json:
         "batch_sizes": list(sizes),
         "learning_rates": list(rates),
         "models": None if ladder is not None else trials * learners * len(rates),
-        "train_rows": rows,
+        "train_rows": prepared.end_row if ladder is None else None,
+        "until_flat": None if prepared.until_flat is None else asdict(prepared.until_flat),
         "budget_seconds": None if ladder is None else ladder.budget_seconds,
         "budget_rows": None if ladder is None else ladder.budget_rows,
         "max_seconds": config.train.max_time,
@@ -116,6 +122,24 @@ def _read_rate(prepared: Prepared) -> float:
     started = time.perf_counter()
     prepared.source.read(span)
     return span.num_rows / max(time.perf_counter() - started, 1e-9)
+
+
+def _rate_of_tiny_epochs(prepared: Prepared) -> float:
+    """Return rows per second of the stream where an epoch is one window; else infinity.
+
+    The fixed time of a window then exceeds that of reading its few rows.
+    """
+    if len(prepared.plan(0, 0)) > 1:
+        return math.inf
+    blocks = prepared.blocks(0, FetchStats())
+    next(blocks)
+    rows, started = 0, time.perf_counter()
+    while rows == 0 or time.perf_counter() - started < _TRY_SECONDS:
+        rows += prepared.epoch_rows
+        next(blocks)
+    seconds = time.perf_counter() - started
+    blocks.close()
+    return rows / seconds
 
 
 @one_blas_thread()
@@ -174,6 +198,8 @@ def _work_text(plan: Json) -> str:
             " the choice is settled"
         )
     work = f"{plural(plan['models'], 'model')}: {plural(plan['trials'], 'trial')}, {each}"
+    if plan["until_flat"] is not None:
+        return f"{work}; {UntilFlat(**plan['until_flat']).text}"
     return f"{work}; one pass over the data per trial" if plan["trials"] > 1 else work
 
 
@@ -183,15 +209,16 @@ def _time_text(plan: Json) -> str:
         return f"at most about {format_seconds(plan['budget_seconds'])}; {read}"
     if plan["budget_rows"] is not None:
         return f"until {format_count(plan['budget_rows'])} rows are read; {read}"
-    if plan["train_rows"] is None:
+    if plan["training_seconds"] is None:
         return f"until {format_seconds(plan['max_seconds'])} have passed; {read}"
     reading, training = plan["reading_seconds"], plan["training_seconds"]
     bottleneck = "training" if training >= reading else "reading"
     limit = ""
     if plan["max_seconds"] is not None:
         limit = f", and never longer than {format_seconds(plan['max_seconds'])}"
+    about = "about" if plan["train_rows"] is not None else "at most about"
     return (
-        f"about {format_seconds(max(training, reading))}{limit}, {bottleneck} being the bottleneck"
-        f" (reading alone {format_seconds(reading)}, training alone {format_seconds(training)});"
-        f" {read}"
+        f"{about} {format_seconds(max(training, reading))}{limit}, {bottleneck} being the"
+        f" bottleneck (reading alone {format_seconds(reading)}, training alone"
+        f" {format_seconds(training)}); {read}"
     )

@@ -13,10 +13,10 @@ import jinja2
 from markupsafe import Markup
 
 from streamtrain.base.units import format_seconds
-from streamtrain.report.analysis import Analysis, Summary
+from streamtrain.report.analysis import Analysis, Summary, section
 from streamtrain.report.chart_data import compact
 from streamtrain.report.charts import Spec, theme
-from streamtrain.report.markdown import markdown_table, verdict_text
+from streamtrain.report.markdown import answer_table, data_line, markdown_table
 from streamtrain.report.measure_data import Tables, used_tables
 from streamtrain.report.number_format import (
     count_text,
@@ -30,6 +30,7 @@ from streamtrain.report.number_format import (
     slower_figure_text,
     speed_text,
 )
+from streamtrain.report.table import frontier_table, verdict_text
 from streamtrain.report.text.captions import captions, confirmation_note
 from streamtrain.report.text.facts import (
     confirmation_rows,
@@ -40,6 +41,7 @@ from streamtrain.report.text.facts import (
 from streamtrain.report.text.headline import ladder, tiles
 from streamtrain.report.text.run_facts import holdout_text, run_facts
 from streamtrain.report.workers import worker_facts
+from streamtrain.science.selection import DEFAULT_WITHIN
 from streamtrain.types import Json
 
 #: Section → its word in the contents.
@@ -75,9 +77,9 @@ _DETAILS = (
 )
 #: Section → its charts.
 _CHARTS = {
-    "picture": {"tradeoff", "seconds_to_target"},
+    "picture": {"frontier", "seconds_to_target"},
     "curves": {"loss_by_rows", "loss_by_steps"},
-    "throughput": {"throughput", "parts"},
+    "throughput": {"throughput", "parts", "tradeoff"},
     "measures": {
         "noise_scale",
         "sqrt_m",
@@ -126,6 +128,11 @@ def render_html(
         "confirmation_note": confirmation_note(summary),
         "figures": _FIGURES,
         "tiles": tiles(summary),
+        "answer_table": answer_table(summary) if summary.verb != "train" else [],
+        "frontier_table": frontier_table(summary) if summary.frontier else [],
+        "data_line": data_line(summary),
+        "within": section(summary.config, "sweep").get("within", DEFAULT_WITHIN),
+        "averaged": section(summary.config, "train").get("average", False),
         "ladder": ladder(summary),
         "holdout_name": holdout_text(summary),
         "unfinished": summary.seconds is None,

@@ -3,23 +3,17 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from streamtrain.base.units import format_count
 from streamtrain.base.words import plural
-from streamtrain.report.analysis import Analysis, Summary, is_trained
-from streamtrain.report.number_format import (
-    NOTHING,
-    loss_figure_text,
-    loss_text,
-    rate_text,
-    seconds_text,
-    share_text,
-    size_text,
-    speed_text,
-    status_text,
-    target_word,
-)
+from streamtrain.report.analysis import Analysis, Summary
+from streamtrain.report.number_format import error_text, loss_text
 from streamtrain.report.summary_parts import CellFigures, ReportWarning
-from streamtrain.report.text.advice import INPUT_BOUND
+from streamtrain.report.table import (
+    answer_headings,
+    answer_texts,
+    frontier_table,
+    headings,
+    row_texts,
+)
 from streamtrain.report.text.captions import confirmation_note
 from streamtrain.report.text.facts import (
     confirmation_rows,
@@ -44,8 +38,6 @@ _FIGURES = (
     "slower_by",
     "wait_fraction",
 )
-#: Columns of the table that are aligned to the right: batch sizes and waits.
-_RIGHT_ALIGNED = {0, 5}
 
 
 def render_table(document: Json) -> str:
@@ -55,86 +47,49 @@ def render_table(document: Json) -> str:
     has every digit).
     """
     summary = Summary.from_json(document)
-    table = _texts(summary)
+    table = answer_table(summary)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [_aligned(row, widths) for row in table]
+    notes = [reference_line(summary), intervals(summary, timings=summary.verb == "train")]
     answer = [summary.sentence, *_next_command(summary)]
-    return "\n".join([*lines, "", *references(summary), intervals(summary), "", *answer])
+    return "\n".join([data_line(summary), "", *lines, "", *filter(None, notes), "", *answer])
 
 
-def _texts(summary: Summary) -> list[list[str]]:
-    """Return the table row by row, headings first."""
-    return [headings(summary), *(row_texts(summary, cell) for cell in summary.cells)]
+def answer_table(summary: Summary) -> list[list[str]]:
+    """Return the table of the answer row by row, headings first."""
+    return [answer_headings(summary), *(answer_texts(summary, cell) for cell in summary.cells)]
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    columns = [
-        text.rjust(width) if index in _RIGHT_ALIGNED else text.ljust(width)
-        for index, (text, width) in enumerate(zip(row, widths, strict=True))
-    ]
+    first, *others = zip(row, widths, strict=True)
+    columns = [first[0].rjust(first[1]), *(text.ljust(width) for text, width in others)]
     return "  ".join(columns).rstrip()
 
 
-def headings(summary: Summary) -> list[str]:
-    """Return the headings of the table's columns."""
-    rows, target = summary.holdout_loss_at_rows, summary.target_loss
-    return [
-        "batch",
-        "lr",
-        "rows/s [95 %]",
-        "held-out loss" if rows is None else f"loss at {_rows_text(rows)} rows",
-        "to target" if target is None else f"to loss ≤ {target_word(target)}",
-        "waits",
-        "verdict",
+def data_line(summary: Summary) -> str:
+    """Return the data, its target, features and rows: `hours: cnt from temp, hum; 17,379 rows`."""
+    data = summary.data
+    names = ", ".join(data.features)
+    rows = "rows not counted" if data.num_rows is None else plural(data.num_rows, "row")
+    held_out = ""
+    if data.holdout_rows and data.holdout_source == "rows":
+        held_out = f", {data.holdout_rows:,} of them held out"
+    return f"{data.url}: {data.target} from {names}; {rows}{held_out}"
+
+
+def reference_line(summary: Summary) -> str:
+    """Return the RMSE of the models to compare with, on one line; "" where none is known."""
+    models = (
+        ("the mean", summary.best_constant_loss),
+        ("a linear model", summary.best_linear_loss),
+        ("the best possible", summary.best_possible_loss),
+    )
+    known = [
+        f"{name} {error_text(loss.rmse)}"
+        for name, loss in models
+        if loss is not None and loss.rmse is not None
     ]
-
-
-def row_texts(summary: Summary, cell: CellFigures) -> list[str]:
-    """Return one cell as the texts of the table's columns."""
-    return [
-        size_text(cell.batch_size),
-        rate_text(cell.lr),
-        speed_text(cell.rows_per_second),
-        loss_figure_text(cell.holdout_loss),
-        target_text(summary.target_loss, cell),
-        share_text(cell.wait_fraction),
-        verdict_text(summary, cell),
-    ]
-
-
-def target_text(target: float | None, cell: CellFigures) -> str:
-    """Return the seconds to the target loss, or the status: a missed target stays in the table."""
-    seconds, is_timed = cell.seconds_to_target, cell.seconds_to_target.value is not None
-    if cell.status == "reached":
-        return seconds_text(seconds) if is_timed else "reached, not timed"
-    if cell.status == "not_reached" and cell.steps_to_target.n:
-        median = f", median {seconds_text(seconds)}" if is_timed else ""
-        return f"{plural(cell.steps_to_target.n, 'trial')} only{median}"
-    if cell.status == "not_reached" and target is None:
-        return NOTHING
-    return status_text(cell.status)
-
-
-def verdict_text(summary: Summary, cell: CellFigures) -> str:
-    """Return `recommended`, `as good`, `slower`, `undecided`, or why it was not compared.
-
-    A size that waits for rows is marked: `slower, input-bound`.
-    """
-    recommendation = summary.recommendation
-    is_bound = is_trained(cell.status) and (cell.wait_fraction.value or 0) > INPUT_BOUND
-    if summary.verb == "train" and is_trained(cell.status):
-        return "input-bound" if is_bound else "trained"
-    if cell.batch_size == recommendation.batch_size:
-        if len(summary.cells) == 1:
-            return "the only size"
-        return "recommended" if recommendation.settled else "recommended (not settled)"
-    if cell.batch_size in recommendation.equivalent:
-        return "as good"
-    if recommendation.batch_size is None or cell.status != "reached":
-        verdict = status_text(cell.status)
-    else:
-        verdict = "slower" if (cell.slower_by.lo or 0.0) > 0 else "undecided"
-    return f"{verdict}, input-bound" if is_bound else verdict
+    return f"RMSE of others  {', '.join(known)}" if known else ""
 
 
 def references(summary: Summary) -> list[str]:
@@ -151,8 +106,8 @@ def references(summary: Summary) -> list[str]:
     ]
 
 
-def intervals(summary: Summary) -> str:
-    """Return the method of the table's intervals and the number of repeats."""
+def intervals(summary: Summary, *, timings: bool = True) -> str:
+    """Return the method of the intervals, and with `timings` the repeats behind the speeds."""
     trials = summary.trials or 1
     repeats = max((cell.rows_per_second.n for cell in summary.cells), default=0)
     method = "1 run, none"
@@ -160,8 +115,8 @@ def intervals(summary: Summary) -> str:
         name = "Student" if trials < BOOTSTRAP_FROM else "bootstrap"
         fresh = " with fresh seeds" if summary.fresh_seeds else ""
         method = f"{name} over {trials} trials{fresh}"
-    timings = f"; rows/s: {repeats} timing repeats" if repeats > 1 else ""
-    return f"95 % intervals  {method}{timings}"
+    timed = f"; rows/s: {repeats} timing repeats" if timings and repeats > 1 else ""
+    return f"95 % intervals  {method}{timed}"
 
 
 def render_markdown(analysis: Analysis) -> str:
@@ -172,7 +127,7 @@ def render_markdown(analysis: Analysis) -> str:
         summary.sentence,
         *_next_command(summary, quote="`"),
         f"Why: {summary.recommendation.reason}",
-        markdown_table(summary),
+        as_markdown(answer_table(summary)),
         _bullets([*references(summary), intervals(summary)]),
         *summary.why,
     ]
@@ -185,6 +140,9 @@ def render_markdown(analysis: Analysis) -> str:
     for heading, pairs in facts.items():
         if pairs:
             parts.append(f"## {heading}\n\n{_bullets(f'{name}: {text}' for name, text in pairs)}")
+    parts.append(f"## Every size\n\n{markdown_table(summary)}")
+    if summary.frontier:
+        parts.append(f"## The best size for each loss\n\n{as_markdown(frontier_table(summary))}")
     if confirmed := confirmation_rows(summary):
         parts += [_confirmed_table(confirmed), confirmation_note(summary)]
     if summary.warnings:
@@ -210,12 +168,16 @@ def _bullets(lines: Iterable[str]) -> str:
 
 
 def markdown_table(summary: Summary) -> str:
-    """Return the table as Markdown."""
-    lines = [
-        "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |"
-        for row in _texts(summary)
-    ]
-    return "\n".join([lines[0], "|---:|---|---|---|---|---:|---|", *lines[1:]])
+    """Return the table of every size's speed and loss as Markdown."""
+    return as_markdown([headings(summary), *(row_texts(summary, cell) for cell in summary.cells)])
+
+
+def as_markdown(table: Sequence[Sequence[str]]) -> str:
+    """Return a table, headings first, as Markdown; its first column is aligned to the right."""
+    first, *rows = (
+        "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in table
+    )
+    return "\n".join([first, "|---:" + "|---" * (len(table[0]) - 1) + "|", *rows])
 
 
 def _confirmed_table(rows: Sequence[Sequence[str]]) -> str:
@@ -248,8 +210,3 @@ def _flat(cell: CellFigures) -> dict[str, Any]:
         row |= {name: figure.value, f"{name}_lo": figure.lo, f"{name}_hi": figure.hi}
         row[f"{name}_n"] = figure.n
     return row
-
-
-def _rows_text(rows: int) -> str:
-    """Return a number of rows, at three digits from a million on: `100M`, `2.1M`, `1,024`."""
-    return f"{rows:,}" if rows < 1_000_000 else format_count(rows).replace(" ", "")

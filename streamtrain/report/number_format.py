@@ -90,21 +90,25 @@ def slower_text(fraction: float) -> str:
 
 
 def slower_figure_text(figure: Estimate) -> str:
-    """Return how much slower a size is, with its interval in percent.
+    """Return how much slower a size is with its interval: in percent, from 200 % on as a factor.
 
     >>> slower_figure_text(Estimate(value=0.31, lo=0.1, hi=0.55, n=3))
     '31 % [10, 55]'
+    >>> slower_figure_text(Estimate(value=13.4, lo=3.9, hi=42.0, n=3))
+    '14 times [4.9, 43]'
     >>> slower_figure_text(Estimate(value=0.31, lo=0.1, n=3))
     '31 %, at least 10 %'
     """
     if figure.value is None:
         return NOTHING
-    text = f"{100 * figure.value:,.0f} %"
+    text = slower_text(figure.value)
     if figure.lo is None:
         return text
     if figure.hi is None:
-        return f"{text}, at least {100 * figure.lo:,.0f} %"
-    return f"{text} [{100 * figure.lo:,.0f}, {100 * figure.hi:,.0f}]"
+        return f"{text}, at least {slower_text(figure.lo)}"
+    if figure.value < 2:
+        return f"{text} [{100 * figure.lo:,.0f}, {100 * figure.hi:,.0f}]"
+    return f"{text} [{times_text(1 + figure.lo)}, {times_text(1 + figure.hi)}]"
 
 
 def at_most_slower_text(fraction: float) -> str:
@@ -142,6 +146,15 @@ def loss_figure_text(figure: Estimate) -> str:
 def rmse_text(figure: Estimate) -> str:
     """Return an RMSE in the target's units with its interval, at four significant digits."""
     return _with_interval(figure, _four_digits)
+
+
+def error_text(value: float) -> str:
+    """Return an RMSE in the target's units at four significant digits, without an exponent.
+
+    >>> error_text(3.9362), error_text(21460.3)
+    ('3.936', '21,460')
+    """
+    return f"{value:.4g}" if value < 1e4 else f"{value:,.0f}"
 
 
 def speed_text(figure: Estimate) -> str:

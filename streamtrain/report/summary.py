@@ -8,6 +8,9 @@ from streamtrain.report.analysis import Analysis, Summary, strict
 from streamtrain.report.cell_figures import ComparedAt, cell_figures, confirmations, target_figures
 from streamtrain.report.summary_parts import (
     NOT_MEASURED,
+    FlatEnd,
+    Frontier,
+    Growing,
     ModelLoss,
     OtherTarget,
     TargetCell,
@@ -15,10 +18,13 @@ from streamtrain.report.summary_parts import (
 )
 from streamtrain.report.text.advice import warn
 from streamtrain.report.text.explanation import explain
-from streamtrain.report.text.recommendation import describe, sentence
+from streamtrain.report.text.recommendation import describe, rmse_of_loss, sentence
 from streamtrain.report.workers import summarize_workers
 from streamtrain.science.cells import rows_in_common
 from streamtrain.science.equal_budget import equal_seconds, equal_steps
+from streamtrain.science.flatness import is_flat
+from streamtrain.science.frontier import frontier
+from streamtrain.science.growing import faster_by
 from streamtrain.science.judge import arm_cells, judge, judged_trials
 from streamtrain.science.landmarks import landmarks
 from streamtrain.science.run_log import Run, collect
@@ -57,6 +63,7 @@ def analyze(run: Run) -> Analysis:
         epoch_rows=header.epoch_rows,
         version=header.version or header.env.get("streamtrain"),
         train_rows=run.train_rows,
+        until_flat=_flat_end(run),
         target_loss=judgement.target,
         target_loss_chosen=judgement.chosen,
         lr_rules=tuple(run.rules),
@@ -73,6 +80,17 @@ def analyze(run: Run) -> Analysis:
             )
             for cell in cells
         ),
+        frontier=tuple(
+            Frontier(
+                loss=point.loss,
+                rmse=rmse_of_loss(run, point.loss),
+                batch_size=point.batch_size,
+                seconds=point.seconds[point.batch_size],
+                by_batch_size={str(size): value for size, value in point.seconds.items()},
+            )
+            for point in frontier(run, cells, judgement.choice.batch_size, judgement.target)
+        ),
+        growing=_growing(run, judgement.target),
         best_constant_loss=_model_loss(run.baseline.best_constant_loss),
         best_linear_loss=_model_loss(run.baseline.best_linear_loss),
         best_possible_loss=_best_possible(header.data),
@@ -145,10 +163,36 @@ def _other_target(run: Run, target: float, position: int) -> OtherTarget:
     )
 
 
+def _growing(run: Run, target: float | None) -> Growing | None:
+    if not run.growth:
+        return None
+    tried, estimate = run.growth[0], faster_by(run, target)
+    return Growing(
+        batch_schedule=",".join(f"{stage.batch_size}@{stage.first_row}" for stage in tried.stages),
+        learning_rate=tried.lr,
+        slower_by=estimate,
+        wins=estimate.hi is not None and estimate.hi < 0,
+    )
+
+
 def _model_loss(loss: ReferenceLoss | None) -> ModelLoss | None:
     if loss is None:
         return None
     return ModelLoss(value=loss.value, rmse=loss.rmse, scored_on=loss.scored_on)
+
+
+def _flat_end(run: Run) -> FlatEnd | None:
+    limits = run.header.until_flat
+    if limits is None:
+        return None
+    curves = [curve for trials in run.curves.values() for curve in trials.values()]
+    fall = next((curve.fall_per_doubling for curve in curves), None)
+    return FlatEnd(
+        least_rows=limits.least_rows,
+        most_rows=limits.most_rows,
+        fall_per_doubling=fall,
+        is_flat=is_flat(fall),
+    )
 
 
 def _best_possible(data: DataInfo) -> ModelLoss | None:

@@ -113,6 +113,24 @@ class ModelLoss:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlatEnd:
+    """The end of a training that goes on until the loss is flat.
+
+    Attributes:
+        least_rows: Rows after which training ends at the earliest: an epoch or more.
+        most_rows: Rows after which training ends at the latest.
+        fall_per_doubling: What the last doubling of the rows improved the held-out loss by,
+            relatively (0.006 is 0.6 %); None where it is not known.
+        is_flat: Whether that is less than 1 %.
+    """
+
+    least_rows: int
+    most_rows: int
+    fall_per_doubling: float | None = None
+    is_flat: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recommended:
     """The recommended minibatch size, how sure it is, and what to type next.
 
@@ -144,6 +162,43 @@ class Recommended:
     more_trials: int | None = None
     reason: str = ""
     not_chosen: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frontier:
+    """The fastest minibatch size to one loss of the ladder down to the target.
+
+    Attributes:
+        loss: Held-out loss, in standardised target units.
+        rmse: The same loss as RMSE, in the target's own units.
+        batch_size: The size that takes the fewest seconds to it, by the mean of log seconds.
+        seconds: Seconds of training that it takes.
+        by_batch_size: Seconds of each size that reached it in every trial, by size.
+    """
+
+    loss: float
+    rmse: float | None = None
+    batch_size: BatchSize
+    seconds: float
+    by_batch_size: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growing:
+    """A minibatch size that grows during training, beside the recommended one.
+
+    Attributes:
+        batch_schedule: The sizes and the rows from which they hold, as --batch-schedule takes them.
+        learning_rate: Its learning rate.
+        slower_by: How much slower it is than the recommended size to the same target, relatively;
+            negative: faster. Each end is false with 5 %.
+        wins: Whether it is certainly faster: `slower_by.hi` is below 0.
+    """
+
+    batch_schedule: str
+    learning_rate: float
+    slower_by: Figure = NOT_MEASURED
+    wins: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from streamtrain.base.redact import redact_url
 from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.plan import Plan, make_plan
-from streamtrain.records import Baseline
+from streamtrain.records import Baseline, UntilFlat
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.stream.block import Block, BufferPool
@@ -40,6 +40,7 @@ from streamtrain.training.fused_engine import gradient_slots, one_blas_thread
 from streamtrain.training.learner import Learner
 from streamtrain.training.model import Model, initial_parameters
 from streamtrain.training.torch.torch_engine import PART_ROWS
+from streamtrain.training.until_flat import limits_until_flat
 from streamtrain.types import Json, Span, Standardization
 
 #: The `last_row` of a run that only a time limit ends.
@@ -59,7 +60,8 @@ class Prepared:
     `source` delivers rows in model units. `evaluation`: float32 (rows, features + 1) in model
     units, target last, or None. `loss_scale` turns r² in model units into the reported loss.
     `epoch_rows` and `last_row` include rows that the null policy may yet drop, so a pass also ends
-    with its `last_epoch`, if it has one.
+    with its `last_epoch`, if it has one. `until_flat`: the limits of passes that end when the loss
+    is flat; `last_row` is then the farthest row.
     """
 
     config: Config
@@ -75,18 +77,27 @@ class Prepared:
     epoch_rows: int
     last_row: int
     last_epoch: int | None
+    until_flat: UntilFlat | None
     budget: Budget
 
     @property
     def end_row(self) -> int | None:
-        """The row at which a pass ends; None when only a time limit ends it."""
-        return self.last_row if self.last_row < NO_LAST_ROW else None
+        """The row at which a pass ends; None when a time limit or a flat loss ends it."""
+        return self.last_row if self.until_flat is None and self.last_row < NO_LAST_ROW else None
+
+    @property
+    def expected_rows(self) -> int | None:
+        """The rows of a pass for its engine: where one ends, or what it takes at least.
+
+        None when only a time limit ends it.
+        """
+        return self.end_row if self.until_flat is None else self.until_flat.least_rows
 
     def with_rows(self, rows: int) -> "Prepared":
         """Return the same state for a pass that ends after `rows` rows."""
         train = self.config.train.model_copy(update={"max_rows": rows, "epochs": None})
         config = self.config.model_copy(update={"train": train})
-        return replace(self, config=config, last_row=rows, last_epoch=None)
+        return replace(self, config=config, last_row=rows, last_epoch=None, until_flat=None)
 
     def plan(self, trial: int, epoch: int) -> Plan:
         """Return the order of the units of one epoch of a trial, cut into windows."""
@@ -160,7 +171,7 @@ class Prepared:
             batch_size,
             learning_rates,
             self.config.train.at(batch_size),
-            self.end_row,
+            self.expected_rows,
         )
         return Learner(
             engine,
@@ -171,6 +182,7 @@ class Prepared:
             loss_scale=self.loss_scale,
             target_sd=self.target_sd,
             patience=patience,
+            until_flat=self.until_flat if watched else None,
             keeps_best=keeps_best,
             stages=stages,
         )
@@ -197,11 +209,12 @@ def open_data(config: Config) -> Source:
     return open_source(dataset, config, holdout=holdout)
 
 
-def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
+def prepare(config: Config, *, learners: int, rates: int, until_flat: bool = False) -> Prepared:
     """Open the data, read the survey, and refuse what does not fit, before the first step.
 
     `learners`: how many share a pass. `rates`: the most replicas that each has. Both count in the
-    memory budget. Raises ConfigError, DataError or ResourceError.
+    memory budget. `until_flat`: passes whose length no key sets end when the loss is flat, instead
+    of after one epoch. Raises ConfigError, DataError or ResourceError.
     """
     data, has_eval_data = config.data, config.data.eval_data is not None
     source = open_data(config)
@@ -236,7 +249,8 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
             " infinite value and was dropped. Evaluate on more rows."
         )
     target_scale = float(survey.standard().scale[-1])
-    reference = baselines(survey, rows if len(rows) else None)
+    reference = baselines(survey, rows if len(rows) else None, dataset.columns)
+    limits = limits_until_flat(config.train, epoch_rows, len(rows)) if until_flat else None
     return Prepared(
         config=config,
         source=source,
@@ -249,8 +263,9 @@ def prepare(config: Config, *, learners: int, rates: int) -> Prepared:
         target_sd=1.0 / target_scale,
         loss_scale=(target_scale / float(standard.scale[-1])) ** 2,
         epoch_rows=epoch_rows,
-        last_row=_last_row(config.train, epoch_rows),
-        last_epoch=_last_epoch(config.train),
+        last_row=_last_row(config.train, epoch_rows) if limits is None else limits.most_rows,
+        last_epoch=_last_epoch(config.train, epoch_rows, limits),
+        until_flat=limits,
         budget=budget,
     )
 
@@ -314,9 +329,11 @@ def take_few_steps(prepared: Prepared, sizes: tuple[int, ...], rates: tuple[floa
             engine.evaluate(rows)
 
 
-def _last_epoch(train: TrainConfig) -> int | None:
-    """Return the number of epochs after which a pass ends; None when rows or time end it."""
+def _last_epoch(train: TrainConfig, epoch_rows: int, limits: UntilFlat | None) -> int | None:
+    """Return the number of epochs after which a pass ends; None when something else ends it."""
     if train.max_rows is not None or _ends_by_clock(train):
+        return None
+    if limits is not None and limits.most_rows > epoch_rows:
         return None
     return math.ceil(train.epochs or 1.0)
 

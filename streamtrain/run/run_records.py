@@ -30,9 +30,10 @@ def run_record(
         lrs=tuple(rates),
         trials=trials,
         train_rows=prepared.end_row,
+        until_flat=prepared.until_flat,
         epoch_rows=prepared.epoch_rows,
         integrity=prepared.source.dataset.integrity_text,
-        target_loss=tuple(config.sweep.target_loss),
+        target_loss=_target_losses(prepared),
         config=config.model_dump(mode="json"),
         data=_data_info(prepared),
         standard=dict(prepared.standard.to_json()),
@@ -46,6 +47,14 @@ def run_record(
         ),
         **run_metadata,
     )
+
+
+def _target_losses(prepared: Prepared) -> tuple[float, ...]:
+    """The losses to reach, in standardised target units; none where the sweep chooses one."""
+    sweep = prepared.config.sweep
+    if sweep.target_rmse is None:
+        return tuple(sweep.target_loss)
+    return ((sweep.target_rmse / prepared.target_sd) ** 2,)
 
 
 def _data_info(prepared: Prepared) -> DataInfo:

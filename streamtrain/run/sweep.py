@@ -26,6 +26,7 @@ from streamtrain.records import (
     started_record,
 )
 from streamtrain.run.confirm import confirm
+from streamtrain.run.grow import grow
 from streamtrain.run.measure import measure_sweep
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, take_few_steps, warm_up
@@ -39,9 +40,9 @@ from streamtrain.science.ladder import (
     choose_contest,
     next_rung,
     next_trial,
-    projected_seconds,
 )
 from streamtrain.science.run_log import Run
+from streamtrain.science.spending import is_timed, projected_seconds
 from streamtrain.science.tuning import (
     PassPlan,
     choose_winners,
@@ -57,8 +58,14 @@ from streamtrain.types import Json
 #: The records that a pass ends with, or that are emitted between two passes.
 _BETWEEN_PASSES = (Baseline, PassEnded, WinningRates, StepsTimed, DeliveryTimed)
 
+#: Seconds for a growing size in a sweep whose budget is in rows.
+GROWTH_SECONDS = 10.0
+
 #: Timing repeats before the ladder, which needs to know roughly what a row costs at each size.
 FIRST_REPEATS = 2
+
+#: Blocks of repeats after it, at most: a busy machine needs more than a quiet one.
+MOST_BLOCKS = 4
 
 
 def sweep(
@@ -115,6 +122,9 @@ def sweep(
         measure_sweep(prepared, run, learners, sweep_run.emit)
     if config.sweep.confirm:
         confirm(prepared, run, sweep_run.emit)
+    if config.sweep.grow and ladder is not None:
+        left = projected_seconds(run)
+        grow(prepared, run, sweep_run.emit, GROWTH_SECONDS if left is None else left)
 
     rows_read = sum(record.rows_read for record in run.passes)
     rows_if_separate = sum(record.rows_read * record.replicas for record in run.passes)
@@ -188,7 +198,7 @@ class SweepRun:
             learners = self._run_pass(plan)
         if "tuned" in self.run.rules and not self.run.winners:
             if climbs:
-                self.time_steps(REPEATS)
+                self._time_until_sure()
             self.emit(choose(self.run))
         while plan := next_fresh(self.run):
             learners = self._run_pass(plan)
@@ -196,11 +206,24 @@ class SweepRun:
             learners = self._run_pass(last_pass(self.run), announce=False)
         return learners
 
-    def time_steps(self, repeats: int) -> None:
+    def time_steps(self, repeats: int, first_repeat: int = 0) -> None:
         """Time the stream and the steps of every size that can take one."""
         sizes = tuple(size for size in self.run.batch_sizes if _can_step(self.run, size))
-        seconds = sum(record.seconds for record in self.run.passes)
-        measure_throughput(self._prepared, sizes, self.emit, repeats, pass_seconds=seconds)
+        measure_throughput(
+            self._prepared,
+            sizes,
+            self.emit,
+            repeats,
+            first_repeat=first_repeat,
+            pass_seconds=sum(record.seconds for record in self.run.passes),
+        )
+
+    def _time_until_sure(self) -> None:
+        """Time the steps, and again where the repeats differ too much to compare sizes by them."""
+        for block in range(MOST_BLOCKS):
+            self.time_steps(REPEATS, block * REPEATS)
+            if is_timed(self.run):
+                return
 
     def _time_first_steps(self, plan: PassPlan) -> None:
         """Time the steps of new sizes roughly, before the first rung that has them."""

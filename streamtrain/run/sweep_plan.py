@@ -11,8 +11,9 @@ from streamtrain.config import Config
 from streamtrain.errors import ConfigError
 from streamtrain.records import LadderInfo
 from streamtrain.run.prepare import Prepared, prepare
-from streamtrain.science.ladder import MOST_SIZES, rung_rows
+from streamtrain.science.ladder import MOST_SIZES
 from streamtrain.science.run_log import Run
+from streamtrain.science.spending import rung_rows
 from streamtrain.science.tuning import EXTENDED_BY
 from streamtrain.types import Json
 

@@ -54,6 +54,7 @@ def measure_throughput(
     emit: Emit,
     repeats: int = REPEATS,
     *,
+    first_repeat: int = 0,
     pass_seconds: float = math.inf,
 ) -> None:
     """Emit a `delivery` record per repeat, and a `timing` record per repeat and batch size.
@@ -65,7 +66,7 @@ def measure_throughput(
     The sizes take turns within a repeat, so that a drift in the machine's speed affects all of them
     alike. Warm-up is not timed, and no step is timed while the stream still reads ahead. Each trial
     needs its own repeat: trials that shared a repeat would share its noise, and an interval over
-    trials would be too narrow.
+    trials would be too narrow. Repeats are numbered from `first_repeat`.
 
     `pass_seconds` is the time that the passes of the run took. All regions and rests together take
     about a tenth of it, but each region takes 15 to 120 ms, and each rest 20 to 60 ms.
@@ -84,7 +85,7 @@ def measure_throughput(
             rows = {
                 size: _rows_per_region(engine, block, region) for size, engine in engines.items()
             }
-            for repeat in range(repeats):
+            for repeat in range(first_repeat, first_repeat + repeats):
                 emit(_time_delivery(blocks, stats, repeat, region, rest))
                 for size, engine in engines.items():
                     core_started = time.process_time()
@@ -160,14 +161,14 @@ def _timed_block(rows: np.ndarray) -> np.ndarray:
 def _rows_per_region(engine: Engine, block: np.ndarray, region: float) -> int:
     """Return the rows of the whole minibatches that fill a timed region.
 
-    The first minibatch is not timed: it warms up.
+    The first minibatch is not timed: it warms up. The faster of two tries counts. If one slow try
+    were believed, every region would be a few steps long, and what it measured would be the call.
     """
     size = min(engine.batch_size, MOST_TIMED_ROWS)
     _train(engine, block, size)
-    steps, seconds = 1, _train(engine, block, size)
-    while seconds < region / 4:
+    steps = 1
+    while (seconds := min(_train(engine, block, steps * size) for _ in range(2))) < region / 4:
         steps *= 4
-        seconds = _train(engine, block, steps * size)
     return size * max(1, round(steps * region / seconds))
 
 

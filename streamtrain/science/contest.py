@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from streamtrain.science.cells import Cell, throughput
-from streamtrain.science.crossing import round_up, smallest_target
-from streamtrain.science.run_log import Run
+from streamtrain.science.cells import Cell, rows_of_steps, throughput
+from streamtrain.science.crossing import first_crossing, round_up, smallest_target
+from streamtrain.science.run_log import Curve, Run
 from streamtrain.science.selection import DEFAULT_WITHIN, Contender, Selection, select
 
 #: The target is this fraction above the smallest loss, unless twice the rows improve it by more.
@@ -16,35 +16,65 @@ TARGET_MARGIN = 0.02
 #: It is at most this fraction above it, however noisy the loss.
 MOST_MARGIN = 0.1
 
+#: Log times are averaged over this many losses, from the target to this fraction above it.
+LEVELS, LEVELS_WIDTH = 4, 0.05
 
-def contenders(run: Run, cells: Sequence[Cell]) -> list[Contender]:
-    """Return one contender per cell: log(rows to the target) plus the mean log seconds per row.
 
-    A trial that missed the target counts as censored at its last evaluation. Cells that diverged or
-    failed in any trial are left out. Without timings, rows are used instead of seconds.
+def contenders(run: Run, cells: Sequence[Cell], target: float | None) -> list[Contender]:
+    """Return one contender per cell: its mean log seconds to the `levels` of a target.
+
+    They are log(rows to the level), averaged over the levels, plus the mean log seconds per row. A
+    trial that missed the target counts as censored: its last evaluation stands for the levels that
+    it missed. Cells that diverged or failed in any trial are left out. Without timings, rows are
+    used instead of seconds.
     """
     found: list[Contender] = []
     for cell in cells:
-        if cell.status not in ("reached", "not_reached") or not cell.curves:
+        if cell.status not in ("reached", "not_reached") or not cell.curves or target is None:
             continue
         cost = mean_log_cost(run, cell.batch_size)
-        # a crossing within the first step may be at row 0, which has no logarithm
-        reached = {
-            trial: math.log(max(rows, 1e-3)) + cost for trial, rows in cell.rows_to_target.items()
+        logs = {
+            trial: _mean_log_rows(cell, curve, levels(run, target)) + cost
+            for trial, curve in cell.curves.items()
+            if curve.finished and curve.rows
         }
-        censored = {
-            trial: math.log(max(rows, 1.0)) + cost
-            for trial, rows in cell.censored_rows.items()
-            if math.isfinite(rows)
-        }
+        reached = {trial: value for trial, value in logs.items() if trial in cell.steps_to_target}
+        censored = {trial: value for trial, value in logs.items() if trial not in reached}
         found.append(Contender(batch_size=cell.batch_size, log_seconds=reached, censored=censored))
     return found
 
 
-def select_among(run: Run, cells: Sequence[Cell]) -> Selection:
+def levels(run: Run, target: float) -> list[float]:
+    """Return losses from the target to 5 % above it, over which the log time is averaged.
+
+    The time to one level depends on the noise of a few evaluations. The mean over levels has half
+    of its deviation or less (docs/science.md §13), and is the time to about the same loss. The
+    highest level is at most a quarter of the way from the target to the loss of a constant.
+    """
+    width = LEVELS_WIDTH * target
+    if (constant := run.baseline.constant_loss) is not None:
+        width = min(width, max(0.0, constant - target) / 4)
+    return [target + width * k / (LEVELS - 1) for k in range(LEVELS)]
+
+
+def _mean_log_rows(cell: Cell, curve: Curve, losses: Sequence[float]) -> float:
+    """The mean log of the rows to `losses`; those of the last evaluation for a missed one."""
+    logs: list[float] = []
+    for loss in losses:
+        steps = first_crossing(curve.steps, curve.holdout_loss, loss)
+        if steps is None:
+            rows = max(float(curve.rows[-1]), 1.0)
+        else:
+            # a crossing within the first step may be at row 0, which has no logarithm
+            rows = max(rows_of_steps(steps, cell.batch_size, cell.epoch_rows), 1e-3)
+        logs.append(math.log(rows))
+    return sum(logs) / len(logs)
+
+
+def select_among(run: Run, cells: Sequence[Cell], target: float | None) -> Selection:
     """Return the selection among `cells`, with the timings and `sweep.within` of the run."""
     return select(
-        contenders(run, cells),
+        contenders(run, cells, target),
         within=run.header.within or DEFAULT_WITHIN,
         timing_variance=timing_variance(run, [cell.batch_size for cell in cells]),
     )

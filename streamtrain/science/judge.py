@@ -55,7 +55,7 @@ def judge(run: Run) -> Judgement:
         target=target,
         chosen=chosen,
         cells=cells,
-        choice=select_among(run, comparable),
+        choice=select_among(run, comparable, target),
         fresh=bool(_fresh_trials(run, run.rules[0])),
     )
 

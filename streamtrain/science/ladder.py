@@ -3,53 +3,47 @@
 A ladder of tuning passes comes first. Each rung has fresh seeds and up to four times the rows of
 the one before, and tries every size at the learning rates around its best one so far. Where the
 sizes were not given and the fastest is the smallest or the largest, one more is added beyond it.
-The ladder ends when another doubling of the rows improves the best loss by less than 1 %, or when a
-longer rung would leave no time for the comparison. Then every size runs at its best rate in trials
-on further seeds (science/selection.py). After each look, sizes that are certainly slower are
-dropped. The trials end when the regret of the chosen size is at most `sweep.within`, or when the
-budget is spent.
+The ladder ends when the loss is flat (science/flatness.py), or when a longer rung would leave no
+time for the comparison. Then every size runs at its best rate in trials on further seeds
+(science/selection.py). After each look, sizes that are certainly slower are dropped. The trials end
+when the regret of the chosen size is at most `sweep.within`, or when the budget is spent.
 
 Every decision is a function of the records before it, including their seconds, so a resumed sweep
 decides as the interrupted one would have.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from streamtrain.records import LadderInfo, PassEnded, TargetWinners, WinningRates
+from streamtrain.records import PassEnded, TargetWinners, WinningRates
 from streamtrain.science.cells import make_cell, rank
 from streamtrain.science.contest import (
     TARGET_MARGIN,
     below_linear,
     held_target,
-    mean_log_cost,
     select_among,
 )
-from streamtrain.science.crossing import smallest_target
-from streamtrain.science.run_log import Curve, Run
+from streamtrain.science.flatness import best_loss, fall_per_doubling, halfway, is_flat
+from streamtrain.science.run_log import Run
 from streamtrain.science.selection import LOOKS, Selection
+from streamtrain.science.spending import (
+    cost_per_row,
+    curves_of,
+    is_affordable,
+    ladder_of_run,
+    rung_rows,
+)
 from streamtrain.science.tuning import PassPlan, edges_of
 
 #: Rows of the first rung. Rungs grow by the first factor that the budget allows.
 FIRST_ROWS = 65_536
 FACTORS = (4, 2)
 
-#: The loss has flattened when twice the rows improve it by less than this, on the third rung or
-#: later.
-FLAT = 0.01
+#: Whether the loss is flat is judged on this rung at the earliest.
 FEWEST_RUNGS = 3
 
 #: A trial ends at this many times the rows that the best size needed to reach the target.
 TRIAL_LENGTH = 4
-
-#: The ladder leaves time for this many trials of all sizes: three, and five of half of the sizes.
-TRIALS_RESERVED = 5.5
-
-#: The fraction of the budget for the passes. The rest is for opening, timing and measuring.
-PASSES_SHARE = 0.85
-
-#: Seconds of timing per size: five repeats, and finding how many steps fill a region.
-TIMING_SECONDS = 0.9
 
 #: The last rung is extended this many times at most, where a best rate is at an edge.
 EXTENSIONS = 2
@@ -66,7 +60,7 @@ MOST_SIZES = 8
 
 def next_rung(run: Run) -> PassPlan | None:
     """Return the next pass of the ladder; None when it has ended."""
-    ladder = _ladder(run)
+    ladder = ladder_of_run(run)
     rungs = _passes_of(run, "tuning")
     if not rungs:
         lrs = {
@@ -84,7 +78,7 @@ def next_rung(run: Run) -> PassPlan | None:
         beyond = _beyond_edges(run, trial) if done < EXTENSIONS else {}
         beyond |= grown
         replicas = {size: len(rates) for size, rates in beyond.items()}
-        if not beyond or not _affordable(run, rows, replicas):
+        if not beyond or not is_affordable(run, rows, replicas):
             return None
         return PassPlan(kind="extension", trial=trial, lrs=dict(sorted(beyond.items())), rows=rows)
     best = _best_rates(run, trial)
@@ -121,7 +115,7 @@ def next_trial(run: Run) -> PassPlan | None:
     rows = rung_rows(run, fresh[-1].trial) if fresh else _trial_rows(run, winners.target_loss)
     # Two trials are the fewest with any interval.
     replicas = dict.fromkeys(active, 1)
-    if len(fresh) >= 2 and not _affordable(run, rows, replicas, reserve=False):
+    if len(fresh) >= 2 and not is_affordable(run, rows, replicas, reserve=False):
         return None
     rates = dict(zip(run.batch_sizes, winners.lrs, strict=True))
     lrs = {size: (rates[size],) for size in active}
@@ -151,7 +145,7 @@ def select_after(run: Run, target: float, trials: Sequence[int]) -> Selection:
     if not run.header.target_loss:
         target = held_target(run, target, rates, trials)
     cells = [make_cell(run, size, rates[size], target, trials) for size in run.batch_sizes]
-    return select_among(run, cells)
+    return select_among(run, cells, target)
 
 
 def contest_target(run: Run) -> float | None:
@@ -169,55 +163,15 @@ def contest_target(run: Run) -> float | None:
     target = _rung_target(run, trial)
     if target is None:
         return None
-    target = below_linear(run, best_loss(run, trial), target)
+    target = below_linear(run, best_loss(curves_of(run, trial)), target)
     constant = run.baseline.constant_loss or math.inf
     return target if target < constant else None
-
-
-def best_loss(run: Run, trial: int, rows: int | None = None) -> float:
-    """Return the smallest loss that any learner of a trial reached and held, up to `rows`."""
-    losses = [
-        smallest_target(*_until(curve, rows))
-        for curve in _curves(run, trial)
-        if curve.finished and curve.rows
-    ]
-    return min(losses, default=math.inf)
-
-
-def rung_rows(run: Run, trial: int) -> int:
-    """Return the rows that the learners of a trial trained on."""
-    return max((curve.rows[-1] for curve in _curves(run, trial) if curve.rows), default=0)
-
-
-def is_flat(run: Run, trial: int) -> bool:
-    """Return whether the second half of a trial improved the best loss by less than 1 %."""
-    return fall_per_doubling(run, trial) < FLAT
-
-
-def fall_per_doubling(run: Run, trial: int) -> float:
-    """Return the fraction by which the second half of a trial's rows improved the best loss."""
-    halfway = best_loss(run, trial, rung_rows(run, trial) // 2)
-    best = best_loss(run, trial)
-    return 1 - best / halfway if math.isfinite(halfway) and halfway > 0 else 1.0
 
 
 def best_size_of(run: Run, trial: int) -> int | None:
     """Return the size that took the fewest seconds to the target of a rung; None if none did."""
     reached = _seconds_to_target(run, trial)
     return min(reached, key=reached.__getitem__, default=None)
-
-
-def projected_seconds(run: Run) -> float | None:
-    """Return the rest of a budget in seconds; None before the first rung has ended."""
-    ladder = _ladder(run)
-    if ladder.budget_seconds is None or not run.passes:
-        return None
-    return max(0.0, ladder.budget_seconds - _seconds_used(run))
-
-
-def _ladder(run: Run) -> LadderInfo:
-    assert run.header.ladder is not None
-    return run.header.ladder
 
 
 def _passes_of(run: Run, kind: str) -> list[PassEnded]:
@@ -228,67 +182,34 @@ def _last_rung(run: Run) -> PassEnded:
     return _passes_of(run, "tuning")[-1]
 
 
-def _curves(run: Run, trial: int) -> list[Curve]:
-    return [trials[trial] for trials in run.curves.values() if trial in trials]
-
-
-def _until(curve: Curve, rows: int | None) -> tuple[list[int], list[float | None]]:
-    """The steps and losses of a curve up to `rows`."""
-    count = sum(row <= rows for row in curve.rows) if rows is not None else len(curve.rows)
-    return curve.steps[:count], list(curve.holdout_loss[:count])
-
-
 def _next_rows(run: Run, rungs: Sequence[PassEnded], rows: int) -> int | None:
     """The rows of the next rung; None where this one is the last."""
-    ladder = _ladder(run)
-    if len(rungs) >= FEWEST_RUNGS and is_flat(run, rungs[-1].trial):
+    ladder = ladder_of_run(run)
+    if len(rungs) >= FEWEST_RUNGS and _has_arrived(run, rungs[-1].trial, rows):
         return None
     # the rates around the best one of each size
     replicas = dict.fromkeys(run.batch_sizes, 3)
     for factor in FACTORS:
         longer = min(rows * factor, ladder.most_rows or rows * factor)
-        if longer > rows and _affordable(run, longer, replicas):
+        if longer > rows and is_affordable(run, longer, replicas):
             return longer
     return None
 
 
-def _affordable(run: Run, rows: int, replicas: Mapping[int, int], *, reserve: bool = True) -> bool:
-    """Whether a pass fits into the budget; with `reserve`, together with the trials after it.
-
-    `replicas`: how many learning rates each size has in the pass.
-    """
-    ladder, sizes = _ladder(run), run.batch_sizes
-    trials = TRIALS_RESERVED if reserve else 0.0
-    if ladder.budget_rows is not None:
-        used = sum(rung_rows(run, record.trial) for record in run.passes)
-        if used + rows * (1 + trials) > ladder.budget_rows:
-            return False
-    if ladder.budget_seconds is None:
-        return True
-    last = run.passes[-1]
-    trained = rung_rows(run, last.trial) * _cost(run, {s: len(lrs) for s, lrs in last.lrs.items()})
-    per_cost = last.training_seconds / max(trained, 1e-12)
-    seconds = last.fill_seconds + per_cost * rows * _cost(run, replicas)
-    seconds += trials * (last.fill_seconds + per_cost * rows * _cost(run, dict.fromkeys(sizes, 1)))
-    seconds += TIMING_SECONDS * len(sizes) if reserve else 0.0
-    return _seconds_used(run) + seconds <= PASSES_SHARE * ladder.budget_seconds
-
-
-def _cost(run: Run, replicas: Mapping[int, int]) -> float:
-    """The seconds per row that the replicas of all sizes need together, one after another."""
-    return sum(count * _cost_per_row(run, size) for size, count in replicas.items())
-
-
-def _seconds_used(run: Run) -> float:
-    timed = sum(seconds for repeats in run.step_seconds.values() for _, seconds in repeats.values())
-    return sum(record.seconds for record in run.passes) + 1.4 * timed
+def _has_arrived(run: Run, trial: int, rows: int) -> bool:
+    """Whether longer rungs are no use: the loss is flat, and a given target was reached halfway."""
+    given = run.header.target_loss
+    curves = curves_of(run, trial)
+    if given and best_loss(curves, halfway(rows)) > given[0]:
+        return False
+    return is_flat(fall_per_doubling(curves))
 
 
 def _rung_target(run: Run, trial: int) -> float | None:
     """The loss that one learner reached by half of the rows, or 2 % above the best if higher."""
-    best = best_loss(run, trial)
-    halfway = best_loss(run, trial, rung_rows(run, trial) // 2)
-    target = max((1 + TARGET_MARGIN) * best, halfway)
+    curves = curves_of(run, trial)
+    at_half = best_loss(curves, halfway(rung_rows(run, trial)))
+    target = max((1 + TARGET_MARGIN) * best_loss(curves), at_half)
     return target if math.isfinite(target) else None
 
 
@@ -301,7 +222,7 @@ def _seconds_to_target(run: Run, trial: int) -> dict[int, float]:
     best = _best_rates(run, trial)
     cells = [make_cell(run, size, lr, target, (trial,)) for size, lr in best.items()]
     return {
-        cell.batch_size: cell.rows_to_target[trial] * _cost_per_row(run, cell.batch_size)
+        cell.batch_size: cell.rows_to_target[trial] * cost_per_row(run, cell.batch_size)
         for cell in cells
         if trial in cell.rows_to_target
     }
@@ -346,7 +267,7 @@ def _size_beyond(run: Run, trial: int) -> dict[int, tuple[float, ...]]:
 
     Empty where the sizes were given, or there are enough of them.
     """
-    largest = _ladder(run).largest_size
+    largest = ladder_of_run(run).largest_size
     sizes = sorted(run.batch_sizes)
     if largest is None or len(sizes) >= MOST_SIZES:
         return {}
@@ -384,14 +305,3 @@ def _trial_rows(run: Run, target: float) -> int:
         if (cell := make_cell(run, size, lr, target, (rung.trial,))).rows_to_target
     ]
     return min(rows, round(TRIAL_LENGTH * min(needed))) if needed else rows
-
-
-def _cost_per_row(run: Run, size: int) -> float:
-    """Seconds per row of one replica. Before any size was timed, 1.
-
-    A size that was not timed costs what the nearest one does, or as much more as it is smaller.
-    """
-    if not run.step_seconds:
-        return 1.0
-    nearest = min(run.step_seconds, key=lambda timed: abs(math.log(timed / size)))
-    return math.exp(mean_log_cost(run, nearest)) * max(1.0, nearest / size)

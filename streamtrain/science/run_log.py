@@ -11,6 +11,7 @@ from streamtrain.records import (
     Confirmed,
     DeliveryTimed,
     Evaluation,
+    GrowthTried,
     Measured,
     PassEnded,
     Record,
@@ -31,7 +32,7 @@ from streamtrain.types import Json, LrRule
 class Curve:
     """The evaluations of one learner in order of rows, and how it ended.
 
-    Losses that are not finite are NaN.
+    Losses that are not finite are NaN. `fall_per_doubling`: as in `ReplicaEnded`.
     """
 
     batch_size: int
@@ -44,6 +45,7 @@ class Curve:
     train_loss: list[float] = field(default_factory=list)
     outcome: str = ""
     reason: str = ""
+    fall_per_doubling: float | None = None
 
     @property
     def finished(self) -> bool:
@@ -79,6 +81,7 @@ class Run:
     cores: int = 1
     winners: list[TargetWinners] = field(default_factory=list)
     confirmations: list[Confirmed] = field(default_factory=list)
+    growth: list[GrowthTried] = field(default_factory=list)
     measures: Json = field(default_factory=dict)
     sync: SyncChosen | None = None
     rounds: list[RoundEnded] = field(default_factory=list)
@@ -185,6 +188,7 @@ def _add(run: Run, record: Record) -> None:
         case ReplicaEnded():
             curve = _curve(run, record)
             curve.outcome, curve.reason = record.outcome, record.reason
+            curve.fall_per_doubling = record.fall_per_doubling
         case Baseline():
             run.baseline = record
         case PassEnded():
@@ -201,6 +205,8 @@ def _add(run: Run, record: Record) -> None:
             run.winners = list(record.targets)
         case Confirmed():
             run.confirmations.append(record)
+        case GrowthTried():
+            run.growth.append(record)
         case Measured():
             run.measures = record.measures
         case SyncChosen():

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from streamtrain.errors import DataError
-from streamtrain.records import Baseline, ReferenceLoss
+from streamtrain.records import Baseline, Outlier, ReferenceLoss
 from streamtrain.storage.moments import Moments
 from streamtrain.stream.chains import read_ascending
 from streamtrain.stream.nulls import Columns, apply_null_policy, bad_values
@@ -27,6 +27,10 @@ _TILE_ROWS = 16_384
 
 #: Rows whose medians make the typical row that deviations are taken from.
 _TYPICAL_ROWS = 64
+
+#: A held-out row is reported as an outlier when it makes more than this part of the best linear
+#: model's squared error, of at least this many rows.
+OUTLIER_SHARE, FEWEST_WITH_OUTLIER = 0.1, 500
 
 #: Spans that are summed at the same time, each on a thread.
 _SUMMING_THREADS = 2
@@ -206,10 +210,13 @@ def _correlation(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
     return sd, survey.comoment / np.outer(sd, sd) / max(survey.count, 1)
 
 
-def baselines(survey: Survey, evaluation: np.ndarray | None) -> Baseline:
-    """Return the losses of the best constant and the best linear model.
+def baselines(
+    survey: Survey, evaluation: np.ndarray | None, columns: Sequence[str] = ()
+) -> Baseline:
+    """Return the losses of the best constant and the best linear model, and any outlier in them.
 
     `evaluation` are the raw float64 rows to score on; None means the training rows themselves.
+    `columns`: the names by which an outlier is reported, which is not looked for without them.
     Each loss has a `value`, the mean squared error in units of the target's variance, and an
     `rmse` in the target's own units.
     """
@@ -217,6 +224,7 @@ def baselines(survey: Survey, evaluation: np.ndarray | None) -> Baseline:
     variance = float(survey.comoment[-1, -1]) / count
     coefficients = linear_model(survey)
     scored_on: ScoredOn
+    outlier = None
     if evaluation is None:
         scored_on = "training"
         residual = np.append(-coefficients[:-1], 1.0)
@@ -227,7 +235,10 @@ def baselines(survey: Survey, evaluation: np.ndarray | None) -> Baseline:
         target = evaluation[:, -1]
         prediction = evaluation[:, :-1] @ coefficients[:-1] + coefficients[-1]
         constant_error = float(np.mean((target - survey.mean[-1]) ** 2))
-        linear_error = float(np.mean((target - prediction) ** 2))
+        errors = (target - prediction) ** 2
+        linear_error = float(np.mean(errors))
+        if len(columns):
+            outlier = _outlier(evaluation, errors, columns)
     target_varies = survey.sd[-1] > CONSTANT_FRACTION * abs(survey.mean[-1])
     unit = variance if target_varies else 1.0
 
@@ -239,4 +250,24 @@ def baselines(survey: Survey, evaluation: np.ndarray | None) -> Baseline:
         feature_eigenvalues=tuple(feature_eigenvalues(survey)),
         best_constant_loss=reference_loss(constant_error),
         best_linear_loss=reference_loss(linear_error),
+        outlier=outlier,
+    )
+
+
+def _outlier(rows: np.ndarray, errors: np.ndarray, columns: Sequence[str]) -> Outlier | None:
+    """The row with the largest of the squared `errors`, where it has a large part in their sum."""
+    worst, total = int(np.argmax(errors)), float(np.sum(errors))
+    if len(rows) < FEWEST_WITH_OUTLIER or not errors[worst] > OUTLIER_SHARE * total:
+        return None
+    others = np.delete(rows, worst, axis=0)
+    sd, distance = others.std(axis=0), np.abs(rows[worst] - others.mean(axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviations = np.where(distance > 0, distance / sd, 0.0)
+    column = int(np.argmax(deviations))
+    found = float(deviations[column])
+    return Outlier(
+        share=float(errors[worst]) / total,
+        column=columns[column],
+        value=float(rows[worst, column]),
+        deviations=found if np.isfinite(found) else None,
     )

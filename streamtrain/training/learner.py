@@ -13,10 +13,11 @@ import numpy as np
 
 from streamtrain.base.finite import finite_or_none
 from streamtrain.errors import DataError
-from streamtrain.records import Evaluation, Outcome, ReplicaEnded
+from streamtrain.records import Evaluation, Outcome, ReplicaEnded, UntilFlat
 from streamtrain.training.batch_schedule import Stage, rows_to_edge
 from streamtrain.training.checkpoint import nest, unnest
 from streamtrain.training.engine import Engine
+from streamtrain.training.until_flat import FlatStop, points_until_flat
 from streamtrain.types import Json
 
 #: A replica has diverged when its loss is not finite, or more than this many times the loss of the
@@ -57,9 +58,10 @@ class Learner:
     `holdout` is float32 (rows, features + 1) in model units, or None. `loss_scale` turns r² in
     model units into the reported `loss`, whose unit is the target's variance; `target_sd` turns the
     root of that loss into the target's own units. With `patience`, the learner is done after that
-    many consecutive evaluations at which no replica improved on its smallest held-out loss.
-    `keeps_best`: keep `best_parameters`. `stages`: later sizes of minibatches, by ascending rows;
-    records name the learner by its first one.
+    many consecutive evaluations at which no replica improved on its smallest held-out loss. With
+    `until_flat`, it is done when its loss is flat; with `ends_when_flat` off, another copy of it
+    decides that from its `state`. `keeps_best`: keep `best_parameters`. `stages`: later sizes of
+    minibatches, by ascending rows; records name the learner by its first one.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Learner:
         loss_scale: float,
         target_sd: float,
         patience: int | None = None,
+        until_flat: UntilFlat | None = None,
+        ends_when_flat: bool = True,
         keeps_best: bool = False,
         stages: tuple[Stage, ...] = (),
     ):
@@ -91,7 +95,12 @@ class Learner:
         self._started = time.perf_counter()
         #: rows since the epoch began, or since the minibatch size changed in it
         self._epoch_rows = 0
+        self._flat_stop = None
+        self._ends_when_flat = ends_when_flat
         self._points = evaluation_rows(first_row, last_row)
+        if until_flat is not None and holdout is not None:
+            self._flat_stop = FlatStop(until_flat, engine.batch_size, engine.learning_rates, trial)
+            self._points = points_until_flat(self._points, until_flat)
         self._next_point = next(self._points, None)
         self._points_passed = 0
         #: (rows, steps) of the latest evaluation
@@ -109,12 +118,22 @@ class Learner:
 
     @property
     def done(self) -> bool:
-        """True when the last row has been trained on, or patience has run out."""
-        return self.rows >= self.last_row or self._out_of_patience
+        """True at the last row, when patience has run out, or when the loss is flat."""
+        return self.rows >= self.last_row or self._out_of_patience or self._is_flat
 
     @property
     def _out_of_patience(self) -> bool:
         return self._patience is not None and bool((self._since_best >= self._patience).all())
+
+    @property
+    def _is_flat(self) -> bool:
+        return self._ends_when_flat and self._flat_stop is not None and self._flat_stop.ends
+
+    @property
+    def rows_to_decision(self) -> int | None:
+        """Rows until the next evaluation that may end the training; None where none can."""
+        judged = self._flat_stop is not None and self._next_point is not None
+        return self._rows_to_point() if judged else None
 
     def consume(
         self, rows: np.ndarray, *, ends_epoch: bool, first: int = 0
@@ -170,7 +189,7 @@ class Learner:
             if is_divergent(loss):
                 yield self._ended(lr, "diverged", f"loss {loss:.3g} after {self.rows:,} rows")
             else:
-                yield self._ended(lr, "finished", self._early_stop_reason)
+                yield self._ended(lr, "finished", self._reason_of_end)
 
     def report_failure(self, outcome: Outcome, reason: str) -> Iterator[ReplicaEnded]:
         """Yield `outcome` for each replica of a learner that failed or ran out of memory."""
@@ -192,6 +211,7 @@ class Learner:
             "train_rows": self._train_rows,
             "points_passed": self._points_passed,
             "evaluated_at": list(self._evaluated_at),
+            "flat_stop": None if self._flat_stop is None else self._flat_stop.state(),
             "seconds": time.perf_counter() - self._started,
         }
         arrays = {name: array.copy() for name, array in self._state_arrays().items()}
@@ -224,6 +244,8 @@ class Learner:
         self._train_rows = document["train_rows"]
         rows, steps = document["evaluated_at"]
         self._evaluated_at = (rows, steps)
+        if self._flat_stop is not None:
+            self._flat_stop.load_state(document["flat_stop"])
         while self._points_passed < document["points_passed"]:
             self._pass_point()
         self._started = time.perf_counter() - document["seconds"]
@@ -240,8 +262,10 @@ class Learner:
         return arrays
 
     @property
-    def _early_stop_reason(self) -> str:
-        """Why the learner ended before its last row; "" when it did not."""
+    def _reason_of_end(self) -> str:
+        """Why the learner ended before its last row, or where it ended until flat; else ""."""
+        if self._flat_stop is not None:
+            return self._flat_stop.reason
         if self.rows >= self.last_row or not self._out_of_patience:
             return ""
         return f"stopped early: no smaller held-out loss in {self._patience} evaluations"
@@ -302,6 +326,8 @@ class Learner:
                 losses = self.engine.evaluate(self._holdout) * self._loss_scale
             self._keep_best(losses)
             self._last_losses[:] = losses
+            if self._flat_stop is not None:
+                self._flat_stop.add(self.rows, self.engine.steps, losses)
         else:
             # Without rows held out, the training loss decides whether a replica has diverged.
             unknown = np.inf if self._train_rows else 0.0
@@ -339,4 +365,5 @@ class Learner:
             steps=self.engine.steps,
             outcome=outcome,
             reason=reason,
+            fall_per_doubling=None if self._flat_stop is None else self._flat_stop.fall,
         )

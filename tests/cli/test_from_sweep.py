@@ -52,6 +52,23 @@ def test_what_is_given_wins_over_the_sweep(command, swept, tmp_path):
     assert train["batch_size"] == 8
 
 
+def test_a_size_that_grows_is_taken_where_it_won(command, swept, tmp_path):
+    path = tmp_path / "a sweep" / "summary.json"
+    growing = {"batch_schedule": "16@0,64@1024", "learning_rate": 0.003, "wins": False}
+    for wins, size, rate in (
+        (False, swept["recommendation"]["batch_size"], swept["recommendation"]["learning_rate"]),
+        (True, 16, 0.003),
+    ):
+        path.write_text(json.dumps(swept | {"growing": growing | {"wins": wins}}))
+        out = f"model {wins}"
+        said = command("train", "--from", "a sweep", "--out", out, "--no-report")
+        assert said.code == 0, said.err
+        assert ("batch sizes 16@0,64@1024, learning rate 0.003" in said.err) == wins
+        train = yaml.safe_load((tmp_path / out / "config.resolved.yaml").read_text())["train"]
+        assert (train["batch_size"], train["lr"]) == (size, rate)
+        assert train["batch_schedule"] == ([[16, 0], [64, 1024]] if wins else None)
+
+
 def test_a_folder_that_recommends_nothing_is_refused(command, swept, tmp_path):
     path = tmp_path / "a sweep" / "summary.json"
     swept["recommendation"] |= {"batch_size": None, "reason": "No size did better."}

@@ -23,6 +23,7 @@ from streamtrain.records import (
     RunEnded,
     RunStarted,
     StepsTimed,
+    UntilFlat,
 )
 from streamtrain.training.learner import evaluation_rows
 
@@ -159,6 +160,22 @@ def test_a_learner_that_fails_does_not_hold_the_lines_back():
     assert [line.rows for line in tracker.update(evaluation(0, 64, 0.1, 16))] == [16]
 
 
+def test_until_flat_the_limits_come_first_and_the_last_evaluation_has_a_line(capsys):
+    limits = UntilFlat(first_row=25, least_rows=100, most_rows=900, fall=0.01)
+    with progress("lines") as on_record:
+        on_record(replace(started(None, verb="train", lrs=[(0.1,)]), until_flat=limits))
+        for rows in (0, 100, 141, 200, 283):
+            on_record(evaluation(0, 64, 0.1, rows))
+        on_record(ReplicaEnded(trial=0, batch_size=64, lr=0.1, outcome="finished"))
+        on_record(PassEnded(trial=0))
+    first, _, *lines = capsys.readouterr().err.splitlines()
+    assert first == (
+        "trains until twice the rows improve the held-out loss by less than 1 %: 100 to 900 rows"
+    )
+    assert [line.split()[0] for line in lines] == ["0", "100", "200", "283"]
+    assert all(line.endswith("B" + " " * 9) for line in lines), "no time left is claimed"
+
+
 def test_nothing_but_lines_off_a_terminal(capsys):
     with progress("auto") as on_record:
         for record in records():
@@ -246,7 +263,7 @@ def test_live_writes_the_same_lines_above_a_bar_that_goes_away(monkeypatch):
 
 
 def test_a_budget_is_counted_down_through_its_passes():
-    tracker = ProgressTracker()
+    tracker = ProgressTracker(every=True)
     header = started(None, lrs=[(0.1,)])
     tracker.update(replace(header, ladder=LadderInfo(budget_seconds=60.0)))
     plan = PassPlanned(kind="tuning", trial=0, batch_sizes=1, replicas=1, passes_left=1, rows=ROWS)
@@ -256,3 +273,19 @@ def test_a_budget_is_counted_down_through_its_passes():
     tracker.update(replace(plan, trial=1, seconds_left=30.0))
     [line] = tracker.update(evaluation(1, 64, 0.1, 0, seconds=40.0))
     assert line.left_seconds == 0.0
+
+
+def test_a_sweep_with_a_budget_has_one_line_per_pass_and_counts_down_within_it():
+    tracker = ProgressTracker()
+    tracker.update(replace(started(None, lrs=[(0.1,)]), ladder=LadderInfo(budget_seconds=60.0)))
+    plan = PassPlanned(kind="tuning", trial=0, batch_sizes=1, replicas=1, passes_left=1, rows=ROWS)
+    names = []
+    for kind, trial in (("tuning", 0), ("tuning", 1), ("extension", 1), ("fresh", 2), ("fresh", 3)):
+        tracker.update(replace(plan, kind=kind, trial=trial))
+        assert tracker.update(evaluation(trial, 64, 0.1, 0, seconds=1.0)) == []
+        assert tracker.budget_left == 59.0
+        assert tracker.update(evaluation(trial, 64, 0.1, ROWS // 2, seconds=2.0)) == []
+        [line] = tracker.update(evaluation(trial, 64, 0.1, ROWS, seconds=3.0))
+        assert (line.rows, line.left_seconds) == (ROWS, 57.0)
+        names.append(f"{tracker.plan.kind} {tracker.number}")
+    assert names == ["tuning 1", "tuning 2", "extension 1", "fresh 1", "fresh 2"]

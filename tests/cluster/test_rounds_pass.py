@@ -146,6 +146,23 @@ def test_a_run_ends_at_its_last_row_in_the_middle_of_a_window(data):
     assert evaluations(records)[-1].rows == 9_900
 
 
+@pytest.mark.parametrize("edges", [5, 20])
+def test_until_flat_an_interrupted_driver_ends_at_the_same_row(data, edges, monkeypatch):
+    monkeypatch.setattr("streamtrain.training.until_flat.LEAST_ROWS", 0)
+    flags = {**TRAIN, "hidden": [], "lr": 0.1}
+    prepared = prepare(config_of(data, flags), learners=1, rates=1, until_flat=True)
+    whole, expected, _ = in_rounds(prepared, shares=4)
+    first = Checkpoints(edges=edges)
+    with pytest.raises(Interrupted):
+        in_rounds(prepared, shares=4, saving=first)
+    rest, trained, _ = in_rounds(prepared, shares=4, saving=Checkpoints(first.saved))
+    assert (trained.engine.parameters() == expected.engine.parameters()).all()
+    assert rest[-1].receipt == whole[-1].receipt
+    ended = [record for record in whole if isinstance(record, ReplicaEnded)]
+    assert [record for record in rest if isinstance(record, ReplicaEnded)] == ended
+    assert ended[0].reason.startswith("flat: ")
+
+
 @pytest.mark.parametrize("edges", [2, 7, 40])
 def test_an_interrupted_driver_goes_on_from_its_last_round(data, edges):
     prepared = prepared_of(data, epochs=3)

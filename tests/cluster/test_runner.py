@@ -11,6 +11,7 @@ import pytest
 from distributed import Client
 
 from streamtrain import api
+from streamtrain.cluster.allreduce import allreduce_pass
 from streamtrain.errors import ConfigError, ResourceError
 from streamtrain.records import RoundEnded
 from streamtrain.run.prepare import prepare
@@ -101,6 +102,7 @@ import os, signal, sys
 from distributed import Client
 from streamtrain import api
 from streamtrain.cluster.allreduce import allreduce_pass
+from streamtrain.cluster.allreduce import allreduce_pass
 from streamtrain.config import make_config
 from streamtrain.records import RoundEnded
 import json
@@ -171,3 +173,19 @@ def test_what_allreduce_cannot_do_is_refused_with_the_next_move(data, client, tm
         with pytest.raises(ConfigError, match=message):
             out = tmp_path / message[:3]
             api.run_train(config(data, "allreduce", **flags), out, client=client)
+
+
+def test_until_flat_allreduce_ends_at_a_row_that_the_length_of_commits_does_not_decide(
+    data, client, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("streamtrain.training.until_flat.LEAST_ROWS", 0)
+    flags, outs = {"epochs": None, "hidden": [], "lr": 0.1}, []
+    for steps in (4, 50):
+        monkeypatch.setattr(allreduce_pass, "FIRST_STEPS", steps)
+        folder = tmp_path / str(steps)
+        outs.append(api.run_train(config(data, "allreduce", **flags), folder, client=client).out)
+    assert learned(outs[0]) == learned(outs[1])
+    ended, rows = records(outs[0], "outcome")[0], the_pass(outs[0])["receipt"]["count"]
+    assert ended["reason"].startswith("flat: ")
+    assert ended["rows"] <= rows < ended["rows"] + 8000
+    assert the_pass(outs[0])["receipt"] == the_pass(outs[1])["receipt"]

@@ -141,6 +141,7 @@ def with_bad_values(shards, folder) -> str:
         pytest.param({"on_null": "impute"}, id="imputed values"),
         pytest.param({"engine": "torch", "batch_size": 64}, id="torch engine"),
         pytest.param({"early_stop": 3, "lr": 0.05, "epochs": 4}, id="patience"),
+        pytest.param({"epochs": None, "batch_size": 256, "lr": 0.02}, id="until flat"),
         pytest.param(
             {"batch_schedule": "16@0,100@400,128@700,3000@15k"},
             id="another minibatch size at edges",
@@ -151,6 +152,8 @@ def test_train_interrupted_at_edges_is_the_unbroken_run(
     shards, tmp_path, interrupted, monkeypatch, flags
 ):
     monkeypatch.setattr(learner_module, "STEPS_BETWEEN_EDGES", 37)  # edges within blocks too
+    monkeypatch.setattr("streamtrain.training.until_flat.LEAST_ROWS", 0)
+    monkeypatch.setattr("streamtrain.training.until_flat.MOST_ROWS", 2**16)
     flags, data = {**TRAIN, **flags}, str(shards["parquet"])
     if "on_null" in flags:
         data = with_bad_values(shards, tmp_path / "data")

@@ -10,14 +10,19 @@ import jsonschema
 import numpy as np
 import pytest
 
+from streamtrain.base.units import parse_seconds
 from streamtrain.errors import DataError
 from streamtrain.report import cell_figures as cells
 from streamtrain.report.analysis import Summary
-from streamtrain.report.markdown import render_markdown, render_table, verdict_text
+from streamtrain.report.markdown import render_markdown, render_table
+from streamtrain.report.number_format import error_text
 from streamtrain.report.summary import analyze, summarize
+from streamtrain.report.summary_parts import NOT_MEASURED
+from streamtrain.report.table import answer_headings, answer_texts, plain_verdict, verdict_text
 from streamtrain.report.text.headline import ladder, tiles
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import collect
+from streamtrain.science.selection import LOOKS
 from tests.report.synthetic import make_records
 
 SCHEMA = json.loads(files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8"))
@@ -283,10 +288,53 @@ def test_no_run_record_is_refused():
 
 def test_table_labels_sizes_exactly_and_aligns():
     lines = render_table(summarize(make_records(sizes=[1000, 1024, 65536]))).splitlines()
-    assert [line.split()[0] for line in lines[1:4]] == ["1,000", "1,024", "65,536"]
-    column = lines[0].index("verdict")
-    assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines[1:4])
-    assert any(line.startswith("best linear") for line in lines)
+    assert [line.split()[0] for line in lines[3:6]] == ["1,000", "1,024", "65,536"]
+    column = lines[2].index("verdict")
+    assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines[3:6])
+    assert any(line.startswith("RMSE of others") and "a linear model" in line for line in lines)
+
+
+def test_the_answer_says_the_data_and_five_things_of_every_size():
+    records = make_records(sizes=[256, 1024, 65536], trials=5, features=["temp", "hum"])
+    summary = analyze(collect(records)).summary
+    assert render_table(summary.to_json()).startswith(f"{summary.data.url}: y from temp, hum; ")
+    headings = answer_headings(summary)
+    assert len(headings) == 5
+    assert headings[2] == f"to RMSE ≤ {error_text(summary.recommendation.target_rmse)}"
+    for cell in summary.cells:
+        texts = answer_texts(summary, cell)
+        is_chosen = cell.batch_size == summary.recommendation.batch_size
+        assert (texts[3] == "–") == is_chosen
+        assert texts[4] == plain_verdict(summary, cell)
+    # a loss where the scale of the target is unknown, as for runs of older versions
+    unscaled = replace(
+        summary,
+        cells=tuple(replace(cell, holdout_rmse=NOT_MEASURED) for cell in summary.cells),
+    )
+    assert answer_headings(unscaled)[1].startswith("held-out loss at ")
+    assert answer_headings(unscaled)[2] == f"to loss ≤ {summary.target_loss:.6g}"
+
+
+def test_a_sweep_with_a_budget_names_what_would_settle_it_and_no_size_that_lags_behind():
+    def answer(budget):
+        records = make_records(trials=2, seed=3)
+        if budget is not None:
+            records[0] = {**records[0], "ladder": {"budget_seconds": budget}}
+        return analyze(collect(records)).summary
+
+    planned, laddered = answer(None), answer(60.0)
+    assert planned.recommendation.settled == laddered.recommendation.settled is False
+    more = planned.recommendation.more_trials
+    assert f"About {more} more trial" in planned.sentence
+    assert "--budget" not in planned.sentence
+    flags = re.search(r"About (\d+) more trials? would settle it: (.*)\.$", laddered.sentence)
+    assert int(flags[1]) + 2 in LOOKS
+    assert int(flags[1]) >= more
+    budget, rows = re.fullmatch(r"--budget (\S+) --max-rows (\d+)", flags[2]).groups()
+    assert parse_seconds(budget) >= 60
+    assert int(rows) == laddered.train_rows
+    texts = [warning.text for warning in laddered.warnings]
+    assert not any("fewer than 30 steps" in text or "did not reach" in text for text in texts)
 
 
 def test_a_size_that_waits_keeps_its_verdict():
@@ -408,26 +456,33 @@ def test_the_ladder_stands_between_the_mean_and_the_best_possible():
 ANSWERS = [
     pytest.param(
         {"trials": 2, "noise": 0.4},
-        r"Use \d+: it reaches RMSE 100 \(loss 0\.1\) in [\d.]+ ms of training, and may be .* slower"
-        r" than the best tried \(95 %\)\.( About \d+ more trials would settle it\.)?",
+        r"Use \d+ \(learning rate 0\.004\): it reaches RMSE 100 in [\d.]+ ms of training, at most"
+        r" .* slower than the best size tried \(95 % sure\)\. About \d+ more trials would settle"
+        r" it\.",
         id="not settled",
     ),
     pytest.param(
         {"trials": 5, "noise": 0.01, "times": (1.0, 1.02, 1.01, 3.0)},
-        r"Use 64: it reaches .* of training\. 64 to 1,024 do equally well"
+        r"Use 64 .*: it reaches .* of training\. 64 to 1,024 do equally well"
         r" \(within \d %, 95 % sure\): it does not matter which\.",
         id="equal",
     ),
     pytest.param(
         {"trials": 5, "noise": 0.01, "times": (1.0, 2.0, 1.01, 3.0)},
-        r"Use 64: it reaches .* of training\. 64 and 1,024 do equally well .*",
+        r"Use 64 .*: it reaches .* of training\. 64 and 1,024 do equally well .*",
         id="equal, with a slower one between",
     ),
     pytest.param(
         {"trials": 5, "noise": 0.01, "times": (2.0, 1.0, 1.5, 3.0)},
-        r"Use 256\. It is the fastest of 4 sizes to RMSE 100 \(loss 0\.1\) \([\d.]+ ms of training;"
-        r" the next, 1,024, takes 1\.5 to 1\.5 times as long\)\.",
+        r"Use 256 \(learning rate 0\.004\)\. It is the fastest of 4 sizes to RMSE 100 \([\d.]+ ms"
+        r" of training; the next, 1,024, takes 1\.47 to 1\.52 times as long\)\.",
         id="fastest",
+    ),
+    pytest.param(
+        {"trials": 6, "noise": 0.2, "times": (3.0, 1.0, 1.2, 4.0)},
+        r"Use 256 .*: it reaches RMSE 100 in [\d.]+ ms of training, at most \d+ % slower than the"
+        r" best size tried \(95 % sure\)\.",
+        id="settled, and others may be a little faster",
     ),
 ]
 

@@ -23,6 +23,7 @@ NAMES = (
     "loss_by_rows",
     "loss_by_steps",
     "loss_by_seconds",
+    "frontier",
     "throughput",
     "parts",
     "learning_rates",

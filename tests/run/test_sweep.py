@@ -172,7 +172,7 @@ def test_a_sweep_and_train_share_rows_and_weights(data, tmp_path):
             **common,
         ).out
     )
-    streamtrain.train(data, out=tmp_path / "t", batch_size=64, lr=0.003, **common)
+    streamtrain.train(data, out=tmp_path / "t", batch_size=64, lr=0.003, epochs=1, **common)
     trained = convergence(tmp_path / "t")
     assert [r for r in swept if r["event"] == "evaluation" and r["batch_size"] == 64] == [
         r for r in trained if r["event"] == "evaluation"
@@ -333,6 +333,14 @@ def test_a_target_that_the_first_weights_reach_takes_no_row_to_confirm(data, tmp
     out = streamtrain.sweep(data, out=tmp_path / "a", target_loss=50.0, **flags).out
     records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     assert [record["rows"] for record in records if record["event"] == "confirmation"] == [0, 0]
+
+
+def test_a_target_in_units_of_the_target_is_the_loss_of_that_error(data, tmp_path):
+    flags = {**SWEEP, "trials": 1, "measure": "none", "confirm": False}
+    summary = streamtrain.sweep(data, out=tmp_path / "a", target_rmse=200.0, **flags).summary
+    assert summary["target_loss"] == pytest.approx((200.0 / summary["target_sd"]) ** 2)
+    assert summary["target_loss_chosen"] == "given"
+    assert summary["recommendation"]["target_rmse"] == pytest.approx(200.0)
 
 
 def test_one_bad_cell_never_ends_a_sweep(data, tmp_path):

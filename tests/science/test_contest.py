@@ -7,7 +7,8 @@ import pytest
 
 from streamtrain.records import Baseline, ReferenceLoss
 from streamtrain.science.cells import make_cell
-from streamtrain.science.contest import below_linear, contenders, held_target
+from streamtrain.science.contest import below_linear, contenders, held_target, levels
+from streamtrain.science.crossing import first_crossing
 from streamtrain.science.run_log import Run
 from streamtrain.science.selection import LOOKS, select
 from tests.science.runs import add_curve, make_header
@@ -86,7 +87,7 @@ def test_the_regret_bound_is_true_at_a_target_that_fresh_seeds_raised(sweeps, mo
         for look in (look for look in LOOKS if look <= 12):
             target = held_target(run, aimed, rates, range(look))
             cells = [make_cell(run, size, 0.1, target, range(look)) for size in SIZES]
-            selection = select(contenders(run, cells), within=0.2)
+            selection = select(contenders(run, cells, target), within=0.2)
             if selection.settled:
                 break
         settled += selection.settled
@@ -127,17 +128,48 @@ def make_power_laws(rng, trials):
 
 
 def mean_log_times(run, target):
-    """The mean log rows to a target of each size, over the trials in which all reached it.
+    """The mean log rows to the levels of a target, over the trials in which all sizes reached it.
 
     Infinite for a size that reached it in fewer than half as many trials as another.
     """
-    cells = {size: make_cell(run, size, 0.1, target) for size in SIZES}
-    most = max(len(cell.rows_to_target) for cell in cells.values())
-    reached = [size for size in SIZES if 2 * len(cells[size].rows_to_target) >= most > 0]
-    common = set.intersection(*(set(cells[size].rows_to_target) for size in reached))
+    cells = [
+        {size: make_cell(run, size, 0.1, level) for size in SIZES} for level in levels(run, target)
+    ]
+    count = {size: len(cell.rows_to_target) for size, cell in cells[0].items()}
+    reached = [size for size in SIZES if 2 * count[size] >= max(count.values()) > 0]
+    common = set.intersection(*(set(cells[0][size].rows_to_target) for size in reached))
     return {
-        size: float(np.mean([math.log(cells[size].rows_to_target[trial]) for trial in common]))
+        size: float(
+            np.mean(
+                [math.log(by_size[size].rows_to_target[t]) for by_size in cells for t in common]
+            )
+        )
         if size in reached
         else math.inf
         for size in SIZES
     }
+
+
+def test_the_log_time_is_averaged_over_levels_that_stay_near_the_target():
+    run = make_run({64: [[1.0, 0.5, 0.204, 0.2, 0.2]]})
+    assert levels(run, 0.2) == pytest.approx([0.2, 0.2 * (1 + 0.05 / 3), 0.2 * (1 + 0.1 / 3), 0.21])
+    (found,) = contenders(run, [make_cell(run, 64, 0.1, 0.2)], 0.2)
+    steps = [
+        first_crossing(range(5), [1.0, 0.5, 0.204, 0.2, 0.2], level) for level in levels(run, 0.2)
+    ]
+    assert found.log_seconds == {0: pytest.approx(np.mean(np.log(np.array(steps) * 64)))}
+    assert found.censored == {}
+    # a target near the loss of a constant has levels below that
+    run.add(Baseline(best_constant_loss=ReferenceLoss(value=0.204, rmse=1, scored_on="holdout")))
+    assert levels(run, 0.2) == pytest.approx([0.2, 0.2 + 0.001 / 3, 0.2 + 0.002 / 3, 0.201])
+    assert levels(run, 0.3) == [0.3] * 4
+
+
+def test_a_trial_that_missed_the_target_is_censored_at_its_last_row_for_the_levels_missed():
+    losses = [1.0, 0.5, 0.207, 0.207]
+    run = make_run({64: [losses]})
+    (found,) = contenders(run, [make_cell(run, 64, 0.1, 0.2)], 0.2)
+    reached = [first_crossing(range(4), losses, level) for level in levels(run, 0.2)[3:]]
+    rows = [64 * steps for steps in (*reached, 3, 3, 3)]
+    assert found.log_seconds == {}
+    assert found.censored == {0: pytest.approx(np.mean(np.log(rows)))}

@@ -7,7 +7,7 @@ from streamtrain.config import make_config
 from streamtrain.storage.dataset import open_shards
 from streamtrain.stream.open_source import open_source
 from streamtrain.stream.source import Source
-from streamtrain.stream.survey import linear_model, take_survey
+from streamtrain.stream.survey import Survey, baselines, linear_model, take_survey
 from tests.stream.conftest import id_rows
 
 CONFIG = make_config({"order": {"span_rows": 64, "window_rows": 128}, "eval": {"eval_rows": 1}})
@@ -49,3 +49,50 @@ def test_held_out_rows_have_no_say_in_the_statistics(write_data, format):
     design = np.column_stack([training[:, 1:-1], np.ones(len(training))])
     expected = np.linalg.lstsq(design, training[:, -1], rcond=None)[0]
     np.testing.assert_allclose(linear_model(survey)[1:], expected, rtol=1e-6)
+
+
+def survey_of(rows, holdout):
+    centered = rows - rows.mean(axis=0)
+    return Survey(
+        count=len(rows), mean=rows.mean(axis=0), comoment=centered.T @ centered, holdout=holdout
+    )
+
+
+def made_rows(count, seed, heavy=False):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 2))
+    if heavy:
+        x[:, 1] = rng.lognormal(sigma=1.0, size=count)
+    y = 2 * x[:, 0] + x[:, 1] + rng.normal(size=count)
+    return np.column_stack([x, y])
+
+
+def test_a_row_that_makes_the_loss_is_named_with_its_column_and_value():
+    holdout = made_rows(1000, seed=1)
+    holdout[123, 1] = 9831.3
+    found = baselines(survey_of(made_rows(4000, seed=2), holdout), holdout, ("temp", "rain", "y"))
+    outlier = found.outlier
+    assert (outlier.column, outlier.value) == ("rain", 9831.3)
+    errors = (holdout[:, -1] - (2 * holdout[:, 0] + holdout[:, 1])) ** 2
+    assert outlier.share == pytest.approx(errors[123] / errors.sum(), rel=1e-3)
+    assert outlier.deviations == pytest.approx(
+        9831.3 / np.delete(holdout[:, 1], 123).std(), rel=1e-3
+    )
+
+
+def test_a_column_that_is_constant_elsewhere_has_no_deviation_to_count_in():
+    holdout = made_rows(1000, seed=1)
+    holdout[:, 1] = 0.0
+    holdout[7, 1] = 500.0
+    outlier = baselines(
+        survey_of(made_rows(4000, seed=2), holdout), holdout, ("temp", "rain", "y")
+    ).outlier
+    assert (outlier.column, outlier.value, outlier.deviations) == ("rain", 500.0, None)
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_ordinary_rows_have_no_outlier(heavy):
+    for seed in range(20):
+        holdout = made_rows(1000, seed=2 * seed, heavy=heavy)
+        survey = survey_of(made_rows(4000, seed=2 * seed + 1, heavy=heavy), holdout)
+        assert baselines(survey, holdout, ("temp", "rain", "y")).outlier is None

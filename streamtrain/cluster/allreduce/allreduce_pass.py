@@ -150,17 +150,18 @@ class AllReducePass(SharedLearnerPass):
         self._steps = FIRST_STEPS
         self._epoch = self._done = 0  # minibatches of the epoch that are committed
         self._generations = 0
+        self._ended = False
         self._backend = "none"
         self._group_state: PassState | None = None
         if resume_state is not None:
             self.load_state(resume_state)
 
     def _train_commits(self, pool: WorkerPool, leases: Leases) -> None:
-        while not self.learner.done:
+        while not self._ended:
             try:
                 group = self._rendezvous.form(self._lanes)
                 self._generations += 1
-                while not self.learner.done and not self._could_grow(group):
+                while not self._ended and not self._could_grow(group):
                     self._take_commit(group, leases)
             except GroupFailedError:  # its commits stay; the next group continues from the last one
                 continue
@@ -169,8 +170,13 @@ class AllReducePass(SharedLearnerPass):
     def _take_commit(self, group: dict[str, RankInfo], leases: Leases) -> None:
         started, failures = time.perf_counter(), leases.failures
         workers = self._rendezvous.group
-        self._commit(list(workers.run(self._tasks(group)).values()))
+        # At the last row the workers know that they are done; a flat loss has to be told.
+        is_told = self.learner.done
+        self._commit(list(workers.run(self._tasks(group, ends_run=is_told)).values()))
         workers.reset_failures()
+        self._ended = is_told or self.learner.rows >= self.learner.last_row
+        if is_told:
+            return
         self.finish_commit(
             started=started,
             workers=len(group),
@@ -185,8 +191,14 @@ class AllReducePass(SharedLearnerPass):
             return False
         return any(worker not in group for worker in self._rendezvous.group.ready)
 
-    def _tasks(self, group: dict[str, RankInfo]) -> dict[str, tuple[Work, LaneTask]]:
-        engine = self.learner.engine
+    def _tasks(
+        self, group: dict[str, RankInfo], *, ends_run: bool
+    ) -> dict[str, tuple[Work, LaneTask]]:
+        engine, steps = self.learner.engine, 0 if ends_run else self._steps
+        if steps and (rows := self.learner.rows_to_decision) is not None:
+            # A commit ends with the step that reaches the next evaluation, so that the driver can
+            # end the training at a row that does not depend on the speed of workers.
+            steps = min(steps, max(1, -(-rows // engine.batch_size)))
         return {
             worker: (
                 train_lanes,
@@ -200,7 +212,8 @@ class AllReducePass(SharedLearnerPass):
                     epoch=self._epoch,
                     done=self._done,
                     state=self._group_state,
-                    steps=self._steps,
+                    steps=steps,
+                    ends_run=ends_run,
                 ),
             )
             for worker, rank in group.items()
@@ -248,12 +261,13 @@ class AllReducePass(SharedLearnerPass):
             "epoch": self._epoch,
             "done": self._done,
             "generations": self._generations,
+            "ended": self._ended,
             "group": document,
         }
         return own_document, nest("group", arrays)
 
     def _load_own_state(self, document: Json, arrays: Arrays) -> None:
         self._epoch, self._done = document["epoch"], document["done"]
-        self._generations = document["generations"]
+        self._generations, self._ended = document["generations"], document["ended"]
         if document["group"] is not None:
             self._group_state = document["group"], unnest("group", arrays)

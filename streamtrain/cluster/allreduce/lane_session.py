@@ -75,6 +75,9 @@ class LaneSession:
                 holdout=prepared.evaluation,
                 loss_scale=prepared.loss_scale,
                 target_sd=prepared.target_sd,
+                # the driver decides, since the processors of workers may round differently
+                until_flat=prepared.until_flat,
+                ends_when_flat=False,
                 keeps_best=task.keeps_best,
             )
         except BaseException:
@@ -92,7 +95,7 @@ class LaneSession:
             self._learner.load_state(*task.state)
         started = time.perf_counter()
         records, steps = self._take_steps(task.steps, task.batch_size)
-        if self._learner.done:
+        if self._learner.done or task.ends_run:
             for feed in self._feeds.values():
                 feed.end_run()
         is_first = self.group.rank == 0
@@ -170,7 +173,7 @@ def inner_engine(prepared: Prepared, task: LaneTask, threads: ComputePool) -> En
         task.batch_size + 1,
         task.lrs,
         train,
-        prepared.end_row,
+        prepared.expected_rows,
     )
     engine.cores = threads
     return engine

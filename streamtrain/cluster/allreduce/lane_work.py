@@ -29,6 +29,7 @@ class LaneTask:
     """`steps` more steps from a commit.
 
     The commit is `done` minibatches of `epoch`, and the learner's state there (None: the start).
+    `ends_run`: training ends there, so the block in which it ends counts.
     """
 
     batch_size: int
@@ -41,6 +42,7 @@ class LaneTask:
     done: int = 0
     state: PassState | None = None
     steps: int = 0
+    ends_run: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -75,7 +75,7 @@ def share_engine(
     """Return an engine for a share: its part of every minibatch, its schedule in its own rows."""
     seed, train = prepared.config.order.seed, prepared.config.train.at(batch_size)
     train = train.model_copy(update={"warmup_rows": train.warmup_rows // shares})
-    end_row = prepared.end_row
+    rows = prepared.expected_rows
     parameters_P = initial_parameters(prepared.model, seed, trial)
     return ENGINES[prepared.engine](
         prepared.model.for_trial(seed, trial),
@@ -83,7 +83,7 @@ def share_engine(
         batch_size // shares,
         lrs,
         train,
-        None if end_row is None else end_row // shares,
+        None if rows is None else rows // shares,
     )
 
 

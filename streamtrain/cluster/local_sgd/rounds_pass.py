@@ -64,7 +64,7 @@ class RoundsPass(SharedLearnerPass):
             lambda epoch: prepared.plan(learner.trial, epoch),
             shares=shares,
             windows_per_share=windows_per_share or 1,
-            last_row=prepared.end_row,
+            last_row=prepared.last_row,
             last_epoch=prepared.last_epoch,
         )
         self._share_states: list[State] = []

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from streamtrain.report.analysis import Summary
-from streamtrain.report.charts import measures, rates, speed, tradeoff
+from streamtrain.report.charts import loss_ladder, measures, rates, speed, tradeoff
 from streamtrain.report.charts.theme import AnyChart, Spec, Tables, finish, theme, whole_spec
 
 __all__ = ["NAMES", "Spec", "Tables", "chart_specs", "theme", "whole_spec"]
@@ -18,6 +18,7 @@ __all__ = ["NAMES", "Spec", "Tables", "chart_specs", "theme", "whole_spec"]
 Draw = Callable[[Summary, Tables], AnyChart | None]
 #: Chart → the function that draws it, and its height in pixels.
 _CHARTS: dict[str, tuple[Draw, int]] = {
+    "frontier": (loss_ladder.loss_ladder, 340),
     "tradeoff": (tradeoff.tradeoff, 340),
     "seconds_to_target": (tradeoff.seconds_to_target, 340),
     "loss_by_rows": (partial(tradeoff.curves, "rows"), 380),

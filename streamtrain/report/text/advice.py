@@ -1,9 +1,10 @@
 """Warnings: what to know before relying on a figure, each with the flag that helps."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from streamtrain.base.units import format_bytes
+from streamtrain.records import Outlier
 from streamtrain.report.analysis import Analysis, Summary, is_trained
 from streamtrain.report.number_format import (
     loss_text,
@@ -37,19 +38,24 @@ Warnings = Iterator[tuple[str, str | None]]
 
 def warn(analysis: Analysis) -> list[ReportWarning]:
     """Return the warnings of a run, the most serious first."""
+    # Under a budget, sizes that lag behind are dropped on purpose: that needs no warning.
+    has_plan = analysis.run.header.ladder is None
     pairs = [
         *_of_run(analysis),
-        *_of_nulls(analysis.run),
-        *_of_memory(analysis.summary),
-        *_of_outcomes(analysis),
-        *_of_target(analysis),
-        *_of_steps(analysis),
+        *_of_outlier(analysis.run.baseline.outlier),
         *_of_losses(analysis),
-        *_of_easy_target(analysis.summary),
-        *_of_few_steps(analysis),
-        *_of_rates(analysis),
+        *_of_outcomes(analysis),
+        *_of_nulls(analysis.run),
         *_of_confirmations(analysis.summary),
+        *(_of_target(analysis) if has_plan else ()),
+        *_of_guesses(analysis),
+        *(_of_steps(analysis) if has_plan else ()),
+        *_of_easy_target(analysis.summary),
+        *(_of_few_steps(analysis) if has_plan else ()),
+        *_of_rates(analysis),
+        *_of_memory(analysis.summary),
         *_of_speed(analysis.summary),
+        *_of_integrity(analysis.run.header.data.integrity),
     ]
     return [ReportWarning(text=text, flag=flag) for text, flag in pairs]
 
@@ -66,11 +72,6 @@ def _of_run(analysis: Analysis) -> Warnings:
     elif data.holdout_rows and data.holdout_rows < _FEW_HELD_OUT:
         rows = f"{data.holdout_rows:,} {'row was' if data.holdout_rows == 1 else 'rows were'}"
         yield f"Only {rows} held out: a loss on so few rows says little.", "--eval-data"
-    if data.integrity == "unverified":
-        text = (
-            "Integrity unverified: the data have no checksums, so a flipped bit would go unnoticed."
-        )
-        yield text, "streamtrain ingest"
     correlated = [cell for cell in analysis.cells if is_correlated(run, cell.batch_size)]
     if correlated:
         text = (
@@ -79,6 +80,28 @@ def _of_run(analysis: Analysis) -> Warnings:
             " spans, and read it with them."
         )
         yield text, f"--span-rows {mixed_span_rows(run)}"
+
+
+def _of_outlier(outlier: Outlier | None) -> Warnings:
+    if outlier is None:
+        return
+    distance = "far"
+    if outlier.deviations is not None:
+        distance = f"{outlier.deviations:,.0f} standard deviations"
+    yield (
+        f"One held-out row makes {outlier.share:.0%} of the best linear model's squared error: its"
+        f" {outlier.column} is {outlier.value:g}, {distance} from the other rows. Losses measure"
+        " this row more than the model. Remove it, or limit the column with a function.",
+        "--transform",
+    )
+
+
+def _of_integrity(integrity: str | None) -> Warnings:
+    if integrity == "unverified":
+        text = (
+            "Integrity unverified: the data have no checksums, so a flipped bit would go unnoticed."
+        )
+        yield text, "streamtrain ingest"
 
 
 def _of_nulls(run: Run) -> Warnings:
@@ -125,6 +148,10 @@ def _of_target(analysis: Analysis) -> Warnings:
     if missed and analysis.summary.target_loss is not None:
         text = f"{_sizes(missed)} did not reach the target in every trial with this many rows."
         yield text, "--max-rows"
+
+
+def _of_guesses(analysis: Analysis) -> Warnings:
+    cells = analysis.cells
     early = [cell for cell in cells if cell.is_guessed]
     if early:
         text = (
@@ -206,7 +233,13 @@ def _of_rates(analysis: Analysis) -> Warnings:
             " the figures are slightly optimistic."
         )
         yield text, "--set sweep.rerun=on"
-    learned = [cell for cell in tuned if is_trained(cell.status) and _steps(cell) > 0]
+    # The rate of a size that is certainly slower is in no question.
+    slower = set(analysis.judgement.choice.dropped)
+    learned = [
+        cell
+        for cell in tuned
+        if is_trained(cell.status) and _steps(cell) > 0 and cell.batch_size not in slower
+    ]
     for name, pick in (("smallest", min), ("largest", max)):
         at_edge = [cell for cell in learned if cell.lr == pick(run.learning_rates(cell.batch_size))]
         if at_edge:
@@ -215,9 +248,18 @@ def _of_rates(analysis: Analysis) -> Warnings:
                 f"The best learning rate of {_sizes(at_edge)} is the {name} that was tried"
                 f" ({tried}): the best may be beyond it."
             )
-            yield text, "--lr-grid"
+            yield text, f"--lr-grid {','.join(_rates_beyond(run, at_edge, pick))}"
     if len(cells) > 1 and analysis.summary.trials == 1:
         yield "One run per size: no interval, and no conclusion.", "--trials"
+
+
+def _rates_beyond(
+    run: Run, at_edge: Sequence[Cell], pick: Callable[[Iterable[float]], float]
+) -> list[str]:
+    """Return five rates, half a decade apart, that continue the grid beyond its edge."""
+    edge = pick([cell.lr for cell in at_edge])
+    first = -1 if pick is max else -3
+    return [rate_text(float(f"{edge * 10 ** (k / 2):.3g}")) for k in range(first, first + 5)]
 
 
 def _of_confirmations(summary: Summary) -> Warnings:
@@ -233,7 +275,10 @@ def _of_confirmations(summary: Summary) -> Warnings:
 
 def _of_speed(summary: Summary) -> Warnings:
     bound = [
-        cell.batch_size for cell in summary.cells if (cell.wait_fraction.value or 0) > INPUT_BOUND
+        cell.batch_size
+        for cell in summary.cells
+        if (cell.wait_fraction.value or 0) > INPUT_BOUND
+        and cell.batch_size in summary.recommendation.equivalent
     ]
     if bound:
         text = (

@@ -9,6 +9,10 @@ from streamtrain.report.text.advice import LEAST_OFF_SECONDS
 def captions(summary: Summary, tables: Tables) -> dict[str, str]:
     """Return the caption of every chart; `curves` is the caption of all three loss curves."""
     sentences = {
+        "frontier": [
+            "The time from the first row to each loss, at each size's best rate. Where lines cross,"
+            " another size is best for a rougher model."
+        ],
         "tradeoff": _tradeoff(summary, tables),
         "seconds_to_target": _seconds(summary, tables),
         "curves": _curves(summary, tables),

@@ -12,6 +12,7 @@ from streamtrain.report.number_format import (
     loss_text,
     rate_text,
     size_text,
+    slower_figure_text,
     target_word,
     times_text,
 )
@@ -39,10 +40,28 @@ def explain(summary: Summary) -> list[str]:
     return [
         *_steps(summary),
         *_tuned(summary),
+        *_grown(summary),
         *_sqrt_m(summary),
         *_noise(summary),
         *_sharpness(summary),
     ]
+
+
+def _grown(summary: Summary) -> Iterator[str]:
+    """Yield what came of a size that grows, where it was tried."""
+    growing = summary.growing
+    if growing is None:
+        return
+    tried = (
+        f"A minibatch that grows ({growing.batch_schedule}, learning rate"
+        f" {rate_text(growing.learning_rate)})"
+    )
+    if growing.slower_by.value is None:
+        yield f"{tried} missed the target in some trials."
+        return
+    interval = f"{slower_figure_text(growing.slower_by)} (90 %, negative is faster)"
+    verdict = "is faster than" if growing.wins else "is not certainly faster than"
+    yield f"{tried} {verdict} the recommended size: slower by {interval}."
 
 
 def _steps(summary: Summary) -> Iterator[str]:

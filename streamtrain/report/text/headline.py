@@ -7,12 +7,12 @@ from streamtrain.base.units import format_seconds
 from streamtrain.base.words import plural
 from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.number_format import (
+    NOTHING,
+    error_text,
     loss_text,
     rmse_text,
-    seconds_text,
     size_text,
     speed_text,
-    target_word,
 )
 from streamtrain.report.summary_parts import CellFigures, ModelLoss
 from streamtrain.science.run_log import Curve, Run
@@ -85,18 +85,12 @@ def _share(loss: float, constant: float) -> str:
 
 
 def tiles(summary: Summary) -> list[tuple[str, str, str]]:
-    """Return `(name, figure, note)` of the recommended size, or of a run's only size."""
-    cell = summary.recommended_cell
-    if cell is None and len(summary.cells) == 1:
-        cell = summary.cells[0]
-    return [] if cell is None else list(_tiles(summary, cell))
+    """Return `(name, figure, note)` of what `train` trained; a sweep has a table instead."""
+    return list(_tiles(summary, summary.cells[0])) if summary.verb == "train" else []
 
 
 def _tiles(summary: Summary, cell: CellFigures) -> Iterator[tuple[str, str, str]]:
     constant, loss = summary.constant_loss, cell.holdout_loss.value
-    if summary.verb != "train" and cell.seconds_to_target.value is not None:
-        name = f"to loss ≤ {target_word(summary.target_loss)}"
-        yield name, *_apart(seconds_text(cell.seconds_to_target))
     if loss is not None:
         yield (
             "held-out loss",
@@ -107,7 +101,7 @@ def _tiles(summary: Summary, cell: CellFigures) -> Iterator[tuple[str, str, str]
         yield "typical error (RMSE)", rmse, f"in units of {summary.data.target}"
     if cell.rows_per_second.value is not None:
         yield "rows per second", *_apart(speed_text(cell.rows_per_second))
-    if summary.verb == "train" and summary.seconds:
+    if summary.seconds:
         yield "duration", format_seconds(summary.seconds), ""
 
 
@@ -141,7 +135,13 @@ def ladder(summary: Summary) -> list[tuple[str, str, str, str, bool]]:
         rungs.append((f"this network, minibatch {size_text(cell.batch_size)}", loss, True))
     rungs.append(("best possible on this data", summary.best_possible_loss, False))
     return [
-        (name, loss_text(loss.value), f"{loss.rmse:.4g}", _share(loss.value, constant), is_own)
+        (
+            name,
+            loss_text(loss.value),
+            NOTHING if loss.rmse is None else error_text(loss.rmse),
+            _share(loss.value, constant),
+            is_own,
+        )
         for name, loss, is_own in rungs
         if loss is not None and loss.value is not None
     ]

@@ -3,7 +3,6 @@
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 
 from streamtrain.base.units import format_count
 from streamtrain.base.words import plural
@@ -11,7 +10,9 @@ from streamtrain.plan.plan import default_window_rows
 from streamtrain.report.analysis import Analysis
 from streamtrain.report.number_format import (
     at_most_slower_text,
+    error_text,
     loss_text,
+    rate_text,
     seconds_text,
     size_text,
     sizes_text,
@@ -22,11 +23,17 @@ from streamtrain.report.number_format import (
 from streamtrain.report.summary_parts import CellFigures, Recommended
 from streamtrain.report.text.headline import trained_sentence
 from streamtrain.science.cells import Cell
+from streamtrain.science.contest import timing_variance
 from streamtrain.science.crossing import round_up, rows_to_reach
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.judge import is_correlated
 from streamtrain.science.run_log import Run
-from streamtrain.science.selection import Selection
+from streamtrain.science.selection import Selection, next_look
 from streamtrain.science.shuffle_quality import BAD_SHUFFLE_ABOVE
+from streamtrain.science.spending import PASSES_SHARE
+
+#: Timings are named as the cause where their deviation alone is this part of the bound.
+TIMING_DOUBT = 0.4
 
 
 def describe(analysis: Analysis) -> Recommended:
@@ -43,7 +50,7 @@ def describe(analysis: Analysis) -> Recommended:
         slower_by=choice.regret,
         equivalent=choice.equivalent,
         target_loss=target,
-        target_rmse=_target_rmse(run, target),
+        target_rmse=rmse_of_loss(run, target),
         command=command,
         more_trials=choice.more_trials,
         reason=_no_reason(analysis) if choice.batch_size is None else _reason(analysis),
@@ -55,15 +62,32 @@ def describe(analysis: Analysis) -> Recommended:
     )
 
 
-def _target_rmse(run: Run, target: float | None) -> float | None:
+def rmse_of_loss(run: Run, loss: float | None) -> float | None:
     """Return a loss as RMSE in the target's own units; None where its scale is not known."""
-    if target is None or run.header.target_sd is None:
+    if loss is None or run.header.target_sd is None:
         return None
-    return math.sqrt(target) * run.header.target_sd
+    return math.sqrt(loss) * run.header.target_sd
 
 
 def sentence(analysis: Analysis) -> str:
-    """Return the answer in one or two sentences: the size, what it reaches, and how sure that is.
+    """Return the answer in one to three sentences: the size, what it reaches, and how sure that is.
+
+    The last one is about a size that grows, where that is faster.
+    """
+    growing = analysis.summary.growing
+    if growing is None or not growing.wins:
+        return _constant_sentence(analysis)
+    lo, hi = growing.slower_by.lo or 0.0, growing.slower_by.hi or 0.0
+    sizes = [int(stage.partition("@")[0]) for stage in growing.batch_schedule.split(",")]
+    return (
+        f"{_constant_sentence(analysis)} A size that grows from {size_text(sizes[0])} to"
+        f" {size_text(sizes[-1])} takes {-100 * hi:.0f} to {-100 * lo:.0f} % less time still: the"
+        " command below uses it."
+    )
+
+
+def _constant_sentence(analysis: Analysis) -> str:
+    """Return the answer about one size.
 
     One of three ends: it is the fastest; others are as fast; or what would settle it.
     """
@@ -75,12 +99,14 @@ def sentence(analysis: Analysis) -> str:
         return recommended.reason
     goal = _goal(recommended)
     # The interval is in the table: a sentence has one figure.
-    seconds = seconds_text(replace(chosen.seconds_to_target, lo=None, hi=None))
-    use = f"Use {size_text(chosen.batch_size)}"
+    seconds = seconds_text(Estimate(value=summary.typical_seconds(chosen)))
+    use = f"Use {size_text(chosen.batch_size)} (learning rate {rate_text(chosen.lr)})"
+    reaches = f"{use}: it reaches {goal} in {seconds} of training"
     if len(summary.cells) == 1:
-        return f"{use}, the only size tried: it reaches {goal} in {seconds} of training."
+        return f"{reaches}. It is the only size tried."
+    bound = recommended.slower_by.hi
     if not recommended.settled:
-        return f"{use}: it reaches {goal} in {seconds} of training{_doubt(analysis)}"
+        return f"{reaches}{_doubt(analysis)}"
     if len(recommended.equivalent) > 1:
         bounds = [
             cell.slower_by.hi or 0.0
@@ -88,12 +114,14 @@ def sentence(analysis: Analysis) -> str:
             if cell.batch_size in recommended.equivalent
         ]
         equal = _equal_sizes(summary.cells, recommended.equivalent)
-        within = at_most_slower_text(max(*bounds, recommended.slower_by.hi or 0.0))
+        within = at_most_slower_text(max(*bounds, bound or 0.0))
         return (
-            f"{use}: it reaches {goal} in {seconds} of training. {equal} do"
-            f" equally well (within {within}, 95 % sure): it does not matter which."
+            f"{reaches}. {equal} do equally well (within {within}, 95 % sure): it does not matter"
+            " which."
         )
     following = _next_fastest(summary.cells, chosen)
+    if following is not None and (following.slower_by.lo or 0.0) < 0:
+        return f"{reaches}{_at_most(bound or 0.0)}."
     compared = "" if following is None else f"; the next, {_compared(following)}"
     return (
         f"{use}. It is the fastest of {len(summary.cells)} sizes to {goal} ({seconds} of"
@@ -102,10 +130,13 @@ def sentence(analysis: Analysis) -> str:
 
 
 def _goal(recommended: Recommended) -> str:
-    loss = f"loss {target_word(recommended.target_loss)}"
     if recommended.target_rmse is None:
-        return loss
-    return f"RMSE {recommended.target_rmse:.4g} ({loss})"
+        return f"loss {target_word(recommended.target_loss)}"
+    return f"RMSE {error_text(recommended.target_rmse)}"
+
+
+def _at_most(bound: float) -> str:
+    return f", at most {at_most_slower_text(bound)} slower than the best size tried (95 % sure)"
 
 
 def _doubt(analysis: Analysis) -> str:
@@ -114,10 +145,32 @@ def _doubt(analysis: Analysis) -> str:
     bound = recommended.slower_by.hi
     if bound is None:
         return f". {'One trial' if trials == 1 else 'So few trials'} cannot tell how sure that is."
-    doubt = f", and may be {slower_text(bound)} slower than the best tried (95 %)."
-    if recommended.more_trials:
-        doubt += f" About {plural(recommended.more_trials, 'more trial')} would settle it."
-    return doubt
+    doubt = f"{_at_most(bound)}."
+    if not recommended.more_trials:
+        timing = math.sqrt(2 * timing_variance(analysis.run, analysis.run.batch_sizes))
+        is_timing = timing > TIMING_DOUBT * math.log1p(bound)
+        return f"{doubt} Its timings vary too much: try a quieter machine." if is_timing else doubt
+    more = recommended.more_trials
+    if analysis.run.header.ladder is not None:
+        more = (next_look(trials + more - 1) or trials + more) - trials
+    budget = _budget_for(analysis.run, more)
+    return f"{doubt} About {plural(more, 'more trial')} would settle it{budget}."
+
+
+def _budget_for(run: Run, more_trials: int) -> str:
+    """Return the flags that buy a sweep with a budget of seconds so many more trials of its rows.
+
+    A larger budget alone would buy longer trials. "" for a sweep without such a budget.
+    """
+    ladder = run.header.ladder
+    if ladder is None or ladder.budget_seconds is None or not run.passes:
+        return ""
+    spent = sum(record.seconds for record in run.passes)
+    seconds = max(ladder.budget_seconds, spent / PASSES_SHARE)
+    seconds += more_trials * run.passes[-1].seconds / PASSES_SHARE
+    minutes = math.ceil(seconds / 30) / 2
+    budget = f"{round(60 * minutes)}s" if minutes % 1 else f"{round(minutes)}m"
+    return f": --budget {budget} --max-rows {run.train_rows}"
 
 
 def _equal_sizes(cells: Sequence[CellFigures], equivalent: Sequence[int]) -> str:
@@ -145,8 +198,8 @@ def _compared(cell: CellFigures) -> str:
     if lo is None:
         return f"{size}, takes {1 + (figure.value or 0.0):.2g} times as long"
     if hi is None:
-        return f"{size}, takes at least {1 + lo:.2g} times as long"
-    return f"{size}, takes {1 + lo:.2g} to {1 + hi:.2g} times as long"
+        return f"{size}, takes at least {1 + lo:.3g} times as long"
+    return f"{size}, takes {1 + lo:.3g} to {1 + hi:.3g} times as long"
 
 
 def why_not(analysis: Analysis, cell: Cell) -> str:

@@ -1,0 +1,59 @@
+"""The first chart of a sweep: seconds to each loss of a ladder, for every minibatch size."""
+
+import altair as alt
+
+from streamtrain.report.analysis import Summary
+from streamtrain.report.axis import ends_of
+from streamtrain.report.charts.theme import (
+    AnyChart,
+    Tables,
+    chart_title,
+    log_axis,
+    size_color,
+)
+
+#: Room to the right of the curves for their labels, as a factor of the axis.
+_LABEL_ROOM = 0.12
+
+
+def loss_ladder(summary: Summary, tables: Tables) -> AnyChart | None:
+    """Seconds to a loss against that loss, a line per size, the fastest one ringed.
+
+    The axis of losses is reversed: better models are to the right. None for fewer than two losses.
+    """
+    rows = tables.get("frontier", [])
+    losses = {row["error"] for row in rows}
+    if len(losses) < 2 or len(tables["cells"]) < 2:
+        return None
+    has_rmse = summary.frontier[0].rmse is not None
+    title = f"RMSE ({summary.data.target})" if has_rmse else "held-out loss"
+    low, high = ends_of(losses, 1.02)
+    low /= (high / low) ** _LABEL_ROOM
+    axis = log_axis((low, high), "~g")
+    axis["scale"] = alt.Scale(type="log", domain=[high, low], nice=False)
+    x = alt.X("error:Q", title=f"{title}: better to the right", **axis)
+    y_title = "seconds of training"
+    y = alt.Y("seconds:Q", title=y_title, **log_axis(ends_of([r["seconds"] for r in rows], 1.4)))
+    base, color = alt.Chart(alt.NamedData("frontier")), size_color(tables)
+    tooltip = [
+        alt.Tooltip("size:N", title="minibatch"),
+        alt.Tooltip("loss:Q", format=".4~g"),
+        alt.Tooltip("seconds:Q", format=".3~g"),
+    ]
+    layers = [
+        base.mark_line(strokeWidth=1.8, opacity=1).encode(
+            x=x, y=y, color=color, detail=alt.Detail("batch_size:O")
+        ),
+        base.transform_filter("datum.best")
+        .mark_point(size=260, strokeWidth=2, opacity=1, style="reference")
+        .encode(x=x, y=y),
+        base.mark_point(filled=True, size=50, opacity=1).encode(
+            x=x, y=y, color=color, tooltip=tooltip
+        ),
+        base.transform_filter("datum.last")
+        .mark_text(align="left", dx=12)
+        .encode(x=x, y=alt.Y("label_seconds:Q", title=y_title), text=alt.Text("size:N")),
+    ]
+    return alt.layer(*layers).properties(
+        title=chart_title("The fastest size to each loss", "ring: the fastest; down is faster")
+    )

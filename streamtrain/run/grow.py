@@ -1,0 +1,99 @@
+"""Try a minibatch size that grows, beside the recommended one, on seeds that chose neither.
+
+The schedule is proposed by `science/growing.py`. One trial finds its learning rate, and the others
+train it and the recommended size in turn on the same rows.
+"""
+
+import math
+from collections.abc import Sequence
+
+from streamtrain.records import BatchStage, Emit, Evaluation, GrowthTried, Record
+from streamtrain.run.passes import run_pass
+from streamtrain.run.prepare import Prepared
+from streamtrain.run.sweep_plan import for_trial
+from streamtrain.science.contest import levels
+from streamtrain.science.frontier import frontier
+from streamtrain.science.growing import mean_log_rows, propose, seconds_of
+from streamtrain.science.judge import judge
+from streamtrain.science.run_log import Run
+from streamtrain.training.batch_schedule import Stage
+
+#: Trials, and the fewest for which a schedule is tried at all.
+TRIALS, FEWEST_TRIALS = 5, 3
+
+
+def grow(prepared: Prepared, run: Run, emit: Emit, max_seconds: float) -> None:
+    """Emit a `growth` record per trial of a growing size; none where there is no case for it.
+
+    There is none without a recommended size, where one size is best at every loss, or where
+    `max_seconds` are too few for three trials.
+    """
+    judgement = judge(run)
+    chosen = next(
+        (cell for cell in judgement.cells if cell.batch_size == judgement.choice.batch_size), None
+    )
+    points = frontier(run, judgement.cells, judgement.choice.batch_size, judgement.target)
+    stages = propose(run, points)
+    if chosen is None or stages is None or judgement.target is None:
+        return
+    last = max(chosen.curves)
+    prepared = for_trial(prepared, run, last)
+    rows = prepared.last_row
+    constant = (BatchStage(first_row=0, batch_size=chosen.batch_size),)
+    rates = {cell.batch_size: cell.lr for cell in judgement.cells}
+    grid = _rates_between(rates[stages[0].batch_size], rates[stages[-1].batch_size])
+    growing_seconds = seconds_of(run, stages, rows)
+    per_trial = growing_seconds + seconds_of(run, constant, rows)
+    affordable = (max_seconds - len(grid) * growing_seconds) / per_trial
+    if affordable < FEWEST_TRIALS:
+        return
+    first = 1 + max(record.trial for record in run.passes)
+    curves = _train(prepared, stages, grid, first)
+    targets = levels(run, judgement.target)
+    lr = min(grid, key=lambda lr: mean_log_rows(*curves[lr], targets))
+    for trial in range(first + 1, first + 1 + min(TRIALS, int(affordable))):
+        at_rows, growing = _train(prepared, stages, (lr,), trial)[lr]
+        _, fixed = _train(prepared, constant, (chosen.lr,), trial)[chosen.lr]
+        emit(
+            GrowthTried(
+                trial=trial,
+                stages=stages,
+                lr=lr,
+                batch_size=chosen.batch_size,
+                rows=tuple(at_rows),
+                growing_loss=tuple(growing),
+                constant_loss=tuple(fixed),
+            )
+        )
+
+
+def _rates_between(first: float, last: float) -> tuple[float, ...]:
+    """Return two learning rates and the one between them, ascending; one where they are equal."""
+    rates = {float(f"{rate:.3g}") for rate in (first, math.sqrt(first * last), last)}
+    return tuple(sorted(rates))
+
+
+def _train(
+    prepared: Prepared, stages: Sequence[BatchStage], lrs: tuple[float, ...], trial: int
+) -> dict[float, tuple[list[int], list[float | None]]]:
+    """Train on the rows of a trial; return the rows and held-out losses of its evaluations."""
+    train = prepared.config.train
+    later = tuple(
+        Stage(
+            first_row=stage.first_row,
+            batch_size=stage.batch_size,
+            beta2=train.at(stage.batch_size).beta2,
+        )
+        for stage in stages[1:]
+    )
+    learner = prepared.learner(stages[0].batch_size, lrs, trial, stages=later)
+    curves: dict[float, tuple[list[int], list[float | None]]] = {lr: ([], []) for lr in lrs}
+
+    def on_record(record: Record) -> None:
+        if isinstance(record, Evaluation):
+            rows, losses = curves[record.lr]
+            rows.append(record.rows)
+            losses.append(record.holdout_loss)
+
+    run_pass(prepared, [learner], trial, on_record, kind="growth")
+    return curves

@@ -1,0 +1,57 @@
+"""When a loss is flat: another doubling of the rows hardly improves it.
+
+A sweep's ladder (science/ladder.py) and `train` (training/until_flat.py) end by this rule.
+"""
+
+import math
+from collections.abc import Iterable
+
+from streamtrain.science.crossing import smallest_target
+from streamtrain.science.run_log import Curve
+
+#: A loss is flat when twice the rows improve it by less than this.
+FLAT = 0.01
+
+
+def best_loss(curves: Iterable[Curve], rows: int | None = None) -> float:
+    """Return the smallest loss that any finished learner reached and held, up to `rows`.
+
+    Infinity if none did.
+    """
+    losses = [
+        smallest_target(*_until(curve, rows)) for curve in curves if curve.finished and curve.rows
+    ]
+    return min(losses, default=math.inf)
+
+
+def halfway(rows: int) -> int:
+    """Return the last row of the first half, rounded up because points at r·2^(k/2) are rounded.
+
+    >>> halfway(11_585), halfway(8192)
+    (5793, 4096)
+    """
+    return (rows + 1) // 2
+
+
+def fall_per_doubling(curves: Iterable[Curve]) -> float | None:
+    """Return the fraction by which the second half of the rows improved the best loss.
+
+    None where the first half reached nothing that it held.
+    """
+    curves = list(curves)
+    rows = max((curve.rows[-1] for curve in curves if curve.rows), default=0)
+    before = best_loss(curves, halfway(rows))
+    if not math.isfinite(before):
+        return None
+    return 1 - best_loss(curves) / before if before > 0 else 0.0
+
+
+def is_flat(fall: float | None) -> bool:
+    """Return whether a `fall_per_doubling` is that of a flat loss."""
+    return fall is not None and fall < FLAT
+
+
+def _until(curve: Curve, rows: int | None) -> tuple[list[int], list[float | None]]:
+    """The steps and losses of a curve up to `rows`."""
+    count = sum(row <= rows for row in curve.rows) if rows is not None else len(curve.rows)
+    return curve.steps[:count], list(curve.holdout_loss[:count])

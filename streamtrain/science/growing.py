@@ -1,0 +1,132 @@
+"""A minibatch size that grows during training: proposed from a sweep's frontier, and judged.
+
+The useful size grows as the loss falls (Smith et al. 2018, arXiv 1711.00489; Merrill et al. 2025,
+arXiv 2505.23971). The schedule is read off the frontier: between two of its losses, the size that
+gets from one to the other in the fewest seconds. Whether it is better than the best constant size
+is then measured on seeds that chose neither.
+"""
+
+import math
+from collections.abc import Sequence
+
+from streamtrain.records import BatchStage
+from streamtrain.science.contest import levels, mean_log_cost, timing_variance
+from streamtrain.science.crossing import first_crossing
+from streamtrain.science.frontier import FrontierPoint
+from streamtrain.science.intervals import Estimate
+from streamtrain.science.run_log import Run
+from streamtrain.science.scipy_functions import t_quantile
+
+#: A bound is exceeded with this probability on each side.
+ALPHA = 0.05
+
+#: A stage is at most this many times as large as the one before.
+MOST_GROWTH = 4
+
+
+def propose(run: Run, points: Sequence[FrontierPoint]) -> tuple[BatchStage, ...] | None:
+    """Return the stages of a growing size; None where one size is best all along.
+
+    A size is kept until a larger one is faster. It grows by a factor of four at most: a larger step
+    is the noise of a few evaluations. `points` go from the highest loss to the lowest.
+    """
+    stages: list[BatchStage] = []
+    row, before = 0.0, dict.fromkeys(run.batch_sizes, 0.0)
+    for point in points:
+        increments = {
+            size: seconds - before[size]
+            for size, seconds in point.seconds.items()
+            if size in before and _may_follow(size, stages)
+        }
+        if not increments:
+            break
+        best = min(increments, key=lambda size: (increments[size], size))
+        if not stages or best > stages[-1].batch_size:
+            stages.append(BatchStage(first_row=round(row), batch_size=best))
+        row += max(0.0, increments[best]) / math.exp(mean_log_cost(run, best))
+        before = dict(point.seconds)
+    return tuple(stages) if len(stages) > 1 else None
+
+
+def _may_follow(size: int, stages: Sequence[BatchStage]) -> bool:
+    return not stages or stages[-1].batch_size <= size <= MOST_GROWTH * stages[-1].batch_size
+
+
+def faster_by(run: Run, target: float | None) -> Estimate:
+    """Return how much slower the growing size is than the constant one; negative: faster.
+
+    It compares the mean log seconds to the `levels` of the target within trials, with a t interval
+    of 90 %: each of its ends is false with 5 %. The error of the timings is included. None where a
+    trial of the growing size missed the target, or fewer than two were made.
+    """
+    tried = run.growth
+    if target is None or len(tried) < 2:
+        return Estimate(value=None)
+    differences: list[float] = []
+    for record in tried:
+        if first_crossing(record.rows, record.growing_loss, target) is None:
+            return Estimate(value=None, n=len(tried))
+        growing = _mean_log_seconds(run, record.stages, record.rows, record.growing_loss, target)
+        constant = _mean_log_seconds(
+            run,
+            (BatchStage(first_row=0, batch_size=record.batch_size),),
+            record.rows,
+            record.constant_loss,
+            target,
+        )
+        differences.append(growing - constant)
+    count = len(differences)
+    mean = sum(differences) / count
+    variance = sum((value - mean) ** 2 for value in differences) / (count - 1)
+    timing = 2 * timing_variance(run, run.batch_sizes)
+    margin = t_quantile(count - 1, 1 - ALPHA) * math.sqrt(variance / count + timing)
+    return Estimate(
+        value=math.expm1(mean),
+        lo=math.expm1(mean - margin),
+        hi=math.expm1(min(mean + margin, 700.0)),
+        n=count,
+    )
+
+
+def seconds_of(run: Run, stages: Sequence[BatchStage], rows: float) -> float:
+    """Return the seconds that the first `rows` rows take, by the step timings of each size."""
+    ends = [*(stage.first_row for stage in stages[1:]), math.inf]
+    return sum(
+        max(0.0, min(rows, end) - stage.first_row) * math.exp(mean_log_cost(run, stage.batch_size))
+        for stage, end in zip(stages, ends, strict=True)
+    )
+
+
+def mean_log_rows(
+    rows: Sequence[int], losses: Sequence[float | None], targets: Sequence[float]
+) -> float:
+    """Return the mean log of the rows at which a curve reaches `targets`.
+
+    The last row stands for a target that it missed.
+    """
+    return _mean([math.log(_row_at(rows, losses, target)) for target in targets])
+
+
+def _mean_log_seconds(
+    run: Run,
+    stages: Sequence[BatchStage],
+    rows: Sequence[int],
+    losses: Sequence[float | None],
+    target: float,
+) -> float:
+    return _mean(
+        [
+            math.log(seconds_of(run, stages, _row_at(rows, losses, loss)))
+            for loss in levels(run, target)
+        ]
+    )
+
+
+def _row_at(rows: Sequence[int], losses: Sequence[float | None], loss: float) -> float:
+    """The row at which a curve reaches a loss; the last one where it does not."""
+    row = first_crossing(rows, losses, loss)
+    return max(1.0, float(rows[-1]) if row is None else row)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,110 @@
+"""What the budget of a sweep still allows: the rows and seconds of passes, and of timing."""
+
+import math
+from collections.abc import Mapping
+
+from streamtrain.records import LadderInfo
+from streamtrain.science.contest import mean_log_cost, timing_variance
+from streamtrain.science.run_log import Curve, Run
+from streamtrain.science.selection import DEFAULT_WITHIN
+
+#: The ladder leaves time for this many trials of all sizes. Most tables need 5 to 12, the last of
+#: them with fewer sizes.
+TRIALS_RESERVED = 9.0
+
+#: The fraction of the budget for the passes. The rest is for opening, timing and measuring.
+PASSES_SHARE = 0.85
+
+#: Seconds of timing per size: five repeats, and finding how many steps fill a region.
+TIMING_SECONDS = 0.9
+
+#: The part of a budget after which no more timing is started.
+TIMING_SHARE = 0.05
+
+
+def ladder_of_run(run: Run) -> LadderInfo:
+    """Return the limits of a sweep that has a budget."""
+    assert run.header.ladder is not None
+    return run.header.ladder
+
+
+def curves_of(run: Run, trial: int) -> list[Curve]:
+    """Return the curves of all learners of a trial."""
+    return [trials[trial] for trials in run.curves.values() if trial in trials]
+
+
+def rung_rows(run: Run, trial: int) -> int:
+    """Return the rows that the learners of a trial trained on."""
+    return max((curve.rows[-1] for curve in curves_of(run, trial) if curve.rows), default=0)
+
+
+def is_affordable(
+    run: Run, rows: int, replicas: Mapping[int, int], *, reserve: bool = True
+) -> bool:
+    """Return whether a pass fits into the budget; with `reserve`, together with the trials after it.
+
+    `replicas`: how many learning rates each size has in the pass.
+    """
+    ladder, sizes = ladder_of_run(run), run.batch_sizes
+    trials = TRIALS_RESERVED if reserve else 0.0
+    if ladder.budget_rows is not None:
+        used = sum(rung_rows(run, record.trial) for record in run.passes)
+        if used + rows * (1 + trials) > ladder.budget_rows:
+            return False
+    if ladder.budget_seconds is None:
+        return True
+    last = run.passes[-1]
+    trained = rung_rows(run, last.trial) * _cost(run, {s: len(lrs) for s, lrs in last.lrs.items()})
+    per_cost = last.training_seconds / max(trained, 1e-12)
+    seconds = last.fill_seconds + per_cost * rows * _cost(run, replicas)
+    seconds += trials * (last.fill_seconds + per_cost * rows * _cost(run, dict.fromkeys(sizes, 1)))
+    seconds += TIMING_SECONDS * len(sizes) if reserve else 0.0
+    return _seconds_used(run) + seconds <= PASSES_SHARE * ladder.budget_seconds
+
+
+def projected_seconds(run: Run) -> float | None:
+    """Return the rest of a budget in seconds; None before the first rung has ended."""
+    ladder = ladder_of_run(run)
+    if ladder.budget_seconds is None or not run.passes:
+        return None
+    return max(0.0, ladder.budget_seconds - _seconds_used(run))
+
+
+def is_timed(run: Run) -> bool:
+    """Return whether the timings are precise enough, or enough of the budget was spent on them.
+
+    They are when their part of a difference's deviation is a tenth of the log of `sweep.within`: it
+    is then a small part of the margin, whatever the trials say.
+    """
+    ladder = ladder_of_run(run)
+    deviation = math.sqrt(2 * timing_variance(run, run.batch_sizes))
+    wish = math.log1p(run.header.within or DEFAULT_WITHIN)
+    limit = TIMING_SHARE * (ladder.budget_seconds or math.inf)
+    return deviation <= wish / 10 or _timed_seconds(run) > limit
+
+
+def cost_per_row(run: Run, size: int) -> float:
+    """Return the seconds per row of one replica. Before any size was timed, 1.
+
+    A size that was not timed costs what the nearest one does, or as much more as it is smaller.
+    """
+    if not run.step_seconds:
+        return 1.0
+    nearest = min(run.step_seconds, key=lambda timed: abs(math.log(timed / size)))
+    return math.exp(mean_log_cost(run, nearest)) * max(1.0, nearest / size)
+
+
+def _cost(run: Run, replicas: Mapping[int, int]) -> float:
+    """The seconds per row that the replicas of all sizes need together, one after another."""
+    return sum(count * cost_per_row(run, size) for size, count in replicas.items())
+
+
+def _seconds_used(run: Run) -> float:
+    return sum(record.seconds for record in run.passes) + _timed_seconds(run)
+
+
+def _timed_seconds(run: Run) -> float:
+    """The seconds of timing so far, with the rests between the regions."""
+    return 1.4 * sum(
+        seconds for repeats in run.step_seconds.values() for _, seconds in repeats.values()
+    )
