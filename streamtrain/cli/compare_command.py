@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Group, Parameter
 
 from streamtrain.cli.flag_groups import Output
-from streamtrain.cli.terminal import note, show
+from streamtrain.cli.terminal import fit, note, show
 from streamtrain.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def compare(
     ] = None,
     output: Output = Output(),
 ) -> None:
-    """Show how each figure of every batch size changed between two runs, with intervals."""
+    """Show how run B differs from run A, as a whole and at every batch size, with intervals."""
     from streamtrain.report import compare as report
     from streamtrain.report.fail_on import check_limits, parse_limits
 
@@ -42,7 +42,8 @@ def compare(
         "failures": failures,
         "doubts": doubts,
     }
-    show(report.render_comparison(document, (a, b)), document, as_json=output.json)
+    answer, _, rest = report.render_comparison(document, (a, b)).partition("\n\n")
+    show(f"{fit(answer)}\n\n{rest}", document, as_json=output.json)
     if not output.quiet:
         for doubt in doubts:
             if "limit is" in doubt:

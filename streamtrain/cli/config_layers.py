@@ -5,11 +5,20 @@ Each value keeps its origin, so that errors and `config show` can name it.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from streamtrain.base.words import did_you_mean
 from streamtrain.base.yaml_lines import parse_scalar, read_yaml
-from streamtrain.config import Config, config_keys, flag_name, make_config, set_key
+from streamtrain.config import (
+    RESOLVED,
+    Config,
+    config_keys,
+    flag_name,
+    make_config,
+    set_key,
+    with_holdout_seed,
+)
 from streamtrain.errors import ConfigError
 
 PREFIX = "STREAMTRAIN_"
@@ -30,6 +39,8 @@ Layer = dict[str, Setting]
 def file_layer(path: str | None) -> Layer:
     """Return the keys of a YAML file; an empty section counts as absent.
 
+    The file that an older run kept gets the seed that its held-out rows were drawn by.
+
     Raises ConfigError, which names the line.
     """
     if path is None:
@@ -42,7 +53,7 @@ def file_layer(path: str | None) -> Layer:
                 layer |= _settings(f"{section}.{key}", item, origins[f"{section}.{key}"])
         elif value is not None or section not in Config.model_fields:
             layer[section] = Setting(value, origins[section])
-    return layer
+    return with_holdout_seed(layer) if Path(path).name == RESOLVED else layer
 
 
 def environment_layer(environment: Mapping[str, str]) -> Layer:

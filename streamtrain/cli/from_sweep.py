@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamtrain.cli.config_layers import Layer, Setting, file_layer
-from streamtrain.config import Config
+from streamtrain.config import RESOLVED, Config
 from streamtrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def sweep_layer(run: str | None) -> Layer:
     origin = f"--from {run}"
     layer = {
         key: Setting(setting.value, origin)
-        for key, setting in file_layer(str(Path(run) / "config.resolved.yaml")).items()
+        for key, setting in file_layer(str(Path(run) / RESOLVED)).items()
         if key.startswith(_SECTIONS) and not key.startswith(_LEFT_OUT) and setting.value is not None
     }
     chosen = summary.recommended_cell

@@ -10,6 +10,7 @@ from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import DATA, GLOBAL, Output, StorageOption
 from streamtrain.cli.terminal import note, plain_warnings, show, table, writing
+from streamtrain.config import RESOLVED
 
 _OUT = "the Parquet file; default: predictions.parquet in runs/predict-<date>-<n>"
 _ON_NULL = (
@@ -113,7 +114,7 @@ def trained_on_null(model: str) -> Literal["error", "drop"]:
     was trained with `impute` fills values itself.
     """
     try:
-        config = yaml.safe_load((Path(model) / "config.resolved.yaml").read_text(encoding="utf-8"))
+        config = yaml.safe_load((Path(model) / RESOLVED).read_text(encoding="utf-8"))
         return "drop" if config["data"]["on_null"] == "drop" else "error"
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         return "error"

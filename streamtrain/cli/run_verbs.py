@@ -14,6 +14,7 @@ from streamtrain.cli.flag_groups import Output, Sources, load_config
 from streamtrain.cli.from_sweep import taken_text
 from streamtrain.cli.progress import progress
 from streamtrain.cli.terminal import fit, note, plain_warnings, show
+from streamtrain.config import RESOLVED
 from streamtrain.errors import ConfigError, DataError, StreamTrainError
 from streamtrain.records import Emit, Record
 from streamtrain.types import Json
@@ -47,7 +48,7 @@ def run(
 
     `--resume DIR` alone is enough: the config is then the one that the run keeps in DIR.
     """
-    kept_config = Path(resume) / "config.resolved.yaml"
+    kept_config = Path(resume) / RESOLVED
     if resume not in ("auto", "never") and sources.config is None and kept_config.is_file():
         sources = replace(sources, config=str(kept_config))
     config, origins = load_config(data, flags, sources, from_run=from_run)

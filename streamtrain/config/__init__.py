@@ -4,7 +4,15 @@ Other folders import from this package, not from its modules.
 """
 
 from streamtrain.config.flag_table import DATA_FLAGS, SWEEP_FLAGS, TRAIN_FLAGS, flag_name
-from streamtrain.config.load import config_keys, flag_values, make_config, merge, set_key
+from streamtrain.config.load import (
+    RESOLVED,
+    config_keys,
+    flag_values,
+    make_config,
+    merge,
+    set_key,
+    with_holdout_seed,
+)
 from streamtrain.config.sections import (
     ClusterConfig,
     Config,
@@ -16,6 +24,7 @@ from streamtrain.config.train_section import TrainConfig
 
 __all__ = [
     "DATA_FLAGS",
+    "RESOLVED",
     "SWEEP_FLAGS",
     "TRAIN_FLAGS",
     "ClusterConfig",
@@ -30,4 +39,5 @@ __all__ = [
     "make_config",
     "merge",
     "set_key",
+    "with_holdout_seed",
 ]

@@ -5,6 +5,7 @@ DATA_FLAGS = {
     "target": "data.target",
     "features": "data.features",
     "holdout": "data.holdout",
+    "holdout_seed": "eval.holdout_seed",
     "eval_data": "data.eval_data",
     "on_null": "data.on_null",
     "on_bad_shard": "data.on_bad_shard",

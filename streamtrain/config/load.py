@@ -1,13 +1,18 @@
 """Turn nested mappings into a checked `Config`, with errors that name the key and its origin."""
 
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from streamtrain.base.words import did_you_mean
 from streamtrain.config.sections import Config
 from streamtrain.errors import ConfigError
+
+T = TypeVar("T")
+
+#: The file in which a run keeps its whole config.
+RESOLVED = "config.resolved.yaml"
 
 
 def make_config(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Config:
@@ -39,6 +44,20 @@ def set_key(values: dict[str, Any], key: str, value: Any) -> None:
         if not _is_mutable_section(mapping):
             raise ConfigError(f"{key}: {section} is not a section")
     mapping[last] = value
+
+
+def with_holdout_seed(settings: Mapping[str, T]) -> dict[str, T]:
+    """Return the settings of a run by dotted key, with the seed that its hold-out was drawn by.
+
+    Until `eval.holdout_seed` existed, `order.seed` decided the held-out rows too.
+
+    >>> with_holdout_seed({"order.seed": 5})
+    {'order.seed': 5, 'eval.holdout_seed': 5}
+    """
+    filled = dict(settings)
+    if "order.seed" in filled:
+        filled.setdefault("eval.holdout_seed", filled["order.seed"])
+    return filled
 
 
 def flag_values(flags: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:

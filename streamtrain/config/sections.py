@@ -129,10 +129,13 @@ class ModelConfig(Section):
 
 
 class EvalConfig(Section):
-    """When to measure the held-out loss, and on how many rows."""
+    """When to measure the held-out loss, and on which rows."""
 
     eval_rows: PositiveCount = Field(
         default=131_072, description="held-out rows, at most 20 % of the data"
+    )
+    holdout_seed: Annotated[Count, Field(ge=0)] = Field(
+        default=0, description="seed of the choice of held-out rows, which --seed does not change"
     )
     first_row: PositiveCount = Field(
         default=1024,

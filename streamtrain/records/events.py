@@ -184,7 +184,9 @@ class Baseline(Record):
     """The losses of reference models.
 
     `feature_eigenvalues`: the eigenvalues of the features' covariance in model units. `outlier`:
-    None where no row has a large part in the linear model's loss.
+    None where no row has a large part in the linear model's loss. `holdout_hash`: a hash of the
+    held-out rows' targets as they are stored, by which runs know that they were judged on the same
+    rows; None where nothing is held out.
     """
 
     EVENT: ClassVar[str] = "baseline"
@@ -193,6 +195,7 @@ class Baseline(Record):
     best_linear_loss: ReferenceLoss | None = None
     feature_eigenvalues: tuple[float, ...] | None = None
     outlier: Outlier | None = None
+    holdout_hash: str | None = None
 
     @property
     def constant_loss(self) -> float | None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from streamtrain.base.words import did_you_mean
-from streamtrain.errors import ConfigError
-from streamtrain.report.compare import FIGURES, change_text
+from streamtrain.errors import ConfigError, DataError
+from streamtrain.report.change import change_text
+from streamtrain.report.compare import FIGURES
 from streamtrain.report.number_format import size_text, status_text
 
 _LIMIT = re.compile(r"\s*([a-z_]+)\s*([<>])\s*([+-]?\d+(?:\.\d+)?)\s*%\s*")
@@ -66,8 +67,14 @@ def check_limits(
     A limit fails where the change is beyond it and its interval excludes 0, or where there is no
     interval (a single run). A change beyond the limit whose interval includes 0 is a doubt. Where B
     has lost the figure, the limit fails if it is on the figure getting worse. Where A or both lack
-    it, that is a doubt, because a check that checked nothing must not pass silently.
+    it, that is a doubt, because a check that checked nothing must not pass silently. Raises
+    DataError for limits on two runs that share no batch size.
     """
+    if limits and not document["cells"]:
+        raise DataError(
+            "no batch size is in both runs, so --fail-on has nothing to check. Name runs that have"
+            " a size in common, or leave it out."
+        )
     failures: list[str] = []
     doubts: list[str] = []
     for limit in limits:

@@ -49,7 +49,9 @@ def answer_texts(summary: Summary, cell: CellFigures) -> list[str]:
     slower_by = NOTHING if chosen else as_text(cell.slower_by)
     # How sure the order is stands in the next column: seconds of few trials have wide intervals.
     seconds = summary.typical_seconds(cell)
-    to_target = target_text(summary, replace(cell, seconds_to_target=Estimate(value=seconds)))
+    to_target = target_text(
+        summary.target_loss, replace(cell, seconds_to_target=Estimate(value=seconds))
+    )
     return [size, error, to_target, slower_by, verdict]
 
 
@@ -87,21 +89,21 @@ def row_texts(summary: Summary, cell: CellFigures) -> list[str]:
         rate_text(cell.lr),
         speed_text(cell.rows_per_second),
         loss_figure_text(cell.holdout_loss),
-        target_text(summary, cell),
+        target_text(summary.target_loss, cell),
         share_text(cell.wait_fraction),
         verdict_text(summary, cell),
     ]
 
 
-def target_text(summary: Summary, cell: CellFigures) -> str:
-    """Return the seconds to the target, or the status: a missed target stays in the table."""
+def target_text(target: float | None, cell: CellFigures) -> str:
+    """Return the seconds to the target loss, or the status: a missed target stays in the table."""
     seconds, is_timed = cell.seconds_to_target, cell.seconds_to_target.value is not None
     if cell.status == "reached":
         return seconds_text(seconds) if is_timed else "reached, not timed"
     if cell.status == "not_reached" and cell.steps_to_target.n:
         median = f", median {seconds_text(seconds)}" if is_timed else ""
         return f"{plural(cell.steps_to_target.n, 'trial')} only{median}"
-    if cell.status == "not_reached" and summary.target_loss is None:
+    if cell.status == "not_reached" and target is None:
         return NOTHING
     return status_text(cell.status)
 

@@ -26,7 +26,7 @@ from streamtrain.base.atomic_files import (
 )
 from streamtrain.base.interrupt import Interrupt
 from streamtrain.base.redact import redact_url
-from streamtrain.config import Config
+from streamtrain.config import RESOLVED, Config
 from streamtrain.errors import ConfigError, DataError, ResourceError
 from streamtrain.records import (
     Emit,
@@ -41,7 +41,7 @@ from streamtrain.records import (
 )
 from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer
-from streamtrain.training.fingerprint import config_fingerprint, differences
+from streamtrain.training.fingerprint import check_unchanged, config_fingerprint, differences
 from streamtrain.types import Json
 
 _LIBRARIES = ("streamtrain", "torch", "numpy", "numba", "dask", "pyarrow", "zarr", "zarrs")
@@ -119,15 +119,11 @@ class RunDirectory:
         if not self.records:
             return
         header = started_record(self.records[0])
-        changed = differences(
+        check_unchanged(
+            self.out,
             {"verb": header.verb, **config_fingerprint(header.config)},
             {"verb": verb, **config_fingerprint(config)},
         )
-        if changed:
-            raise ConfigError(
-                f"{self.out} cannot be resumed: {'; '.join(changed)}. Use its original options, or"
-                " choose another --out."
-            )
 
     def saving(self, config: Config, interrupt: Interrupt) -> Checkpointer:
         """Return the checkpointer of this run."""
@@ -157,7 +153,7 @@ class RunDirectory:
         write_whole(self._log_file, line)
         if isinstance(record, RunStarted):
             config = yaml.safe_dump(record.config, sort_keys=False)
-            write_atomically(self.out / "config.resolved.yaml", (_CONFIG_HEADER + config).encode())
+            write_atomically(self.out / RESOLVED, (_CONFIG_HEADER + config).encode())
             self._write_json("env.json", record.env)
             self._write_json("data.json", to_json(record.data))
         if isinstance(record, QuarantineChanged):

@@ -249,13 +249,14 @@ def prepare(config: Config, *, learners: int, rates: int, until_flat: bool = Fal
             " infinite value and was dropped. Evaluate on more rows."
         )
     target_scale = float(survey.standard().scale[-1])
+    reference = baselines(survey, rows if len(rows) else None, dataset.columns)
     limits = limits_until_flat(config.train, epoch_rows, len(rows)) if until_flat else None
     return Prepared(
         config=config,
         source=source,
         standard=standard,
         evaluation=standardized(rows, standard) if len(rows) else None,
-        baselines=baselines(survey, rows if len(rows) else None, dataset.columns),
+        baselines=replace(reference, holdout_hash=array_hash(rows[:, -1]) if len(rows) else None),
         model=model,
         engine=engine,
         engine_reason=engine_reason,

@@ -89,7 +89,7 @@ def _hold_out(
             " --memory."
         )
     try:
-        return draw_holdout(spans, rows, config.order.seed)
+        return draw_holdout(spans, rows, config.eval.holdout_seed)
     except ValueError as error:
         raise ConfigError(f"data.holdout: {error}. Ask for fewer, or use --eval-data.") from None
 

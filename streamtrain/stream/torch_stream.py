@@ -32,6 +32,7 @@ STREAM_FLAGS = {
     "features": "data.features",
     "target": "data.target",
     "holdout": "data.holdout",
+    "holdout_seed": "eval.holdout_seed",
     "seed": "order.seed",
     "span_rows": "order.span_rows",
     "window_rows": "order.window_rows",
@@ -81,7 +82,7 @@ class Stream(IterableDataset[Minibatch]):
         source = open_source(dataset, config, holdout=0 if data.holdout is None else data.holdout)
         self._source = with_imputed_values(source)
         self.dataset = source.dataset
-        self._seed = config.order.seed
+        self._seed, self._holdout_seed = config.order.seed, config.eval.holdout_seed
         self._go_to(0)
         width = self._source.num_columns
         carried_bytes = 2 * min(self.batch_size, self.dataset.num_rows) * width * 4
@@ -155,7 +156,8 @@ class Stream(IterableDataset[Minibatch]):
                 f"this is not a Stream's state: {', '.join(missing)} missing. Pass what"
                 " state_dict() returned."
             )
-        saved_order = state["order"]
+        # one seed decided both when a state had no holdout_seed
+        saved_order = {"holdout_seed": state["order"].get("seed"), **state["order"]}
         changes = [
             f"{name} was {saved_order.get(name)!r}, is {value!r}"
             for name, value in self._order().items()
@@ -309,6 +311,7 @@ class Stream(IterableDataset[Minibatch]):
             "window_rows": source.window_rows,
             "spans": source.spans.fingerprint,
             "holdout_rows": source.holdout.num_rows,
+            **({"holdout_seed": self._holdout_seed} if source.holdout.num_rows else {}),
             "data": self.dataset.fingerprint,
             "columns": list(self.dataset.columns),
             "on_null": source.on_null,
@@ -370,6 +373,7 @@ def open_stream(
     target: str | None = None,
     batch_size: int | float | str | None = None,
     holdout: int | float | str | None = None,
+    holdout_seed: int | str | None = None,
     seed: int | str | None = None,
     device: str | None = None,
     memory: int | str | None = None,

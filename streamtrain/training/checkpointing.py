@@ -16,7 +16,8 @@ import numpy as np
 
 from streamtrain.base.atomic_files import sync_folder
 from streamtrain.base.interrupt import Interrupt
-from streamtrain.errors import ConfigError, DataError, ResourceError
+from streamtrain.config import with_holdout_seed
+from streamtrain.errors import DataError, ResourceError
 from streamtrain.records import Record
 from streamtrain.training.checkpoint import (
     Checkpoint,
@@ -25,7 +26,7 @@ from streamtrain.training.checkpoint import (
     remove_checkpoint,
     write_checkpoint,
 )
-from streamtrain.training.fingerprint import differences
+from streamtrain.training.fingerprint import check_unchanged, differences
 from streamtrain.types import Json
 
 #: A run is saved every `every_seconds`, or whenever this fraction of a pass has been done since the
@@ -130,11 +131,7 @@ class Checkpointer:
         if checkpoint is None:
             return []
         document = checkpoint.document
-        if changed := differences(document["fingerprint"], fingerprint):
-            raise ConfigError(
-                f"{self.folder.parent} cannot be resumed: {'; '.join(changed)}. Use its original"
-                " options, or choose another --out."
-            )
+        check_unchanged(self.folder.parent, with_holdout_seed(document["fingerprint"]), fingerprint)
         if changed := differences(document["versions"], self.versions):
             warnings.warn(
                 f"{self.folder.parent} is resumed under other versions, so the last bits of its"

@@ -6,11 +6,13 @@ A run is resumed only when all of them are unchanged.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from streamtrain.config import ClusterConfig, Config
+from streamtrain.config import ClusterConfig, Config, with_holdout_seed
+from streamtrain.errors import ConfigError
 from streamtrain.types import Json
 
 #: Keys of the config that change no number of a run: where the data are (their contents are
@@ -39,11 +41,13 @@ FREE_KEYS = frozenset(
 def config_fingerprint(config: Config | Mapping[str, Any]) -> Json:
     """Return the values that are not `FREE_KEYS` of a config, or of a `run` record's, by key."""
     sections = config.model_dump(mode="json") if isinstance(config, Config) else config
-    flat = {
-        f"{section}.{name}": value
-        for section, values in sections.items()
-        for name, value in values.items()
-    }
+    flat = with_holdout_seed(
+        {
+            f"{section}.{name}": value
+            for section, values in sections.items()
+            for name, value in values.items()
+        }
+    )
     return {key: value for key, value in flat.items() if key not in FREE_KEYS}
 
 
@@ -53,6 +57,18 @@ def array_hash(array: np.ndarray | None) -> str | None:
         return None
     head = f"{array.dtype.str} {array.shape}".encode()
     return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
+def check_unchanged(run: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that a run may be resumed: what its numbers depend on is as it was.
+
+    Raises ConfigError with each difference.
+    """
+    if changed := differences(was, now):
+        raise ConfigError(
+            f"{run} cannot be resumed: {'; '.join(changed)}. Use its original options"
+            f" (`--resume {run}` alone takes them from the run), or choose another --out."
+        )
 
 
 def differences(

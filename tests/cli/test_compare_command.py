@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import data_gen
 from tests.report.synthetic import make_records
 
 
@@ -41,6 +42,35 @@ def test_a_crossed_limit_is_exit_5(command, runs, limits, code):
         if code
         else not limits or said.err.startswith("within limits")
     )
+
+
+def test_runs_without_a_size_in_common_are_compared_as_wholes(command, tmp_path):
+    """Real runs: two trainings, and a sweep. Limits are on sizes of both runs, and have none."""
+    data_gen.generate(tmp_path / "d", kind="friedman2", rows=4_000, span_rows=1024, seed=1)
+    quick = ("--hidden", "4", "--memory", "1GiB", "--no-report", "-q", "--max-rows", "8192")
+    sweep = ("--trials", "2", "--lr-grid", "2", "--measure", "none", "--no-confirm")
+    for out, words in {
+        "small": ("train", "d", "--batch-size", "16"),
+        "large": ("train", "d", "--batch-size", "512", "--seed", "3"),
+        "other": ("train", "d", "--batch-size", "512", "--holdout-seed", "3"),
+        "swept": ("sweep", "d", "--batch-sizes", "64,128", *sweep, "--target-loss", "0.9"),
+    }.items():
+        said = command(*words, *quick, "--out", out)
+        assert said.code == 0, said.err
+    said = command("compare", "small", "large")
+    assert said.code == 0, said.err
+    assert said.out.startswith("B's held-out loss is higher, ")
+    assert "only in A: 16\nonly in B: 512" in said.out
+    said = command("compare", "swept", "small", "--json")
+    document = json.loads(said.out)
+    assert (said.code, document["incomparable"]) == (0, None)
+    assert [whole["trials"] for whole in document["wholes"]] == [2, 1]
+    said = command("compare", "large", "other")
+    assert said.out.startswith("Neither run can be called better: they were judged on different")
+    assert "changed  eval.holdout_seed: 0 → 3" in said.out
+    said = command("compare", "small", "large", "--fail-on", "holdout_loss>+1%")
+    assert said.code == 3
+    assert "no batch size is in both runs" in said.err
 
 
 def test_json_has_the_failures(command, runs):

@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from streamtrain.errors import ConfigError, DataError
-from streamtrain.report.compare import (
-    FIGURES,
-    Sample,
-    _change,
-    changed_keys,
-    compare,
-    paired,
-    render_comparison,
-)
+from streamtrain.report.change import Sample, change
+from streamtrain.report.compare import FIGURES, changed_keys, compare, paired, render_comparison
 from streamtrain.report.fail_on import check_limits, parse_limits
 from streamtrain.science.intervals import independent_ratio
 from streamtrain.science.run_log import collect
@@ -127,8 +120,10 @@ def test_what_only_one_run_has_is_said():
     text = render_comparison(document, ("runs/a", "runs/b"))
     assert "only in A: 64" in text
     assert "no value in B" in text
+    document = compare(a, collect(make_records((128,))))
+    assert document["cells"] == []
     with pytest.raises(DataError, match="no batch size is in both"):
-        compare(a, collect(make_records((128,))))
+        check_limits(document, parse_limits("holdout_loss>+1%"))
 
 
 def test_changed_keys_are_dotted():
@@ -211,8 +206,8 @@ def test_samples_that_share_one_trial_of_several_are_independent():
     One pair has no interval; five independent trials have one.
     """
     a, b = Sample({2: 1.0, 3: 1.1}, paired=True), Sample({3: 1.1, 4: 1.2, 5: 1.0}, paired=True)
-    assert _change(a, b, True, "holdout_loss") == _change(a, b, False, "holdout_loss")
-    assert _change(a, b, True, "holdout_loss")["lo"] is not None
-    assert _change(a, Sample({2: 2.0, 3: 2.2}, paired=True), True, "holdout_loss")[
-        "lo"
-    ] == pytest.approx(1.0)
+    independent, mixed = (change(a, b, pairs=p, more_is_better=False) for p in (False, True))
+    assert mixed == independent
+    assert mixed["lo"] is not None
+    twice = Sample({2: 2.0, 3: 2.2}, paired=True)
+    assert change(a, twice, pairs=True, more_is_better=False)["lo"] == pytest.approx(1.0)

@@ -91,6 +91,49 @@ def test_exactly_once_for_any_plan(
     assert stream.receipt() == rebuilt(rows)
 
 
+@given(
+    layout=st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=5), min_size=1, max_size=3),
+    holdout=st.floats(0, 0.5),
+    seeds=st.tuples(st.integers(0, 2**63), st.integers(0, 2**63)),
+    holdout_seed=st.integers(0, 2**63),
+)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_the_holdout_depends_on_its_seed_alone(write_data, layout, holdout, seeds, holdout_seed):
+    """Delivered and held-out rows are disjoint and together are all rows, for any two seeds."""
+    folder = write_data(layout)
+    streams = [
+        streamtrain.open_stream(
+            folder, holdout=holdout, seed=seed, holdout_seed=holdout_seed, **SMALL
+        )
+        for seed in seeds
+    ]
+    held = [held_out_ids(stream) for stream in streams]
+    assert held[0] == held[1]
+    for stream in streams:
+        ids = row_ids(deliver(stream)).tolist()
+        assert sorted([*ids, *held[0]]) == list(range(sum(map(sum, layout))))
+
+
+def test_another_holdout_seed_holds_out_other_rows(write_data):
+    folder = write_data([[400, 400]])
+    drawn = [
+        tuple(held_out_ids(streamtrain.open_stream(folder, holdout=80, holdout_seed=seed)))
+        for seed in range(4)
+    ]
+    assert len(set(drawn)) == 4
+
+
+def held_out_ids(stream) -> list[int]:
+    source = stream._source
+    return [
+        source.spans[span].first_id + position
+        for span, positions in source.holdout.positions.items()
+        for position in positions.tolist()
+    ]
+
+
 @pytest.mark.parametrize(
     "change",
     [{"batch_size": 1}, {"batch_size": 300}, {"readers": 1}, {"readers": 4}, {"memory": "1GiB"}],
@@ -209,6 +252,24 @@ def test_state_of_another_order_is_refused(write_data):
     state = streamtrain.open_stream(folder, seed=0, **SMALL).state_dict()
     with pytest.raises(ConfigError, match="seed was 0, is 1"):
         streamtrain.open_stream(folder, seed=1, **SMALL).load_state_dict(state)
+
+
+def test_a_state_is_for_the_rows_that_it_held_out(write_data):
+    """States once had one seed for the order and the hold-out."""
+    folder = write_data(LAYOUTS["even"])
+    opened = {"seed": 3, **SMALL}
+    stream = streamtrain.open_stream(folder, holdout=20, holdout_seed=3, **opened)
+    state = stream.state_dict()
+    other = streamtrain.open_stream(folder, holdout=20, **opened)
+    older = {**state, "order": {**state["order"]}}
+    del older["order"]["holdout_seed"]
+    for saved in (state, older):
+        stream.load_state_dict(saved)
+        with pytest.raises(ConfigError, match="holdout_seed was 3, is 0"):
+            other.load_state_dict(saved)
+    state = streamtrain.open_stream(folder, **opened).state_dict()
+    assert "holdout_seed" not in state["order"], "nothing is held out"
+    streamtrain.open_stream(folder, holdout_seed=7, **opened).load_state_dict(state)
 
 
 def test_state_of_other_cuts_is_refused(write_data):
