@@ -284,6 +284,7 @@ def test_a_run_counts_and_lists_what_it_stepped_over(tmp_path: Path) -> None:
         "window_rows": 3000,
         "hidden": (4,),
         "holdout": 0.2,
+        "epochs": 1,
         "on_bad_shard": "quarantine",
     }
     config = make_config(merge(flag_values(flags, TRAIN_FLAGS), {"data": {"path": str(folder)}}))
