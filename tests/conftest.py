@@ -54,21 +54,24 @@ def _open_files() -> set[str]:
     return open_files
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(request, monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def no_pictures() -> Iterator[None]:
     """Draw no charts outside tests/report: they take seconds per run.
 
     The other files of a report are written in every test.
     """
-    if "report" not in Path(request.path).parts:
-        monkeypatch.setattr("streamtrain.report.write.Drawing", Undrawn)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamtrain.report.write.Drawing", Undrawn)
+        yield
 
 
-@pytest.fixture(autouse=True)
-def short_timings(monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def short_timings() -> Iterator[None]:
     """Keep timed regions short: no test asserts a speed."""
-    monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.01)
-    monkeypatch.setattr("streamtrain.run.timing.REST_SECONDS", 0.005)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.01)
+        patch.setattr("streamtrain.run.timing.REST_SECONDS", 0.005)
+        yield
 
 
 @pytest.fixture(autouse=True)

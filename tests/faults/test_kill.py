@@ -31,21 +31,21 @@ CASES = {
         "train",
         "parquet",
         {"train": {"batch_size": 16, "epochs": 6, "engine": "fused"}},
-        7,
+        4,
         1,
     ),
     "train, Parquet, minibatches that grow": (
         "train",
         "parquet",
         {"train": {"batch_schedule": "8@0,32@5k,100@20k,2500@40k", "epochs": 6}},
-        5,
+        3,
         1,
     ),
     "train, Zarr, torch engine": (
         "train",
         "zarr",
         {"train": {"batch_size": 128, "epochs": 4, "engine": "torch", "compile": "off"}},
-        4,
+        2,
         1,
     ),
     "sweep, Parquet": (
@@ -61,7 +61,7 @@ CASES = {
                 "measure": [],
             },
         },
-        4,
+        3,
         1,
     ),
 }
