@@ -59,21 +59,22 @@ def child(*jobs: tuple[str, Path, dict]) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_two_thousand_tiny_shards_need_few_descriptors(tmp_path: Path) -> None:
-    for number in range(2000):
+@pytest.mark.parametrize("shards", [300, pytest.param(2000, marks=pytest.mark.slow)])
+def test_many_tiny_shards_need_few_descriptors(tmp_path: Path, shards: int) -> None:
+    for number in range(shards):
         pq.write_table(
             pa.table({"a": np.full(3, number, np.float32), "y": np.ones(3, np.float32)}),
             tmp_path / f"{number:04}.parquet",
         )
     works, named = child(
-        (DESCRIPTORS, tmp_path, {"window_rows": 2000}),
+        (DESCRIPTORS, tmp_path, {"window_rows": shards}),
         (
             "held = []\ntry:\n    while True: held.append(os.dup(1))\nexcept OSError: pass",
             tmp_path,
             {},
         ),
     )
-    assert works["rows"] == 6000
+    assert works["rows"] == 3 * shards
     assert named["code"] in (3, 4)
     assert "Too many open files" in named["error"]
 
