@@ -6,12 +6,14 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from tests.forked import start_server
 from tests.report.undrawn import Undrawn
 
 # A busy machine is not a wrong result. The full number of examples is for nightly runs.
@@ -72,6 +74,12 @@ def short_timings() -> Iterator[None]:
         patch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.01)
         patch.setattr("streamtrain.run.timing.REST_SECONDS", 0.005)
         yield
+
+
+@pytest.fixture(scope="session")
+def forked() -> ForkServerContext:
+    """The context of multiprocessing whose processes have imported everything; see forked.py."""
+    return start_server()
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import dask
 import psutil
 import pytest
-from distributed.utils import get_mp_context
 
 import streamtrain
 from data_gen import generate
@@ -92,25 +91,18 @@ def data(tmp_path_factory):
     return folder
 
 
-#: Imported once, in the process from which workers and drivers are forked; importing takes seconds.
-PRELOADED = ("distributed", "tests.cluster.failing")
-
-
 @pytest.fixture(scope="session")
-def forked():
-    """The context of multiprocessing whose processes have imported everything already.
+def forked_workers(forked):
+    """Dask's workers are forked too, and start in no time.
 
-    Workers that Dask starts in the meantime are such processes too. The commands of
-    docs/cluster.md (test_page.py) start theirs as users do.
+    The commands of docs/cluster.md (test_page.py) start theirs as users do.
     """
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        context = get_mp_context()
-        context.set_forkserver_preload([*PRELOADED])
-        yield context
+        yield
 
 
 @pytest.fixture(scope="session")
-def connection(forked):
+def connection(forked_workers):
     """Two workers, each with a nanny that restarts it when it is killed.
 
     By itself, Dask would give up a worker that is not back in 0.1 s.

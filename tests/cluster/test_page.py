@@ -17,7 +17,7 @@ def test_its_commands_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STREAMTRAIN_FETCH__MEMORY", "256MiB")
     for language, code in blocks(DOCS / "cluster.md"):
         for line in code.splitlines() if language == "sh" else ():
-            # new processes, as users have them; see `forked` in conftest.py
+            # new processes, as users have them; see `forked_workers` in conftest.py
             with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
                 assert run(shlex.split(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
     printed = capsys.readouterr().err

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.killing import kill_all
 from tests.faults.run_output import left_over, timeless_records, weights
+from tests.forked import run_forked
 
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = {
@@ -68,8 +70,8 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def killings(shards, tmp_path_factory) -> dict[str, tuple[dict, dict]]:
-    """Name of the case → (task, result). One process imports torch for all."""
+def killings(forked, shards, tmp_path_factory) -> dict[str, tuple[dict, dict]]:
+    """Name of the case → (task, result)."""
     tasks = {}
     for name, (verb, format, parts, kills, renames) in CASES.items():
         config = {
@@ -90,16 +92,9 @@ def killings(shards, tmp_path_factory) -> dict[str, tuple[dict, dict]]:
             # Other moments in every run; the seed is shown on failure.
             "seed": random.SystemRandom().randrange(2**32),
         }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.killing", json.dumps(list(tasks.values()))],
-        cwd=ROOT,
-        env=ONE_THREAD,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(tasks, zip(tasks.values(), json.loads(done.stdout), strict=True), strict=True))
+    done = run_forked(forked, tmp_path_factory.mktemp("said"), kill_all, list(tasks.values()))
+    assert done.code == 0, done.err
+    return dict(zip(tasks, zip(tasks.values(), json.loads(done.out), strict=True), strict=True))
 
 
 @pytest.mark.parametrize("name", list(CASES))
