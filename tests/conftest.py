@@ -6,12 +6,14 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from tests.forked import start_server
 from tests.report.undrawn import Undrawn
 
 # A busy machine is not a wrong result. The full number of examples is for nightly runs.
@@ -54,21 +56,30 @@ def _open_files() -> set[str]:
     return open_files
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(request, monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def no_pictures() -> Iterator[None]:
     """Draw no charts outside tests/report: they take seconds per run.
 
     The other files of a report are written in every test.
     """
-    if "report" not in Path(request.path).parts:
-        monkeypatch.setattr("streamtrain.report.write.Drawing", Undrawn)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamtrain.report.write.Drawing", Undrawn)
+        yield
 
 
-@pytest.fixture(autouse=True)
-def short_timings(monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def short_timings() -> Iterator[None]:
     """Keep timed regions short: no test asserts a speed."""
-    monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.01)
-    monkeypatch.setattr("streamtrain.run.timing.REST_SECONDS", 0.005)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.01)
+        patch.setattr("streamtrain.run.timing.REST_SECONDS", 0.005)
+        yield
+
+
+@pytest.fixture(scope="session")
+def forked() -> ForkServerContext:
+    """The context of multiprocessing whose processes have imported everything; see forked.py."""
+    return start_server()
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,11 @@ OWN_CLUSTER = {
     "distributed.scheduler.no-workers-timeout": "120s",
 }
 
+#: Dask looks this long after a worker's death whether it is back, and otherwise gives it up for
+#: good, also when it died again in the meantime or is still starting on a busy machine. A nanny
+#: restarts it in any case.
+_GIVE_UP_AFTER = {"distributed.deploy.lost-worker-timeout": "365 days"}
+
 #: Environment variables that set the threads of a library; workers share the cores.
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -212,7 +217,8 @@ def _local_cluster(workers: int, distributed: Any) -> Iterator[Any]:
             silence_logs=logging.ERROR,
             resources={"trainer": 1},
         )
-    with cluster:
+    # Dask reads this setting at each death, not when the cluster starts.
+    with dask.config.set(_GIVE_UP_AFTER), cluster:
         yield cluster
 
 

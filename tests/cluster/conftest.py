@@ -7,15 +7,17 @@ import json
 import os
 import re
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+import dask
 import psutil
 import pytest
 
 import streamtrain
 from data_gen import generate
 from streamtrain import api
-from streamtrain.cluster.allreduce import allreduce_pass
+from streamtrain.cluster import runner
 from streamtrain.cluster.connect import connect
 from streamtrain.config import (
     SWEEP_FLAGS,
@@ -27,7 +29,7 @@ from streamtrain.config import (
     merge,
 )
 from streamtrain.records import RoundEnded
-from tests.cluster.failing import worker_pids
+from tests.cluster.failing import shorten_commits, worker_pids
 
 SWEEP = {
     "batch_sizes": [32, 256, 5000],
@@ -44,10 +46,10 @@ SWEEP = {
     "measure": "none",
 }
 
-#: Sixteen epochs of 8,000 rows, in minibatches of 512; rounds of one window per share.
+#: Eight epochs of 8,000 rows, in minibatches of 512; rounds of one window per share.
 TRAIN = {
     "batch_size": 512,
-    "epochs": 16,
+    "epochs": 8,
     "lr": 0.01,
     "holdout": 1000,
     "window_rows": 1024,
@@ -90,9 +92,25 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def connection():
-    """Two workers, each with a nanny that restarts it when it is killed."""
-    with connect(ClusterConfig(workers=2)) as connection:
+def forked_workers(forked):
+    """Dask's workers are forked too, and start in no time.
+
+    The commands of docs/cluster.md (test_page.py) start theirs as users do.
+    """
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
+
+
+@pytest.fixture(scope="session")
+def connection(forked_workers):
+    """Two workers, each with a nanny that restarts it when it is killed.
+
+    By itself, Dask would give up a worker that is not back in 0.1 s.
+    """
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "0.1s"}),
+        connect(ClusterConfig(workers=2)) as connection,
+    ):
         yield connection
 
 
@@ -169,8 +187,14 @@ def the_pass(out) -> dict:
 
 @pytest.fixture
 def short_commits(monkeypatch):
-    monkeypatch.setattr(allreduce_pass, "COMMIT_SECONDS", 0.02)
-    monkeypatch.setattr(allreduce_pass, "FIRST_STEPS", 4)
+    """Commit an all-reduce after every four steps, so that there are many commits to fail in."""
+    shorten_commits(monkeypatch.setattr)
+
+
+@pytest.fixture(autouse=True)
+def no_dask_report(monkeypatch):
+    """Leave out Dask's own report, which takes a second per run."""
+    monkeypatch.setattr(runner, "performance_report", lambda *_: nullcontext())
 
 
 @dataclass
@@ -183,22 +207,24 @@ class Unbroken:
 
 @pytest.fixture(scope="session")
 def unbroken(data, client, tmp_path_factory):
-    """Runs without a failure, and the addresses at which their processes listened halfway."""
+    """Runs without a failure, and the addresses at which their processes listened meanwhile."""
     runs = {}
     for sync in ("rounds", "allreduce"):
         notes, listening = [], set()
 
         def look(record, listening=listening):
-            if isinstance(record, RoundEnded) and record.round == 3:
+            if isinstance(record, RoundEnded) and record.round == 2:
                 listening |= addresses_listened_at(client)
 
-        out = api.run_train(
-            config(data, sync),
-            tmp_path_factory.mktemp(sync) / "run",
-            client=client,
-            on_record=look,
-            on_note=notes.append,
-        ).out
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runner, "performance_report", lambda *_: nullcontext())
+            out = api.run_train(
+                config(data, sync),
+                tmp_path_factory.mktemp(sync) / "run",
+                client=client,
+                on_record=look,
+                on_note=notes.append,
+            ).out
         runs[sync] = Unbroken(the_pass(out)["receipt"], learned(out), notes, listening)
     return runs
 

@@ -1,12 +1,21 @@
-"""Failures at a chosen point of a run: kill a worker at a step or share, or cut a connection."""
+"""Failures at a chosen point of a run: kill a worker or the driver, or cut a connection."""
 
 import os
+import signal
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
+from distributed import Client
+
+from streamtrain import api
+from streamtrain.cluster.allreduce import allreduce_pass
 from streamtrain.cluster.allreduce.lane_engine import LaneEngine
 from streamtrain.cluster.local_sgd import round_worker
+from streamtrain.config import Config
+from streamtrain.records import RoundEnded
 
 
 def signal_at_step(step: int, signal_number: int) -> None:
@@ -35,6 +44,24 @@ def signal_at_share(number: int, signal_number: int) -> None:
         return original(*args)
 
     round_worker.share_engine = engine_or_die
+
+
+def shorten_commits(set_attribute: Callable[[object, str, int], None]) -> None:
+    """Commit an all-reduce after every four steps."""
+    set_attribute(allreduce_pass, "FIRST_STEPS", 4)
+    set_attribute(allreduce_pass, "MAX_GROWTH", 1)
+
+
+def drive_until_killed(config: str, out: Path, address: str, round: int) -> None:
+    """Train on a scheduler's workers; kill this process after a round. `config`: as JSON."""
+    shorten_commits(setattr)
+
+    def kill(record):
+        if isinstance(record, RoundEnded) and record.round == round:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with Client(address) as client:
+        api.run_train(Config.model_validate_json(config), out, client=client, on_record=kill)
 
 
 def worker_pids(client) -> dict[str, int]:

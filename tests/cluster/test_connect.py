@@ -183,7 +183,8 @@ def test_a_port_that_lets_everybody_in_and_says_nothing_is_not_waited_for(monkey
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}', '{"address": 7}'])
-def test_a_scheduler_file_without_an_address_is_refused(tmp_path, text):
+def test_a_scheduler_file_without_an_address_is_refused(tmp_path, text, monkeypatch):
+    monkeypatch.setattr("streamtrain.cluster.connect._READ_RETRY_SECONDS", 0.001)
     (tmp_path / "scheduler.json").write_text(text)
     with (
         pytest.raises(ConfigError, match="does not contain a scheduler's address"),

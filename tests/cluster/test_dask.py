@@ -5,6 +5,8 @@ import signal
 
 import streamtrain
 from streamtrain import api
+from streamtrain.cluster import runner
+from streamtrain.cluster.connect import performance_report
 from streamtrain.records import Evaluation
 from tests.cluster.conftest import SWEEP, config_of, convergence, records
 
@@ -13,8 +15,11 @@ def worker_pids(client) -> list[int]:
     return sorted(client.run(os.getpid).values())
 
 
-def test_a_sweep_over_workers_has_the_records_of_one_machine(data, alone, client, tmp_path):
+def test_a_sweep_over_workers_has_the_records_of_one_machine(
+    data, alone, client, tmp_path, monkeypatch
+):
     notes = []
+    monkeypatch.setattr(runner, "performance_report", performance_report)
     config = config_of(data, SWEEP, cluster__slice_seconds=0.2)
     result = api.run_sweep(config, tmp_path / "a", client=client, on_note=notes.append)
     assert convergence(result.out) == alone

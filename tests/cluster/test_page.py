@@ -3,16 +3,23 @@
 import json
 import shlex
 
+import dask
+
 from streamtrain.cli.main import run
+from streamtrain.cluster import runner
+from streamtrain.cluster.connect import performance_report
 from tests.test_docs import DOCS, blocks
 
 
 def test_its_commands_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "performance_report", performance_report)
     monkeypatch.setenv("STREAMTRAIN_FETCH__MEMORY", "256MiB")
     for language, code in blocks(DOCS / "cluster.md"):
         for line in code.splitlines() if language == "sh" else ():
-            assert run(shlex.split(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
+            # new processes, as users have them; see `forked_workers` in conftest.py
+            with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
+                assert run(shlex.split(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
     printed = capsys.readouterr().err
     assert "cluster: 2 workers at tcp://127.0.0.1" in printed
     assert "all-reduce: " in printed or "rounds of local SGD: " in printed

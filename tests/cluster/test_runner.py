@@ -4,8 +4,6 @@ No failure costs a row, a number, or more than a round.
 """
 
 import signal
-import subprocess
-import sys
 
 import pytest
 from distributed import Client
@@ -18,6 +16,7 @@ from streamtrain.run.prepare import prepare
 from tests.cluster.conftest import TRAIN, comparable, config, config_of, learned, records, the_pass
 from tests.cluster.failing import (
     Proxy,
+    drive_until_killed,
     signal_at_share,
     signal_at_step,
     wait_for_restarts,
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("short_commits")
 def test_every_row_once_an_epoch_and_the_rows_of_one_machine(data, unbroken, tmp_path):
     alone = the_pass(api.run_train(config_of(data, TRAIN), tmp_path / "alone").out)
     assert unbroken["rounds"].receipt == unbroken["allreduce"].receipt == alone["receipt"]
-    assert alone["receipt"]["count"] == 16 * 8000
+    assert alone["receipt"]["count"] == TRAIN["epochs"] * 8000
     for sync in ("rounds", "allreduce"):
         losses = [
             record["holdout_loss"]
@@ -97,36 +96,16 @@ def test_a_worker_killed_at_work_costs_a_round_and_no_number(
     assert armed[0] not in worker_pids(client)
 
 
-DRIVER = """
-import os, signal, sys
-from distributed import Client
-from streamtrain import api
-from streamtrain.cluster.allreduce import allreduce_pass
-from streamtrain.cluster.allreduce import allreduce_pass
-from streamtrain.config import make_config
-from streamtrain.records import RoundEnded
-import json
-allreduce_pass.COMMIT_SECONDS, allreduce_pass.FIRST_STEPS = 0.02, 4
-config = make_config(json.loads(sys.argv[1]))
-out, address, rounds = sys.argv[2], sys.argv[3], int(sys.argv[4])
-def kill(record):
-    if isinstance(record, RoundEnded) and record.round == rounds:
-        os.kill(os.getpid(), signal.SIGKILL)
-if __name__ == "__main__":
-    from pathlib import Path
-    with Client(address) as client:
-        api.run_train(config, Path(out), client=client, on_record=kill)
-"""
-
-
 @pytest.mark.parametrize("sync", ["allreduce", pytest.param("rounds", marks=pytest.mark.slow)])
-def test_a_killed_driver_goes_on_from_its_last_commit(data, client, unbroken, tmp_path, sync):
+def test_a_killed_driver_goes_on_from_its_last_commit(
+    data, client, unbroken, forked, tmp_path, sync
+):
     given = config(data, sync)
-    words = [given.model_dump_json(), str(tmp_path / "a"), client.scheduler.address, "4"]
-    killed = subprocess.run(
-        [sys.executable, "-c", DRIVER, *words], check=False, capture_output=True, text=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    words = (given.model_dump_json(), tmp_path / "a", client.scheduler.address, 4)
+    driver = forked.Process(target=drive_until_killed, args=words)
+    driver.start()
+    driver.join()
+    assert driver.exitcode == -signal.SIGKILL
     rows = records(tmp_path / "a", "round")[-1]["rows"]
     result = api.run_train(
         given,

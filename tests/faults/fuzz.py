@@ -1,6 +1,8 @@
-"""Child process of `test_fuzz.py`: open and read damaged data, with limited memory.
+"""Opens and reads damaged data, in a process with limited memory (test_fuzz.py).
 
-`python -m tests.faults.fuzz CORPUS,… SEED CASES FOLDER` prints {corpus: {outcome: count}}.
+`python -m tests.faults.fuzz CORPUS,… SEED CASES FOLDER [--keep]` keeps the data of other values.
+
+Prints {corpus: {outcome: count}}.
 Outcomes: `refused` (one of our typed errors), `equal` (the values that were written), `other`
 (other values), `untyped …` (any other exception). A case that hangs ends the process by
 faulthandler; a crash ends it by signal.
@@ -439,11 +441,11 @@ def limit_memory(spare_bytes: int = SPARE_BYTES) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (used + spare_bytes, used + spare_bytes))
 
 
-if __name__ == "__main__":
+def fuzz(corpora: list[str], seed: int, cases: int, folder: Path) -> None:
+    """Print the outcomes of each corpus, as JSON."""
     warnings.simplefilter("ignore")
-    seed, cases, folder = int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    print(
-        json.dumps(
-            {corpus: run(corpus, seed, cases, folder / corpus) for corpus in sys.argv[1].split(",")}
-        )
-    )
+    print(json.dumps({corpus: run(corpus, seed, cases, folder / corpus) for corpus in corpora}))
+
+
+if __name__ == "__main__":
+    fuzz(sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

@@ -1,13 +1,11 @@
-"""Many epochs of a stream whose reader fails and is slow; `test_soak.py` runs it as a child.
+"""Many epochs of a stream whose reader fails and is slow, in a process of its own (test_soak.py).
 
-`python -m tests.faults.soak FORMAT ROWS EPOCHS FOLDER` prints one JSON line per epoch: the receipt,
-resident bytes, descriptors, threads, and the number of failures injected so far.
+A line has the receipt, resident bytes, descriptors, threads, and the number of failures so far.
 """
 
 import json
 import os
 import random
-import sys
 import threading
 import time
 from pathlib import Path
@@ -43,7 +41,8 @@ def make_unreliable(cls: type, chance: random.Random, failures: list[int]) -> No
     cls.read = read
 
 
-def main(format: Format, rows: int, epochs: int, folder: Path) -> None:
+def soak(format: Format, rows: int, epochs: int, folder: Path) -> None:
+    """Print one JSON line per epoch."""
     torch.set_num_threads(1)
     generate(folder / "data", rows=rows, span_rows=rows // 10, format=format)
     failures, chance = [0], random.Random(0)
@@ -71,13 +70,3 @@ def main(format: Format, rows: int, epochs: int, folder: Path) -> None:
             ),
             flush=True,
         )
-
-
-if __name__ == "__main__":
-    format_name, num_rows, num_epochs, data_folder = sys.argv[1:]
-    main(
-        "zarr" if format_name == "zarr" else "parquet",
-        int(num_rows),
-        int(num_epochs),
-        Path(data_folder),
-    )

@@ -1,21 +1,22 @@
-"""Child process of `test_strange.py`: open unusual files by every entry point, in limited memory.
+"""Opens unusual files by every entry point, in a process with limited memory (test_strange.py).
 
-`python -m tests.faults.strange parquet|zarr FOLDER [all]` prints a line [name] before each case,
-and [name, faults] after it. A crash ends the process by a signal, a hang by faulthandler; the case
-is then the last name printed. `all`: also `ingest`, `open_stream`, and commands such as `train`.
+Prints a line [name] before each case, and [name, faults] after it. A crash ends the process by a
+signal, a hang by faulthandler; the case is then the last name printed. `every_entry`: also
+`ingest`, `open_stream`, and commands such as `train`.
 """
 
 import contextlib
 import faulthandler
 import io
 import json
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
+import streamtrain.api  # noqa: F401 - imported before memory is limited
 from streamtrain.errors import DataError, ResourceError
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.inspect import inspect
@@ -126,7 +127,10 @@ def compare(entry: str, got: np.ndarray, expected: strange_parquet.Expected) -> 
     return [] if equal else [f"{entry}: other values: {got[:, 0].tolist()[:20]}"]
 
 
-def main(format: str, folder: Path, every_entry: bool) -> None:
+def open_all(format: str, folder: Path, every_entry: bool) -> None:
+    """Open each file of a corpus; print a line before it and one with its faults after it."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
     (folder / "first").mkdir()
     CORPORA[format]["type_float32"][0](folder / "first" / f"x.{format}")
     values_of(folder / "first" / f"x.{format}")  # memory that libraries keep is not counted
@@ -143,14 +147,3 @@ def main(format: str, folder: Path, every_entry: bool) -> None:
             faults += check_commands(path, expected, case_folder)
         print(json.dumps([name, faults]), flush=True)
         faulthandler.cancel_dump_traceback_later()
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    if "all" in sys.argv:
-        import torch  # imported before memory is limited
-
-        import streamtrain.api  # noqa: F401
-
-        torch.set_num_threads(1)
-    main(sys.argv[1], Path(sys.argv[2]), "all" in sys.argv)

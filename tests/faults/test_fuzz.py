@@ -4,40 +4,32 @@ Where a hash or a checksum covers the data, no wrong values either. The corpora 
 """
 
 import json
-import subprocess
-import sys
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 
-from tests.faults.fuzz import CORPORA
-
-ROOT = Path(__file__).parents[2]
+from tests.faults.fuzz import CORPORA, fuzz
+from tests.forked import run_forked
 
 #: Corpora without hash or checksum: they may give other values, and `verify` and the report call
 #: them unverified.
 UNVOUCHED = {"foreign_parquet", "plain_parquet", "foreign_footer", "foreign_zarr", "zarr_metadata"}
 
 
-def fuzz(
-    corpora: list[str], seed: int, cases: int, folder: Path, timeout: float
+def check(
+    forked: ForkServerContext,
+    corpora: list[str],
+    seed: int,
+    cases: int,
+    folder: Path,
+    timeout: float = 300,
 ) -> dict[str, dict[str, int]]:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.faults.fuzz",
-        ",".join(corpora),
-        str(seed),
-        str(cases),
-        str(folder),
-    ]
-    child = subprocess.run(
-        command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=timeout
+    child = run_forked(forked, folder, fuzz, corpora, seed, cases, folder, timeout=timeout)
+    assert child.code == 0, (
+        f"{corpora} {seed}: the process ended with {child.code}: {child.err[-3000:]}"
     )
-    assert child.returncode == 0, (
-        f"{corpora} {seed}: the process ended with {child.returncode}: {child.stderr[-3000:]}"
-    )
-    found = json.loads(child.stdout)
+    found = json.loads(child.out)
     assert list(found) == corpora
     for corpus, outcomes in found.items():
         wrong = {
@@ -51,13 +43,13 @@ def fuzz(
 
 
 @pytest.mark.parametrize("part", range(2))
-def test_damaged_data_is_refused_or_read_right(part: int, tmp_path: Path) -> None:
-    for outcomes in fuzz(list(CORPORA)[part::2], 0, 60, tmp_path, timeout=300).values():
+def test_damaged_data_is_refused_or_read_right(forked, part: int, tmp_path: Path) -> None:
+    for outcomes in check(forked, list(CORPORA)[part::2], 0, 60, tmp_path).values():
         assert sum(outcomes.values()) >= 40
 
 
-def test_a_footer_cut_at_every_offset_is_refused(tmp_path: Path) -> None:
-    (outcomes,) = fuzz(["footer_cuts"], 0, 10**6, tmp_path, timeout=300).values()
+def test_a_footer_cut_at_every_offset_is_refused(forked, tmp_path: Path) -> None:
+    (outcomes,) = check(forked, ["footer_cuts"], 0, 10**6, tmp_path).values()
     assert list(outcomes) == ["refused"]
     assert outcomes["refused"] > 250
 
@@ -72,6 +64,8 @@ def test_a_footer_cut_at_every_offset_is_refused(tmp_path: Path) -> None:
         if corpus not in ("footer_cuts", "row_counts", "row_counts_plain")
     ],
 )
-def test_much_damaged_data_is_refused_or_read_right(corpus: str, seed: int, tmp_path: Path) -> None:
-    (outcomes,) = fuzz([corpus], seed, 3000, tmp_path, timeout=3600).values()
+def test_much_damaged_data_is_refused_or_read_right(
+    forked, corpus: str, seed: int, tmp_path: Path
+) -> None:
+    (outcomes,) = check(forked, [corpus], seed, 3000, tmp_path, timeout=3600).values()
     assert sum(outcomes.values()) == 3000

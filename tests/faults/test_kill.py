@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from streamtrain.training.until_flat import LEAST_ROWS
+from tests.faults.killing import kill_all
 from tests.faults.run_output import left_over, timeless_records, weights
+from tests.forked import run_forked
 
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = {
@@ -32,14 +34,14 @@ CASES = {
         "train",
         "parquet",
         {"train": {"batch_size": 16, "epochs": 6, "engine": "fused"}},
-        7,
+        4,
         1,
     ),
     "train, Parquet, minibatches that grow": (
         "train",
         "parquet",
         {"train": {"batch_schedule": "8@0,32@5k,100@20k,2500@40k", "epochs": 6}},
-        5,
+        3,
         1,
     ),
     "train, Parquet, until flat": (
@@ -53,7 +55,7 @@ CASES = {
         "train",
         "zarr",
         {"train": {"batch_size": 128, "epochs": 4, "engine": "torch", "compile": "off"}},
-        4,
+        2,
         1,
     ),
     "sweep, Parquet": (
@@ -69,15 +71,15 @@ CASES = {
                 "measure": [],
             },
         },
-        4,
+        3,
         1,
     ),
 }
 
 
 @pytest.fixture(scope="module")
-def killings(shards, tmp_path_factory) -> dict[str, tuple[dict, dict]]:
-    """Name of the case → (task, result). One process imports torch for all."""
+def killings(forked, shards, tmp_path_factory) -> dict[str, tuple[dict, dict]]:
+    """Name of the case → (task, result)."""
     tasks = {}
     for name, (verb, format, parts, kills, renames) in CASES.items():
         config = {
@@ -98,16 +100,9 @@ def killings(shards, tmp_path_factory) -> dict[str, tuple[dict, dict]]:
             # Other moments in every run; the seed is shown on failure.
             "seed": random.SystemRandom().randrange(2**32),
         }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.killing", json.dumps(list(tasks.values()))],
-        cwd=ROOT,
-        env=ONE_THREAD,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(tasks, zip(tasks.values(), json.loads(done.stdout), strict=True), strict=True))
+    done = run_forked(forked, tmp_path_factory.mktemp("said"), kill_all, list(tasks.values()))
+    assert done.code == 0, done.err
+    return dict(zip(tasks, zip(tasks.values(), json.loads(done.out), strict=True), strict=True))
 
 
 @pytest.mark.parametrize("name", list(CASES))

@@ -6,6 +6,9 @@ Each works, or the error names the limit.
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -16,64 +19,36 @@ import zarr
 
 from data_gen import generate
 from tests.faults.run_output import left_over, timeless_records, weights
+from tests.faults.small_machine import Job, few_descriptors, no_descriptor, read_all, spare
+from tests.forked import run_forked
 
 ROOT = Path(__file__).parents[2]
 
-#: Runs jobs (limit, path, flags) one after another: opens a stream, iterates it, and prints a line
-#: with the result or the error.
-CHILD = """
-import json, os, resource, sys
-import torch
-from streamtrain.cli.main import explain
-from streamtrain.stream.torch_stream import open_stream
-torch.set_num_threads(1)
 
-def spare(megabytes):
-    used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20), -1))
+@pytest.fixture
+def child(forked: ForkServerContext, tmp_path_factory) -> Callable[..., list[dict]]:
+    """`child(job, …)` returns the result of each job, all in one process."""
 
-for limit, path, flags in json.loads(sys.argv[1]):
-    exec(limit)
-    try:
-        stream = open_stream(path, batch_size=4096, readers=1, **flags)
-        rows = sum(len(x) for x, _ in stream)
-        print(json.dumps({"rows": rows, "receipt": stream.receipt().to_json()}))
-    except Exception as error:
-        print(json.dumps(dict(zip(("code", "error"), explain(error)))))
-    stream = None
-"""
-DESCRIPTORS = "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
+    def call(*jobs: Job) -> list[dict]:
+        ended = run_forked(forked, tmp_path_factory.mktemp("said"), read_all, list(jobs))
+        assert ended.code == 0, f"ended with {ended.code}: {ended.err[-3000:]}"
+        return [json.loads(line) for line in ended.out.splitlines()]
+
+    return call
 
 
-def child(*jobs: tuple[str, Path, dict]) -> list[dict]:
-    arguments = json.dumps([(limit, str(path), flags) for limit, path, flags in jobs])
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, arguments],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr[-3000:]}"
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def test_two_thousand_tiny_shards_need_few_descriptors(tmp_path: Path) -> None:
-    for number in range(2000):
+@pytest.mark.parametrize("shards", [300, pytest.param(2000, marks=pytest.mark.slow)])
+def test_many_tiny_shards_need_few_descriptors(child, tmp_path: Path, shards: int) -> None:
+    for number in range(shards):
         pq.write_table(
             pa.table({"a": np.full(3, number, np.float32), "y": np.ones(3, np.float32)}),
             tmp_path / f"{number:04}.parquet",
         )
     works, named = child(
-        (DESCRIPTORS, tmp_path, {"window_rows": 2000}),
-        (
-            "held = []\ntry:\n    while True: held.append(os.dup(1))\nexcept OSError: pass",
-            tmp_path,
-            {},
-        ),
+        (few_descriptors, tmp_path, {"window_rows": shards}),
+        (no_descriptor, tmp_path, {}),
     )
-    assert works["rows"] == 6000
+    assert works["rows"] == 3 * shards
     assert named["code"] in (3, 4)
     assert "Too many open files" in named["error"]
 
@@ -141,7 +116,7 @@ def test_a_disk_that_fills_up_costs_no_row(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=False)
 
 
-def test_bombs(tmp_path: Path) -> None:
+def test_bombs(child, tmp_path: Path) -> None:
     rows = 6_000_000  # 72 MB decoded, in one row group
     values = pa.array(np.full(rows, 1.5, np.float32))
     pq.write_table(
@@ -164,10 +139,18 @@ def test_bombs(tmp_path: Path) -> None:
         < 1 << 20
     )
     sliced, refused, out = child(
-        ("spare(600)", tmp_path / "bomb.parquet", {"memory": "128MiB", "window_rows": 500_000}),
-        ("spare(600)", tmp_path / "bomb.zarr", {"memory": "128MiB"}),
+        (
+            partial(spare, 600),
+            tmp_path / "bomb.parquet",
+            {"memory": "128MiB", "window_rows": 500_000},
+        ),
+        (partial(spare, 600), tmp_path / "bomb.zarr", {"memory": "128MiB"}),
         # it fits the --memory that was promised, but the machine has less
-        ("spare(30)", tmp_path / "large.parquet", {"memory": "8GiB", "window_rows": 2_000_000}),
+        (
+            partial(spare, 30),
+            tmp_path / "large.parquet",
+            {"memory": "8GiB", "window_rows": 2_000_000},
+        ),
     )
     assert sliced["rows"] == rows  # read in slices
     assert refused["code"] == 4

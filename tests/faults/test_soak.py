@@ -1,8 +1,7 @@
-"""Fifty epochs with reads that fail and are slow: every receipt is right, and nothing grows."""
+"""Many epochs with reads that fail and are slow: every receipt is right, and nothing grows."""
 
 import json
-import subprocess
-import sys
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +9,24 @@ import pytest
 
 from streamtrain.plan.order import hash_array
 from streamtrain.stream.window import RECEIPT_KEY
+from streamtrain.types import Format
+from tests.faults.soak import soak
+from tests.forked import run_forked
 
-ROOT = Path(__file__).parents[2]
-FORMATS = ["parquet", "zarr"]
+FORMATS: list[Format] = ["parquet", "zarr"]
 
 
-def soak(format: str, rows: int, epochs: int, folder: Path, most_growth_bytes: int) -> None:
-    arguments = [format, str(rows), str(epochs), str(folder)]
-    command = [sys.executable, "-m", "tests.faults.soak", *arguments]
-    child = subprocess.run(
-        command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=60 + 5 * epochs
-    )
-    assert child.returncode == 0, child.stderr[-3000:]
-    reports = [json.loads(line) for line in child.stdout.splitlines()]
+def check(
+    forked: ForkServerContext,
+    format: Format,
+    rows: int,
+    epochs: int,
+    folder: Path,
+    most_growth_bytes: int,
+) -> None:
+    child = run_forked(forked, folder, soak, format, rows, epochs, folder, timeout=60 + 5 * epochs)
+    assert child.code == 0, child.err[-3000:]
+    reports = [json.loads(line) for line in child.out.splitlines()]
     assert len(reports) == epochs
     digest = int(hash_array(np.arange(rows), int(RECEIPT_KEY)).sum(dtype=np.uint64))
     for report in reports:
@@ -45,11 +49,13 @@ def soak(format: str, rows: int, epochs: int, folder: Path, most_growth_bytes: i
 
 
 @pytest.mark.parametrize("format", ["parquet", pytest.param("zarr", marks=pytest.mark.slow)])
-def test_fifty_epochs_over_an_unreliable_reader(format: str, tmp_path: Path) -> None:
-    soak(format, 4000, 50, tmp_path, most_growth_bytes=8 << 20)
+def test_fifty_epochs_over_an_unreliable_reader(forked, format: Format, tmp_path: Path) -> None:
+    check(forked, format, 4000, 50, tmp_path, most_growth_bytes=8 << 20)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_thousand_epochs_over_an_unreliable_reader(format: str, tmp_path: Path) -> None:
-    soak(format, 100_000, 1000, tmp_path, most_growth_bytes=16 << 20)
+def test_a_thousand_epochs_over_an_unreliable_reader(
+    forked, format: Format, tmp_path: Path
+) -> None:
+    check(forked, format, 100_000, 1000, tmp_path, most_growth_bytes=16 << 20)

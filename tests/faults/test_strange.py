@@ -5,26 +5,21 @@ The files are defined in `strange_parquet.py` and `strange_zarr.py`.
 """
 
 import json
-import subprocess
-import sys
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 
-from tests.faults.strange import CORPORA
+from tests.faults.strange import CORPORA, open_all
+from tests.forked import run_forked
 
-ROOT = Path(__file__).parents[2]
 
-
-def check_all(format: str, folder: Path, *words: str) -> None:
-    """Run `tests.faults.strange` in a child process; fail for any fault it prints."""
-    command = [sys.executable, "-m", "tests.faults.strange", format, str(folder), *words]
-    child = subprocess.run(
-        command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=1800
-    )
-    printed = [json.loads(line) for line in child.stdout.splitlines()]
-    assert child.returncode == 0, (
-        f"{printed[-1:]}: the process ended with {child.returncode}: {child.stderr[-3000:]}"
+def check_all(forked: ForkServerContext, format: str, folder: Path, *, every_entry: bool) -> None:
+    """Run `open_all` in a child process; fail for any fault it prints."""
+    child = run_forked(forked, folder, open_all, format, folder, every_entry, timeout=1800)
+    printed = [json.loads(line) for line in child.out.splitlines()]
+    assert child.code == 0, (
+        f"{printed[-1:]}: the process ended with {child.code}: {child.err[-3000:]}"
     )
     results = {line[0]: line[1] for line in printed if len(line) == 2}
     assert list(results) == list(CORPORA[format])
@@ -32,12 +27,14 @@ def check_all(format: str, folder: Path, *words: str) -> None:
 
 
 @pytest.mark.parametrize("format", list(CORPORA))
-def test_strange_files_are_read_right_or_refused_in_one_line(format: str, tmp_path: Path) -> None:
+def test_strange_files_are_read_right_or_refused_in_one_line(
+    forked, format: str, tmp_path: Path
+) -> None:
     assert len(CORPORA[format]) > 200
-    check_all(format, tmp_path)
+    check_all(forked, format, tmp_path, every_entry=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", list(CORPORA))
-def test_strange_files_by_every_door(format: str, tmp_path: Path) -> None:
-    check_all(format, tmp_path, "all")
+def test_strange_files_by_every_door(forked, format: str, tmp_path: Path) -> None:
+    check_all(forked, format, tmp_path, every_entry=True)

@@ -14,6 +14,7 @@ from streamtrain.report.render import Drawing
 from tests.report import browser as chromium
 from tests.report.synthetic import make_records, with_measures
 from tests.report.test_summary import MANY
+from tests.report.undrawn import Undrawn
 
 pytestmark = pytest.mark.skipif(
     chromium.PROGRAM is None, reason="no Chromium here: apt-get install chromium"
@@ -56,17 +57,22 @@ def browser(tmp_path_factory):
 def reports(tmp_path_factory):
     """Return the folder of a report by its name; it is written when first used.
 
-    Pictures are drawn for one report only, since they take most of the time.
+    Pictures are drawn for one report only, and the script of the page is made once, since they
+    take most of the time.
     """
     made = {}
+    with Drawing() as drawing:
+        script = drawing.draw({}).bundle
+
+    class Scripted(Undrawn):
+        bundle = script
 
     def report(name):
         if name not in made:
             made[name] = tmp_path_factory.mktemp("report")
             with pytest.MonkeyPatch.context() as patch:
                 if name != "everything":
-                    draw = Drawing.draw
-                    patch.setattr(Drawing, "draw", lambda drawing, charts: draw(drawing, {}))
+                    patch.setattr(write, "Drawing", Scripted)
                 write.write_report(RUNS[name](), made[name])
         return made[name]
 

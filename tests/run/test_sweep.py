@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import streamtrain
 from data_gen import generate
+from streamtrain.cli.main import run
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError
 from streamtrain.records import Evaluation
@@ -21,6 +22,7 @@ from streamtrain.run.train import network_of, train
 from streamtrain.storage.write.ingest import ingest
 from streamtrain.training.fused_engine import FusedEngine
 from streamtrain.training.model_io import predict_rows
+from tests.forked import run_forked
 
 ROWS = 6_000
 SWEEP = {
@@ -362,29 +364,11 @@ def test_nothing_is_overwritten_and_a_refused_run_leaves_nothing(data, tmp_path)
     assert not (tmp_path / "new").exists()
 
 
-def test_peak_memory_is_within_the_projection(data, tmp_path):
+def test_peak_memory_is_within_the_projection(forked, data, tmp_path):
     """Run in a separate process, because the peak of this one includes other tests."""
-    import subprocess
-    import sys
-
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "streamtrain",
-            "train",
-            data,
-            "--out",
-            tmp_path / "t",
-            "--epochs",
-            "20",
-            "--progress",
-            "none",
-            "--no-report",
-        ],
-        check=True,
-        capture_output=True,
-    )
+    words = f"train {data} --out {tmp_path}/t --epochs 20 --progress none --no-report".split()
+    ended = run_forked(forked, tmp_path, run, words)
+    assert ended.code == 0, ended.err
     end = json.loads((tmp_path / "t" / "events.jsonl").read_text().splitlines()[-1])
     assert 0 <= end["peak_rss_bytes"] <= end["projected_bytes"]
 

@@ -3,6 +3,7 @@
 Rows are identified by the ids in their delivered values.
 """
 
+import gc
 import itertools
 import time
 import weakref
@@ -404,7 +405,9 @@ def test_each_row_is_equally_likely_everywhere(write_data):
     assert chisquare(counts.ravel()).pvalue > 1e-4
 
 
-def test_in_a_dataloader(write_data):
+def test_in_a_dataloader(write_data, monkeypatch):
+    # how long a loader waits for its worker when it is collected
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
     folder = write_data(LAYOUTS["even"])
     loader = torch.utils.data.DataLoader(streamtrain.open_stream(folder, **SMALL), batch_size=None)
     assert sum(len(x) for x, _ in loader) == 160
@@ -413,6 +416,7 @@ def test_in_a_dataloader(write_data):
     )
     with pytest.raises(ConfigError, match="num_workers=0"):
         next(iter(loader))
+    gc.collect()
 
 
 def test_drop_last(write_data):
