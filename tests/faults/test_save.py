@@ -23,8 +23,8 @@ from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer
 from tests.faults.run_output import left_over
 
-RUN = RunStarted(verb="train", config={"order": {"seed": 0}})
-FINGERPRINT, VERSIONS = {"order.seed": 0}, {"numpy": "2"}
+RUN = RunStarted(verb="train", config={"order": {"seed": 0}, "eval": {"holdout_seed": 0}})
+FINGERPRINT, VERSIONS = {"order.seed": 0, "eval.holdout_seed": 0}, {"numpy": "2"}
 #: System calls that saving makes; reading makes others.
 WRITING = ("open", "write", "fsync", "close", "replace", "unlink", "listdir")
 
