@@ -205,7 +205,7 @@ def test_a_store_that_is_silent_when_it_is_opened_is_given_up_in_time(name):
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         storage = make_storage(
             {"key": "k", "secret": SECRET, "endpoint_url": endpoint, "region": "us-east-1"},
-            timeout_seconds=1,
+            timeout_seconds=2,
         )
         started = time.monotonic()
         with pytest.raises(
