@@ -4,6 +4,7 @@ acceptance tests 2 to 5).
 
 import itertools
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -49,12 +50,11 @@ def trained_excess(
     batch_size: int,
     learning_rates: tuple[float, ...],
     points: np.ndarray,
-    *,
-    averaged: bool = False,
 ) -> np.ndarray:
     """The exact excess loss of one run of the real trainer after each number of steps.
 
-    The result is (learning rates, points). `averaged`: of the weights that are judged.
+    The result is (2, learning rates, points): of the weights in training, and of their average,
+    which is what is judged.
     """
     random = np.random.default_rng(seed)
     engine = FusedEngine(SHAPE, np.zeros(5, np.float32), batch_size, learning_rates, SGD)
@@ -63,11 +63,25 @@ def trained_excess(
         if steps:
             rows = make_rows(random, int(steps) * batch_size)
             engine.advance(rows, 0, len(rows))
-        weights = engine.model_parameters() if averaged else engine.parameters()
-        error = weights.astype(float) - TRUTH
+        error = np.stack([engine.parameters(), engine.model_parameters()]).astype(float) - TRUTH
         with np.errstate(over="ignore", invalid="ignore"):
             curve.append(0.5 * error**2 @ TRAINED.eigenvalues)
-    return np.array(curve).T
+    return np.moveaxis(np.array(curve), 0, -1)
+
+
+#: Minibatch size → the number of runs, and the steps of each.
+RUNS = {1: (700, 400), 8: (500, 200), 64: (300, 60), 1024: (120, 20)}
+
+
+@cache
+def trained_curves(batch_size: int) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return a learning rate, numbers of steps, and curves (2, runs, points) as trained_excess."""
+    seeds, last = RUNS[batch_size]
+    lr = 0.4 * TRAINED.largest_stable_lr(batch_size)
+    points = np.round(np.linspace(1, last**0.5, 15) ** 2).astype(int)
+    points = np.maximum(points, np.arange(1, 16))
+    curves = [trained_excess(seed, batch_size, (lr,), points)[:, 0] for seed in range(seeds)]
+    return lr, points, np.stack(curves, axis=1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -84,18 +98,10 @@ def test_the_figures_of_the_page():
 
 
 @pytest.mark.parametrize("averaged", [False, True], ids=["last", "averaged"])
-@pytest.mark.parametrize("batch_size", [1, 8, 64, 1024])
+@pytest.mark.parametrize("batch_size", RUNS)
 def test_the_trainers_mean_loss_curve_is_the_oracles(batch_size, averaged):
-    seeds, last = {1: (700, 400), 8: (500, 200), 64: (300, 60), 1024: (120, 20)}[batch_size]
-    lr = 0.4 * TRAINED.largest_stable_lr(batch_size)
-    points = np.round(np.linspace(1, last**0.5, 15) ** 2).astype(int)
-    points = np.maximum(points, np.arange(1, 16))
-    curves = np.array(
-        [
-            trained_excess(seed, batch_size, (lr,), points, averaged=averaged)[0]
-            for seed in range(seeds)
-        ]
-    )
+    (seeds, last), (lr, points, both) = RUNS[batch_size], trained_curves(batch_size)
+    curves = both[int(averaged)]
     expected = TRAINED.excess(points, batch_size, lr)
     if averaged:
         expected = TRAINED.curve([batch_size] * last, lr, SGD.average_fraction)[points]
@@ -105,13 +111,13 @@ def test_the_trainers_mean_loss_curve_is_the_oracles(batch_size, averaged):
     assert np.abs(errors).max() < 3, errors
 
 
-@pytest.mark.parametrize("averaged", [False, True], ids=["last", "averaged"])
-def test_it_is_the_oracles_too_where_the_minibatch_size_changes(averaged):
-    """The curve is then the product of the matrices of the sizes, step by step."""
+@cache
+def changing_curves() -> tuple[list[int], float, np.ndarray, np.ndarray]:
+    """Return minibatch sizes, and otherwise as `trained_curves`."""
     sizes = [8] * 60 + [64] * 20 + [1024] * 5
-    points, seeds = np.array([1, 20, 60, 61, 65, 80, 81, 83, 85]), 400
+    points = np.array([1, 20, 60, 61, 65, 80, 81, 83, 85])
     lr, curves = 0.4 * TRAINED.largest_stable_lr(8), []
-    for seed in range(seeds):
+    for seed in range(400):
         random, curve = np.random.default_rng(seed), []
         engine = FusedEngine(SHAPE, np.zeros(5, np.float32), 8, (lr,), SGD)
         for step, size in enumerate(sizes, start=1):
@@ -119,11 +125,20 @@ def test_it_is_the_oracles_too_where_the_minibatch_size_changes(averaged):
                 engine.set_batch_size(size, SGD.beta2)
             engine.advance(make_rows(random, size), 0, size)
             if step in points:
-                weights = engine.model_parameters() if averaged else engine.parameters()
-                curve.append(0.5 * (weights[0].astype(float) - TRUTH) ** 2 @ TRAINED.eigenvalues)
+                weights = np.stack([engine.parameters()[0], engine.model_parameters()[0]])
+                curve.append(0.5 * (weights.astype(float) - TRUTH) ** 2 @ TRAINED.eigenvalues)
         curves.append(curve)
+    return sizes, lr, points, np.moveaxis(np.array(curves), -1, 0)
+
+
+@pytest.mark.parametrize("averaged", [False, True], ids=["last", "averaged"])
+def test_it_is_the_oracles_too_where_the_minibatch_size_changes(averaged):
+    """The curve is then the product of the matrices of the sizes, step by step."""
+    sizes, lr, points, both = changing_curves()
+    curves = both[int(averaged)]
     expected = TRAINED.curve(sizes, lr, SGD.average_fraction if averaged else 0.0)[points]
-    errors = (np.mean(curves, axis=0) - expected) / (np.std(curves, axis=0, ddof=1) / seeds**0.5)
+    spread = curves.std(axis=0, ddof=1) / len(curves) ** 0.5
+    errors = (curves.mean(axis=0) - expected) / spread
     assert np.abs(errors).max() < 3, errors
     assert expected[-1] < 0.2 * expected[2], "larger minibatches lower the floor"
 
@@ -147,7 +162,7 @@ def test_fitted_critical_batch_size_agrees_with_the_oracles_own_fit():
             )
             curves = np.array(
                 [
-                    trained_excess(1000 * index + seed, size, (lr,), points)[0]
+                    trained_excess(1000 * index + seed, size, (lr,), points)[0, 0]
                     for seed in range(groups * seeds)
                 ]
             )
@@ -183,7 +198,7 @@ def test_spectral_radius_crosses_one_at_the_stability_boundary(log_size, eigenva
 
 def test_the_trainer_diverges_just_beyond_the_boundary_and_not_just_below():
     top = TRAINED.largest_stable_lr(1024)
-    below, beyond = trained_excess(0, 1024, (0.95 * top, 1.05 * top), np.array([0, 300]))
+    below, beyond = trained_excess(0, 1024, (0.95 * top, 1.05 * top), np.array([0, 300]))[0]
     assert below[-1] < below[0] / 20
     assert not beyond[-1] < 1e6 * beyond[0]
 

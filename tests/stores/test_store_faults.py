@@ -69,7 +69,7 @@ def test_a_failing_network_costs_no_row_and_changes_no_order(bucket, local, prox
         ("parquet", "stall"),
         ("zarr", "drop"),
         pytest.param("zarr", "503", marks=pytest.mark.slow),
-        ("zarr", "stall"),
+        pytest.param("zarr", "stall", marks=pytest.mark.slow),
     ],
 )
 def test_a_store_that_fails_for_good_ends_the_run_with_its_file_and_soon(
@@ -199,13 +199,13 @@ def test_a_secret_of_a_letter_does_not_hide_the_message():
     assert make_storage({"key": "there", "secret": "a"}).redact(said) == "a bucket that is not ***"
 
 
-@pytest.mark.parametrize("name", ["d", "d/shard-00000.zarr"])
+@pytest.mark.parametrize("name", ["d", pytest.param("d/shard-00000.zarr", marks=pytest.mark.slow)])
 def test_a_store_that_is_silent_when_it_is_opened_is_given_up_in_time(name):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         storage = make_storage(
             {"key": "k", "secret": SECRET, "endpoint_url": endpoint, "region": "us-east-1"},
-            timeout_seconds=1,
+            timeout_seconds=2,
         )
         started = time.monotonic()
         with pytest.raises(
