@@ -38,11 +38,12 @@ from streamtrain.run.sweep_plan import (
 from streamtrain.run.timing import REPEATS, measure_throughput
 from streamtrain.science.ladder import (
     choose_contest,
+    last_selection,
     next_rung,
     next_trial,
 )
 from streamtrain.science.run_log import Run
-from streamtrain.science.spending import is_timed, projected_seconds
+from streamtrain.science.spending import is_timed, projected_seconds, timing_would_tell
 from streamtrain.science.tuning import (
     PassPlan,
     choose_winners,
@@ -200,8 +201,12 @@ class SweepRun:
             if climbs:
                 self._time_until_sure()
             self.emit(choose(self.run))
-        while plan := next_fresh(self.run):
-            learners = self._run_pass(plan)
+        while True:
+            while plan := next_fresh(self.run):
+                learners = self._run_pass(plan)
+            if not climbs or not timing_would_tell(self.run, last_selection(self.run)):
+                break
+            self._time_once_more()
         if not learners:
             learners = self._run_pass(last_pass(self.run), announce=False)
         return learners
@@ -224,6 +229,11 @@ class SweepRun:
             self.time_steps(REPEATS, block * REPEATS)
             if is_timed(self.run):
                 return
+
+    def _time_once_more(self) -> None:
+        """Add a block of repeats to those that there are."""
+        repeats = 1 + max(max(repeats) for repeats in self.run.step_seconds.values())
+        self.time_steps(REPEATS, repeats)
 
     def _time_first_steps(self, plan: PassPlan) -> None:
         """Time the steps of new sizes roughly, before the first rung that has them."""

@@ -141,6 +141,12 @@ def compared_sizes(run: Run, target: float) -> tuple[tuple[int, ...], Selection 
     return active, selection
 
 
+def last_selection(run: Run) -> Selection | None:
+    """Return the selection at the last look, if there was one."""
+    target = run.winners[0].target_loss if run.winners else None
+    return None if target is None else compared_sizes(run, target)[1]
+
+
 def select_after(run: Run, target: float, trials: Sequence[int]) -> Selection:
     """Return the selection among all sizes after `trials`, at the target or what they held."""
     rates = dict(zip(run.batch_sizes, run.winners[0].lrs, strict=True))

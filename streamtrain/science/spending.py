@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from streamtrain.records import LadderInfo
 from streamtrain.science.contest import mean_log_cost, timing_variance
 from streamtrain.science.run_log import Curve, Run
-from streamtrain.science.selection import DEFAULT_WITHIN
+from streamtrain.science.selection import DEFAULT_WITHIN, Selection
 
 #: The ladder leaves time for this many trials of all sizes. Most tables need 5 to 12, the last of
 #: them with fewer sizes.
@@ -17,6 +17,9 @@ PASSES_SHARE = 0.85
 
 #: Seconds of timing per size: five repeats, and finding how many steps fill a region.
 TIMING_SECONDS = 0.9
+
+#: Timings are named as the cause of a doubt where their deviation is this part of the bound.
+TIMING_DOUBT = 0.3
 
 #: The part of a budget after which no more timing is started.
 TIMING_SHARE = 0.05
@@ -82,6 +85,23 @@ def is_timed(run: Run) -> bool:
     wish = math.log1p(run.header.within or DEFAULT_WITHIN)
     limit = TIMING_SHARE * (ladder.budget_seconds or math.inf)
     return deviation <= wish / 10 or _timed_seconds(run) > limit
+
+
+def timing_would_tell(run: Run, selection: Selection | None) -> bool:
+    """Return whether more timings are worth their time, after the trials of a sweep.
+
+    They are where the choice is not settled, the timings are a large part of why, and a block of
+    repeats fits into the budget. `selection`: the one after the last trial, if any.
+    """
+    budget = ladder_of_run(run).budget_seconds
+    if budget is None or selection is None or selection.settled or selection.regret.hi is None:
+        return False
+    deviation = math.sqrt(2 * timing_variance(run, run.batch_sizes))
+    block = TIMING_SECONDS * len(run.batch_sizes)
+    return (
+        deviation > TIMING_DOUBT * math.log1p(selection.regret.hi)
+        and _seconds_used(run) + block <= PASSES_SHARE * budget
+    )
 
 
 def cost_per_row(run: Run, size: int) -> float:

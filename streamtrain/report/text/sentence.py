@@ -19,10 +19,7 @@ from streamtrain.science.contest import timing_variance
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import Run
 from streamtrain.science.selection import next_look
-from streamtrain.science.spending import PASSES_SHARE
-
-#: Timings are named as the cause where their deviation alone is this part of the bound.
-TIMING_DOUBT = 0.4
+from streamtrain.science.spending import PASSES_SHARE, TIMING_DOUBT
 
 
 def sentence(analysis: Analysis) -> str:
