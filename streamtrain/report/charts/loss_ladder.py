@@ -13,7 +13,7 @@ from streamtrain.report.charts.theme import (
 )
 
 #: Room to the right of the curves for their labels, as a factor of the axis.
-_LABEL_ROOM = 0.12
+_LABEL_ROOM = 0.25
 
 
 def loss_ladder(summary: Summary, tables: Tables) -> AnyChart | None:
