@@ -87,27 +87,14 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def kill_all(tasks: list[dict]) -> None:
-    """Run tasks side by side; print a list with the result of each, or its error.
+def print_killing(task: dict) -> None:
+    """Kill and resume the run of a task; print the result.
 
     A task is {"verb": "train", "config": {…}, "whole": "a", "out": "b", "kills": 12, "renames": 4,
-    "seed": 0}. Its process writes the result to a file beside `out`.
+    "seed": 0}.
     """
     hasten()
-    drivers = []
-    for task in tasks:
-        driver = os.fork()
-        if not driver:
-            try:
-                result = kill_and_resume(task)
-            except BaseException:
-                result = {"error": traceback.format_exc()}
-            Path(f"{task['out']}.json").write_text(json.dumps(result))
-            os._exit(0)
-        drivers.append(driver)
-    for driver in drivers:
-        wait(driver)
-    print(json.dumps([json.loads(Path(f"{task['out']}.json").read_text()) for task in tasks]))
+    print(json.dumps(kill_and_resume(task)))
 
 
 def kill_and_resume(task: dict) -> dict:

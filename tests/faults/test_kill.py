@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from streamtrain.training.until_flat import LEAST_ROWS
-from tests.faults.killing import kill_all
+from tests.faults.killing import print_killing
 from tests.faults.run_output import left_over, timeless_records, weights
 from tests.forked import run_forked
 
@@ -77,38 +77,34 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def killings(forked, shards, tmp_path_factory) -> dict[str, tuple[dict, dict]]:
-    """Name of the case → (task, result)."""
-    tasks = {}
-    for name, (verb, format, parts, kills, renames) in CASES.items():
-        config = {
-            "data": {"path": str(shards[format]), "holdout": 1000},
-            "order": {"window_rows": 2048},
-            "model": {"hidden": [8, 8]},
-            "fetch": {"memory": "64MiB", "readers": 2},
-            **parts,
-        }
-        folder = tmp_path_factory.mktemp("kill")
-        tasks[name] = {
-            "verb": verb,
-            "config": config,
-            "whole": str(folder / "whole"),
-            "out": str(folder / "out"),
-            "kills": kills,
-            "renames": renames,
-            # Other moments in every run; the seed is shown on failure.
-            "seed": random.SystemRandom().randrange(2**32),
-        }
-    done = run_forked(forked, tmp_path_factory.mktemp("said"), kill_all, list(tasks.values()))
-    assert done.code == 0, done.err
-    return dict(zip(tasks, zip(tasks.values(), json.loads(done.out), strict=True), strict=True))
+def make_task(name: str, shards: dict[str, Path], folder: Path) -> dict:
+    """Return the task of a case for `print_killing`."""
+    verb, format, parts, kills, renames = CASES[name]
+    config = {
+        "data": {"path": str(shards[format]), "holdout": 1000},
+        "order": {"window_rows": 2048},
+        "model": {"hidden": [8, 8]},
+        "fetch": {"memory": "64MiB", "readers": 2},
+        **parts,
+    }
+    return {
+        "verb": verb,
+        "config": config,
+        "whole": str(folder / "whole"),
+        "out": str(folder / "out"),
+        "kills": kills,
+        "renames": renames,
+        # Other moments in every run; the seed is shown on failure.
+        "seed": random.SystemRandom().randrange(2**32),
+    }
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_a_run_that_is_killed_and_resumed_is_the_unbroken_run(killings, name):
-    task, result = killings[name]
-    assert "error" not in result, f"{task}\n{result['error']}"
+def test_a_run_that_is_killed_and_resumed_is_the_unbroken_run(forked, shards, tmp_path, name):
+    task = make_task(name, shards, tmp_path)
+    done = run_forked(forked, tmp_path, print_killing, task)
+    assert done.code == 0, f"{task}\n{done.err}"
+    result = json.loads(done.out)
     assert result["broken"] == 0, f"{task}\n{result}"
     assert result["finished"] >= 1, f"{task}\n{result}"
     assert result["killed"] == task["kills"] + 3 * task["renames"], f"{task}\n{result}"
