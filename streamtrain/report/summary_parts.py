@@ -202,6 +202,28 @@ class Growing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MoreRows:
+    """How the fastest size changes with the rows to train on.
+
+    Attributes:
+        fastest: The fastest size of each rung, by its rows; between the sizes tried.
+        per_doubling: The factor by which it grows when the rows double.
+        expected: The fastest size of the last rung, as the rungs before it predict it.
+        is_confirmed: Whether the last rung's is within that interval.
+        epoch_rows: Rows of an epoch.
+        predicted: The fastest size for an epoch of rows; None where is_confirmed is false, or the
+            last rung has as many.
+    """
+
+    fastest: dict[str, float]
+    per_doubling: Figure
+    expected: Figure
+    is_confirmed: bool
+    epoch_rows: int
+    predicted: Figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
     """A size trained to the target from start to end: seconds predicted and measured.
 
