@@ -145,6 +145,10 @@ class Recommended:
         target_loss: The loss by which the sizes are compared.
         target_rmse: The same target as RMSE, in the target's own units.
         command: The command that trains at this size and rate; None for a run that is no sweep.
+        rows: Rows that this command trains on: where the held-out loss of this size was smallest.
+        expected_loss: Its held-out loss there, with an interval for one further seed; n counts the
+            seeds of the sweep that trained so long.
+        expected_rmse: The same as RMSE, in the target's own units.
         more_trials: An estimate of the further trials that would settle it; 0 when it is settled,
             None when unknown.
         reason: Why, in words.
@@ -159,6 +163,9 @@ class Recommended:
     target_loss: float | None = None
     target_rmse: float | None = None
     command: str | None = None
+    rows: int | None = None
+    expected_loss: Figure = NOT_MEASURED
+    expected_rmse: Figure = NOT_MEASURED
     more_trials: int | None = None
     reason: str = ""
     not_chosen: dict[str, str] = field(default_factory=dict)
