@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -198,7 +197,7 @@ def choose_columns(
         raise DataError(
             f"{url}: no numeric columns. A data set needs a target and at least one feature."
         )
-    repeated = sorted(_repeated(names) - {target})
+    repeated = sorted({name for name in names if names.count(name) > 1 and name != target})
     if repeated and (features is None or (target is None and names[-1] in repeated)):
         raise DataError(repeated_names_message(url, repeated))
     target = names[-1] if target is None else target
@@ -208,7 +207,7 @@ def choose_columns(
             f"{target!r} is the target and also a feature. Leave it out of --features, or choose"
             " another --target."
         )
-    repeated = sorted(_repeated(features))
+    repeated = sorted({name for name in features if features.count(name) > 1})
     if repeated:
         raise ConfigError(
             f"--features names {', '.join(map(repr, repeated))} twice. Name every feature once."
@@ -219,10 +218,6 @@ def choose_columns(
             " feature."
         )
     return (*features, target)
-
-
-def _repeated(names: Sequence[str]) -> set[str]:
-    return {name for name, count in Counter(names).items() if count > 1}
 
 
 def repeated_names_message(url: str, names: Sequence[str]) -> str:
