@@ -1,4 +1,4 @@
-"""The two-pass shuffle: deal rows to buckets of the block, then permute each bucket.
+"""The two-pass shuffle: deal rows to buckets of the block, then permute each bucket (permute.py).
 
 A random scatter over a window of 40 MB misses the cache on every row. Dealing each row to one of up
 to 256 random buckets writes to 256 sequential streams instead, and a bucket then fits the cache
@@ -15,10 +15,13 @@ because one hash deals 8 rows. `flat` is the block as one axis, in which row r s
 A group is 16 rows of the block, starting at a multiple of 16.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from llvmlite import ir
-from numba import njit, uint8, uint32, uint64
+from numba import carray, njit, uint8, uint32, uint64
 from numba.core import types
+from numba.extending import overload
 
 from streamtrain.kernels.intrinsics import intrinsic
 
@@ -26,8 +29,14 @@ GOLDEN = uint64(0x9E3779B97F4A7C15)
 MIX_1 = uint64(0xBF58476D1CE4E5B9)
 MIX_2 = uint64(0x94D049BB133111EB)
 
-#: Rows dealt at a time; their standardised values stay in the first-level cache.
+#: Rows dealt at a time; their standardised values stay in the first-level cache. Wide rows are
+#: dealt TILE_VALUES values at a time, but enough rows that columns are read in whole cache lines.
 TILE_ROWS = 512
+TILE_VALUES, MIN_TILE_ROWS = 8192, 128
+
+#: Up to this many columns, their number is part of the type, so that the compiler unrolls the loops
+#: over them, which takes seconds for each number. One kernel serves all larger numbers.
+MAX_UNROLLED = 7
 
 #: Rows per group: 16 rows of any width are whole cache lines of 64 bytes, or 16 floats.
 GROUP_ROWS = 16
@@ -36,7 +45,6 @@ _CACHE_LINE_BYTES = 64
 
 _INFINITY_BITS = uint32(0x7F800000)
 _SIGN_OFF = uint32(0x7FFFFFFF)
-_LOW_32 = uint64(0xFFFFFFFF)
 
 
 @intrinsic
@@ -74,31 +82,9 @@ def _write_line(typingctx, target, target_at, source, source_at):
     return types.void(target, target_at, source, source_at), codegen
 
 
-@intrinsic
-def _prefetch(typingctx, array, index):
-    """Prefetch the cache line of `array[index]` into the second-level cache.
-
-    It has no other effect, even if the index is out of bounds.
-    """
-
-    def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
-        i32 = ir.IntType(32)
-        function = builder.module.declare_intrinsic(
-            "llvm.prefetch",
-            [pointer.type],
-            ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32]),
-        )
-        for_writing, second_level, data_cache = (ir.Constant(i32, value) for value in (1, 2, 1))
-        builder.call(function, [pointer, for_writing, second_level, data_cache])
-        return context.get_dummy_value()
-
-    return types.void(array, index), codegen
-
-
 @njit(inline="always")
-def _mix(z):
+def mix(z):
+    """Return the 64-bit hash of SplitMix64 (plan/order.py: mix64)."""
     z = (z ^ (z >> uint64(30))) * MIX_1
     z = (z ^ (z >> uint64(27))) * MIX_2
     return z ^ (z >> uint64(31))
@@ -121,10 +107,10 @@ def count_buckets(key, first_position, num_rows, skip, mask, counts):
     whole_groups = num_rows // 8
     base = uint64(first_position // 8)
     for group in range(whole_groups):
-        bits = _mix(key + (base + uint64(group)) * GOLDEN)
+        bits = mix(key + (base + uint64(group)) * GOLDEN)
         for k in range(8):
             partial[k & 3, (bits >> uint64(8 * k)) & mask] += 1
-    bits = _mix(key + (base + uint64(whole_groups)) * GOLDEN)
+    bits = mix(key + (base + uint64(whole_groups)) * GOLDEN)
     for k in range(num_rows - 8 * whole_groups):
         partial[k & 3, (bits >> uint64(8 * k)) & mask] += 1
     for bucket in range(counts.shape[0]):
@@ -132,32 +118,88 @@ def count_buckets(key, first_position, num_rows, skip, mask, counts):
             partial[0, bucket] + partial[1, bucket] + partial[2, bucket] + partial[3, bucket]
         )
     for row in skip:
-        bits = _mix(key + (base + uint64(row // 8)) * GOLDEN)
+        bits = mix(key + (base + uint64(row // 8)) * GOLDEN)
         counts[(bits >> uint64(8 * (row % 8))) & mask] -= 1
 
 
+class Table(NamedTuple):
+    """Columns by their addresses, so that their number is not part of a compiled type.
+
+    Attributes:
+        addresses: Address of each column's first value, int64 (columns,).
+        steps: Values from each value of a column to its next, int64 (columns,).
+        like: One of the columns, which all have its type, length and layout.
+    """
+
+    addresses: np.ndarray
+    steps: np.ndarray
+    like: np.ndarray
+
+
+def _num_columns(columns):
+    """Return the number of columns of a tuple or a `Table`; of a tuple, the compiler knows it."""
+
+
+def _num_rows(columns):
+    """Return the rows of a tuple of columns or a `Table`."""
+
+
+def _part(columns, c, start, count):
+    """Return `count` values of column `c` from row `start` on."""
+
+
+@overload(_num_columns)
+def _overload_num_columns(columns):
+    if isinstance(columns, types.BaseNamedTuple):
+        return lambda columns: columns.addresses.shape[0]
+    return lambda columns: len(columns)
+
+
+@overload(_num_rows)
+def _overload_num_rows(columns):
+    if isinstance(columns, types.BaseNamedTuple):
+        return lambda columns: columns.like.shape[0]
+    return lambda columns: columns[0].shape[0]
+
+
+@overload(_part)
+def _overload_part(columns, c, start, count):
+    if not isinstance(columns, types.BaseNamedTuple):
+        return lambda columns, c, start, count: columns[c][start : start + count]
+    like = columns.types[2]
+    itemsize = like.dtype.bitwidth // 8
+    if like.layout == "C":
+
+        def contiguous_part(columns, c, start, count):
+            return carray(_pointer(columns.like, columns.addresses[c] + start * itemsize), (count,))
+
+        return contiguous_part
+
+    def strided_part(columns, c, start, count):
+        step = columns.steps[c]
+        address = columns.addresses[c] + start * step * itemsize
+        return carray(_pointer(columns.like, address), ((count - 1) * step + 1,))[::step]
+
+    return strided_part
+
+
+@intrinsic
+def _pointer(typingctx, like, address):
+    """Return a pointer to values of the type of the array `like`."""
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like.dtype)(like, address), codegen
+
+
 @njit(nogil=True, cache=True, boundscheck=False)
-def deal(
+def deal_columns(
     columns, skip, first_position, first_id, key, mask, cursors, block, mean, scale, receipt_key
 ):
-    """Deal the rows of a span to their buckets; return (rows dealt, digest of ids, all finite).
-
-    Args:
-        columns: Tuple of arrays (rows of the span,) of one type, with any stride.
-        skip: Ascending rows of the span that are not dealt, int64.
-        first_position: Position of the span's first row, a multiple of 8.
-        first_id: Id of the span's first row.
-        key: Key of the window, uint64.
-        mask: Number of buckets minus one, uint64.
-        cursors: Next free row of each bucket, int64 (buckets,); advanced.
-        block: float32 (rows, len(columns)), written bypassing the cache if it is aligned to a cache
-            line. Its contents beyond the cursors are undefined.
-        mean: float64 (len(columns),). A value becomes `(value - mean) * scale`, computed in float64
-            and then cast.
-        scale: As `mean`.
-        receipt_key: Key of the digest, uint64.
-    """
-    num_rows, width = columns[0].shape[0], len(columns)
+    """Do the work of `deal` with columns as a tuple of arrays or a `Table`."""
+    num_rows, width = _num_rows(columns), _num_columns(columns)
+    tile_rows = max(MIN_TILE_ROWS, min(TILE_ROWS, TILE_VALUES // width // GROUP_ROWS * GROUP_ROWS))
     flat = block.reshape(-1)
     bypass_cache = block.ctypes.data % _CACHE_LINE_BYTES == 0
     stage = _aligned_floats(cursors.shape[0] * GROUP_ROWS * width)
@@ -169,31 +211,31 @@ def deal(
             group_values = flat[first : first + GROUP_ROWS * width]
             stage_at = bucket * GROUP_ROWS * width
             stage[stage_at : stage_at + group_values.shape[0]] = group_values
-    values = np.empty(width * TILE_ROWS, dtype=np.float32)
-    keep = np.ones(TILE_ROWS, dtype=np.uint8)
+    values = np.empty(width * tile_rows, dtype=np.float32)
+    keep = np.ones(tile_rows, dtype=np.uint8)
     digest = uint64(0)
     dealt = 0
     largest_bits = uint32(0)
     next_skip = 0
-    for tile in range(0, num_rows, TILE_ROWS):
-        rows = min(TILE_ROWS, num_rows - tile)
+    for tile in range(0, num_rows, tile_rows):
+        rows = min(tile_rows, num_rows - tile)
         keep_all = True
         while next_skip < skip.shape[0] and skip[next_skip] < tile + rows:
             keep[skip[next_skip] - tile] = uint8(0)
             next_skip += 1
             keep_all = False
         for row in range(rows):
-            digest += _mix(uint64(first_id + tile + row) * GOLDEN + receipt_key) * uint64(keep[row])
+            digest += mix(uint64(first_id + tile + row) * GOLDEN + receipt_key) * uint64(keep[row])
         for c in range(width):
-            column = columns[c][tile : tile + rows]
-            out = values[c * TILE_ROWS : (c + 1) * TILE_ROWS]
+            column = _part(columns, c, tile, rows)
+            out = values[c * tile_rows : (c + 1) * tile_rows]
             column_bits = _standardise(column, mean[c], scale[c], out)
             if not keep_all:
                 column_bits = _largest_bits(out[:rows], keep)
             largest_bits = max(largest_bits, column_bits)
         base = uint64((first_position + tile) // 8)
         for group in range((rows + 7) // 8):
-            bits = _mix(key + (base + uint64(group)) * GOLDEN)
+            bits = mix(key + (base + uint64(group)) * GOLDEN)
             for row in range(uint64(group * 8), uint64(min(group * 8 + 8, rows))):
                 if not keep_all and not keep[row]:
                     continue
@@ -202,8 +244,14 @@ def deal(
                 cursors[bucket] = block_row + uint64(1)
                 slot = block_row % uint64(GROUP_ROWS)
                 slot_at = (bucket * uint64(GROUP_ROWS) + slot) * uint64(width)
-                for c in range(width):
-                    stage[slot_at + uint64(c)] = values[uint64(c * TILE_ROWS) + row]
+                eights = uint64(width // 8 * 8)
+                for c in range(uint64(0), eights, uint64(8)):
+                    for k in range(8):
+                        stage[slot_at + c + uint64(k)] = values[
+                            (c + uint64(k)) * uint64(tile_rows) + row
+                        ]
+                for c in range(eights, uint64(width)):
+                    stage[slot_at + c] = values[c * uint64(tile_rows) + row]
                 if slot == uint64(GROUP_ROWS - 1):
                     group_at = bucket * uint64(GROUP_ROWS * width)
                     flat_at = (block_row - slot) * uint64(width)
@@ -265,73 +313,37 @@ def _write_group(stage, stage_at, flat, flat_at, width, bypass_cache):
             flat[flat_at + i] = stage[stage_at + i]
 
 
-@njit(nogil=True, cache=True, boundscheck=False)
-def permute(block, starts, ends, key, width):
-    """Shuffle each bucket in place, then close the gaps between buckets; return the number of rows.
-
-    Random indices are exactly uniform (Lemire, arXiv 1805.10941, algorithm 5).
+def deal(
+    columns, skip, first_position, first_id, key, mask, cursors, block, mean, scale, receipt_key
+):
+    """Deal the rows of a span to their buckets; return (rows dealt, digest of ids, all finite).
 
     Args:
-        block: float32 (rows, width).
-        starts: First row of each bucket, int64 (buckets,).
-        ends: End of each bucket, exclusive, int64 (buckets,).
+        columns: Tuple of arrays (rows of the span,) of one type, with any stride.
+        skip: Ascending rows of the span that are not dealt, int64.
+        first_position: Position of the span's first row, a multiple of 8.
+        first_id: Id of the span's first row.
         key: Key of the window, uint64.
-        width: A tuple with as many elements as the block has columns, so that the compiler knows
-            the width; its values do not matter.
+        mask: Number of buckets minus one, uint64.
+        cursors: Next free row of each bucket, int64 (buckets,); advanced.
+        block: float32 (rows, len(columns)), written bypassing the cache if it is aligned to a cache
+            line. Its contents beyond the cursors are undefined.
+        mean: float64 (len(columns),). A value becomes `(value - mean) * scale`, computed in float64
+            and then cast.
+        scale: As `mean`.
+        receipt_key: Key of the digest, uint64.
     """
-    flat = block.reshape(-1)
-    w = len(width)
-    filled = 0
-    for bucket in range(starts.shape[0]):
-        first = starts[bucket]
-        # Per row of this bucket, prefetch one line of the next bucket, in sequence. The rows of a
-        # bucket are then accessed in random order, which the hardware cannot prefetch.
-        next_bucket = flat[:0]
-        if bucket + 1 < starts.shape[0]:
-            next_bucket = flat[starts[bucket + 1] * w : ends[bucket + 1] * w]
-        state = _mix(key ^ (uint64(bucket + 1) * GOLDEN))
-        for i in range(ends[bucket] - first - 1, 0, -1):
-            bound = uint64(i + 1)
-            _prefetch(next_bucket, min(i * w, next_bucket.shape[0] - 1))
-            state += GOLDEN
-            product = (_mix(state) >> uint64(32)) * bound
-            if (product & _LOW_32) < bound:
-                threshold = (uint64(0x100000000) - bound) % bound
-                while (product & _LOW_32) < threshold:
-                    state += GOLDEN
-                    product = (_mix(state) >> uint64(32)) * bound
-            left = (first + i) * w
-            right = (first + np.int64(product >> uint64(32))) * w
-            # Four features: all loads before all stores. In the loop below each load would wait for
-            # the store before it.
-            if w == 5:
-                left_0 = flat[left]
-                left_1 = flat[left + 1]
-                left_2 = flat[left + 2]
-                left_3 = flat[left + 3]
-                left_4 = flat[left + 4]
-                right_0 = flat[right]
-                right_1 = flat[right + 1]
-                right_2 = flat[right + 2]
-                right_3 = flat[right + 3]
-                right_4 = flat[right + 4]
-                flat[left] = right_0
-                flat[left + 1] = right_1
-                flat[left + 2] = right_2
-                flat[left + 3] = right_3
-                flat[left + 4] = right_4
-                flat[right] = left_0
-                flat[right + 1] = left_1
-                flat[right + 2] = left_2
-                flat[right + 3] = left_3
-                flat[right + 4] = left_4
-            else:
-                for k in range(w):
-                    flat[left + k], flat[right + k] = flat[right + k], flat[left + k]
-        if filled == first:
-            filled = ends[bucket]
-        else:
-            for flat_at in range(first * w, ends[bucket] * w):
-                flat[filled * w + flat_at - first * w] = flat[flat_at]
-            filled += ends[bucket] - first
-    return filled
+    table = columns if len(columns) <= MAX_UNROLLED else _table(columns)
+    return deal_columns(
+        table, skip, first_position, first_id, key, mask, cursors, block, mean, scale, receipt_key
+    )
+
+
+def _table(columns):
+    """Return columns of one type and layout as a `Table`, which does not keep them alive."""
+    itemsize = columns[0].itemsize
+    return Table(
+        addresses=np.array([column.ctypes.data for column in columns]),
+        steps=np.array([column.strides[0] // itemsize for column in columns]),
+        like=columns[0],
+    )

@@ -12,6 +12,7 @@ import numpy as np
 
 from streamtrain.errors import DataError
 from streamtrain.kernels import shuffle as kernels
+from streamtrain.kernels.permute import permute
 from streamtrain.plan.holdout import Holdout
 from streamtrain.plan.order import RECEIPT, make_key
 from streamtrain.plan.plan import Window
@@ -51,7 +52,6 @@ class WindowBuild:
     ):
         self.window, self.source, self.chains = window, source, chains
         self.sliced = source.spans.is_slice(window.spans)
-        self.width = (0,) * pool.width
         self.spans = [source.spans[int(number)] for number in window.spans]
         self.skips = [source.holdout.of(int(number)) for number in window.spans]
         padded_rows = [(span.num_rows + 7) // 8 * 8 for span in self.spans]
@@ -150,7 +150,7 @@ class WindowBuild:
 
     def permute(self) -> Block:
         """Shuffle inside the buckets and return the finished block."""
-        rows = kernels.permute(self.buffer, self.starts, self.cursors, self.key, self.width)
+        rows = permute(self.buffer, self.starts, self.cursors, self.key)
         return Block(
             epoch=self.window.epoch,
             index=self.window.index,

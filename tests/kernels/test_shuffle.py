@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from streamtrain.kernels.shuffle import TILE_ROWS, count_buckets, deal, permute
+from streamtrain.kernels import shuffle as kernels
+from streamtrain.kernels.permute import permute, permute_width
+from streamtrain.kernels.shuffle import TILE_ROWS, count_buckets, deal
 from streamtrain.plan.order import GOLDEN, hash_array, mix64
 
 RECEIPT_KEY = np.uint64(99)
@@ -47,7 +49,7 @@ def shuffle(spans, skips, key, num_buckets, mean=None, scale=None):
         finite = finite and span_finite
         first_id += len(span[0])
     assert np.array_equal(cursors, starts + counts)
-    rows = permute(block, starts, cursors, key, (0,) * width)
+    rows = permute(block, starts, cursors, key)
     return block[:rows], dealt, digest % 2**64, finite
 
 
@@ -79,8 +81,8 @@ def oracle(spans, skips, key, num_buckets):
 
 @given(
     sizes=st.lists(st.integers(1, 70), min_size=1, max_size=4),
-    # each width is a compilation of two seconds
-    width=st.integers(2, 7) if THOROUGH else st.sampled_from([2, 5]),
+    # each width of up to 7 is a compilation of seconds
+    width=st.integers(2, 60) if THOROUGH else st.sampled_from([2, 5, 8, 11, 30]),
     num_buckets=st.sampled_from([1, 2, 16, 256]),
     key=st.integers(0, 2**64 - 1),
     data=st.data(),
@@ -113,15 +115,28 @@ def test_equals_the_oracle(sizes, width, num_buckets, key, data):
 )
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 @pytest.mark.parametrize("stored", [np.float32, np.float64], ids=["float32", "float64"])
-def test_tiles_strides_and_types(rows, strided, stored):
+@pytest.mark.parametrize("width", [5, 23], ids=str)
+def test_tiles_strides_and_types(rows, strided, stored, width):
     ids = np.arange(rows, dtype=stored)
-    table = np.stack([ids, ids + 0.5, -ids, ids * 2, ids + 1], axis=1)
+    table = np.stack([ids, *(ids * (c % 3 - 1) + c for c in range(1, width))], axis=1)
     span = list(table.T) if strided else [np.ascontiguousarray(column) for column in table.T]
     block, dealt, _, _ = shuffle([span], [np.array([0, rows - 1])], key=5, num_buckets=8)
     assert dealt == rows - 2
     order = block[:, 0].astype(np.int64)
     assert np.array_equal(np.sort(order), np.arange(1, rows - 1))
     assert np.array_equal(block, table[order].astype(np.float32))
+
+
+def test_the_number_of_columns_is_no_part_of_a_type():
+    random = np.random.default_rng(0)
+    nothing = np.empty(0, np.int64)
+    compiled = []
+    for width in (8, 1500):
+        columns = [random.standard_normal(40).astype(np.float32) for _ in range(width)]
+        block, *_ = shuffle([columns], [nothing], key=1, num_buckets=2)
+        assert np.array_equal(block, oracle([columns], [nothing], 1, 2))
+        compiled.append((len(kernels.deal_columns.signatures), len(permute_width.signatures)))
+    assert compiled[0] == compiled[1]
 
 
 def test_standardises_in_float64_before_the_cast():

@@ -111,9 +111,8 @@ def validate_pages(shard: Shard, columns: Sequence[str], chunks: Chunks | None) 
         _, chunks = read_metadata(shard)
     names = [column.name for column in shard.columns]
     if chunks and len(chunks[0]) == len(names):  # a flat schema: leaves are columns
-        check_pages(
-            shard, {name: [group[names.index(name)] for group in chunks] for name in columns}
-        )
+        places = {name: place for place, name in enumerate(names)}
+        check_pages(shard, {name: [group[places[name]] for group in chunks] for name in columns})
 
 
 def require_unchanged(
