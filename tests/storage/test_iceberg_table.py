@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -15,7 +14,6 @@ from .warehouse import columns_of, ingested
 
 pytest.importorskip("pyiceberg")
 
-from pyiceberg.catalog import MetastoreCatalog
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.manifest import (
     DataFile,
@@ -26,61 +24,21 @@ from pyiceberg.manifest import (
     ManifestEntryStatus,
     write_manifest,
 )
-from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
-from pyiceberg.table import CommitTableResponse, StaticTable, Table
-from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
+from pyiceberg.table import Table
 from pyiceberg.typedef import Record
 from pyiceberg.types import DoubleType
-from pyiceberg.utils.concurrent import ExecutorFactory
 
-
-class OneTable(MetastoreCatalog):
-    """A catalog that keeps the place of one table's metadata in memory."""
-
-    newest = ""
-
-    def create(self, root: Path, table: pa.Table, **properties: str) -> Table:
-        staged = self._create_staged_table(
-            ("db", "t"),
-            table.schema,
-            f"file://{root}",
-            UNPARTITIONED_PARTITION_SPEC,
-            UNSORTED_SORT_ORDER,
-            properties,
-        )
-        self._keep(staged)
-        created = self.load_table(("db", "t"))
-        created.append(table)
-        return created
-
-    def _keep(self, staged: Any) -> None:
-        self._write_metadata(staged.metadata, staged.io, staged.metadata_location)
-        self.newest = staged.metadata_location
-
-    def load_table(self, identifier: Any) -> Table:
-        table = StaticTable.from_metadata(self.newest)
-        return Table(identifier, table.metadata, self.newest, table.io, self)
-
-    def commit_table(self, table: Table, requirements: Any, updates: Any) -> CommitTableResponse:
-        current = self.load_table(table.name())
-        self._keep(self._update_and_stage_table(current, table.name(), requirements, updates))
-        metadata = self.load_table(table.name()).metadata
-        return CommitTableResponse(metadata=metadata, metadata_location=self.newest)
-
-
-OneTable.__abstractmethods__ = frozenset()  # what these tests do not call
+from .iceberg_catalog import OneTable, end_threads
 
 
 @pytest.fixture(autouse=True)
 def no_pool() -> Iterator[None]:
-    """End the threads of pyiceberg, which it keeps for the life of the process."""
     yield
-    ExecutorFactory.get_or_create().shutdown()
-    ExecutorFactory._instance = None
+    end_threads()
 
 
-def create(root: Path, table: pa.Table, **properties: str) -> Table:
-    return OneTable("files").create(root, table, **properties)
+def create(root: Path, table: pa.Table) -> Table:
+    return OneTable("files").create(f"file://{root}", table)
 
 
 def live(root: Path | str) -> list[float]:
