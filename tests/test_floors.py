@@ -28,6 +28,7 @@ DATA_GEN_FLOOR, DATA_GEN_IMPORTS = 3, 2
 DOORS = {
     "pyarrow": (
         "storage.decode",
+        "storage.foreign",
         "storage.inspect",
         "storage.parquet",
         "storage.remote",
@@ -39,6 +40,9 @@ DOORS = {
     "zarrs": ("storage.zarr.zarr_reader",),
     "obstore": ("storage.remote.filesystem",),
     "fsspec": ("storage.remote.filesystem",),
+    "deltalake": ("storage.foreign.delta_table",),
+    "pyiceberg": ("storage.foreign.iceberg_table",),
+    "duckdb": ("storage.foreign.duckdb_table",),
     "cramjam": ("storage.parquet.fast_pages",),
     "isal": ("storage.parquet.fast_pages",),
     "google_crc32c": ("storage.zarr.zarr_chunks",),

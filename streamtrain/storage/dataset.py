@@ -14,6 +14,7 @@ import numpy as np
 
 from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError, DataError, StoreError, shown
+from streamtrain.storage.foreign.foreign_source import refuse_foreign
 from streamtrain.storage.locate import locate, read_list, warn_of_links
 from streamtrain.storage.manifest import (
     MANIFEST_NAME,
@@ -87,6 +88,7 @@ def find_shards(
 
     Raises DataError naming every shard that cannot be read, and when there are no rows.
     """
+    refuse_foreign(os.fspath(path))
     path, storage = take_query(os.fspath(path), storage)
     path = normal_url(path)
     listed = read_list(path, storage)

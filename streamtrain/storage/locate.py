@@ -13,6 +13,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from streamtrain.errors import DataError, shown
+from streamtrain.storage.foreign.table_marks import (
+    refuse_listed_tables,
+    refuse_local_tables,
+    refuse_remote_table,
+)
 from streamtrain.storage.remote.filesystem import file_size, list_files, take_query
 from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.zarr.node_files import NODE_FILES, is_zarr
@@ -33,10 +38,15 @@ def locate(
     Folders are searched recursively. A file that is named, or matched by a glob, is taken whatever
     its suffix. Hidden files and folders, and those that start with `_`, are left out.
 
-    Raises DataError when there is nothing, and for a name with control characters, a pipe or a
-    device; StoreError when a store does not answer.
+    Raises DataError when there is nothing, for a name with control characters, a pipe or a device,
+    and for files of a Delta, Iceberg or Hudi table; StoreError when a store does not answer.
     """
-    urls = _locate_remote(path, suffixes, storage) if is_remote(path) else _locate(path, suffixes)
+    if is_remote(path):
+        urls = _locate_remote(path, suffixes, storage)
+    else:
+        refuse_local_tables(path, ())
+        urls = _locate(path, suffixes)
+        refuse_local_tables(path, urls)
     for url in urls:
         if not url.isprintable():
             raise DataError(f"{shown(url)}: the name contains control characters. Rename it.")
@@ -93,6 +103,7 @@ def read_list(path: str, storage: Storage = LOCAL) -> tuple[list[str], Storage] 
     if len(set(urls)) < len(urls):
         repeated = min(url for url in urls if urls.count(url) > 1)
         raise DataError(f"{path}: lists {shown(repeated)} twice. List every file once.")
+    refuse_local_tables(path, [url for url in urls if not is_remote(url)])
     return urls, storage
 
 
@@ -173,6 +184,7 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def _locate_remote(url: str, suffixes: Sequence[str], storage: Storage) -> list[str]:
+    refuse_remote_table(url, storage)
     if file_size(url, storage) is not None:
         return [url]
     parts = url.split("/")
@@ -181,7 +193,11 @@ def _locate_remote(url: str, suffixes: Sequence[str], storage: Storage) -> list[
         (index for index, part in enumerate(parts) if index > 2 and glob.has_magic(part)), None
     )
     if first_magic is None:
-        return _shards_below(url, list_files(url, storage), suffixes)
+        files = list_files(url, storage)
+        refuse_listed_tables(url, url, files, [])
+        urls = _shards_below(url, files, suffixes)
+        refuse_listed_tables(url, url, files, urls)
+        return urls
     root, pattern = "/".join(parts[:first_magic]), parts[first_magic:]
     files = list_files(root, storage)
     folders = {str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."}
@@ -195,6 +211,7 @@ def _locate_remote(url: str, suffixes: Sequence[str], storage: Storage) -> list[
             urls.append(f"{root}/{name}")
         else:
             urls += _shards_below(f"{root}/{name}", _below(files, name), suffixes)
+    refuse_listed_tables(url, root, files, urls)
     return list(dict.fromkeys(urls))
 
 

@@ -64,7 +64,7 @@ OPTION_NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "http": {},
     "https": {},
 }
-_ARROW, _OBSTORE = 0, 1
+_ARROW, OBSTORE = 0, 1
 _STREAM_BYTES = 8 << 20
 
 
@@ -194,7 +194,7 @@ def _azure_filesystem(options: dict[str, Any]) -> fs.FileSystem:
 
 
 def client_options(scheme: str, storage: Storage, library: int) -> dict[str, Any]:
-    """Return the options under the names of a library, `_ARROW` or `_OBSTORE`.
+    """Return the options under the names of a library, `_ARROW` or `OBSTORE`.
 
     Raises ConfigError for an option that does not apply to the scheme.
     """
@@ -264,7 +264,7 @@ def open_objects(url: str, storage: Storage) -> Any:
         "max_retries": ATTEMPTS - 1,
         "retry_timeout": timedelta(seconds=ATTEMPTS * storage.request_seconds),
     }
-    options = client_options(scheme, storage, _OBSTORE)
+    options = client_options(scheme, storage, OBSTORE)
     if is_web(url):
         query = dict(storage.queries).get(url)
         address = f"{url}?{query}" if query else url

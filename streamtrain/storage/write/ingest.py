@@ -16,6 +16,7 @@ from streamtrain.storage.dataset import (
     open_shards,
     repeated_names_message,
 )
+from streamtrain.storage.foreign.foreign_source import absolute_source
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.write.tables import Piece, Table, open_tables
@@ -35,6 +36,8 @@ def ingest(
 ) -> Dataset:
     """Rewrite CSV (also gzipped), Arrow / Feather, Parquet or Zarr as our own shards.
 
+    So are Delta and Iceberg tables, and `duckdb:FILE?table=NAME` or `duckdb:FILE?query=SELECT …`.
+
     A shard has 16 spans of `span_rows` rows, with checksums, and a manifest lists all shards. Both
     formats get the same spans. The target becomes the last column. Columns that are not numeric are
     left out with a warning; one that is named is refused. `storage_options` apply to `source` and
@@ -43,12 +46,12 @@ def ingest(
     Raises DataError, and ConfigError when `out` is not empty; neither leaves anything behind.
     """
     storage = make_storage(storage_options)
-    source, out = os.fspath(source), normal_url(out)
+    source, out = absolute_source(os.fspath(source)), normal_url(out)
     refuse_output(
         out, Layout(columns=(), decoded_type="float32", format=format, span_rows=span_rows), storage
     )
-    tables = open_tables(source if is_remote(source) else os.path.abspath(source), storage)
-    source = redact_url(source) if is_remote(source) else os.path.abspath(source)
+    tables = open_tables(source, storage)
+    source = redact_url(source) if is_remote(source) else source
     if features is None:
         _refuse_names(tables[0], target)
     if not tables[0].columns:

@@ -1,4 +1,4 @@
-"""Sources of `ingest`: CSV, Arrow, Parquet and Zarr as streams of pieces.
+"""Sources of `ingest`: CSV, Arrow, Parquet, Zarr and foreign tables as streams of pieces.
 
 A piece is a tuple of decoded columns of equal length.
 """
@@ -16,6 +16,8 @@ from pyarrow import csv
 from streamtrain.errors import DataError, ResourceError, first_line, shown
 from streamtrain.storage.dataset import FoundShards, bind_columns, find_shards
 from streamtrain.storage.decode import MAX_EXACT_INTEGER, arrow_column, decode_arrow
+from streamtrain.storage.foreign.foreign_source import ForeignSource, find_foreign
+from streamtrain.storage.foreign.open_foreign import open_foreign
 from streamtrain.storage.locate import locate, read_list
 from streamtrain.storage.parquet.parquet_reader import stream_parquet
 from streamtrain.storage.readers import Readers
@@ -52,9 +54,13 @@ class Table:
 def open_tables(source: str, storage: Storage = LOCAL) -> list[Table]:
     """Return the tables of a path: one per CSV or Arrow file, one for all Parquet or Zarr shards.
 
+    A Delta or Iceberg table, and a table or query of a database, is one table.
+
     Raises DataError when nothing can be read, or when kinds of file are mixed, and StoreError when
     a store does not answer.
     """
+    if foreign := find_foreign(source, storage):
+        return [_foreign_table(foreign)]
     path, with_query = take_query(source, storage)
     path = normal_url(path)
     listed = read_list(path, with_query)
@@ -69,6 +75,21 @@ def open_tables(source: str, storage: Storage = LOCAL) -> list[Table]:
     if kinds == {"arrow"}:
         return [_arrow_table(path, with_query) for path in paths]
     return [_shard_table(find_shards(source, storage=storage))]
+
+
+def _foreign_table(source: ForeignSource) -> Table:
+    table = open_foreign(source)
+
+    def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
+        with _named_errors(source.name), closing(table.batches(chosen)) as batches:
+            for batch in batches:
+                yield _decode(batch, chosen, decoded_type)
+
+    return Table(
+        url=source.name,
+        columns=_columns(table.schema.names, table.schema.types),
+        pieces=pieces,
+    )
 
 
 def _kind(path: str) -> str:
