@@ -84,8 +84,10 @@ def _table(document: Mapping[str, Any]) -> str:
     lines = [["side", "rows/s", "[95 %]", "streamtrain is", "[95 %]"]]
     for side in _SIDES:
         key = f"{side}_rows_per_second".removeprefix("_")
-        measured = _figure(document, key, format_count) if document[key] else ["not measured", ""]
-        ratio = _figure(document, f"ratio_to_{side}", "{:.3g} ×".format)
+        measured = (
+            figure_texts(document, key, format_count) if document[key] else ["not measured", ""]
+        )
+        ratio = figure_texts(document, f"ratio_to_{side}", "{:.3g} ×".format)
         lines.append([_name(document, side), *measured, *ratio])
     return table(lines, right=frozenset({1, 3}))
 
@@ -96,7 +98,7 @@ def _name(document: Mapping[str, Any], side: str) -> str:
     )
 
 
-def _figure(document: Mapping[str, Any], key: str, form: Callable[[float], str]) -> list[str]:
+def figure_texts(document: Mapping[str, Any], key: str, form: Callable[[float], str]) -> list[str]:
     """Return a value and its interval; empty texts where there is none."""
     figure = document["intervals"].get(key)
     if figure is None:

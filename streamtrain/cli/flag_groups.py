@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin
 from cyclopts import Group, Parameter
 from pydantic.fields import FieldInfo
 
-from streamtrain.base.units import parse_count, parse_seconds
+from streamtrain.base.units import parse_bytes, parse_count, parse_seconds
 from streamtrain.cli.config_layers import (
     environment_layer,
     file_layer,
@@ -146,6 +146,11 @@ Target = Annotated[
 def count(type_: Any, tokens: Any) -> int:
     """Convert `10M`, `64Ki` or `1e9`, for Cyclopts."""
     return parse_count(tokens[0].value)
+
+
+def num_bytes(type_: Any, tokens: Any) -> int:
+    """Convert `2GiB` or `500MB`, for Cyclopts."""
+    return parse_bytes(tokens[0].value)
 
 
 def duration(type_: Any, tokens: Any) -> float:

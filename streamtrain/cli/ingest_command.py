@@ -8,12 +8,15 @@ from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import (
     DATA,
+    GLOBAL,
     Features,
     Output,
     SpanRows,
     StorageOption,
     Target,
     column_names,
+    count,
+    num_bytes,
 )
 from streamtrain.cli.terminal import plain_warnings, show
 
@@ -31,10 +34,38 @@ def ingest(
     target: Target = None,
     features: Features = None,
     span_rows: SpanRows = 262_144,
+    shuffle: Annotated[
+        bool,
+        Parameter(
+            group=DATA,
+            help="shuffle all rows, in files beside OUT where memory does not hold them;"
+            " --no-shuffle keeps their order",
+        ),
+    ] = True,
+    seed: Annotated[
+        int,
+        Parameter(
+            group=GLOBAL,
+            metavar="N",
+            converter=count,
+            n_tokens=1,
+            help="the same seed gives the same order",
+        ),
+    ] = 0,
+    memory: Annotated[
+        int | None,
+        Parameter(
+            group=GLOBAL,
+            metavar="BYTES",
+            converter=num_bytes,
+            n_tokens=1,
+            help="limit of the shuffle; default: a quarter of the memory available at start",
+        ),
+    ] = None,
     storage_option: StorageOption = None,
     output: Output = Output(),
 ) -> None:
-    """Convert data to shards with checksums, good row groups and a manifest.
+    """Convert data to shards with checksums, good row groups and a manifest, in random order.
 
     The target becomes the last column.
     """
@@ -48,6 +79,8 @@ def ingest(
             features=column_names(features),
             target=target,
             span_rows=span_rows,
+            shuffle_seed=seed if shuffle else None,
+            memory=memory,
             storage_options=storage_options(storage_option),
         )
     columns = ", ".join(dataset.features)
@@ -57,6 +90,8 @@ def ingest(
         "rows": dataset.num_rows,
         "shards": len(dataset.shards),
         "columns": list(dataset.columns),
+        "shuffle_seed": seed if shuffle else None,
     }
-    text = f"{rows} in {shards}: {dataset.url}\ncolumns: {columns} → {dataset.target}"
+    order = f"shuffled by seed {seed}" if shuffle else "in the order of the source"
+    text = f"{rows} in {shards}, {order}: {dataset.url}\ncolumns: {columns} → {dataset.target}"
     show(text, document, as_json=output.json)

@@ -106,6 +106,10 @@ BENCH_VERBS = {
         "streamtrain.cli.bench_command:stream",
         "Compare shuffled delivery with raw decode, an expert's loop and a gather in memory.",
     ),
+    "ingest": (
+        "streamtrain.cli.bench_ingest_command:ingest",
+        "Compare the shuffle of ingest with a plain copy.",
+    ),
     "step": (
         "streamtrain.cli.bench_step_command:step",
         "Compare training steps with a plain PyTorch loop and single-thread sgemm.",

@@ -16,7 +16,7 @@ MIX_1 = 0xBF58476D1CE4E5B9
 MIX_2 = 0x94D049BB133111EB
 
 #: Purposes of a key. They are hashed with the seed, so that no two uses share random bits.
-SPANS, WINDOW, HOLDOUT, WEIGHTS, RECEIPT = range(1, 6)
+SPANS, WINDOW, HOLDOUT, WEIGHTS, RECEIPT, INGEST = range(1, 7)
 
 #: Row groups larger than a window are read as chains of slices; this many chains are open and
 #: interleaved at a time.

@@ -89,7 +89,10 @@ class ShardEntry(_StrictModel):
 
 
 class Manifest(_StrictModel):
-    """The content of the file."""
+    """The content of the file.
+
+    `shuffle_seed`: the seed by which the rows were shuffled as a whole; null when they were not.
+    """
 
     schema_version: Literal[1] = 1
     format: Format
@@ -100,6 +103,7 @@ class Manifest(_StrictModel):
     shards: list[ShardEntry]
     statistics: dict[str, Statistics]
     truth: Truth | None = None
+    shuffle_seed: int | None = None
 
     @model_validator(mode="after")
     def _names_agree(self) -> "Manifest":

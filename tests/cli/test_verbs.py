@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -86,12 +87,24 @@ def test_ingest_moves_the_target_last(command, tmp_path):
             "ingest", "in.csv", format, "--target", "y", "--format", format, "--features", "b,a"
         )
         assert said.code == 0
-        assert "3 rows in 1 shard" in said.out
+        assert "3 rows in 1 shard, shuffled by seed 0" in said.out
         assert "b, a → y" in said.out
         assert [
             column["name"]
             for column in json.loads(command("inspect", format, "--json").out)["columns"]
         ] == ["b", "a", "y"]
+
+
+def test_ingest_shuffles_unless_it_is_told_not_to(command, tmp_path):
+    pa.csv.write_csv(pa.table({"a": np.arange(500.0), "y": np.ones(500)}), tmp_path / "in.csv")
+    for name, flags in (("kept", ["--no-shuffle"]), ("one", []), ("two", ["--seed", "2"])):
+        document = json.loads(
+            command("ingest", "in.csv", name, "--memory", "1GiB", "--json", *flags).out
+        )
+        assert document["shuffle_seed"] == {"kept": None, "one": 0, "two": 2}[name]
+    kept, one, two = (pq.read_table(tmp_path / n)["a"].to_pylist() for n in ("kept", "one", "two"))
+    assert kept == sorted(one) == sorted(two) == [*range(500)]
+    assert len({tuple(ids) for ids in (kept, one, two)}) == 3
 
 
 def test_sweep_then_report_again(command, data, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Literal
 
@@ -19,6 +20,7 @@ from streamtrain.storage.dataset import (
 from streamtrain.storage.foreign.foreign_source import absolute_source
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.storage.remote.urls import is_remote, normal_url
+from streamtrain.storage.write.shuffled import shuffled
 from streamtrain.storage.write.tables import Piece, Table, open_tables
 from streamtrain.storage.write.writer import Layout, refuse_output, write_dataset
 from streamtrain.types import Dataset, Format
@@ -32,6 +34,8 @@ def ingest(
     features: Sequence[str] | None = None,
     target: str | None = None,
     span_rows: int = 262_144,
+    shuffle_seed: int | None = None,
+    memory: int | None = None,
     storage_options: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Rewrite CSV (also gzipped), Arrow / Feather, Parquet or Zarr as our own shards.
@@ -41,9 +45,11 @@ def ingest(
     A shard has 16 spans of `span_rows` rows, with checksums, and a manifest lists all shards. Both
     formats get the same spans. The target becomes the last column. Columns that are not numeric are
     left out with a warning; one that is named is refused. `storage_options` apply to `source` and
-    `out`. Memory is bounded by a few spans.
+    `out`. `shuffle_seed`: shuffle the rows by it (shuffled.py), within `memory` bytes, a quarter of
+    what is available by default; None keeps their order, and memory is bounded by a few spans.
 
-    Raises DataError, and ConfigError when `out` is not empty; neither leaves anything behind.
+    Raises DataError, ConfigError when `out` is not empty, and ResourceError when memory or disk do
+    not suffice; none leaves anything behind.
     """
     storage = make_storage(storage_options)
     source, out = absolute_source(os.fspath(source)), normal_url(out)
@@ -80,10 +86,14 @@ def ingest(
     decoded_type = _decoded_type(tables, columns)
     layout = Layout(columns=columns, decoded_type=decoded_type, format=format, span_rows=span_rows)
     pieces = (piece for table in tables for piece in table.pieces(columns, decoded_type))
-    return open_shards(
-        write_dataset(out, layout, _spans(source, pieces, span_rows), storage=storage),
-        storage=storage,
-    )
+    with ExitStack() as stack:  # whose end removes the files of a shuffle that failed
+        if shuffle_seed is not None:
+            pieces = stack.enter_context(
+                closing(shuffled(pieces, layout, out, seed=shuffle_seed, memory=memory))
+            )
+        spans = _spans(source, pieces, span_rows)
+        write_dataset(out, layout, spans, storage=storage, shuffle_seed=shuffle_seed)
+    return open_shards(out, storage=storage)
 
 
 def _refuse_names(table: Table, target: str | None) -> None:

@@ -11,7 +11,6 @@ import glob
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,9 +22,6 @@ from streamtrain.storage.manifest import MANIFEST_NAME, UNFINISHED_NAME
 from streamtrain.storage.remote.filesystem import delete_file, write_file
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.types import LOCAL, Storage
-
-#: A staging folder younger than this may belong to a writer that has not locked it yet.
-_MIN_ABANDONED_SECONDS = 60.0
 
 
 class Staging(Protocol):
@@ -69,19 +65,21 @@ class LocalStaging:
 
     def start(self) -> None:
         """Make and lock the folder, and remove abandoned ones of the same data set."""
-        # from a process that was killed and had the same process id
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        self._lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        # locked before it has the name by which other writers find it
+        unlocked = self.folder.with_name(f".{Path(self._out).name}.starting-{os.getpid()}")
+        for left in (unlocked, self.folder):  # from a killed process of the same process id
+            shutil.rmtree(left, ignore_errors=True)
+        unlocked.mkdir(parents=True)
+        self._lock = os.open(unlocked, os.O_RDONLY | os.O_CLOEXEC)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(unlocked, self.folder)
         pattern = glob.escape(str(self.folder.parent / self._prefix)) + "*"
         for other in glob.glob(pattern):
             if not other.rpartition("-")[2].isdecimal():
                 continue
             with suppress(OSError):
-                if time.time() - os.stat(other).st_mtime > _MIN_ABANDONED_SECONDS:
-                    _remove_abandoned(other)
+                _remove_abandoned(other)
 
     def add(self, shard: Path) -> None:
         """Do nothing: the shard is in the folder that will be renamed."""

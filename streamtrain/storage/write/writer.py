@@ -60,6 +60,7 @@ def write_dataset(
     *,
     workers: int = 1,
     truth: Truth | None = None,
+    shuffle_seed: int | None = None,
     storage: Storage = LOCAL,
 ) -> str:
     """Write spans in order; return the path or URL of the folder.
@@ -77,9 +78,10 @@ def write_dataset(
         with open_staging(out, storage) as staging:
             with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
                 calls = (partial(_measure, make_span) for make_span in spans)
-                measured = _run_ahead(pool, calls, workers + 1)
+                measured = run_ahead(pool, calls, workers + 1)
                 shards, moments = _write_shards(pool, staging, layout, measured, workers)
-            write_manifest(str(staging.folder), _manifest(layout, shards, moments, truth))
+            manifest = _manifest(layout, shards, moments, truth, shuffle_seed)
+            write_manifest(str(staging.folder), manifest)
             staging.publish()
     except OSError as error:
         raise ResourceError(
@@ -111,7 +113,7 @@ def refuse_output(out: str | os.PathLike[str], layout: Layout, storage: Storage 
         )
 
 
-def _run_ahead(
+def run_ahead(
     pool: ThreadPoolExecutor, calls: Iterable[Callable[[], Result]], ahead: int
 ) -> Iterator[Result]:
     """Yield the results of `calls` in order, with at most `ahead` of them running or waiting."""
@@ -176,7 +178,11 @@ def _entry(path: str, staging: Staging) -> ShardEntry:
 
 
 def _manifest(
-    layout: Layout, shards: Sequence[ShardEntry], moments: Sequence[Moments], truth: Truth | None
+    layout: Layout,
+    shards: Sequence[ShardEntry],
+    moments: Sequence[Moments],
+    truth: Truth | None,
+    shuffle_seed: int | None,
 ) -> Manifest:
     statistics = {
         name: Statistics.of(column) for name, column in zip(layout.columns, moments, strict=True)
@@ -190,6 +196,7 @@ def _manifest(
         shards=list(shards),
         truth=truth,
         statistics=statistics,
+        shuffle_seed=shuffle_seed,
     )
 
 
