@@ -10,12 +10,14 @@ import numpy as np
 
 from streamtrain.base.redact import redact_url
 from streamtrain.errors import DataError, shown
-from streamtrain.storage.dataset import (
+from streamtrain.storage.column_choice import (
     choose_columns,
+    left_out_message,
     missing_column_message,
-    open_shards,
+    no_target_message,
     repeated_names_message,
 )
+from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.write.tables import Piece, Table, open_tables
@@ -57,28 +59,17 @@ def ingest(
         )
     last = tables[0].columns[-1]
     if target is None and last.decoded_type is None:
-        raise DataError(
-            f"{source}: the last column, {last.name!r}, has type {last.stored_type}: it cannot be"
-            " the target. Name one with --target."
-        )
+        raise DataError(no_target_message(source, last))
     numeric = [column.name for column in tables[0].columns if column.decoded_type]
     columns = choose_columns(numeric, features, target, source)
-    not_numeric = [
-        f"{shown(column.name)} ({column.stored_type})"
-        for column in tables[0].columns
-        if column.decoded_type is None
-    ]
+    not_numeric = [column for column in tables[0].columns if column.decoded_type is None]
     if not_numeric and features is None:
-        warnings.warn(
-            f"left out, since they are not numbers: {', '.join(not_numeric)}. Name a column with"
-            " --features to have it checked.",
-            stacklevel=2,
-        )
+        warnings.warn(left_out_message(not_numeric), stacklevel=2)
     decoded_type = _decoded_type(tables, columns)
     layout = Layout(columns=columns, decoded_type=decoded_type, format=format, span_rows=span_rows)
     pieces = (piece for table in tables for piece in table.pieces(columns, decoded_type))
     return open_shards(
-        write_dataset(out, layout, _spans(source, pieces, span_rows), storage=storage),
+        write_dataset(out, layout, spans_of(source, pieces, span_rows), storage=storage),
         storage=storage,
     )
 
@@ -140,7 +131,7 @@ def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> Literal["f
     return "float32" if types == {"float32"} else "float64"
 
 
-def _spans(source: str, pieces: Iterator[Piece], span_rows: int) -> Iterator[Callable[[], Piece]]:
+def spans_of(source: str, pieces: Iterator[Piece], span_rows: int) -> Iterator[Callable[[], Piece]]:
     """Cut and join pieces of any length to `span_rows`; the last may be shorter.
 
     Raises DataError when there are no rows.

@@ -16,16 +16,12 @@ from pyarrow import csv
 from streamtrain.errors import DataError, ResourceError, first_line, shown
 from streamtrain.storage.dataset import FoundShards, bind_columns, find_shards
 from streamtrain.storage.decode import MAX_EXACT_INTEGER, arrow_column, decode_arrow
-from streamtrain.storage.locate import locate, read_list
 from streamtrain.storage.parquet.parquet_reader import stream_parquet
 from streamtrain.storage.readers import Readers
-from streamtrain.storage.remote.filesystem import open_binary, open_stream, take_query
-from streamtrain.storage.remote.urls import is_remote, normal_url
+from streamtrain.storage.remote.filesystem import open_binary, open_stream
+from streamtrain.storage.remote.urls import is_remote
+from streamtrain.storage.table_files import find_files, kind_of
 from streamtrain.types import LOCAL, Column, Dataset, Storage
-
-CSV_SUFFIXES = (".csv", ".csv.gz")
-ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
-SUFFIXES = (".parquet", *CSV_SUFFIXES, *ARROW_SUFFIXES)
 
 # Arrow infers types from the first block, so it is large. A column that becomes text in a later
 # block is refused by name.
@@ -33,6 +29,14 @@ _BLOCK_BYTES = 16 << 20
 _ZARR_ROWS = 262_144
 
 Piece = tuple[np.ndarray, ...]
+
+
+class ColumnError(DataError):
+    """A value for which its column is refused; the other columns can be read without it."""
+
+    def __init__(self, message: str, column: str, refusal: str):
+        super().__init__(message)
+        self.column, self.refusal = column, refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,29 +59,13 @@ def open_tables(source: str, storage: Storage = LOCAL) -> list[Table]:
     Raises DataError when nothing can be read, or when kinds of file are mixed, and StoreError when
     a store does not answer.
     """
-    path, with_query = take_query(source, storage)
-    path = normal_url(path)
-    listed = read_list(path, with_query)
-    paths, with_query = listed or (locate(path, SUFFIXES, with_query), with_query)
-    kinds = {_kind(path) for path in paths}
-    if len(kinds) > 1:
-        raise DataError(
-            f"{source}: contains {' and '.join(sorted(kinds))} files. Choose one kind with a glob."
-        )
-    if kinds == {"csv"}:
-        return [_csv_table(path, with_query) for path in paths]
-    if kinds == {"arrow"}:
-        return [_arrow_table(path, with_query) for path in paths]
+    paths, storage = find_files(source, storage)
+    kind = kind_of(paths[0])
+    if kind == "CSV":
+        return [_csv_table(path, storage) for path in paths]
+    if kind == "Arrow":
+        return [_arrow_table(path, storage) for path in paths]
     return [_shard_table(find_shards(source, storage=storage))]
-
-
-def _kind(path: str) -> str:
-    name = path.lower()
-    if name.endswith(CSV_SUFFIXES):
-        return "csv"
-    if name.endswith(ARROW_SUFFIXES):
-        return "arrow"
-    return "Parquet or Zarr"
 
 
 def _csv_table(path: str, storage: Storage) -> Table:
