@@ -31,7 +31,8 @@ from streamtrain.storage.manifest import read_manifest
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.storage.table_files import find_files, stamp
 from streamtrain.storage.write.ingest import spans_of
-from streamtrain.storage.write.tables import ColumnError, Table, open_tables
+from streamtrain.storage.write.table import ColumnError, Table
+from streamtrain.storage.write.tables import open_tables
 from streamtrain.storage.write.writer import Layout, write_dataset
 from streamtrain.types import Column, Storage
 

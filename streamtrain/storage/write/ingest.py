@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from streamtrain.base.redact import redact_url
-from streamtrain.errors import DataError, shown
+from streamtrain.errors import DataError
 from streamtrain.storage.column_choice import (
     choose_columns,
     left_out_message,
@@ -75,35 +75,15 @@ def ingest(
 
 
 def _refuse_names(table: Table, target: str | None) -> None:
-    """Raise DataError for repeated names, and for a CSV whose first line is not a header.
+    """Raise DataError for repeated names, and for a first line that may be a row.
 
-    A number may be the name of a column where the user has named it as the target.
+    It is a header where the user has named the target.
     """
     names = [column.name for column in table.columns]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(repeated_names_message(table.url, repeated))
-    if not table.is_csv:
-        return
-    other = next((separator for separator in ";\t|" if separator in names[0]), None)
-    if len(names) == 1 and other:
-        raise DataError(
-            f"{table.url}: its fields are separated by {other!r}, not by commas. Write it with"
-            " commas."
-        )
-    if target is None and all(map(_is_number, names)):
-        shown_names = ", ".join(map(shown, names[:4])) + (", …" if len(names) > 4 else "")
-        raise DataError(
-            f"{table.url}: its first line has numbers as column names: {shown_names}. If it is a"
-            " row, put a header line above it; if these are names, choose the target with --target."
-        )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    if target is None and table.needs_target:
+        raise DataError(table.needs_target)
 
 
 def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> Literal["float32", "float64"]:
