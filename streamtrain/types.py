@@ -55,6 +55,28 @@ class Column:
     refusal: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How text files are read; None: found out from the file.
+
+    Attributes:
+        delimiter: What separates fields: one character, or a space for any run of spaces.
+        decimal: The decimal mark: a point or a comma.
+        na_values: Further words that mean null.
+        no_header: The first line is a row; columns are named c0, c1, …
+        encoding: A codec of Python, such as `latin-1`.
+    """
+
+    delimiter: str | None = None
+    decimal: str | None = None
+    na_values: tuple[str, ...] | None = None
+    no_header: bool | None = None
+    encoding: str | None = None
+
+
+AS_FOUND = Reading()
+
+
 #: Characters of the shortest secret that is hidden in texts. Shorter ones protect nothing, and to
 #: hide them would hide parts of ordinary words.
 _SHORTEST_SECRET = 4
@@ -62,17 +84,19 @@ _SHORTEST_SECRET = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """How to access remote files; local files need none of it.
+    """How to access remote files, of which local files need nothing, and how to read text.
 
     Attributes:
         options: (name, value) pairs under fsspec's names; some are secrets.
         queries: (URL without query, query) of signed links.
         request_seconds: A request without a response for this long is sent again.
+        reading: How text files are read.
     """
 
     options: tuple[tuple[str, str], ...] = ()
     queries: tuple[tuple[str, str], ...] = ()
     request_seconds: float = 30.0
+    reading: Reading = AS_FOUND
 
     def __repr__(self) -> str:
         return f"Storage({', '.join(name for name, _ in self.options)})"
@@ -167,6 +191,7 @@ class Dataset:
         truth: What is known exactly about generated data; None for other data.
         left_out: (file, cause) of quarantined shards that could not be opened and that no manifest
             describes.
+        folder: The folder of the shards where it is not `url`: that of an imported table.
     """
 
     url: str
@@ -179,6 +204,13 @@ class Dataset:
     fingerprint: str
     truth: Truth | None = None
     left_out: tuple[tuple[str, str], ...] = ()
+    folder: str = ""
+
+    def place(self, shard: int, row: int) -> tuple[str, int]:
+        """Return the file and the row that the user knows a row of a shard by."""
+        if self.folder:
+            return self.url, int(self.first_ids[shard]) + row
+        return self.shards[shard].url, row
 
     @property
     def integrity_text(self) -> str:

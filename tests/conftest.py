@@ -68,6 +68,14 @@ def no_pictures() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep imported tables out of the cache folder of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STREAMTRAIN_TABLES", str(tmp_path_factory.mktemp("tables")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def short_timings() -> Iterator[None]:
     """Keep timed regions short: no test asserts a speed."""
     with pytest.MonkeyPatch.context() as patch:

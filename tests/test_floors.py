@@ -64,6 +64,7 @@ DOORS = {
 DEFERRED = {
     "cluster.runner": ("cluster.choice",),
     "report.pages": ("report.write",),
+    "storage.imported": ("storage.dataset",),
     "storage.zarr.zarr_reader": ("storage.dataset", "storage.manifest", "storage.readers"),
 }
 

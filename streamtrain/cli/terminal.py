@@ -4,6 +4,7 @@ Control characters in names from files are escaped.
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -80,12 +81,32 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def plain_warnings(*, quiet: bool) -> Iterator[None]:
-    """Show Python's warnings as one line each on stderr, or not at all."""
-    with warnings.catch_warnings():
-        if quiet:
-            warnings.simplefilter("ignore")
-        warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
-        yield
+    """Show Python's warnings and the package's remarks as one line each on stderr, or not at all.
+
+    Without a command, the remarks go to the logger `streamtrain`.
+    """
+    remarks, handler = logging.getLogger("streamtrain"), _Notes()
+    level, propagate = remarks.level, remarks.propagate
+    remarks.setLevel(logging.WARNING if quiet else logging.INFO)
+    remarks.propagate = False
+    remarks.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            if quiet:
+                warnings.simplefilter("ignore")
+            warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
+            yield
+    finally:
+        remarks.removeHandler(handler)
+        remarks.setLevel(level)
+        remarks.propagate = propagate
+
+
+class _Notes(logging.Handler):
+    """Writes the messages of a logger to stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
 
 
 def format_interval(figure: Mapping[str, Any], form: Callable[[float], str]) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from streamtrain.base.atomic_files import write_atomically
+from streamtrain.base.user_cache import user_cache
 from streamtrain.errors import ResourceError
 
 #: What the bundle does besides defining Vega, Vega-Lite and Vega-Embed.
@@ -108,13 +109,8 @@ class Drawing:
 def _cache_file() -> Path | None:
     """Return where the bundle of this version of vl-convert is kept; None without a home folder."""
     key = hashlib.sha256(_SNIPPET.encode()).hexdigest()[:8]
-    # a relative XDG_CACHE_HOME is invalid by its specification
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return folder / "streamtrain" / f"vega-{version('vl-convert-python')}-{key}.js"
+    folder = user_cache()
+    return folder and folder / f"vega-{version('vl-convert-python')}-{key}.js"
 
 
 def _read_bundle(cache: Path | None) -> str | None:

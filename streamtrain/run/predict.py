@@ -188,9 +188,10 @@ def _scored(
             values = np.asarray([*features[row].tolist(), target[row]])
             names = [*network.features, network.target]
             name = names[int(np.flatnonzero(~np.isfinite(values))[0])]
+            url, first = dataset.place(span.shard, span.start)
             raise DataError(
-                f"{dataset.shards[span.shard].url}: column {name!r} has a null, NaN or infinite"
-                f" value in row {span.start + row:,}; no error or prediction can be computed for"
+                f"{url}: column {name!r} has a null, NaN or infinite"
+                f" value in row {first + row:,}; no error or prediction can be computed for"
                 " it. Clean the column, or leave such rows out with --on-null drop."
             )
         good = ~bad

@@ -12,9 +12,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from streamtrain.base.words import did_you_mean
-from streamtrain.errors import ConfigError, DataError, StoreError, shown
-from streamtrain.storage.foreign.foreign_source import refuse_foreign
+from streamtrain.errors import DataError, StoreError, shown
+from streamtrain.storage.column_choice import candidates, choose_columns, missing_column_message
+from streamtrain.storage.foreign.foreign_source import find_foreign
 from streamtrain.storage.locate import locate, read_list, warn_of_links
 from streamtrain.storage.manifest import (
     MANIFEST_NAME,
@@ -26,6 +26,7 @@ from streamtrain.storage.manifest import (
 from streamtrain.storage.parquet.parquet_footer import describe_parquet
 from streamtrain.storage.remote.filesystem import is_folder, take_query
 from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, relative_url
+from streamtrain.storage.table_files import find_tables, is_table
 from streamtrain.types import LOCAL, Column, Dataset, Integrity, OnBadShard, Shard, Storage, Truth
 
 #: Threads that read footers, and the fewest local shards for which they are used.
@@ -42,6 +43,8 @@ class FoundShards:
     """The shards that a path refers to, before columns are chosen; empty shards are excluded.
 
     `left_out`: (file, cause) of shards that could not be opened, when such shards are quarantined.
+    `folder`: see `Dataset`. `digest`: a hash of the contents of an imported table. `table`: the
+    columns of an imported table, also those that its shards lack.
     """
 
     url: str
@@ -49,6 +52,9 @@ class FoundShards:
     integrity: Integrity
     truth: Truth | None
     left_out: tuple[tuple[str, str], ...] = ()
+    folder: str = ""
+    digest: str = ""
+    table: tuple[Column, ...] = ()
 
 
 def open_shards(
@@ -82,16 +88,21 @@ def open_shards(
 def find_shards(
     path: str | os.PathLike[str], on_bad_shard: OnBadShard = "error", storage: Storage = LOCAL
 ) -> FoundShards:
-    """Find and describe the shards of a path.
+    """Find and describe the shards of a path. A table of another kind is imported as shards.
 
     Warns of Hive partitions, which are not read, and of one file under two names.
 
     Raises DataError naming every shard that cannot be read, and when there are no rows.
     """
-    refuse_foreign(os.fspath(path))
+    if find_foreign(os.fspath(path), storage):
+        return _import(os.fspath(path), storage)
     path, storage = take_query(os.fspath(path), storage)
     path = normal_url(path)
+    if is_table(path):
+        return _import(path, storage)
     listed = read_list(path, storage)
+    if listed is not None and is_table(listed[0][0]):
+        return _import(path, storage)
     manifest = read_manifest(path, storage) if listed is None else None
     unlisted: list[tuple[str, str]] = []
     if listed is not None:
@@ -99,7 +110,15 @@ def find_shards(
         described = _describe_urls(urls, storage)
     elif manifest is None:
         refuse_unfinished(path, storage)
-        described = _describe_urls(locate(path, storage=storage), storage)
+        try:
+            urls = locate(path, storage=storage)
+        except DataError:
+            urls = find_tables(path, storage)
+            if not urls:
+                raise
+        if is_table(urls[0]):
+            return _import(path, storage)
+        described = _describe_urls(urls, storage)
     else:
         unlisted = _unlisted_files(path, manifest, storage)
         check = on_bad_shard == "error"
@@ -132,6 +151,13 @@ def find_shards(
     )
 
 
+def _import(path: str, storage: Storage) -> FoundShards:
+    # a door that shards do not pass, so that their readers need not know the writers
+    from streamtrain.storage.imported import import_table
+
+    return import_table(path, storage)
+
+
 def describe_shard(url: str, storage: Storage = LOCAL) -> Shard:
     """Describe one file or folder as a shard. Raises DataError."""
     if not is_remote(url):
@@ -156,8 +182,18 @@ def bind_columns(
     on_bad_shard: OnBadShard = "error",
 ) -> Dataset:
     """Choose columns by name. Raises as `open_shards` does."""
-    names = [column.name for column in listing.shards[0].columns]
+    if listing.table:
+        names = candidates(listing.table, features, target, listing.url)
+    else:
+        names = [column.name for column in listing.shards[0].columns]
     columns = choose_columns(names, features, target, listing.url)
+    if listing.table:
+        _raise_all(
+            [
+                f"{listing.url}: {problem}"
+                for problem in _column_problems(listing.table, columns, listing.url)
+            ]
+        )
     problems, bad_urls = _bind_all(listing.shards, columns)
     if on_bad_shard == "error" or len(bad_urls) == len(listing.shards):
         _raise_all(problems)
@@ -181,59 +217,8 @@ def bind_columns(
         fingerprint=_fingerprint(listing),
         truth=listing.truth,
         left_out=listing.left_out,
+        folder=listing.folder,
     )
-
-
-def choose_columns(
-    names: Sequence[str], features: Sequence[str] | None, target: str | None, url: str
-) -> tuple[str, ...]:
-    """Return the features in order, then the target.
-
-    The target defaults to the last of `names`, the features to all others. `url` is named in
-    errors.
-
-    Raises DataError when the data set has no suitable columns, and ConfigError when the choice
-    contradicts itself.
-    """
-    if not names:
-        raise DataError(
-            f"{url}: no numeric columns. A data set needs a target and at least one feature."
-        )
-    repeated = sorted({name for name in names if names.count(name) > 1 and name != target})
-    if repeated and (features is None or (target is None and names[-1] in repeated)):
-        raise DataError(repeated_names_message(url, repeated))
-    target = names[-1] if target is None else target
-    features = [name for name in names if name != target] if features is None else list(features)
-    if target in features:
-        raise ConfigError(
-            f"{target!r} is the target and also a feature. Leave it out of --features, or choose"
-            " another --target."
-        )
-    repeated = sorted({name for name in features if features.count(name) > 1})
-    if repeated:
-        raise ConfigError(
-            f"--features names {', '.join(map(repr, repeated))} twice. Name every feature once."
-        )
-    if not features and target in names:
-        raise DataError(
-            f"{url}: {target!r} is its only column. A data set needs a target and at least one"
-            " feature."
-        )
-    return (*features, target)
-
-
-def repeated_names_message(url: str, names: Sequence[str]) -> str:
-    """Return the error message for columns that share a name."""
-    return (
-        f"{url}: several columns have the same name: {', '.join(map(repr, names))}. Rename them, or"
-        " choose others with --features and --target."
-    )
-
-
-def missing_column_message(name: str, names: Sequence[str]) -> str:
-    """Return the error message for a column that is not among `names`."""
-    printable = list(map(shown, names))
-    return f"no column {name!r}.{did_you_mean(name, printable)} It has {', '.join(printable)}."
 
 
 def _bind_all(shards: Sequence[Shard], columns: Sequence[str]) -> tuple[list[str], set[str]]:
@@ -389,4 +374,5 @@ def _fingerprint(listing: FoundShards) -> str:
         (os.path.relpath(url, root), shard.num_rows, shard.num_bytes, shard.source)
         for url, shard in zip(urls, listing.shards, strict=True)
     ]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
+    content = json.dumps([*rows, listing.digest] if listing.digest else rows)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]

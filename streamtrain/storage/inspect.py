@@ -117,7 +117,7 @@ def inspect(dataset: Dataset, *, window_rows: int = 2_097_152) -> dict[str, Any]
     sizes = sizes[sizes > 0]
     shard_rows = np.array([shard.num_rows for shard in dataset.shards])
     manifest = (
-        read_manifest(dataset.url, dataset.shards[0].storage)
+        read_manifest(dataset.folder or dataset.url, dataset.shards[0].storage)
         if dataset.integrity == "verified"
         else None
     )

@@ -147,7 +147,7 @@ def summarize_nulls(counts: NullCounts, dataset: Dataset) -> NullSummary:
     shards: Counter[str] = Counter()
     for (shard, column), count in counts.items():
         columns[dataset.columns[column]] += count
-        shards[dataset.shards[shard].url] += count
+        shards[dataset.place(shard, 0)[0]] += count
     return NullSummary(
         total=counts.total(),
         columns=dict(columns),
@@ -186,10 +186,10 @@ def _refuse(source: Source, span: Span, columns: Columns, masks: list[np.ndarray
             cause = f"{value:.6g}, too large for float32"
             if len(bad) == len(values):
                 remedy = "Rescale the column: every value of these rows is too large."
+        url, start = source.dataset.place(span.shard, span.start)
         raise DataError(
-            f"{source.dataset.shards[span.shard].url}: column {name!r}, row"
-            f" {span.start + int(bad[0]):,}: the value is {cause} ({len(bad):,} such in rows"
-            f" {span.start:,} to {span.stop:,}). {remedy}"
+            f"{url}: column {name!r}, row {start + int(bad[0]):,}: the value is {cause}"
+            f" ({len(bad):,} such in rows {start:,} to {start + span.num_rows:,}). {remedy}"
         )
 
 

@@ -91,15 +91,6 @@ def absolute_source(source: str) -> str:
     return source if is_remote(source) else os.path.abspath(source)
 
 
-def refuse_foreign(path: str) -> None:
-    """Raise DataError for a database where shards are expected."""
-    if path.startswith(DUCKDB):
-        raise DataError(
-            f"{shown(path)}: a DuckDB database. Run streamtrain ingest '{shown(path)}' OUT --target"
-            " NAME, then use OUT."
-        )
-
-
 def source_version(source: str, storage: Storage = LOCAL) -> str:
     """Return a text that changes whenever the rows of a foreign source may have changed.
 

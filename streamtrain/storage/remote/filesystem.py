@@ -8,6 +8,7 @@ import io
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -117,9 +118,7 @@ def take_query(url: str, storage: Storage) -> tuple[str, Storage]:
     if not query:
         return clean, storage
     queries = (*storage.queries, (normal_url(clean), query))
-    return clean, Storage(
-        options=storage.options, queries=queries, request_seconds=storage.request_seconds
-    )
+    return clean, replace(storage, queries=queries)
 
 
 @lru_cache(64)

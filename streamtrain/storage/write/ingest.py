@@ -10,13 +10,15 @@ from typing import Literal
 import numpy as np
 
 from streamtrain.base.redact import redact_url
-from streamtrain.errors import DataError, shown
-from streamtrain.storage.dataset import (
+from streamtrain.errors import DataError
+from streamtrain.storage.column_choice import (
     choose_columns,
+    left_out_message,
     missing_column_message,
-    open_shards,
+    no_target_message,
     repeated_names_message,
 )
+from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.foreign.foreign_source import absolute_source
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.storage.remote.urls import is_remote, normal_url
@@ -66,23 +68,12 @@ def ingest(
         )
     last = tables[0].columns[-1]
     if target is None and last.decoded_type is None:
-        raise DataError(
-            f"{source}: the last column, {last.name!r}, has type {last.stored_type}: it cannot be"
-            " the target. Name one with --target."
-        )
+        raise DataError(no_target_message(source, last))
     numeric = [column.name for column in tables[0].columns if column.decoded_type]
     columns = choose_columns(numeric, features, target, source)
-    not_numeric = [
-        f"{shown(column.name)} ({column.stored_type})"
-        for column in tables[0].columns
-        if column.decoded_type is None
-    ]
+    not_numeric = [column for column in tables[0].columns if column.decoded_type is None]
     if not_numeric and features is None:
-        warnings.warn(
-            f"left out, since they are not numbers: {', '.join(not_numeric)}. Name a column with"
-            " --features to have it checked.",
-            stacklevel=2,
-        )
+        warnings.warn(left_out_message(not_numeric), stacklevel=2)
     decoded_type = _decoded_type(tables, columns)
     layout = Layout(columns=columns, decoded_type=decoded_type, format=format, span_rows=span_rows)
     pieces = (piece for table in tables for piece in table.pieces(columns, decoded_type))
@@ -91,41 +82,21 @@ def ingest(
             pieces = stack.enter_context(
                 closing(shuffled(pieces, layout, out, seed=shuffle_seed, memory=memory))
             )
-        spans = _spans(source, pieces, span_rows)
+        spans = spans_of(source, pieces, span_rows)
         write_dataset(out, layout, spans, storage=storage, shuffle_seed=shuffle_seed)
     return open_shards(out, storage=storage)
 
 
 def _refuse_names(table: Table, target: str | None) -> None:
-    """Raise DataError for repeated names, and for a CSV whose first line is not a header.
+    """Raise DataError for repeated names, and for a first line that may be a row.
 
-    A number may be the name of a column where the user has named it as the target.
+    It is a header where the user has named the target.
     """
     names = [column.name for column in table.columns]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(repeated_names_message(table.url, repeated))
-    if not table.is_csv:
-        return
-    other = next((separator for separator in ";\t|" if separator in names[0]), None)
-    if len(names) == 1 and other:
-        raise DataError(
-            f"{table.url}: its fields are separated by {other!r}, not by commas. Write it with"
-            " commas."
-        )
-    if target is None and all(map(_is_number, names)):
-        shown_names = ", ".join(map(shown, names[:4])) + (", …" if len(names) > 4 else "")
-        raise DataError(
-            f"{table.url}: its first line has numbers as column names: {shown_names}. If it is a"
-            " row, put a header line above it; if these are names, choose the target with --target."
-        )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    if target is None and table.needs_target:
+        raise DataError(table.needs_target)
 
 
 def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> Literal["float32", "float64"]:
@@ -153,7 +124,7 @@ def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> Literal["f
     return "float32" if types == {"float32"} else "float64"
 
 
-def _spans(source: str, pieces: Iterator[Piece], span_rows: int) -> Iterator[Callable[[], Piece]]:
+def spans_of(source: str, pieces: Iterator[Piece], span_rows: int) -> Iterator[Callable[[], Piece]]:
     """Cut and join pieces of any length to `span_rows`; the last may be shorter.
 
     Raises DataError when there are no rows.

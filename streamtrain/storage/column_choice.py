@@ -1,0 +1,105 @@
+"""Which columns of a data set are its features and its target."""
+
+import warnings
+from collections.abc import Sequence
+
+from streamtrain.base.words import did_you_mean
+from streamtrain.errors import ConfigError, DataError, shown
+from streamtrain.types import Column
+
+
+def candidates(
+    present: Sequence[Column], features: Sequence[str] | None, target: str | None, url: str
+) -> list[str]:
+    """Return the names among which columns are chosen where none are named.
+
+    Columns that are not numbers are left out with a warning, unless all are named. Raises
+    DataError when the target would be one of them.
+    """
+    others = [column for column in present if column.decoded_type is None]
+    if not others or features is not None or len(others) == len(present):
+        return [column.name for column in present]
+    if target is None and present[-1].decoded_type is None:
+        raise DataError(no_target_message(url, present[-1]))
+    names = [column.name for column in present]
+    left_out = [
+        column for column in others if column.name != target and names.count(column.name) == 1
+    ]
+    if left_out:
+        warnings.warn(left_out_message(left_out), stacklevel=4)
+    return [column.name for column in present if column not in left_out]
+
+
+#: Columns that a message names; the others are counted.
+_NAMED_COLUMNS = 8
+
+
+def no_target_message(url: str, column: Column) -> str:
+    """Return the error message for a last column that cannot be the target."""
+    return (
+        f"{url}: the last column, {column.name!r}, has type {column.stored_type}: it cannot be"
+        " the target. Name one with --target."
+    )
+
+
+def left_out_message(columns: Sequence[Column]) -> str:
+    """Return the warning that columns are left out because they cannot be decoded."""
+    names = [f"{shown(column.name)} ({column.stored_type})" for column in columns[:_NAMED_COLUMNS]]
+    if len(columns) > _NAMED_COLUMNS:
+        names.append(f"and {len(columns) - _NAMED_COLUMNS:,} more")
+    return (
+        f"left out, since they are not numbers: {', '.join(names)}. Name a column with --features"
+        " to have it checked."
+    )
+
+
+def choose_columns(
+    names: Sequence[str], features: Sequence[str] | None, target: str | None, url: str
+) -> tuple[str, ...]:
+    """Return the features in order, then the target.
+
+    The target defaults to the last of `names`, the features to all others. `url` is named in
+    errors.
+
+    Raises DataError when the data set has no suitable columns, and ConfigError when the choice
+    contradicts itself.
+    """
+    if not names:
+        raise DataError(
+            f"{url}: no numeric columns. A data set needs a target and at least one feature."
+        )
+    repeated = sorted({name for name in names if names.count(name) > 1 and name != target})
+    if repeated and (features is None or (target is None and names[-1] in repeated)):
+        raise DataError(repeated_names_message(url, repeated))
+    target = names[-1] if target is None else target
+    features = [name for name in names if name != target] if features is None else list(features)
+    if target in features:
+        raise ConfigError(
+            f"{target!r} is the target and also a feature. Leave it out of --features, or choose"
+            " another --target."
+        )
+    repeated = sorted({name for name in features if features.count(name) > 1})
+    if repeated:
+        raise ConfigError(
+            f"--features names {', '.join(map(repr, repeated))} twice. Name every feature once."
+        )
+    if not features and target in names:
+        raise DataError(
+            f"{url}: {target!r} is its only column. A data set needs a target and at least one"
+            " feature."
+        )
+    return (*features, target)
+
+
+def repeated_names_message(url: str, names: Sequence[str]) -> str:
+    """Return the error message for columns that share a name."""
+    return (
+        f"{url}: several columns have the same name: {', '.join(map(repr, names))}. Rename them, or"
+        " choose others with --features and --target."
+    )
+
+
+def missing_column_message(name: str, names: Sequence[str]) -> str:
+    """Return the error message for a column that is not among `names`."""
+    printable = list(map(shown, names))
+    return f"no column {name!r}.{did_you_mean(name, printable)} It has {', '.join(printable)}."

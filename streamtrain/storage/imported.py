@@ -1,0 +1,265 @@
+"""Tables that are no shards, imported as shards into the user's cache folder.
+
+The shards have every column that is numbers, in the order of the rows of the table, so a row id is
+a row of the table. A changed table has another key. A folder of the cache is complete when it has
+`table.json`, which is written last.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from streamtrain.base.atomic_files import write_atomically
+from streamtrain.base.redact import redact_url
+from streamtrain.base.units import format_bytes, format_seconds
+from streamtrain.base.user_cache import user_cache
+from streamtrain.base.words import plural
+from streamtrain.errors import DataError, ResourceError
+from streamtrain.storage.dataset import FoundShards, find_shards
+from streamtrain.storage.foreign.foreign_source import (
+    absolute_source,
+    find_foreign,
+    source_version,
+)
+from streamtrain.storage.manifest import read_manifest
+from streamtrain.storage.remote.urls import is_remote
+from streamtrain.storage.table_files import find_files, stamp
+from streamtrain.storage.write.ingest import spans_of
+from streamtrain.storage.write.table import ColumnError, Table
+from streamtrain.storage.write.tables import open_tables
+from streamtrain.storage.write.writer import Layout, write_dataset
+from streamtrain.types import Column, Storage
+
+#: The variable that names the folder of imported tables.
+FOLDER_VARIABLE = "STREAMTRAIN_TABLES"
+
+#: What the cache keeps; beyond it the tables that were not used for longest are removed, but none
+#: that was used within the last day, since a run may be reading it.
+LIMIT_BYTES = 32 << 30
+_IN_USE_SECONDS = 86_400.0
+
+#: Changes whenever the same table would be imported as other rows.
+_VERSION = 1
+_SPAN_ROWS = 262_144
+_NOTE_NAME, _ROWS_NAME, _LOCK_NAME = "table.json", "rows", "lock"
+
+_log = logging.getLogger("streamtrain")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Note:
+    """What `table.json` says of an imported table."""
+
+    source: str
+    rows: int
+    columns: tuple[Column, ...]
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "_Note | None":
+        """Return the note; None where there is none, or where it is damaged."""
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                source=document["source"],
+                rows=document["rows"],
+                columns=tuple(Column(**column) for column in document["columns"]),
+                warnings=tuple(document["warnings"]),
+            )
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+
+def import_table(path: str, storage: Storage) -> FoundShards:
+    """Return the shards of a table, which are written at its first use.
+
+    Raises DataError for the table, and ResourceError when the cache cannot be written.
+    """
+    shown_path = redact_url(path) if is_remote(path) else absolute_source(path)
+    folder = _folder_of_tables() / _key(path, storage)
+    with _locked(folder):
+        note = _Note.read(folder / _NOTE_NAME)
+        found = _open(folder, storage) if note else None
+        if note is None or found is None:
+            started = time.perf_counter()
+            note = _import(path, shown_path, folder, storage)
+            found = find_shards(str(folder / _ROWS_NAME), storage=storage)
+            seconds = format_seconds(time.perf_counter() - started)
+            name = os.path.basename(shown_path)
+            _log.info(f"read {name}: {plural(note.rows, 'row')} in {seconds}; kept in {folder}")
+        else:
+            _log.info(f"using the rows of {os.path.basename(shown_path)} kept in {folder}")
+    for text in note.warnings:
+        warnings.warn(text, stacklevel=5)
+    with suppress(OSError):
+        os.utime(folder / _NOTE_NAME)
+    _remove_oldest(folder)
+    manifest = read_manifest(str(folder / _ROWS_NAME))
+    hashes = [] if manifest is None else [shard.sha256 for shard in manifest.shards]
+    return replace(
+        found,
+        url=shown_path,
+        table=note.columns,
+        folder=str(folder / _ROWS_NAME),
+        digest=hashlib.sha256(json.dumps(hashes).encode()).hexdigest(),
+    )
+
+
+def _open(folder: Path, storage: Storage) -> FoundShards | None:
+    """Return the shards that were imported before; None where they are damaged."""
+    try:
+        return find_shards(str(folder / _ROWS_NAME), storage=storage)
+    except DataError:
+        return None
+
+
+def _import(path: str, shown_path: str, folder: Path, storage: Storage) -> _Note:
+    """Write the shards of a table and their note.
+
+    A column that turns out not to be numbers is left out, and the table is read again.
+    """
+    rows_folder = folder / _ROWS_NAME
+    (folder / _NOTE_NAME).unlink(missing_ok=True)
+    shutil.rmtree(rows_folder, ignore_errors=True)
+    refusals: dict[str, str] = {}
+    while True:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tables = open_tables(path, storage)
+            columns = _columns(tables, refusals)
+            names = tuple(column.name for column in columns if column.decoded_type)
+            if not names:
+                raise DataError(
+                    f"{shown_path}: no column is numbers. A data set needs a target and at least"
+                    " one feature."
+                )
+            decoded_type = _widest(columns)
+            pieces = (piece for table in tables for piece in table.pieces(names, decoded_type))
+            layout = Layout(
+                columns=names, decoded_type=decoded_type, format="parquet", span_rows=_SPAN_ROWS
+            )
+            try:
+                write_dataset(
+                    rows_folder, layout, spans_of(shown_path, pieces, _SPAN_ROWS), workers=1
+                )
+            except ColumnError as error:
+                refusals[error.column] = error.refusal
+                continue
+        break
+    manifest = read_manifest(str(rows_folder))
+    note = _Note(
+        source=shown_path,
+        rows=0 if manifest is None else manifest.rows,
+        columns=columns,
+        warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
+    )
+    text = json.dumps(asdict(note), indent=1)
+    write_atomically(folder / _NOTE_NAME, text.encode())
+    return note
+
+
+def _columns(tables: list[Table], refusals: Mapping[str, str]) -> tuple[Column, ...]:
+    """Return the columns of the first table; one that another table lacks is refused."""
+    others = [(table.url, {column.name: column for column in table.columns}) for table in tables]
+    columns = []
+    for column in tables[0].columns:
+        refusal = refusals.get(column.name, "")
+        wide = column.decoded_type == "float64"
+        for url, present in others:
+            other = present.get(column.name)
+            if other is None:
+                refusal = refusal or f"{url} has no such column"
+            elif other.decoded_type is None:
+                refusal = refusal or other.refusal
+            wide = wide or (other is not None and other.decoded_type == "float64")
+        if column.decoded_type is None or refusal:
+            column = replace(column, decoded_type=None, refusal=refusal or column.refusal)
+        elif wide:
+            column = replace(column, decoded_type="float64")
+        columns.append(column)
+    return tuple(columns)
+
+
+def _widest(columns: tuple[Column, ...]) -> Literal["float32", "float64"]:
+    wide = any(column.decoded_type == "float64" for column in columns)
+    return "float64" if wide else "float32"
+
+
+def _key(path: str, storage: Storage) -> str:
+    """Return the name of a table's folder: its own name, and a hash of what decides its rows."""
+    if find_foreign(path, storage):
+        files = [absolute_source(path), source_version(path, storage)]
+    else:
+        paths, storage = find_files(path, storage)
+        files = [stamp(url, storage) for url in paths]
+    content = [_VERSION, files, asdict(storage.reading)]
+    digest = hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
+    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in os.path.basename(path))
+    return f"{name[:60]}-{digest}"
+
+
+def _folder_of_tables() -> Path:
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        return Path(named).absolute()
+    cache = user_cache()
+    return cache / "tables" if cache else Path(tempfile.gettempdir()) / "streamtrain-tables"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make a folder of the cache and hold its lock: one process imports, others wait for it."""
+    try:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(folder / _LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                # another process may have removed the folder while this one waited
+                if os.stat(folder / _LOCK_NAME).st_ino == os.fstat(lock).st_ino:
+                    break
+            except FileNotFoundError:
+                pass
+            os.close(lock)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder}: cannot be written ({error.strerror}). Set {FOLDER_VARIABLE} to a"
+            " folder with space for imported tables."
+        ) from None
+    try:
+        yield
+    finally:
+        if not (folder / _NOTE_NAME).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_oldest(kept: Path) -> None:
+    """Remove tables that were not used for longest, until the others fit in the limit."""
+    entries = []
+    for folder in kept.parent.iterdir():
+        note = folder / _NOTE_NAME
+        with suppress(OSError):
+            size = sum(file.stat().st_size for file in folder.rglob("*"))
+            entries.append((note.stat().st_mtime, size, folder))
+    total = sum(size for _, size, _ in entries)
+    for used_at, size, folder in sorted(entries):
+        if total <= LIMIT_BYTES or time.time() - used_at < _IN_USE_SECONDS:
+            break
+        if folder != kept:
+            (folder / _NOTE_NAME).unlink(missing_ok=True)  # first, so that no part is ever used
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size
+            _log.info(f"removed {folder} ({format_bytes(size)}), not used for longest")

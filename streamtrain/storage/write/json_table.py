@@ -1,0 +1,104 @@
+"""JSON lines as a table: one object per line, whose numbers and booleans are columns."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import json as arrow_json
+
+from streamtrain.errors import DataError, first_line
+from streamtrain.storage.decode import MAX_EXACT_INTEGER, arrow_column, decode_arrow
+from streamtrain.storage.write.table import ColumnError, Piece, Table, named_errors
+from streamtrain.storage.write.text_source import (
+    as_utf8,
+    find_encoding,
+    read_chunks,
+    read_sample,
+    whole_rows,
+)
+from streamtrain.types import Column, Storage
+
+_SAMPLE_BYTES = 1 << 20
+
+
+def open_json_table(path: str, storage: Storage) -> Table:
+    """Return the table of a file of JSON lines; its columns are those of the first rows.
+
+    Numbers are float64. Raises DataError.
+    """
+    with named_errors(path):
+        content, whole = read_sample(path, storage, _SAMPLE_BYTES)
+        encoding = find_encoding(path, content, storage.reading.encoding)
+        rows = as_utf8(content, encoding, whole=whole)
+        if not whole:
+            rows = next(whole_rows(iter([rows]), quotes=False))
+        schema = _read(rows, None, 0).schema
+    types = {
+        field.name: pa.float64()
+        if pa.types.is_integer(field.type) or pa.types.is_null(field.type)
+        else field.type
+        for field in schema
+    }
+    columns = tuple(_column(name, kind) for name, kind in types.items())
+
+    def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
+        wanted = pa.schema([(name, types[name]) for name in chosen])
+        row = 0
+        with named_errors(path):
+            for chunk in read_chunks(path, storage, encoding, quotes=False):
+                if not chunk.strip():
+                    continue
+                table = _read(chunk, wanted, row)
+                piece = tuple(
+                    decode_arrow(name, table.column(name), decoded_type) for name in chosen
+                )
+                _refuse_rounded(chunk, chosen, piece)
+                row += len(table)
+                yield piece
+
+    return Table(url=path, columns=columns, pieces=pieces)
+
+
+def _column(name: str, kind: pa.DataType) -> Column:
+    return arrow_column(name, kind)
+
+
+def _read(rows: bytes, schema: pa.Schema | None, first_row: int) -> pa.Table:
+    """Return the columns of whole lines: all of them, or those of `schema`."""
+    try:
+        return arrow_json.read_json(
+            pa.py_buffer(rows),
+            read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(rows) + 1),
+            parse_options=arrow_json.ParseOptions(
+                explicit_schema=schema,
+                unexpected_field_behavior="infer" if schema is None else "ignore",
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"lines from {first_row:,}: {first_line(error)}. Write one JSON object per line, whose"
+            " values have the same types in all lines."
+        ) from None
+
+
+def _refuse_rounded(rows: bytes, names: Sequence[str], piece: Piece) -> None:
+    """Raise ColumnError for an integer that float64 rounds."""
+    for name, values in zip(names, piece, strict=True):
+        large = np.flatnonzero(np.abs(values) >= MAX_EXACT_INTEGER)
+        if not len(large):
+            continue
+        lines = (line for line in rows.splitlines() if line.strip())
+        taken = islice(lines, int(large[-1]) + 1)
+        wanted = set(large.tolist())
+        for number, line in enumerate(taken):
+            value = json.loads(line).get(name) if number in wanted else None
+            if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:
+                refusal = f"the integer {value} is beyond ±2^53 and would be rounded"
+                raise ColumnError(
+                    f"column {name!r}: {refusal}. Write it with a decimal point if it is a"
+                    " measurement, or leave the column out with --features.",
+                    name,
+                    refusal,
+                )

@@ -1,0 +1,359 @@
+"""How the fields of a text file are written, found out from its first rows."""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from streamtrain.errors import ConfigError, DataError, shown
+from streamtrain.types import Reading
+
+#: Words that mean null in any table, lower case.
+NULLS = frozenset(
+    {
+        *("", "na", "n/a", "#n/a", "#na", "#n/a n/a", "nan", "-nan", "null", "none", "nil"),
+        *("<na>", "\\n", "nat", "?", "-", "--", ".", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
+    }
+)
+TRUTHS = frozenset({"true", "false"})
+
+_DELIMITERS = (",", ";", "\t", "|", " ")
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
+_RECORDS = 300
+#: The share of rows that must have the usual number of fields.
+_REGULAR = 0.9
+
+_POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_COMMA = re.compile(r"[+-]?(\d+,?\d*|,\d+)([eE][+-]?\d+)?")
+_GROUPS = {
+    mark: re.compile(rf"[+-]?\d{{1,3}}({re.escape(mark)}\d{{3}})+({re.escape(other)}\d*)?")
+    for mark, other in ((",", "."), (".", ","))
+}
+_SPACED = re.compile(r"[+-]?\d{1,3}([ \u00a0\u202f']\d{3})+([.,]\d*)?")
+#: One group of three digits: 1,234 may be 1234 or 1.234.
+_ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")
+_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?|\d{1,2}:\d{2}(:\d{2}.*)?")
+_MONEY = re.compile(r"[$€£¥]\s?[+-]?[\d.,]+|[+-]?[\d.,]+\s?[$€£¥%]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How a file is written.
+
+    Attributes:
+        delimiter: One character; a space stands for any run of spaces and tabs.
+        decimal: The decimal mark.
+        thousands: The mark between groups of three digits; empty: none is known.
+        names: Names of all fields of a row; an empty name is one that the file lacks.
+        has_header: The first line has the names.
+        skip_lines: Lines before the first row, with the header.
+        comment: What starts a comment line; empty: there are none.
+        spaced: Fields have spaces around them.
+        needs_target: Why a target must be named: the header may be a row.
+        dropped: Indices of fields that are no columns, each with the reason.
+    """
+
+    delimiter: str
+    decimal: str
+    thousands: str
+    names: tuple[str, ...]
+    has_header: bool
+    skip_lines: int
+    comment: str
+    spaced: bool
+    needs_target: str
+    dropped: tuple[tuple[int, str], ...]
+
+    def text(self, encoding: str) -> str:
+        """Return what is unusual about the file, for the user; empty where nothing is."""
+        parts = []
+        if self.delimiter != ",":
+            parts.append(f"fields by {_NAMES.get(self.delimiter, repr(self.delimiter))}")
+        if self.decimal == ",":
+            parts.append("decimal comma")
+        if self.thousands:
+            parts.append(f"thousands by {self.thousands!r}")
+        if not self.has_header:
+            parts.append(f"no header: c0 to c{len(self.names) - 1}")
+        if self.comment:
+            parts.append(f"comments after {self.comment}")
+        if encoding not in ("utf-8", "utf-8-sig"):
+            parts.append(encoding)
+        return ", ".join(parts)
+
+
+def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
+    """Return the dialect of a file that starts with `text`, which ends with a whole row.
+
+    Raises DataError where it cannot be told, and ConfigError for an impossible option.
+    """
+    _check(reading)
+    lines = text.splitlines(keepends=True)
+    comment = _comment(lines)
+    head = 0
+    last_comment = ""
+    while head < len(lines) and (
+        not lines[head].strip() or (comment and lines[head].lstrip().startswith(comment))
+    ):
+        last_comment = lines[head].strip() or last_comment
+        head += 1
+    body = "".join(
+        line for line in lines[head:] if not (comment and line.lstrip().startswith(comment))
+    )
+    if not body.strip():
+        raise DataError(f"{path}: no rows. Name a file that has some.")
+    delimiter = reading.delimiter or _find_delimiter(body)
+    records = list(split_records(body, delimiter))
+    width = Counter(map(len, records[1:] or records)).most_common(1)[0][0]
+    head_names, needs_target = _header(path, records, width, reading)
+    skip_lines = head + (0 if head_names is None else _lines_of_first(body, delimiter))
+    if head_names is None and reading.no_header is None and last_comment:
+        # NumPy writes the names as a comment
+        names = next(split_records(last_comment.lstrip(comment + " "), delimiter), [])
+        if len(names) == width and not any(map(is_value, names)):
+            head_names = names
+    has_header = head_names is not None
+    rows = [row for row in records[1 if has_header and skip_lines > head else 0 :] if row]
+    names, dropped = _names(head_names, width, rows)
+    decimal, thousands = _marks(path, rows, delimiter, reading)
+    return Dialect(
+        delimiter=delimiter,
+        decimal=decimal,
+        thousands=thousands,
+        names=tuple(names),
+        has_header=has_header,
+        skip_lines=skip_lines,
+        comment=comment,
+        spaced=any(field != field.strip() for row in rows for field in row),
+        needs_target=needs_target,
+        dropped=tuple(dropped),
+    )
+
+
+def _comment(lines: Sequence[str]) -> str:
+    """Return what starts the comment lines of a file; fields of most rows may start so too."""
+    for mark in ("#", "%"):
+        if 0 < sum(line.lstrip().startswith(mark) for line in lines) <= len(lines) / 2:
+            return mark
+    return ""
+
+
+def _check(reading: Reading) -> None:
+    if reading.delimiter is not None and (
+        len(reading.delimiter) != 1 or reading.delimiter in '"\n\r'
+    ):
+        raise ConfigError(
+            f"--delimiter {shown(reading.delimiter)!r}: give one character, or tab or space."
+        )
+    if reading.decimal not in (None, ".", ","):
+        raise ConfigError(f"--decimal {shown(str(reading.decimal))!r}: give . or a comma.")
+    if reading.delimiter is not None and reading.decimal == reading.delimiter:
+        raise ConfigError("--decimal and --delimiter are the same character. Give two.")
+
+
+def split_records(text: str, delimiter: str) -> Iterator[list[str]]:
+    """Yield the fields of the first rows of a text; runs of spaces separate like one."""
+    if delimiter == " ":
+        text = as_tabs(text.encode()).decode()
+        delimiter = "\t"
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter != "\t"
+    )
+    try:
+        for number, record in enumerate(reader):
+            if number >= _RECORDS:
+                return
+            if record and (len(record) > 1 or record[0].strip()):
+                yield record
+    except csv.Error:
+        return
+
+
+def as_tabs(content: bytes) -> bytes:
+    """Return rows with each run of spaces and tabs outside of quotation marks as one tab."""
+    if b'"' in content:
+        content = re.sub(
+            rb'"[^"\r\n]*"|[ \t]+', lambda m: m[0] if m[0][:1] == b'"' else b"\t", content
+        )
+    else:
+        content = re.sub(rb"[ \t]+", b"\t", content)
+    return re.sub(rb"(?m)^\t|\t(?=\r?$)", b"", content)
+
+
+def _find_delimiter(text: str) -> str:
+    """Return the delimiter with which rows have equal numbers of fields, and most are values."""
+    best, best_score = ",", (0.0, 0.0, 0)
+    for delimiter in _DELIMITERS:
+        records = list(split_records(text, delimiter))
+        rows = records[1:] or records
+        if not rows:
+            continue
+        width, count = Counter(map(len, rows)).most_common(1)[0]
+        if width < 2 or count < _REGULAR * len(rows):
+            continue
+        fields = [field for row in rows for field in row]
+        values = sum(is_value(field) for field in fields) / len(fields)
+        # A header of another length is a weak sign against a delimiter.
+        fits = len(records[0]) in (width, width - 1)
+        score = (round(values + 0.1 * fits, 2), count / len(rows), -_DELIMITERS.index(delimiter))
+        if score > best_score:
+            best, best_score = delimiter, score
+    return best
+
+
+def is_number(field: str) -> bool:
+    """Return whether a field may be a number, with either decimal mark."""
+    field = field.strip()
+    return bool(
+        _POINT.fullmatch(field)
+        or _COMMA.fullmatch(field)
+        or _SPACED.fullmatch(field)
+        or any(groups.fullmatch(field) for groups in _GROUPS.values())
+        or field.lower().lstrip("+-") in ("inf", "infinity")
+    )
+
+
+def is_value(field: str) -> bool:
+    """Return whether a field is what a row has and a header has not."""
+    field = field.strip()
+    return bool(
+        is_number(field)
+        or field.lower() in NULLS
+        or field.lower() in TRUTHS
+        or _DATE.fullmatch(field)
+        or _MONEY.fullmatch(field)
+    )
+
+
+def _header(
+    path: str, records: Sequence[Sequence[str]], width: int, reading: Reading
+) -> tuple[list[str] | None, str]:
+    """Return the names of the first line, or None where it is a row; and the doubt about it."""
+    first, rows = [field.strip() for field in records[0]], records[1:]
+    if reading.no_header:
+        return None, ""
+    if len(first) not in (width, width - 1):
+        if len(first) == 1 and width > 1:
+            raise DataError(
+                f"{path}: its first line, {shown(first[0][:40])!r}, has one field, and rows have"
+                f" {width}. Remove lines above the table, or start them with #."
+            )
+        return first, ""
+    as_row, as_names, nulls = [], [], []
+    for index, field in enumerate(first):
+        below = [row[index].strip() for row in rows if len(row) > index]
+        filled = [other for other in below if other and other.lower() not in NULLS]
+        values = sum(is_value(other) for other in filled)
+        if not field or (filled and values < len(filled) / 2):
+            continue  # text below text, or no name at all, says nothing
+        if field.lower() in NULLS:
+            nulls.append(field)  # a column may be named NA, like the sodium of a glass
+        elif is_value(field):
+            as_row.append(field)
+        elif filled or not rows:
+            as_names.append(field)
+    if not as_row and (as_names or not nulls):
+        return first, ""
+    years = [int(field) for field in as_row if re.fullmatch(r"[12]\d{3}", field)]
+    steps = {b - a for a, b in pairwise(years)}
+    is_years = len(years) == len(as_row) > 1 and len(steps) == 1 and steps != {0}
+    if not as_names and not is_years:
+        return None, ""
+    listed = ", ".join(map(shown, first[:4])) + (", …" if len(first) > 4 else "")
+    return first, (
+        f"{path}: its first line has numbers as column names: {listed}. If it is a row, give"
+        " --no-header; if these are names, choose the target with --target."
+    )
+
+
+def _lines_of_first(body: str, delimiter: str) -> int:
+    """Return the lines that the first record takes: more where a name contains line ends."""
+    if delimiter == " ":
+        delimiter = "\t"
+    reader = csv.reader(io.StringIO(body, newline=""), delimiter=delimiter)
+    for record in reader:
+        if record:
+            break
+    return reader.line_num
+
+
+def _names(
+    head: Sequence[str] | None, width: int, rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[tuple[int, str]]]:
+    """Return a name for each field, and the fields that are no columns with the reason."""
+    dropped: list[tuple[int, str]] = []
+    columns = [[row[index].strip() for row in rows if len(row) > index] for index in range(width)]
+    empty_last = not any(columns[-1]) and width > 1 and bool(rows)
+    if head is None:
+        names = [f"c{index}" for index in range(width)]
+        if empty_last:
+            dropped.append((width - 1, "empty"))
+        return names, dropped
+    names = [name.strip() for name in head]
+    if len(names) == width - 1:
+        # a delimiter at the end of rows, or R's names of rows before them
+        names = [*names, ""] if empty_last else ["", *names]
+    if not names[-1] and empty_last:
+        dropped.append((width - 1, "empty"))
+    if names[0] in ("", "Unnamed: 0") and width > 2 and _counts(columns[0], names[0]):
+        dropped.append((0, "index"))
+    return names, dropped
+
+
+def _counts(fields: Sequence[str], name: str) -> bool:
+    """Return whether a first column counts rows from 0 or 1, or has names of rows."""
+    if not all(field.isdecimal() for field in fields):
+        return not name and not any(map(is_number, fields))
+    numbers = [int(field) for field in fields]
+    return numbers in (list(range(len(numbers))), list(range(1, len(numbers) + 1)))
+
+
+def _marks(
+    path: str, rows: Sequence[Sequence[str]], delimiter: str, reading: Reading
+) -> tuple[str, str]:
+    """Return the decimal mark and the thousands mark.
+
+    Raises DataError where a comma may be either.
+    """
+    fields = [field.strip() for row in rows for field in row]
+    marked = [field for field in fields if ("," in field or "." in field) and is_number(field)]
+    spaced = next((field for field in fields if _SPACED.fullmatch(field)), "")
+    unsure = [field for field in marked if _ONE_GROUP.fullmatch(field) and "," in field]
+    sure = [field for field in marked if field not in set(unsure)]
+    commas = [field for field in sure if _is_decimal(field, ",")]
+    points = [
+        field for field in sure if _is_decimal(field, ".") and not _ONE_GROUP.fullmatch(field)
+    ]
+    decimal = reading.decimal
+    if decimal is None:
+        if commas and len(commas) >= len(points):
+            decimal = ","
+        elif unsure and not points and not any(_GROUPS[","].fullmatch(field) for field in sure):
+            raise DataError(
+                f"{path}: {shown(unsure[0])} may have a decimal or a thousands comma. Give"
+                " --decimal , or --decimal . (a point)."
+            )
+        else:
+            decimal = "."
+    other = "," if decimal == "." else "."
+    thousands = ""
+    groups = [field for field in marked if _GROUPS[other].fullmatch(field)]
+    several = [field for field in groups if field.count(other) > 1 or decimal in field]
+    if several or (groups and other == "," and decimal == "."):
+        thousands = other
+    elif spaced:
+        thousands = re.sub(r"[\d+.,-]", "", spaced)[0]
+    return decimal, thousands
+
+
+def _is_decimal(field: str, mark: str) -> bool:
+    """Return whether `mark` is certainly, or by default, the decimal mark of a number."""
+    other = "," if mark == "." else "."
+    if mark not in field:
+        return False
+    if other in field:
+        return field.rfind(mark) > field.rfind(other)
+    return field.count(mark) == 1

@@ -1,0 +1,275 @@
+"""CSV and its kin as tables: any delimiter, decimal mark, encoding, compression, null words."""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from streamtrain.errors import DataError, first_line, shown
+from streamtrain.storage.decode import arrow_column, decode_arrow
+from streamtrain.storage.write.table import ColumnError, Piece, Table, named_errors
+from streamtrain.storage.write.text_dialect import Dialect, as_tabs, find_dialect
+from streamtrain.storage.write.text_source import (
+    as_utf8,
+    find_encoding,
+    read_chunks,
+    read_sample,
+    whole_rows,
+)
+from streamtrain.storage.write.text_values import NumberColumn
+from streamtrain.types import Column, Storage
+
+#: Bytes from which everything is found out; and the problems that an error shows.
+_SAMPLE_BYTES = 1 << 20
+_PROBLEMS_SHOWN = 3
+
+# pyarrow.compute creates its functions at import
+_compute: Any = pc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _File:
+    """A text file and what was found out about it; `keys`: a name for each field of a row."""
+
+    path: str
+    storage: Storage
+    encoding: str
+    dialect: Dialect
+    keys: tuple[str, ...]
+    nulls: frozenset[str]
+
+
+def open_text_table(path: str, storage: Storage) -> Table:
+    """Return the table of one text file.
+
+    Its numbers are float64: the first rows do not show whether a column has integers only.
+
+    Raises DataError for a file that is no table, and ConfigError for an impossible option.
+    """
+    with named_errors(path):
+        file, sample = _find_out(path, storage)
+        kinds = {
+            key: _number_column(file, key, is_boolean=False).kind(
+                sample.column(key).combine_chunks()
+            )
+            for key in file.keys
+        }
+    names, dropped = file.dialect.names, dict(file.dialect.dropped)
+    for index, reason in dropped.items():
+        _warn_of_dropped(path, index, reason)
+    columns = []
+    for index, (name, key) in enumerate(zip(names, file.keys, strict=True)):
+        if index in dropped:
+            continue
+        if names.count(name) > 1:
+            refusal = f"it occurs {names.count(name)} times"
+            columns.append(
+                Column(name=name, stored_type="text", decoded_type=None, refusal=refusal)
+            )
+        else:
+            columns.append(arrow_column(name, kinds[key]))
+    by_name = dict(zip(names, file.keys, strict=True))
+
+    def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
+        keys = [by_name[name] for name in chosen]
+        empty = [file.keys[index] for index, reason in dropped.items() if reason == "empty"]
+        types = dict(zip(chosen, (kinds[key] for key in keys), strict=True))
+        with named_errors(path):
+            yield from _pieces(
+                file, dict(zip(chosen, keys, strict=True)), types, empty, decoded_type
+            )
+
+    return Table(
+        url=path,
+        columns=tuple(columns),
+        pieces=pieces,
+        found=file.dialect.text(file.encoding),
+        needs_target=file.dialect.needs_target,
+    )
+
+
+def _find_out(path: str, storage: Storage) -> tuple[_File, pa.Table]:
+    """Return the file with its dialect, and the first rows as text."""
+    content, whole = read_sample(path, storage, _SAMPLE_BYTES)
+    encoding = find_encoding(path, content, storage.reading.encoding)
+    text = as_utf8(content, encoding, whole=whole)
+    if not whole:  # the last row may be cut off
+        text = next(whole_rows(iter([text])))
+    dialect = find_dialect(path, text.decode(errors="replace"), storage.reading)
+    words = storage.reading.na_values or ()
+    file = _File(
+        path=path,
+        storage=storage,
+        encoding=encoding,
+        dialect=dialect,
+        keys=tuple(f"{index}" for index in range(len(dialect.names))),
+        nulls=frozenset(word.strip().lower() for word in words),
+    )
+    rest = _rows_of(_without_lines(text, dialect.skip_lines), dialect)
+    return file, _parse(file, rest, file.keys, 0) if rest else _empty(file.keys)
+
+
+def _without_lines(content: bytes, lines: int) -> bytes:
+    """Return the content without its first lines, whatever ends them."""
+    end = 0
+    for _ in range(lines):
+        found = re.compile(rb"\r\n|\n|\r").search(content, end)
+        end = len(content) if found is None else found.end()
+    return content[end:]
+
+
+def _rows_of(content: bytes, dialect: Dialect) -> bytes:
+    """Return rows as Arrow's parser takes them: no comments, one delimiter between fields."""
+    mark = dialect.comment.encode()
+    if mark and mark in content:
+        content = re.sub(rb"(?m)^[ \t]*" + mark + rb"[^\r\n]*(?:\r\n|\n|\r|\Z)", b"", content)
+    if dialect.delimiter == " ":
+        content = as_tabs(content)
+    elif dialect.spaced and b'"' in content:
+        # a quotation mark after a space is no quotation mark to Arrow
+        delimiter = re.escape(dialect.delimiter.encode())
+        content = re.sub(rb"(?m)(^|" + delimiter + rb') +"', rb'\1"', content)
+        content = re.sub(rb'" +(' + delimiter + rb"|\r?$)", rb'"\1', content)
+    return content
+
+
+def _empty(keys: Sequence[str]) -> pa.Table:
+    return pa.table({key: pa.array([], pa.string()) for key in keys})
+
+
+def _parse(file: _File, content: bytes, keys: Sequence[str], first_row: int) -> pa.Table:
+    """Return the columns `keys` of whole rows as text.
+
+    Raises DataError that counts the rows of another length and shows some.
+    """
+    problems: list[str] = []
+    count = 0
+
+    def on_invalid_row(row: csv.InvalidRow) -> str:
+        nonlocal count
+        count += 1
+        if len(problems) < _PROBLEMS_SHOWN:
+            place = "" if row.number is None else f"row {first_row + row.number - 1:,} "
+            problems.append(f"{place}has {row.actual_columns} fields ({shown(row.text[:60])})")
+        return "skip"
+
+    delimiter = "\t" if file.dialect.delimiter == " " else file.dialect.delimiter
+    try:
+        table = csv.read_csv(
+            pa.py_buffer(content),
+            read_options=csv.ReadOptions(
+                use_threads=False, block_size=len(content) + 1, column_names=list(file.keys)
+            ),
+            parse_options=csv.ParseOptions(
+                delimiter=delimiter,
+                newlines_in_values=b'"' in content,
+                invalid_row_handler=on_invalid_row,
+            ),
+            convert_options=csv.ConvertOptions(
+                column_types=dict.fromkeys(keys, pa.string()),
+                include_columns=list(keys),
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        if "UTF8" in str(error):
+            raise DataError(
+                f"a text after row {first_row:,} is not {file.encoding}. Give another --encoding,"
+                " such as latin-1."
+            ) from None
+        if "Empty CSV" in str(error):
+            return _empty(keys)
+        raise DataError(
+            f"rows from {first_row:,} cannot be parsed: {first_line(error)}. Correct the file."
+        ) from None
+    if count:
+        more = f", and {count - len(problems):,} more" if count > len(problems) else ""
+        raise DataError(
+            f"{count:,} rows do not have {len(file.keys)} fields: {'; '.join(problems)}{more}."
+            " Correct them, or leave the file out."
+        )
+    return table
+
+
+def _pieces(
+    file: _File,
+    keys: Mapping[str, str],
+    types: Mapping[str, pa.DataType],
+    empty: Sequence[str],
+    decoded_type: str,
+) -> Iterator[Piece]:
+    """Yield the values of the columns `keys` (name → key); those of `empty` have to be empty."""
+    numbers = {
+        name: _number_column(file, name, is_boolean=pa.types.is_boolean(kind))
+        for name, kind in types.items()
+        if pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    }
+    row = 0
+    for number, chunk in enumerate(read_chunks(file.path, file.storage, file.encoding)):
+        content = _without_lines(chunk, file.dialect.skip_lines) if number == 0 else chunk
+        content = _rows_of(content, file.dialect)
+        if not content.strip():
+            continue
+        table = _parse(file, content, [*dict.fromkeys([*keys.values(), *empty])], row)
+        for key in empty:
+            _refuse_filled(table.column(key), int(key), row)
+        piece = []
+        for name, key in keys.items():
+            texts = table.column(key).combine_chunks()
+            if name in numbers:
+                piece.append(numbers[name].decode(texts).astype(decoded_type, copy=False))
+            else:
+                piece.append(_decode_other(name, texts, types[name], decoded_type, row))
+        row += len(table)
+        if len(table):
+            yield tuple(piece)
+    for column in numbers.values():
+        if text := column.warning():
+            warnings.warn(f"{file.path}: {text}", stacklevel=2)
+
+
+def _number_column(file: _File, name: str, *, is_boolean: bool) -> NumberColumn:
+    return NumberColumn(
+        name=name,
+        decimal=file.dialect.decimal,
+        thousands=file.dialect.thousands,
+        nulls=file.nulls,
+        is_boolean=is_boolean,
+    )
+
+
+def _decode_other(
+    name: str, texts: pa.Array, kind: pa.DataType, decoded_type: str, first_row: int
+) -> np.ndarray:
+    """Return a column that is neither numbers nor booleans, as Arrow decodes its type."""
+    try:
+        values = texts.cast(kind)
+    except pa.ArrowInvalid as error:
+        refusal = f"after row {first_row:,}: {first_line(error)}"
+        raise ColumnError(f"column {name!r}: {refusal}. Correct it.", name, refusal) from None
+    return decode_arrow(name, pa.chunked_array([values]), decoded_type)
+
+
+def _refuse_filled(values: pa.ChunkedArray, index: int, first_row: int) -> None:
+    """Raise DataError for a value in a column that has no name and was empty in the first rows."""
+    if values.null_count < len(values):
+        filled = values.is_valid().combine_chunks()
+        row = first_row + _compute.index(filled, True).as_py()
+        raise DataError(
+            f"field {index + 1:,} has no name, and a value in row {row:,}. Name it in the header."
+        )
+
+
+def _warn_of_dropped(path: str, index: int, reason: str) -> None:
+    if reason == "index":
+        text = "its first column has no name and counts the rows: left out, as the index of pandas"
+    else:
+        text = f"field {index + 1:,} of each row has no name and no value: left out"
+    warnings.warn(f"{path}: {text}.", stacklevel=4)

@@ -1,0 +1,182 @@
+"""The door: whatever `open_tables` reads is opened as shards, imported once."""
+
+import logging
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import feather
+
+from streamtrain.base.user_cache import user_cache
+from streamtrain.errors import DataError, ResourceError
+from streamtrain.storage import imported
+from streamtrain.storage.dataset import find_shards, open_shards
+from streamtrain.storage.readers import Readers
+from streamtrain.types import Dataset
+
+
+@pytest.fixture(autouse=True)
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STREAMTRAIN_TABLES", str(tmp_path / "tables"))
+    return tmp_path / "tables"
+
+
+def _rows(dataset: Dataset) -> list[list[float]]:
+    readers = Readers(dataset)
+    return np.stack(readers.read(0, 0, dataset.num_rows), axis=1).tolist()
+
+
+def test_a_table_is_imported_once_and_a_changed_one_again(
+    tmp_path: Path, tables: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="streamtrain")
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,y\n1,2,3\n4,5,6\n")
+    first, second = open_shards(str(path)), open_shards(str(path))
+    assert (first.url, first.columns, first.integrity) == (str(path), ("a", "b", "y"), "verified")
+    assert _rows(first) == _rows(second) == [[1, 2, 3], [4, 5, 6]]
+    assert first.fingerprint == second.fingerprint
+    said = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(r"read t\.csv: 2 rows in [\d.]+ \w+; kept in .*", said[0])
+    assert said[1].startswith("using the rows of t.csv kept in ")
+    # the same length, extremes and date of change but one
+    path.write_text("a,b,y\n1,2,3\n4,5,7\n")
+    os.utime(path, ns=(0, 1))
+    changed = open_shards(str(path))
+    assert _rows(changed) == [[1, 2, 3], [4, 5, 7]]
+    assert changed.fingerprint != first.fingerprint
+    assert len(list(tables.iterdir())) == 2
+
+
+def test_the_fingerprint_is_of_the_contents_and_no_footer_hides_a_change(tmp_path: Path) -> None:
+    """A value between the extremes changes neither the statistics nor the size of a shard."""
+    fingerprints = set()
+    for number, middle in enumerate((2, 3)):
+        (tmp_path / str(number)).mkdir()
+        path = tmp_path / str(number) / "t.csv"
+        path.write_text(f"a,y\n0,1\n{middle},1.5\n9,2\n")
+        fingerprints.add(open_shards(str(path)).fingerprint)
+    assert len(fingerprints) == 2
+
+
+def test_features_and_target_are_chosen_from_one_import(tmp_path: Path, tables: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("y,name,a,b\n1,x,2,3\n4,z,5,6\n")
+    with pytest.warns(UserWarning, match=r"left out, since they are not numbers: name \(string\)"):
+        assert open_shards(str(path)).columns == ("y", "a", "b")
+    with pytest.warns(UserWarning, match="left out"):
+        assert open_shards(str(path), target="y").columns == ("a", "b", "y")
+    chosen = open_shards(str(path), features=["b"], target="a")
+    assert _rows(chosen) == [[3, 2], [6, 5]]
+    with pytest.raises(DataError, match=r"t\.csv.*column 'name' has type string"):
+        open_shards(str(path), features=["name"], target="a")
+    assert len(list(tables.iterdir())) == 1
+
+
+def test_a_target_that_is_text_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,label\n1,2,x\n4,5,z\n")
+    with pytest.raises(DataError, match="last column, 'label', has type string: it cannot be the"):
+        open_shards(str(tmp_path / "t.csv"))
+
+
+def test_every_path_that_means_tables_is_imported(tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    (folder / "1.csv").write_text("a,y\n1,2\n")
+    (folder / "2.csv").write_text("y,a\n4,3\n")
+    (tmp_path / "list.txt").write_text("many/1.csv\n# a remark\nmany/2.csv\n")
+    (tmp_path / "fields.txt").write_text("a,y\n1,2\n3,4\n")
+    feather.write_feather(pa.table({"a": [1.0, 3.0], "y": [2.0, 4.0]}), str(tmp_path / "t.feather"))
+    for path in (
+        folder,
+        folder / "*.csv",
+        tmp_path / "list.txt",
+        tmp_path / "fields.txt",
+        tmp_path / "t.feather",
+    ):
+        dataset = open_shards(str(path))
+        assert dataset.url == str(path)
+        assert _rows(dataset) == [[1, 2], [3, 4]]
+
+
+def test_shards_pass_by_the_door(tmp_path: Path, tables: Path) -> None:
+    """Also one whose name ends like that of a table, and ones that have tables beside them."""
+    pq.write_table(pa.table({"a": [1.0], "y": [2.0]}), tmp_path / "t.parquet")
+    (tmp_path / "t.parquet").rename(tmp_path / "t.data")
+    assert open_shards(str(tmp_path / "t.data")).num_rows == 1
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "t.data").rename(tmp_path / "mixed" / "t.parquet")
+    (tmp_path / "mixed" / "t.csv").write_text("a,y\n1,2\n3,4\n")
+    assert open_shards(str(tmp_path / "mixed")).num_rows == 1
+    (tmp_path / "list.txt").write_text("mixed/t.parquet\n")
+    assert open_shards(str(tmp_path / "list.txt")).num_rows == 1
+    assert not tables.exists()
+
+
+def test_a_part_of_an_import_is_never_used(tmp_path: Path, tables: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,y\n1,2\n")
+    open_shards(str(path))
+    (kept,) = tables.iterdir()
+    shard = kept / "rows" / "shard-00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    assert _rows(open_shards(str(path))) == [[1, 2]]
+    (kept / "table.json").write_text("{")
+    assert _rows(open_shards(str(path))) == [[1, 2]]
+    (kept / "table.json").unlink()
+    assert _rows(open_shards(str(path))) == [[1, 2]]
+
+
+def test_a_failed_import_leaves_nothing(tmp_path: Path, tables: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,y\nx,z\n")
+    with pytest.raises(DataError, match=r"t\.csv: no column is numbers"):
+        find_shards(tmp_path / "t.csv")
+    assert list(tables.iterdir()) == []
+
+
+def test_the_tables_that_were_not_used_for_longest_are_removed(
+    tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.csv").write_text(f"a,y\n1,{number}\n")
+        open_shards(str(tmp_path / f"{number}.csv"))
+    for note in tables.glob("*/table.json"):
+        number = int(note.parent.name[0])
+        age = 0 if number == 2 else 100_000 * (5 - number)
+        os.utime(note, (note.stat().st_atime, note.stat().st_mtime - age))
+    monkeypatch.setattr(imported, "LIMIT_BYTES", 1)
+    open_shards(str(tmp_path / "3.csv"))
+    assert sorted(folder.name[0] for folder in tables.iterdir()) == ["2", "3"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("STREAMTRAIN_TABLES", str(tmp_path / "file" / "tables"))
+    (tmp_path / "t.csv").write_text("a,y\n1,2\n")
+    with pytest.raises(ResourceError, match=r"cannot be written .* Set STREAMTRAIN_TABLES"):
+        open_shards(str(tmp_path / "t.csv"))
+
+
+def test_the_cache_is_where_the_platform_keeps_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache() == tmp_path / "streamtrain"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    assert user_cache() == tmp_path / ".cache" / "streamtrain"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert user_cache() == tmp_path / "Library" / "Caches" / "streamtrain"
+
+
+def test_a_null_is_named_by_the_users_file_and_row(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,y\n1,2\n,4\n")
+    dataset = open_shards(str(tmp_path / "t.csv"))
+    assert dataset.place(0, 1) == (str(tmp_path / "t.csv"), 1)
