@@ -13,7 +13,9 @@ from streamtrain.cli.flag_groups import (
     SpanRows,
     StorageOption,
     Target,
+    TextFlags,
     column_names,
+    reading,
 )
 from streamtrain.cli.terminal import plain_warnings, show
 
@@ -32,6 +34,7 @@ def ingest(
     features: Features = None,
     span_rows: SpanRows = 262_144,
     storage_option: StorageOption = None,
+    texts: TextFlags = TextFlags(),
     output: Output = Output(),
 ) -> None:
     """Convert data to shards with checksums, good row groups and a manifest.
@@ -49,6 +52,7 @@ def ingest(
             target=target,
             span_rows=span_rows,
             storage_options=storage_options(storage_option),
+            reading=reading(texts),
         )
     columns = ", ".join(dataset.features)
     rows, shards = plural(dataset.num_rows, "row"), plural(len(dataset.shards), "shard")

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -22,7 +23,7 @@ from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.write.tables import Piece, Table, open_tables
 from streamtrain.storage.write.writer import Layout, refuse_output, write_dataset
-from streamtrain.types import Dataset, Format
+from streamtrain.types import AS_FOUND, Dataset, Format, Reading
 
 
 def ingest(
@@ -34,17 +35,18 @@ def ingest(
     target: str | None = None,
     span_rows: int = 262_144,
     storage_options: Mapping[str, str] | None = None,
+    reading: Reading = AS_FOUND,
 ) -> Dataset:
-    """Rewrite CSV (also gzipped), Arrow / Feather, Parquet or Zarr as our own shards.
+    """Rewrite CSV, JSON lines, Arrow / Feather, Parquet or Zarr as our own shards.
 
     A shard has 16 spans of `span_rows` rows, with checksums, and a manifest lists all shards. Both
     formats get the same spans. The target becomes the last column. Columns that are not numeric are
     left out with a warning; one that is named is refused. `storage_options` apply to `source` and
-    `out`. Memory is bounded by a few spans.
+    `out`, `reading` to text files. Memory is bounded by a few spans.
 
     Raises DataError, and ConfigError when `out` is not empty; neither leaves anything behind.
     """
-    storage = make_storage(storage_options)
+    storage = replace(make_storage(storage_options), reading=reading)
     source, out = os.fspath(source), normal_url(out)
     refuse_output(
         out, Layout(columns=(), decoded_type="float32", format=format, span_rows=span_rows), storage
