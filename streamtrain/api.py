@@ -203,6 +203,11 @@ def sweep(
     transform: str | None = None,
     standardize: bool | None = None,
     storage_options: dict[str, str | bool] | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    na_values: str | Sequence[str] | None = None,
+    header: bool | None = None,
+    encoding: str | None = None,
     seed: int | str | None = None,
     span_rows: Count | None = None,
     window_rows: Count | None = None,
@@ -229,13 +234,13 @@ def sweep(
 ) -> SweepResult:
     """Compare minibatch sizes on a data set: `sweep("data/", batch_sizes=[64, 1024], trials=3)`.
 
-    `path` is a file, a folder or a glob of Parquet or Zarr shards. `out` is the folder of the run;
-    None chooses a new one in `runs/`. `resume="auto"` continues an interrupted run, `"never"`
-    refuses to, and the folder of an existing run continues that run. The workers of `client`, a
-    `distributed.Client`, do the training. `report=False` leaves out the page and the charts, which
-    `streamtrain report` makes later. Every other keyword is the option of `streamtrain sweep` with
-    the same name, and None means its default (docs/flags.md). Values may be written as on the
-    command line.
+    `path` is a file, a folder or a glob: Parquet or Zarr shards, CSV, JSON lines, Arrow. `out` is
+    the folder of the run; None chooses a new one in `runs/`. `resume="auto"` continues an
+    interrupted run, `"never"` refuses to, and the folder of an existing run continues that run. The
+    workers of `client`, a `distributed.Client`, do the training. `report=False` leaves out the page
+    and the charts, which `streamtrain report` makes later. Every other keyword is the option of
+    `streamtrain sweep` with the same name, and None means its default (docs/flags.md). Values may
+    be written as on the command line.
 
     Raises ConfigError, DataError or ResourceError.
     """
@@ -269,6 +274,11 @@ def train(
     transform: str | None = None,
     standardize: bool | None = None,
     storage_options: dict[str, str | bool] | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    na_values: str | Sequence[str] | None = None,
+    header: bool | None = None,
+    encoding: str | None = None,
     seed: int | str | None = None,
     span_rows: Count | None = None,
     window_rows: Count | None = None,

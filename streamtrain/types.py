@@ -63,14 +63,14 @@ class Reading:
         delimiter: What separates fields: one character, or a space for any run of spaces.
         decimal: The decimal mark: a point or a comma.
         na_values: Further words that mean null.
-        no_header: The first line is a row; columns are named c0, c1, …
+        header: The first line has names; if not, columns are named c0, c1, …
         encoding: A codec of Python, such as `latin-1`.
     """
 
     delimiter: str | None = None
     decimal: str | None = None
     na_values: tuple[str, ...] | None = None
-    no_header: bool | None = None
+    header: bool | None = None
     encoding: str | None = None
 
 

@@ -22,7 +22,16 @@ from streamtrain.cli.config_layers import (
     set_layer,
 )
 from streamtrain.cli.from_sweep import sweep_layer
-from streamtrain.config import DATA_FLAGS, SWEEP_FLAGS, TRAIN_FLAGS, Config, config_keys, flag_name
+from streamtrain.config import (
+    DATA_FLAGS,
+    SWEEP_FLAGS,
+    TEXT_FLAGS,
+    TRAIN_FLAGS,
+    Config,
+    config_keys,
+    flag_name,
+)
+from streamtrain.types import Reading
 
 DATA, TRAINING, SWEEP, CLUSTER, GLOBAL = (
     Group(name, sort_key=position)
@@ -77,12 +86,16 @@ class Sources:
 
 
 #: The data of a verb that has no config, and of one that may take it from the config.
-DataPath = Annotated[str, Parameter(help="a file, a folder or a glob of Parquet or Zarr shards")]
+DataPath = Annotated[
+    str,
+    Parameter(help="a file, a folder or a glob: Parquet or Zarr shards, CSV, JSON lines, Arrow"),
+]
 ConfigDataPath = Annotated[
     str | None,
     Parameter(
         help=(
-            "a file, a folder or a glob of Parquet or Zarr shards; default: data.path of the config"
+            "a file, a folder or a glob: Parquet or Zarr shards, CSV, JSON lines, Arrow; default:"
+            " data.path of the config"
         )
     ),
 ]
@@ -186,7 +199,7 @@ def _type(flag: str, field_info: FieldInfo) -> Any:
     annotation: Any = field_info.annotation
     if get_origin(annotation) is Literal:
         return annotation | None
-    if annotation is bool:
+    if annotation is bool or flag == "header":
         return Literal["on", "off"] | None
     return list[str] | None if flag in _REPEATABLE else str | None
 
@@ -236,6 +249,7 @@ _STREAM_FLAGS = (
     "target",
     "features",
     "storage_options",
+    *TEXT_FLAGS,
     "span_rows",
     "window_rows",
     "readers",
@@ -264,6 +278,7 @@ _FED_FLAGS = (
     "target",
     "features",
     "storage_options",
+    *TEXT_FLAGS,
     "span_rows",
     "window_rows",
     "readers",
@@ -280,6 +295,7 @@ if TYPE_CHECKING:
     StreamFlags: TypeAlias = Flags
     StepFlags: TypeAlias = Flags
     FedFlags: TypeAlias = Flags
+    TextFlags: TypeAlias = Flags
     AllFlags: TypeAlias = Flags
 else:
     SweepFlags = _flags_class("SweepFlags", SWEEP_FLAGS)
@@ -287,6 +303,7 @@ else:
     StreamFlags = _flags_class("StreamFlags", {flag: TRAIN_FLAGS[flag] for flag in _STREAM_FLAGS})
     StepFlags = _flags_class("StepFlags", {flag: SWEEP_FLAGS[flag] for flag in _STEP_FLAGS})
     FedFlags = _flags_class("FedFlags", {flag: SWEEP_FLAGS[flag] for flag in _FED_FLAGS})
+    TextFlags = _flags_class("TextFlags", TEXT_FLAGS)
     AllFlags = _flags_class("AllFlags", TRAIN_FLAGS | SWEEP_FLAGS)
 
 
@@ -306,3 +323,9 @@ def load_config(
         set_layer(sources.set),
         path_layer(path) | flag_layer(asdict(flags), TRAIN_FLAGS | SWEEP_FLAGS),
     )
+
+
+def reading(flags: Any) -> Reading:
+    """Return how text files are read, for a verb that has no config. Raises ConfigError."""
+    config, _ = resolve(flag_layer(asdict(flags), TEXT_FLAGS))
+    return config.data.reading

@@ -14,9 +14,11 @@ from streamtrain.cli.flag_groups import (
     SpanRows,
     StorageOption,
     Target,
+    TextFlags,
     column_names,
     count,
     num_bytes,
+    reading,
 )
 from streamtrain.cli.terminal import plain_warnings, show
 
@@ -63,6 +65,7 @@ def ingest(
         ),
     ] = None,
     storage_option: StorageOption = None,
+    texts: TextFlags = TextFlags(),
     output: Output = Output(),
 ) -> None:
     """Convert data to shards with checksums, good row groups and a manifest, in random order.
@@ -82,6 +85,7 @@ def ingest(
             shuffle_seed=seed if shuffle else None,
             memory=memory,
             storage_options=storage_options(storage_option),
+            reading=reading(texts),
         )
     columns = ", ".join(dataset.features)
     rows, shards = plural(dataset.num_rows, "row"), plural(len(dataset.shards), "shard")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,9 @@ from streamtrain.cli.flag_groups import (
     Output,
     StorageOption,
     Target,
+    TextFlags,
     column_names,
+    reading,
 )
 from streamtrain.cli.terminal import escape, plain_warnings, show, writing
 from streamtrain.config import config_keys
@@ -51,6 +54,7 @@ def init(
     features: Features = None,
     out: File = "streamtrain.yaml",
     storage_option: StorageOption = None,
+    texts: TextFlags = TextFlags(),
     output: Output = Output(),
 ) -> None:
     """Write a config for a data set.
@@ -67,10 +71,10 @@ def init(
         )
     options = storage_options(storage_option)
     with plain_warnings(quiet=output.quiet):
-        found = find_shards(data, storage=make_storage(options))
-        numeric = [
-            column.name for column in found.shards[0].columns if column.decoded_type is not None
-        ]
+        storage = replace(make_storage(options), reading=reading(texts))
+        found = find_shards(data, storage=storage)
+        present = found.table or found.shards[0].columns
+        numeric = [column.name for column in present if column.decoded_type is not None]
         chosen = target if target is not None or not numeric else numeric[-1]
         names = column_names(features) or [name for name in numeric if name != chosen]
         document = inspect(bind_columns(found, features=names, target=chosen))
@@ -99,7 +103,7 @@ def left_out(found: "FoundShards", document: Mapping[str, Any]) -> list[str]:
     bound = {column["name"] for column in document["columns"]}
     return [
         f"{column.name} ({column.stored_type})"
-        for column in found.shards[0].columns
+        for column in found.table or found.shards[0].columns
         if column.name not in bound
     ]
 

@@ -1,6 +1,7 @@
 """`streamtrain inspect`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from streamtrain.base.units import format_bytes
@@ -11,7 +12,9 @@ from streamtrain.cli.flag_groups import (
     Output,
     StorageOption,
     Target,
+    TextFlags,
     column_names,
+    reading,
 )
 from streamtrain.cli.terminal import plain_warnings, show, table
 
@@ -26,6 +29,7 @@ def inspect(
     target: Target = None,
     features: Features = None,
     storage_option: StorageOption = None,
+    texts: TextFlags = TextFlags(),
     output: Output = Output(),
 ) -> None:
     """Describe a data set and its layout, with advice; reads footers only."""
@@ -39,7 +43,9 @@ def inspect(
                 data,
                 features=column_names(features),
                 target=target,
-                storage=make_storage(storage_options(storage_option)),
+                storage=replace(
+                    make_storage(storage_options(storage_option)), reading=reading(texts)
+                ),
             )
         )
     show(page(document), document, as_json=output.json)

@@ -130,7 +130,10 @@ VALUE_FLAGS = frozenset(
 
 #: Flags with the values on and off, which may be given without a value.
 SWITCHES = frozenset(
-    {"--average", "--confirm", "--extend-grid", "--grow", "--halving", "--rerun", "--standardize"}
+    {
+        *("--average", "--confirm", "--extend-grid", "--grow", "--halving", "--header", "--rerun"),
+        "--standardize",
+    }
 )
 
 #: Name prefixes of threads that read. After a run none of them exists, unless a read hangs.

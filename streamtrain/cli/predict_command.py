@@ -8,11 +8,11 @@ from cyclopts import Parameter
 
 from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
-from streamtrain.cli.flag_groups import DATA, GLOBAL, Output, StorageOption
+from streamtrain.cli.flag_groups import DATA, GLOBAL, Output, StorageOption, TextFlags, reading
 from streamtrain.cli.terminal import note, plain_warnings, show, table, writing
 from streamtrain.config import RESOLVED
 
-_OUT = "the Parquet file; default: predictions.parquet in runs/predict-<date>-<n>"
+_OUT = "the file, .parquet or .csv; default: predictions.parquet in runs/predict-<date>-<n>"
 _ON_NULL = (
     "rows with null, NaN or infinite values: refuse or drop them; default: as the model was trained"
 )
@@ -25,7 +25,10 @@ OnNull = Annotated[
 def predict(
     model: Model,
     data: Annotated[
-        str, Parameter(help="a file, a folder or a glob of shards with the model's feature columns")
+        str,
+        Parameter(
+            help="a file, a folder or a glob with the model's feature columns: shards, CSV, …"
+        ),
     ],
     /,
     *,
@@ -37,9 +40,10 @@ def predict(
         ),
     ] = None,
     storage_option: StorageOption = None,
+    texts: TextFlags = TextFlags(),
     output: Output = Output(),
 ) -> None:
-    """Write a trained model's predictions as Parquet, with row ids."""
+    """Write a trained model's predictions as Parquet or CSV, with row ids."""
     from streamtrain import api
 
     file = Path(out) if out else api.default_out("predict") / "predictions.parquet"
@@ -50,6 +54,7 @@ def predict(
             file,
             on_null=on_null or trained_on_null(model),
             storage_options=storage_options(storage_option),
+            reading=reading(texts),
         )
     _warn_of_dropped(counts["dropped"], quiet=output.quiet)
     show(
@@ -61,11 +66,14 @@ def predict(
 
 def evaluate(
     model: Model,
-    data: Annotated[str, Parameter(help="shards with the model's feature columns and its target")],
+    data: Annotated[
+        str, Parameter(help="data with the model's feature columns and its target: shards, CSV, …")
+    ],
     /,
     *,
     on_null: OnNull = None,
     storage_option: StorageOption = None,
+    texts: TextFlags = TextFlags(),
     output: Output = Output(),
 ) -> None:
     """Show the errors of a trained model on a data set that it was not trained on."""
@@ -77,6 +85,7 @@ def evaluate(
             data,
             on_null=on_null or trained_on_null(model),
             storage_options=storage_options(storage_option),
+            reading=reading(texts),
         )
     _warn_of_dropped(document["dropped"], quiet=output.quiet)
     show(page(document), document, as_json=output.json)

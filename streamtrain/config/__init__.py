@@ -3,7 +3,13 @@
 Other folders import from this package, not from its modules.
 """
 
-from streamtrain.config.flag_table import DATA_FLAGS, SWEEP_FLAGS, TRAIN_FLAGS, flag_name
+from streamtrain.config.flag_table import (
+    DATA_FLAGS,
+    SWEEP_FLAGS,
+    TEXT_FLAGS,
+    TRAIN_FLAGS,
+    flag_name,
+)
 from streamtrain.config.load import (
     RESOLVED,
     config_keys,
@@ -26,6 +32,7 @@ __all__ = [
     "DATA_FLAGS",
     "RESOLVED",
     "SWEEP_FLAGS",
+    "TEXT_FLAGS",
     "TRAIN_FLAGS",
     "ClusterConfig",
     "Config",

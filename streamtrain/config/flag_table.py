@@ -1,5 +1,14 @@
 """The tables of flags that the command line and the Python API share."""
 
+#: How text files are read: the flags of every verb that takes data.
+TEXT_FLAGS = {
+    "delimiter": "data.delimiter",
+    "decimal": "data.decimal",
+    "na_values": "data.na_values",
+    "header": "data.header",
+    "encoding": "data.encoding",
+}
+
 #: Each table maps a flag of `sweep`, `train` and the Python API to its key in the config.
 DATA_FLAGS = {
     "target": "data.target",
@@ -12,6 +21,7 @@ DATA_FLAGS = {
     "transform": "data.transform",
     "standardize": "data.standardize",
     "storage_options": "data.storage_options",
+    **TEXT_FLAGS,
     "seed": "order.seed",
     "span_rows": "order.span_rows",
     "window_rows": "order.window_rows",

@@ -15,6 +15,8 @@ from streamtrain.config.values import (
     Bytes,
     Count,
     Counts,
+    Decimal,
+    Delimiter,
     Holdout,
     Losses,
     Measures,
@@ -28,14 +30,15 @@ from streamtrain.config.values import (
     Sizes,
     parse_fraction,
 )
-from streamtrain.types import Goal
+from streamtrain.types import Goal, Reading
 
 
 class DataConfig(Section):
     """Which rows and columns to use, and which rows to hold out."""
 
     path: str | None = Field(
-        default=None, description="a file, a folder or a glob of Parquet or Zarr shards"
+        default=None,
+        description="a file, a folder or a glob: Parquet or Zarr shards, CSV, JSON lines, Arrow",
     )
     target: str | None = Field(
         default=None, description="the column to predict; default: the last column"
@@ -65,6 +68,28 @@ class DataConfig(Section):
     standardize: OnOff = Field(
         default=True, description="scale each column to mean 0 and standard deviation 1"
     )
+    delimiter: Delimiter | None = Field(
+        default=None,
+        description="of text files: what separates fields, such as ; or tab; default: found out",
+    )
+    decimal: Decimal | None = Field(
+        default=None,
+        description="of text files: the decimal mark, a point or a comma; default: found out",
+    )
+    na_values: Names | None = Field(
+        default=None, description="of text files: further words that mean null, such as none,99.9"
+    )
+    header: OnOff | None = Field(
+        default=None,
+        description=(
+            "of text files: the first line has names; off: name columns c0, c1, …; default: found"
+            " out"
+        ),
+    )
+    encoding: str | None = Field(
+        default=None,
+        description="of text files: the encoding, such as utf-8 or latin-1; default: found out",
+    )
     storage_options: Options = Field(
         default={},
         repr=False,
@@ -73,6 +98,17 @@ class DataConfig(Section):
             " store"
         ),
     )
+
+    @property
+    def reading(self) -> Reading:
+        """How text files are read."""
+        return Reading(
+            delimiter=self.delimiter,
+            decimal=self.decimal,
+            na_values=self.na_values,
+            header=self.header,
+            encoding=self.encoding,
+        )
 
     @field_serializer("storage_options", when_used="json")
     def _hide_options(self, options: dict[str, str]) -> dict[str, str]:

@@ -63,6 +63,20 @@ def _on_off(value: Any) -> Any:
     return {"on": True, "off": False}.get(value, value) if isinstance(value, str) else value
 
 
+def _delimiter(value: Any) -> Any:
+    """Parse the names of characters that are hard to type.
+
+    >>> _delimiter("space"), _delimiter(";")
+    (' ', ';')
+    """
+    names = {"tab": "\t", "\\t": "\t", "space": " ", "spaces": " ", "comma": ",", "semicolon": ";"}
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def _decimal(value: Any) -> Any:
+    return {"comma": ",", "point": "."}.get(value, value) if isinstance(value, str) else value
+
+
 def _holdout(value: Any) -> Any:
     """Parse a number of rows (`131072`, `64Ki`) or a fraction of the rows (`0.1`).
 
@@ -148,6 +162,12 @@ PositiveCount = Annotated[
 ]
 OnOff = Annotated[
     bool, BeforeValidator(_on_off, json_schema_input_type=bool | Literal["on", "off"])
+]
+Delimiter = Annotated[
+    str, BeforeValidator(_delimiter, json_schema_input_type=str), Field(min_length=1, max_length=1)
+]
+Decimal = Annotated[
+    str, BeforeValidator(_decimal, json_schema_input_type=str), Field(pattern="^[.,]$")
 ]
 #: A float is seconds, an int rows.
 Budget = Annotated[

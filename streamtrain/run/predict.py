@@ -7,7 +7,7 @@ known.
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +24,7 @@ from streamtrain.storage.write.predictions import PredictionWriter
 from streamtrain.stream.transform import Transform, load_transform
 from streamtrain.training.model import Network
 from streamtrain.training.model_io import load_model, predict_rows
-from streamtrain.types import LOCAL, Dataset, Json, Storage
+from streamtrain.types import AS_FOUND, LOCAL, Dataset, Json, Reading, Storage
 
 OnBad = Literal["error", "drop"]
 
@@ -57,31 +57,37 @@ def predict(
     *,
     on_null: OnBad = "error",
     storage_options: Mapping[str, str] | None = None,
+    reading: Reading = AS_FOUND,
 ) -> Json:
-    """Write a prediction for every row of a data set to a Parquet file, streaming.
+    """Write a prediction for every row of a data set to a Parquet or CSV file, streaming.
 
     Its columns are `row_id` and `prediction`: float32, or float64 where float32 would round
     noticeably (`Network.is_coarse`). Returns `{rows, dropped}`.
 
     A row in which a feature is null, NaN or infinite is refused (`error`) or left out (`drop`); a
     model that was trained with `impute` fills it. `storage_options`: the options of the object
-    store with the data. The model's transform is imported and applied. The target column need not
-    exist.
+    store with the data; `reading`: how text files are read. The model's transform is imported and
+    applied. The target column need not exist.
 
     Raises ConfigError when the transform cannot be imported, when `out` exists, or when its name is
     not the name of a Parquet file; DataError for the model and the data.
     """
     network = finite_model(model_dir)
-    if out.suffix.lower() in (".csv", ".tsv", ".txt", ".json"):
+    if out.suffix.lower() in (".tsv", ".txt", ".json", ".jsonl", ".gz"):
         raise ConfigError(
-            f"{out}: predictions are written as Parquet. Name the file {out.stem}.parquet."
+            f"{out}: predictions are written as Parquet or CSV. Name the file {out.stem}.parquet or"
+            f" {out.stem}.csv."
         )
     if out.exists():
         raise ConfigError(f"{out} exists, and nothing is overwritten. Choose another --out.")
     rows = dropped = 0
     with PredictionWriter(out, "float64" if network.is_coarse else "float32") as writer:
         for ids, features, _, bad in _scored(
-            network, data, on_null=on_null, with_target=False, storage=make_storage(storage_options)
+            network,
+            data,
+            on_null=on_null,
+            with_target=False,
+            storage=replace(make_storage(storage_options), reading=reading),
         ):
             writer.write(ids, predict_rows(network, features))
             rows += len(ids)
@@ -95,6 +101,7 @@ def evaluate(
     *,
     on_null: OnBad = "error",
     storage_options: Mapping[str, str] | None = None,
+    reading: Reading = AS_FOUND,
 ) -> Json:
     """Return the model's errors on a data set that has the target, streaming; strict JSON values.
 
@@ -105,7 +112,11 @@ def evaluate(
     network = finite_model(model_dir)
     errors, dropped = Errors(), 0
     for _, features, target, bad in _scored(
-        network, data, on_null=on_null, with_target=True, storage=make_storage(storage_options)
+        network,
+        data,
+        on_null=on_null,
+        with_target=True,
+        storage=replace(make_storage(storage_options), reading=reading),
     ):
         errors.add(predict_rows(network, features), target)
         dropped += bad

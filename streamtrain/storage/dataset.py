@@ -44,7 +44,8 @@ class FoundShards:
 
     `left_out`: (file, cause) of shards that could not be opened, when such shards are quarantined.
     `folder`: see `Dataset`. `digest`: a hash of the contents of an imported table. `table`: the
-    columns of an imported table, also those that its shards lack.
+    columns of an imported table, also those that its shards lack. `needs_target`: why its target
+    must be named; empty where the last column is a good default.
     """
 
     url: str
@@ -55,6 +56,7 @@ class FoundShards:
     folder: str = ""
     digest: str = ""
     table: tuple[Column, ...] = ()
+    needs_target: str = ""
 
 
 def open_shards(
@@ -182,6 +184,8 @@ def bind_columns(
     on_bad_shard: OnBadShard = "error",
 ) -> Dataset:
     """Choose columns by name. Raises as `open_shards` does."""
+    if listing.needs_target and target is None:
+        raise DataError(listing.needs_target)
     if listing.table:
         names = candidates(listing.table, features, target, listing.url)
     else:
@@ -219,6 +223,22 @@ def bind_columns(
         left_out=listing.left_out,
         folder=listing.folder,
     )
+
+
+def refuse_constant_target(dataset: Dataset) -> None:
+    """Raise DataError for an imported table whose target has one value only.
+
+    It is often a column that was not meant to be the target.
+    """
+    manifest = read_manifest(dataset.folder) if dataset.folder else None
+    if manifest is None:
+        return
+    statistics = manifest.statistics[dataset.target]
+    if statistics.min == statistics.max and statistics.count > 1:
+        raise DataError(
+            f"{dataset.url}: the target {dataset.target!r} is {statistics.min:g} in every row, so"
+            " there is nothing to learn. Choose another with --target."
+        )
 
 
 def _bind_all(shards: Sequence[Shard], columns: Sequence[str]) -> tuple[list[str], set[str]]:

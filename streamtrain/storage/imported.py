@@ -36,7 +36,7 @@ from streamtrain.storage.manifest import read_manifest
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.storage.table_files import find_files, stamp
 from streamtrain.storage.write.ingest import spans_of
-from streamtrain.storage.write.table import ColumnError, Table
+from streamtrain.storage.write.table_type import ColumnError, Table
 from streamtrain.storage.write.tables import open_tables
 from streamtrain.storage.write.writer import Layout, write_dataset
 from streamtrain.types import Column, Storage
@@ -65,6 +65,7 @@ class _Note:
     rows: int
     columns: tuple[Column, ...]
     warnings: tuple[str, ...]
+    needs_target: str
 
     @classmethod
     def read(cls, path: Path) -> "_Note | None":
@@ -76,6 +77,7 @@ class _Note:
                 rows=document["rows"],
                 columns=tuple(Column(**column) for column in document["columns"]),
                 warnings=tuple(document["warnings"]),
+                needs_target=document["needs_target"],
             )
         except (OSError, ValueError, TypeError, KeyError):
             return None
@@ -93,11 +95,14 @@ def import_table(path: str, storage: Storage) -> FoundShards:
         found = _open(folder, storage) if note else None
         if note is None or found is None:
             started = time.perf_counter()
-            note = _import(path, shown_path, folder, storage)
+            note, found_out = _import(path, shown_path, folder, storage)
             found = find_shards(str(folder / _ROWS_NAME), storage=storage)
             seconds = format_seconds(time.perf_counter() - started)
             name = os.path.basename(shown_path)
-            _log.info(f"read {name}: {plural(note.rows, 'row')} in {seconds}; kept in {folder}")
+            how = f" ({found_out})" if found_out else ""
+            _log.info(
+                f"read {name}: {plural(note.rows, 'row')} in {seconds}{how}; kept in {folder}"
+            )
         else:
             _log.info(f"using the rows of {os.path.basename(shown_path)} kept in {folder}")
     for text in note.warnings:
@@ -111,6 +116,7 @@ def import_table(path: str, storage: Storage) -> FoundShards:
         found,
         url=shown_path,
         table=note.columns,
+        needs_target=note.needs_target,
         folder=str(folder / _ROWS_NAME),
         digest=hashlib.sha256(json.dumps(hashes).encode()).hexdigest(),
     )
@@ -124,8 +130,8 @@ def _open(folder: Path, storage: Storage) -> FoundShards | None:
         return None
 
 
-def _import(path: str, shown_path: str, folder: Path, storage: Storage) -> _Note:
-    """Write the shards of a table and their note.
+def _import(path: str, shown_path: str, folder: Path, storage: Storage) -> tuple[_Note, str]:
+    """Write the shards of a table and their note; return it with what was found out.
 
     A column that turns out not to be numbers is left out, and the table is read again.
     """
@@ -158,15 +164,24 @@ def _import(path: str, shown_path: str, folder: Path, storage: Storage) -> _Note
                 continue
         break
     manifest = read_manifest(str(rows_folder))
+    if manifest is None:
+        raise DataError(f"{rows_folder}: its manifest is missing. Run the command again.")
+    empty = {name for name, statistics in manifest.statistics.items() if not statistics.count}
     note = _Note(
         source=shown_path,
-        rows=0 if manifest is None else manifest.rows,
-        columns=columns,
+        rows=manifest.rows,
+        columns=tuple(
+            replace(column, stored_type="empty", decoded_type=None, refusal="it has no value")
+            if column.name in empty
+            else column
+            for column in columns
+        ),
         warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
+        needs_target=tables[0].needs_target,
     )
     text = json.dumps(asdict(note), indent=1)
     write_atomically(folder / _NOTE_NAME, text.encode())
-    return note
+    return note, tables[0].found
 
 
 def _columns(tables: list[Table], refusals: Mapping[str, str]) -> tuple[Column, ...]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import csv
 
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.run import predict as scoring
@@ -77,13 +78,24 @@ def test_predictions_are_the_models_with_every_row_id_once(tmp_path, shards):
         )
 
 
-def test_predictions_are_not_named_csv(tmp_path, shards):
+def test_a_csv_file_has_the_same_predictions(tmp_path, shards):
     model(tmp_path / "m")
-    with pytest.raises(
-        ConfigError, match=r"p\.csv: predictions are written as Parquet. Name the file p\.parquet\."
-    ):
-        scoring.predict(tmp_path / "m", str(shards[0]), tmp_path / "p.csv")
-    assert not (tmp_path / "p.csv").exists()
+    for name in ("p.parquet", "p.csv"):
+        scoring.predict(tmp_path / "m", str(shards[0]), tmp_path / name)
+    written = csv.read_csv(tmp_path / "p.csv")
+    assert written["row_id"].equals(pq.read_table(tmp_path / "p.parquet")["row_id"])
+    assert (
+        written["prediction"]
+        .cast("float32")
+        .equals(pq.read_table(tmp_path / "p.parquet")["prediction"])
+    )
+
+
+def test_a_name_of_another_format_is_refused(tmp_path, shards):
+    model(tmp_path / "m")
+    with pytest.raises(ConfigError, match=r"Parquet or CSV. Name the file p\.parquet or p\.csv\."):
+        scoring.predict(tmp_path / "m", str(shards[0]), tmp_path / "p.json")
+    assert not (tmp_path / "p.json").exists()
 
 
 def test_an_evaluation_is_numpys(tmp_path, shards):

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -25,7 +26,7 @@ from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.write.shuffled import shuffled
 from streamtrain.storage.write.tables import Piece, Table, open_tables
 from streamtrain.storage.write.writer import Layout, refuse_output, write_dataset
-from streamtrain.types import Dataset, Format
+from streamtrain.types import AS_FOUND, Dataset, Format, Reading
 
 
 def ingest(
@@ -39,21 +40,22 @@ def ingest(
     shuffle_seed: int | None = None,
     memory: int | None = None,
     storage_options: Mapping[str, str] | None = None,
+    reading: Reading = AS_FOUND,
 ) -> Dataset:
-    """Rewrite CSV (also gzipped), Arrow / Feather, Parquet or Zarr as our own shards.
+    """Rewrite CSV, JSON lines, Arrow / Feather, Parquet or Zarr as our own shards.
 
     So are Delta and Iceberg tables, and `duckdb:FILE?table=NAME` or `duckdb:FILE?query=SELECT …`.
 
     A shard has 16 spans of `span_rows` rows, with checksums, and a manifest lists all shards. Both
     formats get the same spans. The target becomes the last column. Columns that are not numeric are
     left out with a warning; one that is named is refused. `storage_options` apply to `source` and
-    `out`. `shuffle_seed`: shuffle the rows by it (shuffled.py), within `memory` bytes, a quarter of
+    `out`, `reading` to text files. `shuffle_seed`: shuffle the rows by it (shuffled.py), within `memory` bytes, a quarter of
     what is available by default; None keeps their order, and memory is bounded by a few spans.
 
     Raises DataError, ConfigError when `out` is not empty, and ResourceError when memory or disk do
     not suffice; none leaves anything behind.
     """
-    storage = make_storage(storage_options)
+    storage = replace(make_storage(storage_options), reading=reading)
     source, out = absolute_source(os.fspath(source)), normal_url(out)
     refuse_output(
         out, Layout(columns=(), decoded_type="float32", format=format, span_rows=span_rows), storage

@@ -10,7 +10,7 @@ from pyarrow import json as arrow_json
 
 from streamtrain.errors import DataError, first_line
 from streamtrain.storage.decode import MAX_EXACT_INTEGER, arrow_column, decode_arrow
-from streamtrain.storage.write.table import ColumnError, Piece, Table, named_errors
+from streamtrain.storage.write.table_type import ColumnError, Piece, Table, named_errors
 from streamtrain.storage.write.text_source import (
     as_utf8,
     find_encoding,

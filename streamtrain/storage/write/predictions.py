@@ -1,4 +1,4 @@
-"""Write predictions as a stream: one Parquet file of row ids and values."""
+"""Write predictions as a stream: one Parquet or CSV file of row ids and values."""
 
 import os
 from pathlib import Path
@@ -8,10 +8,14 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 
 class PredictionWriter:
-    """A context manager; the file gets its name only when it is complete."""
+    """A context manager; the file gets its name only when it is complete.
+
+    A name that ends in `.csv` makes a CSV file, any other a Parquet file.
+    """
 
     def __init__(self, path: Path, value_type: Literal["float32", "float64"] = "float32"):
         value = {"float32": pa.float32(), "float64": pa.float64()}[value_type]
@@ -27,9 +31,12 @@ class PredictionWriter:
         self._writer.write_table(pa.table([row_ids, values], schema=self._schema))
 
     def __enter__(self) -> "PredictionWriter":
-        self._writer = pq.ParquetWriter(
-            self._temporary, self._schema, compression="snappy", write_page_checksum=True
-        )
+        if self._path.suffix.lower() == ".csv":
+            self._writer = csv.CSVWriter(self._temporary, self._schema)
+        else:
+            self._writer = pq.ParquetWriter(
+                self._temporary, self._schema, compression="snappy", write_page_checksum=True
+            )
         return self
 
     def __exit__(

@@ -19,7 +19,7 @@ from streamtrain.storage.remote.filesystem import open_binary
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.storage.table_files import find_files, kind_of
 from streamtrain.storage.write.json_table import open_json_table
-from streamtrain.storage.write.table import Piece, Table, named_errors
+from streamtrain.storage.write.table_type import Piece, Table, named_errors
 from streamtrain.storage.write.text_table import open_text_table
 from streamtrain.types import LOCAL, Column, Dataset, Storage
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from streamtrain.base.words import plural
 from streamtrain.errors import ConfigError, DataError, shown
 from streamtrain.types import Reading
 
@@ -110,7 +111,7 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
     width = Counter(map(len, records[1:] or records)).most_common(1)[0][0]
     head_names, needs_target = _header(path, records, width, reading)
     skip_lines = head + (0 if head_names is None else _lines_of_first(body, delimiter))
-    if head_names is None and reading.no_header is None and last_comment:
+    if head_names is None and reading.header is None and last_comment:
         # NumPy writes the names as a comment
         names = next(split_records(last_comment.lstrip(comment + " "), delimiter), [])
         if len(names) == width and not any(map(is_value, names)):
@@ -127,7 +128,7 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
         has_header=has_header,
         skip_lines=skip_lines,
         comment=comment,
-        spaced=any(field != field.strip() for row in rows for field in row),
+        spaced=f"{delimiter} " in body or f" {delimiter}" in body,
         needs_target=needs_target,
         dropped=tuple(dropped),
     )
@@ -135,8 +136,10 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
 
 def _comment(lines: Sequence[str]) -> str:
     """Return what starts the comment lines of a file; fields of most rows may start so too."""
+    lines = [line for line in lines if line.strip()]
     for mark in ("#", "%"):
-        if 0 < sum(line.lstrip().startswith(mark) for line in lines) <= len(lines) / 2:
+        starts = [line.lstrip().startswith(mark) for line in lines]
+        if any(starts) and not all(starts) and (starts[0] or sum(starts) <= len(lines) / 2):
             return mark
     return ""
 
@@ -233,14 +236,15 @@ def _header(
 ) -> tuple[list[str] | None, str]:
     """Return the names of the first line, or None where it is a row; and the doubt about it."""
     first, rows = [field.strip() for field in records[0]], records[1:]
-    if reading.no_header:
+    if reading.header is False:
         return None, ""
-    if len(first) not in (width, width - 1):
-        if len(first) == 1 and width > 1:
-            raise DataError(
-                f"{path}: its first line, {shown(first[0][:40])!r}, has one field, and rows have"
-                f" {width}. Remove lines above the table, or start them with #."
-            )
+    if len(first) not in (width, width - 1) or (len(first) < width and any(map(is_value, first))):
+        raise DataError(
+            f"{path}: its first line, {shown(','.join(first)[:40])!r}, has"
+            f" {plural(len(first), 'field')}, and rows have {width}. Remove lines above the table,"
+            " or start them with #, and name every field."
+        )
+    if reading.header:
         return first, ""
     as_row, as_names, nulls = [], [], []
     for index, field in enumerate(first):
@@ -265,7 +269,7 @@ def _header(
     listed = ", ".join(map(shown, first[:4])) + (", …" if len(first) > 4 else "")
     return first, (
         f"{path}: its first line has numbers as column names: {listed}. If it is a row, give"
-        " --no-header; if these are names, choose the target with --target."
+        " --no-header; if these are names, give --header."
     )
 
 

@@ -236,5 +236,7 @@ def _end_of_rows(content: bytes) -> int:
             break
         odd ^= content.count(b'"', before, end) % 2
         end = before
-    # An odd number everywhere is a mark inside a field, like the one of inches.
-    return (last if odd else end) + 1
+    if not odd:
+        return end + 1
+    # An odd number for so long is a mark inside a field, like the one of inches.
+    return last + 1 if len(content) > _SEARCHED_BYTES else 0

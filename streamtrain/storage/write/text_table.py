@@ -13,7 +13,7 @@ from pyarrow import csv
 
 from streamtrain.errors import DataError, first_line, shown
 from streamtrain.storage.decode import arrow_column, decode_arrow
-from streamtrain.storage.write.table import ColumnError, Piece, Table, named_errors
+from streamtrain.storage.write.table_type import ColumnError, Piece, Table, named_errors
 from streamtrain.storage.write.text_dialect import Dialect, as_tabs, find_dialect
 from streamtrain.storage.write.text_source import (
     as_utf8,

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from streamtrain.errors import shown
 from streamtrain.storage.decode import MAX_EXACT_INTEGER
-from streamtrain.storage.write.table import ColumnError
+from streamtrain.storage.write.table_type import ColumnError
 from streamtrain.storage.write.text_dialect import NULLS, TRUTHS
 
 #: Different words in a column of numbers that are taken for nulls, and their longest length.

@@ -8,7 +8,7 @@ from os.path import getsize, isfile
 import numpy as np
 import pyarrow as pa
 
-from streamtrain.errors import DataError, ResourceError, first_line
+from streamtrain.errors import ConfigError, DataError, ResourceError, first_line
 from streamtrain.types import Column
 
 #: Decoded columns of equal length.
@@ -56,7 +56,7 @@ def named_errors(path: str) -> Iterator[None]:
         if path in str(error):
             raise
         raise DataError(f"{path}: {error}") from error
-    except ResourceError:
+    except (ConfigError, ResourceError):
         raise
     except MemoryError as error:
         raise ResourceError(

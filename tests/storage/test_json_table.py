@@ -1,0 +1,53 @@
+"""JSON lines: what is read is what was written, or one clear refusal."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamtrain.errors import DataError
+from streamtrain.storage.write import text_source
+from streamtrain.storage.write.tables import open_tables
+
+VALUES = st.none() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    (table,) = open_tables(str(path))
+    names = [column.name for column in table.columns if column.decoded_type]
+    pieces = list(table.pieces(names, "float64"))
+    return {name: np.concatenate([p[i] for p in pieces]) for i, name in enumerate(names)}
+
+
+@given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=20), st.integers(10, 200))
+def test_what_is_read_is_what_was_written(tmp_path_factory, rows, size):
+    path = tmp_path_factory.mktemp("law") / "t.jsonl"
+    path.write_text("".join(json.dumps({"a": a, "name": "x", "y": y}) + "\n" for a, y in rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_source, "CHUNK_BYTES", size)
+        values = read(path)
+    expected = np.array(rows, dtype=float)
+    np.testing.assert_array_equal(values["a"], expected[:, 0])
+    np.testing.assert_array_equal(values["y"], expected[:, 1])
+    assert list(values) == ["a", "y"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"a": 12345678901234567, "y": 1.5}', "the integer 12345678901234567 is beyond"),
+        ('{"a": "x", "y": 1.5}', "Write one JSON object per line"),
+        ("[1, 2]", "Write one JSON object per line"),
+        ('{"a": 1', "Write one JSON object per line"),
+    ],
+)
+def test_a_wrong_line_is_one_error(tmp_path, line, words):
+    path = tmp_path / "t.ndjson"
+    path.write_text('{"a": 1, "y": 2.5}\n' + line + "\n")
+    with pytest.raises(DataError, match=words) as caught:
+        read(path)
+    assert str(caught.value).startswith(str(path))
+    assert len(str(caught.value).splitlines()) == 1

@@ -1,0 +1,362 @@
+"""Text tables: what is read is what was written, or one clear refusal."""
+
+import bz2
+import codecs
+import csv
+import gzip
+import io
+import lzma
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamtrain.errors import ConfigError, DataError
+from streamtrain.storage.write import text_source
+from streamtrain.storage.write.table_type import Table
+from streamtrain.storage.write.tables import open_tables
+from streamtrain.types import Reading, Storage
+
+NAN = float("nan")
+
+
+def opened(path: Path, content: str | bytes, **options) -> tuple[Table, list[str]]:
+    """The table of a file with this content, and what it warns of when it is opened."""
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        (table,) = open_tables(str(path), Storage(reading=Reading(**options)))
+    return table, [str(warning.message) for warning in caught]
+
+
+def columns(table: Table) -> dict[str, list[float]]:
+    """The values of all columns that are numbers, and the warnings under the name `warnings`."""
+    names = [column.name for column in table.columns if column.decoded_type]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pieces = list(table.pieces(names, "float64"))
+    values = {
+        name: np.concatenate([piece[index] for piece in pieces]).tolist()
+        for index, name in enumerate(names)
+    }
+    return values | {"warnings": [str(warning.message) for warning in caught]}
+
+
+def read(tmp_path: Path, content: str | bytes, name: str = "t.csv", **options) -> list[list[float]]:
+    """The rows of a file, whose warnings do not matter here."""
+    table, _ = opened(tmp_path / name, content, **options)
+    values = columns(table)
+    del values["warnings"]
+    return np.array(list(values.values())).T.tolist()
+
+
+def same(one: list[list[float]], other: list[list[float]]) -> bool:
+    return np.array_equal(np.array(one), np.array(other), equal_nan=True)
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252"]
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda content: content,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda content: pa.compress(content, "zstd", asbytes=True),
+}
+NUMBERS = st.one_of(
+    st.integers(-9999, 9999),
+    st.integers(-(2**53), 2**53),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(-1000, 1000).map(lambda value: round(value, 2)),
+)
+
+
+@given(
+    rows=st.lists(st.lists(st.none() | NUMBERS, min_size=3, max_size=3), min_size=2, max_size=20),
+    delimiter=st.sampled_from([",", ";", "\t", "|", " "]),
+    decimal=st.sampled_from([".", ","]),
+    header=st.booleans(),
+    null=st.sampled_from(["", "NA", "?", "-", "N/A", "nan", "NULL"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    encoding=st.sampled_from(ENCODINGS),
+    compression=st.sampled_from(sorted(COMPRESS)),
+    line_end=st.sampled_from(["\n", "\r\n"]),
+    word=st.sampled_from([None, "Zürich", 'a "quoted", word', "two\nlines"]),
+)
+def test_what_is_read_is_what_was_written_or_refused(
+    tmp_path_factory,
+    rows,
+    delimiter,
+    decimal,
+    header,
+    null,
+    quoting,
+    encoding,
+    compression,
+    line_end,
+    word,
+):
+    """Given the options that cannot be told from the rows: those are refused or read exactly."""
+    if delimiter == " " and (null == "" or word):
+        null, word = "NA", None
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator=line_end)
+    words = [word] if word else []
+    if header:
+        writer.writerow([*["name"][: len(words)], "größe", "b", "y"])
+    for row in rows:
+        fields = [null if value is None else repr(value).replace(".", decimal) for value in row]
+        writer.writerow([*words, *fields])
+    content = COMPRESS[compression](text.getvalue().encode(encoding))
+    path = tmp_path_factory.mktemp("law") / f"t.csv{compression}"
+    try:
+        table, said = opened(path, content)
+        values = columns(table)
+    except DataError as error:
+        assert str(error).startswith(str(path))
+        assert len(str(error).splitlines()) == 1
+        return
+    del values["warnings"]
+    expected = [[NAN if value is None else float(value) for value in row] for row in rows]
+    read_rows = np.array(list(values.values())).T
+    if values and read_rows.shape == (len(rows), 3):
+        assert np.array_equal(read_rows, np.array(expected), equal_nan=True), text.getvalue()
+    else:  # what is not read as numbers is a column that is named
+        left_out = [column.name for column in table.columns if column.decoded_type is None]
+        assert left_out or any("left out" in text for text in said), text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ("M,0.455,0.365,15\nF,0.35,0.265,7\n", [[0.455, 0.365, 15], [0.35, 0.265, 7]]),
+        ("1,,3\n2,5,4\n", [[1, NAN, 3], [2, 5, 4]]),
+        ("1,NA,3\n2,5,4\n", [[1, NAN, 3], [2, 5, 4]]),
+        ("2020-01-01,1.5\n2020-01-02,2.5\n", [[1.5], [2.5]]),
+        ("true,1,2\nfalse,3,4\n", [[1, 1, 2], [0, 3, 4]]),
+        ("$1,2,3\n$4,5,6\n", [[2, 3], [5, 6]]),
+        ("18.0   8   307.0\n  15.0 8 350.0  \n", [[18, 8, 307], [15, 8, 350]]),
+        ("1.5 2\n", [[1.5, 2]]),
+    ],
+    ids=str,
+)
+def test_a_first_line_that_is_a_row_is_read_as_one(tmp_path, content, rows):
+    assert same(read(tmp_path, content), rows)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a,b,y\n1,2,3\n",
+        "RI,Na,Mg\n1,2,3\n",
+        "# a,b,y\n1,2,3\n",
+        "# made by a sensor\n# in 2020\na,b,y\n1,2,3\n# a break\n",
+        "% a\na b y\n1 2 3\n",
+        "a, b, y\n1, 2, 3\n",
+        'a, "b, and more", y\n1, "2", 3\n',
+        "\n\na;b;y\n1;2;3\n",
+        "a\tb\ty\r\n1\t2\t3\r\n",
+        "a,b,y\r1,2,3\r",
+        "a,b,y\n1,2,3",
+    ],
+    ids=repr,
+)
+def test_a_first_line_of_names_is_no_row(tmp_path, content):
+    assert read(tmp_path, content) == [[1, 2, 3]]
+
+
+def test_names_are_known_by_their_header_or_numbered(tmp_path):
+    table, _ = opened(tmp_path / "t.csv", "# x y\n1 2\n3 4\n")
+    assert [column.name for column in table.columns] == ["x", "y"]
+    table, _ = opened(tmp_path / "t.csv", "1;2,5\n3;4\n")
+    assert [column.name for column in table.columns] == ["c0", "c1"]
+    assert table.found == "fields by semicolons, decimal comma, no header: c0 to c1"
+    table, _ = opened(tmp_path / "t.csv", "a,b\n3,4\n", header=False)
+    assert [column.name for column in table.columns] == ["c0", "c1"]
+
+
+def test_years_for_names_are_told_from_rows_by_the_user_only(tmp_path):
+    content = "2019,2020,2021\n1,2,3\n"
+    table, _ = opened(tmp_path / "t.csv", content)
+    assert "give --no-header; if these are names, give --header" in table.needs_target
+    assert not opened(tmp_path / "t.csv", content, header=True)[0].needs_target
+    assert read(tmp_path, content, header=True) == [[1, 2, 3]]
+    assert read(tmp_path, content, header=False) == [[2019, 2020, 2021], [1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ("a;y\n1,5;2\n3;4\n", [[1.5, 2], [3, 4]]),
+        ("a;y\n1.234,5;2\n1.234.567;4\n", [[1234.5, 2], [1234567, 4]]),
+        ('a,y\n"1,234",2.5\n"1,234,567.5",4\n', [[1234, 2.5], [1234567.5, 4]]),
+        ('a,y\n"1,5",2\n"0,25",4\n', [[1.5, 2], [0.25, 4]]),
+        ("a;y\n1 234,5;2\n12 345 678;4\n", [[1234.5, 2], [12345678, 4]]),
+        ("a,y\n1'234.5,2\n+3,4\n", [[1234.5, 2], [3, 4]]),
+        ("a;y\n1,5e3;-2\n,5;+4\n", [[1500, -2], [0.5, 4]]),
+    ],
+    ids=repr,
+)
+def test_marks_in_numbers_are_found_out(tmp_path, content, rows):
+    assert read(tmp_path, content) == rows
+
+
+def test_a_comma_that_may_be_either_is_refused_and_settled_by_an_option(tmp_path):
+    content = "a;y\n1,234;2\n5,678;4\n"
+    with pytest.raises(DataError, match="1,234 may have a decimal or a thousands comma"):
+        read(tmp_path, content)
+    assert read(tmp_path, content, decimal=",") == [[1.234, 2], [5.678, 4]]
+    assert read(tmp_path, content, decimal=".") == [[1234, 2], [5678, 4]]
+
+
+def test_words_in_numbers_are_nulls_and_are_counted(tmp_path):
+    table, _ = opened(tmp_path / "t.csv", "a,y\n1,2\n?,4\n5,n.d.\n6,7\n?,3\n")
+    values = columns(table)
+    assert same([values["a"], values["y"]], [[1, NAN, 5, 6, NAN], [2, 4, NAN, 7, 3]])
+    assert [text.partition(": ")[2] for text in values["warnings"]] == [
+        "column 'a': '?' read as null in 2 rows, first in row 1.",
+        "column 'y': 'n.d.' read as null in 1 rows, first in row 2.",
+    ]
+
+
+def test_a_word_of_the_user_is_null_without_a_warning(tmp_path):
+    table, _ = opened(tmp_path / "t.csv", "a,y\n1,2\n99x,4\n", na_values=("99x",))
+    values = columns(table)
+    assert same([values["a"]], [[1, NAN]])
+    assert not values["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        ("12b,1", "column 'a': '12b' in row 40 is not a number"),
+        ("12345678901234567,1", "column 'a': the integer 12345678901234567 is beyond"),
+        ("1e999,1", "column 'a': 1e999 is beyond float64"),
+        ("1,2,3", "1 rows do not have 2 fields: row 40 has 3 fields"),
+        ("1,2,3\n" * 5, r"\d rows do not have 2 fields: .*row 41 .*row 42 .*, and \d more"),
+    ],
+)
+def test_a_wrong_value_after_the_first_rows_is_named(tmp_path, monkeypatch, last, words):
+    """Blocks of 32 bytes, and the types are found out from the first 64."""
+    monkeypatch.setattr(text_source, "CHUNK_BYTES", 32)
+    monkeypatch.setattr("streamtrain.storage.write.text_table._SAMPLE_BYTES", 64)
+    table, _ = opened(tmp_path / "t.csv", "a,y\n" + "1,2\n" * 40 + last)
+    with pytest.raises(DataError, match=words) as caught:
+        columns(table)
+    assert str(caught.value).startswith(str(tmp_path / "t.csv"))
+
+
+def test_many_words_after_the_first_rows_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("streamtrain.storage.write.text_table._SAMPLE_BYTES", 64)
+    table, _ = opened(tmp_path / "t.csv", "a,y\n" + "1,2\n" * 40 + "x,2\n" * 41)
+    with pytest.raises(DataError, match="'x' in row 40 is not a number"):
+        columns(table)
+    words = "".join(f"{word},2\n" for word in "uvwxyz")
+    table, _ = opened(tmp_path / "t.csv", "a,y\n" + "1,2\n" * 40 + words)
+    with pytest.raises(DataError, match="'z' in row 45 is not a number"):
+        columns(table)
+
+
+@given(st.integers(1, 60), st.integers(0, 3))
+def test_rows_do_not_depend_on_where_blocks_end(tmp_path_factory, size, quoted):
+    rows = [[index, index / 8] for index in range(40)]
+    text = "name,a,y\n" + "".join(
+        f'{chr(34)}a "" \n{index},b{chr(34)},{index},{y}\n'
+        if index % 4 < quoted
+        else f"x,{index},{y}\n"
+        for index, y in rows
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_source, "CHUNK_BYTES", size)
+        assert read(tmp_path_factory.mktemp("blocks"), text) == rows
+
+
+def test_columns_that_are_no_data_are_left_out_with_a_warning(tmp_path):
+    """The index that pandas writes, the names of rows that R writes, and a trailing comma."""
+    for content in (
+        ",a,y\n0,1,2\n1,3,4\n",
+        "a y\nr1 1 2\nr2 3 4\n",
+        '"a","y"\n"1",1,2\n"2",3,4\n',
+    ):
+        table, said = opened(tmp_path / "t.csv", content)
+        assert same([columns(table)["a"], columns(table)["y"]], [[1, 3], [2, 4]])
+        assert [text.partition(": ")[2][:30] for text in said] == ["its first column has no name a"]
+    for content in ("a,y,\n1,2,\n3,4,\n", "a,y\n1,2,\n3,4,\n"):
+        table, said = opened(tmp_path / "t.csv", content)
+        assert [column.name for column in table.columns] == ["a", "y"]
+        assert columns(table)["y"] == [2, 4]
+        assert "field 3 of each row has no name and no value: left out" in said[0]
+
+
+def test_a_value_in_a_column_that_was_taken_for_empty_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("streamtrain.storage.write.text_table._SAMPLE_BYTES", 64)
+    table, _ = opened(tmp_path / "t.csv", "a,y,\n" + "1,2,\n" * 40 + "1,2,3\n")
+    with pytest.raises(DataError, match="field 3 has no name, and a value in row 40"):
+        columns(table)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"%PDF-1.7\n", "is a PDF document, not a table as text. Save it as CSV"),
+        (b"Salted__" + bytes(range(256)), "is encrypted with OpenSSL"),
+        (bytes(range(256)) * 9, "is not text"),
+        (gzip.compress(b"a,y\n" + b"1,2\n" * 99)[:-9], "damaged or cut off"),
+        (
+            b"569,30,m\n1,2,3,4\n5,6,7,8\n9,1,2,3\n1,1,1,1\n",
+            "has 3 fields, and rows have 4",
+        ),
+        (b"", "no rows"),
+        (b"a,y\n1,2\n\xff,3\n", None),
+    ],
+)
+def test_what_is_no_table_is_named_as_what_it_is(tmp_path, content, words):
+    if words is None:  # a letter of another encoding is no reason
+        assert len(read(tmp_path, content)) == 2
+        return
+    with pytest.raises(DataError, match=words):
+        read(tmp_path, content)
+
+
+def test_archives_of_one_table_are_read_and_others_named(tmp_path):
+    def archive(*names: str) -> bytes:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as members:
+            for name in names:
+                members.writestr(name, "a,y\n1,2\n")
+        return file.getvalue()
+
+    assert read(tmp_path, archive("t.csv"), "t.csv.zip") == [[1, 2]]
+    assert read(tmp_path, archive("__MACOSX/t.csv", "t.csv"), "t.csv") == [[1, 2]]
+    with pytest.raises(DataError, match=r"holds 2 files \(a.csv, b.csv\). Unpack it"):
+        read(tmp_path, archive("a.csv", "b.csv"), "t.zip.csv")
+    with pytest.raises(DataError, match="is an Excel workbook"):
+        read(tmp_path, archive("xl/workbook.xml", "b"), "t.csv")
+    locked = bytearray(archive("t.csv"))
+    for start in (b"PK\x03\x04", b"PK\x01\x02"):
+        place = locked.index(start) + (6 if start.endswith(b"\x04") else 8)
+        locked[place] |= 1
+    with pytest.raises(DataError, match="encrypted with a password"):
+        read(tmp_path, bytes(locked), "t.csv.zip")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"encoding": "klingon"}, {"delimiter": "\n"}, {"delimiter": ",", "decimal": ","}],
+    ids=str,
+)
+def test_an_impossible_option_is_refused(tmp_path, option):
+    with pytest.raises(ConfigError, match=r"--(encoding|delimiter|decimal)"):
+        read(tmp_path, "a,y\n1,2\n", **option)
+
+
+def test_options_win_over_what_is_found_out(tmp_path):
+    assert read(tmp_path, "a:y\n1:2\n", delimiter=":") == [[1, 2]]
+    content = codecs.encode("größe,y\n1,2\n", "latin-1")
+    table, _ = opened(tmp_path / "t.csv", content, encoding="cp1252")
+    assert table.columns[0].name == "größe"
