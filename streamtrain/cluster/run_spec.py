@@ -63,8 +63,12 @@ class RunSpec:
                 "--batch-schedule is for one machine: shares and lanes are parts of one minibatch"
                 " size. Give --batch-size on a cluster."
             )
+        # the default window may depend on memory, and so on the worker
+        order = prepared.config.order.model_copy(
+            update={"window_rows": prepared.source.window_rows}
+        )
         return cls(
-            config=prepared.config,
+            config=prepared.config.model_copy(update={"order": order}),
             data_fingerprint=prepared.source.dataset.fingerprint,
             standard=prepared.standard,
             fill=prepared.source.fill,

@@ -130,7 +130,9 @@ class OrderConfig(Section):
         description="whole row groups or chunks are read together up to about this many rows",
     )
     window_rows: PositiveCount | None = Field(
-        default=None, description="rows shuffled together; default: 2 Mi x 5 / (features + 1)"
+        default=None,
+        description="rows shuffled together; default: all of a table of up to 256 MiB where memory"
+        " allows it, else 2 Mi x 5 / (features + 1)",
     )
 
 

@@ -15,14 +15,30 @@ from streamtrain.plan.spans import Spans
 #: Values of a window by default: 40 MiB of float32, for any number of columns.
 WINDOW_VALUES = 2**21 * 5
 
+#: A table of at most this many values, 256 MiB of float32, is one window where memory allows it, so
+#: that rows in order of time or of a key are mixed as a whole.
+WHOLE_VALUES = 2**26
+
 
 def default_window_rows(num_columns: int) -> int:
-    """Return the default window size, which depends only on the number of columns.
+    """Return the default size of a window of a larger table, which depends only on its columns.
 
     >>> default_window_rows(5)
     2097152
     """
     return max(1, WINDOW_VALUES // num_columns)
+
+
+def whole_window_rows(num_rows: int, num_columns: int) -> int | None:
+    """Return the rows of a window that is the whole table.
+
+    None where the table is larger than `WHOLE_VALUES`, or fits a default window anyway.
+
+    >>> whole_window_rows(3_000_000, 5), whole_window_rows(2_000_000, 5)
+    (3000000, None)
+    """
+    is_whole = num_rows * num_columns <= WHOLE_VALUES
+    return num_rows if is_whole and num_rows > default_window_rows(num_columns) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

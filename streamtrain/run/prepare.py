@@ -188,10 +188,10 @@ class Prepared:
         )
 
 
-def open_data(config: Config) -> Source:
+def open_data(config: Config, *, window_rows: int | None = None) -> Source:
     """Return the source of a run in raw units. Reads footers only.
 
-    Raises ConfigError or DataError.
+    `window_rows`: the default window of a run that is resumed. Raises ConfigError or DataError.
     """
     data = config.data
     if data.path is None:
@@ -208,18 +208,26 @@ def open_data(config: Config) -> Source:
     refuse_constant_target(dataset)
     # With a separate evaluation data set, nothing is held out unless requested.
     holdout = 0 if data.holdout is None and data.eval_data is not None else data.holdout
-    return open_source(dataset, config, holdout=holdout)
+    return open_source(dataset, config, holdout=holdout, window_rows=window_rows)
 
 
-def prepare(config: Config, *, learners: int, rates: int, until_flat: bool = False) -> Prepared:
+def prepare(
+    config: Config,
+    *,
+    learners: int,
+    rates: int,
+    until_flat: bool = False,
+    window_rows: int | None = None,
+) -> Prepared:
     """Open the data, read the survey, and refuse what does not fit, before the first step.
 
     `learners`: how many share a pass. `rates`: the most replicas that each has. Both count in the
     memory budget. `until_flat`: passes whose length no key sets end when the loss is flat, instead
-    of after one epoch. Raises ConfigError, DataError or ResourceError.
+    of after one epoch. `window_rows`: as for `open_data`. Raises ConfigError, DataError or
+    ResourceError.
     """
     data, has_eval_data = config.data, config.data.eval_data is not None
-    source = open_data(config)
+    source = open_data(config, window_rows=window_rows)
     dataset = source.dataset
     model = make_model(config.model, len(dataset.features))
     engine, engine_reason = choose_engine(config.train, model)

@@ -85,7 +85,7 @@ def sweep(
     started = time.perf_counter()
     if config.train.batch_schedule is not None:
         raise ConfigError("train.batch_schedule is for `train`: a sweep compares constant sizes.")
-    plan = plan_sweep(config)
+    plan = plan_sweep(config, None if checkpointer is None else checkpointer.window_rows())
     prepared, ladder, sizes, rates = plan.prepared, plan.ladder, plan.sizes, plan.rates
     compile_seconds, resident_bytes = warm_up(prepared, sizes, rates)
     records: list[Record] = []

@@ -45,9 +45,17 @@ class SweepPlan:
     trials: int
 
 
-def plan_sweep(config: Config) -> SweepPlan:
-    """Open the data of a sweep and return its plan. Raises what `prepare` and `ladder_of` raise."""
-    prepared = prepare(config, learners=_most_sizes(config), rates=_most_rates(config))
+def plan_sweep(config: Config, window_rows: int | None = None) -> SweepPlan:
+    """Open the data of a sweep and return its plan. Raises what `prepare` and `ladder_of` raise.
+
+    `window_rows`: the default window of a sweep that is resumed.
+    """
+    prepared = prepare(
+        config,
+        learners=_most_sizes(config),
+        rates=_most_rates(config),
+        window_rows=window_rows,
+    )
     ladder = ladder_of(prepared)
     return SweepPlan(
         prepared=prepared,

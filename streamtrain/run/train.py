@@ -47,7 +47,8 @@ def train(
     started = time.perf_counter()
     sizes = (config.train.batch_size,)
     rates = (config.train.rate,)
-    prepared = prepare(config, learners=1, rates=1, until_flat=True)
+    window_rows = None if checkpointer is None else checkpointer.window_rows()
+    prepared = prepare(config, learners=1, rates=1, until_flat=True, window_rows=window_rows)
     if config.train.early_stop is not None and prepared.evaluation is None:
         raise ConfigError(
             "train.early_stop needs a held-out loss, and no rows are held out. Set --holdout or"

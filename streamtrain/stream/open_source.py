@@ -4,6 +4,7 @@ What cannot be streamed is refused here, before the first row is read.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from streamtrain.plan.holdout import (
     spread_spans,
 )
 from streamtrain.plan.order import OPEN_CHAINS
-from streamtrain.plan.plan import default_window_rows
+from streamtrain.plan.plan import default_window_rows, whole_window_rows
 from streamtrain.plan.spans import Spans, cut_spans
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.readers import Readers
@@ -28,15 +29,22 @@ from streamtrain.stream.quarantine import Quarantine
 from streamtrain.stream.read_timeout import Watch
 from streamtrain.stream.source import Source
 from streamtrain.stream.survey import impute_values, take_survey
-from streamtrain.stream.transform import TransformedReaders, load_transform
+from streamtrain.stream.transform import Transform, TransformedReaders, load_transform
 from streamtrain.types import Dataset, Standardization
 
 
-def open_source(dataset: Dataset, config: Config, *, holdout: int | float | None) -> Source:
+def open_source(
+    dataset: Dataset,
+    config: Config,
+    *,
+    holdout: int | float | None,
+    window_rows: int | None = None,
+) -> Source:
     """Return a source of raw values. Reads no data; `impute` needs `with_fill` as well.
 
     `holdout` is a number of rows or a fraction below 1; None means `eval.eval_rows`, but at most
-    20 % of the data. The rest is taken from the sections `data`, `order`, `eval` and `fetch`.
+    20 % of the data. `window_rows`: the default window of an earlier run that is resumed. The rest
+    is taken from the sections `data`, `order`, `eval` and `fetch`.
 
     Raises ConfigError when the hold-out asks for more rows than there are, or when the transform
     cannot be used, and ResourceError when the list of held-out rows exceeds `fetch.memory`, or the
@@ -48,7 +56,23 @@ def open_source(dataset: Dataset, config: Config, *, holdout: int | float | None
         transform = load_transform(config.data.transform, dataset.features)
         readers = TransformedReaders(dataset, transform)
         dataset = readers.dataset
-    window_rows = config.order.window_rows or default_window_rows(len(dataset.columns))
+    cut = partial(_cut, dataset, readers, transform, config, holdout)
+    window_rows = config.order.window_rows or window_rows
+    whole = whole_window_rows(dataset.num_rows, len(dataset.columns))
+    if window_rows is None and whole is not None and _fits_well(cut(whole), config.fetch):
+        return cut(whole)
+    return cut(window_rows or default_window_rows(len(dataset.columns)))
+
+
+def _cut(
+    dataset: Dataset,
+    readers: Readers | TransformedReaders,
+    transform: Transform | None,
+    config: Config,
+    holdout: int | float | None,
+    window_rows: int,
+) -> Source:
+    """Return the source whose spans are cut for windows of this size."""
     if window_rows < OPEN_CHAINS:
         raise ConfigError(
             f"order.window_rows is {window_rows}; a window takes at least {OPEN_CHAINS} rows."
@@ -69,6 +93,19 @@ def open_source(dataset: Dataset, config: Config, *, holdout: int | float | None
         quarantine=quarantine,
         watch=Watch(config.fetch.timeout_seconds),
     )
+
+
+def _fits_well(source: Source, fetch: FetchConfig) -> bool:
+    """Return whether the windows of a stream take at most half of the memory budget.
+
+    The other half is for learners, whose memory is not known here.
+    """
+    limit_bytes = fetch.memory or default_limit_bytes()
+    try:
+        stream_budget(source, fetch, fixed_bytes=limit_bytes // 2)
+    except ResourceError:
+        return False
+    return True
 
 
 def _hold_out(

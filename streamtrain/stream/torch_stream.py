@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from streamtrain.config import Config, flag_values, make_config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.order import hash_array
-from streamtrain.plan.plan import Plan, make_plan
+from streamtrain.plan.plan import Plan, default_window_rows, make_plan
 from streamtrain.records import to_json
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.filesystem import make_storage
@@ -24,6 +24,7 @@ from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts, summarize_nulls
 from streamtrain.stream.open_source import open_source, stream_budget, with_imputed_values
+from streamtrain.stream.stream_state import check_order, check_position, saved_window_rows
 from streamtrain.stream.window import RECEIPT_KEY, shuffle_once, window_ids
 from streamtrain.types import Json, Receipt
 
@@ -47,9 +48,6 @@ STREAM_FLAGS = {
     "storage_options": "data.storage_options",
 }
 
-#: The keys that a state must have.
-_STATE_KEYS = ("epoch", "window", "row", "receipt", "receipt_before_window", "imputed", "order")
-
 Minibatch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -68,28 +66,36 @@ class Stream(IterableDataset[Minibatch]):
 
     def __init__(self, path: str, config: Config, *, drop_last: bool = False):
         super().__init__()
+        self._config = config
         data = config.data
         self.batch_size, self.drop_last = config.train.batch_size, drop_last
         self.device = open_device(config.train.device)
         storage = make_storage(data.storage_options, timeout_seconds=config.fetch.timeout_seconds)
-        dataset = open_shards(
+        self._shards = open_shards(
             path,
             features=data.features,
             target=data.target,
             on_bad_shard=data.on_bad_shard,
             storage=storage,
         )
-        source = open_source(dataset, config, holdout=0 if data.holdout is None else data.holdout)
+        self._seed, self._holdout_seed = config.order.seed, config.eval.holdout_seed
+        self._open()
+        self._stats = FetchStats()
+        self._nulls: NullCounts = Counter()
+
+    def _open(self, window_rows: int | None = None) -> None:
+        """Open the source, with windows of `window_rows` rows where the config leaves them open."""
+        config = self._config
+        source = open_source(
+            self._shards, config, holdout=config.data.holdout or 0, window_rows=window_rows
+        )
         self._source = with_imputed_values(source)
         self.dataset = source.dataset
-        self._seed, self._holdout_seed = config.order.seed, config.eval.holdout_seed
         self._go_to(0)
         width = self._source.num_columns
         carried_bytes = 2 * min(self.batch_size, self.dataset.num_rows) * width * 4
         self.budget = stream_budget(self._source, config.fetch, fixed_bytes=carried_bytes)
         self._pool = BufferPool(self.budget.window_rows, width, keep=self.budget.windows)
-        self._stats = FetchStats()
-        self._nulls: NullCounts = Counter()
 
     def __len__(self) -> int:
         """The number of minibatches per epoch; the same for every epoch.
@@ -118,7 +124,7 @@ class Stream(IterableDataset[Minibatch]):
 
         After `load_state_dict`, naming the epoch of the state keeps the state's position.
         """
-        _check_position("epoch", epoch)
+        check_position("epoch", epoch)
         if not (self._resumed and epoch == self._epoch):
             self._go_to(epoch)
 
@@ -150,31 +156,17 @@ class Stream(IterableDataset[Minibatch]):
 
         Raises ConfigError when the state is malformed or belongs to another order of rows.
         """
-        missing = [name for name in _STATE_KEYS if not isinstance(state, dict) or name not in state]
-        if missing:
-            raise ConfigError(
-                f"this is not a Stream's state: {', '.join(missing)} missing. Pass what"
-                " state_dict() returned."
-            )
-        # one seed decided both when a state had no holdout_seed
-        saved_order = {"holdout_seed": state["order"].get("seed"), **state["order"]}
-        changes = [
-            f"{name} was {saved_order.get(name)!r}, is {value!r}"
-            for name, value in self._order().items()
-            if saved_order.get(name) != value
-        ]
-        if changes:
-            raise ConfigError(
-                f"this state belongs to another order of rows ({'; '.join(changes)}). Open the"
-                " stream with the options that it was saved under."
-            )
+        window_rows = saved_window_rows(state)
+        if window_rows != self._source.window_rows and window_rows in self._other_defaults():
+            self._open(window_rows)
+        check_order(state, self._order())
         epoch, window, row = state["epoch"], state["window"], state["row"]
-        _check_position("epoch", epoch)
+        check_position("epoch", epoch)
         # of this epoch: where spans differ in size, another epoch has other windows
         plan = self._plan_of(epoch)
-        _check_position("window", window, len(plan))
+        check_position("window", window, len(plan))
         window_rows = plan.window(window).num_rows if window < len(plan) else 0
-        _check_position("row", row, window_rows)
+        check_position("row", row, window_rows)
         if state["imputed"] is not None:
             self._source = replace(self._source, fill=np.array(state["imputed"]))
         self._go_to(epoch)
@@ -319,6 +311,12 @@ class Stream(IterableDataset[Minibatch]):
             "transform": None if source.transform is None else source.transform.record(),
         }
 
+    def _other_defaults(self) -> tuple[int, ...]:
+        """Return the windows that the same options give with other memory, or gave before."""
+        if self._config.order.window_rows is not None:
+            return ()
+        return self.dataset.num_rows, default_window_rows(len(self.dataset.columns))
+
     def _partial_receipt(self) -> Receipt:
         """Return the receipt of the rows delivered from the current window.
 
@@ -332,17 +330,6 @@ class Stream(IterableDataset[Minibatch]):
             self._ids = self._window, ids
         hashes = hash_array(self._ids[1][: self._row], int(RECEIPT_KEY))
         return Receipt(count=self._row, digest=int(hashes.sum(dtype=np.uint64)))
-
-
-def _check_position(name: str, number: Any, most: int | None = None) -> None:
-    """Raise ConfigError unless `number` is a whole number from 0 to `most`."""
-    whole = isinstance(number, int) and not isinstance(number, bool)
-    if whole and 0 <= number <= (number if most is None else most):
-        return
-    limit = f"0 to {most:,}" if most else "0"
-    raise ConfigError(
-        f"{name} {number!r} is not a position of this stream: expected a whole number from {limit}."
-    )
 
 
 def open_device(name: str) -> torch.device:

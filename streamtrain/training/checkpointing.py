@@ -118,6 +118,16 @@ class Checkpointer:
         self._saved_fraction = 0.0
         self._save_seconds = 0.0
 
+    def window_rows(self) -> int | None:
+        """Return the size of the windows of the run that is resumed; None for a new run.
+
+        What the default was when it started may have been decided by another rule, or memory.
+        """
+        for number in reversed(list_checkpoints(self.folder)):
+            with suppress(DataError):  # `begin` reports it
+                return read_checkpoint(self.folder, number).document["fingerprint"]["window_rows"]
+        return None
+
     def begin(self, fingerprint: Json) -> list[Record]:
         """Return the records of an interrupted run up to its last undamaged checkpoint.
 

@@ -25,6 +25,7 @@ from streamtrain import api
 from streamtrain.base.interrupt import Interrupt
 from streamtrain.cli.main import Terminated, _sigterm_raises, run
 from streamtrain.errors import ConfigError, DataError, ResourceError
+from streamtrain.plan import plan
 from streamtrain.records import Evaluation, RunStarted
 from streamtrain.run.directory import RunDirectory
 from streamtrain.training import checkpointing
@@ -175,6 +176,26 @@ def test_train_interrupted_at_edges_is_the_unbroken_run(
 def test_a_sweep_interrupted_at_edges_is_the_unbroken_sweep(shards, tmp_path, interrupted):
     streamtrain.sweep(shards["zarr"], out=tmp_path / "whole", **SWEEP)
     interrupted("sweep", shards["zarr"], tmp_path / "out", SWEEP, (0, 3, 6, 7, 12, 20))
+    assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_a_run_keeps_its_default_window(verb, shards, tmp_path, interrupted, monkeypatch):
+    """One that is older than windows of whole tables, or that had less memory, is resumed."""
+    flags = {**(TRAIN if verb == "train" else SWEEP), "memory": "512MiB"}
+    del flags["window_rows"]
+    monkeypatch.setattr(plan, "WINDOW_VALUES", 2048 * 5)
+    whole_values = plan.WHOLE_VALUES
+    monkeypatch.setattr(plan, "WHOLE_VALUES", 0)
+    getattr(streamtrain, verb)(shards["parquet"], out=tmp_path / "whole", **flags)
+    interrupted(
+        verb,
+        shards["parquet"],
+        tmp_path / "out",
+        flags,
+        (3,),
+        lambda: monkeypatch.setattr(plan, "WHOLE_VALUES", whole_values),
+    )
     assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
 
 

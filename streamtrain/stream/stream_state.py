@@ -1,0 +1,50 @@
+"""Checks of a Stream's state, before it is resumed from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from streamtrain.errors import ConfigError
+
+#: The keys that a state must have.
+_STATE_KEYS = ("epoch", "window", "row", "receipt", "receipt_before_window", "imputed", "order")
+
+
+def saved_window_rows(state: Any) -> int | None:
+    """Return the size of the windows that a state counts by.
+
+    Raises ConfigError for what is not the state of a Stream.
+    """
+    missing = [name for name in _STATE_KEYS if not isinstance(state, dict) or name not in state]
+    if missing:
+        raise ConfigError(
+            f"this is not a Stream's state: {', '.join(missing)} missing. Pass what state_dict()"
+            " returned."
+        )
+    return state["order"].get("window_rows")
+
+
+def check_order(state: Mapping[str, Any], order: Mapping[str, Any]) -> None:
+    """Raise ConfigError when a state was saved under another order of rows than `order`."""
+    # one seed decided both when a state had no holdout_seed
+    saved_order = {"holdout_seed": state["order"].get("seed"), **state["order"]}
+    changes = [
+        f"{name} was {saved_order.get(name)!r}, is {value!r}"
+        for name, value in order.items()
+        if saved_order.get(name) != value
+    ]
+    if changes:
+        raise ConfigError(
+            f"this state belongs to another order of rows ({'; '.join(changes)}). Open the stream"
+            " with the options that it was saved under."
+        )
+
+
+def check_position(name: str, number: Any, most: int | None = None) -> None:
+    """Raise ConfigError unless `number` is a whole number from 0 to `most`."""
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if whole and 0 <= number <= (number if most is None else most):
+        return
+    limit = f"0 to {most:,}" if most else "0"
+    raise ConfigError(
+        f"{name} {number!r} is not a position of this stream: expected a whole number from {limit}."
+    )
