@@ -31,7 +31,12 @@ from streamtrain.stream.open_source import (
     with_standard,
 )
 from streamtrain.stream.source import Source
-from streamtrain.stream.survey import baselines, standardized, take_survey
+from streamtrain.stream.survey import (
+    baselines,
+    refuse_constant_target,
+    standardized,
+    take_survey,
+)
 from streamtrain.stream.window import shuffle_once
 from streamtrain.training.batch_schedule import Stage
 from streamtrain.training.engine_choice import ENGINES, choose_engine, make_model
@@ -243,8 +248,9 @@ def prepare(
     if not survey.count:
         raise DataError(
             f"{dataset.url}: every sampled row has a null, NaN or infinite value and was dropped."
-            " Exclude the columns that have them with --features."
+            " Leave out the columns that have them with --features, or choose another --target."
         )
+    refuse_constant_target(survey, dataset)
     standard = survey.standard() if data.standardize else Standardization.identity(width)
     source = with_standard(source, standard)
     rows = survey.holdout

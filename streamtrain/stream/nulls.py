@@ -180,6 +180,8 @@ def _refuse(source: Source, span: Span, columns: Columns, masks: list[np.ndarray
         remedy = _remedy(source, name)
         if np.isnan(value):
             cause = "null or NaN"
+            if len(bad) == len(values) and name == source.dataset.target:
+                remedy = "No row of these has a target: choose another with --target."
         elif np.isinf(value):
             cause = "infinite"
         else:

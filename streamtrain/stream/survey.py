@@ -17,7 +17,7 @@ from streamtrain.storage.moments import Moments
 from streamtrain.stream.chains import read_ascending
 from streamtrain.stream.nulls import Columns, apply_null_policy, bad_values
 from streamtrain.stream.source import Source
-from streamtrain.types import ScoredOn, Standardization
+from streamtrain.types import Dataset, ScoredOn, Standardization
 
 #: A standard deviation below this fraction of the mean is rounding, not variation.
 CONSTANT_FRACTION = 1e-13
@@ -117,6 +117,19 @@ def take_survey(source: Source) -> Survey:
             if number in source.quarantine:
                 source.quarantine.lose_holdout(number)
     return Survey(count=count, mean=mean, comoment=comoment, holdout=np.concatenate(held_out))
+
+
+def refuse_constant_target(survey: Survey, dataset: Dataset) -> None:
+    """Raise DataError where the target has one value in all rows that the survey read."""
+    target = survey.holdout[:, -1]
+    target = target[np.isfinite(target)]
+    varies = survey.sd[-1] > CONSTANT_FRACTION * abs(survey.mean[-1])
+    if survey.count > 1 and not varies and np.all(target == survey.mean[-1]):
+        raise DataError(
+            f"{dataset.url}: the target, {dataset.target!r}, is {survey.mean[-1]:.6g} in all"
+            f" {survey.count + len(target):,} rows that were looked at: there is nothing to learn."
+            " Choose another with --target."
+        )
 
 
 class _SpanSummary(NamedTuple):
