@@ -225,22 +225,6 @@ def bind_columns(
     )
 
 
-def refuse_constant_target(dataset: Dataset) -> None:
-    """Raise DataError for an imported table whose target has one value only.
-
-    It is often a column that was not meant to be the target.
-    """
-    manifest = read_manifest(dataset.folder) if dataset.folder else None
-    if manifest is None:
-        return
-    statistics = manifest.statistics[dataset.target]
-    if statistics.min == statistics.max and statistics.count > 1:
-        raise DataError(
-            f"{dataset.url}: the target {dataset.target!r} is {statistics.min:g} in every row, so"
-            " there is nothing to learn. Choose another with --target."
-        )
-
-
 def _bind_all(shards: Sequence[Shard], columns: Sequence[str]) -> tuple[list[str], set[str]]:
     """Return the problems with `columns`, and the URLs of the shards that have any.
 
