@@ -30,6 +30,16 @@ def candidates(
     return [column.name for column in present if column not in left_out]
 
 
+def usable_columns(present: Sequence[Column]) -> list[str]:
+    """Return the names of the columns that can be decoded and occur once."""
+    names = [column.name for column in present]
+    return [
+        column.name
+        for column in present
+        if column.decoded_type is not None and names.count(column.name) == 1
+    ]
+
+
 #: Columns that a message names; the others are counted.
 _NAMED_COLUMNS = 8
 

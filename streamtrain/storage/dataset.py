@@ -186,11 +186,10 @@ def bind_columns(
     """Choose columns by name. Raises as `open_shards` does."""
     if listing.needs_target and target is None:
         raise DataError(listing.needs_target)
-    if listing.table:
-        names = candidates(listing.table, features, target, listing.url)
-    else:
-        names = [column.name for column in listing.shards[0].columns]
-    columns = choose_columns(names, features, target, listing.url)
+    present = listing.table or listing.shards[0].columns
+    columns = choose_columns(
+        candidates(present, features, target, listing.url), features, target, listing.url
+    )
     if listing.table:
         _raise_all(
             [

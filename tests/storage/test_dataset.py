@@ -96,16 +96,21 @@ def test_columns_that_cannot_be_bound_are_refused(
         pytest.param(pa.nulls(1), "null", id="only nulls"),
     ],
 )
-def test_types_that_are_no_numbers_are_refused_by_name(
+def test_types_that_are_no_numbers_are_left_out_and_refused_by_name(
     column: pa.Array, words: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"good": [1.0], "bad": column, "y": [1.0]}), path)
+    with pytest.warns(UserWarning, match=f"left out, since they are not numbers: bad .{words}"):
+        assert open_shards(str(path)).columns == ("good", "y")
+    assert open_shards(str(path), features=["good"]).columns == ("good", "y")
     with pytest.raises(
         DataError, match=f"a.parquet: column 'bad' has type {words}.*Choose among good, y"
     ):
+        open_shards(str(path), features=["bad"])
+    pq.write_table(pa.table({"good": [1.0], "bad": column}), path)
+    with pytest.raises(DataError, match=r"last column, 'bad', has type .*--target"):
         open_shards(str(path))
-    assert open_shards(str(path), features=["good"]).columns == ("good", "y")
 
 
 def test_a_column_that_occurs_twice_is_refused_when_it_is_bound(tmp_path: Path) -> None:
