@@ -18,7 +18,7 @@ from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.plan import Plan, make_plan
 from streamtrain.records import Baseline, UntilFlat
-from streamtrain.storage.dataset import open_shards, refuse_constant_target
+from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
@@ -210,7 +210,6 @@ def open_data(config: Config, *, window_rows: int | None = None) -> Source:
         on_bad_shard=data.on_bad_shard,
         storage=storage,
     )
-    refuse_constant_target(dataset)
     # With a separate evaluation data set, nothing is held out unless requested.
     holdout = 0 if data.holdout is None and data.eval_data is not None else data.holdout
     return open_source(dataset, config, holdout=holdout, window_rows=window_rows)

@@ -49,8 +49,9 @@ def ingest(
     A shard has 16 spans of `span_rows` rows, with checksums, and a manifest lists all shards. Both
     formats get the same spans. The target becomes the last column. Columns that are not numeric are
     left out with a warning; one that is named is refused. `storage_options` apply to `source` and
-    `out`, `reading` to text files. `shuffle_seed`: shuffle the rows by it (shuffled.py), within `memory` bytes, a quarter of
-    what is available by default; None keeps their order, and memory is bounded by a few spans.
+    `out`, `reading` to text files. `shuffle_seed`: shuffle the rows by it (shuffled.py), within
+    `memory` bytes, a quarter of what is available by default; None keeps their order, and memory is
+    bounded by a few spans.
 
     Raises DataError, ConfigError when `out` is not empty, and ResourceError when memory or disk do
     not suffice; none leaves anything behind.
