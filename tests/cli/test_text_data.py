@@ -137,3 +137,13 @@ def test_what_cannot_be_read_is_one_line_that_says_what_to_do(
     line = said.err.splitlines()[-1]
     assert said.code == 3
     assert re.search(words, line), line
+
+
+def test_verify_says_that_a_table_has_nothing_to_verify(command, tmp_path, rows):
+    write(tmp_path / "t.csv", rows)
+    said = command("verify", "t.csv")
+    assert (said.code, said.err) == (
+        3,
+        "error: t.csv: is a table without checksums, so there is nothing to verify. Write it as"
+        " shards with streamtrain ingest first.\n",
+    )
