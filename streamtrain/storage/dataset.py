@@ -33,6 +33,9 @@ from streamtrain.types import LOCAL, Column, Dataset, Integrity, OnBadShard, Sha
 FOOTERS_AT_ONCE = 16
 _MIN_PARALLEL_SHARDS = 8
 
+#: More problems than this are not all shown.
+_MANY_PROBLEMS, _SHOWN_OF_MANY = 10, 3
+
 Item = TypeVar("Item")
 #: (path or name, its shard or the error)
 Described = tuple[str, Shard | DataError]
@@ -76,8 +79,8 @@ def open_shards(
     With `on_bad_shard="quarantine"`, a bad shard whose rows are known, from a manifest or from its
     own footer, keeps its place, and fails when it is read; any other is listed in `left_out`.
 
-    Raises DataError naming *every* bad shard, ConfigError when a column is chosen twice, and
-    StoreError when a store does not answer.
+    Raises DataError naming every bad shard (of many the first), ConfigError when a column is chosen
+    twice, and StoreError when a store does not answer.
     """
     return bind_columns(
         find_shards(path, on_bad_shard, storage),
@@ -94,7 +97,7 @@ def find_shards(
 
     Warns of Hive partitions, which are not read, and of one file under two names.
 
-    Raises DataError naming every shard that cannot be read, and when there are no rows.
+    Raises DataError naming the shards that cannot be read, and when there are no rows.
     """
     if find_foreign(os.fspath(path), storage):
         return _import(os.fspath(path), storage)
@@ -358,12 +361,19 @@ def _describe_all(
 
 
 def _raise_all(problems: Sequence[str]) -> None:
-    """Raise one DataError that lists all problems; do nothing when there are none."""
+    """Raise one DataError for all problems; do nothing when there are none.
+
+    Many are counted, and the first are shown.
+    """
     if len(problems) == 1:
         raise DataError(problems[0])
     if problems:
         lines = [f"{len(problems):,} problems in the shards:"]
-        lines += [f"  {problem}" for problem in problems]
+        many = len(problems) > _MANY_PROBLEMS
+        lines += [f"  {problem}" for problem in problems[: _SHOWN_OF_MANY if many else None]]
+        if many:
+            more = len(problems) - _SHOWN_OF_MANY
+            lines.append(f"  and {more:,} more, which streamtrain verify lists")
         raise DataError("\n".join(lines))
 
 

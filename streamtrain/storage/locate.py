@@ -248,8 +248,8 @@ def _one_kind(path: str, files: list[str], arrays: list[str], suffixes: Sequence
     if not files and not arrays:
         patterns = ", ".join(f"*{suffix}" for suffix in (*suffixes, ".zarr"))
         raise DataError(
-            f"{path}: the folder contains no shards ({patterns}). Name another folder, or run"
-            " streamtrain ingest."
+            f"{path}: the folder contains no shards ({patterns}) and no tables, such"
+            " as *.csv. Name another folder."
         )
     return sorted(files or arrays)
 

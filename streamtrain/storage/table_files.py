@@ -21,7 +21,7 @@ from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, split
 from streamtrain.types import LOCAL, Storage
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
-_FIELDS = (".csv", ".tsv", ".tab", ".data")
+_FIELDS = (".csv", ".tsv", ".tab", ".data", ".dat")
 _LINES = (".jsonl", ".ndjson")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from streamtrain.config import Config, flag_values, make_config
+from streamtrain.config import TEXT_FLAGS, Config, flag_values, make_config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.order import hash_array
 from streamtrain.plan.plan import Plan, default_window_rows, make_plan
@@ -46,6 +46,7 @@ STREAM_FLAGS = {
     "on_bad_shard": "data.on_bad_shard",
     "timeout_seconds": "fetch.timeout_seconds",
     "storage_options": "data.storage_options",
+    **TEXT_FLAGS,
 }
 
 Minibatch = tuple[torch.Tensor, torch.Tensor]
@@ -71,6 +72,7 @@ class Stream(IterableDataset[Minibatch]):
         self.batch_size, self.drop_last = config.train.batch_size, drop_last
         self.device = open_device(config.train.device)
         storage = make_storage(data.storage_options, timeout_seconds=config.fetch.timeout_seconds)
+        storage = replace(storage, reading=data.reading)
         self._shards = open_shards(
             path,
             features=data.features,
@@ -372,6 +374,11 @@ def open_stream(
     transform: str | None = None,
     timeout_seconds: float | str | None = None,
     storage_options: dict[str, str | bool] | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    na_values: str | Sequence[str] | None = None,
+    header: bool | None = None,
+    encoding: str | None = None,
 ) -> Stream:
     """Open a data set as a `Stream` of minibatches.
 

@@ -1,10 +1,13 @@
 """Ctrl-C once: a checkpoint and a report so far; the same command resumes the run."""
 
 import json
+import re
+import shutil
 import signal
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import data_gen
@@ -77,3 +80,23 @@ def test_ctrl_c_leaves_a_report_and_the_same_words_go_on(
     assert json.loads((folder / "summary.json").read_text())["seconds"] > 0
     # The run was resumed in its folder, although a report was there already.
     assert len(list(Path("runs").glob("*"))) == (not out)
+
+
+def test_a_run_on_a_csv_resumes_and_refuses_a_changed_one(command, stop_at, monkeypatch, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(12_000, 2)).round(3)
+    lines = [f"{a},{b},{round(2 * a - b, 3)}" for a, b in rows.tolist()]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,y", *lines]))
+    monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.004)
+    monkeypatch.setenv("STREAMTRAIN_TABLES", str(tmp_path / "tables"))
+    stop_at(7)
+    assert command("train", "t.csv", *FLAGS, "--out", "m", "--no-report").code == 130
+    stop_at(0)
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,y", *lines[:-1], "1,1,1"]))
+    said = command("train", "--resume", "m", "--no-report")
+    assert said.code == 2
+    assert re.search("m cannot be resumed: .*the data was", said.err), said.err
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,y", *lines]))
+    shutil.rmtree(tmp_path / "tables")
+    said = command("train", "--resume", "m", "--no-report")
+    assert said.code == 0, said.err
+    assert json.loads((tmp_path / "m/summary.json").read_text())["seconds"] > 0

@@ -131,6 +131,50 @@ def test_what_is_read_is_what_was_written_or_refused(
         assert left_out or any("left out" in text for text in said), text.getvalue()
 
 
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.integers(-9999, 9999), st.floats(-1e6, 1e6).map(lambda value: round(value, 2))
+        ),
+        min_size=4,
+        max_size=30,
+    ),
+    holes=st.sets(st.integers(0, 29), max_size=2),
+    delimiter=st.sampled_from([",", ";", "\t", "|", " "]),
+    decimal=st.sampled_from([".", ","]),
+    header=st.booleans(),
+    null=st.sampled_from(["", "NA", "?", "-", "N/A", "n.d."]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    encoding=st.sampled_from(ENCODINGS),
+    word=st.sampled_from(
+        ["Zürich", 'a "quoted", word', "two\nlines", "", "12 Main St", "2020-01-02"]
+    ),
+)
+def test_an_ordinary_table_is_never_refused(
+    tmp_path_factory, rows, holes, delimiter, decimal, header, null, quoting, encoding, word
+):
+    """One whose second column has a decimal mark in its first row, and whose values differ."""
+    if delimiter == " ":
+        word, null = "x", null or "NA"
+    rows = [(7, 0.5), (-3, 12.25), *rows]
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, quoting=quoting)
+    if header:
+        writer.writerow(["größe", "name", "b", "y"])
+    expected = []
+    for index, (whole, real) in enumerate(rows):
+        hole = index > 3 and index in holes
+        field = null if hole else f"{real:.2f}".replace(".", decimal)
+        writer.writerow([whole, word, field, index % 7])
+        expected.append([whole, NAN if hole else float(f"{real:.2f}"), index % 7])
+    path = tmp_path_factory.mktemp("law") / "t.csv"
+    table, _ = opened(path, text.getvalue().encode(encoding))
+    values = columns(table)
+    names = ["größe", "b", "y"] if header else ["c0", "c2", "c3"]
+    found = np.array([values[name] for name in names]).T
+    assert np.array_equal(found, np.array(expected), equal_nan=True), text.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "rows"),
     [

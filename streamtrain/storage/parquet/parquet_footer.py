@@ -193,7 +193,7 @@ def _read_footer(url: str, storage: Storage) -> tuple[bytes, int]:
             if tail[-4:] != b"PAR1" or len(tail) < 8:
                 raise DataError(
                     f"{url}: not a Parquet file, or cut short ({num_bytes:,} bytes). If it is CSV"
-                    " or Arrow, run streamtrain ingest."
+                    " or Arrow, give it the suffix .csv or .arrow."
                 )
             length = int.from_bytes(tail[-8:-4], "little")
             if length + 12 > num_bytes:

@@ -118,7 +118,7 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
             head_names = names
     has_header = head_names is not None
     rows = [row for row in records[1 if has_header and skip_lines > head else 0 :] if row]
-    names, dropped = _names(head_names, width, rows)
+    names, dropped = _names(path, head_names, width, rows)
     decimal, thousands = _marks(path, rows, delimiter, reading)
     return Dialect(
         delimiter=delimiter,
@@ -239,11 +239,7 @@ def _header(
     if reading.header is False:
         return None, ""
     if len(first) not in (width, width - 1) or (len(first) < width and any(map(is_value, first))):
-        raise DataError(
-            f"{path}: its first line, {shown(','.join(first)[:40])!r}, has"
-            f" {plural(len(first), 'field')}, and rows have {width}. Remove lines above the table,"
-            " or start them with #, and name every field."
-        )
+        raise _first_line_error(path, first, width)
     if reading.header:
         return first, ""
     as_row, as_names, nulls = [], [], []
@@ -273,6 +269,14 @@ def _header(
     )
 
 
+def _first_line_error(path: str, first: Sequence[str], width: int) -> DataError:
+    return DataError(
+        f"{path}: its first line, {shown(','.join(first)[:40])!r}, has"
+        f" {plural(len(first), 'field')}, and rows have {width}. Remove lines above the table, or"
+        " start them with #, and name every field."
+    )
+
+
 def _lines_of_first(body: str, delimiter: str) -> int:
     """Return the lines that the first record takes: more where a name contains line ends."""
     if delimiter == " ":
@@ -285,9 +289,13 @@ def _lines_of_first(body: str, delimiter: str) -> int:
 
 
 def _names(
-    head: Sequence[str] | None, width: int, rows: Sequence[Sequence[str]]
+    path: str, head: Sequence[str] | None, width: int, rows: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[tuple[int, str]]]:
-    """Return a name for each field, and the fields that are no columns with the reason."""
+    """Return a name for each field, and the fields that are no columns with the reason.
+
+    Raises DataError where rows have one field more than the header, and it is not the name of a
+    row.
+    """
     dropped: list[tuple[int, str]] = []
     columns = [[row[index].strip() for row in rows if len(row) > index] for index in range(width)]
     empty_last = not any(columns[-1]) and width > 1 and bool(rows)
@@ -299,6 +307,8 @@ def _names(
     names = [name.strip() for name in head]
     if len(names) == width - 1:
         # a delimiter at the end of rows, or R's names of rows before them
+        if not empty_last and not _counts(columns[0], ""):
+            raise _first_line_error(path, head, width)
         names = [*names, ""] if empty_last else ["", *names]
     if not names[-1] and empty_last:
         dropped.append((width - 1, "empty"))

@@ -1,0 +1,149 @@
+"""Every verb on a text table, with the words that a user types."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import csv
+
+ROWS = 3000
+QUICK = ("--max-rows", "4096", "--hidden", "4", "--memory", "1GiB", "--device", "cpu")
+
+
+pytestmark = pytest.mark.filterwarnings("default:.*(read as null|left out)")
+
+
+@pytest.fixture(autouse=True)
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STREAMTRAIN_TABLES", str(tmp_path / "tables"))
+    return tmp_path / "tables"
+
+
+@pytest.fixture
+def rows() -> np.ndarray:
+    x = np.random.default_rng(0).normal(size=(ROWS, 2)).round(3)
+    return np.column_stack([x, (x @ [2, -1]).round(3)])
+
+
+def write(path: Path, rows: np.ndarray, head: str = "a,b,y\n") -> Path:
+    path.write_text(head + "".join(",".join(map(repr, row)) + "\n" for row in rows.tolist()))
+    return path
+
+
+def test_one_command_from_a_csv_to_an_answer(command, tmp_path, rows):
+    write(tmp_path / "t.csv", rows)
+    fixed = ("--trials", "1", "--lr-grid", "1", "--batch-sizes", "64,512", "--no-confirm")
+    said = command("sweep", "t.csv", "-o", "s", "--no-report", "--measure", "none", *fixed, *QUICK)
+    assert said.code == 0, said.err
+    assert said.err.splitlines()[0].startswith("read t.csv: 3,000 rows in ")
+    data = json.loads((tmp_path / "s/data.json").read_text())
+    assert data["url"] == str(tmp_path / "t.csv")
+    assert data["features"] == ["a", "b"]
+    assert str(tmp_path / "t.csv") in said.out
+    assert "tables" not in said.out
+
+
+def test_a_csv_trains_the_model_that_its_shards_train(command, tmp_path, rows):
+    """The same rows in the same order, whatever the file looks like."""
+    write(tmp_path / "t.csv", rows)
+    lines = [";".join(map(repr, row)).replace(".", ",") for row in rows.tolist()]
+    content = "# made by a sensor\n" + "\n".join(["größe;b;y", *lines])
+    (tmp_path / "t.tsv").write_bytes(content.encode("utf-16"))
+    assert command("ingest", "t.csv", "shards", "--no-shuffle").code == 0
+    models = []
+    for name in ("t.csv", "t.tsv", "shards"):
+        said = command("train", name, "-o", f"m-{name}", "--no-report", *QUICK)
+        assert said.code == 0, said.err
+        models.append((tmp_path / f"m-{name}/model.safetensors").read_bytes()[-64:])
+    assert models[0] == models[1] == models[2]
+
+
+def test_a_model_is_used_on_a_csv_without_its_target(command, tmp_path, rows):
+    write(tmp_path / "t.csv", rows)
+    assert command("train", "t.csv", "-o", "m", "--no-report", *QUICK).code == 0
+    scores = command("evaluate", "m", "t.csv", "--json")
+    assert json.loads(scores.out)["rows"] == ROWS
+    write(tmp_path / "new.csv", rows[:, 1::-1], "b,a\n")
+    for name in ("p.csv", "p.parquet"):
+        said = command("predict", "m", "new.csv", "-o", name)
+        assert (said.code, said.out) == (0, f"3,000 predictions: {name}\n")
+    predicted = csv.read_csv(tmp_path / "p.csv")
+    assert predicted["row_id"].to_pylist() == list(range(ROWS))
+    errors = predicted["prediction"].to_numpy() - rows[:, 2]
+    assert np.sqrt((errors**2).mean()) == pytest.approx(json.loads(scores.out)["rmse"], rel=1e-3)
+    said = command("evaluate", "m", "new.csv")
+    assert (said.code, said.err.splitlines()[-1]) == (
+        3,
+        f"error: {tmp_path}/new.csv: no column 'y'. It has b, a.",
+    )
+
+
+def test_init_and_a_dry_run_read_a_table_as_the_flags_say(command, tmp_path, rows):
+    (tmp_path / "t.data").write_text("1,5 2 x\n2,5 na? 3\n1 4 5\n")
+    flags = ("--decimal", ",", "--na-values", "na?,x", "--no-header", "--delimiter", "space")
+    said = command("inspect", "t.data", *flags)
+    assert said.code == 0, said.err
+    assert [line.split() for line in said.out.split("\n\n")[1].splitlines()[1:]] == [
+        ["c0", "feature", "double", "0", "1", "2.5"],
+        ["c1", "feature", "double", "1", "2", "4"],
+        ["c2", "target", "double", "1", "3", "5"],
+    ]
+    write(tmp_path / "t.csv", rows)
+    assert command("init", "t.csv").code == 0
+    said = command("sweep", "-c", "streamtrain.yaml", "--dry-run", *QUICK[2:])
+    assert said.code == 0, said.err
+    assert "3,000" in said.out
+
+
+def test_text_columns_are_left_out_with_a_warning_and_quiet_hides_it(command, tmp_path):
+    (tmp_path / "t.csv").write_text("name,when,a,y\nx,2020-01-01,1,2\nz,2020-01-02,?,4\nw,,2,1\n")
+    said = command("inspect", "t.csv", "--target", "y")
+    assert said.code == 0
+    assert [line.partition(": ")[0] for line in said.err.splitlines()] == [
+        "read t.csv",
+        "warning",
+        "warning",
+    ]
+    assert "'?' read as null in 1 rows, first in row 1" in said.err
+    assert "left out, since they are not numbers: name (string)" in said.err
+    again = command("inspect", "t.csv", "--target", "y")
+    assert again.err.startswith("using the rows of t.csv kept in ")
+    assert again.err.splitlines()[1:] == said.err.splitlines()[1:]
+    assert command("inspect", "t.csv", "--target", "y", "-q").err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.txt", "a b\n1 2\n3 4\n", None),
+        ("t.txt", "no-such.parquet\n", "no-such.parquet: cannot be read: No such file"),
+        ("t.csv", "a,y\nx,z\n", "t.csv: no column is numbers"),
+        ("t.csv", "a,y\n1,\n2,\n", "last column, 'y', has type empty: it cannot be the target"),
+        ("t.csv", "1999,2000\n1,2\n", "If it is a row, give --no-header; if these are names"),
+        ("t.csv", "a,y\n1,2,3\n1,5,6\n", "first line, 'a,y', has 2 fields, and rows have 3"),
+        ("t.json", "a,y\n1,2\n", "not a Parquet file.*give it the suffix .csv"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line_that_says_what_to_do(
+    command, tmp_path, name, content, words
+):
+    (tmp_path / name).write_text(content)
+    said = command("inspect", name)
+    if words is None:
+        assert said.code == 0
+        return
+    line = said.err.splitlines()[-1]
+    assert said.code == 3
+    assert re.search(words, line), line
+
+
+def test_verify_says_that_a_table_has_nothing_to_verify(command, tmp_path, rows):
+    write(tmp_path / "t.csv", rows)
+    said = command("verify", "t.csv")
+    assert (said.code, said.err) == (
+        3,
+        "error: t.csv: is a table without checksums, so there is nothing to verify. Write it as"
+        " shards with streamtrain ingest first.\n",
+    )
