@@ -57,6 +57,7 @@ def init(
 
     Its columns are filled in; every other key is commented out, with its default and meaning.
     """
+    from streamtrain.storage.column_places import eligible
     from streamtrain.storage.dataset import bind_columns, find_shards
     from streamtrain.storage.inspect import inspect
     from streamtrain.storage.remote.filesystem import make_storage
@@ -68,11 +69,11 @@ def init(
     options = storage_options(storage_option)
     with plain_warnings(quiet=output.quiet):
         found = find_shards(data, storage=make_storage(options))
-        numeric = [
-            column.name for column in found.shards[0].columns if column.decoded_type is not None
-        ]
+        named = column_names(features)
+        present = eligible(found.shards[0].columns, named, target, found.url)
+        numeric = [column.name for column in present if column.decoded_type is not None]
         chosen = target if target is not None or not numeric else numeric[-1]
-        names = column_names(features) or [name for name in numeric if name != chosen]
+        names = named or [name for name in numeric if name != chosen]
         document = inspect(bind_columns(found, features=names, target=chosen))
     shown = {name: value for name, value in redact_options(options).items() if value != HIDDEN}
     text = config_text(

@@ -14,6 +14,7 @@ import numpy as np
 
 from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError, DataError, StoreError, shown
+from streamtrain.storage.column_places import eligible
 from streamtrain.storage.foreign.foreign_source import refuse_foreign
 from streamtrain.storage.locate import locate, read_list, warn_of_links
 from streamtrain.storage.manifest import (
@@ -156,7 +157,8 @@ def bind_columns(
     on_bad_shard: OnBadShard = "error",
 ) -> Dataset:
     """Choose columns by name. Raises as `open_shards` does."""
-    names = [column.name for column in listing.shards[0].columns]
+    present = eligible(listing.shards[0].columns, features, target, listing.url)
+    names = [column.name for column in present]
     columns = choose_columns(names, features, target, listing.url)
     problems, bad_urls = _bind_all(listing.shards, columns)
     if on_bad_shard == "error" or len(bad_urls) == len(listing.shards):

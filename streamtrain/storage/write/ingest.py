@@ -10,6 +10,7 @@ import numpy as np
 
 from streamtrain.base.redact import redact_url
 from streamtrain.errors import DataError, shown
+from streamtrain.storage.column_places import eligible
 from streamtrain.storage.dataset import (
     choose_columns,
     missing_column_message,
@@ -58,17 +59,18 @@ def ingest(
         raise DataError(
             f"{tables[0].url}: no columns. A data set needs a target and at least one feature."
         )
-    last = tables[0].columns[-1]
+    present = eligible(tables[0].columns, features, target, source)
+    last = present[-1]
     if target is None and last.decoded_type is None:
         raise DataError(
             f"{source}: the last column, {last.name!r}, has type {last.stored_type}: it cannot be"
             " the target. Name one with --target."
         )
-    numeric = [column.name for column in tables[0].columns if column.decoded_type]
+    numeric = [column.name for column in present if column.decoded_type]
     columns = choose_columns(numeric, features, target, source)
     not_numeric = [
         f"{shown(column.name)} ({column.stored_type})"
-        for column in tables[0].columns
+        for column in present
         if column.decoded_type is None
     ]
     if not_numeric and features is None:

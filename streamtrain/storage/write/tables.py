@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from streamtrain.errors import DataError, ResourceError, first_line, shown
+from streamtrain.storage.column_places import mark_index
 from streamtrain.storage.dataset import FoundShards, bind_columns, find_shards
 from streamtrain.storage.decode import MAX_EXACT_INTEGER, arrow_column, decode_arrow
 from streamtrain.storage.foreign.foreign_source import ForeignSource, find_foreign
@@ -179,6 +180,7 @@ def _refuse_rounded(name: str, texts: Sequence[str]) -> None:
 def _arrow_table(path: str, storage: Storage) -> Table:
     with _named_errors(path), _open_arrow(path, storage) as file, pa.ipc.open_file(file) as reader:
         names, types = reader.schema.names, reader.schema.types
+        metadata = reader.schema.metadata
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
         with (
@@ -193,7 +195,8 @@ def _arrow_table(path: str, storage: Storage) -> Table:
                     batch.column(name).validate()
                 yield _decode(batch, chosen, decoded_type)
 
-    return Table(url=path, columns=_columns(names, types), pieces=pieces)
+    columns = mark_index(_columns(names, types), metadata)
+    return Table(url=path, columns=columns, pieces=pieces)
 
 
 def _open_arrow(path: str, storage: Storage) -> pa.NativeFile:
