@@ -76,7 +76,8 @@ def choose_split(path: str, urls: list[str]) -> list[str]:
 
     Warns of what is left out. Raises DataError where there are several splits and no `train`.
     """
-    splits = {url: split_of(relative_url(url, path)) for url in urls}
+    root = path.rstrip("/") + "/"
+    splits = {url: split_of(url.removeprefix(root)) for url in urls}
     counts = Counter(splits.values())
     named = sorted(split for split in counts if split)
     if len(named) < 2:
@@ -109,6 +110,6 @@ def split_of(name: str) -> str | None:
     for folder in folders:
         if folder in _SPLITS:
             return _SPLITS[folder]
-    words = [word for word in re.split(r"[^a-z]+", file.partition(".")[0]) if word]
+    words = re.findall("[a-z]+", file.partition(".")[0])
     found = {_SPLITS[word] for word in (words[:1] + words[-1:]) if word in _SPLITS}
     return found.pop() if len(found) == 1 else None
