@@ -47,12 +47,15 @@ class Column:
         stored_type: Type in the file.
         decoded_type: Type in which values are decoded; None if they cannot be.
         refusal: Why the column cannot be decoded; empty if it can.
+        place: `index`: of a pandas table; `sorted`: among columns in the order of their names;
+            empty: where whoever wrote the table put it.
     """
 
     name: str
     stored_type: str
     decoded_type: Literal["float32", "float64"] | None
     refusal: str = ""
+    place: Literal["", "index", "sorted"] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

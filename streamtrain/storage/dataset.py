@@ -14,6 +14,7 @@ import numpy as np
 
 from streamtrain.errors import DataError, StoreError, shown
 from streamtrain.storage.column_choice import candidates, choose_columns, missing_column_message
+from streamtrain.storage.column_places import eligible
 from streamtrain.storage.foreign.foreign_source import find_foreign
 from streamtrain.storage.locate import locate, read_list, warn_of_links
 from streamtrain.storage.manifest import (
@@ -190,6 +191,7 @@ def bind_columns(
     if listing.needs_target and target is None:
         raise DataError(listing.needs_target)
     present = listing.table or listing.shards[0].columns
+    present = eligible(present, features, target, listing.url)
     columns = choose_columns(
         candidates(present, features, target, listing.url), features, target, listing.url
     )

@@ -13,6 +13,7 @@ from zarr.codecs import ShardingCodec
 from zarr.core.metadata import ArrayV3Metadata
 
 from streamtrain.errors import DataError, shown
+from streamtrain.storage.column_places import mark_sorted
 from streamtrain.storage.decode import numpy_column
 from streamtrain.storage.zarr.zarr_folder import Folder
 from streamtrain.types import Column
@@ -193,7 +194,8 @@ def _group_columns(url: str, group: zarr.Group) -> tuple[Column, ...]:
             f"{url}: the group needs one array per column; it has {sorted(arrays)} and its"
             f" attribute `columns` is {names!r}."
         )
-    return tuple(_group_column(name, arrays[name]) for name in names)
+    columns = tuple(_group_column(name, arrays[name]) for name in names)
+    return columns if "columns" in group.attrs else mark_sorted(columns)
 
 
 def _group_column(name: str, array: zarr.Array) -> Column:
