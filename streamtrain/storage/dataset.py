@@ -22,6 +22,7 @@ from streamtrain.storage.manifest import (
     refuse_unfinished,
     shard_from_entry,
 )
+from streamtrain.storage.notices import warn_of_absent_chunks, warn_of_columns_aside
 from streamtrain.storage.parquet.parquet_footer import describe_parquet
 from streamtrain.storage.remote.filesystem import is_folder, take_query
 from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, relative_url
@@ -58,7 +59,7 @@ def open_shards(
     on_bad_shard: OnBadShard = "error",
     storage: Storage = LOCAL,
 ) -> Dataset:
-    """Open a Parquet file, a Zarr v3 array or group, a folder of them, a glob, or a list of files.
+    """Open a Parquet file, a Zarr array or group, a folder of them, a glob, or a list of files.
 
     Reads footers only, several at once. The target defaults to the last column of the first shard,
     the features to all its other columns. In a folder with a manifest, shards whose size and footer
@@ -117,6 +118,7 @@ def find_shards(
         _raise_all([cause for _, cause in bad])
     shards = [result for _, result in described if isinstance(result, Shard)]
     _warn_of_partitions(path, shards)
+    warn_of_absent_chunks(path, shards)
     warn_of_links(path, shards)
     shards = [shard for shard in shards if shard.num_rows]
     if not shards:
@@ -154,7 +156,9 @@ def bind_columns(
     on_bad_shard: OnBadShard = "error",
 ) -> Dataset:
     """Choose columns by name. Raises as `open_shards` does."""
-    names = [column.name for column in listing.shards[0].columns]
+    names = [column.name for column in listing.shards[0].columns if not column.aside]
+    if features is None:
+        warn_of_columns_aside(listing.url, listing.shards[0].columns)
     columns = choose_columns(names, features, target, listing.url)
     problems, bad_urls = _bind_all(listing.shards, columns)
     if on_bad_shard == "error" or len(bad_urls) == len(listing.shards):
