@@ -5,7 +5,7 @@ one of the same size, with correct checksums, would be read as rows of the old o
 """
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 FileIdentity = tuple[int, ...]
 
@@ -38,32 +38,21 @@ class FolderIdentity:
             for path in (folder, *(os.path.join(folder, name) for name in names))
         )
 
-    def unchanged(self, names: Iterable[str], absent: Collection[str] = ()) -> bool:
+    def unchanged(self, names: Iterable[str]) -> bool:
         """Return whether these files and the folders that contain them are unchanged.
 
-        `names` are relative to the root. False when one is missing that is not among `absent`:
-        these were missing before, so only the folders are looked at that would contain them.
+        `names` are relative to the root. False when one is missing.
         """
         try:
             if os.stat(self._root).st_ino != self._inode:
                 return False
-            present = [name for name in names if name not in absent]
-            folders = {
-                self._nearest_folder(name) if name in absent else os.path.dirname(name)
-                for name in names
-            }
+            folders = {os.path.dirname(name) for name in names}
             return all(
                 os.stat(os.path.join(self._root, name)).st_ctime_ns <= self._latest
-                for name in (*_with_parents(folders), *present)
+                for name in (*_with_parents(folders), *names)
             )
         except OSError:
             return False
-
-    def _nearest_folder(self, name: str) -> str:
-        folder = os.path.dirname(name)
-        while folder and not os.path.isdir(os.path.join(self._root, folder)):
-            folder = os.path.dirname(folder)
-        return folder
 
 
 def _with_parents(folders: Iterable[str]) -> set[str]:

@@ -603,7 +603,9 @@ def of_v2(name: str, expected: Expected, **change: Any) -> None:
         part = padded[4 * number : 4 * number + 4].astype(document["dtype"])
         content = part.tobytes(order=document["order"])
         if document["compressor"]:
-            content = bytes(numcodecs.get_codec(document["compressor"]).encode(content))
+            content = np.asarray(
+                numcodecs.get_codec(document["compressor"]).encode(content)
+            ).tobytes()
         chunks[f"{number}{separator}0"] = content
     attributes = {"columns": ["a", "y"]}
     raw(name, expected, {".zarray": document, ".zattrs": attributes, **chunks})

@@ -3,7 +3,7 @@
 import base64
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from streamtrain.storage.zarr.cf_attributes import read_packing
 ROWS = 20
 
 
-def write_group(path: Path, *, version: int = 3, fill: Any = None, **arrays: Any) -> None:
+def write_group(path: Path, *, version: Literal[2, 3] = 3, fill: Any = None, **arrays: Any) -> None:
     """Write a group of columns: name → (values, attributes)."""
     group = zarr.create_group(str(path), zarr_format=version)
     for name, (values, attributes) in arrays.items():

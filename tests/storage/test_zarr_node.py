@@ -219,7 +219,7 @@ def test_a_chunk_that_is_lost_after_opening_is_refused(tmp_path: Path) -> None:
         readers = Readers(open_shards(str(path)))
     np.testing.assert_array_equal(np.stack(readers.read(0, 4, 16), axis=1), values[4:16])
     (path / "c" / "1" / "0").unlink()
-    with pytest.raises(DataError, match="has changed since it was opened"):
+    with pytest.raises(DataError, match="chunk c/1/0 is missing"):
         readers.read(0, 4, 16)
 
 
@@ -227,7 +227,7 @@ def test_a_chunk_that_a_manifest_counts_is_never_filled(tmp_path: Path) -> None:
     write_v2(tmp_path / "a.zarr", numbers())
     readers = Readers(ingest(tmp_path / "a.zarr", tmp_path / "out", format="zarr"))
     next((tmp_path / "out").glob("*.zarr/c/0/0")).unlink()
-    with pytest.raises(DataError, match="has changed since it was opened"):
+    with pytest.raises(DataError, match=r"has changed|chunk c/0/0 is missing"):
         readers.read(0, 0, ROWS)
     with pytest.raises(DataError):
         open_shards(str(tmp_path / "out"))

@@ -147,6 +147,8 @@ class ZarrReader:
         self._buffers = buffers or Buffers(0, keep=0)
         folder = open_folder(shard.url, shard.storage, traffic)
         self._shard = shard
+        # names of the files, where chunks were left out: any other chunk that is missing was lost
+        self._files: frozenset[str] = frozenset()
         self._identity = self._require_same_array(folder)
         self._url = shard.url
         self._indices = {column.name: index for index, column in enumerate(shard.columns)}
@@ -180,7 +182,10 @@ class ZarrReader:
         Raises DataError when the array has changed since it was described.
         """
         now = None if is_remote(self._shard.url) else FolderIdentity(self._shard.url)
-        if _hash_source(folder, folder.files()) != self._shard.source:
+        files = folder.files()
+        if self._shard.absent_chunks:
+            self._files = frozenset(files)
+        if _hash_source(folder, files) != self._shard.source:
             raise DataError(
                 f"{self._shard.url}: the array has changed since it was opened. Open the data set"
                 " again."
@@ -222,22 +227,25 @@ class ZarrReader:
     def decode(self, name: str, start: int, stop: int) -> np.ndarray:
         """Return rows `[start, stop)` of array `name` with the type as stored.
 
-        A chunk that was left out has the fill value. Raises DataError for a chunk that is missing
-        from a listed shard, and when the array has changed since it was described.
+        A chunk that was left out has the fill value. Raises DataError for one that was lost, and
+        when the array has changed since it was described.
         """
         array = self.arrays[name]
         keys: list[str] = []
         if not is_remote(self._url):  # in a store, a CheckedStore refuses lost chunks
             keys = [key for _, key in chunk_keys(array, start, stop)]
         files = [join_key(name, key) for key in keys]
-        absent = [file for file in files if not os.path.exists(os.path.join(self._url, file))]
-        if absent and self._shard.listed:
+        present = [file for file in files if os.path.exists(os.path.join(self._url, file))]
+        lost = set(files) - set(present)
+        if self._shard.absent_chunks:
+            lost &= self._files
+        if lost:
             raise DataError(
-                f"{self._url}: chunk {absent[0]} is missing. Restore it, or write the array again."
+                f"{self._url}: chunk {min(lost)} is missing. Restore it, or write the array again."
             )
         out = self._buffers.lend((stop - start, *array.shape[1:]), array.dtype)
-        self._fill(out, name, [] if absent else keys, start, stop)
-        if self._identity is not None and not self._identity.unchanged(files, absent):
+        self._fill(out, name, keys if len(present) == len(files) else [], start, stop)
+        if self._identity is not None and not self._identity.unchanged(present):
             self._identity = self._require_same_array(open_folder(self._url))
         return out
 
