@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamtrain.errors import DataError, shown
+from streamtrain.storage.notices import warn_of_columns_aside
 from streamtrain.types import Column
 
 _LEVEL = re.compile(r"__index_level_\d+__")
@@ -54,11 +55,16 @@ def eligible(
 ) -> tuple[Column, ...]:
     """Return the columns among which the target and the features are chosen where none are named.
 
-    An index is left out unless it is named, with a warning where it would have been chosen.
+    An index is left out unless it is named, with a warning where it would have been chosen. So is
+    what is stored aside, such as an array of another length.
 
     Raises DataError when no target is named and the columns are sorted by name, so that the last of
     them is the target by chance only.
     """
+    named = {*(features or ()), target}
+    if features is None:
+        warn_of_columns_aside(url, [column for column in columns if column.name not in named])
+    columns = [column for column in columns if not column.aside or column.name in named]
     if target is None and len(columns) > 1 and any(column.place == "sorted" for column in columns):
         names = ", ".join(shown(column.name) for column in columns[:8])
         more = f" and {len(columns) - 8:,} more" if len(columns) > 8 else ""

@@ -24,6 +24,7 @@ from streamtrain.storage.manifest import (
     refuse_unfinished,
     shard_from_entry,
 )
+from streamtrain.storage.notices import warn_of_absent_chunks
 from streamtrain.storage.parquet.parquet_footer import describe_parquet
 from streamtrain.storage.remote.filesystem import is_folder, take_query
 from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, relative_url
@@ -71,7 +72,7 @@ def open_shards(
     on_bad_shard: OnBadShard = "error",
     storage: Storage = LOCAL,
 ) -> Dataset:
-    """Open a Parquet file, a Zarr v3 array or group, a folder of them, a glob, or a list of files.
+    """Open a Parquet file, a Zarr array or group, a folder of them, a glob, or a list of files.
 
     Reads footers only, several at once. The target defaults to the last column of the first shard,
     the features to all its other columns. In a folder with a manifest, shards whose size and footer
@@ -144,6 +145,7 @@ def find_shards(
         _raise_all([cause for _, cause in bad])
     shards = [result for _, result in described if isinstance(result, Shard)]
     _warn_of_partitions(path, shards)
+    warn_of_absent_chunks(path, shards)
     warn_of_links(path, shards)
     shards = [shard for shard in shards if shard.num_rows]
     if not shards:
