@@ -26,6 +26,7 @@ from streamtrain.base.units import format_bytes, format_seconds
 from streamtrain.base.user_cache import user_cache
 from streamtrain.base.words import plural
 from streamtrain.errors import DataError, ResourceError
+from streamtrain.storage.column_choice import EMPTY, TEXT_REFUSED
 from streamtrain.storage.dataset import FoundShards, find_shards
 from streamtrain.storage.foreign.foreign_source import (
     absolute_source,
@@ -171,7 +172,7 @@ def _import(path: str, shown_path: str, folder: Path, storage: Storage) -> tuple
         source=shown_path,
         rows=manifest.rows,
         columns=tuple(
-            replace(column, stored_type="empty", decoded_type=None, refusal="it has no value")
+            replace(column, stored_type=EMPTY, decoded_type=None, refusal="no value")
             if column.name in empty
             else column
             for column in columns
@@ -199,7 +200,13 @@ def _columns(tables: list[Table], refusals: Mapping[str, str]) -> tuple[Column, 
                 refusal = refusal or other.refusal
             wide = wide or (other is not None and other.decoded_type == "float64")
         if column.decoded_type is None or refusal:
-            column = replace(column, decoded_type=None, refusal=refusal or column.refusal)
+            stored_type = TEXT_REFUSED if column.decoded_type else column.stored_type
+            column = replace(
+                column,
+                stored_type=stored_type,
+                decoded_type=None,
+                refusal=refusal or column.refusal,
+            )
         elif wide:
             column = replace(column, decoded_type="float64")
         columns.append(column)
@@ -268,7 +275,8 @@ def _remove_oldest(kept: Path) -> None:
         note = folder / _NOTE_NAME
         with suppress(OSError):
             size = sum(file.stat().st_size for file in folder.rglob("*"))
-            entries.append((note.stat().st_mtime, size, folder))
+            used = note if note.exists() else folder  # without a note: a killed import
+            entries.append((used.stat().st_mtime, size, folder))
     total = sum(size for _, size, _ in entries)
     for used_at, size, folder in sorted(entries):
         if total <= LIMIT_BYTES or time.time() - used_at < _IN_USE_SECONDS:

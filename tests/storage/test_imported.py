@@ -83,6 +83,23 @@ def test_a_target_that_is_text_is_refused_by_name(tmp_path: Path) -> None:
         open_shards(str(tmp_path / "t.csv"))
 
 
+def test_a_column_with_a_wrong_value_is_left_out_unless_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found in a later block, so that the table is read again without the column."""
+    monkeypatch.setattr("streamtrain.storage.write.text_table._SAMPLE_BYTES", 64)
+    path = tmp_path / "t.csv"
+    path.write_text("id,b,x,y\n" + "1,2,0,3\n" * 30 + "12345678901234567890,2,0,4\n1,12b,0,5\n")
+    with pytest.warns(UserWarning, match="left out") as warned:
+        dataset = open_shards(str(path))
+    assert (dataset.columns, dataset.num_rows) == (("x", "y"), 32)
+    said = str(warned[-1].message)
+    assert "id (the integer 12345678901234567890 is beyond ±2^53" in said
+    assert "b ('12b' in row 31 is not a number)" in said
+    with pytest.raises(DataError, match=r"column 'b' .*'12b' in row 31 is not a number"):
+        open_shards(str(path), features=["b"])
+
+
 def test_every_path_that_means_tables_is_imported(tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
