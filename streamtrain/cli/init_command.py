@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +28,7 @@ from streamtrain.cli.flag_groups import (
 from streamtrain.cli.terminal import escape, plain_warnings, show, writing
 from streamtrain.config import config_keys
 from streamtrain.errors import ConfigError
+from streamtrain.types import Reading
 
 if TYPE_CHECKING:
     from streamtrain.storage.dataset import FoundShards
@@ -71,7 +72,8 @@ def init(
         )
     options = storage_options(storage_option)
     with plain_warnings(quiet=output.quiet):
-        storage = replace(make_storage(options), reading=reading(texts))
+        how = reading(texts)
+        storage = replace(make_storage(options), reading=how)
         found = find_shards(data, storage=storage)
         present = found.table or found.shards[0].columns
         numeric = [column.name for column in present if column.decoded_type is not None]
@@ -84,6 +86,7 @@ def init(
         document,
         left_out(found, document),
         shown,
+        how,
         name="streamtrain.yaml" if out == "-" else out,
     )
     if out == "-":
@@ -113,6 +116,7 @@ def config_text(
     document: Mapping[str, Any],
     others: list[str],
     options: Mapping[str, str],
+    texts: Reading,
     *,
     name: str,
 ) -> str:
@@ -120,7 +124,7 @@ def config_text(
 
     Every value has its own line, so that it can be edited, or the # before it removed. `document`:
     the result of `inspect`. `others`: columns that are not used. `options`: storage options that
-    are not secret. `name`: the name of the file.
+    are not secret. `texts`: how text files are read. `name`: the name of the file.
     """
     size = (
         f"{plural(document['num_rows'], 'row')} in"
@@ -139,6 +143,9 @@ def config_text(
         ),
     ]
     settings = _settings_of_data(path, document, others, options)
+    for word, value in asdict(texts).items():
+        if value is not None:
+            settings[f"data.{word}"] = [f"{word}: {_default(value)}"]
     current = ""
     for key, field in config_keys().items():
         section, _, word = key.partition(".")

@@ -90,6 +90,12 @@ def test_init_and_a_dry_run_read_a_table_as_the_flags_say(command, tmp_path, row
         ["c1", "feature", "double", "1", "2", "4"],
         ["c2", "target", "double", "1", "3", "5"],
     ]
+    assert command("init", "t.data", *flags, "-o", "t.yaml").code == 0
+    text = (tmp_path / "t.yaml").read_text()
+    for line in ("delimiter: ' '", "decimal: ','", "header: off", "na_values: ['na?', x]"):
+        assert f"\n  {line}\n" in text
+    shown = json.loads(command("config", "show", "-c", "t.yaml", "--json").out)
+    assert shown["data.header"] == {"value": False, "origin": "t.yaml:17"}
     write(tmp_path / "t.csv", rows)
     assert command("init", "t.csv").code == 0
     said = command("sweep", "-c", "streamtrain.yaml", "--dry-run", *QUICK[2:])
@@ -147,3 +153,9 @@ def test_verify_says_that_a_table_has_nothing_to_verify(command, tmp_path, rows)
         "error: t.csv: is a table without checksums, so there is nothing to verify. Write it as"
         " shards with streamtrain ingest first.\n",
     )
+
+
+def test_ingest_says_how_a_file_is_written(command, tmp_path):
+    (tmp_path / "t.csv").write_text("1,5;2\n3;4\n")
+    said = command("ingest", "t.csv", "out")
+    assert said.err == "t.csv: fields by semicolons, decimal comma, no header: c0 to c1\n"

@@ -360,6 +360,7 @@ def test_a_value_in_a_column_that_was_taken_for_empty_is_refused(tmp_path, monke
             "has 3 fields, and rows have 4",
         ),
         (b"", "no rows"),
+        (b'"', "no rows"),
         (b"a,y\n1,2\n\xff,3\n", None),
     ],
 )

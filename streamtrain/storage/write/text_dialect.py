@@ -110,6 +110,8 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
         raise DataError(f"{path}: no rows. Name a file that has some.")
     delimiter = reading.delimiter or (separator and separator[1]) or _find_delimiter(body)
     records = list(split_records(body, delimiter))
+    if not records:
+        raise DataError(f"{path}: no rows can be parsed. Correct the file.")
     width = Counter(map(len, records[1:] or records)).most_common(1)[0][0]
     head_names, needs_target = _header(path, records, width, reading)
     skip_lines = head + (0 if head_names is None else _lines_of_first(body, delimiter))
