@@ -47,12 +47,18 @@ class Column:
         stored_type: Type in the file.
         decoded_type: Type in which values are decoded; None if they cannot be.
         refusal: Why the column cannot be decoded; empty if it can.
+        place: `index`: of a pandas table; `sorted`: among columns in the order of their names;
+            empty: where whoever wrote the table put it.
+        aside: It is not one of the columns unless it is named, such as an array of another length
+            in a Zarr group.
     """
 
     name: str
     stored_type: str
     decoded_type: Literal["float32", "float64"] | None
     refusal: str = ""
+    place: Literal["", "index", "sorted"] = ""
+    aside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +145,7 @@ class Shard:
             including its part beyond the shape); 0: none.
         storage: How to access the URL if it is remote.
         listed: A manifest lists the shard, so its pages have the form that our writer gives them.
+        absent_chunks: Zarr chunks that were left out, and are read as the fill value.
     """
 
     url: str
@@ -151,6 +158,7 @@ class Shard:
     read_rows: int = 0
     storage: Storage = LOCAL
     listed: bool = False
+    absent_chunks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,11 @@ from streamtrain.cli.terminal import plain_warnings, show
 
 def ingest(
     source: Annotated[
-        str, Parameter(help="CSV, Parquet, Arrow or Zarr: a file, a folder or a glob")
+        str,
+        Parameter(
+            help="CSV, Parquet, Arrow or Zarr: a file, a folder or a glob; a Delta or Iceberg table"
+            " (of a version: TABLE@v3); duckdb:FILE?table=NAME or ?query=SELECT …"
+        ),
     ],
     out: Annotated[str, Parameter(help="a new or empty folder")],
     /,

@@ -62,6 +62,7 @@ def init(
 
     Its columns are filled in; every other key is commented out, with its default and meaning.
     """
+    from streamtrain.storage.column_places import eligible
     from streamtrain.storage.dataset import bind_columns, find_shards
     from streamtrain.storage.inspect import inspect
     from streamtrain.storage.remote.filesystem import make_storage
@@ -75,10 +76,12 @@ def init(
         how = reading(texts)
         storage = replace(make_storage(options), reading=how)
         found = find_shards(data, storage=storage)
+        named = column_names(features)
         present = found.table or found.shards[0].columns
+        present = eligible(present, named, target, found.url)
         numeric = [column.name for column in present if column.decoded_type is not None]
         chosen = target if target is not None or not numeric else numeric[-1]
-        names = column_names(features) or [name for name in numeric if name != chosen]
+        names = named or [name for name in numeric if name != chosen]
         document = inspect(bind_columns(found, features=names, target=chosen))
     shown = {name: value for name, value in redact_options(options).items() if value != HIDDEN}
     text = config_text(

@@ -1,5 +1,7 @@
 """`streamtrain inspect`."""
 
+import shlex
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,9 +19,14 @@ from streamtrain.cli.flag_groups import (
     reading,
 )
 from streamtrain.cli.terminal import plain_warnings, show, table
+from streamtrain.config import DEFAULT_BUDGET
+from streamtrain.errors import ConfigError, DataError
 
 #: Format → what its spans are.
 _SPANS = {"parquet": "row groups", "zarr": "chunks"}
+
+#: Columns of each use that the page lists.
+_MOST_COLUMNS = 30
 
 
 def inspect(
@@ -32,30 +39,44 @@ def inspect(
     texts: TextFlags = TextFlags(),
     output: Output = Output(),
 ) -> None:
-    """Describe a data set and its layout, with advice; reads footers only."""
-    from streamtrain.storage.dataset import open_shards
+    """Describe a table: its columns and their use, its layout, and what a sweep would try.
+
+    Footers and the first rows are read.
+    """
+    from streamtrain.storage.column_choice import usable_columns
+    from streamtrain.storage.dataset import bind_columns, find_shards
     from streamtrain.storage.inspect import inspect as describe
     from streamtrain.storage.remote.filesystem import make_storage
 
+    names, problem = column_names(features), ""
     with plain_warnings(quiet=output.quiet):
-        document = describe(
-            open_shards(
-                data,
-                features=column_names(features),
-                target=target,
-                storage=replace(
-                    make_storage(storage_options(storage_option)), reading=reading(texts)
-                ),
-            )
-        )
-    show(page(document), document, as_json=output.json)
+        storage = replace(make_storage(storage_options(storage_option)), reading=reading(texts))
+        found = find_shards(data, storage=storage)
+        present = found.table or found.shards[0].columns
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the table says what is left out
+                dataset = bind_columns(found, features=names, target=target)
+        except (ConfigError, DataError) as error:
+            usable = usable_columns(present)
+            if names is not None or target is not None or len(usable) < 2:
+                raise
+            problem = str(error)
+            dataset = bind_columns(found, features=usable[:-1], target=usable[-1])
+        document = describe(dataset, table=found.table)
+    if problem:
+        for column in document["columns"]:
+            column["role"] = "number"
+    document["problem"] = problem
+    show(page(document, data), document, as_json=output.json)
 
 
-def page(document: Mapping[str, Any]) -> str:
-    """Return the facts, the table of columns and the advice."""
+def page(document: Mapping[str, Any], data: str) -> str:
+    """Return the columns, the layout, what a sweep would try, and the advice."""
     parts = (
+        table(_columns(document), right=frozenset({3, 4, 5})) + _more_columns(document),
         table(_facts(document)),
-        table(_columns(document), right=frozenset({3, 4, 5})),
+        _next(document, data),
         _advice(document),
     )
     return "\n\n".join(part for part in parts if part)
@@ -95,19 +116,60 @@ def _range(sizes: Mapping[str, float]) -> str:
 
 
 def _columns(document: Mapping[str, Any]) -> list[list[str]]:
-    rows = [["column", "role", "type", "nulls", "min", "max"]]
-    for column in document["columns"]:
-        nulls = "?" if column["nulls"] is None else f"{column['nulls']:,}"
-        rows.append(
-            [
-                column["name"],
-                column["role"],
-                column["stored_type"],
-                nulls,
-                *_extremes(column["min"], column["max"]),
-            ]
-        )
+    rows = [["column", "use", "type", "nulls", "min", "max", "first rows"]]
+    rows += [
+        [
+            column["name"],
+            column["role"],
+            column["stored_type"],
+            _nulls(column["nulls"]),
+            *_extremes(column["min"], column["max"]),
+            ", ".join("null" if value is None else f"{value:.6g}" for value in column["sample"]),
+        ]
+        for column in _shown_columns(document)
+    ]
+    rows += [
+        [
+            column["name"],
+            "left out",
+            column["stored_type"],
+            _nulls(column["nulls"]),
+            column["min"] or "?",
+            column["max"] or "?",
+            column["reason"],
+        ]
+        for column in document["left_out"][:_MOST_COLUMNS]
+    ]
     return rows
+
+
+def _shown_columns(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The first features and the target."""
+    *features, target = document["columns"]
+    return [*features[: _MOST_COLUMNS - 1], target]
+
+
+def _more_columns(document: Mapping[str, Any]) -> str:
+    features = max(0, len(document["columns"]) - _MOST_COLUMNS)
+    others = max(0, len(document["left_out"]) - _MOST_COLUMNS)
+    texts = [f"{features:,} more features"] if features else []
+    texts += [f"{others:,} more that are left out"] if others else []
+    return f"\nand {' and '.join(texts)}; --json lists all" if texts else ""
+
+
+def _next(document: Mapping[str, Any], data: str) -> str:
+    if document["problem"]:
+        return f"problem  {document['problem']}"
+    sizes = ", ".join(f"{size:,}" for size in document["batch_sizes"])
+    words = shlex.join(["streamtrain", "sweep", data])
+    return (
+        f"Next: {words}\nIt compares the minibatch sizes {sizes} and, where the fastest is at an"
+        f" end, one beyond it, in at most {DEFAULT_BUDGET:.0f} s (--budget), and names the fastest."
+    )
+
+
+def _nulls(count: int | None) -> str:
+    return "?" if count is None else f"{count:,}"
 
 
 def _extremes(low: float | None, high: float | None) -> tuple[str, str]:
@@ -120,7 +182,7 @@ def _extremes(low: float | None, high: float | None) -> tuple[str, str]:
 
 
 def _six_digits(value: float | None) -> str:
-    return "?" if value is None else f"{value:.6g}"
+    return "?" if value is None else f"{value or 0.0:.6g}"
 
 
 def _advice(document: Mapping[str, Any]) -> str:

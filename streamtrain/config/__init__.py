@@ -20,6 +20,7 @@ from streamtrain.config.load import (
     with_holdout_seed,
 )
 from streamtrain.config.sections import (
+    DEFAULT_BUDGET,
     ClusterConfig,
     Config,
     DataConfig,
@@ -30,6 +31,7 @@ from streamtrain.config.train_section import TrainConfig
 
 __all__ = [
     "DATA_FLAGS",
+    "DEFAULT_BUDGET",
     "RESOLVED",
     "SWEEP_FLAGS",
     "TEXT_FLAGS",

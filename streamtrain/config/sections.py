@@ -191,6 +191,10 @@ class CheckpointConfig(Section):
     keep: PositiveCount = Field(default=3, description="number of latest checkpoints to keep")
 
 
+#: The budget of a sweep in seconds, where none is given.
+DEFAULT_BUDGET = 60.0
+
+
 class SweepConfig(Section):
     """What a sweep compares."""
 

@@ -1,5 +1,7 @@
 """The second pass of the shuffle: permute each bucket of a block in place (shuffle.py)."""
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, uint64
@@ -73,7 +75,7 @@ def _swap_of(count):
 _swap_1, _swap_2, _swap_4, _swap_8 = map(_swap_of, (1, 2, 4, 8))
 
 
-def _number(width):
+def _number(width) -> Any:
     """Return a width that is a tuple of as many elements, or a number."""
 
 

@@ -15,7 +15,7 @@ because one hash deals 8 rows. `flat` is the block as one axis, in which row r s
 A group is 16 rows of the block, starting at a multiple of 16.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -136,15 +136,15 @@ class Table(NamedTuple):
     like: np.ndarray
 
 
-def _num_columns(columns):
+def _num_columns(columns) -> Any:
     """Return the number of columns of a tuple or a `Table`; of a tuple, the compiler knows it."""
 
 
-def _num_rows(columns):
+def _num_rows(columns) -> Any:
     """Return the rows of a tuple of columns or a `Table`."""
 
 
-def _part(columns, c, start, count):
+def _part(columns, c, start, count) -> Any:
     """Return `count` values of column `c` from row `start` on."""
 
 
@@ -166,7 +166,7 @@ def _overload_num_rows(columns):
 def _overload_part(columns, c, start, count):
     if not isinstance(columns, types.BaseNamedTuple):
         return lambda columns, c, start, count: columns[c][start : start + count]
-    like = columns.types[2]
+    like: Any = getattr(columns, "types")[2]  # noqa: B009 - Numba has no stub for it
     itemsize = like.dtype.bitwidth // 8
     if like.layout == "C":
 

@@ -20,6 +20,7 @@ from streamtrain.records.events import (
     ReplicaEnded,
     RunEnded,
     RunStarted,
+    SpanVariation,
     UntilFlat,
 )
 from streamtrain.records.parsing import (
@@ -82,6 +83,7 @@ __all__ = [
     "RoundEnded",
     "RunEnded",
     "RunStarted",
+    "SpanVariation",
     "StepsTimed",
     "SyncChosen",
     "TargetWinners",

@@ -180,13 +180,34 @@ class Outlier:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpanVariation:
+    """How unlike the spans of the data are, in the column in which they differ most clearly.
+
+    Attributes:
+        column: That column.
+        share: The part of its variance that lies between spans (intraclass correlation), 0 to 1.
+        p_value: The probability of such a difference if rows were in random order, for all columns
+            together.
+        spans: The spans of the data set.
+        window_spans: The spans whose rows are shuffled together.
+    """
+
+    column: str
+    share: float
+    p_value: float
+    spans: int
+    window_spans: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline(Record):
-    """The losses of reference models.
+    """The losses of reference models, and what the survey found.
 
     `feature_eigenvalues`: the eigenvalues of the features' covariance in model units. `outlier`:
     None where no row has a large part in the linear model's loss. `holdout_hash`: a hash of the
     held-out rows' targets as they are stored, by which runs know that they were judged on the same
-    rows; None where nothing is held out.
+    rows; None where nothing is held out. `span_variation`: None where fewer than three spans could
+    be compared.
     """
 
     EVENT: ClassVar[str] = "baseline"
@@ -196,6 +217,7 @@ class Baseline(Record):
     feature_eigenvalues: tuple[float, ...] | None = None
     outlier: Outlier | None = None
     holdout_hash: str | None = None
+    span_variation: SpanVariation | None = None
 
     @property
     def constant_loss(self) -> float | None:

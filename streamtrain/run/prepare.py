@@ -6,6 +6,7 @@ engine, and where a pass ends.
 
 import math
 import time
+import warnings
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -17,7 +18,8 @@ from streamtrain.base.redact import redact_url
 from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.plan import Plan, make_plan
-from streamtrain.records import Baseline, UntilFlat
+from streamtrain.records import Baseline, SpanVariation, UntilFlat
+from streamtrain.science.span_variation import is_unlike, span_variation, unlike_text
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.stream.block import Block, BufferPool
@@ -32,6 +34,7 @@ from streamtrain.stream.open_source import (
 )
 from streamtrain.stream.source import Source
 from streamtrain.stream.survey import (
+    Survey,
     baselines,
     refuse_constant_target,
     standardized,
@@ -265,13 +268,24 @@ def prepare(
         )
     target_scale = float(survey.standard().scale[-1])
     reference = baselines(survey, rows if len(rows) else None, dataset.columns)
+    variation = _span_variation(source, survey)
+    if variation is not None and is_unlike(variation):
+        warnings.warn(
+            f"{unlike_text(variation)} Shuffle them once: streamtrain ingest --shuffle"
+            f" {redact_url(dataset.url)} OUT, and use OUT.",
+            stacklevel=2,
+        )
     limits = limits_until_flat(config.train, epoch_rows, len(rows)) if until_flat else None
     return Prepared(
         config=config,
         source=source,
         standard=standard,
         evaluation=standardized(rows, standard) if len(rows) else None,
-        baselines=replace(reference, holdout_hash=array_hash(rows[:, -1]) if len(rows) else None),
+        baselines=replace(
+            reference,
+            holdout_hash=array_hash(rows[:, -1]) if len(rows) else None,
+            span_variation=variation,
+        ),
         model=model,
         engine=engine,
         engine_reason=engine_reason,
@@ -282,6 +296,20 @@ def prepare(
         last_epoch=_last_epoch(config.train, epoch_rows, limits),
         until_flat=limits,
         budget=budget,
+    )
+
+
+def _span_variation(source: Source, survey: Survey) -> SpanVariation | None:
+    moments, spans = survey.spans, len(source.spans)
+    if moments is None:
+        return None
+    return span_variation(
+        moments.count,
+        moments.mean,
+        moments.squares,
+        source.dataset.columns,
+        spans=spans,
+        window_spans=spans * min(1.0, source.window_rows / source.dataset.num_rows),
     )
 
 

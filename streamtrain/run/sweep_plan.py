@@ -7,8 +7,9 @@ of `science/tuning.py`.
 import math
 from dataclasses import dataclass
 
-from streamtrain.config import Config
+from streamtrain.config import DEFAULT_BUDGET, Config
 from streamtrain.errors import ConfigError
+from streamtrain.plan.batch_sizes import FIXED_SIZES, first_sizes, fixed_sizes, largest_size
 from streamtrain.records import LadderInfo
 from streamtrain.run.prepare import Prepared, prepare
 from streamtrain.science.ladder import MOST_SIZES
@@ -17,18 +18,8 @@ from streamtrain.science.spending import rung_rows
 from streamtrain.science.tuning import EXTENDED_BY
 from streamtrain.types import Json
 
-#: The budget of a sweep in seconds, and the trials of a fixed plan, where none are given.
-DEFAULT_BUDGET = 60.0
+#: The trials of a fixed plan, where none are given.
 DEFAULT_TRIALS = 5
-
-#: A sweep that chooses its sizes starts with this many powers of four, from 16 where the rows
-#: allow it. A minibatch is at most this part of the training rows.
-FIRST_SIZES = 5
-SMALLEST_FIRST = 16
-LARGEST_PART = 8
-
-#: The sizes of a fixed plan, as far as the rows allow them, and of the benchmarks.
-FIXED_SIZES = (64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,40 +97,6 @@ def sizes_of(prepared: Prepared, ladder: LadderInfo | None) -> tuple[int, ...]:
         return given
     most = largest_size(prepared.epoch_rows)
     return first_sizes(most) if ladder is not None else fixed_sizes(most)
-
-
-def largest_size(rows: int) -> int:
-    """Return the largest power of four that is at most an eighth of the training rows.
-
-    >>> largest_size(9_568), largest_size(100)
-    (1024, 4)
-    """
-    size = 1
-    while size * 4 * LARGEST_PART <= rows:
-        size *= 4
-    return size
-
-
-def first_sizes(most: int) -> tuple[int, ...]:
-    """Return five powers of four from 16, or from less where fewer than three are at most `most`.
-
-    >>> first_sizes(2**20), first_sizes(64)
-    ((16, 64, 256, 1024, 4096), (4, 16, 64))
-    """
-    sizes = [SMALLEST_FIRST * 4**k for k in range(FIRST_SIZES)]
-    sizes = [size for size in sizes if size <= most]
-    while len(sizes) < 3 and (not sizes or sizes[0] > 1):
-        sizes.insert(0, sizes[0] // 4 if sizes else most)
-    return tuple(sizes)
-
-
-def fixed_sizes(most: int) -> tuple[int, ...]:
-    """Return the sizes of a fixed plan: at most `most`, and at least the three smallest.
-
-    >>> fixed_sizes(4096), fixed_sizes(1)
-    ((64, 256, 1024, 4096), (64, 256, 1024))
-    """
-    return tuple(size for size in FIXED_SIZES if size <= max(most, FIXED_SIZES[2]))
 
 
 def ladder_of(prepared: Prepared) -> LadderInfo | None:

@@ -4,7 +4,7 @@ The sweep uses it for its decisions, and the report shows it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamtrain.science.cells import (
     Cell,
@@ -45,17 +45,18 @@ def judge(run: Run) -> Judgement:
     """Return the judgement of a run, finished or not; a pure function of its records."""
     target, chosen = find_judged_target(run)
     cells = arm_cells(run, run.rules[0], target)
-    # Correlated minibatches say nothing of a size, and a size without timings has no seconds.
-    comparable = [
-        cell
-        for cell in cells
-        if throughput(run, cell.batch_size)[0] and not is_correlated(run, cell.batch_size)
-    ]
+    # A size without timings has no seconds. Correlated minibatches say little of a size, but where
+    # no other can be recommended, they say more than nothing.
+    timed = [cell for cell in cells if throughput(run, cell.batch_size)[0]]
+    comparable = [cell for cell in timed if not is_correlated(run, cell.batch_size)]
+    choice = select_among(run, comparable, target)
+    if choice.batch_size is None and len(comparable) < len(timed):
+        choice = replace(select_among(run, timed, target), settled=False)
     return Judgement(
         target=target,
         chosen=chosen,
         cells=cells,
-        choice=select_among(run, comparable, target),
+        choice=choice,
         fresh=bool(_fresh_trials(run, run.rules[0])),
     )
 

@@ -26,6 +26,11 @@ def chi_squared_tail(degrees: int, statistic: float) -> float:
     return float(special.chdtrc(degrees, statistic))
 
 
+def f_tail(numerator_degrees: int, degrees: int, statistic: Vector) -> Vector:
+    """Return the probabilities that a variable of Fisher's F exceeds `statistic`."""
+    return np.asarray(special.fdtrc(numerator_degrees, degrees, statistic))
+
+
 def minimize_between(
     function: Callable[[float], float], lower: float, upper: float, tolerance: float = 1e-5
 ) -> float:

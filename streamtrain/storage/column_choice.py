@@ -37,6 +37,16 @@ TEXT_REFUSED, EMPTY = "numbers and text", "empty"
 _NAMED_COLUMNS = 8
 
 
+def usable_columns(present: Sequence[Column]) -> list[str]:
+    """Return the names of the columns that can be decoded and occur once."""
+    names = [column.name for column in present]
+    return [
+        column.name
+        for column in present
+        if column.decoded_type is not None and names.count(column.name) == 1
+    ]
+
+
 def no_target_message(url: str, column: Column) -> str:
     """Return the error message for a last column that cannot be the target."""
     return (

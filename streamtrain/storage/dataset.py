@@ -14,6 +14,7 @@ import numpy as np
 
 from streamtrain.errors import DataError, StoreError, shown
 from streamtrain.storage.column_choice import candidates, choose_columns, missing_column_message
+from streamtrain.storage.column_places import eligible
 from streamtrain.storage.foreign.foreign_source import find_foreign
 from streamtrain.storage.locate import locate, read_list, warn_of_links
 from streamtrain.storage.manifest import (
@@ -23,6 +24,7 @@ from streamtrain.storage.manifest import (
     refuse_unfinished,
     shard_from_entry,
 )
+from streamtrain.storage.notices import warn_of_absent_chunks
 from streamtrain.storage.parquet.parquet_footer import describe_parquet
 from streamtrain.storage.remote.filesystem import is_folder, take_query
 from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, relative_url
@@ -70,7 +72,7 @@ def open_shards(
     on_bad_shard: OnBadShard = "error",
     storage: Storage = LOCAL,
 ) -> Dataset:
-    """Open a Parquet file, a Zarr v3 array or group, a folder of them, a glob, or a list of files.
+    """Open a Parquet file, a Zarr array or group, a folder of them, a glob, or a list of files.
 
     Reads footers only, several at once. The target defaults to the last column of the first shard,
     the features to all its other columns. In a folder with a manifest, shards whose size and footer
@@ -143,6 +145,7 @@ def find_shards(
         _raise_all([cause for _, cause in bad])
     shards = [result for _, result in described if isinstance(result, Shard)]
     _warn_of_partitions(path, shards)
+    warn_of_absent_chunks(path, shards)
     warn_of_links(path, shards)
     shards = [shard for shard in shards if shard.num_rows]
     if not shards:
@@ -189,11 +192,11 @@ def bind_columns(
     """Choose columns by name. Raises as `open_shards` does."""
     if listing.needs_target and target is None:
         raise DataError(listing.needs_target)
-    if listing.table:
-        names = candidates(listing.table, features, target, listing.url)
-    else:
-        names = [column.name for column in listing.shards[0].columns]
-    columns = choose_columns(names, features, target, listing.url)
+    present = listing.table or listing.shards[0].columns
+    present = eligible(present, features, target, listing.url)
+    columns = choose_columns(
+        candidates(present, features, target, listing.url), features, target, listing.url
+    )
     if listing.table:
         _raise_all(
             [

@@ -98,6 +98,9 @@ def decode_numpy(name: str, values: np.ndarray, decoded_type: str) -> np.ndarray
 
 def min_max(values: pa.Array | pa.ChunkedArray) -> tuple[Any, Any]:
     """Return the smallest and the largest value as Python objects; None where all are null."""
+    if pa.types.is_decimal32(values.type) or pa.types.is_decimal64(values.type):
+        # Arrow compares only the wider decimals
+        values = values.cast(pa.decimal128(38, values.type.scale))
     # pyarrow.compute creates its functions at import
     extremes = pc.min_max(values).as_py()  # pyright: ignore[reportAttributeAccessIssue]
     return extremes["min"], extremes["max"]

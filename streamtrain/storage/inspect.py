@@ -1,7 +1,7 @@
-"""`inspect`: describe a data set from its footers, with advice. No row is read."""
+"""`inspect`: describe a data set from its footers and its first rows, with advice."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from streamtrain.base.finite import finite_or_none
 from streamtrain.base.units import format_bytes
 from streamtrain.errors import DataError
+from streamtrain.plan.batch_sizes import first_sizes, largest_size
+from streamtrain.storage.column_table import left_out, sample
 from streamtrain.storage.dataset import FOOTERS_AT_ONCE
 from streamtrain.storage.manifest import Manifest, read_manifest
 from streamtrain.storage.parquet.parquet_footer import read_metadata
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.storage.zarr.zarr_reader import zarr_codec
-from streamtrain.types import Dataset
+from streamtrain.types import Column, Dataset
 
 _SMALL_SPAN_ROWS = 16_384
 _GOOD_SPAN_ROWS = 262_144
@@ -105,10 +108,14 @@ def _larger(value: float, other: float | None) -> float:
     return value if other is None else max(value, other)
 
 
-def inspect(dataset: Dataset, *, window_rows: int = 2_097_152) -> dict[str, Any]:
-    """Return a JSON-ready description of the bound columns and the layout of a data set.
+def inspect(
+    dataset: Dataset, *, table: Sequence[Column] = (), window_rows: int = 2_097_152
+) -> dict[str, Any]:
+    """Return a JSON-ready description of the columns and the layout of a data set.
 
-    `advice` is a list of sentences, most important first. Nulls and extremes are taken from the
+    `columns` are those that it is bound to, with the values of the first rows; `left_out` are the
+    others. `table`: the columns of an imported table, whose shards lack some of them. `advice` is a
+    list of sentences, most important first. Nulls and extremes are taken from the
     manifest or the footers, and are null where neither has them.
 
     Raises DataError when a footer has changed since the data set was opened.
@@ -123,6 +130,7 @@ def inspect(dataset: Dataset, *, window_rows: int = 2_097_152) -> dict[str, Any]
     )
     facts = read_facts(dataset) if dataset.shards[0].format == "parquet" else None
     width = np.dtype(dataset.decoded_type).itemsize
+    present = table or dataset.shards[0].columns
     document = {
         "url": dataset.url,
         "format": dataset.shards[0].format,
@@ -146,6 +154,8 @@ def inspect(dataset: Dataset, *, window_rows: int = 2_097_152) -> dict[str, Any]
         "codec": sorted(facts.codecs) if facts else [zarr_codec(dataset.shards[0])],
         "dictionary": facts.dictionary if facts else False,
         "columns": _columns(dataset, manifest, facts),
+        "left_out": [asdict(column) for column in left_out(dataset, present)],
+        "batch_sizes": list(first_sizes(largest_size(dataset.num_rows))),
         "integrity": dataset.integrity,
         "fingerprint": dataset.fingerprint,
         "truth": asdict(dataset.truth) if dataset.truth else None,
@@ -176,7 +186,7 @@ def _columns(
         for column in shard.columns:
             if column.name in stored_types:
                 stored_types[column.name].add(column.stored_type)
-    rows = []
+    rows, samples = [], sample(dataset)
     for name in dataset.columns:
         nulls, low, high = None, None, None
         if manifest:
@@ -193,6 +203,7 @@ def _columns(
                 "nulls": nulls,
                 "min": low,
                 "max": high,
+                "sample": [finite_or_none(value) for value in samples.get(name, [])],
             }
         )
     return rows

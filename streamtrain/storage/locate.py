@@ -13,6 +13,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from streamtrain.errors import DataError, shown
+from streamtrain.storage.folder_choice import (
+    PARQUET_SUFFIX,
+    add_other_parquet,
+    choose_split,
+    may_be_parquet,
+)
 from streamtrain.storage.foreign.table_marks import (
     refuse_listed_tables,
     refuse_local_tables,
@@ -31,12 +37,13 @@ _LOST_AND_FOUND = "lost+found"
 
 
 def locate(
-    path: str, suffixes: Sequence[str] = (".parquet",), storage: Storage = LOCAL
+    path: str, suffixes: Sequence[str] = (PARQUET_SUFFIX,), storage: Storage = LOCAL
 ) -> list[str]:
     """Return the files with one of `suffixes` and the Zarr nodes that `path` means, each once.
 
     Folders are searched recursively. A file that is named, or matched by a glob, is taken whatever
-    its suffix. Hidden files and folders, and those that start with `_`, are left out.
+    its suffix. Hidden files and folders, and those that start with `_`, are left out. Of a folder
+    with several splits, `train` is taken; a warning says what is not taken.
 
     Raises DataError when there is nothing, for a name with control characters, a pipe or a device,
     and for files of a Delta, Iceberg or Hudi table; StoreError when a store does not answer.
@@ -126,8 +133,8 @@ def _locate(path: str, suffixes: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(map(normal_url, urls)))
 
 
-def _walk(root: str, suffixes: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the files with one of `suffixes`, and the Zarr arrays, below a folder.
+def _walk(root: str, suffixes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Return the files with one of `suffixes`, the Zarr arrays, and the other files of a folder.
 
     Links to folders are followed last; each folder is entered once, however many names it has. A
     link to a missing file is kept, so that it is refused and not skipped silently.
@@ -136,6 +143,7 @@ def _walk(root: str, suffixes: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     files: list[str] = []
     arrays: list[str] = []
+    others: list[str] = []
     links = [root]
     entered: set[tuple[int, int]] = set()
     while links:
@@ -165,9 +173,9 @@ def _walk(root: str, suffixes: Sequence[str]) -> tuple[list[str], list[str]]:
                 path = os.path.join(folder, name)
                 # os.walk lists a broken link to an array among the files
                 endings = (*suffixes, ".zarr") if os.path.islink(path) else tuple(suffixes)
-                if name.lower().endswith(endings) and not name.startswith((".", "_")):
-                    files.append(path)
-    return files, arrays
+                if not name.startswith((".", "_")):
+                    (files if name.lower().endswith(endings) else others).append(path)
+    return files, arrays, others
 
 
 def _contains(folder: str, other: str) -> bool:
@@ -224,22 +232,30 @@ def _shards_below(url: str, files: Mapping[str, int], suffixes: Sequence[str]) -
         raise _not_found(url)
     if not NODE_FILES.isdisjoint(files):
         return [url]
-    chosen = [
-        name
-        for name in files
-        if name.lower().endswith(tuple(suffixes)) and not _is_hidden(PurePosixPath(name))
-    ]
+    visible = [name for name in files if not _is_hidden(PurePosixPath(name))]
+    chosen = [name for name in visible if name.lower().endswith(tuple(suffixes))]
+    others = [name for name in visible if not name.lower().endswith(tuple(suffixes))]
     arrays = {array for name in files if (array := _outermost_array(name))}
-    visible = sorted(array for array in arrays if not _is_hidden(PurePosixPath(array)))
-    return _one_kind(
-        url, [f"{url}/{name}" for name in chosen], [f"{url}/{name}" for name in visible], suffixes
+    arrays = {array for array in arrays if not _is_hidden(PurePosixPath(array))}
+    chosen, arrays, others = (
+        [f"{url}/{name}" for name in names] for names in (chosen, sorted(arrays), others)
     )
+    return _one_kind(url, chosen, arrays, others, suffixes)
 
 
-def _one_kind(path: str, files: list[str], arrays: list[str], suffixes: Sequence[str]) -> list[str]:
-    """Return the files, or the arrays, sorted. Raises DataError when there are both, or neither."""
+def _one_kind(
+    path: str, files: list[str], arrays: list[str], others: list[str], suffixes: Sequence[str]
+) -> list[str]:
+    """Return the files, or the arrays, sorted, of one split.
+
+    `others`: files with other suffixes, which may be Parquet all the same.
+
+    Raises DataError when there are both files and arrays, or neither.
+    """
     prefixes = tuple(f"{array}/" for array in arrays)
     files = [file for file in files if not file.startswith(prefixes)]
+    if PARQUET_SUFFIX in suffixes and not arrays:
+        files = add_other_parquet(path, files, list(filter(may_be_parquet, others)))
     if files and arrays:
         both = f"{Path(files[0]).name}, {Path(arrays[0]).name}"
         raise DataError(
@@ -251,7 +267,7 @@ def _one_kind(path: str, files: list[str], arrays: list[str], suffixes: Sequence
             f"{path}: the folder contains no shards ({patterns}) and no tables, such"
             " as *.csv. Name another folder."
         )
-    return sorted(files or arrays)
+    return choose_split(path, sorted(files or arrays))
 
 
 def _outermost_array(name: str) -> str | None:

@@ -37,6 +37,19 @@ _SUMMING_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SpanMoments:
+    """Moments of the spans that were read: how far they are from one another.
+
+    `count`: rows, int64 (spans,). `mean` and `squares`, the sum of squared deviations from it:
+    float64 (spans, columns), raw units.
+    """
+
+    count: np.ndarray
+    mean: np.ndarray
+    squares: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Survey:
     """The statistics of the spread spans, and their held-out rows.
 
@@ -47,12 +60,14 @@ class Survey:
         mean: float64 (columns,), raw units.
         comoment: Σ (x − mean)(x − mean)ᵀ: float64 (columns, columns), raw units.
         holdout: float64 (held-out rows, columns), raw units, in the order of their ids.
+        spans: The moments of each span that has any of these rows.
     """
 
     count: int
     mean: np.ndarray
     comoment: np.ndarray
     holdout: np.ndarray
+    spans: SpanMoments | None = None
 
     @property
     def sd(self) -> np.ndarray:
@@ -103,11 +118,15 @@ def take_survey(source: Source) -> Survey:
     width = source.num_columns
     count, mean, comoment = 0, np.zeros(width), np.zeros((width, width))
     held_out = [np.empty((0, width))]
+    counts, means, squares = list[int](), [np.empty((0, width))], [np.empty((0, width))]
     for span in _summarize_spans(source):
         # bad held-out rows included: which of them are dropped is known with the standardisation
         held_out.append(span.held_out)
         if not span.count:
             continue
+        counts.append(span.count)
+        means.append(span.mean[None])
+        squares.append(np.diag(span.comoment)[None])
         gap, merged_count = span.mean - mean, count + span.count
         comoment += span.comoment + np.outer(gap, gap) * (count * span.count / merged_count)
         mean = mean + gap * (span.count / merged_count)
@@ -116,7 +135,18 @@ def take_survey(source: Source) -> Survey:
         for number in map(int, source.holdout.spread):
             if number in source.quarantine:
                 source.quarantine.lose_holdout(number)
-    return Survey(count=count, mean=mean, comoment=comoment, holdout=np.concatenate(held_out))
+    moments = SpanMoments(
+        count=np.array(counts, dtype=np.int64),
+        mean=np.concatenate(means),
+        squares=np.concatenate(squares),
+    )
+    return Survey(
+        count=count,
+        mean=mean,
+        comoment=comoment,
+        holdout=np.concatenate(held_out),
+        spans=moments,
+    )
 
 
 def refuse_constant_target(survey: Survey, dataset: Dataset) -> None:

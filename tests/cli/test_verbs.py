@@ -70,12 +70,50 @@ def test_inspect_tells_extremes_apart(command, tmp_path):
         tmp_path / "in.parquet",
     )
     lines = [line.split() for line in command("inspect", "in.parquet").out.splitlines()]
-    texts = {words[0]: words[-2:] for words in lines if words and words[0] in ("a", "b", "y")}
+    texts = {words[0]: words[4:6] for words in lines if words and words[0] in ("a", "b", "y")}
     assert texts == {
         "a": ["999999990", "1000000010"],
         "b": ["0.5", "0.5"],
         "y": ["0.333333", "666667"],
     }
+
+
+def test_inspect_lists_what_is_left_out_and_why(command, tmp_path):
+    days = pa.array([0, 86_400], pa.timestamp("s"))
+    table = pa.table({"a": [1.0, None], "town": ["Bonn", "Ulm"], "day": days, "y": [1.0, 2.0]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    said = command("inspect", "in.parquet")
+    lines = [re.split(" {2,}", line) for line in said.out.splitlines()]
+    assert lines[:5] == [
+        ["column", "use", "type", "nulls", "min", "max", "first rows"],
+        ["a", "feature", "double", "1", "1", "1", "1, null"],
+        ["y", "target", "double", "0", "1", "2", "1, 2"],
+        ["town", "left out", "string", "0", "Bonn", "Ulm", "only numbers can be decoded"],
+        ["day", "left out", "timestamp[ms]", "0", "1970-01-01 00:00:00", "1970-01-02 00:00:00",
+         "only numbers can be decoded"],
+    ]  # fmt: skip
+    assert "Next: streamtrain sweep in.parquet" in said.out
+    document = json.loads(command("inspect", "in.parquet", "--json").out)
+    assert [column["name"] for column in document["left_out"]] == ["town", "day"]
+    assert document["columns"][0]["sample"] == [1.0, None]
+
+
+def test_inspect_shows_the_columns_where_no_target_can_be_chosen(command, tmp_path):
+    pq.write_table(pa.table({"a": [1.0], "b": [2.0], "town": ["Ulm"]}), tmp_path / "in.parquet")
+    said = command("inspect", "in.parquet")
+    assert said.code == 0
+    assert re.search("^b +number +double", said.out, re.MULTILINE)
+    assert "in.parquet: the last column, 'town', has type string" in said.out
+    assert "Next:" not in said.out
+    assert command("inspect", "in.parquet", "--target", "town").code == 2
+
+
+def test_inspect_counts_the_columns_that_it_does_not_list(command, tmp_path):
+    table = pa.table({f"c{number}": [1.0, 2.0] for number in range(100)})
+    pq.write_table(table, tmp_path / "in.parquet")
+    out = command("inspect", "in.parquet").out
+    assert "and 70 more features; --json lists all" in out
+    assert "\nc99 " in out
 
 
 def test_ingest_moves_the_target_last(command, tmp_path):

@@ -534,6 +534,14 @@ hand(
     + page(b"\1" + run_of(1, ROWS), ROWS, encoding=RLE_DICTIONARY),
     dictionary_bytes=len(d),
 )
+for number, kind in enumerate(({1: 2}, [1, 2], b"data")):
+    hand(
+        f"page_type_of_no_number_{number}",
+        REFUSED,
+        pages=page(floats(range(ROWS)), ROWS, header={1: kind}),
+    )
+# old versions of DuckDB and hyparquet
+hand("footer_of_fewer_bytes_than_its_pages", COUNT, decoded=8)
 hand("a_wrong_crc", REFUSED, pages=page(floats(range(ROWS)), ROWS, header={4: 12345}))
 hand("a_wrong_crc_v2", REFUSED, pages=page_v2(b"", floats(range(ROWS)), ROWS, header={4: 12345}))
 hand(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import zarr
 import zarr.codecs.numcodecs
@@ -486,7 +487,8 @@ for name, options in {
         longer,
         **options,
     )
-    chunk(f"chunk_missing_{name}", REFUSED, os.unlink, **options)
+    # zarr leaves out chunks of nothing but the fill value, so a lost one is read as that
+    chunk(f"chunk_missing_{name}", TYPED, os.unlink, **options)
     chunk(
         f"chunk_of_zeros_{name}",
         TYPED if name == "raw" else REFUSED,
@@ -582,13 +584,71 @@ for name, change in {
     "slashes": {"dimension_separator": "/"},
     "no_dim": {"shape": [], "chunks": []},
 }.items():
-    raw(f"v2_{name}", REFUSED, {".zarray": V2 | change, "0.0": VALUES[:4].astype("<f4").tobytes()})
+    raw(f"v2_{name}", REFUSED, {".zarray": V2 | change, "0.0": bytes(3)})
 for key in V2:
     raw(
         f"v2_no_{key}",
         REFUSED,
         {".zarray": {k: v for k, v in V2.items() if k != key}, "0.0": bytes(32)},
     )
+
+
+def of_v2(name: str, expected: Expected, **change: Any) -> None:
+    """Add a whole array of v2, uncompressed unless `change` says otherwise."""
+    document = V2 | change
+    separator = document.get("dimension_separator", ".")
+    padded = np.concatenate([VALUES, np.zeros((2, 2))])
+    chunks = {}
+    for number in range(3):
+        part = padded[4 * number : 4 * number + 4].astype(document["dtype"])
+        content = part.tobytes(order=document["order"])
+        if document["compressor"]:
+            content = np.asarray(
+                numcodecs.get_codec(document["compressor"]).encode(content)
+            ).tobytes()
+        chunks[f"{number}{separator}0"] = content
+    attributes = {"columns": ["a", "y"]}
+    raw(name, expected, {".zarray": document, ".zattrs": attributes, **chunks})
+
+
+for kind in ("<f4", ">f4", "<f8", "|i1", ">i2", "<u4", "<i8", "<f2"):
+    of_v2(f"v2_whole_{kind.strip('|<>')}_{kind[0] == '>'}", COUNT, dtype=kind)
+of_v2("v2_whole_order_f", COUNT, order="F")
+of_v2("v2_whole_slashes", COUNT, dimension_separator="/")
+of_v2("v2_whole_nan", COUNT, fill_value="NaN")
+of_v2("v2_whole_no_fill", COUNT, fill_value=None)
+of_v2("v2_whole_no_filters", COUNT, filters=[])
+for number, compressor in enumerate(
+    [
+        {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1},
+        {"id": "zlib", "level": 1},
+        {"id": "gzip", "level": 1},
+        {"id": "zstd", "level": 1},
+        {"id": "lz4"},
+        {"id": "bz2", "level": 1},
+    ]
+):
+    of_v2(f"v2_whole_compressor_{number}", COUNT, compressor=compressor)
+for number, change in enumerate(
+    [
+        {"dtype": "<c8"},
+        {"order": "X"},
+        {"filters": [{"id": "vlen-utf8"}]},
+        {"filters": [{"id": "packbits"}]},
+        {"filters": [{"id": 5}]},
+        {"filters": "delta"},
+        {"fill_value": "nonsense"},
+        {"shape": [10]},
+        {"shape": [10**12, 2]},
+        {"shape": "10"},
+        {"chunks": [4]},
+        {"chunks": [0, 2]},
+        {"zarr_format": 3},
+        {"zarr_format": 1},
+    ]
+):
+    chunks = {f"{i}.0": bytes(32) for i in range(3)}
+    raw(f"v2_false_{number}", REFUSED, {".zarray": V2 | change, **chunks})
 raw("v2_group", REFUSED, {".zgroup": {"zarr_format": 2}, "a/.zarray": V2, "a/0.0": bytes(32)})
 raw(
     "v2_consolidated",
@@ -695,7 +755,7 @@ grouped("group", COUNT)
 grouped("group_by_name", COUNT, attributes={})
 grouped("group_consolidated", COUNT, consolidate=True)
 grouped("group_consolidated_and_lying", COUNT, lie_in_consolidated, consolidate=True)
-grouped("group_of_other_lengths", REFUSED, shapes={"a": (9,), "y": (ROWS,)})
+grouped("group_of_other_lengths_that_are_named", REFUSED, shapes={"a": (9,), "y": (ROWS,)})
 grouped("group_with_a_matrix", REFUSED, shapes={"a": (ROWS, 2), "y": (ROWS,)})
 grouped("group_with_a_number", REFUSED, shapes={"a": (), "y": (ROWS,)})
 grouped("group_of_columns_not_there", REFUSED, attributes={"columns": ["a", "z"]})
@@ -705,7 +765,19 @@ grouped(
     "group_with_a_damaged_member", REFUSED, lambda path: (path / "a" / "zarr.json").write_text("{")
 )
 grouped("group_with_a_lost_member", REFUSED, lambda path: shutil.rmtree(path / "a"))
-grouped("group_with_a_lost_chunk", REFUSED, lambda path: (path / "a" / "c" / "1").unlink())
+grouped(
+    "group_with_a_chunk_left_out",
+    [0.0 if 4 <= i < 8 else float(i) for i in range(ROWS)],
+    lambda path: (path / "a" / "c" / "1").unlink(),
+)
+grouped("group_without_chunks", REFUSED, lambda path: [shutil.rmtree(path / x / "c") for x in "ay"])
+for name, shape in {"number": (), "matrix": (ROWS, 2), "length": (7,)}.items():
+    grouped(
+        f"group_beside_a_{name}",
+        COUNT,
+        attributes={},
+        shapes={"a": (ROWS,), "other": shape, "y": (ROWS,)},
+    )
 grouped(
     "group_with_a_v2_member",
     TYPED,

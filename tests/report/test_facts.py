@@ -167,7 +167,7 @@ def test_a_bad_shuffle_a_slope_that_is_not_and_a_quarantine_are_said():
     summary = analyzed(records).summary
     said = dict(facts.measure_facts(summary.measures))
     assert (
-        "these statistics describe your shuffle, not the batch size"
+        "these statistics describe your shuffle as much as the batch size"
         in said["shuffle, design effect"]
     )
     assert "not 1/√m" in said["√m law, slope"]

@@ -218,14 +218,9 @@ def test_a_handful_of_held_out_rows_is_said_to_say_little():
     ] == [1, 1, 0]
 
 
-def test_a_bad_shuffle_is_cured_by_spans_of_which_a_window_holds_many():
-    """`ingest` keeps large spans of sorted files as they are, so the text names --span-rows."""
+def test_a_bad_shuffle_has_a_remedy_and_an_answer():
     records = make_records()
     deff = {"value": 9.0, "lo": 8.0, "hi": 10.0, "n": 99, "kind": "jackknife"}
-    records[0] = {
-        **records[0],
-        "config": {**records[0]["config"], "order": {"seed": 0, "window_rows": 64_000}},
-    }
     summary = summarize(
         [
             *records[:-1],
@@ -233,11 +228,27 @@ def test_a_bad_shuffle_is_cured_by_spans_of_which_a_window_holds_many():
             records[-1],
         ]
     )
-    assert (
-        "ingest --span-rows 1000, then --span-rows 1000 here too"
-        in summary["recommendation"]["reason"]
-    )
-    assert "--span-rows 1000" in [warning["flag"] for warning in summary["warnings"]]
+    assert summary["recommendation"]["batch_size"]
+    assert not summary["recommendation"]["settled"]
+    assert "streamtrain ingest --shuffle" in [warning["flag"] for warning in summary["warnings"]]
+
+
+def test_rows_in_order_are_warned_about_by_what_the_survey_found():
+    records = make_records()
+    found = {"column": "day", "share": 0.25, "spans": 100, "window_spans": 8.0}
+    for p_value, said in ((1e-9, True), (0.5, False)):
+        variation = {**found, "p_value": p_value}
+        changed = [
+            {**record, "span_variation": variation} if record["event"] == "baseline" else record
+            for record in records
+        ]
+        text = (
+            "The rows are not in random order: 25 % of the variance of day lies between spans, and"
+            " a window mixes 8 of 100 spans, so that 256 rows of a minibatch are worth about 30."
+            " Shuffle them once."
+        )
+        warned = {w["text"]: w["flag"] for w in summarize(changed)["warnings"]}
+        assert warned.get(text) == ("streamtrain ingest --shuffle" if said else None)
 
 
 def test_a_chosen_target_far_above_the_smallest_loss_is_called_easy():

@@ -90,6 +90,7 @@ def test_noise_scale_of_a_linear_model_is_the_closed_form(tmp_path):
     )
 
 
+@pytest.mark.filterwarnings("ignore:The rows are not in random order")
 @pytest.mark.parametrize("window_rows", [512, 16_384], ids=["a span a window", "shuffled well"])
 def test_deff_of_shards_with_a_shift_of_known_variance(window_rows, tmp_path):
     """At the true function the residual is noise plus shift.
@@ -114,6 +115,7 @@ def test_deff_of_shards_with_a_shift_of_known_variance(window_rows, tmp_path):
         assert not shuffle["is_bad"]
 
 
+@pytest.mark.filterwarnings("ignore:The rows are not in random order")
 def test_deff_of_a_sorted_file(tmp_path):
     dataset = generate(tmp_path / "d", kind="friedman2", rows=16_384, span_rows=512)
     readers = Readers(dataset)

@@ -66,6 +66,35 @@ def convergence(out) -> list[dict]:
     ]
 
 
+def test_rows_in_order_are_found_before_the_first_step_and_a_size_is_recommended(tmp_path):
+    """And no more once the rows are shuffled; a window of all rows needs no warning either."""
+    random = np.random.default_rng(0)
+    x, place = random.standard_normal((2, 20_000))
+    place.sort()
+    table = pa.table({"x": x, "y": x + place})
+    pq.write_table(table, tmp_path / "sorted.parquet", row_group_size=512)
+    flags = {**SWEEP, "measure": "shuffle", "batch_sizes": [32, 256], "max_rows": 40_000}
+    flags |= {"window_rows": 1024, "span_rows": 512, "memory": "1GiB", "target_loss": 0.9}
+    with pytest.warns(UserWarning, match=r"not in random order.* of y .*ingest --shuffle"):
+        found = streamtrain.sweep(tmp_path / "sorted.parquet", out=tmp_path / "a", **flags)
+    assert found.batch_size in (32, 256)
+    page = (tmp_path / "a" / "report.md").read_text()
+    assert "rows of a minibatch are similar to one another" in page.partition("\n#")[0]
+    ingest(tmp_path / "sorted.parquet", tmp_path / "data", shuffle_seed=0, span_rows=512)
+    whole = {name: value for name, value in flags.items() if name != "window_rows"}
+    for path, changed in ((tmp_path / "data", flags), (tmp_path / "sorted.parquet", whole)):
+        streamtrain.train(
+            path,
+            max_rows=1000,
+            **{
+                name: value
+                for name, value in changed.items()
+                if name in ("holdout", "window_rows", "span_rows", "hidden", "memory")
+            },
+            out=tmp_path / f"t{len(changed)}",
+        )
+
+
 def test_parquet_zarr_readers_and_memory_give_the_same_losses_bit_for_bit(data, tmp_path):
     ingest(data, tmp_path / "zarr", format="zarr", span_rows=512)
     runs = {

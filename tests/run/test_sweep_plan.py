@@ -5,15 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_gen import generate
-from streamtrain.config import make_config
+from streamtrain.config import DEFAULT_BUDGET, make_config
 from streamtrain.errors import ConfigError
+from streamtrain.plan.batch_sizes import FIXED_SIZES, first_sizes, largest_size
 from streamtrain.run.prepare import prepare
 from streamtrain.run.sweep_plan import (
-    DEFAULT_BUDGET,
-    FIXED_SIZES,
-    first_sizes,
     ladder_of,
-    largest_size,
     sizes_of,
 )
 

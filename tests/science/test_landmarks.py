@@ -16,7 +16,8 @@ from streamtrain.records import (
     StepsTimed,
 )
 from streamtrain.report.summary import analyze
-from streamtrain.report.text.recommendation import describe, why_not
+from streamtrain.report.text.recommendation import why_not
+from streamtrain.report.text.sentence import sentence
 from streamtrain.science.judge import judge
 from streamtrain.science.landmarks import Laws, landmarks
 from streamtrain.science.run_log import Run
@@ -242,7 +243,7 @@ def test_a_correlated_size_is_not_eligible():
     assert "the shuffle, not the size, was measured" in landmarks(run, judgement).premise
 
 
-def test_what_the_shuffle_did_is_said_where_it_keeps_sizes_from_being_judged():
+def test_a_size_is_recommended_with_a_caveat_where_all_are_correlated():
     run = run_of_laws()
     run.add(
         Measured(
@@ -251,9 +252,14 @@ def test_what_the_shuffle_did_is_said_where_it_keeps_sizes_from_being_judged():
             },
         )
     )
-    judgement = judge(run)
-    assert judgement.choice.batch_size is None
+    judgement, independent = judge(run), judge(run_of_laws())
+    assert judgement.choice.batch_size == independent.choice.batch_size
+    assert independent.choice.settled
     assert not judgement.choice.settled
     analysis = analyze(run)
-    assert "similar to one another" in why_not(analysis, judgement.cells[0])
-    assert "your shuffle, not the batch size" in describe(analysis).reason
+    said = sentence(analysis)
+    assert said.startswith(f"Use {judgement.choice.batch_size:,} ")
+    assert "similar to one another" in said
+    assert "`streamtrain ingest --shuffle`" in said
+    assert "similar to one another" not in sentence(analyze(run_of_laws()))
+    assert "slower than" in why_not(analysis, judgement.cells[0])

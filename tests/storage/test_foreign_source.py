@@ -41,11 +41,6 @@ def test_a_database_is_named_by_file_and_table_or_query(text: str) -> None:
         find_foreign(text)
 
 
-def test_other_commands_say_how_a_database_is_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"Run streamtrain ingest 'duckdb:a.db.query=x://' OUT"):
-        open_shards("duckdb:a.db?query=x://")
-
-
 def test_what_streamtrain_reads_itself_is_not_foreign(tmp_path: Path) -> None:
     write_parquet(tmp_path / "d" / "a.parquet", numbers())
     write_parquet(tmp_path / "d@v3" / "a.parquet", numbers())

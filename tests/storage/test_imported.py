@@ -197,3 +197,23 @@ def test_a_null_is_named_by_the_users_file_and_row(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,y\n1,2\n,4\n")
     dataset = open_shards(str(tmp_path / "t.csv"))
     assert dataset.place(0, 1) == (str(tmp_path / "t.csv"), 1)
+
+
+def test_a_delta_table_is_its_live_rows_and_a_new_version_is_imported_again(tmp_path: Path) -> None:
+    deltalake = pytest.importorskip("deltalake")
+    root = tmp_path / "t"
+    deltalake.write_deltalake(root, pa.table({"x": [1.0, 2.0], "y": [3.0, 4.0]}))
+    first = open_shards(str(root))
+    assert (first.url, _rows(first)) == (str(root), [[1, 3], [2, 4]])
+    deltalake.DeltaTable(root).delete("x = 1")
+    assert _rows(open_shards(str(root))) == [[2, 4]]
+    assert _rows(open_shards(f"{root}@v0")) == [[1, 3], [2, 4]]
+
+
+def test_a_query_of_a_database_is_opened_and_another_query_is_another_table(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    with duckdb.connect(tmp_path / "shop.db") as connection:
+        connection.execute("CREATE TABLE sales AS SELECT i AS x, i * 10 AS y FROM range(3) r(i)")
+    source = f"duckdb:{tmp_path / 'shop.db'}"
+    assert _rows(open_shards(f"{source}?table=sales")) == [[0, 0], [1, 10], [2, 20]]
+    assert _rows(open_shards(f"{source}?query=SELECT x, -y FROM sales WHERE x = 1")) == [[1, -10]]

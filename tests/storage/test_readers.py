@@ -3,6 +3,7 @@
 The error has the file, the rows, the cause and the next move.
 """
 
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,23 @@ def test_integers_that_float64_would_round_are_refused_by_name(tmp_path: Path) -
             DataError, match=rf"{path}: rows 0 to .*column '{column}': the integer .* beyond ±2\^53"
         ):
             Readers(dataset).read(0, 0, dataset.num_rows)
+
+
+@pytest.mark.parametrize("scale", [0, 2])
+@pytest.mark.parametrize("narrow", [pa.decimal32, pa.decimal64], ids=["decimal32", "decimal64"])
+def test_narrow_decimals_are_read_as_wide_ones(tmp_path: Path, narrow, scale: int) -> None:
+    digits = 9 if narrow is pa.decimal32 else 17
+    largest = 10**digits - 1 if digits == 9 else 2**53
+    whole = [None, 0, -7, 123, largest, -largest]
+    values = [None if number is None else Decimal(number).scaleb(-scale) for number in whole]
+    wide = pa.array(values, pa.decimal128(38, scale))
+    table = pa.table({"a": wide.cast(narrow(digits, scale)), "y": wide})
+    pq.write_table(table, tmp_path / "a.parquet")
+    dataset = open_shards(str(tmp_path / "a.parquet"))
+    assert dataset.shards[0].columns[0].stored_type.startswith(narrow.__name__)
+    a, y = Readers(dataset).read(0, 0, len(whole))
+    np.testing.assert_array_equal(a, y)
+    np.testing.assert_allclose(a[1:], np.array(whole[1:]) / 10**scale, rtol=1e-15)
 
 
 def test_a_shard_replaced_after_opening_is_refused(tmp_path: Path) -> None:

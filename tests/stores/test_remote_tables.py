@@ -14,7 +14,9 @@ from tests.storage.warehouse import BARE, columns_of, rows_of
 def test_a_table_is_found_by_its_files_and_by_the_names_of_partitions(table, bucket, tmp_path):
     root = bucket.put(BARE[table](tmp_path / "t"), "lake/t")
     inside = next(name for name in list_files(root, bucket.storage) if name.endswith(".parquet"))
-    paths = [root, bucket.url, f"{bucket.url}/*/*", f"{root}/*/*.parquet"]
+    paths = [bucket.url, f"{bucket.url}/*/*", f"{root}/*/*.parquet"]
+    if table == "Hudi":  # the others are read by their libraries
+        paths.append(root)
     if table != "Iceberg":  # its `data` folder is too common a name to ask about
         paths += [f"{root}/day=1", f"{root}/{inside}"]
     for path in paths:

@@ -15,11 +15,12 @@ from streamtrain.report.number_format import (
 )
 from streamtrain.report.summary_parts import ReportWarning
 from streamtrain.report.text.more_rows import far_prediction
-from streamtrain.report.text.recommendation import has_constant_target, mixed_span_rows
+from streamtrain.report.text.recommendation import has_constant_target
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up
 from streamtrain.science.judge import is_correlated
 from streamtrain.science.run_log import Run
+from streamtrain.science.span_variation import is_unlike, unlike_text
 
 #: A size is input-bound when it waits for rows for more than this fraction of the time; a choice of
 #: this project, as are `_FEW_STEPS` and `_EASY_TARGET`.
@@ -78,10 +79,11 @@ def _of_run(analysis: Analysis) -> Warnings:
     if correlated:
         text = (
             f"Rows of a minibatch are similar to one another at {_sizes(correlated)}: these"
-            " statistics describe your shuffle, not the batch size. Ingest the data with smaller"
-            " spans, and read it with them."
+            " statistics describe your shuffle as much as the batch size. Shuffle the rows once."
         )
-        yield text, f"--span-rows {mixed_span_rows(run)}"
+        yield text, "streamtrain ingest --shuffle"
+    elif (variation := run.baseline.span_variation) is not None and is_unlike(variation):
+        yield f"{unlike_text(variation)} Shuffle them once.", "streamtrain ingest --shuffle"
 
 
 def _of_outlier(outlier: Outlier | None) -> Warnings:

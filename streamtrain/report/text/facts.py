@@ -335,9 +335,8 @@ def _shuffle_facts(shuffle: Json) -> FactIterator:
     verdict = "as good as independent rows"
     if shuffle.get("is_bad"):
         verdict = (
-            "these statistics describe your shuffle, not the batch size: rows of a minibatch are"
-            " similar to one another; smaller --span-rows (for ingest too) or a larger"
-            " --window-rows mix them"
+            "these statistics describe your shuffle as much as the batch size: rows of a minibatch"
+            " are similar to one another; streamtrain ingest --shuffle mixes them"
         )
     yield "shuffle, design effect", f"{_interval(effect, _two)} (1 is perfect); {verdict}"
 

@@ -4,7 +4,6 @@ import math
 import shlex
 
 from streamtrain.base.units import format_count
-from streamtrain.plan.plan import default_window_rows
 from streamtrain.report.analysis import Analysis
 from streamtrain.report.number_format import (
     at_most_slower_text,
@@ -93,12 +92,12 @@ def why_not(analysis: Analysis, cell: Cell) -> str:
             pass
         case "reached":
             pass
-    if is_correlated(run, cell.batch_size):
+    slower_by = choice.slower_by.get(cell.batch_size)
+    if slower_by is None and is_correlated(run, cell.batch_size):
         return (
             "rows of its minibatches are similar to one another (design effect above"
             f" {BAD_SHUFFLE_ABOVE:g}): its figures describe the shuffle, not the size"
         )
-    slower_by = choice.slower_by.get(cell.batch_size)
     if slower_by is None or slower_by.value is None:
         return "reached the target, but its speed was not timed"
     chosen = size_text(choice.batch_size or 0)
@@ -139,14 +138,18 @@ def has_constant_target(run: Run) -> bool:
     return run.baseline.constant_loss == 0
 
 
-def mixed_span_rows(run: Run) -> int:
-    """Return rows per span at which a window holds 64 spans of the whole data set.
+def shuffle_caveat(run: Run, size: int) -> str:
+    """Return what makes a recommendation doubtful where minibatches are correlated, "" elsewhere.
 
-    Few rows of a minibatch are then neighbours that resemble one another.
+    It starts with a space.
     """
-    order = run.header.config.get("order", {})
-    window = order.get("window_rows") or default_window_rows(len(run.header.data.features) + 1)
-    return max(1, window // 64)
+    if not is_correlated(run, size):
+        return ""
+    return (
+        " But rows of a minibatch are similar to one another (design effect above"
+        f" {BAD_SHUFFLE_ABOVE:g}), so this describes your shuffle as much as the size: shuffle the"
+        " rows once with `streamtrain ingest --shuffle`, and sweep again."
+    )
 
 
 def _reason(analysis: Analysis) -> str:
@@ -186,14 +189,6 @@ def _no_reason(analysis: Analysis) -> str:
             "No rows were held out, so no size can be recommended. Give --holdout or --eval-data."
         )
     reached = [cell.batch_size for cell in analysis.cells if cell.status == "reached"]
-    if reached and all(is_correlated(run, size) for size in reached):
-        rows = mixed_span_rows(run)
-        return (
-            "Sizes reached the target, but the design effect of their minibatches is above"
-            f" {BAD_SHUFFLE_ABOVE:g}: these statistics describe your shuffle, not the batch size,"
-            " so none can be recommended. Let a window mix rows of many places: streamtrain"
-            f" ingest --span-rows {rows}, then --span-rows {rows} here too; or raise --window-rows."
-        )
     if reached:
         return (
             "Sizes reached the target, but their speed was not timed, so none can be recommended."

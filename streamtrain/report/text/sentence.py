@@ -15,6 +15,7 @@ from streamtrain.report.number_format import (
 )
 from streamtrain.report.summary_parts import CellFigures, Recommended
 from streamtrain.report.text.headline import trained_sentence
+from streamtrain.report.text.recommendation import shuffle_caveat
 from streamtrain.science.contest import timing_variance
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import Run
@@ -27,7 +28,11 @@ def sentence(analysis: Analysis) -> str:
 
     The last one is about a size that grows, where that is faster.
     """
-    growing = analysis.summary.growing
+    growing, chosen = analysis.summary.growing, analysis.summary.recommended_cell
+    if analysis.summary.verb == "sweep" and chosen is not None:
+        caveat = shuffle_caveat(analysis.run, chosen.batch_size)
+        if caveat:
+            return f"{_constant_sentence(analysis)}{caveat}"
     if growing is None or not growing.wins:
         return _constant_sentence(analysis)
     lo, hi = growing.slower_by.lo or 0.0, growing.slower_by.hi or 0.0

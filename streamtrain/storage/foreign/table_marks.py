@@ -5,7 +5,7 @@ The files of such a table also hold rows that were removed or replaced; its log 
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import PurePosixPath
@@ -72,7 +72,7 @@ def _local_format(folder: str) -> TableFormat | None:
     return None
 
 
-def refuse_local_tables(path: str, found: Iterable[str]) -> None:
+def refuse_local_tables(path: str, found: Sequence[str]) -> None:
     """Raise DataError when a local path is a table or lies in one, or when a found file does.
 
     `found`: the files that the path means; links are looked at where they lead, too.
@@ -88,8 +88,9 @@ def refuse_local_tables(path: str, found: Iterable[str]) -> None:
                     _refuse(path, above, table)
 
     refuse_in(split_version(path)[0])
+    for folder in dict.fromkeys(map(os.path.dirname, found)):
+        refuse_in(os.path.abspath(folder))
     for file in found:
-        refuse_in(os.path.dirname(os.path.abspath(file)))
         if os.path.islink(file):
             refuse_in(os.path.dirname(os.path.realpath(file)))
 

@@ -155,7 +155,8 @@ def walk_pages(file: BinaryIO, chunk: Chunk, *, checksums: bool = True) -> Itera
     num_values = 0
     while num_values < chunk.num_values:
         header, header_bytes = _read_header(file, start, end)
-        kind: Any = header.get(1)
+        # a false header may have any value here, also one that no dict can look up
+        kind = header[1] if isinstance(header.get(1), int) else -1
         decoded, stored, crc = header.get(2), header.get(3), header.get(4)
         if not _is_count(stored) or not _is_count(decoded) or start + header_bytes + stored > end:
             raise DataError(f"the page at byte {start:,} does not end within its column chunk")
@@ -230,7 +231,7 @@ def check_footer(url: str, boundaries: np.ndarray, chunks: Sequence[Chunk], name
     """
     for group, (chunk, rows) in enumerate(zip(chunks, np.diff(boundaries).tolist(), strict=True)):
         claimed = max(chunk.decoded_bytes, chunk.value_bytes * rows)
-        if claimed > _max_decoded_bytes(rows) or chunk.num_values != rows:
+        if claimed > max_decoded_bytes(rows) or chunk.num_values != rows:
             raise DataError(
                 f"{_location(url, group, name)}: the footer claims {chunk.num_values:,} values that"
                 f" decode to {claimed:,} bytes, for {rows:,} rows. Write the file again."
@@ -261,14 +262,15 @@ def check_pages(shard: Shard, columns: Mapping[str, Sequence[Chunk]]) -> None:
                     raise DataError(
                         f"{location}: {error}; the file is damaged. Write it again."
                     ) from error
-                if largest > _max_decoded_bytes(chunk.num_values):
+                if largest > max_decoded_bytes(chunk.num_values):
                     raise DataError(
                         f"{location}: a page claims to decode to {largest:,} bytes, for"
                         f" {chunk.num_values:,} rows. Write the file again."
                     )
 
 
-def _max_decoded_bytes(rows: int) -> int:
+def max_decoded_bytes(rows: int) -> int:
+    """Return the most bytes that a numeric column of so many rows decodes to."""
     return rows * _MAX_BYTES_PER_ROW + _MAX_EXTRA_BYTES
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streamtrain.errors import DataError, ResourceError, first_line, shown
+from streamtrain.storage.column_places import mark_index
 from streamtrain.storage.decode import arrow_column
 from streamtrain.storage.parquet.guard import Chunk, check_footer, check_pages, read_chunks
 from streamtrain.storage.remote.filesystem import open_binary
@@ -239,7 +240,8 @@ def _columns(url: str, metadata: pq.FileMetaData) -> tuple[Column, ...]:
             f"{url}: the schema cannot be parsed ({first_line(error)}); the file is damaged. Write"
             " it again."
         ) from error
-    return tuple(_refuse_repeated(column, counts[column.name]) for column in columns)
+    columns = [_refuse_repeated(column, counts[column.name]) for column in columns]
+    return mark_index(columns, metadata.metadata)
 
 
 def _refuse_repeated(column: Column, count: int) -> Column:

@@ -20,6 +20,7 @@ from streamtrain.storage.column_choice import (
     no_target_message,
     repeated_names_message,
 )
+from streamtrain.storage.column_places import eligible
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.foreign.foreign_source import absolute_source
 from streamtrain.storage.remote.filesystem import make_storage
@@ -74,12 +75,13 @@ def ingest(
         raise DataError(
             f"{tables[0].url}: no columns. A data set needs a target and at least one feature."
         )
-    last = tables[0].columns[-1]
+    present = eligible(tables[0].columns, features, target, source)
+    last = present[-1]
     if target is None and last.decoded_type is None:
         raise DataError(no_target_message(source, last))
-    numeric = [column.name for column in tables[0].columns if column.decoded_type]
+    numeric = [column.name for column in present if column.decoded_type]
     columns = choose_columns(numeric, features, target, source)
-    not_numeric = [column for column in tables[0].columns if column.decoded_type is None]
+    not_numeric = [column for column in present if column.decoded_type is None]
     if not_numeric and features is None:
         warnings.warn(left_out_message(not_numeric), stacklevel=2)
     decoded_type = _decoded_type(tables, columns)

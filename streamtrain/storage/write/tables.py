@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from streamtrain.storage.column_places import mark_index
 from streamtrain.storage.dataset import FoundShards, bind_columns, find_shards
 from streamtrain.storage.decode import arrow_column, decode_arrow
 from streamtrain.storage.foreign.foreign_source import ForeignSource, find_foreign
@@ -65,6 +66,7 @@ def _foreign_table(source: ForeignSource) -> Table:
 def _arrow_table(path: str, storage: Storage) -> Table:
     with named_errors(path), _open_arrow(path, storage) as file, pa.ipc.open_file(file) as reader:
         names, types = reader.schema.names, reader.schema.types
+        metadata = reader.schema.metadata
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
         with (
@@ -79,7 +81,8 @@ def _arrow_table(path: str, storage: Storage) -> Table:
                     batch.column(name).validate()
                 yield _decode(batch, chosen, decoded_type)
 
-    return Table(url=path, columns=_columns(names, types), pieces=pieces)
+    columns = mark_index(_columns(names, types), metadata)
+    return Table(url=path, columns=columns, pieces=pieces)
 
 
 def _open_arrow(path: str, storage: Storage) -> pa.NativeFile:

@@ -8,7 +8,7 @@ NODE_FILES = frozenset({"zarr.json", ".zarray", ".zgroup", ".zmetadata"})
 
 
 def is_zarr(url: str) -> bool:
-    """Return whether a folder is a Zarr v3 node, or an older one or N5, which are refused later."""
+    """Return whether a folder is a Zarr node, or one of N5, which is refused later."""
     return any(os.path.isfile(os.path.join(url, name)) for name in NODE_FILES) or _is_n5(url)
 
 

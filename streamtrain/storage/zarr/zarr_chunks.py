@@ -1,7 +1,8 @@
 """The stored objects of a Zarr array: their keys and sizes, shard indexes, and raw chunks.
 
-An array's objects are chunks, or shards that hold several chunks and an index. `validate_chunks`
-checks that all of them are present and complete; it reads shard indexes but no chunk.
+An array's objects are chunks, or shards that hold several chunks and an index.
+`count_absent_chunks` checks that they are complete and counts those that were left out; it reads
+shard indexes but no chunk.
 
 `read_raw_chunks` is a fast path for chunks that are stored as they are in memory, with or without a
 crc32c: they are read straight into the output array. That takes 2 to 4 ns of processor time per row
@@ -11,7 +12,7 @@ unusual, including errors and wrong checksums, is left to the pipeline.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -19,6 +20,7 @@ import google_crc32c
 import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.core.metadata import ArrayV2Metadata
 
 from streamtrain.errors import DataError
 from streamtrain.storage.zarr.zarr_folder import Folder
@@ -27,6 +29,8 @@ from streamtrain.storage.zarr.zarr_node import codecs_of
 #: Offset and size of a missing chunk in the index of a shard.
 _MISSING = np.uint64(2**64 - 1)
 _CHECKSUM_BYTES = 4
+#: An array that claims more objects per file of its folder has false metadata, or lost its files.
+_MOST_OBJECTS_PER_FILE = 1000
 
 
 def chunk_keys(array: zarr.Array, start: int, stop: int) -> Iterator[tuple[tuple[int, ...], str]]:
@@ -55,24 +59,38 @@ def join_key(name: str, key: str) -> str:
     return f"{name}/{key}" if name else key
 
 
-def validate_chunks(folder: Folder, name: str, array: zarr.Array, files: dict[str, int]) -> None:
-    """Raise DataError when a chunk is missing or cut short.
+def count_absent_chunks(
+    folder: Folder, name: str, array: zarr.Array, files: Mapping[str, int]
+) -> tuple[int, int]:
+    """Return how many chunks of an array were left out, and how many objects it has.
 
-    A missing chunk would otherwise be read as the fill value. `files`: name → size of the files
-    below the folder.
+    zarr leaves out chunks whose values are all the fill value, and reads them as that.
+
+    `files`: name → size of the files below the folder. Raises DataError when an object is cut
+    short, and when hardly any exists of those that the shape claims.
     """
-    if array.ndim == 0:
-        return
     url, chunk_bytes = folder.url, _stored_chunk_bytes(array)
-    # Lazily: metadata may claim any number of chunks, and the loop ends at the first missing one.
+    stored_shape = array.shards or array.chunks
+    counts = [-(-size // step) for size, step in zip(array.shape, stored_shape, strict=True)]
+    if prod(counts) > _MOST_OBJECTS_PER_FILE * len(files):
+        raise DataError(
+            f"{url}: the shape {array.shape} takes {prod(counts):,} chunks, of which at most"
+            f" {len(files):,} exist. Restore them, or write the array again."
+        )
+    absent = present = 0
     for index, array_key in chunk_keys(array, 0, array.shape[0]):
         key = join_key(name, array_key)
         if key not in files:
-            raise DataError(
-                f"{url}: the shape is {array.shape}, but chunk {key} is missing and would be read"
-                " as the fill value. Restore it, or write the array again (with"
-                " write_empty_chunks=True if it was left out as empty)."
+            absent += prod(
+                outer // inner for outer, inner in zip(stored_shape, array.chunks, strict=True)
             )
+            if array.metadata.fill_value is None:
+                raise DataError(
+                    f"{url}: chunk {key} is missing, and the metadata have no fill value. Restore"
+                    " it, or write the array again."
+                )
+            continue
+        present += 1
         num_bytes = files[key]
         if chunk_bytes is not None and num_bytes != chunk_bytes:
             raise DataError(
@@ -80,15 +98,17 @@ def validate_chunks(folder: Folder, name: str, array: zarr.Array, files: dict[st
                 " it, or write the array again."
             )
         if array.shards:
-            _validate_shard(folder, index, key, array, num_bytes)
+            absent += _absent_in_shard(folder, index, key, array, num_bytes)
+    return absent, present
 
 
-def _validate_shard(
+def _absent_in_shard(
     folder: Folder, grid_index: tuple[int, ...], key: str, array: zarr.Array, num_bytes: int
-) -> None:
-    """Check the index of a shard against its size (Zarr's sharding codec, v1.0).
+) -> int:
+    """Check the index of a shard against its size, and return how many chunks were left out.
 
-    The index has (offset, size) of each inner chunk, or all ones where one is missing.
+    The index (Zarr's sharding codec, v1.0) has (offset, size) of each inner chunk, or all ones
+    where one is missing.
     """
     url = folder.url
     codec = _sharding_codec(url, array)
@@ -112,20 +132,14 @@ def _validate_shard(
         index = index[(slice(None),) * axis + (slice(0, kept),)]
     offsets, sizes = index[..., 0], index[..., 1]
     missing = offsets == _MISSING
-    if missing.any():
-        inner = tuple(int(axis[0]) for axis in np.nonzero(missing))
-        raise DataError(
-            f"{url}: inner chunk {inner} of chunk {key} is missing and would be read as the fill"
-            " value. Restore it, or write the array again (with write_empty_chunks=True if it was"
-            " left out as empty)."
-        )
     # each of them first, since their sum could overflow
-    beyond = (offsets > num_bytes) | (sizes > num_bytes)
-    if beyond.any() or (offsets + sizes > num_bytes).any():
+    beyond = (offsets > num_bytes) | (sizes > num_bytes) | (offsets + sizes > num_bytes)
+    if (beyond & ~missing).any():
         raise DataError(
             f"{url}: the index of chunk {key} points beyond its {num_bytes:,} bytes. Restore it, or"
             " write the array again."
         )
+    return int(missing.sum())
 
 
 def _sharding_codec(url: str, array: zarr.Array) -> Any:
@@ -154,6 +168,8 @@ def _stored_chunk_bytes(array: zarr.Array) -> int | None:
     codecs = codecs_of(array)
     if not all(isinstance(codec, (BytesCodec, Crc32cCodec)) for codec in codecs):
         return None
+    if isinstance(array.metadata, ArrayV2Metadata) and not _is_plain_v2(array.metadata):
+        return None
     checksums = sum(isinstance(codec, Crc32cCodec) for codec in codecs)
     return prod(array.chunks) * array.dtype.itemsize + _CHECKSUM_BYTES * checksums
 
@@ -166,17 +182,20 @@ def has_crc32c(codecs: Sequence[Any]) -> bool:
 
 def is_raw(array: zarr.Array) -> bool:
     """Return whether an array consists of raw chunks of floats, each of whole rows."""
+    if array.shards or array.chunks[1:] != array.shape[1:] or array.dtype.kind != "f":
+        return False
+    if isinstance(array.metadata, ArrayV2Metadata):
+        in_order = array.metadata.order == "C" or array.ndim == 1
+        return _is_plain_v2(array.metadata) and in_order and array.dtype.isnative
     codecs = [codec.to_dict() for codec in codecs_of(array)]
-    names = [codec["name"] for codec in codecs]
-    if (
-        array.shards
-        or names not in (["bytes"], ["bytes", "crc32c"])
-        or array.chunks[1:] != array.shape[1:]
-        or array.dtype.kind != "f"
-    ):
+    if [codec["name"] for codec in codecs] not in (["bytes"], ["bytes", "crc32c"]):
         return False
     endian = codecs[0].get("configuration", {}).get("endian")
     return array.dtype.isnative and endian == sys.byteorder
+
+
+def _is_plain_v2(metadata: ArrayV2Metadata) -> bool:
+    return metadata.compressor is None and not metadata.filters
 
 
 def read_raw_chunks(

@@ -118,26 +118,26 @@ class RemoteFolder:
 
     def __init__(self, url: str, storage: Storage, traffic: Traffic | None = None):
         self.url = url
-        self._storage = storage
-        self._traffic = traffic or Traffic()
+        self.storage = storage
+        self.traffic = traffic or Traffic()
         self._files: dict[str, int] | None = None
 
     def store(self) -> "CheckedStore":
         """Return what zarr opens."""
         if split(self.url)[0] in OPTION_NAMES:
             inner: ObjectStore | FsspecStore = ObjectStore(
-                open_objects(self.url, self._storage), read_only=True
+                open_objects(self.url, self.storage), read_only=True
             )
         else:
             inner = FsspecStore.from_url(
-                self.url, storage_options=dict(self._storage.options), read_only=True
+                self.url, storage_options=dict(self.storage.options), read_only=True
             )
-        return CheckedStore(inner, self.url, self._storage, self._traffic)
+        return CheckedStore(inner, self)
 
     def files(self) -> dict[str, int]:
         """Return name → size of every file below."""
         if self._files is None:
-            self._files = list_files(self.url, self._storage)
+            self._files = list_files(self.url, self.storage)
         return self._files
 
     def size(self, name: str) -> int | None:
@@ -157,35 +157,35 @@ class RemoteFolder:
             return list(pool.map(self._read_range, ranges))
 
     def _read_range(self, wanted: Range) -> bytes:
-        return read_range(self.url, *wanted, self._storage, self._traffic)
+        return read_range(self.url, *wanted, self.storage, self.traffic)
 
 
 class CheckedStore(WrapperStore):
-    """A zarr store that counts its traffic, raises StoreError, and refuses a missing chunk.
+    """A zarr store that counts its traffic, raises StoreError, and refuses a lost chunk.
 
-    zarr itself would read a missing chunk as the fill value.
+    That is one which was there when the folder was listed: zarr itself would read it as the fill
+    value, as it reads chunks that were left out.
     """
 
-    def __init__(
-        self, store: ObjectStore | FsspecStore, url: str, storage: Storage, traffic: Traffic
-    ):
+    def __init__(self, store: ObjectStore | FsspecStore, folder: "RemoteFolder"):
         super().__init__(store)
-        self._url, self._storage, self._traffic = url, storage, traffic
+        self._folder = folder
 
     def _with_store(self, store: ObjectStore | FsspecStore) -> "CheckedStore":
-        return CheckedStore(store, self._url, self._storage, self._traffic)
+        return CheckedStore(store, self._folder)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return an object; None for missing metadata. Raises StoreError, and DataError."""
         started = time.perf_counter()
-        with as_store_error(f"{self._url}/{key}", self._storage):
+        folder = self._folder
+        with as_store_error(f"{folder.url}/{key}", folder.storage):
             content = await self._store.get(key, prototype, byte_range)
         if content is not None:
-            self._traffic.add(len(content), time.perf_counter() - started)
-        elif key.split("/")[-1] not in _METADATA:
+            folder.traffic.add(len(content), time.perf_counter() - started)
+        elif key.split("/")[-1] not in _METADATA and key in folder.files():
             raise DataError(
-                f"{self._url}: chunk {key} is missing. Restore it, or write the array again."
+                f"{folder.url}: chunk {key} is missing. Restore it, or write the array again."
             )
         return content

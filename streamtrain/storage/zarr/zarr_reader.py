@@ -1,9 +1,11 @@
-"""Zarr v3 shards: an array (rows, columns), or a group with one array per column."""
+"""Zarr shards, v3 and v2: an array (rows, columns), or a group with one array per column."""
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import replace
 from math import prod
 from threading import Lock
 
@@ -12,29 +14,22 @@ import zarr
 from zarr.buffer.cpu import NDBuffer
 
 from streamtrain.base.buffers import Buffers
-from streamtrain.errors import DataError, ResourceError, StoreError
-from streamtrain.storage.decode import decode_numpy, numpy_column
+from streamtrain.errors import DataError, ResourceError, StoreError, first_line
 from streamtrain.storage.file_identity import FolderIdentity
 from streamtrain.storage.remote.remote_file import Traffic
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.storage.zarr.zarr_chunks import (
     chunk_keys,
+    count_absent_chunks,
     has_crc32c,
     is_raw,
     join_key,
     read_raw_chunks,
-    validate_chunks,
 )
 from streamtrain.storage.zarr.zarr_folder import Folder, open_folder
-from streamtrain.storage.zarr.zarr_node import (
-    codec_names,
-    codecs_of,
-    node_arrays,
-    node_columns,
-    one_line,
-    open_node,
-)
-from streamtrain.types import LOCAL, MAX_ROWS, Shard, Storage
+from streamtrain.storage.zarr.zarr_metadata import one_line, zarr_version
+from streamtrain.storage.zarr.zarr_node import Node, array_codec_names, codecs_of, open_node
+from streamtrain.types import LOCAL, MAX_ROWS, Column, Shard, Storage
 
 # zarr's config is one object for the whole process: only one thread may change it at a time.
 _CONFIG_LOCK = Lock()
@@ -43,9 +38,9 @@ _CONFIG_LOCK = Lock()
 def describe_zarr(url: str, storage: Storage = LOCAL) -> Shard:
     """Return the shard of one Zarr array or group, from its metadata and its list of chunks.
 
-    No chunk is read. Raises DataError for Zarr v2 and N5, for unknown codecs, and for chunks,
-    including those inside shards of chunks, that are missing (they would be read as the fill value)
-    or cut short.
+    No chunk is read. Chunks that were left out, also those inside shards of chunks, are counted:
+    they are read as the fill value. Raises DataError for N5, for unknown codecs, and for chunks
+    that are cut short.
     """
     try:
         return _describe(open_folder(url, storage), storage)
@@ -67,23 +62,14 @@ def _describe(folder: Folder, storage: Storage) -> Shard:
     url = folder.url
     node = open_node(folder)
     files = folder.files()
-    arrays = node_arrays(node)
-    for name, array in arrays.items():
-        validate_chunks(folder, name, array, files)
-    columns = node_columns(url, node)
-    lengths = {array.shape[0] for array in arrays.values() if array.ndim}
-    if len(lengths) != 1:
-        raise DataError(
-            f"{url}: its arrays have different lengths: {sorted(lengths)}. Every column needs the"
-            " same number of rows."
-        )
-    (num_rows,) = lengths
+    columns, absent = _checked_columns(folder, node, files)
+    (num_rows,) = {array.shape[0] for array in node.arrays.values()}
     if num_rows < 0 or num_rows > MAX_ROWS:
         raise DataError(
             f"{url}: the shape claims {num_rows:,} rows; the metadata is damaged. Write the array"
             " again."
         )
-    step = max(array.chunks[0] for array in arrays.values() if array.ndim)
+    step = _read_rows(node.arrays)
     return Shard(
         url=url,
         format="zarr",
@@ -92,9 +78,44 @@ def _describe(folder: Folder, storage: Storage) -> Shard:
         boundaries=np.append(np.arange(0, num_rows, max(step, 1), dtype=np.int64), num_rows),
         columns=columns,
         source=_hash_source(folder, files),
-        read_rows=_read_rows(arrays),
+        read_rows=step,
         storage=storage,
+        absent_chunks=absent,
     )
+
+
+def _checked_columns(
+    folder: Folder, node: Node, files: Mapping[str, int]
+) -> tuple[tuple[Column, ...], int]:
+    """Return the columns after their chunks were checked, and the chunks that were left out.
+
+    In a group, a damaged array is a column that cannot be decoded.
+
+    Raises DataError when no column is left, and when there is no chunk at all.
+    """
+    refusals: dict[str, str] = {}
+    absent = present = 0
+    for name, array in node.arrays.items():
+        try:
+            counts = count_absent_chunks(folder, name, array, files)
+        except DataError as error:
+            refusals[name] = first_line(error)
+            continue
+        absent, present = absent + counts[0], present + counts[1]
+    if len(refusals) == len(node.arrays):
+        raise DataError(next(iter(refusals.values())))
+    if absent and not present:
+        raise DataError(
+            f"{folder.url}: none of its {absent:,} chunks exists. Restore them, or write the array"
+            " again."
+        )
+    columns = tuple(
+        replace(column, decoded_type=None, refusal=refusals[column.name])
+        if column.name in refusals
+        else column
+        for column in node.columns
+    )
+    return columns, absent
 
 
 def zarr_source(url: str, storage: Storage = LOCAL) -> str:
@@ -126,13 +147,16 @@ class ZarrReader:
         self._buffers = buffers or Buffers(0, keep=0)
         folder = open_folder(shard.url, shard.storage, traffic)
         self._shard = shard
+        # names of the files, where chunks were left out: any other chunk that is missing was lost
+        self._files: frozenset[str] = frozenset()
         self._identity = self._require_same_array(folder)
         self._url = shard.url
         self._indices = {column.name: index for index, column in enumerate(shard.columns)}
-        self.arrays = _open_fast(folder)
+        node = _open_fast(folder, {column.name for column in shard.columns if column.decoded_type})
+        self.arrays, self._packings = node.arrays, node.packings
         local = {} if is_remote(shard.url) else self.arrays
-        self._raw = {name for name, array in local.items() if array.ndim and is_raw(array)}
-        self._require_unchanged(shard)
+        self._raw = {name for name, array in local.items() if is_raw(array)}
+        self._require_unchanged(shard, node)
 
     def read(
         self, columns: Sequence[str], decoded_type: str, start: int, stop: int
@@ -142,12 +166,14 @@ class ZarrReader:
         They are strided views of one decoded block where the shard is a single array.
         """
         if "" in self.arrays:
-            block = self.decode("", start, stop)
+            block, packing = self.decode("", start, stop), self._packings[""]
             return tuple(
-                decode_numpy(name, block[:, self._indices[name]], decoded_type) for name in columns
+                packing.decode(name, block[:, self._indices[name]], decoded_type)
+                for name in columns
             )
         return tuple(
-            decode_numpy(name, self.decode(name, start, stop), decoded_type) for name in columns
+            self._packings[name].decode(name, self.decode(name, start, stop), decoded_type)
+            for name in columns
         )
 
     def _require_same_array(self, folder: Folder) -> FolderIdentity | None:
@@ -156,21 +182,22 @@ class ZarrReader:
         Raises DataError when the array has changed since it was described.
         """
         now = None if is_remote(self._shard.url) else FolderIdentity(self._shard.url)
-        if _hash_source(folder, folder.files()) != self._shard.source:
+        files = folder.files()
+        if self._shard.absent_chunks:
+            self._files = frozenset(files)
+        if _hash_source(folder, files) != self._shard.source:
             raise DataError(
                 f"{self._shard.url}: the array has changed since it was opened. Open the data set"
                 " again."
             )
         return now
 
-    def _require_unchanged(self, shard: Shard) -> None:
+    def _require_unchanged(self, shard: Shard, node: Node) -> None:
         """Raise DataError when the shard's description, by a manifest, differs from its metadata.
 
         Reads follow the description, and decoding follows the metadata.
         """
         single = self.arrays.get("")
-        lengths = {array.shape[0] for array in self.arrays.values() if array.ndim}
-        num_columns = len(self.arrays) if single is None else single.shape[1]
         names = None if single is None else single.attrs.get("columns")
         if names is not None and names != [column.name for column in shard.columns]:
             raise DataError(
@@ -178,18 +205,20 @@ class ZarrReader:
                 " again."
             )
         if (
-            lengths != {shard.num_rows}
-            or num_columns != len(shard.columns)
+            {array.shape[0] for array in self.arrays.values()} != {shard.num_rows}
+            or len(node.columns) != len(shard.columns)
             or _read_rows(self.arrays) > shard.read_rows
         ):
             raise DataError(
                 f"{shard.url}: its rows, columns or chunks differ from those that were described."
                 " Write the array again."
             )
-        for column in shard.columns:
-            array = self.arrays.get(column.name) if single is None else single
-            allowed = (column.decoded_type, "float32")
-            if array is None or numpy_column(column.name, array.dtype).decoded_type not in allowed:
+        types = {column.name: column.decoded_type for column in node.columns}
+        for number, column in enumerate(shard.columns):
+            if column.decoded_type is None:
+                continue
+            name = column.name if single is None else node.columns[number].name
+            if types.get(name) not in (column.decoded_type, "float32"):
                 raise DataError(
                     f"{shard.url}: the type of column {column.name!r} differs from the one that was"
                     " described. Write the array again."
@@ -198,33 +227,38 @@ class ZarrReader:
     def decode(self, name: str, start: int, stop: int) -> np.ndarray:
         """Return rows `[start, stop)` of array `name` with the type as stored.
 
-        Raises DataError for a missing chunk, and when the array has changed since it was described.
+        A chunk that was left out has the fill value. Raises DataError for one that was lost, and
+        when the array has changed since it was described.
         """
         array = self.arrays[name]
         keys: list[str] = []
-        if not is_remote(self._url):  # in a store, a CheckedStore refuses missing chunks
+        if not is_remote(self._url):  # in a store, a CheckedStore refuses lost chunks
             keys = [key for _, key in chunk_keys(array, start, stop)]
-        for key in keys:
-            if not os.path.exists(os.path.join(self._url, name, key)):
-                raise DataError(
-                    f"{self._url}: chunk {join_key(name, key)} is missing. Restore it, or write the"
-                    " array again."
-                )
+        files = [join_key(name, key) for key in keys]
+        present = [file for file in files if os.path.exists(os.path.join(self._url, file))]
+        lost = set(files) - set(present)
+        if self._shard.absent_chunks:
+            lost &= self._files
+        if lost:
+            raise DataError(
+                f"{self._url}: chunk {min(lost)} is missing. Restore it, or write the array again."
+            )
         out = self._buffers.lend((stop - start, *array.shape[1:]), array.dtype)
-        self._fill(out, name, keys, start, stop)
-        if self._identity is not None:
-            files = [join_key(name, key) for key in keys]
-            if not self._identity.unchanged(files):
-                self._identity = self._require_same_array(open_folder(self._url))
+        self._fill(out, name, keys if len(present) == len(files) else [], start, stop)
+        if self._identity is not None and not self._identity.unchanged(present):
+            self._identity = self._require_same_array(open_folder(self._url))
         return out
 
     def _fill(self, out: np.ndarray, name: str, keys: Sequence[str], start: int, stop: int) -> None:
-        """Decode rows `[start, stop)` into `out`; `keys`: their chunks, for a local array."""
+        """Decode rows `[start, stop)` into `out`; `keys`: their chunks, in a local array.
+
+        No keys: zarr reads them, also those that were left out.
+        """
         array = self.arrays[name]
         chunk_rows = array.chunks[0]
         starts_chunk = start % chunk_rows == 0
         ends_chunk = stop in (start + len(keys) * chunk_rows, array.shape[0])
-        if name in self._raw and starts_chunk and ends_chunk:
+        if keys and name in self._raw and starts_chunk and ends_chunk:
             paths = [os.path.join(self._url, name, key) for key in keys]
             if read_raw_chunks(paths, chunk_rows, out, checked=has_crc32c(codecs_of(array))):
                 return
@@ -241,8 +275,6 @@ def decode_all_chunks(shard: Shard, limit_bytes: int) -> tuple[list[tuple[str, s
     reader = ZarrReader(shard)
     faults: list[tuple[str, str]] = []
     for name, array in reader.arrays.items():
-        if not array.ndim:
-            continue
         step = array.chunks[0]
         num_bytes = step * prod(array.shape[1:]) * array.dtype.itemsize
         if num_bytes > limit_bytes:
@@ -298,8 +330,8 @@ class ZarrForward:
 
 def zarr_codec(shard: Shard) -> str:
     """Return the codecs of a shard in readable form: `bytes+crc32c`, `sharding(bytes+zstd)`."""
-    arrays = node_arrays(open_node(open_folder(shard.url, shard.storage)))
-    return ", ".join(sorted({codec_names(codecs_of(array)) for array in arrays.values()}))
+    arrays = open_node(open_folder(shard.url, shard.storage)).arrays
+    return ", ".join(sorted({array_codec_names(array) for array in arrays.values()}))
 
 
 def _read_rows(arrays: Mapping[str, zarr.Array]) -> int:
@@ -307,32 +339,36 @@ def _read_rows(arrays: Mapping[str, zarr.Array]) -> int:
 
     A chunk is always decoded whole, including its part beyond the shape.
     """
-    return max(array.chunks[0] for array in arrays.values() if array.ndim)
+    return max(array.chunks[0] for array in arrays.values())
 
 
-def _open_fast(folder: Folder) -> dict[str, zarr.Array]:
-    """Return the arrays, bound to the `zarrs` pipeline where it supports their codecs.
+def _open_fast(folder: Folder, names: Set[str]) -> Node:
+    """Return the node with its arrays bound to the `zarrs` pipeline where that supports them.
+
+    `names`: the columns that are needed.
 
     Arrays in object stores use zarr's own pipeline: `zarrs` would connect to a store with its own
-    client, without our timeouts. An array keeps its pipeline after the config is restored.
+    client, without our timeouts. So do arrays of v2, of which `zarrs` reads only some. An array
+    keeps its pipeline after the config is restored.
     """
-    if is_remote(folder.url):
-        return node_arrays(open_node(folder))
+    if is_remote(folder.url) or zarr_version(folder) == 2:
+        return open_node(folder)
     pipeline = {
         "codec_pipeline.path": "zarrs.ZarrsCodecPipeline",
         "codec_pipeline.strict": True,
     }
-    try:
-        with _CONFIG_LOCK, zarr.config.set(pipeline):
-            return node_arrays(open_node(folder))
+    with suppress(Exception), _CONFIG_LOCK, zarr.config.set(pipeline):
+        node = open_node(folder)
+        if "" in node.arrays or not names - node.arrays.keys():
+            return node
     # an unsupported codec, or no zarrs for this machine: zarr's own pipeline decides
-    except Exception:
-        return node_arrays(open_node(folder))
+    return open_node(folder)
 
 
 def _hash_source(folder: Folder, files: dict[str, int]) -> str:
     digest = hashlib.sha256(json.dumps(sorted(files.items())).encode())
-    names = [name for name in sorted(files) if name.split("/")[-1] == "zarr.json"]
+    kinds = ("zarr.json",) if "zarr.json" in files else (".zarray", ".zattrs", ".zgroup")
+    names = [name for name in sorted(files) if name.split("/")[-1] in kinds]
     contents = folder.read_ranges([(name, 0, files[name]) for name in names])
     for content in contents:
         digest.update(content)

@@ -1,0 +1,44 @@
+"""The minibatch sizes that a sweep starts with, from the rows of a table."""
+
+#: A sweep that chooses its sizes starts with this many powers of four, from 16 where the rows
+#: allow it. A minibatch is at most this part of the training rows.
+FIRST_SIZES = 5
+SMALLEST_FIRST = 16
+LARGEST_PART = 8
+
+#: The sizes of a fixed plan, as far as the rows allow them, and of the benchmarks.
+FIXED_SIZES = (64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
+
+
+def largest_size(rows: int) -> int:
+    """Return the largest power of four that is at most an eighth of the training rows.
+
+    >>> largest_size(9_568), largest_size(100)
+    (1024, 4)
+    """
+    size = 1
+    while size * 4 * LARGEST_PART <= rows:
+        size *= 4
+    return size
+
+
+def first_sizes(most: int) -> tuple[int, ...]:
+    """Return five powers of four from 16, or from less where fewer than three are at most `most`.
+
+    >>> first_sizes(2**20), first_sizes(64)
+    ((16, 64, 256, 1024, 4096), (4, 16, 64))
+    """
+    sizes = [SMALLEST_FIRST * 4**k for k in range(FIRST_SIZES)]
+    sizes = [size for size in sizes if size <= most]
+    while len(sizes) < 3 and (not sizes or sizes[0] > 1):
+        sizes.insert(0, sizes[0] // 4 if sizes else most)
+    return tuple(sizes)
+
+
+def fixed_sizes(most: int) -> tuple[int, ...]:
+    """Return the sizes of a fixed plan: at most `most`, and at least the three smallest.
+
+    >>> fixed_sizes(4096), fixed_sizes(1)
+    ((64, 256, 1024, 4096), (64, 256, 1024))
+    """
+    return tuple(size for size in FIXED_SIZES if size <= max(most, FIXED_SIZES[2]))

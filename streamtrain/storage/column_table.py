@@ -1,0 +1,136 @@
+"""What `inspect` says of each column of a data set, those that are left out too.
+
+Nulls and extremes are those of the manifest or the footers; the sample is of the first rows.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from streamtrain.errors import StreamTrainError
+from streamtrain.storage.parquet.parquet_footer import read_metadata
+from streamtrain.storage.parquet.parquet_reader import stream_parquet
+from streamtrain.storage.readers import Readers
+from streamtrain.storage.remote.urls import is_remote
+from streamtrain.types import Column, Dataset
+
+#: Values of a sample, and columns that have one: a value may cost the decoding of a page.
+SAMPLE_ROWS = 3
+SAMPLE_COLUMNS = 64
+
+#: Characters of a text that is an extreme.
+_MOST_TEXT = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A column that is neither the target nor a feature.
+
+    Attributes:
+        name: Its name.
+        stored_type: Its type in the files.
+        nulls: Its nulls; None where the footers do not say.
+        min: The smallest value, as text; None where the footers do not say.
+        max: The largest value, as text; None where the footers do not say.
+        reason: Why it cannot be used; empty where it was not chosen.
+    """
+
+    name: str
+    stored_type: str
+    nulls: int | None = None
+    min: str | None = None
+    max: str | None = None
+    reason: str = ""
+
+
+def left_out(dataset: Dataset, present: Sequence[Column]) -> list[LeftOut]:
+    """Return the columns among `present` that the data set is not bound to.
+
+    Raises DataError when a footer has changed since the data set was opened.
+    """
+    others = [column for column in present if column.name not in dataset.columns]
+    facts = _footer_facts(dataset, {column.name for column in others})
+    return [
+        LeftOut(
+            name=column.name,
+            stored_type=column.stored_type,
+            reason=column.refusal if column.decoded_type is None else "",
+            **facts.get(column.name, {}),
+        )
+        for column in others
+    ]
+
+
+def sample(dataset: Dataset) -> dict[str, list[float]]:
+    """Return the first values of the columns of a local data set, by name.
+
+    None of the columns beyond `SAMPLE_COLUMNS`, of remote data, whose requests cost, and of a shard
+    that cannot be read: reading it says why.
+    """
+    shard, names = dataset.shards[0], dataset.columns[-SAMPLE_COLUMNS:]
+    if is_remote(shard.url):
+        return {}
+    try:
+        if shard.format == "zarr":
+            rows = Readers(dataset).read(0, 0, min(SAMPLE_ROWS, shard.num_rows))
+            return {
+                name: column.tolist() for name, column in zip(dataset.columns, rows, strict=True)
+            }
+        with closing(stream_parquet(shard, names)) as batches:
+            batch = next(batches).slice(0, SAMPLE_ROWS)
+        return {name: [float(v) for v in _numbers(batch.column(name))] for name in names}
+    except (StreamTrainError, pa.ArrowException, StopIteration, OSError, ValueError, TypeError):
+        return {}
+
+
+def _numbers(values: Any) -> list[Any]:
+    return [float("nan") if value is None else value for value in values.to_pylist()]
+
+
+def _footer_facts(dataset: Dataset, names: set[str]) -> dict[str, dict[str, Any]]:
+    """Return nulls and extremes of columns by name, from the footers of a local Parquet data set.
+
+    Only of columns that every row group has statistics of.
+    """
+    if not names or dataset.shards[0].format != "parquet" or is_remote(dataset.shards[0].url):
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    unknown: set[str] = set()
+    for shard in dataset.shards:
+        metadata, _ = read_metadata(shard)
+        indices = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
+        unknown |= names - indices.keys()
+        for group in range(metadata.num_row_groups):
+            for name in names & indices.keys():
+                statistics = metadata.row_group(group).column(indices[name]).statistics
+                if statistics is None or not statistics.has_null_count:
+                    unknown.add(name)
+                else:
+                    _add(found.setdefault(name, {"nulls": 0, "min": None, "max": None}), statistics)
+    return {name: facts for name, facts in found.items() if name not in unknown}
+
+
+def _add(facts: dict[str, Any], statistics: pq.Statistics) -> None:
+    facts["nulls"] += statistics.null_count
+    if not statistics.has_min_max:
+        return
+    low, high = _text(statistics.min), _text(statistics.max)
+    if low is not None and high is not None:
+        facts["min"] = low if facts["min"] is None else min(facts["min"], low)
+        facts["max"] = high if facts["max"] is None else max(facts["max"], high)
+
+
+def _text(value: Any) -> str | None:
+    """Return a value of a footer as text that sorts as the values do; None for other types."""
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ")
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, str):
+        return value if len(value) <= _MOST_TEXT else f"{value[: _MOST_TEXT - 1]}…"
+    return None

@@ -1,0 +1,243 @@
+"""Zarr v2, groups that hold more than columns, and chunks that were left out."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+
+from streamtrain.errors import DataError
+from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.readers import Readers
+from streamtrain.storage.verify import verify
+from streamtrain.storage.write.ingest import ingest
+
+ROWS = 25
+
+
+def write_v2(path: Path, values: np.ndarray, **options: Any) -> zarr.Array:
+    options = {"chunks": (4, *values.shape[1:]), "compressors": None} | options
+    array = zarr.create_array(
+        str(path), shape=values.shape, dtype=values.dtype, zarr_format=2, **options
+    )
+    array[...] = values
+    return array
+
+
+def read_all(path: Path, **choice: Any) -> np.ndarray:
+    dataset = open_shards(str(path), **choice)
+    whole = Readers(dataset).read(0, 0, dataset.num_rows)
+    # any range has the same values as the whole
+    for part, column in zip(Readers(dataset).read(0, 3, 7), whole, strict=True):
+        np.testing.assert_array_equal(part, column[3:7])
+    return np.stack(whole, axis=1)
+
+
+def numbers(dtype: str = "<f4", columns: int = 3) -> np.ndarray:
+    values = np.random.default_rng(0).integers(0, 100, (ROWS, columns))
+    return values.astype(dtype)
+
+
+COMPRESSORS = {
+    "none": None,
+    "blosc": numcodecs.Blosc(cname="lz4", shuffle=1),
+    "blosc-zstd-bits": numcodecs.Blosc(cname="zstd", shuffle=2),
+    "zlib": numcodecs.Zlib(),
+    "gzip": numcodecs.GZip(),
+    "zstd": numcodecs.Zstd(),
+    "lz4": numcodecs.LZ4(),
+    "bz2": numcodecs.BZ2(),
+}
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
+def test_v2_arrays_have_the_values_that_were_written(tmp_path, compressor, order) -> None:
+    for dtype in ("|b1", "|i1", "<i2", ">u4", "<i8", "<f2", "<f4", ">f4", "<f8", ">f8"):
+        for separator in (".", "/"):
+            path = tmp_path / f"{dtype.strip('|<>')}{dtype[0] == '>'}{separator == '/'}.zarr"
+            for_key = {"name": "v2", "separator": separator}
+            values = numbers(dtype)
+            write_v2(
+                path,
+                values,
+                compressors=compressor,
+                order=order,
+                chunks=(4, 2) if separator == "/" else (4, 3),
+                chunk_key_encoding=for_key,
+            )
+            np.testing.assert_array_equal(read_all(path), values.astype("f8"))
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        numcodecs.Delta("<i4"),
+        numcodecs.Shuffle(4),
+        numcodecs.FixedScaleOffset(offset=-5, scale=1, dtype="<i4", astype="<i2"),
+        numcodecs.CRC32(),
+        numcodecs.Adler32(),
+        numcodecs.Fletcher32(),
+    ],
+    ids=lambda codec: codec.codec_id,
+)
+def test_v2_filters_that_are_known_are_undone(tmp_path: Path, codec) -> None:
+    write_v2(tmp_path / "a.zarr", numbers("<i4"), filters=[codec], compressors=numcodecs.Zstd())
+    np.testing.assert_array_equal(read_all(tmp_path / "a.zarr"), numbers("f8"))
+
+
+@pytest.mark.parametrize("consolidated", [False, True], ids=["plain", "consolidated"])
+def test_v2_group(tmp_path: Path, consolidated: bool) -> None:
+    values = numbers()
+    group = zarr.create_group(str(tmp_path / "g.zarr"), zarr_format=2)
+    for name, column in zip("bac", values.T, strict=True):
+        array = group.create_array(name, shape=(ROWS,), chunks=(6,), dtype="f4")
+        array[:] = column
+    if consolidated:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(str(tmp_path / "g.zarr"))
+    np.testing.assert_array_equal(read_all(tmp_path / "g.zarr"), values[:, [1, 0, 2]])
+    group.attrs["columns"] = ["c", "a", "b"]
+    np.testing.assert_array_equal(read_all(tmp_path / "g.zarr"), values[:, [2, 1, 0]])
+
+
+def test_ingest_of_v2_and_a_whole_pass_give_its_rows(tmp_path: Path) -> None:
+    write_v2(tmp_path / "a.zarr", numbers(), compressors=numcodecs.Blosc())
+    dataset = ingest(tmp_path / "a.zarr", tmp_path / "out", format="zarr")
+    np.testing.assert_array_equal(
+        np.stack(Readers(dataset).read(0, 0, ROWS), axis=1), numbers("f4")
+    )
+
+
+def test_a_changed_v2_attribute_is_another_array(tmp_path: Path) -> None:
+    array = write_v2(tmp_path / "a.zarr", numbers())
+    readers = Readers(open_shards(str(tmp_path / "a.zarr")))
+    array.attrs["scale_factor"] = 2.0
+    with pytest.raises(DataError, match="has changed since it was opened"):
+        readers.read(0, 0, ROWS)
+
+
+def add_others(group: zarr.Group) -> None:
+    """Add what xarray and others store beside columns."""
+    group.create_array("crs", shape=(), dtype="i4")
+    group.create_array("lat", shape=(7,), chunks=(7,), dtype="f4")[:] = 1
+    group.create_array("map", shape=(ROWS, 2), chunks=(9, 2), dtype="f4")[:] = 1
+    when = group.create_array("when", shape=(ROWS,), chunks=(9,), dtype="i8")
+    when[:] = np.arange(1, ROWS + 1)
+    when.attrs["units"] = "days since 2000-01-01"
+    dates = np.arange(1, ROWS + 1).astype("M8[s]")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr warns of types without a specification
+        group.create_array("date", shape=(ROWS,), chunks=(9,), dtype="M8[s]")[:] = dates
+        group.create_array("word", shape=(ROWS,), chunks=(9,), dtype="U3")[:] = "abc"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_arrays_that_are_no_columns_harm_no_group(tmp_path: Path, version) -> None:
+    path, values = tmp_path / "g.zarr", numbers()
+    group = zarr.create_group(str(path), zarr_format=version)
+    for name, column in zip("axz", values.T, strict=True):
+        group.create_array(name, shape=(ROWS,), chunks=(4,), dtype="f4")[:] = column
+    add_others(group)
+    with pytest.warns(UserWarning, match="left out, since they are not columns") as caught:
+        np.testing.assert_array_equal(read_all(path), values)
+    (message,) = {str(warning.message) for warning in caught}
+    assert "crs (0-D int32: it is not 1-D)" in message
+    assert "and 2 more" in message
+    # no warning where columns are named
+    chosen = read_all(path, features=["z"], target="a")
+    np.testing.assert_array_equal(chosen, values[:, [2, 0]])
+    for name, words in {
+        "lat": "it has 7 values, and the columns 25",
+        "map": "2-D float32: it is not 1-D",
+        "when": "it holds times \\(days since 2000-01-01\\)",
+        "word": "only numbers can be decoded",
+        "date": "only numbers can be decoded",
+    }.items():
+        with pytest.raises(DataError, match=words):
+            open_shards(str(path), features=[name], target="a")
+    assert verify(path).findings == ()
+
+
+def test_a_damaged_array_fails_where_it_is_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "g.zarr"
+    group = zarr.create_group(str(path))
+    for name in "abcd":
+        array = group.create_array(name, shape=(8,), chunks=(4,), dtype="f4", compressors=None)
+        array[:] = np.arange(1, 9)
+    chunk = path / "b" / "c" / "1"
+    chunk.write_bytes(chunk.read_bytes()[:5])
+    (path / "c" / "zarr.json").write_text("{")
+    assert read_all(path, features=["a"], target="d").shape == (8, 2)
+    with pytest.raises(DataError, match="chunk b/c/1 has 5 bytes instead of 16"):
+        open_shards(str(path))
+    with pytest.raises(DataError, match="its metadata cannot be used"):
+        open_shards(str(path), features=["c"], target="a")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("compressors", [None, "auto"], ids=["raw", "compressed"])
+@pytest.mark.parametrize("fill", [0.0, -1.5])
+def test_chunks_that_were_left_out_are_the_fill_value(
+    tmp_path: Path, version, compressors, fill: float
+) -> None:
+    path, values = tmp_path / "a.zarr", numbers()
+    values[4:12] = values[20:24] = fill
+    array = zarr.create_array(
+        str(path),
+        shape=values.shape,
+        chunks=(4, 3),
+        dtype="f4",
+        zarr_format=version,
+        fill_value=fill,
+        compressors=compressors,
+    )
+    array[:] = values
+    with pytest.warns(UserWarning, match="3 chunks are missing and read as the fill value"):
+        np.testing.assert_array_equal(read_all(path), values)
+    assert verify(path).findings == ()
+
+
+def test_a_column_of_fill_values_has_no_chunk(tmp_path: Path) -> None:
+    group = zarr.create_group(str(tmp_path / "g.zarr"))
+    for name, value in (("a", 0), ("y", 2)):
+        group.create_array(name, shape=(8,), chunks=(4,), dtype="f4")[:] = value
+    with pytest.warns(UserWarning, match="2 chunks are missing"):
+        np.testing.assert_array_equal(read_all(tmp_path / "g.zarr"), [[0, 2]] * 8)
+
+
+def test_a_chunk_that_is_lost_after_opening_is_refused(tmp_path: Path) -> None:
+    path, values = tmp_path / "a.zarr", numbers()
+    values[8:12] = 0
+    zarr.create_array(str(path), shape=values.shape, chunks=(4, 3), dtype="f4")[:] = values
+    with pytest.warns(UserWarning, match="1 chunk is missing"):
+        readers = Readers(open_shards(str(path)))
+    np.testing.assert_array_equal(np.stack(readers.read(0, 4, 16), axis=1), values[4:16])
+    (path / "c" / "1" / "0").unlink()
+    with pytest.raises(DataError, match="chunk c/1/0 is missing"):
+        readers.read(0, 4, 16)
+
+
+def test_a_chunk_that_a_manifest_counts_is_never_filled(tmp_path: Path) -> None:
+    write_v2(tmp_path / "a.zarr", numbers())
+    readers = Readers(ingest(tmp_path / "a.zarr", tmp_path / "out", format="zarr"))
+    next((tmp_path / "out").glob("*.zarr/c/0/0")).unlink()
+    with pytest.raises(DataError, match=r"has changed|chunk c/0/0 is missing"):
+        readers.read(0, 0, ROWS)
+    with pytest.raises(DataError):
+        open_shards(str(tmp_path / "out"))
+
+
+def test_without_a_fill_value_a_missing_chunk_is_refused(tmp_path: Path) -> None:
+    write_v2(tmp_path / "a.zarr", numbers())
+    document = json.loads((tmp_path / "a.zarr" / ".zarray").read_text())
+    (tmp_path / "a.zarr" / ".zarray").write_text(json.dumps(document | {"fill_value": None}))
+    np.testing.assert_array_equal(read_all(tmp_path / "a.zarr"), numbers())
+    (tmp_path / "a.zarr" / "2.0").unlink()
+    with pytest.raises(DataError, match=r"chunk 2.0 is missing, and the metadata have no fill"):
+        open_shards(str(tmp_path / "a.zarr"))
