@@ -53,6 +53,9 @@ _IN_USE_SECONDS = 86_400.0
 #: Changes whenever the same table would be imported as other rows.
 _VERSION = 1
 _SPAN_ROWS = 262_144
+
+#: Larger files take so long that it is said before they are read.
+_LONG_BYTES = 256 << 20
 _NOTE_NAME, _ROWS_NAME, _LOCK_NAME = "table.json", "rows", "lock"
 
 _log = logging.getLogger("streamtrain")
@@ -96,6 +99,9 @@ def import_table(path: str, storage: Storage) -> FoundShards:
         found = _open(folder, storage) if note else None
         if note is None or found is None:
             started = time.perf_counter()
+            size = os.path.getsize(path) if os.path.isfile(path) else 0
+            if size > _LONG_BYTES:
+                _log.info(f"reading {shown_path} ({format_bytes(size)}) into {folder}, once")
             note, found_out = _import(path, shown_path, folder, storage)
             found = find_shards(str(folder / _ROWS_NAME), storage=storage)
             seconds = format_seconds(time.perf_counter() - started)

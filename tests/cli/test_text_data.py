@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 from pyarrow import csv
 
+from streamtrain.cluster.run_spec import RunSpec, open_run
+from streamtrain.config import make_config
+from streamtrain.errors import DataError
+from streamtrain.run.prepare import prepare
+
 ROWS = 3000
 QUICK = ("--max-rows", "4096", "--hidden", "4", "--memory", "1GiB", "--device", "cpu")
 
@@ -103,6 +108,17 @@ def test_init_and_a_dry_run_read_a_table_as_the_flags_say(command, tmp_path, row
     assert "3,000" in said.out
 
 
+def test_a_worker_opens_the_same_table_and_notices_another(tmp_path, rows):
+    path = write(tmp_path / "t.csv", rows)
+    config = make_config({"data": {"path": str(path)}, "fetch": {"memory": "1GiB"}})
+    spec = RunSpec.of(prepare(config, learners=1, rates=1))
+    opened = open_run(spec, threads=1, memory_limit=None)
+    assert opened.source.dataset.fingerprint == spec.data_fingerprint
+    write(path, rows[::-1])
+    with pytest.raises(DataError, match=r"t\.csv: a worker sees other data than the driver"):
+        open_run(spec, threads=1, memory_limit=None)
+
+
 def test_text_columns_are_left_out_with_a_warning_and_quiet_hides_it(command, tmp_path):
     (tmp_path / "t.csv").write_text("name,when,a,y\nx,2020-01-01,1,2\nz,2020-01-02,?,4\nw,,2,1\n")
     words = ("sweep", "t.csv", "--target", "y", "--on-null", "drop", "--dry-run")
@@ -113,7 +129,7 @@ def test_text_columns_are_left_out_with_a_warning_and_quiet_hides_it(command, tm
         "warning",
         "warning",
     ]
-    assert "'?' read as null in 1 rows, first in row 1" in said.err
+    assert "'?' read as null in 1 row, first in row 1" in said.err
     assert "left out, since they are not numbers: name (string)" in said.err
     again = command(*words)
     assert again.err.startswith("using the rows of t.csv kept in ")

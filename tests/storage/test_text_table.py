@@ -266,7 +266,7 @@ def test_words_in_numbers_are_nulls_and_are_counted(tmp_path):
     assert same([values["a"], values["y"]], [[1, NAN, 5, 6, NAN], [2, 4, NAN, 7, 3]])
     assert [text.partition(": ")[2] for text in values["warnings"]] == [
         "column 'a': '?' read as null in 2 rows, first in row 1.",
-        "column 'y': 'n.d.' read as null in 1 rows, first in row 2.",
+        "column 'y': 'n.d.' read as null in 1 row, first in row 2.",
     ]
 
 
