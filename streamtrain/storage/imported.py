@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -242,15 +241,23 @@ def _folder_of_tables() -> Path:
     if named:
         return Path(named).absolute()
     cache = user_cache()
-    return cache / "tables" if cache else Path(tempfile.gettempdir()) / "streamtrain-tables"
+    if cache is None:
+        raise ResourceError(
+            "there is no home folder to keep imported tables in. Set"
+            f" {FOLDER_VARIABLE} to a folder."
+        )
+    return cache / "tables"
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Make a folder of the cache and hold its lock: one process imports, others wait for it."""
     try:
+        # Rows may be private where their file is: no other user may read the cache.
+        folder.parent.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
         while True:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             lock = os.open(folder / _LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(lock, fcntl.LOCK_EX)

@@ -50,6 +50,7 @@ def test_a_table_is_imported_once_and_a_changed_one_again(
     assert _rows(changed) == [[1, 2, 3], [4, 5, 7]]
     assert changed.fingerprint != first.fingerprint
     assert len(list(tables.iterdir())) == 2
+    assert {path.stat().st_mode & 0o777 for path in (tables, *tables.iterdir())} == {0o700}
 
 
 def test_the_fingerprint_is_of_the_contents_and_no_footer_hides_a_change(tmp_path: Path) -> None:
@@ -177,6 +178,16 @@ def test_a_cache_that_cannot_be_written_is_named(
     monkeypatch.setenv("STREAMTRAIN_TABLES", str(tmp_path / "file" / "tables"))
     (tmp_path / "t.csv").write_text("a,y\n1,2\n")
     with pytest.raises(ResourceError, match=r"cannot be written .* Set STREAMTRAIN_TABLES"):
+        open_shards(str(tmp_path / "t.csv"))
+
+
+def test_without_a_home_folder_the_variable_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STREAMTRAIN_TABLES")
+    monkeypatch.setattr(imported, "user_cache", lambda: None)
+    (tmp_path / "t.csv").write_text("a,y\n1,2\n")
+    with pytest.raises(ResourceError, match=r"no home folder .* Set STREAMTRAIN_TABLES"):
         open_shards(str(tmp_path / "t.csv"))
 
 
