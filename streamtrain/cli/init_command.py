@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +28,7 @@ from streamtrain.cli.flag_groups import (
 from streamtrain.cli.terminal import escape, plain_warnings, show, writing
 from streamtrain.config import config_keys
 from streamtrain.errors import ConfigError
+from streamtrain.types import Reading
 
 if TYPE_CHECKING:
     from streamtrain.storage.dataset import FoundShards
@@ -72,7 +73,8 @@ def init(
         )
     options = storage_options(storage_option)
     with plain_warnings(quiet=output.quiet):
-        storage = replace(make_storage(options), reading=reading(texts))
+        how = reading(texts)
+        storage = replace(make_storage(options), reading=how)
         found = find_shards(data, storage=storage)
         named = column_names(features)
         present = found.table or found.shards[0].columns
@@ -87,6 +89,7 @@ def init(
         document,
         left_out(found, document),
         shown,
+        how,
         name="streamtrain.yaml" if out == "-" else out,
     )
     if out == "-":
@@ -116,6 +119,7 @@ def config_text(
     document: Mapping[str, Any],
     others: list[str],
     options: Mapping[str, str],
+    texts: Reading,
     *,
     name: str,
 ) -> str:
@@ -123,7 +127,7 @@ def config_text(
 
     Every value has its own line, so that it can be edited, or the # before it removed. `document`:
     the result of `inspect`. `others`: columns that are not used. `options`: storage options that
-    are not secret. `name`: the name of the file.
+    are not secret. `texts`: how text files are read. `name`: the name of the file.
     """
     size = (
         f"{plural(document['num_rows'], 'row')} in"
@@ -142,6 +146,9 @@ def config_text(
         ),
     ]
     settings = _settings_of_data(path, document, others, options)
+    for word, value in asdict(texts).items():
+        if value is not None:
+            settings[f"data.{word}"] = [f"{word}: {_default(value)}"]
     current = ""
     for key, field in config_keys().items():
         section, _, word = key.partition(".")

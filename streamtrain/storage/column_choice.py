@@ -30,6 +30,13 @@ def candidates(
     return [column.name for column in present if column not in left_out]
 
 
+#: Stored types of columns of an imported table that are refused for their values.
+TEXT_REFUSED, EMPTY = "numbers and text", "empty"
+
+#: Columns that a message names; the others are counted.
+_NAMED_COLUMNS = 8
+
+
 def usable_columns(present: Sequence[Column]) -> list[str]:
     """Return the names of the columns that can be decoded and occur once."""
     names = [column.name for column in present]
@@ -40,27 +47,30 @@ def usable_columns(present: Sequence[Column]) -> list[str]:
     ]
 
 
-#: Columns that a message names; the others are counted.
-_NAMED_COLUMNS = 8
-
-
 def no_target_message(url: str, column: Column) -> str:
     """Return the error message for a last column that cannot be the target."""
     return (
-        f"{url}: the last column, {column.name!r}, has type {column.stored_type}: it cannot be"
-        " the target. Name one with --target."
+        f"{url}: the last column, {column.name!r}, has {_why(column, 'type ')}: it cannot be the"
+        " target. Name one with --target."
     )
 
 
 def left_out_message(columns: Sequence[Column]) -> str:
     """Return the warning that columns are left out because they cannot be decoded."""
-    names = [f"{shown(column.name)} ({column.stored_type})" for column in columns[:_NAMED_COLUMNS]]
+    names = [f"{shown(column.name)} ({_why(column)})" for column in columns[:_NAMED_COLUMNS]]
     if len(columns) > _NAMED_COLUMNS:
         names.append(f"and {len(columns) - _NAMED_COLUMNS:,} more")
     return (
         f"left out, since they are not numbers: {', '.join(names)}. Name a column with --features"
         " to have it checked."
     )
+
+
+def _why(column: Column, prefix: str = "") -> str:
+    """Return the type of a column, or the value for which a column of numbers is refused."""
+    if column.stored_type in (TEXT_REFUSED, EMPTY):
+        return column.refusal
+    return prefix + column.stored_type
 
 
 def choose_columns(

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from streamtrain.base.units import format_bytes, format_seconds
 from streamtrain.base.user_cache import user_cache
 from streamtrain.base.words import plural
 from streamtrain.errors import DataError, ResourceError
+from streamtrain.storage.column_choice import EMPTY, TEXT_REFUSED
 from streamtrain.storage.dataset import FoundShards, find_shards
 from streamtrain.storage.foreign.foreign_source import (
     absolute_source,
@@ -52,6 +52,9 @@ _IN_USE_SECONDS = 86_400.0
 #: Changes whenever the same table would be imported as other rows.
 _VERSION = 1
 _SPAN_ROWS = 262_144
+
+#: Larger files take so long that it is said before they are read.
+_LONG_BYTES = 256 << 20
 _NOTE_NAME, _ROWS_NAME, _LOCK_NAME = "table.json", "rows", "lock"
 
 _log = logging.getLogger("streamtrain")
@@ -95,6 +98,9 @@ def import_table(path: str, storage: Storage) -> FoundShards:
         found = _open(folder, storage) if note else None
         if note is None or found is None:
             started = time.perf_counter()
+            size = os.path.getsize(path) if os.path.isfile(path) else 0
+            if size > _LONG_BYTES:
+                _log.info(f"reading {shown_path} ({format_bytes(size)}) into {folder}, once")
             note, found_out = _import(path, shown_path, folder, storage)
             found = find_shards(str(folder / _ROWS_NAME), storage=storage)
             seconds = format_seconds(time.perf_counter() - started)
@@ -171,7 +177,7 @@ def _import(path: str, shown_path: str, folder: Path, storage: Storage) -> tuple
         source=shown_path,
         rows=manifest.rows,
         columns=tuple(
-            replace(column, stored_type="empty", decoded_type=None, refusal="it has no value")
+            replace(column, stored_type=EMPTY, decoded_type=None, refusal="no value")
             if column.name in empty
             else column
             for column in columns
@@ -199,7 +205,13 @@ def _columns(tables: list[Table], refusals: Mapping[str, str]) -> tuple[Column, 
                 refusal = refusal or other.refusal
             wide = wide or (other is not None and other.decoded_type == "float64")
         if column.decoded_type is None or refusal:
-            column = replace(column, decoded_type=None, refusal=refusal or column.refusal)
+            stored_type = TEXT_REFUSED if column.decoded_type else column.stored_type
+            column = replace(
+                column,
+                stored_type=stored_type,
+                decoded_type=None,
+                refusal=refusal or column.refusal,
+            )
         elif wide:
             column = replace(column, decoded_type="float64")
         columns.append(column)
@@ -229,15 +241,23 @@ def _folder_of_tables() -> Path:
     if named:
         return Path(named).absolute()
     cache = user_cache()
-    return cache / "tables" if cache else Path(tempfile.gettempdir()) / "streamtrain-tables"
+    if cache is None:
+        raise ResourceError(
+            "there is no home folder to keep imported tables in. Set"
+            f" {FOLDER_VARIABLE} to a folder."
+        )
+    return cache / "tables"
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Make a folder of the cache and hold its lock: one process imports, others wait for it."""
     try:
+        # Rows may be private where their file is: no other user may read the cache.
+        folder.parent.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
         while True:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             lock = os.open(folder / _LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -268,7 +288,8 @@ def _remove_oldest(kept: Path) -> None:
         note = folder / _NOTE_NAME
         with suppress(OSError):
             size = sum(file.stat().st_size for file in folder.rglob("*"))
-            entries.append((note.stat().st_mtime, size, folder))
+            used = note if note.exists() else folder  # without a note: a killed import
+            entries.append((used.stat().st_mtime, size, folder))
     total = sum(size for _, size, _ in entries)
     for used_at, size, folder in sorted(entries):
         if total <= LIMIT_BYTES or time.time() - used_at < _IN_USE_SECONDS:

@@ -144,5 +144,7 @@ def has_fields(path: str) -> bool:
     folder = os.path.dirname(path)
     if any(is_remote(line) or os.path.exists(os.path.join(folder, line)) for line in lines):
         return False
+    if any(line.lower().endswith((".parquet", ".zarr", *TABLE_SUFFIXES)) for line in lines):
+        return False
     fields = [re.split(r'[,;\t|"]|\s+', line) for line in lines]
     return any(len(row) > 1 and any(map(_NUMBER.fullmatch, row)) for row in fields)

@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 from pyarrow import csv
 
+from streamtrain.cluster.run_spec import RunSpec, open_run
+from streamtrain.config import make_config
+from streamtrain.errors import DataError
+from streamtrain.run.prepare import prepare
+
 ROWS = 3000
 QUICK = ("--max-rows", "4096", "--hidden", "4", "--memory", "1GiB", "--device", "cpu")
 
@@ -85,11 +90,17 @@ def test_init_and_a_dry_run_read_a_table_as_the_flags_say(command, tmp_path, row
     flags = ("--decimal", ",", "--na-values", "na?,x", "--no-header", "--delimiter", "space")
     said = command("inspect", "t.data", *flags)
     assert said.code == 0, said.err
-    assert [line.split() for line in said.out.split("\n\n")[1].splitlines()[1:]] == [
+    assert [line.split()[:6] for line in said.out.split("\n\n")[0].splitlines()[1:]] == [
         ["c0", "feature", "double", "0", "1", "2.5"],
         ["c1", "feature", "double", "1", "2", "4"],
         ["c2", "target", "double", "1", "3", "5"],
     ]
+    assert command("init", "t.data", *flags, "-o", "t.yaml").code == 0
+    text = (tmp_path / "t.yaml").read_text()
+    for line in ("delimiter: ' '", "decimal: ','", "header: off", "na_values: ['na?', x]"):
+        assert f"\n  {line}\n" in text
+    shown = json.loads(command("config", "show", "-c", "t.yaml", "--json").out)
+    assert shown["data.header"]["value"] is False
     write(tmp_path / "t.csv", rows)
     assert command("init", "t.csv").code == 0
     said = command("sweep", "-c", "streamtrain.yaml", "--dry-run", *QUICK[2:])
@@ -97,21 +108,33 @@ def test_init_and_a_dry_run_read_a_table_as_the_flags_say(command, tmp_path, row
     assert "3,000" in said.out
 
 
+def test_a_worker_opens_the_same_table_and_notices_another(tmp_path, rows):
+    path = write(tmp_path / "t.csv", rows)
+    config = make_config({"data": {"path": str(path)}, "fetch": {"memory": "1GiB"}})
+    spec = RunSpec.of(prepare(config, learners=1, rates=1))
+    opened = open_run(spec, threads=1, memory_limit=None)
+    assert opened.source.dataset.fingerprint == spec.data_fingerprint
+    write(path, rows[::-1])
+    with pytest.raises(DataError, match=r"t\.csv: a worker sees other data than the driver"):
+        open_run(spec, threads=1, memory_limit=None)
+
+
 def test_text_columns_are_left_out_with_a_warning_and_quiet_hides_it(command, tmp_path):
     (tmp_path / "t.csv").write_text("name,when,a,y\nx,2020-01-01,1,2\nz,2020-01-02,?,4\nw,,2,1\n")
-    said = command("inspect", "t.csv", "--target", "y")
+    words = ("sweep", "t.csv", "--target", "y", "--on-null", "drop", "--dry-run")
+    said = command(*words)
     assert said.code == 0
     assert [line.partition(": ")[0] for line in said.err.splitlines()] == [
         "read t.csv",
         "warning",
         "warning",
     ]
-    assert "'?' read as null in 1 rows, first in row 1" in said.err
+    assert "'?' read as null in 1 row, first in row 1" in said.err
     assert "left out, since they are not numbers: name (string)" in said.err
-    again = command("inspect", "t.csv", "--target", "y")
+    again = command(*words)
     assert again.err.startswith("using the rows of t.csv kept in ")
     assert again.err.splitlines()[1:] == said.err.splitlines()[1:]
-    assert command("inspect", "t.csv", "--target", "y", "-q").err == ""
+    assert command(*words, "-q").err == ""
 
 
 @pytest.mark.parametrize(
@@ -120,7 +143,7 @@ def test_text_columns_are_left_out_with_a_warning_and_quiet_hides_it(command, tm
         ("t.txt", "a b\n1 2\n3 4\n", None),
         ("t.txt", "no-such.parquet\n", "no-such.parquet: cannot be read: No such file"),
         ("t.csv", "a,y\nx,z\n", "t.csv: no column is numbers"),
-        ("t.csv", "a,y\n1,\n2,\n", "last column, 'y', has type empty: it cannot be the target"),
+        ("t.csv", "a,y\n1,\n2,\n", "last column, 'y', has no value: it cannot be the target"),
         ("t.csv", "1999,2000\n1,2\n", "If it is a row, give --no-header; if these are names"),
         ("t.csv", "a,y\n1,2,3\n1,5,6\n", "first line, 'a,y', has 2 fields, and rows have 3"),
         ("t.json", "a,y\n1,2\n", "not a Parquet file.*give it the suffix .csv"),
@@ -130,7 +153,7 @@ def test_what_cannot_be_read_is_one_line_that_says_what_to_do(
     command, tmp_path, name, content, words
 ):
     (tmp_path / name).write_text(content)
-    said = command("inspect", name)
+    said = command("sweep", name, "--dry-run")
     if words is None:
         assert said.code == 0
         return
@@ -147,3 +170,9 @@ def test_verify_says_that_a_table_has_nothing_to_verify(command, tmp_path, rows)
         "error: t.csv: is a table without checksums, so there is nothing to verify. Write it as"
         " shards with streamtrain ingest first.\n",
     )
+
+
+def test_ingest_says_how_a_file_is_written(command, tmp_path):
+    (tmp_path / "t.csv").write_text("1,5;2\n3;4\n")
+    said = command("ingest", "t.csv", "out")
+    assert said.err == "t.csv: fields by semicolons, decimal comma, no header: c0 to c1\n"

@@ -50,6 +50,7 @@ def test_a_table_is_imported_once_and_a_changed_one_again(
     assert _rows(changed) == [[1, 2, 3], [4, 5, 7]]
     assert changed.fingerprint != first.fingerprint
     assert len(list(tables.iterdir())) == 2
+    assert {path.stat().st_mode & 0o777 for path in (tables, *tables.iterdir())} == {0o700}
 
 
 def test_the_fingerprint_is_of_the_contents_and_no_footer_hides_a_change(tmp_path: Path) -> None:
@@ -81,6 +82,23 @@ def test_a_target_that_is_text_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b,label\n1,2,x\n4,5,z\n")
     with pytest.raises(DataError, match="last column, 'label', has type string: it cannot be the"):
         open_shards(str(tmp_path / "t.csv"))
+
+
+def test_a_column_with_a_wrong_value_is_left_out_unless_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found in a later block, so that the table is read again without the column."""
+    monkeypatch.setattr("streamtrain.storage.write.text_table._SAMPLE_BYTES", 64)
+    path = tmp_path / "t.csv"
+    path.write_text("id,b,x,y\n" + "1,2,0,3\n" * 30 + "12345678901234567890,2,0,4\n1,12b,0,5\n")
+    with pytest.warns(UserWarning, match="left out") as warned:
+        dataset = open_shards(str(path))
+    assert (dataset.columns, dataset.num_rows) == (("x", "y"), 32)
+    said = str(warned[-1].message)
+    assert "id (the integer 12345678901234567890 is beyond ±2^53" in said
+    assert "b ('12b' in row 31 is not a number)" in said
+    with pytest.raises(DataError, match=r"column 'b' .*'12b' in row 31 is not a number"):
+        open_shards(str(path), features=["b"])
 
 
 def test_every_path_that_means_tables_is_imported(tmp_path: Path) -> None:
@@ -160,6 +178,16 @@ def test_a_cache_that_cannot_be_written_is_named(
     monkeypatch.setenv("STREAMTRAIN_TABLES", str(tmp_path / "file" / "tables"))
     (tmp_path / "t.csv").write_text("a,y\n1,2\n")
     with pytest.raises(ResourceError, match=r"cannot be written .* Set STREAMTRAIN_TABLES"):
+        open_shards(str(tmp_path / "t.csv"))
+
+
+def test_without_a_home_folder_the_variable_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STREAMTRAIN_TABLES")
+    monkeypatch.setattr(imported, "user_cache", lambda: None)
+    (tmp_path / "t.csv").write_text("a,y\n1,2\n")
+    with pytest.raises(ResourceError, match=r"no home folder .* Set STREAMTRAIN_TABLES"):
         open_shards(str(tmp_path / "t.csv"))
 
 

@@ -207,6 +207,7 @@ def test_a_first_line_that_is_a_row_is_read_as_one(tmp_path, content, rows):
         "a\tb\ty\r\n1\t2\t3\r\n",
         "a,b,y\r1,2,3\r",
         "a,b,y\n1,2,3",
+        "sep=;\r\na;b;y\r\n1;2;3\r\n",
     ],
     ids=repr,
 )
@@ -242,6 +243,7 @@ def test_years_for_names_are_told_from_rows_by_the_user_only(tmp_path):
         ('a,y\n"1,5",2\n"0,25",4\n', [[1.5, 2], [0.25, 4]]),
         ("a;y\n1 234,5;2\n12 345 678;4\n", [[1234.5, 2], [12345678, 4]]),
         ("a,y\n1'234.5,2\n+3,4\n", [[1234.5, 2], [3, 4]]),
+        ('id,tags,y\n1,"3,7",2.5\n', [[1, 2.5]]),
         ("a;y\n1,5e3;-2\n,5;+4\n", [[1500, -2], [0.5, 4]]),
     ],
     ids=repr,
@@ -264,7 +266,7 @@ def test_words_in_numbers_are_nulls_and_are_counted(tmp_path):
     assert same([values["a"], values["y"]], [[1, NAN, 5, 6, NAN], [2, 4, NAN, 7, 3]])
     assert [text.partition(": ")[2] for text in values["warnings"]] == [
         "column 'a': '?' read as null in 2 rows, first in row 1.",
-        "column 'y': 'n.d.' read as null in 1 rows, first in row 2.",
+        "column 'y': 'n.d.' read as null in 1 row, first in row 2.",
     ]
 
 
@@ -324,13 +326,15 @@ def test_columns_that_are_no_data_are_left_out_with_a_warning(tmp_path):
     """The index that pandas writes, the names of rows that R writes, and a trailing comma."""
     for content in (
         ",a,y\n0,1,2\n1,3,4\n",
+        ",a,y\n17,1,2\n5,3,4\n",
+        "Unnamed: 0,a,y\n17,1,2\n5,3,4\n",
         "a y\nr1 1 2\nr2 3 4\n",
         '"a","y"\n"1",1,2\n"2",3,4\n',
     ):
         table, said = opened(tmp_path / "t.csv", content)
         assert same([columns(table)["a"], columns(table)["y"]], [[1, 3], [2, 4]])
-        assert [text.partition(": ")[2][:30] for text in said] == ["its first column has no name a"]
-    for content in ("a,y,\n1,2,\n3,4,\n", "a,y\n1,2,\n3,4,\n"):
+        assert [text.partition(": ")[2][:30] for text in said] == ["its first column has no name: "]
+    for content in ("a,y,\n1,2,\n3,4,\n", "a,y\n1,2,\n3,4,\n", "a,y,,\n1,2,,\n3,4,,\n"):
         table, said = opened(tmp_path / "t.csv", content)
         assert [column.name for column in table.columns] == ["a", "y"]
         assert columns(table)["y"] == [2, 4]
@@ -356,6 +360,7 @@ def test_a_value_in_a_column_that_was_taken_for_empty_is_refused(tmp_path, monke
             "has 3 fields, and rows have 4",
         ),
         (b"", "no rows"),
+        (b'"', "no rows"),
         (b"a,y\n1,2\n\xff,3\n", None),
     ],
 )

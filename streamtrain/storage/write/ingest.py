@@ -1,5 +1,6 @@
 """`ingest`: rewrite foreign data as verified shards with equal spans, in one streaming pass."""
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from streamtrain.storage.write.shuffled import shuffled
 from streamtrain.storage.write.tables import Piece, Table, open_tables
 from streamtrain.storage.write.writer import Layout, refuse_output, write_dataset
 from streamtrain.types import AS_FOUND, Dataset, Format, Reading
+
+_log = logging.getLogger("streamtrain")
 
 
 def ingest(
@@ -64,6 +67,8 @@ def ingest(
     )
     tables = open_tables(source, storage)
     source = redact_url(source) if is_remote(source) else source
+    if tables[0].found:
+        _log.info(f"{os.path.basename(source)}: {tables[0].found}")
     if features is None:
         _refuse_names(tables[0], target)
     if not tables[0].columns:

@@ -23,7 +23,7 @@ TRUTHS = frozenset({"true", "false"})
 
 _DELIMITERS = (",", ";", "\t", "|", " ")
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
-_RECORDS = 300
+_RECORDS = 1000
 #: The share of rows that must have the usual number of fields.
 _REGULAR = 0.9
 
@@ -92,9 +92,11 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
     Raises DataError where it cannot be told, and ConfigError for an impossible option.
     """
     _check(reading)
-    lines = text.splitlines(keepends=True)
+    lines = re.findall(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+", text)
     comment = _comment(lines)
-    head = 0
+    # Excel may write the delimiter as a line of its own.
+    separator = re.fullmatch(r'"?sep=(.)"?\s*', lines[0]) if lines else None
+    head = 1 if separator else 0
     last_comment = ""
     while head < len(lines) and (
         not lines[head].strip() or (comment and lines[head].lstrip().startswith(comment))
@@ -106,8 +108,10 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
     )
     if not body.strip():
         raise DataError(f"{path}: no rows. Name a file that has some.")
-    delimiter = reading.delimiter or _find_delimiter(body)
+    delimiter = reading.delimiter or (separator and separator[1]) or _find_delimiter(body)
     records = list(split_records(body, delimiter))
+    if not records:
+        raise DataError(f"{path}: no rows can be parsed. Correct the file.")
     width = Counter(map(len, records[1:] or records)).most_common(1)[0][0]
     head_names, needs_target = _header(path, records, width, reading)
     skip_lines = head + (0 if head_names is None else _lines_of_first(body, delimiter))
@@ -296,31 +300,28 @@ def _names(
     Raises DataError where rows have one field more than the header, and it is not the name of a
     row.
     """
-    dropped: list[tuple[int, str]] = []
     columns = [[row[index].strip() for row in rows if len(row) > index] for index in range(width)]
-    empty_last = not any(columns[-1]) and width > 1 and bool(rows)
+    empty = [index for index in range(width) if rows and width > 1 and not any(columns[index])]
     if head is None:
         names = [f"c{index}" for index in range(width)]
-        if empty_last:
-            dropped.append((width - 1, "empty"))
-        return names, dropped
+        return names, [(index, "empty") for index in empty if index == width - 1]
     names = [name.strip() for name in head]
     if len(names) == width - 1:
         # a delimiter at the end of rows, or R's names of rows before them
-        if not empty_last and not _counts(columns[0], ""):
+        if width - 1 not in empty and not _names_rows(columns[0]):
             raise _first_line_error(path, head, width)
-        names = [*names, ""] if empty_last else ["", *names]
-    if not names[-1] and empty_last:
-        dropped.append((width - 1, "empty"))
-    if names[0] in ("", "Unnamed: 0") and width > 2 and _counts(columns[0], names[0]):
+        names = [*names, ""] if width - 1 in empty else ["", *names]
+    dropped = [(index, "empty") for index in empty if not names[index]]
+    counts = names[0] == "Unnamed: 0" and all(field.isdecimal() for field in columns[0])
+    if width > 2 and (counts or not names[0]) and 0 not in empty:
         dropped.append((0, "index"))
     return names, dropped
 
 
-def _counts(fields: Sequence[str], name: str) -> bool:
+def _names_rows(fields: Sequence[str]) -> bool:
     """Return whether a first column counts rows from 0 or 1, or has names of rows."""
     if not all(field.isdecimal() for field in fields):
-        return not name and not any(map(is_number, fields))
+        return not any(map(is_number, fields))
     numbers = [int(field) for field in fields]
     return numbers in (list(range(len(numbers))), list(range(1, len(numbers) + 1)))
 
@@ -343,7 +344,8 @@ def _marks(
     ]
     decimal = reading.decimal
     if decimal is None:
-        if commas and len(commas) >= len(points):
+        # In a file by commas, a field in quotation marks may also be a list of numbers.
+        if commas and len(commas) >= len(points) and not (points and delimiter == ","):
             decimal = ","
         elif unsure and not points and not any(_GROUPS[","].fullmatch(field) for field in sure):
             raise DataError(

@@ -269,7 +269,7 @@ def _refuse_filled(values: pa.ChunkedArray, index: int, first_row: int) -> None:
 
 def _warn_of_dropped(path: str, index: int, reason: str) -> None:
     if reason == "index":
-        text = "its first column has no name and counts the rows: left out, as the index of pandas"
+        text = "its first column has no name: left out, as the index of pandas. Name it to use it"
     else:
         text = f"field {index + 1:,} of each row has no name and no value: left out"
     warnings.warn(f"{path}: {text}.", stacklevel=4)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from streamtrain.base.words import plural
 from streamtrain.errors import shown
 from streamtrain.storage.decode import MAX_EXACT_INTEGER
 from streamtrain.storage.write.table_type import ColumnError
@@ -94,9 +95,8 @@ class NumberColumn:
         if total > self.numbers and any(word.lower() not in NULLS for word in self.words):
             raise self._refused(word, row)
         listed = ", ".join(f"{shown(word)!r}" for word, _ in self.words.most_common(3))
-        return (
-            f"column {self.name!r}: {listed} read as null in {total:,} rows, first in row {row:,}."
-        )
+        rows = plural(total, "row")
+        return f"column {self.name!r}: {listed} read as null in {rows}, first in row {row:,}."
 
     def _quickly(self, texts: pa.Array) -> np.ndarray | None:
         """Return the values where all are plain numbers or empty; None elsewhere."""
