@@ -27,6 +27,7 @@ DATA_GEN_FLOOR, DATA_GEN_IMPORTS = 3, 2
 #: Heavy library → the only modules of streamtrain that import it.
 DOORS = {
     "pyarrow": (
+        "storage.column_table",
         "storage.decode",
         "storage.foreign",
         "storage.inspect",

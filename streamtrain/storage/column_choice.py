@@ -1,33 +1,44 @@
 """Which columns of a data set are its features and its target."""
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 
 from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError, DataError, shown
+from streamtrain.storage.decode import ONLY_NUMBERS
 from streamtrain.types import Column
 
 
 def candidates(
-    present: Sequence[Column], features: Sequence[str] | None, target: str | None, url: str
+    present: Sequence[Column],
+    features: Sequence[str] | None,
+    target: str | None,
+    url: str,
+    *,
+    is_imported: bool,
 ) -> list[str]:
     """Return the names among which columns are chosen where none are named.
 
-    Columns that are not numbers are left out with a warning, unless all are named. Raises
-    DataError when the target would be one of them.
+    Columns that are not numbers are left out with a warning, unless all are named. So is every
+    column of an imported table that its import refused. Raises DataError when the target would be
+    one of them.
     """
-    others = [column for column in present if column.decoded_type is None]
+    # a column that is refused for its name or its length is an error, not one to leave out
+    others = [
+        column
+        for column in present
+        if column.decoded_type is None and (is_imported or column.refusal == ONLY_NUMBERS)
+    ]
     if not others or features is not None or len(others) == len(present):
         return [column.name for column in present]
-    if target is None and present[-1].decoded_type is None:
+    if target is None and present[-1] in others:
         raise DataError(no_target_message(url, present[-1]))
-    names = [column.name for column in present]
-    left_out = [
-        column for column in others if column.name != target and names.count(column.name) == 1
-    ]
+    left_out = {column.name for column in others} - {target}
     if left_out:
-        warnings.warn(left_out_message(left_out), stacklevel=4)
-    return [column.name for column in present if column not in left_out]
+        columns = [column for column in others if column.name in left_out]
+        warnings.warn(left_out_message(columns), stacklevel=4)
+    return [column.name for column in present if column.name not in left_out]
 
 
 #: Stored types of columns of an imported table that are refused for their values.
@@ -39,11 +50,11 @@ _NAMED_COLUMNS = 8
 
 def usable_columns(present: Sequence[Column]) -> list[str]:
     """Return the names of the columns that can be decoded and occur once."""
-    names = [column.name for column in present]
+    counts = Counter(column.name for column in present)
     return [
         column.name
         for column in present
-        if column.decoded_type is not None and names.count(column.name) == 1
+        if column.decoded_type is not None and counts[column.name] == 1
     ]
 
 

@@ -194,9 +194,9 @@ def bind_columns(
         raise DataError(listing.needs_target)
     present = listing.table or listing.shards[0].columns
     present = eligible(present, features, target, listing.url)
-    columns = choose_columns(
-        candidates(present, features, target, listing.url), features, target, listing.url
-    )
+    is_imported = bool(listing.table)
+    names = candidates(present, features, target, listing.url, is_imported=is_imported)
+    columns = choose_columns(names, features, target, listing.url)
     if listing.table:
         _raise_all(
             [

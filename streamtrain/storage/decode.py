@@ -16,6 +16,9 @@ from streamtrain.types import Column
 #: Above this, float64 cannot represent every integer.
 MAX_EXACT_INTEGER = 2**53
 
+#: Why a column of another type is refused.
+ONLY_NUMBERS = "only numbers can be decoded"
+
 
 def arrow_column(name: str, kind: pa.DataType) -> Column:
     """Return how a column of the Arrow type `kind` is decoded.
@@ -36,7 +39,7 @@ def arrow_column(name: str, kind: pa.DataType) -> Column:
         )
     if pa.types.is_float64(value) or pa.types.is_decimal(value):
         return Column(name=name, stored_type=stored_type, decoded_type="float64")
-    return _refused(name, stored_type, "only numbers can be decoded")
+    return _refused(name, stored_type, ONLY_NUMBERS)
 
 
 def numpy_column(name: str, dtype: np.dtype) -> Column:
@@ -52,7 +55,7 @@ def numpy_column(name: str, dtype: np.dtype) -> Column:
         return Column(
             name=name, stored_type=str(dtype), decoded_type="float32" if exact else "float64"
         )
-    return _refused(name, str(dtype), "only numbers can be decoded")
+    return _refused(name, str(dtype), ONLY_NUMBERS)
 
 
 def _refused(name: str, stored_type: str, reason: str) -> Column:

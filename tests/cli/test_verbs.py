@@ -105,7 +105,7 @@ def test_inspect_shows_the_columns_where_no_target_can_be_chosen(command, tmp_pa
     assert re.search("^b +number +double", said.out, re.MULTILINE)
     assert "in.parquet: the last column, 'town', has type string" in said.out
     assert "Next:" not in said.out
-    assert command("inspect", "in.parquet", "--target", "town").code == 2
+    assert command("inspect", "in.parquet", "--target", "town").code == 3
 
 
 def test_inspect_counts_the_columns_that_it_does_not_list(command, tmp_path):

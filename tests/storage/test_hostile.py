@@ -75,7 +75,10 @@ def test_names_cannot_write_to_the_terminal(name: str, tmp_path: Path) -> None:
     assert "no column 'q'" in refusal(tmp_path / "a.parquet", features=["q"])
     inner = pa.array([{name: 1.0}])
     pq.write_table(pa.table({"s": inner, "y": [1.0]}), tmp_path / "a.parquet")
-    assert "column 's' has type struct" in refusal(tmp_path / "a.parquet")
+    assert "column 's' has type struct" in refusal(tmp_path / "a.parquet", features=["s"])
+    with pytest.warns(UserWarning, match="left out") as caught, pytest.raises(DataError):
+        open_shards(str(tmp_path / "a.parquet"))
+    assert str(caught[0].message).isprintable()
     write_zarr(tmp_path / "z" / "a.zarr", numbers())
     zarr.open_array(str(tmp_path / "z" / "a.zarr")).attrs["columns"] = ["a", "b", name]
     assert "contains control characters" in refusal(tmp_path / "z")
@@ -312,7 +315,7 @@ def test_a_row_group_that_claims_more_values_than_rows_is_refused_before_it_is_d
 def test_numbers_in_csv_that_float64_cannot_hold_are_refused(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamtrain.storage.write.tables._BLOCK_BYTES", 256)
+    monkeypatch.setattr("streamtrain.storage.write.text_source.CHUNK_BYTES", 256)
     (tmp_path / "a.csv").write_text(
         "a,y\n" + "1.5,2\n" * 100 + "1e20,3\n" * 100 + f"{text},1\n" + "1,2\n" * 50
     )
@@ -324,7 +327,7 @@ def test_numbers_in_csv_that_float64_cannot_hold_are_refused(
 def test_large_numbers_in_csv_that_float64_holds_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamtrain.storage.write.tables._BLOCK_BYTES", 64)
+    monkeypatch.setattr("streamtrain.storage.write.text_source.CHUNK_BYTES", 64)
     written = [
         "9007199254740992",
         "1e300",

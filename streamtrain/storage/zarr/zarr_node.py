@@ -16,7 +16,7 @@ from zarr.storage import LocalStore, StorePath
 
 from streamtrain.errors import DataError
 from streamtrain.storage.column_places import mark_sorted
-from streamtrain.storage.decode import numpy_column
+from streamtrain.storage.decode import ONLY_NUMBERS, numpy_column
 from streamtrain.storage.zarr.cf_attributes import Packing, read_packing
 from streamtrain.storage.zarr.zarr_folder import Folder
 from streamtrain.storage.zarr.zarr_metadata import (
@@ -196,7 +196,7 @@ def _member(
         if num_axes != 1:
             return _no_column(name, f"{num_axes}-D {kind}", "it is not 1-D", aside=True)
         if not is_number(kind):
-            return _no_column(name, kind, "only numbers can be decoded", aside=True)
+            return _no_column(name, kind, ONLY_NUMBERS, aside=True)
         codec = unknown_codec(document, version)
         if codec is not None:
             return _no_column(name, kind, f"the codec {codec!r} is not known")
