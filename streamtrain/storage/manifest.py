@@ -91,7 +91,7 @@ class ShardEntry(_StrictModel):
 class Manifest(_StrictModel):
     """The content of the file.
 
-    `shuffle_seed`: the seed by which the rows were shuffled as a whole; null when they were not.
+    `shuffle_seed`: the seed by which the rows were shuffled as a whole; absent when they were not.
     """
 
     schema_version: Literal[1] = 1
@@ -158,7 +158,9 @@ def write_manifest(folder: str, manifest: Manifest) -> None:
     path = Path(folder) / MANIFEST_NAME
     temporary = path.with_suffix(".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
-        file.write(manifest.model_dump_json(indent=1))
+        # versions from before the shuffle refuse the key
+        unset = {"shuffle_seed"} if manifest.shuffle_seed is None else None
+        file.write(manifest.model_dump_json(indent=1, exclude=unset))
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -92,10 +92,12 @@ class Chains:
             return None
         if chain not in self._open:
             self._open[chain] = self._source.readers.forward(span.shard)
-        shard = self._source.dataset.shards[span.shard]
+        source = self._source
         try:
-            with self._source.watch.reading(shard, span):
-                return self._open[chain].read(span.start, span.stop)
+            with source.watch.reading(source.dataset.shards[span.shard], span):
+                columns = self._open[chain].read(span.start, span.stop)
+            source.rounding.look(source.dataset, source.standard, span.shard, columns)
+            return columns
         except DataError as error:
             if self._quarantine is None:
                 raise

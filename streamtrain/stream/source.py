@@ -9,6 +9,7 @@ from streamtrain.plan.spans import Spans
 from streamtrain.storage.readers import Readers
 from streamtrain.stream.quarantine import Quarantine
 from streamtrain.stream.read_timeout import Watch
+from streamtrain.stream.rounding import Rounding
 from streamtrain.stream.transform import Transform, TransformedReaders
 from streamtrain.types import Dataset, OnNull, Span, Standardization
 
@@ -33,6 +34,7 @@ class Source:
         transform: The user's function that makes the features, if there is one.
         quarantine: Collects spans that cannot be read; None: such a span ends the run.
         watch: Finds reads that hang.
+        rounding: Finds integers that are rounded where raw values are delivered.
     """
 
     dataset: Dataset
@@ -46,6 +48,7 @@ class Source:
     transform: Transform | None = None
     quarantine: Quarantine | None = None
     watch: Watch = field(default_factory=lambda: Watch(TIMEOUT_SECONDS))
+    rounding: Rounding = field(default_factory=Rounding)
 
     @property
     def num_columns(self) -> int:
@@ -64,4 +67,6 @@ class Source:
         They have the decoded type of the data set.
         """
         with self.watch.reading(self.dataset.shards[span.shard], span):
-            return self.readers.read(span.shard, span.start, span.stop)
+            columns = self.readers.read(span.shard, span.start, span.stop)
+        self.rounding.look(self.dataset, self.standard, span.shard, columns)
+        return columns

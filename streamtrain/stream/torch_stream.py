@@ -57,9 +57,8 @@ class Stream(IterableDataset[Minibatch]):
 
     Iterating yields `(x, y)`: float32 tensors (batch, features) and (batch, 1) of raw values. The
     last minibatch of an epoch may be short unless `drop_last`. The tensors belong to the caller:
-    their memory is reused only after they are dropped. After an epoch was iterated to its end, the
-    next iteration is the next epoch, which has another order. One thread at a time may iterate; the
-    stream reads ahead on its own threads.
+    their memory is reused only after they are dropped. After the end of an epoch, the next
+    iteration is the next one, in another order. One thread may iterate; others read ahead.
 
     Raises DataError for rows that cannot be used, and ResourceError when two windows do not fit
     `memory`.
@@ -239,6 +238,7 @@ class Stream(IterableDataset[Minibatch]):
         try:
             for block in blocks:
                 window = block.index
+                self._source.rounding.warn()
                 self._receipts[window + 1] = self._receipts[window] + block.receipt
                 self._nulls += block.nulls
                 needed = {w: spans for w, spans in self._dropped.items() if w >= self._window}
@@ -383,9 +383,9 @@ def open_stream(
     """Open a data set as a `Stream` of minibatches.
 
     None means the default: all columns, the last as the target, minibatches of 1,024 rows, seed 0,
-    nothing held out, and the CPU. Values may be written as on the command line, such as `"64Ki"`
-    rows or `"2GiB"` of memory. `storage_options` are the options of an object store, under fsspec's
-    names. With `on_null="impute"` the spans of the survey are read here, usually at most 64.
+    nothing held out, the CPU. Values may be written as on the command line: `"64Ki"` rows,
+    `"2GiB"`. `storage_options` are those of an object store, under fsspec's names. With
+    `on_null="impute"` the survey is read here. A warning names integers that float32 rounds.
 
     Raises ConfigError for a wrong value, DataError for the data, ResourceError for the memory.
     """

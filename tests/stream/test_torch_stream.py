@@ -153,7 +153,7 @@ def test_the_row_sequence_does_not_change(write_data, change):
 def test_a_chain_is_decoded_once(write_data, format, monkeypatch):
     """Slices are read one after another, so each row is decoded once per epoch, not per slice."""
     from streamtrain.storage.parquet import parquet_reader as parquet
-    from streamtrain.storage.zarr import zarr_reader as zarr
+    from streamtrain.storage.zarr import cf_attributes as zarr
 
     decoded = []
     for module, name in ((parquet, "decode_arrow"), (zarr, "decode_numpy")):
