@@ -158,7 +158,7 @@ def held_target(
     best = min(map(max, held), default=math.inf)
     if not math.isfinite(best):
         return target
-    return max(target, below_linear(run, best, (1 + _noise_margin(held)) * best))
+    return max(target, below_references(run, best, (1 + _noise_margin(held)) * best))
 
 
 def _noise_margin(held: Sequence[Sequence[float]]) -> float:
@@ -179,14 +179,17 @@ def _noise_margin(held: Sequence[Sequence[float]]) -> float:
     return min(MOST_MARGIN, max(TARGET_MARGIN, noise))
 
 
-def below_linear(run: Run, best: float, target: float) -> float:
-    """Return `target` rounded up, or a loss below the best linear model's where `best` is below it.
+def below_references(run: Run, best: float, target: float) -> float:
+    """Return `target` rounded up, or a loss below those of simple models where `best` is below it.
 
-    `best` is the smallest loss reached. A target that a line meets is no use.
+    These are the best linear model and the best constant. `best` is the smallest loss reached. A
+    target that one of them meets is no use.
     """
     linear = run.baseline.best_linear_loss
-    if linear is not None and best < linear.value <= target:
-        target = max(linear.value * 0.995, best + (linear.value - best) / 2)
+    references = [run.baseline.constant_loss, None if linear is None else linear.value]
+    for loss in references:
+        if loss is not None and best < loss <= target:
+            target = max(loss * 0.995, best + (loss - best) / 2)
     return round_up(target)
 
 

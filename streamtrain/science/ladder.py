@@ -19,7 +19,7 @@ from streamtrain.records import PassEnded, TargetWinners, WinningRates
 from streamtrain.science.cells import make_cell, rank
 from streamtrain.science.contest import (
     TARGET_MARGIN,
-    below_linear,
+    below_references,
     contenders,
     held_target,
     select_among,
@@ -171,7 +171,7 @@ def contest_target(run: Run) -> float | None:
     target = _rung_target(run, trial)
     if target is None:
         return None
-    target = below_linear(run, best_loss(curves_of(run, trial)), target)
+    target = below_references(run, best_loss(curves_of(run, trial)), target)
     constant = run.baseline.constant_loss or math.inf
     return target if target < constant else None
 

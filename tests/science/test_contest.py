@@ -8,7 +8,7 @@ import pytest
 from streamtrain.records import Baseline, DeliveryTimed, ReferenceLoss, StepsTimed
 from streamtrain.science.cells import make_cell
 from streamtrain.science.contest import (
-    below_linear,
+    below_references,
     contenders,
     default_within,
     held_target,
@@ -54,12 +54,17 @@ def test_the_raised_target_is_three_deviations_of_the_median_size_above_the_best
     assert held_target(quiet, 0.1, rates, range(3)) == pytest.approx(0.204, rel=0.01)
 
 
-def test_the_target_stays_below_a_linear_model_that_the_best_loss_is_below():
+def test_the_target_stays_below_a_reference_that_the_best_loss_is_below():
     run = make_run({64: [[1.0, 0.5]]})
-    assert below_linear(run, 0.1, 0.102) == 0.102
-    run.add(Baseline(best_linear_loss=ReferenceLoss(value=0.101, rmse=1.0, scored_on="holdout")))
-    assert 0.1 < below_linear(run, 0.1, 0.102) <= 0.101
-    assert below_linear(run, 0.2, 0.204) == 0.204
+    assert below_references(run, 0.1, 0.102) == 0.102
+    linear = ReferenceLoss(value=0.101, rmse=1.0, scored_on="holdout")
+    run.add(Baseline(best_linear_loss=linear))
+    assert 0.1 < below_references(run, 0.1, 0.102) <= 0.101
+    assert below_references(run, 0.2, 0.204) == 0.204
+    constant = ReferenceLoss(value=1.0, rmse=1.0, scored_on="holdout")
+    run.add(Baseline(best_linear_loss=linear, best_constant_loss=constant))
+    assert 0.96 < below_references(run, 0.96, 1.05) < 1.0
+    assert below_references(run, 0.8, 0.82) == 0.82
 
 
 def make_run(curves):
