@@ -68,15 +68,18 @@ def inspect(
         for column in document["columns"]:
             column["role"] = "number"
     document["problem"] = problem
-    show(page(document, data), document, as_json=output.json)
+    words = ["streamtrain", "sweep", data]
+    words += ["--target", target] if target is not None else []
+    words += ["--features", features] if features is not None else []
+    show(page(document, shlex.join(words)), document, as_json=output.json)
 
 
-def page(document: Mapping[str, Any], data: str) -> str:
-    """Return the columns, the layout, what a sweep would try, and the advice."""
+def page(document: Mapping[str, Any], command: str) -> str:
+    """Return the columns, the layout, what `command` (a sweep) would try, and the advice."""
     parts = (
         table(_columns(document), right=frozenset({3, 4, 5})) + _more_columns(document),
         table(_facts(document)),
-        _next(document, data),
+        _next(document, command),
         _advice(document),
     )
     return "\n\n".join(part for part in parts if part)
@@ -157,13 +160,12 @@ def _more_columns(document: Mapping[str, Any]) -> str:
     return f"\nand {' and '.join(texts)}; --json lists all" if texts else ""
 
 
-def _next(document: Mapping[str, Any], data: str) -> str:
+def _next(document: Mapping[str, Any], command: str) -> str:
     if document["problem"]:
         return f"problem  {document['problem']}"
     sizes = ", ".join(f"{size:,}" for size in document["batch_sizes"])
-    words = shlex.join(["streamtrain", "sweep", data])
     return (
-        f"Next: {words}\nIt compares the minibatch sizes {sizes} and, where the fastest is at an"
+        f"Next: {command}\nIt compares the minibatch sizes {sizes} and, where the fastest is at an"
         f" end, one beyond it, in at most {DEFAULT_BUDGET:.0f} s (--budget), and names the fastest."
     )
 
