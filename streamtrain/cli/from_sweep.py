@@ -49,7 +49,9 @@ def sweep_layer(run: str | None) -> Layer:
     else:
         layer["train.batch_size"] = Setting(chosen.batch_size, origin)
         layer["train.lr"] = Setting(chosen.lr, origin)
-    layer["train.max_rows"] = Setting(summary.train_rows, origin)
+    # older summaries have no rows of their own for training
+    rows = summary.recommendation.rows or summary.train_rows
+    layer["train.max_rows"] = Setting(rows, origin)
     return layer
 
 

@@ -28,6 +28,7 @@ from streamtrain.report.summary_parts import (
     Frontier,
     Growing,
     ModelLoss,
+    MoreRows,
     OtherTarget,
     Recommended,
     ReportWarning,
@@ -107,6 +108,7 @@ class Summary:
         frontier: The fastest size to each of a ladder of losses, from the highest to the target.
         goal: By what the sizes are compared. Where it is a loss, every `slower_by` is of the loss.
         growing: A minibatch size that grows, on fresh seeds; None where there was no case for it.
+        more_rows: How the fastest size changes with the rows; None where the run cannot tell.
         sentence: The answer in one sentence.
         best_constant_loss: The loss of the best constant.
         best_linear_loss: The loss of the best linear model.
@@ -164,6 +166,7 @@ class Summary:
     frontier: tuple[Frontier, ...] = ()
     goal: Goal = "time-to-loss"
     growing: Growing | None = None
+    more_rows: MoreRows | None = None
     sentence: str = ""
     best_constant_loss: ModelLoss | None = None
     best_linear_loss: ModelLoss | None = None

@@ -40,6 +40,7 @@ from streamtrain.report.text.facts import (
 )
 from streamtrain.report.text.headline import ladder, tiles
 from streamtrain.report.text.run_facts import holdout_text, run_facts
+from streamtrain.report.text.sentence import next_note
 from streamtrain.report.workers import worker_facts
 from streamtrain.science.contest import default_within
 from streamtrain.types import Json
@@ -129,6 +130,7 @@ def render_html(
         "figures": _FIGURES,
         "tiles": tiles(summary),
         "answer_table": answer_table(summary) if summary.verb != "train" else [],
+        "next_note": next_note(summary),
         "frontier_table": frontier_table(summary) if summary.frontier else [],
         "data_line": data_line(summary),
         "within": section(summary.config, "sweep").get("within") or default_within(summary.goal),

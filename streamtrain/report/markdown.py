@@ -22,6 +22,7 @@ from streamtrain.report.text.facts import (
     speed_facts,
 )
 from streamtrain.report.text.run_facts import cost_facts, integrity_facts
+from streamtrain.report.text.sentence import next_note
 from streamtrain.report.workers import worker_facts
 from streamtrain.science.intervals import BOOTSTRAP_FROM, Estimate
 from streamtrain.types import Json
@@ -160,7 +161,9 @@ def render_markdown(analysis: Analysis) -> str:
 
 def _next_command(summary: Summary, quote: str = "") -> list[str]:
     command = summary.recommendation.command
-    return [] if command is None else [f"Next: {quote}{command}{quote}"]
+    if command is None:
+        return []
+    return [f"Next: {quote}{command}{quote}", *filter(None, [next_note(summary)])]
 
 
 def _bullets(lines: Iterable[str]) -> str:

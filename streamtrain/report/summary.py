@@ -12,6 +12,7 @@ from streamtrain.report.summary_parts import (
     Frontier,
     Growing,
     ModelLoss,
+    MoreRows,
     OtherTarget,
     TargetCell,
     TrialReceipt,
@@ -22,11 +23,12 @@ from streamtrain.report.text.recommendation import describe, rmse_of_loss
 from streamtrain.report.text.sentence import sentence
 from streamtrain.report.workers import summarize_workers
 from streamtrain.science.cells import rows_in_common
+from streamtrain.science.drift import drift
 from streamtrain.science.equal_budget import equal_seconds, equal_steps
 from streamtrain.science.flatness import is_flat
 from streamtrain.science.frontier import frontier
 from streamtrain.science.growing import faster_by
-from streamtrain.science.judge import arm_cells, judge, judged_trials
+from streamtrain.science.judge import Judgement, arm_cells, judge, judged_trials
 from streamtrain.science.landmarks import landmarks
 from streamtrain.science.run_log import Run, collect
 from streamtrain.types import Json
@@ -93,6 +95,7 @@ def analyze(run: Run) -> Analysis:
         ),
         goal=run.goal,
         growing=_growing(run, judgement.target),
+        more_rows=_more_rows(run, judgement),
         best_constant_loss=_model_loss(run.baseline.best_constant_loss),
         best_linear_loss=_model_loss(run.baseline.best_linear_loss),
         best_possible_loss=_best_possible(header.data),
@@ -174,6 +177,20 @@ def _growing(run: Run, target: float | None) -> Growing | None:
         learning_rate=tried.lr,
         slower_by=estimate,
         wins=estimate.hi is not None and estimate.hi < 0,
+    )
+
+
+def _more_rows(run: Run, judgement: Judgement) -> MoreRows | None:
+    found = drift(run, judgement)
+    if found is None:
+        return None
+    return MoreRows(
+        fastest={str(rows): size for rows, size in found.fastest.items()},
+        per_doubling=found.per_doubling,
+        expected=found.expected,
+        is_confirmed=found.is_confirmed,
+        epoch_rows=found.epoch_rows,
+        predicted=found.predicted,
     )
 
 

@@ -145,6 +145,10 @@ class Recommended:
         target_loss: The loss by which the sizes are compared.
         target_rmse: The same target as RMSE, in the target's own units.
         command: The command that trains at this size and rate; None for a run that is no sweep.
+        rows: Rows that this command trains on: where the held-out loss of this size was smallest.
+        expected_loss: Its held-out loss there, with an interval for one further seed; n counts the
+            seeds of the sweep that trained so long.
+        expected_rmse: The same as RMSE, in the target's own units.
         more_trials: An estimate of the further trials that would settle it; 0 when it is settled,
             None when unknown.
         reason: Why, in words.
@@ -159,6 +163,9 @@ class Recommended:
     target_loss: float | None = None
     target_rmse: float | None = None
     command: str | None = None
+    rows: int | None = None
+    expected_loss: Figure = NOT_MEASURED
+    expected_rmse: Figure = NOT_MEASURED
     more_trials: int | None = None
     reason: str = ""
     not_chosen: dict[str, str] = field(default_factory=dict)
@@ -199,6 +206,28 @@ class Growing:
     learning_rate: float
     slower_by: Figure = NOT_MEASURED
     wins: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoreRows:
+    """How the fastest size changes with the rows to train on.
+
+    Attributes:
+        fastest: The fastest size of each rung, by its rows; between the sizes tried.
+        per_doubling: The factor by which it grows when the rows double.
+        expected: The fastest size of the last rung, as the rungs before it predict it.
+        is_confirmed: Whether the last rung's is within that interval.
+        epoch_rows: Rows of an epoch.
+        predicted: The fastest size for an epoch of rows; None where is_confirmed is false, or the
+            last rung has as many.
+    """
+
+    fastest: dict[str, float]
+    per_doubling: Figure
+    expected: Figure
+    is_confirmed: bool
+    epoch_rows: int
+    predicted: Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

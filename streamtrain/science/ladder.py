@@ -26,7 +26,7 @@ from streamtrain.science.contest import (
 )
 from streamtrain.science.flatness import best_loss, fall_per_doubling, halfway, is_flat
 from streamtrain.science.run_log import Run
-from streamtrain.science.selection import LOOKS, Selection
+from streamtrain.science.selection import LOOKS, Contender, Selection
 from streamtrain.science.spending import (
     cost_per_row,
     curves_of,
@@ -221,20 +221,28 @@ def _rung_target(run: Run, trial: int) -> float | None:
     return target if math.isfinite(target) else None
 
 
+def rung_contenders(run: Run, trial: int) -> list[Contender]:
+    """Return the sizes of a rung at their best rates, with their log seconds to its target."""
+    target = _rung_target(run, trial)
+    best = _best_rates(run, trial)
+    cells = [make_cell(run, size, lr, target, (trial,)) for size, lr in best.items()]
+    return contenders(run, cells, target)
+
+
 def _values_of_rung(run: Run, trial: int) -> dict[int, float]:
     """The seconds to the target of a rung, of each size that reached it at its best rate.
 
     Steps are timed roughly before a size's first rung. Where the goal of the run is a loss: the
     loss of each size.
     """
-    target = _rung_target(run, trial)
-    best = _best_rates(run, trial)
-    cells = [make_cell(run, size, lr, target, (trial,)) for size, lr in best.items()]
     if run.goal != "time-to-loss":
         return {
             contender.batch_size: math.exp(contender.log_seconds[trial])
-            for contender in contenders(run, cells, target)
+            for contender in rung_contenders(run, trial)
         }
+    target = _rung_target(run, trial)
+    best = _best_rates(run, trial)
+    cells = [make_cell(run, size, lr, target, (trial,)) for size, lr in best.items()]
     return {
         cell.batch_size: cell.rows_to_target[trial] * cost_per_row(run, cell.batch_size)
         for cell in cells

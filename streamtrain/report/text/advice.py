@@ -14,6 +14,7 @@ from streamtrain.report.number_format import (
     target_word,
 )
 from streamtrain.report.summary_parts import ReportWarning
+from streamtrain.report.text.more_rows import far_prediction
 from streamtrain.report.text.recommendation import has_constant_target
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up
@@ -45,6 +46,7 @@ def warn(analysis: Analysis) -> list[ReportWarning]:
         *_of_run(analysis),
         *_of_outlier(analysis.run.baseline.outlier),
         *_of_losses(analysis),
+        *_of_more_rows(analysis.summary),
         *_of_outcomes(analysis),
         *_of_nulls(analysis.run),
         *_of_confirmations(analysis.summary),
@@ -96,6 +98,11 @@ def _of_outlier(outlier: Outlier | None) -> Warnings:
         " this row more than the model. Remove it, or limit the column with a function.",
         "--transform",
     )
+
+
+def _of_more_rows(summary: Summary) -> Warnings:
+    if text := far_prediction(summary):
+        yield text, "--budget 10m"
 
 
 def _of_integrity(integrity: str | None) -> Warnings:

@@ -12,6 +12,7 @@ from streamtrain.report.number_format import (
     size_text,
     times_text,
 )
+from streamtrain.report.text.more_rows import more_rows_text
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.landmarks import Landmarks, Laws
 from streamtrain.science.steps_law import LocalGrowth, StepsLaw
@@ -117,6 +118,7 @@ def landmark_facts(analysis: Analysis) -> Facts:
         ("why the recommended size differs", marks.premise or ""),
         ("goodput: useful rows per second, 1/(1 + B/B_crit) of all", _goodput(marks)),
         ("a growing minibatch", _growth(marks.growth)),
+        ("with more rows", more_rows_text(analysis.summary)),
     )
     return [(name, text) for name, text in facts if text]
 

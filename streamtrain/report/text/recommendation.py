@@ -15,10 +15,12 @@ from streamtrain.report.number_format import (
     slower_text,
     target_word,
 )
-from streamtrain.report.summary_parts import Recommended
+from streamtrain.report.summary_parts import NOT_MEASURED, Recommended
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up, rows_to_reach
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.judge import is_correlated
+from streamtrain.science.next_run import next_run
 from streamtrain.science.run_log import Run
 from streamtrain.science.selection import Selection
 from streamtrain.science.shuffle_quality import BAD_SHUFFLE_ABOVE
@@ -31,6 +33,7 @@ def describe(analysis: Analysis) -> Recommended:
     folder, command = run.header.folder, None
     if folder and chosen is not None and run.header.verb == "sweep":
         command = f"streamtrain train --from {shlex.quote(folder)}"
+    after = None if command is None or chosen is None else next_run(run, chosen)
     return Recommended(
         batch_size=choice.batch_size,
         learning_rate=None if chosen is None else chosen.lr,
@@ -40,6 +43,9 @@ def describe(analysis: Analysis) -> Recommended:
         target_loss=target,
         target_rmse=rmse_of_loss(run, target),
         command=command,
+        rows=None if after is None else after.rows,
+        expected_loss=NOT_MEASURED if after is None else after.loss,
+        expected_rmse=NOT_MEASURED if after is None else _rmse_of(run, after.loss),
         more_trials=choice.more_trials,
         reason=_no_reason(analysis) if choice.batch_size is None else _reason(analysis),
         not_chosen={
@@ -55,6 +61,16 @@ def rmse_of_loss(run: Run, loss: float | None) -> float | None:
     if loss is None or run.header.target_sd is None:
         return None
     return math.sqrt(loss) * run.header.target_sd
+
+
+def _rmse_of(run: Run, loss: Estimate) -> Estimate:
+    """Return an estimate of a loss as one of the RMSE."""
+    return Estimate(
+        value=rmse_of_loss(run, loss.value),
+        lo=rmse_of_loss(run, loss.lo),
+        hi=rmse_of_loss(run, loss.hi),
+        n=loss.n,
+    )
 
 
 def why_not(analysis: Analysis, cell: Cell) -> str:

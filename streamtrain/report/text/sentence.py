@@ -44,6 +44,26 @@ def sentence(analysis: Analysis) -> str:
     )
 
 
+def next_note(summary: Summary) -> str:
+    """Return what the recommended command does: its rows, seconds and RMSE; else nothing."""
+    recommended, cell = summary.recommendation, summary.recommended_cell
+    if recommended.command is None or recommended.rows is None or cell is None:
+        return ""
+    growing = summary.growing
+    if growing is not None and growing.wins:
+        return f"It trains on {recommended.rows:,} rows."
+    text = f"It trains on {recommended.rows:,} rows"
+    if speed := cell.rows_per_second.value:
+        text += f" in about {seconds_text(Estimate(value=recommended.rows / speed))}"
+    rmse = recommended.expected_rmse
+    if rmse.value is None:
+        return f"{text}."
+    text += f"; the RMSE to expect is {error_text(rmse.value)}"
+    if rmse.lo is None or rmse.hi is None:
+        return f"{text}."
+    return f"{text} [{error_text(rmse.lo)}, {error_text(rmse.hi)}]."
+
+
 def _constant_sentence(analysis: Analysis) -> str:
     """Return the answer about one size.
 

@@ -1,0 +1,78 @@
+"""What `train --from` does after a sweep: its rows, and the loss to expect of it.
+
+Training ends at the rows where the chosen size had its smallest held-out loss: on a small table
+more rows make the loss worse. The loss of one further seed is expected within the spread of the
+seeds of the sweep.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamtrain.science.cells import Cell
+from streamtrain.science.intervals import Estimate
+from streamtrain.science.run_log import Curve, Run
+from streamtrain.science.scipy_functions import t_quantile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextRun:
+    """The rows to train on, and the loss at their end.
+
+    Attributes:
+        rows: Rows to train on.
+        loss: The held-out loss of one further seed, with an interval at 95 %; no ends where fewer
+            than two seeds were trained.
+    """
+
+    rows: int
+    loss: Estimate
+
+
+def next_run(run: Run, cell: Cell) -> NextRun | None:
+    """Return what to expect of training at a cell's size and rate; None without a finite loss.
+
+    The loss at a number of rows is the geometric mean over all seeds that were trained so long. The
+    deviation of seeds is that of the log loss at the most rows that all trials of the cell have.
+    Where the learning rate follows a schedule, the rows are those of the whole schedule: a curve
+    cut short is then no run of its own.
+    """
+    trained = run.curves.get((cell.batch_size, cell.lr), {})
+    curves = [curve for curve in trained.values() if curve.finished and curve.rows]
+    by_rows = _losses_by_rows(curves)
+    if not by_rows:
+        return None
+    most = max(by_rows)
+    if run.header.config.get("train", {}).get("schedule", "constant") == "constant":
+        rows = min(by_rows, key=lambda rows: (float(np.mean(by_rows[rows])), rows))
+    else:
+        rows = most
+    logs = by_rows[rows]
+    mean = float(np.mean(logs))
+    seeds = _losses_by_rows([curve for curve in cell.curves.values() if curve.finished])
+    common = [rows for rows, values in seeds.items() if len(values) == len(cell.curves) > 1]
+    if not common:
+        return NextRun(rows=rows, loss=Estimate(value=math.exp(mean), n=len(logs)))
+    deviation = float(np.std(seeds[max(common)], ddof=1))
+    margin = t_quantile(len(cell.curves) - 1) * deviation * math.sqrt(1 + 1 / len(logs))
+    return NextRun(
+        rows=rows,
+        loss=Estimate(
+            value=math.exp(mean),
+            lo=math.exp(mean - margin),
+            hi=math.exp(min(mean + margin, 700.0)),
+            n=len(logs),
+        ),
+    )
+
+
+def _losses_by_rows(curves: Sequence[Curve]) -> dict[int, list[float]]:
+    """The log losses of the curves at each number of rows above 0 that one of them has."""
+    found: dict[int, list[float]] = {}
+    for curve in curves:
+        for rows, loss in zip(curve.rows, curve.holdout_loss, strict=True):
+            if rows and 0 < loss < math.inf:
+                found.setdefault(rows, []).append(math.log(loss))
+    return found
