@@ -7,9 +7,12 @@ worker of pytest and each process that a test starts would do it again.
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from data_gen import generate
 from streamtrain.config import make_config
 from streamtrain.run.prepare import prepare, warm_up
+from streamtrain.storage.write.shuffled import LEAF_ROWS, permuted
 
 
 def main() -> None:
@@ -20,6 +23,7 @@ def main() -> None:
         )
         # a shared minibatch of several threads is another kernel
         warm_up(prepare(config, learners=1, rates=1), sizes=(64, 4096))
+    permuted(np.zeros((2 * LEAF_ROWS, 1), dtype=np.uint32), key=0)
 
 
 if __name__ == "__main__":

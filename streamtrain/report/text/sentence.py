@@ -26,22 +26,20 @@ from streamtrain.science.spending import PASSES_SHARE, TIMING_DOUBT
 def sentence(analysis: Analysis) -> str:
     """Return the answer in one to three sentences: the size, what it reaches, and how sure that is.
 
-    The last one is about a size that grows, where that is faster.
+    Then come a size that grows, where that is faster, and a caveat where rows are correlated.
     """
     growing, chosen = analysis.summary.growing, analysis.summary.recommended_cell
+    text = _constant_sentence(analysis)
+    if growing is not None and growing.wins:
+        lo, hi = growing.slower_by.lo or 0.0, growing.slower_by.hi or 0.0
+        sizes = [int(stage.partition("@")[0]) for stage in growing.batch_schedule.split(",")]
+        text += (
+            f" A size that grows from {size_text(sizes[0])} to {size_text(sizes[-1])} takes"
+            f" {-100 * hi:.0f} to {-100 * lo:.0f} % less time still: the command below uses it."
+        )
     if analysis.summary.verb == "sweep" and chosen is not None:
-        caveat = shuffle_caveat(analysis.run, chosen.batch_size)
-        if caveat:
-            return f"{_constant_sentence(analysis)}{caveat}"
-    if growing is None or not growing.wins:
-        return _constant_sentence(analysis)
-    lo, hi = growing.slower_by.lo or 0.0, growing.slower_by.hi or 0.0
-    sizes = [int(stage.partition("@")[0]) for stage in growing.batch_schedule.split(",")]
-    return (
-        f"{_constant_sentence(analysis)} A size that grows from {size_text(sizes[0])} to"
-        f" {size_text(sizes[-1])} takes {-100 * hi:.0f} to {-100 * lo:.0f} % less time still: the"
-        " command below uses it."
-    )
+        text += shuffle_caveat(analysis.run, chosen.batch_size)
+    return text
 
 
 def next_note(summary: Summary) -> str:
