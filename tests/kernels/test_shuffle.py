@@ -3,11 +3,15 @@
 import os
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from streamtrain import open_stream
 from streamtrain.kernels import shuffle as kernels
 from streamtrain.kernels.permute import permute, permute_width
 from streamtrain.kernels.shuffle import TILE_ROWS, count_buckets, deal
@@ -137,6 +141,15 @@ def test_the_number_of_columns_is_no_part_of_a_type():
         assert np.array_equal(block, oracle([columns], [nothing], 1, 2))
         compiled.append((len(kernels.deal_columns.signatures), len(permute_width.signatures)))
     assert compiled[0] == compiled[1]
+
+
+def test_a_table_of_many_columns_streams(tmp_path):
+    rows = np.arange(1200 * 30, dtype=np.float32).reshape(30, 1200)
+    table = pa.table({f"c{number}": column for number, column in enumerate(rows.T)})
+    pq.write_table(table, tmp_path / "wide.parquet")
+    batches = [torch.cat(xy, dim=1) for xy in open_stream(tmp_path / "wide.parquet", batch_size=8)]
+    delivered = torch.cat(batches).numpy()
+    assert np.array_equal(delivered[np.argsort(delivered[:, 0])], rows)
 
 
 def test_standardises_in_float64_before_the_cast():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 import data_gen
 import streamtrain as st
@@ -306,6 +307,30 @@ def test_a_chunk_that_vanishes_after_opening_is_refused(bucket, local):
     delete_file(f"{url}/shard-00000.zarr/c/1/0", bucket.storage)
     with pytest.raises(DataError, match=r"shard-00000.zarr: chunk c/1/0 is missing"):
         readers.read(0, 0, 2 * SPAN_ROWS)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_group_with_chunks_left_out_is_read_as_on_a_disk(bucket, tmp_path, version):
+    group = zarr.create_group(str(tmp_path / "g.zarr"), zarr_format=version)
+    values = np.arange(24) % 8 * (np.arange(24) // 8 % 2)  # of three chunks, only one is stored
+    for name, column in (("a", values), ("y", values + 1)):
+        array = group.create_array(name, shape=(24,), chunks=(8,), dtype="i2")
+        array[:] = column
+        array.attrs["scale_factor"] = 0.5
+    group.create_array("crs", shape=(), dtype="i4")
+    url = bucket.put(tmp_path / "g.zarr", "g.zarr")
+    with pytest.warns(UserWarning, match="left out|missing") as caught:
+        dataset = open_shards(url, storage=bucket.storage)
+    messages = [str(warning.message).removeprefix(f"{url}: ") for warning in caught]
+    assert [message[:26] for message in messages] == [
+        "2 chunks are missing and r",
+        "left out, since they are n",
+    ]
+    readers = Readers(dataset)
+    np.testing.assert_array_equal(readers.read(0, 0, 24), [values / 2, (values + 1) / 2])
+    delete_file(f"{url}/y/{'c/2' if version == 3 else '2'}", bucket.storage)
+    with pytest.raises(DataError, match=r"chunk y/.*2 is missing"):
+        readers.read(0, 0, 24)
 
 
 def test_what_was_not_finished_is_not_read_and_nothing_is_overwritten(bucket, local, tmp_path):
