@@ -752,7 +752,7 @@ def lie_in_consolidated(path: Path) -> None:
 
 
 grouped("group", COUNT)
-grouped("group_by_name", COUNT, attributes={})
+grouped("group_by_name", REFUSED, attributes={})  # none of its columns is the target
 grouped("group_consolidated", COUNT, consolidate=True)
 grouped("group_consolidated_and_lying", COUNT, lie_in_consolidated, consolidate=True)
 grouped("group_of_other_lengths_that_are_named", REFUSED, shapes={"a": (9,), "y": (ROWS,)})
@@ -775,7 +775,6 @@ for name, shape in {"number": (), "matrix": (ROWS, 2), "length": (7,)}.items():
     grouped(
         f"group_beside_a_{name}",
         COUNT,
-        attributes={},
         shapes={"a": (ROWS,), "other": shape, "y": (ROWS,)},
     )
 grouped(
