@@ -106,6 +106,8 @@ def _facts(document: Mapping[str, Any]) -> list[list[str]]:
         "integrity": document["integrity"],
         "fingerprint": document["fingerprint"],
     }
+    if document["shuffle_seed"] is not None:
+        facts["order"] = f"shuffled by ingest (seed {document['shuffle_seed']})"
     if truth:
         facts["truth"] = f"{truth['kind']}: the best possible loss is {truth['best_loss']:.6g}"
     return [[name, value] for name, value in facts.items()]

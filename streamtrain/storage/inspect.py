@@ -156,6 +156,7 @@ def inspect(
         "columns": _columns(dataset, manifest, facts),
         "left_out": [asdict(column) for column in left_out(dataset, present)],
         "batch_sizes": list(first_sizes(largest_size(dataset.num_rows))),
+        "shuffle_seed": manifest.shuffle_seed if manifest else None,
         "integrity": dataset.integrity,
         "fingerprint": dataset.fingerprint,
         "truth": asdict(dataset.truth) if dataset.truth else None,

@@ -108,6 +108,14 @@ def test_inspect_shows_the_columns_where_no_target_can_be_chosen(command, tmp_pa
     assert command("inspect", "in.parquet", "--target", "town").code == 3
 
 
+def test_inspect_says_which_data_ingest_has_shuffled(command, tmp_path):
+    pq.write_table(pa.table({"a": [1.0, 2.0], "y": [1.0, 2.0]}), tmp_path / "in.parquet")
+    for flag, is_said in (("--shuffle", True), ("--no-shuffle", False)):
+        out = flag.removeprefix("--")
+        assert command("ingest", "in.parquet", out, flag).code == 0
+        assert ("shuffled by ingest (seed 0)" in command("inspect", out).out) == is_said
+
+
 def test_inspect_counts_the_columns_that_it_does_not_list(command, tmp_path):
     table = pa.table({f"c{number}": [1.0, 2.0] for number in range(100)})
     pq.write_table(table, tmp_path / "in.parquet")
