@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from streamtrain.base.units import format_bytes, format_count
 from streamtrain.base.words import plural
 from streamtrain.cli.bench_command import BENCH, Repeats, figure_texts
-from streamtrain.cli.flag_groups import GLOBAL, Output, Target, num_bytes
+from streamtrain.cli.flag_groups import Output, ShuffleMemory, Target
 from streamtrain.cli.terminal import plain_warnings, show, table
 
 
@@ -25,16 +25,7 @@ def ingest(
             group=BENCH, metavar="DIR", help="where to write and remove; default: this folder"
         ),
     ] = None,
-    memory: Annotated[
-        int | None,
-        Parameter(
-            group=GLOBAL,
-            metavar="BYTES",
-            converter=num_bytes,
-            n_tokens=1,
-            help="limit of the shuffle; default: a quarter of the memory available at start",
-        ),
-    ] = None,
+    memory: ShuffleMemory = None,
     repeats: Repeats = 5,
     output: Output = Output(),
 ) -> None:

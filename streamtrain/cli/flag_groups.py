@@ -176,6 +176,19 @@ def column_names(features: str | None) -> list[str] | None:
     return [name.strip() for name in features.split(",")] if features else None
 
 
+ShardFormat = Annotated[
+    Literal["parquet", "zarr"], Parameter(group=DATA, help="format of the shards")
+]
+ShuffleMemory = Annotated[
+    int | None,
+    Parameter(
+        group=GLOBAL,
+        metavar="BYTES",
+        converter=num_bytes,
+        n_tokens=1,
+        help="limit of the shuffle; default: a quarter of the memory available at start",
+    ),
+]
 SpanRows = Annotated[
     int,
     Parameter(

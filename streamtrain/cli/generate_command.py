@@ -6,7 +6,15 @@ from cyclopts import Parameter
 
 from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
-from streamtrain.cli.flag_groups import DATA, GLOBAL, Output, SpanRows, StorageOption, count
+from streamtrain.cli.flag_groups import (
+    DATA,
+    GLOBAL,
+    Output,
+    ShardFormat,
+    SpanRows,
+    StorageOption,
+    count,
+)
 from streamtrain.cli.terminal import plain_warnings, show
 from streamtrain.types import Dataset
 
@@ -35,9 +43,7 @@ def generate(
             help="number of rows: 10M, 64Ki, 1e9",
         ),
     ] = 1_000_000,
-    format: Annotated[
-        Literal["parquet", "zarr"], Parameter(group=DATA, help="format of the shards")
-    ] = "parquet",
+    format: ShardFormat = "parquet",
     noise: Annotated[float, Parameter(group=DATA, metavar="X", help=_NOISE)] = 0.1,
     cluster_shift: Annotated[float, Parameter(group=DATA, metavar="S", help=_SHIFT)] = 0.0,
     span_rows: SpanRows = 262_144,

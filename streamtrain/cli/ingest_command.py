@@ -1,6 +1,6 @@
 """`streamtrain ingest`."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -11,13 +11,14 @@ from streamtrain.cli.flag_groups import (
     GLOBAL,
     Features,
     Output,
+    ShardFormat,
+    ShuffleMemory,
     SpanRows,
     StorageOption,
     Target,
     TextFlags,
     column_names,
     count,
-    num_bytes,
     reading,
 )
 from streamtrain.cli.terminal import plain_warnings, show
@@ -34,9 +35,7 @@ def ingest(
     out: Annotated[str, Parameter(help="a new or empty folder")],
     /,
     *,
-    format: Annotated[
-        Literal["parquet", "zarr"], Parameter(group=DATA, help="format of the shards")
-    ] = "parquet",
+    format: ShardFormat = "parquet",
     target: Target = None,
     features: Features = None,
     span_rows: SpanRows = 262_144,
@@ -58,16 +57,7 @@ def ingest(
             help="the same seed gives the same order",
         ),
     ] = 0,
-    memory: Annotated[
-        int | None,
-        Parameter(
-            group=GLOBAL,
-            metavar="BYTES",
-            converter=num_bytes,
-            n_tokens=1,
-            help="limit of the shuffle; default: a quarter of the memory available at start",
-        ),
-    ] = None,
+    memory: ShuffleMemory = None,
     storage_option: StorageOption = None,
     texts: TextFlags = TextFlags(),
     output: Output = Output(),

@@ -205,6 +205,19 @@ def share_text(figure: Estimate) -> str:
     return NOTHING if figure.value is None else f"{100 * figure.value:.0f} %"
 
 
+def interval_text(figure: Estimate | None, text: Callable[[float], str]) -> str:
+    """Return `value [lo, hi]` with each number written by `text`.
+
+    The kind of the interval and its n follow where the figure has a kind.
+    """
+    if figure is None or figure.value is None:
+        return NOTHING
+    if figure.lo is None or figure.hi is None:
+        return text(figure.value) + (" (1 run)" if figure.kind == "1 run" else "")
+    kind = f" ({figure.kind}, n = {figure.n:,})" if figure.kind else ""
+    return f"{text(figure.value)} [{text(figure.lo)}, {text(figure.hi)}]{kind}"
+
+
 def _with_interval(
     figure: Estimate, scale_of: Callable[[float], Scale], *, brackets: bool = False
 ) -> str:

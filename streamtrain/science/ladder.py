@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 
 from streamtrain.records import PassEnded, TargetWinners, WinningRates
-from streamtrain.science.cells import make_cell, rank
+from streamtrain.science.cells import Cell, make_cell, rank
 from streamtrain.science.contest import (
     TARGET_MARGIN,
     below_references,
@@ -224,9 +224,7 @@ def _rung_target(run: Run, trial: int) -> float | None:
 def rung_contenders(run: Run, trial: int) -> list[Contender]:
     """Return the sizes of a rung at their best rates, with their log seconds to its target."""
     target = _rung_target(run, trial)
-    best = _best_rates(run, trial)
-    cells = [make_cell(run, size, lr, target, (trial,)) for size, lr in best.items()]
-    return contenders(run, cells, target)
+    return contenders(run, _rung_cells(run, trial, target), target)
 
 
 def _values_of_rung(run: Run, trial: int) -> dict[int, float]:
@@ -240,14 +238,19 @@ def _values_of_rung(run: Run, trial: int) -> dict[int, float]:
             contender.batch_size: math.exp(contender.log_seconds[trial])
             for contender in rung_contenders(run, trial)
         }
-    target = _rung_target(run, trial)
-    best = _best_rates(run, trial)
-    cells = [make_cell(run, size, lr, target, (trial,)) for size, lr in best.items()]
+    cells = _rung_cells(run, trial, _rung_target(run, trial))
     return {
         cell.batch_size: cell.rows_to_target[trial] * cost_per_row(run, cell.batch_size)
         for cell in cells
         if trial in cell.rows_to_target
     }
+
+
+def _rung_cells(run: Run, trial: int, target: float | None) -> list[Cell]:
+    """The cells of a trial of the ladder, each size at its best rate."""
+    return [
+        make_cell(run, size, lr, target, (trial,)) for size, lr in _best_rates(run, trial).items()
+    ]
 
 
 def _best_rates(run: Run, trial: int) -> dict[int, float]:

@@ -99,7 +99,7 @@ def choose_columns(
         raise DataError(
             f"{url}: no numeric columns. A data set needs a target and at least one feature."
         )
-    repeated = sorted({name for name in names if names.count(name) > 1 and name != target})
+    repeated = [name for name in _repeated(names) if name != target]
     if repeated and (features is None or (target is None and names[-1] in repeated)):
         raise DataError(repeated_names_message(url, repeated))
     target = names[-1] if target is None else target
@@ -109,8 +109,7 @@ def choose_columns(
             f"{target!r} is the target and also a feature. Leave it out of --features, or choose"
             " another --target."
         )
-    repeated = sorted({name for name in features if features.count(name) > 1})
-    if repeated:
+    if repeated := _repeated(features):
         raise ConfigError(
             f"--features names {', '.join(map(repr, repeated))} twice. Name every feature once."
         )
@@ -120,6 +119,10 @@ def choose_columns(
             " feature."
         )
     return (*features, target)
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def repeated_names_message(url: str, names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 Nulls and extremes are those of the manifest or the footers; the sample is of the first rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streamtrain.errors import StreamTrainError
-from streamtrain.storage.parquet.parquet_footer import read_metadata
 from streamtrain.storage.parquet.parquet_reader import stream_parquet
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.urls import is_remote
@@ -48,21 +47,50 @@ class LeftOut:
     reason: str = ""
 
 
-def left_out(dataset: Dataset, present: Sequence[Column]) -> list[LeftOut]:
-    """Return the columns among `present` that the data set is not bound to.
+class TextFacts:
+    """Nulls and extremes of columns that are not decoded, from footers that are added one by one.
 
-    Raises DataError when a footer has changed since the data set was opened.
+    Only of columns that every row group has statistics of.
     """
-    others = [column for column in present if column.name not in dataset.columns]
-    facts = _footer_facts(dataset, {column.name for column in others})
+
+    def __init__(self, names: set[str]) -> None:
+        self._names = names
+        self._found: dict[str, dict[str, Any]] = {}
+        self._unknown: set[str] = set()
+
+    def add(self, metadata: pq.FileMetaData, indices: Mapping[str, int]) -> None:
+        """Add a footer; `indices`: the position of each column by its path."""
+        self._unknown |= self._names - indices.keys()
+        for group in range(metadata.num_row_groups):
+            for name in self._names & indices.keys():
+                statistics = metadata.row_group(group).column(indices[name]).statistics
+                if statistics is None or not statistics.has_null_count:
+                    self._unknown.add(name)
+                else:
+                    facts = self._found.setdefault(name, {"nulls": 0, "min": None, "max": None})
+                    _add(facts, statistics)
+
+    def of(self, name: str) -> dict[str, Any]:
+        """Return the fields of `LeftOut` that are known of a column."""
+        return {} if name in self._unknown else self._found.get(name, {})
+
+
+def others(dataset: Dataset, present: Sequence[Column]) -> list[Column]:
+    """Return the columns among `present` that the data set is not bound to."""
+    bound = set(dataset.columns)
+    return [column for column in present if column.name not in bound]
+
+
+def left_out(columns: Sequence[Column], facts: TextFacts) -> list[LeftOut]:
+    """Return what is known of columns that are left out."""
     return [
         LeftOut(
             name=column.name,
             stored_type=column.stored_type,
             reason=column.refusal if column.decoded_type is None else "",
-            **facts.get(column.name, {}),
+            **facts.of(column.name),
         )
-        for column in others
+        for column in columns
     ]
 
 
@@ -90,29 +118,6 @@ def sample(dataset: Dataset) -> dict[str, list[float]]:
 
 def _numbers(values: Any) -> list[Any]:
     return [float("nan") if value is None else value for value in values.to_pylist()]
-
-
-def _footer_facts(dataset: Dataset, names: set[str]) -> dict[str, dict[str, Any]]:
-    """Return nulls and extremes of columns by name, from the footers of a local Parquet data set.
-
-    Only of columns that every row group has statistics of.
-    """
-    if not names or dataset.shards[0].format != "parquet" or is_remote(dataset.shards[0].url):
-        return {}
-    found: dict[str, dict[str, Any]] = {}
-    unknown: set[str] = set()
-    for shard in dataset.shards:
-        metadata, _ = read_metadata(shard)
-        indices = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
-        unknown |= names - indices.keys()
-        for group in range(metadata.num_row_groups):
-            for name in names & indices.keys():
-                statistics = metadata.row_group(group).column(indices[name]).statistics
-                if statistics is None or not statistics.has_null_count:
-                    unknown.add(name)
-                else:
-                    _add(found.setdefault(name, {"nulls": 0, "min": None, "max": None}), statistics)
-    return {name: facts for name, facts in found.items() if name not in unknown}
 
 
 def _add(facts: dict[str, Any], statistics: pq.Statistics) -> None:

@@ -13,7 +13,7 @@ from streamtrain.base.finite import finite_or_none
 from streamtrain.base.units import format_bytes
 from streamtrain.errors import DataError
 from streamtrain.plan.batch_sizes import first_sizes, largest_size
-from streamtrain.storage.column_table import left_out, sample
+from streamtrain.storage.column_table import TextFacts, left_out, others, sample
 from streamtrain.storage.dataset import FOOTERS_AT_ONCE
 from streamtrain.storage.manifest import Manifest, read_manifest
 from streamtrain.storage.parquet.parquet_footer import read_metadata
@@ -46,8 +46,10 @@ class ParquetFacts:
     high: dict[str, float | None] = field(default_factory=dict)
 
 
-def read_facts(dataset: Dataset) -> ParquetFacts:
+def read_facts(dataset: Dataset, texts: TextFacts) -> ParquetFacts:
     """Read every footer of a Parquet data set again; in an object store several at once.
+
+    Each is added to `texts` too.
 
     Raises DataError when one is no longer the one that was described.
     """
@@ -60,6 +62,7 @@ def read_facts(dataset: Dataset) -> ParquetFacts:
                 f"{shard.url}: the column {missing[0]!r} that was described is missing. Restore the"
                 " file, or write the data set again."
             )
+        texts.add(metadata, indices)
         for group in range(metadata.num_row_groups):
             row_group = metadata.row_group(group)
             if row_group.num_rows:
@@ -128,9 +131,10 @@ def inspect(
         if dataset.integrity == "verified"
         else None
     )
-    facts = read_facts(dataset) if dataset.shards[0].format == "parquet" else None
+    unbound = others(dataset, table or dataset.shards[0].columns)
+    texts = TextFacts({column.name for column in unbound})
+    facts = read_facts(dataset, texts) if dataset.shards[0].format == "parquet" else None
     width = np.dtype(dataset.decoded_type).itemsize
-    present = table or dataset.shards[0].columns
     document = {
         "url": dataset.url,
         "format": dataset.shards[0].format,
@@ -154,7 +158,7 @@ def inspect(
         "codec": sorted(facts.codecs) if facts else [zarr_codec(dataset.shards[0])],
         "dictionary": facts.dictionary if facts else False,
         "columns": _columns(dataset, manifest, facts),
-        "left_out": [asdict(column) for column in left_out(dataset, present)],
+        "left_out": [asdict(column) for column in left_out(unbound, texts)],
         "batch_sizes": list(first_sizes(largest_size(dataset.num_rows))),
         "shuffle_seed": manifest.shuffle_seed if manifest else None,
         "integrity": dataset.integrity,

@@ -9,25 +9,13 @@ from hypothesis import strategies as st
 
 from streamtrain.kernels.deal_rows import deal_rows, permute_rows
 from streamtrain.plan.order import GOLDEN, mix64
+from tests.kernels.plain import fisher_yates
 
 KEYS = st.integers(0, 2**64 - 1)
 
 
 def bucket_of(key: int, position: int, num_buckets: int) -> int:
     return (mix64((key + position * GOLDEN) % 2**64) >> 32) * num_buckets >> 32
-
-
-def fisher_yates(rows: list, key: int) -> list:
-    state = key
-    for i in range(len(rows) - 1, 0, -1):
-        while True:
-            state = (state + GOLDEN) % 2**64
-            product = (mix64(state) >> 32) * (i + 1)
-            if product % 2**32 >= 2**32 % (i + 1):
-                break
-        j = product >> 32
-        rows[i], rows[j] = rows[j], rows[i]
-    return rows
 
 
 def table(num_rows: int, words: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from streamtrain.kernels import shuffle as kernels
 from streamtrain.kernels.permute import permute, permute_width
 from streamtrain.kernels.shuffle import TILE_ROWS, count_buckets, deal
 from streamtrain.plan.order import GOLDEN, hash_array, mix64
+from tests.kernels.plain import fisher_yates
 
 RECEIPT_KEY = np.uint64(99)
 THOROUGH = os.environ.get("STREAMTRAIN_HYPOTHESIS") == "thorough"
@@ -71,15 +72,7 @@ def oracle(spans, skips, key, num_buckets):
                 )
         position += (len(span[0]) + 7) // 8 * 8
     for number, bucket in enumerate(buckets):
-        state = mix64(key ^ ((number + 1) * GOLDEN % 2**64))
-        for i in range(len(bucket) - 1, 0, -1):
-            while True:
-                state = (state + GOLDEN) % 2**64
-                product = (mix64(state) >> 32) * (i + 1)
-                if product % 2**32 >= 2**32 % (i + 1):
-                    break
-            j = product >> 32
-            bucket[i], bucket[j] = bucket[j], bucket[i]
+        fisher_yates(bucket, mix64(key ^ ((number + 1) * GOLDEN % 2**64)))
     return np.array([row for bucket in buckets for row in bucket], dtype=np.float32)
 
 

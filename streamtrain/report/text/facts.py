@@ -1,11 +1,11 @@
 """The facts next to the charts: `(name, text)` pairs for the page and for `report.md`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from streamtrain.base.units import format_count, format_seconds
 from streamtrain.report.analysis import Analysis, Summary, estimate_of, section
 from streamtrain.report.number_format import (
-    NOTHING,
+    interval_text,
     loss_text,
     rate_text,
     seconds_text,
@@ -30,11 +30,11 @@ def speed_facts(analysis: Analysis) -> Facts:
     summary, law = analysis.summary, analysis.landmarks.laws.throughput
     facts: Facts = []
     if law.alpha_seconds and law.beta_seconds_per_row:
-        alpha = _interval(law.alpha_seconds, format_seconds)
-        beta = _interval(law.beta_seconds_per_row, _nanoseconds)
+        alpha = interval_text(law.alpha_seconds, format_seconds)
+        beta = interval_text(law.beta_seconds_per_row, _nanoseconds)
         facts.append(("a step of B rows takes", f"α + βB: α = {alpha} and β = {beta} per row"))
     if law.delivery_rate and law.delivery_rate.value:
-        rate = _interval(law.delivery_rate, format_count)
+        rate = interval_text(law.delivery_rate, format_count)
         facts.append(("the stream delivers", f"{rate} rows/s"))
     if law.alpha_seconds and law.beta_seconds_per_row:
         facts.append(("reading is the limit", _crossover(summary, law)))
@@ -48,7 +48,7 @@ def speed_facts(analysis: Analysis) -> Facts:
 def _crossover(summary: Summary, law: ThroughputLaw) -> str:
     """Return the size from which delivery is slower than the step, or that there is none."""
     if law.crossover_batch_size and law.crossover_batch_size.value:
-        return f"from B = {_interval(law.crossover_batch_size, _rows)}"
+        return f"from B = {interval_text(law.crossover_batch_size, _rows)}"
     never = "at no size: the step is always slower than delivery"
     if any((cell.wait_fraction.value or 0) > _HARDLY for cell in summary.cells):
         never += "; it waits because reading uses the same CPU cores"
@@ -82,7 +82,7 @@ def _overlap(overlap: Estimate | None) -> str:
         return ""
     if overlap.value is None:
         return "completely (γ = ∞)"
-    return f"γ = {_interval(overlap, _four)} (1: not at all, ∞: completely)"
+    return f"γ = {interval_text(overlap, _four)} (1: not at all, ∞: completely)"
 
 
 def confirmation_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
@@ -92,7 +92,7 @@ def confirmation_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
             size_text(confirmation.batch_size),
             seconds_text(confirmation.predicted_seconds),
             seconds_text(confirmation.measured_seconds),
-            _interval(confirmation.ratio, times_text),
+            interval_text(confirmation.ratio, times_text),
         )
         for confirmation in summary.confirmation
     ]
@@ -143,8 +143,8 @@ def _steps_law(law: StepsLaw) -> str:
     if steps is None or critical is None or critical.value is None:
         return ""
     return (
-        f"S_min (1 + B_crit/B): S_min = {_interval(steps, _rows)},"
-        f" B_crit = {_interval(critical, _rows)}"
+        f"S_min (1 + B_crit/B): S_min = {interval_text(steps, _rows)},"
+        f" B_crit = {interval_text(critical, _rows)}"
     )
 
 
@@ -158,12 +158,12 @@ def _optimum(laws: Laws) -> str:
         text = "unbounded: a row costs nothing to compute"
         is_limited = True
     else:
-        text = f"{_interval(free, _rows)} rows"
+        text = f"{interval_text(free, _rows)} rows"
         is_limited = abs(best.value - free.value) > 0.01 * free.value
     if is_limited:
-        text += f"; limited by the delivery rate {_interval(best, _rows)}"
+        text += f"; limited by the delivery rate {interval_text(best, _rows)}"
     if seconds and seconds.value:
-        text += f"; {_interval(seconds, format_seconds)} to the target at that size"
+        text += f"; {interval_text(seconds, format_seconds)} to the target at that size"
     return text
 
 
@@ -181,7 +181,7 @@ def _growth(local: LocalGrowth | None) -> str:
     text = (
         f"B_crit went from {_rows(local.local_critical[0])} to {_rows(local.local_critical[-1])}"
         f" between loss {loss_text(local.losses[0])} and {loss_text(local.losses[-1])}"
-        f" ({_interval(growth, times_text)} ×): growing the minibatch could save at most"
+        f" ({interval_text(growth, times_text)} ×): growing the minibatch could save at most"
         f" {saving:.0f} % of the rows"
     )
     if not local.doublings:
@@ -226,7 +226,7 @@ def _noise_facts(measures: Json) -> FactIterator:
         )
         if holds:
             verdict = "consistent with 1/√m"
-        yield "√m law, slope", f"{_interval(slope, _three)}; {verdict}"
+        yield "√m law, slope", f"{interval_text(slope, _three)}; {verdict}"
 
 
 def scale_text(scale: Estimate | None) -> str:
@@ -239,7 +239,7 @@ def scale_text(scale: Estimate | None) -> str:
     if scale.kind == "fieller lower bound":
         least = _rows(scale.lo or 0.0)
         return f"≥ {least} (the gradient is not distinguishable from noise: no upper bound)"
-    return _interval(scale, _rows)
+    return interval_text(scale, _rows)
 
 
 def _curvature_facts(curvature: Json) -> FactIterator:
@@ -247,14 +247,14 @@ def _curvature_facts(curvature: Json) -> FactIterator:
     if largest and largest.value is not None:
         yield (
             "largest curvature λ",
-            f"{_interval(largest, _four)} (bounds of the eigenvalue on {curvature['rows']:,}"
+            f"{interval_text(largest, _four)} (bounds of the eigenvalue on {curvature['rows']:,}"
             " rows, which is biased upwards)",
         )
     rayleigh = estimate_of(curvature.get("rayleigh"))
     if rayleigh and rayleigh.value is not None:
         yield (
             "λ along that direction, on other rows",
-            f"{_interval(rayleigh, _four)} (the true λ is at least that large)",
+            f"{interval_text(rayleigh, _four)} (the true λ is at least that large)",
         )
     preconditioned = estimate_of(curvature.get("preconditioned"))
     if preconditioned and preconditioned.value is not None:
@@ -291,7 +291,7 @@ def _sharpness_facts(sharpness: Json) -> FactIterator:
     if gap and gap.value is not None:
         yield (
             "generalisation gap",
-            f"{_interval(gap, _two_digits)} in loss, held-out minus training rows",
+            f"{interval_text(gap, _two_digits)} in loss, held-out minus training rows",
         )
     for name, word in (("keskar", "Keskar's φ"), ("adaptive", "adaptive φ")):
         ratio = section(sharpness, "invariance_audit", name).get("ratio")
@@ -310,7 +310,7 @@ def _sharpness_at_target(equal: Json) -> tuple[str, str]:
     """Return the sharpness of the largest over the smallest size, trained to the same loss."""
     sizes = sorted(map(int, equal["by_batch_size"]))
     phi, adaptive, curvature = (
-        _interval(estimate_of(equal["largest_over_smallest"][name]), _two)
+        interval_text(estimate_of(equal["largest_over_smallest"][name]), _two)
         for name in ("phi", "adaptive", "curvature")
     )
     loss, largest, smallest = equal["target_loss"], size_text(sizes[-1]), size_text(sizes[0])
@@ -338,20 +338,7 @@ def _shuffle_facts(shuffle: Json) -> FactIterator:
             "these statistics describe your shuffle as much as the batch size: rows of a minibatch"
             " are similar to one another; streamtrain ingest --shuffle mixes them"
         )
-    yield "shuffle, design effect", f"{_interval(effect, _two)} (1 is perfect); {verdict}"
-
-
-def _interval(figure: Estimate | None, text: Callable[[float], str]) -> str:
-    """Return `value [lo, hi]` with each number written by `text`.
-
-    The kind of the interval and its n follow where the figure has a kind.
-    """
-    if figure is None or figure.value is None:
-        return NOTHING
-    if figure.lo is None or figure.hi is None:
-        return text(figure.value) + (" (1 run)" if figure.kind == "1 run" else "")
-    kind = f" ({figure.kind}, n = {figure.n:,})" if figure.kind else ""
-    return f"{text(figure.value)} [{text(figure.lo)}, {text(figure.hi)}]{kind}"
+    yield "shuffle, design effect", f"{interval_text(effect, _two)} (1 is perfect); {verdict}"
 
 
 def _rows(value: float) -> str:

@@ -1,10 +1,7 @@
 """What more rows than a sweep used would change: the fastest size by rows, in words."""
 
-from collections.abc import Callable
-
 from streamtrain.report.analysis import Summary
-from streamtrain.report.number_format import size_text
-from streamtrain.science.intervals import Estimate
+from streamtrain.report.number_format import interval_text, size_text
 
 #: A prediction that excludes the recommended size by this factor is a warning.
 FAR = 2.0
@@ -18,15 +15,16 @@ def more_rows_text(summary: Summary) -> str:
     sizes = ", ".join(
         f"{_size(size)} with {int(rows):,} rows" for rows, size in found.fastest.items()
     )
+    factor = interval_text(found.per_doubling, "{:.2f}".format)
     text = (
-        f"fastest: {sizes} (× {_interval(found.per_doubling, '{:.2f}'.format)} per doubling of the"
-        f" rows). The rungs before the last predict {_interval(found.expected, _size)} for it"
+        f"fastest: {sizes} (× {factor} per doubling of the rows). The rungs before the last predict"
+        f" {interval_text(found.expected, _size)} for it"
     )
     if not found.is_confirmed:
         return f"{text}, which is wrong: the size for more rows is not predicted"
     if found.predicted.value is None:
         return text
-    return f"{text}. For all {found.epoch_rows:,} rows: {_interval(found.predicted, _size)}"
+    return f"{text}. For all {found.epoch_rows:,} rows: {interval_text(found.predicted, _size)}"
 
 
 def far_prediction(summary: Summary) -> str:
@@ -39,16 +37,12 @@ def far_prediction(summary: Summary) -> str:
         return ""
     if found.predicted.lo <= FAR * size and found.predicted.hi >= size / FAR:
         return ""
+    predicted = interval_text(found.predicted, _size)
     return (
         f"{size_text(size)} is the fastest for {max(map(int, found.fastest)):,} rows. For all"
-        f" {found.epoch_rows:,} the fastest is predicted to be {_interval(found.predicted, _size)}."
+        f" {found.epoch_rows:,} the fastest is predicted to be {predicted}."
         " A longer sweep would measure it."
     )
-
-
-def _interval(figure: Estimate, text: Callable[[float], str]) -> str:
-    value, lo, hi = (text(end or 0.0) for end in (figure.value, figure.lo, figure.hi))
-    return f"{value} [{lo}, {hi}]"
 
 
 def _size(value: float) -> str:

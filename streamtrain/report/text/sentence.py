@@ -47,10 +47,10 @@ def next_note(summary: Summary) -> str:
     recommended, cell = summary.recommendation, summary.recommended_cell
     if recommended.command is None or recommended.rows is None or cell is None:
         return ""
+    text = f"It trains on {recommended.rows:,} rows"
     growing = summary.growing
     if growing is not None and growing.wins:
-        return f"It trains on {recommended.rows:,} rows."
-    text = f"It trains on {recommended.rows:,} rows"
+        return f"{text}."
     if speed := cell.rows_per_second.value:
         text += f" in about {seconds_text(Estimate(value=recommended.rows / speed))}"
     rmse = recommended.expected_rmse
