@@ -146,6 +146,8 @@ class Shard:
         storage: How to access the URL if it is remote.
         listed: A manifest lists the shard, so its pages have the form that our writer gives them.
         absent_chunks: Zarr chunks that were left out, and are read as the fill value.
+        stamp: What changes when the file is written again: its modification time in ns, or the
+            version or ETag of an object. Empty where a manifest has a hash of the contents.
     """
 
     url: str
@@ -159,6 +161,7 @@ class Shard:
     storage: Storage = LOCAL
     listed: bool = False
     absent_chunks: int = 0
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +203,7 @@ class Dataset:
         left_out: (file, cause) of quarantined shards that could not be opened and that no manifest
             describes.
         folder: The folder of the shards where it is not `url`: that of an imported table.
+        digest: Hash of the contents of all shards, from their manifest; empty without one.
     """
 
     url: str
@@ -213,6 +217,7 @@ class Dataset:
     truth: Truth | None = None
     left_out: tuple[tuple[str, str], ...] = ()
     folder: str = ""
+    digest: str = ""
 
     def place(self, shard: int, row: int) -> tuple[str, int]:
         """Return the file and the row that the user knows a row of a shard by."""

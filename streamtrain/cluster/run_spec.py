@@ -16,7 +16,7 @@ from streamtrain.records import Baseline, UntilFlat
 from streamtrain.run.prepare import Prepared, open_data
 from streamtrain.stream.open_source import stream_budget
 from streamtrain.training.engine_choice import make_model
-from streamtrain.types import Standardization
+from streamtrain.types import Dataset, Standardization
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,7 +69,7 @@ class RunSpec:
         )
         return cls(
             config=prepared.config.model_copy(update={"order": order}),
-            data_fingerprint=prepared.source.dataset.fingerprint,
+            data_fingerprint=_fingerprint(prepared.source.dataset),
             standard=prepared.standard,
             fill=prepared.source.fill,
             evaluation=prepared.evaluation,
@@ -93,10 +93,10 @@ def open_run(spec: RunSpec, *, threads: int, memory_limit: int | None) -> Prepar
     config = _worker_config(spec.config, threads, memory_limit)
     source = open_data(config)
     dataset = source.dataset
-    if dataset.fingerprint != spec.data_fingerprint:
+    if (fingerprint := _fingerprint(dataset)) != spec.data_fingerprint:
         raise DataError(
             f"{dataset.url}: a worker sees other data than the driver (fingerprint"
-            f" {dataset.fingerprint}, not {spec.data_fingerprint}). Put the data where every"
+            f" {fingerprint}, not {spec.data_fingerprint}). Put the data where every"
             " machine finds the same files under the same name."
         )
     source = replace(source, fill=spec.fill, standard=spec.standard)
@@ -117,6 +117,11 @@ def open_run(spec: RunSpec, *, threads: int, memory_limit: int | None) -> Prepar
         until_flat=spec.until_flat,
         budget=stream_budget(source, config.fetch, fixed_bytes=spec.fixed_bytes),
     )
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    """Return what must be the same on every machine, which dates of files are not."""
+    return dataset.fingerprint + dataset.digest[:16]
 
 
 def _worker_config(config: Config, threads: int, memory_limit: int | None) -> Config:

@@ -189,6 +189,10 @@ class CheckpointConfig(Section):
         description="save after this many seconds or 2 % of a pass, whichever comes first",
     )
     keep: PositiveCount = Field(default=3, description="number of latest checkpoints to keep")
+    same_data: OnOff = Field(
+        default=False,
+        description="resume although files have another date: they were only copied or touched",
+    )
 
 
 #: The budget of a sweep in seconds, where none is given.

@@ -134,6 +134,7 @@ class RunDirectory:
             versions={name: versions[name] for name in _EXACT if name in versions},
             keep=config.checkpoint.keep,
             every_seconds=config.checkpoint.every_seconds,
+            same_data=config.checkpoint.same_data,
             interrupt=interrupt,
         )
 

@@ -20,6 +20,7 @@ from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.plan import Plan, make_plan
 from streamtrain.records import Baseline, SpanVariation, UntilFlat
 from streamtrain.science.span_variation import is_unlike, span_variation, unlike_text
+from streamtrain.storage.data_fingerprint import file_stamps
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.stream.block import Block, BufferPool
@@ -145,6 +146,8 @@ class Prepared:
             "engine": self.engine,
             "model": self.model.to_json(),
             "the data": source.dataset.fingerprint,
+            "the manifest": source.dataset.digest or None,
+            "file stamps": file_stamps(source.dataset),
             "columns": list(source.dataset.columns),
             "spans": source.spans.fingerprint,
             "window_rows": self.source.window_rows,

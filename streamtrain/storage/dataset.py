@@ -1,7 +1,5 @@
 """Open a data set: find its shards, read their footers, bind their columns by name."""
 
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,6 +13,7 @@ import numpy as np
 from streamtrain.errors import DataError, StoreError, shown
 from streamtrain.storage.column_choice import candidates, choose_columns, missing_column_message
 from streamtrain.storage.column_places import eligible
+from streamtrain.storage.data_fingerprint import contents_digest, data_fingerprint
 from streamtrain.storage.foreign.foreign_source import find_foreign
 from streamtrain.storage.locate import locate, read_list, warn_of_links
 from streamtrain.storage.manifest import (
@@ -48,8 +47,8 @@ class FoundShards:
     """The shards that a path refers to, before columns are chosen; empty shards are excluded.
 
     `left_out`: (file, cause) of shards that could not be opened, when such shards are quarantined.
-    `folder`: see `Dataset`. `digest`: a hash of the contents of an imported table. `table`: the
-    columns of an imported table, also those that its shards lack. `needs_target`: why its target
+    `folder` and `digest`: see `Dataset`. `table`: the columns of an imported table, also those that
+    its shards lack. `needs_target`: why its target
     must be named; empty where the last column is a good default.
     """
 
@@ -156,6 +155,7 @@ def find_shards(
         integrity="verified" if manifest else "unverified",
         truth=manifest.truth if manifest else None,
         left_out=tuple(bad),
+        digest=contents_digest(manifest) if manifest else "",
     )
 
 
@@ -224,10 +224,13 @@ def bind_columns(
         first_ids=np.concatenate([[0], ends[:-1]]).astype(np.int64),
         num_rows=int(ends[-1]),
         integrity=listing.integrity,
-        fingerprint=_fingerprint(listing),
+        fingerprint=data_fingerprint(
+            listing.shards, imported_digest=listing.digest if listing.folder else ""
+        ),
         truth=listing.truth,
         left_out=listing.left_out,
         folder=listing.folder,
+        digest=listing.digest,
     )
 
 
@@ -379,17 +382,3 @@ def _raise_all(problems: Sequence[str]) -> None:
             more = len(problems) - _SHOWN_OF_MANY
             lines.append(f"  and {more:,} more, which streamtrain verify lists")
         raise DataError("\n".join(lines))
-
-
-def _fingerprint(listing: FoundShards) -> str:
-    """Return a hash of the shards that does not depend on the path of their folder."""
-    # These paths turn the `//` of a URL into `/`. That does no harm: it happens to all URLs, and
-    # only the part after their common folder is hashed.
-    urls = [f"/{shard.url}" if is_remote(shard.url) else shard.url for shard in listing.shards]
-    root = os.path.dirname(urls[0]) if len(urls) == 1 else os.path.commonpath(urls)
-    rows = [
-        (os.path.relpath(url, root), shard.num_rows, shard.num_bytes, shard.source)
-        for url, shard in zip(urls, listing.shards, strict=True)
-    ]
-    content = json.dumps([*rows, listing.digest] if listing.digest else rows)
-    return hashlib.sha256(content.encode()).hexdigest()[:32]

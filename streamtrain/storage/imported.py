@@ -116,15 +116,12 @@ def import_table(path: str, storage: Storage) -> FoundShards:
     with suppress(OSError):
         os.utime(folder / _NOTE_NAME)
     _remove_oldest(folder)
-    manifest = read_manifest(str(folder / _ROWS_NAME))
-    hashes = [] if manifest is None else [shard.sha256 for shard in manifest.shards]
     return replace(
         found,
         url=shown_path,
         table=note.columns,
         needs_target=note.needs_target,
         folder=str(folder / _ROWS_NAME),
-        digest=hashlib.sha256(json.dumps(hashes).encode()).hexdigest(),
     )
 
 

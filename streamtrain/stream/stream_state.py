@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamtrain.errors import ConfigError
+from streamtrain.storage.data_fingerprint import written_again
 
 #: The keys that a state must have.
 _STATE_KEYS = ("epoch", "window", "row", "receipt", "receipt_before_window", "imputed", "order")
@@ -27,15 +28,23 @@ def check_order(state: Mapping[str, Any], order: Mapping[str, Any]) -> None:
     """Raise ConfigError when a state was saved under another order of rows than `order`."""
     # one seed decided both when a state had no holdout_seed
     saved_order = {"holdout_seed": state["order"].get("seed"), **state["order"]}
+    # states of before have neither
+    saved_order = {name: order[name] for name in ("manifest", "stamps")} | saved_order
     changes = [
         f"{name} was {saved_order.get(name)!r}, is {value!r}"
         for name, value in order.items()
-        if saved_order.get(name) != value
+        if name != "stamps" and saved_order.get(name) != value
     ]
     if changes:
         raise ConfigError(
             f"this state belongs to another order of rows ({'; '.join(changes)}). Open the stream"
             " with the options that it was saved under."
+        )
+    if changed := written_again(saved_order["stamps"], order["stamps"]):
+        raise ConfigError(
+            f"this state cannot be resumed: {changed}, so rows may differ although sizes and"
+            " footers do not. If it was only copied or touched, set state['order']['stamps'] = None"
+            " first; if not, restore it."
         )
 
 

@@ -18,6 +18,7 @@ from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.order import hash_array
 from streamtrain.plan.plan import Plan, default_window_rows, make_plan
 from streamtrain.records import to_json
+from streamtrain.storage.data_fingerprint import file_stamps
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.stream.block import BufferPool
@@ -307,6 +308,8 @@ class Stream(IterableDataset[Minibatch]):
             "holdout_rows": source.holdout.num_rows,
             **({"holdout_seed": self._holdout_seed} if source.holdout.num_rows else {}),
             "data": self.dataset.fingerprint,
+            "manifest": self.dataset.digest,
+            "stamps": file_stamps(self.dataset),
             "columns": list(self.dataset.columns),
             "on_null": source.on_null,
             "on_bad_shard": "error" if source.quarantine is None else "quarantine",

@@ -17,8 +17,9 @@ import numpy as np
 from streamtrain.base.atomic_files import sync_folder
 from streamtrain.base.interrupt import Interrupt
 from streamtrain.config import with_holdout_seed
-from streamtrain.errors import DataError, ResourceError
+from streamtrain.errors import ConfigError, DataError, ResourceError
 from streamtrain.records import Record
+from streamtrain.storage.data_fingerprint import written_again
 from streamtrain.training.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -26,7 +27,7 @@ from streamtrain.training.checkpoint import (
     remove_checkpoint,
     write_checkpoint,
 )
-from streamtrain.training.fingerprint import check_unchanged, differences
+from streamtrain.training.fingerprint import NEW_ENTRIES, check_unchanged, differences
 from streamtrain.types import Json
 
 #: A run is saved every `every_seconds`, or whenever this fraction of a pass has been done since the
@@ -90,7 +91,8 @@ class Checkpointer:
 
     `seconds` is how long the run had taken when it was interrupted, 0 for a new one. `versions` are
     compared on resuming, and a change only causes a warning: the same bits are promised only with
-    the same versions on the same machine.
+    the same versions on the same machine. `same_data`: resume although files of the data were
+    written again.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Checkpointer:
         versions: Json,
         keep: int = 3,
         every_seconds: float = 30.0,
+        same_data: bool = False,
         interrupt: Interrupt | None = None,
     ):
         self.folder = folder
@@ -108,6 +111,7 @@ class Checkpointer:
         self.versions = versions
         self.keep = keep
         self.every_seconds = every_seconds
+        self.same_data = same_data
         self.interrupt = interrupt or Interrupt()
         self.seconds = 0.0
         self._started = time.perf_counter()
@@ -141,7 +145,7 @@ class Checkpointer:
         if checkpoint is None:
             return []
         document = checkpoint.document
-        check_unchanged(self.folder.parent, with_holdout_seed(document["fingerprint"]), fingerprint)
+        self._check_fingerprint(with_holdout_seed(document["fingerprint"]))
         if changed := differences(document["versions"], self.versions):
             warnings.warn(
                 f"{self.folder.parent} is resumed under other versions, so the last bits of its"
@@ -156,6 +160,21 @@ class Checkpointer:
         self.seconds = document["seconds"]
         self._started -= self.seconds
         return records
+
+    def _check_fingerprint(self, was: Json) -> None:
+        """Raise ConfigError when the run was saved under another fingerprint."""
+        run = self.folder.parent
+        was = {name: self._fingerprint.get(name) for name in NEW_ENTRIES} | was
+        stamps, now = was.pop("file stamps"), dict(self._fingerprint)
+        stamps_now = now.pop("file stamps", None)
+        check_unchanged(run, was, now)
+        changed = written_again(stamps, stamps_now)
+        if changed and not self.same_data:
+            raise ConfigError(
+                f"{run} cannot be resumed: {changed}, so rows may differ although sizes and footers"
+                " do not. If it was only copied or touched, add --set checkpoint.same_data=on; if"
+                " not, restore it, or choose another --out."
+            )
 
     def take(self, name: str) -> PassState | None:
         """Return the state to resume the pass of this name from; None for a pass that starts.

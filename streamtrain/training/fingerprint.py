@@ -29,6 +29,7 @@ FREE_KEYS = frozenset(
         "train.threads",
         "checkpoint.every_seconds",
         "checkpoint.keep",
+        "checkpoint.same_data",
         *(
             f"cluster.{name}"
             for name in ClusterConfig.model_fields
@@ -36,6 +37,9 @@ FREE_KEYS = frozenset(
         ),
     }
 )
+
+#: Entries of a fingerprint that older checkpoints lack.
+NEW_ENTRIES = ("the manifest", "file stamps")
 
 
 def config_fingerprint(config: Config | Mapping[str, Any]) -> Json:

@@ -14,6 +14,7 @@ from streamtrain.storage.column_places import mark_index
 from streamtrain.storage.decode import arrow_column
 from streamtrain.storage.parquet.guard import Chunk, check_footer, check_pages, read_chunks
 from streamtrain.storage.remote.filesystem import open_binary
+from streamtrain.storage.remote.remote_file import RemoteFile
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.types import LOCAL, MAX_ROWS, Column, Shard, Storage
 
@@ -29,7 +30,7 @@ def describe_parquet(url: str, storage: Storage = LOCAL) -> Shard:
     Raises DataError when the file is cut short, encrypted, or not Parquet, and StoreError when its
     store does not answer.
     """
-    footer, num_bytes = _read_footer(url, storage)
+    footer, num_bytes, stamp = _read_footer(url, storage)
     metadata = _parse_footer(url, footer)
     boundaries = _boundaries(url, metadata)
     return Shard(
@@ -41,6 +42,7 @@ def describe_parquet(url: str, storage: Storage = LOCAL) -> Shard:
         columns=_columns(url, metadata),
         source=_hash(footer),
         storage=storage,
+        stamp=stamp,
     )
 
 
@@ -49,7 +51,7 @@ def parquet_source(url: str, storage: Storage = LOCAL) -> tuple[str, int]:
 
     They equal `Shard.source` and `Shard.num_bytes` as long as the file is the one described.
     """
-    footer, num_bytes = _read_footer(url, storage)
+    footer, num_bytes, _ = _read_footer(url, storage)
     return _hash(footer), num_bytes
 
 
@@ -76,7 +78,7 @@ def reread_footer(shard: Shard) -> tuple[pq.FileMetaData, bytes]:
 
     Raises DataError when it is no longer the one that was described.
     """
-    footer, _ = _read_footer(shard.url, shard.storage)
+    footer, _, _ = _read_footer(shard.url, shard.storage)
     if _hash(footer) != shard.source:
         raise DataError(
             f"{shard.url}: the file has changed since it was opened. Open the data set again."
@@ -180,10 +182,14 @@ def _boundaries(url: str, metadata: pq.FileMetaData) -> np.ndarray:
     return np.array(edges, dtype=np.int64)
 
 
-def _read_footer(url: str, storage: Storage) -> tuple[bytes, int]:
-    """Return the footer, with its length and the closing magic, and the size of the file."""
+def _read_footer(url: str, storage: Storage) -> tuple[bytes, int, str]:
+    """Return the footer, with its length and the closing magic; the file's size, and its stamp."""
     try:
         with open_binary(url, storage) as file:
+            if isinstance(file, RemoteFile):
+                stamp = file.stamp
+            else:
+                stamp = str(os.fstat(file.fileno()).st_mtime_ns)
             num_bytes = file.seek(0, os.SEEK_END)
             # One request brings most footers; on a disk the length is read first.
             tail_bytes = _TAIL_BYTES if is_remote(url) else 8
@@ -205,7 +211,7 @@ def _read_footer(url: str, storage: Storage) -> tuple[bytes, int]:
             if length + 8 > len(tail):
                 file.seek(num_bytes - 8 - length)
                 tail = file.read(length + 8)
-            return tail[-length - 8 :], num_bytes
+            return tail[-length - 8 :], num_bytes, stamp
     except OSError as error:
         raise DataError(
             f"{url}: cannot be read: {error.strerror or error}. Check the path and its permissions."

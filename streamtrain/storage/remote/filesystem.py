@@ -27,6 +27,7 @@ from streamtrain.storage.remote.remote_file import (
     Traffic,
     as_store_error,
     count_attempts,
+    object_stamp,
 )
 from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, split
 from streamtrain.types import LOCAL, Storage
@@ -292,7 +293,8 @@ def open_remote(url: str, storage: Storage, traffic: Traffic | None = None) -> R
         import obstore  # from an extra; `open_objects` raises where it is missing
 
         with as_store_error(url, storage):
-            size = obstore.head(objects, "")["size"]
+            head = obstore.head(objects, "")
+        size, stamp = head["size"], str(head["version"] or head["e_tag"] or head["last_modified"])
 
         def read_range(start: int, length: int) -> pa.Buffer:
             return pa.py_buffer(obstore.get_range(objects, "", start=start, length=length))
@@ -302,11 +304,12 @@ def open_remote(url: str, storage: Storage, traffic: Traffic | None = None) -> R
         with as_store_error(url, storage):
             file = files.open_input_file(path)
             size = file.size()
+            stamp = object_stamp(file.metadata())
 
         def read_range(start: int, length: int) -> pa.Buffer:
             return pa.py_buffer(file.read_at(length, start))
 
-    return RemoteFile(url, storage, size, read_range, traffic)
+    return RemoteFile(url, storage, size, read_range, traffic, stamp=stamp)
 
 
 def open_sequential(url: str, storage: Storage = LOCAL) -> io.BufferedReader:
@@ -356,6 +359,11 @@ def is_folder(url: str, storage: Storage = LOCAL) -> bool:
 
 def list_files(url: str, storage: Storage) -> dict[str, int]:
     """Return relative name → size of every remote file below `url`. Raises StoreError."""
+    return {name: info.size for name, info in list_infos(url, storage).items()}
+
+
+def list_infos(url: str, storage: Storage) -> dict[str, fs.FileInfo]:
+    """Return relative name → size and date of every remote file. Raises StoreError."""
     scheme, path = split(url)
     if is_web(url):
         raise DataError(
@@ -366,7 +374,7 @@ def list_files(url: str, storage: Storage) -> dict[str, int]:
     with as_store_error(url, storage):
         infos = files.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     root = (path.rstrip("/") + "/").lstrip("/")
-    return {info.path.lstrip("/").removeprefix(root): info.size for info in infos if info.is_file}
+    return {info.path.lstrip("/").removeprefix(root): info for info in infos if info.is_file}
 
 
 def write_file(path: Path, url: str, storage: Storage) -> None:

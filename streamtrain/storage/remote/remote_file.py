@@ -8,7 +8,7 @@ import errno
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -83,10 +83,27 @@ def as_store_error(url: str, storage: Storage) -> Iterator[None]:
         ) from None
 
 
+def object_stamp(metadata: Mapping[bytes | str, bytes | str] | None) -> str:
+    """Return the version of an object, or else its ETag or date, from what its store says of it.
+
+    >>> object_stamp({b"ETag": b'"9b2c"', b"Content-Length": b"12"})
+    '"9b2c"'
+    """
+    known = {_text(name).lower(): _text(value) for name, value in (metadata or {}).items()}
+    stamps = (known.get(name, "") for name in ("versionid", "generation", "etag", "last-modified"))
+    return next(filter(None, stamps), "")
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 class RemoteFile(io.RawIOBase):
     """A file of known size that is read by range.
 
-    `read_range(start, length)` returns a buffer. For one thread at a time; holds no connection.
+    `read_range(start, length)` returns a buffer. `stamp`: the version or ETag of the object, or the
+    time when it was written; empty where the store gives none. For one thread at a time; holds no
+    connection.
     """
 
     def __init__(
@@ -96,8 +113,11 @@ class RemoteFile(io.RawIOBase):
         size: int,
         read_range: Callable[[int, int], pa.Buffer],
         traffic: Traffic | None = None,
+        *,
+        stamp: str = "",
     ):
         self.size = size
+        self.stamp = stamp
         self._url = url
         self._storage = storage
         self._read_range = read_range

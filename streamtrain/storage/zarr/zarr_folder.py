@@ -13,7 +13,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, ObjectStore, WrapperStore
 
 from streamtrain.errors import DataError, shown
-from streamtrain.storage.remote.filesystem import OPTION_NAMES, list_files, open_objects, read_range
+from streamtrain.storage.remote.filesystem import OPTION_NAMES, list_infos, open_objects, read_range
 from streamtrain.storage.remote.remote_file import Traffic, as_store_error
 from streamtrain.storage.remote.urls import is_remote, split
 from streamtrain.types import LOCAL, Storage
@@ -25,9 +25,13 @@ Range = tuple[str, int, int]
 
 
 class Folder(Protocol):
-    """The files of a node, by their names relative to `url`."""
+    """The files of a node, by their names relative to `url`.
+
+    `written_ns`: the latest modification time of the files that `files` found; 0 before.
+    """
 
     url: str
+    written_ns: int
 
     def store(self) -> str | WrapperStore:
         """Return what zarr opens, read only."""
@@ -67,6 +71,7 @@ class LocalFolder:
 
     def __init__(self, url: str):
         self.url = url
+        self.written_ns = 0
 
     def store(self) -> str:
         """Return what zarr opens."""
@@ -92,6 +97,7 @@ class LocalFolder:
                 if not stat.S_ISREG(status.st_mode):
                     raise DataError(f"{shown(path)}: not a regular file. Move it out of the array.")
                 files[Path(os.path.relpath(path, self.url)).as_posix()] = status.st_size
+                self.written_ns = max(self.written_ns, status.st_mtime_ns)
         return files
 
     def size(self, name: str) -> int | None:
@@ -120,6 +126,7 @@ class RemoteFolder:
         self.url = url
         self.storage = storage
         self.traffic = traffic or Traffic()
+        self.written_ns = 0
         self._files: dict[str, int] | None = None
 
     def store(self) -> "CheckedStore":
@@ -137,7 +144,9 @@ class RemoteFolder:
     def files(self) -> dict[str, int]:
         """Return name → size of every file below."""
         if self._files is None:
-            self._files = list_files(self.url, self.storage)
+            infos = list_infos(self.url, self.storage)
+            self._files = {name: info.size for name, info in infos.items()}
+            self.written_ns = max((info.mtime_ns or 0 for info in infos.values()), default=0)
         return self._files
 
     def size(self, name: str) -> int | None:

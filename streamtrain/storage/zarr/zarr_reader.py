@@ -81,6 +81,7 @@ def _describe(folder: Folder, storage: Storage) -> Shard:
         read_rows=step,
         storage=storage,
         absent_chunks=absent,
+        stamp=str(folder.written_ns),
     )
 
 
