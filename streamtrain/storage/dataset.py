@@ -340,7 +340,7 @@ def _describe_urls(urls: Sequence[str], storage: Storage) -> list[Described]:
 def _describe_all(
     items: Sequence[Item], describe: Callable[[Item], Shard], *, remote: bool
 ) -> list[Described]:
-    """Describe shards, several at once.
+    """Describe shards, several at once; a remote one again before it counts as bad.
 
     After a StoreError no further shard is requested from the store, and the error is raised.
     """
@@ -350,7 +350,12 @@ def _describe_all(
         if store_lost.is_set():
             return StoreError("not requested")
         try:
-            return describe(item)
+            try:
+                return describe(item)
+            except StoreError:
+                raise
+            except DataError as error:
+                return describe(item) if remote else error
         except StoreError:
             store_lost.set()
             raise

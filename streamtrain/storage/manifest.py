@@ -126,7 +126,13 @@ def read_manifest(folder: str, storage: Storage = LOCAL) -> Manifest | None:
     try:
         if num_bytes > _MAX_BYTES:
             raise ValueError(f"{num_bytes:,} bytes; the limit is {_MAX_BYTES:,}")
-        return Manifest.model_validate_json(read_file(path, storage))
+        try:
+            return Manifest.model_validate_json(read_file(path, storage))
+        except ValidationError:
+            if not is_remote(path):
+                raise
+            # its bytes may have been damaged on their way
+            return Manifest.model_validate_json(read_file(path, storage))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -12,6 +12,7 @@ from streamtrain.errors import DataError, ResourceError, StoreError, first_line
 from streamtrain.storage.parquet.fast_pages import PlainBuffers
 from streamtrain.storage.parquet.parquet_reader import ParquetForward, ParquetReader
 from streamtrain.storage.remote.remote_file import Traffic
+from streamtrain.storage.remote.urls import is_remote
 from streamtrain.types import Dataset, Format, Shard
 
 if TYPE_CHECKING:
@@ -167,7 +168,8 @@ def _as_data_error(shard: Shard, start: int, stop: int, *, last_attempt: bool) -
     """Raise one DataError for whatever a decoder raises.
 
     Hostile bytes raise OSError, ArrowInvalid, UnicodeDecodeError, RuntimeError and others. Before
-    the last attempt they become `_RetryRead`. Our own DataErrors are never retried.
+    the last attempt they become `_RetryRead`. Our own DataErrors are retried for an object store
+    only, where bytes may be damaged on their way.
     """
     try:
         yield
@@ -177,6 +179,8 @@ def _as_data_error(shard: Shard, start: int, stop: int, *, last_attempt: bool) -
             " programs, or run streamtrain ingest, which writes small row groups."
         ) from error
     except DataError as error:
+        if not last_attempt and is_remote(shard.url) and not isinstance(error, StoreError):
+            raise _RetryRead from error
         if shard.url in str(error) or isinstance(error, StoreError):
             raise
         raise DataError(f"{_rows_of(shard, start, stop)}: {error}") from error

@@ -34,7 +34,7 @@ from streamtrain.storage.parquet.guard import Chunk, max_decoded_bytes, walk_pag
 from streamtrain.storage.parquet.parquet_footer import read_metadata
 from streamtrain.storage.parquet.parquet_reader import BATCH_ROWS, BUFFER_BYTES, open_file
 from streamtrain.storage.remote.filesystem import is_folder, open_sequential, take_query
-from streamtrain.storage.remote.urls import normal_url
+from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.zarr.zarr_reader import decode_all_chunks
 from streamtrain.types import LOCAL, Json, Shard, Storage
 
@@ -148,7 +148,11 @@ def verify(
 
     def check(item: tuple[str, ShardEntry | None]) -> _ShardResult:
         url, entry = item
-        return _check_shard(url, entry, limit, storage)
+        result = _check_shard(url, entry, limit, storage)
+        if result.findings and is_remote(url):
+            # bytes may have been damaged on their way
+            result = _check_shard(url, entry, limit, storage)
+        return result
 
     with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
         results = list(pool.map(check, work))

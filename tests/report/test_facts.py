@@ -176,6 +176,11 @@ def test_a_bad_shuffle_a_slope_that_is_not_and_a_quarantine_are_said():
     assert "a.parquet rows 0 to 5 (cut short)" in found["quarantined"]
     assert found["left out"] == "b (no)"
     assert found["integrity"] == "verified"
+    assert [warning.text for warning in summary.warnings[:2]] == [
+        f"5 of {summary.data.num_rows:,} rows ({500 / summary.data.num_rows:.2g} %) could not be"
+        " read and were left out. The first: cut short.",
+        "Left out: 1 file that could not be opened. The first: b: no.",
+    ]
 
 
 def on_workers(**last) -> list[dict]:

@@ -1,6 +1,7 @@
 """An HTTP proxy in front of the moto server that imitates network faults.
 
-It cuts connections in the middle of a response, never responds, or responds with 503.
+It cuts connections in the middle of a response, never responds, responds with 503, or flips one bit
+of a body, at `flipped_at` of its length.
 """
 
 import http.client
@@ -11,7 +12,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-Fault = Literal["drop", "stall", "503"] | None
+Fault = Literal["drop", "stall", "503", "flip"] | None
 #: (number of the request from 0, method, path) → the fault to inject.
 Plan = Callable[[int, str, str], Fault]
 
@@ -32,6 +33,7 @@ class Proxy:
         self._num_waiting = 0
         self._connections: list[socket.socket] = []
         self.min_concurrent = 1
+        self.flipped_at = 0.5
         self._enough = threading.Event()
         proxy = self
 
@@ -95,12 +97,12 @@ class Proxy:
                     handler, 503, [("Retry-After", "0")], b"<Error><Code>SlowDown</Code></Error>"
                 )
             else:
-                self._forward(handler, body, cut=fault == "drop")
+                self._forward(handler, body, fault)
         finally:
             with self._lock:
                 self._num_waiting -= 1
 
-    def _forward(self, handler: BaseHTTPRequestHandler, body: bytes, *, cut: bool) -> None:
+    def _forward(self, handler: BaseHTTPRequestHandler, body: bytes, fault: Fault) -> None:
         upstream = http.client.HTTPConnection("127.0.0.1", self._server_port, timeout=30)
         try:
             kept = {
@@ -110,8 +112,12 @@ class Proxy:
             }
             upstream.request(handler.command, handler.path, body, kept)
             response = upstream.getresponse()
-            content = response.read()
-            self._send(handler, response.status, response.getheaders(), content, cut=cut)
+            content = bytearray(response.read())
+            if fault == "flip" and content:
+                content[int(self.flipped_at * (len(content) - 1))] ^= 4
+            self._send(
+                handler, response.status, response.getheaders(), content, cut=fault == "drop"
+            )
         finally:
             upstream.close()
 
@@ -120,7 +126,7 @@ class Proxy:
         handler: BaseHTTPRequestHandler,
         status: int,
         headers: list[tuple[str, str]],
-        content: bytes,
+        content: bytes | bytearray,
         *,
         cut: bool = False,
     ) -> None:

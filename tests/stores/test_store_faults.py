@@ -61,6 +61,52 @@ def test_a_failing_network_costs_no_row_and_changes_no_order(bucket, local, prox
     assert faults.count(fault) == len(faults) == len(num_requests) >= 2, "the faults did come"
 
 
+@FORMATS
+@pytest.mark.parametrize("what", ["rows", "footers", "manifest"])
+def test_a_body_that_arrives_flipped_is_asked_for_again_once(bucket, local, proxy, format, what):
+    """The first answer of one kind has a flipped bit."""
+    url = bucket.put(Path(local[format].url), "d")
+    kind = {"parquet": r"\.parquet$", "zarr": r"/c/\d|zarr\.json$"}[format]
+    wanted = r"_manifest\.json$" if what == "manifest" else kind
+    asked: list[str] = []
+    opened = False
+
+    def plan(number: int, method: str, path: str) -> Fault:
+        path = path.partition("?")[0]
+        if method != "GET" or not re.search(wanted, path) or opened != (what == "rows"):
+            return None
+        asked.append(path)
+        return "flip" if len(asked) == 1 else None
+
+    proxy.plan, proxy.flipped_at = plan, {"rows": 0.5, "footers": 1.0, "manifest": 0.0}[what]
+    stream = st.open_stream(
+        url, batch_size=500, window_rows=2048, storage_options=bucket.through(proxy)
+    )
+    opened = True
+    rows = np.concatenate([np.concatenate([x, y], axis=1) for x, y in stream])
+    local_stream = st.open_stream(local[format].url, batch_size=500, window_rows=2048)
+    assert (
+        rows.tobytes()
+        == np.concatenate([np.concatenate([x, y], axis=1) for x, y in local_stream]).tobytes()
+    )
+    assert asked.count(asked[0]) >= 2, "it was asked for again"
+
+
+def test_a_body_that_stays_flipped_is_asked_for_twice_and_then_bad(bucket, local, proxy):
+    url = bucket.put(Path(local["parquet"].url), "d")
+    stream = st.open_stream(
+        url, batch_size=500, window_rows=2048, readers=1, storage_options=bucket.through(proxy)
+    )
+    proxy.requests.clear()
+    proxy.plan = lambda number, method, path: "flip" if "shard-00001" in path else None
+    with pytest.raises(DataError, match="shard-00001"):
+        for _ in stream:
+            pass
+    flipped = [(method, path) for method, path, fault in proxy.requests if fault]
+    # the footer once, whose request is flipped in its middle, among the pages; then the rows twice
+    assert Counter(method for method, _ in flipped)["GET"] == 1 + 2, flipped
+
+
 @pytest.mark.parametrize(
     ("format", "fault"),
     [

@@ -5,6 +5,7 @@ Rows are identified by the ids in their first two columns.
 
 import itertools
 import json
+import os
 import shutil
 import threading
 import time
@@ -19,10 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import streamtrain
+from streamtrain.cli.run_verbs import result_text
 from streamtrain.config import TRAIN_FLAGS, flag_values, make_config, merge
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.order import hash_array
 from streamtrain.records import PassEnded, started_record
+from streamtrain.report.summary import summarize
 from streamtrain.run.directory import RunDirectory
 from streamtrain.run.train import train
 from streamtrain.storage.readers import Forward, Readers
@@ -58,12 +61,14 @@ def write(folder: Path, layout=LAYOUT, rows: np.ndarray | None = None) -> Path:
 
 
 def spoil(folder: Path, shard: int, group: int) -> None:
-    """Flip the last bit of a row group's first column."""
+    """Flip the last bit of a row group's first column, as a failing disk does: without a date."""
     path = folder / f"part-{shard:04d}.parquet"
+    dates = os.stat(path)
     chunk = pq.read_metadata(path).row_group(group).column(0)
     whole = bytearray(path.read_bytes())
     whole[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
     path.write_bytes(whole)
+    os.utime(path, ns=(dates.st_atime_ns, dates.st_mtime_ns))
 
 
 def open_stream(folder: Path, **flags):
@@ -309,6 +314,12 @@ def test_a_run_counts_and_lists_what_it_stepped_over(tmp_path: Path) -> None:
     assert done.quarantined is not None
     assert done.quarantined["rows"] == 1000
     assert done.quarantined["spans"] == 1
+    summary = summarize(event.to_json() for event in events)
+    said = summary["warnings"][0]["text"]
+    assert said.startswith("1,000 of 12,000 rows (8.3 %) could not be read and were left out.")
+    assert "part-0001.parquet: rows 3,000 to" in said
+    assert "no checksums" not in str(summary["warnings"]), "one of them found the flipped bit"
+    assert "1,000 of 12,000 rows" in result_text(summary, tmp_path)
 
 
 # --- reads that hang ---

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from streamtrain.base.units import format_bytes
+from streamtrain.base.words import plural
 from streamtrain.records import Outlier
 from streamtrain.report.analysis import Analysis, Summary, is_trained
 from streamtrain.report.number_format import (
@@ -43,6 +44,7 @@ def warn(analysis: Analysis) -> list[ReportWarning]:
     # Under a budget, sizes that lag behind are dropped on purpose: that needs no warning.
     has_plan = analysis.run.header.ladder is None
     pairs = [
+        *_of_quarantine(analysis.summary),
         *_of_run(analysis),
         *_of_outlier(analysis.run.baseline.outlier),
         *_of_losses(analysis),
@@ -61,6 +63,22 @@ def warn(analysis: Analysis) -> list[ReportWarning]:
         *_of_integrity(analysis.run.header.data.integrity),
     ]
     return [ReportWarning(text=text, flag=flag) for text, flag in pairs]
+
+
+def _of_quarantine(summary: Summary) -> Warnings:
+    lost, total = summary.quarantined or {}, summary.data.num_rows
+    if rows := lost.get("rows"):
+        share = f" of {total:,} rows ({100 * rows / total:.2g} %)" if total else " rows"
+        cause = lost["first"][0]["cause"].rstrip(".")
+        text = f"{rows:,}{share} could not be read and were left out. The first: {cause}."
+        yield text, "streamtrain verify"
+    if files := lost.get("left_out"):
+        url, cause = files[0]["url"], files[0]["cause"].rstrip(".")
+        first = cause if url in cause else f"{url}: {cause}"
+        text = (
+            f"Left out: {plural(len(files), 'file')} that could not be opened. The first: {first}."
+        )
+        yield text, "streamtrain verify"
 
 
 def _of_run(analysis: Analysis) -> Warnings:
@@ -108,7 +126,8 @@ def _of_more_rows(summary: Summary) -> Warnings:
 def _of_integrity(integrity: str | None) -> Warnings:
     if integrity == "unverified":
         text = (
-            "Integrity unverified: the data have no checksums, so a flipped bit would go unnoticed."
+            "Integrity unverified: the data have no manifest, so a flipped bit is noticed only where"
+            " a file has checksums of its own."
         )
         yield text, "streamtrain ingest"
 
