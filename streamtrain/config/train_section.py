@@ -112,7 +112,10 @@ class TrainConfig(Section):
     )
     early_stop: PositiveCount | None = Field(
         default=None,
-        description="stop `train` after this many evaluations without a lower held-out loss",
+        description=(
+            "stop `train` after this many evaluations, and this many times eval.first_row rows,"
+            " without a lower held-out loss"
+        ),
     )
 
     @model_validator(mode="after")

@@ -58,7 +58,8 @@ class Learner:
     `holdout` is float32 (rows, features + 1) in model units, or None. `loss_scale` turns r² in
     model units into the reported `loss`, whose unit is the target's variance; `target_sd` turns the
     root of that loss into the target's own units. With `patience`, the learner is done after that
-    many consecutive evaluations at which no replica improved on its smallest held-out loss. With
+    many consecutive evaluations, and that many times `first_row` rows, in which no replica improved
+    on its smallest held-out loss; evaluations without a step since the one before do not count. With
     `until_flat`, it is done when its loss is flat; with `ends_when_flat` off, another copy of it
     decides that from its `state`. `keeps_best`: keep `best_parameters`. `stages`: later sizes of
     minibatches, by ascending rows; records name the learner by its first one.
@@ -92,6 +93,7 @@ class Learner:
         self._loss_scale = loss_scale
         self._target_sd = target_sd
         self._patience = patience
+        self._patience_rows = 0 if patience is None else patience * first_row
         self._started = time.perf_counter()
         #: rows since the epoch began, or since the minibatch size changed in it
         self._epoch_rows = 0
@@ -111,6 +113,7 @@ class Learner:
         self._last_losses = np.zeros(replicas)
         self._best_losses = np.full(replicas, np.inf)
         self._since_best = np.zeros(replicas, dtype=np.int64)
+        self._best_rows = np.zeros(replicas, dtype=np.int64)
         #: `model_parameters` at the smallest held-out loss, float32 (R, P); None if not kept.
         self.best_parameters = (
             engine.model_parameters() if keeps_best and holdout is not None else None
@@ -123,7 +126,10 @@ class Learner:
 
     @property
     def _out_of_patience(self) -> bool:
-        return self._patience is not None and bool((self._since_best >= self._patience).all())
+        if self._patience is None:
+            return False
+        waited = self._evaluated_at[0] - self._best_rows >= self._patience_rows
+        return bool((waited & (self._since_best >= self._patience)).all())
 
     @property
     def _is_flat(self) -> bool:
@@ -238,7 +244,7 @@ class Learner:
             self._set_size(self._stages[self._stages_begun - 1])
         self.engine.load_state(unnest("engine", arrays))
         for name, array in self._state_arrays().items():
-            array[:] = arrays[name]
+            array[:] = arrays.get(name, 0)  # states of before have no `best_rows`
         self.rows = document["rows"]
         self._epoch_rows = document["epoch_rows"]
         self._train_rows = document["train_rows"]
@@ -256,6 +262,7 @@ class Learner:
             "last_losses": self._last_losses,
             "best_losses": self._best_losses,
             "since_best": self._since_best,
+            "best_rows": self._best_rows,
         }
         if self.best_parameters is not None:
             arrays["best_parameters"] = self.best_parameters
@@ -316,6 +323,7 @@ class Learner:
         self._points_passed += 1
 
     def _evaluate(self) -> Iterator[Evaluation]:
+        has_stepped = self.engine.steps > self._evaluated_at[1]
         self._evaluated_at = (self.rows, self.engine.steps)
         train_losses = np.full_like(self._train_loss, np.nan)
         if self._train_rows:
@@ -324,7 +332,7 @@ class Learner:
         if self._holdout is not None:
             with np.errstate(over="ignore", invalid="ignore"):
                 losses = self.engine.evaluate(self._holdout) * self._loss_scale
-            self._keep_best(losses)
+            self._keep_best(losses, has_stepped=has_stepped)
             self._last_losses[:] = losses
             if self._flat_stop is not None:
                 self._flat_stop.add(self.rows, self.engine.steps, losses)
@@ -348,11 +356,12 @@ class Learner:
         self._train_loss[:] = 0
         self._train_rows = 0
 
-    def _keep_best(self, losses: np.ndarray) -> None:
+    def _keep_best(self, losses: np.ndarray, *, has_stepped: bool) -> None:
         """Keep the parameters of replicas that improved; count evaluations since the others did."""
         better = losses < self._best_losses
         self._best_losses[better] = losses[better]
-        self._since_best[:] = np.where(better, 0, self._since_best + 1)
+        self._best_rows[better] = self.rows
+        self._since_best[:] = np.where(better, 0, self._since_best + has_stepped)
         if self.best_parameters is not None and better.any():
             self.best_parameters[better] = self.engine.model_parameters()[better]
 

@@ -103,10 +103,11 @@ def test_a_hash_is_of_bytes_type_and_shape():
     assert len({array_hash(array) for array in others}) == 4
 
 
-def make_learner(engine: str, rows: np.ndarray, **more) -> Learner:
+def make_learner(engine: str, rows: np.ndarray, batch_size: int = 8, **more) -> Learner:
     shape = Shape(widths=(4, 5, 1), activation="tanh")
     train = TrainConfig(optimizer="adam", engine=engine, compile="off")
-    trained = ENGINES[engine](shape, initial_parameters(shape, 0, 0), 8, (0.01, 0.03), train, 600)
+    start, rates = initial_parameters(shape, 0, 0), (0.01, 0.03)
+    trained = ENGINES[engine](shape, start, batch_size, rates, train, 600)
     return Learner(
         trained,
         trial=0,
@@ -178,7 +179,7 @@ def test_a_learner_goes_on_from_every_edge(engine, patience, monkeypatch):
 
 
 def test_patience_and_the_best_parameters(monkeypatch):
-    """At a learning rate that is too high it ends after three evaluations without improvement.
+    """At rates that are too high it ends after three evaluations and 48 rows without improvement.
 
     The best parameters are those of the smallest loss.
     """
@@ -192,9 +193,35 @@ def test_patience_and_the_best_parameters(monkeypatch):
     assert learner.done
     assert learner.rows < 600
     assert (since_best >= 3).all()
-    assert since_best.min() == 3
+    looks = np.array([evaluation.rows for evaluation in evaluations])[::2]
+    waited = looks[:, None] - looks[losses.argmin(axis=0)]
+    assert (waited[-1] >= 3 * 16).all(), "three times the rows of the first look"
+    assert (waited[-2] < 3 * 16).any(), "as soon as that"
     assert [record.reason for record in learner.finish()] == [
         "stopped early: no smaller held-out loss in 3 evaluations"
     ] * 2
     learner.engine.load_state({**learner.engine.state(), "average": learner.best_parameters})
     assert learner.engine.evaluate(rows[:50]).tolist() == losses.min(axis=0).tolist()
+
+
+def test_patience_counts_evaluations_after_a_step_only():
+    """Evaluations come at 0, 16, 23, 32, …; the first step of 300 rows is at row 300."""
+    rows = np.random.default_rng(0).standard_normal((600, 5)).astype(np.float32)
+    learner = make_learner("fused", rows, batch_size=300, patience=2)
+    items = list(learner.consume(rows, ends_epoch=True))
+    steps = [item.steps for item in items if isinstance(item, Evaluation)]
+    assert steps.count(0) > 2 * 3, "more than two looks before the first step"
+    assert (learner.rows, learner.engine.steps) == (600, 2)
+
+
+def test_patience_spans_rows_too():
+    """Two looks at 23 and 32 rows are too early to give up after 16."""
+    rows = np.random.default_rng(0).standard_normal((600, 5)).astype(np.float32)
+    learner = make_learner("fused", rows, batch_size=1, patience=2)
+    learner.engine.learning_rates = (0.9, 0.9)
+    items = list(learner.consume(rows, ends_epoch=True))
+    first = [item for item in items if isinstance(item, Evaluation)][::2]
+    best = min(first, key=lambda item: item.holdout_loss)
+    assert learner.done
+    assert best.rows <= 16
+    assert learner.rows - best.rows >= 2 * 16
