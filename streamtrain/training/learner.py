@@ -59,10 +59,10 @@ class Learner:
     model units into the reported `loss`, whose unit is the target's variance; `target_sd` turns the
     root of that loss into the target's own units. With `patience`, the learner is done after that
     many consecutive evaluations, and that many times `first_row` rows, in which no replica improved
-    on its smallest held-out loss; evaluations without a step since the one before do not count. With
-    `until_flat`, it is done when its loss is flat; with `ends_when_flat` off, another copy of it
-    decides that from its `state`. `keeps_best`: keep `best_parameters`. `stages`: later sizes of
-    minibatches, by ascending rows; records name the learner by its first one.
+    on its smallest held-out loss. Evaluations before the next step do not count. With `until_flat`,
+    it is done when its loss is flat; with `ends_when_flat` off, another copy of it decides that
+    from its `state`. `keeps_best`: keep `best_parameters`. `stages`: later sizes of minibatches, by
+    ascending rows; records name the learner by its first one.
     """
 
     def __init__(

@@ -126,8 +126,8 @@ def _of_more_rows(summary: Summary) -> Warnings:
 def _of_integrity(integrity: str | None) -> Warnings:
     if integrity == "unverified":
         text = (
-            "Integrity unverified: the data have no manifest, so a flipped bit is noticed only where"
-            " a file has checksums of its own."
+            "Integrity unverified: there is no manifest, so a flipped bit is noticed only where a file"
+            " has checksums of its own."
         )
         yield text, "streamtrain ingest"
 
