@@ -216,6 +216,10 @@ class Summary:
         at_target = self.frontier[-1].by_batch_size if self.frontier else {}
         return at_target.get(str(cell.batch_size), cell.seconds_to_target.value)
 
+    def confirmed(self, cell: CellFigures) -> Confirmation | None:
+        """Return what was measured when a size was trained to the target; None where it was not."""
+        return next((one for one in self.confirmation if one.batch_size == cell.batch_size), None)
+
     def cells_of(self, rule: str) -> Sequence[CellFigures]:
         """Return the cells of a learning-rate rule; none where the run did not use it."""
         return self.cells if self.lr_rules[0] == rule else self.arms.get(rule, ())

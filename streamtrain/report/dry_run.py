@@ -5,11 +5,14 @@ Reads one span and tries a few steps; writes nothing.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
+from streamtrain.base.budget import default_readers
 from streamtrain.base.units import format_bytes, format_count, format_seconds
 from streamtrain.base.words import plural
 from streamtrain.cluster.choice import is_wanted
@@ -18,7 +21,11 @@ from streamtrain.records import UntilFlat
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up
 from streamtrain.run.sweep_plan import plan_sweep
 from streamtrain.stream.fetch import FetchStats
-from streamtrain.training.fused_engine import one_blas_thread
+from streamtrain.stream.window import shuffle_once
+from streamtrain.training.compute_pool import ComputePool
+from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
+from streamtrain.training.learner import evaluation_rows
+from streamtrain.training.until_flat import points_until_flat
 from streamtrain.types import Json
 
 #: Seconds for which the steps of each batch size are tried, and the rows they are tried on.
@@ -26,13 +33,32 @@ _TRY_SECONDS = 0.1
 _TRY_ROWS = 2**17
 
 
+class _Cost(NamedTuple):
+    """What one row takes: seconds of the clock, and of all threads together."""
+
+    seconds: float
+    core_seconds: float
+
+
+class _Times(NamedTuple):
+    """Three times of `plan_run`."""
+
+    seconds: float
+    reading_seconds: float
+    training_seconds: float
+
+
+_NO_TIMES: Json = dict.fromkeys(_Times._fields)
+
+
 def plan_run(config: Config, verb: str) -> Json:
     """Return the plan of `sweep` or `train`, ready for strict JSON.
 
-    `training_seconds` is rows × models over the rate of the tried steps, with as many learners side
-    by side as there are threads; None where only a clock ends the run. `reading_seconds` is the
-    time of the passes if nothing were trained. Where a flat loss ends the run, both are for the
-    most rows that it can take. Raises what the run itself would raise before its first step.
+    `seconds`: of all passes, without opening the data; None where only a clock ends the run.
+    `training_seconds` are those of steps and evaluations if rows cost nothing, `reading_seconds` of
+    the passes if nothing were trained. Both share the processor, so `seconds` may be more than the
+    larger one. Where a flat loss ends the run, all are for the most rows that it can take. Raises
+    what the run itself would raise before its first step.
     """
     if verb == "train":
         prepared, ladder = prepare(config, learners=1, rates=1, until_flat=True), None
@@ -46,19 +72,17 @@ def plan_run(config: Config, verb: str) -> Json:
     source, budget, dataset = prepared.source, prepared.budget, prepared.source.dataset
     warm_up(prepared)
     read_rate = _read_rate(prepared)
-    step_rates = _step_rates(prepared, sizes, rates)
+    steps, evaluation = _try_learners(prepared, sizes, rates)
     value_bytes = np.dtype(dataset.decoded_type).itemsize
-    rows = reading_seconds = training_seconds = None
+    rows = None
+    times: _Times | None = None
     if ladder is None and prepared.last_row < NO_LAST_ROW:
         rows = prepared.last_row
-        workers = min(budget.readers, learners) if prepared.engine == "fused" else 1
         rows_of = (
             _rows_of_sizes(config.train, rows) if verb == "train" else dict.fromkeys(sizes, rows)
         )
-        seconds = sum(rows_of[size] / rate for size, rate in step_rates.items())
-        read_rates = (read_rate * budget.readers, _rate_of_tiny_epochs(prepared))
-        reading_seconds = trials * rows / min(read_rates)
-        training_seconds = trials * seconds / workers
+        times = _pass_times(prepared, read_rate, steps, evaluation, rows_of)
+        times = _Times(*(trials * seconds for seconds in times))
     return {
         "verb": verb,
         "url": dataset.url,
@@ -89,9 +113,8 @@ def plan_run(config: Config, verb: str) -> Json:
         "budget_rows": None if ladder is None else ladder.budget_rows,
         "max_seconds": config.train.max_time,
         "read_rows_per_second": read_rate,
-        "step_rows_per_second": {str(size): rate for size, rate in step_rates.items()},
-        "reading_seconds": reading_seconds,
-        "training_seconds": training_seconds,
+        "step_rows_per_second": {str(size): 1 / step.seconds for size, step in steps.items()},
+        **(_NO_TIMES if times is None else times._asdict()),
     }
 
 
@@ -115,12 +138,53 @@ def _rows_of_sizes(train: TrainConfig, rows: int) -> dict[int, int]:
     return taken
 
 
+def _pass_times(
+    prepared: Prepared,
+    read_rate: float,
+    steps: Mapping[int, _Cost],
+    evaluation: _Cost,
+    rows_of: Mapping[int, int],
+) -> _Times:
+    """Return the times of one pass in which the learner of each size takes its rows.
+
+    Learners of the fused engine train side by side, and share the cores with reading.
+    """
+    rows, cores = prepared.last_row, prepared.config.train.threads or default_readers()
+    held_out = 0 if prepared.evaluation is None else len(prepared.evaluation)
+    evaluated = held_out * _num_evaluations(prepared)
+    learners = [
+        _Cost(
+            seconds=rows_of[size] * step.seconds + evaluated * evaluation.seconds,
+            core_seconds=rows_of[size] * step.core_seconds + evaluated * evaluation.core_seconds,
+        )
+        for size, step in steps.items()
+    ]
+    reading = rows / min(read_rate * prepared.budget.readers, _rate_of_tiny_epochs(prepared))
+    training = sum(cost.seconds for cost in learners)
+    core_seconds = sum(cost.core_seconds for cost in learners)
+    if prepared.engine == "fused":
+        training = max(core_seconds / cores, *(cost.seconds for cost in learners), 0.0)
+    # one thread builds the first window, and nothing is trained before it is there
+    first = min(prepared.source.window_rows, rows) / read_rate
+    later_core_seconds = max(0.0, rows / read_rate - first)
+    both = max(reading - first, training, (core_seconds + later_core_seconds) / cores)
+    return _Times(first + both, reading, training)
+
+
+def _num_evaluations(prepared: Prepared) -> int:
+    """Return how often a learner is evaluated at most."""
+    points = evaluation_rows(prepared.config.eval.first_row, prepared.last_row)
+    if prepared.until_flat is not None:
+        points = points_until_flat(points, prepared.until_flat)
+    return sum(1 for _ in points)
+
+
 def _read_rate(prepared: Prepared) -> float:
-    """Return rows per second of one thread, from reading the largest span."""
+    """Return rows per second of one thread that reads and shuffles, from the largest span."""
     spans = prepared.source.spans
     span = spans[int(np.argmax(spans.num_rows))]
     started = time.perf_counter()
-    prepared.source.read(span)
+    shuffle_once(prepared.source, span)
     return span.num_rows / max(time.perf_counter() - started, 1e-9)
 
 
@@ -143,23 +207,40 @@ def _rate_of_tiny_epochs(prepared: Prepared) -> float:
 
 
 @one_blas_thread()
-def _step_rates(
+def _try_learners(
     prepared: Prepared, sizes: Sequence[int], rates: Sequence[float]
-) -> dict[int, float]:
-    """Return rows per second of a learner with all its rates by batch size, on rows of noise."""
+) -> tuple[dict[int, _Cost], _Cost]:
+    """Return the cost of a learner's steps by batch size, with all its rates, and of evaluating.
+
+    Steps are taken on rows of noise, and on as many threads as the run has.
+    """
     shape = (_TRY_ROWS, prepared.source.num_columns)
     rows = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    step_rates = {}
-    for size in sizes:
-        engine = prepared.learner(size, tuple(1e-6 for _ in rates), 0).engine
-        stop = min(max(size, 4096), _TRY_ROWS)
-        engine.advance(rows, 0, stop)
-        num_rows, started = 0, time.perf_counter()
-        while num_rows == 0 or time.perf_counter() - started < _TRY_SECONDS:
-            engine.advance(rows, 0, stop)
-            num_rows += stop
-        step_rates[size] = num_rows / (time.perf_counter() - started)
-    return step_rates
+    steps, evaluation = {}, _Cost(0.0, 0.0)
+    with ComputePool(prepared.config.train.threads or default_readers()) as cores:
+        for size in sizes:
+            engine = prepared.learner(size, tuple(1e-6 for _ in rates), 0).engine
+            if isinstance(engine, FusedEngine):
+                engine.cores = cores
+            stop = min(max(size, 4096), _TRY_ROWS)
+            steps[size] = _cost(partial(engine.advance, rows, 0, stop), stop)
+            holdout = prepared.evaluation
+            if holdout is not None and not evaluation.seconds:
+                evaluation = _cost(partial(engine.evaluate, holdout), len(holdout))
+    return steps, evaluation
+
+
+def _cost(work: Callable[[], object], num_rows: int) -> _Cost:
+    """Return the cost of a row, from calls that take `num_rows` rows each; the first warms up."""
+    work()
+    calls, started, core_started = 0, time.perf_counter(), time.process_time()
+    while calls == 0 or time.perf_counter() - started < _TRY_SECONDS:
+        work()
+        calls += 1
+    done = calls * num_rows
+    return _Cost(
+        (time.perf_counter() - started) / done, (time.process_time() - core_started) / done
+    )
 
 
 def plan_text(plan: Json) -> str:
@@ -204,7 +285,8 @@ def _work_text(plan: Json) -> str:
 
 
 def _time_text(plan: Json) -> str:
-    read = f"one span was read at {format_count(plan['read_rows_per_second'])} rows/s per thread"
+    rate = format_count(plan["read_rows_per_second"])
+    read = f"one span was read and shuffled at {rate} rows/s per thread"
     if plan["budget_seconds"] is not None:
         return f"at most about {format_seconds(plan['budget_seconds'])}; {read}"
     if plan["budget_rows"] is not None:
@@ -218,7 +300,7 @@ def _time_text(plan: Json) -> str:
         limit = f", and never longer than {format_seconds(plan['max_seconds'])}"
     about = "about" if plan["train_rows"] is not None else "at most about"
     return (
-        f"{about} {format_seconds(max(training, reading))}{limit}, {bottleneck} being the"
+        f"{about} {format_seconds(plan['seconds'])}{limit} after opening, {bottleneck} being the"
         f" bottleneck (reading alone {format_seconds(reading)}, training alone"
         f" {format_seconds(training)}); {read}"
     )

@@ -249,6 +249,12 @@ class Confirmation:
     fill_seconds: Figure
 
     @property
+    def is_off(self) -> bool:
+        """Whether the interval of the ratio excludes 1: measured and predicted seconds differ."""
+        lo, hi = self.ratio.lo, self.ratio.hi
+        return lo is not None and hi is not None and not lo <= 1 <= hi
+
+    @property
     def seconds_off(self) -> float:
         """The distance between the measured and the predicted seconds."""
         return abs((self.measured_seconds.value or 0.0) - (self.predicted_seconds.value or 0.0))

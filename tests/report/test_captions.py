@@ -3,8 +3,12 @@
 import pytest
 
 from streamtrain.report.chart_data import make_tables
+from streamtrain.report.number_format import seconds_text
 from streamtrain.report.summary import analyze
 from streamtrain.report.text.captions import captions, confirmation_note
+from streamtrain.report.text.sentence import next_note
+from streamtrain.science.cells import seconds_to_target
+from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import collect
 from tests.report.synthetic import make_records, with_measures
 
@@ -58,3 +62,39 @@ def test_a_confirmation_of_milliseconds_is_said_to_tell_little(factor, short):
         if record["event"] == "confirmation":
             record["seconds"] *= factor
     assert ("says little" in confirmation_note(analyze(collect(records)).summary)) == short
+
+
+@pytest.mark.parametrize("factor", [1.0, 20.0], ids=["as predicted", "longer"])
+def test_a_measured_time_wins_and_a_difference_beyond_the_interval_is_said(factor):
+    """Each trial is confirmed at a multiple of its own prediction, give or take a percent."""
+    records = with_measures(make_records((256, 1024, 4096, 65536), trials=3, target_loss=[0.05]))
+    records[0]["folder"] = "runs/a"
+    recommended = analyze(collect(records)).summary.recommended_cell
+    run = collect(records)
+    cell = next(cell for cell in analyze(run).cells if cell.batch_size == recommended.batch_size)
+    predicted = seconds_to_target(run, cell)
+    kept = [record for record in records if record["event"] != "confirmation"]
+    confirmed = [
+        {
+            "event": "confirmation",
+            "lr": cell.lr,
+            "batch_size": cell.batch_size,
+            "trial": trial,
+            "seconds": factor * (1 + 0.01 * (trial - 1)) * seconds,
+            "fill_seconds": 0.1,
+        }
+        for trial, seconds in predicted.items()
+    ]
+    summary = analyze(collect([*kept[:-1], *confirmed, kept[-1]])).summary
+    (found,) = summary.confirmation
+    measured = seconds_text(Estimate(value=found.measured_seconds.value))
+    table = seconds_text(Estimate(value=summary.typical_seconds(recommended)))
+    differs = factor > 1
+    assert found.is_off == differs
+    assert f"{measured} of training" in summary.sentence
+    assert (f"not the {table} predicted" in summary.sentence) == differs
+    assert ("differ beyond the interval" in confirmation_note(summary)) == differs
+    assert any("times the seconds predicted" in w.text for w in summary.warnings) == differs
+    speed, rows = recommended.rows_per_second.value, summary.recommendation.rows
+    note = seconds_text(Estimate(value=rows / speed * found.ratio.value))
+    assert f"in about {note}" in next_note(summary)

@@ -16,7 +16,7 @@ from streamtrain.cli.main import run
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError
 from streamtrain.records import Evaluation
-from streamtrain.report.dry_run import plan_run
+from streamtrain.report.dry_run import _Cost, plan_run
 from streamtrain.run.prepare import prepare
 from streamtrain.run.train import network_of, train
 from streamtrain.storage.write.ingest import ingest
@@ -400,6 +400,28 @@ def test_peak_memory_is_within_the_projection(forked, data, tmp_path):
     assert ended.code == 0, ended.err
     end = json.loads((tmp_path / "t" / "events.jsonl").read_text().splitlines()[-1])
     assert 0 <= end["peak_rss_bytes"] <= end["projected_bytes"]
+
+
+def test_a_dry_run_counts_evaluations_and_what_shares_the_cores(data, monkeypatch):
+    """With a microsecond per row of steps and of evaluation, and with reading on the same core."""
+    cost = _Cost(seconds=1e-6, core_seconds=1e-6)
+    monkeypatch.setattr("streamtrain.report.dry_run._try_learners", lambda *_: ({1024: cost}, cost))
+    monkeypatch.setattr("streamtrain.report.dry_run._read_rate", lambda _: 1e6)
+    monkeypatch.setattr("streamtrain.report.dry_run._rate_of_tiny_epochs", lambda _: 1e6)
+    config = make_config(
+        {
+            "data": {"path": str(data), "holdout": 1000},
+            "train": {"max_rows": 2500, "batch_size": 1024, "threads": 1},
+            "order": {"window_rows": 1024},
+        }
+    )
+    records: list = []
+    train(config, records.append, {"command": "", "env": {}})
+    looks = sum(isinstance(record, Evaluation) for record in records)
+    plan = plan_run(config, "train")
+    assert plan["training_seconds"] == pytest.approx((2500 + looks * 1000) * 1e-6)
+    assert plan["reading_seconds"] == pytest.approx(2500e-6)
+    assert plan["seconds"] == pytest.approx(plan["training_seconds"] + plan["reading_seconds"])
 
 
 def test_a_dry_run_tries_its_steps_with_blas_on_one_thread_as_the_run_does(data, monkeypatch):

@@ -32,8 +32,8 @@ _FEW_STEPS = 30
 _EASY_TARGET = 1.5
 #: The relative standard error of a loss on n rows is about √(2/n): one seventh for 100 rows.
 _FEW_HELD_OUT = 100
-#: A confirmation is warned about when its interval proves it this many times longer or shorter than
-#: predicted, and when it is off by more seconds than a start takes.
+#: A confirmation whose interval excludes the predicted seconds is warned about when it is off by
+#: more than this factor, and by more seconds than a start takes.
 MOST_OFF, LEAST_OFF_SECONDS = 1.25, 0.1
 
 Warnings = Iterator[tuple[str, str | None]]
@@ -126,7 +126,7 @@ def _of_more_rows(summary: Summary) -> Warnings:
 def _of_integrity(integrity: str | None) -> Warnings:
     if integrity == "unverified":
         text = (
-            "Integrity unverified: there is no manifest, so a flipped bit is noticed only where a file"
+            "Integrity unverified: without a manifest, a flipped bit is noticed only where a file"
             " has checksums of its own."
         )
         yield text, "streamtrain ingest"
@@ -292,11 +292,11 @@ def _rates_beyond(
 
 def _of_confirmations(summary: Summary) -> Warnings:
     for confirmation in summary.confirmation:
-        ratio, lo, hi = confirmation.ratio.value, confirmation.ratio.lo, confirmation.ratio.hi
-        if ratio is None or lo is None or hi is None:
+        ratio = confirmation.ratio.value
+        if ratio is None or not confirmation.is_off:
             continue
-        is_off = lo > MOST_OFF or hi < 1 / MOST_OFF
-        if is_off and confirmation.seconds_off > LEAST_OFF_SECONDS:
+        is_far = not 1 / MOST_OFF <= ratio <= MOST_OFF
+        if is_far and confirmation.seconds_off > LEAST_OFF_SECONDS:
             text = f"{size_text(confirmation.batch_size)} took {ratio:.2g} times the seconds"
             yield f"{text} predicted: trust the ranking less than usual.", None
 

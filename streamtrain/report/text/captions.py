@@ -2,7 +2,7 @@
 
 from streamtrain.report.analysis import Summary, section
 from streamtrain.report.measure_data import Tables
-from streamtrain.report.number_format import size_text, status_text
+from streamtrain.report.number_format import size_text, sizes_text, status_text
 from streamtrain.report.text.advice import LEAST_OFF_SECONDS
 
 
@@ -48,6 +48,9 @@ def confirmation_note(summary: Summary) -> str:
     It also warns when training took so little time that it hardly shows the rate of steps.
     """
     text = "The time before the first block (opening, the first window) is in neither."
+    if differing := [one for one in summary.confirmation if one.is_off]:
+        sizes = sizes_text([one.batch_size for one in differing])
+        text += f" At {sizes} they differ beyond the interval: the measured seconds count."
     measured = [confirmation.measured_seconds.value or 0.0 for confirmation in summary.confirmation]
     off = [confirmation.seconds_off for confirmation in summary.confirmation]
     longest = max(measured, default=0.0)

@@ -52,7 +52,9 @@ def next_note(summary: Summary) -> str:
     if growing is not None and growing.wins:
         return f"{text}."
     if speed := cell.rows_per_second.value:
-        text += f" in about {seconds_text(Estimate(value=recommended.rows / speed))}"
+        confirmed = summary.confirmed(cell)
+        ratio = 1.0 if confirmed is None else confirmed.ratio.value or 1.0
+        text += f" in about {seconds_text(Estimate(value=recommended.rows / speed * ratio))}"
     rmse = recommended.expected_rmse
     if rmse.value is None:
         return f"{text}."
@@ -76,10 +78,9 @@ def _constant_sentence(analysis: Analysis) -> str:
     goal = _goal(recommended)
     if summary.goal != "time-to-loss":
         return _loss_sentence(summary, chosen)
-    # The interval is in the table: a sentence has one figure.
-    seconds = seconds_text(Estimate(value=summary.typical_seconds(chosen)))
+    seconds = _training_seconds(summary, chosen)
     use = f"Use {size_text(chosen.batch_size)} (learning rate {rate_text(chosen.lr)})"
-    reaches = f"{use}: it reaches {goal} in {seconds} of training"
+    reaches = f"{use}: it reaches {goal} in {seconds}"
     if len(summary.cells) == 1:
         return f"{reaches}. It is the only size tried."
     bound = recommended.slower_by.hi
@@ -102,9 +103,23 @@ def _constant_sentence(analysis: Analysis) -> str:
         return f"{reaches}{_at_most(bound or 0.0)}."
     compared = "" if following is None else f"; the next, {_compared(following)}"
     return (
-        f"{use}. It is the fastest of {len(summary.cells)} sizes to {goal} ({seconds} of"
-        f" training{compared})."
+        f"{use}. It is the fastest of {len(summary.cells)} sizes to {goal} ({seconds}{compared})."
     )
+
+
+def _training_seconds(summary: Summary, chosen: CellFigures) -> str:
+    """Return the seconds of training: as measured where they were, else as the table has them.
+
+    The interval is in the table: a sentence has one figure. Where the interval of a measurement
+    excludes the predicted seconds, which the table has, both are said.
+    """
+    predicted = seconds_text(Estimate(value=summary.typical_seconds(chosen)))
+    confirmed = summary.confirmed(chosen)
+    if confirmed is None or confirmed.measured_seconds.value is None:
+        return f"{predicted} of training"
+    measured = seconds_text(Estimate(value=confirmed.measured_seconds.value))
+    told = f", not the {predicted} predicted" if confirmed.is_off else ""
+    return f"{measured} of training{told}"
 
 
 def _loss_sentence(summary: Summary, chosen: CellFigures) -> str:
