@@ -115,8 +115,12 @@ class DaskBackend:
         """See `ClusterBackend.submit`."""
         run_spec = None if worker in self._has_run_spec else self._run_spec
         self._has_run_spec.add(worker)
-        if _nbytes(payload) > LARGE_BYTES:
-            payload = self._client.scatter([payload], workers=[worker], hash=False)[0]
+        run_spec, payload = (
+            self._client.scatter([argument], workers=[worker], hash=False)[0]
+            if _nbytes(argument) > LARGE_BYTES
+            else argument
+            for argument in (run_spec, payload)
+        )
         future = self._client.submit(
             perform,
             self._run,
