@@ -11,6 +11,7 @@ for an endpoint that is not a scheduler.
 import asyncio
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -120,7 +121,8 @@ async def _ask_scheduler(client: Any) -> Any:
 def performance_report(connection: Connection, path: Path) -> Iterator[None]:
     """Write Dask's own report of what its workers did, as one HTML file.
 
-    Writes nothing when Bokeh is not installed or the cluster is lost.
+    Writes nothing when Bokeh is not installed, the cluster is lost, or Ctrl-C ends the run: drawing
+    it takes seconds.
     """
     distributed = _import_distributed()
     try:
@@ -134,12 +136,14 @@ def performance_report(connection: Connection, path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        is_interrupted = not isinstance(sys.exception() or Exception(), Exception)
         with suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Dask asks every worker, and one may hang.
-            connection.client.sync(
-                report.__aexit__, None, None, None, callback_timeout=CONNECT_SECONDS
-            )
+            if not is_interrupted:
+                # Dask asks every worker, and one may hang.
+                connection.client.sync(
+                    report.__aexit__, None, None, None, callback_timeout=CONNECT_SECONDS
+                )
 
 
 def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[Any, bool]:

@@ -97,7 +97,8 @@ class DaskBackend:
                 callback_timeout=FORGET_SECONDS,
             )
             self._tasks.clear()
-            if self._client.status == "running":
+            # Workers of our own end with the run.
+            if self._client.status == "running" and not self._restarts:
                 self._client.sync(
                     self._client.run,
                     forget,

@@ -7,12 +7,13 @@ config asks for it.
 """
 
 import ast
+import asyncio
 import logging
 import multiprocessing.resource_tracker
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from streamtrain.base.budget import default_readers
@@ -38,6 +39,9 @@ SETTINGS = {
 #: good, also when it died again in the meantime or is still starting on a busy machine. A nanny
 #: restarts it in any case.
 _GIVE_UP_AFTER = {"distributed.deploy.lost-worker-timeout": "365 days"}
+
+#: A worker that has not ended by itself within this time is killed.
+END_SECONDS = 1.0
 
 #: Environment variables that set the threads of a library; workers share the cores.
 _THREAD_VARIABLES = (
@@ -84,7 +88,16 @@ def local_cluster(workers: int, *, dashboard: bool, distributed: Any) -> Iterato
             )
         # Dask reads this setting at each death, not when the cluster starts.
         stack.enter_context(dask.config.set(_GIVE_UP_AFTER))
-        yield cluster
+        try:
+            yield cluster
+        finally:
+            with suppress(Exception):  # the cluster ends them too
+                cluster.sync(_end_workers, list(cluster.workers.values()))
+
+
+async def _end_workers(nannies: list[Any]) -> None:
+    """End the worker processes: Dask alone would wait longer for tasks whose results are unused."""
+    await asyncio.gather(*(nanny.close(timeout=END_SECONDS) for nanny in nannies))
 
 
 def _security(distributed: Any) -> Any:
