@@ -156,7 +156,7 @@ def _require_main_guard() -> None:
 def _is_guarded(script: ast.Module, line: int) -> bool:
     """Return whether a condition on the process's name comes before a line, or around it.
 
-    >>> _is_guarded(ast.parse("if __name__ == '__main__':\\n    train()"), 2)
+    >>> _is_guarded(ast.parse("if __name__ == '__main__': train()"), 1)
     True
     >>> _is_guarded(ast.parse("train()"), 1)
     False

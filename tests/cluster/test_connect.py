@@ -73,9 +73,7 @@ def test_a_scheduler_by_address_file_and_environment(client, tmp_path, monkeypat
 
 
 def test_a_factory_of_the_users(client, tmp_path, monkeypatch):
-    (tmp_path / "site_cluster.py").write_text(
-        "def nothing(): return 7\ndef broken(queue): pass\n"
-    )
+    (tmp_path / "site_cluster.py").write_text("def nothing(): return 7\ndef broken(queue): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     again = partial(distributed.Client, client.scheduler.address, security=client.security)
     monkeypatch.setattr(importlib.import_module("site_cluster"), "client", again, raising=False)
