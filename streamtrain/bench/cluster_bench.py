@@ -7,6 +7,7 @@ simulated, and no row is read.
 import math
 import time
 import tracemalloc
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,14 +44,18 @@ def simulate(
     habits: WorkerModel,
     seed: int = 0,
     sizes: Sequence[float] = (0.01, 0.1, 1.0),
+    shard_rows: int = SHARD_SPANS * SPAN_ROWS,
 ) -> Json:
     """Run one epoch of local SGD, over `rows` rows and over fractions `sizes` of them.
 
-    Returns the driver's seconds, bytes and messages per scale. `growth` is the slope of the
+    Returns the driver's seconds, bytes and messages per scale, and the shards that workers open.
+    `growth` is the slope of the
     logarithm of each against the logarithm of the spans, between the two largest scales; 1 is
     linear. Raises CheckFailed when a window was trained on twice or not at all.
     """
-    scales = [_run_scale(round(rows * size), workers, habits, seed) for size in sorted(sizes)]
+    scales = [
+        _run_scale(round(rows * size), workers, habits, seed, shard_rows) for size in sorted(sizes)
+    ]
     growth = {}
     if len(scales) > 1:
         smaller, larger = scales[-2:]
@@ -67,8 +72,31 @@ def simulate(
     }
 
 
-def _run_scale(rows: int, workers: int, habits: WorkerModel, seed: int) -> Json:
-    plan, plan_seconds, plan_peak_bytes = _measure_plan(rows, seed)
+class _NotingBackend(SimulatedBackend):
+    """A simulated cluster that notes the windows that each worker is given."""
+
+    def __init__(self, workers: int, habits: WorkerModel, seed: int):
+        super().__init__(workers, habits, _train, seed=seed)
+        self.given: list[tuple[str, list[int]]] = []
+
+    def submit(self, number: int, worker: str, payload: Share) -> None:
+        super().submit(number, worker, payload)
+        self.given.append((worker, [window.index for window in payload.windows]))
+
+    def shards_opened(self, plan: Plan) -> list[int]:
+        """Return how many shards each worker opens: those of its windows, each once.
+
+        A worker that replaces a dead one opens its own.
+        """
+        shards: dict[str, set[int]] = defaultdict(set)
+        for worker, windows in self.given:
+            for window in windows:
+                shards[worker].update(plan.spans.shard[plan.window(window).spans].tolist())
+        return [len(opened) for opened in shards.values()]
+
+
+def _run_scale(rows: int, workers: int, habits: WorkerModel, seed: int, shard_rows: int) -> Json:
+    plan, plan_seconds, plan_peak_bytes = _measure_plan(rows, seed, shard_rows)
     rounds = Rounds(
         lambda epoch: plan,
         shares=workers,
@@ -76,7 +104,7 @@ def _run_scale(rows: int, workers: int, habits: WorkerModel, seed: int) -> Json:
         last_row=None,
         last_epoch=1,
     )
-    backend = SimulatedBackend(workers, habits, _train, seed=seed)
+    backend = _NotingBackend(workers, habits, seed)
     pool = WorkerPool(backend)
     leases = Leases(timeout_seconds=TIMEOUT_SECONDS)
     digest = windows = 0
@@ -95,8 +123,12 @@ def _run_scale(rows: int, workers: int, habits: WorkerModel, seed: int) -> Json:
             f"{windows:,} windows were trained on; the plan has {len(plan):,}. This is a defect:"
             f" please report it with the seed, {seed}."
         )
+    opened = backend.shards_opened(plan)
     return {
         "rows": rows,
+        "shards": -(-rows // shard_rows),
+        "shards_opened_per_worker": sum(opened) / len(opened),
+        "most_shards_opened": max(opened),
         "spans": len(plan.spans),
         "windows": len(plan),
         "plan_seconds": plan_seconds,
@@ -115,24 +147,23 @@ def _run_scale(rows: int, workers: int, habits: WorkerModel, seed: int) -> Json:
     }
 
 
-def _measure_plan(rows: int, seed: int) -> tuple[Plan, float, int]:
+def _measure_plan(rows: int, seed: int, shard_rows: int) -> tuple[Plan, float, int]:
     """Return the plan, and the seconds and peak bytes that it takes."""
     plan_seconds = math.inf
     for _ in range(PLAN_REPEATS):
         # Processor time of this process: the machine may be doing other things.
         started = time.process_time()
-        plan = _plan(rows, seed)
+        plan = _plan(rows, seed, shard_rows)
         plan_seconds = min(plan_seconds, time.process_time() - started)
     tracemalloc.start()
-    plan = _plan(rows, seed)
+    plan = _plan(rows, seed, shard_rows)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return plan, plan_seconds, peak_bytes
 
 
-def _plan(rows: int, seed: int) -> Plan:
-    """Return the plan of an epoch, made from the boundaries of shards of 262 M rows."""
-    shard_rows = SHARD_SPANS * SPAN_ROWS
+def _plan(rows: int, seed: int, shard_rows: int) -> Plan:
+    """Return the plan of an epoch, made from the boundaries of shards of `shard_rows` rows."""
     shards = [_shard(min(shard_rows, rows - first)) for first in range(0, rows, shard_rows)]
     window_rows = default_window_rows(COLUMNS)
     spans = cut_spans(shards, span_rows=SPAN_ROWS, window_rows=window_rows)

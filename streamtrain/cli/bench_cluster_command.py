@@ -33,6 +33,12 @@ Rows = Annotated[
         group=BENCH, metavar="N", converter=count, n_tokens=1, help="rows of the simulated data set"
     ),
 ]
+ShardRows = Annotated[
+    int,
+    Parameter(
+        group=BENCH, metavar="N", converter=count, n_tokens=1, help="rows of a simulated shard"
+    ),
+]
 Life = Annotated[
     float, Parameter(group=BENCH, metavar="TIME", converter=duration, n_tokens=1, help=_LIFE)
 ]
@@ -53,6 +59,7 @@ def cluster(
     simulate: Simulate = False,
     workers: Workers = 1000,
     rows: Rows = 10**12,
+    shard_rows: ShardRows = 262_144_000,
     life: Life = 3600.0,
     seed: Seed = 0,
     output: Output = Output(),
@@ -62,10 +69,10 @@ def cluster(
         raise ConfigError(
             "bench cluster measures the driver against simulated workers. Give --simulate."
         )
-    if workers < 1 or rows < 1000:
+    if workers < 1 or rows < 1000 or shard_rows < 1:
         raise ConfigError(
-            f"bench cluster needs at least one worker and 1,000 rows; --workers is {workers:,},"
-            f" --rows is {rows:,}."
+            "bench cluster needs at least one worker, 1,000 rows, and one row in a shard;"
+            f" --workers is {workers:,}, --rows is {rows:,}, --shard-rows is {shard_rows:,}."
         )
     from streamtrain.bench.cluster_bench import simulate as run_simulation
     from streamtrain.bench.simulated_backend import WorkerModel
@@ -75,6 +82,7 @@ def cluster(
         workers=workers,
         habits=WorkerModel(failure_seconds=life, hang_share=1e-5),
         seed=seed,
+        shard_rows=shard_rows,
     )
     show(page(document), document, as_json=output.json)
 
@@ -91,6 +99,8 @@ def page(document: Mapping[str, Any]) -> str:
     lines = [
         [
             "rows",
+            "shards",
+            "opened by a worker",
             "spans",
             "plan",
             "plan memory",
@@ -107,6 +117,8 @@ def page(document: Mapping[str, Any]) -> str:
         lines.append(
             [
                 format_count(scale["rows"]),
+                f"{scale['shards']:,}",
+                f"{scale['shards_opened_per_worker']:,.0f}",
                 f"{scale['spans']:,}",
                 format_seconds(scale["plan_seconds"]),
                 format_bytes(scale["plan_peak_bytes"]),
@@ -122,7 +134,7 @@ def page(document: Mapping[str, Any]) -> str:
     growth = ", ".join(
         f"{name.replace('_', ' ')} {slope:.2f}" for name, slope in document["growth"].items()
     )
-    parts = [head, table(lines, right=frozenset(range(11)))]
+    parts = [head, table(lines, right=frozenset(range(13)))]
     if growth:
         parts.append(
             f"growth with the spans (1 is linear): {growth}; every window was trained on exactly"

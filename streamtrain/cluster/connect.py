@@ -1,4 +1,4 @@
-"""Connecting to a Dask cluster, or starting one on this machine, on loopback only.
+"""Connecting to a Dask cluster, or starting one on this machine (local_cluster.py).
 
 Anyone who can connect to a Dask scheduler can run code on it and on its workers. So nothing here
 opens a port to other machines; a cluster of several machines is the user's own, with TLS where the
@@ -10,8 +10,8 @@ for an endpoint that is not a scheduler.
 
 import asyncio
 import json
-import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,42 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamtrain.base.budget import default_readers
 from streamtrain.base.plugins import import_function
+from streamtrain.cluster.local_cluster import local_cluster
 from streamtrain.cluster.versions import check_answer, versions
 from streamtrain.config import ClusterConfig
 from streamtrain.errors import ConfigError, ResourceError, StreamTrainError, first_line
 
-LOOPBACK = "127.0.0.1"
-
 #: How long a scheduler and its workers may take to answer.
 CONNECT_SECONDS = 30.0
-
-#: Dask settings of the clusters that we start. Blocks belong to us, so Dask must not move or spill
-#: anything; one task at a time is enough.
-OWN_CLUSTER = {
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": 0.95,
-    "distributed.scheduler.work-stealing": False,
-    "distributed.comm.retry.count": 3,
-    "distributed.worker.profile.enabled": False,
-    "distributed.scheduler.no-workers-timeout": "120s",
-}
-
-#: Dask looks this long after a worker's death whether it is back, and otherwise gives it up for
-#: good, also when it died again in the meantime or is still starting on a busy machine. A nanny
-#: restarts it in any case.
-_GIVE_UP_AFTER = {"distributed.deploy.lost-worker-timeout": "365 days"}
-
-#: Environment variables that set the threads of a library; workers share the cores.
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
 
 #: A scheduler file that is still being written is read again, after this time, this many times.
 _READ_RETRY_SECONDS, _READ_ATTEMPTS = 0.05, 10
@@ -63,16 +35,21 @@ _READ_RETRY_SECONDS, _READ_ATTEMPTS = 0.05, 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """A connected client; `is_ours`: we started the cluster, and may restart its workers."""
+    """A connected client.
+
+    `is_ours`: we started the cluster, and may restart its workers. `has_dashboard`: not of ours,
+    unless asked for.
+    """
 
     client: Any
     is_ours: bool
+    has_dashboard: bool = True
 
     @property
     def dashboard(self) -> str | None:
         """The link to Dask's dashboard; None when there is none."""
         with suppress(Exception):
-            return self.client.dashboard_link or None
+            return (self.has_dashboard and self.client.dashboard_link) or None
         return None
 
 
@@ -92,7 +69,11 @@ def connect(config: ClusterConfig, client: Any = None) -> Iterator[Connection]:
             raise ConfigError(
                 "client= is asynchronous; give a distributed.Client(asynchronous=False)."
             )
-        connection = Connection(client=client, is_ours=is_ours)
+        if client.status == "closed":
+            raise ConfigError("client= is closed; give a distributed.Client that is connected.")
+        connection = Connection(
+            client=client, is_ours=is_ours, has_dashboard=config.dashboard or not is_ours
+        )
         check_workers(connection)
         yield connection
 
@@ -140,7 +121,8 @@ async def _ask_scheduler(client: Any) -> Any:
 def performance_report(connection: Connection, path: Path) -> Iterator[None]:
     """Write Dask's own report of what its workers did, as one HTML file.
 
-    Writes nothing when Bokeh is not installed or the cluster is lost.
+    Writes nothing when Bokeh is not installed, the cluster is lost, or Ctrl-C ends the run: drawing
+    it takes seconds.
     """
     distributed = _import_distributed()
     try:
@@ -154,18 +136,22 @@ def performance_report(connection: Connection, path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        is_interrupted = not isinstance(sys.exception() or Exception(), Exception)
         with suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Dask asks every worker, and one may hang.
-            connection.client.sync(
-                report.__aexit__, None, None, None, callback_timeout=CONNECT_SECONDS
-            )
+            if not is_interrupted:
+                # Dask asks every worker, and one may hang.
+                connection.client.sync(
+                    report.__aexit__, None, None, None, callback_timeout=CONNECT_SECONDS
+                )
 
 
 def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[Any, bool]:
     """Return a client, and whether the cluster is ours."""
     if config.workers is not None:
-        cluster = stack.enter_context(_local_cluster(config.workers, distributed))
+        cluster = stack.enter_context(
+            local_cluster(config.workers, dashboard=config.dashboard, distributed=distributed)
+        )
         return stack.enter_context(distributed.Client(cluster, timeout=CONNECT_SECONDS)), True
     if config.factory is not None:
         return _open_factory(config.factory, distributed, stack), False
@@ -196,30 +182,6 @@ def _open_factory(factory: str, distributed: Any, stack: ExitStack) -> Any:
         )
     cluster = stack.enter_context(result)
     return stack.enter_context(distributed.Client(cluster, timeout=CONNECT_SECONDS))
-
-
-@contextmanager
-def _local_cluster(workers: int, distributed: Any) -> Iterator[Any]:
-    """Start `workers` worker processes on loopback, which share the cores."""
-    import dask
-
-    threads = max(1, default_readers() // workers)
-    environment = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"MALLOC_ARENA_MAX": "2"}
-    with dask.config.set({**OWN_CLUSTER, "distributed.nanny.pre-spawn-environ": environment}):
-        cluster = distributed.LocalCluster(
-            n_workers=workers,
-            processes=True,
-            threads_per_worker=threads,
-            host=LOOPBACK,
-            # None would make the dashboard listen on every address.
-            dashboard_address=f"{LOOPBACK}:0",
-            worker_dashboard_address=None,
-            silence_logs=logging.ERROR,
-            resources={"trainer": 1},
-        )
-    # Dask reads this setting at each death, not when the cluster starts.
-    with dask.config.set(_GIVE_UP_AFTER), cluster:
-        yield cluster
 
 
 def _call_factory(factory: str) -> Any:

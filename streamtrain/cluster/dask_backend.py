@@ -97,7 +97,8 @@ class DaskBackend:
                 callback_timeout=FORGET_SECONDS,
             )
             self._tasks.clear()
-            if self._client.status == "running":
+            # Workers of our own end with the run.
+            if self._client.status == "running" and not self._restarts:
                 self._client.sync(
                     self._client.run,
                     forget,
@@ -115,8 +116,12 @@ class DaskBackend:
         """See `ClusterBackend.submit`."""
         run_spec = None if worker in self._has_run_spec else self._run_spec
         self._has_run_spec.add(worker)
-        if _nbytes(payload) > LARGE_BYTES:
-            payload = self._client.scatter([payload], workers=[worker], hash=False)[0]
+        run_spec, payload = (
+            self._client.scatter([argument], workers=[worker], hash=False)[0]
+            if _nbytes(argument) > LARGE_BYTES
+            else argument
+            for argument in (run_spec, payload)
+        )
         future = self._client.submit(
             perform,
             self._run,

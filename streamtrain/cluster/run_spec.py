@@ -1,8 +1,8 @@
 """What a worker needs to open the same run independently and to compute the same numbers.
 
-Rows never travel: a worker reads the shards it trains on. What the driver measured
-(standardisation, imputed values, evaluation rows) is sent verbatim, so that results do not depend
-on the worker's CPU.
+Rows never travel: a worker reads the shards it trains on, as the driver described them. What the
+driver measured (standardisation, imputed values, evaluation rows) is sent verbatim, so that results
+do not depend on the worker's CPU.
 """
 
 from dataclasses import dataclass, replace
@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from streamtrain.base.budget import RUNTIME_BYTES, default_limit_bytes
+from streamtrain.cluster.packed_shards import PackedShards
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.records import Baseline, UntilFlat
 from streamtrain.run.prepare import Prepared, open_data
+from streamtrain.storage.foreign.foreign_source import absolute_source
 from streamtrain.stream.open_source import stream_budget
 from streamtrain.training.engine_choice import make_model
 from streamtrain.types import Dataset, Standardization
@@ -23,11 +25,13 @@ from streamtrain.types import Dataset, Standardization
 class RunSpec:
     """A prepared run without its data.
 
-    `data_fingerprint`: what the data that a worker sees must have. `fixed_bytes`: the memory of
-    learners and evaluation rows.
+    `shards`: the data as the driver found them; None for an imported table, which each machine
+    imports itself. `data_fingerprint`: what the data that a worker sees must have. `fixed_bytes`:
+    the memory of learners and evaluation rows.
     """
 
     config: Config
+    shards: PackedShards | None
     data_fingerprint: str
     standard: Standardization
     fill: np.ndarray | None
@@ -63,13 +67,16 @@ class RunSpec:
                 "--batch-schedule is for one machine: shares and lanes are parts of one minibatch"
                 " size. Give --batch-size on a cluster."
             )
+        config, dataset = prepared.config, prepared.source.dataset
         # the default window may depend on memory, and so on the worker
-        order = prepared.config.order.model_copy(
-            update={"window_rows": prepared.source.window_rows}
-        )
+        order = config.order.model_copy(update={"window_rows": prepared.source.window_rows})
+        # a worker may run in another folder
+        assert config.data.path is not None
+        data = config.data.model_copy(update={"path": absolute_source(config.data.path)})
         return cls(
-            config=prepared.config.model_copy(update={"order": order}),
-            data_fingerprint=_fingerprint(prepared.source.dataset),
+            config=config.model_copy(update={"order": order, "data": data}),
+            shards=None if dataset.folder else PackedShards.of(dataset),
+            data_fingerprint=_fingerprint(dataset),
             standard=prepared.standard,
             fill=prepared.source.fill,
             evaluation=prepared.evaluation,
@@ -88,10 +95,12 @@ class RunSpec:
 def open_run(spec: RunSpec, *, threads: int, memory_limit: int | None) -> Prepared:
     """Open the run on this machine, within a worker's threads and memory (bytes).
 
-    Raises DataError when this machine sees other data than the driver.
+    A shard is compared with the driver's description when it is first read. Raises DataError when
+    this machine sees another table than the driver.
     """
     config = _worker_config(spec.config, threads, memory_limit)
-    source = open_data(config)
+    described = spec.shards and spec.shards.open(config.data.features, config.data.target)
+    source = open_data(config, dataset=described)
     dataset = source.dataset
     if (fingerprint := _fingerprint(dataset)) != spec.data_fingerprint:
         raise DataError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamtrain.cluster.run_spec import RunSpec, open_run
-from streamtrain.errors import StreamTrainError
+from streamtrain.errors import DataError, StreamTrainError
 from streamtrain.run.prepare import Prepared, warm_up
 
 Work = Callable[[Prepared, Any], Any]
@@ -101,7 +101,11 @@ def perform(run: str, run_spec: RunSpec | None, work: Work, payload: Any) -> Any
             prepared = state.open(run, run_spec, worker.state.nthreads, memory_limit)
         except StreamTrainError as error:
             raise WorkerSetupError(error) from error
-        return work(prepared, payload)
+        try:
+            return work(prepared, payload)
+        except DataError as error:
+            # perhaps only this machine sees such a file
+            raise type(error)(f"worker {worker.address}: {error}") from error
 
 
 def call_work(prepared: Prepared, payload: tuple[Work, Any]) -> Any:

@@ -4,6 +4,7 @@ A worker first opens the run, which may compile for a minute, while those that a
 without it.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from itertools import count
@@ -21,7 +22,7 @@ WORKER_ATTEMPTS = 3
 #: This many failed groups in a row end the run.
 GROUP_ATTEMPTS = 5
 
-#: Added to the time within which a collective notices that a peer is gone.
+#: Added to the time within which the members of a group notice that one of them is gone.
 SLACK_SECONDS = 5.0
 
 
@@ -81,21 +82,24 @@ class WorkerGroup:
         """
         running = {self._send(worker, task): worker for worker, task in tasks.items()}
         results: dict[str, Any] = {}
-        reason, deadline = "", None
+        reason, deadline = "", math.inf
         while running:
             self._open_on_idle()
-            for number, result, failure in self._process(self._wait(deadline)):
+            limit = None if deadline == math.inf else deadline
+            for number, result, failure in self._process(self._wait(limit)):
                 if (worker := running.pop(number, None)) is None:
                     continue
+                wait_seconds = self._peer_timeout_seconds
                 if isinstance(result, PeerLost):
                     failure = f"lost a peer ({result.reason})"
+                    # It has waited for all the others, and closed its connections to them.
+                    wait_seconds = 0.0
                 results[worker] = result
-                if failure and not reason:
-                    reason = f"{worker}: {failure}"
-            now = self._pool.backend.now()
-            if reason and deadline is None:
-                deadline = now + self._peer_timeout_seconds + SLACK_SECONDS
-            if deadline is not None and now >= deadline:
+                if failure:
+                    reason = reason or f"{worker}: {failure}"
+                    now = self._pool.backend.now()
+                    deadline = min(deadline, now + wait_seconds + SLACK_SECONDS)
+            if self._pool.backend.now() >= deadline:
                 for number, worker in running.items():
                     self._fail_hung(number, worker, "no answer, though its peers are gone")
                 break

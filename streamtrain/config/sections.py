@@ -296,6 +296,10 @@ class ClusterConfig(Section):
     workers: PositiveCount | None = Field(
         default=None, description="start this many Dask workers on this machine, on loopback"
     )
+    dashboard: bool = Field(
+        default=False,
+        description="with workers: Dask's dashboard, which every user of this machine can open",
+    )
     factory: str | None = Field(
         default=None,
         min_length=1,

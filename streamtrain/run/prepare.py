@@ -50,7 +50,7 @@ from streamtrain.training.learner import Learner
 from streamtrain.training.model import Model, initial_parameters
 from streamtrain.training.torch.torch_engine import PART_ROWS
 from streamtrain.training.until_flat import limits_until_flat
-from streamtrain.types import Json, Span, Standardization
+from streamtrain.types import Dataset, Json, Span, Standardization
 
 #: The `last_row` of a run that only a time limit ends.
 NO_LAST_ROW = 2**62
@@ -199,12 +199,18 @@ class Prepared:
         )
 
 
-def open_data(config: Config, *, window_rows: int | None = None) -> Source:
-    """Return the source of a run in raw units. Reads footers only.
+def open_data(
+    config: Config, *, window_rows: int | None = None, dataset: Dataset | None = None
+) -> Source:
+    """Return the source of a run in raw units. Reads footers only, and none of a `dataset`.
 
     `window_rows`: the default window of a run that is resumed. Raises ConfigError or DataError.
     """
     data = config.data
+    # With a separate evaluation data set, nothing is held out unless requested.
+    holdout = 0 if data.holdout is None and data.eval_data is not None else data.holdout
+    if dataset is not None:
+        return open_source(dataset, config, holdout=holdout, window_rows=window_rows)
     if data.path is None:
         raise ConfigError("no data: name a file, a folder or a glob, or set data.path.")
     storage = make_storage(data.storage_options, timeout_seconds=config.fetch.timeout_seconds)
@@ -216,8 +222,6 @@ def open_data(config: Config, *, window_rows: int | None = None) -> Source:
         on_bad_shard=data.on_bad_shard,
         storage=storage,
     )
-    # With a separate evaluation data set, nothing is held out unless requested.
-    holdout = 0 if data.holdout is None and data.eval_data is not None else data.holdout
     return open_source(dataset, config, holdout=holdout, window_rows=window_rows)
 
 

@@ -22,6 +22,22 @@ def test_a_billion_rows_with_deaths_and_hangs_are_trained_on_exactly_once():
     assert document["growth"]["messages"] < 1.2
 
 
+def test_a_worker_opens_the_shards_of_its_windows_and_no_other():
+    """With one span in a shard, workers share the shards as they share the spans."""
+    workers, shards = 10, 2000
+    document = simulate(
+        rows=shards * 262_144,
+        workers=workers,
+        habits=WorkerModel(spread=0.0),
+        sizes=(1.0,),
+        shard_rows=262_144,
+    )
+    (scale,) = document["scales"]
+    assert scale["shards"] == scale["spans"] == shards
+    assert scale["shards_opened_per_worker"] == shards / workers
+    assert scale["most_shards_opened"] < 2 * shards / workers
+
+
 @pytest.mark.slow
 def test_a_thousand_workers_and_a_million_million_rows():
     document = simulate(

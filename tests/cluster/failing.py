@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from distributed import Client
+from distributed import Client, Security
 
 from streamtrain import api
 from streamtrain.cluster.allreduce import allreduce_pass
@@ -52,7 +52,9 @@ def shorten_commits(set_attribute: Callable[[object, str, int], None]) -> None:
     set_attribute(allreduce_pass, "MAX_GROWTH", 1)
 
 
-def drive_until_killed(config: str, out: Path, address: str, round: int) -> None:
+def drive_until_killed(
+    config: str, out: Path, address: str, security: Security, round: int
+) -> None:
     """Train on a scheduler's workers; kill this process after a round. `config`: as JSON."""
     shorten_commits(setattr)
 
@@ -60,7 +62,7 @@ def drive_until_killed(config: str, out: Path, address: str, round: int) -> None
         if isinstance(record, RoundEnded) and record.round == round:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with Client(address) as client:
+    with Client(address, security=security) as client:
         api.run_train(Config.model_validate_json(config), out, client=client, on_record=kill)
 
 
@@ -77,11 +79,11 @@ class Proxy:
     """A connection to a scheduler that can be cut: a port on loopback that forwards to it."""
 
     def __init__(self, address: str):
-        host, port = address.removeprefix("tcp://").rsplit(":", 1)
+        host, port = address.removeprefix("tls://").rsplit(":", 1)
         self._target = (host, int(port))
         self._sockets: list[socket.socket] = []
         self._listening = socket.create_server(("127.0.0.1", 0))
-        self.address = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.address = f"tls://127.0.0.1:{self._listening.getsockname()[1]}"
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
     def cut(self, *, for_good: bool = True) -> None:

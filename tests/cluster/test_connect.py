@@ -1,17 +1,17 @@
 """Connecting: our cluster or the user's, the versions, and no port open to other machines."""
 
 import asyncio
+import importlib
 import os
 import socket
-import sys
 import time
 import tomllib
 import warnings
+from functools import partial
 from pathlib import Path
 
 import click
 import distributed
-import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -25,46 +25,6 @@ from streamtrain.config import ClusterConfig, make_config
 from streamtrain.errors import ConfigError, ResourceError
 
 
-def test_no_port_is_open_to_other_machines(connection):
-    pids = [
-        os.getpid(),
-        *connection.client.run(os.getpid).values(),
-        *connection.client.run(os.getppid).values(),
-    ]
-    listening = [
-        connection
-        for pid in set(pids)
-        for connection in psutil.Process(pid).net_connections()
-        if connection.status == psutil.CONN_LISTEN
-    ]
-    assert listening
-    assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
-
-
-def test_nor_without_bokeh(monkeypatch):
-    monkeypatch.setitem(sys.modules, "bokeh", None)
-    before = set(_own_ports())
-    with connect(ClusterConfig(workers=1)):
-        opened = set(_own_ports()) - before
-    assert opened
-    assert {address.ip for address in opened} == {"127.0.0.1"}
-
-
-def _own_ports():
-    """Return the addresses at which this process, which contains the scheduler, listens."""
-    connections = psutil.Process().net_connections()
-    return [item.laddr for item in connections if item.status == psutil.CONN_LISTEN]
-
-
-def test_a_local_cluster_shares_cores_and_leaves_memory_to_us(connection):
-    workers = connection.client.scheduler_info(n_workers=-1)["workers"].values()
-    assert len(workers) == 2
-    assert {worker["nthreads"] for worker in workers} == {max(1, len(os.sched_getaffinity(0)) // 2)}
-    assert {worker["resources"]["trainer"] for worker in workers} == {1}
-    assert connection.is_ours
-    assert connection.dashboard.startswith("http://127.0.0.1:")
-
-
 def test_an_existing_client_is_used_and_left_open(client):
     with connect(ClusterConfig(), client) as connection:
         assert connection.client is client
@@ -72,59 +32,51 @@ def test_an_existing_client_is_used_and_left_open(client):
     assert client.status == "running"
 
 
-def test_a_scheduler_by_address_file_and_environment(client, tmp_path, monkeypatch):
-    address = client.scheduler.address
-    client.write_scheduler_file(str(tmp_path / "scheduler.json"))
-    assert not is_wanted(ClusterConfig())
-    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
-    assert is_wanted(ClusterConfig())
-    for config in (
-        ClusterConfig(scheduler=address),
-        ClusterConfig(scheduler_file=str(tmp_path / "scheduler.json")),
-        ClusterConfig(),
+def test_a_closed_client_is_refused(client):
+    closed = distributed.Client(
+        client.scheduler.address, security=client.security, set_as_default=False
+    )
+    closed.close()
+    with (
+        pytest.raises(ConfigError, match="client= is closed"),
+        connect(ClusterConfig(), closed),
     ):
-        with connect(config) as connection:
-            assert connection.client.scheduler.address == address
-            assert not connection.is_ours
+        pass
 
 
-def test_a_tls_scheduler_by_files(tmp_path):
-    pytest.importorskip("cryptography")
-    security = distributed.Security.temporary()
+def write_tls(security, folder) -> dict[str, str]:
+    """Write the certificates of a client to files; return them as keys of the config."""
     names = {
         "tls_ca_file": security.tls_ca_file,
         "tls_cert": security.tls_client_cert,
         "tls_key": security.tls_client_key,
     }
     for name, text in names.items():
-        (tmp_path / name).write_text(text)
-    files = {name: str(tmp_path / name) for name in names}
-    with distributed.LocalCluster(
-        n_workers=1,
-        processes=False,
-        threads_per_worker=1,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        worker_dashboard_address=None,
-        security=security,
-    ) as cluster:
-        assert cluster.scheduler_address.startswith("tls://127.0.0.1")
-        with connect(ClusterConfig(scheduler=cluster.scheduler_address, **files)) as connection:
-            assert connection.client.submit(sum, [1, 2], pure=False).result() == 3
-        with (
-            pytest.raises(ResourceError, match="TLS"),
-            connect(ClusterConfig(scheduler=cluster.scheduler_address)),
-        ):
-            pass
+        (folder / name).write_text(text)
+    return {name: str(folder / name) for name in names}
+
+
+def test_a_scheduler_by_address_file_and_environment(client, tmp_path, monkeypatch):
+    address, files = client.scheduler.address, write_tls(client.security, tmp_path)
+    client.write_scheduler_file(str(tmp_path / "scheduler.json"))
+    assert not is_wanted(ClusterConfig())
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+    assert is_wanted(ClusterConfig())
+    for config in (
+        ClusterConfig(scheduler=address, **files),
+        ClusterConfig(scheduler_file=str(tmp_path / "scheduler.json"), **files),
+        ClusterConfig(**files),
+    ):
+        with connect(config) as connection:
+            assert connection.client.scheduler.address == address
+            assert not connection.is_ours
 
 
 def test_a_factory_of_the_users(client, tmp_path, monkeypatch):
-    (tmp_path / "site_cluster.py").write_text(
-        "import distributed\ndef client(): return"
-        f" distributed.Client({client.scheduler.address!r})\ndef nothing(): return 7\ndef"
-        " broken(queue): pass\n"
-    )
+    (tmp_path / "site_cluster.py").write_text("def nothing(): return 7\ndef broken(queue): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
+    again = partial(distributed.Client, client.scheduler.address, security=client.security)
+    monkeypatch.setattr(importlib.import_module("site_cluster"), "client", again, raising=False)
     with connect(ClusterConfig(factory="site_cluster:client")) as connection:
         assert connection.client.scheduler.address == client.scheduler.address
     with (

@@ -27,7 +27,7 @@ def test_a_sweep_over_workers_has_the_records_of_one_machine(
     for ended in passes:
         assert ended["workers"] == 2
         assert ended["rows_read"] == 3 * ended["receipt"]["count"] == 24_000
-    assert "2 workers at tcp://127.0.0.1" in notes[0]
+    assert "2 workers at tls://127.0.0.1" in notes[0]
     assert (result.out / "dask-report.html").stat().st_size > 1000
     assert result.summary["cells"]
 

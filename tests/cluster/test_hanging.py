@@ -138,7 +138,7 @@ def test_a_connection_that_comes_back_costs_no_number(data, client, unbroken, tm
         if isinstance(record, RoundEnded) and record.round in (3, 6):
             proxy.cut(for_good=False)
 
-    with Client(proxy.address, set_as_default=False) as through:
+    with Client(proxy.address, security=client.security, set_as_default=False) as through:
         out = api.run_train(config(data, sync), tmp_path / "a", client=through, on_record=cut).out
     proxy.cut()
     assert learned(out) == unbroken[sync].learned

@@ -21,7 +21,7 @@ def test_its_commands_run(tmp_path, monkeypatch, capsys):
             with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
                 assert run(shlex.split(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
     printed = capsys.readouterr().err
-    assert "cluster: 2 workers at tcp://127.0.0.1" in printed
+    assert "cluster: 2 workers at tls://127.0.0.1" in printed
     assert "all-reduce: " in printed or "rounds of local SGD: " in printed
     workers = json.loads((tmp_path / "runs/w2/summary.json").read_text())["workers"]
     assert workers["most_workers"] == 2

@@ -38,7 +38,7 @@ def test_every_row_once_an_epoch_and_the_rows_of_one_machine(data, unbroken, tmp
             if record["event"] == "evaluation"
         ]
         assert losses[-1] < 0.2 * losses[0]
-        assert "2 workers at tcp://127.0.0.1" in unbroken[sync].notes[0]
+        assert "2 workers at tls://127.0.0.1" in unbroken[sync].notes[0]
         assert unbroken[sync].notes[1].endswith("requested with --sync")
         assert unbroken[sync].listening == {"127.0.0.1"}
 
@@ -101,7 +101,7 @@ def test_a_killed_driver_goes_on_from_its_last_commit(
     data, client, unbroken, forked, tmp_path, sync
 ):
     given = config(data, sync)
-    words = (given.model_dump_json(), tmp_path / "a", client.scheduler.address, 4)
+    words = (given.model_dump_json(), tmp_path / "a", client.scheduler.address, client.security, 4)
     driver = forked.Process(target=drive_until_killed, args=words)
     driver.start()
     driver.join()
@@ -132,7 +132,7 @@ def test_a_cut_connection_ends_the_run_saved_and_it_goes_on(
 
     given = config(data, "rounds")
     with (
-        Client(proxy.address, set_as_default=False) as through,
+        Client(proxy.address, security=client.security, set_as_default=False) as through,
         pytest.raises(ResourceError, match=r"scheduler cannot be reached.*--resume auto"),
     ):
         api.run_train(given, tmp_path / "a", client=through, on_record=cut)

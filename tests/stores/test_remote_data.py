@@ -194,12 +194,12 @@ def test_an_interrupted_run_goes_on_with_other_secrets(bucket, local, tmp_path, 
     )
 
 
-def test_a_worker_opens_the_same_data_by_its_blueprint(bucket, local):
+def test_a_worker_opens_the_same_data_by_its_blueprint(bucket, local, proxy):
     url = bucket.put(Path(local["parquet"].url), "d")
     prepared = prepare(
         make_config(
             {
-                "data": {"path": url, "storage_options": bucket.options},
+                "data": {"path": url, "storage_options": bucket.through(proxy)},
                 "order": {"window_rows": 2048},
             }
         ),
@@ -210,9 +210,12 @@ def test_a_worker_opens_the_same_data_by_its_blueprint(bucket, local):
     assert SECRET not in repr(run_spec)
     assert SECRET not in run_spec.config.model_dump_json()
     assert SECRET not in repr(prepared.source.dataset.shards)
+    proxy.requests.clear()
     worker = open_run(run_spec, threads=1, memory_limit=None)
     assert worker.source.dataset.fingerprint == local["parquet"].fingerprint
+    assert proxy.requests == []
     assert len(worker.source.read(worker.source.spans[1])[0]) == 4 * SPAN_ROWS
+    assert {Path(path).name for _, path, _ in proxy.requests} == {"shard-00001.parquet"}
 
 
 @FORMATS
