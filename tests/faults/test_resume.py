@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -447,14 +448,19 @@ def test_where_resuming_looks(shards, tmp_path, monkeypatch):
             Path("runs/train-2026-01-01-1"),
             on_record=stop_at_evaluation(signal.SIGINT),
         )
-    assert api.choose_out("train", make(shards["parquet"], TRAIN), None, "auto") == (
-        Path("runs/train-2026-01-01-1"),
-        True,
-    )
-    assert not api.choose_out("train", make(shards["parquet"], {**TRAIN, "seed": 5}), None, "auto")[
-        0
-    ].exists()
-    assert not api.choose_out("train", make(shards["parquet"], TRAIN), None, "never")[0].exists()
+
+    def opened(flags, resume):
+        with api.open_run("train", make(shards["parquet"], flags), None, resume) as run:
+            return run.out, bool(run.records)
+
+    interrupted_run = Path("runs/train-2026-01-01-1")
+    new_run = Path(f"runs/train-{date.today().isoformat()}-1")
+    assert opened(TRAIN, "auto") == (interrupted_run, True)
+    assert opened({**TRAIN, "seed": 5}, "auto") == (new_run, False)
+    assert opened(TRAIN, "never") == (new_run, False)
+    assert os.listdir("runs") == [interrupted_run.name]
+    with RunDirectory(interrupted_run, resume=True):  # at work on it
+        assert opened(TRAIN, "auto") == (new_run, False)
     with pytest.raises(ConfigError, match="there is no run"):
         streamtrain.train(shards["parquet"], resume="runs", **TRAIN)
     with pytest.raises(ConfigError, match="Give one of them"):
