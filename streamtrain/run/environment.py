@@ -1,12 +1,12 @@
 """The machine and the versions of libraries that a run is made with."""
 
-import os
 import platform
 import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from streamtrain.base.budget import default_readers
 from streamtrain.types import Json
 
 _LIBRARIES = ("streamtrain", "torch", "numpy", "numba", "dask", "pyarrow", "zarr", "zarrs")
@@ -18,12 +18,11 @@ def environment() -> Json:
     for name in _LIBRARIES:
         with suppress(PackageNotFoundError):
             libraries[name] = version(name)
-    can_count_allowed = hasattr(os, "sched_getaffinity")
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if can_count_allowed else os.cpu_count(),
+        "cores": default_readers(),
         "byte_order": sys.byteorder,
         **libraries,
     }
