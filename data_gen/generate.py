@@ -9,6 +9,7 @@ import numpy as np
 
 from data_gen.kind import Kind
 from data_gen.kinds import KINDS
+from streamtrain.base.budget import default_readers
 from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError
 from streamtrain.storage.dataset import open_shards
@@ -81,7 +82,7 @@ def generate(
     storage = make_storage(storage_options)
     return open_shards(
         write_dataset(
-            out, layout, spans, workers=workers or os.cpu_count() or 1, truth=truth, storage=storage
+            out, layout, spans, workers=workers or default_readers(), truth=truth, storage=storage
         ),
         storage=storage,
     )

@@ -17,13 +17,9 @@ from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, ma
 from streamtrain.records import Emit
 from streamtrain.report.dry_run import plan_run, plan_text
 from streamtrain.report.write import write_report
-from streamtrain.run.directory import (
-    CHECKPOINTS,
-    RunDirectory,
-    choose_out,
-    default_out,
-    environment,
-)
+from streamtrain.run.directory import CHECKPOINTS, RunDirectory
+from streamtrain.run.environment import environment
+from streamtrain.run.open_run import new_folder, open_run
 from streamtrain.run.predict import evaluate, predict
 from streamtrain.run.sweep import sweep as sweep_records
 from streamtrain.run.train import train as train_records
@@ -36,18 +32,20 @@ __all__ = [
     "CHECKPOINTS",
     "SweepResult",
     "TrainResult",
-    "choose_out",
-    "default_out",
     "evaluate",
     "list_checkpoints",
     "load_model",
+    "new_folder",
+    "open_run",
     "plan_run",
     "plan_text",
     "predict",
     "run_sweep",
     "run_train",
     "sweep",
+    "sweep_into",
     "train",
+    "train_into",
 ]
 
 
@@ -127,13 +125,29 @@ def run_sweep(
     Raises ConfigError, DataError or ResourceError.
     """
     with RunDirectory(out, resume=resume, on_record=on_record) as run:
-        run.check_config("sweep", config)
-        if run.finished:
-            return SweepResult(out=out, summary=run.summary(), already_complete=True)
-        saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, notify=on_note))
-        metadata = {"command": command, "folder": str(out), "env": environment()}
-        with choose_runner("sweep", config.cluster, out, client=client, notify=on_note) as runner:
-            sweep_records(config, run.log, metadata, saving, runner)
+        return sweep_into(
+            run, config, report=report, command=command, client=client, on_note=on_note
+        )
+
+
+def sweep_into(
+    run: RunDirectory,
+    config: Config,
+    *,
+    report: bool = True,
+    command: str = "",
+    client: Any = None,
+    on_note: Callable[[str], None] = _ignore_note,
+) -> SweepResult:
+    """Run a sweep into an open folder; see `run_sweep`."""
+    out = run.out
+    run.check_config("sweep", config)
+    if run.finished:
+        return SweepResult(out=out, summary=run.summary(), already_complete=True)
+    saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, notify=on_note))
+    metadata = {"command": command, "folder": str(out), "env": environment()}
+    with choose_runner("sweep", config.cluster, out, client=client, notify=on_note) as runner:
+        sweep_records(config, run.log, metadata, saving, runner)
     return SweepResult(out=out, summary=write_report(run.records, out, pictures=report))
 
 
@@ -154,15 +168,31 @@ def run_train(
     `run_sweep`.
     """
     with RunDirectory(out, resume=resume, on_record=on_record) as run:
-        run.check_config("train", config)
-        if run.finished:
-            return TrainResult(
-                out=out, summary=run.summary(), model=load_model(out), already_complete=True
-            )
-        metadata = {"command": command, "folder": str(out), "env": environment()}
-        with choose_runner("train", config.cluster, out, client=client, notify=on_note) as runner:
-            saving = run.saving(config, Interrupt(notify=on_note))
-            trained = train_records(config, run.log, metadata, saving, runner)
+        return train_into(
+            run, config, report=report, command=command, client=client, on_note=on_note
+        )
+
+
+def train_into(
+    run: RunDirectory,
+    config: Config,
+    *,
+    report: bool = True,
+    command: str = "",
+    client: Any = None,
+    on_note: Callable[[str], None] = _ignore_note,
+) -> TrainResult:
+    """Train one model into an open folder; see `run_train`."""
+    out = run.out
+    run.check_config("train", config)
+    if run.finished:
+        return TrainResult(
+            out=out, summary=run.summary(), model=load_model(out), already_complete=True
+        )
+    metadata = {"command": command, "folder": str(out), "env": environment()}
+    with choose_runner("train", config.cluster, out, client=client, notify=on_note) as runner:
+        saving = run.saving(config, Interrupt(notify=on_note))
+        trained = train_records(config, run.log, metadata, saving, runner)
     if trained.best is not None:
         (out / "best").mkdir(exist_ok=True)
         save_model(trained.best, out / "best")
@@ -246,11 +276,9 @@ def sweep(
     """
     flags = _given(locals(), SWEEP_FLAGS)
     config = _config(path, flags, SWEEP_FLAGS)
-    folder, may_resume = choose_out("sweep", config, out, resume)
     command = _command("sweep", path, out, flags)
-    return run_sweep(
-        config, folder, resume=may_resume, report=report, command=command, client=client
-    )
+    with open_run("sweep", config, out, resume) as run:
+        return sweep_into(run, config, report=report, command=command, client=client)
 
 
 def train(
@@ -313,11 +341,9 @@ def train(
     """
     flags = _given(locals(), TRAIN_FLAGS)
     config = _config(path, flags, TRAIN_FLAGS)
-    folder, may_resume = choose_out("train", config, out, resume)
     command = _command("train", path, out, flags)
-    return run_train(
-        config, folder, resume=may_resume, report=report, command=command, client=client
-    ).model
+    with open_run("train", config, out, resume) as run:
+        return train_into(run, config, report=report, command=command, client=client).model
 
 
 def _given(arguments: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 ```
 StreamTrainError                 exit 1   a run failed
 ├── ConfigError (ValueError)     exit 2   a flag, a key, a combination
+│   └── RunInUse                 exit 2   the folder of a run that another process has open
 ├── DataError (ValueError)       exit 3   a file, a column, a value
 │   └── StoreError               exit 4   an object store that does not answer, or refuses
 ├── ResourceError (MemoryError)  exit 4   memory, disk, device, cluster
@@ -24,6 +25,10 @@ class ConfigError(StreamTrainError, ValueError):
     """A flag or a config key is invalid, or a combination of them is."""
 
     exit_code = 2
+
+
+class RunInUse(ConfigError):
+    """Another process has the folder of the run open."""
 
 
 class DataError(StreamTrainError, ValueError):

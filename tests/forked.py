@@ -72,6 +72,37 @@ def run_forked(
     return Ended(code, out.read_text(), err.read_text())
 
 
+def run_together(
+    context: ForkServerContext,
+    folder: Path,
+    number: int,
+    function: Callable[..., int | None],
+    *arguments: Any,
+    timeout: float = 300,
+) -> list[Ended]:
+    """Call `function(folder, barrier, *arguments)` in `number` processes that start together.
+
+    Each function waits at the barrier first.
+    """
+    barrier = context.Barrier(number)
+    files = [(folder / f"stdout-{i}", folder / f"stderr-{i}") for i in range(number)]
+    processes = [
+        context.Process(target=_call, args=(*pair, function, (folder, barrier, *arguments)))
+        for pair in files
+    ]
+    for process in processes:
+        process.start()
+    ends = []
+    for process, (out, err) in zip(processes, files, strict=True):
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        ends.append(Ended(process.exitcode or 0, out.read_text(), err.read_text()))
+        process.close()
+    return ends
+
+
 def _call(out: Path, err: Path, function: Callable[..., int | None], arguments: tuple) -> None:
     for number, path in ((1, out), (2, err)):
         file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)

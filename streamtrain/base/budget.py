@@ -1,5 +1,6 @@
 """The memory budget: how many windows and readers fit into `--memory`, computed before the run."""
 
+import math
 import os
 import resource
 from contextlib import suppress
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from streamtrain.base.control_group import PROC, cpu_quota, memory_left
 from streamtrain.base.units import format_bytes
 from streamtrain.errors import ResourceError
 
@@ -112,51 +114,24 @@ def make_budget(
     )
 
 
-#: Per version of control groups: the file with the limit, the file with the usage, and the line of
-#: memory.stat for cached pages that the kernel frees when memory is short.
-_CONTROL_GROUP_FILES = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-)
-
-
-def default_limit_bytes(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return a quarter of the memory available now, within the limits of control groups.
-
-    A control group counts cached file pages as used until something else needs the memory, so a
-    process that streams files finds its group full. Cached pages therefore count as available here.
-    """
+def default_limit_bytes(proc: Path = PROC) -> int:
+    """Return a quarter of the memory available now, within the limits of control groups."""
     available = psutil.virtual_memory().available
-    for limit_file, used_file, cached_line in _CONTROL_GROUP_FILES:
-        try:
-            limit = (groups / limit_file).read_text().strip()
-            if limit == "max":
-                continue
-            used = int((groups / used_file).read_text())
-            statistics = (groups / limit_file).with_name("memory.stat")
-            used -= _cached_bytes(statistics, cached_line)
-            available = min(available, int(limit) - max(0, used))
-        except (OSError, ValueError):
-            continue
-    return max(available // 4, 1)
+    left = memory_left(proc)
+    return max((available if left is None else min(available, left)) // 4, 1)
 
 
-def _cached_bytes(statistics: Path, name: str) -> int:
-    """Return the value of the line `name` of a memory.stat file; 0 if there is none."""
-    try:
-        for line in statistics.read_text().splitlines():
-            if line.split()[0] == name:
-                return int(line.split()[1])
-    except (OSError, ValueError, IndexError):
-        pass
-    return 0
+def default_readers(proc: Path = PROC) -> int:
+    """Return the number of cores that this process may use.
 
-
-def default_readers() -> int:
-    """Return the number of cores that this process may use."""
+    These are the cores that it may run on, or as many as its quota of processor time fills.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = cpu_quota(proc)
+    return cores if quota is None else min(cores, max(1, math.ceil(quota)))
 
 
 def rss_bytes() -> int:

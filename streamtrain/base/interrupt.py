@@ -1,14 +1,59 @@
-"""SIGINT and SIGTERM during a run: the first asks it to save and stop, the second ends it."""
+"""Signals during a run: the first asks it to save and stop, a second SIGINT or SIGTERM ends it."""
 
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: What a person or a scheduler sends to end a process; the second one ends it at once.
+_REQUESTS = frozenset({signal.SIGINT, signal.SIGTERM})
+
+#: What comes when a terminal closes, or before a time limit (SIGUSR1 or SIGXCPU from SLURM, as its
+#: user asks; SIGXCPU from the kernel every second). It may come again, which changes nothing.
+_NOTICES = frozenset({signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU})
+
+SIGNALS = _REQUESTS | _NOTICES
+
+
+class Terminated(BaseException):
+    """A signal other than Ctrl-C, as an exception, so that what is open is closed on the way out.
+
+    `number` is that of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Raise Terminated; a signal handler."""
+    # a notice may come again, and must not disturb the way out
+    if number in _NOTICES:
+        signal.signal(number, signal.SIG_IGN)
+    raise Terminated(number)
+
+
+@contextmanager
+def signals_terminate() -> Iterator[None]:
+    """Raise Terminated on each of `SIGNALS` but SIGINT, in the main thread.
+
+    A signal that is ignored stays ignored, as SIGHUP is under nohup. Only the main thread may set
+    handlers; in any other thread this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with ExitStack() as stack:
+        for number in SIGNALS - {signal.SIGINT}:
+            before = signal.getsignal(number)
+            if before not in (None, signal.SIG_IGN):
+                stack.callback(signal.signal, number, before)
+                signal.signal(number, terminate)
+        yield
 
 
 class Interrupt:
@@ -34,6 +79,7 @@ class Interrupt:
         self.asked: int | None = None
         self._before: dict[int, Any] = {}
         self._timer: threading.Timer | None = None
+        self._out_of_grace = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -44,12 +90,11 @@ class Interrupt:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        self.asked = None
-        # A handler of None was not installed from Python and cannot be restored: leave it in place.
+        self.asked, self._out_of_grace = None, False
         self._before = {
             number: before
             for number in SIGNALS
-            if (before := signal.getsignal(number)) not in (None, signal.SIG_IGN)
+            if _ends_process(number, before := signal.getsignal(number))
         }
         for number in self._before:
             signal.signal(number, self._on_signal)
@@ -72,17 +117,24 @@ class Interrupt:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None:
-            self.leave()
+            if number in _REQUESTS or self._out_of_grace:
+                self.leave()
+            return
         self.asked = number
+        again = "a second one" if number in _REQUESTS else "Ctrl-C"
         with suppress(Exception):  # a handler may run while another message is being written
             self._notify(
-                f"{signal.Signals(number).name}: stopping where the run can be saved next; a second"
-                " one stops at once"
+                f"{signal.Signals(number).name}: stopping where the run can be saved next; {again}"
+                " stops at once"
             )
         if self.grace_seconds is not None:
-            self._timer = threading.Timer(self.grace_seconds, os.kill, (os.getpid(), number))
+            self._timer = threading.Timer(self.grace_seconds, self._end_grace, (number,))
             self._timer.name, self._timer.daemon = "streamtrain-grace", True
             self._timer.start()
+
+    def _end_grace(self, number: int) -> None:
+        self._out_of_grace = True
+        os.kill(os.getpid(), number)
 
     def _restore(self) -> None:
         if self._timer is not None:
@@ -91,3 +143,14 @@ class Interrupt:
         for number, before in self._before.items():
             signal.signal(number, before)
         self._before = {}
+
+
+def _ends_process(number: int, handler: Any) -> bool:
+    """Whether a signal with this handler asks the process to end.
+
+    None is a handler that was not installed from Python, which could not be restored. A program
+    may use SIGHUP or SIGUSR1 for something else, so its own handlers of notices stay.
+    """
+    if number in _NOTICES:
+        return handler in (signal.SIG_DFL, terminate)
+    return handler not in (None, signal.SIG_IGN)

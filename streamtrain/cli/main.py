@@ -1,7 +1,8 @@
 """`streamtrain`: runs a verb, and turns errors into one line and an exit code.
 
 Global flags may be before or after the verb. Exit codes: the codes of `streamtrain.errors` (1 to
-5), 130 after Ctrl-C, 143 after SIGTERM, 141 when the reader of stdout has closed it.
+5), 130 after Ctrl-C, 128 + n after signal n (143 for SIGTERM), 141 when the reader of stdout has
+closed it.
 """
 
 import errno
@@ -12,15 +13,14 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError, Group
 
 from streamtrain import __version__
-from streamtrain.cli.terminal import note
+from streamtrain.base.interrupt import Terminated, signals_terminate
+from streamtrain.cli.terminal import note, outlive_terminal
 from streamtrain.errors import StreamTrainError, first_line
 
 #: Verb → group, import string, help. With an import string, a verb does not import the libraries of
@@ -142,10 +142,6 @@ _READERS = ("streamtrain-window", "streamtrain-lane", "streamtrain-read")
 _GROUPS = ("Start", "Run", "Results", "Config")
 
 
-class Terminated(BaseException):
-    """SIGTERM as an exception, so that everything that is open is closed on the way out."""
-
-
 def build_app() -> App:
     """Return the command with all verbs, without importing their modules."""
     app = App(
@@ -223,12 +219,13 @@ def run(tokens: Sequence[str]) -> int:
         stream or open(os.devnull, "w")  # noqa: SIM115 - stays open for the life of the process
         for stream in (sys.stdout, sys.stderr)
     )
+    sys.stdout, sys.stderr = map(outlive_terminal, (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show `≤` gets \u2264 instead of an exception.
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _sigterm_raises():
+        with signals_terminate():
             code = build_app()(
                 switches(verb_first(tokens), SWITCHES),
                 exit_on_error=False,
@@ -258,7 +255,8 @@ def explain(failure: BaseException) -> tuple[int, str]:
     if isinstance(failure, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(failure, Terminated):
-        return 143, "terminated"
+        name = signal.Signals(failure.number).name
+        return 128 + failure.number, "terminated" if name == "SIGTERM" else f"ended by {name}"
     if isinstance(failure, StreamTrainError):
         return failure.exit_code, "\n".join(
             f"error: {line}" for line in str(failure).splitlines() or [type(failure).__name__]
@@ -279,23 +277,6 @@ def explain(failure: BaseException) -> tuple[int, str]:
         " and report what it prints."
     )
     return 1, message
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Raise Terminated on SIGTERM, in the main thread; only that may set signal handlers."""
-
-    def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def main() -> NoReturn:

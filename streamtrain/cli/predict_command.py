@@ -1,5 +1,6 @@
 """`streamtrain predict` and `evaluate`: a trained model on a data set."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,8 +47,11 @@ def predict(
     """Write a trained model's predictions as Parquet or CSV, with row ids."""
     from streamtrain import api
 
-    file = Path(out) if out else api.default_out("predict") / "predictions.parquet"
-    with plain_warnings(quiet=output.quiet), writing(file):
+    with ExitStack() as stack:
+        folder = Path() if out else stack.enter_context(api.new_folder("predict"))
+        file = folder / (out or "predictions.parquet")
+        stack.enter_context(plain_warnings(quiet=output.quiet))
+        stack.enter_context(writing(file))
         counts = api.predict(
             Path(model),
             data,

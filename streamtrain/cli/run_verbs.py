@@ -66,30 +66,28 @@ def run(
             plan = api.plan_run(config, verb)
             show(api.plan_text(plan), plan, as_json=output.json)
             return
-        folder, may_resume = api.choose_out(verb, config, out, resume)
-        run_verb = api.run_sweep if verb == "sweep" else api.run_train
+        run_verb = api.sweep_into if verb == "sweep" else api.train_into
         with (
-            _observer(folder, output, tensorboard=tensorboard) as on_record,
-            _resume_hint(folder, report=report),
+            api.open_run(verb, config, out, resume) as directory,
+            _observer(directory.out, output, tensorboard=tensorboard) as directory.on_record,
+            _resume_hint(directory.out, report=report),
         ):
             result = run_verb(
+                directory,
                 config,
-                folder,
-                resume=may_resume,
                 report=report,
                 command=shlex.join(["streamtrain", *redact_command(sys.argv[1:])]),
-                on_record=on_record,
                 on_note=(lambda text: None) if output.quiet else note,
             )
     if result.already_complete:
-        note(f"{folder} is already complete: nothing to do")
+        note(f"{result.out} is already complete: nothing to do")
     summary = {**result.summary, "warnings": []} if output.quiet else result.summary
     show(result_text(summary, result.out), result.summary, as_json=output.json)
     statuses = {cell["status"] for cell in result.summary["cells"]}
     if statuses <= _FAILED.keys():
         subject = "the training" if verb == "train" else "every size"
         outcome = _FAILED[statuses.pop() if len(statuses) == 1 else "failed"]
-        raise StreamTrainError(f"{folder}: {subject} {outcome}")
+        raise StreamTrainError(f"{result.out}: {subject} {outcome}")
 
 
 @contextmanager

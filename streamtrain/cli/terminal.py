@@ -3,6 +3,8 @@
 Control characters in names from files are escaped.
 """
 
+import errno
+import io
 import json
 import logging
 import os
@@ -14,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from streamtrain.errors import ResourceError
 
@@ -47,6 +49,30 @@ def note(text: str) -> None:
         text = re.sub("^error:", f"\x1b[{_RED}merror:\x1b[0m", text, flags=re.MULTILINE)
         text = re.sub("^warning:", f"\x1b[{_YELLOW}mwarning:\x1b[0m", text, flags=re.MULTILINE)
     print(text, file=sys.stderr, flush=True)
+
+
+class _Terminal(io.FileIO):
+    """A terminal; once it has been closed, what is written to it is lost without an error."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError as failure:
+            if failure.errno != errno.EIO:
+                raise
+            return len(content)
+
+
+def outlive_terminal(stream: TextIO) -> TextIO:
+    """Return a stream whose terminal may be closed during a run; any other stream as it is.
+
+    The run is then told by SIGHUP, and saves; it must not fail before because a line of progress
+    cannot be shown.
+    """
+    if not isinstance(stream, io.TextIOWrapper) or not stream.isatty():
+        return stream
+    terminal = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(terminal, stream.encoding, stream.errors, line_buffering=True)
 
 
 def wants_colour(stream: Any) -> bool:

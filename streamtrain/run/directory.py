@@ -7,12 +7,8 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
-import sys
 import warnings
 from contextlib import suppress
-from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 
@@ -25,9 +21,8 @@ from streamtrain.base.atomic_files import (
     write_whole,
 )
 from streamtrain.base.interrupt import Interrupt
-from streamtrain.base.redact import redact_url
 from streamtrain.config import RESOLVED, Config
-from streamtrain.errors import ConfigError, DataError, ResourceError
+from streamtrain.errors import ConfigError, DataError, ResourceError, RunInUse
 from streamtrain.records import (
     Emit,
     Evaluation,
@@ -39,12 +34,11 @@ from streamtrain.records import (
     started_record,
     to_json,
 )
+from streamtrain.run.environment import environment
 from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer
-from streamtrain.training.fingerprint import check_unchanged, config_fingerprint, differences
+from streamtrain.training.fingerprint import check_unchanged, config_fingerprint
 from streamtrain.types import Json
-
-_LIBRARIES = ("streamtrain", "torch", "numpy", "numba", "dask", "pyarrow", "zarr", "zarrs")
 
 #: The parts of `environment` that the exact bits of a run depend on, besides its fingerprint.
 _EXACT = ("python", "cpu", "streamtrain", "torch", "numpy", "numba")
@@ -71,32 +65,39 @@ class RunDirectory:
     writes, and one process at a time: the log is locked. When `log` returns, a record has been
     passed to the operating system; after `mark` it is on the disk.
 
+    A new folder is made and locked at once, so that of two runs started together only one gets it.
+    If no record was logged when the run ends, the folder is removed: a run that is refused leaves
+    nothing behind.
+
     `resume`: the folder may hold an interrupted run. It is continued by `Checkpointer.begin`, or
     started again if it has no checkpoint yet. `on_record` receives every record when it is logged,
     and the records of an interrupted run when it is resumed.
 
-    Raises ConfigError when the folder has anything else in it, because nothing is ever overwritten,
-    or when another process has the run open; DataError when an interrupted run has lost its
-    checkpoints.
+    Raises ConfigError when the folder has anything else in it, because nothing is ever overwritten;
+    RunInUse when another process has the run open; DataError when an interrupted run has lost its
+    checkpoints; ResourceError when the folder cannot be written.
     """
 
     def __init__(self, out: Path, *, resume: bool = False, on_record: Emit | None = None):
         self.out = out
         self.records: list[Record] = []
-        self._on_record = on_record
+        self.on_record = on_record
+        self._made: list[Path] = []
         self._file: int | None = None
         self._num_bytes = 0
         self._hash = hashlib.sha256()
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             if not resume:
                 remedy = (
-                    "resume it with --resume auto" if _is_interrupted(out) else "remove the folder"
+                    "resume it with --resume auto" if is_interrupted(out) else "remove the folder"
                 )
                 raise ConfigError(
                     f"{out} is not empty, and nothing is overwritten. Choose another --out, or"
                     f" {remedy}."
                 )
             self._reopen()
+        else:
+            self._claim()
 
     @property
     def finished(self) -> bool:
@@ -141,12 +142,11 @@ class RunDirectory:
     def log(self, record: Record) -> None:
         """Append one line to `events.jsonl`.
 
-        The first record, `run`, creates the folder with its config, env and data files. So a run
-        that is refused before its first record leaves nothing behind. Raises ResourceError when the
-        folder cannot be written.
+        The first record, `run`, also writes the config, env and data files, and empties a log that
+        has no checkpoint.
         """
-        if isinstance(record, RunStarted) or self._file is None:
-            self._create()
+        if isinstance(record, RunStarted):
+            self._start()
         self.records.append(record)
         line = json.dumps(record.to_json(), allow_nan=False).encode() + b"\n"
         self._num_bytes += len(line)
@@ -159,8 +159,8 @@ class RunDirectory:
             self._write_json("data.json", to_json(record.data))
         if isinstance(record, QuarantineChanged):
             self._write_json("quarantine.json", record.to_json())
-        if self._on_record is not None:
-            self._on_record(record)
+        if self.on_record is not None:
+            self.on_record(record)
 
     def mark(self) -> Json:
         """See `Events.mark`."""
@@ -185,9 +185,9 @@ class RunDirectory:
         self._hash = hashlib.sha256(kept)
         self.records[:] = (parse_record(json.loads(line)) for line in kept.splitlines())
         self._remove_temporaries()
-        if self._on_record is not None:
+        if self.on_record is not None:
             for record in self.records:
-                self._on_record(record)
+                self.on_record(record)
         return list(self.records)
 
     @property
@@ -197,28 +197,37 @@ class RunDirectory:
             raise RuntimeError(f"{self.out / EVENTS} is not open")
         return self._file
 
-    def _create(self) -> None:
-        """Start an empty log: in a new folder, or over a log without a checkpoint."""
-        self.records.clear()
-        self._num_bytes = 0
-        self._hash = hashlib.sha256()
+    def _claim(self) -> None:
+        """Make the folder with an empty log, and lock it."""
+        self._made = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
         try:
-            if self._file is not None:
-                warnings.warn(
-                    f"{self.out} was interrupted before its first checkpoint; it starts again.",
-                    stacklevel=4,
-                )
-                os.ftruncate(self._file, 0)
-                os.lseek(self._file, 0, os.SEEK_SET)
-                self._remove_temporaries()
-                return
             self.out.mkdir(parents=True, exist_ok=True)
-            self._open(os.O_CREAT | os.O_EXCL)
+            try:
+                self._open(os.O_CREAT | os.O_EXCL)
+            except (FileExistsError, FileNotFoundError):
+                # another run has just made the log, or was refused and has removed the folder
+                raise self._in_use() from None
             sync_folder(self.out)
         except OSError as error:
+            self._remove_empty()
+            self._close()
             raise ResourceError(
                 f"{self.out}: cannot be written ({error.strerror}). Choose another --out."
             ) from None
+
+    def _start(self) -> None:
+        """Start with an empty log, also over one without a checkpoint."""
+        self.records.clear()
+        self._num_bytes = 0
+        self._hash = hashlib.sha256()
+        if os.fstat(self._log_file).st_size:
+            warnings.warn(
+                f"{self.out} was interrupted before its first checkpoint; it starts again.",
+                stacklevel=4,
+            )
+            os.ftruncate(self._log_file, 0)
+            os.lseek(self._log_file, 0, os.SEEK_SET)
+        self._remove_temporaries()
 
     def _write_json(self, name: str, document: Json) -> None:
         write_atomically(self.out / name, json.dumps(document, indent=2).encode() + b"\n")
@@ -267,12 +276,24 @@ class RunDirectory:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._close()
-            raise ConfigError(
-                f"{self.out}: another process is at work on this run. Wait until it ends, or choose"
-                " another --out."
-            ) from None
+            raise self._in_use() from None
         except OSError:  # a file system without locks
             pass
+        if not self._is_in_place(file):  # a refused run removed it between the two calls
+            self._close()
+            raise self._in_use()
+
+    def _is_in_place(self, file: int) -> bool:
+        try:
+            return os.path.samestat(os.stat(self.out / EVENTS), os.fstat(file))
+        except FileNotFoundError:
+            return False
+
+    def _in_use(self) -> RunInUse:
+        return RunInUse(
+            f"{self.out}: another process is at work on this run. Wait until it ends, or choose"
+            " another --out."
+        )
 
     def _read(self, num_bytes: int) -> bytes:
         """Return the first bytes of the log, or fewer where it is shorter."""
@@ -290,6 +311,14 @@ class RunDirectory:
         if file is not None:
             os.close(file)
 
+    def _remove_empty(self) -> None:
+        """Remove the empty log, and the folders that were made for it, while the log is locked."""
+        with suppress(OSError):
+            if self._file is not None:
+                os.unlink(self.out / EVENTS)
+            for folder in self._made:
+                os.rmdir(folder)
+
     def __enter__(self) -> "RunDirectory":
         return self
 
@@ -299,65 +328,14 @@ class RunDirectory:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._file is not None and kind is None:
+        if self._file is not None and not os.fstat(self._file).st_size:
+            self._remove_empty()
+        elif self._file is not None and kind is None:
             os.fsync(self._file)
         self._close()
 
 
-def default_out(verb: str) -> Path:
-    """Return the first of `runs/<verb>-<date>-<n>`, n = 1, 2, …, that does not exist."""
-    number = 1
-    while (out := Path("runs") / f"{verb}-{date.today().isoformat()}-{number}").exists():
-        number += 1
-    return out
-
-
-def choose_out(
-    verb: str, config: Config, out: str | os.PathLike[str] | None, resume: str | os.PathLike[str]
-) -> tuple[Path, bool]:
-    """Return the folder of a run, and whether a run that is in it may be resumed.
-
-    `resume`: `never`; `auto`, which resumes the run in `out` or, without `out`, the newest
-    interrupted run of this config in `runs/`; or the folder of a run. Raises ConfigError.
-    """
-    if resume == "never":
-        return Path(out) if out else default_out(verb), False
-    if resume == "auto":
-        if out:
-            return Path(out), True
-        return find_interrupted(verb, config) or default_out(verb), True
-    folder = Path(resume)
-    if out and Path(out).absolute() != folder.absolute():
-        raise ConfigError(
-            f"--resume {folder} continues in that folder, but --out is {out}. Give one of them."
-        )
-    if not (folder / EVENTS).is_file():
-        raise ConfigError(
-            f"--resume {folder}: there is no run ({EVENTS} is missing). Name a run's folder, auto"
-            " or never."
-        )
-    return folder, True
-
-
-def find_interrupted(verb: str, config: Config) -> Path | None:
-    """Return the newest interrupted run `runs/<verb>-…` with this config and data path, or None."""
-    interrupted = [out for out in Path("runs").glob(f"{verb}-*") if _is_interrupted(out)]
-    wanted = {
-        **config_fingerprint(config),
-        "data.path": config.data.path and redact_url(config.data.path),
-    }
-    for out in sorted(interrupted, key=lambda out: (out / EVENTS).stat().st_mtime, reverse=True):
-        # A log that cannot be read as one of ours is passed over.
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            with open(out / EVENTS, "rb") as file:
-                logged = json.loads(file.readline())["config"]
-            fingerprint = {**config_fingerprint(logged), "data.path": logged["data"]["path"]}
-            if not differences(fingerprint, wanted):
-                return out
-    return None
-
-
-def _is_interrupted(out: Path) -> bool:
+def is_interrupted(out: Path) -> bool:
     """Whether there is a log that lacks its last record, or the report is missing.
 
     The report alone does not decide it, since an interrupted run may have a partial one.
@@ -369,29 +347,3 @@ def _is_interrupted(out: Path) -> bool:
     except OSError:
         return False
     return b'"event": "end"' not in last_line or not (out / "summary.json").exists()
-
-
-def environment() -> Json:
-    """Return the machine and the versions of libraries, for the report."""
-    libraries = {}
-    for name in _LIBRARIES:
-        with suppress(PackageNotFoundError):
-            libraries[name] = version(name)
-    can_count_allowed = hasattr(os, "sched_getaffinity")
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if can_count_allowed else os.cpu_count(),
-        "byte_order": sys.byteorder,
-        **libraries,
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line for line in lines if line.startswith("model name"))
-        return model.split(":", 1)[1].strip()
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

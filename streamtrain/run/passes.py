@@ -66,7 +66,7 @@ def run_pass(
     ends without affecting the others, and its outcome records why.
 
     With `saving`, the state of all learners is saved between blocks. A single learner can also be
-    saved within a block, wherever `consume` allows it. Ctrl-C and SIGTERM take effect at these
+    saved within a block, wherever `consume` allows it. Signals such as Ctrl-C take effect at these
     points. An interrupted pass continues from its checkpoint. A pass that has already ended is not
     run again: the final state of its learners is loaded, and its record is returned.
 

@@ -24,7 +24,7 @@ from streamtrain.storage.foreign.table_marks import (
     refuse_local_tables,
     refuse_remote_table,
 )
-from streamtrain.storage.remote.filesystem import file_size, list_files, take_query
+from streamtrain.storage.remote.filesystem import file_size, is_folder, list_files, take_query
 from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.zarr.node_files import NODE_FILES, is_zarr
 from streamtrain.types import LOCAL, Shard, Storage
@@ -119,10 +119,8 @@ def _locate(path: str, suffixes: Sequence[str]) -> list[str]:
         if os.path.isdir(path) and not is_zarr(path):
             return _one_kind(path, *_walk(path, suffixes), suffixes)
         return [path]
-    matches = []
-    if glob.has_magic(path):
-        # `absent/**` matches `absent/` according to glob, though it does not exist
-        matches = sorted(filter(os.path.lexists, glob.glob(path, recursive=True)))
+    # `absent/**` matches `absent/` according to glob, though it does not exist
+    matches = sorted(filter(os.path.lexists, glob.glob(_pattern(path), recursive=True)))
     if not matches:
         raise _not_found(path)
     arrays = {match for match in matches if os.path.isdir(match) and is_zarr(match)}
@@ -131,6 +129,19 @@ def _locate(path: str, suffixes: Sequence[str]) -> list[str]:
         urls += _locate(match, suffixes) if os.path.isdir(match) else [match]
     # `data/**` matches a folder, its subfolders, and their files: each file is taken once.
     return list(dict.fromkeys(map(normal_url, urls)))
+
+
+def _pattern(path: str) -> str:
+    """Return a path as a pattern in which the folders that exist are taken by their names.
+
+    So the brackets of a folder `run[1]` are not taken for a pattern.
+    """
+    parts = path.split("/")
+    for stop in range(len(parts) - 1, 0, -1):
+        folder = "/".join(parts[:stop])
+        if os.path.isdir(folder):
+            return f"{glob.escape(folder)}/{'/'.join(parts[stop:])}"
+    return path
 
 
 def _walk(root: str, suffixes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
@@ -198,7 +209,15 @@ def _locate_remote(url: str, suffixes: Sequence[str], storage: Storage) -> list[
     parts = url.split("/")
     # the scheme and the bucket are the first three parts
     first_magic = next(
-        (index for index, part in enumerate(parts) if index > 2 and glob.has_magic(part)), None
+        (
+            index
+            for index, part in enumerate(parts)
+            if index > 2
+            and glob.has_magic(part)
+            # a folder may have brackets in its name
+            and not ("[" in part and is_folder("/".join(parts[: index + 1]), storage))
+        ),
+        None,
     )
     if first_magic is None:
         files = list_files(url, storage)
@@ -302,9 +321,10 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _not_found(path: str) -> DataError:
+    pattern = ", and as a pattern it matches nothing" if glob.has_magic(path) else ""
     return DataError(
-        f"{shown(path)}: no such file or folder. Give a Parquet file, a Zarr array, a folder of"
-        " them, or a quoted glob."
+        f"{shown(path)}: no such file or folder{pattern}. Give a Parquet file, a Zarr array, a"
+        " folder of them, or a quoted glob."
     )
 
 

@@ -195,7 +195,7 @@ class Checkpointer:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Make Ctrl-C and SIGTERM wait for the next `edge` while inside."""
+        """Make signals such as Ctrl-C wait for the next `edge` while inside."""
         with self.interrupt.listening():
             yield
 

@@ -1,81 +1,40 @@
-"""The memory budget: the default limit under control groups, and the windows in flight."""
+"""The memory budget: the default limit, the cores, and the windows in flight."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from streamtrain.base import budget
-from streamtrain.base.budget import default_limit_bytes, make_budget
+from streamtrain.base.budget import default_limit_bytes, default_readers, make_budget
 from streamtrain.errors import ResourceError
 
 GIB = 2**30
 
 
 @pytest.fixture
-def group(tmp_path, monkeypatch):
-    """Return `group(version, limit, used, cached)`, which returns the default limit in bytes.
-
-    It writes the files of a control group; the machine has 64 GiB available.
-    """
-    monkeypatch.setattr(
-        budget.psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB)
-    )
-
-    def call(version: int, limit: str | int, used: int, cached: int | None) -> int:
-        if version == 2:
-            folder = tmp_path
-            names = ("memory.max", "memory.current")
-            line = "inactive_file"
-        else:
-            folder = tmp_path / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            line = "total_inactive_file"
-        folder.mkdir(exist_ok=True)
-        for name, value in zip(names, (limit, used), strict=True):
-            (folder / name).write_text(f"{value}\n")
-        if cached is not None:
-            (folder / "memory.stat").write_text(f"anon 5\nfile 7\n{line} {cached}\n")
-        return default_limit_bytes(tmp_path)
-
-    return call
-
-
-@pytest.mark.parametrize("version", [1, 2], ids=str)
-def test_a_group_full_of_cached_files_has_room(group, version):
-    """After 8 GiB of shards are read in a group of 8 GiB, almost all of it is page cache."""
-    assert group(version, 8 * GIB, 8 * GIB - 4096, 7 * GIB) == (7 * GIB + 4096) // 4
+def machine(monkeypatch):
+    """A machine of eight cores that has 64 GiB available."""
+    memory = SimpleNamespace(available=64 * GIB)
+    monkeypatch.setattr(budget.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(budget.os, "sched_getaffinity", lambda _: range(8))
 
 
 @pytest.mark.parametrize(
-    ("limit", "used", "cached", "expected"),
-    [
-        (8 * GIB, 6 * GIB, 0, GIB // 2),
-        (8 * GIB, 6 * GIB, None, GIB // 2),
-        (8 * GIB, 8 * GIB, 0, 1),
-        (8 * GIB, GIB, 2 * GIB, 2 * GIB),
-        ("max", GIB, 0, 16 * GIB),
-        (2**63 - 4096, GIB, 0, 16 * GIB),
-        (128 * GIB, GIB, 0, 16 * GIB),
-    ],
-    ids=[
-        "in use",
-        "no statistics",
-        "full",
-        "more cached than used",
-        "no limit",
-        "no limit, version 1",
-        "larger than the machine",
-    ],
+    ("left", "limit"),
+    [(None, 16 * GIB), (128 * GIB, 16 * GIB), (2 * GIB, GIB // 2), (-5, 1)],
+    ids=["no limit", "larger than the machine", "smaller", "none"],
 )
-def test_a_quarter_of_what_is_available(group, limit, used, cached, expected):
-    assert group(2, limit, used, cached) == expected
+def test_the_default_is_a_quarter_of_what_is_left(machine, monkeypatch, left, limit):
+    monkeypatch.setattr(budget, "memory_left", lambda _: left)
+    assert default_limit_bytes() == limit
 
 
-def test_without_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        budget.psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB)
-    )
-    assert default_limit_bytes(tmp_path) == 16 * GIB
+@pytest.mark.parametrize(
+    ("quota", "cores"), [(None, 8), (2.0, 2), (2.5, 3), (0.1, 1), (64.0, 8)], ids=str
+)
+def test_readers_are_the_cores_that_a_quota_fills(machine, monkeypatch, quota, cores):
+    monkeypatch.setattr(budget, "cpu_quota", lambda _: quota)
+    assert default_readers() == cores
 
 
 def test_the_projection_counts_a_decode_for_every_reader():

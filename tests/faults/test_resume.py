@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext, suppress
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +24,12 @@ import pytest
 
 import streamtrain
 from streamtrain import api
-from streamtrain.base.interrupt import Interrupt
-from streamtrain.cli.main import Terminated, _sigterm_raises, run
+from streamtrain.base.interrupt import Interrupt, Terminated, signals_terminate
+from streamtrain.cli.main import run
 from streamtrain.errors import ConfigError, DataError, ResourceError
 from streamtrain.plan import plan
-from streamtrain.records import Evaluation, RunStarted
+from streamtrain.records import Evaluation, PassEnded, RunStarted
+from streamtrain.report.write import read_records
 from streamtrain.run.directory import RunDirectory
 from streamtrain.training import checkpointing
 from streamtrain.training import learner as learner_module
@@ -284,7 +287,7 @@ def test_sigterm_and_ctrl_c_wait_for_an_edge_and_the_run_goes_on(shards, tmp_pat
     config = make(shards["parquet"], {**TRAIN, "epochs": 4})
     api.run_train(config, tmp_path / "whole")
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with _sigterm_raises(), pytest.raises(Terminated):
+    with signals_terminate(), pytest.raises(Terminated):
         api.run_train(config, tmp_path / "out", on_record=stop_at_evaluation(signal.SIGTERM))
     made = list_checkpoints(tmp_path / "out" / "checkpoints")
     with pytest.raises(KeyboardInterrupt):
@@ -299,6 +302,80 @@ def test_sigterm_and_ctrl_c_wait_for_an_edge_and_the_run_goes_on(shards, tmp_pat
     api.run_train(config, tmp_path / "out", resume=True)
     assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
     assert left_over(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU])
+def test_notices_save_the_run_however_often_they_come(shards, tmp_path, number):
+    """The kernel repeats SIGXCPU every second, and a closed terminal may send SIGHUP twice."""
+    saved, heard = [], []
+
+    def on_record(record):
+        saved[:] = list_checkpoints(tmp_path / "out" / "checkpoints")
+        stop(record)
+
+    stop = stop_at_evaluation(number, number)
+    with signals_terminate(), pytest.raises(Terminated) as ended:
+        api.run_train(
+            make(shards["parquet"], TRAIN),
+            tmp_path / "out",
+            on_record=on_record,
+            on_note=heard.append,
+        )
+    assert ended.value.number == number
+    assert list_checkpoints(tmp_path / "out" / "checkpoints")[-1] > saved[-1]
+    name = signal.Signals(number).name
+    assert heard == [
+        f"{name}: stopping where the run can be saved next; Ctrl-C stops at once",
+    ]
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("ignored", [True, False], ids=["nohup", "a program's own handler"])
+def test_a_notice_that_does_not_end_the_process_does_not_end_the_run(shards, tmp_path, ignored):
+    received = []
+    before = signal.signal(
+        signal.SIGHUP, signal.SIG_IGN if ignored else lambda *_: received.append(1)
+    )
+    try:
+        with signals_terminate() if ignored else nullcontext():
+            api.run_train(
+                make(shards["parquet"], TRAIN),
+                tmp_path / "out",
+                on_record=stop_at_evaluation(signal.SIGHUP),
+            )
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert received == [1] * (not ignored)
+
+
+def _train_on_a_terminal(name: str, folder: Path, words: list[str]) -> None:
+    os.setsid()
+    terminal = os.open(name, os.O_RDWR)  # the first one opened controls the session
+    for number in (0, 1, 2):
+        os.dup2(terminal, number)
+    os.chdir(folder)
+    sys.exit(run(words))
+
+
+def test_a_terminal_that_closes_saves_the_run(forked, shards, tmp_path):
+    """What cannot be shown any more is not an error."""
+    master, slave = os.openpty()
+    words = ["train", str(shards["parquet"]), "--holdout", "1000", "--hidden", "8", "--out", "out"]
+    words += ["--epochs", "400", "--memory", "64MiB", "--no-report", "--progress", "live"]
+    process = forked.Process(target=_train_on_a_terminal, args=(os.ttyname(slave), tmp_path, words))
+    process.start()
+    while len(list_checkpoints(tmp_path / "out" / "checkpoints")) < 2:
+        assert process.is_alive()
+        os.set_blocking(master, False)
+        with suppress(BlockingIOError):
+            os.read(master, 65_536)
+        time.sleep(0.01)
+    os.close(slave)
+    os.close(master)
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGHUP
+    records = read_records(tmp_path / "out" / "events.jsonl")
+    assert not any(isinstance(record, PassEnded) for record in records)
 
 
 def test_a_second_ctrl_c_ends_it_at_once(shards, tmp_path):
@@ -447,14 +524,19 @@ def test_where_resuming_looks(shards, tmp_path, monkeypatch):
             Path("runs/train-2026-01-01-1"),
             on_record=stop_at_evaluation(signal.SIGINT),
         )
-    assert api.choose_out("train", make(shards["parquet"], TRAIN), None, "auto") == (
-        Path("runs/train-2026-01-01-1"),
-        True,
-    )
-    assert not api.choose_out("train", make(shards["parquet"], {**TRAIN, "seed": 5}), None, "auto")[
-        0
-    ].exists()
-    assert not api.choose_out("train", make(shards["parquet"], TRAIN), None, "never")[0].exists()
+
+    def opened(flags, resume):
+        with api.open_run("train", make(shards["parquet"], flags), None, resume) as run:
+            return run.out, bool(run.records)
+
+    interrupted_run = Path("runs/train-2026-01-01-1")
+    new_run = Path(f"runs/train-{date.today().isoformat()}-1")
+    assert opened(TRAIN, "auto") == (interrupted_run, True)
+    assert opened({**TRAIN, "seed": 5}, "auto") == (new_run, False)
+    assert opened(TRAIN, "never") == (new_run, False)
+    assert os.listdir("runs") == [interrupted_run.name]
+    with RunDirectory(interrupted_run, resume=True):  # at work on it
+        assert opened(TRAIN, "auto") == (new_run, False)
     with pytest.raises(ConfigError, match="there is no run"):
         streamtrain.train(shards["parquet"], resume="runs", **TRAIN)
     with pytest.raises(ConfigError, match="Give one of them"):

@@ -47,6 +47,34 @@ def test_a_relative_glob_finds_arrays_and_nothing_inside_them(
     assert names(pattern, tmp_path) == ["d/a.zarr"]
 
 
+@pytest.mark.parametrize("scheme", ["", "file://"], ids=["local", "URL"])
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("run[1]/*.parquet", ["run[1]/a.parquet", "run[1]/x[2].parquet"]),
+        ("run[1]", ["run[1]/a.parquet", "run[1]/x[2].parquet"]),
+        ("run[1]/x[2].parquet", ["run[1]/x[2].parquet"]),
+        ("run[1]/[ab].parquet", ["run[1]/a.parquet"]),
+        ("run[2]/*.parquet", ["run2/b.parquet"]),
+        ("run[12]/*", ["run1/b.parquet", "run2/b.parquet"]),
+    ],
+)
+def test_brackets_in_a_folder_that_exists_are_its_name(
+    scheme: str, pattern: str, found: list[str], tmp_path: Path
+) -> None:
+    for name in ("run[1]/a", "run[1]/x[2]", "run1/b", "run2/b"):
+        write_parquet(tmp_path / f"{name}.parquet", numbers())
+    urls = locate(f"{scheme}{tmp_path / pattern}")
+    assert [os.path.relpath(url.removeprefix(scheme), tmp_path) for url in urls] == found
+
+
+def test_a_pattern_that_fits_nothing_is_called_one(folder: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder, and as a pattern it matches not"):
+        locate(f"{folder}/run[1]/*.parquet")
+    with pytest.raises(DataError, match=r"no such file or folder\. Give"):
+        locate(f"{folder}/run")
+
+
 def test_a_glob_below_a_folder_that_is_not_there_names_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         locate(str(tmp_path / "absent" / "**"))

@@ -1,5 +1,6 @@
 """Write predictions as a stream: one Parquet or CSV file of row ids and values."""
 
+import errno
 import os
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +49,8 @@ class PredictionWriter:
         try:
             self._writer.close()
             if error is None:
+                if os.path.lexists(self._path):  # made by another process meanwhile
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._path)
                 os.replace(self._temporary, self._path)
         finally:  # also if closing fails, since it writes the footer and the disk may be full
             self._temporary.unlink(missing_ok=True)

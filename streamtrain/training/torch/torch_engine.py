@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import torch
 
+from streamtrain.base.budget import default_readers
 from streamtrain.config import TrainConfig
 from streamtrain.errors import first_line
 from streamtrain.training.averaging import average_shares
@@ -85,6 +86,8 @@ class TorchEngine:
         self.device = train_device(train.device)
         self._model = shape
         self._train = train
+        # torch counts the cores of the machine, not those of a quota
+        self._threads = train.threads or min(torch.get_num_threads(), default_readers())
         self._schedule = schedule_rows(train, last_row)
         self._last_row = last_row
         with torch.no_grad():
@@ -387,7 +390,7 @@ class TorchEngine:
                     "high" if self._train.precision == "tf32" else "highest"
                 )
                 stack.callback(torch.set_float32_matmul_precision, precision)
-            elif self._train.threads not in (None, threads):
-                torch.set_num_threads(self._train.threads)
+            elif self._threads != threads:
+                torch.set_num_threads(self._threads)
                 stack.callback(torch.set_num_threads, threads)
             yield
