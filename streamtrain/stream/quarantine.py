@@ -132,8 +132,10 @@ class Quarantine:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Quarantine the spans that `to_json` listed.
 
-        Raises ConfigError when the list belongs to other spans.
+        Raises ConfigError, and changes nothing, when the list belongs to other spans.
         """
+        causes: dict[int, str] = {}
+        lost_holdout: set[int] = set()
         try:
             for entry in state["spans"]:
                 number = entry["span"]
@@ -143,10 +145,13 @@ class Quarantine:
                         f"the quarantined span {number} is rows {span.start:,} to {span.stop:,}"
                         " now. Open the data set as it was."
                     )
-                self._causes[number] = str(entry["cause"])
+                causes[number] = str(entry["cause"])
                 if entry["holdout_lost"]:
-                    self._lost_holdout.add(number)
+                    lost_holdout.add(number)
         except (KeyError, TypeError, IndexError) as error:
             raise ConfigError(
                 "this is not a list of quarantined spans. Pass what to_json() returned."
             ) from error
+        with self._lock:
+            self._causes |= causes
+            self._lost_holdout |= lost_holdout

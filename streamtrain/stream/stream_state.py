@@ -1,10 +1,13 @@
-"""Checks of a Stream's state, before it is resumed from."""
+"""What a Stream's state says of the order of rows, and its checks before it is resumed from."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from streamtrain.errors import ConfigError
-from streamtrain.storage.data_fingerprint import written_again
+from streamtrain.plan.plan import Plan
+from streamtrain.storage.data_fingerprint import file_stamps, written_again
+from streamtrain.stream.source import Source
+from streamtrain.types import Receipt
 
 #: The keys that a state must have.
 _STATE_KEYS = ("epoch", "window", "row", "receipt", "receipt_before_window", "imputed", "order")
@@ -22,6 +25,24 @@ def saved_window_rows(state: Any) -> int | None:
             " returned."
         )
     return state["order"].get("window_rows")
+
+
+def order_of(source: Source, seed: int, holdout_seed: int) -> dict[str, Any]:
+    """Return what the order of a Stream's rows depends on, as plain JSON values."""
+    return {
+        "seed": seed,
+        "window_rows": source.window_rows,
+        "spans": source.spans.fingerprint,
+        "holdout_rows": source.holdout.num_rows,
+        **({"holdout_seed": holdout_seed} if source.holdout.num_rows else {}),
+        "data": source.dataset.fingerprint,
+        "manifest": source.dataset.digest,
+        "stamps": file_stamps(source.dataset),
+        "columns": list(source.dataset.columns),
+        "on_null": source.on_null,
+        "on_bad_shard": "error" if source.quarantine is None else "quarantine",
+        "transform": None if source.transform is None else source.transform.record(),
+    }
 
 
 def check_order(state: Mapping[str, Any], order: Mapping[str, Any]) -> None:
@@ -57,3 +78,21 @@ def check_position(name: str, number: Any, most: int | None = None) -> None:
     raise ConfigError(
         f"{name} {number!r} is not a position of this stream: expected a whole number from {limit}."
     )
+
+
+def check_place(state: Mapping[str, Any], plan: Plan) -> tuple[Receipt, Receipt]:
+    """Return the receipts of a state: before its window, and of all rows delivered.
+
+    Raises ConfigError unless its window and row are a place of `plan`, the plan of its epoch.
+    """
+    window, row = state["window"], state["row"]
+    check_position("window", window, len(plan))
+    check_position("row", row, plan.window(window).num_rows if window < len(plan) else 0)
+    try:
+        before, receipt = state["receipt_before_window"], state["receipt"]
+        return Receipt.from_json(before), Receipt.from_json(receipt)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the receipt of this state cannot be read ({type(error).__name__}: {error}). Pass what"
+            " state_dict() returned."
+        ) from error

@@ -15,18 +15,24 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from streamtrain.config import TEXT_FLAGS, Config, flag_values, make_config
 from streamtrain.errors import ConfigError, DataError
-from streamtrain.plan.order import hash_array
 from streamtrain.plan.plan import Plan, default_window_rows, make_plan
 from streamtrain.records import to_json
-from streamtrain.storage.data_fingerprint import file_stamps
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts, summarize_nulls
 from streamtrain.stream.open_source import open_source, stream_budget, with_imputed_values
-from streamtrain.stream.stream_state import check_order, check_position, saved_window_rows
-from streamtrain.stream.window import RECEIPT_KEY, shuffle_once, window_ids
+from streamtrain.stream.source import Source
+from streamtrain.stream.stream_position import OpenWindow, Position
+from streamtrain.stream.stream_state import (
+    check_order,
+    check_place,
+    check_position,
+    order_of,
+    saved_window_rows,
+)
+from streamtrain.stream.window import shuffle_once
 from streamtrain.types import Json, Receipt
 
 #: Parameter of `open_stream` → key of the config.
@@ -52,14 +58,27 @@ STREAM_FLAGS = {
 
 Minibatch = tuple[torch.Tensor, torch.Tensor]
 
+_ONE_PROCESS = (
+    "a Stream cannot be copied, pickled or used inside the workers of a DataLoader, which would"
+    " deliver every row once per copy: use num_workers=0. Elsewhere call open_stream where the rows"
+    " are needed, and pass the position by state_dict()."
+)
+
 
 class Stream(IterableDataset[Minibatch]):
     """Shuffled minibatches of a data set, out of core, each row exactly once per epoch.
 
     Iterating yields `(x, y)`: float32 tensors (batch, features) and (batch, 1) of raw values. The
     last minibatch of an epoch may be short unless `drop_last`. The tensors belong to the caller:
-    their memory is reused only after they are dropped. After the end of an epoch, the next
-    iteration is the next one, in another order. One thread may iterate; others read ahead.
+    their memory is reused only after they are dropped. After the last minibatch of an epoch, the
+    next iteration is the next epoch, in another order.
+
+    A Stream has one position, which its newest iterator moves. `iter`, `set_epoch` and
+    `load_state_dict` supersede the iterator before: its reading ends, and its next `next` raises
+    ConfigError. To read twice at a time, open two Streams. One thread may iterate; others may ask
+    for state and receipt.
+
+    A Stream cannot be pickled or copied.
 
     Raises DataError for rows that cannot be used, and ResourceError when two windows do not fit
     `memory`.
@@ -80,31 +99,31 @@ class Stream(IterableDataset[Minibatch]):
             on_bad_shard=data.on_bad_shard,
             storage=storage,
         )
-        self._seed, self._holdout_seed = config.order.seed, config.eval.holdout_seed
-        self._open()
         self._stats = FetchStats()
         self._nulls: NullCounts = Counter()
+        self._use(self._open())
+        self._position = Position(self._plan_of(self._source, 0), self._source)
 
-    def _open(self, window_rows: int | None = None) -> None:
-        """Open the source, with windows of `window_rows` rows where the config leaves them open."""
-        config = self._config
-        source = open_source(
-            self._shards, config, holdout=config.data.holdout or 0, window_rows=window_rows
+    def _open(self, window_rows: int | None = None) -> Source:
+        """Open a source, with windows of `window_rows` rows where the config leaves them open."""
+        holdout = self._config.data.holdout or 0
+        return with_imputed_values(
+            open_source(self._shards, self._config, holdout=holdout, window_rows=window_rows)
         )
-        self._source = with_imputed_values(source)
-        self.dataset = source.dataset
-        self._go_to(0)
-        width = self._source.num_columns
-        carried_bytes = 2 * min(self.batch_size, self.dataset.num_rows) * width * 4
-        self.budget = stream_budget(self._source, config.fetch, fixed_bytes=carried_bytes)
+
+    def _use(self, source: Source) -> None:
+        width = source.num_columns
+        carried_bytes = 2 * min(self.batch_size, source.dataset.num_rows) * width * 4
+        self.budget = stream_budget(source, self._config.fetch, fixed_bytes=carried_bytes)
         self._pool = BufferPool(self.budget.window_rows, width, keep=self.budget.windows)
+        self._source, self.dataset = source, source.dataset
 
     def __len__(self) -> int:
         """The number of minibatches per epoch; the same for every epoch.
 
         With `on_null="drop"`, or with spans in quarantine, it is an upper bound.
         """
-        whole, rest = divmod(self._plan.num_rows, self.batch_size)
+        whole, rest = divmod(self.num_rows, self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
     @property
@@ -114,41 +133,41 @@ class Stream(IterableDataset[Minibatch]):
         With `on_null="drop"`, or with spans in quarantine, it is an upper bound; the receipt has
         the exact count.
         """
-        return self._plan.num_rows
+        return self._position.plan.num_rows
 
     @property
     def epoch(self) -> int:
         """The epoch being delivered, or delivered last."""
-        return self._epoch
+        return self._position.plan.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch.
 
-        After `load_state_dict`, naming the epoch of the state keeps the state's position.
+        Naming the epoch of a position from which nothing was delivered yet keeps that position, as
+        after `load_state_dict`.
         """
         check_position("epoch", epoch)
-        if not (self._resumed and epoch == self._epoch):
-            self._go_to(epoch)
+        if not (self._position.untouched and epoch == self.epoch):
+            self._go_to(self._start_of(epoch))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position as plain JSON values, with all that the row order depends on.
 
         The position is the epoch, the window, and the rows of that window that were delivered.
         """
-        epoch, window, row = self._epoch, self._window, self._row
-        receipt, receipt_before_window = self.receipt(), self._receipts[self._window]
-        if self._finished:
-            epoch, window, row = epoch + 1, 0, 0
-            receipt = receipt_before_window = Receipt()
+        position = self._position
+        if position.finished:
+            position = self._start_of(self.epoch + 1)
+        receipt, (window, row) = position.place()
         return {
-            "epoch": epoch,
-            "window": window,
+            "epoch": position.plan.epoch,
+            "window": window.index,
             "row": row,
             "receipt": receipt.to_json(),
-            "receipt_before_window": receipt_before_window.to_json(),
+            "receipt_before_window": window.before.to_json(),
             "imputed": None if self._source.fill is None else self._source.fill.tolist(),
             "quarantine": self.quarantine(),
-            "order": self._order(),
+            "order": self._order(self._source),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -156,41 +175,35 @@ class Stream(IterableDataset[Minibatch]):
 
         The batch size may differ from the one that the state was saved with.
 
-        Raises ConfigError when the state is malformed or belongs to another order of rows.
+        Raises ConfigError when the state is malformed or belongs to another order of rows; the
+        Stream then stays where it was.
         """
-        window_rows = saved_window_rows(state)
-        if window_rows != self._source.window_rows and window_rows in self._other_defaults():
-            self._open(window_rows)
-        check_order(state, self._order())
-        epoch, window, row = state["epoch"], state["window"], state["row"]
-        check_position("epoch", epoch)
+        window_rows, source = saved_window_rows(state), self._source
+        if window_rows != source.window_rows and window_rows in self._other_defaults():
+            source = self._open(window_rows)
+        check_order(state, self._order(source))
+        check_position("epoch", state["epoch"])
         # of this epoch: where spans differ in size, another epoch has other windows
-        plan = self._plan_of(epoch)
-        check_position("window", window, len(plan))
-        window_rows = plan.window(window).num_rows if window < len(plan) else 0
-        check_position("row", row, window_rows)
+        plan = self._plan_of(source, state["epoch"])
+        before, receipt = check_place(state, plan)
+        quarantine, saved_quarantine = source.quarantine, state.get("quarantine")
+        if quarantine is not None and saved_quarantine is not None:
+            quarantine.restore(saved_quarantine)
+            if state["row"]:
+                quarantine.seal(plan.window(state["window"]).spans)
+        if source is not self._source:
+            self._use(source)
         if state["imputed"] is not None:
-            self._source = replace(self._source, fill=np.array(state["imputed"]))
-        self._go_to(epoch)
-        quarantine = self._source.quarantine
-        if quarantine is not None and state.get("quarantine") is not None:
-            quarantine.restore(state["quarantine"])
-            if row:
-                quarantine.seal(self._plan.window(window).spans)
-        self._window, self._row, self._resumed = window, row, True
-        self._receipts = {window: Receipt.from_json(state["receipt_before_window"])}
-        self._counted = window, row, Receipt.from_json(state["receipt"])
+            self._source = replace(source, fill=np.array(state["imputed"]))
+        start = OpenWindow.of_plan(plan, state["window"], before), state["row"]
+        self._go_to(Position(plan, self._source, start, receipt))
 
     def receipt(self) -> Receipt:
         """Return the count and order-independent digest of the row ids delivered in this epoch.
 
         It is exact after every minibatch, and kept until the next epoch starts.
         """
-        window, row, receipt = self._counted
-        if (window, row) != (self._window, self._row):
-            receipt = self._receipts[self._window] + self._partial_receipt()
-            self._counted = self._window, self._row, receipt
-        return receipt
+        return self._position.place()[0]
 
     def warm_up(self) -> None:
         """Compile the shuffle's kernels, or load them from the disk cache, on a few rows.
@@ -222,119 +235,107 @@ class Stream(IterableDataset[Minibatch]):
 
     def __iter__(self) -> Generator[Minibatch, None, None]:
         if get_worker_info() is not None:
-            raise ConfigError(
-                "a Stream inside a DataLoader with workers would deliver every row once per worker:"
-                " use num_workers=0."
-            )
-        if not self._resumed:
-            self._go_to(self._epoch + self._finished)
-        self._resumed = False
-        return self._minibatches()
+            raise ConfigError(_ONE_PROCESS)
+        position = self._position
+        if position.untouched:
+            position = position.again()
+        else:
+            fewest_rows = self.batch_size if self.drop_last else 1
+            position = self._start_of(self.epoch + position.is_over(fewest_rows))
+        self._go_to(position)
+        return self._minibatches(position)
 
-    def _minibatches(self) -> Generator[Minibatch, None, None]:
-        size, start = self.batch_size, self._row
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise ConfigError(_ONE_PROCESS)
+
+    def _minibatches(self, position: Position) -> Generator[Minibatch, None, None]:
+        size, (window, start) = self.batch_size, position.at
+        delivered, row = window.before, start
         carried: list[torch.Tensor] = []  # rows of a minibatch that crosses a window's edge
-        windows = self._plan.windows(self._window)
-        blocks = fetch(windows, self._source, self.budget, self._stats, self._pool)
+        self._check_newest(position)
+        windows = position.plan.windows(window.index)
+        blocks = fetch(windows, position.source, self.budget, self._stats, self._pool)
+        position.blocks = blocks
         try:
             for block in blocks:
-                window = block.index
-                self._source.rounding.warn()
-                self._receipts[window + 1] = self._receipts[window] + block.receipt
+                position.source.rounding.warn()
+                window = OpenWindow(block.index, delivered, len(block.rows), block.dropped)
+                delivered += block.receipt
                 self._nulls += block.nulls
-                needed = {w: spans for w, spans in self._dropped.items() if w >= self._window}
-                self._dropped = needed | {window: block.dropped}
                 rows = torch.from_numpy(block.rows).to(self.device)
                 del block  # only tensors keep the buffer alive from here on
                 if carried:
-                    start = size - sum(map(len, carried))
+                    start = row = size - sum(map(len, carried))
                     carried.append(rows[:start].clone())
                     if start > len(rows):
                         continue
-                    self._window, self._row = window, start
+                    position.at = window, row
                     yield _split(torch.cat(carried))
+                    self._check_newest(position)
                     carried = []
                 end = len(rows) - (len(rows) - start) % size
                 inputs, targets = _split(rows[start:end])
                 for x, y in zip(inputs.split(size), targets.split(size), strict=True):
                     if end > start:
-                        self._window, self._row = window, self._row + size
+                        row += size
+                        position.at = window, row
                         yield x, y
+                        if self._position is not position:
+                            self._check_newest(position)
                 if end < len(rows):
                     carried = [rows[end:].clone()]
                 else:
-                    self._window, self._row = window + 1, 0
-                start = 0
+                    position.at = OpenWindow(window.index + 1, delivered), 0
+                start = row = 0
+            self._check_newest(position)  # another thread may have ended its reading
             if carried and not self.drop_last:
-                self._window, self._row = len(self._plan), 0
+                position.at = OpenWindow(len(position.plan), delivered), 0
                 yield _split(torch.cat(carried))
+                self._check_newest(position)
         finally:
             blocks.close()
-        delivered = self._receipts[len(self._plan)]
-        if not delivered.count and delivered.dropped and self._plan.num_rows:
+        if not delivered.count and delivered.dropped and self.num_rows:
             raise DataError(
                 f"{self.dataset.url}: every row has a bad value, so all were dropped. Leave columns"
                 " out with --features."
             )
-        self._finished = True
+        position.finished = True
 
-    def _go_to(self, epoch: int) -> None:
-        self._epoch, self._window, self._row = epoch, 0, 0
-        self._resumed = self._finished = False
-        #: Window → the receipt of all windows before it.
-        self._receipts = {0: Receipt()}
-        #: The position that a receipt was computed for, and that receipt.
-        self._counted = 0, 0, Receipt()
-        self._dropped: dict[int, tuple[np.ndarray, ...]] = {}
-        self._ids: tuple[int, np.ndarray] | None = None
-        self._plan = self._plan_of(epoch)
+    def _check_newest(self, position: Position) -> None:
+        """Raise ConfigError for an iterator that another one has superseded."""
+        if self._position is not position:
+            raise ConfigError(
+                "this iterator of the Stream ended when iter(), set_epoch() or load_state_dict()"
+                " was called after it: a Stream has one position. Open another Stream to read twice"
+                " at a time."
+            )
 
-    def _plan_of(self, epoch: int) -> Plan:
+    def _go_to(self, position: Position) -> None:
+        """Make a position the Stream's own, and end the reading of the iterator before."""
+        before, self._position = self._position, position
+        before.close()
+
+    def _start_of(self, epoch: int) -> Position:
+        return Position(self._plan_of(self._source, epoch), self._source)
+
+    def _plan_of(self, source: Source, epoch: int) -> Plan:
         return make_plan(
-            self._source.spans,
-            self._source.holdout,
-            seed=self._seed,
+            source.spans,
+            source.holdout,
+            seed=self._config.order.seed,
             trial=0,
             epoch=epoch,
-            window_rows=self._source.window_rows,
+            window_rows=source.window_rows,
         )
 
-    def _order(self) -> dict[str, Any]:
-        source = self._source
-        return {
-            "seed": self._seed,
-            "window_rows": source.window_rows,
-            "spans": source.spans.fingerprint,
-            "holdout_rows": source.holdout.num_rows,
-            **({"holdout_seed": self._holdout_seed} if source.holdout.num_rows else {}),
-            "data": self.dataset.fingerprint,
-            "manifest": self.dataset.digest,
-            "stamps": file_stamps(self.dataset),
-            "columns": list(self.dataset.columns),
-            "on_null": source.on_null,
-            "on_bad_shard": "error" if source.quarantine is None else "quarantine",
-            "transform": None if source.transform is None else source.transform.record(),
-        }
+    def _order(self, source: Source) -> dict[str, Any]:
+        return order_of(source, self._config.order.seed, self._config.eval.holdout_seed)
 
     def _other_defaults(self) -> tuple[int, ...]:
         """Return the windows that the same options give with other memory, or gave before."""
         if self._config.order.window_rows is not None:
             return ()
         return self.dataset.num_rows, default_window_rows(len(self.dataset.columns))
-
-    def _partial_receipt(self) -> Receipt:
-        """Return the receipt of the rows delivered from the current window.
-
-        Their ids follow from the plan and from the rows that were dropped.
-        """
-        if self._row == 0:
-            return Receipt()
-        if self._ids is None or self._ids[0] != self._window:
-            window = self._plan.window(self._window)
-            ids = window_ids(window, self._source, self._dropped[self._window])
-            self._ids = self._window, ids
-        hashes = hash_array(self._ids[1][: self._row], int(RECEIPT_KEY))
-        return Receipt(count=self._row, digest=int(hashes.sum(dtype=np.uint64)))
 
 
 def open_device(name: str) -> torch.device:

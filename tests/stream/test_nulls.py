@@ -145,7 +145,7 @@ def test_both_formats_give_the_same_sequence(write_data, policy, stored):
 
 def test_a_dropped_row_moves_no_other_window(write_data):
     clean = streamtrain.open_stream(write_data(LAYOUT), **SMALL)
-    before = np.split(np.concatenate(minibatches(clean)), clean._plan.window_starts[1:-1])
+    before = np.split(np.concatenate(minibatches(clean)), clean._position.plan.window_starts[1:-1])
     victim = int(row_ids(before[1])[0])
     stream = streamtrain.open_stream(
         write_data(LAYOUT, rows=spoil(TOTAL, [(victim, 3, np.nan)])), on_null="drop", **SMALL

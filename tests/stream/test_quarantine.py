@@ -160,9 +160,9 @@ def test_a_quarantined_span_moves_no_other_window(tmp_path: Path) -> None:
     stream = open_stream(folder)
     rows = np.concatenate(minibatches(stream))
     (lost,) = {entry["span"] for entry in stream.quarantine()["spans"]}
-    starts, position = clean._plan.window_starts, 0
+    starts, position = clean._position.plan.window_starts, 0
     changed_windows = 0
-    for window in clean._plan.windows():
+    for window in clean._position.plan.windows():
         expected = whole[starts[window.index] : starts[window.index + 1]]
         missing = 30 if lost in window.spans else 0
         delivered = rows[position : position + len(expected) - missing]

@@ -3,11 +3,16 @@
 Rows are identified by the ids in their delivered values.
 """
 
+import copy
 import gc
 import itertools
+import multiprocessing
+import multiprocessing.reduction
+import pickle
 import time
 import weakref
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -240,7 +245,7 @@ def test_a_state_of_an_epoch_with_more_windows_than_the_first(write_data):
     for _ in itertools.islice(stream, len(stream)):
         pass
     other = streamtrain.open_stream(folder, **flags)
-    assert stream.state_dict()["window"] > len(other._plan)
+    assert stream.state_dict()["window"] > len(other._position.plan)
     other.load_state_dict(stream.state_dict())
     assert other.receipt() == stream.receipt()
     assert list(other) == []  # its last minibatch was delivered
@@ -296,7 +301,7 @@ def test_a_position_that_is_none_is_refused(write_data, change):
 
 def test_a_row_beyond_its_own_window_is_refused(write_data):
     stream = streamtrain.open_stream(write_data([[80], [80], [11]]), window_rows=80, span_rows=80)
-    plan = stream._plan
+    plan = stream._position.plan
     for window in range(len(plan)):
         rows = plan.window(window).num_rows
         stream.load_state_dict({**stream.state_dict(), "window": window, "row": rows})
@@ -374,7 +379,7 @@ def test_tasks_are_two_a_span_and_one_a_window(write_data, monkeypatch):
     stream = streamtrain.open_stream(write_data([[40] * 10, [25] * 4]), **SMALL)
     deliver(stream)
     stats = stream.stats()
-    assert stats["tasks"] == 2 * len(stream._plan.spans) + len(stream._plan)
+    assert stats["tasks"] == 2 * len(stream._position.plan.spans) + len(stream._position.plan)
     assert stats["rows"] == 500
     assert stats["decode_seconds"] > 0
 
@@ -417,6 +422,36 @@ def test_in_a_dataloader(write_data, monkeypatch):
     with pytest.raises(ConfigError, match="num_workers=0"):
         next(iter(loader))
     gc.collect()
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        copy.copy,
+        copy.deepcopy,
+        pickle.dumps,
+        cloudpickle.dumps,
+        multiprocessing.reduction.ForkingPickler.dumps,  # of spawned workers
+    ],
+    ids=["copy", "deepcopy", "pickle", "cloudpickle", "spawn"],
+)
+def test_it_is_never_copied(write_data, duplicate):
+    """Every copy would deliver every row."""
+    stream = streamtrain.open_stream(write_data(LAYOUTS["even"]), **SMALL)
+    with pytest.raises(ConfigError, match="num_workers=0"):
+        duplicate(stream)
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_spawned_workers_are_refused_before_they_start(write_data, start):
+    stream = streamtrain.open_stream(write_data(LAYOUTS["even"]), **SMALL)
+    loader = torch.utils.data.DataLoader(
+        stream, batch_size=None, num_workers=1, multiprocessing_context=start
+    )
+    with pytest.raises(ConfigError, match="num_workers=0"):
+        next(iter(loader))
+    gc.collect()
+    assert not multiprocessing.active_children()
 
 
 def test_drop_last(write_data):
