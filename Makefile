@@ -2,6 +2,8 @@
 # make lint   check format, lint and types
 # make check  lint, then the tests of the pure parts (half a minute each)
 # make test   lint, then every test but those marked slow, gpu or benchmark
+# make docs   build the documentation site in site/, and fail for a link that does not exist
+# make release VERSION=0.2.0   set the version, date the changelog, commit, tag, and build dist/
 # make clean  remove the environment, the runs and the caches
 #
 # Each makes .venv first, when it is missing or pyproject.toml or constraints.txt changed. Needs python3 >= 3.11.
@@ -10,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo lint check test clean
+.PHONY: demo lint check test docs release clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -34,6 +36,14 @@ test: $(READY)
 	@$(BIN)/python -m tests.warm_kernels & warm=$$!; $(MAKE) --no-print-directory lint && wait $$warm
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(PYTEST_FLAGS)
 
+docs: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]' -c constraints.txt
+	@$(BIN)/python -m sphinx -W --keep-going -q -c docs . site
+	@echo "site/docs/README.html"
+
+release:
+	@.ci/release '$(VERSION)' && .ci/wheel
+
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	    || { echo "streamtrain needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
@@ -43,5 +53,5 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 clean:
-	rm -rf .venv runs dist .pytest_cache .hypothesis
+	rm -rf .venv runs dist site .pytest_cache .hypothesis
 	find streamtrain data_gen tests -name __pycache__ -type d -exec rm -rf {} +
