@@ -15,6 +15,7 @@ from streamtrain.cli.flag_groups import (
     StorageOption,
     Target,
     TextFlags,
+    as_words,
     column_names,
     reading,
 )
@@ -71,6 +72,7 @@ def inspect(
     words = ["streamtrain", "sweep", data]
     words += ["--target", target] if target is not None else []
     words += ["--features", features] if features is not None else []
+    words += as_words(texts)
     show(page(document, shlex.join(words)), document, as_json=output.json)
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streamtrain.errors import StreamTrainError
+from streamtrain.storage.decode import decode_arrow
 from streamtrain.storage.parquet.parquet_reader import stream_parquet
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.urls import is_remote
@@ -111,27 +113,41 @@ def sample(dataset: Dataset) -> dict[str, list[float]]:
             }
         with closing(stream_parquet(shard, names)) as batches:
             batch = next(batches).slice(0, SAMPLE_ROWS)
-        return {name: [float(v) for v in _numbers(batch.column(name))] for name in names}
+        columns = {name: pa.chunked_array([batch.column(name)]) for name in names}
+        return {
+            name: decode_arrow(name, column, "float64").tolist() for name, column in columns.items()
+        }
     except (StreamTrainError, pa.ArrowException, StopIteration, OSError, ValueError, TypeError):
         return {}
 
 
-def _numbers(values: Any) -> list[Any]:
-    return [float("nan") if value is None else value for value in values.to_pylist()]
-
-
 def _add(facts: dict[str, Any], statistics: pq.Statistics) -> None:
     facts["nulls"] += statistics.null_count
-    if not statistics.has_min_max:
-        return
-    low, high = _text(statistics.min), _text(statistics.max)
+    low, high = map(_text, extremes(statistics))
     if low is not None and high is not None:
         facts["min"] = low if facts["min"] is None else min(facts["min"], low)
         facts["max"] = high if facts["max"] is None else max(facts["max"], high)
 
 
+def extremes(statistics: pq.Statistics) -> tuple[Any, Any]:
+    """Return the extremes of a column chunk: None where they are unknown, or no date of Python.
+
+    Times with nanoseconds, which Python has none for, are NumPy's.
+    """
+    if not statistics.has_min_max:
+        return None, None
+    try:
+        return statistics.min, statistics.max
+    except (ValueError, OverflowError):
+        if "nanoseconds" not in statistics.logical_type.to_json():
+            return None, None
+        return np.datetime64(statistics.min_raw, "ns"), np.datetime64(statistics.max_raw, "ns")
+
+
 def _text(value: Any) -> str | None:
     """Return a value of a footer as text that sorts as the values do; None for other types."""
+    if isinstance(value, np.datetime64):
+        return str(value).replace("T", " ")
     if isinstance(value, datetime):
         return value.isoformat(sep=" ")
     if isinstance(value, (date, time)):

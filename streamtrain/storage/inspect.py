@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from streamtrain.base.finite import finite_or_none
 from streamtrain.base.units import format_bytes
 from streamtrain.errors import DataError
 from streamtrain.plan.batch_sizes import first_sizes, largest_size
-from streamtrain.storage.column_table import TextFacts, left_out, others, sample
+from streamtrain.storage.column_table import TextFacts, extremes, left_out, others, sample
 from streamtrain.storage.dataset import FOOTERS_AT_ONCE
 from streamtrain.storage.manifest import Manifest, read_manifest
 from streamtrain.storage.parquet.parquet_footer import read_metadata
@@ -69,11 +70,11 @@ def read_facts(dataset: Dataset, texts: TextFacts) -> ParquetFacts:
                 for name in dataset.columns:
                     _add(facts, unknown, name, row_group.column(indices[name]))
     for name in dataset.columns:
-        for extremes in (facts.low, facts.high):
-            value = extremes.get(name)
+        for values in (facts.low, facts.high):
+            value = values.get(name)
             if name in unknown or value is None or not math.isfinite(value):
                 value = None
-            extremes[name] = value
+            values[name] = value
     return facts
 
 
@@ -96,11 +97,23 @@ def _add(facts: ParquetFacts, unknown: set[str], name: str, chunk: pq.ColumnChun
     else:
         facts.nulls[name] = nulls + statistics.null_count
     # Types that Parquet stores as bytes (float16) have extremes that are bytes, not numbers.
-    if statistics is not None and statistics.has_min_max and not isinstance(statistics.min, bytes):
-        facts.low[name] = _smaller(float(statistics.min), facts.low.get(name))
-        facts.high[name] = _larger(float(statistics.max), facts.high.get(name))
+    low, high = (None, None) if statistics is None else extremes(statistics)
+    if low is not None and high is not None and not isinstance(low, bytes):
+        facts.low[name] = _smaller(_number(low), facts.low.get(name))
+        facts.high[name] = _larger(_number(high), facts.high.get(name))
     elif statistics is None or statistics.null_count != chunk.num_values:
         unknown.add(name)
+
+
+def _number(value: Any) -> float:
+    """Return an extreme as the number that its column is decoded to: a time as its seconds."""
+    if isinstance(value, np.datetime64):
+        return int(value.astype(np.int64)) / 1e9
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, date):
+        return 86_400.0 * (value - date(1970, 1, 1)).days
+    return float(value)
 
 
 def _smaller(value: float, other: float | None) -> float:
@@ -157,7 +170,7 @@ def inspect(
         "decoded_type": dataset.decoded_type,
         "codec": sorted(facts.codecs) if facts else [zarr_codec(dataset.shards[0])],
         "dictionary": facts.dictionary if facts else False,
-        "columns": _columns(dataset, manifest, facts),
+        "columns": _columns(dataset, table, manifest, facts),
         "left_out": [asdict(column) for column in left_out(unbound, texts)],
         "batch_sizes": list(first_sizes(largest_size(dataset.num_rows))),
         "shuffle_seed": manifest.shuffle_seed if manifest else None,
@@ -184,11 +197,14 @@ def ingest_gain(format: str, span_rows: float, num_columns: int) -> float:
 
 
 def _columns(
-    dataset: Dataset, manifest: Manifest | None, facts: ParquetFacts | None
+    dataset: Dataset,
+    table: Sequence[Column],
+    manifest: Manifest | None,
+    facts: ParquetFacts | None,
 ) -> list[dict[str, Any]]:
     stored_types: dict[str, set[str]] = {name: set() for name in dataset.columns}
-    for shard in dataset.shards:
-        for column in shard.columns:
+    for columns in [table] if table else [shard.columns for shard in dataset.shards]:
+        for column in columns:
             if column.name in stored_types:
                 stored_types[column.name].add(column.stored_type)
     rows, samples = [], sample(dataset)
