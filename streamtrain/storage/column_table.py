@@ -5,7 +5,6 @@ Nulls and extremes are those of the manifest or the footers; the sample is of th
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any
 
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 
 from streamtrain.errors import StreamTrainError
 from streamtrain.storage.decode import decode_arrow
+from streamtrain.storage.inspection import LeftOut
 from streamtrain.storage.parquet.parquet_reader import stream_parquet
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.urls import is_remote
@@ -26,27 +26,6 @@ SAMPLE_COLUMNS = 64
 
 #: Characters of a text that is an extreme.
 _MOST_TEXT = 24
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """A column that is neither the target nor a feature.
-
-    Attributes:
-        name: Its name.
-        stored_type: Its type in the files.
-        nulls: Its nulls; None where the footers do not say.
-        min: The smallest value, as text; None where the footers do not say.
-        max: The largest value, as text; None where the footers do not say.
-        reason: Why it cannot be used; empty where it was not chosen.
-    """
-
-    name: str
-    stored_type: str
-    nulls: int | None = None
-    min: str | None = None
-    max: str | None = None
-    reason: str = ""
 
 
 class TextFacts:

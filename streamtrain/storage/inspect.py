@@ -16,6 +16,7 @@ from streamtrain.errors import DataError
 from streamtrain.plan.batch_sizes import first_sizes, largest_size
 from streamtrain.storage.column_table import TextFacts, extremes, left_out, others, sample
 from streamtrain.storage.dataset import FOOTERS_AT_ONCE
+from streamtrain.storage.inspection import Inspection, Sizes, UsedColumn
 from streamtrain.storage.manifest import Manifest, read_manifest
 from streamtrain.storage.parquet.parquet_footer import read_metadata
 from streamtrain.storage.remote.urls import is_remote
@@ -127,12 +128,10 @@ def _larger(value: float, other: float | None) -> float:
 def inspect(
     dataset: Dataset, *, table: Sequence[Column] = (), window_rows: int = 2_097_152
 ) -> dict[str, Any]:
-    """Return a JSON-ready description of the columns and the layout of a data set.
+    """Return the columns and the layout of a data set: an `Inspection`, ready for JSON.
 
-    `columns` are those that it is bound to, with the values of the first rows; `left_out` are the
-    others. `table`: the columns of an imported table, whose shards lack some of them. `advice` is a
-    list of sentences, most important first. Nulls and extremes are taken from the
-    manifest or the footers, and are null where neither has them.
+    Footers and the first rows are read. `table`: the columns of an imported table, whose shards
+    lack some of them.
 
     Raises DataError when a footer has changed since the data set was opened.
     """
@@ -148,37 +147,35 @@ def inspect(
     texts = TextFacts({column.name for column in unbound})
     facts = read_facts(dataset, texts) if dataset.shards[0].format == "parquet" else None
     width = np.dtype(dataset.decoded_type).itemsize
-    document = {
-        "url": dataset.url,
-        "format": dataset.shards[0].format,
-        "num_rows": dataset.num_rows,
-        "num_shards": len(dataset.shards),
-        "num_spans": len(sizes),
-        "span_rows": {
-            "min": int(sizes.min()),
-            "median": float(np.median(sizes)),
-            "max": int(sizes.max()),
-        },
-        "shard_rows": {
-            "min": int(shard_rows.min()),
-            "median": float(np.median(shard_rows)),
-            "max": int(shard_rows.max()),
-        },
-        "shard_skew": float(shard_rows.max() / shard_rows.mean()),
-        "stored_bytes": sum(shard.num_bytes for shard in dataset.shards),
-        "decoded_bytes": dataset.num_rows * len(dataset.columns) * width,
-        "decoded_type": dataset.decoded_type,
-        "codec": sorted(facts.codecs) if facts else [zarr_codec(dataset.shards[0])],
-        "dictionary": facts.dictionary if facts else False,
-        "columns": _columns(dataset, table, manifest, facts),
-        "left_out": [asdict(column) for column in left_out(unbound, texts)],
-        "batch_sizes": list(first_sizes(largest_size(dataset.num_rows))),
-        "shuffle_seed": manifest.shuffle_seed if manifest else None,
-        "integrity": dataset.integrity,
-        "fingerprint": dataset.fingerprint,
-        "truth": asdict(dataset.truth) if dataset.truth else None,
-    }
+    inspection = Inspection(
+        url=dataset.url,
+        format=dataset.shards[0].format,
+        num_rows=dataset.num_rows,
+        num_shards=len(dataset.shards),
+        num_spans=len(sizes),
+        span_rows=_sizes(sizes),
+        shard_rows=_sizes(shard_rows),
+        shard_skew=float(shard_rows.max() / shard_rows.mean()),
+        stored_bytes=sum(shard.num_bytes for shard in dataset.shards),
+        decoded_bytes=dataset.num_rows * len(dataset.columns) * width,
+        decoded_type=dataset.decoded_type,
+        codec=sorted(facts.codecs) if facts else [zarr_codec(dataset.shards[0])],
+        dictionary=facts.dictionary if facts else False,
+        columns=_columns(dataset, table, manifest, facts),
+        left_out=left_out(unbound, texts),
+        batch_sizes=list(first_sizes(largest_size(dataset.num_rows))),
+        shuffle_seed=manifest.shuffle_seed if manifest else None,
+        integrity=dataset.integrity,
+        fingerprint=dataset.fingerprint,
+        truth=dataset.truth,
+        advice=[],
+    )
+    document = asdict(inspection)
     return document | {"advice": _advice(document, window_rows)}
+
+
+def _sizes(rows: np.ndarray) -> Sizes:
+    return Sizes(min=int(rows.min()), median=float(np.median(rows)), max=int(rows.max()))
 
 
 def ingest_gain(format: str, span_rows: float, num_columns: int) -> float:
@@ -201,7 +198,7 @@ def _columns(
     table: Sequence[Column],
     manifest: Manifest | None,
     facts: ParquetFacts | None,
-) -> list[dict[str, Any]]:
+) -> list[UsedColumn]:
     stored_types: dict[str, set[str]] = {name: set() for name in dataset.columns}
     for columns in [table] if table else [shard.columns for shard in dataset.shards]:
         for column in columns:
@@ -216,16 +213,16 @@ def _columns(
         elif facts:
             nulls, low, high = facts.nulls[name], facts.low[name], facts.high[name]
         rows.append(
-            {
-                "name": name,
-                "role": "target" if name == dataset.target else "feature",
-                "stored_type": ", ".join(sorted(stored_types[name])),
-                "decoded_type": dataset.decoded_type,
-                "nulls": nulls,
-                "min": low,
-                "max": high,
-                "sample": [finite_or_none(value) for value in samples.get(name, [])],
-            }
+            UsedColumn(
+                name=name,
+                role="target" if name == dataset.target else "feature",
+                stored_type=", ".join(sorted(stored_types[name])),
+                decoded_type=dataset.decoded_type,
+                nulls=nulls,
+                min=low,
+                max=high,
+                sample=[finite_or_none(value) for value in samples.get(name, [])],
+            )
         )
     return rows
 
