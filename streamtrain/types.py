@@ -16,6 +16,9 @@ Integrity = Literal["verified", "unverified"]
 OnNull = Literal["error", "drop", "impute"]
 OnBadShard = Literal["error", "quarantine"]
 
+#: What a date or a time becomes: seconds since 1970, or hour, weekday and day of the year.
+Datetime = Literal["epoch", "parts"]
+
 #: More rows than any shard or data set has; a file that claims more is damaged. Sums of such counts
 #: cannot overflow int64.
 MAX_ROWS = 2**53
@@ -63,7 +66,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How text files are read; None: found out from the file.
+    """How tables are read; None: found out from the file, and dates are no columns.
 
     Attributes:
         delimiter: What separates fields: one character, or a space for any run of spaces.
@@ -71,6 +74,9 @@ class Reading:
         na_values: Further words that mean null.
         header: The first line has names; if not, columns are named c0, c1, …
         encoding: A codec of Python, such as `latin-1`.
+        datetime: What dates and times become (storage/datetime_values.py).
+
+    All but `datetime` are of text files.
     """
 
     delimiter: str | None = None
@@ -78,6 +84,7 @@ class Reading:
     na_values: tuple[str, ...] | None = None
     header: bool | None = None
     encoding: str | None = None
+    datetime: Datetime | None = None
 
 
 AS_FOUND = Reading()
@@ -90,13 +97,13 @@ _SHORTEST_SECRET = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """How to access remote files, of which local files need nothing, and how to read text.
+    """How to access remote files, of which local files need nothing, and how to read tables.
 
     Attributes:
         options: (name, value) pairs under fsspec's names; some are secrets.
         queries: (URL without query, query) of signed links.
         request_seconds: A request without a response for this long is sent again.
-        reading: How text files are read.
+        reading: How tables are read.
     """
 
     options: tuple[tuple[str, str], ...] = ()

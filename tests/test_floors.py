@@ -28,6 +28,7 @@ DATA_GEN_FLOOR, DATA_GEN_IMPORTS = 3, 2
 DOORS = {
     "pyarrow": (
         "storage.column_table",
+        "storage.datetime_values",
         "storage.decode",
         "storage.foreign",
         "storage.inspect",

@@ -7,7 +7,7 @@ in one place.
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, make_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 from cyclopts import Group, Parameter
 from pydantic.fields import FieldInfo
@@ -210,8 +210,9 @@ def _group(flag: str, key: str) -> Group:
 def _type(flag: str, field_info: FieldInfo) -> Any:
     """Return the type of a flag: its choices, or text that the config parses."""
     annotation: Any = field_info.annotation
-    if get_origin(annotation) is Literal:
-        return annotation | None
+    for kind in (annotation, *get_args(annotation)):
+        if get_origin(kind) is Literal:
+            return kind | None
     if annotation is bool or flag == "header":
         return Literal["on", "off"] | None
     return list[str] | None if flag in _REPEATABLE else str | None
@@ -339,6 +340,12 @@ def load_config(
 
 
 def reading(flags: Any) -> Reading:
-    """Return how text files are read, for a verb that has no config. Raises ConfigError."""
+    """Return how tables are read, for a verb that has no config. Raises ConfigError."""
     config, _ = resolve(flag_layer(asdict(flags), TEXT_FLAGS))
     return config.data.reading
+
+
+def as_words(flags: Any) -> list[str]:
+    """Return the flags that were given, as words of a command."""
+    given = {flag: value for flag, value in asdict(flags).items() if value is not None}
+    return [word for flag, value in given.items() for word in (flag_name(flag), value)]

@@ -3,7 +3,7 @@
 import shlex
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from streamtrain.base.units import format_bytes
@@ -15,6 +15,7 @@ from streamtrain.cli.flag_groups import (
     StorageOption,
     Target,
     TextFlags,
+    as_words,
     column_names,
     reading,
 )
@@ -41,8 +42,10 @@ def inspect(
 ) -> None:
     """Describe a table: its columns and their use, its layout, and what a sweep would try.
 
-    Footers and the first rows are read.
+    Footers and the first rows are read, and of a table larger than a window eight row groups.
     """
+    from streamtrain.run.row_order import row_order
+    from streamtrain.science.span_variation import is_unlike, unlike_text
     from streamtrain.storage.column_choice import usable_columns
     from streamtrain.storage.dataset import bind_columns, find_shards
     from streamtrain.storage.inspect import inspect as describe
@@ -64,13 +67,17 @@ def inspect(
             problem = str(error)
             dataset = bind_columns(found, features=usable[:-1], target=usable[-1])
         document = describe(dataset, table=found.table)
+        order = None if document["shuffle_seed"] is not None else row_order(dataset)
     if problem:
         for column in document["columns"]:
             column["role"] = "number"
-    document["problem"] = problem
+    document |= {"problem": problem, "order": order and asdict(order)}
+    if order is not None and is_unlike(order):
+        document["advice"].insert(0, f"{unlike_text(order)} `streamtrain ingest` shuffles them.")
     words = ["streamtrain", "sweep", data]
     words += ["--target", target] if target is not None else []
     words += ["--features", features] if features is not None else []
+    words += as_words(texts)
     show(page(document, shlex.join(words)), document, as_json=output.json)
 
 
@@ -106,11 +113,24 @@ def _facts(document: Mapping[str, Any]) -> list[list[str]]:
         "integrity": document["integrity"],
         "fingerprint": document["fingerprint"],
     }
-    if document["shuffle_seed"] is not None:
-        facts["order"] = f"shuffled by ingest (seed {document['shuffle_seed']})"
+    if order := _order(document):
+        facts["order"] = order
     if truth:
         facts["truth"] = f"{truth['kind']}: the best possible loss is {truth['best_loss']:.6g}"
     return [[name, value] for name, value in facts.items()]
+
+
+def _order(document: Mapping[str, Any]) -> str:
+    """Return what is known of the order of the rows; empty where nothing is."""
+    if document["shuffle_seed"] is not None:
+        return f"shuffled by ingest (seed {document['shuffle_seed']})"
+    if document["order"] is None:
+        return ""
+    from streamtrain.records import SpanVariation
+    from streamtrain.science.span_variation import is_unlike
+
+    unlike = is_unlike(SpanVariation(**document["order"]))
+    return "not random" if unlike else "like random order, by the spans that were read"
 
 
 def _range(sizes: Mapping[str, float]) -> str:

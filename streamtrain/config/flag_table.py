@@ -1,12 +1,13 @@
 """The tables of flags that the command line and the Python API share."""
 
-#: How text files are read: the flags of every verb that takes data.
+#: How tables, most of all text files, are read: the flags of every verb that takes data.
 TEXT_FLAGS = {
     "delimiter": "data.delimiter",
     "decimal": "data.decimal",
     "na_values": "data.na_values",
     "header": "data.header",
     "encoding": "data.encoding",
+    "datetime": "data.datetime",
 }
 
 #: Each table maps a flag of `sweep`, `train` and the Python API to its key in the config.

@@ -30,7 +30,7 @@ from streamtrain.config.values import (
     Sizes,
     parse_fraction,
 )
-from streamtrain.types import Goal, Reading
+from streamtrain.types import Datetime, Goal, Reading
 
 
 class DataConfig(Section):
@@ -90,6 +90,13 @@ class DataConfig(Section):
         default=None,
         description="of text files: the encoding, such as utf-8 or latin-1; default: found out",
     )
+    datetime: Datetime | None = Field(
+        default=None,
+        description=(
+            "dates and times as features: seconds since 1970 (epoch), or hour, weekday and day of"
+            " the year (parts); default: left out"
+        ),
+    )
     storage_options: Options = Field(
         default={},
         repr=False,
@@ -101,13 +108,14 @@ class DataConfig(Section):
 
     @property
     def reading(self) -> Reading:
-        """How text files are read."""
+        """How tables are read."""
         return Reading(
             delimiter=self.delimiter,
             decimal=self.decimal,
             na_values=self.na_values,
             header=self.header,
             encoding=self.encoding,
+            datetime=self.datetime,
         )
 
     @field_serializer("storage_options", when_used="json")

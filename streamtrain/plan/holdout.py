@@ -51,7 +51,12 @@ def spread_spans(num_spans: int, share: float) -> np.ndarray:
     >>> spread_spans(6400, 0.0001)[:3].tolist(), len(spread_spans(6400, 0.2))
     ([50, 150, 250], 5120)
     """
-    count = min(num_spans, max(SPREAD_SPANS, math.ceil(num_spans * share * MIN_SHARE)))
+    return evenly_spread(num_spans, max(SPREAD_SPANS, math.ceil(num_spans * share * MIN_SHARE)))
+
+
+def evenly_spread(num_spans: int, count: int) -> np.ndarray:
+    """Return ascending numbers of `count` spans, spread evenly, or of all where there are fewer."""
+    count = min(num_spans, count)
     return ((np.arange(count) + 0.5) * num_spans / count).astype(np.int64)
 
 

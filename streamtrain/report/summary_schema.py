@@ -33,16 +33,21 @@ _PYTHON_WORDS = {"None": "null", "True": "true", "False": "false"}
 
 
 def summary_schema() -> Json:
-    """Return the JSON schema of `summary.json`.
+    """Return the JSON schema of `summary.json`. Raises as `schema_of` does."""
+    return schema_of(Summary, "streamtrain summary.json")
+
+
+def schema_of(kind: type, title: str) -> Json:
+    """Return the JSON schema of documents that are a dataclass.
 
     Raises TypeError for a field whose type has no JSON form, and ValueError for a docstring that
     describes a field that does not exist.
     """
     definitions: Json = {}
-    root = object_schema(Summary, definitions)
+    root = object_schema(kind, definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "streamtrain summary.json",
+        "title": title,
         **root,
         "$defs": dict(sorted(definitions.items())),
     }
@@ -52,7 +57,7 @@ def object_schema(kind: type, definitions: Json) -> Json:
     """Return the schema of a dataclass or TypedDict; `definitions` gets those that it refers to.
 
     Other keys are refused, and every key is required that is always written. Raises TypeError and
-    ValueError as `summary_schema` does.
+    ValueError as `schema_of` does.
     """
     hints = get_type_hints(kind, include_extras=True)
     if is_dataclass(kind):

@@ -24,7 +24,7 @@ from streamtrain.storage.write.predictions import PredictionWriter
 from streamtrain.stream.transform import Transform, load_transform
 from streamtrain.training.model import Network
 from streamtrain.training.model_io import load_model, predict_rows
-from streamtrain.types import AS_FOUND, LOCAL, Dataset, Json, Reading, Storage
+from streamtrain.types import AS_FOUND, Dataset, Json, Reading, Storage
 
 OnBad = Literal["error", "drop"]
 
@@ -66,8 +66,8 @@ def predict(
 
     A row in which a feature is null, NaN or infinite is refused (`error`) or left out (`drop`); a
     model that was trained with `impute` fills it. `storage_options`: the options of the object
-    store with the data; `reading`: how text files are read. The model's transform is imported and
-    applied. The target column need not exist.
+    store with the data; `reading`: how tables are read, but what dates and times become is known
+    from the model. The model's transform is imported and applied. The target column need not exist.
 
     Raises ConfigError when the transform cannot be imported, when `out` exists, or when its name is
     not the name of a Parquet file; DataError for the model and the data.
@@ -87,7 +87,7 @@ def predict(
             data,
             on_null=on_null,
             with_target=False,
-            storage=replace(make_storage(storage_options), reading=reading),
+            storage=_storage(network, storage_options, reading),
         ):
             writer.write(ids, predict_rows(network, features))
             rows += len(ids)
@@ -116,7 +116,7 @@ def evaluate(
         data,
         on_null=on_null,
         with_target=True,
-        storage=replace(make_storage(storage_options), reading=reading),
+        storage=_storage(network, storage_options, reading),
     ):
         errors.add(predict_rows(network, features), target)
         dropped += bad
@@ -149,7 +149,10 @@ def predicted(
 
     Raises what `predict` raises.
     """
-    for ids, features, _, _ in _scored(network, data, on_null=on_null, with_target=False):
+    storage = _storage(network, None, AS_FOUND)
+    for ids, features, _, _ in _scored(
+        network, data, on_null=on_null, with_target=False, storage=storage
+    ):
         yield ids, predict_rows(network, features)
 
 
@@ -168,8 +171,21 @@ def finite_model(folder: Path) -> Network:
     return network
 
 
+def _storage(network: Network, options: Mapping[str, str] | None, reading: Reading) -> Storage:
+    """Return how data are read for a model: dates and times as it was trained with them.
+
+    Raises ConfigError when `reading` makes something else of them.
+    """
+    if reading.datetime not in (None, network.datetime):
+        trained = f"with {network.datetime}" if network.datetime else "without --datetime"
+        raise ConfigError(
+            f"--datetime {reading.datetime}: the model was trained {trained}. Leave the flag out."
+        )
+    return replace(make_storage(options), reading=replace(reading, datetime=network.datetime))
+
+
 def _scored(
-    network: Network, data: str, *, on_null: OnBad, with_target: bool, storage: Storage = LOCAL
+    network: Network, data: str, *, on_null: OnBad, with_target: bool, storage: Storage
 ) -> Iterator[ScoredRows]:
     """Yield the rows that can be scored, span by span, in order of row ids.
 

@@ -18,8 +18,9 @@ from streamtrain.base.redact import redact_url
 from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.plan import Plan, make_plan
-from streamtrain.records import Baseline, SpanVariation, UntilFlat
-from streamtrain.science.span_variation import is_unlike, span_variation, unlike_text
+from streamtrain.records import Baseline, UntilFlat
+from streamtrain.run.row_order import order_of
+from streamtrain.science.span_variation import is_unlike, unlike_text
 from streamtrain.storage.data_fingerprint import file_stamps
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.filesystem import make_storage
@@ -35,7 +36,6 @@ from streamtrain.stream.open_source import (
 )
 from streamtrain.stream.source import Source
 from streamtrain.stream.survey import (
-    Survey,
     baselines,
     refuse_constant_target,
     standardized,
@@ -275,7 +275,7 @@ def prepare(
         )
     target_scale = float(survey.standard().scale[-1])
     reference = baselines(survey, rows if len(rows) else None, dataset.columns)
-    variation = _span_variation(source, survey)
+    variation = order_of(source, survey)
     if variation is not None and is_unlike(variation):
         warnings.warn(
             f"{unlike_text(variation)} Shuffle them once: streamtrain ingest --shuffle"
@@ -303,20 +303,6 @@ def prepare(
         last_epoch=_last_epoch(config.train, epoch_rows, limits),
         until_flat=limits,
         budget=budget,
-    )
-
-
-def _span_variation(source: Source, survey: Survey) -> SpanVariation | None:
-    moments, spans = survey.spans, len(source.spans)
-    if moments is None:
-        return None
-    return span_variation(
-        moments.count,
-        moments.mean,
-        moments.squares,
-        source.dataset.columns,
-        spans=spans,
-        window_spans=spans * min(1.0, source.window_rows / source.dataset.num_rows),
     )
 
 

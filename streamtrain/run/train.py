@@ -112,6 +112,7 @@ def network_of(prepared: Prepared, parameters_P: np.ndarray) -> Network:
         source.dataset.target,
         fill=source.fill,
         transform=None if source.transform is None else source.transform.record(),
+        datetime=prepared.config.data.datetime,
     )
     network.load_flat(parameters_P)
     return network

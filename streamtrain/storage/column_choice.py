@@ -2,12 +2,13 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError, DataError, shown
-from streamtrain.storage.decode import ONLY_NUMBERS
-from streamtrain.types import Column
+from streamtrain.storage.datetime_values import stores_datetime
+from streamtrain.storage.decode import NO_DATETIME, ONLY_NUMBERS
+from streamtrain.types import Column, Shard
 
 
 def candidates(
@@ -22,13 +23,16 @@ def candidates(
 
     Columns that are not numbers are left out with a warning, unless all are named. So is every
     column of an imported table that its import refused. Raises DataError when the target would be
-    one of them.
+    one of them, or a date or a time.
     """
+    if target is None and present and stores_datetime(present[-1].stored_type):
+        raise DataError(no_target_message(url, present[-1]))
     # a column that is refused for its name or its length is an error, not one to leave out
     others = [
         column
         for column in present
-        if column.decoded_type is None and (is_imported or column.refusal == ONLY_NUMBERS)
+        if column.decoded_type is None
+        and (is_imported or column.refusal in (ONLY_NUMBERS, NO_DATETIME))
     ]
     if not others or features is not None or len(others) == len(present):
         return [column.name for column in present]
@@ -39,6 +43,12 @@ def candidates(
         columns = [column for column in others if column.name in left_out]
         warnings.warn(left_out_message(columns), stacklevel=4)
     return [column.name for column in present if column.name not in left_out]
+
+
+def has_datetimes(shards: Iterable[Shard]) -> bool:
+    """Return whether a shard has a date or a time among the columns that can be decoded."""
+    columns = {column for shard in shards for column in shard.columns}
+    return any(each.decoded_type and stores_datetime(each.stored_type) for each in columns)
 
 
 #: Stored types of columns of an imported table that are refused for their values.
@@ -71,10 +81,13 @@ def left_out_message(columns: Sequence[Column]) -> str:
     names = [f"{shown(column.name)} ({_why(column)})" for column in columns[:_NAMED_COLUMNS]]
     if len(columns) > _NAMED_COLUMNS:
         names.append(f"and {len(columns) - _NAMED_COLUMNS:,} more")
-    return (
-        f"left out, since they are not numbers: {', '.join(names)}. Name a column with --features"
-        " to have it checked."
-    )
+    if all(column.refusal == NO_DATETIME for column in columns):
+        remedy = "Give --datetime epoch or --datetime parts to use them"
+    else:
+        remedy = "Name a column with --features to have it checked"
+        if any(column.refusal == NO_DATETIME for column in columns):
+            remedy += "; --datetime epoch or parts makes numbers of dates and times"
+    return f"left out, since they are not numbers: {', '.join(names)}. {remedy}."
 
 
 def _why(column: Column, prefix: str = "") -> str:

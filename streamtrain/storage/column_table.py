@@ -5,14 +5,16 @@ Nulls and extremes are those of the manifest or the footers; the sample is of th
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streamtrain.errors import StreamTrainError
+from streamtrain.storage.decode import decode_arrow
+from streamtrain.storage.inspection import LeftOut
 from streamtrain.storage.parquet.parquet_reader import stream_parquet
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.urls import is_remote
@@ -24,27 +26,6 @@ SAMPLE_COLUMNS = 64
 
 #: Characters of a text that is an extreme.
 _MOST_TEXT = 24
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """A column that is neither the target nor a feature.
-
-    Attributes:
-        name: Its name.
-        stored_type: Its type in the files.
-        nulls: Its nulls; None where the footers do not say.
-        min: The smallest value, as text; None where the footers do not say.
-        max: The largest value, as text; None where the footers do not say.
-        reason: Why it cannot be used; empty where it was not chosen.
-    """
-
-    name: str
-    stored_type: str
-    nulls: int | None = None
-    min: str | None = None
-    max: str | None = None
-    reason: str = ""
 
 
 class TextFacts:
@@ -111,27 +92,41 @@ def sample(dataset: Dataset) -> dict[str, list[float]]:
             }
         with closing(stream_parquet(shard, names)) as batches:
             batch = next(batches).slice(0, SAMPLE_ROWS)
-        return {name: [float(v) for v in _numbers(batch.column(name))] for name in names}
+        columns = {name: pa.chunked_array([batch.column(name)]) for name in names}
+        return {
+            name: decode_arrow(name, column, "float64").tolist() for name, column in columns.items()
+        }
     except (StreamTrainError, pa.ArrowException, StopIteration, OSError, ValueError, TypeError):
         return {}
 
 
-def _numbers(values: Any) -> list[Any]:
-    return [float("nan") if value is None else value for value in values.to_pylist()]
-
-
 def _add(facts: dict[str, Any], statistics: pq.Statistics) -> None:
     facts["nulls"] += statistics.null_count
-    if not statistics.has_min_max:
-        return
-    low, high = _text(statistics.min), _text(statistics.max)
+    low, high = map(_text, extremes(statistics))
     if low is not None and high is not None:
         facts["min"] = low if facts["min"] is None else min(facts["min"], low)
         facts["max"] = high if facts["max"] is None else max(facts["max"], high)
 
 
+def extremes(statistics: pq.Statistics) -> tuple[Any, Any]:
+    """Return the extremes of a column chunk: None where they are unknown, or no date of Python.
+
+    Times with nanoseconds, which Python has none for, are NumPy's.
+    """
+    if not statistics.has_min_max:
+        return None, None
+    try:
+        return statistics.min, statistics.max
+    except (ValueError, OverflowError):
+        if "nanoseconds" not in statistics.logical_type.to_json():
+            return None, None
+        return np.datetime64(statistics.min_raw, "ns"), np.datetime64(statistics.max_raw, "ns")
+
+
 def _text(value: Any) -> str | None:
     """Return a value of a footer as text that sorts as the values do; None for other types."""
+    if isinstance(value, np.datetime64):
+        return str(value).replace("T", " ")
     if isinstance(value, datetime):
         return value.isoformat(sep=" ")
     if isinstance(value, (date, time)):

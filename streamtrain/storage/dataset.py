@@ -1,7 +1,6 @@
 """Open a data set: find its shards, read their footers, bind their columns by name."""
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +10,12 @@ from typing import TypeVar
 import numpy as np
 
 from streamtrain.errors import DataError, StoreError, shown
-from streamtrain.storage.column_choice import candidates, choose_columns, missing_column_message
+from streamtrain.storage.column_choice import (
+    candidates,
+    choose_columns,
+    has_datetimes,
+    missing_column_message,
+)
 from streamtrain.storage.column_places import eligible
 from streamtrain.storage.data_fingerprint import contents_digest, data_fingerprint
 from streamtrain.storage.foreign.foreign_source import find_foreign
@@ -23,10 +27,10 @@ from streamtrain.storage.manifest import (
     refuse_unfinished,
     shard_from_entry,
 )
-from streamtrain.storage.notices import warn_of_absent_chunks
+from streamtrain.storage.notices import warn_of_absent_chunks, warn_of_partitions
 from streamtrain.storage.parquet.parquet_footer import describe_parquet
 from streamtrain.storage.remote.filesystem import is_folder, take_query
-from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, relative_url
+from streamtrain.storage.remote.urls import is_remote, is_web, normal_url
 from streamtrain.storage.table_files import find_tables, is_table
 from streamtrain.types import LOCAL, Column, Dataset, Integrity, OnBadShard, Shard, Storage, Truth
 
@@ -143,7 +147,9 @@ def find_shards(
     if on_bad_shard == "error" or len(bad) == len(described) or manifest_is_bad:
         _raise_all([cause for _, cause in bad])
     shards = [result for _, result in described if isinstance(result, Shard)]
-    _warn_of_partitions(path, shards)
+    if storage.reading.datetime == "parts" and has_datetimes(shards):
+        return _import(path, storage)
+    warn_of_partitions(path, shards)
     warn_of_absent_chunks(path, shards)
     warn_of_links(path, shards)
     shards = [shard for shard in shards if shard.num_rows]
@@ -280,24 +286,6 @@ def _partition_hint(url: str, name: str) -> str:
     if f"/{name}=" not in url:
         return ""
     return " It is a Hive partition, which is not read: write it into the files as a column."
-
-
-def _warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
-    folders = (
-        folder
-        for shard in shards
-        if shard.url.startswith(f"{root}/")
-        for folder in relative_url(shard.url, root).split("/")[:-1]
-    )
-    partitions = {folder.partition("=")[0] for folder in folders if "=" in folder}
-    unread = sorted(partitions - {column.name for shard in shards for column in shard.columns})
-    if unread:
-        names = ", ".join(map(shown, unread))
-        warnings.warn(
-            f"{root}: Hive partitions are not read ({names}): write them into the files as columns"
-            " to learn from them.",
-            stacklevel=4,
-        )
 
 
 def _unlisted_files(path: str, manifest: Manifest, storage: Storage) -> list[tuple[str, str]]:

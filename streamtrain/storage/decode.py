@@ -3,7 +3,8 @@
 Values are decoded to float32 or float64.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streamtrain.errors import DataError, shown
-from streamtrain.types import Column
+from streamtrain.storage.datetime_values import epoch_seconds, is_datetime
+from streamtrain.types import Column, Datetime
 
 #: Above this, float64 cannot represent every integer.
 MAX_EXACT_INTEGER = 2**53
 
 #: Why a column of another type is refused.
 ONLY_NUMBERS = "only numbers can be decoded"
+#: Why a date or a time is, unless it was chosen what it becomes.
+NO_DATETIME = "it is a feature with --datetime epoch or --datetime parts"
 
 
-def arrow_column(name: str, kind: pa.DataType) -> Column:
+class ColumnError(DataError):
+    """Values for which columns are refused; the other columns can be read without them.
+
+    `refusals`: for each such column why.
+    """
+
+    def __init__(self, message: str, refusals: Mapping[str, str]):
+        super().__init__(message)
+        self.refusals = dict(refusals)
+
+
+def arrow_column(name: str, kind: pa.DataType, datetime: Datetime | None = None) -> Column:
     """Return how a column of the Arrow type `kind` is decoded.
 
     float32 where that holds every value exactly, otherwise float64: integers of up to 16 bits fit
-    float32; wider ones and decimals take float64. Any other type is refused.
+    float32; wider ones and decimals take float64. So do dates and times as seconds since 1970,
+    which are refused without `datetime`. Any other type is refused.
     """
     stored_type = shown(str(kind))
     if not name.isprintable():
@@ -39,7 +55,11 @@ def arrow_column(name: str, kind: pa.DataType) -> Column:
         )
     if pa.types.is_float64(value) or pa.types.is_decimal(value):
         return Column(name=name, stored_type=stored_type, decoded_type="float64")
-    return _refused(name, stored_type, ONLY_NUMBERS)
+    if not is_datetime(value):
+        return _refused(name, stored_type, ONLY_NUMBERS)
+    if datetime is None:
+        return _refused(name, stored_type, NO_DATETIME)
+    return Column(name=name, stored_type=stored_type, decoded_type="float64")
 
 
 def numpy_column(name: str, dtype: np.dtype) -> Column:
@@ -58,16 +78,28 @@ def numpy_column(name: str, dtype: np.dtype) -> Column:
     return _refused(name, str(dtype), ONLY_NUMBERS)
 
 
+def refuse_repeated(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """Return the columns, those refused whose name occurs more than once."""
+    counts = Counter(column.name for column in columns)
+    return tuple(
+        column
+        if counts[column.name] == 1
+        else _refused(column.name, column.stored_type, f"it occurs {counts[column.name]} times")
+        for column in columns
+    )
+
+
 def _refused(name: str, stored_type: str, reason: str) -> Column:
     return Column(name=name, stored_type=stored_type, decoded_type=None, refusal=reason)
 
 
 def decode_arrow(name: str, values: pa.ChunkedArray, decoded_type: str) -> np.ndarray:
-    """Return a column as a 1-D array of `decoded_type`; null becomes NaN.
+    """Return a column as a 1-D array of `decoded_type`; null becomes NaN, a time its seconds.
 
     It is a view of Arrow's memory where no cast is needed.
 
-    Raises DataError when a 64-bit integer, or a decimal without fractional digits, is beyond ±2⁵³.
+    Raises ColumnError when a 64-bit integer, or a decimal without fractional digits, is beyond
+    ±2⁵³.
     """
     kind = values.type
     if pa.types.is_dictionary(kind):
@@ -83,6 +115,8 @@ def decode_arrow(name: str, values: pa.ChunkedArray, decoded_type: str) -> np.nd
         values = values.cast(pa.float64())
     elif pa.types.is_integer(kind) and kind.bit_width == 64:
         _refuse_inexact(name, *min_max(values))
+    elif is_datetime(kind):
+        return epoch_seconds(values).astype(decoded_type, copy=False)
     if values.num_chunks == 1:
         return values.chunk(0).to_numpy(zero_copy_only=False).astype(decoded_type, copy=False)
     pieces = [chunk.to_numpy(zero_copy_only=False) for chunk in values.chunks]
@@ -92,7 +126,7 @@ def decode_arrow(name: str, values: pa.ChunkedArray, decoded_type: str) -> np.nd
 def decode_numpy(name: str, values: np.ndarray, decoded_type: str) -> np.ndarray:
     """Return an array as `decoded_type`, without a copy where it has that type already.
 
-    Raises DataError as `decode_arrow` does.
+    Raises ColumnError as `decode_arrow` does.
     """
     if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and len(values):
         _refuse_inexact(name, int(values.min()), int(values.max()))
@@ -119,7 +153,7 @@ def _join(pieces: Sequence[np.ndarray], rows: int, decoded_type: str) -> np.ndar
 
 
 def _refuse_inexact(name: str, low: Any, high: Any) -> None:
-    """Raise DataError when float64 would round an integer between `low` and `high`.
+    """Raise ColumnError when float64 would round an integer between `low` and `high`.
 
     Both are int or Decimal, or None where all values are null.
     """
@@ -128,7 +162,8 @@ def _refuse_inexact(name: str, low: Any, high: Any) -> None:
     low, high = int(low), int(high)
     if low < -MAX_EXACT_INTEGER or high > MAX_EXACT_INTEGER:
         worst = high if high > MAX_EXACT_INTEGER else low
-        raise DataError(
-            f"column {name!r}: the integer {worst:,} is beyond ±2^53 and would be rounded. Store it"
-            " as float64, or leave it out with --features."
+        refusal = f"the integer {worst:,} is beyond ±2^53 and would be rounded"
+        raise ColumnError(
+            f"column {name!r}: {refusal}. Store it as float64, or leave it out with --features.",
+            {name: refusal},
         )

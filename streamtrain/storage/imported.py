@@ -27,6 +27,7 @@ from streamtrain.base.words import plural
 from streamtrain.errors import DataError, ResourceError
 from streamtrain.storage.column_choice import EMPTY, TEXT_REFUSED
 from streamtrain.storage.dataset import FoundShards, find_shards
+from streamtrain.storage.decode import ColumnError
 from streamtrain.storage.foreign.foreign_source import (
     absolute_source,
     find_foreign,
@@ -36,7 +37,7 @@ from streamtrain.storage.manifest import read_manifest
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.storage.table_files import find_files, stamp
 from streamtrain.storage.write.ingest import spans_of
-from streamtrain.storage.write.table_type import ColumnError, Table
+from streamtrain.storage.write.table_type import Table
 from streamtrain.storage.write.tables import open_tables
 from streamtrain.storage.write.writer import Layout, write_dataset
 from streamtrain.types import Column, Storage
@@ -163,7 +164,7 @@ def _import(path: str, shown_path: str, folder: Path, storage: Storage) -> tuple
                     rows_folder, layout, spans_of(shown_path, pieces, _SPAN_ROWS), workers=1
                 )
             except ColumnError as error:
-                refusals[error.column] = error.refusal
+                refusals |= error.refusals
                 continue
         break
     manifest = read_manifest(str(rows_folder))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from streamtrain.base.finite import finite_or_none
 from streamtrain.base.units import format_bytes
 from streamtrain.errors import DataError
 from streamtrain.plan.batch_sizes import first_sizes, largest_size
-from streamtrain.storage.column_table import TextFacts, left_out, others, sample
+from streamtrain.storage.column_table import TextFacts, extremes, left_out, others, sample
 from streamtrain.storage.dataset import FOOTERS_AT_ONCE
+from streamtrain.storage.inspection import Inspection, Sizes, UsedColumn
 from streamtrain.storage.manifest import Manifest, read_manifest
 from streamtrain.storage.parquet.parquet_footer import read_metadata
 from streamtrain.storage.remote.urls import is_remote
@@ -69,11 +71,11 @@ def read_facts(dataset: Dataset, texts: TextFacts) -> ParquetFacts:
                 for name in dataset.columns:
                     _add(facts, unknown, name, row_group.column(indices[name]))
     for name in dataset.columns:
-        for extremes in (facts.low, facts.high):
-            value = extremes.get(name)
+        for values in (facts.low, facts.high):
+            value = values.get(name)
             if name in unknown or value is None or not math.isfinite(value):
                 value = None
-            extremes[name] = value
+            values[name] = value
     return facts
 
 
@@ -96,11 +98,23 @@ def _add(facts: ParquetFacts, unknown: set[str], name: str, chunk: pq.ColumnChun
     else:
         facts.nulls[name] = nulls + statistics.null_count
     # Types that Parquet stores as bytes (float16) have extremes that are bytes, not numbers.
-    if statistics is not None and statistics.has_min_max and not isinstance(statistics.min, bytes):
-        facts.low[name] = _smaller(float(statistics.min), facts.low.get(name))
-        facts.high[name] = _larger(float(statistics.max), facts.high.get(name))
+    low, high = (None, None) if statistics is None else extremes(statistics)
+    if low is not None and high is not None and not isinstance(low, bytes):
+        facts.low[name] = _smaller(_number(low), facts.low.get(name))
+        facts.high[name] = _larger(_number(high), facts.high.get(name))
     elif statistics is None or statistics.null_count != chunk.num_values:
         unknown.add(name)
+
+
+def _number(value: Any) -> float:
+    """Return an extreme as the number that its column is decoded to: a time as its seconds."""
+    if isinstance(value, np.datetime64):
+        return int(value.astype(np.int64)) / 1e9
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, date):
+        return 86_400.0 * (value - date(1970, 1, 1)).days
+    return float(value)
 
 
 def _smaller(value: float, other: float | None) -> float:
@@ -114,12 +128,10 @@ def _larger(value: float, other: float | None) -> float:
 def inspect(
     dataset: Dataset, *, table: Sequence[Column] = (), window_rows: int = 2_097_152
 ) -> dict[str, Any]:
-    """Return a JSON-ready description of the columns and the layout of a data set.
+    """Return the columns and the layout of a data set: an `Inspection`, ready for JSON.
 
-    `columns` are those that it is bound to, with the values of the first rows; `left_out` are the
-    others. `table`: the columns of an imported table, whose shards lack some of them. `advice` is a
-    list of sentences, most important first. Nulls and extremes are taken from the
-    manifest or the footers, and are null where neither has them.
+    Footers and the first rows are read. `table`: the columns of an imported table, whose shards
+    lack some of them.
 
     Raises DataError when a footer has changed since the data set was opened.
     """
@@ -135,37 +147,35 @@ def inspect(
     texts = TextFacts({column.name for column in unbound})
     facts = read_facts(dataset, texts) if dataset.shards[0].format == "parquet" else None
     width = np.dtype(dataset.decoded_type).itemsize
-    document = {
-        "url": dataset.url,
-        "format": dataset.shards[0].format,
-        "num_rows": dataset.num_rows,
-        "num_shards": len(dataset.shards),
-        "num_spans": len(sizes),
-        "span_rows": {
-            "min": int(sizes.min()),
-            "median": float(np.median(sizes)),
-            "max": int(sizes.max()),
-        },
-        "shard_rows": {
-            "min": int(shard_rows.min()),
-            "median": float(np.median(shard_rows)),
-            "max": int(shard_rows.max()),
-        },
-        "shard_skew": float(shard_rows.max() / shard_rows.mean()),
-        "stored_bytes": sum(shard.num_bytes for shard in dataset.shards),
-        "decoded_bytes": dataset.num_rows * len(dataset.columns) * width,
-        "decoded_type": dataset.decoded_type,
-        "codec": sorted(facts.codecs) if facts else [zarr_codec(dataset.shards[0])],
-        "dictionary": facts.dictionary if facts else False,
-        "columns": _columns(dataset, manifest, facts),
-        "left_out": [asdict(column) for column in left_out(unbound, texts)],
-        "batch_sizes": list(first_sizes(largest_size(dataset.num_rows))),
-        "shuffle_seed": manifest.shuffle_seed if manifest else None,
-        "integrity": dataset.integrity,
-        "fingerprint": dataset.fingerprint,
-        "truth": asdict(dataset.truth) if dataset.truth else None,
-    }
+    inspection = Inspection(
+        url=dataset.url,
+        format=dataset.shards[0].format,
+        num_rows=dataset.num_rows,
+        num_shards=len(dataset.shards),
+        num_spans=len(sizes),
+        span_rows=_sizes(sizes),
+        shard_rows=_sizes(shard_rows),
+        shard_skew=float(shard_rows.max() / shard_rows.mean()),
+        stored_bytes=sum(shard.num_bytes for shard in dataset.shards),
+        decoded_bytes=dataset.num_rows * len(dataset.columns) * width,
+        decoded_type=dataset.decoded_type,
+        codec=sorted(facts.codecs) if facts else [zarr_codec(dataset.shards[0])],
+        dictionary=facts.dictionary if facts else False,
+        columns=_columns(dataset, table, manifest, facts),
+        left_out=left_out(unbound, texts),
+        batch_sizes=list(first_sizes(largest_size(dataset.num_rows))),
+        shuffle_seed=manifest.shuffle_seed if manifest else None,
+        integrity=dataset.integrity,
+        fingerprint=dataset.fingerprint,
+        truth=dataset.truth,
+        advice=[],
+    )
+    document = asdict(inspection)
     return document | {"advice": _advice(document, window_rows)}
+
+
+def _sizes(rows: np.ndarray) -> Sizes:
+    return Sizes(min=int(rows.min()), median=float(np.median(rows)), max=int(rows.max()))
 
 
 def ingest_gain(format: str, span_rows: float, num_columns: int) -> float:
@@ -184,11 +194,14 @@ def ingest_gain(format: str, span_rows: float, num_columns: int) -> float:
 
 
 def _columns(
-    dataset: Dataset, manifest: Manifest | None, facts: ParquetFacts | None
-) -> list[dict[str, Any]]:
+    dataset: Dataset,
+    table: Sequence[Column],
+    manifest: Manifest | None,
+    facts: ParquetFacts | None,
+) -> list[UsedColumn]:
     stored_types: dict[str, set[str]] = {name: set() for name in dataset.columns}
-    for shard in dataset.shards:
-        for column in shard.columns:
+    for columns in [table] if table else [shard.columns for shard in dataset.shards]:
+        for column in columns:
             if column.name in stored_types:
                 stored_types[column.name].add(column.stored_type)
     rows, samples = [], sample(dataset)
@@ -200,16 +213,16 @@ def _columns(
         elif facts:
             nulls, low, high = facts.nulls[name], facts.low[name], facts.high[name]
         rows.append(
-            {
-                "name": name,
-                "role": "target" if name == dataset.target else "feature",
-                "stored_type": ", ".join(sorted(stored_types[name])),
-                "decoded_type": dataset.decoded_type,
-                "nulls": nulls,
-                "min": low,
-                "max": high,
-                "sample": [finite_or_none(value) for value in samples.get(name, [])],
-            }
+            UsedColumn(
+                name=name,
+                role="target" if name == dataset.target else "feature",
+                stored_type=", ".join(sorted(stored_types[name])),
+                decoded_type=dataset.decoded_type,
+                nulls=nulls,
+                min=low,
+                max=high,
+                sample=[finite_or_none(value) for value in samples.get(name, [])],
+            )
         )
     return rows
 

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 
 from streamtrain.errors import shown
+from streamtrain.storage.remote.urls import relative_url
 from streamtrain.types import Column, Shard
 
 _NAMED = 4
@@ -29,3 +30,22 @@ def warn_of_columns_aside(url: str, columns: Sequence[Column]) -> None:
         named = ", ".join(names[:_NAMED])
         more = f", and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
         warnings.warn(f"{url}: left out, since they are not columns: {named}{more}.", stacklevel=4)
+
+
+def warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
+    """Warn of Hive partitions below `root` that are no columns of the files."""
+    folders = (
+        folder
+        for shard in shards
+        if shard.url.startswith(f"{root}/")
+        for folder in relative_url(shard.url, root).split("/")[:-1]
+    )
+    partitions = {folder.partition("=")[0] for folder in folders if "=" in folder}
+    unread = sorted(partitions - {column.name for shard in shards for column in shard.columns})
+    if unread:
+        names = ", ".join(map(shown, unread))
+        warnings.warn(
+            f"{root}: Hive partitions are not read ({names}): write them into the files as columns"
+            " to learn from them.",
+            stacklevel=4,
+        )

@@ -383,6 +383,7 @@ def open_stream(
     na_values: str | Sequence[str] | None = None,
     header: bool | None = None,
     encoding: str | None = None,
+    datetime: Literal["epoch", "parts"] | None = None,
 ) -> Stream:
     """Open a data set as a `Stream` of minibatches.
 

@@ -15,7 +15,7 @@ import torch
 
 from streamtrain.plan.order import WEIGHTS, make_key
 from streamtrain.training.factory import Factory
-from streamtrain.types import Json, Standardization
+from streamtrain.types import Datetime, Json, Standardization
 
 ACTIVATIONS = {
     "relu": torch.nn.ReLU,
@@ -149,7 +149,8 @@ class Network(torch.nn.Module):
     `features` and `target` are the names of the columns. Standardization is part of the model, as
     buffers, and is done in float64. So is imputation when `fill` is given: float64 (features,), the
     values that replace non-finite ones. `transform` names the function that computed the features
-    (stream/transform.py); the model takes the output of that function.
+    (stream/transform.py); the model takes the output of that function. `datetime`: what dates and
+    times had become (`--datetime`).
     """
 
     fill: torch.Tensor | None
@@ -165,12 +166,14 @@ class Network(torch.nn.Module):
         *,
         fill: np.ndarray | None = None,
         transform: Json | None = None,
+        datetime: Datetime | None = None,
     ):
         super().__init__()
         self.shape = shape
         self.features = features
         self.target = target
         self.transform = transform
+        self.datetime = datetime
         self.register_buffer("fill", None if fill is None else _double(fill))
         self.register_buffer("mean", _double(standard.mean))
         self.register_buffer("scale", _double(standard.scale))

@@ -42,6 +42,7 @@ def save_model(network: Network, folder: Path) -> None:
         "features": list(network.features),
         "target": network.target,
         "transform": network.transform,
+        "datetime": network.datetime,
     }
     write_atomically(folder / "model.safetensors", save(tensors))
     write_atomically(folder / "model.json", json.dumps(about, indent=2).encode() + b"\n")
@@ -70,6 +71,7 @@ def load_model(folder: str | os.PathLike[str]) -> Network:
             about["target"],
             fill=np.zeros(model.num_features) if "fill" in tensors else None,
             transform=about.get("transform"),
+            datetime=about.get("datetime"),
         )
         network.load_state_dict(tensors)
     except ConfigError as error:
@@ -117,7 +119,7 @@ def onnx_bytes(network: Network) -> bytes:
     The input `features` is float32 (rows, features), raw. The output `prediction` is float32
     (rows, 1), in the target's units. Standardization is included, and so is imputation if the model
     was trained with it. The metadata has the names of the columns and the transform: `features`,
-    `target`, `transform` (JSON).
+    `target`, `transform` and `datetime` (JSON).
 
     Raises ConfigError when the extra [onnx] is not installed, or the module cannot be traced.
     """
@@ -153,6 +155,7 @@ def onnx_bytes(network: Network) -> bytes:
                 "features": json.dumps(network.features),
                 "target": network.target,
                 "transform": json.dumps(network.transform),
+                "datetime": json.dumps(network.datetime),
             }
         )
         return program.model_proto.SerializeToString()

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
@@ -176,3 +178,26 @@ def test_ingest_says_how_a_file_is_written(command, tmp_path):
     (tmp_path / "t.csv").write_text("1,5;2\n3;4\n")
     said = command("ingest", "t.csv", "out")
     assert said.err == "t.csv: fields by semicolons, decimal comma, no header: c0 to c1\n"
+
+
+@pytest.mark.parametrize("choice", ["epoch", "parts"])
+def test_a_model_reads_dates_as_it_was_trained_with_them(choice, command, tmp_path, rows):
+    """Also where the data are of another kind; its file remembers the choice."""
+    times = np.datetime64("2024-01-01T00:00:00") + np.arange(ROWS) * np.timedelta64(1, "h")
+    table = pa.table({"at": times, "a": rows[:, 0], "y": rows[:, 0] + np.arange(ROWS) % 24})
+    pq.write_table(table, tmp_path / "t.parquet")
+    csv.write_csv(table, tmp_path / "t.csv")
+    said = command("inspect", "t.parquet", "--datetime", choice, "--target", "y")
+    assert f"Next: streamtrain sweep t.parquet --target y --datetime {choice}\n" in said.out
+    train = ("train", "t.parquet", "--datetime", choice, "-o", "m", "--no-report", *QUICK)
+    assert command(*train).code == 0
+    assert json.loads((tmp_path / "m/model.json").read_text())["datetime"] == choice
+    for name in ("t.parquet", "t.csv"):
+        said = command("evaluate", "m", name, "--json")
+        assert said.code == 0, said.err
+        assert json.loads(said.out)["rows"] == ROWS
+        assert command("predict", "m", name, "-o", f"{name}.csv").code == 0
+    assert (tmp_path / "t.parquet.csv").read_text() == (tmp_path / "t.csv.csv").read_text()
+    other = {"epoch": "parts", "parts": "epoch"}[choice]
+    said = command("evaluate", "m", "t.csv", "--datetime", other)
+    assert f"--datetime {other}: the model was trained with {choice}." in said.err

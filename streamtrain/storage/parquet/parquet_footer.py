@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,12 +10,12 @@ import pyarrow.parquet as pq
 
 from streamtrain.errors import DataError, ResourceError, first_line, shown
 from streamtrain.storage.column_places import mark_index
-from streamtrain.storage.decode import arrow_column
+from streamtrain.storage.decode import arrow_column, refuse_repeated
 from streamtrain.storage.parquet.guard import Chunk, check_footer, check_pages, read_chunks
 from streamtrain.storage.remote.filesystem import open_binary
 from streamtrain.storage.remote.remote_file import RemoteFile
 from streamtrain.storage.remote.urls import is_remote
-from streamtrain.types import LOCAL, MAX_ROWS, Column, Shard, Storage
+from streamtrain.types import LOCAL, MAX_ROWS, Column, Datetime, Shard, Storage
 
 #: The column chunks of each row group.
 Chunks = list[list[Chunk]]
@@ -39,7 +38,7 @@ def describe_parquet(url: str, storage: Storage = LOCAL) -> Shard:
         num_rows=metadata.num_rows,
         num_bytes=num_bytes,
         boundaries=boundaries,
-        columns=_columns(url, metadata),
+        columns=_columns(url, metadata, storage.reading.datetime),
         source=_hash(footer),
         storage=storage,
         stamp=stamp,
@@ -131,7 +130,7 @@ def require_unchanged(
             f"{shard.url}: its row groups differ from those that were described. Restore the file,"
             " or write the data set again."
         )
-    present = _columns(shard.url, metadata)
+    present = _columns(shard.url, metadata, shard.storage.reading.datetime)
     if [column.name for column in present] != [column.name for column in shard.columns]:
         raise DataError(
             f"{shard.url}: its columns differ from those that were described. Restore the file, or"
@@ -234,11 +233,10 @@ def _parse_footer(url: str, footer: bytes) -> pq.FileMetaData:
         ) from error
 
 
-def _columns(url: str, metadata: pq.FileMetaData) -> tuple[Column, ...]:
+def _columns(url: str, metadata: pq.FileMetaData, datetime: Datetime | None) -> tuple[Column, ...]:
     try:
         schema = metadata.schema.to_arrow_schema()
-        counts = Counter(schema.names)
-        columns = [arrow_column(field.name, field.type) for field in schema]
+        columns = [arrow_column(field.name, field.type, datetime) for field in schema]
     except MemoryError:
         raise
     except Exception as error:
@@ -246,20 +244,7 @@ def _columns(url: str, metadata: pq.FileMetaData) -> tuple[Column, ...]:
             f"{url}: the schema cannot be parsed ({first_line(error)}); the file is damaged. Write"
             " it again."
         ) from error
-    columns = [_refuse_repeated(column, counts[column.name]) for column in columns]
-    return mark_index(columns, metadata.metadata)
-
-
-def _refuse_repeated(column: Column, count: int) -> Column:
-    """Return the column, marked as not decodable when its name occurs more than once."""
-    if count == 1:
-        return column
-    return Column(
-        name=column.name,
-        stored_type=column.stored_type,
-        decoded_type=None,
-        refusal=f"it occurs {count} times",
-    )
+    return mark_index(refuse_repeated(columns), metadata.metadata)
 
 
 def _hash(footer: bytes) -> str:

@@ -22,6 +22,7 @@ from streamtrain.storage.column_choice import (
 )
 from streamtrain.storage.column_places import eligible
 from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.datetime_values import stores_datetime
 from streamtrain.storage.foreign.foreign_source import absolute_source
 from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.storage.remote.urls import is_remote, normal_url
@@ -77,7 +78,7 @@ def ingest(
         )
     present = eligible(tables[0].columns, features, target, source)
     last = present[-1]
-    if target is None and last.decoded_type is None:
+    if target is None and (last.decoded_type is None or stores_datetime(last.stored_type)):
         raise DataError(no_target_message(source, last))
     numeric = [column.name for column in present if column.decoded_type]
     columns = choose_columns(numeric, features, target, source)

@@ -9,8 +9,9 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from streamtrain.errors import DataError, first_line
-from streamtrain.storage.decode import MAX_EXACT_INTEGER, arrow_column, decode_arrow
-from streamtrain.storage.write.table_type import ColumnError, Piece, Table, named_errors
+from streamtrain.storage.decode import MAX_EXACT_INTEGER, ColumnError, arrow_column
+from streamtrain.storage.write.datetime_parts import delivered
+from streamtrain.storage.write.table_type import Piece, Refusals, Table, named_errors
 from streamtrain.storage.write.text_source import (
     as_utf8,
     find_encoding,
@@ -18,7 +19,7 @@ from streamtrain.storage.write.text_source import (
     read_sample,
     whole_rows,
 )
-from streamtrain.types import Column, Storage
+from streamtrain.types import Storage
 
 _SAMPLE_BYTES = 1 << 20
 
@@ -41,28 +42,28 @@ def open_json_table(path: str, storage: Storage) -> Table:
         else field.type
         for field in schema
     }
-    columns = tuple(_column(name, kind) for name, kind in types.items())
+    datetime = storage.reading.datetime
+    made = delivered([arrow_column(name, kind, datetime) for name, kind in types.items()], datetime)
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
-        wanted = pa.schema([(name, types[name]) for name in chosen])
-        row = 0
+        wanted = pa.schema([(name, types[name]) for name in made.stored(chosen)])
+        refusals, row = Refusals(), 0
         with named_errors(path):
             for chunk in read_chunks(path, storage, encoding, quotes=False):
                 if not chunk.strip():
                     continue
                 table = _read(chunk, wanted, row)
-                piece = tuple(
-                    decode_arrow(name, table.column(name), decoded_type) for name in chosen
-                )
-                _refuse_rounded(chunk, chosen, piece)
+
+                def decode(name: str, chunk: bytes = chunk, table: pa.Table = table) -> np.ndarray:
+                    values = made.decode(name, table.column(made.source(name)), decoded_type)
+                    _refuse_rounded(chunk, name, values)
+                    return values
+
                 row += len(table)
-                yield piece
+                yield from refusals.piece(chosen, decode)
+            refusals.raise_all()
 
-    return Table(url=path, columns=columns, pieces=pieces)
-
-
-def _column(name: str, kind: pa.DataType) -> Column:
-    return arrow_column(name, kind)
+    return Table(url=path, columns=made.columns, pieces=pieces)
 
 
 def _read(rows: bytes, schema: pa.Schema | None, first_row: int) -> pa.Table:
@@ -83,22 +84,20 @@ def _read(rows: bytes, schema: pa.Schema | None, first_row: int) -> pa.Table:
         ) from None
 
 
-def _refuse_rounded(rows: bytes, names: Sequence[str], piece: Piece) -> None:
+def _refuse_rounded(rows: bytes, name: str, values: np.ndarray) -> None:
     """Raise ColumnError for an integer that float64 rounds."""
-    for name, values in zip(names, piece, strict=True):
-        large = np.flatnonzero(np.abs(values) >= MAX_EXACT_INTEGER)
-        if not len(large):
-            continue
-        lines = (line for line in rows.splitlines() if line.strip())
-        taken = islice(lines, int(large[-1]) + 1)
-        wanted = set(large.tolist())
-        for number, line in enumerate(taken):
-            value = json.loads(line).get(name) if number in wanted else None
-            if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:
-                refusal = f"the integer {value} is beyond ±2^53 and would be rounded"
-                raise ColumnError(
-                    f"column {name!r}: {refusal}. Write it with a decimal point if it is a"
-                    " measurement, or leave the column out with --features.",
-                    name,
-                    refusal,
-                )
+    large = np.flatnonzero(np.abs(values) >= MAX_EXACT_INTEGER)
+    if not len(large):
+        return
+    lines = (line for line in rows.splitlines() if line.strip())
+    taken = islice(lines, int(large[-1]) + 1)
+    wanted = set(large.tolist())
+    for number, line in enumerate(taken):
+        value = json.loads(line).get(name) if number in wanted else None
+        if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:
+            refusal = f"the integer {value} is beyond ±2^53 and would be rounded"
+            raise ColumnError(
+                f"column {name!r}: {refusal}. Write it with a decimal point if it is a"
+                " measurement, or leave the column out with --features.",
+                {name: refusal},
+            )

@@ -8,19 +8,16 @@ from os.path import getsize, isfile
 import numpy as np
 import pyarrow as pa
 
-from streamtrain.errors import ConfigError, DataError, ResourceError, first_line
+from streamtrain.base.words import plural
+from streamtrain.errors import ConfigError, DataError, ResourceError, first_line, shown
+from streamtrain.storage.decode import ColumnError
 from streamtrain.types import Column
+
+#: Refused columns that an error names besides the first.
+_SHOWN = 3
 
 #: Decoded columns of equal length.
 Piece = tuple[np.ndarray, ...]
-
-
-class ColumnError(DataError):
-    """A value for which its column is refused; the other columns can be read without it."""
-
-    def __init__(self, message: str, column: str, refusal: str):
-        super().__init__(message)
-        self.column, self.refusal = column, refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,6 +40,51 @@ class Table:
     needs_target: str = ""
 
 
+class Refusals:
+    """The columns that are refused while a table is read: the rest is read for others like them.
+
+    For one thread.
+    """
+
+    def __init__(self) -> None:
+        self._errors: dict[str, ColumnError] = {}
+
+    def piece(
+        self, chosen: Sequence[str], decode: Callable[[str], np.ndarray]
+    ) -> tuple[Piece, ...]:
+        """Return one piece of the chosen columns, as `decode(name)` gives them.
+
+        There is none after a refusal. A column that was refused is not decoded again.
+        """
+        columns = []
+        for name in chosen:
+            if name not in self._errors:
+                with self.noting(name):
+                    columns.append(decode(name))
+        return () if self._errors else (tuple(columns),)
+
+    @contextmanager
+    def noting(self, name: str) -> Iterator[None]:
+        """Note the error for which the column `name` is refused."""
+        try:
+            yield
+        except ColumnError as error:
+            self._errors.setdefault(name, error)
+
+    def raise_all(self) -> None:
+        """Raise ColumnError for all columns that were refused, saying the first one's cause."""
+        if not self._errors:
+            return
+        error = next(iter(self._errors.values()))
+        refusals = {name: next(iter(each.refusals.values())) for name, each in self._errors.items()}
+        text, others = str(error), list(refusals.items())[1:]
+        if others:
+            listed = "; ".join(f"{shown(name)}: {refusal}" for name, refusal in others[:_SHOWN])
+            more = f"; and {len(others) - _SHOWN:,} more" if len(others) > _SHOWN else ""
+            text += f" {plural(len(others), 'other column')} cannot be read either: {listed}{more}."
+        raise ColumnError(text, refusals) from error
+
+
 @contextmanager
 def named_errors(path: str) -> Iterator[None]:
     """Turn whatever reading `path` raises into one DataError, or ResourceError, that names it."""
@@ -51,7 +93,7 @@ def named_errors(path: str) -> Iterator[None]:
     except ColumnError as error:
         if path in str(error):
             raise
-        raise ColumnError(f"{path}: {error}", error.column, error.refusal) from error
+        raise ColumnError(f"{path}: {error}", error.refusals) from error
     except DataError as error:
         if path in str(error):
             raise

@@ -3,15 +3,16 @@
 A piece is a tuple of decoded columns of equal length.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 
 from streamtrain.storage.column_places import mark_index
 from streamtrain.storage.dataset import FoundShards, bind_columns, find_shards
-from streamtrain.storage.decode import arrow_column, decode_arrow
+from streamtrain.storage.decode import arrow_column, refuse_repeated
 from streamtrain.storage.foreign.foreign_source import ForeignSource, find_foreign
 from streamtrain.storage.foreign.open_foreign import open_foreign
 from streamtrain.storage.parquet.parquet_reader import stream_parquet
@@ -19,10 +20,11 @@ from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.filesystem import open_binary
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.storage.table_files import find_files, kind_of
+from streamtrain.storage.write.datetime_parts import Delivered, delivered
 from streamtrain.storage.write.json_table import open_json_table
-from streamtrain.storage.write.table_type import Piece, Table, named_errors
+from streamtrain.storage.write.table_type import Piece, Refusals, Table, named_errors
 from streamtrain.storage.write.text_table import open_text_table
-from streamtrain.types import LOCAL, Column, Dataset, Storage
+from streamtrain.types import LOCAL, Column, Dataset, Datetime, Storage
 
 _ZARR_ROWS = 262_144
 
@@ -36,7 +38,7 @@ def open_tables(source: str, storage: Storage = LOCAL) -> list[Table]:
     a store does not answer.
     """
     if foreign := find_foreign(source, storage):
-        return [_foreign_table(foreign)]
+        return [_foreign_table(foreign, storage.reading.datetime)]
     paths, storage = find_files(source, storage)
     kind = kind_of(paths[0])
     if kind == "CSV":
@@ -45,28 +47,25 @@ def open_tables(source: str, storage: Storage = LOCAL) -> list[Table]:
         return [open_json_table(path, storage) for path in paths]
     if kind == "Arrow":
         return [_arrow_table(path, storage) for path in paths]
-    return [_shard_table(find_shards(source, storage=storage))]
+    return [_shard_table(source, storage)]
 
 
-def _foreign_table(source: ForeignSource) -> Table:
+def _foreign_table(source: ForeignSource, datetime: Datetime | None) -> Table:
     table = open_foreign(source)
+    made = delivered(_columns(table.schema, datetime), datetime)
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
-        with named_errors(source.name), closing(table.batches(chosen)) as batches:
-            for batch in batches:
-                yield _decode(batch, chosen, decoded_type)
+        with named_errors(source.name), closing(table.batches(made.stored(chosen))) as batches:
+            yield from _decoded(batches, made, chosen, decoded_type)
 
-    return Table(
-        url=source.name,
-        columns=_columns(table.schema.names, table.schema.types),
-        pieces=pieces,
-    )
+    return Table(url=source.name, columns=made.columns, pieces=pieces)
 
 
 def _arrow_table(path: str, storage: Storage) -> Table:
     with named_errors(path), _open_arrow(path, storage) as file, pa.ipc.open_file(file) as reader:
-        names, types = reader.schema.names, reader.schema.types
-        metadata = reader.schema.metadata
+        schema = reader.schema
+    datetime = storage.reading.datetime
+    made = delivered(mark_index(_columns(schema, datetime), schema.metadata), datetime)
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
         with (
@@ -74,15 +73,18 @@ def _arrow_table(path: str, storage: Storage) -> Table:
             _open_arrow(path, storage) as file,
             pa.ipc.open_file(file) as reader,
         ):
-            for i in range(reader.num_record_batches):
-                batch = reader.get_batch(i)
-                # Arrow does not check lengths, and decoding a negative one ends the process
-                for name in chosen:
-                    batch.column(name).validate()
-                yield _decode(batch, chosen, decoded_type)
+            batches = _checked(reader, made.stored(chosen))
+            yield from _decoded(batches, made, chosen, decoded_type)
 
-    columns = mark_index(_columns(names, types), metadata)
-    return Table(url=path, columns=columns, pieces=pieces)
+    return Table(url=path, columns=made.columns, pieces=pieces)
+
+
+def _checked(reader: pa.RecordBatchFileReader, stored: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield batches; Arrow does not check lengths, and decoding a negative one ends the process."""
+    for i in range(reader.num_record_batches):
+        batch = reader.get_batch(i).select(list(stored))
+        batch.validate()
+        yield batch
 
 
 def _open_arrow(path: str, storage: Storage) -> pa.NativeFile:
@@ -91,18 +93,27 @@ def _open_arrow(path: str, storage: Storage) -> pa.NativeFile:
     return pa.OSFile(path)
 
 
-def _shard_table(found: FoundShards) -> Table:
+def _shard_table(source: str, storage: Storage) -> Table:
+    choice = storage.reading.datetime
+    # parts are made here, of shards that are found with their dates and times as seconds
+    reading = replace(storage.reading, datetime=choice and "epoch")
+    found = find_shards(source, storage=replace(storage, reading=reading))
+    made = delivered(_common_columns(found), choice)
+
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
-        dataset = bind_columns(found, features=chosen[:-1], target=chosen[-1])
-        for number, shard in enumerate(dataset.shards):
-            if shard.format == "zarr":
+        stored = made.stored(chosen)
+        # no data set has only one column, that of the date whose parts are chosen
+        dataset = None
+        if len(stored) > 1:
+            dataset = bind_columns(found, features=stored[:-1], target=stored[-1])
+        for number, shard in enumerate(found.shards):
+            if dataset is not None and shard.format == "zarr":
                 yield from _zarr_pieces(dataset, number, decoded_type)
                 continue
-            with named_errors(shard.url), closing(stream_parquet(shard, chosen)) as batches:
-                for batch in batches:
-                    yield _decode(batch, chosen, decoded_type)
+            with named_errors(shard.url), closing(stream_parquet(shard, stored)) as batches:
+                yield from _decoded(batches, made, chosen, decoded_type)
 
-    return Table(url=found.url, columns=_common_columns(found), pieces=pieces)
+    return Table(url=found.url, columns=made.columns, pieces=pieces)
 
 
 def _zarr_pieces(dataset: Dataset, number: int, decoded_type: str) -> Iterator[Piece]:
@@ -128,22 +139,20 @@ def _common_columns(found: FoundShards) -> tuple[Column, ...]:
     )
 
 
-def _columns(names: Sequence[str], types: Sequence[pa.DataType]) -> tuple[Column, ...]:
-    """Return the columns of a schema; a repeated name is refused."""
-    columns = []
-    for name, kind in zip(names, types, strict=True):
-        count = names.count(name)
-        if count == 1:
-            columns.append(arrow_column(name, kind))
-        else:
-            refusal = f"it occurs {count} times"
-            columns.append(
-                Column(name=name, stored_type=str(kind), decoded_type=None, refusal=refusal)
-            )
-    return tuple(columns)
+def _columns(schema: pa.Schema, datetime: Datetime | None) -> tuple[Column, ...]:
+    return refuse_repeated([arrow_column(field.name, field.type, datetime) for field in schema])
 
 
-def _decode(batch: pa.RecordBatch, chosen: Sequence[str], decoded_type: str) -> Piece:
-    return tuple(
-        decode_arrow(name, pa.chunked_array([batch.column(name)]), decoded_type) for name in chosen
-    )
+def _decoded(
+    batches: Iterable[pa.RecordBatch], made: Delivered, chosen: Sequence[str], decoded_type: str
+) -> Iterator[Piece]:
+    """Yield the chosen columns of batches. Raises ColumnError for all that are refused."""
+    refusals = Refusals()
+    for batch in batches:
+
+        def decode(name: str, batch: pa.RecordBatch = batch) -> np.ndarray:
+            column = pa.chunked_array([batch.column(made.source(name))])
+            return made.decode(name, column, decoded_type)
+
+        yield from refusals.piece(chosen, decode)
+    refusals.raise_all()

@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from streamtrain.errors import DataError, first_line, shown
-from streamtrain.storage.decode import arrow_column, decode_arrow
-from streamtrain.storage.write.table_type import ColumnError, Piece, Table, named_errors
-from streamtrain.storage.write.text_dialect import Dialect, as_tabs, find_dialect
+from streamtrain.storage.decode import ColumnError, arrow_column, refuse_repeated
+from streamtrain.storage.write.datetime_parts import Delivered, delivered
+from streamtrain.storage.write.table_type import Piece, Refusals, Table, named_errors
+from streamtrain.storage.write.text_dialect import NULLS, Dialect, as_tabs, find_dialect
 from streamtrain.storage.write.text_source import (
     as_utf8,
     find_encoding,
@@ -23,7 +24,7 @@ from streamtrain.storage.write.text_source import (
     whole_rows,
 )
 from streamtrain.storage.write.text_values import NumberColumn
-from streamtrain.types import Column, Storage
+from streamtrain.types import Storage
 
 #: Bytes from which everything is found out; and the problems that an error shows.
 _SAMPLE_BYTES = 1 << 20
@@ -63,31 +64,27 @@ def open_text_table(path: str, storage: Storage) -> Table:
     names, dropped = file.dialect.names, dict(file.dialect.dropped)
     for index, reason in dropped.items():
         _warn_of_dropped(path, index, reason)
-    columns = []
-    for index, (name, key) in enumerate(zip(names, file.keys, strict=True)):
-        if index in dropped:
-            continue
-        if names.count(name) > 1:
-            refusal = f"it occurs {names.count(name)} times"
-            columns.append(
-                Column(name=name, stored_type="text", decoded_type=None, refusal=refusal)
-            )
-        else:
-            columns.append(arrow_column(name, kinds[key]))
+    datetime = storage.reading.datetime
+    columns = refuse_repeated(
+        [
+            arrow_column(name, kinds[key], datetime)
+            for index, (name, key) in enumerate(zip(names, file.keys, strict=True))
+            if index not in dropped
+        ]
+    )
+    made = delivered(columns, datetime)
     by_name = dict(zip(names, file.keys, strict=True))
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
-        keys = [by_name[name] for name in chosen]
         empty = [file.keys[index] for index, reason in dropped.items() if reason == "empty"]
-        types = dict(zip(chosen, (kinds[key] for key in keys), strict=True))
+        keys = {name: by_name[name] for name in made.stored(chosen)}
+        types = {name: kinds[key] for name, key in keys.items()}
         with named_errors(path):
-            yield from _pieces(
-                file, dict(zip(chosen, keys, strict=True)), types, empty, decoded_type
-            )
+            yield from _pieces(file, made, chosen, keys, types, empty, decoded_type)
 
     return Table(
         url=path,
-        columns=tuple(columns),
+        columns=made.columns,
         pieces=pieces,
         found=file.dialect.text(file.encoding),
         needs_target=file.dialect.needs_target,
@@ -200,18 +197,23 @@ def _parse(file: _File, content: bytes, keys: Sequence[str], first_row: int) -> 
 
 def _pieces(
     file: _File,
+    made: Delivered,
+    chosen: Sequence[str],
     keys: Mapping[str, str],
     types: Mapping[str, pa.DataType],
     empty: Sequence[str],
     decoded_type: str,
 ) -> Iterator[Piece]:
-    """Yield the values of the columns `keys` (name → key); those of `empty` have to be empty."""
+    """Yield the chosen columns, made from the stored ones `keys` (name → key) of the types `types`.
+
+    Those of `empty` have to be empty. Raises ColumnError for all columns that are refused.
+    """
     numbers = {
         name: _number_column(file, name, is_boolean=pa.types.is_boolean(kind))
         for name, kind in types.items()
         if pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     }
-    row = 0
+    refusals, row = Refusals(), 0
     for number, chunk in enumerate(read_chunks(file.path, file.storage, file.encoding)):
         content = _without_lines(chunk, file.dialect.skip_lines) if number == 0 else chunk
         content = _rows_of(content, file.dialect)
@@ -220,19 +222,24 @@ def _pieces(
         table = _parse(file, content, [*dict.fromkeys([*keys.values(), *empty])], row)
         for key in empty:
             _refuse_filled(table.column(key), int(key), row)
-        piece = []
-        for name, key in keys.items():
-            texts = table.column(key).combine_chunks()
-            if name in numbers:
-                piece.append(numbers[name].decode(texts).astype(decoded_type, copy=False))
-            else:
-                piece.append(_decode_other(name, texts, types[name], decoded_type, row))
+        if not len(table):
+            continue
+
+        def decode(name: str, table: pa.Table = table, row: int = row) -> np.ndarray:
+            source = made.source(name)
+            texts = table.column(keys[source]).combine_chunks()
+            if source in numbers:
+                return numbers[source].decode(texts).astype(decoded_type, copy=False)
+            values = _cast(source, texts, types[source], file.nulls, row)
+            return made.decode(name, values, decoded_type)
+
         row += len(table)
-        if len(table):
-            yield tuple(piece)
-    for column in numbers.values():
-        if text := column.warning():
-            warnings.warn(f"{file.path}: {text}", stacklevel=2)
+        yield from refusals.piece(chosen, decode)
+    for name, column in numbers.items():
+        with refusals.noting(name):
+            if text := column.warning():
+                warnings.warn(f"{file.path}: {text}", stacklevel=2)
+    refusals.raise_all()
 
 
 def _number_column(file: _File, name: str, *, is_boolean: bool) -> NumberColumn:
@@ -245,16 +252,32 @@ def _number_column(file: _File, name: str, *, is_boolean: bool) -> NumberColumn:
     )
 
 
-def _decode_other(
-    name: str, texts: pa.Array, kind: pa.DataType, decoded_type: str, first_row: int
-) -> np.ndarray:
-    """Return a column that is neither numbers nor booleans, as Arrow decodes its type."""
+def _cast(
+    name: str, texts: pa.Array, kind: pa.DataType, nulls: frozenset[str], first_row: int
+) -> pa.ChunkedArray:
+    """Return a column of dates or times. Raises ColumnError for the first text that is none."""
+    texts = _compute.utf8_trim_whitespace(texts)
+    known = pa.array(sorted(NULLS | nulls))
+    is_null = _compute.is_in(_compute.utf8_lower(texts), value_set=known)
+    texts = _compute.if_else(is_null, None, texts)
     try:
-        values = texts.cast(kind)
-    except pa.ArrowInvalid as error:
-        refusal = f"after row {first_row:,}: {first_line(error)}"
-        raise ColumnError(f"column {name!r}: {refusal}. Correct it.", name, refusal) from None
-    return decode_arrow(name, pa.chunked_array([values]), decoded_type)
+        return pa.chunked_array([texts.cast(kind)])
+    except pa.ArrowInvalid:
+        row, text = next(each for each in enumerate(texts) if not _is_of(kind, each[1]))
+    refusal = f"{shown(text.as_py()[:40])!r} in row {first_row + row:,} is no {kind}"
+    raise ColumnError(
+        f"column {name!r}: {refusal} as in the rows before. Correct it, name it with --na-values if"
+        " it means null, or leave the column out with --features.",
+        {name: refusal},
+    )
+
+
+def _is_of(kind: pa.DataType, text: pa.StringScalar) -> bool:
+    try:
+        text.cast(kind)
+        return True
+    except pa.ArrowInvalid:
+        return False
 
 
 def _refuse_filled(values: pa.ChunkedArray, index: int, first_row: int) -> None:

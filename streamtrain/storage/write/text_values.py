@@ -11,8 +11,7 @@ import pyarrow.compute as pc
 
 from streamtrain.base.words import plural
 from streamtrain.errors import shown
-from streamtrain.storage.decode import MAX_EXACT_INTEGER
-from streamtrain.storage.write.table_type import ColumnError
+from streamtrain.storage.decode import MAX_EXACT_INTEGER, ColumnError
 from streamtrain.storage.write.text_dialect import NULLS, TRUTHS
 
 #: Different words in a column of numbers that are taken for nulls, and their longest length.
@@ -20,6 +19,12 @@ MAX_WORDS = 5
 _LONGEST_WORD = 24
 #: Null words that are no surprise, so that nothing is said of them.
 _USUAL = frozenset({"", "na", "n/a", "nan", "-nan", "null", "<na>", "none", "#n/a"})
+
+#: Types of dates as text, without and with a time zone; a text of one is never a text of another.
+_DATE_TYPES = (
+    pa.date32(),
+    *(pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("us", "ns")),
+)
 
 # pyarrow.compute creates its functions at import
 _compute: Any = pc
@@ -164,8 +169,7 @@ class NumberColumn:
         return ColumnError(
             f"column {self.name!r}: {refusal}. Correct it, name it with --na-values if it means"
             " null, or leave the column out with --features.",
-            self.name,
-            refusal,
+            {self.name: refusal},
         )
 
     def _refuse_rounded(self, text: str, value: float) -> None:
@@ -177,16 +181,14 @@ class NumberColumn:
             raise ColumnError(
                 f"column {self.name!r}: {refusal}. Write it with a decimal point if it is a"
                 " measurement, or leave the column out with --features.",
-                self.name,
-                refusal,
+                {self.name: refusal},
             )
         if not np.isfinite(value) and not digits.lower().startswith("inf"):
             refusal = f"{shown(text[:40])} is beyond float64"
             raise ColumnError(
                 f"column {self.name!r}: {refusal}. Correct the value, or leave the column out with"
                 " --features.",
-                self.name,
-                refusal,
+                {self.name: refusal},
             )
 
 
@@ -197,7 +199,7 @@ def _is_word(text: str) -> bool:
 
 def _date_type(texts: pa.Array) -> pa.DataType:
     """Return the type of dates or times that all texts have; string for other texts."""
-    for kind in (pa.date32(), pa.timestamp("s"), pa.timestamp("us"), pa.timestamp("ns")):
+    for kind in _DATE_TYPES:
         try:
             texts.cast(kind)
             return kind

@@ -1,0 +1,66 @@
+"""The order of rows is found from eight spans, or left alone where it does not matter."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from streamtrain.run import row_order as module
+from streamtrain.run.row_order import row_order
+from streamtrain.science.span_variation import is_unlike
+from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.readers import Readers
+
+GROUPS, GROUP_ROWS = 64, 500
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(x: Sequence[float]):
+        draw = np.random.default_rng(0).standard_normal(GROUPS * GROUP_ROWS)
+        table = pa.table({"x": np.asarray(x) + draw, "y": draw})
+        pq.write_table(table, tmp_path / "t.parquet", row_group_size=GROUP_ROWS)
+        return open_shards(str(tmp_path / "t.parquet"))
+
+    return write
+
+
+def test_a_trend_is_found_in_eight_spans(written, monkeypatch):
+    read = list[tuple[int, int]]()
+    plain = Readers.read
+
+    def counted(self, shard, start, stop):
+        read.append((start, stop))
+        return plain(self, shard, start, stop)
+
+    monkeypatch.setattr(Readers, "read", counted)
+    monkeypatch.setattr(module, "_SPAN_ROWS", GROUP_ROWS)
+    dataset = written(np.linspace(0, 3, GROUPS * GROUP_ROWS))
+    found = row_order(dataset, window_rows=8 * GROUP_ROWS)
+    assert found is not None
+    assert (found.column, found.spans, found.window_spans) == ("x", GROUPS, 8)
+    assert is_unlike(found)
+    assert sum(stop - start for start, stop in read) == 8 * GROUP_ROWS
+
+
+def test_random_order_is_not_called_unlike(written, monkeypatch):
+    monkeypatch.setattr(module, "_SPAN_ROWS", GROUP_ROWS)
+    draw = np.random.default_rng(1).standard_normal(GROUPS * GROUP_ROWS)
+    draw[5] = np.nan
+    found = row_order(written(draw), window_rows=8 * GROUP_ROWS)
+    assert found is not None
+    assert not is_unlike(found)
+
+
+def test_nothing_is_read_where_one_window_holds_all_rows(written, monkeypatch):
+    monkeypatch.setattr(Readers, "read", None)
+    assert row_order(written(np.linspace(0, 3, GROUPS * GROUP_ROWS))) is None
+
+
+def test_a_span_that_cannot_be_read_says_nothing_here(written, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_SPAN_ROWS", GROUP_ROWS)
+    dataset = written(np.zeros(GROUPS * GROUP_ROWS))
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    assert row_order(dataset, window_rows=8 * GROUP_ROWS) is None
