@@ -13,7 +13,7 @@ from streamtrain.base.budget import default_readers
 from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError
 from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.remote.filesystem import make_storage
+from streamtrain.storage.remote.store_options import make_storage
 from streamtrain.storage.write.writer import Layout, write_dataset
 from streamtrain.types import Dataset, Format
 

@@ -65,7 +65,7 @@ def init(
     from streamtrain.storage.column_places import eligible
     from streamtrain.storage.dataset import bind_columns, find_shards
     from streamtrain.storage.inspect import inspect
-    from streamtrain.storage.remote.filesystem import make_storage
+    from streamtrain.storage.remote.store_options import make_storage
 
     if out != "-" and Path(out).exists():
         raise ConfigError(

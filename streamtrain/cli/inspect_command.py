@@ -49,7 +49,7 @@ def inspect(
     from streamtrain.storage.column_choice import usable_columns
     from streamtrain.storage.dataset import bind_columns, find_shards
     from streamtrain.storage.inspect import inspect as describe
-    from streamtrain.storage.remote.filesystem import make_storage
+    from streamtrain.storage.remote.store_options import make_storage
 
     names, problem = column_names(features), ""
     with plain_warnings(quiet=output.quiet):

@@ -23,7 +23,7 @@ def verify(
 ) -> int:
     """Check every footer, page, chunk and hash of a data set; exit 3 when a shard is bad."""
     from streamtrain.errors import CheckFailed, DataError
-    from streamtrain.storage.remote.filesystem import make_storage
+    from streamtrain.storage.remote.store_options import make_storage
     from streamtrain.storage.remote.urls import normal_url
     from streamtrain.storage.table_files import is_table
     from streamtrain.storage.verify import verify as verify_data

@@ -19,7 +19,7 @@ from streamtrain.plan.spans import cut_spans
 from streamtrain.storage.dataset import bind_columns, find_shards
 from streamtrain.storage.moments import Moments
 from streamtrain.storage.readers import Readers
-from streamtrain.storage.remote.filesystem import make_storage
+from streamtrain.storage.remote.store_options import make_storage
 from streamtrain.storage.write.predictions import PredictionWriter
 from streamtrain.stream.transform import Transform, load_transform
 from streamtrain.training.model import Network

@@ -23,7 +23,7 @@ from streamtrain.run.row_order import order_of
 from streamtrain.science.span_variation import is_unlike, unlike_text
 from streamtrain.storage.data_fingerprint import file_stamps
 from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.remote.filesystem import make_storage
+from streamtrain.storage.remote.store_options import make_storage
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import apply_null_policy_to_evaluation

@@ -29,7 +29,8 @@ from streamtrain.storage.manifest import (
 )
 from streamtrain.storage.notices import warn_of_absent_chunks, warn_of_partitions
 from streamtrain.storage.parquet.parquet_footer import describe_parquet
-from streamtrain.storage.remote.filesystem import is_folder, take_query
+from streamtrain.storage.remote.filesystem import is_folder
+from streamtrain.storage.remote.store_options import take_query
 from streamtrain.storage.remote.urls import is_remote, is_web, normal_url
 from streamtrain.storage.table_files import find_tables, is_table
 from streamtrain.types import LOCAL, Column, Dataset, Integrity, OnBadShard, Shard, Storage, Truth

@@ -24,7 +24,8 @@ from streamtrain.storage.foreign.table_marks import (
     refuse_local_tables,
     refuse_remote_table,
 )
-from streamtrain.storage.remote.filesystem import file_size, is_folder, list_files, take_query
+from streamtrain.storage.remote.filesystem import file_size, is_folder, list_files
+from streamtrain.storage.remote.store_options import take_query
 from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.zarr.node_files import NODE_FILES, is_zarr
 from streamtrain.types import LOCAL, Shard, Storage

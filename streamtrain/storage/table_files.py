@@ -15,8 +15,9 @@ from typing import Literal
 from streamtrain.base.redact import redact_url
 from streamtrain.errors import DataError, StoreError
 from streamtrain.storage.locate import LIST_SUFFIX, locate, read_list
-from streamtrain.storage.remote.filesystem import open_filesystem, take_query
+from streamtrain.storage.remote.filesystem import open_filesystem
 from streamtrain.storage.remote.remote_file import as_store_error
+from streamtrain.storage.remote.store_options import take_query
 from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, split
 from streamtrain.types import LOCAL, Storage
 

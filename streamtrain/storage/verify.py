@@ -33,7 +33,8 @@ from streamtrain.storage.manifest import (
 from streamtrain.storage.parquet.guard import Chunk, max_decoded_bytes, walk_pages
 from streamtrain.storage.parquet.parquet_footer import read_metadata
 from streamtrain.storage.parquet.parquet_reader import BATCH_ROWS, BUFFER_BYTES, open_file
-from streamtrain.storage.remote.filesystem import is_folder, open_sequential, take_query
+from streamtrain.storage.remote.filesystem import is_folder, open_sequential
+from streamtrain.storage.remote.store_options import take_query
 from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.zarr.zarr_reader import decode_all_chunks
 from streamtrain.types import LOCAL, Json, Shard, Storage

@@ -18,7 +18,7 @@ from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.plan import Plan, default_window_rows, make_plan
 from streamtrain.records import to_json
 from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.remote.filesystem import make_storage
+from streamtrain.storage.remote.store_options import make_storage
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts, summarize_nulls

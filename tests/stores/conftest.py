@@ -16,7 +16,8 @@ from itertools import count
 import pytest
 
 import data_gen
-from streamtrain.storage.remote.filesystem import make_storage, write_file
+from streamtrain.storage.remote.filesystem import write_file
+from streamtrain.storage.remote.store_options import make_storage
 from tests.stores.proxy import Proxy
 
 #: Must not occur in anything that a run writes.

@@ -28,15 +28,14 @@ from streamtrain.storage.data_fingerprint import file_stamps, written_again
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.filesystem import (
-    OPTION_NAMES,
     delete_file,
     list_files,
-    make_storage,
     open_filesystem,
     open_objects,
     read_file,
     write_file,
 )
+from streamtrain.storage.remote.store_options import OPTION_NAMES, make_storage
 from streamtrain.storage.verify import verify
 from tests.stores.conftest import ROWS, SECRET, SPAN_ROWS
 

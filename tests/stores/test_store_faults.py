@@ -17,7 +17,8 @@ import streamtrain as st
 from streamtrain.cli.main import run
 from streamtrain.errors import DataError, StoreError
 from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.remote.filesystem import list_files, make_storage, write_file
+from streamtrain.storage.remote.filesystem import list_files, write_file
+from streamtrain.storage.remote.store_options import make_storage
 from tests.stores.conftest import ROWS, SECRET, SPAN_ROWS
 from tests.stores.proxy import Fault
 

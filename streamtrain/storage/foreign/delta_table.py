@@ -13,7 +13,7 @@ from streamtrain.storage.foreign.foreign_table import (
     library_errors,
     missing_extra,
 )
-from streamtrain.storage.remote.filesystem import OBSTORE, OPTION_NAMES, client_options
+from streamtrain.storage.remote.store_options import OBSTORE, OPTION_NAMES, client_options
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.types import Storage
 

@@ -17,7 +17,8 @@ from streamtrain.storage.foreign.table_marks import (
     split_version,
     table_message,
 )
-from streamtrain.storage.remote.filesystem import file_size, list_files, take_query
+from streamtrain.storage.remote.filesystem import file_size, list_files
+from streamtrain.storage.remote.store_options import take_query
 from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.types import LOCAL, Storage
 

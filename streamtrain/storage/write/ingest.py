@@ -24,7 +24,7 @@ from streamtrain.storage.column_places import eligible
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.datetime_values import stores_datetime
 from streamtrain.storage.foreign.foreign_source import absolute_source
-from streamtrain.storage.remote.filesystem import make_storage
+from streamtrain.storage.remote.store_options import make_storage
 from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.write.shuffled import shuffled
 from streamtrain.storage.write.tables import Piece, Table, open_tables

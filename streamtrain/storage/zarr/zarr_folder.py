@@ -13,8 +13,9 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, ObjectStore, WrapperStore
 
 from streamtrain.errors import DataError, shown
-from streamtrain.storage.remote.filesystem import OPTION_NAMES, list_infos, open_objects, read_range
+from streamtrain.storage.remote.filesystem import list_infos, open_objects, read_range
 from streamtrain.storage.remote.remote_file import Traffic, as_store_error
+from streamtrain.storage.remote.store_options import OPTION_NAMES
 from streamtrain.storage.remote.urls import is_remote, split
 from streamtrain.types import LOCAL, Storage
 
