@@ -107,8 +107,7 @@ def take_query(url: str, storage: Storage) -> tuple[str, Storage]:
     """
     if not is_remote(url):
         return url, storage
-    _scheme, _, rest = url.partition("://")
-    if "@" in rest.partition("/")[0]:
+    if "@" in url.partition("://")[2].partition("/")[0]:
         raise ConfigError(
             f"{redact_url(url)}: credentials in a URL are not supported. Give them with"
             " --storage-option, or use a signed link."
@@ -118,8 +117,7 @@ def take_query(url: str, storage: Storage) -> tuple[str, Storage]:
     clean, _, query = url.partition("?")
     if not query:
         return clean, storage
-    queries = (*storage.queries, (normal_url(clean), query))
-    return clean, replace(storage, queries=queries)
+    return clean, replace(storage, queries=(*storage.queries, (normal_url(clean), query)))
 
 
 @lru_cache(64)
@@ -176,8 +174,8 @@ def _gcs_filesystem(options: dict[str, Any], request_seconds: float) -> fs.FileS
         options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
     if "access_token" in options:
         options["credential_token_expiration"] = datetime.now(UTC) + timedelta(hours=1)
-    retry_seconds = ATTEMPTS * request_seconds
-    return fs.GcsFileSystem(**options, retry_time_limit=timedelta(seconds=retry_seconds))
+    limit = timedelta(seconds=ATTEMPTS * request_seconds)
+    return fs.GcsFileSystem(**options, retry_time_limit=limit)
 
 
 def _azure_filesystem(options: dict[str, Any]) -> fs.FileSystem:
@@ -206,10 +204,9 @@ def client_options(scheme: str, storage: Storage, library: int) -> dict[str, Any
             raise ConfigError(f"storage option {name} does not apply to {scheme}://; {advice}.")
         is_flag = name == "anon"
         options[names[name][library]] = value in ("true", "1", "yes", "on") if is_flag else value
-    if scheme == "s3" and "endpoint_url" not in dict(storage.options):
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if endpoint:
-            options[names["endpoint_url"][library]] = endpoint
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint and scheme == "s3" and "endpoint_url" not in dict(storage.options):
+        options[names["endpoint_url"][library]] = endpoint
     return options
 
 
@@ -266,8 +263,7 @@ def open_objects(url: str, storage: Storage) -> Any:
     }
     options = client_options(scheme, storage, OBSTORE)
     if is_web(url):
-        query = dict(storage.queries).get(url)
-        address = f"{url}?{query}" if query else url
+        address = f"{url}?{query}" if (query := dict(storage.queries).get(url)) else url
         return store.HTTPStore(address, client_options=client, retry_config=retry)
     bucket, _, prefix = rest.partition("/")
     stores = {"s3": store.S3Store, "gs": store.GCSStore, "az": store.AzureStore}
@@ -294,7 +290,7 @@ def open_remote(url: str, storage: Storage, traffic: Traffic | None = None) -> R
 
         with as_store_error(url, storage):
             head = obstore.head(objects, "")
-        size, stamp = head["size"], str(head["version"] or head["e_tag"] or head["last_modified"])
+        size, stamp = head["size"], object_stamp(head)
 
         def read_range(start: int, length: int) -> pa.Buffer:
             return pa.py_buffer(obstore.get_range(objects, "", start=start, length=length))
