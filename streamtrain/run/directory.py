@@ -187,6 +187,7 @@ class RunDirectory:
         self._hash = hashlib.sha256(kept)
         self.records[:] = (parse_record(json.loads(line)) for line in kept.splitlines())
         self._remove_temporaries()
+        (self.out / "summary.json").unlink(missing_ok=True)  # a report so far; see `finished`
         if self._on_record is not None:
             for record in self.records:
                 self._on_record(record)
