@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from streamtrain.base.interrupt import Interrupt
 from streamtrain.base.redact import redact_options, redact_url
+from streamtrain.base.writing import naming_path
 from streamtrain.cluster.choice import choose_runner
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
 from streamtrain.records import Emit
@@ -59,6 +60,9 @@ Activation = Literal["relu", "tanh", "silu", "gelu", "identity"]
 #: When a sweep is asked to stop, it finishes its block if that takes fewer seconds than this;
 #: `train` always finishes its step.
 SWEEP_GRACE_SECONDS = 5.0
+
+#: What to do when the models or the report of a run cannot be written.
+_ADVICE = "Free space there, then continue with --resume auto: nothing is trained again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +152,9 @@ def sweep_into(
     metadata = {"command": command, "folder": str(out), "env": environment()}
     with choose_runner("sweep", config.cluster, out, client=client, notify=on_note) as runner:
         sweep_records(config, run.log, metadata, saving, runner)
-    return SweepResult(out=out, summary=write_report(run.records, out, pictures=report))
+    with naming_path(out, _ADVICE):
+        summary = write_report(run.records, out, pictures=report)
+    return SweepResult(out=out, summary=summary)
 
 
 def run_train(
@@ -193,11 +199,12 @@ def train_into(
     with choose_runner("train", config.cluster, out, client=client, notify=on_note) as runner:
         saving = run.saving(config, Interrupt(notify=on_note))
         trained = train_records(config, run.log, metadata, saving, runner)
-    if trained.best is not None:
-        (out / "best").mkdir(exist_ok=True)
-        save_model(trained.best, out / "best")
-    save_model(trained.last, out)
-    summary = write_report(run.records, out, pictures=report)
+    with naming_path(out, _ADVICE):
+        if trained.best is not None:
+            (out / "best").mkdir(exist_ok=True)
+            save_model(trained.best, out / "best")
+        save_model(trained.last, out)
+        summary = write_report(run.records, out, pictures=report)
     return TrainResult(out=out, summary=summary, model=trained.last.eval())
 
 

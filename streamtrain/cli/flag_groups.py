@@ -330,13 +330,14 @@ def load_config(
     `from_run`: the folder of the sweep whose recommendation comes before all other layers. Raises
     ConfigError.
     """
-    return resolve(
-        sweep_layer(from_run),
+    layers = (
         file_layer(sources.config),
         environment_layer(os.environ),
         set_layer(sources.set),
         path_layer(path) | flag_layer(asdict(flags), TRAIN_FLAGS | SWEEP_FLAGS),
     )
+    given = {key: setting for layer in layers for key, setting in layer.items()}
+    return resolve(sweep_layer(from_run, given), *layers)
 
 
 def reading(flags: Any) -> Reading:

@@ -1,16 +1,20 @@
 """`train --from RUN`: the config that a finished sweep recommends."""
 
 import json
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from streamtrain.base.units import parse_count
 from streamtrain.cli.config_layers import Layer, Setting, file_layer
 from streamtrain.config import RESOLVED, Config
 from streamtrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from streamtrain.report.analysis import Summary
+    from streamtrain.report.summary_parts import CellFigures
 
 #: Sections of the sweep's config that also hold for training. Storage options are left out: a run
 #: hides those that may be secret.
@@ -18,10 +22,11 @@ _SECTIONS = ("data.", "order.", "fetch.", "model.", "train.", "eval.")
 _LEFT_OUT = "data.storage_options"
 
 
-def sweep_layer(run: str | None) -> Layer:
+def sweep_layer(run: str | None, given: Layer) -> Layer:
     """Return the keys of a sweep's config, with the size, rate and rows that it recommends.
 
-    The size is one that grows where that was certainly faster.
+    The size is one that grows where that was certainly faster. `given`: what later layers set.
+    Where it has another size, the rate is the one that the sweep found for the size nearest to it.
 
     Raises ConfigError for a folder without a finished sweep, and for a sweep that recommends no
     size; DataError for a damaged summary.
@@ -35,14 +40,21 @@ def sweep_layer(run: str | None) -> Layer:
         for key, setting in file_layer(str(Path(run) / RESOLVED)).items()
         if key.startswith(_SECTIONS) and not key.startswith(_LEFT_OUT) and setting.value is not None
     }
+    if summary.seconds is None:
+        raise ConfigError(
+            f"{origin}: this sweep did not end. Go on with streamtrain sweep --resume."
+        )
     chosen = summary.recommended_cell
     if chosen is None:
         reason = summary.recommendation.reason
         raise ConfigError(f"{origin}: this sweep recommends no size. {reason}")
     for key in ("train.epochs", "train.max_time", "train.batch_schedule"):
         layer.pop(key, None)
-    growing = summary.growing
-    if growing is not None and growing.wins:
+    size, growing = _given_size(given), summary.growing
+    if size is not None:
+        layer.pop("train.batch_size", None)
+        layer["train.lr"] = Setting(nearest_cell(summary, size).lr, origin)
+    elif growing is not None and growing.wins:
         layer.pop("train.batch_size", None)
         layer["train.batch_schedule"] = Setting(growing.batch_schedule, origin)
         layer["train.lr"] = Setting(growing.learning_rate, origin)
@@ -55,6 +67,24 @@ def sweep_layer(run: str | None) -> Layer:
     return layer
 
 
+def _given_size(given: Layer) -> int | None:
+    """Return the batch size that later layers set; None where they set none, or a schedule."""
+    setting = given.get("train.batch_size")
+    if setting is None or "train.batch_schedule" in given:
+        return None
+    with suppress(ConfigError):  # the config names its origin
+        return parse_count(setting.value)
+    return None
+
+
+def nearest_cell(summary: "Summary", size: int) -> "CellFigures":
+    """Return the trained size of a sweep that is nearest to `size`, by their ratio."""
+    from streamtrain.report.analysis import is_trained
+
+    cells = [cell for cell in summary.cells if is_trained(cell.status)] or list(summary.cells)
+    return min(cells, key=lambda cell: abs(math.log(cell.batch_size / max(size, 1))))
+
+
 def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     """Return what training takes from a sweep, and what other settings decide instead."""
     train = config.train
@@ -62,7 +92,7 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
         "data.path": f"data {config.data.path}",
         "train.batch_size": f"batch size {train.batch_size:,}",
         "train.batch_schedule": f"batch sizes {_schedule_text(config)}",
-        "train.lr": f"learning rate {train.rate:g}",
+        "train.lr": f"learning rate {train.rate:g}{_rate_origin(run, config, origins)}",
         "train.max_rows": "" if train.max_rows is None else f"{train.max_rows:,} rows",
         "train.average": f"averaged weights {'on' if train.average else 'off'}",
     }
@@ -70,6 +100,17 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     given = sorted({origin for origin in origins.values() if origin != f"--from {run}"})
     other = f"; given here: {', '.join(given)}" if given else ""
     return f"from {run}: {', '.join(taken)}{other}"
+
+
+def _rate_origin(run: str, config: Config, origins: Mapping[str, str]) -> str:
+    """Return for which size the sweep found the rate, where the size is not the sweep's."""
+    own = f"--from {run}"
+    if own in (origins.get("train.batch_size"), origins.get("train.batch_schedule")):
+        return ""
+    if config.train.batch_schedule is not None or origins.get("train.lr") != own:
+        return ""
+    cell = nearest_cell(_read_summary(run), config.train.batch_size)
+    return f" (the sweep's for {cell.batch_size:,})"
 
 
 def _schedule_text(config: Config) -> str:

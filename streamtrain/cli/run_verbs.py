@@ -13,7 +13,7 @@ from streamtrain.base.words import plural
 from streamtrain.cli.flag_groups import Output, Sources, load_config
 from streamtrain.cli.from_sweep import taken_text
 from streamtrain.cli.progress import progress
-from streamtrain.cli.terminal import fit, note, plain_warnings, show
+from streamtrain.cli.terminal import fit, note, plain_warnings, show, writing
 from streamtrain.config import RESOLVED
 from streamtrain.errors import ConfigError, DataError, StreamTrainError
 from streamtrain.records import Emit, Record
@@ -99,7 +99,13 @@ def _observer(folder: Path, output: Output, *, tensorboard: bool) -> Iterator[Em
         if tensorboard:
             from streamtrain.run.tensorboard import tensorboard as event_files
 
-            observers.append(stack.enter_context(event_files(folder / "tensorboard")))
+            write_event = stack.enter_context(event_files(folder / "tensorboard"))
+
+            def write_scalars(record: Record) -> None:
+                with writing(folder / "tensorboard"):
+                    write_event(record)
+
+            observers.append(write_scalars)
 
         def on_record(record: Record) -> None:
             for observer in observers:

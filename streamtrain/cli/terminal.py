@@ -14,11 +14,11 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from streamtrain.errors import ResourceError
+from streamtrain.base.writing import naming_path
 
 _RED, _YELLOW = "31", "33"
 
@@ -93,16 +93,9 @@ def fit(text: str) -> str:
     )
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> AbstractContextManager[None]:
     """Turn an OSError into a ResourceError that names `path`, not a temporary file beside it."""
-    try:
-        yield
-    except OSError as failure:
-        reason = os.strerror(failure.errno) if failure.errno else str(failure)
-        raise ResourceError(
-            f"{path}: cannot be written ({reason}). Choose another --out."
-        ) from None
+    return naming_path(path, "Choose another --out.")
 
 
 @contextmanager

@@ -240,7 +240,6 @@ def choose_sync(
 
 def why_not_allreduce(prepared: Prepared, lanes: int, batch_size: int) -> str | None:
     """Return why this run cannot use all-reduce, with what to do instead; None when it can."""
-    train = prepared.config.train
     if batch_size % lanes:
         return (
             f"a minibatch of {batch_size:,} rows cannot be cut into {lanes} lanes. Use a multiple"
@@ -251,8 +250,6 @@ def why_not_allreduce(prepared: Prepared, lanes: int, batch_size: int) -> str | 
             "lanes count rows in advance, but the rows that --on-null drop leaves out are known"
             " only once they are read. Use --on-null impute or --sync rounds."
         )
-    if train.early_stop is not None:
-        return "--early-stop would have to stop every worker at the same row. Use --sync rounds."
     return None
 
 

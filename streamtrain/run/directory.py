@@ -21,6 +21,7 @@ from streamtrain.base.atomic_files import (
     write_whole,
 )
 from streamtrain.base.interrupt import Interrupt
+from streamtrain.base.writing import naming_path
 from streamtrain.config import RESOLVED, Config
 from streamtrain.errors import ConfigError, DataError, ResourceError, RunInUse
 from streamtrain.records import (
@@ -151,14 +152,15 @@ class RunDirectory:
         line = json.dumps(record.to_json(), allow_nan=False).encode() + b"\n"
         self._num_bytes += len(line)
         self._hash.update(line)
-        write_whole(self._log_file, line)
-        if isinstance(record, RunStarted):
-            config = yaml.safe_dump(record.config, sort_keys=False)
-            write_atomically(self.out / RESOLVED, (_CONFIG_HEADER + config).encode())
-            self._write_json("env.json", record.env)
-            self._write_json("data.json", to_json(record.data))
-        if isinstance(record, QuarantineChanged):
-            self._write_json("quarantine.json", record.to_json())
+        with naming_path(self.out, "Free some space, then continue with --resume auto."):
+            write_whole(self._log_file, line)
+            if isinstance(record, RunStarted):
+                config = yaml.safe_dump(record.config, sort_keys=False)
+                write_atomically(self.out / RESOLVED, (_CONFIG_HEADER + config).encode())
+                self._write_json("env.json", record.env)
+                self._write_json("data.json", to_json(record.data))
+            if isinstance(record, QuarantineChanged):
+                self._write_json("quarantine.json", record.to_json())
         if self.on_record is not None:
             self.on_record(record)
 
@@ -185,6 +187,7 @@ class RunDirectory:
         self._hash = hashlib.sha256(kept)
         self.records[:] = (parse_record(json.loads(line)) for line in kept.splitlines())
         self._remove_temporaries()
+        (self.out / "summary.json").unlink(missing_ok=True)  # a report so far; see `finished`
         if self.on_record is not None:
             for record in self.records:
                 self.on_record(record)

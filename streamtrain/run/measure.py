@@ -332,7 +332,7 @@ def _read_pool(prepared: Prepared, trial: int) -> tuple[np.ndarray, np.ndarray, 
     num_windows = min(MOST_WINDOWS, total)
     minibatch = model_measures.SHUFFLE_ROWS
     # whole minibatches per window, so that no minibatch of the pool spans two windows
-    rows_per_window = -(-POOL_ROWS // (num_windows * minibatch)) * minibatch
+    rows_per_window = POOL_ROWS // (num_windows * minibatch) * minibatch
     parts: list[np.ndarray] = []
     blocks = prepared.blocks(trial, FetchStats())
     try:

@@ -19,6 +19,7 @@ from streamtrain.records import (
     Emit,
     PassEnded,
     PassPlanned,
+    QuarantineChanged,
     Record,
     RunStarted,
     StepsTimed,
@@ -57,7 +58,14 @@ from streamtrain.training.learner import Learner
 from streamtrain.types import Json
 
 #: The records that a pass ends with, or that are emitted between two passes.
-_BETWEEN_PASSES = (Baseline, PassEnded, WinningRates, StepsTimed, DeliveryTimed)
+_BETWEEN_PASSES = (
+    Baseline,
+    PassEnded,
+    QuarantineChanged,
+    WinningRates,
+    StepsTimed,
+    DeliveryTimed,
+)
 
 #: Seconds for a growing size in a sweep whose budget is in rows.
 GROWTH_SECONDS = 10.0

@@ -36,7 +36,8 @@ from streamtrain.science.spending import (
 )
 from streamtrain.science.tuning import PassPlan, edges_of
 
-#: Rows of the first rung. Rungs grow by the first factor that the budget allows.
+#: Rows of the first rung, or a minibatch of the largest size if that is more. Rungs grow by the
+#: first factor that the budget allows.
 FIRST_ROWS = 65_536
 FACTORS = (4, 2)
 
@@ -69,7 +70,8 @@ def next_rung(run: Run) -> PassPlan | None:
             size: tuple(rates)
             for size, rates in zip(run.header.batch_sizes, run.header.lrs, strict=True)
         }
-        rows = min(FIRST_ROWS, ladder.most_rows or FIRST_ROWS)
+        rows = max(FIRST_ROWS, *lrs)
+        rows = min(rows, ladder.most_rows or rows)
         return PassPlan(kind="tuning", trial=0, lrs=lrs, rows=rows)
     trial = rungs[-1].trial
     rows = rung_rows(run, trial)
@@ -324,7 +326,8 @@ def _around(lr: float, ratio: float) -> tuple[float, ...]:
 def _trial_rows(run: Run, target: float) -> int:
     """The rows of a trial: four times what the fastest size needed, at most the last rung's.
 
-    Sizes that miss the target within these rows are slower, with a bound.
+    But at least one minibatch of the largest size, which could take no step otherwise. Sizes that
+    miss the target within these rows are slower, with a bound.
     """
     rung = _last_rung(run)
     rows = rung_rows(run, rung.trial)
@@ -335,4 +338,6 @@ def _trial_rows(run: Run, target: float) -> int:
         for size, lr in _best_rates(run, rung.trial).items()
         if (cell := make_cell(run, size, lr, target, (rung.trial,))).rows_to_target
     ]
-    return min(rows, round(TRIAL_LENGTH * min(needed))) if needed else rows
+    if not needed:
+        return rows
+    return min(rows, max(round(TRIAL_LENGTH * min(needed)), *run.batch_sizes))

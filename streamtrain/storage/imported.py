@@ -102,7 +102,8 @@ def import_table(path: str, storage: Storage) -> FoundShards:
             size = os.path.getsize(path) if os.path.isfile(path) else 0
             if size > _LONG_BYTES:
                 _log.info(f"reading {shown_path} ({format_bytes(size)}) into {folder}, once")
-            note, found_out = _import(path, shown_path, folder, storage)
+            with _advising():
+                note, found_out = _import(path, shown_path, folder, storage)
             found = find_shards(str(folder / _ROWS_NAME), storage=storage)
             seconds = format_seconds(time.perf_counter() - started)
             name = os.path.basename(shown_path)
@@ -124,6 +125,20 @@ def import_table(path: str, storage: Storage) -> FoundShards:
         needs_target=note.needs_target,
         folder=str(folder / _ROWS_NAME),
     )
+
+
+@contextmanager
+def _advising() -> Iterator[None]:
+    """Say where else tables can be kept when their folder cannot be written."""
+    try:
+        yield
+    except (OSError, ResourceError) as error:
+        if isinstance(error, ResourceError) and not isinstance(error.__cause__, OSError):
+            raise  # memory
+        raise ResourceError(
+            f"{str(error).rstrip('.')}. Or set {FOLDER_VARIABLE} to a folder with space for"
+            " imported tables."
+        ) from error
 
 
 def _open(folder: Path, storage: Storage) -> FoundShards | None:

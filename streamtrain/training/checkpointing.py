@@ -33,7 +33,7 @@ from streamtrain.types import Json
 #: A run is saved every `every_seconds`, or whenever this fraction of a pass has been done since the
 #: last checkpoint, whichever comes first …
 CHECKPOINT_FRACTION = 0.02
-#: … but the fraction counts only if saving takes at most this fraction of the time.
+#: … but not before saving takes at most this fraction of the time since.
 MAX_SAVE_OVERHEAD = 0.05
 
 #: How far a pass has come, and the state of its learners: JSON values, and arrays by name.
@@ -207,10 +207,10 @@ class Checkpointer:
         """
         now = time.perf_counter()
         asked = self.interrupt.asked is not None
-        late = now - self._saved_at >= self.every_seconds
-        cheap = now - self._saved_at >= self._save_seconds / MAX_SAVE_OVERHEAD
-        far = cheap and abs(fraction - self._saved_fraction) >= CHECKPOINT_FRACTION
-        if late or far or asked:
+        since = now - self._saved_at
+        cheap = since >= self._save_seconds / MAX_SAVE_OVERHEAD
+        far = abs(fraction - self._saved_fraction) >= CHECKPOINT_FRACTION
+        if asked or (cheap and (far or since >= self.every_seconds)):
             self.save(state())
             self._saved_at, self._saved_fraction = time.perf_counter(), fraction
             self._save_seconds = self._saved_at - now

@@ -138,8 +138,8 @@ class Learner:
     @property
     def rows_to_decision(self) -> int | None:
         """Rows until the next evaluation that may end the training; None where none can."""
-        judged = self._flat_stop is not None and self._next_point is not None
-        return self._rows_to_point() if judged else None
+        judged = self._flat_stop is not None or self._patience is not None
+        return self._rows_to_point() if judged and self._next_point is not None else None
 
     def consume(
         self, rows: np.ndarray, *, ends_epoch: bool, first: int = 0

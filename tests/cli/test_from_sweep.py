@@ -69,12 +69,36 @@ def test_a_size_that_grows_is_taken_where_it_won(command, swept, tmp_path):
         assert train["batch_schedule"] == ([[16, 0], [64, 1024]] if wins else None)
 
 
+@pytest.mark.parametrize("wins", [False, True], ids=["a constant size", "a size that grows"])
+def test_the_rate_is_that_of_the_size_that_is_trained(command, swept, tmp_path, wins):
+    """Of 16 and 64, the size nearest to 50 is 64; a rate of the other, or of a growing size, is
+    for other steps.
+    """
+    path = tmp_path / "a sweep" / "summary.json"
+    growing = {"batch_schedule": "16@0,64@1024", "learning_rate": 0.003, "wins": wins}
+    for cell in swept["cells"]:
+        cell["lr"] = cell["batch_size"] / 1000
+    path.write_text(json.dumps(swept | {"growing": growing}))
+    said = command("train", "--from", "a sweep", "--batch-size", "50", "--out", "m", "--no-report")
+    assert said.code == 0, said.err
+    assert "learning rate 0.064 (the sweep's for 64)" in said.err
+    train = yaml.safe_load((tmp_path / "m" / "config.resolved.yaml").read_text())["train"]
+    assert (train["batch_size"], train["lr"], train["batch_schedule"]) == (50, 0.064, None)
+    said = command(
+        *("train", "--from", "a sweep", "--batch-size", "50", "--lr", "0.01", "--dry-run")
+    )
+    assert "the sweep's for" not in said.err
+
+
 def test_a_folder_that_recommends_nothing_is_refused(command, swept, tmp_path):
     path = tmp_path / "a sweep" / "summary.json"
     swept["recommendation"] |= {"batch_size": None, "reason": "No size did better."}
     path.write_text(json.dumps(swept))
     said = command("train", "--from", "a sweep")
     assert (said.code, "recommends no size. No size did better." in said.err) == (2, True)
+    path.write_text(json.dumps(swept | {"seconds": None}))
+    said = command("train", "--from", "a sweep")
+    assert (said.code, "this sweep did not end" in said.err) == (2, True)
     for text in ("{", "[]", json.dumps(swept | {"verb": "train"})):
         path.write_text(text)
         said = command("train", "--from", "a sweep")

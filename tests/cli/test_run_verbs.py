@@ -75,8 +75,13 @@ def test_ctrl_c_leaves_a_report_and_the_same_words_go_on(
     assert "The run did not end" in summary["warnings"][0]["text"]
     assert "the run did not end" in (folder / "report.html").read_text()
     stop_at(0)
+    with monkeypatch.context() as killed:  # after the last record, before the models
+        killed.setattr("streamtrain.api.save_model", lambda *_, **__: 1 / 0)
+        assert command("train", "d", *FLAGS, *out).code == 1
+    assert not (folder / "summary.json").exists(), "the report so far would count as the end"
     said = command("train", "d", *FLAGS, *out)
     assert said.code == 0, said.err
+    assert (folder / "model.safetensors").exists()
     assert json.loads((folder / "summary.json").read_text())["seconds"] > 0
     # The run was resumed in its folder, although a report was there already.
     assert len(list(Path("runs").glob("*"))) == (not out)

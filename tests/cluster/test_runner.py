@@ -146,7 +146,6 @@ def test_a_cut_connection_ends_the_run_saved_and_it_goes_on(
 def test_what_allreduce_cannot_do_is_refused_with_the_next_move(data, client, tmp_path):
     for flags, message in (
         ({"batch_size": 500}, "500 rows cannot be cut into 8 lanes"),
-        ({"early_stop": 3}, "--early-stop"),
         ({"on_null": "drop"}, "--on-null impute"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -167,4 +166,19 @@ def test_until_flat_allreduce_ends_at_a_row_that_the_length_of_commits_does_not_
     ended, rows = records(outs[0], "outcome")[0], the_pass(outs[0])["receipt"]["count"]
     assert ended["reason"].startswith("flat: ")
     assert ended["rows"] <= rows < ended["rows"] + 8000
+    assert the_pass(outs[0])["receipt"] == the_pass(outs[1])["receipt"]
+
+
+def test_early_stop_ends_an_allreduce_at_a_row_that_the_length_of_commits_does_not_decide(
+    data, client, tmp_path, monkeypatch
+):
+    flags, outs = {"epochs": 40, "hidden": [], "lr": 3.0, "early_stop": 2}, []
+    for steps in (4, 50):
+        monkeypatch.setattr(allreduce_pass, "FIRST_STEPS", steps)
+        folder = tmp_path / str(steps)
+        outs.append(api.run_train(config(data, "allreduce", **flags), folder, client=client).out)
+    assert learned(outs[0]) == learned(outs[1])
+    ended = records(outs[0], "outcome")[0]
+    assert ended["rows"] < 40 * 8000, ended
+    assert ended["reason"] == "stopped early: no smaller held-out loss in 2 evaluations"
     assert the_pass(outs[0])["receipt"] == the_pass(outs[1])["receipt"]

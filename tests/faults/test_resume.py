@@ -182,6 +182,34 @@ def test_a_sweep_interrupted_at_edges_is_the_unbroken_sweep(shards, tmp_path, in
     assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
 
 
+def test_a_sweep_with_a_quarantine_goes_on_from_the_end_of_a_pass(shards, tmp_path, monkeypatch):
+    """The quarantine is recorded between the end of a pass and the plan of the next one."""
+    data = tmp_path / "data"
+    shutil.copytree(shards["parquet"], data)
+    path = min(data.glob("*.parquet"))
+    chunk = pq.read_metadata(path).row_group(3).column(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
+    path.write_bytes(content)
+    flags = {**SWEEP, "on_bad_shard": "quarantine"}
+    streamtrain.sweep(data, out=tmp_path / "whole", **flags)
+    genuine = Checkpointer.save
+
+    def save(self, state):
+        genuine(self, state)
+        if state[0]["record"] is not None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointer, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            streamtrain.sweep(data, out=tmp_path / "out", **flags)
+    streamtrain.sweep(data, out=tmp_path / "out", **flags)
+    records = timeless_records(tmp_path / "out")
+    assert [record["event"] for record in records].count("quarantine") > 1
+    assert records == timeless_records(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("verb", ["train", "sweep"])
 def test_a_run_keeps_its_default_window(verb, shards, tmp_path, interrupted, monkeypatch):
     """One that is older than windows of whole tables, or that had less memory, is resumed."""

@@ -9,6 +9,7 @@ import os
 import shutil
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from streamtrain.errors import DataError, ResourceError
 from streamtrain.records import Evaluation, Record, RunStarted
 from streamtrain.run import directory
 from streamtrain.run.directory import RunDirectory
-from streamtrain.training import checkpoint
+from streamtrain.training import checkpoint, checkpointing
 from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer
 from tests.faults.run_output import left_over
@@ -162,6 +163,26 @@ def test_a_file_holds_the_old_bytes_or_the_new_whichever_call_fails(tmp_path, mo
         write(number)
         assert path.read_bytes() == (b"new" if number > 5 else b"old bytes")
         assert list(tmp_path.iterdir()) == [path]
+
+
+def test_saving_takes_a_twentieth_of_the_time_at_most(tmp_path, monkeypatch):
+    """Each save takes 10 s: one per 30 s would be a third of the time."""
+    now = [0.0]
+
+    def save(self, state) -> None:
+        now[0] += 10.0
+        saves.append(now[0])
+
+    saves: list[float] = []
+    monkeypatch.setattr(checkpointing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Checkpointer, "save", save)
+    with RunDirectory(tmp_path / "run") as run:
+        checkpointer = Checkpointer(tmp_path / "run" / "checkpoints", run, versions=VERSIONS)
+        while now[0] < 3000:
+            now[0] += 1.0
+            checkpointer.edge(now[0] / 3000, lambda: state(0))
+    assert len(saves) >= 3
+    assert 10.0 * (len(saves) - 1) <= 0.05 * 3000
 
 
 def test_the_last_few_are_kept_and_the_bytes_hold_no_time(tmp_path):

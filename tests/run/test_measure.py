@@ -270,3 +270,12 @@ def test_no_minibatch_of_the_pool_lies_in_two_windows(tmp_path):
     assert len(pool) == len(windows) == 16 * 768
     assert not all_read
     assert (np.ptp(windows.reshape(-1, SHUFFLE_ROWS), axis=1) == 0).all()
+
+
+def test_the_pool_has_at_most_its_rows(tmp_path, monkeypatch):
+    """A third of 1,000 rows is one minibatch and a part of one."""
+    monkeypatch.setattr("streamtrain.run.measure.POOL_ROWS", 1000)
+    generate(tmp_path / "d", kind="linear", rows=6_000, span_rows=500)
+    pool, windows, all_read = _read_pool(prepared_on(tmp_path / "d", window_rows=2000), 0)
+    assert len(pool) == len(np.unique(windows)) * SHUFFLE_ROWS <= 1000
+    assert all_read

@@ -10,7 +10,14 @@ from streamtrain import api
 from streamtrain.config import make_config
 from streamtrain.records import LadderInfo, PassEnded
 from streamtrain.report.write import read_records
-from streamtrain.science.ladder import FACTORS, FIRST_ROWS, contest_target, next_rung, next_trial
+from streamtrain.science.ladder import (
+    FACTORS,
+    FIRST_ROWS,
+    _trial_rows,
+    contest_target,
+    next_rung,
+    next_trial,
+)
 from streamtrain.science.run_log import Run, collect
 from tests.science.runs import add_curve, make_header
 
@@ -105,3 +112,19 @@ def grown_size(losses, *, largest_size):
     assert plan is not None
     [size] = set(plan.lrs).difference(losses) or {None}
     return size
+
+
+def test_no_trial_and_no_rung_is_shorter_than_a_minibatch_of_the_largest_size():
+    """Size 16 needs 64 rows to the target; four times that is no step of 4,096."""
+    header = make_header((16, 4096), lr=0.1, trials=1)
+    run = Run(header=replace(header, ladder=LadderInfo()))
+    for size, losses in ((16, [1.0, 0.1, 0.1, 0.1]), (4096, [1.0, 1.0, 1.0, 0.5])):
+        rows = [0, 64, 4096, 8192]
+        steps = [row // size for row in rows]
+        add_curve(run, batch_size=size, lr=0.1, trial=0, steps=steps, losses=losses, rows=rows)
+    run.add(PassEnded(kind="tuning", trial=0, lrs={16: (0.1,), 4096: (0.1,)}))
+    assert _trial_rows(run, 0.2) == 4096
+    large = make_header((64, 2**20), lr=0.1, trials=1)
+    plan = next_rung(Run(header=replace(large, ladder=LadderInfo())))
+    assert plan is not None
+    assert plan.rows == 2**20

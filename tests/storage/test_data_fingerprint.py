@@ -166,4 +166,5 @@ def test_stamps_follow_the_dates_of_foreign_files_only(tmp_path, format):
 def test_an_object_is_known_by_its_version_then_its_etag():
     assert object_stamp({"VersionId": "v7", "ETag": '"a"'}) == "v7"
     assert object_stamp({b"etag": b'"a"', b"Last-Modified": b"Sun"}) == '"a"'
+    assert object_stamp({"version": None, "e_tag": '"b"', "last_modified": 1}) == '"b"'
     assert object_stamp({}) == object_stamp(None) == ""

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import gzip
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from streamtrain.errors import ConfigError, DataError, ResourceError
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.write.ingest import ingest
-from streamtrain.types import Dataset
+from streamtrain.storage.write.staging import RemoteStaging, open_staging
+from streamtrain.types import LOCAL, Dataset
 
 from .layouts import write_zarr
 
@@ -284,3 +286,18 @@ def test_parquet_is_written_for_fast_verified_reading(tmp_path: Path) -> None:
         False,
         True,
     )
+
+
+def test_a_writer_to_a_store_removes_what_killed_ones_left_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    abandoned, held = RemoteStaging("memory://lost/a", LOCAL), RemoteStaging("memory://b", LOCAL)
+    (abandoned.folder / "shard-00000.parquet").write_bytes(b"rows")
+    os.close(abandoned._folder_lock)  # as the system does when a process is killed
+    (tmp_path / "streamtrain-writing-link").symlink_to(held.folder)
+    with open_staging("memory://lost/d", LOCAL) as staging:
+        assert not abandoned.folder.exists()
+        assert held.folder.exists()
+        assert staging.folder.exists()
+    held.clean_up()
+    (tmp_path / "streamtrain-writing-link").unlink()
+    assert list(tmp_path.iterdir()) == []

@@ -170,7 +170,7 @@ class AllReducePass(SharedLearnerPass):
     def _take_commit(self, group: dict[str, RankInfo], leases: Leases) -> None:
         started, failures = time.perf_counter(), leases.failures
         workers = self._rendezvous.group
-        # At the last row the workers know that they are done; a flat loss has to be told.
+        # At the last row the workers know that they are done; what ends it before has to be told.
         is_told = self.learner.done
         self._commit(list(workers.run(self._tasks(group, ends_run=is_told)).values()))
         workers.reset_failures()

@@ -75,7 +75,7 @@ class LaneSession:
                 holdout=prepared.evaluation,
                 loss_scale=prepared.loss_scale,
                 target_sd=prepared.target_sd,
-                # the driver decides, since the processors of workers may round differently
+                # the driver decides, also by patience: processors of workers may round differently
                 until_flat=prepared.until_flat,
                 ends_when_flat=False,
                 keeps_best=task.keeps_best,

@@ -97,8 +97,8 @@ def _gcs_filesystem(options: dict[str, Any], request_seconds: float) -> fs.FileS
         options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
     if "access_token" in options:
         options["credential_token_expiration"] = datetime.now(UTC) + timedelta(hours=1)
-    retry_seconds = ATTEMPTS * request_seconds
-    return fs.GcsFileSystem(**options, retry_time_limit=timedelta(seconds=retry_seconds))
+    limit = timedelta(seconds=ATTEMPTS * request_seconds)
+    return fs.GcsFileSystem(**options, retry_time_limit=limit)
 
 
 def _azure_filesystem(options: dict[str, Any]) -> fs.FileSystem:
@@ -167,8 +167,7 @@ def open_objects(url: str, storage: Storage) -> Any:
     }
     options = client_options(scheme, storage, OBSTORE)
     if is_web(url):
-        query = dict(storage.queries).get(url)
-        address = f"{url}?{query}" if query else url
+        address = f"{url}?{query}" if (query := dict(storage.queries).get(url)) else url
         return store.HTTPStore(address, client_options=client, retry_config=retry)
     bucket, _, prefix = rest.partition("/")
     stores = {"s3": store.S3Store, "gs": store.GCSStore, "az": store.AzureStore}
@@ -195,7 +194,7 @@ def open_remote(url: str, storage: Storage, traffic: Traffic | None = None) -> R
 
         with as_store_error(url, storage):
             head = obstore.head(objects, "")
-        size, stamp = head["size"], str(head["version"] or head["e_tag"] or head["last_modified"])
+        size, stamp = head["size"], object_stamp(head)
 
         def read_range(start: int, length: int) -> pa.Buffer:
             return pa.py_buffer(obstore.get_range(objects, "", start=start, length=length))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Any
 
 import pyarrow as pa
 
@@ -83,18 +84,20 @@ def as_store_error(url: str, storage: Storage) -> Iterator[None]:
         ) from None
 
 
-def object_stamp(metadata: Mapping[bytes | str, bytes | str] | None) -> str:
-    """Return the version of an object, or else its ETag or date, from what its store says of it.
+def object_stamp(about: Mapping[Any, Any] | None) -> str:
+    """Return the version of an object, or else its ETag or date; "" where its store says neither.
+
+    `about`: what pyarrow or obstore return.
 
     >>> object_stamp({b"ETag": b'"9b2c"', b"Content-Length": b"12"})
     '"9b2c"'
     """
-    known = {_text(name).lower(): _text(value) for name, value in (metadata or {}).items()}
-    stamps = (known.get(name, "") for name in ("versionid", "generation", "etag", "last-modified"))
-    return next(filter(None, stamps), "")
+    known = {_text(name).lower(): _text(value) for name, value in (about or {}).items() if value}
+    names = ("versionid", "version", "generation", "etag", "e_tag", "last-modified")
+    return next((known[name] for name in (*names, "last_modified") if name in known), "")
 
 
-def _text(value: bytes | str) -> str:
+def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 

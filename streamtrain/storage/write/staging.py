@@ -70,15 +70,11 @@ class LocalStaging:
         for left in (unlocked, self.folder):  # from a killed process of the same process id
             shutil.rmtree(left, ignore_errors=True)
         unlocked.mkdir(parents=True)
-        self._lock = os.open(unlocked, os.O_RDONLY | os.O_CLOEXEC)
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock = _lock(unlocked)
         os.rename(unlocked, self.folder)
         pattern = glob.escape(str(self.folder.parent / self._prefix)) + "*"
         for other in glob.glob(pattern):
-            if not other.rpartition("-")[2].isdecimal():
-                continue
-            with suppress(OSError):
+            if other.rpartition("-")[2].isdecimal():
                 _remove_abandoned(other)
 
     def add(self, shard: Path) -> None:
@@ -98,27 +94,44 @@ class LocalStaging:
             self._lock = -1
 
 
-def _remove_abandoned(folder: str) -> None:
-    """Remove a staging folder; raises OSError when its writer is alive, or locks do not work."""
+def _lock(folder: Path) -> int:
+    """Lock a folder, where the file system has locks; return the descriptor that holds it."""
     lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with suppress(OSError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(lock)
+    return lock
+
+
+def _remove_abandoned(folder: str) -> None:
+    """Remove a staging folder, unless its writer is alive or locks do not work."""
+    with suppress(OSError):
+        lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 class RemoteStaging:
-    """The staging of a folder in an object store."""
+    """The staging of a folder in an object store, in a locked temporary folder of this machine."""
+
+    _STARTING, _WRITING = "streamtrain-starting-", "streamtrain-writing-"
 
     def __init__(self, out: str, storage: Storage):
         self._out, self._storage = out, storage
-        self.folder = Path(tempfile.mkdtemp(prefix="streamtrain-writing-"))
+        # locked before it has the name by which other writers find it
+        unlocked = Path(tempfile.mkdtemp(prefix=self._STARTING))
+        self._folder_lock = _lock(unlocked)
+        self.folder = unlocked.with_name(unlocked.name.replace(self._STARTING, self._WRITING))
+        os.rename(unlocked, self.folder)
         self._uploaded: list[str] = []
         self._lock = Lock()
 
     def start(self) -> None:
-        """Upload the mark `_unfinished`."""
+        """Remove what killed writers left on this machine, and upload the mark `_unfinished`."""
+        for other in glob.glob(f"{glob.escape(str(self.folder.parent))}/{self._WRITING}*"):
+            _remove_abandoned(other)
         (self.folder / UNFINISHED_NAME).write_bytes(b"being written\n")
         self._upload(self.folder / UNFINISHED_NAME)
 
@@ -144,6 +157,7 @@ class RemoteStaging:
         The mark is removed last.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._folder_lock)
         with suppress(StoreError):  # the store has failed already, and that error is reported
             for url in reversed(self._uploaded):
                 with suppress(FileNotFoundError):
