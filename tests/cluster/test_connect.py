@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import os
 import socket
+import sys
 import time
 import tomllib
 import warnings
@@ -30,6 +31,19 @@ def test_an_existing_client_is_used_and_left_open(client):
         assert connection.client is client
         assert not connection.is_ours
     assert client.status == "running"
+
+
+def test_workers_import_what_their_first_task_needs_while_the_driver_prepares(client, monkeypatch):
+    monkeypatch.setattr("streamtrain.cluster.connect.WORK_MODULE", "turtledemo")
+    with connect(ClusterConfig(), client):
+        pass
+
+    def imported() -> bool:
+        return "turtledemo" in sys.modules
+
+    deadline = time.monotonic() + 20
+    while not all(client.run(imported).values()):
+        assert time.monotonic() < deadline
 
 
 def test_a_closed_client_is_refused(client):
