@@ -84,6 +84,11 @@ def test_a_scheduler_by_address_file_and_environment(client, tmp_path, monkeypat
         with connect(config) as connection:
             assert connection.client.scheduler.address == address
             assert not connection.is_ours
+    with (
+        pytest.raises(ResourceError, match="TLS"),
+        connect(ClusterConfig(scheduler=address)),
+    ):
+        pass
 
 
 def test_a_factory_of_the_users(client, tmp_path, monkeypatch):
