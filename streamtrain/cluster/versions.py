@@ -3,6 +3,7 @@
 This module imports almost nothing, so that a worker answers at once.
 """
 
+import asyncio
 import importlib
 import platform
 from contextlib import suppress
@@ -32,10 +33,11 @@ def versions() -> Json:
 async def import_ahead(module: str) -> None:
     """Import on a worker what its first task needs, while the driver still prepares the run.
 
-    PyTorch and Numba take seconds. The first task reports what cannot be imported.
+    PyTorch and Numba take seconds, in which the worker's event loop must answer: hence a thread.
+    The first task reports what cannot be imported.
     """
     with suppress(Exception):
-        importlib.import_module(module)
+        await asyncio.to_thread(importlib.import_module, module)
 
 
 def check_answer(driver: Json, answer: Json | BaseException, address: str) -> list[str]:

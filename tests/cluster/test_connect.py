@@ -33,17 +33,21 @@ def test_an_existing_client_is_used_and_left_open(client):
     assert client.status == "running"
 
 
-def test_workers_import_what_their_first_task_needs_while_the_driver_prepares(client, monkeypatch):
-    monkeypatch.setattr("streamtrain.cluster.connect.WORK_MODULE", "turtledemo")
+def test_workers_import_what_their_first_task_needs_and_answer_meanwhile(
+    client, tmp_path, monkeypatch
+):
+    (tmp_path / "slow_work.py").write_text("import time\ntime.sleep(10)\n")
+    client.run(sys.path.append, str(tmp_path))
+    monkeypatch.setattr("streamtrain.cluster.connect.WORK_MODULE", "slow_work")
+    started = time.monotonic()
     with connect(ClusterConfig(), client):
-        pass
+        while not all(client.run(is_imported, "slow_work").values()):
+            assert time.monotonic() < started + 8
+    assert time.monotonic() < started + 8
 
-    def imported() -> bool:
-        return "turtledemo" in sys.modules
 
-    deadline = time.monotonic() + 20
-    while not all(client.run(imported).values()):
-        assert time.monotonic() < deadline
+def is_imported(module: str) -> bool:
+    return module in sys.modules
 
 
 def test_a_closed_client_is_refused(client):
