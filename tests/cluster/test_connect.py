@@ -37,13 +37,17 @@ def test_workers_import_what_their_first_task_needs_and_answer_meanwhile(
     client, tmp_path, monkeypatch
 ):
     (tmp_path / "slow_work.py").write_text("import time\ntime.sleep(10)\n")
-    client.run(sys.path.append, str(tmp_path))
+    client.run(look_for_modules_in, str(tmp_path))
     monkeypatch.setattr("streamtrain.cluster.connect.WORK_MODULE", "slow_work")
     started = time.monotonic()
     with connect(ClusterConfig(), client):
         while not all(client.run(is_imported, "slow_work").values()):
             assert time.monotonic() < started + 8
     assert time.monotonic() < started + 8
+
+
+def look_for_modules_in(folder: str) -> None:
+    sys.path.append(folder)
 
 
 def is_imported(module: str) -> bool:
