@@ -22,9 +22,12 @@ from typing import Any
 
 from streamtrain.base.plugins import import_function
 from streamtrain.cluster.local_cluster import local_cluster
-from streamtrain.cluster.versions import check_answer, versions
+from streamtrain.cluster.versions import check_answer, import_ahead, versions
 from streamtrain.config import ClusterConfig
 from streamtrain.errors import ConfigError, ResourceError, StreamTrainError, first_line
+
+#: The module with all work that is sent to workers.
+WORK_MODULE = "streamtrain.cluster.runner"
 
 #: How long a scheduler and its workers may take to answer.
 CONNECT_SECONDS = 30.0
@@ -75,6 +78,7 @@ def connect(config: ClusterConfig, client: Any = None) -> Iterator[Connection]:
             client=client, is_ours=is_ours, has_dashboard=config.dashboard or not is_ours
         )
         check_workers(connection)
+        client.run(import_ahead, WORK_MODULE, wait=False, on_error="ignore")
         yield connection
 
 

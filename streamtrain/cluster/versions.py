@@ -3,7 +3,10 @@
 This module imports almost nothing, so that a worker answers at once.
 """
 
+import asyncio
+import importlib
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from streamtrain.errors import ConfigError, first_line
@@ -25,6 +28,16 @@ def versions() -> Json:
         except PackageNotFoundError:
             installed[name] = None
     return installed
+
+
+async def import_ahead(module: str) -> None:
+    """Import on a worker what its first task needs, while the driver still prepares the run.
+
+    PyTorch and Numba take seconds, in which the worker's event loop must answer: hence a thread.
+    The first task reports what cannot be imported.
+    """
+    with suppress(Exception):
+        await asyncio.to_thread(importlib.import_module, module)
 
 
 def check_answer(driver: Json, answer: Json | BaseException, address: str) -> list[str]:

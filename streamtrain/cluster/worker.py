@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamtrain.cluster.run_spec import RunSpec, open_run
-from streamtrain.errors import DataError, StreamTrainError
+from streamtrain.errors import DataError, StoreError, StreamTrainError
 from streamtrain.run.prepare import Prepared, warm_up
+from streamtrain.storage.dataset import describe_shard
+from streamtrain.types import Dataset
 
 Work = Callable[[Prepared, Any], Any]
 
@@ -91,7 +93,8 @@ class WorkerState:
 def perform(run: str, run_spec: RunSpec | None, work: Work, payload: Any) -> Any:
     """Return `work(prepared, payload)` on this worker; the only Dask task.
 
-    Raises what `work` raises, and WorkerSetupError when the run cannot be opened.
+    Raises what `work` raises, and WorkerSetupError when the run cannot be opened, or when this
+    machine sees another shard than the driver.
     """
     worker = _dask_worker()
     memory_limit = getattr(worker.memory_manager, "memory_limit", None)
@@ -104,8 +107,32 @@ def perform(run: str, run_spec: RunSpec | None, work: Work, payload: Any) -> Any
         try:
             return work(prepared, payload)
         except DataError as error:
-            # perhaps only this machine sees such a file
-            raise type(error)(f"worker {worker.address}: {error}") from error
+            raise_if_other_data(prepared.source.dataset, error)
+            raise
+
+
+def raise_if_other_data(dataset: Dataset, error: DataError) -> None:
+    """Raise WorkerSetupError when the shard that an error names is not the driver's on this worker.
+
+    Footers are compared when shards are first read, so this may be found late. Other workers may
+    see the right file.
+    """
+    named = [shard for shard in dataset.shards if shard.url in str(error)]
+    if not named or isinstance(error, StoreError):
+        return
+    shard = max(named, key=lambda shard: len(shard.url))
+    try:
+        is_same = describe_shard(shard.url, shard.storage).source == shard.source
+    except DataError as why:  # missing or damaged; of a store that fails nothing is known
+        is_same = isinstance(why, StoreError)
+    if is_same:
+        return
+    raise WorkerSetupError(
+        DataError(
+            f"{shard.url}: a worker sees other data than the driver. Put the data where every"
+            " machine finds the same files under the same name."
+        )
+    ) from error
 
 
 def call_work(prepared: Prepared, payload: tuple[Work, Any]) -> Any:

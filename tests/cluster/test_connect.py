@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import os
 import socket
+import sys
 import time
 import tomllib
 import warnings
@@ -30,6 +31,27 @@ def test_an_existing_client_is_used_and_left_open(client):
         assert connection.client is client
         assert not connection.is_ours
     assert client.status == "running"
+
+
+def test_workers_import_what_their_first_task_needs_and_answer_meanwhile(
+    client, tmp_path, monkeypatch
+):
+    (tmp_path / "slow_work.py").write_text("import time\ntime.sleep(10)\n")
+    client.run(look_for_modules_in, str(tmp_path))
+    monkeypatch.setattr("streamtrain.cluster.connect.WORK_MODULE", "slow_work")
+    started = time.monotonic()
+    with connect(ClusterConfig(), client):
+        while not all(client.run(is_imported, "slow_work").values()):
+            assert time.monotonic() < started + 8
+    assert time.monotonic() < started + 8
+
+
+def look_for_modules_in(folder: str) -> None:
+    sys.path.append(folder)
+
+
+def is_imported(module: str) -> bool:
+    return module in sys.modules
 
 
 def test_a_closed_client_is_refused(client):
@@ -70,6 +92,11 @@ def test_a_scheduler_by_address_file_and_environment(client, tmp_path, monkeypat
         with connect(config) as connection:
             assert connection.client.scheduler.address == address
             assert not connection.is_ours
+    with (
+        pytest.raises(ResourceError, match="TLS"),
+        connect(ClusterConfig(scheduler=address)),
+    ):
+        pass
 
 
 def test_a_factory_of_the_users(client, tmp_path, monkeypatch):

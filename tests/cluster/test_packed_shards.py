@@ -8,6 +8,7 @@ import pytest
 
 from data_gen import generate
 from streamtrain.cluster.run_spec import RunSpec, open_run
+from streamtrain.cluster.worker import WorkerSetupError, raise_if_other_data
 from streamtrain.config import make_config
 from streamtrain.errors import DataError
 from streamtrain.run.prepare import prepare
@@ -75,8 +76,18 @@ def test_another_file_is_refused_when_it_is_first_read(folder, tmp_path):
     copy(other, swapped)
     source = open_run(spec, threads=1, memory_limit=None).source
     source.read(source.spans[5])
-    with pytest.raises(DataError, match=rf"{swapped.name}: the (file|array) has changed"):
+    with pytest.raises(DataError, match=rf"{swapped.name}: the (file|array) has changed") as other:
         source.read(source.spans[4])
+    # another worker may see the right one, so only this one is excluded
+    with pytest.raises(WorkerSetupError) as excluded:
+        raise_if_other_data(source.dataset, other.value)
+    assert f"{swapped.name}: a worker sees other data" in str(excluded.value.args[0])
+    shutil.rmtree(swapped) if swapped.is_dir() else swapped.unlink()
+    with pytest.raises(WorkerSetupError, match="a worker sees other data"):
+        raise_if_other_data(source.dataset, other.value)
+    (tmp_path / "old").rename(swapped)
+    raise_if_other_data(source.dataset, other.value)
+    raise_if_other_data(source.dataset, DataError(f"{other}: column 'x0' has a null"))
 
 
 def test_a_relative_path_means_the_drivers_folder(folder, tmp_path, monkeypatch):
