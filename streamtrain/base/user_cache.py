@@ -6,6 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from streamtrain.base.utf8_names import is_utf8
+
 
 def user_cache() -> Path | None:
     """Return the folder, which need not exist; None where no folder can be written.
@@ -15,7 +17,7 @@ def user_cache() -> Path | None:
     home folder or for a user without one, it is a private folder beside temporary files.
     """
     home = _home_cache()
-    if home is not None and _can_be_written(home):
+    if home is not None and is_utf8(home) and _can_be_written(home):
         return home
     return _temporary_cache()
 
