@@ -17,6 +17,7 @@ from streamtrain.cluster.choice import choose_runner
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
 from streamtrain.records import Emit
 from streamtrain.report.dry_run import plan_run, plan_text
+from streamtrain.report.render import Drawing
 from streamtrain.report.write import write_report
 from streamtrain.run.directory import CHECKPOINTS, RunDirectory
 from streamtrain.run.environment import environment
@@ -142,8 +143,9 @@ def sweep_into(
     command: str = "",
     client: Any = None,
     on_note: Callable[[str], None] = _ignore_note,
+    drawing: Drawing | None = None,
 ) -> SweepResult:
-    """Run a sweep into an open folder; see `run_sweep`."""
+    """Run a sweep into an open folder; see `run_sweep` and, for `drawing`, `write_report`."""
     out = run.out
     run.check_config("sweep", config)
     if run.finished:
@@ -153,7 +155,7 @@ def sweep_into(
     with choose_runner("sweep", config.cluster, out, client=client, notify=on_note) as runner:
         sweep_records(config, run.log, metadata, saving, runner)
     with naming_path(out, _ADVICE):
-        summary = write_report(run.records, out, pictures=report)
+        summary = write_report(run.records, out, pictures=report, drawing=drawing)
     return SweepResult(out=out, summary=summary)
 
 
@@ -187,8 +189,9 @@ def train_into(
     command: str = "",
     client: Any = None,
     on_note: Callable[[str], None] = _ignore_note,
+    drawing: Drawing | None = None,
 ) -> TrainResult:
-    """Train one model into an open folder; see `run_train`."""
+    """Train one model into an open folder; see `run_train` and, for `drawing`, `write_report`."""
     out = run.out
     run.check_config("train", config)
     if run.finished:
@@ -204,7 +207,7 @@ def train_into(
             (out / "best").mkdir(exist_ok=True)
             save_model(trained.best, out / "best")
         save_model(trained.last, out)
-        summary = write_report(run.records, out, pictures=report)
+        summary = write_report(run.records, out, pictures=report, drawing=drawing)
     return TrainResult(out=out, summary=summary, model=trained.last.eval())
 
 

@@ -63,7 +63,8 @@ def no_pictures() -> Iterator[None]:
     The other files of a report are written in every test.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamtrain.report.write.Drawing", Undrawn)
+        for module in ("streamtrain.report.write", "streamtrain.cli.run_verbs"):
+            patch.setattr(f"{module}.Drawing", Undrawn)
         yield
 
 

@@ -8,11 +8,14 @@ imports what it calls inside its function, so that `--help` stays fast.
 import sys
 from typing import NoReturn
 
+from streamtrain.base.imports import imports_kept
+
 
 def start() -> NoReturn:
     """Run the console script; Ctrl-C shows no traceback, even while `main` is being imported."""
     try:
-        from streamtrain.cli.main import main
+        with imports_kept("streamtrain.cli.main"):
+            from streamtrain.cli.main import main
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

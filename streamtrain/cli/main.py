@@ -20,6 +20,7 @@ from cyclopts import App, CycloptsError, Group
 
 from streamtrain import __version__
 from streamtrain.base.interrupt import Terminated, signals_terminate
+from streamtrain.base.utf8_names import refuse_other_encodings
 from streamtrain.cli.terminal import note, outlive_terminal
 from streamtrain.errors import StreamTrainError, first_line
 
@@ -226,6 +227,8 @@ def run(tokens: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         with signals_terminate():
+            for word in tokens:
+                refuse_other_encodings(word)
             code = build_app()(
                 switches(verb_first(tokens), SWITCHES),
                 exit_on_error=False,

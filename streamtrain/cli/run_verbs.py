@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from streamtrain.base.imports import imports_kept
 from streamtrain.base.redact import redact_command
 from streamtrain.base.words import plural
 from streamtrain.cli.flag_groups import Output, Sources, load_config
@@ -17,6 +18,7 @@ from streamtrain.cli.terminal import fit, note, plain_warnings, show, writing
 from streamtrain.config import RESOLVED
 from streamtrain.errors import ConfigError, DataError, StreamTrainError
 from streamtrain.records import Emit, Record
+from streamtrain.report.render import Drawing
 from streamtrain.types import Json
 
 #: Warnings shown on the terminal, the most serious first; the report has all of them.
@@ -59,9 +61,11 @@ def run(
         )
     if from_run is not None and not output.quiet:
         note(taken_text(from_run, config, origins))
-    from streamtrain import api
-
-    with plain_warnings(quiet=output.quiet):
+    with ExitStack() as stack:
+        drawing = stack.enter_context(Drawing()) if report and not dry_run else None
+        stack.enter_context(plain_warnings(quiet=output.quiet))
+        with imports_kept("streamtrain.api"):
+            from streamtrain import api
         if dry_run:
             plan = api.plan_run(config, verb)
             show(api.plan_text(plan), plan, as_json=output.json)
@@ -76,6 +80,7 @@ def run(
                 directory,
                 config,
                 report=report,
+                drawing=drawing,
                 command=shlex.join(["streamtrain", *redact_command(sys.argv[1:])]),
                 on_note=(lambda text: None) if output.quiet else note,
             )

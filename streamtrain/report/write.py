@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 from streamtrain.base.atomic_files import write_atomically
@@ -18,17 +19,26 @@ from streamtrain.science.run_log import collect
 from streamtrain.types import Json
 
 
-def write_report(records: Iterable[Record], out_dir: Path, *, pictures: bool = True) -> Json:
+def write_report(
+    records: Iterable[Record],
+    out_dir: Path,
+    *,
+    pictures: bool = True,
+    drawing: Drawing | None = None,
+) -> Json:
     """Write `summary.json`, `summary.csv`, `report.md`, `report.html` and `charts/*.svg, *.png`.
 
-    Without `pictures` only the first three are written. Returns the content of `summary.json`,
-    which is written last: if it is there, the report is complete. Where drawing fails, the rest is
-    written and a warning says so. Raises DataError when the records contain no run.
+    Without `pictures` only the first three are written. `drawing`: one that the caller has entered
+    before, so that its processes have loaded their engine already. Returns the content of
+    `summary.json`, which is written last: if it is there, the report is complete. Where drawing
+    fails, the rest is written and a warning says so. Raises DataError when the records contain no
+    run.
     """
     run = collect(records)
     if not pictures:
         return _write_figures(analyze(run), out_dir)
-    with Drawing() as drawing:  # its process loads its engine while the rest is computed
+    # without an early start, the processes load their engine while the rest is computed
+    with nullcontext(drawing) if drawing else Drawing() as drawing:
         # Altair and Jinja take half a second, which a run without pictures need not wait for.
         from streamtrain.report.pages import draw_pages
 

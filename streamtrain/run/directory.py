@@ -21,6 +21,7 @@ from streamtrain.base.atomic_files import (
     write_whole,
 )
 from streamtrain.base.interrupt import Interrupt
+from streamtrain.base.utf8_names import refuse_other_encodings
 from streamtrain.base.writing import naming_path
 from streamtrain.config import RESOLVED, Config
 from streamtrain.errors import ConfigError, DataError, ResourceError, RunInUse
@@ -80,6 +81,7 @@ class RunDirectory:
     """
 
     def __init__(self, out: Path, *, resume: bool = False, on_record: Emit | None = None):
+        refuse_other_encodings(out)
         self.out = out
         self.records: list[Record] = []
         self.on_record = on_record

@@ -256,8 +256,8 @@ def _folder_of_tables() -> Path:
     cache = user_cache()
     if cache is None:
         raise ResourceError(
-            "there is no home folder to keep imported tables in. Set"
-            f" {FOLDER_VARIABLE} to a folder."
+            "there is no folder to keep imported tables in: neither the home folder nor the one for"
+            f" temporary files can be written. Set {FOLDER_VARIABLE} to a folder."
         )
     return cache / "tables"
 

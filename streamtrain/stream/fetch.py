@@ -8,8 +8,8 @@ decode 0 ─▶ deal 0 ─▶ decode 1 ─▶ deal 1 ─▶ … ─▶ permute
 ```
 
 The chain of dependencies makes Dask run the deals in plan order, and keeps one decoded span per
-window in memory. Tiny spans share tasks: a task takes 10 kB, more than a hundred rows. There is no
-scheduler process and no open port.
+window in memory. Tiny spans share tasks: a task takes 10 kB, more than a hundred rows. A tiny
+window is one task. There is no scheduler process and no open port.
 """
 
 import time
@@ -78,15 +78,19 @@ class FetchStats:
 TASK_VALUES, TASK_SPANS = 2**16, 64
 
 
-def window_graph(build: WindowBuild) -> tuple[dict[Any, Any], Any]:
+def window_graph(build: WindowBuild, stats: FetchStats) -> tuple[dict[Any, Any], Any]:
     """Return the Dask graph of one window and the key of its block.
 
-    The key of every task starts with the kind of the task.
+    The key of every task starts with the kind of the task. A window whose spans share one task is
+    built by a single one, since the graph would cost as much as its rows.
     """
+    rows_of_spans = [span.num_rows for span in build.spans]
+    shares = list(share_tasks(rows_of_spans, build.source.num_columns))
+    if len(shares) == 1:
+        return {("whole", 0): (_build_whole, build, shares[0], stats)}, ("whole", 0)
     graph: dict[Any, Any] = {}
     last_deal: Any = None
-    rows_of_spans = [span.num_rows for span in build.spans]
-    for i, spans in enumerate(share_tasks(rows_of_spans, build.source.num_columns)):
+    for i, spans in enumerate(shares):
         graph["decode", i] = (_decode, build, spans, last_deal)
         graph["deal", i] = (_deal, build, spans, ("decode", i))
         last_deal = ("deal", i)
@@ -192,7 +196,7 @@ def _build(
 ) -> Block:
     executor = free_executors.get()
     try:
-        graph, key = window_graph(WindowBuild(window, source, pool, chains))
+        graph, key = window_graph(WindowBuild(window, source, pool, chains), stats)
         callbacks = [*Callback.active, _TaskClock(stats)._callback]
         return cast(Block, dask.threaded.get(graph, key, pool=executor, callbacks=callbacks))
     finally:
@@ -214,7 +218,9 @@ class _TaskClock(Callback):
         self.started = time.perf_counter()
 
     def _posttask(self, key, result, dsk, state, worker_id):
-        self.stats.add(**{f"{key[0]}_seconds": time.perf_counter() - self.started, "tasks": 1})
+        stage, seconds = key[0], time.perf_counter() - self.started
+        # a task that builds a whole window counts the seconds of its stages itself
+        self.stats.add(tasks=1, **({} if stage == "whole" else {f"{stage}_seconds": seconds}))
 
 
 def _decode(build: WindowBuild, spans: range, last_deal: None) -> list:
@@ -224,6 +230,21 @@ def _decode(build: WindowBuild, spans: range, last_deal: None) -> list:
 def _deal(build: WindowBuild, spans: range, decoded: list) -> None:
     for i, columns in zip(spans, decoded, strict=True):
         build.deal(i, columns)
+
+
+def _build_whole(build: WindowBuild, spans: range, stats: FetchStats) -> Block:
+    started = time.perf_counter()
+    columns = _decode(build, spans, None)
+    decoded = time.perf_counter()
+    _deal(build, spans, columns)
+    dealt = time.perf_counter()
+    block = build.permute()
+    stats.add(
+        decode_seconds=decoded - started,
+        deal_seconds=dealt - decoded,
+        permute_seconds=time.perf_counter() - dealt,
+    )
+    return block
 
 
 def _permute(build: WindowBuild, last_deal: None) -> Block:

@@ -668,7 +668,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(shards, tmp_path, monkeypatch
             raise ResourceError("no pictures here")
 
     monkeypatch.undo()  # with the report, except for its pictures
-    monkeypatch.setattr("streamtrain.report.write.Drawing", Broken)
+    monkeypatch.setattr("streamtrain.cli.run_verbs.Drawing", Broken)
     monkeypatch.chdir(tmp_path)
     words = [
         "train",

@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 PROGRAM = """
 import os, stat
@@ -12,10 +15,17 @@ print(folder, oct(stat.S_IMODE(os.stat(folder).st_mode)))
 """
 
 
-def test_kernels_are_imported_where_numba_finds_no_folder() -> None:
+@pytest.mark.parametrize("is_private", [True, False], ids=["a private folder", "no folder at all"])
+def test_kernels_are_imported_where_numba_finds_no_folder(tmp_path: Path, is_private: bool) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     # This locator uses neither the package's folder nor the user's.
     environment["NUMBA_CACHE_LOCATOR_CLASSES"] = "UserProvidedCacheLocator"
+    (tmp_path / "home").write_text("no folder")
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path)}
+    private = tmp_path / f"streamtrain-{os.getuid()}"
+    private.mkdir(mode=0o700)
+    if not is_private:
+        private.chmod(0o777)
     child = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env=environment,
@@ -26,4 +36,5 @@ def test_kernels_are_imported_where_numba_finds_no_folder() -> None:
     )
     folder, mode = child.stdout.split()
     assert mode == "0o700"
-    assert not os.path.exists(folder)
+    assert (folder == str(private / "kernels")) == is_private
+    assert os.path.exists(folder) == is_private

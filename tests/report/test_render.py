@@ -78,7 +78,28 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
 
 def test_a_drawing_that_is_not_asked_leaves_no_process():
     with Drawing() as drawing:
-        child = drawing._child
-        assert child is not None
-        assert child.poll() is None
-    assert child.returncode is not None
+        children = list(drawing._children)
+        assert children
+        assert [child.poll() for child in children] == [None] * len(children)
+    assert None not in [child.returncode for child in children]
+
+
+def test_processes_that_waited_too_long_are_started_again(cache):
+    """They end by themselves, since a run may take days."""
+    charts = dict.fromkeys(("c", "a", "b"), CHART)
+    with Drawing() as drawing:
+        first = list(drawing._children)
+        for child in first:
+            child.kill()
+            child.wait()
+        drawn = drawing.draw(charts)
+    assert list(drawn.pictures) == list(charts)
+    assert not set(first) & set(drawing._children)
+
+
+def test_a_process_whose_run_was_killed_ends():
+    with Drawing() as drawing:
+        for child in drawing._children:
+            assert child.stdin is not None
+            child.stdin.close()
+            assert child.wait(60)

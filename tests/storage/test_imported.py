@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import feather
 
-from streamtrain.base.user_cache import user_cache
 from streamtrain.errors import DataError, ResourceError
 from streamtrain.storage import imported
 from streamtrain.storage.dataset import find_shards, open_shards
@@ -187,21 +186,8 @@ def test_without_a_home_folder_the_variable_is_named(
     monkeypatch.delenv("STREAMTRAIN_TABLES")
     monkeypatch.setattr(imported, "user_cache", lambda: None)
     (tmp_path / "t.csv").write_text("a,y\n1,2\n")
-    with pytest.raises(ResourceError, match=r"no home folder .* Set STREAMTRAIN_TABLES"):
+    with pytest.raises(ResourceError, match=r"no folder to keep .* Set STREAMTRAIN_TABLES"):
         open_shards(str(tmp_path / "t.csv"))
-
-
-def test_the_cache_is_where_the_platform_keeps_caches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert user_cache() == tmp_path / "streamtrain"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("sys.platform", "linux")
-    assert user_cache() == tmp_path / ".cache" / "streamtrain"
-    monkeypatch.setattr("sys.platform", "darwin")
-    assert user_cache() == tmp_path / "Library" / "Caches" / "streamtrain"
 
 
 def test_a_null_is_named_by_the_users_file_and_row(tmp_path: Path) -> None:

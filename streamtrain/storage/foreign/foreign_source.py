@@ -81,7 +81,7 @@ def find_foreign(source: str, storage: Storage = LOCAL) -> ForeignSource | None:
 
 
 def absolute_source(source: str) -> str:
-    """Return a source with an absolute path; a URL as it is.
+    """Return a source with an absolute path; a URL of a store as it is.
 
     >>> absolute_source("duckdb:/a/../b.db?table=t"), absolute_source("s3://lake/rides")
     ('duckdb:/b.db?table=t', 's3://lake/rides')
@@ -89,7 +89,8 @@ def absolute_source(source: str) -> str:
     if source.startswith(DUCKDB):
         path, mark, rest = source.removeprefix(DUCKDB).partition("?")
         return f"{DUCKDB}{os.path.abspath(path)}{mark}{rest}"
-    return source if is_remote(source) else os.path.abspath(source)
+    path = normal_url(source)
+    return source if is_remote(path) else path
 
 
 def source_version(source: str, storage: Storage = LOCAL) -> str:

@@ -2,11 +2,14 @@
 
 import os
 import re
+from urllib.parse import unquote
 
 from streamtrain.base.redact import redact_url
+from streamtrain.base.utf8_names import refuse_other_encodings
 from streamtrain.errors import ConfigError, shown
 
 _WEB = ("http", "https")
+_FILE = "file://"
 
 
 def is_remote(url: str) -> bool:
@@ -22,15 +25,34 @@ def is_web(url: str) -> bool:
 def normal_url(path: str | os.PathLike[str]) -> str:
     """Return a local path as absolute, a URL with a lower-case scheme and no trailing slash.
 
-    Raises ConfigError for an invalid URL.
+    A `file://` URL is a local path. Raises ConfigError for an invalid URL, and for a path that is
+    not UTF-8.
     """
     path = os.fspath(path)
+    if path[: len(_FILE)].lower() == _FILE:
+        path = _local_path(path)
     if not is_remote(path):
-        return os.path.abspath(path)
+        path = os.path.abspath(path)
+        refuse_other_encodings(path)
+        return path
     scheme, _, rest = path.partition("://")
     url = f"{scheme.lower()}://{rest.strip('/')}"
     split(url)
     return url
+
+
+def _local_path(url: str) -> str:
+    """Return the path that a `file://` URL means, whose `%20` is a space (RFC 8089).
+
+    >>> _local_path("file:///a%20b/c.csv"), _local_path("file://localhost/a")
+    ('/a b/c.csv', '/a')
+    """
+    host, slash, path = url[len(_FILE) :].partition("/")
+    if host.lower() not in ("", "localhost") or not slash:
+        raise ConfigError(
+            f"{shown(url)}: not the URL of a local file, which starts with file:///. Give its path."
+        )
+    return unquote(f"/{path}", errors="surrogateescape")
 
 
 def relative_url(url: str, root: str) -> str:
