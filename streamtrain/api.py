@@ -30,6 +30,7 @@ from streamtrain.run.train import train as train_records
 from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.model import Network
 from streamtrain.training.model_io import load_model, save_model
+from streamtrain.training.usual_torch import usual_torch
 from streamtrain.types import Json
 
 __all__ = [
@@ -101,6 +102,7 @@ def _ignore_note(note: str) -> None:
     pass
 
 
+@usual_torch()
 def run_sweep(
     config: Config,
     out: Path,
@@ -137,6 +139,7 @@ def run_sweep(
     return SweepResult(out=out, summary=write_report(run.records, out, pictures=report))
 
 
+@usual_torch()
 def run_train(
     config: Config,
     out: Path,
