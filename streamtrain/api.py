@@ -28,6 +28,7 @@ from streamtrain.run.train import train as train_records
 from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.model import Network
 from streamtrain.training.model_io import load_model, save_model
+from streamtrain.training.usual_torch import usual_torch
 from streamtrain.types import Json
 
 __all__ = [
@@ -104,6 +105,7 @@ def _ignore_note(note: str) -> None:
     pass
 
 
+@usual_torch()
 def run_sweep(
     config: Config,
     out: Path,
@@ -159,6 +161,7 @@ def sweep_into(
     return SweepResult(out=out, summary=summary)
 
 
+@usual_torch()
 def run_train(
     config: Config,
     out: Path,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from streamtrain.config import TRAIN_FLAGS, Config, flag_values, make_config, set_key
 from streamtrain.records import Record, ReplicaEnded
@@ -25,13 +25,10 @@ from streamtrain.run.prepare import prepare
 from streamtrain.run.train import network_of
 from streamtrain.storage.write.writer import Layout, write_dataset
 from streamtrain.training.model import Network
-from streamtrain.training.model_io import predict_rows
+from streamtrain.training.usual_torch import usual_torch
 
 #: Rows per span of the temporary data set.
 _SPAN_ROWS = 262_144
-
-#: Rows that are predicted together.
-_TILE_ROWS = 1024
 
 
 class Regressor(RegressorMixin, BaseEstimator):
@@ -43,7 +40,11 @@ class Regressor(RegressorMixin, BaseEstimator):
     The parameters are the flags of `streamtrain train` with the same names and defaults; None means
     the default of the flag. Without `epochs` and `max_rows`, a fifth of the rows is held out, and
     training goes on until the loss on them is flat; with one of them nothing is held out. So score
-    on other rows. `random_state` determines weights, row order and hold-out.
+    on other rows. `random_state` determines weights, row order and hold-out; `threads` and
+    `readers`, the threads that compute and that read, change no result.
+
+    Every row has the same weight: there is no `sample_weight`, because steps, hold-out and stopping
+    rule are means over rows.
 
     After `fit`, `model_` is the trained torch module, from raw features (rows, features) to
     predictions (rows, 1).
@@ -69,6 +70,8 @@ class Regressor(RegressorMixin, BaseEstimator):
         engine: str = "auto",
         device: str = "auto",
         memory: Any = None,
+        readers: int | None = None,
+        threads: int | None = None,
         random_state: Any = None,
     ):
         self.hidden = hidden
@@ -85,12 +88,15 @@ class Regressor(RegressorMixin, BaseEstimator):
         self.engine = engine
         self.device = device
         self.memory = memory
+        self.readers = readers
+        self.threads = threads
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> "Regressor":
         """Train on arrays `X` (rows, features) and `y` (rows,), or on the path of a data set.
 
-        The target of a data set is one of its columns, so `y` is left out.
+        The target of a data set is one of its columns, so `y` is left out. `predict` then
+        takes arrays with the columns of `feature_names_in_` in their order.
         """
         if _is_path(X):
             if y is not None:
@@ -98,7 +104,9 @@ class Regressor(RegressorMixin, BaseEstimator):
                     "y is a column of the data set, named by the parameter target; call fit(path)"
                     " without y."
                 )
+            self._names_are_of_path = True
             return self._train(os.fspath(X), is_array=False)
+        self._names_are_of_path = False
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
         names = getattr(self, "feature_names_in_", None)
         with _as_dataset(X, np.asarray(y, dtype=np.float64)) as path:
@@ -118,10 +126,26 @@ class Regressor(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         if _is_path(X):
             return np.concatenate([values for _, values in predicted(self.model_, os.fspath(X))])
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        tiles = [_padded(X[start : start + _TILE_ROWS]) for start in range(0, len(X), _TILE_ROWS)]
-        return np.concatenate([predict_rows(self.model_, tile) for tile in tiles])[: len(X)]
+        if self._names_are_of_path and not hasattr(X, "columns"):
+            X = self._without_names(X)
+        else:
+            X = validate_data(self, X, dtype=np.float64, reset=False)
+        return self.model_.predict(X)
 
+    def _without_names(self, X: Any) -> np.ndarray:
+        """Check an array as scikit-learn does, without its warning that columns have no names.
+
+        The names are those of the columns on disk; an array never had any.
+        """
+        X = check_array(X, dtype=np.float64, estimator=self)
+        if X.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X has {X.shape[1]} features, but {type(self).__name__} is expecting"
+                f" {self.n_features_in_} features as input: {', '.join(self.feature_names_in_)}."
+            )
+        return X
+
+    @usual_torch()
     def _train(self, path: str, *, is_array: bool) -> "Regressor":
         config = self._config(path, is_array=is_array)
         prepared = prepare(config, learners=1, rates=1, until_flat=True)
@@ -140,23 +164,17 @@ class Regressor(RegressorMixin, BaseEstimator):
     def _config(self, path: str, *, is_array: bool) -> Config:
         flags = self.get_params(deep=False)
         del flags["random_state"]
+        threads = flags.pop("threads")
         if is_array:
             flags |= {"target": None, "features": None}  # all columns of the temporary folder
         values = flag_values(flags, TRAIN_FLAGS)
         set_key(values, "data.path", path)
+        if threads is not None:
+            set_key(values, "train.threads", threads)
         if self.epochs is not None or self.max_rows is not None:
             set_key(values, "data.holdout", 0)
         set_key(values, "order.seed", int(check_random_state(self.random_state).randint(2**31)))
         return make_config(values)
-
-
-def _padded(X: np.ndarray) -> np.ndarray:
-    """Return a copy filled up to _TILE_ROWS rows with zeros.
-
-    BLAS rounds matrix products of different shapes differently; with tiles of one shape the
-    prediction of a row does not depend on the other rows.
-    """
-    return np.concatenate([X, np.zeros((_TILE_ROWS - len(X), X.shape[1]))])
 
 
 def _is_path(X: Any) -> bool:

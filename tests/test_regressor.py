@@ -64,6 +64,34 @@ def test_a_path_gives_what_its_array_gives(linear, tmp_path):
     np.testing.assert_allclose(unpickled.predict(path)[:5], predictions[:5])
     with pytest.raises(ValueError, match="without y"):
         st.Regressor().fit(str(path), y)
+    # arrays have no column names to warn about; tables have, and they are checked
+    for array in (x, x.tolist()):
+        np.testing.assert_allclose(from_path.predict(array), predictions, rtol=1e-5)
+    assert from_path.score(x, y) > 0.98
+    table = pa.table(dict(zip("abc", x.T, strict=True)))
+    np.testing.assert_allclose(from_path.predict(table), predictions, rtol=1e-5)
+    with pytest.raises(ValueError, match="feature names"):
+        from_path.predict(table.select(["b", "a", "c"]))
+    with pytest.raises(ValueError, match="X has 2 features, but Regressor is expecting 3"):
+        from_path.predict(x[:, :2])
+    with pytest.raises(ValueError, match="contains NaN"):
+        from_path.predict(np.full((2, 3), np.nan))
+    from_table = st.Regressor(**flags).fit(table, y)
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        from_table.predict(x)
+
+
+def test_its_threads_are_limited_and_change_nothing(linear):
+    x, y = linear
+    config = Regressor(threads=3, readers=2)._config("data", is_array=True)
+    assert (config.train.threads, config.fetch.readers) == (3, 2)
+    one, several = (
+        st.Regressor(max_rows=20_000, random_state=1, threads=n, readers=n).fit(x, y).predict(x)
+        for n in (1, 3)
+    )
+    assert np.array_equal(one, several)
+    with pytest.raises(ValueError, match="threads"):
+        st.Regressor(threads=0).fit(x, y)
 
 
 def test_its_defaults_are_those_of_train():

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from streamtrain.config import TrainConfig
-from streamtrain.training.model import Model
+from streamtrain.training.model import Model, initial_parameters
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
@@ -29,6 +29,7 @@ class TorchLoop:
         self.x = tensor[:, :-1].contiguous()
         self.y = tensor[:, -1:].contiguous()
         self.network = model.module().to(self.device)
+        model.load_flat(self.network, initial_parameters(model, 0, 0))
         self.loss: torch.nn.Module = torch.nn.MSELoss()
         if train.loss == "huber":
             self.loss = torch.nn.HuberLoss(delta=train.huber_delta)

@@ -12,8 +12,10 @@ independently and deterministically. Then a minibatch may be cut anywhere, all l
 through the module as one batched product, and a run can be repeated.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,14 @@ import torch
 from streamtrain.base.plugins import file_hash, import_function
 from streamtrain.errors import ConfigError, first_line
 from streamtrain.plan.order import WEIGHTS, make_key
+from streamtrain.training.usual_torch import usual_torch
 from streamtrain.types import Json
 
 #: Rows of the check of a new module.
 _PROBE_ROWS = 6
+
+#: The generator and the default dtype belong to the process: one thread at a time sets them.
+_LOCK = RLock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +70,10 @@ class Factory:
     def module(self) -> torch.nn.Module:
         """Construct a new module with the constants of its trial, in evaluation mode.
 
-        The state of torch's global generator is preserved. Raises ConfigError when the factory
-        raises, or does not return a module.
+        The caller's generators and settings of torch are preserved. Raises ConfigError when the
+        factory raises, or does not return a module.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(make_key(self.seed, self.trial, WEIGHTS))
+        with _seeded(make_key(self.seed, self.trial, WEIGHTS)):
             try:
                 module = self.function(self.num_features)
             except MemoryError:
@@ -139,6 +144,7 @@ class Factory:
         }
 
 
+@usual_torch()
 def load_factory(name: str, num_features: int) -> Factory:
     """Import `module:factory`, and check the module it constructs on a few rows.
 
@@ -173,8 +179,7 @@ def _check_module(name: str, module: torch.nn.Module, num_features: int) -> int:
 
     Returns how many values its submodules output per row.
     """
-    x = torch.linspace(-2, 2, _PROBE_ROWS * num_features).reshape(num_features, _PROBE_ROWS)
-    x = x.T.contiguous()
+    x = _probe_rows(num_features, 2)
     counts: list[int] = []
     hooks = [
         submodule.register_forward_hook(lambda _module, _x, out: counts.append(_numel(out)))
@@ -182,7 +187,7 @@ def _check_module(name: str, module: torch.nn.Module, num_features: int) -> int:
         if _is_leaf(submodule)
     ]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with _seeded(0), torch.no_grad():
             expected = module(x)
             values_per_row = sum(counts) // _PROBE_ROWS
             before = [buffer.clone() for buffer in module.buffers()]
@@ -224,6 +229,11 @@ def _check_module(name: str, module: torch.nn.Module, num_features: int) -> int:
     return max(values_per_row, num_features + 1)
 
 
+def _probe_rows(num_features: int, limit: float) -> torch.Tensor:
+    values = np.linspace(-limit, limit, _PROBE_ROWS * num_features, dtype=np.float32)
+    return torch.from_numpy(values.reshape(num_features, _PROBE_ROWS).T.copy())
+
+
 def _check_output(name: str, output: object) -> None:
     """Raise ConfigError unless a module's output is float32 (rows, 1)."""
     got = type(output).__name__
@@ -243,7 +253,7 @@ def _can_stack(factory: Factory) -> bool:
     Control flow that depends on values prevents it.
     """
     flat_2P = torch.from_numpy(factory.initial_parameters(0, 0)).expand(2, -1)
-    x = torch.linspace(-1, 1, _PROBE_ROWS * factory.num_features).reshape(_PROBE_ROWS, -1)
+    x = _probe_rows(factory.num_features, 1)
     device = torch.device("cpu")
     try:
         with torch.no_grad():
@@ -252,6 +262,25 @@ def _can_stack(factory: Factory) -> bool:
     except RuntimeError:
         return False
     return torch.allclose(stacked, apart, rtol=1e-4, atol=1e-5)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Let user code draw from generators of this seed, with float32 and the CPU as defaults.
+
+    What the caller has set is restored. CUDA's generators are seeded only if CUDA is in use.
+    """
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with _LOCK, torch.random.fork_rng(devices=devices), usual_torch():
+        torch.random.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
+        dtype = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def _trainable(module: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:

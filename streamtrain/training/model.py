@@ -7,15 +7,22 @@ weight (inputs, outputs), then the bias (outputs).
 Legend of shape suffixes: R replicas, B rows, D features, P parameters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
+from streamtrain.errors import DataError
 from streamtrain.plan.order import WEIGHTS, make_key
 from streamtrain.training.factory import Factory
+from streamtrain.training.usual_torch import usual_torch
 from streamtrain.types import Datetime, Json, Standardization
+
+#: Rows of an array that are predicted together.
+_TILE_ROWS = 1024
 
 ACTIVATIONS = {
     "relu": torch.nn.ReLU,
@@ -68,10 +75,16 @@ class Shape:
         return self
 
     def module(self) -> torch.nn.Module:
-        """Return the layers as a plain module, whose weights `load_flat` sets."""
+        """Return the layers as a plain module on the CPU, whose weights `load_flat` sets.
+
+        Nothing is drawn for them, so that torch's global generator stays where it is.
+        """
         modules: list[torch.nn.Module] = []
         for inputs, outputs in self.layers:
-            modules += [torch.nn.Linear(inputs, outputs), ACTIVATIONS[self.activation]()]
+            linear = torch.nn.utils.skip_init(
+                torch.nn.Linear, inputs, outputs, dtype=torch.float32, device="cpu"
+            )
+            modules += [linear, ACTIVATIONS[self.activation]()]
         return torch.nn.Sequential(*modules[:-1])
 
     def initial_parameters(self, seed: int, trial: int) -> np.ndarray:
@@ -147,10 +160,11 @@ class Network(torch.nn.Module):
     """A trained model on raw features: float32 (rows, features) → (rows, 1), in the target's units.
 
     `features` and `target` are the names of the columns. Standardization is part of the model, as
-    buffers, and is done in float64. So is imputation when `fill` is given: float64 (features,), the
-    values that replace non-finite ones. `transform` names the function that computed the features
-    (stream/transform.py); the model takes the output of that function. `datetime`: what dates and
-    times had become (`--datetime`).
+    buffers, and is done in float64, also after `half()`, which changes the layers alone. So is
+    imputation when `fill` is given: float64 (features,), the values that replace non-finite ones.
+    `transform` names the function that computed the features (stream/transform.py); the model takes
+    the output of that function. `datetime`: what dates and times
+    had become (`--datetime`).
     """
 
     fill: torch.Tensor | None
@@ -190,24 +204,91 @@ class Network(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Predict from raw features (rows, features): float32 (rows, 1)."""
-        return self.predict(x).to(torch.float32)
+        return self._predict(x).to(torch.float32)
 
-    def predict(self, x: torch.Tensor) -> torch.Tensor:
-        """Predict from raw features without rounding to float32: float64 (rows, 1).
+    @overload
+    def predict(self, x: torch.Tensor) -> torch.Tensor: ...
 
-        The difference matters when the model `is_coarse`.
+    @overload
+    def predict(self, x: ArrayLike) -> np.ndarray: ...
+
+    def predict(self, x: Any) -> Any:
+        """Predict from raw features without rounding to float32.
+
+        A tensor (rows, features) gives a tensor, float64 (rows, 1). An array gives an array,
+        float64 (rows,), and so does a table with column names, from which the features are taken by
+        name. The difference to float32 matters when the model `is_coarse`.
+
+        Raises DataError for another number of features, and for a feature that a table lacks.
         """
+        if isinstance(x, torch.Tensor):
+            return self._predict(x)
+        x = self._features_of(x)
+        tiles = [_padded(x[start : start + _TILE_ROWS]) for start in range(0, len(x), _TILE_ROWS)]
+        with usual_torch(), torch.inference_mode():
+            predictions = [self._predict(torch.from_numpy(tile))[:, 0].numpy() for tile in tiles]
+        return np.concatenate([np.empty(0), *predictions])[: len(x)]
+
+    def _predict(self, x: torch.Tensor) -> torch.Tensor:
         standard = self._standardize(x)
         if self.fill is not None:
             standard = torch.where(standard.isfinite(), standard, self._standardize(self.fill))
         return self.layers(standard).to(torch.float64) / self.scale[-1] + self.mean[-1]
 
     def _standardize(self, x: torch.Tensor) -> torch.Tensor:
-        return ((x.to(torch.float64) - self.mean[:-1]) * self.scale[:-1]).to(torch.float32)
+        self._check_width(x.shape)
+        standard = (x.to(torch.float64) - self.mean[:-1]) * self.scale[:-1]
+        parameters = list(self.layers.parameters())
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        return standard.to((trained or parameters)[0].dtype)  # as after `double()` or `half()`
+
+    def _features_of(self, x: Any) -> np.ndarray:
+        is_arrow = hasattr(x, "column_names")
+        names = x.column_names if is_arrow else getattr(x, "columns", None)
+        if names is not None:
+            missing = [name for name in self.features if name not in names]
+            if missing:
+                raise DataError(
+                    f"the table has no column {missing[0]!r}; the model takes"
+                    f" {', '.join(self.features)}. Pass an array to go by the order of the columns."
+                )
+            x = x.select(self.features) if is_arrow else x[list(self.features)]
+        x = np.asarray(x, dtype=np.float64)
+        self._check_width(x.shape)
+        return x
+
+    def _check_width(self, shape: Sequence[int]) -> None:
+        if not shape or shape[-1] != len(self.features):
+            raise DataError(
+                f"the model takes {len(self.features)} features ({', '.join(self.features)}), and"
+                f" got values of shape {tuple(shape)}. Pass (rows, {len(self.features)})."
+            )
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Network":
+        """Move the model or change the dtype of its layers; standardization stays in float64.
+
+        In half precision a mean above 65,504 would be infinite.
+        """
+        buffers = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, before in buffers.items():
+            after = getattr(self, name)
+            if after.dtype != before.dtype:
+                setattr(self, name, before.to(after.device))
+        return self
 
     def load_flat(self, flat_P: np.ndarray) -> None:
         """Set the parameters to the values of one replica, (P,)."""
         self.shape.load_flat(self.layers, flat_P)
+
+
+def _padded(x: np.ndarray) -> np.ndarray:
+    """Return a copy filled up to _TILE_ROWS rows with zeros.
+
+    BLAS rounds matrix products of different shapes differently; with tiles of one shape the
+    prediction of a row does not depend on the other rows.
+    """
+    return np.concatenate([x, np.zeros((_TILE_ROWS - len(x), x.shape[1]))])
 
 
 def _double(values: np.ndarray) -> torch.Tensor:

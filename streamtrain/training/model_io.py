@@ -23,6 +23,7 @@ from streamtrain.base.atomic_files import write_atomically
 from streamtrain.errors import ConfigError, DataError, first_line
 from streamtrain.training.factory import load_factory
 from streamtrain.training.model import Model, Network, Shape
+from streamtrain.training.usual_torch import usual_torch
 from streamtrain.types import Json, Standardization
 
 
@@ -48,6 +49,7 @@ def save_model(network: Network, folder: Path) -> None:
     write_atomically(folder / "model.json", json.dumps(about, indent=2).encode() + b"\n")
 
 
+@usual_torch()
 def load_model(folder: str | os.PathLike[str]) -> Network:
     """Load the model that `train` wrote to a run's folder.
 
@@ -98,14 +100,14 @@ def _model(about: Json) -> Model:
         warnings.warn(
             f"the file of {factory.name} was changed since the model was trained; it may construct"
             " another model.",
-            stacklevel=4,
+            stacklevel=5,
         )
     return replace(factory, seed=saved["seed"], trial=saved["trial"])
 
 
 def predict_rows(network: Network, features: np.ndarray) -> np.ndarray:
     """Predict from raw features (rows, features): float64 (rows,)."""
-    with torch.inference_mode():
+    with usual_torch(), torch.inference_mode():
         return network.predict(torch.from_numpy(np.ascontiguousarray(features)))[:, 0].numpy()
 
 
@@ -113,6 +115,7 @@ def predict_rows(network: Network, features: np.ndarray) -> np.ndarray:
 _EXAMPLE_ROWS = 3
 
 
+@usual_torch()
 def onnx_bytes(network: Network) -> bytes:
     """Return an ONNX file as bytes.
 
@@ -130,7 +133,7 @@ def onnx_bytes(network: Network) -> bytes:
             " 'streamtrain[onnx]'."
         )
     network = network.eval()
-    example = torch.zeros(_EXAMPLE_ROWS, len(network.features))
+    example = torch.zeros(_EXAMPLE_ROWS, len(network.features), dtype=torch.float32)
     with _without_warnings():
         try:
             program = torch.onnx.export(

@@ -3,19 +3,21 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 import data_gen
 from streamtrain import api
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, DataError
 from streamtrain.training import model_io
 from streamtrain.training.factory import load_factory
 from streamtrain.training.model import Network, Shape, initial_parameters
 from streamtrain.training.model_io import load_model, onnx_bytes, save_model
 from streamtrain.types import Standardization
 from tests.cli.conftest import command  # noqa: F401 - a fixture
+from tests.training.test_usual_torch import default_dtype
 
 runtime = pytest.importorskip(
     "onnxruntime", reason="onnxruntime is not installed; pip install -e '.[test]'"
@@ -133,7 +135,9 @@ def test_imputation_is_in_the_file():
     )
     network.load_flat(initial_parameters(shape, 0, 0))
     x = np.array([[1e6, 1, 2], [np.nan, 1, 2], [np.inf, 1, 2], [1e6 + 5, 1, 2]], dtype=np.float32)
-    predicted = run(onnx_bytes(network), x)
+    with default_dtype(torch.float64):  # changes nothing: an ONNX file takes float32
+        content = onnx_bytes(network)
+    predicted = run(content, x)
     expected = network(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(predicted, expected, rtol=1e-5)
     assert predicted[1] == predicted[2] == predicted[3] != predicted[0]
@@ -159,6 +163,54 @@ def test_a_trained_model_is_a_plain_module(data, tmp_path):
     np.testing.assert_allclose(
         scripted(torch.from_numpy(x[:5])).detach().numpy(), expected[:5].detach().numpy(), rtol=1e-6
     )
+
+
+class Frame:
+    """A table as in pandas and polars: names in `columns`, chosen by a list of them."""
+
+    def __init__(self, table):
+        self.table, self.columns = table, table.column_names
+
+    def __getitem__(self, names):
+        return Frame(self.table.select(names))
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.table, dtype=dtype)
+
+
+def test_a_trained_model_predicts_from_arrays_and_tables():
+    shape = Shape(widths=(3, 4, 1), activation="tanh")
+    standard = Standardization(mean=np.array([1.0, 2, 3, 5]), scale=np.array([1, 2, 0.5, 0.1]))
+    network = Network(shape, standard, ("a", "b", "c"), "y")
+    network.load_flat(initial_parameters(shape, 0, 0))
+    x = np.random.default_rng(0).normal(size=(2500, 3))
+    expected = network.predict(torch.from_numpy(x))[:, 0].detach().numpy()
+    predictions = network.predict(x)
+    assert predictions.shape == (2500,)
+    assert predictions.dtype == np.float64
+    np.testing.assert_allclose(predictions, expected, rtol=1e-6)
+    x.flags.writeable = False
+    for other in (x, np.asfortranarray(x), x.tolist()):
+        assert np.array_equal(network.predict(other), predictions)
+    assert np.array_equal(network.predict(x[7:8]), predictions[7:8]), "rows are independent"
+    assert network.predict(x[:0]).shape == (0,)
+    table = pa.table({"y": 0 * x[:, 0], "c": x[:, 2], "b": x[:, 1], "a": x[:, 0]})
+    assert np.array_equal(network.predict(table), predictions), "by name"
+    assert np.array_equal(network.predict(Frame(table)), predictions)
+    for lacking in (table.select(["a", "b"]), Frame(table.select(["a", "b"]))):
+        with pytest.raises(DataError, match="no column 'c'; the model takes a, b, c"):
+            network.predict(lacking)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (4, 1), (4, 4), (2,), ()], ids=str)
+def test_other_numbers_of_features_are_refused(shape):
+    """A single column would be taken for each of the features."""
+    network = Network(
+        Shape(widths=(3, 1), activation="tanh"), Standardization.identity(4), ("a", "b", "c"), "y"
+    )
+    for values in (np.zeros(shape), torch.zeros(shape)):
+        with pytest.raises(DataError, match=r"takes 3 features \(a, b, c\).*\(rows, 3\)"):
+            network.predict(values)
 
 
 def test_a_model_of_a_factory_is_trained_saved_loaded_and_exported(

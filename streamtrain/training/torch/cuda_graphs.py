@@ -44,11 +44,11 @@ class ReplayedSteps:
         self._ring = ring
         self.batch_size = batch_size
         self.max_steps = max_steps
-        self._x = torch.empty((batch_size, width - 1), device=device)
-        self._y = torch.empty((batch_size, 1), device=device)
+        self._x = torch.empty((batch_size, width - 1), dtype=torch.float32, device=device)
+        self._y = torch.empty((batch_size, 1), dtype=torch.float32, device=device)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
-        self._table = torch.ones((max_steps, replicas, 5), device=device)
+        self._table = torch.ones((max_steps, replicas, 5), dtype=torch.float32, device=device)
         self._losses_R = torch.zeros(replicas, dtype=torch.float64, device=device)
         self._offsets = torch.arange(batch_size, device=device)
         # Empty arguments of the kernel: rows in their order, and already standardized.

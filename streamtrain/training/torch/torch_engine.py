@@ -249,7 +249,8 @@ class TorchEngine:
         whole = size <= self._part_rows and self._train.clip_norm is None
         at_once = STEPS_AT_ONCE if size <= SMALL_ROWS else 1
         num_rows = at_once * size if whole else min(size, self._part_rows)
-        rows = torch.randn((num_rows, width), generator=generator).to(self.device)
+        rows = torch.randn((num_rows, width), generator=generator, dtype=torch.float32)
+        rows = rows.to(self.device)
         if not whole:
             gradient = compiled_gradient(
                 self._model,
