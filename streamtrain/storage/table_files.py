@@ -35,6 +35,8 @@ CSV_SUFFIXES = (
     *(LIST_SUFFIX + more for more in COMPRESSED),
 )
 JSON_SUFFIXES = _also_compressed(_LINES)
+#: A table where it is named; in a folder it is more often a description of the others.
+NAMED_SUFFIXES = _also_compressed((".json",))
 ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES, *ARROW_SUFFIXES)
 
@@ -49,11 +51,11 @@ _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 def kind_of(path: str) -> Kind:
     """Return the kind of a file by its suffix; a file that starts like Parquet is Parquet."""
     name = path.lower()
-    if not name.endswith((*TABLE_SUFFIXES, LIST_SUFFIX)) or os.path.isdir(path):
+    if not name.endswith((*TABLE_SUFFIXES, *NAMED_SUFFIXES, LIST_SUFFIX)) or os.path.isdir(path):
         return SHARDS
     if not is_remote(path) and _starts_like_parquet(path):
         return SHARDS
-    if name.endswith(JSON_SUFFIXES):
+    if name.endswith((*JSON_SUFFIXES, *NAMED_SUFFIXES)):
         return "JSON lines"
     return "Arrow" if name.endswith(ARROW_SUFFIXES) else "CSV"
 
@@ -63,7 +65,8 @@ def is_table(path: str) -> bool:
     if path.lower().endswith(LIST_SUFFIX):
         return has_fields(path)
     exists = not glob.has_magic(path) if is_remote(path) else os.path.isfile(path)
-    return exists and path.lower().endswith(TABLE_SUFFIXES) and kind_of(path) != SHARDS
+    named = path.lower().endswith((*TABLE_SUFFIXES, *NAMED_SUFFIXES))
+    return exists and named and kind_of(path) != SHARDS
 
 
 def find_files(path: str, storage: Storage = LOCAL) -> tuple[list[str], Storage]:

@@ -51,3 +51,47 @@ def test_a_wrong_line_is_one_error(tmp_path, line, words):
         read(path)
     assert str(caught.value).startswith(str(path))
     assert len(str(caught.value).splitlines()) == 1
+
+
+@given(
+    st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=20),
+    st.integers(10, 200),
+    st.sampled_from([None, 0, 2]),
+    st.booleans(),
+)
+def test_an_array_is_read_as_its_lines(tmp_path_factory, rows, size, indent, crlf):
+    path = tmp_path_factory.mktemp("law") / "t.json"
+    objects = [{"a": a, "name": '},{"é[', "y": y} for a, y in rows]
+    text = json.dumps(objects, indent=indent, ensure_ascii=False)
+    path.write_bytes(text.replace("\n", "\r\n" if crlf else "\n").encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_source, "CHUNK_BYTES", size)
+        values = read(path)
+    expected = np.array(rows, dtype=float)
+    np.testing.assert_array_equal(values["a"], expected[:, 0])
+    np.testing.assert_array_equal(values["y"], expected[:, 1])
+
+
+def test_lines_are_read_from_a_file_named_json(tmp_path):
+    (tmp_path / "t.json").write_text('{"a": 1, "y": 2.5}\n{"a": 2, "y": 3.5}\n')
+    assert read(tmp_path / "t.json")["a"].tolist() == [1, 2]
+    (tmp_path / "t.csv").write_text("a,y\n1,2\n")
+    (table,) = open_tables(str(tmp_path))  # which describes the folder, as a rule
+    assert table.url == str(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('[{"a": 1, "y": 2}, {"a": 1', '[{"a": 1, "y": 2}', '[{"a": 1, "y": 2}] x', "[1, 2]"),
+        *('[{"a": 1, "y": 2} {"a": 1, "y": 2}]', '[{"a": 1, "y": 2}, 3]', "[[1, 2]]"),
+        '{"data": [\n{"a": 1}]}',
+    ],
+)
+def test_what_is_no_array_of_objects_is_one_error(tmp_path, text):
+    path = tmp_path / "t.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"Write (an array of objects|one JSON object)") as caught:
+        read(path)
+    assert str(caught.value).startswith(str(path))
+    assert len(str(caught.value).splitlines()) == 1

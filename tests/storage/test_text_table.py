@@ -183,7 +183,7 @@ def test_an_ordinary_table_is_never_refused(
         ("1,NA,3\n2,5,4\n", [[1, NAN, 3], [2, 5, 4]]),
         ("2020-01-01,1.5\n2020-01-02,2.5\n", [[1.5], [2.5]]),
         ("true,1,2\nfalse,3,4\n", [[1, 1, 2], [0, 3, 4]]),
-        ("$1,2,3\n$4,5,6\n", [[2, 3], [5, 6]]),
+        ("$1,2,3\n$4,5,6\n", [[1, 2, 3], [4, 5, 6]]),
         ("18.0   8   307.0\n  15.0 8 350.0  \n", [[18, 8, 307], [15, 8, 350]]),
         ("1.5 2\n", [[1.5, 2]]),
     ],
@@ -254,7 +254,7 @@ def test_marks_in_numbers_are_found_out(tmp_path, content, rows):
 
 def test_a_comma_that_may_be_either_is_refused_and_settled_by_an_option(tmp_path):
     content = "a;y\n1,234;2\n5,678;4\n"
-    with pytest.raises(DataError, match="1,234 may have a decimal or a thousands comma"):
+    with pytest.raises(DataError, match="1,234 in row 0 may have a decimal or a thousands"):
         read(tmp_path, content)
     assert read(tmp_path, content, decimal=",") == [[1.234, 2], [5.678, 4]]
     assert read(tmp_path, content, decimal=".") == [[1234, 2], [5678, 4]]

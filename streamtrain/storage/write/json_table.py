@@ -1,20 +1,23 @@
 """JSON lines as a table: one object per line, whose numbers and booleans are columns."""
 
+import codecs
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
-from streamtrain.errors import DataError, first_line
+from streamtrain.errors import DataError, first_line, shown
 from streamtrain.storage.decode import MAX_EXACT_INTEGER, ColumnError, arrow_column
 from streamtrain.storage.write.datetime_parts import delivered
 from streamtrain.storage.write.table_type import Piece, Refusals, Table, named_errors
 from streamtrain.storage.write.text_source import (
     as_utf8,
     find_encoding,
+    read_blocks,
     read_chunks,
     read_sample,
     whole_rows,
@@ -22,10 +25,11 @@ from streamtrain.storage.write.text_source import (
 from streamtrain.types import Storage
 
 _SAMPLE_BYTES = 1 << 20
+_SPACE, _LINE_END = re.compile(r"\s*"), re.compile(r"[\r\n]")
 
 
 def open_json_table(path: str, storage: Storage) -> Table:
-    """Return the table of a file of JSON lines; its columns are those of the first rows.
+    """Return the table of JSON lines, or of an array of objects; the first have its columns.
 
     Numbers are float64. Raises DataError.
     """
@@ -33,7 +37,10 @@ def open_json_table(path: str, storage: Storage) -> Table:
         content, whole = read_sample(path, storage, _SAMPLE_BYTES)
         encoding = find_encoding(path, content, storage.reading.encoding)
         rows = as_utf8(content, encoding, whole=whole)
-        if not whole:
+        is_array = rows.lstrip()[:1] == b"["
+        if is_array:
+            rows = b"".join(lines_of_array(iter([rows]), whole=whole))
+        elif not whole:
             rows = next(whole_rows(iter([rows]), quotes=False))
         schema = _read(rows, None, 0).schema
     types = {
@@ -49,7 +56,11 @@ def open_json_table(path: str, storage: Storage) -> Table:
         wanted = pa.schema([(name, types[name]) for name in made.stored(chosen)])
         refusals, row = Refusals(), 0
         with named_errors(path):
-            for chunk in read_chunks(path, storage, encoding, quotes=False):
+            if is_array:
+                chunks = lines_of_array(read_blocks(path, storage, encoding))
+            else:
+                chunks = read_chunks(path, storage, encoding, quotes=False)
+            for chunk in chunks:
                 if not chunk.strip():
                     continue
                 table = _read(chunk, wanted, row)
@@ -64,6 +75,40 @@ def open_json_table(path: str, storage: Storage) -> Table:
             refusals.raise_all()
 
     return Table(url=path, columns=made.columns, pieces=pieces)
+
+
+def lines_of_array(blocks: Iterable[bytes], *, whole: bool = True) -> Iterator[bytes]:
+    """Yield the objects of a JSON array as lines; `whole`: the blocks are all of it.
+
+    Memory holds one block and one object. Raises DataError for an array of something else, and for
+    one that is damaged or cut off.
+    """
+    characters, decoder = codecs.getincrementaldecoder("utf-8")(), json.JSONDecoder()
+    text, mark = "", "["
+    for block in blocks:
+        text += characters.decode(block)
+        lines, position = list[str](), 0
+        while (start := _SPACE.match(text, position).end()) < len(text):  # pyright: ignore
+            position = start
+            if text[start] == mark and mark in "[,":
+                position, mark = start + 1, "{"
+            elif text[start] != mark or mark == "]":
+                break
+            else:
+                try:
+                    _, position = decoder.raw_decode(text, start)
+                except json.JSONDecodeError:
+                    break
+                lines.append(_LINE_END.sub(" ", text[start:position]))
+                mark = ","
+        text = text[position:]
+        if lines:
+            yield ("\n".join(lines) + "\n").encode()
+    if whole and text.strip() != "]":
+        raise DataError(
+            f"its array of objects is damaged or cut off at {shown(text.strip()[:40])!r}. Write an"
+            " array of objects, or one object per line."
+        )
 
 
 def _read(rows: bytes, schema: pa.Schema | None, first_row: int) -> pa.Table:

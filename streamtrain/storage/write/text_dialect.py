@@ -10,6 +10,8 @@ from itertools import pairwise
 
 from streamtrain.base.words import plural
 from streamtrain.errors import ConfigError, DataError, shown
+from streamtrain.storage.write.text_marks import find_marks, is_number
+from streamtrain.storage.write.text_signs import sign_of, without_sign
 from streamtrain.types import Reading
 
 #: Words that mean null in any table, lower case.
@@ -27,17 +29,7 @@ _RECORDS = 1000
 #: The share of rows that must have the usual number of fields.
 _REGULAR = 0.9
 
-_POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_COMMA = re.compile(r"[+-]?(\d+,?\d*|,\d+)([eE][+-]?\d+)?")
-_GROUPS = {
-    mark: re.compile(rf"[+-]?\d{{1,3}}({re.escape(mark)}\d{{3}})+({re.escape(other)}\d*)?")
-    for mark, other in ((",", "."), (".", ","))
-}
-_SPACED = re.compile(r"[+-]?\d{1,3}([ \u00a0\u202f']\d{3})+([.,]\d*)?")
-#: One group of three digits: 1,234 may be 1234 or 1.234.
-_ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?|\d{1,2}:\d{2}(:\d{2}.*)?")
-_MONEY = re.compile(r"[$€£¥]\s?[+-]?[\d.,]+|[+-]?[\d.,]+\s?[$€£¥%]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +46,7 @@ class Dialect:
         comment: What starts a comment line; empty: there are none.
         spaced: Fields have spaces around them.
         needs_target: Why a target must be named: the header may be a row.
+        signs: For each name the sign that its numbers are written with, such as $ or %.
         dropped: Indices of fields that are no columns, each with the reason.
     """
 
@@ -66,6 +59,7 @@ class Dialect:
     comment: str
     spaced: bool
     needs_target: str
+    signs: tuple[str, ...]
     dropped: tuple[tuple[int, str], ...]
 
     def text(self, encoding: str) -> str:
@@ -79,6 +73,11 @@ class Dialect:
             parts.append(f"thousands by {self.thousands!r}")
         if not self.has_header:
             parts.append(f"no header: c0 to c{len(self.names) - 1}")
+        signed = [f"{shown(name)} in {sign}"
+                  for name, sign in zip(self.names, self.signs, strict=True) if sign]  # fmt: skip
+        if signed:
+            more = f" and {len(signed) - 3:,} more" if len(signed) > 3 else ""
+            parts.append(", ".join(signed[:3]) + more)
         if self.comment:
             parts.append(f"comments after {self.comment}")
         if encoding not in ("utf-8", "utf-8-sig"):
@@ -123,7 +122,7 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
     has_header = head_names is not None
     rows = [row for row in records[1 if has_header and skip_lines > head else 0 :] if row]
     names, dropped = _names(path, head_names, width, rows)
-    decimal, thousands = _marks(path, rows, delimiter, reading)
+    decimal, thousands = find_marks(path, names, rows, delimiter, reading)
     return Dialect(
         delimiter=delimiter,
         decimal=decimal,
@@ -134,6 +133,10 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
         comment=comment,
         spaced=f"{delimiter} " in body or f" {delimiter}" in body,
         needs_target=needs_target,
+        signs=tuple(
+            sign_of(row[index] for row in rows if len(row) > index and not _is_null(row[index]))
+            for index in range(len(names))
+        ),
         dropped=tuple(dropped),
     )
 
@@ -211,16 +214,8 @@ def _find_delimiter(text: str) -> str:
     return best
 
 
-def is_number(field: str) -> bool:
-    """Return whether a field may be a number, with either decimal mark."""
-    field = field.strip()
-    return bool(
-        _POINT.fullmatch(field)
-        or _COMMA.fullmatch(field)
-        or _SPACED.fullmatch(field)
-        or any(groups.fullmatch(field) for groups in _GROUPS.values())
-        or field.lower().lstrip("+-") in ("inf", "infinity")
-    )
+def _is_null(field: str) -> bool:
+    return field.strip().lower() in NULLS
 
 
 def is_value(field: str) -> bool:
@@ -231,7 +226,7 @@ def is_value(field: str) -> bool:
         or field.lower() in NULLS
         or field.lower() in TRUTHS
         or _DATE.fullmatch(field)
-        or _MONEY.fullmatch(field)
+        or without_sign(field)[1]
     )
 
 
@@ -324,52 +319,3 @@ def _names_rows(fields: Sequence[str]) -> bool:
         return not any(map(is_number, fields))
     numbers = [int(field) for field in fields]
     return numbers in (list(range(len(numbers))), list(range(1, len(numbers) + 1)))
-
-
-def _marks(
-    path: str, rows: Sequence[Sequence[str]], delimiter: str, reading: Reading
-) -> tuple[str, str]:
-    """Return the decimal mark and the thousands mark.
-
-    Raises DataError where a comma may be either.
-    """
-    fields = [field.strip() for row in rows for field in row]
-    marked = [field for field in fields if ("," in field or "." in field) and is_number(field)]
-    spaced = next((field for field in fields if _SPACED.fullmatch(field)), "")
-    unsure = [field for field in marked if _ONE_GROUP.fullmatch(field) and "," in field]
-    sure = [field for field in marked if field not in set(unsure)]
-    commas = [field for field in sure if _is_decimal(field, ",")]
-    points = [
-        field for field in sure if _is_decimal(field, ".") and not _ONE_GROUP.fullmatch(field)
-    ]
-    decimal = reading.decimal
-    if decimal is None:
-        # In a file by commas, a field in quotation marks may also be a list of numbers.
-        if commas and len(commas) >= len(points) and not (points and delimiter == ","):
-            decimal = ","
-        elif unsure and not points and not any(_GROUPS[","].fullmatch(field) for field in sure):
-            raise DataError(
-                f"{path}: {shown(unsure[0])} may have a decimal or a thousands comma. Give"
-                " --decimal , or --decimal . (a point)."
-            )
-        else:
-            decimal = "."
-    other = "," if decimal == "." else "."
-    thousands = ""
-    groups = [field for field in marked if _GROUPS[other].fullmatch(field)]
-    several = [field for field in groups if field.count(other) > 1 or decimal in field]
-    if several or (groups and other == "," and decimal == "."):
-        thousands = other
-    elif spaced:
-        thousands = re.sub(r"[\d+.,-]", "", spaced)[0]
-    return decimal, thousands
-
-
-def _is_decimal(field: str, mark: str) -> bool:
-    """Return whether `mark` is certainly, or by default, the decimal mark of a number."""
-    other = "," if mark == "." else "."
-    if mark not in field:
-        return False
-    if other in field:
-        return field.rfind(mark) > field.rfind(other)
-    return field.count(mark) == 1

@@ -176,8 +176,13 @@ def read_chunks(
     path: str, storage: Storage, encoding: str, *, quotes: bool = True
 ) -> Iterator[bytes]:
     """Yield a file as UTF-8 in chunks of whole rows; see `whole_rows`."""
+    yield from whole_rows(read_blocks(path, storage, encoding), quotes=quotes)
+
+
+def read_blocks(path: str, storage: Storage, encoding: str) -> Iterator[bytes]:
+    """Yield a file as UTF-8 in blocks that may end anywhere."""
     with decompressing(path), open_bytes(path, storage) as file:
-        yield from whole_rows(_decoded(file, encoding), quotes=quotes)
+        yield from _decoded(file, encoding)
 
 
 def whole_rows(blocks: Iterator[bytes], *, quotes: bool = True) -> Iterator[bytes]:

@@ -56,7 +56,7 @@ def open_text_table(path: str, storage: Storage) -> Table:
     with named_errors(path):
         file, sample = _find_out(path, storage)
         kinds = {
-            key: _number_column(file, key, is_boolean=False).kind(
+            key: _number_column(file, key, key, is_boolean=False).kind(
                 sample.column(key).combine_chunks()
             )
             for key in file.keys
@@ -209,7 +209,7 @@ def _pieces(
     Those of `empty` have to be empty. Raises ColumnError for all columns that are refused.
     """
     numbers = {
-        name: _number_column(file, name, is_boolean=pa.types.is_boolean(kind))
+        name: _number_column(file, name, keys[name], is_boolean=pa.types.is_boolean(kind))
         for name, kind in types.items()
         if pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     }
@@ -242,13 +242,14 @@ def _pieces(
     refusals.raise_all()
 
 
-def _number_column(file: _File, name: str, *, is_boolean: bool) -> NumberColumn:
+def _number_column(file: _File, name: str, key: str, *, is_boolean: bool) -> NumberColumn:
     return NumberColumn(
         name=name,
         decimal=file.dialect.decimal,
         thousands=file.dialect.thousands,
         nulls=file.nulls,
         is_boolean=is_boolean,
+        sign=file.dialect.signs[int(key)],
     )
 
 

@@ -13,6 +13,7 @@ from streamtrain.base.words import plural
 from streamtrain.errors import shown
 from streamtrain.storage.decode import MAX_EXACT_INTEGER, ColumnError
 from streamtrain.storage.write.text_dialect import NULLS, TRUTHS
+from streamtrain.storage.write.text_signs import sign_patterns, without_sign
 
 #: Different words in a column of numbers that are taken for nulls, and their longest length.
 MAX_WORDS = 5
@@ -34,7 +35,8 @@ _compute: Any = pc
 class NumberColumn:
     """Turns the text of a column into float64 and counts its words.
 
-    `nulls`: further words that mean null, lower case. `first_row`: the row of the next value.
+    `nulls`: further words that mean null, lower case. `sign`: what all values are written with,
+    such as $. `first_row`: the row of the next value.
     """
 
     name: str
@@ -42,6 +44,7 @@ class NumberColumn:
     thousands: str = ""
     nulls: frozenset[str] = frozenset()
     is_boolean: bool = False
+    sign: str = ""
     first_row: int = 0
     numbers: int = 0
     words: Counter[str] = field(default_factory=Counter)
@@ -105,7 +108,7 @@ class NumberColumn:
 
     def _quickly(self, texts: pa.Array) -> np.ndarray | None:
         """Return the values where all are plain numbers or empty; None elsewhere."""
-        if self.is_boolean or self.decimal != ".":
+        if self.is_boolean or self.sign or self.decimal != ".":
             return None
         try:
             numbers = texts.cast(pa.float64())
@@ -139,7 +142,14 @@ class NumberColumn:
         if mark:
             digits = rf"\d{{1,3}}(?:{re.escape(mark)}\d{{3}})+(?:{point}\d*)?|{digits}"
         number = rf"^[+-]?(?:(?:{digits})(?:[eE][+-]?\d+)?|(?i:inf|infinity))$"
+        has_sign = None
+        if self.sign:
+            signed, rest = sign_patterns(self.sign)
+            has_sign = _compute.match_substring_regex(texts, signed)
+            texts = _compute.replace_substring_regex(texts, rest, r"\1", max_replacements=1)
         is_good = _compute.match_substring_regex(texts, number)
+        if has_sign is not None:
+            is_good = _compute.and_(is_good, has_sign)
         if mark:
             texts = _compute.replace_substring(texts, mark, "")
         if self.decimal != ".":
@@ -175,6 +185,8 @@ class NumberColumn:
     def _refuse_rounded(self, text: str, value: float) -> None:
         """Raise ColumnError for an integer that float64 rounds, and for an overflow of float64."""
         text = text.strip()
+        if self.sign:
+            text, _ = without_sign(text)
         digits = text.lstrip("+-").replace(self.thousands or "\0", "")
         if digits.isdecimal() and (len(digits) > 4000 or int(digits) > MAX_EXACT_INTEGER):
             refusal = f"the integer {shown(text[:40])} is beyond ±2^53 and would be rounded"

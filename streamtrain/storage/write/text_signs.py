@@ -1,0 +1,33 @@
+"""Numbers that are written with the sign of a currency or of per cent: $1.50, 3 €, 45%."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+_SIGNED = re.compile(r"([+-]?)([$€£¥])\s?([+-]?[\d.,].*)|([+-]?[\d.,].*?)\s?([$€£¥%])")
+
+
+def without_sign(field: str) -> tuple[str, str]:
+    """Return a field without its sign, and the sign; empty where it has none.
+
+    >>> without_sign("-$1,234.50"), without_sign("45 %"), without_sign("kg")
+    (('-1,234.50', '$'), ('45', '%'), ('kg', ''))
+    """
+    match = _SIGNED.fullmatch(field)
+    if match is None:
+        return field, ""
+    sign, before, after, number, last = match.groups()
+    return (number, last) if before is None else (sign + after, before)
+
+
+def sign_of(fields: Iterable[str]) -> str:
+    """Return the sign of a column: that of at least half of its fields; empty where none is."""
+    signs = Counter(without_sign(field.strip())[1] for field in fields)
+    sign, count = signs.most_common(1)[0] if signs else ("", 0)
+    return sign if 2 * count >= signs.total() else ""
+
+
+def sign_patterns(sign: str) -> tuple[str, str]:
+    """Return the patterns (RE2) of a text that has the sign, and of what to replace by group 1."""
+    mark = re.escape(sign)
+    return rf"^[+-]?{mark}|{mark}$", rf"^([+-]?){mark}\s?|\s?{mark}$"
