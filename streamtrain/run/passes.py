@@ -22,7 +22,7 @@ from streamtrain.stream.block import Block
 from streamtrain.stream.nulls import null_fields
 from streamtrain.training.checkpointing import Checkpointing
 from streamtrain.training.compute_pool import ComputePool
-from streamtrain.training.engine_choice import is_out_of_memory
+from streamtrain.training.engine_choice import is_out_of_memory, share_block
 from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
 from streamtrain.training.learner import Learner
 from streamtrain.training.position import Position
@@ -143,6 +143,7 @@ def _train(
         for learner in position.learners:
             if isinstance(learner.engine, FusedEngine):
                 learner.engine.cores = cores
+        shared = share_block([learner.engine for learner in position.learners])
         blocks = prepared.blocks(
             trial, position.stats, epoch=position.epoch, window=position.window
         )
@@ -155,7 +156,11 @@ def _train(
                 if len(position.active) == 1:
                     _feed_one(position, block, emit, save_if_due)
                 else:
+                    if shared is not None:
+                        shared.put(block.rows)
                     _feed_side_by_side(position, block, emit, pool, stopping)
+                    if shared is not None:
+                        shared.drop()
                 position.move_past(block)
         finally:
             stopping.set()

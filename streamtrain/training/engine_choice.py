@@ -1,13 +1,17 @@
 """The choice of the model and the engine of a run, and the recognition of out-of-memory errors."""
 
+from collections.abc import Sequence
+
 import torch
 
 from streamtrain.config import ModelConfig, TrainConfig
 from streamtrain.errors import ConfigError
+from streamtrain.training.engine import Engine
 from streamtrain.training.factory import Factory, load_factory
 from streamtrain.training.fused_engine import FusedEngine
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.torch.device_feed import train_device
+from streamtrain.training.torch.shared_rows import SharedBlock
 from streamtrain.training.torch.torch_engine import TorchEngine
 
 ENGINES: dict[str, type[FusedEngine] | type[TorchEngine]] = {
@@ -63,6 +67,24 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
         return "torch", f"{' and '.join(beyond)} is for the torch engine{where}"
     hint = " (--device cuda trains on the GPU)" if on_gpu else ""
     return "fused", f"the faster one for perceptrons on the CPU{hint}"
+
+
+def share_block(engines: Sequence[Engine]) -> SharedBlock | None:
+    """Let the torch engines on a GPU share one copy of each block.
+
+    Returns what the blocks are to be put into; None if fewer than two engines are on a GPU.
+    """
+    on_gpu = [
+        engine
+        for engine in engines
+        if isinstance(engine, TorchEngine) and engine.device.type == "cuda"
+    ]
+    if len(on_gpu) < 2:
+        return None
+    shared = SharedBlock(on_gpu[0].device)
+    for engine in on_gpu:
+        engine.shared_block = shared
+    return shared
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -59,7 +59,8 @@ def pretended(monkeypatch):
             self.captured()
 
     @contextmanager
-    def graph(captured, capture_error_mode):
+    def graph(captured, stream, capture_error_mode):
+        assert stream is not None
         assert capture_error_mode == "thread_local"
         with monkeypatch.context() as patch:  # a capture runs nothing
             patch.setattr(
@@ -79,6 +80,7 @@ def pretended(monkeypatch):
         "Stream": lambda *_: stream,
         "current_stream": lambda *_: stream,
         "stream": lambda _s: nullcontext(),
+        "set_stream": lambda _s: None,
         "CUDAGraph": Graph,
         "graph": graph,
         "Event": lambda: SimpleNamespace(synchronize=lambda: None, record=lambda _s: None),
