@@ -38,7 +38,7 @@ from streamtrain.training.torch.shared_rows import EvaluationRows, SharedBlock
 THREADS = 256
 
 #: Threads in the simulator, where each is a thread of Python.
-SIMULATED_THREADS = 8
+SIMULATED_THREADS = 4
 
 #: The most hidden layers.
 MOST_HIDDEN = 4
@@ -188,7 +188,7 @@ class CudaEngine:
             on_device = self._evaluation_rows(rows)
             squares_RC = torch.empty((replicas, chunks), dtype=torch.float64, device=self.device)
             launch = self._configure(self._evaluate_kernel, (replicas, chunks))
-            launch(*_arguments(on_device, self._model_RQ, squares_RC))
+            _run(launch, *_arguments(on_device, self._model_RQ, squares_RC))
             return squares_RC.cpu().numpy().sum(axis=1) / len(rows)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -269,7 +269,8 @@ class CudaEngine:
         return configure(kernel, blocks, layout.threads, stream, 4 * layout.floats)
 
     def _launch(self, rows: torch.Tensor, sizes_R: torch.Tensor) -> None:
-        self._advance(
+        _run(
+            self._advance,
             *_arguments(rows),
             0,
             len(rows),
@@ -329,6 +330,14 @@ class CudaEngine:
             return
         with torch.cuda.stream(self._stream):
             yield
+
+
+def _run(launch: Any, *arguments: Any) -> None:
+    """Launch a kernel; raise RuntimeError, as torch does, for what Numba and the driver raise."""
+    try:
+        launch(*arguments)
+    except Exception as error:
+        raise RuntimeError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def _arguments(*tensors: torch.Tensor) -> list[Any]:
