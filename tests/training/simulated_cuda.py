@@ -82,9 +82,9 @@ def test_equals_the_torch_engine(hidden, activation, batch_size, stops, train):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("hidden", [(), (5,), (8, 8), (4, 5, 8), (4, 4, 4, 4)], ids=str)
+@pytest.mark.parametrize("hidden", [(), (8, 8), (4, 5, 8)], ids=str)
 def test_equals_the_torch_engine_in_every_combination(hidden, activation, loss, optimizer):
-    shape = Shape(widths=(3, *hidden, 1), activation=activation)
+    shape = Shape(widths=(4, *hidden, 1), activation=activation)
     check_equal(shape, 9, (1, 22), **loss, **optimizer)
 
 
