@@ -1,13 +1,16 @@
 """Assemble a minibatch from a block in GPU memory.
 
 Rows are gathered, standardised in float64, cast, and split into features and target. Arrays are
-anything with `__cuda_array_interface__`, so torch tensors need no copy. Without a GPU the kernel
-runs in Numba's simulator (`NUMBA_ENABLE_CUDASIM=1`), which covers its arithmetic but not streams.
+anything that Numba takes without a copy, such as torch tensors (by DLPack). Without a GPU the
+kernel runs in Numba's simulator (`NUMBA_ENABLE_CUDASIM=1`), which covers its arithmetic but not
+streams.
 """
 
 from typing import Any
 
 from numba import cuda, float64
+
+from streamtrain.kernels.cuda_launch import configure
 
 #: Threads per CUDA block.
 THREADS = 256
@@ -44,7 +47,7 @@ def assemble_minibatch(
     """Fill `x` and `y` with rows of a block, asynchronously on a stream of the current device.
 
     All arrays must be on that device, and the caller must keep them alive until the launch is
-    complete. Thread-safe.
+    complete. Not thread-safe; see `configure`.
 
     Args:
         block: (rows, D + 1), target last; float64, float32 or float16, as are `x` and `y`.
@@ -58,12 +61,5 @@ def assemble_minibatch(
         stream: Handle of a CUDA stream (torch: `stream.cuda_stream`); 0: the default stream.
     """
     blocks = max(1, min(MAX_BLOCKS, -(-x.shape[0] * block.shape[1] // THREADS)))
-    launch: Any = _assemble
-    launch[blocks, THREADS, cuda.external_stream(stream) if stream else 0](
-        block, order, position, mean, scale, x, y
-    )
-
-
-def can_launch() -> bool:
-    """Return whether Numba can launch kernels: it needs a GPU, its driver, and the extra [cuda]."""
-    return bool(cuda.is_available())
+    launch = configure(_assemble, blocks, THREADS, stream)
+    launch(block, order, position, mean, scale, x, y)

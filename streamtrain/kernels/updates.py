@@ -26,7 +26,7 @@ def _flush(moment):
 def rate_factor(begin, end, warmup_rows, cosine_rows):
     """Return the learning-rate factor for the minibatch of rows `[begin, end)` of the run.
 
-    It equals `rate_factor` of training/schedule.py.
+    It equals `rate_factors` of training/schedule.py.
     """
     warmup = 1.0 if end >= warmup_rows else end / warmup_rows
     if cosine_rows == 0:

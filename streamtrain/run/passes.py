@@ -22,7 +22,7 @@ from streamtrain.stream.block import Block
 from streamtrain.stream.nulls import null_fields
 from streamtrain.training.checkpointing import Checkpointing
 from streamtrain.training.compute_pool import ComputePool
-from streamtrain.training.engine_choice import is_out_of_memory
+from streamtrain.training.engine_choice import is_out_of_memory, share_block
 from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
 from streamtrain.training.learner import Learner
 from streamtrain.training.position import Position
@@ -131,10 +131,11 @@ def _train(
             saving.edge(_fraction_done(position, max_seconds), position.state)
 
     stopping = Event()
-    # The learners of the fused engine train side by side, and their replicas share one pool of
-    # threads. Torch has threads of its own, so its learners take turns.
+    # The learners of the fused engines train side by side: on the CPU their replicas share one pool
+    # of threads, on a GPU each has a stream. Torch has threads of its own, so its learners take
+    # turns.
     fused = prepared.engine == "fused"
-    learner_threads = len(position.learners) if fused else 1
+    learner_threads = 1 if prepared.engine == "torch" else len(position.learners)
     with (
         ThreadPoolExecutor(learner_threads, thread_name_prefix="streamtrain-learner") as pool,
         one_blas_thread(fused),
@@ -143,6 +144,7 @@ def _train(
         for learner in position.learners:
             if isinstance(learner.engine, FusedEngine):
                 learner.engine.cores = cores
+        shared = share_block([learner.engine for learner in position.learners])
         blocks = prepared.blocks(
             trial, position.stats, epoch=position.epoch, window=position.window
         )
@@ -155,7 +157,11 @@ def _train(
                 if len(position.active) == 1:
                     _feed_one(position, block, emit, save_if_due)
                 else:
+                    if shared is not None:
+                        shared.put(block.rows)
                     _feed_side_by_side(position, block, emit, pool, stopping)
+                    if shared is not None:
+                        shared.drop()
                 position.move_past(block)
         finally:
             stopping.set()

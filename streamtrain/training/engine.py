@@ -78,7 +78,8 @@ class Engine(Protocol):
     def evaluate(self, rows: np.ndarray) -> np.ndarray:
         """Return the mean of r² over rows at `model_parameters`: float64 (R,).
 
-        A partly filled minibatch neither affects the result nor is affected.
+        A partly filled minibatch neither affects the result nor is affected. Rows that are passed
+        again must not have changed: an engine on a GPU keeps its copy.
         """
         ...
 

@@ -26,6 +26,18 @@ Steps = Callable[[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor, torch.Te
 #: the overhead of the call. Compiling takes as many times longer.
 STEPS_AT_ONCE, SMALL_ROWS = 4, 128
 
+#: The approximate cost of compiling, and the seconds that it saves per call and per row and
+#: replica, on one core.
+_COMPILE_SECONDS = 30.0
+_SAVED_SECONDS_PER_CALL = 4e-4
+_SAVED_SECONDS_PER_ROW = 3e-7
+
+
+def compiling_pays(run_rows: int, rows: int, replicas: int) -> bool:
+    """Return True if compiling calls of `rows` rows saves twice the seconds that it takes."""
+    saved_per_call = _SAVED_SECONDS_PER_CALL + _SAVED_SECONDS_PER_ROW * rows * replicas
+    return run_rows / rows * saved_per_call > 2 * _COMPILE_SECONDS
+
 
 def loss_sums(
     model: Model, train: TrainConfig, device: torch.device
@@ -86,8 +98,13 @@ def pure_gradient(model: Model, train: TrainConfig, device: torch.device) -> Gra
 
 
 @lru_cache(maxsize=64)
-def compiled_gradient(model: Model, train: TrainConfig, device: torch.device) -> Gradient:
-    """Return `pure_gradient` compiled; cached for the whole process."""
+def compiled_gradient(
+    model: Model, train: TrainConfig, device: torch.device, num_rows: int
+) -> Gradient:
+    """Return `pure_gradient` compiled for `num_rows` rows; cached for the whole process.
+
+    Each number of rows has its own, since shapes are compiled in.
+    """
     gradient = pure_gradient(model, train, device)
 
     def part(

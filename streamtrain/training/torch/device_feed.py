@@ -44,9 +44,16 @@ class DeviceFeed:
         self._next = 0
 
     def __call__(
-        self, block: np.ndarray, start: int, stop: int, carried: int
+        self,
+        block: np.ndarray,
+        start: int,
+        stop: int,
+        carried: int,
+        on_device: torch.Tensor | None = None,
     ) -> Iterator[torch.Tensor]:
         """Yield rows `[start, stop)` as views of the ring, in order.
+
+        `on_device`: the rows of the block where the device has them already.
 
         A view is valid until the next one is requested: its slot is kept for what is launched on
         the current stream until then. The current stream waits for the copy. Views end with whole
@@ -54,7 +61,7 @@ class DeviceFeed:
         slot.
         """
         pieces = list(self.cuts(start, stop, carried))
-        ahead = self._put(block, *pieces[0]) if pieces else None
+        ahead = self._put(block, *pieces[0], on_device) if pieces else None
         for index in range(len(pieces)):
             assert ahead is not None
             slot, rows = ahead
@@ -62,7 +69,7 @@ class DeviceFeed:
             compute.wait_event(self._copied[slot])
             # The next slot is copied while this one is trained on.
             if index + 1 < len(pieces):
-                ahead = self._put(block, *pieces[index + 1])
+                ahead = self._put(block, *pieces[index + 1], on_device)
             try:
                 yield rows
             finally:
@@ -72,16 +79,22 @@ class DeviceFeed:
         """Yield the pieces of `[start, stop)`, one per slot, without copying anything."""
         return cuts(start, stop, carried, self.batch_size, self.slot_rows)
 
-    def _put(self, block: np.ndarray, start: int, stop: int) -> tuple[int, torch.Tensor]:
+    def _put(
+        self, block: np.ndarray, start: int, stop: int, on_device: torch.Tensor | None
+    ) -> tuple[int, torch.Tensor]:
         slot, count = self._next, stop - start
         self._next = (slot + 1) % SLOTS
-        # The host may overwrite pinned memory only when the last copy from it has ended.
-        self._copied[slot].synchronize()
-        self._host[slot, :count] = block[start:stop]
+        if on_device is None:
+            # The host may overwrite pinned memory only when the last copy from it has ended.
+            self._copied[slot].synchronize()
+            self._host[slot, :count] = block[start:stop]
+            source = self._pinned[slot, :count]
+        else:
+            source = on_device[start:stop]
         rows = self.ring[slot * self.slot_rows : slot * self.slot_rows + count]
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(self._used[slot])
-            rows.copy_(self._pinned[slot, :count], non_blocking=True)
+            rows.copy_(source, non_blocking=True)
             self._copied[slot].record(self._stream)
         return slot, rows
 

@@ -13,7 +13,7 @@ import torch
 from streamtrain.config import TrainConfig
 from streamtrain.training.averaging import average_shares
 from streamtrain.training.engine import ADAM_EPSILON
-from streamtrain.training.schedule import rate_factor
+from streamtrain.training.schedule import rate_factors
 
 
 def count_moments(train: TrainConfig) -> int:
@@ -46,11 +46,7 @@ def step_table(
     `further_steps`: see training/engine.py.
     """
     ends = rows + np.cumsum(counts)
-    factors = [
-        rate_factor(int(end - count), int(end), *schedule)
-        for end, count in zip(ends, counts, strict=True)
-    ]
-    rates_SR = np.array(factors)[:, None] * np.array(learning_rates)
+    rates_SR = rate_factors(ends - counts, ends, *schedule)[:, None] * np.array(learning_rates)
     table = np.ones((*rates_SR.shape, 5))
     table[:, :, 0] = 1.0 / counts[:, None]
     table[:, :, 1] = rates_SR

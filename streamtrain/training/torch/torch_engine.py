@@ -32,10 +32,10 @@ from streamtrain.training.torch.compiled_steps import (
     check_same,
     compiled_gradient,
     compiled_steps,
+    compiling_pays,
     eager_gradient,
     eager_steps,
     loss_sums,
-    pure_gradient,
 )
 from streamtrain.training.torch.cuda_graphs import ReplayedSteps
 from streamtrain.training.torch.device_feed import DeviceFeed, train_device
@@ -45,6 +45,7 @@ from streamtrain.training.torch.optimizers import (
     step_table,
     update_,
 )
+from streamtrain.training.torch.shared_rows import EvaluationRows, SharedBlock
 
 #: Rows per forward pass on the CPU. A larger minibatch is taken in parts, so that activations stay
 #: in the cache.
@@ -56,15 +57,11 @@ DEVICE_PART_ROWS = 131_072
 #: Steps per step table.
 TABLE_STEPS = 4_096
 
-#: For `compile: auto`: the approximate cost of compiling, and the seconds that it saves per call
-#: and per row and replica, on one core.
-COMPILE_SECONDS = 30.0
-SAVED_SECONDS_PER_CALL = 4e-4
-SAVED_SECONDS_PER_ROW = 3e-7
-
 
 class TorchEngine:
     """See `Engine`. Trains any model; `cores` is not used.
+
+    `shared_block`: set it to share one copy of each block on a GPU with other engines.
 
     Gradients are summed over the rows of a minibatch, and divided by their number once, at the
     step.
@@ -102,6 +99,8 @@ class TorchEngine:
         self._half_squares = loss_sums(shape, train.model_copy(update={"loss": "mse"}), self.device)
         self._gradient: Gradient = eager_gradient(shape, train, self.device)
         self._further_steps: float | None = None  # None: the minibatch size has not changed
+        self._evaluation_rows = EvaluationRows(self.device)
+        self.shared_block: SharedBlock | None = None
         self._feed: DeviceFeed | None = None
         if self.device.type == "cuda":
             self._feed = DeviceFeed(self.device, shape.num_features + 1, batch_size)
@@ -161,7 +160,7 @@ class TorchEngine:
         """See `Engine.evaluate`. The forward pass has the precision of training."""
         squares_R = torch.zeros(len(self.learning_rates), dtype=torch.float64, device=self.device)
         with self._settings():
-            for some_rows in torch.from_numpy(rows).to(self.device).split(self._part_rows):
+            for some_rows in self._evaluation_rows(rows).split(self._part_rows):
                 x, y = some_rows[:, :-1], some_rows[:, -1:]
                 squares_R += 2 * self._half_squares(self._model_RP, x, y)
             return (squares_R / max(len(rows), 1)).cpu().numpy()
@@ -217,13 +216,19 @@ class TorchEngine:
                     self._compile()
         except (MemoryError, torch.cuda.OutOfMemoryError):
             raise
-        # What compilers raise. The numbers do not depend on compiling.
-        except (RuntimeError, OSError, ImportError) as error:
+        # Compilers raise anything. The numbers do not depend on compiling.
+        except Exception as error:
             self._compiled_rows, self._steps_at_once, self._replayed = 0, 0, None
             warnings.warn(
                 f"minibatches of {self.batch_size:,}: the step could not be compiled"
                 f" ({type(error).__name__}: {first_line(error)}), so it is taken operation by"
                 " operation. Install a C++ compiler, or use --set train.compile=off.",
+                stacklevel=2,
+            )
+        if self._replayed is not None and self._replayed.numba_failure:
+            warnings.warn(
+                "torch assembles the minibatches, since Numba's kernel could not be used"
+                f" ({self._replayed.numba_failure}). Compare streamtrain doctor.",
                 stacklevel=2,
             )
         return time.perf_counter() - started
@@ -252,11 +257,7 @@ class TorchEngine:
         rows = torch.randn((num_rows, width), generator=generator, dtype=torch.float32)
         rows = rows.to(self.device)
         if not whole:
-            gradient = compiled_gradient(
-                self._model,
-                self._train,  # pyright: ignore[reportArgumentType] - frozen, so hashable
-                self.device,
-            )
+            gradient = self._compiled_gradient(num_rows)
             x, y = rows[:, :-1], rows[:, -1:]
             eager = self._gradient(self._parameters_RP, x, y)
             check_same(eager, gradient(self._parameters_RP, x, y))
@@ -284,11 +285,10 @@ class TorchEngine:
             return
         gradient = self._gradient
         if self._train.compile == "on":
-            gradient = torch.compile(
-                pure_gradient(self._model, self._train, self.device), fullgraph=True, dynamic=False
-            )
+            gradient = self._compiled_gradient(self.batch_size)
         self._replayed = ReplayedSteps(
             gradient,
+            self._gradient,
             self._train,
             self._parameters_RP,
             self._moments,
@@ -297,21 +297,22 @@ class TorchEngine:
             TABLE_STEPS,
         )
 
+    def _compiled_gradient(self, num_rows: int) -> Gradient:
+        train = self._train  # frozen, so hashable
+        return compiled_gradient(self._model, train, self.device, num_rows)  # pyright: ignore
+
     def _wants_compiling(self) -> bool:
         """Return True if compiling is on, or saves several times the seconds that it takes."""
         if self._train.compile != "auto":
             return self._train.compile == "on"
-        if self._last_row is None:
-            return False
-        rows = min(self.batch_size, self._part_rows)
-        replicas = len(self.learning_rates)
-        saved_per_call = SAVED_SECONDS_PER_CALL + SAVED_SECONDS_PER_ROW * rows * replicas
-        return self._last_row / rows * saved_per_call > 2 * COMPILE_SECONDS
+        rows, replicas = min(self.batch_size, self._part_rows), len(self.learning_rates)
+        return self._last_row is not None and compiling_pays(self._last_row, rows, replicas)
 
     def _rows_on_device(self, block: np.ndarray, start: int, stop: int) -> Iterator[torch.Tensor]:
         if self._feed is None:
             return iter([torch.from_numpy(block[start:stop])])
-        return self._feed(block, start, stop, self._carried)
+        on_device = None if self.shared_block is None else self.shared_block.rows(block)
+        return self._feed(block, start, stop, self._carried, on_device)
 
     def _whole_rows(self, remaining: int) -> int:
         """Return how many of the remaining rows the next call for whole steps takes, maybe 0."""
@@ -387,10 +388,10 @@ class TorchEngine:
         with ExitStack() as stack:
             if self.device.type == "cuda":
                 stack.enter_context(torch.cuda.device(self.device))
-                torch.set_float32_matmul_precision(
-                    "high" if self._train.precision == "tf32" else "highest"
-                )
-                stack.callback(torch.set_float32_matmul_precision, precision)
+                wanted = "high" if self._train.precision == "tf32" else "highest"
+                if wanted != precision:  # some releases of torch warn when it is set
+                    torch.set_float32_matmul_precision(wanted)
+                    stack.callback(torch.set_float32_matmul_precision, precision)
             elif self._threads != threads:
                 torch.set_num_threads(self._threads)
                 stack.callback(torch.set_num_threads, threads)

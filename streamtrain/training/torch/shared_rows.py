@@ -1,0 +1,59 @@
+"""Rows that are copied to a GPU once: a block for all engines of a pass, and evaluation rows."""
+
+import weakref
+
+import numpy as np
+import torch
+
+
+class SharedBlock:
+    """The block that the engines of a pass train on, copied to the device once for all of them.
+
+    Between `put` and `drop` the block must not change. `put` and `drop` are called while no engine
+    advances; other threads may call `rows` then.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._block: np.ndarray | None = None
+        self._rows: torch.Tensor | None = None
+
+    def put(self, block: np.ndarray) -> None:
+        """Copy a block to the device, and wait for the copy.
+
+        Where the device's memory does not hold a whole block, each engine goes on to copy it in
+        parts.
+        """
+        self.drop()
+        try:
+            self._rows = torch.from_numpy(block).to(self._device)
+        except torch.cuda.OutOfMemoryError:
+            return
+        self._block = block
+
+    def drop(self) -> None:
+        """Forget the block."""
+        self._block = self._rows = None
+
+    def rows(self, block: np.ndarray) -> torch.Tensor | None:
+        """Return the block's rows on the device, or None if it is not the block that was put."""
+        return self._rows if block is self._block else None
+
+
+class EvaluationRows:
+    """Copies rows to the device when they are other rows than the last time.
+
+    The caller must not change an array that it passes again. Used by one engine.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._last: weakref.ref[np.ndarray] | None = None
+        self._tensor: torch.Tensor | None = None
+
+    def __call__(self, rows: np.ndarray) -> torch.Tensor:
+        """Return the rows as a tensor on the device."""
+        if self._tensor is None or self._last is None or self._last() is not rows:
+            self._tensor = torch.from_numpy(rows).to(self._device)
+            self._last = weakref.ref(rows)
+        return self._tensor
