@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from streamtrain.base.atomic_files import make_folder
 from streamtrain.base.interrupt import Interrupt
 from streamtrain.base.redact import redact_options, redact_url
 from streamtrain.cluster.choice import choose_runner
@@ -22,8 +23,8 @@ from streamtrain.run.directory import (
     RunDirectory,
     choose_out,
     default_out,
-    environment,
 )
+from streamtrain.run.environment import environment
 from streamtrain.run.predict import evaluate, predict
 from streamtrain.run.sweep import sweep as sweep_records
 from streamtrain.run.train import train as train_records
@@ -164,8 +165,7 @@ def run_train(
             saving = run.saving(config, Interrupt(notify=on_note))
             trained = train_records(config, run.log, metadata, saving, runner)
     if trained.best is not None:
-        (out / "best").mkdir(exist_ok=True)
-        save_model(trained.best, out / "best")
+        save_model(trained.best, make_folder(out / "best", within=out), within=out)
     save_model(trained.last, out)
     summary = write_report(run.records, out, pictures=report)
     return TrainResult(out=out, summary=summary, model=trained.last.eval())

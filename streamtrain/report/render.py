@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-from streamtrain.base.atomic_files import write_atomically
+from streamtrain.base.atomic_files import remove_temporaries, write_atomically
 from streamtrain.base.user_cache import user_cache
 from streamtrain.errors import ResourceError
 
@@ -132,6 +132,7 @@ def _keep_bundle(cache: Path | None, bundle: str) -> None:
     content = bundle.encode()
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(cache.parent)
         write_atomically(cache, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from streamtrain.base.atomic_files import write_atomically
+from streamtrain.base.atomic_files import make_folder, remove_temporaries, write_atomically
 from streamtrain.errors import DataError, ResourceError
 from streamtrain.records import Record, parse_record
 from streamtrain.report.analysis import Analysis, Summary
@@ -42,11 +42,12 @@ def write_report(records: Iterable[Record], out_dir: Path, *, pictures: bool = T
             analysis = analysis.warn(
                 f"No report.html and no charts: {failure}", flag="streamtrain report"
             )
-    folder = out_dir / "charts"
-    folder.mkdir(parents=True, exist_ok=True)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(out_dir / "charts", within=out_dir)
+    remove_temporaries(folder, within=out_dir)
     for name, (svg, png) in charts.items():
-        write_atomically(folder / f"{name}.svg", svg.encode())
-        write_atomically(folder / f"{name}.png", png)
+        write_atomically(folder / f"{name}.svg", svg.encode(), within=out_dir)
+        write_atomically(folder / f"{name}.png", png, within=out_dir)
     if page is not None:
         write_atomically(out_dir / "report.html", page.encode())
     return _write_figures(analysis, out_dir)
@@ -55,6 +56,7 @@ def write_report(records: Iterable[Record], out_dir: Path, *, pictures: bool = T
 def _write_figures(analysis: Analysis, out_dir: Path) -> Json:
     """Write what a report has without pictures; return the content of `summary.json`."""
     out_dir.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(out_dir)
     write_atomically(out_dir / "summary.csv", _csv_text(analysis.summary).encode())
     write_atomically(out_dir / "report.md", render_markdown(analysis).encode())
     document = analysis.to_json()

@@ -7,18 +7,16 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
-import sys
 import warnings
 from contextlib import suppress
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 
 import yaml
 
 from streamtrain.base.atomic_files import (
+    refuse_link,
     remove_temporaries,
     sync_folder,
     write_atomically,
@@ -39,18 +37,20 @@ from streamtrain.records import (
     started_record,
     to_json,
 )
+from streamtrain.run.environment import environment
 from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.fingerprint import check_unchanged, config_fingerprint, differences
 from streamtrain.types import Json
-
-_LIBRARIES = ("streamtrain", "torch", "numpy", "numba", "dask", "pyarrow", "zarr", "zarrs")
 
 #: The parts of `environment` that the exact bits of a run depend on, besides its fingerprint.
 _EXACT = ("python", "cpu", "streamtrain", "torch", "numpy", "numba")
 
 EVENTS = "events.jsonl"
 CHECKPOINTS = "checkpoints"
+
+#: The folders within a run's.
+_FOLDERS = (CHECKPOINTS, "best", "charts", "tensorboard")
 
 #: How the first line of every log starts.
 _FIRST_BYTES = b'{"event": "run"'
@@ -224,8 +224,8 @@ class RunDirectory:
 
     def _remove_temporaries(self) -> None:
         """Remove the files that a killed process was writing."""
-        for name in ("", CHECKPOINTS, "best", "charts"):
-            remove_temporaries(self.out / name)
+        for name in ("", *_FOLDERS):
+            remove_temporaries(self.out / name, within=self.out)
 
     def _reopen(self) -> None:
         """Open the log of an earlier run, and read the records up to the first damaged line."""
@@ -234,6 +234,8 @@ class RunDirectory:
                 f"{self.out} is not empty and holds no run ({EVENTS} is missing). Choose another"
                 " --out."
             )
+        for name in _FOLDERS:
+            refuse_link(self.out / name)
         self._open(0)
         content = self._read(os.fstat(self._log_file).st_size)
         for line in content.splitlines(keepends=True):
@@ -260,7 +262,9 @@ class RunDirectory:
 
     def _open(self, flags: int) -> None:
         """Open the log and lock it, so that no other process writes to this run."""
-        file = os.open(self.out / EVENTS, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
+        refuse_link(self.out / EVENTS)
+        flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(self.out / EVENTS, flags, 0o666)
         self._file = file
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -368,29 +372,3 @@ def _is_interrupted(out: Path) -> bool:
     except OSError:
         return False
     return b'"event": "end"' not in last_line or not (out / "summary.json").exists()
-
-
-def environment() -> Json:
-    """Return the machine and the versions of libraries, for the report."""
-    libraries = {}
-    for name in _LIBRARIES:
-        with suppress(PackageNotFoundError):
-            libraries[name] = version(name)
-    can_count_allowed = hasattr(os, "sched_getaffinity")
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if can_count_allowed else os.cpu_count(),
-        "byte_order": sys.byteorder,
-        **libraries,
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line for line in lines if line.startswith("model name"))
-        return model.split(":", 1)[1].strip()
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

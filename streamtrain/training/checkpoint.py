@@ -42,7 +42,8 @@ class Checkpoint:
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write both files.
 
-    Checkpoints of other numbers are not touched. Raises OSError.
+    Checkpoints of other numbers are not touched. Raises OSError, and DataError if `folder` is a
+    link.
     """
     content = save(
         {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
@@ -54,8 +55,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "number": checkpoint.number,
         "tensors": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
     }
-    write_atomically(tensors_path, content)
-    write_atomically(document_path, _encode(document))
+    write_atomically(tensors_path, content, within=folder.parent)
+    write_atomically(document_path, _encode(document), within=folder.parent)
 
 
 def read_checkpoint(folder: Path, number: int) -> Checkpoint:

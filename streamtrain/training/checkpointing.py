@@ -4,7 +4,6 @@ The last few checkpoints of a run's folder are kept. Each knows how long the log
 it was made, so that log and state agree after resuming.
 """
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from streamtrain.base.atomic_files import sync_folder
+from streamtrain.base.atomic_files import make_folder, sync_folder
 from streamtrain.base.interrupt import Interrupt
 from streamtrain.config import with_holdout_seed
 from streamtrain.errors import DataError, ResourceError
@@ -206,7 +205,7 @@ class Checkpointer:
         document, arrays = state
         try:
             if not self.folder.is_dir():
-                os.mkdir(self.folder)
+                make_folder(self.folder, within=self.folder.parent)
                 sync_folder(self.folder.parent)
             about = {
                 "fingerprint": self._fingerprint,

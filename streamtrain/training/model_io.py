@@ -26,10 +26,10 @@ from streamtrain.training.model import Model, Network, Shape
 from streamtrain.types import Json, Standardization
 
 
-def save_model(network: Network, folder: Path) -> None:
+def save_model(network: Network, folder: Path, *, within: Path | None = None) -> None:
     """Write `model.safetensors` and `model.json` to a folder, each atomically, the JSON last.
 
-    Of a factory only the name is stored: its code belongs to the user.
+    Of a factory only the name is stored: its code belongs to the user. `within`: see `open_folder`.
     """
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()
@@ -43,8 +43,9 @@ def save_model(network: Network, folder: Path) -> None:
         "target": network.target,
         "transform": network.transform,
     }
-    write_atomically(folder / "model.safetensors", save(tensors))
-    write_atomically(folder / "model.json", json.dumps(about, indent=2).encode() + b"\n")
+    write_atomically(folder / "model.safetensors", save(tensors), within=within)
+    content = json.dumps(about, indent=2).encode() + b"\n"
+    write_atomically(folder / "model.json", content, within=within)
 
 
 def load_model(folder: str | os.PathLike[str]) -> Network:
