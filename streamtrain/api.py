@@ -158,7 +158,10 @@ def run_train(
         run.check_config("train", config)
         if run.finished:
             return TrainResult(
-                out=out, summary=run.summary(), model=load_model(out), already_complete=True
+                out=out,
+                summary=run.summary(),
+                model=load_model(out, model=config.model.factory),
+                already_complete=True,
             )
         metadata = {"command": command, "folder": str(out), "env": environment()}
         with choose_runner("train", config.cluster, out, client=client, notify=on_note) as runner:
