@@ -3,6 +3,7 @@
 All are frozen, and none holds an open file, a thread or a device.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -311,10 +312,15 @@ class Receipt:
 
     @staticmethod
     def from_json(state: Mapping[str, Any]) -> "Receipt":
-        """Return the receipt that `to_json` described."""
-        return Receipt(
-            count=state["count"],
-            digest=int(state["digest"], 16),
-            dropped=state.get("dropped", 0),
-            quarantined=state.get("quarantined", 0),
-        )
+        """Return the receipt that `to_json` described; raises ValueError for anything else."""
+        counts = {
+            name: state.get(name, default)
+            for name, default in (("count", None), ("dropped", 0), ("quarantined", 0))
+        }
+        for name, count in counts.items():
+            if type(count) is not int or not 0 <= count <= MAX_ROWS:
+                raise ValueError(f"{name} of a receipt is no number of rows")
+        digest = state.get("digest")
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{16}", digest):
+            raise ValueError("digest of a receipt is not 16 hex digits")
+        return Receipt(digest=int(digest, 16), **counts)

@@ -1,5 +1,6 @@
 """Read small files that somebody else may have written or damaged: bytes and strict JSON."""
 
+import errno
 import json
 import math
 import os
@@ -27,6 +28,8 @@ def read_regular(path: Path, *, limit_bytes: int) -> bytes:
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(file)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{shown(str(path))}: it is not a file")
         if status.st_size > limit_bytes:
@@ -35,7 +38,7 @@ def read_regular(path: Path, *, limit_bytes: int) -> bytes:
                 f" {limit_bytes:,}. It is not what streamtrain wrote."
             )
         with open(file, "rb", closefd=False) as stream:
-            return stream.read(limit_bytes)
+            return stream.read()
     finally:
         os.close(file)
 

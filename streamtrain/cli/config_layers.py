@@ -21,7 +21,7 @@ from streamtrain.config import (
     set_key,
     with_holdout_seed,
 )
-from streamtrain.errors import ConfigError, shown
+from streamtrain.errors import ConfigError, DataError, shown
 
 _FLAGS = TRAIN_FLAGS | SWEEP_FLAGS
 PREFIX = "STREAMTRAIN_"
@@ -57,6 +57,19 @@ def file_layer(path: str | None) -> Layer:
         elif value is not None or section not in Config.model_fields:
             layer[section] = Setting(value, origins[section])
     return with_holdout_seed(layer) if Path(path).name == RESOLVED else layer
+
+
+def kept_layer(path: str | None) -> Layer:
+    """Return the keys of the `config.resolved.yaml` of a run, checked.
+
+    Raises DataError, which names the line, because nobody edits this file: it is damaged.
+    """
+    try:
+        layer = file_layer(path)
+        resolve(layer)
+    except ConfigError as failure:
+        raise DataError(str(failure)) from None
+    return layer
 
 
 #: Keys that name code: a function that is imported with its module, or a Dask scheduler, whose

@@ -18,6 +18,7 @@ from streamtrain.cli.config_layers import (
     environment_layer,
     file_layer,
     flag_layer,
+    kept_layer,
     path_layer,
     refuse_code,
     resolve,
@@ -336,10 +337,10 @@ def load_config(
     `path`: the verb's positional DATA. `flags`: an instance of one of the classes above.
     `from_run`: the folder of the sweep whose recommendation comes before all other layers.
     `imports`: the verb imports the code that the config names, so the files of a run may not be the
-    only ones to name it. Raises ConfigError.
+    only ones to name it. Raises ConfigError, and DataError for a damaged file of a run.
     """
-    file = file_layer(sources.config)
     is_kept = sources.config is not None and Path(sources.config).name == RESOLVED
+    file = kept_layer(sources.config) if is_kept else file_layer(sources.config)
     kept, own = (file, {}) if is_kept else ({}, file)
     given = (
         environment_layer(os.environ),

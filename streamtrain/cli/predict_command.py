@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from cyclopts import Parameter
 
 from streamtrain.base.words import plural
-from streamtrain.cli.config_layers import storage_options
+from streamtrain.cli.config_layers import kept_layer, storage_options
 from streamtrain.cli.flag_groups import (
     DATA,
     GLOBAL,
@@ -146,14 +145,14 @@ def page(document: dict[str, Any]) -> str:
 def trained_on_null(model: str) -> Literal["error", "drop"]:
     """Return the null policy for a model's predictions, from the config of its run.
 
-    `drop` if the run dropped rows; otherwise, or without a readable config, `error`. A model that
-    was trained with `impute` fills values itself.
+    `drop` if the run dropped rows; otherwise, or without a config, `error`. A model that was
+    trained with `impute` fills values itself. Raises DataError for a damaged config.
     """
-    try:
-        config = yaml.safe_load((Path(model) / RESOLVED).read_text(encoding="utf-8"))
-        return "drop" if config["data"]["on_null"] == "drop" else "error"
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+    path = Path(model) / RESOLVED
+    if not path.exists():
         return "error"
+    setting = kept_layer(str(path)).get("data.on_null")
+    return "drop" if setting is not None and setting.value == "drop" else "error"
 
 
 def _warn_of_dropped(dropped: int, *, quiet: bool) -> None:

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +84,9 @@ def run(
     if result.already_complete:
         note(f"{folder} is already complete: nothing to do")
     summary = {**result.summary, "warnings": []} if output.quiet else result.summary
-    show(result_text(summary, result.out), result.summary, as_json=output.json)
+    with api.naming_damage(folder / "summary.json") if result.already_complete else nullcontext():
+        text = result_text(summary, result.out)
+    show(text, result.summary, as_json=output.json)
     statuses = {cell["status"] for cell in result.summary["cells"]}
     if statuses <= _FAILED.keys():
         subject = "the training" if verb == "train" else "every size"
@@ -135,7 +137,8 @@ def _report_so_far(folder: Path, *, report: bool) -> None:
 
     A second Ctrl-C skips it. The run itself is already saved, so errors here do no harm.
     """
-    from streamtrain.report.write import read_records, write_report
+    from streamtrain.report.run_files import read_records
+    from streamtrain.report.write import write_report
 
     with suppress(StreamTrainError, OSError):
         note("writing the report so far; Ctrl-C skips it")

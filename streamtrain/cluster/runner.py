@@ -171,7 +171,7 @@ class TrainRunner:
                 resume_state=resume_state,
             )
         assert chosen.shares is not None
-        if resume_state is None or resume_state[0]["record"] is None:
+        if resume_state is None or resume_state[0].get("record") is None:
             # Opening the run must not count in the first round.
             rendezvous.group.gather(chosen.shares)
         rendezvous.group.disband()
