@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from streamtrain.base.words import did_you_mean
 from streamtrain.config.sections import Config
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, shown
 
 T = TypeVar("T")
 
@@ -122,4 +122,6 @@ def _explain(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
     message: str = error["msg"].removeprefix("Value error, ")
     # a storage option may be a secret
     shows_value = "got" in message or key == "data.storage_options"
-    return f"{origin}{key}: {message}" + ("" if shows_value else f" (got {error['input']!r})")
+    return f"{origin}{key}: {message}" + (
+        "" if shows_value else f" (got {shown(repr(error['input']))[:200]})"
+    )

@@ -91,7 +91,7 @@ def load_model(folder: str | os.PathLike[str], *, model: str | None = None) -> N
         if isinstance(error, StreamTrainError):
             raise
         raise DataError(
-            f"{folder}: the trained model cannot be read ({type(error).__name__}:"
+            f"{path}: the trained model cannot be read ({type(error).__name__}:"
             f" {first_line(error)}). Restore its files."
         ) from error
     return network.eval()
