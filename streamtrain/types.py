@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from streamtrain.base.redact import HIDDEN, SHOWN_OPTIONS
+from streamtrain.base.redact import Secrets
 
 Format = Literal["parquet", "zarr"]
 Integrity = Literal["verified", "unverified"]
@@ -84,11 +84,6 @@ class Reading:
 AS_FOUND = Reading()
 
 
-#: Characters of the shortest secret that is hidden in texts. Shorter ones protect nothing, and to
-#: hide them would hide parts of ordinary words.
-_SHORTEST_SECRET = 4
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
     """How to access remote files, of which local files need nothing, and how to read text.
@@ -118,12 +113,8 @@ class Storage:
 
         Secrets of fewer than four characters are not hidden.
         """
-        secrets = [value for name, value in self.options if name not in SHOWN_OPTIONS]
-        secrets += [query for _, query in self.queries]
-        for secret in sorted(secrets, key=len, reverse=True):
-            if len(secret) >= _SHORTEST_SECRET:
-                text = text.replace(secret, HIDDEN)
-        return text
+        links = (f"{url}?{query}" for url, query in self.queries)
+        return Secrets.of(dict(self.options), links).hide(text)
 
 
 LOCAL = Storage()

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streamtrain.base.redact import Secrets
 from streamtrain.base.words import did_you_mean
 from streamtrain.base.yaml_lines import parse_scalar, read_yaml
+from streamtrain.cli.terminal import hide_from_now
 from streamtrain.config import (
     RESOLVED,
     SWEEP_FLAGS,
@@ -155,6 +157,7 @@ def storage_options(assignments: Iterable[str] | None) -> dict[str, str]:
         if not equals or not name.strip():
             raise ConfigError("--storage-option: write it like --storage-option region=eu-west-1")
         options[name.strip()] = value
+    hide_from_now(Secrets.of(options))
     return options
 
 
@@ -196,7 +199,9 @@ def resolve(*layers: Layer) -> tuple[Config, dict[str, str]]:
     values: dict[str, Any] = {}
     for key, setting in settings.items():
         set_key(values, key, setting.value)
-    return make_config(values, origins), origins
+    config = make_config(values, origins)
+    hide_from_now(config.data.secrets)
+    return config, origins
 
 
 def _refuse_non_sections(settings: Layer) -> None:

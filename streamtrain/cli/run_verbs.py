@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from streamtrain.base.redact import redact_command
 from streamtrain.base.words import plural
 from streamtrain.cli.flag_groups import Output, Sources, load_config
 from streamtrain.cli.from_sweep import taken_text
@@ -77,7 +76,7 @@ def run(
                 folder,
                 resume=may_resume,
                 report=report,
-                command=shlex.join(["streamtrain", *redact_command(sys.argv[1:])]),
+                command=shlex.join(["streamtrain", *config.data.secrets.hide_words(sys.argv[1:])]),
                 on_record=on_record,
                 on_note=(lambda text: None) if output.quiet else note,
             )

@@ -10,6 +10,7 @@ from pathlib import Path
 from streamtrain.base.untrusted import parse_json, read_document, read_regular
 from streamtrain.errors import DataError, StreamTrainError, first_line, shown
 from streamtrain.records import Record, parse_record
+from streamtrain.records.texts import map_texts
 from streamtrain.report.analysis import Summary
 from streamtrain.report.summary import analyze
 from streamtrain.science.run_log import collect
@@ -63,7 +64,7 @@ def read_summary(path: Path) -> Summary:
     try:
         document = read_document(path, limit_bytes=_MAX_SUMMARY_BYTES)
         with _as_data_error(f"{shown(str(path))}: "):
-            return Summary.from_json(document)
+            return map_texts(Summary.from_json(document), shown, keys=True)
     except DataError as failure:
         place = shown(str(path))
         prefix = "" if str(failure).startswith(place) else f"{place}: "

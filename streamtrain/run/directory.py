@@ -23,7 +23,7 @@ from streamtrain.base.atomic_files import (
     write_whole,
 )
 from streamtrain.base.interrupt import Interrupt
-from streamtrain.base.redact import redact_url
+from streamtrain.base.redact import NO_SECRETS, Secrets, redact_url
 from streamtrain.base.untrusted import parse_json
 from streamtrain.config import RESOLVED, Config
 from streamtrain.errors import ConfigError, DataError, ResourceError
@@ -38,6 +38,7 @@ from streamtrain.records import (
     started_record,
     to_json,
 )
+from streamtrain.records.texts import map_texts
 from streamtrain.run.environment import environment
 from streamtrain.training.checkpoint import Mark, list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer, refusing_damage
@@ -77,17 +78,25 @@ class RunDirectory:
 
     `resume`: the folder may hold an interrupted run. It is continued by `Checkpointer.begin`, or
     started again if it has no checkpoint yet. `on_record` receives every record when it is logged,
-    and the records of an interrupted run when it is resumed.
+    and the records of an interrupted run when it is resumed. `secrets` are hidden in all of them.
 
     Raises ConfigError when the folder has anything else in it, because nothing is ever overwritten,
     or when another process has the run open; DataError when an interrupted run has lost its
     checkpoints.
     """
 
-    def __init__(self, out: Path, *, resume: bool = False, on_record: Emit | None = None):
+    def __init__(
+        self,
+        out: Path,
+        *,
+        resume: bool = False,
+        on_record: Emit | None = None,
+        secrets: Secrets = NO_SECRETS,
+    ):
         self.out = out
         self.records: list[Record] = []
         self._on_record = on_record
+        self._secrets = secrets
         self._file: int | None = None
         self._num_bytes = 0
         self._hash = hashlib.sha256()
@@ -144,6 +153,7 @@ class RunDirectory:
         that is refused before its first record leaves nothing behind. Raises ResourceError when the
         folder cannot be written.
         """
+        record = map_texts(record, self._secrets.hide)
         if isinstance(record, RunStarted) or self._file is None:
             self._create()
         self.records.append(record)
