@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from streamtrain.base.atomic_files import make_folder
 from streamtrain.base.interrupt import Interrupt
-from streamtrain.base.redact import redact_options, redact_url
+from streamtrain.base.redact import hiding_in_errors, redact_options, redact_url
 from streamtrain.base.writing import naming_path
 from streamtrain.cluster.choice import choose_runner
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
 from streamtrain.records import Emit
 from streamtrain.report.dry_run import plan_run, plan_text
 from streamtrain.report.render import Drawing
+from streamtrain.report.run_files import kept_summary, naming_damage
 from streamtrain.report.write import write_report
 from streamtrain.run.directory import CHECKPOINTS, RunDirectory
 from streamtrain.run.environment import environment
@@ -38,6 +40,7 @@ __all__ = [
     "evaluate",
     "list_checkpoints",
     "load_model",
+    "naming_damage",
     "new_folder",
     "open_run",
     "plan_run",
@@ -131,7 +134,7 @@ def run_sweep(
 
     Raises ConfigError, DataError or ResourceError.
     """
-    with RunDirectory(out, resume=resume, on_record=on_record) as run:
+    with RunDirectory(out, resume=resume, on_record=on_record, secrets=config.data.secrets) as run:
         return sweep_into(
             run, config, report=report, command=command, client=client, on_note=on_note
         )
@@ -148,17 +151,20 @@ def sweep_into(
     drawing: Drawing | None = None,
 ) -> SweepResult:
     """Run a sweep into an open folder; see `run_sweep` and, for `drawing`, `write_report`."""
-    out = run.out
-    run.check_config("sweep", config)
-    if run.finished:
-        return SweepResult(out=out, summary=run.summary(), already_complete=True)
-    saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, notify=on_note))
-    metadata = {"command": command, "folder": str(out), "env": environment()}
-    with choose_runner("sweep", config.cluster, out, client=client, notify=on_note) as runner:
-        sweep_records(config, run.log, metadata, saving, runner)
-    with naming_path(out, _ADVICE):
-        summary = write_report(run.records, out, pictures=report, drawing=drawing)
-    return SweepResult(out=out, summary=summary)
+    out, secrets = run.out, config.data.secrets
+    with hiding_in_errors(secrets):
+        run.check_config("sweep", config)
+        if run.finished:
+            return SweepResult(out=out, summary=kept_summary(out), already_complete=True)
+        saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, notify=on_note))
+        metadata = {"command": command, "folder": str(out), "env": environment()}
+        with choose_runner(
+            "sweep", config.cluster, out, client=client, notify=on_note, secrets=secrets
+        ) as runner:
+            sweep_records(config, run.log, metadata, saving, runner)
+        with naming_path(out, _ADVICE):
+            summary = write_report(run.records, out, pictures=report, drawing=drawing)
+        return SweepResult(out=out, summary=summary)
 
 
 @usual_torch()
@@ -178,7 +184,7 @@ def run_train(
     `best/` has the model at its smallest held-out loss. The arguments and errors are as in
     `run_sweep`.
     """
-    with RunDirectory(out, resume=resume, on_record=on_record) as run:
+    with RunDirectory(out, resume=resume, on_record=on_record, secrets=config.data.secrets) as run:
         return train_into(
             run, config, report=report, command=command, client=client, on_note=on_note
         )
@@ -195,23 +201,26 @@ def train_into(
     drawing: Drawing | None = None,
 ) -> TrainResult:
     """Train one model into an open folder; see `run_train` and, for `drawing`, `write_report`."""
-    out = run.out
-    run.check_config("train", config)
-    if run.finished:
-        return TrainResult(
-            out=out, summary=run.summary(), model=load_model(out), already_complete=True
-        )
-    metadata = {"command": command, "folder": str(out), "env": environment()}
-    with choose_runner("train", config.cluster, out, client=client, notify=on_note) as runner:
-        saving = run.saving(config, Interrupt(notify=on_note))
-        trained = train_records(config, run.log, metadata, saving, runner)
-    with naming_path(out, _ADVICE):
-        if trained.best is not None:
-            (out / "best").mkdir(exist_ok=True)
-            save_model(trained.best, out / "best")
-        save_model(trained.last, out)
-        summary = write_report(run.records, out, pictures=report, drawing=drawing)
-    return TrainResult(out=out, summary=summary, model=trained.last.eval())
+    out, secrets = run.out, config.data.secrets
+    with hiding_in_errors(secrets):
+        run.check_config("train", config)
+        if run.finished:
+            model = load_model(out, model=config.model.factory)
+            return TrainResult(
+                out=out, summary=kept_summary(out), model=model, already_complete=True
+            )
+        metadata = {"command": command, "folder": str(out), "env": environment()}
+        with choose_runner(
+            "train", config.cluster, out, client=client, notify=on_note, secrets=secrets
+        ) as runner:
+            saving = run.saving(config, Interrupt(notify=on_note))
+            trained = train_records(config, run.log, metadata, saving, runner)
+        with naming_path(out, _ADVICE):
+            if trained.best is not None:
+                save_model(trained.best, make_folder(out / "best", within=out), within=out)
+            save_model(trained.last, out)
+            summary = write_report(run.records, out, pictures=report, drawing=drawing)
+        return TrainResult(out=out, summary=summary, model=trained.last.eval())
 
 
 def sweep(

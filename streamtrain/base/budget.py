@@ -115,10 +115,14 @@ def make_budget(
 
 
 def default_limit_bytes(proc: Path = PROC) -> int:
-    """Return a quarter of the memory available now, within the limits of control groups."""
-    available = psutil.virtual_memory().available
-    left = memory_left(proc)
-    return max((available if left is None else min(available, left)) // 4, 1)
+    """Return a quarter of the memory available now, as `available_bytes` has it."""
+    return max(available_bytes(proc) // 4, 1)
+
+
+def available_bytes(proc: Path = PROC) -> int:
+    """Return the memory available now, within the limits of control groups."""
+    available, left = psutil.virtual_memory().available, memory_left(proc)
+    return available if left is None else min(available, left)
 
 
 def default_readers(proc: Path = PROC) -> int:

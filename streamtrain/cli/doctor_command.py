@@ -88,7 +88,7 @@ def page(document: dict[str, Any]) -> str:
 def machine() -> dict[str, str]:
     """Describe the resources that a run has on this machine, by name."""
     from streamtrain.base.budget import default_limit_bytes
-    from streamtrain.run.directory import environment
+    from streamtrain.run.environment import environment
 
     env = environment()
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(Path.cwd())

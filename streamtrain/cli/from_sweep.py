@@ -1,6 +1,5 @@
 """`train --from RUN`: the config that a finished sweep recommends."""
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamtrain.base.units import parse_count
-from streamtrain.cli.config_layers import Layer, Setting, file_layer
+from streamtrain.cli.config_layers import Layer, Setting, kept_layer
 from streamtrain.config import RESOLVED, Config
 from streamtrain.errors import ConfigError
 
@@ -37,7 +36,7 @@ def sweep_layer(run: str | None, given: Layer) -> Layer:
     origin = f"--from {run}"
     layer = {
         key: Setting(setting.value, origin)
-        for key, setting in file_layer(str(Path(run) / RESOLVED)).items()
+        for key, setting in kept_layer(str(Path(run) / RESOLVED)).items()
         if key.startswith(_SECTIONS) and not key.startswith(_LEFT_OUT) and setting.value is not None
     }
     if summary.seconds is None:
@@ -118,15 +117,16 @@ def _schedule_text(config: Config) -> str:
 
 
 def _read_summary(run: str) -> "Summary":
-    from streamtrain.report.analysis import Summary
+    from streamtrain.report.run_files import read_summary
 
     path = Path(run) / "summary.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as failure:
+        summary = read_summary(path)
+    except OSError as failure:
         raise ConfigError(
-            f"--from {run}: {path} cannot be read ({failure}). Give the folder of a finished sweep."
+            f"--from {run}: {path} cannot be read ({failure.strerror}). Give the folder of a"
+            " finished sweep."
         ) from None
-    if not isinstance(document, dict) or document.get("verb") != "sweep":
+    if summary.verb != "sweep":
         raise ConfigError(f"--from {run}: this is no sweep. Give the folder of a finished sweep.")
-    return Summary.from_json(document)
+    return summary

@@ -20,8 +20,9 @@ from cyclopts import App, CycloptsError, Group
 
 from streamtrain import __version__
 from streamtrain.base.interrupt import Terminated, signals_terminate
+from streamtrain.base.redact import Secrets
 from streamtrain.base.utf8_names import refuse_other_encodings
-from streamtrain.cli.terminal import note, outlive_terminal
+from streamtrain.cli.terminal import hiding, note, outlive_terminal
 from streamtrain.errors import StreamTrainError, first_line
 
 #: Verb → group, import string, help. With an import string, a verb does not import the libraries of
@@ -225,6 +226,11 @@ def run(tokens: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show `≤` gets \u2264 instead of an exception.
             stream.reconfigure(errors="backslashreplace")
+    with hiding(Secrets.of_command(tokens, os.environ)):
+        return _run(tokens)
+
+
+def _run(tokens: Sequence[str]) -> int:
     try:
         with signals_terminate():
             for word in tokens:

@@ -3,13 +3,12 @@
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from streamtrain.base.imports import imports_kept
-from streamtrain.base.redact import redact_command
 from streamtrain.base.words import plural
 from streamtrain.cli.flag_groups import Output, Sources, load_config
 from streamtrain.cli.from_sweep import taken_text
@@ -81,13 +80,17 @@ def run(
                 config,
                 report=report,
                 drawing=drawing,
-                command=shlex.join(["streamtrain", *redact_command(sys.argv[1:])]),
+                command=shlex.join(["streamtrain", *config.data.secrets.hide_words(sys.argv[1:])]),
                 on_note=(lambda text: None) if output.quiet else note,
             )
     if result.already_complete:
         note(f"{result.out} is already complete: nothing to do")
     summary = {**result.summary, "warnings": []} if output.quiet else result.summary
-    show(result_text(summary, result.out), result.summary, as_json=output.json)
+    with (
+        api.naming_damage(result.out / "summary.json") if result.already_complete else nullcontext()
+    ):
+        text = result_text(summary, result.out)
+    show(text, result.summary, as_json=output.json)
     statuses = {cell["status"] for cell in result.summary["cells"]}
     if statuses <= _FAILED.keys():
         subject = "the training" if verb == "train" else "every size"
@@ -144,7 +147,8 @@ def _report_so_far(folder: Path, *, report: bool) -> None:
 
     A second Ctrl-C skips it. The run itself is already saved, so errors here do no harm.
     """
-    from streamtrain.report.write import read_records, write_report
+    from streamtrain.report.run_files import read_records
+    from streamtrain.report.write import write_report
 
     with suppress(StreamTrainError, OSError):
         note("writing the report so far; Ctrl-C skips it")

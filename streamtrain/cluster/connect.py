@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streamtrain.base.atomic_files import write_atomically
 from streamtrain.base.plugins import import_function
+from streamtrain.base.redact import Secrets
 from streamtrain.cluster.local_cluster import local_cluster
 from streamtrain.cluster.versions import check_answer, import_ahead, versions
 from streamtrain.config import ClusterConfig
@@ -122,8 +125,8 @@ async def _ask_scheduler(client: Any) -> Any:
 
 
 @contextmanager
-def performance_report(connection: Connection, path: Path) -> Iterator[None]:
-    """Write Dask's own report of what its workers did, as one HTML file.
+def performance_report(connection: Connection, path: Path, secrets: Secrets) -> Iterator[None]:
+    """Write Dask's own report of what its workers did, as one HTML file, without `secrets`.
 
     Writes nothing when Bokeh is not installed, the cluster is lost, or Ctrl-C ends the run: drawing
     it takes seconds.
@@ -135,19 +138,22 @@ def performance_report(connection: Connection, path: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    report = distributed.performance_report(filename=str(path))
-    report.__enter__()
-    try:
-        yield
-    finally:
-        is_interrupted = not isinstance(sys.exception() or Exception(), Exception)
-        with suppress(Exception), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        report = distributed.performance_report(filename=str(draft))
+        report.__enter__()
+        try:
+            yield
+        finally:
+            is_interrupted = not isinstance(sys.exception() or Exception(), Exception)
             if not is_interrupted:
+                with suppress(Exception), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
                 # Dask asks every worker, and one may hang.
                 connection.client.sync(
                     report.__aexit__, None, None, None, callback_timeout=CONNECT_SECONDS
                 )
+                write_atomically(path, secrets.hide(draft.read_text(encoding="utf-8")).encode())
 
 
 def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[Any, bool]:

@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-from streamtrain.base.atomic_files import write_atomically
+from streamtrain.base.atomic_files import remove_temporaries, write_atomically
 from streamtrain.base.budget import default_readers
 from streamtrain.base.user_cache import user_cache
 from streamtrain.errors import ResourceError
@@ -177,6 +177,7 @@ def _keep_bundle(cache: Path | None, bundle: str) -> None:
     content = bundle.encode()
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(cache.parent)
         write_atomically(cache, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
 

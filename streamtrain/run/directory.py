@@ -15,12 +15,15 @@ from types import TracebackType
 import yaml
 
 from streamtrain.base.atomic_files import (
+    refuse_link,
     remove_temporaries,
     sync_folder,
     write_atomically,
     write_whole,
 )
 from streamtrain.base.interrupt import Interrupt
+from streamtrain.base.redact import NO_SECRETS, Secrets
+from streamtrain.base.untrusted import parse_json
 from streamtrain.base.utf8_names import refuse_other_encodings
 from streamtrain.base.writing import naming_path
 from streamtrain.config import RESOLVED, Config
@@ -36,9 +39,10 @@ from streamtrain.records import (
     started_record,
     to_json,
 )
+from streamtrain.records.texts import map_texts
 from streamtrain.run.environment import environment
-from streamtrain.training.checkpoint import list_checkpoints
-from streamtrain.training.checkpointing import Checkpointer
+from streamtrain.training.checkpoint import Mark, list_checkpoints
+from streamtrain.training.checkpointing import Checkpointer, refusing_damage
 from streamtrain.training.fingerprint import check_unchanged, config_fingerprint
 from streamtrain.types import Json
 
@@ -47,6 +51,12 @@ _EXACT = ("python", "cpu", "streamtrain", "torch", "numpy", "numba")
 
 EVENTS = "events.jsonl"
 CHECKPOINTS = "checkpoints"
+
+#: The folders within a run's.
+_FOLDERS = (CHECKPOINTS, "best", "charts", "tensorboard")
+
+#: The bytes of the first line of a log at most.
+MOST_FIRST_LINE = 1 << 26
 
 #: How the first line of every log starts.
 _FIRST_BYTES = b'{"event": "run"'
@@ -73,18 +83,26 @@ class RunDirectory:
 
     `resume`: the folder may hold an interrupted run. It is continued by `Checkpointer.begin`, or
     started again if it has no checkpoint yet. `on_record` receives every record when it is logged,
-    and the records of an interrupted run when it is resumed.
+    and the records of an interrupted run when it is resumed. `secrets` are hidden in all of them.
 
     Raises ConfigError when the folder has anything else in it, because nothing is ever overwritten;
     RunInUse when another process has the run open; DataError when an interrupted run has lost its
     checkpoints; ResourceError when the folder cannot be written.
     """
 
-    def __init__(self, out: Path, *, resume: bool = False, on_record: Emit | None = None):
+    def __init__(
+        self,
+        out: Path,
+        *,
+        resume: bool = False,
+        on_record: Emit | None = None,
+        secrets: Secrets = NO_SECRETS,
+    ):
         refuse_other_encodings(out)
         self.out = out
         self.records: list[Record] = []
         self.on_record = on_record
+        self._secrets = secrets
         self._made: list[Path] = []
         self._file: int | None = None
         self._num_bytes = 0
@@ -110,10 +128,6 @@ class RunDirectory:
             and isinstance(self.records[-1], RunEnded)
             and (self.out / "summary.json").exists()
         )
-
-    def summary(self) -> Json:
-        """Return the `summary.json` of a finished run."""
-        return json.loads((self.out / "summary.json").read_text(encoding="utf-8"))
 
     def check_config(self, verb: str, config: Config) -> None:
         """Check that a run in this directory had this verb and config.
@@ -148,6 +162,7 @@ class RunDirectory:
         The first record, `run`, also writes the config, env and data files, and empties a log that
         has no checkpoint.
         """
+        record = map_texts(record, self._secrets.hide)
         if isinstance(record, RunStarted):
             self._start()
         self.records.append(record)
@@ -166,33 +181,35 @@ class RunDirectory:
         if self.on_record is not None:
             self.on_record(record)
 
-    def mark(self) -> Json:
+    def mark(self) -> Mark:
         """See `Events.mark`."""
         os.fsync(self._log_file)
-        return {"bytes": self._num_bytes, "sha256": self._hash.hexdigest()}
+        return Mark(bytes=self._num_bytes, sha256=self._hash.hexdigest())
 
-    def check(self, mark: Json) -> None:
+    def check(self, mark: Mark) -> None:
         """See `Events.check`."""
-        if hashlib.sha256(self._read(mark["bytes"])).hexdigest() != mark["sha256"]:
+        if hashlib.sha256(self._read(mark.bytes)).hexdigest() != mark.sha256:
             raise DataError(
-                f"{self.out / EVENTS}: its first {mark['bytes']:,} bytes are not those that were"
+                f"{self.out / EVENTS}: its first {mark.bytes:,} bytes are not those that were"
                 " logged"
             )
 
-    def rewind(self, mark: Json) -> list[Record]:
+    def rewind(self, mark: Mark) -> list[Record]:
         """See `Events.rewind`."""
-        kept = self._read(mark["bytes"])
+        kept = self._read(mark.bytes)
         os.ftruncate(self._log_file, len(kept))
         os.lseek(self._log_file, 0, os.SEEK_END)
         os.fsync(self._log_file)
         self._num_bytes = len(kept)
         self._hash = hashlib.sha256(kept)
-        self.records[:] = (parse_record(json.loads(line)) for line in kept.splitlines())
+        with refusing_damage():
+            self.records[:] = (parse_record(parse_json(line)) for line in kept.splitlines())
         self._remove_temporaries()
         (self.out / "summary.json").unlink(missing_ok=True)  # a report so far; see `finished`
         if self.on_record is not None:
-            for record in self.records:
-                self.on_record(record)
+            with refusing_damage():
+                for record in self.records:
+                    self.on_record(record)
         return list(self.records)
 
     @property
@@ -239,8 +256,8 @@ class RunDirectory:
 
     def _remove_temporaries(self) -> None:
         """Remove the files that a killed process was writing."""
-        for name in ("", CHECKPOINTS, "best", "charts"):
-            remove_temporaries(self.out / name)
+        for name in ("", *_FOLDERS):
+            remove_temporaries(self.out / name, within=self.out)
 
     def _reopen(self) -> None:
         """Open the log of an earlier run, and read the records up to the first damaged line."""
@@ -249,11 +266,13 @@ class RunDirectory:
                 f"{self.out} is not empty and holds no run ({EVENTS} is missing). Choose another"
                 " --out."
             )
+        for name in _FOLDERS:
+            refuse_link(self.out / name)
         self._open(0)
         content = self._read(os.fstat(self._log_file).st_size)
         for line in content.splitlines(keepends=True):
             with suppress(ValueError, TypeError, AttributeError, DataError):
-                record = parse_record(json.loads(line))
+                record = parse_record(parse_json(line))
                 if line.endswith(b"\n") and (self.records or isinstance(record, RunStarted)):
                     self.records.append(record)
         # The first line may have been cut short by a kill, but even then it starts like ours.
@@ -275,7 +294,9 @@ class RunDirectory:
 
     def _open(self, flags: int) -> None:
         """Open the log and lock it, so that no other process writes to this run."""
-        file = os.open(self.out / EVENTS, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
+        refuse_link(self.out / EVENTS)
+        flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(self.out / EVENTS, flags, 0o666)
         self._file = file
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -346,6 +367,8 @@ def is_interrupted(out: Path) -> bool:
     The report alone does not decide it, since an interrupted run may have a partial one.
     """
     try:
+        if not (out / EVENTS).is_file():
+            return False
         with open(out / EVENTS, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             last_line = file.read().rstrip(b"\n").rpartition(b"\n")[2]

@@ -1,6 +1,5 @@
 """Choose the folder of a run, and open it in the same step: no other process gets it in between."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,10 +7,11 @@ from datetime import date
 from itertools import count
 from pathlib import Path
 
-from streamtrain.base.redact import redact_url
+from streamtrain.base.redact import Secrets, redact_url
+from streamtrain.base.untrusted import parse_json
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError, ResourceError, RunInUse
-from streamtrain.run.directory import EVENTS, RunDirectory, is_interrupted
+from streamtrain.run.directory import EVENTS, MOST_FIRST_LINE, RunDirectory, is_interrupted
 from streamtrain.training.fingerprint import config_fingerprint, differences
 
 #: The folder, in the current one, of runs without `--out`.
@@ -27,13 +27,14 @@ def open_run(
     interrupted run of this config in `runs/`; or the folder of a run. Without `out`, runs that
     another process has open are passed over. Raises as `RunDirectory` does.
     """
+    secrets = config.data.secrets
     if resume in ("auto", "never"):
         if out:
-            return RunDirectory(Path(out), resume=resume == "auto")
+            return RunDirectory(Path(out), resume=resume == "auto", secrets=secrets)
         for folder in _interrupted_runs(verb, config) if resume == "auto" else ():
             with suppress(RunInUse):
-                return RunDirectory(folder, resume=True)
-        return _new_run(verb)
+                return RunDirectory(folder, resume=True, secrets=secrets)
+        return _new_run(verb, secrets)
     folder = Path(resume)
     if out and Path(out).absolute() != folder.absolute():
         raise ConfigError(
@@ -44,7 +45,7 @@ def open_run(
             f"--resume {folder}: there is no run ({EVENTS} is missing). Name a run's folder, auto"
             " or never."
         )
-    return RunDirectory(folder, resume=True)
+    return RunDirectory(folder, resume=True, secrets=secrets)
 
 
 @contextmanager
@@ -68,10 +69,10 @@ def new_folder(verb: str) -> Iterator[Path]:
             _RUNS.rmdir()
 
 
-def _new_run(verb: str) -> RunDirectory:
+def _new_run(verb: str, secrets: Secrets) -> RunDirectory:
     for folder in _free_names(verb):
         with suppress(RunInUse):
-            return RunDirectory(folder)
+            return RunDirectory(folder, secrets=secrets)
     raise AssertionError("names do not end")
 
 
@@ -92,7 +93,7 @@ def _interrupted_runs(verb: str, config: Config) -> list[Path]:
         # A log that cannot be read as one of ours, or is removed meanwhile, is passed over.
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             with open(out / EVENTS, "rb") as file:
-                logged = json.loads(file.readline())["config"]
+                logged = parse_json(file.readline(MOST_FIRST_LINE))["config"]
                 changed_at = os.fstat(file.fileno()).st_mtime
             fingerprint = {**config_fingerprint(logged), "data.path": logged["data"]["path"]}
             if not differences(fingerprint, wanted):

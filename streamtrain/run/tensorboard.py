@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from streamtrain.base.atomic_files import open_folder
 from streamtrain.records import Emit, Evaluation, Record
 
 #: Field of an evaluation → tag of its scalar.
@@ -33,7 +34,8 @@ _LARGEST_FLOAT32 = 3.4028234663852886e38
 def tensorboard(folder: Path) -> Iterator[Emit]:
     """Yield a function that writes each evaluation as scalars at its row.
 
-    There is one event file per replica, in a subfolder of `folder`. Used from one thread.
+    There is one event file per replica, in a subfolder of `folder`, which is in a run's. Used from
+    one thread. Raises DataError where a folder is a link.
     """
     files: dict[str, BinaryIO] = {}
 
@@ -59,12 +61,16 @@ def tensorboard(folder: Path) -> Iterator[Emit]:
 
 
 def _open(folder: Path) -> BinaryIO:
-    folder.mkdir(parents=True, exist_ok=True)
+    run = folder.parents[1]
+    run.mkdir(parents=True, exist_ok=True)
+    descriptor = open_folder(folder, within=run, make=True)
     now = time.time()
-    file = open(  # noqa: SIM115 - the caller closes it
-        folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{os.getpid()}.streamtrain",
-        "ab",
-    )
+    name = f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{os.getpid()}.streamtrain"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        file = open(os.open(name, flags, 0o666, dir_fd=descriptor), "wb")  # noqa: SIM115 - the caller closes it
+    finally:
+        os.close(descriptor)
     file.write(framed(_double(1, now) + _bytes(3, b"brain.Event:2")))
     return file
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from streamtrain.base.atomic_files import write_atomically
 from streamtrain.base.finite import finite_or_none
 from streamtrain.errors import DataError
 from streamtrain.storage.moments import Moments
@@ -160,16 +161,11 @@ def refuse_unfinished(folder: str, storage: Storage) -> None:
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
-    """Write the manifest atomically: temporary file, fsync, replace."""
-    path = Path(folder) / MANIFEST_NAME
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        # versions from before the shuffle refuse the key
-        unset = {"shuffle_seed"} if manifest.shuffle_seed is None else None
-        file.write(manifest.model_dump_json(indent=1, exclude=unset))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write the manifest atomically."""
+    # versions from before the shuffle refuse the key
+    unset = {"shuffle_seed"} if manifest.shuffle_seed is None else None
+    content = manifest.model_dump_json(indent=1, exclude=unset)
+    write_atomically(Path(folder) / MANIFEST_NAME, content.encode())
 
 
 def shard_from_entry(

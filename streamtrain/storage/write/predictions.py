@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -10,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
+
+from streamtrain.base.atomic_files import new_file
 
 
 class PredictionWriter:
@@ -22,8 +25,7 @@ class PredictionWriter:
         value = {"float32": pa.float32(), "float64": pa.float64()}[value_type]
         self._schema = pa.schema([pa.field("row_id", pa.int64()), pa.field("prediction", value)])
         self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._files = ExitStack()
 
     def write(self, row_ids: np.ndarray, predictions: np.ndarray) -> None:
         """Append rows: int64 ids, and predictions of the same length, which are cast."""
@@ -32,13 +34,29 @@ class PredictionWriter:
         self._writer.write_table(pa.table([row_ids, values], schema=self._schema))
 
     def __enter__(self) -> "PredictionWriter":
-        if self._path.suffix.lower() == ".csv":
-            self._writer = csv.CSVWriter(self._temporary, self._schema)
-        else:
-            self._writer = pq.ParquetWriter(
-                self._temporary, self._schema, compression="snappy", write_page_checksum=True
-            )
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as files:
+            descriptor = files.enter_context(new_file(self._path))
+            file = files.enter_context(open(descriptor, "wb", closefd=False))
+            if self._path.suffix.lower() == ".csv":
+                self._writer = csv.CSVWriter(file, self._schema)
+            else:
+                self._writer = pq.ParquetWriter(
+                    file, self._schema, compression="snappy", write_page_checksum=True
+                )
+            files.push(self._close_writer)
+            self._files = files.pop_all()
         return self
+
+    def _close_writer(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._writer.close()
+            if kind is None and os.path.lexists(self._path):  # made by another process meanwhile
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._path)
+        except BaseException:
+            if isinstance(self._writer, pq.ParquetWriter):
+                self._writer.is_open = False  # it would write once more when it is collected
+            raise
 
     def __exit__(
         self,
@@ -46,11 +64,5 @@ class PredictionWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            self._writer.close()
-            if error is None:
-                if os.path.lexists(self._path):  # made by another process meanwhile
-                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._path)
-                os.replace(self._temporary, self._path)
-        finally:  # also if closing fails, since it writes the footer and the disk may be full
-            self._temporary.unlink(missing_ok=True)
+        # also if closing fails, since it writes the footer and the disk may be full
+        self._files.__exit__(kind, error, traceback)
