@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,6 +76,8 @@ class ProgressTracker:
         self._left_out: list[_Point] = []  # of the last evaluation, if it had no line
         # (batch size, learning rate) → rows, sum of training losses
         self._totals: dict[tuple[int, float], tuple[int, float]] = {}
+        # (rows, seconds) of each evaluation after row 0
+        self._marks: list[tuple[float, float]] = []
         # The seconds of the pass, and the seconds of waiting, when it was at row 0. The speed is
         # measured from there, because opening and the first window come before.
         self._first_row = (0.0, 0.0)
@@ -173,6 +176,9 @@ class ProgressTracker:
                 waiting = max(0.0, waited - first_waited) / seconds
             if math.isfinite(rows_left):
                 left_seconds = max(0, rows_left) / rows_per_second
+                if self.verb == "train":  # a learner of its own, with nothing between evaluations
+                    self._marks.append((rows, seconds))
+                    left_seconds = seconds_left(self._marks, self.train_rows)
         if self._left_at_start is not None:
             left_seconds = self.budget_left = max(0.0, self._left_at_start - latest.seconds)
         return Line(
@@ -186,6 +192,33 @@ class ProgressTracker:
             waiting=waiting,
             left_seconds=left_seconds,
         )
+
+
+def seconds_left(marks: Sequence[tuple[float, float]], last_row: float) -> float:
+    """Return the seconds until `last_row`, from the (rows, seconds) at each evaluation so far.
+
+    There are two evaluations per doubling of the rows, so they take most of the time at first, and
+    little of it later. The last two doublings tell what a row takes and what an evaluation takes.
+
+    >>> marks = [(2**n, 3.0 * 2**n + 5.0 * 2 * n) for n in (4.0, 4.5, 5.0, 5.5, 6.0)]
+    >>> seconds_left(marks, 256), 3.0 * (256 - 64) + 5.0 * 4
+    (596.0, 596.0)
+    """
+    rows, seconds = marks[-1]
+    if rows >= last_row:
+        return 0.0
+    simple = (last_row - rows) / rows * seconds
+    if len(marks) < 5:
+        return simple
+    (rows_before, before), (first_rows, first) = marks[-3], marks[-5]
+    growth = (rows - rows_before) - (rows_before - first_rows)
+    if growth <= 0:
+        return simple
+    later, earlier = seconds - before, before - first
+    per_row = (later - earlier) / growth
+    per_row = min(max(per_row, 0.0), later / (rows - rows_before))
+    per_look = (later - per_row * (rows - rows_before)) / 2
+    return (last_row - rows) * per_row + 2 * math.log2(last_row / rows) * per_look
 
 
 def _loss_order(evaluation: Evaluation) -> tuple[float, float, int, float]:

@@ -289,3 +289,18 @@ def test_a_sweep_with_a_budget_has_one_line_per_pass_and_counts_down_within_it()
         assert (line.rows, line.left_seconds) == (ROWS, 57.0)
         names.append(f"{tracker.plan.kind} {tracker.number}")
     assert names == ["tuning 1", "tuning 2", "extension 1", "fresh 1", "fresh 2"]
+
+
+def test_the_time_left_counts_the_evaluations_to_come_and_not_those_before():
+    """Half a second each, and a millisecond per row: at row 512 they took two thirds of the time.
+
+    There are 18 more until row 2^18.
+    """
+    tracker, last_row, left = ProgressTracker(every=True), 2**18, {}
+    tracker.update(started(last_row, verb="train", lrs=[(0.01,)]))
+    for look, rows in enumerate(evaluation_rows(16, last_row)):
+        seconds = rows * 1e-3 + look * 0.5
+        for line in tracker.update(evaluation(0, 64, 0.01, rows, seconds=seconds)):
+            left[line.rows] = line.left_seconds
+    assert left[512] == pytest.approx((last_row - 512) * 1e-3 + 18 * 0.5, rel=0.02)
+    assert left[last_row] == 0
