@@ -116,24 +116,28 @@ class DaskBackend:
         """See `ClusterBackend.submit`."""
         run_spec = None if worker in self._has_run_spec else self._run_spec
         self._has_run_spec.add(worker)
-        run_spec, payload = (
-            self._client.scatter([argument], workers=[worker], hash=False)[0]
-            if _nbytes(argument) > LARGE_BYTES
-            else argument
-            for argument in (run_spec, payload)
-        )
-        future = self._client.submit(
-            perform,
-            self._run,
-            run_spec,
-            self._work,
-            payload,
-            key=f"streamtrain-{self._run}-{number}",
-            workers=[worker],
-            allow_other_workers=False,
-            pure=False,
-            retries=0,
-        )
+        try:
+            run_spec, payload = (
+                self._client.scatter([argument], workers=[worker], hash=False)[0]
+                if _nbytes(argument) > LARGE_BYTES
+                else argument
+                for argument in (run_spec, payload)
+            )
+            future = self._client.submit(
+                perform,
+                self._run,
+                run_spec,
+                self._work,
+                payload,
+                key=f"streamtrain-{self._run}-{number}",
+                workers=[worker],
+                allow_other_workers=False,
+                pure=False,
+                retries=0,
+            )
+        except Exception:  # Dask has several for a client that is closed
+            self._check_connection()
+            raise
         self._tasks[number] = (worker, future)
         future.add_done_callback(lambda _: self._pending.put(partial(self._collect, number)))
 
@@ -282,10 +286,11 @@ class DaskBackend:
         self._answered = now
         if self._cut_since is None:
             self._cut_since = now
-        if self._client.status == "closed" or now - self._cut_since > CUT_SECONDS:
+        is_closed = self._client.status in ("closing", "closed")
+        if is_closed or now - self._cut_since > CUT_SECONDS:
             raise ResourceError(
-                "the cluster is lost: its scheduler cannot be reached any more. Start it again,"
-                " then resume with --resume auto."
+                "the cluster is lost: its scheduler cannot be reached any more, or client= was"
+                " closed. Start it again, then resume with --resume auto."
             )
 
 

@@ -6,6 +6,7 @@ The run on one machine is what the runs on workers are compared with.
 import json
 import os
 import re
+import sys
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from streamtrain.config import (
     merge,
 )
 from streamtrain.records import RoundEnded
+from streamtrain.report.write import write_report
 from tests.cluster.failing import shorten_commits, worker_pids
 
 SWEEP = {
@@ -154,9 +156,11 @@ def plain(documents: list[dict]) -> list[dict]:
 @pytest.fixture(scope="session")
 def alone(data, tmp_path_factory):
     """The records of the sweep on one machine."""
-    return convergence(
-        streamtrain.sweep(data, out=tmp_path_factory.mktemp("alone") / "run", **SWEEP).out
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out(patch)
+        return convergence(
+            streamtrain.sweep(data, out=tmp_path_factory.mktemp("alone") / "run", **SWEEP).out
+        )
 
 
 def config(data, sync, **flags):
@@ -192,9 +196,25 @@ def short_commits(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def no_dask_report(monkeypatch):
-    """Leave out Dask's own report, which takes a second per run."""
-    monkeypatch.setattr(runner, "performance_report", lambda *_: nullcontext())
+def quick(monkeypatch):
+    """Leave out what takes most of a short run and is compared nowhere in this folder.
+
+    Dask's own report and the pages of ours, the measured throughput, and fsync, which matters only
+    for a power failure.
+    """
+    leave_out(monkeypatch)
+
+
+def leave_out(patch):
+    patch.setattr(runner, "performance_report", lambda *_: nullcontext())
+    patch.setattr(
+        api, "write_report", lambda records, out, **_: write_report(records, out, pictures=False)
+    )
+    for verb in ("train", "sweep"):
+        patch.setattr(
+            sys.modules[f"streamtrain.run.{verb}"], "measure_throughput", lambda *_, **__: None
+        )
+    patch.setattr(os, "fsync", lambda file: None)
 
 
 @dataclass
@@ -217,7 +237,7 @@ def unbroken(data, client, tmp_path_factory):
                 listening |= addresses_listened_at(client)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runner, "performance_report", lambda *_: nullcontext())
+            leave_out(patch)
             out = api.run_train(
                 config(data, sync),
                 tmp_path_factory.mktemp(sync) / "run",

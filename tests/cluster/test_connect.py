@@ -66,6 +66,17 @@ def test_a_closed_client_is_refused(client):
         pass
 
 
+def test_a_client_that_is_closed_during_a_run_is_a_lost_cluster(client):
+    user = distributed.Client(
+        client.scheduler.address, security=client.security, set_as_default=False
+    )
+    with DaskBackend(user, "run", None, None) as backend:
+        worker = backend.wait(20)[0].worker
+        user.close()
+        with pytest.raises(ResourceError, match="client= was closed"):
+            backend.submit(1, worker, None)
+
+
 def write_tls(security, folder) -> dict[str, str]:
     """Write the certificates of a client to files; return them as keys of the config."""
     names = {

@@ -146,12 +146,19 @@ def test_a_run_ends_at_its_last_row_in_the_middle_of_a_window(data):
     assert evaluations(records)[-1].rows == 9_900
 
 
+@pytest.fixture(scope="module")
+def until_flat(data):
+    """A run until the loss is flat, and its unbroken records and learner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamtrain.training.until_flat.LEAST_ROWS", 0)
+        flags = {**TRAIN, "hidden": [], "lr": 0.1}
+        prepared = prepare(config_of(data, flags), learners=1, rates=1, until_flat=True)
+    return prepared, *in_rounds(prepared, shares=4)[:2]
+
+
 @pytest.mark.parametrize("edges", [5, 20])
-def test_until_flat_an_interrupted_driver_ends_at_the_same_row(data, edges, monkeypatch):
-    monkeypatch.setattr("streamtrain.training.until_flat.LEAST_ROWS", 0)
-    flags = {**TRAIN, "hidden": [], "lr": 0.1}
-    prepared = prepare(config_of(data, flags), learners=1, rates=1, until_flat=True)
-    whole, expected, _ = in_rounds(prepared, shares=4)
+def test_until_flat_an_interrupted_driver_ends_at_the_same_row(until_flat, edges):
+    prepared, whole, expected = until_flat
     first = Checkpoints(edges=edges)
     with pytest.raises(Interrupted):
         in_rounds(prepared, shares=4, saving=first)
@@ -163,10 +170,16 @@ def test_until_flat_an_interrupted_driver_ends_at_the_same_row(data, edges, monk
     assert ended[0].reason.startswith("flat: ")
 
 
-@pytest.mark.parametrize("edges", [2, 7, 40])
-def test_an_interrupted_driver_goes_on_from_its_last_round(data, edges):
+@pytest.fixture(scope="module")
+def three_epochs(data):
+    """A run of three epochs, and its unbroken records and learner."""
     prepared = prepared_of(data, epochs=3)
-    whole, expected, _ = in_rounds(prepared, shares=4, keeps_best=True)
+    return prepared, *in_rounds(prepared, shares=4, keeps_best=True)[:2]
+
+
+@pytest.mark.parametrize("edges", [2, 7, 40])
+def test_an_interrupted_driver_goes_on_from_its_last_round(three_epochs, edges):
+    prepared, whole, expected = three_epochs
     first = Checkpoints(edges=edges)
     with pytest.raises(Interrupted):
         in_rounds(prepared, shares=4, saving=first, keeps_best=True)
