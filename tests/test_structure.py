@@ -1,5 +1,6 @@
 """Files can be found: names are unique, lengths bounded, and every module has its tests."""
 
+import re
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -33,6 +34,23 @@ def test_the_packages_own_level_is_small():
 def test_no_two_modules_have_one_name():
     counts = Counter(path.name for path in MODULES)
     assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_durations_and_budgets_are_taken_from_clocks_that_never_jump():
+    """`time.time` may go back during a run: it only says when something was, not for how long."""
+    calls = re.compile(r"\btime\.time(_ns)?\(|\b(datetime|date)\.(now|utcnow|today)\(")
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        if calls.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {
+        "run/open_run.py",  # the date in the name of a folder
+        "run/tensorboard.py",  # the time of an event file; TensorBoard orders by rows
+        "storage/imported.py",  # ages of files, whose times are of the same clock
+        "storage/remote/filesystem.py",  # when a credential expires
+        "storage/table_files.py",  # the key of a file on a web server, which has no date
+    }
 
 
 def test_no_file_is_too_long():

@@ -14,13 +14,18 @@ from contextlib import suppress
 
 import numba
 
+from streamtrain.base.units import format_bytes
 from streamtrain.base.user_cache import user_cache
+from streamtrain.errors import ResourceError
+
+#: The kernels of one width of data are 3 MiB.
+SPACE_BYTES = 8 << 20
 
 
 def ensure_cache_folder() -> None:
     """Make sure that Numba can cache kernels; call it before the first kernel is imported.
 
-    Raises OSError if no temporary folder can be created.
+    Raises OSError if no temporary folder can be created, ResourceError if it has no space.
     """
     try:
         numba.njit(cache=True)(_kernel)
@@ -38,13 +43,28 @@ def ensure_cache_folder() -> None:
 def _make_folder() -> str:
     cache = user_cache()
     if cache is not None:
-        with suppress(OSError):
-            folder = cache / "kernels"
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = cache / "kernels"
+        if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
             return str(folder)
+        with suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True)
+            return _with_space(str(folder))
     temporary = tempfile.mkdtemp(prefix="streamtrain-kernels-")
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    return temporary
+    return _with_space(temporary)
+
+
+def _with_space(folder: str) -> str:
+    """Return the folder; raise ResourceError where the kernels would fill it, and fail."""
+    free = shutil.disk_usage(folder).free
+    if free < SPACE_BYTES:
+        with suppress(OSError):
+            os.rmdir(folder)
+        raise ResourceError(
+            f"{folder}: compiled kernels need {format_bytes(SPACE_BYTES)}, and {format_bytes(free)}"
+            " are free. Set NUMBA_CACHE_DIR or TMPDIR to a folder with space."
+        )
+    return folder
 
 
 def _kernel() -> None:

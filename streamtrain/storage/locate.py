@@ -55,8 +55,10 @@ def locate(
         refuse_local_tables(path, ())
         urls = _locate(path, suffixes)
         refuse_local_tables(path, urls)
+    named = path if is_remote(path) else _named_folder(path)
     for url in urls:
-        if not url.isprintable():
+        # what the user named may have any name; what was found in it may be meant to deceive
+        if not url.removeprefix(named).isprintable():
             raise DataError(f"{shown(url)}: the name contains control characters. Rename it.")
         if not is_remote(url) and not (os.path.isfile(url) or os.path.isdir(url)):
             raise DataError(f"{url}: not a regular file. Name a Parquet file or a Zarr array.")
@@ -137,12 +139,15 @@ def _pattern(path: str) -> str:
 
     So the brackets of a folder `run[1]` are not taken for a pattern.
     """
+    folder = _named_folder(path)
+    return glob.escape(folder) + path.removeprefix(folder)
+
+
+def _named_folder(path: str) -> str:
+    """Return the longest beginning of a path that is a folder; empty where none is."""
     parts = path.split("/")
-    for stop in range(len(parts) - 1, 0, -1):
-        folder = "/".join(parts[:stop])
-        if os.path.isdir(folder):
-            return f"{glob.escape(folder)}/{'/'.join(parts[stop:])}"
-    return path
+    folders = ("/".join(parts[:stop]) for stop in range(len(parts), 0, -1))
+    return next(filter(os.path.isdir, folders), "")
 
 
 def _walk(root: str, suffixes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:

@@ -4,8 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from streamtrain.errors import ResourceError
+from streamtrain.kernels import cache_folder
 
 PROGRAM = """
 import os, stat
@@ -13,6 +17,18 @@ from streamtrain.kernels import page_headers
 folder = os.environ["NUMBA_CACHE_DIR"]
 print(folder, oct(stat.S_IMODE(os.stat(folder).st_mode)))
 """
+
+
+def test_a_folder_without_space_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cache_folder, "user_cache", lambda: tmp_path)
+    monkeypatch.setattr(cache_folder.shutil, "disk_usage", lambda _: SimpleNamespace(free=150_000))
+    with pytest.raises(
+        ResourceError, match=r"kernels need 8.0 MiB, and 146.5 KiB are free\. Set NUM"
+    ):
+        cache_folder._make_folder()
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "kernels").mkdir()  # it may have all of them
+    assert cache_folder._make_folder() == str(tmp_path / "kernels")
 
 
 @pytest.mark.parametrize("is_private", [True, False], ids=["a private folder", "no folder at all"])
