@@ -15,7 +15,7 @@ from typing import Literal
 from streamtrain.base.redact import redact_url
 from streamtrain.errors import DataError, StoreError
 from streamtrain.storage.locate import LIST_SUFFIX, locate, read_list
-from streamtrain.storage.remote.filesystem import open_filesystem
+from streamtrain.storage.remote.filesystem import open_filesystem, web_mark
 from streamtrain.storage.remote.remote_file import as_store_error
 from streamtrain.storage.remote.store_options import take_query
 from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, split
@@ -110,10 +110,11 @@ def find_tables(path: str, storage: Storage = LOCAL) -> list[str]:
 def stamp(url: str, storage: Storage = LOCAL) -> list[object]:
     """Return what changes when a file does, as JSON; of a folder, that of all files below it.
 
-    The date of a file on a web server is not known, so its stamp is the time of the call.
+    Where a web server gives a file neither an ETag nor a date, its stamp is the time of the call.
     """
     if is_web(url):
-        return [redact_url(url), time.time_ns()]
+        query = dict(storage.queries).get(url)  # may choose the rows
+        return [redact_url(url), query, *(web_mark(url, storage) or [time.time_ns()])]
     if is_remote(url):
         scheme, path = split(url)
         with as_store_error(url, storage):

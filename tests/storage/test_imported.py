@@ -3,7 +3,10 @@
 import logging
 import os
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -214,3 +217,92 @@ def test_a_query_of_a_database_is_opened_and_another_query_is_another_table(tmp_
     source = f"duckdb:{tmp_path / 'shop.db'}"
     assert _rows(open_shards(f"{source}?table=sales")) == [[0, 0], [1, 10], [2, 20]]
     assert _rows(open_shards(f"{source}?query=SELECT x, -y FROM sales WHERE x = 1")) == [[1, -10]]
+
+
+class _Files(BaseHTTPRequestHandler):
+    """Serves `content` by ranges, with `marks` as further headers, and notes the requests."""
+
+    requests: ClassVar[list[str]]
+    marks: ClassVar[dict[str, str]]
+    content: ClassVar[bytes]
+
+    def do_GET(self) -> None:
+        self.requests.append(self.command)
+        first, last = map(int, re.findall(r"\d+", self.headers.get("Range", "bytes=0-99")))
+        part = self.content[first : last + 1]
+        self.send_response(200 if self.command == "HEAD" else 206)
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.content)}")
+        for name, value in self.marks.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(part)
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing."""
+
+
+@pytest.mark.parametrize(
+    ("marks", "changed"),
+    [
+        ({"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"},
+         {"Last-Modified": "Wed, 21 Oct 2015 07:29:00 GMT"}),
+        ({"ETag": '"1"'}, {"ETag": '"2"'}),
+        ({}, {}),
+    ],
+    ids=["date", "tag", "nothing"],
+)  # fmt: skip
+def test_a_table_on_a_web_server_is_imported_once_if_the_server_tells_changes(
+    marks: dict[str, str], changed: dict[str, str], tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("obstore")
+    for name, value in (("requests", []), ("marks", marks), ("content", b"a,y\n1,2\n")):
+        monkeypatch.setattr(_Files, name, value, raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Files) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/t.csv"
+        try:
+            assert _rows(open_shards(url)) == [[1, 2]]
+            _Files.requests.clear()
+            open_shards(url)
+            assert ("GET" in _Files.requests) == (not marks)
+            imports = len(list(tables.iterdir()))
+            monkeypatch.setattr(_Files, "content", b"a,y\n1,3\n")
+            monkeypatch.setattr(_Files, "marks", changed)
+            assert _rows(open_shards(url)) == [[1, 3]]
+            open_shards(f"{url}?year=2020")  # which may be another table
+            assert len(list(tables.iterdir())) == imports + 2
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_all_columns_that_are_refused_late_cost_one_more_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamtrain.storage.write.text_table._SAMPLE_BYTES", 64)
+    readings = []
+    plain = imported.write_dataset
+    monkeypatch.setattr(
+        imported, "write_dataset", lambda *a, **b: readings.append(a) or plain(*a, **b)
+    )
+    path = tmp_path / "t.csv"
+    rows = "1,2,0,5,3\n" * 30 + "1x,2,0,5,3\n1,2y,0,5,4\n1,2,9z,5,5\n"
+    path.write_text("a,b,c,d,y\n" + rows)
+    with pytest.warns(UserWarning, match="left out") as said:
+        assert open_shards(str(path)).columns == ("d", "y")
+    assert len(readings) == 2
+    text = str(said[-1].message)
+    for name, value, row in (("a", "1x", 30), ("b", "2y", 31), ("c", "9z", 32)):
+        assert f"{name} ({value!r} in row {row} is not a number)" in text
+
+
+def test_an_integer_that_float64_rounds_refuses_its_column_alone(tmp_path: Path) -> None:
+    table = pa.table({"id": [2**60 + 1, 2], "a": [1.0, 2.0], "y": [3.0, 4.0]})
+    feather.write_feather(table, str(tmp_path / "t.feather"))
+    with pytest.warns(UserWarning, match=r"left out.*id \(the integer 1,152.* is beyond"):
+        assert open_shards(str(tmp_path / "t.feather")).columns == ("a", "y")

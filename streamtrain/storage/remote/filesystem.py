@@ -219,18 +219,6 @@ def open_sequential(url: str, storage: Storage = LOCAL) -> io.BufferedReader:
     return io.BufferedReader(open_remote(url, storage), _STREAM_BYTES)
 
 
-def open_stream(url: str, storage: Storage = LOCAL) -> Any:
-    """Open a file for pyarrow's CSV reader, decompressed according to its suffix."""
-    if not is_remote(url):
-        return url
-    scheme, path = split(url)
-    if is_web(url):
-        file = pa.PythonFile(open_remote(url, storage))
-        return pa.CompressedInputStream(file, "gzip") if path.endswith(".gz") else file
-    with as_store_error(url, storage):
-        return open_filesystem(scheme, storage).open_input_stream(path)
-
-
 def read_file(url: str, storage: Storage = LOCAL) -> bytes:
     """Return all of a small file. Raises as `open_binary` does."""
     with open_binary(url, storage) as file:
@@ -248,6 +236,20 @@ def file_size(url: str, storage: Storage = LOCAL) -> int | None:
             return None
     info = _info(url, storage)
     return info.size if info.is_file else None
+
+
+def web_mark(url: str, storage: Storage) -> list[object]:
+    """Return size, ETag and date of a file on a web server, from its answer to a HEAD request.
+
+    Empty where the server gives neither ETag nor date. Raises FileNotFoundError, StoreError.
+    """
+    objects = open_objects(url, storage)
+    import obstore  # from an extra; `open_objects` raises where it is missing
+
+    with as_store_error(url, storage):
+        found = obstore.head(objects, "")
+    date = found["last_modified"].timestamp()  # 0 without the header
+    return [found["size"], found["e_tag"], date] if found["e_tag"] or date else []
 
 
 def is_folder(url: str, storage: Storage = LOCAL) -> bool:
