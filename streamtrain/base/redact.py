@@ -63,21 +63,22 @@ class Secrets:
     @staticmethod
     def of_command(words: Iterable[str], environment: Mapping[str, str]) -> "Secrets":
         """Return what may be secret in a command that is not parsed, or cannot be."""
-        options: dict[str, str] = {}
+        options: list[tuple[str, str]] = []
         urls: list[str] = []
         previous = ""
         for word in words:
             name, _, value = word.lstrip("-").partition("=")
             if match := _OPTION_WORD.fullmatch(word):
-                options[match[1]] = match[2]
+                options.append((match[1], match[2]))
             elif _OPTION_FLAG.fullmatch(previous) or _SECRET_NAME.search(name):
-                options[name] = value
+                options.append((name, value))
             urls += _URL.findall(word)
             previous = word
         for name, value in environment.items():
             if match := _OPTION_VARIABLE.fullmatch(name):
-                options[match[1].lower()] = value
-        return Secrets.of(options, urls)
+                options.append((match[1].lower(), value))
+        found = [Secrets.of({name: value}) for name, value in options]  # a name may come twice
+        return Secrets(Secrets.of({}, urls).texts.union(*(secrets.texts for secrets in found)))
 
     def hide(self, text: str) -> str:
         """Return a text, which may come from a library, without secrets.

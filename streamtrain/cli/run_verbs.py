@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streamtrain.base.imports import imports_kept
+from streamtrain.base.redact import Secrets
 from streamtrain.base.words import plural
 from streamtrain.cli.flag_groups import Output, Sources, load_config
 from streamtrain.cli.from_sweep import taken_text
 from streamtrain.cli.progress import progress
 from streamtrain.cli.terminal import fit, note, plain_warnings, show, writing
-from streamtrain.config import RESOLVED
+from streamtrain.config import RESOLVED, Config
 from streamtrain.errors import ConfigError, DataError, StreamTrainError
 from streamtrain.records import Emit, Record
 from streamtrain.report.render import Drawing
@@ -80,7 +81,7 @@ def run(
                 config,
                 report=report,
                 drawing=drawing,
-                command=shlex.join(["streamtrain", *config.data.secrets.hide_words(sys.argv[1:])]),
+                command=_command(config),
                 on_note=(lambda text: None) if output.quiet else note,
             )
     if result.already_complete:
@@ -96,6 +97,16 @@ def run(
         subject = "the training" if verb == "train" else "every size"
         outcome = _FAILED[statuses.pop() if len(statuses) == 1 else "failed"]
         raise StreamTrainError(f"{result.out}: {subject} {outcome}")
+
+
+def _command(config: Config) -> str:
+    """Return the command line, to be kept with the run, without secrets.
+
+    The config has the secrets that count, the words also those that another one overrides.
+    """
+    words = sys.argv[1:]
+    secrets = config.data.secrets | Secrets.of_command(words, {})
+    return shlex.join(["streamtrain", *secrets.hide_words(words)])
 
 
 @contextmanager
