@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,7 @@ def run_forked(
     The function may return an exit code.
     """
     out, err = folder / "stdout", folder / "stderr"
-    process = context.Process(target=_call, args=(out, err, function, arguments))
-    process.start()
+    process = start_forked(context, folder, function, *arguments)
     process.join(timeout)
     if process.exitcode is None:
         process.kill()
@@ -101,6 +101,19 @@ def run_together(
         ends.append(Ended(process.exitcode or 0, out.read_text(), err.read_text()))
         process.close()
     return ends
+
+
+def start_forked(
+    context: ForkServerContext, folder: Path, function: Callable[..., int | None], *arguments: Any
+) -> BaseProcess:
+    """Start a process that calls a function of a module.
+
+    What it prints is in `stdout` and `stderr` of `folder`.
+    """
+    files = folder / "stdout", folder / "stderr"
+    process = context.Process(target=_call, args=(*files, function, arguments))
+    process.start()
+    return process
 
 
 def _call(out: Path, err: Path, function: Callable[..., int | None], arguments: tuple) -> None:

@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -37,6 +36,7 @@ from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.fused_engine import FusedEngine
 from tests.faults.run_output import left_over, timeless_records, weights
+from tests.forked import start_forked
 from tests.report.undrawn import Undrawn
 
 TRAIN = {
@@ -608,53 +608,25 @@ def test_other_versions_are_said(tmp_path):
         start({"torch": "1"}).take("q")
 
 
-def test_the_command_is_terminated(shards, tmp_path):
-    """A whole process: its exit code and output, and no child or temporary file is left."""
-    flags = [
-        "--batch-size",
-        "1",
-        "--epochs",
-        "60",
-        "--holdout",
-        "1000",
-        "--hidden",
-        "8,8",
-        "--memory",
-        "64MiB",
-        "--progress",
-        "none",
-    ]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "OMP_NUM_THREADS": "1",
-    }
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "streamtrain",
-            "train",
-            str(shards["parquet"]),
-            *flags,
-            "-o",
-            "out",
-            "--resume",
-            "auto",
-        ],
-        cwd=tmp_path,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def run_in(folder: Path, words: list[str]) -> int:
+    os.chdir(folder)
+    return run(words)
+
+
+def test_the_command_is_terminated(forked, shards, tmp_path):
+    """A process of its own: its exit code and output, and no child or temporary file is left."""
+    flags = "--batch-size 1 --epochs 60 --holdout 1000 --hidden 8,8 --memory 64MiB --progress none"
+    flags += " --set checkpoint.every_seconds=0.1 --resume auto"
+    words = ["train", str(shards["parquet"]), *flags.split(), "-o", "out"]
+    process = start_forked(forked, tmp_path, run_in, tmp_path, words)
     while not list((tmp_path).glob("out/checkpoints/*.json")):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.02)
     children = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
-    said = process.communicate(timeout=60)[1]
+    process.join(60)
     heard = "SIGTERM: stopping where the run can be saved next; a second one stops at once"
-    assert (process.returncode, said) == (
+    assert (process.exitcode, (tmp_path / "stderr").read_text()) == (
         143,
         f"{heard}\nout was saved; resume with --resume out\nterminated\n",
     )
