@@ -9,6 +9,7 @@ from streamtrain.cli.compare_command import log_path
 from streamtrain.cli.flag_groups import Out, Output
 from streamtrain.cli.run_verbs import result_text
 from streamtrain.cli.terminal import show, writing
+from streamtrain.report.render import Drawing
 
 
 def report(
@@ -22,9 +23,9 @@ def report(
 
     It goes into the directory of the run, or into --out.
     """
-    from streamtrain.report.write import read_records, write_report
-
     log, folder = log_path(run), Path(out or run)
-    with writing(folder):
-        summary = write_report(read_records(log), folder)
+    with writing(folder), Drawing() as drawing:
+        from streamtrain.report.write import read_records, write_report
+
+        summary = write_report(read_records(log), folder, drawing=drawing)
     show(result_text(summary, folder), summary, as_json=output.json)
