@@ -63,8 +63,8 @@ def no_pictures() -> Iterator[None]:
     The other files of a report are written in every test.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("streamtrain.report.write", "streamtrain.cli.run_verbs"):
-            patch.setattr(f"{module}.Drawing", Undrawn)
+        for module in ("report.write", "cli.run_verbs", "cli.report_command"):
+            patch.setattr(f"streamtrain.{module}.Drawing", Undrawn)
         yield
 
 

@@ -9,6 +9,7 @@ from streamtrain.cli.compare_command import log_path
 from streamtrain.cli.flag_groups import Out, Output
 from streamtrain.cli.run_verbs import result_text
 from streamtrain.cli.terminal import show, writing
+from streamtrain.report.render import Drawing
 
 
 def report(
@@ -22,11 +23,12 @@ def report(
 
     It goes into the directory of the run, or into --out.
     """
-    from streamtrain.report.run_files import naming_damage, read_records
-    from streamtrain.report.write import write_report
-
     log, folder = log_path(run), Path(out or run)
-    with writing(folder), naming_damage(log):
-        summary = write_report(read_records(log), folder)
-        text = result_text(summary, folder)
+    with writing(folder), Drawing() as drawing:
+        from streamtrain.report.run_files import naming_damage, read_records
+        from streamtrain.report.write import write_report
+
+        with naming_damage(log):
+            summary = write_report(read_records(log), folder, drawing=drawing)
+            text = result_text(summary, folder)
     show(text, summary, as_json=output.json)
