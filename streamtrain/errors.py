@@ -46,8 +46,10 @@ class StoreError(DataError):
     exit_code = 4
 
 
-class ResourceError(StreamTrainError, MemoryError):
+class ResourceError(MemoryError, StreamTrainError):
     """Memory, disk, device or cluster do not suffice; the message states needed and available."""
+
+    # MemoryError comes first, or tblib, through which Dask sends errors, could not construct one.
 
     exit_code = 4
 

@@ -137,7 +137,7 @@ class Regressor(RegressorMixin, BaseEstimator):
 
         The names are those of the columns on disk; an array never had any.
         """
-        X = check_array(X, dtype=np.float64, estimator=self)
+        X = check_array(X, dtype="float64", estimator=self)
         if X.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"X has {X.shape[1]} features, but {type(self).__name__} is expecting"
