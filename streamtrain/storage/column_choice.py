@@ -70,10 +70,11 @@ def usable_columns(present: Sequence[Column]) -> list[str]:
 
 def no_target_message(url: str, column: Column) -> str:
     """Return the error message for a last column that cannot be the target."""
-    return (
-        f"{url}: the last column, {column.name!r}, has {_why(column, 'type ')}: it cannot be the"
-        " target. Name one with --target."
-    )
+    why = _why(column)
+    fault = f"cannot be the target: {why}"
+    if why == column.stored_type:
+        fault = f"has type {why}: it cannot be the target"
+    return f"{url}: the last column, {column.name!r}, {fault}. Name one with --target."
 
 
 def left_out_message(columns: Sequence[Column]) -> str:
@@ -90,11 +91,11 @@ def left_out_message(columns: Sequence[Column]) -> str:
     return f"left out, since they are not numbers: {', '.join(names)}. {remedy}."
 
 
-def _why(column: Column, prefix: str = "") -> str:
-    """Return the type of a column, or the value for which a column of numbers is refused."""
-    if column.stored_type in (TEXT_REFUSED, EMPTY):
-        return column.refusal
-    return prefix + column.stored_type
+def _why(column: Column) -> str:
+    """Return the type of a column, or why it is refused where that is not its type."""
+    if column.refusal in ("", ONLY_NUMBERS, NO_DATETIME):
+        return column.stored_type
+    return column.refusal
 
 
 def choose_columns(

@@ -301,3 +301,16 @@ def test_a_writer_to_a_store_removes_what_killed_ones_left_on_this_machine(tmp_p
     held.clean_up()
     (tmp_path / "streamtrain-writing-link").unlink()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_array_of_another_length_says_so_and_not_its_type(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    group = zarr.create_group(tmp_path / "g.zarr", zarr_format=3)
+    for name, rows in (("a", 5), ("y", 5), ("z", 7)):
+        group.create_array(name, shape=(rows,), dtype="f4")[:] = np.arange(rows)
+    group.attrs["columns"] = ["a", "y", "z"]
+    cause = r"it has 7 values, and the columns 5"
+    with pytest.raises(DataError, match=rf"'z', cannot be the target: {cause}\. Name one"):
+        ingest(tmp_path / "g.zarr", tmp_path / "out")
+    with pytest.warns(UserWarning, match=rf"left out.*z \({cause}\)"):
+        assert ingest(tmp_path / "g.zarr", tmp_path / "out", target="y").columns == ("a", "y")
