@@ -95,7 +95,7 @@ class TrainConfig(Section):
     )
     engine: Literal["auto", "fused", "torch"] = Field(
         default="auto",
-        description="fused (Numba, CPU), torch (any device), or auto: fused where it applies",
+        description="fused (Numba; on a GPU if device names it), torch, or auto: fused on the CPU",
     )
     device: str = Field(
         default="auto",

@@ -1,9 +1,19 @@
 """Launches of CUDA kernels: whether they are possible here, and their configuration."""
 
+import importlib
 import warnings
+from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
-from numba import cuda
+from numba import cuda, types
+
+from streamtrain.kernels.cuda_source import SIMULATED
+
+#: Shared memory that a block may have without asking.
+_PLAIN_SHARED_BYTES = 48 * 1024
+
+_LOCK = Lock()
 
 
 def can_launch() -> bool:
@@ -12,14 +22,47 @@ def can_launch() -> bool:
 
 
 def configure(
-    kernel: Any, blocks: int, threads: int, stream: int = 0, shared_bytes: int = 0
+    kernel: Any, blocks: int | tuple[int, int], threads: int, stream: int = 0, shared_bytes: int = 0
 ) -> Any:
     """Return the kernel configured for a launch: call it with the kernel's arguments.
 
     `stream` is the handle of a CUDA stream, 0 the default one. Numba's warning about few blocks is
-    silenced: small minibatches and few replicas are meant. Not thread-safe, since filters of
-    warnings belong to the process; calling what is returned is.
+    silenced: small minibatches and few replicas are meant. Thread-safe as long as nothing else
+    changes the filters of warnings, which belong to the process.
     """
-    with warnings.catch_warnings():
+    with _LOCK, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Grid size")
         return kernel[blocks, threads, cuda.external_stream(stream) if stream else 0, shared_bytes]
+
+
+def ready(function: Callable, arguments: tuple[Any, ...], shared_bytes: int) -> Any:
+    """Return a kernel compiled for the current device, with so much dynamic shared memory allowed.
+
+    `arguments` are Numba's types. In the simulator nothing is compiled.
+    """
+    if SIMULATED:
+        return cuda.jit(function)
+    kernel: Any = cuda.jit(function)
+    kernel.compile(types.void(*arguments))
+    if shared_bytes > _PLAIN_SHARED_BYTES:
+        _allow_shared(kernel, shared_bytes)
+    return kernel
+
+
+def _allow_shared(kernel: Any, num_bytes: int) -> None:
+    """Allow more dynamic shared memory than 48 KiB: Numba has no option for it (numba-cuda#94).
+
+    Raises RuntimeError when the driver refuses.
+    """
+    driver = importlib.import_module("cuda.bindings.driver")
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    for overload in kernel.overloads.values():
+        handle = overload._codelibrary.get_cufunc().handle
+        if isinstance(handle, driver.CUkernel):
+            device = driver.CUdevice(0)
+            (error,) = driver.cuKernelSetAttribute(attribute, num_bytes, handle, device)
+        else:
+            function = driver.CUfunction(int(getattr(handle, "value", handle)))
+            (error,) = driver.cuFuncSetAttribute(function, attribute, num_bytes)
+        if int(error):
+            raise RuntimeError(f"{num_bytes:,} bytes of shared memory were refused: {error}")

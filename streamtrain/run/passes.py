@@ -131,10 +131,11 @@ def _train(
             saving.edge(_fraction_done(position, max_seconds), position.state)
 
     stopping = Event()
-    # The learners of the fused engine train side by side, and their replicas share one pool of
-    # threads. Torch has threads of its own, so its learners take turns.
+    # The learners of the fused engines train side by side: on the CPU their replicas share one pool
+    # of threads, on a GPU each has a stream. Torch has threads of its own, so its learners take
+    # turns.
     fused = prepared.engine == "fused"
-    learner_threads = len(position.learners) if fused else 1
+    learner_threads = 1 if prepared.engine == "torch" else len(position.learners)
     with (
         ThreadPoolExecutor(learner_threads, thread_name_prefix="streamtrain-learner") as pool,
         one_blas_thread(fused),

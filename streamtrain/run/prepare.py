@@ -42,6 +42,7 @@ from streamtrain.stream.survey import (
 )
 from streamtrain.stream.window import shuffle_once
 from streamtrain.training.batch_schedule import Stage
+from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.engine_choice import ENGINES, choose_engine, make_model
 from streamtrain.training.fingerprint import array_hash, config_fingerprint
 from streamtrain.training.fused_engine import gradient_slots, one_blas_thread
@@ -367,6 +368,8 @@ def take_few_steps(prepared: Prepared, sizes: tuple[int, ...], rates: tuple[floa
     with one_blas_thread():
         for size in sizes or (len(rows),):
             engine = prepared.learner(size, rates, 0).engine
+            if isinstance(engine, CudaEngine):
+                engine.check()
             engine.advance(rows, 0, len(rows))
             engine.finish_epoch()
             engine.evaluate(rows)

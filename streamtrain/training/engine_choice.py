@@ -6,6 +6,7 @@ import torch
 
 from streamtrain.config import ModelConfig, TrainConfig
 from streamtrain.errors import ConfigError
+from streamtrain.training.cuda_engine import CudaEngine, fits
 from streamtrain.training.engine import Engine
 from streamtrain.training.factory import Factory, load_factory
 from streamtrain.training.fused_engine import FusedEngine
@@ -14,8 +15,9 @@ from streamtrain.training.torch.device_feed import train_device
 from streamtrain.training.torch.shared_rows import SharedBlock
 from streamtrain.training.torch.torch_engine import TorchEngine
 
-ENGINES: dict[str, type[FusedEngine] | type[TorchEngine]] = {
+ENGINES: dict[str, type[FusedEngine] | type[CudaEngine] | type[TorchEngine]] = {
     "fused": FusedEngine,
+    "fused-cuda": CudaEngine,
     "torch": TorchEngine,
 }
 
@@ -33,8 +35,9 @@ def make_model(config: ModelConfig, num_features: int) -> Model:
 def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
     """Return the name of the engine, and the reason for it.
 
-    `auto` is the fused engine where it supports the options, and the torch engine otherwise. Raises
-    ConfigError, naming what is supported.
+    `auto` is the fused engine where it supports the options, and the torch engine otherwise and on
+    a GPU that is asked for. "fused-cuda" is the fused engine on a GPU. Raises ConfigError, naming
+    what is supported.
     """
     device = train_device(train.device)
     if train.precision == "tf32" and device.type != "cuda":
@@ -42,9 +45,8 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
             "train.precision tf32 needs a GPU; this run uses the CPU. Use float32, or --device"
             " cuda."
         )
+    asks_for_gpu = device.type != "cpu" and train.device != "auto"
     beyond: list[str] = []  # options that the fused engine does not support
-    if device.type != "cpu" and train.device != "auto":
-        beyond.append(f"--device {train.device}")
     if isinstance(model, Factory):
         beyond.append(f"--model {model.name}")
     if train.precision != "float32":
@@ -53,10 +55,13 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
         beyond.append("train.compile on")
     if train.engine == "fused" and beyond:
         raise ConfigError(
-            "--engine fused trains perceptrons (--hidden, --activation) in float32 on the CPU,"
-            f" without compiling; {' and '.join(beyond)} is for --engine torch. Use --engine torch"
-            " or auto."
+            "--engine fused trains perceptrons (--hidden, --activation) in float32 without"
+            f" compiling; {' and '.join(beyond)} is for --engine torch. Use --engine torch or auto."
         )
+    if train.engine == "fused" and asks_for_gpu:
+        if why := fits(model, device):
+            raise ConfigError(f"--engine fused on {device}: {why}. Use --engine torch.")
+        return "fused-cuda", f"asked for, on {device}"
     on_gpu = train.device == "auto" and device.type != "cpu"
     where = f", on {device}" if on_gpu else ""
     if train.engine == "fused":
@@ -65,19 +70,21 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
         return "torch", f"asked for{where}"
     if beyond:
         return "torch", f"{' and '.join(beyond)} is for the torch engine{where}"
+    if asks_for_gpu:
+        return "torch", f"the default on {device} (--engine fused trains perceptrons there, too)"
     hint = " (--device cuda trains on the GPU)" if on_gpu else ""
     return "fused", f"the faster one for perceptrons on the CPU{hint}"
 
 
 def share_block(engines: Sequence[Engine]) -> SharedBlock | None:
-    """Let the torch engines on a GPU share one copy of each block.
+    """Let the engines on a GPU share one copy of each block.
 
     Returns what the blocks are to be put into; None if fewer than two engines are on a GPU.
     """
     on_gpu = [
         engine
         for engine in engines
-        if isinstance(engine, TorchEngine) and engine.device.type == "cuda"
+        if isinstance(engine, CudaEngine | TorchEngine) and engine.device.type == "cuda"
     ]
     if len(on_gpu) < 2:
         return None

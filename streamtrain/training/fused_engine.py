@@ -32,17 +32,17 @@ from streamtrain.training.engine import (
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.schedule import schedule_rows
 
-_ACTIVATIONS = {
+ACTIVATION_CODES = {
     "relu": activations.RELU,
     "tanh": activations.TANH,
     "silu": activations.SILU,
     "gelu": activations.GELU,
     "identity": activations.IDENTITY,
 }
-_OPTIMIZERS = {"sgd": updates.SGD, "adam": updates.ADAM, "adamw": updates.ADAMW}
+OPTIMIZER_CODES = {"sgd": updates.SGD, "adam": updates.ADAM, "adamw": updates.ADAMW}
 
 #: Where `hyper` of the kernel's `step` has what changes with the minibatch size.
-_BETA2, _FURTHER_STEPS = 3, 10
+BETA2, FURTHER_STEPS = 3, 10
 
 #: Batch size of a minibatch that is never full.
 UNBOUNDED = 2**62
@@ -63,6 +63,24 @@ def gradient_slots(batch_size: int, num_parameters: int) -> int:
     """
     by_memory = max(2, MAX_SLOT_FLOATS // num_parameters)
     return max(1, min(mlp.MAX_SLOTS, batch_size // SLOT_ROWS, by_memory))
+
+
+def hyper_values(train: TrainConfig, last_row: int | None) -> np.ndarray:
+    """Return the options of a step, `hyper` of kernels/updates.py: step, float64 (11,)."""
+    return np.array(
+        [
+            train.momentum,
+            train.nesterov,
+            train.beta1,
+            train.beta2,
+            ADAM_EPSILON,
+            train.decay,
+            train.clip_norm or 0.0,
+            *schedule_rows(train, last_row),
+            train.averaged_fraction,
+            0.0,
+        ]
+    )
 
 
 class FusedEngine:
@@ -108,24 +126,11 @@ class FusedEngine:
         self._turns_R = np.zeros((replicas, mlp.TURN), dtype=np.int64)
         self._no_squares = np.empty(0, dtype=np.float32)
         self._work_floats = layers.workspace_size(self._widths)
-        self._activation = _ACTIVATIONS[shape.activation]
-        self._optimizer = _OPTIMIZERS[train.optimizer]
+        self._activation = ACTIVATION_CODES[shape.activation]
+        self._optimizer = OPTIMIZER_CODES[train.optimizer]
         # 0 means ½r² everywhere
         self._huber_delta = np.float32(train.huber_delta if train.loss == "huber" else 0)
-        self._hyper = np.array(
-            [
-                train.momentum,
-                train.nesterov,
-                train.beta1,
-                train.beta2,
-                ADAM_EPSILON,
-                train.decay,
-                train.clip_norm or 0.0,
-                *schedule_rows(train, last_row),
-                train.averaged_fraction,
-                0.0,
-            ]
-        )
+        self._hyper = hyper_values(train, last_row)
 
     @property
     def steps(self) -> int:
@@ -164,10 +169,10 @@ class FusedEngine:
     def set_batch_size(self, batch_size: int, beta2: float) -> None:
         """See `Engine.set_batch_size`."""
         require_whole_minibatch(int(self._counters_R5[0, 0]))
-        self._hyper[_FURTHER_STEPS] = further_steps(
-            self.steps, self._hyper[_FURTHER_STEPS], self._hyper[_BETA2], beta2
+        self._hyper[FURTHER_STEPS] = further_steps(
+            self.steps, self._hyper[FURTHER_STEPS], self._hyper[BETA2], beta2
         )
-        self._hyper[_BETA2] = beta2
+        self._hyper[BETA2] = beta2
         self.batch_size, self._changed_size = batch_size, True
         self._make_slots()
 
@@ -317,7 +322,7 @@ class FusedEngine:
         if self._averages:
             arrays["average"] = self._model_RP
         if self._changed_size:
-            arrays["further_steps"] = self._hyper[_FURTHER_STEPS:]
+            arrays["further_steps"] = self._hyper[FURTHER_STEPS:]
         return arrays
 
     def _make_slots(self) -> None:

@@ -125,7 +125,7 @@ def without_seconds(items) -> list:
 
 
 @pytest.mark.parametrize("patience", [None, 4], ids=["to the end", "patience"])
-@pytest.mark.parametrize("engine", list(ENGINES))
+@pytest.mark.parametrize("engine", ["fused", "torch"])
 def test_a_learner_goes_on_from_every_edge(engine, patience, monkeypatch):
     """Blocks of 77 rows end within minibatches of 8; edges within a block come every 3 steps.
 

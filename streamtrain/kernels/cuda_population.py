@@ -1,0 +1,332 @@
+"""A population of perceptrons on a GPU: one CUDA block trains one replica.
+
+One launch takes every minibatch that ends in a range of rows. Parameters, moments, gradient sums
+and a tile of rows lie in shared memory for as long as the launch takes. No block waits for another,
+so the number of multiprocessors changes no result, and all sums have a fixed order.
+
+The numbers are those of kernels/mlp.py and updates.py to rounding. In Numba's simulator
+(`NUMBA_ENABLE_CUDASIM=1`) every line runs without a GPU.
+
+Legend of shape suffixes: R replicas, P padded parameters (`Layout`), C chunks of rows.
+"""
+
+# The stubs of numba.cuda describe the host's side of what runs on the device.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalSubscript=false, reportOperatorIssue=false
+
+import math
+from functools import lru_cache
+from typing import Any
+
+from numba import cuda, float32, float64, int64
+
+from streamtrain.kernels.cuda_launch import ready
+from streamtrain.kernels.cuda_layers import make_tile
+from streamtrain.kernels.cuda_layout import Layout
+from streamtrain.kernels.cuda_source import device, device_source
+from streamtrain.kernels.updates import ADAMW, SGD, TINY
+
+_MATRIX, _CUBE = float32[:, ::1], float32[:, :, ::1]
+
+#: The arguments of the kernels.
+ADVANCE = (
+    _MATRIX,
+    int64,
+    int64,
+    int64[::1],
+    _MATRIX,
+    _MATRIX,
+    _CUBE,
+    _MATRIX,
+    int64[:, ::1],
+    float64[::1],
+    float64[::1],
+    float64[:, ::1],
+    float32,
+)
+EVALUATE = (_MATRIX, _MATRIX, float64[:, ::1])
+
+#: Rows that one block evaluates. A constant, so that the order of the sums is one.
+CHUNK_ROWS = 2048
+
+
+def make_advance(layout: Layout, activation: int, optimizer: int) -> Any:
+    """Return the function that trains; `cuda.jit` compiles it.
+
+    Launch it with a block per replica, `layout.threads` threads and 4 * `layout.floats` bytes of
+    dynamic shared memory. Arguments:
+
+        block: float32 (rows, features + 1), target last.
+        start, stop: The rows of the block to train on. None, and the number of rows carried as the
+            batch size: take the step of a short minibatch.
+        batch_sizes: int64 (R,).
+        parameters, gradients, moments, averages: float32 (R, P), moments (R, 2, P); gradients are
+            the sums of the rows carried.
+        counters: int64 (R, 5), as `state` of updates.py: step.
+        losses: float64 (R,); the sums of the rows' losses are written to it.
+        rates: float64 (R,), before the schedule.
+        hyper: float64 (R, 11), as in updates.py: step.
+        delta: Huber's, float32; 0: ½r².
+    """
+    tile = make_tile(layout, activation)
+    update = _make_update(layout, optimizer)
+    set_scalars = _make_set_scalars(layout, optimizer)
+    collect = _make_collect(layout)
+    T, THREADS, P, MOMENTS = layout.tile, layout.threads, layout.num_parameters, layout.moments
+    load_sums = _make_load_sums(layout)
+    load, forward, output, backward = tile.load, tile.forward, tile.output, tile.backward
+
+    def advance(
+        block,
+        start,
+        stop,
+        batch_sizes,
+        parameters,
+        gradients,
+        moments,
+        averages,
+        counters,
+        losses,
+        rates,
+        hyper,
+        delta,
+    ):
+        replica, thread = cuda.blockIdx.x, cuda.threadIdx.x
+        memory = cuda.shared.array(0, float32)
+        sums = cuda.shared.array(THREADS, float64)
+        batch, rate, options = batch_sizes[replica], rates[replica], hyper[replica]
+        carried, steps, rows = counters[replica, 0], counters[replica, 1], counters[replica, 2]
+        averaged, due = counters[replica, 3], counters[replica, 4]
+        for k in range(thread, P, THREADS):
+            memory[k] = parameters[replica, k]
+            memory[MOMENTS + k] = moments[replica, 0, k]
+            memory[MOMENTS + P + k] = moments[replica, 1, k]
+        load_sums(thread, gradients[replica], memory)
+        # What is left of the zeros that the moments began with; one factor per step.
+        power1 = options[2] ** (steps + 1)
+        power2 = options[3] ** (steps + 1 + options[10])
+        cuda.syncthreads()
+        loss = float64(0.0)
+        row, first = start, carried == 0
+        while row < stop or carried == batch:
+            end = min(stop, row + batch - carried)
+            carried += end - row
+            if row == end:  # the size is that of a short minibatch, which ends here
+                if thread == THREADS - 1:
+                    set_scalars(memory, carried, rows, power1, power2, rate, options)
+                cuda.syncthreads()
+            while row < end:
+                m = min(T, end - row)
+                load(thread, block, row, m, memory)
+                cuda.syncthreads()
+                forward(thread, m, memory)
+                loss += output(thread, m, memory, delta)
+                if thread == THREADS - 1 and row + m == end and carried == batch:
+                    set_scalars(memory, carried, rows, power1, power2, rate, options)
+                cuda.syncthreads()
+                backward(thread, m, memory, first)
+                first = False
+                row += m
+            if carried == batch:
+                update(thread, memory, sums, carried, options)
+                steps += 1
+                power1 *= options[2]
+                power2 *= options[3]
+                rows += carried
+                carried = 0
+                first = True
+                if options[9] > 0.0 and rows >= due:
+                    share = (rows - averaged) / (options[9] * rows)
+                    averaged, due = rows, rows + max(1, rows // 256)
+                    weight = float32(min(1.0, share))
+                    for k in range(thread, P, THREADS):
+                        before = averages[replica, k]
+                        if share >= 1.0:
+                            averages[replica, k] = memory[k]
+                        else:
+                            averages[replica, k] = before + weight * (memory[k] - before)
+                cuda.syncthreads()
+        for k in range(thread, P, THREADS):
+            parameters[replica, k] = memory[k]
+            moments[replica, 0, k] = memory[MOMENTS + k]
+            moments[replica, 1, k] = memory[MOMENTS + P + k]
+            gradients[replica, k] = float32(0.0) if first else collect(memory, k)
+        sums[thread] = loss
+        cuda.syncthreads()
+        if thread == 0:
+            total = float64(0.0)
+            for k in range(THREADS):
+                total += sums[k]
+            losses[replica] = total
+            counters[replica, 0], counters[replica, 1], counters[replica, 2] = carried, steps, rows
+            counters[replica, 3], counters[replica, 4] = averaged, due
+
+    return advance
+
+
+def make_evaluate(layout: Layout, activation: int) -> Any:
+    """Return the function that evaluates; `cuda.jit` compiles it.
+
+    Launch it with R by C blocks, threads and shared memory as for `make_advance`. Arguments: rows,
+    float32 (N, features + 1); parameters, float32 (R, P); and the sums of r² of each chunk of
+    `CHUNK_ROWS` rows, float64 (R, C), which are written.
+    """
+    tile = make_tile(layout, activation)
+    T, THREADS, P = layout.tile, layout.threads, layout.num_parameters
+    load, forward, output = tile.load, tile.forward, tile.output
+
+    def evaluate(rows, parameters, squares):
+        replica, chunk, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
+        memory = cuda.shared.array(0, float32)
+        sums = cuda.shared.array(THREADS, float64)
+        for k in range(thread, P, THREADS):
+            memory[k] = parameters[replica, k]
+        total = float64(0.0)
+        row = chunk * CHUNK_ROWS
+        stop = min(rows.shape[0], row + CHUNK_ROWS)
+        while row < stop:
+            m = min(T, stop - row)
+            load(thread, rows, row, m, memory)
+            cuda.syncthreads()
+            forward(thread, m, memory)
+            total += 2.0 * output(thread, m, memory, float32(0.0))
+            cuda.syncthreads()
+            row += m
+        sums[thread] = total
+        cuda.syncthreads()
+        if thread == 0:
+            total = float64(0.0)
+            for k in range(THREADS):
+                total += sums[k]
+            squares[replica, chunk] = total
+
+    return evaluate
+
+
+@lru_cache(maxsize=64)
+def compile_advance(layout: Layout, activation: int, optimizer: int) -> Any:
+    """Return `make_advance` compiled for the current device; cached for the process.
+
+    Raises what Numba and its compilers raise.
+    """
+    return ready(make_advance(layout, activation, optimizer), ADVANCE, 4 * layout.floats)
+
+
+@lru_cache(maxsize=64)
+def compile_evaluate(layout: Layout, activation: int) -> Any:
+    """Return `make_evaluate` compiled; see `compile_advance`."""
+    return ready(make_evaluate(layout, activation), EVALUATE, 4 * layout.floats)
+
+
+def _make_collect(layout: Layout) -> Any:
+    """Return a function of (memory, k): parameter k's gradient sum, in the order of splits."""
+    lines = ["def collect(memory, k):"]
+    for layer in layout.layers:
+        lines += [
+            f"    if k < {layer.begin + layer.size}:",
+            f"        at = {layer.sums - layer.begin} + k",
+            "        total = memory[at]",
+            f"        for _ in range({layer.splits - 1}):",
+            f"            at += {layer.size}",
+            "            total += memory[at]",
+            "        return total",
+        ]
+    return device_source("collect", [*lines, "    return float32(0.0)"])
+
+
+def _make_load_sums(layout: Layout) -> Any:
+    """Return a function that puts carried sums into each layer's first split, and clears the rest.
+
+    Padding of the parameters is never added to, so it is cleared here for good.
+    """
+    lines = ["def load_sums(thread, gradient, memory):"]
+    for layer in layout.layers:
+        lines += [
+            f"    for k in range(thread, {layer.splits * layer.size}, {layout.threads}):",
+            "        value = float32(0.0)",
+            f"        if k < {layer.size}:",
+            f"            value = gradient[{layer.begin} + k]",
+            f"        memory[{layer.sums} + k] = value",
+        ]
+    return device_source("load_sums", lines)
+
+
+def _make_set_scalars(layout: Layout, optimizer: int) -> Any:
+    """Return what computes, for the coming update, the rate, 1/√(1 - β₂ᵗ), and what decay leaves.
+
+    One thread calls it while the others are busy.
+    """
+    SCALARS = layout.scalars
+
+    def set_scalars(memory, carried, rows, power1, power2, lr, options):
+        factor = float64(1.0)
+        if rows + carried < options[7]:
+            factor = (rows + carried) / options[7]
+        if options[8] > 0.0:
+            factor *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, rows / options[8])))
+        rate = lr * factor
+        if optimizer == SGD:
+            memory[SCALARS] = float32(rate)
+        else:
+            memory[SCALARS] = float32(rate / (1.0 - power1))
+            memory[SCALARS + 1] = float32(1.0 / math.sqrt(1.0 - power2))
+        memory[SCALARS + 2] = float32(1.0 - rate * options[5])
+
+    return device(set_scalars)
+
+
+def _make_update(layout: Layout, optimizer: int) -> Any:
+    """Return the step with the mean of the sums, as updates.py: step; the sums are left."""
+    SCALARS, MOMENTS = layout.scalars, layout.moments
+    P, THREADS = layout.num_parameters, layout.threads
+    collect = _make_collect(layout)
+
+    def clipped(thread, memory, sums, carried, clip):
+        """Return the factor of the sums: 1 / rows, less where the norm is above `clip`."""
+        share = float32(1.0 / carried)
+        if clip <= 0.0:
+            return share
+        squares = float64(0.0)
+        for k in range(thread, P, THREADS):
+            g = float64(collect(memory, k))
+            squares += g * g
+        sums[thread] = squares
+        cuda.syncthreads()
+        squares = float64(0.0)
+        for k in range(THREADS):
+            squares += sums[k]
+        norm = math.sqrt(squares) / carried
+        if norm > clip:
+            share *= float32(clip / norm)
+        return share
+
+    scale = device(clipped)
+
+    def update(thread, memory, sums, carried, options):
+        share = scale(thread, memory, sums, carried, options[6])
+        rate, root, keep = memory[SCALARS], memory[SCALARS + 1], memory[SCALARS + 2]
+        decay, epsilon = float32(options[5]), float32(options[4])
+        momentum, nesterov = float32(options[0]), options[1] != 0.0
+        beta1, new1 = float32(options[2]), float32(1.0 - options[2])
+        new2 = float32(1.0 - options[3])
+        for k in range(thread, P, THREADS):
+            p, m = memory[k], memory[MOMENTS + k]
+            g = collect(memory, k) * share
+            if optimizer != ADAMW:
+                g += decay * p
+            if optimizer == SGD:
+                m = momentum * m + g
+                m = float32(0.0) if abs(m) < TINY else m
+                memory[k] = p - rate * (g + momentum * m if nesterov else m)
+            else:
+                v = memory[MOMENTS + P + k]
+                m = beta1 * m + new1 * g
+                v += new2 * (g * g - v)
+                m = float32(0.0) if abs(m) < TINY else m
+                v = float32(0.0) if abs(v) < TINY else v
+                memory[MOMENTS + P + k] = v
+                if optimizer == ADAMW:
+                    p *= keep
+                memory[k] = p - rate * m / (math.sqrt(v) * root + epsilon)
+            memory[MOMENTS + k] = m
+
+    return device(update)

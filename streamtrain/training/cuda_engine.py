@@ -1,0 +1,379 @@
+"""The fused engine on a GPU: one CUDA block trains one replica (kernels/cuda_population.py).
+
+One launch takes all minibatches of the rows that are on the device. In Numba's simulator
+(`NUMBA_ENABLE_CUDASIM=1`) the engine runs on the CPU, for tests.
+
+Legend of shape suffixes: R replicas, P parameters, Q padded parameters, C chunks of rows.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from streamtrain.config import TrainConfig
+from streamtrain.errors import ConfigError, first_line
+from streamtrain.kernels import activations, cuda_population
+from streamtrain.kernels.cuda_launch import can_launch, configure
+from streamtrain.kernels.cuda_layout import Layout, choose_layout, parameter_places
+from streamtrain.kernels.cuda_source import SIMULATED
+from streamtrain.training.compute_pool import CallerThread, ComputePool
+from streamtrain.training.engine import check_state, further_steps, require_whole_minibatch
+from streamtrain.training.fused_engine import (
+    ACTIVATION_CODES,
+    BETA2,
+    FURTHER_STEPS,
+    OPTIMIZER_CODES,
+    FusedEngine,
+    hyper_values,
+)
+from streamtrain.training.model import Model, Shape
+from streamtrain.training.torch.device_feed import DeviceFeed, train_device
+from streamtrain.training.torch.shared_rows import EvaluationRows, SharedBlock
+
+#: Threads of a CUDA block.
+THREADS = 256
+
+#: Threads in the simulator, where each is a thread of Python.
+SIMULATED_THREADS = 4
+
+#: The most hidden layers.
+MOST_HIDDEN = 4
+
+#: Shared memory of a block on an H100, for the simulator.
+_SIMULATED_BYTES = 227 * 1024
+
+#: Rows of the comparison with the CPU: whole minibatches, and some rows more.
+_CHECK_ROWS = 4096
+
+
+def fits(model: Model, device: torch.device) -> str:
+    """Return why the engine cannot train a model on a device, or "".
+
+    >>> fits(Shape(widths=(4, 8, 8, 8, 8, 8, 1), activation="relu"), torch.device("cuda"))
+    'it trains at most 4 hidden layers, not 5'
+    """
+    if not isinstance(model, Shape):
+        return f"it trains perceptrons, not --model {model.name}"
+    hidden = len(model.widths) - 2
+    if hidden > MOST_HIDDEN:
+        return f"it trains at most {MOST_HIDDEN} hidden layers, not {hidden}"
+    if not SIMULATED and device.type != "cuda":
+        return "it needs a GPU"
+    if device.index:  # Numba launches on the first device of a thread only
+        return f"it uses the first GPU only, not {device}"
+    if not can_launch():
+        return "Numba finds no GPU: install streamtrain[cuda], and see streamtrain doctor"
+    limit = _shared_bytes(device)
+    if _layout(model, UNLIMITED_ROWS, limit) is None:
+        return (
+            f"the model's {model.num_parameters:,} parameters and what training them takes do not"
+            f" fit the {limit // 1024} KiB of shared memory of a multiprocessor"
+        )
+    return ""
+
+
+#: A batch size for which the choice of a layout has every tile to try.
+UNLIMITED_ROWS = 2**62
+
+
+class CudaEngine:
+    """See `Engine`. Trains a `Shape` that `fits`.
+
+    `shared_block`: set it to share one copy of each block with other engines. `cores` is not used.
+    """
+
+    def __init__(
+        self,
+        shape: Model,
+        parameters_P: np.ndarray,
+        batch_size: int,
+        learning_rates: tuple[float, ...],
+        train: TrainConfig,
+        last_row: int | None = None,
+    ):
+        self.device = train_device(train.device)
+        if why := fits(shape, self.device):
+            raise ConfigError(f"--engine fused on {self.device}: {why}. Use --engine torch.")
+        assert isinstance(shape, Shape)
+        self.batch_size = batch_size
+        self.learning_rates = learning_rates
+        self.cores: ComputePool | CallerThread = CallerThread()
+        self.shared_block: SharedBlock | None = None
+        self.steps = 0
+        self._carried = 0  # rows of the unfinished minibatch
+        self._shape = shape
+        self._train = train
+        self._feed: DeviceFeed | None = None
+        self._stream = None if self.device.type == "cpu" else torch.cuda.Stream(self.device)
+        self._evaluation_rows = EvaluationRows(self.device)
+        self._changed_size = False
+        self._averages = train.averaged_fraction > 0
+        self._hyper = hyper_values(train, last_row)
+        self._delta = np.float32(train.huber_delta if train.loss == "huber" else 0)
+        replicas = len(learning_rates)
+        layout = self._choose_layout()
+        self._places_P = parameter_places(layout, shape.widths)
+        start_RQ = np.zeros((replicas, layout.num_parameters), dtype=np.float32)
+        start_RQ[:, self._places_P] = parameters_P
+        with self._on_stream():
+            self._parameters_RQ = self._to_device(start_RQ)
+            self._gradients_RQ = torch.zeros_like(self._parameters_RQ)
+            self._moments_R2Q = self._to_device(np.zeros((replicas, 2, start_RQ.shape[1]), "f4"))
+            self._average_RQ = self._parameters_RQ.clone()
+            self._counters_R5 = self._to_device(np.zeros((replicas, 5), dtype=np.int64))
+            self._losses_R = self._to_device(np.zeros(replicas))
+            self._rates_R = self._to_device(np.array(learning_rates, dtype=np.float64))
+        self._set_sizes()
+        self._set_hyper()
+        self._wait()
+        self._make_kernels(layout)
+
+    def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """See `Engine.advance`."""
+        with self._on_stream():
+            losses_R = torch.zeros_like(self._losses_R)
+            for rows in self._rows_on_device(block, start, stop):
+                self._launch(rows, self._sizes_R)
+                losses_R += self._losses_R
+            losses = losses_R.cpu().numpy()
+        taken = self._carried + stop - start
+        self.steps += taken // self.batch_size
+        self._carried = taken % self.batch_size
+        return losses
+
+    def finish_epoch(self) -> None:
+        """See `Engine.finish_epoch`."""
+        if not self._carried:
+            return
+        with self._on_stream():
+            sizes_R = torch.full_like(self._sizes_R, self._carried)
+            nothing = torch.empty((0, self._shape.widths[0] + 1), device=self.device)
+            self._launch(nothing, sizes_R)
+            self._wait()
+        self.steps += 1
+        self._carried = 0
+
+    def set_batch_size(self, batch_size: int, beta2: float) -> None:
+        """See `Engine.set_batch_size`."""
+        require_whole_minibatch(self._carried)
+        self._hyper[FURTHER_STEPS] = further_steps(
+            self.steps, self._hyper[FURTHER_STEPS], self._hyper[BETA2], beta2
+        )
+        self._hyper[BETA2] = beta2
+        self.batch_size, self._changed_size = batch_size, True
+        self._feed = None
+        self._set_sizes()
+        self._set_hyper()
+        self._wait()
+        self._make_kernels(self._choose_layout())
+
+    def parameters(self) -> np.ndarray:
+        """See `Engine.parameters`."""
+        return self._compact(self._parameters_RQ)
+
+    def model_parameters(self) -> np.ndarray:
+        """See `Engine.model_parameters`."""
+        return self._compact(self._model_RQ)
+
+    def evaluate(self, rows: np.ndarray) -> np.ndarray:
+        """See `Engine.evaluate`."""
+        replicas, chunks = len(self.learning_rates), -(-len(rows) // cuda_population.CHUNK_ROWS)
+        if not chunks:
+            return np.zeros(replicas)
+        with self._on_stream():
+            on_device = self._evaluation_rows(rows)
+            squares_RC = torch.empty((replicas, chunks), dtype=torch.float64, device=self.device)
+            launch = self._configure(self._evaluate_kernel, (replicas, chunks))
+            _run(launch, *_arguments(on_device, self._model_RQ, squares_RC))
+            return squares_RC.cpu().numpy().sum(axis=1) / len(rows)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """See `Engine.state`."""
+        arrays = {
+            "parameters": self.parameters(),
+            "gradient": self._compact(self._gradients_RQ),
+            "moments": self._compact(self._moments_R2Q),
+            "counters": self._to_host(self._counters_R5),
+        }
+        if self._averages:
+            arrays["average"] = self.model_parameters()
+        if self._changed_size:
+            arrays["further_steps"] = self._hyper[FURTHER_STEPS:].copy()
+        return arrays
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """See `Engine.load_state`."""
+        check_state(state, self.state())
+        padded = {
+            "parameters": self._parameters_RQ,
+            "gradient": self._gradients_RQ,
+            "moments": self._moments_R2Q,
+        }
+        if self._averages:
+            padded["average"] = self._average_RQ
+        with self._on_stream():
+            for name, tensor in padded.items():
+                values = np.zeros(tensor.shape, dtype=np.float32)
+                values[..., self._places_P] = state[name]
+                tensor.copy_(torch.from_numpy(values))
+            self._counters_R5.copy_(torch.from_numpy(np.array(state["counters"])))
+        if self._changed_size:
+            self._hyper[FURTHER_STEPS:] = state["further_steps"]
+            self._set_hyper()
+        self._wait()
+        self._carried, self.steps = (int(count) for count in state["counters"][0, :2])
+
+    def check(self) -> None:
+        """Compare a few steps with the fused engine on the CPU, once per kernel and process.
+
+        Raises ConfigError when they differ, so that a GPU or a compiler that is wrong does not
+        train.
+        """
+        if not SIMULATED:
+            size = min(self.batch_size, _CHECK_ROWS // 4)
+            _check(self._shape, self._train, size)  # pyright: ignore[reportArgumentType] - frozen
+
+    @property
+    def _model_RQ(self) -> torch.Tensor:
+        """The parameters that are judged and delivered."""
+        return self._average_RQ if self._averages else self._parameters_RQ
+
+    def _choose_layout(self) -> Layout:
+        layout = _layout(self._shape, self.batch_size, _shared_bytes(self.device))
+        assert layout is not None
+        return layout
+
+    def _make_kernels(self, layout: Layout) -> None:
+        """Compile the kernels for the layout, or take the ones that are compiled."""
+        activation = ACTIVATION_CODES[self._shape.activation]
+        optimizer = OPTIMIZER_CODES[self._train.optimizer]
+        self._layout = layout
+        try:
+            advance = cuda_population.compile_advance(layout, activation, optimizer)
+            self._evaluate_kernel = cuda_population.compile_evaluate(layout, activation)
+            self._advance = self._configure(advance, len(self.learning_rates))
+        # Numba and NVIDIA's compilers raise anything.
+        except Exception as error:
+            raise ConfigError(
+                f"--engine fused on {self.device}: the kernel could not be compiled"
+                f" ({type(error).__name__}: {first_line(error)}). Use --engine torch."
+            ) from error
+
+    def _configure(self, kernel: Any, blocks: int | tuple[int, int]) -> Any:
+        stream = 0 if self._stream is None else self._stream.cuda_stream
+        layout = self._layout
+        return configure(kernel, blocks, layout.threads, stream, 4 * layout.floats)
+
+    def _launch(self, rows: torch.Tensor, sizes_R: torch.Tensor) -> None:
+        _run(
+            self._advance,
+            *_arguments(rows),
+            0,
+            len(rows),
+            *_arguments(
+                sizes_R,
+                self._parameters_RQ,
+                self._gradients_RQ,
+                self._moments_R2Q,
+                self._average_RQ,
+                self._counters_R5,
+                self._losses_R,
+                self._rates_R,
+                self._hyper_RH,
+            ),
+            self._delta,
+        )
+
+    def _rows_on_device(self, block: np.ndarray, start: int, stop: int) -> Iterator[torch.Tensor]:
+        if self.device.type == "cpu":
+            return iter([torch.from_numpy(block[start:stop].copy())])
+        on_device = None if self.shared_block is None else self.shared_block.rows(block)
+        if on_device is not None:
+            return iter([on_device[start:stop]])
+        if self._feed is None:
+            self._feed = DeviceFeed(self.device, block.shape[1], self.batch_size)
+        return self._feed(block, start, stop, self._carried)
+
+    def _set_sizes(self) -> None:
+        sizes = np.full(len(self.learning_rates), self.batch_size, dtype=np.int64)
+        with self._on_stream():
+            self._sizes_R = self._to_device(sizes)
+
+    def _set_hyper(self) -> None:
+        with self._on_stream():
+            self._hyper_RH = self._to_device(np.tile(self._hyper, (len(self.learning_rates), 1)))
+
+    def _compact(self, tensor: torch.Tensor) -> np.ndarray:
+        """Return a copy on the host without the padding."""
+        return np.ascontiguousarray(self._to_host(tensor)[..., self._places_P])
+
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.array(array)).to(self.device)
+
+    def _to_host(self, tensor: torch.Tensor) -> np.ndarray:
+        with self._on_stream():
+            return tensor.cpu().numpy().copy()
+
+    def _wait(self) -> None:
+        if self._stream is not None:
+            self._stream.synchronize()
+
+    @contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        """Let torch work on the engine's own stream, beside those of other engines."""
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            yield
+
+
+def _run(launch: Any, *arguments: Any) -> None:
+    """Launch a kernel; raise RuntimeError, as torch does, for what Numba and the driver raise."""
+    try:
+        launch(*arguments)
+    except Exception as error:
+        raise RuntimeError(f"{type(error).__name__}: {first_line(error)}") from error
+
+
+def _arguments(*tensors: torch.Tensor) -> list[Any]:
+    """Return what a kernel takes: tensors of the device, arrays in the simulator."""
+    return [each.numpy() if each.device.type == "cpu" else each for each in tensors]
+
+
+def _layout(shape: Shape, batch_size: int, limit_bytes: int) -> Layout | None:
+    keeps_sums = ACTIVATION_CODES[shape.activation] in (activations.SILU, activations.GELU)
+    threads = SIMULATED_THREADS if SIMULATED else THREADS
+    return choose_layout(shape.widths, keeps_sums, batch_size, threads, limit_bytes)
+
+
+def _shared_bytes(device: torch.device) -> int:
+    """Return the most shared memory of a block on the device."""
+    if device.type == "cpu":
+        return _SIMULATED_BYTES
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+
+
+@lru_cache(maxsize=64)
+def _check(shape: Shape, train: TrainConfig, batch_size: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((_CHECK_ROWS, shape.widths[0] + 1))
+    rows = rows.astype(np.float32)
+    start_P = shape.initial_parameters(0, 0)
+    moved: list[np.ndarray] = []
+    for make in (CudaEngine, FusedEngine):
+        engine = make(shape, start_P, batch_size, (train.rate,), train, 2 * len(rows))
+        count = min(len(rows), 3 * batch_size + 1)
+        losses_R = engine.advance(rows, 0, count)
+        engine.finish_epoch()
+        moved.append(np.concatenate([engine.parameters()[0] - start_P, losses_R]))
+    ours, expected = moved
+    # The negation also catches NaN.
+    if not np.abs(ours - expected).mean() <= 0.01 * np.abs(expected).mean():
+        raise ConfigError(
+            f"--engine fused on {train.device}: its steps differ from those on the CPU. Use"
+            " --engine torch, and report it."
+        )

@@ -1,0 +1,38 @@
+"""The kernels of the fused engine on a GPU, compiled without one.
+
+Their numbers are tested in training/test_cuda_engine.py.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+needs_numba_cuda = pytest.mark.skipif(
+    importlib.util.find_spec("numba_cuda") is None,
+    reason="needs numba-cuda, nvidia-cuda-nvcc, nvidia-cuda-nvrtc and nvidia-nvvm",
+)
+
+#: Registers of a thread with which 256 threads, and one block more, fit a multiprocessor.
+MOST_REGISTERS = 168
+
+
+@needs_numba_cuda
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_compiled_kernels_spill_nothing(architecture):
+    command = [sys.executable, "-m", "tests.kernels.compile_population", architecture]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+    )
+    if "libnvvm" in done.stderr or "nvrtc" in done.stderr or "find_ptxas" in done.stderr:
+        pytest.skip(f"NVIDIA's compilers are missing: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    kernels = json.loads(done.stdout)
+    assert len(kernels) == 4
+    for kernel in kernels:
+        assert kernel["spilled"] == 0, kernel
+        assert kernel["registers"] <= MOST_REGISTERS, kernel

@@ -1,0 +1,172 @@
+"""The fused engine on a GPU: in Numba's simulator, and on a GPU where there is one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from streamtrain.config import TrainConfig
+from streamtrain.errors import ConfigError
+from streamtrain.training import cuda_engine
+from streamtrain.training.cuda_engine import CudaEngine
+from streamtrain.training.engine_choice import choose_engine
+from streamtrain.training.fused_engine import FusedEngine
+from streamtrain.training.model import ACTIVATIONS, Shape
+from tests.training.contract import RATES, check_engine, make_rows
+from tests.training.test_engine import LOSSES, OPTIMIZERS, check_equals_torch
+from tests.training.torch_engines import factory
+
+SIMULATED = Path(__file__).with_name("simulated_cuda.py")
+SHAPE = Shape(widths=(4, 32, 32, 1), activation="relu")
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def run_simulated(selection: str) -> None:
+    """Run tests in a separate process, because Numba chooses the simulator when it is imported."""
+    flags = ["-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", selection]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *flags, str(SIMULATED)],
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+def test_in_the_simulator():
+    run_simulated("not slow")
+
+
+@pytest.mark.slow
+def test_everything_in_the_simulator():
+    run_simulated("slow")
+
+
+@pytest.fixture
+def has_gpu(monkeypatch):
+    """Where torch and Numba find a GPU with the shared memory of an H100."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("streamtrain.training.torch.device_feed.open_device", torch.device)
+    monkeypatch.setattr(cuda_engine, "can_launch", lambda: True)
+    monkeypatch.setattr(cuda_engine, "_shared_bytes", lambda _device: 227 * 1024)
+
+
+def test_it_is_chosen_when_it_is_asked_for_on_a_gpu(has_gpu):
+    fused = {"engine": "fused"}
+    assert choose_engine(TrainConfig(device="cuda", **fused), SHAPE) == (
+        "fused-cuda",
+        "asked for, on cuda",
+    )
+    assert choose_engine(TrainConfig(device="cpu", **fused), SHAPE) == ("fused", "asked for")
+    assert choose_engine(TrainConfig(device="cuda"), SHAPE)[0] == "torch"
+
+
+@pytest.mark.parametrize(
+    ("widths", "train", "says"),
+    [
+        pytest.param(
+            (4, 128, 128, 1), {}, "17,281 parameters .* do not fit the 227 KiB", id="parameters"
+        ),
+        pytest.param((4, 2, 2, 2, 2, 2, 1), {}, "at most 4 hidden layers, not 5", id="depth"),
+        pytest.param(
+            (4, 8, 1), {"device": "cuda:1"}, "the first GPU only, not cuda:1", id="another GPU"
+        ),
+        pytest.param(
+            (4, 8, 1), {"precision": "bf16"}, "bf16 is for --engine torch", id="precision"
+        ),
+    ],
+)
+def test_what_it_cannot_train_is_refused_in_words(has_gpu, widths, train, says):
+    config = TrainConfig(**{"engine": "fused", "device": "cuda"} | train)
+    with pytest.raises(ConfigError, match=f"{says}.*Use --engine torch"):
+        choose_engine(config, Shape(widths=widths, activation="relu"))
+
+
+def test_a_module_and_a_machine_without_numba_cuda_are_refused(has_gpu, monkeypatch):
+    config = TrainConfig(engine="fused", device="cuda")
+    with pytest.raises(ConfigError, match="modules:mlp is for --engine torch"):
+        choose_engine(config, factory("mlp"))
+    monkeypatch.setattr(cuda_engine, "can_launch", lambda: False)
+    with pytest.raises(ConfigError, match=r"Numba finds no GPU: install streamtrain\[cuda\]"):
+        choose_engine(config, SHAPE)
+
+
+def test_without_a_gpu_the_engine_refuses():
+    with pytest.raises(ConfigError, match=r"it needs a GPU. Use --engine torch"):
+        CudaEngine(SHAPE, SHAPE.initial_parameters(0, 0), 32, RATES, TrainConfig(device="cpu"))
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.05, np.nan])
+def test_steps_that_differ_from_the_cpu_s_do_not_train(monkeypatch, factor):
+    class Engine(FusedEngine):
+        def parameters(self):
+            return super().parameters() * np.float32(factor)
+
+    monkeypatch.setattr(cuda_engine, "CudaEngine", Engine)
+    check = cuda_engine._check.__wrapped__
+    if factor == 1.0:
+        check(SHAPE, TrainConfig(), 32)
+        return
+    with pytest.raises(ConfigError, match=r"differ from those on the CPU. Use --engine torch"):
+        check(SHAPE, TrainConfig(), 32)
+
+
+# --- on a GPU ---
+
+
+def make(shape, batch_size=32, rates=RATES, last_row=None, **train):
+    start = shape.initial_parameters(0, 0)
+    return CudaEngine(
+        shape, start, batch_size, rates, TrainConfig(device="cuda", **train), last_row
+    )
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_on_a_gpu_it_keeps_the_contract():
+    shape = Shape(widths=(4, 8, 8, 1), activation="tanh")
+    check_engine(lambda batch_size, rates: make(shape, batch_size, rates))
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(
+    ("hidden", "activation", "loss", "optimizer"),
+    [
+        *(((32, 32), activation, "mse", "adam") for activation in ACTIVATIONS),
+        *(((8, 8), "tanh", "huber", name) for name in OPTIMIZERS),
+        *((hidden, "silu", "mse", "adam") for hidden in ((), (1,), (33,), (5, 3, 7), (4,) * 4)),
+    ],
+)
+def test_on_a_gpu_it_equals_a_plain_torch_loop(hidden, activation, loss, optimizer):
+    check_equals_torch(
+        make,
+        Shape(widths=(4, *hidden, 1), activation=activation),
+        LOSSES[loss] | OPTIMIZERS[optimizer],
+    )
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("batch_size", [1, 32, 1000, 70_000])
+def test_on_a_gpu_two_runs_are_equal_and_near_the_cpu_s(batch_size):
+    rows = make_rows(200_000)[: 200 * batch_size]
+    engines = [make(SHAPE, batch_size) for _ in range(2)]
+    start = SHAPE.initial_parameters(0, 0)
+    on_cpu = FusedEngine(SHAPE, start, batch_size, RATES, TrainConfig())
+    for engine in (*engines, on_cpu):
+        engine.advance(rows, 0, len(rows) // 3)
+        engine.advance(rows, len(rows) // 3, len(rows))
+    first, second = (engine.state() for engine in engines)
+    assert all(first[name].tobytes() == second[name].tobytes() for name in first)
+    moved = np.abs(on_cpu.parameters() - start).max()
+    assert np.abs(engines[0].parameters() - on_cpu.parameters()).max() < 0.01 * moved
+    engines[0].check()
