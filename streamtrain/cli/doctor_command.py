@@ -139,7 +139,28 @@ def gpu() -> str:
         return (
             f"{devices}; this torch cannot use it: it was built without CUDA, or for another driver"
         )
-    return f"{devices}; --device cuda works"
+    return f"{devices}; {gpu_engines()}"
+
+
+def gpu_engines() -> str:
+    """Say which engine a run on the GPU takes and why, and whether the fused one works there."""
+    from streamtrain.config import TrainConfig
+    from streamtrain.kernels.cuda_launch import can_launch
+    from streamtrain.training.engine_choice import choose_engine
+    from streamtrain.training.model import Shape
+
+    shape = Shape(widths=(4, 32, 32, 1), activation="relu")
+    engine, reason = choose_engine(TrainConfig(device="cuda"), shape)
+    assembler = "Numba" if can_launch() else "torch, since Numba finds no GPU"
+    try:
+        choose_engine(TrainConfig(device="cuda", engine="fused"), shape)
+        fused = "--engine fused --device cuda works"
+    except ConfigError as error:
+        fused = first_line(error)
+    return (
+        f"--device cuda takes the {engine} engine: {reason}; minibatches are assembled by"
+        f" {assembler}; {fused}"
+    )
 
 
 def _disk() -> Finding:

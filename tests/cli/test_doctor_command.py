@@ -2,10 +2,16 @@
 
 import json
 import subprocess
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from streamtrain.cli import doctor_command as doctor
+from streamtrain.kernels import cuda_launch
+from streamtrain.stream import torch_stream
+from streamtrain.training import cuda_engine
+from streamtrain.training.torch import device_feed
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +67,32 @@ def test_a_driver_that_does_not_answer_is_said(monkeypatch):
 
     monkeypatch.setattr(doctor.subprocess, "run", hang)
     assert doctor.gpu() == "nvidia-smi does not answer"
+
+
+@pytest.mark.parametrize(
+    ("numba", "says"),
+    [
+        pytest.param(True, "assembled by Numba; --engine fused --device cuda works", id="numba"),
+        pytest.param(
+            False,
+            "assembled by torch, since Numba finds no GPU; --engine fused on cuda: Numba finds",
+            id="torch",
+        ),
+    ],
+)
+def test_a_gpu_is_shown_with_its_memory_and_the_engine_that_would_be_taken(
+    monkeypatch, numba, says
+):
+    smi = "NVIDIA H100 80GB HBM3, 81559 MiB, 580.65.06\n"
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: "nvidia-smi")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_a, **_k: SimpleNamespace(stdout=smi))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch_stream, "open_device", torch.device)
+    monkeypatch.setattr(device_feed, "open_device", torch.device)
+    monkeypatch.setattr(cuda_launch, "can_launch", lambda: numba)
+    monkeypatch.setattr(cuda_engine, "can_launch", lambda: numba)
+    monkeypatch.setattr(cuda_engine, "_shared_bytes", lambda _device: 227 * 1024)
+    text = doctor.gpu()
+    assert text.startswith(smi.strip())
+    assert "--device cuda takes the torch engine: the default on cuda" in text
+    assert says in text
