@@ -4,6 +4,9 @@
 # make test   lint, then every test but those marked slow, gpu or benchmark
 # make docs   build the documentation site in site/, and fail for a link that does not exist
 # make release VERSION=0.2.0   set the version, date the changelog, commit, tag, and build dist/
+# make cudasim     run every CUDA kernel in Numba's simulator, and compile them where NVIDIA's compilers are
+# make gpu-check   measure what a GPU does with this project, in six minutes (GPU_PYTHON: its Python)
+# make gpu-bundle  collect the wheels for gpu-check on a machine without a network
 # make clean  remove the environment, the runs and the caches
 #
 # Each makes .venv first, when it is missing or pyproject.toml or constraints.txt changed. Needs python3 >= 3.11.
@@ -11,8 +14,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
-.PHONY: demo lint check test docs release clean
+.PHONY: demo lint check test docs cudasim gpu-check gpu-bundle release clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -52,6 +56,17 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $(READY)
 
+# Those that are not slow run in `make test`.
+cudasim: $(READY)
+	@$(BIN)/python -m pytest -q -m "slow or not gpu" tests/kernels/test_cuda_layout.py \
+	    tests/kernels/test_cuda_minibatch.py tests/kernels/test_cuda_population.py tests/training/test_cuda_engine.py
+
+gpu-check:
+	@$(GPU_PYTHON) -m tests.gpu_check.check $(GPU_CHECK_FLAGS)
+
+gpu-bundle: $(READY)
+	@$(BIN)/python -m tests.gpu_check.bundle gpu-bundle
+
 clean:
-	rm -rf .venv runs dist site .pytest_cache .hypothesis
+	rm -rf .venv gpu-bundle runs dist site .pytest_cache .hypothesis
 	find streamtrain data_gen tests -name __pycache__ -type d -exec rm -rf {} +

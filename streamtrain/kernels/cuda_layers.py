@@ -1,9 +1,11 @@
 """The layers of a replica on one CUDA block: a tile of rows forward and backward.
 
-Every function is called by all threads of the block, `memory` is the shared memory as `Layout`
-divides it, and `m` are the rows of the tile. A thread takes patches of `patch` rows by 4 columns;
-rows of neighbouring threads are neighbours. Lanes pair up by row and by column, so that a 16-byte
-load of a warp takes two accesses.
+Every function is called by all threads of the block. `thread` is the number of the calling one: it
+is passed, because Numba's simulator cannot look it up in a function that threads enter and leave at
+any time. `memory` is the shared memory as `Layout` divides it, and `m` are the rows of the tile.
+
+A thread takes patches of `patch` rows by 4 columns; rows of neighbouring threads are neighbours.
+Lanes pair up by row and by column, so that a 16-byte load of a warp takes two accesses.
 """
 
 # The stubs of numba.cuda describe the host's side of what runs on the device.
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32, float64
+from numba import float32, float64
 
 from streamtrain.kernels.activations import GELU, RELU, SILU, TANH
 from streamtrain.kernels.cuda_layout import LayerPlace, Layout
@@ -29,13 +31,13 @@ class Tile:
     """The functions of a tile, each for all threads of the block, with barriers between them.
 
     Attributes:
-        load: (block, row, m, memory): copy rows `[row, row + m)` of the block, and clear the rows
-            that the last patches have beyond them.
-        forward: (m, memory): compute all hidden layers.
-        output: (m, memory, delta) → sum of this thread's losses, float64. Leaves the residuals, or
-            Huber's derivative where delta is above 0.
-        backward: (m, memory, first): add the rows' gradients to the partial sums; `first`: to
-            nothing.
+        load: (thread, block, row, m, memory): copy rows `[row, row + m)` of the block, and clear
+            the rows that the last patches have beyond them.
+        forward: (thread, m, memory): compute all hidden layers.
+        output: (thread, m, memory, delta) → sum of this thread's losses, float64. Leaves the
+            residuals, or Huber's derivative where delta is above 0.
+        backward: (thread, m, memory, first): add the rows' gradients to the partial sums; `first`:
+            to nothing.
     """
 
     load: Any
@@ -58,9 +60,9 @@ def make_tile(layout: Layout, activation: int) -> Tile:
             backward.append(device_source("deltas", _delta_lines(layout, number, layer), **scope))
     return Tile(
         load=_make_load(layout),
-        forward=_in_turn(forward, "m, memory"),
+        forward=_in_turn(forward, "thread, m, memory"),
         output=_make_output(layout, last),
-        backward=_in_turn(backward, "m, memory, first"),
+        backward=_in_turn(backward, "thread, m, memory, first"),
     )
 
 
@@ -111,16 +113,16 @@ def _make_load(layout: Layout) -> Any:
     FIRST, STEP, INPUTS = layout.values[0], layout.steps[0], layout.layers[0].inputs
     TARGETS = layout.targets
 
-    def load(block, row, m, memory):
+    def load(thread, block, row, m, memory):
         features = block.shape[1] - 1
         filled = min((m + PAIR - 1) // PAIR * PAIR, T)
-        for k in range(cuda.threadIdx.x, filled * INPUTS, THREADS):
+        for k in range(thread, filled * INPUTS, THREADS):
             place, column = k // INPUTS, k % INPUTS
             value = float32(0.0)
             if place < m and column < features:
                 value = block[row + place, column]
             memory[FIRST + place * STEP + column] = value
-        for k in range(cuda.threadIdx.x, m, THREADS):
+        for k in range(thread, m, THREADS):
             memory[TARGETS + k] = block[row + k, features]
 
     return device(load)
@@ -131,9 +133,9 @@ def _make_output(layout: Layout, last: LayerPlace) -> Any:
     VALUES, STEP = layout.values[-1], layout.steps[-1]
     WEIGHT, BIAS, QUADS = last.begin, last.bias, last.inputs // 4
 
-    def output(m, memory, delta):
+    def output(thread, m, memory, delta):
         loss = float64(0.0)
-        for row in range(cuda.threadIdx.x, m, THREADS):
+        for row in range(thread, m, THREADS):
             s0 = memory[BIAS]
             s1 = s2 = s3 = float32(0.0)
             for quad in range(QUADS):
@@ -167,8 +169,8 @@ def _make_output_backward(layout: Layout, last: LayerPlace, through: Any) -> Any
     WEIGHT, INPUTS, QUADS = last.begin, last.inputs, last.inputs // 4
     SUMS, SIZE, HAS_HIDDEN = last.sums, last.size, len(layout.layers) > 1
 
-    def output_backward(m, memory, first):
-        for place in range(cuda.threadIdx.x, (QUADS + 1) * SPLITS, THREADS):
+    def output_backward(thread, m, memory, first):
+        for place in range(thread, (QUADS + 1) * SPLITS, THREADS):
             split, quad = place // (QUADS + 1), place % (QUADS + 1)
             sums = SUMS + split * SIZE
             row = split
@@ -220,7 +222,7 @@ def _patch_lines(layout: Layout, columns: int) -> list[str]:
     lines = [
         f"    row_groups = (m + {layout.patch - 1}) // {layout.patch}",
         "    row_groups += row_groups & 1",
-        f"    for unit in range(cuda.threadIdx.x, row_groups * {groups}, {layout.threads}):",
+        f"    for unit in range(thread, row_groups * {groups}, {layout.threads}):",
     ]
     if groups % 2:
         return [*lines, f"        column, row = unit % {groups} * 4, unit // {groups}"]
@@ -236,7 +238,7 @@ def _patch_lines(layout: Layout, columns: int) -> list[str]:
 def _forward_lines(layout: Layout, number: int, layer: LayerPlace) -> list[str]:
     patch, step = range(layout.patch), layout.steps[number + 1]
     values, sources = layout.values[number + 1], layout.sources[number + 1]
-    lines = ["def layer(m, memory):", *_patch_lines(layout, layer.outputs)]
+    lines = ["def layer(thread, m, memory):", *_patch_lines(layout, layer.outputs)]
     lines += [f"        c0, c1, c2, c3 = load4(memory, {layer.bias} + column)"]
     lines += [f"        s{i}{j} = c{j}" for i in patch for j in range(4)]
     lines += [
@@ -264,7 +266,7 @@ def _forward_lines(layout: Layout, number: int, layer: LayerPlace) -> list[str]:
 def _delta_lines(layout: Layout, number: int, layer: LayerPlace) -> list[str]:
     """Return the source of the deltas before a layer, from those after it, over activations."""
     patch, step, above = range(layout.patch), layout.steps[number], layout.steps[number + 1]
-    lines = ["def deltas(m, memory, first):", *_patch_lines(layout, layer.inputs)]
+    lines = ["def deltas(thread, m, memory, first):", *_patch_lines(layout, layer.inputs)]
     lines += [f"        s{i}{j} = float32(0.0)" for i in patch for j in range(4)]
     lines += [
         f"        at, apart = {layout.values[number + 1]} + row * {above}, row_groups * {above}",
@@ -295,8 +297,8 @@ def _gradient_lines(layout: Layout, number: int, layer: LayerPlace) -> list[str]
     a, a_step = layout.values[number], layout.steps[number]
     d, d_step = layout.values[number + 1], layout.steps[number + 1]
     lines = [
-        "def gradient(m, memory, first):",
-        f"    for place in range(cuda.threadIdx.x, {patches * splits}, {layout.threads}):",
+        "def gradient(thread, m, memory, first):",
+        f"    for place in range(thread, {patches * splits}, {layout.threads}):",
         f"        split, unit = place // {patches}, place % {patches}",
         f"        i, j, row = unit // {groups} * {len(inputs)}, unit % {groups} * 4, split",
     ]
@@ -317,7 +319,7 @@ def _gradient_lines(layout: Layout, number: int, layer: LayerPlace) -> list[str]
     bias = layer.sums + layer.bias - layer.begin
     return [
         *lines,
-        f"    for place in range({layout.threads - 1} - cuda.threadIdx.x,"
+        f"    for place in range({layout.threads - 1} - thread,"
         f" {groups * splits}, {layout.threads}):",
         f"        split, j = place // {groups}, place % {groups} * 4",
         "        s0 = s1 = s2 = s3 = float32(0.0)",

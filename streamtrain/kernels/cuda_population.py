@@ -100,7 +100,7 @@ def make_advance(layout: Layout, activation: int, optimizer: int) -> Any:
             memory[k] = parameters[replica, k]
             memory[MOMENTS + k] = moments[replica, 0, k]
             memory[MOMENTS + P + k] = moments[replica, 1, k]
-        load_sums(gradients[replica], memory)
+        load_sums(thread, gradients[replica], memory)
         # What is left of the zeros that the moments began with; one factor per step.
         power1 = options[2] ** (steps + 1)
         power2 = options[3] ** (steps + 1 + options[10])
@@ -116,18 +116,18 @@ def make_advance(layout: Layout, activation: int, optimizer: int) -> Any:
                 cuda.syncthreads()
             while row < end:
                 m = min(T, end - row)
-                load(block, row, m, memory)
+                load(thread, block, row, m, memory)
                 cuda.syncthreads()
-                forward(m, memory)
-                loss += output(m, memory, delta)
+                forward(thread, m, memory)
+                loss += output(thread, m, memory, delta)
                 if thread == THREADS - 1 and row + m == end and carried == batch:
                     set_scalars(memory, carried, rows, power1, power2, rate, options)
                 cuda.syncthreads()
-                backward(m, memory, first)
+                backward(thread, m, memory, first)
                 first = False
                 row += m
             if carried == batch:
-                update(memory, sums, carried, options)
+                update(thread, memory, sums, carried, options)
                 steps += 1
                 power1 *= options[2]
                 power2 *= options[3]
@@ -185,10 +185,10 @@ def make_evaluate(layout: Layout, activation: int) -> Any:
         stop = min(rows.shape[0], row + CHUNK_ROWS)
         while row < stop:
             m = min(T, stop - row)
-            load(rows, row, m, memory)
+            load(thread, rows, row, m, memory)
             cuda.syncthreads()
-            forward(m, memory)
-            total += 2.0 * output(m, memory, float32(0.0))
+            forward(thread, m, memory)
+            total += 2.0 * output(thread, m, memory, float32(0.0))
             cuda.syncthreads()
             row += m
         sums[thread] = total
@@ -238,10 +238,10 @@ def _make_load_sums(layout: Layout) -> Any:
 
     Padding of the parameters is never added to, so it is cleared here for good.
     """
-    lines = ["def load_sums(gradient, memory):"]
+    lines = ["def load_sums(thread, gradient, memory):"]
     for layer in layout.layers:
         lines += [
-            f"    for k in range(cuda.threadIdx.x, {layer.splits * layer.size}, {layout.threads}):",
+            f"    for k in range(thread, {layer.splits * layer.size}, {layout.threads}):",
             "        value = float32(0.0)",
             f"        if k < {layer.size}:",
             f"            value = gradient[{layer.begin} + k]",
@@ -280,16 +280,16 @@ def _make_update(layout: Layout, optimizer: int) -> Any:
     P, THREADS = layout.num_parameters, layout.threads
     collect = _make_collect(layout)
 
-    def clipped(memory, sums, carried, clip):
+    def clipped(thread, memory, sums, carried, clip):
         """Return the factor of the sums: 1 / rows, less where the norm is above `clip`."""
         share = float32(1.0 / carried)
         if clip <= 0.0:
             return share
         squares = float64(0.0)
-        for k in range(cuda.threadIdx.x, P, THREADS):
+        for k in range(thread, P, THREADS):
             g = float64(collect(memory, k))
             squares += g * g
-        sums[cuda.threadIdx.x] = squares
+        sums[thread] = squares
         cuda.syncthreads()
         squares = float64(0.0)
         for k in range(THREADS):
@@ -301,14 +301,14 @@ def _make_update(layout: Layout, optimizer: int) -> Any:
 
     scale = device(clipped)
 
-    def update(memory, sums, carried, options):
-        share = scale(memory, sums, carried, options[6])
+    def update(thread, memory, sums, carried, options):
+        share = scale(thread, memory, sums, carried, options[6])
         rate, root, keep = memory[SCALARS], memory[SCALARS + 1], memory[SCALARS + 2]
         decay, epsilon = float32(options[5]), float32(options[4])
         momentum, nesterov = float32(options[0]), options[1] != 0.0
         beta1, new1 = float32(options[2]), float32(1.0 - options[2])
         new2 = float32(1.0 - options[3])
-        for k in range(cuda.threadIdx.x, P, THREADS):
+        for k in range(thread, P, THREADS):
             p, m = memory[k], memory[MOMENTS + k]
             g = collect(memory, k) * share
             if optimizer != ADAMW:

@@ -99,7 +99,7 @@ def test_equals_the_torch_engine_at_every_size(monkeypatch, batch_size, threads)
 
 @pytest.mark.slow
 def test_equals_the_fused_engine_as_on_a_gpu():
-    """The layout of a GPU's 256 threads, 4-32-32-1, and 1,100 rows."""
+    """The layout of 4-32-32-1 at large minibatches, over several tiles."""
     rows, shape = make_rows(1100), Shape(widths=(4, 32, 32, 1), activation="relu")
     ours, theirs = (make(kind, shape, 512) for kind in (CudaEngine, FusedEngine))
     start = ours.parameters()
