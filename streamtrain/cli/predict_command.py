@@ -25,8 +25,8 @@ _OUT = "the file, .parquet or .csv; default: predictions.parquet in runs/predict
 _ON_NULL = (
     "rows with null, NaN or infinite values: refuse or drop them; default: as the model was trained"
 )
-_MODEL = "the module:function that the model was trained with, which is code: named, it is run"
-_TRANSFORM = "the module:function that made its features, which is code: named, it is run"
+_MODEL = "module:function that the model was trained with: it is imported only if named here"
+_TRANSFORM = "module:function that made its features: it is imported only if named here"
 Model = Annotated[str, Parameter(help="the directory of a `train` run")]
 ModelCode = Annotated[
     str | None,

@@ -86,11 +86,15 @@ def naming_damage(*files: Path) -> Iterator[None]:
     """
     try:
         yield
+    except DataError as failure:
+        place = _first_damage(files)
+        if place is None or str(failure).startswith(tuple(shown(str(file)) for file in files)):
+            raise
+        raise DataError(f"{place}: {failure}") from None
     except (StreamTrainError, OSError, MemoryError):
         raise
     except Exception as failure:
-        file, line = _first_damage(files)
-        place = shown(str(file)) + (f": line {line}" if line else "")
+        place = _first_damage(files) or shown(str(files[0]))
         raise DataError(
             f"{place}: its values do not fit together ({type(failure).__name__}:"
             f" {first_line(failure)}). The file is damaged; if it is as streamtrain wrote it,"
@@ -98,12 +102,16 @@ def naming_damage(*files: Path) -> Iterator[None]:
         ) from failure
 
 
-def _first_damage(files: Sequence[Path]) -> tuple[Path, int | None]:
-    """Return the first file that cannot be analysed alone, and of a log the line."""
+def _first_damage(files: Sequence[Path]) -> str | None:
+    """Return the first log that cannot be analysed alone, with the line; None if there is none."""
     for file in files:
         if file.suffix != ".jsonl":
             continue
-        numbered = _numbered(file)
+        place = shown(str(file))
+        try:
+            numbered = _numbered(file)
+        except DataError:
+            return place
         records = [record for _, record in numbered]
         if _can_be_analysed(records):
             continue
@@ -111,8 +119,8 @@ def _first_damage(files: Sequence[Path]) -> tuple[Path, int | None]:
         while bad - good > 1:
             middle = (good + bad) // 2
             good, bad = (middle, bad) if _can_be_analysed(records[:middle]) else (good, middle)
-        return file, numbered[bad - 1][0]
-    return files[0], None
+        return f"{place}: line {numbered[bad - 1][0]}" if records else place
+    return None
 
 
 def _can_be_analysed(records: Sequence[Record]) -> bool:
