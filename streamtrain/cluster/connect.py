@@ -81,7 +81,15 @@ def connect(config: ClusterConfig, client: Any = None) -> Iterator[Connection]:
             client=client, is_ours=is_ours, has_dashboard=config.dashboard or not is_ours
         )
         check_workers(connection)
-        client.run(import_ahead, WORK_MODULE, wait=False, on_error="ignore")
+        with suppress(OSError):
+            client.sync(
+                client.run,
+                import_ahead,
+                WORK_MODULE,
+                wait=False,
+                on_error="ignore",
+                callback_timeout=CONNECT_SECONDS,
+            )
         yield connection
 
 

@@ -19,11 +19,11 @@ from typing import Any
 from streamtrain.base.budget import default_readers
 from streamtrain.errors import ConfigError
 
-LOOPBACK = "127.0.0.1"
+_LOOPBACK = "127.0.0.1"
 
 #: Dask settings of our clusters. Blocks belong to us, so Dask must not move or spill anything; one
 #: task at a time is enough.
-SETTINGS = {
+_SETTINGS = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
@@ -41,7 +41,7 @@ SETTINGS = {
 _GIVE_UP_AFTER = {"distributed.deploy.lost-worker-timeout": "365 days"}
 
 #: A worker that has not ended by itself within this time is killed.
-END_SECONDS = 1.0
+_END_SECONDS = 1.0
 
 #: Environment variables that set the threads of a library; workers share the cores.
 _THREAD_VARIABLES = (
@@ -66,28 +66,28 @@ def local_cluster(workers: int, *, dashboard: bool, distributed: Any) -> Iterato
     _require_main_guard()
     threads = max(1, default_readers() // workers)
     environment = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"MALLOC_ARENA_MAX": "2"}
-    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": environment}
+    settings = {**_SETTINGS, "distributed.nanny.pre-spawn-environ": environment}
     if not dashboard:
         settings["distributed.scheduler.http.routes"] = []
     with ExitStack() as stack:
+        # Dask reads this setting at each death, not when the cluster starts.
+        stack.enter_context(dask.config.set(_GIVE_UP_AFTER))
         with dask.config.set(settings), _workers_ignore_ctrl_c():
             cluster = stack.enter_context(
                 distributed.LocalCluster(
                     n_workers=workers,
                     processes=True,
                     threads_per_worker=threads,
-                    host=LOOPBACK,
+                    host=_LOOPBACK,
                     security=_security(distributed),
                     # None would make the server listen on every address.
-                    dashboard_address=f"{LOOPBACK}:0",
+                    dashboard_address=f"{_LOOPBACK}:0",
                     worker_dashboard_address=None,
                     scheduler_kwargs={"dashboard": dashboard},
                     silence_logs=logging.ERROR,
                     resources={"trainer": 1},
                 )
             )
-        # Dask reads this setting at each death, not when the cluster starts.
-        stack.enter_context(dask.config.set(_GIVE_UP_AFTER))
         try:
             yield cluster
         finally:
@@ -97,7 +97,7 @@ def local_cluster(workers: int, *, dashboard: bool, distributed: Any) -> Iterato
 
 async def _end_workers(nannies: list[Any]) -> None:
     """End the worker processes: Dask alone would wait longer for tasks whose results are unused."""
-    await asyncio.gather(*(nanny.close(timeout=END_SECONDS) for nanny in nannies))
+    await asyncio.gather(*(nanny.close(timeout=_END_SECONDS) for nanny in nannies))
 
 
 def _security(distributed: Any) -> Any:
