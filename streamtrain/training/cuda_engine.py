@@ -355,7 +355,10 @@ def _shared_bytes(device: torch.device) -> int:
     """Return the most shared memory of a block on the device."""
     if device.type == "cpu":
         return _SIMULATED_BYTES
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    properties = torch.cuda.get_device_properties(device)
+    # Not every release of torch tells what a kernel may ask for.
+    plain = properties.shared_memory_per_block
+    return int(getattr(properties, "shared_memory_per_block_optin", plain))
 
 
 @lru_cache(maxsize=64)

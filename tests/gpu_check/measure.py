@@ -72,7 +72,7 @@ def facts() -> Figures:
             "gpu": card.name,
             "multiprocessors": card.multi_processor_count,
             "memory_bytes": card.total_memory,
-            "shared_bytes": card.shared_memory_per_block_optin,
+            "shared_bytes": getattr(card, "shared_memory_per_block_optin", "not told"),
         }
     return found
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,6 +89,16 @@ def test_what_it_cannot_train_is_refused_in_words(has_gpu, widths, train, says):
     config = TrainConfig(**{"engine": "fused", "device": "cuda"} | train)
     with pytest.raises(ConfigError, match=f"{says}.*Use --engine torch"):
         choose_engine(config, Shape(widths=widths, activation="relu"))
+
+
+@pytest.mark.parametrize(("optin", "expected"), [({}, 49_152), ({"optin": 232_448}, 232_448)])
+def test_shared_memory_is_what_a_kernel_may_ask_for(monkeypatch, optin, expected):
+    """Where torch does not tell it, it is what a kernel has without asking."""
+    fields = {f"shared_memory_per_block_{name}": value for name, value in optin.items()}
+    properties = SimpleNamespace(shared_memory_per_block=49_152, **fields)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
+    assert cuda_engine._shared_bytes(torch.device("cuda")) == expected
+    assert cuda_engine._layout(SHAPE, 1024, expected) is not None
 
 
 def test_a_module_and_a_machine_without_numba_cuda_are_refused(has_gpu, monkeypatch):
