@@ -70,7 +70,7 @@ def new_folder(verb: str) -> Iterator[Path]:
 
 def _new_run(verb: str) -> RunDirectory:
     for folder in _free_names(verb):
-        with suppress(RunInUse):
+        with suppress(ConfigError):  # another process has just taken the name
             return RunDirectory(folder)
     raise AssertionError("names do not end")
 
