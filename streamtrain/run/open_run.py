@@ -71,7 +71,7 @@ def new_folder(verb: str) -> Iterator[Path]:
 
 def _new_run(verb: str, secrets: Secrets) -> RunDirectory:
     for folder in _free_names(verb):
-        with suppress(RunInUse):
+        with suppress(ConfigError):  # another process has just taken the name
             return RunDirectory(folder, secrets=secrets)
     raise AssertionError("names do not end")
 

@@ -12,7 +12,7 @@ from streamtrain.config import make_config
 from streamtrain.errors import ConfigError, DataError, ResourceError, RunInUse
 from streamtrain.records import RunEnded, RunStarted
 from streamtrain.report.write import read_records
-from streamtrain.run import directory
+from streamtrain.run import directory, open_run
 from streamtrain.run.directory import RunDirectory
 from tests.forked import run_together
 
@@ -96,6 +96,14 @@ def test_a_log_that_another_run_removes_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(directory.fcntl, "flock", lock_late)
     with pytest.raises(RunInUse):
         RunDirectory(tmp_path, resume=True)
+
+
+def test_a_name_that_another_run_takes_meanwhile_is_passed_over(tmp_path, monkeypatch):
+    """It was free when it was looked for."""
+    names = [tmp_path / "1", tmp_path / "2"]
+    monkeypatch.setattr(open_run, "_free_names", lambda verb: iter(names))
+    with RunDirectory(names[0]), api.open_run("train", make_config({}), None, "never") as opened:
+        assert opened.out == names[1]
 
 
 def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path, monkeypatch):
