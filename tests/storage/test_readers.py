@@ -133,3 +133,13 @@ def test_a_small_range_of_a_large_row_group_does_not_keep_the_row_group(tmp_path
     columns = Readers(dataset).read(0, 150_000, 150_100)
     assert pa.total_allocated_bytes() - before < 1 << 20
     np.testing.assert_array_equal(np.stack(columns, axis=1), values[150_000:150_100])
+
+
+def test_columns_in_another_order_are_read_from_a_part_of_a_large_row_group(tmp_path):
+    """In small batches, whose columns have the order of the file or the one asked for."""
+    rows = 140_000
+    table = pa.table({name: np.arange(rows) + 0.5 * i for i, name in enumerate("yab")})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=rows)
+    dataset = open_shards(str(tmp_path / "t.parquet"), features=["b", "a"], target="y")
+    found = Readers(dataset).read(0, 70_000, 70_002)
+    np.testing.assert_array_equal(found, [[70_001, 70_002], [70_000.5, 70_001.5], [70_000, 70_001]])

@@ -101,9 +101,9 @@ class ParquetReader:
                 batches = file.iter_batches(
                     BATCH_ROWS, row_groups=groups, columns=list(columns), use_threads=False
                 )
-                table = pa.Table.from_batches(
-                    _cut(batches, rows.start, rows.stop), schema=_schema(file, columns)
-                )
+                # pyarrow orders the columns of a batch by the file or by `columns`, by version
+                parts = list(_cut(batches, rows.start, rows.stop)) or [_EMPTY]
+                table = pa.Table.from_batches(parts)
             else:
                 table = file.read_row_groups(groups, columns=list(columns), use_threads=False)
                 _require_rows(shard.url, table.num_rows, num_rows)
@@ -306,11 +306,6 @@ def open_file(
         page_checksum_verification=True,
         memory_map=False,
     )
-
-
-def _schema(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Schema:
-    schema = file.schema_arrow
-    return pa.schema([field for field in schema if field.name in set(columns)])
 
 
 def _cut(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterator[pa.RecordBatch]:
