@@ -81,10 +81,8 @@ class Shape:
         """
         modules: list[torch.nn.Module] = []
         for inputs, outputs in self.layers:
-            linear = torch.nn.utils.skip_init(
-                torch.nn.Linear, inputs, outputs, dtype=torch.float32, device="cpu"
-            )
-            modules += [linear, ACTIVATIONS[self.activation]()]
+            linear = torch.nn.Linear(inputs, outputs, device="meta", dtype=torch.float32)
+            modules += [linear.to_empty(device="cpu"), ACTIVATIONS[self.activation]()]
         return torch.nn.Sequential(*modules[:-1])
 
     def initial_parameters(self, seed: int, trial: int) -> np.ndarray:
@@ -171,6 +169,8 @@ class Network(torch.nn.Module):
     mean: torch.Tensor
     scale: torch.Tensor
 
+    _layers_dtype = torch.float32
+
     def __init__(
         self,
         shape: Model,
@@ -238,9 +238,7 @@ class Network(torch.nn.Module):
     def _standardize(self, x: torch.Tensor) -> torch.Tensor:
         self._check_width(x.shape)
         standard = (x.to(torch.float64) - self.mean[:-1]) * self.scale[:-1]
-        parameters = list(self.layers.parameters())
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        return standard.to((trained or parameters)[0].dtype)  # as after `double()` or `half()`
+        return standard.to(self._layers_dtype)
 
     def _features_of(self, x: Any) -> np.ndarray:
         is_arrow = hasattr(x, "column_names")
@@ -271,6 +269,8 @@ class Network(torch.nn.Module):
         """
         buffers = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
+        one = torch.ones((), dtype=self._layers_dtype, device=self.mean.device)
+        self._layers_dtype = fn(one).dtype
         for name, before in buffers.items():
             after = getattr(self, name)
             if after.dtype != before.dtype:
