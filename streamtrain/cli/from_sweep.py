@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from streamtrain.base.units import parse_count
 from streamtrain.cli.config_layers import Layer, Setting, kept_layer
 from streamtrain.config import RESOLVED, Config
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from streamtrain.report.analysis import Summary
@@ -98,7 +98,7 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     taken = [text for key, text in texts.items() if origins.get(key) == f"--from {run}" and text]
     given = sorted({origin for origin in origins.values() if origin != f"--from {run}"})
     other = f"; given here: {', '.join(given)}" if given else ""
-    return f"from {run}: {', '.join(taken)}{other}"
+    return shown(f"from {run}: {', '.join(taken)}{other}")  # names of a run stay on one line
 
 
 def _rate_origin(run: str, config: Config, origins: Mapping[str, str]) -> str:

@@ -12,6 +12,8 @@ import yaml
 
 import data_gen
 import streamtrain
+from streamtrain.cli.from_sweep import taken_text
+from streamtrain.config import make_config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.training import model_file
 from streamtrain.training.model_io import load_model
@@ -280,3 +282,9 @@ def test_names_cannot_reach_a_report_or_a_terminal_as_commands(command, tmp_path
     assert "<" not in markdown
     assert "](" not in markdown
     assert r"a\nerror: forged" in markdown
+
+
+def test_what_training_takes_from_a_run_is_said_on_one_line():
+    config = make_config({"data": {"path": "a\nerror: forged\x1b[2J"}})
+    text = taken_text("run", config, {"data.path": "--from run"})
+    assert text == r"from run: data a\nerror: forged\x1b[2J"
