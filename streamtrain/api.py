@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 from streamtrain.base.atomic_files import make_folder
 from streamtrain.base.interrupt import Interrupt
-from streamtrain.base.redact import redact_options, redact_url
+from streamtrain.base.redact import hiding_in_errors, redact_options, redact_url
 from streamtrain.cluster.choice import choose_runner
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
 from streamtrain.records import Emit
 from streamtrain.report.dry_run import plan_run, plan_text
+from streamtrain.report.run_files import naming_damage, read_summary
 from streamtrain.report.write import write_report
 from streamtrain.run.directory import (
     CHECKPOINTS,
@@ -42,6 +43,7 @@ __all__ = [
     "evaluate",
     "list_checkpoints",
     "load_model",
+    "naming_damage",
     "plan_run",
     "plan_text",
     "predict",
@@ -98,6 +100,11 @@ class TrainResult:
     already_complete: bool = False
 
 
+def _kept_summary(out: Path) -> Json:
+    """Return the `summary.json` of a finished run. Raises DataError for a damaged one."""
+    return read_summary(out / "summary.json").to_json()
+
+
 def _ignore_note(note: str) -> None:
     pass
 
@@ -127,13 +134,23 @@ def run_sweep(
 
     Raises ConfigError, DataError or ResourceError.
     """
-    with RunDirectory(out, resume=resume, on_record=on_record) as run:
+    with (
+        hiding_in_errors(config.data.secrets),
+        RunDirectory(out, resume=resume, on_record=on_record, secrets=config.data.secrets) as run,
+    ):
         run.check_config("sweep", config)
         if run.finished:
-            return SweepResult(out=out, summary=run.summary(), already_complete=True)
+            return SweepResult(out=out, summary=_kept_summary(out), already_complete=True)
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, notify=on_note))
         metadata = {"command": command, "folder": str(out), "env": environment()}
-        with choose_runner("sweep", config.cluster, out, client=client, notify=on_note) as runner:
+        with choose_runner(
+            "sweep",
+            config.cluster,
+            out,
+            client=client,
+            notify=on_note,
+            secrets=config.data.secrets,
+        ) as runner:
             sweep_records(config, run.log, metadata, saving, runner)
     return SweepResult(out=out, summary=write_report(run.records, out, pictures=report))
 
@@ -154,14 +171,27 @@ def run_train(
     `best/` has the model at its smallest held-out loss. The arguments and errors are as in
     `run_sweep`.
     """
-    with RunDirectory(out, resume=resume, on_record=on_record) as run:
+    with (
+        hiding_in_errors(config.data.secrets),
+        RunDirectory(out, resume=resume, on_record=on_record, secrets=config.data.secrets) as run,
+    ):
         run.check_config("train", config)
         if run.finished:
             return TrainResult(
-                out=out, summary=run.summary(), model=load_model(out), already_complete=True
+                out=out,
+                summary=_kept_summary(out),
+                model=load_model(out, model=config.model.factory),
+                already_complete=True,
             )
         metadata = {"command": command, "folder": str(out), "env": environment()}
-        with choose_runner("train", config.cluster, out, client=client, notify=on_note) as runner:
+        with choose_runner(
+            "train",
+            config.cluster,
+            out,
+            client=client,
+            notify=on_note,
+            secrets=config.data.secrets,
+        ) as runner:
             saving = run.saving(config, Interrupt(notify=on_note))
             trained = train_records(config, run.log, metadata, saving, runner)
     if trained.best is not None:

@@ -3,13 +3,14 @@
 All are frozen, and none holds an open file, a thread or a device.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from streamtrain.base.redact import HIDDEN, SHOWN_OPTIONS
+from streamtrain.base.redact import Secrets
 
 Format = Literal["parquet", "zarr"]
 Integrity = Literal["verified", "unverified"]
@@ -83,11 +84,6 @@ class Reading:
 AS_FOUND = Reading()
 
 
-#: Characters of the shortest secret that is hidden in texts. Shorter ones protect nothing, and to
-#: hide them would hide parts of ordinary words.
-_SHORTEST_SECRET = 4
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
     """How to access remote files, of which local files need nothing, and how to read text.
@@ -117,12 +113,8 @@ class Storage:
 
         Secrets of fewer than four characters are not hidden.
         """
-        secrets = [value for name, value in self.options if name not in SHOWN_OPTIONS]
-        secrets += [query for _, query in self.queries]
-        for secret in sorted(secrets, key=len, reverse=True):
-            if len(secret) >= _SHORTEST_SECRET:
-                text = text.replace(secret, HIDDEN)
-        return text
+        links = (f"{url}?{query}" for url, query in self.queries)
+        return Secrets.of(dict(self.options), links).hide(text)
 
 
 LOCAL = Storage()
@@ -311,10 +303,15 @@ class Receipt:
 
     @staticmethod
     def from_json(state: Mapping[str, Any]) -> "Receipt":
-        """Return the receipt that `to_json` described."""
-        return Receipt(
-            count=state["count"],
-            digest=int(state["digest"], 16),
-            dropped=state.get("dropped", 0),
-            quarantined=state.get("quarantined", 0),
-        )
+        """Return the receipt that `to_json` described; raises ValueError for anything else."""
+        counts = {
+            name: state.get(name, default)
+            for name, default in (("count", None), ("dropped", 0), ("quarantined", 0))
+        }
+        for name, count in counts.items():
+            if type(count) is not int or not 0 <= count <= MAX_ROWS:
+                raise ValueError(f"{name} of a receipt is no number of rows")
+        digest = state.get("digest")
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{16}", digest):
+            raise ValueError("digest of a receipt is not 16 hex digits")
+        return Receipt(digest=int(digest, 16), **counts)

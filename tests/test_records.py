@@ -37,11 +37,13 @@ FILLED = {
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 counts = st.integers(min_value=0, max_value=2**53)
+sizes = st.integers(min_value=1, max_value=2**53)
+rates = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 evaluations = st.builds(
     Evaluation,
     trial=counts,
-    batch_size=counts,
-    lr=finite,
+    batch_size=sizes,
+    lr=rates,
     rows=counts,
     steps=counts,
     holdout_loss=st.none() | finite,
@@ -53,7 +55,7 @@ evaluations = st.builds(
 passes = st.builds(
     PassEnded,
     kind=st.sampled_from(["tuning", "extension", "fresh"]),
-    lrs=st.dictionaries(counts, st.tuples(finite, finite), max_size=3),
+    lrs=st.dictionaries(sizes, st.tuples(rates, rates), max_size=3),
     receipt=st.builds(
         Receipt,
         count=counts,
@@ -115,7 +117,7 @@ def test_an_older_log_has_fewer_fields_and_a_newer_one_more():
         pytest.param({"event": "run", "verb": "walk"}, "`run`: verb", id="not a choice"),
         pytest.param({"event": "round", "round": "x"}, "`round`: round", id="not a number"),
         pytest.param({"event": "pass", "lrs": [1]}, "`pass`: lrs", id="not a table"),
-        pytest.param({"rows": 1}, "has no `event`", id="no event"),
+        pytest.param({"rows": 1}, "has no `event` that is text", id="no event"),
     ],
 )
 def test_a_wrong_field_is_named(values, words):

@@ -121,7 +121,12 @@ _CONTROL_GROUP_FILES = (
 
 
 def default_limit_bytes(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return a quarter of the memory available now, within the limits of control groups.
+    """Return a quarter of the memory available now, as `available_bytes` has it."""
+    return max(available_bytes(groups) // 4, 1)
+
+
+def available_bytes(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the memory available now, within the limits of control groups.
 
     A control group counts cached file pages as used until something else needs the memory, so a
     process that streams files finds its group full. Cached pages therefore count as available here.
@@ -138,7 +143,7 @@ def default_limit_bytes(groups: Path = Path("/sys/fs/cgroup")) -> int:
             available = min(available, int(limit) - max(0, used))
         except (OSError, ValueError):
             continue
-    return max(available // 4, 1)
+    return max(available, 0)
 
 
 def _cached_bytes(statistics: Path, name: str) -> int:

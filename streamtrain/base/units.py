@@ -32,7 +32,7 @@ def parse_count(value: int | float | str) -> int:
     >>> parse_count("10M"), parse_count("64Ki"), parse_count("1e9"), parse_count(12)
     (10000000, 65536, 1000000000, 12)
     """
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ConfigError(f"{value!r} is not a count. Write it like 1000, 10M, 64Ki or 1e9.")
     if isinstance(value, int):
         return value

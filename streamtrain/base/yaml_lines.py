@@ -11,7 +11,11 @@ from typing import Any, ClassVar
 
 import yaml
 
-from streamtrain.errors import ConfigError
+from streamtrain.base.untrusted import read_regular
+from streamtrain.errors import ConfigError, DataError, first_line
+
+#: PyYAML takes a second per megabyte.
+_MAX_BYTES = 1 << 23
 
 _SCALARS = (  # tag, pattern, first characters
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -69,7 +73,9 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     mapping.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_regular(Path(path), limit_bytes=_MAX_BYTES).decode()
+    except DataError as failure:
+        raise ConfigError(str(failure)) from None
     except (OSError, UnicodeDecodeError) as failure:
         reason = failure.strerror if isinstance(failure, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
@@ -100,7 +106,7 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, str]]:
     except (yaml.YAMLError, ValueError, RecursionError) as failure:
         if isinstance(failure, ConfigError):
             raise
-        raise ConfigError(f"{name}: not YAML: {str(failure).splitlines()[0]}") from None
+        raise ConfigError(f"{name}: not YAML: {first_line(failure)}") from None
 
 
 def _mapping(

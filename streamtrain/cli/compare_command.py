@@ -32,17 +32,20 @@ def compare(
     """Show how run B differs from run A, as a whole and at every batch size, with intervals."""
     from streamtrain.report import compare as report
     from streamtrain.report.fail_on import check_limits, parse_limits
+    from streamtrain.report.run_files import naming_damage
 
     # An empty text is refused, because a check without limits must not pass.
     limits = [] if fail_on is None else parse_limits(fail_on)
-    document = report.compare(read_run(a), read_run(b))
+    with naming_damage(log_path(a), log_path(b)):
+        document = report.compare(read_run(a), read_run(b))
+        text = report.render_comparison(document, (a, b))
     failures, doubts = check_limits(document, limits)
     document |= {
         "fail_on": [str(limit) for limit in limits],
         "failures": failures,
         "doubts": doubts,
     }
-    answer, _, rest = report.render_comparison(document, (a, b)).partition("\n\n")
+    answer, _, rest = text.partition("\n\n")
     show(f"{fit(answer)}\n\n{rest}", document, as_json=output.json)
     if not output.quiet:
         for doubt in doubts:
@@ -58,7 +61,7 @@ def compare(
 
 def read_run(folder: str) -> "Run":
     """Return the sorted records of a run's directory."""
-    from streamtrain.report.write import read_records
+    from streamtrain.report.run_files import read_records
     from streamtrain.science.run_log import collect
 
     return collect(read_records(log_path(folder)))

@@ -23,7 +23,7 @@ def show(
     output: Output = Output(),
 ) -> None:
     """Print every value with its origin. The output is a config file."""
-    config, origins = load_config(data, flags, sources)
+    config, origins = load_config(data, flags, sources, imports=False)
     lines, document = [], {}
     for section, values in config.model_dump(mode="json").items():
         lines.append(f"{section}:")

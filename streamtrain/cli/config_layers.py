@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streamtrain.base.redact import Secrets
 from streamtrain.base.words import did_you_mean
 from streamtrain.base.yaml_lines import parse_scalar, read_yaml
+from streamtrain.cli.terminal import hide_from_now
 from streamtrain.config import (
     RESOLVED,
+    SWEEP_FLAGS,
+    TRAIN_FLAGS,
     Config,
     config_keys,
     flag_name,
@@ -19,8 +23,9 @@ from streamtrain.config import (
     set_key,
     with_holdout_seed,
 )
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, DataError, shown
 
+_FLAGS = TRAIN_FLAGS | SWEEP_FLAGS
 PREFIX = "STREAMTRAIN_"
 
 
@@ -54,6 +59,48 @@ def file_layer(path: str | None) -> Layer:
         elif value is not None or section not in Config.model_fields:
             layer[section] = Setting(value, origins[section])
     return with_holdout_seed(layer) if Path(path).name == RESOLVED else layer
+
+
+def kept_layer(path: str | None) -> Layer:
+    """Return the keys of the `config.resolved.yaml` of a run, checked.
+
+    Raises DataError, which names the line, because nobody edits this file: it is damaged.
+    """
+    try:
+        layer = file_layer(path)
+        resolve(layer)
+    except ConfigError as failure:
+        raise DataError(str(failure)) from None
+    return layer
+
+
+#: Keys that name code: a function that is imported with its module, or a Dask scheduler, whose
+#: messages are pickles.
+_CODE = (
+    "data.transform",
+    "model.factory",
+    "cluster.factory",
+    "cluster.scheduler",
+    "cluster.scheduler_file",
+)
+
+
+def refuse_code(kept: Layer, given: Layer) -> None:
+    """Refuse code that only the files of a run name, since the run may be from somebody else.
+
+    `kept`: what these files say. `given`: what the user says in flags, variables and own files. To
+    name a key there is to decide it. Raises ConfigError that says how to.
+    """
+    for key in _CODE:
+        setting = kept.get(key)
+        if setting is None or setting.value is None or key in given:
+            continue
+        flag = next(flag_name(flag) for flag, name in _FLAGS.items() if name == key)
+        name = shown(str(setting.value))[:200]
+        raise ConfigError(
+            f"{setting.origin}: {key} is {name}, which runs code. What only a run's files name is"
+            f" not used: if you trust it, name it too, {flag} {name}."
+        )
 
 
 def environment_layer(environment: Mapping[str, str]) -> Layer:
@@ -110,6 +157,7 @@ def storage_options(assignments: Iterable[str] | None) -> dict[str, str]:
         if not equals or not name.strip():
             raise ConfigError("--storage-option: write it like --storage-option region=eu-west-1")
         options[name.strip()] = value
+    hide_from_now(Secrets.of(options))
     return options
 
 
@@ -151,7 +199,9 @@ def resolve(*layers: Layer) -> tuple[Config, dict[str, str]]:
     values: dict[str, Any] = {}
     for key, setting in settings.items():
         set_key(values, key, setting.value)
-    return make_config(values, origins), origins
+    config = make_config(values, origins)
+    hide_from_now(config.data.secrets)
+    return config, origins
 
 
 def _refuse_non_sections(settings: Layer) -> None:

@@ -8,8 +8,9 @@ from cyclopts import Parameter
 
 from streamtrain.base.units import format_bytes
 from streamtrain.cli.flag_groups import GLOBAL, Output
+from streamtrain.cli.predict_command import ModelCode
 from streamtrain.cli.terminal import plain_warnings, show, writing
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, shown
 
 _OUT = "the ONNX file; default: model.onnx next to the model"
 
@@ -18,6 +19,7 @@ def export(
     model: Annotated[str, Parameter(help="the directory of a `train` run")],
     /,
     *,
+    code: ModelCode = None,
     out: Annotated[
         str | None,
         Parameter(
@@ -38,21 +40,21 @@ def export(
     if file.exists():
         raise ConfigError(f"{file} exists, and nothing is overwritten. Choose another --out.")
     with plain_warnings(quiet=output.quiet):
-        network = finite_model(Path(model))
+        network = finite_model(Path(model), model=code)
         content = onnx_bytes(network)
         if network.is_coarse:
             text = (
-                f"{network.target} is so far from 0 that float32 rounds predictions noticeably, and"
-                " the file gives float32. Subtract a constant from it."
+                f"{shown(network.target)} is so far from 0 that float32 rounds predictions"
+                " noticeably, and the file gives float32. Subtract a constant from it."
             )
             warnings.warn(text, stacklevel=1)
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, content)
-    inputs = ", ".join(network.features)
+    inputs = ", ".join(map(shown, network.features))
     origin = "" if network.transform is None else f", made by {network.transform['function']}"
     show(
-        f"{inputs} → {network.target}{origin}: {file}, {format_bytes(len(content))}",
+        f"{inputs} → {shown(network.target)}{origin}: {file}, {format_bytes(len(content))}",
         {
             "out": str(file),
             "bytes": len(content),

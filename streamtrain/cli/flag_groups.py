@@ -7,6 +7,7 @@ in one place.
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, make_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin
 
 from cyclopts import Group, Parameter
@@ -17,13 +18,16 @@ from streamtrain.cli.config_layers import (
     environment_layer,
     file_layer,
     flag_layer,
+    kept_layer,
     path_layer,
+    refuse_code,
     resolve,
     set_layer,
 )
 from streamtrain.cli.from_sweep import sweep_layer
 from streamtrain.config import (
     DATA_FLAGS,
+    RESOLVED,
     SWEEP_FLAGS,
     TEXT_FLAGS,
     TRAIN_FLAGS,
@@ -321,21 +325,32 @@ else:
 
 
 def load_config(
-    path: str | None, flags: Any, sources: Sources, *, from_run: str | None = None
+    path: str | None,
+    flags: Any,
+    sources: Sources,
+    *,
+    from_run: str | None = None,
+    imports: bool = True,
 ) -> tuple[Config, dict[str, str]]:
     """Return the config of a verb, and the origin of every key that was set.
 
     `path`: the verb's positional DATA. `flags`: an instance of one of the classes above.
-    `from_run`: the folder of the sweep whose recommendation comes before all other layers. Raises
-    ConfigError.
+    `from_run`: the folder of the sweep whose recommendation comes before all other layers.
+    `imports`: the verb imports the code that the config names, so the files of a run may not be the
+    only ones to name it. Raises ConfigError, and DataError for a damaged file of a run.
     """
-    return resolve(
-        sweep_layer(from_run),
-        file_layer(sources.config),
+    is_kept = sources.config is not None and Path(sources.config).name == RESOLVED
+    file = kept_layer(sources.config) if is_kept else file_layer(sources.config)
+    kept, own = (file, {}) if is_kept else ({}, file)
+    given = (
         environment_layer(os.environ),
         set_layer(sources.set),
         path_layer(path) | flag_layer(asdict(flags), TRAIN_FLAGS | SWEEP_FLAGS),
     )
+    recommended = sweep_layer(from_run)
+    if imports:
+        refuse_code(recommended | kept, own | given[0] | given[1] | given[2])
+    return resolve(recommended, file, *given)
 
 
 def reading(flags: Any) -> Reading:

@@ -1,13 +1,12 @@
 """`train --from RUN`: the config that a finished sweep recommends."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamtrain.cli.config_layers import Layer, Setting, file_layer
+from streamtrain.cli.config_layers import Layer, Setting, kept_layer
 from streamtrain.config import RESOLVED, Config
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from streamtrain.report.analysis import Summary
@@ -32,7 +31,7 @@ def sweep_layer(run: str | None) -> Layer:
     origin = f"--from {run}"
     layer = {
         key: Setting(setting.value, origin)
-        for key, setting in file_layer(str(Path(run) / RESOLVED)).items()
+        for key, setting in kept_layer(str(Path(run) / RESOLVED)).items()
         if key.startswith(_SECTIONS) and not key.startswith(_LEFT_OUT) and setting.value is not None
     }
     chosen = summary.recommended_cell
@@ -69,7 +68,7 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     taken = [text for key, text in texts.items() if origins.get(key) == f"--from {run}" and text]
     given = sorted({origin for origin in origins.values() if origin != f"--from {run}"})
     other = f"; given here: {', '.join(given)}" if given else ""
-    return f"from {run}: {', '.join(taken)}{other}"
+    return shown(f"from {run}: {', '.join(taken)}{other}")  # names of a run stay on one line
 
 
 def _schedule_text(config: Config) -> str:
@@ -77,15 +76,16 @@ def _schedule_text(config: Config) -> str:
 
 
 def _read_summary(run: str) -> "Summary":
-    from streamtrain.report.analysis import Summary
+    from streamtrain.report.run_files import read_summary
 
     path = Path(run) / "summary.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as failure:
+        summary = read_summary(path)
+    except OSError as failure:
         raise ConfigError(
-            f"--from {run}: {path} cannot be read ({failure}). Give the folder of a finished sweep."
+            f"--from {run}: {path} cannot be read ({failure.strerror}). Give the folder of a"
+            " finished sweep."
         ) from None
-    if not isinstance(document, dict) or document.get("verb") != "sweep":
+    if summary.verb != "sweep":
         raise ConfigError(f"--from {run}: this is no sweep. Give the folder of a finished sweep.")
-    return Summary.from_json(document)
+    return summary

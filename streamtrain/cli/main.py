@@ -20,7 +20,8 @@ from typing import NoReturn
 from cyclopts import App, CycloptsError, Group
 
 from streamtrain import __version__
-from streamtrain.cli.terminal import note
+from streamtrain.base.redact import Secrets
+from streamtrain.cli.terminal import hiding, note
 from streamtrain.errors import StreamTrainError, first_line
 
 #: Verb → group, import string, help. With an import string, a verb does not import the libraries of
@@ -227,6 +228,11 @@ def run(tokens: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show `≤` gets \u2264 instead of an exception.
             stream.reconfigure(errors="backslashreplace")
+    with hiding(Secrets.of_command(tokens, os.environ)):
+        return _run(tokens)
+
+
+def _run(tokens: Sequence[str]) -> int:
     try:
         with _sigterm_raises():
             code = build_app()(

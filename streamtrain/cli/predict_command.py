@@ -3,20 +3,38 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from cyclopts import Parameter
 
 from streamtrain.base.words import plural
-from streamtrain.cli.config_layers import storage_options
-from streamtrain.cli.flag_groups import DATA, GLOBAL, Output, StorageOption, TextFlags, reading
+from streamtrain.cli.config_layers import kept_layer, storage_options
+from streamtrain.cli.flag_groups import (
+    DATA,
+    GLOBAL,
+    TRAINING,
+    Output,
+    StorageOption,
+    TextFlags,
+    reading,
+)
 from streamtrain.cli.terminal import note, plain_warnings, show, table, writing
 from streamtrain.config import RESOLVED
+from streamtrain.errors import shown
 
 _OUT = "the file, .parquet or .csv; default: predictions.parquet in runs/predict-<date>-<n>"
 _ON_NULL = (
     "rows with null, NaN or infinite values: refuse or drop them; default: as the model was trained"
 )
+_MODEL = "module:function that the model was trained with: it is imported only if named here"
+_TRANSFORM = "module:function that made its features: it is imported only if named here"
 Model = Annotated[str, Parameter(help="the directory of a `train` run")]
+ModelCode = Annotated[
+    str | None,
+    Parameter(name="--model", group=TRAINING, show_default=False, metavar="M:F", help=_MODEL),
+]
+TransformCode = Annotated[
+    str | None,
+    Parameter(name="--transform", group=DATA, show_default=False, metavar="M:F", help=_TRANSFORM),
+]
 OnNull = Annotated[
     Literal["error", "drop"] | None, Parameter(group=DATA, show_default=False, help=_ON_NULL)
 ]
@@ -32,6 +50,8 @@ def predict(
     ],
     /,
     *,
+    code: ModelCode = None,
+    transform: TransformCode = None,
     on_null: OnNull = None,
     out: Annotated[
         str | None,
@@ -52,6 +72,8 @@ def predict(
             Path(model),
             data,
             file,
+            model=code,
+            transform=transform,
             on_null=on_null or trained_on_null(model),
             storage_options=storage_options(storage_option),
             reading=reading(texts),
@@ -71,6 +93,8 @@ def evaluate(
     ],
     /,
     *,
+    code: ModelCode = None,
+    transform: TransformCode = None,
     on_null: OnNull = None,
     storage_option: StorageOption = None,
     texts: TextFlags = TextFlags(),
@@ -83,6 +107,8 @@ def evaluate(
         document = api.evaluate(
             Path(model),
             data,
+            model=code,
+            transform=transform,
             on_null=on_null or trained_on_null(model),
             storage_options=storage_options(storage_option),
             reading=reading(texts),
@@ -93,7 +119,7 @@ def evaluate(
 
 def page(document: dict[str, Any]) -> str:
     """Return the errors of a model, compared with the errors of the best constant."""
-    target = document["target"]
+    target = shown(document["target"])
     if document["loss"] is None:
         loss = f"none: {target} is constant in this data"
     else:
@@ -119,14 +145,14 @@ def page(document: dict[str, Any]) -> str:
 def trained_on_null(model: str) -> Literal["error", "drop"]:
     """Return the null policy for a model's predictions, from the config of its run.
 
-    `drop` if the run dropped rows; otherwise, or without a readable config, `error`. A model that
-    was trained with `impute` fills values itself.
+    `drop` if the run dropped rows; otherwise, or without a config, `error`. A model that was
+    trained with `impute` fills values itself. Raises DataError for a damaged config.
     """
-    try:
-        config = yaml.safe_load((Path(model) / RESOLVED).read_text(encoding="utf-8"))
-        return "drop" if config["data"]["on_null"] == "drop" else "error"
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+    path = Path(model) / RESOLVED
+    if not path.exists():
         return "error"
+    setting = kept_layer(str(path)).get("data.on_null")
+    return "drop" if setting is not None and setting.value == "drop" else "error"
 
 
 def _warn_of_dropped(dropped: int, *, quiet: bool) -> None:

@@ -22,9 +22,11 @@ def report(
 
     It goes into the directory of the run, or into --out.
     """
-    from streamtrain.report.write import read_records, write_report
+    from streamtrain.report.run_files import naming_damage, read_records
+    from streamtrain.report.write import write_report
 
     log, folder = log_path(run), Path(out or run)
-    with writing(folder):
+    with writing(folder), naming_damage(log):
         summary = write_report(read_records(log), folder)
-    show(result_text(summary, folder), summary, as_json=output.json)
+        text = result_text(summary, folder)
+    show(text, summary, as_json=output.json)

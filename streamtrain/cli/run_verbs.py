@@ -3,18 +3,18 @@
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from streamtrain.base.redact import redact_command
+from streamtrain.base.redact import Secrets
 from streamtrain.base.words import plural
 from streamtrain.cli.flag_groups import Output, Sources, load_config
 from streamtrain.cli.from_sweep import taken_text
 from streamtrain.cli.progress import progress
 from streamtrain.cli.terminal import fit, note, plain_warnings, show
-from streamtrain.config import RESOLVED
+from streamtrain.config import RESOLVED, Config
 from streamtrain.errors import ConfigError, DataError, StreamTrainError
 from streamtrain.records import Emit, Record
 from streamtrain.types import Json
@@ -77,19 +77,31 @@ def run(
                 folder,
                 resume=may_resume,
                 report=report,
-                command=shlex.join(["streamtrain", *redact_command(sys.argv[1:])]),
+                command=_command(config),
                 on_record=on_record,
                 on_note=(lambda text: None) if output.quiet else note,
             )
     if result.already_complete:
         note(f"{folder} is already complete: nothing to do")
     summary = {**result.summary, "warnings": []} if output.quiet else result.summary
-    show(result_text(summary, result.out), result.summary, as_json=output.json)
+    with api.naming_damage(folder / "summary.json") if result.already_complete else nullcontext():
+        text = result_text(summary, result.out)
+    show(text, result.summary, as_json=output.json)
     statuses = {cell["status"] for cell in result.summary["cells"]}
     if statuses <= _FAILED.keys():
         subject = "the training" if verb == "train" else "every size"
         outcome = _FAILED[statuses.pop() if len(statuses) == 1 else "failed"]
         raise StreamTrainError(f"{folder}: {subject} {outcome}")
+
+
+def _command(config: Config) -> str:
+    """Return the command line, to be kept with the run, without secrets.
+
+    The config has the secrets that count, the words also those that another one overrides.
+    """
+    words = sys.argv[1:]
+    secrets = config.data.secrets | Secrets.of_command(words, {})
+    return shlex.join(["streamtrain", *secrets.hide_words(words)])
 
 
 @contextmanager
@@ -135,7 +147,8 @@ def _report_so_far(folder: Path, *, report: bool) -> None:
 
     A second Ctrl-C skips it. The run itself is already saved, so errors here do no harm.
     """
-    from streamtrain.report.write import read_records, write_report
+    from streamtrain.report.run_files import read_records
+    from streamtrain.report.write import write_report
 
     with suppress(StreamTrainError, OSError):
         note("writing the report so far; Ctrl-C skips it")

@@ -11,14 +11,58 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
+from streamtrain.base.redact import Secrets
 from streamtrain.errors import ResourceError
 
 _RED, _YELLOW = "31", "33"
+
+
+#: What the command that runs hides in everything it writes.
+_HIDDEN: ContextVar[list[Secrets] | None] = ContextVar("hidden", default=None)
+
+
+@contextmanager
+def hiding(secrets: Secrets) -> Iterator[None]:
+    """Hide secrets in everything that Python writes to stdout and stderr, tracebacks included."""
+    hidden = [secrets]
+    token = _HIDDEN.set(hidden)
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast("TextIO", _Hiding(stream, hidden)) for stream in streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+        _HIDDEN.reset(token)
+
+
+def hide_from_now(secrets: Secrets) -> None:
+    """Hide more secrets until the command ends."""
+    hidden = _HIDDEN.get()
+    if hidden is not None:
+        hidden[0] |= secrets
+
+
+class _Hiding:
+    """A text stream that hides secrets in what is written to it."""
+
+    def __init__(self, stream: TextIO, hidden: list[Secrets]):
+        self._stream, self._hidden = stream, hidden
+
+    def write(self, text: str) -> int:
+        return self._stream.write(self._hidden[0].hide(text))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def escape(text: str) -> str:

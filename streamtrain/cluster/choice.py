@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+from streamtrain.base.redact import NO_SECRETS, Secrets
 from streamtrain.config import ClusterConfig
 from streamtrain.run.passes import PassRunner, run_pass
 
@@ -25,15 +26,17 @@ def choose_runner(
     *,
     client: Any = None,
     notify: Callable[[str], None] = lambda _: None,
+    secrets: Secrets = NO_SECRETS,
 ) -> AbstractContextManager[PassRunner]:
     """Return a context with what runs the passes of a run whose folder is `out`.
 
     `client`: the caller's own `distributed.Client`, which takes precedence over the config.
-    `notify` receives messages for the user. Entering raises ConfigError, ResourceError.
+    `notify` receives messages for the user. `secrets` are hidden in Dask's report. Entering
+    raises ConfigError, ResourceError.
     """
     if client is None and not is_wanted(config):
         return nullcontext(run_pass)
     # Most runs have no cluster, and need not wait for what belongs to one.
     from streamtrain.cluster.runner import cluster_runner
 
-    return cluster_runner(verb, config, out, client, notify)
+    return cluster_runner(verb, config, out, client, notify, secrets)

@@ -31,7 +31,7 @@ from streamtrain.run.prepare import Prepared
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.nulls import NullCounts, null_fields
 from streamtrain.training.checkpoint import nest, unnest
-from streamtrain.training.checkpointing import Checkpointing, PassState
+from streamtrain.training.checkpointing import Checkpointing, PassState, refusing_damage
 from streamtrain.training.learner import Learner
 from streamtrain.types import Json, Receipt
 
@@ -198,6 +198,7 @@ class SharedLearnerPass(ClusterPass):
         }
         return document, nest("learner", arrays) | own_arrays
 
+    @refusing_damage()
     def load_state(self, resume_state: PassState) -> None:
         """Continue from a `state`."""
         document, arrays = resume_state
@@ -257,6 +258,7 @@ def pass_name(learner: Learner, kind: str) -> str:
     )
 
 
+@refusing_damage()
 def saved_choice(resume_state: PassState) -> SyncChosen | None:
     """Return the `chosen` of a saved `SharedLearnerPass`.
 

@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,8 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streamtrain.base.atomic_files import write_atomically
 from streamtrain.base.budget import default_readers
 from streamtrain.base.plugins import import_function
+from streamtrain.base.redact import Secrets
 from streamtrain.cluster.versions import check_answer, versions
 from streamtrain.config import ClusterConfig
 from streamtrain.errors import ConfigError, ResourceError, StreamTrainError, first_line
@@ -137,8 +140,8 @@ async def _ask_scheduler(client: Any) -> Any:
 
 
 @contextmanager
-def performance_report(connection: Connection, path: Path) -> Iterator[None]:
-    """Write Dask's own report of what its workers did, as one HTML file.
+def performance_report(connection: Connection, path: Path, secrets: Secrets) -> Iterator[None]:
+    """Write Dask's own report of what its workers did, as one HTML file, without `secrets`.
 
     Writes nothing when Bokeh is not installed or the cluster is lost.
     """
@@ -149,17 +152,20 @@ def performance_report(connection: Connection, path: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    report = distributed.performance_report(filename=str(path))
-    report.__enter__()
-    try:
-        yield
-    finally:
-        with suppress(Exception), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Dask asks every worker, and one may hang.
-            connection.client.sync(
-                report.__aexit__, None, None, None, callback_timeout=CONNECT_SECONDS
-            )
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        report = distributed.performance_report(filename=str(draft))
+        report.__enter__()
+        try:
+            yield
+        finally:
+            with suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # Dask asks every worker, and one may hang.
+                connection.client.sync(
+                    report.__aexit__, None, None, None, callback_timeout=CONNECT_SECONDS
+                )
+                write_atomically(path, secrets.hide(draft.read_text(encoding="utf-8")).encode())
 
 
 def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[Any, bool]:

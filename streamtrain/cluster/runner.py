@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+from streamtrain.base.redact import Secrets
 from streamtrain.base.units import format_seconds
 from streamtrain.cluster.allreduce.allreduce_pass import (
     COLLECTIVE_SECONDS,
@@ -54,6 +55,7 @@ def cluster_runner(
     out: Path,
     client: Any,
     notify: Callable[[str], None],
+    secrets: Secrets,
 ) -> Iterator[PassRunner]:
     """Yield what runs the passes of a run on workers; see `choose_runner`."""
     with connect(config, client) as connection:
@@ -62,7 +64,7 @@ def cluster_runner(
             runner_context = SweepRunner(connection, config, notify)
         else:
             runner_context = nullcontext(TrainRunner(connection, config, notify))
-        with performance_report(connection, out / DASK_REPORT), runner_context as runner:
+        with performance_report(connection, out / DASK_REPORT, secrets), runner_context as runner:
             yield runner
 
 
@@ -171,7 +173,7 @@ class TrainRunner:
                 resume_state=resume_state,
             )
         assert chosen.shares is not None
-        if resume_state is None or resume_state[0]["record"] is None:
+        if resume_state is None or resume_state[0].get("record") is None:
             # Opening the run must not count in the first round.
             rendezvous.group.gather(chosen.shares)
         rendezvous.group.disband()

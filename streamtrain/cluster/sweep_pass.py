@@ -35,7 +35,7 @@ from streamtrain.errors import DataError
 from streamtrain.records import Emit, PassEnded, Record, parse_pass, parse_record
 from streamtrain.run.prepare import Prepared
 from streamtrain.training.checkpoint import nest, unnest
-from streamtrain.training.checkpointing import Checkpointing, PassState
+from streamtrain.training.checkpointing import Checkpointing, PassState, refusing_damage
 from streamtrain.training.learner import Learner
 from streamtrain.types import Json, Receipt
 
@@ -178,6 +178,7 @@ class SweepPass(ClusterPass):
         }
         return document, arrays
 
+    @refusing_damage()
     def load_state(self, resume_state: PassState) -> None:
         """Continue from a `state`; the learners of a pass that had ended are restored."""
         document, arrays = resume_state

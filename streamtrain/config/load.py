@@ -5,9 +5,10 @@ from typing import Any, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from streamtrain.base.redact import NO_SECRETS
 from streamtrain.base.words import did_you_mean
 from streamtrain.config.sections import Config
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, shown
 
 T = TypeVar("T")
 
@@ -122,4 +123,7 @@ def _explain(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
     message: str = error["msg"].removeprefix("Value error, ")
     # a storage option may be a secret
     shows_value = "got" in message or key == "data.storage_options"
-    return f"{origin}{key}: {message}" + ("" if shows_value else f" (got {error['input']!r})")
+    if shows_value:
+        return f"{origin}{key}: {message}"
+    value = NO_SECRETS.hide(shown(repr(error["input"])))  # links have queries
+    return f"{origin}{key}: {message} (got {value[:200]})"

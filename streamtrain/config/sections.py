@@ -4,11 +4,12 @@ Unknown keys are refused, and None means unset. Every key is defined here once, 
 that `--help`, docs/flags.md and the JSON schema show.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
-from streamtrain.base.redact import redact_options, redact_url
+from streamtrain.base.redact import Secrets, redact_options, redact_url
 from streamtrain.config.train_section import Section, TrainConfig
 from streamtrain.config.values import (
     Budget,
@@ -109,6 +110,16 @@ class DataConfig(Section):
             header=self.header,
             encoding=self.encoding,
         )
+
+    @property
+    def secrets(self) -> Secrets:
+        """What must never be written or shown."""
+        return Secrets.of(self.storage_options, (self.path, self.eval_data))
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        # Dask writes the arguments of a task to its log when the task fails
+        for name, value in super().__repr_args__():
+            yield name, self.secrets.hide(value) if isinstance(value, str) else value
 
     @field_serializer("storage_options", when_used="json")
     def _hide_options(self, options: dict[str, str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 A parser returns a value that it does not recognise unchanged, and pydantic then refuses it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field
@@ -148,64 +148,64 @@ def parse_batch_schedule(value: Any) -> Any:
     return stages
 
 
+def _before(parse: Callable[[Any], Any], **schema: Any) -> BeforeValidator:
+    """Return a validator that parses a value, or leaves one of a wrong type to pydantic."""
+
+    def read(value: Any) -> Any:
+        try:
+            return parse(value)
+        except (TypeError, OverflowError):
+            return value
+
+    return BeforeValidator(read, **schema)
+
+
 # What a key accepts, for the JSON schema: `10M`; `64..1Mi*4,1M`.
 _Number = int | float | str
 _Numbers = int | float | str | list[int | float | str]
 
-Count = Annotated[int, BeforeValidator(parse_count, json_schema_input_type=_Number)]
-Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=_Number), Field(gt=0)]
-Seconds = Annotated[
-    float, BeforeValidator(parse_seconds, json_schema_input_type=_Number), Field(gt=0)
-]
+Count = Annotated[int, _before(parse_count, json_schema_input_type=_Number)]
+Bytes = Annotated[int, _before(parse_bytes, json_schema_input_type=_Number), Field(gt=0)]
+Seconds = Annotated[float, _before(parse_seconds, json_schema_input_type=_Number), Field(gt=0)]
 PositiveCount = Annotated[
-    int, BeforeValidator(parse_count, json_schema_input_type=_Number), Field(ge=1, le=MAX_COUNT)
+    int, _before(parse_count, json_schema_input_type=_Number), Field(ge=1, le=MAX_COUNT)
 ]
-OnOff = Annotated[
-    bool, BeforeValidator(_on_off, json_schema_input_type=bool | Literal["on", "off"])
-]
+OnOff = Annotated[bool, _before(_on_off, json_schema_input_type=bool | Literal["on", "off"])]
 Delimiter = Annotated[
-    str, BeforeValidator(_delimiter, json_schema_input_type=str), Field(min_length=1, max_length=1)
+    str, _before(_delimiter, json_schema_input_type=str), Field(min_length=1, max_length=1)
 ]
-Decimal = Annotated[
-    str, BeforeValidator(_decimal, json_schema_input_type=str), Field(pattern="^[.,]$")
-]
+Decimal = Annotated[str, _before(_decimal, json_schema_input_type=str), Field(pattern="^[.,]$")]
 #: A float is seconds, an int rows.
 Budget = Annotated[
     float | int,
-    BeforeValidator(_budget, json_schema_input_type=_Number),
+    _before(_budget, json_schema_input_type=_Number),
     Field(gt=0),
 ]
-Names = Annotated[
-    tuple[str, ...], BeforeValidator(_split_names, json_schema_input_type=str | list[str])
-]
+Names = Annotated[tuple[str, ...], _before(_split_names, json_schema_input_type=str | list[str])]
 Counts = Annotated[
     tuple[Annotated[int, Field(ge=1)], ...],
-    BeforeValidator(_split_counts, json_schema_input_type=_Numbers),
+    _before(_split_counts, json_schema_input_type=_Numbers),
 ]
 BatchSchedule = Annotated[
     tuple[tuple[int, int], ...],
-    BeforeValidator(parse_batch_schedule, json_schema_input_type=str | list[str | list[_Number]]),
+    _before(parse_batch_schedule, json_schema_input_type=str | list[str | list[_Number]]),
 ]
-Sizes = Annotated[tuple[int, ...], BeforeValidator(parse_sizes, json_schema_input_type=_Numbers)]
+Sizes = Annotated[tuple[int, ...], _before(parse_sizes, json_schema_input_type=_Numbers)]
 Losses = Annotated[
     tuple[Annotated[float, Field(gt=0)], ...],
-    BeforeValidator(_losses, json_schema_input_type=_Numbers),
+    _before(_losses, json_schema_input_type=_Numbers),
 ]
-Holdout = Annotated[
-    int | float | None, BeforeValidator(_holdout, json_schema_input_type=_Number | None)
-]
+Holdout = Annotated[int | float | None, _before(_holdout, json_schema_input_type=_Number | None)]
 Rates = Annotated[
     Annotated[int, Field(ge=1)] | tuple[Annotated[float, Field(gt=0)], ...],
-    BeforeValidator(_lr_grid, json_schema_input_type=_Numbers),
+    _before(_lr_grid, json_schema_input_type=_Numbers),
 ]
-Options = Annotated[
-    dict[str, str], BeforeValidator(_options, json_schema_input_type=dict[str, str | bool])
-]
+Options = Annotated[dict[str, str], _before(_options, json_schema_input_type=dict[str, str | bool])]
 Rules = Annotated[
     tuple[Literal["tuned", "fixed", "linear", "sqrt"], ...],
-    BeforeValidator(_split_names),
+    _before(_split_names),
     Field(min_length=1),
 ]
 Measures = Annotated[
-    tuple[Literal["noise", "curvature", "sharpness", "shuffle"], ...], BeforeValidator(_measures)
+    tuple[Literal["noise", "curvature", "sharpness", "shuffle"], ...], _before(_measures)
 ]

@@ -4,12 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from streamtrain.records.record import OPTIONAL, Record
-from streamtrain.types import Goal, Json, LrRule, Receipt, ScoredOn
+from streamtrain.types import MAX_ROWS, Goal, Json, LrRule, Receipt, ScoredOn
 
 SCHEMA_VERSION = 1
+
+#: Numbers as a log may hold them; NaN and infinity are not JSON.
+Count = Annotated[int, Field(ge=0, le=MAX_ROWS)]
+BatchSize = Annotated[int, Field(ge=1, le=MAX_ROWS)]
+Rate = Annotated[float, Field(gt=0)]
 
 Outcome = Literal["finished", "diverged", "out_of_memory", "failed"]
 
@@ -129,16 +134,16 @@ class RunStarted(Record):
 
     EVENT: ClassVar[str] = "run"
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Count = SCHEMA_VERSION
     verb: Literal["sweep", "train"] = "sweep"
-    batch_sizes: tuple[int, ...] = ()
-    lrs: tuple[tuple[float, ...], ...] = ()
-    trials: int = 1
-    train_rows: int | None = None
-    epoch_rows: int | None = None
+    batch_sizes: tuple[BatchSize, ...] = ()
+    lrs: tuple[tuple[Rate, ...], ...] = ()
+    trials: Annotated[int, Field(ge=1, le=10**6)] = 1
+    train_rows: Count | None = None
+    epoch_rows: Count | None = None
     integrity: str | None = None
     target_loss: tuple[float, ...] = ()
-    config: Json = field(default_factory=dict)
+    config: dict[str, Json] = field(default_factory=dict)
     data: DataInfo = field(default_factory=DataInfo)
     standard: Json | None = None
     target_sd: float | None = None
@@ -149,7 +154,7 @@ class RunStarted(Record):
     command: str = ""
     folder: str = ""
     env: Json = field(default_factory=dict)
-    lr: float | None = field(default=None, metadata=OPTIONAL)
+    lr: Rate | None = field(default=None, metadata=OPTIONAL)
     lr_rules: tuple[LrRule, ...] | None = field(default=None, metadata=OPTIONAL)
     halving: bool | None = field(default=None, metadata=OPTIONAL)
     extend: bool | None = field(default=None, metadata=OPTIONAL)
@@ -235,11 +240,11 @@ class Evaluation(Record):
 
     EVENT: ClassVar[str] = "evaluation"
 
-    trial: int
-    batch_size: int
-    lr: float
-    rows: int
-    steps: int = 0
+    trial: Count
+    batch_size: BatchSize
+    lr: Rate
+    rows: Count
+    steps: Count = 0
     holdout_loss: float | None = None
     holdout_rmse: float | None = None
     train_loss: float | None = None
@@ -257,11 +262,11 @@ class ReplicaEnded(Record):
 
     EVENT: ClassVar[str] = "outcome"
 
-    trial: int
-    batch_size: int
-    lr: float
-    rows: int = 0
-    steps: int = 0
+    trial: Count
+    batch_size: BatchSize
+    lr: Rate
+    rows: Count = 0
+    steps: Count = 0
     outcome: Outcome
     reason: str = ""
     fall_per_doubling: float | None = field(default=None, metadata=OPTIONAL)
@@ -289,11 +294,11 @@ class PassEnded(Record):
     EVENT: ClassVar[str] = "pass"
 
     kind: str = "tuning"
-    trial: int = 0
-    rows_read: int = 0
-    learners: int = 0
-    lrs: dict[int, tuple[float, ...]] = field(default_factory=dict)
-    replicas: int = 0
+    trial: Count = 0
+    rows_read: Count = 0
+    learners: Count = 0
+    lrs: dict[BatchSize, tuple[Rate, ...]] = field(default_factory=dict)
+    replicas: Count = 0
     seconds: float = 0.0
     fill_seconds: float = 0.0
     training_seconds: float = 0.0
@@ -302,23 +307,23 @@ class PassEnded(Record):
     imputed: NullSummary | None = field(default=None, metadata=OPTIONAL)
     dropped: NullSummary | None = field(default=None, metadata=OPTIONAL)
     quarantined: Json | None = None
-    workers: int | None = field(default=None, metadata=OPTIONAL)
+    workers: Count | None = field(default=None, metadata=OPTIONAL)
     sync: str | None = field(default=None, metadata=OPTIONAL)
     reason: str | None = field(default=None, metadata=OPTIONAL)
-    workers_at_start: int | None = field(default=None, metadata=OPTIONAL)
+    workers_at_start: Count | None = field(default=None, metadata=OPTIONAL)
     sum_seconds: float | None = field(default=None, metadata=OPTIONAL)
     part_seconds: float | None = field(default=None, metadata=OPTIONAL)
     task_seconds: float | None = field(default=None, metadata=OPTIONAL)
-    lanes: int | None = field(default=None, metadata=OPTIONAL)
-    shares: int | None = field(default=None, metadata=OPTIONAL)
-    commits: int | None = field(default=None, metadata=OPTIONAL)
-    generations: int | None = field(default=None, metadata=OPTIONAL)
+    lanes: Count | None = field(default=None, metadata=OPTIONAL)
+    shares: Count | None = field(default=None, metadata=OPTIONAL)
+    commits: Count | None = field(default=None, metadata=OPTIONAL)
+    generations: Count | None = field(default=None, metadata=OPTIONAL)
     collective: str | None = field(default=None, metadata=OPTIONAL)
-    rounds: int | None = field(default=None, metadata=OPTIONAL)
-    windows_a_share: int | None = field(default=None, metadata=OPTIONAL)
+    rounds: Count | None = field(default=None, metadata=OPTIONAL)
+    windows_a_share: Count | None = field(default=None, metadata=OPTIONAL)
     outer_optimizer: str | None = field(default=None, metadata=OPTIONAL)
-    lost_workers: int | None = field(default=None, metadata=OPTIONAL)
-    failed_tasks: int | None = field(default=None, metadata=OPTIONAL)
+    lost_workers: Count | None = field(default=None, metadata=OPTIONAL)
+    failed_tasks: Count | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,8 +335,8 @@ class QuarantineChanged(Record):
 
     EVENT: ClassVar[str] = "quarantine"
 
-    total_rows: int = 0
-    rows: int = 0
+    total_rows: Count = 0
+    rows: Count = 0
     spans: tuple[Json, ...] = ()
     left_out: tuple[Json, ...] = ()
 
@@ -346,8 +351,8 @@ class RunEnded(Record):
     EVENT: ClassVar[str] = "end"
 
     seconds: float | None = None
-    rows_read: int | None = None
-    passes: int | None = None
-    rows_saved: int | None = None
-    projected_bytes: int | None = None
-    peak_rss_bytes: int | None = None
+    rows_read: Count | None = None
+    passes: Count | None = None
+    rows_saved: Count | None = None
+    projected_bytes: Count | None = None
+    peak_rss_bytes: Count | None = None

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from streamtrain.errors import DataError
+from streamtrain.errors import DataError, shown
 from streamtrain.records import events, sweep_events
 from streamtrain.records.events import PassEnded, RunStarted
 from streamtrain.records.record import Record
@@ -41,7 +41,7 @@ def parse_record(values: Json) -> Record:
     """
     name = values.get("event")
     if not isinstance(name, str):
-        raise DataError("a record has no `event`")
+        raise DataError("it has no `event` that is text")
     kind = EVENTS.get(name)
     if kind is None:
         return OtherRecord(name=name, values={k: v for k, v in values.items() if k != "event"})
@@ -80,8 +80,9 @@ def parse(kind: type[Parsed], values: Json, name: str) -> Parsed:
         return _adapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"`{name}`: {where}: {first['msg']}") from None
+        where = shown(".".join(map(str, first["loc"])))[:200]
+        message = first["msg"].removeprefix("Value error, ")
+        raise DataError(f"`{name}`: {where}: {message[:1].lower()}{message[1:]}") from None
 
 
 @cache

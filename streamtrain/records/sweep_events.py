@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from streamtrain.records.events import BatchSize, Count, Rate
 from streamtrain.records.record import OPTIONAL, Record
 from streamtrain.types import Json
 
@@ -18,11 +19,11 @@ class PassPlanned(Record):
     EVENT: ClassVar[str] = "next_pass"
 
     kind: str
-    trial: int
-    batch_sizes: int
-    replicas: int
-    passes_left: int
-    rows: int | None = field(default=None, metadata=OPTIONAL)
+    trial: Count
+    batch_sizes: Count
+    replicas: Count
+    passes_left: Count
+    rows: Count | None = field(default=None, metadata=OPTIONAL)
     seconds_left: float | None = field(default=None, metadata=OPTIONAL)
 
 
@@ -31,7 +32,7 @@ class TargetWinners:
     """The winning learning rate of each batch size, and whether it is at the edge of its grid."""
 
     target_loss: float | None
-    lrs: tuple[float, ...]
+    lrs: tuple[Rate, ...]
     at_edge: tuple[bool, ...] = ()
 
 
@@ -53,11 +54,11 @@ class DeliveryTimed(Record):
 
     EVENT: ClassVar[str] = "delivery"
 
-    repeat: int
-    rows: int
+    repeat: Count
+    rows: Count
     seconds: float
     core_seconds: float = 0.0
-    cores: int = 1
+    cores: BatchSize = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +67,9 @@ class StepsTimed(Record):
 
     EVENT: ClassVar[str] = "timing"
 
-    batch_size: int
-    repeat: int
-    rows: int
+    batch_size: BatchSize
+    repeat: Count
+    rows: Count
     seconds: float
     core_seconds: float = 0.0
 
@@ -98,10 +99,10 @@ class Confirmed(Record):
 
     EVENT: ClassVar[str] = "confirmation"
 
-    batch_size: int
-    lr: float
-    trial: int
-    rows: int = 0
+    batch_size: BatchSize
+    lr: Rate
+    trial: Count
+    rows: Count = 0
     seconds: float
     fill_seconds: float = 0.0
     holdout_loss: float | None = None
@@ -111,8 +112,8 @@ class Confirmed(Record):
 class BatchStage:
     """Minibatches of one size, from a row on, until the next stage begins."""
 
-    first_row: int
-    batch_size: int
+    first_row: Count
+    batch_size: BatchSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +132,11 @@ class GrowthTried(Record):
 
     EVENT: ClassVar[str] = "growth"
 
-    trial: int
+    trial: Count
     stages: tuple[BatchStage, ...]
-    lr: float
-    batch_size: int
-    rows: tuple[int, ...] = ()
+    lr: Rate
+    batch_size: BatchSize
+    rows: tuple[Count, ...] = ()
     growing_loss: tuple[float | None, ...] = ()
     constant_loss: tuple[float | None, ...] = ()
 
@@ -151,12 +152,12 @@ class SyncChosen(Record):
 
     sync: Literal["allreduce", "rounds"]
     reason: str
-    workers_at_start: int
+    workers_at_start: Count
     sum_seconds: float | None = field(default=None, metadata=OPTIONAL)
     part_seconds: float | None = field(default=None, metadata=OPTIONAL)
     task_seconds: float | None = field(default=None, metadata=OPTIONAL)
-    lanes: int | None = field(default=None, metadata=OPTIONAL)
-    shares: int | None = field(default=None, metadata=OPTIONAL)
+    lanes: Count | None = field(default=None, metadata=OPTIONAL)
+    shares: Count | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,12 +169,12 @@ class RoundEnded(Record):
 
     EVENT: ClassVar[str] = "round"
 
-    round: int
-    rows: int
+    round: Count
+    rows: Count
     seconds: float
-    workers: int
-    failed_tasks: int = 0
-    windows: int | None = field(default=None, metadata=OPTIONAL)
-    generation: int | None = field(default=None, metadata=OPTIONAL)
-    steps: int | None = field(default=None, metadata=OPTIONAL)
+    workers: Count
+    failed_tasks: Count = 0
+    windows: Count | None = field(default=None, metadata=OPTIONAL)
+    generation: Count | None = field(default=None, metadata=OPTIONAL)
+    steps: Count | None = field(default=None, metadata=OPTIONAL)
     collective: str | None = field(default=None, metadata=OPTIONAL)

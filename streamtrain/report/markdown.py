@@ -156,7 +156,9 @@ def render_markdown(analysis: Analysis) -> str:
         ("command", summary.command),
     ]
     lines = "\n".join(f"    {name}: {text}" for name, text in run_facts)
-    return "\n\n".join([*parts, "## This run", lines]) + "\n"
+    text = "\n\n".join([*parts, "## This run", lines]) + "\n"
+    # no HTML and no link or picture comes from a name
+    return text.replace("<", "&lt;").replace("](", "]\\(")
 
 
 def _next_command(summary: Summary, quote: str = "") -> list[str]:

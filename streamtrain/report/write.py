@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from streamtrain.base.atomic_files import make_folder, remove_temporaries, write_atomically
-from streamtrain.errors import DataError, ResourceError
-from streamtrain.records import Record, parse_record
+from streamtrain.errors import ResourceError
+from streamtrain.records import Record
 from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.chart_data import make_tables
 from streamtrain.report.markdown import flat_rows, render_markdown
@@ -63,46 +63,6 @@ def _write_figures(analysis: Analysis, out_dir: Path) -> Json:
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(out_dir / "summary.json", f"{text}\n".encode())
     return document
-
-
-def read_records(path: Path | str) -> list[Record]:
-    """Return the records of an `events.jsonl`; a last line that a crash cut short is ignored.
-
-    Raises DataError for a file that cannot be read, and for any other line that is not a record
-    (naming the line).
-    """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except OSError as failure:
-        raise DataError(
-            f"{path}: cannot be read ({failure.strerror}). Give a run's directory or its"
-            " events.jsonl."
-        ) from None
-    records: list[Record] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = _parse(line)
-        except DataError as failure:
-            raise DataError(f"{path}: line {number}: {failure}") from None
-        if record is not None:
-            records.append(record)
-        # a complete line ends with a newline, so the last piece is empty or cut short
-        elif number < len(lines):
-            raise DataError(
-                f"{path}: line {number} is not a record. The file is damaged; run again, or remove"
-                " the line."
-            )
-    return records
-
-
-def _parse(line: bytes) -> Record | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return parse_record(record) if isinstance(record, dict) and "event" in record else None
 
 
 def _csv_text(summary: Summary) -> str:

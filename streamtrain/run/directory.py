@@ -23,7 +23,8 @@ from streamtrain.base.atomic_files import (
     write_whole,
 )
 from streamtrain.base.interrupt import Interrupt
-from streamtrain.base.redact import redact_url
+from streamtrain.base.redact import NO_SECRETS, Secrets, redact_url
+from streamtrain.base.untrusted import parse_json
 from streamtrain.config import RESOLVED, Config
 from streamtrain.errors import ConfigError, DataError, ResourceError
 from streamtrain.records import (
@@ -37,9 +38,10 @@ from streamtrain.records import (
     started_record,
     to_json,
 )
+from streamtrain.records.texts import map_texts
 from streamtrain.run.environment import environment
-from streamtrain.training.checkpoint import list_checkpoints
-from streamtrain.training.checkpointing import Checkpointer
+from streamtrain.training.checkpoint import Mark, list_checkpoints
+from streamtrain.training.checkpointing import Checkpointer, refusing_damage
 from streamtrain.training.fingerprint import check_unchanged, config_fingerprint, differences
 from streamtrain.types import Json
 
@@ -51,6 +53,9 @@ CHECKPOINTS = "checkpoints"
 
 #: The folders within a run's.
 _FOLDERS = (CHECKPOINTS, "best", "charts", "tensorboard")
+
+#: The bytes of the first line of a log at most.
+_MOST_FIRST_LINE = 1 << 26
 
 #: How the first line of every log starts.
 _FIRST_BYTES = b'{"event": "run"'
@@ -73,17 +78,25 @@ class RunDirectory:
 
     `resume`: the folder may hold an interrupted run. It is continued by `Checkpointer.begin`, or
     started again if it has no checkpoint yet. `on_record` receives every record when it is logged,
-    and the records of an interrupted run when it is resumed.
+    and the records of an interrupted run when it is resumed. `secrets` are hidden in all of them.
 
     Raises ConfigError when the folder has anything else in it, because nothing is ever overwritten,
     or when another process has the run open; DataError when an interrupted run has lost its
     checkpoints.
     """
 
-    def __init__(self, out: Path, *, resume: bool = False, on_record: Emit | None = None):
+    def __init__(
+        self,
+        out: Path,
+        *,
+        resume: bool = False,
+        on_record: Emit | None = None,
+        secrets: Secrets = NO_SECRETS,
+    ):
         self.out = out
         self.records: list[Record] = []
         self._on_record = on_record
+        self._secrets = secrets
         self._file: int | None = None
         self._num_bytes = 0
         self._hash = hashlib.sha256()
@@ -106,10 +119,6 @@ class RunDirectory:
             and isinstance(self.records[-1], RunEnded)
             and (self.out / "summary.json").exists()
         )
-
-    def summary(self) -> Json:
-        """Return the `summary.json` of a finished run."""
-        return json.loads((self.out / "summary.json").read_text(encoding="utf-8"))
 
     def check_config(self, verb: str, config: Config) -> None:
         """Check that a run in this directory had this verb and config.
@@ -144,6 +153,7 @@ class RunDirectory:
         that is refused before its first record leaves nothing behind. Raises ResourceError when the
         folder cannot be written.
         """
+        record = map_texts(record, self._secrets.hide)
         if isinstance(record, RunStarted) or self._file is None:
             self._create()
         self.records.append(record)
@@ -161,32 +171,34 @@ class RunDirectory:
         if self._on_record is not None:
             self._on_record(record)
 
-    def mark(self) -> Json:
+    def mark(self) -> Mark:
         """See `Events.mark`."""
         os.fsync(self._log_file)
-        return {"bytes": self._num_bytes, "sha256": self._hash.hexdigest()}
+        return Mark(bytes=self._num_bytes, sha256=self._hash.hexdigest())
 
-    def check(self, mark: Json) -> None:
+    def check(self, mark: Mark) -> None:
         """See `Events.check`."""
-        if hashlib.sha256(self._read(mark["bytes"])).hexdigest() != mark["sha256"]:
+        if hashlib.sha256(self._read(mark.bytes)).hexdigest() != mark.sha256:
             raise DataError(
-                f"{self.out / EVENTS}: its first {mark['bytes']:,} bytes are not those that were"
+                f"{self.out / EVENTS}: its first {mark.bytes:,} bytes are not those that were"
                 " logged"
             )
 
-    def rewind(self, mark: Json) -> list[Record]:
+    def rewind(self, mark: Mark) -> list[Record]:
         """See `Events.rewind`."""
-        kept = self._read(mark["bytes"])
+        kept = self._read(mark.bytes)
         os.ftruncate(self._log_file, len(kept))
         os.lseek(self._log_file, 0, os.SEEK_END)
         os.fsync(self._log_file)
         self._num_bytes = len(kept)
         self._hash = hashlib.sha256(kept)
-        self.records[:] = (parse_record(json.loads(line)) for line in kept.splitlines())
+        with refusing_damage():
+            self.records[:] = (parse_record(parse_json(line)) for line in kept.splitlines())
         self._remove_temporaries()
         if self._on_record is not None:
-            for record in self.records:
-                self._on_record(record)
+            with refusing_damage():
+                for record in self.records:
+                    self._on_record(record)
         return list(self.records)
 
     @property
@@ -240,7 +252,7 @@ class RunDirectory:
         content = self._read(os.fstat(self._log_file).st_size)
         for line in content.splitlines(keepends=True):
             with suppress(ValueError, TypeError, AttributeError, DataError):
-                record = parse_record(json.loads(line))
+                record = parse_record(parse_json(line))
                 if line.endswith(b"\n") and (self.records or isinstance(record, RunStarted)):
                     self.records.append(record)
         # The first line may have been cut short by a kill, but even then it starts like ours.
@@ -353,7 +365,7 @@ def find_interrupted(verb: str, config: Config) -> Path | None:
         # A log that cannot be read as one of ours is passed over.
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             with open(out / EVENTS, "rb") as file:
-                logged = json.loads(file.readline())["config"]
+                logged = parse_json(file.readline(_MOST_FIRST_LINE))["config"]
             fingerprint = {**config_fingerprint(logged), "data.path": logged["data"]["path"]}
             if not differences(fingerprint, wanted):
                 return out
@@ -366,6 +378,8 @@ def _is_interrupted(out: Path) -> bool:
     The report alone does not decide it, since an interrupted run may have a partial one.
     """
     try:
+        if not (out / EVENTS).is_file():
+            return False
         with open(out / EVENTS, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             last_line = file.read().rstrip(b"\n").rpartition(b"\n")[2]

@@ -23,6 +23,7 @@ from streamtrain.storage.remote.filesystem import make_storage
 from streamtrain.storage.write.predictions import PredictionWriter
 from streamtrain.stream.transform import Transform, load_transform
 from streamtrain.training.model import Network
+from streamtrain.training.model_file import check_named
 from streamtrain.training.model_io import load_model, predict_rows
 from streamtrain.types import AS_FOUND, LOCAL, Dataset, Json, Reading, Storage
 
@@ -55,6 +56,8 @@ def predict(
     data: str,
     out: Path,
     *,
+    model: str | None = None,
+    transform: str | None = None,
     on_null: OnBad = "error",
     storage_options: Mapping[str, str] | None = None,
     reading: Reading = AS_FOUND,
@@ -64,15 +67,18 @@ def predict(
     Its columns are `row_id` and `prediction`: float32, or float64 where float32 would round
     noticeably (`Network.is_coarse`). Returns `{rows, dropped}`.
 
+    `model` and `transform`: the functions that the model was trained with, as `--model` and
+    `--transform` named them. They are imported only if they are named here.
+
     A row in which a feature is null, NaN or infinite is refused (`error`) or left out (`drop`); a
     model that was trained with `impute` fills it. `storage_options`: the options of the object
-    store with the data; `reading`: how text files are read. The model's transform is imported and
-    applied. The target column need not exist.
+    store with the data; `reading`: how text files are read. The target column need
+    not exist.
 
-    Raises ConfigError when the transform cannot be imported, when `out` exists, or when its name is
-    not the name of a Parquet file; DataError for the model and the data.
+    Raises ConfigError when a function is not named or cannot be imported, when `out` exists, or
+    when its name is not the name of a Parquet file; DataError for the model and the data.
     """
-    network = finite_model(model_dir)
+    network = finite_model(model_dir, model=model)
     if out.suffix.lower() in (".tsv", ".txt", ".json", ".jsonl", ".gz"):
         raise ConfigError(
             f"{out}: predictions are written as Parquet or CSV. Name the file {out.stem}.parquet or"
@@ -87,6 +93,7 @@ def predict(
             data,
             on_null=on_null,
             with_target=False,
+            transform=_model_transform(model_dir, network, transform),
             storage=replace(make_storage(storage_options), reading=reading),
         ):
             writer.write(ids, predict_rows(network, features))
@@ -99,6 +106,8 @@ def evaluate(
     model_dir: Path,
     data: str,
     *,
+    model: str | None = None,
+    transform: str | None = None,
     on_null: OnBad = "error",
     storage_options: Mapping[str, str] | None = None,
     reading: Reading = AS_FOUND,
@@ -109,13 +118,14 @@ def evaluate(
     divided by the variance of the target in this data set, so that predicting its mean has loss 1,
     and `r2` is 1 - loss; both are null where the target is constant. Raises what `predict` raises.
     """
-    network = finite_model(model_dir)
+    network = finite_model(model_dir, model=model)
     errors, dropped = Errors(), 0
     for _, features, target, bad in _scored(
         network,
         data,
         on_null=on_null,
         with_target=True,
+        transform=_model_transform(model_dir, network, transform),
         storage=replace(make_storage(storage_options), reading=reading),
     ):
         errors.add(predict_rows(network, features), target)
@@ -147,20 +157,23 @@ def predicted(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield `(row ids, float64 predictions)` of a data set, span by span, in order of row ids.
 
-    Raises what `predict` raises.
+    The model has no transform. Raises what `predict` raises.
     """
-    for ids, features, _, _ in _scored(network, data, on_null=on_null, with_target=False):
+    for ids, features, _, _ in _scored(
+        network, data, on_null=on_null, with_target=False, transform=None
+    ):
         yield ids, predict_rows(network, features)
 
 
-def finite_model(folder: Path) -> Network:
-    """Load a model whose weights are all finite.
+def finite_model(folder: Path, *, model: str | None = None) -> Network:
+    """Load a model whose weights are all finite; `model`: see `load_model`.
 
     Raises DataError for the model of a run that diverged: its predictions would be NaN or
     meaningless.
     """
-    network = load_model(folder)
-    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+    network = load_model(folder, model=model)
+    weights = (*network.parameters(), network.mean, network.scale)
+    if not all(bool(tensor.isfinite().all()) for tensor in weights):
         raise DataError(
             f"{folder}: the model's weights are not finite: its training diverged. Train again with"
             f" a smaller --lr, or use {folder}/best."
@@ -169,13 +182,18 @@ def finite_model(folder: Path) -> Network:
 
 
 def _scored(
-    network: Network, data: str, *, on_null: OnBad, with_target: bool, storage: Storage = LOCAL
+    network: Network,
+    data: str,
+    *,
+    on_null: OnBad,
+    with_target: bool,
+    transform: Transform | None,
+    storage: Storage = LOCAL,
 ) -> Iterator[ScoredRows]:
     """Yield the rows that can be scored, span by span, in order of row ids.
 
     The target is 0 where it is not read.
     """
-    transform = _model_transform(network)
     inputs = tuple(network.features if transform is None else transform.inputs)
     columns = (*inputs, network.target) if with_target else inputs
     dataset = _bind(data, columns, storage)
@@ -247,9 +265,13 @@ def _model_features(
     return tuple(transformed[name] for name in network.features)
 
 
-def _model_transform(network: Network) -> Transform | None:
-    """Import the transform that the model was trained with; warn if its file has changed since."""
+def _model_transform(folder: Path, network: Network, named: str | None) -> Transform | None:
+    """Import the transform that the model was trained with; warn if its file has changed since.
+
+    Raises ConfigError where the caller does not name it.
+    """
     saved = network.transform
+    check_named(folder, "--transform", None if saved is None else saved["function"], named)
     if saved is None:
         return None
     transform = load_transform(saved["function"], tuple(saved["columns"]))

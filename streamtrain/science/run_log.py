@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamtrain.errors import DataError
+from streamtrain.errors import DataError, shown
 from streamtrain.records import (
     Baseline,
     Confirmed,
@@ -25,6 +25,7 @@ from streamtrain.records import (
     WinningRates,
     parse_record,
 )
+from streamtrain.records.texts import map_texts
 from streamtrain.types import Goal, Json, LrRule
 
 
@@ -166,7 +167,10 @@ def collect(records: Iterable[Record | Json]) -> Run:
     """
     run: Run | None = None
     for item in records:
-        record = item if isinstance(item, Record) else parse_record(item)
+        # names in files must neither break lines nor control a terminal
+        record = map_texts(
+            item if isinstance(item, Record) else parse_record(item), shown, keys=True
+        )
         if isinstance(record, RunStarted):
             run = Run(header=record)
         elif run is not None:

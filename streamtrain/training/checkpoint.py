@@ -16,16 +16,22 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from streamtrain.base.atomic_files import write_atomically
+from streamtrain.base.untrusted import read_regular
 from streamtrain.errors import DataError, shown
+from streamtrain.records import parse, to_json
 from streamtrain.types import Json
 
 SCHEMA_VERSION = 1
+
+_MAX_JSON_BYTES = 1 << 30
 
 _NAME = re.compile(r"(\d{6,})\.json")
 
@@ -37,6 +43,14 @@ class Checkpoint:
     number: int
     document: Json
     arrays: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What a file holds up to some place: its bytes and their hash."""
+
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: str
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -53,7 +67,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "schema_version": SCHEMA_VERSION,
         **checkpoint.document,
         "number": checkpoint.number,
-        "tensors": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
+        "tensors": to_json(Mark(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())),
     }
     write_atomically(tensors_path, content, within=folder.parent)
     write_atomically(document_path, _encode(document), within=folder.parent)
@@ -67,7 +81,7 @@ def read_checkpoint(folder: Path, number: int) -> Checkpoint:
     """
     tensors_path, document_path = _paths(folder, number)
     document = _read_document(document_path)
-    content = _read_tensors(tensors_path, document["tensors"])
+    content = _read_tensors(tensors_path, parse(Mark, document.get("tensors", {}), "tensors"))
     try:
         arrays = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -80,37 +94,37 @@ def read_checkpoint(folder: Path, number: int) -> Checkpoint:
 def _read_document(path: Path) -> Json:
     """Read the JSON of a checkpoint, and verify its hash and schema version."""
     try:
-        text = path.read_bytes()
-        document = json.loads(text)["checkpoint"]
+        text = read_regular(path, limit_bytes=_MAX_JSON_BYTES)
+        document: Json = dict(json.loads(text)["checkpoint"])
         matches = _encode(document) == text
     except OSError as error:
         raise DataError(f"{shown(str(path))}: {error.strerror or error}") from None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, AttributeError) as error:
         # A plain ValueError is from `_encode`: NaN or infinity, which is never written.
         if type(error) is ValueError:
             raise DataError(f"{shown(str(path))}: its hash does not match") from None
         raise DataError(f"{shown(str(path))}: it is not a complete JSON document") from None
     if not matches:
         raise DataError(f"{shown(str(path))}: its hash does not match")
-    if document["schema_version"] != SCHEMA_VERSION:
+    if (version := document.get("schema_version")) != SCHEMA_VERSION:
         raise DataError(
-            f"{shown(str(path))}: schema_version is {document['schema_version']!r}; this"
-            f" streamtrain reads {SCHEMA_VERSION}"
+            f"{shown(str(path))}: schema_version is {shown(str(version))[:40]}; this streamtrain"
+            f" reads {SCHEMA_VERSION}"
         )
     return document
 
 
-def _read_tensors(path: Path, expected: Json) -> bytes:
+def _read_tensors(path: Path, expected: Mark) -> bytes:
     """Read the arrays' file, and verify its size and hash."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path, limit_bytes=expected.bytes + 1)
     except OSError as error:
         raise DataError(f"{shown(str(path))}: {error.strerror or error}") from None
-    if len(content) != expected["bytes"]:
+    if len(content) != expected.bytes:
         raise DataError(
-            f"{shown(str(path))}: it has {len(content):,} bytes instead of {expected['bytes']:,}"
+            f"{shown(str(path))}: it has {len(content):,} bytes instead of {expected.bytes:,}"
         )
-    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+    if hashlib.sha256(content).hexdigest() != expected.sha256:
         raise DataError(f"{shown(str(path))}: its hash does not match")
     return content
 

@@ -8,18 +8,21 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+from pydantic import Field
 
 from streamtrain.base.atomic_files import make_folder, sync_folder
 from streamtrain.base.interrupt import Interrupt
 from streamtrain.config import with_holdout_seed
-from streamtrain.errors import DataError, ResourceError
-from streamtrain.records import Record
+from streamtrain.errors import DataError, ResourceError, StreamTrainError, first_line, shown
+from streamtrain.records import Record, parse, to_json
 from streamtrain.training.checkpoint import (
     Checkpoint,
+    Mark,
     list_checkpoints,
     read_checkpoint,
     remove_checkpoint,
@@ -38,21 +41,51 @@ MAX_SAVE_OVERHEAD = 0.05
 PassState = tuple[Json, dict[str, np.ndarray]]
 
 
-class Events(Protocol):
-    """The log of a run's records, as far as checkpoints need it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """The document of a checkpoint; see `Checkpointer.save`."""
 
-    A mark is a position in the log: its length and hash up to there, as JSON values.
+    fingerprint: Json
+    versions: Json
+    events: Mark
+    seconds: Annotated[float, Field(ge=0)]
+    state: Json
+
+
+def _about(checkpoint: Checkpoint) -> About:
+    """Return the document of a checkpoint; raises DataError for a field of another type."""
+    return parse(About, checkpoint.document, f"checkpoint {checkpoint.number}")
+
+
+@contextmanager
+def refusing_damage() -> Iterator[None]:
+    """Turn what goes wrong while saved state is loaded into a DataError; also a decorator.
+
+    The hash of a checkpoint vouches for what was written, not for who wrote it.
     """
+    try:
+        yield
+    except StreamTrainError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise DataError(
+            f"a checkpoint or the log does not fit the run ({type(e).__name__}: {first_line(e)})."
+            " Start again with another --out."
+        ) from e
 
-    def mark(self) -> Json:
+
+class Events(Protocol):
+    """The log of a run's records, as far as checkpoints need it."""
+
+    def mark(self) -> Mark:
         """Make the log durable so far, and return the mark of its end. Raises OSError."""
         ...
 
-    def check(self, mark: Json) -> None:
+    def check(self, mark: Mark) -> None:
         """Raise DataError when the log no longer starts with the marked content."""
         ...
 
-    def rewind(self, mark: Json) -> list[Record]:
+    def rewind(self, mark: Mark) -> list[Record]:
         """Cut the log at a mark, and return the records before it."""
         ...
 
@@ -124,7 +157,8 @@ class Checkpointer:
         """
         for number in reversed(list_checkpoints(self.folder)):
             with suppress(DataError):  # `begin` reports it
-                return read_checkpoint(self.folder, number).document["fingerprint"]["window_rows"]
+                rows = _about(read_checkpoint(self.folder, number)).fingerprint.get("window_rows")
+                return rows if isinstance(rows, int) and rows > 0 else None
         return None
 
     def begin(self, fingerprint: Json) -> list[Record]:
@@ -139,20 +173,20 @@ class Checkpointer:
         checkpoint = self._newest(numbers)
         if checkpoint is None:
             return []
-        document = checkpoint.document
-        check_unchanged(self.folder.parent, with_holdout_seed(document["fingerprint"]), fingerprint)
-        if changed := differences(document["versions"], self.versions):
+        about = _about(checkpoint)
+        check_unchanged(self.folder.parent, with_holdout_seed(about.fingerprint), fingerprint)
+        if changed := differences(about.versions, self.versions):
             warnings.warn(
                 f"{self.folder.parent} is resumed under other versions, so the last bits of its"
                 f" numbers may differ: {'; '.join(changed)}.",
                 stacklevel=3,
             )
-        records = self.events.rewind(document["events"])
+        records = self.events.rewind(about.events)
         for number in numbers[numbers.index(checkpoint.number) + 1 :]:
             remove_checkpoint(self.folder, number)
         self._next = checkpoint.number + 1
-        self._resume_state = (document["state"], checkpoint.arrays)
-        self.seconds = document["seconds"]
+        self._resume_state = (about.state, checkpoint.arrays)
+        self.seconds = about.seconds
         self._started -= self.seconds
         return records
 
@@ -163,11 +197,12 @@ class Checkpointer:
         had not ended.
         """
         state, self._resume_state = self._resume_state, None
-        if state is None or state[0]["name"] == name:
+        if state is None or state[0].get("name") == name:
             return state
-        if state[0]["record"] is None:
+        if state[0].get("record") is None:
+            saved = shown(str(state[0].get("name")))[:200]
             raise DataError(
-                f"{self.folder}: it was saved in the pass {state[0]['name']}, not in {name}. Resume"
+                f"{self.folder}: it was saved in the pass {saved}, not in {name}. Resume"
                 " it where it was started, on one machine or on workers, or start again with"
                 " another --out."
             )
@@ -210,7 +245,7 @@ class Checkpointer:
             about = {
                 "fingerprint": self._fingerprint,
                 "versions": self.versions,
-                "events": self.events.mark(),
+                "events": to_json(self.events.mark()),
                 "seconds": time.perf_counter() - self._started,
                 "state": document,
             }
@@ -241,7 +276,7 @@ class Checkpointer:
         for number in reversed(numbers):
             try:
                 checkpoint = read_checkpoint(self.folder, number)
-                self.events.check(checkpoint.document["events"])
+                self.events.check(_about(checkpoint).events)
             except DataError as error:
                 problems.append(str(error))
                 continue

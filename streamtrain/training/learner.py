@@ -28,6 +28,9 @@ DIVERGED_LOSS = 1e6
 #: run should not have to train on all of them before it can be saved or stopped.
 STEPS_BETWEEN_EDGES = 4096
 
+#: More evaluations than any number of rows has; see `evaluation_rows`.
+_MOST_POINTS = 200
+
 
 def evaluation_rows(first_row: int, last_row: int) -> Iterator[int]:
     """Yield the rows at which the held-out loss is measured.
@@ -246,6 +249,8 @@ class Learner:
         self._evaluated_at = (rows, steps)
         if self._flat_stop is not None:
             self._flat_stop.load_state(document["flat_stop"])
+        if not 0 <= document["points_passed"] < _MOST_POINTS:
+            raise ValueError(f"{document['points_passed']} evaluations")
         while self._points_passed < document["points_passed"]:
             self._pass_point()
         self._started = time.perf_counter() - document["seconds"]

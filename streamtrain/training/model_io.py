@@ -10,20 +10,28 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from streamtrain.base.atomic_files import write_atomically
-from streamtrain.errors import ConfigError, DataError, first_line
+from streamtrain.errors import ConfigError, DataError, StreamTrainError, first_line
 from streamtrain.training.factory import load_factory
 from streamtrain.training.model import Model, Network, Shape
-from streamtrain.types import Json, Standardization
+from streamtrain.training.model_file import (
+    SavedModel,
+    check_named,
+    check_tensors,
+    read_model_file,
+    read_tensor_header,
+)
+from streamtrain.types import Standardization
 
 
 def save_model(network: Network, folder: Path, *, within: Path | None = None) -> None:
@@ -48,58 +56,75 @@ def save_model(network: Network, folder: Path, *, within: Path | None = None) ->
     write_atomically(folder / "model.json", content, within=within)
 
 
-def load_model(folder: str | os.PathLike[str]) -> Network:
+def load_model(folder: str | os.PathLike[str], *, model: str | None = None) -> Network:
     """Load the model that `train` wrote to a run's folder.
 
     It is a torch module from raw features (rows, features) to predictions (rows, 1). If the run had
     a transform, the features are the transform's output; the model's `transform` names the
-    function, which is not imported here. A model of `--model module:factory` is constructed by that
-    function, which is imported, with a warning when its file has changed since the training.
+    function, which is not imported here.
 
-    Raises DataError when files are missing or do not match each other, ConfigError when the factory
-    cannot be used.
+    `model`: the `module:factory` that constructed the model. It is needed for such a model, since
+    code that a file names is not imported unless the caller names it too. There is a warning when
+    its file has changed since the training.
+
+    Raises DataError when files are missing, damaged, or do not match each other; ConfigError when
+    the factory is not named or cannot be used; ResourceError when the model is larger than memory.
     """
     folder = Path(folder)
+    path = folder / "model.safetensors"
     try:
-        about = json.loads((folder / "model.json").read_text())
-        tensors = load_file(folder / "model.safetensors")
-        model = _model(about)
-        network = Network(
-            model,
-            Standardization.identity(model.num_features + 1),
-            tuple(about["features"]),
-            about["target"],
-            fill=np.zeros(model.num_features) if "fill" in tensors else None,
-            transform=about.get("transform"),
-        )
-        network.load_state_dict(tensors)
-    except ConfigError as error:
-        raise ConfigError(f"{folder}: the trained model cannot be constructed: {error}") from error
+        saved = read_model_file(folder / "model.json")
+        check_named(folder, "--model", saved.factory and saved.factory.function, model)
+        shape, tensors = _shape(folder, saved), read_tensor_header(path)
+        # a perceptron is compared before its weights are allocated
+        with torch.device("meta") if isinstance(shape, Shape) else nullcontext():
+            check_tensors(path, tensors, _network(saved, shape, tensors).state_dict())
+        network = _network(saved, shape, tensors)
+        network.load_state_dict(load_file(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
-            f"{folder}: no trained model here ({Path(error.filename).name} is missing). Name the"
-            " --out of a `train` run."
+            f"{folder}: no trained model here ({Path(error.filename or path).name} is missing)."
+            " Name the --out of a `train` run."
         ) from None
-    # Each decoder has its own errors; all of them mean that the files cannot be used.
-    except Exception as error:
+    # safetensors and torch have errors of their own; all of them mean that the files cannot be used
+    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        if isinstance(error, StreamTrainError):
+            raise
         raise DataError(
-            f"{folder}: the trained model cannot be read ({type(error).__name__}: {error})."
+            f"{path}: the trained model cannot be read ({type(error).__name__}:"
+            f" {first_line(error)}). Restore its files."
         ) from error
     return network.eval()
 
 
-def _model(about: Json) -> Model:
-    if "factory" not in about:
-        return Shape(widths=tuple(about["widths"]), activation=about["activation"])
-    saved = about["factory"]
-    factory = load_factory(saved["function"], saved["num_features"])
-    if factory.sha256 != saved["sha256"]:
+def _shape(folder: Path, saved: SavedModel) -> Model:
+    factory = saved.factory
+    if factory is None:
+        assert saved.widths is not None
+        assert saved.activation is not None
+        return Shape(widths=saved.widths, activation=saved.activation)
+    try:
+        loaded = load_factory(factory.function, factory.num_features)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: the trained model cannot be constructed: {error}") from error
+    if loaded.sha256 != factory.sha256:
         warnings.warn(
-            f"the file of {factory.name} was changed since the model was trained; it may construct"
+            f"the file of {loaded.name} was changed since the model was trained; it may construct"
             " another model.",
-            stacklevel=4,
+            stacklevel=3,
         )
-    return replace(factory, seed=saved["seed"], trial=saved["trial"])
+    return replace(loaded, seed=factory.seed, trial=factory.trial)
+
+
+def _network(saved: SavedModel, shape: Model, tensors: Collection[str]) -> Network:
+    return Network(
+        shape,
+        Standardization.identity(shape.num_features + 1),
+        saved.features,
+        saved.target,
+        fill=np.zeros(shape.num_features) if "fill" in tensors else None,
+        transform=None if saved.transform is None else asdict(saved.transform),
+    )
 
 
 def predict_rows(network: Network, features: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.nulls import NullCounts
 from streamtrain.stream.quarantine import Quarantine
 from streamtrain.training.checkpoint import nest, unnest
-from streamtrain.training.checkpointing import PassState
+from streamtrain.training.checkpointing import PassState, refusing_damage
 from streamtrain.training.learner import Learner
 from streamtrain.types import Json, Receipt
 
@@ -86,6 +86,7 @@ class Position:
         }
         return document, arrays
 
+    @refusing_damage()
     def load_state(self, state: PassState) -> None:
         """Continue from a `state`. Raises DataError when it belongs to other learners."""
         document, arrays = state

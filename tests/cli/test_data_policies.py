@@ -209,7 +209,10 @@ def test_a_transform_from_file_to_predictions(command, tmp_path):
         command("train", data, "--dry-run", *flags, *QUICK).out.count("sum, difference, square → y")
         == 1
     )
-    assert command("predict", "m", data, "-o", "p.parquet").code == 0
+    refused = command("predict", "m", data, "-o", "p.parquet")
+    assert refused.code == 2
+    assert "if you trust it, name it too, --transform features_of_a_run:make" in refused.err
+    assert command("predict", "m", data, "-o", "p.parquet", *flags).code == 0
     predictions, y = (
         pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy(),
         pq.read_table(data)["y"].to_numpy(),
@@ -218,12 +221,13 @@ def test_a_transform_from_file_to_predictions(command, tmp_path):
     module.write_text(module.read_text() + "# changed\n")
     assert (
         "changed since the model was trained"
-        in command("predict", "m", data, "-o", "q.parquet").err
+        in command("predict", "m", data, "-o", "q.parquet", *flags).err
     )
     about = json.loads((tmp_path / "m" / "model.json").read_text())
     about["transform"]["function"] = "features_that_are_gone:make"
     (tmp_path / "m" / "model.json").write_text(json.dumps(about))
-    gone = command("predict", "m", data, "-o", "r.parquet")
+    gone_flags = ("--transform", "features_that_are_gone:make")
+    gone = command("predict", "m", data, "-o", "r.parquet", *gone_flags)
     assert gone.code == 2
     assert "no module 'features_that_are_gone'" in gone.err
     assert gone.err.count("\n") == 1

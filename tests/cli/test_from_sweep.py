@@ -75,10 +75,13 @@ def test_a_folder_that_recommends_nothing_is_refused(command, swept, tmp_path):
     path.write_text(json.dumps(swept))
     said = command("train", "--from", "a sweep")
     assert (said.code, "recommends no size. No size did better." in said.err) == (2, True)
-    for text in ("{", "[]", json.dumps(swept | {"verb": "train"})):
+    path.write_text(json.dumps(swept | {"verb": "train"}))
+    said = command("train", "--from", "a sweep")
+    assert (said.code, "the folder of a finished sweep" in said.err) == (2, True)
+    for text in ("{", "[]"):
         path.write_text(text)
         said = command("train", "--from", "a sweep")
-        assert (said.code, "the folder of a finished sweep" in said.err) == (2, True)
+        assert (said.code, "a sweep/summary.json: line 1: " in said.err) == (3, True)
     path.write_text('{"verb": "sweep", "cells": 1}')
     said = command("train", "--from", "a sweep")
     assert (said.code, "summary.json" in said.err) == (3, True)

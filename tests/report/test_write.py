@@ -13,7 +13,8 @@ import pytest
 from streamtrain.errors import DataError
 from streamtrain.report.axis import spread
 from streamtrain.report.chart_data import compact
-from streamtrain.report.write import read_records, write_report
+from streamtrain.report.run_files import read_records
+from streamtrain.report.write import write_report
 from tests.report.synthetic import make_records
 
 SCRIPTED = "<script>alert(1)</script>"

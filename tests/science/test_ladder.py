@@ -9,7 +9,7 @@ from data_gen import generate
 from streamtrain import api
 from streamtrain.config import make_config
 from streamtrain.records import LadderInfo, PassEnded
-from streamtrain.report.write import read_records
+from streamtrain.report.run_files import read_records
 from streamtrain.science.ladder import FACTORS, FIRST_ROWS, contest_target, next_rung, next_trial
 from streamtrain.science.run_log import Run, collect
 from tests.science.runs import add_curve, make_header

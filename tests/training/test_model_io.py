@@ -187,17 +187,23 @@ def test_a_model_of_a_factory_is_trained_saved_loaded_and_exported(
         "torch",
         "--model modules_to_export:Waves is for the torch engine",
     )
-    loaded = load_model(tmp_path / "run")
+    with pytest.raises(ConfigError, match="run: the model needs the function modules_to_export:W"):
+        load_model(tmp_path / "run")
+    with pytest.raises(ConfigError, match="was trained with modules_to_export:Waves"):
+        load_model(tmp_path / "run", model="modules_to_export:Looks")
+    named = "--model", "modules_to_export:Waves"
+    loaded = load_model(tmp_path / "run", model=named[1])
     constants = load_factory("modules_to_export:Waves", 4).for_trial(3, 0).module()
     assert torch.equal(loaded.layers.waves, constants.waves)
     assert torch.equal(loaded.layers.phases, constants.phases)
     x = raw(data)[:500]
     expected = loaded(torch.from_numpy(x)).detach().numpy()
-    assert command("export", "run").code == 0
+    assert command("export", "run").code == 2
+    assert command("export", "run", *named).code == 0
     np.testing.assert_allclose(
         run((tmp_path / "run" / "model.onnx").read_bytes(), x), expected, rtol=1e-4, atol=1e-2
     )
-    assert command("predict", "run", data, "-o", "p.parquet").code == 0
+    assert command("predict", "run", data, *named, "-o", "p.parquet").code == 0
     np.testing.assert_allclose(
         pq.read_table(tmp_path / "p.parquet")["prediction"].to_numpy()[:500],
         expected[:, 0],
@@ -206,7 +212,7 @@ def test_a_model_of_a_factory_is_trained_saved_loaded_and_exported(
     )
     (modules / "modules_to_export.py").write_text(MODULES + "\n# changed\n")
     with pytest.warns(UserWarning, match="changed since the model was trained"):
-        load_model(tmp_path / "run")
+        load_model(tmp_path / "run", model=named[1])
     monkeypatch.delitem(__import__("sys").modules, "modules_to_export")
     (modules / "modules_to_export.py").rename(modules / "elsewhere.py")
     try:
@@ -217,7 +223,7 @@ def test_a_model_of_a_factory_is_trained_saved_loaded_and_exported(
                 " there is no module"
             ),
         ):
-            load_model(tmp_path / "run")
+            load_model(tmp_path / "run", model=named[1])
     finally:
         (modules / "elsewhere.py").rename(modules / "modules_to_export.py")
         (modules / "modules_to_export.py").write_text(MODULES)
@@ -228,7 +234,7 @@ def test_what_cannot_be_exported_says_so(tmp_path, monkeypatch):
     network = Network(factory, Standardization.identity(3), ("a", "b"), "y")
     save_model(network, tmp_path)
     with pytest.raises(ConfigError, match="cannot be written as ONNX") as caught:
-        onnx_bytes(load_model(tmp_path))
+        onnx_bytes(load_model(tmp_path, model="modules_to_export:Looks"))
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(model_io.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs onnx and onnxscript, .*streamtrain\[onnx\]"):
