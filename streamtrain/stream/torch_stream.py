@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from streamtrain.config import TEXT_FLAGS, Config, flag_values, make_config
-from streamtrain.errors import ConfigError, DataError
+from streamtrain.errors import ConfigError, DataError, StreamTrainError
 from streamtrain.plan.plan import Plan, default_window_rows, make_plan
 from streamtrain.records import to_json
 from streamtrain.storage.dataset import open_shards
@@ -107,9 +107,8 @@ class Stream(IterableDataset[Minibatch]):
     def _open(self, window_rows: int | None = None) -> Source:
         """Open a source, with windows of `window_rows` rows where the config leaves them open."""
         holdout = self._config.data.holdout or 0
-        return with_imputed_values(
-            open_source(self._shards, self._config, holdout=holdout, window_rows=window_rows)
-        )
+        source = open_source(self._shards, self._config, holdout=holdout, window_rows=window_rows)
+        return with_imputed_values(source)
 
     def _use(self, source: Source) -> None:
         width = source.num_columns
@@ -186,9 +185,9 @@ class Stream(IterableDataset[Minibatch]):
         # of this epoch: where spans differ in size, another epoch has other windows
         plan = self._plan_of(source, state["epoch"])
         before, receipt = check_place(state, plan)
-        quarantine, saved_quarantine = source.quarantine, state.get("quarantine")
-        if quarantine is not None and saved_quarantine is not None:
-            quarantine.restore(saved_quarantine)
+        quarantine = source.quarantine
+        if quarantine is not None and state.get("quarantine") is not None:
+            quarantine.restore(state["quarantine"])
             if state["row"]:
                 quarantine.seal(plan.window(state["window"]).spans)
         if source is not self._source:
@@ -254,10 +253,9 @@ class Stream(IterableDataset[Minibatch]):
         carried: list[torch.Tensor] = []  # rows of a minibatch that crosses a window's edge
         self._check_newest(position)
         windows = position.plan.windows(window.index)
-        blocks = fetch(windows, position.source, self.budget, self._stats, self._pool)
-        position.blocks = blocks
+        position.blocks = fetch(windows, position.source, self.budget, self._stats, self._pool)
         try:
-            for block in blocks:
+            for block in position.blocks:
                 position.source.rounding.warn()
                 window = OpenWindow(block.index, delivered, len(block.rows), block.dropped)
                 delivered += block.receipt
@@ -292,8 +290,12 @@ class Stream(IterableDataset[Minibatch]):
                 position.at = OpenWindow(len(position.plan), delivered), 0
                 yield _split(torch.cat(carried))
                 self._check_newest(position)
+        except ValueError as error:  # "already executing": another thread is ending its reading
+            if not isinstance(error, StreamTrainError):
+                self._check_newest(position)
+            raise
         finally:
-            blocks.close()
+            position.close()
         if not delivered.count and delivered.dropped and self.num_rows:
             raise DataError(
                 f"{self.dataset.url}: every row has a bad value, so all were dropped. Leave columns"
