@@ -1,7 +1,6 @@
 """The position of an iterator of a Stream: what it has delivered of its epoch."""
 
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,7 +102,7 @@ class Position:
 
     def close(self) -> None:
         """End the reading for this position's iterator, and free what was read ahead."""
-        if self.blocks is None:
-            return
-        with suppress(ValueError):  # another thread is in it, and closes it when it is refused
+        # One that another thread is in is closed by it when it is refused. Closing it here
+        # would crash CPython 3.11, which looks into the frame of a running generator.
+        if self.blocks is not None and not self.blocks.gi_running:
             self.blocks.close()
