@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -104,5 +105,6 @@ class Position:
         """End the reading for this position's iterator, and free what was read ahead."""
         # One that another thread is in is closed by it when it is refused. Closing it here
         # would crash CPython 3.11, which looks into the frame of a running generator.
-        if self.blocks is not None and not self.blocks.gi_running:
-            self.blocks.close()
+        blocks: Any = self.blocks  # `Generator` lacks gi_running
+        if blocks is not None and not blocks.gi_running:
+            blocks.close()
