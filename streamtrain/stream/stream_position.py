@@ -1,8 +1,8 @@
 """The position of an iterator of a Stream: what it has delivered of its epoch."""
 
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +103,8 @@ class Position:
 
     def close(self) -> None:
         """End the reading for this position's iterator, and free what was read ahead."""
-        if self.blocks is None:
-            return
-        with suppress(ValueError):  # another thread is in it, and closes it when it is refused
-            self.blocks.close()
+        # One that another thread is in is closed by it when it is refused. Closing it here
+        # would crash CPython 3.11, which looks into the frame of a running generator.
+        blocks: Any = self.blocks  # `Generator` lacks gi_running
+        if blocks is not None and not blocks.gi_running:
+            blocks.close()
