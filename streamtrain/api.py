@@ -108,7 +108,6 @@ def _ignore_note(note: str) -> None:
     pass
 
 
-@usual_torch()
 def run_sweep(
     config: Config,
     out: Path,
@@ -140,6 +139,7 @@ def run_sweep(
         )
 
 
+@usual_torch()
 def sweep_into(
     run: RunDirectory,
     config: Config,
@@ -167,7 +167,6 @@ def sweep_into(
         return SweepResult(out=out, summary=summary)
 
 
-@usual_torch()
 def run_train(
     config: Config,
     out: Path,
@@ -190,6 +189,7 @@ def run_train(
         )
 
 
+@usual_torch()
 def train_into(
     run: RunDirectory,
     config: Config,

@@ -91,7 +91,7 @@ def check_place(state: Mapping[str, Any], plan: Plan) -> tuple[Receipt, Receipt]
     try:
         before, receipt = state["receipt_before_window"], state["receipt"]
         return Receipt.from_json(before), Receipt.from_json(receipt)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"the receipt of this state cannot be read ({type(error).__name__}: {error}). Pass what"
             " state_dict() returned."

@@ -19,6 +19,7 @@ from streamtrain.base.units import format_bytes
 from streamtrain.base.untrusted import read_document
 from streamtrain.errors import ConfigError, DataError, ResourceError, shown
 from streamtrain.records import parse
+from streamtrain.types import Datetime
 
 _MAX_JSON_BYTES = 1 << 26
 
@@ -76,6 +77,7 @@ class SavedModel:
     features: Annotated[tuple[_Name, ...], Field(min_length=1)]
     target: _Name
     transform: SavedTransform | None = None
+    datetime: Datetime | None = None
 
 
 def read_model_file(path: Path) -> SavedModel:

@@ -127,6 +127,7 @@ def _network(saved: SavedModel, shape: Model, tensors: Collection[str]) -> Netwo
         saved.target,
         fill=np.zeros(shape.num_features) if "fill" in tensors else None,
         transform=None if saved.transform is None else asdict(saved.transform),
+        datetime=saved.datetime,
     )
 
 

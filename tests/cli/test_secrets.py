@@ -157,7 +157,8 @@ FAILING = {
 @pytest.mark.parametrize("words", FAILING.values(), ids=FAILING)
 def test_no_failure_prints_a_secret(command, monkeypatch, tmp_path, words):
     words = [word.replace("LINK0", f"http://127.0.0.1:1/e.parquet?{QUERY}") for word in words]
-    monkeypatch.setattr("streamtrain.storage.remote.filesystem._REQUESTS_PER_READ", 1e4)
+    for module in ("filesystem", "store_options"):
+        monkeypatch.setattr(f"streamtrain.storage.remote.{module}.REQUESTS_PER_READ", 1e4)
     try:
         said = run(command, monkeypatch, *words, "--set", "fetch.timeout_seconds=1")
     except SystemExit:

@@ -90,7 +90,7 @@ def test_inspect_lists_what_is_left_out_and_why(command, tmp_path):
         ["y", "target", "double", "0", "1", "2", "1, 2"],
         ["town", "left out", "string", "0", "Bonn", "Ulm", "only numbers can be decoded"],
         ["day", "left out", "timestamp[ms]", "0", "1970-01-01 00:00:00", "1970-01-02 00:00:00",
-         "only numbers can be decoded"],
+         "it is a feature with --datetime epoch or --datetime parts"],
     ]  # fmt: skip
     assert "Next: streamtrain sweep in.parquet" in said.out
     document = json.loads(command("inspect", "in.parquet", "--json").out)

@@ -52,14 +52,14 @@ class KillAtCall:
     def __getattr__(self, name):
         return self._call if name == self._name else getattr(os, name)
 
-    def _call(self, *arguments):
+    def _call(self, *arguments, **names):
         self._left -= 1
         if self._after:
-            getattr(os, self._name)(*arguments)
+            getattr(os, self._name)(*arguments, **names)
         if self._left <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
         if not self._after:
-            getattr(os, self._name)(*arguments)
+            getattr(os, self._name)(*arguments, **names)
 
 
 def start(task: dict, out: Path, kill: KillAtCall | None = None) -> int:

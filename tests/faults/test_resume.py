@@ -28,7 +28,7 @@ from streamtrain.cli.main import run
 from streamtrain.errors import ConfigError, DataError, ResourceError
 from streamtrain.plan import plan
 from streamtrain.records import Evaluation, PassEnded, RunStarted
-from streamtrain.report.write import read_records
+from streamtrain.report.run_files import read_records
 from streamtrain.run.directory import RunDirectory
 from streamtrain.training import checkpointing
 from streamtrain.training import learner as learner_module

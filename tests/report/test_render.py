@@ -1,5 +1,7 @@
 """The drawing process, and the cache of the script that the page's charts need."""
 
+import tempfile
+
 import pytest
 
 from streamtrain.report import render
@@ -65,10 +67,13 @@ def test_each_kind_of_damage_is_noticed(tmp_path):
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    file = render._cache_file()
-    assert file is not None
-    render._keep_bundle(file, "script")
-    assert render._read_bundle(file) is None
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    private = render._cache_file()
+    assert private is not None
+    assert private.is_relative_to(tmp_path)
+    unwritable = tmp_path / "file" / "vega.js"
+    render._keep_bundle(unwritable, "script")
+    assert render._read_bundle(unwritable) is None
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
     home_file = render._cache_file()

@@ -11,7 +11,7 @@ from streamtrain.cli.main import run
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError, DataError, ResourceError, RunInUse
 from streamtrain.records import RunEnded, RunStarted
-from streamtrain.report.write import read_records
+from streamtrain.report.run_files import read_records
 from streamtrain.run import directory, open_run
 from streamtrain.run.directory import RunDirectory
 from tests.forked import run_together
