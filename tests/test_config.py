@@ -85,6 +85,11 @@ def test_the_defaults_are_a_config_and_its_dump_makes_the_same_one():
             id="budget",
         ),
         pytest.param(
+            {"sweep": {"budget": "12"}},
+            "f:3: sweep.budget: a budget of 12 is 12 rows, too few to compare sizes. Write 12s",
+            id="budget of a few rows",
+        ),
+        pytest.param(
             {"sweep": {"target_loss": 0.1, "target_rmse": 2.0}},
             "sweep: target_loss and target_rmse both set the target; give one",
             id="two targets",

@@ -101,6 +101,10 @@ def parse_fraction(value: Any) -> Any:
     return value
 
 
+#: A whole number below this is no budget in rows: seconds were meant.
+_FEWEST_ROWS = 1000
+
+
 def _budget(value: Any) -> Any:
     """Parse `60s` and `5m` as seconds, `100M` and whole numbers as rows.
 
@@ -110,7 +114,12 @@ def _budget(value: Any) -> Any:
         text = value.strip()
         if not text[:1].isdigit():
             raise ConfigError(f"{value!r} is not a budget. Write it like 60s, 5m or 100M rows.")
-        return parse_seconds(text) if text[-1:] in ("s", "m", "h") else parse_count(text)
+        value = parse_seconds(text) if text[-1:] in ("s", "m", "h") else parse_count(text)
+    if isinstance(value, int) and 0 < value < _FEWEST_ROWS:
+        raise ConfigError(
+            f"a budget of {value} is {value} rows, too few to compare sizes. Write {value}s for"
+            " seconds, or more rows."
+        )
     return value
 
 
