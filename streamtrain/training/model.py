@@ -40,6 +40,17 @@ _FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+class Linear(torch.nn.Linear):
+    """A layer whose weights are set after it is made.
+
+    Nothing is drawn for them, so that torch's global generator stays where it is. (Layers made on
+    the device `meta` draw nothing either, but to give them memory imports SymPy: half a second.)
+    """
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as the memory was."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """A perceptron: the widths of its layers, from features to output, and its activation.
@@ -75,14 +86,11 @@ class Shape:
         return self
 
     def module(self) -> torch.nn.Module:
-        """Return the layers as a plain module on the CPU, whose weights `load_flat` sets.
-
-        Nothing is drawn for them, so that torch's global generator stays where it is.
-        """
+        """Return the layers as a module on the default device, whose weights `load_flat` sets."""
         modules: list[torch.nn.Module] = []
         for inputs, outputs in self.layers:
-            linear = torch.nn.Linear(inputs, outputs, device="meta", dtype=torch.float32)
-            modules += [linear.to_empty(device="cpu"), ACTIVATIONS[self.activation]()]
+            linear = Linear(inputs, outputs, dtype=torch.float32)
+            modules += [linear, ACTIVATIONS[self.activation]()]
         return torch.nn.Sequential(*modules[:-1])
 
     def initial_parameters(self, seed: int, trial: int) -> np.ndarray:
