@@ -99,8 +99,10 @@ def fastest(sizes: Sequence[Contender], trial: int) -> float | None:
     # how much longer the neighbours take, in units of the fastest size's time
     left = math.expm1(min(before - time, _MOST_LOG))
     right = math.expm1(min(after - time, _MOST_LOG))
-    if left == right == 0:
+    longest = max(left, right)
+    if longest == 0:
         return math.log(size)
+    left, right = left / longest, right / longest  # only their ratio counts; tiny ones underflow
     # a·(low - size) + b·(1/low - 1/size) = left, and the same with `high` and `right`
     determinant = (low - size) * (1 / high - 1 / size) - (high - size) * (1 / low - 1 / size)
     a = (left * (1 / high - 1 / size) - right * (1 / low - 1 / size)) / determinant

@@ -47,6 +47,12 @@ def test_it_is_nearer_to_the_fastest_size_than_to_any_other(times, data):
         assert low - 1e-9 <= found <= high + 1e-9
 
 
+def test_neighbours_that_are_slower_by_the_last_digit_give_a_size():
+    times = {16: 5e-324, 64: 0.0, 256: 5e-324}
+    sizes = [Contender(batch_size=size, log_seconds={0: time}) for size, time in times.items()]
+    assert math.exp(fastest(sizes, 0)) == pytest.approx(64)
+
+
 def test_a_neighbour_that_missed_the_target_counts_with_its_bound():
     sizes = [
         Contender(batch_size=16, log_seconds={0: 1.0}),
