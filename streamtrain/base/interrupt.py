@@ -146,7 +146,7 @@ class Interrupt:
 
 
 def _ends_process(number: int, handler: Any) -> bool:
-    """Whether a signal with this handler asks the process to end.
+    """Return whether a signal with this handler asks the process to end.
 
     None is a handler that was not installed from Python, which could not be restored. A program
     may use SIGHUP or SIGUSR1 for something else, so its own handlers of notices stay.

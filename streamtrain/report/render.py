@@ -113,7 +113,7 @@ class Drawing:
         return Drawn(pictures=pictures, bundle=bundle)
 
     def _have_ended(self) -> bool:
-        """Whether a process has ended, or may end at any moment."""
+        """Return whether a process has ended, or may end at any moment."""
         waited = time.monotonic() - self._started
         ended = any(child.poll() is not None for child in self._children)
         return self._failure is None and (ended or waited > IDLE_SECONDS / 2)
