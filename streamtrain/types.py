@@ -67,7 +67,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How tables are read; None: found out from the file, and dates are no columns.
+    """How tables are read. None: detected from the file; dates are left out.
 
     Attributes:
         delimiter: What separates fields: one character, or a space for any run of spaces.
@@ -77,7 +77,7 @@ class Reading:
         encoding: A codec of Python, such as `latin-1`.
         datetime: What dates and times become (storage/datetime_values.py).
 
-    All but `datetime` are of text files.
+    All but `datetime` apply to text files only.
     """
 
     delimiter: str | None = None
@@ -93,7 +93,7 @@ AS_FOUND = Reading()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """How to access remote files, of which local files need nothing, and how to read tables.
+    """How to access remote files, and how to read tables, local ones too.
 
     Attributes:
         options: (name, value) pairs under fsspec's names; some are secrets.

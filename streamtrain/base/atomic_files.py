@@ -18,7 +18,7 @@ from pathlib import Path
 
 from streamtrain.errors import DataError, shown
 
-#: `.NAME.ID.tmp`: ID is 16 random hex digits; before, it was the number of the process.
+#: `.NAME.ID.tmp`: ID is 16 random hex digits; older versions used the process id.
 _TEMPORARY = re.compile(r"\..+\.(?:[0-9a-f]{16}|\d+)\.tmp", re.DOTALL)
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

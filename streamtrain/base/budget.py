@@ -115,7 +115,7 @@ def make_budget(
 
 
 def default_limit_bytes(proc: Path = PROC) -> int:
-    """Return a quarter of the memory available now, as `available_bytes` has it."""
+    """Return a quarter of `available_bytes`, at least 1."""
     return max(available_bytes(proc) // 4, 1)
 
 

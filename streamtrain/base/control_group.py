@@ -30,7 +30,7 @@ _MEMORY = {
 
 
 def memory_left(proc: Path = PROC) -> int | None:
-    """Return the bytes that may yet be used before a limit is met; None without a limit.
+    """Return the bytes that can still be used before a limit is reached; None without a limit.
 
     A group counts cached file pages as used until something else needs the memory, so a process
     that streams files finds its group full. Pages that the kernel frees count as unused here.
@@ -47,7 +47,7 @@ def memory_left(proc: Path = PROC) -> int | None:
 
 
 def cpu_quota(proc: Path = PROC) -> float | None:
-    """Return how many cores' time the process may use; None without a quota."""
+    """Return the quota of processor time, in cores; None without a quota."""
     quotas: list[float] = []
     for version, group in _groups("cpu", proc):
         if version == 2:
@@ -93,8 +93,8 @@ def _mounts(lines: list[str], version: int, controller: str) -> Iterator[tuple[s
 def _upwards(path: str, root: str, top: Path) -> Iterator[Path]:
     """Yield the folder of a group and its parents, up to the mount point.
 
-    In a container the path may be one outside of what is mounted; then the mount point is the
-    process's own group.
+    In a container the path may lie outside of the mount; then the mount point is the process's own
+    group.
     """
     inside = Path(path).is_relative_to(root) and ".." not in Path(path).parts
     folder = top / Path(path).relative_to(root) if inside else top

@@ -8,18 +8,18 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
-#: What a person or a scheduler sends to end a process; the second one ends it at once.
+#: What a person or a scheduler sends to end a process. A second one ends it at once.
 _REQUESTS = frozenset({signal.SIGINT, signal.SIGTERM})
 
-#: What comes when a terminal closes, or before a time limit (SIGUSR1 or SIGXCPU from SLURM, as its
-#: user asks; SIGXCPU from the kernel every second). It may come again, which changes nothing.
+#: Sent when a terminal closes (SIGHUP) or before a time limit (SIGUSR1 or SIGXCPU from SLURM, as
+#: its user asks; SIGXCPU from the kernel every second). Repeated ones change nothing.
 _NOTICES = frozenset({signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU})
 
 SIGNALS = _REQUESTS | _NOTICES
 
 
 class Terminated(BaseException):
-    """A signal other than Ctrl-C, as an exception, so that what is open is closed on the way out.
+    """A signal other than SIGINT, as an exception, so that files and processes are closed.
 
     `number` is that of the signal.
     """
@@ -31,7 +31,7 @@ class Terminated(BaseException):
 
 def terminate(number: int, frame: FrameType | None) -> NoReturn:
     """Raise Terminated; a signal handler."""
-    # a notice may come again, and must not disturb the way out
+    # a notice may come again, and must not interrupt the clean-up
     if number in _NOTICES:
         signal.signal(number, signal.SIG_IGN)
     raise Terminated(number)
@@ -146,7 +146,7 @@ class Interrupt:
 
 
 def _ends_process(number: int, handler: Any) -> bool:
-    """Whether a signal with this handler asks the process to end.
+    """Return whether a signal with this handler asks the process to end.
 
     None is a handler that was not installed from Python, which could not be restored. A program
     may use SIGHUP or SIGUSR1 for something else, so its own handlers of notices stay.

@@ -16,19 +16,19 @@ HIDDEN = "***"
 #: The storage options whose values may be shown.
 SHOWN_OPTIONS = ("endpoint_url", "region", "anon")
 
-#: Characters of the shortest secret that is hidden in texts. Shorter ones protect nothing, and to
-#: hide them would hide parts of ordinary words.
+#: Characters of the shortest secret that is hidden in texts. Shorter ones protect nothing, and
+#: hiding them would garble ordinary words.
 _SHORTEST_SECRET = 4
 
-#: A shorter one is hidden only as a whole word; of the values in a query, only such long ones or
-#: those of a name that says so.
+#: Shorter secrets are hidden only as whole words. A value in a query is a secret if it is at least
+#: this long, or if its name says so.
 _LONG_SECRET = 16
 _SECRET_NAME = re.compile(
     r"(?:sig|signature|secret|token|key|password|pwd|credential|auth\w*|sas\w*)$", re.IGNORECASE
 )
 
 _URL = re.compile(r"[a-zA-Z][\w+.-]*://[^\s'\"<>`]+")
-#: A query in a URL that may have a `?` of a glob too.
+#: A query in a URL that may also have the `?` of a glob.
 _QUERY = re.compile(r"\?[\w.~%+-]+=", re.ASCII)
 
 #: A storage option in a word of a command, and a name of an environment variable of one.
@@ -62,7 +62,7 @@ class Secrets:
 
     @staticmethod
     def of_command(words: Iterable[str], environment: Mapping[str, str]) -> "Secrets":
-        """Return what may be secret in a command that is not parsed, or cannot be."""
+        """Return the likely secrets of a command that is not parsed yet, or cannot be."""
         options: list[tuple[str, str]] = []
         urls: list[str] = []
         previous = ""
@@ -117,7 +117,7 @@ NO_SECRETS = Secrets()
 
 @contextmanager
 def hiding_in_errors(secrets: Secrets) -> Iterator[None]:
-    """Hide secrets in the message of an exception, and of those that caused it."""
+    """Hide secrets in the message of an exception and of its causes."""
     try:
         yield
     except Exception as error:
@@ -147,7 +147,7 @@ def redact_options(options: Mapping[str, str]) -> dict[str, str]:
 def redact_url(url: str) -> str:
     """Return a URL without its user, password and query; a local path is unchanged.
 
-    Elsewhere than in an http(s) URL, a `?` may also be of a glob.
+    Outside of http(s) URLs, a `?` may belong to a glob.
 
     >>> urls = "https://me:pw@host/a.parquet?sig=abc", "s3://b/day-?.parquet", "a@b/c?d"
     >>> tuple(map(redact_url, urls))

@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 
 from streamtrain.errors import DataError, first_line, shown
 
-#: No document of a run has more levels.
+#: The deepest nesting that is accepted; no document of a run has more levels.
 _MOST_LEVELS = 64
 
-#: Numbers that int64 or float64 may not hold, and escapes that may be half a character.
+#: Numbers that int64 or float64 may not hold, and escapes that may be a lone surrogate.
 _TO_CHECK = re.compile(r"\d{19}|[eE]\+?\d{3}|\\u[dD]")
 
 _INT64 = 2**63
@@ -23,7 +23,8 @@ _INT64 = 2**63
 def read_regular(path: Path, *, limit_bytes: int) -> bytes:
     """Return the content of a file.
 
-    Raises OSError, and DataError for what is no file (a pipe would be waited for) or too large.
+    Raises OSError, and DataError for a file that is too large, and for anything but a regular file
+    (reading a pipe would block).
     """
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -65,9 +66,9 @@ def read_document(path: Path, *, limit_bytes: int) -> dict[str, Any]:
 
 
 def parse_json(content: bytes | str) -> Any:
-    r"""Parse JSON as its standard has it, with numbers that fit 64 bits.
+    r"""Parse standard JSON whose numbers fit 64 bits.
 
-    Raises ValueError with the cause: NaN, infinity, deep nesting, half a character.
+    Raises ValueError for NaN, infinity, larger numbers, deep nesting and lone surrogates.
 
     >>> parse_json('{"a": [1, 2.5]}')
     {'a': [1, 2.5]}
@@ -92,7 +93,7 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def _check(value: Any) -> None:
-    """Raise ValueError for deep nesting, and for text that is no Unicode."""
+    """Raise ValueError for deep nesting, and for text that is not valid Unicode."""
     level = [value]
     for _ in range(_MOST_LEVELS):
         below: list[Any] = []

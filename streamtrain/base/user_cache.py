@@ -38,7 +38,7 @@ def _home_cache() -> Path | None:
 
 
 def _can_be_written(folder: Path) -> bool:
-    """Whether the folder is writable, or can be made in the nearest one that exists."""
+    """Return whether the folder is writable, or can be made in the nearest one that exists."""
     for parent in (folder, *folder.parents):
         if os.path.lexists(parent):
             return parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)

@@ -12,7 +12,7 @@ def refuse_other_encodings(name: str | os.PathLike[str]) -> None:
 
 
 def is_utf8(name: str | os.PathLike[str]) -> bool:
-    """Whether a path is UTF-8; Python keeps other bytes as lone surrogates."""
+    """Return whether a path is UTF-8; Python keeps other bytes as lone surrogates."""
     try:
         os.fspath(name).encode()
     except UnicodeEncodeError:

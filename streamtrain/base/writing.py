@@ -1,4 +1,4 @@
-"""What a failed write says: the path, the cause and the next move."""
+"""Errors of failed writes that name the path, the cause and the next step."""
 
 import os
 from collections.abc import Iterator

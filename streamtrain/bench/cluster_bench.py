@@ -49,9 +49,9 @@ def simulate(
     """Run one epoch of local SGD, over `rows` rows and over fractions `sizes` of them.
 
     Returns the driver's seconds, bytes and messages per scale, and the shards that workers open.
-    `growth` is the slope of the
-    logarithm of each against the logarithm of the spans, between the two largest scales; 1 is
-    linear. Raises CheckFailed when a window was trained on twice or not at all.
+    `growth` is the slope of the logarithm of each against the logarithm of the spans, between the
+    two largest scales; 1 is linear. Raises CheckFailed when a window was trained on twice or not at
+    all.
     """
     scales = [
         _run_scale(round(rows * size), workers, habits, seed, shard_rows) for size in sorted(sizes)

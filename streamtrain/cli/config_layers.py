@@ -64,7 +64,8 @@ def file_layer(path: str | None) -> Layer:
 def kept_layer(path: str | None) -> Layer:
     """Return the keys of the `config.resolved.yaml` of a run, checked.
 
-    Raises DataError, which names the line, because nobody edits this file: it is damaged.
+    Raises DataError with the line rather than ConfigError: nobody edits this file, so it is
+    damaged.
     """
     try:
         layer = file_layer(path)
@@ -88,8 +89,8 @@ _CODE = (
 def refuse_code(kept: Layer, given: Layer) -> None:
     """Refuse code that only the files of a run name, since the run may be from somebody else.
 
-    `kept`: what these files say. `given`: what the user says in flags, variables and own files. To
-    name a key there is to decide it. Raises ConfigError that says how to.
+    `kept`: what these files say. `given`: what the user says in flags, variables and own files. A
+    key that is set there is accepted. Raises ConfigError with the flag to give.
     """
     for key in _CODE:
         setting = kept.get(key)

@@ -198,7 +198,7 @@ def seconds_left(marks: Sequence[tuple[float, float]], last_row: float) -> float
     """Return the seconds until `last_row`, from the (rows, seconds) at each evaluation so far.
 
     There are two evaluations per doubling of the rows, so they take most of the time at first, and
-    little of it later. The last two doublings tell what a row takes and what an evaluation takes.
+    little of it later. The last two doublings give the seconds per row and per evaluation.
 
     >>> marks = [(2**n, 3.0 * 2**n + 5.0 * 2 * n) for n in (4.0, 4.5, 5.0, 5.5, 6.0)]
     >>> seconds_left(marks, 256), 3.0 * (256 - 64) + 5.0 * 4

@@ -25,7 +25,7 @@ from streamtrain.base.writing import naming_path
 _RED, _YELLOW = "31", "33"
 
 
-#: What the command that runs hides in everything it writes.
+#: The secrets that the running command hides in everything it writes.
 _HIDDEN: ContextVar[list[Secrets] | None] = ContextVar("hidden", default=None)
 
 
@@ -110,7 +110,7 @@ class _Terminal(io.FileIO):
 def outlive_terminal(stream: TextIO) -> TextIO:
     """Return a stream whose terminal may be closed during a run; any other stream as it is.
 
-    The run is then told by SIGHUP, and saves; it must not fail before because a line of progress
+    SIGHUP then makes the run save and end. It must not fail before that, because a line of progress
     cannot be shown.
     """
     if not isinstance(stream, io.TextIOWrapper) or not stream.isatty():

@@ -1,9 +1,9 @@
 """A Dask cluster on this machine, for `--workers N`.
 
-Any user of this machine can reach a port on loopback, and whoever is let in by a Dask scheduler can
-run code as its owner. So the processes talk by TLS, with a key that is made for this cluster, stays
-in memory, and is asked of both sides. Dask's dashboard has no such lock, and is left out unless the
-config asks for it.
+Any user of this machine can reach a port on loopback, and whoever connects to a Dask scheduler can
+run code as its owner. So the processes use TLS in both directions, with a key that is made for this
+cluster and stays in memory. Dask's dashboard has no authentication, so it is off unless the config
+asks for it.
 """
 
 import ast
@@ -35,9 +35,8 @@ _SETTINGS = {
     "distributed.worker.http.routes": [],
 }
 
-#: Dask looks this long after a worker's death whether it is back, and otherwise gives it up for
-#: good, also when it died again in the meantime or is still starting on a busy machine. A nanny
-#: restarts it in any case.
+#: How long Dask waits for a dead worker to come back. After that Dask removes it for good, also
+#: when it has died again or is still starting on a busy machine. Its nanny restarts it in any case.
 _GIVE_UP_AFTER = {"distributed.deploy.lost-worker-timeout": "365 days"}
 
 #: A worker that has not ended by itself within this time is killed.
@@ -59,7 +58,8 @@ _GUARD_NAMES = {"__name__", "parent_process", "current_process"}
 def local_cluster(workers: int, *, dashboard: bool, distributed: Any) -> Iterator[Any]:
     """Start `workers` worker processes on loopback, which share the cores.
 
-    Raises ConfigError when the caller's script would start them again in each of them.
+    Raises ConfigError when each worker would run the caller's script and start workers again, and
+    when the package cryptography is missing.
     """
     import dask
 
@@ -116,10 +116,10 @@ def _workers_ignore_ctrl_c() -> Iterator[None]:
     """Leave Ctrl-C, which a terminal sends to all processes, to the driver.
 
     Threads and processes inherit the signals that are blocked: so do Dask's event loop, which is
-    started inside, and all workers that it starts and restarts. A Ctrl-C of meanwhile comes at the
-    end.
+    started inside, and all workers that it starts and restarts. A Ctrl-C in the meantime is
+    delivered at the end.
     """
-    # It would unblock the signal when it is started later, before the first worker.
+    # Started later, before the first worker, the tracker would unblock the signal.
     multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

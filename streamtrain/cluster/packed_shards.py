@@ -1,8 +1,8 @@
-"""The shards of a data set as the driver describes them, packed for the way to workers.
+"""The shards of a data set as the driver describes them, packed to be sent to workers.
 
-A worker that has them opens no footer of its own: it opens one, and compares its hash, when it
-first reads that shard. Otherwise 100 workers would send 10 million requests for the footers of
-100,000 shards before the first row.
+With them a worker opens no footers at the start. It opens one, and compares its hash, when it first
+reads that shard. Otherwise 100 workers would send 10 million requests for the footers of 100,000
+shards before the first row.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from streamtrain.types import Column, Dataset, Storage
 class PackedShards:
     """Descriptions of shards: compressed, with their hash. 100,000 take 3 MB.
 
-    `content` has the secrets of the storage options, and is therefore not shown.
+    `content` includes the secrets of the storage options, so `repr` leaves it out.
     """
 
     content: bytes = field(repr=False)
@@ -51,7 +51,7 @@ class PackedShards:
 
     @property
     def nbytes(self) -> int:
-        """The bytes that travel."""
+        """The bytes that are sent."""
         return len(self.content)
 
     def open(self, features: tuple[str, ...] | None, target: str | None) -> Dataset:

@@ -1,6 +1,6 @@
 """What a worker needs to open the same run independently and to compute the same numbers.
 
-Rows never travel: a worker reads the shards it trains on, as the driver described them. What the
+Rows are never sent: a worker reads the shards it trains on, as the driver described them. What the
 driver measured (standardisation, imputed values, evaluation rows) is sent verbatim, so that results
 do not depend on the worker's CPU.
 """

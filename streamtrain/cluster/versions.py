@@ -31,7 +31,7 @@ def versions() -> Json:
 
 
 async def import_ahead(module: str) -> None:
-    """Import on a worker what its first task needs, while the driver still prepares the run.
+    """Import on a worker what its first task needs, while the driver prepares the run.
 
     PyTorch and Numba take seconds, in which the worker's event loop must answer: hence a thread.
     The first task reports what cannot be imported.

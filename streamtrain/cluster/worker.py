@@ -123,7 +123,7 @@ def raise_if_other_data(dataset: Dataset, error: DataError) -> None:
     shard = max(named, key=lambda shard: len(shard.url))
     try:
         is_same = describe_shard(shard.url, shard.storage).source == shard.source
-    except DataError as why:  # missing or damaged; of a store that fails nothing is known
+    except DataError as why:  # missing or damaged; a failing store says nothing about its file
         is_same = isinstance(why, StoreError)
     if is_same:
         return

@@ -101,7 +101,7 @@ def parse_fraction(value: Any) -> Any:
     return value
 
 
-#: A whole number below this is no budget in rows: seconds were meant.
+#: A whole number below this is not a budget in rows: seconds were meant.
 _FEWEST_ROWS = 1000
 
 

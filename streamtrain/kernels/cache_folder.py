@@ -18,7 +18,7 @@ from streamtrain.base.units import format_bytes
 from streamtrain.base.user_cache import user_cache
 from streamtrain.errors import ResourceError
 
-#: The kernels of one width of data are 3 MiB.
+#: Space that must be free: the kernels for one number of columns take 3 MiB.
 SPACE_BYTES = 8 << 20
 
 
@@ -55,7 +55,7 @@ def _make_folder() -> str:
 
 
 def _with_space(folder: str) -> str:
-    """Return the folder; raise ResourceError where the kernels would fill it, and fail."""
+    """Return the folder; raise ResourceError if less than `SPACE_BYTES` is free there."""
     free = shutil.disk_usage(folder).free
     if free < SPACE_BYTES:
         with suppress(OSError):

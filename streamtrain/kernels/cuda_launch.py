@@ -10,7 +10,7 @@ from numba import cuda, types
 
 from streamtrain.kernels.cuda_source import SIMULATED
 
-#: Shared memory that a block may have without asking.
+#: Dynamic shared memory that a block may use without `_allow_shared`.
 _PLAIN_SHARED_BYTES = 48 * 1024
 
 _LOCK = Lock()
@@ -27,8 +27,8 @@ def configure(
     """Return the kernel configured for a launch: call it with the kernel's arguments.
 
     `stream` is the handle of a CUDA stream, 0 the default one. Numba's warning about few blocks is
-    silenced: small minibatches and few replicas are meant. Thread-safe as long as nothing else
-    changes the filters of warnings, which belong to the process.
+    silenced: small minibatches and few replicas are intended. Thread-safe as long as nothing else
+    changes the process's warning filters.
     """
     with _LOCK, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Grid size")
@@ -36,9 +36,11 @@ def configure(
 
 
 def ready(function: Callable, arguments: tuple[Any, ...], shared_bytes: int) -> Any:
-    """Return a kernel compiled for the current device, with so much dynamic shared memory allowed.
+    """Return a kernel compiled for the current device.
 
-    `arguments` are Numba's types. In the simulator nothing is compiled.
+    `arguments` are Numba's types; `shared_bytes` is the dynamic shared memory that a launch may
+    use. In the simulator nothing is compiled. Raises what Numba and its compilers raise, and
+    RuntimeError when the driver refuses the memory.
     """
     if SIMULATED:
         return cuda.jit(function)

@@ -1,4 +1,4 @@
-"""Change every text of a record or of another dataclass, whatever it is nested in."""
+"""Change every text of a record or another dataclass, however deeply it is nested."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass, replace
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 def map_texts(value: T, change: Callable[[str], str], *, keys: bool = False) -> T:
-    """Return a copy with each text changed but those that are one of a few words.
+    """Return a copy with each text changed, except in fields that are a `Literal`.
 
-    `value`: a dataclass, or what JSON can hold. `keys`: those of mappings are changed too. What has
-    no text is returned itself.
+    `value`: a dataclass, or what JSON can hold. `keys`: those of mappings are changed too. A value
+    without texts is returned as it is.
     """
     return cast("T", _mapped(value, change, keys))
 

@@ -34,14 +34,14 @@ _TRY_ROWS = 2**17
 
 
 class _Cost(NamedTuple):
-    """What one row takes: seconds of the clock, and of all threads together."""
+    """The cost of one row: seconds by the clock, and processor seconds of all threads."""
 
     seconds: float
     core_seconds: float
 
 
 class _Times(NamedTuple):
-    """Three times of `plan_run`."""
+    """The times that `plan_run` returns."""
 
     seconds: float
     reading_seconds: float
@@ -212,7 +212,7 @@ def _try_learners(
 ) -> tuple[dict[int, _Cost], _Cost]:
     """Return the cost of a learner's steps by batch size, with all its rates, and of evaluating.
 
-    Steps are taken on rows of noise, and on as many threads as the run has.
+    Steps are taken on random rows, on as many threads as the run has.
     """
     shape = (_TRY_ROWS, prepared.source.num_columns)
     rows = np.random.default_rng(0).standard_normal(shape).astype(np.float32)

@@ -33,10 +33,10 @@ from streamtrain.errors import ResourceError
 #: What the bundle does besides defining Vega, Vega-Lite and Vega-Embed.
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
-#: Each has 80 MiB when its engine is loaded.
+#: Each takes 80 MiB when its engine is loaded.
 MOST_PROCESSES = 2
 
-#: A process that has not been asked for this long ends.
+#: A process ends after this long without a request.
 IDLE_SECONDS = 120.0
 
 #: A chart without data: drawing it loads the engine and compiles Vega.
@@ -55,8 +55,8 @@ class Drawing:
     """Processes that draw the charts of one report. Needs neither a browser nor the network.
 
     Use it as a context manager: its processes have ended when the block is left. They load their
-    engine at once, so enter it early. What waits in vain ends after `IDLE_SECONDS`, because a run
-    may take days, and is started again.
+    engine at once, so enter it early. A process without a request ends after `IDLE_SECONDS`,
+    because a run may take days, and is started again when it is needed.
     """
 
     def __init__(self) -> None:
@@ -113,13 +113,13 @@ class Drawing:
         return Drawn(pictures=pictures, bundle=bundle)
 
     def _have_ended(self) -> bool:
-        """Whether a process has ended, or may end at any moment."""
+        """Return whether a process has ended, or may end at any moment."""
         waited = time.monotonic() - self._started
         ended = any(child.poll() is not None for child in self._children)
         return self._failure is None and (ended or waited > IDLE_SECONDS / 2)
 
     def _ask(self, request: Mapping[str, Any]) -> Any:
-        """Deal the charts of a request to the processes, and return their answers as one."""
+        """Split the charts of a request among the processes, and return one answer."""
         if self._failure is not None:
             raise ResourceError(
                 f"the charts could not be drawn ({self._failure}). Run streamtrain report where"

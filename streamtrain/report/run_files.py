@@ -1,6 +1,6 @@
 """Read the files of a run, which may be damaged or from somebody else: its log and its summary.
 
-What is wrong with them is a DataError with the file, the line and the cause, whatever it is.
+Every fault in them is a DataError with the file, the line and the cause.
 """
 
 from collections.abc import Iterator, Sequence
@@ -81,8 +81,8 @@ def kept_summary(out: Path) -> Json:
 def naming_damage(*files: Path) -> Iterator[None]:
     """Turn what goes wrong with the numbers in these files into a DataError that names them.
 
-    Of a log, the line is named from which on its records cannot be used. That every field has its
-    type is checked before, so nothing but their sense is at fault here.
+    In a log, it names the first line that makes the records unusable. The types of all fields were
+    checked before, so only their values can be at fault here.
     """
     try:
         yield

@@ -52,10 +52,10 @@ _EXACT = ("python", "cpu", "streamtrain", "torch", "numpy", "numba")
 EVENTS = "events.jsonl"
 CHECKPOINTS = "checkpoints"
 
-#: The folders within a run's.
+#: Subfolders of a run.
 _FOLDERS = (CHECKPOINTS, "best", "charts", "tensorboard")
 
-#: The bytes of the first line of a log at most.
+#: The most bytes of the first line of a log.
 MOST_FIRST_LINE = 1 << 26
 
 #: How the first line of every log starts.
@@ -205,7 +205,7 @@ class RunDirectory:
         with refusing_damage():
             self.records[:] = (parse_record(parse_json(line)) for line in kept.splitlines())
         self._remove_temporaries()
-        (self.out / "summary.json").unlink(missing_ok=True)  # a report so far; see `finished`
+        (self.out / "summary.json").unlink(missing_ok=True)  # an interim report; see `finished`
         if self.on_record is not None:
             with refusing_damage():
                 for record in self.records:

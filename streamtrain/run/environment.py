@@ -1,4 +1,4 @@
-"""The machine and the versions of libraries that a run is made with."""
+"""The machine and the versions of libraries that a run uses."""
 
 import platform
 import sys

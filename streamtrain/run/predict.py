@@ -72,8 +72,8 @@ def predict(
 
     A row in which a feature is null, NaN or infinite is refused (`error`) or left out (`drop`); a
     model that was trained with `impute` fills it. `storage_options`: the options of the object
-    store with the data; `reading`: how tables are read, but what dates and times become is known
-    from the model. The target column need not exist.
+    store with the data; `reading`: how tables are read; what dates and times become is taken from
+    the model. The target column need not exist.
 
     Raises ConfigError when a function is not named or cannot be imported, when `out` exists, or
     when its name is not the name of a Parquet file; DataError for the model and the data.

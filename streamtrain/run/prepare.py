@@ -19,7 +19,7 @@ from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.plan import Plan, make_plan
 from streamtrain.records import Baseline, UntilFlat
-from streamtrain.run.row_order import order_of
+from streamtrain.run.row_order import survey_variation
 from streamtrain.science.span_variation import is_unlike, unlike_text
 from streamtrain.storage.data_fingerprint import file_stamps
 from streamtrain.storage.dataset import open_shards
@@ -276,7 +276,7 @@ def prepare(
         )
     target_scale = float(survey.standard().scale[-1])
     reference = baselines(survey, rows if len(rows) else None, dataset.columns)
-    variation = order_of(source, survey)
+    variation = survey_variation(source, survey)
     if variation is not None and is_unlike(variation):
         warnings.warn(
             f"{unlike_text(variation)} Shuffle them once: streamtrain ingest --shuffle"

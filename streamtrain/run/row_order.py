@@ -1,4 +1,4 @@
-"""Whether rows are in an order that windows do not mix, from a few spans of the data set."""
+"""Read a few spans to find rows that are in an order that windows do not mix."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from streamtrain.stream.source import Source
 from streamtrain.stream.survey import Survey, take_survey
 from streamtrain.types import Dataset
 
-#: Spans that are read, and values: two seconds on one core at most.
+#: The most spans and values that are read: two seconds on one core.
 _SPANS, _MOST_VALUES = 8, 1 << 26
 _SPAN_ROWS = 262_144
 
@@ -23,7 +23,7 @@ def row_order(dataset: Dataset, *, window_rows: int | None = None) -> SpanVariat
 
     None where the answer would not matter or would cost much, and nothing is read: one window holds
     all rows, row groups are larger than windows, rows are wide, or an object store has them. None
-    also where a span cannot be read: a run says why. `window_rows`: as `order.window_rows`.
+    also where a span cannot be read: a run reports why. `window_rows`: as `order.window_rows`.
     """
     order = {"window_rows": window_rows, "span_rows": _SPAN_ROWS}
     config = make_config({"data": {"on_null": "drop"}, "order": order})
@@ -39,12 +39,14 @@ def row_order(dataset: Dataset, *, window_rows: int | None = None) -> SpanVariat
     ):
         return None
     try:
-        return order_of(source, take_survey(replace(source, holdout=Holdout(spread=chosen))))
+        return survey_variation(
+            source, take_survey(replace(source, holdout=Holdout(spread=chosen)))
+        )
     except DataError:
         return None
 
 
-def order_of(source: Source, survey: Survey) -> SpanVariation | None:
+def survey_variation(source: Source, survey: Survey) -> SpanVariation | None:
     """Return how unlike the spans of a survey are; None with too few of them."""
     moments, spans = survey.spans, len(source.spans)
     if moments is None:

@@ -326,8 +326,8 @@ def _around(lr: float, ratio: float) -> tuple[float, ...]:
 def _trial_rows(run: Run, target: float) -> int:
     """The rows of a trial: four times what the fastest size needed, at most the last rung's.
 
-    But at least one minibatch of the largest size, which could take no step otherwise. Sizes that
-    miss the target within these rows are slower, with a bound.
+    There is at least one minibatch of the largest size, which could take no step otherwise. Sizes
+    that miss the target within these rows are slower, with a bound.
     """
     rung = _last_rung(run)
     rows = rung_rows(run, rung.trial)

@@ -109,9 +109,9 @@ def _add(facts: dict[str, Any], statistics: pq.Statistics) -> None:
 
 
 def extremes(statistics: pq.Statistics) -> tuple[Any, Any]:
-    """Return the extremes of a column chunk: None where they are unknown, or no date of Python.
+    """Return the extremes of a column chunk; None where unknown, or where Python has no such date.
 
-    Times with nanoseconds, which Python has none for, are NumPy's.
+    Times in nanoseconds are NumPy's, because Python's have microseconds.
     """
     if not statistics.has_min_max:
         return None, None

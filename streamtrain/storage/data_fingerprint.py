@@ -1,4 +1,4 @@
-"""What a run, a stream or a worker compares to know that it reads the data that it read before."""
+"""Fingerprints by which a run, a stream or a worker checks that the data are those of before."""
 
 import hashlib
 import json

@@ -329,7 +329,7 @@ def _describe_urls(urls: Sequence[str], storage: Storage) -> list[Described]:
 def _describe_all(
     items: Sequence[Item], describe: Callable[[Item], Shard], *, remote: bool
 ) -> list[Described]:
-    """Describe shards, several at once; a remote one again before it counts as bad.
+    """Describe shards, several at once. A remote one is read twice before it counts as bad.
 
     After a StoreError no further shard is requested from the store, and the error is raised.
     """

@@ -1,7 +1,7 @@
 """Dates and times as numbers: seconds since 1970, or hour, weekday and day of the year.
 
-Seconds are of UTC, also where a column has no time zone; parts are of the clock of the column's
-zone. Both are computed from integers, so seconds are exact to half a step of float64: 0.12 µs.
+Seconds are UTC, also where a column has no time zone; parts are local time in the column's zone.
+Both are computed from integers, so seconds are exact to half a step of float64: 0.12 µs.
 """
 
 import re

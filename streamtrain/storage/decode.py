@@ -20,14 +20,14 @@ MAX_EXACT_INTEGER = 2**53
 
 #: Why a column of another type is refused.
 ONLY_NUMBERS = "only numbers can be decoded"
-#: Why a date or a time is, unless it was chosen what it becomes.
+#: Why a date or a time is refused without `--datetime`.
 NO_DATETIME = "it is a feature with --datetime epoch or --datetime parts"
 
 
 class ColumnError(DataError):
-    """Values for which columns are refused; the other columns can be read without them.
+    """Columns have values that cannot be decoded; the others can be read without them.
 
-    `refusals`: for each such column why.
+    `refusals`: why each of these columns is refused, by name.
     """
 
     def __init__(self, message: str, refusals: Mapping[str, str]):

@@ -54,7 +54,7 @@ _IN_USE_SECONDS = 86_400.0
 _VERSION = 1
 _SPAN_ROWS = 262_144
 
-#: Larger files take so long that it is said before they are read.
+#: Larger files take long, so a message is printed before they are read.
 _LONG_BYTES = 256 << 20
 _NOTE_NAME, _ROWS_NAME, _LOCK_NAME = "table.json", "rows", "lock"
 

@@ -33,7 +33,7 @@ class UsedColumn:
     Attributes:
         name: Its name.
         role: What it is used as; `number` where `problem` says why no column has a use yet.
-        stored_type: Its type in the files, or the part of which type it is; several by commas.
+        stored_type: Its type in the files, or which part of which type; several by commas.
         decoded_type: The type in which values are decoded.
         nulls: Its null and NaN values; None where neither manifest nor footers say.
         min: The smallest value; None where it is not known.

@@ -57,7 +57,7 @@ def locate(
         refuse_local_tables(path, urls)
     named = path if is_remote(path) else _named_folder(path)
     for url in urls:
-        # what the user named may have any name; what was found in it may be meant to deceive
+        # the path that the user gave may have any name; a name found below it may be deceptive
         if not url.removeprefix(named).isprintable():
             raise DataError(f"{shown(url)}: the name contains control characters. Rename it.")
         if not is_remote(url) and not (os.path.isfile(url) or os.path.isdir(url)):
@@ -144,7 +144,7 @@ def _pattern(path: str) -> str:
 
 
 def _named_folder(path: str) -> str:
-    """Return the longest beginning of a path that is a folder; empty where none is."""
+    """Return the longest prefix of a path that is a folder; empty where none is."""
     parts = path.split("/")
     folders = ("/".join(parts[:stop]) for stop in range(len(parts), 0, -1))
     return next(filter(os.path.isdir, folders), "")

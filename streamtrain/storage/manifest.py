@@ -162,7 +162,7 @@ def refuse_unfinished(folder: str, storage: Storage) -> None:
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
     """Write the manifest atomically."""
-    # versions from before the shuffle refuse the key
+    # older versions, which could not shuffle, refuse the key
     unset = {"shuffle_seed"} if manifest.shuffle_seed is None else None
     content = manifest.model_dump_json(indent=1, exclude=unset)
     write_atomically(Path(folder) / MANIFEST_NAME, content.encode())

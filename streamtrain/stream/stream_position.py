@@ -41,7 +41,8 @@ class Position:
     """How far one iterator has come. No two iterators share a position.
 
     One thread moves it; any thread may read it. `at` is the window and the number of its rows that
-    were delivered: a tuple that is replaced as a whole, so that nobody sees half of a step.
+    were delivered: a tuple that is replaced as a whole, so that other threads never see a partial
+    update.
     """
 
     def __init__(
@@ -67,18 +68,18 @@ class Position:
         return self.at is self.start and not self.finished
 
     def again(self) -> "Position":
-        """Return another position at the same place; this one is untouched."""
+        """Return a new position at the same place. Call it on an untouched position only."""
         return Position(self.plan, self.source, self.start, self._counted[1])
 
     def is_over(self, fewest_rows: int) -> bool:
-        """Return whether fewer than `fewest_rows` rows of the epoch are left, so nothing is."""
+        """Return whether the epoch has no minibatch left: fewer than `fewest_rows` rows."""
         window, row = self.at
         starts = self.plan.window_starts
         later_rows = int(starts[-1] - starts[min(window.index + 1, len(self.plan))])
         return self.finished or window.num_rows - row + later_rows < fewest_rows
 
     def place(self) -> tuple[Receipt, tuple[OpenWindow, int]]:
-        """Return the receipt of the rows delivered in the epoch, and `at`, of the same moment."""
+        """Return the receipt of the rows delivered in the epoch, and its `at`."""
         at = self.at
         counted, receipt = self._counted
         if counted is not at:
@@ -102,9 +103,10 @@ class Position:
         return Receipt(count=row, digest=int(hashes.sum(dtype=np.uint64)))
 
     def close(self) -> None:
-        """End the reading for this position's iterator, and free what was read ahead."""
-        # One that another thread is in is closed by it when it is refused. Closing it here
-        # would crash CPython 3.11, which looks into the frame of a running generator.
+        """Stop reading for this position's iterator, and free the windows read ahead."""
+        # A generator that another thread is running is closed by that thread, when its iterator is
+        # refused. Closing it here would crash CPython 3.11, which inspects the frame of a running
+        # generator.
         blocks: Any = self.blocks  # `Generator` lacks gi_running
         if blocks is not None and not blocks.gi_running:
             blocks.close()

@@ -1,4 +1,4 @@
-"""What a Stream's state says of the order of rows, and its checks before it is resumed from."""
+"""The order of rows in a Stream's state, and the checks before a Stream resumes from it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -49,7 +49,7 @@ def check_order(state: Mapping[str, Any], order: Mapping[str, Any]) -> None:
     """Raise ConfigError when a state was saved under another order of rows than `order`."""
     # one seed decided both when a state had no holdout_seed
     saved_order = {"holdout_seed": state["order"].get("seed"), **state["order"]}
-    # states of before have neither
+    # older states have neither
     saved_order = {name: order[name] for name in ("manifest", "stamps")} | saved_order
     changes = [
         f"{name} was {saved_order.get(name)!r}, is {value!r}"
@@ -83,7 +83,7 @@ def check_position(name: str, number: Any, most: int | None = None) -> None:
 def check_place(state: Mapping[str, Any], plan: Plan) -> tuple[Receipt, Receipt]:
     """Return the receipts of a state: before its window, and of all rows delivered.
 
-    Raises ConfigError unless its window and row are a place of `plan`, the plan of its epoch.
+    Raises ConfigError unless its window and row are a position in `plan`, the plan of its epoch.
     """
     window, row = state["window"], state["row"]
     check_position("window", window, len(plan))

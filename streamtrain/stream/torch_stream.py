@@ -75,8 +75,8 @@ class Stream(IterableDataset[Minibatch]):
 
     A Stream has one position, which its newest iterator moves. `iter`, `set_epoch` and
     `load_state_dict` supersede the iterator before: its reading ends, and its next `next` raises
-    ConfigError. To read twice at a time, open two Streams. One thread may iterate; others may ask
-    for state and receipt. A Stream cannot be pickled or copied.
+    ConfigError. To iterate twice at the same time, open two Streams. One thread may iterate; others
+    may ask for state and receipt. A Stream cannot be pickled or copied.
 
     Raises DataError for rows that cannot be used, and ResourceError when two windows do not fit
     `memory`.

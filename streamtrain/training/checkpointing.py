@@ -69,7 +69,7 @@ def _about(checkpoint: Checkpoint) -> About:
 def refusing_damage() -> Iterator[None]:
     """Turn what goes wrong while saved state is loaded into a DataError; also a decorator.
 
-    The hash of a checkpoint vouches for what was written, not for who wrote it.
+    The hash of a checkpoint finds damage, but somebody else may have written the file.
     """
     try:
         yield

@@ -79,7 +79,8 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
 def share_block(engines: Sequence[Engine]) -> SharedBlock | None:
     """Let the engines on a GPU share one copy of each block.
 
-    Returns what the blocks are to be put into; None if fewer than two engines are on a GPU.
+    Returns the object that the caller puts the blocks into; None if fewer than two engines are on a
+    GPU.
     """
     on_gpu = [
         engine

@@ -247,7 +247,7 @@ class Learner:
             self._set_size(self._stages[self._stages_begun - 1])
         self.engine.load_state(unnest("engine", arrays))
         for name, array in self._state_arrays().items():
-            array[:] = arrays.get(name, 0)  # states of before have no `best_rows`
+            array[:] = arrays.get(name, 0)  # older states have no `best_rows`
         self.rows = document["rows"]
         self._epoch_rows = document["epoch_rows"]
         self._train_rows = document["train_rows"]

@@ -48,7 +48,7 @@ class Linear(torch.nn.Linear):
     """
 
     def reset_parameters(self) -> None:
-        """Leave the weights as the memory was."""
+        """Leave the weights uninitialized."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,8 +169,7 @@ class Network(torch.nn.Module):
     buffers, and is done in float64, also after `half()`, which changes the layers alone. So is
     imputation when `fill` is given: float64 (features,), the values that replace non-finite ones.
     `transform` names the function that computed the features (stream/transform.py); the model takes
-    the output of that function. `datetime`: what dates and times
-    had become (`--datetime`).
+    the output of that function. `datetime`: what dates and times became in training (`--datetime`).
     """
 
     fill: torch.Tensor | None

@@ -1,7 +1,8 @@
-"""`model.json` and the header of `model.safetensors`, read before anything is made of them.
+"""Read and check `model.json` and the header of `model.safetensors` before a model is built.
 
-A model may come from somebody else. So every field has its type and its bounds, no code is imported
-that the caller does not name too, and nothing is allocated for what the file of tensors lacks.
+A model may come from somebody else. So every field is checked for type and bounds, no code is
+imported that the caller does not name too, and no memory is allocated for tensors that the file
+does not hold.
 """
 
 import os
@@ -129,7 +130,7 @@ def check_named(folder: Path, flag: str, saved: str | None, named: str | None) -
 def read_tensor_header(path: Path) -> TensorHeader:
     """Return the shape and type of every tensor of a safetensors file by name.
 
-    Raises OSError, DataError for what is no file, and SafetensorError.
+    Raises OSError, SafetensorError, and DataError for anything but a regular file.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise DataError(f"{shown(str(path))}: it is not a file")

@@ -1,4 +1,4 @@
-"""The torch settings of the caller, which training neither obeys nor changes."""
+"""Torch with its usual settings, whatever the caller has set."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,10 +8,10 @@ import torch
 
 @contextmanager
 def usual_torch() -> Iterator[None]:
-    """Leave inference mode, `no_grad`, autocast and the default device of the caller while inside.
+    """Suspend the caller's inference mode, `no_grad`, autocast and default device in this block.
 
-    They are settings of a thread, so other threads do not notice. The default dtype is one of the
-    process: it stays, and tensors are made with a dtype of their own.
+    These belong to a thread, so other threads are not affected. The default dtype belongs to the
+    process: it is not changed, and tensors are made with an explicit dtype.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -20,6 +20,6 @@ def usual_torch() -> Iterator[None]:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
-            # Only then, because in a default device every call of torch goes through Python.
+            # Only then, because with a default device every call of torch goes through Python.
             stack.enter_context(torch.device("cpu"))
         yield

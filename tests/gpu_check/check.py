@@ -1,9 +1,9 @@
 """What a GPU does with this project, in about six minutes: `make gpu-check`.
 
-Each step is a process with its own limit of time, so that one that hangs or fails costs nothing but
-itself. At the end come one table and `gpu-check.json`. Without a network, packages that the machine
+Each step is a process with its own limit of time, so that one that hangs or fails does not stop the
+others. At the end come one table and `gpu-check.json`. Without a network, packages that the machine
 lacks come from the folder of wheels that `make gpu-bundle` collects. Only Python's standard library
-is used here, so that it runs before they are there.
+is used here, so that it runs before they are installed.
 
 `--dry` runs small sizes on the CPU: it tests the script and measures nothing.
 """

@@ -34,7 +34,7 @@ SIZES = (32, 4096) if DRY else (32, 256, 1024, 4096, 16_384, 131_072, 1_048_576)
 REPLICAS = (1, 2) if DRY else (1, 8, 40, 120, 132)
 RUN_ROWS = 200_000 if DRY else 50_000_000
 
-#: Cycles of a row-update of SHAPE on one multiprocessor: 3,424 multiply-adds, 128 a cycle.
+#: Cycles of a row-update of SHAPE on one multiprocessor: 3,424 multiply-adds, 128 per cycle.
 CYCLES = 26.75
 
 Figures = dict[str, Any]
@@ -112,7 +112,7 @@ def engine_names() -> list[str]:
 
 
 def steps() -> Figures:
-    """Return microseconds a step of torch eager and of our engines.
+    """Return microseconds per step of torch eager and of our engines.
 
     Torch eager has its rows on the device; each of ours once so, and once with rows from the host.
     """
@@ -135,7 +135,7 @@ def steps() -> Figures:
 
 
 def population() -> Figures:
-    """Return row-updates a second of replicas side by side, and their share of the floor."""
+    """Return row-updates per second of replicas side by side, and their share of the floor."""
     if "fused-cuda" not in engine_names():
         return {"says": f"not measured: {fits(SHAPE, torch.device(DEVICE))}"}
     query = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
@@ -177,7 +177,7 @@ def engines_of_runs() -> list[tuple[str, str]]:
 
 
 def train() -> Figures:
-    """Return rows a second of `train` at 64 Ki from Parquet, and what it waited for rows."""
+    """Return rows per second of `train` at 64 Ki from Parquet, and how long it waited for rows."""
     found: Figures = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

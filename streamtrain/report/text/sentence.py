@@ -110,8 +110,8 @@ def _constant_sentence(analysis: Analysis) -> str:
 def _training_seconds(summary: Summary, chosen: CellFigures) -> str:
     """Return the seconds of training: as measured where they were, else as the table has them.
 
-    The interval is in the table: a sentence has one figure. Where the interval of a measurement
-    excludes the predicted seconds, which the table has, both are said.
+    The interval is in the table only. Where it excludes the predicted seconds, the sentence gives
+    both figures.
     """
     predicted = seconds_text(Estimate(value=summary.typical_seconds(chosen)))
     confirmed = summary.confirmed(chosen)

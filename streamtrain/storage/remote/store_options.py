@@ -1,4 +1,4 @@
-"""The options of object stores: one naming for pyarrow.fs, obstore and fsspec.
+"""The options of object stores: one set of names for pyarrow.fs, obstore and fsspec.
 
 Signed links keep their query, which is a secret, apart from the URL that is shown.
 """

@@ -21,7 +21,7 @@ class Delivered:
     """The columns of a table as it delivers them.
 
     Attributes:
-        columns: All columns, those of parts in the place of the date or time that they are of.
+        columns: All columns; parts stand in the place of their date or time.
         parts: Name of a part → the stored column, and which part.
     """
 

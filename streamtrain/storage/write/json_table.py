@@ -29,7 +29,7 @@ _SPACE, _LINE_END = re.compile(r"\s*"), re.compile(r"[\r\n]")
 
 
 def open_json_table(path: str, storage: Storage) -> Table:
-    """Return the table of JSON lines, or of an array of objects; the first have its columns.
+    """Return the table of JSON lines or of an array of objects; the first objects give the columns.
 
     Numbers are float64. Raises DataError.
     """

@@ -13,7 +13,7 @@ from streamtrain.errors import ConfigError, DataError, ResourceError, first_line
 from streamtrain.storage.decode import ColumnError
 from streamtrain.types import Column
 
-#: Refused columns that an error names besides the first.
+#: The most refused columns that an error names besides the first.
 _SHOWN = 3
 
 #: Decoded columns of equal length.
@@ -41,7 +41,7 @@ class Table:
 
 
 class Refusals:
-    """The columns that are refused while a table is read: the rest is read for others like them.
+    """Collects the columns that are refused while a table is read to its end.
 
     For one thread.
     """
@@ -54,7 +54,7 @@ class Refusals:
     ) -> tuple[Piece, ...]:
         """Return one piece of the chosen columns, as `decode(name)` gives them.
 
-        There is none after a refusal. A column that was refused is not decoded again.
+        Returns no piece after a refusal. A refused column is not decoded again.
         """
         columns = []
         for name in chosen:
@@ -65,14 +65,14 @@ class Refusals:
 
     @contextmanager
     def noting(self, name: str) -> Iterator[None]:
-        """Note the error for which the column `name` is refused."""
+        """Collect the ColumnError that refuses the column `name`."""
         try:
             yield
         except ColumnError as error:
             self._errors.setdefault(name, error)
 
     def raise_all(self) -> None:
-        """Raise ColumnError for all columns that were refused, saying the first one's cause."""
+        """Raise one ColumnError for all refused columns, with the cause of the first."""
         if not self._errors:
             return
         error = next(iter(self._errors.values()))

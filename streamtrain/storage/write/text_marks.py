@@ -52,7 +52,7 @@ def find_marks(
     ]
     decimal = reading.decimal
     if decimal is None:
-        # In a file by commas, a field in quotation marks may also be a list of numbers.
+        # In a comma-separated file, a quoted field may also be a list of numbers.
         if commas and len(commas) >= len(points) and not (points and delimiter == ","):
             decimal = ","
         elif unsure and not points and not any(_GROUPS[","].fullmatch(field) for field in sure):

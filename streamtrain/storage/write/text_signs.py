@@ -1,4 +1,4 @@
-"""Numbers that are written with the sign of a currency or of per cent: $1.50, 3 €, 45%."""
+"""Numbers that are written with a currency sign or a per cent sign: $1.50, 3 €, 45%."""
 
 import re
 from collections import Counter

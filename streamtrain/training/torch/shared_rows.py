@@ -21,8 +21,8 @@ class SharedBlock:
     def put(self, block: np.ndarray) -> None:
         """Copy a block to the device, and wait for the copy.
 
-        Where the device's memory does not hold a whole block, each engine goes on to copy it in
-        parts.
+        Where the device's memory does not hold a whole block, `rows` returns None, and each engine
+        copies the block in parts.
         """
         self.drop()
         try:
@@ -41,7 +41,7 @@ class SharedBlock:
 
 
 class EvaluationRows:
-    """Copies rows to the device when they are other rows than the last time.
+    """Copies rows to the device, unless they are the rows of the last call.
 
     The caller must not change an array that it passes again. Used by one engine.
     """
