@@ -108,18 +108,17 @@ def _constant_sentence(analysis: Analysis) -> str:
 
 
 def _training_seconds(summary: Summary, chosen: CellFigures) -> str:
-    """Return the seconds of training: as measured where they were, else as the table has them.
+    """Return the seconds of training, as the table has them.
 
-    The interval is in the table: a sentence has one figure. Where the interval of a measurement
-    excludes the predicted seconds, which the table has, both are said.
+    Where the interval of a measurement excludes these predicted seconds, both are said. A
+    measurement that agrees is not: beside the table, a second figure looks like a contradiction.
     """
     predicted = seconds_text(Estimate(value=summary.typical_seconds(chosen)))
     confirmed = summary.confirmed(chosen)
-    if confirmed is None or confirmed.measured_seconds.value is None:
+    if confirmed is None or not confirmed.is_off:
         return f"{predicted} of training"
     measured = seconds_text(Estimate(value=confirmed.measured_seconds.value))
-    told = f", not the {predicted} predicted" if confirmed.is_off else ""
-    return f"{measured} of training{told}"
+    return f"{measured} of training, not the {predicted} predicted"
 
 
 def _loss_sentence(summary: Summary, chosen: CellFigures) -> str:
