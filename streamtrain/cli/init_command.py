@@ -167,6 +167,8 @@ def _settings_of_data(
     path: str, document: Mapping[str, Any], others: list[str], options: Mapping[str, str]
 ) -> dict[str, list[str]]:
     """Return the lines of the keys that the data set determines, by key."""
+    from streamtrain.storage.inspect import null_policy
+
     *features, target = document["columns"]
     settings = {
         "data.path": [f"path: {_scalar(path)}"],
@@ -177,10 +179,10 @@ def _settings_of_data(
             *(f"  # not used: {_one_line(name)}" for name in others),
         ],
     }
-    if any(column["nulls"] for column in document["columns"]):
+    if policy := null_policy(document):
         settings["data.on_null"] = [
-            "on_null: drop  # there are nulls: error refuses them, drop drops their rows, impute"
-            " replaces them by the mean"
+            f"on_null: {policy}  # there are nulls: error refuses them, drop drops their rows,"
+            " impute replaces them by the mean"
         ]
     if options:
         settings["data.storage_options"] = [

@@ -49,6 +49,7 @@ def inspect(
     from streamtrain.storage.column_choice import usable_columns
     from streamtrain.storage.dataset import bind_columns, find_shards
     from streamtrain.storage.inspect import inspect as describe
+    from streamtrain.storage.inspect import null_policy
     from streamtrain.storage.remote.store_options import make_storage
 
     names, problem = column_names(features), ""
@@ -78,6 +79,8 @@ def inspect(
     words += ["--target", target] if target is not None else []
     words += ["--features", features] if features is not None else []
     words += as_words(texts)
+    policy = null_policy(document)  # without one, the sweep would end at the first null
+    words += ["--on-null", policy] if policy else []
     show(page(document, shlex.join(words)), document, as_json=output.json)
 
 

@@ -98,12 +98,16 @@ def slower_figure_text(figure: Estimate) -> str:
     '14 times [4.9, 43]'
     >>> slower_figure_text(Estimate(value=0.31, lo=0.1, n=3))
     '31 %, at least 10 %'
+    >>> slower_figure_text(Estimate(value=-0.61, lo=-0.75, n=3))  # a bound that bounds nothing
+    '–'
     """
     if figure.value is None:
         return NOTHING
     text = slower_text(figure.value)
     if figure.lo is None:
         return text
+    if figure.hi is None and figure.value < 0:
+        return NOTHING
     if figure.hi is None:
         return f"{text}, at least {slower_text(figure.lo)}"
     if figure.value < 2:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError, DataError, shown
-from streamtrain.storage.datetime_values import stores_datetime
+from streamtrain.storage.datetime_values import is_part, stores_datetime
 from streamtrain.storage.decode import NO_DATETIME, ONLY_NUMBERS
 from streamtrain.types import Column, Shard
 
@@ -99,12 +99,17 @@ def _why(column: Column) -> str:
 
 
 def choose_columns(
-    names: Sequence[str], features: Sequence[str] | None, target: str | None, url: str
+    names: Sequence[str],
+    features: Sequence[str] | None,
+    target: str | None,
+    url: str,
+    *,
+    present: Sequence[Column],
 ) -> tuple[str, ...]:
     """Return the features in order, then the target.
 
-    The target defaults to the last of `names`, the features to all others. `url` is named in
-    errors.
+    The target defaults to the last of `names`, the features to all others. `present` are all
+    columns of the table; `url` is named in errors.
 
     Raises DataError when the data set has no suitable columns, and ConfigError when the choice
     contradicts itself.
@@ -112,6 +117,7 @@ def choose_columns(
     if not names:
         raise DataError(
             f"{url}: no numeric columns. A data set needs a target and at least one feature."
+            f"{_datetime_hint(present)}"
         )
     repeated = [name for name in _repeated(names) if name != target]
     if repeated and (features is None or (target is None and names[-1] in repeated)):
@@ -128,9 +134,10 @@ def choose_columns(
             f"--features names {', '.join(map(repr, repeated))} twice. Name every feature once."
         )
     if not features and target in names:
+        only = "its only column" if len(present) == 1 else "its only column of numbers"
         raise DataError(
-            f"{url}: {target!r} is its only column. A data set needs a target and at least one"
-            " feature."
+            f"{url}: {target!r} is {only}. A data set needs a target and at least one feature."
+            f"{_datetime_hint(present)}"
         )
     return (*features, target)
 
@@ -147,7 +154,23 @@ def repeated_names_message(url: str, names: Sequence[str]) -> str:
     )
 
 
-def missing_column_message(name: str, names: Sequence[str]) -> str:
-    """Return the error message for a column that is not among `names`."""
-    printable = list(map(shown, names))
-    return f"no column {name!r}.{did_you_mean(name, printable)} It has {', '.join(printable)}."
+def _datetime_hint(present: Sequence[Column]) -> str:
+    """Return how dates and times that are left out become features; "" where there are none."""
+    dates = [shown(column.name) for column in present if column.refusal == NO_DATETIME]
+    if not dates:
+        return ""
+    return f" --datetime epoch or --datetime parts makes features of {', '.join(dates)}."
+
+
+def missing_column_message(name: str, present: Sequence[Column]) -> str:
+    """Return the error message for a column that is not `present`."""
+    printable = [shown(column.name) for column in present]
+    parts = [
+        shown(column.name)
+        for column in present
+        if column.name.startswith(f"{name}_") and is_part(column.stored_type)
+    ]
+    hint = did_you_mean(name, printable)
+    if parts:
+        hint = f" --datetime parts made {', '.join(parts)} of it: name those."
+    return f"no column {name!r}.{hint} It has {', '.join(printable)}."

@@ -203,7 +203,7 @@ def bind_columns(
     present = eligible(present, features, target, listing.url)
     is_imported = bool(listing.table)
     names = candidates(present, features, target, listing.url, is_imported=is_imported)
-    columns = choose_columns(names, features, target, listing.url)
+    columns = choose_columns(names, features, target, listing.url, present=present)
     if listing.table:
         _raise_all(
             [
@@ -264,9 +264,7 @@ def _column_problems(present: Sequence[Column], columns: Sequence[str], url: str
     for name in columns:
         column = by_name.get(name)
         if column is None:
-            problems.append(
-                missing_column_message(name, list(by_name)) + _partition_hint(url, name)
-            )
+            problems.append(missing_column_message(name, present) + _partition_hint(url, name))
         elif column.decoded_type is None:
             numeric = [other.name for other in present if other.decoded_type is not None]
             advice = "Write it as numbers"

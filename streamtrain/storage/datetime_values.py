@@ -37,6 +37,15 @@ def stores_datetime(stored_type: str) -> bool:
     return _TYPE.match(stored_type) is not None
 
 
+def is_part(stored_type: str) -> bool:
+    """Return whether the stored type of a `Column` is a part of a date or a time.
+
+    >>> is_part("hour of timestamp[us]"), is_part("timestamp[us, tz=UTC]")
+    (True, False)
+    """
+    return stores_datetime(stored_type) and " of " in stored_type
+
+
 def parts_of_type(stored_type: str) -> tuple[Part, ...]:
     """Return the parts of a stored type that is a date or a time: a date has no hour."""
     match = _TYPE.match(stored_type)

@@ -1,7 +1,7 @@
 """`inspect`: describe a data set from its footers and its first rows, with advice."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
@@ -23,6 +23,8 @@ from streamtrain.storage.remote.urls import is_remote
 from streamtrain.storage.zarr.zarr_reader import zarr_codec
 from streamtrain.types import Column, Dataset
 
+#: Share of the rows that a null may cost before imputing the features is proposed instead.
+_MOST_DROPPED = 0.1
 _SMALL_SPAN_ROWS = 16_384
 _GOOD_SPAN_ROWS = 262_144
 #: Seconds to open a column chunk (Parquet) or a chunk (Zarr), and to decode one value: our readers
@@ -225,6 +227,17 @@ def _columns(
             )
         )
     return rows
+
+
+def null_policy(document: Mapping[str, Any]) -> str | None:
+    """Return the value of --on-null for what `inspect` counted; None where it found no nulls.
+
+    It is `drop`, the only one for nulls of the target, unless it could drop many of the rows.
+    """
+    *features, target = (column["nulls"] or 0 for column in document["columns"])
+    if not target and sum(features) > _MOST_DROPPED * document["num_rows"]:
+        return "impute"
+    return "drop" if target or any(features) else None
 
 
 def _advice(document: dict[str, Any], window_rows: int) -> list[str]:

@@ -191,7 +191,7 @@ def _refuse(source: Source, span: Span, columns: Columns, masks: list[np.ndarray
         url, start = source.dataset.place(span.shard, span.start)
         raise DataError(
             f"{url}: column {name!r}, row {start + int(bad[0]):,}: the value is {cause}"
-            f" ({len(bad):,} such in rows {start:,} to {start + span.num_rows:,}). {remedy}"
+            f" ({len(bad):,} such in rows {start:,} to {start + span.num_rows - 1:,}). {remedy}"
         )
 
 

@@ -42,7 +42,7 @@ def test_the_config_names_the_columns_and_validates(command, odd):
         "target",
         odd[:3],
     )
-    assert config.data.on_null == "drop"
+    assert config.data.on_null == "impute"
     assert set(origins) == {"data.path", "data.target", "data.features", "data.on_null"}
     text = Path("streamtrain.yaml").read_text()
     assert "not used: when (string)" in text

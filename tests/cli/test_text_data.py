@@ -181,6 +181,23 @@ def test_ingest_says_how_a_file_is_written(command, tmp_path):
     assert said.err == "t.csv: fields by semicolons, decimal comma, no header: c0 to c1\n"
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_date_named_or_left_alone_is_answered_with_what_makes_a_feature_of_it(
+    suffix, command, tmp_path
+):
+    days = pa.array([0, 1, 2], pa.int32()).cast(pa.date32())
+    table = pa.table({"shop": ["a", "b", "c"], "day": days, "y": [1.0, 2.0, 4.0]})
+    csv.write_csv(table, tmp_path / "t.csv")
+    pq.write_table(table, tmp_path / "t.parquet")
+    for verb in (("inspect",), ("train", "-o", "m", *QUICK), ("ingest", "shards")):
+        err = command(verb[0], f"t.{suffix}", *verb[1:]).err
+        assert "'y' is its only column of numbers." in err
+        assert "--datetime epoch or --datetime parts makes features of day." in err
+    said = command("inspect", f"t.{suffix}", "--datetime", "parts", "--features", "day")
+    assert said.code == 3
+    assert "no column 'day'. --datetime parts made day_weekday, day_yearday of it" in said.err
+
+
 @pytest.mark.parametrize("choice", ["epoch", "parts"])
 def test_a_model_reads_dates_as_it_was_trained_with_them(choice, command, tmp_path, rows):
     """Also where the data are of another kind; its file remembers the choice."""

@@ -92,10 +92,30 @@ def test_inspect_lists_what_is_left_out_and_why(command, tmp_path):
         ["day", "left out", "timestamp[ms]", "0", "1970-01-01 00:00:00", "1970-01-02 00:00:00",
          "it is a feature with --datetime epoch or --datetime parts"],
     ]  # fmt: skip
-    assert "Next: streamtrain sweep in.parquet" in said.out
+    assert "Next: streamtrain sweep in.parquet --on-null impute\n" in said.out
     document = json.loads(command("inspect", "in.parquet", "--json").out)
     assert [column["name"] for column in document["left_out"]] == ["town", "day"]
     assert document["columns"][0]["sample"] == [1.0, None]
+
+
+@pytest.mark.parametrize(
+    ("nulls", "policy"),
+    [({"y": 1}, "drop"), ({"a": 1, "b": 1}, "drop"), ({"a": 300}, "impute"), ({}, "")],
+    ids=["of the target", "few", "many of a feature", "none"],
+)
+def test_the_command_of_inspect_runs_on_rows_with_nulls(command, tmp_path, nulls, policy):
+    values, rows = np.random.default_rng(0).normal(size=(3, 1000)), np.arange(1000)
+    columns = {
+        name: pa.array(column, mask=rows < nulls.get(name, 0))
+        for name, column in zip("aby", values, strict=True)
+    }
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    page = command("inspect", "in.parquet").out
+    words = re.search(r"^Next: streamtrain (.*)$", page, re.MULTILINE)[1].split()
+    assert words == ["sweep", "in.parquet", *(["--on-null", policy] if policy else [])]
+    config = command("init", "in.parquet", "--out", "-").out
+    assert (re.search(r"^  on_null: (\w+)", config, re.MULTILINE) or ["", ""])[1] == policy
+    assert command("train", *words[1:], "-o", "m", *QUICK).code == 0
 
 
 def test_inspect_shows_the_columns_where_no_target_can_be_chosen(command, tmp_path):

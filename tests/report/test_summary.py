@@ -114,6 +114,22 @@ def test_under_a_time_budget_the_rows_are_those_reached():
     assert "within 4M rows" in summary["sentence"]
 
 
+def test_a_missed_target_is_said_in_its_units_with_one_that_was_reached():
+    """Curves that have become flat, at a loss of their own in each trial."""
+    records = make_records([1024, 4096], trials=3, target_loss=[0.0101])
+    for record in records:
+        if record["event"] == "evaluation" and record["rows"] > 0:
+            record["holdout_loss"] = 0.02 + 0.001 * record["trial"]
+    sentence = summarize(records)["sentence"]
+    found = re.search(r"^No size reached RMSE (\S+) in .* such as --target-rmse (\S+)\.$", sentence)
+    assert found, sentence
+    missed, proposed = map(float, found.groups())
+    assert missed < proposed
+    records[0] |= {"target_loss": [0.0101 * (proposed / missed) ** 2]}
+    assert summarize(records)["recommendation"]["target_rmse"] == pytest.approx(proposed, rel=1e-3)
+    assert summarize(records)["recommendation"]["batch_size"] is not None
+
+
 def test_a_diverged_cell_neither_has_a_loss_nor_moves_the_common_row():
     summary = summarize(make_records(outcomes={65536: "diverged"}))
     cell = summary["cells"][3]
@@ -411,8 +427,8 @@ def test_a_summary_of_version_1_can_still_be_read():
     [
         pytest.param(
             {},
-            r"After 4,000,000 rows at minibatch size 1,024 the held-out loss is 0\.01\d+: 98\.\d\d%"
-            r" of the variance explained\.",
+            r"After 4,000,000 rows at minibatch size 1,024 the held-out RMSE is \d\d\.\d+"
+            r" \(loss 0\.01\d+\): 98\.\d\d% of the variance explained in the held-out rows\.",
             id="finished",
         ),
         pytest.param(

@@ -295,7 +295,7 @@ def test_what_is_refused_is_named_in_one_line(write_data, policy, cell, message)
 
 def test_where_every_value_is_too_large_the_column_wants_another_scale(write_data):
     rows = spoil(80, [(row, 3, 1e39) for row in range(80)], dtype=np.float64)
-    with pytest.raises(DataError, match=r"\(80 such in rows 0 to 80\)\. Rescale the column"):
+    with pytest.raises(DataError, match=r"\(80 such in rows 0 to 79\)\. Rescale the column"):
         minibatches(
             streamtrain.open_stream(write_data([[80]], stored="float64", rows=rows), **SMALL)
         )

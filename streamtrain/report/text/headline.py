@@ -43,9 +43,13 @@ def trained_sentence(analysis: Analysis) -> str:
     if loss is None:
         return f"Trained on {trained}; no held-out loss says how good the model is."
     constant = run.baseline.constant_loss
-    share = "" if constant is None else f": {explained(loss, constant)}"
-    why = f" ({reason})" if reason else ""
-    return f"After {trained} the held-out loss is {loss_text(loss)}{share}{why}."
+    # a loss is a share of the variance of all rows, so 1 - loss is not the share explained here
+    share = "" if constant is None else f": {explained(loss, constant)} in the held-out rows"
+    rmse, why = cell.holdout_rmse.value, f" ({reason})" if reason else ""
+    error = f"loss is {loss_text(loss)}"
+    if rmse is not None:
+        error = f"RMSE is {error_text(rmse)} (loss {loss_text(loss)})"
+    return f"After {trained} the held-out {error}{share}{why}."
 
 
 def _sizes(run: Run, first: int, rows: int) -> str:

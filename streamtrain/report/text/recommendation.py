@@ -7,6 +7,7 @@ from streamtrain.base.units import format_count
 from streamtrain.report.analysis import Analysis
 from streamtrain.report.number_format import (
     at_most_slower_text,
+    error_text,
     loss_above_text,
     loss_text,
     size_text,
@@ -218,11 +219,23 @@ def _no_reason(analysis: Analysis) -> str:
             f"No size improved for two evaluations in a row within {budget} rows: none can be"
             " recommended. Raise --max-rows."
         )
+    missed, smallest = f"loss {target_word(target)}", f"loss is {loss_text(loss)}"
+    rmse, least = rmse_of_loss(run, target), rmse_of_loss(run, loss)
+    if rmse is not None and least is not None:  # as in the table
+        missed, smallest = f"RMSE {error_text(rmse)}", f"RMSE is {error_text(least)}"
     return (
-        f"No size reached loss {target_word(target)} in every trial within {budget} rows; the"
-        f" smallest loss is {loss_text(loss)}, at {size_text(cell.batch_size)}."
-        f" {_needed_budget(run, cell, target)}"
+        f"No size reached {missed} in every trial within {budget} rows; the smallest"
+        f" {smallest}, at {size_text(cell.batch_size)}. {_needed_budget(run, cell, target)}"
     )
+
+
+def _larger_target(run: Run, cell: Cell) -> str:
+    """Return the flag of a target that every trial of a cell came to."""
+    loss = max(min(filter(math.isfinite, curve.holdout_loss)) for curve in cell.curves.values())
+    rmse = rmse_of_loss(run, loss)
+    if rmse is None:
+        return f"--target-loss {round_up(loss):g}"
+    return f"--target-rmse {round_up(rmse):g}"
 
 
 def _needed_budget(run: Run, cell: Cell, target: float) -> str:
@@ -237,8 +250,8 @@ def _needed_budget(run: Run, cell: Cell, target: float) -> str:
     reachable = [rows for rows in estimates if rows is not None]
     if not reachable or len(reachable) < len(estimates):
         return (
-            "Its curve no longer falls fast enough to tell which budget would; try a larger"
-            " --target-loss."
+            "Its curve no longer falls fast enough to tell which budget would; try a larger target,"
+            f" such as {_larger_target(run, cell)}."
         )
     # the fit may promise a budget at which the trials just failed
     rows = max(*reachable, 1.1 * run.train_rows)

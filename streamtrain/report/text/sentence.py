@@ -108,18 +108,18 @@ def _constant_sentence(analysis: Analysis) -> str:
 
 
 def _training_seconds(summary: Summary, chosen: CellFigures) -> str:
-    """Return the seconds of training: as measured where they were, else as the table has them.
+    """Return the seconds of training, as the table has them.
 
-    The interval is in the table only. Where it excludes the predicted seconds, the sentence gives
-    both figures.
-    """
+        Where the interval of a measurement excludes these predicted seconds, the sentence gives
+    both figures. A measurement that agrees is left out: beside the table, a second figure looks
+    like a contradiction.
+        """
     predicted = seconds_text(Estimate(value=summary.typical_seconds(chosen)))
     confirmed = summary.confirmed(chosen)
-    if confirmed is None or confirmed.measured_seconds.value is None:
+    if confirmed is None or not confirmed.is_off:
         return f"{predicted} of training"
     measured = seconds_text(Estimate(value=confirmed.measured_seconds.value))
-    told = f", not the {predicted} predicted" if confirmed.is_off else ""
-    return f"{measured} of training{told}"
+    return f"{measured} of training, not the {predicted} predicted"
 
 
 def _loss_sentence(summary: Summary, chosen: CellFigures) -> str:

@@ -81,7 +81,7 @@ def ingest(
     if target is None and (last.decoded_type is None or stores_datetime(last.stored_type)):
         raise DataError(no_target_message(source, last))
     numeric = [column.name for column in present if column.decoded_type]
-    columns = choose_columns(numeric, features, target, source)
+    columns = choose_columns(numeric, features, target, source, present=present)
     not_numeric = [column for column in present if column.decoded_type is None]
     if not_numeric and features is None:
         warnings.warn(left_out_message(not_numeric), stacklevel=2)
@@ -122,7 +122,7 @@ def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> Literal["f
         for name in columns:
             column = by_name.get(name)
             if column is None:
-                problems.append(f"{table.url}: {missing_column_message(name, list(by_name))}")
+                problems.append(f"{table.url}: {missing_column_message(name, table.columns)}")
             elif column.decoded_type is None:
                 problems.append(
                     f"{table.url}: column {name!r} has type {column.stored_type}: {column.refusal}."
