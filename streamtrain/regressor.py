@@ -17,6 +17,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from streamtrain.base.redact import Secrets, hiding_in_errors
 from streamtrain.config import TRAIN_FLAGS, Config, flag_values, make_config, set_key
 from streamtrain.records import Record, ReplicaEnded
 from streamtrain.run.passes import run_pass
@@ -105,7 +106,8 @@ class Regressor(RegressorMixin, BaseEstimator):
                     " without y."
                 )
             self._names_are_of_path = True
-            return self._train(os.fspath(X), is_array=False)
+            with hiding_in_errors(Secrets.of({}, [os.fspath(X)])):
+                return self._train(os.fspath(X), is_array=False)
         self._names_are_of_path = False
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
         names = getattr(self, "feature_names_in_", None)

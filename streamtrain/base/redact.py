@@ -128,6 +128,10 @@ def hiding_in_errors(secrets: Secrets) -> Iterator[None]:
             failure.args = tuple(
                 secrets.hide(item) if isinstance(item, str) else item for item in failure.args
             )
+            if isinstance(failure, OSError):  # it is shown by its attributes, not by `args`
+                for name in ("strerror", "filename", "filename2"):
+                    if isinstance(text := getattr(failure, name), str):
+                        setattr(failure, name, secrets.hide(text))
             failure = failure.__cause__ or failure.__context__
         raise
 

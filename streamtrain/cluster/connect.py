@@ -182,10 +182,11 @@ def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[An
         return stack.enter_context(open_client(address, security, CONNECT_SECONDS)), False
     # A tls:// address without certificates is a TypeError.
     except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:
-        raise ResourceError(
+        message = (
             f"the Dask scheduler {named} does not answer: {first_line(error)}. Check the address,"
             " the network, and TLS."
-        ) from None
+        )
+        raise ResourceError(Secrets.of({}, [address]).hide(message)) from None
 
 
 def _open_factory(factory: str, distributed: Any, stack: ExitStack) -> Any:

@@ -24,6 +24,7 @@ from streamtrain.records.events import (
     UntilFlat,
 )
 from streamtrain.records.parsing import (
+    MAX_LOG_BYTES,
     OtherRecord,
     parse,
     parse_pass,
@@ -56,6 +57,7 @@ from streamtrain.records.sweep_events import (
 )
 
 __all__ = [
+    "MAX_LOG_BYTES",
     "OPTIONAL",
     "SCHEMA_VERSION",
     "Baseline",

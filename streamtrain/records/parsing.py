@@ -25,6 +25,9 @@ class OtherRecord(Record):
         return {"event": self.name, **self.values}
 
 
+#: The bytes of a log at most, which is read whole. Logs of long sweeps have a few MiB.
+MAX_LOG_BYTES = 1 << 30
+
 #: Every event by the `event` key of its records.
 EVENTS: dict[str, type[Record]] = {
     kind.EVENT: kind

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from streamtrain.base.untrusted import parse_json, read_document, read_regular
 from streamtrain.errors import DataError, StreamTrainError, first_line, shown
-from streamtrain.records import Record, parse_record
+from streamtrain.records import MAX_LOG_BYTES, Record, parse_record
 from streamtrain.records.texts import map_texts
 from streamtrain.report.analysis import Summary
 from streamtrain.report.summary import analyze
 from streamtrain.science.run_log import collect
 from streamtrain.types import Json
 
-_MAX_LOG_BYTES = 1 << 30
 _MAX_SUMMARY_BYTES = 1 << 28
 
 
@@ -33,7 +32,7 @@ def _numbered(path: Path) -> list[tuple[int, Record]]:
     """Return the records of a log with the numbers of their lines."""
     place = shown(str(path))
     try:
-        lines = read_regular(path, limit_bytes=_MAX_LOG_BYTES).split(b"\n")
+        lines = read_regular(path, limit_bytes=MAX_LOG_BYTES).split(b"\n")
     except OSError as failure:
         raise DataError(
             f"{place}: cannot be read ({failure.strerror}). Give a run's directory or its"

@@ -29,6 +29,7 @@ from streamtrain.base.writing import naming_path
 from streamtrain.config import RESOLVED, Config
 from streamtrain.errors import ConfigError, DataError, ResourceError, RunInUse
 from streamtrain.records import (
+    MAX_LOG_BYTES,
     Emit,
     Evaluation,
     QuarantineChanged,
@@ -269,7 +270,13 @@ class RunDirectory:
         for name in _FOLDERS:
             refuse_link(self.out / name)
         self._open(0)
-        content = self._read(os.fstat(self._log_file).st_size)
+        if (num_bytes := os.fstat(self._log_file).st_size) > MAX_LOG_BYTES:
+            self._close()
+            raise DataError(
+                f"{self.out / EVENTS}: it has {num_bytes:,} bytes; the limit is {MAX_LOG_BYTES:,}."
+                " It is not what streamtrain wrote. Restore it, or choose another --out."
+            )
+        content = self._read(num_bytes)
         for line in content.splitlines(keepends=True):
             with suppress(ValueError, TypeError, AttributeError, DataError):
                 record = parse_record(parse_json(line))

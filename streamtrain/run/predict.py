@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from streamtrain.base.redact import redact_url
+from streamtrain.base.redact import Secrets, hiding_in_errors, redact_url
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.spans import cut_spans
 from streamtrain.storage.dataset import bind_columns, find_shards
@@ -210,10 +210,13 @@ def _scored(
     """
     inputs = tuple(network.features if transform is None else transform.inputs)
     columns = (*inputs, network.target) if with_target else inputs
-    dataset = _bind(data, columns, storage)
+    secrets = Secrets.of(dict(storage.options), [data])
+    with hiding_in_errors(secrets):
+        dataset = _bind(data, columns, storage)
     readers = Readers(dataset)
     for span in cut_spans(dataset.shards, span_rows=_SPAN_ROWS, window_rows=8 * _SPAN_ROWS):
-        arrays = readers.read(span.shard, span.start, span.stop)
+        with hiding_in_errors(secrets):
+            arrays = readers.read(span.shard, span.start, span.stop)
         arrays = arrays[-len(columns) :]
         features = np.stack(
             _model_features(network, transform, inputs, arrays[: len(inputs)], span.num_rows),

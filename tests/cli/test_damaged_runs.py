@@ -268,6 +268,17 @@ def test_what_is_wrong_is_named_with_its_line(
         assert said.err.count("\n") == 1, said.err
 
 
+def test_a_log_of_any_size_is_not_read_into_memory(command, original, place):
+    """A sparse file costs nothing to make; what is read of it is memory."""
+    run = shutil.copytree(original / "train", place / "run")
+    (run / "summary.json").unlink()
+    os.truncate(run / "events.jsonl", (1 << 30) + 1)
+    for words in (("train", "--resume", "run", *QUIET), ("report", "run", "-q")):
+        said = command(*words)
+        assert said.code == 3, said
+        assert "run/events.jsonl: it has 1,073,741,825 bytes; the limit is" in said.err
+
+
 @pytest.mark.parametrize("field", ["fingerprint", "events", "seconds", "state", "tensors"])
 def test_a_forged_checkpoint_is_refused(command, original, place, field):
     run = shutil.copytree(original / "train", place / "run")

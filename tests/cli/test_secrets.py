@@ -11,7 +11,7 @@ import pytest
 
 import data_gen
 import streamtrain
-from streamtrain.base.redact import Secrets
+from streamtrain.base.redact import Secrets, hiding_in_errors
 
 MARK = "zq9MARKED"
 QUERY = f"X-Amz-Date=20260101&X-Amz-Signature={MARK}%2Fsigned&sig={MARK}0"
@@ -31,7 +31,7 @@ class Link(BaseHTTPRequestHandler):
 
     def _answer(self, *, with_body: bool) -> None:
         if not self.path.startswith("/e.parquet"):
-            self.send_error(404)
+            self.send_error(403 if self.path.startswith("/none.") else 404)
             return
         first, last = 0, len(self.content) - 1
         if found := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")):
@@ -181,6 +181,36 @@ def test_the_python_interface_hides_them_too(data, tmp_path, link):
     assert MARK not in repr(secrets)
     config = streamtrain.api.make_config({"data": {"path": link, "storage_options": options}})
     assert MARK not in f"{config!r} {config.data}"
+
+
+def told(failure: BaseException | None) -> str:
+    """Return what a traceback shows of an exception and of those that caused it."""
+    text = ""
+    while failure is not None:
+        text += f"{failure} {failure!r}\n"
+        failure = failure.__cause__ or failure.__context__
+    return text
+
+
+def test_no_cause_of_an_exception_shows_a_query(data, tmp_path, link):
+    run = tmp_path / "run"
+    streamtrain.train(data, out=run, max_rows=256, batch_size=64, memory="1GiB")
+    missing = link.replace("e.parquet", "none.parquet")
+    calls = {
+        "predict": lambda: streamtrain.api.predict(run, missing, tmp_path / "p.parquet"),
+        "evaluate": lambda: streamtrain.api.evaluate(run, missing),
+        "Regressor": lambda: streamtrain.Regressor(memory="1GiB").fit(missing),
+    }
+    for name, call in calls.items():
+        with pytest.raises(streamtrain.StreamTrainError) as failed:
+            call()
+        assert MARK not in told(failed.value), name
+
+
+def test_the_attributes_of_an_os_error_are_hidden_too():
+    with pytest.raises(FileNotFoundError) as failed, hiding_in_errors(Secrets.of({"key": MARK})):
+        raise FileNotFoundError(2, f"no {MARK}", f"/a/{MARK}", None, f"/b/{MARK}")
+    assert str(failed.value) == "[Errno 2] no ***: '/a/***' -> '/b/***'"
 
 
 def test_words_are_hidden_whole_and_ordinary_ones_stay():

@@ -144,6 +144,12 @@ def test_what_cannot_be_reached_says_so(tmp_path, monkeypatch):
     assert address in str(caught.value)
     assert caught.value.exit_code == 4
     with (
+        pytest.raises(ResourceError, match="does not answer") as caught,
+        connect(ClusterConfig(scheduler="tcp://user:PassWord7@127.0.0.1:1")),
+    ):
+        pass
+    assert "PassWord7" not in str(caught.value)  # Dask quotes an address that it cannot parse
+    with (
         pytest.raises(ConfigError, match="--scheduler-file"),
         connect(ClusterConfig(scheduler_file=str(tmp_path / "none.json"))),
     ):
