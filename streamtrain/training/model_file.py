@@ -130,15 +130,22 @@ def check_named(folder: Path, flag: str, saved: str | None, named: str | None) -
 def read_tensor_header(path: Path) -> TensorHeader:
     """Return the shape and type of every tensor of a safetensors file by name.
 
-    Raises OSError, SafetensorError, and DataError for anything but a regular file.
+    Raises OSError, SafetensorError, DataError for anything but a regular file, and ResourceError for
+    one that is too large to be mapped.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise DataError(f"{shown(str(path))}: it is not a file")
     found: TensorHeader = {}
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 - it is no dict
-            tensor = file.get_slice(name)
-            found[name] = (tensor.get_shape(), tensor.get_dtype())
+    try:
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dict
+                tensor = file.get_slice(name)
+                found[name] = (tensor.get_shape(), tensor.get_dtype())
+    except MemoryError:
+        raise ResourceError(
+            f"{shown(str(path))}: a file of {format_bytes(os.path.getsize(path))} does not fit the"
+            " memory that this process may use. Close other programs."
+        ) from None
     return found
 
 

@@ -10,8 +10,8 @@ import torch
 
 import data_gen
 from streamtrain import api
-from streamtrain.errors import ConfigError, DataError
-from streamtrain.training import model_io
+from streamtrain.errors import ConfigError, DataError, ResourceError
+from streamtrain.training import model_file, model_io
 from streamtrain.training.factory import load_factory
 from streamtrain.training.model import Network, Shape, initial_parameters
 from streamtrain.training.model_io import load_model, onnx_bytes, save_model
@@ -304,3 +304,14 @@ def test_a_model_that_diverged_is_not_exported(command, tmp_path):
     assert said.code == 3
     assert "diverged" in said.err
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_file_of_tensors_that_memory_does_not_hold_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"large")
+
+    def cannot_map(path, framework):
+        raise MemoryError("Cannot allocate memory (os error 12)")  # as safetensors does
+
+    monkeypatch.setattr(model_file, "safe_open", cannot_map)
+    with pytest.raises(ResourceError, match="5 B does not fit the memory"):
+        model_file.read_tensor_header(tmp_path / "model.safetensors")

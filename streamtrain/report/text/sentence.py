@@ -110,10 +110,10 @@ def _constant_sentence(analysis: Analysis) -> str:
 def _training_seconds(summary: Summary, chosen: CellFigures) -> str:
     """Return the seconds of training, as the table has them.
 
-        Where the interval of a measurement excludes these predicted seconds, the sentence gives
+    Where the interval of a measurement excludes these predicted seconds, the sentence gives
     both figures. A measurement that agrees is left out: beside the table, a second figure looks
     like a contradiction.
-        """
+    """
     predicted = seconds_text(Estimate(value=summary.typical_seconds(chosen)))
     confirmed = summary.confirmed(chosen)
     if confirmed is None or not confirmed.is_off:
