@@ -130,8 +130,8 @@ def check_named(folder: Path, flag: str, saved: str | None, named: str | None) -
 def read_tensor_header(path: Path) -> TensorHeader:
     """Return the shape and type of every tensor of a safetensors file by name.
 
-    Raises OSError, SafetensorError, DataError for anything but a regular file, and ResourceError for
-    one that is too large to be mapped.
+    Raises OSError, SafetensorError, DataError for anything but a regular file, and ResourceError
+    for one that is too large to be mapped.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise DataError(f"{shown(str(path))}: it is not a file")
