@@ -116,6 +116,10 @@ def _open_below(above: int, place: Path, *, make: bool) -> int:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             refuse_link(place)
+        if error.errno == errno.ENOTDIR:
+            raise DataError(
+                f"{shown(str(place))}: it is not a folder. Remove it, or choose another --out."
+            ) from None
         raise
 
 

@@ -87,6 +87,13 @@ def test_a_run_may_be_a_link_and_its_folders_may_not(tmp_path, folder):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mknod], ids=["pipe", "file"])
+def test_what_is_no_folder_is_named(folder, make):
+    make(folder / "best")
+    with pytest.raises(DataError, match="best: it is not a folder"):
+        make_folder(folder / "best", within=folder)
+
+
 def test_only_what_a_dead_process_left_is_removed(tmp_path, folder, victim):
     kept = {
         ".profile",
