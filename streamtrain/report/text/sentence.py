@@ -108,18 +108,22 @@ def _constant_sentence(analysis: Analysis) -> str:
 
 
 def _training_seconds(summary: Summary, chosen: CellFigures) -> str:
-    """Return the seconds of training, as the table has them.
+    """Return the seconds of training: as measured where they were, else as the table has them.
 
-    Where the interval of a measurement excludes these predicted seconds, the sentence gives
-    both figures. A measurement that agrees is left out: beside the table, a second figure looks
-    like a contradiction.
+    Where the table has noticeably other seconds, the predicted ones, both are given: alone, the
+    second figure would look like a contradiction.
     """
-    predicted = seconds_text(Estimate(value=summary.typical_seconds(chosen)))
+    seconds = summary.typical_seconds(chosen)
+    predicted = seconds_text(Estimate(value=seconds))
     confirmed = summary.confirmed(chosen)
-    if confirmed is None or not confirmed.is_off:
+    if confirmed is None or confirmed.measured_seconds.value is None:
         return f"{predicted} of training"
-    measured = seconds_text(Estimate(value=confirmed.measured_seconds.value))
-    return f"{measured} of training, not the {predicted} predicted"
+    measured = f"{seconds_text(Estimate(value=confirmed.measured_seconds.value))} of training"
+    if confirmed.is_off:
+        return f"{measured}, not the {predicted} predicted"
+    if seconds is None or 0.8 <= confirmed.measured_seconds.value / seconds <= 1.25:
+        return measured
+    return f"{measured}, within the noise of the {predicted} predicted"
 
 
 def _loss_sentence(summary: Summary, chosen: CellFigures) -> str:
