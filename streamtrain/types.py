@@ -203,6 +203,8 @@ class Dataset:
             describes.
         folder: The folder of the shards where it is not `url`: that of an imported table.
         digest: Hash of the contents of all shards, from their manifest; empty without one.
+        stamps: What shows that a file was written again (storage/data_fingerprint.py); None where
+            the digest does.
     """
 
     url: str
@@ -217,6 +219,7 @@ class Dataset:
     left_out: tuple[tuple[str, str], ...] = ()
     folder: str = ""
     digest: str = ""
+    stamps: Json | None = None
 
     def place(self, shard: int, row: int) -> tuple[str, int]:
         """Return the file and the row that the user knows a row of a shard by."""

@@ -21,7 +21,6 @@ from streamtrain.plan.plan import Plan, make_plan
 from streamtrain.records import Baseline, UntilFlat
 from streamtrain.run.row_order import survey_variation
 from streamtrain.science.span_variation import is_unlike, unlike_text
-from streamtrain.storage.data_fingerprint import file_stamps
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.store_options import make_storage
 from streamtrain.stream.block import Block, BufferPool
@@ -148,7 +147,7 @@ class Prepared:
             "model": self.model.to_json(),
             "the data": source.dataset.fingerprint,
             "the manifest": source.dataset.digest or None,
-            "file stamps": file_stamps(source.dataset),
+            "file stamps": source.dataset.stamps,
             "columns": list(source.dataset.columns),
             "spans": source.spans.fingerprint,
             "window_rows": self.source.window_rows,

@@ -9,7 +9,7 @@ from typing import Any
 
 from streamtrain.storage.manifest import Manifest
 from streamtrain.storage.remote.urls import is_remote
-from streamtrain.types import Dataset, Json, Shard
+from streamtrain.types import Json, Shard
 
 
 def data_fingerprint(shards: Sequence[Shard], *, imported_digest: str = "") -> str:
@@ -33,18 +33,18 @@ def contents_digest(manifest: Manifest) -> str:
     return _hash([shard.sha256 for shard in manifest.shards])
 
 
-def file_stamps(dataset: Dataset) -> Json | None:
+def file_stamps(shards: Sequence[Shard]) -> Json | None:
     """Return what shows that a file was written again with the same size and footer.
 
-    None where a manifest has hashes of the contents. `newest`: the file that was written last and
-    its modification time in ns, where times are known.
+    None where no shard has a stamp. `newest`: the file that was written last and its modification
+    time in ns, where times are known.
     """
-    stamps = [shard.stamp for shard in dataset.shards]
-    if dataset.digest or not any(stamps):
+    stamps = [shard.stamp for shard in shards]
+    if not any(stamps):
         return None
-    dated = [(int(shard.stamp), shard.url) for shard in dataset.shards if shard.stamp.isdigit()]
-    newest = [max(dated)[1], max(dated)[0]] if len(dated) == len(stamps) else None
-    return {"stamps": _hash(stamps)[:32], "newest": newest}
+    dated = [(int(shard.stamp), shard.url) for shard in shards if shard.stamp.isdigit()]
+    newest = max(dated)[::-1] if len(dated) == len(stamps) else None
+    return {"stamps": _hash(stamps)[:32], "newest": newest and list(newest)}
 
 
 def written_again(was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:

@@ -17,7 +17,7 @@ from streamtrain.storage.column_choice import (
     missing_column_message,
 )
 from streamtrain.storage.column_places import eligible
-from streamtrain.storage.data_fingerprint import contents_digest, data_fingerprint
+from streamtrain.storage.data_fingerprint import contents_digest, data_fingerprint, file_stamps
 from streamtrain.storage.foreign.foreign_source import find_foreign
 from streamtrain.storage.locate import locate, read_list, warn_of_links
 from streamtrain.storage.manifest import (
@@ -238,6 +238,7 @@ def bind_columns(
         left_out=listing.left_out,
         folder=listing.folder,
         digest=listing.digest,
+        stamps=None if listing.digest else file_stamps(listing.shards),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from streamtrain.errors import ConfigError
 from streamtrain.plan.plan import Plan
-from streamtrain.storage.data_fingerprint import file_stamps, written_again
+from streamtrain.storage.data_fingerprint import written_again
 from streamtrain.stream.source import Source
 from streamtrain.types import Receipt
 
@@ -37,7 +37,7 @@ def order_of(source: Source, seed: int, holdout_seed: int) -> dict[str, Any]:
         **({"holdout_seed": holdout_seed} if source.holdout.num_rows else {}),
         "data": source.dataset.fingerprint,
         "manifest": source.dataset.digest,
-        "stamps": file_stamps(source.dataset),
+        "stamps": source.dataset.stamps,
         "columns": list(source.dataset.columns),
         "on_null": source.on_null,
         "on_bad_shard": "error" if source.quarantine is None else "quarantine",

@@ -13,7 +13,7 @@ import pytest
 import streamtrain
 from data_gen import generate
 from streamtrain.errors import ConfigError
-from streamtrain.storage.data_fingerprint import file_stamps, written_again
+from streamtrain.storage.data_fingerprint import written_again
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.remote_file import object_stamp
 from streamtrain.storage.write.ingest import ingest
@@ -123,7 +123,7 @@ def test_shards_whose_manifest_has_other_hashes_are_refused(tmp_path, monkeypatc
         order[[1001, 1002]] = order[[1002, 1001]]
     first, second = (open_shards(str(tmp_path / name)) for name in ("first", "second"))
     assert first.fingerprint == second.fingerprint, "as found"
-    assert file_stamps(first) is None
+    assert first.stamps is None
     opened = {"batch_size": 16, "window_rows": 512}
     state = streamtrain.open_stream(str(tmp_path / "first"), **opened).state_dict()
     with pytest.raises(ConfigError, match="manifest was"):
@@ -152,14 +152,14 @@ def test_a_stream_is_not_resumed_over_changed_rows(tmp_path):
 def test_stamps_follow_the_dates_of_foreign_files_only(tmp_path, format):
     generate(tmp_path / "data", kind="friedman2", rows=2000, span_rows=500)
     ingest(tmp_path / "data", tmp_path / "shards", format=format, span_rows=500)
-    assert file_stamps(open_shards(str(tmp_path / "shards"))) is None
+    assert open_shards(str(tmp_path / "shards")).stamps is None
     (tmp_path / "shards" / "_manifest.json").unlink()
-    was = file_stamps(open_shards(str(tmp_path / "shards")))
+    was = open_shards(str(tmp_path / "shards")).stamps
     shutil.copytree(tmp_path / "shards", tmp_path / "same")
-    assert not written_again(was, file_stamps(open_shards(str(tmp_path / "same"))))
+    assert not written_again(was, open_shards(str(tmp_path / "same")).stamps)
     last = max(path for path in (tmp_path / "same").rglob("*") if path.is_file())
     os.utime(last, (2e9, 2e9))
-    text = written_again(was, file_stamps(open_shards(str(tmp_path / "same"))))
+    text = written_again(was, open_shards(str(tmp_path / "same")).stamps)
     assert text.endswith("was written again at 2033-05-18 03:33:20 UTC")
 
 

@@ -24,7 +24,7 @@ from streamtrain.config import make_config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.records import Evaluation, PassEnded
 from streamtrain.run.prepare import prepare
-from streamtrain.storage.data_fingerprint import file_stamps, written_again
+from streamtrain.storage.data_fingerprint import written_again
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.filesystem import (
@@ -292,15 +292,15 @@ def test_an_object_that_was_written_again_is_noticed(bucket, local, tmp_path, fo
     shutil.copytree(local[format].url, folder)
     (folder / "_manifest.json").unlink()
     url = bucket.put(folder, "d")
-    was = file_stamps(open_shards(url, storage=bucket.storage))
-    assert not written_again(was, file_stamps(open_shards(url, storage=bucket.storage)))
+    was = open_shards(url, storage=bucket.storage).stamps
+    assert not written_again(was, open_shards(url, storage=bucket.storage).stamps)
     path = next(path for path in sorted(folder.rglob("*")) if path.stat().st_size > 4096)
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
     time.sleep(1.0 if format == "zarr" else 0.0)  # dates of moto are whole seconds
     write_file(path, f"{url}/{path.relative_to(folder).as_posix()}", bucket.storage)
-    assert written_again(was, file_stamps(open_shards(url, storage=bucket.storage)))
+    assert written_again(was, open_shards(url, storage=bucket.storage).stamps)
 
 
 @FORMATS
