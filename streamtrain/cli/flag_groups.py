@@ -193,6 +193,19 @@ ShuffleMemory = Annotated[
         help="limit of the shuffle; default: a quarter of the memory available at start",
     ),
 ]
+
+
+def seed_flag(what: str) -> Parameter:
+    """Return the parameter `--seed` of a verb in which a seed decides `what`."""
+    return Parameter(
+        group=GLOBAL,
+        metavar="N",
+        converter=count,
+        n_tokens=1,
+        help=f"the same seed gives the same {what}",
+    )
+
+
 SpanRows = Annotated[
     int,
     Parameter(

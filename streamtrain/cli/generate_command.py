@@ -8,12 +8,12 @@ from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import (
     DATA,
-    GLOBAL,
     Output,
     ShardFormat,
     SpanRows,
     StorageOption,
     count,
+    seed_flag,
 )
 from streamtrain.cli.terminal import plain_warnings, show
 from streamtrain.types import Dataset
@@ -47,16 +47,7 @@ def generate(
     noise: Annotated[float, Parameter(group=DATA, metavar="X", help=_NOISE)] = 0.1,
     cluster_shift: Annotated[float, Parameter(group=DATA, metavar="S", help=_SHIFT)] = 0.0,
     span_rows: SpanRows = 262_144,
-    seed: Annotated[
-        int,
-        Parameter(
-            group=GLOBAL,
-            metavar="N",
-            converter=count,
-            n_tokens=1,
-            help="the same seed gives the same rows",
-        ),
-    ] = 0,
+    seed: Annotated[int, seed_flag("rows")] = 0,
     storage_option: StorageOption = None,
     output: Output = Output(),
 ) -> None:

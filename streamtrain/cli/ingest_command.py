@@ -8,7 +8,6 @@ from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import (
     DATA,
-    GLOBAL,
     Features,
     Output,
     ShardFormat,
@@ -18,8 +17,8 @@ from streamtrain.cli.flag_groups import (
     Target,
     TextFlags,
     column_names,
-    count,
     reading,
+    seed_flag,
 )
 from streamtrain.cli.terminal import plain_warnings, show
 
@@ -47,16 +46,7 @@ def ingest(
             " --no-shuffle keeps their order",
         ),
     ] = True,
-    seed: Annotated[
-        int,
-        Parameter(
-            group=GLOBAL,
-            metavar="N",
-            converter=count,
-            n_tokens=1,
-            help="the same seed gives the same order",
-        ),
-    ] = 0,
+    seed: Annotated[int, seed_flag("order")] = 0,
     memory: ShuffleMemory = None,
     storage_option: StorageOption = None,
     texts: TextFlags = TextFlags(),
