@@ -235,6 +235,18 @@ def _patch_lines(layout: Layout, columns: int) -> list[str]:
     ]
 
 
+def _product_lines(layout: Layout) -> list[str]:
+    """Return the lines that add a patch's rows times `b`, four of the inner dimension, to its sums.
+
+    The rows are read from `at`, which moves on to the next four.
+    """
+    lines: list[str] = []
+    for i in range(layout.patch):
+        lines += [f"            x0, x1, x2, x3 = load4(memory, at + {i} * apart)"]
+        lines += [f"            s{i}{j} += x{k} * b{k}{j}" for k in range(4) for j in range(4)]
+    return [*lines, "            at += 4"]
+
+
 def _forward_lines(layout: Layout, number: int, layer: LayerPlace) -> list[str]:
     patch, step = range(layout.patch), layout.steps[number + 1]
     values, sources = layout.values[number + 1], layout.sources[number + 1]
@@ -249,10 +261,7 @@ def _forward_lines(layout: Layout, number: int, layer: LayerPlace) -> list[str]:
     for k in range(4):
         names = ", ".join(f"b{k}{j}" for j in range(4))
         lines += [f"            {names} = load4(memory, b + {k * layer.stride})"]
-    for i in patch:
-        lines += [f"            x0, x1, x2, x3 = load4(memory, at + {i} * apart)"]
-        lines += [f"            s{i}{j} += x{k} * b{k}{j}" for k in range(4) for j in range(4)]
-    lines += ["            at += 4", f"            b += {4 * layer.stride}"]
+    lines += [*_product_lines(layout), f"            b += {4 * layer.stride}"]
     for i in patch:
         sums = ", ".join(f"s{i}{j}" for j in range(4))
         activated = ", ".join(f"activate(s{i}{j})" for j in range(4))
@@ -276,10 +285,7 @@ def _delta_lines(layout: Layout, number: int, layer: LayerPlace) -> list[str]:
     for j in range(4):
         names = ", ".join(f"b{k}{j}" for k in range(4))
         lines += [f"            {names} = load4(memory, b + {j * layer.stride})"]
-    for i in patch:
-        lines += [f"            x0, x1, x2, x3 = load4(memory, at + {i} * apart)"]
-        lines += [f"            s{i}{j} += x{k} * b{k}{j}" for k in range(4) for j in range(4)]
-    lines += ["            at += 4", "            b += 4"]
+    lines += [*_product_lines(layout), "            b += 4"]
     for i in patch:
         values = ", ".join(f"through(s{i}{j}, f{j})" for j in range(4))
         lines += [
