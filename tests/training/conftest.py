@@ -3,6 +3,7 @@
 With the fakes, the code around compiler and GPU is tested on any machine.
 """
 
+import os
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import SimpleNamespace
@@ -16,6 +17,9 @@ from streamtrain.training.model import Shape, initial_parameters
 from streamtrain.training.torch import cuda_graphs, device_feed
 from streamtrain.training.torch.cuda_graphs import ReplayedSteps
 from tests.training.contract import RATES
+
+#: Its tests need Numba's simulator; test_cuda_engine.py runs them in a process that has it.
+collect_ignore = [] if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1" else ["simulated_cuda.py"]
 
 
 @pytest.fixture(params=[ENGINES["fused"], ENGINES["torch"]], ids=["fused", "torch"])

@@ -26,8 +26,7 @@ from tests.training import contract
 from tests.training.contract import RATES, make_rows
 from tests.training.test_engine import LOSSES, OPTIMIZERS
 
-if not cuda_source.SIMULATED:
-    pytest.skip("needs NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
+assert cuda_source.SIMULATED
 
 SMALL = Shape(widths=(4, 4, 1), activation="tanh")
 

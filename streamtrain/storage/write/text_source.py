@@ -116,7 +116,7 @@ def decompressing(path: str) -> Iterator[None]:
         lzma.LZMAError,
         zipfile.BadZipFile,
         gzip.BadGzipFile,
-        NotImplementedError,
+        NotImplementedError,  # zipfile, for a method of compression that it does not know
     ) as error:
         raise DataError(
             f"{path}: its compressed data are damaged or cut off ({shown(str(error))}). Copy"
