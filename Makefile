@@ -18,6 +18,8 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
 .PHONY: demo lint check test docs cudasim gpu-check gpu-bundle release clean
 .DELETE_ON_ERROR:
+# Write bytecode, whatever the environment says: the tests start many processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 demo: $(READY)
 	@test -f runs/demo-data/_manifest.json || $(BIN)/streamtrain generate runs/demo-data --kind friedman2 --rows 4M

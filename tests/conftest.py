@@ -10,19 +10,14 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
 from tests.forked import start_server
-from tests.report.undrawn import Undrawn
 
 # A busy machine is not a wrong result. The full number of examples is for nightly runs.
 settings.register_profile("quick", deadline=None, max_examples=40)
 settings.register_profile("thorough", deadline=None, max_examples=300)
 settings.load_profile(os.environ.get("STREAMTRAIN_HYPOTHESIS", "quick"))
-
-# On a shared machine torch's threads spin while they wait; no test depends on their number.
-torch.set_num_threads(1)
 
 #: Zarr keeps an event loop and a thread pool for the life of the process; tqdm, where it is
 #: installed, keeps a monitor thread.
@@ -56,12 +51,36 @@ def _open_files() -> set[str]:
     return open_files
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Exempt what the imports made from garbage collection.
+
+    There are millions of such objects, which each full collection would traverse.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """Let torch compute on one thread: on a shared machine its threads spin while they wait.
+
+    No test depends on their number. Torch is imported here, since pytest-xdist's first process,
+    which runs no test, reads this file before it starts the others.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_pictures() -> Iterator[None]:
     """Draw no charts outside tests/report: they take seconds per run.
 
     The other files of a report are written in every test.
     """
+    from tests.report.undrawn import Undrawn
+
     with pytest.MonkeyPatch.context() as patch:
         for module in ("report.write", "cli.run_verbs", "cli.report_command"):
             patch.setattr(f"streamtrain.{module}.Drawing", Undrawn)
