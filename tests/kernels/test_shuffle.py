@@ -23,7 +23,11 @@ THOROUGH = os.environ.get("STREAMTRAIN_HYPOTHESIS") == "thorough"
 
 
 def shuffle(spans, skips, key, num_buckets, mean=None, scale=None):
-    """Run the kernels as stream/window.py does; return (block, rows dealt, digest, finite)."""
+    """Run the kernels as stream/window.py does; return (block, rows dealt, digest, finite).
+
+    Columns are read-only, as those of a reader are: writable ones are other types for the compiler,
+    each a compilation of seconds.
+    """
     width = len(spans[0])
     mask, key = np.uint64(num_buckets - 1), np.uint64(key)
     positions = np.concatenate([[0], np.cumsum([(len(span[0]) + 7) // 8 * 8 for span in spans])])
@@ -37,7 +41,7 @@ def shuffle(spans, skips, key, num_buckets, mean=None, scale=None):
     finite = True
     for span, skip, position in zip(spans, skips, positions, strict=False):
         span_dealt, span_digest, span_finite = deal(
-            tuple(span),
+            tuple(map(_read_only, span)),
             skip,
             int(position),
             first_id,
@@ -56,6 +60,12 @@ def shuffle(spans, skips, key, num_buckets, mean=None, scale=None):
     assert np.array_equal(cursors, starts + counts)
     rows = permute(block, starts, cursors, key)
     return block[:rows], dealt, digest % 2**64, finite
+
+
+def _read_only(column):
+    view = column.view()
+    view.flags.writeable = False
+    return view
 
 
 def oracle(spans, skips, key, num_buckets):
