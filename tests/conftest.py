@@ -75,15 +75,17 @@ def one_torch_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_pictures() -> Iterator[None]:
-    """Draw no charts outside tests/report: they take seconds per run.
+    """Draw no charts outside tests/report, and describe those of sweeps only.
 
+    Drawing takes seconds per run. Altair takes a third of a short `train`, whose charts are few.
     The other files of a report are written in every test.
     """
-    from tests.report.undrawn import Undrawn
+    from tests.report.undrawn import Undrawn, specs_of_sweeps
 
     with pytest.MonkeyPatch.context() as patch:
         for module in ("report.write", "cli.run_verbs", "cli.report_command"):
             patch.setattr(f"streamtrain.{module}.Drawing", Undrawn)
+        patch.setattr("streamtrain.report.pages.chart_specs", specs_of_sweeps)
         yield
 
 

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 
 import jinja2
@@ -196,7 +197,9 @@ def _sections(analysis: Analysis, specs: Mapping[str, Spec]) -> set[str]:
     return _ALWAYS | with_charts | with_content
 
 
+@cache
 def _environment() -> jinja2.Environment:
+    """Return the environment; it keeps the compiled template, which takes longer than a page."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
         autoescape=True,
