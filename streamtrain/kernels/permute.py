@@ -9,7 +9,7 @@ from numba.core import types
 from numba.extending import overload
 
 from streamtrain.kernels.intrinsics import intrinsic
-from streamtrain.kernels.shuffle import GOLDEN, LINE_FLOATS, MAX_UNROLLED, mix
+from streamtrain.kernels.shuffle import GOLDEN, LINE_FLOATS, UNROLLED, mix
 from streamtrain.kernels.sources import SOURCES
 
 _LOW_32 = uint64(0xFFFFFFFF)
@@ -27,7 +27,7 @@ def permute(block, starts, ends, key):
         key: Key of the window, uint64.
     """
     width = block.shape[1]
-    return permute_width(block, starts, ends, key, (0,) * width if width <= MAX_UNROLLED else width)
+    return permute_width(block, starts, ends, key, (0,) * width if width in UNROLLED else width)
 
 
 @intrinsic

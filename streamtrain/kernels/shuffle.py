@@ -34,9 +34,9 @@ MIX_2 = uint64(0x94D049BB133111EB)
 TILE_ROWS = 512
 TILE_VALUES, MIN_TILE_ROWS = 8192, 128
 
-#: Up to this many columns, their number is part of the type, so that the compiler unrolls the loops
-#: over them, which takes seconds for each number. One kernel serves all larger numbers.
-MAX_UNROLLED = 7
+#: These numbers of columns are part of the type, so that the compiler unrolls the loops over them,
+#: which takes seconds for each number. One kernel serves all others.
+UNROLLED = frozenset(range(8))
 
 #: Rows per group: 16 rows of any width are whole cache lines of 64 bytes, or 16 floats.
 GROUP_ROWS = 16
@@ -333,7 +333,7 @@ def deal(
         scale: As `mean`.
         receipt_key: Key of the digest, uint64.
     """
-    table = columns if len(columns) <= MAX_UNROLLED else _table(columns)
+    table = columns if len(columns) in UNROLLED else _table(columns)
     return deal_columns(
         table, skip, first_position, first_id, key, mask, cursors, block, mean, scale, receipt_key
     )
