@@ -149,8 +149,7 @@ class LaneSession:
                 rows_left = epoch_rows - self._done * batch_size
                 rows = min((max_steps - steps) * batch_size, rows_left)
                 ends_epoch = rows == rows_left
-                items = self._learner.consume(rows_without_columns(rows), ends_epoch=ends_epoch)
-                records += [item for item in items if not isinstance(item, int)]
+                records += self._learner.consume(rows_without_columns(rows), ends_epoch=ends_epoch)
                 new_steps = -(-rows // batch_size)
                 steps += new_steps
                 self._done += new_steps
