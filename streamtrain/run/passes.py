@@ -21,9 +21,7 @@ from streamtrain.run.prepare import Prepared
 from streamtrain.stream.block import Block
 from streamtrain.stream.nulls import null_fields
 from streamtrain.training.checkpointing import Checkpointing
-from streamtrain.training.compute_pool import ComputePool
-from streamtrain.training.engine_choice import is_out_of_memory, share_block
-from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
+from streamtrain.training.engine_choice import is_out_of_memory, running, share_block
 from streamtrain.training.learner import Learner
 from streamtrain.training.position import Position
 
@@ -134,17 +132,13 @@ def _train(
     # The learners of the fused engines train side by side: on the CPU their replicas share one pool
     # of threads, on a GPU each has a stream. Torch has threads of its own, so its learners take
     # turns.
-    fused = prepared.engine == "fused"
+    engines = [learner.engine for learner in position.learners]
     learner_threads = 1 if prepared.engine == "torch" else len(position.learners)
     with (
         ThreadPoolExecutor(learner_threads, thread_name_prefix="streamtrain-learner") as pool,
-        one_blas_thread(fused),
-        ComputePool(prepared.config.train.threads or default_readers()) as cores,
+        running(engines, prepared.config.train.threads or default_readers()),
     ):
-        for learner in position.learners:
-            if isinstance(learner.engine, FusedEngine):
-                learner.engine.cores = cores
-        shared = share_block([learner.engine for learner in position.learners])
+        shared = share_block(engines)
         blocks = prepared.blocks(
             trial, position.stats, epoch=position.epoch, window=position.window
         )

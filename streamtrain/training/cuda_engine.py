@@ -20,7 +20,6 @@ from streamtrain.kernels import activations, cuda_population
 from streamtrain.kernels.cuda_launch import can_launch, configure
 from streamtrain.kernels.cuda_layout import Layout, choose_layout, parameter_places
 from streamtrain.kernels.cuda_source import SIMULATED
-from streamtrain.training.compute_pool import CallerThread, ComputePool
 from streamtrain.training.engine import check_state, further_steps, require_whole_minibatch
 from streamtrain.training.fused_engine import (
     ACTIVATION_CODES,
@@ -83,7 +82,7 @@ UNLIMITED_ROWS = 2**62
 class CudaEngine:
     """See `Engine`. Trains a `Shape` that `fits`.
 
-    `shared_block`: set it to share one copy of each block with other engines. `cores` is not used.
+    `shared_block`: set it to share one copy of each block with other engines.
     """
 
     def __init__(
@@ -101,7 +100,6 @@ class CudaEngine:
         assert isinstance(shape, Shape)
         self.batch_size = batch_size
         self.learning_rates = learning_rates
-        self.cores: ComputePool | CallerThread = CallerThread()
         self.shared_block: SharedBlock | None = None
         self.steps = 0
         self._carried = 0  # rows of the unfinished minibatch

@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 
 from streamtrain.errors import DataError
-from streamtrain.training.compute_pool import CallerThread, ComputePool
 
 #: Adam's epsilon, the same as torch's.
 ADAM_EPSILON = 1e-8
@@ -27,14 +26,10 @@ class Engine(Protocol):
     Attributes:
         batch_size: rows per minibatch.
         learning_rates: one per replica, in the order of the replicas axis of every array.
-        cores: the threads that the fused engine computes on; set it to share a pool with other
-            engines. Results do not depend on it. The torch engine ignores it, since torch has its
-            own threads.
     """
 
     batch_size: int
     learning_rates: tuple[float, ...]
-    cores: ComputePool | CallerThread
 
     @property
     def steps(self) -> int:

@@ -86,9 +86,9 @@ def hyper_values(train: TrainConfig, last_row: int | None) -> np.ndarray:
 class FusedEngine:
     """See `Engine`. Trains a `Shape` only.
 
-    Use it inside `one_blas_thread`: the matrix products are small, and parallelism is across
-    replicas and across the parts of a minibatch. Until `cores` is set, everything runs on the
-    caller's thread, with the same results.
+    Use it inside `engine_choice.running`, which sets `cores`, or inside `one_blas_thread`: the
+    matrix products are small, and parallelism is across replicas and across the parts of a
+    minibatch. Until `cores` is set, everything runs on the caller's thread, with the same results.
     """
 
     def __init__(
@@ -341,10 +341,7 @@ class FusedEngine:
 
 
 @contextmanager
-def one_blas_thread(wanted: bool = True) -> Iterator[None]:
-    """Limit BLAS to one thread while inside, in the whole process; nothing if not `wanted`."""
-    if not wanted:
-        yield
-        return
+def one_blas_thread() -> Iterator[None]:
+    """Limit BLAS to one thread while inside, in the whole process."""
     with threadpool_limits(limits=1, user_api="blas"):
         yield

@@ -44,7 +44,6 @@ class LaneEngine:
         self._feeds = feeds
         self._collective = collective
         self.learning_rates = gradients.engine.learning_rates
-        self.cores = gradients.engine.cores
         self.steps = gradients.engine.steps
         replicas, parameters = gradients.engine.parameters().shape
         self._sums_LRP = np.zeros(

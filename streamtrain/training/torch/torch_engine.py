@@ -20,7 +20,6 @@ from streamtrain.base.budget import default_readers
 from streamtrain.config import TrainConfig
 from streamtrain.errors import first_line
 from streamtrain.training.averaging import average_shares
-from streamtrain.training.compute_pool import CallerThread, ComputePool
 from streamtrain.training.engine import check_state, further_steps, require_whole_minibatch
 from streamtrain.training.model import Model
 from streamtrain.training.schedule import schedule_rows
@@ -59,7 +58,7 @@ TABLE_STEPS = 4_096
 
 
 class TorchEngine:
-    """See `Engine`. Trains any model; `cores` is not used.
+    """See `Engine`. Trains any model.
 
     `shared_block`: set it to share one copy of each block on a GPU with other engines.
 
@@ -79,7 +78,6 @@ class TorchEngine:
         self.batch_size = batch_size
         self.learning_rates = learning_rates
         self.steps = 0
-        self.cores: ComputePool | CallerThread = CallerThread()
         self.device = train_device(train.device)
         self._model = shape
         self._train = train
