@@ -95,6 +95,31 @@ class Engine(Protocol):
         ...
 
 
+class AccumulatingEngine(Engine, Protocol):
+    """An engine that can also take a step with gradients that several engines have summed.
+
+    Between two steps either `advance` is called or these methods, never both.
+    """
+
+    def accumulate(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """Add the gradients of rows `[start, stop)` of a block, and take no step.
+
+        Returns the sum of ½r² over these rows: float64 (R,).
+        """
+        ...
+
+    def take_gradient_sum(self) -> np.ndarray:
+        """Return the sum of the gradients since the last call, float32 (R, P), and reset it."""
+        ...
+
+    def apply_gradient_sum(self, sum_RP: np.ndarray, rows: int) -> None:
+        """Take a step with the mean gradient of `rows` rows, whose sum is `sum_RP`.
+
+        Gradients that were accumulated and not taken are dropped.
+        """
+        ...
+
+
 def further_steps(steps: int, further: float, old_beta2: float, beta2: float) -> float:
     """Return the steps to add to `steps` in the bias correction of Adam's second moment.
 

@@ -16,9 +16,8 @@ from streamtrain.plan.plan import Plan, make_lanes
 from streamtrain.records import Record
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.nulls import NullCounts
-from streamtrain.training.engine import Engine
+from streamtrain.training.engine import AccumulatingEngine
 from streamtrain.training.engine_choice import ENGINES, running
-from streamtrain.training.gradient_accumulator import GradientAccumulator
 from streamtrain.training.learner import Learner
 from streamtrain.training.model import initial_parameters
 from streamtrain.types import Receipt
@@ -59,7 +58,7 @@ class LaneSession:
             self._stack.callback(self._collective.close)
             self._inner = inner_engine(prepared, task)
             self._engine = LaneEngine(
-                GradientAccumulator(self._inner),
+                self._inner,
                 task.batch_size,
                 self._feeds,
                 self._collective,
@@ -160,14 +159,14 @@ class LaneSession:
         return np.array([plan.num_rows for plan in self.lane_plans(epoch)], dtype=np.int64)
 
 
-def inner_engine(prepared: Prepared, task: LaneTask) -> Engine:
-    """Return an engine for a `GradientAccumulator`: its minibatch is never full."""
+def inner_engine(prepared: Prepared, task: LaneTask) -> AccumulatingEngine:
+    """Return the engine of a worker, for a `LaneEngine`."""
     seed, train = prepared.config.order.seed, prepared.config.train.at(task.batch_size)
     parameters_P = initial_parameters(prepared.model, seed, task.trial)
     return ENGINES[prepared.engine](
         prepared.model.for_trial(seed, task.trial),
         parameters_P,
-        task.batch_size + 1,
+        task.batch_size,
         task.lrs,
         train,
         prepared.expected_rows,

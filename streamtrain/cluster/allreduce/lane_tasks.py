@@ -14,7 +14,6 @@ from streamtrain.cluster.allreduce.lane_work import LaneResult, LaneTask
 from streamtrain.cluster.worker import PeerLost, current_state, own_host
 from streamtrain.run.prepare import Prepared
 from streamtrain.training.engine_choice import running
-from streamtrain.training.gradient_accumulator import GradientAccumulator
 from streamtrain.training.torch.device_feed import train_device
 
 #: Names of a worker's resources.
@@ -61,11 +60,10 @@ def measure_allreduce(prepared: Prepared, task: LaneTask) -> AllReduceTiming | P
     with (
         running([engine], prepared.config.train.threads or 1),
     ):
-        gradients = GradientAccumulator(engine)
 
         def local_step() -> None:
-            gradients.add(block, 0, len(block))
-            gradients.step(gradients.take(), len(block))
+            engine.accumulate(block, 0, len(block))
+            engine.apply_gradient_sum(engine.take_gradient_sum(), len(block))
 
         local_step_seconds = _median_seconds(local_step) * rows / len(block)
     return AllReduceTiming(sum_seconds=sum_seconds, local_step_seconds=local_step_seconds)
