@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def imports_kept(module: str) -> Iterator[None]:
+def importing_without_gc(module: str) -> Iterator[None]:
     """Import `module` in this block, without searching for garbage meanwhile.
 
     Importing torch makes a million objects that stay. Searching them for garbage takes 0.3 of the

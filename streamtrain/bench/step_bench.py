@@ -124,6 +124,7 @@ def make_engine(
     parameters = initial_parameters(model, config.order.seed, 0)
     engine = ENGINES[name](model, parameters, batch_size, RATES[:1], config.train, ROWS)
     if cores is not None:
+        assert isinstance(engine, FusedEngine)
         engine.cores = cores
     return engine
 

@@ -17,9 +17,8 @@ from streamtrain.config import Config
 from streamtrain.run.prepare import TIMED_ROWS, Prepared, prepare, warm_up
 from streamtrain.run.sweep_plan import bench_sizes
 from streamtrain.stream.fetch import FetchStats
-from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine import Engine
-from streamtrain.training.fused_engine import one_blas_thread
+from streamtrain.training.engine_choice import running
 from streamtrain.types import Json
 
 #: A timed region takes at least this long, and two blocks.
@@ -82,20 +81,19 @@ def measure_train(config: Config, *, repeats: int = REPEATS) -> Json:
     sizes, cores = bench_sizes(config), default_readers()
     prepared = prepare(config, learners=len(sizes), rates=1)
     compile_seconds, _ = warm_up(prepared)
-    fused = prepared.engine == "fused"
-    thread_counts = sorted({1, config.train.threads or cores}) if fused else [cores]
+    thread_counts = [cores]
+    if prepared.engine == "fused":
+        thread_counts = sorted({1, config.train.threads or cores})
     delivery_seconds_per_row: list[float] = []
     with ExitStack() as stack:
-        stack.enter_context(one_blas_thread(fused))
         stream = Stream(prepared)
         stack.callback(stream.close)
         block = stream.next_rows()[:TIMED_ROWS].copy()
         sides: dict[Key, Side] = {}
         for threads in thread_counts:
-            pool = stack.enter_context(ComputePool(threads))
-            for size in sizes:
-                engine = prepared.learner(size, (1e-6,), 0).engine
-                engine.cores = pool
+            engines = {size: prepared.learner(size, (1e-6,), 0).engine for size in sizes}
+            stack.enter_context(running(engines.values(), threads))
+            for size, engine in engines.items():
                 streaming, resident = _sides(stream, engine, block)
                 sides["streaming", size, threads] = streaming
                 sides["resident", size, threads] = resident

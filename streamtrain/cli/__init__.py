@@ -8,13 +8,13 @@ imports what it calls inside its function, so that `--help` stays fast.
 import sys
 from typing import NoReturn
 
-from streamtrain.base.imports import imports_kept
+from streamtrain.base.imports import importing_without_gc
 
 
 def start() -> NoReturn:
     """Run the console script; Ctrl-C shows no traceback, even while `main` is being imported."""
     try:
-        with imports_kept("streamtrain.cli.main"):
+        with importing_without_gc("streamtrain.cli.main"):
             from streamtrain.cli.main import main
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

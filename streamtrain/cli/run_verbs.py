@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from streamtrain.base.imports import imports_kept
+from streamtrain.base.imports import importing_without_gc
 from streamtrain.base.redact import Secrets
 from streamtrain.base.words import plural
 from streamtrain.cli.flag_groups import Output, Sources, load_config
@@ -64,7 +64,7 @@ def run(
     with ExitStack() as stack:
         drawing = stack.enter_context(Drawing()) if report and not dry_run else None
         stack.enter_context(plain_warnings(quiet=output.quiet))
-        with imports_kept("streamtrain.api"):
+        with importing_without_gc("streamtrain.api"):
             from streamtrain import api
         if dry_run:
             plan = api.plan_run(config, verb)

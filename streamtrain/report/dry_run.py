@@ -22,8 +22,7 @@ from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up
 from streamtrain.run.sweep_plan import plan_sweep
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.window import shuffle_once
-from streamtrain.training.compute_pool import ComputePool
-from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
+from streamtrain.training.engine_choice import running
 from streamtrain.training.learner import evaluation_rows
 from streamtrain.training.until_flat import points_until_flat
 from streamtrain.types import Json
@@ -206,7 +205,6 @@ def _rate_of_tiny_epochs(prepared: Prepared) -> float:
     return rows / seconds
 
 
-@one_blas_thread()
 def _try_learners(
     prepared: Prepared, sizes: Sequence[int], rates: Sequence[float]
 ) -> tuple[dict[int, _Cost], _Cost]:
@@ -217,14 +215,12 @@ def _try_learners(
     shape = (_TRY_ROWS, prepared.source.num_columns)
     rows = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     steps, evaluation = {}, _Cost(0.0, 0.0)
-    with ComputePool(prepared.config.train.threads or default_readers()) as cores:
-        for size in sizes:
-            engine = prepared.learner(size, tuple(1e-6 for _ in rates), 0).engine
-            if isinstance(engine, FusedEngine):
-                engine.cores = cores
-            stop = min(max(size, 4096), _TRY_ROWS)
+    threads, holdout = prepared.config.train.threads or default_readers(), prepared.evaluation
+    for size in sizes:
+        engine = prepared.learner(size, tuple(1e-6 for _ in rates), 0).engine
+        stop = min(max(size, 4096), _TRY_ROWS)
+        with running([engine], threads):
             steps[size] = _cost(partial(engine.advance, rows, 0, stop), stop)
-            holdout = prepared.evaluation
             if holdout is not None and not evaluation.seconds:
                 evaluation = _cost(partial(engine.evaluate, holdout), len(holdout))
     return steps, evaluation

@@ -21,9 +21,7 @@ from streamtrain.run.prepare import Prepared
 from streamtrain.stream.block import Block
 from streamtrain.stream.nulls import null_fields
 from streamtrain.training.checkpointing import Checkpointing
-from streamtrain.training.compute_pool import ComputePool
-from streamtrain.training.engine_choice import is_out_of_memory, share_block
-from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
+from streamtrain.training.engine_choice import is_out_of_memory, running, share_block
 from streamtrain.training.learner import Learner
 from streamtrain.training.position import Position
 
@@ -66,7 +64,7 @@ def run_pass(
     ends without affecting the others, and its outcome records why.
 
     With `saving`, the state of all learners is saved between blocks. A single learner can also be
-    saved within a block, wherever `consume` allows it. Signals such as Ctrl-C take effect at these
+    saved within a block, where its `rows_to_save` ends. Signals such as Ctrl-C take effect at these
     points. An interrupted pass continues from its checkpoint. A pass that has already ended is not
     run again: the final state of its learners is loaded, and its record is returned.
 
@@ -134,17 +132,13 @@ def _train(
     # The learners of the fused engines train side by side: on the CPU their replicas share one pool
     # of threads, on a GPU each has a stream. Torch has threads of its own, so its learners take
     # turns.
-    fused = prepared.engine == "fused"
+    engines = [learner.engine for learner in position.learners]
     learner_threads = 1 if prepared.engine == "torch" else len(position.learners)
     with (
         ThreadPoolExecutor(learner_threads, thread_name_prefix="streamtrain-learner") as pool,
-        one_blas_thread(fused),
-        ComputePool(prepared.config.train.threads or default_readers()) as cores,
+        running(engines, prepared.config.train.threads or default_readers()),
     ):
-        for learner in position.learners:
-            if isinstance(learner.engine, FusedEngine):
-                learner.engine.cores = cores
-        shared = share_block([learner.engine for learner in position.learners])
+        shared = share_block(engines)
         blocks = prepared.blocks(
             trial, position.stats, epoch=position.epoch, window=position.window
         )
@@ -197,12 +191,14 @@ def _feed_one(
     `position.row` is then the row of the block to continue from.
     """
     (learner,) = position.active
-    for item in _consume(learner, block, position.row):
-        if isinstance(item, int):
-            position.row = item
-            save_if_due()
-        else:
-            _report(item, learner, position, emit)
+    while True:
+        stop = min(position.row + learner.rows_to_save, len(block.rows))
+        for record in _consume(learner, block, position.row, stop):
+            _report(record, learner, position, emit)
+        if stop == len(block.rows) or learner.done or not position.active:
+            return
+        position.row = stop
+        save_if_due()
 
 
 def _feed_side_by_side(
@@ -214,29 +210,28 @@ def _feed_side_by_side(
     different rows until all have finished the block, so nothing is saved before that.
     """
     learners = list(position.active)
-    items = [_consume(learner, block, position.row) for learner in learners]
-    per_learner = pool.map(partial(_collect_records, stopping), items)
+    consumed = [_consume(learner, block, position.row, len(block.rows)) for learner in learners]
+    per_learner = pool.map(partial(_collect_records, stopping), consumed)
     for learner, records in zip(learners, per_learner, strict=True):
         for record in records:
             _report(record, learner, position, emit)
 
 
-def _consume(learner: Learner, block: Block, first: int) -> Iterator[Record | int]:
+def _consume(learner: Learner, block: Block, first: int, last: int) -> Iterator[Record]:
     """Yield what `Learner.consume` yields; an error becomes the learner's outcome.
 
     This keeps a failing learner from ending the sweep.
     """
     try:
-        yield from learner.consume(block.rows, ends_epoch=block.ends_epoch, first=first)
+        yield from learner.consume(block.rows, ends_epoch=block.ends_epoch, first=first, last=last)
     except (MemoryError, RuntimeError) as error:
         outcome = "out_of_memory" if is_out_of_memory(error) else "failed"
         yield from learner.report_failure(outcome, first_line(error))
 
 
-def _collect_records(stopping: Event, items: Iterator[Record | int]) -> list[Record]:
+def _collect_records(stopping: Event, records: Iterator[Record]) -> list[Record]:
     """Return the records that a learner yields for a block, or until the pass is stopped."""
-    until_stopped = takewhile(lambda _: not stopping.is_set(), items)
-    return [item for item in until_stopped if isinstance(item, Record)]
+    return list(takewhile(lambda _: not stopping.is_set(), records))
 
 
 def _report(record: Record, learner: Learner, position: Position, emit: Emit) -> None:

@@ -6,6 +6,7 @@ Times the step alone at each batch size, on a block in memory, and the stream wi
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 
@@ -14,9 +15,8 @@ from streamtrain.records import DeliveryTimed, Emit, StepsTimed
 from streamtrain.run.prepare import TIMED_ROWS, Prepared
 from streamtrain.stream.block import Block
 from streamtrain.stream.fetch import FetchStats
-from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine import Engine
-from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
+from streamtrain.training.engine_choice import running
 
 #: The fewest timing repeats; a sweep with more trials has one repeat per trial.
 REPEATS = 5
@@ -47,7 +47,6 @@ SHORTEST_REST_SECONDS = 0.02
 LONGEST_WAIT_SECONDS = 5.0
 
 
-@one_blas_thread()
 def measure_throughput(
     prepared: Prepared,
     batch_sizes: tuple[int, ...],
@@ -73,15 +72,12 @@ def measure_throughput(
     """
     region, rest = _durations(pass_seconds, repeats, len(batch_sizes))
     stats = FetchStats()
-    blocks = prepared.blocks(0, stats)
-    with ComputePool(prepared.config.train.threads or default_readers()) as cores:
-        try:
-            block = _timed_block(next(block.rows for block in blocks if len(block.rows)))
-            next(blocks)
-            engines = {size: prepared.learner(size, (1e-6,), 0).engine for size in batch_sizes}
-            for engine in engines.values():
-                if isinstance(engine, FusedEngine):
-                    engine.cores = cores
+    threads = prepared.config.train.threads or default_readers()
+    with closing(prepared.blocks(0, stats)) as blocks:
+        block = _timed_block(next(block.rows for block in blocks if len(block.rows)))
+        next(blocks)
+        engines = {size: prepared.learner(size, (1e-6,), 0).engine for size in batch_sizes}
+        with running(engines.values(), threads):
             rows = {
                 size: _rows_per_region(engine, block, region) for size, engine in engines.items()
             }
@@ -100,8 +96,6 @@ def measure_throughput(
                             core_seconds=core_seconds,
                         )
                     )
-        finally:
-            blocks.close()
 
 
 def _durations(pass_seconds: float, repeats: int, sizes: int) -> tuple[float, float]:

@@ -8,5 +8,5 @@ The laws fitted to them: `steps_law` (steps against batch size), `throughput` (s
 and `landmarks`, which joins both.
 A model, through callables `value_and_grad` and `hvp` (training/probes.py): `noise_scale`,
 `curvature`, `sharpness`, `shuffle_quality`.
-Exact answers: `oracle`, `noisy_quadratic`.
+Exact answers: `oracle`.
 """

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamtrain.science.intervals import Estimate, estimate, fieller, jackknife
+from streamtrain.science.intervals import Estimate, fieller, jackknife
 from streamtrain.science.scipy_functions import Vector
 
 #: One value per batch of gradients: a number for one batch, an array for several.
@@ -77,27 +77,6 @@ def noise_scale(variances_T: Vector, signals_T: Vector) -> Estimate:
     `hi` is None where only "at least `lo`" can be said.
     """
     return fieller(variances_T, signals_T)
-
-
-def block_bootstrap(
-    variances_S: Vector, signals_S: Vector, *, block: int, resamples: int = 2000
-) -> Estimate:
-    """Return the noise scale over S steps of training, which are not independent of each other.
-
-    Percentile interval of a bootstrap with circular blocks of `block` steps and a fixed seed
-    (Politis and Romano 1992). `n` counts the blocks, not the steps.
-    """
-    top, bottom = np.asarray(variances_S, dtype=float), np.asarray(signals_S, dtype=float)
-    steps = top.size
-    blocks = -(-steps // block)
-    starts = np.random.default_rng(0).integers(0, steps, (resamples, blocks, 1))
-    draw = ((starts + np.arange(block)) % steps).reshape(resamples, -1)[:, :steps]
-    a, b = top[draw].mean(axis=1), bottom[draw].mean(axis=1)
-    ratios = np.where(b > 0, a / np.where(b > 0, b, 1.0), np.inf)
-    lo, hi = np.percentile(ratios, [2.5, 97.5], method="inverted_cdf")
-    mean = bottom.mean()
-    value = top.mean() / mean if mean > 0 else np.nan
-    return estimate(value, lo, hi, n=blocks, kind="block bootstrap")
 
 
 def adam_scale(second_moment_P: Vector, epsilon: float = 1e-8) -> Vector:

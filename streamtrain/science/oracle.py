@@ -93,10 +93,6 @@ class GaussianLinear:
             excess.append(0.5 * lam @ v)
         return np.array(excess)
 
-    def spectral_radius(self, batch_size: float, lr: float) -> float:
-        """Return the spectral radius of A; the mean square shrinks if it is below 1."""
-        return float(np.abs(np.linalg.eigvalsh(self.transition(batch_size, lr)[0])).max())
-
     def largest_stable_lr(self, batch_size: float) -> float:
         """Return η_max of mean-square stability.
 
@@ -114,18 +110,6 @@ class GaussianLinear:
             0.0,
             pole * (1 - 1e-15),
         )
-
-    def stationary_excess(self, batch_size: float, lr: float) -> float:
-        """Return the mean excess loss of a stationary run; infinite beyond stability.
-
-        It is ½σ²q/(1 - q) with q = (η/B)Σλ_i/(2 - ηλ_i(1 + (κ_i-2)/B)).
-        """
-        if lr >= self.largest_stable_lr(batch_size):
-            return math.inf
-        lam = np.asarray(self.eigenvalues, dtype=float)
-        shrink = 2 - lr * lam * (1 + (np.asarray(self.kurtosis) - 2) / batch_size)
-        q = lr / batch_size * (lam / shrink).sum()
-        return 0.5 * self.noise_variance * q / (1 - q)
 
     def steps_to(self, target: float, batch_size: float, lr: float) -> float:
         """Return the first whole step whose mean excess is at most `target`; infinite if none."""
@@ -177,32 +161,3 @@ class GaussianLinear:
         """Return B_crit of S = S_min(1 + B_crit/B), fitted to the fewest steps at these sizes."""
         fewest = [self.best(target, size)[1] for size in batch_sizes]
         return fit_steps(batch_sizes, fewest).critical_batch_size
-
-    def information_limited_rows(self, excess: float) -> float:
-        """Return the rows that any estimator needs for this excess: σ²d/(2·excess)."""
-        return self.noise_variance * len(self.eigenvalues) / (2 * excess)
-
-
-def gaussian_noise_scales(
-    eigenvalues: Vector, error: Vector, noise_variance: float
-) -> tuple[float, float]:
-    """Return (B_simple, B_noise) at D = `error`, in the eigenbasis of C = H.
-
-    They are 1 + 2L·tr C/|G|² and 1 + 2L·tr C²/(GᵀCG), with G = CD and L = ½(DᵀCD + σ²);
-    Σ = 2L·C + GGᵀ for Gaussian features (docs/science.md §2).
-    """
-    lam, d = np.asarray(eigenvalues, dtype=float), np.asarray(error, dtype=float)
-    gradient, twice_loss = lam * d, float(lam @ d**2) + noise_variance
-    simple = 1 + twice_loss * lam.sum() / (gradient @ gradient)
-    weighted = 1 + twice_loss * (lam @ lam) / (gradient @ (lam * gradient))
-    return float(simple), float(weighted)
-
-
-def isotropic_best_lr(eigenvalue: float, dimensions: int, batch_size: float) -> tuple[float, float]:
-    """Return the best learning rate without noise and with d equal eigenvalues λ.
-
-    It is η* = B/(B+d+1)/λ. The second value is the contraction of the excess per step,
-    (d+1)/(B+d+1).
-    """
-    ratio = 1 / (1 + (dimensions + 1) / batch_size)
-    return ratio / eigenvalue, 1 - ratio

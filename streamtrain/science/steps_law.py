@@ -170,21 +170,13 @@ def adaptive_batch_bound(steps_S: Sample, critical_S: Sample) -> float:
 
     γ is the constant of the trade-off between steps and rows with a minibatch that grows
     (McCandlish et al. 2018, appendix D): growing the minibatch could save at most 100·(1 - γ) % of
-    the rows. Compared with a fixed size B, the saving is divided by 1 + B_crit/B
-    (`adaptive_saving`). `steps_S` is ascending.
+    the rows. Compared with a fixed size B, the saving is divided by 1 + B_crit/B. `steps_S` is
+    ascending.
     """
     steps, critical = np.asarray(steps_S, dtype=float), np.asarray(critical_S, dtype=float)
     smallest, examples = steps[-1] - steps[0], np.trapezoid(critical, steps)
     # the trapezoid rule keeps the Cauchy-Schwarz inequality only up to rounding, hence the minimum
     return float(min(np.trapezoid(np.sqrt(critical), steps) ** 2 / (smallest * examples), 1.0))
-
-
-def adaptive_saving(gamma: float, batch_size: float, critical: float) -> float:
-    """Return the fraction of rows that the best growing minibatch saves against a fixed one.
-
-    Both take the same number of steps.
-    """
-    return (1 - gamma) / (1 + critical / batch_size)
 
 
 def local_growth(reached: Sequence[Cell], target: float) -> LocalGrowth | None:

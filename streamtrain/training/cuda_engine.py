@@ -20,16 +20,17 @@ from streamtrain.kernels import activations, cuda_population
 from streamtrain.kernels.cuda_launch import can_launch, configure
 from streamtrain.kernels.cuda_layout import Layout, choose_layout, parameter_places
 from streamtrain.kernels.cuda_source import SIMULATED
-from streamtrain.training.compute_pool import CallerThread, ComputePool
 from streamtrain.training.engine import check_state, further_steps, require_whole_minibatch
 from streamtrain.training.fused_engine import (
     ACTIVATION_CODES,
     BETA2,
     FURTHER_STEPS,
     OPTIMIZER_CODES,
+    UNBOUNDED,
     FusedEngine,
     hyper_values,
 )
+from streamtrain.training.gradients_in_state import GradientsInState
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.torch.device_feed import DeviceFeed, train_device
 from streamtrain.training.torch.shared_rows import EvaluationRows, SharedBlock
@@ -80,10 +81,10 @@ def fits(model: Model, device: torch.device) -> str:
 UNLIMITED_ROWS = 2**62
 
 
-class CudaEngine:
+class CudaEngine(GradientsInState):
     """See `Engine`. Trains a `Shape` that `fits`.
 
-    `shared_block`: set it to share one copy of each block with other engines. `cores` is not used.
+    `shared_block`: set it to share one copy of each block with other engines.
     """
 
     def __init__(
@@ -101,7 +102,6 @@ class CudaEngine:
         assert isinstance(shape, Shape)
         self.batch_size = batch_size
         self.learning_rates = learning_rates
-        self.cores: ComputePool | CallerThread = CallerThread()
         self.shared_block: SharedBlock | None = None
         self.steps = 0
         self._carried = 0  # rows of the unfinished minibatch
@@ -226,6 +226,16 @@ class CudaEngine:
             self._set_hyper()
         self._wait()
         self._carried, self.steps = (int(count) for count in state["counters"][0, :2])
+
+    def accumulate(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """See `AccumulatingEngine.accumulate`."""
+        batch_size, sizes_R = self.batch_size, self._sizes_R
+        with self._on_stream():
+            self.batch_size, self._sizes_R = UNBOUNDED, torch.full_like(sizes_R, UNBOUNDED)
+        try:
+            return self.advance(block, start, stop)
+        finally:
+            self.batch_size, self._sizes_R = batch_size, sizes_R
 
     def check(self) -> None:
         """Compare a few steps with the fused engine on the CPU, once per kernel and process.

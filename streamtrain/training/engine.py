@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 
 from streamtrain.errors import DataError
-from streamtrain.training.compute_pool import CallerThread, ComputePool
 
 #: Adam's epsilon, the same as torch's.
 ADAM_EPSILON = 1e-8
@@ -27,14 +26,10 @@ class Engine(Protocol):
     Attributes:
         batch_size: rows per minibatch.
         learning_rates: one per replica, in the order of the replicas axis of every array.
-        cores: the threads that the fused engine computes on; set it to share a pool with other
-            engines. Results do not depend on it. The torch engine ignores it, since torch has its
-            own threads.
     """
 
     batch_size: int
     learning_rates: tuple[float, ...]
-    cores: ComputePool | CallerThread
 
     @property
     def steps(self) -> int:
@@ -96,6 +91,31 @@ class Engine(Protocol):
         """Continue from a `state()`.
 
         Raises DataError when it is not the state of an engine constructed with the same arguments.
+        """
+        ...
+
+
+class AccumulatingEngine(Engine, Protocol):
+    """An engine that can also take a step with gradients that several engines have summed.
+
+    Between two steps either `advance` is called or these methods, never both.
+    """
+
+    def accumulate(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """Add the gradients of rows `[start, stop)` of a block, and take no step.
+
+        Returns the sum of ½r² over these rows: float64 (R,).
+        """
+        ...
+
+    def take_gradient_sum(self) -> np.ndarray:
+        """Return the sum of the gradients since the last call, float32 (R, P), and reset it."""
+        ...
+
+    def apply_gradient_sum(self, sum_RP: np.ndarray, rows: int) -> None:
+        """Take a step with the mean gradient of `rows` rows, whose sum is `sum_RP`.
+
+        Gradients that were accumulated and not taken are dropped.
         """
         ...
 

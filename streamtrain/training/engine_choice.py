@@ -1,15 +1,17 @@
 """The choice of the model and the engine of a run, and the recognition of out-of-memory errors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from streamtrain.config import ModelConfig, TrainConfig
 from streamtrain.errors import ConfigError
+from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.cuda_engine import CudaEngine, fits
 from streamtrain.training.engine import Engine
 from streamtrain.training.factory import Factory, load_factory
-from streamtrain.training.fused_engine import FusedEngine
+from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.torch.device_feed import train_device
 from streamtrain.training.torch.shared_rows import SharedBlock
@@ -74,6 +76,23 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
         return "torch", f"the default on {device} (--engine fused trains perceptrons there, too)"
     hint = " (--device cuda trains on the GPU)" if on_gpu else ""
     return "fused", f"the faster one for perceptrons on the CPU{hint}"
+
+
+@contextmanager
+def running(engines: Iterable[Engine], threads: int) -> Iterator[None]:
+    """Let the engines compute on `threads` threads that they share, while inside.
+
+    Results do not depend on it. It concerns the fused engine on the CPU: torch has its own threads,
+    and a GPU needs none.
+    """
+    fused = [engine for engine in engines if isinstance(engine, FusedEngine)]
+    if not fused:
+        yield
+        return
+    with one_blas_thread(), ComputePool(threads) as cores:
+        for engine in fused:
+            engine.cores = cores
+        yield
 
 
 def share_block(engines: Sequence[Engine]) -> SharedBlock | None:

@@ -86,9 +86,9 @@ def hyper_values(train: TrainConfig, last_row: int | None) -> np.ndarray:
 class FusedEngine:
     """See `Engine`. Trains a `Shape` only.
 
-    Use it inside `one_blas_thread`: the matrix products are small, and parallelism is across
-    replicas and across the parts of a minibatch. Until `cores` is set, everything runs on the
-    caller's thread, with the same results.
+    Use it inside `engine_choice.running`, which sets `cores`, or inside `one_blas_thread`: the
+    matrix products are small, and parallelism is across replicas and across the parts of a
+    minibatch. Until `cores` is set, everything runs on the caller's thread, with the same results.
     """
 
     def __init__(
@@ -139,19 +139,7 @@ class FusedEngine:
 
     def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
         """See `Engine.advance`."""
-        carried = int(self._counters_R5[0, 0])
-        self._turns_R[:] = 0
-        self._losses_RS[:] = 0
-        cost = self._cost(stop - start, (carried + stop - start) // self.batch_size)
-        # Of the threads of a replica only the first is required; the others are helpers.
-        threads = min(self.cores.threads, self._gradients_RSL.shape[1])
-        tasks: list[Task] = []
-        for thread in range(threads):
-            for replica in range(len(self.learning_rates)):
-                work = partial(self._advance, replica, thread, threads, block, start, stop, carried)
-                tasks.append(Task(cost=0 if thread else cost, work=work))
-        self.cores.run(tasks)
-        return self._losses_RS.sum(axis=1)
+        return self._train(block, start, stop, self.batch_size)
 
     def finish_epoch(self) -> None:
         """See `Engine.finish_epoch`."""
@@ -165,6 +153,25 @@ class FusedEngine:
                 self.learning_rates[replica],
                 self._hyper,
             )
+
+    def accumulate(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """See `AccumulatingEngine.accumulate`."""
+        return self._train(block, start, stop, UNBOUNDED)
+
+    def take_gradient_sum(self) -> np.ndarray:
+        """See `AccumulatingEngine.take_gradient_sum`."""
+        parameters = self._parameters_RP.shape[1]
+        sum_RP = self._gradients_RSL[..., :parameters].sum(axis=1, dtype=np.float32)
+        self._gradients_RSL[:] = 0
+        self._counters_R5[:, 0] = 0
+        return sum_RP
+
+    def apply_gradient_sum(self, sum_RP: np.ndarray, rows: int) -> None:
+        """See `AccumulatingEngine.apply_gradient_sum`."""
+        self._gradients_RSL[:] = 0
+        self._gradients_RSL[:, 0, : sum_RP.shape[1]] = sum_RP
+        self._counters_R5[:, 0] = rows
+        self.finish_epoch()
 
     def set_batch_size(self, batch_size: int, beta2: float) -> None:
         """See `Engine.set_batch_size`."""
@@ -223,6 +230,24 @@ class FusedEngine:
         for name, array in arrays.items():
             array[:] = state[name]
 
+    def _train(self, block: np.ndarray, start: int, stop: int, batch_size: int) -> np.ndarray:
+        """Do `advance` with minibatches of `batch_size` rows."""
+        carried = int(self._counters_R5[0, 0])
+        self._turns_R[:] = 0
+        self._losses_RS[:] = 0
+        cost = self._cost(stop - start, (carried + stop - start) // batch_size)
+        # Of the threads of a replica only the first is required; the others are helpers.
+        threads = min(self.cores.threads, self._gradients_RSL.shape[1])
+        tasks: list[Task] = []
+        for thread in range(threads):
+            for replica in range(len(self.learning_rates)):
+                work = partial(
+                    self._advance, replica, thread, threads, block, start, stop, batch_size, carried
+                )
+                tasks.append(Task(cost=0 if thread else cost, work=work))
+        self.cores.run(tasks)
+        return self._losses_RS.sum(axis=1)
+
     def _advance(
         self,
         replica: int,
@@ -231,6 +256,7 @@ class FusedEngine:
         block: np.ndarray,
         start: int,
         stop: int,
+        batch_size: int,
         carried: int,
         workspace: Workspace,
     ) -> None:
@@ -238,7 +264,7 @@ class FusedEngine:
             block,
             start,
             stop,
-            self.batch_size,
+            batch_size,
             self._widths,
             self._parameters_RP[replica],
             self._gradients_RSL[replica],
@@ -341,10 +367,7 @@ class FusedEngine:
 
 
 @contextmanager
-def one_blas_thread(wanted: bool = True) -> Iterator[None]:
-    """Limit BLAS to one thread while inside, in the whole process; nothing if not `wanted`."""
-    if not wanted:
-        yield
-        return
+def one_blas_thread() -> Iterator[None]:
+    """Limit BLAS to one thread while inside, in the whole process."""
     with threadpool_limits(limits=1, user_api="blas"):
         yield

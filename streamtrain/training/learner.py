@@ -144,20 +144,29 @@ class Learner:
         judged = self._flat_stop is not None or self._patience is not None
         return self._rows_to_point() if judged and self._next_point is not None else None
 
-    def consume(
-        self, rows: np.ndarray, *, ends_epoch: bool, first: int = 0
-    ) -> Iterator[Evaluation | int]:
-        """Train on the rows of a block, starting at row `first`, up to the learner's last row.
+    @property
+    def rows_to_save(self) -> int:
+        """Rows until the next edge within a block: every few steps, and where the size changes."""
+        edge_rows = STEPS_BETWEEN_EDGES * self.engine.batch_size
+        to_save = edge_rows - self._epoch_rows % edge_rows
+        if self._stages_begun == len(self._stages):
+            return to_save
+        row, size = self._stages[self._stages_begun].first_row, self.engine.batch_size
+        return min(to_save, rows_to_edge(row, self.rows, self._epoch_rows % size, size))
 
-        Yields an evaluation of each replica whenever one is due. At edges within the block it
-        yields an int, the next row of the block: to resume from a `state` taken there, pass that
-        row as `first`. `ends_epoch`: this block is the last of its epoch, so a short minibatch at
-        its end becomes a separate step.
+    def consume(
+        self, rows: np.ndarray, *, ends_epoch: bool, first: int = 0, last: int | None = None
+    ) -> Iterator[Evaluation]:
+        """Train on rows `[first, last)` of a block, up to the learner's last row.
+
+        `last`: None means all of the block. Yields an evaluation of each replica whenever one is
+        due. `ends_epoch`: this block is the last of its epoch, so a short minibatch at its end
+        becomes a separate step.
         """
-        start = first
+        start, end = first, len(rows) if last is None else last
         yield from self._evaluate_if_due()
-        while start < len(rows) and not self.done:
-            stop = start + min(len(rows) - start, self._rows_to_point(), self._rows_to_save())
+        while start < end and not self.done:
+            stop = start + min(end - start, self._rows_to_point(), self.rows_to_save)
             self._train_loss += self.engine.advance(rows, start, stop)
             self._train_rows += stop - start
             self._epoch_rows += stop - start
@@ -167,8 +176,6 @@ class Learner:
                 self._finish_epoch()
             self._begin_stages()
             yield from self._evaluate_if_due()
-            if start < len(rows) and self._epoch_rows % self._edge_rows == 0:
-                yield start
         # The null policy dropped every row of the epoch's last window.
         if ends_epoch and not len(rows):
             self._finish_epoch()
@@ -208,7 +215,7 @@ class Learner:
     def state(self) -> tuple[Json, dict[str, np.ndarray]]:
         """Return copies of everything that changes: JSON values, and arrays by name.
 
-        Call it between blocks, or where `consume` yields a row.
+        Call it between two calls of `consume`.
         """
         document = {
             "batch_size": self.batch_size,
@@ -285,18 +292,6 @@ class Learner:
     def _finish_epoch(self) -> None:
         self.engine.finish_epoch()
         self._epoch_rows = 0
-
-    @property
-    def _edge_rows(self) -> int:
-        return STEPS_BETWEEN_EDGES * self.engine.batch_size
-
-    def _rows_to_save(self) -> int:
-        """Rows until the state may next be saved within a block, or until the size changes."""
-        to_save = self._edge_rows - self._epoch_rows % self._edge_rows
-        if self._stages_begun == len(self._stages):
-            return to_save
-        row, size = self._stages[self._stages_begun].first_row, self.engine.batch_size
-        return min(to_save, rows_to_edge(row, self.rows, self._epoch_rows % size, size))
 
     def _begin_stages(self) -> None:
         """Change the minibatch size if that is due and no minibatch is partly filled."""

@@ -23,3 +23,23 @@ def usual_torch() -> Iterator[None]:
             # Only then, because with a default device every call of torch goes through Python.
             stack.enter_context(torch.device("cpu"))
         yield
+
+
+@contextmanager
+def torch_settings(device: torch.device, threads: int, *, tf32: bool) -> Iterator[None]:
+    """Set torch's device, threads and precision for a run in this block.
+
+    Threads and precision belong to the process, and are restored on leaving.
+    """
+    old_threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+            wanted = "high" if tf32 else "highest"
+            if wanted != precision:  # some releases of torch warn when it is set
+                torch.set_float32_matmul_precision(wanted)
+                stack.callback(torch.set_float32_matmul_precision, precision)
+        elif threads != old_threads:
+            torch.set_num_threads(threads)
+            stack.callback(torch.set_num_threads, old_threads)
+        yield

@@ -62,7 +62,7 @@ def one_epoch(prepared: Prepared) -> Iterator[Block]:
 
 
 def train(prepared: Prepared, batch_size: int) -> None:
-    with one_blas_thread(True), ComputePool(default_readers()) as cores:
+    with one_blas_thread(), ComputePool(default_readers()) as cores:
         engine = prepared.learner(batch_size, (1e-6,), 0).engine
         engine.cores = cores
         for block in one_epoch(prepared):

@@ -19,11 +19,11 @@ from streamtrain.run.measure import (
 )
 from streamtrain.run.prepare import Prepared, prepare
 from streamtrain.science.cells import Cell
-from streamtrain.science.oracle import gaussian_noise_scales
 from streamtrain.storage.readers import Readers
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.training.model_measures import SHUFFLE_ROWS, measure_at_weights
 from streamtrain.training.probes import probe_model
+from tests.oracles.gaussian import gaussian_noise_scales
 
 TRUE = np.array([1.0, -2.0, 0.5, 1.5])  # of data_gen/linear.py, with intercept 3
 ALL = ("noise", "curvature", "sharpness", "shuffle")

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from streamtrain.science.intervals import Estimate, fieller
 from streamtrain.science.noise_scale import (
     adam_scale,
-    block_bootstrap,
     group_variances,
     noise_scale,
     sqrt_m_slope,
@@ -18,7 +17,7 @@ from streamtrain.science.noise_scale import (
     variance_and_signal_from_norms,
     weighted_variance_and_signal,
 )
-from streamtrain.science.oracle import gaussian_noise_scales
+from tests.oracles.gaussian import gaussian_noise_scales
 
 EIGENVALUES = np.array([1.6, 1.2, 0.8, 0.4])
 ERROR = np.array([0.5, -0.4, 0.3, 0.6])
@@ -112,22 +111,6 @@ def test_fieller_contains_the_ratio_and_scales_with_units(pairs, up, down):
             assert after == pytest.approx(expected, rel=1e-4, abs=1e-6 * up / down)
     assert one.lo <= one.value * (1 + 1e-9)
     assert one.hi is None or one.value <= one.hi * (1 + 1e-9)
-
-
-def test_block_bootstrap_covers_where_neighbours_are_correlated():
-    """An AR(1) series of signals: independent resampling would be far too narrow."""
-    random, covered = np.random.default_rng(5), {1: 0, 50: 0}
-    for _ in range(60):
-        noise = random.standard_normal(600) * 0.3
-        series = np.zeros(600)
-        for i in range(1, 600):
-            series[i] = 0.9 * series[i - 1] + noise[i]
-        for block in covered:
-            found = block_bootstrap(np.full(600, 20.0), 4 + series, block=block, resamples=300)
-            covered[block] += found.lo <= 5.0 <= found.hi
-            assert found.n == -(-600 // block)
-    assert covered[50] >= 48
-    assert covered[1] < 36
 
 
 def test_adam_scale_makes_coordinates_alike():

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from streamtrain.science.noisy_quadratic import NoisyQuadratic
 from streamtrain.science.steps_law import fit_steps
+from tests.oracles.noisy_quadratic import NoisyQuadratic
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from streamtrain.science.steps_law import (
     adaptive_batch_bound,
-    adaptive_saving,
     efficient_batch_size,
     fit_steps,
     fit_steps_law,
@@ -182,5 +181,3 @@ def test_a_growing_batch_saves_nothing_where_the_useful_batch_stands_still(criti
     gamma = adaptive_batch_bound(steps, critical)
     assert 0 < gamma <= 1
     assert adaptive_batch_bound(steps, [critical[0]] * len(steps)) == pytest.approx(1)
-    assert adaptive_saving(gamma, 100, 100) == pytest.approx((1 - gamma) / 2)
-    assert adaptive_saving(1.0, 10, 10) == 0

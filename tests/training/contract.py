@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from streamtrain.errors import DataError
-from streamtrain.training.engine import Engine
+from streamtrain.training.engine import AccumulatingEngine
 
 #: Learning rates of the engines under test.
 RATES = (0.003, 0.01)
 
 #: Constructs a new engine: `make(batch_size, learning_rates)`.
-Make = Callable[[int, tuple[float, ...]], Engine]
+Make = Callable[[int, tuple[float, ...]], AccumulatingEngine]
 
 
 @cache
@@ -36,6 +36,7 @@ def check_engine(make: Make) -> None:
     check_losses(make)
     check_replicas(make)
     check_state(make)
+    check_gradient_sums(make)
     check_average(make)
     check_batch_sizes(make)
 
@@ -176,6 +177,34 @@ def check_batch_sizes(make: Make) -> None:
         assert resumed.state()[name].tobytes() == array.tobytes()
     with pytest.raises(DataError, match="further_steps"):
         make(7, RATES).load_state(engine.state())
+
+
+def check_gradient_sums(make: Make) -> None:
+    """Steps with the gradient sums of two engines are those of one engine with all rows.
+
+    Nothing steps by itself, however many rows are accumulated, and what was not taken is dropped.
+    """
+    rows = make_rows(1000)
+    alone, first, second = make(300, RATES), make(300, RATES), make(300, RATES)
+    losses = alone.advance(rows, 0, 900)
+    summed_losses = np.zeros(len(RATES))
+    for start in (0, 300, 600):
+        summed_losses += first.accumulate(rows, start, start + 50)
+        summed_losses += first.accumulate(rows, start + 50, start + 100)
+        summed_losses += second.accumulate(rows, start + 100, start + 300)
+        sum_RP = first.take_gradient_sum() + second.take_gradient_sum()
+        assert sum_RP.dtype == np.float32
+        assert sum_RP.shape == first.parameters().shape
+        assert (first.take_gradient_sum() == 0).all()
+        second.accumulate(rows, 0, 1000)
+        assert second.steps == first.steps == start // 300
+        for engine in (first, second):
+            engine.apply_gradient_sum(sum_RP, 300)
+    assert first.steps == second.steps == alone.steps == 3
+    np.testing.assert_allclose(summed_losses, losses, rtol=1e-4)
+    np.testing.assert_allclose(first.parameters(), alone.parameters(), rtol=1e-4, atol=1e-5)
+    for name, array in second.state().items():
+        assert first.state()[name].tobytes() == array.tobytes(), name
 
 
 def check_state(make: Make) -> None:

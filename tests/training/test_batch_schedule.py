@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
-from streamtrain.records import Evaluation
 from streamtrain.training.batch_schedule import later_stages, rows_to_edge
 from streamtrain.training.engine_choice import ENGINES
 from streamtrain.training.fused_engine import FusedEngine
@@ -86,12 +85,12 @@ def feed(learner: Learner, cuts=(0, 2000, 2500), first: int = 0):
         if stop <= first:
             continue
         block = make_rows(2500)[start:stop]
-        for item in learner.consume(block, ends_epoch=stop == 2000, first=max(0, first - start)):
-            if isinstance(item, Evaluation):
-                evaluations.append(item)
-            else:
-                edges.append((start + item, learner.state()))
-        edges.append((stop, learner.state()))
+        row = max(0, first - start)
+        while row < len(block):
+            last = min(row + learner.rows_to_save, len(block))
+            evaluations += learner.consume(block, ends_epoch=stop == 2000, first=row, last=last)
+            edges.append((start + last, learner.state()))
+            row = last
     return evaluations, edges
 
 

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays_of
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import DataError
-from streamtrain.records import Evaluation, Record
+from streamtrain.records import Evaluation
 from streamtrain.training import learner as learner_module
 from streamtrain.training.checkpoint import (
     Checkpoint,
@@ -145,10 +145,12 @@ def test_a_learner_goes_on_from_every_edge(engine, patience, monkeypatch):
         for epoch, block in blocks[blocks.index(start) :]:
             edges.append(((epoch, block), first, len(items), learner.state()))
             block_rows = rows[block * 77 : (block + 1) * 77]
-            for item in learner.consume(block_rows, ends_epoch=block == 2, first=first):
-                items.append(item)
-                if isinstance(item, int):
-                    edges.append(((epoch, block), item, len(items), learner.state()))
+            while first < 77 and not learner.done:
+                last = min(first + learner.rows_to_save, 77)
+                items += learner.consume(block_rows, ends_epoch=block == 2, first=first, last=last)
+                if last < 77:
+                    edges.append(((epoch, block), last, len(items), learner.state()))
+                first = last
             first = 0
         return without_seconds([*items, *learner.finish()]), edges
 
@@ -161,7 +163,7 @@ def test_a_learner_goes_on_from_every_edge(engine, patience, monkeypatch):
     items, edges = train(whole)
     if patience is None:
         assert len(edges) > 25
-        assert sum(isinstance(item, Record) for item in items) >= 20
+        assert len(items) >= 20
     else:
         assert len(edges) > 9
         assert any(arrays["since_best"].any() for *_, (_, arrays) in edges)

@@ -98,8 +98,7 @@ def train(learner: Learner, cuts=(0, EPOCH), edge: int | None = None):
     rows, records, edges, state = noisy_rows(EPOCH), [], 0, None
     while not learner.done:
         for start, stop in pairwise(cuts):
-            for item in learner.consume(rows[start:stop], ends_epoch=stop == EPOCH):
-                records += [item] if isinstance(item, Evaluation) else []
+            records += learner.consume(rows[start:stop], ends_epoch=stop == EPOCH)
             if edges == edge:
                 state = learner.state()
             edges += 1

@@ -17,7 +17,7 @@ from streamtrain.cluster.allreduce.collective import Collective
 from streamtrain.cluster.allreduce.lane_feed import LaneFeed
 from streamtrain.cluster.allreduce.lanes import take_rows
 from streamtrain.errors import ConfigError
-from streamtrain.training.gradient_accumulator import GradientAccumulator
+from streamtrain.training.engine import AccumulatingEngine
 
 #: Lanes are kept apart in a tensor of up to this many bytes.
 APART_BYTES = 2**20
@@ -33,20 +33,19 @@ class LaneEngine:
 
     def __init__(
         self,
-        gradients: GradientAccumulator,
+        engine: AccumulatingEngine,
         batch_size: int,
         feeds: Mapping[int, LaneFeed],
         collective: Collective,
         rows_left: np.ndarray,
     ):
-        self._gradients = gradients
+        self._engine = engine
         self.batch_size = batch_size
         self._feeds = feeds
         self._collective = collective
-        self.learning_rates = gradients.engine.learning_rates
-        self.cores = gradients.engine.cores
-        self.steps = gradients.engine.steps
-        replicas, parameters = gradients.engine.parameters().shape
+        self.learning_rates = engine.learning_rates
+        self.steps = engine.steps
+        replicas, parameters = engine.parameters().shape
         self._sums_LRP = np.zeros(
             shape_of_sums(len(rows_left), replicas, parameters), dtype=np.float32
         )
@@ -85,24 +84,24 @@ class LaneEngine:
 
     def parameters(self) -> np.ndarray:
         """See `Engine.parameters`."""
-        return self._gradients.engine.parameters()
+        return self._engine.parameters()
 
     def model_parameters(self) -> np.ndarray:
         """See `Engine.model_parameters`."""
-        return self._gradients.engine.model_parameters()
+        return self._engine.model_parameters()
 
     def evaluate(self, rows: np.ndarray) -> np.ndarray:
         """See `Engine.evaluate`."""
-        return self._gradients.engine.evaluate(rows)
+        return self._engine.evaluate(rows)
 
     def state(self) -> dict[str, np.ndarray]:
         """See `Engine.state`; call it between minibatches only."""
-        return self._gradients.engine.state()
+        return self._engine.state()
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """See `Engine.load_state`; call it between minibatches only."""
-        self._gradients.engine.load_state(state)
-        self.steps = self._gradients.engine.steps
+        self._engine.load_state(state)
+        self.steps = self._engine.steps
 
     def _add(self, first: int, last: int) -> None:
         """Add the gradients of our part of rows `[first, last)` of the minibatch.
@@ -116,16 +115,16 @@ class LaneEngine:
             if rows <= 0:
                 continue
             for block, start, stop in feed.take(rows):
-                self._losses_LR[lane] += self._gradients.add(block, start, stop)
-            self._sums_LRP[lane if self._apart else 0] += self._gradients.take()
+                self._losses_LR[lane] += self._engine.accumulate(block, start, stop)
+            self._sums_LRP[lane if self._apart else 0] += self._engine.take_gradient_sum()
 
     def _step(self) -> None:
         self._collective.sum(self._sums_LRP)
         summed_RP = self._sums_LRP[0].copy()
         for lane in range(1, len(self._sums_LRP)):
             summed_RP += self._sums_LRP[lane]
-        self._gradients.step(summed_RP, self._done)
-        self.steps = self._gradients.engine.steps
+        self._engine.apply_gradient_sum(summed_RP, self._done)
+        self.steps = self._engine.steps
         self._sums_LRP[:] = 0
         self._rows_left, self._done = self._rows_left - self._take, 0
         self._take = take_rows(self._rows_left, self.batch_size)

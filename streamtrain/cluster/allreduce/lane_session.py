@@ -16,11 +16,8 @@ from streamtrain.plan.plan import Plan, make_lanes
 from streamtrain.records import Record
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.nulls import NullCounts
-from streamtrain.training.compute_pool import ComputePool
-from streamtrain.training.engine import Engine
-from streamtrain.training.engine_choice import ENGINES
-from streamtrain.training.fused_engine import one_blas_thread
-from streamtrain.training.gradient_accumulator import GradientAccumulator
+from streamtrain.training.engine import AccumulatingEngine
+from streamtrain.training.engine_choice import ENGINES, running
 from streamtrain.training.learner import Learner
 from streamtrain.training.model import initial_parameters
 from streamtrain.types import Receipt
@@ -46,7 +43,6 @@ class LaneSession:
         rows_taken = take_rows_until(lane_rows, task.batch_size, task.done)
         self._stack = ExitStack()
         try:
-            threads = self._stack.enter_context(ComputePool(prepared.config.train.threads or 1))
             for lane in owned:
                 self._feeds[lane] = LaneFeed(
                     prepared,
@@ -60,8 +56,9 @@ class LaneSession:
                 self._stack.callback(self._feeds[lane].close)
             self._collective = join(task)
             self._stack.callback(self._collective.close)
+            self._inner = inner_engine(prepared, task)
             self._engine = LaneEngine(
-                GradientAccumulator(inner_engine(prepared, task, threads)),
+                self._inner,
                 task.batch_size,
                 self._feeds,
                 self._collective,
@@ -143,14 +140,13 @@ class LaneSession:
         """Take up to `max_steps` steps; return the learner's records and the steps taken."""
         records: list[Record] = []
         steps = 0
-        with one_blas_thread(self._prepared.engine == "fused"):
+        with running([self._inner], self._prepared.config.train.threads or 1):
             while steps < max_steps and not self._learner.done:
                 epoch_rows = int(self._rows_of_lanes(self._epoch).sum())
                 rows_left = epoch_rows - self._done * batch_size
                 rows = min((max_steps - steps) * batch_size, rows_left)
                 ends_epoch = rows == rows_left
-                items = self._learner.consume(rows_without_columns(rows), ends_epoch=ends_epoch)
-                records += [item for item in items if not isinstance(item, int)]
+                records += self._learner.consume(rows_without_columns(rows), ends_epoch=ends_epoch)
                 new_steps = -(-rows // batch_size)
                 steps += new_steps
                 self._done += new_steps
@@ -163,17 +159,15 @@ class LaneSession:
         return np.array([plan.num_rows for plan in self.lane_plans(epoch)], dtype=np.int64)
 
 
-def inner_engine(prepared: Prepared, task: LaneTask, threads: ComputePool) -> Engine:
-    """Return an engine for a `GradientAccumulator`: its minibatch is never full."""
+def inner_engine(prepared: Prepared, task: LaneTask) -> AccumulatingEngine:
+    """Return the engine of a worker, for a `LaneEngine`."""
     seed, train = prepared.config.order.seed, prepared.config.train.at(task.batch_size)
     parameters_P = initial_parameters(prepared.model, seed, task.trial)
-    engine = ENGINES[prepared.engine](
+    return ENGINES[prepared.engine](
         prepared.model.for_trial(seed, task.trial),
         parameters_P,
-        task.batch_size + 1,
+        task.batch_size,
         task.lrs,
         train,
         prepared.expected_rows,
     )
-    engine.cores = threads
-    return engine

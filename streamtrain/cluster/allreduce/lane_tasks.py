@@ -13,9 +13,7 @@ from streamtrain.cluster.allreduce.lane_session import LaneSession, inner_engine
 from streamtrain.cluster.allreduce.lane_work import LaneResult, LaneTask
 from streamtrain.cluster.worker import PeerLost, current_state, own_host
 from streamtrain.run.prepare import Prepared
-from streamtrain.training.compute_pool import ComputePool
-from streamtrain.training.fused_engine import one_blas_thread
-from streamtrain.training.gradient_accumulator import GradientAccumulator
+from streamtrain.training.engine_choice import running
 from streamtrain.training.torch.device_feed import train_device
 
 #: Names of a worker's resources.
@@ -58,15 +56,14 @@ def measure_allreduce(prepared: Prepared, task: LaneTask) -> AllReduceTiming | P
         return PeerLost(str(error))
     rows = max(1, task.batch_size // task.group.size)
     block = np.zeros((min(rows, TIMED_ROWS), prepared.source.num_columns), dtype=np.float32)
+    engine = inner_engine(prepared, task)
     with (
-        one_blas_thread(prepared.engine == "fused"),
-        ComputePool(prepared.config.train.threads or 1) as threads,
+        running([engine], prepared.config.train.threads or 1),
     ):
-        gradients = GradientAccumulator(inner_engine(prepared, task, threads))
 
         def local_step() -> None:
-            gradients.add(block, 0, len(block))
-            gradients.step(gradients.take(), len(block))
+            engine.accumulate(block, 0, len(block))
+            engine.apply_gradient_sum(engine.take_gradient_sum(), len(block))
 
         local_step_seconds = _median_seconds(local_step) * rows / len(block)
     return AllReduceTiming(sum_seconds=sum_seconds, local_step_seconds=local_step_seconds)

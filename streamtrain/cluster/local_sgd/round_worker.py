@@ -20,10 +20,8 @@ from streamtrain.run.prepare import Prepared
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts
-from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine import Engine
-from streamtrain.training.engine_choice import ENGINES
-from streamtrain.training.fused_engine import one_blas_thread
+from streamtrain.training.engine_choice import ENGINES, running
 from streamtrain.training.model import initial_parameters
 from streamtrain.types import Json, Receipt
 
@@ -99,11 +97,9 @@ def train_share(prepared: Prepared, task: ShareTask) -> ShareResult:
     budget = prepared.budget
     buffers = BufferPool(budget.window_rows, prepared.source.num_columns, keep=budget.windows)
     with (
-        one_blas_thread(prepared.engine == "fused"),
-        ComputePool(prepared.config.train.threads or 1) as threads,
+        running([engine], prepared.config.train.threads or 1),
         closing(fetch(iter(task.share.windows), prepared.source, budget, stats, buffers)) as blocks,
     ):
-        engine.cores = threads
         for window in task.share.windows:
             block = next(blocks)
             started = time.perf_counter()

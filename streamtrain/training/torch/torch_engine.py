@@ -11,7 +11,7 @@ parameters, S steps.
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from streamtrain.base.budget import default_readers
 from streamtrain.config import TrainConfig
 from streamtrain.errors import first_line
 from streamtrain.training.averaging import average_shares
-from streamtrain.training.compute_pool import CallerThread, ComputePool
 from streamtrain.training.engine import check_state, further_steps, require_whole_minibatch
 from streamtrain.training.model import Model
 from streamtrain.training.schedule import schedule_rows
@@ -39,13 +38,9 @@ from streamtrain.training.torch.compiled_steps import (
 )
 from streamtrain.training.torch.cuda_graphs import ReplayedSteps
 from streamtrain.training.torch.device_feed import DeviceFeed, train_device
-from streamtrain.training.torch.optimizers import (
-    count_moments,
-    new_moments,
-    step_table,
-    update_,
-)
+from streamtrain.training.torch.optimizers import count_moments, new_moments, step_table, update_
 from streamtrain.training.torch.shared_rows import EvaluationRows, SharedBlock
+from streamtrain.training.usual_torch import torch_settings
 
 #: Rows per forward pass on the CPU. A larger minibatch is taken in parts, so that activations stay
 #: in the cache.
@@ -59,12 +54,10 @@ TABLE_STEPS = 4_096
 
 
 class TorchEngine:
-    """See `Engine`. Trains any model; `cores` is not used.
+    """See `Engine`. Trains any model.
 
-    `shared_block`: set it to share one copy of each block on a GPU with other engines.
-
-    Gradients are summed over the rows of a minibatch, and divided by their number once, at the
-    step.
+    `shared_block`: set it to share one copy of each block on a GPU with other engines. Gradients
+    are summed over the rows of a minibatch, and divided by their number once, at the step.
     """
 
     def __init__(
@@ -79,7 +72,6 @@ class TorchEngine:
         self.batch_size = batch_size
         self.learning_rates = learning_rates
         self.steps = 0
-        self.cores: ComputePool | CallerThread = CallerThread()
         self.device = train_device(train.device)
         self._model = shape
         self._train = train
@@ -132,6 +124,32 @@ class TorchEngine:
             with self._settings(), torch.no_grad():
                 self._step()
 
+    def accumulate(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """See `AccumulatingEngine.accumulate`."""
+        if self._feed is None and self.batch_size > self._part_rows:
+            self.prepare_steps()  # compiles the gradient of a part; whole steps are not used here
+        losses_R = torch.zeros(len(self.learning_rates), dtype=torch.float64, device=self.device)
+        with self._settings(), torch.no_grad():
+            for rows in self._rows_on_device(block, start, stop):
+                for part in rows.split(self._part_rows):
+                    losses_R += self._add_gradient(part)
+            self._carried += stop - start
+            return losses_R.cpu().numpy()
+
+    def take_gradient_sum(self) -> np.ndarray:
+        """See `AccumulatingEngine.take_gradient_sum`."""
+        sum_RP = self._gradient_RP.cpu().numpy().copy()
+        self._gradient_RP.zero_()
+        self._carried = 0
+        return sum_RP
+
+    @torch.no_grad()
+    def apply_gradient_sum(self, sum_RP: np.ndarray, rows: int) -> None:
+        """See `AccumulatingEngine.apply_gradient_sum`."""
+        self._gradient_RP.copy_(torch.from_numpy(sum_RP))
+        self._carried = rows
+        self.finish_epoch()
+
     def set_batch_size(self, batch_size: int, beta2: float) -> None:
         """See `Engine.set_batch_size`. Steps are then compiled or captured again."""
         require_whole_minibatch(self._carried)
@@ -177,8 +195,8 @@ class TorchEngine:
         arrays = {name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
         if self._further_steps is not None:
             arrays["further_steps"] = np.array([self._further_steps])
-        counters = np.array([self._carried, self.steps, self._rows, *self._averaged])
-        return {**arrays, "counters": counters}
+        arrays["counters"] = np.array([self._carried, self.steps, self._rows, *self._averaged])
+        return arrays
 
     @torch.no_grad()
     def load_state(self, state: dict[str, np.ndarray]) -> None:
@@ -378,21 +396,5 @@ class TorchEngine:
         self.steps += len(counts)
         self._rows = int(ends_S[-1])
 
-    @contextmanager
-    def _settings(self) -> Iterator[None]:
-        """Set torch's threads, precision and device for the run while inside.
-
-        They belong to the process, and are restored on leaving.
-        """
-        threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-        with ExitStack() as stack:
-            if self.device.type == "cuda":
-                stack.enter_context(torch.cuda.device(self.device))
-                wanted = "high" if self._train.precision == "tf32" else "highest"
-                if wanted != precision:  # some releases of torch warn when it is set
-                    torch.set_float32_matmul_precision(wanted)
-                    stack.callback(torch.set_float32_matmul_precision, precision)
-            elif self._threads != threads:
-                torch.set_num_threads(self._threads)
-                stack.callback(torch.set_num_threads, threads)
-            yield
+    def _settings(self) -> AbstractContextManager[None]:
+        return torch_settings(self.device, self._threads, tf32=self._train.precision == "tf32")

@@ -1,6 +1,6 @@
 """The noisy quadratic model: SGD with momentum on independent parabolas.
 
-Zhang et al. 2019, arXiv 1907.04164, §3. It is used by tests, as a problem whose answers are known.
+Zhang et al. 2019, arXiv 1907.04164, §3.
 
 Risk ½Σ h_i E θ_i²; the gradient of a minibatch is h_iθ_i plus normal noise of variance c_i/B.
 Defaults h_i = c_i = 1/i. With heavy ball v' = βv + g, θ' = θ - ηv', the second moments (E θ², E θv,
