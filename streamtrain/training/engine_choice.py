@@ -6,7 +6,8 @@ import torch
 
 from streamtrain.config import ModelConfig, TrainConfig
 from streamtrain.errors import ConfigError
-from streamtrain.training.cuda_engine import CudaEngine, fits
+from streamtrain.training.cuda_engine import CudaEngine
+from streamtrain.training.cuda_fit import fits
 from streamtrain.training.engine import Engine
 from streamtrain.training.factory import Factory, load_factory
 from streamtrain.training.fused_engine import FusedEngine

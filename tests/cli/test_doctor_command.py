@@ -10,7 +10,7 @@ import torch
 from streamtrain.cli import doctor_command as doctor
 from streamtrain.kernels import cuda_launch
 from streamtrain.stream import torch_stream
-from streamtrain.training import cuda_engine
+from streamtrain.training import cuda_fit
 from streamtrain.training.torch import device_feed
 
 
@@ -90,8 +90,8 @@ def test_a_gpu_is_shown_with_its_memory_and_the_engine_that_would_be_taken(
     monkeypatch.setattr(torch_stream, "open_device", torch.device)
     monkeypatch.setattr(device_feed, "open_device", torch.device)
     monkeypatch.setattr(cuda_launch, "can_launch", lambda: numba)
-    monkeypatch.setattr(cuda_engine, "can_launch", lambda: numba)
-    monkeypatch.setattr(cuda_engine, "_shared_bytes", lambda _device: 227 * 1024)
+    monkeypatch.setattr(cuda_fit, "can_launch", lambda: numba)
+    monkeypatch.setattr(cuda_fit, "shared_bytes", lambda _device: 227 * 1024)
     text = doctor.gpu()
     assert text.startswith(smi.strip())
     assert "--device cuda takes the torch engine: the default on cuda" in text

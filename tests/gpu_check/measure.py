@@ -22,7 +22,7 @@ from streamtrain import api
 from streamtrain.bench.torch_loop import TorchLoop
 from streamtrain.config import TrainConfig, make_config
 from streamtrain.kernels.cuda_launch import can_launch
-from streamtrain.training.cuda_engine import fits
+from streamtrain.training.cuda_fit import fits
 from streamtrain.training.engine_choice import ENGINES
 from streamtrain.training.model import Shape
 from streamtrain.training.torch.shared_rows import SharedBlock
