@@ -37,8 +37,9 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
     """Return the name of the engine, and the reason for it.
 
     `auto` is the fused engine where it supports the options, and the torch engine otherwise and on
-    a GPU that is asked for. "fused-cuda" is the fused engine on a GPU. Raises ConfigError, naming
-    what is supported.
+    a GPU that is asked for. "fused-cuda" is the fused engine on a GPU. With device `auto` a run may
+    measure whether a GPU is faster (device_choice.py). Raises ConfigError, naming what is
+    supported.
     """
     device = train_device(train.device)
     if train.precision == "tf32" and device.type != "cuda":
