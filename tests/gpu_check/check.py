@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 #: Test files that run on a GPU, by name: collecting all would need every package of the tests.
 GPU_TESTS = (
     "tests/kernels/test_cuda_minibatch.py",
+    "tests/stream/test_pinned_copy.py",
     "tests/training/test_cuda_engine.py",
     "tests/training/test_cuda_graphs.py",
     "tests/training/test_device_feed.py",
