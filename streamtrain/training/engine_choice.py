@@ -78,6 +78,11 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
     return "fused", f"the faster one for perceptrons on the CPU{hint}"
 
 
+def is_on_gpu(engine: Engine) -> bool:
+    """Return whether an engine takes its steps on a GPU."""
+    return isinstance(engine, CudaEngine | TorchEngine) and engine.device.type == "cuda"
+
+
 def share_block(engines: Sequence[Engine]) -> SharedBlock | None:
     """Let the engines on a GPU share one copy of each block.
 
@@ -87,7 +92,7 @@ def share_block(engines: Sequence[Engine]) -> SharedBlock | None:
     on_gpu = [
         engine
         for engine in engines
-        if isinstance(engine, CudaEngine | TorchEngine) and engine.device.type == "cuda"
+        if isinstance(engine, CudaEngine | TorchEngine) and is_on_gpu(engine)
     ]
     if len(on_gpu) < 2:
         return None
