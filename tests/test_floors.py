@@ -52,6 +52,7 @@ DOORS = {
     "distributed": ("cluster",),
     "numba": ("kernels",),
     "torch": (
+        "stream.pinned_copy",
         "stream.torch_stream",
         "training",
         "cluster.allreduce.collective",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -16,13 +17,18 @@ from streamtrain.base.budget import default_readers
 from streamtrain.bench.bench_verdict import figure, ratio_figure, require_positive
 from streamtrain.bench.stream_bench import REPEATS, Side, take_turns
 from streamtrain.bench.torch_loop import TorchLoop, torch_threads
-from streamtrain.config import Config
+from streamtrain.config import Config, TrainConfig
 from streamtrain.run.sweep_plan import bench_sizes
 from streamtrain.training.compute_pool import ComputePool
+from streamtrain.training.cuda_engine import CudaEngine
+from streamtrain.training.cuda_fit import fits
 from streamtrain.training.engine import Engine
 from streamtrain.training.engine_choice import ENGINES, choose_engine, make_model
 from streamtrain.training.fused_engine import FusedEngine, gradient_slots, one_blas_thread
 from streamtrain.training.model import Model, Shape, initial_parameters
+from streamtrain.training.torch.device_feed import train_device
+from streamtrain.training.torch.shared_rows import SharedBlock
+from streamtrain.training.torch.torch_engine import TorchEngine
 from streamtrain.types import Json
 
 FEATURES = 4
@@ -44,7 +50,11 @@ RATES = (1e-6, 2e-6, 4e-6)
 #: Edge of the square matrices of the product.
 SGEMM = 1024
 
-#: What a side is called: ("sgemm",), (engine, batch size), ("eager", batch size, threads), …
+#: Where rows lie before they are trained on.
+HOST, DEVICE = "host", "device"
+
+#: What a side is called: ("sgemm",), (engine, batch size, place), ("eager", batch size, place,
+#: threads), …
 Key = tuple[Any, ...]
 Samples = dict[Key, list[float]]
 
@@ -53,16 +63,19 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
     """Time a step at each of `config.sweep.batch_sizes` with every engine that can take it.
 
     Engines run on one thread of the CPU. Rates are in rows per second. `cells` compares an engine
-    at a batch size with eager torch at the better of one and all threads; `scaling` compares the
+    at a batch size with eager torch at the better of one and all threads; on a GPU once with the
+    rows of both there, and once with those of both copied from the host. `scaling` compares the
     fused engine on all threads with one thread.
 
     Raises ConfigError for what no engine can do, and for fewer than one repeat.
     """
     require_positive("--repeats", repeats)
+    if config.train.device == "auto":  # both sides on one device
+        on_cpu = config.train.model_copy(update={"device": "cpu"})
+        config = config.model_copy(update={"train": on_cpu})
     sizes, train = bench_sizes(config), config.train
     model = make_model(config.model, FEATURES).for_trial(config.order.seed, 0)
-    chosen, _ = choose_engine(train, model)
-    engines = ("fused", "torch") if train.engine == "auto" and chosen == "fused" else (chosen,)
+    engines, places = engines_of(train, model), places_of(train)
     threads = train.threads or default_readers()
     thread_counts = sorted({1, threads})
     random = np.random.default_rng(config.order.seed)
@@ -77,13 +90,15 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
         for name in engines:
             started = time.perf_counter()
             for size in sizes:
-                engine = make_engine(name, config, model, size)
-                sides[name, size] = on_one_thread(engine_side, engine, rows)
+                for place in places:
+                    engine = make_engine(name, config, model, size)
+                    side = on_one_thread(placed_side, engine, rows, place)
+                    sides[name, size, place] = side
             compile_seconds[name] = time.perf_counter() - started
         for size in sizes:
-            for count in thread_counts:
-                loop = TorchLoop(model, rows, size, train, count)
-                sides["eager", size, count] = region(loop.take, size)
+            for count, place in product(thread_counts, places):
+                loop = TorchLoop(model, rows, size, train, count, from_host=place == HOST)
+                sides["eager", size, place, count] = region(loop.take, size)
             if fused_in_parallel and gradient_slots(size, model.num_parameters) > 1:
                 engine = make_engine("fused", config, model, size, all_cores)
                 sides["shared", size] = on_one_thread(engine_side, engine, rows)
@@ -94,7 +109,12 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
         samples = take_turns(sides, repeats, warm=[])
     sgemm_gflops = figure(samples["sgemm",])["value"]
     flops = flops_per_row(model)
-    cells = [cell(samples, name, size, thread_counts, flops) for size in sizes for name in engines]
+    cells = [
+        cell(samples, name, size, place, thread_counts, flops)
+        for size in sizes
+        for name in engines
+        for place in places
+    ]
     return {
         "features": FEATURES,
         "hidden": list(config.model.hidden),
@@ -117,6 +137,23 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
     }
 
 
+def engines_of(train: TrainConfig, model: Model) -> tuple[str, ...]:
+    """Return the engines to compare: the one that the options name, or all of the device."""
+    chosen, _ = choose_engine(train, model)
+    if train.engine != "auto":
+        return (chosen,)
+    if chosen == "fused":
+        return "fused", "torch"
+    device = train_device(train.device)
+    works = device.type != "cpu" and train.precision == "float32" and not fits(model, device)
+    return ("fused-cuda", chosen) if works else (chosen,)
+
+
+def places_of(train: TrainConfig) -> tuple[str, ...]:
+    """Return where rows lie before they are trained on: in the host's memory, or on the GPU too."""
+    return (HOST,) if train_device(train.device).type == "cpu" else (HOST, DEVICE)
+
+
 def make_engine(
     name: str, config: Config, model: Model, batch_size: int, cores: ComputePool | None = None
 ) -> Engine:
@@ -127,6 +164,14 @@ def make_engine(
         assert isinstance(engine, FusedEngine)
         engine.cores = cores
     return engine
+
+
+def placed_side(engine: Engine, rows: np.ndarray, place: str) -> Side:
+    """Return `engine_side` with the rows where `place` says."""
+    if place == DEVICE and isinstance(engine, CudaEngine | TorchEngine):
+        engine.shared_block = SharedBlock(engine.device)
+        engine.shared_block.put(rows)
+    return engine_side(engine, rows)
 
 
 def engine_side(engine: Engine, rows: np.ndarray) -> Side:
@@ -243,21 +288,27 @@ def flops_per_row(model: Model) -> int | None:
 
 
 def cell(
-    samples: Samples, engine: str, size: int, thread_counts: list[int], flops: int | None
+    samples: Samples,
+    engine: str,
+    size: int,
+    place: str,
+    thread_counts: list[int],
+    flops: int | None,
 ) -> Json:
-    """Return the figures of an engine at a batch size.
+    """Return the figures of an engine at a batch size, with the rows of both sides in one place.
 
     Eager torch counts at the number of threads with the higher median.
     """
-    ours = samples[engine, size]
+    ours = samples[engine, size, place]
     eager_threads = max(
-        thread_counts, key=lambda count: float(np.median(samples["eager", size, count]))
+        thread_counts, key=lambda count: float(np.median(samples["eager", size, place, count]))
     )
-    eager = samples["eager", size, eager_threads]
+    eager = samples["eager", size, place, eager_threads]
     rate, ratio = figure(ours), ratio_figure(ours, eager)
     return {
         "batch_size": size,
         "engine": engine,
+        "rows_on": place,
         "rows_per_second": rate["value"],
         "torch_eager_rows_per_second": figure(eager)["value"],
         "ratio": ratio["value"],
@@ -275,7 +326,7 @@ def scaling(samples: Samples, sizes: tuple[int, ...], threads: int) -> list[Json
     parallel.
     """
     entries = [
-        _scaling_entry([size], 1, threads, samples["shared", size], samples["fused", size])
+        _scaling_entry([size], 1, threads, samples["shared", size], samples["fused", size, HOST])
         for size in sizes
         if ("shared", size) in samples
     ]
@@ -309,7 +360,12 @@ def limit(cells: list[Json], sgemm_gflops: float, parameters: int) -> str:
     """Return one sentence on what limits the step of the first engine in `cells`."""
     engine = cells[0]["engine"]
     counted = sorted(
-        (cell for cell in cells if cell["gflops"] is not None and cell["engine"] == engine),
+        (
+            cell
+            for cell in cells
+            if cell["gflops"] is not None
+            and (cell["engine"], cell["rows_on"]) == (engine, cells[-1]["rows_on"])
+        ),
         key=lambda cell: cell["batch_size"],
     )
     if not counted:

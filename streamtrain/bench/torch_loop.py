@@ -16,18 +16,28 @@ class TorchLoop:
     """Eager torch: slices, `zero_grad`, forward, loss, `backward`, `step` of a fused optimizer.
 
     It runs on `threads` threads of the CPU. `rows` are float32 (rows, features + 1), target last.
-    Momentum, decay and betas come from `train`; its schedule and clipping, which tutorials do not
-    teach, are left out.
+    On a GPU they are there from the start, or with `from_host` in pinned memory, from which each
+    minibatch is copied. Momentum, decay and betas come from `train`; its schedule and clipping,
+    which tutorials do not teach, are left out.
     """
 
     def __init__(
-        self, model: Model, rows: np.ndarray, batch_size: int, train: TrainConfig, threads: int
+        self,
+        model: Model,
+        rows: np.ndarray,
+        batch_size: int,
+        train: TrainConfig,
+        threads: int,
+        *,
+        from_host: bool = False,
     ):
         self.batch_size, self.threads = batch_size, threads
         self.device = torch.device("cpu" if train.device == "auto" else train.device)
-        tensor = torch.from_numpy(rows).to(self.device)
-        self.x = tensor[:, :-1].contiguous()
-        self.y = tensor[:, -1:].contiguous()
+        tensor = torch.from_numpy(rows)
+        self.x, self.y = (part.contiguous() for part in (tensor[:, :-1], tensor[:, -1:]))
+        if self.device.type != "cpu":
+            for name, part in (("x", self.x), ("y", self.y)):
+                setattr(self, name, part.pin_memory() if from_host else part.to(self.device))
         self.network = model.module().to(self.device)
         model.load_flat(self.network, initial_parameters(model, 0, 0))
         self.loss: torch.nn.Module = torch.nn.MSELoss()
@@ -53,7 +63,8 @@ class TorchLoop:
                 if self._next_row + self.batch_size > len(self.x):
                     self._next_row = 0
                 start, stop = self._next_row, self._next_row + self.batch_size
-                x, y = self.x[start:stop], self.y[start:stop]
+                x = self.x[start:stop].to(self.device, non_blocking=True)
+                y = self.y[start:stop].to(self.device, non_blocking=True)
                 self._next_row = stop
                 self.optimizer.zero_grad()
                 loss = self.loss(self.network(x), y)

@@ -17,14 +17,18 @@ from streamtrain.config import Config
 from streamtrain.run.prepare import TIMED_ROWS, Prepared, prepare, warm_up
 from streamtrain.run.sweep_plan import bench_sizes
 from streamtrain.stream.fetch import FetchStats
+from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.engine import Engine
-from streamtrain.training.engine_choice import running
+from streamtrain.training.engine_choice import is_on_gpu, running
+from streamtrain.training.torch.shared_rows import SharedBlock
+from streamtrain.training.torch.torch_engine import TorchEngine
 from streamtrain.types import Json
 
 #: A timed region takes at least this long, and two blocks.
 REGION_SECONDS = 1.0
 
-#: What a side is called: ("delivery",), or ("streaming" or "resident", batch size, threads).
+#: What a side is called: ("delivery",), or ("streaming", "resident" or "on the GPU", batch size,
+#: threads).
 Key = tuple[str | int, ...]
 Samples = dict[Key, list[float]]
 
@@ -73,7 +77,8 @@ def measure_train(config: Config, *, repeats: int = REPEATS) -> Json:
     The shards are at `config.data.path`; a block in memory is the alternative. Rates are in rows
     per second. The fused engine is timed on one thread and on all; the readers are as many as in a
     run. `bound` is the fraction of the resident rate that is possible when step and delivery share
-    the cores; see `bound`.
+    the cores; see `bound`. With an engine on a GPU both sides copy their rows there, and
+    `on_gpu_rows_per_second` is the rate with the block on the GPU from the start.
 
     Raises ConfigError for fewer than one repeat, and whatever `prepare` raises.
     """
@@ -97,6 +102,9 @@ def measure_train(config: Config, *, repeats: int = REPEATS) -> Json:
                 streaming, resident = _sides(stream, engine, block)
                 sides["streaming", size, threads] = streaming
                 sides["resident", size, threads] = resident
+                if is_on_gpu(engine):
+                    on_gpu = prepared.learner(size, (1e-6,), 0).engine
+                    sides["on the GPU", size, threads] = _gpu_side(on_gpu, block)
         sides["delivery",] = partial(_deliver, stream, delivery_seconds_per_row)
         samples = take_turns(sides, repeats, warm=[])
     delivery_seconds = float(np.median(delivery_seconds_per_row))
@@ -134,20 +142,34 @@ def _deliver(stream: Stream, core_seconds_per_row: list[float]) -> float:
 def _sides(stream: Stream, engine: Engine, block: np.ndarray) -> tuple[Side, Side]:
     """Return the streaming and the resident side of one engine, with equal rows per region."""
 
-    def resident_rate(rows: int) -> float:
-        started, done = time.perf_counter(), 0
-        while done < rows:
-            engine.advance(block, 0, len(block))
-            done += len(block)
-        return done / (time.perf_counter() - started)
-
     def streaming() -> float:
         stream.use_up(engine)
         return stream.rate(engine, rows)
 
-    resident_rate(1)  # warms up
-    rows = max(round(resident_rate(4 * len(block)) * REGION_SECONDS), 2)
-    return streaming, partial(resident_rate, rows)
+    rows = _rows_per_region(engine, block)
+    return streaming, partial(_resident_rate, engine, block, rows)
+
+
+def _gpu_side(engine: Engine, block: np.ndarray) -> Side:
+    """Return the side of an engine on a GPU whose block is there."""
+    assert isinstance(engine, CudaEngine | TorchEngine)
+    engine.shared_block = SharedBlock(engine.device)
+    engine.shared_block.put(block)
+    return partial(_resident_rate, engine, block, _rows_per_region(engine, block))
+
+
+def _rows_per_region(engine: Engine, block: np.ndarray) -> int:
+    _resident_rate(engine, block, 1)  # warms up
+    return max(round(_resident_rate(engine, block, 4 * len(block)) * REGION_SECONDS), 2)
+
+
+def _resident_rate(engine: Engine, block: np.ndarray, rows: int) -> float:
+    """Return the rows per second of an engine on at least `rows` rows of a block in memory."""
+    started, done = time.perf_counter(), 0
+    while done < rows:
+        engine.advance(block, 0, len(block))
+        done += len(block)
+    return done / (time.perf_counter() - started)
 
 
 def cell(samples: Samples, size: int, threads: int, cores: int, delivery_seconds: float) -> Json:
@@ -157,12 +179,14 @@ def cell(samples: Samples, size: int, threads: int, cores: int, delivery_seconds
     """
     streaming = figure(samples["streaming", size, threads])
     resident = figure(samples["resident", size, threads])
+    on_gpu = samples.get(("on the GPU", size, threads))
     ratio = ratio_figure(samples["streaming", size, threads], samples["resident", size, threads])
     return {
         "batch_size": size,
         "threads": threads,
         "streaming_rows_per_second": streaming["value"],
         "resident_rows_per_second": resident["value"],
+        "on_gpu_rows_per_second": None if on_gpu is None else figure(on_gpu)["value"],
         "ratio": ratio["value"],
         "bound": bound(threads / resident["value"], delivery_seconds, threads, cores),
         "intervals": {

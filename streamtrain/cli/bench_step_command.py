@@ -80,10 +80,12 @@ def step_page(document: Mapping[str, Any]) -> str:
 
 
 def _engines_table(document: Mapping[str, Any]) -> str:
+    on_gpu = len({cell["rows_on"] for cell in document["cells"]}) > 1
     lines = [
         [
             "batch size",
             "engine",
+            *(["rows on"] if on_gpu else []),
             "rows/s",
             "[95 %]",
             "torch eager",
@@ -101,6 +103,7 @@ def _engines_table(document: Mapping[str, Any]) -> str:
             [
                 f"{cell['batch_size']:,}",
                 cell["engine"],
+                *([cell["rows_on"]] if on_gpu else []),
                 format_count(cell["rows_per_second"]),
                 format_interval(intervals["rows_per_second"], format_count),
                 f"{eager_rate} on {eager_threads}",
@@ -110,7 +113,8 @@ def _engines_table(document: Mapping[str, Any]) -> str:
                 "" if gflops is None else f"{gflops / document['sgemm_gflops']:.2f}",
             ]
         )
-    return table(lines, right=frozenset({0, 2, 5, 7, 8}))
+    rates = {2, 5, 7, 8}
+    return table(lines, right=frozenset({0} | {column + on_gpu for column in rates}))
 
 
 def _threads_table(document: Mapping[str, Any]) -> str:
@@ -146,6 +150,9 @@ def train_page(document: Mapping[str, Any]) -> str:
     lines = [
         ["batch size", "threads", "from shards, rows/s", "from memory", "ratio", "[95 %]", "bound"]
     ]
+    on_gpu = any(cell["on_gpu_rows_per_second"] for cell in document["cells"])
+    if on_gpu:
+        lines[0].append("on the GPU")
     for cell in document["cells"]:
         lines.append(
             [
@@ -156,6 +163,7 @@ def train_page(document: Mapping[str, Any]) -> str:
                 f"{cell['ratio']:.3f}",
                 format_interval(cell["intervals"]["ratio"], "{:.3f}".format),
                 f"{cell['bound']:.3f}",
+                *([format_count(cell["on_gpu_rows_per_second"])] if on_gpu else []),
             ]
         )
-    return "\n\n".join([head, table(lines, right=frozenset(range(5)) | {6}), document["limit"]])
+    return "\n\n".join([head, table(lines, right=frozenset(range(5)) | {6, 7}), document["limit"]])

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psutil
 from cyclopts import Parameter
@@ -21,12 +21,18 @@ from streamtrain.cli.terminal import note, plain_warnings, show, table
 from streamtrain.errors import CheckFailed, ConfigError, StreamTrainError, first_line
 from streamtrain.records import Record, RunStarted
 
+if TYPE_CHECKING:
+    from streamtrain.training.model import Shape
+
 _ROWS, _SEED = 262_144, 1
 _DISK_BYTES = 2**26
 
 #: The loss that training must reach: half of a constant's. A 4-16-1 network on a linear target with
 #: 1 % noise gets far below it long before the time is over.
 _LEARNED = 0.5
+
+#: What `--device auto` is measured with: a minibatch size, and learning rates.
+_AUTO_SIZE, _AUTO_REPLICAS = 1024, 5
 
 Finding = dict[str, Any]
 
@@ -159,7 +165,22 @@ def gpu_engines() -> str:
         fused = first_line(error)
     return (
         f"--device cuda takes the {engine} engine: {reason}; minibatches are assembled by"
-        f" {assembler}; {fused}"
+        f" {assembler}; {fused}; {_auto_device(shape)}"
+    )
+
+
+def _auto_device(shape: "Shape") -> str:
+    """Say what `--device auto` takes for a model, measured at one minibatch size."""
+    from streamtrain.config import TrainConfig
+    from streamtrain.training.device_choice import gpu_candidate, measure_devices
+
+    train = TrainConfig()
+    if (candidate := gpu_candidate(train, shape)) is None:
+        return "--device auto takes the CPU"
+    choice = measure_devices(train, shape, candidate, (_AUTO_SIZE,), _AUTO_REPLICAS)
+    return (
+        f"--device auto takes the {choice.engine} engine for {_AUTO_REPLICAS} replicas of"
+        f" 4-32-32-1 at {_AUTO_SIZE:,} rows: {choice.reason}"
     )
 
 

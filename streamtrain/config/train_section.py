@@ -95,11 +95,11 @@ class TrainConfig(Section):
     )
     engine: Literal["auto", "fused", "torch"] = Field(
         default="auto",
-        description="fused (Numba; on a GPU if device names it), torch, or auto: fused on the CPU",
+        description="fused (Numba, for perceptrons), torch, or auto: fused where it can train",
     )
     device: str = Field(
         default="auto",
-        description="cpu, cuda, cuda:N, or auto: with the torch engine a GPU if there is one",
+        description="cpu, cuda, cuda:N, or auto: a GPU where a long run is faster there, measured",
     )
     epochs: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="passes over the data; default: until flat for `train`, else 1"

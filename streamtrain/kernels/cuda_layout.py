@@ -16,6 +16,17 @@ TILES = ((256, 8), (128, 4), (64, 2), (32, 2))
 #: The most partial sums of a layer's gradient, tried in this order until all fits.
 _MOST_SPLITS = (32, 8, 2, 1)
 
+#: Minibatches of this many rows or more are shared by several blocks: two launches cost little in
+#: comparison.
+SPLIT_FROM = 16_384
+
+#: Rows of a part of such a minibatch, two of the largest tiles. Parts are dealt to slots in turn.
+PART_ROWS = 512
+
+#: The most slots of a minibatch, about the multiprocessors of a large GPU, and the most values of a
+#: replica's slots together.
+MOST_SLOTS, MOST_SLOT_FLOATS = 128, 2**19
+
 #: Values of the step that one thread computes for all.
 SCALARS = 4
 
@@ -158,6 +169,19 @@ def choose_layout(
             if layout.shared_bytes <= limit_bytes:
                 return layout
     return None
+
+
+def choose_slots(batch_size: int, num_parameters: int) -> int:
+    """Return how many blocks share the rows of a minibatch: 1 if one block takes all of them.
+
+    It depends on the run only, never on the GPU.
+
+    >>> [choose_slots(size, 1_249) for size in (4_096, 16_384, 65_536, 1_048_576)]
+    [1, 32, 128, 128]
+    """
+    if batch_size < SPLIT_FROM:
+        return 1
+    return max(1, min(MOST_SLOTS, batch_size // PART_ROWS, MOST_SLOT_FLOATS // num_parameters))
 
 
 def parameter_places(layout: Layout, widths: tuple[int, ...]) -> np.ndarray:

@@ -13,7 +13,6 @@ Legend of shape suffixes: R replicas, P padded parameters (`Layout`), C chunks o
 # The stubs of numba.cuda describe the host's side of what runs on the device.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalSubscript=false, reportOperatorIssue=false
 
-import math
 from functools import lru_cache
 from typing import Any
 
@@ -22,8 +21,14 @@ from numba import cuda, float32, float64, int64
 from streamtrain.kernels.cuda_launch import ready
 from streamtrain.kernels.cuda_layers import make_tile
 from streamtrain.kernels.cuda_layout import Layout
-from streamtrain.kernels.cuda_source import device, device_source
-from streamtrain.kernels.updates import ADAMW, SGD, TINY
+from streamtrain.kernels.cuda_update import (
+    make_add_up,
+    make_collect,
+    make_load_sums,
+    make_move_average,
+    make_set_scalars,
+    make_update,
+)
 
 _MATRIX, _CUBE = float32[:, ::1], float32[:, :, ::1]
 
@@ -68,11 +73,12 @@ def make_advance(layout: Layout, activation: int, optimizer: int) -> Any:
         delta: Huber's, float32; 0: ½r².
     """
     tile = make_tile(layout, activation)
-    update = _make_update(layout, optimizer)
-    set_scalars = _make_set_scalars(layout, optimizer)
-    collect = _make_collect(layout)
+    collect = make_collect(layout)
+    update = make_update(layout, optimizer, collect)
+    set_scalars = make_set_scalars(layout, optimizer)
+    add_up, move_average = make_add_up(layout), make_move_average(layout)
     T, THREADS, P, MOMENTS = layout.tile, layout.threads, layout.num_parameters, layout.moments
-    load_sums = _make_load_sums(layout)
+    load_sums = make_load_sums(layout)
     load, forward, output, backward = tile.load, tile.forward, tile.output, tile.backward
 
     def advance(
@@ -134,28 +140,17 @@ def make_advance(layout: Layout, activation: int, optimizer: int) -> Any:
                 rows += carried
                 carried = 0
                 first = True
-                if options[9] > 0.0 and rows >= due:
-                    share = (rows - averaged) / (options[9] * rows)
-                    averaged, due = rows, rows + max(1, rows // 256)
-                    weight = float32(min(1.0, share))
-                    for k in range(thread, P, THREADS):
-                        before = averages[replica, k]
-                        if share >= 1.0:
-                            averages[replica, k] = memory[k]
-                        else:
-                            averages[replica, k] = before + weight * (memory[k] - before)
+                averaged, due = move_average(
+                    thread, memory, averages[replica], rows, averaged, due, options[9]
+                )
                 cuda.syncthreads()
         for k in range(thread, P, THREADS):
             parameters[replica, k] = memory[k]
             moments[replica, 0, k] = memory[MOMENTS + k]
             moments[replica, 1, k] = memory[MOMENTS + P + k]
             gradients[replica, k] = float32(0.0) if first else collect(memory, k)
-        sums[thread] = loss
-        cuda.syncthreads()
+        total = add_up(thread, loss, sums)
         if thread == 0:
-            total = float64(0.0)
-            for k in range(THREADS):
-                total += sums[k]
             losses[replica] = total
             counters[replica, 0], counters[replica, 1], counters[replica, 2] = carried, steps, rows
             counters[replica, 3], counters[replica, 4] = averaged, due
@@ -172,7 +167,7 @@ def make_evaluate(layout: Layout, activation: int) -> Any:
     """
     tile = make_tile(layout, activation)
     T, THREADS, P = layout.tile, layout.threads, layout.num_parameters
-    load, forward, output = tile.load, tile.forward, tile.output
+    load, forward, output, add_up = tile.load, tile.forward, tile.output, make_add_up(layout)
 
     def evaluate(rows, parameters, squares):
         replica, chunk, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
@@ -191,12 +186,8 @@ def make_evaluate(layout: Layout, activation: int) -> Any:
             total += 2.0 * output(thread, m, memory, float32(0.0))
             cuda.syncthreads()
             row += m
-        sums[thread] = total
-        cuda.syncthreads()
+        total = add_up(thread, total, sums)
         if thread == 0:
-            total = float64(0.0)
-            for k in range(THREADS):
-                total += sums[k]
             squares[replica, chunk] = total
 
     return evaluate
@@ -215,118 +206,3 @@ def compile_advance(layout: Layout, activation: int, optimizer: int) -> Any:
 def compile_evaluate(layout: Layout, activation: int) -> Any:
     """Return `make_evaluate` compiled; see `compile_advance`."""
     return ready(make_evaluate(layout, activation), EVALUATE, 4 * layout.floats)
-
-
-def _make_collect(layout: Layout) -> Any:
-    """Return a function of (memory, k): parameter k's gradient sum, in the order of splits."""
-    lines = ["def collect(memory, k):"]
-    for layer in layout.layers:
-        lines += [
-            f"    if k < {layer.begin + layer.size}:",
-            f"        at = {layer.sums - layer.begin} + k",
-            "        total = memory[at]",
-            f"        for _ in range({layer.splits - 1}):",
-            f"            at += {layer.size}",
-            "            total += memory[at]",
-            "        return total",
-        ]
-    return device_source("collect", [*lines, "    return float32(0.0)"])
-
-
-def _make_load_sums(layout: Layout) -> Any:
-    """Return a function that puts carried sums into each layer's first split, and clears the rest.
-
-    Padding of the parameters is never added to, so it is cleared here for good.
-    """
-    lines = ["def load_sums(thread, gradient, memory):"]
-    for layer in layout.layers:
-        lines += [
-            f"    for k in range(thread, {layer.splits * layer.size}, {layout.threads}):",
-            "        value = float32(0.0)",
-            f"        if k < {layer.size}:",
-            f"            value = gradient[{layer.begin} + k]",
-            f"        memory[{layer.sums} + k] = value",
-        ]
-    return device_source("load_sums", lines)
-
-
-def _make_set_scalars(layout: Layout, optimizer: int) -> Any:
-    """Return what computes, for the coming update, the rate, 1/√(1 - β₂ᵗ), and what decay leaves.
-
-    One thread calls it while the others are busy.
-    """
-    SCALARS = layout.scalars
-
-    def set_scalars(memory, carried, rows, power1, power2, lr, options):
-        factor = float64(1.0)
-        if rows + carried < options[7]:
-            factor = (rows + carried) / options[7]
-        if options[8] > 0.0:
-            factor *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, rows / options[8])))
-        rate = lr * factor
-        if optimizer == SGD:
-            memory[SCALARS] = float32(rate)
-        else:
-            memory[SCALARS] = float32(rate / (1.0 - power1))
-            memory[SCALARS + 1] = float32(1.0 / math.sqrt(1.0 - power2))
-        memory[SCALARS + 2] = float32(1.0 - rate * options[5])
-
-    return device(set_scalars)
-
-
-def _make_update(layout: Layout, optimizer: int) -> Any:
-    """Return the step with the mean of the sums, as updates.py: step; the sums are left."""
-    SCALARS, MOMENTS = layout.scalars, layout.moments
-    P, THREADS = layout.num_parameters, layout.threads
-    collect = _make_collect(layout)
-
-    def clipped(thread, memory, sums, carried, clip):
-        """Return the factor of the sums: 1 / rows, less where the norm is above `clip`."""
-        share = float32(1.0 / carried)
-        if clip <= 0.0:
-            return share
-        squares = float64(0.0)
-        for k in range(thread, P, THREADS):
-            g = float64(collect(memory, k))
-            squares += g * g
-        sums[thread] = squares
-        cuda.syncthreads()
-        squares = float64(0.0)
-        for k in range(THREADS):
-            squares += sums[k]
-        norm = math.sqrt(squares) / carried
-        if norm > clip:
-            share *= float32(clip / norm)
-        return share
-
-    scale = device(clipped)
-
-    def update(thread, memory, sums, carried, options):
-        share = scale(thread, memory, sums, carried, options[6])
-        rate, root, keep = memory[SCALARS], memory[SCALARS + 1], memory[SCALARS + 2]
-        decay, epsilon = float32(options[5]), float32(options[4])
-        momentum, nesterov = float32(options[0]), options[1] != 0.0
-        beta1, new1 = float32(options[2]), float32(1.0 - options[2])
-        new2 = float32(1.0 - options[3])
-        for k in range(thread, P, THREADS):
-            p, m = memory[k], memory[MOMENTS + k]
-            g = collect(memory, k) * share
-            if optimizer != ADAMW:
-                g += decay * p
-            if optimizer == SGD:
-                m = momentum * m + g
-                m = float32(0.0) if abs(m) < TINY else m
-                memory[k] = p - rate * (g + momentum * m if nesterov else m)
-            else:
-                v = memory[MOMENTS + P + k]
-                m = beta1 * m + new1 * g
-                v += new2 * (g * g - v)
-                m = float32(0.0) if abs(m) < TINY else m
-                v = float32(0.0) if abs(v) < TINY else v
-                memory[MOMENTS + P + k] = v
-                if optimizer == ADAMW:
-                    p *= keep
-                memory[k] = p - rate * m / (math.sqrt(v) * root + epsilon)
-            memory[MOMENTS + k] = m
-
-    return device(update)

@@ -128,8 +128,9 @@ class RunStarted(Record):
 
     `lrs`: the grid of learning rates of each batch size. `train_rows`: the rows each learner trains
     on; None when a time limit or a flat loss ends the run. `until_flat`: the limits where a flat
-    loss does. `folder`: the folder of the run, as it was given. The fields from `lr` to `ladder`
-    belong to a sweep.
+    loss does. `folder`: the folder of the run, as it was given. `engine_rates`:
+    row-updates per second of the engines that `--device auto` chose from. The fields from `lr` to
+    `ladder` belong to a sweep.
     """
 
     EVENT: ClassVar[str] = "run"
@@ -164,6 +165,7 @@ class RunStarted(Record):
     ladder: LadderInfo | None = field(default=None, metadata=OPTIONAL)
     until_flat: UntilFlat | None = field(default=None, metadata=OPTIONAL)
     version: str | None = field(default=None, metadata=OPTIONAL)
+    engine_rates: dict[str, float] | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,8 @@ class Prepared:
     units, target last, or None. `loss_scale` turns r² in model units into the reported loss.
     `epoch_rows` and `last_row` include rows that the null policy may yet drop, so a pass also ends
     with its `last_epoch`, if it has one. `until_flat`: the limits of passes that end when the loss
-    is flat; `last_row` is then the farthest row.
+    is flat; `last_row` is then the farthest row. `engine_rates`: row-updates per second by engine,
+    where they decided the engine.
     """
 
     config: Config
@@ -88,6 +89,7 @@ class Prepared:
     last_epoch: int | None
     until_flat: UntilFlat | None
     budget: Budget
+    engine_rates: dict[str, float] | None = None
 
     @property
     def end_row(self) -> int | None:

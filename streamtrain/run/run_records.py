@@ -40,6 +40,7 @@ def run_record(
         target_sd=prepared.target_sd,
         engine=prepared.engine,
         engine_reason=prepared.engine_reason,
+        engine_rates=prepared.engine_rates,
         compile_seconds=compile_seconds,
         memory=MemoryInfo(
             budget_bytes=prepared.budget.limit_bytes,

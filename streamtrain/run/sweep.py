@@ -6,6 +6,7 @@ a fresh seed. After the passes, steps and delivery are timed separately, the tra
 measured, and the recommended size is trained once more to measure the time it takes.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from streamtrain.records import (
     started_record,
 )
 from streamtrain.run.confirm import confirm
+from streamtrain.run.faster_device import with_faster_device
 from streamtrain.run.grow import grow
 from streamtrain.run.measure import measure_sweep
 from streamtrain.run.passes import PassRunner, run_pass
@@ -95,6 +97,15 @@ def sweep(
         raise ConfigError("train.batch_schedule is for `train`: a sweep compares constant sizes.")
     plan = plan_sweep(config, None if checkpointer is None else checkpointer.window_rows())
     prepared, ladder, sizes, rates = plan.prepared, plan.ladder, plan.sizes, plan.rates
+    if runner is run_pass:  # workers have other devices than the driver
+        prepared = with_faster_device(
+            prepared,
+            sizes,
+            len(rates),
+            checkpointer,
+            passes=plan.trials if ladder is None else math.inf,
+            seconds=math.inf if ladder is None else ladder.budget_seconds or math.inf,
+        )
     compile_seconds, resident_bytes = warm_up(prepared, sizes, rates)
     records: list[Record] = []
     if checkpointer is not None:

@@ -9,6 +9,7 @@ from streamtrain.base.budget import peak_rss_bytes
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError
 from streamtrain.records import Emit, Record
+from streamtrain.run.faster_device import with_faster_device
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.run_records import end_record, run_record
@@ -56,6 +57,8 @@ def train(
         )
     stages = later_stages(config.train)
     all_sizes = (*sizes, *(stage.batch_size for stage in stages))
+    if runner is run_pass:  # workers have other devices than the driver
+        prepared = with_faster_device(prepared, sizes, 1, checkpointer)
     compile_seconds, resident_bytes = warm_up(prepared, all_sizes, rates)
     records: list[Record] = []
     if checkpointer is not None:

@@ -23,6 +23,7 @@ from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts, summarize_nulls
 from streamtrain.stream.open_source import open_source, stream_budget, with_imputed_values
+from streamtrain.stream.pinned_copy import to_device
 from streamtrain.stream.source import Source
 from streamtrain.stream.stream_position import OpenWindow, Position
 from streamtrain.stream.stream_state import (
@@ -258,7 +259,7 @@ class Stream(IterableDataset[Minibatch]):
                 window = OpenWindow(block.index, delivered, len(block.rows), block.dropped)
                 delivered += block.receipt
                 self._nulls += block.nulls
-                rows = torch.from_numpy(block.rows).to(self.device)
+                rows = to_device(block.rows, self.device)
                 del block  # only tensors keep the buffer alive from here on
                 if carried:
                     start = row = size - sum(map(len, carried))

@@ -166,10 +166,19 @@ class Checkpointer:
 
         What the default was when it started may have been decided by another rule, or memory.
         """
+        rows = self._saved("window_rows")
+        return rows if isinstance(rows, int) and rows > 0 else None
+
+    def engine(self) -> str | None:
+        """Return the engine of the run that is resumed; None for a new run."""
+        engine = self._saved("engine")
+        return engine if isinstance(engine, str) else None
+
+    def _saved(self, entry: str) -> object:
+        """Return an entry of the fingerprint of the run that is resumed; None for a new run."""
         for number in reversed(list_checkpoints(self.folder)):
             with suppress(DataError):  # `begin` reports it
-                rows = _about(read_checkpoint(self.folder, number)).fingerprint.get("window_rows")
-                return rows if isinstance(rows, int) and rows > 0 else None
+                return _about(read_checkpoint(self.folder, number)).fingerprint.get(entry)
         return None
 
     def begin(self, fingerprint: Json) -> list[Record]:

@@ -1,9 +1,10 @@
 """The fused engine on a GPU: one CUDA block trains one replica (kernels/cuda_population.py).
 
-One launch takes all minibatches of the rows that are on the device. In Numba's simulator
-(`NUMBA_ENABLE_CUDASIM=1`) the engine runs on the CPU, for tests.
+One launch takes all minibatches of the rows that are on the device. Large minibatches take two
+launches each, and their rows are shared by many blocks (kernels/cuda_split.py). In Numba's
+simulator (`NUMBA_ENABLE_CUDASIM=1`) the engine runs on the CPU, for tests.
 
-Legend of shape suffixes: R replicas, P parameters, Q padded parameters, C chunks of rows.
+Legend of shape suffixes: R replicas, S slots, P parameters, Q padded parameters, C chunks of rows.
 """
 
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ import torch
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError, first_line
-from streamtrain.kernels import activations, cuda_population
-from streamtrain.kernels.cuda_launch import can_launch, configure
-from streamtrain.kernels.cuda_layout import Layout, choose_layout, parameter_places
+from streamtrain.kernels import cuda_population, cuda_split
+from streamtrain.kernels.cuda_launch import configure
+from streamtrain.kernels.cuda_layout import SPLIT_FROM, Layout, choose_slots, parameter_places
 from streamtrain.kernels.cuda_source import SIMULATED
+from streamtrain.training.cuda_fit import fits, layout_of, shared_bytes
 from streamtrain.training.engine import check_state, further_steps, require_whole_minibatch
 from streamtrain.training.fused_engine import (
     ACTIVATION_CODES,
@@ -34,51 +36,6 @@ from streamtrain.training.gradients_in_state import GradientsInState
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.torch.device_feed import DeviceFeed, train_device
 from streamtrain.training.torch.shared_rows import EvaluationRows, SharedBlock
-
-#: Threads of a CUDA block.
-THREADS = 256
-
-#: Threads in the simulator, where each is a thread of Python.
-SIMULATED_THREADS = 4
-
-#: The most hidden layers.
-MOST_HIDDEN = 4
-
-#: Shared memory of a block on an H100, for the simulator.
-_SIMULATED_BYTES = 227 * 1024
-
-#: Rows of the comparison with the CPU: whole minibatches, and some rows more.
-_CHECK_ROWS = 4096
-
-
-def fits(model: Model, device: torch.device) -> str:
-    """Return why the engine cannot train a model on a device, or "".
-
-    >>> fits(Shape(widths=(4, 8, 8, 8, 8, 8, 1), activation="relu"), torch.device("cuda"))
-    'it trains at most 4 hidden layers, not 5'
-    """
-    if not isinstance(model, Shape):
-        return f"it trains perceptrons, not --model {model.name}"
-    hidden = len(model.widths) - 2
-    if hidden > MOST_HIDDEN:
-        return f"it trains at most {MOST_HIDDEN} hidden layers, not {hidden}"
-    if not SIMULATED and device.type != "cuda":
-        return "it needs a GPU"
-    if device.index:  # Numba launches on the first device of a thread only
-        return f"it uses the first GPU only, not {device}"
-    if not can_launch():
-        return "Numba finds no GPU: install streamtrain[cuda], and see streamtrain doctor"
-    limit = _shared_bytes(device)
-    if _layout(model, UNLIMITED_ROWS, limit) is None:
-        return (
-            f"the model's {model.num_parameters:,} parameters and what training them takes do not"
-            f" fit the {limit // 1024} KiB of shared memory of a multiprocessor"
-        )
-    return ""
-
-
-#: A batch size for which the choice of a layout has every tile to try.
-UNLIMITED_ROWS = 2**62
 
 
 class CudaEngine(GradientsInState):
@@ -121,13 +78,11 @@ class CudaEngine(GradientsInState):
         start_RQ[:, self._places_P] = parameters_P
         with self._on_stream():
             self._parameters_RQ = self._to_device(start_RQ)
-            self._gradients_RQ = torch.zeros_like(self._parameters_RQ)
             self._moments_R2Q = self._to_device(np.zeros((replicas, 2, start_RQ.shape[1]), "f4"))
             self._average_RQ = self._parameters_RQ.clone()
             self._counters_R5 = self._to_device(np.zeros((replicas, 5), dtype=np.int64))
-            self._losses_R = self._to_device(np.zeros(replicas))
             self._rates_R = self._to_device(np.array(learning_rates, dtype=np.float64))
-        self._set_sizes()
+        self._set_size()
         self._set_hyper()
         self._wait()
         self._make_kernels(layout)
@@ -135,24 +90,29 @@ class CudaEngine(GradientsInState):
     def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
         """See `Engine.advance`."""
         with self._on_stream():
-            losses_R = torch.zeros_like(self._losses_R)
+            losses_RS = torch.zeros_like(self._losses_RS)
             for rows in self._rows_on_device(block, start, stop):
+                if self._slots > 1:
+                    self._take_large(rows, losses_RS)
+                    continue
                 self._launch(rows, self._sizes_R)
-                losses_R += self._losses_R
-            losses = losses_R.cpu().numpy()
-        taken = self._carried + stop - start
-        self.steps += taken // self.batch_size
-        self._carried = taken % self.batch_size
-        return losses
+                losses_RS += self._losses_RS
+                self._count(len(rows))
+            if self._slots > 1:
+                self._counters_R5[:, 0] = self._carried
+            return losses_RS.cpu().numpy().sum(axis=1)
 
     def finish_epoch(self) -> None:
         """See `Engine.finish_epoch`."""
         if not self._carried:
             return
         with self._on_stream():
-            sizes_R = torch.full_like(self._sizes_R, self._carried)
-            nothing = torch.empty((0, self._shape.widths[0] + 1), device=self.device)
-            self._launch(nothing, sizes_R)
+            if self._slots > 1:
+                self._step(self._carried)
+            else:
+                sizes_R = torch.full_like(self._sizes_R, self._carried)
+                nothing = torch.empty((0, self._shape.widths[0] + 1), device=self.device)
+                self._launch(nothing, sizes_R)
             self._wait()
         self.steps += 1
         self._carried = 0
@@ -166,7 +126,7 @@ class CudaEngine(GradientsInState):
         self._hyper[BETA2] = beta2
         self.batch_size, self._changed_size = batch_size, True
         self._feed = None
-        self._set_sizes()
+        self._set_size()
         self._set_hyper()
         self._wait()
         self._make_kernels(self._choose_layout())
@@ -195,7 +155,7 @@ class CudaEngine(GradientsInState):
         """See `Engine.state`."""
         arrays = {
             "parameters": self.parameters(),
-            "gradient": self._compact(self._gradients_RQ),
+            "gradient": self._compact(self._gradients),
             "moments": self._compact(self._moments_R2Q),
             "counters": self._to_host(self._counters_R5),
         }
@@ -210,7 +170,7 @@ class CudaEngine(GradientsInState):
         check_state(state, self.state())
         padded = {
             "parameters": self._parameters_RQ,
-            "gradient": self._gradients_RQ,
+            "gradient": self._gradients,
             "moments": self._moments_R2Q,
         }
         if self._averages:
@@ -244,7 +204,8 @@ class CudaEngine(GradientsInState):
         train.
         """
         if not SIMULATED:
-            size = min(self.batch_size, _CHECK_ROWS // 4)
+            most = SPLIT_FROM if self._slots > 1 else 1024
+            size = min(self.batch_size, most)
             _check(self._shape, self._train, size)  # pyright: ignore[reportArgumentType] - frozen
 
     @property
@@ -253,7 +214,7 @@ class CudaEngine(GradientsInState):
         return self._average_RQ if self._averages else self._parameters_RQ
 
     def _choose_layout(self) -> Layout:
-        layout = _layout(self._shape, self.batch_size, _shared_bytes(self.device))
+        layout = layout_of(self._shape, self.batch_size, shared_bytes(self.device))
         assert layout is not None
         return layout
 
@@ -261,11 +222,17 @@ class CudaEngine(GradientsInState):
         """Compile the kernels for the layout, or take the ones that are compiled."""
         activation = ACTIVATION_CODES[self._shape.activation]
         optimizer = OPTIMIZER_CODES[self._train.optimizer]
-        self._layout = layout
+        self._layout, replicas = layout, len(self.learning_rates)
         try:
-            advance = cuda_population.compile_advance(layout, activation, optimizer)
             self._evaluate_kernel = cuda_population.compile_evaluate(layout, activation)
-            self._advance = self._configure(advance, len(self.learning_rates))
+            if self._slots > 1:
+                gradient = cuda_split.compile_gradient(layout, activation)
+                step = cuda_split.compile_step(layout, optimizer)
+                self._add_gradients = self._configure(gradient, (replicas, self._slots))
+                self._take_step = self._configure(step, replicas)
+            else:
+                advance = cuda_population.compile_advance(layout, activation, optimizer)
+                self._advance = self._configure(advance, replicas)
         # Numba and NVIDIA's compilers raise anything.
         except Exception as error:
             raise ConfigError(
@@ -287,16 +254,57 @@ class CudaEngine(GradientsInState):
             *_arguments(
                 sizes_R,
                 self._parameters_RQ,
-                self._gradients_RQ,
+                self._gradients,
                 self._moments_R2Q,
                 self._average_RQ,
                 self._counters_R5,
-                self._losses_R,
+                self._losses_RS[:, 0],
                 self._rates_R,
                 self._hyper_RH,
             ),
             self._delta,
         )
+
+    def _take_large(self, rows: torch.Tensor, losses_RS: torch.Tensor) -> None:
+        """Take the minibatches that end in these rows, each in two launches."""
+        start = 0
+        while start < len(rows):
+            stop = min(len(rows), start + self.batch_size - self._carried)
+            _run(
+                self._add_gradients,
+                *_arguments(rows),
+                start,
+                stop,
+                self._carried,
+                *_arguments(self._parameters_RQ, self._gradients, losses_RS),
+                self._delta,
+            )
+            self._count(stop - start)
+            if not self._carried:
+                self._step(self.batch_size)
+            start = stop
+
+    def _step(self, carried: int) -> None:
+        """Take the step of a minibatch whose gradient is in the slots."""
+        _run(
+            self._take_step,
+            carried,
+            *_arguments(
+                self._parameters_RQ,
+                self._gradients,
+                self._moments_R2Q,
+                self._average_RQ,
+                self._counters_R5,
+                self._rates_R,
+                self._hyper_RH,
+            ),
+        )
+
+    def _count(self, rows: int) -> None:
+        """Count rows, and the steps that they complete."""
+        taken = self._carried + rows
+        self.steps += taken // self.batch_size
+        self._carried = taken % self.batch_size
 
     def _rows_on_device(self, block: np.ndarray, start: int, stop: int) -> Iterator[torch.Tensor]:
         if self.device.type == "cpu":
@@ -308,10 +316,17 @@ class CudaEngine(GradientsInState):
             self._feed = DeviceFeed(self.device, block.shape[1], self.batch_size)
         return self._feed(block, start, stop, self._carried)
 
-    def _set_sizes(self) -> None:
-        sizes = np.full(len(self.learning_rates), self.batch_size, dtype=np.int64)
+    def _set_size(self) -> None:
+        """Make what depends on the minibatch size: slots, which are empty, and losses."""
+        replicas, parameters = self._parameters_RQ.shape
+        self._slots = slots = choose_slots(self.batch_size, self._shape.num_parameters)
+        sizes = np.full(replicas, self.batch_size, dtype=np.int64)
+        # (R, Q) for one slot, (R, S, Q) for several
+        shape = (replicas, slots, parameters) if slots > 1 else (replicas, parameters)
         with self._on_stream():
             self._sizes_R = self._to_device(sizes)
+            self._gradients = self._to_device(np.zeros(shape, dtype=np.float32))
+            self._losses_RS = self._to_device(np.zeros((replicas, slots)))
 
     def _set_hyper(self) -> None:
         with self._on_stream():
@@ -355,32 +370,16 @@ def _arguments(*tensors: torch.Tensor) -> list[Any]:
     return [each.numpy() if each.device.type == "cpu" else each for each in tensors]
 
 
-def _layout(shape: Shape, batch_size: int, limit_bytes: int) -> Layout | None:
-    keeps_sums = ACTIVATION_CODES[shape.activation] in (activations.SILU, activations.GELU)
-    threads = SIMULATED_THREADS if SIMULATED else THREADS
-    return choose_layout(shape.widths, keeps_sums, batch_size, threads, limit_bytes)
-
-
-def _shared_bytes(device: torch.device) -> int:
-    """Return the most shared memory of a block on the device."""
-    if device.type == "cpu":
-        return _SIMULATED_BYTES
-    properties = torch.cuda.get_device_properties(device)
-    # Not every release of torch tells what a kernel may ask for.
-    plain = properties.shared_memory_per_block
-    return int(getattr(properties, "shared_memory_per_block_optin", plain))
-
-
 @lru_cache(maxsize=64)
 def _check(shape: Shape, train: TrainConfig, batch_size: int) -> None:
-    rows = np.random.default_rng(0).standard_normal((_CHECK_ROWS, shape.widths[0] + 1))
+    count = max(4096, 3 * batch_size + 1)  # whole minibatches, and some rows more
+    rows = np.random.default_rng(0).standard_normal((count, shape.widths[0] + 1))
     rows = rows.astype(np.float32)
     start_P = shape.initial_parameters(0, 0)
     moved: list[np.ndarray] = []
     for make in (CudaEngine, FusedEngine):
         engine = make(shape, start_P, batch_size, (train.rate,), train, 2 * len(rows))
-        count = min(len(rows), 3 * batch_size + 1)
-        losses_R = engine.advance(rows, 0, count)
+        losses_R = engine.advance(rows, 0, 3 * batch_size + 1)
         engine.finish_epoch()
         moved.append(np.concatenate([engine.parameters()[0] - start_P, losses_R]))
     ours, expected = moved

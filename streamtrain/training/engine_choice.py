@@ -8,7 +8,8 @@ import torch
 from streamtrain.config import ModelConfig, TrainConfig
 from streamtrain.errors import ConfigError
 from streamtrain.training.compute_pool import ComputePool
-from streamtrain.training.cuda_engine import CudaEngine, fits
+from streamtrain.training.cuda_engine import CudaEngine
+from streamtrain.training.cuda_fit import fits
 from streamtrain.training.engine import Engine
 from streamtrain.training.factory import Factory, load_factory
 from streamtrain.training.fused_engine import FusedEngine, one_blas_thread
@@ -38,8 +39,9 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
     """Return the name of the engine, and the reason for it.
 
     `auto` is the fused engine where it supports the options, and the torch engine otherwise and on
-    a GPU that is asked for. "fused-cuda" is the fused engine on a GPU. Raises ConfigError, naming
-    what is supported.
+    a GPU that is asked for. "fused-cuda" is the fused engine on a GPU. With device `auto` a run may
+    measure whether a GPU is faster (device_choice.py). Raises ConfigError, naming what is
+    supported.
     """
     device = train_device(train.device)
     if train.precision == "tf32" and device.type != "cuda":
@@ -95,6 +97,11 @@ def running(engines: Iterable[Engine], threads: int) -> Iterator[None]:
         yield
 
 
+def is_on_gpu(engine: Engine) -> bool:
+    """Return whether an engine takes its steps on a GPU."""
+    return isinstance(engine, CudaEngine | TorchEngine) and engine.device.type == "cuda"
+
+
 def share_block(engines: Sequence[Engine]) -> SharedBlock | None:
     """Let the engines on a GPU share one copy of each block.
 
@@ -104,7 +111,7 @@ def share_block(engines: Sequence[Engine]) -> SharedBlock | None:
     on_gpu = [
         engine
         for engine in engines
-        if isinstance(engine, CudaEngine | TorchEngine) and engine.device.type == "cuda"
+        if isinstance(engine, CudaEngine | TorchEngine) and is_on_gpu(engine)
     ]
     if len(on_gpu) < 2:
         return None

@@ -88,6 +88,56 @@ def test_one_engine_on_one_thread():
     assert step_page(document)
 
 
+def test_on_a_gpu_both_sides_have_their_rows_there_and_both_copy_them(monkeypatch):
+    """The CPU stands in for the GPU: which side has its rows where is what is tested."""
+    loops, blocks = list[bool](), list[bool]()
+    plain, side_of = bench.TorchLoop, bench.engine_side
+
+    def loop(*arguments, from_host):
+        loops.append(from_host)
+        return plain(*arguments, from_host=from_host)
+
+    def side(engine, rows):
+        shared = engine.shared_block
+        blocks.append(shared is not None and shared.rows(rows) is not None)
+        return side_of(engine, rows)
+
+    monkeypatch.setattr(bench, "places_of", lambda _train: ("host", "device"))
+    monkeypatch.setattr(bench, "TorchLoop", loop)
+    monkeypatch.setattr(bench, "engine_side", side)
+    config = make_config(
+        {
+            "sweep": {"batch_sizes": [2048]},
+            "train": {"engine": "torch", "threads": 1, "compile": "off"},
+            "model": {"hidden": [4]},
+        }
+    )
+    document = bench.measure_step(config, repeats=1)
+    assert [cell["rows_on"] for cell in document["cells"]] == ["host", "device"]
+    assert blocks == [False, True]
+    assert loops == [True, False]
+    assert "rows on" in step_page(document)
+
+
+@pytest.mark.parametrize(
+    ("train", "hidden", "expected"),
+    [
+        pytest.param({"device": "cuda"}, (8,), ("fused-cuda", "torch"), id="auto"),
+        pytest.param({"device": "cuda"}, (128, 128), ("torch",), id="a large model"),
+        pytest.param({"device": "cuda", "engine": "fused"}, (8,), ("fused-cuda",), id="named"),
+        pytest.param({"device": "cuda", "precision": "bf16"}, (8,), ("torch",), id="bf16"),
+        pytest.param({}, (8,), ("fused", "torch"), id="the CPU"),
+    ],
+)
+def test_the_engines_of_the_device_are_compared(monkeypatch, train, hidden, expected):
+    monkeypatch.setattr("streamtrain.training.torch.device_feed.open_device", torch.device)
+    monkeypatch.setattr("streamtrain.training.cuda_fit.can_launch", lambda: True)
+    monkeypatch.setattr("streamtrain.training.cuda_fit.shared_bytes", lambda _device: 227 * 1024)
+    config, shape = TrainConfig(**train), Shape(widths=(4, *hidden, 1), activation="relu")
+    assert bench.engines_of(config, shape) == expected
+    assert bench.places_of(config) == (("host", "device") if train else ("host",))
+
+
 @pytest.mark.parametrize(
     "train",
     [
@@ -156,7 +206,7 @@ def test_torch_threads_are_put_back():
 )
 def test_the_limit_is_said(gflops, says):
     cells = [
-        {"batch_size": size, "engine": "fused", "gflops": g}
+        {"batch_size": size, "engine": "fused", "rows_on": "host", "gflops": g}
         for size, g in zip((32, 256, 4096), gflops, strict=True)
     ]
     assert says in bench.limit(cells, 100.0, 1249)

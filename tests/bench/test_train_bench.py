@@ -51,6 +51,7 @@ def test_json_says_all(data, capsys, monkeypatch, engine):
         assert 0 < cell["bound"] <= 1
         assert cell["streaming_rows_per_second"] > 0
         assert cell["resident_rows_per_second"] > 0
+        assert cell["on_gpu_rows_per_second"] is None
         assert cell["intervals"]["ratio"]["lo"] <= cell["ratio"] <= cell["intervals"]["ratio"]["hi"]
         step = cell["threads"] / cell["resident_rows_per_second"]
         assert cell["bound"] == pytest.approx(
@@ -60,6 +61,18 @@ def test_json_says_all(data, capsys, monkeypatch, engine):
     assert document["engine"] == engine
     assert "from shards" in train_page(document)
     assert document["limit"] in train_page(document)
+
+
+def test_on_a_gpu_the_block_is_also_measured_there(data, capsys, monkeypatch):
+    """The CPU stands in for the GPU."""
+    monkeypatch.setattr(bench, "REGION_SECONDS", 0.005)
+    monkeypatch.setattr(bench, "TIMED_ROWS", 4096)
+    monkeypatch.setattr(bench, "is_on_gpu", lambda _engine: True)
+    words = ["--batch-sizes", "5000", "--hidden", "4", "--memory", "512MiB", "--engine", "torch"]
+    assert run(["bench", "train", data, *words, "--repeats", "1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert all(cell["on_gpu_rows_per_second"] > 0 for cell in document["cells"])
+    assert "on the GPU" in train_page(document)
 
 
 @given(

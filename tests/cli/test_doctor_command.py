@@ -10,7 +10,8 @@ import torch
 from streamtrain.cli import doctor_command as doctor
 from streamtrain.kernels import cuda_launch
 from streamtrain.stream import torch_stream
-from streamtrain.training import cuda_engine
+from streamtrain.training import cuda_fit, device_choice
+from streamtrain.training.device_choice import DeviceChoice
 from streamtrain.training.torch import device_feed
 
 
@@ -90,9 +91,15 @@ def test_a_gpu_is_shown_with_its_memory_and_the_engine_that_would_be_taken(
     monkeypatch.setattr(torch_stream, "open_device", torch.device)
     monkeypatch.setattr(device_feed, "open_device", torch.device)
     monkeypatch.setattr(cuda_launch, "can_launch", lambda: numba)
-    monkeypatch.setattr(cuda_engine, "can_launch", lambda: numba)
-    monkeypatch.setattr(cuda_engine, "_shared_bytes", lambda _device: 227 * 1024)
+    monkeypatch.setattr(cuda_fit, "can_launch", lambda: numba)
+    monkeypatch.setattr(cuda_fit, "shared_bytes", lambda _device: 227 * 1024)
+    choice = DeviceChoice(engine="fused-cuda", reason="20M on cuda, 10M on the CPU")
+    monkeypatch.setattr(device_choice, "measure_devices", lambda *_: choice)
     text = doctor.gpu()
+    assert text.endswith(
+        "--device auto takes the fused-cuda engine for 5 replicas of 4-32-32-1 at 1,024 rows: 20M"
+        " on cuda, 10M on the CPU"
+    )
     assert text.startswith(smi.strip())
     assert "--device cuda takes the torch engine: the default on cuda" in text
     assert says in text

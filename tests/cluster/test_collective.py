@@ -98,11 +98,15 @@ def test_nccl_sums_where_each_worker_has_a_gpu_of_its_own(pretend, gpus, backend
         ]
         for array in sums:
             joined.sum(array)
+        again = np.full((2, 3), 1.0, dtype=np.float32)  # staged where the first one was
+        joined.sum(again)
+        assert (again == len(gpus)).all()
+        assert len(joined._staged) == (3 if joined.backend == "nccl" else 0)
         return joined.backend, 0 if joined._gpu_group is None else joined._gpu_group.sums, sums
 
     for used, gpu_sums, (small, wide) in sums_of(gpus, act):
         assert used == backend
-        assert gpu_sums == (3 if backend == "nccl" else 0)
+        assert gpu_sums == (4 if backend == "nccl" else 0)
         assert (small == 111).all()
         assert small.dtype == np.float32
         assert (wide == 4.5).all()

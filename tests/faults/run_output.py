@@ -10,6 +10,7 @@ _TIMES = frozenset(
         "fill_seconds",
         "training_seconds",
         "compile_seconds",
+        "engine_rates",
         "wait_seconds",
         "stats",
         "peak_rss_bytes",

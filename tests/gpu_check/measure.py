@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ import torch
 from streamtrain import api
 from streamtrain.bench.torch_loop import TorchLoop
 from streamtrain.config import TrainConfig, make_config
+from streamtrain.kernels import cuda_layout
 from streamtrain.kernels.cuda_launch import can_launch
-from streamtrain.training.cuda_engine import fits
+from streamtrain.stream.pinned_copy import to_device
+from streamtrain.training.cuda_fit import fits
+from streamtrain.training.device_choice import measure_devices
 from streamtrain.training.engine_choice import ENGINES
 from streamtrain.training.model import Shape
 from streamtrain.training.torch.shared_rows import SharedBlock
@@ -31,6 +35,8 @@ DRY = "--dry" in sys.argv
 DEVICE = "cpu" if DRY else "cuda"
 SHAPE = Shape(widths=(4, 32, 32, 1), activation="relu")
 SIZES = (32, 4096) if DRY else (32, 256, 1024, 4096, 16_384, 131_072, 1_048_576)
+LARGE_SIZES = (64,) if DRY else (16_384, 131_072, 1_048_576)
+LEARNER_SIZES = (16, 32) if DRY else (32, 128, 512, 2048, 8192)
 REPLICAS = (1, 2) if DRY else (1, 8, 40, 120, 132)
 RUN_ROWS = 200_000 if DRY else 50_000_000
 
@@ -89,6 +95,9 @@ def ceilings() -> Figures:
     ):
         seconds = seconds_of(partial(rows.copy_, host, non_blocking=True))
         found[f"{name}_to_gpu_GB/s"] = 20 * 131_072 / seconds / 1e9
+    array = make_rows(2**16 if DRY else 2**23)
+    seconds = seconds_of(lambda: to_device(array, torch.device(DEVICE)))
+    found["block_to_gpu_GB/s"] = array.nbytes / seconds / 1e9
     one = torch.zeros(1, device=DEVICE)
     found["launch_us"] = seconds_of(lambda: [one.add_(1) for _ in range(100)]) * 1e4
     return found
@@ -126,8 +135,7 @@ def steps() -> Figures:
             engine = make(name, size)
             advance = partial(engine.advance, rows, 0, len(rows))
             found[f"{name}_host_{size}_us"] = seconds_of(advance) / (len(rows) // size) * 1e6
-            engine.shared_block = SharedBlock(engine.device)
-            engine.shared_block.put(rows)
+            on_gpu(engine, rows)
             found[f"{name}_gpu_{size}_us"] = seconds_of(advance) / (len(rows) // size) * 1e6
             if name == "torch" and engine._replayed is not None:
                 found["assembler"] = engine._replayed.assembler
@@ -148,14 +156,53 @@ def population() -> Figures:
     for size in (32, 1024, 65_536):
         rows = make_rows(2**17 if size == 32 else 2**19)
         for replicas in REPLICAS:
-            engine = make("fused-cuda", size, replicas)
-            engine.shared_block = SharedBlock(engine.device)
-            engine.shared_block.put(rows)
+            engine = on_gpu(make("fused-cuda", size, replicas), rows)
             seconds = seconds_of(partial(engine.advance, rows, 0, len(rows)))
             updates = replicas * len(rows) / seconds
             found[f"{replicas}_replicas_at_{size}"] = updates
             found[f"{replicas}_replicas_at_{size}_of_floor"] = updates / floor
     return found
+
+
+def sharing() -> Figures:
+    """Return what sharing brings: minibatches among blocks, the GPU among learners, and `auto`.
+
+    Microseconds per minibatch with many blocks and with one; seconds of the learners of a pass side
+    by side and in turn; the choice of `--device auto` and the seconds that it took.
+    """
+    if "fused-cuda" not in engine_names():
+        return {"says": f"not measured: {fits(SHAPE, torch.device(DEVICE))}"}
+    found: Figures = {}
+    shared_from = cuda_layout.SPLIT_FROM
+    for size in LARGE_SIZES:
+        rows = make_rows(size if DRY else max(2**17, size))
+        for replicas in (1, 2) if DRY else (1, 8, 132):
+            for label, split_from in (("shared", shared_from), ("one_block", 2**62)):
+                cuda_layout.SPLIT_FROM = split_from
+                engine = on_gpu(make("fused-cuda", size, replicas), rows)
+                seconds = seconds_of(partial(engine.advance, rows, 0, len(rows)))
+                found[f"{label}_{replicas}_at_{size}_us"] = seconds * size / len(rows) * 1e6
+    cuda_layout.SPLIT_FROM = shared_from
+    rows = make_rows(64 if DRY else 2**18)
+    engines = [on_gpu(make("fused-cuda", size, 5), rows) for size in LEARNER_SIZES]
+
+    def train(engine: Any) -> None:
+        engine.advance(rows, 0, len(rows))
+
+    found["in_turn_s"] = seconds_of(lambda: [train(engine) for engine in engines])
+    with ThreadPoolExecutor(1 if DRY else len(engines)) as pool:
+        found["side_by_side_s"] = seconds_of(lambda: list(pool.map(train, engines)))
+    started = time.perf_counter()
+    choice = measure_devices(TrainConfig(), SHAPE, "fused-cuda", LEARNER_SIZES, 5)
+    found["auto_s"] = time.perf_counter() - started
+    return found | {"auto_engine": choice.engine, "auto_reason": choice.reason}
+
+
+def on_gpu(engine: Any, rows: np.ndarray) -> Any:
+    """Return the engine, with the rows on the GPU."""
+    engine.shared_block = SharedBlock(engine.device)
+    engine.shared_block.put(rows)
+    return engine
 
 
 def run(verb: str, folder: Path, device: str, engine: str, **train: Any) -> dict[str, Any]:
@@ -217,6 +264,7 @@ PARTS: dict[str, Callable[[], Figures]] = {
     "ceilings": ceilings,
     "steps": steps,
     "population": population,
+    "sharing": sharing,
     "train": train,
     "sweep": sweep,
 }

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numba.cuda.dispatcher
 from numba import cuda, types
 
-from streamtrain.kernels import cuda_population
+from streamtrain.kernels import cuda_population, cuda_split
 from streamtrain.kernels.activations import RELU, SILU
 from streamtrain.kernels.cuda_layout import choose_layout
 from streamtrain.kernels.updates import ADAM
@@ -71,6 +71,8 @@ def main(architecture: str) -> None:
                 cuda_population.make_evaluate(layout, activation),
                 cuda_population.EVALUATE,
             ),
+            ("gradient", cuda_split.make_gradient(layout, activation), cuda_split.GRADIENT),
+            ("step", cuda_split.make_step(layout, ADAM), cuda_split.STEP),
         ):
             signature = types.void(*arguments)
             ptx, _ = cuda.compile_ptx(function, signature, cc=device.compute_capability)

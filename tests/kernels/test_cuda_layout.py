@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamtrain.kernels.cuda_layout import TILES, choose_layout, make_layout, parameter_places
+from streamtrain.kernels.cuda_layout import (
+    PART_ROWS,
+    TILES,
+    choose_layout,
+    choose_slots,
+    make_layout,
+    parameter_places,
+)
 
 widths = st.tuples(
     st.integers(1, 9), st.lists(st.integers(1, 70), max_size=4), st.sampled_from(TILES)
@@ -65,3 +72,18 @@ def test_the_largest_tile_that_suits_and_fits(hidden, batch_size, kilobytes, til
     if layout is not None:
         assert layout.shared_bytes <= kilobytes * 1024
         assert np.all(np.array([each.splits for each in layout.layers]) >= 1)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "parameters", "slots"),
+    [
+        pytest.param(16_383, 1_249, 1, id="one block"),
+        pytest.param(16_384, 1_249, 32, id="a part per slot"),
+        pytest.param(2**20, 1_249, 128, id="many parts per slot"),
+        pytest.param(2**20, 9_000, 58, id="a large model"),
+        pytest.param(2**20, 2**20, 1, id="a larger one than any"),
+    ],
+)
+def test_slots_depend_on_the_run_and_each_has_a_part(batch_size, parameters, slots):
+    assert choose_slots(batch_size, parameters) == slots
+    assert slots * PART_ROWS <= batch_size

@@ -5,6 +5,7 @@ Their numbers are tested in training/test_cuda_engine.py.
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,11 +29,12 @@ def test_compiled_kernels_spill_nothing(architecture):
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )
-    if "libnvvm" in done.stderr or "nvrtc" in done.stderr or "find_ptxas" in done.stderr:
+    missing = re.search("libnvvm|nvrtc|ptxas", done.stderr, re.IGNORECASE)
+    if done.returncode and missing:
         pytest.skip(f"NVIDIA's compilers are missing: {done.stderr.splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
     kernels = json.loads(done.stdout)
-    assert len(kernels) == 4
+    assert len(kernels) == 8
     for kernel in kernels:
         assert kernel["spilled"] == 0, kernel
         assert kernel["registers"] <= MOST_REGISTERS, kernel

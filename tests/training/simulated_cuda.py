@@ -13,11 +13,11 @@ from numba.cuda.simulator import kernelapi
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
-from streamtrain.kernels import cuda_population, cuda_source
+from streamtrain.kernels import cuda_layout, cuda_population, cuda_source, cuda_split
 from streamtrain.kernels.activations import TANH
 from streamtrain.kernels.cuda_layout import make_layout, parameter_places
 from streamtrain.kernels.updates import ADAM
-from streamtrain.training import cuda_engine
+from streamtrain.training import cuda_fit
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.fused_engine import FusedEngine, hyper_values
 from streamtrain.training.model import ACTIVATIONS, Shape
@@ -29,6 +29,7 @@ from tests.training.test_engine import LOSSES, OPTIMIZERS
 assert cuda_source.SIMULATED
 
 SMALL = Shape(widths=(4, 4, 1), activation="tanh")
+SHALLOW = Shape(widths=(4, 1), activation="identity")
 
 
 def make(kind=CudaEngine, shape=SMALL, batch_size=30, rates=RATES, last_row=100, **train):
@@ -45,6 +46,8 @@ def check_equal(shape, batch_size, stops, **train) -> None:
         losses = ours.advance(rows, begin, stop)
         np.testing.assert_allclose(losses, theirs.advance(rows, begin, stop), rtol=1e-5)
     state, expected = ours.state(), theirs.state()
+    if state["gradient"].ndim == 3:
+        state["gradient"] = state["gradient"].sum(axis=1)
     for engine in (ours, theirs):
         engine.finish_epoch()
     assert ours.steps == theirs.steps
@@ -92,9 +95,78 @@ def test_equals_the_torch_engine_in_every_combination(hidden, activation, loss, 
 @pytest.mark.parametrize("threads", [1, 3, 32])
 @pytest.mark.parametrize("batch_size", [1, 2, 63, 128, 129, 256, 300])
 def test_equals_the_torch_engine_at_every_size(monkeypatch, batch_size, threads):
-    monkeypatch.setattr(cuda_engine, "SIMULATED_THREADS", threads)
+    monkeypatch.setattr(cuda_fit, "SIMULATED_THREADS", threads)
     stops = (1, 2 * batch_size + 5) if batch_size < 100 else (1, 250, 601)
     check_equal(Shape(widths=(4, 8, 12, 1), activation="gelu"), batch_size, stops)
+
+
+@pytest.fixture
+def split(monkeypatch):
+    """Minibatches of 40 rows or more are shared by at most three blocks, in parts of 10 rows."""
+    for name, value in {"SPLIT_FROM": 40, "PART_ROWS": 10, "MOST_SLOTS": 3}.items():
+        monkeypatch.setattr(cuda_layout, name, value)
+    compiled = (cuda_split.compile_gradient, cuda_split.compile_step)
+    for each in compiled:
+        each.cache_clear()
+    yield
+    for each in compiled:
+        each.cache_clear()
+
+
+#: Cut in the middle of a part and at row 1; slots see several parts; whole minibatches.
+SPLIT = {
+    "adamw": ((4,), "tanh", 40, (33, 95), {"optimizer": "adamw", "clip_norm": 0.1}),
+    "sgd": ((), "relu", 70, (1, 170), {"optimizer": "sgd", "nesterov": True, "average": "off"}),
+    "huber": ((5, 8), "silu", 41, (82,), {"loss": "huber", "huber_delta": 0.4}),
+}
+
+
+@pytest.mark.parametrize(
+    ("hidden", "activation", "batch_size", "stops", "train"),
+    [
+        pytest.param(*case, id=name, marks=[] if name == "adamw" else pytest.mark.slow)
+        for name, case in SPLIT.items()
+    ],
+)
+def test_minibatches_shared_by_blocks_equal_the_torch_engine(
+    split, hidden, activation, batch_size, stops, train
+):
+    shape = Shape(widths=(4, *hidden, 1), activation=activation)
+    assert make(shape=shape, batch_size=batch_size).state()["gradient"].shape[1] == 3
+    check_equal(shape, batch_size, stops, **train)
+
+
+def test_slots_of_an_unfinished_minibatch_go_on_bit_by_bit(split):
+    rows = make_rows(1000)
+    engine, resumed = (make(batch_size=50, shape=SHALLOW) for _ in range(2))
+    engine.advance(rows, 0, 37)
+    resumed.load_state(engine.state())
+    for trained in (engine, resumed):
+        trained.advance(rows, 37, 61)
+        trained.finish_epoch()
+    assert engine.steps == resumed.steps == 2
+    assert engine.parameters().tobytes() == resumed.parameters().tobytes()
+    assert not engine.state()["gradient"].any()
+
+
+@pytest.mark.slow
+def test_shared_by_blocks_it_keeps_the_whole_contract(split):
+    contract.check_engine(
+        lambda batch_size, rates: make(batch_size=batch_size, rates=rates, last_row=None)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("activation", "loss", "optimizer"),
+    [
+        *((activation, "mse", "adam") for activation in ACTIVATIONS),
+        *itertools.product(["tanh"], LOSSES, OPTIMIZERS),
+    ],
+)
+def test_shared_by_blocks_in_every_way(split, activation, loss, optimizer):
+    shape = Shape(widths=(4, 8, 4, 1), activation=activation)
+    check_equal(shape, 64, (1, 143), **LOSSES[loss], **OPTIMIZERS[optimizer])
 
 
 @pytest.mark.slow
@@ -121,8 +193,13 @@ def test_keeps_the_whole_contract():
     )
 
 
-def test_a_size_that_grows_and_its_state():
+@pytest.mark.parametrize(
+    "grown", ["one block", pytest.param("three blocks", marks=pytest.mark.slow)]
+)
+def test_a_size_that_grows_and_its_state(request, grown):
     """A state taken after the change fits an engine on which the size was changed, too."""
+    if grown == "three blocks":
+        request.getfixturevalue("split")
     rows = make_rows(1000)
     engines = [make(kind, batch_size=4, beta2_per="step") for kind in (CudaEngine, TorchEngine)]
     for engine in engines:

@@ -12,7 +12,7 @@ import torch
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
-from streamtrain.training import cuda_engine
+from streamtrain.training import cuda_engine, cuda_fit
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.engine_choice import choose_engine
 from streamtrain.training.fused_engine import FusedEngine
@@ -56,8 +56,8 @@ def has_gpu(monkeypatch):
     """Where torch and Numba find a GPU with the shared memory of an H100."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("streamtrain.training.torch.device_feed.open_device", torch.device)
-    monkeypatch.setattr(cuda_engine, "can_launch", lambda: True)
-    monkeypatch.setattr(cuda_engine, "_shared_bytes", lambda _device: 227 * 1024)
+    monkeypatch.setattr(cuda_fit, "can_launch", lambda: True)
+    monkeypatch.setattr(cuda_fit, "shared_bytes", lambda _device: 227 * 1024)
 
 
 def test_it_is_chosen_when_it_is_asked_for_on_a_gpu(has_gpu):
@@ -97,15 +97,15 @@ def test_shared_memory_is_what_a_kernel_may_ask_for(monkeypatch, optin, expected
     fields = {f"shared_memory_per_block_{name}": value for name, value in optin.items()}
     properties = SimpleNamespace(shared_memory_per_block=49_152, **fields)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
-    assert cuda_engine._shared_bytes(torch.device("cuda")) == expected
-    assert cuda_engine._layout(SHAPE, 1024, expected) is not None
+    assert cuda_fit.shared_bytes(torch.device("cuda")) == expected
+    assert cuda_fit.layout_of(SHAPE, 1024, expected) is not None
 
 
 def test_a_module_and_a_machine_without_numba_cuda_are_refused(has_gpu, monkeypatch):
     config = TrainConfig(engine="fused", device="cuda")
     with pytest.raises(ConfigError, match="modules:mlp is for --engine torch"):
         choose_engine(config, factory("mlp"))
-    monkeypatch.setattr(cuda_engine, "can_launch", lambda: False)
+    monkeypatch.setattr(cuda_fit, "can_launch", lambda: False)
     with pytest.raises(ConfigError, match=r"Numba finds no GPU: install streamtrain\[cuda\]"):
         choose_engine(config, SHAPE)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from streamtrain.stream import pinned_copy
 from streamtrain.training.engine_choice import share_block
 from streamtrain.training.torch import shared_rows
 from streamtrain.training.torch.device_feed import DeviceFeed
@@ -26,9 +27,9 @@ def uploads(monkeypatch):
             to=lambda device: copied.append(len(array)) or torch.tensor(array, device=device)
         )
 
-    monkeypatch.setattr(
-        shared_rows, "torch", SimpleNamespace(**vars(torch) | {"from_numpy": from_numpy})
-    )
+    counted = SimpleNamespace(**vars(torch) | {"from_numpy": from_numpy})
+    for module in (pinned_copy, shared_rows):
+        monkeypatch.setattr(module, "torch", counted)
     return copied
 
 

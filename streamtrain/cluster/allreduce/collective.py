@@ -81,6 +81,7 @@ class Collective:
         # torch's stubs do not know their `allreduce`
         self._group: Any = None
         self._gpu_group: Any = None
+        self._staged: dict[tuple[torch.dtype, torch.Size], tuple[torch.Tensor, torch.Tensor]] = {}
         if size == 1:
             return
         timeout = timedelta(seconds=timeout_seconds)
@@ -118,15 +119,30 @@ class Collective:
             if self._gpu_group is None:
                 self._group.allreduce([tensor]).wait()
                 return
-            on_gpu = tensor.to(self._device, copy=True)
+            host, on_gpu = self._staging(tensor)
+            host.copy_(tensor)
+            on_gpu.copy_(host, non_blocking=True)
             self._gpu_group.allreduce([on_gpu]).wait()
-            tensor.copy_(on_gpu)
+            host.copy_(on_gpu)
+            tensor.copy_(host)
 
     def close(self) -> None:
         """Close the connections; peers that wait for this worker get an error."""
         if self._gpu_group is not None:
             self._gpu_group.abort()
         self._group = self._gpu_group = None
+        self._staged.clear()
+
+    def _staging(self, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return pinned memory and a tensor on the GPU for sums of this shape, made once."""
+        key = tensor.dtype, tensor.shape
+        if key not in self._staged:
+            is_gpu = self._device.type == "cuda"
+            self._staged[key] = (
+                torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=is_gpu),
+                torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device),
+            )
+        return self._staged[key]
 
     def _have_each_a_gpu(self, group_store: dist.Store) -> bool:
         """Return the same answer on all workers, each of which publishes its GPU."""

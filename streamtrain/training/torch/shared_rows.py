@@ -5,6 +5,8 @@ import weakref
 import numpy as np
 import torch
 
+from streamtrain.stream.pinned_copy import to_device
+
 
 class SharedBlock:
     """The block that the engines of a pass train on, copied to the device once for all of them.
@@ -26,7 +28,9 @@ class SharedBlock:
         """
         self.drop()
         try:
-            self._rows = torch.from_numpy(block).to(self._device)
+            self._rows = to_device(block, self._device)
+            if self._device.type == "cuda":
+                torch.cuda.current_stream(self._device).synchronize()
         except torch.cuda.OutOfMemoryError:
             return
         self._block = block
