@@ -67,8 +67,7 @@ def survey_variation(source: Source, survey: Survey) -> SpanVariation | None:
 
 
 #: Windows are proposed in multiples of this many rows.
-_MEBI = 1 << 20
-_STEP_ROWS = _MEBI
+_STEP_ROWS = 1024
 
 
 def mixing_advice(
@@ -89,8 +88,10 @@ def mixing_advice(
     if data.header is not None:
         words += ["--header", "on" if data.header else "off"]
     text = f"Shuffle them once: {shlex.join(words)}, and use OUT."
-    rows = math.ceil(mixing_spans(variation) / variation.spans * dataset.num_rows)
-    rows = -(-rows // _STEP_ROWS) * _STEP_ROWS
+    # equal windows, since a last one of a few spans would not be mixed
+    windows = max(1, int(variation.spans // mixing_spans(variation)))
+    rows = math.ceil(variation.spans / windows) * int(source.spans.num_rows.max())
+    rows = min(-(-rows // _STEP_ROWS) * _STEP_ROWS, dataset.num_rows)
     try:
         larger = stream_budget(
             replace(source, window_rows=rows), config.fetch, fixed_bytes=fixed_bytes
@@ -99,12 +100,9 @@ def mixing_advice(
         return text
     if larger.readers < budget.readers or rows <= source.window_rows:
         return text
+    spelled = str(rows) if rows % 1024 else f"{rows // 1024}Ki"
     return (
-        f"{text} Or mix more of them at a time: --window-rows {_spelled(rows)}, which takes"
+        f"{text} Or mix more of them at a time: --window-rows {spelled}, which takes"
         f" {format_bytes(larger.projected_bytes)} of memory instead of"
         f" {format_bytes(budget.projected_bytes)}."
     )
-
-
-def _spelled(rows: int) -> str:
-    return str(rows) if rows % _MEBI else f"{rows // _MEBI}Mi"

@@ -72,14 +72,17 @@ def test_a_span_that_cannot_be_read_says_nothing_here(written, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("memory", "window"),
     [
-        ("1GiB", " Or mix more of them at a time: --window-rows 14336, which takes 40"),
+        ("1GiB", " Or mix more of them at a time: --window-rows 16000, which takes 40"),
         ("42200000", ""),
     ],
     ids=["fits", "too large"],
 )
 def test_the_advice_is_the_command_and_a_window_that_fits(written, monkeypatch, memory, window):
-    """28.6 of 64 spans are a design effect of 1.1 where 2 % of the variance are between spans."""
-    monkeypatch.setattr(module, "_STEP_ROWS", 256)
+    """28.6 of 64 spans are a design effect of 1.1 where 2 % of the variance are between spans.
+
+    Two windows of 32 spans are the smallest equal ones that have as many.
+    """
+    monkeypatch.setattr(module, "_STEP_ROWS", 250)
     dataset = written(np.linspace(0, 3, GROUPS * GROUP_ROWS))
     settings = {
         "data": {"target": "y", "features": ["x"], "header": False},
