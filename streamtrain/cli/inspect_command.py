@@ -39,10 +39,11 @@ def inspect(
     storage_option: StorageOption = None,
     texts: TextFlags = TextFlags(),
     output: Output = Output(),
-) -> None:
+) -> int:
     """Describe a table: its columns and their use, its layout, and what a sweep would try.
 
-    Footers and the first rows are read, and of a table larger than a window eight row groups.
+    Footers and the first rows are read, and of a table larger than a window eight row groups. The
+    exit code is 3 where a sweep would refuse the columns; the output has the cause as `problem`.
     """
     from streamtrain.run.row_order import row_order
     from streamtrain.science.span_variation import is_unlike, unlike_text
@@ -82,6 +83,7 @@ def inspect(
     policy = null_policy(document)  # without one, the sweep would end at the first null
     words += ["--on-null", policy] if policy else []
     show(page(document, shlex.join(words)), document, as_json=output.json)
+    return DataError.exit_code if problem else 0
 
 
 def page(document: Mapping[str, Any], command: str) -> str:

@@ -19,7 +19,7 @@ from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.plan import Plan, make_plan
 from streamtrain.records import Baseline, UntilFlat
-from streamtrain.run.row_order import survey_variation
+from streamtrain.run.row_order import mixing_advice, survey_variation
 from streamtrain.science.span_variation import is_unlike, unlike_text
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.store_options import make_storage
@@ -279,11 +279,8 @@ def prepare(
     reference = baselines(survey, rows if len(rows) else None, dataset.columns)
     variation = survey_variation(source, survey)
     if variation is not None and is_unlike(variation):
-        warnings.warn(
-            f"{unlike_text(variation)} Shuffle them once: streamtrain ingest --shuffle"
-            f" {redact_url(dataset.url)} OUT, and use OUT.",
-            stacklevel=2,
-        )
+        advice = mixing_advice(variation, source, config, budget, fixed_bytes=fixed_bytes)
+        warnings.warn(f"{unlike_text(variation)} {advice}", stacklevel=2)
     limits = limits_until_flat(config.train, epoch_rows, len(rows)) if until_flat else None
     return Prepared(
         config=config,

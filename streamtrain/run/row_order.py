@@ -1,14 +1,19 @@
-"""Read a few spans to find rows that are in an order that windows do not mix."""
+"""Find rows that are in an order that windows do not mix, and say what mixes them."""
 
+import math
+import shlex
 from dataclasses import replace
 
-from streamtrain.config import make_config
-from streamtrain.errors import DataError
+from streamtrain.base.budget import Budget
+from streamtrain.base.redact import redact_url
+from streamtrain.base.units import format_bytes
+from streamtrain.config import Config, make_config
+from streamtrain.errors import DataError, ResourceError
 from streamtrain.plan.holdout import Holdout, evenly_spread
 from streamtrain.records import SpanVariation
-from streamtrain.science.span_variation import span_variation
+from streamtrain.science.span_variation import mixing_spans, span_variation
 from streamtrain.storage.remote.urls import is_remote
-from streamtrain.stream.open_source import open_source
+from streamtrain.stream.open_source import open_source, stream_budget
 from streamtrain.stream.source import Source
 from streamtrain.stream.survey import Survey, take_survey
 from streamtrain.types import Dataset
@@ -58,4 +63,46 @@ def survey_variation(source: Source, survey: Survey) -> SpanVariation | None:
         source.dataset.columns,
         spans=spans,
         window_spans=spans * min(1.0, source.window_rows / source.dataset.num_rows),
+    )
+
+
+#: Windows are proposed in multiples of this many rows.
+_STEP_ROWS = 1024
+
+
+def mixing_advice(
+    variation: SpanVariation, source: Source, config: Config, budget: Budget, *, fixed_bytes: int
+) -> str:
+    """Return the command that shuffles rows in order, and the window that mixes them.
+
+    The window is left out where it would leave memory for fewer readers than `budget` has.
+    `fixed_bytes`: as for `stream_budget`.
+    """
+    dataset, data = source.dataset, config.data
+    words = ["streamtrain", "ingest", "--shuffle", redact_url(dataset.url), "OUT"]
+    for flag in ("target", "features", "datetime", "delimiter", "decimal", "na_values", "encoding"):
+        value = getattr(data, flag)
+        if value is not None:
+            text = value if isinstance(value, str) else ",".join(value)
+            words += [f"--{flag.replace('_', '-')}", text]
+    if data.header is not None:
+        words += ["--header", "on" if data.header else "off"]
+    text = f"Shuffle them once: {shlex.join(words)}, and use OUT."
+    # equal windows, since a last one of a few spans would not be mixed
+    windows = max(1, int(variation.spans // mixing_spans(variation)))
+    rows = math.ceil(variation.spans / windows) * int(source.spans.num_rows.max())
+    rows = min(-(-rows // _STEP_ROWS) * _STEP_ROWS, dataset.num_rows)
+    try:
+        larger = stream_budget(
+            replace(source, window_rows=rows), config.fetch, fixed_bytes=fixed_bytes
+        )
+    except ResourceError:
+        return text
+    if larger.readers < budget.readers or rows <= source.window_rows:
+        return text
+    spelled = str(rows) if rows % 1024 else f"{rows // 1024}Ki"
+    return (
+        f"{text} Or mix more of them at a time: --window-rows {spelled}, which takes"
+        f" {format_bytes(larger.projected_bytes)} of memory instead of"
+        f" {format_bytes(budget.projected_bytes)}."
     )

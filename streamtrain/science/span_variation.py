@@ -86,6 +86,22 @@ def design_effect(variation: SpanVariation, batch_size: int) -> float:
     return 1 + (batch_size - 1) * variation.share * excess
 
 
+def mixing_spans(variation: SpanVariation) -> float:
+    """Return the least spans of a window by which `design_effect` is at most BAD_SHUFFLE_ABOVE.
+
+    At minibatches of MINIBATCH_ROWS rows; at most all spans.
+
+    >>> one = SpanVariation(column="y", share=0.01, p_value=0.0, spans=1000, window_spans=8)
+    >>> round(mixing_spans(one), 1)
+    24.9
+    """
+    if variation.spans < 2 or variation.share <= 0:
+        return 1.0
+    excess = (BAD_SHUFFLE_ABOVE - 1) / ((MINIBATCH_ROWS - 1) * variation.share)
+    all_spans = 1 / variation.spans
+    return 1 / min(1.0, all_spans + excess * (1 - all_spans))
+
+
 def is_unlike(variation: SpanVariation | None) -> bool:
     """True when rows are certainly not in random order, and windows do not mix them."""
     return (

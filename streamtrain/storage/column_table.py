@@ -68,11 +68,18 @@ def left_out(columns: Sequence[Column], facts: TextFacts) -> list[LeftOut]:
         LeftOut(
             name=column.name,
             stored_type=column.stored_type,
-            reason=column.refusal if column.decoded_type is None else "",
+            reason=_reason(column),
             **facts.of(column.name),
         )
         for column in columns
     ]
+
+
+def _reason(column: Column) -> str:
+    """Return why a column that is not in use was not chosen."""
+    if column.decoded_type is None or column.refusal:
+        return column.refusal
+    return "index of a pandas table" if column.place == "index" else "not named by --features"
 
 
 def sample(dataset: Dataset) -> dict[str, list[float]]:

@@ -149,7 +149,7 @@ def find_shards(
         _raise_all([cause for _, cause in bad])
     shards = [result for _, result in described if isinstance(result, Shard)]
     if storage.reading.datetime == "parts" and has_datetimes(shards):
-        return _import(path, storage)
+        return _import(path, storage, on_bad_shard)
     warn_of_partitions(path, shards)
     warn_of_absent_chunks(path, shards)
     warn_of_links(path, shards)
@@ -166,11 +166,11 @@ def find_shards(
     )
 
 
-def _import(path: str, storage: Storage) -> FoundShards:
+def _import(path: str, storage: Storage, on_bad_shard: OnBadShard = "error") -> FoundShards:
     # a door that shards do not pass, so that their readers need not know the writers
     from streamtrain.storage.imported import import_table
 
-    return import_table(path, storage)
+    return import_table(path, storage, on_bad_shard)
 
 
 def describe_shard(url: str, storage: Storage = LOCAL) -> Shard:

@@ -37,10 +37,10 @@ from streamtrain.storage.manifest import read_manifest
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.storage.table_files import find_files, stamp
 from streamtrain.storage.write.ingest import spans_of
-from streamtrain.storage.write.table_type import Table
+from streamtrain.storage.write.table_type import BadShard, Table
 from streamtrain.storage.write.tables import open_tables
 from streamtrain.storage.write.writer import Layout, write_dataset
-from streamtrain.types import Column, Storage
+from streamtrain.types import Column, OnBadShard, Storage
 
 #: The variable that names the folder of imported tables.
 FOLDER_VARIABLE = "STREAMTRAIN_TABLES"
@@ -51,7 +51,7 @@ LIMIT_BYTES = 32 << 30
 _IN_USE_SECONDS = 86_400.0
 
 #: Changes whenever the same table would be imported as other rows.
-_VERSION = 1
+_VERSION = 2
 _SPAN_ROWS = 262_144
 
 #: Larger files take long, so a message is printed before they are read.
@@ -70,6 +70,7 @@ class _Note:
     columns: tuple[Column, ...]
     warnings: tuple[str, ...]
     needs_target: str
+    left_out: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> "_Note | None":
@@ -82,13 +83,16 @@ class _Note:
                 columns=tuple(Column(**column) for column in document["columns"]),
                 warnings=tuple(document["warnings"]),
                 needs_target=document["needs_target"],
+                left_out=tuple((url, cause) for url, cause in document.get("left_out", ())),
             )
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
 
-def import_table(path: str, storage: Storage) -> FoundShards:
+def import_table(path: str, storage: Storage, on_bad_shard: OnBadShard = "error") -> FoundShards:
     """Return the shards of a table, which are written at its first use.
+
+    With `on_bad_shard="quarantine"`, shards that cannot be read are left out as a whole.
 
     Raises DataError for the table, and ResourceError when the cache cannot be written.
     """
@@ -96,6 +100,8 @@ def import_table(path: str, storage: Storage) -> FoundShards:
     folder = _folder_of_tables() / _key(path, storage)
     with _locked(folder):
         note = _Note.read(folder / _NOTE_NAME)
+        if note is not None and note.left_out and on_bad_shard == "error":
+            note = None  # reading says what is bad
         found = _open(folder, storage) if note else None
         if note is None or found is None:
             started = time.perf_counter()
@@ -103,7 +109,7 @@ def import_table(path: str, storage: Storage) -> FoundShards:
             if size > _LONG_BYTES:
                 _log.info(f"reading {shown_path} ({format_bytes(size)}) into {folder}, once")
             with _advising():
-                note, found_out = _import(path, shown_path, folder, storage)
+                note, found_out = _import(path, shown_path, folder, storage, on_bad_shard)
             found = find_shards(str(folder / _ROWS_NAME), storage=storage)
             seconds = format_seconds(time.perf_counter() - started)
             name = os.path.basename(shown_path)
@@ -122,6 +128,7 @@ def import_table(path: str, storage: Storage) -> FoundShards:
         found,
         url=shown_path,
         table=note.columns,
+        left_out=note.left_out,
         needs_target=note.needs_target,
         folder=str(folder / _ROWS_NAME),
     )
@@ -149,11 +156,15 @@ def _open(folder: Path, storage: Storage) -> FoundShards | None:
         return None
 
 
-def _import(path: str, shown_path: str, folder: Path, storage: Storage) -> tuple[_Note, str]:
+def _import(
+    path: str, shown_path: str, folder: Path, storage: Storage, on_bad_shard: OnBadShard
+) -> tuple[_Note, str]:
     """Write the shards of a table and their note; return it with what was found out.
 
-    A column that turns out not to be numbers is left out, and the table is read again.
+    A column that turns out not to be numbers is left out, as a bad shard is under quarantine, and
+    the table is read again.
     """
+    bad_shards: dict[str, str] | None = {} if on_bad_shard == "quarantine" else None
     rows_folder = folder / _ROWS_NAME
     (folder / _NOTE_NAME).unlink(missing_ok=True)
     shutil.rmtree(rows_folder, ignore_errors=True)
@@ -161,7 +172,7 @@ def _import(path: str, shown_path: str, folder: Path, storage: Storage) -> tuple
     while True:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            tables = open_tables(path, storage)
+            tables = open_tables(path, storage, bad_shards)
             columns = _columns(tables, refusals)
             names = tuple(column.name for column in columns if column.decoded_type)
             if not names:
@@ -181,6 +192,10 @@ def _import(path: str, shown_path: str, folder: Path, storage: Storage) -> tuple
             except ColumnError as error:
                 refusals |= error.refusals
                 continue
+            except BadShard as error:
+                assert bad_shards is not None, "only raised under quarantine"
+                bad_shards[error.url] = error.cause
+                continue
         break
     manifest = read_manifest(str(rows_folder))
     if manifest is None:
@@ -197,6 +212,7 @@ def _import(path: str, shown_path: str, folder: Path, storage: Storage) -> tuple
         ),
         warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
         needs_target=tables[0].needs_target,
+        left_out=tables[0].left_out,
     )
     text = json.dumps(asdict(note), indent=1)
     write_atomically(folder / _NOTE_NAME, text.encode())

@@ -32,6 +32,8 @@ _GOOD_SPAN_ROWS = 262_144
 #: is used, and machines differ less in the ratio than in either.
 _OPEN_SECONDS = {"parquet": 7e-6, "zarr": 150e-6}
 _VALUE_SECONDS = 5e-9
+#: Smaller tables are decoded in a fraction of a second, whatever their type.
+_MUCH_BYTES = 256 << 20
 _SLOW_CODECS = ("GZIP", "BROTLI", "ZSTD", "zstd", "gzip", "blosc")
 
 
@@ -302,7 +304,7 @@ def _shard_advice(document: dict[str, Any]) -> Iterator[str]:
             "Columns are dictionary-encoded, which decodes slower than plain numbers; streamtrain"
             " ingest writes plain."
         )
-    if document["decoded_type"] == "float64":
+    if document["decoded_type"] == "float64" and document["decoded_bytes"] >= _MUCH_BYTES:
         decoded = format_bytes(document["decoded_bytes"])
         yield f"Columns are decoded as float64 ({decoded} in all): twice the bytes of float32."
 

@@ -61,7 +61,7 @@ class LeftOut:
         nulls: Its nulls; None where the footers do not say.
         min: The smallest value, as text; None where the footers do not say.
         max: The largest value, as text; None where the footers do not say.
-        reason: Why it cannot be used; empty where it was not chosen.
+        reason: Why it cannot be used, or why it was not chosen.
     """
 
     name: str

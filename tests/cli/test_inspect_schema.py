@@ -44,8 +44,11 @@ SOURCES = {
 @pytest.mark.parametrize("name", SOURCES)
 def test_what_is_written_keeps_the_schema(name, command, tmp_path):
     SOURCES[name](tmp_path / name)
-    document = json.loads(command("inspect", name, "--json").out)
+    said = command("inspect", name, "--json")
+    document = json.loads(said.out)
     jsonschema.validate(document, inspect_schema())
+    assert said.code == (3 if document["problem"] else 0)
+    assert bool(document["problem"]) == (name == "last.csv")
     assert list(document) == list(inspect_schema()["properties"])
 
 
@@ -69,3 +72,13 @@ def test_rows_in_order_are_said_with_the_cure(command, tmp_path, monkeypatch):
     document = json.loads(command("inspect", "t.parquet", "--json").out)
     assert document["order"]["column"] == "x"
     jsonschema.validate(document, inspect_schema())
+
+
+def test_every_column_that_is_left_out_has_a_reason(command, tmp_path):
+    table = pa.table({"x": [0.5, 1.0], "w": [1.0, 2.0], "name": ["a", "b"], "y": [1.0, 3.0]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    said = json.loads(command("inspect", "t.parquet", "--features", "x", "--json").out)
+    assert {column["name"]: column["reason"] for column in said["left_out"]} == {
+        "w": "not named by --features",
+        "name": "only numbers can be decoded",
+    }

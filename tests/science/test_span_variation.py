@@ -1,13 +1,18 @@
 """Spans of shuffled data are seldom called unlike, heavy tails included; spans in order are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from streamtrain.records import SpanVariation
+from streamtrain.science.shuffle_quality import BAD_SHUFFLE_ABOVE
 from streamtrain.science.span_variation import (
     LEVEL,
+    MINIBATCH_ROWS,
     design_effect,
     is_unlike,
+    mixing_spans,
     span_variation,
     unlike_text,
 )
@@ -95,3 +100,18 @@ def test_few_spans_or_rows_say_nothing(sizes):
     count, means = np.array(sizes, dtype=int), np.arange(float(len(sizes)))[:, None]
     squares, spans = np.ones_like(means), len(sizes)
     assert span_variation(count, means, squares, ("c",), spans=spans, window_spans=1.0) is None
+
+
+@pytest.mark.parametrize("share", [0.003, 0.01, 0.2, 1.0], ids=str)
+@pytest.mark.parametrize("spans", [20, 1000], ids=str)
+def test_a_window_that_mixes_is_the_least_one(share, spans):
+    found = SpanVariation(column="c", share=share, p_value=0.0, spans=spans, window_spans=1)
+    least = mixing_spans(found)
+    assert 1 < least <= spans
+    effect = design_effect(replace(found, window_spans=least), MINIBATCH_ROWS)
+    assert effect == pytest.approx(BAD_SHUFFLE_ABOVE)
+
+
+def test_rows_without_order_need_one_span():
+    found = SpanVariation(column="c", share=0.0, p_value=1.0, spans=9, window_spans=1)
+    assert mixing_spans(found) == 1

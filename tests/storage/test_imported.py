@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import feather
 
-from streamtrain.errors import DataError, ResourceError
+from streamtrain.errors import DataError, ResourceError, StoreError
 from streamtrain.storage import imported
 from streamtrain.storage.dataset import find_shards, open_shards
 from streamtrain.storage.readers import Readers
-from streamtrain.types import Dataset
+from streamtrain.types import Dataset, Reading, Storage
 
 
 @pytest.fixture(autouse=True)
@@ -279,6 +279,70 @@ def test_a_table_on_a_web_server_is_imported_once_if_the_server_tells_changes(
         finally:
             server.shutdown()
             thread.join()
+
+
+class _WholeFiles(BaseHTTPRequestHandler):
+    """Answers each request for a range with the whole file, as the server of Python does."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "8")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(b"a,y\n1,2\n")
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing."""
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_a_web_server_without_ranges_is_refused_with_the_next_move(name: str) -> None:
+    pytest.importorskip("obstore")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _WholeFiles) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/{name}"
+        try:
+            with pytest.raises(StoreError) as refused:
+                open_shards(url)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert f"{url}: the server sends whole files only" in str(refused.value)
+    assert "Download the file" in str(refused.value)
+
+
+@pytest.mark.parametrize("choice", ["footer", "pages"])
+def test_an_import_of_shards_leaves_bad_ones_out_under_quarantine(
+    choice: str, tmp_path: Path
+) -> None:
+    """A bad footer is found when a shard is opened, bad pages when they are read."""
+    storage = Storage(reading=Reading(datetime="parts"))
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        day = pa.array([number], pa.date32())
+        rows = pa.table({"day": day, "x": [2.0 * number], "y": [number + 0.5]})
+        path = tmp_path / "data" / f"{number}.parquet"
+        pq.write_table(rows, path, compression="none", use_dictionary=False)
+    bad = tmp_path / "data" / "1.parquet"
+    content = bytearray(bad.read_bytes())
+    if choice == "footer":
+        content[-5:] = b"\xff" * 5
+    else:
+        content[4:60] = b"\xff" * 56
+    bad.write_bytes(content)
+    for _ in range(2):  # the second time from the cache
+        dataset = open_shards(str(tmp_path / "data"), on_bad_shard="quarantine", storage=storage)
+        assert [row[-2:] for row in _rows(dataset)] == [[0.0, 0.5], [4.0, 2.5]]
+        assert [url for url, _ in dataset.left_out] == [str(bad)]
+        with pytest.raises(DataError, match=r"1\.parquet"):
+            open_shards(str(tmp_path / "data"), storage=storage)
+    for number in (0, 2):
+        (tmp_path / "data" / f"{number}.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"0\.parquet"):
+        open_shards(str(tmp_path / "data"), on_bad_shard="quarantine", storage=storage)
 
 
 def test_all_columns_that_are_refused_late_cost_one_more_reading(

@@ -312,5 +312,8 @@ def test_an_array_of_another_length_says_so_and_not_its_type(tmp_path: Path) -> 
     cause = r"it has 7 values, and the columns 5"
     with pytest.raises(DataError, match=rf"'z', cannot be the target: {cause}\. Name one"):
         ingest(tmp_path / "g.zarr", tmp_path / "out")
-    with pytest.warns(UserWarning, match=rf"left out.*z \({cause}\)"):
-        assert ingest(tmp_path / "g.zarr", tmp_path / "out", target="y").columns == ("a", "y")
+    for use in (ingest, lambda source, _, **named: open_shards(str(source), **named)):
+        with pytest.raises(DataError, match=rf"'z' has type float32: {cause}"):
+            use(tmp_path / "g.zarr", tmp_path / "out", target="y")
+    chosen = ingest(tmp_path / "g.zarr", tmp_path / "out", features=["a"], target="y")
+    assert chosen.columns == ("a", "y")

@@ -95,3 +95,46 @@ def test_what_is_no_array_of_objects_is_one_error(tmp_path, text):
         read(path)
     assert str(caught.value).startswith(str(path))
     assert len(str(caught.value).splitlines()) == 1
+
+
+LEAF = st.none() | st.integers(-1000, 1000) | st.floats(allow_nan=False, allow_infinity=False)
+INNER = st.none() | st.fixed_dictionaries(
+    {}, optional={"p": LEAF, "q": st.fixed_dictionaries({"r": LEAF})}
+)
+
+
+@given(st.lists(INNER, min_size=1, max_size=20), st.integers(10, 200))
+def test_objects_within_objects_are_columns_by_their_path(tmp_path_factory, inner, size):
+    path = tmp_path_factory.mktemp("law") / "t.jsonl"
+    first = {"s": {"p": 0.5, "q": {"r": 1.5}}, "y": -1}
+    rows = [first, *({"s": value, "y": number} for number, value in enumerate(inner))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_source, "CHUNK_BYTES", size)
+        values = read(path)
+    objects = [first["s"], *(value or {} for value in inner)]
+    expected = {
+        "s.p": [value.get("p") for value in objects],
+        "s.q.r": [value.get("q", {}).get("r") for value in objects],
+        "y": range(-1, len(inner)),
+    }
+    assert list(values) == list(expected)
+    for name, column in expected.items():
+        np.testing.assert_array_equal(values[name], np.array(list(column), dtype=float))
+
+
+def test_an_object_within_an_object_keeps_what_is_refused(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"s": {"p": 1, "t": "x", "e": {}}, "s.p": 2, "s.t": 3, "y": 4}\n')
+    (table,) = open_tables(str(path))
+    assert [(column.name, bool(column.decoded_type)) for column in table.columns] == [
+        ("s.p", False),
+        ("s.t", False),
+        ("s.e", False),
+        ("s.p", False),
+        ("s.t", False),
+        ("y", True),
+    ]
+    path.write_text('{"s": {"p": 1.5}, "y": 4}\n{"s": {"p": 12345678901234567}, "y": 4}\n')
+    with pytest.raises(DataError, match=r"'s.p': the integer 12345678901234567 is beyond"):
+        read(path)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from streamtrain.errors import DataError, ResourceError, first_line, shown
 from streamtrain.storage.column_places import mark_index
 from streamtrain.storage.decode import arrow_column, refuse_repeated
+from streamtrain.storage.other_formats import MAGIC_BYTES, other_format
 from streamtrain.storage.parquet.guard import Chunk, check_footer, check_pages, read_chunks
 from streamtrain.storage.remote.filesystem import open_binary
 from streamtrain.storage.remote.remote_file import RemoteFile
@@ -197,6 +198,9 @@ def _read_footer(url: str, storage: Storage) -> tuple[bytes, int, str]:
             if tail[-4:] == b"PARE":
                 raise DataError(f"{url}: the Parquet file is encrypted. Decrypt it first.")
             if tail[-4:] != b"PAR1" or len(tail) < 8:
+                file.seek(0)
+                if what := other_format(url, file.read(MAGIC_BYTES)):
+                    raise DataError(f"{url}: {what}.")
                 raise DataError(
                     f"{url}: not a Parquet file, or cut short ({num_bytes:,} bytes). If it is CSV"
                     " or Arrow, give it the suffix .csv or .arrow."

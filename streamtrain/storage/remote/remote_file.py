@@ -20,6 +20,9 @@ from streamtrain.base.redact import redact_url
 from streamtrain.errors import StoreError, shown
 from streamtrain.types import Storage
 
+#: In what obstore says of a server that answers a request for a range with the whole file.
+_NO_RANGES = "Range request not supported"
+
 #: Before retry n, pyarrow waits a random time of at most 2^(n-1) seconds, up to this limit.
 _MAX_WAIT_SECONDS = 20.0
 
@@ -75,6 +78,11 @@ def as_store_error(url: str, storage: Storage) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines()
         cause = shown(storage.redact(lines[0].rstrip(". "))) if lines else type(error).__name__
+        if _NO_RANGES in str(error):
+            raise StoreError(
+                f"{url}: the server sends whole files only, no ranges of bytes, which reading parts"
+                " of a file needs. Download the file (curl -O), and name the copy."
+            ) from None
         endpoint = "the endpoint"
         if storage.endpoint:
             endpoint += f" {redact_url(storage.endpoint)}"

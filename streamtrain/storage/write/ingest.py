@@ -2,7 +2,6 @@
 
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -14,8 +13,8 @@ import numpy as np
 from streamtrain.base.redact import redact_url
 from streamtrain.errors import DataError
 from streamtrain.storage.column_choice import (
+    candidates,
     choose_columns,
-    left_out_message,
     missing_column_message,
     no_target_message,
     repeated_names_message,
@@ -80,11 +79,8 @@ def ingest(
     last = present[-1]
     if target is None and (last.decoded_type is None or stores_datetime(last.stored_type)):
         raise DataError(no_target_message(source, last))
-    numeric = [column.name for column in present if column.decoded_type]
-    columns = choose_columns(numeric, features, target, source, present=present)
-    not_numeric = [column for column in present if column.decoded_type is None]
-    if not_numeric and features is None:
-        warnings.warn(left_out_message(not_numeric), stacklevel=2)
+    names = candidates(present, features, target, source, is_imported=not tables[0].of_shards)
+    columns = choose_columns(names, features, target, source, present=present)
     decoded_type = _decoded_type(tables, columns)
     layout = Layout(columns=columns, decoded_type=decoded_type, format=format, span_rows=span_rows)
     pieces = (piece for table in tables for piece in table.pieces(columns, decoded_type))

@@ -1,13 +1,17 @@
-"""JSON lines as a table: one object per line, whose numbers and booleans are columns."""
+"""JSON lines as a table: one object per line, whose numbers and booleans are columns.
+
+Those of an object within an object are columns named by both: `sensor.temperature`.
+"""
 
 import codecs
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from streamtrain.errors import DataError, first_line, shown
@@ -25,6 +29,9 @@ from streamtrain.storage.write.text_source import (
 from streamtrain.types import Storage
 
 _SAMPLE_BYTES = 1 << 20
+#: The keys that lead to a value.
+_Path = tuple[str, ...]
+
 _SPACE, _LINE_END = re.compile(r"\s*"), re.compile(r"[\r\n]")
 
 
@@ -43,17 +50,18 @@ def open_json_table(path: str, storage: Storage) -> Table:
         elif not whole:
             rows = next(whole_rows(iter([rows]), quotes=False))
         schema = _read(rows, None, 0).schema
-    types = {
-        field.name: pa.float64()
-        if pa.types.is_integer(field.type) or pa.types.is_null(field.type)
-        else field.type
-        for field in schema
-    }
+    leaves = list(_leaves(schema, ()))
+    paths = {".".join(path): path for path, _ in leaves}  # of equal names both are refused
+    types = dict(leaves)
     datetime = storage.reading.datetime
-    made = delivered([arrow_column(name, kind, datetime) for name, kind in types.items()], datetime)
+    made = delivered(
+        [arrow_column(".".join(path), kind, datetime) for path, kind in leaves], datetime
+    )
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
-        wanted = pa.schema([(name, types[name]) for name in made.stored(chosen)])
+        wanted = pa.schema(
+            _fields({path: types[path] for path in map(paths.__getitem__, made.stored(chosen))})
+        )
         refusals, row = Refusals(), 0
         with named_errors(path):
             if is_array:
@@ -66,8 +74,9 @@ def open_json_table(path: str, storage: Storage) -> Table:
                 table = _read(chunk, wanted, row)
 
                 def decode(name: str, chunk: bytes = chunk, table: pa.Table = table) -> np.ndarray:
-                    values = made.decode(name, table.column(made.source(name)), decoded_type)
-                    _refuse_rounded(chunk, name, values)
+                    path = paths[made.source(name)]
+                    values = made.decode(name, _column(table, path), decoded_type)
+                    _refuse_rounded(chunk, path, values)
                     return values
 
                 row += len(table)
@@ -75,6 +84,34 @@ def open_json_table(path: str, storage: Storage) -> Table:
             refusals.raise_all()
 
     return Table(url=path, columns=made.columns, pieces=pieces)
+
+
+def _leaves(fields: Iterable[pa.Field], above: _Path) -> Iterator[tuple[_Path, pa.DataType]]:
+    """Yield path and type of each value that is no object; integers and nulls are float64."""
+    for field in fields:
+        path, kind = (*above, field.name), field.type
+        if pa.types.is_struct(kind) and kind.num_fields:
+            yield from _leaves(kind, path)
+        else:
+            is_number = pa.types.is_integer(kind) or pa.types.is_null(kind)
+            yield path, pa.float64() if is_number else kind
+
+
+def _fields(types: Mapping[_Path, pa.DataType]) -> list[pa.Field]:
+    """Return the fields of an object that has values of these types at these paths."""
+    inner: dict[str, dict[_Path, pa.DataType]] = {}
+    for (name, *rest), kind in types.items():
+        inner.setdefault(name, {})[tuple(rest)] = kind
+    return [
+        pa.field(name, below[()] if () in below else pa.struct(_fields(below)))
+        for name, below in inner.items()
+    ]
+
+
+def _column(table: pa.Table, path: _Path) -> pa.ChunkedArray:
+    """Return the values at `path`; null where an object on the way is missing."""
+    column = table.column(path[0])
+    return pc.struct_field(column, list(path[1:])) if path[1:] else column
 
 
 def lines_of_array(blocks: Iterable[bytes], *, whole: bool = True) -> Iterator[bytes]:
@@ -129,16 +166,20 @@ def _read(rows: bytes, schema: pa.Schema | None, first_row: int) -> pa.Table:
         ) from None
 
 
-def _refuse_rounded(rows: bytes, name: str, values: np.ndarray) -> None:
+def _refuse_rounded(rows: bytes, path: _Path, values: np.ndarray) -> None:
     """Raise ColumnError for an integer that float64 rounds."""
     large = np.flatnonzero(np.abs(values) >= MAX_EXACT_INTEGER)
     if not len(large):
         return
     lines = (line for line in rows.splitlines() if line.strip())
     taken = islice(lines, int(large[-1]) + 1)
-    wanted = set(large.tolist())
+    wanted, name = set(large.tolist()), ".".join(path)
     for number, line in enumerate(taken):
-        value = json.loads(line).get(name) if number in wanted else None
+        if number not in wanted:
+            continue
+        value = json.loads(line)
+        for key in path:
+            value = value.get(key)
         if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:
             refusal = f"the integer {value} is beyond ±2^53 and would be rounded"
             raise ColumnError(

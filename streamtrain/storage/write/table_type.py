@@ -31,6 +31,8 @@ class Table:
             pieces of bounded size.
         found: What was found out about a text file; empty for other kinds.
         needs_target: Why a target must be named; empty where the last column is a good default.
+        left_out: (file, cause) of the shards that are left out under quarantine.
+        of_shards: The table is Parquet or Zarr shards, whose columns every verb chooses alike.
     """
 
     url: str
@@ -38,6 +40,16 @@ class Table:
     pieces: Callable[[Sequence[str], str], Iterator[Piece]]
     found: str = ""
     needs_target: str = ""
+    left_out: tuple[tuple[str, str], ...] = ()
+    of_shards: bool = False
+
+
+class BadShard(DataError):
+    """A shard that cannot be read to its end; `cause` says why."""
+
+    def __init__(self, url: str, cause: str):
+        super().__init__(cause)
+        self.url, self.cause = url, cause
 
 
 class Refusals:

@@ -3,16 +3,17 @@
 A piece is a tuple of decoded columns of equal length.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
+from streamtrain.errors import DataError, StoreError
 from streamtrain.storage.column_places import mark_index
 from streamtrain.storage.dataset import FoundShards, bind_columns, find_shards
-from streamtrain.storage.decode import arrow_column, refuse_repeated
+from streamtrain.storage.decode import ColumnError, arrow_column, refuse_repeated
 from streamtrain.storage.foreign.foreign_source import ForeignSource, find_foreign
 from streamtrain.storage.foreign.open_foreign import open_foreign
 from streamtrain.storage.parquet.parquet_reader import stream_parquet
@@ -22,17 +23,21 @@ from streamtrain.storage.remote.urls import is_remote
 from streamtrain.storage.table_files import find_files, kind_of
 from streamtrain.storage.write.datetime_parts import Delivered, delivered
 from streamtrain.storage.write.json_table import open_json_table
-from streamtrain.storage.write.table_type import Piece, Refusals, Table, named_errors
+from streamtrain.storage.write.table_type import BadShard, Piece, Refusals, Table, named_errors
 from streamtrain.storage.write.text_table import open_text_table
-from streamtrain.types import LOCAL, Column, Dataset, Datetime, Storage
+from streamtrain.types import LOCAL, Column, Dataset, Datetime, Shard, Storage
 
 _ZARR_ROWS = 262_144
 
 
-def open_tables(source: str, storage: Storage = LOCAL) -> list[Table]:
+def open_tables(
+    source: str, storage: Storage = LOCAL, bad_shards: Mapping[str, str] | None = None
+) -> list[Table]:
     """Return the tables of a path: one per CSV or Arrow file, one for all Parquet or Zarr shards.
 
-    A Delta or Iceberg table, and a table or query of a database, is one table.
+    A Delta or Iceberg table, and a table or query of a database, is one table. `bad_shards`: the
+    shards to leave out by their URLs, and why; shards that cannot be opened are then left out too,
+    and pieces of one that cannot be read raise BadShard. None: a bad shard is an error.
 
     Raises DataError when nothing can be read, or when kinds of file are mixed, and StoreError when
     a store does not answer.
@@ -47,7 +52,7 @@ def open_tables(source: str, storage: Storage = LOCAL) -> list[Table]:
         return [open_json_table(path, storage) for path in paths]
     if kind == "Arrow":
         return [_arrow_table(path, storage) for path in paths]
-    return [_shard_table(source, storage)]
+    return [_shard_table(source, storage, bad_shards)]
 
 
 def _foreign_table(source: ForeignSource, datetime: Datetime | None) -> Table:
@@ -93,11 +98,15 @@ def _open_arrow(path: str, storage: Storage) -> pa.NativeFile:
     return pa.OSFile(path)
 
 
-def _shard_table(source: str, storage: Storage) -> Table:
+def _shard_table(source: str, storage: Storage, bad_shards: Mapping[str, str] | None) -> Table:
     choice = storage.reading.datetime
     # parts are made here, of shards that are found with their dates and times as seconds
     reading = replace(storage.reading, datetime=choice and "epoch")
-    found = find_shards(source, storage=replace(storage, reading=reading))
+    found = find_shards(
+        source, "error" if bad_shards is None else "quarantine", replace(storage, reading=reading)
+    )
+    if bad_shards:
+        found = _without(found, bad_shards)
     made = delivered(_common_columns(found), choice)
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
@@ -107,13 +116,41 @@ def _shard_table(source: str, storage: Storage) -> Table:
         if len(stored) > 1:
             dataset = bind_columns(found, features=stored[:-1], target=stored[-1])
         for number, shard in enumerate(found.shards):
-            if dataset is not None and shard.format == "zarr":
-                yield from _zarr_pieces(dataset, number, decoded_type)
-                continue
-            with named_errors(shard.url), closing(stream_parquet(shard, stored)) as batches:
-                yield from _decoded(batches, made, chosen, decoded_type)
+            with _refusing(shard, bad_shards is not None):
+                if dataset is not None and shard.format == "zarr":
+                    yield from _zarr_pieces(dataset, number, decoded_type)
+                    continue
+                with named_errors(shard.url), closing(stream_parquet(shard, stored)) as batches:
+                    yield from _decoded(batches, made, chosen, decoded_type)
 
-    return Table(url=found.url, columns=made.columns, pieces=pieces)
+    return Table(
+        url=found.url,
+        columns=made.columns,
+        pieces=pieces,
+        left_out=found.left_out,
+        of_shards=True,
+    )
+
+
+def _without(found: FoundShards, bad_shards: Mapping[str, str]) -> FoundShards:
+    """Return the shards that are not bad. Raises DataError when none is left."""
+    shards = tuple(shard for shard in found.shards if shard.url not in bad_shards)
+    if not shards:
+        raise DataError("\n".join(bad_shards.values()))
+    return replace(found, shards=shards, left_out=(*found.left_out, *bad_shards.items()))
+
+
+@contextmanager
+def _refusing(shard: Shard, in_quarantine: bool) -> Iterator[None]:
+    """Under quarantine, raise BadShard for a shard that cannot be read."""
+    try:
+        yield
+    except (ColumnError, StoreError):
+        raise
+    except DataError as error:
+        if not in_quarantine:
+            raise
+        raise BadShard(shard.url, str(error)) from error
 
 
 def _zarr_pieces(dataset: Dataset, number: int, decoded_type: str) -> Iterator[Piece]:

@@ -1,0 +1,52 @@
+"""A file of another format is refused by its name, with the next move."""
+
+import gzip
+import sqlite3
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamtrain.errors import DataError
+from streamtrain.storage.dataset import open_shards
+
+
+def _zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.csv", "a,y\n1,2\n")
+
+
+def _sqlite(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE t (a)")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "words"),
+    [
+        ("a.zip", _zip, "a zip archive: unpack it"),
+        ("a.xlsx", _zip, "a spreadsheet: save the sheet as CSV"),
+        ("a.db", _sqlite, "an SQLite database: export the table"),
+        ("a.npy", lambda path: np.save(path, np.zeros(3)), "an array of NumPy"),
+        (
+            "a.gz",
+            lambda path: path.write_bytes(gzip.compress(b"a,y\n1,2\n")),
+            "compressed by gzip: if it is CSV, name it .csv.gz",
+        ),
+    ],
+    ids=["zip", "xlsx", "sqlite", "numpy", "gzip"],
+)
+def test_a_file_of_another_format_is_named(tmp_path, name, write, words) -> None:
+    write(tmp_path / name)
+    with pytest.raises(DataError) as refused:
+        open_shards(str(tmp_path / name))
+    assert f"{name}: {words}" in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_another_file_is_not_parquet(tmp_path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"12345678")
+    with pytest.raises(DataError, match=r"a\.bin: not a Parquet file, or cut short \(8 bytes\)"):
+        open_shards(str(tmp_path / "a.bin"))
