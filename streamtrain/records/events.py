@@ -176,12 +176,16 @@ class Outlier:
         value: Its value there, in the column's units.
         deviations: The distance to the mean of the other held-out rows, in their standard
             deviations; None where those do not vary.
+        file: The file of the row, and `row` its number there, from 0; None where the row is of
+            another data set (`--eval-data`).
     """
 
     share: float
     column: str
     value: float
     deviations: float | None
+    file: str | None = None
+    row: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

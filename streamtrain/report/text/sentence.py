@@ -15,7 +15,7 @@ from streamtrain.report.number_format import (
 )
 from streamtrain.report.summary_parts import CellFigures, Recommended
 from streamtrain.report.text.headline import trained_sentence
-from streamtrain.report.text.recommendation import shuffle_caveat
+from streamtrain.report.text.recommendation import larger_target, shuffle_caveat
 from streamtrain.science.contest import timing_variance
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import Run
@@ -81,6 +81,12 @@ def _constant_sentence(analysis: Analysis) -> str:
     seconds = _training_seconds(summary, chosen)
     use = f"Use {size_text(chosen.batch_size)} (learning rate {rate_text(chosen.lr)})"
     reaches = f"{use}: it reaches {goal} in {seconds}"
+    ran, missed = _trials_of(analysis, chosen.batch_size)
+    if missed:
+        return (
+            f"{use}: it reached {goal} in only {ran - missed} of {ran} trials"
+            f" (median {seconds}).{_doubt_of_target(analysis, chosen.batch_size)}"
+        )
     if len(summary.cells) == 1:
         return f"{reaches}. It is the only size tried."
     bound = recommended.slower_by.hi
@@ -104,6 +110,21 @@ def _constant_sentence(analysis: Analysis) -> str:
     compared = "" if following is None else f"; the next, {_compared(following)}"
     return (
         f"{use}. It is the fastest of {len(summary.cells)} sizes to {goal} ({seconds}{compared})."
+    )
+
+
+def _trials_of(analysis: Analysis, size: int) -> tuple[int, int]:
+    """Return the trials of a size, and how many of them missed the target."""
+    cell = next(cell for cell in analysis.cells if cell.batch_size == size)
+    return len(cell.curves), len(cell.curves) - len(cell.steps_to_target)
+
+
+def _doubt_of_target(analysis: Analysis, size: int) -> str:
+    """Return the target that every trial of a size reached, or a longer sweep, as advice."""
+    cell = next(cell for cell in analysis.cells if cell.batch_size == size)
+    return (
+        f" For a target that each of them reached, sweep again with"
+        f" {larger_target(analysis.run, cell)}."
     )
 
 
