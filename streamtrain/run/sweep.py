@@ -6,6 +6,7 @@ a fresh seed. After the passes, steps and delivery are timed separately, the tra
 measured, and the recommended size is trained once more to measure the time it takes.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from streamtrain.records import (
 )
 from streamtrain.run.confirm import confirm
 from streamtrain.run.grow import grow
-from streamtrain.run.measure import measure_sweep
+from streamtrain.run.measure import measure_sweep, with_reserve
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, take_few_steps, warm_up
 from streamtrain.run.run_records import end_record, run_record
@@ -70,6 +71,9 @@ _BETWEEN_PASSES = (
 #: Seconds for a growing size in a sweep whose budget is in rows.
 GROWTH_SECONDS = 10.0
 
+#: The part of a budget after which no further trial is confirmed.
+CONFIRM_SHARE = 0.05
+
 #: Timing repeats before the ladder, which needs to know roughly what a row costs at each size.
 FIRST_REPEATS = 2
 
@@ -95,6 +99,7 @@ def sweep(
         raise ConfigError("train.batch_schedule is for `train`: a sweep compares constant sizes.")
     plan = plan_sweep(config, None if checkpointer is None else checkpointer.window_rows())
     prepared, ladder, sizes, rates = plan.prepared, plan.ladder, plan.sizes, plan.rates
+    ladder = with_reserve(prepared, ladder, sizes, time.perf_counter() - started)
     compile_seconds, resident_bytes = warm_up(prepared, sizes, rates)
     records: list[Record] = []
     if checkpointer is not None:
@@ -130,9 +135,12 @@ def sweep(
     if config.sweep.measure:
         measure_sweep(prepared, run, learners, sweep_run.emit)
     if config.sweep.confirm:
-        confirm(prepared, run, sweep_run.emit)
+        budget = None if ladder is None else ladder.budget_seconds
+        confirm(prepared, run, sweep_run.emit, CONFIRM_SHARE * (budget or math.inf))
     if config.sweep.grow and ladder is not None and run.goal == "time-to-loss":
         left = projected_seconds(run)
+        if left is not None:
+            left -= run.header.ladder.reserved_seconds if run.header.ladder else 0.0
         grow(prepared, run, sweep_run.emit, GROWTH_SECONDS if left is None else left)
 
     rows_read = sum(record.rows_read for record in run.passes)
