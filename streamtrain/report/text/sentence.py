@@ -22,6 +22,12 @@ from streamtrain.science.run_log import Run
 from streamtrain.science.selection import next_look
 from streamtrain.science.spending import PASSES_SHARE, TIMING_DOUBT
 
+#: A shorter training is not announced to the millisecond: reading the first rows and starting
+#: threads take as long.
+_SHORT_SECONDS = 0.5
+#: The default of `eval.first_row`.
+_FIRST_ROW = 1024
+
 
 def sentence(analysis: Analysis) -> str:
     """Return the answer in one to three sentences: the size, what it reaches, and how sure that is.
@@ -54,7 +60,11 @@ def next_note(summary: Summary) -> str:
     if speed := cell.rows_per_second.value:
         confirmed = summary.confirmed(cell)
         ratio = 1.0 if confirmed is None else confirmed.ratio.value or 1.0
-        text += f" in about {seconds_text(Estimate(value=recommended.rows / speed * ratio))}"
+        seconds = recommended.rows / speed * ratio + _evaluating_seconds(summary, recommended.rows)
+        if seconds < _SHORT_SECONDS:
+            text += " in less than a second"
+        else:
+            text += f" in about {seconds_text(Estimate(value=seconds))}"
     rmse = recommended.expected_rmse
     if rmse.value is None:
         return f"{text}."
@@ -62,6 +72,19 @@ def next_note(summary: Summary) -> str:
     if rmse.lo is None or rmse.hi is None:
         return f"{text}."
     return f"{text} [{error_text(rmse.lo)}, {error_text(rmse.hi)}]."
+
+
+def _evaluating_seconds(summary: Summary, rows: int) -> float:
+    """Return about how long the evaluations of a training on `rows` rows take.
+
+    They are at rows that grow by √2 each. A row costs a third of a step's row at the fastest size:
+    the derivatives, which cost the other two, are not needed.
+    """
+    fastest = max((cell.rows_per_second.value or 0.0 for cell in summary.cells), default=0.0)
+    if not fastest:
+        return 0.0
+    evaluations = 2 + 2 * math.log2(max(1.0, rows / _FIRST_ROW))
+    return evaluations * (summary.data.holdout_rows or 0) / (3 * fastest)
 
 
 def _constant_sentence(analysis: Analysis) -> str:
