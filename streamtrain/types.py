@@ -227,6 +227,11 @@ class Dataset:
             return self.url, int(self.first_ids[shard]) + row
         return self.shards[shard].url, row
 
+    def place_of_id(self, row_id: int) -> tuple[str, int]:
+        """Return the file and the row that the user knows the row with this id by."""
+        shard = int(np.searchsorted(self.first_ids, row_id, side="right")) - 1
+        return self.place(shard, row_id - int(self.first_ids[shard]))
+
     @property
     def integrity_text(self) -> str:
         """`verified`, or `unverified` with the reason."""

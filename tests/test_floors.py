@@ -69,6 +69,7 @@ DEFERRED = {
     "report.pages": ("report.write",),
     "storage.imported": ("storage.dataset",),
     "storage.zarr.zarr_reader": ("storage.dataset", "storage.manifest", "storage.readers"),
+    "storage.zarr.zarr_writer": ("storage.write.writer",),
 }
 
 

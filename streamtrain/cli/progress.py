@@ -159,8 +159,8 @@ def _move_bar(bar: Progress, task: TaskID, tracker: ProgressTracker, record: Rec
 
 def _budget_text(ladder: LadderInfo) -> str:
     """Return the line that says how long a sweep with a budget takes, and why it may end sooner."""
-    if ladder.budget_seconds is not None:
-        limit = f"at most about {format_seconds(ladder.budget_seconds)}"
+    if ladder.announced_seconds is not None:
+        limit = f"at most about {format_seconds(ladder.announced_seconds)}"
     else:
         limit = f"at most {format_count(ladder.budget_rows or 0)} rows"
     return f"{limit}: rows grow until the loss is flat, then trials until the choice is settled"

@@ -88,13 +88,25 @@ class LadderInfo:
 
     `budget_seconds` or `budget_rows` limits all passes together, `most_rows` what one learner
     trains on. `largest_size`: sizes are added up to this one where the best is at an edge; None
-    where the sizes were given.
+    where the sizes were given. `reserved_seconds`: the part of the budget for opening the data,
+    for measuring, and for the report.
     """
 
     budget_seconds: float | None = None
     budget_rows: int | None = None
     most_rows: int | None = None
     largest_size: int | None = None
+    reserved_seconds: float = 0.0
+
+    @property
+    def announced_seconds(self) -> float | None:
+        """How long the sweep takes at most: its budget, unless that is too small to try anything.
+
+        The passes that are always run take about as long as what is reserved.
+        """
+        if self.budget_seconds is None:
+            return None
+        return max(self.budget_seconds, 2 * self.reserved_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,12 +190,16 @@ class Outlier:
         value: Its value there, in the column's units.
         deviations: The distance to the mean of the other held-out rows, in their standard
             deviations; None where those do not vary.
+        file: The file of the row, and `row` its number there, from 0; None where the row is of
+            another data set (`--eval-data`).
     """
 
     share: float
     column: str
     value: float
     deviations: float | None
+    file: str | None = None
+    row: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

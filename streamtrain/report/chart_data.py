@@ -23,7 +23,9 @@ _MAX_POINTS = 20_000
 _ALL_LABELLED = 12
 #: Lines of text on the loss axis of the curves and of the trade-off chart: labels one line apart do
 #: not overlap.
-_CURVE_LINES, _TRADEOFF_LINES = 18, 16
+_CURVE_LINES, _TRADEOFF_LINES, _FRONTIER_LINES = 18, 16, 17
+#: The width of a label of the frontier, as a part of the axis of losses in a narrow chart.
+_LABEL_WIDTH = 0.3
 
 
 def make_tables(analysis: Analysis) -> dict[str, list[Row]]:
@@ -106,19 +108,29 @@ def _frontier_table(summary: Summary) -> list[Row]:
         for size, seconds in point.by_batch_size.items()
     ]
     ends = {row["size"]: row for row in rows}  # losses fall, so the last row of a size is its end
-    lowest = min((row["error"] for row in rows), default=0.0)
-    labels = sorted(ends.values(), key=lambda row: row["seconds"])
-    seconds = [row["seconds"] for row in rows]
-    gap = math.log(max(seconds, default=1.0) / min(seconds, default=1.0)) / _TRADEOFF_LINES
-    at_target = [row for row in labels if row["error"] == lowest]
-    heights = spread([math.log(row["seconds"]) for row in at_target], gap)
-    for row in labels:
-        row |= {"last": True}
     for row in rows:
         row["label_seconds"] = row["seconds"]
-    for row, height in zip(at_target, heights, strict=True):
-        row["label_seconds"] = math.exp(height)
+    for row in ends.values():
+        row["last"] = True
+    low, high = ends_of((row["seconds"] for row in rows), 1.4)
+    gap = math.log(high / low) / _FRONTIER_LINES
+    for near in _near_labels(rows):
+        _spread_labels(near, "seconds", "label_seconds", gap)
     return rows
+
+
+def _near_labels(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the ends of the frontier's lines, in groups whose labels meet in a narrow chart."""
+    ordered = sorted((row for row in rows if row["last"]), key=lambda row: row["error"])
+    groups: list[list[Row]] = []
+    low, high = ends_of((row["error"] for row in rows), 1.02)
+    width = _LABEL_WIDTH * math.log(high / low)
+    for row in ordered:
+        if groups and math.log(row["error"] / groups[-1][-1]["error"]) < width:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def _labelled_sizes(summary: Summary) -> set[int]:
@@ -195,9 +207,9 @@ def _add_tradeoff_labels(cells: list[Row], references: Sequence[Row]) -> None:
         _spread_labels(labelled, "holdout_loss", "label_holdout_loss", gap)
 
 
-def _spread_labels(cells: list[Row], loss: str, label: str, gap: float) -> None:
-    """Set the field `label` to the loss field `loss`, moved apart to `gap` on the log axis."""
-    ordered = sorted(cells, key=lambda cell: cell[loss])
-    heights = spread([math.log(cell[loss]) for cell in ordered], gap)
-    for cell, height in zip(ordered, heights, strict=True):
-        cell[label] = math.exp(height)
+def _spread_labels(rows: list[Row], figure: str, label: str, gap: float) -> None:
+    """Set the field `label` to the field `figure`, moved apart to `gap` on the log axis."""
+    ordered = sorted(rows, key=lambda row: row[figure])
+    heights = spread([math.log(row[figure]) for row in ordered], gap)
+    for row, height in zip(ordered, heights, strict=True):
+        row[label] = math.exp(height)

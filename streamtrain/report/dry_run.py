@@ -18,6 +18,7 @@ from streamtrain.base.words import plural
 from streamtrain.cluster.choice import is_wanted
 from streamtrain.config import Config, TrainConfig
 from streamtrain.records import UntilFlat
+from streamtrain.run.measure import with_reserve
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up
 from streamtrain.run.sweep_plan import plan_sweep
 from streamtrain.stream.fetch import FetchStats
@@ -64,10 +65,12 @@ def plan_run(config: Config, verb: str) -> Json:
         sizes, rates = _train_sizes(config.train), (config.train.rate,)
         learners = trials = 1
     else:
+        started = time.perf_counter()
         plan = plan_sweep(config)
         prepared, ladder = plan.prepared, plan.ladder
         sizes, rates, trials = plan.sizes, plan.rates, plan.trials
         learners = len(sizes)
+        ladder = with_reserve(prepared, ladder, sizes, time.perf_counter() - started)
     source, budget, dataset = prepared.source, prepared.budget, prepared.source.dataset
     warm_up(prepared)
     read_rate = _read_rate(prepared)
@@ -108,7 +111,7 @@ def plan_run(config: Config, verb: str) -> Json:
         "models": None if ladder is not None else trials * learners * len(rates),
         "train_rows": prepared.end_row if ladder is None else None,
         "until_flat": None if prepared.until_flat is None else asdict(prepared.until_flat),
-        "budget_seconds": None if ladder is None else ladder.budget_seconds,
+        "budget_seconds": None if ladder is None else ladder.announced_seconds,
         "budget_rows": None if ladder is None else ladder.budget_rows,
         "max_seconds": config.train.max_time,
         "read_rows_per_second": read_rate,

@@ -22,7 +22,7 @@ from streamtrain.report.number_format import (
     target_word,
 )
 from streamtrain.report.summary_parts import CellFigures
-from streamtrain.report.text.advice import INPUT_BOUND
+from streamtrain.report.text.advice import is_input_bound
 from streamtrain.science.intervals import Estimate
 
 
@@ -111,9 +111,8 @@ def target_text(target: float | None, cell: CellFigures) -> str:
 def verdict_text(summary: Summary, cell: CellFigures) -> str:
     """Return the verdict of a size, marked where the size waits for rows: `slower, input-bound`."""
     verdict, size = plain_verdict(summary, cell), cell.batch_size
-    is_bound = is_trained(cell.status) and (cell.wait_fraction.value or 0) > INPUT_BOUND
-    recommendation = summary.recommendation
-    if not is_bound or size in (recommendation.batch_size, *recommendation.equivalent):
+    advised = (summary.recommendation.batch_size, *summary.recommendation.equivalent)
+    if size in advised or not is_input_bound(summary, cell):
         return verdict
     return "input-bound" if verdict == "trained" else f"{verdict}, input-bound"
 

@@ -4,6 +4,7 @@ The recommended size and its neighbours are trained.
 """
 
 import math
+import time
 
 from streamtrain.records import Confirmed, Emit
 from streamtrain.run.passes import run_pass
@@ -17,18 +18,22 @@ from streamtrain.science.run_log import Run
 MOST_TRIALS = 3
 
 
-def confirm(prepared: Prepared, run: Run, emit: Emit) -> None:
+def confirm(prepared: Prepared, run: Run, emit: Emit, max_seconds: float = math.inf) -> None:
     """Emit a `confirmation` record for each size and trial; none without a recommendation.
 
     The rows and initial weights of a trial are reproducible, so the step at which it reached the
     target is known. The learner trains up to that step, alone on the machine, and is evaluated
-    after the clock has stopped. Sizes take turns within a trial.
+    after the clock has stopped. Sizes take turns within a trial. After `max_seconds` no further
+    trial is begun.
     """
     cells = neighbours(judge(run))
     if not cells:
         return
     trials_reached = set.intersection(*(set(cell.steps_to_target) for cell in cells))
+    started = time.perf_counter()
     for trial in sorted(trials_reached)[:MOST_TRIALS]:
+        if time.perf_counter() - started > max_seconds:
+            return
         for cell in cells:
             emit(_train_to_target(for_trial(prepared, run, trial), cell, trial))
 

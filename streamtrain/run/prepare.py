@@ -264,19 +264,29 @@ def prepare(
     refuse_constant_target(survey, dataset)
     standard = survey.standard() if data.standardize else Standardization.identity(width)
     source = with_standard(source, standard)
-    rows = survey.holdout
+    rows, ids = survey.holdout, survey.holdout_ids
     if data.eval_data is not None:
         rows = read_evaluation_rows(
             data.eval_data, source, rows=config.eval.eval_rows, span_rows=config.order.span_rows
         )
-    rows = apply_null_policy_to_evaluation(source, rows)
+    rows, kept = apply_null_policy_to_evaluation(source, rows)
     if not len(rows) and (has_eval_data or source.holdout.num_rows):
         raise DataError(
             f"{redact_url(data.eval_data or dataset.url)}: every evaluation row has a null, NaN or"
             " infinite value and was dropped. Evaluate on more rows."
         )
     target_scale = float(survey.standard().scale[-1])
-    reference = baselines(survey, rows if len(rows) else None, dataset.columns)
+
+    def place(index: int) -> tuple[str, int]:
+        file, row = dataset.place_of_id(int(ids[kept[index]]))
+        return redact_url(file), row
+
+    reference = baselines(
+        survey,
+        rows if len(rows) else None,
+        dataset.columns,
+        None if has_eval_data else place,
+    )
     variation = survey_variation(source, survey)
     if variation is not None and is_unlike(variation):
         advice = mixing_advice(variation, source, config, budget, fixed_bytes=fixed_bytes)

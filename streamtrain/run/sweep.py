@@ -30,7 +30,7 @@ from streamtrain.records import (
 from streamtrain.run.confirm import confirm
 from streamtrain.run.faster_device import with_faster_device
 from streamtrain.run.grow import grow
-from streamtrain.run.measure import measure_sweep
+from streamtrain.run.measure import measure_sweep, with_reserve
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, take_few_steps, warm_up
 from streamtrain.run.run_records import end_record, run_record
@@ -72,6 +72,9 @@ _BETWEEN_PASSES = (
 #: Seconds for a growing size in a sweep whose budget is in rows.
 GROWTH_SECONDS = 10.0
 
+#: The part of a budget after which no further trial is confirmed.
+CONFIRM_SHARE = 0.05
+
 #: Timing repeats before the ladder, which needs to know roughly what a row costs at each size.
 FIRST_REPEATS = 2
 
@@ -106,6 +109,7 @@ def sweep(
             passes=plan.trials if ladder is None else math.inf,
             seconds=math.inf if ladder is None else ladder.budget_seconds or math.inf,
         )
+    ladder = with_reserve(prepared, ladder, sizes, time.perf_counter() - started)
     compile_seconds, resident_bytes = warm_up(prepared, sizes, rates)
     records: list[Record] = []
     if checkpointer is not None:
@@ -141,9 +145,12 @@ def sweep(
     if config.sweep.measure:
         measure_sweep(prepared, run, learners, sweep_run.emit)
     if config.sweep.confirm:
-        confirm(prepared, run, sweep_run.emit)
+        budget = None if ladder is None else ladder.budget_seconds
+        confirm(prepared, run, sweep_run.emit, CONFIRM_SHARE * (budget or math.inf))
     if config.sweep.grow and ladder is not None and run.goal == "time-to-loss":
         left = projected_seconds(run)
+        if left is not None:
+            left -= run.header.ladder.reserved_seconds if run.header.ladder else 0.0
         grow(prepared, run, sweep_run.emit, GROWTH_SECONDS if left is None else left)
 
     rows_read = sum(record.rows_read for record in run.passes)

@@ -12,8 +12,9 @@ from streamtrain.science.selection import DEFAULT_WITHIN, Selection
 #: them with fewer sizes.
 TRIALS_RESERVED = 9.0
 
-#: The fraction of the budget for the passes. The rest is for opening, timing and measuring.
-PASSES_SHARE = 0.85
+#: The fraction of the budget for the passes and timings at most. The rest is for opening, measuring
+#: and the report. Where these need more, the passes get what is left, but at least the second part.
+PASSES_SHARE, LEAST_PASSES_SHARE = 0.85, 0.25
 
 #: Seconds of timing per size: five repeats, and finding how many steps fill a region.
 TIMING_SECONDS = 0.9
@@ -63,7 +64,20 @@ def is_affordable(
     seconds = last.fill_seconds + per_cost * rows * _cost(run, replicas)
     seconds += trials * (last.fill_seconds + per_cost * rows * _cost(run, dict.fromkeys(sizes, 1)))
     seconds += TIMING_SECONDS * len(sizes) if reserve else 0.0
-    return _seconds_used(run) + seconds <= PASSES_SHARE * ladder.budget_seconds
+    return _seconds_used(run) + seconds <= passes_seconds(ladder)
+
+
+def passes_seconds(ladder: LadderInfo) -> float:
+    """Return the seconds that passes and timings may take together; infinite without a budget.
+
+    >>> [passes_seconds(LadderInfo(budget_seconds=b, reserved_seconds=6)) for b in (60, 15, 4)]
+    [51.0, 9, 1.0]
+    """
+    budget = ladder.budget_seconds
+    if budget is None:
+        return math.inf
+    left = min(PASSES_SHARE * budget, budget - ladder.reserved_seconds)
+    return max(left, LEAST_PASSES_SHARE * budget)
 
 
 def projected_seconds(run: Run) -> float | None:
@@ -93,15 +107,19 @@ def timing_would_tell(run: Run, selection: Selection | None) -> bool:
     They are where the choice is not settled, the timings are a large part of why, and a block of
     repeats fits into the budget. `selection`: the one after the last trial, if any.
     """
-    budget = ladder_of_run(run).budget_seconds
-    if budget is None or selection is None or selection.settled or selection.regret.hi is None:
+    ladder = ladder_of_run(run)
+    if (
+        ladder.budget_seconds is None
+        or selection is None
+        or selection.settled
+        or selection.regret.hi is None
+    ):
         return False
     deviation = math.sqrt(2 * timing_variance(run, run.batch_sizes))
     block = TIMING_SECONDS * len(run.batch_sizes)
-    return (
-        deviation > TIMING_DOUBT * math.log1p(selection.regret.hi)
-        and _seconds_used(run) + block <= PASSES_SHARE * budget
-    )
+    return deviation > TIMING_DOUBT * math.log1p(selection.regret.hi) and _seconds_used(
+        run
+    ) + block <= passes_seconds(ladder)
 
 
 def cost_per_row(run: Run, size: int) -> float:

@@ -94,16 +94,20 @@ def apply_null_policy(
     return NullPolicyResult((*filled, target), NO_POSITIONS, _counts(span, values_per_column))
 
 
-def apply_null_policy_to_evaluation(source: Source, rows: np.ndarray) -> np.ndarray:
+def apply_null_policy_to_evaluation(
+    source: Source, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Apply the policy to evaluation rows, once the standardisation of `source` is known.
 
-    `rows` and the result are float64 (rows, columns) in raw units.
+    Returns the rows that are kept, and their positions in `rows`. Rows are float64 (rows, columns)
+    in raw units.
 
     Raises DataError for a value that the policy refuses.
     """
     bad = np.stack(_bad_masks(source, tuple(rows.T)), axis=1)
     if source.on_null == "drop":
-        return rows[~bad.any(axis=1)]
+        kept = np.flatnonzero(~bad.any(axis=1))
+        return rows[kept], kept
     refused = bad if source.fill is None else bad[:, -1:]
     if refused.any():
         column = -1
@@ -116,9 +120,9 @@ def apply_null_policy_to_evaluation(source: Source, rows: np.ndarray) -> np.ndar
             " large for float32; the other rows' standard deviation is"
             f" {1 / source.standard.scale[column]:.3g}. {_remedy(source, name)}"
         )
-    if source.fill is None:
-        return rows
-    return np.where(bad, np.append(source.fill, 0.0), rows)
+    if source.fill is not None:
+        rows = np.where(bad, np.append(source.fill, 0.0), rows)
+    return rows, np.arange(len(rows))
 
 
 def as_uniform_views(columns: Columns) -> Columns:

@@ -4,9 +4,9 @@ It gives the held-out rows, the column statistics and the least-squares baseline
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +60,7 @@ class Survey:
         mean: float64 (columns,), raw units.
         comoment: Σ (x − mean)(x − mean)ᵀ: float64 (columns, columns), raw units.
         holdout: float64 (held-out rows, columns), raw units, in the order of their ids.
+        holdout_ids: The ids of these rows, int64 (held-out rows,).
         spans: The moments of each span that has any of these rows.
     """
 
@@ -67,6 +68,7 @@ class Survey:
     mean: np.ndarray
     comoment: np.ndarray
     holdout: np.ndarray
+    holdout_ids: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     spans: SpanMoments | None = None
 
     @property
@@ -117,11 +119,12 @@ def take_survey(source: Source) -> Survey:
     """
     width = source.num_columns
     count, mean, comoment = 0, np.zeros(width), np.zeros((width, width))
-    held_out = [np.empty((0, width))]
+    held_out, ids = [np.empty((0, width))], [np.empty(0, dtype=np.int64)]
     counts, means, squares = list[int](), [np.empty((0, width))], [np.empty((0, width))]
     for span in _summarize_spans(source):
         # bad held-out rows included: which of them are dropped is known with the standardisation
         held_out.append(span.held_out)
+        ids.append(span.held_out_ids)
         if not span.count:
             continue
         counts.append(span.count)
@@ -145,6 +148,7 @@ def take_survey(source: Source) -> Survey:
         mean=mean,
         comoment=comoment,
         holdout=np.concatenate(held_out),
+        holdout_ids=np.concatenate(ids),
         spans=moments,
     )
 
@@ -163,9 +167,10 @@ def refuse_constant_target(survey: Survey, dataset: Dataset) -> None:
 
 
 class _SpanSummary(NamedTuple):
-    """The held-out rows of a span (float64), and the moments of its other rows."""
+    """The held-out rows of a span (float64) with their ids, and the moments of its other rows."""
 
     held_out: np.ndarray
+    held_out_ids: np.ndarray
     count: int
     mean: np.ndarray
     comoment: np.ndarray
@@ -184,11 +189,12 @@ def _summarize_spans(source: Source) -> Iterator[_SpanSummary]:
 
 
 def _summarize_span(source: Source, number: int, columns: Columns) -> _SpanSummary:
-    result = apply_null_policy(source, source.spans[number], columns)
+    span = source.spans[number]
+    result = apply_null_policy(source, span, columns)
     held_out = source.holdout.of(number)
     rows = [np.asarray(column[held_out], dtype=np.float64) for column in result.columns]
     moments = _moments(result.columns, np.union1d(held_out, result.dropped))
-    return _SpanSummary(np.stack(rows, axis=1), *moments)
+    return _SpanSummary(np.stack(rows, axis=1), span.first_id + held_out, *moments)
 
 
 def _moments(columns: Sequence[np.ndarray], skip: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
@@ -254,12 +260,16 @@ def _correlation(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
 
 
 def baselines(
-    survey: Survey, evaluation: np.ndarray | None, columns: Sequence[str] = ()
+    survey: Survey,
+    evaluation: np.ndarray | None,
+    columns: Sequence[str] = (),
+    place: Callable[[int], tuple[str, int]] | None = None,
 ) -> Baseline:
     """Return the losses of the best constant and the best linear model, and any outlier in them.
 
     `evaluation` are the raw float64 rows to score on; None means the training rows themselves.
     `columns`: the names by which an outlier is reported, which is not looked for without them.
+    `place`: the file and the row there of a row of `evaluation`, where those are known.
     Each loss has a `value`, the mean squared error in units of the target's variance, and an
     `rmse` in the target's own units.
     """
@@ -281,7 +291,7 @@ def baselines(
         errors = (target - prediction) ** 2
         linear_error = float(np.mean(errors))
         if len(columns):
-            outlier = _outlier(evaluation, errors, columns)
+            outlier = _outlier(evaluation, errors, columns, place)
     target_varies = survey.sd[-1] > CONSTANT_FRACTION * abs(survey.mean[-1])
     unit = variance if target_varies else 1.0
 
@@ -297,7 +307,12 @@ def baselines(
     )
 
 
-def _outlier(rows: np.ndarray, errors: np.ndarray, columns: Sequence[str]) -> Outlier | None:
+def _outlier(
+    rows: np.ndarray,
+    errors: np.ndarray,
+    columns: Sequence[str],
+    place: Callable[[int], tuple[str, int]] | None,
+) -> Outlier | None:
     """The row with the largest of the squared `errors`, where it has a large part in their sum."""
     worst, total = int(np.argmax(errors)), float(np.sum(errors))
     if len(rows) < FEWEST_WITH_OUTLIER or not errors[worst] > OUTLIER_SHARE * total:
@@ -308,9 +323,12 @@ def _outlier(rows: np.ndarray, errors: np.ndarray, columns: Sequence[str]) -> Ou
         deviations = np.where(distance > 0, distance / sd, 0.0)
     column = int(np.argmax(deviations))
     found = float(deviations[column])
+    file, row = (None, None) if place is None else place(worst)
     return Outlier(
         share=float(errors[worst]) / total,
         column=columns[column],
         value=float(rows[worst, column]),
         deviations=found if np.isfinite(found) else None,
+        file=file,
+        row=row,
     )

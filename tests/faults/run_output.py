@@ -27,10 +27,17 @@ def timeless_records(out: Path) -> list[dict]:
     """Return the records of `events.jsonl` as JSON, without those that only measure time."""
     records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     return [
-        {name: value for name, value in record.items() if name not in _TIMES}
+        {name: _without_times(value) for name, value in record.items() if name not in _TIMES}
         for record in records
         if record["event"] not in ("timing", "delivery", "confirmation", "measuring")
     ]
+
+
+def _without_times(value: object) -> object:
+    """Return a value of a record without what an opened data set took."""
+    if isinstance(value, dict):
+        return {name: one for name, one in value.items() if name != "reserved_seconds"}
+    return value
 
 
 def weights(out: Path) -> dict[str, bytes]:

@@ -1,7 +1,7 @@
 """The charts as specs: axes cover all marks, labels do not overlap, and subtitles are true."""
 
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import altair as alt
 import pytest
@@ -176,3 +176,18 @@ def test_bars_have_a_colour_that_dark_paper_shows():
             "color" in rule["encoding"] or rule["mark"].get("style") == "reference"
             for rule in rules
         ), name
+
+
+def test_labels_of_the_frontier_do_not_overlap_where_the_chart_is_narrow():
+    """Sizes nearly alike end at one loss, and others at the loss before it."""
+    sizes = (256, 1000, 1024, 4096, 16_384, 20_000, 24_000)
+    specs, tables = drawn(make_records(sizes, trials=3, target_loss=[0.05]))
+    high_loss, low_loss = domains(specs["frontier"], "x")[0]
+    low, high = domains(specs["frontier"], "y")[0]
+    ends = [row for row in tables["frontier"] if row["last"]]
+    assert len({row["error"] for row in ends}) > 1
+    for one, other in combinations(ends, 2):
+        across = abs(math.log(one["error"] / other["error"])) / math.log(high_loss / low_loss)
+        down = abs(math.log(one["label_seconds"] / other["label_seconds"])) / math.log(high / low)
+        assert across > 0.2 or down > 0.9 / 18  # a line of text, where the picture has eighteen
+    assert all(low < row["label_seconds"] < high for row in ends)

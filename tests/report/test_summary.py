@@ -234,6 +234,29 @@ def test_a_handful_of_held_out_rows_is_said_to_say_little():
     ] == [1, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("name", "rows_read", "counted", "text"),
+    [
+        ("dropped", 5 * 38_563, 15, "3 of 48,204 rows have a null, NaN or infinite value, and are"),
+        ("dropped", 2 * 38_563, 2, "1 of 48,204 rows has a null, NaN or infinite value, and is"),
+        ("dropped", 10_000, 8, "About 31 of 48,204 rows have"),
+        ("imputed", 2 * 38_563, 400, "200 values of 38,563 rows are null, NaN or infinite, and im"),
+    ],
+)
+def test_bad_values_are_counted_by_epoch(name, rows_read, counted, text):
+    """They are met again in each epoch, and their sum over passes says little."""
+    records = make_records(trials=2)
+    records[0] |= {"epoch_rows": 38_563, "data": records[0]["data"] | {"num_rows": 48_204}}
+    for record in records:
+        if record["event"] == "pass":
+            columns = {"rain": counted}
+            record |= {"rows_read": rows_read, name: {"total": counted, "columns": columns}}
+    (warning,) = (w for w in summarize(records)["warnings"] if w["flag"] == "--on-null")
+    assert warning["text"].startswith(text)
+    number = re.search(r"\d+", text)
+    assert warning["text"].endswith(f"(rain: {number and number[0]}).")
+
+
 def test_a_bad_shuffle_has_a_remedy_and_an_answer():
     records = make_records()
     deff = {"value": 9.0, "lo": 8.0, "hi": 10.0, "n": 99, "kind": "jackknife"}
@@ -365,12 +388,15 @@ def test_a_sweep_with_a_budget_names_what_would_settle_it_and_no_size_that_lags_
 
 
 def test_a_size_that_waits_keeps_its_verdict():
-    summary = analyze(collect(make_records(sizes=[32, 1000, 65536], trials=5))).summary
+    """Where a training takes less than a second, waiting is no matter."""
+    found = analyze(collect(make_records(sizes=[32, 1000, 65536], trials=5))).summary
     verdicts = []
-    for waits in (0.0, 0.5):
+    for waits, rows in ((0.0, 10**9), (0.5, 10**9), (0.5, 100_000)):
         figure = Estimate(value=waits, n=5, lo=waits, hi=waits)
-        cells = [replace(cell, wait_fraction=figure) for cell in summary.cells]
+        cells = [replace(cell, wait_fraction=figure) for cell in found.cells]
+        summary = replace(found, train_rows=rows)
         verdicts.append([verdict_text(summary, cell) for cell in cells])
+    assert verdicts.pop() == verdicts[0]
     assert any("recommended" in verdict for verdict in verdicts[0])
     assert "slower" in verdicts[0]
     for without, verdict in zip(*verdicts, strict=True):
@@ -519,6 +545,23 @@ def test_the_answer_of_a_sweep_has_three_ends(options, sentence):
     summary = summarize(make_crossings(**options))
     assert re.fullmatch(sentence, summary["sentence"]), summary["sentence"]
     assert summary["recommendation"]["command"] == "streamtrain train --from 'runs/a sweep'"
+
+
+def test_a_target_that_only_some_trials_reached_is_said_to_be_so():
+    """Advice is a target that all trials of the size hold."""
+    records = make_crossings(8, 0.01)
+    for record in records:
+        if record["event"] == "evaluation" and record["trial"] < 3:
+            record["holdout_loss"] = max(record["holdout_loss"], 0.15)
+    sentence = summarize(records)["sentence"]
+    flag = re.search(
+        r"Use \d+ \(learning rate 0\.004\): it reached RMSE 100 in only 5 of 8 trials \(median"
+        r" [\d.]+ ms of training\)\. For a target that each of them reached, sweep again with"
+        r" --target-rmse (\d+)\.",
+        sentence,
+    )
+    assert flag, sentence
+    assert 100 * 1.5**0.5 <= float(flag[1]) <= 1.1 * 100 * 1.5**0.5
 
 
 def make_crossings(trials, noise, times=(1.0, 1.1, 1.2, 1.3)):

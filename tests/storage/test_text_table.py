@@ -277,6 +277,15 @@ def test_a_word_of_the_user_is_null_without_a_warning(tmp_path):
     assert not values["warnings"]
 
 
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_a_number_of_the_user_is_null_however_it_is_written(tmp_path, decimal):
+    content = "a;y\n1.5;2\n9831.3;4\n9831.30;5\n9831.31;6\n".replace(".", decimal)
+    table, _ = opened(tmp_path / "t.csv", content, na_values=("9831.3",))
+    values = columns(table)
+    assert same([values["a"]], [[1.5, NAN, NAN, 9831.31]])
+    assert not values["warnings"]
+
+
 @pytest.mark.parametrize(
     ("last", "words"),
     [

@@ -41,6 +41,7 @@ def test_held_out_rows_have_no_say_in_the_statistics(write_data, format):
     assert survey.count == len(training) == 213
     assert (survey.holdout == 1e6).all()
     assert len(survey.holdout) == 53
+    assert np.array_equal(survey.holdout_ids, ids)
     np.testing.assert_allclose(survey.mean, training.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(survey.sd, training.std(axis=0), rtol=1e-12)
     covariance = np.cov(training.T, bias=True)
@@ -70,8 +71,14 @@ def made_rows(count, seed, heavy=False):
 def test_a_row_that_makes_the_loss_is_named_with_its_column_and_value():
     holdout = made_rows(1000, seed=1)
     holdout[123, 1] = 9831.3
-    found = baselines(survey_of(made_rows(4000, seed=2), holdout), holdout, ("temp", "rain", "y"))
+    found = baselines(
+        survey_of(made_rows(4000, seed=2), holdout),
+        holdout,
+        ("temp", "rain", "y"),
+        lambda index: ("metro.csv", 1000 + index),
+    )
     outlier = found.outlier
+    assert (outlier.file, outlier.row) == ("metro.csv", 1123)
     assert (outlier.column, outlier.value) == ("rain", 9831.3)
     errors = (holdout[:, -1] - (2 * holdout[:, 0] + holdout[:, 1])) ** 2
     assert outlier.share == pytest.approx(errors[123] / errors.sum(), rel=1e-3)

@@ -33,7 +33,8 @@ def loss_ladder(summary: Summary, tables: Tables) -> AnyChart | None:
     axis["scale"] = alt.Scale(type="log", domain=[high, low], nice=False)
     x = alt.X("error:Q", title=f"{title}: better to the right", **axis)
     y_title = "seconds of training"
-    y = alt.Y("seconds:Q", title=y_title, **log_axis(ends_of([r["seconds"] for r in rows], 1.4)))
+    heights = [row[name] for row in rows for name in ("seconds", "label_seconds")]
+    y = alt.Y("seconds:Q", title=y_title, **log_axis(ends_of(heights, 1.4)))
     base, color = alt.Chart(alt.NamedData("frontier")), size_color(tables)
     tooltip = [
         alt.Tooltip("size:N", title="minibatch"),

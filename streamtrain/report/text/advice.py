@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from streamtrain.base.units import format_bytes
 from streamtrain.base.words import plural
-from streamtrain.records import Outlier
 from streamtrain.report.analysis import Analysis, Summary, is_trained
 from streamtrain.report.number_format import (
     loss_text,
@@ -14,8 +13,9 @@ from streamtrain.report.number_format import (
     sizes_text,
     target_word,
 )
-from streamtrain.report.summary_parts import ReportWarning
+from streamtrain.report.summary_parts import CellFigures, ReportWarning
 from streamtrain.report.text.more_rows import far_prediction
+from streamtrain.report.text.outlier import outlier_advice, outlier_flags, outlier_text
 from streamtrain.report.text.recommendation import has_constant_target
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up
@@ -23,9 +23,10 @@ from streamtrain.science.judge import is_correlated
 from streamtrain.science.run_log import Run
 from streamtrain.science.span_variation import is_unlike, unlike_text
 
-#: A size is input-bound when it waits for rows for more than this fraction of the time; a choice of
-#: this project, as are `_FEW_STEPS` and `_EASY_TARGET`.
-INPUT_BOUND = 0.2
+#: A size is input-bound when it waits for rows for more than this fraction of the time, and for at
+#: least so many seconds of a training; choices of this project, as are `_FEW_STEPS` and
+#: `_EASY_TARGET`. Below a second, more readers could save less than the command takes to start.
+INPUT_BOUND, LEAST_WAIT_SECONDS = 0.2, 1.0
 #: A size that took fewer steps than this is warned about.
 _FEW_STEPS = 30
 #: An automatic target more than this many times the smallest loss is called easy.
@@ -46,7 +47,7 @@ def warn(analysis: Analysis) -> list[ReportWarning]:
     pairs = [
         *_of_quarantine(analysis.summary),
         *_of_run(analysis),
-        *_of_outlier(analysis.run.baseline.outlier),
+        *_of_outlier(analysis),
         *_of_losses(analysis),
         *_of_more_rows(analysis.summary),
         *_of_outcomes(analysis),
@@ -104,18 +105,13 @@ def _of_run(analysis: Analysis) -> Warnings:
         yield f"{unlike_text(variation)} Shuffle them once.", "streamtrain ingest --shuffle"
 
 
-def _of_outlier(outlier: Outlier | None) -> Warnings:
-    if outlier is None:
+def _of_outlier(analysis: Analysis) -> Warnings:
+    text, flags = outlier_text(analysis.run), outlier_flags(analysis.run)
+    # without a recommendation the answer says it
+    if not text or outlier_advice(analysis.run) in analysis.summary.recommendation.reason:
         return
-    distance = "far"
-    if outlier.deviations is not None:
-        distance = f"{outlier.deviations:,.0f} standard deviations"
-    yield (
-        f"One held-out row makes {outlier.share:.0%} of the best linear model's squared error: its"
-        f" {outlier.column} is {outlier.value:g}, {distance} from the other rows. Losses measure"
-        " this row more than the model. Remove it, or limit the column with a function.",
-        "--transform",
-    )
+    how = "limit the column with a function" if flags == "--transform" else "leave it out"
+    yield f"{text} Losses measure this row more than the model. If it is wrong, {how}.", flags
 
 
 def _of_more_rows(summary: Summary) -> Warnings:
@@ -133,20 +129,50 @@ def _of_integrity(integrity: str | None) -> Warnings:
 
 
 def _of_nulls(run: Run) -> Warnings:
-    counts_by_policy = {
-        "rows were dropped": [record.dropped for record in run.passes if record.dropped],
-        "values were imputed": [record.imputed for record in run.passes if record.imputed],
-    }
-    for outcome, counts in counts_by_policy.items():
+    for counts, is_dropped in (
+        ([record.dropped for record in run.passes if record.dropped], True),
+        ([record.imputed for record in run.passes if record.imputed], False),
+    ):
         total = sum(count.total for count in counts)
-        if not total:
+        rows_read = sum(record.rows_read for record in run.passes)
+        if not total or not rows_read:
             continue
         columns: Counter[str] = Counter()
         for count in counts:
             columns += Counter(count.columns)
-        where = ", ".join(f"{name}: {number:,}" for name, number in columns.most_common(8))
-        text = f"{total:,} {outcome} for being null, NaN or infinite, over all passes ({where})."
-        yield text, "--on-null"
+        rows, found = _bad_per_epoch(run, total / rows_read, is_dropped=is_dropped)
+        part = found / total
+        where = ", ".join(
+            f"{name}: {max(1, round(part * number)):,}" for name, number in columns.most_common(8)
+        )
+        is_estimate = abs(found - round(found)) > max(0.01, 0.001 * found)
+        found = max(1, round(found))
+        if is_dropped:
+            verb = "has" if found == 1 else "have"
+            text = (
+                f"{found:,} of {rows:,} rows {verb} a null, NaN or infinite value, and"
+                f" {'is' if found == 1 else 'are'} left out ({where})."
+            )
+        else:
+            text = (
+                f"{plural(found, 'value')} of {rows:,} rows {'is' if found == 1 else 'are'} null,"
+                f" NaN or infinite, and imputed ({where})."
+            )
+        yield f"{'About ' if is_estimate else ''}{text}", "--on-null"
+
+
+def _bad_per_epoch(run: Run, per_row_read: float, *, is_dropped: bool) -> tuple[int, float]:
+    """Return the rows of an epoch, and how many of them, or of their values, are bad.
+
+    Passes count bad rows as often as they read them. Dropped rows include held-out ones, and are
+    not among the rows that were read.
+    """
+    trained = run.header.epoch_rows or sum(record.rows_read for record in run.passes)
+    if not is_dropped:
+        return trained, per_row_read * trained
+    rows = run.header.data.num_rows or trained
+    found = per_row_read * trained
+    return rows, found / (1 + found / rows)
 
 
 def _of_memory(summary: Summary) -> Warnings:
@@ -301,12 +327,23 @@ def _of_confirmations(summary: Summary) -> Warnings:
             yield f"{text} predicted: trust the ranking less than usual.", None
 
 
+def is_input_bound(summary: Summary, cell: CellFigures) -> bool:
+    """Return whether a size waits for rows noticeably: see `INPUT_BOUND`.
+
+    The training is the longer one of the run's own and of the command that it recommends.
+    """
+    waits, speed = cell.wait_fraction.value or 0.0, cell.rows_per_second.value
+    if not is_trained(cell.status) or waits <= INPUT_BOUND or not speed:
+        return False
+    rows = max(summary.train_rows or 0, summary.recommendation.rows or 0)
+    return waits * rows / speed >= LEAST_WAIT_SECONDS
+
+
 def _of_speed(summary: Summary) -> Warnings:
     bound = [
         cell.batch_size
         for cell in summary.cells
-        if (cell.wait_fraction.value or 0) > INPUT_BOUND
-        and cell.batch_size in summary.recommendation.equivalent
+        if cell.batch_size in summary.recommendation.equivalent and is_input_bound(summary, cell)
     ]
     if bound:
         text = (

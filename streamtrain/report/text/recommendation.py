@@ -17,8 +17,9 @@ from streamtrain.report.number_format import (
     target_word,
 )
 from streamtrain.report.summary_parts import NOT_MEASURED, Recommended
+from streamtrain.report.text.outlier import outlier_advice
 from streamtrain.science.cells import Cell
-from streamtrain.science.crossing import round_up, rows_to_reach
+from streamtrain.science.crossing import round_up, rows_to_reach, smallest_target
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.judge import is_correlated
 from streamtrain.science.next_run import next_run
@@ -208,11 +209,14 @@ def _no_reason(analysis: Analysis) -> str:
             "The target is constant: there is nothing to learn, so no size can be recommended. Name"
             " another --target."
         )
-    budget = budget_text(run)
-    if loss >= (run.baseline.constant_loss or math.inf):
+    budget, constant = budget_text(run), run.baseline.constant_loss or math.inf
+    is_raised = target is None and bool(run.winners) and run.winners[0].target_loss is not None
+    if loss >= constant or is_raised:
+        every = " in every trial" if loss < constant else ""
+        advice = outlier_advice(run) or "Try smaller rates with --lr-grid."
         return (
-            f"No size did better than always guessing the mean within {budget} rows: none can be"
-            " recommended. Try smaller rates with --lr-grid."
+            f"No size did better than always guessing the mean{every} within {budget} rows: none"
+            f" can be recommended. {advice}"
         )
     if target is None:
         return (
@@ -229,9 +233,12 @@ def _no_reason(analysis: Analysis) -> str:
     )
 
 
-def _larger_target(run: Run, cell: Cell) -> str:
-    """Return the flag of a target that every trial of a cell came to."""
-    loss = max(min(filter(math.isfinite, curve.holdout_loss)) for curve in cell.curves.values())
+def larger_target(run: Run, cell: Cell) -> str:
+    """Return the flag of a target that every trial of a cell held."""
+    loss = max(smallest_target(curve.steps, curve.holdout_loss) for curve in cell.curves.values())
+    if not math.isfinite(loss):  # a trial did not improve for two evaluations in a row
+        losses = (min(filter(math.isfinite, curve.holdout_loss)) for curve in cell.curves.values())
+        loss = max(losses)
     rmse = rmse_of_loss(run, loss)
     if rmse is None:
         return f"--target-loss {round_up(loss):g}"
@@ -251,7 +258,7 @@ def _needed_budget(run: Run, cell: Cell, target: float) -> str:
     if not reachable or len(reachable) < len(estimates):
         return (
             "Its curve no longer falls fast enough to tell which budget would; try a larger target,"
-            f" such as {_larger_target(run, cell)}."
+            f" such as {larger_target(run, cell)}."
         )
     # the fit may promise a budget at which the trials just failed
     rows = max(*reachable, 1.1 * run.train_rows)

@@ -15,12 +15,18 @@ from streamtrain.report.number_format import (
 )
 from streamtrain.report.summary_parts import CellFigures, Recommended
 from streamtrain.report.text.headline import trained_sentence
-from streamtrain.report.text.recommendation import shuffle_caveat
+from streamtrain.report.text.recommendation import larger_target, shuffle_caveat
 from streamtrain.science.contest import timing_variance
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import Run
 from streamtrain.science.selection import next_look
 from streamtrain.science.spending import PASSES_SHARE, TIMING_DOUBT
+
+#: A shorter training is not announced to the millisecond: reading the first rows and starting
+#: threads take as long.
+_SHORT_SECONDS = 0.5
+#: The default of `eval.first_row`.
+_FIRST_ROW = 1024
 
 
 def sentence(analysis: Analysis) -> str:
@@ -54,7 +60,11 @@ def next_note(summary: Summary) -> str:
     if speed := cell.rows_per_second.value:
         confirmed = summary.confirmed(cell)
         ratio = 1.0 if confirmed is None else confirmed.ratio.value or 1.0
-        text += f" in about {seconds_text(Estimate(value=recommended.rows / speed * ratio))}"
+        seconds = recommended.rows / speed * ratio + _evaluating_seconds(summary, recommended.rows)
+        if seconds < _SHORT_SECONDS:
+            text += " in less than a second"
+        else:
+            text += f" in about {seconds_text(Estimate(value=seconds))}"
     rmse = recommended.expected_rmse
     if rmse.value is None:
         return f"{text}."
@@ -62,6 +72,19 @@ def next_note(summary: Summary) -> str:
     if rmse.lo is None or rmse.hi is None:
         return f"{text}."
     return f"{text} [{error_text(rmse.lo)}, {error_text(rmse.hi)}]."
+
+
+def _evaluating_seconds(summary: Summary, rows: int) -> float:
+    """Return about how long the evaluations of a training on `rows` rows take.
+
+    They are at rows that grow by √2 each. A row costs a third of a step's row at the fastest size:
+    the derivatives, which cost the other two, are not needed.
+    """
+    fastest = max((cell.rows_per_second.value or 0.0 for cell in summary.cells), default=0.0)
+    if not fastest:
+        return 0.0
+    evaluations = 2 + 2 * math.log2(max(1.0, rows / _FIRST_ROW))
+    return evaluations * (summary.data.holdout_rows or 0) / (3 * fastest)
 
 
 def _constant_sentence(analysis: Analysis) -> str:
@@ -81,6 +104,12 @@ def _constant_sentence(analysis: Analysis) -> str:
     seconds = _training_seconds(summary, chosen)
     use = f"Use {size_text(chosen.batch_size)} (learning rate {rate_text(chosen.lr)})"
     reaches = f"{use}: it reaches {goal} in {seconds}"
+    ran, missed = _trials_of(analysis, chosen.batch_size)
+    if missed:
+        return (
+            f"{use}: it reached {goal} in only {ran - missed} of {ran} trials"
+            f" (median {seconds}).{_doubt_of_target(analysis, chosen.batch_size)}"
+        )
     if len(summary.cells) == 1:
         return f"{reaches}. It is the only size tried."
     bound = recommended.slower_by.hi
@@ -104,6 +133,21 @@ def _constant_sentence(analysis: Analysis) -> str:
     compared = "" if following is None else f"; the next, {_compared(following)}"
     return (
         f"{use}. It is the fastest of {len(summary.cells)} sizes to {goal} ({seconds}{compared})."
+    )
+
+
+def _trials_of(analysis: Analysis, size: int) -> tuple[int, int]:
+    """Return the trials of a size, and how many of them missed the target."""
+    cell = next(cell for cell in analysis.cells if cell.batch_size == size)
+    return len(cell.curves), len(cell.curves) - len(cell.steps_to_target)
+
+
+def _doubt_of_target(analysis: Analysis, size: int) -> str:
+    """Return the target that every trial of a size reached, or a longer sweep, as advice."""
+    cell = next(cell for cell in analysis.cells if cell.batch_size == size)
+    return (
+        f" For a target that each of them reached, sweep again with"
+        f" {larger_target(analysis.run, cell)}."
     )
 
 

@@ -35,8 +35,9 @@ _compute: Any = pc
 class NumberColumn:
     """Turns the text of a column into float64 and counts its words.
 
-    `nulls`: further words that mean null, lower case. `sign`: what all values are written with,
-    such as $. `first_row`: the row of the next value.
+    `nulls`: further words that mean null, lower case; a number among them means its value, however
+    it is written. `sign`: what all values are written with, such as $. `first_row`: the row of the
+    next value.
     """
 
     name: str
@@ -59,6 +60,8 @@ class NumberColumn:
         values = self._quickly(texts)
         if values is None:
             values = self._carefully(texts)
+        if numbers := [number for word in self.nulls if (number := _number(word)) is not None]:
+            values = np.where(np.isin(values, numbers), np.nan, values)
         large = np.flatnonzero(np.abs(values) >= MAX_EXACT_INTEGER)
         if len(large):
             for row, text in zip(large.tolist(), texts.take(large).to_pylist(), strict=True):
@@ -202,6 +205,13 @@ class NumberColumn:
                 " --features.",
                 {self.name: refusal},
             )
+
+
+def _number(word: str) -> float | None:
+    try:
+        return float(word)
+    except ValueError:
+        return None
 
 
 def _is_word(text: str) -> bool:

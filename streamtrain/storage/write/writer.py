@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -27,12 +27,14 @@ from streamtrain.storage.moments import Moments
 from streamtrain.storage.parquet.parquet_reader import ParquetWriter
 from streamtrain.storage.remote.urls import is_remote, normal_url, refuse_read_only
 from streamtrain.storage.write.staging import Staging, open_staging
-from streamtrain.storage.zarr.zarr_writer import ZarrWriter
 from streamtrain.types import LOCAL, Format, Storage, Truth
+
+if TYPE_CHECKING:
+    from streamtrain.storage.zarr.zarr_writer import ZarrWriter
 
 SPANS_PER_SHARD = 16
 
-_WRITERS = {"parquet": ParquetWriter, "zarr": ZarrWriter}
+_FORMATS = get_args(Format)
 
 Columns = tuple[np.ndarray, ...]
 MakeSpan = Callable[[], Columns]
@@ -93,10 +95,10 @@ def write_dataset(
 
 def refuse_output(out: str | os.PathLike[str], layout: Layout, storage: Storage = LOCAL) -> None:
     """Raise ConfigError when `out` is not empty, or when the layout is not valid."""
-    if layout.format not in _WRITERS:
+    if layout.format not in _FORMATS:
         raise ConfigError(
             f"format {layout.format!r} is unknown; choose parquet or"
-            f" zarr.{did_you_mean(layout.format, _WRITERS)}"
+            f" zarr.{did_you_mean(layout.format, _FORMATS)}"
         )
     if layout.span_rows < 1:
         raise ConfigError(f"span_rows is {layout.span_rows}; a span has at least 1 row.")
@@ -130,6 +132,15 @@ def run_ahead(
             future.cancel()
 
 
+def _writer_of(format: Format) -> "type[ParquetWriter] | type[ZarrWriter]":
+    if format == "parquet":
+        return ParquetWriter
+    # 0.2 s, which the import of a table need not wait for
+    from streamtrain.storage.zarr.zarr_writer import ZarrWriter
+
+    return ZarrWriter
+
+
 def _write_shards(
     pool: ThreadPoolExecutor,
     staging: Staging,
@@ -148,7 +159,7 @@ def _write_shards(
                 entries[-workers - 1].result()
             path = str(staging.folder / f"shard-{len(entries):05d}.{layout.format}")
             max_rows = SPANS_PER_SHARD * layout.span_rows
-            writer = _WRITERS[layout.format](
+            writer = _writer_of(layout.format)(
                 path, layout.columns, layout.decoded_type, layout.span_rows, max_rows
             )
         writer.write(columns)
