@@ -13,7 +13,7 @@ from streamtrain.run.prepare import Prepared
 from streamtrain.run.sweep_plan import for_trial
 from streamtrain.science.contest import levels
 from streamtrain.science.frontier import frontier
-from streamtrain.science.growing import mean_log_rows, propose, seconds_of
+from streamtrain.science.growing import costs_of, mean_log_rows, propose, seconds_of
 from streamtrain.science.judge import judge
 from streamtrain.science.run_log import Run
 from streamtrain.training.batch_schedule import Stage
@@ -42,18 +42,18 @@ def grow(prepared: Prepared, run: Run, emit: Emit, max_seconds: float) -> None:
     constant = (BatchStage(first_row=0, batch_size=chosen.batch_size),)
     rates = {cell.batch_size: cell.lr for cell in judgement.cells}
     grid = _rates_between(rates[stages[0].batch_size], rates[stages[-1].batch_size])
-    growing_seconds = seconds_of(run, stages, rows)
-    per_trial = growing_seconds + seconds_of(run, constant, rows)
+    growing_seconds = seconds_of(costs_of(run, stages), stages, rows)
+    per_trial = growing_seconds + seconds_of(costs_of(run, constant), constant, rows)
     affordable = (max_seconds - len(grid) * growing_seconds) / per_trial
     if affordable < FEWEST_TRIALS:
         return
     first = 1 + max(record.trial for record in run.passes)
-    curves = _train(prepared, stages, grid, first)
+    curves = train_stages(prepared, stages, grid, first)
     targets = levels(run, judgement.target)
     lr = min(grid, key=lambda lr: mean_log_rows(*curves[lr], targets))
     for trial in range(first + 1, first + 1 + min(TRIALS, int(affordable))):
-        at_rows, growing = _train(prepared, stages, (lr,), trial)[lr]
-        _, fixed = _train(prepared, constant, (chosen.lr,), trial)[chosen.lr]
+        at_rows, growing = train_stages(prepared, stages, (lr,), trial)[lr]
+        _, fixed = train_stages(prepared, constant, (chosen.lr,), trial)[chosen.lr]
         emit(
             GrowthTried(
                 trial=trial,
@@ -73,7 +73,7 @@ def _rates_between(first: float, last: float) -> tuple[float, ...]:
     return tuple(sorted(rates))
 
 
-def _train(
+def train_stages(
     prepared: Prepared, stages: Sequence[BatchStage], lrs: tuple[float, ...], trial: int
 ) -> dict[float, tuple[list[int], list[float | None]]]:
     """Train on the rows of a trial; return the rows and held-out losses of its evaluations."""

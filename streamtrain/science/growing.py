@@ -7,7 +7,7 @@ is then measured on seeds that chose neither.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from streamtrain.records import BatchStage
 from streamtrain.science.contest import levels, mean_log_cost, timing_variance
@@ -63,16 +63,17 @@ def faster_by(run: Run, target: float | None) -> Estimate:
     if target is None or len(tried) < 2:
         return Estimate(value=None)
     differences: list[float] = []
+    targets = levels(run, target)
     for record in tried:
         if first_crossing(record.rows, record.growing_loss, target) is None:
             return Estimate(value=None, n=len(tried))
-        growing = _mean_log_seconds(run, record.stages, record.rows, record.growing_loss, target)
-        constant = _mean_log_seconds(
-            run,
-            (BatchStage(first_row=0, batch_size=record.batch_size),),
-            record.rows,
-            record.constant_loss,
-            target,
+        fixed = (BatchStage(first_row=0, batch_size=record.batch_size),)
+        growing, constant = (
+            mean_log_seconds(costs_of(run, stages), stages, record.rows, losses, targets)
+            for stages, losses in (
+                (record.stages, record.growing_loss),
+                (fixed, record.constant_loss),
+            )
         )
         differences.append(growing - constant)
     count = len(differences)
@@ -88,11 +89,17 @@ def faster_by(run: Run, target: float | None) -> Estimate:
     )
 
 
-def seconds_of(run: Run, stages: Sequence[BatchStage], rows: float) -> float:
-    """Return the seconds that the first `rows` rows take, by the step timings of each size."""
+def costs_of(run: Run, stages: Sequence[BatchStage]) -> dict[int, float]:
+    """Return the seconds per row of each size of `stages`, by the step timings."""
+    sizes = {stage.batch_size for stage in stages}
+    return {size: math.exp(mean_log_cost(run, size)) for size in sizes}
+
+
+def seconds_of(costs: Mapping[int, float], stages: Sequence[BatchStage], rows: float) -> float:
+    """Return the seconds that the first `rows` rows take. `costs`: seconds per row by size."""
     ends = [*(stage.first_row for stage in stages[1:]), math.inf]
     return sum(
-        max(0.0, min(rows, end) - stage.first_row) * math.exp(mean_log_cost(run, stage.batch_size))
+        max(0.0, min(rows, end) - stage.first_row) * costs[stage.batch_size]
         for stage, end in zip(stages, ends, strict=True)
     )
 
@@ -107,18 +114,19 @@ def mean_log_rows(
     return _mean([math.log(_row_at(rows, losses, target)) for target in targets])
 
 
-def _mean_log_seconds(
-    run: Run,
+def mean_log_seconds(
+    costs: Mapping[int, float],
     stages: Sequence[BatchStage],
     rows: Sequence[int],
     losses: Sequence[float | None],
-    target: float,
+    targets: Sequence[float],
 ) -> float:
+    """Return the mean log of the seconds in which a curve reaches `targets`.
+
+    The last row stands for a target that it missed.
+    """
     return _mean(
-        [
-            math.log(seconds_of(run, stages, _row_at(rows, losses, loss)))
-            for loss in levels(run, target)
-        ]
+        [math.log(seconds_of(costs, stages, _row_at(rows, losses, loss))) for loss in targets]
     )
 
 

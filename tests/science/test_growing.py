@@ -61,10 +61,10 @@ def test_a_size_that_missed_a_loss_is_left_out(run):
     assert [stage.batch_size for stage in found] == [16, 64]
 
 
-def test_seconds_are_those_of_the_rows_of_each_stage(run):
+def test_seconds_are_those_of_the_rows_of_each_stage():
     stages = (BatchStage(first_row=0, batch_size=16), BatchStage(first_row=100, batch_size=256))
-    assert seconds_of(run, stages, 50) == pytest.approx(50 * 4e-6)
-    assert seconds_of(run, stages, 300) == pytest.approx(100 * 4e-6 + 200 * 1e-6)
+    assert seconds_of(COST, stages, 50) == pytest.approx(50 * 4e-6)
+    assert seconds_of(COST, stages, 300) == pytest.approx(100 * 4e-6 + 200 * 1e-6)
 
 
 @pytest.mark.parametrize("truth", [math.log(0.7), 0.0])
