@@ -43,11 +43,11 @@ def constant(size: int) -> tuple[BatchStage, ...]:
     return (BatchStage(first_row=0, batch_size=size),)
 
 
-def proportional(rows_per_row: float, first: int, last: int) -> tuple[BatchStage, ...]:
-    """Powers of two from `first` to `last`, each from `rows_per_row` times as many rows on."""
+def power_law(factor: float, power: float, first: int, last: int) -> tuple[BatchStage, ...]:
+    """Powers of two from `first` to `last`; a size B begins at row factor·B^power."""
     sizes = [first * 2**k for k in range(int(math.log2(last / first)) + 1)]
     return tuple(
-        BatchStage(first_row=round(rows_per_row * size) if size > first else 0, batch_size=size)
+        BatchStage(first_row=round(factor * size**power) if size > first else 0, batch_size=size)
         for size in sizes
     )
 
