@@ -54,7 +54,7 @@ from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.science.crossing import smallest_target
 
 EXCESSES = (40e-5, 20e-5, 10e-5)
-RATES = (0.002, 0.004, 0.008)
+RATES = (0.002, 0.004, 0.008, 0.016)
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
 
 #: Factor, power, first and last size of each rule.
@@ -62,9 +62,8 @@ RULES = (
     (512.0, 1.0, 32, 1024),
     (512.0, 1.0, 16, 1024),
     (1024.0, 1.0, 32, 1024),
-    (256.0, 1.0, 32, 4096),
+    (2048.0, 1.0, 32, 1024),
     (64.0, 1.5, 32, 1024),
-    (8.0, 2.0, 32, 1024),
 )
 
 #: Trials that choose rates, and the first of those that judge.
@@ -112,7 +111,9 @@ def table(words: str, rows: int) -> Question:
     return Question(name=Path(flags["path"]).stem, flags=flags, losses=(None,), rows=rows, run=run)
 
 
-def proposed(question: Question, loss: float | None) -> tuple[float, Contestant | None]:
+def proposed(
+    question: Question, loss: float | None, budget: str | None
+) -> tuple[float, Contestant | None]:
     """Sweep to a loss; return it, or the sweep's own target, and the growing sizes it tried."""
     with tempfile.TemporaryDirectory() as folder:
         run = question.run or Path(folder) / "run"
@@ -123,6 +124,7 @@ def proposed(question: Question, loss: float | None) -> tuple[float, Contestant 
                 out=run,
                 report=False,
                 target_loss=loss,
+                budget=budget,
                 measure="none",
                 confirm=False,
                 **flags,  # pyright: ignore[reportArgumentType]
@@ -176,7 +178,7 @@ def curves_of(
 
 def answer(question: Question, options: argparse.Namespace) -> dict[str, object]:
     """Measure one data set, print its table, and return its figures."""
-    asked = [proposed(question, loss) for loss in question.losses]
+    asked = [proposed(question, loss, options.budget) for loss in question.losses]
     prepared = prepare(question.config(), learners=1, rates=len(RATES)).with_rows(question.rows)
     most = largest_size(prepared.epoch_rows)
     fixed = [constant(size) for size in SIZES if size <= most]
@@ -263,6 +265,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--rows", type=int, default=3_000_000, help="of each training")
     parser.add_argument("--repeats", type=int, default=10, help="timings of the steps")
+    parser.add_argument("--budget", help="of the sweeps; rows, like 20M, on a busy machine")
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
     options = parser.parse_args()
     figures = []
