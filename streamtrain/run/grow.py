@@ -1,7 +1,7 @@
 """Try a minibatch size that grows, beside the recommended one, on seeds that chose neither.
 
-The schedule is proposed by `science/growing.py`. One trial finds its learning rate, and the others
-train it and the recommended size in turn on the same rows.
+Schedules are proposed by `science/growing.py`. One trial finds the fastest of them and its learning
+rate, and the others train it and the recommended size in turn on the same rows.
 """
 
 import math
@@ -13,7 +13,12 @@ from streamtrain.run.prepare import Prepared
 from streamtrain.run.sweep_plan import for_trial
 from streamtrain.science.contest import levels
 from streamtrain.science.frontier import frontier
-from streamtrain.science.growing import mean_log_rows, propose, seconds_of
+from streamtrain.science.growing import (
+    candidates,
+    costs_of,
+    mean_log_seconds,
+    seconds_of,
+)
 from streamtrain.science.judge import judge
 from streamtrain.science.run_log import Run
 from streamtrain.training.batch_schedule import Stage
@@ -25,35 +30,46 @@ TRIALS, FEWEST_TRIALS = 5, 3
 def grow(prepared: Prepared, run: Run, emit: Emit, max_seconds: float) -> None:
     """Emit a `growth` record per trial of a growing size; none where there is no case for it.
 
-    There is none without a recommended size, where one size is best at every loss, or where
+    There is none without a recommended size, where there is nothing to grow from or to, or where
     `max_seconds` are too few for three trials.
     """
     judgement = judge(run)
     chosen = next(
         (cell for cell in judgement.cells if cell.batch_size == judgement.choice.batch_size), None
     )
-    points = frontier(run, judgement.cells, judgement.choice.batch_size, judgement.target)
-    stages = propose(run, points)
-    if chosen is None or stages is None or judgement.target is None:
+    if chosen is None or judgement.target is None:
         return
-    last = max(chosen.curves)
-    prepared = for_trial(prepared, run, last)
-    rows = prepared.last_row
-    constant = (BatchStage(first_row=0, batch_size=chosen.batch_size),)
+    points = frontier(run, judgement.cells, chosen.batch_size, judgement.target)
     rates = {cell.batch_size: cell.lr for cell in judgement.cells}
-    grid = _rates_between(rates[stages[0].batch_size], rates[stages[-1].batch_size])
-    growing_seconds = seconds_of(run, stages, rows)
-    per_trial = growing_seconds + seconds_of(run, constant, rows)
-    affordable = (max_seconds - len(grid) * growing_seconds) / per_trial
+    grids = {
+        stages: _rates_between(rates[stages[0].batch_size], rates[stages[-1].batch_size])
+        for stages in candidates(run, points, chosen, judgement.cells)
+    }
+    if not grids:
+        return
+    fill_seconds = run.passes[-1].fill_seconds
+    prepared = for_trial(prepared, run, max(chosen.curves))
+    constant = (BatchStage(first_row=0, batch_size=chosen.batch_size),)
+    seconds = {
+        stages: fill_seconds + seconds_of(costs_of(run, stages), stages, prepared.last_row)
+        for stages in [*grids, constant]
+    }
+    per_trial = seconds[constant] + max(seconds[stages] for stages in grids)
+    choosing = sum(len(grid) * seconds[stages] for stages, grid in grids.items())
+    affordable = (max_seconds - choosing) / per_trial
     if affordable < FEWEST_TRIALS:
         return
     first = 1 + max(record.trial for record in run.passes)
-    curves = _train(prepared, stages, grid, first)
     targets = levels(run, judgement.target)
-    lr = min(grid, key=lambda lr: mean_log_rows(*curves[lr], targets))
+    log_seconds = {
+        (stages, lr): mean_log_seconds(costs_of(run, stages), stages, *curve, targets)
+        for stages, grid in grids.items()
+        for lr, curve in train_stages(prepared, stages, grid, first).items()
+    }
+    stages, lr = min(log_seconds, key=log_seconds.__getitem__)
     for trial in range(first + 1, first + 1 + min(TRIALS, int(affordable))):
-        at_rows, growing = _train(prepared, stages, (lr,), trial)[lr]
-        _, fixed = _train(prepared, constant, (chosen.lr,), trial)[chosen.lr]
+        at_rows, growing = train_stages(prepared, stages, (lr,), trial)[lr]
+        _, fixed = train_stages(prepared, constant, (chosen.lr,), trial)[chosen.lr]
         emit(
             GrowthTried(
                 trial=trial,
@@ -73,7 +89,7 @@ def _rates_between(first: float, last: float) -> tuple[float, ...]:
     return tuple(sorted(rates))
 
 
-def _train(
+def train_stages(
     prepared: Prepared, stages: Sequence[BatchStage], lrs: tuple[float, ...], trial: int
 ) -> dict[float, tuple[list[int], list[float | None]]]:
     """Train on the rows of a trial; return the rows and held-out losses of its evaluations."""

@@ -10,22 +10,24 @@ Excess is the mean squared difference from the noiseless target on 131,072 other
 the noiseless target's variance. Each side is a separate process, sides take turns, and figures are
 medians. Imports, compilation and scoring are not timed.
 
-- streamtrain is timed from opening the Parquet files to the last step of `streamtrain train`: the
-  survey of the data, the first window, and training. The row at which it reaches the target is
-  found first, in a run that is scored as it trains; a second run, which trains up to that row and
-  is not scored, is timed.
+- streamtrain, with a constant and with a growing minibatch size, is timed from opening the Parquet
+  files to the last step of `streamtrain train`: the survey of the data, the first window, and
+  training. The row at which it reaches the target is found first, in a run that is scored as it
+  trains; a second run, which trains up to that row and is not scored, is timed.
 - The torch loop has its rows in memory, as standardised tensors, before its clock starts: one
   permutation per epoch, slices of it, Adam(fused).
 - XGBoost grows histogram trees on two threads; its reading and binning are timed.
 
-Both networks are 4-32-32-1 with SiLU, trained by Adam with a cosine schedule. Batch size, learning
+All networks are 4-32-32-1 with SiLU, trained by Adam with a cosine schedule. Batch size, learning
 rate and length are the best of each side, found by trying sizes 16 to 2,048, rates 0.008 to 0.06
 and lengths 0.3 M to 2 M rows. At a given length all sizes from 16 to 64 do about equally well, and
 larger ones need more rows, so the time of a step decides. A step of ours takes 2 µs + 0.13 µs per
 row, and minibatches of 32 rows and 0.6 M rows in all win; a step of the loop takes 300 µs before
-its first row, and 1,024 rows and 1.25 M in all win, on one thread (two are slower). XGBoost has
-depth 8 and its default rate, 0.3. A side ends when it reaches the target, or after `TIMES` times
-streamtrain's seconds; a target that is not reached counts as more than that.
+its first row, and 1,024 rows and 1.25 M in all win, on one thread (two are slower). The growing
+size takes 0.3 M rows in all at rate 0.06, chosen from eight schedules, four rates and four lengths
+on five seeds. XGBoost has depth 8 and its default rate, 0.3. A side ends when it reaches the
+target, or after `TIMES` times streamtrain's seconds; a target that is not reached counts as more
+than that.
 """
 
 import argparse
@@ -46,6 +48,10 @@ HIDDEN = (32, 32)
 
 #: Rows between two scores of streamtrain's curve.
 PART = 32 * 1024
+
+#: The growing size, its rate, and rows in all. Sizes change at multiples of every size.
+SCHEDULE = "16@0,32@45056,64@120832,128@210944"
+GROWING_RATE, GROWING_ROWS = 0.06, 294_912
 
 #: A side that has not reached the target after this many times streamtrain's seconds is stopped.
 TIMES = {"torch_loop": 5.0, "xgboost": 20.0}
@@ -79,12 +85,28 @@ def read(data: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, float]]:
-    """Return (seconds, excess); the last is measured, those before are interpolated by rows."""
+    """Return the curve of a constant size; see `_streamtrain`."""
+    return _streamtrain(data, f"{options.batch_size}@0", options.lr, options.rows, options)
+
+
+def streamtrain_growing(data: str, options: argparse.Namespace) -> list[tuple[float, float]]:
+    """Return the curve of the growing size; see `_streamtrain`."""
+    return _streamtrain(data, SCHEDULE, GROWING_RATE, GROWING_ROWS, options)
+
+
+def _streamtrain(
+    data: str, schedule: str, lr: float, all_rows: int, options: argparse.Namespace
+) -> list[tuple[float, float]]:
+    """Return (seconds, excess); the last is measured, those before are interpolated by rows.
+
+    Rows and processor time go to stderr.
+    """
     import data_gen
     from streamtrain.config import make_config
     from streamtrain.run.passes import run_pass
     from streamtrain.run.prepare import prepare, warm_up
     from streamtrain.stream.fetch import FetchStats
+    from streamtrain.training.batch_schedule import later_stages
     from streamtrain.training.compute_pool import ComputePool
     from streamtrain.training.fused_engine import one_blas_thread
 
@@ -94,9 +116,9 @@ def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, flo
         "eval": {"eval_rows": 4096},
         "order": {"window_rows": 524_288},
         "train": {
-            "batch_size": options.batch_size,
-            "lr": options.lr,
-            "max_rows": options.rows,
+            "batch_schedule": schedule,
+            "lr": lr,
+            "max_rows": all_rows,
             "schedule": "cosine",
             "warmup_rows": 8192,
         },
@@ -115,28 +137,40 @@ def streamtrain(data: str, options: argparse.Namespace) -> list[tuple[float, flo
     def excess(engine) -> float:
         return float(engine.evaluate(test)[0] / standard.scale[-1] ** 2 / variance)
 
-    engine, curve = prepared.learner(options.batch_size, (options.lr,), 0).engine, []
-    blocks, done = prepared.blocks(0, FetchStats()), 0
+    first, stages = int(schedule.split("@")[0]), later_stages(config.train)
+    engine, curve = prepared.learner(first, (lr,), 0).engine, []
+    blocks, done, waiting = prepared.blocks(0, FetchStats()), 0, list(stages)
     with one_blas_thread(), ComputePool(2) as cores:
         engine.cores = cores
         rows, start = next(blocks).rows, 0
-        while done < options.rows and not (curve and curve[-1][1] <= TARGET):
+        while done < all_rows and not (curve and curve[-1][1] <= TARGET):
             if start == len(rows):
                 rows, start = next(blocks).rows, 0
             # a multiple of the minibatch, so that a run that ends here takes the same steps
-            mark = min((done // PART + 1) * PART, options.rows)
-            stop = min(len(rows), start + mark - done)
+            mark = min((done // PART + 1) * PART, all_rows)
+            edge = min(mark, waiting[0].first_row) if waiting else mark
+            stop = min(len(rows), start + edge - done)
             engine.advance(rows, start, stop)
             done, start = done + stop - start, stop
+            if waiting and done == waiting[0].first_row:
+                stage = waiting.pop(0)
+                engine.set_batch_size(stage.batch_size, stage.beta2)
             if done == mark:
                 curve.append((done, excess(engine)))
     blocks.close()
 
-    started = time.perf_counter()
+    started, core_started = time.perf_counter(), time.process_time()
     prepared = prepare(config, learners=1, rates=1)
-    learner = prepared.learner(options.batch_size, (options.lr,), 0, stop_row=done, watched=False)
+    opened = time.process_time()
+    learner = prepared.learner(first, (lr,), 0, stop_row=done, watched=False, stages=stages)
     ended = run_pass(prepared, [learner], 0, lambda record: None)
     seconds = time.perf_counter() - started
+    ended_at = time.process_time()
+    print(
+        f"{schedule}: {done:,} rows; processor time {ended_at - core_started:.3f} s, of which"
+        f" opening {opened - core_started:.3f} s; training {ended.training_seconds:.3f} s",
+        file=sys.stderr,
+    )
     opening_seconds = seconds - ended.training_seconds
     before = [
         (opening_seconds + ended.training_seconds * rows / done, level)
@@ -235,7 +269,12 @@ def xgboost(data: str, options: argparse.Namespace) -> list[tuple[float, float]]
     return curve
 
 
-SIDES = {"streamtrain": streamtrain, "torch_loop": torch_loop, "xgboost": xgboost}
+SIDES = {
+    "streamtrain": streamtrain,
+    "streamtrain_growing": streamtrain_growing,
+    "torch_loop": torch_loop,
+    "xgboost": xgboost,
+}
 
 
 def options_from(words: list[str] | None = None) -> argparse.Namespace:
@@ -246,6 +285,7 @@ def options_from(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--side", choices=SIDES, help="run one side in this process, as the race does for each"
     )
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", help="write the curves here, as JSON")
     parser.add_argument("--picture", help="draw the curves here, as PNG or SVG")
@@ -267,10 +307,10 @@ def race(options: argparse.Namespace) -> dict[str, list]:
 
     Sides take turns. Each is stopped after `TIMES` times streamtrain's seconds of the same turn.
     """
-    curves: dict[str, list] = {side: [] for side in SIDES}
+    curves: dict[str, list] = {side: [] for side in options.sides}
     for _ in range(options.repeats):
         ours = math.inf
-        for side in SIDES:
+        for side in options.sides:
             limit = min(options.limit_seconds, TIMES.get(side, math.inf) * ours)
             words = [*sys.argv[1:], "--side", side, "--limit-seconds", str(limit)]
             done = subprocess.run(
@@ -286,16 +326,17 @@ def race(options: argparse.Namespace) -> dict[str, list]:
 
 
 def table(curves: dict[str, list]) -> str:
-    """Return a Markdown table: median seconds to the target, and their ratio to streamtrain's.
+    """Return a Markdown table: median seconds to the target, and their ratio to the first side's.
 
     The ratios are of the same turn.
     """
+    first = next(iter(curves))
     lines = [
-        f"| side | seconds to an excess of {TARGET:g} | times streamtrain's | excess reached |",
+        f"| side | seconds to an excess of {TARGET:g} | times {first}'s | excess reached |",
         "|---|---:|---:|---:|",
     ]
     for side, runs in curves.items():
-        last, ours = [run[-1] for run in runs], [run[-1][0] for run in curves["streamtrain"]]
+        last, ours = [run[-1] for run in runs], [run[-1][0] for run in curves[first]]
         more = "" if all(excess <= TARGET for _, excess in last) else "more than "
         ratios = [seconds / own for (seconds, _), own in zip(last, ours, strict=True)]
         spread = f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"

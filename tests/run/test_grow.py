@@ -34,7 +34,7 @@ def records_of(result):
 
 
 def test_both_are_trained_on_the_same_rows_of_seeds_that_chose_neither(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "propose", lambda run, points: STAGES)
+    monkeypatch.setattr(module, "candidates", lambda *_: [STAGES])
     result = streamtrain.sweep(data, out=tmp_path / "a", **FLAGS)
     records = records_of(result)
     tried = [record for record in records if record["event"] == "growth"]
@@ -53,7 +53,7 @@ def test_both_are_trained_on_the_same_rows_of_seeds_that_chose_neither(data, tmp
 
 
 def test_off_and_a_fixed_plan_try_none(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "propose", lambda run, points: STAGES)
+    monkeypatch.setattr(module, "candidates", lambda *_: [STAGES])
     off = streamtrain.sweep(data, out=tmp_path / "a", grow=False, **FLAGS)
     fixed = {**FLAGS, "budget": None, "trials": 1, "max_rows": 20_000}
     planned = streamtrain.sweep(data, out=tmp_path / "b", **fixed)

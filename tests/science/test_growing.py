@@ -1,13 +1,15 @@
 """A size that grows: proposed where the curves say so, and judged with known truth."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from streamtrain.records import BatchStage, DeliveryTimed, GrowthTried, StepsTimed
+from streamtrain.science.cells import make_cell
 from streamtrain.science.frontier import FrontierPoint
-from streamtrain.science.growing import faster_by, propose, seconds_of
+from streamtrain.science.growing import candidates, faster_by, in_proportion, propose, seconds_of
 from streamtrain.science.run_log import Run
 from tests.science.runs import make_header
 
@@ -61,10 +63,40 @@ def test_a_size_that_missed_a_loss_is_left_out(run):
     assert [stage.batch_size for stage in found] == [16, 64]
 
 
-def test_seconds_are_those_of_the_rows_of_each_stage(run):
+def test_sizes_grow_in_proportion_to_the_rows():
+    assert in_proportion((16, 64, 256), 64, 16_000, 1 / 16) == (
+        BatchStage(first_row=0, batch_size=16),
+        BatchStage(first_row=1000, batch_size=64),
+        BatchStage(first_row=4000, batch_size=256),
+    )
+    # from the smallest size on, and only before the rows to the target
+    assert in_proportion((64, 256), 64, 8000, 1 / 8)[0] == BatchStage(first_row=0, batch_size=64)
+    assert in_proportion((16, 64, 256), 64, 8000, 1 / 4)[-1].batch_size == 64
+    # no jump of more than a factor of four, in either direction
+    assert in_proportion((4, 64, 1024), 64, 8000, 1 / 8) is None
+
+
+@pytest.mark.parametrize(("steps", "count"), [({}, 1), ({0: 125.0, 1: 125.0}, 3)])
+def test_candidates_are_the_frontiers_and_those_in_proportion(run, steps, count):
+    blank = make_cell(run, 64, 0.1, None, ())
+    cells = [replace(blank, batch_size=size, status="reached") for size in SIZES]
+    chosen = replace(cells[1], steps_to_target=steps)
+    frontier = points((0.004, 0.01, 0.1), (0.05, 0.03, 0.13))
+    found = candidates(run, frontier, chosen, cells)
+    assert [stage.batch_size for stage in found[0]] == [16, 64]
+    # 8,000 rows to the target: 64 begins after an eighth or a sixteenth of them
+    assert [stages[1].first_row for stages in found[1:]] == [1000, 500][: count - 1]
+    # a size that failed takes no part, and a schedule that is proposed twice is tried once
+    cells[2] = replace(cells[2], status="diverged")
+    for stages in (alone := candidates(run, frontier, chosen, cells)):
+        assert [stage.batch_size for stage in stages] == [16, 64]
+    assert len(set(alone)) == len(alone)
+
+
+def test_seconds_are_those_of_the_rows_of_each_stage():
     stages = (BatchStage(first_row=0, batch_size=16), BatchStage(first_row=100, batch_size=256))
-    assert seconds_of(run, stages, 50) == pytest.approx(50 * 4e-6)
-    assert seconds_of(run, stages, 300) == pytest.approx(100 * 4e-6 + 200 * 1e-6)
+    assert seconds_of(COST, stages, 50) == pytest.approx(50 * 4e-6)
+    assert seconds_of(COST, stages, 300) == pytest.approx(100 * 4e-6 + 200 * 1e-6)
 
 
 @pytest.mark.parametrize("truth", [math.log(0.7), 0.0])
