@@ -92,7 +92,8 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
                 replicas = Replicas(config, model, rows, cores)
                 sides[key,] = on_one_thread(_enter_replicas, stack, replicas)
         samples = take_turns(sides, repeats, warm=[])
-    sgemm_gflops = figure(samples["sgemm",])["value"]
+    sgemm_figure = figure(samples["sgemm",])
+    sgemm_gflops = sgemm_figure["value"]
     flops = flops_per_row(model)
     cells = [cell(samples, name, size, thread_counts, flops) for size in sizes for name in engines]
     return {
@@ -114,6 +115,7 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
         "cells": cells,
         "scaling": scaling(samples, sizes, threads),
         "limit": limit(cells, sgemm_gflops, model.num_parameters),
+        "intervals": {"sgemm_gflops": sgemm_figure},
     }
 
 
@@ -253,17 +255,21 @@ def cell(
         thread_counts, key=lambda count: float(np.median(samples["eager", size, count]))
     )
     eager = samples["eager", size, eager_threads]
-    rate, ratio = figure(ours), ratio_figure(ours, eager)
+    rate, eager_rate, ratio = figure(ours), figure(eager), ratio_figure(ours, eager)
     return {
         "batch_size": size,
         "engine": engine,
         "rows_per_second": rate["value"],
-        "torch_eager_rows_per_second": figure(eager)["value"],
+        "torch_eager_rows_per_second": eager_rate["value"],
         "ratio": ratio["value"],
         "gflops": None if flops is None else rate["value"] * flops / 1e9,
         "threads": 1,
         "torch_eager_threads": eager_threads,
-        "intervals": {"rows_per_second": rate, "ratio": ratio},
+        "intervals": {
+            "rows_per_second": rate,
+            "torch_eager_rows_per_second": eager_rate,
+            "ratio": ratio,
+        },
     }
 
 
