@@ -126,9 +126,7 @@ def read_bench(path: Path) -> BenchFile:
     try:
         bench = TypeAdapter(BenchFile).validate_json(path.read_bytes())
     except OSError as error:
-        raise DataError(
-            f"{path}: {error.strerror}. Write one with make bench OUT={path}"
-        ) from error
+        raise DataError(f"{path}: {error.strerror}. Write it with make bench OUT=FILE") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

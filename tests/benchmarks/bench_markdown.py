@@ -23,7 +23,7 @@ from tests.benchmarks import quality
 from tests.benchmarks.bench_file import BenchFile, read_bench
 
 END = "<!-- bench end -->"
-_BLOCK = re.compile(rf"(<!-- bench (\w+) -->\n).*?(\n{END})", re.DOTALL)
+_BLOCK = re.compile(rf"(<!-- bench (?!end)(\w+) -->\n).*?{END}", re.DOTALL)
 
 
 def blocks(bench: BenchFile) -> dict[str, str]:
@@ -63,7 +63,7 @@ def put_into(page: str, bench: BenchFile) -> str:
             " each on a line of its own, where the table belongs"
         )
     return _BLOCK.sub(
-        lambda match: match[1] + texts[match[2]] + match[3] if match[2] in texts else match[0], page
+        lambda match: f"{match[1]}{texts[match[2]]}\n{END}" if match[2] in texts else match[0], page
     )
 
 
@@ -146,7 +146,8 @@ def answers_block(bench: BenchFile) -> str:
             for name in (f"{where}/batch_size", f"{where}/expected_loss", f"{where}/sweep_seconds")
         )
         lines.append([words[1], _size_text(size), _loss_text(loss), _seconds_text(seconds)])
-    return _table(lines) if len(lines) > 1 else ""
+    lead = "What `streamtrain sweep --budget 20s` recommends (`tests/benchmarks/bench_tables.py`):"
+    return f"{lead}\n\n{_table(lines)}" if len(lines) > 1 else ""
 
 
 def _size_text(size: Estimate) -> str:
