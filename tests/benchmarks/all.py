@@ -16,6 +16,7 @@ and its rivals, and scikit-learn's table.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -149,19 +150,24 @@ def measure_part(job: Job, limit_seconds: float) -> Part:
 def run_json(words: Sequence[str], limit_seconds: float) -> Json:
     """Run a command from the repository's root and return what it printed as JSON.
 
-    Raises PartFailed for a command that fails, or that takes longer than `limit_seconds`.
+    Raises PartFailed for a command that fails, or that takes longer than `limit_seconds`; then it
+    is ended with the processes that it started, which would disturb the parts after it.
     """
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    try:
-        done = subprocess.run(
-            words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=limit_seconds
-        )
-    except subprocess.TimeoutExpired as late:
-        raise PartFailed(f"it took more than {limit_seconds:g} s") from late
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise PartFailed(f"exit {done.returncode}: {last}")
-    return json.loads(done.stdout)
+    env, pipe = os.environ | {"PYTHONPATH": str(ROOT)}, subprocess.PIPE
+    with subprocess.Popen(
+        words, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as child:
+        try:
+            out, err = child.communicate(timeout=limit_seconds)
+        except BaseException as error:
+            os.killpg(child.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise PartFailed(f"it took more than {limit_seconds:g} s") from error
+            raise
+    if child.returncode:
+        last = (err.strip().splitlines() or ["no message"])[-1]
+        raise PartFailed(f"exit {child.returncode}: {last}")
+    return json.loads(out)
 
 
 def measure_all(
