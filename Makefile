@@ -2,6 +2,7 @@
 # make lint   check format, lint and types
 # make check  lint, then the tests of the pure parts (half a minute each)
 # make test   lint, then every test but those marked slow, gpu or benchmark
+# make bench OUT=runs/bench.json   measure every figure of README.md, on a quiet machine, in six minutes
 # make docs   build the documentation site in site/, and fail for a link that does not exist
 # make release VERSION=0.2.0   set the version, date the changelog, commit, tag, and build dist/
 # make cudasim     run every CUDA kernel in Numba's simulator, and compile them where NVIDIA's compilers are
@@ -16,7 +17,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
-.PHONY: demo lint check test docs cudasim gpu-check gpu-bundle release clean
+.PHONY: demo lint check test bench docs cudasim gpu-check gpu-bundle release clean
 .DELETE_ON_ERROR:
 # Write bytecode, whatever the environment says: the tests start many processes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -41,6 +42,10 @@ check: lint
 test: $(READY)
 	@$(BIN)/python -m tests.warm_kernels & warm=$$!; $(MAKE) --no-print-directory lint && wait $$warm
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(PYTEST_FLAGS)
+
+bench: $(READY)
+	@mkdir -p runs
+	@$(BIN)/python -m tests.benchmarks.all --out '$(or $(OUT),runs/bench.json)' $(BENCH_FLAGS)
 
 docs: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]' -c constraints.txt

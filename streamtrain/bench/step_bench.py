@@ -14,7 +14,17 @@ from typing import Any, Self
 import numpy as np
 
 from streamtrain.base.budget import default_readers
-from streamtrain.bench.bench_verdict import figure, ratio_figure, require_positive
+from streamtrain.bench.bench_verdict import figure, require_positive
+from streamtrain.bench.step_figures import (
+    DEVICE,
+    HOST,
+    RATES,
+    Key,
+    cell,
+    flops_per_row,
+    limit,
+    scaling,
+)
 from streamtrain.bench.stream_bench import REPEATS, Side, take_turns
 from streamtrain.bench.torch_loop import TorchLoop, torch_threads
 from streamtrain.config import Config, TrainConfig
@@ -44,19 +54,8 @@ REGION_SECONDS = 0.1
 #: model gets fewer rows, since it would take minutes otherwise.
 REPLICA_WORK = ROWS * 1249
 
-#: Learning rates of the replicas that share the cores.
-RATES = (1e-6, 2e-6, 4e-6)
-
 #: Edge of the square matrices of the product.
 SGEMM = 1024
-
-#: Where rows lie before they are trained on.
-HOST, DEVICE = "host", "device"
-
-#: What a side is called: ("sgemm",), (engine, batch size, place), ("eager", batch size, place,
-#: threads), …
-Key = tuple[Any, ...]
-Samples = dict[Key, list[float]]
 
 
 def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
@@ -107,7 +106,8 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
                 replicas = Replicas(config, model, rows, cores)
                 sides[key,] = on_one_thread(_enter_replicas, stack, replicas)
         samples = take_turns(sides, repeats, warm=[])
-    sgemm_gflops = figure(samples["sgemm",])["value"]
+    sgemm_figure = figure(samples["sgemm",])
+    sgemm_gflops = sgemm_figure["value"]
     flops = flops_per_row(model)
     cells = [
         cell(samples, name, size, place, thread_counts, flops)
@@ -134,6 +134,7 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
         "cells": cells,
         "scaling": scaling(samples, sizes, threads),
         "limit": limit(cells, sgemm_gflops, model.num_parameters),
+        "intervals": {"sgemm_gflops": sgemm_figure},
     }
 
 
@@ -271,126 +272,6 @@ def sgemm() -> Side:
 
     side()
     return side
-
-
-def flops_per_row(model: Model) -> int | None:
-    """Return the operations of a training step per row; None for a user's module.
-
-    A step takes three products per layer, but the first layer needs no deltas for its inputs.
-
-    >>> flops_per_row(Shape(widths=(4, 32, 32, 1), activation="relu"))
-    6848
-    """
-    if not isinstance(model, Shape):
-        return None
-    sizes = [inputs * outputs for inputs, outputs in model.layers]
-    return 6 * sum(sizes) - 2 * sizes[0]
-
-
-def cell(
-    samples: Samples,
-    engine: str,
-    size: int,
-    place: str,
-    thread_counts: list[int],
-    flops: int | None,
-) -> Json:
-    """Return the figures of an engine at a batch size, with the rows of both sides in one place.
-
-    Eager torch counts at the number of threads with the higher median.
-    """
-    ours = samples[engine, size, place]
-    eager_threads = max(
-        thread_counts, key=lambda count: float(np.median(samples["eager", size, place, count]))
-    )
-    eager = samples["eager", size, place, eager_threads]
-    rate, ratio = figure(ours), ratio_figure(ours, eager)
-    return {
-        "batch_size": size,
-        "engine": engine,
-        "rows_on": place,
-        "rows_per_second": rate["value"],
-        "torch_eager_rows_per_second": figure(eager)["value"],
-        "ratio": ratio["value"],
-        "gflops": None if flops is None else rate["value"] * flops / 1e9,
-        "threads": 1,
-        "torch_eager_threads": eager_threads,
-        "intervals": {"rows_per_second": rate, "ratio": ratio},
-    }
-
-
-def scaling(samples: Samples, sizes: tuple[int, ...], threads: int) -> list[Json]:
-    """Return the fused engine on all threads compared with one thread.
-
-    First come the batch sizes whose rows are shared among threads, then replicas of all sizes in
-    parallel.
-    """
-    entries = [
-        _scaling_entry([size], 1, threads, samples["shared", size], samples["fused", size, HOST])
-        for size in sizes
-        if ("shared", size) in samples
-    ]
-    if ("replicas",) in samples:
-        all_threads, one_thread = samples["replicas, all threads",], samples["replicas",]
-        replicas = len(RATES) * len(sizes)
-        entries.append(_scaling_entry(list(sizes), replicas, threads, all_threads, one_thread))
-    return entries
-
-
-def _scaling_entry(
-    sizes: list[int],
-    replicas: int,
-    threads: int,
-    all_threads: list[float],
-    one_thread: list[float],
-) -> Json:
-    ratio = ratio_figure(all_threads, one_thread)
-    return {
-        "batch_sizes": sizes,
-        "replicas": replicas,
-        "threads": threads,
-        "rows_per_second": figure(all_threads)["value"],
-        "one_thread_rows_per_second": figure(one_thread)["value"],
-        "ratio": ratio["value"],
-        "intervals": {"ratio": ratio},
-    }
-
-
-def limit(cells: list[Json], sgemm_gflops: float, parameters: int) -> str:
-    """Return one sentence on what limits the step of the first engine in `cells`."""
-    engine = cells[0]["engine"]
-    counted = sorted(
-        (
-            cell
-            for cell in cells
-            if cell["gflops"] is not None
-            and (cell["engine"], cell["rows_on"]) == (engine, cells[-1]["rows_on"])
-        ),
-        key=lambda cell: cell["batch_size"],
-    )
-    if not counted:
-        return (
-            "What limits the step of a user's module is not known, because its operations are not"
-            " counted."
-        )
-    fractions = {cell["batch_size"]: cell["gflops"] / sgemm_gflops for cell in counted}
-    smallest = counted[0]["batch_size"]
-    best = max(fractions, key=lambda size: fractions[size])
-    if fractions[best] < 0.5:
-        return (
-            f"The {engine} step reaches {fractions[best]:.0%} of sgemm at best, at {best:,}: calls"
-            " and memory, not arithmetic, are the limit."
-        )
-    text = (
-        f"At {best:,} rows the {engine} step runs at {fractions[best]:.0%} of sgemm: arithmetic is"
-        " the limit"
-    )
-    if fractions[smallest] > 0.9 * fractions[best]:
-        return f"{text} at every size."
-    return (
-        f"{text}; at {smallest:,} rows, {fractions[smallest]:.0%}: an update of {parameters:,}"
-        f" parameters every {smallest:,} rows takes the rest."
-    )
 
 
 def _seconds(take: Callable[[int], object], steps: int) -> float:

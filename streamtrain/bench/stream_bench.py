@@ -133,8 +133,10 @@ def measure_stream(config: Config, *, rows: int | None = None, repeats: int = RE
         "decode_through": groups.read_through,
     }
     document |= summarize(samples, reasons)
+    first_minibatch = figure(ours.first_minibatch_seconds)
+    document["intervals"]["first_minibatch_seconds"] = first_minibatch
     document |= {
-        "first_minibatch_seconds": figure(ours.first_minibatch_seconds)["value"],
+        "first_minibatch_seconds": first_minibatch["value"],
         "peak_rss_bytes": max(ours.peak_rss_bytes),
         "projected_bytes": budget.projected_bytes,
         "memory_budget_bytes": budget.limit_bytes,

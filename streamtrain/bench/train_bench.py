@@ -107,6 +107,7 @@ def measure_train(config: Config, *, repeats: int = REPEATS) -> Json:
                     sides["on the GPU", size, threads] = _gpu_side(on_gpu, block)
         sides["delivery",] = partial(_deliver, stream, delivery_seconds_per_row)
         samples = take_turns(sides, repeats, warm=[])
+    delivery = figure(samples["delivery",])
     delivery_seconds = float(np.median(delivery_seconds_per_row))
     cells = [
         cell(samples, size, threads, cores, delivery_seconds)
@@ -123,10 +124,11 @@ def measure_train(config: Config, *, repeats: int = REPEATS) -> Json:
         "cores": cores,
         "repeats": repeats,
         "compile_seconds": compile_seconds,
-        "delivery_rows_per_second": figure(samples["delivery",])["value"],
+        "delivery_rows_per_second": delivery["value"],
         "delivery_core_nanoseconds": delivery_seconds * 1e9,
         "cells": cells,
         "limit": limit(cells),
+        "intervals": {"delivery_rows_per_second": delivery},
     }
 
 

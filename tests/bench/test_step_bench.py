@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from streamtrain.bench import step_bench as bench
+from streamtrain.bench.step_figures import limit
 from streamtrain.bench.torch_loop import TorchLoop, torch_threads
 from streamtrain.cli.bench_step_command import step_page
 from streamtrain.cli.main import run
@@ -209,7 +210,7 @@ def test_the_limit_is_said(gflops, says):
         {"batch_size": size, "engine": "fused", "rows_on": "host", "gflops": g}
         for size, g in zip((32, 256, 4096), gflops, strict=True)
     ]
-    assert says in bench.limit(cells, 100.0, 1249)
+    assert says in limit(cells, 100.0, 1249)
 
 
 @pytest.mark.parametrize(

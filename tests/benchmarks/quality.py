@@ -285,7 +285,8 @@ def options_from(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--side", choices=SIDES, help="run one side in this process, as the race does for each"
     )
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES))
+    parser.add_argument("--json", action="store_true", help="print the curves, not the table")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", help="write the curves here, as JSON")
     parser.add_argument("--picture", help="draw the curves here, as PNG or SVG")
@@ -391,7 +392,7 @@ def main() -> None:
         print(json.dumps(SIDES[options.side](options.data, options)))
         return
     curves = race(options)
-    print(table(curves))
+    print(json.dumps(curves) if options.json else table(curves))
     if options.out:
         Path(options.out).write_text(json.dumps(curves))
     if options.picture:

@@ -316,6 +316,6 @@ def test_only_files_are_read_and_only_strict_json(tmp_path):
     for text in ("NaN", "[-Infinity]", "1e999", "1" * 30, '"\\ud800"', "[" * 65 + "]" * 65, "{"):
         with pytest.raises(ValueError, match=r"."):
             parse_json(text)
-    (tmp_path / "a.json").write_text('{\n"a": 1,\n}')
+    (tmp_path / "a.json").write_text('{\n"a": 1,\nx}')
     with pytest.raises(DataError, match=r"a\.json: line 3: not JSON"):
         read_document(tmp_path / "a.json", limit_bytes=100)
