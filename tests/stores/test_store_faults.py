@@ -56,7 +56,7 @@ def test_a_failing_network_costs_no_row_and_changes_no_order(bucket, local, prox
         return fault if num_requests[shard[1]] == 1 + int(shard[1]) % 2 else None
 
     proxy.plan = plan
-    read = rows_of(url, storage_options=bucket.through(proxy), timeout_seconds=6)
+    read = rows_of(url, storage_options=bucket.through(proxy), timeout_seconds=10)
     assert read == rows_of(local[format].url)
     faults = [kind for _, _, kind in proxy.requests if kind]
     assert faults.count(fault) == len(faults) == len(num_requests) >= 2, "the faults did come"
@@ -129,7 +129,7 @@ def test_a_store_that_fails_for_good_ends_the_run_with_its_file_and_soon(
         storage_options=bucket.through(proxy),
         batch_size=500,
         on_bad_shard="quarantine",
-        timeout_seconds=6,
+        timeout_seconds=10,
     )
     list(stream)
     proxy.requests.clear()
@@ -145,7 +145,7 @@ def test_a_store_that_fails_for_good_ends_the_run_with_its_file_and_soon(
         for name, value in bucket.through(proxy).items()
         for word in ("--storage-option", f"{name}={value}")
     ]
-    assert run(["train", url, *flags, "--out", "run", "--set", "fetch.timeout_seconds=6"]) == 4
+    assert run(["train", url, *flags, "--out", "run", "--set", "fetch.timeout_seconds=10"]) == 4
     said = capsys.readouterr().err
     assert re.search(r"error: s3://bucket-\d+/d\S*: the request failed after retries", said)
     assert SECRET not in said
@@ -252,7 +252,7 @@ def test_a_store_that_is_silent_when_it_is_opened_is_given_up_in_time(name):
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         storage = make_storage(
             {"key": "k", "secret": SECRET, "endpoint_url": endpoint, "region": "us-east-1"},
-            timeout_seconds=1,
+            timeout_seconds=2,
         )
         started = time.monotonic()
         with pytest.raises(
