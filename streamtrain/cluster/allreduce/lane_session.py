@@ -1,7 +1,6 @@
 """A synchronous run on one worker: its lanes, its rank, and its copy of the learner."""
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -15,12 +14,11 @@ from streamtrain.cluster.allreduce.lanes import lanes_of, take_rows_until
 from streamtrain.plan.plan import Plan, make_lanes
 from streamtrain.records import Record
 from streamtrain.run.prepare import Prepared
-from streamtrain.stream.nulls import NullCounts
+from streamtrain.stream.delivered_rows import DeliveredRows
 from streamtrain.training.engine import AccumulatingEngine
 from streamtrain.training.engine_choice import ENGINES, running
 from streamtrain.training.learner import Learner
 from streamtrain.training.model import initial_parameters
-from streamtrain.types import Receipt
 
 
 class LaneSession:
@@ -96,12 +94,9 @@ class LaneSession:
             for feed in self._feeds.values():
                 feed.end_run()
         is_first = self.group.rank == 0
-        receipt, stats = Receipt(), Counter()
-        nulls: NullCounts = Counter()
+        delivered = DeliveredRows()
         for feed in self._feeds.values():
-            lane_receipt, lane_nulls, lane_stats = feed.delivered()
-            receipt, nulls = receipt + lane_receipt, nulls + lane_nulls
-            stats.update(lane_stats)
+            delivered.add(feed.take_delivered())
         return LaneResult(
             records=records if is_first else [],
             state=self._learner.state() if is_first else None,
@@ -110,9 +105,7 @@ class LaneSession:
             steps=steps,
             seconds=time.perf_counter() - started,
             backend=self._collective.backend,
-            receipt=receipt,
-            nulls=nulls,
-            stats=dict(stats),
+            delivered=delivered,
         )
 
     def close(self) -> None:
