@@ -34,16 +34,16 @@ def signal_at_step(step: int, signal_number: int) -> None:
 
 def signal_at_share(number: int, signal_number: int) -> None:
     """Send this worker a signal at the start of its `number`-th share from now."""
-    original, shares_left = round_worker.share_engine, [number]
+    original, shares_left = round_worker.fetch, [number]
 
-    def engine_or_die(*args):
+    def fetch_or_die(*args):
         shares_left[0] -= 1
         if not shares_left[0]:
-            round_worker.share_engine = original
+            round_worker.fetch = original
             os.kill(os.getpid(), signal_number)
         return original(*args)
 
-    round_worker.share_engine = engine_or_die
+    round_worker.fetch = fetch_or_die
 
 
 def shorten_commits(set_attribute: Callable[[object, str, int], None]) -> None:

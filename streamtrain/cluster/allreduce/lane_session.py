@@ -15,10 +15,8 @@ from streamtrain.plan.plan import Plan, make_lanes
 from streamtrain.records import Record
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.delivered_rows import DeliveredRows
-from streamtrain.training.engine import AccumulatingEngine
-from streamtrain.training.engine_choice import ENGINES, running
+from streamtrain.training.engine_choice import running
 from streamtrain.training.learner import Learner
-from streamtrain.training.model import initial_parameters
 
 
 class LaneSession:
@@ -54,7 +52,7 @@ class LaneSession:
                 self._stack.callback(self._feeds[lane].close)
             self._collective = join(task)
             self._stack.callback(self._collective.close)
-            self._inner = inner_engine(prepared, task)
+            self._inner = prepared.make_engine(task.batch_size, task.lrs, task.trial)
             self._engine = LaneEngine(
                 self._inner,
                 task.batch_size,
@@ -150,17 +148,3 @@ class LaneSession:
 
     def _rows_of_lanes(self, epoch: int) -> np.ndarray:
         return np.array([plan.num_rows for plan in self.lane_plans(epoch)], dtype=np.int64)
-
-
-def inner_engine(prepared: Prepared, task: LaneTask) -> AccumulatingEngine:
-    """Return the engine of a worker, for a `LaneEngine`."""
-    seed, train = prepared.config.order.seed, prepared.config.train.at(task.batch_size)
-    parameters_P = initial_parameters(prepared.model, seed, task.trial)
-    return ENGINES[prepared.engine](
-        prepared.model.for_trial(seed, task.trial),
-        parameters_P,
-        task.batch_size,
-        task.lrs,
-        train,
-        prepared.expected_rows,
-    )

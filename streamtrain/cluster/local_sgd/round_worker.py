@@ -20,8 +20,7 @@ from streamtrain.stream.block import BufferPool
 from streamtrain.stream.delivered_rows import DeliveredRows
 from streamtrain.stream.fetch import fetch
 from streamtrain.training.engine import Engine
-from streamtrain.training.engine_choice import ENGINES, running
-from streamtrain.training.model import initial_parameters
+from streamtrain.training.engine_choice import running
 
 #: The parts of an engine's state that are averaged; the last exists unless `train.average` is off.
 AVERAGED = ("parameters", "moments", "average")
@@ -63,27 +62,9 @@ class ShareResult:
     seconds: float = 0.0
 
 
-def share_engine(
-    prepared: Prepared, batch_size: int, lrs: tuple[float, ...], trial: int, shares: int
-) -> Engine:
-    """Return an engine for a share: its part of every minibatch, its schedule in its own rows."""
-    seed, train = prepared.config.order.seed, prepared.config.train.at(batch_size)
-    train = train.model_copy(update={"warmup_rows": train.warmup_rows // shares})
-    rows = prepared.expected_rows
-    parameters_P = initial_parameters(prepared.model, seed, trial)
-    return ENGINES[prepared.engine](
-        prepared.model.for_trial(seed, trial),
-        parameters_P,
-        batch_size // shares,
-        lrs,
-        train,
-        None if rows is None else rows // shares,
-    )
-
-
 def train_share(prepared: Prepared, task: ShareTask) -> ShareResult:
     """Read the windows of a share and train on them; the Dask task of a round."""
-    engine = share_engine(prepared, task.batch_size, task.lrs, task.trial, task.shares)
+    engine = prepared.make_engine(task.batch_size, task.lrs, task.trial, parts=task.shares)
     if task.state is not None:
         engine.load_state(task.state)
     rows_before = rows_in_steps(engine.state())
