@@ -10,12 +10,12 @@ from pathlib import Path
 
 from distributed import Client, Security
 
-from streamtrain import api
 from streamtrain.cluster.allreduce import allreduce_pass
 from streamtrain.cluster.allreduce.lane_engine import LaneEngine
 from streamtrain.cluster.local_sgd import round_worker
 from streamtrain.config import Config
 from streamtrain.records import RoundEnded
+from tests.run.whole_runs import run_train
 
 
 def signal_at_step(step: int, signal_number: int) -> None:
@@ -63,7 +63,7 @@ def drive_until_killed(
             os.kill(os.getpid(), signal.SIGKILL)
 
     with Client(address, security=security) as client:
-        api.run_train(Config.model_validate_json(config), out, client=client, on_record=kill)
+        run_train(Config.model_validate_json(config), out, client=client, on_record=kill)
 
 
 def worker_pids(client) -> dict[str, int]:
