@@ -1,7 +1,7 @@
 """The Python API: what the command line does, as functions.
 
 `sweep` and `train` take the options of the command line as keywords; `run_sweep` and `run_train`
-take a whole Config.
+take a whole Config and an open folder.
 """
 
 import os
@@ -16,7 +16,6 @@ from streamtrain.base.redact import hiding_in_errors, redact_options, redact_url
 from streamtrain.base.writing import naming_path
 from streamtrain.cluster.choice import choose_runner
 from streamtrain.config import SWEEP_FLAGS, TRAIN_FLAGS, Config, flag_values, make_config, set_key
-from streamtrain.records import Emit
 from streamtrain.report.dry_run import plan_run, plan_text
 from streamtrain.report.render import Drawing
 from streamtrain.report.run_files import kept_summary, naming_damage
@@ -49,9 +48,7 @@ __all__ = [
     "run_sweep",
     "run_train",
     "sweep",
-    "sweep_into",
     "train",
-    "train_into",
 ]
 
 
@@ -108,39 +105,8 @@ def _ignore_note(note: str) -> None:
     pass
 
 
-def run_sweep(
-    config: Config,
-    out: Path,
-    *,
-    resume: bool = False,
-    report: bool = True,
-    command: str = "",
-    on_record: Emit | None = None,
-    client: Any = None,
-    on_note: Callable[[str], None] = _ignore_note,
-) -> SweepResult:
-    """Run a sweep into the folder `out`, which is new or empty: records, summary, report.
-
-    Args:
-        config: The configuration of the run.
-        out: The folder of the run.
-        resume: Continue an interrupted run in `out`; a finished one is only read.
-        report: Also write report.html and charts, which `streamtrain report` can do later.
-        command: The call or command line that started the run, for the report.
-        on_record: Receives every record as it is logged.
-        client: A `distributed.Client` whose workers do the training.
-        on_note: Receives human-readable messages, such as the loss of a worker.
-
-    Raises ConfigError, DataError or ResourceError.
-    """
-    with RunDirectory(out, resume=resume, on_record=on_record, secrets=config.data.secrets) as run:
-        return sweep_into(
-            run, config, report=report, command=command, client=client, on_note=on_note
-        )
-
-
 @usual_torch()
-def sweep_into(
+def run_sweep(
     run: RunDirectory,
     config: Config,
     *,
@@ -150,7 +116,19 @@ def sweep_into(
     on_note: Callable[[str], None] = _ignore_note,
     drawing: Drawing | None = None,
 ) -> SweepResult:
-    """Run a sweep into an open folder; see `run_sweep` and, for `drawing`, `write_report`."""
+    """Run a sweep into an open folder, or only read it if the sweep had ended: records and report.
+
+    Args:
+        run: The folder of the run.
+        config: The configuration of the run.
+        report: Also write report.html and charts, which `streamtrain report` can do later.
+        command: The call or command line that started the run, for the report.
+        client: A `distributed.Client` whose workers do the training.
+        on_note: Receives human-readable messages, such as the loss of a worker.
+        drawing: See `write_report`.
+
+    Raises ConfigError, DataError or ResourceError.
+    """
     out, secrets = run.out, config.data.secrets
     with hiding_in_errors(secrets):
         run.check_config("sweep", config)
@@ -167,30 +145,8 @@ def sweep_into(
         return SweepResult(out=out, summary=summary)
 
 
-def run_train(
-    config: Config,
-    out: Path,
-    *,
-    resume: bool = False,
-    report: bool = True,
-    command: str = "",
-    on_record: Emit | None = None,
-    client: Any = None,
-    on_note: Callable[[str], None] = _ignore_note,
-) -> TrainResult:
-    """Train one model into the folder `out`, which is new or empty: records, model, report.
-
-    `best/` has the model at its smallest held-out loss. The arguments and errors are as in
-    `run_sweep`.
-    """
-    with RunDirectory(out, resume=resume, on_record=on_record, secrets=config.data.secrets) as run:
-        return train_into(
-            run, config, report=report, command=command, client=client, on_note=on_note
-        )
-
-
 @usual_torch()
-def train_into(
+def run_train(
     run: RunDirectory,
     config: Config,
     *,
@@ -200,7 +156,11 @@ def train_into(
     on_note: Callable[[str], None] = _ignore_note,
     drawing: Drawing | None = None,
 ) -> TrainResult:
-    """Train one model into an open folder; see `run_train` and, for `drawing`, `write_report`."""
+    """Train one model into an open folder: records, model, report.
+
+    `best/` has the model at its smallest held-out loss. The arguments and errors are as in
+    `run_sweep`.
+    """
     out, secrets = run.out, config.data.secrets
     with hiding_in_errors(secrets):
         run.check_config("train", config)
@@ -301,7 +261,7 @@ def sweep(
     config = _config(path, flags, SWEEP_FLAGS)
     command = _command("sweep", path, out, flags)
     with open_run("sweep", config, out, resume) as run:
-        return sweep_into(run, config, report=report, command=command, client=client)
+        return run_sweep(run, config, report=report, command=command, client=client)
 
 
 def train(
@@ -367,7 +327,7 @@ def train(
     config = _config(path, flags, TRAIN_FLAGS)
     command = _command("train", path, out, flags)
     with open_run("train", config, out, resume) as run:
-        return train_into(run, config, report=report, command=command, client=client).model
+        return run_train(run, config, report=report, command=command, client=client).model
 
 
 def _given(arguments: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:

@@ -40,8 +40,8 @@ class Regressor(RegressorMixin, BaseEstimator):
 
     The parameters are the flags of `streamtrain train` with the same names and defaults; None means
     the default of the flag. Without `epochs` and `max_rows`, a fifth of the rows is held out, and
-    training goes on until the loss on them is flat; with one of them nothing is held out. So score
-    on other rows. `random_state` determines weights, row order and hold-out; `threads` and
+    training continues until the loss on them is flat; with one of them nothing is held out. So
+    score on other rows. `random_state` determines weights, row order and hold-out; `threads` and
     `readers`, the threads that compute and that read, change no result.
 
     Every row has the same weight: there is no `sample_weight`, because steps, hold-out and stopping

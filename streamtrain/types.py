@@ -330,7 +330,7 @@ class Receipt:
         }
         for name, count in counts.items():
             if type(count) is not int or not 0 <= count <= MAX_ROWS:
-                raise ValueError(f"{name} of a receipt is no number of rows")
+                raise ValueError(f"{name} of a receipt is not a number of rows")
         digest = state.get("digest")
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{16}", digest):
             raise ValueError("digest of a receipt is not 16 hex digits")

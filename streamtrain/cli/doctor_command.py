@@ -264,6 +264,7 @@ def _oracle(folder: Path, seconds: float) -> tuple[bool, str]:
 def _train(folder: Path, seconds: float) -> tuple[bool, str]:
     from streamtrain import api
     from streamtrain.config import make_config
+    from streamtrain.run.directory import RunDirectory
 
     config = make_config(
         {
@@ -280,8 +281,8 @@ def _train(folder: Path, seconds: float) -> tuple[bool, str]:
         if isinstance(record, RunStarted):
             compile_seconds += record.compile_seconds
 
-    with _clock() as clock:
-        summary = api.run_train(config, folder / "run", on_record=on_record).summary
+    with _clock() as clock, RunDirectory(folder / "run", on_record=on_record) as run:
+        summary = api.run_train(run, config).summary
     cell = summary["cells"][0]
     loss = cell["holdout_loss"]["value"]
     if loss is None:

@@ -70,7 +70,7 @@ def run(
             plan = api.plan_run(config, verb)
             show(api.plan_text(plan), plan, as_json=output.json)
             return
-        run_verb = api.sweep_into if verb == "sweep" else api.train_into
+        run_verb = api.run_sweep if verb == "sweep" else api.run_train
         with (
             api.open_run(verb, config, out, resume) as directory,
             _observer(directory.out, output, tensorboard=tensorboard) as directory.on_record,

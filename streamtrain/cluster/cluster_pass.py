@@ -7,7 +7,6 @@ is counted, recorded and saved commit by commit.
 import json
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,13 +26,13 @@ from streamtrain.records import (
     parse,
     parse_pass,
 )
+from streamtrain.run.passes import pass_record
 from streamtrain.run.prepare import Prepared
-from streamtrain.stream.fetch import FetchStats
-from streamtrain.stream.nulls import NullCounts, null_fields
+from streamtrain.stream.delivered_rows import DeliveredRows
 from streamtrain.training.checkpoint import nest, unnest
 from streamtrain.training.checkpointing import Checkpointing, PassState, refusing_damage
 from streamtrain.training.learner import Learner
-from streamtrain.types import Json, Receipt
+from streamtrain.types import Json
 
 Arrays = dict[str, np.ndarray]
 
@@ -121,10 +120,8 @@ class SharedLearnerPass(ClusterPass):
         super().__init__(prepared, emit, kind=kind, saving=saving)
         self.learner = learner
         self.chosen = chosen
-        self.receipt = Receipt()
-        self.stats = FetchStats()
-        self.nulls: NullCounts = Counter()
-        self.rows_read = self.commits = 0
+        self.delivered = DeliveredRows()
+        self.commits = 0
         self._first_commit = self._started
 
     @abstractmethod
@@ -146,12 +143,6 @@ class SharedLearnerPass(ClusterPass):
         """Emit records in order."""
         for record in records:
             self.emit(record)
-
-    def count(self, receipt: Receipt, nulls: NullCounts, stats: Json) -> None:
-        """Add the rows that one worker delivered to a commit."""
-        self.receipt, self.nulls = self.receipt + receipt, self.nulls + nulls
-        self.rows_read += receipt.count
-        self.stats.add(**stats)
 
     def finish_commit(
         self, *, started: float, workers: int, failed_tasks: int, **own_fields: Any
@@ -188,10 +179,7 @@ class SharedLearnerPass(ClusterPass):
             "chosen": self._chosen_fields(),
             "commits": self.commits,
             "learner": learner,
-            "receipt": self.receipt.to_json(),
-            "rows_read": self.rows_read,
-            "stats": self.stats.to_json(),
-            "nulls": [[*key, count] for key, count in sorted(self.nulls.items())],
+            **self.delivered.to_json(),
             "seconds": time.perf_counter() - self._started,
             "fill_seconds": self._first_commit - self._started,
             "own": own,
@@ -206,10 +194,7 @@ class SharedLearnerPass(ClusterPass):
         self.chosen = saved_choice(resume_state)
         self.commits = document["commits"]
         self.record = parse_pass(document["record"])
-        self.receipt = Receipt.from_json(document["receipt"])
-        self.rows_read = document["rows_read"]
-        self.stats = FetchStats(**document["stats"])
-        self.nulls = Counter({(shard, column): count for shard, column, count in document["nulls"]})
+        self.delivered = DeliveredRows.from_json(document)
         self._started = time.perf_counter() - document["seconds"]
         self._first_commit = self._started + document["fill_seconds"]
         self._load_own_state(document["own"], arrays)
@@ -224,25 +209,17 @@ class SharedLearnerPass(ClusterPass):
     def _pass_record(self) -> PassEnded:
         now = time.perf_counter()
         engine = self.learner.engine
-        learning_rates = tuple(engine.learning_rates)
-        nulls = null_fields(self.nulls, self.prepared.source)
-        record = PassEnded(
+        record = pass_record(
+            self.delivered,
+            self.prepared.source,
             kind=self.kind,
             trial=self.learner.trial,
-            rows_read=self.rows_read,
-            learners=1,
-            lrs={engine.batch_size: learning_rates},
-            replicas=len(learning_rates),
+            lrs={engine.batch_size: tuple(engine.learning_rates)},
             seconds=now - self._started,
             fill_seconds=self._first_commit - self._started,
             training_seconds=now - self._first_commit,
-            receipt=self.receipt,
-            stats=self.stats.to_json(),
-            imputed=nulls.get("imputed"),
-            dropped=nulls.get("dropped"),
-            **self._chosen_fields(),
         )
-        return self._with_own_fields(record)
+        return self._with_own_fields(replace(record, **self._chosen_fields()))
 
     def _chosen_fields(self) -> Json:
         if self.chosen is None:

@@ -13,16 +13,16 @@ from streamtrain.base.budget import RUNTIME_BYTES, default_limit_bytes
 from streamtrain.cluster.packed_shards import PackedShards
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError, DataError
-from streamtrain.records import Baseline, UntilFlat
 from streamtrain.run.prepare import Prepared, open_data
+from streamtrain.run.shared_facts import RunFacts
 from streamtrain.storage.foreign.foreign_source import absolute_source
 from streamtrain.stream.open_source import stream_budget
 from streamtrain.training.engine_choice import make_model
-from streamtrain.types import Dataset, Standardization
+from streamtrain.types import Dataset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class RunSpec:
+class RunSpec(RunFacts):
     """A prepared run without its data.
 
     `shards`: the data as the driver found them; None for an imported table, which each machine
@@ -30,20 +30,9 @@ class RunSpec:
     the memory of learners and evaluation rows.
     """
 
-    config: Config
     shards: PackedShards | None
     data_fingerprint: str
-    standard: Standardization
     fill: np.ndarray | None
-    evaluation: np.ndarray | None
-    baselines: Baseline
-    engine: str
-    engine_reason: str
-    target_sd: float
-    loss_scale: float
-    last_row: int
-    last_epoch: int | None
-    until_flat: UntilFlat | None
     fixed_bytes: int
 
     @classmethod
@@ -73,21 +62,13 @@ class RunSpec:
         # a worker may run in another folder
         assert config.data.path is not None
         data = config.data.model_copy(update={"path": absolute_source(config.data.path)})
+        facts = prepared.facts()
+        facts["config"] = config.model_copy(update={"order": order, "data": data})
         return cls(
-            config=config.model_copy(update={"order": order, "data": data}),
+            **facts,
             shards=None if dataset.folder else PackedShards.of(dataset),
             data_fingerprint=_fingerprint(dataset),
-            standard=prepared.standard,
             fill=prepared.source.fill,
-            evaluation=prepared.evaluation,
-            baselines=prepared.baselines,
-            engine=prepared.engine,
-            engine_reason=prepared.engine_reason,
-            target_sd=prepared.target_sd,
-            loss_scale=prepared.loss_scale,
-            last_row=prepared.last_row,
-            last_epoch=prepared.last_epoch,
-            until_flat=prepared.until_flat,
             fixed_bytes=max(0, prepared.budget.fixed_bytes - RUNTIME_BYTES),
         )
 
@@ -110,20 +91,10 @@ def open_run(spec: RunSpec, *, threads: int, memory_limit: int | None) -> Prepar
         )
     source = replace(source, fill=spec.fill, standard=spec.standard)
     return Prepared(
-        config=config,
+        **{**spec.facts(), "config": config},
         source=source,
-        standard=spec.standard,
-        evaluation=spec.evaluation,
-        baselines=spec.baselines,
         model=make_model(config.model, len(dataset.features)),
-        engine=spec.engine,
-        engine_reason=spec.engine_reason,
-        target_sd=spec.target_sd,
-        loss_scale=spec.loss_scale,
         epoch_rows=dataset.num_rows - source.holdout.num_rows,
-        last_row=spec.last_row,
-        last_epoch=spec.last_epoch,
-        until_flat=spec.until_flat,
         budget=stream_budget(source, config.fetch, fixed_bytes=spec.fixed_bytes),
     )
 

@@ -19,7 +19,8 @@ from streamtrain.cluster.choice import is_wanted
 from streamtrain.config import Config, TrainConfig
 from streamtrain.records import UntilFlat
 from streamtrain.run.measure import with_reserve
-from streamtrain.run.prepare import NO_LAST_ROW, Prepared, prepare, warm_up
+from streamtrain.run.prepare import Prepared, prepare, warm_up
+from streamtrain.run.shared_facts import NO_LAST_ROW
 from streamtrain.run.sweep_plan import plan_sweep
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.window import shuffle_once

@@ -114,7 +114,7 @@ class ModelLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlatEnd:
-    """The end of a training that goes on until the loss is flat.
+    """The end of a training that continues until the loss is flat.
 
     Attributes:
         least_rows: Rows after which training ends at the earliest: an epoch or more.
@@ -144,10 +144,10 @@ class Recommended:
             recommended one.
         target_loss: The loss by which the sizes are compared.
         target_rmse: The same target as RMSE, in the target's own units.
-        command: The command that trains at this size and rate; None for a run that is no sweep.
+        command: The command that trains at this size and rate; None for a run that is not a sweep.
         rows: Rows that this command trains on: where the held-out loss of this size was smallest.
         expected_loss: Its held-out loss there, with an interval for one further seed; n counts the
-            seeds of the sweep that trained so long.
+            seeds of the sweep that have these rows.
         expected_rmse: The same as RMSE, in the target's own units.
         more_trials: An estimate of the further trials that would settle it; 0 when it is settled,
             None when unknown.

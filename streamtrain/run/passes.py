@@ -5,7 +5,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,7 +19,9 @@ from streamtrain.errors import first_line
 from streamtrain.records import Emit, Evaluation, PassEnded, Record, ReplicaEnded
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.block import Block
+from streamtrain.stream.delivered_rows import DeliveredRows
 from streamtrain.stream.nulls import null_fields
+from streamtrain.stream.source import Source
 from streamtrain.training.checkpointing import Checkpointing
 from streamtrain.training.engine_choice import is_out_of_memory, running, share_block
 from streamtrain.training.learner import Learner
@@ -89,29 +91,55 @@ def run_pass(
         for learner in position.active:
             for record in learner.finish():
                 emit(record)
-        nulls = null_fields(position.nulls, prepared.source)
-        position.record = PassEnded(
+        record = pass_record(
+            position.delivered,
+            prepared.source,
             kind=kind,
             trial=trial,
-            rows_read=position.rows_read,
-            learners=len(learners),
             lrs=learning_rates,
-            replicas=sum(map(len, learning_rates.values())),
             seconds=position.seconds,
             fill_seconds=position.first_block - position.started,
             training_seconds=position.trained - position.first_block,
-            receipt=position.receipt,
-            stats=position.stats.to_json(),
-            quarantined=None if quarantine is None else quarantine.record(),
-            imputed=nulls.get("imputed"),
-            dropped=nulls.get("dropped"),
         )
+        if quarantine is not None:
+            record = replace(record, quarantined=quarantine.record())
+        position.record = record
         emit(position.record)
         if quarantine is not None:
             emit(quarantine.to_record())
         if saving is not None:
             saving.save(position.state())
     return position.record
+
+
+def pass_record(
+    delivered: DeliveredRows,
+    source: Source,
+    *,
+    kind: str,
+    trial: int,
+    lrs: Mapping[int, tuple[float, ...]],
+    seconds: float,
+    fill_seconds: float,
+    training_seconds: float,
+) -> PassEnded:
+    """Return the record of a pass; `lrs`: learning rates by batch size. See `PassEnded`."""
+    nulls = null_fields(delivered.nulls, source)
+    return PassEnded(
+        kind=kind,
+        trial=trial,
+        rows_read=delivered.receipt.count,
+        learners=len(lrs),
+        lrs=dict(lrs),
+        replicas=sum(map(len, lrs.values())),
+        seconds=seconds,
+        fill_seconds=fill_seconds,
+        training_seconds=training_seconds,
+        receipt=delivered.receipt,
+        stats=delivered.stats.to_json(),
+        imputed=nulls.get("imputed"),
+        dropped=nulls.get("dropped"),
+    )
 
 
 def _train(
@@ -140,7 +168,7 @@ def _train(
     ):
         shared = share_block(engines)
         blocks = prepared.blocks(
-            trial, position.stats, epoch=position.epoch, window=position.window
+            trial, position.delivered.stats, epoch=position.epoch, window=position.window
         )
         try:
             while not _has_ended(prepared, position, max_seconds):
@@ -237,7 +265,7 @@ def _collect_records(stopping: Event, records: Iterator[Record]) -> list[Record]
 def _report(record: Record, learner: Learner, position: Position, emit: Emit) -> None:
     """Emit a record of a learner, and feed no more blocks to a learner that has failed."""
     if isinstance(record, Evaluation):
-        record = replace(record, wait_seconds=position.stats.wait_seconds)
+        record = replace(record, wait_seconds=position.delivered.stats.wait_seconds)
     emit(record)
     if isinstance(record, ReplicaEnded) and learner in position.active:
         position.active.remove(learner)

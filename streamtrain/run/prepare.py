@@ -18,8 +18,9 @@ from streamtrain.base.redact import redact_url
 from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.plan import Plan, make_plan
-from streamtrain.records import Baseline, UntilFlat
+from streamtrain.records import UntilFlat
 from streamtrain.run.row_order import mixing_advice, survey_variation
+from streamtrain.run.shared_facts import NO_LAST_ROW, RunFacts
 from streamtrain.science.span_variation import is_unlike, unlike_text
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.remote.store_options import make_storage
@@ -43,6 +44,7 @@ from streamtrain.stream.survey import (
 from streamtrain.stream.window import shuffle_once
 from streamtrain.training.batch_schedule import Stage
 from streamtrain.training.cuda_engine import CudaEngine
+from streamtrain.training.engine import AccumulatingEngine
 from streamtrain.training.engine_choice import ENGINES, choose_engine, make_model
 from streamtrain.training.fingerprint import array_hash, config_fingerprint
 from streamtrain.training.fused_engine import gradient_slots, one_blas_thread
@@ -52,9 +54,6 @@ from streamtrain.training.torch.torch_engine import PART_ROWS
 from streamtrain.training.until_flat import limits_until_flat
 from streamtrain.types import Dataset, Json, Span, Standardization
 
-#: The `last_row` of a run that only a time limit ends.
-NO_LAST_ROW = 2**62
-
 #: Rows of the block on which steps are timed (timing.py), repeatedly if needed. The block counts in
 #: the budget.
 TIMED_ROWS = 2**18
@@ -63,46 +62,18 @@ _FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Prepared:
+class Prepared(RunFacts):
     """The state that all passes of a run share. Immutable; the source may be read from any thread.
 
-    `source` delivers rows in model units. `evaluation`: float32 (rows, features + 1) in model
-    units, target last, or None. `loss_scale` turns r² in model units into the reported loss.
-    `epoch_rows` and `last_row` include rows that the null policy may yet drop, so a pass also ends
-    with its `last_epoch`, if it has one. `until_flat`: the limits of passes that end when the loss
-    is flat; `last_row` is then the farthest row. `engine_rates`: row-updates per second by engine,
-    where they decided the engine.
+    `source` delivers rows in model units. `epoch_rows` includes rows that the null policy may yet
+    drop. `engine_rates`: row-updates per second by engine, where they decided the engine.
     """
 
-    config: Config
     source: Source
-    standard: Standardization
-    evaluation: np.ndarray | None
-    baselines: Baseline
     model: Model
-    engine: str
-    engine_reason: str
-    target_sd: float
-    loss_scale: float
     epoch_rows: int
-    last_row: int
-    last_epoch: int | None
-    until_flat: UntilFlat | None
     budget: Budget
     engine_rates: dict[str, float] | None = None
-
-    @property
-    def end_row(self) -> int | None:
-        """The row at which a pass ends; None when a time limit or a flat loss ends it."""
-        return self.last_row if self.until_flat is None and self.last_row < NO_LAST_ROW else None
-
-    @property
-    def expected_rows(self) -> int | None:
-        """The rows of a pass for its engine: where one ends, or what it takes at least.
-
-        None when only a time limit ends it.
-        """
-        return self.end_row if self.until_flat is None else self.until_flat.least_rows
 
     def with_rows(self, rows: int) -> "Prepared":
         """Return the same state for a pass that ends after `rows` rows."""
@@ -159,6 +130,28 @@ class Prepared:
             "evaluation rows": array_hash(self.evaluation),
         }
 
+    def make_engine(
+        self, batch_size: int, learning_rates: tuple[float, ...], trial: int, *, parts: int = 1
+    ) -> AccumulatingEngine:
+        """Return a new engine with the trial's initial weights, one replica per learning rate.
+
+        `parts`: the engine takes one of this many equal parts of each minibatch, and its schedule
+        counts its own rows only.
+        """
+        seed, train, rows = (
+            self.config.order.seed,
+            self.config.train.at(batch_size),
+            self.expected_rows,
+        )
+        return ENGINES[self.engine](
+            self.model.for_trial(seed, trial),
+            initial_parameters(self.model, seed, trial),
+            batch_size // parts,
+            learning_rates,
+            train.model_copy(update={"warmup_rows": train.warmup_rows // parts}),
+            None if rows is None else rows // parts,
+        )
+
     def learner(
         self,
         batch_size: int,
@@ -176,18 +169,8 @@ class Prepared:
         `stop_row`: the row at which it ends, if not at the run's. `watched=False`: it is never
         evaluated. `patience`, `keeps_best` and `stages`: see `Learner`.
         """
-        seed = self.config.order.seed
-        parameters_P = initial_parameters(self.model, seed, trial)
-        engine = ENGINES[self.engine](
-            self.model.for_trial(seed, trial),
-            parameters_P,
-            batch_size,
-            learning_rates,
-            self.config.train.at(batch_size),
-            self.expected_rows,
-        )
         return Learner(
-            engine,
+            self.make_engine(batch_size, learning_rates, trial),
             trial=trial,
             first_row=self.config.eval.first_row,
             last_row=self.last_row if stop_row is None else stop_row,

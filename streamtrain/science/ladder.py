@@ -54,7 +54,7 @@ EXTENSIONS = 2
 SIZE_RATIO = 4
 
 #: A size is added at this ratio to the fastest one, where that one is the smallest or the largest
-#: and the next is slower by this factor, until there are so many sizes.
+#: and the next is slower by the growth ratio, until there are MOST_SIZES sizes.
 SIZE_STEP = 4
 GROWTH_RATIO = 1.25
 LOSS_GROWTH_RATIO = 1.01

@@ -34,7 +34,7 @@ class NextRun:
 def next_run(run: Run, cell: Cell) -> NextRun | None:
     """Return what to expect of training at a cell's size and rate; None without a finite loss.
 
-    The loss at a number of rows is the geometric mean over all seeds that were trained so long. The
+    The loss at a number of rows is the geometric mean over all seeds that have these rows. The
     deviation of seeds is that of the log loss at the most rows that all trials of the cell have.
     Where the learning rate follows a schedule, the rows are those of the whole schedule: a curve
     cut short is then no run of its own.

@@ -1,4 +1,4 @@
-"""Columns that are not features or targets unless they are named, by where they stand in a table.
+"""Columns that are not features or targets unless they are named, by their place in a table.
 
 pandas stores its index as columns, last; Zarr groups list their arrays by name.
 """
@@ -39,7 +39,7 @@ def _index_names(metadata: Mapping[bytes, bytes]) -> set[str]:
         return set()
     try:
         document: Any = json.loads(metadata[b"pandas"])
-        # a RangeIndex is described by an object, and is no column
+        # a RangeIndex is described by an object, and is not a column
         return {name for name in document["index_columns"] if isinstance(name, str)}
     except (ValueError, TypeError, KeyError, RecursionError):
         return set()

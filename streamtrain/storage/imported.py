@@ -1,4 +1,4 @@
-"""Tables that are no shards, imported as shards into the user's cache folder.
+"""Tables that are not shards, imported as shards into the user's cache folder.
 
 The shards have every column that is numbers, in the order of the rows of the table, so a row id is
 a row of the table. A changed table has another key. A folder of the cache is complete when it has

@@ -33,7 +33,7 @@ def warn_of_columns_aside(url: str, columns: Sequence[Column]) -> None:
 
 
 def warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
-    """Warn of Hive partitions below `root` that are no columns of the files."""
+    """Warn of Hive partitions below `root` that are not columns of the files."""
     folders = (
         folder
         for shard in shards

@@ -43,7 +43,7 @@ TABLE_SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES, *ARROW_SUFFIXES)
 Kind = Literal["CSV", "JSON lines", "Arrow", "Parquet or Zarr"]
 SHARDS: Kind = "Parquet or Zarr"
 
-#: Bytes of a `.txt` file by which it is told from a list of files.
+#: Bytes of a `.txt` file that are read to distinguish it from a list of files.
 _HEAD_BYTES = 65_536
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 

@@ -68,6 +68,10 @@ class FetchStats:
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
 
+    def __reduce__(self) -> tuple[type["FetchStats"], tuple[float, ...]]:
+        """Travel between processes without the lock."""
+        return FetchStats, tuple(self.to_json().values())
+
     def to_json(self) -> dict[str, float | int]:
         """Return the public fields by name."""
         names = [name for name in self.__dataclass_fields__ if not name.startswith("_")]

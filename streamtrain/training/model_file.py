@@ -138,7 +138,7 @@ def read_tensor_header(path: Path) -> TensorHeader:
     found: TensorHeader = {}
     try:
         with safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no dict
+            for name in file.keys():  # noqa: SIM118 - it is not a dict
                 tensor = file.get_slice(name)
                 found[name] = (tensor.get_shape(), tensor.get_dtype())
     except MemoryError:

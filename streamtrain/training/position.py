@@ -1,26 +1,24 @@
 """The position of a pass: the next window and row, the counts so far, the state of its learners."""
 
 import time
-from collections import Counter
 
 import numpy as np
 
 from streamtrain.errors import DataError
 from streamtrain.records import PassEnded, parse_pass
 from streamtrain.stream.block import Block
-from streamtrain.stream.fetch import FetchStats
-from streamtrain.stream.nulls import NullCounts
+from streamtrain.stream.delivered_rows import DeliveredRows
 from streamtrain.stream.quarantine import Quarantine
 from streamtrain.training.checkpoint import nest, unnest
 from streamtrain.training.checkpointing import PassState, refusing_damage
 from streamtrain.training.learner import Learner
-from streamtrain.types import Json, Receipt
+from streamtrain.types import Json
 
 
 class Position:
     """How far a pass has come; used by the thread that runs the pass.
 
-    The next row is row `row` of window `window` of epoch `epoch`; the counts cover the windows
+    The next row is row `row` of window `window` of epoch `epoch`; `delivered` counts the windows
     before that one. `name` identifies the pass within its run. `active` are the learners whose
     outcome is not known yet. `record` is the pass's own record, once it has ended.
     """
@@ -30,10 +28,8 @@ class Position:
         self.name = name
         self.learners = learners
         self.active = list(learners)
-        self.epoch = self.window = self.row = self.rows_read = 0
-        self.receipt = Receipt()
-        self.stats = FetchStats()
-        self.nulls: NullCounts = Counter()
+        self.epoch = self.window = self.row = 0
+        self.delivered = DeliveredRows()
         self.started = self.first_block = self.trained = time.perf_counter()
         self.record: PassEnded | None = None
 
@@ -49,9 +45,7 @@ class Position:
 
     def move_past(self, block: Block) -> None:
         """Count a block that every learner has trained on completely."""
-        self.rows_read += len(block.rows)
-        self.receipt += block.receipt
-        self.nulls += block.nulls
+        self.delivered.add_block(block)
         self.row = 0
         if block.ends_epoch:
             self.epoch, self.window = block.epoch + 1, 0
@@ -73,10 +67,7 @@ class Position:
             "epoch": self.epoch,
             "window": self.window,
             "row": self.row,
-            "rows_read": self.rows_read,
-            "receipt": self.receipt.to_json(),
-            "nulls": [[*key, count] for key, count in sorted(self.nulls.items())],
-            "stats": self.stats.to_json(),
+            **self.delivered.to_json(),
             "seconds": now - self.started,
             "fill_seconds": self.first_block - self.started,
             "training_seconds": self.trained - self.first_block,
@@ -100,10 +91,7 @@ class Position:
             self.learners[int(number)].load_state(learner_state, unnest(number, arrays))
         self.active = [self.learners[int(number)] for number in document["learners"]]
         self.epoch, self.window, self.row = document["epoch"], document["window"], document["row"]
-        self.rows_read = document["rows_read"]
-        self.receipt = Receipt.from_json(document["receipt"])
-        self.nulls = Counter({(shard, column): count for shard, column, count in document["nulls"]})
-        self.stats = FetchStats(**document["stats"])
+        self.delivered = DeliveredRows.from_json(document)
         self.started = time.perf_counter() - document["seconds"]
         self.first_block = self.started + document["fill_seconds"]
         self.trained = self.first_block + document["training_seconds"]

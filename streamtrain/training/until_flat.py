@@ -1,6 +1,6 @@
 """Training until the loss is flat: how far at most, where it is evaluated, when and why it ends.
 
-It goes on for an epoch or more, and then ends at the first evaluation at which the loss is flat
+It continues for an epoch or more, and then ends at the first evaluation at which the loss is flat
 (science/flatness.py) or has diverged. All of it is a function of rows and losses, never of time.
 """
 
@@ -16,12 +16,12 @@ from streamtrain.science.run_log import Curve
 from streamtrain.types import Json
 
 #: Training ends after this many rows or epochs, whichever come first, but not within the first
-#: epoch. The default network trains for 3 s on so many rows, and for 4 s on so many tiny epochs.
+#: epoch. The default network takes 3 s for MOST_ROWS rows, and 4 s for MOST_EPOCHS tiny epochs.
 MOST_ROWS = 2**23
 MOST_EPOCHS = 2048
 
-#: Nothing is decided within so many rows or epochs, whichever are fewer, nor within an epoch. After
-#: few steps at a small learning rate, the loss improves slowly, but is not flat.
+#: Nothing is decided within this many rows or epochs, whichever are fewer, nor within an epoch.
+#: After few steps at a small learning rate, the loss improves slowly, but is not flat.
 LEAST_ROWS = 2**18
 LEAST_EPOCHS = 64
 

@@ -146,7 +146,7 @@ def test_every_failure_has_its_exit_code_and_shows_a_traceback_only_under_debug(
     def fail(*_, **__):
         raise raised
 
-    monkeypatch.setattr(api, "sweep_into", fail)
+    monkeypatch.setattr(api, "run_sweep", fail)
     said = command("sweep", "d")
     assert said.code == code
     assert said.out == ""
@@ -167,7 +167,7 @@ def test_sigterm_closes_what_is_open_and_leaves_the_handler_as_it_was(command, m
         finally:
             closed.append(True)
 
-    monkeypatch.setattr(api, "sweep_into", wait)
+    monkeypatch.setattr(api, "run_sweep", wait)
     before = signal.getsignal(signal.SIGTERM)
     said = command("sweep", "d")
     assert (said.code, said.err, closed) == (143, "terminated\n", [True])
@@ -190,7 +190,7 @@ def test_a_warning_is_one_line_and_quiet_is_silent(command, monkeypatch):
             warnings.warn("the disk is slow", stacklevel=1)
         raise ConfigError("stop")
 
-    monkeypatch.setattr(api, "sweep_into", warn)
+    monkeypatch.setattr(api, "run_sweep", warn)
     assert command("sweep", "d").err == "warning: the disk is slow\nerror: stop\n"
 
 

@@ -32,6 +32,7 @@ from streamtrain.config import (
 from streamtrain.records import RoundEnded
 from streamtrain.report.write import write_report
 from tests.cluster.failing import shorten_commits, worker_pids
+from tests.run.whole_runs import run_train
 
 SWEEP = {
     "batch_sizes": [32, 256, 5000],
@@ -238,7 +239,7 @@ def unbroken(data, client, tmp_path_factory):
 
         with pytest.MonkeyPatch.context() as patch:
             leave_out(patch)
-            out = api.run_train(
+            out = run_train(
                 config(data, sync),
                 tmp_path_factory.mktemp(sync) / "run",
                 client=client,

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from distributed import Client, Security
 
-from streamtrain import api
 from streamtrain.cluster.allreduce import allreduce_pass
 from streamtrain.cluster.allreduce.lane_engine import LaneEngine
 from streamtrain.cluster.local_sgd import round_worker
 from streamtrain.config import Config
 from streamtrain.records import RoundEnded
+from tests.run.whole_runs import run_train
 
 
 def signal_at_step(step: int, signal_number: int) -> None:
@@ -34,16 +34,16 @@ def signal_at_step(step: int, signal_number: int) -> None:
 
 def signal_at_share(number: int, signal_number: int) -> None:
     """Send this worker a signal at the start of its `number`-th share from now."""
-    original, shares_left = round_worker.share_engine, [number]
+    original, shares_left = round_worker.fetch, [number]
 
-    def engine_or_die(*args):
+    def fetch_or_die(*args):
         shares_left[0] -= 1
         if not shares_left[0]:
-            round_worker.share_engine = original
+            round_worker.fetch = original
             os.kill(os.getpid(), signal_number)
         return original(*args)
 
-    round_worker.share_engine = engine_or_die
+    round_worker.fetch = fetch_or_die
 
 
 def shorten_commits(set_attribute: Callable[[object, str, int], None]) -> None:
@@ -63,7 +63,7 @@ def drive_until_killed(
             os.kill(os.getpid(), signal.SIGKILL)
 
     with Client(address, security=security) as client:
-        api.run_train(Config.model_validate_json(config), out, client=client, on_record=kill)
+        run_train(Config.model_validate_json(config), out, client=client, on_record=kill)
 
 
 def worker_pids(client) -> dict[str, int]:

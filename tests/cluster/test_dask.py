@@ -4,11 +4,11 @@ import os
 import signal
 
 import streamtrain
-from streamtrain import api
 from streamtrain.cluster import runner
 from streamtrain.cluster.connect import performance_report
 from streamtrain.records import Evaluation
 from tests.cluster.conftest import SWEEP, config_of, convergence, records
+from tests.run.whole_runs import run_sweep
 
 
 def worker_pids(client) -> list[int]:
@@ -21,7 +21,7 @@ def test_a_sweep_over_workers_has_the_records_of_one_machine(
     notes = []
     monkeypatch.setattr(runner, "performance_report", performance_report)
     config = config_of(data, SWEEP, cluster__slice_seconds=0.2)
-    result = api.run_sweep(config, tmp_path / "a", client=client, on_note=notes.append)
+    result = run_sweep(config, tmp_path / "a", client=client, on_note=notes.append)
     assert convergence(result.out) == alone
     passes = records(result.out, "pass")
     for ended in passes:
@@ -41,7 +41,7 @@ def test_a_killed_worker_costs_a_slice_and_no_number(data, alone, client, tmp_pa
             os.kill(before[0], signal.SIGKILL)
 
     config = config_of(data, SWEEP, cluster__slice_seconds=0.05)
-    result = api.run_sweep(config, tmp_path / "a", client=client, on_record=kill_once)
+    result = run_sweep(config, tmp_path / "a", client=client, on_record=kill_once)
     assert killed
     assert convergence(result.out) == alone
     assert sum(ended["lost_workers"] for ended in records(result.out, "pass")) == 1

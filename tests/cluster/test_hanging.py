@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import pytest
 from distributed import Client
 
-from streamtrain import api
 from streamtrain.cluster import worker_group
 from streamtrain.cluster.allreduce import allreduce_pass
 from streamtrain.records import Evaluation, RoundEnded
@@ -31,6 +30,7 @@ from tests.cluster.failing import (
     wait_for_restarts,
     worker_pids,
 )
+from tests.run.whole_runs import run_sweep, run_train
 
 pytestmark = pytest.mark.usefixtures("short_commits")
 
@@ -72,7 +72,7 @@ def test_a_worker_that_stops_in_a_collective_is_started_anew(
     data, client, unbroken, our_own, tmp_path
 ):
     stopped = {}
-    out = api.run_train(
+    out = run_train(
         config(data, "allreduce"),
         tmp_path / "a",
         client=client,
@@ -90,7 +90,7 @@ def test_a_worker_that_stops_in_a_collective_is_started_anew(
 def test_a_share_that_hangs_is_done_by_another_worker(data, client, unbroken, tmp_path):
     stopped = {}
     try:
-        out = api.run_train(
+        out = run_train(
             config(data, "rounds"),
             tmp_path / "a",
             client=client,
@@ -115,7 +115,7 @@ def test_a_slice_of_a_sweep_that_hangs_is_done_by_another_worker(data, alone, cl
             os.kill(stopped[0], signal.SIGSTOP)
 
     try:
-        out = api.run_sweep(
+        out = run_sweep(
             config_of(data, SWEEP, cluster__slice_seconds=0.05),
             tmp_path / "a",
             client=client,
@@ -139,7 +139,7 @@ def test_a_connection_that_comes_back_costs_no_number(data, client, unbroken, tm
             proxy.cut(for_good=False)
 
     with Client(proxy.address, security=client.security, set_as_default=False) as through:
-        out = api.run_train(config(data, sync), tmp_path / "a", client=through, on_record=cut).out
+        out = run_train(config(data, sync), tmp_path / "a", client=through, on_record=cut).out
     proxy.cut()
     assert learned(out) == unbroken[sync].learned
     assert the_pass(out)["receipt"] == unbroken[sync].receipt
@@ -162,7 +162,7 @@ def test_a_worker_that_comes_later_joins_at_a_commit(data, client, tmp_path, mon
 
     try:
         with pytest.raises(Seen):
-            api.run_train(
+            run_train(
                 config(data, "allreduce", epochs=100_000),
                 tmp_path / "a",
                 client=client,

@@ -118,7 +118,10 @@ def test_losses_and_weights_are_the_same_bits_for_any_number_of_workers(prepared
         assert without_times(first.records) == without_times(alone.records)
         for name in ("engine/parameters", "engine/average"):
             assert (first.state[1][name] == alone.state[1][name]).all()
-        assert sum((other.receipt for other in others), first.receipt) == alone.receipt
+        assert (
+            sum((other.delivered.receipt for other in others), first.delivered.receipt)
+            == alone.delivered.receipt
+        )
         assert all(other.records == [] and other.state is None for other in others)
     assert alone.records[-1].holdout_loss < 0.7 * alone.records[0].holdout_loss
 
@@ -157,7 +160,7 @@ def test_one_lane_is_the_run_of_one_machine(prepared):
     assert [record.holdout_loss for record in alone.records] == pytest.approx(losses, rel=1e-4)
     assert alone.records[-1].rows == learner.rows
     # The block in which the run ends counts as a whole, as in a pass.
-    assert alone.receipt == expected[-1].receipt
+    assert alone.delivered.receipt == expected[-1].receipt
 
 
 @pytest.mark.parametrize("cut", [1, 7, 20, 25])
@@ -175,7 +178,10 @@ def test_a_group_of_others_goes_on_from_what_was_committed(prepared, cut):
     ]
     assert without_times(whole.records)[1:] == expected
     assert (rest[0].state[1]["engine/parameters"] == whole.state[1]["engine/parameters"]).all()
-    assert sum((result.receipt for result in rest), first.receipt) == whole.receipt
+    assert (
+        sum((result.delivered.receipt for result in rest), first.delivered.receipt)
+        == whole.delivered.receipt
+    )
 
 
 def test_an_epoch_is_every_row_once(data):
@@ -184,7 +190,7 @@ def test_an_epoch_is_every_row_once(data):
     )
     done = together(prepared, 2, 8)
     expected, _ = on_one_machine(prepared)
-    assert sum((result.receipt for result in done), Receipt()) == expected[-1].receipt
+    assert sum((result.delivered.receipt for result in done), Receipt()) == expected[-1].receipt
 
 
 def test_a_peer_that_never_comes_and_one_that_leaves(prepared):

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from streamtrain import api
 from streamtrain.cluster import dask_backend
 from streamtrain.cluster.allreduce.lane_work import LaneTask, RankInfo
 from streamtrain.cluster.local_sgd.round_worker import ShareTask, train_share
 from streamtrain.cluster.local_sgd.rounds import Share
 from streamtrain.cluster.sweep_slices import SweepItem
 from tests.cluster.conftest import config_of, records
+from tests.run.whole_runs import run_train
 
 ARRAYS = {
     "parameters": np.zeros((2, 1000), dtype=np.float32),
@@ -64,7 +64,7 @@ def test_large_payloads_change_nothing(data, client, tmp_path, monkeypatch, sync
     for limit in (2**23, 1):
         monkeypatch.setattr(dask_backend, "LARGE_BYTES", limit)
         out = tmp_path / str(limit)
-        api.run_train(
+        run_train(
             config_of(data, flags, cluster__shares=2, cluster__round_rows=1024), out, client=client
         )
         losses.append([evaluation["holdout_loss"] for evaluation in records(out, "evaluation")])

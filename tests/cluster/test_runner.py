@@ -8,7 +8,6 @@ import signal
 import pytest
 from distributed import Client
 
-from streamtrain import api
 from streamtrain.cluster.allreduce import allreduce_pass
 from streamtrain.errors import ConfigError, ResourceError
 from streamtrain.records import RoundEnded
@@ -23,12 +22,13 @@ from tests.cluster.failing import (
     worker_pids,
 )
 from tests.cluster.test_lane_session import together
+from tests.run.whole_runs import run_train
 
 pytestmark = pytest.mark.usefixtures("short_commits")
 
 
 def test_every_row_once_an_epoch_and_the_rows_of_one_machine(data, unbroken, tmp_path):
-    alone = the_pass(api.run_train(config_of(data, TRAIN), tmp_path / "alone").out)
+    alone = the_pass(run_train(config_of(data, TRAIN), tmp_path / "alone").out)
     assert unbroken["rounds"].receipt == unbroken["allreduce"].receipt == alone["receipt"]
     assert alone["receipt"]["count"] == TRAIN["epochs"] * 8000
     for sync in ("rounds", "allreduce"):
@@ -55,7 +55,7 @@ def test_two_processes_have_the_losses_of_one(data, unbroken):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 4])
 def test_so_have_one_and_four(data, unbroken, tmp_path, workers):
-    out = api.run_train(
+    out = run_train(
         config(data, "allreduce", min_workers=workers, workers=workers), tmp_path / "a"
     ).out
     assert {ended["workers"] for ended in records(out, "round")} == {workers}
@@ -78,7 +78,7 @@ def test_a_worker_killed_at_work_costs_a_round_and_no_number(
             armed.append(sorted(worker_pids(client))[0])
             client.run(arm, 2, signal.SIGKILL, workers=armed)
 
-    out = api.run_train(
+    out = run_train(
         config(data, sync),
         tmp_path / "a",
         client=client,
@@ -107,7 +107,7 @@ def test_a_killed_driver_goes_on_from_its_last_commit(
     driver.join()
     assert driver.exitcode == -signal.SIGKILL
     rows = records(tmp_path / "a", "round")[-1]["rows"]
-    result = api.run_train(
+    result = run_train(
         given,
         tmp_path / "a",
         resume=True,
@@ -135,8 +135,8 @@ def test_a_cut_connection_ends_the_run_saved_and_it_goes_on(
         Client(proxy.address, security=client.security, set_as_default=False) as through,
         pytest.raises(ResourceError, match=r"scheduler cannot be reached.*--resume auto"),
     ):
-        api.run_train(given, tmp_path / "a", client=through, on_record=cut)
-    result = api.run_train(given, tmp_path / "a", resume=True, client=client)
+        run_train(given, tmp_path / "a", client=through, on_record=cut)
+    result = run_train(given, tmp_path / "a", resume=True, client=client)
     assert learned(result.out) == unbroken["rounds"].learned
     assert the_pass(result.out)["receipt"] == unbroken["rounds"].receipt
     rows = [ended["rows"] for ended in records(result.out, "round")]
@@ -150,7 +150,7 @@ def test_what_allreduce_cannot_do_is_refused_with_the_next_move(data, client, tm
     ):
         with pytest.raises(ConfigError, match=message):
             out = tmp_path / message[:3]
-            api.run_train(config(data, "allreduce", **flags), out, client=client)
+            run_train(config(data, "allreduce", **flags), out, client=client)
 
 
 def test_until_flat_allreduce_ends_at_a_row_that_the_length_of_commits_does_not_decide(
@@ -161,7 +161,7 @@ def test_until_flat_allreduce_ends_at_a_row_that_the_length_of_commits_does_not_
     for steps in (4, 50):
         monkeypatch.setattr(allreduce_pass, "FIRST_STEPS", steps)
         folder = tmp_path / str(steps)
-        outs.append(api.run_train(config(data, "allreduce", **flags), folder, client=client).out)
+        outs.append(run_train(config(data, "allreduce", **flags), folder, client=client).out)
     assert learned(outs[0]) == learned(outs[1])
     ended, rows = records(outs[0], "outcome")[0], the_pass(outs[0])["receipt"]["count"]
     assert ended["reason"].startswith("flat: ")
@@ -176,7 +176,7 @@ def test_early_stop_ends_an_allreduce_at_a_row_that_the_length_of_commits_does_n
     for steps in (4, 50):
         monkeypatch.setattr(allreduce_pass, "FIRST_STEPS", steps)
         folder = tmp_path / str(steps)
-        outs.append(api.run_train(config(data, "allreduce", **flags), folder, client=client).out)
+        outs.append(run_train(config(data, "allreduce", **flags), folder, client=client).out)
     assert learned(outs[0]) == learned(outs[1])
     ended = records(outs[0], "outcome")[0]
     assert ended["rows"] < 40 * 8000, ended

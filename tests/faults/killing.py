@@ -25,6 +25,7 @@ from streamtrain.config import make_config
 from streamtrain.run.prepare import prepare, warm_up
 from streamtrain.training import checkpointing
 from tests.faults.run_output import left_over, timeless_records, weights
+from tests.run.whole_runs import run_sweep, run_train
 
 
 def hasten() -> None:
@@ -76,7 +77,7 @@ def start(task: dict, out: Path, kill: KillAtCall | None = None) -> int:
             files.os = kill
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if task.get("may_start_again", True) else "error")
-            {"train": api.run_train, "sweep": api.run_sweep}[task["verb"]](
+            {"train": run_train, "sweep": run_sweep}[task["verb"]](
                 make_config(task["config"]), out, resume=True
             )
         code = 0

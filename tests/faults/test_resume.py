@@ -38,6 +38,7 @@ from streamtrain.training.fused_engine import FusedEngine
 from tests.faults.run_output import left_over, timeless_records, weights
 from tests.forked import start_forked
 from tests.report.undrawn import Undrawn
+from tests.run.whole_runs import run_sweep, run_train
 
 TRAIN = {
     "batch_size": 16,
@@ -267,9 +268,7 @@ def test_another_run_is_refused_with_each_difference_and_nothing_is_changed(
     shutil.copytree(shards["parquet"], data)
     (data / "_manifest.json").unlink()
     with pytest.raises(KeyboardInterrupt):
-        api.run_train(
-            make(data, TRAIN), tmp_path / "out", on_record=stop_at_evaluation(signal.SIGINT)
-        )
+        run_train(make(data, TRAIN), tmp_path / "out", on_record=stop_at_evaluation(signal.SIGINT))
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     kind = change.get("data")
     if kind is not None:
@@ -313,13 +312,13 @@ def stop_at_evaluation(*numbers: int, skip: int = 4):
 
 def test_sigterm_and_ctrl_c_wait_for_an_edge_and_the_run_goes_on(shards, tmp_path):
     config = make(shards["parquet"], {**TRAIN, "epochs": 4})
-    api.run_train(config, tmp_path / "whole")
+    run_train(config, tmp_path / "whole")
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with signals_terminate(), pytest.raises(Terminated):
-        api.run_train(config, tmp_path / "out", on_record=stop_at_evaluation(signal.SIGTERM))
+        run_train(config, tmp_path / "out", on_record=stop_at_evaluation(signal.SIGTERM))
     made = list_checkpoints(tmp_path / "out" / "checkpoints")
     with pytest.raises(KeyboardInterrupt):
-        api.run_train(
+        run_train(
             config,
             tmp_path / "out",
             resume=True,
@@ -327,7 +326,7 @@ def test_sigterm_and_ctrl_c_wait_for_an_edge_and_the_run_goes_on(shards, tmp_pat
         )
     assert list_checkpoints(tmp_path / "out" / "checkpoints")[-1] > made[-1]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-    api.run_train(config, tmp_path / "out", resume=True)
+    run_train(config, tmp_path / "out", resume=True)
     assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
     assert left_over(tmp_path / "out") == []
 
@@ -343,7 +342,7 @@ def test_notices_save_the_run_however_often_they_come(shards, tmp_path, number):
 
     stop = stop_at_evaluation(number, number)
     with signals_terminate(), pytest.raises(Terminated) as ended:
-        api.run_train(
+        run_train(
             make(shards["parquet"], TRAIN),
             tmp_path / "out",
             on_record=on_record,
@@ -366,7 +365,7 @@ def test_a_notice_that_does_not_end_the_process_does_not_end_the_run(shards, tmp
     )
     try:
         with signals_terminate() if ignored else nullcontext():
-            api.run_train(
+            run_train(
                 make(shards["parquet"], TRAIN),
                 tmp_path / "out",
                 on_record=stop_at_evaluation(signal.SIGHUP),
@@ -416,7 +415,7 @@ def test_a_second_ctrl_c_ends_it_at_once(shards, tmp_path):
 
     stop = stop_at_evaluation(signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        api.run_train(config, tmp_path / "out", on_record=on_record)
+        run_train(config, tmp_path / "out", on_record=on_record)
     assert saved
     assert list_checkpoints(tmp_path / "out" / "checkpoints") == saved
 
@@ -442,12 +441,12 @@ def test_a_sweep_finishes_its_block_only_if_that_is_quick(
     monkeypatch.setattr(FusedEngine, "advance", advance)
     monkeypatch.setattr(api, "SWEEP_GRACE_SECONDS", grace)
     with pytest.raises(KeyboardInterrupt):
-        api.run_sweep(make(shards["parquet"], SWEEP), tmp_path / "out")
+        run_sweep(make(shards["parquet"], SWEEP), tmp_path / "out")
     made = list_checkpoints(tmp_path / "out" / "checkpoints")
     assert (made[-1] > sent[0][-1]) == saves
     monkeypatch.setattr(FusedEngine, "advance", genuine)
-    api.run_sweep(make(shards["parquet"], SWEEP), tmp_path / "out", resume=True)
-    api.run_sweep(make(shards["parquet"], SWEEP), tmp_path / "whole")
+    run_sweep(make(shards["parquet"], SWEEP), tmp_path / "out", resume=True)
+    run_sweep(make(shards["parquet"], SWEEP), tmp_path / "whole")
     assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
 
 
@@ -547,7 +546,7 @@ def test_a_finished_run_needs_no_checkpoints(tmp_path):
 def test_where_resuming_looks(shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        api.run_train(
+        run_train(
             make(shards["parquet"], TRAIN),
             Path("runs/train-2026-01-01-1"),
             on_record=stop_at_evaluation(signal.SIGINT),

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamtrain import api
 from streamtrain.bench.torch_loop import TorchLoop
 from streamtrain.config import TrainConfig, make_config
 from streamtrain.kernels import cuda_layout
@@ -30,6 +29,7 @@ from streamtrain.training.device_choice import measure_devices
 from streamtrain.training.engine_choice import ENGINES
 from streamtrain.training.model import Shape
 from streamtrain.training.torch.shared_rows import SharedBlock
+from tests.run.whole_runs import run_sweep, run_train
 
 DRY = "--dry" in sys.argv
 DEVICE = "cpu" if DRY else "cuda"
@@ -212,7 +212,7 @@ def run(verb: str, folder: Path, device: str, engine: str, **train: Any) -> dict
         "train": {"device": device, "engine": engine} | train,
         "sweep": {"batch_sizes": "64..64Ki*4", "trials": 2},
     }
-    command = api.run_train if verb == "train" else api.run_sweep
+    command = run_train if verb == "train" else run_sweep
     out = folder / f"{verb}-{device}-{engine}"
     return command(make_config(values), out, report=False).summary
 

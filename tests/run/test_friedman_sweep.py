@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from data_gen import generate
-from streamtrain.api import run_sweep
 from streamtrain.config import make_config
+from tests.run.whole_runs import run_sweep
 
 #: The first and the last octave. The smallest sizes reach the target within a few thousand rows, so
 #: the loss is evaluated from 64 rows on.

@@ -23,6 +23,7 @@ from streamtrain.storage.write.ingest import ingest
 from streamtrain.training.fused_engine import FusedEngine
 from streamtrain.training.model_io import predict_rows
 from tests.forked import run_forked
+from tests.run.whole_runs import run_sweep
 
 ROWS = 6_000
 SWEEP = {
@@ -451,7 +452,7 @@ def test_a_dry_run_tries_its_steps_with_blas_on_one_thread_as_the_run_does(data,
 def test_a_sweep_refuses_a_size_that_changes(data, tmp_path):
     config = make_config({"data": {"path": str(data)}, "train": {"batch_schedule": "8@0,16@99"}})
     with pytest.raises(ConfigError, match="a sweep compares constant sizes"):
-        streamtrain.api.run_sweep(config, tmp_path / "out")
+        run_sweep(config, tmp_path / "out")
 
 
 @pytest.mark.parametrize("average", ["on", "off"])

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from data_gen import generate
-from streamtrain import api
 from streamtrain.config import make_config
 from streamtrain.records import LadderInfo, PassEnded
 from streamtrain.report.run_files import read_records
@@ -19,6 +18,7 @@ from streamtrain.science.ladder import (
     next_trial,
 )
 from streamtrain.science.run_log import Run, collect
+from tests.run.whole_runs import run_sweep
 from tests.science.runs import add_curve, make_header
 
 
@@ -38,7 +38,7 @@ def run(tmp_path_factory):
         },
         "model": {"hidden": [8]},
     }
-    api.run_sweep(make_config(values), folder / "out", report=False)
+    run_sweep(make_config(values), folder / "out", report=False)
     return collect(read_records(folder / "out" / "events.jsonl"))
 
 

@@ -19,6 +19,7 @@ from streamtrain.storage.remote.remote_file import object_stamp
 from streamtrain.storage.write.ingest import ingest
 from streamtrain.training import checkpointing
 from streamtrain.training.checkpointing import Checkpointer
+from tests.run.whole_runs import run_train
 
 TRAIN = {"batch_size": 16, "epochs": 2, "holdout": 200, "window_rows": 512, "hidden": "8"}
 
@@ -76,7 +77,7 @@ def resume(data: Path, out: Path, monkeypatch, **flags: object) -> None:
     config = streamtrain.api._config(data, TRAIN, streamtrain.api.TRAIN_FLAGS)
     checkpoint = config.checkpoint.model_copy(update=flags)
     config = config.model_copy(update={"checkpoint": checkpoint})
-    streamtrain.api.run_train(config, out, resume=True, report=False)
+    run_train(config, out, resume=True, report=False)
 
 
 def test_rows_that_changed_in_a_foreign_file_are_refused(interrupted, monkeypatch):

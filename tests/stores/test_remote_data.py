@@ -16,7 +16,6 @@ import zarr
 
 import data_gen
 import streamtrain as st
-from streamtrain.api import run_train
 from streamtrain.base.redact import HIDDEN
 from streamtrain.cli.main import run
 from streamtrain.cluster.run_spec import RunSpec, open_run
@@ -37,6 +36,7 @@ from streamtrain.storage.remote.filesystem import (
 )
 from streamtrain.storage.remote.store_options import OPTION_NAMES, make_storage
 from streamtrain.storage.verify import verify
+from tests.run.whole_runs import run_train
 from tests.stores.conftest import ROWS, SECRET, SPAN_ROWS
 
 FORMATS = pytest.mark.parametrize("format", ["parquet", "zarr"])

@@ -229,7 +229,7 @@ class AllReducePass(SharedLearnerPass):
         self._backend = first.backend
         self._load_learner(first.state)
         for result in results:
-            self.count(result.receipt, result.nulls, result.stats)
+            self.delivered.add(result.delivered)
         seconds = max(result.seconds for result in results)
         wanted_steps = round(COMMIT_SECONDS * first.steps / max(seconds, 1e-6))
         self._steps = max(1, min(wanted_steps, MAX_GROWTH * self._steps))

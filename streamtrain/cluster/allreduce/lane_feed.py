@@ -1,6 +1,5 @@
 """The rows of one lane on the worker that reads it: blocks of its windows, epoch after epoch."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -13,9 +12,8 @@ from streamtrain.errors import ResourceError
 from streamtrain.plan.plan import Plan, Window
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.block import Block, BufferPool
+from streamtrain.stream.delivered_rows import DeliveredRows
 from streamtrain.stream.fetch import FetchStats, fetch
-from streamtrain.stream.nulls import NullCounts
-from streamtrain.types import Receipt
 
 #: Windows of a lane in memory: one block is used, one is ready, one is built.
 LANE_WINDOWS = 3
@@ -45,8 +43,7 @@ class LaneFeed:
         window = plan.window_at(row) if row < plan.num_rows else len(plan)
         self._start = row - int(plan.window_starts[window]) if window < len(plan) else 0
         self._block: Block | None = None
-        self.receipt, self.stats = Receipt(), FetchStats()
-        self.nulls: NullCounts = Counter()
+        self._delivered, self._stats = DeliveredRows(), FetchStats()
         self._reported_stats: dict[str, float] = {}
 
         def windows() -> Iterator[Window]:
@@ -56,7 +53,7 @@ class LaneFeed:
                 yield from plans_of(number)[lane].windows()
 
         buffers = BufferPool(budget.window_rows, prepared.source.num_columns, keep=budget.windows)
-        self._blocks = fetch(windows(), prepared.source, budget, self.stats, buffers)
+        self._blocks = fetch(windows(), prepared.source, budget, self._stats, buffers)
 
     def take(self, rows: int) -> Iterator[tuple[np.ndarray, int, int]]:
         """Yield (block, start, stop) for the next `rows` rows, which must be of one epoch."""
@@ -81,16 +78,12 @@ class LaneFeed:
             self._block = self._block or next(self._blocks)
             self._finish_block()
 
-    def delivered(self) -> tuple[Receipt, NullCounts, dict[str, float]]:
-        """Return the counts since the last call: receipt, nulls and the fields of `FetchStats`.
-
-        Receipt and nulls cover only blocks that were used up.
-        """
-        receipt, nulls, stats = self.receipt, self.nulls, self.stats.to_json()
-        reported = self._reported_stats
-        new_stats = {name: value - reported.get(name, 0) for name, value in stats.items()}
-        self.receipt, self.nulls, self._reported_stats = Receipt(), Counter(), stats
-        return receipt, nulls, new_stats
+    def take_delivered(self) -> DeliveredRows:
+        """Return what was delivered since the last call: of rows, only blocks that were used up."""
+        delivered, stats, reported = self._delivered, self._stats.to_json(), self._reported_stats
+        delivered.stats.add(**{name: stats[name] - reported.get(name, 0) for name in stats})
+        self._delivered, self._reported_stats = DeliveredRows(), stats
+        return delivered
 
     def close(self) -> None:
         """End the threads that build blocks."""
@@ -99,8 +92,7 @@ class LaneFeed:
 
     def _finish_block(self) -> None:
         assert self._block is not None
-        self.receipt += self._block.receipt
-        self.nulls = self.nulls + self._block.nulls
+        self._delivered.add_block(self._block)
         self._block, self._start = None, 0
 
 

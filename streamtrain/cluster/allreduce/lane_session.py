@@ -1,7 +1,6 @@
 """A synchronous run on one worker: its lanes, its rank, and its copy of the learner."""
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -15,12 +14,9 @@ from streamtrain.cluster.allreduce.lanes import lanes_of, take_rows_until
 from streamtrain.plan.plan import Plan, make_lanes
 from streamtrain.records import Record
 from streamtrain.run.prepare import Prepared
-from streamtrain.stream.nulls import NullCounts
-from streamtrain.training.engine import AccumulatingEngine
-from streamtrain.training.engine_choice import ENGINES, running
+from streamtrain.stream.delivered_rows import DeliveredRows
+from streamtrain.training.engine_choice import running
 from streamtrain.training.learner import Learner
-from streamtrain.training.model import initial_parameters
-from streamtrain.types import Receipt
 
 
 class LaneSession:
@@ -56,7 +52,7 @@ class LaneSession:
                 self._stack.callback(self._feeds[lane].close)
             self._collective = join(task)
             self._stack.callback(self._collective.close)
-            self._inner = inner_engine(prepared, task)
+            self._inner = prepared.make_engine(task.batch_size, task.lrs, task.trial)
             self._engine = LaneEngine(
                 self._inner,
                 task.batch_size,
@@ -96,12 +92,9 @@ class LaneSession:
             for feed in self._feeds.values():
                 feed.end_run()
         is_first = self.group.rank == 0
-        receipt, stats = Receipt(), Counter()
-        nulls: NullCounts = Counter()
+        delivered = DeliveredRows()
         for feed in self._feeds.values():
-            lane_receipt, lane_nulls, lane_stats = feed.delivered()
-            receipt, nulls = receipt + lane_receipt, nulls + lane_nulls
-            stats.update(lane_stats)
+            delivered.add(feed.take_delivered())
         return LaneResult(
             records=records if is_first else [],
             state=self._learner.state() if is_first else None,
@@ -110,9 +103,7 @@ class LaneSession:
             steps=steps,
             seconds=time.perf_counter() - started,
             backend=self._collective.backend,
-            receipt=receipt,
-            nulls=nulls,
-            stats=dict(stats),
+            delivered=delivered,
         )
 
     def close(self) -> None:
@@ -157,17 +148,3 @@ class LaneSession:
 
     def _rows_of_lanes(self, epoch: int) -> np.ndarray:
         return np.array([plan.num_rows for plan in self.lane_plans(epoch)], dtype=np.int64)
-
-
-def inner_engine(prepared: Prepared, task: LaneTask) -> AccumulatingEngine:
-    """Return the engine of a worker, for a `LaneEngine`."""
-    seed, train = prepared.config.order.seed, prepared.config.train.at(task.batch_size)
-    parameters_P = initial_parameters(prepared.model, seed, task.trial)
-    return ENGINES[prepared.engine](
-        prepared.model.for_trial(seed, task.trial),
-        parameters_P,
-        task.batch_size,
-        task.lrs,
-        train,
-        prepared.expected_rows,
-    )

@@ -9,7 +9,7 @@ import numpy as np
 
 from streamtrain.cluster.allreduce.collective import Collective, PeerLostError, Store
 from streamtrain.cluster.allreduce.lane_engine import shape_of_sums
-from streamtrain.cluster.allreduce.lane_session import LaneSession, inner_engine
+from streamtrain.cluster.allreduce.lane_session import LaneSession
 from streamtrain.cluster.allreduce.lane_work import LaneResult, LaneTask
 from streamtrain.cluster.worker import PeerLost, current_state, own_host
 from streamtrain.run.prepare import Prepared
@@ -56,7 +56,7 @@ def measure_allreduce(prepared: Prepared, task: LaneTask) -> AllReduceTiming | P
         return PeerLost(str(error))
     rows = max(1, task.batch_size // task.group.size)
     block = np.zeros((min(rows, TIMED_ROWS), prepared.source.num_columns), dtype=np.float32)
-    engine = inner_engine(prepared, task)
+    engine = prepared.make_engine(task.batch_size, task.lrs, task.trial)
     with (
         running([engine], prepared.config.train.threads or 1),
     ):

@@ -1,12 +1,10 @@
 """What the driver and the workers of a synchronous run send each other."""
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from streamtrain.records import Record
-from streamtrain.stream.nulls import NullCounts
+from streamtrain.stream.delivered_rows import DeliveredRows
 from streamtrain.training.checkpointing import PassState
-from streamtrain.types import Json, Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +47,9 @@ class LaneTask:
 class LaneResult:
     """Where the group is after a task.
 
-    `records` and `state` come from the first worker only, since all workers have the same. The
-    receipt, dropped or imputed values and `stats` are each worker's own; they count the blocks used
-    to their end since the last commit. `backend`: the library that sums gradients.
+    `records` and `state` come from the first worker only, since all workers have the same.
+    `delivered` is each worker's own: the blocks used to their end since the last commit. `backend`:
+    the library that sums gradients.
     """
 
     records: list[Record]
@@ -61,6 +59,4 @@ class LaneResult:
     steps: int
     seconds: float
     backend: str
-    receipt: Receipt = field(default_factory=Receipt)
-    nulls: NullCounts = field(default_factory=Counter)
-    stats: Json = field(default_factory=dict)
+    delivered: DeliveredRows

@@ -8,22 +8,19 @@ machine would. With plain SGD and rounds of one step this is exactly the synchro
 """
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from streamtrain.cluster.local_sgd.rounds import Share
 from streamtrain.run.prepare import Prepared
 from streamtrain.stream.block import BufferPool
-from streamtrain.stream.fetch import FetchStats, fetch
-from streamtrain.stream.nulls import NullCounts
+from streamtrain.stream.delivered_rows import DeliveredRows
+from streamtrain.stream.fetch import fetch
 from streamtrain.training.engine import Engine
-from streamtrain.training.engine_choice import ENGINES, running
-from streamtrain.training.model import initial_parameters
-from streamtrain.types import Json, Receipt
+from streamtrain.training.engine_choice import running
 
 #: The parts of an engine's state that are averaged; the last exists unless `train.average` is off.
 AVERAGED = ("parameters", "moments", "average")
@@ -61,38 +58,18 @@ class ShareResult:
     rows: int
     weight: int
     losses: np.ndarray
-    receipt: Receipt
-    nulls: NullCounts = field(default_factory=Counter)
-    stats: Json = field(default_factory=dict)
+    delivered: DeliveredRows
     seconds: float = 0.0
-
-
-def share_engine(
-    prepared: Prepared, batch_size: int, lrs: tuple[float, ...], trial: int, shares: int
-) -> Engine:
-    """Return an engine for a share: its part of every minibatch, its schedule in its own rows."""
-    seed, train = prepared.config.order.seed, prepared.config.train.at(batch_size)
-    train = train.model_copy(update={"warmup_rows": train.warmup_rows // shares})
-    rows = prepared.expected_rows
-    parameters_P = initial_parameters(prepared.model, seed, trial)
-    return ENGINES[prepared.engine](
-        prepared.model.for_trial(seed, trial),
-        parameters_P,
-        batch_size // shares,
-        lrs,
-        train,
-        None if rows is None else rows // shares,
-    )
 
 
 def train_share(prepared: Prepared, task: ShareTask) -> ShareResult:
     """Read the windows of a share and train on them; the Dask task of a round."""
-    engine = share_engine(prepared, task.batch_size, task.lrs, task.trial, task.shares)
+    engine = prepared.make_engine(task.batch_size, task.lrs, task.trial, parts=task.shares)
     if task.state is not None:
         engine.load_state(task.state)
     rows_before = rows_in_steps(engine.state())
-    losses, receipt, stats = np.zeros(len(task.lrs)), Receipt(), FetchStats()
-    nulls: NullCounts = Counter()
+    losses, delivered = np.zeros(len(task.lrs)), DeliveredRows()
+    stats = delivered.stats
     rows, rows_left, seconds = 0, task.share.rows, 0.0
     budget = prepared.budget
     buffers = BufferPool(budget.window_rows, prepared.source.num_columns, keep=budget.windows)
@@ -110,8 +87,7 @@ def train_share(prepared: Prepared, task: ShareTask) -> ShareResult:
             block_rows = len(block.rows) if whole_window else min(planned_rows, len(block.rows))
             losses += engine.advance(block.rows, 0, block_rows)
             rows += block_rows
-            receipt += block.receipt
-            nulls = nulls + block.nulls
+            delivered.add_block(block)
             del block
             seconds += time.perf_counter() - started
         if task.share.ends_epoch:
@@ -122,9 +98,7 @@ def train_share(prepared: Prepared, task: ShareTask) -> ShareResult:
         rows=rows,
         weight=rows_in_steps(state) - rows_before,
         losses=losses,
-        receipt=receipt,
-        nulls=nulls,
-        stats=stats.to_json(),
+        delivered=delivered,
         seconds=seconds + stats.wait_seconds,
     )
 

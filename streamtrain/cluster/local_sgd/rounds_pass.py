@@ -114,7 +114,7 @@ class RoundsPass(SharedLearnerPass):
         self._share_states = [{name: state[name] for name in KEPT_BY_SHARE} for state in states]
         engine.load_state(joint_state(engine, averaged, joint_counters(states)))
         for result in results:
-            self.count(result.receipt, result.nulls, result.stats)
+            self.delivered.add(result.delivered)
         if self._rounds.number < MEASURED_ROUNDS:
             speeds = [
                 result.rows / result.seconds for result in results if result.rows and result.seconds

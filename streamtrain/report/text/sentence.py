@@ -218,9 +218,10 @@ def _doubt(analysis: Analysis) -> str:
 
 
 def _budget_for(run: Run, more_trials: int) -> str:
-    """Return the flags that buy a sweep with a budget of seconds so many more trials of its rows.
+    """Return the flags that give a sweep with a budget of seconds `more_trials` more trials.
 
-    A larger budget alone would buy longer trials. "" for a sweep without such a budget.
+    The trials keep their rows; a larger budget alone would buy longer ones. "" for a sweep without
+    such a budget.
     """
     ladder = run.header.ladder
     if ladder is None or ladder.budget_seconds is None or not run.passes:

@@ -43,7 +43,7 @@ def is_iceberg_metadata(name: str) -> bool:
 
 
 def format_of(folder: str, storage: Storage) -> TableFormat | None:
-    """Return the format of the table whose root is `folder`; None where it is no table.
+    """Return the format of the table whose root is `folder`; None where it is not a table.
 
     A remote folder costs up to three requests. Raises StoreError.
     """

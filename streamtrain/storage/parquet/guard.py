@@ -270,7 +270,7 @@ def check_pages(shard: Shard, columns: Mapping[str, Sequence[Chunk]]) -> None:
 
 
 def max_decoded_bytes(rows: int) -> int:
-    """Return the most bytes that a numeric column of so many rows decodes to."""
+    """Return the most bytes that a numeric column of `rows` rows decodes to."""
     return rows * _MAX_BYTES_PER_ROW + _MAX_EXTRA_BYTES
 
 

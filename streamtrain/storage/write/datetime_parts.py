@@ -21,7 +21,7 @@ class Delivered:
     """The columns of a table as it delivers them.
 
     Attributes:
-        columns: All columns; parts stand in the place of their date or time.
+        columns: All columns; parts take the place of their date or time.
         parts: Name of a part → the stored column, and which part.
     """
 

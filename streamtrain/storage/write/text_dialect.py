@@ -47,7 +47,7 @@ class Dialect:
         spaced: Fields have spaces around them.
         needs_target: Why a target must be named: the header may be a row.
         signs: For each name the sign that its numbers are written with, such as $ or %.
-        dropped: Indices of fields that are no columns, each with the reason.
+        dropped: Indices of fields that are not columns, each with the reason.
     """
 
     delimiter: str
@@ -290,7 +290,7 @@ def _lines_of_first(body: str, delimiter: str) -> int:
 def _names(
     path: str, head: Sequence[str] | None, width: int, rows: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[tuple[int, str]]]:
-    """Return a name for each field, and the fields that are no columns with the reason.
+    """Return a name for each field, and the fields that are not columns with the reason.
 
     Raises DataError where rows have one field more than the header, and it is not the name of a
     row.

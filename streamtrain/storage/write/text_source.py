@@ -48,7 +48,7 @@ _BOMS = {
 
 @contextmanager
 def open_bytes(path: str, storage: Storage) -> Iterator[IO[bytes] | Any]:
-    """Open a text file; what compresses it is told by its first bytes, not by its name.
+    """Open a text file; its first bytes, not its name, show how it is compressed.
 
     Raises DataError for an archive of several files and for one that is encrypted.
     """
@@ -93,7 +93,7 @@ def _only_member(path: str, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
 def read_sample(path: str, storage: Storage, num_bytes: int) -> tuple[bytes, bool]:
     """Return the first bytes of a file, decompressed, and whether they are all of it.
 
-    Raises DataError for a file that is no text.
+    Raises DataError for a file that is not text.
     """
     with decompressing(path), open_bytes(path, storage) as file:
         sample = _read(file, num_bytes)
@@ -127,7 +127,7 @@ def decompressing(path: str) -> Iterator[None]:
 def find_encoding(path: str, sample: bytes, wanted: str | None) -> str:
     """Return the codec of a file: the one that is wanted, or what its first bytes show.
 
-    Raises ConfigError for an unknown codec, and DataError for bytes that are no text.
+    Raises ConfigError for an unknown codec, and DataError for bytes that are not text.
     """
     if wanted is not None:
         try:
@@ -243,5 +243,5 @@ def _end_of_rows(content: bytes) -> int:
         end = before
     if not odd:
         return end + 1
-    # An odd number for so long is a mark inside a field, like the one of inches.
+    # After that many bytes an odd number is a mark inside a field, like the one of inches.
     return last + 1 if len(content) > _SEARCHED_BYTES else 0

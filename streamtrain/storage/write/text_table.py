@@ -51,7 +51,7 @@ def open_text_table(path: str, storage: Storage) -> Table:
 
     Its numbers are float64: the first rows do not show whether a column has integers only.
 
-    Raises DataError for a file that is no table, and ConfigError for an impossible option.
+    Raises DataError for a file that is not a table, and ConfigError for an impossible option.
     """
     with named_errors(path):
         file, sample = _find_out(path, storage)
@@ -129,7 +129,7 @@ def _rows_of(content: bytes, dialect: Dialect) -> bytes:
     if dialect.delimiter == " ":
         content = as_tabs(content)
     elif dialect.spaced and b'"' in content:
-        # a quotation mark after a space is no quotation mark to Arrow
+        # a quotation mark after a space is not a quotation mark to Arrow
         delimiter = re.escape(dialect.delimiter.encode())
         content = re.sub(rb"(?m)(^|" + delimiter + rb') +"', rb'\1"', content)
         content = re.sub(rb'" +(' + delimiter + rb"|\r?$)", rb'"\1', content)

@@ -18,7 +18,7 @@ from streamtrain.storage.write.text_signs import sign_patterns, without_sign
 #: Different words in a column of numbers that are taken for nulls, and their longest length.
 MAX_WORDS = 5
 _LONGEST_WORD = 24
-#: Null words that are no surprise, so that nothing is said of them.
+#: Usual null words: they are not mentioned in a warning.
 _USUAL = frozenset({"", "na", "n/a", "nan", "-nan", "null", "<na>", "none", "#n/a"})
 
 #: Types of dates as text, without and with a time zone; a text of one is never a text of another.
@@ -95,7 +95,7 @@ class NumberColumn:
         return _date_type(texts)
 
     def warning(self) -> str:
-        """Return what the column had besides numbers; empty where that is no surprise.
+        """Return what the column had besides numbers; empty where that is usual.
 
         Raises ColumnError when words outnumber the numbers.
         """

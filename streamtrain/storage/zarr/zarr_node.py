@@ -156,7 +156,7 @@ def _column(name: str, array: zarr.Array, packing: Packing) -> Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Member:
-    """An array of a group: opened, or described with the reason why it is no column.
+    """An array of a group: opened, or described with the reason why it is not a column.
 
     `aside`: it is left out by default, since nobody would take it for a column.
     """
