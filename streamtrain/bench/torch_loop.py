@@ -35,6 +35,7 @@ class TorchLoop:
         self.device = torch.device("cpu" if train.device == "auto" else train.device)
         tensor = torch.from_numpy(rows)
         self.x, self.y = (part.contiguous() for part in (tensor[:, :-1], tensor[:, -1:]))
+        self._copies = from_host and self.device.type != "cpu"
         if self.device.type != "cpu":
             for name, part in (("x", self.x), ("y", self.y)):
                 setattr(self, name, part.pin_memory() if from_host else part.to(self.device))
@@ -63,8 +64,10 @@ class TorchLoop:
                 if self._next_row + self.batch_size > len(self.x):
                     self._next_row = 0
                 start, stop = self._next_row, self._next_row + self.batch_size
-                x = self.x[start:stop].to(self.device, non_blocking=True)
-                y = self.y[start:stop].to(self.device, non_blocking=True)
+                x, y = self.x[start:stop], self.y[start:stop]
+                if self._copies:
+                    x = x.to(self.device, non_blocking=True)
+                    y = y.to(self.device, non_blocking=True)
                 self._next_row = stop
                 self.optimizer.zero_grad()
                 loss = self.loss(self.network(x), y)

@@ -29,11 +29,14 @@ from streamtrain.errors import ConfigError, DataError, ResourceError
 from streamtrain.plan import plan
 from streamtrain.records import Evaluation, PassEnded, RunStarted
 from streamtrain.report.run_files import read_records
+from streamtrain.run import faster_device
 from streamtrain.run.directory import RunDirectory
 from streamtrain.training import checkpointing
 from streamtrain.training import learner as learner_module
 from streamtrain.training.checkpoint import list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer
+from streamtrain.training.device_choice import DeviceChoice
+from streamtrain.training.engine_choice import ENGINES
 from streamtrain.training.fused_engine import FusedEngine
 from tests.faults.run_output import left_over, timeless_records, weights
 from tests.forked import start_forked
@@ -229,6 +232,27 @@ def test_a_run_keeps_its_default_window(verb, shards, tmp_path, interrupted, mon
         lambda: monkeypatch.setattr(plan, "WHOLE_VALUES", whole_values),
     )
     assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_a_run_keeps_the_device_that_was_measured(verb, shards, tmp_path, interrupted, monkeypatch):
+    """Another measurement would choose the other one. The CPU stands in for the GPU."""
+    faster = ["fused-cuda"]
+    monkeypatch.setattr(faster_device, "gpu_candidate", lambda _train, _model: "fused-cuda")
+    monkeypatch.setattr(
+        faster_device,
+        "measure_devices",
+        lambda *_, **__: DeviceChoice(engine=faster[0], reason="the faster one"),
+    )
+    monkeypatch.setitem(ENGINES, "fused-cuda", FusedEngine)
+    flags = TRAIN if verb == "train" else SWEEP
+    getattr(streamtrain, verb)(shards["parquet"], out=tmp_path / "whole", **flags)
+    interrupted(
+        verb, shards["parquet"], tmp_path / "out", flags, (3,), lambda: faster.insert(0, "fused")
+    )
+    records = timeless_records(tmp_path / "out")
+    assert records[0]["engine"] == "fused-cuda"
+    assert records == timeless_records(tmp_path / "whole")
 
 
 def test_other_readers_memory_and_threads_change_nothing(shards, tmp_path, interrupted):

@@ -150,7 +150,9 @@ def test_slots_of_an_unfinished_minibatch_go_on_bit_by_bit(split):
 
 
 @pytest.mark.slow
-def test_shared_by_blocks_it_keeps_the_whole_contract(split):
+def test_shared_by_blocks_it_keeps_the_whole_contract(split, monkeypatch):
+    monkeypatch.setattr(cuda_layout, "SPLIT_FROM", 100)
+    monkeypatch.setattr(cuda_layout, "PART_ROWS", 60)
     contract.check_engine(
         lambda batch_size, rates: make(batch_size=batch_size, rates=rates, last_row=None)
     )
