@@ -415,7 +415,7 @@ def test_a_time_of_two_words_is_one_field_of_several(tmp_path):
     """The fields after such a time are none of it: spaces would separate it from its date."""
     lines = ["time,lat,kind,place,mag"]
     for number in range(40):
-        place = '"Banda Sea, 5 km NE"' if number % 9 else "Banda Sea"
+        place = '"Banda Sea, 5 km NE"' if number % 19 else "Banda Sea"
         lines.append(f"2024-04-01 10:26:{number:02d}.337,-5.5,Light,{place},{number}")
     expected = [[-5.5, number] for number in range(40)]
     assert read(tmp_path, "\n".join(lines) + "\n") == expected
