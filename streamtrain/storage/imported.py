@@ -103,6 +103,7 @@ def import_table(path: str, storage: Storage, on_bad_shard: OnBadShard = "error"
         if note is not None and note.left_out and on_bad_shard == "error":
             note = None  # reading says what is bad
         found = _open(folder, storage) if note else None
+        imported = note is None or found is None
         if note is None or found is None:
             started = time.perf_counter()
             size = os.path.getsize(path) if os.path.isfile(path) else 0
@@ -123,7 +124,8 @@ def import_table(path: str, storage: Storage, on_bad_shard: OnBadShard = "error"
         warnings.warn(text, stacklevel=5)
     with suppress(OSError):
         os.utime(folder / _NOTE_NAME)
-    _remove_oldest(folder)
+    if imported:  # else the cache is no larger, and a look at a thousand tables takes 0.1 s
+        _remove_oldest(folder)
     return replace(
         found,
         url=shown_path,

@@ -169,8 +169,11 @@ def test_the_tables_that_were_not_used_for_longest_are_removed(
         age = 0 if number == 2 else 100_000 * (5 - number)
         os.utime(note, (note.stat().st_atime, note.stat().st_mtime - age))
     monkeypatch.setattr(imported, "LIMIT_BYTES", 1)
-    open_shards(str(tmp_path / "3.csv"))
-    assert sorted(folder.name[0] for folder in tables.iterdir()) == ["2", "3"]
+    open_shards(str(tmp_path / "3.csv"))  # what adds nothing removes nothing
+    assert sorted(folder.name[0] for folder in tables.iterdir()) == ["0", "1", "2", "3"]
+    (tmp_path / "4.csv").write_text("a,y\n1,4\n")
+    open_shards(str(tmp_path / "4.csv"))
+    assert sorted(folder.name[0] for folder in tables.iterdir()) == ["2", "3", "4"]
 
 
 def test_a_cache_that_cannot_be_written_is_named(

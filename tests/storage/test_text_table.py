@@ -418,3 +418,13 @@ def test_options_win_over_what_is_found_out(tmp_path):
     content = codecs.encode("größe,y\n1,2\n", "latin-1")
     table, _ = opened(tmp_path / "t.csv", content, encoding="cp1252")
     assert table.columns[0].name == "größe"
+
+
+def test_a_time_of_two_words_is_one_field_of_several(tmp_path):
+    """The fields after such a time are none of it: spaces would separate it from its date."""
+    lines = ["time,lat,kind,place,mag"]
+    for number in range(40):
+        place = '"Banda Sea, 5 km NE"' if number % 19 else "Banda Sea"
+        lines.append(f"2024-04-01 10:26:{number:02d}.337,-5.5,Light,{place},{number}")
+    expected = [[-5.5, number] for number in range(40)]
+    assert read(tmp_path, "\n".join(lines) + "\n") == expected

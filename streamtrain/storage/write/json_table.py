@@ -111,7 +111,11 @@ def _fields(types: Mapping[_Path, pa.DataType]) -> list[pa.Field]:
 def _column(table: pa.Table, path: _Path) -> pa.ChunkedArray:
     """Return the values at `path`; null where an object on the way is missing."""
     column = table.column(path[0])
-    return pc.struct_field(column, list(path[1:])) if path[1:] else column
+    return (
+        pc.call_function("struct_field", [column], pc.StructFieldOptions(list(path[1:])))
+        if path[1:]
+        else column
+    )
 
 
 def lines_of_array(blocks: Iterable[bytes], *, whole: bool = True) -> Iterator[bytes]:

@@ -29,7 +29,10 @@ _RECORDS = 1000
 #: The share of rows that must have the usual number of fields.
 _REGULAR = 0.9
 
-_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?|\d{1,2}:\d{2}(:\d{2}.*)?")
+_REST = r"[^,;|\"]*(,\d+)?"  # a fraction, a zone; not the fields after a time
+_DATE = re.compile(
+    rf"\d{{1,4}}[-/.]\d{{1,2}}[-/.]\d{{1,4}}([ T]{_REST})?|\d{{1,2}}:\d{{2}}(:\d{{2}}{_REST})?"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
