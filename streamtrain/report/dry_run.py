@@ -22,6 +22,7 @@ from streamtrain.run.measure import with_reserve
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.shared_facts import NO_LAST_ROW
 from streamtrain.run.sweep_plan import plan_sweep
+from streamtrain.run.timing import REPEATS, timing_seconds
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.window import shuffle_once
 from streamtrain.training.engine_choice import running
@@ -55,7 +56,8 @@ _NO_TIMES: Json = dict.fromkeys(_Times._fields)
 def plan_run(config: Config, verb: str) -> Json:
     """Return the plan of `sweep` or `train`, ready for strict JSON.
 
-    `seconds`: of all passes, without opening the data; None where only a clock ends the run.
+    `seconds`: of all passes and of the timing after them, without opening the data; None where only
+    a clock ends the run.
     `training_seconds` are those of steps and evaluations if rows cost nothing, `reading_seconds` of
     the passes if nothing were trained. Both share the processor, so `seconds` may be more than the
     larger one. Where a flat loss ends the run, all are for the most rows that it can take. Raises
@@ -86,6 +88,10 @@ def plan_run(config: Config, verb: str) -> Json:
         )
         times = _pass_times(prepared, read_rate, steps, evaluation, rows_of)
         times = _Times(*(trials * seconds for seconds in times))
+        if not is_wanted(config.cluster):
+            timed = 1 if verb == "train" else len(sizes)
+            after = timing_seconds(times.seconds, max(REPEATS, trials), timed)
+            times = times._replace(seconds=times.seconds + after)
     return {
         "verb": verb,
         "url": dataset.url,

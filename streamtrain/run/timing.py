@@ -98,6 +98,15 @@ def measure_throughput(
                     )
 
 
+def timing_seconds(pass_seconds: float, repeats: int, sizes: int) -> float:
+    """Return about how long `measure_throughput` takes after passes of so many seconds.
+
+    To find how many steps fill a region takes about a region and a half per size.
+    """
+    region, rest = _durations(pass_seconds, repeats, sizes)
+    return repeats * ((sizes + 1) * region + 2 * rest) + 1.5 * sizes * region
+
+
 def _durations(pass_seconds: float, repeats: int, sizes: int) -> tuple[float, float]:
     """Return the seconds of a region and of a rest; see `measure_throughput`.
 

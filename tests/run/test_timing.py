@@ -23,6 +23,13 @@ def test_long_runs_are_timed_in_full_and_short_ones_for_a_tenth_of_their_seconds
     assert timing._durations(0.0, 5, 6) == (0.015, 0.02)
 
 
+def test_the_seconds_of_timing_are_those_of_its_regions_and_rests():
+    """Of five repeats, and a region and a half per size to find how many steps fill one."""
+    assert timing.timing_seconds(0.0, 5, 1) == pytest.approx(5 * (2 * 0.015 + 2 * 0.02) + 0.0225)
+    longest = 5 * (7 * 0.12 + 2 * 0.06) + 6 * 0.18
+    assert timing.timing_seconds(math.inf, 5, 6) == pytest.approx(longest)
+
+
 def test_durations_that_are_shorter_already_stay(monkeypatch):
     monkeypatch.setattr(timing, "REGION_SECONDS", 1e-4)
     monkeypatch.setattr(timing, "REST_SECONDS", 1e-4)
