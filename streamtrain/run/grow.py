@@ -47,11 +47,10 @@ def grow(prepared: Prepared, run: Run, emit: Emit, max_seconds: float) -> None:
     }
     if not grids:
         return
-    fill_seconds = run.passes[-1].fill_seconds
     prepared = for_trial(prepared, run, max(chosen.curves))
     constant = (BatchStage(first_row=0, batch_size=chosen.batch_size),)
     seconds = {
-        stages: fill_seconds + seconds_of(costs_of(run, stages), stages, prepared.last_row)
+        stages: seconds_of(costs_of(run, stages), stages, prepared.last_row)
         for stages in [*grids, constant]
     }
     per_trial = seconds[constant] + max(seconds[stages] for stages in grids)
