@@ -49,7 +49,7 @@ from tests.benchmarks.bench_file import (
 from tests.benchmarks.bench_markdown import markdown
 from tests.benchmarks.bench_tables import TABLES
 
-#: A part that takes longer is stopped; on a quiet machine none takes half of it.
+#: A part that takes longer is stopped, so that one that hangs does not cost the others.
 LIMIT_SECONDS = 180.0
 
 

@@ -84,7 +84,7 @@ def quality_figures(curves: Curves) -> Iterator[Figure]:
             name=f"quality/{side}/{key}",
             estimate=measure(seconds, log=True),
             unit="s",
-            better="less" if own else "yardstick",
+            better="less" if own and reached else "yardstick",
         )
         if not own:
             name = "times_streamtrain" if reached else "times_streamtrain_at_least"
@@ -92,7 +92,7 @@ def quality_figures(curves: Curves) -> Iterator[Figure]:
                 name=f"quality/{side}/{name}",
                 estimate=paired_ratio(seconds, ours),
                 unit="x",
-                better="more",
+                better="more" if reached else "yardstick",
             )
 
 
@@ -107,9 +107,9 @@ def answer_figures(table: str, summary: Json) -> Iterator[Figure]:
     if not chosen or chosen["batch_size"] is None:
         return
     size = chosen["batch_size"]
-    # its ends are the sizes that are tied with it, not a statistical interval, hence n = 1
+    # its ends are the sizes that are tied with it, not a statistical interval, hence n = 0
     tied: list[int] = sorted({size, *chosen["equivalent"]})
-    batch_size = {"value": size, "lo": tied[0], "hi": tied[-1], "n": 1}
+    batch_size = {"value": size, "lo": tied[0], "hi": tied[-1], "n": 0}
     yield figure(f"{where}/batch_size", batch_size, "rows", "yardstick")
     if chosen["expected_loss"] is not None:
         yield figure(f"{where}/expected_loss", chosen["expected_loss"], "loss", "less")

@@ -178,8 +178,8 @@ def ratio(b: Estimate, a: Estimate) -> Estimate:
     """Return b/a of two positive estimates from unlike hours, with Welch's interval on logarithms.
 
     The standard error of each is taken from its interval, which `intervals.measure` makes from
-    Student's t on logarithms. There is no interval where either has none, and no value where
-    either is not positive.
+    Student's t on logarithms; one with n = 1 comes from the rows of one run and counts as normal.
+    There is no interval where either has none, and no value where either is not positive.
 
     >>> ratio(Estimate(value=3.0, n=1), Estimate(value=2.0, n=1)).value
     1.5
@@ -194,7 +194,7 @@ def ratio(b: Estimate, a: Estimate) -> Estimate:
     variance = sum(parts)
     if not variance:
         return Estimate(value=value, lo=value, hi=value, n=n)
-    freedom = [a.n - 1, b.n - 1]
+    freedom = [_freedom(one) for one in (a, b)]
     degrees = variance**2 / sum(p**2 / f for p, f in zip(parts, freedom, strict=True))
     reach = t_quantile(degrees) * math.sqrt(variance)
     return estimate(value, value * math.exp(-reach), value * math.exp(reach), n=n)
@@ -202,6 +202,11 @@ def ratio(b: Estimate, a: Estimate) -> Estimate:
 
 def _log_error(one: Estimate) -> float | None:
     """The standard error of the logarithm, from the interval."""
-    if one.n < 2 or not one.lo or not one.hi or one.lo <= 0:
+    if one.n < 1 or not one.lo or not one.hi or one.lo <= 0:
         return None
-    return math.log(one.hi / one.lo) / 2 / t_quantile(one.n - 1)
+    return math.log(one.hi / one.lo) / 2 / t_quantile(_freedom(one))
+
+
+def _freedom(one: Estimate) -> float:
+    """Degrees of freedom of an interval; so many that it is normal where n = 1."""
+    return one.n - 1 if one.n > 1 else 1e9

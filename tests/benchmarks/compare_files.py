@@ -56,7 +56,9 @@ def _changes(a: BenchFile, b: BenchFile, tolerance: float) -> Iterator[Change]:
         either = old or new
         assert either is not None
         if old is None or new is None:
-            quotient, verdict = Estimate(value=None), "missing" if new is None else "new"
+            quotient, verdict = Estimate(value=None), "new" if old is None else "missing"
+            if either.better == "yardstick":
+                verdict = "yardstick"
         else:
             quotient = ratio(new.estimate, old.estimate)
             verdict = judge(new, quotient, tolerance, one_machine=one_machine)

@@ -216,9 +216,11 @@ def test_the_command_ends_with_5_where_b_is_worse(tmp_path, capsys):
 def test_what_only_one_file_has(bench):
     empty = BenchFile(date="2026", commit=None, machine=MACHINE, quick=True, parts=())
     changes = compare_files.compare_files(bench, empty)
-    assert {one.verdict for one in changes} == {"missing"}
-    assert len(compare_files.failures(changes)) == len(bench.figures())
-    assert {one.verdict for one in compare_files.compare_files(empty, bench)} == {"new"}
+    assert {one.verdict for one in changes} == {"missing", "yardstick"}
+    judged = [one for one in bench.figures().values() if one.better != "yardstick"]
+    assert len(compare_files.failures(changes)) == len(judged)
+    found = {one.verdict for one in compare_files.compare_files(empty, bench)}
+    assert found == {"new", "yardstick"}
     assert "--quick" in compare_files.page(bench, empty, changes)
 
 
@@ -227,6 +229,15 @@ def test_a_figure_measured_once_is_never_worse():
     (found,) = compare_files.compare_files(a, b)
     assert (found.verdict, found.ratio.value, found.ratio.lo) == ("unknown", 0.5, None)
     assert ratio(Estimate(value=None), Estimate(value=1.0, n=3)).value is None
+
+
+def test_an_interval_from_the_rows_of_one_run_is_normal():
+    one, other = Estimate(value=1.0, lo=0.97, hi=1 / 0.97, n=1), Estimate(value=1.2, n=1)
+    assert ratio(other, one).lo is None
+    found = ratio(one, one)
+    # two equal errors add up in squares
+    assert found.hi == pytest.approx((1 / 0.97) ** 2**0.5)
+    assert found.lo == pytest.approx(0.97**2**0.5)
 
 
 @pytest.mark.parametrize(
