@@ -5,7 +5,7 @@ rate, and the others train it and the recommended size in turn on the same rows.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from streamtrain.records import BatchStage, Emit, Evaluation, GrowthTried, Record
 from streamtrain.run.passes import run_pass
@@ -45,18 +45,14 @@ def grow(prepared: Prepared, run: Run, emit: Emit, max_seconds: float) -> None:
         stages: _rates_between(rates[stages[0].batch_size], rates[stages[-1].batch_size])
         for stages in candidates(run, points, chosen, judgement.cells)
     }
-    if not grids:
-        return
     prepared = for_trial(prepared, run, max(chosen.curves))
     constant = (BatchStage(first_row=0, batch_size=chosen.batch_size),)
-    seconds = {
-        stages: seconds_of(costs_of(run, stages), stages, prepared.last_row)
-        for stages in [*grids, constant]
-    }
-    per_trial = seconds[constant] + max(seconds[stages] for stages in grids)
-    choosing = sum(len(grid) * seconds[stages] for stages, grid in grids.items())
-    affordable = (max_seconds - choosing) / per_trial
-    if affordable < FEWEST_TRIALS:
+    while grids:
+        affordable = _affordable_trials(run, grids, constant, prepared.last_row, max_seconds)
+        if affordable >= FEWEST_TRIALS:
+            break
+        grids.popitem()
+    else:
         return
     first = 1 + max(record.trial for record in run.passes)
     targets = levels(run, judgement.target)
@@ -66,7 +62,7 @@ def grow(prepared: Prepared, run: Run, emit: Emit, max_seconds: float) -> None:
         for lr, curve in train_stages(prepared, stages, grid, first).items()
     }
     stages, lr = min(log_seconds, key=log_seconds.__getitem__)
-    for trial in range(first + 1, first + 1 + min(TRIALS, int(affordable))):
+    for trial in range(first + 1, first + 1 + min(TRIALS, affordable)):
         at_rows, growing = train_stages(prepared, stages, (lr,), trial)[lr]
         _, fixed = train_stages(prepared, constant, (chosen.lr,), trial)[chosen.lr]
         emit(
@@ -80,6 +76,25 @@ def grow(prepared: Prepared, run: Run, emit: Emit, max_seconds: float) -> None:
                 constant_loss=tuple(fixed),
             )
         )
+
+
+def _affordable_trials(
+    run: Run,
+    grids: Mapping[Sequence[BatchStage], Sequence[float]],
+    constant: Sequence[BatchStage],
+    rows: int,
+    max_seconds: float,
+) -> int:
+    """The trials that fit into `max_seconds` after the one that chooses from `grids`.
+
+    `grids`: the learning rates of each schedule.
+    """
+    seconds = {
+        stages: seconds_of(costs_of(run, stages), stages, rows) for stages in [*grids, constant]
+    }
+    choosing = sum(len(grid) * seconds[stages] for stages, grid in grids.items())
+    per_trial = seconds[constant] + max(seconds[stages] for stages in grids)
+    return int((max_seconds - choosing) / per_trial)
 
 
 def _rates_between(first: float, last: float) -> tuple[float, ...]:

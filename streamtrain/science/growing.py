@@ -34,7 +34,7 @@ STARTS = (1 / 8, 1 / 16)
 def candidates(
     run: Run, points: Sequence[FrontierPoint], chosen: Cell, cells: Sequence[Cell]
 ) -> list[tuple[BatchStage, ...]]:
-    """Return the schedules worth a try beside the constant size of `chosen`, without repeats.
+    """Return the schedules worth a try beside the constant size of `chosen`, the likeliest first.
 
     They are of the sizes of `cells` that were timed and that no trial failed at.
     """
@@ -47,7 +47,8 @@ def candidates(
     found = [propose(run, points)]
     if reached:
         rows = math.exp(_mean(reached))
-        found += [in_proportion(sizes, chosen.batch_size, rows, start) for start in STARTS]
+        early, late = (in_proportion(sizes, chosen.batch_size, rows, start) for start in STARTS)
+        found = [early, *found, late]
     return list(dict.fromkeys(stages for stages in found if stages is not None))
 
 

@@ -52,6 +52,17 @@ def test_both_are_trained_on_the_same_rows_of_seeds_that_chose_neither(data, tmp
     assert growing["slower_by"]["n"] in (0, len(tried))
 
 
+def test_later_candidates_are_left_out_where_time_is_short(data, tmp_path, monkeypatch):
+    other = (STAGES[0], BatchStage(first_row=100, batch_size=256))
+    monkeypatch.setattr(module, "candidates", lambda *_: [STAGES, other])
+    trials = {1: module.FEWEST_TRIALS, 2: module.FEWEST_TRIALS - 1}
+    monkeypatch.setattr(module, "_affordable_trials", lambda run, grids, *_: trials[len(grids)])
+    records = records_of(streamtrain.sweep(data, out=tmp_path / "a", **FLAGS))
+    tried = [record for record in records if record["event"] == "growth"]
+    assert len(tried) == module.FEWEST_TRIALS
+    assert all(record["stages"][1]["first_row"] == 5000 for record in tried)
+
+
 def test_off_and_a_fixed_plan_try_none(data, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "candidates", lambda *_: [STAGES])
     off = streamtrain.sweep(data, out=tmp_path / "a", grow=False, **FLAGS)
