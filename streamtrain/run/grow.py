@@ -80,8 +80,8 @@ def grow(prepared: Prepared, run: Run, emit: Emit, max_seconds: float) -> None:
 
 def _affordable_trials(
     run: Run,
-    grids: Mapping[Sequence[BatchStage], Sequence[float]],
-    constant: Sequence[BatchStage],
+    grids: Mapping[tuple[BatchStage, ...], Sequence[float]],
+    constant: tuple[BatchStage, ...],
     rows: int,
     max_seconds: float,
 ) -> int:
