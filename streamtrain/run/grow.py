@@ -80,7 +80,7 @@ def grow(prepared: Prepared, run: Run, emit: Emit, max_seconds: float) -> None:
 
 def _affordable_trials(
     run: Run,
-    grids: Mapping[tuple[BatchStage, ...], tuple[float, ...]],
+    grids: Mapping[tuple[BatchStage, ...], Sequence[float]],
     constant: tuple[BatchStage, ...],
     rows: int,
     max_seconds: float,

@@ -142,7 +142,8 @@ def held_target(
     A target is chosen on other seeds, and fresh ones can miss it all. It is then raised to
     `_noise_margin` above the smallest loss that a size held in each of `trials`, for all sizes
     alike. `rates`: the learning rate of each size. Sizes that ran fewer trials than others do not
-    count.
+    count. Where no size held a loss below that of the best constant in every trial, `target` stays:
+    one that the mean of the target meets is no use.
     """
     curves = {
         size: [found[trial] for trial in trials if trial in found]
@@ -156,7 +157,7 @@ def held_target(
         if len(ran) == most > 0 and all(curve.finished for curve in ran)
     ]
     best = min(map(max, held), default=math.inf)
-    if not math.isfinite(best):
+    if not best < (run.baseline.constant_loss or math.inf):
         return target
     return max(target, below_references(run, best, (1 + _noise_margin(held)) * best))
 

@@ -1,6 +1,6 @@
 """Check what a plain sweep recommends by training it and its neighbours directly. Run by hand.
 
-    python tests/benchmarks/direct_check.py TABLE [TABLE ...] --out runs/direct [-- SWEEP-FLAGS]
+    python -m tests.benchmarks.direct_check TABLE [TABLE ...] --out runs/direct [-- SWEEP-FLAGS]
 
 Each table is swept as a user would, by `streamtrain sweep TABLE` with the flags after `--`. Then
 the recommended size, the next ones by a factor of four to both sides, and those listed as
@@ -24,16 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from contestants import (
-    Contestant,
-    constant,
-    log_seconds,
-    ratio,
-    step_seconds,
-    text_of_ratio,
-    text_of_seconds,
-    train,
-)
 
 from streamtrain.config import make_config
 from streamtrain.report.run_files import read_records
@@ -43,6 +33,16 @@ from streamtrain.science.ladder import SIZE_STEP
 from streamtrain.science.run_log import Run, collect
 from streamtrain.science.spending import rung_rows
 from streamtrain.stream.fetch import FetchStats
+from tests.benchmarks.contestants import (
+    Contestant,
+    constant,
+    log_seconds,
+    ratio,
+    step_seconds,
+    text_of_ratio,
+    text_of_seconds,
+    train,
+)
 
 #: The first trial of the check: far from those of any sweep.
 FIRST_TRIAL = 1000

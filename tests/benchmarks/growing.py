@@ -1,7 +1,7 @@
 """Compare a minibatch size that grows during training with the best constant one. Run by hand.
 
-    python tests/benchmarks/growing.py --friedman2
-    python tests/benchmarks/growing.py --table 'power_plant.csv' \
+    python -m tests.benchmarks.growing --friedman2
+    python -m tests.benchmarks.growing --table 'power_plant.csv' \
         --table 'bikes.csv --target cnt --features hr,temp,hum,workingday --run runs/sweep-1'
 
 friedman2: 4 M generated rows with a noise of 0.1, seconds to an excess loss of 40e-5, 20e-5 and
@@ -30,17 +30,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from contestants import (
-    Contestant,
-    constant,
-    log_seconds,
-    power_law,
-    ratio,
-    step_seconds,
-    text_of_ratio,
-    text_of_seconds,
-    train,
-)
 
 import data_gen
 import streamtrain as st
@@ -52,6 +41,17 @@ from streamtrain.records import BatchStage, GrowthTried
 from streamtrain.report.run_files import read_records
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.science.crossing import smallest_target
+from tests.benchmarks.contestants import (
+    Contestant,
+    constant,
+    log_seconds,
+    power_law,
+    ratio,
+    step_seconds,
+    text_of_ratio,
+    text_of_seconds,
+    train,
+)
 
 EXCESSES = (40e-5, 20e-5, 10e-5)
 RATES = (0.002, 0.004, 0.008, 0.016)

@@ -293,7 +293,7 @@ def test_the_tables_are_put_into_a_page_in_one_step(bench, tmp_path):
 
 
 def test_a_page_without_markers_is_refused(bench, tmp_path, capsys):
-    page = tmp_path / "page.md"
+    page = tmp_path / "page"
     page.write_text("<!-- bench machine -->\nold\n<!-- bench end -->\n")
     write_bench(bench, tmp_path / "bench.json")
     assert bench_markdown.main([str(tmp_path / "bench.json"), "--into", str(page)]) == 3

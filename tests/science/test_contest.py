@@ -39,6 +39,16 @@ def test_a_target_that_every_size_missed_once_is_raised_to_what_one_of_them_held
     assert held_target(run, 0.2, {64: 0.1, 256: 0.1}, range(2)) == pytest.approx(0.306)
 
 
+def test_a_target_is_not_raised_to_a_loss_that_a_constant_has():
+    """One trial of each size ends above the loss of the mean, as an outlier makes it."""
+    run = make_run({size: [[1.2, 0.9, 0.9], [1.2, 1.1, 1.1]] for size in (64, 256)})
+    rates = {64: 0.1, 256: 0.1}
+    assert held_target(run, 0.91, rates, range(2)) > 1.1
+    constant = ReferenceLoss(value=1.0, rmse=1.0, scored_on="holdout")
+    run.add(Baseline(best_constant_loss=constant))
+    assert held_target(run, 0.91, rates, range(2)) == 0.91
+
+
 def test_the_raised_target_is_three_deviations_of_the_median_size_above_the_best_loss():
     def with_losses(by_size):
         curves = {size: [[1.0, loss, loss] for loss in losses] for size, losses in by_size.items()}
