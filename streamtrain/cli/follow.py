@@ -15,6 +15,11 @@ from streamtrain.records import (
     RunStarted,
 )
 
+#: Seconds of training before which none are announced as left: in the first milliseconds the
+#: machine is still warming up, and a second of training was announced as 23 s. A choice of this
+#: project.
+LEAST_SECONDS = 0.1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
@@ -178,7 +183,9 @@ class ProgressTracker:
                 left_seconds = max(0, rows_left) / rows_per_second
                 if self.verb == "train":  # a learner of its own, with nothing between evaluations
                     self._marks.append((rows, seconds))
-                    left_seconds = seconds_left(self._marks, self.train_rows)
+                    left_seconds = None
+                    if seconds >= LEAST_SECONDS or rows_left <= 0:
+                        left_seconds = seconds_left(self._marks, self.train_rows)
         if self._left_at_start is not None:
             left_seconds = self.budget_left = max(0.0, self._left_at_start - latest.seconds)
         return Line(

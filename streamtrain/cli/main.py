@@ -46,7 +46,7 @@ VERBS = {
     "inspect": (
         "Start",
         "streamtrain.cli.inspect_command:inspect",
-        "Describe a data set and its layout, from footers only.",
+        "Show the columns of a data set, their use, and its layout.",
     ),
     "doctor": (
         "Start",

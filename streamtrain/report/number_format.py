@@ -25,13 +25,14 @@ class Scale(NamedTuple):
     size: float
     unit: str
     decimals: int
+    separator: str = ""
 
     def number(self, value: float) -> str:
         """Return the number without its unit; far from 1 in powers of ten."""
         scaled = value / self.size
-        if scaled and not 1e-9 < abs(scaled) < 1e7:
+        if scaled and not 1e-9 < abs(scaled) < (1e15 if self.separator else 1e7):
             return f"{scaled:.3e}"
-        return f"{scaled:.{self.decimals}f}"
+        return f"{scaled:{self.separator}.{self.decimals}f}"
 
 
 def status_text(status: str) -> str:
@@ -162,7 +163,11 @@ def loss_figure_text(figure: Estimate) -> str:
 
 
 def rmse_text(figure: Estimate) -> str:
-    """Return an RMSE in the target's units with its interval, at four significant digits."""
+    """Return an RMSE in the target's units with its interval, written as by `error_text`.
+
+    >>> rmse_text(Estimate(value=14470512.0, n=30, lo=14434058.0, hi=14506966.0))
+    '14,470,512 ± 36,454'
+    """
     return _with_interval(figure, _four_digits)
 
 
@@ -257,7 +262,7 @@ def _loss(value: float) -> Scale:
 
 def _four_digits(value: float) -> Scale:
     decimals = max(0, 3 - math.floor(math.log10(value))) if value > 0 else 1
-    return Scale(1.0, "", decimals)
+    return Scale(1.0, "", decimals, "," if value >= 1e4 else "")
 
 
 def _count(value: float) -> Scale:

@@ -329,8 +329,8 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 def _not_found(path: str) -> DataError:
     pattern = ", and as a pattern it matches nothing" if glob.has_magic(path) else ""
     return DataError(
-        f"{shown(path)}: no such file or folder{pattern}. Give a Parquet file, a Zarr array, a"
-        " folder of them, or a quoted glob."
+        f"{shown(path)}: no such file or folder{pattern}. Give a Parquet or text file, a Zarr"
+        " array, a folder of them, or a quoted glob."
     )
 
 

@@ -304,3 +304,12 @@ def test_the_time_left_counts_the_evaluations_to_come_and_not_those_before():
             left[line.rows] = line.left_seconds
     assert left[512] == pytest.approx((last_row - 512) * 1e-3 + 18 * 0.5, rel=0.02)
     assert left[last_row] == 0
+
+
+def test_no_time_left_is_announced_from_the_first_milliseconds():
+    tracker, left = ProgressTracker(every=True), {}
+    tracker.update(started(2**18, verb="train", lrs=[(0.01,)]))
+    for rows, seconds in ((0, 0.0), (1024, 0.02), (2048, 0.2)):
+        for line in tracker.update(evaluation(0, 64, 0.01, rows, seconds=seconds)):
+            left[line.rows] = line.left_seconds
+    assert left == {0: None, 1024: None, 2048: pytest.approx(0.2 * (2**18 - 2048) / 2048)}

@@ -48,6 +48,20 @@ def test_a_target_no_better_than_the_best_constant_is_no_target():
     assert any("nothing was learned" in warning["text"] for warning in summary["warnings"])
 
 
+@pytest.mark.parametrize(("share", "is_said"), [(0.995, True), (0.95, False)])
+def test_a_loss_hardly_below_that_of_the_mean_is_warned_about(share: float, is_said: bool):
+    """A table whose features say little gets an answer, and the reader must know its worth."""
+    records: list[Record] = []
+    for record in map(typed, make_records(truth=None)):
+        if isinstance(record, Evaluation) and record.holdout_loss is not None:
+            # the best constant of these records has 1.0003
+            record = replace(record, holdout_loss=share + 0.1 / (1 + record.rows))
+        records.append(record)
+    texts = [warning["text"] for warning in summarize(records)["warnings"]]
+    assert any("hardly below" in text for text in texts) == is_said
+    assert not any("nothing was learned" in text for text in texts)
+
+
 def test_an_interval_of_times_is_never_negative():
     figure = measure([0.0, 0.07, 0.14], log=True)
     assert 0 <= figure.lo <= figure.value <= figure.hi

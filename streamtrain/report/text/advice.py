@@ -31,6 +31,9 @@ INPUT_BOUND, LEAST_WAIT_SECONDS = 0.2, 1.0
 _FEW_STEPS = 30
 #: An automatic target more than this many times the smallest loss is called easy.
 _EASY_TARGET = 1.5
+#: A smallest loss within this fraction of the best constant's is warned about; a choice of this
+#: project.
+_LITTLE_LEARNED = 0.01
 #: The relative standard error of a loss on n rows is about √(2/n): one seventh for 100 rows.
 _FEW_HELD_OUT = 100
 #: A confirmation whose interval excludes the predicted seconds is warned about when it is off by
@@ -208,9 +211,10 @@ def _of_guesses(analysis: Analysis) -> Warnings:
     cells = analysis.cells
     early = [cell for cell in cells if cell.is_guessed]
     if early:
+        whose = "its" if len(early) == 1 else "their"
         text = (
-            f"{_sizes(early)} reached the target before the first evaluation: its steps and rows"
-            " are guesses, and may be several times too large."
+            f"{_sizes(early)} reached the target before the first evaluation: {whose} steps and"
+            " rows are guesses, and may be several times too large."
         )
         yield text, f"--set eval.first_row={min(cell.batch_size for cell in cells)}"
 
@@ -247,6 +251,12 @@ def _of_losses(analysis: Analysis) -> Warnings:
     linear = summary.best_linear_loss and summary.best_linear_loss.value
     if constant is not None and smallest >= constant:
         text = "No size is better than the best constant: nothing was learned from these features."
+        yield text, "--features"
+    elif constant is not None and smallest > (1 - _LITTLE_LEARNED) * constant:
+        text = (
+            f"The smallest loss, {loss_text(smallest)}, is hardly below that of always predicting"
+            f" the mean, {loss_text(constant)}: these features say little about the target."
+        )
         yield text, "--features"
     if linear is not None and smallest > linear:
         text = f"No size is better than the best linear model (loss {loss_text(linear)})."
