@@ -32,7 +32,8 @@ class Change:
     """A figure in both files.
 
     `ratio` is B/A. The verdict is "same" where the interval holds 1, "unknown" where there is no
-    interval or where unlike machines measured it, "missing" or "new" where one file lacks it or has no value for it.
+    interval or where unlike machines measured it, "missing" or "new" where one file lacks it or has
+    no value for it.
     """
 
     name: str
