@@ -122,3 +122,9 @@ def test_a_table_too_small_to_hold_rows_out_is_named_as_the_reason(tmp_path, key
     tiny.write_text("a,y\n1,2\n2,1\n3,4\n")
     with pytest.raises(ConfigError, match=r"needs held-out rows, and of 3 rows .*--eval-data"):
         plan(tiny, **keys)
+
+
+def test_words_for_null_that_shards_do_not_have_are_not_ignored_silently(data, recwarn):
+    plan(data, data_keys={"na_values": ["9831.3"]})
+    (warning,) = recwarn
+    assert "--na-values is for text files" in str(warning.message)
