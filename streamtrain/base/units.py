@@ -159,3 +159,13 @@ def format_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def two_digits(value: float) -> str:
+    """Return a number rounded to two digits, without an exponent where it is large.
+
+    >>> two_digits(99.7), two_digits(1234.0), two_digits(0.0123)
+    ('100', '1,200', '0.012')
+    """
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if 100 <= abs(rounded) < 1e15 else f"{value:.2g}"

@@ -207,6 +207,12 @@ def open_data(
         on_bad_shard=data.on_bad_shard,
         storage=storage,
     )
+    if data.na_values and not dataset.folder:
+        warnings.warn(
+            f"{redact_url(dataset.url)}: --na-values is for text files, and left these shards as"
+            " they are. Limit the column with --transform.",
+            stacklevel=2,
+        )
     return open_source(dataset, config, holdout=holdout, window_rows=window_rows)
 
 

@@ -9,6 +9,7 @@ that is called unlike.
 
 import numpy as np
 
+from streamtrain.base.units import two_digits
 from streamtrain.errors import shown
 from streamtrain.records import SpanVariation
 from streamtrain.science.scipy_functions import Vector, f_tail
@@ -115,8 +116,8 @@ def unlike_text(variation: SpanVariation) -> str:
     """Return one sentence: what differs, and what minibatches are worth."""
     worth = MINIBATCH_ROWS / design_effect(variation, MINIBATCH_ROWS)
     return (
-        f"The rows are not in random order: {100 * variation.share:.2g} % of the variance of"
-        f" {shown(variation.column)} lies between spans, and a window mixes"
+        f"The rows are not in random order: {two_digits(100 * variation.share)} % of the variance"
+        f" of {shown(variation.column)} lies between spans, and a window mixes"
         f" {variation.window_spans:.0f} of {variation.spans:,} spans, so that {MINIBATCH_ROWS} rows"
         f" of a minibatch are worth about {max(worth, 1.0):.0f}."
     )

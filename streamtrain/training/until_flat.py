@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from streamtrain.base.units import two_digits
 from streamtrain.config import TrainConfig
 from streamtrain.records import UntilFlat
 from streamtrain.science.flatness import FLAT, fall_per_doubling, halfway, is_flat
@@ -91,7 +92,7 @@ class FlatStop:
     @property
     def reason(self) -> str:
         """Why training ended, once it has; "" where it diverged."""
-        percent = f"{100 * (self.fall or 0.0):.2g} %"
+        percent = f"{two_digits(100 * (self.fall or 0.0))} %"
         if is_flat(self.fall):
             return f"flat: the last doubling of rows improved the loss by {percent}"
         if self.ends:

@@ -23,7 +23,7 @@ from tests.benchmarks import quality
 from tests.benchmarks.bench_file import BenchFile, read_bench
 
 END = "<!-- bench end -->"
-_BLOCK = re.compile(rf"(<!-- bench (?!end)(\w+) -->\n).*?{END}", re.DOTALL)
+_BLOCK = re.compile(rf"(<!-- bench (?!end)(\w+) -->\n)(?:(?!<!-- bench ).)*{END}", re.DOTALL)
 
 
 def blocks(bench: BenchFile) -> dict[str, str]:
@@ -65,6 +65,20 @@ def put_into(page: str, bench: BenchFile) -> str:
     return _BLOCK.sub(
         lambda match: f"{match[1]}{texts[match[2]]}\n{END}" if match[2] in texts else match[0], page
     )
+
+
+def put_into_file(path: Path, bench: BenchFile) -> None:
+    """Replace the blocks of a page. Raises DataError, also for a page that cannot be read."""
+    try:
+        page = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+        raise DataError(f"{path}: {reason}. Name a page that has the markers.") from error
+    try:
+        text = put_into(page, bench)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    path.write_text(text, encoding="utf-8")
 
 
 def machine_line(bench: BenchFile) -> str:
@@ -192,8 +206,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if options.into is None:
             print(markdown(bench))
         else:
-            page = options.into.read_text(encoding="utf-8")
-            options.into.write_text(put_into(page, bench), encoding="utf-8")
+            put_into_file(options.into, bench)
     except StreamTrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

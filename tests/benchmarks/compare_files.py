@@ -32,7 +32,8 @@ class Change:
     """A figure in both files.
 
     `ratio` is B/A. The verdict is "same" where the interval holds 1, "unknown" where there is no
-    interval or where unlike machines measured it, "missing" or "new" where one file lacks it.
+    interval or where unlike machines measured it, "missing" or "new" where one file lacks it or has
+    no value for it.
     """
 
     name: str
@@ -55,12 +56,15 @@ def _changes(a: BenchFile, b: BenchFile, tolerance: float) -> Iterator[Change]:
         old, new = before.get(name), after.get(name)
         either = old or new
         assert either is not None
-        if old is None or new is None:
-            quotient, verdict = Estimate(value=None), "new" if old is None else "missing"
+        had, has = (one is not None and one.estimate.value is not None for one in (old, new))
+        if old is None or new is None or had != has:
+            quotient, verdict = Estimate(value=None), "missing" if had else "new"
             if either.better == "yardstick":
                 verdict = "yardstick"
         else:
             quotient = ratio(new.estimate, old.estimate)
+            if old.unit != new.unit:
+                quotient = Estimate(value=None)
             verdict = judge(new, quotient, tolerance, one_machine=one_machine)
         yield Change(
             name=name,

@@ -231,6 +231,17 @@ def test_a_figure_measured_once_is_never_worse():
     assert ratio(Estimate(value=None), Estimate(value=1.0, n=3)).value is None
 
 
+def test_a_figure_that_lost_its_value_or_changed_its_unit_is_not_judged_as_before():
+    a, none = (one_figure(Estimate(value=value, lo=value, hi=value, n=3)) for value in (2.0, None))
+    changes = compare_files.compare_files(a, none)
+    assert [one.verdict for one in changes] == ["missing"]
+    assert compare_files.failures(changes) == ["stream/it has no value in B"]
+    assert [one.verdict for one in compare_files.compare_files(none, a)] == ["new"]
+    assert [one.verdict for one in compare_files.compare_files(none, none)] == ["unknown"]
+    seconds = one_figure(Estimate(value=1.0, lo=1.0, hi=1.0, n=3), unit="s", better="less")
+    assert [one.verdict for one in compare_files.compare_files(a, seconds)] == ["unknown"]
+
+
 def test_an_interval_from_the_rows_of_one_run_is_normal():
     one, other = Estimate(value=1.0, lo=0.97, hi=1 / 0.97, n=1), Estimate(value=1.2, n=1)
     assert ratio(other, one).lo is None
@@ -297,8 +308,23 @@ def test_a_page_without_markers_is_refused(bench, tmp_path, capsys):
     page.write_text("<!-- bench machine -->\nold\n<!-- bench end -->\n")
     write_bench(bench, tmp_path / "bench.json")
     assert bench_markdown.main([str(tmp_path / "bench.json"), "--into", str(page)]) == 3
-    assert "no markers for answers" in capsys.readouterr().err
+    assert f"error: {page}: no markers for answers" in capsys.readouterr().err
     assert "old" in page.read_text()
+
+
+def test_a_block_without_its_end_keeps_the_prose_below(tmp_path):
+    page = "<!-- bench machine -->\nold\n\nProse.\n<!-- bench stream -->\nt\n<!-- bench end -->\n"
+    with pytest.raises(DataError, match="no markers for machine"):
+        bench_markdown.put_into(page, one_figure(Estimate(value=1.0)))
+
+
+def test_a_page_that_cannot_be_read_is_refused(tmp_path, capsys):
+    write_bench(one_figure(Estimate(value=1.0)), tmp_path / "bench.json")
+    (tmp_path / "latin.md").write_bytes(b"\xe9")
+    for name in ("none.md", "latin.md", "."):
+        words = [str(tmp_path / "bench.json"), "--into", str(tmp_path / name)]
+        assert bench_markdown.main(words) == 3
+        assert f"error: {tmp_path / name}: " in capsys.readouterr().err
 
 
 def run_python(code: str, seconds: float = 30.0) -> Part:

@@ -114,3 +114,17 @@ def test_what_only_a_fixed_plan_can_do_asks_for_one_and_is_refused_with_a_budget
     assert sizes == FIXED_SIZES[:3]
     with pytest.raises(ConfigError, match=f"--budget cannot be combined with {flag}"):
         plan(data, budget="60s", **keys)
+
+
+@pytest.mark.parametrize("keys", [{"budget": "60s"}, {"goal": "loss-at-rows"}])
+def test_a_table_too_small_to_hold_rows_out_is_named_as_the_reason(tmp_path, keys):
+    tiny = tmp_path / "t.csv"
+    tiny.write_text("a,y\n1,2\n2,1\n3,4\n")
+    with pytest.raises(ConfigError, match=r"needs held-out rows, and of 3 rows .*--eval-data"):
+        plan(tiny, **keys)
+
+
+def test_words_for_null_that_shards_do_not_have_are_not_ignored_silently(data, recwarn):
+    plan(data, data_keys={"na_values": ["9831.3"]})
+    (warning,) = recwarn
+    assert "--na-values is for text files" in str(warning.message)

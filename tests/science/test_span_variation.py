@@ -115,3 +115,9 @@ def test_a_window_that_mixes_is_the_least_one(share, spans):
 def test_rows_without_order_need_one_span():
     found = SpanVariation(column="c", share=0.0, p_value=1.0, spans=9, window_spans=1)
     assert mixing_spans(found) == 1
+
+
+@pytest.mark.parametrize(("share", "words"), [(0.9996, "100 %"), (1.0, "100 %"), (0.034, "3.4 %")])
+def test_the_sentence_has_percents_without_an_exponent(share, words):
+    found = SpanVariation(column="c", share=share, p_value=0.0, spans=99, window_spans=1)
+    assert f": {words} of the variance of c lies between spans" in unlike_text(found)

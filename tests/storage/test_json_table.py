@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamtrain.errors import DataError
-from streamtrain.storage.write import text_source
+from streamtrain.storage.write import json_table, text_source
 from streamtrain.storage.write.tables import open_tables
 
 VALUES = st.none() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
@@ -138,3 +138,40 @@ def test_an_object_within_an_object_keeps_what_is_refused(tmp_path):
     path.write_text('{"s": {"p": 1.5}, "y": 4}\n{"s": {"p": 12345678901234567}, "y": 4}\n')
     with pytest.raises(DataError, match=r"'s.p': the integer 12345678901234567 is beyond"):
         read(path)
+
+
+@pytest.mark.parametrize("depth", [101, 500, 2_000, 20_000])
+@pytest.mark.parametrize("wrap", ["{}\n", "[{}]"])
+@pytest.mark.parametrize("pair", ['{"k":|}', "[|]"])
+def test_values_that_are_too_deep_are_refused(tmp_path, depth, wrap, pair):
+    opening, closing = pair.split("|")
+    path = tmp_path / "t.json"
+    value = opening * depth + "1" + closing * depth
+    path.write_text(wrap.replace("{}", f'{{"y": 1, "a": {value}}}'))
+    with pytest.raises(DataError, match="Write the numbers as keys of the outer object") as caught:
+        read(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_braces_in_strings_are_not_deep(tmp_path):
+    path = tmp_path / "t.jsonl"
+    lines = [json.dumps({"name": '"{[' * 200, "y": i, "a": {"b": [i]}}) for i in range(200)]
+    path.write_text("\n".join(lines))
+    np.testing.assert_array_equal(read(path)["y"], np.arange(200))
+
+
+def test_a_deep_value_after_the_first_lines_is_read_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_table, "_SAMPLE_BYTES", 40)
+    path = tmp_path / "t.jsonl"
+    deep = '{"k":' * 20_000 + "1" + "}" * 20_000
+    path.write_text('{"a": 1, "y": 2}\n' * 10 + f'{{"a": 1, "y": 3, "z": {deep}}}\n')
+    np.testing.assert_array_equal(read(path)["y"], [2] * 10 + [3])
+
+
+@pytest.mark.parametrize("is_array", [False, True])
+def test_a_line_may_be_longer_than_the_sample(tmp_path, monkeypatch, is_array):
+    monkeypatch.setattr(json_table, "_SAMPLE_BYTES", 40)
+    path = tmp_path / "t.json"
+    rows = [{f"x{i}": i + row for i in range(50)} for row in range(3)]
+    path.write_text(json.dumps(rows) if is_array else "\n".join(map(json.dumps, rows)) + "\n")
+    np.testing.assert_array_equal(read(path)["x49"], [49, 50, 51])

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from streamtrain.base.units import format_bytes
+from streamtrain.base.units import format_bytes, two_digits
 from streamtrain.base.words import plural
 from streamtrain.report.analysis import Analysis, Summary, is_trained
 from streamtrain.report.number_format import (
@@ -72,7 +72,7 @@ def warn(analysis: Analysis) -> list[ReportWarning]:
 def _of_quarantine(summary: Summary) -> Warnings:
     lost, total = summary.quarantined or {}, summary.data.num_rows
     if rows := lost.get("rows"):
-        share = f" of {total:,} rows ({100 * rows / total:.2g} %)" if total else " rows"
+        share = f" of {total:,} rows ({two_digits(100 * rows / total)} %)" if total else " rows"
         cause = lost["first"][0]["cause"].rstrip(".")
         text = f"{rows:,}{share} could not be read and were left out. The first: {cause}."
         yield text, "streamtrain verify"
@@ -333,7 +333,9 @@ def _of_confirmations(summary: Summary) -> Warnings:
             continue
         is_far = not 1 / MOST_OFF <= ratio <= MOST_OFF
         if is_far and confirmation.seconds_off > LEAST_OFF_SECONDS:
-            text = f"{size_text(confirmation.batch_size)} took {ratio:.2g} times the seconds"
+            text = (
+                f"{size_text(confirmation.batch_size)} took {two_digits(ratio)} times the seconds"
+            )
             yield f"{text} predicted: trust the ranking less than usual.", None
 
 

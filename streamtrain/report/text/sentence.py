@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from streamtrain.base.units import two_digits
 from streamtrain.base.words import plural
 from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.number_format import (
@@ -257,7 +258,7 @@ def _compared(cell: CellFigures) -> str:
     figure, size = cell.slower_by, size_text(cell.batch_size)
     lo, hi = figure.lo, figure.hi
     if lo is None:
-        return f"{size}, takes {1 + (figure.value or 0.0):.2g} times as long"
+        return f"{size}, takes {two_digits(1 + (figure.value or 0.0))} times as long"
     if hi is None:
         return f"{size}, takes at least {1 + lo:.3g} times as long"
     return f"{size}, takes {1 + lo:.3g} to {1 + hi:.3g} times as long"

@@ -19,6 +19,7 @@ from streamtrain.storage.decode import MAX_EXACT_INTEGER, ColumnError, arrow_col
 from streamtrain.storage.write.datetime_parts import delivered
 from streamtrain.storage.write.table_type import Piece, Refusals, Table, named_errors
 from streamtrain.storage.write.text_source import (
+    LONGEST_ROW_BYTES,
     as_utf8,
     find_encoding,
     read_blocks,
@@ -29,10 +30,16 @@ from streamtrain.storage.write.text_source import (
 from streamtrain.types import Storage
 
 _SAMPLE_BYTES = 1 << 20
+
+#: Objects and lists within each other in a line of the sample. Arrow, which finds the types by
+#: recursion, ends the process at some thousands of them.
+MAX_DEPTH = 100
+
 #: The keys that lead to a value.
 _Path = tuple[str, ...]
 
 _SPACE, _LINE_END = re.compile(r"\s*"), re.compile(r"[\r\n]")
+_STRING = re.compile(rb'"(?:[^"\\\n]|\\.)*"')
 
 
 def open_json_table(path: str, storage: Storage) -> Table:
@@ -41,7 +48,7 @@ def open_json_table(path: str, storage: Storage) -> Table:
     Numbers are float64. Raises DataError.
     """
     with named_errors(path):
-        content, whole = read_sample(path, storage, _SAMPLE_BYTES)
+        content, whole = _read_first_rows(path, storage)
         encoding = find_encoding(path, content, storage.reading.encoding)
         rows = as_utf8(content, encoding, whole=whole)
         is_array = rows.lstrip()[:1] == b"["
@@ -49,6 +56,7 @@ def open_json_table(path: str, storage: Storage) -> Table:
             rows = b"".join(lines_of_array(iter([rows]), whole=whole))
         elif not whole:
             rows = next(whole_rows(iter([rows]), quotes=False))
+        _refuse_deep(rows)
         schema = _read(rows, None, 0).schema
     leaves = list(_leaves(schema, ()))
     paths = {".".join(path): path for path, _ in leaves}  # of equal names both are refused
@@ -84,6 +92,33 @@ def open_json_table(path: str, storage: Storage) -> Table:
             refusals.raise_all()
 
     return Table(url=path, columns=made.columns, pieces=pieces)
+
+
+def _read_first_rows(path: str, storage: Storage) -> tuple[bytes, bool]:
+    """Return the first bytes of a file, a whole line at least, and whether they are all of it."""
+    size = _SAMPLE_BYTES
+    content, whole = read_sample(path, storage, size)
+    while not whole and b"\n" not in content and size < LONGEST_ROW_BYTES:
+        size *= 8
+        content, whole = read_sample(path, storage, size)
+    return content, whole
+
+
+def _refuse_deep(rows: bytes) -> None:
+    """Raise DataError for objects and lists that are more than `MAX_DEPTH` deep."""
+    if max(rows.count(b"{"), rows.count(b"[")) <= MAX_DEPTH:
+        return
+    for number, line in enumerate(_STRING.sub(b"", rows).split(b"\n")):
+        if line.count(b"{") + line.count(b"[") <= MAX_DEPTH:
+            continue
+        characters = np.frombuffer(line, np.uint8)
+        steps = np.isin(characters, list(b"{[")).astype(int) - np.isin(characters, list(b"}]"))
+        depth = int(steps.cumsum().max())
+        if depth > MAX_DEPTH:
+            raise DataError(
+                f"line {number:,}: objects and lists are {depth:,} deep, and {MAX_DEPTH} is the"
+                " limit. Write the numbers as keys of the outer object."
+            )
 
 
 def _leaves(fields: Iterable[pa.Field], above: _Path) -> Iterator[tuple[_Path, pa.DataType]]:
@@ -140,6 +175,11 @@ def lines_of_array(blocks: Iterable[bytes], *, whole: bool = True) -> Iterator[b
                     _, position = decoder.raw_decode(text, start)
                 except json.JSONDecodeError:
                     break
+                except RecursionError:
+                    raise DataError(
+                        "objects and lists are too deep within each other: more than"
+                        f" {MAX_DEPTH}. Write the numbers as keys of the outer object."
+                    ) from None
                 lines.append(_LINE_END.sub(" ", text[start:position]))
                 mark = ","
         text = text[position:]

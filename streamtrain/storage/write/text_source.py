@@ -21,7 +21,7 @@ from streamtrain.types import Storage
 #: Bytes of a chunk, and how many are searched for the end of a row.
 CHUNK_BYTES = 16 << 20
 _SEARCHED_BYTES = 1 << 20
-_LONGEST_ROW_BYTES = 64 << 20
+LONGEST_ROW_BYTES = 64 << 20
 
 #: First bytes → what such a file is.
 _MAGIC = {
@@ -197,8 +197,8 @@ def whole_rows(blocks: Iterator[bytes], *, quotes: bool = True) -> Iterator[byte
         if end:
             yield held[:end]
             held = held[end:]
-        elif len(held) > _LONGEST_ROW_BYTES:
-            raise DataError(f"a row has more than {_LONGEST_ROW_BYTES:,} bytes. Is it a table?")
+        elif len(held) > LONGEST_ROW_BYTES:
+            raise DataError(f"a row has more than {LONGEST_ROW_BYTES:,} bytes. Is it a table?")
     if held:
         yield held
 
