@@ -3,13 +3,13 @@
 import pytest
 
 import data_gen
-from streamtrain import api
 from streamtrain.config import make_config
 from streamtrain.report.run_files import read_records
 from streamtrain.run import faster_device
 from streamtrain.training.device_choice import DeviceChoice
 from streamtrain.training.engine_choice import ENGINES
 from streamtrain.training.fused_engine import FusedEngine
+from tests.run.whole_runs import run_sweep, run_train
 
 RATES = {"fused": 1e6, "fused-cuda": 2e6}
 
@@ -42,7 +42,7 @@ def make(tmp_path, **sections):
 
 
 def test_train_takes_the_measured_device_and_records_both_figures(measured, tmp_path):
-    api.run_train(make(tmp_path), tmp_path / "run", report=False)
+    run_train(make(tmp_path), tmp_path / "run", report=False)
     assert measured == [("fused-cuda", (64,), 1, 2_000, float("inf"))]
     run = read_records(tmp_path / "run" / "events.jsonl")[0]
     assert (run.engine, run.engine_reason, run.engine_rates) == (
@@ -60,7 +60,7 @@ def test_a_sweep_measures_its_sizes_and_rates(measured, tmp_path):
             **{"confirm": False, "extend_grid": False},
         },
     )
-    api.run_sweep(config, tmp_path / "run", report=False)
+    run_sweep(config, tmp_path / "run", report=False)
     assert measured == [("fused-cuda", (64, 256), 3, 4_000, float("inf"))]
 
 
@@ -68,14 +68,14 @@ def test_a_sweep_measures_its_sizes_and_rates(measured, tmp_path):
 def test_a_run_that_is_resumed_keeps_its_engine(measured, tmp_path, monkeypatch, kept):
     """Or its fingerprint would refuse it, where measurements differ."""
     monkeypatch.setattr(faster_device.Checkpointer, "engine", lambda _self: kept)
-    api.run_train(make(tmp_path), tmp_path / "run", report=False)
+    run_train(make(tmp_path), tmp_path / "run", report=False)
     assert measured == []
     run = read_records(tmp_path / "run" / "events.jsonl")[0]
     assert (run.engine, run.engine_rates) == (kept, None)
 
 
 def test_without_a_gpu_the_record_has_no_figures(tmp_path):
-    api.run_train(make(tmp_path), tmp_path / "run", report=False)
+    run_train(make(tmp_path), tmp_path / "run", report=False)
     run = read_records(tmp_path / "run" / "events.jsonl")[0]
     assert (run.engine, run.engine_rates) == ("fused", None)
     assert "engine_rates" not in (tmp_path / "run" / "events.jsonl").read_text().splitlines()[0]
