@@ -235,4 +235,5 @@ def _first_key(section: str, keys: Iterable[str]) -> str:
 def _from_text(text: str) -> Any:
     """Parse null and lists in brackets; keep other text, so that `2024` can name a column."""
     value = parse_scalar(text)
-    return value if isinstance(value, list) or (value is None and text.strip()) else text
+    is_null = value is None and text.strip() != ""
+    return value if is_null or isinstance(value, list) else text

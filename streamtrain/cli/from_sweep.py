@@ -128,5 +128,7 @@ def _read_summary(run: str) -> "Summary":
             " finished sweep."
         ) from None
     if summary.verb != "sweep":
-        raise ConfigError(f"--from {run}: this is no sweep. Give the folder of a finished sweep.")
+        raise ConfigError(
+            f"--from {run}: this is not a sweep. Give the folder of a finished sweep."
+        )
     return summary

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from streamtrain.base.redact import NO_SECRETS
 from streamtrain.base.words import did_you_mean
 from streamtrain.config.sections import Config
+from streamtrain.config.values import is_mapping
 from streamtrain.errors import ConfigError, shown
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ def set_key(values: dict[str, Any], key: str, value: Any) -> None:
     mapping: Any = values
     for section in sections:
         mapping = mapping.setdefault(section, {})
-        if not _is_mutable_section(mapping):
+        if not is_mapping(mapping):
             raise ConfigError(f"{key}: {section} is not a section")
     mapping[last] = value
 
@@ -94,10 +95,6 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_section(value: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping)
-
-
-def _is_mutable_section(value: Any) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)
 
 
 def config_keys() -> dict[str, Any]:

@@ -155,7 +155,9 @@ class TrainConfig(Section):
     @property
     def rate(self) -> float:
         """The learning rate: `lr`, or the optimizer's default."""
-        return self.lr or (0.01 if self.optimizer == "sgd" else 0.004)
+        if self.lr:
+            return self.lr
+        return 0.01 if self.optimizer == "sgd" else 0.004
 
     @property
     def decay(self) -> float:

@@ -198,11 +198,6 @@ class Summary:
     warnings: tuple[ReportWarning, ...] = ()
 
     @property
-    def constant_loss(self) -> float | None:
-        """The loss of the best constant."""
-        return None if self.best_constant_loss is None else self.best_constant_loss.value
-
-    @property
     def recommended_cell(self) -> CellFigures | None:
         """The cell of the recommended batch size."""
         size = self.recommendation.batch_size

@@ -15,7 +15,7 @@ from streamtrain.report.analysis import Analysis, Summary, estimate_of, finite, 
 from streamtrain.report.axis import spread
 from streamtrain.report.number_format import size_text, status_text
 from streamtrain.report.summary_parts import NOT_MEASURED, CellFigures
-from streamtrain.science.intervals import Estimate
+from streamtrain.science.intervals import value_of
 from streamtrain.science.landmarks import Laws, Stability
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.types import Json
@@ -83,7 +83,7 @@ def _repeats(run: Run) -> Iterator[Row]:
 
 def _delivery(laws: Laws) -> Iterator[Row]:
     """Yield the delivery rate, which limits the rows per second of every size."""
-    rate = _value(laws.throughput.delivery_rate)
+    rate = value_of(laws.throughput.delivery_rate)
     if rate:
         yield {"name": f"delivery {format_count(rate)} rows/s", "rows_per_second": rate}
 
@@ -95,9 +95,9 @@ def _law(cells: Sequence[CellFigures], laws: Laws) -> Iterator[Row]:
     T(B) = S_min·(1 + B_crit/B)·max(α + βB, B/R) seconds at a delivery rate of R.
     """
     timings, steps = laws.throughput, laws.steps
-    alpha, beta = _value(timings.alpha_seconds), _value(timings.beta_seconds_per_row)
-    rate = _value(timings.delivery_rate)
-    steps_min, critical = _value(steps.steps_min), _value(steps.critical_batch_size)
+    alpha, beta = value_of(timings.alpha_seconds), value_of(timings.beta_seconds_per_row)
+    rate = value_of(timings.delivery_rate)
+    steps_min, critical = value_of(steps.steps_min), value_of(steps.critical_batch_size)
     sizes = [cell.batch_size for cell in cells]
     if alpha is None or beta is None or alpha + beta <= 0 or len(sizes) < 2:
         return
@@ -110,10 +110,6 @@ def _law(cells: Sequence[CellFigures], laws: Laws) -> Iterator[Row]:
         if steps_min and critical:
             seconds = steps_min * (1 + critical / size) * slower
         yield {"batch_size": size, "step_rows_per_second": size / step, "seconds": seconds}
-
-
-def _value(figure: Estimate | None) -> float | None:
-    return None if figure is None else figure.value
 
 
 def _parts(summary: Summary) -> Iterator[Row]:

@@ -45,7 +45,7 @@ def _numbered(path: Path) -> list[tuple[int, Record]]:
         try:
             values = parse_json(line)
             if not isinstance(values, dict) or "event" not in values:
-                raise ValueError("it is no object with an `event`")
+                raise ValueError("it is not an object with an `event`")
             records.append((number, parse_record(values)))
         except DataError as failure:
             raise DataError(f"{place}: line {number}: {failure}") from None

@@ -22,12 +22,11 @@ from streamtrain.records import UntilFlat
 from streamtrain.run.row_order import mixing_advice, survey_variation
 from streamtrain.run.shared_facts import NO_LAST_ROW, RunFacts
 from streamtrain.science.span_variation import is_unlike, unlike_text
-from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.remote.store_options import make_storage
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import apply_null_policy_to_evaluation
 from streamtrain.stream.open_source import (
+    open_dataset,
     open_source,
     read_evaluation_rows,
     stream_budget,
@@ -41,7 +40,7 @@ from streamtrain.stream.survey import (
     standardized,
     take_survey,
 )
-from streamtrain.stream.window import shuffle_once
+from streamtrain.stream.window import shuffle_few_rows
 from streamtrain.training.batch_schedule import Stage
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.engine import AccumulatingEngine
@@ -52,7 +51,7 @@ from streamtrain.training.learner import Learner
 from streamtrain.training.model import Model, initial_parameters
 from streamtrain.training.torch.torch_engine import PART_ROWS
 from streamtrain.training.until_flat import limits_until_flat
-from streamtrain.types import Dataset, Json, Span, Standardization
+from streamtrain.types import Dataset, Json, Standardization
 
 #: Rows of the block on which steps are timed (timing.py), repeatedly if needed. The block counts in
 #: the budget.
@@ -194,25 +193,16 @@ def open_data(
     data = config.data
     # With a separate evaluation data set, nothing is held out unless requested.
     holdout = 0 if data.holdout is None and data.eval_data is not None else data.holdout
-    if dataset is not None:
-        return open_source(dataset, config, holdout=holdout, window_rows=window_rows)
-    if data.path is None:
-        raise ConfigError("no data: name a file, a folder or a glob, or set data.path.")
-    storage = make_storage(data.storage_options, timeout_seconds=config.fetch.timeout_seconds)
-    storage = replace(storage, reading=data.reading)
-    dataset = open_shards(
-        data.path,
-        features=data.features,
-        target=data.target,
-        on_bad_shard=data.on_bad_shard,
-        storage=storage,
-    )
-    if data.na_values and not dataset.folder:
-        warnings.warn(
-            f"{redact_url(dataset.url)}: --na-values is for text files, and left these shards as"
-            " they are. Limit the column with --transform.",
-            stacklevel=2,
-        )
+    if dataset is None:
+        if data.path is None:
+            raise ConfigError("no data: name a file, a folder or a glob, or set data.path.")
+        dataset = open_dataset(data.path, config)
+        if data.na_values and not dataset.folder:
+            warnings.warn(
+                f"{redact_url(dataset.url)}: --na-values is for text files, and left these shards"
+                " as they are. Limit the column with --transform.",
+                stacklevel=2,
+            )
     return open_source(dataset, config, holdout=holdout, window_rows=window_rows)
 
 
@@ -345,16 +335,9 @@ def warm_up(
 
 def take_few_steps(prepared: Prepared, sizes: tuple[int, ...], rates: tuple[float, ...]) -> None:
     """Compile or load the kernels of a run, as `warm_up` does, and leave the peak of memory."""
-    source, span = prepared.source, prepared.source.spans[0]
-    few_rows = Span(
-        shard=span.shard,
-        start=span.start,
-        stop=span.start + min(span.num_rows, 16),
-        first_id=span.first_id,
-    )
-    shuffle_once(source, few_rows)
+    num_rows = shuffle_few_rows(prepared.source)
     # zeros instead of the rows just read, all of which the null policy may have dropped
-    rows = np.zeros((few_rows.num_rows, source.num_columns), dtype=np.float32)
+    rows = np.zeros((num_rows, prepared.source.num_columns), dtype=np.float32)
     with one_blas_thread():
         for size in sizes or (len(rows),):
             engine = prepared.learner(size, rates, 0).engine

@@ -1,53 +1,120 @@
-"""The first and the last record of a run."""
+"""What all runs do before their first pass and after the last one, with the records of both."""
 
+import time
 from dataclasses import asdict
 from typing import Literal
 
-from streamtrain.records import DataInfo, MemoryInfo, RunEnded, RunStarted
-from streamtrain.run.prepare import Prepared
+from streamtrain.base.budget import peak_rss_bytes
+from streamtrain.records import DataInfo, Emit, MemoryInfo, Record, RunEnded, RunStarted
+from streamtrain.run.prepare import Prepared, warm_up
+from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.types import Json
 
 
-def run_record(
-    prepared: Prepared,
-    run_metadata: Json,
-    *,
-    verb: Literal["sweep", "train"],
-    compile_seconds: float,
-    sizes: tuple[int, ...],
-    rates: list[tuple[float, ...]],
-    trials: int,
-) -> RunStarted:
-    """Return the first record of a run: everything that is needed to read the others.
+class RunLifetime:
+    """A run from its start to its last record.
 
-    `rates`: the learning rates of each batch size in `sizes`. `run_metadata` is added to the record
-    unchanged.
+    Construct it before the data are opened, since its clock starts then. Call `open` before the
+    other methods.
+
+    Args:
+        verb: What the run does.
+        emit: Takes the last record.
+        run_metadata: Fields of the first record that only the caller knows.
+        checkpointer: Saves the run, which may be the rest of an interrupted one.
     """
-    config = prepared.config
-    return RunStarted(
-        verb=verb,
-        batch_sizes=sizes,
-        lrs=tuple(rates),
-        trials=trials,
-        train_rows=prepared.end_row,
-        until_flat=prepared.until_flat,
-        epoch_rows=prepared.epoch_rows,
-        integrity=prepared.source.dataset.integrity_text,
-        target_loss=_target_losses(prepared),
-        config=config.model_dump(mode="json"),
-        data=_data_info(prepared),
-        standard=dict(prepared.standard.to_json()),
-        target_sd=prepared.target_sd,
-        engine=prepared.engine,
-        engine_reason=prepared.engine_reason,
-        engine_rates=prepared.engine_rates,
-        compile_seconds=compile_seconds,
-        memory=MemoryInfo(
-            budget_bytes=prepared.budget.limit_bytes,
-            projected_bytes=prepared.budget.projected_bytes,
-        ),
-        **run_metadata,
-    )
+
+    def __init__(
+        self,
+        verb: Literal["sweep", "train"],
+        emit: Emit,
+        run_metadata: Json,
+        checkpointer: Checkpointer | None,
+    ):
+        self._started = time.perf_counter()
+        self._verb: Literal["sweep", "train"] = verb
+        self._emit = emit
+        self._metadata = run_metadata
+        self._checkpointer = checkpointer
+
+    @property
+    def window_rows(self) -> int | None:
+        """The default window of the interrupted run; None for a new one."""
+        return None if self._checkpointer is None else self._checkpointer.window_rows()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the start, without those of an interrupted run."""
+        return time.perf_counter() - self._started
+
+    def open(
+        self, prepared: Prepared, sizes: tuple[int, ...], rates: tuple[float, ...]
+    ) -> list[Record]:
+        """Compile the kernels for `sizes` and `rates`, and open the checkpoints.
+
+        Returns the records of the interrupted run, of which the first is its `run` record; none for
+        a new run.
+        """
+        self._prepared = prepared
+        self._compile_seconds, self._resident_bytes = warm_up(prepared, sizes, rates)
+        if self._checkpointer is None:
+            return []
+        return self._checkpointer.begin(prepared.fingerprint(verb=self._verb))
+
+    def first_record(
+        self, *, sizes: tuple[int, ...], rates: tuple[float, ...], trials: int
+    ) -> RunStarted:
+        """Return the first record of a run: everything that is needed to read the others.
+
+        `rates`: the learning rates of each batch size in `sizes`.
+        """
+        prepared = self._prepared
+        return RunStarted(
+            verb=self._verb,
+            batch_sizes=sizes,
+            lrs=(rates,) * len(sizes),
+            trials=trials,
+            train_rows=prepared.end_row,
+            until_flat=prepared.until_flat,
+            epoch_rows=prepared.epoch_rows,
+            integrity=prepared.source.dataset.integrity_text,
+            target_loss=_target_losses(prepared),
+            config=prepared.config.model_dump(mode="json"),
+            data=_data_info(prepared),
+            standard=dict(prepared.standard.to_json()),
+            target_sd=prepared.target_sd,
+            engine=prepared.engine,
+            engine_reason=prepared.engine_reason,
+            engine_rates=prepared.engine_rates,
+            compile_seconds=self._compile_seconds,
+            memory=MemoryInfo(
+                budget_bytes=prepared.budget.limit_bytes,
+                projected_bytes=prepared.budget.projected_bytes,
+            ),
+            **self._metadata,
+        )
+
+    def peak_bytes(self) -> int:
+        """Return the peak of resident memory beyond the memory of imports and warm-up."""
+        return max(0, peak_rss_bytes() - self._resident_bytes)
+
+    def end(self, *, rows_read: int, passes: int, saved: int, peak_bytes: int) -> None:
+        """Emit the last record of the run.
+
+        `saved`: rows that were not read because learners shared a pass. `peak_bytes`: those of the
+        passes.
+        """
+        seconds_before = 0 if self._checkpointer is None else self._checkpointer.seconds
+        self._emit(
+            RunEnded(
+                seconds=self.seconds + seconds_before,
+                rows_read=rows_read,
+                passes=passes,
+                rows_saved=saved,
+                projected_bytes=self._prepared.budget.projected_bytes,
+                peak_rss_bytes=peak_bytes,
+            )
+        )
 
 
 def _target_losses(prepared: Prepared) -> tuple[float, ...]:
@@ -85,22 +152,4 @@ def _data_info(prepared: Prepared) -> DataInfo:
         on_null=source.on_null,
         transform=None if source.transform is None else source.transform.record(),
         imputed=imputed,
-    )
-
-
-def end_record(
-    prepared: Prepared, *, seconds: float, rows_read: int, passes: int, saved: int, peak: int
-) -> RunEnded:
-    """Return the last record of a run.
-
-    `saved`: rows that were not read because learners shared a pass. `peak`: the peak resident
-    memory of the passes, in bytes, beyond the memory of imports and warm-up.
-    """
-    return RunEnded(
-        seconds=seconds,
-        rows_read=rows_read,
-        passes=passes,
-        rows_saved=saved,
-        projected_bytes=prepared.budget.projected_bytes,
-        peak_rss_bytes=peak,
     )

@@ -7,11 +7,9 @@ measured, and the recommended size is trained once more to measure the time it t
 """
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from streamtrain.base.budget import peak_rss_bytes
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError
 from streamtrain.records import (
@@ -32,8 +30,8 @@ from streamtrain.run.faster_device import with_faster_device
 from streamtrain.run.grow import grow
 from streamtrain.run.measure import measure_sweep, with_reserve
 from streamtrain.run.passes import PassRunner, run_pass
-from streamtrain.run.prepare import Prepared, take_few_steps, warm_up
-from streamtrain.run.run_records import end_record, run_record
+from streamtrain.run.prepare import Prepared, take_few_steps
+from streamtrain.run.run_records import RunLifetime
 from streamtrain.run.sweep_plan import (
     plan_sweep,
     sweep_rules,
@@ -95,37 +93,25 @@ def sweep(
     sweep can be interrupted and resumed: the records of the interrupted sweep decide the next pass.
     `runner` runs the passes. Raises ConfigError for a `train.batch_schedule`.
     """
-    started = time.perf_counter()
+    lifetime = RunLifetime("sweep", emit, run_metadata, checkpointer)
     if config.train.batch_schedule is not None:
         raise ConfigError("train.batch_schedule is for `train`: a sweep compares constant sizes.")
-    plan = plan_sweep(config, None if checkpointer is None else checkpointer.window_rows())
+    plan = plan_sweep(config, lifetime.window_rows)
     prepared, ladder, sizes, rates = plan.prepared, plan.ladder, plan.sizes, plan.rates
+    if ladder is None:
+        passes, seconds = float(plan.trials), math.inf
+    else:
+        passes, seconds = math.inf, ladder.budget_seconds or math.inf
     if runner is run_pass:  # workers have other devices than the driver
         prepared = with_faster_device(
-            prepared,
-            sizes,
-            len(rates),
-            checkpointer,
-            passes=plan.trials if ladder is None else math.inf,
-            seconds=math.inf if ladder is None else ladder.budget_seconds or math.inf,
+            prepared, sizes, len(rates), checkpointer, passes=passes, seconds=seconds
         )
-    ladder = with_reserve(prepared, ladder, sizes, time.perf_counter() - started)
-    compile_seconds, resident_bytes = warm_up(prepared, sizes, rates)
-    records: list[Record] = []
-    if checkpointer is not None:
-        records = checkpointer.begin(prepared.fingerprint(verb="sweep"))
+    ladder = with_reserve(prepared, ladder, sizes, lifetime.seconds)
+    records = lifetime.open(prepared, sizes, rates)
     if records:
         header = started_record(records[0])
     else:
-        header = run_record(
-            prepared,
-            run_metadata,
-            verb="sweep",
-            compile_seconds=compile_seconds,
-            sizes=sizes,
-            rates=[rates] * len(sizes),
-            trials=plan.trials,
-        )
+        header = lifetime.first_record(sizes=sizes, rates=rates, trials=plan.trials)
         header = replace(header, **sweep_rules(config), ladder=ladder)
         if ladder is not None:
             header = replace(header, train_rows=None)
@@ -137,7 +123,7 @@ def sweep(
         emit(header)
         sweep_run.emit(prepared.baselines)
     learners = sweep_run.run_passes()
-    peak = max(0, peak_rss_bytes() - resident_bytes)
+    peak_bytes = lifetime.peak_bytes()
 
     run = sweep_run.run
     if ladder is None:
@@ -155,16 +141,11 @@ def sweep(
 
     rows_read = sum(record.rows_read for record in run.passes)
     rows_if_separate = sum(record.rows_read * record.replicas for record in run.passes)
-    seconds_before = 0 if checkpointer is None else checkpointer.seconds
-    emit(
-        end_record(
-            prepared,
-            seconds=time.perf_counter() - started + seconds_before,
-            rows_read=rows_read,
-            passes=len(run.passes),
-            saved=rows_if_separate - rows_read,
-            peak=peak,
-        )
+    lifetime.end(
+        rows_read=rows_read,
+        passes=len(run.passes),
+        saved=rows_if_separate - rows_read,
+        peak_bytes=peak_bytes,
     )
 
 

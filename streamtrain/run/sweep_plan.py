@@ -50,12 +50,13 @@ def plan_sweep(config: Config, window_rows: int | None = None) -> SweepPlan:
         window_rows=window_rows,
     )
     ladder = ladder_of(prepared)
+    fixed_trials = config.sweep.trials or DEFAULT_TRIALS
     return SweepPlan(
         prepared=prepared,
         ladder=ladder,
         sizes=sizes_of(prepared, ladder),
         rates=learning_rates(config),
-        trials=1 if ladder is not None else config.sweep.trials or DEFAULT_TRIALS,
+        trials=fixed_trials if ladder is None else 1,
     )
 
 

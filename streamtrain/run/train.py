@@ -1,18 +1,16 @@
 """Training: one pass with one learner, whose model is kept."""
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from streamtrain.base.budget import peak_rss_bytes
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError
-from streamtrain.records import Emit, Record
+from streamtrain.records import Emit
 from streamtrain.run.faster_device import with_faster_device
 from streamtrain.run.passes import PassRunner, run_pass
-from streamtrain.run.prepare import Prepared, prepare, warm_up
-from streamtrain.run.run_records import end_record, run_record
+from streamtrain.run.prepare import Prepared, prepare
+from streamtrain.run.run_records import RunLifetime
 from streamtrain.run.timing import measure_throughput
 from streamtrain.training.batch_schedule import later_stages
 from streamtrain.training.checkpointing import Checkpointer
@@ -45,11 +43,12 @@ def train(
     `checkpointer` the run can be interrupted, and an interrupted one is resumed. `runner` runs the
     pass. Raises ConfigError when `train.early_stop` is set and no rows are held out.
     """
-    started = time.perf_counter()
+    lifetime = RunLifetime("train", emit, run_metadata, checkpointer)
     sizes = (config.train.batch_size,)
     rates = (config.train.rate,)
-    window_rows = None if checkpointer is None else checkpointer.window_rows()
-    prepared = prepare(config, learners=1, rates=1, until_flat=True, window_rows=window_rows)
+    prepared = prepare(
+        config, learners=1, rates=1, until_flat=True, window_rows=lifetime.window_rows
+    )
     if config.train.early_stop is not None and prepared.evaluation is None:
         raise ConfigError(
             "train.early_stop needs a held-out loss, and no rows are held out. Set --holdout or"
@@ -59,22 +58,8 @@ def train(
     all_sizes = (*sizes, *(stage.batch_size for stage in stages))
     if runner is run_pass:  # workers have other devices than the driver
         prepared = with_faster_device(prepared, sizes, 1, checkpointer)
-    compile_seconds, resident_bytes = warm_up(prepared, all_sizes, rates)
-    records: list[Record] = []
-    if checkpointer is not None:
-        records = checkpointer.begin(prepared.fingerprint(verb="train"))
-    if not records:
-        emit(
-            run_record(
-                prepared,
-                run_metadata,
-                verb="train",
-                compile_seconds=compile_seconds,
-                sizes=sizes,
-                rates=[rates],
-                trials=1,
-            )
-        )
+    if not lifetime.open(prepared, all_sizes, rates):
+        emit(lifetime.first_record(sizes=sizes, rates=rates, trials=1))
         emit(prepared.baselines)
     learner = prepared.learner(
         sizes[0], rates, 0, patience=config.train.early_stop, keeps_best=True, stages=stages
@@ -84,16 +69,8 @@ def train(
     # The speed of workers is in the records of their rounds; this machine's would not describe it.
     if pass_record.sync is None:
         measure_throughput(prepared, sizes, emit, pass_seconds=pass_record.seconds)
-    seconds_before = 0 if checkpointer is None else checkpointer.seconds
-    emit(
-        end_record(
-            prepared,
-            seconds=time.perf_counter() - started + seconds_before,
-            rows_read=pass_record.rows_read,
-            passes=1,
-            saved=0,
-            peak=max(0, peak_rss_bytes() - resident_bytes),
-        )
+    lifetime.end(
+        rows_read=pass_record.rows_read, passes=1, saved=0, peak_bytes=lifetime.peak_bytes()
     )
     best_RP = learner.best_parameters
     return Trained(

@@ -7,6 +7,7 @@ import numpy as np
 
 from streamtrain.science.cells import Cell, rows_of_steps, throughput
 from streamtrain.science.crossing import first_crossing, round_up, smallest_target
+from streamtrain.science.intervals import mean, value_of
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.science.selection import DEFAULT_WITHIN, Contender, Selection, select
 from streamtrain.types import Goal
@@ -114,7 +115,7 @@ def _mean_log_rows(cell: Cell, curve: Curve, losses: Sequence[float]) -> float:
             # a crossing within the first step may be at row 0, which has no logarithm
             rows = max(rows_of_steps(steps, cell.batch_size, cell.epoch_rows), 1e-3)
         logs.append(math.log(rows))
-    return sum(logs) / len(logs)
+    return mean(logs)
 
 
 def select_among(run: Run, cells: Sequence[Cell], target: float | None) -> Selection:
@@ -186,8 +187,7 @@ def below_references(run: Run, best: float, target: float) -> float:
     These are the best linear model and the best constant. `best` is the smallest loss reached. A
     target that one of them meets is no use.
     """
-    linear = run.baseline.best_linear_loss
-    references = [run.baseline.constant_loss, None if linear is None else linear.value]
+    references = [run.baseline.constant_loss, value_of(run.baseline.best_linear_loss)]
     for loss in references:
         if loss is not None and best < loss <= target:
             target = max(loss * 0.995, best + (loss - best) / 2)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from streamtrain.science.cells import Cell, rows_of_steps
 from streamtrain.science.contest import mean_log_cost
 from streamtrain.science.crossing import first_crossing, round_up, smallest_target
+from streamtrain.science.intervals import mean
 from streamtrain.science.run_log import Run
 
 #: The losses are those of the chosen size at its rows to the target, and at a half, a quarter … of
@@ -59,7 +60,7 @@ def frontier(
 
 def _losses(run: Run, cell: Cell, target: float) -> list[float]:
     """The losses of a cell at fractions of its rows to the target, from the highest to `target`."""
-    rows = math.exp(_mean([math.log(max(rows, 1.0)) for rows in cell.rows_to_target.values()]))
+    rows = math.exp(mean([math.log(max(rows, 1.0)) for rows in cell.rows_to_target.values()]))
     most = MOST_OF_CONSTANT * (run.baseline.constant_loss or math.inf)
     losses = [target]
     for k in range(1, HALVINGS + 1):
@@ -70,7 +71,7 @@ def _losses(run: Run, cell: Cell, target: float) -> list[float]:
         ]
         if not held or not all(0 < loss < math.inf for loss in held):
             break
-        loss = round_up(math.exp(_mean([math.log(loss) for loss in held])))
+        loss = round_up(math.exp(mean([math.log(loss) for loss in held])))
         if losses[-1] < loss < most:
             losses.append(loss)
     return losses[::-1]
@@ -89,8 +90,8 @@ def _seconds(run: Run, cells: Sequence[Cell], chosen: Cell, loss: float) -> dict
         if len(own) < len(cell.curves) or not shared:
             continue
         ratio = mean_log_cost(run, cell.batch_size) - cost
-        ratio += _mean([own[trial] - reference[trial] for trial in shared])
-        seconds[cell.batch_size] = math.exp(_mean(list(reference.values())) + cost + ratio)
+        ratio += mean([own[trial] - reference[trial] for trial in shared])
+        seconds[cell.batch_size] = math.exp(mean(list(reference.values())) + cost + ratio)
     return seconds
 
 
@@ -103,7 +104,3 @@ def _log_rows(cell: Cell, loss: float) -> dict[int, float]:
             rows = rows_of_steps(steps, cell.batch_size, cell.epoch_rows)
             found[trial] = math.log(max(rows, 1e-3))
     return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

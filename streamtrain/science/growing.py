@@ -16,7 +16,7 @@ from streamtrain.science.cells import Cell
 from streamtrain.science.contest import levels, mean_log_cost, timing_variance
 from streamtrain.science.crossing import first_crossing
 from streamtrain.science.frontier import FrontierPoint
-from streamtrain.science.intervals import Estimate
+from streamtrain.science.intervals import Estimate, mean
 from streamtrain.science.run_log import Run
 from streamtrain.science.scipy_functions import t_quantile
 
@@ -46,7 +46,7 @@ def candidates(
     reached = [math.log(max(rows, 1.0)) for rows in chosen.rows_to_target.values()]
     found = [propose(run, points)]
     if reached:
-        rows = math.exp(_mean(reached))
+        rows = math.exp(mean(reached))
         early, late = (in_proportion(sizes, chosen.batch_size, rows, start) for start in STARTS)
         found = [early, *found, late]
     return list(dict.fromkeys(stages for stages in found if stages is not None))
@@ -165,7 +165,7 @@ def mean_log_seconds(
 
     The last row stands for a target that it missed.
     """
-    return _mean(
+    return mean(
         [math.log(seconds_of(costs, stages, _row_at(rows, losses, loss))) for loss in targets]
     )
 
@@ -174,7 +174,3 @@ def _row_at(rows: Sequence[int], losses: Sequence[float | None], loss: float) ->
     """The row at which a curve reaches a loss; the last one where it does not."""
     row = first_crossing(rows, losses, loss)
     return max(1.0, float(rows[-1]) if row is None else row)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -6,7 +6,7 @@ docs/science.md says which interval is used where.
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,29 @@ class Estimate:
             n=values.get("n", 0),
             kind=values.get("kind", ""),
         )
+
+
+class HasValue(Protocol):
+    """What has a value, or None where it is not known: an estimate, or a loss."""
+
+    @property
+    def value(self) -> float | None:
+        """The value."""
+        ...
+
+
+def value_of(figure: HasValue | None) -> float | None:
+    """Return the value of a figure, or None where there is no figure."""
+    return None if figure is None else figure.value
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean of values, added in their order.
+
+    >>> mean([1.0, 2.0])
+    1.5
+    """
+    return sum(values) / len(values)
 
 
 def estimate(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streamtrain.science.cells import Cell, shared_trials, throughput
-from streamtrain.science.intervals import Estimate, paired_ratio
+from streamtrain.science.intervals import Estimate, paired_ratio, value_of
 from streamtrain.science.judge import Judgement, is_correlated
 from streamtrain.science.landmarks_json import LandmarksJson, LawsJson, StabilityJson
 from streamtrain.science.oracle import GaussianLinear
@@ -150,13 +150,13 @@ def landmarks(run: Run, judgement: Judgement) -> Landmarks:
     )
     steps = _steps_law([cell for cell in reached if not cell.is_guessed])
     laws = Laws(steps=steps, throughput=_throughput_law(run, judgement, steps))
-    critical = _value(steps.critical_batch_size)
+    critical = value_of(steps.critical_batch_size)
     fewest = min(reached, key=lambda cell: _median(cell.rows_to_target.values()), default=None)
     return Landmarks(
         laws=laws,
         fewest_rows=None if fewest is None else fewest.batch_size,
         fewest_rows_tied=() if fewest is None else _tied_sizes(reached, fewest),
-        fewest_steps=_fewest_steps(reached, _value(steps.steps_min)),
+        fewest_steps=_fewest_steps(reached, value_of(steps.steps_min)),
         ten_percent_steps=critical / (FEW_STEPS - 1) if critical else None,
         overhead_20=efficient_batch_size(critical) if critical else None,
         goodput=_goodput(run, judgement, critical) if critical else {},
@@ -215,7 +215,7 @@ def _throughput_law(run: Run, judgement: Judgement, steps: StepsLaw) -> Throughp
         [[_step_seconds(run, size, repeat) for size in sizes] for repeat in repeats]
     )
     delivered = [run.delivery_seconds.get(repeat, (0, 0.0)) for repeat in repeats]
-    steps_min, critical = _value(steps.steps_min), _value(steps.critical_batch_size)
+    steps_min, critical = value_of(steps.steps_min), value_of(steps.critical_batch_size)
     return throughput_law(
         sizes,
         seconds_RM,
@@ -289,7 +289,7 @@ def _premise(run: Run, judgement: Judgement, laws: Laws) -> str | None:
     best = math.inf if free.value is None else free.value
     if max(best / size, size / best) <= FAR_APART:
         return None
-    crossover = _value(laws.throughput.crossover_batch_size)
+    crossover = value_of(laws.throughput.crossover_batch_size)
     if crossover is not None and best >= crossover * 0.999:
         return (
             "reading, not computing, is the limit (I/O-bound), so larger minibatches cost no less"
@@ -314,10 +314,6 @@ def _premise(run: Run, judgement: Judgement, laws: Laws) -> str | None:
 
 def _optional_json(estimate: Estimate | None) -> Json | None:
     return None if estimate is None else estimate.to_json()
-
-
-def _value(estimate: Estimate | None) -> float | None:
-    return None if estimate is None else estimate.value
 
 
 def _median(values: Iterable[float]) -> float:

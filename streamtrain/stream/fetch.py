@@ -14,11 +14,10 @@ window is one task. There is no scheduler process and no open port.
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from queue import SimpleQueue
 from threading import Lock
@@ -33,7 +32,7 @@ from streamtrain.plan.order import cut_windows
 from streamtrain.plan.plan import Window
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.chains import Chains
-from streamtrain.stream.read_timeout import DaemonExecutor, Watch, wait_for
+from streamtrain.stream.read_timeout import DaemonExecutor, wait_for
 from streamtrain.stream.source import Source
 from streamtrain.stream.window import WindowBuild
 
@@ -125,86 +124,110 @@ def fetch(
     Raises the error of a failed read in place of its block, and ReadTimeout when a read takes
     longer than `source.watch` allows.
     """
-    with ExitStack() as stack:
-        chains, count_traffic = Chains(source), _traffic_counter(source, stats)
-        stack.callback(count_traffic)  # entered first, so run last
-        builders = DaemonExecutor(budget.readers, "streamtrain-window")
-        # run after the threads have ended, so that no thread reads from a closed file
-        stack.callback(lambda: None if builders.abandoned else chains.close())
-        task_executors = [
+    with closing(_WindowBuilder(source, budget, stats, pool)) as builder:
+        for window in windows:
+            builder.submit(window)
+            if builder.is_full:
+                yield from builder.next_block()
+        while builder.has_pending:
+            yield from builder.next_block()
+
+
+class _WindowBuilder:
+    """Builds windows on threads, and hands out their blocks in the order of submission.
+
+    Belongs to one thread; `close` ends the threads that it started.
+    """
+
+    def __init__(self, source: Source, budget: Budget, stats: FetchStats, pool: BufferPool):
+        self._source, self._pool, self._stats = source, pool, stats
+        self._most_pending = budget.windows - 1  # the consumer holds one more
+        self._pending: deque[Future[Block]] = deque()
+        self._chains = Chains(source)
+        traffic = source.readers.traffic
+        self._counted_bytes, self._counted_seconds = traffic.read_bytes, traffic.read_seconds
+        # A thread of `_builders` builds a window, and runs its tasks on one of `_lanes`.
+        self._builders = DaemonExecutor(budget.readers, "streamtrain-window")
+        self._lanes = [
             DaemonExecutor(1, f"streamtrain-lane-{number}") for number in range(budget.readers)
         ]
-        free_executors: SimpleQueue[DaemonExecutor] = SimpleQueue()
-        for executor in task_executors:
-            free_executors.put(stack.enter_context(executor))
-        stack.enter_context(builders)
-        pending: deque[Future[Block]] = deque()
-        next_block = partial(_next_block, pending, stats, source.watch, builders, *task_executors)
-        stack.callback(_cancel, pending)
-        stack.callback(chains.stop)
-        for window in windows:
-            count_traffic()
-            chains.expect(window)
-            pending.append(
-                builders.submit(_build, window, source, chains, pool, free_executors, stats)
-            )
-            if len(pending) >= budget.windows - 1:
-                yield from next_block()
-        while pending:
-            yield from next_block()
-            count_traffic()
+        self._free_lanes: SimpleQueue[DaemonExecutor] = SimpleQueue()
+        for lane in self._lanes:
+            self._free_lanes.put(lane)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a block must be taken before another window may be submitted."""
+        return len(self._pending) >= self._most_pending
 
-def _traffic_counter(source: Source, stats: FetchStats) -> Callable[[], None]:
-    """Return a function that adds to `stats` the traffic since its last call."""
-    traffic = source.readers.traffic
-    counted_bytes, counted_seconds = traffic.read_bytes, traffic.read_seconds
+    @property
+    def has_pending(self) -> bool:
+        """Whether the block of a submitted window has not been taken."""
+        return bool(self._pending)
 
-    def count_traffic() -> None:
-        nonlocal counted_bytes, counted_seconds
+    def submit(self, window: Window) -> None:
+        """Start to build a window; call it in plan order."""
+        self._chains.expect(window)
+        self._pending.append(self._builders.submit(self._build, window))
+
+    def next_block(self) -> Iterator[Block]:
+        """Yield the block of the window that was submitted first, once it is built.
+
+        Raises what its reads raised, and ReadTimeout when any read takes too long.
+        """
+        started = time.perf_counter()
+        block = wait_for(self._pending[0], self._source.watch, self._builders, *self._lanes)
+        self._pending.popleft()
+        ready = time.perf_counter()
+        self._count_traffic()
+        self._stats.add(wait_seconds=ready - started, blocks=1, rows=len(block.rows))
+        yield block
+        del block  # before the next window is submitted, or the pool would hold one buffer too many
+        self._stats.add(consumer_seconds=time.perf_counter() - ready)
+
+    def close(self) -> None:
+        """Drop the windows that were not taken, end the threads, and close their files.
+
+        A thread that hangs in a read is left behind, with its files open.
+        """
+        self._chains.stop()  # or a window would wait for a slice that is not read any more
+        for future in self._pending:
+            future.cancel()
+        self._pending.clear()
+        try:
+            self._end_threads()
+        finally:
+            if not self._builders.abandoned:
+                self._chains.close()
+            self._count_traffic()
+
+    def _end_threads(self) -> None:
+        try:
+            self._builders.shutdown()  # first, since the window being built needs its lane
+        finally:
+            for lane in self._lanes:
+                lane.shutdown()
+
+    def _count_traffic(self) -> None:
+        """Add to the statistics what was read from stores since the last call."""
+        traffic = self._source.readers.traffic
         read_bytes, read_seconds = traffic.read_bytes, traffic.read_seconds
-        stats.add(
-            read_bytes=read_bytes - counted_bytes, read_seconds=read_seconds - counted_seconds
+        self._stats.add(
+            read_bytes=read_bytes - self._counted_bytes,
+            read_seconds=read_seconds - self._counted_seconds,
         )
-        counted_bytes, counted_seconds = read_bytes, read_seconds
+        self._counted_bytes, self._counted_seconds = read_bytes, read_seconds
 
-    return count_traffic
-
-
-def _next_block(
-    pending: deque[Future[Block]], stats: FetchStats, watch: Watch, *executors: DaemonExecutor
-) -> Iterator[Block]:
-    started = time.perf_counter()
-    block = wait_for(pending[0], watch, *executors)
-    pending.popleft()
-    ready = time.perf_counter()
-    stats.add(wait_seconds=ready - started, blocks=1, rows=len(block.rows))
-    yield block
-    del block  # before the next window is submitted, or the pool would hold one buffer too many
-    stats.add(consumer_seconds=time.perf_counter() - ready)
-
-
-def _cancel(pending: deque[Future[Block]]) -> None:
-    for future in pending:
-        future.cancel()
-    pending.clear()
-
-
-def _build(
-    window: Window,
-    source: Source,
-    chains: Chains,
-    pool: BufferPool,
-    free_executors: SimpleQueue[DaemonExecutor],
-    stats: FetchStats,
-) -> Block:
-    executor = free_executors.get()
-    try:
-        graph, key = window_graph(WindowBuild(window, source, pool, chains), stats)
-        callbacks = [*Callback.active, _TaskClock(stats)._callback]
-        return cast(Block, dask.threaded.get(graph, key, pool=executor, callbacks=callbacks))
-    finally:
-        free_executors.put(executor)
+    def _build(self, window: Window) -> Block:
+        """Build a window on a thread of `_builders`."""
+        lane = self._free_lanes.get()
+        try:
+            build = WindowBuild(window, self._source, self._pool, self._chains)
+            graph, key = window_graph(build, self._stats)
+            callbacks = [*Callback.active, _TaskClock(self._stats)._callback]
+            return cast(Block, dask.threaded.get(graph, key, pool=lane, callbacks=callbacks))
+        finally:
+            self._free_lanes.put(lane)
 
 
 class _TaskClock(Callback):

@@ -24,6 +24,7 @@ from streamtrain.plan.plan import default_window_rows, whole_window_rows
 from streamtrain.plan.spans import Spans, cut_spans
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.readers import Readers
+from streamtrain.storage.remote.store_options import make_storage
 from streamtrain.stream.chains import chain_bytes
 from streamtrain.stream.quarantine import Quarantine
 from streamtrain.stream.read_timeout import Watch
@@ -31,6 +32,22 @@ from streamtrain.stream.source import Source
 from streamtrain.stream.survey import impute_values, take_survey
 from streamtrain.stream.transform import Transform, TransformedReaders, load_transform
 from streamtrain.types import Dataset, Standardization
+
+
+def open_dataset(path: str, config: Config) -> Dataset:
+    """Return the data set of a path, as the sections `data` and `fetch` say. Reads footers only.
+
+    Raises ConfigError or DataError.
+    """
+    data = config.data
+    storage = make_storage(data.storage_options, timeout_seconds=config.fetch.timeout_seconds)
+    return open_shards(
+        path,
+        features=data.features,
+        target=data.target,
+        on_bad_shard=data.on_bad_shard,
+        storage=replace(storage, reading=data.reading),
+    )
 
 
 def open_source(

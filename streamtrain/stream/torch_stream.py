@@ -17,12 +17,15 @@ from streamtrain.config import TEXT_FLAGS, Config, flag_values, make_config
 from streamtrain.errors import ConfigError, DataError, StreamTrainError
 from streamtrain.plan.plan import Plan, default_window_rows, make_plan
 from streamtrain.records import to_json
-from streamtrain.storage.dataset import open_shards
-from streamtrain.storage.remote.store_options import make_storage
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import NullCounts, summarize_nulls
-from streamtrain.stream.open_source import open_source, stream_budget, with_imputed_values
+from streamtrain.stream.open_source import (
+    open_dataset,
+    open_source,
+    stream_budget,
+    with_imputed_values,
+)
 from streamtrain.stream.pinned_copy import to_device
 from streamtrain.stream.source import Source
 from streamtrain.stream.stream_position import OpenWindow, Position
@@ -33,7 +36,7 @@ from streamtrain.stream.stream_state import (
     order_of,
     saved_window_rows,
 )
-from streamtrain.stream.window import shuffle_once
+from streamtrain.stream.window import shuffle_few_rows
 from streamtrain.types import Json, Receipt
 
 #: Parameter of `open_stream` → key of the config.
@@ -86,18 +89,9 @@ class Stream(IterableDataset[Minibatch]):
     def __init__(self, path: str, config: Config, *, drop_last: bool = False):
         super().__init__()
         self._config = config
-        data = config.data
         self.batch_size, self.drop_last = config.train.batch_size, drop_last
         self.device = open_device(config.train.device)
-        storage = make_storage(data.storage_options, timeout_seconds=config.fetch.timeout_seconds)
-        storage = replace(storage, reading=data.reading)
-        self._shards = open_shards(
-            path,
-            features=data.features,
-            target=data.target,
-            on_bad_shard=data.on_bad_shard,
-            storage=storage,
-        )
+        self._shards = open_dataset(path, config)
         self._stats = FetchStats()
         self._nulls: NullCounts = Counter()
         self._use(self._open())
@@ -208,9 +202,7 @@ class Stream(IterableDataset[Minibatch]):
 
         Otherwise the first iteration does.
         """
-        span = self._source.spans[0]
-        stop = span.start + min(span.num_rows, 16)
-        shuffle_once(self._source, replace(span, stop=stop))
+        shuffle_few_rows(self._source)
 
     def nulls(self) -> Json:
         """Return the rows dropped or values imputed since the stream was opened.

@@ -196,6 +196,17 @@ def window_ids(window: Window, source: Source, dropped: Sequence[np.ndarray]) ->
     return ids[(dealt[:, 0] << 16) | dealt[:, 1]]
 
 
+def shuffle_few_rows(source: Source) -> int:
+    """Read and shuffle the first 16 rows at most, to load the kernels; return their number.
+
+    Raises ReadTimeout when the read exceeds its timeout.
+    """
+    span = source.spans[0]
+    num_rows = min(span.num_rows, 16)
+    shuffle_once(source, replace(span, stop=span.start + num_rows))
+    return num_rows
+
+
 def shuffle_once(source: Source, span: Span) -> np.ndarray:
     """Read, deal and permute one span as a separate window, for warming up; return its rows.
 

@@ -195,9 +195,9 @@ class Network(torch.nn.Module):
         self.target = target
         self.transform = transform
         self.datetime = datetime
-        self.register_buffer("fill", None if fill is None else _double(fill))
-        self.register_buffer("mean", _double(standard.mean))
-        self.register_buffer("scale", _double(standard.scale))
+        self.register_buffer("fill", None if fill is None else double(fill))
+        self.register_buffer("mean", double(standard.mean))
+        self.register_buffer("scale", double(standard.scale))
         self.layers = shape.module()
 
     @property
@@ -298,5 +298,6 @@ def _padded(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x, np.zeros((_TILE_ROWS - len(x), x.shape[1]))])
 
 
-def _double(values: np.ndarray) -> torch.Tensor:
+def double(values: np.ndarray) -> torch.Tensor:
+    """Return a copy of values as a tensor of float64."""
     return torch.from_numpy(np.array(values, dtype=np.float64))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.func import functional_call, grad, jvp, vmap
 
-from streamtrain.training.model import ACTIVATIONS, Model, Shape, views
+from streamtrain.training.model import ACTIVATIONS, Model, Shape, double, views
 
 #: Rows per evaluation. More rows are taken in parts, so that activations stay small.
 PART_ROWS = 16_384
@@ -46,7 +46,7 @@ class Probe:
 
     def row_losses(self, parameters_P: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return the loss of each row: float64 (N,)."""
-        weights = _double(parameters_P)
+        weights = double(parameters_P)
         with torch.no_grad():
             return torch.cat(
                 [self._losses(weights, some_rows) for some_rows in _parts(rows)]
@@ -60,7 +60,7 @@ class Probe:
         self, parameters_P: np.ndarray, rows: np.ndarray
     ) -> tuple[float, np.ndarray]:
         """Return the mean loss and its gradient, float64 (P,)."""
-        weights = _double(parameters_P).requires_grad_()
+        weights = double(parameters_P).requires_grad_()
         total = 0.0
         for some_rows in _parts(rows):
             loss = self._losses(weights, some_rows).sum() / len(rows)
@@ -78,9 +78,9 @@ class Probe:
 
         Rows left over at the end are ignored. A `group` of 1 gives per-row gradients.
         """
-        weights = _double(parameters_P)
+        weights = double(parameters_P)
         groups = len(rows) // group
-        grouped = _double(rows[: groups * group]).view(groups, group, -1)
+        grouped = double(rows[: groups * group]).view(groups, group, -1)
         at_once = max(1, min(_GRADIENT_VALUES // self.num_parameters, PART_ROWS // group))
         if self.shape is None:
 
@@ -116,7 +116,7 @@ class Probe:
                 for i in range(0, len(rows), at_once)
             )
             return np.concatenate([(gradients_NP**2).sum(axis=1) for gradients_NP in gradients])
-        weights = _double(parameters_P)
+        weights = double(parameters_P)
         norms: list[torch.Tensor] = []
         for some_rows in _parts(rows):
             squares = torch.zeros(len(some_rows), dtype=torch.float64)
@@ -131,8 +131,8 @@ class Probe:
         float64, by forward-over-reverse differentiation.
         """
         _load_forward_mode()
-        weights = _double(parameters_P)
-        vectors_VP = _double(np.atleast_2d(vectors))
+        weights = double(parameters_P)
+        vectors_VP = double(np.atleast_2d(vectors))
         total = torch.zeros_like(vectors_VP)
         for some_rows in _parts(rows):
             gradient = grad(
@@ -267,9 +267,5 @@ def _load_forward_mode() -> None:
         jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
 
 
-def _double(values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(values, dtype=np.float64))
-
-
 def _parts(rows: np.ndarray) -> list[torch.Tensor]:
-    return [_double(rows[i : i + PART_ROWS]) for i in range(0, len(rows), PART_ROWS)]
+    return [double(rows[i : i + PART_ROWS]) for i in range(0, len(rows), PART_ROWS)]

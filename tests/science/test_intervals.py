@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from streamtrain.science.intervals import Estimate, measure, paired_ratio
+from streamtrain.science.intervals import Estimate, measure, paired_ratio, value_of
 
 FLOATS = st.floats(1e-6, 1e6)
 
@@ -91,3 +91,9 @@ def test_two_zeros_have_ratio_one_and_lengths_must_agree():
     assert unbounded.hi is None
     with pytest.raises(ValueError, match="same length"):
         paired_ratio([1.0], [1.0, 2.0])
+
+
+def test_figures_that_are_absent_or_unknown_have_no_value():
+    assert value_of(Estimate(value=0.0)) == 0.0
+    assert value_of(Estimate(value=None)) is None
+    assert value_of(None) is None

@@ -147,10 +147,8 @@ def test_goodput_counts_the_rows_that_help():
 
 
 def test_sizes_of_like_rows_are_said_to_be_tied():
-    run = run_of_laws(
-        law=lambda size: 1e5 / size * (1.001 if size == 64 else 1.0 if size == 16 else 1.5),
-        noise=0.0,
-    )
+    factors = {64: 1.001, 16: 1.0}
+    run = run_of_laws(law=lambda size: 1e5 / size * factors.get(size, 1.5), noise=0.0)
     for (size, _), trials in run.curves.items():
         for trial, curve in trials.items():  # trials that differ by more than 16 and 64 do
             curve.steps = [

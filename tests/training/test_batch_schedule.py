@@ -28,6 +28,13 @@ OPTIMIZERS = {
 SIZES = [10] * 21 + [32] * 6 + [2000 - 402] + [500]
 
 
+def whole_minibatch(step: int) -> int:
+    """The size of a whole minibatch in the stage of a step of SIZES."""
+    if step < 21:
+        return 10
+    return 32 if step < 27 else 2048
+
+
 def plain(train: TrainConfig, lr: float, sizes: list[int]) -> list[np.ndarray]:
     """The parameters after each step of a float64 loop, with Adam as it is defined.
 
@@ -49,7 +56,7 @@ def plain(train: TrainConfig, lr: float, sizes: list[int]) -> list[np.ndarray]:
             m = train.momentum * m + g
             x = x - lr * m
         else:
-            beta2 = train.at(10 if step < 21 else 32 if step < 27 else 2048).beta2
+            beta2 = train.at(whole_minibatch(step)).beta2
             keep1, keep2 = keep1 * train.beta1, keep2 * beta2
             m = train.beta1 * m + (1 - train.beta1) * g
             v = beta2 * v + (1 - beta2) * g * g

@@ -12,6 +12,7 @@ from streamtrain.report.charts.theme import (
     size_axis,
     size_steps,
 )
+from streamtrain.science.intervals import value_of
 
 #: Stability line → its dash pattern.
 STABILITY = {"curvature": [5, 4], "mean-square stability": [2, 3]}
@@ -36,7 +37,7 @@ def learning_rates(summary: Summary, tables: Tables) -> AnyChart | None:
     base = alt.Chart(alt.NamedData("tried"))
     # Losses above twice the loss of the best constant share one colour: a single diverging learner
     # would otherwise leave one colour for all the others.
-    worst = 2 * (summary.constant_loss or 1.0)
+    worst = 2 * (value_of(summary.best_constant_loss) or 1.0)
     scale = alt.Scale(
         type="log",
         domain=list(ends_of([min(loss, worst) for loss in losses], 1.0)),

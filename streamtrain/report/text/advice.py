@@ -19,6 +19,7 @@ from streamtrain.report.text.outlier import outlier_advice, outlier_flags, outli
 from streamtrain.report.text.recommendation import has_constant_target
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up
+from streamtrain.science.intervals import value_of
 from streamtrain.science.judge import is_correlated
 from streamtrain.science.run_log import Run
 from streamtrain.science.span_variation import is_unlike, unlike_text
@@ -247,8 +248,8 @@ def _of_losses(analysis: Analysis) -> Warnings:
     if has_constant_target(analysis.run):
         yield "The target is constant: there is nothing to learn.", "--target"
         return
-    constant = summary.constant_loss
-    linear = summary.best_linear_loss and summary.best_linear_loss.value
+    constant = value_of(summary.best_constant_loss)
+    linear = value_of(summary.best_linear_loss)
     if constant is not None and smallest >= constant:
         text = "No size is better than the best constant: nothing was learned from these features."
         yield text, "--features"

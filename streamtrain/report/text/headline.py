@@ -15,6 +15,7 @@ from streamtrain.report.number_format import (
     speed_text,
 )
 from streamtrain.report.summary_parts import CellFigures, ModelLoss
+from streamtrain.science.intervals import value_of
 from streamtrain.science.run_log import Curve, Run
 
 _ENDED_EARLY = {
@@ -94,7 +95,7 @@ def tiles(summary: Summary) -> list[tuple[str, str, str]]:
 
 
 def _tiles(summary: Summary, cell: CellFigures) -> Iterator[tuple[str, str, str]]:
-    constant, loss = summary.constant_loss, cell.holdout_loss.value
+    constant, loss = value_of(summary.best_constant_loss), cell.holdout_loss.value
     if loss is not None:
         yield (
             "held-out loss",
@@ -127,7 +128,7 @@ def ladder(summary: Summary) -> list[tuple[str, str, str, str, bool]]:
 
     They go from always guessing the mean to the best possible model, where its loss is known.
     """
-    constant = summary.constant_loss
+    constant = value_of(summary.best_constant_loss)
     if constant is None:
         return []
     rungs = [

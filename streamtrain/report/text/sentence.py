@@ -60,8 +60,9 @@ def next_note(summary: Summary) -> str:
         return f"{text}."
     if speed := cell.rows_per_second.value:
         confirmed = summary.confirmed(cell)
-        ratio = 1.0 if confirmed is None else confirmed.ratio.value or 1.0
-        seconds = recommended.rows / speed * ratio + _evaluating_seconds(summary, recommended.rows)
+        ratio = confirmed.ratio.value if confirmed is not None else None
+        seconds = recommended.rows / speed * (ratio or 1.0)
+        seconds += _evaluating_seconds(summary, recommended.rows)
         if seconds < _SHORT_SECONDS:
             text += " in less than a second"
         else:

@@ -122,7 +122,7 @@ def _refuse_deep(rows: bytes) -> None:
 
 
 def _leaves(fields: Iterable[pa.Field], above: _Path) -> Iterator[tuple[_Path, pa.DataType]]:
-    """Yield path and type of each value that is no object; integers and nulls are float64."""
+    """Yield path and type of each value that is not an object; integers and nulls are float64."""
     for field in fields:
         path, kind = (*above, field.name), field.type
         if pa.types.is_struct(kind) and kind.num_fields:

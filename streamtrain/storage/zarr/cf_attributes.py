@@ -103,7 +103,9 @@ def _number(attributes: Mapping[str, Any], name: str, dtype: np.dtype) -> float 
 def _numbers(attributes: Mapping[str, Any], name: str, dtype: np.dtype) -> list[float | int]:
     """Return the numbers of an attribute, which may be a list; none if it is absent."""
     value = attributes.get(name)
-    values = value if isinstance(value, list) else [] if value is None else [value]
+    if value is None:
+        return []
+    values = value if isinstance(value, list) else [value]
     numbers: list[Any] = [
         _decoded(each, dtype) if isinstance(each, str) else each for each in values
     ]
