@@ -1,6 +1,7 @@
 """When a loss is flat: another doubling of the rows hardly improves it.
 
-A sweep's ladder (science/ladder.py) and `train` (training/until_flat.py) end by this rule.
+`train` ends by this rule (training/until_flat.py), and a sweep's ladder (science/ladder.py) by a
+stricter one where little of the variance is explained.
 """
 
 import math
@@ -49,6 +50,23 @@ def fall_per_doubling(curves: Iterable[Curve]) -> float | None:
 def is_flat(fall: float | None) -> bool:
     """Return whether a `fall_per_doubling` is that of a flat loss."""
     return fall is not None and fall < FLAT
+
+
+def hardly_gains(curves: Iterable[Curve]) -> bool:
+    """Return whether more rows are of little use, also where the target is mostly noise.
+
+    They are where the second half of the rows improved the best loss by less than `FLAT` of it, and
+    of the explained part of the variance, if that is smaller. A loss of 0.97 that falls to 0.965
+    has improved by half a per cent, and a sixth more is explained. Less than `FLAT` of the variance
+    counts as that much, since changes so small may be noise.
+    """
+    curves = list(curves)
+    fall = fall_per_doubling(curves)
+    if fall is None:
+        return False
+    after = best_loss(curves)
+    before = after / (1 - fall) if fall < 1 else math.inf
+    return before - after < FLAT * min(before, max(1 - after, FLAT))
 
 
 def _until(curve: Curve, rows: int | None) -> tuple[list[int], list[float | None]]:

@@ -24,7 +24,7 @@ from streamtrain.science.contest import (
     held_target,
     select_among,
 )
-from streamtrain.science.flatness import best_loss, fall_per_doubling, halfway, is_flat
+from streamtrain.science.flatness import best_loss, halfway, hardly_gains
 from streamtrain.science.run_log import Run
 from streamtrain.science.selection import LOOKS, Contender, Selection
 from streamtrain.science.spending import (
@@ -207,12 +207,12 @@ def _next_rows(run: Run, rungs: Sequence[PassEnded], rows: int) -> int | None:
 
 
 def _has_arrived(run: Run, trial: int, rows: int) -> bool:
-    """Whether longer rungs are no use: the loss is flat, and a given target was reached halfway."""
+    """Whether longer rungs hardly gain anything, and a given target was reached halfway."""
     given = run.header.target_loss
     curves = curves_of(run, trial)
     if given and best_loss(curves, halfway(rows)) > given[0]:
         return False
-    return is_flat(fall_per_doubling(curves))
+    return hardly_gains(curves)
 
 
 def _rung_target(run: Run, trial: int) -> float | None:

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamtrain.science.flatness import FLAT, best_loss, fall_per_doubling, halfway, is_flat
+from streamtrain.science.flatness import (
+    FLAT,
+    best_loss,
+    fall_per_doubling,
+    halfway,
+    hardly_gains,
+    is_flat,
+)
 from streamtrain.science.run_log import Curve
 
 
@@ -48,6 +55,25 @@ def test_a_loss_that_rises_is_flat_and_one_that_never_fell_is_not():
     assert fall_per_doubling([curve([1.0, 1.2, 1.1, 1.3, 1.2])]) is None
     assert not is_flat(None)
     assert is_flat(fall_per_doubling([curve([1.0, 0.0, 0.0, 0.0, 0.0])]))
+
+
+@given(st.floats(0.01, 0.99), st.floats(0.0, 0.3))
+def test_a_gain_is_judged_by_the_smaller_of_loss_and_explained_part(loss, fall):
+    before = loss / (1 - fall)
+    curves = [curve([2.0, *[before] * 3, *[loss] * 3])]
+    scale = min(before, max(1 - loss, FLAT))
+    if abs((before - loss) / scale - FLAT) > 1e-9:
+        assert hardly_gains(curves) == (before - loss < FLAT * scale)
+    if loss < 0.5:  # as `train` judges it
+        assert abs(fall - FLAT) < 1e-9 or hardly_gains(curves) == is_flat(fall)
+
+
+def test_a_weak_signal_that_still_grows_is_not_flat():
+    weak = [curve([1.02, *[0.970] * 3, *[0.965] * 3])]
+    assert is_flat(fall_per_doubling(weak))
+    assert not hardly_gains(weak)
+    assert not hardly_gains([curve([1.0, 1.2, 1.1, 1.3, 1.2])])  # no loss was held
+    assert hardly_gains([curve([1.02, *[0.99995] * 3, *[0.9999] * 3])])  # nothing is explained
 
 
 def test_a_learner_that_failed_does_not_count():
