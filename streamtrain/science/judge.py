@@ -65,8 +65,7 @@ def find_judged_target(run: Run) -> tuple[float | None, TargetOrigin]:
     """Return the loss by which sizes are judged, and how it was chosen.
 
     It is `given`, `automatic` or `none`. An automatic one is chosen while tuning. Fresh seeds may
-    have missed it narrowly, so it is raised to a loss that they reached too. There is none where
-    always guessing the mean would meet that one.
+    have missed it narrowly, so it is raised to a loss that they reached too.
     """
     if not run.has_holdout:
         return None, "none"
@@ -77,11 +76,7 @@ def find_judged_target(run: Run) -> tuple[float | None, TargetOrigin]:
         if chosen is None:
             return None, "none"
         rates = dict(zip(run.batch_sizes, run.winners[0].lrs, strict=True))
-        held = held_target(run, chosen, rates, _fresh_trials(run, run.rules[0]))
-        constant = run.baseline.constant_loss
-        if constant is not None and held >= constant:
-            return None, "none"
-        return held, "automatic"
+        return held_target(run, chosen, rates, _fresh_trials(run, run.rules[0])), "automatic"
     rule = run.rules[0]
     trials = judged_trials(run, rule)
     lrs = {size: (lr,) for size, lr in zip(run.batch_sizes, _lrs(run, rule, 0), strict=True)}

@@ -320,8 +320,8 @@ def test_a_block_without_its_end_keeps_the_prose_below(tmp_path):
 
 def test_a_page_that_cannot_be_read_is_refused(tmp_path, capsys):
     write_bench(one_figure(Estimate(value=1.0)), tmp_path / "bench.json")
-    (tmp_path / "latin.md").write_bytes(b"\xe9")
-    for name in ("none.md", "latin.md", "."):
+    (tmp_path / "latin").write_bytes(b"\xe9")
+    for name in ("none", "latin", "."):
         words = [str(tmp_path / "bench.json"), "--into", str(tmp_path / name)]
         assert bench_markdown.main(words) == 3
         assert f"error: {tmp_path / name}: " in capsys.readouterr().err

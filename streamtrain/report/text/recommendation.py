@@ -209,14 +209,12 @@ def _no_reason(analysis: Analysis) -> str:
             "The target is constant: there is nothing to learn, so no size can be recommended. Name"
             " another --target."
         )
-    budget, constant = budget_text(run), run.baseline.constant_loss or math.inf
-    is_raised = target is None and bool(run.winners) and run.winners[0].target_loss is not None
-    if loss >= constant or is_raised:
-        every = " in every trial" if loss < constant else ""
+    budget = budget_text(run)
+    if loss >= (run.baseline.constant_loss or math.inf):
         advice = outlier_advice(run) or "Try smaller rates with --lr-grid."
         return (
-            f"No size did better than always guessing the mean{every} within {budget} rows: none"
-            f" can be recommended. {advice}"
+            f"No size did better than always guessing the mean within {budget} rows: none can be"
+            f" recommended. {advice}"
         )
     if target is None:
         return (
@@ -229,7 +227,8 @@ def _no_reason(analysis: Analysis) -> str:
         missed, smallest = f"RMSE {error_text(rmse)}", f"RMSE is {error_text(least)}"
     return (
         f"No size reached {missed} in every trial within {budget} rows; the smallest"
-        f" {smallest}, at {size_text(cell.batch_size)}. {_needed_budget(run, cell, target)}"
+        f" {smallest}, at {size_text(cell.batch_size)}."
+        f" {outlier_advice(run) or _needed_budget(run, cell, target)}"
     )
 
 
