@@ -38,10 +38,11 @@ check: lint
 	    tests/test_floors.py tests/test_records.py tests/test_references.py tests/test_structure.py \
 	    --ignore tests/science/test_oracle.py
 
-# Kernels are compiled beside the linters; both must succeed.
+# Kernels are compiled beside the linters; both must succeed. Three workers on two cores: tests of
+# stalled networks and of killed processes wait.
 test: $(READY)
 	@$(BIN)/python -m tests.warm_kernels & warm=$$!; $(MAKE) --no-print-directory lint && wait $$warm
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -q -n 3 --dist worksteal $(PYTEST_FLAGS)
 
 bench: $(READY)
 	@mkdir -p runs

@@ -99,6 +99,7 @@ def make_task(name: str, shards: dict[str, Path], folder: Path) -> dict:
     }
 
 
+@pytest.mark.early
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_run_that_is_killed_and_resumed_is_the_unbroken_run(forked, shards, tmp_path, name):
     task = make_task(name, shards, tmp_path)

@@ -22,6 +22,7 @@ print(parameters[0], sum(finish.stats.cache_hits.values()))
 """
 
 
+@pytest.mark.early
 def test_an_edited_callee_in_another_file_is_compiled_anew(tmp_path):
     package = tmp_path / "streamtrain"
     shutil.copytree(

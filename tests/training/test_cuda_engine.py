@@ -42,6 +42,7 @@ def run_simulated(selection: str) -> None:
     assert " passed" in done.stdout
 
 
+@pytest.mark.early
 def test_in_the_simulator():
     run_simulated("not slow")
 

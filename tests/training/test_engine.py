@@ -128,6 +128,7 @@ WAYS = {
 }
 
 
+@pytest.mark.early
 @pytest.mark.parametrize(("kind", "options", "way"), WAYS.values(), ids=WAYS)
 def test_every_engine_keeps_the_contract(request, kind, options, way):
     shape = Shape(widths=(4, 8, 8, 1), activation="tanh")
