@@ -42,7 +42,7 @@ _COLUMNS = {
     "at batch": 9,
     "rows/s": 8,
     "waiting": 7,
-    "rss": 9,
+    "rss": 10,
     "left": 7,
 }
 _ONLY_SWEEP = {"trial", "at batch"}
