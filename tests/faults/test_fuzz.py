@@ -44,8 +44,8 @@ def check(
 
 @pytest.mark.parametrize("part", range(2))
 def test_damaged_data_is_refused_or_read_right(forked, part: int, tmp_path: Path) -> None:
-    for outcomes in check(forked, list(CORPORA)[part::2], 0, 60, tmp_path).values():
-        assert sum(outcomes.values()) >= 40
+    for outcomes in check(forked, list(CORPORA)[part::2], 0, 40, tmp_path).values():
+        assert sum(outcomes.values()) >= 27
 
 
 def test_a_footer_cut_at_every_offset_is_refused(forked, tmp_path: Path) -> None:

@@ -28,34 +28,35 @@ ONE_THREAD = {
     "PYTHONPATH": str(ROOT),
 }
 
-#: Verb, format, config, kills at random times, kills of each of the three kinds at a call.
+#: Verb, format, config, kills at random times (five times as many if slow), and kills of each of
+#: the three kinds at a call.
 CASES = {
     "train, Parquet, fused engine": (
         "train",
         "parquet",
         {"train": {"batch_size": 16, "epochs": 6, "engine": "fused"}},
-        4,
+        2,
         1,
     ),
     "train, Parquet, minibatches that grow": (
         "train",
         "parquet",
         {"train": {"batch_schedule": "8@0,32@5k,100@20k,2500@40k", "epochs": 6}},
-        3,
+        1,
         1,
     ),
     "train, Parquet, until flat": (
         "train",
         "parquet",
         {"train": {"lr": 0.02}, "model": {"hidden": []}},
-        5,
+        2,
         1,
     ),
     "train, Zarr, torch engine": (
         "train",
         "zarr",
         {"train": {"batch_size": 128, "epochs": 4, "engine": "torch", "compile": "off"}},
-        2,
+        1,
         1,
     ),
     "sweep, Parquet": (
@@ -71,7 +72,7 @@ CASES = {
                 "measure": [],
             },
         },
-        3,
+        1,
         1,
     ),
 }
@@ -99,10 +100,13 @@ def make_task(name: str, shards: dict[str, Path], folder: Path) -> dict:
     }
 
 
-@pytest.mark.early
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", list(CASES))
-def test_a_run_that_is_killed_and_resumed_is_the_unbroken_run(forked, shards, tmp_path, name):
+def test_a_run_that_is_killed_and_resumed_is_the_unbroken_run(
+    forked, shards, tmp_path, name, times
+):
     task = make_task(name, shards, tmp_path)
+    task["kills"] *= times
     done = run_forked(forked, tmp_path, print_killing, task)
     assert done.code == 0, f"{task}\n{done.err}"
     result = json.loads(done.out)
