@@ -564,6 +564,18 @@ def test_a_target_that_only_some_trials_reached_is_said_to_be_so():
     assert 100 * 1.5**0.5 <= float(flag[1]) <= 1.1 * 100 * 1.5**0.5
 
 
+def test_a_target_that_the_mean_meets_is_not_advised():
+    """Three trials end above 1.0003, the loss of the mean."""
+    records = make_crossings(8, 0.01)
+    for record in records:
+        if record["event"] == "evaluation" and record["trial"] < 3:
+            record["holdout_loss"] = max(record["holdout_loss"], 1.2)
+    sentence = summarize(records)["sentence"]
+    assert "in only 5 of 8 trials" in sentence
+    assert sentence.endswith(" At least one trial did no better than always guessing the mean.")
+    assert "--target-rmse" not in sentence
+
+
 def make_crossings(trials, noise, times=(1.0, 1.1, 1.2, 1.3)):
     """Records of sizes that cross loss 0.1 after `times` million rows, up to noise."""
     sizes, rng = (64, 256, 1024, 4096), np.random.default_rng(5)

@@ -232,12 +232,18 @@ def _no_reason(analysis: Analysis) -> str:
     )
 
 
-def larger_target(run: Run, cell: Cell) -> str:
-    """Return the flag of a target that every trial of a cell held."""
+def held_loss(cell: Cell) -> float:
+    """Return the smallest loss that every trial of a cell held."""
     loss = max(smallest_target(curve.steps, curve.holdout_loss) for curve in cell.curves.values())
     if not math.isfinite(loss):  # a trial did not improve for two evaluations in a row
         losses = (min(filter(math.isfinite, curve.holdout_loss)) for curve in cell.curves.values())
         loss = max(losses)
+    return loss
+
+
+def larger_target(run: Run, cell: Cell) -> str:
+    """Return the flag of a target that every trial of a cell held."""
+    loss = held_loss(cell)
     rmse = rmse_of_loss(run, loss)
     if rmse is None:
         return f"--target-loss {round_up(loss):g}"

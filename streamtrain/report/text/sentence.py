@@ -16,7 +16,7 @@ from streamtrain.report.number_format import (
 )
 from streamtrain.report.summary_parts import CellFigures, Recommended
 from streamtrain.report.text.headline import trained_sentence
-from streamtrain.report.text.recommendation import larger_target, shuffle_caveat
+from streamtrain.report.text.recommendation import held_loss, larger_target, shuffle_caveat
 from streamtrain.science.contest import timing_variance
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import Run
@@ -145,8 +145,10 @@ def _trials_of(analysis: Analysis, size: int) -> tuple[int, int]:
 
 
 def _doubt_of_target(analysis: Analysis, size: int) -> str:
-    """Return the target that every trial of a size reached, or a longer sweep, as advice."""
+    """Return the target that every trial of a size reached, as advice; or that none is of use."""
     cell = next(cell for cell in analysis.cells if cell.batch_size == size)
+    if held_loss(cell) >= (analysis.run.baseline.constant_loss or math.inf):
+        return " At least one trial did no better than always guessing the mean."
     return (
         f" For a target that each of them reached, sweep again with"
         f" {larger_target(analysis.run, cell)}."
