@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from streamtrain.config import TrainConfig
+from streamtrain.training import cuda_fit
 from streamtrain.training.engine_choice import ENGINES
 from streamtrain.training.model import Shape, initial_parameters
 from streamtrain.training.torch import cuda_graphs, device_feed
@@ -92,3 +93,12 @@ def pretended(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(cuda_graphs, "can_launch", lambda: False)
     monkeypatch.setattr(device_feed, "SLOT_ROWS", 256)
+
+
+@pytest.fixture
+def has_gpu(monkeypatch):
+    """Where torch and Numba find a GPU with the shared memory of an H100."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("streamtrain.training.torch.device_feed.open_device", torch.device)
+    monkeypatch.setattr(cuda_fit, "can_launch", lambda: True)
+    monkeypatch.setattr(cuda_fit, "shared_bytes", lambda _device: 227 * 1024)

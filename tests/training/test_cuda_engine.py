@@ -52,15 +52,6 @@ def test_everything_in_the_simulator():
     run_simulated("slow")
 
 
-@pytest.fixture
-def has_gpu(monkeypatch):
-    """Where torch and Numba find a GPU with the shared memory of an H100."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("streamtrain.training.torch.device_feed.open_device", torch.device)
-    monkeypatch.setattr(cuda_fit, "can_launch", lambda: True)
-    monkeypatch.setattr(cuda_fit, "shared_bytes", lambda _device: 227 * 1024)
-
-
 def test_it_is_chosen_when_it_is_asked_for_on_a_gpu(has_gpu):
     fused = {"engine": "fused"}
     assert choose_engine(TrainConfig(device="cuda", **fused), SHAPE) == (

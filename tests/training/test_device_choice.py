@@ -7,7 +7,7 @@ import torch
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
-from streamtrain.training import cuda_fit, device_choice
+from streamtrain.training import device_choice
 from streamtrain.training.device_choice import gpu_candidate, measure_devices
 from streamtrain.training.engine_choice import ENGINES
 from streamtrain.training.fused_engine import FusedEngine
@@ -16,14 +16,6 @@ from tests.training.torch_engines import factory
 
 SHAPE = Shape(widths=(4, 8, 1), activation="relu")
 LARGE = Shape(widths=(4, 128, 128, 1), activation="relu")
-
-
-@pytest.fixture
-def has_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("streamtrain.training.torch.device_feed.open_device", torch.device)
-    monkeypatch.setattr(cuda_fit, "can_launch", lambda: True)
-    monkeypatch.setattr(cuda_fit, "shared_bytes", lambda _device: 227 * 1024)
 
 
 @pytest.mark.parametrize(
