@@ -39,12 +39,10 @@ def fall_per_doubling(curves: Iterable[Curve]) -> float | None:
 
     None where the first half reached nothing that it held.
     """
-    curves = list(curves)
-    rows = max((curve.rows[-1] for curve in curves if curve.rows), default=0)
-    before = best_loss(curves, halfway(rows))
+    before, after = _best_losses(curves)
     if not math.isfinite(before):
         return None
-    return 1 - best_loss(curves) / before if before > 0 else 0.0
+    return 1 - after / before if before > 0 else 0.0
 
 
 def is_flat(fall: float | None) -> bool:
@@ -60,13 +58,19 @@ def hardly_gains(curves: Iterable[Curve]) -> bool:
     has improved by half a per cent, and a sixth more is explained. Less than `FLAT` of the variance
     counts as that much, since changes so small may be noise.
     """
-    curves = list(curves)
-    fall = fall_per_doubling(curves)
-    if fall is None:
+    before, after = _best_losses(curves)
+    if not math.isfinite(before):
         return False
-    after = best_loss(curves)
-    before = after / (1 - fall) if fall < 1 else math.inf
+    if before == 0:
+        return True
     return before - after < FLAT * min(before, max(1 - after, FLAT))
+
+
+def _best_losses(curves: Iterable[Curve]) -> tuple[float, float]:
+    """Return the best losses after the first half of the rows, and after all of them."""
+    curves = list(curves)
+    rows = max((curve.rows[-1] for curve in curves if curve.rows), default=0)
+    return best_loss(curves, halfway(rows)), best_loss(curves)
 
 
 def _until(curve: Curve, rows: int | None) -> tuple[list[int], list[float | None]]:

@@ -73,6 +73,7 @@ def test_a_weak_signal_that_still_grows_is_not_flat():
     assert is_flat(fall_per_doubling(weak))
     assert not hardly_gains(weak)
     assert not hardly_gains([curve([1.0, 1.2, 1.1, 1.3, 1.2])])  # no loss was held
+    assert hardly_gains([curve([1.0, 0.0, 0.0, 0.0, 0.0])])  # there is nothing left to gain
     assert hardly_gains([curve([1.02, *[0.99995] * 3, *[0.9999] * 3])])  # nothing is explained
 
 

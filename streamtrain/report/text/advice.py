@@ -15,7 +15,7 @@ from streamtrain.report.number_format import (
 )
 from streamtrain.report.summary_parts import CellFigures, ReportWarning
 from streamtrain.report.text.more_rows import far_prediction
-from streamtrain.report.text.outlier import outlier_advice, outlier_flags, outlier_text
+from streamtrain.report.text.outlier import cure, outlier_advice, outlier_flags, outlier_text
 from streamtrain.report.text.recommendation import has_constant_target
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up
@@ -110,12 +110,12 @@ def _of_run(analysis: Analysis) -> Warnings:
 
 
 def _of_outlier(analysis: Analysis) -> Warnings:
-    text, flags = outlier_text(analysis.run), outlier_flags(analysis.run)
+    flags = outlier_flags(analysis.run)
     # without a recommendation the answer says it
-    if not text or outlier_advice(analysis.run) in analysis.summary.recommendation.reason:
+    if flags is None or outlier_advice(analysis.run) in analysis.summary.recommendation.reason:
         return
-    how = "limit the column with a function" if flags == "--transform" else "leave it out"
-    yield f"{text} Losses measure this row more than the model. If it is wrong, {how}.", flags
+    text = f"{outlier_text(analysis.run)} Losses measure this row more than the model."
+    yield f"{text} If it is wrong, {cure(flags)}.", flags
 
 
 def _of_more_rows(summary: Summary) -> Warnings:

@@ -45,8 +45,12 @@ def outlier_advice(run: Run) -> str:
     flags = outlier_flags(run)
     if flags is None:
         return ""
-    how = "limit the column with a function" if flags == "--transform" else "leave it out"
-    return f"{outlier_text(run)} If that value is wrong, {how}: {flags}."
+    return f"{outlier_text(run)} If that value is wrong, {cure(flags)}: {flags}."
+
+
+def cure(flags: str) -> str:
+    """Return what `outlier_flags` do, as an imperative."""
+    return "limit the column with a function" if flags == "--transform" else "leave it out"
 
 
 def _row(outlier: Outlier) -> str:
