@@ -14,6 +14,7 @@ import warnings
 from contextlib import nullcontext, suppress
 from datetime import date
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import psutil
@@ -451,17 +452,23 @@ def test_a_second_ctrl_c_ends_it_at_once(shards, tmp_path):
 def test_a_sweep_finishes_its_block_only_if_that_is_quick(
     shards, tmp_path, monkeypatch, grace, saves
 ):
-    """The signal arrives while learners train, and their steps are slow from then on."""
-    genuine, sent = FusedEngine.advance, []
+    """The signal arrives while learners train; a slow step then lasts until the run is left."""
+    genuine, genuine_leave, sent, left = FusedEngine.advance, Interrupt.leave, [], Event()
 
     def advance(self, block, start, stop):
         if self.batch_size == 256 and self.steps > 30:
             if not sent:
                 sent.append(list_checkpoints(tmp_path / "out" / "checkpoints"))
                 os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.02 if saves else 0.5)
+            if not saves:
+                assert left.wait(60)
         return genuine(self, block, start, stop)
 
+    def leave(self):
+        left.set()
+        genuine_leave(self)
+
+    monkeypatch.setattr(Interrupt, "leave", leave)
     monkeypatch.setattr(FusedEngine, "advance", advance)
     monkeypatch.setattr(api, "SWEEP_GRACE_SECONDS", grace)
     with pytest.raises(KeyboardInterrupt):
