@@ -90,15 +90,11 @@ def imports(tree: ast.AST, module: str, *, is_package: bool) -> Iterator[tuple[s
 
     `from a import b` gives `a.b`.
     """
-    lazy = {
-        id(node)
-        for f in ast.walk(tree)
-        if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for node in ast.walk(f)
-    }
-    for node in ast.walk(tree):
+    pending: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while pending:
+        node, lazy = pending.pop()
         if isinstance(node, ast.Import):
-            yield from ((alias.name, id(node) in lazy) for alias in node.names)
+            yield from ((alias.name, lazy) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = (
                 module.split(".")[: len(module.split(".")) - node.level + is_package]
@@ -106,7 +102,10 @@ def imports(tree: ast.AST, module: str, *, is_package: bool) -> Iterator[tuple[s
                 else []
             )
             source = ".".join([*above, *filter(None, [node.module])])
-            yield from ((f"{source}.{alias.name}", id(node) in lazy) for alias in node.names)
+            yield from ((f"{source}.{alias.name}", lazy) for alias in node.names)
+        elif not isinstance(node, ast.expr):
+            inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            pending.extend((child, inside) for child in ast.iter_child_nodes(node))
 
 
 def violations(module: str, source: str, *, is_package: bool = False) -> list[str]:

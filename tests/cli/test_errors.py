@@ -209,13 +209,13 @@ def test_a_reader_that_leaves_is_no_error(words):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-@pytest.mark.parametrize(("closed", "code"), [("2>&-", 3), (">&- 2>&-", 3), ("<&- >&- 2>&-", 3)])
-def test_a_stream_that_is_closed_changes_no_exit_code(closed, code):
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_changes_no_exit_code(closed):
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m streamtrain inspect absent {closed}"],
         capture_output=True,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"", b"")
 
 
 def test_a_terminal_without_the_characters_gets_escapes():

@@ -100,7 +100,7 @@ WRITERS: dict[str, Callable[[Columns, Path], Any]] = {
 }
 
 
-@settings(max_examples=15)
+@settings(max_examples=settings().max_examples // 6)
 @given(rows=ROWS)
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_table_of_a_library_is_read(
