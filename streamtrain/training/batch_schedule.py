@@ -36,16 +36,17 @@ def later_stages(train: TrainConfig) -> tuple[Stage, ...]:
 def with_sizes(train: TrainConfig, epoch_rows: int, last_row: int) -> TrainConfig:
     """Return the config with the sizes that `batch_size: auto` stands for; any other as it is.
 
-    `epoch_rows`: the training rows of the data. Sizes that would begin after `last_row`, where
-    training ends at the latest, are left out.
+    `epoch_rows`: the training rows of the data. Sizes that would not begin before `last_row`,
+    where training ends at the latest, are left out.
 
     >>> with_sizes(TrainConfig(batch_size="auto"), 10_000, 100_000).sizes
     ((32, 0), (64, 65536))
     """
     if train.batch_size != AUTO:
         return train
-    sizes = tuple(pair for pair in growing_sizes(epoch_rows) if pair[1] <= last_row)
-    return train.model_copy(update={"batch_size": sizes[0][0], "batch_schedule": sizes})
+    first, *later = growing_sizes(epoch_rows)
+    sizes = (first, *(pair for pair in later if pair[1] < last_row))
+    return train.model_copy(update={"batch_size": first[0], "batch_schedule": sizes})
 
 
 def all_stages(train: TrainConfig) -> tuple[BatchStage, ...]:
