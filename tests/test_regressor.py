@@ -113,10 +113,10 @@ def test_it_trains_until_flat_from_a_path_and_from_an_array(tmp_path):
 
 def test_auto_grows_as_its_schedule_does(linear):
     X, y = linear
-    auto = st.Regressor(batch_size="auto", max_rows=70_000, hidden=(4,), random_state=0).fit(X, y)
-    constant = st.Regressor(batch_size=32, max_rows=70_000, hidden=(4,), random_state=0).fit(X, y)
+    auto = st.Regressor(batch_size="auto", max_rows=140_000, hidden=(4,), random_state=0).fit(X, y)
+    constant = st.Regressor(batch_size=32, max_rows=140_000, hidden=(4,), random_state=0).fit(X, y)
     until_then = [
-        st.Regressor(batch_size=size, max_rows=65_536, hidden=(4,), random_state=0).fit(X, y)
+        st.Regressor(batch_size=size, max_rows=131_072, hidden=(4,), random_state=0).fit(X, y)
         for size in ("auto", 32)
     ]
     same = [np.array_equal(a.predict(X), b.predict(X)) for a, b in (until_then, (auto, constant))]

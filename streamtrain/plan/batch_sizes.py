@@ -22,20 +22,20 @@ def largest_size(rows: int) -> int:
     return size
 
 
-#: Sizes that grow with the rows trained on: the first and the last one, and the rows before which
-#: there are no more minibatches of a size than these. docs/science.md, "Growing sizes, measured".
-GROWING_FIRST, GROWING_LAST, GROWING_STEPS = 32, 1024, 1024
+#: Sizes that grow with the rows trained on: the first and the last one. A size begins after as many
+#: rows as this number of its minibatches have. docs/science.md, "Growing sizes, measured".
+GROWING_FIRST, GROWING_LAST, GROWING_STEPS = 32, 1024, 2048
 
 
 def growing_sizes(rows: int) -> tuple[tuple[int, int], ...]:
     """Return minibatch sizes that double as the rows trained on do, each with its first row.
 
-    A size B above the first begins at row 1024·B. None is above an eighth of the training `rows`.
+    A size B above the first begins at row 2048·B. None is above an eighth of the training `rows`.
 
     >>> growing_sizes(10**6)
-    ((32, 0), (64, 65536), (128, 131072), (256, 262144), (512, 524288), (1024, 1048576))
+    ((32, 0), (64, 131072), (128, 262144), (256, 524288), (512, 1048576), (1024, 2097152))
     >>> growing_sizes(1000), growing_sizes(100)
-    (((32, 0), (64, 65536)), ((4, 0),))
+    (((32, 0), (64, 131072)), ((4, 0),))
     """
     most = largest_size(rows)
     sizes = [min(GROWING_FIRST, most)]

@@ -39,8 +39,8 @@ def with_sizes(train: TrainConfig, epoch_rows: int, last_row: int) -> TrainConfi
     `epoch_rows`: the training rows of the data. Sizes that would not begin before `last_row`,
     where training ends at the latest, are left out.
 
-    >>> with_sizes(TrainConfig(batch_size="auto"), 10_000, 100_000).sizes
-    ((32, 0), (64, 65536))
+    >>> with_sizes(TrainConfig(batch_size="auto"), 10_000, 200_000).sizes
+    ((32, 0), (64, 131072))
     """
     if train.batch_size != AUTO:
         return train

@@ -111,10 +111,10 @@ def test_auto_is_what_the_sweep_recommends_whatever_else_is_set(command, swept, 
 
 def test_auto_trains_the_schedule_that_it_prints(command, tmp_path):
     data_gen.generate(tmp_path / "data", kind="linear", rows=4000, span_rows=1024, seed=1)
-    flags = ("--max-rows", "140k", *QUICK)
+    flags = ("--max-rows", "300k", *QUICK)
     said = command("train", "data", "--batch-size", "auto", "--out", "auto", *flags)
     assert said.code == 0, said.err
-    schedule = "32@0,64@65536,128@131072"
+    schedule = "32@0,64@131072,128@262144"
     assert f"batch sizes: --batch-schedule {schedule}\n" in said.err
     assert "at minibatch size 32, then 64, then 128 the held-out" in said.out.replace("\n", " ")
     given = command("train", "data", "--batch-schedule", schedule, "--out", "given", *flags)
