@@ -25,6 +25,7 @@ from streamtrain.run.predict import predicted
 from streamtrain.run.prepare import prepare
 from streamtrain.run.train import network_of
 from streamtrain.storage.write.writer import Layout, write_dataset
+from streamtrain.training.batch_schedule import later_stages, with_sizes
 from streamtrain.training.model import Network
 from streamtrain.training.usual_torch import usual_torch
 
@@ -59,7 +60,7 @@ class Regressor(RegressorMixin, BaseEstimator):
         hidden: Any = (32, 32),
         activation: str = "relu",
         *,
-        batch_size: int = 256,
+        batch_size: int | str = 256,
         optimizer: str = "adam",
         lr: float | None = None,
         loss: str = "mse",
@@ -151,8 +152,9 @@ class Regressor(RegressorMixin, BaseEstimator):
     def _train(self, path: str, *, is_array: bool) -> "Regressor":
         config = self._config(path, is_array=is_array)
         prepared = prepare(config, learners=1, rates=1, until_flat=True)
-        train = prepared.config.train
-        learner = prepared.learner(train.batch_size, (train.rate,), 0)
+        train = with_sizes(prepared.config.train, prepared.epoch_rows, prepared.last_row)
+        stages = later_stages(train)
+        learner = prepared.learner(train.constant_size, (train.rate,), 0, stages=stages)
         records: list[Record] = []
         run_pass(prepared, [learner], 0, records.append)
         for record in records:

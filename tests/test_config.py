@@ -50,7 +50,7 @@ def test_the_defaults_are_a_config_and_its_dump_makes_the_same_one():
         ),
         pytest.param(
             {"train": {"batch_size": "1e99"}},
-            "f:3: train.batch_size: Input should be less than or equal to 46116",
+            "f:3: train.batch_size: sizes are whole numbers from 1 to 2^62",
             id="too many",
         ),
         pytest.param(
@@ -110,6 +110,11 @@ def test_the_defaults_are_a_config_and_its_dump_makes_the_same_one():
             id="no rows",
         ),
         pytest.param(
+            {"train": {"batch_schedule": "32@0", "batch_size": "auto"}},
+            "train: batch_schedule and batch_size auto both set the sizes; give one",
+            id="two rules for the sizes",
+        ),
+        pytest.param(
             {"train": {"batch_schedule": "32@0", "batch_size": 64}},
             "train: batch_schedule begins with 32 rows, and batch_size is 64; give one of them",
             id="two first sizes",
@@ -151,6 +156,9 @@ def test_what_is_refused_names_key_origin_and_remedy(values, message):
             ((32, 0), (1024, 65_000)),
             id="sizes that change",
         ),
+        pytest.param("train.batch_size", "1Ki", 1024, id="a size"),
+        pytest.param("train.batch_size", "auto", "auto", id="sizes that follow the rows"),
+        pytest.param("sweep.batch_sizes", "auto", None, id="sizes that the sweep chooses"),
     ],
 )
 def test_values_are_read_as_people_write_them(key, text, value):

@@ -111,6 +111,18 @@ def test_it_trains_until_flat_from_a_path_and_from_an_array(tmp_path):
     np.testing.assert_allclose(from_path.predict(path), from_array.predict(x), rtol=1e-5)
 
 
+def test_auto_grows_as_its_schedule_does(linear):
+    X, y = linear
+    auto = st.Regressor(batch_size="auto", max_rows=140_000, hidden=(4,), random_state=0).fit(X, y)
+    constant = st.Regressor(batch_size=32, max_rows=140_000, hidden=(4,), random_state=0).fit(X, y)
+    until_then = [
+        st.Regressor(batch_size=size, max_rows=131_072, hidden=(4,), random_state=0).fit(X, y)
+        for size in ("auto", 32)
+    ]
+    same = [np.array_equal(a.predict(X), b.predict(X)) for a, b in (until_then, (auto, constant))]
+    assert same == [True, False]
+
+
 def test_it_works_in_a_pipeline_and_under_cross_validation(linear):
     x, y = linear
     scores = cross_val_score(

@@ -127,7 +127,7 @@ def measure_stream(config: Config, *, rows: int | None = None, repeats: int = RE
         "format": dataset.shards[0].format,
         "data_rows": dataset.num_rows,
         "rows": max_rows,
-        "batch_size": config.train.batch_size,
+        "batch_size": config.train.constant_size,
         "readers": budget.readers,
         "repeats": repeats,
         "decode_through": groups.read_through,
@@ -150,7 +150,7 @@ def other_sides(
     groups: Groups, config: Config, max_rows: int, threads: int, *, skip: Mapping[str, str]
 ) -> dict[str, Side]:
     """Return the other sides by name; each is one pass that returns its rows per second."""
-    size, seed = config.train.batch_size, config.order.seed
+    size, seed = config.train.constant_size, config.order.seed
     sides: dict[str, Side] = {"decode": partial(rate, partial(decode, groups, max_rows, threads))}
     if threads != REFERENCE_THREADS:
         reference = partial(decode, groups, max_rows, REFERENCE_THREADS)

@@ -183,11 +183,8 @@ _ALTERNATIVES = (
 )
 
 
-def resolve(*layers: Layer) -> tuple[Config, dict[str, str]]:
-    """Return the checked config and the origin of every key that was set; later layers win.
-
-    Raises ConfigError, which lists every wrong key with its origin and a remedy.
-    """
+def merge_layers(*layers: Layer) -> Layer:
+    """Return one layer in which later ones win."""
     settings: Layer = {}
     for layer in layers:
         for pair in _ALTERNATIVES:
@@ -195,6 +192,15 @@ def resolve(*layers: Layer) -> tuple[Config, dict[str, str]]:
                 if key in layer and other not in layer:
                     settings.pop(other, None)
         settings |= layer
+    return settings
+
+
+def resolve(*layers: Layer) -> tuple[Config, dict[str, str]]:
+    """Return the checked config and the origin of every key that was set; later layers win.
+
+    Raises ConfigError, which lists every wrong key with its origin and a remedy.
+    """
+    settings = merge_layers(*layers)
     origins = {key: setting.origin for key, setting in settings.items()}
     _refuse_non_sections(settings)
     values: dict[str, Any] = {}

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 from cyclopts import Group, Parameter
@@ -19,12 +20,13 @@ from streamtrain.cli.config_layers import (
     file_layer,
     flag_layer,
     kept_layer,
+    merge_layers,
     path_layer,
     refuse_code,
     resolve,
     set_layer,
 )
-from streamtrain.cli.from_sweep import sweep_layer
+from streamtrain.cli.from_sweep import sweep_layer, takes_recommended_size
 from streamtrain.config import (
     DATA_FLAGS,
     RESOLVED,
@@ -227,9 +229,10 @@ def _group(flag: str, key: str) -> Group:
 def _type(flag: str, field_info: FieldInfo) -> Any:
     """Return the type of a flag: its choices, or text that the config parses."""
     annotation: Any = field_info.annotation
-    for kind in (annotation, *get_args(annotation)):
-        if get_origin(kind) is Literal:
-            return kind | None
+    kinds = (annotation,) if get_origin(annotation) is Literal else get_args(annotation)
+    given = [kind for kind in kinds if kind is not NoneType]
+    if len(given) == 1 and get_origin(given[0]) is Literal:
+        return given[0] | None
     if annotation is bool or flag == "header":
         return Literal["on", "off"] | None
     return list[str] | None if flag in _REPEATABLE else str | None
@@ -361,11 +364,14 @@ def load_config(
         set_layer(sources.set),
         path_layer(path) | flag_layer(asdict(flags), TRAIN_FLAGS | SWEEP_FLAGS),
     )
-    own = {key: setting for layer in (own, *layers) for key, setting in layer.items()}
-    recommended = sweep_layer(from_run, kept | own)
+    own = merge_layers(own, *layers)
+    given = merge_layers(file, *layers)
+    if from_run is not None and takes_recommended_size(given):
+        del given["train.batch_size"]
+    recommended = sweep_layer(from_run, given)
     if imports:
         refuse_code(recommended | kept, own)
-    return resolve(recommended, file, *layers)
+    return resolve(recommended, given)
 
 
 def reading(flags: Any) -> Reading:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from streamtrain.base.units import parse_count
 from streamtrain.cli.config_layers import Layer, Setting, kept_layer
-from streamtrain.config import RESOLVED, Config
+from streamtrain.config import AUTO, RESOLVED, Config
 from streamtrain.errors import ConfigError, shown
+from streamtrain.records import stages_text
+from streamtrain.training.batch_schedule import all_stages
 
 if TYPE_CHECKING:
     from streamtrain.report.analysis import Summary
@@ -66,6 +68,12 @@ def sweep_layer(run: str | None, given: Layer) -> Layer:
     return layer
 
 
+def takes_recommended_size(given: Layer) -> bool:
+    """Whether layers set `train.batch_size` to `auto`, which `--from` replaces."""
+    setting = given.get("train.batch_size")
+    return setting is not None and setting.value == AUTO
+
+
 def _given_size(given: Layer) -> int | None:
     """Return the batch size that later layers set; None where they set none, or a schedule."""
     setting = given.get("train.batch_size")
@@ -89,8 +97,8 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     train = config.train
     texts = {
         "data.path": f"data {config.data.path}",
-        "train.batch_size": f"batch size {train.batch_size:,}",
-        "train.batch_schedule": f"batch sizes {_schedule_text(config)}",
+        "train.batch_size": f"batch size {train.constant_size:,}",
+        "train.batch_schedule": f"batch sizes {stages_text(all_stages(train))}",
         "train.lr": f"learning rate {train.rate:g}{_rate_origin(run, config, origins)}",
         "train.max_rows": "" if train.max_rows is None else f"{train.max_rows:,} rows",
         "train.average": f"averaged weights {'on' if train.average else 'off'}",
@@ -108,12 +116,8 @@ def _rate_origin(run: str, config: Config, origins: Mapping[str, str]) -> str:
         return ""
     if config.train.batch_schedule is not None or origins.get("train.lr") != own:
         return ""
-    cell = nearest_cell(_read_summary(run), config.train.batch_size)
+    cell = nearest_cell(_read_summary(run), config.train.constant_size)
     return f" (the sweep's for {cell.batch_size:,})"
-
-
-def _schedule_text(config: Config) -> str:
-    return ",".join(f"{size}@{row}" for size, row in config.train.batch_schedule or ())
 
 
 def _read_summary(run: str) -> "Summary":

@@ -29,6 +29,7 @@ from streamtrain.records import (
     Record,
     RunStarted,
     StepsTimed,
+    stages_text,
 )
 
 Mode = Literal["auto", "live", "lines", "none"]
@@ -113,6 +114,8 @@ def _print_lines(
             )
         if record.ladder is not None:
             write(_budget_text(record.ladder))
+        if record.stages is not None:
+            write(f"batch sizes: --batch-schedule {stages_text(record.stages)}")
         if record.until_flat is not None:
             write(f"trains {record.until_flat.text}")
         columns = _PASS_COLUMNS if tracker.is_by_pass else _COLUMNS

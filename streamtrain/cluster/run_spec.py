@@ -11,7 +11,7 @@ import numpy as np
 
 from streamtrain.base.budget import RUNTIME_BYTES, default_limit_bytes
 from streamtrain.cluster.packed_shards import PackedShards
-from streamtrain.config import Config
+from streamtrain.config import AUTO, Config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.run.prepare import Prepared, open_data
 from streamtrain.run.shared_facts import RunFacts
@@ -51,10 +51,12 @@ class RunSpec(RunFacts):
                 "--max-time ends a pass by one machine's clock; on a cluster give --epochs or"
                 " --max-rows."
             )
-        if prepared.config.train.batch_schedule is not None:
+        train = prepared.config.train
+        if train.batch_schedule is not None or train.batch_size == AUTO:
+            flag = "--batch-schedule" if train.batch_schedule else "--batch-size auto"
             raise ConfigError(
-                "--batch-schedule is for one machine: shares and lanes are parts of one minibatch"
-                " size. Give --batch-size on a cluster."
+                f"{flag} is for one machine: shares and lanes are parts of one minibatch size. Give"
+                " the rows of --batch-size on a cluster."
             )
         config, dataset = prepared.config, prepared.source.dataset
         # the default window may depend on memory, and so on the worker

@@ -28,8 +28,10 @@ from streamtrain.config.sections import (
     ModelConfig,
 )
 from streamtrain.config.train_section import TrainConfig
+from streamtrain.config.values import AUTO
 
 __all__ = [
+    "AUTO",
     "DATA_FLAGS",
     "DEFAULT_BUDGET",
     "RESOLVED",

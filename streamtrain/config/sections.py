@@ -28,7 +28,7 @@ from streamtrain.config.values import (
     Rates,
     Rules,
     Seconds,
-    Sizes,
+    SizesOrAuto,
     parse_fraction,
 )
 from streamtrain.types import Datetime, Goal, Reading
@@ -221,11 +221,11 @@ DEFAULT_BUDGET = 60.0
 class SweepConfig(Section):
     """What a sweep compares."""
 
-    batch_sizes: Sizes | None = Field(
+    batch_sizes: SizesOrAuto = Field(
         default=None,
         description=(
-            "minibatch sizes to compare, like 64..1Mi*4,1M; default: five powers of four up to an"
-            " eighth of the rows, and more where the best one is at an edge"
+            "minibatch sizes to compare, like 64..1Mi*4,1M; default, or auto: five powers of four"
+            " up to an eighth of the rows, and more where the best one is at an edge"
         ),
     )
     budget: Budget | None = Field(

@@ -5,11 +5,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from streamtrain.config.values import (
+    AUTO,
     BatchSchedule,
     Count,
     OnOff,
     PositiveCount,
     Seconds,
+    SizeOrAuto,
     is_mapping,
     parse_batch_schedule,
 )
@@ -31,7 +33,13 @@ LEAST_FORGOTTEN = 2.0**-22
 class TrainConfig(Section):
     """How a learner takes steps, and for how long."""
 
-    batch_size: PositiveCount = Field(default=256, description="rows per minibatch, for `train`")
+    batch_size: SizeOrAuto = Field(
+        default=256,
+        description=(
+            "rows per minibatch, for `train`; auto: what the sweep of --from recommends, else sizes"
+            " that grow from 32 to 1,024 with the rows trained on"
+        ),
+    )
     batch_schedule: BatchSchedule | None = Field(
         default=None,
         description="in place of batch_size: sizes from these rows on, like 32@0,128@65k,1Ki@1M",
@@ -139,6 +147,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _refuse_two_first_sizes(self) -> "TrainConfig":
+        if self.batch_schedule is not None and self.batch_size == AUTO:
+            raise ValueError("batch_schedule and batch_size auto both set the sizes; give one")
         if self.batch_schedule is not None and self.batch_schedule[0][0] != self.batch_size:
             raise ValueError(
                 f"batch_schedule begins with {self.batch_schedule[0][0]:,} rows, and batch_size is"
@@ -151,6 +161,24 @@ class TrainConfig(Section):
         """Whether a key says when training ends, or needs to know it, as a cosine schedule does."""
         given = (self.epochs, self.max_rows, self.max_time, self.early_stop)
         return self.schedule == "cosine" or any(value is not None for value in given)
+
+    @property
+    def constant_size(self) -> int:
+        """The batch size, where it is a number.
+
+        Raises ConfigError for `auto`, whose sizes follow from the rows of a training.
+        """
+        if self.batch_size == AUTO:
+            raise ConfigError(
+                "train.batch_size auto is for `train`, where sizes follow from the rows. Give the"
+                " rows of a minibatch here."
+            )
+        return self.batch_size
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The batch sizes, each with its first row. Raises ConfigError as `constant_size` does."""
+        return self.batch_schedule or ((self.constant_size, 0),)
 
     @property
     def rate(self) -> float:

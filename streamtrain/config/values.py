@@ -11,6 +11,9 @@ from pydantic import BeforeValidator, Field
 from streamtrain.base.units import MAX_COUNT, parse_bytes, parse_count, parse_seconds, parse_sizes
 from streamtrain.errors import ConfigError
 
+#: The minibatch size, or sizes, that follow from the rows.
+AUTO: Literal["auto"] = "auto"
+
 _MEASURES = ("noise", "curvature", "sharpness", "shuffle")
 
 
@@ -152,9 +155,27 @@ def parse_batch_schedule(value: Any) -> Any:
     rows = [row for _, row in stages]
     if rows[0] != 0 or rows != sorted(set(rows)) or rows[-1] > MAX_COUNT:
         raise ValueError(example)
-    if not all(1 <= size <= MAX_COUNT for size, _ in stages):
-        raise ValueError("sizes are whole numbers from 1 to 2^62")
+    for size, _ in stages:
+        _check_size(size)
     return stages
+
+
+def _check_size(size: int) -> None:
+    if not 1 <= size <= MAX_COUNT:
+        raise ValueError("sizes are whole numbers from 1 to 2^62")
+
+
+def _size_or_auto(value: Any) -> Any:
+    if value == AUTO:
+        return value
+    size = parse_count(value)
+    _check_size(size)
+    return size
+
+
+def _sizes_or_auto(value: Any) -> Any:
+    """Parse `auto` as None, which leaves the sizes to the sweep."""
+    return None if value is None or value == AUTO else parse_sizes(value)
 
 
 def _before(parse: Callable[[Any], Any], **schema: Any) -> BeforeValidator:
@@ -199,7 +220,12 @@ BatchSchedule = Annotated[
     tuple[tuple[int, int], ...],
     _before(parse_batch_schedule, json_schema_input_type=str | list[str | list[_Number]]),
 ]
-Sizes = Annotated[tuple[int, ...], _before(parse_sizes, json_schema_input_type=_Numbers)]
+SizeOrAuto = Annotated[
+    int | Literal["auto"], _before(_size_or_auto, json_schema_input_type=_Number)
+]
+SizesOrAuto = Annotated[
+    tuple[int, ...] | None, _before(_sizes_or_auto, json_schema_input_type=_Numbers | None)
+]
 Losses = Annotated[
     tuple[Annotated[float, Field(gt=0)], ...],
     _before(_losses, json_schema_input_type=_Numbers),

@@ -22,6 +22,28 @@ def largest_size(rows: int) -> int:
     return size
 
 
+#: Sizes that grow with the rows trained on: the first and the last one. A size begins after as many
+#: rows as this number of its minibatches have. docs/science.md, "Growing sizes, measured".
+GROWING_FIRST, GROWING_LAST, GROWING_STEPS = 32, 1024, 2048
+
+
+def growing_sizes(rows: int) -> tuple[tuple[int, int], ...]:
+    """Return minibatch sizes that double as the rows trained on do, each with its first row.
+
+    A size B above the first begins at row 2048·B. None is above an eighth of the training `rows`.
+
+    >>> growing_sizes(10**6)
+    ((32, 0), (64, 131072), (128, 262144), (256, 524288), (512, 1048576), (1024, 2097152))
+    >>> growing_sizes(1000), growing_sizes(100)
+    (((32, 0), (64, 131072)), ((4, 0),))
+    """
+    most = largest_size(rows)
+    sizes = [min(GROWING_FIRST, most)]
+    while 2 * sizes[-1] <= min(GROWING_LAST, most):
+        sizes.append(2 * sizes[-1])
+    return tuple((size, GROWING_STEPS * size if size > sizes[0] else 0) for size in sizes)
+
+
 def first_sizes(most: int) -> tuple[int, ...]:
     """Return five powers of four from 16, or from less where fewer than three are at most `most`.
 

@@ -7,6 +7,7 @@ their units. Logs of older versions parse too: every field that a version added 
 from streamtrain.records.events import (
     SCHEMA_VERSION,
     Baseline,
+    BatchStage,
     DataInfo,
     Evaluation,
     LadderInfo,
@@ -22,6 +23,7 @@ from streamtrain.records.events import (
     RunStarted,
     SpanVariation,
     UntilFlat,
+    stages_text,
 )
 from streamtrain.records.parsing import (
     MAX_LOG_BYTES,
@@ -42,7 +44,6 @@ from streamtrain.records.record import (
     to_json,
 )
 from streamtrain.records.sweep_events import (
-    BatchStage,
     Confirmed,
     DeliveryTimed,
     GrowthTried,
@@ -98,6 +99,7 @@ __all__ = [
     "parse",
     "parse_pass",
     "parse_record",
+    "stages_text",
     "started_record",
     "to_json",
 ]

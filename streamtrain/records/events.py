@@ -1,6 +1,6 @@
 """The events of every run: its start and end, evaluations, passes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -135,14 +135,31 @@ class UntilFlat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchStage:
+    """Minibatches of one size, from a row on, until the next stage begins."""
+
+    first_row: Count
+    batch_size: BatchSize
+
+
+def stages_text(stages: Iterable[BatchStage]) -> str:
+    """Return stages as `--batch-schedule` takes them.
+
+    >>> stages_text([BatchStage(first_row=0, batch_size=8), BatchStage(first_row=9, batch_size=32)])
+    '8@0,32@9'
+    """
+    return ",".join(f"{stage.batch_size}@{stage.first_row}" for stage in stages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Record):
     """The first record, with everything needed to interpret the others.
 
     `lrs`: the grid of learning rates of each batch size. `train_rows`: the rows each learner trains
     on; None when a time limit or a flat loss ends the run. `until_flat`: the limits where a flat
     loss does. `folder`: the folder of the run, as it was given. `engine_rates`:
-    row-updates per second of the engines that `--device auto` chose from. The fields from `lr` to
-    `ladder` belong to a sweep.
+    row-updates per second of the engines that `--device auto` chose from. `stages`: the sizes
+    that `--batch-size auto` chose. The fields from `lr` to `ladder` belong to a sweep.
     """
 
     EVENT: ClassVar[str] = "run"
@@ -178,6 +195,7 @@ class RunStarted(Record):
     until_flat: UntilFlat | None = field(default=None, metadata=OPTIONAL)
     version: str | None = field(default=None, metadata=OPTIONAL)
     engine_rates: dict[str, float] | None = field(default=None, metadata=OPTIONAL)
+    stages: tuple[BatchStage, ...] | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

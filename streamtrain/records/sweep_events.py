@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from streamtrain.records.events import BatchSize, Count, Rate
+from streamtrain.records.events import BatchSize, BatchStage, Count, Rate
 from streamtrain.records.record import OPTIONAL, Record
 from streamtrain.types import Json
 
@@ -106,14 +106,6 @@ class Confirmed(Record):
     seconds: float
     fill_seconds: float = 0.0
     holdout_loss: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchStage:
-    """Minibatches of one size, from a row on, until the next stage begins."""
-
-    first_row: Count
-    batch_size: BatchSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

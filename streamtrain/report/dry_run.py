@@ -17,7 +17,7 @@ from streamtrain.base.units import format_bytes, format_count, format_seconds
 from streamtrain.base.words import plural
 from streamtrain.cluster.choice import is_wanted
 from streamtrain.config import Config, TrainConfig
-from streamtrain.records import UntilFlat
+from streamtrain.records import UntilFlat, stages_text
 from streamtrain.run.measure import with_reserve
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.shared_facts import NO_LAST_ROW
@@ -25,6 +25,7 @@ from streamtrain.run.sweep_plan import plan_sweep
 from streamtrain.run.timing import REPEATS, timing_seconds
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.window import shuffle_once
+from streamtrain.training.batch_schedule import all_stages, with_sizes
 from streamtrain.training.engine_choice import running
 from streamtrain.training.learner import evaluation_rows
 from streamtrain.training.until_flat import points_until_flat
@@ -65,10 +66,11 @@ def plan_run(config: Config, verb: str) -> Json:
     """
     if verb == "train":
         prepared, ladder = prepare(config, learners=1, rates=1, until_flat=True), None
-        sizes, rates = _train_sizes(config.train), (config.train.rate,)
+        chosen = with_sizes(config.train, prepared.epoch_rows, prepared.last_row)
+        sizes, rates = _train_sizes(chosen), (config.train.rate,)
         learners = trials = 1
     else:
-        started = time.perf_counter()
+        started, chosen = time.perf_counter(), None
         plan = plan_sweep(config)
         prepared, ladder = plan.prepared, plan.ladder
         sizes, rates, trials = plan.sizes, plan.rates, plan.trials
@@ -83,9 +85,7 @@ def plan_run(config: Config, verb: str) -> Json:
     times: _Times | None = None
     if ladder is None and prepared.last_row < NO_LAST_ROW:
         rows = prepared.last_row
-        rows_of = (
-            _rows_of_sizes(config.train, rows) if verb == "train" else dict.fromkeys(sizes, rows)
-        )
+        rows_of = dict.fromkeys(sizes, rows) if chosen is None else _rows_of_sizes(chosen, rows)
         times = _pass_times(prepared, read_rate, steps, evaluation, rows_of)
         times = _Times(*(trials * seconds for seconds in times))
         if not is_wanted(config.cluster):
@@ -114,6 +114,7 @@ def plan_run(config: Config, verb: str) -> Json:
         "cluster": is_wanted(config.cluster),
         "trials": None if ladder is not None else trials,
         "batch_sizes": list(sizes),
+        "batch_schedule": None if chosen is None else stages_text(all_stages(chosen)),
         "learning_rates": list(rates),
         "models": None if ladder is not None else trials * learners * len(rates),
         "train_rows": prepared.end_row if ladder is None else None,
@@ -129,8 +130,7 @@ def plan_run(config: Config, verb: str) -> Json:
 
 def _train_sizes(train: TrainConfig) -> tuple[int, ...]:
     """Return the minibatch sizes of `train`, each once, in the order in which they begin."""
-    schedule = train.batch_schedule or ((train.batch_size, 0),)
-    return tuple(dict.fromkeys(size for size, _ in schedule))
+    return tuple(dict.fromkeys(size for size, _ in train.sizes))
 
 
 def _rows_of_sizes(train: TrainConfig, rows: int) -> dict[int, int]:
@@ -139,10 +139,9 @@ def _rows_of_sizes(train: TrainConfig, rows: int) -> dict[int, int]:
     >>> _rows_of_sizes(TrainConfig(batch_schedule="8@0,16@100,8@150"), 400)
     {8: 350, 16: 50}
     """
-    schedule = train.batch_schedule or ((train.batch_size, 0),)
     taken = dict.fromkeys(_train_sizes(train), 0)
-    ends = [*(row for _, row in schedule[1:]), rows]
-    for (size, start), end in zip(schedule, ends, strict=True):
+    ends = [*(row for _, row in train.sizes[1:]), rows]
+    for (size, start), end in zip(train.sizes, ends, strict=True):
         taken[size] += max(0, min(end, rows) - start)
     return taken
 
@@ -285,6 +284,8 @@ def _work_text(plan: Json) -> str:
             " the choice is settled"
         )
     work = f"{plural(plan['models'], 'model')}: {plural(plan['trials'], 'trial')}, {each}"
+    if sizes > 1 and plan["batch_schedule"] is not None:
+        work += f", --batch-schedule {plan['batch_schedule']}"
     if plan["until_flat"] is not None:
         return f"{work}; {UntilFlat(**plan['until_flat']).text}"
     return f"{work}; one pass over the data per trial" if plan["trials"] > 1 else work

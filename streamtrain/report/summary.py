@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from streamtrain.records import DataInfo, ReferenceLoss, RunEnded
+from streamtrain.records import DataInfo, ReferenceLoss, RunEnded, stages_text
 from streamtrain.report.analysis import Analysis, Summary, strict
 from streamtrain.report.cell_figures import ComparedAt, cell_figures, confirmations, target_figures
 from streamtrain.report.summary_parts import (
@@ -173,7 +173,7 @@ def _growing(run: Run, target: float | None) -> Growing | None:
         return None
     tried, estimate = run.growth[0], faster_by(run, target)
     return Growing(
-        batch_schedule=",".join(f"{stage.batch_size}@{stage.first_row}" for stage in tried.stages),
+        batch_schedule=stages_text(tried.stages),
         learning_rate=tried.lr,
         slower_by=estimate,
         wins=estimate.hi is not None and estimate.hi < 0,

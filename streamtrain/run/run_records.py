@@ -5,7 +5,16 @@ from dataclasses import asdict
 from typing import Literal
 
 from streamtrain.base.budget import peak_rss_bytes
-from streamtrain.records import DataInfo, Emit, MemoryInfo, Record, RunEnded, RunStarted
+from streamtrain.records import (
+    BatchStage,
+    DataInfo,
+    Emit,
+    MemoryInfo,
+    Record,
+    RunEnded,
+    RunStarted,
+    stages_text,
+)
 from streamtrain.run.prepare import Prepared, warm_up
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.types import Json
@@ -48,18 +57,24 @@ class RunLifetime:
         return time.perf_counter() - self._started
 
     def open(
-        self, prepared: Prepared, sizes: tuple[int, ...], rates: tuple[float, ...]
+        self,
+        prepared: Prepared,
+        sizes: tuple[int, ...],
+        rates: tuple[float, ...],
+        stages: tuple[BatchStage, ...] | None = None,
     ) -> list[Record]:
         """Compile the kernels for `sizes` and `rates`, and open the checkpoints.
 
+        `stages`: the minibatch sizes of a run that chose them itself.
         Returns the records of the interrupted run, of which the first is its `run` record; none for
         a new run.
         """
-        self._prepared = prepared
+        self._prepared, self._stages = prepared, stages
         self._compile_seconds, self._resident_bytes = warm_up(prepared, sizes, rates)
         if self._checkpointer is None:
             return []
-        return self._checkpointer.begin(prepared.fingerprint(verb=self._verb))
+        chosen = {} if stages is None else {"batch sizes": stages_text(stages)}
+        return self._checkpointer.begin(prepared.fingerprint(verb=self._verb, **chosen))
 
     def first_record(
         self, *, sizes: tuple[int, ...], rates: tuple[float, ...], trials: int
@@ -86,6 +101,7 @@ class RunLifetime:
             engine=prepared.engine,
             engine_reason=prepared.engine_reason,
             engine_rates=prepared.engine_rates,
+            stages=self._stages,
             compile_seconds=self._compile_seconds,
             memory=MemoryInfo(
                 budget_bytes=prepared.budget.limit_bytes,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamtrain.config import Config
+from streamtrain.config import AUTO, Config
 from streamtrain.errors import ConfigError
 from streamtrain.records import Emit
 from streamtrain.run.faster_device import with_faster_device
@@ -12,7 +12,7 @@ from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, prepare
 from streamtrain.run.run_records import RunLifetime
 from streamtrain.run.timing import measure_throughput
-from streamtrain.training.batch_schedule import later_stages
+from streamtrain.training.batch_schedule import all_stages, later_stages, with_sizes
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.model import Network
 from streamtrain.types import Json
@@ -44,7 +44,6 @@ def train(
     pass. Raises ConfigError when `train.early_stop` is set and no rows are held out.
     """
     lifetime = RunLifetime("train", emit, run_metadata, checkpointer)
-    sizes = (config.train.batch_size,)
     rates = (config.train.rate,)
     prepared = prepare(
         config, learners=1, rates=1, until_flat=True, window_rows=lifetime.window_rows
@@ -54,15 +53,22 @@ def train(
             "train.early_stop needs a held-out loss, and no rows are held out. Set --holdout or"
             " --eval-data."
         )
-    stages = later_stages(config.train)
-    all_sizes = (*sizes, *(stage.batch_size for stage in stages))
+    chosen = with_sizes(config.train, prepared.epoch_rows, prepared.last_row)
+    stages = all_stages(chosen) if config.train.batch_size == AUTO else None
+    all_sizes = tuple(size for size, _ in chosen.sizes)
+    sizes = all_sizes[:1]
     if runner is run_pass:  # workers have other devices than the driver
         prepared = with_faster_device(prepared, sizes, 1, checkpointer)
-    if not lifetime.open(prepared, all_sizes, rates):
+    if not lifetime.open(prepared, all_sizes, rates, stages):
         emit(lifetime.first_record(sizes=sizes, rates=rates, trials=1))
         emit(prepared.baselines)
     learner = prepared.learner(
-        sizes[0], rates, 0, patience=config.train.early_stop, keeps_best=True, stages=stages
+        sizes[0],
+        rates,
+        0,
+        patience=config.train.early_stop,
+        keeps_best=True,
+        stages=later_stages(chosen),
     )
     max_time = config.train.max_time
     pass_record = runner(prepared, [learner], 0, emit, max_seconds=max_time, saving=checkpointer)

@@ -89,7 +89,7 @@ class Stream(IterableDataset[Minibatch]):
     def __init__(self, path: str, config: Config, *, drop_last: bool = False):
         super().__init__()
         self._config = config
-        self.batch_size, self.drop_last = config.train.batch_size, drop_last
+        self.batch_size, self.drop_last = config.train.constant_size, drop_last
         self.device = open_device(config.train.device)
         self._shards = open_dataset(path, config)
         self._stats = FetchStats()

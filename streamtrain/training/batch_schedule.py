@@ -1,8 +1,10 @@
-"""A minibatch size that changes during training: `train.batch_schedule`."""
+"""A minibatch size that changes during training: `batch_schedule`, and `batch_size` auto."""
 
 from dataclasses import dataclass
 
-from streamtrain.config import TrainConfig
+from streamtrain.config import AUTO, TrainConfig
+from streamtrain.plan.batch_sizes import growing_sizes
+from streamtrain.records import BatchStage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +29,29 @@ def later_stages(train: TrainConfig) -> tuple[Stage, ...]:
     """
     return tuple(
         Stage(first_row=row, batch_size=size, beta2=train.at(size).beta2)
-        for size, row in (train.batch_schedule or ())[1:]
+        for size, row in train.sizes[1:]
     )
+
+
+def with_sizes(train: TrainConfig, epoch_rows: int, last_row: int) -> TrainConfig:
+    """Return the config with the sizes that `batch_size: auto` stands for; any other as it is.
+
+    `epoch_rows`: the training rows of the data. Sizes that would not begin before `last_row`,
+    where training ends at the latest, are left out.
+
+    >>> with_sizes(TrainConfig(batch_size="auto"), 10_000, 200_000).sizes
+    ((32, 0), (64, 131072))
+    """
+    if train.batch_size != AUTO:
+        return train
+    first, *later = growing_sizes(epoch_rows)
+    sizes = (first, *(pair for pair in later if pair[1] < last_row))
+    return train.model_copy(update={"batch_size": first[0], "batch_schedule": sizes})
+
+
+def all_stages(train: TrainConfig) -> tuple[BatchStage, ...]:
+    """Return the sizes of a config as records have them; one where the size does not change."""
+    return tuple(BatchStage(first_row=row, batch_size=size) for size, row in train.sizes)
 
 
 def rows_to_edge(row: int, rows: int, taken: int, batch_size: int) -> int:

@@ -12,12 +12,12 @@ size held in each of the trials that choose.
 For each target there is a sweep to it (of a table: one, or the one in `--run`), which proposes
 sizes that grow if it finds a case for them (`--grow`). Contestants are constant sizes, the proposed
 sizes at their own rate, and fixed rules, by which a size B begins at row factor·B^power. Constant
-sizes and rules have the best of `RATES` for each target, chosen on `CHOOSING` trials. `--trials`
+sizes and rules have the best of `--rates` for each target, chosen on `CHOOSING` trials. `--trials`
 further trials judge all of them on the same rows; the best constant size is the best of these
-trials, which favours it. Seconds are rows times
-the processor time of a row, as in `contestants.py`, and log seconds are averaged over four losses
-from the target to 5 % above it. Ratios are to the best constant size, paired over trials, with 95 %
-t intervals. A contestant that misses a target in a trial counts with its last row.
+trials, which favours it. Seconds are rows times the processor time of a row, as in
+`contestants.py`, and log seconds are averaged over four losses from the target to 5 % above it.
+Ratios are to the best constant size, paired over trials, with 95 % t intervals. A contestant that
+misses a target in a trial counts with its last row.
 """
 
 import argparse
@@ -143,6 +143,7 @@ def choose(
     curves: Mapping[Stages, Sequence[Mapping[float, tuple]]],
     costs: Mapping[int, float],
     losses: Sequence[float],
+    rates: Sequence[float],
 ) -> list[Contestant]:
     """Return each contestant at the rate of the fewest log seconds, missed targets doubled."""
 
@@ -153,15 +154,17 @@ def choose(
         ]
         return sum(seconds + (0.0 if reached else math.log(2)) for seconds, reached in found)
 
-    return [Contestant(stages, min(RATES, key=lambda lr: cost(stages, lr))) for stages in curves]
+    return [Contestant(stages, min(rates, key=lambda lr: cost(stages, lr))) for stages in curves]
 
 
-def smallest_held(curves: Mapping[Stages, Sequence[Mapping[float, tuple]]]) -> float:
+def smallest_held(
+    curves: Mapping[Stages, Sequence[Mapping[float, tuple]]], rates: Sequence[float]
+) -> float:
     """Return the smallest loss that a constant size at one rate held in each choosing trial."""
     return min(
         max(smallest_target(*trial[lr]) for trial in trials)
         for stages, trials in curves.items()
-        for lr in RATES
+        for lr in rates
         if len(stages) == 1
     )
 
@@ -179,23 +182,25 @@ def curves_of(
 def answer(question: Question, options: argparse.Namespace) -> dict[str, object]:
     """Measure one data set, print its table, and return its figures."""
     asked = [proposed(question, loss, options.budget) for loss in question.losses]
-    prepared = prepare(question.config(), learners=1, rates=len(RATES)).with_rows(question.rows)
+    prepared = prepare(question.config(), learners=1, rates=len(options.rates)).with_rows(
+        question.rows
+    )
     most = largest_size(prepared.epoch_rows)
     fixed = [constant(size) for size in SIZES if size <= most]
     fixed += [power_law(factor, p, first, min(last, most)) for factor, p, first, last in RULES]
     proposals = [contestant.stages for _, contestant in asked if contestant is not None]
     sizes = {stage.batch_size for stages in [*fixed, *proposals] for stage in stages}
-    warm_up(prepared, tuple(sizes), RATES)
+    warm_up(prepared, tuple(sizes), tuple(options.rates))
     costs = step_seconds(prepared, sizes, options.repeats)
-    chosen = curves_of(prepared, dict.fromkeys(fixed, RATES), CHOOSING)
+    chosen = curves_of(prepared, dict.fromkeys(fixed, options.rates), CHOOSING)
     if question.losses == (None,):
-        asked.append((1.01 * smallest_held(chosen), asked[0][1]))
+        asked.append((1.01 * smallest_held(chosen, options.rates), asked[0][1]))
     constant_loss = prepared.baselines.constant_loss
     contests = []
     for target, growing in asked:
         width = min(0.05 * target, ((constant_loss or math.inf) - target) / 4)
         losses = [target + width * k / 3 for k in range(4)]
-        contestants = choose(chosen, costs, losses)
+        contestants = choose(chosen, costs, losses, options.rates)
         contests.append((target, losses, contestants, growing))
     wanted: dict[Stages, set[float]] = {}
     for *_, contestants, growing in contests:
@@ -267,6 +272,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10, help="timings of the steps")
     parser.add_argument("--budget", help="of the sweeps; rows, like 20M, on a busy machine")
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="to choose from")
     options = parser.parse_args()
     figures = []
     with tempfile.TemporaryDirectory() as folder:

@@ -90,6 +90,41 @@ def test_the_rate_is_that_of_the_size_that_is_trained(command, swept, tmp_path, 
     assert "the sweep's for" not in said.err
 
 
+@pytest.mark.parametrize("wins", [False, True], ids=["a constant size", "a size that grows"])
+def test_auto_is_what_the_sweep_recommends_whatever_else_is_set(command, swept, tmp_path, wins):
+    growing = {"batch_schedule": "16@0,64@1024", "learning_rate": 0.003, "wins": wins}
+    (tmp_path / "a sweep" / "summary.json").write_text(json.dumps(swept | {"growing": growing}))
+    (tmp_path / "own.yaml").write_text("train:\n  batch_schedule: 8@0,32@99\n")
+    plain = command("train", "--from", "a sweep", "--dry-run", "--json")
+    said = command(
+        *("train", "--from", "a sweep", "-c", "own.yaml", "--batch-size", "auto"),
+        *("--out", "m", "--no-report"),
+    )
+    assert said.code == 0, said.err
+    assert "batch_s" not in said.err.partition("given here")[2].partition("\n")[0]
+    train = yaml.safe_load((tmp_path / "m" / "config.resolved.yaml").read_text())["train"]
+    size = swept["recommendation"]["batch_size"]
+    assert train["batch_size"] == (16 if wins else size)
+    assert train["batch_schedule"] == ([[16, 0], [64, 1024]] if wins else None)
+    assert json.loads(plain.out)["batch_sizes"] == ([16, 64] if wins else [size])
+
+
+def test_auto_trains_the_schedule_that_it_prints(command, tmp_path):
+    data_gen.generate(tmp_path / "data", kind="linear", rows=4000, span_rows=1024, seed=1)
+    flags = ("--max-rows", "300k", *QUICK)
+    said = command("train", "data", "--batch-size", "auto", "--out", "auto", *flags)
+    assert said.code == 0, said.err
+    schedule = "32@0,64@131072,128@262144"
+    assert f"batch sizes: --batch-schedule {schedule}\n" in said.err
+    assert "at minibatch size 32, then 64, then 128 the held-out" in said.out.replace("\n", " ")
+    given = command("train", "data", "--batch-schedule", schedule, "--out", "given", *flags)
+    assert given.code == 0
+    model = (tmp_path / "auto" / "model.safetensors").read_bytes()
+    assert model == (tmp_path / "given" / "model.safetensors").read_bytes()
+    planned = command("train", "data", "--batch-size", "auto", *flags, "--dry-run")
+    assert f"--batch-schedule {schedule}" in planned.out
+
+
 def test_a_folder_that_recommends_nothing_is_refused(command, swept, tmp_path):
     path = tmp_path / "a sweep" / "summary.json"
     swept["recommendation"] |= {"batch_size": None, "reason": "No size did better."}

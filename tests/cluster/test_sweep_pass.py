@@ -218,14 +218,10 @@ def test_what_workers_cannot_agree_on_is_refused(data):
     flags = {**SWEEP, "max_time": "1s"}
     with pytest.raises(ConfigError, match="--max-time"):
         RunSpec.of(prepare(config_of(data, flags), learners=1, rates=1))
-    with pytest.raises(ConfigError, match="--batch-schedule is for one machine"):
-        RunSpec.of(
-            prepare(
-                config_of(data, {"batch_schedule": "8@0,16@99", "memory": "64MiB"}),
-                learners=1,
-                rates=1,
-            )
-        )
+    for flag in ({"batch_schedule": "8@0,16@99"}, {"batch_size": "auto"}):
+        config = config_of(data, {**flag, "memory": "64MiB"})
+        with pytest.raises(ConfigError, match=r"^--batch-s\w+( auto)? is for one machine"):
+            RunSpec.of(prepare(config, learners=1, rates=1))
     with pytest.raises(ConfigError, match="quarantine is for one machine"):
         RunSpec.of(
             prepare(config_of(data, {**SWEEP, "on_bad_shard": "quarantine"}), learners=1, rates=1)

@@ -155,6 +155,7 @@ def with_bad_values(shards, folder) -> str:
             {"batch_schedule": "16@0,100@400,128@700,3000@15k"},
             id="another minibatch size at edges",
         ),
+        pytest.param({"batch_size": "auto", "holdout": 500}, id="sizes that follow the rows"),
     ],
 )
 def test_train_interrupted_at_edges_is_the_unbroken_run(
@@ -163,6 +164,7 @@ def test_train_interrupted_at_edges_is_the_unbroken_run(
     monkeypatch.setattr(learner_module, "STEPS_BETWEEN_EDGES", 37)  # edges within blocks too
     monkeypatch.setattr("streamtrain.training.until_flat.LEAST_ROWS", 0)
     monkeypatch.setattr("streamtrain.training.until_flat.MOST_ROWS", 2**16)
+    monkeypatch.setattr("streamtrain.plan.batch_sizes.GROWING_STEPS", 16)
     flags, data = {**TRAIN, **flags}, str(shards["parquet"])
     if "on_null" in flags:
         data = with_bad_values(shards, tmp_path / "data")
@@ -173,7 +175,7 @@ def test_train_interrupted_at_edges_is_the_unbroken_run(
             raising=False,
         )
     streamtrain.train(data, out=tmp_path / "whole", **flags)
-    edges = (0, 3, 9) if flags["batch_size"] > 1000 else (0, 3, 13)
+    edges = (0, 3, 9) if flags["batch_size"] == 5000 else (0, 3, 13)
     interrupted("train", data, tmp_path / "out", flags, edges)
     assert timeless_records(tmp_path / "out") == timeless_records(tmp_path / "whole")
     assert weights(tmp_path / "out") == weights(tmp_path / "whole")

@@ -322,6 +322,11 @@ def test_a_device_that_is_not_there(write_data, device):
         streamtrain.open_stream(write_data(LAYOUTS["even"]), device=device, **SMALL)
 
 
+def test_minibatches_of_a_stream_have_one_size(write_data):
+    with pytest.raises(ConfigError, match=r"^train.batch_size auto is for `train`.*Give the rows"):
+        streamtrain.open_stream(write_data(LAYOUTS["even"]), **SMALL | {"batch_size": "auto"})
+
+
 def test_set_epoch(write_data):
     folder = write_data(LAYOUTS["even"])
     stream = streamtrain.open_stream(folder, **SMALL)

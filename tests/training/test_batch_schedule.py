@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
-from streamtrain.training.batch_schedule import later_stages, rows_to_edge
+from streamtrain.plan.batch_sizes import growing_sizes
+from streamtrain.records import stages_text
+from streamtrain.training.batch_schedule import all_stages, later_stages, rows_to_edge, with_sizes
 from streamtrain.training.engine_choice import ENGINES
 from streamtrain.training.fused_engine import FusedEngine
 from streamtrain.training.learner import Learner
@@ -168,3 +170,28 @@ def test_threads_share_minibatches_from_the_change_on():
     assert engine.state()["gradient"].shape[1] == 1
     engine.set_batch_size(4096, 0.99)
     assert engine.state()["gradient"].shape[1] == 4
+
+
+@given(rows=st.integers(1, 10**9))
+def test_sizes_that_grow_double_with_the_rows_up_to_an_eighth_of_them(rows):
+    sizes = growing_sizes(rows)
+    assert sizes[0][1] == 0
+    assert all(size <= max(1, rows / 8) for size, _ in sizes)
+    for (before, _), (size, first_row) in pairwise(sizes):
+        assert (size, first_row) == (2 * before, 2048 * size)
+    last = sizes[-1][0]
+    assert last == 1024 or 8 * last > rows / 4, "the largest power of four that the rows allow"
+
+
+def test_auto_is_a_schedule_without_the_sizes_that_never_begin():
+    auto = TrainConfig(batch_size="auto", lr=0.01)
+    chosen = with_sizes(auto, 10**6, 262_145)
+    text = "32@0,64@131072,128@262144"
+    assert stages_text(all_stages(chosen)) == text
+    assert chosen == TrainConfig(batch_schedule=text, lr=0.01)
+    assert with_sizes(auto, 10**6, 262_144).sizes[-1] == (64, 131_072)
+    assert with_sizes(auto, 100, 10**6).sizes == ((4, 0),)
+    constant = TrainConfig(batch_size=7)
+    assert with_sizes(constant, 10**6, 262_144) is constant
+    with pytest.raises(ConfigError, match=r"^train.batch_size auto is for `train`"):
+        assert auto.sizes

@@ -55,7 +55,10 @@ def trained_sentence(analysis: Analysis) -> str:
 
 def _sizes(run: Run, first: int, rows: int) -> str:
     """Return the minibatch size, or the sizes of a schedule that started before row `rows`."""
-    schedule = run.header.config.get("train", {}).get("batch_schedule") or [(first, 0)]
+    if run.header.stages is not None:
+        schedule = [(stage.batch_size, stage.first_row) for stage in run.header.stages]
+    else:
+        schedule = run.header.config.get("train", {}).get("batch_schedule") or [(first, 0)]
     return ", then ".join(size_text(size) for size, row in schedule if row < rows or not row)
 
 
