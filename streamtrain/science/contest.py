@@ -1,11 +1,11 @@
 """The comparison of a run: its target, and the log seconds to it per size and trial."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from streamtrain.science.cells import Cell, rows_of_steps, throughput
+from streamtrain.science.cells import Cell, rows_of_steps, throughput, timed_repeats
 from streamtrain.science.crossing import first_crossing, round_up, smallest_target
 from streamtrain.science.intervals import mean, value_of
 from streamtrain.science.run_log import Curve, Run
@@ -195,9 +195,20 @@ def below_references(run: Run, best: float, target: float) -> float:
 
 
 def mean_log_cost(run: Run, batch_size: int) -> float:
-    """Return the mean of log(seconds per row) over the timing repeats; 0 without timings."""
-    speeds, _ = throughput(run, batch_size)
-    return -float(np.log(speeds).mean()) if speeds else 0.0
+    """Return the mean of log(seconds per row) over the timing repeats; 0 without timings.
+
+    A repeat that other sizes lack is left out, where there are others: a machine that is slow for
+    one repeat would count against this size alone.
+    """
+    if run.rounds:
+        speeds, _ = throughput(run, batch_size)
+        return -float(np.log(speeds).mean()) if speeds else 0.0
+    timed = timed_repeats(run, batch_size)
+    shared = _shared_repeats(run, run.step_seconds)
+    repeats = [repeat for repeat in timed if repeat in shared] or list(timed)
+    if not repeats:
+        return 0.0
+    return -float(np.log([timed[repeat][0] for repeat in repeats]).mean())
 
 
 def timing_variance(run: Run, sizes: Sequence[int]) -> float:
@@ -207,13 +218,29 @@ def timing_variance(run: Run, sizes: Sequence[int]) -> float:
     Sizes that were dropped count: they are timed in the same repeats, and what is left is the noise
     of the machine. Without them few degrees of freedom would remain, which the margins, that take
     this variance as known, would not show. In four sweeps on a busy machine the deviation without
-    them was 0.5 to 1.2 times that with them.
+    them was 0.5 to 1.2 times that with them. Sizes that are no longer timed do not count.
     """
-    per_size = [np.log(throughput(run, size)[0]) for size in sizes]
-    repeats = min((len(speeds) for speeds in per_size), default=0)
-    if repeats < 2 or len(per_size) < 2:
+    shared = _shared_repeats(run, sizes)
+    speeds = [
+        [timed[repeat][0] for repeat in sorted(shared)]
+        for size in sizes
+        if shared <= (timed := timed_repeats(run, size)).keys()
+    ]
+    if len(speeds) < 2 or len(shared) < 2:
         return 0.0
-    values = np.array([speeds[:repeats] for speeds in per_size])
+    values = np.log(speeds)
     left = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
-    degrees = (len(per_size) - 1) * (repeats - 1)
-    return float((left**2).sum()) / degrees / repeats
+    degrees = (len(values) - 1) * (len(shared) - 1)
+    return float((left**2).sum()) / degrees / len(shared)
+
+
+def _shared_repeats(run: Run, sizes: Iterable[int]) -> set[int]:
+    """Return the timing repeats of all `sizes` that are still timed.
+
+    All of these are timed in every repeat, but for the one in which a sweep was interrupted. A size
+    that failed, or took no step, has those before its first rung at most.
+    """
+    repeats = [run.step_seconds[size].keys() for size in sizes if run.step_seconds.get(size)]
+    most = max(map(len, repeats), default=0)
+    still_timed = [set(found) for found in repeats if len(found) >= most - 1]
+    return set.intersection(*still_timed) if still_timed else set()

@@ -13,7 +13,9 @@ from streamtrain.science.contest import (
     default_within,
     held_target,
     levels,
+    mean_log_cost,
     select_among,
+    timing_variance,
 )
 from streamtrain.science.crossing import first_crossing
 from streamtrain.science.run_log import Run
@@ -236,3 +238,32 @@ def test_a_goal_of_loss_compares_the_last_half_of_equal_rows_or_of_equal_seconds
     assert (selection.batch_size, selection.settled) == (256, True)
     assert selection.slower_by[64].value == pytest.approx(2**0.5 / 1.1 - 1, abs=1e-4)
     assert (default_within("loss-in-time"), default_within("time-to-loss")) == (0.01, 0.2)
+
+
+@pytest.mark.parametrize("case", ["equal repeats", "a size that failed", "interrupted in a repeat"])
+def test_the_timing_variance_is_that_of_a_mean_difference_of_two_sizes(case):
+    """Over 400 simulated timings, whose repeats are slow by a factor that all sizes share.
+
+    The true variance of a difference of two means has a standard error of 7 %, and the mean of the
+    estimates, with 12 degrees of freedom each, one of 2 %.
+    """
+    rng = np.random.default_rng(3)
+    differences, estimates = [], []
+    for _ in range(400):
+        run = Run(header=make_header(SIZES, lr=0.1, trials=1))
+        slow = rng.normal(0, 1.0, 6)
+        for size in SIZES:
+            repeats = 5
+            if case == "a size that failed" and size == 4096:
+                repeats = 2
+            if case == "interrupted in a repeat" and size == 16:
+                repeats = 6
+            for repeat in range(repeats):
+                seconds = math.exp(slow[repeat] + rng.normal(0, 0.1))
+                run.add(StepsTimed(batch_size=size, repeat=repeat, rows=1, seconds=seconds))
+        differences.append(mean_log_cost(run, 16) - mean_log_cost(run, 64))
+        estimates.append(timing_variance(run, SIZES))
+    variance = np.var(differences) / 2
+    assert variance == pytest.approx(0.1**2 / 5, rel=0.25)
+    assert np.mean(estimates) == pytest.approx(variance, rel=0.25)
+    assert timing_variance(run, SIZES[:1]) == 0.0
