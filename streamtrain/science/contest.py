@@ -12,16 +12,18 @@ from streamtrain.science.run_log import Curve, Run
 from streamtrain.science.selection import DEFAULT_WITHIN, Contender, Selection, select
 from streamtrain.types import Goal
 
-#: The target is this fraction above the smallest loss, unless twice the rows improve it by more.
+#: The target is this fraction of the smallest loss above it, or of the explained variance where
+#: that is smaller, unless twice the rows improve it by more.
 TARGET_MARGIN = 0.02
 
-#: It is at most this fraction above it, however noisy the loss.
+#: It is at most this fraction of the smallest loss above it, however noisy the loss.
 MOST_MARGIN = 0.1
 
 #: `sweep.within` where the goal is a loss: 1 % of it, which is half a percent of the RMSE.
 DEFAULT_LOSS_WITHIN = 0.01
 
-#: Log times are averaged over this many losses, from the target to this fraction above it.
+#: Log times are averaged over this many losses, from the target to this fraction of it above it, or
+#: of the explained variance where that is smaller.
 LEVELS, LEVELS_WIDTH = 4, 0.05
 
 
@@ -95,12 +97,12 @@ def levels(run: Run, target: float) -> list[float]:
     """Return losses from the target to 5 % above it, over which the log time is averaged.
 
     The time to one level depends on the noise of a few evaluations. The mean over levels has half
-    of its deviation or less (docs/science.md §13), and is the time to about the same loss. The
-    highest level is at most a quarter of the way from the target to the loss of a constant.
+    of its deviation or less (docs/science.md §13), and is the time to about the same loss. Where
+    less than half of the variance is explained, they are 5 % of the way to the loss of a constant.
     """
     width = LEVELS_WIDTH * target
     if (constant := run.baseline.constant_loss) is not None:
-        width = min(width, max(0.0, constant - target) / 4)
+        width = min(width, LEVELS_WIDTH * max(0.0, constant - target))
     return [target + width * k / (LEVELS - 1) for k in range(LEVELS)]
 
 
@@ -141,10 +143,10 @@ def held_target(
     """Return `target`, or a higher loss that a size has reached in every trial.
 
     A target is chosen on other seeds, and fresh ones can miss it all. It is then raised to
-    `_noise_margin` above the smallest loss that a size held in each of `trials`, for all sizes
-    alike. `rates`: the learning rate of each size. Sizes that ran fewer trials than others do not
-    count. Where no size held a loss below that of the best constant in every trial, `target` stays:
-    one that the mean of the target meets is no use.
+    `margin` above the smallest loss that a size held in each of `trials`, or `_noise` where that is
+    more, for all sizes alike. `rates`: the learning rate of each size. Sizes that ran fewer trials
+    than others do not count. Where no size held a loss below that of the best constant in every
+    trial, `target` stays: one that the mean of the target meets is no use.
     """
     curves = {
         size: [found[trial] for trial in trials if trial in found]
@@ -160,11 +162,24 @@ def held_target(
     best = min(map(max, held), default=math.inf)
     if not best < (run.baseline.constant_loss or math.inf):
         return target
-    return max(target, below_references(run, best, (1 + _noise_margin(held)) * best))
+    return max(target, below_references(run, best, best + max(margin(best), _noise(held) * best)))
 
 
-def _noise_margin(held: Sequence[Sequence[float]]) -> float:
-    """Return three standard deviations of the log loss over trials, from 2 % to 10 %.
+def margin(best: float) -> float:
+    """Return how far above the smallest loss a target is: 2 % of it, or of the explained variance.
+
+    The smaller of both counts: 2 % of a loss of 0.97 is most of the 3 % explained, so that any size
+    would meet such a target soon. Less than 2 % of the variance counts as that much, since
+    differences so small may be noise.
+
+    >>> round(margin(0.05), 6), round(margin(0.97), 6), round(margin(0.999), 6)
+    (0.001, 0.0006, 0.0004)
+    """
+    return TARGET_MARGIN * min(best, max(1 - best, TARGET_MARGIN))
+
+
+def _noise(held: Sequence[Sequence[float]]) -> float:
+    """Return three standard deviations of the log loss over trials, at most 10 %.
 
     Whether a size reaches a target closer to its best loss is a matter of luck. `held`: the
     smallest loss of each size and trial. The variance is the median over sizes, since the largest
@@ -176,9 +191,8 @@ def _noise_margin(held: Sequence[Sequence[float]]) -> float:
         if len(losses) > 1 and all(0 < loss < math.inf for loss in losses)
     ]
     if not variances:
-        return TARGET_MARGIN
-    noise = 3 * math.sqrt(float(np.median(variances)))
-    return min(MOST_MARGIN, max(TARGET_MARGIN, noise))
+        return 0.0
+    return min(MOST_MARGIN, 3 * math.sqrt(float(np.median(variances))))
 
 
 def below_references(run: Run, best: float, target: float) -> float:
