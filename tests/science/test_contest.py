@@ -96,7 +96,7 @@ def make_run(curves):
         ("strong", 40, 5),
         ("weak", 20, 4),
         pytest.param("strong", 400, 27, marks=pytest.mark.slow),
-        pytest.param("weak", 400, 27, marks=pytest.mark.slow),
+        pytest.param("weak", 200, 15, marks=pytest.mark.slow),
     ],
 )
 def test_the_regret_bound_is_true_at_a_target_that_fresh_seeds_raised(make, sweeps, most_false):
