@@ -19,6 +19,9 @@ TARGET_MARGIN = 0.02
 #: It is at most this fraction of the smallest loss above it, however noisy the loss.
 MOST_MARGIN = 0.1
 
+#: A target is raised as long as it explains at least this part of what it did before.
+LEAST_EXPLAINED = 0.1
+
 #: `sweep.within` where the goal is a loss: 1 % of it, which is half a percent of the RMSE.
 DEFAULT_LOSS_WITHIN = 0.01
 
@@ -145,8 +148,9 @@ def held_target(
     A target is chosen on other seeds, and fresh ones can miss it all. It is then raised to
     `margin` above the smallest loss that a size held in each of `trials`, or `_noise` where that is
     more, for all sizes alike. `rates`: the learning rate of each size. Sizes that ran fewer trials
-    than others do not count. Where no size held a loss below that of the best constant in every
-    trial, `target` stays: one that the mean of the target meets is no use.
+    than others do not count. Where the raised target would explain less than a tenth (a choice of
+    this project) of what `target` does, or no size held a loss below that of the best constant in
+    every trial, `target` stays: one that the mean of the target nearly meets is no use.
     """
     curves = {
         size: [found[trial] for trial in trials if trial in found]
@@ -160,9 +164,15 @@ def held_target(
         if len(ran) == most > 0 and all(curve.finished for curve in ran)
     ]
     best = min(map(max, held), default=math.inf)
-    if not best < (run.baseline.constant_loss or math.inf):
+    constant = run.baseline.constant_loss or math.inf
+    if not best < constant:
         return target
-    return max(target, below_references(run, best, best + max(margin(best), _noise(held) * best)))
+    # half of what is explained at most, however noisy the loss
+    noise = min(_noise(held) * best, (constant - best) / 2)
+    raised = below_references(run, best, best + max(margin(best), noise))
+    if math.isfinite(constant) and constant - raised < LEAST_EXPLAINED * (constant - target):
+        return target
+    return max(target, raised)
 
 
 def margin(best: float) -> float:

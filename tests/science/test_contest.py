@@ -52,6 +52,17 @@ def test_a_target_is_not_raised_to_a_loss_that_a_constant_has():
     assert held_target(run, 0.91, rates, range(2)) == 0.91
 
 
+@pytest.mark.parametrize(("held", "is_raised"), [(0.9999, False), (0.995, False), (0.98, True)])
+def test_a_raised_target_explains_a_tenth_of_what_the_first_one_did(held, is_raised):
+    """Rounded up, a target above 0.9999 would be above the loss of the mean as well."""
+    constant = ReferenceLoss(value=1.0, rmse=1.0, scored_on="holdout")
+    run = make_run({64: [[1.2, 0.9, 0.9], [1.2, held, held]]})
+    run.add(Baseline(best_constant_loss=constant))
+    target = held_target(run, 0.91, {64: 0.1}, range(2))
+    assert (target > 0.91) == is_raised
+    assert target <= 0.991
+
+
 def test_the_raised_target_is_three_deviations_of_the_median_size_above_the_best_loss():
     def with_losses(by_size):
         curves = {size: [[1.0, loss, loss] for loss in losses] for size, losses in by_size.items()}
