@@ -29,7 +29,8 @@ class Line:
     `loss` is its mean training loss since row 0, `loss_since` since the evaluation before.
     `rows_per_second` is the speed of the pass since its first row, however many learners train on
     the rows, and `waiting` the fraction of that time in which they waited for rows. `left_seconds`
-    lasts until the end of the last pass that is foreseen, or of the budget of a sweep.
+    lasts until the end of the last pass that is foreseen. In a sweep with a budget it is what is
+    left of that, most of which may stay unused; None for a budget of rows.
     """
 
     trial: int
@@ -186,6 +187,8 @@ class ProgressTracker:
                     left_seconds = None
                     if seconds >= LEAST_SECONDS or rows_left <= 0:
                         left_seconds = seconds_left(self._marks, self.train_rows)
+        if self._has_ladder:  # how many passes are to come is not known
+            left_seconds = None
         if self._left_at_start is not None:
             left_seconds = self.budget_left = max(0.0, self._left_at_start - latest.seconds)
         return Line(

@@ -48,6 +48,10 @@ _COLUMNS = {
 }
 _ONLY_SWEEP = {"trial", "at batch"}
 
+#: The name of the last column where it is no forecast: a sweep with a budget mostly ends before,
+#: when its choice is settled.
+_BUDGET_LEFT = "budget left"
+
 #: The same for a sweep with a budget, which has a line per pass.
 _PASS_COLUMNS = {
     "pass": 16,
@@ -56,7 +60,7 @@ _PASS_COLUMNS = {
     "held-out": 9,
     "at batch": 9,
     "rows/s": 8,
-    "left": 7,
+    _BUDGET_LEFT: 11,
 }
 _PASSES = {"tuning": "tuning", "extension": "rates beyond the grid", "fresh": "fresh seeds"}
 _SHORT_PASSES = {"tuning": "rung", "extension": "wider rates", "fresh": "trial"}
@@ -95,7 +99,10 @@ def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
                 _print_lines(lines, tracker, record, write)
                 _move_bar(bar, task, tracker, record)
                 if lines and lines[-1].left_seconds is not None:
-                    bar.update(task, facts=f"{format_seconds(lines[-1].left_seconds)} left")
+                    left = f"{_time_left(lines[-1].left_seconds)} left"
+                    if tracker.budget_seconds is not None:
+                        left = f"{_time_left(lines[-1].left_seconds)} of the budget left"
+                    bar.update(task, facts=left)
 
             yield on_record
 
@@ -118,8 +125,7 @@ def _print_lines(
             write(f"batch sizes: --batch-schedule {stages_text(record.stages)}")
         if record.until_flat is not None:
             write(f"trains {record.until_flat.text}")
-        columns = _PASS_COLUMNS if tracker.is_by_pass else _COLUMNS
-        write(_row(tracker, tuple(columns)))
+        write(_row(tracker, tuple(_columns(tracker))))
     elif announcement := _announcement(record, tracker):
         write(announcement)
     for line in lines:
@@ -236,8 +242,18 @@ def _loss(loss: float | None, factor: int = 1) -> str:
     return f"{loss:.4f}" if loss < 1000 else f"{loss:.3g}"
 
 
+def _columns(tracker: ProgressTracker) -> dict[str, int]:
+    """Return the widths of the columns of a run, by name."""
+    if tracker.is_by_pass:
+        return _PASS_COLUMNS
+    if tracker.budget_seconds is None:
+        return _COLUMNS
+    others = {name: width for name, width in _COLUMNS.items() if name != "left"}
+    return {**others, _BUDGET_LEFT: _PASS_COLUMNS[_BUDGET_LEFT]}
+
+
 def _row(tracker: ProgressTracker, cells: tuple[str, ...]) -> str:
-    columns = _PASS_COLUMNS if tracker.is_by_pass else _COLUMNS
+    columns = _columns(tracker)
     return "  ".join(
         cell.rjust(width)
         for cell, (name, width) in zip(cells, columns.items(), strict=True)

@@ -203,14 +203,6 @@ class Summary:
         size = self.recommendation.batch_size
         return next((cell for cell in self.cells if cell.batch_size == size), None)
 
-    def typical_seconds(self, cell: CellFigures) -> float | None:
-        """Return a size's seconds to the target as sizes are compared: a geometric mean of trials.
-
-        Where a trial missed the target: the median of all.
-        """
-        at_target = self.frontier[-1].by_batch_size if self.frontier else {}
-        return at_target.get(str(cell.batch_size), cell.seconds_to_target.value)
-
     def confirmed(self, cell: CellFigures) -> Confirmation | None:
         """Return what was measured when a size was trained to the target; None where it was not."""
         return next((one for one in self.confirmation if one.batch_size == cell.batch_size), None)

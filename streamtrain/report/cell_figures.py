@@ -14,9 +14,9 @@ from streamtrain.science.cells import (
 from streamtrain.science.equal_budget import losses_at_seconds, losses_at_steps
 from streamtrain.science.intervals import (
     Estimate,
+    independent_ratio,
     kaplan_meier_median,
     measure,
-    paired_ratio,
 )
 from streamtrain.science.run_log import Run
 
@@ -31,9 +31,19 @@ class ComparedAt:
 
 
 def cell_figures(
-    run: Run, cell: Cell, compared_at: ComparedAt, slower_by: Estimate = NOT_MEASURED
+    run: Run,
+    cell: Cell,
+    compared_at: ComparedAt,
+    slower_by: Estimate = NOT_MEASURED,
+    seconds: float | None = None,
 ) -> CellFigures:
-    """Return the figures of a cell; for their units see `CellFigures`."""
+    """Return the figures of a cell; for their units see `CellFigures`.
+
+    `seconds`: those to the target as the frontier has them, None where it has none.
+    """
+    figures = target_figures(run, cell)
+    if seconds is not None:
+        figures["seconds_to_target"] = _around(seconds, figures["seconds_to_target"])
     speeds, waits = throughput(run, cell.batch_size)
     losses_by_time = losses_at_seconds(run, cell, compared_at.seconds)
     return CellFigures(
@@ -47,8 +57,15 @@ def cell_figures(
         holdout_loss_at_steps=_log_figure(losses_at_steps(cell, compared_at.steps)),
         holdout_loss_at_seconds=_log_figure(losses_by_time),
         slower_by=slower_by,
-        **target_figures(run, cell),
+        **figures,
     )
+
+
+def _around(value: float, figure: Estimate) -> Estimate:
+    """Return a figure with another value, and with its interval widened to include it."""
+    if figure.lo is None or figure.hi is None:
+        return replace(figure, value=value)
+    return replace(figure, value=value, lo=min(figure.lo, value), hi=max(figure.hi, value))
 
 
 def target_figures(run: Run, cell: Cell) -> dict[str, Estimate]:
@@ -75,30 +92,50 @@ def _censored(reached: Mapping[int, float], missed: Mapping[int, float]) -> Esti
     return Estimate(value=kaplan_meier_median(reached.values(), missed.values()), n=len(reached))
 
 
-def confirmations(run: Run, cells: Sequence[Cell]) -> tuple[Confirmation, ...]:
-    """Return the sizes trained to the target from start to end, with their predicted seconds."""
-    confirmed = []
-    for cell in cells:
+def confirmations(
+    run: Run, cells: Sequence[Cell], figures: Sequence[CellFigures]
+) -> tuple[Confirmation, ...]:
+    """Return the sizes trained to the target from start to end, with their predicted seconds.
+
+    The predicted seconds are the seconds to the target in `figures`, which are of all trials. Those
+    measured are of a few trials only, which may need more or fewer rows, so what is compared is
+    the seconds per row: of the trainings, and of the timing repeats.
+    """
+    confirmed: list[Confirmation] = []
+    for cell, figure in zip(cells, figures, strict=True):
         records = {
             record.trial: record
             for record in run.confirmations
             if record.batch_size == cell.batch_size
         }
-        predicted = seconds_to_target(run, cell)
-        trials = sorted(records.keys() & predicted.keys())
-        if not trials:
+        speeds, _ = throughput(run, cell.batch_size)
+        predicted = figure.seconds_to_target
+        trials = sorted(records.keys() & cell.steps_to_target.keys())
+        per_row = [
+            records[trial].seconds / rows
+            for trial in trials
+            if (rows := cell.row_at_target(trial)) and records[trial].seconds > 0
+        ]
+        if not per_row or not speeds or predicted.value is None:
             continue
-        measured = [records[trial].seconds for trial in trials]
+        ratio = independent_ratio(per_row, [1 / speed for speed in speeds])
         confirmed.append(
             Confirmation(
                 batch_size=cell.batch_size,
-                predicted_seconds=_log_figure(predicted[trial] for trial in trials),
-                measured_seconds=_log_figure(measured),
-                ratio=paired_ratio(measured, [predicted[trial] for trial in trials]),
+                predicted_seconds=predicted,
+                measured_seconds=_times(predicted.value, ratio),
+                ratio=ratio,
                 fill_seconds=_log_figure(records[trial].fill_seconds for trial in trials),
             )
         )
     return tuple(confirmed)
+
+
+def _times(seconds: float, ratio: Estimate) -> Estimate:
+    """Return the seconds, multiplied by a ratio and its interval."""
+    ends = (None if end is None else seconds * end for end in (ratio.value, ratio.lo, ratio.hi))
+    value, lo, hi = ends
+    return Estimate(value=value, lo=lo, hi=hi, n=ratio.n)
 
 
 def _log_figure(values: Iterable[float | None]) -> Estimate:

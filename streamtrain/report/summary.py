@@ -59,6 +59,18 @@ def analyze(run: Run) -> Analysis:
     rows_read = sum(record.rows_read for record in run.passes)
     projected_bytes = header.memory.projected_bytes
     quarantined = [record.quarantined for record in run.passes if record.quarantined]
+    points = frontier(run, cells, judgement.choice.batch_size, judgement.target)
+    at_target = points[-1].seconds if points and points[-1].loss == judgement.target else {}
+    figures = tuple(
+        cell_figures(
+            run,
+            cell,
+            compared_at,
+            judgement.choice.slower_by.get(cell.batch_size, NOT_MEASURED),
+            at_target.get(cell.batch_size),
+        )
+        for cell in cells
+    )
     summary = Summary(
         verb=header.verb,
         command=header.command or None,
@@ -74,15 +86,7 @@ def analyze(run: Run) -> Analysis:
         holdout_loss_at_rows=compared_at.rows,
         holdout_loss_at_steps=compared_at.steps,
         holdout_loss_at_seconds=compared_at.seconds,
-        cells=tuple(
-            cell_figures(
-                run,
-                cell,
-                compared_at,
-                judgement.choice.slower_by.get(cell.batch_size, NOT_MEASURED),
-            )
-            for cell in cells
-        ),
+        cells=figures,
         frontier=tuple(
             Frontier(
                 loss=point.loss,
@@ -91,7 +95,7 @@ def analyze(run: Run) -> Analysis:
                 seconds=point.seconds[point.batch_size],
                 by_batch_size={str(size): value for size, value in point.seconds.items()},
             )
-            for point in frontier(run, cells, judgement.choice.batch_size, judgement.target)
+            for point in points
         ),
         goal=run.goal,
         growing=_growing(run, judgement.target),
@@ -100,7 +104,7 @@ def analyze(run: Run) -> Analysis:
         best_linear_loss=_model_loss(run.baseline.best_linear_loss),
         best_possible_loss=_best_possible(header.data),
         landmarks=strict(marks.to_json()),
-        confirmation=confirmations(run, cells),
+        confirmation=confirmations(run, cells, figures),
         measures=strict(run.measures),
         arms={
             rule: tuple(

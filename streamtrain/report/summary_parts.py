@@ -41,8 +41,9 @@ class CellFigures:
             reached it. Where some did not: the Kaplan-Meier median, None where fewer than half
             did, without interval.
         rows_to_target: Rows to the target loss: steps x batch_size.
-        seconds_to_target: Seconds to the target loss: rows_to_target over the rows_per_second of
-            the trial's timing repeats; the interval holds the noise of both.
+        seconds_to_target: Seconds to the target loss: the geometric mean over trials, as in the
+            last entry of `frontier`. The interval holds the noise of rows and of timings. Where a
+            trial missed the target, or no size is recommended: the median.
         slower_by: How much slower this size is than the recommended one, relatively (0.12 is
             12 %), by the mean log seconds to the target; all bounds of a run hold together with
             95 % confidence. `hi` is None where a trial missed the target.
@@ -236,9 +237,9 @@ class Confirmation:
 
     Attributes:
         batch_size: Rows of a minibatch.
-        predicted_seconds: Seconds to the target as predicted, over the trials measured.
-        measured_seconds: Seconds to the target as measured.
-        ratio: Measured over predicted.
+        predicted_seconds: The seconds_to_target of the size.
+        measured_seconds: The same rows at the seconds per row that were measured.
+        ratio: Measured seconds per row over those of the timing repeats; n counts trainings.
         fill_seconds: Seconds until the first block, in neither.
     """
 

@@ -48,10 +48,8 @@ def answer_texts(summary: Summary, cell: CellFigures) -> list[str]:
     as_text = slower_figure_text if summary.goal == "time-to-loss" else loss_above_text
     slower_by = NOTHING if chosen else as_text(cell.slower_by)
     # How sure the order is stands in the next column: seconds of few trials have wide intervals.
-    seconds = summary.typical_seconds(cell)
-    to_target = target_text(
-        summary.target_loss, replace(cell, seconds_to_target=Estimate(value=seconds))
-    )
+    seconds = Estimate(value=cell.seconds_to_target.value)
+    to_target = target_text(summary.target_loss, replace(cell, seconds_to_target=seconds))
     return [size, error, to_target, slower_by, verdict]
 
 

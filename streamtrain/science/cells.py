@@ -263,8 +263,13 @@ def throughput(run: Run, batch_size: int) -> tuple[list[float], list[float]]:
     """
     if run.rounds:
         return round_speeds(run.rounds), []
-    speeds: list[float] = []
-    waits: list[float] = []
+    timed = timed_repeats(run, batch_size).values()
+    return [speed for speed, _ in timed], [waiting for _, waiting in timed]
+
+
+def timed_repeats(run: Run, batch_size: int) -> dict[int, tuple[float, float]]:
+    """Return rows per second and the fraction of time spent waiting, by timing repeat."""
+    timed: dict[int, tuple[float, float]] = {}
     for repeat, (rows, step) in sorted(run.step_seconds.get(batch_size, {}).items()):
         streamed, delivery = run.delivery_seconds.get(repeat, (1, 0.0))
         delivery_cores = run.core_seconds.get(None, {}).get(repeat, 0.0)
@@ -273,9 +278,8 @@ def throughput(run: Run, batch_size: int) -> tuple[list[float], list[float]]:
         cores_bound = core_seconds / run.cores if delivery_cores else 0.0
         slowest = max(step, delivery * rows / streamed, cores_bound)
         if slowest > 0:
-            speeds.append(rows / slowest)
-            waits.append((slowest - step) / slowest)
-    return speeds, waits
+            timed[repeat] = rows / slowest, (slowest - step) / slowest
+    return timed
 
 
 def seconds_per_row(run: Run, cell: Cell) -> dict[int, float]:

@@ -1,27 +1,32 @@
 """The comparison of a run: its target, and the log seconds to it per size and trial."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from streamtrain.science.cells import Cell, rows_of_steps, throughput
+from streamtrain.science.cells import Cell, rows_of_steps, throughput, timed_repeats
 from streamtrain.science.crossing import first_crossing, round_up, smallest_target
 from streamtrain.science.intervals import mean, value_of
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.science.selection import DEFAULT_WITHIN, Contender, Selection, select
 from streamtrain.types import Goal
 
-#: The target is this fraction above the smallest loss, unless twice the rows improve it by more.
+#: The target is this fraction of the smallest loss above it, or of the explained variance where
+#: that is smaller, unless twice the rows improve it by more.
 TARGET_MARGIN = 0.02
 
-#: It is at most this fraction above it, however noisy the loss.
+#: It is at most this fraction of the smallest loss above it, however noisy the loss.
 MOST_MARGIN = 0.1
+
+#: A target is raised as long as it explains at least this part of what it did before.
+LEAST_EXPLAINED = 0.1
 
 #: `sweep.within` where the goal is a loss: 1 % of it, which is half a percent of the RMSE.
 DEFAULT_LOSS_WITHIN = 0.01
 
-#: Log times are averaged over this many losses, from the target to this fraction above it.
+#: Log times are averaged over this many losses, from the target to this fraction of it above it, or
+#: of the explained variance where that is smaller.
 LEVELS, LEVELS_WIDTH = 4, 0.05
 
 
@@ -95,12 +100,12 @@ def levels(run: Run, target: float) -> list[float]:
     """Return losses from the target to 5 % above it, over which the log time is averaged.
 
     The time to one level depends on the noise of a few evaluations. The mean over levels has half
-    of its deviation or less (docs/science.md §13), and is the time to about the same loss. The
-    highest level is at most a quarter of the way from the target to the loss of a constant.
+    of its deviation or less (docs/science.md §13), and is the time to about the same loss. Where
+    less than half of the variance is explained, they are 5 % of the way to the loss of a constant.
     """
     width = LEVELS_WIDTH * target
     if (constant := run.baseline.constant_loss) is not None:
-        width = min(width, max(0.0, constant - target) / 4)
+        width = min(width, LEVELS_WIDTH * max(0.0, constant - target))
     return [target + width * k / (LEVELS - 1) for k in range(LEVELS)]
 
 
@@ -141,10 +146,11 @@ def held_target(
     """Return `target`, or a higher loss that a size has reached in every trial.
 
     A target is chosen on other seeds, and fresh ones can miss it all. It is then raised to
-    `_noise_margin` above the smallest loss that a size held in each of `trials`, for all sizes
-    alike. `rates`: the learning rate of each size. Sizes that ran fewer trials than others do not
-    count. Where no size held a loss below that of the best constant in every trial, `target` stays:
-    one that the mean of the target meets is no use.
+    `margin` above the smallest loss that a size held in each of `trials`, or `_noise` where that is
+    more, for all sizes alike. `rates`: the learning rate of each size. Sizes that ran fewer trials
+    than others do not count. Where the raised target would explain less than a tenth (a choice of
+    this project) of what `target` does, or no size held a loss below that of the best constant in
+    every trial, `target` stays: one that the mean of the target nearly meets is no use.
     """
     curves = {
         size: [found[trial] for trial in trials if trial in found]
@@ -158,13 +164,32 @@ def held_target(
         if len(ran) == most > 0 and all(curve.finished for curve in ran)
     ]
     best = min(map(max, held), default=math.inf)
-    if not best < (run.baseline.constant_loss or math.inf):
+    constant = run.baseline.constant_loss or math.inf
+    if not best < constant:
         return target
-    return max(target, below_references(run, best, (1 + _noise_margin(held)) * best))
+    # half of what is explained at most, however noisy the loss
+    noise = min(_noise(held) * best, (constant - best) / 2)
+    raised = below_references(run, best, best + max(margin(best), noise))
+    if math.isfinite(constant) and constant - raised < LEAST_EXPLAINED * (constant - target):
+        return target
+    return max(target, raised)
 
 
-def _noise_margin(held: Sequence[Sequence[float]]) -> float:
-    """Return three standard deviations of the log loss over trials, from 2 % to 10 %.
+def margin(best: float) -> float:
+    """Return how far above the smallest loss a target is: 2 % of it, or of the explained variance.
+
+    The smaller of both counts: 2 % of a loss of 0.97 is most of the 3 % explained, so that any size
+    would meet such a target soon. Less than 2 % of the variance counts as that much, since
+    differences so small may be noise.
+
+    >>> round(margin(0.05), 6), round(margin(0.97), 6), round(margin(0.999), 6)
+    (0.001, 0.0006, 0.0004)
+    """
+    return TARGET_MARGIN * min(best, max(1 - best, TARGET_MARGIN))
+
+
+def _noise(held: Sequence[Sequence[float]]) -> float:
+    """Return three standard deviations of the log loss over trials, at most 10 %.
 
     Whether a size reaches a target closer to its best loss is a matter of luck. `held`: the
     smallest loss of each size and trial. The variance is the median over sizes, since the largest
@@ -176,9 +201,8 @@ def _noise_margin(held: Sequence[Sequence[float]]) -> float:
         if len(losses) > 1 and all(0 < loss < math.inf for loss in losses)
     ]
     if not variances:
-        return TARGET_MARGIN
-    noise = 3 * math.sqrt(float(np.median(variances)))
-    return min(MOST_MARGIN, max(TARGET_MARGIN, noise))
+        return 0.0
+    return min(MOST_MARGIN, 3 * math.sqrt(float(np.median(variances))))
 
 
 def below_references(run: Run, best: float, target: float) -> float:
@@ -195,9 +219,20 @@ def below_references(run: Run, best: float, target: float) -> float:
 
 
 def mean_log_cost(run: Run, batch_size: int) -> float:
-    """Return the mean of log(seconds per row) over the timing repeats; 0 without timings."""
-    speeds, _ = throughput(run, batch_size)
-    return -float(np.log(speeds).mean()) if speeds else 0.0
+    """Return the mean of log(seconds per row) over the timing repeats; 0 without timings.
+
+    A repeat that other sizes lack is left out, where there are others: a machine that is slow for
+    one repeat would count against this size alone.
+    """
+    if run.rounds:
+        speeds, _ = throughput(run, batch_size)
+        return -float(np.log(speeds).mean()) if speeds else 0.0
+    timed = timed_repeats(run, batch_size)
+    shared = _shared_repeats(run, run.step_seconds)
+    repeats = [repeat for repeat in timed if repeat in shared] or list(timed)
+    if not repeats:
+        return 0.0
+    return -float(np.log([timed[repeat][0] for repeat in repeats]).mean())
 
 
 def timing_variance(run: Run, sizes: Sequence[int]) -> float:
@@ -207,13 +242,31 @@ def timing_variance(run: Run, sizes: Sequence[int]) -> float:
     Sizes that were dropped count: they are timed in the same repeats, and what is left is the noise
     of the machine. Without them few degrees of freedom would remain, which the margins, that take
     this variance as known, would not show. In four sweeps on a busy machine the deviation without
-    them was 0.5 to 1.2 times that with them.
+    them was 0.5 to 1.2 times that with them. Sizes that are no longer timed do not count.
     """
-    per_size = [np.log(throughput(run, size)[0]) for size in sizes]
-    repeats = min((len(speeds) for speeds in per_size), default=0)
-    if repeats < 2 or len(per_size) < 2:
+    shared = _shared_repeats(run, sizes)
+    speeds = [
+        [timed[repeat][0] for repeat in sorted(shared)]
+        for size in sizes
+        if shared <= (timed := timed_repeats(run, size)).keys()
+    ]
+    if len(speeds) < 2 or len(shared) < 2:
         return 0.0
-    values = np.array([speeds[:repeats] for speeds in per_size])
+    values = np.log(speeds)
     left = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
-    degrees = (len(per_size) - 1) * (repeats - 1)
-    return float((left**2).sum()) / degrees / repeats
+    degrees = (len(values) - 1) * (len(shared) - 1)
+    return float((left**2).sum()) / degrees / len(shared)
+
+
+def _shared_repeats(run: Run, sizes: Iterable[int]) -> set[int]:
+    """Return the timing repeats of all `sizes` that are still timed.
+
+    All of these are timed in every repeat, but for the one in which a sweep was interrupted. A size
+    that failed, or took no step, has those before its first rung at most.
+    """
+    repeats = [run.step_seconds[size].keys() for size in sizes if run.step_seconds.get(size)]
+    most = max(map(len, repeats), default=0)
+    still_timed = [found for found in repeats if len(found) >= most - 1]
+    return {
+        repeat for repeat in next(iter(still_timed), ()) if all(repeat in f for f in still_timed)
+    }

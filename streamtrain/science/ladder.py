@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from streamtrain.records import PassEnded, TargetWinners, WinningRates
 from streamtrain.science.cells import Cell, make_cell, rank
 from streamtrain.science.contest import (
-    TARGET_MARGIN,
     below_references,
     contenders,
     held_target,
+    margin,
     select_among,
 )
 from streamtrain.science.flatness import best_loss, halfway, hardly_gains
@@ -161,9 +161,10 @@ def select_after(run: Run, target: float, trials: Sequence[int]) -> Selection:
 def contest_target(run: Run) -> float | None:
     """Return the loss that the trials must reach; None where nothing was learned.
 
-    It is 2 % above the smallest loss of the last rung, or the loss at half of its rows if that is
-    higher, so that a size that needs twice the rows of the best still reaches it. If the loss of a
-    linear model is between the smallest loss and this target, the target is set below that loss.
+    It is a `margin` above the smallest loss of the last rung, or the loss at half of its rows if
+    that is higher, so that a size that needs twice the rows of the best still reaches it. If the
+    loss of a linear model is between the smallest loss and this target, the target is set below
+    that loss.
     """
     if given := run.header.target_loss:
         return float(given[0])
@@ -216,10 +217,11 @@ def _has_arrived(run: Run, trial: int, rows: int) -> bool:
 
 
 def _rung_target(run: Run, trial: int) -> float | None:
-    """The loss that one learner reached by half of the rows, or 2 % above the best if higher."""
+    """The loss that one learner reached by half of the rows, or a margin above the best."""
     curves = curves_of(run, trial)
     at_half = best_loss(curves, halfway(rung_rows(run, trial)))
-    target = max((1 + TARGET_MARGIN) * best_loss(curves), at_half)
+    best = best_loss(curves)
+    target = max(best + margin(best), at_half)
     return target if math.isfinite(target) else None
 
 

@@ -65,6 +65,7 @@ class Selection:
 
     Attributes:
         batch_size: The chosen size; None where no size reached the target in half of its trials.
+        reached: Whether it reached the target in every trial; it cannot be settled otherwise.
         settled: Whether the bound of the regret is at most `within`.
         regret: How much slower the chosen size is than the best tried: `hi` is the bound; None with
             a single trial.
@@ -78,6 +79,7 @@ class Selection:
     """
 
     batch_size: int | None
+    reached: bool
     settled: bool
     regret: Estimate
     slower_by: Mapping[int, Estimate]
@@ -146,6 +148,7 @@ def select(
     if chosen is None:
         return Selection(
             batch_size=None,
+            reached=False,
             settled=False,
             regret=Estimate(value=None),
             slower_by={},
@@ -180,6 +183,7 @@ def select(
     settled = regret.hi is not None and regret.hi <= within and not chosen.censored
     return Selection(
         batch_size=chosen.batch_size,
+        reached=not chosen.censored,
         settled=settled,
         regret=regret,
         slower_by=slower_by,

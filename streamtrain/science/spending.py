@@ -104,14 +104,16 @@ def is_timed(run: Run) -> bool:
 def timing_would_tell(run: Run, selection: Selection | None) -> bool:
     """Return whether more timings are worth their time, after the trials of a sweep.
 
-    They are where the choice is not settled, the timings are a large part of why, and a block of
-    repeats fits into the budget. `selection`: the one after the last trial, if any.
+    They are where the choice is not settled, but reached the target in every trial, the timings are
+    a large part of why, and a block of repeats fits into the budget. `selection`: the one after the
+    last trial, if any.
     """
     ladder = ladder_of_run(run)
     if (
         ladder.budget_seconds is None
         or selection is None
         or selection.settled
+        or not selection.reached
         or selection.regret.hi is None
     ):
         return False

@@ -291,6 +291,38 @@ def test_a_sweep_with_a_budget_has_one_line_per_pass_and_counts_down_within_it()
     assert names == ["tuning 1", "tuning 2", "extension 1", "fresh 1", "fresh 2"]
 
 
+@pytest.mark.parametrize("mode", ["lines", "live"])
+@pytest.mark.parametrize("verbose", [False, True])
+@pytest.mark.parametrize("budget", [{"budget_seconds": 60.0}, {"budget_rows": 10 * ROWS}])
+def test_what_is_left_of_a_budget_is_called_so(monkeypatch, capsys, mode, verbose, budget):
+    """It is not how long the sweep will take. Of a budget of rows, no seconds are left."""
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        progress_module, "Console", lambda **_: Console(file=screen, force_terminal=True, width=120)
+    )
+    plan = PassPlanned(kind="tuning", trial=0, batch_sizes=1, replicas=1, passes_left=1, rows=ROWS)
+    with progress(mode, verbose=verbose) as on_record:
+        on_record(replace(started(None, lrs=[(0.1,)]), ladder=LadderInfo(**budget)))
+        on_record(plan)
+        on_record(evaluation(0, 64, 0.1, 0, seconds=1.0))
+        on_record(evaluation(0, 64, 0.1, ROWS, seconds=3.0))
+        on_record(evaluation(0, 64, 0.1, ROWS, seconds=3.0))
+    written = capsys.readouterr().err if mode == "lines" else screen.getvalue()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+    header, line = (
+        next(found for found in re.split(r"[\r\n]", text) if start in found)
+        for start in ("at batch", f"{ROWS:,}")
+    )
+    in_seconds = "budget_seconds" in budget
+    assert header.split("  ")[-1].strip() == (
+        "budget left" if in_seconds or not verbose else "left"
+    )
+    assert len(header.rstrip()) == len(line.rstrip()) or not in_seconds
+    assert line.endswith(" 57 s") == in_seconds
+    assert ("57 s of the budget left" in text) == (in_seconds and mode == "live")
+    assert "0 s left" not in text
+
+
 def test_the_time_left_counts_the_evaluations_to_come_and_not_those_before():
     """Half a second each, and a millisecond per row: at row 512 they took two thirds of the time.
 

@@ -9,7 +9,7 @@ from streamtrain.report.number_format import seconds_text
 from streamtrain.report.summary import analyze
 from streamtrain.report.text.captions import captions, confirmation_note
 from streamtrain.report.text.sentence import next_note
-from streamtrain.science.cells import seconds_to_target
+from streamtrain.science.contest import mean_log_cost
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import collect
 from tests.report.synthetic import make_records, with_measures
@@ -72,13 +72,13 @@ def test_a_confirmation_of_milliseconds_is_said_to_tell_little(factor, short):
     ids=["as predicted", "too noisy to tell", "longer"],
 )
 def test_a_measured_time_wins_and_stands_beside_one_that_differs(factor, spread):
-    """Each trial is confirmed at a multiple of its own prediction, give or take `spread`."""
+    """Each trial takes a multiple of the timed seconds per row, give or take `spread`."""
     records = with_measures(make_records((256, 1024, 4096, 65536), trials=3, target_loss=[0.05]))
     records[0]["folder"] = "runs/a"
     recommended = analyze(collect(records)).summary.recommended_cell
     run = collect(records)
     cell = next(cell for cell in analyze(run).cells if cell.batch_size == recommended.batch_size)
-    predicted = seconds_to_target(run, cell)
+    per_row = math.exp(mean_log_cost(run, cell.batch_size))
     kept = [record for record in records if record["event"] != "confirmation"]
     confirmed = [
         {
@@ -86,15 +86,15 @@ def test_a_measured_time_wins_and_stands_beside_one_that_differs(factor, spread)
             "lr": cell.lr,
             "batch_size": cell.batch_size,
             "trial": trial,
-            "seconds": factor * (1 + spread * (trial - 1)) * seconds,
+            "seconds": factor * (1 + spread * (trial - 1)) * per_row * cell.row_at_target(trial),
             "fill_seconds": 0.1,
         }
-        for trial, seconds in predicted.items()
+        for trial in cell.steps_to_target
     ]
     summary = analyze(collect([*kept[:-1], *confirmed, kept[-1]])).summary
     (found,) = summary.confirmation
     measured = seconds_text(Estimate(value=found.measured_seconds.value))
-    table = seconds_text(Estimate(value=summary.typical_seconds(recommended)))
+    table = seconds_text(Estimate(value=recommended.seconds_to_target.value))
     differs = factor == 20.0
     assert found.is_off == differs
     assert f"{measured} of training" in summary.sentence

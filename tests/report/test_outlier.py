@@ -75,3 +75,24 @@ def test_a_target_that_fresh_seeds_missed_names_the_row():
     assert "Row 24,872 of metro.csv has rain_1h = 9831.3" in reason
     assert reason.endswith("leave it out: --na-values 9831.3 --on-null drop.")
     assert not any("Row 24,872" in warning["text"] for warning in summary["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("file", "flags", "way_out"),
+    [
+        ("metro.csv", "--na-values 9831.3 --on-null drop", "leave it out"),
+        ("metro.parquet", "--transform", "limit the column with a function"),
+    ],
+)
+def test_a_recommendation_in_spite_of_the_row_comes_with_a_warning(file, flags, way_out):
+    records = make_records(trials=2, lrs=[0.001, 0.004])
+    records[1] |= {"outlier": RAIN | {"file": file, "row": 24_872}}
+    summary = summarize(records)
+    assert summary["recommendation"]["batch_size"] is not None
+    (warning,) = (found for found in summary["warnings"] if "9831.3" in found["text"])
+    assert warning["flag"] == flags
+    assert warning["text"] == (
+        f"Row 24,872 of {file} has rain_1h = 9831.3, 9,737 standard deviations from the other"
+        " held-out rows, and makes 95% of the best linear model's squared error. Losses measure"
+        f" this row more than the model. If it is wrong, {way_out}."
+    )

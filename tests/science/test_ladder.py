@@ -7,8 +7,9 @@ import pytest
 
 from data_gen import generate
 from streamtrain.config import make_config
-from streamtrain.records import LadderInfo, PassEnded
+from streamtrain.records import LadderInfo, PassEnded, StepsTimed
 from streamtrain.report.run_files import read_records
+from streamtrain.science.contest import timing_variance
 from streamtrain.science.ladder import (
     FACTORS,
     FIRST_ROWS,
@@ -18,6 +19,8 @@ from streamtrain.science.ladder import (
     next_trial,
 )
 from streamtrain.science.run_log import Run, collect
+from streamtrain.science.selection import Contender, select
+from streamtrain.science.spending import timing_would_tell
 from tests.run.whole_runs import run_sweep
 from tests.science.runs import add_curve, make_header
 
@@ -128,3 +131,40 @@ def test_no_trial_and_no_rung_is_shorter_than_a_minibatch_of_the_largest_size():
     plan = next_rung(Run(header=replace(large, ladder=LadderInfo())))
     assert plan is not None
     assert plan.rows == 2**20
+
+
+def test_steps_are_timed_again_only_where_that_could_settle_the_choice():
+    """Size 64 is 5 % faster in every trial, and timings are off by 30 %."""
+    run = Run(
+        header=replace(
+            make_header((64, 256), lr=0.1, trials=1), ladder=LadderInfo(budget_seconds=60)
+        )
+    )
+    errors = itertools.cycle([0.7, 1.3, 1.0, 1.3, 0.7])
+    for repeat in range(5):
+        for size in (64, 256):
+            run.add(StepsTimed(batch_size=size, repeat=repeat, rows=1000, seconds=next(errors)))
+    deviation = (2 * timing_variance(run, (64, 256))) ** 0.5
+    assert deviation > 0.1
+    logs = {64: {0: 1.0, 1: 2.0, 2: 3.0}, 256: {0: 1.05, 1: 2.05, 2: 3.06}}
+
+    def selected(missed, timing):
+        found = [
+            Contender(
+                batch_size=size,
+                log_seconds={trial: value for trial, value in by_trial.items() if trial != missed},
+                censored={missed: by_trial[missed]} if missed in by_trial else {},
+            )
+            for size, by_trial in logs.items()
+        ]
+        return select(found, within=0.2, timing_variance=timing)
+
+    doubtful = selected(None, deviation**2 / 2)
+    assert doubtful.reached
+    assert not doubtful.settled
+    assert timing_would_tell(run, doubtful)
+    assert not timing_would_tell(run, selected(None, 0.0))
+    missed = selected(2, deviation**2 / 2)
+    assert (missed.batch_size, missed.reached, missed.settled) == (64, False, False)
+    assert missed.regret.hi is not None
+    assert not timing_would_tell(run, missed)

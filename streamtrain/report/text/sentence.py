@@ -161,7 +161,7 @@ def _training_seconds(summary: Summary, chosen: CellFigures) -> str:
     Where the table has noticeably other seconds, the predicted ones, both are given: alone, the
     second figure would look like a contradiction.
     """
-    seconds = summary.typical_seconds(chosen)
+    seconds = chosen.seconds_to_target.value
     predicted = seconds_text(Estimate(value=seconds))
     confirmed = summary.confirmed(chosen)
     if confirmed is None or confirmed.measured_seconds.value is None:
