@@ -67,9 +67,21 @@ DOORS = {
 DEFERRED = {
     "cluster.runner": ("cluster.choice",),
     "report.pages": ("report.write",),
+    "run.measure": ("report.dry_run",),
+    "run.sweep": ("api",),
     "storage.imported": ("storage.dataset",),
     "storage.zarr.zarr_reader": ("storage.dataset", "storage.manifest", "storage.readers"),
     "storage.zarr.zarr_writer": ("storage.write.writer",),
+    "training.cuda_engine": ("training.engine_choice",),
+    "training.cuda_fit": ("training.engine_choice",),
+    "training.device_choice": ("run.faster_device",),
+    "training.factory": ("training.engine_choice",),
+    "training.model_io": ("api",),
+    "training.network": ("training.fitted_model",),
+    "training.torch": ("training.model",),
+    "training.torch.device_feed": ("training.engine_choice",),
+    "training.torch.shared_rows": ("training.engine_choice",),
+    "training.torch.torch_engine": ("training.engine_choice",),
 }
 
 

@@ -18,7 +18,6 @@ from streamtrain.base.words import plural
 from streamtrain.cluster.choice import is_wanted
 from streamtrain.config import Config, TrainConfig
 from streamtrain.records import UntilFlat
-from streamtrain.run.measure import with_reserve
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.shared_facts import NO_LAST_ROW
 from streamtrain.run.sweep_plan import plan_sweep
@@ -68,6 +67,8 @@ def plan_run(config: Config, verb: str) -> Json:
         sizes, rates = _train_sizes(config.train), (config.train.rate,)
         learners = trials = 1
     else:
+        from streamtrain.run.measure import with_reserve
+
         started = time.perf_counter()
         plan = plan_sweep(config)
         prepared, ladder = plan.prepared, plan.ladder

@@ -15,10 +15,15 @@ from streamtrain.base.budget import default_readers
 from streamtrain.base.units import format_count, format_seconds
 from streamtrain.config import TrainConfig
 from streamtrain.errors import StreamTrainError, first_line
-from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.cuda_fit import fits
 from streamtrain.training.engine import Engine
-from streamtrain.training.engine_choice import ENGINES, choose_engine, running, share_block
+from streamtrain.training.engine_choice import (
+    ENGINES,
+    check_engine,
+    choose_engine,
+    running,
+    share_block,
+)
 from streamtrain.training.model import Model, initial_parameters
 from streamtrain.training.torch.device_feed import train_device
 
@@ -129,8 +134,7 @@ def _seconds(
         running(engines, train.threads or default_readers()),
     ):
         for engine in engines:
-            if isinstance(engine, CudaEngine):
-                engine.check()
+            check_engine(engine)
         shared = share_block(engines)
         taken: list[float] = []
         for _ in range(1 + REPEATS):  # the first one compiles
