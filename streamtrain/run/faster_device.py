@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from streamtrain.run.prepare import NO_LAST_ROW, Prepared
 from streamtrain.training.checkpointing import Checkpointer
-from streamtrain.training.gpu_presence import is_cpu
+from streamtrain.training.device_choice import gpu_candidate, measure_devices
 
 
 def with_faster_device(
@@ -24,10 +24,6 @@ def with_faster_device(
     where there is no GPU, or where a run is resumed: that keeps its engine.
     """
     train = prepared.config.train
-    if is_cpu(train.device):
-        return prepared
-    from streamtrain.training.device_choice import gpu_candidate, measure_devices
-
     candidate = gpu_candidate(train, prepared.model)
     if candidate is None:
         return prepared
