@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamtrain.api import SweepResult, TrainResult, load_model, sweep, train
+    from streamtrain.api import SweepResult, TrainResult, sweep, train
     from streamtrain.errors import (
         CheckFailed,
         ConfigError,
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from streamtrain.regressor import Regressor
     from streamtrain.stream.torch_stream import Stream, open_stream
+    from streamtrain.training.model_io import load_model
 
 __version__ = "0.1.0"
 
@@ -31,7 +32,7 @@ _EXPORTS = {
     "SweepResult": "streamtrain.api",
     "train": "streamtrain.api",
     "TrainResult": "streamtrain.api",
-    "load_model": "streamtrain.api",
+    "load_model": "streamtrain.training.model_io",
     "Regressor": "streamtrain.regressor",
     "StreamTrainError": "streamtrain.errors",
     "ConfigError": "streamtrain.errors",

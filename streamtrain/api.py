@@ -7,8 +7,9 @@ take a whole Config and an open folder.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from streamtrain.base.atomic_files import make_folder
 from streamtrain.base.interrupt import Interrupt
@@ -22,29 +23,25 @@ from streamtrain.report.run_files import kept_summary, naming_damage
 from streamtrain.report.write import write_report
 from streamtrain.run.directory import CHECKPOINTS, RunDirectory
 from streamtrain.run.environment import environment
-from streamtrain.run.open_run import new_folder, open_run
-from streamtrain.run.predict import evaluate, predict
-from streamtrain.run.sweep import sweep as sweep_records
+from streamtrain.run.open_run import open_run
 from streamtrain.run.train import train as train_records
 from streamtrain.training.checkpoint import list_checkpoints
-from streamtrain.training.model import Network
-from streamtrain.training.model_io import load_model, save_model
+from streamtrain.training.fitted_model import FittedModel, save_model
 from streamtrain.training.usual_torch import usual_torch
 from streamtrain.types import Json
+
+if TYPE_CHECKING:
+    from streamtrain.training.network import Network
 
 __all__ = [
     "CHECKPOINTS",
     "SweepResult",
     "TrainResult",
-    "evaluate",
     "list_checkpoints",
-    "load_model",
     "naming_damage",
-    "new_folder",
     "open_run",
     "plan_run",
     "plan_text",
-    "predict",
     "run_sweep",
     "run_train",
     "sweep",
@@ -88,7 +85,7 @@ class SweepResult:
         return f"<SweepResult {self.out}: {self.summary['sentence']}>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """The folder of a run, its summary, and the trained model, which takes raw features.
 
@@ -97,8 +94,13 @@ class TrainResult:
 
     out: Path
     summary: Json
-    model: Network
+    trained: "FittedModel | Network"
     already_complete: bool = False
+
+    @cached_property
+    def model(self) -> "Network":
+        """The model as a torch module, which is made when it is first asked for."""
+        return self.trained.network() if isinstance(self.trained, FittedModel) else self.trained
 
 
 def _ignore_note(note: str) -> None:
@@ -134,6 +136,9 @@ def run_sweep(
         run.check_config("sweep", config)
         if run.finished:
             return SweepResult(out=out, summary=kept_summary(out), already_complete=True)
+        # imports torch before the run starts, so that it does not count towards the peak of memory
+        from streamtrain.run.sweep import sweep as sweep_records
+
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, notify=on_note))
         metadata = {"command": command, "folder": str(out), "env": environment()}
         with choose_runner(
@@ -165,9 +170,11 @@ def run_train(
     with hiding_in_errors(secrets):
         run.check_config("train", config)
         if run.finished:
+            from streamtrain.training.model_io import load_model
+
             model = load_model(out, model=config.model.factory)
             return TrainResult(
-                out=out, summary=kept_summary(out), model=model, already_complete=True
+                out=out, summary=kept_summary(out), trained=model, already_complete=True
             )
         metadata = {"command": command, "folder": str(out), "env": environment()}
         with choose_runner(
@@ -180,7 +187,7 @@ def run_train(
                 save_model(trained.best, make_folder(out / "best", within=out), within=out)
             save_model(trained.last, out)
             summary = write_report(run.records, out, pictures=report, drawing=drawing)
-        return TrainResult(out=out, summary=summary, model=trained.last.eval())
+        return TrainResult(out=out, summary=summary, trained=trained.last)
 
 
 def sweep(
@@ -314,7 +321,7 @@ def train(
     cluster: str | None = None,
     max_failures: int | None = None,
     min_workers: int | None = None,
-) -> Network:
+) -> "Network":
     """Train a model on a data set, and return a torch module.
 
     The module maps raw features (rows, features) to predictions (rows, 1). `path`, `out`, `resume`,

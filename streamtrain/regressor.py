@@ -23,10 +23,10 @@ from streamtrain.records import Record, ReplicaEnded
 from streamtrain.run.passes import run_pass
 from streamtrain.run.predict import predicted
 from streamtrain.run.prepare import prepare
-from streamtrain.run.train import network_of
+from streamtrain.run.train import fitted_model
 from streamtrain.storage.write.writer import Layout, write_dataset
 from streamtrain.training.batch_schedule import later_stages, with_sizes
-from streamtrain.training.model import Network
+from streamtrain.training.network import Network
 from streamtrain.training.usual_torch import usual_torch
 
 #: Rows per span of the temporary data set.
@@ -160,7 +160,8 @@ class Regressor(RegressorMixin, BaseEstimator):
         for record in records:
             if isinstance(record, ReplicaEnded) and record.outcome != "finished":
                 raise ValueError(f"training ended early: {record.outcome}. Try a smaller lr.")
-        self.model_: Network = network_of(prepared, learner.engine.model_parameters()[0]).eval()
+        fitted = fitted_model(prepared, learner.engine.model_parameters()[0])
+        self.model_: Network = fitted.network()
         self.n_features_in_ = len(self.model_.features)
         self.feature_names_in_ = np.array(self.model_.features, dtype=object)
         return self

@@ -67,9 +67,20 @@ DOORS = {
 DEFERRED = {
     "cluster.runner": ("cluster.choice",),
     "report.pages": ("report.write",),
+    "run.measure": ("report.dry_run",),
+    "run.sweep": ("api",),
     "storage.imported": ("storage.dataset",),
     "storage.zarr.zarr_reader": ("storage.dataset", "storage.manifest", "storage.readers"),
     "storage.zarr.zarr_writer": ("storage.write.writer",),
+    "training.cuda_engine": ("training.engine_choice",),
+    "training.cuda_fit": ("training.device_choice", "training.engine_choice"),
+    "training.factory": ("training.engine_choice",),
+    "training.model_io": ("api",),
+    "training.network": ("training.fitted_model",),
+    "training.torch": ("training.model",),
+    "training.torch.device_feed": ("training.device_choice", "training.engine_choice"),
+    "training.torch.shared_rows": ("training.engine_choice",),
+    "training.torch.torch_engine": ("training.engine_choice",),
 }
 
 

@@ -189,7 +189,7 @@ def test_results_and_models_are_pickled(data, trained, tmp_path):
         assert copy.batch_size == result.batch_size
         assert repr(copy) == repr(result)
     x = id_rows(20)[:, :4]
-    whole = TrainResult(out=folder, summary={}, model=model)
+    whole = TrainResult(out=folder, summary={}, trained=model)
     sent = pickle.loads(pickle.dumps(whole))
     assert sent.out == folder
     assert np.array_equal(sent.model.predict(x), model.predict(x))

@@ -300,10 +300,10 @@ def _train(folder: Path, seconds: float) -> tuple[bool, str]:
 
 
 def _predict(folder: Path, seconds: float) -> tuple[bool, str]:
-    from streamtrain import api
+    from streamtrain.run.predict import evaluate, predict
 
-    counts = api.predict(folder / "run", str(folder / "data"), folder / "p.parquet")
-    loss = api.evaluate(folder / "run", str(folder / "data"))["loss"]
+    counts = predict(folder / "run", str(folder / "data"), folder / "p.parquet")
+    loss = evaluate(folder / "run", str(folder / "data"))["loss"]
     ok = counts["rows"] == _ROWS and loss < _LEARNED
     return ok, f"{counts['rows']:,} predictions from the saved model, loss {loss:.4f}"
 

@@ -273,7 +273,9 @@ def _flags_class(name: str, table: Mapping[str, str]) -> type:
             show_default=(lambda _, shown=shown: shown) if shown else False,
         )
         fields.append((flag, Annotated[_type(flag, info), parameter], field(default=None)))
-    cls = make_dataclass(name, fields, frozen=True, kw_only=True)
+    # with a docstring, or `dataclass` would compose one from the text of all annotations
+    namespace = {"__doc__": "Flags of the command line; None means that one was not given."}
+    cls = make_dataclass(name, fields, namespace=namespace, frozen=True, kw_only=True)
     cls.__module__ = __name__  # Cyclopts looks annotations up in the class's module
     return Parameter(name="*")(cls)
 

@@ -65,14 +65,15 @@ def predict(
     output: Output = Output(),
 ) -> None:
     """Write a trained model's predictions as Parquet or CSV, with row ids."""
-    from streamtrain import api
+    from streamtrain.run.open_run import new_folder
+    from streamtrain.run.predict import predict as write_predictions
 
     with ExitStack() as stack:
-        folder = Path() if out else stack.enter_context(api.new_folder("predict"))
+        folder = Path() if out else stack.enter_context(new_folder("predict"))
         file = folder / (out or "predictions.parquet")
         stack.enter_context(plain_warnings(quiet=output.quiet))
         stack.enter_context(writing(file))
-        counts = api.predict(
+        counts = write_predictions(
             Path(model),
             data,
             file,
@@ -105,10 +106,10 @@ def evaluate(
     output: Output = Output(),
 ) -> None:
     """Show the errors of a trained model on a data set that it was not trained on."""
-    from streamtrain import api
+    from streamtrain.run.predict import evaluate as compute_errors
 
     with plain_warnings(quiet=output.quiet):
-        document = api.evaluate(
+        document = compute_errors(
             Path(model),
             data,
             model=code,

@@ -18,7 +18,6 @@ from streamtrain.base.words import plural
 from streamtrain.cluster.choice import is_wanted
 from streamtrain.config import Config, TrainConfig
 from streamtrain.records import UntilFlat, stages_text
-from streamtrain.run.measure import with_reserve
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.shared_facts import NO_LAST_ROW
 from streamtrain.run.sweep_plan import plan_sweep
@@ -70,6 +69,8 @@ def plan_run(config: Config, verb: str) -> Json:
         sizes, rates = _train_sizes(chosen), (config.train.rate,)
         learners = trials = 1
     else:
+        from streamtrain.run.measure import with_reserve
+
         started, chosen = time.perf_counter(), None
         plan = plan_sweep(config)
         prepared, ladder = plan.prepared, plan.ladder

@@ -5,8 +5,8 @@ separate process, such an abort does not lose the result of a run under a memory
 memory does not count towards the run's peak.
 
 The processes start early and load the engine while the charts are prepared, or while a command
-imports torch. Then they draw them. They also bundle the scripts of the page, unless an earlier
-report has left them in the user's cache folder.
+imports its libraries. Then they draw them. They also bundle the scripts of the page, unless an
+earlier report has left them in the user's cache folder.
 """
 
 import base64

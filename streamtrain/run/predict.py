@@ -22,9 +22,9 @@ from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.store_options import make_storage
 from streamtrain.storage.write.predictions import PredictionWriter
 from streamtrain.stream.transform import Transform, load_transform
-from streamtrain.training.model import Network
 from streamtrain.training.model_file import check_named
 from streamtrain.training.model_io import load_model, predict_rows
+from streamtrain.training.network import Network
 from streamtrain.types import AS_FOUND, Dataset, Json, Reading, Storage
 
 OnBad = Literal["error", "drop"]

@@ -42,14 +42,17 @@ from streamtrain.stream.survey import (
 )
 from streamtrain.stream.window import shuffle_few_rows
 from streamtrain.training.batch_schedule import Stage
-from streamtrain.training.cuda_engine import CudaEngine
-from streamtrain.training.engine import AccumulatingEngine
-from streamtrain.training.engine_choice import ENGINES, choose_engine, make_model
+from streamtrain.training.engine import PART_ROWS, AccumulatingEngine
+from streamtrain.training.engine_choice import (
+    ENGINES,
+    check_engine,
+    choose_engine,
+    make_model,
+)
 from streamtrain.training.fingerprint import array_hash, config_fingerprint
 from streamtrain.training.fused_engine import gradient_slots, one_blas_thread
 from streamtrain.training.learner import Learner
 from streamtrain.training.model import Model, initial_parameters
-from streamtrain.training.torch.torch_engine import PART_ROWS
 from streamtrain.training.until_flat import limits_until_flat
 from streamtrain.types import Dataset, Json, Standardization
 
@@ -341,8 +344,7 @@ def take_few_steps(prepared: Prepared, sizes: tuple[int, ...], rates: tuple[floa
     with one_blas_thread():
         for size in sizes or (len(rows),):
             engine = prepared.learner(size, rates, 0).engine
-            if isinstance(engine, CudaEngine):
-                engine.check()
+            check_engine(engine)
             engine.advance(rows, 0, len(rows))
             engine.finish_epoch()
             engine.evaluate(rows)

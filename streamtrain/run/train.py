@@ -14,7 +14,7 @@ from streamtrain.run.run_records import RunLifetime
 from streamtrain.run.timing import measure_throughput
 from streamtrain.training.batch_schedule import all_stages, later_stages, with_sizes
 from streamtrain.training.checkpointing import Checkpointer
-from streamtrain.training.model import Network
+from streamtrain.training.fitted_model import FittedModel
 from streamtrain.types import Json
 
 
@@ -26,8 +26,8 @@ class Trained:
     no rows are held out).
     """
 
-    last: Network
-    best: Network | None
+    last: FittedModel
+    best: FittedModel | None
 
 
 def train(
@@ -80,25 +80,24 @@ def train(
     )
     best_RP = learner.best_parameters
     return Trained(
-        last=network_of(prepared, learner.engine.model_parameters()[0]),
-        best=None if best_RP is None else network_of(prepared, best_RP[0]),
+        last=fitted_model(prepared, learner.engine.model_parameters()[0]),
+        best=None if best_RP is None else fitted_model(prepared, best_RP[0]),
     )
 
 
-def network_of(prepared: Prepared, parameters_P: np.ndarray) -> Network:
+def fitted_model(prepared: Prepared, parameters_P: np.ndarray) -> FittedModel:
     """Return the model of a replica's flat parameters (P,), with normalisation folded in.
 
     It maps raw features to predictions in the target's units.
     """
     source = prepared.source
-    network = Network(
-        prepared.model.for_trial(prepared.config.order.seed, 0),
-        prepared.standard,
-        source.dataset.features,
-        source.dataset.target,
+    return FittedModel(
+        shape=prepared.model.for_trial(prepared.config.order.seed, 0),
+        parameters_P=parameters_P,
+        standard=prepared.standard,
+        features=source.dataset.features,
+        target=source.dataset.target,
         fill=source.fill,
         transform=None if source.transform is None else source.transform.record(),
         datetime=prepared.config.data.datetime,
     )
-    network.load_flat(parameters_P)
-    return network

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from streamtrain.storage.zarr.zarr_reader import ZarrForward
 
 _CACHED_SHARDS = 256
+
+#: The rows of a data set of at most this many values stay in memory once they are decoded, 2 MiB.
+#: A small table is read for thousands of epochs, and decoding takes a third of its delivery.
+KEPT_VALUES = 2**18
+
 _KEPT_BUFFERS = 8
 _MAX_BUFFER_BYTES = 2**26
 
@@ -43,8 +48,10 @@ class Readers:
     counts the reads from object stores so far.
     """
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset, *, keeps_rows: bool = False):
+        """`keeps_rows`: keep the rows of a small data set in local Parquet files."""
         self._dataset = dataset
+        self._keeps_rows = keeps_rows and dataset.num_rows * len(dataset.columns) <= KEPT_VALUES
         self.traffic = Traffic()
         self._reader = lru_cache(_CACHED_SHARDS)(self._open)
         # shards whose footer was validated, and URLs of those whose page headers were
@@ -106,6 +113,7 @@ class Readers:
             validated=shard in self._validated,
             validated_pages=self._validated_pages,
             traffic=self.traffic,
+            keeps_rows=self._keeps_rows,
         )
         self._validated.add(shard)
         return reader

@@ -67,7 +67,7 @@ def open_source(
     cannot be used, and ResourceError when the list of held-out rows exceeds `fetch.memory`, or the
     machine's default budget if that is unset.
     """
-    readers: Readers | TransformedReaders = Readers(dataset)
+    readers: Readers | TransformedReaders = Readers(dataset, keeps_rows=True)
     transform = None
     if config.data.transform is not None:
         transform = load_transform(config.data.transform, dataset.features)

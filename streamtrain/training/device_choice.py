@@ -15,12 +15,16 @@ from streamtrain.base.budget import default_readers
 from streamtrain.base.units import format_count, format_seconds
 from streamtrain.config import TrainConfig
 from streamtrain.errors import StreamTrainError, first_line
-from streamtrain.training.cuda_engine import CudaEngine
-from streamtrain.training.cuda_fit import fits
 from streamtrain.training.engine import Engine
-from streamtrain.training.engine_choice import ENGINES, choose_engine, running, share_block
+from streamtrain.training.engine_choice import (
+    ENGINES,
+    check_engine,
+    choose_engine,
+    running,
+    share_block,
+)
+from streamtrain.training.gpu_presence import is_cpu
 from streamtrain.training.model import Model, initial_parameters
-from streamtrain.training.torch.device_feed import train_device
 
 #: A run that the CPU trains in less time stays there: compiling for a GPU takes that long.
 SHORT_SECONDS = 30.0
@@ -50,10 +54,13 @@ def gpu_candidate(train: TrainConfig, model: Model) -> str | None:
 
     None where the options decide, or where there is no GPU.
     """
-    if train.device != "auto" or train.engine == "torch":
+    if train.device != "auto" or train.engine == "torch" or is_cpu(train.device):
         return None
+    from streamtrain.training.cuda_fit import fits
+    from streamtrain.training.torch.device_feed import train_device
+
     device = train_device(train.device)
-    if device.type == "cpu" or choose_engine(train, model)[0] != "fused":
+    if choose_engine(train, model)[0] != "fused":
         return None
     if not fits(model, device):
         return "fused-cuda"
@@ -75,6 +82,8 @@ def measure_devices(
     Each batch size has a learner of `replicas`. A run ends after `rows` rows of each learner, or
     after `seconds`; where the CPU takes less than `SHORT_SECONDS`, the GPU is not measured.
     """
+    from streamtrain.training.torch.device_feed import train_device
+
     device = train_device(train.device)
     count = max(LEAST_ROWS, min(MOST_ROWS, max(sizes)))
     block = np.random.default_rng(0).standard_normal((count, model.num_features + 1))
@@ -129,8 +138,7 @@ def _seconds(
         running(engines, train.threads or default_readers()),
     ):
         for engine in engines:
-            if isinstance(engine, CudaEngine):
-                engine.check()
+            check_engine(engine)
         shared = share_block(engines)
         taken: list[float] = []
         for _ in range(1 + REPEATS):  # the first one compiles

@@ -11,6 +11,10 @@ from streamtrain.errors import DataError
 #: Adam's epsilon, the same as torch's.
 ADAM_EPSILON = 1e-8
 
+#: Rows per forward pass on the CPU where torch computes it. A larger minibatch is taken in parts,
+#: so that activations stay in the cache.
+PART_ROWS = 4_096
+
 
 class Engine(Protocol):
     """Trains R models (replicas) in lock-step on the same minibatches, one per learning rate.

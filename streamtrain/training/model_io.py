@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
-from streamtrain.base.atomic_files import write_atomically
 from streamtrain.errors import ConfigError, DataError, StreamTrainError, first_line
 from streamtrain.training.factory import load_factory
-from streamtrain.training.model import Model, Network, Shape
+from streamtrain.training.model import Model, Shape
 from streamtrain.training.model_file import (
     SavedModel,
     check_named,
@@ -31,31 +30,9 @@ from streamtrain.training.model_file import (
     read_model_file,
     read_tensor_header,
 )
+from streamtrain.training.network import Network
 from streamtrain.training.usual_torch import usual_torch
 from streamtrain.types import Standardization
-
-
-def save_model(network: Network, folder: Path, *, within: Path | None = None) -> None:
-    """Write `model.safetensors` and `model.json` to a folder, each atomically, the JSON last.
-
-    Of a factory only the name is stored: its code belongs to the user. `within`: see `open_folder`.
-    """
-    tensors = {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in network.state_dict().items()
-    }
-    model = network.shape.to_json()
-    about = {
-        "schema_version": 1,
-        **(model if isinstance(network.shape, Shape) else {"factory": model}),
-        "features": list(network.features),
-        "target": network.target,
-        "transform": network.transform,
-        "datetime": network.datetime,
-    }
-    write_atomically(folder / "model.safetensors", save(tensors), within=within)
-    content = json.dumps(about, indent=2).encode() + b"\n"
-    write_atomically(folder / "model.json", content, within=within)
 
 
 @usual_torch()

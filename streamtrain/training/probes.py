@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch.func import functional_call, grad, jvp, vmap
 
-from streamtrain.training.model import ACTIVATIONS, Model, Shape, double, views
+from streamtrain.training.model import Model, Shape
+from streamtrain.training.network import double
+from streamtrain.training.torch.perceptron import ACTIVATIONS, views
 
 #: Rows per evaluation. More rows are taken in parts, so that activations stay small.
 PART_ROWS = 16_384

@@ -1,9 +1,12 @@
 """Torch with its usual settings, whatever the caller has set."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @contextmanager
@@ -11,8 +14,14 @@ def usual_torch() -> Iterator[None]:
     """Suspend the caller's inference mode, `no_grad`, autocast and default device in this block.
 
     These belong to a thread, so other threads are not affected. The default dtype belongs to the
-    process: it is not changed, and tensors are made with an explicit dtype.
+    process: it is not changed, and tensors are made with an explicit dtype. Where torch is not
+    imported yet, nothing has been set, and it is not imported here.
     """
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -26,11 +35,13 @@ def usual_torch() -> Iterator[None]:
 
 
 @contextmanager
-def torch_settings(device: torch.device, threads: int, *, tf32: bool) -> Iterator[None]:
+def torch_settings(device: "torch.device", threads: int, *, tf32: bool) -> Iterator[None]:
     """Set torch's device, threads and precision for a run in this block.
 
     Threads and precision belong to the process, and are restored on leaving.
     """
+    import torch
+
     old_threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     with ExitStack() as stack:
         if device.type == "cuda":

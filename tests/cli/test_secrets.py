@@ -12,6 +12,7 @@ import pytest
 import data_gen
 import streamtrain
 from streamtrain.base.redact import Secrets, hiding_in_errors
+from streamtrain.run.predict import evaluate, predict
 
 MARK = "zq9MARKED"
 QUERY = f"X-Amz-Date=20260101&X-Amz-Signature={MARK}%2Fsigned&sig={MARK}0"
@@ -197,8 +198,8 @@ def test_no_cause_of_an_exception_shows_a_query(data, tmp_path, link):
     streamtrain.train(data, out=run, max_rows=256, batch_size=64, memory="1GiB")
     missing = link.replace("e.parquet", "none.parquet")
     calls = {
-        "predict": lambda: streamtrain.api.predict(run, missing, tmp_path / "p.parquet"),
-        "evaluate": lambda: streamtrain.api.evaluate(run, missing),
+        "predict": lambda: predict(run, missing, tmp_path / "p.parquet"),
+        "evaluate": lambda: evaluate(run, missing),
         "Regressor": lambda: streamtrain.Regressor(memory="1GiB").fit(missing),
     }
     for name, call in calls.items():

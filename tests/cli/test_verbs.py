@@ -375,7 +375,7 @@ def test_without_a_report_train_imports_only_what_it_needs_and_report_makes_the_
 import sys
 from streamtrain.cli.main import run
 code = run({words!r})
-heavy = ["altair", "distributed", "scipy.optimize", "vl_convert", "zarr"]
+heavy = ["altair", "distributed", "scipy.optimize", "torch", "vl_convert", "zarr"]
 print([name for name in [*heavy, "streamtrain.cluster.runner"] if name in sys.modules], code)
 """
     said = subprocess.run(

@@ -11,10 +11,10 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 import traceback
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ def hasten() -> None:
     os.fsync = lambda file: None
     api.write_report = lambda records, out, **_: {}
     for verb in ("train", "sweep"):
-        sys.modules[f"streamtrain.run.{verb}"].measure_throughput = lambda *_, **__: None
+        import_module(f"streamtrain.run.{verb}").measure_throughput = lambda *_, **__: None
     checkpointing.MAX_SAVE_OVERHEAD = math.inf
 
 

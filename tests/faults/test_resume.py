@@ -13,6 +13,7 @@ import time
 import warnings
 from contextlib import nullcontext, suppress
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from threading import Event
 
@@ -73,7 +74,7 @@ def quick(monkeypatch):
     """
     for verb in ("train", "sweep"):
         monkeypatch.setattr(
-            sys.modules[f"streamtrain.run.{verb}"], "measure_throughput", lambda *_, **__: None
+            import_module(f"streamtrain.run.{verb}"), "measure_throughput", lambda *_, **__: None
         )
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(checkpointing, "MAX_SAVE_OVERHEAD", math.inf)

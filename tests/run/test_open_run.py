@@ -114,14 +114,14 @@ def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path, monkeypat
             api.open_run("train", make_config({}), None, resume)
     with (
         pytest.raises(ResourceError, match=r"runs/predict-.*: cannot be written"),
-        api.new_folder("predict"),
+        open_run.new_folder("predict"),
     ):
         pass
 
 
 def test_predictions_made_together_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with api.new_folder("predict") as one, api.new_folder("predict") as two:
+    with open_run.new_folder("predict") as one, open_run.new_folder("predict") as two:
         assert (one.name.rpartition("-")[2], two.name.rpartition("-")[2]) == ("1", "2")
         (two / "predictions.csv").write_text("row_id,prediction\n")
     assert os.listdir("runs") == [two.name]

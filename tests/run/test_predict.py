@@ -17,8 +17,9 @@ from streamtrain.errors import ConfigError, DataError
 from streamtrain.run import predict as scoring
 from streamtrain.storage.moments import Moments
 from streamtrain.storage.write.predictions import PredictionWriter
-from streamtrain.training.model import Network, Shape
-from streamtrain.training.model_io import save_model
+from streamtrain.training.fitted_model import save_model
+from streamtrain.training.model import Shape
+from streamtrain.training.network import Network
 from streamtrain.types import Standardization
 
 ROWS = 5000

@@ -19,7 +19,7 @@ from streamtrain.records import Evaluation
 from streamtrain.report.dry_run import _Cost, plan_run
 from streamtrain.run.prepare import prepare
 from streamtrain.run.timing import timing_seconds
-from streamtrain.run.train import network_of, train
+from streamtrain.run.train import fitted_model, train
 from streamtrain.storage.write.ingest import ingest
 from streamtrain.training.fused_engine import FusedEngine
 from streamtrain.training.model_io import predict_rows
@@ -287,7 +287,7 @@ def test_a_loss_is_in_units_of_the_targets_variance_whatever_the_model_sees(data
     learner = prepared.learner(64, (0.01,), 0)
     (first,) = learner.consume(prepared.evaluation[:0], ends_epoch=False)
     raw = prepared.evaluation.astype(float) / prepared.standard.scale + prepared.standard.mean
-    network = network_of(prepared, learner.engine.model_parameters()[0])
+    network = fitted_model(prepared, learner.engine.model_parameters()[0]).network()
     errors = raw[:, -1] - predict_rows(network, raw[:, :-1])
     assert first.holdout_rmse == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)
     best_constant = prepared.baselines.best_constant_loss
@@ -472,8 +472,8 @@ def test_the_model_that_train_delivers_is_the_one_that_was_judged(data, average)
     prepared = prepare(config, learners=1, rates=1)
     raw = prepared.evaluation.astype(float) / prepared.standard.scale + prepared.standard.mean
     for network, record in (
-        (trained.last, losses[-1]),
-        (trained.best, min(losses, key=lambda record: record.holdout_loss)),
+        (trained.last.network(), losses[-1]),
+        (trained.best.network(), min(losses, key=lambda record: record.holdout_loss)),
     ):
         errors = raw[:, -1] - predict_rows(network, raw[:, :-1])
         assert record.holdout_rmse == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)

@@ -3,6 +3,7 @@
 The error has the file, the rows, the cause and the next move.
 """
 
+import os
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import zarr
 from data_gen import generate
 from streamtrain.errors import DataError
 from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.parquet.parquet_reader import ParquetReader
 from streamtrain.storage.readers import Readers
 from streamtrain.types import Format
 
@@ -143,3 +145,64 @@ def test_columns_in_another_order_are_read_from_a_part_of_a_large_row_group(tmp_
     dataset = open_shards(str(tmp_path / "t.parquet"), features=["b", "a"], target="y")
     found = Readers(dataset).read(0, 70_000, 70_002)
     np.testing.assert_array_equal(found, [[70_001, 70_002], [70_000.5, 70_001.5], [70_000, 70_001]])
+
+
+def count_decoded(monkeypatch) -> list[tuple[int, int]]:
+    """Return the ranges that readers of Parquet decode from now on."""
+    decode, ranges = ParquetReader._read, list[tuple[int, int]]()
+
+    def counted(self, columns, decoded_type, start, stop):
+        ranges.append((start, stop))
+        return decode(self, columns, decoded_type, start, stop)
+
+    monkeypatch.setattr(ParquetReader, "_read", counted)
+    return ranges
+
+
+def test_kept_rows_are_decoded_once_and_read_only(tmp_path: Path, monkeypatch) -> None:
+    dataset = generate(tmp_path / "data", rows=2000, span_rows=1000)
+    kept, plain = Readers(dataset, keeps_rows=True), Readers(dataset)
+    ranges = [(0, 1000), (1000, 2000)]
+    expected = {rows: np.stack(plain.read(0, *rows)) for rows in ranges}
+    decoded = count_decoded(monkeypatch)
+    for rows in [*ranges, *ranges, *ranges]:
+        columns = kept.read(0, *rows)
+        np.testing.assert_array_equal(np.stack(columns), expected[rows])
+        assert not any(column.flags.writeable for column in columns)
+    assert decoded == ranges
+    kept.read(0, 500, 1500)
+    kept.read(0, 500, 1500)  # more rows than the shard has would be kept
+    assert decoded == [*ranges, (500, 1500), (500, 1500)]
+    plain.read(0, 0, 1000)
+    plain.read(0, 0, 1000)
+    assert decoded[4:] == [(0, 1000), (0, 1000)]
+
+
+def test_kept_rows_are_not_used_once_the_file_changed(tmp_path: Path, monkeypatch) -> None:
+    dataset = generate(tmp_path / "data", rows=1000)
+    other = generate(tmp_path / "other", rows=1000, seed=1)
+    file, readers = Path(dataset.shards[0].url), Readers(dataset, keeps_rows=True)
+    before = np.stack(readers.read(0, 0, 1000))
+    decoded = count_decoded(monkeypatch)
+    os.utime(file, (1.0, 1.0))
+    np.testing.assert_array_equal(np.stack(readers.read(0, 0, 1000)), before)
+    assert decoded == [(0, 1000)]
+    file.write_bytes(Path(other.shards[0].url).read_bytes())
+    with pytest.raises(DataError, match="changed"):
+        readers.read(0, 0, 1000)
+    file.unlink()
+    with pytest.raises(DataError, match=r"shard-.*parquet"):
+        readers.read(0, 0, 1000)
+
+
+def test_rows_of_a_large_data_set_are_not_kept(tmp_path: Path, monkeypatch) -> None:
+    dataset = generate(tmp_path / "data", rows=1000)
+    values = 1000 * len(dataset.columns)
+    for limit, times in ((values, 1), (values - 1, 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr("streamtrain.storage.readers.KEPT_VALUES", limit)
+            decoded = count_decoded(patch)
+            readers = Readers(dataset, keeps_rows=True)
+            readers.read(0, 0, 1000)
+            readers.read(0, 0, 1000)
+            assert len(decoded) == times

@@ -20,7 +20,8 @@ from streamtrain.kernels.updates import ADAM
 from streamtrain.training import cuda_fit
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.fused_engine import FusedEngine, hyper_values
-from streamtrain.training.model import ACTIVATIONS, Shape
+from streamtrain.training.model import Shape
+from streamtrain.training.torch.perceptron import ACTIVATIONS
 from streamtrain.training.torch.torch_engine import TorchEngine
 from tests.training import contract
 from tests.training.contract import RATES, make_rows

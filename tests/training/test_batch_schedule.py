@@ -16,7 +16,8 @@ from streamtrain.training.batch_schedule import all_stages, later_stages, rows_t
 from streamtrain.training.engine_choice import ENGINES
 from streamtrain.training.fused_engine import FusedEngine
 from streamtrain.training.learner import Learner
-from streamtrain.training.model import Shape, initial_parameters, views
+from streamtrain.training.model import Shape, initial_parameters
+from streamtrain.training.torch.perceptron import views
 from tests.training.contract import RATES, averaged, make_rows
 
 SHAPE = Shape(widths=(4, 8, 1), activation="tanh")

@@ -16,7 +16,8 @@ from streamtrain.training import cuda_engine, cuda_fit
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.engine_choice import choose_engine
 from streamtrain.training.fused_engine import FusedEngine
-from streamtrain.training.model import ACTIVATIONS, Shape
+from streamtrain.training.model import Shape
+from streamtrain.training.torch.perceptron import ACTIVATIONS
 from tests.training.contract import RATES, check_engine, make_rows
 from tests.training.test_engine import LOSSES, OPTIMIZERS, check_equals_torch
 from tests.training.torch_engines import factory

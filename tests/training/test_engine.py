@@ -14,9 +14,11 @@ from streamtrain.errors import ConfigError, DataError
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.engine_choice import choose_engine
 from streamtrain.training.fused_engine import FusedEngine
-from streamtrain.training.model import ACTIVATIONS, Network, Shape, initial_parameters
+from streamtrain.training.model import Shape, initial_parameters
+from streamtrain.training.network import Network
 from streamtrain.training.torch import torch_engine
 from streamtrain.training.torch.device_feed import DeviceFeed
+from streamtrain.training.torch.perceptron import ACTIVATIONS
 from streamtrain.training.torch.torch_engine import TorchEngine
 from streamtrain.types import Standardization
 from tests.training.contract import RATES, check_engine, make_rows

@@ -6,7 +6,8 @@ import torch
 
 from streamtrain.errors import ConfigError
 from streamtrain.training.factory import Factory
-from streamtrain.training.model import Network, initial_parameters
+from streamtrain.training.model import initial_parameters
+from streamtrain.training.network import Network
 from streamtrain.types import Standardization
 from tests.training.contract import RATES, make_rows
 from tests.training.torch_engines import factory, make_engine, trained

@@ -14,7 +14,8 @@ from streamtrain.config import TrainConfig
 from streamtrain.kernels.products import MAX_WEIGHTS
 from streamtrain.training.compute_pool import ComputePool
 from streamtrain.training.fused_engine import FusedEngine, gradient_slots, one_blas_thread
-from streamtrain.training.model import Shape, initial_parameters, views
+from streamtrain.training.model import Shape, initial_parameters
+from streamtrain.training.torch.perceptron import views
 from streamtrain.training.torch.torch_engine import TorchEngine
 
 RATES = (0.003, 0.01, 0.02)

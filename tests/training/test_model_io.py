@@ -13,8 +13,10 @@ from streamtrain import api
 from streamtrain.errors import ConfigError, DataError, ResourceError
 from streamtrain.training import model_file, model_io
 from streamtrain.training.factory import load_factory
-from streamtrain.training.model import Network, Shape, initial_parameters
-from streamtrain.training.model_io import load_model, onnx_bytes, save_model
+from streamtrain.training.fitted_model import save_model
+from streamtrain.training.model import Shape, initial_parameters
+from streamtrain.training.model_io import load_model, onnx_bytes
+from streamtrain.training.network import Network
 from streamtrain.types import Standardization
 from tests.cli.conftest import command  # noqa: F401 - a fixture
 from tests.training.test_usual_torch import default_dtype

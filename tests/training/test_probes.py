@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from streamtrain.training.model import Network, Shape, initial_parameters
+from streamtrain.training.model import Shape, initial_parameters
+from streamtrain.training.network import Network
 from streamtrain.training.probes import Probe, probe_module, probe_shape, rescale
 from streamtrain.types import Standardization
 

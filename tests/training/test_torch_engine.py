@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from streamtrain.training.fused_engine import FusedEngine
-from streamtrain.training.model import ACTIVATIONS, Shape
+from streamtrain.training.model import Shape
 from streamtrain.training.torch import torch_engine
 from streamtrain.training.torch.compiled_steps import STEPS_AT_ONCE
+from streamtrain.training.torch.perceptron import ACTIVATIONS
 from streamtrain.training.torch.torch_engine import PART_ROWS, TorchEngine
 from tests.training.contract import make_rows
 from tests.training.torch_engines import (

@@ -10,8 +10,10 @@ import torch
 import streamtrain
 from streamtrain.regressor import Regressor
 from streamtrain.training.factory import load_factory
-from streamtrain.training.model import Network, Shape
-from streamtrain.training.model_io import load_model, save_model
+from streamtrain.training.fitted_model import save_model
+from streamtrain.training.model import Shape
+from streamtrain.training.model_io import load_model
+from streamtrain.training.network import Network
 from streamtrain.types import Standardization
 
 ROWS, FEATURES = 400, 3

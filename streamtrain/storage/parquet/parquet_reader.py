@@ -50,14 +50,19 @@ class ParquetReader:
         validated: bool = False,
         validated_pages: set[str] | None = None,
         traffic: Traffic | None = None,
+        keeps_rows: bool = False,
     ):
         """Read and validate the footer.
 
         `buffers`: memory that plain pages are decoded into. `validated`: an earlier reader of this
         shard validated its footer, which is recognised by its hash. `validated_pages`: the URLs of
-        shards whose page headers were validated; this reader adds its own.
+        shards whose page headers were validated; this reader adds its own. `keeps_rows`: the rows
+        of a local shard are kept in memory, so that each is decoded once while the file stays the
+        same.
         """
         self._shard, self._buffers, self._traffic = shard, buffers, traffic
+        self._keeps_rows = keeps_rows and not is_remote(shard.url)
+        self._kept: dict[tuple[object, ...], tuple[np.ndarray, ...]] = {}
         self._validated_pages = set() if validated_pages is None else validated_pages
         self._plain_columns: dict[tuple[str, ...], list[PlainColumn] | None] = {}
         self._identity = _identity(shard)
@@ -71,11 +76,35 @@ class ParquetReader:
         Page checksums are verified where the file has them. A range much smaller than its row
         groups is decoded in small batches, so that memory is proportional to the range.
         """
+        key = (*columns, decoded_type, start, stop)
+        kept = self._kept.get(key)
+        if kept is not None:
+            before, self._identity = self._identity, _require_same_file(self._shard, self._identity)
+            if self._identity == before:
+                return kept
+            self._kept.clear()
         values = self._read(columns, decoded_type, start, stop)
         # Kept for the first read only: the chunks of many readers would take more memory than rows.
         self._chunks = None
         self._identity = _require_same_file(self._shard, self._identity)
+        if self._keeps_rows:
+            return self._keep(key, values)
         return values
+
+    def _keep(
+        self, key: tuple[object, ...], values: tuple[np.ndarray, ...]
+    ) -> tuple[np.ndarray, ...]:
+        """Return copies of decoded columns, which are kept if they are no more rows than the shard.
+
+        They are read-only, since several callers get the same.
+        """
+        copies = tuple(column.copy() for column in values)
+        for column in copies:
+            column.flags.writeable = False
+        others = sum(len(columns[0]) for columns in list(self._kept.values()))
+        if others + len(copies[0]) <= self._shard.num_rows:
+            self._kept[key] = copies
+        return copies
 
     def _read(
         self, columns: Sequence[str], decoded_type: str, start: int, stop: int

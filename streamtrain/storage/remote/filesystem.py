@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-import fsspec
 import pyarrow as pa
 from pyarrow import fs
 
@@ -63,6 +62,8 @@ def open_filesystem(scheme: str, storage: Storage) -> fs.FileSystem:
 
 def _make_filesystem(scheme: str, storage: Storage) -> fs.FileSystem:
     if scheme not in OPTION_NAMES:
+        import fsspec
+
         try:
             handler = fs.FSSpecHandler(fsspec.filesystem(scheme, **dict(storage.options)))
         except (ValueError, ImportError, TypeError) as error:

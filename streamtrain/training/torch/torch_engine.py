@@ -4,8 +4,7 @@ On the CPU a step is eager or compiled as a whole (compiled_steps.py). On a GPU,
 pinned memory (device_feed.py), and steps are replayed from a CUDA graph (cuda_graphs.py). For
 minibatches that are cut by a block's end or are larger than a part, gradients are accumulated.
 
-Legend of shape suffixes: R replicas, B rows of a minibatch (or of a part of it), W columns, P
-parameters, S steps.
+Legend of shape suffixes: R replicas, B rows of a step or part, W columns, P parameters, S steps.
 """
 
 import time
@@ -20,7 +19,12 @@ from streamtrain.base.budget import default_readers
 from streamtrain.config import TrainConfig
 from streamtrain.errors import first_line
 from streamtrain.training.averaging import average_shares
-from streamtrain.training.engine import check_state, further_steps, require_whole_minibatch
+from streamtrain.training.engine import (
+    PART_ROWS,
+    check_state,
+    further_steps,
+    require_whole_minibatch,
+)
 from streamtrain.training.model import Model
 from streamtrain.training.schedule import schedule_rows
 from streamtrain.training.torch.compiled_steps import (
@@ -41,10 +45,6 @@ from streamtrain.training.torch.device_feed import DeviceFeed, train_device
 from streamtrain.training.torch.optimizers import count_moments, new_moments, step_table, update_
 from streamtrain.training.torch.shared_rows import EvaluationRows, SharedBlock
 from streamtrain.training.usual_torch import torch_settings
-
-#: Rows per forward pass on the CPU. A larger minibatch is taken in parts, so that activations stay
-#: in the cache.
-PART_ROWS = 4_096
 
 #: Rows per forward pass on a GPU.
 DEVICE_PART_ROWS = 131_072
