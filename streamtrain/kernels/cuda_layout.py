@@ -78,9 +78,19 @@ class Layout:
     floats: int
 
     @property
+    def dynamic_bytes(self) -> int:
+        """The bytes of dynamic shared memory: these arrays."""
+        return 4 * self.floats
+
+    @property
+    def static_bytes(self) -> int:
+        """The bytes of shared memory that the kernels declare: a float64 sum per thread."""
+        return 8 * self.threads
+
+    @property
     def shared_bytes(self) -> int:
-        """The bytes of shared memory: these arrays, and a float64 sum per thread."""
-        return 4 * self.floats + 8 * self.threads
+        """The bytes of shared memory together."""
+        return self.dynamic_bytes + self.static_bytes
 
 
 def make_layout(

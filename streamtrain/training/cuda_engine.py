@@ -18,7 +18,7 @@ import torch
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError, first_line
 from streamtrain.kernels import cuda_population, cuda_split
-from streamtrain.kernels.cuda_launch import configure
+from streamtrain.kernels.cuda_launch import configure, run
 from streamtrain.kernels.cuda_layout import SPLIT_FROM, Layout, choose_slots, parameter_places
 from streamtrain.kernels.cuda_source import SIMULATED
 from streamtrain.training.cuda_fit import fits, layout_of, shared_bytes
@@ -33,6 +33,7 @@ from streamtrain.training.fused_engine import (
     hyper_values,
 )
 from streamtrain.training.gradients_in_state import GradientsInState
+from streamtrain.training.memory_errors import is_out_of_memory
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.torch.device_feed import DeviceFeed, train_device
 from streamtrain.training.torch.shared_rows import EvaluationRows, SharedBlock
@@ -147,8 +148,8 @@ class CudaEngine(GradientsInState):
         with self._on_stream():
             on_device = self._evaluation_rows(rows)
             squares_RC = torch.empty((replicas, chunks), dtype=torch.float64, device=self.device)
-            launch = self._configure(self._evaluate_kernel, (replicas, chunks))
-            _run(launch, *_arguments(on_device, self._model_RQ, squares_RC))
+            launch = self._configure(self._evaluate_kernel, (chunks, replicas))
+            run(launch, *_arguments(on_device, self._model_RQ, squares_RC))
             return squares_RC.cpu().numpy().sum(axis=1) / len(rows)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -201,12 +202,21 @@ class CudaEngine(GradientsInState):
         """Compare a few steps with the fused engine on the CPU, once per kernel and process.
 
         Raises ConfigError when they differ, so that a GPU or a compiler that is wrong does not
-        train.
+        train, and when the GPU cannot take them. Lack of memory is raised as it comes.
         """
-        if not SIMULATED:
-            most = SPLIT_FROM if self._slots > 1 else 1024
-            size = min(self.batch_size, most)
+        if SIMULATED:
+            return
+        most = SPLIT_FROM if self._slots > 1 else 1024
+        size = min(self.batch_size, most)
+        try:
             _check(self._shape, self._train, size)  # pyright: ignore[reportArgumentType] - frozen
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise ConfigError(
+                f"--engine fused on {self.device}: it cannot take a step ({first_line(error)})."
+                " Use --engine torch."
+            ) from error
 
     @property
     def _model_RQ(self) -> torch.Tensor:
@@ -243,10 +253,10 @@ class CudaEngine(GradientsInState):
     def _configure(self, kernel: Any, blocks: int | tuple[int, int]) -> Any:
         stream = 0 if self._stream is None else self._stream.cuda_stream
         layout = self._layout
-        return configure(kernel, blocks, layout.threads, stream, 4 * layout.floats)
+        return configure(kernel, blocks, layout.threads, stream, layout.dynamic_bytes)
 
     def _launch(self, rows: torch.Tensor, sizes_R: torch.Tensor) -> None:
-        _run(
+        run(
             self._advance,
             *_arguments(rows),
             0,
@@ -270,7 +280,7 @@ class CudaEngine(GradientsInState):
         start = 0
         while start < len(rows):
             stop = min(len(rows), start + self.batch_size - self._carried)
-            _run(
+            run(
                 self._add_gradients,
                 *_arguments(rows),
                 start,
@@ -286,7 +296,7 @@ class CudaEngine(GradientsInState):
 
     def _step(self, carried: int) -> None:
         """Take the step of a minibatch whose gradient is in the slots."""
-        _run(
+        run(
             self._take_step,
             carried,
             *_arguments(
@@ -355,14 +365,6 @@ class CudaEngine(GradientsInState):
             return
         with torch.cuda.stream(self._stream):
             yield
-
-
-def _run(launch: Any, *arguments: Any) -> None:
-    """Launch a kernel; raise RuntimeError, as torch does, for what Numba and the driver raise."""
-    try:
-        launch(*arguments)
-    except Exception as error:
-        raise RuntimeError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def _arguments(*tensors: torch.Tensor) -> list[Any]:

@@ -1,9 +1,7 @@
-"""The choice of the model and the engine of a run, and the recognition of out-of-memory errors."""
+"""The choice of the model and the engine of a run."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-
-import torch
 
 from streamtrain.config import ModelConfig, TrainConfig
 from streamtrain.errors import ConfigError
@@ -119,10 +117,3 @@ def share_block(engines: Sequence[Engine]) -> SharedBlock | None:
     for engine in on_gpu:
         engine.shared_block = shared
     return shared
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return True for the out-of-memory errors of Python, CUDA and torch's CPU allocator."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return "allocate memory" in str(error)

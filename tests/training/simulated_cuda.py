@@ -17,7 +17,7 @@ from streamtrain.kernels import cuda_layout, cuda_population, cuda_source, cuda_
 from streamtrain.kernels.activations import TANH
 from streamtrain.kernels.cuda_layout import make_layout, parameter_places
 from streamtrain.kernels.updates import ADAM
-from streamtrain.training import cuda_fit
+from streamtrain.training import cuda_engine, cuda_fit
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.fused_engine import FusedEngine, hyper_values
 from streamtrain.training.model import ACTIVATIONS, Shape
@@ -285,8 +285,13 @@ def test_a_diverged_replica_stays_diverged():
 def test_evaluation_adds_chunk_by_chunk(monkeypatch):
     monkeypatch.setattr(cuda_population, "CHUNK_ROWS", 7)
     cuda_population.compile_evaluate.cache_clear()
-    rows, engine = make_rows(20), make()
+    rows, engine, grids = make_rows(20), make(), []
+    configure = cuda_engine.configure
+    monkeypatch.setattr(
+        cuda_engine, "configure", lambda *launch: grids.append(launch[1]) or configure(*launch)
+    )
     in_chunks = engine.evaluate(rows)
+    assert grids == [(3, len(RATES))], "the first dimension of a grid is the long one"
     np.testing.assert_allclose(in_chunks, make(TorchEngine).evaluate(rows), rtol=1e-5)
     assert (engine.evaluate(rows[:0]) == 0).all()
     cuda_population.compile_evaluate.cache_clear()

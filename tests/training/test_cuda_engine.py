@@ -122,6 +122,31 @@ def test_steps_that_differ_from_the_cpu_s_do_not_train(monkeypatch, factor):
         check(SHAPE, TrainConfig(), 32)
 
 
+@pytest.mark.parametrize(
+    ("message", "kind", "says"),
+    [
+        (
+            "CUDA_ERROR_INVALID_VALUE",
+            ConfigError,
+            r"cannot take a step \(CUDA_.*--engine torch",
+        ),
+        ("CUDA_ERROR_OUT_OF_MEMORY", RuntimeError, "^CUDA_ERROR_OUT_OF_MEMORY$"),
+    ],
+)
+def test_a_gpu_that_cannot_take_a_step_is_refused_in_words(monkeypatch, message, kind, says):
+    """Lack of memory is left to the learner, which ends with that outcome."""
+
+    def fail(*_arguments):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(cuda_engine, "_check", fail)
+    engine = SimpleNamespace(
+        batch_size=32, device="cuda", _slots=1, _shape=SHAPE, _train=TrainConfig()
+    )
+    with pytest.raises(kind, match=says):
+        CudaEngine.check(engine)
+
+
 # --- on a GPU ---
 
 
