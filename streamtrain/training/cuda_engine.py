@@ -9,7 +9,6 @@ Legend of shape suffixes: R replicas, S slots, P parameters, Q padded parameters
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from streamtrain.kernels import cuda_population, cuda_split
 from streamtrain.kernels.cuda_launch import configure, run
 from streamtrain.kernels.cuda_layout import SPLIT_FROM, Layout, choose_slots, parameter_places
 from streamtrain.kernels.cuda_source import SIMULATED
+from streamtrain.training.cuda_check import check_steps
 from streamtrain.training.cuda_fit import fits, layout_of, shared_bytes
 from streamtrain.training.engine import check_state, further_steps, require_whole_minibatch
 from streamtrain.training.fused_engine import (
@@ -178,9 +178,7 @@ class CudaEngine(GradientsInState):
             padded["average"] = self._average_RQ
         with self._on_stream():
             for name, tensor in padded.items():
-                values = np.zeros(tensor.shape, dtype=np.float32)
-                values[..., self._places_P] = state[name]
-                tensor.copy_(torch.from_numpy(values))
+                self._fill(tensor, state[name])
             self._counters_R5.copy_(torch.from_numpy(np.array(state["counters"])))
         if self._changed_size:
             self._hyper[FURTHER_STEPS:] = state["further_steps"]
@@ -208,8 +206,9 @@ class CudaEngine(GradientsInState):
             return
         most = SPLIT_FROM if self._slots > 1 else 1024
         size = min(self.batch_size, most)
+        train: Any = self._train  # frozen, so hashable
         try:
-            _check(self._shape, self._train, size)  # pyright: ignore[reportArgumentType] - frozen
+            check_steps(CudaEngine, FusedEngine, self._shape, train, size)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -342,6 +341,24 @@ class CudaEngine(GradientsInState):
         with self._on_stream():
             self._hyper_RH = self._to_device(np.tile(self._hyper, (len(self.learning_rates), 1)))
 
+    def _swap(self, sum_RP: np.ndarray | np.float32, rows: int) -> np.ndarray:
+        """Set the gradient sum and its rows; return the sum before. Copies nothing else."""
+        replicas = len(self.learning_rates)
+        before_RSP = self._compact(self._gradients).reshape(replicas, -1, len(self._places_P))
+        with self._on_stream():
+            self._gradients.zero_()
+            self._fill(self._gradients[:, 0] if self._slots > 1 else self._gradients, sum_RP)
+            self._counters_R5[:, 0] = rows
+        self._wait()
+        self._carried = rows
+        return before_RSP.sum(axis=1, dtype=np.float32)
+
+    def _fill(self, tensor: torch.Tensor, values: np.ndarray | np.float32) -> None:
+        """Copy values without padding to the device; the padding is 0."""
+        padded = np.zeros(tensor.shape, dtype=np.float32)
+        padded[..., self._places_P] = values
+        tensor.copy_(torch.from_numpy(padded))
+
     def _compact(self, tensor: torch.Tensor) -> np.ndarray:
         """Return a copy on the host without the padding."""
         return np.ascontiguousarray(self._to_host(tensor)[..., self._places_P])
@@ -370,24 +387,3 @@ class CudaEngine(GradientsInState):
 def _arguments(*tensors: torch.Tensor) -> list[Any]:
     """Return what a kernel takes: tensors of the device, arrays in the simulator."""
     return [each.numpy() if each.device.type == "cpu" else each for each in tensors]
-
-
-@lru_cache(maxsize=64)
-def _check(shape: Shape, train: TrainConfig, batch_size: int) -> None:
-    count = max(4096, 3 * batch_size + 1)  # whole minibatches, and some rows more
-    rows = np.random.default_rng(0).standard_normal((count, shape.widths[0] + 1))
-    rows = rows.astype(np.float32)
-    start_P = shape.initial_parameters(0, 0)
-    moved: list[np.ndarray] = []
-    for make in (CudaEngine, FusedEngine):
-        engine = make(shape, start_P, batch_size, (train.rate,), train, 2 * len(rows))
-        losses_R = engine.advance(rows, 0, 3 * batch_size + 1)
-        engine.finish_epoch()
-        moved.append(np.concatenate([engine.parameters()[0] - start_P, losses_R]))
-    ours, expected = moved
-    # The negation also catches NaN.
-    if not np.abs(ours - expected).mean() <= 0.01 * np.abs(expected).mean():
-        raise ConfigError(
-            f"--engine fused on {train.device}: its steps differ from those on the CPU. Use"
-            " --engine torch, and report it."
-        )

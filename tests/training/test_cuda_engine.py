@@ -13,6 +13,7 @@ import torch
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
 from streamtrain.training import cuda_engine, cuda_fit
+from streamtrain.training.cuda_check import check_steps
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.engine_choice import choose_engine
 from streamtrain.training.fused_engine import FusedEngine
@@ -108,18 +109,16 @@ def test_without_a_gpu_the_engine_refuses():
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.05, np.nan])
-def test_steps_that_differ_from_the_cpu_s_do_not_train(monkeypatch, factor):
+def test_steps_that_differ_from_the_cpu_s_do_not_train(factor):
     class Engine(FusedEngine):
         def parameters(self):
             return super().parameters() * np.float32(factor)
 
-    monkeypatch.setattr(cuda_engine, "CudaEngine", Engine)
-    check = cuda_engine._check.__wrapped__
     if factor == 1.0:
-        check(SHAPE, TrainConfig(), 32)
+        check_steps(Engine, FusedEngine, SHAPE, TrainConfig(), 32)
         return
     with pytest.raises(ConfigError, match=r"differ from those on the CPU. Use --engine torch"):
-        check(SHAPE, TrainConfig(), 32)
+        check_steps(Engine, FusedEngine, SHAPE, TrainConfig(), 32)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +138,7 @@ def test_a_gpu_that_cannot_take_a_step_is_refused_in_words(monkeypatch, message,
     def fail(*_arguments):
         raise RuntimeError(message)
 
-    monkeypatch.setattr(cuda_engine, "_check", fail)
+    monkeypatch.setattr(cuda_engine, "check_steps", fail)
     engine = SimpleNamespace(
         batch_size=32, device="cuda", _slots=1, _shape=SHAPE, _train=TrainConfig()
     )
