@@ -16,8 +16,9 @@ TILES = ((256, 8), (128, 4), (64, 2), (32, 2))
 #: The most partial sums of a layer's gradient, tried in this order until all fits.
 _MOST_SPLITS = (32, 8, 2, 1)
 
-#: Minibatches of this many rows or more are shared by several blocks: two launches cost little in
-#: comparison.
+#: Minibatches of this many rows or more are shared by several blocks: two launches should cost
+#: little in comparison. No GPU has been measured; `make gpu-check` does: `sharing_pays_from_1` is
+#: what this should be. A change changes rounding on GPUs, and states saved there.
 SPLIT_FROM = 16_384
 
 #: Rows of a part of such a minibatch, two of the largest tiles. Parts are dealt to slots in turn.

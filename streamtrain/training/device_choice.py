@@ -22,7 +22,8 @@ from streamtrain.training.engine_choice import ENGINES, choose_engine, running, 
 from streamtrain.training.model import Model, initial_parameters
 from streamtrain.training.torch.device_feed import train_device
 
-#: A run that the CPU trains in less time stays there: compiling for a GPU takes that long.
+#: A run that the CPU trains in less time stays there: compiling for a GPU takes about that long. No
+#: GPU has been measured; `make gpu-check` does: `gpu_pays_from_s` is what this should be.
 SHORT_SECONDS = 30.0
 
 #: Rows that every learner trains in one measurement: the largest minibatch, within these limits.

@@ -183,6 +183,16 @@ def test_on_a_gpu_it_equals_a_plain_torch_loop(hidden, activation, loss, optimiz
 
 @pytest.mark.gpu
 @needs_gpu
+def test_on_a_gpu_47_kib_of_dynamic_shared_memory_are_launched():
+    """Below 48 KiB, above them with what is static: the driver must be asked."""
+    engine = make(Shape(widths=(4, 32, 1), activation="relu"), 128)
+    assert engine._layout.dynamic_bytes < 48 * 1024 < engine._layout.shared_bytes
+    assert np.isfinite(engine.advance(make_rows(300), 0, 300)).all()
+    assert np.isfinite(engine.evaluate(make_rows(300))).all()
+
+
+@pytest.mark.gpu
+@needs_gpu
 @pytest.mark.parametrize("batch_size", [1, 32, 1000, 70_000])
 def test_on_a_gpu_two_runs_are_equal_and_near_the_cpu_s(batch_size):
     rows = make_rows(200_000)[: 200 * batch_size]
