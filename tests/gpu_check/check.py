@@ -48,13 +48,14 @@ GPU_TESTS = (
 #: Steps in the order in which they run, what is needed most first, and the most seconds of each.
 #: "tests" are the test files above, the others are parts of measure.py.
 STEPS = (
-    ("facts", 60),
+    ("facts", 50),
     ("ceilings", 20),
-    ("fused", 150),
-    ("auto", 70),
+    ("fused", 140),
+    ("auto", 60),
     ("tests", 80),
-    ("steps", 60),
-    ("runs", 90),
+    ("races", 60),
+    ("steps", 50),
+    ("runs", 80),
 )
 
 #: The most seconds of all together. A step gets what is left, and none with less than the least.

@@ -8,6 +8,7 @@ small ones, the fused engine's parts run in Numba's simulator, too.
 import importlib.metadata
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from streamtrain.training.cuda_fit import fits
 from streamtrain.training.engine_choice import ENGINES
 from streamtrain.training.model import Shape
 from streamtrain.training.torch.shared_rows import SharedBlock
+from tests.gpu_check.check import TOOLKIT
 from tests.run.whole_runs import run_sweep, run_train
 
 DRY = "--dry" in sys.argv
@@ -49,6 +51,9 @@ SWEEP_ROWS = 4_000 if DRY else 1_000_000
 
 #: Rows of the measurements of the fused engine.
 FEW, MANY = (64, 64) if DRY else (2**17, 2**19)
+
+#: Where NVIDIA's toolkit has compute-sanitizer.
+SANITIZER_FOLDERS = ("bin", "compute-sanitizer", "extras/compute-sanitizer")
 
 #: Cycles of a row-update of 4-32-32-1 on one multiprocessor: 3,424 multiply-adds, 128 per cycle.
 CYCLES = 26.75
@@ -277,6 +282,54 @@ def side_by_side() -> Iterator[Figures]:
         yield {"side_by_side_s": seconds_of(lambda: list(pool.map(train, engines)))}
 
 
+def races() -> Iterator[Figures]:
+    """Yield what NVIDIA's compute-sanitizer says of the fused engine's kernels in `raced`.
+
+    It finds accesses of shared memory that no barrier orders, which the simulator cannot.
+    """
+    if why := why_not_fused():
+        yield {"says": f"not checked: {why}"}
+        return
+    folders = [os.environ.get("PATH", ""), *(f"{TOOLKIT}/{name}" for name in SANITIZER_FOLDERS)]
+    program = shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
+    if program is None:
+        yield {"says": "not checked: no compute-sanitizer"}
+        return
+    command = [program, "--tool", "racecheck", sys.executable, "-m", "tests.gpu_check.measure"]
+    done = subprocess.run([*command, "raced"], capture_output=True, text=True, check=False)
+    summary = race_summary(done.stdout + done.stderr)
+    yield {"racecheck": summary}
+    if summary[0] in "123456789":
+        raise SystemExit(1)
+
+
+def race_summary(output: str) -> str:
+    r"""Return the summary of racecheck if the program ran to its end, or the last line.
+
+    >>> race_summary('{"raced": "advance"}\n{"raced": "all"}\n== RACECHECK SUMMARY: 0 hazards')
+    '0 hazards'
+    >>> race_summary("== Error: Device not supported\n")
+    '== Error: Device not supported'
+    """
+    lines = output.strip().splitlines() or ["nothing"]
+    found = [line.partition("SUMMARY: ")[2] for line in lines if "RACECHECK SUMMARY: " in line]
+    return found[-1] if found and '{"raced": "all"}' in lines else lines[-1]
+
+
+def raced() -> Iterator[Figures]:
+    """Take a few steps by each kernel of the fused engine; for `races`."""
+    cuda_layout.SPLIT_FROM, cuda_layout.PART_ROWS = 64, 16
+    shape, rows = Shape(widths=(4, 8, 8, 1), activation="tanh"), make_rows(150)
+    train = TrainConfig(device=DEVICE, engine="torch", clip_norm=0.1)
+    for size, label in ((32, "advance"), (64, "all")):
+        start = shape.initial_parameters(0, 0)
+        engine = ENGINES["fused-cuda"](shape, start, size, (1e-3, 1e-2), train, 150)
+        engine.advance(rows, 0, len(rows))
+        engine.finish_epoch()
+        engine.evaluate(rows)
+        yield {"raced": label}
+
+
 def auto() -> Iterator[Figures]:
     """Yield what `--device auto` measures and chooses: it decides `SHORT_SECONDS`.
 
@@ -378,6 +431,8 @@ PARTS: dict[str, Callable[[], Iterator[Figures]]] = {
     "ceilings": ceilings,
     "fused": fused,
     "auto": auto,
+    "races": races,
+    "raced": raced,
     "steps": steps,
     "runs": runs,
 }
