@@ -35,7 +35,7 @@ from streamtrain.training.fused_engine import (
 from streamtrain.training.gradients_in_state import GradientsInState
 from streamtrain.training.memory_errors import is_out_of_memory
 from streamtrain.training.model import Model, Shape
-from streamtrain.training.torch.device_feed import DeviceFeed, train_device
+from streamtrain.training.torch.device_feed import SLOT_ROWS, DeviceFeed, cuts, train_device
 from streamtrain.training.torch.shared_rows import EvaluationRows, SharedBlock
 
 
@@ -319,8 +319,13 @@ class CudaEngine(GradientsInState):
         if self.device.type == "cpu":
             return iter([torch.from_numpy(block[start:stop].copy())])
         on_device = None if self.shared_block is None else self.shared_block.rows(block)
-        if on_device is not None:
+        if on_device is not None and self._slots > 1:
             return iter([on_device[start:stop]])
+        if on_device is not None:
+            # Nothing interrupts a launch, and the watchdog of a GPU that also has a display ends one
+            # after a few seconds: a block of small minibatches would take longer.
+            pieces = cuts(start, stop, self._carried, self.batch_size, SLOT_ROWS)
+            return (on_device[first:last] for first, last in pieces)
         if self._feed is None:
             self._feed = DeviceFeed(self.device, block.shape[1], self.batch_size)
         return self._feed(block, start, stop, self._carried)

@@ -18,6 +18,7 @@ from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.engine_choice import choose_engine
 from streamtrain.training.fused_engine import FusedEngine
 from streamtrain.training.model import ACTIVATIONS, Shape
+from streamtrain.training.torch.shared_rows import SharedBlock
 from tests.training.contract import RATES, check_engine, make_rows
 from tests.training.test_engine import LOSSES, OPTIMIZERS, check_equals_torch
 from tests.training.torch_engines import factory
@@ -144,6 +145,22 @@ def test_a_gpu_that_cannot_take_a_step_is_refused_in_words(monkeypatch, message,
     )
     with pytest.raises(kind, match=says):
         CudaEngine.check(engine)
+
+
+@pytest.mark.parametrize(
+    ("slots", "lengths"), [pytest.param(1, [27, 30, 23], id="one block"), pytest.param(3, [80])]
+)
+def test_a_launch_takes_few_rows_of_a_shared_block(monkeypatch, slots, lengths):
+    """Whole minibatches, after the first, which has three rows already."""
+    monkeypatch.setattr(cuda_engine, "SLOT_ROWS", 35)
+    shared, rows = SharedBlock(torch.device("cpu")), make_rows(100)
+    shared.put(rows)
+    engine = SimpleNamespace(
+        device=torch.device("cuda"), shared_block=shared, batch_size=10, _slots=slots, _carried=3
+    )
+    pieces = [*CudaEngine._rows_on_device(engine, rows, 10, 90)]
+    assert [len(piece) for piece in pieces] == lengths
+    assert torch.equal(torch.cat(pieces), torch.from_numpy(rows[10:90]))
 
 
 # --- on a GPU ---
