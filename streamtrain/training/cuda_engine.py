@@ -322,7 +322,7 @@ class CudaEngine(GradientsInState):
         if on_device is not None and self._slots > 1:
             return iter([on_device[start:stop]])
         if on_device is not None:
-            # Nothing interrupts a launch, and the watchdog of a GPU that also has a display ends one
+            # Nothing interrupts a launch, and the watchdog of a GPU that has a display ends one
             # after a few seconds: a block of small minibatches would take longer.
             pieces = cuts(start, stop, self._carried, self.batch_size, SLOT_ROWS)
             return (on_device[first:last] for first, last in pieces)
