@@ -27,8 +27,11 @@ LIMIT_BYTES = 54 * 2**20
 PYTHON = "3.12"
 
 
-def needed(names: tuple[str, ...]) -> dict[str, str]:
-    """Return the installed distributions that these need, themselves included: name → version."""
+def needed(names: tuple[str, ...], left_out: tuple[str, ...]) -> dict[str, str]:
+    """Return the installed distributions that these need, themselves included: name → version.
+
+    `left_out`: neither these nor what only they need.
+    """
     found: dict[str, str] = {}
     to_see = [Requirement(name) for name in names]
     while to_see:
@@ -38,7 +41,7 @@ def needed(names: tuple[str, ...]) -> dict[str, str]:
             distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        if name in found:
+        if name in found or name in left_out:
             continue
         found[name] = distribution.version
         for line in distribution.requires or []:
@@ -51,10 +54,12 @@ def needed(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def wanted() -> list[str]:
-    """Return what the bundle holds, as name==version or name."""
-    left_out = {*needed(LARGE), *UNUSED, "streamtrain"}
-    names = needed(IMPORTED)
-    return [*(f"{n}=={v}" for n, v in sorted(names.items()) if n not in left_out), *NEWEST]
+    """Return what the bundle holds, as name==version or name.
+
+    What both torch and others need is among it: the machine's may be too old for the others.
+    """
+    names = needed(IMPORTED, (*LARGE, *UNUSED))
+    return [*(f"{n}=={v}" for n, v in sorted(names.items()) if n != "streamtrain"), *NEWEST]
 
 
 def main(folder: Path) -> int:

@@ -133,6 +133,7 @@ def test_all_steps_take_nine_minutes_at_most():
 def test_the_bundle_holds_what_the_machine_may_lack():
     names = {line.split("==")[0] for line in wanted()}
     assert {"pydantic", "zarr", "cyclopts", "dask", "altair", "pytest", "numba-cuda"} <= names
+    assert "typing-extensions" in names, "torch needs it, too, but pydantic a later one"
     assert not {"torch", "numba", "llvmlite", "numpy", "streamtrain", "vl-convert-python"} & names
 
 
