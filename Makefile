@@ -6,7 +6,7 @@
 # make docs   build the documentation site in site/, and fail for a link that does not exist
 # make release VERSION=0.2.0   set the version, date the changelog, commit, tag, and build dist/
 # make cudasim     run every CUDA kernel in Numba's simulator, and compile them where NVIDIA's compilers are
-# make gpu-check   measure what a GPU does with this project, in six minutes (GPU_PYTHON: its Python)
+# make gpu-check   measure what a GPU does with this project, in nine minutes at most (GPU_PYTHON: its Python)
 # make gpu-bundle  collect the wheels for gpu-check on a machine without a network
 # make clean  remove the environment, the runs and the caches
 #

@@ -278,6 +278,11 @@ def explain(failure: BaseException) -> tuple[int, str]:
         if failure.errno in (errno.ENOSPC, errno.EDQUOT):
             return 4, f"error: {failure}. Free space there, or choose another --out."
         return 4 if failure.errno == errno.EMFILE else 1, f"error: {failure}"
+    if isinstance(failure, RuntimeError) and "out of memory" in str(failure).lower():
+        return 4, (
+            f"error: the GPU is out of memory: {first_line(failure).rstrip('.')}. Close other"
+            " programs that use it, or use --device cpu."
+        )
     # Python 3.11 wraps an exception that is raised while a class is created.
     if isinstance(failure.__cause__, KeyboardInterrupt | Terminated):
         return explain(failure.__cause__)

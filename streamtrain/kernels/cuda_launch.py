@@ -8,9 +8,11 @@ from typing import Any
 
 from numba import cuda, types
 
+from streamtrain.errors import first_line
+from streamtrain.kernels.cuda_layout import Layout
 from streamtrain.kernels.cuda_source import SIMULATED
 
-#: Dynamic shared memory that a block may use without `_allow_shared`.
+#: Shared memory, static and dynamic together, that a block may use without `_allow_shared`.
 _PLAIN_SHARED_BYTES = 48 * 1024
 
 _LOCK = Lock()
@@ -35,19 +37,31 @@ def configure(
         return kernel[blocks, threads, cuda.external_stream(stream) if stream else 0, shared_bytes]
 
 
-def ready(function: Callable, arguments: tuple[Any, ...], shared_bytes: int) -> Any:
-    """Return a kernel compiled for the current device.
+def run(launch: Any, *arguments: Any) -> None:
+    """Launch a kernel; raise RuntimeError, as torch does, for what Numba and the driver raise."""
+    try:
+        launch(*arguments)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"{type(error).__name__}: {first_line(error)}") from error
 
-    `arguments` are Numba's types; `shared_bytes` is the dynamic shared memory that a launch may
-    use. In the simulator nothing is compiled. Raises what Numba and its compilers raise, and
-    RuntimeError when the driver refuses the memory.
+
+def ready(function: Callable, arguments: tuple[Any, ...], layout: Layout) -> Any:
+    """Return a kernel of this layout, compiled for the current device.
+
+    `arguments` are Numba's types. In the simulator nothing is compiled. Raises what Numba and its
+    compilers raise, and RuntimeError when the driver refuses the shared memory.
     """
     if SIMULATED:
         return cuda.jit(function)
+    # Dynamic memory begins where static memory ends, and Numba declares it aligned to its element,
+    # 4 bytes. Kernels access it 16 bytes at a time: what is static must be a multiple of 16 bytes.
+    assert layout.static_bytes % 16 == 0
     kernel: Any = cuda.jit(function)
     kernel.compile(types.void(*arguments))
-    if shared_bytes > _PLAIN_SHARED_BYTES:
-        _allow_shared(kernel, shared_bytes)
+    if layout.shared_bytes > _PLAIN_SHARED_BYTES:
+        _allow_shared(kernel, layout.dynamic_bytes)
     return kernel
 
 

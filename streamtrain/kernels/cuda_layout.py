@@ -16,8 +16,9 @@ TILES = ((256, 8), (128, 4), (64, 2), (32, 2))
 #: The most partial sums of a layer's gradient, tried in this order until all fits.
 _MOST_SPLITS = (32, 8, 2, 1)
 
-#: Minibatches of this many rows or more are shared by several blocks: two launches cost little in
-#: comparison.
+#: Minibatches of this many rows or more are shared by several blocks: two launches should cost
+#: little in comparison. No GPU has been measured; `make gpu-check` does: `sharing_pays_from_1` is
+#: what this should be. A change changes rounding on GPUs, and states saved there.
 SPLIT_FROM = 16_384
 
 #: Rows of a part of such a minibatch, two of the largest tiles. Parts are dealt to slots in turn.
@@ -78,9 +79,19 @@ class Layout:
     floats: int
 
     @property
+    def dynamic_bytes(self) -> int:
+        """The bytes of dynamic shared memory: these arrays."""
+        return 4 * self.floats
+
+    @property
+    def static_bytes(self) -> int:
+        """The bytes of shared memory that the kernels declare: a float64 sum per thread."""
+        return 8 * self.threads
+
+    @property
     def shared_bytes(self) -> int:
-        """The bytes of shared memory: these arrays, and a float64 sum per thread."""
-        return 4 * self.floats + 8 * self.threads
+        """The bytes of shared memory together."""
+        return self.dynamic_bytes + self.static_bytes
 
 
 def make_layout(

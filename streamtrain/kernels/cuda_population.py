@@ -5,7 +5,22 @@ and a tile of rows lie in shared memory for as long as the launch takes. No bloc
 so the number of multiprocessors changes no result, and all sums have a fixed order.
 
 The numbers are those of kernels/mlp.py and updates.py to rounding. In Numba's simulator
-(`NUMBA_ENABLE_CUDASIM=1`) every line runs without a GPU.
+(`NUMBA_ENABLE_CUDASIM=1`) every line runs without a GPU. It shows no error in the order of
+accesses, so the order is argued here.
+
+- Every branch and loop around a barrier depends on values that all threads of a block hold alike
+  (rows, the counters, hyperparameters), never on `thread`: all threads meet at each barrier.
+- Shared memory changes hands at barriers only. `load` fills the tile, and the phases of forward and
+  backward each end with a barrier (cuda_layers.py). `output` writes residuals between two. In
+  `update` and `move_average`, parameter k and its moments, average and gradient belong to thread k
+  modulo the threads, here and in the loops that load and store them; the partial sums that
+  `update` reads were written before the barrier that ends `backward`, and the next tile is
+  multiplied after the barrier that ends the step.
+- The scalars of a step are written by the last thread between two barriers before `backward`. The
+  next write of them is after the barrier that ends the step.
+- `sums` is used by the norm of a step and by the losses; the barrier that ends the step is between.
+- Counters and losses are written by thread 0 after the barrier in `add_up`, behind which no thread
+  reads them. A replica's rows of global memory belong to its block.
 
 Legend of shape suffixes: R replicas, P padded parameters (`Layout`), C chunks of rows.
 """
@@ -57,7 +72,7 @@ CHUNK_ROWS = 2048
 def make_advance(layout: Layout, activation: int, optimizer: int) -> Any:
     """Return the function that trains; `cuda.jit` compiles it.
 
-    Launch it with a block per replica, `layout.threads` threads and 4 * `layout.floats` bytes of
+    Launch it with a block per replica, `layout.threads` threads and `layout.dynamic_bytes` of
     dynamic shared memory. Arguments:
 
         block: float32 (rows, features + 1), target last.
@@ -161,16 +176,17 @@ def make_advance(layout: Layout, activation: int, optimizer: int) -> Any:
 def make_evaluate(layout: Layout, activation: int) -> Any:
     """Return the function that evaluates; `cuda.jit` compiles it.
 
-    Launch it with R by C blocks, threads and shared memory as for `make_advance`. Arguments: rows,
-    float32 (N, features + 1); parameters, float32 (R, P); and the sums of r² of each chunk of
-    `CHUNK_ROWS` rows, float64 (R, C), which are written.
+    Launch it with C by R blocks, threads and shared memory as for `make_advance`. C comes first: a
+    grid has at most 65,535 blocks in its second dimension. Arguments: rows, float32
+    (N, features + 1); parameters, float32 (R, P); and the sums of r² of each chunk of `CHUNK_ROWS`
+    rows, float64 (R, C), which are written.
     """
     tile = make_tile(layout, activation)
     T, THREADS, P = layout.tile, layout.threads, layout.num_parameters
     load, forward, output, add_up = tile.load, tile.forward, tile.output, make_add_up(layout)
 
     def evaluate(rows, parameters, squares):
-        replica, chunk, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
+        chunk, replica, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
         memory = cuda.shared.array(0, float32)
         sums = cuda.shared.array(THREADS, float64)
         for k in range(thread, P, THREADS):
@@ -199,10 +215,10 @@ def compile_advance(layout: Layout, activation: int, optimizer: int) -> Any:
 
     Raises what Numba and its compilers raise.
     """
-    return ready(make_advance(layout, activation, optimizer), ADVANCE, 4 * layout.floats)
+    return ready(make_advance(layout, activation, optimizer), ADVANCE, layout)
 
 
 @lru_cache(maxsize=64)
 def compile_evaluate(layout: Layout, activation: int) -> Any:
     """Return `make_evaluate` compiled; see `compile_advance`."""
-    return ready(make_evaluate(layout, activation), EVALUATE, 4 * layout.floats)
+    return ready(make_evaluate(layout, activation), EVALUATE, layout)

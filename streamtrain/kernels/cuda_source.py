@@ -1,5 +1,8 @@
 """Device functions from generated source, and 16-byte accesses of shared memory.
 
+All places in shared memory that they access are multiples of 4 values (cuda_layout.py), and its
+start is a multiple of 16 bytes (cuda_launch.py: ready).
+
 Patches of registers are straight-line code: an array of them could go to local memory.
 """
 

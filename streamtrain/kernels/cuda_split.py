@@ -5,6 +5,9 @@ block adds the gradients of a slot's parts; `step` sums the slots in order and u
 of slots belongs to the run (cuda_layout.py: choose_slots), so the number of multiprocessors changes
 no result. Slots hold the sums of a minibatch that is not complete; they are 0 between minibatches.
 
+A slot belongs to one block of `gradient`. The end of that launch orders what the block wrote before
+`step`, which follows on the same stream. Within a block the argument of cuda_population.py holds.
+
 Legend of shape suffixes: R replicas, S slots, P padded parameters (`Layout`).
 """
 
@@ -49,7 +52,7 @@ STEP = (
 def make_gradient(layout: Layout, activation: int) -> Any:
     """Return the function that adds gradients to slots; `cuda.jit` compiles it.
 
-    Launch it with R by S blocks, `layout.threads` threads and 4 * `layout.floats` bytes of dynamic
+    Launch it with R by S blocks, `layout.threads` threads and `layout.dynamic_bytes` of dynamic
     shared memory. Arguments:
 
         block: float32 (rows, features + 1), target last.
@@ -73,7 +76,7 @@ def make_gradient(layout: Layout, activation: int) -> Any:
         slots, end = gradients.shape[1], offset + stop - start
         part = offset // PART
         part += (slot + slots - part % slots) % slots
-        if part * PART >= end:
+        if part * PART >= end:  # for all threads of the block alike: none waits at a barrier
             return
         for k in range(thread, P, THREADS):
             memory[k] = parameters[replica, k]
@@ -170,10 +173,10 @@ def compile_gradient(layout: Layout, activation: int) -> Any:
 
     Raises what Numba and its compilers raise.
     """
-    return ready(make_gradient(layout, activation), GRADIENT, 4 * layout.floats)
+    return ready(make_gradient(layout, activation), GRADIENT, layout)
 
 
 @lru_cache(maxsize=64)
 def compile_step(layout: Layout, optimizer: int) -> Any:
     """Return `make_step` compiled; see `compile_gradient`."""
-    return ready(make_step(layout, optimizer), STEP, 4 * layout.floats)
+    return ready(make_step(layout, optimizer), STEP, layout)

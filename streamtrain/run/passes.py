@@ -23,8 +23,9 @@ from streamtrain.stream.delivered_rows import DeliveredRows
 from streamtrain.stream.nulls import null_fields
 from streamtrain.stream.source import Source
 from streamtrain.training.checkpointing import Checkpointing
-from streamtrain.training.engine_choice import is_out_of_memory, running, share_block
+from streamtrain.training.engine_choice import running, share_block
 from streamtrain.training.learner import Learner
+from streamtrain.training.memory_errors import is_out_of_memory
 from streamtrain.training.position import Position
 
 

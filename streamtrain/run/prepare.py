@@ -42,7 +42,7 @@ from streamtrain.stream.survey import (
 )
 from streamtrain.stream.window import shuffle_few_rows
 from streamtrain.training.batch_schedule import Stage
-from streamtrain.training.engine import PART_ROWS, AccumulatingEngine
+from streamtrain.training.engine import PART_ROWS, AccumulatingEngine, Engine
 from streamtrain.training.engine_choice import (
     ENGINES,
     check_engine,
@@ -52,6 +52,7 @@ from streamtrain.training.engine_choice import (
 from streamtrain.training.fingerprint import array_hash, config_fingerprint
 from streamtrain.training.fused_engine import gradient_slots, one_blas_thread
 from streamtrain.training.learner import Learner
+from streamtrain.training.memory_errors import is_out_of_memory
 from streamtrain.training.model import Model, initial_parameters
 from streamtrain.training.until_flat import limits_until_flat
 from streamtrain.types import Dataset, Json, Standardization
@@ -343,11 +344,20 @@ def take_few_steps(prepared: Prepared, sizes: tuple[int, ...], rates: tuple[floa
     rows = np.zeros((num_rows, prepared.source.num_columns), dtype=np.float32)
     with one_blas_thread():
         for size in sizes or (len(rows),):
-            engine = prepared.learner(size, rates, 0).engine
-            check_engine(engine)
-            engine.advance(rows, 0, len(rows))
-            engine.finish_epoch()
-            engine.evaluate(rows)
+            try:
+                _use_engine(prepared.learner(size, rates, 0).engine, rows)
+            except (MemoryError, RuntimeError) as error:
+                # The learner of this size ends with that outcome, without affecting the others.
+                if not is_out_of_memory(error):
+                    raise
+
+
+def _use_engine(engine: Engine, rows: np.ndarray) -> None:
+    """Train and evaluate a few rows."""
+    check_engine(engine)
+    engine.advance(rows, 0, len(rows))
+    engine.finish_epoch()
+    engine.evaluate(rows)
 
 
 def _last_epoch(train: TrainConfig, epoch_rows: int, limits: UntilFlat | None) -> int | None:

@@ -9,7 +9,6 @@ Legend of shape suffixes: R replicas, S slots, P parameters, Q padded parameters
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,10 @@ import torch
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError, first_line
 from streamtrain.kernels import cuda_population, cuda_split
-from streamtrain.kernels.cuda_launch import configure
+from streamtrain.kernels.cuda_launch import configure, run
 from streamtrain.kernels.cuda_layout import SPLIT_FROM, Layout, choose_slots, parameter_places
 from streamtrain.kernels.cuda_source import SIMULATED
+from streamtrain.training.cuda_check import check_steps
 from streamtrain.training.cuda_fit import fits, layout_of, shared_bytes
 from streamtrain.training.engine import check_state, further_steps, require_whole_minibatch
 from streamtrain.training.fused_engine import (
@@ -33,8 +33,9 @@ from streamtrain.training.fused_engine import (
     hyper_values,
 )
 from streamtrain.training.gradients_in_state import GradientsInState
+from streamtrain.training.memory_errors import is_out_of_memory
 from streamtrain.training.model import Model, Shape
-from streamtrain.training.torch.device_feed import DeviceFeed, train_device
+from streamtrain.training.torch.device_feed import SLOT_ROWS, DeviceFeed, cuts, train_device
 from streamtrain.training.torch.shared_rows import EvaluationRows, SharedBlock
 
 
@@ -147,8 +148,8 @@ class CudaEngine(GradientsInState):
         with self._on_stream():
             on_device = self._evaluation_rows(rows)
             squares_RC = torch.empty((replicas, chunks), dtype=torch.float64, device=self.device)
-            launch = self._configure(self._evaluate_kernel, (replicas, chunks))
-            _run(launch, *_arguments(on_device, self._model_RQ, squares_RC))
+            launch = self._configure(self._evaluate_kernel, (chunks, replicas))
+            run(launch, *_arguments(on_device, self._model_RQ, squares_RC))
             return squares_RC.cpu().numpy().sum(axis=1) / len(rows)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -177,9 +178,7 @@ class CudaEngine(GradientsInState):
             padded["average"] = self._average_RQ
         with self._on_stream():
             for name, tensor in padded.items():
-                values = np.zeros(tensor.shape, dtype=np.float32)
-                values[..., self._places_P] = state[name]
-                tensor.copy_(torch.from_numpy(values))
+                self._fill(tensor, state[name])
             self._counters_R5.copy_(torch.from_numpy(np.array(state["counters"])))
         if self._changed_size:
             self._hyper[FURTHER_STEPS:] = state["further_steps"]
@@ -201,12 +200,22 @@ class CudaEngine(GradientsInState):
         """Compare a few steps with the fused engine on the CPU, once per kernel and process.
 
         Raises ConfigError when they differ, so that a GPU or a compiler that is wrong does not
-        train.
+        train, and when the GPU cannot take them. Lack of memory is raised as it comes.
         """
-        if not SIMULATED:
-            most = SPLIT_FROM if self._slots > 1 else 1024
-            size = min(self.batch_size, most)
-            _check(self._shape, self._train, size)  # pyright: ignore[reportArgumentType] - frozen
+        if SIMULATED:
+            return
+        most = SPLIT_FROM if self._slots > 1 else 1024
+        size = min(self.batch_size, most)
+        train: Any = self._train  # frozen, so hashable
+        try:
+            check_steps(CudaEngine, FusedEngine, self._shape, train, size)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise ConfigError(
+                f"--engine fused on {self.device}: it cannot take a step ({first_line(error)})."
+                " Use --engine torch."
+            ) from error
 
     @property
     def _model_RQ(self) -> torch.Tensor:
@@ -243,10 +252,10 @@ class CudaEngine(GradientsInState):
     def _configure(self, kernel: Any, blocks: int | tuple[int, int]) -> Any:
         stream = 0 if self._stream is None else self._stream.cuda_stream
         layout = self._layout
-        return configure(kernel, blocks, layout.threads, stream, 4 * layout.floats)
+        return configure(kernel, blocks, layout.threads, stream, layout.dynamic_bytes)
 
     def _launch(self, rows: torch.Tensor, sizes_R: torch.Tensor) -> None:
-        _run(
+        run(
             self._advance,
             *_arguments(rows),
             0,
@@ -270,7 +279,7 @@ class CudaEngine(GradientsInState):
         start = 0
         while start < len(rows):
             stop = min(len(rows), start + self.batch_size - self._carried)
-            _run(
+            run(
                 self._add_gradients,
                 *_arguments(rows),
                 start,
@@ -286,7 +295,7 @@ class CudaEngine(GradientsInState):
 
     def _step(self, carried: int) -> None:
         """Take the step of a minibatch whose gradient is in the slots."""
-        _run(
+        run(
             self._take_step,
             carried,
             *_arguments(
@@ -310,8 +319,13 @@ class CudaEngine(GradientsInState):
         if self.device.type == "cpu":
             return iter([torch.from_numpy(block[start:stop].copy())])
         on_device = None if self.shared_block is None else self.shared_block.rows(block)
-        if on_device is not None:
+        if on_device is not None and self._slots > 1:
             return iter([on_device[start:stop]])
+        if on_device is not None:
+            # Nothing interrupts a launch, and the watchdog of a GPU that has a display ends one
+            # after a few seconds: a block of small minibatches would take longer.
+            pieces = cuts(start, stop, self._carried, self.batch_size, SLOT_ROWS)
+            return (on_device[first:last] for first, last in pieces)
         if self._feed is None:
             self._feed = DeviceFeed(self.device, block.shape[1], self.batch_size)
         return self._feed(block, start, stop, self._carried)
@@ -331,6 +345,24 @@ class CudaEngine(GradientsInState):
     def _set_hyper(self) -> None:
         with self._on_stream():
             self._hyper_RH = self._to_device(np.tile(self._hyper, (len(self.learning_rates), 1)))
+
+    def _swap(self, sum_RP: np.ndarray | np.float32, rows: int) -> np.ndarray:
+        """Set the gradient sum and its rows; return the sum before. Copies nothing else."""
+        replicas = len(self.learning_rates)
+        before_RSP = self._compact(self._gradients).reshape(replicas, -1, len(self._places_P))
+        with self._on_stream():
+            self._gradients.zero_()
+            self._fill(self._gradients[:, 0] if self._slots > 1 else self._gradients, sum_RP)
+            self._counters_R5[:, 0] = rows
+        self._wait()
+        self._carried = rows
+        return before_RSP.sum(axis=1, dtype=np.float32)
+
+    def _fill(self, tensor: torch.Tensor, values: np.ndarray | np.float32) -> None:
+        """Copy values without padding to the device; the padding is 0."""
+        padded = np.zeros(tensor.shape, dtype=np.float32)
+        padded[..., self._places_P] = values
+        tensor.copy_(torch.from_numpy(padded))
 
     def _compact(self, tensor: torch.Tensor) -> np.ndarray:
         """Return a copy on the host without the padding."""
@@ -357,35 +389,6 @@ class CudaEngine(GradientsInState):
             yield
 
 
-def _run(launch: Any, *arguments: Any) -> None:
-    """Launch a kernel; raise RuntimeError, as torch does, for what Numba and the driver raise."""
-    try:
-        launch(*arguments)
-    except Exception as error:
-        raise RuntimeError(f"{type(error).__name__}: {first_line(error)}") from error
-
-
 def _arguments(*tensors: torch.Tensor) -> list[Any]:
     """Return what a kernel takes: tensors of the device, arrays in the simulator."""
     return [each.numpy() if each.device.type == "cpu" else each for each in tensors]
-
-
-@lru_cache(maxsize=64)
-def _check(shape: Shape, train: TrainConfig, batch_size: int) -> None:
-    count = max(4096, 3 * batch_size + 1)  # whole minibatches, and some rows more
-    rows = np.random.default_rng(0).standard_normal((count, shape.widths[0] + 1))
-    rows = rows.astype(np.float32)
-    start_P = shape.initial_parameters(0, 0)
-    moved: list[np.ndarray] = []
-    for make in (CudaEngine, FusedEngine):
-        engine = make(shape, start_P, batch_size, (train.rate,), train, 2 * len(rows))
-        losses_R = engine.advance(rows, 0, 3 * batch_size + 1)
-        engine.finish_epoch()
-        moved.append(np.concatenate([engine.parameters()[0] - start_P, losses_R]))
-    ours, expected = moved
-    # The negation also catches NaN.
-    if not np.abs(ours - expected).mean() <= 0.01 * np.abs(expected).mean():
-        raise ConfigError(
-            f"--engine fused on {train.device}: its steps differ from those on the CPU. Use"
-            " --engine torch, and report it."
-        )

@@ -26,7 +26,8 @@ from streamtrain.training.engine_choice import (
 from streamtrain.training.gpu_presence import is_cpu
 from streamtrain.training.model import Model, initial_parameters
 
-#: A run that the CPU trains in less time stays there: compiling for a GPU takes that long.
+#: A run that the CPU trains in less time stays there: compiling for a GPU takes about that long. No
+#: GPU has been measured; `make gpu-check` does: `gpu_pays_from_s` is what this should be.
 SHORT_SECONDS = 30.0
 
 #: Rows that every learner trains in one measurement: the largest minibatch, within these limits.

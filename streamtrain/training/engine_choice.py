@@ -1,4 +1,4 @@
-"""The choice of the model and the engine of a run, and the recognition of out-of-memory errors."""
+"""The choice of the model and the engine of a run."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -171,11 +171,3 @@ def share_block(engines: Sequence[Engine]) -> "SharedBlock | None":
     for engine in on_gpu:
         engine.shared_block = shared
     return shared
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return True for the out-of-memory errors of Python, CUDA and torch's CPU allocator."""
-    # torch.OutOfMemoryError by its name, since torch may not have been imported
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return "allocate memory" in str(error)

@@ -114,6 +114,12 @@ def wrapped(cause):
         pytest.param(CheckFailed("x"), 5, "error: x", id="check"),
         pytest.param(MemoryError(), 4, "error: out of memory", id="memory"),
         pytest.param(
+            RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            4,
+            "error: the GPU is out of memory: CUDA out of memory. Tried",
+            id="memory of a GPU",
+        ),
+        pytest.param(
             OSError(28, "No space left"),
             4,
             "error: [Errno 28] No space left. Free space there",

@@ -1,6 +1,6 @@
 """Collect the wheels that a machine with a GPU and no network may lack: `make gpu-bundle`.
 
-Such a machine is expected to have Python 3.12, torch, Numba, NumPy, SciPy, pyarrow and pytest.
+Such a machine is expected to have Python 3.12 and what check.py calls `LARGE`.
 """
 
 import importlib.metadata
@@ -11,15 +11,27 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-#: What the machine has, with all that these need.
-PRESENT = ("torch", "numba", "numpy", "scipy", "pyarrow", "pytest", "hypothesis")
+from tests.gpu_check.check import LARGE
 
-LIMIT_BYTES = 60 * 2**20
+#: What the steps import.
+IMPORTED = ("streamtrain", "pytest", "hypothesis")
+
+#: The newest of these is taken: they need not be installed where the wheels are collected.
+NEWEST = ("numba-cuda", "cuda-bindings", "cuda-core", "cuda-pathfinder")
+
+#: Large, and needed for the pictures of a report only, which no step makes.
+UNUSED = ("vl-convert-python",)
+
+#: A checkout beside the wheels fits 64 MiB.
+LIMIT_BYTES = 54 * 2**20
 PYTHON = "3.12"
 
 
-def needed(names: tuple[str, ...]) -> dict[str, str]:
-    """Return the installed distributions that these need, themselves included: name → version."""
+def needed(names: tuple[str, ...], left_out: tuple[str, ...]) -> dict[str, str]:
+    """Return the installed distributions that these need, themselves included: name → version.
+
+    `left_out`: neither these nor what only they need.
+    """
     found: dict[str, str] = {}
     to_see = [Requirement(name) for name in names]
     while to_see:
@@ -29,7 +41,7 @@ def needed(names: tuple[str, ...]) -> dict[str, str]:
             distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        if name in found:
+        if name in found or name in left_out:
             continue
         found[name] = distribution.version
         for line in distribution.requires or []:
@@ -42,16 +54,19 @@ def needed(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def wanted() -> list[str]:
-    """Return what the bundle holds, as name==version."""
-    present = needed(PRESENT)
-    names = needed(("streamtrain",))
-    return [f"{n}=={v}" for n, v in sorted(names.items()) if n not in present | {"streamtrain": ""}]
+    """Return what the bundle holds, as name==version or name.
+
+    What both torch and others need is among it: the machine's may be too old for the others.
+    """
+    names = needed(IMPORTED, (*LARGE, *UNUSED))
+    return [*(f"{n}=={v}" for n, v in sorted(names.items()) if n != "streamtrain"), *NEWEST]
 
 
 def main(folder: Path) -> int:
     """Download the wheels into the folder; return 1 when they are too large together."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
-    platforms = [f"manylinux_2_{minor}_x86_64" for minor in (34, 28, 17)] + ["manylinux2014_x86_64"]
+    minors = (34, 28, 27, 24, 17)
+    platforms = [f"manylinux_2_{minor}_x86_64" for minor in minors] + ["manylinux2014_x86_64"]
     flags = [flag for platform in platforms for flag in ("--platform", platform)]
     flags += ["--python-version", PYTHON, "--only-binary", ":all:"]
     subprocess.run([*pip, *flags, *wanted()], check=True)

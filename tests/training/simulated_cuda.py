@@ -17,9 +17,10 @@ from streamtrain.kernels import cuda_layout, cuda_population, cuda_source, cuda_
 from streamtrain.kernels.activations import TANH
 from streamtrain.kernels.cuda_layout import make_layout, parameter_places
 from streamtrain.kernels.updates import ADAM
-from streamtrain.training import cuda_fit
+from streamtrain.training import cuda_engine, cuda_fit
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.fused_engine import FusedEngine, hyper_values
+from streamtrain.training.gradients_in_state import GradientsInState
 from streamtrain.training.model import Shape
 from streamtrain.training.torch.perceptron import ACTIVATIONS
 from streamtrain.training.torch.torch_engine import TorchEngine
@@ -148,6 +149,22 @@ def test_slots_of_an_unfinished_minibatch_go_on_bit_by_bit(split):
     assert engine.steps == resumed.steps == 2
     assert engine.parameters().tobytes() == resumed.parameters().tobytes()
     assert not engine.state()["gradient"].any()
+
+
+@pytest.mark.parametrize("batch_size", [30, 50], ids=["one block", "three blocks"])
+def test_gradient_sums_are_taken_and_set_as_through_the_state(split, batch_size):
+    rows, engines = make_rows(1000), [make(batch_size=batch_size, shape=SHALLOW) for _ in range(2)]
+    found = []
+    for engine, swap in zip(engines, (CudaEngine._swap, GradientsInState._swap), strict=True):
+        engine.accumulate(rows, 0, 37)
+        sum_RP = swap(engine, np.float32(0), 0)
+        engine.accumulate(rows, 37, 45)  # is dropped
+        swap(engine, 2 * sum_RP, 74)
+        carried = engine.state()
+        engine.finish_epoch()
+        assert engine.steps == 1
+        found.append([sum_RP, *carried.values(), *engine.state().values()])
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.slow
@@ -286,8 +303,13 @@ def test_a_diverged_replica_stays_diverged():
 def test_evaluation_adds_chunk_by_chunk(monkeypatch):
     monkeypatch.setattr(cuda_population, "CHUNK_ROWS", 7)
     cuda_population.compile_evaluate.cache_clear()
-    rows, engine = make_rows(20), make()
+    rows, engine, grids = make_rows(20), make(), []
+    configure = cuda_engine.configure
+    monkeypatch.setattr(
+        cuda_engine, "configure", lambda *launch: grids.append(launch[1]) or configure(*launch)
+    )
     in_chunks = engine.evaluate(rows)
+    assert grids == [(3, len(RATES))], "the first dimension of a grid is the long one"
     np.testing.assert_allclose(in_chunks, make(TorchEngine).evaluate(rows), rtol=1e-5)
     assert (engine.evaluate(rows[:0]) == 0).all()
     cuda_population.compile_evaluate.cache_clear()

@@ -13,11 +13,13 @@ import torch
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
 from streamtrain.training import cuda_engine, cuda_fit
+from streamtrain.training.cuda_check import check_steps
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.engine_choice import choose_engine
 from streamtrain.training.fused_engine import FusedEngine
 from streamtrain.training.model import Shape
 from streamtrain.training.torch.perceptron import ACTIVATIONS
+from streamtrain.training.torch.shared_rows import SharedBlock
 from tests.training.contract import RATES, check_engine, make_rows
 from tests.training.test_engine import LOSSES, OPTIMIZERS, check_equals_torch
 from tests.training.torch_engines import factory
@@ -109,18 +111,57 @@ def test_without_a_gpu_the_engine_refuses():
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.05, np.nan])
-def test_steps_that_differ_from_the_cpu_s_do_not_train(monkeypatch, factor):
+def test_steps_that_differ_from_the_cpu_s_do_not_train(factor):
     class Engine(FusedEngine):
         def parameters(self):
             return super().parameters() * np.float32(factor)
 
-    monkeypatch.setattr(cuda_engine, "CudaEngine", Engine)
-    check = cuda_engine._check.__wrapped__
     if factor == 1.0:
-        check(SHAPE, TrainConfig(), 32)
+        check_steps(Engine, FusedEngine, SHAPE, TrainConfig(), 32)
         return
     with pytest.raises(ConfigError, match=r"differ from those on the CPU. Use --engine torch"):
-        check(SHAPE, TrainConfig(), 32)
+        check_steps(Engine, FusedEngine, SHAPE, TrainConfig(), 32)
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "says"),
+    [
+        (
+            "CUDA_ERROR_INVALID_VALUE",
+            ConfigError,
+            r"cannot take a step \(CUDA_.*--engine torch",
+        ),
+        ("CUDA_ERROR_OUT_OF_MEMORY", RuntimeError, "^CUDA_ERROR_OUT_OF_MEMORY$"),
+    ],
+)
+def test_a_gpu_that_cannot_take_a_step_is_refused_in_words(monkeypatch, message, kind, says):
+    """Lack of memory is left to the learner, which ends with that outcome."""
+
+    def fail(*_arguments):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(cuda_engine, "check_steps", fail)
+    engine = SimpleNamespace(
+        batch_size=32, device="cuda", _slots=1, _shape=SHAPE, _train=TrainConfig()
+    )
+    with pytest.raises(kind, match=says):
+        CudaEngine.check(engine)
+
+
+@pytest.mark.parametrize(
+    ("slots", "lengths"), [pytest.param(1, [27, 30, 23], id="one block"), pytest.param(3, [80])]
+)
+def test_a_launch_takes_few_rows_of_a_shared_block(monkeypatch, slots, lengths):
+    """Whole minibatches, after the first, which has three rows already."""
+    monkeypatch.setattr(cuda_engine, "SLOT_ROWS", 35)
+    shared, rows = SharedBlock(torch.device("cpu")), make_rows(100)
+    shared.put(rows)
+    engine = SimpleNamespace(
+        device=torch.device("cuda"), shared_block=shared, batch_size=10, _slots=slots, _carried=3
+    )
+    pieces = [*CudaEngine._rows_on_device(engine, rows, 10, 90)]
+    assert [len(piece) for piece in pieces] == lengths
+    assert torch.equal(torch.cat(pieces), torch.from_numpy(rows[10:90]))
 
 
 # --- on a GPU ---
@@ -156,6 +197,16 @@ def test_on_a_gpu_it_equals_a_plain_torch_loop(hidden, activation, loss, optimiz
         Shape(widths=(4, *hidden, 1), activation=activation),
         LOSSES[loss] | OPTIMIZERS[optimizer],
     )
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_on_a_gpu_47_kib_of_dynamic_shared_memory_are_launched():
+    """Below 48 KiB, above them with what is static: the driver must be asked."""
+    engine = make(Shape(widths=(4, 32, 1), activation="relu"), 128)
+    assert engine._layout.dynamic_bytes < 48 * 1024 < engine._layout.shared_bytes
+    assert np.isfinite(engine.advance(make_rows(300), 0, 300)).all()
+    assert np.isfinite(engine.evaluate(make_rows(300))).all()
 
 
 @pytest.mark.gpu

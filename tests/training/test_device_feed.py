@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamtrain.training.torch import torch_engine
-from streamtrain.training.torch.device_feed import DeviceFeed, cuts
+from streamtrain.training.torch.device_feed import (
+    DeviceFeed,
+    cuts,
+    rows_per_slot,
+    train_device,
+)
 from tests.training.contract import make_rows
 from tests.training.torch_engines import OPTIMIZERS, assert_same, make_engine, trained
 
@@ -32,6 +37,23 @@ def test_cuts_are_whole_minibatches_where_a_slot_holds_one(
         aligned = [(carried + stop - start) % batch_size == 0 for _, stop in pieces[:-1]]
         assert all(aligned[1:])
         assert not aligned or aligned[0] or batch_size - carried > slot_rows
+
+
+@pytest.mark.parametrize(("current", "expected"), [(0, "cuda"), (1, "cuda:1")])
+def test_cuda_is_the_current_device_for_all_threads(has_gpu, monkeypatch, current, expected):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    assert str(train_device("cuda")) == str(train_device("auto")) == expected
+    assert str(train_device("cuda:2")) == "cuda:2"
+
+
+@given(st.integers(1, 100_000), st.integers(1, 2**21))
+def test_a_slot_has_whole_minibatches_and_at_most_64_mib(width, batch_size):
+    rows = rows_per_slot(width, batch_size)
+    assert 1 <= rows <= 131_072
+    assert 4 * width * rows <= 64 * 2**20
+    largest = min(131_072, 64 * 2**20 // (4 * width))
+    assert rows == largest if batch_size > largest else rows % batch_size == 0
 
 
 @pytest.mark.parametrize("batch_size", [32, 100, 300])

@@ -57,14 +57,30 @@ def test_other_rows_than_the_shared_ones_are_copied_by_the_engine(pretended):
     assert shared.rows(rows) is None
 
 
-def test_a_block_that_does_not_fit_is_copied_in_parts(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(torch.cuda.OutOfMemoryError("Tried to allocate 2 GiB"), id="the device's"),
+        pytest.param(RuntimeError("CUDA error: out of memory"), id="pinned memory"),
+    ],
+)
+def test_a_block_that_does_not_fit_is_copied_in_parts(monkeypatch, error):
     def refuse(_array):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(torch, "from_numpy", refuse)
     rows, shared = make_rows(1000), SharedBlock(CPU)
     shared.put(rows)
     assert shared.rows(rows) is None
+
+
+def test_an_error_of_the_device_is_not_taken_for_lack_of_memory(monkeypatch):
+    def refuse(_array):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch, "from_numpy", refuse)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        SharedBlock(CPU).put(make_rows(10))
 
 
 def test_engines_on_the_cpu_share_nothing():

@@ -14,8 +14,12 @@ from streamtrain.stream.torch_stream import open_device
 #: Slots of the ring: one is being copied, one is being trained on, one is waiting.
 SLOTS = 3
 
-#: Rows per slot, rounded down to whole minibatches.
+#: The most rows per slot, rounded down to whole minibatches.
 SLOT_ROWS = 131_072
+
+#: The most bytes per slot, of pinned memory on the host and of the device's. It limits the rows of
+#: more than 128 columns.
+SLOT_BYTES = 64 * 2**20
 
 
 class DeviceFeed:
@@ -28,9 +32,7 @@ class DeviceFeed:
 
     def __init__(self, device: torch.device, width: int, batch_size: int):
         self.batch_size = batch_size
-        self.slot_rows = SLOT_ROWS
-        if batch_size <= SLOT_ROWS:
-            self.slot_rows = SLOT_ROWS // batch_size * batch_size
+        self.slot_rows = rows_per_slot(width, batch_size)
         self.ring = torch.empty((SLOTS * self.slot_rows, width), dtype=torch.float32, device=device)
         self._pinned = torch.empty(
             (SLOTS, self.slot_rows, width), dtype=torch.float32, pin_memory=True
@@ -99,6 +101,16 @@ class DeviceFeed:
         return slot, rows
 
 
+def rows_per_slot(width: int, batch_size: int) -> int:
+    """Return the rows of a slot: whole minibatches where one fits.
+
+    >>> [rows_per_slot(5, 1000), rows_per_slot(5, 200_000), rows_per_slot(1001, 1000)]
+    [131000, 131072, 16000]
+    """
+    rows = max(1, min(SLOT_ROWS, SLOT_BYTES // (4 * width)))
+    return rows // batch_size * batch_size if batch_size <= rows else rows
+
+
 def cuts(
     start: int, stop: int, carried: int, batch_size: int, slot_rows: int
 ) -> Iterator[tuple[int, int]]:
@@ -122,9 +134,16 @@ def cuts(
 def train_device(name: str) -> torch.device:
     """Return the device of `train.device`; `auto` is a GPU if torch finds one, else the CPU.
 
+    `cuda` is torch's current device, by its number if that is not the first: learners run on
+    threads, each of which has a current device of its own and begins with the first.
+
     Raises ConfigError when the device cannot be used here. The fused engine ignores it: that engine
     always uses the CPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return open_device(name)
+    device = open_device(name)
+    if device.type == "cuda" and device.index is None and torch.cuda.is_initialized():
+        current = torch.cuda.current_device()
+        return torch.device("cuda", current) if current else device
+    return device

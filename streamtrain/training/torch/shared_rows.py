@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from streamtrain.stream.pinned_copy import to_device
+from streamtrain.training.memory_errors import is_out_of_memory
 
 
 class SharedBlock:
@@ -31,7 +32,10 @@ class SharedBlock:
             self._rows = to_device(block, self._device)
             if self._device.type == "cuda":
                 torch.cuda.current_stream(self._device).synchronize()
-        except torch.cuda.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            self.drop()
+            if not is_out_of_memory(error):
+                raise
             return
         self._block = block
 
