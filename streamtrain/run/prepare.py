@@ -197,12 +197,6 @@ def open_data(
         if data.path is None:
             raise ConfigError("no data: name a file, a folder or a glob, or set data.path.")
         dataset = open_dataset(data.path, config)
-        if data.na_values and not dataset.folder:
-            warnings.warn(
-                f"{redact_url(dataset.url)}: --na-values is for text files, and left these shards"
-                " as they are. Limit the column with --transform.",
-                stacklevel=2,
-            )
     return open_source(dataset, config, holdout=holdout, window_rows=window_rows)
 
 

@@ -91,7 +91,7 @@ def ingest(
             )
         spans = spans_of(source, pieces, span_rows)
         write_dataset(out, layout, spans, storage=storage, shuffle_seed=shuffle_seed)
-    return open_shards(out, storage=storage)
+    return open_shards(out, storage=replace(storage, reading=AS_FOUND))
 
 
 def _refuse_names(table: Table, target: str | None) -> None:
