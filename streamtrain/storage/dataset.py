@@ -239,12 +239,21 @@ def bind_columns(
         fingerprint=data_fingerprint(
             listing.shards, imported_digest=listing.digest if listing.folder else ""
         ),
-        truth=listing.truth,
+        truth=truth_of_columns(listing.truth, listing.shards[0].columns, columns),
         left_out=listing.left_out,
         folder=listing.folder,
         digest=listing.digest,
         stamps=None if listing.digest else file_stamps(listing.shards),
     )
+
+
+def truth_of_columns(
+    truth: Truth | None, present: Sequence[Column], chosen: Sequence[str]
+) -> Truth | None:
+    """Return what is known of generated data; None for another target or fewer features."""
+    names = [column.name for column in present]
+    same = chosen[-1] == names[-1] and set(chosen) == set(names)
+    return truth if same else None
 
 
 def _bind_all(shards: Sequence[Shard], columns: Sequence[str]) -> tuple[list[str], set[str]]:

@@ -39,7 +39,10 @@ FLAGS = {"delimiter": ",", "decimal": ".", "header": True, "encoding": "utf-8"}
 def _written(folder: Path, kind: str) -> Path:
     path, table = folder / f"t.{kind}", pa.table(ROWS)
     if kind == "csv":
-        lines = [",".join(ROWS), *(",".join(map(str, row)) for row in zip(*ROWS.values()))]
+        lines = [
+            ",".join(ROWS),
+            *(",".join(map(str, row)) for row in zip(*ROWS.values(), strict=True)),
+        ]
         path.write_text("\n".join(lines) + "\n")
     elif kind == "jsonl":
         rows = [{name: round(row[name], 1) for name in row} for row in table.to_pylist()]

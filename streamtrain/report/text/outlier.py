@@ -25,7 +25,8 @@ def outlier_text(run: Run) -> str:
 def outlier_flags(run: Run) -> str | None:
     """Return the flags that leave the row out; None where no row stands out.
 
-    A value of a table that is imported can be declared null. Elsewhere a function has to limit the column.
+    A value of an imported table can be declared null. Elsewhere a function has to limit the
+    column.
     """
     outlier, data = run.baseline.outlier, run.header.config.get("data") or {}
     if outlier is None:

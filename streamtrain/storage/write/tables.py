@@ -136,6 +136,7 @@ def _shard_table(source: str, storage: Storage, bad_shards: Mapping[str, str] | 
         pieces=pieces,
         left_out=found.left_out,
         of_shards=True,
+        truth=found.truth,
     )
 
 
