@@ -1,6 +1,10 @@
 """`train --from RUN`: the config that a finished sweep recommends."""
 
+import glob
 import math
+import os
+import re
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +14,7 @@ from streamtrain.base.units import parse_count
 from streamtrain.cli.config_layers import Layer, Setting, kept_layer
 from streamtrain.config import RESOLVED, Config
 from streamtrain.errors import ConfigError, shown
+from streamtrain.storage.remote.urls import is_remote
 
 if TYPE_CHECKING:
     from streamtrain.report.analysis import Summary
@@ -43,6 +48,8 @@ def sweep_layer(run: str | None, given: Layer) -> Layer:
         raise ConfigError(
             f"{origin}: this sweep did not end. Go on with streamtrain sweep --resume."
         )
+    if "data.path" not in given:
+        _refuse_moved(run, layer.get("data.path"))
     chosen = summary.recommended_cell
     if chosen is None:
         reason = summary.recommendation.reason
@@ -64,6 +71,18 @@ def sweep_layer(run: str | None, given: Layer) -> Layer:
     rows = summary.recommendation.rows or summary.train_rows
     layer["train.max_rows"] = Setting(rows, origin)
     return layer
+
+
+def _refuse_moved(run: str, path: Setting | None) -> None:
+    """Raise ConfigError where the local file or folder of a sweep is not in its place any more."""
+    if path is None or is_remote(path.value) or glob.has_magic(path.value):
+        return
+    place = re.sub(r"^duckdb:|\?.*", "", path.value)
+    if not os.path.exists(place) and not os.path.exists(re.sub(r"@v?\d+$", "", place)):
+        raise ConfigError(
+            f"{path.origin}: the sweep read {path.value}, which is not there any more. Name the"
+            f" data: streamtrain train DATA --from {shlex.quote(run)}"
+        )
 
 
 def _given_size(given: Layer) -> int | None:
@@ -88,7 +107,7 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     """Return what training takes from a sweep, and what other settings decide instead."""
     train = config.train
     texts = {
-        "data.path": f"data {config.data.path}",
+        "data.path": f"data {_from_here(config.data.path or '')}",
         "train.batch_size": f"batch size {train.batch_size:,}",
         "train.batch_schedule": f"batch sizes {_schedule_text(config)}",
         "train.lr": f"learning rate {train.rate:g}{_rate_origin(run, config, origins)}",
@@ -99,6 +118,11 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     given = sorted({origin for origin in origins.values() if origin != f"--from {run}"})
     other = f"; given here: {', '.join(given)}" if given else ""
     return shown(f"from {run}: {', '.join(taken)}{other}")  # names of a run stay on one line
+
+
+def _from_here(path: str) -> str:
+    """Return a path below the working folder as relative, another one as it is."""
+    return path.removeprefix(f"{os.getcwd()}/")
 
 
 def _rate_origin(run: str, config: Config, origins: Mapping[str, str]) -> str:
