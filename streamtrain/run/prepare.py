@@ -36,7 +36,7 @@ from streamtrain.stream.open_source import (
 from streamtrain.stream.source import Source
 from streamtrain.stream.survey import (
     baselines,
-    refuse_constant_target,
+    refuse_constant,
     standardized,
     take_survey,
 )
@@ -234,7 +234,7 @@ def prepare(
             f"{dataset.url}: every sampled row has a null, NaN or infinite value and was dropped."
             " Leave out the columns that have them with --features, or choose another --target."
         )
-    refuse_constant_target(survey, dataset)
+    refuse_constant(survey, dataset)
     standard = survey.standard() if data.standardize else Standardization.identity(width)
     source = with_standard(source, standard)
     rows, ids = survey.holdout, survey.holdout_ids
