@@ -60,6 +60,13 @@ def same(one: list[list[float]], other: list[list[float]]) -> bool:
     return np.array_equal(np.array(one), np.array(other), equal_nan=True)
 
 
+def _lz4(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "lz4") as file:
+        file.write(content)
+    return sink.getvalue().to_pybytes()
+
+
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252"]
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": lambda content: content,
@@ -67,6 +74,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".bz2": bz2.compress,
     ".xz": lzma.compress,
     ".zst": lambda content: pa.compress(content, "zstd", asbytes=True),
+    ".lz4": lambda content: _lz4(content),
 }
 NUMBERS = st.one_of(
     st.integers(-9999, 9999),
@@ -428,3 +436,20 @@ def test_a_time_of_two_words_is_one_field_of_several(tmp_path):
         lines.append(f"2024-04-01 10:26:{number:02d}.337,-5.5,Light,{place},{number}")
     expected = [[-5.5, number] for number in range(40)]
     assert read(tmp_path, "\n".join(lines) + "\n") == expected
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in COMPRESS if suffix])
+def test_a_compressed_table_is_read_to_its_end_or_refused(tmp_path, suffix):
+    """Several streams in one file, as parallel compressors write them; and one that is cut off."""
+    values = np.random.default_rng(0).normal(size=(4000, 2))
+    rows = "".join(f"{a},{b}\n" for a, b in values).encode()
+    content = b"a,y\n" + rows
+    half = len(content) // 2
+    both = COMPRESS[suffix](content[:half]) + COMPRESS[suffix](content[half:])
+    np.testing.assert_array_equal(read(tmp_path, both, f"t.csv{suffix}"), values)
+    whole = COMPRESS[suffix](content)
+    for size in (len(whole) // 2, len(whole) - 1):
+        with pytest.raises(
+            DataError, match=rf"cut\.csv{suffix}.*(cut off|Truncated|cannot be read)"
+        ):
+            read(tmp_path, whole[:size], f"cut.csv{suffix}")
