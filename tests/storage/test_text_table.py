@@ -453,3 +453,19 @@ def test_a_compressed_table_is_read_to_its_end_or_refused(tmp_path, suffix):
             DataError, match=rf"cut\.csv{suffix}.*(cut off|Truncated|cannot be read)"
         ):
             read(tmp_path, whole[:size], f"cut.csv{suffix}")
+
+
+@pytest.mark.parametrize(
+    "head", [",2019,2020,2022", '"","142.24","144.78","147.32"', "\t0\t1\t2"], ids=["p", "R", "t"]
+)
+def test_numbers_above_an_index_without_a_name_may_be_names(tmp_path, head):
+    """Pandas writes the columns of a pivot table so, and R those of a matrix."""
+    mark = "\t" if "\t" in head else ","
+    content = f"{head}\n9.4,0,1,2\n9.5,3,4,5\n9.6,0,7,8\n".replace(",", mark)
+    table, _ = opened(tmp_path / "t.csv", content)
+    assert "numbers as column names" in table.needs_target
+    table, said = opened(tmp_path / "t.csv", content, header=True)
+    values = columns(table)
+    assert values[table.columns[-1].name] == [2, 5, 8]
+    assert "9.4" not in values
+    assert read(tmp_path, content, header=False)[1] == [9.4, 0, 1, 2]

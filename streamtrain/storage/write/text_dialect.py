@@ -262,12 +262,25 @@ def _header(
     years = [int(field) for field in as_row if re.fullmatch(r"[12]\d{3}", field)]
     steps = {b - a for a, b in pairwise(years)}
     is_years = len(years) == len(as_row) > 1 and len(steps) == 1 and steps != {0}
-    if not as_names and not is_years:
+    if not as_names and not is_years and not _heads_an_index(first, rows):
         return None, ""
     listed = ", ".join(map(shown, first[:4])) + (", …" if len(first) > 4 else "")
     return first, (
         f"{path}: its first line has numbers as column names: {listed}. If it is a row, give"
         " --no-header; if these are names, give --header."
+    )
+
+
+def _heads_an_index(first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether only the first field lacks, above what may be an index: names may be numbers.
+
+    So pandas and R write the columns of a pivot table, or of a matrix.
+    """
+    index, names = [row[0].strip() for row in rows if row], first[1:]
+    if first[0] or len(index) < 2 or len(names) < 2:
+        return False
+    return all(map(all, (names, index))) and all(
+        len(set(fields)) == len(fields) for fields in (names, index)
     )
 
 
