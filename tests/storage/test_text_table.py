@@ -464,8 +464,29 @@ def test_numbers_above_an_index_without_a_name_may_be_names(tmp_path, head):
     content = f"{head}\n9.4,0,1,2\n9.5,3,4,5\n9.6,0,7,8\n".replace(",", mark)
     table, _ = opened(tmp_path / "t.csv", content)
     assert "numbers as column names" in table.needs_target
-    table, said = opened(tmp_path / "t.csv", content, header=True)
+    table, _ = opened(tmp_path / "t.csv", content, header=True)
     values = columns(table)
     assert values[table.columns[-1].name] == [2, 5, 8]
     assert "9.4" not in values
     assert read(tmp_path, content, header=False)[1] == [9.4, 0, 1, 2]
+
+
+def test_a_line_of_units_is_no_row(tmp_path):
+    rows = "".join(f"{i},{i}.5,{i % 3},x{i}\n" for i in range(9))
+    content = "time,temp,flow,name\ns,°C,m3/h,\n" + rows
+    table, said = opened(tmp_path / "t.csv", content)
+    assert "a line of units: s, °C, m3/h" in table.found
+    assert (columns(table)["flow"], said) == ([i % 3 for i in range(9)], [])
+    # a row that lacks numbers, by a word that others have too, or of one column only, is a row
+    for first in ("na?,na?,na?,x", "1,°C,2,x"):
+        last = first.replace("°C", "7")
+        table, _ = opened(tmp_path / "u.csv", f"time,temp,flow,name\n{first}\n{rows}{last}\n")
+        assert "units" not in table.found
+
+
+def test_a_title_above_the_table_is_refused_with_what_to_do(tmp_path):
+    rows = "".join(f"{i},{i}.5,{i % 3}\n" for i in range(9))
+    content = f"Report 2024,,\na,b,y\n{rows}"
+    with pytest.raises(DataError, match=r"'Report 2024', has 1 field, .*start them with #"):
+        opened(tmp_path / "t.csv", content)
+    assert read(tmp_path, f"#{content}")[0] == [0, 0.5, 0]
