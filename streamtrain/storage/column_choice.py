@@ -137,7 +137,7 @@ def choose_columns(
         only = "its only column" if len(present) == 1 else "its only column of numbers"
         raise DataError(
             f"{url}: {target!r} is {only}. A data set needs a target and at least one feature."
-            f"{_datetime_hint(present)}{_grid_hint(present)}"
+            f"{_datetime_hint(present)}"
         )
     return (*features, target)
 
@@ -160,13 +160,6 @@ def _datetime_hint(present: Sequence[Column]) -> str:
     if not dates:
         return ""
     return f" --datetime epoch or --datetime parts makes features of {', '.join(dates)}."
-
-
-def _grid_hint(present: Sequence[Column]) -> str:
-    """Return how arrays of more dimensions become columns; "" where there are none."""
-    if not any(column.aside and "-D" in column.stored_type for column in present):
-        return ""
-    return " xarray makes columns of a grid: open_zarr(PATH).to_dataframe().to_parquet(FILE)."
 
 
 def missing_column_message(name: str, present: Sequence[Column]) -> str:

@@ -1,5 +1,6 @@
 """Warnings of what a data set holds that is not read as it is stored, once per data set."""
 
+import re
 import shlex
 import warnings
 from collections.abc import Sequence
@@ -63,7 +64,11 @@ def warn_of_columns_aside(url: str, columns: Sequence[Column]) -> None:
         names = [f"{shown(each.name)} ({each.stored_type}: {each.refusal})" for each in aside]
         named = ", ".join(names[:_NAMED])
         more = f", and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-        warnings.warn(f"{url}: left out, since they are not columns: {named}{more}.", stacklevel=4)
+        grid = ""
+        if any(re.match(r"\d+-D ", column.stored_type) for column in aside):
+            grid = " xarray makes columns of a grid: open_zarr(…).to_dataframe().to_parquet(…)."
+        text = f"{url}: left out, since they are not columns: {named}{more}.{grid}"
+        warnings.warn(text, stacklevel=4)
 
 
 def warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
