@@ -24,7 +24,7 @@ from streamtrain.cli.config_layers import (
     resolve,
     set_layer,
 )
-from streamtrain.cli.from_sweep import sweep_layer
+from streamtrain.cli.from_sweep import refuse_moved, sweep_layer
 from streamtrain.config import (
     DATA_FLAGS,
     RESOLVED,
@@ -365,6 +365,7 @@ def load_config(
     recommended = sweep_layer(from_run, kept | own)
     if imports:
         refuse_code(recommended | kept, own)
+    refuse_moved(from_run, recommended, kept | own)
     return resolve(recommended, file, *layers)
 
 

@@ -48,8 +48,6 @@ def sweep_layer(run: str | None, given: Layer) -> Layer:
         raise ConfigError(
             f"{origin}: this sweep did not end. Go on with streamtrain sweep --resume."
         )
-    if "data.path" not in given:
-        _refuse_moved(run, layer.get("data.path"))
     chosen = summary.recommended_cell
     if chosen is None:
         reason = summary.recommendation.reason
@@ -73,9 +71,13 @@ def sweep_layer(run: str | None, given: Layer) -> Layer:
     return layer
 
 
-def _refuse_moved(run: str, path: Setting | None) -> None:
-    """Raise ConfigError where the local file or folder of a sweep is not in its place any more."""
-    if path is None or is_remote(path.value) or glob.has_magic(path.value):
+def refuse_moved(run: str | None, recommended: Layer, given: Layer) -> None:
+    """Raise ConfigError where the local file or folder of a sweep is not in its place any more.
+
+    `recommended`: what `sweep_layer` returns; `given`: what later layers set.
+    """
+    path = None if "data.path" in given else recommended.get("data.path")
+    if run is None or path is None or is_remote(path.value) or glob.has_magic(path.value):
         return
     place = re.sub(r"^duckdb:|\?.*", "", path.value)
     if not os.path.exists(place) and not os.path.exists(re.sub(r"@v?\d+$", "", place)):
