@@ -3,8 +3,10 @@
 All are frozen, and none holds an open file, a thread or a device.
 """
 
+import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,12 +74,12 @@ class Reading:
     Attributes:
         delimiter: What separates fields: one character, or a space for any run of spaces.
         decimal: The decimal mark: a point or a comma.
-        na_values: Further words that mean null.
+        na_values: Further words that mean null; numbers among them mean their value.
         header: The first line has names; if not, columns are named c0, c1, …
         encoding: A codec of Python, such as `latin-1`.
         datetime: What dates and times become (storage/datetime_values.py).
 
-    All but `datetime` apply to text files only.
+    Other tables than text files have no use for most of them (storage/notices.py).
     """
 
     delimiter: str | None = None
@@ -86,6 +88,15 @@ class Reading:
     header: bool | None = None
     encoding: str | None = None
     datetime: Datetime | None = None
+
+    @property
+    def null_numbers(self) -> dict[str, float]:
+        """Those of `na_values` that are finite numbers, by their text."""
+        numbers = {}
+        for word in self.na_values or ():
+            with suppress(ValueError):
+                numbers[word] = float(word)
+        return {word: number for word, number in numbers.items() if math.isfinite(number)}
 
 
 AS_FOUND = Reading()

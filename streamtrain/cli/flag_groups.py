@@ -26,7 +26,7 @@ from streamtrain.cli.config_layers import (
     resolve,
     set_layer,
 )
-from streamtrain.cli.from_sweep import sweep_layer, takes_recommended_size
+from streamtrain.cli.from_sweep import refuse_moved, sweep_layer, takes_recommended_size
 from streamtrain.config import (
     DATA_FLAGS,
     RESOLVED,
@@ -373,6 +373,7 @@ def load_config(
     recommended = sweep_layer(from_run, given)
     if imports:
         refuse_code(recommended | kept, own)
+    refuse_moved(from_run, recommended, given)
     return resolve(recommended, given)
 
 

@@ -1,6 +1,10 @@
 """`train --from RUN`: the config that a finished sweep recommends."""
 
+import glob
 import math
+import os
+import re
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +15,7 @@ from streamtrain.cli.config_layers import Layer, Setting, kept_layer
 from streamtrain.config import AUTO, RESOLVED, Config
 from streamtrain.errors import ConfigError, shown
 from streamtrain.records import stages_text
+from streamtrain.storage.remote.urls import is_remote
 from streamtrain.training.batch_schedule import all_stages
 
 if TYPE_CHECKING:
@@ -74,6 +79,22 @@ def takes_recommended_size(given: Layer) -> bool:
     return setting is not None and setting.value == AUTO
 
 
+def refuse_moved(run: str | None, recommended: Layer, given: Layer) -> None:
+    """Raise ConfigError where the local file or folder of a sweep is not in its place any more.
+
+    `recommended`: what `sweep_layer` returns; `given`: what later layers set.
+    """
+    path = None if "data.path" in given else recommended.get("data.path")
+    if run is None or path is None or is_remote(path.value) or glob.has_magic(path.value):
+        return
+    place = re.sub(r"^duckdb:|\?.*", "", path.value)
+    if not os.path.exists(place) and not os.path.exists(re.sub(r"@v?\d+$", "", place)):
+        raise ConfigError(
+            f"{path.origin}: the sweep read {path.value}, which is not there any more. Name the"
+            f" data: streamtrain train DATA --from {shlex.quote(run)}"
+        )
+
+
 def _given_size(given: Layer) -> int | None:
     """Return the batch size that later layers set; None where they set none, or a schedule."""
     setting = given.get("train.batch_size")
@@ -96,9 +117,14 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     """Return what training takes from a sweep, and what other settings decide instead."""
     train = config.train
     texts = {
+<<<<<<< HEAD
         "data.path": f"data {config.data.path}",
         "train.batch_size": f"batch size {train.constant_size:,}",
         "train.batch_schedule": f"batch sizes {stages_text(all_stages(train))}",
+=======
+        "data.path": f"data {_from_here(config.data.path or '')}",
+        "train.batch_size": f"batch size {train.batch_size:,}",
+        "train.batch_schedule": f"batch sizes {_schedule_text(config)}",
         "train.lr": f"learning rate {train.rate:g}{_rate_origin(run, config, origins)}",
         "train.max_rows": "" if train.max_rows is None else f"{train.max_rows:,} rows",
         "train.average": f"averaged weights {'on' if train.average else 'off'}",
@@ -107,6 +133,11 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     given = sorted({origin for origin in origins.values() if origin != f"--from {run}"})
     other = f"; given here: {', '.join(given)}" if given else ""
     return shown(f"from {run}: {', '.join(taken)}{other}")  # names of a run stay on one line
+
+
+def _from_here(path: str) -> str:
+    """Return a path below the working folder as relative, another one as it is."""
+    return path.removeprefix(f"{os.getcwd()}/")
 
 
 def _rate_origin(run: str, config: Config, origins: Mapping[str, str]) -> str:

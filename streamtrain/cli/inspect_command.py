@@ -43,7 +43,8 @@ def inspect(
     """Describe a table: its columns and their use, its layout, and what a sweep would try.
 
     Footers and the first rows are read, and of a table larger than a window eight row groups. The
-    exit code is 3 where a sweep would refuse the columns; the output has the cause as `problem`.
+    exit code is 3 where a sweep would refuse the columns, or has nothing to learn; the output has
+    the cause as `problem`.
     """
     from streamtrain.run.row_order import row_order
     from streamtrain.science.span_variation import is_unlike, unlike_text
@@ -73,7 +74,7 @@ def inspect(
     if problem:
         for column in document["columns"]:
             column["role"] = "number"
-    document |= {"problem": problem, "order": order and asdict(order)}
+    document |= {"problem": problem or document["problem"], "order": order and asdict(order)}
     if order is not None and is_unlike(order):
         document["advice"].insert(0, f"{unlike_text(order)} `streamtrain ingest` shuffles them.")
     words = ["streamtrain", "sweep", data]
@@ -83,7 +84,7 @@ def inspect(
     policy = null_policy(document)  # without one, the sweep would end at the first null
     words += ["--on-null", policy] if policy else []
     show(page(document, shlex.join(words)), document, as_json=output.json)
-    return DataError.exit_code if problem else 0
+    return DataError.exit_code if document["problem"] else 0
 
 
 def page(document: Mapping[str, Any], command: str) -> str:

@@ -1,5 +1,7 @@
 """`streamtrain report`."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,7 @@ from streamtrain.cli.compare_command import log_path
 from streamtrain.cli.flag_groups import Out, Output
 from streamtrain.cli.run_verbs import result_text
 from streamtrain.cli.terminal import show, writing
+from streamtrain.records import Record, RunStarted
 from streamtrain.report.render import Drawing
 
 
@@ -29,6 +32,16 @@ def report(
         from streamtrain.report.write import write_report
 
         with naming_damage(log):
-            summary = write_report(read_records(log), folder, drawing=drawing)
+            summary = write_report(_placed(read_records(log), run), folder, drawing=drawing)
             text = result_text(summary, folder)
     show(text, summary, as_json=output.json)
+
+
+def _placed(records: list[Record], run: str) -> list[Record]:
+    """Return the records with the folder that the run has now, for the command that names it."""
+    started = records[0] if records else None
+    if isinstance(started, RunStarted) and os.path.realpath(started.folder) != os.path.realpath(
+        run
+    ):
+        return [replace(started, folder=str(Path(run))), *records[1:]]
+    return records

@@ -78,7 +78,8 @@ class DataConfig(Section):
         description="of text files: the decimal mark, a point or a comma; default: found out",
     )
     na_values: Names | None = Field(
-        default=None, description="of text files: further words that mean null, such as none,99.9"
+        default=None,
+        description="further numbers, and words of text files, that mean null, such as none,99.9",
     )
     header: OnOff | None = Field(
         default=None,

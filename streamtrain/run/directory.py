@@ -42,6 +42,7 @@ from streamtrain.records import (
 )
 from streamtrain.records.texts import map_texts
 from streamtrain.run.environment import environment
+from streamtrain.storage.foreign.foreign_source import absolute_source
 from streamtrain.training.checkpoint import Mark, list_checkpoints
 from streamtrain.training.checkpointing import Checkpointer, refusing_damage
 from streamtrain.training.fingerprint import check_unchanged, config_fingerprint
@@ -173,7 +174,7 @@ class RunDirectory:
         with naming_path(self.out, "Free some space, then continue with --resume auto."):
             write_whole(self._log_file, line)
             if isinstance(record, RunStarted):
-                config = yaml.safe_dump(record.config, sort_keys=False)
+                config = yaml.safe_dump(_with_absolute_paths(record.config), sort_keys=False)
                 write_atomically(self.out / RESOLVED, (_CONFIG_HEADER + config).encode())
                 self._write_json("env.json", record.env)
                 self._write_json("data.json", to_json(record.data))
@@ -382,3 +383,10 @@ def is_interrupted(out: Path) -> bool:
     except OSError:
         return False
     return b'"event": "end"' not in last_line or not (out / "summary.json").exists()
+
+
+def _with_absolute_paths(config: Json) -> Json:
+    """Return a config whose data are found from any folder, for those who start from its file."""
+    data = config.get("data") or {}
+    paths = {key: absolute_source(data[key]) for key in ("path", "eval_data") if data.get(key)}
+    return {**config, "data": {**data, **paths}}

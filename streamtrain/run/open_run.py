@@ -12,6 +12,7 @@ from streamtrain.base.untrusted import parse_json
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError, ResourceError, RunInUse
 from streamtrain.run.directory import EVENTS, MOST_FIRST_LINE, RunDirectory, is_interrupted
+from streamtrain.storage.foreign.foreign_source import absolute_source
 from streamtrain.training.fingerprint import config_fingerprint, differences
 
 #: The folder, in the current one, of runs without `--out`.
@@ -86,7 +87,7 @@ def _interrupted_runs(verb: str, config: Config) -> list[Path]:
     """Return the interrupted runs `runs/<verb>-…` with this config and data path, newest first."""
     wanted = {
         **config_fingerprint(config),
-        "data.path": config.data.path and redact_url(config.data.path),
+        "data.path": _place(config.data.path and redact_url(config.data.path)),
     }
     found: list[tuple[float, Path]] = []
     for out in filter(is_interrupted, _RUNS.glob(f"{verb}-*")):
@@ -95,7 +96,15 @@ def _interrupted_runs(verb: str, config: Config) -> list[Path]:
             with open(out / EVENTS, "rb") as file:
                 logged = parse_json(file.readline(MOST_FIRST_LINE))["config"]
                 changed_at = os.fstat(file.fileno()).st_mtime
-            fingerprint = {**config_fingerprint(logged), "data.path": logged["data"]["path"]}
+            fingerprint = {
+                **config_fingerprint(logged),
+                "data.path": _place(logged["data"]["path"]),
+            }
             if not differences(fingerprint, wanted):
                 found.append((changed_at, out))
     return [out for _, out in sorted(found, reverse=True)]
+
+
+def _place(path: str | None) -> str | None:
+    """Return a path of data as absolute: the file that a run keeps has it so."""
+    return path and absolute_source(path)

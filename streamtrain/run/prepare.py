@@ -36,7 +36,7 @@ from streamtrain.stream.open_source import (
 from streamtrain.stream.source import Source
 from streamtrain.stream.survey import (
     baselines,
-    refuse_constant_target,
+    refuse_constant,
     standardized,
     take_survey,
 )
@@ -201,12 +201,6 @@ def open_data(
         if data.path is None:
             raise ConfigError("no data: name a file, a folder or a glob, or set data.path.")
         dataset = open_dataset(data.path, config)
-        if data.na_values and not dataset.folder:
-            warnings.warn(
-                f"{redact_url(dataset.url)}: --na-values is for text files, and left these shards"
-                " as they are. Limit the column with --transform.",
-                stacklevel=2,
-            )
     return open_source(dataset, config, holdout=holdout, window_rows=window_rows)
 
 
@@ -244,7 +238,7 @@ def prepare(
             f"{dataset.url}: every sampled row has a null, NaN or infinite value and was dropped."
             " Leave out the columns that have them with --features, or choose another --target."
         )
-    refuse_constant_target(survey, dataset)
+    refuse_constant(survey, dataset)
     standard = survey.standard() if data.standardize else Standardization.identity(width)
     source = with_standard(source, standard)
     rows, ids = survey.holdout, survey.holdout_ids

@@ -174,3 +174,10 @@ def missing_column_message(name: str, present: Sequence[Column]) -> str:
     if parts:
         hint = f" --datetime parts made {', '.join(parts)} of it: name those."
     return f"no column {name!r}.{hint} It has {', '.join(printable)}."
+
+
+def constants_text(names: Sequence[str], values: Iterable[float]) -> str:
+    """Return the names of constant columns with their values; of many the first."""
+    texts = [f"{shown(name)} = {value:.6g}" for name, value in zip(names, values, strict=False)]
+    more = f", and {len(texts) - _NAMED_COLUMNS:,} more" if len(texts) > _NAMED_COLUMNS else ""
+    return ", ".join(texts[:_NAMED_COLUMNS]) + more

@@ -27,12 +27,16 @@ from streamtrain.storage.manifest import (
     refuse_unfinished,
     shard_from_entry,
 )
-from streamtrain.storage.notices import warn_of_absent_chunks, warn_of_partitions
+from streamtrain.storage.notices import (
+    warn_of_absent_chunks,
+    warn_of_flags,
+    warn_of_partitions,
+)
 from streamtrain.storage.parquet.parquet_footer import describe_parquet
 from streamtrain.storage.remote.filesystem import is_folder
 from streamtrain.storage.remote.store_options import take_query
 from streamtrain.storage.remote.urls import is_remote, is_web, normal_url
-from streamtrain.storage.table_files import find_tables, is_table
+from streamtrain.storage.table_files import SHARDS, find_tables, is_table
 from streamtrain.types import LOCAL, Column, Dataset, Integrity, OnBadShard, Shard, Storage, Truth
 
 #: Threads that read footers, and the fewest local shards for which they are used.
@@ -150,6 +154,7 @@ def find_shards(
     shards = [result for _, result in described if isinstance(result, Shard)]
     if storage.reading.datetime == "parts" and has_datetimes(shards):
         return _import(path, storage, on_bad_shard)
+    warn_of_flags(path, SHARDS, storage.reading, in_place=True)
     warn_of_partitions(path, shards)
     warn_of_absent_chunks(path, shards)
     warn_of_links(path, shards)
@@ -234,12 +239,21 @@ def bind_columns(
         fingerprint=data_fingerprint(
             listing.shards, imported_digest=listing.digest if listing.folder else ""
         ),
-        truth=listing.truth,
+        truth=truth_of_columns(listing.truth, listing.shards[0].columns, columns),
         left_out=listing.left_out,
         folder=listing.folder,
         digest=listing.digest,
         stamps=None if listing.digest else file_stamps(listing.shards),
     )
+
+
+def truth_of_columns(
+    truth: Truth | None, present: Sequence[Column], chosen: Sequence[str]
+) -> Truth | None:
+    """Return what is known of generated data; None for another target or fewer features."""
+    names = [column.name for column in present]
+    same = chosen[-1] == names[-1] and set(chosen) == set(names)
+    return truth if same else None
 
 
 def _bind_all(shards: Sequence[Shard], columns: Sequence[str]) -> tuple[list[str], set[str]]:

@@ -51,7 +51,7 @@ LIMIT_BYTES = 32 << 30
 _IN_USE_SECONDS = 86_400.0
 
 #: Changes whenever the same table would be imported as other rows.
-_VERSION = 2
+_VERSION = 3
 _SPAN_ROWS = 262_144
 
 #: Larger files take long, so a message is printed before they are read.
@@ -111,7 +111,7 @@ def import_table(path: str, storage: Storage, on_bad_shard: OnBadShard = "error"
                 _log.info(f"reading {shown_path} ({format_bytes(size)}) into {folder}, once")
             with _advising():
                 note, found_out = _import(path, shown_path, folder, storage, on_bad_shard)
-            found = find_shards(str(folder / _ROWS_NAME), storage=storage)
+            found = _kept_shards(folder, storage)
             seconds = format_seconds(time.perf_counter() - started)
             name = os.path.basename(shown_path)
             how = f" ({found_out})" if found_out else ""
@@ -153,9 +153,16 @@ def _advising() -> Iterator[None]:
 def _open(folder: Path, storage: Storage) -> FoundShards | None:
     """Return the shards that were imported before; None where they are damaged."""
     try:
-        return find_shards(str(folder / _ROWS_NAME), storage=storage)
+        return _kept_shards(folder, storage)
     except DataError:
         return None
+
+
+def _kept_shards(folder: Path, storage: Storage) -> FoundShards:
+    """Return the shards of a folder of the cache; `storage` is that of the table."""
+    found = find_shards(str(folder / _ROWS_NAME))  # flags for the table are not for its shards
+    shards = tuple(replace(shard, storage=storage) for shard in found.shards)
+    return replace(found, shards=shards)
 
 
 def _import(

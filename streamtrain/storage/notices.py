@@ -1,13 +1,19 @@
 """Warnings of what a data set holds that is not read as it is stored, once per data set."""
 
+import re
+import shlex
 import warnings
 from collections.abc import Sequence
 
+from streamtrain.base.redact import redact_url
 from streamtrain.errors import shown
-from streamtrain.storage.remote.urls import relative_url
-from streamtrain.types import Column, Shard
+from streamtrain.storage.remote.urls import is_remote, relative_url
+from streamtrain.types import Column, Reading, Shard
 
 _NAMED = 4
+
+#: Fields of `Reading` that only text has a use for, by their flags.
+_TEXT_FLAGS = ("delimiter", "decimal", "header", "encoding")
 
 
 def warn_of_absent_chunks(path: str, shards: Sequence[Shard]) -> None:
@@ -22,6 +28,35 @@ def warn_of_absent_chunks(path: str, shards: Sequence[Shard]) -> None:
         )
 
 
+def warn_of_flags(path: str, kind: str, reading: Reading, *, in_place: bool = False) -> None:
+    """Warn of flags that have no meaning for tables of this kind, which is not CSV.
+
+    `in_place`: the values are not copied, so numbers cannot become null either.
+    """
+    unused = [f"--{flag}" for flag in _TEXT_FLAGS if getattr(reading, flag) is not None]
+    if kind == "JSON lines" and "--encoding" in unused:
+        unused.remove("--encoding")
+    numbers = reading.null_numbers
+    words = [word for word in reading.na_values or () if word not in numbers]
+    path = redact_url(path) if is_remote(path) else path
+    if words:
+        unused.append(f"--na-values {','.join(map(shown, words))}")
+    if unused:
+        warnings.warn(
+            f"{path}: {', '.join(unused)}: for text files such as CSV only, has no effect on"
+            f" {kind}. Leave it out.",
+            stacklevel=4,
+        )
+    if in_place and numbers:
+        listed = ",".join(numbers)
+        copy = shlex.join(["streamtrain", "ingest", path, "FOLDER", f"--na-values={listed}"])
+        warnings.warn(
+            f"{path}: --na-values {listed} has no effect on {kind}, which is read in place. Make"
+            f" these numbers null in a copy: {copy}",
+            stacklevel=4,
+        )
+
+
 def warn_of_columns_aside(url: str, columns: Sequence[Column]) -> None:
     """Warn of arrays that are not columns, and so are left out unless they are named."""
     aside = [column for column in columns if column.aside]
@@ -29,7 +64,11 @@ def warn_of_columns_aside(url: str, columns: Sequence[Column]) -> None:
         names = [f"{shown(each.name)} ({each.stored_type}: {each.refusal})" for each in aside]
         named = ", ".join(names[:_NAMED])
         more = f", and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-        warnings.warn(f"{url}: left out, since they are not columns: {named}{more}.", stacklevel=4)
+        grid = ""
+        if any(re.match(r"\d+-D ", column.stored_type) for column in aside):
+            grid = " xarray makes columns of a grid: open_zarr(…).to_dataframe().to_parquet(…)."
+        text = f"{url}: left out, since they are not columns: {named}{more}.{grid}"
+        warnings.warn(text, stacklevel=4)
 
 
 def warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:

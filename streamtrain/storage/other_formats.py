@@ -8,6 +8,9 @@ _KINDS = {
     b"\xd0\xcf\x11\xe0": _SHEET,
     b"\x1f\x8b": "compressed by gzip: if it is CSV, name it .csv.gz, else decompress it",
     b"(\xb5/\xfd": "compressed by zstd: if it is CSV, name it .csv.zst, else decompress it",
+    b"\x04\x22\x4d\x18": "compressed by lz4: if it is CSV, name it .csv.lz4, else decompress it",
+    b"\x1f\x9d": "compressed by compress: decompress it (gunzip does)",
+    b"\x5d\0\0": "compressed by lzma: if it is CSV, name it .csv.xz, else decompress it",
     b"BZh": "compressed by bzip2: if it is CSV, name it .csv.bz2, else decompress it",
     b"\xfd7zXZ": "compressed by xz: if it is CSV, name it .csv.xz, else decompress it",
     b"ARROW1": "an Arrow file: name it .arrow",
@@ -19,6 +22,7 @@ _KINDS = {
     b"\x93NUMPY": "an array of NumPy: write it as Parquet or Zarr",
     b"%PDF": "a PDF document: export the table as CSV",
 }
+_TAR = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 _SHEETS = (".xlsx", ".xlsm", ".xlsb", ".ods")
 
 #: Bytes from the start of a file that tell its format.
@@ -32,4 +36,8 @@ def other_format(url: str, head: bytes) -> str:
     """
     if head.startswith(b"PK") and url.lower().endswith(_SHEETS):
         return _SHEET
+    if url.lower().endswith((".tgz", ".tar", *(f".tar{suffix}" for suffix in _TAR))):
+        return "a tar archive: unpack it, and name one of its files"
+    if url.lower().endswith(".br"):
+        return "compressed by brotli, by its name: decompress it (brotli --decompress)"
     return next((what for magic, what in _KINDS.items() if head.startswith(magic)), "")

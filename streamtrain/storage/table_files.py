@@ -21,7 +21,7 @@ from streamtrain.storage.remote.store_options import take_query
 from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, split
 from streamtrain.types import LOCAL, Storage
 
-COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst", ".lz4")
 _FIELDS = (".csv", ".tsv", ".tab", ".data", ".dat")
 _LINES = (".jsonl", ".ndjson")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from streamtrain.errors import DataError
 from streamtrain.records import Baseline, Outlier, ReferenceLoss
+from streamtrain.storage.column_choice import constants_text
 from streamtrain.storage.moments import Moments
 from streamtrain.stream.chains import read_ascending
 from streamtrain.stream.nulls import Columns, apply_null_policy, bad_values
@@ -153,17 +154,28 @@ def take_survey(source: Source) -> Survey:
     )
 
 
-def refuse_constant_target(survey: Survey, dataset: Dataset) -> None:
-    """Raise DataError where the target has one value in all rows that the survey read."""
-    target = survey.holdout[:, -1]
-    target = target[np.isfinite(target)]
-    varies = survey.sd[-1] > CONSTANT_FRACTION * abs(survey.mean[-1])
-    if survey.count > 1 and not varies and np.all(target == survey.mean[-1]):
+def refuse_constant(survey: Survey, dataset: Dataset) -> None:
+    """Raise DataError where the target, or each feature, has one value in all rows that were read.
+
+    `dataset`: that of the survey, whose features may be those of a transform.
+    """
+    varies = survey.sd > CONSTANT_FRACTION * np.abs(survey.mean)
+    others = (survey.holdout != survey.mean) & np.isfinite(survey.holdout)
+    varies |= others.any(axis=0)
+    if survey.count < 2 or (varies[-1] and varies[:-1].any()):
+        return
+    rows = survey.count + int(np.isfinite(survey.holdout[:, -1]).sum())
+    if not varies[-1]:
         raise DataError(
             f"{dataset.url}: the target, {dataset.target!r}, is {survey.mean[-1]:.6g} in all"
-            f" {survey.count + len(target):,} rows that were looked at: there is nothing to learn."
-            " Choose another with --target."
+            f" {rows:,} rows that were looked at: there is nothing to learn. Choose another with"
+            " --target."
         )
+    raise DataError(
+        f"{dataset.url}: each feature is constant in all {rows:,} rows that were looked at:"
+        f" {constants_text(dataset.features, survey.mean)}. There is nothing to learn from."
+        " Choose others with --features."
+    )
 
 
 class _SpanSummary(NamedTuple):

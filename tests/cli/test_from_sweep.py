@@ -146,3 +146,40 @@ def test_a_folder_that_recommends_nothing_is_refused(command, swept, tmp_path):
     assert (said.code, "summary.json" in said.err) == (3, True)
     said = command("train", "--from", "nowhere")
     assert (said.code, "nowhere/summary.json cannot be read" in said.err) == (2, True)
+
+
+def test_a_sweep_is_trained_on_from_another_folder(command, swept, tmp_path, monkeypatch):
+    """The folder has other data under the same name, which must not be taken."""
+    other = tmp_path / "other"
+    data_gen.generate(other / "data", kind="linear", rows=1000, span_rows=512, seed=9)
+    monkeypatch.chdir(other)
+    said = command("train", "--from", "../a sweep", "--out", "model", "--no-report", "--json")
+    assert said.code == 0, said.err
+    assert f"data {tmp_path}/data, batch size" in said.err
+    assert json.loads(said.out)["data"]["url"] == f"{tmp_path}/data"
+    # a report that is made again names the run where it is now
+    said = command("report", "../a sweep", "--json")
+    assert json.loads(said.out)["recommendation"]["command"] == (
+        "streamtrain train --from '../a sweep'"
+    )
+    (tmp_path / "data").rename(tmp_path / "moved")
+    said = command("train", "--from", "../a sweep", "--out", "m2", "--no-report")
+    assert said.code == 2
+    assert f"the sweep read {tmp_path}/data, which is not there any more" in said.err
+    assert said.err.rstrip().endswith("streamtrain train DATA --from '../a sweep'")
+    said = command("train", "../moved", "--from", "../a sweep", "--out", "m2", "--no-report")
+    assert said.code == 0, said.err
+
+
+def test_the_config_that_a_run_keeps_finds_its_data_from_another_folder(
+    command, swept, tmp_path, monkeypatch
+):
+    evaluated = ("--eval-data", "data", "--max-rows", "2048", "--batch-size", "64")
+    said = command("train", "data", *evaluated, *QUICK, "--out", "m")
+    assert said.code == 0, said.err
+    monkeypatch.chdir(tmp_path / "m")
+    kept = yaml.safe_load((tmp_path / "m" / "config.resolved.yaml").read_text())["data"]
+    assert kept["path"] == kept["eval_data"] == f"{tmp_path}/data"
+    said = command("train", "-c", "config.resolved.yaml", "--out", "again", "--no-report", "--json")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["data"]["url"] == f"{tmp_path}/data"

@@ -31,12 +31,12 @@ TABLE = pa.table(
         "name": ["a", None] * 1000,
         "at": pa.array(np.arange(2000), pa.timestamp("ns")),
         "x": np.linspace(0, 1, 2000),
-        "y": [float("nan"), 1.0] * 1000,
+        "y": [float("nan"), 1.0, 2.0, 1.0] * 500,
     }
 )
 SOURCES = {
     "t.parquet": lambda path: pq.write_table(TABLE, path, row_group_size=100),
-    "t.csv": lambda path: path.write_text("id,a,b\nx,1,2\ny,,3\n"),
+    "t.csv": lambda path: path.write_text("id,a,b\nx,1,2\ny,,3\nz,4,4\n"),
     "last.csv": lambda path: path.write_text("a,b,id\n1,2,x\n3,3,y\n"),
 }
 

@@ -43,10 +43,11 @@ def test_a_row_of_unknown_place_that_no_deviation_measures_is_still_described():
         ("metro.txt", {"na_values": ["?"], "on_null": "impute"}, "--na-values ?,9831.3"),
         ("metro.csv", {"transform": "mine:make"}, "--transform"),
         ("metro.parquet", {}, "--transform"),
+        ("metro.jsonl", {}, "--na-values 9831.3 --on-null drop"),
         (None, {}, "--transform"),
     ],
 )
-def test_only_a_value_of_a_text_file_can_be_declared_null(file, data, flags):
+def test_only_a_value_of_an_imported_table_can_be_declared_null(file, data, flags):
     run = make_run(Outlier(**RAIN, file=file, row=None if file is None else 1), **data)
     assert outlier_flags(run) == flags
     assert outlier_advice(run).endswith(f": {flags}.")

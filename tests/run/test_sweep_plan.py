@@ -127,4 +127,4 @@ def test_a_table_too_small_to_hold_rows_out_is_named_as_the_reason(tmp_path, key
 def test_words_for_null_that_shards_do_not_have_are_not_ignored_silently(data, recwarn):
     plan(data, data_keys={"na_values": ["9831.3"]})
     (warning,) = recwarn
-    assert "--na-values is for text files" in str(warning.message)
+    assert "--na-values 9831.3 has no effect on Parquet or Zarr" in str(warning.message)

@@ -1,8 +1,10 @@
 """Delta tables that deltalake writes: only live rows, at the version that is named."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -165,3 +167,55 @@ def test_a_version_that_is_not_there_and_a_lost_file_are_refused_in_one_line(
         ingested(root, tmp_path / "out")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("names", [("c-1", "c-2"), ("foo", "bar")], ids=["names too", "ids only"])
+def test_columns_mapped_by_id_are_read_or_refused(tmp_path: Path, names) -> None:
+    """Deltalake finds them by their names in the files, and would give nulls for other names."""
+    fields = [
+        pa.field(name, pa.float64(), metadata={"PARQUET:field_id": str(number)})
+        for number, name in enumerate(names, start=1)
+    ]
+    root = written(tmp_path / "t", columns_of([1.0]))
+    (file,) = root.glob("*.parquet")
+    pq.write_table(pa.table([[1.0, 2.0], [3.0, 4.0]], schema=pa.schema(fields)), file)
+
+    def by_id(action) -> None:
+        if "protocol" in action:
+            action["protocol"] = {"minReaderVersion": 2, "minWriterVersion": 5}
+        if "add" in action:
+            action["add"]["size"] = file.stat().st_size
+            action["add"].pop("stats", None)
+        if "metaData" in action:
+            mapped = [
+                {
+                    "name": name,
+                    "type": "double",
+                    "nullable": True,
+                    "metadata": {
+                        "delta.columnMapping.id": number,
+                        "delta.columnMapping.physicalName": f"c-{number}",
+                    },
+                }
+                for number, name in enumerate("xy", start=1)
+            ]
+            action["metaData"]["schemaString"] = json.dumps({"type": "struct", "fields": mapped})
+            action["metaData"]["configuration"] = {
+                "delta.columnMapping.mode": "id",
+                "delta.columnMapping.maxColumnId": "2",
+            }
+
+    edit_log(root, 0, by_id)
+    if names[0] == "c-1":
+        assert ingested(root, tmp_path / "out") == {"x": [1, 2], "y": [3, 4]}
+    else:
+        with pytest.raises(DataError, match=r"t: column 'foo' of .*column mapping by id"):
+            ingested(root, tmp_path / "out")
+
+
+def test_the_files_of_a_change_data_feed_are_no_rows(tmp_path: Path) -> None:
+    feed = {"delta.enableChangeDataFeed": "true"}
+    root = written(tmp_path / "t", columns_of([1, 2, 3]), configuration=feed)
+    deltalake.DeltaTable(root).update({"x": "x * 10"}, predicate="x = 3")
+    assert (root / "_change_data").is_dir()
+    assert live(root) == [1, 2, 30]

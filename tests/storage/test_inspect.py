@@ -1,12 +1,14 @@
 """`inspect`: footers only, JSON-ready, and advice that names the remedy."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zarr
 
 from data_gen import generate
 from streamtrain.storage.dataset import open_shards
@@ -63,9 +65,9 @@ def test_advice_names_what_slows_or_endangers_a_run(
     assert "Constant: a, c; a" in advice
     assert "is constant" not in advice
     pq.write_table(pa.table({"a": [1.0, 2.0], "y": [7.0, 7.0]}), tmp_path / "y.parquet")
-    advice = " ".join(inspect(open_shards(str(tmp_path / "y.parquet")))["advice"])
-    assert "The target, y, is constant" in advice
-    assert "Constant:" not in advice
+    document = inspect(open_shards(str(tmp_path / "y.parquet")))
+    assert "the target, 'y', is 7 in all 2 rows" in document["problem"]
+    assert "Constant:" not in " ".join(document["advice"])
 
 
 def test_our_own_data_needs_no_advice(tmp_path: Path) -> None:
@@ -74,3 +76,39 @@ def test_our_own_data_needs_no_advice(tmp_path: Path) -> None:
     assert document["advice"] == []
     assert document["integrity"] == "verified"
     assert document["truth"]["best_loss"] == pytest.approx(0.01 / 1.01)
+
+
+NOTHING = {
+    "constant target": ({"a": [1.0, 2, 3], "y": [5.0, 5, 5]}, "'y', is 5 in all 3 rows"),
+    "constant but for nulls": ({"a": [1.0, 2, 3], "y": [5.0, None, 5]}, "'y', is 5 in all 2 rows"),
+    "no target": (
+        {"a": [1.0, 2, 3], "y": [None, None, None]},
+        "'y', has no value in any of",
+    ),
+    "one target": ({"a": [1.0, 2, 3], "y": [None, 1.0, None]}, "1 row with a target"),
+    "one row": ({"a": [1.0], "y": [5.0]}, "1 row with a target"),
+    "constant features": ({"a": [1.0, 1, 1], "b": [2.0, 2, 2], "y": [1.0, 2, 3]}, "a = 1, b = 2"),
+    "empty feature": ({"a": [None, None], "b": [1.0, 2], "y": [1.0, 2]}, "in a. .*--features b"),
+}
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+@pytest.mark.parametrize("name", NOTHING)
+def test_where_nothing_can_be_learned_no_sweep_is_proposed(tmp_path, name, statistics):
+    columns, words = NOTHING[name]
+    schema = pa.schema([(column, pa.float64()) for column in columns])
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table(columns, schema=schema), path, write_statistics=statistics)
+    problem = inspect(open_shards(str(path)))["problem"]
+    assert re.search(words, problem), problem
+    assert "\n" not in problem
+    group = zarr.create_group(tmp_path / "t.zarr", attributes={"columns": list(columns)})
+    for column, values in columns.items():
+        group.create_array(column, data=np.array(values, dtype="f8"))
+    assert re.search(words, inspect(open_shards(str(tmp_path / "t.zarr")))["problem"])
+
+
+def test_a_table_that_says_something_is_no_problem(tmp_path):
+    table = pa.table({"a": [1.0, 1, 1], "b": [None, 1.0, 2.0], "y": [1.0, None, 2.0]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert inspect(open_shards(str(tmp_path / "t.parquet")))["problem"] == ""

@@ -60,6 +60,13 @@ def same(one: list[list[float]], other: list[list[float]]) -> bool:
     return np.array_equal(np.array(one), np.array(other), equal_nan=True)
 
 
+def _lz4(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "lz4") as file:
+        file.write(content)
+    return sink.getvalue().to_pybytes()
+
+
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252"]
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": lambda content: content,
@@ -67,6 +74,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".bz2": bz2.compress,
     ".xz": lzma.compress,
     ".zst": lambda content: pa.compress(content, "zstd", asbytes=True),
+    ".lz4": lambda content: _lz4(content),
 }
 NUMBERS = st.one_of(
     st.integers(-9999, 9999),
@@ -428,3 +436,57 @@ def test_a_time_of_two_words_is_one_field_of_several(tmp_path):
         lines.append(f"2024-04-01 10:26:{number:02d}.337,-5.5,Light,{place},{number}")
     expected = [[-5.5, number] for number in range(40)]
     assert read(tmp_path, "\n".join(lines) + "\n") == expected
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in COMPRESS if suffix])
+def test_a_compressed_table_is_read_to_its_end_or_refused(tmp_path, suffix):
+    """Several streams in one file, as parallel compressors write them; and one that is cut off."""
+    values = np.random.default_rng(0).normal(size=(4000, 2))
+    rows = "".join(f"{a},{b}\n" for a, b in values).encode()
+    content = b"a,y\n" + rows
+    half = len(content) // 2
+    both = COMPRESS[suffix](content[:half]) + COMPRESS[suffix](content[half:])
+    np.testing.assert_array_equal(read(tmp_path, both, f"t.csv{suffix}"), values)
+    whole = COMPRESS[suffix](content)
+    for size in (len(whole) // 2, len(whole) - 1):
+        with pytest.raises(
+            DataError, match=rf"cut\.csv{suffix}.*(cut off|Truncated|cannot be read)"
+        ):
+            read(tmp_path, whole[:size], f"cut.csv{suffix}")
+
+
+@pytest.mark.parametrize(
+    "head", [",2019,2020,2022", '"","142.24","144.78","147.32"', "\t0\t1\t2"], ids=["p", "R", "t"]
+)
+def test_numbers_above_an_index_without_a_name_may_be_names(tmp_path, head):
+    """Pandas writes the columns of a pivot table so, and R those of a matrix."""
+    mark = "\t" if "\t" in head else ","
+    content = f"{head}\n9.4,0,1,2\n9.5,3,4,5\n9.6,0,7,8\n".replace(",", mark)
+    table, _ = opened(tmp_path / "t.csv", content)
+    assert "numbers as column names" in table.needs_target
+    table, _ = opened(tmp_path / "t.csv", content, header=True)
+    values = columns(table)
+    assert values[table.columns[-1].name] == [2, 5, 8]
+    assert "9.4" not in values
+    assert read(tmp_path, content, header=False)[1] == [9.4, 0, 1, 2]
+
+
+def test_a_line_of_units_is_no_row(tmp_path):
+    rows = "".join(f"{i},{i}.5,{i % 3},x{i}\n" for i in range(9))
+    content = "time,temp,flow,name\ns,°C,m3/h,\n" + rows
+    table, said = opened(tmp_path / "t.csv", content)
+    assert "a line of units: s, °C, m3/h" in table.found
+    assert (columns(table)["flow"], said) == ([i % 3 for i in range(9)], [])
+    # a row that lacks numbers, by a word that others have too, or of one column only, is a row
+    for first in ("na?,na?,na?,x", "1,°C,2,x"):
+        last = first.replace("°C", "7")
+        table, _ = opened(tmp_path / "u.csv", f"time,temp,flow,name\n{first}\n{rows}{last}\n")
+        assert "units" not in table.found
+
+
+def test_a_title_above_the_table_is_refused_with_what_to_do(tmp_path):
+    rows = "".join(f"{i},{i}.5,{i % 3}\n" for i in range(9))
+    content = f"Report 2024,,\na,b,y\n{rows}"
+    with pytest.raises(DataError, match=r"'Report 2024', has 1 field, .*start them with #"):
+        opened(tmp_path / "t.csv", content)
+    assert read(tmp_path, f"#{content}")[0] == [0, 0.5, 0]

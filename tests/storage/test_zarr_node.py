@@ -150,6 +150,7 @@ def test_arrays_that_are_no_columns_harm_no_group(tmp_path: Path, version) -> No
     (message,) = {str(warning.message) for warning in caught}
     assert "crs (0-D int32: it is not 1-D)" in message
     assert "and 2 more" in message
+    assert "xarray makes columns of a grid" in message
     # no warning where columns are named
     chosen = read_all(path, features=["z"], target="a")
     np.testing.assert_array_equal(chosen, values[:, [2, 0]])

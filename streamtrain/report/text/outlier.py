@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from streamtrain.records import Outlier
 from streamtrain.science.run_log import Run
 from streamtrain.storage.locate import LIST_SUFFIX
-from streamtrain.storage.table_files import CSV_SUFFIXES
+from streamtrain.storage.table_files import NAMED_SUFFIXES, TABLE_SUFFIXES
 
 
 def outlier_text(run: Run) -> str:
@@ -25,15 +25,16 @@ def outlier_text(run: Run) -> str:
 def outlier_flags(run: Run) -> str | None:
     """Return the flags that leave the row out; None where no row stands out.
 
-    A value of a text file can be declared null. Elsewhere a function has to limit the column.
+    A value of an imported table can be declared null. Elsewhere a function has to limit the
+    column.
     """
     outlier, data = run.baseline.outlier, run.header.config.get("data") or {}
     if outlier is None:
         return None
-    is_text = outlier.file is not None and outlier.file.lower().endswith(
-        (*CSV_SUFFIXES, LIST_SUFFIX)
+    is_imported = outlier.file is not None and outlier.file.lower().endswith(
+        (*TABLE_SUFFIXES, *NAMED_SUFFIXES, LIST_SUFFIX)
     )
-    if not is_text or data.get("transform"):
+    if not is_imported or data.get("transform"):
         return "--transform"
     words = ",".join([*(data.get("na_values") or ()), _value(outlier)])
     policy = "" if data.get("on_null") in ("drop", "impute") else " --on-null drop"

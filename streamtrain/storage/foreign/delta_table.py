@@ -1,9 +1,12 @@
 """Delta tables, read by deltalake: it applies deletion vectors, column mapping and partitions."""
 
+import json
 from collections.abc import Generator, Sequence
+from os.path import basename
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.storage.foreign.foreign_source import ForeignSource
@@ -13,6 +16,7 @@ from streamtrain.storage.foreign.foreign_table import (
     library_errors,
     missing_extra,
 )
+from streamtrain.storage.remote.filesystem import open_binary
 from streamtrain.storage.remote.store_options import OBSTORE, OPTION_NAMES, client_options
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.types import Storage
@@ -42,6 +46,8 @@ def open_delta(source: ForeignSource) -> ForeignTable:
                 f"{source.name}: the newest version is {newest}. Name one of 0 to {newest}."
             )
         table = deltalake.DeltaTable(source.url, version=source.version, storage_options=options)
+        if table.metadata().configuration.get("delta.columnMapping.mode") == "id":
+            _refuse_other_names(source, table)
         schema = _query(deltalake, table, "*", " LIMIT 0").schema
 
     def batches(chosen: Sequence[str]) -> Generator[pa.RecordBatch, None, None]:
@@ -50,6 +56,26 @@ def open_delta(source: ForeignSource) -> ForeignTable:
             yield from _query(deltalake, table, columns)
 
     return ForeignTable(name=source.name, schema=schema, batches=batches)
+
+
+def _refuse_other_names(source: ForeignSource, table: Any) -> None:
+    """Refuse files whose columns only their ids name: deltalake finds none, and reads nulls."""
+    columns = [field["metadata"] for field in json.loads(table.schema().to_json())["fields"]]
+    physical = {
+        str(each["delta.columnMapping.id"]): each["delta.columnMapping.physicalName"]
+        for each in columns
+    }
+    for url in table.file_uris():
+        with open_binary(url, source.storage) if is_remote(url) else open(url, "rb") as file:
+            fields = pq.read_schema(file)
+        for field in fields:
+            name = physical.get((field.metadata or {}).get(b"PARQUET:field_id", b"").decode())
+            if name is not None and name != field.name:
+                raise DataError(
+                    f"{source.name}: column {field.name!r} of {basename(url)} is known by its id"
+                    " only (column mapping by id), which deltalake does not read. Write the table"
+                    " again, with column mapping by name."
+                )
 
 
 def _query(deltalake: Any, table: Any, columns: str, limit: str = "") -> pa.RecordBatchReader:

@@ -20,7 +20,7 @@ from streamtrain.storage.column_choice import (
     repeated_names_message,
 )
 from streamtrain.storage.column_places import eligible
-from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.dataset import open_shards, truth_of_columns
 from streamtrain.storage.datetime_values import stores_datetime
 from streamtrain.storage.foreign.foreign_source import absolute_source
 from streamtrain.storage.remote.store_options import make_storage
@@ -28,7 +28,7 @@ from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.write.shuffled import shuffled
 from streamtrain.storage.write.tables import Piece, Table, open_tables
 from streamtrain.storage.write.writer import Layout, refuse_output, write_dataset
-from streamtrain.types import AS_FOUND, Dataset, Format, Reading
+from streamtrain.types import AS_FOUND, Dataset, Format, Reading, Truth
 
 _log = logging.getLogger("streamtrain")
 
@@ -90,8 +90,9 @@ def ingest(
                 closing(shuffled(pieces, layout, out, seed=shuffle_seed, memory=memory))
             )
         spans = spans_of(source, pieces, span_rows)
-        write_dataset(out, layout, spans, storage=storage, shuffle_seed=shuffle_seed)
-    return open_shards(out, storage=storage)
+        truth = _truth(tables, columns, reading)
+        write_dataset(out, layout, spans, truth=truth, storage=storage, shuffle_seed=shuffle_seed)
+    return open_shards(out, storage=replace(storage, reading=AS_FOUND))
 
 
 def _refuse_names(table: Table, target: str | None) -> None:
@@ -104,6 +105,19 @@ def _refuse_names(table: Table, target: str | None) -> None:
         raise DataError(repeated_names_message(table.url, repeated))
     if target is None and table.needs_target:
         raise DataError(table.needs_target)
+
+
+def _truth(tables: Sequence[Table], columns: Sequence[str], reading: Reading) -> Truth | None:
+    """Return what is known of generated data whose rows are only copied; say where it is lost."""
+    (table, *others) = tables
+    is_changed = others or reading.null_numbers
+    truth = None if is_changed else truth_of_columns(table.truth, table.columns, columns)
+    if table.truth is not None and truth is None:
+        _log.info(
+            f"{table.url}: the best possible loss of this generated data holds for all its columns"
+            " and values, and is not kept for these."
+        )
+    return truth
 
 
 def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> Literal["float32", "float64"]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from streamtrain.base.words import plural
 from streamtrain.errors import ConfigError, DataError, ResourceError, first_line, shown
 from streamtrain.storage.decode import ColumnError
-from streamtrain.types import Column
+from streamtrain.types import Column, Truth
 
 #: The most refused columns that an error names besides the first.
 _SHOWN = 3
@@ -32,6 +32,7 @@ class Table:
         found: What was found out about a text file; empty for other kinds.
         needs_target: Why a target must be named; empty where the last column is a good default.
         left_out: (file, cause) of the shards that are left out under quarantine.
+        truth: What is known exactly of the values of all columns, the last of them the target.
         of_shards: The table is Parquet or Zarr shards, whose columns every verb chooses alike.
     """
 
@@ -42,6 +43,7 @@ class Table:
     needs_target: str = ""
     left_out: tuple[tuple[str, str], ...] = ()
     of_shards: bool = False
+    truth: Truth | None = None
 
 
 class BadShard(DataError):

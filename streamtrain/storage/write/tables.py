@@ -16,6 +16,7 @@ from streamtrain.storage.dataset import FoundShards, bind_columns, find_shards
 from streamtrain.storage.decode import ColumnError, arrow_column, refuse_repeated
 from streamtrain.storage.foreign.foreign_source import ForeignSource, find_foreign
 from streamtrain.storage.foreign.open_foreign import open_foreign
+from streamtrain.storage.notices import warn_of_flags
 from streamtrain.storage.parquet.parquet_reader import stream_parquet
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.filesystem import open_binary
@@ -23,9 +24,10 @@ from streamtrain.storage.remote.urls import is_remote
 from streamtrain.storage.table_files import find_files, kind_of
 from streamtrain.storage.write.datetime_parts import Delivered, delivered
 from streamtrain.storage.write.json_table import open_json_table
+from streamtrain.storage.write.null_numbers import with_null_numbers
 from streamtrain.storage.write.table_type import BadShard, Piece, Refusals, Table, named_errors
 from streamtrain.storage.write.text_table import open_text_table
-from streamtrain.types import LOCAL, Column, Dataset, Datetime, Shard, Storage
+from streamtrain.types import LOCAL, Column, Dataset, Datetime, Reading, Shard, Storage
 
 _ZARR_ROWS = 262_144
 
@@ -42,17 +44,22 @@ def open_tables(
     Raises DataError when nothing can be read, or when kinds of file are mixed, and StoreError when
     a store does not answer.
     """
+    reading = storage.reading
     if foreign := find_foreign(source, storage):
-        return [_foreign_table(foreign, storage.reading.datetime)]
+        warn_of_flags(foreign.name, foreign.kind, reading)
+        return [with_null_numbers(_foreign_table(foreign, reading.datetime), reading)]
     paths, storage = find_files(source, storage)
     kind = kind_of(paths[0])
     if kind == "CSV":
         return [open_text_table(path, storage) for path in paths]
+    warn_of_flags(source, kind, reading)
     if kind == "JSON lines":
-        return [open_json_table(path, storage) for path in paths]
-    if kind == "Arrow":
-        return [_arrow_table(path, storage) for path in paths]
-    return [_shard_table(source, storage, bad_shards)]
+        tables = [open_json_table(path, storage) for path in paths]
+    elif kind == "Arrow":
+        tables = [_arrow_table(path, storage) for path in paths]
+    else:
+        tables = [_shard_table(source, storage, bad_shards)]
+    return [with_null_numbers(table, reading) for table in tables]
 
 
 def _foreign_table(source: ForeignSource, datetime: Datetime | None) -> Table:
@@ -101,7 +108,7 @@ def _open_arrow(path: str, storage: Storage) -> pa.NativeFile:
 def _shard_table(source: str, storage: Storage, bad_shards: Mapping[str, str] | None) -> Table:
     choice = storage.reading.datetime
     # parts are made here, of shards that are found with their dates and times as seconds
-    reading = replace(storage.reading, datetime=choice and "epoch")
+    reading = Reading(datetime=choice and "epoch")
     found = find_shards(
         source, "error" if bad_shards is None else "quarantine", replace(storage, reading=reading)
     )
@@ -129,6 +136,7 @@ def _shard_table(source: str, storage: Storage, bad_shards: Mapping[str, str] | 
         pieces=pieces,
         left_out=found.left_out,
         of_shards=True,
+        truth=found.truth,
     )
 
 

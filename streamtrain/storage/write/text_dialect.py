@@ -45,7 +45,8 @@ class Dialect:
         thousands: The mark between groups of three digits; empty: none is known.
         names: Names of all fields of a row; an empty name is one that the file lacks.
         has_header: The first line has the names.
-        skip_lines: Lines before the first row, with the header.
+        skip_lines: Lines before the first row, with the header and a line of units.
+        units: What a line between header and rows has, none of it numbers: the units.
         comment: What starts a comment line; empty: there are none.
         spaced: Fields have spaces around them.
         needs_target: Why a target must be named: the header may be a row.
@@ -64,6 +65,7 @@ class Dialect:
     needs_target: str
     signs: tuple[str, ...]
     dropped: tuple[tuple[int, str], ...]
+    units: tuple[str, ...] = ()
 
     def text(self, encoding: str) -> str:
         """Return what is unusual about the file, for the user; empty where nothing is."""
@@ -76,6 +78,9 @@ class Dialect:
             parts.append(f"thousands by {self.thousands!r}")
         if not self.has_header:
             parts.append(f"no header: c0 to c{len(self.names) - 1}")
+        if self.units:
+            more = ", …" if len(self.units) > 4 else ""
+            parts.append(f"a line of units: {', '.join(map(shown, self.units[:4]))}{more}")
         signed = [f"{shown(name)} in {sign}"
                   for name, sign in zip(self.names, self.signs, strict=True) if sign]  # fmt: skip
         if signed:
@@ -124,6 +129,10 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
             head_names = names
     has_header = head_names is not None
     rows = [row for row in records[1 if has_header and skip_lines > head else 0 :] if row]
+    units: tuple[str, ...] = ()
+    if has_header and skip_lines > head and not comment and (units := _units(rows)):
+        rows = rows[1:]
+        skip_lines = head + _lines_of_first(body, delimiter, records=2)
     names, dropped = _names(path, head_names, width, rows)
     decimal, thousands = find_marks(path, names, rows, delimiter, reading)
     return Dialect(
@@ -141,6 +150,7 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
             for index in range(len(names))
         ),
         dropped=tuple(dropped),
+        units=units,
     )
 
 
@@ -244,6 +254,8 @@ def _header(
         raise _first_line_error(path, first, width)
     if reading.header:
         return first, ""
+    if len(list(filter(None, first))) == 1 and width > 2 and any(map(all, rows)):
+        raise _first_line_error(path, list(filter(None, first)), width)  # a title, as Excel pads it
     as_row, as_names, nulls = [], [], []
     for index, field in enumerate(first):
         below = [row[index].strip() for row in rows if len(row) > index]
@@ -262,12 +274,25 @@ def _header(
     years = [int(field) for field in as_row if re.fullmatch(r"[12]\d{3}", field)]
     steps = {b - a for a, b in pairwise(years)}
     is_years = len(years) == len(as_row) > 1 and len(steps) == 1 and steps != {0}
-    if not as_names and not is_years:
+    if not as_names and not is_years and not _heads_an_index(first, rows):
         return None, ""
     listed = ", ".join(map(shown, first[:4])) + (", …" if len(first) > 4 else "")
     return first, (
         f"{path}: its first line has numbers as column names: {listed}. If it is a row, give"
         " --no-header; if these are names, give --header."
+    )
+
+
+def _heads_an_index(first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether only the first field lacks, above what may be an index: names may be numbers.
+
+    So pandas and R write the columns of a pivot table, or of a matrix.
+    """
+    index, names = [row[0].strip() for row in rows if row], first[1:]
+    if first[0] or len(index) < 2 or len(names) < 2:
+        return False
+    return all(map(all, (names, index))) and all(
+        len(set(fields)) == len(fields) for fields in (names, index)
     )
 
 
@@ -279,13 +304,33 @@ def _first_line_error(path: str, first: Sequence[str], width: int) -> DataError:
     )
 
 
-def _lines_of_first(body: str, delimiter: str) -> int:
-    """Return the lines that the first record takes: more where a name contains line ends."""
+def _units(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Return the words of a first row that has one above each column of numbers, and no number.
+
+    Empty where it is a row as others are: fewer than two words, or one of them again below.
+    """
+    if len(rows) < 4:
+        return ()
+    words = []
+    for index, field in enumerate(field.strip() for field in rows[0]):
+        below = [row[index].strip() for row in rows[1:] if len(row) > index]
+        filled = [other for other in below if not _is_null(other)]
+        if not filled or sum(map(is_value, filled)) < len(filled) / 2:
+            continue  # text
+        if is_value(field) or field in below:
+            return ()
+        words += [field] * bool(field)
+    return tuple(words) if len(words) > 1 else ()
+
+
+def _lines_of_first(body: str, delimiter: str, records: int = 1) -> int:
+    """Return the lines that the first records take: more where a name contains line ends."""
     if delimiter == " ":
         delimiter = "\t"
     reader = csv.reader(io.StringIO(body, newline=""), delimiter=delimiter)
     for record in reader:
-        if record:
+        records -= bool(record)
+        if not records:
             break
     return reader.line_num
 

@@ -38,6 +38,8 @@ _MAGIC = {
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
     b"Rar!": "a RAR archive",
 }
+#: First bytes of what Arrow decompresses.
+_ARROW_CODECS = {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
 _BOMS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -59,11 +61,11 @@ def open_bytes(path: str, storage: Storage) -> Iterator[IO[bytes] | Any]:
             yield stack.enter_context(gzip.GzipFile(fileobj=raw))
         elif head.startswith(b"BZh"):
             yield stack.enter_context(bz2.BZ2File(raw))
-        elif head.startswith(b"\xfd7zXZ\0"):
+        elif head.startswith((b"\xfd7zXZ\0", b"\x5d\0\0")):
             yield stack.enter_context(lzma.LZMAFile(raw))
-        elif head.startswith(b"\x28\xb5\x2f\xfd"):
+        elif codec := _ARROW_CODECS.get(head[:4]):
             file = stack.enter_context(pa.PythonFile(raw, mode="r"))
-            yield stack.enter_context(pa.CompressedInputStream(file, "zstd"))
+            yield stack.enter_context(pa.CompressedInputStream(file, codec))
         elif head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
             archive = stack.enter_context(zipfile.ZipFile(raw))
             yield stack.enter_context(archive.open(_only_member(path, archive)))
@@ -98,6 +100,8 @@ def read_sample(path: str, storage: Storage, num_bytes: int) -> tuple[bytes, boo
     with decompressing(path), open_bytes(path, storage) as file:
         sample = _read(file, num_bytes)
         whole = len(sample) < num_bytes
+    if sample[257:262] == b"ustar":
+        raise DataError(f"{path}: is a tar archive. Unpack it, and name one of its files.")
     for magic, what in _MAGIC.items():
         if sample.startswith(magic):
             remedy = "Decrypt it first" if "encrypted" in what else "Save it as CSV"
