@@ -41,7 +41,7 @@ def sweep_layer(run: str | None, given: Layer) -> Layer:
     }
     if summary.seconds is None:
         raise ConfigError(
-            f"{origin}: this sweep did not end. Go on with streamtrain sweep --resume."
+            f"{origin}: this sweep did not finish. Run `streamtrain sweep --resume {run}` first."
         )
     chosen = summary.recommended_cell
     if chosen is None:
