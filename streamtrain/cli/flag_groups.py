@@ -227,7 +227,9 @@ def _group(flag: str, key: str) -> Group:
 def _type(flag: str, field_info: FieldInfo) -> Any:
     """Return the type of a flag: its choices, or text that the config parses."""
     annotation: Any = field_info.annotation
-    for kind in (annotation, *get_args(annotation)):
+    # A list of choices, such as `--measure noise,shuffle`, is one text, and may be `all` or `none`.
+    members = () if get_origin(annotation) is tuple else get_args(annotation)
+    for kind in (annotation, *members):
         if get_origin(kind) is Literal:
             return kind | None
     if annotation is bool or flag == "header":
