@@ -586,7 +586,7 @@ def test_where_resuming_looks(shards, tmp_path, monkeypatch):
     assert opened({**TRAIN, "seed": 5}, "auto") == (new_run, False)
     assert opened(TRAIN, "never") == (new_run, False)
     assert os.listdir("runs") == [interrupted_run.name]
-    with RunDirectory(interrupted_run, resume=True):  # at work on it
+    with RunDirectory(interrupted_run, resume=True):  # another process uses it
         assert opened(TRAIN, "auto") == (new_run, False)
     with pytest.raises(ConfigError, match="there is no run"):
         streamtrain.train(shards["parquet"], resume="runs", **TRAIN)
@@ -605,7 +605,7 @@ def test_where_resuming_looks(shards, tmp_path, monkeypatch):
 def test_two_processes_are_not_let_into_one_run(shards, tmp_path):
     with RunDirectory(tmp_path / "out") as run:
         run.log(RunStarted(verb="train"))
-        with pytest.raises(ConfigError, match="another process is at work"):
+        with pytest.raises(ConfigError, match="another process is using"):
             RunDirectory(tmp_path / "out", resume=True)
     RunDirectory(tmp_path / "out", resume=True).__exit__(None, None, None)
 
