@@ -61,7 +61,7 @@ def read_document(path: Path, *, limit_bytes: int) -> dict[str, Any]:
             " restore it."
         ) from None
     if not isinstance(document, dict):
-        raise DataError(f"{shown(str(path))}: line 1: it holds no JSON object. Restore the file.")
+        raise DataError(f"{shown(str(path))}: line 1: it is not a JSON object. Restore the file.")
     return document
 
 

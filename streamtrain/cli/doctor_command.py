@@ -87,7 +87,7 @@ def page(document: dict[str, Any]) -> str:
     if document["healthy"]:
         verdict = "streamtrain works here."
     else:
-        verdict = "streamtrain does not work here as it should: see the lines that say FAILED."
+        verdict = "some checks failed: see the lines that say FAILED."
     return "\n\n".join((table(facts), table(checks), verdict))
 
 

@@ -48,7 +48,7 @@ def sweep_layer(run: str | None, given: Layer) -> Layer:
     }
     if summary.seconds is None:
         raise ConfigError(
-            f"{origin}: this sweep did not end. Go on with streamtrain sweep --resume."
+            f"{origin}: this sweep did not finish. Run `streamtrain sweep --resume {run}` first."
         )
     chosen = summary.recommended_cell
     if chosen is None:
@@ -117,14 +117,9 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     """Return what training takes from a sweep, and what other settings decide instead."""
     train = config.train
     texts = {
-<<<<<<< HEAD
-        "data.path": f"data {config.data.path}",
+        "data.path": f"data {_from_here(config.data.path or '')}",
         "train.batch_size": f"batch size {train.constant_size:,}",
         "train.batch_schedule": f"batch sizes {stages_text(all_stages(train))}",
-=======
-        "data.path": f"data {_from_here(config.data.path or '')}",
-        "train.batch_size": f"batch size {train.batch_size:,}",
-        "train.batch_schedule": f"batch sizes {_schedule_text(config)}",
         "train.lr": f"learning rate {train.rate:g}{_rate_origin(run, config, origins)}",
         "train.max_rows": "" if train.max_rows is None else f"{train.max_rows:,} rows",
         "train.average": f"averaged weights {'on' if train.average else 'off'}",

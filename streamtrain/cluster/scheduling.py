@@ -78,11 +78,6 @@ class Leases:
         """Return the number of items that are neither done nor given up."""
         return len(self._costs)
 
-    @property
-    def leased(self) -> int:
-        """The number of live leases."""
-        return len(self._live)
-
     def add(self, item: int, cost: float) -> None:
         """Add an item; one that is done can be added again."""
         assert item not in self._costs, item

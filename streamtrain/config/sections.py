@@ -71,26 +71,25 @@ class DataConfig(Section):
     )
     delimiter: Delimiter | None = Field(
         default=None,
-        description="of text files: what separates fields, such as ; or tab; default: found out",
+        description="text files: field separator, such as ; or tab; default: detected",
     )
     decimal: Decimal | None = Field(
         default=None,
-        description="of text files: the decimal mark, a point or a comma; default: found out",
+        description="text files: decimal mark, a point or a comma; default: detected",
     )
     na_values: Names | None = Field(
         default=None,
-        description="further numbers, and words of text files, that mean null, such as none,99.9",
+        description="more numbers, and words of text files, to read as null, such as none,99.9",
     )
     header: OnOff | None = Field(
         default=None,
         description=(
-            "of text files: the first line has names; off: name columns c0, c1, …; default: found"
-            " out"
+            "text files: the first line has names; off: name columns c0, c1, …; default: detected"
         ),
     )
     encoding: str | None = Field(
         default=None,
-        description="of text files: the encoding, such as utf-8 or latin-1; default: found out",
+        description="text files: encoding, such as utf-8 or latin-1; default: detected",
     )
     datetime: Datetime | None = Field(
         default=None,
@@ -337,7 +336,7 @@ class ClusterConfig(Section):
     tls_key: str | None = Field(default=None, description="private key of the client certificate")
     min_workers: PositiveCount = Field(
         default=1,
-        description="workers needed; waited for at the start, and for two minutes later on",
+        description="workers needed; a run waits for them, later for at most two minutes",
     )
     max_failures: Annotated[Count, Field(ge=0)] | None = Field(
         default=None, description="failed tasks tolerated before the run ends; default: any number"

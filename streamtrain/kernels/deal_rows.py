@@ -9,81 +9,73 @@ time.
 import numpy as np
 from numba import njit, uint64
 
-from streamtrain.kernels.shuffle import GOLDEN, MIX_1, MIX_2
-
-_LOW_32 = uint64(0xFFFFFFFF)
-
-
-@njit(inline="always")
-def _mix(z):
-    z = (z ^ (z >> uint64(30))) * MIX_1
-    z = (z ^ (z >> uint64(27))) * MIX_2
-    return z ^ (z >> uint64(31))
+from streamtrain.kernels.permute import draw_below
+from streamtrain.kernels.shuffle import GOLDEN, mix
+from streamtrain.kernels.sources import SOURCES
 
 
 @njit(inline="always")
 def _bucket(key, position, num_buckets):
-    return (_mix(key + position * GOLDEN) >> uint64(32)) * num_buckets >> uint64(32)
+    return (mix(key + position * GOLDEN) >> uint64(32)) * num_buckets >> uint64(32)
 
 
-@njit(nogil=True, cache=True, boundscheck=False)
-def deal_rows(rows, key, first_position, num_buckets, out):
-    """Copy rows to their buckets in `out`, in order; return where buckets start.
+def _kernels(sources):
+    """Return both kernels, with the hash `sources` in their closures (sources.py)."""
 
-    A row's bucket is drawn by its position alone, so rows may be dealt in any number of calls.
+    @njit(nogil=True, cache=True, boundscheck=False)
+    def deal_rows(rows, key, first_position, num_buckets, out):
+        """Copy rows to their buckets in `out`, in order; return where buckets start.
 
-    Args:
-        rows: uint32 (rows, words), C-contiguous.
-        key: Key of the buckets, uint64.
-        first_position: Position of the first row among all that are dealt with this key.
-        num_buckets: A power of two, so that every bucket has the same probability.
-        out: uint32, of the shape of `rows`; bucket b becomes `out[starts[b] : starts[b + 1]]`.
+        A row's bucket is drawn by its position alone, so rows may be dealt in any number of calls.
 
-    Returns:
-        int64 (num_buckets + 1,).
-    """
-    num_rows, words = rows.shape
-    first, buckets = uint64(first_position), uint64(num_buckets)
-    starts = np.zeros(num_buckets + 1, dtype=np.int64)
-    for row in range(num_rows):
-        starts[np.int64(_bucket(key, first + uint64(row), buckets)) + 1] += 1
-    starts = np.cumsum(starts)
-    cursors = starts.copy()
-    source, target = rows.reshape(-1), out.reshape(-1)
-    for row in range(num_rows):
-        bucket = np.int64(_bucket(key, first + uint64(row), buckets))
-        source_at, target_at = row * words, cursors[bucket] * words
-        cursors[bucket] += 1
-        for word in range(words):
-            target[target_at + word] = source[source_at + word]
-    return starts
+        Args:
+            rows: uint32 (rows, words), C-contiguous.
+            key: Key of the buckets, uint64.
+            first_position: Position of the first row among all that are dealt with this key.
+            num_buckets: A power of two, so that every bucket has the same probability.
+            out: uint32, of the shape of `rows`; bucket b becomes `out[starts[b] : starts[b + 1]]`.
 
-
-@njit(nogil=True, cache=True, boundscheck=False)
-def permute_rows(rows, starts, keys):
-    """Shuffle each bucket in place by Fisher-Yates.
-
-    Random indices are exactly uniform (Lemire, arXiv 1805.10941, algorithm 5).
-
-    Args:
-        rows: uint32 (rows, words), C-contiguous.
-        starts: First row of each bucket, and the end of the last, int64 (buckets + 1,).
-        keys: Key of each bucket, uint64 (buckets,).
-    """
-    words = rows.shape[1]
-    flat = rows.reshape(-1)
-    for bucket in range(keys.shape[0]):
-        first, state = starts[bucket], keys[bucket]
-        for i in range(starts[bucket + 1] - first - 1, 0, -1):
-            bound = uint64(i + 1)
-            state += GOLDEN
-            product = (_mix(state) >> uint64(32)) * bound
-            if (product & _LOW_32) < bound:
-                threshold = (uint64(0x100000000) - bound) % bound
-                while (product & _LOW_32) < threshold:
-                    state += GOLDEN
-                    product = (_mix(state) >> uint64(32)) * bound
-            left = (first + i) * words
-            right = (first + np.int64(product >> uint64(32))) * words
+        Returns:
+            int64 (num_buckets + 1,).
+        """
+        sources  # noqa: B018
+        num_rows, words = rows.shape
+        first, buckets = uint64(first_position), uint64(num_buckets)
+        starts = np.zeros(num_buckets + 1, dtype=np.int64)
+        for row in range(num_rows):
+            starts[np.int64(_bucket(key, first + uint64(row), buckets)) + 1] += 1
+        starts = np.cumsum(starts)
+        cursors = starts.copy()
+        source, target = rows.reshape(-1), out.reshape(-1)
+        for row in range(num_rows):
+            bucket = np.int64(_bucket(key, first + uint64(row), buckets))
+            source_at, target_at = row * words, cursors[bucket] * words
+            cursors[bucket] += 1
             for word in range(words):
-                flat[left + word], flat[right + word] = flat[right + word], flat[left + word]
+                target[target_at + word] = source[source_at + word]
+        return starts
+
+    @njit(nogil=True, cache=True, boundscheck=False)
+    def permute_rows(rows, starts, keys):
+        """Shuffle each bucket in place by Fisher-Yates.
+
+        Args:
+            rows: uint32 (rows, words), C-contiguous.
+            starts: First row of each bucket, and the end of the last, int64 (buckets + 1,).
+            keys: Key of each bucket, uint64 (buckets,).
+        """
+        sources  # noqa: B018
+        words = rows.shape[1]
+        flat = rows.reshape(-1)
+        for bucket in range(keys.shape[0]):
+            first, state = starts[bucket], keys[bucket]
+            for i in range(starts[bucket + 1] - first - 1, 0, -1):
+                drawn, state = draw_below(uint64(i + 1), state)
+                left, right = (first + i) * words, (first + drawn) * words
+                for word in range(words):
+                    flat[left + word], flat[right + word] = flat[right + word], flat[left + word]
+
+    return deal_rows, permute_rows
+
+
+deal_rows, permute_rows = _kernels(SOURCES)

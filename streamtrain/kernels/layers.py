@@ -11,7 +11,7 @@ derivative of the loss with respect to z.
 """
 
 import numpy as np
-from numba import float32, float64, int64, njit, uint64
+from numba import float32, float64, njit, uint64
 
 from streamtrain.kernels.activations import (
     FAST,
@@ -183,51 +183,21 @@ def _losses(residuals, huber_delta):
 
 
 @njit(inline="always")
-def _squared_norm(values, row, width):
-    """Return |v|² of a row of `values` (one axis).
-
-    `row` and `width` must be unsigned: an index that may be negative prevents vectorisation.
-    """
-    total = float32(0.0)
-    for k in range(width):
-        value = values[row * width + k]
-        total += value * value
-    return total
-
-
-@njit(fastmath=FAST, error_model="numpy")
-def _add_squares(squares, below, d, inputs, outputs, is_last):
-    """Add (|below|² + 1)|d|² of each row to `squares`, or set it there in the last layer.
-
-    `squares` may be empty; then nothing is computed.
-    """
-    for row in range(uint64(squares.shape[0])):
-        square = _squared_norm(d, row, uint64(outputs)) * (
-            _squared_norm(below, row, uint64(inputs)) + float32(1.0)
-        )
-        squares[row] = square if is_last else squares[row] + square
-
-
-@njit(inline="always")
-def _output_layer(rows, below, weight, bias, residuals, gradient, one, huber_delta, squares):
+def _output_layer(rows, below, weight, bias, residuals, gradient, one, huber_delta):
     """Set the residuals of m rows, add the output layer's gradient; return the sum of losses."""
     m, inputs = rows.shape[0], weight.shape[0]
     _residuals(below, rows, weight, bias, residuals)
     loss = _losses(residuals, huber_delta)
     multiply(residuals, 0, 1, below, gradient, 1, inputs, m, one, ADD)
     multiply(one, 0, 0, residuals, gradient[inputs:], 1, 1, m, one, ADD)
-    _add_squares(squares, below, residuals, inputs, int64(1), True)
     return loss
 
 
 @njit(error_model="numpy")
-def add_tile(rows, widths, parameters, gradient, work, activation, huber_delta, squares):
+def add_tile(rows, widths, parameters, gradient, work, activation, huber_delta):
     """Add the sum of a tile's gradients to `gradient`; return the sum of the rows' losses.
 
-    `rows` is (m, features + 1) with m <= TILE_ROWS. `squares` is empty, or (m,) for the squared
-    norm |g|² of each row's gradient. That is Σ (|a|² + 1)|δ|² over the layers, where a is the input
-    of a layer and δ the gradient of its output (Goodfellow 2015, arXiv:1510.01799), so that no
-    gradient of a single row is computed.
+    `rows` is (m, features + 1) with m <= TILE_ROWS.
     """
     m, layers = rows.shape[0], widths.shape[0] - 1
     end = work.shape[0] - 1
@@ -240,7 +210,7 @@ def add_tile(rows, widths, parameters, gradient, work, activation, huber_delta, 
     weight = parameters[weight_at : weight_at + inputs]
     bias = parameters[weight_at + inputs]
     added = gradient[weight_at:]
-    loss = _output_layer(rows, below, weight, bias, residuals, added, one, huber_delta, squares)
+    loss = _output_layer(rows, below, weight, bias, residuals, added, one, huber_delta)
     if layers == 1:
         return loss
     tile_at -= 2 * TILE_ROWS * inputs
@@ -257,7 +227,6 @@ def add_tile(rows, widths, parameters, gradient, work, activation, huber_delta, 
             tile_at -= 2 * TILE_ROWS * inputs
             z, below = _tiles(work, tile_at, m, inputs)
         _add_layer_gradient(below, d, m, inputs, outputs, gradient[weight_at:], scratch, one)
-        _add_squares(squares, below, d, inputs, outputs, False)
         if layer:
             d_above = d
             d, other = _derivatives(z, below, activation)

@@ -23,9 +23,7 @@ TURN = 16 + MAX_SLOTS
 
 
 @njit(inline="always")
-def _add_rows(
-    rows, start, end, widths, parameters, gradient, work, activation, huber_delta, squares
-):
+def _add_rows(rows, start, end, widths, parameters, gradient, work, activation, huber_delta):
     """Add the gradients of rows `[start, end)` tile by tile; return the sum of their losses."""
     loss = float64(0.0)
     while start < end:
@@ -38,9 +36,7 @@ def _add_rows(
             work,
             activation,
             huber_delta,
-            squares[:tile],
         )
-        squares = squares[tile:]
         start += tile
     return loss
 
@@ -63,7 +59,6 @@ def _advance_alone(
     optimizer,
     lr,
     hyper,
-    squares,
 ):
     """Process minibatches on this thread only: `advance` with one slot."""
     while start < stop:
@@ -79,9 +74,7 @@ def _advance_alone(
             work,
             activation,
             huber_delta,
-            squares,
         )
-        squares = squares[end - start :]
         start = end
         if state[0] == batch_size:
             step(parameters, gradients, moments, state, optimizer, lr, hyper)
@@ -109,7 +102,6 @@ def _advance_together(
     optimizer,
     lr,
     hyper,
-    squares,
 ):
     """Process minibatches together with other threads: `advance` with several slots."""
     while True:
@@ -132,7 +124,6 @@ def _advance_together(
             while part <= last:
                 low = max(begin, begin + part * PART_ROWS - offset)
                 high = min(end, begin + (part + 1) * PART_ROWS - offset)
-                part_squares = squares[low - start :]
                 loss += _add_rows(
                     rows,
                     low,
@@ -143,7 +134,6 @@ def _advance_together(
                     work,
                     activation,
                     huber_delta,
-                    part_squares,
                 )
                 part += gradients.shape[0]
             losses[slot] += loss
@@ -184,7 +174,6 @@ def _kernels(sources):
         optimizer,
         lr,
         hyper,
-        squares,
     ):
         """Process rows `[start, stop)` of a block, and carry the rows of an unfinished minibatch.
 
@@ -219,8 +208,6 @@ def _kernels(sources):
             optimizer: SGD, ADAM or ADAMW; see updates.py.
             lr: Learning rate before the schedule.
             hyper: Hyperparameters of the optimizer; see `step` in updates.py.
-            squares: Empty, or float32 (stop - start,), which receives the squared norm of each
-                row's gradient.
         """
         sources  # noqa: B018 - a use, so that it is in the closure
         if gradients.shape[0] == 1:
@@ -241,7 +228,6 @@ def _kernels(sources):
                 optimizer,
                 lr,
                 hyper,
-                squares,
             )
         else:
             _advance_together(
@@ -265,7 +251,6 @@ def _kernels(sources):
                 optimizer,
                 lr,
                 hyper,
-                squares,
             )
 
     @njit(nogil=True, cache=True, error_model="numpy")

@@ -15,10 +15,24 @@ from streamtrain.kernels.sources import SOURCES
 _LOW_32 = uint64(0xFFFFFFFF)
 
 
+@njit(inline="always")
+def draw_below(bound, state):
+    """Return a random index below `bound`, uint64 up to 2^32, and the next `state`, uint64.
+
+    Indices are exactly uniform (Lemire, arXiv 1805.10941, algorithm 5).
+    """
+    state += GOLDEN
+    product = (mix(state) >> uint64(32)) * bound
+    if (product & _LOW_32) < bound:
+        threshold = (uint64(0x100000000) - bound) % bound
+        while (product & _LOW_32) < threshold:
+            state += GOLDEN
+            product = (mix(state) >> uint64(32)) * bound
+    return np.int64(product >> uint64(32)), state
+
+
 def permute(block, starts, ends, key):
     """Shuffle each bucket in place, then close the gaps between buckets; return the number of rows.
-
-    Random indices are exactly uniform (Lemire, arXiv 1805.10941, algorithm 5).
 
     Args:
         block: float32 (rows, width).
@@ -105,18 +119,11 @@ def _kernel(sources):
                 next_bucket = flat[starts[bucket + 1] * w : ends[bucket + 1] * w]
             state = mix(key ^ (uint64(bucket + 1) * GOLDEN))
             for i in range(ends[bucket] - first - 1, 0, -1):
-                bound = uint64(i + 1)
                 for k in range(0, w, LINE_FLOATS):
                     _prefetch(next_bucket, min(i * w + k, next_bucket.shape[0] - 1))
-                state += GOLDEN
-                product = (mix(state) >> uint64(32)) * bound
-                if (product & _LOW_32) < bound:
-                    threshold = (uint64(0x100000000) - bound) % bound
-                    while (product & _LOW_32) < threshold:
-                        state += GOLDEN
-                        product = (mix(state) >> uint64(32)) * bound
+                drawn, state = draw_below(uint64(i + 1), state)
                 left = (first + i) * w
-                right = (first + np.int64(product >> uint64(32))) * w
+                right = (first + drawn) * w
                 # Four features: all loads before all stores. Otherwise a load waits for the store
                 # before it.
                 if w == 5:

@@ -26,8 +26,8 @@ from numba.extending import overload
 from streamtrain.kernels.intrinsics import intrinsic
 
 GOLDEN = uint64(0x9E3779B97F4A7C15)
-MIX_1 = uint64(0xBF58476D1CE4E5B9)
-MIX_2 = uint64(0x94D049BB133111EB)
+_MIX_1 = uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = uint64(0x94D049BB133111EB)
 
 #: Rows dealt at a time; their standardised values stay in the first-level cache. Wide rows are
 #: dealt TILE_VALUES values at a time, but enough rows that columns are read in whole cache lines.
@@ -85,8 +85,8 @@ def _write_line(typingctx, target, target_at, source, source_at):
 @njit(inline="always")
 def mix(z):
     """Return the 64-bit hash of SplitMix64 (plan/order.py: mix64)."""
-    z = (z ^ (z >> uint64(30))) * MIX_1
-    z = (z ^ (z >> uint64(27))) * MIX_2
+    z = (z ^ (z >> uint64(30))) * _MIX_1
+    z = (z ^ (z >> uint64(27))) * _MIX_2
     return z ^ (z >> uint64(31))
 
 

@@ -287,13 +287,14 @@ class RunDirectory:
         if not self.records and content[: len(_FIRST_BYTES)] != _FIRST_BYTES[: len(content)]:
             self._close()
             raise ConfigError(
-                f"{self.out} is not empty, and its {EVENTS} is not of a run. Choose another --out."
+                f"{self.out} is not empty, and its {EVENTS} is not the log of a run. Choose another"
+                " --out."
             )
         checkpoints = list_checkpoints(self.out / CHECKPOINTS)
         if not self.finished and self._has_trained() and not checkpoints:
             self._close()
             raise DataError(
-                f"{self.out}: its checkpoints are gone, so it cannot be resumed. Restore"
+                f"{self.out}: its checkpoints are missing, so it cannot be resumed. Restore"
                 f" {CHECKPOINTS}/, or start again with another --out."
             )
 
@@ -325,7 +326,7 @@ class RunDirectory:
 
     def _in_use(self) -> RunInUse:
         return RunInUse(
-            f"{self.out}: another process is at work on this run. Wait until it ends, or choose"
+            f"{self.out}: another process is using this run. Wait until it ends, or choose"
             " another --out."
         )
 

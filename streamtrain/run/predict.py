@@ -152,16 +152,14 @@ def evaluate(
     }
 
 
-def predicted(
-    network: Network, data: str, *, on_null: OnBad = "error"
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def predicted(network: Network, data: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield `(row ids, float64 predictions)` of a data set, span by span, in order of row ids.
 
     The model has no transform. Raises what `predict` raises.
     """
     storage = _storage(network, None, AS_FOUND)
     for ids, features, _, _ in _scored(
-        network, data, on_null=on_null, with_target=False, storage=storage, transform=None
+        network, data, on_null="error", with_target=False, storage=storage, transform=None
     ):
         yield ids, predict_rows(network, features)
 

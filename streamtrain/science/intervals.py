@@ -132,14 +132,14 @@ def measure(values: Iterable[float | None], *, log: bool = False) -> Estimate:
     return Estimate(value=value, lo=min(lo, value), hi=max(hi, value), n=sample.size)
 
 
-def t_estimate(values: Sample, *, kind: str = "t") -> Estimate:
+def t_estimate(values: Sample) -> Estimate:
     """Return the mean of independent repeats (n,) and Student's interval; none below two."""
     sample = np.asarray(values, dtype=float)
     if sample.size < 2:
         value = float(sample.mean()) if sample.size else np.nan
-        return estimate(value, n=sample.size, kind=kind)
+        return estimate(value, n=sample.size, kind="t")
     lo, hi = _t_interval(sample)
-    return estimate(float(sample.mean()), lo, hi, n=sample.size, kind=kind)
+    return estimate(float(sample.mean()), lo, hi, n=sample.size, kind="t")
 
 
 def log_estimate(value: float, repeats: Sample) -> Estimate:
@@ -162,7 +162,7 @@ def log_estimate(value: float, repeats: Sample) -> Estimate:
     return estimate(value, min(lo, value), max(hi, value), n=sample.size, kind="t on logarithms")
 
 
-def jackknife(whole: float, without: Sample, *, kind: str = "jackknife") -> Estimate:
+def jackknife(whole: float, without: Sample) -> Estimate:
     """Return an estimate from n parts, its interval from the n estimates `without` one part each.
 
     The value is `whole` itself, not the mean of the pseudo-values; the interval is Student's with
@@ -172,9 +172,9 @@ def jackknife(whole: float, without: Sample, *, kind: str = "jackknife") -> Esti
     left = np.asarray(without, dtype=float)
     n = left.size
     if n < 2:
-        return estimate(whole, n=n, kind=kind)
+        return estimate(whole, n=n, kind="jackknife")
     reach = t_quantile(n - 1) * np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum())
-    return estimate(whole, float(whole - reach), float(whole + reach), n=n, kind=kind)
+    return estimate(whole, float(whole - reach), float(whole + reach), n=n, kind="jackknife")
 
 
 def paired_ratio(a: Sample, b: Sample) -> Estimate:

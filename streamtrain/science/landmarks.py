@@ -303,8 +303,7 @@ def _premise(run: Run, judgement: Judgement, laws: Laws) -> str | None:
     misfit = laws.steps.misfit
     if misfit is not None and misfit > MOST_MISFIT:
         return (
-            "steps do not follow S_min(1 + B_crit/B) (lack of fit): they are off it by"
-            f" {misfit:.0%}"
+            f"steps do not follow S_min(1 + B_crit/B) (lack of fit): they deviate by {misfit:.0%}"
         )
     fewest, most = min(run.batch_sizes), max(run.batch_sizes)
     if not fewest <= best <= most:

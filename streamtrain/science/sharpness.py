@@ -12,7 +12,7 @@ that is compared.
 The generalisation gap is the loss on held-out rows less the loss on training rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -100,14 +100,13 @@ def invariance_audit(
     measure: Callable[[Vector], float],
     rescale: Callable[[Vector, float], Vector],
     x_P: Vector,
-    factors: Sequence[float] = FACTORS,
 ) -> Json:
     """Return a measure of one function written with different weights, and its max/min.
 
     The ratio is 1 for a measure that depends on the function alone. `rescale(x, a)` returns weights
     of the very same function (Dinh et al. 2017, arXiv 1703.04933, §3).
     """
-    values = {1.0: measure(x_P)} | {factor: measure(rescale(x_P, factor)) for factor in factors}
+    values = {1.0: measure(x_P)} | {factor: measure(rescale(x_P, factor)) for factor in FACTORS}
     low, high = min(values.values()), max(values.values())
     return {
         "ratio": high / low if low > 0 else None,
@@ -119,14 +118,13 @@ def parametric_line(
     value: Callable[[Vector], float | Mapping[str, float]],
     small_P: Vector,
     large_P: Vector,
-    points: int = 25,
 ) -> Json:
-    """Return f(α·x_large + (1-α)·x_small) at `points` values of α from -1 to 2.
+    """Return f(α·x_large + (1-α)·x_small) at 25 values of α from -1 to 2.
 
     0 is the model of the small batch, 1 the model of the large one (Goodfellow et al. 2014, arXiv
     1412.6544; Keskar et al., Figure 3).
     """
-    alphas = np.linspace(-1, 2, points)
+    alphas = np.linspace(-1, 2, 25)
     return {
         "alpha": alphas.tolist(),
         "loss": [value(alpha * large_P + (1 - alpha) * small_P) for alpha in alphas],

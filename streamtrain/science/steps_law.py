@@ -157,12 +157,9 @@ def goodput(rows_per_second: float, batch_size: float, critical: float) -> float
     return rows_per_second / (1 + batch_size / critical)
 
 
-def efficient_batch_size(critical: float, overhead: float = 0.2) -> float:
-    """Return the largest size that wastes at most the fraction `overhead` of its rows.
-
-    It follows from E/E_min = 1 + B/B_crit.
-    """
-    return overhead * critical
+def efficient_batch_size(critical: float) -> float:
+    """Return the largest size that needs at most 20 % more rows: E/E_min = 1 + B/B_crit."""
+    return 0.2 * critical
 
 
 def adaptive_batch_bound(steps_S: Sample, critical_S: Sample) -> float:

@@ -85,7 +85,7 @@ def left_out_message(columns: Sequence[Column]) -> str:
     if all(column.refusal == NO_DATETIME for column in columns):
         remedy = "Give --datetime epoch or --datetime parts to use them"
     else:
-        remedy = "Name a column with --features to have it checked"
+        remedy = "Select a column with --features to see why"
         if any(column.refusal == NO_DATETIME for column in columns):
             remedy += "; --datetime epoch or parts makes numbers of dates and times"
     return f"left out, since they are not numbers: {', '.join(names)}. {remedy}."

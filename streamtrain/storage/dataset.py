@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -57,8 +57,8 @@ class FoundShards:
 
     `left_out`: (file, cause) of shards that could not be opened, when such shards are quarantined.
     `folder` and `digest`: see `Dataset`. `table`: the columns of an imported table, also those that
-    its shards lack. `needs_target`: why its target
-    must be named; empty where the last column is a good default.
+    its shards lack. `needs_target`: why its target must be named; empty where the last column is a
+    good default.
     """
 
     url: str
@@ -109,52 +109,25 @@ def find_shards(
 
     Raises DataError naming the shards that cannot be read, and when there are no rows.
     """
-    if find_foreign(os.fspath(path), storage):
-        return _import(os.fspath(path), storage)
-    path, storage = take_query(os.fspath(path), storage)
+    path = os.fspath(path)
+    if find_foreign(path, storage):
+        return _import(path, storage)
+    path, storage = take_query(path, storage)
     path = normal_url(path)
-    if is_table(path):
+    listing = None if is_table(path) else _list_shards(path, storage, on_bad_shard)
+    if listing is None:
         return _import(path, storage)
-    listed = read_list(path, storage)
-    if listed is not None and is_table(listed[0][0]):
-        return _import(path, storage)
-    manifest = read_manifest(path, storage) if listed is None else None
-    unlisted: list[tuple[str, str]] = []
-    if listed is not None:
-        urls, storage = listed
-        described = _describe_urls(urls, storage)
-    elif manifest is None:
-        refuse_unfinished(path, storage)
-        try:
-            urls = locate(path, storage=storage)
-        except DataError:
-            urls = find_tables(path, storage)
-            if not urls:
-                raise
-        if is_table(urls[0]):
-            return _import(path, storage)
-        described = _describe_urls(urls, storage)
-    else:
-        unlisted = _unlisted_files(path, manifest, storage)
-        check = on_bad_shard == "error"
-        if check:
-            _raise_all([f"{url}: {cause}" for url, cause in unlisted])
-        described = [(url, DataError(cause)) for url, cause in unlisted]
-        described += _describe_all(
-            manifest.shards,
-            lambda entry: shard_from_entry(path, manifest, entry, check=check, storage=storage),
-            remote=is_remote(path),
-        )
+    described, manifest = listing.described, listing.manifest
     bad = [(url, str(result)) for url, result in described if isinstance(result, DataError)]
     # Under quarantine, an error for a shard that the manifest lists is an error in the manifest
     # itself, because its shards are not checked then. Such an error is never ignored.
-    manifest_is_bad = manifest is not None and len(bad) > len(unlisted)
+    manifest_is_bad = manifest is not None and len(bad) > listing.num_unlisted
     if on_bad_shard == "error" or len(bad) == len(described) or manifest_is_bad:
         _raise_all([cause for _, cause in bad])
     shards = [result for _, result in described if isinstance(result, Shard)]
-    if storage.reading.datetime == "parts" and has_datetimes(shards):
-        return _import(path, storage, on_bad_shard)
-    warn_of_flags(path, SHARDS, storage.reading, in_place=True)
+    if listing.storage.reading.datetime == "parts" and has_datetimes(shards):
+        return _import(path, listing.storage, on_bad_shard)
+    warn_of_flags(path, SHARDS, listing.storage.reading, in_place=True)
     warn_of_partitions(path, shards)
     warn_of_absent_chunks(path, shards)
     warn_of_links(path, shards)
@@ -169,6 +142,54 @@ def find_shards(
         left_out=tuple(bad),
         digest=contents_digest(manifest) if manifest else "",
     )
+
+
+class _Listing(NamedTuple):
+    """The shards that a path lists, good and bad.
+
+    `storage`: of these shards. `num_unlisted`: how many of them lie in the folder of a manifest
+    that does not list them; they count as bad.
+    """
+
+    described: list[Described]
+    storage: Storage
+    manifest: Manifest | None = None
+    num_unlisted: int = 0
+
+
+def _list_shards(path: str, storage: Storage, on_bad_shard: OnBadShard) -> _Listing | None:
+    """Return the shards of a list of files, a manifest, a folder or a glob; None for tables."""
+    listed = read_list(path, storage)
+    if listed is not None:
+        urls, storage = listed
+        return None if is_table(urls[0]) else _Listing(_describe_urls(urls, storage), storage)
+    manifest = read_manifest(path, storage)
+    if manifest is not None:
+        return _list_manifest(path, manifest, storage, on_bad_shard)
+    refuse_unfinished(path, storage)
+    try:
+        urls = locate(path, storage=storage)
+    except DataError:
+        urls = find_tables(path, storage)
+        if not urls:
+            raise
+    return None if is_table(urls[0]) else _Listing(_describe_urls(urls, storage), storage)
+
+
+def _list_manifest(
+    path: str, manifest: Manifest, storage: Storage, on_bad_shard: OnBadShard
+) -> _Listing:
+    unlisted = _unlisted_files(path, manifest, storage)
+    check = on_bad_shard == "error"
+    if check:
+        _raise_all([f"{url}: {cause}" for url, cause in unlisted])
+    described: list[Described] = [(url, DataError(cause)) for url, cause in unlisted]
+    described += _describe_all(
+        manifest.shards,
+        lambda entry: shard_from_entry(path, manifest, entry, check=check, storage=storage),
+        remote=is_remote(path),
+    )
+    return _Listing(described, storage, manifest, len(unlisted))
 
 
 def _import(path: str, storage: Storage, on_bad_shard: OnBadShard = "error") -> FoundShards:

@@ -45,7 +45,7 @@ from streamtrain.types import Column, OnBadShard, Storage
 #: The variable that names the folder of imported tables.
 FOLDER_VARIABLE = "STREAMTRAIN_TABLES"
 
-#: What the cache keeps; beyond it the tables that were not used for longest are removed, but none
+#: What the cache keeps; beyond it the least recently used tables are removed, but none
 #: that was used within the last day, since a run may be reading it.
 LIMIT_BYTES = 32 << 30
 _IN_USE_SECONDS = 86_400.0
@@ -186,7 +186,7 @@ def _import(
             names = tuple(column.name for column in columns if column.decoded_type)
             if not names:
                 raise DataError(
-                    f"{shown_path}: no column is numbers. A data set needs a target and at least"
+                    f"{shown_path}: no numeric column. A data set needs a target and at least"
                     " one feature."
                 )
             decoded_type = _widest(columns)
@@ -320,7 +320,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _remove_oldest(kept: Path) -> None:
-    """Remove tables that were not used for longest, until the others fit in the limit."""
+    """Remove the least recently used tables until the others fit in the limit."""
     entries = []
     for folder in kept.parent.iterdir():
         note = folder / _NOTE_NAME
@@ -336,4 +336,4 @@ def _remove_oldest(kept: Path) -> None:
             (folder / _NOTE_NAME).unlink(missing_ok=True)  # first, so that no part is ever used
             shutil.rmtree(folder, ignore_errors=True)
             total -= size
-            _log.info(f"removed {folder} ({format_bytes(size)}), not used for longest")
+            _log.info(f"removed {folder} ({format_bytes(size)}), the least recently used table")

@@ -393,6 +393,6 @@ def _column_advice(document: dict[str, Any]) -> Iterator[str]:
 def _integrity_advice(document: dict[str, Any]) -> Iterator[str]:
     if document["integrity"] == "unverified":
         yield (
-            "Integrity is unverified: without checksums a flipped bit is a wrong number;"
+            "Integrity is unverified: without checksums a flipped bit goes unnoticed;"
             " streamtrain ingest adds checksums and a manifest."
         )

@@ -134,7 +134,7 @@ def verify(
     except StoreError:
         raise
     except DataError as error:
-        findings.append(_finding(os.path.join(path, MANIFEST_NAME), "manifest", error))
+        findings.append(_manifest_finding(os.path.join(path, MANIFEST_NAME), error))
     work: list[tuple[str, ShardEntry | None]]
     if listed is not None:
         urls, storage = listed
@@ -191,7 +191,7 @@ def _check_manifest(
         try:
             url = normal_url(safe_path(path, entry.name))
         except DataError as error:
-            findings.append(_finding(manifest_url, "manifest", error))
+            findings.append(_manifest_finding(manifest_url, error))
             continue
         if url in entries:
             findings.append(Finding(url=url, place="manifest", cause="listed twice"))
@@ -367,5 +367,6 @@ def _missing_columns(shards: Sequence[Shard], listed: Sequence[str] | None) -> l
     return findings
 
 
-def _finding(url: str, place: str, error: Exception) -> Finding:
-    return Finding(url=url, place=place, cause=first_line(error).removeprefix(f"{url}: "))
+def _manifest_finding(url: str, error: Exception) -> Finding:
+    cause = first_line(error).removeprefix(f"{url}: ")
+    return Finding(url=url, place="manifest", cause=cause)

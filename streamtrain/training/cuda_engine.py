@@ -22,14 +22,14 @@ from streamtrain.kernels.cuda_layout import SPLIT_FROM, Layout, choose_slots, pa
 from streamtrain.kernels.cuda_source import SIMULATED
 from streamtrain.training.cuda_check import check_steps
 from streamtrain.training.cuda_fit import fits, layout_of, shared_bytes
-from streamtrain.training.engine import check_state, further_steps, require_whole_minibatch
+from streamtrain.training.engine import CARRIED, STEPS, check_state, require_whole_minibatch
 from streamtrain.training.fused_engine import (
     ACTIVATION_CODES,
-    BETA2,
     FURTHER_STEPS,
     OPTIMIZER_CODES,
     UNBOUNDED,
     FusedEngine,
+    change_beta2,
     hyper_values,
 )
 from streamtrain.training.gradients_in_state import GradientsInState
@@ -100,7 +100,7 @@ class CudaEngine(GradientsInState):
                 losses_RS += self._losses_RS
                 self._count(len(rows))
             if self._slots > 1:
-                self._counters_R5[:, 0] = self._carried
+                self._counters_R5[:, CARRIED] = self._carried
             return losses_RS.cpu().numpy().sum(axis=1)
 
     def finish_epoch(self) -> None:
@@ -121,10 +121,7 @@ class CudaEngine(GradientsInState):
     def set_batch_size(self, batch_size: int, beta2: float) -> None:
         """See `Engine.set_batch_size`."""
         require_whole_minibatch(self._carried)
-        self._hyper[FURTHER_STEPS] = further_steps(
-            self.steps, self._hyper[FURTHER_STEPS], self._hyper[BETA2], beta2
-        )
-        self._hyper[BETA2] = beta2
+        change_beta2(self._hyper, self.steps, beta2)
         self.batch_size, self._changed_size = batch_size, True
         self._feed = None
         self._set_size()
@@ -184,7 +181,7 @@ class CudaEngine(GradientsInState):
             self._hyper[FURTHER_STEPS:] = state["further_steps"]
             self._set_hyper()
         self._wait()
-        self._carried, self.steps = (int(count) for count in state["counters"][0, :2])
+        self._carried, self.steps = state["counters"][0, [CARRIED, STEPS]].tolist()
 
     def accumulate(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
         """See `AccumulatingEngine.accumulate`."""

@@ -15,6 +15,10 @@ ADAM_EPSILON = 1e-8
 #: so that activations stay in the cache.
 PART_ROWS = 4_096
 
+#: Where `counters` of an engine's state have the rows of the minibatch that is not full, the steps
+#: taken, and the rows of these steps.
+CARRIED, STEPS, ROWS_IN_STEPS = 0, 1, 2
+
 
 class Engine(Protocol):
     """Trains R models (replicas) in lock-step on the same minibatches, one per learning rate.

@@ -5,7 +5,7 @@ A run is resumed only when all of them are unchanged.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +75,13 @@ def check_unchanged(run: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -
         )
 
 
-def differences(
-    was: Mapping[str, Any], now: Mapping[str, Any], *, names: Iterable[str] | None = None
-) -> list[str]:
-    """Return one phrase per value that differs; only values of `names`, if given.
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return one phrase per value that differs.
 
     >>> differences({"a.b": 1, "c": [1]}, {"a.b": 2, "c": (1,), "d": None})
     ['a.b was 1, is 2']
     """
-    names = [*was, *(name for name in now if name not in was)] if names is None else names
+    names = [*was, *(name for name in now if name not in was)]
     pairs = ((name, was.get(name), now.get(name)) for name in names)
     return [
         f"{name} was {_text(a)}, is {_text(b)}"

@@ -25,6 +25,8 @@ from streamtrain.training.compute_pool import (
 )
 from streamtrain.training.engine import (
     ADAM_EPSILON,
+    CARRIED,
+    STEPS,
     check_state,
     further_steps,
     require_whole_minibatch,
@@ -42,7 +44,7 @@ ACTIVATION_CODES = {
 OPTIMIZER_CODES = {"sgd": updates.SGD, "adam": updates.ADAM, "adamw": updates.ADAMW}
 
 #: Where `hyper` of the kernel's `step` has what changes with the minibatch size.
-BETA2, FURTHER_STEPS = 3, 10
+_BETA2, FURTHER_STEPS = 3, 10
 
 #: Batch size of a minibatch that is never full.
 UNBOUNDED = 2**62
@@ -81,6 +83,12 @@ def hyper_values(train: TrainConfig, last_row: int | None) -> np.ndarray:
             0.0,
         ]
     )
+
+
+def change_beta2(hyper: np.ndarray, steps: int, beta2: float) -> None:
+    """Change β₂ in `hyper_values` after a number of steps, which keep their bias correction."""
+    hyper[FURTHER_STEPS] = further_steps(steps, hyper[FURTHER_STEPS], hyper[_BETA2], beta2)
+    hyper[_BETA2] = beta2
 
 
 class FusedEngine:
@@ -124,7 +132,6 @@ class FusedEngine:
         self._changed_size = False
         self._make_slots()
         self._turns_R = np.zeros((replicas, mlp.TURN), dtype=np.int64)
-        self._no_squares = np.empty(0, dtype=np.float32)
         self._work_floats = layers.workspace_size(self._widths)
         self._activation = ACTIVATION_CODES[shape.activation]
         self._optimizer = OPTIMIZER_CODES[train.optimizer]
@@ -135,7 +142,7 @@ class FusedEngine:
     @property
     def steps(self) -> int:
         """See `Engine.steps`."""
-        return int(self._counters_R5[0, 1])
+        return int(self._counters_R5[0, STEPS])
 
     def advance(self, block: np.ndarray, start: int, stop: int) -> np.ndarray:
         """See `Engine.advance`."""
@@ -163,23 +170,20 @@ class FusedEngine:
         parameters = self._parameters_RP.shape[1]
         sum_RP = self._gradients_RSL[..., :parameters].sum(axis=1, dtype=np.float32)
         self._gradients_RSL[:] = 0
-        self._counters_R5[:, 0] = 0
+        self._counters_R5[:, CARRIED] = 0
         return sum_RP
 
     def apply_gradient_sum(self, sum_RP: np.ndarray, rows: int) -> None:
         """See `AccumulatingEngine.apply_gradient_sum`."""
         self._gradients_RSL[:] = 0
         self._gradients_RSL[:, 0, : sum_RP.shape[1]] = sum_RP
-        self._counters_R5[:, 0] = rows
+        self._counters_R5[:, CARRIED] = rows
         self.finish_epoch()
 
     def set_batch_size(self, batch_size: int, beta2: float) -> None:
         """See `Engine.set_batch_size`."""
-        require_whole_minibatch(int(self._counters_R5[0, 0]))
-        self._hyper[FURTHER_STEPS] = further_steps(
-            self.steps, self._hyper[FURTHER_STEPS], self._hyper[BETA2], beta2
-        )
-        self._hyper[BETA2] = beta2
+        require_whole_minibatch(int(self._counters_R5[0, CARRIED]))
+        change_beta2(self._hyper, self.steps, beta2)
         self.batch_size, self._changed_size = batch_size, True
         self._make_slots()
 
@@ -207,18 +211,6 @@ class FusedEngine:
         self._for_replicas(len(rows), evaluate)
         return squares_R / max(len(rows), 1)
 
-    def gradient_norms(self, rows: np.ndarray) -> np.ndarray:
-        """Return the squared norm |g|² of each row's gradient of the training loss, without decay.
-
-        float32 (R, rows), at the current parameters. It costs a forward and a backward pass and
-        changes nothing. For |G|² of the same rows see `gradient`.
-        """
-        return self._probe(rows)[0]
-
-    def gradient(self, rows: np.ndarray) -> np.ndarray:
-        """Return the mean gradient of the training loss, without decay: float32 (R, P)."""
-        return self._probe(rows)[1] / np.float32(max(len(rows), 1))
-
     def state(self) -> dict[str, np.ndarray]:
         """See `Engine.state`."""
         return {name: array.copy() for name, array in self._state_arrays().items()}
@@ -232,7 +224,7 @@ class FusedEngine:
 
     def _train(self, block: np.ndarray, start: int, stop: int, batch_size: int) -> np.ndarray:
         """Do `advance` with minibatches of `batch_size` rows."""
-        carried = int(self._counters_R5[0, 0])
+        carried = int(self._counters_R5[0, CARRIED])
         self._turns_R[:] = 0
         self._losses_RS[:] = 0
         cost = self._cost(stop - start, (carried + stop - start) // batch_size)
@@ -281,45 +273,7 @@ class FusedEngine:
             self._optimizer,
             self.learning_rates[replica],
             self._hyper,
-            self._no_squares,
         )
-
-    def _probe(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return each row's |g|² (R, rows) and the sum of gradients (R, P).
-
-        The kernel runs on a minibatch that is never full, so it takes no step.
-        """
-        replicas, parameters = self._parameters_RP.shape
-        squares_RB = np.zeros((replicas, len(rows)), dtype=np.float32)
-        gradients_R1P = np.zeros((replicas, 1, parameters), dtype=np.float32)
-
-        def probe(replica: int, workspace: Workspace) -> None:
-            mlp.advance(
-                rows,
-                0,
-                len(rows),
-                UNBOUNDED,
-                self._widths,
-                self._parameters_RP[replica],
-                gradients_R1P[replica],
-                self._moments_RML[replica],
-                workspace.floats(self._work_floats),
-                np.zeros(5, dtype=np.int64),
-                np.zeros(1),
-                self._turns_R[replica],
-                0,
-                0,
-                1,
-                self._activation,
-                self._huber_delta,
-                self._optimizer,
-                0.0,
-                self._hyper,
-                squares_RB[replica],
-            )
-
-        self._for_replicas(len(rows), probe)
-        return squares_RB, gradients_R1P[:, 0]
 
     def _for_replicas(self, num_rows: int, work: Callable[[int, Workspace], None]) -> None:
         self.cores.run(

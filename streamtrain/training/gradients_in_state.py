@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from streamtrain.training.engine import CARRIED
+
 
 class GradientsInState(ABC):
     """Takes and sets an engine's gradient sum through its state, where it has its usual layout."""
@@ -38,6 +40,6 @@ class GradientsInState(ABC):
         before_RP = gradient_RSP.sum(axis=1, dtype=np.float32)
         gradient_RSP[:] = 0
         gradient_RSP[:, 0] = sum_RP
-        state["counters"][:, 0] = rows
+        state["counters"][:, CARRIED] = rows
         self.load_state(state)
         return before_RP

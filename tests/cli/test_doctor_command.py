@@ -50,7 +50,7 @@ def test_a_failed_check_is_exit_5_and_the_last_one(command, monkeypatch):
     assert said.code == 5
     assert said.err.endswith("error: stream: OSError: no space left\n")
     assert "FAILED  stream" in said.out
-    assert "FAILED  stream    OSError: no space left\n\nstreamtrain does not" in said.out
+    assert "FAILED  stream    OSError: no space left\n\nsome checks failed" in said.out
 
 
 def test_a_model_that_learned_nothing_is_found(command, monkeypatch):

@@ -133,7 +133,7 @@ def test_a_folder_that_recommends_nothing_is_refused(command, swept, tmp_path):
     assert (said.code, "recommends no size. No size did better." in said.err) == (2, True)
     path.write_text(json.dumps(swept | {"seconds": None}))
     said = command("train", "--from", "a sweep")
-    assert (said.code, "this sweep did not end" in said.err) == (2, True)
+    assert (said.code, "this sweep did not finish" in said.err) == (2, True)
     path.write_text(json.dumps(swept | {"verb": "train"}))
     said = command("train", "--from", "a sweep")
     assert (said.code, "the folder of a finished sweep" in said.err) == (2, True)

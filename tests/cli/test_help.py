@@ -155,6 +155,21 @@ def test_a_switch_in_every_way_that_it_is_written(command, words, origin):
 
 
 @pytest.mark.parametrize(
+    ("flag", "text", "expected"),
+    [
+        ("measure", "all", "[noise, curvature, sharpness, shuffle]"),
+        ("measure", "none", "[]"),
+        ("measure", "noise,curvature", "[noise, curvature]"),
+        ("lr_rule", "tuned,sqrt", "[tuned, sqrt]"),
+    ],
+)
+def test_a_list_of_choices_may_have_several_all_or_none(command, flag, text, expected):
+    said = command("config", "show", f"--{flag.replace('_', '-')}", text)
+    assert said.code == 0, said.err
+    assert f"  {flag}: {expected} " in said.out
+
+
+@pytest.mark.parametrize(
     ("tokens", "expected"),
     [
         pytest.param("sweep d --json", "sweep d --json", id="after"),

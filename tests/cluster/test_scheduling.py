@@ -61,7 +61,7 @@ def test_every_item_is_done_exactly_once(
     done, leases, _ = run_all(costs, workers, model, seed)
     assert sorted(item for item, _ in done) == list(range(len(costs)))
     assert all(item == result for item, result in done)
-    assert len(leases) == leases.leased == 0
+    assert len(leases) == 0
 
 
 @given(costs=st.lists(st.floats(0.1, 30), min_size=1, max_size=40), workers=st.integers(1, 9))

@@ -15,7 +15,6 @@ import json
 import random
 import resource
 import shutil
-import struct
 import sys
 import warnings
 from collections import Counter
@@ -88,11 +87,16 @@ def ours_zarr(folder: Path, chance: random.Random) -> Iterator[None]:
     )
 
 
+def footer_start(whole: bytes) -> int:
+    """The place of a Parquet file's footer, whose length is stored behind it."""
+    return len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+
+
 def checked_parquet(folder: Path, chance: random.Random) -> Iterator[None]:
     """Damage in the pages of a file that has page checksums but no manifest."""
     path = foreign(folder, write_page_checksum=True, use_dictionary=chance.random() < 0.5)
     whole = path.read_bytes()
-    pages = len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0]
+    pages = footer_start(whole)
     yield
     while True:
         damaged = bytearray(whole)
@@ -159,7 +163,7 @@ def foreign_footer(folder: Path, chance: random.Random) -> Iterator[None]:
     """Damage in the footer alone: lengths, counts, offsets, types, codecs."""
     path = foreign(folder, use_dictionary=chance.random() < 0.5)
     whole = path.read_bytes()
-    start = len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0]
+    start = footer_start(whole)
     yield
     while True:
         damaged = bytearray(whole)
@@ -178,7 +182,7 @@ def footer_cuts(folder: Path, chance: random.Random) -> Iterator[None]:
     pq.write_table(pa.table({"a": np.arange(9.0), "y": np.arange(9.0)}), path, store_schema=False)
     whole = path.read_bytes()
     yield
-    for end in range(len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0], len(whole)):
+    for end in range(footer_start(whole), len(whole)):
         path.write_bytes(whole[:end])
         yield
 
@@ -194,7 +198,7 @@ def row_counts(
     """Change each value in the footer that may be a count of rows."""
     path = foreign(folder, write_page_checksum=True, use_dictionary=use_dictionary)
     whole = path.read_bytes()
-    start = len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0]
+    start = footer_start(whole)
     yield
     for number in (40, ROWS):
         written = zigzag(number)

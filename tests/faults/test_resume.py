@@ -546,7 +546,7 @@ def test_a_log_of_another_program_is_refused_and_stays(shards, tmp_path, content
     """Other programs use the name `events.jsonl` too: nothing is ever overwritten."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "events.jsonl").write_text(content)
-    with pytest.raises(ConfigError, match="is not of a run"):
+    with pytest.raises(ConfigError, match="is not the log of a run"):
         streamtrain.train(shards["parquet"], out=tmp_path / "out", **TRAIN)
     assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [
         ("events.jsonl", content)
@@ -568,7 +568,7 @@ def test_a_finished_run_needs_no_checkpoints(tmp_path):
     with RunDirectory(tmp_path / "out") as run:
         run.log(RunStarted())
         run.log(Evaluation(trial=0, batch_size=16, lr=0.1, rows=8))
-    with pytest.raises(DataError, match="its checkpoints are gone"):
+    with pytest.raises(DataError, match="its checkpoints are missing"):
         RunDirectory(tmp_path / "out", resume=True)
     with open(tmp_path / "out" / "events.jsonl", "a") as file:
         file.write('{"event": "end"}\n')
@@ -596,7 +596,7 @@ def test_where_resuming_looks(shards, tmp_path, monkeypatch):
     assert opened({**TRAIN, "seed": 5}, "auto") == (new_run, False)
     assert opened(TRAIN, "never") == (new_run, False)
     assert os.listdir("runs") == [interrupted_run.name]
-    with RunDirectory(interrupted_run, resume=True):  # at work on it
+    with RunDirectory(interrupted_run, resume=True):  # another process uses it
         assert opened(TRAIN, "auto") == (new_run, False)
     with pytest.raises(ConfigError, match="there is no run"):
         streamtrain.train(shards["parquet"], resume="runs", **TRAIN)
@@ -615,7 +615,7 @@ def test_where_resuming_looks(shards, tmp_path, monkeypatch):
 def test_two_processes_are_not_let_into_one_run(shards, tmp_path):
     with RunDirectory(tmp_path / "out") as run:
         run.log(RunStarted(verb="train"))
-        with pytest.raises(ConfigError, match="another process is at work"):
+        with pytest.raises(ConfigError, match="another process is using"):
             RunDirectory(tmp_path / "out", resume=True)
     RunDirectory(tmp_path / "out", resume=True).__exit__(None, None, None)
 

@@ -279,7 +279,7 @@ def test_when_all_are_damaged_nothing_is_begun_and_nothing_changed(tmp_path):
         path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()
     } == before
     shutil.rmtree(tmp_path / "a" / "checkpoints")
-    with pytest.raises(DataError, match="checkpoints are gone"):
+    with pytest.raises(DataError, match="checkpoints are missing"):
         RunDirectory(tmp_path / "a", resume=True)
 
 

@@ -57,7 +57,7 @@ def test_runs_started_together_take_the_next_number(together, words, number, tmp
 def test_one_of_the_runs_started_together_gets_a_given_folder(together, words, number, tmp_path):
     ends = together([*words, "--out", "one"], number)
     # on a busy machine one of them may come when the run is complete
-    told = ("one: another process is at work on this run", "one is already complete")
+    told = ("one: another process is using this run", "one is already complete")
     refused = [end for end in ends if any(words in end.err for words in told)]
     assert [end.code for end in ends if end not in refused] == [0]
     records = read_records(tmp_path / "one/events.jsonl")

@@ -153,7 +153,7 @@ def test_a_part_of_an_import_is_never_used(tmp_path: Path, tables: Path) -> None
 
 def test_a_failed_import_leaves_nothing(tmp_path: Path, tables: Path) -> None:
     (tmp_path / "t.csv").write_text("a,y\nx,z\n")
-    with pytest.raises(DataError, match=r"t\.csv: no column is numbers"):
+    with pytest.raises(DataError, match=r"t\.csv: no numeric column"):
         find_shards(tmp_path / "t.csv")
     assert list(tables.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Properties of the fused engine: threads and cuts, widths and sizes, per-row gradient norms."""
+"""Properties of the fused engine: threads and cuts, widths and sizes, gradients."""
 
 import tracemalloc
 from itertools import pairwise
@@ -143,15 +143,12 @@ def test_slots_are_a_function_of_the_run(batch_size, parameters, slots):
 
 @pytest.mark.parametrize("loss", ["mse", "huber"])
 @pytest.mark.parametrize("widths", [(4, 1), (4, 7, 1), (4, 8, 5, 1), (4, 160, 120, 1)], ids=str)
-def test_gradient_norms_are_those_of_autograd(widths, loss):
+def test_gradients_are_those_of_autograd(widths, loss):
     engine = make(widths, activation="silu", loss=loss, huber_delta=0.5)
     engine.advance(ROWS, 0, 640)  # replicas differ
-    before = engine.state()
     rows, shape = ROWS[:300], Shape(widths=widths, activation="silu")
-    norms, means = engine.gradient_norms(rows), engine.gradient(rows)
-    assert all((before[name] == array).all() for name, array in engine.state().items()), (
-        "a gradient norm changes no state"
-    )
+    engine.accumulate(rows, 0, len(rows))
+    means = engine.take_gradient_sum() / len(rows)
     for replica, parameters in enumerate(engine.parameters()):
         flat = torch.from_numpy(parameters).double()
 
@@ -167,9 +164,6 @@ def test_gradient_norms_are_those_of_autograd(widths, loss):
 
         gradients = torch.func.vmap(torch.func.grad(row_loss), (None, 0))(
             flat, torch.from_numpy(rows).double()
-        )
-        np.testing.assert_allclose(
-            norms[replica], gradients.square().sum(dim=1), rtol=1e-4, atol=1e-6
         )
         np.testing.assert_allclose(means[replica], gradients.mean(dim=0), rtol=1e-3, atol=1e-5)
 

@@ -19,7 +19,7 @@ from streamtrain.run.prepare import Prepared
 from streamtrain.stream.block import BufferPool
 from streamtrain.stream.delivered_rows import DeliveredRows
 from streamtrain.stream.fetch import fetch
-from streamtrain.training.engine import Engine
+from streamtrain.training.engine import CARRIED, ROWS_IN_STEPS, STEPS, Engine
 from streamtrain.training.engine_choice import running
 
 #: The parts of an engine's state that are averaged; the last exists unless `train.average` is off.
@@ -127,7 +127,7 @@ def joint_counters(states: Sequence[State]) -> np.ndarray:
     The steps are the most that any share took, since shares step in parallel; rows are summed.
     """
     counters = max((state["counters"] for state in states), key=_steps).copy()
-    counters[..., 2] = sum(map(rows_in_steps, states))
+    counters[..., ROWS_IN_STEPS] = sum(map(rows_in_steps, states))
     return counters
 
 
@@ -139,15 +139,15 @@ def joint_state(engine: Engine, averaged: Mapping[str, np.ndarray], counters: np
     state = engine.state()
     state["gradient"][:] = 0
     state["counters"][...] = counters
-    state["counters"][..., 0] = 0
+    state["counters"][..., CARRIED] = 0
     for name in averaged_names(state):
         state[name] = averaged[name].reshape(state[name].shape)
     return state
 
 
 def rows_in_steps(state: State) -> int:
-    """Return the rows of the steps that were taken: the third of an engine's counters."""
-    return int(state["counters"][..., 2].flat[0])
+    """Return the rows of the steps that an engine has taken."""
+    return int(state["counters"][..., ROWS_IN_STEPS].flat[0])
 
 
 def averaged_names(state: State) -> tuple[str, ...]:
@@ -156,4 +156,4 @@ def averaged_names(state: State) -> tuple[str, ...]:
 
 
 def _steps(counters: np.ndarray) -> int:
-    return int(counters[..., 1].flat[0])
+    return int(counters[..., STEPS].flat[0])

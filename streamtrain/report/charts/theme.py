@@ -201,7 +201,7 @@ def _even_ticks(low: float, high: float) -> list[float]:
     return [low, high]
 
 
-def size_axis(tables: Tables, *, title: str = "minibatch size") -> alt.X:
+def size_axis(tables: Tables) -> alt.X:
     """Return an axis of batch sizes, labelled exactly.
 
     Sizes as near to one another as 1,000 and 1,024 share a label that names both.
@@ -224,7 +224,7 @@ def size_axis(tables: Tables, *, title: str = "minibatch size") -> alt.X:
     axis = alt.Axis(
         labelExpr=words, values=[group[0] for group in groups], labelOverlap="greedy", grid=False
     )
-    return alt.X("batch_size:Q", title=title, scale=log_scale(ends), axis=axis)
+    return alt.X("batch_size:Q", title="minibatch size", scale=log_scale(ends), axis=axis)
 
 
 def size_steps(tables: Tables) -> alt.X:

@@ -56,8 +56,8 @@ def confirmation_note(summary: Summary) -> str:
     longest = max(measured, default=0.0)
     if off and longest < LEAST_OFF_SECONDS and max(off) > 0.1 * longest:
         text += (
-            f" These trainings took less than {LEAST_OFF_SECONDS:g} s: so short a time is mostly"
-            " the time of the start, and says little about the rate of steps."
+            f" These trainings took less than {LEAST_OFF_SECONDS:g} s: most of that is the"
+            " start, so it says little about the rate of steps."
         )
     return text
 

@@ -109,7 +109,7 @@ def why_not(analysis: Analysis, cell: Cell) -> str:
         return f"as fast as {chosen} within {at_most_slower_text(slower_by.hi or 0.0)}"
     if cell.batch_size in choice.dropped:
         return f"slower than {chosen} by {slower_figure_text(slower_by)}"
-    return f"not told apart from {chosen} yet: slower by {slower_figure_text(slower_by)}"
+    return f"not yet distinguishable from {chosen}: slower by {slower_figure_text(slower_by)}"
 
 
 def _missed(analysis: Analysis, cell: Cell) -> str:
@@ -163,12 +163,12 @@ def _reason(analysis: Analysis) -> str:
         return f"the only size that reached loss {target}"
     open_sizes = _undecided(choice)
     if analysis.run.goal != "time-to-loss":
-        told = f"; not told apart from it: {sizes_text(open_sizes)}" if open_sizes else ""
+        told = f"; not distinguishable from it: {sizes_text(open_sizes)}" if open_sizes else ""
         return f"the smallest mean log loss by --goal {analysis.run.goal}{told}"
     fastest = f"the fastest to loss {target} by the mean of log seconds"
     if not open_sizes:
         return f"{fastest}; every size outside {sizes_text(choice.equivalent)} is slower"
-    return f"{fastest}; not told apart from it: {sizes_text(open_sizes)}"
+    return f"{fastest}; not distinguishable from it: {sizes_text(open_sizes)}"
 
 
 def _undecided(choice: Selection) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ def library_errors(source: ForeignSource) -> Iterator[None]:
 
 def _unreadable(source: ForeignSource, error: BaseException) -> DataError:
     cause = source.storage.redact(first_line(error)).rstrip(".!")
-    advice = "Mend the table, or export its live rows as Parquet"
+    advice = "Repair the table, or export its live rows as Parquet"
     if source.kind == "DuckDB":
         advice = "Correct the table or the query"
     return DataError(f"{source.name}: cannot be read as {source.kind}: {cause}. {advice}.")

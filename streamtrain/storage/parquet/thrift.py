@@ -18,8 +18,8 @@ _MAX_DEPTH = 32
 _MAX_FIELD = 2**15 - 1
 
 
-def read_struct(data: bytes, start: int = 0) -> tuple[dict[int, Any], int]:
-    """Return the struct at `start` as {field: value}, and the position after it.
+def read_struct(data: bytes) -> tuple[dict[int, Any], int]:
+    """Return the struct at the start of `data` as {field: value}, and the position after it.
 
     Nested structs are dicts too; binary values are bytes.
 
@@ -29,7 +29,7 @@ def read_struct(data: bytes, start: int = 0) -> tuple[dict[int, Any], int]:
     ({1: 2, 2: 3}, 5)
     """
     try:
-        return _struct(data, start, 0)
+        return _struct(data, 0, 0)
     except (IndexError, ValueError) as error:
         raise DataError("the Thrift struct cannot be parsed") from error
 
