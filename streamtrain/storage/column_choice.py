@@ -181,3 +181,33 @@ def constants_text(names: Sequence[str], values: Iterable[float]) -> str:
     texts = [f"{shown(name)} = {value:.6g}" for name, value in zip(names, values, strict=False)]
     more = f", and {len(texts) - _NAMED_COLUMNS:,} more" if len(texts) > _NAMED_COLUMNS else ""
     return ", ".join(texts[:_NAMED_COLUMNS]) + more
+
+
+def column_problems(present: Sequence[Column], columns: Sequence[str], url: str) -> list[str]:
+    """Return a sentence for each of `columns` that the shard lacks or that cannot be decoded."""
+    by_name = {column.name: column for column in present}
+    problems = []
+    for name in columns:
+        column = by_name.get(name)
+        if column is None:
+            problems.append(missing_column_message(name, present) + _partition_hint(url, name))
+        elif column.decoded_type is None:
+            numeric = [other.name for other in present if other.decoded_type is not None]
+            advice = "Write it as numbers"
+            if numeric:
+                choices = ", ".join(map(shown, numeric))
+                advice = f"Choose among {choices} with --features and --target"
+            problems.append(
+                f"column {name!r} has type {column.stored_type}: {column.refusal}. {advice}."
+            )
+    return problems
+
+
+def _partition_hint(url: str, name: str) -> str:
+    """Return a hint when a missing column is a Hive partition, else nothing.
+
+    Its values are in the names of folders, not in the files.
+    """
+    if f"/{name}=" not in url:
+        return ""
+    return " It is a Hive partition, which is not read: write it into the files as a column."

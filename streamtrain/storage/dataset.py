@@ -9,12 +9,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from streamtrain.errors import DataError, StoreError, shown
+from streamtrain.errors import DataError, StoreError
 from streamtrain.storage.column_choice import (
     candidates,
     choose_columns,
+    column_problems,
     has_datetimes,
-    missing_column_message,
 )
 from streamtrain.storage.column_places import eligible
 from streamtrain.storage.data_fingerprint import contents_digest, data_fingerprint, file_stamps
@@ -234,7 +234,7 @@ def bind_columns(
         _raise_all(
             [
                 f"{listing.url}: {problem}"
-                for problem in _column_problems(listing.table, columns, listing.url)
+                for problem in column_problems(listing.table, columns, listing.url)
             ]
         )
     problems, bad_urls = _bind_all(listing.shards, columns)
@@ -287,40 +287,11 @@ def _bind_all(shards: Sequence[Shard], columns: Sequence[str]) -> tuple[list[str
     cache: dict[tuple[Column, ...], list[str]] = {}
     for shard in shards:
         if shard.columns not in cache:
-            cache[shard.columns] = _column_problems(shard.columns, columns, shard.url)
+            cache[shard.columns] = column_problems(shard.columns, columns, shard.url)
         if cache[shard.columns]:
             problems += [f"{shard.url}: {problem}" for problem in cache[shard.columns]]
             bad_urls.add(shard.url)
     return problems, bad_urls
-
-
-def _column_problems(present: Sequence[Column], columns: Sequence[str], url: str) -> list[str]:
-    by_name = {column.name: column for column in present}
-    problems = []
-    for name in columns:
-        column = by_name.get(name)
-        if column is None:
-            problems.append(missing_column_message(name, present) + _partition_hint(url, name))
-        elif column.decoded_type is None:
-            numeric = [other.name for other in present if other.decoded_type is not None]
-            advice = "Write it as numbers"
-            if numeric:
-                choices = ", ".join(map(shown, numeric))
-                advice = f"Choose among {choices} with --features and --target"
-            problems.append(
-                f"column {name!r} has type {column.stored_type}: {column.refusal}. {advice}."
-            )
-    return problems
-
-
-def _partition_hint(url: str, name: str) -> str:
-    """Return a hint when a missing column is a Hive partition, else nothing.
-
-    Its values are in the names of folders, not in the files.
-    """
-    if f"/{name}=" not in url:
-        return ""
-    return " It is a Hive partition, which is not read: write it into the files as a column."
 
 
 def _unlisted_files(path: str, manifest: Manifest, storage: Storage) -> list[tuple[str, str]]:

@@ -79,15 +79,16 @@ def test_inspect_tells_extremes_apart(command, tmp_path):
 
 
 def test_inspect_lists_what_is_left_out_and_why(command, tmp_path):
-    days = pa.array([0, 86_400], pa.timestamp("s"))
-    table = pa.table({"a": [1.0, None], "town": ["Bonn", "Ulm"], "day": days, "y": [1.0, 2.0]})
+    days = pa.array([0, 86_400, 0], pa.timestamp("s"))
+    towns = ["Bonn", "Ulm", "Bonn"]
+    table = pa.table({"a": [1.0, None, 3.0], "town": towns, "day": days, "y": [1.0, 2.0, 2.0]})
     pq.write_table(table, tmp_path / "in.parquet")
     said = command("inspect", "in.parquet")
     lines = [re.split(" {2,}", line) for line in said.out.splitlines()]
     assert lines[:5] == [
         ["column", "use", "type", "nulls", "min", "max", "first rows"],
-        ["a", "feature", "double", "1", "1", "1", "1, null"],
-        ["y", "target", "double", "0", "1", "2", "1, 2"],
+        ["a", "feature", "double", "1", "1", "3", "1, null, 3"],
+        ["y", "target", "double", "0", "1", "2", "1, 2, 2"],
         ["town", "left out", "string", "0", "Bonn", "Ulm", "only numbers can be decoded"],
         ["day", "left out", "timestamp[ms]", "0", "1970-01-01 00:00:00", "1970-01-02 00:00:00",
          "it is a feature with --datetime epoch or --datetime parts"],
