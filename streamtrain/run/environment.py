@@ -2,7 +2,9 @@
 
 import platform
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,18 +16,24 @@ _LIBRARIES = ("streamtrain", "torch", "numpy", "numba", "dask", "pyarrow", "zarr
 
 def environment() -> Json:
     """Return the machine and the versions of libraries, for the report."""
-    libraries = {}
-    for name in _LIBRARIES:
-        with suppress(PackageNotFoundError):
-            libraries[name] = version(name)
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "cpu": _cpu_name(),
         "cores": default_readers(),
         "byte_order": sys.byteorder,
-        **libraries,
+        **_versions(),
     }
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Return the versions of the libraries that are installed, read once per process."""
+    versions = {}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _cpu_name() -> str:

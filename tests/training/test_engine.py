@@ -130,8 +130,15 @@ WAYS = {
 }
 
 
-@pytest.mark.early
-@pytest.mark.parametrize(("kind", "options", "way"), WAYS.values(), ids=WAYS)
+#: Tracing takes 8 s, and the default run compares compiled steps with the eager ones
+#: (test_torch_engine.py).
+_SLOW = {"torch compiled": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "way"),
+    [pytest.param(*way, id=name, marks=_SLOW.get(name, ())) for name, way in WAYS.items()],
+)
 def test_every_engine_keeps_the_contract(request, kind, options, way):
     shape = Shape(widths=(4, 8, 8, 1), activation="tanh")
     with nullcontext(lambda engine: None) if way is None else way(request) as set_up:
