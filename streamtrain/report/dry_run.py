@@ -15,7 +15,7 @@ import numpy as np
 from streamtrain.base.budget import default_readers
 from streamtrain.base.units import format_bytes, format_count, format_seconds
 from streamtrain.base.words import plural
-from streamtrain.cluster.choice import is_wanted
+from streamtrain.cluster.choice import check_options, is_wanted
 from streamtrain.config import Config, TrainConfig
 from streamtrain.records import UntilFlat, stages_text
 from streamtrain.run.prepare import Prepared, prepare, warm_up
@@ -63,6 +63,8 @@ def plan_run(config: Config, verb: str) -> Json:
     larger one. Where a flat loss ends the run, all are for the most rows that it can take. Raises
     what the run itself would raise before its first step.
     """
+    if is_wanted(config.cluster):
+        check_options(config)
     if verb == "train":
         prepared, ladder = prepare(config, learners=1, rates=1, until_flat=True), None
         chosen = with_sizes(config.train, prepared.epoch_rows, prepared.last_row)
