@@ -16,7 +16,8 @@ from streamtrain.base.budget import default_readers
 from streamtrain.base.units import format_bytes, format_count, format_seconds
 from streamtrain.base.words import plural
 from streamtrain.cluster.choice import check_options, is_wanted
-from streamtrain.config import Config, TrainConfig
+from streamtrain.config import Config
+from streamtrain.plan.batch_sizes import rows_of_sizes
 from streamtrain.records import UntilFlat, stages_text
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.shared_facts import NO_LAST_ROW
@@ -24,7 +25,7 @@ from streamtrain.run.sweep_plan import plan_sweep
 from streamtrain.run.timing import REPEATS, timing_seconds
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.window import shuffle_once
-from streamtrain.training.batch_schedule import all_stages, with_sizes
+from streamtrain.training.batch_schedule import all_stages, most_sizes, with_sizes
 from streamtrain.training.engine_choice import running
 from streamtrain.training.learner import evaluation_rows
 from streamtrain.training.until_flat import points_until_flat
@@ -66,9 +67,10 @@ def plan_run(config: Config, verb: str) -> Json:
     if is_wanted(config.cluster):
         check_options(config)
     if verb == "train":
-        prepared, ladder = prepare(config, learners=1, rates=1, until_flat=True), None
+        ladder = None
+        prepared = prepare(config, learners=most_sizes(config.train), rates=1, until_flat=True)
         chosen = with_sizes(config.train, prepared.epoch_rows, prepared.last_row)
-        sizes, rates = _train_sizes(chosen), (config.train.rate,)
+        sizes, rates = tuple(dict.fromkeys(size for size, _ in chosen.sizes)), (config.train.rate,)
         learners = trials = 1
     else:
         from streamtrain.run.measure import with_reserve
@@ -88,7 +90,9 @@ def plan_run(config: Config, verb: str) -> Json:
     times: _Times | None = None
     if ladder is None and prepared.last_row < NO_LAST_ROW:
         rows = prepared.last_row
-        rows_of = dict.fromkeys(sizes, rows) if chosen is None else _rows_of_sizes(chosen, rows)
+        rows_of = dict.fromkeys(sizes, float(rows))
+        if chosen is not None:
+            rows_of = rows_of_sizes(all_stages(chosen), rows)
         times = _pass_times(prepared, read_rate, steps, evaluation, rows_of)
         times = _Times(*(trials * seconds for seconds in times))
         if not is_wanted(config.cluster):
@@ -131,30 +135,12 @@ def plan_run(config: Config, verb: str) -> Json:
     }
 
 
-def _train_sizes(train: TrainConfig) -> tuple[int, ...]:
-    """Return the minibatch sizes of `train`, each once, in the order in which they begin."""
-    return tuple(dict.fromkeys(size for size, _ in train.sizes))
-
-
-def _rows_of_sizes(train: TrainConfig, rows: int) -> dict[int, int]:
-    """Return the rows of `train` that are taken in minibatches of each size.
-
-    >>> _rows_of_sizes(TrainConfig(batch_schedule="8@0,16@100,8@150"), 400)
-    {8: 350, 16: 50}
-    """
-    taken = dict.fromkeys(_train_sizes(train), 0)
-    ends = [*(row for _, row in train.sizes[1:]), rows]
-    for (size, start), end in zip(train.sizes, ends, strict=True):
-        taken[size] += max(0, min(end, rows) - start)
-    return taken
-
-
 def _pass_times(
     prepared: Prepared,
     read_rate: float,
     steps: Mapping[int, _Cost],
     evaluation: _Cost,
-    rows_of: Mapping[int, int],
+    rows_of: Mapping[int, float],
 ) -> _Times:
     """Return the times of one pass in which the learner of each size takes its rows.
 

@@ -6,13 +6,14 @@ import numpy as np
 
 from streamtrain.config import AUTO, Config
 from streamtrain.errors import ConfigError
+from streamtrain.plan.batch_sizes import rows_of_sizes
 from streamtrain.records import Emit
 from streamtrain.run.faster_device import with_faster_device
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, prepare
 from streamtrain.run.run_records import RunLifetime
 from streamtrain.run.timing import measure_throughput
-from streamtrain.training.batch_schedule import all_stages, later_stages, with_sizes
+from streamtrain.training.batch_schedule import all_stages, later_stages, most_sizes, with_sizes
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.fitted_model import FittedModel
 from streamtrain.types import Json
@@ -45,8 +46,13 @@ def train(
     """
     lifetime = RunLifetime("train", emit, run_metadata, checkpointer)
     rates = (config.train.rate,)
+    # the sizes of a schedule are timed side by side
     prepared = prepare(
-        config, learners=1, rates=1, until_flat=True, window_rows=lifetime.window_rows
+        config,
+        learners=most_sizes(config.train),
+        rates=1,
+        until_flat=True,
+        window_rows=lifetime.window_rows,
     )
     if config.train.early_stop is not None and prepared.evaluation is None:
         raise ConfigError(
@@ -74,7 +80,14 @@ def train(
     pass_record = runner(prepared, [learner], 0, emit, max_seconds=max_time, saving=checkpointer)
     # The speed of workers is in the records of their rounds; this machine's would not describe it.
     if pass_record.sync is None:
-        measure_throughput(prepared, sizes, emit, pass_seconds=pass_record.seconds)
+        taken = rows_of_sizes(all_stages(chosen), learner.rows)
+        measure_throughput(
+            prepared,
+            tuple(size for size, rows in taken.items() if rows) or sizes,
+            emit,
+            pass_seconds=pass_record.seconds,
+            of_one_training=True,
+        )
     lifetime.end(
         rows_read=pass_record.rows_read, passes=1, saved=0, peak_bytes=lifetime.peak_bytes()
     )
