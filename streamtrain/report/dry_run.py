@@ -6,7 +6,7 @@ Reads one span and tries a few steps; writes nothing.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from streamtrain.base.words import plural
 from streamtrain.cluster.choice import check_options, is_wanted
 from streamtrain.config import Config
 from streamtrain.plan.batch_sizes import rows_of_sizes
-from streamtrain.records import UntilFlat, stages_text
+from streamtrain.records import BatchStage, LadderInfo, UntilFlat, stages_text
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.shared_facts import NO_LAST_ROW
 from streamtrain.run.sweep_plan import plan_sweep
@@ -54,6 +54,23 @@ class _Times(NamedTuple):
 _NO_TIMES: Json = dict.fromkeys(_Times._fields)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What a run would do: its learners, each with all `rates`, and the trials that repeat them.
+
+    `sizes`: the minibatch sizes of the learners, or of the only one, whose `stages` they are.
+    `ladder`: that of a sweep which chooses its own rows and trials.
+    """
+
+    prepared: Prepared
+    sizes: tuple[int, ...]
+    rates: tuple[float, ...]
+    learners: int = 1
+    trials: int = 1
+    stages: tuple[BatchStage, ...] | None = None
+    ladder: LadderInfo | None = None
+
+
 def plan_run(config: Config, verb: str) -> Json:
     """Return the plan of `sweep` or `train`, ready for strict JSON.
 
@@ -66,39 +83,16 @@ def plan_run(config: Config, verb: str) -> Json:
     """
     if is_wanted(config.cluster):
         check_options(config)
-    if verb == "train":
-        ladder = None
-        prepared = prepare(config, learners=most_sizes(config.train), rates=1, until_flat=True)
-        chosen = with_sizes(config.train, prepared.epoch_rows, prepared.last_row)
-        sizes, rates = tuple(dict.fromkeys(size for size, _ in chosen.sizes)), (config.train.rate,)
-        learners = trials = 1
-    else:
-        from streamtrain.run.measure import with_reserve
-
-        started, chosen = time.perf_counter(), None
-        plan = plan_sweep(config)
-        prepared, ladder = plan.prepared, plan.ladder
-        sizes, rates, trials = plan.sizes, plan.rates, plan.trials
-        learners = len(sizes)
-        ladder = with_reserve(prepared, ladder, sizes, time.perf_counter() - started)
+    work = _train_work(config) if verb == "train" else _sweep_work(config)
+    prepared, ladder, stages = work.prepared, work.ladder, work.stages
     source, budget, dataset = prepared.source, prepared.budget, prepared.source.dataset
     warm_up(prepared)
     read_rate = _read_rate(prepared)
-    steps, evaluation = _try_learners(prepared, sizes, rates)
+    steps, evaluation = _try_learners(prepared, work.sizes, work.rates)
     value_bytes = np.dtype(dataset.decoded_type).itemsize
-    rows = None
     times: _Times | None = None
     if ladder is None and prepared.last_row < NO_LAST_ROW:
-        rows = prepared.last_row
-        rows_of = dict.fromkeys(sizes, float(rows))
-        if chosen is not None:
-            rows_of = rows_of_sizes(all_stages(chosen), rows)
-        times = _pass_times(prepared, read_rate, steps, evaluation, rows_of)
-        times = _Times(*(trials * seconds for seconds in times))
-        if not is_wanted(config.cluster):
-            timed = 1 if verb == "train" else len(sizes)
-            after = timing_seconds(times.seconds, max(REPEATS, trials), timed)
-            times = times._replace(seconds=times.seconds + after)
+        times = _run_times(work, read_rate, steps, evaluation)
     return {
         "verb": verb,
         "url": dataset.url,
@@ -119,11 +113,11 @@ def plan_run(config: Config, verb: str) -> Json:
         "readers": budget.readers,
         "engine": prepared.engine,
         "cluster": is_wanted(config.cluster),
-        "trials": None if ladder is not None else trials,
-        "batch_sizes": list(sizes),
-        "batch_schedule": None if chosen is None else stages_text(all_stages(chosen)),
-        "learning_rates": list(rates),
-        "models": None if ladder is not None else trials * learners * len(rates),
+        "trials": None if ladder is not None else work.trials,
+        "batch_sizes": list(work.sizes),
+        "batch_schedule": None if stages is None else stages_text(stages),
+        "learning_rates": list(work.rates),
+        "models": None if ladder is not None else work.trials * work.learners * len(work.rates),
         "train_rows": prepared.end_row if ladder is None else None,
         "until_flat": None if prepared.until_flat is None else asdict(prepared.until_flat),
         "budget_seconds": None if ladder is None else ladder.announced_seconds,
@@ -133,6 +127,52 @@ def plan_run(config: Config, verb: str) -> Json:
         "step_rows_per_second": {str(size): 1 / step.seconds for size, step in steps.items()},
         **(_NO_TIMES if times is None else times._asdict()),
     }
+
+
+def _train_work(config: Config) -> _Work:
+    """Return what `train` would do."""
+    prepared = prepare(config, learners=most_sizes(config.train), rates=1, until_flat=True)
+    stages = all_stages(with_sizes(config.train, prepared.epoch_rows, prepared.last_row))
+    return _Work(
+        prepared=prepared,
+        sizes=tuple(dict.fromkeys(stage.batch_size for stage in stages)),
+        rates=(config.train.rate,),
+        stages=stages,
+    )
+
+
+def _sweep_work(config: Config) -> _Work:
+    """Return what `sweep` would start with."""
+    from streamtrain.run.measure import with_reserve
+
+    started = time.perf_counter()
+    plan = plan_sweep(config)
+    return _Work(
+        prepared=plan.prepared,
+        sizes=plan.sizes,
+        rates=plan.rates,
+        learners=len(plan.sizes),
+        trials=plan.trials,
+        ladder=with_reserve(plan.prepared, plan.ladder, plan.sizes, time.perf_counter() - started),
+    )
+
+
+def _run_times(
+    work: _Work, read_rate: float, steps: Mapping[int, _Cost], evaluation: _Cost
+) -> _Times:
+    """Return the times of all passes, and in `seconds` of the timing after them too."""
+    prepared, trials = work.prepared, work.trials
+    rows = prepared.last_row
+    rows_of = dict.fromkeys(work.sizes, float(rows))
+    if work.stages is not None:
+        rows_of = rows_of_sizes(work.stages, rows)
+    times = _pass_times(prepared, read_rate, steps, evaluation, rows_of)
+    times = _Times(*(trials * seconds for seconds in times))
+    if is_wanted(prepared.config.cluster):
+        return times
+    # the sizes of one training share the timed region of one
+    after = timing_seconds(times.seconds, max(REPEATS, trials), work.learners)
+    return times._replace(seconds=times.seconds + after)
 
 
 def _pass_times(

@@ -287,7 +287,7 @@ def timed_repeats(
     if not timed or not all(timed.values()):
         return _repeats_at(run, batch_size)
     means: dict[int, tuple[float, float]] = {}
-    for repeat in sorted(set.intersection(*(set(repeats) for repeats in timed.values()))):
+    for repeat in sorted(set(timed[min(timed)]).intersection(*timed.values())):
         seconds = {size: taken[size] / repeats[repeat][0] for size, repeats in timed.items()}
         waiting = sum(seconds[size] * repeats[repeat][1] for size, repeats in timed.items())
         whole = sum(seconds.values())
