@@ -141,9 +141,7 @@ def run_sweep(
 
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, notify=on_note))
         metadata = {"command": command, "folder": str(out), "env": environment()}
-        with choose_runner(
-            "sweep", config.cluster, out, client=client, notify=on_note, secrets=secrets
-        ) as runner:
+        with choose_runner("sweep", config, out, client=client, notify=on_note) as runner:
             sweep_records(config, run.log, metadata, saving, runner)
         with naming_path(out, _ADVICE):
             summary = write_report(run.records, out, pictures=report, drawing=drawing)
@@ -177,9 +175,7 @@ def run_train(
                 out=out, summary=kept_summary(out), trained=model, already_complete=True
             )
         metadata = {"command": command, "folder": str(out), "env": environment()}
-        with choose_runner(
-            "train", config.cluster, out, client=client, notify=on_note, secrets=secrets
-        ) as runner:
+        with choose_runner("train", config, out, client=client, notify=on_note) as runner:
             saving = run.saving(config, Interrupt(notify=on_note))
             trained = train_records(config, run.log, metadata, saving, runner)
         with naming_path(out, _ADVICE):

@@ -5,7 +5,7 @@ in one process, on the same rows in memory. Compilation is done before.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import product
@@ -80,20 +80,12 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
     random = np.random.default_rng(config.order.seed)
     num_rows = max(ROWS, *sizes)
     rows = random.standard_normal((num_rows, FEATURES + 1)).astype(np.float32)
-    sides: dict[Key, Side] = {("sgemm",): sgemm()}
-    compile_seconds: dict[str, float] = {}
     fused_in_parallel = "fused" in engines and threads > 1
     with ExitStack() as stack:
         one_core = stack.enter_context(ComputePool(1))
         all_cores = stack.enter_context(ComputePool(threads))
-        for name in engines:
-            started = time.perf_counter()
-            for size in sizes:
-                for place in places:
-                    engine = make_engine(name, config, model, size)
-                    side = on_one_thread(placed_side, engine, rows, place)
-                    sides[name, size, place] = side
-            compile_seconds[name] = time.perf_counter() - started
+        engine_sides, compile_seconds = _engine_sides(engines, sizes, places, config, model, rows)
+        sides: dict[Key, Side] = {("sgemm",): sgemm(), **engine_sides}
         for size in sizes:
             for count, place in product(thread_counts, places):
                 loop = TorchLoop(model, rows, size, train, count, from_host=place == HOST)
@@ -136,6 +128,26 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
         "limit": limit(cells, sgemm_gflops, model.num_parameters),
         "intervals": {"sgemm_gflops": sgemm_figure},
     }
+
+
+def _engine_sides(
+    engines: Sequence[str],
+    sizes: Sequence[int],
+    places: Sequence[str],
+    config: Config,
+    model: Model,
+    rows: np.ndarray,
+) -> tuple[dict[Key, Side], dict[str, float]]:
+    """Return each engine at each size and place, and the seconds that compiling an engine took."""
+    sides: dict[Key, Side] = {}
+    compile_seconds: dict[str, float] = {}
+    for name in engines:
+        started = time.perf_counter()
+        for size, place in product(sizes, places):
+            engine = make_engine(name, config, model, size)
+            sides[name, size, place] = on_one_thread(placed_side, engine, rows, place)
+        compile_seconds[name] = time.perf_counter() - started
+    return sides, compile_seconds
 
 
 def engines_of(train: TrainConfig, model: Model) -> tuple[str, ...]:

@@ -192,13 +192,16 @@ def _before(parse: Callable[[Any], Any], **schema: Any) -> BeforeValidator:
 
 # What a key accepts, for the JSON schema: `10M`; `64..1Mi*4,1M`.
 _Number = int | float | str
+_PositiveNumber = (
+    Annotated[int, Field(ge=1, le=MAX_COUNT)] | Annotated[float, Field(ge=1, le=MAX_COUNT)] | str
+)
 _Numbers = int | float | str | list[int | float | str]
 
 Count = Annotated[int, _before(parse_count, json_schema_input_type=_Number)]
 Bytes = Annotated[int, _before(parse_bytes, json_schema_input_type=_Number), Field(gt=0)]
 Seconds = Annotated[float, _before(parse_seconds, json_schema_input_type=_Number), Field(gt=0)]
 PositiveCount = Annotated[
-    int, _before(parse_count, json_schema_input_type=_Number), Field(ge=1, le=MAX_COUNT)
+    int, _before(parse_count, json_schema_input_type=_PositiveNumber), Field(ge=1, le=MAX_COUNT)
 ]
 OnOff = Annotated[bool, _before(_on_off, json_schema_input_type=bool | Literal["on", "off"])]
 Delimiter = Annotated[
@@ -221,7 +224,8 @@ BatchSchedule = Annotated[
     _before(parse_batch_schedule, json_schema_input_type=str | list[str | list[_Number]]),
 ]
 SizeOrAuto = Annotated[
-    int | Literal["auto"], _before(_size_or_auto, json_schema_input_type=_Number)
+    int | Literal["auto"],
+    _before(_size_or_auto, json_schema_input_type=Literal["auto"] | _PositiveNumber),
 ]
 SizesOrAuto = Annotated[
     tuple[int, ...] | None, _before(_sizes_or_auto, json_schema_input_type=_Numbers | None)

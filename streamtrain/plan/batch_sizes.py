@@ -1,4 +1,9 @@
-"""The minibatch sizes that a sweep starts with, from the rows of a table."""
+"""The minibatch sizes that a sweep starts with, from the rows of a table, and sizes that change."""
+
+import math
+from collections.abc import Sequence
+
+from streamtrain.records import BatchStage
 
 #: A sweep that chooses its sizes starts with this many powers of four, from 16 where the rows
 #: allow it. A minibatch is at most this part of the training rows.
@@ -42,6 +47,21 @@ def growing_sizes(rows: int) -> tuple[tuple[int, int], ...]:
     while 2 * sizes[-1] <= min(GROWING_LAST, most):
         sizes.append(2 * sizes[-1])
     return tuple((size, GROWING_STEPS * size if size > sizes[0] else 0) for size in sizes)
+
+
+def rows_of_sizes(stages: Sequence[BatchStage], rows: float) -> dict[int, float]:
+    """Return how many of the first `rows` rows are in minibatches of each size of `stages`.
+
+    >>> late = BatchStage(first_row=150, batch_size=8)
+    >>> stages = [BatchStage(first_row=0, batch_size=8), BatchStage(first_row=100, batch_size=16)]
+    >>> rows_of_sizes([*stages, late], 400), rows_of_sizes([*stages, late], 90)
+    ({8: 350, 16: 50}, {8: 90, 16: 0})
+    """
+    taken: dict[int, float] = {stage.batch_size: 0 for stage in stages}
+    ends = [*(stage.first_row for stage in stages[1:]), math.inf]
+    for stage, end in zip(stages, ends, strict=True):
+        taken[stage.batch_size] += max(0, min(rows, end) - stage.first_row)
+    return taken
 
 
 def first_sizes(most: int) -> tuple[int, ...]:

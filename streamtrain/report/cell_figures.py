@@ -7,7 +7,7 @@ from streamtrain.report.summary_parts import NOT_MEASURED, CellFigures, Confirma
 from streamtrain.science.cells import (
     Cell,
     losses_at,
-    seconds_per_row,
+    seconds_of_rows,
     seconds_to_target,
     throughput,
 )
@@ -74,10 +74,8 @@ def target_figures(run: Run, cell: Cell) -> dict[str, Estimate]:
     Where some trials did not reach it, the value is the Kaplan-Meier median of all trials, without
     an interval; it is None where fewer than half reached it.
     """
-    per_row, missed_rows = seconds_per_row(run, cell), cell.censored_rows
-    missed_seconds = {
-        trial: rows * per_row[trial] for trial, rows in missed_rows.items() if per_row
-    }
+    missed_rows = cell.censored_rows
+    missed_seconds = seconds_of_rows(run, cell, missed_rows)
     return {
         "steps_to_target": _censored(cell.steps_to_target, cell.censored_steps),
         "rows_to_target": _censored(cell.rows_to_target, missed_rows),

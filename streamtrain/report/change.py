@@ -27,7 +27,7 @@ def samples(run: Run, cell: Cell, rows: int | None) -> Iterator[tuple[str, Sampl
     """Yield the sample of each figure; losses are those at `rows`."""
     speeds, _ = throughput(run, cell.batch_size)
     yield "rows_per_second", Sample(dict(enumerate(speeds)), paired=False)
-    seconds = [rows / speed for speed in speeds] if rows else []
+    seconds = [rows / speed for speed in throughput(run, cell.batch_size, rows)[0]] if rows else []
     yield "training_seconds", Sample(dict(enumerate(seconds)), paired=False)
     evaluated = [
         trial for trial, curve in cell.curves.items() if curve.finished and rows in curve.rows

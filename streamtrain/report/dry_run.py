@@ -6,7 +6,7 @@ Reads one span and tries a few steps; writes nothing.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -15,16 +15,17 @@ import numpy as np
 from streamtrain.base.budget import default_readers
 from streamtrain.base.units import format_bytes, format_count, format_seconds
 from streamtrain.base.words import plural
-from streamtrain.cluster.choice import is_wanted
-from streamtrain.config import Config, TrainConfig
-from streamtrain.records import UntilFlat, stages_text
+from streamtrain.cluster.choice import check_options, is_wanted
+from streamtrain.config import Config
+from streamtrain.plan.batch_sizes import rows_of_sizes
+from streamtrain.records import BatchStage, LadderInfo, UntilFlat, stages_text
 from streamtrain.run.prepare import Prepared, prepare, warm_up
 from streamtrain.run.shared_facts import NO_LAST_ROW
 from streamtrain.run.sweep_plan import plan_sweep
 from streamtrain.run.timing import REPEATS, timing_seconds
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.window import shuffle_once
-from streamtrain.training.batch_schedule import all_stages, with_sizes
+from streamtrain.training.batch_schedule import all_stages, most_sizes, with_sizes
 from streamtrain.training.engine_choice import running
 from streamtrain.training.learner import evaluation_rows
 from streamtrain.training.until_flat import points_until_flat
@@ -53,6 +54,23 @@ class _Times(NamedTuple):
 _NO_TIMES: Json = dict.fromkeys(_Times._fields)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What a run would do: its learners, each with all `rates`, and the trials that repeat them.
+
+    `sizes`: the minibatch sizes of the learners, or of the only one, whose `stages` they are.
+    `ladder`: that of a sweep which chooses its own rows and trials.
+    """
+
+    prepared: Prepared
+    sizes: tuple[int, ...]
+    rates: tuple[float, ...]
+    learners: int = 1
+    trials: int = 1
+    stages: tuple[BatchStage, ...] | None = None
+    ladder: LadderInfo | None = None
+
+
 def plan_run(config: Config, verb: str) -> Json:
     """Return the plan of `sweep` or `train`, ready for strict JSON.
 
@@ -63,36 +81,18 @@ def plan_run(config: Config, verb: str) -> Json:
     larger one. Where a flat loss ends the run, all are for the most rows that it can take. Raises
     what the run itself would raise before its first step.
     """
-    if verb == "train":
-        prepared, ladder = prepare(config, learners=1, rates=1, until_flat=True), None
-        chosen = with_sizes(config.train, prepared.epoch_rows, prepared.last_row)
-        sizes, rates = _train_sizes(chosen), (config.train.rate,)
-        learners = trials = 1
-    else:
-        from streamtrain.run.measure import with_reserve
-
-        started, chosen = time.perf_counter(), None
-        plan = plan_sweep(config)
-        prepared, ladder = plan.prepared, plan.ladder
-        sizes, rates, trials = plan.sizes, plan.rates, plan.trials
-        learners = len(sizes)
-        ladder = with_reserve(prepared, ladder, sizes, time.perf_counter() - started)
+    if is_wanted(config.cluster):
+        check_options(config)
+    work = _train_work(config) if verb == "train" else _sweep_work(config)
+    prepared, ladder, stages = work.prepared, work.ladder, work.stages
     source, budget, dataset = prepared.source, prepared.budget, prepared.source.dataset
     warm_up(prepared)
     read_rate = _read_rate(prepared)
-    steps, evaluation = _try_learners(prepared, sizes, rates)
+    steps, evaluation = _try_learners(prepared, work.sizes, work.rates)
     value_bytes = np.dtype(dataset.decoded_type).itemsize
-    rows = None
     times: _Times | None = None
     if ladder is None and prepared.last_row < NO_LAST_ROW:
-        rows = prepared.last_row
-        rows_of = dict.fromkeys(sizes, rows) if chosen is None else _rows_of_sizes(chosen, rows)
-        times = _pass_times(prepared, read_rate, steps, evaluation, rows_of)
-        times = _Times(*(trials * seconds for seconds in times))
-        if not is_wanted(config.cluster):
-            timed = 1 if verb == "train" else len(sizes)
-            after = timing_seconds(times.seconds, max(REPEATS, trials), timed)
-            times = times._replace(seconds=times.seconds + after)
+        times = _run_times(work, read_rate, steps, evaluation)
     return {
         "verb": verb,
         "url": dataset.url,
@@ -113,11 +113,11 @@ def plan_run(config: Config, verb: str) -> Json:
         "readers": budget.readers,
         "engine": prepared.engine,
         "cluster": is_wanted(config.cluster),
-        "trials": None if ladder is not None else trials,
-        "batch_sizes": list(sizes),
-        "batch_schedule": None if chosen is None else stages_text(all_stages(chosen)),
-        "learning_rates": list(rates),
-        "models": None if ladder is not None else trials * learners * len(rates),
+        "trials": None if ladder is not None else work.trials,
+        "batch_sizes": list(work.sizes),
+        "batch_schedule": None if stages is None else stages_text(stages),
+        "learning_rates": list(work.rates),
+        "models": None if ladder is not None else work.trials * work.learners * len(work.rates),
         "train_rows": prepared.end_row if ladder is None else None,
         "until_flat": None if prepared.until_flat is None else asdict(prepared.until_flat),
         "budget_seconds": None if ladder is None else ladder.announced_seconds,
@@ -129,22 +129,50 @@ def plan_run(config: Config, verb: str) -> Json:
     }
 
 
-def _train_sizes(train: TrainConfig) -> tuple[int, ...]:
-    """Return the minibatch sizes of `train`, each once, in the order in which they begin."""
-    return tuple(dict.fromkeys(size for size, _ in train.sizes))
+def _train_work(config: Config) -> _Work:
+    """Return what `train` would do."""
+    prepared = prepare(config, learners=most_sizes(config.train), rates=1, until_flat=True)
+    stages = all_stages(with_sizes(config.train, prepared.epoch_rows, prepared.last_row))
+    return _Work(
+        prepared=prepared,
+        sizes=tuple(dict.fromkeys(stage.batch_size for stage in stages)),
+        rates=(config.train.rate,),
+        stages=stages,
+    )
 
 
-def _rows_of_sizes(train: TrainConfig, rows: int) -> dict[int, int]:
-    """Return the rows of `train` that are taken in minibatches of each size.
+def _sweep_work(config: Config) -> _Work:
+    """Return what `sweep` would start with."""
+    from streamtrain.run.measure import with_reserve
 
-    >>> _rows_of_sizes(TrainConfig(batch_schedule="8@0,16@100,8@150"), 400)
-    {8: 350, 16: 50}
-    """
-    taken = dict.fromkeys(_train_sizes(train), 0)
-    ends = [*(row for _, row in train.sizes[1:]), rows]
-    for (size, start), end in zip(train.sizes, ends, strict=True):
-        taken[size] += max(0, min(end, rows) - start)
-    return taken
+    started = time.perf_counter()
+    plan = plan_sweep(config)
+    return _Work(
+        prepared=plan.prepared,
+        sizes=plan.sizes,
+        rates=plan.rates,
+        learners=len(plan.sizes),
+        trials=plan.trials,
+        ladder=with_reserve(plan.prepared, plan.ladder, plan.sizes, time.perf_counter() - started),
+    )
+
+
+def _run_times(
+    work: _Work, read_rate: float, steps: Mapping[int, _Cost], evaluation: _Cost
+) -> _Times:
+    """Return the times of all passes, and in `seconds` of the timing after them too."""
+    prepared, trials = work.prepared, work.trials
+    rows = prepared.last_row
+    rows_of = dict.fromkeys(work.sizes, float(rows))
+    if work.stages is not None:
+        rows_of = rows_of_sizes(work.stages, rows)
+    times = _pass_times(prepared, read_rate, steps, evaluation, rows_of)
+    times = _Times(*(trials * seconds for seconds in times))
+    if is_wanted(prepared.config.cluster):
+        return times
+    # the sizes of one training share the timed region of one
+    after = timing_seconds(times.seconds, max(REPEATS, trials), work.learners)
+    return times._replace(seconds=times.seconds + after)
 
 
 def _pass_times(
@@ -152,7 +180,7 @@ def _pass_times(
     read_rate: float,
     steps: Mapping[int, _Cost],
     evaluation: _Cost,
-    rows_of: Mapping[int, int],
+    rows_of: Mapping[int, float],
 ) -> _Times:
     """Return the times of one pass in which the learner of each size takes its rows.
 

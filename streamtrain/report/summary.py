@@ -26,10 +26,10 @@ from streamtrain.science.cells import rows_in_common
 from streamtrain.science.drift import drift
 from streamtrain.science.equal_budget import equal_seconds, equal_steps
 from streamtrain.science.flatness import is_flat
-from streamtrain.science.frontier import frontier
+from streamtrain.science.frontier import FrontierPoint, frontier
 from streamtrain.science.growing import faster_by
 from streamtrain.science.judge import Judgement, arm_cells, judge, judged_trials
-from streamtrain.science.landmarks import landmarks
+from streamtrain.science.landmarks import Landmarks, landmarks
 from streamtrain.science.run_log import Run, collect
 from streamtrain.types import Json
 
@@ -49,6 +49,16 @@ def analyze(run: Run) -> Analysis:
     """
     judgement = judge(run)
     marks = landmarks(run, judgement)
+    summary = _summary(run, judgement, marks)
+    analysis = Analysis(run=run, judgement=judgement, landmarks=marks, summary=summary)
+    analysis = analysis.revise(recommendation=describe(analysis))
+    analysis = analysis.revise(sentence=sentence(analysis))
+    analysis = analysis.revise(why=tuple(explain(analysis.summary)))
+    return analysis.revise(warnings=tuple(warn(analysis)))
+
+
+def _summary(run: Run, judgement: Judgement, marks: Landmarks) -> Summary:
+    """Return the figures of a run; its texts are still empty."""
     cells = judgement.cells
     compared_at = ComparedAt(
         rows=rows_in_common(cells),
@@ -71,7 +81,7 @@ def analyze(run: Run) -> Analysis:
         )
         for cell in cells
     )
-    summary = Summary(
+    return Summary(
         verb=header.verb,
         command=header.command or None,
         trials=len(judged_trials(run, run.rules[0])),
@@ -87,16 +97,7 @@ def analyze(run: Run) -> Analysis:
         holdout_loss_at_steps=compared_at.steps,
         holdout_loss_at_seconds=compared_at.seconds,
         cells=figures,
-        frontier=tuple(
-            Frontier(
-                loss=point.loss,
-                rmse=rmse_of_loss(run, point.loss),
-                batch_size=point.batch_size,
-                seconds=point.seconds[point.batch_size],
-                by_batch_size={str(size): value for size, value in point.seconds.items()},
-            )
-            for point in points
-        ),
+        frontier=tuple(_frontier(run, point) for point in points),
         goal=run.goal,
         growing=_growing(run, judgement.target),
         more_rows=_more_rows(run, judgement),
@@ -125,17 +126,7 @@ def analyze(run: Run) -> Analysis:
         projected_bytes=projected_bytes if end.projected_bytes is None else end.projected_bytes,
         budget_bytes=header.memory.budget_bytes,
         peak_rss_bytes=end.peak_rss_bytes,
-        receipts=tuple(
-            TrialReceipt(
-                trial=record.trial,
-                count=record.receipt.count,
-                digest=f"{record.receipt.digest:016x}",
-                dropped=record.receipt.dropped,
-                quarantined=record.receipt.quarantined,
-            )
-            for record in run.passes
-            if record.receipt is not None
-        ),
+        receipts=_receipts(run),
         stream_seconds=_stream_seconds(run),
         read_bytes=sum(int(record.stats.get("read_bytes", 0)) for record in run.passes),
         integrity=header.integrity or header.data.integrity,
@@ -146,11 +137,32 @@ def analyze(run: Run) -> Analysis:
         env=header.env,
         config=header.config,
     )
-    analysis = Analysis(run=run, judgement=judgement, landmarks=marks, summary=summary)
-    analysis = analysis.revise(recommendation=describe(analysis))
-    analysis = analysis.revise(sentence=sentence(analysis))
-    analysis = analysis.revise(why=tuple(explain(analysis.summary)))
-    return analysis.revise(warnings=tuple(warn(analysis)))
+
+
+def _frontier(run: Run, point: FrontierPoint) -> Frontier:
+    """Return a point of the frontier, with its loss in the target's units too."""
+    return Frontier(
+        loss=point.loss,
+        rmse=rmse_of_loss(run, point.loss),
+        batch_size=point.batch_size,
+        seconds=point.seconds[point.batch_size],
+        by_batch_size={str(size): value for size, value in point.seconds.items()},
+    )
+
+
+def _receipts(run: Run) -> tuple[TrialReceipt, ...]:
+    """Return the receipts of the passes that have one, in their order."""
+    return tuple(
+        TrialReceipt(
+            trial=record.trial,
+            count=record.receipt.count,
+            digest=f"{record.receipt.digest:016x}",
+            dropped=record.receipt.dropped,
+            quarantined=record.receipt.quarantined,
+        )
+        for record in run.passes
+        if record.receipt is not None
+    )
 
 
 def _other_target(run: Run, target: float, position: int) -> OtherTarget:

@@ -18,7 +18,7 @@ from streamtrain.base.redact import redact_url
 from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.plan import Plan, make_plan
-from streamtrain.records import UntilFlat
+from streamtrain.records import Baseline, UntilFlat
 from streamtrain.run.row_order import mixing_advice, survey_variation
 from streamtrain.run.shared_facts import NO_LAST_ROW, RunFacts
 from streamtrain.science.span_variation import is_unlike, unlike_text
@@ -35,6 +35,7 @@ from streamtrain.stream.open_source import (
 )
 from streamtrain.stream.source import Source
 from streamtrain.stream.survey import (
+    Survey,
     baselines,
     refuse_constant,
     standardized,
@@ -241,44 +242,20 @@ def prepare(
     refuse_constant(survey, dataset)
     standard = survey.standard() if data.standardize else Standardization.identity(width)
     source = with_standard(source, standard)
-    rows, ids = survey.holdout, survey.holdout_ids
-    if data.eval_data is not None:
-        rows = read_evaluation_rows(
-            data.eval_data, source, rows=config.eval.eval_rows, span_rows=config.order.span_rows
-        )
-    rows, kept = apply_null_policy_to_evaluation(source, rows)
-    if not len(rows) and (has_eval_data or source.holdout.num_rows):
-        raise DataError(
-            f"{redact_url(data.eval_data or dataset.url)}: every evaluation row has a null, NaN or"
-            " infinite value and was dropped. Evaluate on more rows."
-        )
-    target_scale = float(survey.standard().scale[-1])
-
-    def place(index: int) -> tuple[str, int]:
-        file, row = dataset.place_of_id(int(ids[kept[index]]))
-        return redact_url(file), row
-
-    reference = baselines(
-        survey,
-        rows if len(rows) else None,
-        dataset.columns,
-        None if has_eval_data else place,
-    )
-    variation = survey_variation(source, survey)
+    rows, kept = _evaluation_rows(config, source, survey)
+    reference = _baselines(source, survey, rows, None if has_eval_data else kept)
+    variation = reference.span_variation
     if variation is not None and is_unlike(variation):
         advice = mixing_advice(variation, source, config, budget, fixed_bytes=fixed_bytes)
         warnings.warn(f"{unlike_text(variation)} {advice}", stacklevel=2)
+    target_scale = float(survey.standard().scale[-1])
     limits = limits_until_flat(config.train, epoch_rows, len(rows)) if until_flat else None
     return Prepared(
         config=config,
         source=source,
         standard=standard,
         evaluation=standardized(rows, standard) if len(rows) else None,
-        baselines=replace(
-            reference,
-            holdout_hash=array_hash(rows[:, -1]) if len(rows) else None,
-            span_variation=variation,
-        ),
+        baselines=reference,
         model=model,
         engine=engine,
         engine_reason=engine_reason,
@@ -289,6 +266,51 @@ def prepare(
         last_epoch=_last_epoch(config.train, epoch_rows, limits),
         until_flat=limits,
         budget=budget,
+    )
+
+
+def _evaluation_rows(
+    config: Config, source: Source, survey: Survey
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that models are judged on, in raw units, and their places among those read.
+
+    They are held out, or of --eval-data. Raises DataError when the null policy drops all of them.
+    """
+    data, rows = config.data, survey.holdout
+    if data.eval_data is not None:
+        rows = read_evaluation_rows(
+            data.eval_data, source, rows=config.eval.eval_rows, span_rows=config.order.span_rows
+        )
+    rows, kept = apply_null_policy_to_evaluation(source, rows)
+    if not len(rows) and (data.eval_data is not None or source.holdout.num_rows):
+        raise DataError(
+            f"{redact_url(data.eval_data or source.dataset.url)}: every evaluation row has a null,"
+            " NaN or infinite value and was dropped. Evaluate on more rows."
+        )
+    return rows, kept
+
+
+def _baselines(
+    source: Source, survey: Survey, rows: np.ndarray, kept: np.ndarray | None
+) -> Baseline:
+    """Return the losses that a model is compared with, on the evaluation `rows` in raw units.
+
+    `kept`: the places of `rows` among the held-out ones; None where they are of other data.
+    """
+    dataset = source.dataset
+
+    def place(index: int) -> tuple[str, int]:
+        assert kept is not None
+        file, row = dataset.place_of_id(int(survey.holdout_ids[kept[index]]))
+        return redact_url(file), row
+
+    losses = baselines(
+        survey, rows if len(rows) else None, dataset.columns, None if kept is None else place
+    )
+    return replace(
+        losses,
+        holdout_hash=array_hash(rows[:, -1]) if len(rows) else None,
+        span_variation=survey_variation(source, survey),
     )
 
 

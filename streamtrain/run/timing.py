@@ -55,6 +55,7 @@ def measure_throughput(
     *,
     first_repeat: int = 0,
     pass_seconds: float = math.inf,
+    of_one_training: bool = False,
 ) -> None:
     """Emit a `delivery` record per repeat, and a `timing` record per repeat and batch size.
 
@@ -69,8 +70,12 @@ def measure_throughput(
 
     `pass_seconds` is the time that the passes of the run took. All regions and rests together take
     about a tenth of it, but each region takes 15 to 120 ms, and each rest 20 to 60 ms.
+
+    `of_one_training`: the sizes are those of one training, of which only the sum is of interest. So
+    they share the region of one size.
     """
-    region, rest = _durations(pass_seconds, repeats, len(batch_sizes))
+    region, rest = _durations(pass_seconds, repeats, 1 if of_one_training else len(batch_sizes))
+    step_region = region / len(batch_sizes) if of_one_training else region
     stats = FetchStats()
     threads = prepared.config.train.threads or default_readers()
     with closing(prepared.blocks(0, stats)) as blocks:
@@ -79,7 +84,8 @@ def measure_throughput(
         engines = {size: prepared.learner(size, (1e-6,), 0).engine for size in batch_sizes}
         with running(engines.values(), threads):
             rows = {
-                size: _rows_per_region(engine, block, region) for size, engine in engines.items()
+                size: _rows_per_region(engine, block, step_region)
+                for size, engine in engines.items()
             }
             for repeat in range(first_repeat, first_repeat + repeats):
                 emit(_time_delivery(blocks, stats, repeat, region, rest))

@@ -4,15 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamtrain.config import AUTO, Config
+from streamtrain.config import AUTO, Config, TrainConfig
 from streamtrain.errors import ConfigError
+from streamtrain.plan.batch_sizes import rows_of_sizes
 from streamtrain.records import Emit
 from streamtrain.run.faster_device import with_faster_device
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.prepare import Prepared, prepare
 from streamtrain.run.run_records import RunLifetime
 from streamtrain.run.timing import measure_throughput
-from streamtrain.training.batch_schedule import all_stages, later_stages, with_sizes
+from streamtrain.training.batch_schedule import all_stages, later_stages, most_sizes, with_sizes
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.fitted_model import FittedModel
 from streamtrain.types import Json
@@ -45,8 +46,13 @@ def train(
     """
     lifetime = RunLifetime("train", emit, run_metadata, checkpointer)
     rates = (config.train.rate,)
+    # the sizes of a schedule are timed side by side
     prepared = prepare(
-        config, learners=1, rates=1, until_flat=True, window_rows=lifetime.window_rows
+        config,
+        learners=most_sizes(config.train),
+        rates=1,
+        until_flat=True,
+        window_rows=lifetime.window_rows,
     )
     if config.train.early_stop is not None and prepared.evaluation is None:
         raise ConfigError(
@@ -74,7 +80,9 @@ def train(
     pass_record = runner(prepared, [learner], 0, emit, max_seconds=max_time, saving=checkpointer)
     # The speed of workers is in the records of their rounds; this machine's would not describe it.
     if pass_record.sync is None:
-        measure_throughput(prepared, sizes, emit, pass_seconds=pass_record.seconds)
+        used = _used_sizes(chosen, learner.rows)
+        seconds = pass_record.seconds
+        measure_throughput(prepared, used, emit, pass_seconds=seconds, of_one_training=True)
     lifetime.end(
         rows_read=pass_record.rows_read, passes=1, saved=0, peak_bytes=lifetime.peak_bytes()
     )
@@ -83,6 +91,17 @@ def train(
         last=fitted_model(prepared, learner.engine.model_parameters()[0]),
         best=None if best_RP is None else fitted_model(prepared, best_RP[0]),
     )
+
+
+def _used_sizes(chosen: TrainConfig, rows: int) -> tuple[int, ...]:
+    """Return the minibatch sizes of a training that ended after `rows` rows; one at least.
+
+    >>> train = TrainConfig(batch_schedule="8@0,16@100,32@200")
+    >>> _used_sizes(train, 200), _used_sizes(train, 0)
+    ((8, 16), (8,))
+    """
+    taken = rows_of_sizes(all_stages(chosen), rows)
+    return tuple(size for size, count in taken.items() if count) or tuple(taken)[:1]
 
 
 def fitted_model(prepared: Prepared, parameters_P: np.ndarray) -> FittedModel:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from streamtrain.plan.batch_sizes import rows_of_sizes
 from streamtrain.records import RoundEnded
 from streamtrain.science.crossing import LossCurve, automatic_target, first_crossing
 from streamtrain.science.run_log import Curve, Run
@@ -254,21 +255,48 @@ def losses_at(cell: Cell, rows: int | None, name: str = "holdout_loss") -> list[
     ]
 
 
-def throughput(run: Run, batch_size: int) -> tuple[list[float], list[float]]:
+def throughput(
+    run: Run, batch_size: int, rows: float | None = None
+) -> tuple[list[float], list[float]]:
     """Return rows per second and the fraction of time spent waiting, both per timing repeat.
 
     In training, steps and delivery overlap. The time of a repeat is the longest of the step alone,
     the stream alone, and the processor time of both over the cores that they share, each scaled to
-    the same rows. For training over workers: `round_speeds`, and no waiting times.
+    the same rows. For training over workers: `round_speeds`, and no waiting times. Where the size
+    changes in training, each size counts by its part of the first `rows` rows; None: of all.
     """
     if run.rounds:
         return round_speeds(run.rounds), []
-    timed = timed_repeats(run, batch_size).values()
+    timed = timed_repeats(run, batch_size, rows).values()
     return [speed for speed, _ in timed], [waiting for _, waiting in timed]
 
 
-def timed_repeats(run: Run, batch_size: int) -> dict[int, tuple[float, float]]:
-    """Return rows per second and the fraction of time spent waiting, by timing repeat."""
+def timed_repeats(
+    run: Run, batch_size: int, rows: float | None = None
+) -> dict[int, tuple[float, float]]:
+    """Return rows per second and the fraction of time spent waiting, by timing repeat.
+
+    Where the minibatch size changes in training, they are the means over its first `rows` rows, or
+    over all of them where `rows` is None. Older runs timed their first size only, which then stands
+    for all.
+    """
+    if len(run.stages) < 2:
+        return _repeats_at(run, batch_size)
+    taken = rows_of_sizes(run.stages, run.rows_reached if rows is None else rows)
+    timed = {size: _repeats_at(run, size) for size, count in taken.items() if count}
+    if not timed or not all(timed.values()):
+        return _repeats_at(run, batch_size)
+    means: dict[int, tuple[float, float]] = {}
+    for repeat in sorted(set(timed[min(timed)]).intersection(*timed.values())):
+        seconds = {size: taken[size] / repeats[repeat][0] for size, repeats in timed.items()}
+        waiting = sum(seconds[size] * repeats[repeat][1] for size, repeats in timed.items())
+        whole = sum(seconds.values())
+        means[repeat] = sum(taken.values()) / whole, waiting / whole
+    return means
+
+
+def _repeats_at(run: Run, batch_size: int) -> dict[int, tuple[float, float]]:
+    """Return rows per second and the fraction of time spent waiting at a size, by repeat."""
     timed: dict[int, tuple[float, float]] = {}
     for repeat, (rows, step) in sorted(run.step_seconds.get(batch_size, {}).items()):
         streamed, delivery = run.delivery_seconds.get(repeat, (1, 0.0))
@@ -282,8 +310,8 @@ def timed_repeats(run: Run, batch_size: int) -> dict[int, tuple[float, float]]:
     return timed
 
 
-def seconds_per_row(run: Run, cell: Cell) -> dict[int, float]:
-    """Return the seconds per row, by trial; empty without timings.
+def seconds_per_row(run: Run, cell: Cell, rows: float | None = None) -> dict[int, float]:
+    """Return the seconds per row, by trial; empty without timings. `rows`: as for `throughput`.
 
     Timing repeats are assigned to the trials in turn, in the same way at every size. So an interval
     over trials includes timing noise, and a slow repeat affects all sizes alike.
@@ -291,7 +319,7 @@ def seconds_per_row(run: Run, cell: Cell) -> dict[int, float]:
         trials   0     1     2          a trial's speed is the median of its repeats
         repeats  0, 3  1, 4  2
     """
-    speeds, _ = throughput(run, cell.batch_size)
+    speeds, _ = throughput(run, cell.batch_size, rows)
     if not speeds:
         return {}
     trials = sorted(cell.curves)
@@ -320,10 +348,19 @@ def round_speeds(rounds: Sequence[RoundEnded], workers: int | None = None) -> li
 
 def seconds_to_target(run: Run, cell: Cell) -> dict[int, float]:
     """Return the rows to the target times the seconds per row, by trial; empty without timings."""
+    return seconds_of_rows(run, cell, cell.rows_to_target)
+
+
+def seconds_of_rows(run: Run, cell: Cell, rows: Mapping[int, float]) -> dict[int, float]:
+    """Return the seconds that the first `rows` rows of each trial take; empty without timings."""
     per_row = seconds_per_row(run, cell)
     if not per_row:
         return {}
-    return {trial: rows * per_row[trial] for trial, rows in cell.rows_to_target.items()}
+    if len(run.stages) < 2:
+        return {trial: count * per_row[trial] for trial, count in rows.items()}
+    return {
+        trial: count * seconds_per_row(run, cell, count)[trial] for trial, count in rows.items()
+    }
 
 
 def _status(curves: Mapping[int, Curve], reached: Mapping[int, float]) -> Status:

@@ -11,6 +11,7 @@ size is then measured on seeds that chose neither.
 import math
 from collections.abc import Mapping, Sequence
 
+from streamtrain.plan.batch_sizes import rows_of_sizes
 from streamtrain.records import BatchStage
 from streamtrain.science.cells import Cell
 from streamtrain.science.contest import levels, mean_log_cost, timing_variance
@@ -147,11 +148,7 @@ def costs_of(run: Run, stages: Sequence[BatchStage]) -> dict[int, float]:
 
 def seconds_of(costs: Mapping[int, float], stages: Sequence[BatchStage], rows: float) -> float:
     """Return the seconds that the first `rows` rows take. `costs`: seconds per row by size."""
-    ends = [*(stage.first_row for stage in stages[1:]), math.inf]
-    return sum(
-        max(0.0, min(rows, end) - stage.first_row) * costs[stage.batch_size]
-        for stage, end in zip(stages, ends, strict=True)
-    )
+    return sum(taken * costs[size] for size, taken in rows_of_sizes(stages, rows).items())
 
 
 def mean_log_seconds(

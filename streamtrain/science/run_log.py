@@ -8,6 +8,7 @@ from typing import Any
 from streamtrain.errors import DataError, shown
 from streamtrain.records import (
     Baseline,
+    BatchStage,
     Confirmed,
     DeliveryTimed,
     Evaluation,
@@ -106,13 +107,29 @@ class Run:
 
         A time budget sets no number of rows: then the most that a learner reached.
         """
+        return self.header.train_rows or self.rows_reached
+
+    @property
+    def rows_reached(self) -> int:
+        """The most rows that a learner has trained on, by its last evaluation."""
         reached = (
             curve.rows[-1]
             for trials in self.curves.values()
             for curve in trials.values()
             if curve.rows
         )
-        return self.header.train_rows or max(reached, default=0)
+        return max(reached, default=0)
+
+    @property
+    def stages(self) -> tuple[BatchStage, ...]:
+        """The minibatch sizes of `train` in their order; none of a sweep, whose sizes are fixed."""
+        if self.header.verb != "train":
+            return ()
+        if self.header.stages is not None:
+            return self.header.stages
+        schedule = self.header.config.get("train", {}).get("batch_schedule")
+        pairs = schedule or [(size, 0) for size in self.header.batch_sizes[:1]]
+        return tuple(BatchStage(first_row=row, batch_size=size) for size, row in pairs)
 
     @property
     def trials(self) -> int:

@@ -114,6 +114,21 @@ class _Pair:
         return t_quantile(degrees, level) * math.sqrt(self.variance / trials + self.timing)
 
 
+#: What is selected where no size ran.
+_NO_CHOICE = Selection(
+    batch_size=None,
+    reached=False,
+    settled=False,
+    regret=Estimate(value=None),
+    slower_by={},
+    equivalent=(),
+    dropped=(),
+    more_trials=None,
+    pooled=True,
+    sd=None,
+)
+
+
 def next_look(trials_done: int) -> int | None:
     """Return the number of trials after which to look next; None after the last look.
 
@@ -146,18 +161,7 @@ def select(
     ran = sorted((c for c in contenders if c.values), key=lambda c: c.batch_size)
     chosen = _choose(ran)
     if chosen is None:
-        return Selection(
-            batch_size=None,
-            reached=False,
-            settled=False,
-            regret=Estimate(value=None),
-            slower_by={},
-            equivalent=(),
-            dropped=(),
-            more_trials=None,
-            pooled=True,
-            sd=None,
-        )
+        return _NO_CHOICE
     residuals, degrees = _residuals([c for c in ran if not c.censored])
     squares = sum(float(values @ values) for values in residuals)
     variance = squares / degrees if degrees > 0 else None
@@ -171,15 +175,7 @@ def select(
             pairs.append(pair)
             slower_by[other.batch_size] = _relative(pair, level, bounded=not other.censored)
     slower_by = dict(sorted(slower_by.items()))
-    bounds = [None if (m := pair.margin(level)) is None else m - pair.mean for pair in pairs]
-    known = [bound for bound in bounds if bound is not None]
-    highest = math.expm1(max(0.0, *known)) if known else 0.0
-    regret = Estimate(
-        value=0.0,
-        lo=0.0,
-        hi=highest if len(known) == len(bounds) else None,
-        n=len(chosen.values),
-    )
+    regret = _regret(pairs, level, len(chosen.values))
     settled = regret.hi is not None and regret.hi <= within and not chosen.censored
     return Selection(
         batch_size=chosen.batch_size,
@@ -200,6 +196,18 @@ def select(
         pooled=pooled,
         sd=None if variance is None else math.sqrt(variance),
     )
+
+
+def _regret(pairs: Sequence[_Pair], level: float, trials: int) -> Estimate:
+    """Return how much slower than the best size the chosen one can be, at most.
+
+    Its upper end is None where a pair has no margin.
+    """
+    bounds = [None if (m := pair.margin(level)) is None else m - pair.mean for pair in pairs]
+    known = [bound for bound in bounds if bound is not None]
+    highest = math.expm1(max(0.0, *known)) if known else 0.0
+    upper = highest if len(known) == len(bounds) else None
+    return Estimate(value=0.0, lo=0.0, hi=upper, n=trials)
 
 
 def _pair(

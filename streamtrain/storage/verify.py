@@ -97,6 +97,19 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Contents:
+    """What a data set has to check.
+
+    `work`: its shards by URL, each with its entry in the manifest. `findings`: faults of the
+    manifest. `columns`: those that the manifest names.
+    """
+
+    work: Sequence[tuple[str, ShardEntry | None]]
+    findings: Sequence[Finding] = ()
+    columns: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _ShardResult:
     """The result for one shard.
 
@@ -124,28 +137,13 @@ def verify(
     """
     path, storage = take_query(os.fspath(path), storage)
     path = normal_url(path)
-    listed = read_list(path, storage)
     threads = threads or default_readers()
     limit = (limit_bytes or default_limit_bytes()) // threads
-    findings: list[Finding] = []
-    manifest = None
-    try:
-        manifest = read_manifest(path, storage) if listed is None else None
-    except StoreError:
-        raise
-    except DataError as error:
-        findings.append(_manifest_finding(os.path.join(path, MANIFEST_NAME), error))
-    work: list[tuple[str, ShardEntry | None]]
-    if listed is not None:
+    if (listed := read_list(path, storage)) is not None:
         urls, storage = listed
-        work = [(url, None) for url in urls]
-    elif manifest is None:
-        refuse_unfinished(path, storage)
-        work = [(url, None) for url in locate(path, storage=storage)]
+        contents = _Contents(work=[(url, None) for url in urls])
     else:
-        entries, manifest_findings = _check_manifest(path, manifest, storage)
-        findings += manifest_findings
-        work = list(entries.items())
+        contents = _contents(path, storage)
 
     def check(item: tuple[str, ShardEntry | None]) -> _ShardResult:
         url, entry = item
@@ -156,11 +154,12 @@ def verify(
         return result
 
     with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
-        results = list(pool.map(check, work))
+        results = list(pool.map(check, contents.work))
+    findings = list(contents.findings)
     for result in results:
         findings += result.findings
     shards = [result.shard for result in results if result.shard is not None]
-    findings += _missing_columns(shards, None if manifest is None else manifest.columns)
+    findings += _missing_columns(shards, contents.columns)
     bad = {finding.url for finding in findings}
     unvouched = [
         result.shard.url
@@ -169,12 +168,32 @@ def verify(
     ]
     return Verification(
         url=path,
-        num_shards=len(work),
+        num_shards=len(contents.work),
         num_rows=sum(shard.num_rows for shard in shards),
         num_bytes=sum(shard.num_bytes for shard in shards),
         findings=tuple(findings),
         unvouched=tuple(unvouched),
     )
+
+
+def _contents(path: str, storage: Storage) -> _Contents:
+    """Return what a path that is no list of files has to check, by its manifest or its files.
+
+    Raises DataError, StoreError.
+    """
+    manifest, findings = None, []
+    try:
+        manifest = read_manifest(path, storage)
+    except StoreError:
+        raise
+    except DataError as error:
+        findings = [_manifest_finding(os.path.join(path, MANIFEST_NAME), error)]
+    if manifest is None:
+        refuse_unfinished(path, storage)
+        urls = locate(path, storage=storage)
+        return _Contents(work=[(url, None) for url in urls], findings=findings)
+    entries, findings = _check_manifest(path, manifest, storage)
+    return _Contents(work=list(entries.items()), findings=findings, columns=manifest.columns)
 
 
 def _check_manifest(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from streamtrain.base.units import MAX_COUNT
 from streamtrain.config import AUTO, TrainConfig
 from streamtrain.plan.batch_sizes import growing_sizes
 from streamtrain.records import BatchStage
@@ -47,6 +48,16 @@ def with_sizes(train: TrainConfig, epoch_rows: int, last_row: int) -> TrainConfi
     first, *later = growing_sizes(epoch_rows)
     sizes = (first, *(pair for pair in later if pair[1] < last_row))
     return train.model_copy(update={"batch_size": first[0], "batch_schedule": sizes})
+
+
+def most_sizes(train: TrainConfig) -> int:
+    """Return how many minibatch sizes a training has at most, whatever its rows.
+
+    >>> most_sizes(TrainConfig()), most_sizes(TrainConfig(batch_schedule="8@0,16@9,8@99"))
+    (1, 2)
+    """
+    sizes = growing_sizes(MAX_COUNT) if train.batch_size == AUTO else train.sizes
+    return len({size for size, _ in sizes})
 
 
 def all_stages(train: TrainConfig) -> tuple[BatchStage, ...]:

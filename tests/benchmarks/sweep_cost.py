@@ -29,6 +29,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import streamtrain as st
+from streamtrain.errors import DataError
 from streamtrain.training.learner import evaluation_rows
 
 SIZES = (16, 64, 256, 1024, 4096, 16384, 65536, 262144)
@@ -63,10 +64,18 @@ def sweep_seconds(data: str) -> float:
 
 
 class Script:
-    """The plain script's data in memory."""
+    """The plain script's data in memory.
+
+    Raises DataError where no row is left beside those held out.
+    """
 
     def __init__(self, data: str):
         table = pq.read_table(data)
+        if table.num_rows <= EVALUATION_ROWS:
+            raise DataError(
+                f"{data} has {table.num_rows:,} rows, and both sides hold out {EVALUATION_ROWS:,}"
+                " of them. Generate more, such as 2M."
+            )
         rows = np.stack([table[name].to_numpy() for name in table.column_names], axis=1)
         rows = ((rows - rows.mean(axis=0)) / rows.std(axis=0)).astype(np.float32)
         self.held_out = torch.from_numpy(rows[:EVALUATION_ROWS])
@@ -120,7 +129,10 @@ def main() -> None:
     parser.add_argument("--sample-seconds", type=float, default=2.0)
     parser.add_argument("--out", help="write the seconds of each repeat here, as JSON")
     options = parser.parse_args()
-    script = Script(options.data)
+    try:
+        script = Script(options.data)
+    except DataError as error:
+        parser.error(str(error))
     ours, theirs, sizes = [], [], []
     for _ in range(options.repeats):
         ours.append(sweep_seconds(options.data))

@@ -93,6 +93,15 @@ def test_the_schema_knows_what_the_config_refuses_and_takes(command, odd):
     assert not validator.is_valid({"train": {"optimizer": "adan"}})
 
 
+@pytest.mark.parametrize(("size", "valid"), [(0, False), (2**62 + 1, False), ("auto", True)])
+def test_the_schema_bounds_the_minibatch_size(size, valid):
+    validator = jsonschema.Draft202012Validator(config_schema())
+    assert validator.is_valid({"train": {"batch_size": size}}) == valid
+    assert all(
+        validator.is_valid({"train": {"batch_size": size}}) for size in (1, 1e6, 2**62, "64Ki")
+    )
+
+
 def test_columns_of_text_only_are_refused(command, tmp_path):
     pq.write_table(pa.table({"a": ["x"], "b": ["y"]}), tmp_path / "text.parquet")
     said = command("init", "text.parquet")

@@ -105,3 +105,15 @@ def test_a_run_on_a_csv_resumes_and_refuses_a_changed_one(command, stop_at, monk
     said = command("train", "--resume", "m", "--no-report")
     assert said.code == 0, said.err
     assert json.loads((tmp_path / "m/summary.json").read_text())["seconds"] > 0
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_what_workers_cannot_do_is_refused_before_anything_starts(command, tmp_path, more):
+    """Neither the data nor a scheduler is looked for, and no folder is left."""
+    words = ("none", "--batch-size", "auto", "--scheduler", "tcp://127.0.0.1:1", "--out", "m")
+    said = command("train", *words, *more)
+    assert said.code == 2
+    assert said.err.startswith("error: --batch-size auto is for one machine")
+    assert said.err.count("\n") == 1
+    assert not said.out
+    assert not list(tmp_path.iterdir())

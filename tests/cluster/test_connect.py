@@ -18,11 +18,11 @@ from click.testing import CliRunner
 
 from streamtrain.cli.dask_plugin import streamtrain as dask_command
 from streamtrain.cluster import dask_backend
-from streamtrain.cluster.choice import is_wanted
+from streamtrain.cluster.choice import choose_runner, is_wanted
 from streamtrain.cluster.connect import connect
 from streamtrain.cluster.dask_backend import DaskBackend
 from streamtrain.cluster.versions import check_answer, check_versions, versions
-from streamtrain.config import ClusterConfig, make_config
+from streamtrain.config import TRAIN_FLAGS, ClusterConfig, flag_values, make_config
 from streamtrain.errors import ConfigError, ResourceError
 
 
@@ -31,6 +31,21 @@ def test_an_existing_client_is_used_and_left_open(client):
         assert connection.client is client
         assert not connection.is_ours
     assert client.status == "running"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"max_time": "1s"}, "--max-time"),
+        ({"batch_schedule": "8@0,16@99"}, "--batch-schedule is for one machine"),
+        ({"batch_size": "auto"}, "--batch-size auto is for one machine"),
+        ({"on_bad_shard": "quarantine"}, "--on-bad-shard quarantine is for one machine"),
+    ],
+)
+def test_options_for_one_machine_are_refused_before_a_client_is_used(tmp_path, flags, message):
+    config = make_config(flag_values(flags, TRAIN_FLAGS))
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        choose_runner("train", config, tmp_path, client=object())
 
 
 def test_workers_import_what_their_first_task_needs_and_answer_meanwhile(

@@ -17,7 +17,7 @@ from streamtrain.cluster.scheduling import Leases
 from streamtrain.cluster.sweep_pass import SweepPass, perform_slice
 from streamtrain.cluster.sweep_slices import sweep_items, train_slice
 from streamtrain.cluster.worker_pool import WorkerPool
-from streamtrain.errors import ConfigError, DataError
+from streamtrain.errors import DataError
 from streamtrain.records import PassEnded, ReplicaEnded
 from streamtrain.run.passes import run_pass
 from streamtrain.run.prepare import prepare
@@ -212,17 +212,3 @@ def test_learners_that_were_given_different_rows_are_found_out(prepared):
     sweep_pass._states = [state(9, 1), state(9, 2), None]
     with pytest.raises(DataError, match="different rows"):
         sweep_pass._pass_record()
-
-
-def test_what_workers_cannot_agree_on_is_refused(data):
-    flags = {**SWEEP, "max_time": "1s"}
-    with pytest.raises(ConfigError, match="--max-time"):
-        RunSpec.of(prepare(config_of(data, flags), learners=1, rates=1))
-    for flag in ({"batch_schedule": "8@0,16@99"}, {"batch_size": "auto"}):
-        config = config_of(data, {**flag, "memory": "64MiB"})
-        with pytest.raises(ConfigError, match=r"^--batch-s\w+( auto)? is for one machine"):
-            RunSpec.of(prepare(config, learners=1, rates=1))
-    with pytest.raises(ConfigError, match="quarantine is for one machine"):
-        RunSpec.of(
-            prepare(config_of(data, {**SWEEP, "on_bad_shard": "quarantine"}), learners=1, rates=1)
-        )

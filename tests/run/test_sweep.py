@@ -15,7 +15,7 @@ from data_gen import generate
 from streamtrain.cli.main import run
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError
-from streamtrain.records import Evaluation
+from streamtrain.records import Evaluation, StepsTimed
 from streamtrain.report.dry_run import _Cost, plan_run
 from streamtrain.run.prepare import prepare
 from streamtrain.run.timing import timing_seconds
@@ -172,6 +172,27 @@ def test_each_trial_has_a_timing_repeat_of_its_own(data, tmp_path, monkeypatch):
         json.loads(line)["event"] for line in (out / "events.jsonl").read_text().splitlines()
     )
     assert events["timing"] == events["delivery"] == 7
+
+
+@pytest.mark.parametrize(
+    ("sizes", "timed"),
+    [
+        ({"batch_schedule": "16@0,64@1000,16@2000,128@9000"}, {16: 5, 64: 5}),
+        ({"batch_size": 64}, {64: 5}),
+        ({"batch_size": "auto"}, {32: 5}),
+    ],
+    ids=["schedule", "constant", "auto"],
+)
+def test_train_times_each_size_that_it_used(data, sizes, timed):
+    """One that begins after the last row was not used."""
+    config = make_config(
+        {"data": {"path": str(data), "holdout": 1000}, "train": {**sizes, "max_rows": 3000}}
+    )
+    records: list = []
+    train(config, records.append, {"command": "", "env": {}})
+    steps = [record for record in records if isinstance(record, StepsTimed)]
+    assert Counter(record.batch_size for record in steps) == timed
+    assert all(record.rows % record.batch_size == 0 for record in steps)
 
 
 def test_engines_agree(data, tmp_path):

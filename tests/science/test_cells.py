@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from streamtrain.records import (
+    BatchStage,
     DeliveryTimed,
     Evaluation,
     Record,
@@ -12,8 +13,15 @@ from streamtrain.records import (
     StepsTimed,
     parse_record,
 )
+from streamtrain.report.change import samples
 from streamtrain.report.summary import summarize
-from streamtrain.science.cells import Cell, rows_of_steps, seconds_per_row, throughput
+from streamtrain.science.cells import (
+    Cell,
+    rows_of_steps,
+    seconds_of_rows,
+    seconds_per_row,
+    throughput,
+)
 from streamtrain.science.intervals import measure
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.types import Json
@@ -126,3 +134,60 @@ def test_repeats_are_dealt_to_trials_in_turn():
     assert seconds_per_row(run, cell) == pytest.approx(
         {5: 2 / (speeds[0] + speeds[3]), 6: 1 / speeds[1], 7: 1 / speeds[2]}
     )
+
+
+#: Seconds of a row by size, for a training of 100 rows at size 8, then at 32.
+COSTS = {8: 0.5, 32: 0.125}
+
+
+def grown(sizes: tuple[int, ...], *, rows: int, chosen: bool) -> Run:
+    """A training to `rows` rows whose `sizes` were timed in three repeats, without delivery."""
+    pairs = [(8, 0), (32, 100)]
+    stages = tuple(BatchStage(first_row=row, batch_size=size) for size, row in pairs)
+    run = Run(
+        header=RunStarted(
+            verb="train",
+            batch_sizes=(8,),
+            stages=stages if chosen else None,
+            config={} if chosen else {"train": {"batch_schedule": pairs}},
+        )
+    )
+    run.add(
+        Evaluation(
+            batch_size=8,
+            lr=0.1,
+            trial=0,
+            rows=rows,
+            steps=1,
+            holdout_loss=0.5,
+            holdout_rmse=0.5,
+            train_loss=0.5,
+        )
+    )
+    for size in sizes:
+        for repeat in range(3):
+            seconds = 1000 * COSTS[size] * 2**repeat
+            run.add(StepsTimed(batch_size=size, repeat=repeat, rows=1000, seconds=seconds))
+    return run
+
+
+@pytest.mark.parametrize("chosen", [True, False], ids=["auto", "schedule"])
+def test_the_seconds_of_a_size_that_changes_are_the_sum_over_its_sizes(chosen: bool):
+    run = grown((8, 32), rows=300, chosen=chosen)
+    whole = 100 * COSTS[8] + 200 * COSTS[32]
+    assert throughput(run, 8)[0] == pytest.approx([300 / whole / 2**k for k in range(3)])
+    training = dict(samples(run, cell_of(run), 300))["training_seconds"]
+    assert training.values == pytest.approx({k: whole * 2**k for k in range(3)})
+    for rows, seconds in ((60, 30.0), (100, 50.0), (140, 55.0)):
+        expected = pytest.approx({0: 2 * seconds})  # the middle repeat takes twice as long
+        assert seconds_of_rows(run, cell_of(run), {0: rows}) == expected
+
+
+def test_the_first_size_stands_for_one_that_was_not_timed():
+    run = grown((8,), rows=300, chosen=True)
+    assert seconds_of_rows(run, cell_of(run), {0: 300}) == {0: pytest.approx(300.0)}
+
+
+def cell_of(run: Run) -> Cell:
+    [curves] = run.curves.values()
+    return Cell(batch_size=8, lr=0.1, status="not_reached", curves=curves, steps_to_target={})

@@ -79,7 +79,7 @@ class LaneEngine:
             self._step()
 
     def set_batch_size(self, batch_size: int, beta2: float) -> None:
-        """Refuse: lanes give equal parts of one size; `RunSpec` refuses such runs before."""
+        """Refuse: lanes give equal parts of one size; `check_options` refuses such runs before."""
         raise ConfigError("train.batch_schedule is for one machine.")
 
     def parameters(self) -> np.ndarray:

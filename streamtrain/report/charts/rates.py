@@ -1,5 +1,7 @@
 """Charts of learning rates: the loss at every size and rate, and the rules side by side."""
 
+from collections.abc import Sequence
+
 import altair as alt
 
 from streamtrain.report.analysis import Summary
@@ -35,22 +37,7 @@ def learning_rates(summary: Summary, tables: Tables) -> AnyChart | None:
     ends = ends_of([*rates, *(limit for limit in limits if limit < 30 * max(rates))], 1.6)
     y = alt.Y("lr:Q", title="learning rate", **log_axis(ends))
     base = alt.Chart(alt.NamedData("tried"))
-    # Losses above twice the loss of the best constant share one colour: a single diverging learner
-    # would otherwise leave one colour for all the others.
-    worst = 2 * (value_of(summary.best_constant_loss) or 1.0)
-    scale = alt.Scale(
-        type="log",
-        domain=list(ends_of([min(loss, worst) for loss in losses], 1.0)),
-        clamp=True,
-        scheme="viridis",
-        reverse=True,
-    )
-    color = alt.Color(
-        "loss:Q",
-        title="loss",
-        scale=scale,
-        legend=alt.Legend(format="~g", orient="right", gradientLength=200, titlePadding=12),
-    )
+    color = _loss_color(losses, value_of(summary.best_constant_loss))
     tooltip = [
         alt.Tooltip("size:N", title="minibatch"),
         alt.Tooltip("lr:Q", title="learning rate", format="~g"),
@@ -70,30 +57,57 @@ def learning_rates(summary: Summary, tables: Tables) -> AnyChart | None:
         .encode(x=x, y=y),
     ]
     if limits:
-        line = alt.Chart(alt.NamedData("stability")).transform_filter(
-            f"datum.lr <= {ends[1]} && datum.lr >= {ends[0]}"
-        )
-        limit_tooltip = [
-            alt.Tooltip("line:N"),
-            alt.Tooltip("batch_size:Q", title="minibatch", format=",d"),
-            alt.Tooltip("lr:Q", title="stable below", format=".3~g"),
-        ]
-        dash = alt.StrokeDash(
-            "line:N",
-            legend=None,
-            scale=alt.Scale(domain=list(STABILITY), range=list(STABILITY.values())),
-        )
-        layers += [
-            line.mark_line(strokeWidth=1.5, style="reference").encode(x=x, y=y, strokeDash=dash),
-            line.mark_point(size=30, filled=True, opacity=1, style="reference").encode(
-                x=x, y=y, tooltip=limit_tooltip
-            ),
-        ]
+        layers += _stability_lines(x, y, ends)
     return alt.layer(*layers).properties(
         title=chart_title(
             "Loss by minibatch size and learning rate", "framed: chosen; crosses: diverged"
         )
     )
+
+
+def _loss_color(losses: Sequence[float], constant_loss: float | None) -> alt.Color:
+    """Return the colour of a loss on a log scale.
+
+    Losses above twice the loss of the best constant share one colour: a single diverging learner
+    would otherwise leave one colour for all the others.
+    """
+    worst = 2 * (constant_loss or 1.0)
+    scale = alt.Scale(
+        type="log",
+        domain=list(ends_of([min(loss, worst) for loss in losses], 1.0)),
+        clamp=True,
+        scheme="viridis",
+        reverse=True,
+    )
+    return alt.Color(
+        "loss:Q",
+        title="loss",
+        scale=scale,
+        legend=alt.Legend(format="~g", orient="right", gradientLength=200, titlePadding=12),
+    )
+
+
+def _stability_lines(x: alt.X, y: alt.Y, ends: tuple[float, float]) -> list[alt.Chart]:
+    """Return lines of the rates at which steps become unstable, within the `ends` of an axis."""
+    line = alt.Chart(alt.NamedData("stability")).transform_filter(
+        f"datum.lr <= {ends[1]} && datum.lr >= {ends[0]}"
+    )
+    tooltip = [
+        alt.Tooltip("line:N"),
+        alt.Tooltip("batch_size:Q", title="minibatch", format=",d"),
+        alt.Tooltip("lr:Q", title="stable below", format=".3~g"),
+    ]
+    dash = alt.StrokeDash(
+        "line:N",
+        legend=None,
+        scale=alt.Scale(domain=list(STABILITY), range=list(STABILITY.values())),
+    )
+    return [
+        line.mark_line(strokeWidth=1.5, style="reference").encode(x=x, y=y, strokeDash=dash),
+        line.mark_point(size=30, filled=True, opacity=1, style="reference").encode(
+            x=x, y=y, tooltip=tooltip
+        ),
+    ]
 
 
 def rules(summary: Summary, tables: Tables) -> AnyChart | None:

@@ -134,28 +134,34 @@ def seconds_to_target(summary: Summary, tables: Tables) -> AnyChart | None:
         *_points(base, x, y, color),
         edge_marks(sizes_where("!(datum.seconds_to_target > 0)"), x, color),
     ]
+    seconds = alt.Y("seconds:Q", title=title)
     if tables.get("law"):
-        law = alt.Chart(alt.NamedData("law")).transform_filter(
-            f"datum.seconds > 0 && datum.seconds <= {ends[1]} && datum.seconds >= {ends[0]}"
-        )
-        layers.insert(
-            0,
-            law.mark_line(strokeDash=[4, 4], strokeWidth=1.2, style="reference").encode(
-                x=x, y=alt.Y("seconds:Q", title=title)
-            ),
-        )
+        layers.insert(0, _law_line(x, seconds, ends))
     if tables.get("confirmed"):
-        square = alt.Chart(alt.NamedData("confirmed")).mark_point(
-            shape="square", size=130, strokeWidth=1.8, opacity=1, style="reference"
-        )
-        tooltip = [
-            alt.Tooltip("size:N", title="minibatch"),
-            alt.Tooltip("seconds:Q", title="measured, start to end", format=".3~g"),
-        ]
-        layers.append(square.encode(x=x, y=alt.Y("seconds:Q", title=title), tooltip=tooltip))
+        layers.append(_confirmed_squares(x, seconds))
     return alt.layer(*layers).properties(
         title=chart_title("Seconds to the target", f"{_ring(tables)}{_hollow(cells)}down is better")
     )
+
+
+def _law_line(x: alt.X, y: alt.Y, ends: tuple[float, float]) -> alt.Chart:
+    """Return the curve of the fitted laws, within the `ends` of the axis of seconds."""
+    law = alt.Chart(alt.NamedData("law")).transform_filter(
+        f"datum.seconds > 0 && datum.seconds <= {ends[1]} && datum.seconds >= {ends[0]}"
+    )
+    return law.mark_line(strokeDash=[4, 4], strokeWidth=1.2, style="reference").encode(x=x, y=y)
+
+
+def _confirmed_squares(x: alt.X, y: alt.Y) -> alt.Chart:
+    """Return a square per size that was trained to the target from start to end."""
+    square = alt.Chart(alt.NamedData("confirmed")).mark_point(
+        shape="square", size=130, strokeWidth=1.8, opacity=1, style="reference"
+    )
+    tooltip = [
+        alt.Tooltip("size:N", title="minibatch"),
+        alt.Tooltip("seconds:Q", title="measured, start to end", format=".3~g"),
+    ]
+    return square.encode(x=x, y=y, tooltip=tooltip)
 
 
 def curves(name: str, summary: Summary, tables: Tables) -> AnyChart | None:

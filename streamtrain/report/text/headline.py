@@ -30,9 +30,9 @@ def trained_sentence(analysis: Analysis) -> str:
     """Return the answer of `train`: how good the model is, or how its training ended."""
     run, cell = analysis.run, analysis.summary.cells[0]
     curves = [curve for trials in run.curves.values() for curve in trials.values()]
-    rows = max((curve.rows[-1] for curve in curves if curve.rows), default=0)
+    rows = run.rows_reached
     reason = next((curve.reason for curve in curves if curve.reason), "")
-    size = f"minibatch size {_sizes(run, cell.batch_size, rows)}"
+    size = f"minibatch size {_sizes(run, rows)}"
     if cell.status in _ENDED_EARLY:
         why = f": {reason}" if reason else ""
         ending = f"after {rows:,} rows{why}"
@@ -53,13 +53,10 @@ def trained_sentence(analysis: Analysis) -> str:
     return f"After {trained} the held-out {error}{share}{why}."
 
 
-def _sizes(run: Run, first: int, rows: int) -> str:
+def _sizes(run: Run, rows: int) -> str:
     """Return the minibatch size, or the sizes of a schedule that started before row `rows`."""
-    if run.header.stages is not None:
-        schedule = [(stage.batch_size, stage.first_row) for stage in run.header.stages]
-    else:
-        schedule = run.header.config.get("train", {}).get("batch_schedule") or [(first, 0)]
-    return ", then ".join(size_text(size) for size, row in schedule if row < rows or not row)
+    begun = (stage for stage in run.stages if stage.first_row < rows or not stage.first_row)
+    return ", then ".join(size_text(stage.batch_size) for stage in begun)
 
 
 def _diverged_at(run: Run, curves: Sequence[Curve], last_rows: int) -> int:
