@@ -51,8 +51,9 @@ def test_the_default_is_a_minute_at_sizes_that_may_grow(data):
     assert ladder.largest_size == 1024
 
 
-def test_what_is_no_pass_is_reserved_from_a_budget_of_seconds(data):
+def test_what_is_no_pass_is_reserved_from_a_budget_of_seconds(data, monkeypatch):
     """Opening counts as it was measured, and a sweep that measures more reserves more."""
+    monkeypatch.setattr("streamtrain.run.measure._seconds_per_row_gradient", lambda *_: 1e-6)
 
     def reserved(measure, opening=0.0, budget=60.0):
         config = make_config(
