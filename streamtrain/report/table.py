@@ -100,7 +100,8 @@ def target_text(target: float | None, cell: CellFigures) -> str:
         return seconds_text(seconds) if is_timed else "reached, not timed"
     if cell.status == "not_reached" and cell.steps_to_target.n:
         median = f", median {seconds_text(seconds)}" if is_timed else ""
-        return f"{plural(cell.steps_to_target.n, 'trial')} only{median}"
+        trials = plural(max(cell.holdout_loss.n, cell.steps_to_target.n), "trial")
+        return f"{cell.steps_to_target.n} of {trials}{median}"
     if cell.status == "not_reached" and target is None:
         return NOTHING
     return status_text(cell.status)

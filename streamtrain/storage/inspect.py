@@ -325,11 +325,15 @@ def _advice(document: dict[str, Any], window_rows: int) -> list[str]:
 def _row_advice(document: dict[str, Any], window_rows: int) -> Iterator[str]:
     """Nulls, and the size of row groups or chunks."""
     spans, columns = document["span_rows"], document["columns"]
-    nulls = [f"{column['name']} ({column['nulls']:,})" for column in columns if column["nulls"]]
+    nulls = {column["name"]: column["nulls"] for column in columns if column["nulls"]}
     if nulls:
+        named = ", ".join(f"{name} ({count:,})" for name, count in nulls.items())
+        # nulls of several columns may be in the same rows
+        least = "at least " if len(nulls) > 1 else ""
         yield (
-            f"Null or NaN values in {', '.join(nulls)}: training refuses them; --on-null drop"
-            " leaves their rows out, --on-null impute replaces them with the mean of the feature."
+            f"Null or NaN values in {named}: training refuses them; --on-null drop leaves their"
+            f" rows out ({least}{max(nulls.values()):,} of {document['num_rows']:,}), --on-null"
+            " impute replaces them with the mean of the feature."
         )
     remedy = f"streamtrain ingest writes row groups of {_GOOD_SPAN_ROWS:,} rows"
     if spans["max"] > window_rows:

@@ -94,6 +94,7 @@ def test_inspect_lists_what_is_left_out_and_why(command, tmp_path):
          "it is a feature with --datetime epoch or --datetime parts"],
     ]  # fmt: skip
     assert "Next: streamtrain sweep in.parquet --on-null impute\n" in said.out
+    assert "--on-null drop leaves their rows out (1 of 3), --on-null impute" in said.out
     document = json.loads(command("inspect", "in.parquet", "--json").out)
     assert [column["name"] for column in document["left_out"]] == ["town", "day"]
     assert document["columns"][0]["sample"] == [1.0, None]

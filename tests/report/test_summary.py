@@ -553,7 +553,9 @@ def test_a_target_that_only_some_trials_reached_is_said_to_be_so():
     for record in records:
         if record["event"] == "evaluation" and record["trial"] < 3:
             record["holdout_loss"] = max(record["holdout_loss"], 0.15)
-    sentence = summarize(records)["sentence"]
+    summary = summarize(records)
+    sentence = summary["sentence"]
+    assert "5 of 8 trials, median" in render_table(summary)
     flag = re.search(
         r"Use \d+ \(learning rate 0\.004\): it reached RMSE 100 in only 5 of 8 trials \(median"
         r" [\d.]+ ms of training\)\. For a target that each of them reached, sweep again with"
