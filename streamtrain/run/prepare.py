@@ -6,7 +6,6 @@ engine, and where a pass ends.
 
 import math
 import time
-import warnings
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -14,6 +13,7 @@ from itertools import chain, count
 import numpy as np
 
 from streamtrain.base.budget import Budget, reset_peak_rss, rss_bytes
+from streamtrain.base.caller import warn_caller
 from streamtrain.base.redact import redact_url
 from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
@@ -267,7 +267,7 @@ def prepare(
     variation = survey_variation(source, survey)
     if variation is not None and is_unlike(variation):
         advice = mixing_advice(variation, source, config, budget, fixed_bytes=fixed_bytes)
-        warnings.warn(f"{unlike_text(variation)} {advice}", stacklevel=2)
+        warn_caller(f"{unlike_text(variation)} {advice}")
     limits = limits_until_flat(config.train, epoch_rows, len(rows)) if until_flat else None
     return Prepared(
         config=config,
