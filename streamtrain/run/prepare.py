@@ -4,6 +4,7 @@ It comprises the opened and surveyed data, the evaluation rows, the memory budge
 engine, and where a pass ends.
 """
 
+import logging
 import math
 import time
 from collections.abc import Generator
@@ -36,6 +37,7 @@ from streamtrain.stream.open_source import (
 from streamtrain.stream.source import Source
 from streamtrain.stream.survey import (
     baselines,
+    far_value,
     refuse_constant,
     standardized,
     take_survey,
@@ -62,6 +64,8 @@ from streamtrain.types import Dataset, Json, Standardization
 TIMED_ROWS = 2**18
 
 _FLOAT32_BYTES = 4
+
+_log = logging.getLogger("streamtrain")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -239,6 +243,8 @@ def prepare(
             " Leave out the columns that have them with --features, or choose another --target."
         )
     refuse_constant(survey, dataset)
+    if far := far_value(survey, dataset.columns):
+        _log.warning(f"warning: {far}")
     standard = survey.standard() if data.standardize else Standardization.identity(width)
     source = with_standard(source, standard)
     rows, ids = survey.holdout, survey.holdout_ids

@@ -51,12 +51,11 @@ def frontier(
         return []
     trained = [cell for cell in cells if cell.status in ("reached", "not_reached")]
     losses = _losses(run, chosen_cell, target)
-    raw = [_seconds(run, trained, chosen_cell, loss) for loss in losses]
-    ladder: list[dict[int, float]] = [{} for _ in losses]
+    ladder = [_seconds(run, trained, chosen_cell, loss) for loss in losses]
     for size in (cell.batch_size for cell in trained):
-        places = [i for i, seconds in enumerate(raw) if size in seconds]
-        for i, seconds in zip(places, _in_order([raw[i][size] for i in places]), strict=True):
-            ladder[i][size] = seconds
+        rungs = [rung for rung in ladder if size in rung]
+        for rung, pooled in zip(rungs, _in_order([rung[size] for rung in rungs]), strict=True):
+            rung[size] = pooled
     points: list[FrontierPoint] = []
     for loss, seconds in zip(losses, ladder, strict=True):
         if seconds:
