@@ -120,6 +120,15 @@ def test_the_command_of_inspect_runs_on_rows_with_nulls(command, tmp_path, nulls
     assert command("train", *words[1:], "-o", "m", *QUICK).code == 0
 
 
+def test_train_names_a_wrong_value_of_a_training_row(command, tmp_path):
+    a, y = np.random.default_rng(0).normal(size=(2, 1000))
+    a[500] = 1e4
+    pq.write_table(pa.table({"a": a, "y": y}), tmp_path / "in.parquet")
+    said = command("train", "in.parquet", "-o", "m", "--holdout", "0", *QUICK)
+    assert said.code == 0, said.err
+    assert "warning: a is 10000 in a training row, 32 standard deviations from its" in said.err
+
+
 def test_inspect_shows_the_columns_where_no_target_can_be_chosen(command, tmp_path):
     pq.write_table(pa.table({"a": [1.0], "b": [2.0], "town": ["Ulm"]}), tmp_path / "in.parquet")
     said = command("inspect", "in.parquet")
